@@ -1,0 +1,394 @@
+"""A recipe: the tree of choices behind a run. The one place where choices meet.
+
+A recipe is data in three forms: frozen values, YAML (or JSON), and paths with values as on the command line
+(`schedule=linear schedule.clip=powers`). What data may build is the closed table `KINDS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from torch import nn
+
+from ddim.data import parse_size
+from ddim.denoiser import Model, Shape
+from ddim.ema import Exponential, Power
+from ddim.errors import UserError
+from ddim.grids import Listed, Quadratic, Uniform, UniformLogSNR
+from ddim.nn.residual_unet import ResidualUNet
+from ddim.nn.unet import UNet
+from ddim.objective import NormalLogSNR, Objective, UniformTimes
+from ddim.parameterisation import (
+    LogSNR,
+    NoiseVariance,
+    PredictsEDM,
+    PredictsImage,
+    PredictsNoise,
+    PredictsVelocity,
+    SignalVariance,
+)
+from ddim.samplers import DDIM
+from ddim.schedules import Cosine, Linear, LinearBeta
+
+
+def _positive(owner: str, **values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise UserError(f"{owner}.{name} must be above 0, got {value}")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images: source, (height, width), channels (None: the majority's), mirroring, validation part."""
+
+    source: str = "blossoms"
+    size: tuple[int, int] = (64, 64)
+    channels: int | None = None
+    flip: bool = True
+    valid: float = 0.1
+
+
+@dataclass(frozen=True)
+class ResidualUNetSpec:
+    """`ddim.nn.residual_unet.ResidualUNet`, by its options."""
+
+    widths: tuple[int, ...] = (32, 64, 96, 128)
+    middle: tuple[int, ...] = (256, 128)
+    depth: int = 2
+    embedding: int = 32
+    max_frequency: float = 1000.0
+    keras: bool = False
+
+    def __post_init__(self) -> None:
+        _positive("net", depth=self.depth, embedding=self.embedding, widths=min(self.widths, default=0))
+
+    def network(self, channels: int) -> nn.Module:
+        """The network for images of so many channels, freshly initialised."""
+        return ResidualUNet(
+            channels,
+            self.widths,
+            self.middle,
+            self.depth,
+            self.embedding,
+            self.max_frequency,
+            keras=self.keras,
+        )
+
+
+@dataclass(frozen=True)
+class UNetSpec:
+    """`ddim.nn.unet.UNet`, by its options."""
+
+    patch: int = 2
+    widths: tuple[int, ...] = (48, 96, 192)
+    depths: tuple[int, ...] = (1, 2, 2)
+    attention: tuple[bool, ...] = (False, False, True)
+    told: int = 256
+
+    def __post_init__(self) -> None:
+        _positive("net", patch=self.patch, told=self.told, depths=min(self.depths, default=0))
+        if not len(self.widths) == len(self.depths) == len(self.attention):
+            raise UserError(
+                f"net.widths, net.depths and net.attention must have one entry a level, "
+                f"got {len(self.widths)}, {len(self.depths)} and {len(self.attention)}"
+            )
+        if any(width < 8 or width % 8 for width in self.widths):
+            raise UserError(f"net.widths must be multiples of 8, the groups of a norm, got {self.widths}")
+
+    def network(self, channels: int) -> nn.Module:
+        """The network for images of so many channels, freshly initialised."""
+        return UNet(channels, self.patch, self.widths, self.depths, self.attention, self.told)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Pixels by the mean and deviation of each channel over the training set."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Pixels by a mean and a deviation of your own; 0.5 and 0.5 are the usual [-1, 1]."""
+
+    mean: float = 0.5
+    std: float = 0.5
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW (Loshchilov & Hutter 2019) and its learning rate, a function of the images seen.
+
+    `batch` images an update, in `accumulate` parts; gradients clipped to norm `clip` (0: not); `warmup` images
+    of linear rise; then constant, or a cosine down to 0 at the end of the budget.
+    """
+
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    batch: int = 64
+    accumulate: int = 1
+    clip: float = 1.0
+    warmup: int = 0
+    decay: Literal["constant", "cosine"] = "constant"
+
+    def __post_init__(self) -> None:
+        _positive("optim", lr=self.lr, batch=self.batch, accumulate=self.accumulate)
+        if self.batch % self.accumulate:
+            raise UserError(f"optim.batch {self.batch} must be a multiple of optim.accumulate {self.accumulate}")
+        if min(self.weight_decay, self.clip, self.warmup) < 0:
+            raise UserError("optim.weight_decay, optim.clip and optim.warmup must be at least 0")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run shows of itself: `events` times a validation on at most `valid` images and a grid of samples.
+
+    A line of losses every `log` updates; a checkpoint at each event, and after every `checkpoint` seconds.
+    """
+
+    events: int = 10
+    valid: int = 256
+    grid: int = 16
+    steps: int = 20
+    log: int = 20
+    checkpoint: float = 120.0
+
+    def __post_init__(self) -> None:
+        _positive("report", events=self.events, grid=self.grid, steps=self.steps, log=self.log, valid=self.valid)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The tree of choices behind a run."""
+
+    name: str = "fast"
+    data: Data = Data()
+    pixels: Measured | Fixed = Measured()
+    net: UNetSpec | ResidualUNetSpec = UNetSpec()
+    schedule: Cosine | Linear | LinearBeta = Cosine()
+    predicts: PredictsVelocity | PredictsNoise | PredictsImage | PredictsEDM = PredictsVelocity()
+    conditioning: NoiseVariance | SignalVariance | LogSNR = LogSNR()
+    objective: Objective = Objective()
+    optim: Optim = Optim()
+    ema: Exponential | Power = Exponential()
+    grid: Uniform | Quadratic | UniformLogSNR | Listed = Uniform()
+    sampler: DDIM = DDIM()
+    report: Report = Report()
+    minutes: float = 40.0
+    images: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _positive("recipe", minutes=self.minutes, images=1 if self.images is None else self.images)
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed must lie in [0, 2^32), got {self.seed}")
+
+
+KINDS: dict[str, type] = {
+    "recipe": Recipe,
+    "data": Data,
+    "measured": Measured,
+    "fixed": Fixed,
+    "unet": UNetSpec,
+    "residual_unet": ResidualUNetSpec,
+    "cosine": Cosine,
+    "linear": Linear,
+    "linear_beta": LinearBeta,
+    "velocity": PredictsVelocity,
+    "noise": PredictsNoise,
+    "image": PredictsImage,
+    "edm": PredictsEDM,
+    "noise_variance": NoiseVariance,
+    "signal_variance": SignalVariance,
+    "log_snr": LogSNR,
+    "objective": Objective,
+    "uniform_times": UniformTimes,
+    "normal_log_snr": NormalLogSNR,
+    "optim": Optim,
+    "exponential": Exponential,
+    "power": Power,
+    "uniform": Uniform,
+    "quadratic": Quadratic,
+    "uniform_log_snr": UniformLogSNR,
+    "listed": Listed,
+    "ddim": DDIM,
+    "report": Report,
+}
+_NAMES = {kind: name for name, kind in KINDS.items()}
+
+
+def build(recipe: Recipe, channels: int) -> Model:
+    """The model of a recipe for images of so many channels, freshly initialised from the global generator."""
+    shape = Shape(channels, *recipe.data.size)
+    net = recipe.net.network(channels)
+    return Model(net, recipe.schedule, recipe.predicts, recipe.conditioning, shape)
+
+
+# --- data and back ------------------------------------------------------------------------------------------
+
+
+def dump(value: Any) -> Any:  # noqa: ANN401  (any value of the tree)
+    """A value as JSON: Cosine() -> {"kind": "cosine", "min_signal": 0.02, "max_signal": 0.95}."""
+    if is_dataclass(value):
+        # Only init fields: a cached table of a schedule is not a choice.
+        inner = {f.name: dump(getattr(value, f.name)) for f in fields(value)}
+        return {"kind": _NAMES[type(value)], **inner}
+    return [dump(item) for item in value] if isinstance(value, tuple) else value
+
+
+def load(data: Any, wanted: Any = Recipe, path: str = "") -> Any:  # noqa: ANN401
+    """The value back: only what `KINDS` names, where the field `wanted` allows it.
+
+    Fields that are missing take their defaults. UserError names the field and what is possible.
+    """
+    options = _kinds(wanted)
+    if not options:
+        return _scalar(data, wanted, path)
+    if isinstance(data, str):
+        data = {"kind": data}
+    if not isinstance(data, Mapping):
+        raise UserError(f"{path or 'a recipe'} must be a table of fields, got {data!r}")
+    given = dict(data)
+    name = given.pop("kind", _NAMES[options[0]])
+    kind = _kind(name, options, path)
+    hints = get_type_hints(kind)
+    known = [f.name for f in fields(kind)]
+    for key in given:
+        if key not in known:
+            raise UserError(_unknown(f"{path}.{key}".lstrip("."), str(key), known, path))
+    return kind(**{key: load(value, hints[key], f"{path}.{key}".lstrip(".")) for key, value in given.items()})
+
+
+def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with values set by path: {"schedule": "linear", "schedule.clip": "powers", "optim.lr": "1e-3"}.
+
+    Values are text, as on a command line, or JSON. A kind alone takes that kind's defaults; it comes before
+    its fields whatever the order here. UserError for an unknown path suggests the near one.
+    """
+    for path in sorted(changes, key=lambda p: (p.count("."), p)):
+        recipe = _set(recipe, path.split("."), changes[path], path)
+    return recipe
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a YAML or JSON file; UserError where there is none or it is not one."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    return load(data)
+
+
+def write_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML text; `read_recipe` gives the same value back."""
+    return yaml.safe_dump(dump(recipe), sort_keys=False, default_flow_style=None, width=100)
+
+
+def flat(value: Any, path: str = "") -> list[tuple[str, Any, Any]]:  # noqa: ANN401
+    """Every field under a value: (path, what may stand there, what stands there), in order."""
+    rows = []
+    hints = get_type_hints(type(value))
+    for f in fields(value):
+        inner, name = getattr(value, f.name), f"{path}.{f.name}".lstrip(".")
+        if is_dataclass(inner):
+            options = _kinds(hints[f.name])
+            if len(options) > 1:
+                rows.append((name, " | ".join(_NAMES[kind] for kind in options), _NAMES[type(inner)]))
+            rows += flat(inner, name)
+        else:
+            rows.append((name, _readable(hints[f.name]), inner))
+    return rows
+
+
+def _set(value: Any, path: Sequence[str], new: Any, whole: str) -> Any:  # noqa: ANN401
+    head, rest = path[0], path[1:]
+    known = [f.name for f in fields(value)]
+    if head not in known:
+        above = whole.split(".")[: len(whole.split(".")) - len(path)]
+        raise UserError(_unknown(whole, head, known, ".".join(above)))
+    here, wanted = getattr(value, head), get_type_hints(type(value))[head]
+    if rest:
+        if not is_dataclass(here):
+            raise UserError(f"{whole} does not exist: {head} is a plain value")
+        return replace(value, **{head: _set(here, rest, new, whole)})
+    return replace(value, **{head: load(new, wanted, whole)})
+
+
+def _kinds(wanted: Any) -> list[type]:  # noqa: ANN401
+    """The kinds that a field's type allows; none for a plain value."""
+    options = get_args(wanted) if get_origin(wanted) in (Union, types.UnionType) else (wanted,)
+    return [option for option in options if is_dataclass(option) and isinstance(option, type)]
+
+
+def _kind(name: Any, options: list[type], path: str) -> type:  # noqa: ANN401
+    names = [_NAMES[kind] for kind in options]
+    if name not in names:
+        near = difflib.get_close_matches(str(name), names, 1, 0.5)
+        hint = f"; perhaps you meant {near[0]}" if near else ""
+        raise UserError(f"{path or 'kind'} must be one of {', '.join(names)}, got {name!r}{hint}")
+    return KINDS[name]
+
+
+def _unknown(path: str, name: str, known: list[str], above: str) -> str:
+    everywhere = [row[0] for row in flat(Recipe())] if not above else []
+    near = difflib.get_close_matches(name, known, 1, 0.5) or difflib.get_close_matches(path, everywhere, 1, 0.5)
+    if not near:
+        return f"{path} is not a field of a recipe; possible here: {', '.join(known)}"
+    full = near[0] if near[0] in everywhere else f"{above}.{near[0]}".lstrip(".")
+    return f"{path} is not a field of a recipe; perhaps you meant {full}"
+
+
+def _scalar(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0911
+    """A plain value of the wanted type, from JSON or from text."""
+    origin, args = get_origin(wanted), get_args(wanted)
+    if origin in (Union, types.UnionType):
+        if data is None or data == "none":
+            return None
+        return _scalar(data, next(arg for arg in args if arg is not types.NoneType), path)
+    refusal = UserError(f"{path} must be {_readable(wanted)}, got {data!r}")
+    if origin is Literal:
+        if data not in args:
+            near = difflib.get_close_matches(str(data), args, 1, 0.5)
+            raise UserError(f"{refusal}; perhaps you meant {near[0]}") if near else refusal
+        return data
+    if origin is tuple:
+        if path == "data.size" and isinstance(data, str | int) and "," not in str(data):
+            return parse_size(str(data))
+        items = [item.strip() for item in data.strip("()[] ").split(",")] if isinstance(data, str) else data
+        if not isinstance(items, list | tuple) or (args[-1] is not ... and len(items) != len(args)):
+            raise refusal
+        return tuple(_scalar(item, args[0], path) for item in items)
+    if wanted is bool:
+        truth = {True: True, False: False, "true": True, "false": False, "yes": True, "no": False}
+        if isinstance(data, str | bool) and data in truth:
+            return truth[data]
+        raise refusal
+    if isinstance(data, bool) or (isinstance(data, str) and not data.strip()):
+        raise refusal
+    if wanted is str:
+        return data if isinstance(data, str) else str(data)
+    try:
+        number = float(data)
+    except (TypeError, ValueError):
+        raise refusal from None
+    if number != number or number in (float("inf"), float("-inf")) or (wanted is int and number != int(number)):
+        raise refusal
+    return int(number) if wanted is int else number
+
+
+def _readable(wanted: Any) -> str:  # noqa: ANN401
+    origin, args = get_origin(wanted), get_args(wanted)
+    if origin in (Union, types.UnionType):
+        return " or ".join("none" if arg is types.NoneType else _readable(arg) for arg in args)
+    if origin is Literal:
+        return "one of " + ", ".join(args)
+    if origin is tuple:
+        return f"a list of {_readable(args[0])}"
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[wanted]

@@ -1,0 +1,283 @@
+"""Images decoded once, into a uint8 memory map in the user's cache folder.
+
+The folder of a data set is named by what is in it (names, bytes, size, channels), never by where it came from, and it
+appears in one piece: it is written beside and renamed, so any number of processes may build it at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, astuple
+from pathlib import Path
+
+import numpy as np
+
+from ddim.data import decode
+from ddim.data.images import Images
+from ddim.data.source import OTHER, Member, Reject, Source, Survey, labels_of
+from ddim.errors import UserError
+
+_PIXELS, _INDEX, _REJECTS = "images.u8", "index.json", "rejects.json"
+_BUILDING = ".building-"
+_DAY = 24 * 3600
+
+
+def cache_folder(given: Path | None = None) -> Path:
+    """Where decoded images are kept: the given folder, $DDIM_CACHE, or the user's cache folder."""
+    import platformdirs
+
+    return given or Path(os.environ.get("DDIM_CACHE") or platformdirs.user_cache_path("ddim"))
+
+
+def cached(
+    source: Source,
+    text: str,
+    size: tuple[int, int],
+    channels: int | None,
+    *,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Images:
+    """The images of a source from the cache, which is built where it is missing or damaged.
+
+    text is what the user called the source, for messages; size is (height, width); the rest as in open_images.
+    UserError where no image can be used, or the cache folder cannot be written.
+    """
+    root = cache_folder(cache)
+    known = survey(source, root)
+    channels = channels or known.channels
+    fingerprint = _sha(f"{decode.VERSION} {known.content} {size[0]}x{size[1]}x{channels}".encode())
+    folder = root / f"{fingerprint[:32]}-{size[0]}x{size[1]}x{channels}"
+    found = _read(folder, fingerprint, (*size, channels))
+    if found is None:
+        with _writable(root):
+            _build(
+                source, text, folder, (*size, channels), lambda done: progress and progress(done, known.count)
+            )
+        found = _read(folder, fingerprint, (*size, channels))
+    if found is None:
+        raise UserError(
+            f"the cache {str(folder)!r} cannot be kept: another process removes it while it is read"
+        )
+    return found
+
+
+def rejects(images: Images) -> list[Reject]:
+    """The files of the source that could not be used, and why, sorted by name."""
+    if images.folder is None:
+        return []
+    return [Reject(**entry) for entry in json.loads((images.folder / _REJECTS).read_text("utf-8"))]
+
+
+def originals(images: Images) -> list[decode.Header]:
+    """(N,) what each file said of itself before it was decoded."""
+    if images.folder is None:
+        return []
+    return [
+        decode.Header(*entry)
+        for entry in json.loads((images.folder / _INDEX).read_text("utf-8"))["originals"]
+    ]
+
+
+def survey(source: Source, root: Path) -> Survey:
+    """What a source holds. Read from the files themselves, or from a note where they have not changed since."""
+    if known := source.survey():
+        return known
+    stamp = source.stamp()
+    note = root / "surveys" / f"{_sha(stamp.encode('utf-8', 'surrogateescape'))}.json"
+    if stamp:
+        try:
+            return Survey(**json.loads(note.read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
+            pass
+    found = _surveyed(source)
+    if stamp and source.stamp() == stamp:
+        with _writable(root):
+            _write_whole(note, json.dumps(asdict(found)))
+    return found
+
+
+def _surveyed(source: Source) -> Survey:
+    lines: list[tuple[str, str]] = []
+    votes: Counter[int] = Counter()
+    count = others = 0
+    for item in source.members((0, 0)):
+        if isinstance(item, Member):
+            count += 1
+            lines.append((item.name, _sha(item.data)))
+            with suppress(decode.Unusable):
+                votes[decode.header(item.data).channels] += 1
+        elif item.reason == OTHER:
+            others += 1
+        else:
+            lines.append((item.name, item.reason))
+    # Of equally many, RGB: it holds gray images without loss, and few transparent ones are meant to be.
+    channels = max((3, 4, 1), key=lambda wanted: votes[wanted])
+    return Survey(_sha(json.dumps(sorted(lines)).encode()), channels, count, others)
+
+
+def _build(
+    source: Source,
+    text: str,
+    folder: Path,
+    shape: tuple[int, int, int],
+    progress: Callable[[int], None],
+) -> None:
+    """Decode the source into the folder: all of it or nothing."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder.parent)
+    beside = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=folder.parent))
+    try:
+        names, headers, refused = _decode_all(source, shape, beside / _PIXELS, progress)
+        if not names:
+            raise UserError(_nothing(text, refused))
+        rank = sorted(range(len(names)), key=names.__getitem__)
+        if rank != list(range(len(names))):
+            _reorder(beside / _PIXELS, rank, shape)
+        classes, labels = labels_of([names[place] for place in rank])
+        index = {
+            "names": [names[place] for place in rank],
+            "classes": classes,
+            "labels": labels,
+            "official": source.official,
+            "originals": [astuple(headers[place]) for place in rank],
+        }
+        (beside / _INDEX).write_text(json.dumps(index), "utf-8")
+        entries = [asdict(reject) for reject in sorted(refused, key=lambda reject: reject.name)]
+        (beside / _REJECTS).write_text(json.dumps(entries, indent=1), "utf-8")
+        _move(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _decode_all(
+    source: Source, shape: tuple[int, int, int], path: Path, progress: Callable[[int], None]
+) -> tuple[list[str], list[decode.Header], list[Reject]]:
+    names: list[str] = []
+    headers: list[decode.Header] = []
+    refused: list[Reject] = []
+    done = 0
+    with path.open("wb") as file:
+        for item in source.members(shape[:2]):
+            if isinstance(item, Reject):
+                if item.reason != OTHER:
+                    refused.append(item)
+                continue
+            try:
+                found, pixels = decode.decode(item.data, shape[:2], shape[2])
+                file.write(pixels.tobytes())
+                names.append(item.name)
+                headers.append(found)
+            except decode.Unusable as error:
+                refused.append(Reject(item.name, str(error)))
+            done += 1
+            progress(done)
+        file.flush()
+        os.fsync(file.fileno())
+    return names, headers, refused
+
+
+def _reorder(path: Path, rank: list[int], shape: tuple[int, int, int]) -> None:
+    pixels = np.memmap(path, np.uint8, "r", shape=(len(rank), *shape))
+    sorted_path = path.with_suffix(".sorted")
+    with sorted_path.open("wb") as file:
+        for start in range(0, len(rank), 256):
+            file.write(pixels[rank[start : start + 256]].tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+    del pixels
+    sorted_path.replace(path)
+
+
+def _move(beside: Path, folder: Path) -> None:
+    """Put a whole data set in its place, where a damaged one, or that of a faster process, may lie."""
+    try:
+        beside.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        # Whoever reads the old one keeps its open file; two processes here put the same bytes in place.
+        aside = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=folder.parent))
+        with suppress(FileNotFoundError):
+            folder.rename(aside / "old")
+        shutil.rmtree(aside, ignore_errors=True)
+        with suppress(OSError):
+            beside.rename(folder)
+
+
+def _read(folder: Path, fingerprint: str, shape: tuple[int, int, int]) -> Images | None:
+    """The data set in a folder, or None where it is missing or damaged."""
+    try:
+        index = json.loads((folder / _INDEX).read_text("utf-8"))
+        json.loads((folder / _REJECTS).read_text("utf-8"))
+        names, labels = tuple(index["names"]), index["labels"]
+        whole = len(names) * math.prod(shape) == (folder / _PIXELS).stat().st_size
+        if not whole or not len(names) == len(index["originals"]) == len(names if labels is None else labels):
+            return None
+        pixels = np.memmap(folder / _PIXELS, np.uint8, "r", shape=(len(names), *shape))
+        return Images(
+            pixels=pixels,
+            labels=None if labels is None else np.array(labels, np.int64),
+            classes=tuple(index["classes"]),
+            names=names,
+            fingerprint=fingerprint,
+            official=_official(names) if index["official"] else None,
+            folder=folder,
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _official(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    train = np.array([name.startswith("train/") for name in names])
+    return np.flatnonzero(train), np.flatnonzero(~train)
+
+
+def _nothing(text: str, refused: Sequence[Reject]) -> str:
+    if not refused:
+        return f"data.source {text!r} holds no image: {', '.join(decode.FORMATS)} can be read"
+    first = min(refused, key=lambda reject: reject.name)
+    return (
+        f"data.source {text!r} holds no image that can be used, {len(refused)} of {len(refused)} files are refused; "
+        f"the first, {first.name!r}: {first.reason}"
+    )
+
+
+def _sweep(root: Path) -> None:
+    """Remove what builders that were killed left a day ago or more."""
+    for left in root.glob(f"{_BUILDING}*"):
+        with suppress(OSError):
+            if left.stat().st_mtime < time.time() - _DAY:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(prefix=_BUILDING, dir=path.parent)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(beside, path)
+
+
+@contextmanager
+def _writable(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the cache folder {str(root)!r} cannot be written ({error.strerror}): set DDIM_CACHE to a folder that can"
+        ) from None
+
+
+def _sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

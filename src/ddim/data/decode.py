@@ -1,0 +1,217 @@
+"""The bytes of an image file -> uint8 pixels of the wanted size, or the reason why not."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Whatever changes the pixels that come out must change this number: it is part of every fingerprint.
+VERSION = 1
+# Formats read all day by everybody; the rarer decoders of Pillow are where its security fixes are.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+MAX_PIXELS = 64_000_000
+MAX_BYTES = 128 * 2**20
+# A progressive JPEG has about ten scans; thousands of them in a small file keep a decoder busy for minutes.
+MAX_SCANS = 100
+
+_SUFFIXES = frozenset(
+    "jpg jpeg jpe jfif png apng webp bmp dib gif tif tiff ppm pgm pbm pnm"
+    # Images that are not read: they must be listed, since their owner believes that they are used.
+    " heic heif avif jxl jp2 svg psd ico tga dng cr2 nef arw eps pcx exr hdr".split()
+)
+_MAGIC = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"BM",
+    b"GIF87a",
+    b"GIF89a",
+    b"II*\0",
+    b"MM\0*",
+    b"P5\n",
+    b"P6\n",
+)
+
+# Pillow's decoders answer damaged files with any of these: they parse bytes of strangers in plain Python.
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    BufferError,
+    struct.error,
+    zlib.error,
+)
+
+
+class Unusable(Exception):
+    """This image file cannot be used; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself: upright height and width, Pillow's mode ("RGB", "I;16", ...), its format."""
+
+    height: int
+    width: int
+    mode: str
+    format: str
+    channels: int
+
+
+def is_image_name(name: str, head: bytes) -> bool:
+    """Whether somebody meant the file to be an image, by its suffix or by its first bytes."""
+    last = name.rsplit("/", 1)[-1]
+    suffix = last.rsplit(".", 1)[-1].lower() if "." in last else ""
+    return suffix in _SUFFIXES or head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """The image inside, header read and judged; every failure in the block becomes Unusable."""
+    if not data:
+        raise Unusable("an empty file")
+    if len(data) > MAX_BYTES:
+        raise Unusable(f"larger than {MAX_BYTES >> 20} MiB")
+    try:
+        # Pillow warns of what it mends by itself (odd EXIF, palettes with alpha): nothing that a user must do.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            Image.open(io.BytesIO(data), formats=FORMATS) as image,
+        ):
+            if image.width * image.height > MAX_PIXELS:
+                raise Unusable(_too_many(f"{image.width} x {image.height} pixels"))
+            if image.width * image.height == 0:
+                raise Unusable("has no pixels")
+            if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
+                raise Unusable(f"a JPEG of more than {MAX_SCANS} scans")
+            yield image
+    except Image.DecompressionBombError:
+        raise Unusable(_too_many("its header")) from None
+    except UnidentifiedImageError:
+        raise Unusable("holds no image that can be read (" + ", ".join(FORMATS) + ")") from None
+    except _BROKEN as error:
+        raise Unusable(f"damaged: {error or type(error).__name__}") from None
+
+
+def _too_many(what: str) -> str:
+    return f"{what}: more than {MAX_PIXELS // 10**6} megapixels"
+
+
+def header(data: bytes) -> Header:
+    """What the file says of itself, without decoding it. Unusable where it says nothing that makes sense."""
+    with _opened(data) as image:
+        return _header(image)
+
+
+def decode(data: bytes, size: tuple[int, int], channels: int) -> tuple[Header, np.ndarray]:
+    """The header and (height, width, channels) uint8: upright, cropped at the centre to the aspect, then resized.
+
+    The resize is Pillow's bicubic, which is antialiased. channels is 1, 3 or 4. Transparent pixels are laid on white
+    where there is no fourth channel to keep them. Animations give their first frame. Unusable says why an image
+    cannot be decoded.
+    """
+    with _opened(data) as image:
+        found = _header(image)
+        if image.format == "JPEG":
+            _draft(image, size)
+        upright = ImageOps.exif_transpose(_eight_bits(image))
+        pixels = np.asarray(_fitted(_with_channels(upright, channels), size))
+        return found, pixels.reshape(*size, channels)
+
+
+def _header(image: Image.Image) -> Header:
+    height, width = image.height, image.width
+    if _orientation(image) >= 5:
+        height, width = width, height
+    return Header(height, width, image.mode, str(image.format), _channels(image))
+
+
+def _orientation(image: Image.Image) -> int:
+    value = image.getexif().get(0x0112, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _channels(image: Image.Image) -> int:
+    if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
+        return 1
+    return 4 if image.has_transparency_data else 3
+
+
+def _draft(image: Image.Image, size: tuple[int, int]) -> None:
+    """Let libjpeg leave out the finest frequencies, keeping at least twice the wanted size for the resize."""
+    height, width = size if _orientation(image) < 5 else (size[1], size[0])
+    scale = min(image.height / height, image.width / width)
+    if scale >= 4:
+        # Of the whole image, not of the crop, and rounded up: draft never goes below what it is asked for.
+        image.draft(None, (-(-2 * image.width // int(scale)), -(-2 * image.height // int(scale))))
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The image in a mode of 8 bits a channel; wider numbers are scaled, not cut off.
+
+    16-bit gray maps 0 ... 65535 to 0 ... 255. Floats and 32-bit integers say nothing of their range: [0, 1]
+    (floats), [0, 255] and [0, 65535] are recognised by what the image holds, anything else is stretched.
+    """
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;"):
+        image.load()
+        return image
+    values = np.asarray(image).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise Unusable("holds values that are not finite")
+    low, high = 0.0, 65535.0
+    if image.mode in ("I", "F"):
+        low, high = _range(float(values.min()), float(values.max()), image.mode == "F")
+    gray = np.rint((values - low) * (255 / (high - low))).astype(np.uint8)
+    scaled = Image.fromarray(gray)
+    scaled.info.update({key: image.info[key] for key in ("exif",) if key in image.info})
+    orientation = _orientation(image)
+    if orientation != 1:
+        scaled.getexif()[0x0112] = orientation
+    return scaled
+
+
+def _range(low: float, high: float, floats: bool) -> tuple[float, float]:
+    for top in (1.0, 255.0, 65535.0) if floats else (255.0, 65535.0):
+        if low >= 0 and high <= top:
+            return 0.0, top
+    return low, max(high, low + 1)
+
+
+def _with_channels(image: Image.Image, channels: int) -> Image.Image:
+    if channels == 4:
+        return image.convert("RGBA")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return (
+        image.convert("RGB").convert("L")
+        if channels == 1 and image.mode != "L"
+        else image.convert(_MODES[channels])
+    )
+
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Crop and resize in one step: Pillow's bicubic widens with the scale, so it is antialiased."""
+    height, width = size
+    scale = min(image.height / height, image.width / width)
+    left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2
+    box = (left, top, min(left + scale * width, image.width), min(top + scale * height, image.height))
+    return image.resize((width, height), Image.Resampling.BICUBIC, box=box)

@@ -1,0 +1,33 @@
+"""The text that a user gives as DATA -> the source that it means."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from ddim.data.blossoms import Blossoms
+from ddim.data.folder import open_path
+from ddim.data.named import NAMED
+from ddim.data.source import Source
+from ddim.errors import UserError
+
+NAMES = ("blossoms", *NAMED)
+
+
+def find(text: str) -> Source:
+    """The source of a path, of a name, or of "name:/local/copy"; a path that exists wins over a name.
+
+    UserError, with the nearest name, where there is neither.
+    """
+    path = Path(text).expanduser()
+    if text and os.path.lexists(path):
+        return open_path(path)
+    name, _, copy = text.partition(":")
+    if text == "blossoms":
+        return Blossoms()
+    if name in NAMED and (copy or text == name):
+        return NAMED[name](Path(copy).expanduser() if copy else None)
+    message = f"data.source {text!r} is neither a folder, a .zip or .tar file, nor one of {', '.join(NAMES)}"
+    near = difflib.get_close_matches(name, NAMES, n=1)
+    raise UserError(message + (f"; did you mean {near[0]!r}?" if near else ""))

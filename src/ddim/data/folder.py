@@ -1,0 +1,227 @@
+"""Image files in a folder, a .zip or a .tar[.gz|.xz|.bz2], read where they lie: nothing is ever extracted."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from lzma import LZMAError
+from pathlib import Path
+
+from ddim.data.decode import MAX_BYTES, is_image_name
+from ddim.data.source import OTHER, Member, Reject, Source, Survey, bad_name
+from ddim.errors import UserError
+
+# Seconds; a few times the clock of any common file system.
+_CLOCK_TICK = 2.0
+_TOO_LARGE = f"larger than {MAX_BYTES >> 20} MiB"
+
+
+def open_path(path: Path) -> Source:
+    """The images of a folder or an archive. UserError where the path is neither."""
+    try:
+        if path.is_dir():
+            return Folder(path)
+        if not path.is_file():
+            raise UserError(
+                f"data.source {str(path)!r} does not exist: give a folder, a .zip or a .tar[.gz|.xz]"
+            )
+        if zipfile.is_zipfile(path):
+            return Zip(path)
+        if tarfile.is_tarfile(path):
+            return Tar(path)
+    except OSError as error:
+        raise UserError(f"data.source {str(path)!r} cannot be read: {error.strerror}") from None
+    raise UserError(f"data.source {str(path)!r} is no archive: give a folder, a .zip or a .tar[.gz|.xz]")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Every image below a folder, sorted by path; links to files and to folders outside it are followed."""
+
+    path: Path
+    official: bool = False
+
+    def stamp(self) -> str:
+        """Place, names, sizes and times of all files."""
+        lines = []
+        for name, where in self._files():
+            if not isinstance(where, Path):
+                lines.append(f"{name}\0{where}")
+                continue
+            try:
+                lines.append(f"{name}\0{_times(where)}")
+            except OSError as error:
+                lines.append(f"{name}\0{error.strerror}")
+            except _TooYoung:
+                return ""
+        return "\n".join([str(self.path.resolve()), *lines])
+
+    def survey(self) -> Survey | None:
+        """None: the files must be read."""
+        return None
+
+    def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
+        """The files in the order of their paths; what cannot be read comes as Reject."""
+        for name, where in self._files():
+            yield _file(name, where) if isinstance(where, Path) else Reject(name, where)
+
+    def _files(self) -> list[tuple[str, Path | str]]:
+        """(name, path or the reason why there is none) of every file, sorted by name."""
+        found: list[tuple[str, Path | str]] = []
+        root = os.path.realpath(self.path)
+        seen, todo = {root}, [(self.path, "")]
+        while todo:
+            folder, prefix = todo.pop()
+            try:
+                entries = list(os.scandir(folder))
+            except OSError as error:
+                found.append((prefix.rstrip("/") or ".", f"a folder that cannot be read: {error.strerror}"))
+                continue
+            for entry in entries:
+                name = prefix + entry.name
+                if not os.path.isdir(entry.path):
+                    found.append((name, Path(entry.path)))
+                elif not entry.is_symlink():
+                    todo.append((Path(entry.path), name + "/"))
+                else:
+                    # A link to a folder inside adds nothing, and one to a folder above never ends.
+                    real = os.path.realpath(entry.path)
+                    if real in seen or Path(real).is_relative_to(root) or Path(root).is_relative_to(real):
+                        found.append((name, "a link to a folder that is read anyway"))
+                    else:
+                        seen.add(real)
+                        todo.append((Path(entry.path), name + "/"))
+        return sorted(found, key=lambda item: item[0])
+
+
+@dataclass(frozen=True)
+class Zip:
+    """Every image in a zip file, sorted by path."""
+
+    path: Path
+    official: bool = False
+
+    def stamp(self) -> str:
+        """Place, size and times of the archive."""
+        return path_stamp(self.path)
+
+    def survey(self) -> Survey | None:
+        """None: the files must be read."""
+        return None
+
+    def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
+        """The files in the order of their paths; what cannot be read comes as Reject."""
+        try:
+            archive = zipfile.ZipFile(self.path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"data.source {str(self.path)!r} cannot be opened as a zip file: {error}"
+            ) from None
+        with archive:
+            for info in sorted(archive.infolist(), key=lambda info: info.filename):
+                if not info.is_dir():
+                    yield self._member(archive, info)
+
+    @staticmethod
+    def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member | Reject:
+        if stat.S_ISLNK(info.external_attr >> 16):
+            return Reject(info.filename, "a link")
+        try:
+            with archive.open(info) as file:
+                return _judged(info.filename, file.read(MAX_BYTES + 1))
+        except (OSError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, RuntimeError) as error:
+            # RuntimeError: encrypted, or (NotImplementedError) a compression that Python does not know.
+            return Reject(info.filename, f"cannot be unpacked: {error}")
+
+
+@dataclass(frozen=True)
+class Tar:
+    """Every image in a tar file, in the order of the file: compressed streams cannot be read in another."""
+
+    path: Path
+    official: bool = False
+
+    def stamp(self) -> str:
+        """Place, size and times of the archive."""
+        return path_stamp(self.path)
+
+    def survey(self) -> Survey | None:
+        """None: the files must be read."""
+        return None
+
+    def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
+        """The files as they come; what cannot be read comes as Reject, and so does a torn end."""
+        try:
+            with tarfile.open(self.path, "r:*") as archive:
+                for info in archive:
+                    if not info.isdir():
+                        yield self._member(archive, info)
+        except (OSError, tarfile.TarError, zlib.error, LZMAError, EOFError) as error:
+            yield Reject(self.path.name, f"the archive is damaged and cannot be read on: {error}")
+
+    @staticmethod
+    def _member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Member | Reject:
+        if info.issym() or info.islnk():
+            return Reject(info.name, "a link")
+        if not info.isreg():
+            return Reject(info.name, "not a regular file")
+        if info.size > MAX_BYTES:
+            return Reject(info.name, _TOO_LARGE)
+        file = archive.extractfile(info)
+        return _judged(info.name, file.read() if file else b"")
+
+
+def path_stamp(*paths: Path) -> str:
+    """Place, size and times of files and folders, or "" where one of them is too young for times to tell."""
+    try:
+        return "\n".join(f"{path.resolve()}\0{_times(path)}" for path in paths)
+    except (OSError, _TooYoung):
+        return ""
+
+
+class _TooYoung(Exception):
+    """Written a moment ago: written again within one tick of the clock, a file would look the same."""
+
+
+def _times(path: Path) -> str:
+    # ctime as well: it sees a file that was replaced by one of the same size with the old one's mtime.
+    found = path.stat()
+    if max(found.st_mtime, found.st_ctime) > time.time() - _CLOCK_TICK:
+        raise _TooYoung
+    return f"{found.st_size}\0{found.st_mtime_ns}\0{found.st_ctime_ns}"
+
+
+def _file(name: str, path: Path) -> Member | Reject:
+    try:
+        # Before opening: opening a pipe waits for a writer.
+        if not stat.S_ISREG(path.stat().st_mode):
+            return Reject(name, "not a regular file")
+        with path.open("rb") as file:
+            head = file.read(16)
+            if not is_image_name(name, head):
+                return Reject(name, OTHER)
+            return _judged(name, head + file.read(MAX_BYTES + 1 - len(head)))
+    except OSError as error:
+        return Reject(name, f"cannot be read: {error.strerror}")
+
+
+def _judged(name: str, data: bytes) -> Member | Reject:
+    name = name.removeprefix("./")
+    parts = name.split("/")
+    if any(part.startswith(".") and part != ".." or part == "__MACOSX" for part in parts):
+        return Reject(name, OTHER)
+    if not is_image_name(name, data[:16]):
+        return Reject(name, OTHER)
+    if ".." in parts or name.startswith("/"):
+        return Reject(name, "a path that leads out of the archive")
+    if reason := bad_name(name):
+        return Reject(name, reason)
+    if len(data) > MAX_BYTES:
+        return Reject(name, _TOO_LARGE)
+    return Member(name, data)

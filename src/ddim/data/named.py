@@ -1,0 +1,222 @@
+"""Oxford Flowers 102, Oxford-IIIT Pets and CIFAR-10: from a local copy, or downloaded where they are named.
+
+The archives are read as they are, never extracted, and no file of them can run code: CIFAR-10 is read in its binary
+version, since the Python version that torchvision reads is a pickle, and the labels of Flowers, which are MATLAB
+files, are left out (the originals of this project did not use them; class folders give labels).
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddim.data.folder import open_path, path_stamp
+from ddim.data.source import OTHER, Member, Reject, Source, Survey
+from ddim.errors import UserError
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One file to download: of which data set, from where, and its folder where it is unpacked already."""
+
+    name: str
+    url: str
+    md5: str
+    unpacked: str
+
+    @property
+    def file(self) -> str:
+        """The name of the file."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+_VGG = "https://www.robots.ox.ac.uk/~vgg/data"
+FLOWERS = Archive("flowers", f"{_VGG}/flowers/102/102flowers.tgz", "52808999861908f626f3c1f4e79d11fa", "jpg")
+PETS = Archive("pets", f"{_VGG}/pets/data/images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c", "images")
+PETS_LISTS = Archive(
+    "pets", f"{_VGG}/pets/data/annotations.tar.gz", "95a8c909bbe2e81eed6a22bccdf3f68f", "annotations"
+)
+CIFAR10 = Archive(
+    "cifar10",
+    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    "c32a1d4ab5d03f1284b67883e8d87530",
+    "cifar-10-batches-bin",
+)
+# Below the root that it is given, torchvision makes these folders.
+_TORCHVISION = {"flowers": "flowers-102", "pets": "oxford-iiit-pet", "cifar10": "."}
+_CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_CIFAR10_FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
+_CIFAR10_RECORD = 1 + 3 * 32 * 32
+
+
+def flowers(copy: Path | None) -> Source:
+    """All 8,189 photographs of Oxford Flowers 102, without labels; they are split by seed."""
+    path = locate(FLOWERS, copy)
+    return Renamed(open_path(path), lambda name: name.rsplit("/", 1)[-1], path_stamp(path), official=False)
+
+
+def pets(copy: Path | None) -> Source:
+    """Oxford-IIIT Pets: 3,680 photographs to train on and 3,669 to validate (its trainval and test), 37 breeds."""
+    path, lists = locate(PETS, copy), locate(PETS_LISTS, copy)
+    parts: dict[str, str] = {}
+    for name, data in _files(lists, ("trainval.txt", "test.txt")):
+        part = "train" if name == "trainval.txt" else "test"
+        parts |= {
+            line.split()[0]: part for line in data.decode("utf-8", "replace").splitlines() if line.strip()
+        }
+
+    def rename(name: str) -> str | None:
+        file = name.rsplit("/", 1)[-1]
+        stem = file.rsplit(".", 1)[0]
+        return f"{parts[stem]}/{stem.rsplit('_', 1)[0]}/{file}" if stem in parts else None
+
+    return Renamed(open_path(path), rename, path_stamp(path, lists), official=True)
+
+
+def cifar10(copy: Path | None) -> Source:
+    """CIFAR-10: 50,000 images of 32x32 to train on and 10,000 to validate, 10 classes."""
+    return Cifar10(locate(CIFAR10, copy))
+
+
+NAMED: dict[str, Callable[[Path | None], Source]] = {"flowers": flowers, "pets": pets, "cifar10": cifar10}
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """Another source under names that carry its classes and its split; what has no new name is left out."""
+
+    source: Source
+    rename: Callable[[str], str | None]
+    stamped: str
+    official: bool
+
+    def stamp(self) -> str:
+        """Place, size and times of all files that were read."""
+        own = self.source.stamp()
+        return f"{own}\0{self.stamped}\0{self.official}" if own and self.stamped else ""
+
+    def survey(self) -> Survey | None:
+        """None: the files must be read."""
+        return None
+
+    def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
+        """The files of the source."""
+        for item in self.source.members(size):
+            if isinstance(item, Reject):
+                yield item
+            elif name := self.rename(item.name):
+                yield Member(name, item.data)
+            else:
+                yield Reject(item.name, OTHER)
+
+
+@dataclass(frozen=True)
+class Cifar10:
+    """The binary version: records of a label and 3 x 32 x 32 bytes, each given out as a small PPM file."""
+
+    path: Path
+    official: bool = True
+
+    def stamp(self) -> str:
+        """Place, size and times of the batches."""
+        return (
+            path_stamp(*(self.path / name for name in _CIFAR10_FILES))
+            if self.path.is_dir()
+            else path_stamp(self.path)
+        )
+
+    def survey(self) -> Survey | None:
+        """None: the files must be read."""
+        return None
+
+    def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
+        """Every record, in the order of the files."""
+        import numpy as np
+
+        for file, data in _files(self.path, _CIFAR10_FILES):
+            part, batch = (
+                ("test", "test") if file == "test_batch.bin" else ("train", file[len("data_batch_") : -4])
+            )
+            if len(data) % _CIFAR10_RECORD:
+                yield Reject(file, f"{len(data)} bytes are no whole number of records of {_CIFAR10_RECORD}")
+            for number in range(len(data) // _CIFAR10_RECORD):
+                record = np.frombuffer(data, np.uint8, _CIFAR10_RECORD, number * _CIFAR10_RECORD)
+                if record[0] >= len(_CIFAR10_CLASSES):
+                    yield Reject(f"{file} record {number}", f"label {record[0]} is not in 0 ... 9")
+                    continue
+                pixels = record[1:].reshape(3, 32, 32).transpose(1, 2, 0).tobytes()
+                name = f"{part}/{_CIFAR10_CLASSES[record[0]]}/{batch}-{number:05d}.ppm"
+                yield Member(name, b"P6 32 32 255\n" + pixels)
+
+
+def _files(path: Path, wanted: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of the wanted files of a folder or a tar file. UserError where one is missing."""
+    missing = set(wanted)
+    try:
+        if path.is_dir():
+            for name in wanted:
+                data = (path / name).read_bytes()
+                missing.discard(name)
+                yield name, data
+        else:
+            with tarfile.open(path, "r:*") as archive:
+                for info in archive:
+                    name = info.name.rsplit("/", 1)[-1]
+                    file = archive.extractfile(info) if info.isreg() and name in missing else None
+                    if file:
+                        missing.discard(name)
+                        yield name, file.read()
+    except (OSError, tarfile.TarError, zlib.error, EOFError) as error:
+        raise UserError(
+            f"{str(path)!r} cannot be read ({error}); it lacks {', '.join(sorted(missing))}"
+        ) from None
+    if missing:
+        raise UserError(f"{str(path)!r} lacks {', '.join(sorted(missing))}")
+
+
+def locate(archive: Archive, copy: Path | None) -> Path:
+    """The folder or the archive file of a local copy, else (where no copy is named) of a fresh download.
+
+    Looked for in copy, or else in $DDIM_DATA and among earlier downloads, as the archive file or as torchvision
+    unpacks it. UserError, with what to put where, when there is neither a copy nor a network.
+    """
+    from ddim.data.cache import cache_folder
+
+    downloads = cache_folder() / "downloads"
+    if copy is not None:
+        roots = [copy.parent if copy.is_file() else copy]
+    else:
+        roots = [Path(root) for root in (os.environ.get("DDIM_DATA"),) if root] + [downloads]
+    for root in roots:
+        for folder in (root, root / _TORCHVISION[archive.name]):
+            if (folder / archive.unpacked).is_dir():
+                return folder / archive.unpacked
+            if (folder / archive.file).is_file():
+                return folder / archive.file
+    if copy is not None:
+        raise UserError(
+            f"data.source '{archive.name}:{copy}' holds neither {archive.file} nor the folder {archive.unpacked}: "
+            f"get it from {archive.url}"
+        )
+    return _download(archive, downloads)
+
+
+def _download(archive: Archive, folder: Path) -> Path:
+    from torchvision.datasets.utils import download_url
+
+    # A download that was cut off must not look like the whole archive at the next start.
+    partial = folder / ".partial"
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        download_url(archive.url, partial, archive.file, archive.md5)
+        (partial / archive.file).replace(folder / archive.file)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"{archive.name} cannot be downloaded ({error}): put {archive.file} from {archive.url} into a folder "
+            f"and give {archive.name}:FOLDER"
+        ) from None
+    return folder / archive.file

@@ -1,0 +1,195 @@
+"""A small painter in numpy: smooth fields, discs, and blades (petals and leaves) with light and shadow.
+
+Positions are in units of half the shorter side, x to the right and y down, (0, 0) in the middle of the picture.
+Everything is drawn at twice the size and averaged, on top of edges that are soft over one pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+_OVER = 2
+_STEPS = 256
+
+Window = tuple[slice, slice]
+
+
+class Canvas:
+    """A picture in the making: rgb (3, 2H, 2W) float32 in [0, 1], and where its pixels are."""
+
+    def __init__(self, height: int, width: int) -> None:
+        """Black, at twice the size height x width in pixels."""
+        rows, columns = height * _OVER, width * _OVER
+        self.unit = min(rows, columns) / 2
+        self.pixel = 1 / self.unit
+        self.rgb = np.zeros((3, rows, columns), np.float32)
+        self.x = ((np.arange(columns, dtype=np.float32) + 0.5 - columns / 2) / self.unit)[None, :]
+        self.y = ((np.arange(rows, dtype=np.float32) + 0.5 - rows / 2) / self.unit)[:, None]
+
+    def window(self, left: float, top: float, right: float, bottom: float) -> Window | None:
+        """The part of the picture in a box, or None where the box lies outside."""
+        rows, columns = self.rgb.shape[1:]
+        first, last = (max(0, int((side * self.unit) + rows / 2)) for side in (top, bottom + 2 * self.pixel))
+        start, stop = (max(0, int((side * self.unit) + columns / 2)) for side in (left, right + 2 * self.pixel))
+        found = slice(first, min(last, rows)), slice(start, min(stop, columns))
+        return found if found[0].start < found[0].stop and found[1].start < found[1].stop else None
+
+    def finished(self) -> np.ndarray:
+        """(H, W, 3) uint8: the average of each 2 x 2 pixels."""
+        _, rows, columns = self.rgb.shape
+        mean = self.rgb.reshape(3, rows // _OVER, _OVER, columns // _OVER, _OVER).mean((2, 4))
+        return np.rint(mean.clip(0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a flower or a leaf begins, and the plane in which it lies.
+
+    along and across are where the plane's two unit vectors go: their lengths are at most 1 where it is tilted.
+    """
+
+    x: float
+    y: float
+    along: tuple[float, float] = (1.0, 0.0)
+    across: tuple[float, float] = (0.0, 1.0)
+
+    def turned(self, angle: float) -> Place:
+        """The same place with the plane's axes turned by an angle within it."""
+        cos, sin = math.cos(angle), math.sin(angle)
+        (ax, ay), (bx, by) = self.along, self.across
+        return Place(
+            self.x, self.y, (cos * ax + sin * bx, cos * ay + sin * by), (cos * bx - sin * ax, cos * by - sin * ay)
+        )
+
+
+@dataclass(frozen=True)
+class Blade:
+    """The look of a petal or a leaf of length 1 along the axis u, at most 2 * width wide.
+
+    It is widest at u = rise / (rise + fall); a small fall makes a round tip, 1 a pointed one. notch cuts a heart
+    into the tip, frill waves it, bend bows the axis. ramp (3, 256) is the colour from base to tip; veins (number),
+    rib (depth), round (how much the sides fall into shade) and shadow (on what lies below) are its relief.
+    """
+
+    ramp: np.ndarray
+    width: float = 0.3
+    rise: float = 0.8
+    fall: float = 0.5
+    notch: float = 0.0
+    frill: float = 0.0
+    bend: float = 0.0
+    veins: float = 0.0
+    rib: float = 0.0
+    round: float = 0.25
+    shadow: float = 0.35
+
+
+@lru_cache(maxsize=256)
+def _outline(rise: float, fall: float) -> np.ndarray:
+    u = (np.arange(_STEPS, dtype=np.float32) + 0.5) / _STEPS
+    shape = u**rise * (1 - u) ** fall
+    # The ends are outside, whatever the exponents.
+    shape = np.concatenate([[-0.02], shape / shape.max(), [-0.02]])
+    return shape.astype(np.float32)
+
+
+def blade(canvas: Canvas, place: Place, length: float, look: Blade, light: float, side: float) -> None:
+    """Paint a petal or leaf of a length; light multiplies its colour, side in [-1, 1] is from where light comes."""
+    (ax, ay), (bx, by) = place.along, place.across
+    bow = look.width + abs(look.bend)
+    reach = [length * (u * a + v * b) for a, b in ((ax, bx), (ay, by)) for u in (0.0, 1.05) for v in (-bow, bow)]
+    margin = 0.05 * length
+    box = canvas.window(
+        place.x + min(reach[:4]) - margin,
+        place.y + min(reach[4:]) - margin,
+        place.x + max(reach[:4]) + margin,
+        place.y + max(reach[4:]) + margin,
+    )
+    area = ax * by - ay * bx
+    if box is None or abs(area) < 0.05:
+        return
+    dx, dy = (canvas.x[:, box[1]] - place.x) / (length * area), (canvas.y[box[0]] - place.y) / (length * area)
+    u, v = by * dx - bx * dy, ax * dy - ay * dx
+    if look.bend:
+        v = v + look.bend * u * u
+    flat = np.abs(v)
+    if look.notch:
+        u = u * (1 + look.notch * np.maximum(0, 1 - flat / (0.6 * look.width)))
+    if look.frill:
+        u = u * (1 + look.frill * np.sin(v * (9 / look.width)))
+    step = (u * _STEPS + 1).clip(0, _STEPS + 1).astype(np.intp)
+    wide = _outline(look.rise, look.fall).take(step) * look.width
+    inside = (wide - flat) * (length * math.sqrt(abs(area)) / canvas.pixel)
+    patch = canvas.rgb[:, box[0], box[1]]
+    if look.shadow:
+        patch *= 1 - look.shadow * (inside * (canvas.pixel / 0.07) + 0.6).clip(0, 1)
+    across = v / np.maximum(wide, 0.02)
+    tone = light * (1 + look.round * (side * across - 0.6 * across * across))
+    if look.veins:
+        tone -= 0.10 * np.maximum(0, np.cos(across * (math.pi * look.veins)))
+    if look.rib:
+        tone -= look.rib * np.maximum(0, 1 - np.abs(across) * 5)
+    colour = look.ramp.take((step - 1).clip(0, _STEPS - 1), axis=1)
+    colour *= tone
+    colour -= patch
+    colour *= (inside + 0.5).clip(0, 1)
+    patch += colour
+
+
+def disc(canvas: Canvas, place: Place, radius: float, colour: np.ndarray, soft: float = 0.0, alpha: float = 1.0) -> None:
+    """Paint a disc in the plane of a place; colour (3,) is lit from above left; soft is the width of its edge."""
+    reach = radius + soft
+    box = canvas.window(place.x - reach, place.y - reach, place.x + reach, place.y + reach)
+    (ax, ay), (bx, by) = place.along, place.across
+    area = ax * by - ay * bx
+    if box is None or abs(area) < 0.05:
+        return
+    dx, dy = (canvas.x[:, box[1]] - place.x) / area, (canvas.y[box[0]] - place.y) / area
+    u, v = by * dx - bx * dy, ax * dy - ay * dx
+    far = np.sqrt(u * u + v * v)
+    mask = ((radius - far) / max(soft, canvas.pixel) + 0.5).clip(0, 1) * alpha
+    shade = 1.0 if soft else 1.05 - (0.35 / radius) * (dx + dy) * area - 0.25 * (far / radius) ** 2
+    patch = canvas.rgb[:, box[0], box[1]]
+    patch += mask * (colour[:, None, None] * shade - patch)
+
+
+def stroke(canvas: Canvas, start: tuple[float, float], end: tuple[float, float], bow: float, width: float, colour: np.ndarray) -> None:
+    """Paint a stalk that goes down from start to end, bowed sideways; colour (3,) is lit from the left."""
+    top, bottom = start[1], end[1]
+    box = canvas.window(min(start[0], end[0]) - abs(bow) - width, top, max(start[0], end[0]) + abs(bow) + width, bottom)
+    if box is None or bottom - top < canvas.pixel:
+        return
+    t = (canvas.y[box[0]] - top) / (bottom - top)
+    middle = start[0] + (end[0] - start[0]) * t + 4 * bow * t * (1 - t)
+    across = (canvas.x[:, box[1]] - middle) / width
+    mask = ((1 - np.abs(across)) * (width / canvas.pixel) + 0.5).clip(0, 1)
+    patch = canvas.rgb[:, box[0], box[1]]
+    patch += mask * (colour[:, None, None] * (0.9 - 0.3 * across) - patch)
+
+
+@lru_cache(maxsize=64)
+def _smoothing(length: int, knots: int) -> np.ndarray:
+    """(length, knots): weights of a smooth curve through equally spaced values."""
+    at = np.linspace(0, knots - 1, length, dtype=np.float32)[:, None] - np.arange(knots, dtype=np.float32)
+    near = (1 - np.abs(at)).clip(0, 1)
+    return near * near * (3 - 2 * near)
+
+
+def field(canvas: Canvas, values: np.ndarray) -> np.ndarray:
+    """(rows, columns) of the canvas: a smooth field through a small grid of values (knots, knots)."""
+    _, rows, columns = canvas.rgb.shape
+    return _smoothing(rows, values.shape[0]) @ values @ _smoothing(columns, values.shape[1]).T
+
+
+def ramp(*colours: np.ndarray) -> np.ndarray:
+    """(3, 256) float32: colours (3,) at equal distances, blended smoothly."""
+    return np.ascontiguousarray((_smoothing(_STEPS, len(colours)) @ np.stack(colours)).T, dtype=np.float32)
+
+
+def rgb(text: str) -> np.ndarray:
+    """(3,) float32 in [0, 1] of a colour such as "f5c842"."""
+    return np.array([int(text[at : at + 2], 16) for at in (0, 2, 4)], np.float32) / 255

@@ -1,0 +1,117 @@
+"""The one method and one attribute that pass between a model and all that uses it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ddim.errors import UserError
+from ddim.parameterisation import Conditioning, Parameterisation
+from ddim.prediction import Prediction, from_image
+from ddim.schedules import Schedule
+
+
+class Denoiser(Protocol):
+    """All that a sampler may know of a model."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule whose times this denoiser is asked at."""
+        ...
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
+        """x_t (B, C, H, W), t () or (B,) -> both halves, shaped like x_t."""
+        ...
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Channels, height and width of a model's images."""
+
+    channels: int
+    height: int
+    width: int
+
+
+class Model(nn.Module):
+    """A network made into a denoiser; the only denoiser with weights."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        schedule: Schedule,
+        predicts: Parameterisation,
+        conditioning: Conditioning,
+        shape: Shape,
+    ) -> None:
+        super().__init__()
+        self.net, self.schedule = net, schedule
+        self.predicts, self.conditioning, self.shape = predicts, conditioning, shape
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Prediction:
+        """x_t (B, C, H, W), t () or (B,), label (B,) or None for the null class -> Prediction like x_t."""
+        t = t.expand(len(x_t))
+        level = self.schedule(t)
+        # Coefficients in float64, where a difference of almost equal rates still has digits.
+        c = self.predicts(level)
+        told = self.conditioning(t, level).to(x_t)
+        over = lambda value: value.reshape(-1, 1, 1, 1).to(x_t)  # noqa: E731
+        F = self.net(over(c.inp) * x_t, told, label).to(x_t.dtype)
+        return from_image(x_t, over(c.skip) * x_t + over(c.out) * F, level.over(x_t))
+
+    def given(self, label: Tensor | int | None = None) -> Denoiser:
+        """This model told a class: an index for all images, (B,) indices, or None for the null class.
+
+        UserError if the network was built without classes.
+        """
+        if label is None:
+            return self
+        if not getattr(self.net, "classes", 0):
+            raise UserError(f"label must be None, since this model was trained without labels, got {label}")
+        return Given(self, torch.as_tensor(label))
+
+    def blank(self, n: int) -> Tensor:
+        """(n, C, H, W) zeros of this model's shape, type and device."""
+        weight = next(self.parameters())
+        size = (n, self.shape.channels, self.shape.height, self.shape.width)
+        return torch.zeros(size, dtype=weight.dtype, device=weight.device)
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model with its label bound."""
+
+    model: Model
+    label: Tensor
+
+    @property
+    def schedule(self) -> Schedule:
+        """The model's."""
+        return self.model.schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
+        """See `Denoiser`."""
+        return self.model(x_t, t, self.label.to(x_t.device).expand(len(x_t)))
+
+
+class Counted:
+    """A denoiser that counts how often it is asked: `evaluations` is the NFE of the runs it has served.
+
+    It has state, the count, because that is all it is for.
+    """
+
+    def __init__(self, inner: Denoiser) -> None:
+        self.inner, self.evaluations = inner, 0
+
+    @property
+    def schedule(self) -> Schedule:
+        """The inner denoiser's."""
+        return self.inner.schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
+        """See `Denoiser`."""
+        self.evaluations += 1
+        return self.inner(x_t, t)

@@ -1,0 +1,105 @@
+"""The U-Net of the seed's family: the noise level is concatenated to the image, once, at the input.
+
+Béres' Keras tutorial (2022) and its torch/luz translation are this class under two sets of options; they
+share every idea and differ in widths, in the residual path and in the batch norm.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ddim.nn.blocks import Exact, padded, zeroed
+from ddim.nn.embedding import Sinusoidal
+
+
+class Residual(nn.Module):
+    """Batch norm, 3x3 convolution, swish, 3x3 convolution, added to the input or its 1x1 projection."""
+
+    def __init__(self, channels: int, out: int, *, keras: bool) -> None:
+        super().__init__()
+        # Keras counts the momentum from the other end, and calls the affine part center and scale.
+        bn = {"affine": False, "eps": 1e-3, "momentum": 0.01} if keras else {}
+        self.norm = nn.BatchNorm2d(channels, **bn)
+        self.first = nn.Conv2d(channels, out, 3, padding=1)
+        self.second = nn.Conv2d(out, out, 3, padding=1)
+        identity = keras and channels == out
+        self.project = nn.Identity() if identity else Exact(channels, out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, out, H, W)."""
+        return self.project(x) + self.second(F.silu(self.first(self.norm(x))))
+
+
+class ResidualUNet(nn.Module):
+    """(x, conditioning) -> F of the same shape as x; heights and widths of any size are padded and cropped.
+
+    `widths` are the levels, from full resolution down, each of `depth` blocks and followed by a 2x2 mean.
+    `middle` are the blocks at the bottom. With `keras` False it is the torch/luz network: every residual path
+    is a 1x1 convolution, batch norm has weights, and on the way up a level already has the width of the next
+    one. With `keras` True it is the tutorial: identity where widths agree, batch norm without weights, each
+    level its own width, Glorot initialisation.
+    """
+
+    classes = 0
+
+    def __init__(  # noqa: PLR0913  (the options of one architecture, filled from its frozen spec)
+        self,
+        channels: int = 3,
+        widths: tuple[int, ...] = (32, 64, 96, 128),
+        middle: tuple[int, ...] = (256, 128),
+        depth: int = 2,
+        embedding: int = 32,
+        max_frequency: float = 1000.0,
+        *,
+        keras: bool = False,
+    ) -> None:
+        super().__init__()
+        self.multiple = 2 ** len(widths)
+        self.embedding = Sinusoidal(embedding, max_frequency)
+        self.enter = Exact(channels, widths[0], 1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        now = widths[0] + embedding
+
+        def block(out: int, skip: int = 0) -> Residual:
+            nonlocal now
+            made, now = Residual(now + skip, out, keras=keras), out
+            return made
+
+        for width in widths:
+            self.down.append(nn.ModuleList(block(width) for _ in range(depth)))
+        self.middle = nn.Sequential(*(block(width) for width in middle))
+        outs = widths if keras else (embedding, *widths[:-1])
+        for width, out in zip(reversed(widths), reversed(outs), strict=True):
+            self.up.append(nn.ModuleList(block(out, skip=width) for _ in range(depth)))
+        self.leave = zeroed(Exact(now, channels, 1))
+        if keras:
+            self.apply(_glorot)
+            zeroed(self.leave)
+
+    def forward(self, x: Tensor, conditioning: Tensor, label: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W), conditioning (B,) -> (B, C, H, W)."""
+        told = self.embedding(conditioning)[:, :, None, None]
+        return padded(x, self.multiple, lambda image: self._padded(image, told))
+
+    def _padded(self, x: Tensor, told: Tensor) -> Tensor:
+        skips: list[Tensor] = []
+        x = torch.cat([self.enter(x), told.expand(-1, -1, *x.shape[-2:])], dim=1)
+        for level in self.down:
+            for block in level:
+                x = block(x)
+                skips.append(x)
+            x = F.avg_pool2d(x, 2)
+        x = self.middle(x)
+        for level in self.up:
+            x = F.interpolate(x, scale_factor=2, mode="bilinear")
+            for block in level:
+                x = block(torch.cat([x, skips.pop()], dim=1))
+        return self.leave(x)
+
+
+def _glorot(layer: nn.Module) -> None:
+    if isinstance(layer, nn.Conv2d):
+        nn.init.xavier_uniform_(layer.weight)
+        nn.init.zeros_(layer.bias)

@@ -1,0 +1,102 @@
+"""Named recipes, as functions."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+from ddim.config import (
+    Data,
+    Measured,
+    Optim,
+    Recipe,
+    Report,
+    ResidualUNetSpec,
+    UNetSpec,
+    read_recipe,
+)
+from ddim.ema import Exponential, Power
+from ddim.errors import UserError
+from ddim.objective import Objective
+from ddim.parameterisation import LogSNR, NoiseVariance, PredictsNoise, PredictsVelocity
+from ddim.schedules import Cosine
+
+
+def seed() -> Recipe:
+    """The torch/luz "Denoising Diffusion Implicit Models": its network, loss, schedule and optimiser.
+
+    Mended as little as needed: pixels are measured before training, weights are averaged.
+    """
+    return Recipe(
+        name="seed",
+        data=Data(flip=False),
+        pixels=Measured(),
+        net=ResidualUNetSpec(),
+        schedule=Cosine(0.02, 0.95),
+        predicts=PredictsNoise(),
+        conditioning=NoiseVariance(),
+        objective=Objective("noise", "l1"),
+        optim=Optim(lr=1e-3, weight_decay=1e-4, batch=64, clip=0.0),
+        ema=Exponential(0.999),
+    )
+
+
+def keras() -> Recipe:
+    """Béres' Keras tutorial: its network, loss, schedule and optimiser, with a warm-up of the average."""
+    net = ResidualUNetSpec(widths=(32, 64, 96), middle=(128, 128), keras=True)
+    return Recipe(
+        name="keras",
+        data=Data(flip=False),
+        net=net,
+        schedule=Cosine(0.02, 0.95),
+        predicts=PredictsNoise(),
+        conditioning=NoiseVariance(),
+        objective=Objective("noise", "l1"),
+        optim=Optim(lr=1e-3, weight_decay=1e-4, batch=64, clip=0.0),
+        ema=Exponential(0.999),
+    )
+
+
+def fast() -> Recipe:
+    """The default: the best pictures for minutes of two processor cores."""
+    return Recipe(
+        name="fast",
+        net=UNetSpec(),
+        schedule=Cosine(0.014, 0.99995),
+        predicts=PredictsVelocity(),
+        conditioning=LogSNR(),
+        objective=Objective("velocity", "l1"),
+        optim=Optim(
+            lr=1e-3, weight_decay=1e-2, betas=(0.9, 0.99), batch=32, clip=1.0, warmup=3200, decay="cosine"
+        ),
+        ema=Power(16.97),
+    )
+
+
+def smoke() -> Recipe:
+    """Seconds: to see that everything runs, not to see flowers."""
+    return Recipe(
+        name="smoke",
+        data=Data(size=(32, 32)),
+        net=UNetSpec(patch=2, widths=(16, 32), depths=(1, 1), attention=(False, True), told=32),
+        schedule=Cosine(0.014, 0.99995),
+        optim=Optim(lr=2e-3, batch=16, warmup=160, decay="cosine"),
+        ema=Power(6.94),
+        report=Report(events=2, valid=32, grid=4, steps=4, log=5, checkpoint=1.0),
+        images=960,
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"fast": fast, "keras": keras, "seed": seed, "smoke": smoke}
+
+
+def find(name: str) -> Recipe:
+    """The recipe of a name, or of a YAML or JSON file; UserError suggests the near name."""
+    if name in RECIPES:
+        return RECIPES[name]()
+    if Path(name).suffix in (".yaml", ".yml", ".json"):
+        return read_recipe(Path(name))
+    near = difflib.get_close_matches(name, RECIPES, 1, 0.5)
+    hint = f"; perhaps you meant {near[0]}" if near else ""
+    raise UserError(f"recipe must be one of {', '.join(RECIPES)} or a .yaml file, got {name!r}{hint}")

@@ -1,0 +1,140 @@
+"""How any network is run: device, precision, memory format, compiler, threads, micro-batch.
+
+Chosen once a run, from trials and not from tables of processors, and written down: bits depend on it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import warnings
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ddim.errors import UserError
+
+Precision = Literal["fp32", "bf16"]
+COMPILE_PAYS_AFTER = 300.0
+"""Seconds of training under which compiling, about a minute on two cores, is not repaid."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How a network is run. `micro_batch` images are sampled at a time, always that many."""
+
+    device: str = "cpu"
+    precision: Precision = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    threads: int = 1
+    micro_batch: int = 16
+
+    def start(self) -> None:
+        """Take the threads, for the whole process."""
+        torch.set_num_threads(self.threads)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The model on its device and in its memory format, in place."""
+        model.to(self.device)
+        if self.channels_last:
+            model.to(memory_format=torch.channels_last)
+        return model
+
+    def images(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) on the device and in the memory format."""
+        x = x.to(self.device, non_blocking=True)
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+
+    def precise(self) -> AbstractContextManager[None]:
+        """The context of a forward pass: bf16 autocast or float32."""
+        enabled = self.precision == "bf16"
+        # The cache of cast weights would outlive a step in which they change under no_grad.
+        return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=enabled, cache_enabled=False)
+
+    def compiled(self, net: nn.Module) -> nn.Module:
+        """The network through torch.compile where this runtime compiles; it shares the weights."""
+        if not self.compile:
+            return net
+        # The first compilation's notes on the compiler are of no use to the one who trains.
+        warnings.filterwarnings("ignore", module=r"torch\._(inductor|dynamo).*")
+        return torch.compile(net)  # type: ignore[return-value]
+
+
+def choose(
+    device: str = "auto",
+    precision: str = "auto",
+    compiling: bool | None = None,
+    threads: int | None = None,
+    seconds: float = 0.0,
+) -> Runtime:
+    """The runtime for a run of about `seconds`; what is given is kept, the rest is tried out.
+
+    UserError for a device, precision or number of threads that is not there.
+    """
+    device = _device(device)
+    if threads is not None and threads < 1:
+        raise UserError(f"threads must be at least 1, got {threads}")
+    threads = threads or _physical_cores()
+    torch.set_num_threads(threads)
+    if precision not in ("auto", "fp32", "bf16"):
+        raise UserError(f"precision must be auto, fp32 or bf16, got {precision!r}")
+    if precision == "auto":
+        precision = "bf16" if _bf16_pays(device) else "fp32"
+    if compiling is None:
+        compiling = _has_compiler(device) and seconds >= COMPILE_PAYS_AFTER
+    micro_batch = 64 if device.startswith("cuda") else 16
+    chosen: Precision = "bf16" if precision == "bf16" else "fp32"
+    return Runtime(device, chosen, device != "mps", compiling, threads, micro_batch)
+
+
+def _device(wanted: str) -> str:
+    accelerator = torch.accelerator.current_accelerator()
+    found = accelerator.type if accelerator is not None and torch.accelerator.is_available() else "cpu"
+    if wanted == "auto":
+        return found
+    kind = wanted.split(":")[0]
+    if kind not in ("cpu", found):
+        raise UserError(f"device must be auto, cpu or {found} on this machine, got {wanted!r}")
+    return wanted
+
+
+def _physical_cores() -> int:
+    """Cores this process may use, without their second threads where the system tells."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, torch.get_num_threads()))
+
+
+def _has_compiler(device: str) -> bool:
+    if device.startswith("cuda"):
+        from importlib.util import find_spec
+
+        return find_spec("triton") is not None
+    return device == "cpu" and any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
+
+
+def _bf16_pays(device: str) -> bool:
+    """Whether a training step of a 3x3 convolution is at least 1.3 times as fast under bf16 autocast."""
+    if device == "mps":
+        return False
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    conv = nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)
+    x = torch.ones(8, 64, 32, 32).contiguous(memory_format=torch.channels_last)
+
+    def seconds(enabled: bool) -> float:
+        def step() -> float:
+            begin = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                y = conv(x)
+            y.float().square().mean().backward()
+            return time.perf_counter() - begin
+
+        step()
+        return min(step() for _ in range(4))
+
+    return seconds(False) > 1.3 * seconds(True)

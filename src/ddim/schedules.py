@@ -1,0 +1,184 @@
+"""How much signal and how much noise an image holds at each time: t -> Level(alpha, sigma).
+
+x_t = alpha * x0 + sigma * eps, with t = 0 clean and t = 1 noise, everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ddim.errors import UserError
+
+
+@dataclass(frozen=True)
+class Level:
+    """Signal rate alpha and noise rate sigma, tensors of one shape, float64 as schedules make them."""
+
+    alpha: Tensor
+    sigma: Tensor
+
+    @property
+    def log_snr(self) -> Tensor:
+        """2 log(alpha / sigma): infinite where there is no noise."""
+        return 2 * (self.alpha.log() - self.sigma.log())
+
+    def over(self, x: Tensor) -> Level:
+        """The same level, shaped, typed and placed to multiply x: () or (B,) -> (1 or B, 1, 1, 1)."""
+        shape = (-1,) + (1,) * (x.ndim - 1)
+        return Level(self.alpha.reshape(shape).to(x), self.sigma.reshape(shape).to(x))
+
+
+def variance_preserving(log_snr: Tensor) -> Level:
+    """The level of this log-SNR with alpha^2 + sigma^2 = 1 (Kingma et al. 2021, section 3.2)."""
+    log_snr = log_snr.double()
+    return Level(log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt())
+
+
+class Schedule(Protocol):
+    """A small immutable value; its log-SNR never grows with t."""
+
+    def __call__(self, t: Tensor) -> Level:
+        """Times t in [0, 1] of any shape -> the level at each, float64."""
+        ...
+
+    def inverse(self, log_snr: Tensor) -> Tensor:
+        """The earliest time at which the log-SNR is not above this; clamped to [0, 1], float64."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """alpha = cos and sigma = sin of an angle that grows linearly with t, between two signal rates.
+
+    The cosine schedule of Béres' Keras example, after Nichol & Dhariwal 2021, eq. 17. Under the original's
+    bounds, 0.95 and 0.02, no time is clean: sigma(0) = 0.31.
+    """
+
+    min_signal: float = 0.02
+    max_signal: float = 0.95
+
+    def __post_init__(self) -> None:
+        _check_bounds("Cosine", self.min_signal, self.max_signal)
+
+    def __call__(self, t: Tensor) -> Level:
+        """See `Schedule`."""
+        start, end = math.acos(self.max_signal), math.acos(self.min_signal)
+        angle = start + t.double() * (end - start)
+        return Level(angle.cos(), angle.sin())
+
+    def inverse(self, log_snr: Tensor) -> Tensor:
+        """See `Schedule`."""
+        start, end = math.acos(self.max_signal), math.acos(self.min_signal)
+        angle = torch.atan((-log_snr.double() / 2).exp())
+        return ((angle - start) / (end - start)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class LinearBeta:
+    """DDPM's linear beta in continuous time: the variance-preserving SDE (Song et al. 2021b, eq. 32 and 33).
+
+    `low` and `high` are beta(0) and beta(1) for t in [0, 1]: 1000 times DDPM's 1e-4 and 0.02. At t = 0 the
+    image is clean, (1, 0), which no grid holds.
+    """
+
+    low: float = 0.1
+    high: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low < self.high:
+            raise UserError(f"LinearBeta needs 0 < low < high, got {self.low} and {self.high}")
+
+    def __call__(self, t: Tensor) -> Level:
+        """See `Schedule`."""
+        integral = self._integral(t.double())
+        return Level((-integral / 2).exp(), (-torch.expm1(-integral)).sqrt())
+
+    def inverse(self, log_snr: Tensor) -> Tensor:
+        """See `Schedule`."""
+        # alpha^2 = sigmoid(log_snr) = exp(-integral); the integral is a quadratic in t.
+        integral = torch.nn.functional.softplus(-log_snr.double())
+        slope = self.high - self.low
+        return (2 * integral / (self.low + (self.low**2 + 2 * slope * integral).sqrt())).clamp(0, 1)
+
+    def _integral(self, t: Tensor) -> Tensor:
+        """Integral of beta from 0 to t."""
+        return self.low * t + (self.high - self.low) / 2 * t**2
+
+
+@dataclass(frozen=True)
+class Linear:
+    """DDPM's table: beta_i linear from `first` to `last` over `entries`, alpha_i^2 = prod (1 - beta).
+
+    Ho et al. 2020, section 4. `clip` bounds the table: "none"; "rates" holds the signal rate alpha within
+    [min_signal, max_signal], as their names say; "powers" holds alpha^2 within the same two numbers, as the
+    seed repository does, which leaves 38 % of its times on one level (alpha = 0.141).
+    `read` says what lies between entries: "floor" takes entry floor((entries - 1) t), the seed's rule;
+    "log_snr" puts entry i at t = (i + 1) / entries and reads linearly in log-SNR, with a clean image at t = 0.
+    """
+
+    entries: int = 1000
+    first: float = 1e-4
+    last: float = 0.02
+    clip: Literal["none", "rates", "powers"] = "rates"
+    min_signal: float = 0.02
+    max_signal: float = 0.95
+    read: Literal["floor", "log_snr"] = "floor"
+
+    def __post_init__(self) -> None:
+        _check_bounds("Linear", self.min_signal, self.max_signal)
+        if self.entries < 2 or not 0 < self.first < self.last < 1:
+            raise UserError(
+                f"Linear needs entries >= 2 and 0 < first < last < 1, "
+                f"got {self.entries}, {self.first} and {self.last}"
+            )
+
+    @cached_property
+    def powers(self) -> Tensor:
+        """(entries,) signal powers alpha_i^2, decreasing, float64."""
+        betas = torch.linspace(self.first, self.last, self.entries, dtype=torch.float64)
+        powers = (1 - betas).cumprod(0)
+        if self.clip == "powers":
+            return powers.clamp(self.min_signal, self.max_signal)
+        if self.clip == "rates":
+            return powers.clamp(self.min_signal**2, self.max_signal**2)
+        return powers
+
+    def __call__(self, t: Tensor) -> Level:
+        """See `Schedule`."""
+        t = t.double().cpu()
+        if self.read == "floor":
+            power = self.powers[(t * (self.entries - 1)).long()]
+            return Level(power.sqrt(), (1 - power).sqrt())
+        position = t * self.entries - 1
+        below = position.floor().clamp(0, self.entries - 2).long()
+        log_snr = torch.lerp(self._log_snr[below], self._log_snr[below + 1], position - below)
+        return variance_preserving(torch.where(t > 0, log_snr, torch.inf))
+
+    def inverse(self, log_snr: Tensor) -> Tensor:
+        """See `Schedule`."""
+        wanted = -log_snr.double().cpu().contiguous()
+        index = torch.searchsorted(-self._log_snr, wanted)  # the first entry that is not above
+        if self.read == "floor":
+            # The product with entries - 1 must not round down to the entry before.
+            t = torch.nextafter(index.double() / (self.entries - 1), torch.tensor(torch.inf, dtype=torch.float64))
+            return torch.where(index > 0, t, 0.0).clamp(0, 1)
+        below = (index - 1).clamp(0, self.entries - 2)
+        high, low = self._log_snr[below], self._log_snr[below + 1]
+        # Equal neighbours are a plateau of the clip: its first entry is the earliest time.
+        part = torch.where(high > low, (high + wanted) / (high - low), 1.0)
+        return ((below + 1 + part) / self.entries).clamp(0, 1)
+
+    @cached_property
+    def _log_snr(self) -> Tensor:
+        return torch.logit(self.powers)
+
+
+def _check_bounds(kind: str, low: float, high: float) -> None:
+    if not 0 < low < high <= 1:
+        raise UserError(f"{kind} needs 0 < min_signal < max_signal <= 1, got {low} and {high}")
