@@ -126,22 +126,29 @@ def label(path):
     return found
 
 
-# A save: what is there before, what is saved, and what may be the newest and the best at any instant of it.
+# A save into run/checkpoints: what is there before, what is saved, and what may be the newest and the best
+# at any instant of it.
 
 
-def _none(folder):
+def _none(run):
     pass
 
 
-def _two(folder):
-    put(folder, 10, best=True)
-    put(folder, 20)
+def _two(run):
+    put(run / PLACE, 10, best=True)
+    put(run / PLACE, 20)
 
 
+PLACE = "checkpoints"
 SAVES = {
-    "first": (_none, lambda f: put(f, 10), {None, (10, 0)}, {None}),
-    "next": (_two, lambda f: put(f, 30, keep=1, best=True), {(20, 0), (30, 0)}, {(10, 0), (30, 0)}),
-    "again": (_two, lambda f: put(f, 20, version=1, keep=1), {(20, 0), (20, 1)}, {(10, 0)}),
+    "first": (_none, lambda run: put(run / PLACE, 10), {None, (10, 0)}, {None}),
+    "next": (
+        _two,
+        lambda run: put(run / PLACE, 30, keep=1, best=True),
+        {(20, 0), (30, 0)},
+        {(10, 0), (30, 0)},
+    ),
+    "again": (_two, lambda run: put(run / PLACE, 20, 1, keep=1), {(20, 0), (20, 1)}, {(10, 0)}),
 }
 
 
@@ -188,16 +195,15 @@ def kills(folder):
             shutil.copytree(start, run)
             if not killed_after(n, lambda run=run, save=save: save(run)):
                 break
-            found = label(checkpoint.newest(run))
+            found = label(checkpoint.newest(run / PLACE))
             assert found in newest, (name, n, found)
-            assert label(checkpoint.best(run)) in best, (name, n)
+            assert label(checkpoint.best(run / PLACE)) in best, (name, n)
             outcomes.append(found)
             # The run goes on: the next save works, finishes what was begun, and leaves no rubbish.
-            put(run, 40, keep=1)
-            assert label(checkpoint.newest(run)) == (40, 0)
-            left = {path.name for path in run.iterdir()}
-            assert left <= {f"step-{step:09d}" for step in (10, 30, 40)}, (name, n, left)
-            shutil.rmtree(run)
+            put(run / PLACE, 40, keep=9)
+            assert label(checkpoint.newest(run / PLACE)) == (40, 0)
+            left = {path.name for path in (run / PLACE).iterdir()}
+            assert left <= {f"step-{step:09d}" for step in (10, 20, 30, 40)}, (name, n, left)
         report[name] = outcomes
     return report
 
@@ -298,8 +304,8 @@ LEFT = {
 NAMES = {
     "all": lambda depth: True,
     "none": lambda depth: False,
-    "inner": lambda depth: depth > 0,
-    "outer": lambda depth: depth == 0,
+    "inside checkpoints": lambda depth: depth > 1,
+    "outside checkpoints": lambda depth: depth <= 1,
 }
 
 
@@ -330,10 +336,10 @@ def replay(folder):
 
         with watched(note):
             save(run)
-        done = label(checkpoint.newest(run))
+        done = label(checkpoint.newest(run / PLACE))
         for k, state in enumerate(states.values()):
             assert recovered(folder / f"{name}-{k}", state) in newest, (name, k)
-            assert label(checkpoint.best(folder / f"{name}-{k}", on_damage=str)) in best, (name, k)
+            assert label(checkpoint.best(folder / f"{name}-{k}" / PLACE, on_damage=str)) in best, (name, k)
         # Once save() has returned, nothing can take the new checkpoint away.
         for data, names in itertools.product(LEFT, NAMES):
             place = folder / f"{name}-done-{data}-{names}"
@@ -343,14 +349,14 @@ def replay(folder):
 
 
 def recovered(place, state):
-    """Lay `state` out in the folder `place`; the label of the newest checkpoint there."""
+    """Lay `state` out as the run `place`; the label of its newest checkpoint."""
     place.mkdir()
     for name, data in state.items():
         if data is None:
             (place / name).mkdir()
         else:
             (place / name).write_bytes(data)
-    return label(checkpoint.newest(place, on_damage=str))
+    return label(checkpoint.newest(place / PLACE, on_damage=str))
 
 
 # Hostile files.
@@ -523,7 +529,7 @@ ALARMS = {
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    # A killed process loses nothing that it wrote, and power cuts are played in memory: never wait for a disk.
+    # A kill loses nothing that was written, and power cuts are played in memory: do not wait for disks.
     os.fsync = lambda file: None
     os.chdir(sys.argv[2])
     print(json.dumps({"kills": kills, "replay": replay, "hostile": hostile}[sys.argv[1]](Path(sys.argv[2]))))

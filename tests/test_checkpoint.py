@@ -190,6 +190,9 @@ def test_the_newer_of_two_of_the_same_step_wins_unless_it_is_damaged(tmp_path):
     shutil.move(other, fresh)
     shutil.copytree(tmp_path, tmp_path / "copy")
     assert crash.label(newest(tmp_path)) == (5, 1)
+    crash.put(tmp_path, 6)
+    assert crash.label(tmp_path / "step-000000005") == (5, 1)
+    assert names(tmp_path) == ["copy", "other", "step-000000005", "step-000000006"]
     (tmp_path / "copy" / fresh.name / "state.json").unlink()
     crash.put(tmp_path / "copy", 6)
     assert names(tmp_path / "copy")[0] == "damaged-step-000000005-1"

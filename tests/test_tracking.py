@@ -18,13 +18,14 @@ from ddim.tracking import RunLog, new_run_folder, read_metrics, versions, write_
 # Folders
 
 
-def test_runs_are_numbered_upwards_and_numbers_are_not_used_twice(tmp_path, monkeypatch):
+def test_runs_are_numbered_upwards_from_the_highest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first, second = (new_run_folder(None, "blossoms", "fast") for _ in range(2))
-    assert [first.as_posix(), second.as_posix()] == ["runs/blossoms-fast-1", "runs/blossoms-fast-2"]
-    first.rmdir()
+    runs = [new_run_folder(None, "blossoms", "fast") for _ in range(3)]
+    assert [run.as_posix() for run in runs] == [f"runs/blossoms-fast-{n}" for n in (1, 2, 3)]
+    runs[0].rmdir()
+    runs[1].rmdir()
     (tmp_path / "runs" / "blossoms-fast-old-9").mkdir()
-    assert new_run_folder(None, "blossoms", "fast").name == "blossoms-fast-3"
+    assert new_run_folder(None, "blossoms", "fast").name == "blossoms-fast-4"
     assert new_run_folder(None, "blossoms", "seed").name == "blossoms-seed-1"
 
 

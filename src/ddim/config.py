@@ -139,7 +139,9 @@ class Optim:
     def __post_init__(self) -> None:
         _positive("optim", lr=self.lr, batch=self.batch, accumulate=self.accumulate)
         if self.batch % self.accumulate:
-            raise UserError(f"optim.batch {self.batch} must be a multiple of optim.accumulate {self.accumulate}")
+            raise UserError(
+                f"optim.batch {self.batch} must be a multiple of optim.accumulate {self.accumulate}"
+            )
         if min(self.weight_decay, self.clip, self.warmup) < 0:
             raise UserError("optim.weight_decay, optim.clip and optim.warmup must be at least 0")
 
@@ -159,7 +161,9 @@ class Report:
     checkpoint: float = 120.0
 
     def __post_init__(self) -> None:
-        _positive("report", events=self.events, grid=self.grid, steps=self.steps, log=self.log, valid=self.valid)
+        _positive(
+            "report", events=self.events, grid=self.grid, steps=self.steps, log=self.log, valid=self.valid
+        )
 
 
 @dataclass(frozen=True)
@@ -232,13 +236,16 @@ def build(recipe: Recipe, channels: int) -> Model:
 # --- data and back ------------------------------------------------------------------------------------------
 
 
-def dump(value: Any) -> Any:  # noqa: ANN401  (any value of the tree)
-    """A value as JSON: Cosine() -> {"kind": "cosine", "min_signal": 0.02, "max_signal": 0.95}."""
-    if is_dataclass(value):
-        # Only init fields: a cached table of a schedule is not a choice.
-        inner = {f.name: dump(getattr(value, f.name)) for f in fields(value)}
-        return {"kind": _NAMES[type(value)], **inner}
-    return [dump(item) for item in value] if isinstance(value, tuple) else value
+def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of the tree)
+    """A value as JSON; its kind is named where the field has a choice of kinds.
+
+    Objective() -> {"on": "noise", "error": "l1", "times": {"kind": "uniform_times"}}.
+    """
+    if not is_dataclass(value):
+        return [dump(item) for item in value] if isinstance(value, tuple) else value
+    hints = get_type_hints(type(value))
+    inner = {f.name: dump(getattr(value, f.name), len(_kinds(hints[f.name])) > 1) for f in fields(value)}
+    return {"kind": _NAMES[type(value)], **inner} if named else inner
 
 
 def load(data: Any, wanted: Any = Recipe, path: str = "") -> Any:  # noqa: ANN401
@@ -337,12 +344,16 @@ def _kind(name: Any, options: list[type], path: str) -> type:  # noqa: ANN401
 
 
 def _unknown(path: str, name: str, known: list[str], above: str) -> str:
-    everywhere = [row[0] for row in flat(Recipe())] if not above else []
-    near = difflib.get_close_matches(name, known, 1, 0.5) or difflib.get_close_matches(path, everywhere, 1, 0.5)
-    if not near:
-        return f"{path} is not a field of a recipe; possible here: {', '.join(known)}"
-    full = near[0] if near[0] in everywhere else f"{above}.{near[0]}".lstrip(".")
-    return f"{path} is not a field of a recipe; perhaps you meant {full}"
+    """What to say of an unknown field: the near one here, else the near one anywhere in a recipe."""
+    here = difflib.get_close_matches(name, known, 1, 0.6)
+    paths = [row[0] for row in flat(Recipe())]
+    same_end = [row for row in paths if row.split(".")[-1] == name]
+    anywhere = same_end or difflib.get_close_matches(path, paths, 1, 0.6)
+    if anywhere and not (here and above):
+        return f"{path} is not a field of a recipe; perhaps you meant {anywhere[0]}"
+    if here:
+        return f"{path} is not a field of a recipe; perhaps you meant {f'{above}.{here[0]}'.lstrip('.')}"
+    return f"{path} is not a field of a recipe; possible here: {', '.join(known)}"
 
 
 def _scalar(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0911
@@ -378,7 +389,11 @@ def _scalar(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0911
         number = float(data)
     except (TypeError, ValueError):
         raise refusal from None
-    if number != number or number in (float("inf"), float("-inf")) or (wanted is int and number != int(number)):
+    if (
+        number != number
+        or number in (float("inf"), float("-inf"))
+        or (wanted is int and number != int(number))
+    ):
         raise refusal
     return int(number) if wanted is int else number
 

@@ -51,15 +51,18 @@ class UniformLogSNR:
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
         """See `Grid`."""
         _check(steps)
-        start = schedule(torch.ones((), dtype=torch.float64)).log_snr
-        if not start < self.end:
-            raise UserError(f"grid.end must be above the log-SNR at t = 1, {start:.2f}, got {self.end}")
+        top, start = schedule(torch.tensor([0.0, 1.0], dtype=torch.float64)).log_snr.tolist()
+        if not start < self.end < top:
+            raise UserError(
+                f"grid.end must lie between the log-SNR at t = 1 and at t = 0, {start:.2f} and {top:.2f}, "
+                f"got {self.end}"
+            )
         if steps == 1:
             return torch.ones(1, dtype=torch.float64)
-        levels = torch.linspace(start.item(), self.end, steps, dtype=torch.float64)
+        levels = torch.linspace(start, self.end, steps, dtype=torch.float64)
         times = schedule.inverse(levels)
         times[0] = 1  # the start itself, not its image under two roundings
-        if not (times.diff() < 0).all():
+        if not ((times.diff() < 0).all() and times[-1] > 0):
             raise UserError(f"{steps} steps of equal log-SNR up to {self.end} do not fit this schedule")
         return times
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class Noise:
 
     def __init__(self, seeds: Sequence[int]) -> None:
         check_seeds(seeds)
-        self.streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.streams = [torch.Generator().manual_seed(index(seed)) for seed in seeds]
 
     def like(self, x: Tensor) -> Tensor:
         """x (B, ...) with B the number of seeds -> (B, ...) standard normal, same type and device.

@@ -25,17 +25,17 @@ class TimeDensity(Protocol):
     """Where training spends its images."""
 
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        """(B,) uniform in [0, 1) -> (B,) times, float64."""
+        """(B,) uniform in [0, 1) -> (B,) times in (0, 1], float64."""
         ...
 
 
 @dataclass(frozen=True)
 class UniformTimes:
-    """Times uniform in [0, 1), as the seed repository and Béres' tutorial draw them."""
+    """Times uniform in (0, 1]: t = 0 may hold no noise, and so no noise to predict."""
 
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
         """See `TimeDensity`."""
-        return uniform.double()
+        return 1 - uniform.double()
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class PredictsEDM:
     sigma_data: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.sigma_data <= 0:
+        if not self.sigma_data > 0:
             raise UserError(f"predicts.sigma_data must be above 0, got {self.sigma_data}")
 
     def __call__(self, at: Level) -> Scales:
@@ -112,6 +112,10 @@ class LogSNR:
     """The log-SNR divided by `scale`, so that the usual range lies in about [-1, 1] (Kingma et al. 2021)."""
 
     scale: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise UserError(f"conditioning.scale must be above 0, got {self.scale}")
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
         """See `Conditioning`."""

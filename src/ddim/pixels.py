@@ -19,7 +19,7 @@ class Pixels:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or not self.mean or min(self.std) <= 0:
+        if len(self.mean) != len(self.std) or not self.mean or not min(self.std) > 0:
             raise UserError(f"Pixels needs as many std as mean, all above 0, got {self.mean} and {self.std}")
 
     @classmethod
@@ -54,5 +54,7 @@ class Pixels:
         return (x0 * std + mean).clamp(0, 1)
 
     def _over(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if x.shape[1] != len(self.mean):
+            raise UserError(f"images must have {len(self.mean)} channels, as those measured, got {x.shape[1]}")
         mean, std = torch.tensor(self.mean).to(x), torch.tensor(self.std).to(x)
         return mean.reshape(1, -1, 1, 1), std.reshape(1, -1, 1, 1)

@@ -97,7 +97,7 @@ def _device(wanted: str) -> str:
     found = accelerator.type if accelerator is not None and torch.accelerator.is_available() else "cpu"
     if wanted == "auto":
         return found
-    kind = wanted.split(":")[0]
+    kind = wanted.split(":", maxsplit=1)[0]
     if kind not in ("cpu", found):
         raise UserError(f"device must be auto, cpu or {found} on this machine, got {wanted!r}")
     return wanted

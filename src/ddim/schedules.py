@@ -102,7 +102,7 @@ class LinearBeta:
     def inverse(self, log_snr: Tensor) -> Tensor:
         """See `Schedule`."""
         # alpha^2 = sigmoid(log_snr) = exp(-integral); the integral is a quadratic in t.
-        integral = torch.nn.functional.softplus(-log_snr.double())
+        integral = -torch.nn.functional.logsigmoid(log_snr.double())
         slope = self.high - self.low
         return (2 * integral / (self.low + (self.low**2 + 2 * slope * integral).sqrt())).clamp(0, 1)
 
@@ -163,16 +163,20 @@ class Linear:
     def inverse(self, log_snr: Tensor) -> Tensor:
         """See `Schedule`."""
         wanted = -log_snr.double().cpu().contiguous()
-        index = torch.searchsorted(-self._log_snr, wanted)  # the first entry that is not above
+        # The first entry that is not above; an entry's own log-SNR, computed otherwise, differs in its last digits.
+        index = torch.searchsorted(-self._log_snr, wanted - 1e-9)
         if self.read == "floor":
             # The product with entries - 1 must not round down to the entry before.
-            t = torch.nextafter(index.double() / (self.entries - 1), torch.tensor(torch.inf, dtype=torch.float64))
+            t = torch.nextafter(
+                index.double() / (self.entries - 1), torch.tensor(torch.inf, dtype=torch.float64)
+            )
             return torch.where(index > 0, t, 0.0).clamp(0, 1)
         below = (index - 1).clamp(0, self.entries - 2)
         high, low = self._log_snr[below], self._log_snr[below + 1]
-        # Equal neighbours are a plateau of the clip: its first entry is the earliest time.
-        part = torch.where(high > low, (high + wanted) / (high - low), 1.0)
-        return ((below + 1 + part) / self.entries).clamp(0, 1)
+        # Equal neighbours are a plateau of the clip, which one at the start extends towards t = 0.
+        part = torch.where(high > low, (high + wanted) / (high - low), torch.where(index > 0, 1.0, -1.0))
+        # Only t = 0 is clean, which nobody may ask for: before it the log-SNR is finite.
+        return ((below + 1 + part) / self.entries).clamp(torch.finfo(torch.float64).tiny, 1)
 
     @cached_property
     def _log_snr(self) -> Tensor:

@@ -57,6 +57,14 @@ def write_json_atomic(path: Path, document: object) -> None:
     _write_atomic(path, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
 
 
+def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON)
+    """The JSON in a file; UserError where it cannot be read."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of the run's log, in order; numbers that were not finite are None.
 

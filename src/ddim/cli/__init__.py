@@ -1,0 +1,118 @@
+"""The command line: each command is a file with `add` (its options) and `run` (one public function, printed)."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from importlib import import_module
+
+from ddim import __version__
+from ddim.errors import UserError
+
+COMMANDS = {
+    "train": "train a model on images, and watch its pictures grow",
+    "sample": "make pictures with a trained model",
+    "plot": "draw schedules, embeddings, diffusion strips and losses",
+    "data": "look at images before you train on them",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one sentence, with exit code 2."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """Print the sentence and where to find help."""
+        sys.stderr.write(f"ddim: {message}; see `{self.prog} --help`\n")
+        raise SystemExit(2)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 1 for our mistakes, 2 for the user's, 3 for a full disk."""
+    argv = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in argv
+    argv = [word for word in argv if word != "--debug"]
+    if argv in (["--version"], ["-V"]):
+        sys.stdout.write(f"ddim {__version__}\n")
+        return 0
+    if not argv or argv[0] in ("-h", "--help"):
+        sys.stdout.write(_overview())
+        return 0
+    name = argv[0]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1, 0.5)
+        hint = f"; perhaps you meant {near[0]}" if near else ""
+        sys.stderr.write(f"ddim: {name!r} is not a command, possible are {', '.join(COMMANDS)}{hint}\n")
+        return 2
+    command = import_module(f"ddim.cli.{name}")
+    parser = Parser(
+        prog=f"ddim {name}",
+        description=COMMANDS[name][0].upper() + COMMANDS[name][1:] + ".",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add(parser)
+    try:
+        words, fields = (
+            _fields(argv[1:], parser) if getattr(command, "TAKES_FIELDS", False) else (argv[1:], {})
+        )
+        return command.run(parser.parse_args(words, argparse.Namespace(fields=fields)))
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        return _said(error)
+
+
+def _fields(words: list[str], parser: argparse.ArgumentParser) -> tuple[list[str], dict[str, str]]:
+    """What the parser knows, and the fields of a recipe among the words: --optim.lr 3e-4 or --optim.lr=3e-4.
+
+    Taken out before argparse sees them: it would read the value of an option it does not know as DATA.
+    """
+    known = {option for action in parser._actions for option in action.option_strings}
+    rest, fields, following = [], {}, iter(words)
+    for word in following:
+        name, equals, value = word.partition("=")
+        if not name.startswith("--") or name in known or name == "--":
+            rest.append(word)
+            continue
+        given = value if equals else next(following, None)
+        if given is None or (not equals and given.startswith("--")):
+            raise UserError(f"{name} needs a value")
+        fields[name[2:].replace("-", "_")] = given
+    return rest, fields
+
+
+def _said(error: Exception) -> int:
+    """One sentence for an error, and its exit code."""
+    if isinstance(error, UserError):
+        sys.stderr.write(f"ddim: {error}\n")
+        return 2
+    kind = type(error).__name__
+    if kind == "Interrupted":
+        sys.stderr.write(f"ddim: {error}\n")
+        return 128 + error.number  # type: ignore[attr-defined]
+    if kind == "NoSpace":
+        sys.stderr.write(f"ddim: {error}\n")
+        return 3
+    if kind == "NotFinite":
+        sys.stderr.write(f"ddim: {error}\n")
+        return 1
+    sys.stderr.write(f"ddim: {kind}: {' '.join(str(error).split())} (--debug shows where)\n")
+    return 1
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  ddim {name:<7} {text}" for name, text in COMMANDS.items())
+    return f"""Train a diffusion model on your own images, sample it in a handful of steps, and know how good it is.
+
+{rows}
+
+Start with
+  ddim train                 flowers drawn by the program itself, 40 minutes
+  ddim train photos/         your own images: a folder, a .zip or a .tar
+  ddim sample runs/NAME      pictures from a run
+
+Each command explains itself with --help. --version prints {__version__}; --debug shows where an error came from.
+"""

@@ -1,7 +1,8 @@
 """Images decoded once, into a uint8 memory map in the user's cache folder.
 
-The folder of a data set is named by what is in it (names, bytes, size, channels), never by where it came from, and it
-appears in one piece: it is written beside and renamed, so any number of processes may build it at once.
+The folder of a data set is named by what is in it (names, bytes, size, channels), never by where it came
+from, and it appears in one piece: it is written beside and renamed, so any number of processes may build it
+at once.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def cached(
 ) -> Images:
     """The images of a source from the cache, which is built where it is missing or damaged.
 
-    text is what the user called the source, for messages; size is (height, width); the rest as in open_images.
-    UserError where no image can be used, or the cache folder cannot be written.
+    text is what the user called the source, for messages; size is (height, width); the rest as in
+    open_images. UserError where no image can be used, or the cache folder cannot be written.
     """
     root = cache_folder(cache)
     known = survey(source, root)
@@ -60,10 +61,13 @@ def cached(
     folder = root / f"{fingerprint[:32]}-{size[0]}x{size[1]}x{channels}"
     found = _read(folder, fingerprint, (*size, channels))
     if found is None:
+
+        def tell(done: int) -> None:
+            if progress:
+                progress(done, known.count)
+
         with _writable(root):
-            _build(
-                source, text, folder, (*size, channels), lambda done: progress and progress(done, known.count)
-            )
+            _build(source, text, folder, (*size, channels), tell)
         found = _read(folder, fingerprint, (*size, channels))
     if found is None:
         raise UserError(
@@ -90,7 +94,9 @@ def originals(images: Images) -> list[decode.Header]:
 
 
 def survey(source: Source, root: Path) -> Survey:
-    """What a source holds. Read from the files themselves, or from a note where they have not changed since."""
+    """What a source holds. Read from the files themselves, or from a note where they have not changed
+    since.
+    """
     if known := source.survey():
         return known
     stamp = source.stamp()
@@ -115,7 +121,7 @@ def _surveyed(source: Source) -> Survey:
         if isinstance(item, Member):
             count += 1
             lines.append((item.name, _sha(item.data)))
-            with suppress(decode.Unusable):
+            with suppress(decode.UnusableError):
                 votes[decode.header(item.data).channels] += 1
         elif item.reason == OTHER:
             others += 1
@@ -178,7 +184,7 @@ def _decode_all(
                 file.write(pixels.tobytes())
                 names.append(item.name)
                 headers.append(found)
-            except decode.Unusable as error:
+            except decode.UnusableError as error:
                 refused.append(Reject(item.name, str(error)))
             done += 1
             progress(done)
@@ -248,8 +254,8 @@ def _nothing(text: str, refused: Sequence[Reject]) -> str:
         return f"data.source {text!r} holds no image: {', '.join(decode.FORMATS)} can be read"
     first = min(refused, key=lambda reject: reject.name)
     return (
-        f"data.source {text!r} holds no image that can be used, {len(refused)} of {len(refused)} files are refused; "
-        f"the first, {first.name!r}: {first.reason}"
+        f"data.source {text!r} holds no image that can be used: {len(refused)} are refused, "
+        f"the first, {first.name!r}, because: {first.reason}"
     )
 
 
@@ -275,7 +281,8 @@ def _writable(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"the cache folder {str(root)!r} cannot be written ({error.strerror}): set DDIM_CACHE to a folder that can"
+            f"the cache folder {str(root)!r} cannot be written ({error.strerror}): "
+            "set DDIM_CACHE to a folder that can"
         ) from None
 
 

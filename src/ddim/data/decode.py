@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 # Whatever changes the pixels that come out must change this number: it is part of every fingerprint.
 VERSION = 1
@@ -22,11 +22,10 @@ MAX_BYTES = 128 * 2**20
 # A progressive JPEG has about ten scans; thousands of them in a small file keep a decoder busy for minutes.
 MAX_SCANS = 100
 
-_SUFFIXES = frozenset(
-    "jpg jpeg jpe jfif png apng webp bmp dib gif tif tiff ppm pgm pbm pnm"
-    # Images that are not read: they must be listed, since their owner believes that they are used.
-    " heic heif avif jxl jp2 svg psd ico tga dng cr2 nef arw eps pcx exr hdr".split()
-)
+_READ = ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm"
+# Not read, but listed: their owner believes that they are images of the set.
+_KNOWN = ".heic .heif .avif .jxl .jp2 .svg .psd .ico .tga .dng .cr2 .nef .arw .eps .pcx .exr .hdr"
+_SUFFIXES = tuple(f"{_READ} {_KNOWN}".split())
 _MAGIC = (
     b"\xff\xd8\xff",
     b"\x89PNG\r\n\x1a\n",
@@ -58,13 +57,13 @@ _BROKEN = (
 )
 
 
-class Unusable(Exception):
+class UnusableError(Exception):
     """This image file cannot be used; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself: upright height and width, Pillow's mode ("RGB", "I;16", ...), its format."""
+    """What a file says of itself: upright height and width, Pillow's mode and format, channels."""
 
     height: int
     width: int
@@ -75,37 +74,36 @@ class Header:
 
 def is_image_name(name: str, head: bytes) -> bool:
     """Whether somebody meant the file to be an image, by its suffix or by its first bytes."""
-    last = name.rsplit("/", 1)[-1]
-    suffix = last.rsplit(".", 1)[-1].lower() if "." in last else ""
-    return suffix in _SUFFIXES or head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+    webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    return name.lower().endswith(_SUFFIXES) or head.startswith(_MAGIC) or webp
 
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    """The image inside, header read and judged; every failure in the block becomes Unusable."""
+    """The image inside, header read and judged; every failure in the block becomes UnusableError."""
     if not data:
-        raise Unusable("an empty file")
+        raise UnusableError("an empty file")
     if len(data) > MAX_BYTES:
-        raise Unusable(f"larger than {MAX_BYTES >> 20} MiB")
+        raise UnusableError(f"larger than {MAX_BYTES >> 20} MiB")
     try:
-        # Pillow warns of what it mends by itself (odd EXIF, palettes with alpha): nothing that a user must do.
+        # Pillow warns of what it mends by itself (odd EXIF, palettes with alpha): nobody need act on it.
         with (
             warnings.catch_warnings(action="ignore"),
             Image.open(io.BytesIO(data), formats=FORMATS) as image,
         ):
             if image.width * image.height > MAX_PIXELS:
-                raise Unusable(_too_many(f"{image.width} x {image.height} pixels"))
+                raise UnusableError(_too_many(f"{image.width} x {image.height} pixels"))
             if image.width * image.height == 0:
-                raise Unusable("has no pixels")
+                raise UnusableError("has no pixels")
             if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
-                raise Unusable(f"a JPEG of more than {MAX_SCANS} scans")
+                raise UnusableError(f"a JPEG of more than {MAX_SCANS} scans")
             yield image
     except Image.DecompressionBombError:
-        raise Unusable(_too_many("its header")) from None
+        raise UnusableError(_too_many("its header")) from None
     except UnidentifiedImageError:
-        raise Unusable("holds no image that can be read (" + ", ".join(FORMATS) + ")") from None
+        raise UnusableError("holds no image that can be read (" + ", ".join(FORMATS) + ")") from None
     except _BROKEN as error:
-        raise Unusable(f"damaged: {error or type(error).__name__}") from None
+        raise UnusableError(f"damaged: {error or type(error).__name__}") from None
 
 
 def _too_many(what: str) -> str:
@@ -113,37 +111,64 @@ def _too_many(what: str) -> str:
 
 
 def header(data: bytes) -> Header:
-    """What the file says of itself, without decoding it. Unusable where it says nothing that makes sense."""
+    """What the file says of itself, without decoding it. UnusableError where it makes no sense."""
     with _opened(data) as image:
         return _header(image)
 
 
 def decode(data: bytes, size: tuple[int, int], channels: int) -> tuple[Header, np.ndarray]:
-    """The header and (height, width, channels) uint8: upright, cropped at the centre to the aspect, then resized.
+    """The header and the pixels (height, width, channels) uint8: upright, cropped at the centre, resized.
 
-    The resize is Pillow's bicubic, which is antialiased. channels is 1, 3 or 4. Transparent pixels are laid on white
-    where there is no fourth channel to keep them. Animations give their first frame. Unusable says why an image
-    cannot be decoded.
+    The crop has the aspect of size (height, width); the resize is Pillow's bicubic, which is antialiased.
+    channels is 1, 3 or 4. Transparent pixels are laid on white where there is no fourth channel to keep them.
+    Animations give their first frame. UnusableError says why an image cannot be decoded.
     """
     with _opened(data) as image:
         found = _header(image)
         if image.format == "JPEG":
             _draft(image, size)
-        upright = ImageOps.exif_transpose(_eight_bits(image))
+        if image.format == "PNG":
+            # Pillow decodes pixels without looking at their checksum.
+            with Image.open(io.BytesIO(data), formats=("PNG",)) as again:
+                again.verify()
+        image.load()
+        upright = _upright(_eight_bits(image), _orientation(image))
         pixels = np.asarray(_fitted(_with_channels(upright, channels), size))
         return found, pixels.reshape(*size, channels)
 
 
 def _header(image: Image.Image) -> Header:
     height, width = image.height, image.width
-    if _orientation(image) >= 5:
+    # Pillow gives the upright size, and the upright image, of TIFF files only.
+    if image.format != "TIFF" and _orientation(image) >= 5:
         height, width = width, height
     return Header(height, width, image.mode, str(image.format), _channels(image))
 
 
 def _orientation(image: Image.Image) -> int:
-    value = image.getexif().get(0x0112, 1)
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+    """The EXIF orientation, 1 ... 8; an unreadable one does not make the image unreadable."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _BROKEN:
+        return 1
+    return value if value in _TURNS else 1
+
+
+_TURNS = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    turn = _TURNS[orientation]
+    return image if turn is None else image.transpose(turn)
 
 
 def _channels(image: Image.Image) -> int:
@@ -167,22 +192,15 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     16-bit gray maps 0 ... 65535 to 0 ... 255. Floats and 32-bit integers say nothing of their range: [0, 1]
     (floats), [0, 255] and [0, 65535] are recognised by what the image holds, anything else is stretched.
     """
-    if image.mode not in ("I", "F") and not image.mode.startswith("I;"):
-        image.load()
+    if image.mode != "F" and not image.mode.startswith("I"):
         return image
     values = np.asarray(image).astype(np.float32)
     if not np.isfinite(values).all():
-        raise Unusable("holds values that are not finite")
+        raise UnusableError("holds values that are not finite")
     low, high = 0.0, 65535.0
     if image.mode in ("I", "F"):
         low, high = _range(float(values.min()), float(values.max()), image.mode == "F")
-    gray = np.rint((values - low) * (255 / (high - low))).astype(np.uint8)
-    scaled = Image.fromarray(gray)
-    scaled.info.update({key: image.info[key] for key in ("exif",) if key in image.info})
-    orientation = _orientation(image)
-    if orientation != 1:
-        scaled.getexif()[0x0112] = orientation
-    return scaled
+    return Image.fromarray(np.rint((values - low) * (255 / (high - low))).astype(np.uint8))
 
 
 def _range(low: float, high: float, floats: bool) -> tuple[float, float]:

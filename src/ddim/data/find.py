@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 
 from ddim.data.blossoms import Blossoms
@@ -16,18 +17,18 @@ NAMES = ("blossoms", *NAMED)
 
 
 def find(text: str) -> Source:
-    """The source of a path, of a name, or of "name:/local/copy"; a path that exists wins over a name.
+    """The source of a path, of a name, of "blossoms:COUNT", or of "name:/local/copy".
 
-    UserError, with the nearest name, where there is neither.
+    A path that exists wins over a name. UserError, with the nearest name, where there is neither.
     """
-    path = Path(text).expanduser()
+    path = os.path.expanduser(text)
     if text and os.path.lexists(path):
-        return open_path(path)
+        return open_path(Path(path))
     name, _, copy = text.partition(":")
-    if text == "blossoms":
-        return Blossoms()
+    if name == "blossoms" and (text == name or re.fullmatch("[1-9][0-9]{0,6}", copy)):
+        return Blossoms(int(copy)) if copy else Blossoms()
     if name in NAMED and (copy or text == name):
-        return NAMED[name](Path(copy).expanduser() if copy else None)
+        return NAMED[name](Path(os.path.expanduser(copy)) if copy else None)
     message = f"data.source {text!r} is neither a folder, a .zip or .tar file, nor one of {', '.join(NAMES)}"
     near = difflib.get_close_matches(name, NAMES, n=1)
     raise UserError(message + (f"; did you mean {near[0]!r}?" if near else ""))

@@ -58,7 +58,7 @@ class Folder:
                 lines.append(f"{name}\0{_times(where)}")
             except OSError as error:
                 lines.append(f"{name}\0{error.strerror}")
-            except _TooYoung:
+            except _TooYoungError:
                 return ""
         return "\n".join([str(self.path.resolve()), *lines])
 
@@ -181,11 +181,11 @@ def path_stamp(*paths: Path) -> str:
     """Place, size and times of files and folders, or "" where one of them is too young for times to tell."""
     try:
         return "\n".join(f"{path.resolve()}\0{_times(path)}" for path in paths)
-    except (OSError, _TooYoung):
+    except (OSError, _TooYoungError):
         return ""
 
 
-class _TooYoung(Exception):
+class _TooYoungError(Exception):
     """Written a moment ago: written again within one tick of the clock, a file would look the same."""
 
 
@@ -193,7 +193,7 @@ def _times(path: Path) -> str:
     # ctime as well: it sees a file that was replaced by one of the same size with the old one's mtime.
     found = path.stat()
     if max(found.st_mtime, found.st_ctime) > time.time() - _CLOCK_TICK:
-        raise _TooYoung
+        raise _TooYoungError
     return f"{found.st_size}\0{found.st_mtime_ns}\0{found.st_ctime_ns}"
 
 

@@ -20,10 +20,10 @@ _SMALLEST, _LARGEST = 8, 1024
 class Images:
     """N images of one size, decoded once.
 
-    pixels (N, H, W, C) uint8, usually a read-only memory map; labels (N,) int64 indices into classes, or None
-    where there are no classes; names (N,) say where each came from; fingerprint is a SHA-256 (hex) over content,
-    size and channels; official holds the sorted indices (train, valid) where the source has a split of its own;
-    folder is where they are cached, None where they are not.
+    pixels (N, H, W, C) uint8, usually a read-only memory map; labels (N,) int64 indices into classes, or
+    None where there are no classes; names (N,) say where each came from; fingerprint is a SHA-256 (hex)
+    over content, size and channels; official holds the sorted indices (train, valid) where the source has a
+    split of its own; folder is where they are cached, None where they are not.
     """
 
     pixels: np.ndarray
@@ -49,11 +49,11 @@ def open_images(
 ) -> Images:
     """The images of a source at a size (height, width), cropped at the centre to its aspect and resized.
 
-    source is a folder, a .zip, a .tar[.gz|.xz], or one of the names blossoms, flowers, pets, cifar10 (the last three
-    also with a local copy: "pets:/where/it/lies"); a path that exists wins over a name. channels is 1 (gray), 3 (RGB)
-    or 4 (RGBA); None follows the majority of the files. The images are decoded once, into the folder
-    cache (None: $DDIM_CACHE, or else the user's cache folder); progress is called with (done, total) meanwhile.
-    UserError where there is no such source, or no image in it that can be used.
+    source is a folder, a .zip, a .tar[.gz|.xz], or one of the names blossoms (or blossoms:COUNT), flowers,
+    pets, cifar10 (the last three also with a local copy: "pets:/where/it/lies"); a path that exists wins over
+    a name. channels is 1 (gray), 3 (RGB) or 4 (RGBA); None follows the majority of the files. The images are
+    decoded once, into the folder cache (None: $DDIM_CACHE, or else the user's cache folder); progress is
+    called with (done, total) meanwhile. UserError where there is no such source, or no usable image in it.
     """
     from ddim.data.cache import cached
     from ddim.data.find import find
@@ -87,8 +87,9 @@ def check_size(size: tuple[int, int]) -> None:
 def split(images: Images, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(train, valid): sorted, disjoint int64 indices that together are all images.
 
-    The source's own split wins where it has one; otherwise the fraction (0 <= fraction < 1) of the images, chosen by
-    the seed, is kept for validation: at least one where fraction > 0. UserError where no image is left to train on.
+    The source's own split wins where it has one; otherwise the fraction (0 <= fraction < 1) of the images,
+    chosen by the seed, is kept for validation: at least one where fraction > 0. UserError where no image is
+    left to train on.
     """
     from ddim.data.order import halves
 

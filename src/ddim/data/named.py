@@ -1,8 +1,9 @@
 """Oxford Flowers 102, Oxford-IIIT Pets and CIFAR-10: from a local copy, or downloaded where they are named.
 
-The archives are read as they are, never extracted, and no file of them can run code: CIFAR-10 is read in its binary
-version, since the Python version that torchvision reads is a pickle, and the labels of Flowers, which are MATLAB
-files, are left out (the originals of this project did not use them; class folders give labels).
+The archives are read as they are, never extracted, and no file of them can run code: CIFAR-10 is read in
+its binary version, since the Python version that torchvision reads is a pickle, and the labels of Flowers,
+which are MATLAB files, are left out (the originals of this project did not use them; class folders give
+labels).
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def flowers(copy: Path | None) -> Source:
 
 
 def pets(copy: Path | None) -> Source:
-    """Oxford-IIIT Pets: 3,680 photographs to train on and 3,669 to validate (its trainval and test), 37 breeds."""
+    """Oxford-IIIT Pets: 3,680 photographs to train on and 3,669 to validate (its trainval and test), 37
+    breeds.
+    """
     path, lists = locate(PETS, copy), locate(PETS_LISTS, copy)
     parts: dict[str, str] = {}
     for name, data in _files(lists, ("trainval.txt", "test.txt")):
@@ -181,8 +184,8 @@ def _files(path: Path, wanted: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
 def locate(archive: Archive, copy: Path | None) -> Path:
     """The folder or the archive file of a local copy, else (where no copy is named) of a fresh download.
 
-    Looked for in copy, or else in $DDIM_DATA and among earlier downloads, as the archive file or as torchvision
-    unpacks it. UserError, with what to put where, when there is neither a copy nor a network.
+    Looked for in copy, or else in $DDIM_DATA and among earlier downloads, as the archive file or as
+    torchvision unpacks it. UserError, with what to put where, when there is neither a copy nor a network.
     """
     from ddim.data.cache import cache_folder
 
@@ -199,8 +202,8 @@ def locate(archive: Archive, copy: Path | None) -> Path:
                 return folder / archive.file
     if copy is not None:
         raise UserError(
-            f"data.source '{archive.name}:{copy}' holds neither {archive.file} nor the folder {archive.unpacked}: "
-            f"get it from {archive.url}"
+            f"data.source '{archive.name}:{copy}' holds neither {archive.file} nor the folder "
+            f"{archive.unpacked}: get it from {archive.url}"
         )
     return _download(archive, downloads)
 
@@ -216,7 +219,7 @@ def _download(archive: Archive, folder: Path) -> Path:
         (partial / archive.file).replace(folder / archive.file)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"{archive.name} cannot be downloaded ({error}): put {archive.file} from {archive.url} into a folder "
-            f"and give {archive.name}:FOLDER"
+            f"{archive.name} cannot be downloaded ({error}): put {archive.file} from {archive.url} "
+            f"into a folder and give {archive.name}:FOLDER"
         ) from None
     return folder / archive.file

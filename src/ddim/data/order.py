@@ -1,7 +1,7 @@
 """The order of the images, their flips and their split: functions of their arguments, with nothing to save.
 
-Position p of a run (0, 1, 2, ... over all epochs) sees the same image in the same way whatever the batch size, the
-number of processes, or the step at which the run was resumed.
+Position p of a run (0, 1, 2, ... over all epochs) sees the same image in the same way whatever the batch
+size, the number of processes, or the step at which the run was resumed.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ def _flips(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def indices(n: int, seed: int, first: int, count: int) -> np.ndarray:
-    """(count,) int64: positions first ... first + count - 1 of order(n, seed, 0), order(n, seed, 1), ... end to end."""
+    """(count,) int64: positions first ... first + count - 1 of order(n, seed, 0), order(n, seed, 1), ...
+    end to end.
+    """
     return _endless(order, n, seed, first, count)
 
 
 def flips(n: int, seed: int, first: int, count: int) -> np.ndarray:
-    """(count,) bool: whether the images at these positions are mirrored; position by position, half of all."""
+    """(count,) bool: whether the images at these positions are mirrored, as about half of all are."""
     return _endless(_flips, n, seed, first, count)
 
 

@@ -73,11 +73,12 @@ def bad_name(name: str) -> str | None:
 
 
 def labels_of(names: Sequence[str]) -> tuple[tuple[str, ...], list[int] | None]:
-    """The class names, sorted, and the class index of each file name; ((), None) where there are no classes.
+    """The class names, sorted, and the class index of each file name; ((), None) where there are no
+    classes.
 
     Where every file lies equally deep, the class is the folder that holds it (train/rose/1.png and
-    test/rose/2.png are both roses); otherwise, or where all these folders have one name, it is the first folder
-    in which the paths differ. A file beside the class folders means that there are no classes.
+    test/rose/2.png are both roses); otherwise, or where all these folders have one name, it is the first
+    folder in which the paths differ. A file beside the class folders means that there are no classes.
     """
     folders = [tuple(name.split("/")[:-1]) for name in names]
     if not folders or len(set(folders)) < 2:

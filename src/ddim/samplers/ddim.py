@@ -32,13 +32,17 @@ class DDIM:
     @torch.no_grad()
     def __call__(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
         """See `Sampler`."""
+        if not len(times):
+            return
         yield State(x, times[0].item(), torch.zeros_like(x))
         for t, s in pairwise(times):
-            now, then = denoise.schedule(t).over(x), denoise.schedule(s).over(x)
-            p = denoise(x, t)
+            # In float64: on a fine grid the rates at t and s are almost equal.
+            now, then = denoise.schedule(t), denoise.schedule(s)
             ratio = (now.alpha * then.sigma) / (then.alpha * now.sigma)
             fresh = self.eta * then.sigma * (1 - ratio**2).clamp(min=0).sqrt()
-            x = then.alpha * p.x0 + (then.sigma**2 - fresh**2).clamp(min=0).sqrt() * p.eps
+            kept = (then.sigma**2 - fresh**2).clamp(min=0).sqrt()
+            p = denoise(x, t)
+            x = then.alpha.to(x) * p.x0 + kept.to(x) * p.eps
             if self.eta > 0:
-                x = x + fresh * noise.like(x)
+                x = x + fresh.to(x) * noise.like(x)
             yield State(x, s.item(), p.x0)

@@ -1,0 +1,146 @@
+"""`ddim sample`: pictures from a run, each a function of its seed, with a record of what made them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from ddim.errors import UserError
+
+TAKES_FIELDS = True
+
+_EPILOG = """
+Picture k is made from seed k alone: it is the same in any number of pictures. OUT gets 00000.png, ... named by
+seed, grid.png, and record.json, which says what the pictures depend on.
+
+  --steps N      evaluations of the network per picture (the last one makes the picture)
+  --sampler.eta  0 is deterministic (the default), 1 puts back all the noise of DDPM
+  --grid         uniform, quadratic, uniform_log_snr or listed, and its fields: --grid.end 5
+
+examples:
+  ddim sample runs/flowers64-fast-1 -n 36
+  ddim sample runs/flowers64-fast-1 --seeds 0-15,40 --steps 10 --film --out pictures
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ddim sample`."""
+    parser.usage = "ddim sample RUN [-n 16] [--steps 20] [--seed 0] [--out DIR] [--film] [options]"
+    parser.epilog = _EPILOG
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one of its checkpoints")
+    parser.add_argument("-n", type=int, default=None, metavar="N", help="how many pictures (default 16)")
+    parser.add_argument(
+        "--steps", type=int, default=20, metavar="N", help="evaluations a picture (default 20)"
+    )
+    parser.add_argument("--seed", type=int, default=None, metavar="S", help="seeds S ... S+N-1 (default 0)")
+    parser.add_argument("--seeds", metavar="LIST", help="any seeds instead, such as 0-35,70")
+    parser.add_argument(
+        "--label", metavar="L", help="a class, by name or index, for a run trained with labels"
+    )
+    parser.add_argument("--weights", default="ema", help="ema (default) or raw")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default samples/RUN-N, a new folder")
+    parser.add_argument("--film", action="store_true", help="also film.webp: the run from noise to picture")
+    parser.add_argument("--device", help="default: the one that the run was trained on")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile: about a minute first, then quicker; other bits than without",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the pictures, write them, print where they are."""
+    seeds = _seeds(args)
+    if args.steps < 1:
+        raise UserError(f"--steps must be at least 1, got {args.steps}")
+    # Here, so that --help answers without torch.
+    from ddim.config import override
+    from ddim.generate import generate, load
+    from ddim.noise import check_seeds
+    from ddim.plots import can_preview, grid, save_film, save_png, terminal, to_uint8
+    from ddim.records import Film, sampling_record
+    from ddim.tracking import write_json_atomic
+
+    check_seeds(seeds)
+    for name in args.fields:
+        if name.split(".")[0] not in ("sampler", "grid"):
+            raise UserError(f"--{name} is no option of ddim sample; of a recipe, only sampler and grid apply")
+    trained = load(args.run, args.weights, compiling=args.compile, device=args.device)
+    recipe = override(trained.recipe, args.fields)
+    label = _label(args.label, trained.state["classes"])
+    out = _folder(args)
+    began, film = time.monotonic(), Film(trained.pixels)
+    images, nfe = generate(
+        trained,
+        seeds,
+        args.steps,
+        sampler=recipe.sampler,
+        grid=recipe.grid,
+        label=label,
+        watch=film.add if args.film else None,
+    )
+    seconds = time.monotonic() - began
+    out.mkdir(parents=True, exist_ok=True)
+    for seed, pixels in zip(seeds, to_uint8(images), strict=True):
+        save_png(out / f"{seed:05d}.png", pixels)
+    sheet = grid(images)
+    save_png(out / "grid.png", sheet)
+    if args.film:
+        save_film(out / "film.webp", film.frames())
+    record = sampling_record(trained, recipe, seeds, args.steps, nfe, label)
+    write_json_atomic(out / "record.json", {**record, "seconds": round(seconds, 2)})
+    if can_preview(sys.stdout):
+        sys.stdout.write(terminal(sheet, 72) + "\n")
+    pace = len(seeds) / seconds
+    sys.stdout.write(
+        f"{len(seeds)} pictures in {seconds:.1f} s ({pace:.1f}/s), {nfe} evaluations each: {out}/grid.png\n"
+    )
+    return 0
+
+
+def _seeds(args: argparse.Namespace) -> list[int]:
+    if args.seeds is None:
+        n = 16 if args.n is None else args.n
+        if n < 1:
+            raise UserError(f"-n must be at least 1, got {n}")
+        first = args.seed or 0
+        return list(range(first, first + n))
+    if args.n is not None or args.seed is not None:
+        raise UserError("--seeds says which pictures, so -n and --seed cannot be given with it")
+    seeds: list[int] = []
+    for part in args.seeds.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not low.isdecimal() or (dash and (not high.isdecimal() or int(high) < int(low))):
+            raise UserError(f"--seeds must be a list such as 0-35,70, got {args.seeds!r}")
+        seeds += range(int(low), int(high if dash else low) + 1)
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds must name each seed once, got {args.seeds!r}")
+    return seeds
+
+
+def _label(text: str | None, classes: list[str]) -> int | None:
+    if text is None:
+        return None
+    if text in classes:
+        return classes.index(text)
+    if text.isdecimal() and int(text) < len(classes):
+        return int(text)
+    import difflib
+
+    near = difflib.get_close_matches(text, classes, 1, 0.5)
+    hint = f"; perhaps you meant {near[0]}" if near else ""
+    raise UserError(f"--label must be one of the run's {len(classes)} classes, got {text!r}{hint}")
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    """The folder to write to: a new or empty one, or one that holds a record of ours."""
+    if args.out is None:
+        name = args.run.resolve().name
+        return next(p for k in range(1, 10**6) if not (p := Path("samples") / f"{name}-{k}").exists())
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out must be a folder, got the file {args.out}")
+    if args.out.is_dir() and any(args.out.iterdir()) and not (args.out / "record.json").is_file():
+        raise UserError(f"--out {args.out} holds files that are not samples; name a new folder")
+    return args.out

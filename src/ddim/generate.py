@@ -1,0 +1,167 @@
+"""From a run to images: loading, and sampling in fixed micro-batches with one seed an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddim import checkpoint
+from ddim.config import Recipe, build
+from ddim.config import load as load_recipe
+from ddim.denoiser import Counted, Denoiser, Model
+from ddim.errors import UserError
+from ddim.grids import Grid
+from ddim.noise import Noise
+from ddim.pixels import Pixels
+from ddim.runtime import Runtime
+from ddim.samplers import Sampler, State, picture, start
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint, open: the model in eval mode, and all that is known of it."""
+
+    model: Model
+    pixels: Pixels
+    recipe: Recipe
+    runtime: Runtime
+    state: dict[str, Any]
+    path: Path
+    weights: str
+
+    def __iter__(self) -> Iterator[Any]:
+        """So that `model, pixels = ddim.load(run)` reads."""
+        return iter((self.model, self.pixels))
+
+
+def load(
+    run: str | Path, weights: str = "ema", *, compiling: bool = False, device: str | None = None
+) -> Trained:
+    """The newest whole checkpoint of a run folder, or a checkpoint folder itself.
+
+    `weights` is "ema" or "raw". `compiling` runs the network through torch.compile: quicker after a first
+    slow batch, other bits. UserError where there is no checkpoint, or it is not one of this library.
+    """
+    path = _checkpoint_of(Path(run))
+    recipe = load_recipe(checkpoint.read_document(path, "recipe"))
+    state = checkpoint.read_document(path, "state")
+    if not isinstance(state, dict):
+        raise checkpoint.Damaged(f"{path}/state.json is not a table")
+    if weights not in ("ema", "raw"):
+        raise UserError(f"weights must be ema or raw, got {weights!r}")
+    pixels = Pixels(tuple(state["pixels"]["mean"]), tuple(state["pixels"]["std"]))
+    # Initial weights are drawn and thrown away; the caller's stream must not notice.
+    with torch.random.fork_rng(devices=[]):
+        model = build(recipe, state["channels"])
+    tensors = checkpoint.read_tensors(path, "model")
+    if weights == "ema":
+        tensors |= checkpoint.read_tensors(path, "ema/default")
+    _fill(model, tensors, path)
+    runtime = Runtime(**{**state["runtime"], "compile": compiling})
+    runtime = Runtime(**{**vars(runtime), "device": device or _available(runtime.device)})
+    runtime.start()
+    runtime.place(model.eval().requires_grad_(False))
+    model.net = runtime.compiled(model.net)
+    return Trained(model, pixels, recipe, runtime, state, path, weights)
+
+
+def trajectory(
+    denoise: Denoiser, blank: Tensor, seeds: Sequence[int], times: Tensor, sampler: Sampler
+) -> Iterator[State]:
+    """The states of a run from pure noise, one image a seed, blank (B, C, H, W); the last is the picture, t = 0."""
+    noise = Noise(seeds)
+    x = start(denoise.schedule, noise, blank, times[0])
+    state = None
+    for state in sampler(denoise, x, times, noise):
+        yield state
+    if state is None:
+        raise UserError("a run needs at least one level in its grid, got none")
+    x0 = picture(denoise, state)
+    yield State(x0, 0.0, x0)
+
+
+def generate(
+    trained: Trained,
+    seeds: Sequence[int],
+    steps: int = 20,
+    *,
+    sampler: Sampler | None = None,
+    grid: Grid | None = None,
+    label: int | None = None,
+    watch: Callable[[Sequence[int], State], None] | None = None,
+) -> tuple[Tensor, int]:
+    """Images (N, C, H, W) in [0, 1] on the CPU, image k a function of seeds[k] alone, and the NFE of each.
+
+    `watch` is called after each state with the seeds it belongs to. Images are made in micro-batches of one
+    fixed size, the last one filled up, because the bits of a convolution depend on how many it is given.
+    """
+    model, runtime = trained.model, trained.runtime
+    sampler = sampler or trained.recipe.sampler
+    times = (grid or trained.recipe.grid)(steps, model.schedule)
+    size, made, nfe = runtime.micro_batch, [], 0
+    for first in range(0, len(seeds), size):
+        mine = list(seeds[first : first + size])
+        filled = mine + [0] * (size - len(mine))
+        denoise = Counted(model.given(label))
+        blank = runtime.images(model.blank(size))
+        state = None
+        with runtime.precise():
+            for state in trajectory(denoise, blank, filled, times, sampler):
+                if watch is not None:
+                    watch(mine, State(state.x[: len(mine)], state.t, state.x0[: len(mine)]))
+        if state is not None:
+            made.append(trained.pixels.leave(state.x0[: len(mine)].float()).cpu())
+        nfe = denoise.evaluations
+    return torch.cat(made), nfe
+
+
+def sample(
+    run: str | Path | Trained,
+    n: int = 16,
+    steps: int = 20,
+    *,
+    seed: int = 0,
+    label: int | None = None,
+    weights: str = "ema",
+) -> Tensor:
+    """(n, C, H, W) images in [0, 1] of the seeds `seed` ... `seed` + n - 1, from a run folder or what `load` gave."""
+    if n < 1:
+        raise UserError(f"n must be at least 1, got {n}")
+    trained = run if isinstance(run, Trained) else load(run, weights)
+    return generate(trained, range(seed, seed + n), steps, label=label)[0]
+
+
+def _checkpoint_of(run: Path) -> Path:
+    if not run.is_dir():
+        raise UserError(
+            f"run {run} is not a folder; `ddim train` makes runs, under runs/ unless --out says where"
+        )
+    if (run / checkpoint.MANIFEST).is_file():
+        checkpoint.verify(run)
+        return run
+    found = checkpoint.newest(run / "checkpoints")
+    if found is None:
+        raise UserError(f"run {run} holds no checkpoint yet")
+    return found
+
+
+def _available(device: str) -> str:
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return device if device == "cpu" or (found is not None and device.startswith(found.type)) else "cpu"
+
+
+def _fill(model: Model, tensors: dict[str, Tensor], path: Path) -> None:
+    """Strict loading, with a sentence instead of torch's list."""
+    state = model.state_dict()
+    wrong = [name for name in state if name not in tensors or tensors[name].shape != state[name].shape]
+    wrong += [name for name in tensors if name not in state]
+    if wrong:
+        raise checkpoint.Damaged(
+            f"{path}/model.safetensors does not fit its recipe: {wrong[0]} is missing or of another shape"
+        )
+    model.load_state_dict(tensors)

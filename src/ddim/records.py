@@ -1,0 +1,61 @@
+"""What a set of pictures depends on, so that a number about them can carry it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddim import checkpoint, tracking
+from ddim.config import Recipe, dump
+from ddim.generate import Trained
+from ddim.pixels import Pixels
+from ddim.plots import grid
+from ddim.samplers import State
+
+
+def sampling_record(
+    trained: Trained, recipe: Recipe, seeds: Sequence[int], steps: int, nfe: int, label: int | None
+) -> dict[str, Any]:
+    """Checkpoint and its hash, weights, recipe, sampler, times, NFE, seeds, runtime and versions, as JSON."""
+    manifest = (trained.path / checkpoint.MANIFEST).read_bytes()
+    return {
+        "checkpoint": {"path": str(trained.path), "sha256": hashlib.sha256(manifest).hexdigest()},
+        "step": trained.state["step"],
+        "weights": trained.weights,
+        "recipe": dump(trained.recipe),
+        "sampler": dump(recipe.sampler, named=True),
+        "grid": dump(recipe.grid, named=True),
+        "times": recipe.grid(steps, recipe.schedule).tolist(),
+        "nfe": nfe,
+        "seeds": list(seeds),
+        "label": label,
+        "runtime": vars(trained.runtime),
+        # Pictures are the same bits only where they are made as the run chose.
+        "bit_equal": trained.runtime.compile is False and vars(trained.runtime) == _chosen(trained),
+        "versions": tracking.versions(),
+    }
+
+
+def _chosen(trained: Trained) -> dict[str, Any]:
+    return {**trained.state["runtime"], "compile": False}
+
+
+class Film:
+    """Collects the states of a run, micro-batch by micro-batch, into the frames of a film."""
+
+    def __init__(self, pixels: Pixels) -> None:
+        self.pixels = pixels
+        self._parts: dict[float, list[Tensor]] = {}
+
+    def add(self, seeds: Sequence[int], state: State) -> None:
+        """Take one state (B, C, H, W) of the images of these seeds."""
+        self._parts.setdefault(state.t, []).append(self.pixels.leave(state.x.float()).cpu())
+
+    def frames(self) -> list[np.ndarray]:
+        """One grid for each time, from noise to picture."""
+        return [grid(torch.cat(self._parts[t])) for t in sorted(self._parts, reverse=True)]

@@ -1,0 +1,120 @@
+"""What happens beside training: logs, grids of samples, checkpoints. Each is one small value with four hooks."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from ddim import checkpoint
+from ddim.generate import Trained, generate
+from ddim.plots import grid, save_png
+from ddim.tracking import RunLog
+from ddim.training.loop import Training
+
+
+class Callback:
+    """The hooks of a run, in the order in which they are called; each does nothing unless it is overridden."""
+
+    def begin(self, training: Training, folder: Path) -> None:
+        """Before the first update of this process, new or resumed."""
+
+    def stepped(self, training: Training, values: dict[str, float]) -> None:
+        """After each update, with its loss, gradient norm and learning rate."""
+
+    def event(self, training: Training, values: dict[str, float]) -> None:
+        """After each validation, with its results."""
+
+    def saved(self, training: Training, path: Path) -> None:
+        """After each checkpoint."""
+
+    def end(self, training: Training) -> None:
+        """After the last update of this process, finished or stopped."""
+
+
+class Log(Callback):
+    """Lines of metrics.jsonl and TensorBoard scalars: mean losses every `report.log` updates, validations."""
+
+    def __init__(self, log: RunLog) -> None:
+        self.log = log
+
+    def stepped(self, training: Training, values: dict[str, float]) -> None:
+        """See `Callback`."""
+        if training.step % training.recipe.report.log == 0:
+            count = training.sums.pop("updates")
+            means = {name: value / count for name, value in training.sums.items()}
+            self.log.write(training.step, training.seen, means)
+            training.sums.clear()
+
+    def event(self, training: Training, values: dict[str, float]) -> None:
+        """See `Callback`."""
+        if values:
+            self.log.write(training.step, training.seen, values)
+
+
+class SampleGrid(Callback):
+    """samples/step-*.png at each event: the averaged weights' images of the same seeds every time."""
+
+    def __init__(self, log: RunLog) -> None:
+        self.log = log
+
+    def begin(self, training: Training, folder: Path) -> None:
+        """See `Callback`."""
+        self.folder = folder / "samples"
+        self.folder.mkdir(exist_ok=True)
+
+    def event(self, training: Training, values: dict[str, float]) -> None:
+        """See `Callback`."""
+        report = training.recipe.report
+        with training.averaged() as model:
+            shown = Trained(
+                model, training.pixels, training.recipe, training.engine.runtime, {}, self.folder, "ema"
+            )
+            images, _ = generate(shown, range(report.grid), report.steps)
+        pixels = grid(images)
+        save_png(self.folder / f"step-{training.step:09d}.png", pixels)
+        self.log.image(training.step, "samples", pixels)
+
+
+class Checkpoints(Callback):
+    """A checkpoint at each event, after every `report.checkpoint` seconds, and at the end.
+
+    The best by validation image MAE is kept beside the newest two.
+    """
+
+    def __init__(self, log: RunLog, others: list[Callback]) -> None:
+        self.log, self.others = log, others
+
+    def begin(self, training: Training, folder: Path) -> None:
+        """See `Callback`."""
+        self.folder = folder / "checkpoints"
+        self._last, self._saved = time.monotonic(), training.step
+
+    def stepped(self, training: Training, values: dict[str, float]) -> None:
+        """See `Callback`."""
+        if time.monotonic() - self._last > training.recipe.report.checkpoint:
+            self.save(training)
+
+    def event(self, training: Training, values: dict[str, float]) -> None:
+        """See `Callback`."""
+        error = values.get("image_mae")
+        best = error is not None and (training.best is None or error < training.best)
+        if best:
+            training.best = error
+        self.save(training, best=best)
+
+    def end(self, training: Training) -> None:
+        """See `Callback`."""
+        if training.step != self._saved:
+            self.save(training)
+
+    def save(self, training: Training, best: bool = False) -> None:
+        """Write a checkpoint now. Not after an update that was not finite: the last good one is kept."""
+        if training.not_finite:
+            return
+        self.log.sync()
+        path = checkpoint.save(
+            self.folder, training.step, training.tensors(), training.documents(), best=best
+        )
+        self._last, self._saved = time.monotonic(), training.step
+        for callback in self.others:
+            callback.saved(training, path)

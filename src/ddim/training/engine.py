@@ -1,0 +1,68 @@
+"""Where a training step runs: the seam between the loop and one or several processes."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ddim.runtime import Runtime
+
+
+class Engine(Protocol):
+    """All that the loop asks of the machine."""
+
+    runtime: Runtime
+    rank: int
+    world: int
+
+    def ready(self, net: nn.Module) -> nn.Module:
+        """The network as training calls it: compiled, or wrapped for several processes; weights are shared."""
+        ...
+
+    def precise(self) -> AbstractContextManager[None]:
+        """The context of a forward pass."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss, averaged over processes."""
+        ...
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a value over processes."""
+        ...
+
+
+class LocalEngine:
+    """Plain torch in one process."""
+
+    rank, world = 0, 1
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    def ready(self, net: nn.Module) -> nn.Module:
+        """See `Engine`."""
+        return self.runtime.compiled(net)
+
+    def precise(self) -> AbstractContextManager[None]:
+        """See `Engine`."""
+        return self.runtime.precise()
+
+    def backward(self, loss: Tensor) -> None:
+        """See `Engine`."""
+        loss.backward()
+
+    def mean(self, value: Tensor) -> Tensor:
+        """See `Engine`."""
+        return value
+
+
+def stream(device: str, seed: int, use: int, step: int) -> torch.Generator:
+    """A generator on the device for one use at one step: the same after any resume."""
+    import numpy as np
+
+    (state,) = np.random.SeedSequence([seed, use, step]).generate_state(1)
+    return torch.Generator(device).manual_seed(int(state))

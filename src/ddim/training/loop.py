@@ -1,0 +1,266 @@
+"""One run in progress: what a checkpoint holds, one update at a time, each a function of the run and its number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ddim import ema
+from ddim.config import Optim, Recipe, build, dump
+from ddim.data import Images
+from ddim.data.order import flips, indices
+from ddim.data.transforms import batch as gather
+from ddim.denoiser import Model
+from ddim.errors import UserError
+from ddim.pixels import Pixels
+from ddim.training.engine import Engine, stream
+
+NOISE, VALIDATION, WEIGHTS = 1, 2, 3
+"""The uses of a run's random streams (see `stream`)."""
+
+IN_A_ROW = 3
+"""So many updates that are not finite, one after the other, end a run."""
+
+
+class NotFinite(RuntimeError):  # noqa: N818  (a state, named as users name it)
+    """Loss or gradient was not finite three times in a row; the last good checkpoint is kept."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many images the run sees. `total` is None until a time budget has been turned into images.
+
+    `settled` is the number of images seen when it was: the learning rate falls from there.
+    """
+
+    total: int | None
+    settled: int = 0
+
+    def rate(self, optim: Optim, seen: int) -> float:
+        """The learning rate after so many images: a linear warm-up, then constant or half a cosine."""
+        rise = min(1.0, (seen + optim.batch) / optim.warmup) if optim.warmup else 1.0
+        if optim.decay == "constant" or self.total is None:
+            return optim.lr * rise
+        part = (seen - self.settled) / max(1, self.total - self.settled)
+        return optim.lr * rise * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, part))))
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of a run and which of them train and which validate, as sorted indices."""
+
+    images: Images
+    train: np.ndarray
+    valid: np.ndarray
+
+
+class Training:
+    """A run between two updates.
+
+    Its state is what a checkpoint holds: weights, their average, the optimiser, counters, and what the next
+    line of the log is made of (`sums` since the last line; `best`, the least validation image MAE). All else, the
+    order of the images, their flips, times and noise, is a function of the recipe's seed and `step`.
+    """
+
+    def __init__(self, recipe: Recipe, split: Split, pixels: Pixels, engine: Engine, plan: Plan) -> None:
+        self.recipe, self.split, self.pixels = recipe, split, pixels
+        self.engine, self.plan = engine, plan
+        self.step, self.updates, self.not_finite = 0, 0, 0
+        self.best: float | None = None
+        self.sums: dict[str, float] = {}
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.set_state(stream("cpu", recipe.seed, WEIGHTS, 0).get_state())
+            self.model = build(recipe, split.images.pixels.shape[-1])
+        engine.runtime.place(self.model)
+        self.quick = Model(
+            engine.ready(self.model.net),
+            recipe.schedule,
+            recipe.predicts,
+            recipe.conditioning,
+            self.model.shape,
+        ).train()
+        self.average = {name: value.float().clone() for name, value in ema.averaged(self.model).items()}
+        o = recipe.optim
+        self.parameters = dict(self.model.named_parameters())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, fused=True
+        )
+
+    @property
+    def seen(self) -> int:
+        """Images seen so far."""
+        return self.step * self.recipe.optim.batch
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is spent."""
+        return self.plan.total is not None and self.seen >= self.plan.total
+
+    def advance(self) -> dict[str, float]:
+        """One update; its loss, gradient norm and learning rate.
+
+        An update whose loss or gradient is not finite is skipped: nothing but `step` moves. `NotFinite` at the
+        third in a row.
+        """
+        o = self.recipe.optim
+        rate = self.plan.rate(o, self.seen)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # Batch norm moves its statistics in the forward pass, before anyone knows that the loss is finite.
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        loss = self._backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), o.clip or math.inf, foreach=True)
+        values = {"loss": loss.item(), "gradient_norm": norm.item(), "lr": rate}
+        if all(math.isfinite(value) for value in values.values()):
+            self.optimizer.step()
+            self.updates += 1
+            self.not_finite = 0
+            newest = ema.averaged(self.model)
+            ema.update(
+                [self.average[name] for name in newest], list(newest.values()), self.recipe.ema(self.updates)
+            )
+        else:
+            for buffer, before in buffers:
+                buffer.copy_(before)
+            self.not_finite += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        for name, value in {**values, "updates": 1.0}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        if self.not_finite == IN_A_ROW:
+            raise NotFinite(
+                f"loss or gradient was not finite {IN_A_ROW} times in a row, at step {self.step}: "
+                "the last good checkpoint is kept; a lower optim.lr or --precision fp32 may help"
+            )
+        return values
+
+    def _backward(self) -> Tensor:
+        """Gradients of this step's batch, part by part; the mean loss."""
+        o, runtime = self.recipe.optim, self.engine.runtime
+        n, seed, first = len(self.split.train), self.recipe.seed, self.seen
+        which = self.split.train[indices(n, seed, first, o.batch)]
+        mirrored = flips(n, seed, first, o.batch) if self.recipe.data.flip else None
+        draw = stream(runtime.device, seed, NOISE, self.step)
+        # One time in each of B equal slices of [0, 1): the same density as B independent ones, less variance.
+        uniform = torch.rand(o.batch, generator=draw, device=runtime.device, dtype=torch.float32).cpu()
+        slices = (torch.arange(o.batch) + uniform.double()) / o.batch
+        times = self.recipe.objective.times(slices, self.recipe.schedule)
+        total = torch.zeros((), device=runtime.device)
+        for part in range(o.accumulate):
+            mine = slice(part, None, o.accumulate)
+            images = gather(self.split.images, which[mine], None if mirrored is None else mirrored[mine])
+            x0 = runtime.images(self.pixels.enter(images.float() / 255))
+            eps = runtime.images(torch.randn(x0.shape, generator=draw, device=runtime.device))
+            with self.engine.precise():
+                loss = self.recipe.objective(self.quick, x0, times[mine], eps).mean() / o.accumulate
+            self.engine.backward(loss)
+            total += loss.detach()
+        return self.engine.mean(total)
+
+    @contextmanager
+    def averaged(self) -> Iterator[Model]:
+        """The model in eval mode with its averaged weights; what was there comes back whatever happens."""
+        state = self.model.state_dict(keep_vars=True)
+        before = {name: state[name].detach().clone() for name in self.average}
+        try:
+            with torch.no_grad():
+                for name, value in self.average.items():
+                    state[name].copy_(value)
+            yield self.model.eval()
+        finally:
+            with torch.no_grad():
+                for name, value in before.items():
+                    state[name].copy_(value)
+            self.model.train()
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Noise and image MAE, in model units, of the averaged weights on the validation images.
+
+        Always the same images, times (one in each equal slice) and noise. Empty without validation images.
+        """
+        runtime, seed = self.engine.runtime, self.recipe.seed
+        count = min(self.recipe.report.valid, len(self.split.valid))
+        if not count:
+            return {}
+        draw = stream("cpu", seed, VALIDATION, 0)
+        which = self.split.valid[torch.randperm(len(self.split.valid), generator=draw)[:count].numpy()]
+        times = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+        sums = torch.zeros(2, dtype=torch.float64)
+        with self.averaged() as model, runtime.precise():
+            for part in torch.arange(count).split(runtime.micro_batch):
+                x0 = runtime.images(
+                    self.pixels.enter(gather(self.split.images, which[part.numpy()]).float() / 255)
+                )
+                eps = runtime.images(torch.randn(x0.shape, generator=draw))
+                at = model.schedule(times[part]).over(x0)
+                p = model(at.alpha * x0 + at.sigma * eps, times[part])
+                for k, error in enumerate((p.eps - eps, p.x0 - x0)):
+                    sums[k] += error.abs().mean().item() * len(part)
+        noise_mae, image_mae = (sums / count).tolist()
+        return {"noise_mae": noise_mae, "image_mae": image_mae}
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint holds, by file and name."""
+        slots = self.optimizer.state_dict()["state"]
+        names = list(self.parameters)
+        kept = {f"{names[i]}/{key}": value for i, slot in slots.items() for key, value in slot.items()}
+        return {"model": self.model.state_dict(), "ema/default": self.average, "optimizer": kept}
+
+    def documents(self) -> dict[str, Any]:
+        """What a checkpoint holds, as JSON."""
+        state = {
+            "step": self.step,
+            "updates": self.updates,
+            "not_finite": self.not_finite,
+            "best": self.best,
+            # Infinities are no JSON; a sum that is not finite stays so.
+            "sums": {name: value if math.isfinite(value) else None for name, value in self.sums.items()},
+            "plan": vars(self.plan),
+            "pixels": {"mean": list(self.pixels.mean), "std": list(self.pixels.std)},
+            "channels": self.model.shape.channels,
+            "classes": list(self.split.images.classes),
+            "data": {"fingerprint": self.split.images.fingerprint, "train": len(self.split.train)},
+            "runtime": vars(self.engine.runtime),
+        }
+        return {"state": state, "recipe": dump(self.recipe)}
+
+    def restore(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        """Become the run that wrote these, bit for bit. UserError where the images are not that run's."""
+        if state["data"]["fingerprint"] != self.split.images.fingerprint:
+            raise UserError(
+                "data has changed since the run began, so it cannot be resumed exactly; "
+                "start a new run from its weights with --from"
+            )
+        self.step, self.updates, self.not_finite = state["step"], state["updates"], state["not_finite"]
+        self.best = state["best"]
+        self.sums = {name: math.nan if value is None else value for name, value in state["sums"].items()}
+        self.plan = Plan(**state["plan"])
+        self.model.load_state_dict(tensors["model"])
+        for name, value in self.average.items():
+            value.copy_(tensors["ema/default"][name])
+        slots: dict[int, dict[str, Tensor]] = {}
+        names = {name: i for i, name in enumerate(self.parameters)}
+        for key, value in tensors["optimizer"].items():
+            name, _, slot = key.rpartition("/")
+            slots.setdefault(names[name], {})[slot] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+
+    def begin_from(self, tensors: dict[str, Tensor]) -> None:
+        """Start from another run's weights, in the average too."""
+        self.model.load_state_dict(tensors)
+        for name, value in ema.averaged(self.model).items():
+            self.average[name].copy_(value)
+
+    def settle(self, total: int) -> None:
+        """Fix the number of images: a whole number of batches, at least what has been seen."""
+        batch = self.recipe.optim.batch
+        self.plan = replace(self.plan, total=max(self.seen, round(total / batch) * batch), settled=self.seen)

@@ -1,0 +1,79 @@
+"""The learning-rate range test (Smith 2017, section 3.3): one short run in which the rate grows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ddim.config import Recipe
+from ddim.errors import UserError
+from ddim.plots import curves, save_figure
+from ddim.runtime import choose
+from ddim.training.engine import LocalEngine
+from ddim.training.loop import NotFinite, Plan, Training
+from ddim.training.run import Machine, opened, pixels_of
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Smoothed losses at growing learning rates, and the rate suggested: a tenth of the rate of least loss.
+
+    Past the least the loss rises because steps are too long; a tenth keeps a margin, as luz and fastai do.
+    """
+
+    rates: list[float]
+    losses: list[float]
+
+    @property
+    def suggested(self) -> float:
+        """The suggested learning rate."""
+        best = min(range(len(self.losses)), key=self.losses.__getitem__)
+        return self.rates[best] / 10
+
+
+def range_test(training: Training, low: float = 1e-7, high: float = 0.1, updates: int = 100) -> Curve:
+    """Losses of `updates` steps at rates growing geometrically from low to high.
+
+    It moves the training's weights: give it one of its own. It ends early where the loss is four times its least.
+    """
+    rates, losses, mean = [], [], 0.0
+    for k in range(updates):
+        rate = low * (high / low) ** (k / (updates - 1))
+        optim = replace(training.recipe.optim, lr=rate, warmup=0, decay="constant")
+        training.recipe = replace(training.recipe, optim=optim)
+        try:
+            loss = training.advance()["loss"]
+        except NotFinite:
+            break
+        if not math.isfinite(loss):
+            break
+        mean = 0.9 * mean + 0.1 * loss
+        rates.append(rate)
+        # The running mean started at 0; without the division the first losses would look small.
+        losses.append(mean / (1 - 0.9 ** (k + 1)))
+        if losses[-1] > 4 * min(losses):
+            break
+    if not losses:
+        raise UserError(f"no loss was finite, even at the learning rate {low}")
+    return Curve(rates, losses)
+
+
+def find_rate(
+    data: str, recipe: Recipe, machine: Machine, drawing: Path = Path("lr-finder.png")
+) -> tuple[float, Path]:
+    """The suggested learning rate of a recipe on a source of images, and the drawing of its curve."""
+    recipe = replace(recipe, data=replace(recipe.data, source=data))
+    parts = opened(recipe, None)
+    runtime = choose(machine.device, machine.precision, machine.compiling, machine.threads)
+    training = Training(recipe, parts, pixels_of(recipe, parts), LocalEngine(runtime), Plan(None))
+    curve = range_test(training)
+    figure = curves(
+        {f"suggested {curve.suggested:.2g}": (curve.rates, curve.losses)},
+        "learning rate",
+        f"{recipe.objective.error} of {recipe.objective.on}, smoothed",
+        log_x=True,
+        title="Learning-rate range test",
+    )
+    save_figure(drawing, figure)
+    return curve.suggested, drawing

@@ -1,0 +1,281 @@
+"""`train`: from a source of images to a run folder."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ddim import checkpoint, tracking
+from ddim.config import Fixed, Recipe, build, dump, write_recipe
+from ddim.config import load as load_recipe
+from ddim.data import open_images, split
+from ddim.data.transforms import batch as gather
+from ddim.generate import load
+from ddim.noise import Noise
+from ddim.pixels import Pixels
+from ddim.recipes import find, read_recipe
+from ddim.runtime import Runtime, choose
+from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid
+from ddim.training.engine import LocalEngine
+from ddim.training.loop import Plan, Split, Training
+
+MEASURED = 60.0
+"""Seconds of training, or a tenth of a shorter budget, from which a time budget becomes a number of images."""
+
+
+class Interrupted(Exception):  # noqa: N818  (a state: the run is saved)
+    """A signal ended the run after a save; `number` is the signal's."""
+
+    def __init__(self, number: int, folder: Path) -> None:
+        super().__init__(f"stopped and saved; `--resume` goes on with {folder}")
+        self.number = number
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a user asks of `runtime.choose`; "auto" and None leave the choice to it."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    compiling: bool | None = None
+    threads: int | None = None
+
+
+def train(
+    data: str = "blossoms",
+    recipe: str | Recipe = "fast",
+    *,
+    out: Path | None = None,
+    source: Path | None = None,
+    machine: Machine = Machine(),  # noqa: B008  (a frozen value)
+    callbacks: Sequence[Callback] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Train a model on images and return the run folder.
+
+    `data` is a folder, an archive or a name (see `ddim.data.open_images`); `recipe` a name, a YAML file or a
+    value, whose `images` or `minutes` are the budget. `source` is a run whose weights and pixels to start from.
+    `progress(done, total)` is called while images are decoded. UserError for what cannot be used; `NotFinite`
+    where training breaks down; `Interrupted` after a signal.
+    """
+    began = time.monotonic()
+    chosen = recipe if isinstance(recipe, Recipe) else find(recipe)
+    chosen = replace(chosen, data=replace(chosen.data, source=data))
+    parent = load(source, device="cpu") if source is not None else None
+    parts = opened(chosen, progress)
+    folder = tracking.new_run_folder(out, _short(data), chosen.name)
+    with checkpoint.lock(folder):
+        pixels = parent.pixels if parent else pixels_of(chosen, parts)
+        runtime = choose(
+            machine.device, machine.precision, machine.compiling, machine.threads, _seconds(chosen, parts)
+        )
+        training = Training(chosen, parts, pixels, LocalEngine(runtime), Plan(chosen.images))
+        if parent:
+            training.begin_from(parent.model.state_dict())
+        (folder / "recipe.yaml").write_text(write_recipe(chosen))
+        tracking.write_json_atomic(folder / "run.json", _facts(training, machine, source))
+        _fit(training, folder, callbacks, None, began)
+    return folder
+
+
+def resume(
+    folder: Path, *, callbacks: Sequence[Callback] = (), progress: Callable[[int, int], None] | None = None
+) -> Path:
+    """Go on with a run as if it had never been stopped; return its folder.
+
+    The machine's choices are read, not made again. A finished run is left as it is. UserError where the folder
+    holds no recipe, or its images have changed.
+    """
+    began = time.monotonic()
+    with checkpoint.lock(folder):
+        path = checkpoint.newest(folder / "checkpoints")
+        if path is None:
+            return _afresh(folder, callbacks, progress, began)
+        recipe = load_recipe(checkpoint.read_document(path, "recipe"))
+        state = checkpoint.read_document(path, "state")
+        runtime = Runtime(**state["runtime"])  # type: ignore[index,call-overload]
+        pixels = Pixels(tuple(state["pixels"]["mean"]), tuple(state["pixels"]["std"]))  # type: ignore[index,call-overload]
+        runtime.start()
+        training = Training(recipe, opened(recipe, progress), pixels, LocalEngine(runtime), Plan(None))
+        names = ("model", "ema/default", "optimizer")
+        training.restore({name: checkpoint.read_tensors(path, name) for name in names}, state)  # type: ignore[arg-type]
+        if not training.finished:
+            _fit(training, folder, callbacks, training.step, began)
+    return folder
+
+
+def _afresh(
+    folder: Path, callbacks: Sequence[Callback], progress: Callable[[int, int], None] | None, began: float
+) -> Path:
+    """A run that was killed before its first checkpoint starts again, with what it had chosen."""
+    recipe = read_recipe(folder / "recipe.yaml")
+    facts = tracking.read_json(folder / "run.json")
+    parts = opened(recipe, progress)
+    parent = load(Path(facts["source"]), device="cpu") if facts["source"] else None
+    runtime = Runtime(**facts["runtime"])
+    runtime.start()
+    pixels = parent.pixels if parent else pixels_of(recipe, parts)
+    training = Training(recipe, parts, pixels, LocalEngine(runtime), Plan(recipe.images))
+    if parent:
+        training.begin_from(parent.model.state_dict())
+    _fit(training, folder, callbacks, None, began)
+    return folder
+
+
+def _fit(
+    training: Training, folder: Path, callbacks: Sequence[Callback], resumed: int | None, began: float
+) -> None:
+    """Updates, events and checkpoints until the budget is spent or a signal comes."""
+    with tracking.RunLog(folder, resumed) as log, _signals() as caught:
+        keeper = Checkpoints(log, list(callbacks))
+        # The log before the checkpoint that covers it; the checkpoint before anyone hears of the event.
+        hooks: list[Callback] = [Log(log), SampleGrid(log), keeper, *callbacks]
+        for hook in hooks:
+            hook.begin(training, folder)
+        clock = _Clock(training, began)
+        while not training.finished and not caught:
+            values = training.advance()
+            for hook in hooks:
+                hook.stepped(training, values)
+            if training.plan.total is None and clock.ready():
+                spent = time.monotonic()
+                _event(training, hooks)
+                clock.settle(training, time.monotonic() - spent)
+                keeper.save(training)
+            elif training.plan.total is not None and training.step in _events(training):
+                _event(training, hooks)
+        for hook in hooks:
+            hook.end(training)
+    if caught and not training.finished:
+        raise Interrupted(caught[0], folder)
+
+
+def _event(training: Training, hooks: Sequence[Callback]) -> None:
+    values = training.validate()
+    for hook in hooks:
+        hook.event(training, values)
+
+
+def _events(training: Training) -> set[int]:
+    """The steps after which a run with a known end validates: `report.events` of them, the last its last."""
+    total, count = training.plan.total or 0, training.recipe.report.events
+    return {math.ceil(total * k / count / training.recipe.optim.batch) for k in range(1, count + 1)}
+
+
+class _Clock:
+    """Turns a time budget into images, once, from the pace of the first minute."""
+
+    def __init__(self, training: Training, began: float) -> None:
+        self.seconds = training.recipe.minutes * 60
+        self.deadline = began + self.seconds
+        self.training, self.first = training, training.step
+        self.marked: tuple[float, int] | None = None
+
+    def ready(self) -> bool:
+        """Whether the pace is known: after the first updates, in which the network is compiled."""
+        if self.training.step - self.first < 3:
+            return False
+        if self.marked is None:
+            self.marked = time.monotonic(), self.training.seen
+        measured = min(MEASURED, self.seconds / 10)
+        return time.monotonic() - self.marked[0] >= measured and self.training.seen > self.marked[1]
+
+    def settle(self, training: Training, event: float) -> None:
+        """Fix the budget, leaving the time for the events to come, `event` seconds each."""
+        now = time.monotonic() - event
+        begin, seen = self.marked or (now, 0)
+        pace = (training.seen - seen) / max(1e-9, now - begin)
+        left = self.deadline - time.monotonic() - event * training.recipe.report.events
+        training.settle(training.seen + round(pace * max(0.0, left)))
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that holds the signal once SIGINT or SIGTERM came; a second one acts at once."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+
+    def note(number: int, _frame: object) -> None:
+        caught.append(number)
+        for kind, before in saved.items():
+            signal.signal(kind, before)
+
+    saved = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    for kind in saved:
+        signal.signal(kind, note)
+    try:
+        yield caught
+    finally:
+        for kind, before in saved.items():
+            signal.signal(kind, before)
+
+
+def opened(recipe: Recipe, progress: Callable[[int, int], None] | None) -> Split:
+    """The images of a recipe, split by its seed."""
+    d = recipe.data
+    images = open_images(d.source, d.size, d.channels, progress=progress)
+    return Split(images, *split(images, d.valid, recipe.seed))
+
+
+def pixels_of(recipe: Recipe, parts: Split) -> Pixels:
+    """The border between images and model units, measured over the training images or fixed."""
+    channels = parts.images.pixels.shape[-1]
+    if isinstance(recipe.pixels, Fixed):
+        return Pixels.fixed(recipe.pixels.mean, recipe.pixels.std, channels)
+    chunks = (parts.train[k : k + 256] for k in range(0, len(parts.train), 256))
+    return Pixels.measured(gather(parts.images, chunk).float() / 255 for chunk in chunks)
+
+
+def _seconds(recipe: Recipe, parts: Split) -> float:
+    """About how long the run will take, to judge whether compiling repays itself."""
+    if recipe.images is None:
+        return recipe.minutes * 60
+    with torch.random.fork_rng(devices=[]):
+        model = build(recipe, parts.images.pixels.shape[-1]).to(memory_format=torch.channels_last)
+    few = 4
+    x0 = Noise(range(few)).like(model.blank(few)).contiguous(memory_format=torch.channels_last)
+
+    def step() -> float:
+        begin = time.perf_counter()
+        recipe.objective(model, x0, torch.full((few,), 0.5), x0).mean().backward()
+        return time.perf_counter() - begin
+
+    step()
+    return step() * recipe.images / few
+
+
+def _facts(training: Training, machine: Machine, source: Path | None) -> dict[str, object]:
+    images = training.split.images
+    return {
+        "recipe": dump(training.recipe),
+        "seed": training.recipe.seed,
+        "source": None if source is None else str(source.resolve()),
+        "data": {
+            "source": training.recipe.data.source,
+            "fingerprint": images.fingerprint,
+            "images": len(images),
+            "train": len(training.split.train),
+            "valid": len(training.split.valid),
+            "classes": list(images.classes),
+        },
+        "parameters": sum(p.numel() for p in training.model.parameters()),
+        "runtime": vars(training.engine.runtime),
+        "asked": vars(machine),
+        "versions": tracking.versions(),
+    }
+
+
+def _short(data: str) -> str:
+    """A name for the folder: flowers64 of path/to/flowers64.zip."""
+    name = Path(data.split(":", maxsplit=1)[0] if ":" in data and not Path(data).exists() else data).name
+    return name.split(".")[0] or "images"
