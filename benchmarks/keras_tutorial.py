@@ -1,0 +1,95 @@
+"""The network and training step of the Keras DDIM tutorial, written from its description, for timing only.
+
+Run by `throughput.py` in a process of its own; prints one line of JSON. Needs Keras 3 with a backend.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+WIDTHS, DEPTH, SIZE, BATCH, EMBEDDING = (32, 64, 96, 128), 2, 64, 64, 32
+
+
+def residual(x: object, width: int) -> object:
+    """Batch norm without weights, two 3x3 convolutions, and the input or its projection."""
+    skip = x if x.shape[3] == width else layers.Conv2D(width, 1)(x)
+    x = layers.BatchNormalization(center=False, scale=False)(x)
+    x = layers.Conv2D(width, 3, padding="same", activation="swish")(x)
+    return layers.Add()([layers.Conv2D(width, 3, padding="same")(x), skip])
+
+
+def network() -> keras.Model:
+    """Noisy images and noise variances -> noise."""
+    images, variances = keras.Input((SIZE, SIZE, 3)), keras.Input((1, 1, 1))
+    speeds = 2 * math.pi * np.exp(np.linspace(0, math.log(1000.0), EMBEDDING // 2)).astype("float32")
+    told = layers.Lambda(lambda v: ops.concatenate([ops.sin(v * speeds), ops.cos(v * speeds)], axis=3))(
+        variances
+    )
+    told = layers.UpSampling2D(SIZE, interpolation="nearest")(told)
+    x = layers.Concatenate()([layers.Conv2D(WIDTHS[0], 1)(images), told])
+    skips = []
+    for width in WIDTHS[:-1]:
+        for _ in range(DEPTH):
+            x = residual(x, width)
+            skips.append(x)
+        x = layers.AveragePooling2D(2)(x)
+    for _ in range(DEPTH):
+        x = residual(x, WIDTHS[-1])
+    for width in reversed(WIDTHS[:-1]):
+        x = layers.UpSampling2D(2, interpolation="bilinear")(x)
+        for _ in range(DEPTH):
+            x = residual(layers.Concatenate()([x, skips.pop()]), width)
+    return keras.Model(
+        [images, variances], layers.Conv2D(3, 1, kernel_initializer="zeros", dtype="float32")(x)
+    )
+
+
+class Diffusion(keras.Model):
+    """Fits noise as the tutorial does, but for the average of the weights: what it costs is given to Keras."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = network()
+        self.seeds = keras.random.SeedGenerator(0)
+
+    def call(self, x0: object, training: bool = False) -> object:
+        """The loss, as a batch of errors."""
+        eps = keras.random.normal(ops.shape(x0), seed=self.seeds)
+        t = keras.random.uniform((ops.shape(x0)[0], 1, 1, 1), seed=self.seeds)
+        start, end = math.acos(0.95), math.acos(0.02)
+        angle = start + t * (end - start)
+        alpha, sigma = ops.cos(angle), ops.sin(angle)
+        return self.network([alpha * x0 + sigma * eps, sigma**2], training=training) - eps
+
+
+def main() -> None:
+    """Time whole `fit` calls after a warm-up."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--mixed", action="store_true")
+    args = parser.parse_args()
+    if args.mixed:
+        keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    model = Diffusion()
+    model.compile(optimizer=keras.optimizers.AdamW(1e-3, weight_decay=1e-4), loss="mae")
+
+    images = np.random.default_rng(0).standard_normal((BATCH * 4, SIZE, SIZE, 3)).astype("float32")
+    zeros = np.zeros_like(images)
+    fit = lambda: model.fit(images, zeros, batch_size=BATCH, verbose=0)  # noqa: E731
+    fit()
+    begin, count = time.perf_counter(), 0
+    while time.perf_counter() - begin < args.seconds:
+        fit()
+        count += len(images)
+    print(json.dumps({"images_per_second": count / (time.perf_counter() - begin)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Images a second of whole training runs and of sampling, as ratios to peers measured in the same run.
+
+    python benchmarks/throughput.py [--recipes seed,keras,fast] [--seconds 20] [--rounds 3]
+    python benchmarks/throughput.py --keras tensorflow,torch     (Keras 3 installed in this environment)
+
+For each recipe, interleaved round by round: the whole update (memory map, flips, noise, loss, optimiser,
+average, checks) as `ddim train` runs it; the bare step of the same network (forward, loss, backward,
+optimiser on one fixed batch) as it runs; the same network in fp32, contiguous, eager. Compiling, a grid and a
+validation stand on lines of their own. Sampling: 64 images of 20 steps, warm, against fp32 contiguous eager.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ddim.config import build
+from ddim.data import Images, split
+from ddim.generate import Trained, generate
+from ddim.pixels import Pixels
+from ddim.recipes import find
+from ddim.runtime import Runtime, choose
+from ddim.training.engine import LocalEngine
+from ddim.training.loop import Plan, Split, Training
+
+KERAS = Path(__file__).with_name("keras_tutorial.py")
+
+
+def images(count: int = 512) -> Images:
+    """Noise as images: the speed of a network does not depend on what it sees."""
+    stream = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, 64, 64, 3), generator=stream, dtype=torch.uint8).numpy()
+    return Images(pixels, None, (), tuple(map(str, range(count))), "noise")
+
+
+def training(recipe_name: str, runtime: Runtime) -> Training:
+    """A run of a recipe under a runtime, its network already compiled by two updates."""
+    recipe = find(recipe_name)
+    made = Training(
+        recipe,
+        Split(images(), *split(images(), 0.1, 0)),
+        Pixels.fixed(0.5, 0.5),
+        LocalEngine(runtime),
+        Plan(10**9),
+    )
+    for _ in range(2):
+        made.advance()
+    return made
+
+
+def bare_step(made: Training) -> Callable[[], object]:
+    """Forward, loss, backward and optimiser on one fixed batch."""
+    o, runtime = made.recipe.optim, made.engine.runtime
+    stream = torch.Generator().manual_seed(1)
+    x0 = runtime.images(torch.randn(o.batch, 3, 64, 64, generator=stream))
+    eps = runtime.images(torch.randn(o.batch, 3, 64, 64, generator=stream))
+    t = (torch.arange(o.batch, dtype=torch.float64) + 0.5) / o.batch
+
+    def step() -> None:
+        with runtime.precise():
+            loss = made.recipe.objective(made.quick, x0, t, eps).mean()
+        loss.backward()
+        made.optimizer.step()
+        made.optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def pace(step: Callable[[], object], batch: int, seconds: float) -> float:
+    """Images a second of a step, repeated for so many seconds."""
+    step()
+    begin, count = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds:
+        step()
+        count += 1
+    return count * batch / (time.perf_counter() - begin)
+
+
+def in_turn(candidates: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Every candidate once a round, so that a drift of the machine meets all alike."""
+    paces: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, measure in candidates.items():
+            paces[name].append(measure())
+    return paces
+
+
+def show(title: str, paces: dict[str, list[float]]) -> None:
+    """A table of medians, and of the first row's ratio to each other, pair by pair."""
+    first = next(iter(paces.values()))
+    print(f"\n{title}")
+    for name, values in paces.items():
+        ratio = statistics.median(a / b for a, b in zip(first, values, strict=True))
+        print(
+            f"  {name:<44} {statistics.median(values):8.1f} images/s   first row / this {ratio:5.2f}",
+            flush=True,
+        )
+
+
+def keras_pace(backend: str, mixed: bool, seconds: float) -> float:
+    """Images a second of the Keras tutorial in a process of its own."""
+    command = [sys.executable, str(KERAS), "--seconds", str(seconds)] + (["--mixed"] if mixed else [])
+    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])["images_per_second"]
+
+
+def measure_training(name: str, args: argparse.Namespace, quick: Runtime) -> None:
+    """One recipe's training table, and what does not belong to its pace."""
+    slow = replace(quick, precision="fp32", channels_last=False, compile=False)
+    begin = time.perf_counter()
+    ours = training(name, quick)
+    compiled = time.perf_counter() - begin
+    plain, bare = training(name, slow), training(name, quick)
+    batch = ours.recipe.optim.batch
+    step, plain_step = bare_step(bare), bare_step(plain)
+    candidates = {
+        "whole run": lambda: pace(ours.advance, batch, args.seconds),
+        "bare step, same runtime": lambda: pace(step, batch, args.seconds),
+        "whole run, fp32 contiguous eager": lambda: pace(plain.advance, batch, args.seconds),
+        "bare step, fp32 contiguous eager": lambda: pace(plain_step, batch, args.seconds),
+    }
+    for backend in args.keras.split(",") if args.keras and name == "keras" else ():
+        for mixed in (False, True):
+            label = f"Keras on {backend}, {'mixed bf16' if mixed else 'fp32'}"
+            candidates[label] = lambda b=backend, m=mixed: keras_pace(b, m, args.seconds)
+    show(f"training, recipe {name}, batch {batch}", in_turn(candidates, args.rounds))
+    print(f"  apart: two updates with compiling {compiled:.1f} s", end="")
+    begin = time.perf_counter()
+    ours.validate()
+    print(f", a validation of {len(ours.split.valid)} images {time.perf_counter() - begin:.1f} s")
+
+
+def measure_sampling(args: argparse.Namespace, quick: Runtime) -> None:
+    """64 images of 20 steps with the seed's network: eager, compiled, and fp32 contiguous eager."""
+    recipe = find("seed")
+    runtimes = {
+        "compiled": replace(quick, compile=True),
+        "as ddim sample runs it (nothing compiled)": replace(quick, compile=False),
+        "fp32 contiguous eager": replace(quick, precision="fp32", channels_last=False, compile=False),
+    }
+    pictures, candidates = {}, {}
+    for label, runtime in runtimes.items():
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            model = build(recipe, 3).eval().requires_grad_(False)
+            # A network that starts at zero would not show what rounding does.
+            torch.nn.init.normal_(model.net.leave.weight, std=0.1)
+        runtime.place(model)
+        model.net = runtime.compiled(model.net)
+        trained = Trained(model, Pixels.fixed(0.5, 0.5), recipe, runtime, {}, Path(), "raw")
+
+        def measure(trained: Trained = trained, label: str = label) -> float:
+            begin = time.perf_counter()
+            pictures[label] = generate(trained, range(64), 20)[0]
+            return 64 / (time.perf_counter() - begin)
+
+        measure()
+        candidates[label] = measure
+    show(
+        "sampling, the seed's network, 64 images, 20 steps, warm",
+        in_turn(candidates, max(1, args.rounds - 1)),
+    )
+    *ours, reference = pictures
+    for label in ours:
+        print(
+            f"  largest pixel difference, {label}: {(pictures[label] - pictures[reference]).abs().max():.2e}"
+        )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--recipes", default="seed,keras,fast")
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--keras", default="", help="backends of Keras 3 to compare with: tensorflow,torch")
+    parser.add_argument("--no-sampling", action="store_true")
+    args = parser.parse_args()
+    quick = choose(compiling=True)
+    quick.start()
+    print(f"{quick}\ntorch {torch.__version__}")
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ.setdefault("DDIM_CACHE", cache)
+        for name in filter(None, args.recipes.split(",")):
+            measure_training(name, args, quick)
+        if not args.no_sampling:
+            measure_sampling(args, quick)
+
+
+if __name__ == "__main__":
+    main()
