@@ -52,7 +52,7 @@ def network() -> keras.Model:
 
 
 class Diffusion(keras.Model):
-    """Fits noise as the tutorial does, but for the average of the weights: what it costs is given to Keras."""
+    """Fits noise as the tutorial does, without its average of the weights, whose cost is given to Keras."""
 
     def __init__(self) -> None:
         super().__init__()

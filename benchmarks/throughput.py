@@ -1,7 +1,9 @@
 """Images a second of whole training runs and of sampling, as ratios to peers measured in the same run.
 
     python benchmarks/throughput.py [--recipes seed,keras,fast] [--seconds 20] [--rounds 3]
-    python benchmarks/throughput.py --keras tensorflow,torch     (Keras 3 installed in this environment)
+    python benchmarks/throughput.py --recipes keras --keras tensorflow,torch [--keras-python PYTHON]
+
+Keras 3 and its backend are in this environment, or in that of another Python: no dependency of this project.
 
 For each recipe, interleaved round by round: the whole update (memory map, flips, noise, loss, optimiser,
 average, checks) as `ddim train` runs it; the bare step of the same network (forward, loss, backward,
@@ -108,9 +110,9 @@ def show(title: str, paces: dict[str, list[float]]) -> None:
         )
 
 
-def keras_pace(backend: str, mixed: bool, seconds: float) -> float:
+def keras_pace(python: str, backend: str, mixed: bool, seconds: float) -> float:
     """Images a second of the Keras tutorial in a process of its own."""
-    command = [sys.executable, str(KERAS), "--seconds", str(seconds)] + (["--mixed"] if mixed else [])
+    command = [python, str(KERAS), "--seconds", str(seconds)] + (["--mixed"] if mixed else [])
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])["images_per_second"]
@@ -134,7 +136,7 @@ def measure_training(name: str, args: argparse.Namespace, quick: Runtime) -> Non
     for backend in args.keras.split(",") if args.keras and name == "keras" else ():
         for mixed in (False, True):
             label = f"Keras on {backend}, {'mixed bf16' if mixed else 'fp32'}"
-            candidates[label] = lambda b=backend, m=mixed: keras_pace(b, m, args.seconds)
+            candidates[label] = lambda b=backend, m=mixed: keras_pace(args.keras_python, b, m, args.seconds)
     show(f"training, recipe {name}, batch {batch}", in_turn(candidates, args.rounds))
     print(f"  apart: two updates with compiling {compiled:.1f} s", end="")
     begin = time.perf_counter()
@@ -186,6 +188,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--keras", default="", help="backends of Keras 3 to compare with: tensorflow,torch")
+    parser.add_argument("--keras-python", default=sys.executable, help="the Python that has Keras")
     parser.add_argument("--no-sampling", action="store_true")
     args = parser.parse_args()
     quick = choose(compiling=True)

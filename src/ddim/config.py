@@ -6,10 +6,13 @@ A recipe is data in three forms: frozen values, YAML (or JSON), and paths with v
 
 from __future__ import annotations
 
+import datetime
 import difflib
+import math
+import re
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -17,6 +20,7 @@ import yaml
 from torch import nn
 
 from ddim.data import parse_size
+from ddim.data.images import check_size
 from ddim.denoiser import Model, Shape
 from ddim.ema import Exponential, Power
 from ddim.errors import UserError
@@ -53,6 +57,13 @@ class Data:
     flip: bool = True
     valid: float = 0.1
 
+    def __post_init__(self) -> None:
+        check_size(self.size)
+        if self.channels not in (None, 1, 3, 4):
+            raise UserError(f"data.channels must be 1 (gray), 3 (RGB), 4 (RGBA) or none, got {self.channels}")
+        if not 0 <= self.valid < 1:
+            raise UserError(f"data.valid must be at least 0 and less than 1, got {self.valid}")
+
 
 @dataclass(frozen=True)
 class ResidualUNetSpec:
@@ -66,7 +77,10 @@ class ResidualUNetSpec:
     keras: bool = False
 
     def __post_init__(self) -> None:
-        _positive("net", depth=self.depth, embedding=self.embedding, widths=min(self.widths, default=0))
+        _positive("net", depth=self.depth, embedding=self.embedding, max_frequency=self.max_frequency)
+        _positive("net", widths=min(self.widths, default=0), middle=min(self.middle, default=1))
+        if self.embedding % 2:
+            raise UserError(f"net.embedding must be even, a sine and a cosine each, got {self.embedding}")
 
     def network(self, channels: int) -> nn.Module:
         """The network for images of so many channels, freshly initialised."""
@@ -118,13 +132,16 @@ class Fixed:
     mean: float = 0.5
     std: float = 0.5
 
+    def __post_init__(self) -> None:
+        _positive("pixels", std=self.std)
+
 
 @dataclass(frozen=True)
 class Optim:
     """AdamW (Loshchilov & Hutter 2019) and its learning rate, a function of the images seen.
 
-    `batch` images an update, in `accumulate` parts; gradients clipped to norm `clip` (0: not); `warmup` images
-    of linear rise; then constant, or a cosine down to 0 at the end of the budget.
+    `batch` images an update, in `accumulate` parts; gradients clipped to norm `clip` (0: not); `warmup`
+    images of linear rise; then constant, or a cosine down to 0 at the end of the budget.
     """
 
     lr: float = 1e-3
@@ -142,13 +159,15 @@ class Optim:
             raise UserError(
                 f"optim.batch {self.batch} must be a multiple of optim.accumulate {self.accumulate}"
             )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"optim.betas must be at least 0 and less than 1, got {self.betas}")
         if min(self.weight_decay, self.clip, self.warmup) < 0:
             raise UserError("optim.weight_decay, optim.clip and optim.warmup must be at least 0")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a run shows of itself: `events` times a validation on at most `valid` images and a grid of samples.
+    """What a run shows of itself: `events` times a validation on at most `valid` images and a grid.
 
     A line of losses every `log` updates; a checkpoint at each event, and after every `checkpoint` seconds.
     """
@@ -176,7 +195,7 @@ class Recipe:
     net: UNetSpec | ResidualUNetSpec = UNetSpec()
     schedule: Cosine | Linear | LinearBeta = Cosine()
     predicts: PredictsVelocity | PredictsNoise | PredictsImage | PredictsEDM = PredictsVelocity()
-    conditioning: NoiseVariance | SignalVariance | LogSNR = LogSNR()
+    conditioning: LogSNR | NoiseVariance | SignalVariance = LogSNR()
     objective: Objective = Objective()
     optim: Optim = Optim()
     ema: Exponential | Power = Exponential()
@@ -268,27 +287,35 @@ def load(data: Any, wanted: Any = Recipe, path: str = "") -> Any:  # noqa: ANN40
     for key in given:
         if key not in known:
             raise UserError(_unknown(f"{path}.{key}".lstrip("."), str(key), known, path))
+    for f in fields(kind):
+        if f.default is MISSING and f.name not in given:
+            raise UserError(f"{path}.{f.name}".lstrip(".") + f" must be given for {name}")
     return kind(**{key: load(value, hints[key], f"{path}.{key}".lstrip(".")) for key, value in given.items()})
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """The recipe with values set by path: {"schedule": "linear", "schedule.clip": "powers", "optim.lr": "1e-3"}.
+    """The recipe with values set by path: {"schedule": "linear", "schedule.clip": "powers"}.
 
     Values are text, as on a command line, or JSON. A kind alone takes that kind's defaults; it comes before
-    its fields whatever the order here. UserError for an unknown path suggests the near one.
+    its fields whatever the order here. What must fit together is looked at once all are set. UserError for an
+    unknown path suggests the near one.
     """
+    tree = dump(recipe)
     for path in sorted(changes, key=lambda p: (p.count("."), p)):
-        recipe = _set(recipe, path.split("."), changes[path], path)
-    return recipe
+        _set(tree, path.split("."), changes[path])
+    return load(tree)
 
 
 def read_recipe(path: Path) -> Recipe:
     """The recipe in a YAML or JSON file; UserError where there is none or it is not one."""
     try:
-        data = yaml.safe_load(path.read_text())
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    try:
+        data = yaml.load(text, _Loader)
+    # ValueError: what looks like a date or a number and is none; RecursionError: a thousand brackets.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
     return load(data)
 
@@ -314,18 +341,45 @@ def flat(value: Any, path: str = "") -> list[tuple[str, Any, Any]]:  # noqa: ANN
     return rows
 
 
-def _set(value: Any, path: Sequence[str], new: Any, whole: str) -> Any:  # noqa: ANN401
-    head, rest = path[0], path[1:]
-    known = [f.name for f in fields(value)]
-    if head not in known:
-        above = whole.split(".")[: len(whole.split(".")) - len(path)]
-        raise UserError(_unknown(whole, head, known, ".".join(above)))
-    here, wanted = getattr(value, head), get_type_hints(type(value))[head]
-    if rest:
-        if not is_dataclass(here):
-            raise UserError(f"{whole} does not exist: {head} is a plain value")
-        return replace(value, **{head: _set(here, rest, new, whole)})
-    return replace(value, **{head: load(new, wanted, whole)})
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which `on` is a word, as a field of the objective is, and nothing is repeated by name."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:bool"]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401  (PyYAML's)
+        """A few lines of aliases can stand for gigabytes."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("a recipe has no aliases")
+        return super().compose_node(parent, index)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(?:true|false|True|False)$"), list("tTfF")
+)
+
+
+def _set(tree: dict[str, Any], path: Sequence[str], new: Any) -> None:  # noqa: ANN401
+    """Put a value into a tree as `dump` makes it; what it means is for `load` to say."""
+    wanted, whole = Recipe, ".".join(path)
+    for depth, head in enumerate(path):
+        above = ".".join(path[:depth])
+        options = _kinds(wanted)
+        if not options:
+            raise UserError(f"{whole} does not exist: {path[depth - 1]} is a plain value")
+        kind = _kind(tree.get("kind", _NAMES[options[0]]), options, above)
+        known = [f.name for f in fields(kind)]
+        if head not in known:
+            raise UserError(_unknown(whole, head, known, above))
+        wanted = get_type_hints(kind)[head]
+        if depth < len(path) - 1:
+            below = tree.get(head, {}) if _kinds(wanted) else {}
+            tree[head] = dict(below) if isinstance(below, Mapping) else {"kind": below}
+            tree = tree[head]
+    named = isinstance(new, str) and _kinds(wanted)
+    tree[path[-1]] = {"kind": new} if named else new
 
 
 def _kinds(wanted: Any) -> list[type]:  # noqa: ANN401
@@ -381,19 +435,19 @@ def _scalar(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0911
         if isinstance(data, str | bool) and data in truth:
             return truth[data]
         raise refusal
-    if isinstance(data, bool) or (isinstance(data, str) and not data.strip()):
+    # A folder may be called 2024 or 2024-05-01.
+    plain = str | int | float | datetime.date
+    if not isinstance(data, plain) or isinstance(data, bool) or not str(data).strip():
         raise refusal
-    if wanted is str:
-        return data if isinstance(data, str) else str(data)
+    return str(data) if wanted is str else _number(data, wanted, refusal)
+
+
+def _number(data: Any, wanted: type, refusal: UserError) -> int | float:  # noqa: ANN401
     try:
         number = float(data)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise refusal from None
-    if (
-        number != number
-        or number in (float("inf"), float("-inf"))
-        or (wanted is int and number != int(number))
-    ):
+    if not math.isfinite(number) or (wanted is int and number != int(number)):
         raise refusal
     return int(number) if wanted is int else number
 

@@ -41,7 +41,7 @@ class Exponential:
 
 @dataclass(frozen=True)
 class Power:
-    """Weights k^gamma: a window that grows with the run, a fixed part of it (Karras et al. 2024, eq. 1 and 127).
+    """Weights k^gamma: a window that is a fixed part of the run so far (Karras et al. 2024, eq. 1 and 127).
 
     gamma 6.94 has a relative standard deviation of 0.10 of the run, 16.97 of 0.05.
     """

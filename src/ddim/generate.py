@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ddim.errors import UserError
 from ddim.grids import Grid
 from ddim.noise import Noise
 from ddim.pixels import Pixels
-from ddim.runtime import Runtime
+from ddim.runtime import Runtime, find_device
 from ddim.samplers import Sampler, State, picture, start
 
 
@@ -33,6 +33,8 @@ class Trained:
     state: dict[str, Any]
     path: Path
     weights: str
+    digest: str = ""
+    """The SHA-256 of the checkpoint; "" where there is no file yet."""
 
     def __iter__(self) -> Iterator[Any]:
         """So that `model, pixels = ddim.load(run)` reads."""
@@ -47,7 +49,9 @@ def load(
     `weights` is "ema" or "raw". `compiling` runs the network through torch.compile: quicker after a first
     slow batch, other bits. UserError where there is no checkpoint, or it is not one of this library.
     """
-    path = _checkpoint_of(Path(run))
+    path = checkpoint_of(Path(run))
+    # Now: a run in progress may have removed the files when the pictures are made.
+    digest = checkpoint.digest(path)
     recipe = load_recipe(checkpoint.read_document(path, "recipe"))
     state = checkpoint.read_document(path, "state")
     if not isinstance(state, dict):
@@ -62,18 +66,19 @@ def load(
     if weights == "ema":
         tensors |= checkpoint.read_tensors(path, "ema/default")
     _fill(model, tensors, path)
-    runtime = Runtime(**{**state["runtime"], "compile": compiling})
-    runtime = Runtime(**{**vars(runtime), "device": device or _available(runtime.device)})
+    runtime = replace(Runtime(**state["runtime"]), compile=compiling)
+    where = find_device(device) if device else _available(runtime.device)
+    runtime = replace(runtime, device=where)
     runtime.start()
     runtime.place(model.eval().requires_grad_(False))
     model.net = runtime.compiled(model.net)
-    return Trained(model, pixels, recipe, runtime, state, path, weights)
+    return Trained(model, pixels, recipe, runtime, state, path, weights, digest)
 
 
 def trajectory(
     denoise: Denoiser, blank: Tensor, seeds: Sequence[int], times: Tensor, sampler: Sampler
 ) -> Iterator[State]:
-    """The states of a run from pure noise, one image a seed, blank (B, C, H, W); the last is the picture, t = 0."""
+    """The states of a run from pure noise, one image a seed, blank (B, C, H, W); last the picture, t = 0."""
     noise = Noise(seeds)
     x = start(denoise.schedule, noise, blank, times[0])
     state = None
@@ -129,14 +134,15 @@ def sample(
     label: int | None = None,
     weights: str = "ema",
 ) -> Tensor:
-    """(n, C, H, W) images in [0, 1] of the seeds `seed` ... `seed` + n - 1, from a run folder or what `load` gave."""
+    """(n, C, H, W) images in [0, 1] of the seeds `seed` ... `seed` + n - 1, of a run or what `load` gave."""
     if n < 1:
         raise UserError(f"n must be at least 1, got {n}")
     trained = run if isinstance(run, Trained) else load(run, weights)
     return generate(trained, range(seed, seed + n), steps, label=label)[0]
 
 
-def _checkpoint_of(run: Path) -> Path:
+def checkpoint_of(run: Path) -> Path:
+    """The newest whole checkpoint of a run folder, or the folder itself if it is one; UserError otherwise."""
     if not run.is_dir():
         raise UserError(
             f"run {run} is not a folder; `ddim train` makes runs, under runs/ unless --out says where"

@@ -50,7 +50,7 @@ class NormalLogSNR:
     std: float = 2.4
 
     def __post_init__(self) -> None:
-        if self.std <= 0:
+        if not self.std > 0:
             raise UserError(f"objective.times.std must be above 0, got {self.std}")
 
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
@@ -71,7 +71,7 @@ class Objective:
     times: UniformTimes | NormalLogSNR = UniformTimes()
 
     def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """(B,) error on images x0 (B, C, H, W), in model units, noised to times t (B,) with eps (B, C, H, W)."""
+        """(B,) error on images x0 (B, C, H, W) in model units, noised to times t (B,) with eps like x0."""
         at = denoise.schedule(t).over(x0)
         p = denoise(at.alpha * x0 + at.sigma * eps, t)
         wanted = quantity(Prediction(x0, eps), at, self.on)

@@ -55,6 +55,8 @@ class Pixels:
 
     def _over(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if x.shape[1] != len(self.mean):
-            raise UserError(f"images must have {len(self.mean)} channels, as those measured, got {x.shape[1]}")
-        mean, std = torch.tensor(self.mean).to(x), torch.tensor(self.std).to(x)
+            raise UserError(
+                f"images must have {len(self.mean)} channels, as those measured, got {x.shape[1]}"
+            )
+        mean, std = x.new_tensor(self.mean), x.new_tensor(self.std)
         return mean.reshape(1, -1, 1, 1), std.reshape(1, -1, 1, 1)

@@ -188,8 +188,10 @@ def curves(
 def blank_figure(width: float, height: float) -> Figure:
     """An empty figure, in inches, that fits its panels and their labels into itself."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.04, hspace=0.04)
+    return Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
 
 
 def curve_panel(
@@ -211,24 +213,17 @@ def curve_panel(
 
 
 def heat_panel(
-    figure: Figure, axes: Axes, values: np.ndarray, extent: tuple[float, float, float, float]
+    figure: Figure, axes: Axes, values: np.ndarray, extent: tuple[float, float, float, float], most: float
 ) -> None:
-    """Draw (rows, columns) values, the first at the bottom, over (left, right, bottom, top), with a scale.
+    """Draw (rows, columns) values, first row at the bottom, over (left, right, bottom, top), with a scale.
 
-    Colours are symmetric about 0, which is white.
+    Colours go from -`most` to `most`, and 0 is white.
     """
-    most = float(np.abs(values).max())
+    span = {"vmin": -most, "vmax": most, "cmap": "RdBu_r"}
     drawing = axes.imshow(
-        values,
-        origin="lower",
-        extent=extent,
-        aspect="auto",
-        cmap="RdBu_r",
-        vmin=-most,
-        vmax=most,
-        interpolation="nearest",
+        values, origin="lower", extent=extent, aspect="auto", interpolation="nearest", **span
     )
-    bar = figure.colorbar(drawing, ax=axes, pad=0.02, fraction=0.05)
+    bar = figure.colorbar(drawing, ax=axes, pad=0.02, fraction=0.05, ticks=[-most, 0, most], format="%g")
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=8, labelcolor=INK)
 
@@ -256,15 +251,10 @@ def _name_ends(axes: Axes) -> None:
     low, high = axes.get_ylim()
     heights = spread([(y - low) / (high - low) for y, _ in ends], apart)
     for height, (_, line) in zip(heights, ends, strict=True):
-        axes.text(
-            1.015,
-            height,
-            str(line.get_label()),
-            transform=axes.transAxes,
-            color=line.get_color(),
-            fontsize=9.5,
-            va="center",
-        )
+        # In the units of y, so that a name stays with its line where the caller widens the panel.
+        y, spot = low + height * (high - low), axes.get_yaxis_transform()
+        name, colour = str(line.get_label()), line.get_color()
+        axes.text(1.015, y, name, transform=spot, color=colour, fontsize=9.5, va="center")
 
 
 def spread(places: Sequence[float], apart: float) -> list[float]:
@@ -337,7 +327,8 @@ def terminal(pixels: np.ndarray, columns: int) -> str:
     """A picture (H, W, 1, 3 or 4) uint8 as text of at most `columns` characters a line, two pixels in each.
 
     The upper half block in the colour of the upper pixel on the colour of the lower one. A picture that is
-    wider than `columns` is made smaller. Colours are exact where COLORTERM promises that, else the nearest of 216.
+    wider than `columns` is made smaller. Colours are exact where COLORTERM promises that, else the nearest
+    of 216.
     """
     pixels = on_checker(pixels)
     height, width = pixels.shape[:2]
@@ -379,5 +370,5 @@ def _colour(ground: int, pixel: Sequence[int], exact: bool) -> str:
     if exact:
         return "\x1b[{};2;{};{};{}m".format(ground, *pixel)
     # The cube of xterm has the levels 0, 95, 135, 175, 215, 255, numbered red, green, blue from 16.
-    red, green, blue = (max(0, round((value - 55) / 40)) if value >= 48 else 0 for value in pixel)
+    red, green, blue = (max(1, round((value - 55) / 40)) if value >= 48 else 0 for value in pixel)
     return f"\x1b[{ground};5;{16 + 36 * red + 6 * green + blue}m"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim import checkpoint, tracking
+from ddim import tracking
 from ddim.config import Recipe, dump
 from ddim.generate import Trained
 from ddim.pixels import Pixels
@@ -22,9 +21,8 @@ def sampling_record(
     trained: Trained, recipe: Recipe, seeds: Sequence[int], steps: int, nfe: int, label: int | None
 ) -> dict[str, Any]:
     """Checkpoint and its hash, weights, recipe, sampler, times, NFE, seeds, runtime and versions, as JSON."""
-    manifest = (trained.path / checkpoint.MANIFEST).read_bytes()
     return {
-        "checkpoint": {"path": str(trained.path), "sha256": hashlib.sha256(manifest).hexdigest()},
+        "checkpoint": {"path": str(trained.path), "sha256": trained.digest},
         "step": trained.state["step"],
         "weights": trained.weights,
         "recipe": dump(trained.recipe),

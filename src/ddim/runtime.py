@@ -11,7 +11,7 @@ import time
 import warnings
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ddim.errors import UserError
 
 Precision = Literal["fp32", "bf16"]
+M = TypeVar("M", bound=nn.Module)
 COMPILE_PAYS_AFTER = 300.0
 """Seconds of training under which compiling, about a minute on two cores, is not repaid."""
 
@@ -38,19 +39,18 @@ class Runtime:
         """Take the threads, for the whole process."""
         torch.set_num_threads(self.threads)
 
-    def place(self, model: nn.Module) -> nn.Module:
+    def place(self, model: M) -> M:
         """The model on its device and in its memory format, in place."""
         model.to(self.device)
-        if self.channels_last:
-            model.to(memory_format=torch.channels_last)
-        return model
+        # pyrefly: ignore[no-matching-overload] torch's annotations leave memory_format out
+        return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
     def images(self, x: Tensor) -> Tensor:
         """(B, C, H, W) on the device and in the memory format."""
         x = x.to(self.device, non_blocking=True)
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
-    def precise(self) -> AbstractContextManager[None]:
+    def precise(self) -> AbstractContextManager[Any]:
         """The context of a forward pass: bf16 autocast or float32."""
         enabled = self.precision == "bf16"
         # The cache of cast weights would outlive a step in which they change under no_grad.
@@ -76,7 +76,7 @@ def choose(
 
     UserError for a device, precision or number of threads that is not there.
     """
-    device = _device(device)
+    device = find_device(device)
     if threads is not None and threads < 1:
         raise UserError(f"threads must be at least 1, got {threads}")
     threads = threads or _physical_cores()
@@ -92,7 +92,8 @@ def choose(
     return Runtime(device, chosen, device != "mps", compiling, threads, micro_batch)
 
 
-def _device(wanted: str) -> str:
+def find_device(wanted: str) -> str:
+    """The device of a name, "auto" the accelerator if there is one; UserError if this machine has it not."""
     accelerator = torch.accelerator.current_accelerator()
     found = accelerator.type if accelerator is not None and torch.accelerator.is_available() else "cpu"
     if wanted == "auto":
@@ -123,8 +124,8 @@ def _bf16_pays(device: str) -> bool:
         return False
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    conv = nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)
-    x = torch.ones(8, 64, 32, 32).contiguous(memory_format=torch.channels_last)
+    conv = Runtime().place(nn.Conv2d(64, 64, 3, padding=1))
+    x = Runtime().images(torch.ones(8, 64, 32, 32))
 
     def seconds(enabled: bool) -> float:
         def step() -> float:

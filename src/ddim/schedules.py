@@ -102,8 +102,8 @@ class LinearBeta:
     def inverse(self, log_snr: Tensor) -> Tensor:
         """See `Schedule`."""
         # alpha^2 = sigmoid(log_snr) = exp(-integral); the integral is a quadratic in t.
-        integral = -torch.nn.functional.logsigmoid(log_snr.double())
         slope = self.high - self.low
+        integral = -torch.nn.functional.logsigmoid(log_snr.double()).clamp(min=-self.low - slope / 2)
         return (2 * integral / (self.low + (self.low**2 + 2 * slope * integral).sqrt())).clamp(0, 1)
 
     def _integral(self, t: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class Linear:
     [min_signal, max_signal], as their names say; "powers" holds alpha^2 within the same two numbers, as the
     seed repository does, which leaves 38 % of its times on one level (alpha = 0.141).
     `read` says what lies between entries: "floor" takes entry floor((entries - 1) t), the seed's rule;
-    "log_snr" puts entry i at t = (i + 1) / entries and reads linearly in log-SNR, with a clean image at t = 0.
+    "log_snr" puts entry i at t = (i + 1) / entries and reads linearly in log-SNR; t = 0 is a clean image.
     """
 
     entries: int = 1000
@@ -163,7 +163,7 @@ class Linear:
     def inverse(self, log_snr: Tensor) -> Tensor:
         """See `Schedule`."""
         wanted = -log_snr.double().cpu().contiguous()
-        # The first entry that is not above; an entry's own log-SNR, computed otherwise, differs in its last digits.
+        # The first entry that is not above; the last digits of its own log-SNR depend on who computes it.
         index = torch.searchsorted(-self._log_snr, wanted - 1e-9)
         if self.read == "floor":
             # The product with entries - 1 must not round down to the entry before.

@@ -144,9 +144,9 @@ def refused() -> dict[str, tuple[bytes, str]]:
         "zeros.jpg": (bytes(4096), "no image that can be read"),
         "truncated.jpg": (jpeg[: len(jpeg) // 2], "damaged"),
         "truncated.png": (plain[: len(plain) // 2], "damaged"),
-        "header-only.png": (plain[:33], "damaged"),
+        "header-only.png": (plain[:33], "no image that can be read"),
         "damaged.png": (_damaged_png(), "damaged"),
-        "noise.jpg": (jpeg[:3] + random.Random(1).randbytes(2000), "no image that can be read"),
+        "noise.jpg": (jpeg[:3] + random.Random(1).randbytes(2000), "no image|damaged"),
         "bomb.png": (png(50_000, 50_000, 1, 0, bytes(1000)), "megapixels"),
         "bomb-under-pillows-limit.png": (png(9_000, 9_000, 1, 0, bytes(1000)), "megapixels"),
         "bomb.gif": (

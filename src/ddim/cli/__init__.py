@@ -1,4 +1,4 @@
-"""The command line: each command is a file with `add` (its options) and `run` (one public function, printed)."""
+"""The command line: a command is a file with `add` (its options) and `run` (one public function, printed)."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _said(error: Exception) -> int:
 
 def _overview() -> str:
     rows = "\n".join(f"  ddim {name:<7} {text}" for name, text in COMMANDS.items())
-    return f"""Train a diffusion model on your own images, sample it in a handful of steps, and know how good it is.
+    return f"""Train a diffusion model on your own images, sample it in a handful of steps, see how good it is.
 
 {rows}
 
@@ -114,5 +114,5 @@ Start with
   ddim train photos/         your own images: a folder, a .zip or a .tar
   ddim sample runs/NAME      pictures from a run
 
-Each command explains itself with --help. --version prints {__version__}; --debug shows where an error came from.
+Each command explains itself with --help. --version prints {__version__}; --debug shows where an error is.
 """

@@ -84,14 +84,14 @@ def _counts(source: str, images: Images, originals: Sequence[Header], others: in
     yield f"original sizes (height x width): smallest {smallest}, median {median}, largest {largest}"
     small = sum(header.height < height or header.width < width for header in originals)
     if small:
-        yield f"enlarged: {small:,} are smaller than {height}x{width}"
+        yield f"enlarged: {small:,}, smaller than {height}x{width}"
     yield f"formats: {_tally(header.format for header in originals)}"
     yield f"modes: {_tally(header.mode for header in originals)}"
     if images.official is not None:
         train, valid = images.official
         yield f"official split: {len(train):,} to train on, {len(valid):,} to validate"
     if others:
-        yield f"skipped: {others:,} files that are no images"
+        yield f"skipped, not images: {others:,}"
 
 
 def _tally(values: Iterator[str]) -> str:
@@ -128,13 +128,13 @@ def _duplicates(images: Images) -> Iterator[str]:
         yield "duplicates: none"
         return
     extra = sum(len(places) - 1 for places in copies)
-    yield f"duplicates: {extra:,} images are exact copies of {len(copies):,} others"
+    yield f"duplicates: {extra:,}, exact copies of {len(copies):,}"
 
     def mixed(places: list[int]) -> bool:
         return images.labels is not None and len(set(images.labels[places].tolist())) > 1
 
     if contradictions := sum(map(mixed, copies)):
-        yield f"  {contradictions:,} of them lie in more than one class"
+        yield f"  across classes: {contradictions:,}"
     for places in sorted(copies, key=mixed, reverse=True)[:_FEW_GROUPS]:
         yield "  " + " = ".join(escaped(images.names[place]) for place in places)
     if len(copies) > _FEW_GROUPS:

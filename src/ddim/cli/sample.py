@@ -12,8 +12,8 @@ from ddim.errors import UserError
 TAKES_FIELDS = True
 
 _EPILOG = """
-Picture k is made from seed k alone: it is the same in any number of pictures. OUT gets 00000.png, ... named by
-seed, grid.png, and record.json, which says what the pictures depend on.
+Picture k is made from seed k alone: it is the same in any number of pictures. DIR gets 00000.png, ... named
+by seed, grid.png, and record.json, which says what the pictures depend on.
 
   --steps N      evaluations of the network per picture (the last one makes the picture)
   --sampler.eta  0 is deterministic (the default), 1 puts back all the noise of DDPM

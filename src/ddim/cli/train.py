@@ -12,7 +12,7 @@ from ddim.errors import UserError
 if TYPE_CHECKING:
     from ddim.config import Recipe
 
-# Spelt here as well as in `ddim.recipes`, so that --help need not import torch; a test holds the two together.
+# Spelt here as well as in `ddim.recipes`, so that --help need not import torch; a test compares the two.
 RECIPES = {
     "fast": "the default: the best pictures for minutes of two processor cores",
     "keras": "Béres' Keras tutorial, with its own hyper-parameters",

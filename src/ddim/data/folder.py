@@ -33,11 +33,19 @@ def open_path(path: Path) -> Source:
             )
         if zipfile.is_zipfile(path):
             return Zip(path)
-        if tarfile.is_tarfile(path):
+        if _is_tar(path):
             return Tar(path)
     except OSError as error:
         raise UserError(f"data.source {str(path)!r} cannot be read: {error.strerror}") from None
     raise UserError(f"data.source {str(path)!r} is no archive: give a folder, a .zip or a .tar[.gz|.xz]")
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        return tarfile.is_tarfile(path)
+    except (EOFError, zlib.error, LZMAError):
+        # tarfile lets through what the decompressors say of a torn beginning.
+        return False
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ class Exact(nn.Conv2d):
     Exact on the whole path from x_t to the output; only the branches that are added to it are rounded.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
         """(B, C, H, W) -> (B, C', H', W') float32."""
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.float())
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:

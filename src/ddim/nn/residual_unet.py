@@ -20,8 +20,8 @@ class Residual(nn.Module):
     def __init__(self, channels: int, out: int, *, keras: bool) -> None:
         super().__init__()
         # Keras counts the momentum from the other end, and calls the affine part center and scale.
-        bn = {"affine": False, "eps": 1e-3, "momentum": 0.01} if keras else {}
-        self.norm = nn.BatchNorm2d(channels, **bn)
+        eps, momentum = (1e-3, 0.01) if keras else (1e-5, 0.1)
+        self.norm = nn.BatchNorm2d(channels, eps, momentum, affine=not keras)
         self.first = nn.Conv2d(channels, out, 3, padding=1)
         self.second = nn.Conv2d(out, out, 3, padding=1)
         identity = keras and channels == out
@@ -87,14 +87,14 @@ class ResidualUNet(nn.Module):
         skips: list[Tensor] = []
         x = torch.cat([self.enter(x), told.expand(-1, -1, *x.shape[-2:])], dim=1)
         for level in self.down:
-            for block in level:
+            for block in level.children():
                 x = block(x)
                 skips.append(x)
             x = F.avg_pool2d(x, 2)
         x = self.middle(x)
         for level in self.up:
             x = F.interpolate(x, scale_factor=2, mode="bilinear")
-            for block in level:
+            for block in level.children():
                 x = block(torch.cat([x, skips.pop()], dim=1))
         return self.leave(x)
 
@@ -102,4 +102,5 @@ class ResidualUNet(nn.Module):
 def _glorot(layer: nn.Module) -> None:
     if isinstance(layer, nn.Conv2d):
         nn.init.xavier_uniform_(layer.weight)
-        nn.init.zeros_(layer.bias)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

@@ -2,6 +2,9 @@
 
 Pixels are folded into channels (Shi et al. 2016) before the first convolution; the noise level scales and
 shifts each normalised block (Dhariwal & Nichol 2021, section 3); attention where the image is small.
+
+No norm or activation stands on the way from x_t to the output: residual stream, skips, projections and the
+last convolution are linear, so that the noise of single pixels, which the output repeats, passes without loss.
 """
 
 from __future__ import annotations
@@ -87,7 +90,6 @@ class UNet(nn.Module):
         for width, depth, attend in reversed(list(zip(widths, depths, attention, strict=True))):
             self.up.append(_level(now + width, width, depth, told, attend=attend))
             now = width
-        self.norm = nn.GroupNorm(8, now)
         self.leave = zeroed(Exact(now, folded, 3, padding=1))
 
     def forward(self, x: Tensor, conditioning: Tensor, label: Tensor | None = None) -> Tensor:
@@ -107,7 +109,7 @@ class UNet(nn.Module):
             if i:
                 x = F.interpolate(x, scale_factor=2, mode="nearest")
             x = _through(level, torch.cat([x, skips.pop()], dim=1), told)
-        return F.pixel_shuffle(self.leave(F.silu(self.norm(x))), self.patch)
+        return F.pixel_shuffle(self.leave(x), self.patch)
 
 
 def _level(channels: int, width: int, depth: int, told: int, *, attend: bool) -> nn.ModuleList:
@@ -119,7 +121,7 @@ def _level(channels: int, width: int, depth: int, told: int, *, attend: bool) ->
     return pieces
 
 
-def _through(level: nn.ModuleList, x: Tensor, told: Tensor) -> Tensor:
-    for piece in level:
+def _through(level: nn.Module, x: Tensor, told: Tensor) -> Tensor:
+    for piece in level.children():
         x = piece(x, told) if isinstance(piece, Block) else piece(x)
     return x

@@ -17,7 +17,7 @@ from ddim.samplers.state import State
 
 @dataclass(frozen=True)
 class DDIM:
-    """Song et al. 2021, eq. 12 and 16, for any (alpha, sigma): eta 0 is deterministic, eta 1 ancestral (DDPM).
+    """Song et al. 2021, eq. 12 and 16, at any (alpha, sigma): eta 0 is deterministic, eta 1 ancestral (DDPM).
 
     N levels are N - 1 steps, N - 1 evaluations; the picture is one more.
     """

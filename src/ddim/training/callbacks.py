@@ -1,4 +1,4 @@
-"""What happens beside training: logs, grids of samples, checkpoints. Each is one small value with four hooks."""
+"""What happens beside training: logs, grids of samples, checkpoints. Each a small value with five hooks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ddim.training.loop import Training
 
 
 class Callback:
-    """The hooks of a run, in the order in which they are called; each does nothing unless it is overridden."""
+    """The hooks of a run, in the order in which they are called; each does nothing unless overridden."""
 
     def begin(self, training: Training, folder: Path) -> None:
         """Before the first update of this process, new or resumed."""
@@ -65,10 +65,9 @@ class SampleGrid(Callback):
     def event(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
         report = training.recipe.report
+        runtime = training.engine.runtime
         with training.averaged() as model:
-            shown = Trained(
-                model, training.pixels, training.recipe, training.engine.runtime, {}, self.folder, "ema"
-            )
+            shown = Trained(model, training.pixels, training.recipe, runtime, {}, self.folder, "ema")
             images, _ = generate(shown, range(report.grid), report.steps)
         pixels = grid(images)
         save_png(self.folder / f"step-{training.step:09d}.png", pixels)
@@ -76,7 +75,7 @@ class SampleGrid(Callback):
 
 
 class Checkpoints(Callback):
-    """A checkpoint at each event, after every `report.checkpoint` seconds, and at the end.
+    """A checkpoint at each event, after every `report.checkpoint` seconds (see `due`), and at the end.
 
     The best by validation image MAE is kept beside the newest two.
     """
@@ -87,31 +86,31 @@ class Checkpoints(Callback):
     def begin(self, training: Training, folder: Path) -> None:
         """See `Callback`."""
         self.folder = folder / "checkpoints"
-        self._last, self._saved = time.monotonic(), training.step
+        self._last, self._saved, self._best = time.monotonic(), training.step, -1
 
-    def stepped(self, training: Training, values: dict[str, float]) -> None:
-        """See `Callback`."""
+    def due(self, training: Training) -> None:
+        """Save if the last was long ago. Not for a step whose event is to come: a resume would miss it."""
         if time.monotonic() - self._last > training.recipe.report.checkpoint:
             self.save(training)
 
     def event(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
         error = values.get("image_mae")
-        best = error is not None and (training.best is None or error < training.best)
-        if best:
-            training.best = error
-        self.save(training, best=best)
+        if error is not None and (training.best is None or error < training.best):
+            training.best, self._best = error, training.step
+        self.save(training)
 
     def end(self, training: Training) -> None:
         """See `Callback`."""
         if training.step != self._saved:
             self.save(training)
 
-    def save(self, training: Training, best: bool = False) -> None:
-        """Write a checkpoint now. Not after an update that was not finite: the last good one is kept."""
-        if training.not_finite:
+    def save(self, training: Training) -> None:
+        """Write a checkpoint now. Not of weights that are not finite: the last good one is kept."""
+        if not training.sound:
             return
         self.log.sync()
+        best = self._best == training.step
         path = checkpoint.save(
             self.folder, training.step, training.tensors(), training.documents(), best=best
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,10 @@ class Engine(Protocol):
     world: int
 
     def ready(self, net: nn.Module) -> nn.Module:
-        """The network as training calls it: compiled, or wrapped for several processes; weights are shared."""
+        """The network as training calls it: compiled, or wrapped for several processes; it shares weights."""
         ...
 
-    def precise(self) -> AbstractContextManager[None]:
+    def precise(self) -> AbstractContextManager[Any]:
         """The context of a forward pass."""
         ...
 
@@ -47,7 +47,7 @@ class LocalEngine:
         """See `Engine`."""
         return self.runtime.compiled(net)
 
-    def precise(self) -> AbstractContextManager[None]:
+    def precise(self) -> AbstractContextManager[Any]:
         """See `Engine`."""
         return self.runtime.precise()
 

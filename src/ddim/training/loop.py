@@ -1,4 +1,4 @@
-"""One run in progress: what a checkpoint holds, one update at a time, each a function of the run and its number."""
+"""One run in progress: what a checkpoint holds; and one update, a function of the run and of its number."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class Training:
     """A run between two updates.
 
     Its state is what a checkpoint holds: weights, their average, the optimiser, counters, and what the next
-    line of the log is made of (`sums` since the last line; `best`, the least validation image MAE). All else, the
-    order of the images, their flips, times and noise, is a function of the recipe's seed and `step`.
+    line of the log is made of (`sums` since the last line; `best`, the least validation image MAE). All else,
+    the order of the images, their flips, times and noise, is a function of the recipe's seed and `step`.
     """
 
     def __init__(self, recipe: Recipe, split: Split, pixels: Pixels, engine: Engine, plan: Plan) -> None:
@@ -103,11 +103,21 @@ class Training:
         """Whether the budget is spent."""
         return self.plan.total is not None and self.seen >= self.plan.total
 
+    @property
+    def sound(self) -> bool:
+        """Whether a checkpoint can go on from here: the last update or else every weight is finite."""
+        return not self.not_finite or all(bool(p.isfinite().all()) for p in self.model.parameters())
+
+    def events(self) -> set[int]:
+        """The steps after which a run of known length validates, `report.events` of them; its last is one."""
+        total, count = self.plan.total or 0, self.recipe.report.events
+        return {math.ceil(total * k / count / self.recipe.optim.batch) for k in range(1, count + 1)}
+
     def advance(self) -> dict[str, float]:
         """One update; its loss, gradient norm and learning rate.
 
-        An update whose loss or gradient is not finite is skipped: nothing but `step` moves. `NotFinite` at the
-        third in a row.
+        An update whose loss or gradient is not finite is skipped: nothing but `step` moves. `NotFinite` at
+        the third in a row.
         """
         o = self.recipe.optim
         rate = self.plan.rate(o, self.seen)
@@ -152,12 +162,16 @@ class Training:
         uniform = torch.rand(o.batch, generator=draw, device=runtime.device, dtype=torch.float32).cpu()
         slices = (torch.arange(o.batch) + uniform.double()) / o.batch
         times = self.recipe.objective.times(slices, self.recipe.schedule)
+        # For all parts at once: how a batch is divided must not change its noise.
+        shape = self.model.shape
+        size = (o.batch, shape.channels, shape.height, shape.width)
+        noise = torch.randn(size, generator=draw, device=runtime.device)
         total = torch.zeros((), device=runtime.device)
         for part in range(o.accumulate):
             mine = slice(part, None, o.accumulate)
             images = gather(self.split.images, which[mine], None if mirrored is None else mirrored[mine])
             x0 = runtime.images(self.pixels.enter(images.float() / 255))
-            eps = runtime.images(torch.randn(x0.shape, generator=draw, device=runtime.device))
+            eps = runtime.images(noise[mine])
             with self.engine.precise():
                 loss = self.recipe.objective(self.quick, x0, times[mine], eps).mean() / o.accumulate
             self.engine.backward(loss)
@@ -253,9 +267,23 @@ class Training:
             slots.setdefault(names[name], {})[slot] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        for parameter, slot in self.optimizer.state.items():
+            for key, value in slot.items():
+                if value.shape == parameter.shape:
+                    # The fused kernel walks memory and not indices: a moment that does not lie as its
+                    # parameter does (files are contiguous, weights channels_last) would be another's.
+                    slot[key] = torch.empty_like(parameter).copy_(value)
 
     def begin_from(self, tensors: dict[str, Tensor]) -> None:
-        """Start from another run's weights, in the average too."""
+        """Start from another run's weights, in the average too. UserError where they do not fit."""
+        state = self.model.state_dict()
+        wrong = [name for name in state if name not in tensors or tensors[name].shape != state[name].shape]
+        wrong += [name for name in tensors if name not in state]
+        if wrong:
+            raise UserError(
+                f"--from gives weights of another network than recipe {self.recipe.name} has: "
+                f"{wrong[0]} is missing or of another shape; leave --recipe and --net out to take that run's"
+            )
         self.model.load_state_dict(tensors)
         for name, value in ema.averaged(self.model).items():
             self.average[name].copy_(value)

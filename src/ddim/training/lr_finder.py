@@ -35,7 +35,8 @@ class Curve:
 def range_test(training: Training, low: float = 1e-7, high: float = 0.1, updates: int = 100) -> Curve:
     """Losses of `updates` steps at rates growing geometrically from low to high.
 
-    It moves the training's weights: give it one of its own. It ends early where the loss is four times its least.
+    It moves the training's weights: give it one of its own. It ends early where the loss is four times its
+    least.
     """
     rates, losses, mean = [], [], 0.0
     for k in range(updates):

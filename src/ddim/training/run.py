@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,17 +18,21 @@ from ddim.config import Fixed, Recipe, build, dump, write_recipe
 from ddim.config import load as load_recipe
 from ddim.data import open_images, split
 from ddim.data.transforms import batch as gather
+from ddim.errors import UserError
 from ddim.generate import load
 from ddim.noise import Noise
 from ddim.pixels import Pixels
-from ddim.recipes import find, read_recipe
-from ddim.runtime import Runtime, choose
+from ddim.recipes import find
+from ddim.runtime import Runtime, choose, find_device
 from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid
 from ddim.training.engine import LocalEngine
 from ddim.training.loop import Plan, Split, Training
 
+RUN = "run.json"
+"""The file that makes a folder a run: what it is and where it began."""
+
 MEASURED = 60.0
-"""Seconds of training, or a tenth of a shorter budget, from which a time budget becomes a number of images."""
+"""Seconds of training, or a tenth of a shorter budget, before a time budget becomes a number of images."""
 
 
 class Interrupted(Exception):  # noqa: N818  (a state: the run is saved)
@@ -50,7 +54,7 @@ class Machine:
 
 
 def train(
-    data: str = "blossoms",
+    data: str | None = None,
     recipe: str | Recipe = "fast",
     *,
     out: Path | None = None,
@@ -61,27 +65,25 @@ def train(
 ) -> Path:
     """Train a model on images and return the run folder.
 
-    `data` is a folder, an archive or a name (see `ddim.data.open_images`); `recipe` a name, a YAML file or a
-    value, whose `images` or `minutes` are the budget. `source` is a run whose weights and pixels to start from.
-    `progress(done, total)` is called while images are decoded. UserError for what cannot be used; `NotFinite`
-    where training breaks down; `Interrupted` after a signal.
+    `data` is a folder, an archive or a name (see `ddim.data.open_images`), by default the recipe's; `recipe`
+    a name, a YAML file or a value, whose `images` or `minutes` are the budget. `source` is a run whose
+    weights and pixels to start from. `progress(done, total)` is called while images are decoded. UserError
+    for what cannot be used; `NotFinite` where training breaks down; `Interrupted` after a signal.
     """
     began = time.monotonic()
     chosen = recipe if isinstance(recipe, Recipe) else find(recipe)
-    chosen = replace(chosen, data=replace(chosen.data, source=data))
-    parent = load(source, device="cpu") if source is not None else None
+    chosen = replace(chosen, data=replace(chosen.data, source=data or chosen.data.source))
+    if out is not None and out.exists() and not _unborn(out):
+        # What will be refused once the images are decoded is refused before.
+        tracking.new_run_folder(out, "", "")
     parts = opened(chosen, progress)
-    folder = tracking.new_run_folder(out, _short(data), chosen.name)
+    m = machine
+    runtime = choose(m.device, m.precision, m.compiling, m.threads, _seconds(chosen, parts))
+    training = _begun(chosen, parts, runtime, source)
+    short = _short(chosen.data.source)
+    folder = out if out is not None and _unborn(out) else tracking.new_run_folder(out, short, chosen.name)
     with checkpoint.lock(folder):
-        pixels = parent.pixels if parent else pixels_of(chosen, parts)
-        runtime = choose(
-            machine.device, machine.precision, machine.compiling, machine.threads, _seconds(chosen, parts)
-        )
-        training = Training(chosen, parts, pixels, LocalEngine(runtime), Plan(chosen.images))
-        if parent:
-            training.begin_from(parent.model.state_dict())
-        (folder / "recipe.yaml").write_text(write_recipe(chosen))
-        tracking.write_json_atomic(folder / "run.json", _facts(training, machine, source))
+        tracking.write_json_atomic(folder / RUN, _facts(training, machine, source))
         _fit(training, folder, callbacks, None, began)
     return folder
 
@@ -91,49 +93,70 @@ def resume(
 ) -> Path:
     """Go on with a run as if it had never been stopped; return its folder.
 
-    The machine's choices are read, not made again. A finished run is left as it is. UserError where the folder
-    holds no recipe, or its images have changed.
+    The machine's choices are read, not made again. A finished run is left as it is. UserError where the
+    folder is no run, or its images have changed.
     """
     began = time.monotonic()
+    if not (folder / RUN).is_file():
+        raise UserError(f"run {folder} cannot be resumed: it is no run folder, for it holds no {RUN}")
+    facts = tracking.read_json(folder / RUN)
     with checkpoint.lock(folder):
         path = checkpoint.newest(folder / "checkpoints")
         if path is None:
-            return _afresh(folder, callbacks, progress, began)
+            return _afresh(folder, facts, callbacks, progress)
         recipe = load_recipe(checkpoint.read_document(path, "recipe"))
-        state = checkpoint.read_document(path, "state")
-        runtime = Runtime(**state["runtime"])  # type: ignore[index,call-overload]
-        pixels = Pixels(tuple(state["pixels"]["mean"]), tuple(state["pixels"]["std"]))  # type: ignore[index,call-overload]
+        state: Any = checkpoint.read_document(path, "state")
+        runtime = Runtime(**state["runtime"])
+        pixels = Pixels(tuple(state["pixels"]["mean"]), tuple(state["pixels"]["std"]))
+        find_device(runtime.device)
         runtime.start()
         training = Training(recipe, opened(recipe, progress), pixels, LocalEngine(runtime), Plan(None))
         names = ("model", "ema/default", "optimizer")
-        training.restore({name: checkpoint.read_tensors(path, name) for name in names}, state)  # type: ignore[arg-type]
+        training.restore({name: checkpoint.read_tensors(path, name) for name in names}, state)
         if not training.finished:
             _fit(training, folder, callbacks, training.step, began)
     return folder
 
 
 def _afresh(
-    folder: Path, callbacks: Sequence[Callback], progress: Callable[[int, int], None] | None, began: float
+    folder: Path,
+    facts: dict[str, Any],
+    callbacks: Sequence[Callback],
+    progress: Callable[[int, int], None] | None,
 ) -> Path:
     """A run that was killed before its first checkpoint starts again, with what it had chosen."""
-    recipe = read_recipe(folder / "recipe.yaml")
-    facts = tracking.read_json(folder / "run.json")
-    parts = opened(recipe, progress)
-    parent = load(Path(facts["source"]), device="cpu") if facts["source"] else None
-    runtime = Runtime(**facts["runtime"])
+    began = time.monotonic()
+    recipe = load_recipe(facts["recipe"])
+    source = Path(facts["source"]) if facts["source"] else None
+    training = _begun(recipe, opened(recipe, progress), Runtime(**facts["runtime"]), source)
+    _fit(training, folder, callbacks, None, began)
+    return folder
+
+
+def _begun(recipe: Recipe, parts: Split, runtime: Runtime, source: Path | None) -> Training:
+    """A training at step 0, from random weights or from the averaged ones of another run."""
+    parent = load(source, device="cpu") if source is not None else None
+    # Loading takes the threads of that run.
     runtime.start()
     pixels = parent.pixels if parent else pixels_of(recipe, parts)
     training = Training(recipe, parts, pixels, LocalEngine(runtime), Plan(recipe.images))
     if parent:
         training.begin_from(parent.model.state_dict())
-    _fit(training, folder, callbacks, None, began)
-    return folder
+    return training
+
+
+def _unborn(folder: Path) -> bool:
+    """Whether a folder is what a run leaves that was killed before it had written what it is."""
+    return folder.is_dir() and all(path.name.startswith((".lock", ".tmp-")) for path in folder.iterdir())
 
 
 def _fit(
     training: Training, folder: Path, callbacks: Sequence[Callback], resumed: int | None, began: float
 ) -> None:
     """Updates, events and checkpoints until the budget is spent or a signal comes."""
+    if resumed is None:
+        # For people, and for --recipe; a resume reads the checkpoint's.
+        (folder / "recipe.yaml").write_text(write_recipe(training.recipe), encoding="utf-8")
     with tracking.RunLog(folder, resumed) as log, _signals() as caught:
         keeper = Checkpoints(log, list(callbacks))
         # The log before the checkpoint that covers it; the checkpoint before anyone hears of the event.
@@ -150,8 +173,10 @@ def _fit(
                 _event(training, hooks)
                 clock.settle(training, time.monotonic() - spent)
                 keeper.save(training)
-            elif training.plan.total is not None and training.step in _events(training):
+            elif training.plan.total is not None and training.step in training.events():
                 _event(training, hooks)
+            else:
+                keeper.due(training)
         for hook in hooks:
             hook.end(training)
     if caught and not training.finished:
@@ -162,12 +187,6 @@ def _event(training: Training, hooks: Sequence[Callback]) -> None:
     values = training.validate()
     for hook in hooks:
         hook.event(training, values)
-
-
-def _events(training: Training) -> set[int]:
-    """The steps after which a run with a known end validates: `report.events` of them, the last its last."""
-    total, count = training.plan.total or 0, training.recipe.report.events
-    return {math.ceil(total * k / count / training.recipe.optim.batch) for k in range(1, count + 1)}
 
 
 class _Clock:
@@ -241,9 +260,9 @@ def _seconds(recipe: Recipe, parts: Split) -> float:
     if recipe.images is None:
         return recipe.minutes * 60
     with torch.random.fork_rng(devices=[]):
-        model = build(recipe, parts.images.pixels.shape[-1]).to(memory_format=torch.channels_last)
+        model = Runtime().place(build(recipe, parts.images.pixels.shape[-1]))
     few = 4
-    x0 = Noise(range(few)).like(model.blank(few)).contiguous(memory_format=torch.channels_last)
+    x0 = Runtime().images(Noise(range(few)).like(model.blank(few)))
 
     def step() -> float:
         begin = time.perf_counter()

@@ -1,0 +1,159 @@
+"""`ddim plot KIND`: the figures of `ddim.figures`, each written as a PNG."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddim.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_EPILOG = """examples:
+  ddim plot schedule                                 cosine, linear and linear_beta beside each other
+  ddim plot schedule linear --schedule.clip powers   the seed repository's table, and its plateau
+  ddim plot forward photo.jpg --size 128             an image that becomes noise
+  ddim plot reverse runs/blossoms-fast-1 --seed 7    noise that becomes a picture
+  ddim plot losses runs/*                            the losses of several runs
+
+`ddim plot KIND --help` lists the options of a kind.
+"""
+
+# Spelt here as well as in `ddim.schedules`, so that --help needs no torch; a test holds the two together.
+SCHEDULES = ("cosine", "linear", "linear_beta")
+FIELDS = {
+    "clip": "linear: none, rates (default), or powers, as the seed repository",
+    "min_signal": "cosine, linear: the least signal rate (default 0.02)",
+    "max_signal": "cosine, linear: the greatest signal rate (default 0.95)",
+    "read": "linear: between entries, floor (default) or log_snr",
+    "entries": "linear: entries of the table (default 1000)",
+    "first": "linear: the first beta (default 1e-4)",
+    "last": "linear: the last beta (default 0.02)",
+    "low": "linear_beta: beta at t = 0 (default 0.1)",
+    "high": "linear_beta: beta at t = 1 (default 20)",
+}
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help with the options and their words side by side."""
+
+    def __init__(self, prog: str, **how: Any) -> None:  # noqa: ANN401  (argparse's own options)
+        super().__init__(prog, **{"max_help_position": 32, **how})
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the kinds of figure, each with its options."""
+    parser.epilog = _EPILOG
+    parser.formatter_class = _Formatter
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True, title="kinds")
+
+    def kind(name: str, text: str) -> argparse.ArgumentParser:
+        words = f"{text[0].upper()}{text[1:]}."
+        inner = kinds.add_parser(
+            name, help=text, description=words, allow_abbrev=False, formatter_class=_Formatter
+        )
+        out = Path(f"{name}.png")
+        inner.add_argument(
+            "--out", type=Path, default=out, metavar="FILE", help=f"the picture (default {out})"
+        )
+        return inner
+
+    schedule = kind("schedule", "alpha, sigma and log-SNR of schedules against t")
+    schedule.usage = "ddim plot schedule [NAME ...] [--schedule.FIELD VALUE ...] [--out FILE]"
+    schedule.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(SCHEDULES)} (default all)")
+    for name, text in FIELDS.items():
+        schedule.add_argument(f"--schedule.{name}", dest=name, metavar="VALUE", help=text)
+    for name, text in (
+        ("embedding", "the sinusoidal embedding of the noise variance, as heat maps"),
+        ("distance", "inner products of embeddings, which depend on the distance alone"),
+    ):
+        inner = kind(name, text)
+        inner.add_argument("--width", type=int, default=32, help="channels (default 32)")
+        inner.add_argument("--max-frequency", type=float, default=1000.0, help="turns (default 1000)")
+    forward = kind("forward", "one image at growing t, under the linear and the cosine schedule")
+    forward.add_argument(
+        "source",
+        nargs="?",
+        default="blossoms",
+        metavar="IMAGE|DATA",
+        help="an image, or a folder, archive or name whose first image is taken (default blossoms)",
+    )
+    forward.add_argument("--size", default="64", metavar="64|64x96", help="height x width (default 64)")
+    forward.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+    reverse = kind("reverse", "how one picture of a trained run comes about, and the way back")
+    reverse.add_argument("run", metavar="RUN", help="a run folder or a checkpoint")
+    reverse.add_argument("--steps", type=int, default=20, help="levels of the grid (default 20)")
+    reverse.add_argument("--seed", type=int, default=0, help="of the picture (default 0)")
+    losses = kind("losses", "losses of runs against the images they have seen")
+    losses.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw the figure and print where it lies. UserError where that cannot be."""
+    from ddim.plots import check_out, save_figure
+
+    check_out(args.out)
+    save_figure(args.out, _DRAW[args.kind](args))
+    print(args.out)
+    return 0
+
+
+def _schedule(args: argparse.Namespace) -> Figure:
+    from ddim import figures
+
+    names = args.names or SCHEDULES
+    changes = {name: getattr(args, name) for name in FIELDS if getattr(args, name) is not None}
+    return figures.schedules(figures.chosen(names, changes))
+
+
+def _embedding(args: argparse.Namespace) -> Figure:
+    from ddim import figures
+
+    return figures.embedding(args.width, args.max_frequency)
+
+
+def _distance(args: argparse.Namespace) -> Figure:
+    from ddim import figures
+
+    return figures.distance(args.width, args.max_frequency)
+
+
+def _forward(args: argparse.Namespace) -> Figure:
+    from ddim import figures
+    from ddim.data import parse_size
+
+    image = figures.one_image(args.source, parse_size(args.size))
+    return figures.forward(image, figures.chosen(("linear", "cosine"), {}), seed=args.seed)
+
+
+def _reverse(args: argparse.Namespace) -> Figure:
+    from ddim import figures
+    from ddim.generate import load
+
+    return figures.reverse(load(args.run), args.steps, args.seed)
+
+
+def _losses(args: argparse.Namespace) -> Figure:
+    from ddim import figures
+    from ddim.tracking import read_metrics
+
+    missing = [str(run) for run in args.runs if not run.is_dir()]
+    if missing:
+        raise UserError(f"run {missing[0]!r} is not a folder")
+    # Folder names where they tell the runs apart, else the paths as given.
+    names = [run.resolve().name for run in args.runs]
+    if len(set(names)) < len(names):
+        names = [str(run) for run in args.runs]
+    return figures.losses({name: read_metrics(run) for name, run in zip(names, args.runs, strict=True)})
+
+
+_DRAW = {
+    "schedule": _schedule,
+    "embedding": _embedding,
+    "distance": _distance,
+    "forward": _forward,
+    "reverse": _reverse,
+    "losses": _losses,
+}

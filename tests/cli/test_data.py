@@ -1,0 +1,126 @@
+"""`ddim data`: what it prints, and the grid it leaves."""
+
+import argparse
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddim.cli import data as command
+from ddim.errors import UserError
+
+
+def png(pixels, format="PNG"):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format)
+    return file.getvalue()
+
+
+def noise(seed, height=12, width=12):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Five images in two classes: copies within and across classes, a small one; and two broken ones."""
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    files = {
+        "rose/a.png": png(noise(0)),
+        "rose/b.png": png(noise(0)),
+        "aster/a.png": png(noise(0)),
+        "aster/c.png": png(noise(1, 6, 40)),
+        "aster/d.bmp": png(noise(2, 30, 20)[..., 0], "BMP"),
+        "aster/broken\x1b[31m.png": b"",
+        "aster/torn.png": png(noise(3))[:-40],
+        "notes.txt": b"",
+    }
+    for name, data in files.items():
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes(data)
+    return tmp_path / "photos"
+
+
+def run(*words):
+    parser = argparse.ArgumentParser()
+    command.add(parser)
+    return command.run(parser.parse_args(list(words)))
+
+
+def test_it_prints_what_there_is_to_know_before_training(folder, capsys):
+    assert run("photos", "--size", "12") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "photos: 5 images, used at 12x12, RGB",
+        "original sizes (height x width): smallest 12x12, median 12x12, largest 30x20",
+        "enlarged: 1, smaller than 12x12",
+        "formats: PNG 4, BMP 1",
+        "modes: RGB 4, L 1",
+        "skipped, not images: 1",
+        "classes: 2, of 2 to 3 images",
+        "  aster: 3",
+        "  rose: 2",
+        "rejected: 2",
+        r"  aster/broken\x1b[31m.png: its name holds control characters",
+        "  aster/torn.png: damaged: Truncated File Read",
+        "duplicates: 2, exact copies of 1",
+        "  across classes: 1",
+        "  aster/a.png = rose/a.png = rose/b.png",
+        "grid: data-grid.png",
+    ]
+
+
+def test_the_grid_shows_the_images(folder, tmp_path):
+    run("photos", "--size", "8x12")
+    with Image.open(tmp_path / "data-grid.png") as grid:
+        assert grid.size == (36, 16)
+        pixels = np.asarray(grid)
+    tiles = [pixels[y : y + 8, x : x + 12] for y in (0, 8) for x in (0, 12, 24)]
+    assert (tiles[-1] == 255).all()
+    assert len({tile.tobytes() for tile in tiles[:5]}) == 3
+
+
+@pytest.mark.parametrize(("channels", "mode"), [("1", "L"), ("3", "RGB"), ("4", "RGBA")])
+def test_the_grid_has_the_channels_of_the_images(folder, tmp_path, channels, mode):
+    run("photos", "--size", "8", "--channels", channels, "--out", "other.png")
+    with Image.open(tmp_path / "other.png") as grid:
+        assert grid.mode == mode
+
+
+def test_its_own_grid_is_written_again_and_nothing_else_is(folder, tmp_path):
+    assert run("photos", "--size", "8") == run("photos", "--size", "8") == 0
+    for strange in (png(noise(0)), b"my letters"):
+        (tmp_path / "data-grid.png").write_bytes(strange)
+        with pytest.raises(UserError, match="exists and is no grid"):
+            run("photos", "--size", "8")
+        assert (tmp_path / "data-grid.png").read_bytes() == strange
+
+
+@pytest.mark.parametrize(
+    ("out", "message"), [("no/folder/grid.png", "no folder"), ("grid.jpg", "must end in .png")]
+)
+def test_a_place_where_no_grid_can_be_is_an_error(folder, out, message):
+    with pytest.raises(UserError, match=message):
+        run("photos", "--out", out)
+
+
+def test_many_classes_are_summarised(folder, tmp_path, capsys):
+    for number in range(30):
+        (tmp_path / "many" / f"class-{number:02d}").mkdir(parents=True)
+        (tmp_path / "many" / f"class-{number:02d}" / "a.png").write_bytes(png(noise(number)))
+    run("many", "--size", "8")
+    lines = capsys.readouterr().out.splitlines()
+    assert "classes: 30, of 1 to 1 images" in lines
+    assert sum(line.startswith("  class-") for line in lines) == 10
+    assert "  ... 20 others" in lines
+
+
+def test_the_command_is_there_without_torch_and_numpy():
+    program = (
+        "import sys, argparse; from ddim.cli import data; data.add(argparse.ArgumentParser());"
+        "print([name for name in ('torch', 'numpy', 'PIL', 'rich') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    assert found.stdout == "[]\n"

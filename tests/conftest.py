@@ -1,0 +1,77 @@
+"""What every test may rely on: no network, one thread, and a global random state that nobody moves."""
+
+import ipaddress
+import os
+import socket
+import sys
+
+import pytest
+
+# Before torch is imported, here and in the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "moves_global_rng: the test itself draws from the global generators")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network():
+    """Only this machine can be reached."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex", "sendto"):
+            patch.setattr(socket.socket, name, _guarded(getattr(socket.socket, name)))
+        patch.setattr(socket, "getaddrinfo", _resolved(socket.getaddrinfo))
+        yield
+
+
+def _guarded(call):
+    def guarded(self, *args):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not _here(args[-1][0]):
+            raise OSError(f"tests reach no network, this one wanted {args[-1]}")
+        return call(self, *args)
+
+    return guarded
+
+
+def _resolved(call):
+    def resolved(host, *args, **options):
+        if host is not None and not _here(host):
+            raise OSError(f"tests reach no network, this one wanted {host}")
+        return call(host, *args, **options)
+
+    return resolved
+
+
+def _here(host):
+    host = host.decode() if isinstance(host, bytes) else str(host)
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """A library that draws from the global generators, or seeds them, cannot be repeated by its user.
+
+    Round the function alone: pytest-randomly seeds them before each phase of a test.
+    """
+    before = _global_states()
+    result = yield
+    moved = [name for name, state in _global_states().items() if before.get(name, state) != state]
+    if moved and pyfuncitem.get_closest_marker("moves_global_rng") is None:
+        pytest.fail(f"the global random state of {', '.join(moved)} was moved")
+    return result
+
+
+def _global_states():
+    states = {}
+    if "torch" in sys.modules:
+        states["torch"] = sys.modules["torch"].get_rng_state().numpy().tobytes()
+    if "numpy" in sys.modules:
+        kind, keys, *rest = sys.modules["numpy"].random.get_state()
+        states["numpy"] = (kind, keys.tobytes(), *rest)
+    return states

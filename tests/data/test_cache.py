@@ -1,0 +1,206 @@
+"""The cache: built once, noticed when the source changes, rebuilt when damaged."""
+
+import json
+import os
+import threading
+
+import numpy as np
+import pytest
+from bad_images import encoded, picture
+
+from ddim.data import cache as cache_module
+from ddim.data import open_images
+from ddim.data.cache import originals
+from ddim.errors import UserError
+
+
+def noise(seed):
+    """A PNG of noise: all of one size in bytes."""
+    return encoded(
+        np.random.default_rng(seed).integers(0, 256, (12, 12, 3), np.uint8), "PNG", compress_level=0
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "photos"
+    for kind in ("rose", "aster"):
+        (path / kind).mkdir(parents=True)
+        for n in range(3):
+            (path / kind / f"{n}.png").write_bytes(noise([len(kind), n]))
+    return path
+
+
+@pytest.fixture
+def opened(folder, tmp_path):
+    """Open the folder, noting what was decoded."""
+    decoded = []
+
+    def again(size=(8, 8)):
+        decoded.clear()
+        return open_images(
+            str(folder), size, cache=tmp_path / "cache", progress=lambda *done: decoded.append(done)
+        )
+
+    again.decoded = decoded
+    return again
+
+
+def test_a_source_is_decoded_once(opened):
+    first = opened()
+    assert opened.decoded == [(n, 6) for n in range(1, 7)]
+    again = opened()
+    assert opened.decoded == []
+    assert again.fingerprint == first.fingerprint
+    assert again.names == first.names
+    np.testing.assert_array_equal(again.pixels, first.pixels)
+
+
+def test_every_size_has_its_own(opened):
+    small, large = opened(), opened((12, 12))
+    assert small.fingerprint != large.fingerprint
+    assert small.folder != large.folder
+    assert large.pixels.shape == (6, 12, 12, 3)
+
+
+def test_nothing_is_written_beside_the_images(opened, folder):
+    before = sorted(folder.rglob("*"))
+    opened()
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("keep_times", [False, True])
+def test_a_changed_file_is_noticed(opened, folder, keep_times):
+    first = opened()
+    path = folder / "rose" / "1.png"
+    before = path.stat()
+    path.write_bytes(noise(99))
+    if keep_times:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    second = opened()
+    assert second.fingerprint != first.fingerprint
+    assert (second.pixels[4] != first.pixels[4]).any()
+    np.testing.assert_array_equal(second.pixels[5], first.pixels[5])
+
+
+def test_a_file_that_came_or_went_is_noticed(opened, folder):
+    assert len(opened()) == 6
+    (folder / "aster" / "3.png").write_bytes(noise(1))
+    assert len(opened()) == 7
+    (folder / "rose" / "0.png").unlink()
+    assert len(opened()) == 6
+
+
+def test_old_files_are_not_read_again_to_know_that_they_are_the_same(opened, folder, monkeypatch):
+    monkeypatch.setattr("ddim.data.folder._CLOCK_TICK", -3600.0)
+    first = opened()
+    monkeypatch.setattr(cache_module, "_surveyed", lambda source: pytest.fail("read again"))
+    assert opened().fingerprint == first.fingerprint
+    (folder / "rose" / "0.png").write_bytes(noise(2) + b" ")
+    with pytest.raises(pytest.fail.Exception, match="read again"):
+        opened()
+
+
+def test_files_of_this_very_moment_are_read_again(opened, monkeypatch):
+    opened()
+    read, inner = [], cache_module._surveyed
+    monkeypatch.setattr(cache_module, "_surveyed", lambda source: read.append(source) or inner(source))
+    opened()
+    assert len(read) == 1
+
+
+def truncate(folder):
+    (folder / "images.u8").write_bytes((folder / "images.u8").read_bytes()[:-1])
+
+
+def shorten_index(folder):
+    (folder / "index.json").write_bytes((folder / "index.json").read_bytes()[:40])
+
+
+def drop_labels(folder):
+    index = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(index | {"labels": [0]}))
+
+
+DAMAGE = {
+    "truncated pixels": truncate,
+    "no pixels": lambda folder: (folder / "images.u8").unlink(),
+    "no index": lambda folder: (folder / "index.json").unlink(),
+    "no rejects": lambda folder: (folder / "rejects.json").unlink(),
+    "half an index": shorten_index,
+    "another index": lambda folder: (folder / "index.json").write_text("[1, 2]"),
+    "labels too few": drop_labels,
+    "an index in no known letters": lambda folder: (folder / "index.json").write_bytes(b"\xff\xfe\x00"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_cache_is_built_again(damage, opened):
+    first = opened()
+    pixels = np.array(first.pixels)
+    DAMAGE[damage](first.folder)
+    again = opened()
+    assert len(opened.decoded) == 6
+    np.testing.assert_array_equal(again.pixels, pixels)
+    assert again.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    opened()
+    assert opened.decoded == []
+
+
+def test_a_build_that_is_cut_off_leaves_nothing_that_looks_whole(opened, folder, tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def cut(done, total):
+        if done == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        open_images(str(folder), (8, 8), cache=tmp_path / "cache", progress=cut)
+    assert not list((tmp_path / "cache").glob("*8x8*"))
+    assert len(opened()) == 6
+
+
+def test_many_may_build_at_once(folder, tmp_path):
+    gate, found = threading.Barrier(4), []
+
+    def build():
+        gate.wait()
+        found.append(open_images(str(folder), (8, 8), cache=tmp_path / "cache"))
+
+    threads = [threading.Thread(target=build) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    for images in found:
+        np.testing.assert_array_equal(images.pixels, found[0].pixels)
+    assert not list((tmp_path / "cache").glob(".*"))
+
+
+def test_what_a_killed_builder_left_is_swept_after_a_day(opened, tmp_path):
+    for name, age in (("old", 2 * 24 * 3600), ("new", 60)):
+        left = tmp_path / "cache" / f".building-{name}"
+        left.mkdir(parents=True)
+        os.utime(left, (left.stat().st_atime, left.stat().st_mtime - age))
+    opened()
+    assert [path.name for path in (tmp_path / "cache").glob(".building-*")] == [".building-new"]
+
+
+def test_the_environment_says_where_the_cache_is(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "mine"))
+    assert open_images(str(folder), (8, 8)).folder.parent == tmp_path / "mine"
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_that_names_the_variable(folder, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="DDIM_CACHE"):
+        open_images(str(folder), (8, 8), cache=tmp_path / "file" / "cache")
+
+
+def test_what_the_files_were_is_remembered(opened, folder):
+    (folder / "rose" / "0.png").write_bytes(encoded(picture(30, 50), "JPEG"))
+    found = [(header.height, header.width, header.format) for header in originals(opened())]
+    assert found == [(12, 12, "PNG")] * 3 + [(30, 50, "JPEG")] + [(12, 12, "PNG")] * 2

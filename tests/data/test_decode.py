@@ -1,0 +1,149 @@
+"""One image file to pixels: orientation, crop, resize, modes."""
+
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from bad_images import animation, encoded, interlaced, picture, with_orientation
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from ddim.data.decode import UnusableError, decode, header
+
+
+def pixels_of(data, size, channels=3):
+    return decode(data, size, channels)[1]
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_comes_out_upright_whatever_its_exif_orientation(orientation, format):
+    upright = picture(12, 20)
+    data = with_orientation(upright, orientation, format, **({"lossless": True} if format == "WEBP" else {}))
+    found, pixels = decode(data, (12, 20), 3)
+    assert (found.height, found.width) == (12, 20)
+    assert (header(data).height, header(data).width) == (12, 20)
+    np.testing.assert_array_equal(pixels, upright)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_large_jpeg_that_is_decoded_at_a_fraction_is_upright_too(orientation):
+    upright = picture(640, 960)
+    pixels = pixels_of(with_orientation(upright, orientation, "JPEG", quality=95), (16, 24))
+    np.testing.assert_allclose(pixels, pixels_of(encoded(upright, "PNG"), (16, 24)), atol=6)
+
+
+def marked(height, width):
+    """Black, with a white square of 20 x 20 in the middle and red bars at the ends of the longer side."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[height // 2 - 10 : height // 2 + 10, width // 2 - 10 : width // 2 + 10] = 255
+    long = pixels if height > width else pixels.swapaxes(0, 1)
+    long[:10] = long[-10:] = (255, 0, 0)
+    return pixels
+
+
+@pytest.mark.parametrize("shape", [(100, 160), (160, 100), (101, 163)])
+def test_the_crop_keeps_the_middle_and_squashes_nothing(shape):
+    pixels = pixels_of(encoded(marked(*shape), "PNG"), (100, 100)).astype(int)
+    white = np.argwhere((pixels > 128).all(axis=-1))
+    assert np.abs(white.mean(axis=0) - 49.5).max() <= 0.5
+    assert np.abs(np.ptp(white, axis=0) + 1 - 20).max() <= 1
+    assert (pixels[..., 0] - pixels[..., 1]).max() < 40
+
+
+def test_a_wide_target_crops_the_height():
+    pixels = pixels_of(encoded(marked(160, 100), "PNG"), (50, 100)).astype(int)
+    white = np.argwhere((pixels > 128).all(axis=-1))
+    assert np.abs(white.mean(axis=0) - [24.5, 49.5]).max() <= 0.5
+    assert np.abs(np.ptp(white, axis=0) + 1 - 20).max() <= 1
+
+
+def test_shrinking_averages_what_it_leaves_out():
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 200
+    error = np.abs(pixels_of(encoded(stripes, "PNG"), (8, 8)).astype(int) - 100)
+    assert error[:, 1:-1].max() <= 1
+    assert error.max() < 10
+
+
+def test_an_image_of_the_right_size_is_not_touched():
+    noise = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    np.testing.assert_array_equal(pixels_of(encoded(noise, "PNG"), (16, 24)), noise)
+
+
+@given(value=st.integers(0, 255))
+def test_sixteen_bits_are_scaled_and_not_cut_off(value):
+    gray = np.full((8, 8), value * 257, np.uint16)
+    for format in ("PNG", "TIFF"):
+        assert (pixels_of(encoded(gray, format), (8, 8), 1) == value).all()
+
+
+def test_big_endian_sixteen_bits_are_scaled_too():
+    gray = (np.arange(64).reshape(8, 8) * 4 * 257).astype(">u2")
+    data = encoded(Image.frombytes("I;16B", (8, 8), gray.tobytes()), "TIFF")
+    np.testing.assert_array_equal(pixels_of(data, (8, 8), 1)[..., 0], np.arange(64).reshape(8, 8) * 4)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.0, 255.0), (0.0, 65535.0), (-3.0, 900.0)])
+def test_floats_keep_their_order_and_fill_the_range(low, high):
+    ramp = np.linspace(low, high, 64, dtype=np.float32).reshape(8, 8)
+    pixels = pixels_of(encoded(ramp, "TIFF"), (8, 8), 1)[..., 0].astype(int)
+    np.testing.assert_allclose(pixels.ravel(), np.linspace(0, 255, 64), atol=0.51)
+
+
+def test_transparent_pixels_are_laid_on_white_or_kept():
+    clear = np.zeros((8, 8, 4), np.uint8)
+    clear[:, 4:] = (10, 20, 30, 255)
+    data = encoded(clear, "PNG")
+    assert header(data).channels == 4
+    flat, whole = pixels_of(data, (8, 8), 3), pixels_of(data, (8, 8), 4)
+    assert (flat[:, :4] == 255).all()
+    assert (flat[:, 4:] == (10, 20, 30)).all()
+    np.testing.assert_array_equal(whole[..., 3], clear[..., 3])
+
+
+def test_hidden_colours_do_not_bleed_into_the_resize():
+    red = np.zeros((32, 32, 4), np.uint8)
+    red[..., 1] = 255
+    red[:, 16:] = (255, 0, 0, 255)
+    pixels = pixels_of(encoded(red, "PNG"), (8, 8), 4)
+    assert (pixels[pixels[..., 3] > 128][:, 1] == 0).all()
+
+
+def test_a_palette_may_be_transparent():
+    image = Image.fromarray(picture()).quantize(8)
+    assert header(encoded(image, "PNG")).channels == 3
+    assert header(encoded(image, "PNG", transparency=0)).channels == 4
+
+
+def test_gray_says_so():
+    for mode in ("1", "L"):
+        assert header(encoded(Image.fromarray(picture()).convert(mode), "PNG")).channels == 1
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "TIFF"])
+def test_an_animation_gives_its_first_frame(format):
+    still = pixels_of(encoded(picture(), format), (20, 24))
+    np.testing.assert_array_equal(pixels_of(animation(format), (20, 24)), still)
+
+
+def test_an_interlaced_image_is_the_image():
+    np.testing.assert_array_equal(pixels_of(interlaced(picture(13, 9)), (13, 9)), picture(13, 9))
+
+
+def test_inverted_cmyk_of_photographic_programs_is_not_a_negative():
+    cmyk = encoded(Image.fromarray(picture()).convert("CMYK"), "JPEG", quality=95)
+    np.testing.assert_allclose(
+        pixels_of(cmyk, (20, 24)).astype(int), pixels_of(encoded(picture(), "PNG"), (20, 24)), atol=12
+    )
+
+
+@given(cut=st.integers(0, 400), byte=st.integers(0, 255))
+def test_no_damage_raises_anything_but_unusable(cut, byte):
+    for format in ("PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "PPM"):
+        data = bytearray(encoded(picture(20, 24), format))
+        data[cut % len(data)] = byte
+        for damaged in (bytes(data), bytes(data[: cut % len(data)])):
+            with suppress(UnusableError):
+                assert pixels_of(damaged, (8, 8)).shape == (8, 8, 3)

@@ -1,0 +1,82 @@
+"""Sizes, splits, and the words that name a source."""
+
+import numpy as np
+import pytest
+from bad_images import encoded, picture
+
+from ddim.data import Images, open_images, parse_size, split
+from ddim.errors import UserError
+
+
+def of(n, official=None):
+    return Images(np.zeros((n, 8, 8, 1), np.uint8), None, (), tuple(map(str, range(n))), "", official)
+
+
+def test_a_size_is_a_side_or_height_by_width():
+    assert parse_size("64") == (64, 64)
+    assert parse_size("64x96") == (64, 96)
+    assert parse_size(" 96X64 ") == (96, 64)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "64x", "x64", "64x64x3", "-64", "6.4", "64 x 64", "7", "1025", "1" * 30, "٦٤"]
+)
+def test_any_other_size_is_an_error_in_one_sentence(text):
+    with pytest.raises(UserError, match=r"data\.size") as error:
+        parse_size(text)
+    assert "\n" not in str(error.value)
+
+
+def test_an_official_split_wins_over_the_seed():
+    official = np.array([0, 3]), np.array([1, 2])
+    assert split(of(4, official), 0.5, 7) is official
+
+
+def test_nothing_is_kept_for_validation_where_nothing_is_asked():
+    train, valid = split(of(3), 0.0, 0)
+    assert (train.tolist(), valid.tolist()) == ([0, 1, 2], [])
+
+
+def test_one_of_two_images_is_left_for_each_half():
+    train, valid = split(of(2), 0.1, 0)
+    assert (len(train), len(valid)) == (1, 1)
+
+
+@pytest.mark.parametrize(("n", "fraction"), [(10, 1.0), (10, -0.1), (10, float("nan")), (1, 0.2)])
+def test_a_split_that_leaves_nothing_to_train_on_is_an_error(n, fraction):
+    with pytest.raises(UserError, match=r"data\.valid"):
+        split(of(n), fraction, 0)
+
+
+def test_a_typing_error_in_a_name_names_the_near_one():
+    with pytest.raises(UserError, match="did you mean 'blossoms'"):
+        open_images("blosoms", (32, 32))
+    with pytest.raises(UserError, match="did you mean 'cifar10'"):
+        open_images("cifar", (32, 32))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "no/such/folder", "~nobody-of-this-name/x", "blossoms:0", "blossoms:-3", "pets:"]
+)
+def test_a_source_that_is_not_there_is_an_error(text):
+    with pytest.raises(UserError, match=r"data\.source"):
+        open_images(text, (32, 32))
+
+
+def test_a_file_that_is_no_archive_is_an_error(tmp_path):
+    path = tmp_path / "one.png"
+    path.write_bytes(encoded(picture(), "PNG"))
+    with pytest.raises(UserError, match="no archive"):
+        open_images(str(path), (32, 32))
+
+
+def test_two_channels_are_an_error():
+    with pytest.raises(UserError, match=r"data\.channels"):
+        open_images("blossoms", (32, 32), 2)
+
+
+def test_a_folder_wins_over_a_name(tmp_path, monkeypatch):
+    (tmp_path / "flowers").mkdir()
+    (tmp_path / "flowers" / "mine.png").write_bytes(encoded(picture(), "PNG"))
+    monkeypatch.chdir(tmp_path)
+    assert open_images("flowers", (8, 8), cache=tmp_path / "cache").names == ("mine.png",)

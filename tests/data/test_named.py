@@ -1,0 +1,191 @@
+"""Flowers, pets and CIFAR-10 from small imitations of their archives, with no network."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from bad_images import encoded
+
+from ddim.data import open_images, split
+from ddim.data.cache import rejects
+from ddim.errors import UserError
+
+
+def photo(number, height=20, width=30):
+    """A JPEG of one gray."""
+    return encoded(np.full((height, width, 3), number, np.uint8), "JPEG")
+
+
+def write(path, files, packed):
+    """Files as a folder (the first part of each name is dropped), or as a .tar.gz."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if packed:
+        with tarfile.open(path, "w:gz") as archive:
+            for name, data in files.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    else:
+        for name, data in files.items():
+            where = path.parent / name
+            where.parent.mkdir(parents=True, exist_ok=True)
+            where.write_bytes(data)
+
+
+@pytest.fixture(params=["packed", "unpacked", "as torchvision lays it"])
+def packing(request):
+    return request.param
+
+
+def flowers(root, packing):
+    files = {f"jpg/image_{n:05d}.jpg": photo(20 * n) for n in (3, 1, 2, 5, 4)}
+    below = root / "flowers-102" if "torchvision" in packing else root
+    write(below / "102flowers.tgz", files, packing == "packed")
+
+
+def pets(root, packing):
+    breeds = ("Abyssinian_1", "Abyssinian_2", "great_pyrenees_1", "pug_7", "pug_8")
+    images = {f"images/{name}.jpg": photo(30 * n) for n, name in enumerate(breeds)}
+    images |= {"images/pug_7.mat": b"MATLAB", "images/unlisted_1.jpg": photo(200)}
+    line = "{} 1 1 1\n".format
+    lists = {
+        "annotations/trainval.txt": "".join(
+            map(line, ("Abyssinian_1", "great_pyrenees_1", "pug_8"))
+        ).encode(),
+        "annotations/test.txt": "".join(map(line, ("Abyssinian_2", "pug_7"))).encode(),
+        "annotations/list.txt": b"#",
+    }
+    below = root / "oxford-iiit-pet" if "torchvision" in packing else root
+    write(below / "images.tar.gz", images, packing == "packed")
+    write(below / "annotations.tar.gz", lists, packing == "packed")
+
+
+def cifar10(root, packing, damage=False):
+    names = [f"data_batch_{n}.bin" for n in range(1, 6)] + ["test_batch.bin"]
+    files = {}
+    for batch, name in enumerate(names):
+        planes = [np.full((32, 32), value, np.uint8).tobytes() for value in (batch, 100, 200)]
+        records = [bytes([label]) + b"".join(planes) for label in (batch, 9)]
+        files[f"cifar-10-batches-bin/{name}"] = b"".join(records)
+    if damage:
+        files["cifar-10-batches-bin/data_batch_1.bin"] = (
+            bytes([77]) + files["cifar-10-batches-bin/data_batch_1.bin"][1:]
+        )
+    write(root / "cifar-10-binary.tar.gz", files, packing == "packed")
+
+
+def opened(source, tmp_path, size=(8, 8)):
+    return open_images(source, size, cache=tmp_path / "cache")
+
+
+def test_flowers_have_no_split_of_their_own(packing, tmp_path):
+    flowers(tmp_path / "copy", packing)
+    images = opened(f"flowers:{tmp_path / 'copy'}", tmp_path)
+    assert images.names == tuple(f"image_{n:05d}.jpg" for n in range(1, 6))
+    np.testing.assert_allclose(images.pixels[:, 4, 4, 0], [20, 40, 60, 80, 100], atol=2)
+    assert images.labels is None
+    assert images.official is None
+    train, valid = split(images, 0.2, 0)
+    assert (len(train), len(valid)) == (4, 1)
+
+
+def test_pets_have_breeds_and_the_official_split(packing, tmp_path):
+    pets(tmp_path / "copy", packing)
+    images = opened(f"pets:{tmp_path / 'copy'}", tmp_path)
+    assert images.classes == ("Abyssinian", "great_pyrenees", "pug")
+    train, valid = split(images, 0.5, 3)
+    assert [images.names[place] for place in train] == [
+        "train/Abyssinian/Abyssinian_1.jpg",
+        "train/great_pyrenees/great_pyrenees_1.jpg",
+        "train/pug/pug_8.jpg",
+    ]
+    assert [images.names[place] for place in valid] == [
+        "test/Abyssinian/Abyssinian_2.jpg",
+        "test/pug/pug_7.jpg",
+    ]
+    assert [images.classes[label] for label in images.labels[valid]] == ["Abyssinian", "pug"]
+
+
+def test_cifar10_has_classes_and_the_official_split(packing, tmp_path):
+    cifar10(tmp_path / "copy", packing)
+    images = opened(f"cifar10:{tmp_path / 'copy'}", tmp_path, (32, 32))
+    train, valid = split(images, 0.5, 3)
+    assert (len(train), len(valid)) == (10, 2)
+    assert [images.classes[label] for label in images.labels[valid]] == ["dog", "truck"]
+    assert len(images.classes) == 7
+    assert images.pixels[valid][0, 5, 6].tolist() == [5, 100, 200]
+    assert sorted({int(pixels[0, 0, 0]) for pixels in images.pixels[train]}) == [0, 1, 2, 3, 4]
+
+
+def test_a_record_with_a_label_that_is_none_is_refused(tmp_path):
+    cifar10(tmp_path / "copy", "packed", damage=True)
+    images = opened(f"cifar10:{tmp_path / 'copy'}", tmp_path, (32, 32))
+    assert len(images) == 11
+    assert [reject.reason for reject in rejects(images)] == ["label 77 is not in 0 ... 9"]
+
+
+def test_a_copy_may_lie_where_the_environment_says(tmp_path, monkeypatch):
+    flowers(tmp_path / "copies", "unpacked")
+    monkeypatch.setenv("DDIM_DATA", str(tmp_path / "copies"))
+    assert len(opened("flowers", tmp_path)) == 5
+
+
+def test_the_archive_itself_may_be_named(tmp_path):
+    flowers(tmp_path / "copy", "packed")
+    assert len(opened(f"flowers:{tmp_path / 'copy' / '102flowers.tgz'}", tmp_path)) == 5
+
+
+def test_an_incomplete_copy_is_an_error_that_says_what_is_missing(tmp_path):
+    cifar10(tmp_path / "copy", "unpacked")
+    (tmp_path / "copy" / "cifar-10-batches-bin" / "data_batch_3.bin").unlink()
+    with pytest.raises(UserError, match=r"lacks .*data_batch_3\.bin"):
+        opened(f"cifar10:{tmp_path / 'copy'}", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("flowers", "102flowers.tgz"), ("pets", "images.tar.gz"), ("cifar10", "cifar-10-binary.tar.gz")],
+)
+def test_an_empty_copy_is_an_error_that_names_the_archive(name, file, tmp_path):
+    with pytest.raises(UserError, match=f"{file}.*https://"):
+        opened(f"{name}:{tmp_path}", tmp_path)
+
+
+@pytest.mark.parametrize("error", [OSError("no network"), RuntimeError("File not found or corrupted.")])
+def test_without_a_network_the_error_says_what_to_put_where(error, tmp_path, monkeypatch):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", fail)
+    with pytest.raises(
+        UserError, match=r"cannot be downloaded .*put 102flowers\.tgz from https.*flowers:FOLDER"
+    ) as caught:
+        open_images("flowers", (8, 8))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_named_is_downloaded_once_and_checked(tmp_path, monkeypatch):
+    calls = []
+
+    def download(url, root, filename, md5):
+        calls.append((url, md5))
+        files = {f"jpg/image_{n:05d}.jpg": photo(20 * n) for n in (1, 2)}
+        write(root / filename, files, packed=True)
+
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", download)
+    assert len(open_images("flowers", (8, 8))) == len(open_images("flowers", (8, 8))) == 2
+    from torchvision.datasets import Flowers102
+
+    file, md5 = Flowers102._file_dict["image"]
+    assert calls == [(Flowers102._download_url_prefix + file, md5)]
+
+
+def test_the_archives_of_pets_are_those_of_torchvision():
+    from torchvision.datasets import OxfordIIITPet
+
+    from ddim.data.named import PETS, PETS_LISTS
+
+    assert ((PETS.url, PETS.md5), (PETS_LISTS.url, PETS_LISTS.md5)) == OxfordIIITPet._RESOURCES

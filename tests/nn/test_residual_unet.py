@@ -1,0 +1,224 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ddim.config import ResidualUNetSpec
+from ddim.nn.blocks import Exact
+from ddim.nn.residual_unet import Residual, ResidualUNet
+from ddim.recipes import keras, seed
+from oracles import made, normal, shaken, uniform
+
+RECIPES = {"seed": seed, "keras": keras}
+both = pytest.mark.parametrize("name", ["seed", "keras"])
+small_nets = pytest.mark.parametrize(
+    "options", [{}, {"keras": True}, {"keras": True, "middle": (24, 16), "depth": 1}], ids=str
+)
+
+
+def network(name, channels=3):
+    return made(lambda: RECIPES[name]().net.network(channels))
+
+
+def small(channels=3, **options):
+    return made(lambda: ResidualUNet(channels, (16, 24), options.pop("middle", (32, 24)), embedding=8, **options))
+
+
+def images(*shape):
+    return normal(*shape, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("name, trainable", [("seed", 3_562_211), ("keras", 1_950_627)])
+def test_the_parameters_are_as_many_as_in_the_originals(name, trainable):
+    assert sum(p.numel() for p in network(name).parameters()) == trainable
+
+
+def test_the_tutorial_has_2880_batch_norm_statistics():
+    net = network("keras")
+    statistics = [value for key, value in net.named_buffers() if "running" in key]
+    assert sum(value.numel() for value in statistics) == 2880
+
+
+# The two networks once more, from the description of the originals, layer by layer on plain weights.
+
+
+def swish(x):
+    return x / (1 + (-x).exp())
+
+
+def mean_pool(x):
+    return (x[..., ::2, ::2] + x[..., 1::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, 1::2]) / 4
+
+
+def twice_as_large(x):
+    """Bilinear, pixel centres at halves, edges repeated."""
+    for axis in (2, 3):
+        n = x.shape[axis]
+        before = x.index_select(axis, torch.arange(n).sub(1).clamp(min=0))
+        after = x.index_select(axis, torch.arange(n).add(1).clamp(max=n - 1))
+        pairs = torch.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], dim=axis + 1)
+        x = pairs.flatten(axis, axis + 1)
+    return x
+
+
+def conv1(x, layer):
+    return torch.einsum("bchw,oc->bohw", x, layer.weight[:, :, 0, 0]) + layer.bias[:, None, None]
+
+
+def conv3(x, layer):
+    patches = F.unfold(x, 3, padding=1)  # (B, C * 9, H * W)
+    out = layer.weight.flatten(1) @ patches + layer.bias[:, None]
+    return out.reshape(len(x), -1, *x.shape[2:])
+
+
+def residual_block(x, block, *, tutorial):
+    eps = 1e-3 if tutorial else 1e-5
+    shape = (1, -1, 1, 1)
+    normed = (x - block.norm.running_mean.reshape(shape)) / (
+        block.norm.running_var.reshape(shape) + eps
+    ).sqrt()
+    if not tutorial:
+        normed = normed * block.norm.weight.reshape(shape) + block.norm.bias.reshape(shape)
+    width = block.first.weight.shape[0]
+    straight = x if tutorial and x.shape[1] == width else conv1(x, block.project)
+    return conv3(swish(conv3(normed, block.first)), block.second) + straight
+
+
+def original(net, x, variance, *, widths, middle, tutorial):
+    turns = torch.exp(torch.linspace(0, math.log(1000.0), 16, dtype=torch.float64))
+    angles = 2 * math.pi * turns * variance[:, None]
+    told = torch.cat([angles.sin(), angles.cos()], 1)[:, :, None, None].expand(-1, -1, *x.shape[2:])
+    x = torch.cat([conv1(x, net.enter), told.to(x)], 1)
+    skips = []
+    for level in range(len(widths)):
+        for k in range(2):
+            x = residual_block(x, net.down[level][k], tutorial=tutorial)
+            skips.append(x)
+        x = mean_pool(x)
+    for k in range(len(middle)):
+        x = residual_block(x, net.middle[k], tutorial=tutorial)
+        assert x.shape[1] == middle[k]
+    for level in range(len(widths)):
+        x = twice_as_large(x)
+        for k in range(2):
+            x = residual_block(torch.cat([x, skips.pop()], 1), net.up[level][k], tutorial=tutorial)
+    return conv1(x, net.leave)
+
+
+@pytest.mark.parametrize(
+    "name, widths, middle", [("seed", (32, 64, 96, 128), (256, 128)), ("keras", (32, 64, 96), (128, 128))]
+)
+def test_the_network_is_the_original_layer_by_layer(name, widths, middle):
+    net = shaken(network(name)).double()
+    x, variance = normal(2, 3, 16, 32), uniform(2)
+    with torch.no_grad():
+        # Angles in float32, as the network has them, differ from these by 5e-4.
+        exact = original(net, x, variance.float().double(), widths=widths, middle=middle, tutorial=name == "keras")
+        found = net(x, variance)
+    assert exact.std() > 0.1
+    assert torch.allclose(found, exact, rtol=0, atol=2e-3 * exact.std().item())
+
+
+@both
+def test_the_sizes_and_channels_of_levels_are_those_of_the_originals(name):
+    seen, net = [], network(name)
+    for module in net.modules():
+        if isinstance(module, Residual):
+            module.register_forward_hook(lambda m, i, o: seen.append((o.shape[1], o.shape[2])))
+    net.eval()(images(1, 3, 64, 64), torch.zeros(1))
+    down = {
+        "seed": [(32, 64), (64, 32), (96, 16), (128, 8)],
+        "keras": [(32, 64), (64, 32), (96, 16)],
+    }[name]
+    middle = {"seed": [(256, 4), (128, 4)], "keras": [(128, 8), (128, 8)]}[name]
+    up = {
+        # The luz network's levels already have the width of the next on the way up, the last the embedding's.
+        "seed": [(96, 8), (64, 16), (32, 32), (32, 64)],
+        "keras": [(96, 16), (64, 32), (32, 64)],
+    }[name]
+    twice = lambda levels: [level for level in levels for _ in range(2)]
+    assert seen == twice(down) + middle + twice(up)
+
+
+@both
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_it_starts_as_the_zero_function_on_any_channels(name, channels):
+    x = images(2, channels, 16, 16)
+    out = network(name, channels)(x, torch.tensor([0.1, 0.9]))
+    assert out.shape == x.shape
+    assert not out.any()
+
+
+@small_nets
+@pytest.mark.parametrize("height, width", [(1, 1), (9, 7), (12, 20), (5, 16)])
+def test_any_size_is_that_of_the_padded_image_cropped(height, width, options):
+    net, x, told = shaken(small(**options)), images(2, 3, height, width), torch.tensor([0.1, 0.9])
+    whole = torch.zeros(2, 3, -(-height // 4) * 4, -(-width // 4) * 4)
+    whole[..., :height, :width] = x
+    with torch.no_grad():
+        assert torch.equal(net(x, told), net(whole, told)[..., :height, :width])
+
+
+@small_nets
+def test_evaluation_gives_the_same_bits_again_and_moves_nothing(options):
+    net, x, told = shaken(small(**options)), images(4, 3, 8, 8), uniform(4).float()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with torch.no_grad():
+        first = net(x, told)
+        assert torch.equal(first, net(x, told))
+        assert torch.allclose(first[1:3], net(x[1:3], told[1:3]), atol=1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert not torch.allclose(first[0], net(x, told.flip(0))[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("keras, kept, affine", [(True, 0.99, False), (False, 0.9, True)])
+def test_batch_norm_has_the_momentum_and_affine_part_of_the_original(keras, kept, affine):
+    block = made(lambda: Residual(4, 4, keras=keras))
+    x = 5 + images(8, 4, 6, 6)
+    block.norm.running_mean.fill_(2.0)
+    block.train()(x)
+    assert torch.allclose(block.norm.running_mean, kept * 2 + (1 - kept) * x.mean((0, 2, 3)))
+    assert block.norm.affine is affine
+
+
+def test_the_tutorials_convolutions_start_as_keras_starts_them():
+    net = network("keras")
+    for layer in net.modules():
+        if isinstance(layer, torch.nn.Conv2d) and layer is not net.leave:
+            size = layer.kernel_size[0] ** 2
+            bound = math.sqrt(6 / ((layer.in_channels + layer.out_channels) * size))
+            assert layer.weight.abs().max() <= bound
+            assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+            assert not layer.bias.any()
+
+
+@small_nets
+def test_the_path_of_the_image_stays_float32_under_autocast(options):
+    net, x, told = shaken(small(**options)), images(2, 3, 12, 12), torch.tensor([0.1, 0.9])
+    with torch.no_grad():
+        # The branches that are added to the path, which may be rounded, are silenced.
+        for module in net.modules():
+            if isinstance(module, Residual):
+                module.second.weight.zero_()
+                module.second.bias.zero_()
+        plain = net(x, told)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = net(x, told)
+    assert plain.std() > 0.01
+    assert rounded.dtype == torch.float32
+    assert torch.equal(plain, rounded)
+
+
+@both
+def test_ends_and_projections_are_exact(name):
+    net = network(name)
+    ones = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (1, 1)]
+    assert net.enter in ones
+    assert net.leave in ones
+    assert all(isinstance(layer, Exact) for layer in ones)
+
+
+def test_the_recipes_build_these_networks():
+    assert seed().net == ResidualUNetSpec()
+    assert keras().net.keras

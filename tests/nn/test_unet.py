@@ -1,0 +1,111 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ddim.nn.unet import Attention, Block, UNet
+from oracles import made, normal, shaken, uniform
+
+FORMS = [
+    {"patch": 2, "widths": (16, 24), "depths": (1, 2), "attention": (False, True)},
+    {"patch": 1, "widths": (8,), "depths": (2,), "attention": (True,)},
+    {"patch": 3, "widths": (8, 16, 8), "depths": (1, 1, 1), "attention": (False, False, False)},
+]
+every_form = pytest.mark.parametrize("form", FORMS, ids=str)
+
+
+def small(form, channels=3):
+    return made(lambda: UNet(channels, **form, told=16))
+
+
+def images(*shape):
+    return normal(*shape, dtype=torch.float32)
+
+
+@every_form
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("height, width", [(1, 1), (8, 8), (13, 7), (24, 40)])
+def test_any_size_and_channels_start_as_the_zero_function(form, channels, height, width):
+    x = images(2, channels, height, width)
+    out = small(form, channels)(x, torch.tensor([0.1, 0.9]))
+    assert out.shape == x.shape
+    assert not out.any()
+
+
+@every_form
+def test_any_size_is_that_of_the_padded_image_cropped(form):
+    net, x, told = shaken(small(form)), images(2, 3, 13, 7), torch.tensor([0.1, 0.9])
+    multiple = form["patch"] * 2 ** (len(form["widths"]) - 1)
+    whole = torch.zeros(2, 3, -(-13 // multiple) * multiple, -(-7 // multiple) * multiple)
+    whole[..., :13, :7] = x
+    with torch.no_grad():
+        assert torch.equal(net(x, told), net(whole, told)[..., :13, :7])
+
+
+@every_form
+def test_evaluation_gives_the_same_bits_again_and_images_are_independent(form):
+    net, x, told = shaken(small(form)), images(4, 3, 12, 12), uniform(4).float()
+    with torch.no_grad():
+        first = net(x, told)
+        assert torch.equal(first, net(x, told))
+        assert torch.allclose(first[1:3], net(x[1:3], told[1:3]), atol=1e-4)
+        assert not torch.allclose(first[0], net(x, told.flip(0))[0], atol=1e-3)
+
+
+@every_form
+def test_every_weight_has_a_gradient(form):
+    net = shaken(small(form)).train()
+    net(images(2, 3, 12, 12), uniform(2).float()).square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
+
+
+@every_form
+def test_the_path_of_the_image_stays_float32_under_autocast(form):
+    net, x, told = shaken(small(form)), images(2, 3, 12, 12), torch.tensor([0.1, 0.9])
+    with torch.no_grad():
+        # The branches that are added to the path, which may be rounded, are silenced.
+        for module in net.modules():
+            for branch in {Block: ["second"], Attention: ["out"]}.get(type(module), []):
+                getattr(module, branch).weight.zero_()
+                getattr(module, branch).bias.zero_()
+        plain = net(x, told)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = net(x, told)
+    assert plain.std() > 0.01
+    assert rounded.dtype == torch.float32
+    assert torch.allclose(plain, rounded, rtol=0, atol=1e-6 * plain.abs().max().item())
+
+
+def test_a_block_starts_as_the_identity_and_listens():
+    block, x = made(lambda: Block(16, 16, told=4)), images(2, 16, 5, 5)
+    assert torch.equal(block(x, images(2, 4)), x)
+    shaken(block)
+    assert not torch.allclose(block(x, images(2, 4)), block(x, -images(2, 4)), atol=1e-2)
+
+
+@pytest.mark.parametrize("channels", [8, 40, 64, 104, 168, 192])
+def test_attention_works_at_any_width_and_does_not_know_where_pixels_are(channels):
+    attention, x = shaken(made(lambda: Attention(channels))), images(2, channels, 3, 4)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    shuffle = lambda image: image.flatten(2)[:, :, order].reshape(image.shape)
+    with torch.no_grad():
+        assert torch.allclose(attention(shuffle(x)), shuffle(attention(x)), atol=1e-4)
+        assert attention.heads == max(n for n in range(1, max(1, channels // 32) + 1) if channels % n == 0)
+
+
+def test_attention_is_that_of_the_paper_head_by_head():
+    """Vaswani et al. 2017, eq. 1, on each head's slice of queries, keys and values."""
+    attention, x = shaken(made(lambda: Attention(64))), images(2, 64, 3, 4)
+    with torch.no_grad():
+        pixels = F.group_norm(x, 1, attention.norm.weight, attention.norm.bias).flatten(2).transpose(1, 2)
+        q, k, v = (
+            pixels @ w.T + b
+            for w, b in zip(
+                attention.qkv.weight[:, :, 0, 0].chunk(3), attention.qkv.bias.chunk(3), strict=True
+            )
+        )
+        heads = []
+        for part in (slice(0, 32), slice(32, 64)):
+            scores = q[..., part] @ k[..., part].transpose(1, 2) / 32**0.5
+            heads.append(scores.softmax(-1) @ v[..., part])
+        mixed = torch.cat(heads, -1) @ attention.out.weight[:, :, 0, 0].T + attention.out.bias
+        assert torch.allclose(attention(x), x + mixed.transpose(1, 2).reshape(x.shape), atol=1e-4)

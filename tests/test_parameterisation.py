@@ -1,0 +1,114 @@
+import math
+
+import pytest
+import torch
+
+from ddim.denoiser import Model, Shape
+from ddim.errors import UserError
+from ddim.parameterisation import (
+    LogSNR,
+    NoiseVariance,
+    PredictsEDM,
+    PredictsImage,
+    PredictsNoise,
+    PredictsVelocity,
+    SignalVariance,
+)
+from ddim.prediction import from_image, from_noise, from_velocity
+from ddim.schedules import Cosine, Level, LinearBeta, variance_preserving
+from oracles import normal, uniform
+
+ALL = [PredictsNoise(), PredictsImage(), PredictsVelocity(), PredictsEDM(), PredictsEDM(0.5)]
+
+
+class Net(torch.nn.Module):
+    """Mixes its inputs, and remembers them."""
+
+    def forward(self, x, told, label=None):
+        self.x, self.told = x, told
+        return 0.3 * x.flip(0) + told.reshape(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), LinearBeta()], ids=str)
+@pytest.mark.parametrize(
+    "predicts, read",
+    [(PredictsNoise(), from_noise), (PredictsImage(), from_image), (PredictsVelocity(), from_velocity)],
+)
+def test_coefficients_agree_with_the_algebra(predicts, read, schedule):
+    x, t, net = normal(8, 3, 2, 2), 0.05 + 0.95 * uniform(8), Net()
+    through = Model(net, schedule, predicts, NoiseVariance(), Shape(3, 2, 2))(x, t)
+    direct = read(x, Net()(net.x, net.told), schedule(t).over(x))
+    assert torch.allclose(through.x0, direct.x0)
+    assert torch.allclose(through.eps, direct.eps)
+
+
+@pytest.mark.parametrize("predicts", ALL, ids=str)
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3)])
+def test_coefficients_are_shaped_like_the_level_and_finite_at_extremes(predicts, shape):
+    for log_snr in (-20.0, 0.0, 20.0):
+        c = predicts(variance_preserving(torch.full(shape, log_snr)))
+        for value in (c.skip, c.out, c.inp):
+            assert value.shape == shape
+            assert value.isfinite().all()
+
+
+@pytest.mark.parametrize("predicts, std", [(PredictsVelocity(), 1.0), (PredictsEDM(0.5), 0.5), (PredictsEDM(), 1.0)])
+@pytest.mark.parametrize("log_snr", [-6.0, -1.0, 0.0, 3.0])
+@pytest.mark.parametrize("scale", [1.0, 7.0])
+def test_the_network_sees_and_gives_unit_variance(predicts, std, log_snr, scale):
+    vp = variance_preserving(torch.tensor(log_snr))
+    at = Level(scale * vp.alpha, scale * vp.sigma)  # EDM's own levels are not variance preserving
+    x0, eps = std * normal(200_000), normal(200_000, seed=1)
+    x_t, c = at.alpha * x0 + at.sigma * eps, predicts(at)
+    assert (c.inp * x_t).std().item() == pytest.approx(1, abs=0.01)
+    wanted = ((x0 - c.skip * x_t) / c.out).std().item()
+    # Velocity has unit variance where the rates have; EDM's target always.
+    assert wanted == pytest.approx(scale if predicts == PredictsVelocity() else 1, rel=0.01)
+
+
+def test_edm_keeps_the_least_of_the_networks_error():
+    """Karras et al. 2022, appendix B.6: the skip makes the factor `out` on the network's error least."""
+    at = variance_preserving(torch.tensor(0.7))
+    x0, eps = 0.5 * normal(100_000), normal(100_000, seed=1)
+    x_t, skip = at.alpha * x0 + at.sigma * eps, PredictsEDM(0.5)(at).skip
+    left = [(x0 - factor * skip * x_t).var() for factor in (0.98, 1.0, 1.02)]
+    assert left[1] == min(left)
+
+
+def test_edm_sees_only_the_ratio_of_noise_to_signal():
+    vp = Cosine()(uniform(8))
+    ve = Level(torch.ones_like(vp.alpha), vp.sigma / vp.alpha)
+    a, b = PredictsEDM(0.5)(vp), PredictsEDM(0.5)(ve)
+    for ours, theirs in ((a.inp * vp.alpha, b.inp), (a.skip * vp.alpha, b.skip), (a.out, b.out)):
+        assert torch.allclose(ours, theirs)
+
+
+def test_edm_at_equal_noise_and_data_has_the_numbers_of_table_1():
+    c = PredictsEDM(0.5)(Level(torch.tensor(1.0).double(), torch.tensor(0.5).double()))
+    assert c.skip == pytest.approx(1 / 2)
+    assert c.out == pytest.approx(1 / math.sqrt(8))
+    assert c.inp == pytest.approx(math.sqrt(2))
+
+
+def test_edm_and_velocity_are_one_for_data_of_unit_variance():
+    at = Cosine()(uniform(8))
+    edm, v = PredictsEDM(1.0)(at), PredictsVelocity()(at)
+    assert torch.allclose(edm.skip, v.skip)
+    assert torch.allclose(edm.out.abs(), v.out.abs())
+    assert torch.allclose(edm.inp, v.inp)
+
+
+def test_the_network_is_told_what_its_conditioning_says():
+    t = uniform(20)
+    for schedule in (Cosine(), LinearBeta()):
+        at = schedule(t)
+        assert torch.allclose(NoiseVariance()(t, at) + SignalVariance()(t, at), torch.ones_like(t))
+        assert (NoiseVariance()(t, at)[t.argsort()].diff() > 0).all()
+        odds = SignalVariance()(t, at) / NoiseVariance()(t, at)
+        assert torch.allclose(LogSNR(scale=3.0)(t, at) * 3, odds.log())
+
+
+@pytest.mark.parametrize("make", [lambda: PredictsEDM(0.0), lambda: PredictsEDM(math.nan), lambda: LogSNR(0.0)])
+def test_impossible_choices_are_refused(make):
+    with pytest.raises(UserError, match="must be above 0, got"):
+        make()
