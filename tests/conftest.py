@@ -6,9 +6,14 @@ import socket
 import sys
 
 import pytest
+from hypothesis import settings
 
 # Before torch is imported, here and in the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# No deadline: machines that test are busy.
+settings.register_profile("ddim", deadline=None, max_examples=60)
+settings.load_profile("ddim")
 
 
 def pytest_configure(config):

@@ -8,7 +8,14 @@ from ddim.denoiser import Counted, Model, Shape
 from ddim.errors import UserError
 from ddim.grids import Uniform
 from ddim.noise import Noise
-from ddim.parameterisation import LogSNR, NoiseVariance, PredictsEDM, PredictsImage, PredictsNoise, PredictsVelocity
+from ddim.parameterisation import (
+    LogSNR,
+    NoiseVariance,
+    PredictsEDM,
+    PredictsImage,
+    PredictsNoise,
+    PredictsVelocity,
+)
 from ddim.samplers import DDIM, last, picture
 from ddim.schedules import Cosine, Linear, LinearBeta
 from oracles import Answers, Gaussian, TellsTime, normal, uniform
@@ -34,7 +41,11 @@ class Net(nn.Module):
 
 def model(net=None, schedule=None, predicts=None, conditioning=None):
     return Model(
-        net or Net(), schedule or Cosine(), predicts or PredictsVelocity(), conditioning or LogSNR(), Shape(3, 4, 5)
+        net or Net(),
+        schedule or Cosine(),
+        predicts or PredictsVelocity(),
+        conditioning or LogSNR(),
+        Shape(3, 4, 5),
     )
 
 
@@ -106,7 +117,9 @@ def test_a_picture_of_n_levels_costs_n_evaluations(steps):
     assert denoise.schedule is oracle.schedule
     image = picture(denoise, last(DDIM()(denoise, x, Uniform()(steps, denoise.schedule), Noise(range(2)))))
     assert denoise.evaluations == steps
-    assert torch.equal(image, picture(oracle, last(DDIM()(oracle, x, Uniform()(steps, Cosine()), Noise([0, 1])))))
+    assert torch.equal(
+        image, picture(oracle, last(DDIM()(oracle, x, Uniform()(steps, Cosine()), Noise([0, 1]))))
+    )
 
 
 def test_a_blank_has_the_shape_and_type_of_the_models_images():

@@ -84,7 +84,9 @@ def test_listed_times_are_taken_as_they_are():
         grid(4, Cosine())
 
 
-@pytest.mark.parametrize("times", [(), (0.5, 0.5), (0.5, 0.7), (1.1, 0.5), (0.5, 0.0), (float("nan"),), (1.0, -0.1)])
+@pytest.mark.parametrize(
+    "times", [(), (0.5, 0.5), (0.5, 0.7), (1.1, 0.5), (0.5, 0.0), (float("nan"),), (1.0, -0.1)]
+)
 def test_times_that_do_not_fall_in_the_unit_interval_are_refused(times):
     with pytest.raises(UserError, match=r"grid\.times must decrease and lie in \(0, 1\]"):
         Listed(times)

@@ -69,7 +69,7 @@ def test_the_denoiser_is_asked_at_the_noisy_image():
 @pytest.mark.parametrize(
     "error, of",
     [
-        ("l1", lambda d: np.abs(d)),
+        ("l1", np.abs),
         ("mse", lambda d: d**2),
         # Huber 1964: a parabola to 1, from there a line.
         ("huber", lambda d: np.where(np.abs(d) < 1, d**2 / 2, np.abs(d) - 0.5)),
@@ -101,7 +101,9 @@ def test_each_image_has_its_own_error(on, error):
 
 @every_quantity
 @pytest.mark.parametrize(
-    "schedule", [Cosine(), Cosine(0.02, 1.0), LinearBeta(), Linear(), Linear(clip="none", read="log_snr")], ids=str
+    "schedule",
+    [Cosine(), Cosine(0.02, 1.0), LinearBeta(), Linear(), Linear(clip="none", read="log_snr")],
+    ids=str,
 )
 @pytest.mark.parametrize("times", [UniformTimes(), NormalLogSNR(), NormalLogSNR(mean=8, std=20)], ids=str)
 def test_the_loss_is_finite_at_every_time_that_training_may_draw(times, schedule, on):

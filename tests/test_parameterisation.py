@@ -52,7 +52,9 @@ def test_coefficients_are_shaped_like_the_level_and_finite_at_extremes(predicts,
             assert value.isfinite().all()
 
 
-@pytest.mark.parametrize("predicts, std", [(PredictsVelocity(), 1.0), (PredictsEDM(0.5), 0.5), (PredictsEDM(), 1.0)])
+@pytest.mark.parametrize(
+    "predicts, std", [(PredictsVelocity(), 1.0), (PredictsEDM(0.5), 0.5), (PredictsEDM(), 1.0)]
+)
 @pytest.mark.parametrize("log_snr", [-6.0, -1.0, 0.0, 3.0])
 @pytest.mark.parametrize("scale", [1.0, 7.0])
 def test_the_network_sees_and_gives_unit_variance(predicts, std, log_snr, scale):
@@ -108,7 +110,9 @@ def test_the_network_is_told_what_its_conditioning_says():
         assert torch.allclose(LogSNR(scale=3.0)(t, at) * 3, odds.log())
 
 
-@pytest.mark.parametrize("make", [lambda: PredictsEDM(0.0), lambda: PredictsEDM(math.nan), lambda: LogSNR(0.0)])
+@pytest.mark.parametrize(
+    "make", [lambda: PredictsEDM(0.0), lambda: PredictsEDM(math.nan), lambda: LogSNR(0.0)]
+)
 def test_impossible_choices_are_refused(make):
     with pytest.raises(UserError, match="must be above 0, got"):
         make()

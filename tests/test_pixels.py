@@ -63,7 +63,9 @@ def test_an_empty_set_cannot_be_measured(batches):
         Pixels.measured(batches)
 
 
-@pytest.mark.parametrize("mean, std", [((), ()), ((0.5,), (0.5, 0.5)), ((0.5,), (0.0,)), ((0.5,), (float("nan"),))])
+@pytest.mark.parametrize(
+    "mean, std", [((), ()), ((0.5,), (0.5, 0.5)), ((0.5,), (0.0,)), ((0.5,), (float("nan"),))]
+)
 def test_impossible_pixels_are_refused(mean, std):
     with pytest.raises(UserError, match="Pixels needs"):
         Pixels(mean, std)

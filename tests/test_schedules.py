@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from ddim.errors import UserError
 from ddim.schedules import Cosine, Level, Linear, LinearBeta, variance_preserving
 
-TABLES = [Linear(clip=clip, read=read) for clip in ("none", "rates", "powers") for read in ("floor", "log_snr")]
+TABLES = [
+    Linear(clip=clip, read=read) for clip in ("none", "rates", "powers") for read in ("floor", "log_snr")
+]
 SCHEDULES = [
     Cosine(),
     Cosine(0.014, 0.99995),

@@ -328,9 +328,8 @@ def losses(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         series = {}
         for name, lines in runs.items():
             points = [(line["images"], line[field]) for line in lines if line.get(field) is not None]
-            if points:
-                series[name] = [images for images, _ in points], [value for _, value in points]
-        if series:
+            series[name] = [images for images, _ in points], [value for _, value in points]
+        if any(images for images, _ in series.values()):
             panels[title] = series
     figure = plots.blank_figure(0.8 + 4.6 * len(panels), 4.2)
     spots = figure.subplots(1, len(panels), squeeze=False)[0]

@@ -41,6 +41,11 @@ class Trained:
         return iter((self.model, self.pixels))
 
 
+def recipe_of(run: str | Path) -> Recipe:
+    """The recipe of a run folder or of a checkpoint folder; UserError where there is no checkpoint."""
+    return load_recipe(checkpoint.read_document(checkpoint_of(Path(run)), "recipe"))
+
+
 def load(
     run: str | Path, weights: str = "ema", *, compiling: bool = False, device: str | None = None
 ) -> Trained:

@@ -197,10 +197,15 @@ def blank_figure(width: float, height: float) -> Figure:
 def curve_panel(
     axes: Axes, series: Mapping[str, Curve], xlabel: str, ylabel: str, *, log_x: bool = False, title: str = ""
 ) -> None:
-    """Draw named lines into one panel of a figure, each with its name at its right end, in its colour."""
+    """Draw named lines into one panel of a figure, each with its name at its right end, in its colour.
+
+    A line without points is not drawn, but counts for the colours of the others.
+    """
     if log_x:
         axes.set_xscale("log")
     for k, (name, (x, y)) in enumerate(series.items()):
+        if not len(x):
+            continue  # but it keeps its colour, which is the same in every panel
         # A line of one point is a point.
         marker = "o" if len(x) == 1 else ""
         axes.plot(
@@ -253,8 +258,15 @@ def _name_ends(axes: Axes) -> None:
     for height, (_, line) in zip(heights, ends, strict=True):
         # In the units of y, so that a name stays with its line where the caller widens the panel.
         y, spot = low + height * (high - low), axes.get_yaxis_transform()
-        name, colour = str(line.get_label()), line.get_color()
-        axes.text(1.015, y, name, transform=spot, color=colour, fontsize=9.5, va="center")
+        style = {"color": line.get_color(), "fontsize": 9.5, "va": "center"}
+        # A run may be called "$1": names are no formulas.
+        axes.text(1.015, y, shortened(str(line.get_label())), transform=spot, parse_math=False, **style)
+
+
+def shortened(name: str, most: int = 28) -> str:
+    """A name of at most so many letters, of its beginning and its end: a longer one would leave no panel."""
+    end = most // 2
+    return name if len(name) <= most else f"{name[: most - end - 1]}…{name[-end:]}"
 
 
 def spread(places: Sequence[float], apart: float) -> list[float]:

@@ -68,7 +68,7 @@ def fast() -> Recipe:
         conditioning=LogSNR(),
         objective=Objective("velocity", "l1"),
         optim=Optim(
-            lr=1e-3, weight_decay=1e-2, betas=(0.9, 0.99), batch=32, clip=1.0, warmup=3200, decay="cosine"
+            lr=1e-3, weight_decay=1e-2, betas=(0.9, 0.99), batch=16, clip=1.0, warmup=3200, decay="cosine"
         ),
         ema=Power(16.97),
     )

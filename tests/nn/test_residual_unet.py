@@ -22,7 +22,9 @@ def network(name, channels=3):
 
 
 def small(channels=3, **options):
-    return made(lambda: ResidualUNet(channels, (16, 24), options.pop("middle", (32, 24)), embedding=8, **options))
+    return made(
+        lambda: ResidualUNet(channels, (16, 24), options.pop("middle", (32, 24)), embedding=8, **options)
+    )
 
 
 def images(*shape):
@@ -110,12 +112,13 @@ def original(net, x, variance, *, widths, middle, tutorial):
     "name, widths, middle", [("seed", (32, 64, 96, 128), (256, 128)), ("keras", (32, 64, 96), (128, 128))]
 )
 def test_the_network_is_the_original_layer_by_layer(name, widths, middle):
-    net = shaken(network(name)).double()
-    x, variance = normal(2, 3, 16, 32), uniform(2)
+    net = shaken(network(name))
+    x, variance = images(2, 3, 16, 32), uniform(2).float()
+    options = {"widths": widths, "middle": middle, "tutorial": name == "keras"}
     with torch.no_grad():
-        # Angles in float32, as the network has them, differ from these by 5e-4.
-        exact = original(net, x, variance.float().double(), widths=widths, middle=middle, tutorial=name == "keras")
-        found = net(x, variance)
+        found = net(x, variance).double()
+        exact = original(net.double(), x.double(), variance.double(), **options)
+    # Angles in float32, as the network has them, differ from exact ones by 5e-4.
     assert exact.std() > 0.1
     assert torch.allclose(found, exact, rtol=0, atol=2e-3 * exact.std().item())
 

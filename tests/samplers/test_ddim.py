@@ -20,7 +20,9 @@ class Warped:
 
     def __init__(self, seed):
         bumps = 0.12 * (2 * uniform(3, seed=seed) - 1)
-        self.warp = lambda u: u + sum(b * torch.sin((k + 1) * math.pi * u) / (k + 1) for k, b in enumerate(bumps))
+        self.warp = lambda u: (
+            u + sum(b * torch.sin((k + 1) * math.pi * u) / (k + 1) for k, b in enumerate(bumps))
+        )
 
     def __call__(self, steps, schedule):
         return 1 - 0.95 * self.warp(torch.arange(steps, dtype=torch.float64) / (steps - 1))

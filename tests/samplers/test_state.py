@@ -43,7 +43,8 @@ def test_an_empty_grid_is_a_users_error(sampler):
 def test_the_picture_is_the_clean_image_at_the_state():
     oracle, x = Gaussian(LinearBeta()), normal(2, 3, 4, 4)
     assert torch.equal(
-        picture(oracle, State(x, 0.3, torch.zeros_like(x))), oracle(x, torch.tensor(0.3, dtype=torch.float64)).x0
+        picture(oracle, State(x, 0.3, torch.zeros_like(x))),
+        oracle(x, torch.tensor(0.3, dtype=torch.float64)).x0,
     )
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
+import os
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 
 from ddim import __version__
@@ -40,9 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     name = argv[0]
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1, 0.5)
-        hint = f"; perhaps you meant {near[0]}" if near else ""
-        sys.stderr.write(f"ddim: {name!r} is not a command, possible are {', '.join(COMMANDS)}{hint}\n")
+        possible = ", ".join(COMMANDS)
+        sys.stderr.write(f"ddim: {name!r} is not a command, possible are {possible}{near(name, COMMANDS)}\n")
         return 2
     command = import_module(f"ddim.cli.{name}")
     parser = Parser(
@@ -56,13 +58,18 @@ def main(argv: list[str] | None = None) -> int:
         words, fields = (
             _fields(argv[1:], parser) if getattr(command, "TAKES_FIELDS", False) else (argv[1:], {})
         )
-        return command.run(parser.parse_args(words, argparse.Namespace(fields=fields)))
-    except BrokenPipeError:
-        return 0
-    except Exception as error:
+        options = [option for action in parser._actions for option in action.option_strings]
+        return command.run(parser.parse_args(words, argparse.Namespace(fields=fields, options=options)))
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
         return _said(error)
+
+
+def near(word: str, possible: Iterable[str]) -> str:
+    """What to add to an error about a word: "; perhaps you meant ...", or nothing."""
+    found = difflib.get_close_matches(word, list(possible), 1, 0.5)
+    return f"; perhaps you meant {found[0]}" if found else ""
 
 
 def _fields(words: list[str], parser: argparse.ArgumentParser) -> tuple[list[str], dict[str, str]]:
@@ -84,28 +91,29 @@ def _fields(words: list[str], parser: argparse.ArgumentParser) -> tuple[list[str
     return rest, fields
 
 
-def _said(error: Exception) -> int:
+def _said(error: BaseException) -> int:
     """One sentence for an error, and its exit code."""
+    if isinstance(error, BrokenPipeError):
+        # Whoever read has enough; Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     if isinstance(error, UserError):
         sys.stderr.write(f"ddim: {error}\n")
         return 2
-    kind = type(error).__name__
-    if kind == "Interrupted":
-        sys.stderr.write(f"ddim: {error}\n")
-        return 128 + error.number  # type: ignore[attr-defined]
-    if kind == "NoSpace":
-        sys.stderr.write(f"ddim: {error}\n")
-        return 3
-    if kind == "NotFinite":
-        sys.stderr.write(f"ddim: {error}\n")
-        return 1
+    # By name: the modules that define them import torch.
+    kind, full = type(error).__name__, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    codes = {"Interrupted": 128 + getattr(error, "number", 0), "NoSpace": 3, "NotFinite": 1}
+    codes["KeyboardInterrupt"] = 130
+    if kind in codes:
+        sys.stderr.write(f"ddim: {str(error) or 'interrupted'}\n")
+        return codes[kind]
     sys.stderr.write(f"ddim: {kind}: {' '.join(str(error).split())} (--debug shows where)\n")
-    return 1
+    return 3 if isinstance(error, OSError) and error.errno in full else 1
 
 
 def _overview() -> str:
     rows = "\n".join(f"  ddim {name:<7} {text}" for name, text in COMMANDS.items())
-    return f"""Train a diffusion model on your own images, sample it in a handful of steps, see how good it is.
+    return f"""Train a diffusion model on your own images, sample it in a few steps, and know how good it is.
 
 {rows}
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn
@@ -13,6 +14,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from ddim.plots import can_preview, terminal
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
+
+WARM = 3
+"""Updates after which a network is compiled and its memory laid out."""
 
 
 def decoding() -> Callable[[int, int], None]:
@@ -34,13 +38,58 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+class Pace:
+    """How fast a run goes and when it will end, from the times at which updates and events were over."""
+
+    def __init__(self, now: float, batch: int) -> None:
+        self.batch, self.last = batch, now
+        self.updates, self.seconds = 0, 0.0
+        self.events, self.aside = 0, 0.0
+
+    def update(self, now: float) -> None:
+        """An update is over; the first ones compile and warm up, and are not the pace."""
+        self.updates += 1
+        self.seconds += now - self.last if self.updates > WARM else 0.0
+        self.last = now
+
+    def event(self, now: float) -> None:
+        """An event, its validation, grid and checkpoint, is over."""
+        self.events, self.aside = self.events + 1, self.aside + now - self.last
+        self.last = now
+
+    @property
+    def speed(self) -> float:
+        """Images a second of training alone; 0 where it is not known yet."""
+        return self.batch * (self.updates - WARM) / self.seconds if self.seconds > 0 else 0.0
+
+    def left(self, training: Training) -> float | None:
+        """Seconds to the end of a run, with the events to come; None where that is not known yet."""
+        total, report = training.plan.total, training.recipe.report
+        if total is None or not self.speed:
+            return None
+        coming = sum(step > training.step for step in training.events())
+        # Until one was timed: evaluations of the network, each about a third of an image's update.
+        guess = (report.valid + report.grid * report.steps) / 3 / self.speed
+        each = self.aside / self.events if self.events else guess
+        return max(0, total - training.seen) / self.speed + coming * each
+
+
 class Console(Callback):
-    """Prints what was chosen, how fast it goes, when it will end, and each validation."""
+    """Prints what was chosen, how fast it goes, when it will end, and each validation; a context manager."""
 
     def __init__(self) -> None:
         self.tty = Terminal(file=sys.stderr)
         self.bar: Progress | None = None
         self.shown = ""
+
+    def __enter__(self) -> Self:
+        """The console itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Give the terminal back, however training ended."""
+        if self.bar:
+            self.bar.stop()
 
     def begin(self, training: Training, folder: Path) -> None:
         """See `Callback`."""
@@ -56,9 +105,8 @@ class Console(Callback):
         say(f"{channels} x {height} x {width} pixels; {count:,} parameters; recipe {training.recipe.name}")
         say(f"{goal} on {how}{', the first steps are slow while it compiles' if runtime.compile else ''}")
         say(f"run folder {folder}" + (f", going on at step {training.step}" if training.step else ""))
-        self.began, self.pace_from = time.monotonic(), (time.monotonic(), training.seen)
-        self.first, self.aside, self.events = training.step, 0.0, 0
-        self.tick = time.monotonic()
+        self.began = self.tick = time.monotonic()
+        self.pace = Pace(self.began, training.recipe.optim.batch)
         if self.tty.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
             self.bar = Progress(*columns, console=self.tty)
@@ -68,39 +116,26 @@ class Console(Callback):
     def stepped(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
         now = time.monotonic()
-        if training.step - self.first == 3:
-            # The first steps compile and warm up: they are not the pace.
-            self.pace_from, self.aside = (now, training.seen), 0.0
+        self.pace.update(now)
         every = 0.5 if self.bar else 15.0
         if now - self.tick < every and not training.finished:
             return
         self.tick = now
-        line = self._line(training, values, now)
+        line = self._line(training, values)
         if self.bar:
             self.bar.update(self.task, completed=training.seen, total=training.plan.total, said=line)
         else:
             say(line)
 
-    def _line(self, training: Training, values: dict[str, float], now: float) -> str:
-        seconds = max(1e-9, now - self.pace_from[0] - self.aside)
-        pace = (training.seen - self.pace_from[1]) / seconds
-        total = training.plan.total
+    def _line(self, training: Training, values: dict[str, float]) -> str:
+        total, left = training.plan.total, self.pace.left(training)
         of = f"{training.seen:,}" + (f" of {total:,}" if total else "")
-        words = [f"{of} images", f"{pace:.1f} images/s", f"loss {values['loss']:.4f}"]
-        if total and pace:
-            coming = training.recipe.report.events * (total - training.seen) / max(1, total)
-            each = self.aside / self.events if self.events else 0.0
-            words.append(f"{clock((total - training.seen) / pace + coming * each)} to go")
-        elif not total:
-            words.append("measuring the pace")
-        return ", ".join(words)
+        speed = f"{self.pace.speed:.1f} images/s" if self.pace.speed else "warming up"
+        ends = "measuring the pace" if left is None else f"{clock(left)} to go"
+        return f"{of} images, {speed}, loss {values['loss']:.4f}, {ends}"
 
     def event(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
-        self.events += 1
-        now = time.monotonic()
-        # Since the last update: validating and sampling, which the pace must not count.
-        self.aside += now - max(self.tick, self.pace_from[0]) if self.bar is None else 0.0
         errors = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items())
         picture = self.folder / "samples" / f"step-{training.step:09d}.png"
         say(f"step {training.step:,}: {errors}{', ' if errors else ''}samples {picture}", self.bar)
@@ -110,11 +145,10 @@ class Console(Callback):
 
             with Image.open(picture) as image:
                 say(terminal(np.asarray(image.convert("RGB")), min(64, self.tty.width)), self.bar)
+        self.pace.event(time.monotonic())
 
     def end(self, training: Training) -> None:
         """See `Callback`."""
-        if self.bar:
-            self.bar.stop()
         seconds = time.monotonic() - self.began
         self.shown = f"{training.seen:,} images seen, {clock(seconds)} of training"
 

@@ -142,11 +142,16 @@ def _losses(args: argparse.Namespace) -> Figure:
     missing = [str(run) for run in args.runs if not run.is_dir()]
     if missing:
         raise UserError(f"run {missing[0]!r} is not a folder")
-    # Folder names where they tell the runs apart, else the paths as given.
-    names = [run.resolve().name for run in args.runs]
-    if len(set(names)) < len(names):
-        names = [str(run) for run in args.runs]
-    return figures.losses({name: read_metrics(run) for name, run in zip(names, args.runs, strict=True)})
+    runs = list(dict.fromkeys(run.resolve() for run in args.runs))
+    return figures.losses({name: read_metrics(run) for name, run in zip(_names(runs), runs, strict=True)})
+
+
+def _names(runs: list[Path]) -> list[str]:
+    """The last parts of different paths, as many as it takes to tell them apart."""
+    parts = 1
+    while len({run.parts[-parts:] for run in runs}) < len(runs):
+        parts += 1
+    return ["/".join(run.parts[-parts:]) for run in runs]
 
 
 _DRAW = {

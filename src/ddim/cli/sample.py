@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from ddim.cli import near
 from ddim.errors import UserError
 
 TAKES_FIELDS = True
@@ -66,7 +67,10 @@ def run(args: argparse.Namespace) -> int:
     check_seeds(seeds)
     for name in args.fields:
         if name.split(".")[0] not in ("sampler", "grid"):
-            raise UserError(f"--{name} is no option of ddim sample; of a recipe, only sampler and grid apply")
+            hint = near(f"--{name}", args.options)
+            raise UserError(
+                f"--{name} is no option of ddim sample; of a recipe, only sampler and grid apply{hint}"
+            )
     trained = load(args.run, args.weights, compiling=args.compile, device=args.device)
     recipe = override(trained.recipe, args.fields)
     label = _label(args.label, trained.state["classes"])
@@ -127,11 +131,8 @@ def _label(text: str | None, classes: list[str]) -> int | None:
         return classes.index(text)
     if text.isdecimal() and int(text) < len(classes):
         return int(text)
-    import difflib
-
-    near = difflib.get_close_matches(text, classes, 1, 0.5)
-    hint = f"; perhaps you meant {near[0]}" if near else ""
-    raise UserError(f"--label must be one of the run's {len(classes)} classes, got {text!r}{hint}")
+    count = len(classes)
+    raise UserError(f"--label must be one of the run's {count} classes, got {text!r}{near(text, classes)}")
 
 
 def _folder(args: argparse.Namespace) -> Path:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ from ddim.errors import UserError
 
 if TYPE_CHECKING:
     from ddim.config import Recipe
+    from ddim.training import Callback, Machine
 
 # Spelt here as well as in `ddim.recipes`, so that --help need not import torch; a test compares the two.
 RECIPES = {
@@ -84,98 +87,120 @@ def run(args: argparse.Namespace) -> int:
     if args.resume:
         folder = _to_resume(args)
         if folder is not None:
-            console = Console()
-            resume(folder, callbacks=[console], progress=decoding())
+            with Console() as console:
+                resume(folder, callbacks=[console], progress=decoding())
             return console.done(folder)
     recipe = _recipe(args)
     machine = Machine(args.device, args.precision, args.compiling, args.threads)
+    drawings: list[Callback] = []
     if args.find_lr:
-        recipe = _with_found_rate(recipe, machine, args.data or recipe.data.source)
-    console = Console()
-    folder = train(
-        args.data or recipe.data.source,
-        recipe,
-        out=args.out,
-        source=args.source,
-        machine=machine,
-        callbacks=[console],
-        progress=decoding(),
-    )
+        recipe, drawing = _with_found_rate(recipe, machine)
+        drawings.append(drawing)
+    with Console() as console:
+        folder = train(
+            recipe.data.source,
+            recipe,
+            out=args.out,
+            source=args.source,
+            machine=machine,
+            callbacks=[*drawings, console],
+            progress=decoding(),
+        )
     return console.done(folder)
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
-    """The recipe that the options describe."""
+    """The recipe of a new run."""
     from dataclasses import replace
 
-    from ddim.config import override
-    from ddim.generate import load
+    from ddim.generate import recipe_of
     from ddim.recipes import find
 
     if args.recipe is None and args.source is not None:
         # Weights fit the network that they were trained in.
-        recipe = replace(load(args.source, device="cpu").recipe, images=None)
-    else:
-        recipe = find(args.recipe or "fast")
-    changes = dict(args.fields)
-    plain = {"images": args.images, "minutes": args.minutes, "seed": args.seed, "data.size": args.size}
-    changes |= {name: value for name, value in plain.items() if value is not None}
+        return _changed(replace(recipe_of(args.source), images=None), args)
+    return _changed(find(args.recipe or "fast"), args)
+
+
+def _changed(recipe: Recipe, args: argparse.Namespace) -> Recipe:
+    """A recipe with what the options say of it."""
+    from dataclasses import fields, replace
+
+    from ddim.config import override
+
+    for name in args.fields:
+        if name.split(".")[0] not in [f.name for f in fields(recipe)]:
+            found = get_close_matches(f"--{name}", args.options, 1, 0.75)
+            if found:
+                raise UserError(f"--{name} is not an option; perhaps you meant {found[0]}")
+    plain = {
+        "data.source": args.data,
+        "images": args.images,
+        "minutes": args.minutes,
+        "seed": args.seed,
+        "data.size": args.size,
+    }
     if args.minutes is not None:
         recipe = replace(recipe, images=None)
-    return override(recipe, changes)
+    return override(recipe, {**args.fields, **{n: value for n, value in plain.items() if value is not None}})
 
 
 def _to_resume(args: argparse.Namespace) -> Path | None:
-    """The run that --resume means; None to start afresh. UserError where the options contradict the run."""
-    from ddim.config import flat
-    from ddim.recipes import read_recipe
-
-    wanted = _recipe(args)
+    """The run that --resume means; None to start afresh. UserError where the options contradict --out."""
     if args.out is not None:
-        candidates = [args.out]
-    else:
-        candidates = sorted(Path("runs").glob("*/recipe.yaml"), key=lambda path: path.stat().st_mtime)[::-1]
-        candidates = [path.parent for path in candidates]
-    for folder in candidates:
-        if not (folder / "recipe.yaml").is_file():
+        if not (args.out / "run.json").is_file():
+            return None
+        _check(args.out, args)
+        return args.out
+    runs = sorted(Path("runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for folder in (path.parent for path in runs):
+        try:
+            _check(folder, args)
+        except UserError:
             continue
-        found = read_recipe(folder / "recipe.yaml")
-        rows = {name: value for name, _, value in flat(found)}
-        asked = {name: value for name, _, value in flat(wanted)}
-        if args.data is None:
-            asked["data.source"] = rows["data.source"]
-        else:
-            asked["data.source"] = args.data
-        if args.recipe is None:
-            # Without a name the run's own recipe is meant; only what was spelt out can contradict it.
-            spelt = {
-                *args.fields,
-                *(n for n in ("images", "minutes", "seed") if getattr(args, n) is not None),
-            }
-            spelt |= {"data.size"} if args.size is not None else set()
-            asked = {
-                name: asked[name] if name in spelt or name == "data.source" else rows[name] for name in rows
-            }
-        different = [name for name in rows if asked.get(name) != rows[name]]
-        if not different:
-            return folder
-        if args.out is not None:
-            name = different[0]
-            raise UserError(
-                f"run {folder} has {name} = {rows[name]}, which {name} = {asked.get(name)} contradicts; "
-                "resume without it, or start a new run"
-            )
+        return folder
     return None
 
 
-def _with_found_rate(recipe: Recipe, machine: object, data: str) -> Recipe:
-    """The recipe with a learning rate from a range test, which is drawn."""
-    from ddim.config import override
-    from ddim.training.lr_finder import find_rate
+def _check(folder: Path, args: argparse.Namespace) -> None:
+    """UserError where the options are not those of the run, or its recipe cannot be read."""
+    from dataclasses import replace
 
-    rate, drawing = find_rate(data, recipe, machine)  # type: ignore[arg-type]
-    sys.stdout.write(f"learning rate {rate:.2g}, found in {drawing}\n")
-    return override(recipe, {"optim.lr": rate})
+    from ddim.config import flat, load
+    from ddim.recipes import find
+    from ddim.tracking import read_json
+
+    facts = read_json(folder / "run.json")
+    # Without a name the run's own recipe is meant; only what is spelt out can contradict it.
+    recipe = load(facts["recipe"])
+    wanted = _changed(recipe if args.recipe is None else find(args.recipe), args)
+    source = recipe.data.source
+    if args.data is None or os.path.normpath(args.data) == os.path.normpath(source):
+        wanted = replace(wanted, data=replace(wanted.data, source=source))
+    if args.find_lr:
+        wanted = replace(wanted, optim=replace(wanted.optim, lr=recipe.optim.lr))
+    asked = {name: value for name, _, value in flat(wanted)}
+    pairs = [(name, value, asked.get(name)) for name, _, value in flat(recipe)]
+    given = {"device": args.device, "precision": args.precision}
+    given |= {"compile": args.compiling, "threads": args.threads}
+    pairs += [(n, facts["runtime"][n], value) for n, value in given.items() if value not in (None, "auto")]
+    for name, value, other in pairs:
+        if value != other:
+            raise UserError(
+                f"run {folder} has {name} = {value}, which {name} = {other} contradicts; "
+                "resume without it, or start a new run"
+            )
+
+
+def _with_found_rate(recipe: Recipe, machine: Machine) -> tuple[Recipe, Callback]:
+    """The recipe with a learning rate from a range test, and what draws that."""
+    from ddim.cli.console import say
+    from ddim.config import override
+    from ddim.training.lr_finder import Drawing, find_rate
+
+    curve = find_rate(recipe, machine)
+    say(f"learning rate {curve.suggested:.2g}: lr-finder.png in the run folder shows why")
+    return override(recipe, {"optim.lr": curve.suggested}), Drawing(curve, recipe)
 
 
 def _help_recipe(name: str) -> int:

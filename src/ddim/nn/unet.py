@@ -4,7 +4,7 @@ Pixels are folded into channels (Shi et al. 2016) before the first convolution; 
 shifts each normalised block (Dhariwal & Nichol 2021, section 3); attention where the image is small.
 
 No norm or activation stands on the way from x_t to the output: residual stream, skips, projections and the
-last convolution are linear, so that the noise of single pixels, which the output repeats, passes without loss.
+last convolution are linear, so that the noise of single pixels, which the output repeats, passes unharmed.
 """
 
 from __future__ import annotations

@@ -105,8 +105,8 @@ class Training:
 
     @property
     def sound(self) -> bool:
-        """Whether a checkpoint can go on from here: the last update or else every weight is finite."""
-        return not self.not_finite or all(bool(p.isfinite().all()) for p in self.model.parameters())
+        """Whether every weight and statistic is finite, so that a checkpoint can go on from here."""
+        return all(bool(value.isfinite().all()) for value in ema.averaged(self.model).values())
 
     def events(self) -> set[int]:
         """The steps after which a run of known length validates, `report.events` of them; its last is one."""

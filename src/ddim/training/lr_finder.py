@@ -10,6 +10,7 @@ from ddim.config import Recipe
 from ddim.errors import UserError
 from ddim.plots import curves, save_figure
 from ddim.runtime import choose
+from ddim.training.callbacks import Callback
 from ddim.training.engine import LocalEngine
 from ddim.training.loop import NotFinite, Plan, Training
 from ddim.training.run import Machine, opened, pixels_of
@@ -60,21 +61,26 @@ def range_test(training: Training, low: float = 1e-7, high: float = 0.1, updates
     return Curve(rates, losses)
 
 
-def find_rate(
-    data: str, recipe: Recipe, machine: Machine, drawing: Path = Path("lr-finder.png")
-) -> tuple[float, Path]:
-    """The suggested learning rate of a recipe on a source of images, and the drawing of its curve."""
-    recipe = replace(recipe, data=replace(recipe.data, source=data))
+class Drawing(Callback):
+    """lr-finder.png in the run folder: the curve from which the run has its learning rate."""
+
+    def __init__(self, curve: Curve, recipe: Recipe) -> None:
+        self.figure = curves(
+            {f"suggested {curve.suggested:.2g}": (curve.rates, curve.losses)},
+            "learning rate",
+            f"{recipe.objective.error} of {recipe.objective.on}, smoothed",
+            log_x=True,
+            title="Learning-rate range test",
+        )
+
+    def begin(self, training: Training, folder: Path) -> None:
+        """See `Callback`."""
+        save_figure(folder / "lr-finder.png", self.figure)
+
+
+def find_rate(recipe: Recipe, machine: Machine) -> Curve:
+    """The range test of a recipe on its images, with a network of its own."""
     parts = opened(recipe, None)
     runtime = choose(machine.device, machine.precision, machine.compiling, machine.threads)
     training = Training(recipe, parts, pixels_of(recipe, parts), LocalEngine(runtime), Plan(None))
-    curve = range_test(training)
-    figure = curves(
-        {f"suggested {curve.suggested:.2g}": (curve.rates, curve.losses)},
-        "learning rate",
-        f"{recipe.objective.error} of {recipe.objective.on}, smoothed",
-        log_x=True,
-        title="Learning-rate range test",
-    )
-    save_figure(drawing, figure)
-    return curve.suggested, drawing
+    return range_test(training)

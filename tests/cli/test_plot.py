@@ -1,0 +1,172 @@
+"""`ddim plot`: each kind leaves its picture and says where."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddim import checkpoint, figures
+from ddim.cli import main
+from ddim.cli import plot as command
+from ddim.config import build, dump
+from ddim.recipes import smoke
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(here):
+    """A run of two lines of log and one checkpoint of untrained weights."""
+    folder = here / "runs" / "blossoms-smoke-1"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build(smoke(), 3)
+    runtime = {"device": "cpu", "precision": "fp32", "channels_last": True, "compile": False, "threads": 1}
+    state = {
+        "step": 1,
+        "channels": 3,
+        "classes": [],
+        "pixels": {"mean": [0.5] * 3, "std": [0.25] * 3},
+        "runtime": runtime | {"micro_batch": 1},
+    }
+    tensors = {"model": model.state_dict(), "ema/default": model.state_dict()}
+    (folder / "checkpoints").mkdir(parents=True)
+    checkpoint.save(folder / "checkpoints", 1, tensors, {"state": state, "recipe": dump(smoke())})
+    log = [{"step": k, "images": 64 * k, "time": 0.0, "loss": 1 / k} for k in (1, 2)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["schedule"],
+        ["schedule", "linear", "--schedule.clip", "powers"],
+        ["embedding", "--width", "16", "--max-frequency", "100"],
+        ["distance"],
+        ["forward", "--size", "32x48", "--seed", "2"],
+    ],
+)
+def test_a_figure_is_written_to_the_current_folder_and_its_path_printed(here, capsys, words):
+    assert main(["plot", *words]) == 0
+    assert capsys.readouterr().out == f"{words[0]}.png\n"
+    with Image.open(here / f"{words[0]}.png") as image:
+        pixels = np.asarray(image)
+    assert min(pixels.shape[:2]) > 300
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1
+    # The second time it replaces its own picture, by the same bytes.
+    before = (here / f"{words[0]}.png").read_bytes()
+    assert main(["plot", *words]) == 0
+    assert (here / f"{words[0]}.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["reverse", "losses"])
+def test_a_run_is_shown(run, here, capsys, kind):
+    steps = ["--steps", "3"] if kind == "reverse" else []
+    assert main(["plot", kind, str(run), *steps, "--out", "shown.png"]) == 0
+    assert capsys.readouterr().out == "shown.png\n"
+    with Image.open(here / "shown.png") as shown:
+        assert shown.mode == "RGB"
+
+
+def test_runs_are_named_by_as_much_of_their_paths_as_tells_them_apart(run, here, monkeypatch):
+    named = []
+    draw = figures.losses
+    monkeypatch.setattr(figures, "losses", lambda runs: named.append(list(runs)) or draw(runs))
+    other = here / "elsewhere" / run.name
+    other.mkdir(parents=True)
+    (other / "metrics.jsonl").write_bytes((run / "metrics.jsonl").read_bytes())
+    assert main(["plot", "losses", str(run)]) == 0
+    assert main(["plot", "losses", str(run), str(other)]) == 0
+    assert main(["plot", "losses", str(run), str(run)]) == 0
+    assert named == [[run.name], [f"runs/{run.name}", f"elsewhere/{run.name}"], [run.name]]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["schedule", "--out", "nowhere/a.png"], "folder that does not exist"),
+        (["schedule", "--out", "a.jpg"], "must end in .png"),
+        (["schedule", "--out", "mine.png"], "not made by ddim"),
+        (["schedule", "cosin"], "perhaps you meant cosine"),
+        (["schedule", "--schedule.clip", "power"], "perhaps you meant powers"),
+        (["embedding", "--width", "7"], "width must be even"),
+        (["forward", "nowhere.jpg"], "nowhere.jpg"),
+        (["forward", "--size", "big"], "data.size"),
+        (["forward", "--size", "32", "--seed", "-1"], "seed must lie in"),
+        (["reverse", "nowhere"], "nowhere"),
+        (["losses", "nowhere"], "nowhere"),
+        (["losses", "."], "no loss is logged yet"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_leaves_nothing(here, capsys, words, said):
+    Image.new("RGB", (2, 2)).save(here / "mine.png")
+    before = (here / "mine.png").read_bytes()
+    assert main(["plot", *words]) == 2
+    heard = capsys.readouterr()
+    assert heard.out == ""
+    assert said in heard.err
+    assert heard.err.count("\n") == 1
+    assert [path.name for path in here.iterdir()] == ["mine.png"]
+    assert (here / "mine.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "words", [["plot"], ["plot", "shedule"], ["plot", "schedule", "--schedule.clop", "x"]]
+)
+def test_words_that_are_no_option_end_with_exit_code_2(here, capsys, words):
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    assert "ddim plot" in capsys.readouterr().err
+    assert not list(here.iterdir())
+
+
+def test_the_options_are_those_that_schedules_have():
+    assert set(command.SCHEDULES) == set(figures.SCHEDULES)
+    owners = {}
+    for name, schedule in figures.SCHEDULES.items():
+        for field in dataclasses.fields(schedule):
+            owners.setdefault(field.name, []).append((name, field.default))
+    assert set(owners) == set(command.FIELDS)
+    for field, found in owners.items():
+        text = command.FIELDS[field]
+        assert text.split(":")[0].split(", ") == [name for name, _ in found]
+        for _, default in found:
+            told = f"{default} (default)" if isinstance(default, str) else "(default "
+            assert told in text
+            if not isinstance(default, str):
+                assert float(text.split("(default ")[1].rstrip(")")) == default
+
+
+def test_help_is_readable_and_loads_nothing_heavy():
+    code = (
+        "import sys\nfrom ddim.cli import main\n"
+        "for words in (['plot', '--help'], ['plot', 'schedule', '--help']):\n"
+        "    try: main(words)\n"
+        "    except SystemExit as end: assert end.code == 0\n"
+        "print(sorted({'torch', 'numpy', 'matplotlib', 'PIL'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "ddim plot forward photo.jpg" in done.stdout
+    for kind in command._DRAW:
+        assert f"    {kind}" in done.stdout
+
+
+def test_drawing_never_touches_pyplot(here):
+    code = (
+        "import sys\nfrom ddim.cli import main\nassert main(['plot', 'schedule']) == 0\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=here, capture_output=True)

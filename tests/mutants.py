@@ -1,0 +1,432 @@
+"""Planted bugs: each must be caught by every test that is named beside it.
+
+    python tests/mutants.py [NAME...]
+
+One at a time they are planted in a copy of the sources. A bug that survives, a name that no longer fits, or a
+test that fails without any bug ends with exit code 1.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Mutant(NamedTuple):
+    """A bug: `old`, which stands once in `file`, becomes `new`; `tests` are of tests/, file::name."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def _(name, file, old, new, *tests):
+    return Mutant(name, file, old, new, tests)
+
+
+SCHEDULES, DDIM = "test_schedules.py::", "samplers/test_ddim.py::"
+ORDER, CHECKPOINT = "data/test_order.py::", "test_checkpoint.py::"
+ORIGINAL = "nn/test_residual_unet.py::test_the_network_is_the_original_layer_by_layer"
+
+MUTANTS = [
+    # Schedules and grids
+    _(
+        "rates clipped as powers",
+        "schedules.py",
+        "powers.clamp(self.min_signal**2, self.max_signal**2)",
+        "powers.clamp(self.min_signal, self.max_signal)",
+        SCHEDULES + "test_a_clip_bounds_what_its_name_says",
+        SCHEDULES + "test_the_clip_of_powers_collapses_the_times_that_the_seed_collapses",
+    ),
+    _(
+        "half forgotten in the integral of beta",
+        "schedules.py",
+        "(self.high - self.low) / 2 * t**2",
+        "(self.high - self.low) * t**2",
+        SCHEDULES + "test_linear_beta_solves_its_differential_equation",
+        SCHEDULES + "test_the_table_tends_to_the_continuous_schedule",
+    ),
+    _(
+        "log-SNR of the rates instead of the powers",
+        "schedules.py",
+        "return 2 * (self.alpha.log() - self.sigma.log())",
+        "return self.alpha.log() - self.sigma.log()",
+        SCHEDULES + "test_variance_preserving_has_the_log_snr_that_was_asked_for",
+        SCHEDULES + "test_the_inverse_comes_back_to_the_same_level_and_is_never_later",
+    ),
+    _(
+        "table read by rounding",
+        "schedules.py",
+        "(t * (self.entries - 1)).long()",
+        "(t * (self.entries - 1)).round().long()",
+        SCHEDULES + "test_floor_reads_entry_999_t_truncated",
+    ),
+    _(
+        "inverse falls off a plateau by rounding",
+        "schedules.py",
+        "wanted - 1e-9)",
+        "wanted)",
+        SCHEDULES + "test_the_inverse_of_an_entry_is_the_first_entry_of_its_plateau",
+    ),
+    _(
+        "grid reaches t = 0",
+        "grids.py",
+        "torch.arange(steps, 0, -1",
+        "torch.arange(steps - 1, -1, -1",
+        "test_grids.py::test_times_fall_from_one_and_never_reach_zero",
+        "test_grids.py::test_uniform_times_are_those_of_the_originals",
+    ),
+    # Noise and pixels
+    _(
+        "one stream for the whole batch",
+        "noise.py",
+        "generator=stream, dtype",
+        "generator=self.streams[0], dtype",
+        "test_noise.py::test_an_image_depends_on_its_own_seed_only",
+        DDIM + "test_an_image_depends_on_its_own_seed_only",
+    ),
+    _(
+        "noise from the global generator",
+        "noise.py",
+        "generator=stream, dtype",
+        "dtype",
+        "test_noise.py::test_the_global_generator_neither_matters_nor_moves",
+        DDIM + "test_a_run_leaves_no_trace",
+        "test_layout.py::test_the_library_keeps_off_global_randomness_pickles_and_assertions",
+    ),
+    _(
+        "mean not taken off the variance",
+        "pixels.py",
+        "square / count - mean**2",
+        "square / count",
+        "test_pixels.py::test_measured_is_the_mean_and_deviation_over_the_whole_set_however_it_is_cut",
+    ),
+    # Averages
+    _(
+        "average without its warm-up",
+        "ema.py",
+        "1 - min(self.decay, (k - 1) / (k + 8))",
+        "1 - self.decay",
+        "test_ema.py::test_the_average_is_one_and_has_forgotten_where_it_began",
+        "test_ema.py::test_during_the_warm_up_the_average_lags_by_a_tenth_of_the_run",
+    ),
+    _(
+        "exponent of the power rule",
+        "ema.py",
+        "** (self.gamma + 1)",
+        "** self.gamma",
+        "test_ema.py::test_the_power_rule_weighs_update_k_by_its_power",
+        "test_ema.py::test_the_power_profiles_have_the_widths_of_the_paper",
+    ),
+    _(
+        "batch-norm statistics not averaged",
+        "ema.py",
+        "if value.is_floating_point()}",
+        "if value.requires_grad}",
+        "test_ema.py::test_batch_norm_statistics_are_averaged_with_the_weights",
+    ),
+    # Predictions
+    _(
+        "sign in velocity to noise",
+        "prediction.py",
+        "(at.sigma * x_t + at.alpha * v)",
+        "(at.sigma * x_t - at.alpha * v)",
+        "test_prediction.py::test_the_halves_add_up_to_the_noisy_image",
+        "test_prediction.py::test_every_reading_finds_the_truth_when_told_the_truth",
+    ),
+    _(
+        "velocity scales for variance-preserving rates only",
+        "prediction.py",
+        "    norm = at.alpha**2 + at.sigma**2\n",
+        "    norm = 1\n",
+        "test_prediction.py::test_every_reading_finds_the_truth_when_told_the_truth",
+    ),
+    _(
+        "EDM c_out not normalised",
+        "parameterisation.py",
+        "ratio * data / norm,",
+        "ratio * data / norm**2,",
+        "test_parameterisation.py::test_the_network_sees_and_gives_unit_variance",
+        "test_parameterisation.py::test_edm_at_equal_noise_and_data_has_the_numbers_of_table_1",
+    ),
+    _(
+        "noise variance is told as signal variance",
+        "parameterisation.py",
+        "return at.sigma**2",
+        "return at.alpha**2",
+        "test_parameterisation.py::test_the_network_is_told_what_its_conditioning_says",
+    ),
+    _(
+        "one time for the whole batch",
+        "denoiser.py",
+        "t = t.expand(len(x_t))",
+        "t = t.reshape(-1)[:1].expand(len(x_t))",
+        "test_denoiser.py::test_one_time_stands_for_all_and_each_image_has_its_own",
+        "test_denoiser.py::test_the_truth_can_be_said_in_every_parameterisation",
+    ),
+    # Objectives
+    _(
+        "noise and image swapped in the error",
+        "objective.py",
+        'p.eps if on == "noise" else p.x0',
+        'p.x0 if on == "noise" else p.eps',
+        "test_objective.py::test_the_error_of_the_image_is_the_mean_over_its_numbers",
+        "test_objective.py::test_noise_image_and_velocity_errors_differ_by_known_factors",
+    ),
+    _(
+        "error averaged over the batch",
+        "objective.py",
+        "return error.flatten(1).mean(1)",
+        "return error.mean().expand(len(x0))",
+        "test_objective.py::test_each_image_has_its_own_error",
+    ),
+    _(
+        "deviation of log-SNR squared",
+        "objective.py",
+        "self.std * torch",
+        "self.std**2 * torch",
+        "test_objective.py::test_normal_log_snr_has_the_density_that_its_name_says",
+    ),
+    _(
+        "training asks for the noise of a clean image",
+        "objective.py",
+        "return 1 - uniform.double()",
+        "return uniform.double()",
+        "test_objective.py::test_the_loss_is_finite_at_every_time_that_training_may_draw",
+    ),
+    # The sampler
+    _(
+        "eta scales the variance",
+        "samplers/ddim.py",
+        "self.eta * then.sigma",
+        "self.eta**0.5 * then.sigma",
+        DDIM + "test_eta_scales_the_deviation_of_the_posterior",
+    ),
+    _(
+        "alpha of the wrong time",
+        "samplers/ddim.py",
+        "then.alpha.to(x) * p.x0",
+        "now.alpha.to(x) * p.x0",
+        DDIM + "test_it_follows_the_flow_with_order_one_on_any_grid",
+        DDIM + "test_eta_one_on_the_whole_table_is_ddpm",
+    ),
+    _(
+        "next time guessed, not read",
+        "samplers/ddim.py",
+        "in pairwise(times):",
+        "in ((t, t - 1 / len(times)) for t in times[:-1]):",
+        DDIM + "test_it_follows_the_flow_with_order_one_on_any_grid",
+        DDIM + "test_the_states_are_at_the_levels_of_the_grid_and_the_start_is_the_first",
+    ),
+    _(
+        "square forgotten in the injected noise",
+        "samplers/ddim.py",
+        "(1 - ratio**2)",
+        "(1 - ratio)",
+        DDIM + "test_eta_one_on_the_whole_table_is_ddpm",
+    ),
+    _(
+        "injected noise not taken off the kept noise",
+        "samplers/ddim.py",
+        "(then.sigma**2 - fresh**2)",
+        "(then.sigma**2)",
+        DDIM + "test_any_eta_keeps_the_marginal",
+    ),
+    _(
+        "a run builds a graph",
+        "samplers/ddim.py",
+        "    @torch.no_grad()\n",
+        "",
+        DDIM + "test_a_run_needs_no_gradients",
+    ),
+    _(
+        "picture without its last evaluation",
+        "samplers/state.py",
+        "return denoise(state.x, torch.tensor(state.t, dtype=torch.float64)).x0",
+        "return state.x0",
+        "samplers/test_state.py::test_the_picture_is_the_clean_image_at_the_state",
+        "test_denoiser.py::test_a_picture_of_n_levels_costs_n_evaluations",
+    ),
+    # Networks
+    _(
+        "skips first in, first out",
+        "nn/residual_unet.py",
+        "skips.pop()",
+        "skips.pop(-1 - (len(skips) > 1))",
+        ORIGINAL,
+    ),
+    _("epsilon of the tutorial's batch norm", "nn/residual_unet.py", "1e-3", "1e-5", ORIGINAL),
+    _(
+        "turns for radians in the embedding",
+        "nn/embedding.py",
+        "2 * math.pi * turns",
+        "turns",
+        ORIGINAL,
+        "nn/test_embedding.py::test_it_is_the_tutorials_embedding",
+    ),
+    _(
+        "path of the image rounded to bf16",
+        "nn/blocks.py",
+        "enabled=False",
+        "enabled=torch.is_autocast_enabled('cpu'), dtype=torch.bfloat16",
+        "nn/test_residual_unet.py::test_the_path_of_the_image_stays_float32_under_autocast",
+        "nn/test_unet.py::test_the_path_of_the_image_stays_float32_under_autocast",
+    ),
+    # Recipes
+    _(
+        "a recipe can run code",
+        "config.py",
+        "yaml.load(text, _Loader)",
+        "yaml.unsafe_load(text)",
+        "test_config.py::test_hostile_and_broken_files_are_refused_in_one_sentence",
+    ),
+    _(
+        "fields of a kind set before the kind",
+        "config.py",
+        'key=lambda p: (p.count("."), p)',
+        'key=lambda p: (-p.count("."), p)',
+        "test_config.py::test_fields_are_set_by_path_in_any_order",
+    ),
+    # Data
+    _(
+        "every epoch in one order",
+        "data/order.py",
+        "SeedSequence([seed, use, epoch])",
+        "SeedSequence([seed, use])",
+        ORDER + "test_epochs_and_seeds_have_different_orders",
+        ORDER + "test_an_image_is_flipped_in_some_epochs_and_not_in_others",
+    ),
+    _(
+        "an epoch begins where a batch begins",
+        "data/order.py",
+        "start = first - epochs.start * n",
+        "start = 0",
+        ORDER + "test_positions_run_through_the_epochs_end_to_end",
+        ORDER + "test_position_by_position_the_batches_do_not_matter",
+    ),
+    _(
+        "an image of both halves of the split",
+        "data/order.py",
+        "np.sort(shuffled[train:])",
+        "np.sort(shuffled[max(0, train - 1) :])",
+        ORDER + "test_the_two_halves_are_disjoint_and_complete",
+    ),
+    _(
+        "one split for every seed",
+        "data/order.py",
+        "_stream(seed, _SPLIT, 0)",
+        "_stream(0, _SPLIT, 0)",
+        ORDER + "test_the_split_is_by_seed_and_not_the_order_of_the_files",
+    ),
+    _(
+        "images mirrored top to bottom",
+        "data/transforms.py",
+        "rows[flips, :, ::-1]",
+        "rows[flips, ::-1]",
+        "data/test_transforms.py::test_a_flip_mirrors_left_and_right_and_only_where_it_is_asked",
+    ),
+    # Checkpoints
+    _(
+        "hashes not compared",
+        "checkpoint.py",
+        "    if found != said:\n",
+        '    if found["size"] != said["size"]:\n',
+        CHECKPOINT + "test_a_flipped_bit_anywhere_is_found",
+        CHECKPOINT + "test_reading_finds_damage_by_itself",
+    ),
+    _(
+        "files not flushed before the rename",
+        "checkpoint.py",
+        "            rest = rest[os.write(file, rest) :]\n        os.fsync(file)\n",
+        "            rest = rest[os.write(file, rest) :]\n",
+        CHECKPOINT + "test_a_power_cut_after_any_system_call_leaves_the_old_or_the_new",
+    ),
+    _(
+        "the best is removed with the old",
+        "checkpoint.py",
+        "            spared |= manifest.best and not marked\n",
+        "",
+        CHECKPOINT + "test_the_newest_and_the_best_stay",
+    ),
+    _(
+        "the oldest is taken for the newest",
+        "checkpoint.py",
+        "sorted(found, reverse=True)",
+        "sorted(found)",
+        CHECKPOINT + "test_the_newest_is_the_highest_step_and_none_where_there_is_none",
+    ),
+]
+
+
+def main(names):
+    """Plant the bugs of these names, or all; the exit code."""
+    unknown = set(names) - {mutant.name for mutant in MUTANTS}
+    if unknown:
+        print(f"no such bug: {', '.join(sorted(unknown))}")
+        return 1
+    chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for part in ("src", "tests"):
+            shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        code, said = _pytest(copy, sorted({test for mutant in chosen for test in mutant.tests}))
+        if code != 0:
+            print(said, "the tests fail without any bug, or are not there", sep="\n")
+            return 1
+        missed = [mutant.name for mutant in chosen if not _caught(copy, mutant)]
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} caught")
+    return 1 if missed else 0
+
+
+def _caught(copy, mutant):
+    """Plant one bug, run its tests, take it out again; whether each of them failed."""
+    path = copy / "src" / "ddim" / mutant.file
+    sound = path.read_text()
+    begin = time.monotonic()
+    if sound.count(mutant.old) == 1:
+        path.write_text(sound.replace(mutant.old, mutant.new))
+        # 1: tests ran and failed. An error of import or collection is 2 and catches nothing.
+        code, said = _pytest(copy, mutant.tests)
+        path.write_text(sound)
+        failed = set(re.findall(r"^FAILED tests/(\S+?::\w+)", said, re.MULTILINE))
+        silent = [test for test in mutant.tests if test not in failed]
+        why = "" if code == 1 else f"pytest ended with {code}"
+    else:
+        silent, why = mutant.tests, f"{mutant.old!r} stands {sound.count(mutant.old)} times in {mutant.file}"
+    caught = not silent and not why
+    print(
+        f"{'caught  ' if caught else 'SURVIVED'} {time.monotonic() - begin:5.1f} s  {mutant.name}", flush=True
+    )
+    for test in () if caught else silent:
+        print(f"                   {test} did not fail {why}")
+    return caught
+
+
+def _pytest(copy, tests):
+    """The exit code and the output of some tests of the copy, on the sources of the copy."""
+    sources = copy / "src"
+    environment = os.environ | {
+        "PYTHONPATH": str(sources),
+        "PYTHONDONTWRITEBYTECODE": "1",  # two bugs in one second would share a compiled file
+        "OMP_NUM_THREADS": "1",
+    }
+    where = "import ddim, sys; sys.exit(not ddim.__file__.startswith(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", where, str(sources)], env=environment, check=True, cwd=copy)
+    options = ["-q", "--tb=no", "-rf", "-p", "no:randomly", "-p", "no:cacheprovider"]
+    run = [sys.executable, "-m", "pytest", *options, *(f"tests/{test}" for test in tests)]
+    done = subprocess.run(run, env=environment, check=False, cwd=copy, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

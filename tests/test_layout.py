@@ -1,0 +1,153 @@
+"""What holds for the source as a whole."""
+
+import ast
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import ddim
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted(Path(ddim.__file__).parent.rglob("*.py"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+DRAWS = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson", "rand_like"}
+DRAWS |= {"randn_like", "randint_like", "normal_", "uniform_", "bernoulli_", "random_", "exponential_"}
+SEEDS = {"torch.manual_seed", "torch.seed", "torch.random.manual_seed", "torch.cuda.manual_seed"}
+CODE = {"torch.load", "torch.save", "torch.jit", "torch.hub", "torch.package", "eval", "exec", "np.load"}
+PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+GENERATORS = {"Generator", "SeedSequence", "Philox", "PCG64", "default_rng", "BitGenerator"}
+
+
+def complaints(source):
+    """What in a piece of source moves global randomness, or can run code from a file."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = (
+                [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            )
+            yield from (name for name in names if name and name.split(".")[0] in PICKLES | {"random"})
+        name = ast.unparse(node) if isinstance(node, ast.Attribute | ast.Name) else ""
+        if name in SEEDS | CODE:
+            yield name
+        owner, _, last = name.rpartition(".")
+        if owner in ("np.random", "numpy.random") and last not in GENERATORS:
+            yield name
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            owner, _, last = called.rpartition(".")
+            known = {keyword.arg for keyword in node.keywords}
+            tensors = owner in ("torch", "F", "torch.nn.functional") or last.endswith("_")
+            if (
+                last in DRAWS
+                and tensors
+                and owner not in ("nn.init", "torch.nn.init")
+                and "generator" not in known
+            ):
+                yield called
+        if isinstance(node, ast.Assert):
+            yield "assert"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(SOURCES[0].parent).as_posix())
+def test_the_library_keeps_off_global_randomness_pickles_and_assertions(path):
+    assert not list(complaints(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch.manual_seed(0)",
+        "x = torch.randn(3)",
+        "torch.rand(3, device=d)",
+        "x.normal_()",
+        "np.random.seed(0)",
+        "np.random.rand(3)",
+        "import random",
+        "import pickle",
+        "from pickle import loads",
+        "torch.load(path, weights_only=True)",
+        "torch.jit.script(f)",
+        "eval(text)",
+        "assert x > 0",
+    ],
+)
+def test_the_check_above_can_fail(line):
+    assert list(complaints(line))
+    assert not list(complaints("torch.randn(3, generator=g)\nnp.random.Generator(b)\nx.requires_grad_()"))
+
+
+@pytest.mark.parametrize(
+    "module", ["ddim", "ddim.cli", "ddim.errors", "ddim.data", "ddim.tracking", "ddim.checkpoint"]
+)
+def test_importing_it_imports_no_torch(module):
+    heavy = ["torch", "torchvision", "matplotlib", "tensorboardX"]
+    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
+
+
+def test_every_public_name_exists_and_no_other():
+    for name in ddim.__all__:
+        assert getattr(ddim, name).__name__
+    with pytest.raises(AttributeError, match="no attribute 'sampel'"):
+        _ = ddim.sampel
+
+
+def test_the_version_is_said_once():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", ddim.__version__)
+    assert "version" in PROJECT["dynamic"]
+
+
+REQUIRED = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+OPTIONAL = sorted(
+    {line for lines in PROJECT["optional-dependencies"].values() for line in lines} - set(REQUIRED)
+)
+
+
+@pytest.mark.parametrize("line", REQUIRED + OPTIONAL)
+def test_installed_versions_meet_the_floors(line):
+    requirement = Requirement(line)
+    assert any(part.operator == ">=" for part in requirement.specifier), "a dependency needs a floor"
+    try:
+        installed = version(requirement.name)
+    except PackageNotFoundError:
+        assert line in OPTIONAL
+        return
+    assert requirement.specifier.contains(installed, prereleases=True)
+
+
+def test_no_test_reaches_the_network():
+    with socket.socket() as server, socket.socket() as client:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        client.connect(server.getsockname())
+    # 192.0.2.0/24 is kept for documentation; nobody lives there.
+    with socket.socket() as outside, pytest.raises(OSError, match="tests reach no network"):
+        outside.connect(("192.0.2.1", 80))
+    with pytest.raises(OSError, match="tests reach no network"):
+        socket.create_connection(("example.org", 80))
+
+
+def test_a_test_that_moves_the_global_generators_fails(tmp_path):
+    shutil.copy(Path(__file__).parent / "conftest.py", tmp_path)
+    (tmp_path / "test_moves.py").write_text(
+        "import numpy as np, pytest\n"
+        "def test_draws(): np.random.rand()\n"
+        "def test_seeds(): np.random.seed(5)\n"
+        "def test_keeps(): np.random.default_rng(0).random()\n"
+        "@pytest.mark.moves_global_rng\n"
+        "def test_may(): np.random.rand()\n"
+    )
+    run = [sys.executable, "-m", "pytest", "-q", "--rootdir", str(tmp_path), str(tmp_path)]
+    said = subprocess.run(run, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "2 failed, 2 passed" in said.stdout
+    assert said.stdout.count("the global random state of numpy was moved") >= 2

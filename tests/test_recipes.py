@@ -1,0 +1,78 @@
+import pytest
+import torch
+
+from ddim.cli.train import RECIPES as NAMES
+from ddim.config import build, dump, load, write_recipe
+from ddim.errors import UserError
+from ddim.objective import Objective
+from ddim.parameterisation import NoiseVariance, PredictsNoise
+from ddim.recipes import RECIPES, fast, find, keras, seed, smoke
+from ddim.schedules import Cosine
+from oracles import made, normal, uniform
+
+every_recipe = pytest.mark.parametrize("name", sorted(RECIPES))
+
+
+@every_recipe
+def test_a_recipe_has_its_name_and_survives_data(name):
+    recipe = find(name)
+    assert recipe.name == name
+    assert recipe == find(name)
+    assert load(dump(recipe)) == recipe
+
+
+@every_recipe
+def test_a_recipe_makes_a_model_that_learns(name):
+    recipe = find(name)
+    model = made(lambda: build(recipe, 3))
+    x0, eps = normal(2, 3, 32, 32, dtype=torch.float32), normal(2, 3, 32, 32, seed=1, dtype=torch.float32)
+    t = recipe.objective.times(uniform(2), recipe.schedule)
+    loss = recipe.objective(model, x0, t, eps)
+    assert loss.shape == (2,)
+    loss.mean().backward()
+    assert any(p.grad.abs().max() > 0 for p in model.parameters())
+
+
+@every_recipe
+def test_its_batches_need_no_other_size_than_its_own(name):
+    recipe = find(name)
+    assert recipe.optim.batch % recipe.optim.accumulate == 0
+
+
+def test_the_originals_keep_their_hyper_parameters():
+    """Of both: signal rates 0.02 and 0.95, L1 on noise, AdamW 1e-3 and 1e-4, batch 64, EMA 0.999."""
+    for recipe in (seed(), keras()):
+        assert recipe.schedule == Cosine(0.02, 0.95)
+        assert recipe.objective == Objective("noise", "l1")
+        assert recipe.predicts == PredictsNoise()
+        assert recipe.conditioning == NoiseVariance()
+        assert (recipe.optim.lr, recipe.optim.weight_decay, recipe.optim.batch) == (1e-3, 1e-4, 64)
+        assert (recipe.optim.clip, recipe.optim.warmup, recipe.optim.decay) == (0, 0, "constant")
+        assert recipe.ema.decay == 0.999
+        assert not recipe.data.flip
+    assert seed().net.widths == (32, 64, 96, 128)
+    assert keras().net.widths == (32, 64, 96)
+
+
+@pytest.mark.parametrize("recipe", [fast(), smoke()], ids=["fast", "smoke"])
+def test_our_own_schedules_run_from_clean_images_to_noise(recipe):
+    log_snr = recipe.schedule(torch.tensor([0.0, 1.0])).log_snr
+    assert log_snr[0] >= 9
+    assert log_snr[1] <= -8.5
+
+
+def test_the_command_line_names_the_same_recipes():
+    assert set(NAMES) == set(RECIPES)
+
+
+def test_a_recipe_can_be_a_file(tmp_path):
+    for suffix in (".yaml", ".yml", ".json"):
+        path = tmp_path / f"mine{suffix}"
+        path.write_text(write_recipe(smoke()))
+        assert find(str(path)) == smoke()
+
+
+@pytest.mark.parametrize("name, near", [("fsat", "fast"), ("Keras", "keras"), ("smok", "smoke")])
+def test_a_typo_is_told_the_near_name(name, near):
+    with pytest.raises(UserError, match=f"recipe must be one of .*perhaps you meant {near}"):
+        find(name)

@@ -1,0 +1,228 @@
+"""One update, its draws and its average."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+
+from ddim import ema
+from ddim.errors import UserError
+from ddim.objective import Objective
+from ddim.parameterisation import PredictsNoise
+from ddim.training.loop import Plan
+
+
+def recorded(run, monkeypatch):
+    """Times and noise that the next update draws, by the image that they meet."""
+    seen = []
+    sound = Objective.__call__
+
+    def noting(self, denoise, x0, t, eps):
+        seen.append((x0.clone(), t.clone(), eps.clone()))
+        return sound(self, denoise, x0, t, eps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Objective, "__call__", noting)
+        found, loss = tiny.gradients(run)
+    rows = sorted(
+        (float(t), x0.numpy().tobytes(), eps.numpy().tobytes())
+        for part in seen
+        for x0, t, eps in zip(*part, strict=True)
+    )
+    return len(seen), rows, found, loss
+
+
+@pytest.mark.parametrize("parts", [2, 4, 8])
+def test_accumulation_changes_neither_draws_nor_gradients(parts, monkeypatch):
+    one, rows, whole, loss = recorded(tiny.training(warm_recipe()), monkeypatch)
+    many, rows_in_parts, summed, mean = recorded(
+        tiny.training(warm_recipe(optim__accumulate=parts)), monkeypatch
+    )
+    assert (one, many) == (1, parts)
+    assert rows_in_parts == rows
+    torch.testing.assert_close(mean, loss, rtol=1e-6, atol=1e-6)
+    assert any(gradient.abs().max() > 1e-3 for gradient in whole.values())
+    for name, gradient in whole.items():
+        torch.testing.assert_close(summed[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def warm_recipe(**changes):
+    # Noise is predicted: its error does not vanish at the zeros that the network starts with.
+    return replace(tiny.recipe(**changes), predicts=PredictsNoise())
+
+
+def test_an_update_draws_one_time_in_each_equal_slice(monkeypatch):
+    for _ in range(3):
+        run = tiny.training()
+        run.advance()
+        _, rows, *_ = recorded(run, monkeypatch)
+        slices = sorted(math.ceil(t * 8) for t, *_ in rows)
+        assert slices == list(range(1, 9))
+
+
+def test_each_image_of_an_epoch_is_seen_once_and_no_other(monkeypatch):
+    run = tiny.training(tiny.recipe(data__flip="false"))
+    seen = []
+    for _ in range(4):
+        seen += [row[1] for row in recorded(run, monkeypatch)[1]]
+        run.step += 1
+    everything = run.pixels.enter(
+        torch.from_numpy(run.split.images.pixels[run.split.train]).permute(0, 3, 1, 2).float() / 255
+    )
+    assert sorted(seen) == sorted(image.contiguous().numpy().tobytes() for image in everything)
+
+
+@pytest.mark.parametrize("net", tiny.NETS)
+def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(net):
+    runs = [tiny.training(tiny.recipe(net, seed=seed)) for seed in (3, 3, 4)]
+    start = [tiny.bits(run) for run in runs]
+    assert tiny.different(start[0], start[1]) == []
+    assert tiny.different(start[0], start[2])
+    for run in runs:
+        for _ in range(3):
+            run.advance()
+    end = [tiny.bits(run) for run in runs]
+    assert tiny.different(end[0], end[1]) == []
+    assert set(tiny.different(end[0], end[2])) >= {f"model/{name}" for name in runs[0].parameters}
+
+
+def test_the_callers_global_stream_changes_nothing():
+    first = tiny.bits(tiny.training())
+    with torch.random.fork_rng(devices=[]):
+        torch.rand(7)
+        second = tiny.bits(tiny.training())
+    assert tiny.different(first, second) == []
+
+
+def test_gradients_are_clipped_to_the_norm_asked_for():
+    run = tiny.training(warm_recipe(optim__clip="1e-4"))
+    kept = {}
+    run.optimizer.register_step_pre_hook(
+        lambda *_: kept.update({name: p.grad.clone() for name, p in run.parameters.items()})
+    )
+    assert run.advance()["gradient_norm"] > 1e-3
+    norm = torch.stack([gradient.norm() for gradient in kept.values()]).norm()
+    assert norm.item() == pytest.approx(1e-4, rel=1e-3)
+
+
+@pytest.mark.parametrize("net", tiny.NETS)
+def test_the_average_follows_its_rule_with_the_statistics_of_batch_norm(net):
+    run = tiny.training(tiny.recipe(net))
+    expected = {name: value.double().clone() for name, value in ema.averaged(run.model).items()}
+    for k in range(1, 5):
+        run.advance()
+        for name, value in ema.averaged(run.model).items():
+            expected[name] += run.recipe.ema(k) * (value.double() - expected[name])
+    assert any("running_var" in name for name in expected) == (net != "group norm")
+    for name, value in run.average.items():
+        torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("net", tiny.NETS)
+def test_a_validation_leaves_the_training_untouched(net):
+    run = tiny.training(tiny.recipe(net))
+    for _ in range(3):
+        run.advance()
+    before = tiny.bits(run)
+    assert set(run.validate()) == {"noise_mae", "image_mae"}
+    assert tiny.different(before, tiny.bits(run)) == []
+    assert all(module.training for module in run.model.modules())
+
+
+@pytest.mark.parametrize("net", tiny.NETS)
+def test_the_weights_come_back_even_when_a_validation_fails(net):
+    run = tiny.training(tiny.recipe(net))
+    for _ in range(3):
+        run.advance()
+    before = tiny.bits(run)
+    with pytest.raises(KeyboardInterrupt), run.averaged() as model:
+        held = {name: value.clone() for name, value in ema.averaged(model).items()}
+        assert tiny.different(held, run.average) == []
+        assert not model.training
+        raise KeyboardInterrupt
+    assert tiny.different(before, tiny.bits(run)) == []
+    assert all(module.training for module in run.model.modules())
+
+
+def test_a_validation_is_of_the_averaged_weights_and_always_the_same():
+    run = tiny.training(tiny.recipe(report__valid="7"))
+    for _ in range(6):
+        run.advance()
+    found = run.validate()
+    assert run.validate() == found
+    with torch.no_grad():
+        for name, value in ema.averaged(run.model).items():
+            value.copy_(run.average[name])
+    assert run.validate() == found
+    run.average = {name: value + 0.1 for name, value in run.average.items()}
+    assert run.validate() != found
+
+
+def test_a_validation_does_not_depend_on_the_micro_batch():
+    run = tiny.training(tiny.recipe(report__valid="7"))
+    run.advance()
+    found = run.validate()
+    run.engine.runtime = replace(run.engine.runtime, micro_batch=3)
+    for name, value in run.validate().items():
+        assert value == pytest.approx(found[name], rel=1e-5)
+
+
+def test_a_network_that_says_zero_errs_by_the_mean_of_the_noise():
+    """The error of a prediction of zero noise is E|eps| = sqrt(2 / pi), whatever the images."""
+    run = tiny.training(replace(tiny.recipe(report__valid="400"), predicts=PredictsNoise()), tiny.images(500))
+    with torch.no_grad():
+        for value in run.average.values():
+            value.zero_()
+    assert run.validate()["noise_mae"] == pytest.approx(math.sqrt(2 / math.pi), rel=5e-3)
+
+
+def test_without_validation_images_there_is_no_validation():
+    run = tiny.training(tiny.recipe(data__valid="0"))
+    assert run.validate() == {}
+
+
+def test_a_training_starts_from_anothers_weights_in_the_average_too():
+    parent = tiny.training(tiny.recipe(seed=5))
+    parent.advance()
+    child = tiny.training()
+    child.begin_from(parent.model.state_dict())
+    state = parent.model.state_dict()
+    assert tiny.different(state, child.model.state_dict()) == []
+    assert tiny.different({name: state[name] for name in child.average}, child.average) == []
+    assert child.step == child.updates == 0
+    assert child.optimizer.state_dict()["state"] == {}
+
+
+@pytest.mark.parametrize("net", ["batch norm", "keras"])
+def test_weights_that_do_not_fit_are_one_sentence_and_change_nothing(net):
+    child = tiny.training()
+    before = tiny.bits(child)
+    with pytest.raises(UserError, match="another network") as error:
+        child.begin_from(tiny.training(tiny.recipe(net)).model.state_dict())
+    assert "\n" not in str(error.value)
+    assert tiny.different(before, tiny.bits(child)) == []
+
+
+def test_a_longer_budget_is_spent_in_whole_batches_and_ends_in_an_event():
+    for images in (1, 79, 80, 81, 1000):
+        run = tiny.training(tiny.recipe(images=images))
+        last = -(-images // 8)
+        assert max(run.events()) == last
+        assert 1 <= len(run.events()) <= run.recipe.report.events
+        run.step = last - 1
+        assert not run.finished
+        run.step = last
+        assert run.finished
+
+
+def test_a_settled_plan_is_a_whole_number_of_batches_and_never_in_the_past():
+    run = tiny.training()
+    run.plan = Plan(None)
+    assert not run.finished
+    run.step = 10
+    run.settle(163)
+    assert (run.plan.total, run.plan.settled) == (160, 80)
+    run.settle(3)
+    assert (run.plan.total, run.finished) == (80, True)

@@ -1,0 +1,66 @@
+"""The learning-rate range test."""
+
+import math
+
+import pytest
+import tiny
+from PIL import Image
+
+from ddim.errors import UserError
+from ddim.training import train
+from ddim.training.lr_finder import Curve, Drawing, find_rate, range_test
+
+
+def test_the_rate_found_lies_between_those_too_small_and_those_too_large():
+    """It learns in sixty steps what a thousandth of it does not, and a thousand times it breaks."""
+
+    def loss(rate):
+        run = tiny.training(tiny.recipe(optim__lr=rate, optim__decay="constant", optim__warmup=0))
+        losses = [run.advance()["loss"] for _ in range(60)]
+        return sum(losses[-10:]) / 10
+
+    found = range_test(tiny.training()).suggested
+    assert 1e-5 < found < 1e-1
+    assert loss(found) < 0.9 * loss(found / 1000)
+    assert loss(found) < 0.9 * loss(found * 1000)
+
+
+def test_the_rates_tried_grow_geometrically_and_are_those_of_the_optimiser():
+    run = tiny.training(tiny.recipe(optim__warmup=1000))
+    seen = []
+    run.optimizer.register_step_pre_hook(lambda *_: seen.append(run.optimizer.param_groups[0]["lr"]))
+    curve = range_test(run, low=1e-6, high=1e-4, updates=11)
+    assert curve.rates == pytest.approx([1e-6 * 10 ** (k / 5) for k in range(11)])
+    assert seen == curve.rates
+    assert len(curve.losses) == 11
+    assert all(math.isfinite(loss) for loss in curve.losses)
+
+
+def test_it_ends_where_the_loss_explodes():
+    curve = range_test(tiny.training(tiny.recipe(optim__clip=0)), high=1e4)
+    assert 10 < len(curve.rates) < 100
+    assert curve.losses[-1] > 4 * min(curve.losses) or curve.rates[-1] > 1
+
+
+def test_the_suggestion_is_a_tenth_of_the_rate_of_least_loss():
+    assert Curve([1e-4, 1e-3, 1e-2, 1e-1], [3.0, 2.0, 1.0, 9.0]).suggested == pytest.approx(1e-3)
+
+
+def test_losses_that_are_never_finite_are_one_sentence():
+    run = tiny.training()
+    next(run.model.parameters()).data.fill_(math.nan)
+    with pytest.raises(UserError, match="no loss was finite"):
+        range_test(run)
+
+
+def test_a_run_that_finds_its_rate_first_starts_from_untouched_weights_and_keeps_the_drawing(tmp_path):
+    recipe = tiny.recipe()
+    curve = find_rate(recipe, tiny.MACHINE)
+    drawn = train(
+        None, recipe, out=tmp_path / "drawn", machine=tiny.MACHINE, callbacks=[Drawing(curve, recipe)]
+    )
+    plain = train(None, recipe, out=tmp_path / "plain", machine=tiny.MACHINE)
+    assert tiny.digests(drawn) == tiny.digests(plain)
+    with Image.open(drawn / "lr-finder.png") as image:
+        assert min(image.size) > 200
+        assert len(image.convert("RGB").getcolors(1 << 20)) > 2

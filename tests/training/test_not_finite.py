@@ -1,0 +1,162 @@
+"""R9: what is not finite moves nothing, and three times in a row ends the run with its last good checkpoint."""
+
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+import tiny
+import torch
+
+import ddim
+from ddim import checkpoint
+from ddim.cli import main
+from ddim.objective import Objective
+from ddim.training import Callback, NotFinite, resume, train
+
+KINDS = [
+    (where, value) for where in ("loss", "gradient", "data") for value in (math.nan, math.inf, -math.inf)
+]
+
+
+@dataclass(frozen=True)
+class Poisoned(Objective):
+    """The objective, with a value that is not finite in its loss, its gradient or its images."""
+
+    where: str = "loss"
+    value: float = math.nan
+
+    def __call__(self, denoise, x0, t, eps):
+        """See `Objective`."""
+        if self.where == "data":
+            x0 = x0.clone()
+            x0[0, 0, 0, 0] = self.value
+        loss = super().__call__(denoise, x0, t, eps)
+        if self.where == "loss":
+            return loss * self.value
+        if self.where == "gradient":
+            loss.register_hook(lambda gradient: gradient * self.value)
+        return loss
+
+
+def poison(run, where, value):
+    """Make the next updates of a training meet a value that is not finite; returns the cure."""
+    sound = run.recipe
+    run.recipe = replace(sound, objective=Poisoned(sound.objective.on, where=where, value=value))
+    return lambda: setattr(run, "recipe", sound)
+
+
+@pytest.mark.parametrize("net", ["group norm", "batch norm"])
+@pytest.mark.parametrize(("where", "value"), KINDS)
+@pytest.mark.parametrize("bad", [{0}, {1, 2, 4}])
+def test_a_step_that_is_not_finite_equals_one_that_moved_nothing(net, where, value, bad):
+    hurt, sound = tiny.training(tiny.recipe(net)), tiny.training(tiny.recipe(net))
+    for step in range(6):
+        if step in bad:
+            before = tiny.bits(hurt)
+            cure = poison(hurt, where, value)
+            values = hurt.advance()
+            cure()
+            assert not all(math.isfinite(number) for number in values.values())
+            assert tiny.different(before, tiny.bits(hurt)) == []
+            sound.step += 1
+        else:
+            assert all(math.isfinite(number) for number in hurt.advance().values())
+            sound.advance()
+    assert tiny.different(tiny.bits(hurt), tiny.bits(sound)) == []
+    assert hurt.updates == sound.updates == 6 - len(bad)
+    assert hurt.seen == sound.seen
+
+
+def test_three_in_a_row_are_the_end_and_two_are_not():
+    run = tiny.training()
+    cure = poison(run, "loss", math.nan)
+    run.advance()
+    run.advance()
+    cure()
+    run.advance()
+    before = tiny.bits(run)
+    poison(run, "gradient", math.inf)
+    run.advance()
+    run.advance()
+    with pytest.raises(NotFinite, match="3 times in a row, at step 6"):
+        run.advance()
+    assert tiny.different(before, tiny.bits(run)) == []
+
+
+class Ruin(Callback):
+    """Sets one weight to a value that is not finite."""
+
+    def __init__(self, step, value=math.nan):
+        self.step, self.value = step, value
+
+    def stepped(self, training, values):
+        """See `Callback`."""
+        if training.step == self.step:
+            with torch.no_grad():
+                next(training.model.parameters()).view(-1)[0] = self.value
+
+
+@pytest.mark.parametrize(("step", "value", "saved"), [(3, math.nan, 2), (5, math.inf, 4), (6, -math.inf, 5)])
+def test_ruined_weights_end_the_run_and_are_never_saved(step, value, saved, tmp_path):
+    folder = tmp_path / "run"
+    recipe = tiny.recipe(report__checkpoint="0")
+    with pytest.raises(NotFinite, match=f"at step {step + 3}"):
+        train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[Ruin(step, value)])
+    newest = checkpoint.newest(folder / "checkpoints")
+    assert newest.name == f"step-{saved:09d}"
+    for name in ("model", "ema/default", "optimizer"):
+        tensors = checkpoint.read_tensors(newest, name)
+        assert tensors
+        assert all(tensor.isfinite().all() for tensor in tensors.values())
+    assert torch.isfinite(ddim.sample(folder, n=1, steps=1)).all()
+
+
+def test_a_run_that_broke_down_can_be_resumed(tmp_path):
+    whole = train(None, tiny.recipe(), out=tmp_path / "whole", machine=tiny.MACHINE)
+    folder = tmp_path / "run"
+    with pytest.raises(NotFinite):
+        train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[Ruin(6)])
+    resume(folder)
+    assert tiny.digests(folder) == tiny.digests(whole)
+
+
+@pytest.mark.parametrize("bad", [10, 5])
+def test_a_run_whose_event_falls_on_a_skipped_step_is_saved_and_finished(bad, tmp_path, monkeypatch):
+    class Once(Callback):
+        def begin(self, training, folder):
+            self.stepped(training, {})
+
+        def stepped(self, training, values):
+            if training.step == bad - 1:
+                self.cure = poison(training, "loss", math.nan)
+            elif training.step == bad:
+                self.cure()
+
+    folder = train(None, tiny.recipe(), out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[Once()])
+    assert (folder / "checkpoints" / f"step-{bad:09d}").is_dir()
+    assert checkpoint.newest(folder / "checkpoints").name == "step-000000010"
+    # The mean of a window with a value that is not finite is not finite, and JSON has no such number.
+    windows = {line["step"]: line["loss"] for line in tiny.metrics(folder) if "loss" in line}
+    assert [step for step, loss in windows.items() if loss is None] == ([6] if bad == 5 else [])
+
+
+def test_the_command_says_so_in_one_sentence_and_exits_with_1(tmp_path, monkeypatch, capfd):
+    sound, calls = Objective.__call__, []
+
+    def breaking(self, *args):
+        calls.append(1)
+        # Two calls are the guess of how long the run takes.
+        return sound(self, *args) * (math.nan if len(calls) > 2 + 33 else 1)
+
+    monkeypatch.setattr(Objective, "__call__", breaking)
+    out = tmp_path / "run"
+    words = ["train", "blossoms:40", "--recipe", "smoke", "--out", str(out), "--threads", "1"]
+    assert main([*words, "--precision", "fp32", "--no-compile"]) == 1
+    said = capfd.readouterr().err.splitlines()
+    assert [line for line in said if line.startswith("ddim: ")] == said[-1:]
+    assert "not finite 3 times in a row, at step 36" in said[-1]
+    assert "last good checkpoint is kept" in said[-1]
+    newest = checkpoint.newest(out / "checkpoints")
+    checkpoint.verify(newest)
+    assert newest.name == "step-000000030" or int(newest.name[5:]) in range(31, 34)
+    assert torch.isfinite(ddim.sample(out, n=1, steps=1)).all()

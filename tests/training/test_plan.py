@@ -1,0 +1,141 @@
+"""The learning rate and the length of a run."""
+
+import json
+import math
+import types
+
+import pytest
+import tiny
+
+import ddim.training.run
+from ddim import checkpoint
+from ddim.config import Optim
+from ddim.training import Callback, resume, train
+from ddim.training.loop import Plan
+
+
+def rates(optim, plan, images):
+    return [plan.rate(optim, seen) for seen in range(0, images, optim.batch)]
+
+
+def test_the_rate_rises_linearly_and_reaches_its_height_with_the_warm_up():
+    found = rates(Optim(lr=0.5, batch=10, warmup=100), Plan(1000), 300)
+    assert found[:10] == pytest.approx([0.05 * k for k in range(1, 11)])
+    assert found[9:] == pytest.approx([0.5] * 21)
+    assert rates(Optim(lr=0.5, batch=10), Plan(1000), 100) == [0.5] * 10
+
+
+def test_the_cosine_is_half_way_down_half_way_through_and_almost_zero_at_the_end():
+    found = rates(Optim(lr=1.0, batch=1, decay="cosine"), Plan(1000), 1000)
+    assert found == sorted(found, reverse=True)
+    assert found[0] == 1.0
+    assert found[500] == pytest.approx(0.5)
+    assert 0 < found[999] < 1e-5
+    # Odd about its middle, as a cosine is.
+    assert [a + b for a, b in zip(found[1:], reversed(found[1:]), strict=True)] == pytest.approx([1.0] * 999)
+
+
+def test_the_rate_depends_on_images_and_not_on_the_batch():
+    small, large = Optim(batch=8, warmup=320, decay="cosine"), Optim(batch=32, warmup=320, decay="cosine")
+    for seen in range(320, 3200, 32):
+        assert Plan(3200).rate(small, seen) == Plan(3200).rate(large, seen)
+
+
+def test_a_rate_falls_from_where_the_length_was_settled():
+    optim = Optim(lr=1.0, batch=10, decay="cosine")
+    assert Plan(None).rate(optim, 500) == 1.0
+    assert Plan(1500, settled=500).rate(optim, 500) == 1.0
+    assert Plan(1500, settled=500).rate(optim, 1000) == pytest.approx(0.5)
+    assert Plan(1500, settled=500).rate(optim, 1500) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_rates_of_a_run_are_those_of_its_plan():
+    run = tiny.training(tiny.recipe(optim__warmup=24))
+    found = [run.advance()["lr"] for _ in range(10)]
+    assert found == [Plan(80).rate(run.recipe.optim, 8 * k) for k in range(10)]
+    assert max(found) == pytest.approx(found[2], rel=0.2)
+    assert found[0] < found[1] < found[2] > found[9] > 0
+
+
+class Clock(Callback):
+    """A clock that stands still but for what each update and event is said to take."""
+
+    def __init__(self, first=3.0, update=0.02, event=0.5):
+        self.now, self.first, self.update, self.aside = 1000.0, first, update, event
+
+    def stepped(self, training, values):
+        """See `Callback`."""
+        self.now += self.first if training.step == 1 else self.update
+
+    def event(self, training, values):
+        """See `Callback`."""
+        self.now += self.aside
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    ticking = Clock()
+    module = types.SimpleNamespace(monotonic=lambda: ticking.now, perf_counter=lambda: ticking.now)
+    monkeypatch.setattr(ddim.training.run, "time", module)
+    return ticking
+
+
+class Stop(Callback):
+    """Ends a run from inside after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def stepped(self, training, values):
+        """See `Callback`."""
+        if training.step == self.step:
+            raise ConnectionError
+
+
+@pytest.mark.parametrize("minutes", ["0.3", "0.5"])
+def test_a_time_budget_is_kept_with_all_that_belongs_to_it(minutes, clock, tmp_path):
+    """Compiling, the measuring, the events: together as long as was asked for, in whole batches."""
+    recipe = tiny.recipe(images="none", minutes=minutes, report__events="4", report__valid="1")
+    folder = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[clock])
+    assert clock.now - 1000 == pytest.approx(float(minutes) * 60, rel=0.02)
+    state = checkpoint.read_document(checkpoint.newest(folder / "checkpoints"), "state")
+    assert state["plan"]["total"] == state["step"] * 8
+    assert 0 < state["plan"]["settled"] < state["plan"]["total"] / 2
+    validations = [line["step"] for line in tiny.metrics(folder) if "image_mae" in line]
+    # One to measure what an event takes, then those of a run of this length.
+    assert len(validations) == 5
+    assert validations[-1] == state["step"]
+
+
+def test_the_length_that_a_time_budget_became_outlives_a_stop(clock, tmp_path):
+    recipe = tiny.recipe(images="none", minutes="0.3", report__valid="1")
+    whole = train(None, recipe, out=tmp_path / "whole", machine=tiny.MACHINE, callbacks=[clock])
+    clock.now = 1000.0
+    folder = tmp_path / "run"
+    with pytest.raises(ConnectionError):
+        train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[clock, Stop(150)])
+    # A resumed run is quicker, or slower, by far: its length is written down and does not change.
+    clock.update *= 10
+    resume(folder, callbacks=[clock])
+    assert tiny.digests(folder) == tiny.digests(whole)
+    assert tiny.metrics(folder) == tiny.metrics(whole)
+
+
+def test_a_budget_that_is_over_before_the_pace_is_known_ends_at_once(clock, tmp_path):
+    clock.first = 60.0
+    recipe = tiny.recipe(images="none", minutes="0.3", report__valid="1")
+    folder = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[clock])
+    state = checkpoint.read_document(checkpoint.newest(folder / "checkpoints"), "state")
+    assert state["plan"]["total"] == state["step"] * 8
+    assert clock.now - 1000 < 65
+    assert json.loads((folder / "run.json").read_text())["recipe"]["minutes"] == 0.3
+
+
+@pytest.mark.slow
+def test_a_real_run_takes_the_minutes_it_was_given(tmp_path):
+    import time
+
+    recipe = tiny.recipe(images="none", minutes="0.5", report__events="3")
+    began = time.monotonic()
+    train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    assert math.isclose(time.monotonic() - began, 30, rel_tol=0.1)

@@ -1,0 +1,230 @@
+"""A run that was stopped anywhere and resumed is the run that was not."""
+
+import json
+
+import pytest
+import tiny
+import torch
+
+from ddim import checkpoint
+from ddim.errors import UserError
+from ddim.training import Callback, resume, train
+
+
+class Crash(Exception):
+    """A power cut, as far as a process can tell."""
+
+
+def crash(*_):
+    raise Crash
+
+
+class CrashAtSave(Callback):
+    """Crashes right after the n-th checkpoint of this process."""
+
+    def __init__(self, n):
+        self.left = n
+
+    def saved(self, training, path):
+        self.left -= 1
+        if not self.left:
+            raise Crash
+
+
+def restored(run, folder):
+    """A new training that becomes what is saved of another."""
+    path = checkpoint.save(folder, run.step, run.tensors(), run.documents())
+    other = tiny.training(run.recipe)
+    names = ("model", "ema/default", "optimizer")
+    other.restore(
+        {name: checkpoint.read_tensors(path, name) for name in names}, checkpoint.read_document(path, "state")
+    )
+    return other
+
+
+@pytest.mark.parametrize("net", tiny.NETS)
+@pytest.mark.parametrize(("parts", "stop"), [(1, 1), (1, 4), (2, 5)])
+def test_steps_after_a_restore_are_those_without_one(net, parts, stop, tmp_path):
+    recipe = tiny.recipe(net, optim__accumulate=parts)
+    whole, first = tiny.training(recipe), tiny.training(recipe)
+    for _ in range(8):
+        whole.advance()
+    for _ in range(stop):
+        first.advance()
+    second = restored(first, tmp_path)
+    assert tiny.different(tiny.bits(first), tiny.bits(second)) == []
+    for _ in range(8 - stop):
+        second.advance()
+    assert tiny.different(tiny.bits(whole), tiny.bits(second)) == []
+    assert second.documents() == whole.documents()
+
+
+def test_a_restored_moment_lies_in_memory_as_its_weight_does(tmp_path):
+    """The fused optimiser walks memory: elsewhere each moment would meet another weight."""
+    first = tiny.training()
+    first.advance()
+    second = restored(first, tmp_path)
+    assert any(p.dim() == 4 and not p.is_contiguous() for p in second.parameters.values())
+    for parameter, slot in second.optimizer.state.items():
+        assert slot["exp_avg"].stride() == parameter.stride() == slot["exp_avg_sq"].stride()
+        assert slot["step"].dtype == torch.float32
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Undisturbed runs by name of the network."""
+    made = {}
+
+    def run(net, **changes):
+        key = (net, *changes.items())
+        if key not in made:
+            folder = tmp_path_factory.mktemp("whole") / "run"
+            made[key] = train(None, tiny.recipe(net, **changes), out=folder, machine=tiny.MACHINE)
+        return made[key]
+
+    return run
+
+
+@pytest.mark.parametrize(("net", "stop"), [("group norm", 1), ("group norm", 9), ("batch norm", 6)])
+def test_a_run_that_crashed_at_any_step_ends_as_the_undisturbed_one(net, stop, whole, tmp_path):
+    # Checkpoints at different steps than the undisturbed run has them: it must not matter.
+    changes = {"report__checkpoint": "0"}
+    folder = tmp_path / "run"
+    with pytest.raises(Crash):
+        train(
+            None,
+            tiny.recipe(net, **changes),
+            out=folder,
+            machine=tiny.MACHINE,
+            callbacks=[tiny.At(stop, crash)],
+        )
+    resume(folder)
+    assert tiny.digests(folder) == tiny.digests(whole(net))
+    assert tiny.metrics(folder) == tiny.metrics(whole(net))
+    names = [path.name for path in sorted((folder / "samples").iterdir())]
+    assert names == ["step-000000005.png", "step-000000010.png"]
+    for name in names:
+        assert (folder / "samples" / name).read_bytes() == (whole(net) / "samples" / name).read_bytes()
+
+
+@pytest.mark.parametrize("saves", [4, 5, 6, 10])
+def test_a_run_that_crashed_after_any_save_ends_as_the_undisturbed_one(saves, whole, tmp_path):
+    """With a save each step there is one just before each event, were the event not waited for."""
+    folder = tmp_path / "run"
+    recipe = tiny.recipe(report__checkpoint="0")
+    with pytest.raises(Crash):
+        train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[CrashAtSave(saves)])
+    resume(folder)
+    assert tiny.digests(folder) == tiny.digests(whole("group norm"))
+    assert tiny.metrics(folder) == tiny.metrics(whole("group norm"))
+
+
+def test_a_run_that_crashed_at_every_step_ends_as_the_undisturbed_one(whole, tmp_path):
+    folder, crashes = tmp_path / "run", 0
+    recipe = tiny.recipe(report__checkpoint="0")
+    try:
+        train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[CrashAtSave(1)])
+    except Crash:
+        crashes += 1
+    while crashes < 10:
+        with pytest.raises(Crash):
+            resume(folder, callbacks=[CrashAtSave(1)])
+        crashes += 1
+    assert tiny.digests(folder) == tiny.digests(whole("group norm"))
+    assert tiny.metrics(folder) == tiny.metrics(whole("group norm"))
+
+
+def test_what_was_logged_after_the_checkpoint_is_not_logged_twice(whole, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(Crash):
+        train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(9, crash)])
+    assert [line["step"] for line in tiny.metrics(folder)] == [3, 5, 6, 9]
+    resume(folder)
+    assert tiny.metrics(folder) == tiny.metrics(whole("group norm"))
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again_with_what_it_had_chosen(whole, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(Crash):
+        train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(2, crash)])
+    assert checkpoint.newest(folder / "checkpoints") is None
+    # Killed even earlier: between the two documents.
+    (folder / "recipe.yaml").unlink()
+    resume(folder)
+    assert tiny.digests(folder) == tiny.digests(whole("group norm"))
+    assert tiny.metrics(folder) == tiny.metrics(whole("group norm"))
+    assert (folder / "recipe.yaml").read_text() == (whole("group norm") / "recipe.yaml").read_text()
+
+
+def test_a_folder_killed_before_it_was_a_run_can_be_used(whole, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".lock").touch()
+    (folder / ".tmp-123-run.json").write_text("{")
+    train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE)
+    assert tiny.digests(folder) == tiny.digests(whole("group norm"))
+
+
+def test_a_damaged_newest_checkpoint_costs_only_time(whole, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(Crash):
+        train(
+            None,
+            tiny.recipe(report__checkpoint="0"),
+            out=folder,
+            machine=tiny.MACHINE,
+            callbacks=[CrashAtSave(7)],
+        )
+    newest = checkpoint.newest(folder / "checkpoints")
+    content = bytearray((newest / "optimizer.safetensors").read_bytes())
+    content[-3] ^= 1
+    (newest / "optimizer.safetensors").write_bytes(content)
+    with pytest.warns(UserWarning, match="damaged-step-000000007-1"):
+        resume(folder)
+    assert tiny.digests(folder) == tiny.digests(whole("group norm"))
+    assert tiny.metrics(folder) == tiny.metrics(whole("group norm"))
+
+
+def test_a_finished_run_is_left_as_it_is(whole):
+    folder = whole("group norm")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert resume(folder) == folder
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_the_best_and_the_newest_two_checkpoints_are_kept(tmp_path):
+    # A rate that ruins the weights after a good start: the best is an early one.
+    recipe = tiny.recipe(optim__lr="0.3", optim__decay="constant", optim__warmup="0", report__events="10")
+    folder = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    errors = {line["step"]: line["image_mae"] for line in tiny.metrics(folder) if "image_mae" in line}
+    assert len(errors) == 10
+    kept = {int(path.name[5:]) for path in (folder / "checkpoints").iterdir()}
+    assert kept == {9, 10, min(errors, key=errors.get)}
+    best = checkpoint.best(folder / "checkpoints")
+    assert int(best.name[5:]) == min(errors, key=errors.get)
+
+
+def test_a_run_whose_images_changed_is_not_resumed(tmp_path):
+    first = tiny.training()
+    first.advance()
+    other = tiny.training(source=tiny.images(41))
+    with pytest.raises(UserError, match="data has changed since the run began"):
+        other.restore(first.tensors(), first.documents()["state"])
+    assert other.step == 0
+
+
+def test_a_folder_that_is_no_run_is_not_resumed(tmp_path):
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(UserError, match="no run folder"):
+            resume(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sums_that_are_not_finite_survive_the_checkpoint_as_null(tmp_path):
+    run = tiny.training()
+    run.advance()
+    run.sums["loss"] = float("inf")
+    state = run.documents()["state"]
+    assert json.loads(json.dumps(state, allow_nan=False))["sums"]["loss"] is None
+    again = restored(run, tmp_path)
+    assert again.documents()["state"] == state

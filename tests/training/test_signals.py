@@ -1,0 +1,91 @@
+"""Ctrl-C and SIGTERM: one step and one save, and nothing is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny
+
+from ddim import checkpoint
+from ddim.training import Callback, Interrupted, resume, train
+
+
+def send(number):
+    return lambda training: os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_within_a_step_and_a_save(number, tmp_path):
+    whole = train(None, tiny.recipe(), out=tmp_path / "whole", machine=tiny.MACHINE)
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted) as caught:
+        train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(3, send(number))])
+    assert caught.value.number == number
+    assert {kind: signal.getsignal(kind) for kind in before} == before
+    assert checkpoint.newest(folder / "checkpoints").name == "step-000000003"
+    resume(folder)
+    assert tiny.digests(folder) == tiny.digests(whole)
+    assert tiny.metrics(folder) == tiny.metrics(whole)
+
+
+class InEvent(Callback):
+    """A signal while a run validates."""
+
+    def event(self, training, values):
+        """See `Callback`."""
+        if training.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_during_an_event_loses_nothing_of_it(tmp_path):
+    whole = train(None, tiny.recipe(), out=tmp_path / "whole", machine=tiny.MACHINE)
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[InEvent()])
+    resume(folder)
+    assert tiny.digests(folder) == tiny.digests(whole)
+    assert tiny.metrics(folder) == tiny.metrics(whole)
+
+
+def test_a_signal_in_the_last_step_comes_too_late(tmp_path):
+    end = tiny.At(10, send(signal.SIGINT))
+    folder = train(None, tiny.recipe(), out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[end])
+    assert checkpoint.newest(folder / "checkpoints").name == "step-000000010"
+
+
+def test_a_second_signal_acts_at_once(tmp_path):
+    def twice(training):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(3, twice)])
+    assert checkpoint.newest(folder / "checkpoints") is None
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_command_exits_with_the_code_of_the_signal(number, code, tmp_path):
+    """A real process, a real signal, a real second command."""
+    words = ["blossoms:40", "--recipe", "smoke", "--images", "1000000", "--report.events", "1", "--threads"]
+    words += ["1", "--precision", "fp32", "--no-compile", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ddim", "train", *words], stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        lines = iter(process.stderr.readline, "")
+        assert any(line.startswith("run folder") for line in lines)
+        time.sleep(0.5)
+        began = time.monotonic()
+        process.send_signal(number)
+        said = process.stderr.read().splitlines()
+        assert process.wait(30) == code
+    assert time.monotonic() - began < 10
+    assert said[-1] == f"ddim: stopped and saved; `--resume` goes on with {tmp_path / 'run'}"
+    assert not [line for line in said if "Traceback" in line]
+    checkpoint.verify(checkpoint.newest(tmp_path / "run" / "checkpoints"))
