@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from ddim.training.engine import LocalEngine
 from ddim.training.loop import Plan, Split, Training
 from ddim.training.run import pixels_of
 
+COMMAND = [sys.executable, "-c", "import sys; from ddim.cli import main; sys.exit(main())"]
 MACHINE = Machine("cpu", "fp32", compiling=False, threads=1)
 NETS = {
     "group norm": UNetSpec(patch=2, widths=(8, 16), depths=(1, 1), attention=(False, True), told=16),

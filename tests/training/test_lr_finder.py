@@ -12,11 +12,11 @@ from ddim.training.lr_finder import Curve, Drawing, find_rate, range_test
 
 
 def test_the_rate_found_lies_between_those_too_small_and_those_too_large():
-    """It learns in sixty steps what a thousandth of it does not, and a thousand times it breaks."""
+    """It learns in thirty steps what a thousandth of it does not, and a thousand times it breaks."""
 
     def loss(rate):
         run = tiny.training(tiny.recipe(optim__lr=rate, optim__decay="constant", optim__warmup=0))
-        losses = [run.advance()["loss"] for _ in range(60)]
+        losses = [run.advance()["loss"] for _ in range(30)]
         return sum(losses[-10:]) / 10
 
     found = range_test(tiny.training()).suggested

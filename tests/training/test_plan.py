@@ -60,7 +60,7 @@ def test_the_rates_of_a_run_are_those_of_its_plan():
 class Clock(Callback):
     """A clock that stands still but for what each update and event is said to take."""
 
-    def __init__(self, first=3.0, update=0.02, event=0.5):
+    def __init__(self, first=3.0, update=0.2, event=0.5):
         self.now, self.first, self.update, self.aside = 1000.0, first, update, event
 
     def stepped(self, training, values):
@@ -92,12 +92,12 @@ class Stop(Callback):
             raise ConnectionError
 
 
-@pytest.mark.parametrize("minutes", ["0.3", "0.5"])
+@pytest.mark.parametrize("minutes", ["0.3", "0.4"])
 def test_a_time_budget_is_kept_with_all_that_belongs_to_it(minutes, clock, tmp_path):
     """Compiling, the measuring, the events: together as long as was asked for, in whole batches."""
     recipe = tiny.recipe(images="none", minutes=minutes, report__events="4", report__valid="1")
     folder = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[clock])
-    assert clock.now - 1000 == pytest.approx(float(minutes) * 60, rel=0.02)
+    assert clock.now - 1000 == pytest.approx(float(minutes) * 60, rel=0.03)
     state = checkpoint.read_document(checkpoint.newest(folder / "checkpoints"), "state")
     assert state["plan"]["total"] == state["step"] * 8
     assert 0 < state["plan"]["settled"] < state["plan"]["total"] / 2
@@ -113,7 +113,7 @@ def test_the_length_that_a_time_budget_became_outlives_a_stop(clock, tmp_path):
     clock.now = 1000.0
     folder = tmp_path / "run"
     with pytest.raises(ConnectionError):
-        train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[clock, Stop(150)])
+        train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[clock, Stop(40)])
     # A resumed run is quicker, or slower, by far: its length is written down and does not change.
     clock.update *= 10
     resume(folder, callbacks=[clock])

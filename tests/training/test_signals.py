@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -74,9 +73,7 @@ def test_the_command_exits_with_the_code_of_the_signal(number, code, tmp_path):
     """A real process, a real signal, a real second command."""
     words = ["blossoms:40", "--recipe", "smoke", "--images", "1000000", "--report.events", "1", "--threads"]
     words += ["1", "--precision", "fp32", "--no-compile", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ddim", "train", *words], stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([*tiny.COMMAND, "train", *words], stderr=subprocess.PIPE, text=True)
     with process:
         lines = iter(process.stderr.readline, "")
         assert any(line.startswith("run folder") for line in lines)

@@ -1,0 +1,220 @@
+"""A run from the outside: its folder, where it starts from, and mistakes."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+
+import ddim
+from ddim.config import Data, read_recipe
+from ddim.data import split
+from ddim.errors import UserError
+from ddim.runtime import Runtime
+from ddim.training import Callback, Machine, train
+from ddim.training.engine import LocalEngine
+from ddim.training.loop import Plan, Split, Training
+from ddim.training.run import pixels_of
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    """A finished run."""
+    return train(None, tiny.recipe(), out=tmp_path_factory.mktemp("parent") / "run", machine=tiny.MACHINE)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_folder_says_what_it_is(parent):
+    facts = json.loads((parent / "run.json").read_text())
+    assert read_recipe(parent / "recipe.yaml") == tiny.recipe()
+    assert facts["seed"] == 0
+    assert facts["data"]["train"] == 32
+    assert facts["data"]["valid"] == 8
+    assert len(facts["data"]["fingerprint"]) == 64
+    assert facts["runtime"] | {"precision": "fp32", "compile": False, "threads": 1} == facts["runtime"]
+    assert {"python", "torch", "ddim", "platform"} <= facts["versions"].keys()
+    steps = [path.name for path in sorted((parent / "samples").iterdir())]
+    assert steps == ["step-000000005.png", "step-000000010.png"]
+    lines = tiny.metrics(parent)
+    assert [line["step"] for line in lines if "loss" in line] == [3, 6, 9]
+    assert [line["step"] for line in lines if "image_mae" in line] == [5, 10]
+    assert [line["images"] for line in lines] == [8 * line["step"] for line in lines]
+
+
+def test_the_losses_logged_are_the_means_since_the_last_line(tmp_path):
+    seen = []
+
+    class Note(Callback):
+        def stepped(self, training, values):
+            seen.append(values)
+
+    folder = train(None, tiny.recipe(), out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[Note()])
+    for line in tiny.metrics(folder):
+        if "loss" in line:
+            window = seen[line["step"] - 3 : line["step"]]
+            for name in ("loss", "gradient_norm", "lr"):
+                assert line[name] == pytest.approx(sum(values[name] for values in window) / 3)
+
+
+def test_callbacks_are_called_in_their_order_and_after_the_checkpoint_is_there(tmp_path):
+    said = []
+
+    class Say(Callback):
+        def begin(self, training, folder):
+            said.append("begin")
+
+        def stepped(self, training, values):
+            said.append(training.step)
+
+        def saved(self, training, path):
+            assert (path / "MANIFEST.json").is_file()
+            said.append("saved")
+
+        def event(self, training, values):
+            assert values.keys() == {"noise_mae", "image_mae"}
+            assert (tmp_path / "run" / "samples" / f"step-{training.step:09d}.png").is_file()
+            said.append("event")
+
+        def end(self, training):
+            said.append("end")
+
+    train(None, tiny.recipe(), out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[Say()])
+    assert said == [
+        "begin",
+        *range(1, 6),
+        "saved",
+        "event",
+        *range(6, 11),
+        "saved",
+        "event",
+        "end",
+    ]
+
+
+def test_a_run_from_another_starts_with_its_averaged_weights_and_its_pixels(parent, tmp_path):
+    class Begin(Callback):
+        def begin(self, training, folder):
+            self.bits = tiny.bits(training)
+            self.pixels = training.pixels
+            assert training.step == 0
+
+    start = Begin()
+    # Other images, so that its own pixels would be others.
+    recipe = replace(tiny.recipe(images=8), data=Data("blossoms:24", (32, 32), valid=0.5))
+    child = train(None, recipe, out=tmp_path / "run", source=parent, machine=tiny.MACHINE, callbacks=[start])
+    averaged, raw = ddim.load(parent), ddim.load(parent, weights="raw")
+    for name, value in averaged.model.state_dict().items():
+        assert torch.equal(start.bits[f"model/{name}"], value)
+    assert any(
+        not torch.equal(start.bits[f"model/{name}"], value) for name, value in raw.model.state_dict().items()
+    )
+    assert start.pixels == averaged.pixels
+    plain = Begin()
+    train(None, recipe, out=tmp_path / "plain", machine=tiny.MACHINE, callbacks=[plain])
+    assert plain.pixels != averaged.pixels
+    assert json.loads((child / "run.json").read_text())["source"] == str(parent)
+
+
+def test_a_run_from_another_that_was_killed_early_starts_from_it_again(parent, tmp_path):
+    class Crash(Exception):
+        pass
+
+    def crash(training):
+        raise Crash
+
+    whole = train(None, tiny.recipe(), out=tmp_path / "whole", source=parent, machine=tiny.MACHINE)
+    folder = tmp_path / "run"
+    with pytest.raises(Crash):
+        train(
+            None,
+            tiny.recipe(),
+            out=folder,
+            source=parent,
+            machine=tiny.MACHINE,
+            callbacks=[tiny.At(2, crash)],
+        )
+    ddim.training.resume(folder)
+    assert tiny.digests(folder) == tiny.digests(whole)
+
+
+def test_the_threads_of_a_parent_are_not_those_of_its_child(parent, tmp_path, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    machine = replace(tiny.MACHINE, threads=3)
+    train(None, tiny.recipe(images=8), out=tmp_path / "run", source=parent, machine=machine)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["runtime"]["threads"] == 3
+    assert chosen[-1] == 3
+
+
+MISTAKES = {
+    "a parent that is missing": ({"source": "nowhere"}, "run nowhere is not a folder"),
+    "a network that does not fit": ({"recipe": tiny.recipe("keras"), "source": "parent"}, "another network"),
+    "images that are missing": ({"data": "nowhere/"}, "nowhere"),
+    "a device": ({"machine": Machine("abacus")}, "device must be auto, cpu"),
+    "a precision": ({"machine": Machine("cpu", "fp8")}, "precision must be auto, fp32 or bf16"),
+    "threads": ({"machine": Machine("cpu", "fp32", threads=0)}, "threads must be at least 1"),
+    "a recipe": ({"recipe": "fats"}, "perhaps you meant fast"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(mistake, named, parent, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given, said = MISTAKES[mistake]
+    if given.get("source") == "parent":
+        given = {**given, "source": parent}
+    elif "source" in given:
+        given = {**given, "source": tmp_path.__class__(given["source"])}
+    words = {"data": "blossoms:40", "recipe": tiny.recipe(), "machine": tiny.MACHINE, **given}
+    with pytest.raises(UserError, match=said) as error:
+        train(**words, out=tmp_path / "run" if named else None)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_holds_anything_is_refused_before_anything_is_read(tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty"):
+        train("nowhere/", tiny.recipe(), out=tmp_path, machine=tiny.MACHINE)
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+    with pytest.raises(UserError, match="is a file"):
+        train(None, tiny.recipe(), out=tmp_path / "note.txt", machine=tiny.MACHINE)
+    assert (tmp_path / "note.txt").read_text() == "mine"
+
+
+def test_an_empty_folder_is_used(tmp_path):
+    assert train(None, tiny.recipe(images=8), out=tmp_path, machine=tiny.MACHINE) == tmp_path
+    assert (tmp_path / "run.json").is_file()
+
+
+def test_a_recipe_brings_its_images_unless_others_are_named(tmp_path):
+    for data, count in ((None, 32), ("blossoms:24", 19)):
+        out = tmp_path / str(count)
+        train(data, tiny.recipe(images=8), out=out, machine=tiny.MACHINE)
+        assert json.loads((out / "run.json").read_text())["data"]["train"] == count
+
+
+def test_two_trainers_cannot_share_a_run(parent):
+    from ddim.checkpoint import lock
+
+    with lock(parent), pytest.raises(UserError, match="another process is training"):
+        ddim.training.resume(parent)
+
+
+def test_a_compiled_network_and_its_eager_twin_share_their_weights():
+    """What is validated, sampled and saved is what is trained."""
+    chosen, source = tiny.recipe("batch norm"), tiny.images()
+    parts = Split(source, *split(source, 0.2, 0))
+    # Nothing is compiled before the first step, which there is not.
+    engine = LocalEngine(Runtime(compile=True))
+    run = Training(chosen, parts, pixels_of(chosen, parts), engine, Plan(80))
+    assert run.quick.net is not run.model.net
+    for kind in ("parameters", "buffers"):
+        ours, theirs = (list(getattr(model, kind)()) for model in (run.model, run.quick))
+        assert [tensor.data_ptr() for tensor in ours] == [tensor.data_ptr() for tensor in theirs]
+        assert ours
