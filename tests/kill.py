@@ -1,26 +1,27 @@
 """`ddim train` killed with SIGKILL again and again, and resumed each time.
 
 `python tests/kill.py FOLDER [--kills 20] [--saving 5] [--seed 0] -- OPTIONS OF ddim train ...` runs it once
-undisturbed and once killed, both in FOLDER, and prints a report as JSON; it exits with 1 unless both ended with
-the same bits. It is a script because it kills processes for minutes.
+undisturbed and once killed, both in FOLDER, and prints a report as JSON; it exits with 1 unless both ended
+with the same bits. It is a script because it forks: each life costs no import.
 """
 
 import argparse
 import hashlib
 import json
+import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import ddim.cli.console
+import ddim.training  # noqa: F401  (imported before the forks)
 from ddim import checkpoint
-
-COMMAND = [sys.executable, "-c", "import sys; from ddim.cli import main; sys.exit(main())", "train"]
+from ddim.cli import main
 
 
 @dataclass
@@ -35,72 +36,96 @@ class Report:
     seconds: float = 0.0
 
 
-def torture(folder, options, kills, saving, seed=0):
-    """Kill a run `kills` times, at least `saving` of them while a checkpoint is written; a `Report`.
+def torture(folder, options, kills, saving, seed=0, longest=1.0):
+    """Kill a run `kills` times within `longest` seconds, or, `saving` of them, in the next save after that.
 
     `options` are those of `ddim train` without --out. RuntimeError where the run ends too soon or fails.
     """
     began, draw, report = time.monotonic(), random.Random(seed), Report()
     whole, killed = folder / "whole", folder / "killed"
-    _finish(whole, options)
+    Life(whole, options).ends(0)
     while report.kills < kills:
         aim = report.saving < saving
-        process = _start(killed, options)
-        _wait_and_kill(process, killed / "checkpoints", draw, aim, report)
+        life = Life(killed, options)
+        _wait_and_kill(life, killed, draw, aim, longest, report)
         report.kills += 1
         # What the dead process left half-written is the proof that it died in a save.
-        report.saving += any((killed / "checkpoints").glob(".tmp-*"))
+        report.saving += any((killed / "checkpoints").glob(f".tmp-{life.pid}-*"))
         newest = checkpoint.newest(killed / "checkpoints")
         report.resumed_at.append(int(newest.name[5:]) if newest else 0)
-    _finish(killed, options)
+    Life(killed, options).ends(0)
     report.different = _different(whole, killed)
     report.seconds = round(time.monotonic() - began, 1)
     return report
 
 
-def _start(run, options):
-    words = [*options, "--out", str(run)]
-    words += ["--resume"] if run.exists() else []
-    process = subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True)
-    process.said = []
-    process.training = threading.Event()
+class Life:
+    """One process of `ddim train`, forked from this one, which has imported all and computed nothing."""
 
-    def read():
-        for line in process.stderr:
-            process.said.append(line)
-            if line.startswith("run folder"):
-                process.training.set()
+    def __init__(self, run, options):
+        words = ["train", *options, "--out", str(run), *(["--resume"] if run.exists() else [])]
+        reader, writer = os.pipe()
+        self.pid, self.said = os.fork(), []
+        if not self.pid:
+            try:
+                os.dup2(writer, sys.stderr.fileno())
+                code = main(words)
+                sys.stderr.flush()
+            except BaseException as error:  # the fork must not return into its parent's code
+                os.write(writer, repr(error).encode())
+                code = 99
+            os._exit(code)
+        os.close(writer)
+        self.training, self.code = threading.Event(), None
+        self.reader = threading.Thread(target=self._read, args=(os.fdopen(reader),))
+        self.reader.start()
 
-    process.reader = threading.Thread(target=read, daemon=True)
-    process.reader.start()
-    return process
+    def _read(self, lines):
+        with lines:
+            for line in lines:
+                self.said.append(line)
+                if line.startswith("run folder"):
+                    self.training.set()
+
+    def over(self, wait=False):
+        """Whether it has ended; `code` is then its exit code, negative for a signal."""
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, 0 if wait else os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+                self.reader.join()
+        return self.code is not None
+
+    def ends(self, code):
+        """Wait for the end; RuntimeError unless it is this one."""
+        self.over(wait=True)
+        if self.code != code:
+            raise RuntimeError(f"the run ended with {self.code}: {''.join(self.said[-3:])}")
 
 
-def _wait_and_kill(process, checkpoints, draw, aim, report):
-    # One in five dies while it starts: reading, compiling, or before its first step.
-    if not aim and draw.random() < 0.2:
+def _wait_and_kill(life, run, draw, aim, longest, report):
+    # Some die while they start: before they compile, or before their first step.
+    if not aim and report.kills % 4 == 0:
         report.starting += 1
-        process.training.wait(draw.uniform(0, 6))
+        life.training.wait(draw.uniform(0, longest))
     else:
-        while not process.training.wait(0.1) and process.poll() is None:
-            pass
-        time.sleep(draw.uniform(0, 1.5))
-        while aim and process.poll() is None and not any(checkpoints.glob(".tmp-*")):
-            pass
-        time.sleep(draw.uniform(0, 0.01) if aim else 0)
-    process.send_signal(signal.SIGKILL)
-    if process.wait() != -signal.SIGKILL:
-        raise RuntimeError(f"the run was over before it was killed: {''.join(process.said[-3:])}")
-    process.reader.join()
-    process.stderr.close()
+        _await(life, life.training.is_set)
+        # The first line that this process logs says that it has compiled, and makes steps.
+        log = run / "metrics.jsonl"
+        before = log.stat().st_size
+        _await(life, lambda: log.stat().st_size > before)
+        time.sleep(draw.uniform(0, longest))
+        if aim:
+            _await(life, lambda: any((run / "checkpoints").glob(f".tmp-{life.pid}-*")))
+            time.sleep(draw.uniform(0, 0.005))
+    if not life.over():
+        os.kill(life.pid, signal.SIGKILL)
+    life.ends(-signal.SIGKILL)
 
 
-def _finish(run, options):
-    process = _start(run, options)
-    if process.wait() != 0:
-        raise RuntimeError("".join(process.said[-3:]))
-    process.reader.join()
-    process.stderr.close()
+def _await(life, condition):
+    while not condition() and not life.over():
+        time.sleep(0.001)
 
 
 def _different(whole, killed):
@@ -118,22 +143,23 @@ def _contents(run):
     return {**found, "metrics.jsonl": log, "step": path.name}
 
 
-def main():
+def report():
     """Parse, torture, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--saving", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--longest", type=float, default=1.0)
     words = sys.argv[1:]
     split = words.index("--") if "--" in words else len(words)
     args, options = parser.parse_args(words[:split]), words[split + 1 :]
     shutil.rmtree(args.folder, ignore_errors=True)
     args.folder.mkdir(parents=True)
-    report = torture(args.folder, options, args.kills, args.saving, args.seed)
-    print(json.dumps(vars(report)))
-    return 1 if report.different or report.saving < args.saving else 0
+    found = torture(args.folder, options, args.kills, args.saving, args.seed, args.longest)
+    print(json.dumps(vars(found)))
+    return 1 if found.different or found.saving < args.saving else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report())

@@ -84,13 +84,13 @@ def trajectory(
     denoise: Denoiser, blank: Tensor, seeds: Sequence[int], times: Tensor, sampler: Sampler
 ) -> Iterator[State]:
     """The states of a run from pure noise, one image a seed, blank (B, C, H, W); last the picture, t = 0."""
+    if not len(times):
+        raise UserError("a run needs at least one level in its grid, got none")
     noise = Noise(seeds)
     x = start(denoise.schedule, noise, blank, times[0])
-    state = None
+    state = State(x, times[0].item(), torch.zeros_like(x))
     for state in sampler(denoise, x, times, noise):
         yield state
-    if state is None:
-        raise UserError("a run needs at least one level in its grid, got none")
     x0 = picture(denoise, state)
     yield State(x0, 0.0, x0)
 

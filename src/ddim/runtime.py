@@ -76,13 +76,10 @@ def choose(
 
     UserError for a device, precision or number of threads that is not there.
     """
+    check(device, precision, threads)
     device = find_device(device)
-    if threads is not None and threads < 1:
-        raise UserError(f"threads must be at least 1, got {threads}")
     threads = threads or _physical_cores()
     torch.set_num_threads(threads)
-    if precision not in ("auto", "fp32", "bf16"):
-        raise UserError(f"precision must be auto, fp32 or bf16, got {precision!r}")
     if precision == "auto":
         precision = "bf16" if _bf16_pays(device) else "fp32"
     if compiling is None:
@@ -90,6 +87,15 @@ def choose(
     micro_batch = 64 if device.startswith("cuda") else 16
     chosen: Precision = "bf16" if precision == "bf16" else "fp32"
     return Runtime(device, chosen, device != "mps", compiling, threads, micro_batch)
+
+
+def check(device: str, precision: str, threads: int | None) -> None:
+    """UserError for what `choose` cannot use, before anything is spent on it."""
+    find_device(device)
+    if threads is not None and threads < 1:
+        raise UserError(f"threads must be at least 1, got {threads}")
+    if precision not in ("auto", "fp32", "bf16"):
+        raise UserError(f"precision must be auto, fp32 or bf16, got {precision!r}")
 
 
 def find_device(wanted: str) -> str:
@@ -100,7 +106,8 @@ def find_device(wanted: str) -> str:
         return found
     kind = wanted.split(":", maxsplit=1)[0]
     if kind not in ("cpu", found):
-        raise UserError(f"device must be auto, cpu or {found} on this machine, got {wanted!r}")
+        possible = ", ".join(dict.fromkeys(("auto", "cpu", found)))
+        raise UserError(f"device must be one of {possible} on this machine, got {wanted!r}")
     return wanted
 
 

@@ -1,42 +1,40 @@
 """P1: a run killed at any instant and resumed ends as the undisturbed one (see tests/kill.py)."""
 
-import kill
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-OPTIONS = ["blossoms:200", "--recipe", "smoke", "--threads", "1"]
+SCRIPT = Path(__file__).parents[1] / "kill.py"
+RUN = ["blossoms:200", "--recipe", "smoke", "--threads", "1"]
+
+
+def torture(folder, kills, saving, longest, *options):
+    words = [str(folder), "--kills", str(kills), "--saving", str(saving), "--longest"]
+    words += [str(longest), "--", *RUN, *options]
+    done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, check=False)
+    assert done.stdout, done.stderr
+    report = json.loads(done.stdout)
+    assert report["different"] == []
+    assert report["kills"] == kills
+    assert report["saving"] >= saving
+    assert done.returncode == 0
 
 
 def test_a_run_killed_twice_ends_with_the_same_bits(tmp_path):
-    # Every step is a save here, so that a kill meets one sooner or later.
-    options = [
-        *OPTIONS,
-        "--images",
-        "1920",
-        "--report.checkpoint",
-        "0",
-        "--precision",
-        "fp32",
-        "--no-compile",
-    ]
-    report = kill.torture(tmp_path, options, kills=2, saving=1)
-    assert report.different == []
-    assert report.saving >= 1
+    options = ["--images", "960", "--report.checkpoint", "0.1", "--precision", "fp32", "--no-compile"]
+    torture(tmp_path / "runs", 2, 1, 0.2, *options)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_a_run_killed_twenty_times_ends_with_the_same_bits(tmp_path):
-    options = [*OPTIONS, "--images", "16000", "--report.checkpoint", "0.3"]
-    report = kill.torture(tmp_path, options, kills=20, saving=5)
-    assert report.different == []
-    assert report.saving >= 5
-    assert report.kills == 20
+    torture(tmp_path / "runs", 20, 5, 1, "--images", "16000", "--report.checkpoint", "0.3")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(1200)
 def test_a_compiled_run_in_bf16_killed_three_times_ends_with_the_same_bits(tmp_path):
-    options = [*OPTIONS, "--images", "6400", "--report.checkpoint", "0.3"]
-    report = kill.torture(tmp_path, [*options, "--precision", "bf16", "--compile"], kills=3, saving=1)
-    assert report.different == []
-    assert report.kills == 3
+    options = ["--images", "6400", "--report.checkpoint", "0.3", "--precision", "bf16", "--compile"]
+    torture(tmp_path / "runs", 3, 1, 1, *options)

@@ -1,12 +1,13 @@
 """One update, its draws and its average."""
 
+import contextlib
 import math
 from dataclasses import replace
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from ddim import ema
 from ddim.errors import UserError
 from ddim.objective import Objective
@@ -137,9 +138,8 @@ def test_the_weights_come_back_even_when_a_validation_fails(net):
     for _ in range(3):
         run.advance()
     before = tiny.bits(run)
-    with pytest.raises(KeyboardInterrupt), run.averaged() as model:
-        held = {name: value.clone() for name, value in ema.averaged(model).items()}
-        assert tiny.different(held, run.average) == []
+    with contextlib.suppress(KeyboardInterrupt), run.averaged() as model:
+        assert tiny.different(ema.averaged(model), run.average) == []
         assert not model.training
         raise KeyboardInterrupt
     assert tiny.different(before, tiny.bits(run)) == []

@@ -3,9 +3,9 @@
 import math
 
 import pytest
-import tiny
 from PIL import Image
 
+import tiny
 from ddim.errors import UserError
 from ddim.training import train
 from ddim.training.lr_finder import Curve, Drawing, find_rate, range_test

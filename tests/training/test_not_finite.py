@@ -1,13 +1,13 @@
-"""R9: what is not finite moves nothing, and three times in a row ends the run with its last good checkpoint."""
+"""R9: what is not finite moves nothing; three times in a row end a run with its last good checkpoint kept."""
 
 import math
 from dataclasses import dataclass, replace
 
 import pytest
-import tiny
 import torch
 
 import ddim
+import tiny
 from ddim import checkpoint
 from ddim.cli import main
 from ddim.objective import Objective

@@ -5,9 +5,9 @@ import math
 import types
 
 import pytest
-import tiny
 
 import ddim.training.run
+import tiny
 from ddim import checkpoint
 from ddim.config import Optim
 from ddim.training import Callback, resume, train

@@ -3,20 +3,20 @@
 import json
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from ddim import checkpoint
 from ddim.errors import UserError
 from ddim.training import Callback, resume, train
 
 
-class Crash(Exception):
+class PowerCutError(Exception):
     """A power cut, as far as a process can tell."""
 
 
 def crash(*_):
-    raise Crash
+    raise PowerCutError
 
 
 class CrashAtSave(Callback):
@@ -28,7 +28,7 @@ class CrashAtSave(Callback):
     def saved(self, training, path):
         self.left -= 1
         if not self.left:
-            raise Crash
+            raise PowerCutError
 
 
 def restored(run, folder):
@@ -90,7 +90,7 @@ def test_a_run_that_crashed_at_any_step_ends_as_the_undisturbed_one(net, stop, w
     # Checkpoints at different steps than the undisturbed run has them: it must not matter.
     changes = {"report__checkpoint": "0"}
     folder = tmp_path / "run"
-    with pytest.raises(Crash):
+    with pytest.raises(PowerCutError):
         train(
             None,
             tiny.recipe(net, **changes),
@@ -112,7 +112,7 @@ def test_a_run_that_crashed_after_any_save_ends_as_the_undisturbed_one(saves, wh
     """With a save each step there is one just before each event, were the event not waited for."""
     folder = tmp_path / "run"
     recipe = tiny.recipe(report__checkpoint="0")
-    with pytest.raises(Crash):
+    with pytest.raises(PowerCutError):
         train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[CrashAtSave(saves)])
     resume(folder)
     assert tiny.digests(folder) == tiny.digests(whole("group norm"))
@@ -124,10 +124,10 @@ def test_a_run_that_crashed_at_every_step_ends_as_the_undisturbed_one(whole, tmp
     recipe = tiny.recipe(report__checkpoint="0")
     try:
         train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[CrashAtSave(1)])
-    except Crash:
+    except PowerCutError:
         crashes += 1
     while crashes < 10:
-        with pytest.raises(Crash):
+        with pytest.raises(PowerCutError):
             resume(folder, callbacks=[CrashAtSave(1)])
         crashes += 1
     assert tiny.digests(folder) == tiny.digests(whole("group norm"))
@@ -136,7 +136,7 @@ def test_a_run_that_crashed_at_every_step_ends_as_the_undisturbed_one(whole, tmp
 
 def test_what_was_logged_after_the_checkpoint_is_not_logged_twice(whole, tmp_path):
     folder = tmp_path / "run"
-    with pytest.raises(Crash):
+    with pytest.raises(PowerCutError):
         train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(9, crash)])
     assert [line["step"] for line in tiny.metrics(folder)] == [3, 5, 6, 9]
     resume(folder)
@@ -145,7 +145,7 @@ def test_what_was_logged_after_the_checkpoint_is_not_logged_twice(whole, tmp_pat
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again_with_what_it_had_chosen(whole, tmp_path):
     folder = tmp_path / "run"
-    with pytest.raises(Crash):
+    with pytest.raises(PowerCutError):
         train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(2, crash)])
     assert checkpoint.newest(folder / "checkpoints") is None
     # Killed even earlier: between the two documents.
@@ -167,7 +167,7 @@ def test_a_folder_killed_before_it_was_a_run_can_be_used(whole, tmp_path):
 
 def test_a_damaged_newest_checkpoint_costs_only_time(whole, tmp_path):
     folder = tmp_path / "run"
-    with pytest.raises(Crash):
+    with pytest.raises(PowerCutError):
         train(
             None,
             tiny.recipe(report__checkpoint="0"),

@@ -63,11 +63,12 @@ class Pace:
         return self.batch * (self.updates - WARM) / self.seconds if self.seconds > 0 else 0.0
 
     def left(self, training: Training) -> float | None:
-        """Seconds to the end of a run, with the events to come; None where that is not known yet."""
+        """Seconds from an update to the end, with the events to come; None where that is not known yet."""
         total, report = training.plan.total, training.recipe.report
         if total is None or not self.speed:
             return None
-        coming = sum(step > training.step for step in training.events())
+        # The event of this very step, if it has one, comes after its update.
+        coming = sum(step >= training.step for step in training.events())
         # Until one was timed: evaluations of the network, each about a third of an image's update.
         guess = (report.valid + report.grid * report.steps) / 3 / self.speed
         each = self.aside / self.events if self.events else guess

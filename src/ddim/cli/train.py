@@ -213,6 +213,8 @@ def _help_recipe(name: str) -> int:
     about = (MADE[name].__doc__ or "").strip().splitlines()[0] if name in MADE else name
     sys.stdout.write(f"{about}\n\n")
     for path, possible, value in flat(recipe):
-        shown = ",".join(str(item).lower() for item in value) if isinstance(value, tuple) else value
-        sys.stdout.write(f"  --{path} {'none' if shown is None else str(shown):<24} {possible}\n")
+        items = value if isinstance(value, tuple) else (value,)
+        # As an option takes it: true, not True.
+        shown = ",".join(str(item).lower() if item in (True, False, None) else str(item) for item in items)
+        sys.stdout.write(f"  --{path:<24} {shown:<16} {possible}\n")
     return 0

@@ -23,7 +23,7 @@ from ddim.generate import load
 from ddim.noise import Noise
 from ddim.pixels import Pixels
 from ddim.recipes import find
-from ddim.runtime import Runtime, choose, find_device
+from ddim.runtime import Runtime, check, choose, find_device
 from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid
 from ddim.training.engine import LocalEngine
 from ddim.training.loop import Plan, Split, Training
@@ -73,8 +73,9 @@ def train(
     began = time.monotonic()
     chosen = recipe if isinstance(recipe, Recipe) else find(recipe)
     chosen = replace(chosen, data=replace(chosen.data, source=data or chosen.data.source))
+    # What would be refused once the images are decoded is refused before.
+    check(machine.device, machine.precision, machine.threads)
     if out is not None and out.exists() and not _unborn(out):
-        # What will be refused once the images are decoded is refused before.
         tracking.new_run_folder(out, "", "")
     parts = opened(chosen, progress)
     m = machine

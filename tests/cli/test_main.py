@@ -1,0 +1,171 @@
+"""The command line as a whole: help, versions, mistakes, exit codes."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+import ddim
+from ddim import checkpoint, cli
+from ddim.cli import COMMANDS, main
+from ddim.errors import UserError
+
+HEAVY = {"torch", "torchvision", "numpy", "PIL", "matplotlib", "rich", "yaml", "tensorboardX"}
+"""What takes seconds, or tenths of them, to import."""
+
+
+@pytest.mark.parametrize("words", [["--help"], [], ["--version"], *([name, "--help"] for name in COMMANDS)])
+def test_help_needs_nothing_heavy(words):
+    code = f"""
+import sys
+from ddim.cli import main
+try:
+    code = main({words!r})
+except SystemExit as end:
+    code = end.code
+sys.stderr.write(" ".join(sys.modules))
+sys.exit(code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stderr.split()) & HEAVY == set()
+    assert done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 110
+
+
+def test_the_library_is_imported_without_torch():
+    code = "import ddim, sys; dir(ddim); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ddim.__all__)
+def test_what_the_library_names_is_there(name):
+    assert getattr(ddim, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'scheduler'"):
+        ddim.scheduler  # noqa: B018
+
+
+@pytest.mark.parametrize("words", [["--version"], ["-V"]])
+def test_the_version_is_the_packages(words, capsys):
+    assert main(words) == 0
+    assert capsys.readouterr().out == f"ddim {ddim.__version__}\n"
+
+
+def test_the_overview_names_every_command(capsys):
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    for name, about in COMMANDS.items():
+        assert f"ddim {name}" in said
+        assert about in said
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_each_option(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    parser = cli.Parser()
+    import_module(f"ddim.cli.{name}").add(parser)
+    for action in parser._actions:
+        assert action.help or not action.option_strings
+        for option in action.option_strings:
+            assert option in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["trian"],
+            "'trian' is not a command, possible are train, sample, plot, data; perhaps",
+        ),
+        (["xyzzy"], "'xyzzy' is not a command, possible are train, sample, plot, data"),
+        (["train", "--threads", "many"], "argument --threads: invalid int value: 'many'"),
+        (["train", "a", "b"], "unrecognized arguments: b"),
+        (["train", "--minutes", "1", "--images", "2"], "--images: not allowed with argument --minutes"),
+        (["train", "--optim.lr"], "--optim.lr needs a value"),
+        (["train", "--optim.lr", "--recipe", "fast"], "--optim.lr needs a value"),
+        (["sample"], "the following arguments are required: RUN"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(words, said, capsys):
+    try:
+        code = main(words)
+    except SystemExit as end:
+        code = end.code
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    assert captured.err.startswith(f"ddim: {said}") or said in captured.err
+    assert captured.err.count("\n") == 1
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """A command that raises what it is given."""
+
+    def raising(error):
+        def run(args):
+            raise error
+
+        monkeypatch.setattr(import_module("ddim.cli.train"), "run", run)
+
+    return raising
+
+
+def interrupted(number):
+    from pathlib import Path
+
+    from ddim.training import Interrupted
+
+    return Interrupted(number, Path("runs/one"))
+
+
+def not_finite():
+    from ddim.training import NotFinite
+
+    return NotFinite("the loss was not finite")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (lambda: UserError("data is missing"), 2, "data is missing"),
+        (lambda: checkpoint.Damaged("a file is damaged"), 2, "a file is damaged"),
+        (lambda: interrupted(signal.SIGINT), 130, "stopped and saved; `--resume` goes on with runs/one"),
+        (lambda: interrupted(signal.SIGTERM), 143, "stopped and saved; `--resume` goes on with runs/one"),
+        (KeyboardInterrupt, 130, "interrupted"),
+        (not_finite, 1, "the loss was not finite"),
+        (lambda: checkpoint.NoSpace("the disk is full"), 3, "the disk is full"),
+        (lambda: OSError(errno.ENOSPC, "No space left"), 3, "OSError: [Errno 28] No space left"),
+        (lambda: OSError(errno.EACCES, "Not yours", "f"), 1, "PermissionError: [Errno 13] Not yours: 'f'"),
+        (lambda: RuntimeError("two\n\n  lines"), 1, "RuntimeError: two lines"),
+    ],
+)
+def test_an_error_is_one_line_and_its_exit_code(error, code, said, failing, capsys):
+    failing(error())
+    assert main(["train"]) == code
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"ddim: {said}")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("error", [UserError("said"), RuntimeError("broken")])
+def test_debug_shows_where_an_error_came_from(error, failing):
+    failing(error)
+    with pytest.raises(type(error), match=str(error)):
+        main(["train", "--debug"])
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    code = "import sys; from ddim.cli import main; sys.exit(main(['train', '--help-recipe', 'fast']))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -1,0 +1,151 @@
+"""`ddim sample`: files, seeds, records, mistakes."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tiny
+from ddim import checkpoint
+from ddim.cli import main
+from ddim.cli.sample import _seeds
+from ddim.training import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run."""
+    recipe = tiny.recipe(optim__warmup=0)
+    return train(None, recipe, out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
+
+
+def made(run, out, *words):
+    assert main(["sample", str(run), "--out", str(out), *map(str, words)]) == 0
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def refused(capsys, *words):
+    assert main(["sample", *map(str, words)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("ddim: ")
+    assert captured.err.count("\n") == 1
+    return captured.err.removeprefix("ddim: ").rstrip()
+
+
+def test_the_first_five_of_twelve_pictures_are_the_same_bytes(run, tmp_path):
+    twelve = made(run, tmp_path / "a", "-n", 12, "--steps", 3)
+    five = made(run, tmp_path / "b", "-n", 5, "--steps", 3)
+    names = [f"{k:05d}.png" for k in range(12)]
+    assert sorted(twelve) == sorted([*names, "grid.png", "record.json"])
+    assert sorted(five) == sorted([*names[:5], "grid.png", "record.json"])
+    for name in names[:5]:
+        assert five[name] == twelve[name]
+    some = made(run, tmp_path / "c", "--seeds", "11,2-3,7", "--steps", 3)
+    for k in (11, 2, 3, 7):
+        assert some[f"{k:05d}.png"] == twelve[f"{k:05d}.png"]
+    assert len({twelve[name] for name in names}) == 12
+
+
+def test_the_record_says_what_the_pictures_depend_on(run, tmp_path):
+    words = ["--seed", 3, "-n", 2, "--steps", 4, "--sampler.eta", "0.5", "--grid", "quadratic"]
+    record = json.loads(made(run, tmp_path, *words)["record.json"])
+    newest = checkpoint.newest(run / "checkpoints")
+    assert record["checkpoint"] == {"path": str(newest), "sha256": checkpoint.digest(newest)}
+    assert record["seeds"] == [3, 4]
+    assert record["nfe"] == len(record["times"]) == 4
+    assert record["sampler"] == {"kind": "ddim", "eta": 0.5}
+    assert record["grid"]["kind"] == "quadratic"
+    assert (record["weights"], record["step"], record["bit_equal"]) == ("ema", 10, True)
+    assert record["versions"]["python"]
+    assert record["seconds"] > 0
+
+
+def test_a_picture_is_of_the_size_of_the_run(run, tmp_path):
+    made(run, tmp_path, "-n", 1, "--steps", 1)
+    with Image.open(tmp_path / "00000.png") as image:
+        assert (image.size, image.mode) == ((32, 32), "RGB")
+
+
+def test_a_film_ends_with_the_grid(run, tmp_path):
+    made(run, tmp_path, "-n", 4, "--steps", 3, "--film")
+    with Image.open(tmp_path / "film.webp") as film, Image.open(tmp_path / "grid.png") as sheet:
+        assert film.n_frames == 4
+        first = np.asarray(film.convert("RGB")).astype(int)
+        film.seek(film.n_frames - 1)
+        final = np.asarray(film.convert("RGB")).astype(int)
+        pictures = np.asarray(sheet.convert("RGB")).astype(int)
+    assert np.abs(final - pictures).mean() < 8 < np.abs(first - pictures).mean()
+
+
+def test_averaged_and_raw_weights_make_other_pictures(run, tmp_path):
+    ema = made(run, tmp_path / "a", "-n", 1, "--steps", 2)
+    raw = made(run, tmp_path / "b", "-n", 1, "--steps", 2, "--weights", "raw")
+    assert ema["00000.png"] != raw["00000.png"]
+    assert json.loads(raw["record.json"])["weights"] == "raw"
+
+
+def test_pictures_go_into_a_new_folder_each_time(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for k in (1, 2):
+        assert main(["sample", str(run), "-n", "1", "--steps", "1"]) == 0
+        assert f"1 evaluations each: samples/one-{k}/grid.png" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["one-1", "one-2"]
+
+
+def test_a_folder_with_files_of_ones_own_is_refused(run, tmp_path, capsys):
+    (tmp_path / "mine.png").write_bytes(b"")
+    assert "holds files that are not samples" in refused(capsys, run, "--out", tmp_path)
+    assert "must be a folder" in refused(capsys, run, "--out", tmp_path / "mine.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-n", "0"], "-n must be at least 1, got 0"),
+        (["--steps", "0"], "--steps must be at least 1, got 0"),
+        (["--seed", "-1"], "seed must lie in [0, 2^32), got -1"),
+        (["--seeds", "3-1"], "--seeds must be a list such as 0-35,70, got '3-1'"),
+        (["--seeds", "a"], "--seeds must be a list such as 0-35,70, got 'a'"),
+        (["--seeds", "1,1"], "--seeds must name each seed once, got '1,1'"),
+        (
+            ["--seeds", "1", "-n", "3"],
+            "--seeds says which pictures",
+        ),
+        (["--weights", "best"], "weights must be ema or raw, got 'best'"),
+        (["--device", "abacus"], "device must be one of auto, cpu"),
+        (["--label", "xyzzy"], "--label must be one of the run's"),
+        (["--stepz", "3"], "--stepz is no option of ddim sample"),
+        (
+            ["--optim.lr", "3"],
+            "--optim.lr is no option of ddim sample; of a recipe, only",
+        ),
+        (["--sampler.etta", "1"], "sampler.etta is not a field of a recipe; perhaps you meant sampler.eta"),
+        (["--sampler.eta", "2"], "sampler.eta must lie in [0, 1], got 2"),
+        (["--grid", "uniformly"], "grid must be one of"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(words, said, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert refused(capsys, run, *words).startswith(said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_typo_in_an_option_names_the_near_one(run, capsys):
+    assert refused(capsys, run, "--stepz", "3").endswith("perhaps you meant --steps")
+
+
+def test_a_run_that_is_missing_or_empty_is_said_to_be(tmp_path, capsys):
+    assert "is not a folder" in refused(capsys, tmp_path / "nowhere")
+    assert "holds no checkpoint yet" in refused(capsys, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("0-3", [0, 1, 2, 3]), ("5", [5]), ("3, 1-2", [3, 1, 2]), ("7-7", [7])],
+)
+def test_a_list_of_seeds_is_read_in_its_order(text, seeds):
+    from argparse import Namespace
+
+    assert _seeds(Namespace(seeds=text, n=None, seed=None)) == seeds

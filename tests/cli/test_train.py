@@ -1,0 +1,330 @@
+"""`ddim train`: what it takes, what it refuses, what it resumes, what it says."""
+
+import contextlib
+import json
+import re
+import time
+from dataclasses import replace
+
+import pytest
+
+import tiny
+from ddim import checkpoint, recipes
+from ddim.cli import main
+from ddim.cli import train as command
+from ddim.cli.console import WARM, Console, Pace, clock
+from ddim.config import Recipe, dump, flat, override, read_recipe, write_recipe
+from ddim.training import train
+from ddim.training.loop import Plan
+
+FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder to work in, with the recipe of a run of a second."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(write_recipe(tiny.recipe()))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run, made once, and left as it is."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE)
+
+
+def said(capsys, words, code):
+    """What a command says on standard error, in lines."""
+    assert main(["train", *map(str, words)]) == code
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.err.splitlines()
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# Help
+
+
+def test_the_recipes_of_the_help_are_those_that_there_are():
+    assert command.RECIPES.keys() == recipes.RECIPES.keys()
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_help_recipe_lists_every_field_as_it_can_be_given(name, capsys):
+    assert main(["train", "--help-recipe", name]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    listed = [line.split() for line in lines if line.startswith("  --")]
+    rows = flat(recipes.find(name))
+    assert [words[0] for words in listed] == [f"--{path}" for path, *_ in rows]
+    # What is shown, given back, changes nothing.
+    shown = {words[0].removeprefix("--"): words[1] for words in listed}
+    assert override(recipes.find(name), shown) == recipes.find(name)
+    assert override(Recipe(), shown) == recipes.find(name)
+
+
+# New runs
+
+
+def test_a_run_is_made_shown_and_named(here, capsys):
+    lines = said(capsys, ["--recipe", "tiny.yaml", *FAST], 0)
+    folder = next((here / "runs").iterdir())
+    assert lines[-1] == f"next: ddim sample runs/{folder.name}"
+    text = "\n".join(lines)
+    assert "32 images to train on, 8 to validate" in text
+    assert "80 images on cpu, fp32, 1 threads" in text
+    assert re.search(r"step 5: noise mae 0\.\d{4}, image mae 0\.\d{4}, samples ", text)
+    assert re.search(r"80 of 80 images, [\d.]+ images/s, loss 0\.\d{4}, 0:00 to go", text)
+    assert "\x1b" not in text
+    assert checkpoint.newest(folder / "checkpoints").name == "step-000000010"
+
+
+def test_options_and_fields_reach_the_recipe(here, capsys):
+    words = ["--recipe", "tiny.yaml", "--images", "8", "--size", "32x40", "--seed", "3", "--optim.lr=3e-4"]
+    said(capsys, ["blossoms:24", *words, "--schedule", "linear", "--out", "run", *FAST], 0)
+    made = read_recipe(here / "run" / "recipe.yaml")
+    assert (made.images, made.data.size, made.seed, made.optim.lr) == (8, (32, 40), 3, 3e-4)
+    assert made.data.source == "blossoms:24"
+    assert dump(made)["schedule"]["kind"] == "linear"
+
+
+def test_minutes_replace_the_images_of_a_recipe(here):
+    from argparse import Namespace
+
+    empty = dict.fromkeys(("data", "images", "minutes", "seed", "size"))
+    args = Namespace(**{**empty, "minutes": "7"}, fields={}, options=[])
+    changed = command._changed(recipes.smoke(), args)
+    assert (changed.images, changed.minutes) == (None, 7.0)
+
+
+def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, capsys):
+    before = contents(finished)
+    lines = said(capsys, ["--recipe", "tiny.yaml", "--out", finished], 2)
+    assert lines == [
+        f"ddim: --out {finished} is not empty; give a new or empty folder, or go on with --resume"
+    ]
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--minuts", "3"], "--minuts is not an option; perhaps you meant --minutes"),
+        (["--recipie", "fast"], "--recipie is not an option; perhaps you meant --recipe"),
+        (["--optim.rl", "3"], "optim.rl is not a field of a recipe; perhaps you meant optim.lr"),
+        (["--optm.lr", "3"], "optm.lr is not a field of a recipe; perhaps you meant optim.lr"),
+        (["--schedule", "cosin"], "schedule must be one of cosine, linear, linear_beta, got 'cosin'"),
+        (["--recipe", "fats"], "recipe must be one of fast, keras, seed, smoke or a .yaml file, got 'fats'"),
+        (["--minutes", "soon"], "minutes must be a number, got 'soon'"),
+        (["--minutes", "0"], "recipe.minutes must be above 0, got 0"),
+        (["--images", "-1"], "recipe.images must be above 0, got -1"),
+        (["--size", "huge"], "data.size must be a number"),
+        (["--seed", "4294967296"], "seed must lie in [0, 2^32), got 4294967296"),
+        (["--optim.batch", "0"], "optim.batch must be above 0, got 0"),
+        (["nowhere/"], ""),
+        (["blosoms"], ""),
+        (["--from", "nowhere"], "run nowhere is not a folder"),
+        (["--from", "x", "--resume"], "--resume goes on with a run and --from starts a new one"),
+        (["--device", "abacus"], "device must be one of auto, cpu"),
+        (["--precision", "fp8"], "precision must be auto, fp32 or bf16, got 'fp8'"),
+        (["--help-recipe", "fats"], "recipe must be one of"),
+        (["--recipe", "missing.yaml"], "recipe missing.yaml cannot be read"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(words, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    recipe = [] if {"--recipe", "--from", "--help-recipe"} & set(words) else ["--recipe", "smoke"]
+    lines = said(capsys, [*words, *recipe], 2)
+    assert len([line for line in lines if not line.startswith("reading images")]) == 1
+    assert lines[-1].startswith(f"ddim: {sentence}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_starts_from_another_with_its_recipe(here, finished, capsys):
+    said(capsys, ["--from", finished, "--images", "8", "--out", "child", *FAST], 0)
+    made = read_recipe(here / "child" / "recipe.yaml")
+    assert made == replace(tiny.recipe(), images=8)
+    words = ["blossoms:40", "--from", finished, "--recipe", "smoke", "--out", "other"]
+    lines = said(capsys, [*words, *FAST], 2)
+    assert "another network" in lines[-1]
+    assert not (here / "other").exists()
+
+
+def test_a_learning_rate_is_found_used_and_drawn(here, capsys):
+    lines = said(capsys, ["--recipe", "tiny.yaml", "--find-lr", "--images", "8", "--out", "run", *FAST], 0)
+    found = float(re.search(r"learning rate (\S+):", "\n".join(lines))[1])
+    assert read_recipe(here / "run" / "recipe.yaml").optim.lr == pytest.approx(found, rel=0.06)
+    assert (here / "run" / "lr-finder.png").is_file()
+    assert {path.name for path in here.iterdir()} == {"run", "tiny.yaml"}
+    # The same command goes on: the rate that it found is no contradiction.
+    assert (
+        main(["train", "--recipe", "tiny.yaml", "--find-lr", "--images", "8", "--out", "run", "--resume"])
+        == 0
+    )
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("words", [[], ["blossoms:40"], ["blossoms:40", "--recipe", "tiny.yaml"], FAST])
+def test_a_finished_run_says_so_and_is_left_as_it_is(words, here, finished, capsys):
+    before = contents(finished)
+    lines = said(capsys, [*words, "--resume", "--out", finished], 0)
+    assert lines == [f"run {finished} is finished: nothing to resume", f"next: ddim sample {finished}"]
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["blossoms:41"], "data.source"),
+        (["--recipe", "smoke"], "name"),
+        (["--images", "81"], "images"),
+        (["--minutes", "40"], "images"),
+        (["--seed", "1"], "seed"),
+        (["--size", "64"], "data.size"),
+        (["--optim.lr", "1"], "optim.lr"),
+        (["--schedule", "linear"], "schedule"),
+        (["--precision", "bf16"], "precision"),
+        (["--threads", "7"], "threads"),
+        (["--compile"], "compile"),
+    ],
+)
+def test_arguments_that_contradict_the_run_are_refused(words, name, here, finished, capsys):
+    before = contents(finished)
+    lines = said(capsys, [*words, "--resume", "--out", finished], 2)
+    assert len(lines) == 1
+    assert re.match(rf"ddim: run {finished} has {re.escape(name)} = .*, which {re.escape(name)} = ", lines[0])
+    assert contents(finished) == before
+
+
+def unfinished(folder, seed, step=5):
+    """A run that stopped after its first event."""
+
+    class StopError(Exception):
+        pass
+
+    def stop(training):
+        raise StopError
+
+    with pytest.raises(StopError):
+        train(
+            None,
+            tiny.recipe(seed=seed),
+            out=folder,
+            machine=tiny.MACHINE,
+            callbacks=[tiny.At(step + 1, stop)],
+        )
+
+
+def test_without_a_folder_the_newest_run_with_the_same_arguments_goes_on(here, capsys):
+    for k, seed in enumerate((1, 2, 1)):
+        unfinished(here / "runs" / f"r{k}", seed)
+        time.sleep(0.02)
+    (here / "runs" / "broken").mkdir()
+    (here / "runs" / "broken" / "run.json").write_text("{")
+    words = ["blossoms:40", "--recipe", "tiny.yaml", "--resume", *FAST]
+    for seed, folder in ((2, "r1"), (1, "r2")):
+        lines = said(capsys, [*words, "--seed", seed], 0)
+        assert f"run folder runs/{folder}, going on at step 5" in lines
+    steps = {
+        folder.name: checkpoint.newest(folder / "checkpoints").name[-2:]
+        for folder in (here / "runs").glob("r*")
+    }
+    assert steps == {"r0": "05", "r1": "10", "r2": "10"}
+
+
+def test_without_a_run_that_fits_a_new_one_begins(here, capsys):
+    unfinished(here / "runs" / "other", 1)
+    words = ["blossoms:40", "--recipe", "tiny.yaml", "--seed", "9", "--resume", *FAST]
+    lines = said(capsys, words, 0)
+    assert not any("going on" in line for line in lines)
+    assert len(list((here / "runs").iterdir())) == 2
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_run_without_a_checkpoint_starts_afresh(there, here, finished, capsys):
+    if there:
+        unfinished(here / "run", 0, step=1)
+    words = ["blossoms:40", "--recipe", "tiny.yaml", "--resume", "--out", "run", *FAST]
+    said(capsys, words, 0)
+    assert tiny.digests(here / "run") == tiny.digests(finished)
+    assert tiny.metrics(here / "run") == tiny.metrics(finished)
+
+
+# What is shown
+
+
+def test_a_clock_reads_as_people_write_it():
+    assert [clock(seconds) for seconds in (0, 59.6, 90, 3600, 3700)] == [
+        "0:00",
+        "1:00",
+        "1:30",
+        "1:00:00",
+        "1:01:40",
+    ]
+
+
+def simulated(update, event, first=60.0, images=8000, events=10):
+    """(estimate, truth) of the seconds to go after each update, in a run whose parts take these seconds."""
+    run = tiny.training(tiny.recipe(images=images, report__events=events))
+    pace, now, shown, times = Pace(0.0, 8), 0.0, [], []
+    while not run.finished:
+        run.step += 1
+        now += first if run.step == 1 else update
+        pace.update(now)
+        shown.append(pace.left(run))
+        times.append(now)
+        if run.step in run.events():
+            now += event
+            pace.event(now)
+    return [(left, now - at) for left, at in zip(shown, times, strict=True)]
+
+
+@pytest.mark.parametrize(("update", "event"), [(0.1, 5.0), (0.5, 20.0), (1.0, 0.0)])
+def test_the_time_to_go_is_right_from_the_first_event_on(update, event):
+    """Compiling, validations and grids are no part of the pace; those to come are part of the time."""
+    rows = simulated(update, event)
+    assert [left is None for left, _ in rows[: WARM + 1]] == [True] * WARM + [False]
+    assert rows[100:]
+    for left, truth in rows[100:]:
+        assert left == pytest.approx(truth, rel=1e-6, abs=1e-6)
+
+
+def test_before_the_first_event_its_length_is_guessed_from_the_pace():
+    rows = simulated(0.1, 5.0)
+    # 8 validation images and 2 samples of 2 steps: 12 evaluations, each a third of 1/80 s, ten times.
+    assert rows[10][0] == pytest.approx(989 * 0.1 + 10 * 12 / 3 / 80, rel=1e-6)
+
+
+def test_an_estimate_of_a_run_of_unknown_length_is_none():
+    run = tiny.training()
+    run.plan = Plan(None)
+    pace = Pace(0.0, 8)
+    for k in range(10):
+        pace.update(float(k))
+    assert pace.speed == pytest.approx(8.0)
+    assert pace.left(run) is None
+
+
+def test_the_bar_leaves_the_terminal_as_it_was_whatever_happens(monkeypatch):
+    stopped = []
+
+    class Bar:
+        def stop(self):
+            stopped.append(1)
+
+    with contextlib.suppress(RuntimeError), Console() as console:
+        console.bar = Bar()
+        raise RuntimeError
+    assert stopped == [1]
+
+
+def test_both_documents_of_a_run_hold_one_recipe(finished):
+    assert json.loads((finished / "run.json").read_text())["recipe"] == dump(
+        read_recipe(finished / "recipe.yaml")
+    )

@@ -1,0 +1,162 @@
+"""From a run to images: every image its own seed's, and nobody else's."""
+
+import itertools
+import json
+
+import pytest
+import torch
+
+import ddim
+import tiny
+from ddim import checkpoint
+from ddim.config import override
+from ddim.errors import UserError
+from ddim.generate import generate, load, recipe_of, sample, trajectory
+from ddim.grids import Listed
+from ddim.noise import Noise
+from ddim.samplers import DDIM, last, picture, start
+
+SIZE = 4
+"""Images in a micro-batch of these tests, so that few images fill several."""
+
+
+@pytest.fixture(scope="module", params=["group norm", "batch norm"])
+def trained(request, tmp_path_factory):
+    """A model with weights that are not those at the start, whose averages differ from them."""
+    run = tiny.training(tiny.recipe(request.param, optim__warmup=0, optim__decay="constant"))
+    for _ in range(12):
+        run.advance()
+    folder = tmp_path_factory.mktemp("run")
+    documents = run.documents()
+    documents["state"]["runtime"] |= {"micro_batch": SIZE}
+    checkpoint.save(folder / "checkpoints", run.step, run.tensors(), documents)
+    return load(folder)
+
+
+def made(trained, seeds, steps=3, **options):
+    return generate(trained, seeds, steps, **options)[0]
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_an_image_depends_on_its_own_seed_only(trained, eta):
+    """Not on how many there are, which come before it, nor where in a micro-batch it stands."""
+    sampler = DDIM(eta)
+    twelve = made(trained, range(12), sampler=sampler)
+    assert torch.equal(made(trained, range(5), sampler=sampler), twelve[:5])
+    assert torch.equal(made(trained, range(11, -1, -1), sampler=sampler), twelve.flip(0))
+    for seeds in ([7], [3, 11], [9, 2, 4, 1, 0, 10]):
+        assert torch.equal(made(trained, seeds, sampler=sampler), twelve[seeds])
+    different = [torch.equal(a, b) for a, b in itertools.combinations(twelve, 2)]
+    assert not any(different)
+
+
+def test_images_lie_between_0_and_1_and_have_the_models_shape(trained):
+    images, _ = generate(trained, range(3), 2)
+    assert images.shape == (3, 3, 32, 32)
+    assert images.dtype == torch.float32
+    assert 0 <= images.min() < images.max() <= 1
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_an_image_costs_as_many_evaluations_as_steps(trained, steps):
+    asked = []
+    hook = trained.model.net.register_forward_pre_hook(lambda _, args: asked.append(len(args[0])))
+    _, nfe = generate(trained, range(6), steps)
+    hook.remove()
+    assert nfe == steps
+    assert asked == [SIZE] * steps * 2
+
+
+def test_the_parts_that_are_public_make_the_same_image(trained):
+    """The two storeys: what `sample` gives is what its parts give, to the last bit."""
+    model, pixels = trained
+    times = trained.recipe.grid(5, model.schedule)
+    noise = Noise([4, 0, 0, 0])
+    x = start(model.schedule, noise, model.blank(4).contiguous(memory_format=torch.channels_last), times[0])
+    by_hand = pixels.leave(picture(model, last(DDIM()(model, x, times, noise))))
+    assert torch.equal(sample(trained, n=1, steps=5, seed=4)[0], by_hand[0])
+
+
+def test_a_watcher_sees_each_state_of_the_images_it_belongs_to(trained):
+    seen = []
+    images = made(trained, [5, 6, 7, 8, 9], 3, watch=lambda seeds, state: seen.append((seeds, state)))
+    assert [seeds for seeds, _ in seen] == [[5, 6, 7, 8]] * 4 + [[9]] * 4
+    assert [round(state.t, 6) for _, state in seen[:4]] == [1.0, 0.666667, 0.333333, 0.0]
+    assert all(len(state.x) == len(state.x0) == len(seeds) for seeds, state in seen)
+    ends = [trained.pixels.leave(state.x) for _, state in seen if state.t == 0]
+    assert torch.equal(torch.cat(ends), images)
+
+
+def test_the_callers_grid_is_walked(trained):
+    times = []
+    made(trained, [0], 2, grid=Listed((0.9, 0.2)), watch=lambda _, state: times.append(state.t))
+    assert times == [0.9, 0.2, 0.0]
+
+
+def test_averaged_and_raw_weights_make_other_images(trained):
+    run = trained.path.parents[1]
+    raw = load(run, "raw")
+    files = {name: checkpoint.read_tensors(trained.path, name) for name in ("model", "ema/default")}
+    for name, value in raw.model.state_dict().items():
+        assert torch.equal(value, files["model"][name])
+    for name, value in files["ema/default"].items():
+        assert torch.equal(trained.model.state_dict()[name], value)
+    assert not torch.equal(made(trained, [0]), made(raw, [0]))
+    assert (trained.weights, raw.weights) == ("ema", "raw")
+
+
+def test_a_run_and_its_checkpoint_are_the_same_to_load(trained):
+    again = load(trained.path)
+    assert torch.equal(made(trained, [3]), made(again, [3]))
+    assert again.digest == trained.digest == checkpoint.digest(trained.path)
+    assert recipe_of(trained.path) == recipe_of(trained.path.parents[1]) == trained.recipe
+
+
+def test_a_loaded_model_is_at_rest(trained):
+    assert not any(module.training for module in trained.model.modules())
+    assert not any(parameter.requires_grad for parameter in trained.model.parameters())
+
+
+def test_seeds_count_upwards_from_the_one_given(trained):
+    assert torch.equal(sample(trained, n=2, steps=2, seed=8), made(trained, [8, 9], 2))
+
+
+def test_a_run_without_steps_is_refused(trained):
+    with pytest.raises(UserError, match="steps must be at least 1"):
+        made(trained, [0], 0)
+    with pytest.raises(UserError, match="at least one level"):
+        list(trajectory(trained.model, trained.model.blank(1), [0], torch.ones(0), DDIM()))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"n": 0}, "n must be at least 1"),
+        ({"seed": -1}, "seed must lie in"),
+        ({"seed": 2**32 - 1, "n": 2}, "seed must lie in"),
+        ({"label": 1}, "trained without labels"),
+    ],
+)
+def test_what_cannot_be_made_is_one_sentence(trained, given, said):
+    with pytest.raises(UserError, match=said):
+        sample(trained, **{"n": 1, "steps": 1, **given})
+
+
+def test_what_cannot_be_loaded_is_one_sentence(trained, tmp_path):
+    with pytest.raises(UserError, match="ema or raw"):
+        load(trained.path, "averaged")
+    with pytest.raises(UserError, match="is not a folder"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no checkpoint yet"):
+        load(tmp_path)
+    with pytest.raises(UserError, match="device must be"):
+        load(trained.path, device="abacus")
+
+
+def test_weights_of_another_network_are_named(trained, tmp_path):
+    other = override(trained.recipe, {"predicts": "noise"})
+    run = tiny.training(tiny.recipe("keras"))
+    documents = {**run.documents(), "recipe": json.loads(json.dumps(ddim.config.dump(other)))}
+    checkpoint.save(tmp_path / "checkpoints", 1, run.tensors(), documents)
+    with pytest.raises(UserError, match=r"does not fit its recipe: \S+ is missing or of another shape"):
+        load(tmp_path)
