@@ -204,6 +204,20 @@ def test_the_best_and_the_newest_two_checkpoints_are_kept(tmp_path):
     assert int(best.name[5:]) == min(errors, key=errors.get)
 
 
+def test_a_resumed_run_remembers_how_good_the_best_was(tmp_path):
+    """Else the first validation after a resume would be the best, however bad."""
+    recipe = tiny.recipe(optim__lr="0.3", optim__decay="constant", optim__warmup="0", report__events="10")
+    whole = train(None, recipe, out=tmp_path / "whole", machine=tiny.MACHINE)
+    errors = {line["step"]: line["image_mae"] for line in tiny.metrics(whole) if "image_mae" in line}
+    least = min(errors, key=errors.get)
+    assert least < 7
+    folder = tmp_path / "run"
+    with pytest.raises(PowerCutError):
+        train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[CrashAtSave(8)])
+    resume(folder)
+    assert checkpoint.best(folder / "checkpoints").name == f"step-{least:09d}"
+
+
 def test_a_run_whose_images_changed_is_not_resumed(tmp_path):
     first = tiny.training()
     first.advance()

@@ -11,6 +11,17 @@ from ddim import checkpoint
 from ddim.training import Callback, Interrupted, resume, train
 
 
+@pytest.fixture(autouse=True)
+def foreground():
+    """Signals as a process in the foreground has them: one started with & ignores Ctrl-C."""
+    kept = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for kind, handler in kept.items():
+        signal.signal(kind, handler)
+
+
 def send(number):
     # To this thread, so that the handler runs at once; another thread's would run at some later time.
     return lambda training: signal.raise_signal(number)
