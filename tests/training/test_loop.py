@@ -63,6 +63,19 @@ def test_an_update_draws_one_time_in_each_equal_slice(monkeypatch):
         assert slices == list(range(1, 9))
 
 
+def test_each_update_draws_its_own_noise_and_times(monkeypatch):
+    run, other = tiny.training(), tiny.training(tiny.recipe(seed=1))
+    drawn = []
+    for training in (run, run, other):
+        rows = recorded(training, monkeypatch)[1]
+        drawn.append(({t for t, *_ in rows}, {eps for *_, eps in rows}))
+        training.step += 1
+    for (times, noise), (later, fresh) in ((drawn[0], drawn[1]), (drawn[0], drawn[2])):
+        assert len(times) == len(noise) == 8
+        assert not times & later
+        assert not noise & fresh
+
+
 def test_each_image_of_an_epoch_is_seen_once_and_no_other(monkeypatch):
     run = tiny.training(tiny.recipe(data__flip="false"))
     seen = []
