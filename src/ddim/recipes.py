@@ -18,6 +18,7 @@ from ddim.config import (
 )
 from ddim.ema import Exponential, Power
 from ddim.errors import UserError
+from ddim.grids import UniformLogSNR
 from ddim.objective import Objective
 from ddim.parameterisation import LogSNR, NoiseVariance, PredictsEDM, PredictsNoise
 from ddim.schedules import Cosine
@@ -72,6 +73,7 @@ def fast() -> Recipe:
             lr=1e-3, weight_decay=1e-2, betas=(0.9, 0.99), batch=16, clip=1.0, warmup=3200, decay="cosine"
         ),
         ema=Power(16.97),
+        grid=UniformLogSNR(3.0),
     )
 
 
