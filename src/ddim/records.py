@@ -33,14 +33,10 @@ def sampling_record(
         "seeds": list(seeds),
         "label": label,
         "runtime": vars(trained.runtime),
-        # Pictures are the same bits only where they are made as the run chose.
-        "bit_equal": trained.runtime.compile is False and vars(trained.runtime) == _chosen(trained),
+        # Pictures are the same bits only where they are made as the run chose, and nothing is compiled.
+        "bit_equal": vars(trained.runtime) == {**trained.state["runtime"], "compile": False},
         "versions": tracking.versions(),
     }
-
-
-def _chosen(trained: Trained) -> dict[str, Any]:
-    return {**trained.state["runtime"], "compile": False}
 
 
 class Film:
