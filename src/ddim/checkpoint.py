@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.errors import UserError
+from ddim.files import make, sync
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +85,7 @@ def save(
     target = folder / f"step-{step:09d}"
     temporary = folder / f".tmp-{os.getpid()}-{target.name}"
     try:
-        _make(folder)
+        make(folder)
         _tidy(folder)
         _check_space(folder, tensors, pages)
         files = {name: _write(temporary / name, page) for name, page in pages.items()}
@@ -92,7 +93,7 @@ def save(
             files[f"{name}.safetensors"] = _write(temporary / f"{name}.safetensors", _packed(group))
         _write(temporary / MANIFEST, _sealed(asdict(_Manifest(SCHEMA, step, best, files))))
         for inner, _, _ in os.walk(temporary, topdown=False):
-            _sync(Path(inner))
+            sync(Path(inner))
         _publish(temporary, target)
     except OSError as error:
         if error.errno in _FULL:
@@ -241,14 +242,6 @@ def _check_space(
         )
 
 
-def _make(folder: Path) -> None:
-    """Create `folder` so that it outlives a power cut."""
-    if not folder.is_dir():
-        _make(folder.parent)
-        os.mkdir(folder)
-        _sync(folder.parent)
-
-
 def _write(path: Path, content: bytes) -> dict[str, Any]:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
@@ -262,25 +255,15 @@ def _write(path: Path, content: bytes) -> dict[str, Any]:
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def _sync(folder: Path) -> None:
-    """Flush the names in `folder` to the disk; Windows has no such call and needs none."""
-    if hasattr(os, "O_DIRECTORY"):
-        file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
-
-
 def _publish(temporary: Path, target: Path) -> None:
     if not target.exists():
         os.rename(temporary, target)
-        _sync(target.parent)
+        sync(target.parent)
         return
     # A folder cannot be renamed onto a full one: for an instant there are both, and readers prefer the new.
     fresh = target.with_name(target.name + ".new")
     os.rename(temporary, fresh)
-    _sync(target.parent)
+    sync(target.parent)
     _settle(fresh)
 
 
@@ -289,7 +272,7 @@ def _settle(fresh: Path) -> None:
     if target.exists():
         _remove(target)
     os.rename(fresh, target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _remove(path: Path) -> None:

@@ -23,7 +23,7 @@ from ddim.data import parse_size
 from ddim.data.images import check_size
 from ddim.denoiser import Model, Shape
 from ddim.ema import Exponential, Power
-from ddim.errors import UserError
+from ddim.errors import UserError, near
 from ddim.grids import Listed, Quadratic, Uniform, UniformLogSNR
 from ddim.nn.residual_unet import ResidualUNet
 from ddim.nn.unet import UNet
@@ -391,8 +391,7 @@ def _kinds(wanted: Any) -> list[type]:  # noqa: ANN401
 def _kind(name: Any, options: list[type], path: str) -> type:  # noqa: ANN401
     names = [_NAMES[kind] for kind in options]
     if name not in names:
-        near = difflib.get_close_matches(str(name), names, 1, 0.5)
-        hint = f"; perhaps you meant {near[0]}" if near else ""
+        hint = near(str(name), names)
         raise UserError(f"{path or 'kind'} must be one of {', '.join(names)}, got {name!r}{hint}")
     return KINDS[name]
 
@@ -420,8 +419,7 @@ def _scalar(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0911
     refusal = UserError(f"{path} must be {_readable(wanted)}, got {data!r}")
     if origin is Literal:
         if data not in args:
-            near = difflib.get_close_matches(str(data), args, 1, 0.5)
-            raise UserError(f"{refusal}; perhaps you meant {near[0]}") if near else refusal
+            raise UserError(f"{refusal}{near(str(data), args)}")
         return data
     if origin is tuple:
         if path == "data.size" and isinstance(data, str | int) and "," not in str(data):

@@ -1,8 +1,20 @@
 """Mistakes that a user can mend."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """What was given cannot be used; the message is one sentence that says what, and what is possible.
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+def near(word: str, possible: Iterable[str], alike: float = 0.5) -> str:
+    """What to add to an error about a word: "; perhaps you meant ...", or nothing.
+
+    `alike` in [0, 1] is the likeness from which one of `possible` is named.
+    """
+    found = difflib.get_close_matches(word, list(possible), 1, alike)
+    return f"; perhaps you meant {found[0]}" if found else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from ddim import plots
 from ddim.config import load
-from ddim.errors import UserError
+from ddim.errors import UserError, near
 from ddim.nn.embedding import Sinusoidal
 from ddim.noise import Noise
 from ddim.pixels import Pixels
@@ -83,8 +82,7 @@ def chosen(names: Sequence[str], changes: Mapping[str, str]) -> dict[str, Schedu
     known = {}
     for name in names:
         if name not in SCHEDULES:
-            near = difflib.get_close_matches(name, SCHEDULES, 1, 0.5)
-            hint = f"; perhaps you meant {near[0]}" if near else ""
+            hint = near(name, SCHEDULES)
             raise UserError(f"schedule must be one of {', '.join(SCHEDULES)}, got {name!r}{hint}")
         known[name] = {f.name for f in fields(SCHEDULES[name])}
     for field in changes:

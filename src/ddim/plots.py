@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from ddim.errors import UserError
+from ddim.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -165,12 +166,7 @@ def _ours(path: Path) -> bool:
 def _write(path: Path, content: bytes) -> None:
     if not path.parent.is_dir():
         raise UserError(f"{str(path)!r} lies in a folder that does not exist")
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomic(path, content)
 
 
 # --- figures ------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from ddim.config import (
     read_recipe,
 )
 from ddim.ema import Exponential, Power
-from ddim.errors import UserError
+from ddim.errors import UserError, near
 from ddim.grids import UniformLogSNR
 from ddim.objective import Objective
 from ddim.parameterisation import LogSNR, NoiseVariance, PredictsEDM, PredictsNoise
@@ -100,6 +99,5 @@ def find(name: str) -> Recipe:
         return RECIPES[name]()
     if Path(name).suffix in (".yaml", ".yml", ".json"):
         return read_recipe(Path(name))
-    near = difflib.get_close_matches(name, RECIPES, 1, 0.5)
-    hint = f"; perhaps you meant {near[0]}" if near else ""
+    hint = near(name, RECIPES)
     raise UserError(f"recipe must be one of {', '.join(RECIPES)} or a .yaml file, got {name!r}{hint}")

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ddim.errors import UserError
+from ddim.files import make, sync, write_atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,10 +33,10 @@ def new_run_folder(out: Path | None, data: str, recipe: str) -> Path:
             raise UserError(f"--out {out} is a file; give a new or empty folder")
         if out.is_dir() and any(out.iterdir()):
             raise UserError(f"--out {out} is not empty; give a new or empty folder, or go on with --resume")
-        _make(out)
+        make(out)
         return out
     runs, stem = Path("runs"), f"{_word(data)}-{_word(recipe)}"
-    _make(runs)
+    make(runs)
     taken = [re.fullmatch(re.escape(stem) + r"-(\d+)", path.name) for path in runs.iterdir()]
     n = max((int(match[1]) for match in taken if match), default=0) + 1
     while True:
@@ -45,7 +46,7 @@ def new_run_folder(out: Path | None, data: str, recipe: str) -> Path:
         except FileExistsError:  # another run started at the same moment
             n += 1
         else:
-            _sync(runs)
+            sync(runs)
             return folder
 
 
@@ -54,7 +55,7 @@ def write_json_atomic(path: Path, document: object) -> None:
 
     Raises ValueError for NaN and infinities, TypeError for what JSON does not have; `path` is then untouched.
     """
-    _write_atomic(path, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
+    write_atomic(path, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON)
@@ -110,7 +111,7 @@ class RunLog:
         # Not tensorboardX.SummaryWriter: its queue and threads lose events when the process is killed.
         from tensorboardX.event_file_writer import EventsWriter
 
-        _write_atomic(folder / METRICS, b"".join(_kept(folder, resumed)))
+        write_atomic(folder / METRICS, b"".join(_kept(folder, resumed)))
         self._file = (folder / METRICS).open("ab")
         first = 0 if resumed is None else resumed + 1
         # The suffix keeps a run that is resumed within a second from writing over its own events.
@@ -211,34 +212,3 @@ def _processor() -> str:
     except OSError:
         told = None
     return told[1] if told else platform.processor() or platform.machine()
-
-
-def _make(folder: Path) -> None:
-    """Create `folder` so that it outlives a power cut."""
-    if not folder.is_dir():
-        _make(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync(folder.parent)
-
-
-def _write_atomic(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    """Flush the names in `folder` to the disk; Windows has no such call and needs none."""
-    if hasattr(os, "O_DIRECTORY"):
-        file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)

@@ -49,9 +49,9 @@ def test_a_split_that_leaves_nothing_to_train_on_is_an_error(n, fraction):
 
 
 def test_a_typing_error_in_a_name_names_the_near_one():
-    with pytest.raises(UserError, match="did you mean 'blossoms'"):
+    with pytest.raises(UserError, match="perhaps you meant blossoms"):
         open_images("blosoms", (32, 32))
-    with pytest.raises(UserError, match="did you mean 'cifar10'"):
+    with pytest.raises(UserError, match="perhaps you meant cifar10"):
         open_images("cifar", (32, 32))
 
 

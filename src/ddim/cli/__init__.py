@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import errno
 import os
 import sys
-from collections.abc import Iterable
 from importlib import import_module
 
 from ddim import __version__
-from ddim.errors import UserError
+from ddim.errors import UserError, near
 
 COMMANDS = {
     "train": "train a model on images, and watch its pictures grow",
@@ -64,12 +62,6 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             raise
         return _said(error)
-
-
-def near(word: str, possible: Iterable[str]) -> str:
-    """What to add to an error about a word: "; perhaps you meant ...", or nothing."""
-    found = difflib.get_close_matches(word, list(possible), 1, 0.5)
-    return f"; perhaps you meant {found[0]}" if found else ""
 
 
 def _fields(words: list[str], parser: argparse.ArgumentParser) -> tuple[list[str], dict[str, str]]:

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.errors import UserError
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from ddim.data.source import Reject
 
 _GRID = Path("data-grid.png")
-_MARK = "ddim data"
 _SHOWN = 64
 _FEW_CLASSES, _ENDS = 20, 5
 _FEW_GROUPS = 10
@@ -45,12 +42,16 @@ _HELP = (
 
 def run(args: argparse.Namespace) -> int:
     """Print what the source holds and write a grid of it. UserError where no image in it can be used."""
+    import torch
+
     from ddim.data import open_images, parse_size
     from ddim.data.cache import cache_folder, originals, rejects, survey
     from ddim.data.find import find
+    from ddim.data.order import order
+    from ddim.plots import check_out, grid, save_png
 
     size = parse_size(args.size)
-    _check_free(args.out)
+    check_out(args.out)
     with _bar() as progress:
         images = open_images(args.data, size, args.channels, progress=progress)
     others = survey(find(args.data), cache_folder()).others
@@ -61,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
         *_duplicates(images),
     ]
     print("\n".join(lines))
-    _write_grid(images, args.out)
+    shown = order(len(images), 0, 0)[:_SHOWN]
+    save_png(args.out, grid(torch.from_numpy(images.pixels[shown]).permute(0, 3, 1, 2)))
     print(f"grid: {escaped(str(args.out))}")
     return 0
 
@@ -139,47 +141,6 @@ def _duplicates(images: Images) -> Iterator[str]:
         yield "  " + " = ".join(escaped(images.names[place]) for place in places)
     if len(copies) > _FEW_GROUPS:
         yield f"  ... {len(copies) - _FEW_GROUPS:,} more groups"
-
-
-def _check_free(path: Path) -> None:
-    """UserError where a file is in the way that this command did not write."""
-    from PIL import Image
-
-    if not path.parent.is_dir():
-        raise UserError(f"--out {str(path)!r}: there is no folder {str(path.parent)!r}")
-    if path.suffix.lower() != ".png":
-        raise UserError(f"--out {str(path)!r} must end in .png")
-    if not path.exists():
-        return
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            ours = image.info.get("Software") == _MARK
-    except (OSError, SyntaxError, ValueError):
-        ours = False
-    if not ours:
-        raise UserError(f"--out {str(path)!r} exists and is no grid of this command: give another name")
-
-
-def _write_grid(images: Images, path: Path) -> None:
-    import numpy as np
-    from PIL import Image, PngImagePlugin
-
-    from ddim.data.order import order
-
-    shown = order(len(images), 0, 0)[:_SHOWN]
-    count, height, width, channels = len(shown), *images.pixels.shape[1:]
-    columns = int(np.ceil(np.sqrt(count)))
-    rows = -(-count // columns)
-    sheet = np.full((rows * columns, height, width, channels), 255, np.uint8)
-    sheet[:count] = images.pixels[shown]
-    sheet = sheet.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
-    sheet = sheet.reshape(rows * height, columns * width, channels)
-    mark = PngImagePlugin.PngInfo()
-    mark.add_text("Software", _MARK)
-    try:
-        Image.fromarray(sheet.squeeze(-1) if channels == 1 else sheet).save(path, pnginfo=mark)
-    except OSError as error:
-        raise UserError(f"--out {str(path)!r} cannot be written: {error.strerror}") from None
 
 
 @contextmanager

@@ -7,8 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from ddim.cli import near
-from ddim.errors import UserError
+from ddim.errors import UserError, near
 
 TAKES_FIELDS = True
 

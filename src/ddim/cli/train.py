@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.errors import UserError
+from ddim.errors import UserError, near
 
 if TYPE_CHECKING:
     from ddim.config import Recipe
@@ -129,10 +128,9 @@ def _changed(recipe: Recipe, args: argparse.Namespace) -> Recipe:
     from ddim.config import override
 
     for name in args.fields:
-        if name.split(".")[0] not in [f.name for f in fields(recipe)]:
-            found = get_close_matches(f"--{name}", args.options, 1, 0.75)
-            if found:
-                raise UserError(f"--{name} is not an option; perhaps you meant {found[0]}")
+        hint = near(f"--{name}", args.options, 0.75)
+        if hint and name.split(".")[0] not in [f.name for f in fields(recipe)]:
+            raise UserError(f"--{name} is not an option{hint}")
     plain = {
         "data.source": args.data,
         "images": args.images,

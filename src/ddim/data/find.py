@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from pathlib import Path
@@ -11,7 +10,7 @@ from ddim.data.blossoms import Blossoms
 from ddim.data.folder import open_path
 from ddim.data.named import NAMED
 from ddim.data.source import Source
-from ddim.errors import UserError
+from ddim.errors import UserError, near
 
 NAMES = ("blossoms", *NAMED)
 
@@ -30,5 +29,4 @@ def find(text: str) -> Source:
     if name in NAMED and (copy or text == name):
         return NAMED[name](Path(os.path.expanduser(copy)) if copy else None)
     message = f"data.source {text!r} is neither a folder, a .zip or .tar file, nor one of {', '.join(NAMES)}"
-    near = difflib.get_close_matches(name, NAMES, n=1)
-    raise UserError(message + (f"; did you mean {near[0]!r}?" if near else ""))
+    raise UserError(message + near(name, NAMES))

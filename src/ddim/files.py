@@ -1,0 +1,36 @@
+"""Files that outlive a power cut: folders whose names are on the disk, files that are whole or absent."""
+
+import os
+from pathlib import Path
+
+
+def make(folder: Path) -> None:
+    """Create `folder`, and what is missing above it."""
+    if not folder.is_dir():
+        make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write `content` to `path`: whole or not at all, whatever happens."""
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def sync(folder: Path) -> None:
+    """Flush the names in `folder` to the disk; Windows has no such call and needs none."""
+    if hasattr(os, "O_DIRECTORY"):
+        file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
