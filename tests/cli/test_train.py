@@ -78,7 +78,7 @@ def test_a_run_is_made_shown_and_named(here, capsys):
     assert "32 images to train on, 8 to validate" in text
     assert "80 images on cpu, fp32, 1 threads" in text
     assert re.search(r"step 5: noise mae 0\.\d{4}, image mae 0\.\d{4}, samples ", text)
-    assert re.search(r"80 of 80 images, [\d.]+ images/s, loss 0\.\d{4}, 0:00 to go", text)
+    assert re.search(r"80 of 80 images, [\d.]+ images/s, loss 0\.\d{4}, 0:\d\d to go", text)
     assert "\x1b" not in text
     assert checkpoint.newest(folder / "checkpoints").name == "step-000000010"
 
