@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
 class Exact(nn.Conv2d):
@@ -23,7 +26,7 @@ class Exact(nn.Conv2d):
             return super().forward(input.float())
 
 
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+def zeroed(layer: Layer) -> Layer:
     """The layer, starting as the zero function."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:

@@ -4,7 +4,8 @@ Pixels are folded into channels (Shi et al. 2016) before the first convolution; 
 shifts each normalised block (Dhariwal & Nichol 2021, section 3); attention where the image is small.
 
 No norm or activation stands on the way from x_t to the output: residual stream, skips, projections and the
-last convolution are linear, so that the noise of single pixels, which the output repeats, passes unharmed.
+last convolution are linear, so that single pixels pass unharmed. How much of them passes is told: where there
+is little noise nearly all, where there is much nearly none.
 """
 
 from __future__ import annotations
@@ -90,14 +91,18 @@ class UNet(nn.Module):
         for width, depth, attend in reversed(list(zip(widths, depths, attention, strict=True))):
             self.up.append(_level(now + width, width, depth, told, attend=attend))
             now = width
+        self.gain = zeroed(nn.Linear(told, now))
         self.leave = zeroed(Exact(now, folded, 3, padding=1))
 
     def forward(self, x: Tensor, conditioning: Tensor, label: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), conditioning (B,) -> (B, C, H, W)."""
-        told = self.tell(self.embedding(conditioning))
-        return padded(x, self.multiple, lambda image: self._padded(image, told))
+        # As exact as the path of x_t that the gain scales.
+        with torch.autocast(x.device.type, enabled=False):
+            told = self.tell(self.embedding(conditioning))
+            gain = 1 + self.gain(told)[:, :, None, None]
+        return padded(x, self.multiple, lambda image: self._padded(image, told, gain))
 
-    def _padded(self, x: Tensor, told: Tensor) -> Tensor:
+    def _padded(self, x: Tensor, told: Tensor, gain: Tensor) -> Tensor:
         x = self.enter(F.pixel_unshuffle(x, self.patch))
         skips = []
         for i, level in enumerate(self.down):
@@ -109,7 +114,7 @@ class UNet(nn.Module):
             if i:
                 x = F.interpolate(x, scale_factor=2, mode="nearest")
             x = _through(level, torch.cat([x, skips.pop()], dim=1), told)
-        return F.pixel_shuffle(self.leave(x), self.patch)
+        return F.pixel_shuffle(self.leave(x * gain), self.patch)
 
 
 def _level(channels: int, width: int, depth: int, told: int, *, attend: bool) -> nn.ModuleList:
