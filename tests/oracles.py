@@ -1,34 +1,10 @@
-"""Denoisers whose every answer is known, and helpers for tests."""
-
-from dataclasses import dataclass
+"""Helpers for tests round the oracles of the library."""
 
 import torch
 
-from ddim.prediction import from_image
+from ddim.oracles import Gaussian
 
-
-@dataclass(frozen=True)
-class Gaussian:
-    """The exact denoiser of data whose pixels are independent, normal, of this mean and deviation."""
-
-    schedule: object
-    mean: float = 0.3
-    std: float = 0.5
-
-    def __call__(self, x_t, t):
-        at = self.schedule(t).over(x_t)
-        gain = at.alpha * self.std**2 / (at.alpha**2 * self.std**2 + at.sigma**2)
-        return from_image(x_t, self.mean + gain * (x_t - at.alpha * self.mean), at)
-
-    def flow(self, x, t, s):
-        """Where the probability flow carries x from time t to time s: its standard score is kept."""
-        now, then = (self.schedule(torch.as_tensor(time, dtype=torch.float64)) for time in (t, s))
-        score = (x - now.alpha * self.mean) / self.spread(now)
-        return then.alpha * self.mean + self.spread(then) * score
-
-    def spread(self, at):
-        """The standard deviation of x_t."""
-        return (at.alpha**2 * self.std**2 + at.sigma**2).sqrt()
+__all__ = ["Answers", "Gaussian", "TellsTime", "made", "normal", "shaken", "uniform"]
 
 
 class TellsTime:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddim.errors import UserError
-from ddim.grids import Listed, Quadratic, Uniform, UniformLogSNR
+from ddim.grids import Karras, Listed, Quadratic, Spaced, Uniform, UniformLogSNR
 from ddim.schedules import Cosine, Linear, LinearBeta
 
 SCHEDULES = [
@@ -90,3 +90,58 @@ def test_listed_times_are_taken_as_they_are():
 def test_times_that_do_not_fall_in_the_unit_interval_are_refused(times):
     with pytest.raises(UserError, match=r"grid\.times must decrease and lie in \(0, 1\]"):
         Listed(times)
+
+
+def test_karras_steps_are_those_of_the_paper():
+    """Karras et al. 2022, eq. 5: sigma_i from sigma_max to sigma_min, with rho = 7."""
+    schedule = Cosine(0.014, 0.99999999)
+    high, low = (1 / 0.014**2 - 1) ** 0.5, 0.002
+    bars = (-schedule(Karras()(18, schedule)).log_snr / 2).exp()
+    for i, found in enumerate(bars.tolist()):
+        wanted = (high ** (1 / 7) + i / 17 * (low ** (1 / 7) - high ** (1 / 7))) ** 7
+        assert found == pytest.approx(wanted, rel=1e-6)
+
+
+def test_karras_steps_may_begin_below_the_start_of_the_schedule():
+    schedule = Cosine(0.014, 0.99999999)
+    bars = (-schedule(Karras(0.01, 2.0, 3.0)(9, schedule)).log_snr / 2).exp()
+    assert bars[0].item() == pytest.approx(2.0)
+    assert torch.allclose((bars ** (1 / 3)).diff(), (bars ** (1 / 3)).diff()[:1].expand(8), rtol=1e-6)
+    assert Karras(0.01)(1, schedule).tolist() == [1.0]
+    assert Karras(0.01, 1e9)(5, schedule)[0] == 1
+
+
+@pytest.mark.parametrize("make", [lambda: Karras(0.0), lambda: Karras(2.0, 1.0), lambda: Karras(rho=0.0)])
+def test_karras_steps_that_cannot_be_are_refused(make):
+    with pytest.raises(UserError, match="sigma_min"):
+        make()
+
+
+def test_a_karras_end_outside_the_schedule_is_refused_and_the_range_named():
+    with pytest.raises(
+        UserError, match=r"grid\.sigma_min must lie between .* 0\.3287 and 49\.99, got 0\.002"
+    ):
+        Karras()(10, Cosine())
+
+
+@pytest.mark.parametrize(
+    "spacing, steps, wanted",
+    [
+        # Lin et al. 2024, table 2, timesteps of ten among a thousand counted from 1.
+        ("leading", 10, [901, 801, 701, 601, 501, 401, 301, 201, 101, 1]),
+        ("trailing", 10, [1000, 900, 800, 700, 600, 500, 400, 300, 200, 100]),
+        ("trailing", 3, [1000, 667, 333]),
+        ("leading", 1000, list(range(1000, 0, -1))),
+        ("trailing", 1000, list(range(1000, 0, -1))),
+        ("trailing", 1, [1000]),
+    ],
+)
+def test_spaced_levels_are_entries_of_the_table(spacing, steps, wanted):
+    times = Spaced(1000, spacing)(steps, Linear())
+    assert (times * 1000).round().long().tolist() == wanted
+    assert torch.allclose(times * 1000, (times * 1000).round(), rtol=1e-12)
+
+
+def test_more_levels_than_entries_are_refused():
+    with pytest.raises(UserError, match="at most 100"):
+        Spaced(100)(101, Linear(100))

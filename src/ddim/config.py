@@ -24,7 +24,7 @@ from ddim.data.images import check_size
 from ddim.denoiser import Model, Shape
 from ddim.ema import Exponential, Power
 from ddim.errors import UserError, near
-from ddim.grids import Listed, Quadratic, Uniform, UniformLogSNR
+from ddim.grids import Karras, Listed, Quadratic, Spaced, Uniform, UniformLogSNR
 from ddim.nn.residual_unet import ResidualUNet
 from ddim.nn.unet import UNet
 from ddim.objective import NormalLogSNR, Objective, UniformTimes
@@ -37,7 +37,7 @@ from ddim.parameterisation import (
     PredictsVelocity,
     SignalVariance,
 )
-from ddim.samplers import DDIM
+from ddim.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC
 from ddim.schedules import Cosine, Linear, LinearBeta
 
 
@@ -199,8 +199,8 @@ class Recipe:
     objective: Objective = Objective()
     optim: Optim = Optim()
     ema: Exponential | Power = Exponential()
-    grid: Uniform | Quadratic | UniformLogSNR | Listed = Uniform()
-    sampler: DDIM = DDIM()
+    grid: Uniform | Quadratic | UniformLogSNR | Karras | Spaced | Listed = Uniform()
+    sampler: DDIM | DDPM | EDM | AdamsBashforth | DPMSolver | UniPC = DDIM()
     report: Report = Report()
     minutes: float = 40.0
     images: int | None = None
@@ -238,8 +238,15 @@ KINDS: dict[str, type] = {
     "uniform": Uniform,
     "quadratic": Quadratic,
     "uniform_log_snr": UniformLogSNR,
+    "karras": Karras,
+    "spaced": Spaced,
     "listed": Listed,
     "ddim": DDIM,
+    "ddpm": DDPM,
+    "heun": EDM,
+    "adams_bashforth": AdamsBashforth,
+    "dpm_solver": DPMSolver,
+    "unipc": UniPC,
     "report": Report,
 }
 _NAMES = {kind: name for name, kind in KINDS.items()}

@@ -7,7 +7,7 @@ None is free of noise; the picture is one more prediction from the last of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -60,11 +60,64 @@ class UniformLogSNR:
         if steps == 1:
             return torch.ones(1, dtype=torch.float64)
         levels = torch.linspace(start, self.end, steps, dtype=torch.float64)
-        times = schedule.inverse(levels)
-        times[0] = 1  # the start itself, not its image under two roundings
-        if not ((times.diff() < 0).all() and times[-1] > 0):
-            raise UserError(f"{steps} steps of equal log-SNR up to {self.end} do not fit this schedule")
-        return times
+        return _fitting(schedule.inverse(levels), True, f"{steps} steps of equal log-SNR up to {self.end}")
+
+
+@dataclass(frozen=True)
+class Karras:
+    """Equal steps of (sigma / alpha)^(1 / rho), down to `sigma_min` (Karras et al. 2022, eq. 5).
+
+    From `sigma_max`, or where that is None or lies past the schedule's end, from t = 1.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float | None = None
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        most = torch.inf if self.sigma_max is None else self.sigma_max
+        if not 0 < self.sigma_min < most or not self.rho > 0:
+            raise UserError(
+                "grid needs 0 < sigma_min < sigma_max and rho > 0, "
+                f"got {self.sigma_min}, {self.sigma_max} and {self.rho}"
+            )
+
+    def __call__(self, steps: int, schedule: Schedule) -> Tensor:
+        """See `Grid`; UserError where `sigma_min` is no level of the schedule."""
+        _check(steps)
+        low, high = (-schedule(torch.tensor([0.0, 1.0], dtype=torch.float64)).log_snr / 2).exp().tolist()
+        start = high if self.sigma_max is None else min(self.sigma_max, high)
+        if not low <= self.sigma_min < start:
+            raise UserError(
+                f"grid.sigma_min must lie between sigma / alpha at t = 0 and at the start, {low:.4g} and "
+                f"{start:.4g}, got {self.sigma_min}"
+            )
+        first, end = (bar ** (1 / self.rho) for bar in (start, self.sigma_min))
+        bars = torch.linspace(first, end, max(steps, 2), dtype=torch.float64)[:steps] ** self.rho
+        return _fitting(schedule.inverse(-2 * bars.log()), start == high, f"Karras steps, {steps},")
+
+
+@dataclass(frozen=True)
+class Spaced:
+    """Of the `entries` levels of a discrete schedule, i / entries for i = 1 ... entries, every so many-th.
+
+    "leading" counts from the cleanest, entry 1, as Song et al. and most code does: it never starts from pure
+    noise. "trailing" counts from the noisiest and does (Lin et al. 2024, table 2).
+    """
+
+    entries: int = 1000
+    spacing: Literal["leading", "trailing"] = "trailing"
+
+    def __call__(self, steps: int, schedule: Schedule) -> Tensor:
+        """See `Grid`; UserError where there are more steps than entries."""
+        _check(steps)
+        if steps > self.entries:
+            raise UserError(f"steps must be at most {self.entries}, the entries of the grid, got {steps}")
+        if self.spacing == "leading":
+            index = torch.arange(steps - 1, -1, -1) * (self.entries // steps) + 1
+        else:
+            index = (torch.arange(steps, 0, -1, dtype=torch.float64) * self.entries / steps).round()
+        return index.double() / self.entries
 
 
 @dataclass(frozen=True)
@@ -88,6 +141,15 @@ class Listed:
 def _uniform(steps: int) -> Tensor:
     _check(steps)
     return torch.arange(steps, 0, -1, dtype=torch.float64) / steps
+
+
+def _fitting(times: Tensor, whole: bool, what: str) -> Tensor:
+    """The times, checked; of a `whole` run the first is the start itself, not its image under roundings."""
+    if whole:
+        times[0] = 1
+    if not ((times.diff() < 0).all() and times[-1] > 0):
+        raise UserError(f"{what} do not fit this schedule")
+    return times
 
 
 def _check(steps: int) -> None:

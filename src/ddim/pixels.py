@@ -53,6 +53,12 @@ class Pixels:
         mean, std = self._over(x0)
         return (x0 * std + mean).clamp(0, 1)
 
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Of each channel (C,) the model units of black and of white, float64."""
+        mean, std = torch.tensor(self.mean).double(), torch.tensor(self.std).double()
+        return -mean / std, (1 - mean) / std
+
     def _over(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if x.shape[1] != len(self.mean):
             raise UserError(

@@ -11,10 +11,15 @@ from ddim.schedules import Level
 
 @dataclass(frozen=True)
 class Prediction:
-    """Clean image and noise, both (B, C, H, W): x_t = alpha * x0 + sigma * eps."""
+    """Clean image and noise, both (B, C, H, W): x_t = alpha * x0 + sigma * eps.
+
+    `mix`, of the same shape, in [0, 1], is where on the way from the smallest to the largest log-variance of
+    a step a network that predicts it puts each pixel (Nichol & Dhariwal 2021, eq. 15).
+    """
 
     x0: Tensor
     eps: Tensor
+    mix: Tensor | None = None
 
 
 def from_noise(x_t: Tensor, eps: Tensor, at: Level) -> Prediction:

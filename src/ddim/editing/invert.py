@@ -1,0 +1,73 @@
+"""Image to latent and back, by DDIM run backwards (Song et al. 2021, section 5.4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ddim.denoiser import Denoiser
+from ddim.errors import UserError
+from ddim.noise import Noise
+from ddim.samplers import DDIM, last
+from ddim.samplers.line import moved
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """Latents (B, C, H, W) at the first time of the grid, and how well each step of an exact run was solved.
+
+    `residual` is the largest change of any pixel in the last round of any step, in model units: 0 where steps
+    were not iterated. `converged` says whether it fell below the tolerance at every step.
+    """
+
+    latent: Tensor
+    residual: float
+    converged: bool
+
+
+@torch.no_grad()
+def invert(
+    denoise: Denoiser,
+    x0: Tensor,
+    times: Tensor,
+    *,
+    exact: bool = False,
+    tolerance: float = 1e-5,
+    rounds: int = 200,
+) -> Inverted:
+    """Images x0 (B, C, H, W) in model units -> their latents at times[0], up the decreasing times (N,).
+
+    An image enters as alpha x0 at the last level, without the noise of that level: nothing is drawn. Plain,
+    each step uses the slope where it begins, Song et al. 2021, eq. 13 read backwards: N - 1 evaluations.
+    `exact` looks for the x_t from which a step of DDIM leads back, x_t = moved(x_s, eps(x_t)), and iterates
+    until no pixel changes by more than `tolerance`, or `rounds` times: steps that are too long for their
+    network do not converge, which the answer says. UserError for an empty grid.
+    """
+    if not len(times):
+        raise UserError("an inversion needs at least one level in its grid, got none")
+    schedule = denoise.schedule
+    x = schedule(times[-1]).over(x0).alpha * x0
+    residual = 0.0
+    for s, t in pairwise(times.flip(0)):
+        then, now = schedule(s), schedule(t)
+        begun = x
+        x = moved(begun, denoise(begun, s).eps, then, now)
+        if exact:
+            for _ in range(rounds):
+                better = moved(begun, denoise(x, t).eps, then, now)
+                change = (better - x).abs().max().item()
+                x = better
+                if change <= tolerance:
+                    break
+            residual = max(residual, change)
+    return Inverted(x, residual, residual <= tolerance)
+
+
+@torch.no_grad()
+def restore(denoise: Denoiser, latent: Tensor, times: Tensor) -> Tensor:
+    """Latents (B, C, H, W) at times[0] -> images in model units, out as they came in: x / alpha at last."""
+    end = last(DDIM()(denoise, latent, times, Noise(range(len(latent)))))
+    return end.x / denoise.schedule(times[-1]).over(latent).alpha

@@ -1,0 +1,115 @@
+"""Denoisers around denoisers: guidance and clipping. A sampler never knows of them.
+
+Each is a frozen value with the schedule of what it wraps, and each keeps the halves adding up:
+x_t = alpha * x0 + sigma * eps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ddim.denoiser import Denoiser
+from ddim.errors import UserError
+from ddim.prediction import Prediction, from_image
+from ddim.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Guided:
+    """Away from a weaker denoiser: weak + scale * (strong - weak), of clean images.
+
+    With the same model told a class as `strong` and told none as `weak`, classifier-free guidance (Ho &
+    Salimans 2022, eq. 6, whose w is scale - 1). With a smaller or less trained model as `weak`, autoguidance
+    (Karras et al. 2024, eq. 5). Between log-SNR `low` and `high` alone, guidance in an interval (Kynkäänniemi
+    et al. 2024); outside it, as at scale 1, the weak one is not asked.
+    """
+
+    strong: Denoiser
+    weak: Denoiser
+    scale: float
+    low: float = -torch.inf
+    high: float = torch.inf
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.scale < torch.inf:
+            raise UserError(f"guidance must be at least 0, got {self.scale}")
+        if not self.low < self.high:
+            raise UserError(f"guidance needs an interval low < high, got {self.low} and {self.high}")
+        if self.weak.schedule != self.strong.schedule:
+            raise UserError("guidance needs two models of one schedule")
+
+    @property
+    def schedule(self) -> Schedule:
+        """That of both."""
+        return self.strong.schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
+        """See `Denoiser`; one time t () for all images."""
+        at = self.schedule(t)
+        p = self.strong(x_t, t)
+        if self.scale == 1 or not self.low <= at.log_snr <= self.high:
+            return p
+        weak = self.weak(x_t, t)
+        guided = from_image(x_t, torch.lerp(weak.x0, p.x0, self.scale), at.over(x_t))
+        return Prediction(guided.x0, guided.eps, p.mix)
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """Clean images held within what pixels can be: `low` and `high` (C,), of `Pixels.bounds`.
+
+    Saharia et al. 2022, section 2.3, static thresholding; eps is what is then left of x_t.
+    """
+
+    inner: Denoiser
+    low: Tensor
+    high: Tensor
+
+    @property
+    def schedule(self) -> Schedule:
+        """The inner denoiser's."""
+        return self.inner.schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
+        """See `Denoiser`."""
+        p = self.inner(x_t, t)
+        low, high = (bound.reshape(-1, 1, 1).to(x_t) for bound in (self.low, self.high))
+        clipped = from_image(x_t, p.x0.clamp(low, high), self.schedule(t).over(x_t))
+        return Prediction(clipped.x0, clipped.eps, p.mix)
+
+
+@dataclass(frozen=True)
+class Thresholded:
+    """Dynamic thresholding (Saharia et al. 2022, section 2.3): an image that leaves its bounds is shrunk.
+
+    In units where each channel's bounds are -1 and 1, s is the `quantile` of an image's absolute pixels;
+    where s is above 1 the image is clipped to [-s, s] and divided by s.
+    """
+
+    inner: Denoiser
+    low: Tensor
+    high: Tensor
+    quantile: float = 0.995
+
+    def __post_init__(self) -> None:
+        if not 0 < self.quantile <= 1:
+            raise UserError(f"the quantile of dynamic thresholding must lie in (0, 1], got {self.quantile}")
+
+    @property
+    def schedule(self) -> Schedule:
+        """The inner denoiser's."""
+        return self.inner.schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
+        """See `Denoiser`."""
+        p = self.inner(x_t, t)
+        middle = ((self.low + self.high) / 2).reshape(-1, 1, 1).to(x_t)
+        half = ((self.high - self.low) / 2).reshape(-1, 1, 1).to(x_t)
+        unit = (p.x0 - middle) / half
+        s = unit.abs().flatten(1).quantile(self.quantile, dim=1).clamp(min=1).reshape(-1, 1, 1, 1)
+        shrunk = middle + half * (unit.clamp(-s, s) / s)
+        thresholded = from_image(x_t, shrunk, self.schedule(t).over(x_t))
+        return Prediction(thresholded.x0, thresholded.eps, p.mix)
