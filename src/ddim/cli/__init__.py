@@ -14,6 +14,10 @@ from ddim.errors import UserError, near
 COMMANDS = {
     "train": "train a model on images, and watch its pictures grow",
     "sample": "make pictures with a trained model",
+    "invert": "turn real images into latents and back",
+    "interpolate": "go from one picture to another, through latents",
+    "inpaint": "paint a part of an image anew",
+    "vary": "make other pictures like an image",
     "plot": "draw schedules, embeddings, diffusion strips and losses",
     "data": "look at images before you train on them",
 }
@@ -57,7 +61,9 @@ def main(argv: list[str] | None = None) -> int:
             _fields(argv[1:], parser) if getattr(command, "TAKES_FIELDS", False) else (argv[1:], {})
         )
         options = [option for action in parser._actions for option in action.option_strings]
-        return command.run(parser.parse_args(words, argparse.Namespace(fields=fields, options=options)))
+        # Options may stand between images; argparse cannot do that for commands within commands.
+        parse = parser.parse_args if parser._subparsers else parser.parse_intermixed_args
+        return command.run(parse(words, argparse.Namespace(fields=fields, options=options)))
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
@@ -104,7 +110,7 @@ def _said(error: BaseException) -> int:
 
 
 def _overview() -> str:
-    rows = "\n".join(f"  ddim {name:<7} {text}" for name, text in COMMANDS.items())
+    rows = "\n".join(f"  ddim {name:<11} {text}" for name, text in COMMANDS.items())
     return f"""Train a diffusion model on your own images, sample it in a few steps, and know how good it is.
 
 {rows}

@@ -1,0 +1,132 @@
+"""What the commands that edit real images share: their options, their inputs, what they write."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddim.errors import UserError, near
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddim.config import Recipe
+    from ddim.generate import Trained
+
+
+def options(parser: argparse.ArgumentParser, steps: int) -> None:
+    """Add the options that all of them have."""
+    parser.add_argument(
+        "--steps", type=int, default=steps, metavar="N", help=f"levels of the grid (default {steps})"
+    )
+    parser.add_argument("--weights", default="ema", help="ema (default) or raw")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default edits/COMMAND-N, a new folder")
+    parser.add_argument("--device", help="default: the one that the run was trained on")
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run, open for editing: its model, the levels (N,) of the edit, and where the results go."""
+
+    command: str
+    trained: Trained
+    recipe: Recipe
+    times: Tensor
+    out: Path
+
+    def enter(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> model units, on the model's device."""
+        return self.trained.runtime.images(self.trained.pixels.enter(images))
+
+    def leave(self, x0: Tensor) -> Tensor:
+        """(B, C, H, W) in model units -> [0, 1] on the CPU."""
+        return self.trained.pixels.leave(x0.float()).cpu()
+
+    def precise(self, exact: bool = False) -> AbstractContextManager[Any]:
+        """The precision of the run; float32 where an edit must be exact."""
+        return nullcontext() if exact else self.trained.runtime.precise()
+
+    def save(self, rows: dict[str, Tensor], notes: dict[str, Any]) -> None:
+        """Write each row's images (B, C, H, W) in [0, 1], strip.png with a row each, and record.json."""
+        from ddim.plots import save_figure, save_png, strip, to_uint8
+        from ddim.records import sampling_record
+        from ddim.tracking import write_json_atomic
+
+        self.out.mkdir(parents=True, exist_ok=True)
+        pictures = {name: list(to_uint8(images)) for name, images in rows.items()}
+        for name, row in pictures.items():
+            for k, pixels in enumerate(row):
+                save_png(self.out / f"{name.replace(' ', '-')}-{k:02d}.png", pixels)
+        heads = [str(k) for k in range(max(map(len, pictures.values())))]
+        save_figure(self.out / "strip.png", strip(pictures, heads))
+        record = sampling_record(self.trained, self.recipe, [], len(self.times), 0, None)
+        del record["nfe"], record["seeds"], record["label"]
+        write_json_atomic(self.out / "record.json", {"command": self.command, **record, **notes})
+
+
+def opened(args: argparse.Namespace, command: str) -> Work:
+    """The run of the arguments; of a recipe, the grid and its fields apply; it is uniform unless given."""
+    from ddim.config import override
+    from ddim.generate import load
+
+    if args.steps < 1:
+        raise UserError(f"--steps must be at least 1, got {args.steps}")
+    for name in args.fields:
+        if name.split(".")[0] != "grid":
+            hint = near(f"--{name}", args.options)
+            raise UserError(f"--{name} is no option of ddim {command}; of a recipe, only grid applies{hint}")
+    trained = load(args.run, args.weights, device=args.device)
+    # The grid of a recipe may end where pictures are best, far from the clean image that an edit begins with.
+    recipe = override(trained.recipe, {"grid": "uniform", **args.fields})
+    return Work(command, trained, recipe, recipe.grid(args.steps, recipe.schedule), folder(args.out, command))
+
+
+def folder(out: Path | None, command: str) -> Path:
+    """The folder to write to: a new or empty one, or one that holds a record of ours."""
+    if out is None:
+        return next(p for k in range(1, 10**6) if not (p := Path("edits") / f"{command}-{k}").exists())
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out must be a folder, got the file {out}")
+    if out.is_dir() and any(out.iterdir()) and not (out / "record.json").is_file():
+        raise UserError(f"--out {out} holds files that are not results of this program; name a new folder")
+    return out
+
+
+def read(work: Work, paths: Sequence[Path], channels: int | None = None) -> Tensor:
+    """(B, C, H, W) in [0, 1], of the model's size; what was cropped and resized is said, never silent."""
+    import torch
+
+    from ddim.data.decode import UnusableError, decode
+
+    shape = work.trained.model.shape
+    size = (shape.height, shape.width)
+    images = []
+    for path in paths:
+        try:
+            found, pixels = decode(path.read_bytes(), size, channels or shape.channels)
+        except OSError as error:
+            raise UserError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+        except UnusableError as error:
+            raise UserError(f"{str(path)!r} cannot be used: {error}") from None
+        if (found.height, found.width) != size:
+            # The crop has the aspect of the model's images.
+            scale = min(found.height / size[0], found.width / size[1])
+            cropped = (round(scale * size[0]), round(scale * size[1]))
+            crop = "" if cropped == (found.height, found.width) else f"cropped to {cropped[0]}x{cropped[1]}, "
+            sys.stdout.write(
+                f"{path}: {found.height}x{found.width}, {crop}resized to {size[0]}x{size[1]}, "
+                "the size of the run (height x width)\n"
+            )
+        images.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255)
+    return torch.stack(images)
+
+
+def said(work: Work, text: str) -> int:
+    """The last line of a command, and exit code 0."""
+    sys.stdout.write(f"{text}: {work.out}/strip.png\n")
+    return 0

@@ -1,0 +1,69 @@
+"""`ddim interpolate`: the way from one picture to another, through latents."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ddim.cli import editing
+from ddim.errors import UserError
+
+TAKES_FIELDS = True
+
+_EPILOG = """
+Between two seeds, or between two real images, which are inverted first. Latents are mixed along the sphere on
+which noise lies; a straight line would lead through flat pictures. DIR gets the frames, strip.png, film.webp
+and record.json.
+
+examples:
+  ddim interpolate runs/photos-fast-1 --seeds 3,8
+  ddim interpolate runs/photos-fast-1 rose.jpg lily.jpg --frames 16
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ddim interpolate`."""
+    parser.usage = "ddim interpolate RUN (--seeds A,B | IMAGE IMAGE) [--frames 9] [--steps 50] [options]"
+    parser.epilog = _EPILOG
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one of its checkpoints")
+    parser.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="two image files")
+    parser.add_argument("--seeds", metavar="A,B", help="two seeds instead of images")
+    parser.add_argument("--frames", type=int, default=9, metavar="N", help="with both ends (default 9)")
+    editing.options(parser, 50)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Find both latents, mix them, make the frames."""
+    from ddim.editing import between, invert, restore
+    from ddim.noise import Noise, check_seeds
+    from ddim.plots import save_film, to_uint8
+    from ddim.samplers import DDIM, last, picture, start
+
+    if (len(args.images) == 2) == (args.seeds is not None) or len(args.images) not in (0, 2):
+        raise UserError("give two images, or --seeds with two seeds, such as --seeds 3,8")
+    seeds = _seeds(args.seeds) if args.seeds is not None else []
+    check_seeds(seeds)
+    work = editing.opened(args, "interpolate")
+    model, times = work.trained.model, work.times
+    with work.precise():
+        if seeds:
+            blank = work.trained.runtime.images(model.blank(2))
+            a, b = start(model.schedule, Noise(seeds), blank, times[0])
+        else:
+            a, b = invert(model, work.enter(editing.read(work, args.images)), times).latent
+        frames = between(a, b, args.frames)
+        if seeds:
+            images = picture(model, last(DDIM()(model, frames, times, Noise(range(len(frames))))))
+        else:
+            images = restore(model, frames, times)
+    images = work.leave(images)
+    work.save({"frame": images}, {"images": list(map(str, args.images)), "between_seeds": seeds})
+    save_film(work.out / "film.webp", list(to_uint8(images)))
+    return editing.said(work, f"{args.frames} frames")
+
+
+def _seeds(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise UserError(f"--seeds must be two seeds, such as 3,8, got {text!r}")
+    return list(map(int, parts))

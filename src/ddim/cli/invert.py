@@ -1,0 +1,72 @@
+"""`ddim invert`: real images to latents and back, with the error of the round trip."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ddim.cli import editing
+
+TAKES_FIELDS = True
+_NOISY = 0.05
+
+_EPILOG = """
+A latent is the noise from which DDIM makes the image. DIR gets the images as they entered, their latents, the
+images that come back, strip.png, latents.safetensors and record.json.
+
+  --exact   solve each step instead of following the slope where it begins: the way back then leads to the
+            image, where the steps are short enough for that; it says so where they are not
+  --grid    the levels (default uniform)
+
+examples:
+  ddim invert runs/photos-fast-1 flower.jpg --steps 100
+  ddim invert runs/photos-fast-1 *.jpg --steps 20 --exact
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ddim invert`."""
+    parser.usage = "ddim invert RUN IMAGE... [--steps 50] [--exact] [--out DIR] [options]"
+    parser.epilog = _EPILOG
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one of its checkpoints")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files")
+    editing.options(parser, 50)
+    parser.add_argument("--exact", action="store_true", help="solve each step")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Invert, come back, write and print the errors."""
+    import torch
+    from safetensors.torch import save
+
+    from ddim.editing import invert, restore
+    from ddim.files import write_atomic
+
+    work = editing.opened(args, "invert")
+    images = editing.read(work, args.images)
+    model, times = work.trained.model, work.times
+    clean = model.schedule(torch.zeros((), dtype=torch.float64))
+    if clean.sigma > _NOISY:
+        sys.stdout.write(
+            f"note: at t = 0 this run's schedule still holds noise, sigma = {clean.sigma:.2f}: an image "
+            "without noise is no state of it, and its latent is that of a slightly different, grainy image\n"
+        )
+    with work.precise(args.exact):
+        found = invert(model, work.enter(images), times, exact=args.exact)
+        back = work.leave(restore(model, found.latent, times))
+    if not found.converged:
+        sys.stdout.write(
+            f"note: some steps did not converge and change by {found.residual:.2g} a round: take more steps\n"
+        )
+    errors = (back - images).square().mean((1, 2, 3)).tolist()
+    for path, error in zip(args.images, errors, strict=True):
+        sys.stdout.write(f"{path}: mean squared error of the round trip {error:.3g}\n")
+    latent = found.latent.float().cpu()
+    seen = (latent / latent.std() / 6 + 0.5).clamp(0, 1)
+    work.save(
+        {"image": images, "latent": seen, "back": back},
+        {"images": list(map(str, args.images)), "exact": args.exact, "squared_errors": errors},
+    )
+    write_atomic(work.out / "latents.safetensors", save({"latent": latent.contiguous()}))
+    return editing.said(work, f"{len(images)} images, {len(times)} levels there and back")

@@ -1,0 +1,54 @@
+"""`ddim vary`: other pictures like an image."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ddim.cli import editing
+from ddim.errors import UserError
+
+TAKES_FIELDS = True
+
+_EPILOG = """
+The image is noised to time STRENGTH and denoised again (SDEdit): 0.3 changes its details, 0.6 its shapes, 1
+nearly all. DIR gets the pictures, strip.png and record.json.
+
+example:
+  ddim vary runs/photos-fast-1 rose.jpg --strength 0.5 -n 8
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ddim vary`."""
+    parser.usage = "ddim vary RUN IMAGE [--strength 0.5] [-n 8] [--steps 50] [options]"
+    parser.epilog = _EPILOG
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one of its checkpoints")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file")
+    parser.add_argument("--strength", type=float, default=0.5, metavar="T", help="in (0, 1], default 0.5")
+    parser.add_argument("-n", type=int, default=8, metavar="N", help="how many pictures (default 8)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seeds S ... S+N-1 (default 0)")
+    editing.options(parser, 50)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Vary and write."""
+    from ddim.editing import vary
+    from ddim.noise import Noise
+    from ddim.samplers import DDIM, last, picture
+
+    if args.n < 1:
+        raise UserError(f"-n must be at least 1, got {args.n}")
+    noise = Noise(range(args.seed, args.seed + args.n))
+    work = editing.opened(args, "vary")
+    image = editing.read(work, [args.image])
+    model = work.trained.model
+    with work.precise():
+        x0 = work.enter(image.expand(args.n, -1, -1, -1))
+        states = vary(model, x0, args.strength, work.times, DDIM(), noise)
+        pictures = work.leave(picture(model, last(states)))
+    work.save(
+        {"image": image, "varied": pictures},
+        {"image": str(args.image), "strength": args.strength, "seed": args.seed},
+    )
+    return editing.said(work, f"{args.n} pictures")

@@ -1,0 +1,142 @@
+"""`ddim invert`, `interpolate`, `inpaint`, `vary`: files, records, mistakes."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+import tiny
+from ddim.cli import main
+from ddim.training import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run."""
+    recipe = tiny.recipe(optim__warmup=0)
+    return train(None, recipe, out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
+
+
+@pytest.fixture(scope="module")
+def side():
+    """The height and width of the run's images."""
+    return tiny.recipe().data.size
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """An image that is not of the size of the run."""
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 90, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def made(capsys, command, run, out, *words):
+    assert main([command, str(run), "--out", str(out), "--steps", "4", *map(str, words)]) == 0
+    assert (out / "strip.png").is_file()
+    return json.loads((out / "record.json").read_text()), capsys.readouterr().out
+
+
+def refused(capsys, *words):
+    assert main(list(map(str, words))) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("ddim: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_invert_writes_latents_and_says_what_it_did(run, side, photo, tmp_path, capsys):
+    record, said = made(capsys, "invert", run, tmp_path / "out", photo, photo)
+    height, width = side
+    assert f"{photo}: 48x90, cropped to 48x48, resized to {height}x{width}" in said
+    assert f"{photo}: mean squared error of the round trip " in said
+    assert load_file(tmp_path / "out" / "latents.safetensors")["latent"].shape == (2, 3, height, width)
+    assert record["squared_errors"][0] == pytest.approx(record["squared_errors"][1])
+    assert record["grid"]["kind"] == "uniform"
+    assert len(record["times"]) == 4
+    back, image = (pixels(tmp_path / "out" / f"{name}-00.png") / 255 for name in ("back", "image"))
+    assert ((back - image) ** 2).mean() == pytest.approx(record["squared_errors"][0], rel=0.1, abs=1e-4)
+
+
+def test_an_exact_inversion_comes_back_better_or_says_that_it_did_not_converge(run, photo, tmp_path, capsys):
+    plain, _ = made(capsys, "invert", run, tmp_path / "a", photo)
+    exact, said = made(capsys, "invert", run, tmp_path / "b", photo, "--exact")
+    assert exact["squared_errors"][0] < plain["squared_errors"][0] or "did not converge" in said
+
+
+def test_interpolations_between_seeds_end_at_the_pictures_of_those_seeds(run, tmp_path, capsys):
+    record, _ = made(capsys, "interpolate", run, tmp_path / "out", "--seeds", "3,8", "--frames", 5)
+    assert record["between_seeds"] == [3, 8]
+    words = ["--seeds", "3,8", "--steps", "4", "--grid", "uniform", "--out", str(tmp_path / "s")]
+    assert main(["sample", str(run), *words]) == 0
+    for frame, seed in ((0, 3), (4, 8)):
+        ends = pixels(tmp_path / "out" / f"frame-{frame:02d}.png").astype(int)
+        assert abs(ends - pixels(tmp_path / "s" / f"{seed:05d}.png")).max() <= 1
+    with Image.open(tmp_path / "out" / "film.webp") as film:
+        assert film.n_frames == 5
+
+
+def test_interpolations_between_images_end_near_them(run, photo, tmp_path, capsys):
+    Image.fromarray(pixels(photo)[::-1]).save(tmp_path / "other.png")
+    record, said = made(capsys, "interpolate", run, tmp_path / "out", photo, tmp_path / "other.png")
+    assert len(list((tmp_path / "out").glob("frame-*.png"))) == 9
+    assert record["images"] == [str(photo), str(tmp_path / "other.png")]
+    assert said.count("resized") == 2
+
+
+def test_what_is_not_masked_stays_byte_for_byte(run, side, photo, tmp_path, capsys):
+    mask = np.zeros((48, 90), np.uint8)
+    mask[:, 45:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    words = [photo, "--mask", tmp_path / "mask.png", "-n", 2, "--resample", 2]
+    made(capsys, "inpaint", run, tmp_path / "out", *words)
+    image = pixels(tmp_path / "out" / "image-00.png")
+    half = side[1] // 2 - 1
+    for k in range(2):
+        painted = pixels(tmp_path / "out" / f"painted-{k:02d}.png")
+        assert (painted[:, :half] == image[:, :half]).all()
+        assert (painted[:, half + 2 :] != image[:, half + 2 :]).any()
+
+
+def test_variations_are_nearer_where_the_strength_is_less(run, photo, tmp_path, capsys):
+    away = []
+    for strength in (0.05, 0.9):
+        made(capsys, "vary", run, tmp_path / str(strength), photo, "-n", 3, "--strength", strength)
+        image = pixels(tmp_path / str(strength) / "image-00.png").astype(float)
+        varied = [pixels(tmp_path / str(strength) / f"varied-{k:02d}.png") for k in range(3)]
+        away.append(np.mean([(v - image) ** 2 for v in varied]))
+        assert len({v.tobytes() for v in varied}) == 3
+    assert away[0] < away[1]
+
+
+def test_mistakes_are_one_sentence(run, photo, tmp_path, capsys):
+    (tmp_path / "words.png").write_text("no image")
+    Image.new("L", (90, 48)).save(tmp_path / "black.png")
+    assert "cannot be used" in refused(capsys, "invert", run, tmp_path / "words.png")
+    assert "cannot be read" in refused(capsys, "vary", run, tmp_path / "none.png")
+    assert "strength must lie in" in refused(capsys, "vary", run, photo, "--strength", 2)
+    assert "-n must be" in refused(capsys, "vary", run, photo, "-n", 0)
+    assert "white to paint" in refused(capsys, "inpaint", run, photo, "--mask", tmp_path / "black.png")
+    assert "two images, or --seeds" in refused(capsys, "interpolate", run, photo)
+    assert "two images, or --seeds" in refused(capsys, "interpolate", run)
+    assert "must be two seeds" in refused(capsys, "interpolate", run, "--seeds", "3")
+    assert "at least 2 frames" in refused(capsys, "interpolate", run, "--seeds", "3,4", "--frames", 1)
+    assert "only grid applies" in refused(capsys, "invert", run, photo, "--sampler", "heun")
+    assert "--steps must be" in refused(capsys, "invert", run, photo, "--steps", 0)
+    assert "not results of this program" in refused(capsys, "invert", run, photo, "--out", tmp_path)
+
+
+def test_a_schedule_that_is_never_clean_is_named(run, tmp_path, photo, capsys):
+    _, said = made(capsys, "invert", run, tmp_path / "noisy", photo)
+    assert "at t = 0 this run's schedule still holds noise, sigma = 0.31" in said
+    recipe = tiny.recipe(optim__warmup=0, schedule__max_signal=0.99995)
+    clean = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    _, said = made(capsys, "invert", clean, tmp_path / "clean", photo)
+    assert "still holds noise" not in said
