@@ -113,12 +113,9 @@ def generate(
     model, runtime = trained.model, trained.runtime
     sampler = sampler or trained.recipe.sampler
     times = (grid or trained.recipe.grid)(steps, model.schedule)
-    size, made, nfe = runtime.micro_batch, [], 0
-    for first in range(0, len(seeds), size):
-        mine = list(seeds[first : first + size])
-        filled = mine + [0] * (size - len(mine))
+    made, nfe = [], 0
+    for mine, filled, blank in batches(trained, seeds):
         denoise = Counted(model.given(label))
-        blank = runtime.images(model.blank(size))
         state = None
         with runtime.precise():
             for state in trajectory(denoise, blank, filled, times, sampler):
@@ -128,6 +125,15 @@ def generate(
             made.append(trained.pixels.leave(state.x0[: len(mine)].float()).cpu())
         nfe = denoise.evaluations
     return torch.cat(made), nfe
+
+
+def batches(trained: Trained, seeds: Sequence[int]) -> Iterator[tuple[Sequence[int], Sequence[int], Tensor]]:
+    """The micro-batches of a run: its seeds, those filled up to the fixed size, and a blank (B, C, H, W)."""
+    size = trained.runtime.micro_batch
+    for first in range(0, len(seeds), size):
+        mine = seeds[first : first + size]
+        filled = [*mine] + [0] * (size - len(mine))
+        yield mine, filled, trained.runtime.images(trained.model.blank(size))
 
 
 def sample(

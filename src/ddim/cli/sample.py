@@ -17,7 +17,10 @@ by seed, grid.png, and record.json, which says what the pictures depend on.
 
   --steps N      evaluations of the network per picture (the last one makes the picture)
   --sampler.eta  0 is deterministic (the default), 1 puts back all the noise of DDPM
-  --grid         uniform, quadratic, uniform_log_snr or listed, and its fields: --grid.end 5
+  --sampler      ddim (default), ddpm, heun, adams_bashforth, dpm_solver or unipc, and its fields:
+                 --sampler.order 3; heun asks twice a step
+  --grid         uniform, quadratic, uniform_log_snr, karras, spaced or listed, and its fields: --grid.end 5;
+                 default: what `ddim search` found for this sampler and --steps, else the recipe's
 
 examples:
   ddim sample runs/flowers64-fast-1 -n 36
@@ -56,8 +59,11 @@ def run(args: argparse.Namespace) -> int:
     if args.steps < 1:
         raise UserError(f"--steps must be at least 1, got {args.steps}")
     # Here, so that --help answers without torch.
+    from dataclasses import replace
+
     from ddim.config import override
     from ddim.generate import generate, load
+    from ddim.grid_search import saved
     from ddim.noise import check_seeds
     from ddim.plots import can_preview, grid, save_film, save_png, terminal, to_uint8
     from ddim.records import Film, sampling_record
@@ -72,6 +78,9 @@ def run(args: argparse.Namespace) -> int:
             )
     trained = load(args.run, args.weights, compiling=args.compile, device=args.device)
     recipe = override(trained.recipe, args.fields)
+    if not any(name.split(".")[0] == "grid" for name in args.fields):
+        searched = saved(args.run, recipe.sampler, args.steps, args.weights)
+        recipe = replace(recipe, grid=searched or recipe.grid)
     label = _label(args.label, trained.state["classes"])
     out = _folder(args)
     began, film = time.monotonic(), Film(trained.pixels)

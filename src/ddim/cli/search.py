@@ -1,0 +1,88 @@
+"""`ddim search`: the best levels for a run, a sampler and a number of steps."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddim.errors import UserError, near
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TAKES_FIELDS = True
+
+_EPILOG = """
+Tries grids between t = 1 and --end and keeps what brings pictures nearest to those of a fine run, in a few
+minutes. The best is written to RUN/grids.json, and `ddim sample RUN` with the same --steps and sampler then
+uses it unless --grid says otherwise.
+
+examples:
+  ddim search runs/photos-fast-1 --steps 10
+  ddim search runs/photos-fast-1 --steps 5 --sampler dpm_solver
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ddim search`."""
+    parser.usage = "ddim search RUN [--steps 10] [--sampler NAME] [--end T] [--seeds 16] [options]"
+    parser.epilog = _EPILOG
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    parser.add_argument("--steps", type=int, default=10, metavar="N", help="levels of the grid (default 10)")
+    parser.add_argument(
+        "--end", type=float, metavar="T", help="the last level (default: that of the run's own grid)"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=16, metavar="N", help="pictures that are tried (default 16)"
+    )
+    parser.add_argument("--weights", default="ema", help="ema (default) or raw")
+    parser.add_argument("--device", help="default: the one that the run was trained on")
+
+
+FIRST_SEED = 2**31
+"""Pictures of a search are of seeds that nobody is likely to ask for."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Search, print, save."""
+    from ddim import grid_search
+    from ddim.checkpoint import MANIFEST
+    from ddim.config import override
+    from ddim.generate import load
+
+    for name in args.fields:
+        if name.split(".")[0] not in ("sampler", "grid"):
+            hint = near(f"--{name}", args.options)
+            raise UserError(f"--{name} is no option of ddim search; of a recipe, only sampler applies{hint}")
+    if (args.run / MANIFEST).is_file():
+        raise UserError(f"{args.run} is a checkpoint, to which nothing can be added: give the run folder")
+    if args.seeds < 1:
+        raise UserError(f"--seeds must be at least 1, got {args.seeds}")
+    trained = load(args.run, args.weights, device=args.device)
+    recipe = override(trained.recipe, args.fields)
+    end = recipe.grid(max(args.steps, 2), recipe.schedule)[-1].item() if args.end is None else args.end
+    if not 0 < end < 1:
+        raise UserError(f"--end must lie between 0 and 1, got {end}")
+    seeds = range(FIRST_SEED, FIRST_SEED + args.seeds)
+    began = time.monotonic()
+    truth = grid_search.reference(trained, end, seeds)
+
+    def error(times: Tensor) -> float:
+        made = grid_search.pictures(trained, recipe.sampler, times, seeds)
+        return (made - truth).square().mean().item()
+
+    def tell(text: str) -> None:
+        sys.stdout.write(f"{time.monotonic() - began:6.0f} s  {text}\n")
+        sys.stdout.flush()
+
+    found = grid_search.search(args.steps, recipe.schedule, end, error, tell)
+    grid_search.save(args.run, recipe.sampler, args.steps, args.weights, found)
+    best = min(found.named, key=found.named.__getitem__)
+    gain = found.named[best] / found.error if found.error else float("inf")
+    sys.stdout.write(
+        f"mean squared error {found.error:.3g}, {gain:.2f} times less than {best}: {args.run}/grids.json\n"
+    )
+    return 0

@@ -1,0 +1,157 @@
+"""The best levels for a model, a sampler and a number of steps, found by trying.
+
+The error of a grid is that of its pictures: mean squared, in model units, against those of a fine run of
+second order between the same ends, from the same noise. Nothing is assumed of the model or of the sampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddim.config import dump
+from ddim.convergence import karras, quadratic, uniform
+from ddim.errors import UserError
+from ddim.generate import Trained, batches
+from ddim.grids import Listed, UniformLogSNR
+from ddim.noise import Noise
+from ddim.samplers import EDM, Sampler, last, picture, start
+from ddim.schedules import Schedule
+from ddim.tracking import read_json, write_json_atomic
+
+FILE = "grids.json"
+FIRST_MOVE, LAST_MOVE = 0.35, 0.03
+"""Moves of a level, as parts of the gap to its neighbour, at the start and at the end of a search."""
+
+LEAST_GAP = 0.25
+"""No two levels come nearer than this part of the mean gap: such pairs fit the images, not the model."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Times (N,), decreasing, their error, and those of the named grids between the same ends."""
+
+    times: tuple[float, ...]
+    error: float
+    named: dict[str, float]
+
+
+def named_grids(steps: int, schedule: Schedule, end: float) -> dict[str, Tensor]:
+    """The named ways from t = 1 to `end`, each (steps,) times."""
+    at = schedule(torch.tensor(end, dtype=torch.float64))
+    return {
+        "uniform": uniform(steps, schedule, end),
+        "quadratic": quadratic(steps, schedule, end),
+        "karras": karras(steps, schedule, end),
+        "uniform_log_snr": UniformLogSNR(at.log_snr.item())(steps, schedule),
+    }
+
+
+def pictures(trained: Trained, sampler: Sampler, times: Tensor, seeds: Sequence[int]) -> Tensor:
+    """(B, C, H, W) in model units on the CPU, one a seed."""
+    made = []
+    denoise = trained.model
+    for mine, filled, blank in batches(trained, seeds):
+        noise = Noise(filled)
+        with trained.runtime.precise():
+            x = start(denoise.schedule, noise, blank, times[0])
+            made.append(picture(denoise, last(sampler(denoise, x, times, noise)))[: len(mine)].float().cpu())
+    return torch.cat(made)
+
+
+def reference(trained: Trained, end: float, seeds: Sequence[int], steps: int = 100) -> Tensor:
+    """Pictures (B, C, H, W) of a fine run: Heun's rule on equal steps of log-SNR, 2 steps - 1 evaluations."""
+    times = named_grids(steps, trained.model.schedule, end)["uniform_log_snr"]
+    return pictures(trained, EDM(), times, seeds)
+
+
+def search(
+    steps: int,
+    schedule: Schedule,
+    end: float,
+    error: Callable[[Tensor], float],
+    tell: Callable[[str], None] = lambda text: None,
+) -> Found:
+    """Coordinate descent on the levels between t = 1 and `end`, from the best named grid or mixture.
+
+    The best named grid is mixed, on the clock of log-SNR, with each other; then each level in turn moves
+    towards a neighbour by a part of the gap between; what lowers `error` (times (steps,) -> a number) is
+    kept; moves are halved when none helps. UserError for fewer than 3 steps: there is nothing between.
+    """
+    if steps < 3:
+        raise UserError(f"a search needs at least 3 steps, something between the ends, got {steps}")
+    grids = named_grids(steps, schedule, end)
+    named = {name: error(times) for name, times in grids.items()}
+    for name, value in named.items():
+        tell(f"{name}: {value:.3g}")
+    times = grids[min(named, key=named.__getitem__)]
+    best, move = min(named.values()), FIRST_MOVE
+    first = schedule(times).log_snr
+    for other in grids.values():
+        for part in (0.25, 0.5, 0.75):
+            mixed = schedule.inverse(torch.lerp(first, schedule(other).log_snr, part))
+            mixed[0], mixed[-1] = times[0], times[-1]
+            value = error(mixed)
+            if value < best:
+                times, best = mixed, value
+    tell(f"mixtures: {best:.3g}")
+    while move >= LAST_MOVE:
+        before = best
+        for k in range(1, steps - 1):
+            for towards in (k - 1, k + 1):
+                clock = schedule(times).log_snr
+                clock[k] = torch.lerp(clock[k], clock[towards], move)
+                tried = times.clone()
+                tried[k] = schedule.inverse(clock[k])
+                gaps = schedule(tried).log_snr.diff()
+                if not gaps.min() > min(LEAST_GAP * gaps.mean(), schedule(times).log_snr.diff().min()):
+                    continue
+                value = error(tried)
+                if value < best:
+                    times, best = tried, value
+                    break
+        tell(f"moves of {move:.2g}: {best:.3g}")
+        if best > 0.98 * before:
+            move /= 2
+    return Found(tuple(times.tolist()), best, named)
+
+
+# --- with a run ---------------------------------------------------------------------------------------------
+
+
+def saved(run: Path, sampler: Sampler, steps: int, weights: str) -> Listed | None:
+    """The grid that a search left with the run for this sampler and number of steps, or None."""
+    if not (run / FILE).is_file():
+        return None
+    entry = _entries(run).get(_key(sampler, steps, weights))
+    return None if entry is None else Listed(tuple(entry["times"]))
+
+
+def save(run: Path, sampler: Sampler, steps: int, weights: str, found: Found) -> None:
+    """Keep the grid with the run; `ddim sample` takes it where no other is asked for."""
+    entries = _entries(run) if (run / FILE).is_file() else {}
+    entries[_key(sampler, steps, weights)] = {
+        "times": list(found.times),
+        "error": found.error,
+        "named": found.named,
+    }
+    write_json_atomic(run / FILE, entries)
+
+
+def _entries(run: Path) -> dict[str, Any]:
+    entries = read_json(run / FILE)
+    if not isinstance(entries, dict) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("times"), list) for entry in entries.values()
+    ):
+        raise UserError(f"{run / FILE} is not what ddim search writes: remove it")
+    return entries
+
+
+def _key(sampler: Sampler, steps: int, weights: str) -> str:
+    fields = dump(sampler, named=True)
+    return " ".join([f"steps={steps}", f"weights={weights}", *(f"{k}={v}" for k, v in fields.items())])

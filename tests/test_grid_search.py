@@ -1,0 +1,110 @@
+import json
+import math
+
+import pytest
+import torch
+
+import tiny
+from ddim import grid_search
+from ddim.cli import main
+from ddim.errors import UserError
+from ddim.grids import Listed
+from ddim.noise import Noise
+from ddim.oracles import Mixture
+from ddim.samplers import DDIM, DPMSolver, last, picture
+from ddim.schedules import Cosine
+from ddim.training import train
+from oracles import normal
+
+SCHEDULE = Cosine(0.014, 0.99995)
+# Of unit variance the uniform grid would be the best already: on this schedule DDIM then turns an angle.
+LAW = Mixture(SCHEDULE, normal(4, 1, 3, 3, seed=1) / 3, 0.2)
+END = 0.1
+
+
+def error_of(sampler, seed):
+    """The error of a grid on an oracle, for images of this seed."""
+    x = normal(128, 1, 3, 3, seed=seed)
+    fine = grid_search.named_grids(400, SCHEDULE, END)["uniform_log_snr"]
+    run = lambda chosen, times: picture(LAW, last(chosen(LAW, x, times, Noise(range(128)))))
+    truth = run(DPMSolver(2), fine)
+    return lambda times: (run(sampler, times) - truth).square().mean().item()
+
+
+@pytest.mark.parametrize("steps", [5, 10])
+@pytest.mark.parametrize("sampler", [DDIM(), DPMSolver(2)], ids=str)
+def test_a_found_grid_beats_every_named_one_on_images_it_never_saw(sampler, steps):
+    found = grid_search.search(steps, SCHEDULE, END, error_of(sampler, 2))
+    assert found.error < min(found.named.values())
+    times = torch.tensor(found.times, dtype=torch.float64)
+    assert (times[0], times[-1]) == (1, pytest.approx(END))
+    assert (times.diff() < 0).all()
+    unseen = error_of(sampler, 3)
+    named = grid_search.named_grids(steps, SCHEDULE, END)
+    assert unseen(times) < min(unseen(grid) for grid in named.values())
+
+
+def test_named_grids_have_the_same_ends():
+    for name, times in grid_search.named_grids(7, SCHEDULE, END).items():
+        assert times.shape == (7,), name
+        assert times[0] == 1, name
+        assert times[-1].item() == pytest.approx(END), name
+        assert (times.diff() < 0).all(), name
+
+
+def test_two_levels_leave_nothing_to_search():
+    with pytest.raises(UserError, match="at least 3 steps"):
+        grid_search.search(2, SCHEDULE, END, lambda times: 0.0)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run, and the grid that a search left with it."""
+    folder = tmp_path_factory.mktemp("run") / "one"
+    train(None, tiny.recipe(optim__warmup=0), out=folder, machine=tiny.MACHINE)
+    assert main(["search", str(folder), "--steps", "4", "--seeds", "2"]) == 0
+    return folder
+
+
+def record(run, out, *words):
+    assert main(["sample", str(run), "-n", "2", "--out", str(out), *words]) == 0
+    return json.loads((out / "record.json").read_text())
+
+
+def test_a_run_is_sampled_on_the_grid_that_was_found_for_it(run, tmp_path):
+    entries = json.loads((run / "grids.json").read_text())
+    (entry,) = (entry for key, entry in entries.items() if key.startswith("steps=4 "))
+    assert record(run, tmp_path / "a", "--steps", "4")["times"] == entry["times"]
+    assert record(run, tmp_path / "b", "--steps", "5")["grid"]["kind"] == "uniform"
+    assert record(run, tmp_path / "c", "--steps", "4", "--grid", "quadratic")["grid"]["kind"] == "quadratic"
+    assert record(run, tmp_path / "d", "--steps", "4", "--sampler", "unipc")["grid"]["kind"] == "uniform"
+    assert record(run, tmp_path / "e", "--steps", "4", "--weights", "raw")["grid"]["kind"] == "uniform"
+    assert math.isfinite(entry["error"])
+
+
+def test_grids_are_kept_by_sampler_and_steps(run):
+    found = grid_search.Found((1.0, 0.5, 0.25), 0.1, {"uniform": 0.2})
+    grid_search.save(run, DPMSolver(3), 3, "ema", found)
+    assert grid_search.saved(run, DPMSolver(3), 3, "ema") == Listed(found.times)
+    assert grid_search.saved(run, DPMSolver(2), 3, "ema") is None
+    assert grid_search.saved(run, DDIM(), 4, "ema") is not None
+
+
+def test_mistakes_are_one_sentence(run, tmp_path, capsys):
+    checkpoint = next((run / "checkpoints").glob("step-*"))
+    for words, said in (
+        ([str(checkpoint)], "is a checkpoint"),
+        ([str(run), "--seeds", "0"], "--seeds must be"),
+        ([str(run), "--end", "2"], "--end must lie"),
+        ([str(run), "--steps", "2"], "at least 3 steps"),
+        ([str(run), "--optim.lr", "2"], "no option of ddim search"),
+    ):
+        assert main(["search", *words]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_file_of_grids_that_is_something_else_is_named(tmp_path):
+    (tmp_path / "grids.json").write_text('{"a": 3}')
+    with pytest.raises(UserError, match=r"grids\.json is not what"):
+        grid_search.saved(tmp_path, DDIM(), 4, "ema")
+    assert grid_search.saved(tmp_path / "none", DDIM(), 4, "ema") is None
