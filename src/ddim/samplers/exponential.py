@@ -44,6 +44,9 @@ class DPMSolver:
     "ramp" with orders 1 and 2, as published, whose first step holds the flow to order 2; "exact" with one
     single step of order 2 (2S), which costs one further evaluation and keeps order 3. N levels are N - 1
     evaluations; the picture is one more.
+
+    The 3M of diffusers and k-diffusion takes half of the second difference (phi_3 weighs the whole second
+    derivative), and is of order 2 whatever its start.
     """
 
     order: int = 2
