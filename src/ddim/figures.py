@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+    from ddim.comparison import Cell
     from ddim.generate import Trained
 
 _UNION = Cosine | Linear | LinearBeta
@@ -294,6 +295,28 @@ def reverse(trained: Trained, steps: int = 20, seed: int = 0, columns: int = 10)
     heads = [f"t = {t:.2g}" for t in times.tolist()]
     title = f"Reverse diffusion: seed {seed} in {steps} steps"
     return plots.strip(pictures, heads, title=title)
+
+
+# --- samplers -----------------------------------------------------------------------------------------------
+
+
+def samplers(cells: Sequence[Cell], title: str) -> Figure:
+    """Error of pictures against evaluations: a panel a grid, a line a sampler, both axes logarithmic."""
+    grids = list(dict.fromkeys(cell.grid for cell in cells))
+    figure = plots.blank_figure(0.8 + 4.6 * len(grids), 4.6)
+    spots = figure.subplots(1, len(grids), squeeze=False, sharey=True)[0]
+    for axes, grid in zip(spots, grids, strict=True):
+        series = {
+            name: (
+                [c.nfe for c in cells if (c.sampler, c.grid) == (name, grid)],
+                [c.error for c in cells if (c.sampler, c.grid) == (name, grid)],
+            )
+            for name in dict.fromkeys(cell.sampler for cell in cells)
+        }
+        axes.set_yscale("log")
+        plots.curve_panel(axes, series, "evaluations", "", log_x=True, title=f"{grid} grid")
+    spots[0].set_ylabel(f"mean squared error of the picture, {title}", color=plots.INK, fontsize=10)
+    return figure
 
 
 # --- losses -------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ _EPILOG = """examples:
   ddim plot schedule linear --schedule.clip powers   the seed repository's table, and its plateau
   ddim plot forward photo.jpg --size 128             an image that becomes noise
   ddim plot reverse runs/blossoms-fast-1 --seed 7    noise that becomes a picture
+  ddim plot samplers runs/blossoms-fast-1            which sampler is worth its evaluations
   ddim plot losses runs/*                            the losses of several runs
 
 `ddim plot KIND --help` lists the options of a kind.
@@ -86,6 +87,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     reverse.add_argument("run", metavar="RUN", help="a run folder or a checkpoint")
     reverse.add_argument("--steps", type=int, default=20, help="levels of the grid (default 20)")
     reverse.add_argument("--seed", type=int, default=0, help="of the picture (default 0)")
+    samplers = kind("samplers", "error against evaluations, for every sampler and grid")
+    samplers.add_argument("run", nargs="?", metavar="RUN", help="a run; without one, an oracle's exact model")
+    samplers.add_argument("--seeds", type=int, default=16, help="pictures that are compared (default 16)")
     losses = kind("losses", "losses of runs against the images they have seen")
     losses.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
 
@@ -135,6 +139,30 @@ def _reverse(args: argparse.Namespace) -> Figure:
     return figures.reverse(load(args.run), args.steps, args.seed)
 
 
+def _samplers(args: argparse.Namespace) -> Figure:
+    import torch
+
+    from ddim import comparison, figures
+    from ddim.generate import load
+    from ddim.oracles import Mixture
+    from ddim.schedules import Cosine
+
+    if args.seeds < 1:
+        raise UserError(f"--seeds must be at least 1, got {args.seeds}")
+    budgets = (5, 10, 20, 40)
+    if args.run is not None:
+        trained = load(args.run)
+        schedule = trained.recipe.schedule
+        end = trained.recipe.grid(20, schedule)[-1].item()
+        error = comparison.of_run(trained, end, range(args.seeds))
+        return figures.samplers(comparison.compared(error, schedule, end, budgets), Path(args.run).name)
+    draw = torch.Generator().manual_seed(0)
+    centres, x = torch.randn(2, max(3, args.seeds), 1, 4, 4, generator=draw, dtype=torch.float64)
+    law = Mixture(Cosine(0.014, 0.99995), centres[:3], 0.5)
+    error = comparison.of_oracle(law, x[: args.seeds], 0.1)
+    return figures.samplers(comparison.compared(error, law.schedule, 0.1, budgets), "mixture of Gaussians")
+
+
 def _losses(args: argparse.Namespace) -> Figure:
     from ddim import figures
     from ddim.tracking import read_metrics
@@ -160,5 +188,6 @@ _DRAW = {
     "distance": _distance,
     "forward": _forward,
     "reverse": _reverse,
+    "samplers": _samplers,
     "losses": _losses,
 }
