@@ -302,20 +302,28 @@ def reverse(trained: Trained, steps: int = 20, seed: int = 0, columns: int = 10)
 
 def samplers(cells: Sequence[Cell], title: str) -> Figure:
     """Error of pictures against evaluations: a panel a grid, a line a sampler, both axes logarithmic."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
     grids = list(dict.fromkeys(cell.grid for cell in cells))
-    figure = plots.blank_figure(0.8 + 4.6 * len(grids), 4.6)
-    spots = figure.subplots(1, len(grids), squeeze=False, sharey=True)[0]
-    for axes, grid in zip(spots, grids, strict=True):
-        series = {
-            name: (
-                [c.nfe for c in cells if (c.sampler, c.grid) == (name, grid)],
-                [c.error for c in cells if (c.sampler, c.grid) == (name, grid)],
+    figure = plots.blank_figure(11.5, 4 * math.ceil(len(grids) / 2))
+    spots = figure.subplots(math.ceil(len(grids) / 2), 2, squeeze=False, sharey=True).flat
+    for axes, grid in zip(spots, grids, strict=False):
+        axes.loglog()
+        for k, name in enumerate(dict.fromkeys(cell.sampler for cell in cells)):
+            line = [(c.nfe, c.error) for c in cells if (c.sampler, c.grid) == (name, grid)]
+            colour = plots.COLOURS[k % len(plots.COLOURS)]
+            axes.plot(
+                *zip(*line, strict=True), color=colour, linewidth=1.8, marker="o", markersize=3, label=name
             )
-            for name in dict.fromkeys(cell.sampler for cell in cells)
-        }
-        axes.set_yscale("log")
-        plots.curve_panel(axes, series, "evaluations", "", log_x=True, title=f"{grid} grid")
-    spots[0].set_ylabel(f"mean squared error of the picture, {title}", color=plots.INK, fontsize=10)
+        plots.dress(axes, "evaluations", "", f"{grid} grid")
+        axes.grid(color="#e6e6e6", linewidth=0.7)
+        ticks = sorted({cell.nfe for cell in cells if cell.sampler == cells[0].sampler})
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+    figure.supylabel(f"mean squared error of the picture, {title}", color=plots.INK, fontsize=10)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=9)
     return figure
 
 
