@@ -27,8 +27,9 @@ from pathlib import Path
 
 import torch
 
-from ddim.config import build
+from ddim.config import Recipe, build
 from ddim.data import Images, split
+from ddim.denoiser import Model
 from ddim.generate import Trained, generate
 from ddim.pixels import Pixels
 from ddim.recipes import find
@@ -172,12 +173,41 @@ def measure_sampling(args: argparse.Namespace, quick: Runtime) -> None:
         candidates[label] = measure
     show(
         "sampling, the seed's network, 64 images, 20 steps, warm",
-        in_turn(candidates, max(1, args.rounds - 1)),
+        in_turn(candidates, args.rounds),
     )
+    overhead(recipe, runtimes["as ddim sample runs it (nothing compiled)"], args.rounds)
     *ours, reference = pictures
     for label in ours:
         print(
             f"  largest pixel difference, {label}: {(pictures[label] - pictures[reference]).abs().max():.2e}"
+        )
+
+
+def overhead(recipe: Recipe, runtime: Runtime, rounds: int) -> None:
+    """What a run of 20 steps takes beyond 20 calls of the network, at the run's micro-batch and at 64."""
+    for size in (runtime.micro_batch, 64):
+        sized = replace(runtime, micro_batch=size)
+        model = sized.place(build(recipe, 3).eval().requires_grad_(False))
+        trained = Trained(model, Pixels.fixed(0.5, 0.5), recipe, sized, {}, Path(), "raw")
+        x = sized.images(model.blank(size))
+        told = torch.full((size,), 0.5)
+
+        def bare(x: torch.Tensor = x, told: torch.Tensor = told, model: Model = model) -> float:
+            begin = time.perf_counter()
+            with torch.no_grad():
+                for _ in range(20):
+                    model.net(x, told)
+            return len(x) / (time.perf_counter() - begin)
+
+        def whole(trained: Trained = trained, size: int = size) -> float:
+            begin = time.perf_counter()
+            generate(trained, range(size), 20)
+            return size / (time.perf_counter() - begin)
+
+        bare(), whole()
+        show(
+            f"overhead of sampling, {size} at a time",
+            in_turn({"20 bare calls": bare, "20 steps": whole}, rounds),
         )
 
 
