@@ -423,6 +423,49 @@ MUTANTS = [
         "* (self.entries // steps)",
         "test_grids.py::test_spaced_levels_are_entries_of_the_table",
     ),
+    # Updates and pictures
+    _(
+        "gradients are not clipped",
+        "training/loop.py",
+        "o.clip or math.inf",
+        "math.inf",
+        "training/test_loop.py::test_gradients_are_clipped_to_the_norm_asked_for",
+    ),
+    _(
+        "times not stratified",
+        "training/loop.py",
+        "(torch.arange(o.batch) + uniform.double()) / o.batch",
+        "uniform.double()",
+        "training/test_loop.py::test_an_update_draws_one_time_in_each_equal_slice",
+    ),
+    _(
+        "every update has the noise of the first",
+        "training/loop.py",
+        "NOISE, self.step)",
+        "NOISE, 0)",
+        "training/test_loop.py::test_each_update_draws_its_own_noise_and_times",
+    ),
+    _(
+        "a validation of the raw weights",
+        "training/loop.py",
+        "                for name, value in self.average.items():\n                    state[name].copy_(value)",
+        "                pass",
+        "training/test_loop.py::test_a_validation_is_of_the_averaged_weights_and_always_the_same",
+    ),
+    _(
+        "the caller's grid is not walked",
+        "generate.py",
+        "times = (grid or trained.recipe.grid)(",
+        "times = (trained.recipe.grid)(",
+        "test_generate.py::test_the_callers_grid_is_walked",
+    ),
+    _(
+        "seeds always from 0",
+        "generate.py",
+        "range(seed, seed + n)",
+        "range(n)",
+        "test_generate.py::test_seeds_count_upwards_from_the_one_given",
+    ),
     # Guidance and editing
     _(
         "guidance from the strong towards the weak",

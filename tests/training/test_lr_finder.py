@@ -64,3 +64,10 @@ def test_a_run_that_finds_its_rate_first_starts_from_untouched_weights_and_keeps
     with Image.open(drawn / "lr-finder.png") as image:
         assert min(image.size) > 200
         assert len(image.convert("RGB").getcolors(1 << 20)) > 2
+
+
+def test_a_run_that_starts_from_anothers_weights_is_tested_on_those(tmp_path):
+    parent = train(None, tiny.recipe(optim__lr=0.01), out=tmp_path / "parent", machine=tiny.MACHINE)
+    fresh, begun = (find_rate(tiny.recipe(), tiny.MACHINE, source) for source in (None, parent))
+    # A network that has learnt errs less at rates too small to teach it anything.
+    assert begun.losses[0] < fresh.losses[0]

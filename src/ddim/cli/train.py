@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     machine = Machine(args.device, args.precision, args.compiling, args.threads)
     drawings: list[Callback] = []
     if args.find_lr:
-        recipe, drawing = _with_found_rate(recipe, machine)
+        recipe, drawing = _with_found_rate(recipe, machine, args.source)
         drawings.append(drawing)
     with Console() as console:
         folder = train(
@@ -190,13 +190,13 @@ def _check(folder: Path, args: argparse.Namespace) -> None:
             )
 
 
-def _with_found_rate(recipe: Recipe, machine: Machine) -> tuple[Recipe, Callback]:
+def _with_found_rate(recipe: Recipe, machine: Machine, source: Path | None) -> tuple[Recipe, Callback]:
     """The recipe with a learning rate from a range test, and what draws that."""
     from ddim.cli.console import say
     from ddim.config import override
     from ddim.training.lr_finder import Drawing, find_rate
 
-    curve = find_rate(recipe, machine)
+    curve = find_rate(recipe, machine, source)
     say(f"learning rate {curve.suggested:.2g}: lr-finder.png in the run folder shows why")
     return override(recipe, {"optim.lr": curve.suggested}), Drawing(curve, recipe)
 

@@ -11,9 +11,8 @@ from ddim.errors import UserError
 from ddim.plots import curves, save_figure
 from ddim.runtime import choose
 from ddim.training.callbacks import Callback
-from ddim.training.engine import LocalEngine
-from ddim.training.loop import NotFinite, Plan, Training
-from ddim.training.run import Machine, opened, pixels_of
+from ddim.training.loop import NotFinite, Training
+from ddim.training.run import Machine, begun, opened
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,8 @@ class Drawing(Callback):
         save_figure(folder / "lr-finder.png", self.figure)
 
 
-def find_rate(recipe: Recipe, machine: Machine) -> Curve:
-    """The range test of a recipe on its images, with a network of its own."""
+def find_rate(recipe: Recipe, machine: Machine, source: Path | None = None) -> Curve:
+    """The range test of a recipe on its images, with a network of its own, begun as the run will begin."""
     parts = opened(recipe, None)
     runtime = choose(machine.device, machine.precision, machine.compiling, machine.threads)
-    training = Training(recipe, parts, pixels_of(recipe, parts), LocalEngine(runtime), Plan(None))
-    return range_test(training)
+    return range_test(begun(recipe, parts, runtime, source))

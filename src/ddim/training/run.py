@@ -80,7 +80,7 @@ def train(
     parts = opened(chosen, progress)
     m = machine
     runtime = choose(m.device, m.precision, m.compiling, m.threads, _seconds(chosen, parts))
-    training = _begun(chosen, parts, runtime, source)
+    training = begun(chosen, parts, runtime, source)
     short = _short(chosen.data.source)
     folder = out if out is not None and _unborn(out) else tracking.new_run_folder(out, short, chosen.name)
     with checkpoint.lock(folder):
@@ -129,13 +129,13 @@ def _afresh(
     began = time.monotonic()
     recipe = load_recipe(facts["recipe"])
     source = Path(facts["source"]) if facts["source"] else None
-    training = _begun(recipe, opened(recipe, progress), Runtime(**facts["runtime"]), source)
+    training = begun(recipe, opened(recipe, progress), Runtime(**facts["runtime"]), source)
     _fit(training, folder, callbacks, None, began)
     return folder
 
 
-def _begun(recipe: Recipe, parts: Split, runtime: Runtime, source: Path | None) -> Training:
-    """A training at step 0, from random weights or from the averaged ones of another run."""
+def begun(recipe: Recipe, parts: Split, runtime: Runtime, source: Path | None) -> Training:
+    """A training at step 0, from random weights or from the averaged ones of another run, `source`."""
     parent = load(source, device="cpu") if source is not None else None
     # Loading takes the threads of that run.
     runtime.start()

@@ -1,0 +1,8 @@
+"""`python -m ddim`, where the script `ddim` is not on the path."""
+
+import sys
+
+from ddim.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
