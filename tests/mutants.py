@@ -448,7 +448,8 @@ MUTANTS = [
     _(
         "a validation of the raw weights",
         "training/loop.py",
-        "                for name, value in self.average.items():\n                    state[name].copy_(value)",
+        "                for name, value in self.average.items():\n"
+        "                    state[name].copy_(value)",
         "                pass",
         "training/test_loop.py::test_a_validation_is_of_the_averaged_weights_and_always_the_same",
     ),
