@@ -67,6 +67,8 @@ class Mixture:
 def exact(denoise: Gaussian | Mixture, x: Tensor, t: float, s: float, steps: int = 256) -> Tensor:
     """Where the probability flow carries x (B, C, H, W) float64 from time t to time s, for any oracle.
 
+    Neither time may be free of noise, and the schedule must be continuous.
+
     Dormand & Prince's rule of order 5 in `steps` equal steps of asinh(sigma / alpha), a clock that neither
     end of a schedule can stretch; 256 steps of a smooth law are exact to about 1e-11.
     """

@@ -193,6 +193,50 @@ def test_the_states_are_at_the_levels_of_the_grid_and_the_start_is_the_first(sam
 
 
 @pytest.mark.parametrize(
+    "sampler",
+    [
+        DDPM(),
+        DDPM("large"),
+        EDM(),
+        EDM(alpha=0.5),
+        AdamsBashforth(3),
+        AdamsBashforth(4, start="exact"),
+        DPMSolver(3),
+        DPMSolver(3, start="exact"),
+        DPMSolver(2, eta=1.0),
+        UniPC(3),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("table", [Linear(), Linear(clip="powers")], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_times_that_share_a_level_of_a_table_count_once(sampler, table, dtype):
+    """The tables are flat at one end or at both: some of the first and last of twenty times are one level."""
+    law, times = Mixture(table, normal(4, 1, 3, 3, seed=1), 0.4), Uniform()(20, table)
+    levels = table(times).log_snr
+    once = times[torch.cat([torch.ones(1, dtype=torch.bool), levels.diff() != 0])]
+    assert len(once) < len(times)
+    x = normal(3, 1, 3, 3, seed=2).to(dtype)
+
+    class Still:
+        """Stands for Noise, because a level visited twice draws twice."""
+
+        def like(self, x):
+            return torch.zeros_like(x)
+
+    twice, single = (last(sampler(law, x, grid, Still())).x for grid in (times, once))
+    assert torch.isfinite(twice).all()
+    assert torch.allclose(twice, single, atol=1e-9 if dtype == torch.float64 else 1e-4)
+
+
+def test_a_learned_variance_on_one_level_of_a_table_is_none():
+    table = Linear(clip="powers")
+    law, times = Mixing(Gaussian(table), 0.5), torch.tensor([1.0, 0.9], dtype=torch.float64)
+    x = normal(3, 1, 3, 3)
+    assert torch.allclose(states(DDPM("learned"), law, times, x)[-1], x, atol=1e-12)
+
+
+@pytest.mark.parametrize(
     "make",
     [
         lambda: EDM(order=3),

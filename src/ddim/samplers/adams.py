@@ -39,7 +39,8 @@ class AdamsBashforth:
     `start` says how a run begins, when there are no earlier slopes. "ramp" takes orders 1, 2, 3, ..., whose
     first step holds every run to order 2. "exact" takes order - 2 steps of a Runge-Kutta rule of order - 1
     first, which costs order - 2 further evaluations each, and keeps the order. N levels are N - 1 evaluations
-    and those of the start; the picture is one more.
+    and those of the start; the picture is one more. Between the entries of a table that is read by floor
+    there is no level, and a start is of order 1.
     """
 
     order: int = 2
@@ -58,11 +59,14 @@ class AdamsBashforth:
         yield State(x, times[0].item(), torch.zeros_like(x))
         past: deque[tuple[Tensor, Tensor]] = deque(maxlen=self.order)  # (sigma / alpha, slope), newest last
         singles = self.order - 2 if self.start == "exact" else 0
-        for n, (t, s) in enumerate(pairwise(times)):
+        for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
             p = denoise(x, t)
+            if bar(now) == bar(then):  # two times of one level of a table
+                yield State(x, s.item(), p.x0)
+                continue
             past.append((bar(now), p.eps))
-            if n < singles:
+            if len(past) <= singles:
                 slope = _runge_kutta(denoise, x, t, s, p.eps, self.order - 1)
             else:
                 slope = self._slope(past, bar(then))

@@ -41,9 +41,9 @@ class DDPM:
             p = denoise(x, t)
             mean = (ratio * then.sigma**2 / now.sigma**2).to(x) * x
             mean = mean + (then.alpha * beta / now.sigma**2).to(x) * p.x0
-            if self.variance == "learned":
-                if p.mix is None:
-                    raise UserError("sampler.variance is learned, but this network predicts no variance")
+            if self.variance == "learned" and p.mix is None:
+                raise UserError("sampler.variance is learned, but this network predicts no variance")
+            if p.mix is not None and self.variance == "learned" and beta > 0:
                 spread = (torch.lerp(small.log().to(x), beta.log().to(x), p.mix) / 2).exp()
             else:
                 spread = (small if self.variance == "small" else beta).sqrt().to(x)

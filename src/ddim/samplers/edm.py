@@ -24,7 +24,7 @@ class EDM:
     Of order 2 a step asks twice: at its start and at the fraction `alpha` of it (1 Heun, 1/2 midpoint, 2/3
     Ralston); of order 1 it is Euler's. `s_churn`, `s_min`, `s_max` and `s_noise` are the paper's: how much
     noise is renewed in a run, at which sigma / alpha (`s_max` None: at all above `s_min`), and how it is
-    inflated. No churn leads past t = 1.
+    inflated. No churn leads past t = 1; on a table that is read by floor it is rounded up to an entry.
     N levels are 2 (N - 1) evaluations, N - 1 of order 1; the picture is one more.
     """
 
@@ -66,8 +66,12 @@ class EDM:
                 where = (
                     s if self.alpha == 1 else time_of(schedule, torch.lerp(bar(now), bar(then), self.alpha))
                 )
-                q = denoise(moved(x, p.eps, now, schedule(where)), where)
-                slope = p.eps + (q.eps - p.eps) / (2 * self.alpha)
+                at = schedule(where)
+                q = denoise(moved(x, p.eps, now, at), where)
+                # The fraction that it is, not the one asked for: a table has no level between its entries.
+                part = (bar(at) - bar(now)) / (bar(then) - bar(now))
+                if part > 0:
+                    slope = p.eps + (q.eps - p.eps) / (2 * part).to(x)
             x = moved(x, slope, now, then)
             yield State(x, s.item(), p.x0)
 

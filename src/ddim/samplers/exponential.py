@@ -1,7 +1,7 @@
 """Exponential multistep methods: DPM-Solver++ and UniPC, which are one method with two ends.
 
-In the clock lambda = log(alpha / sigma) the flow has the exact solution (Lu et al. 2022b, eq. 9; stochastic:
-eq. 10 and appendix A), from t to s over h = lambda_s - lambda_t,
+In the clock lambda = log(alpha / sigma) the flow has the exact solution (Lu et al. 2022b, proposition 4.1;
+its SDE for eta = 1, and k-diffusion's for any eta), from t to s over h = lambda_s - lambda_t,
 
     x_s = (sigma_s / sigma_t) e^(-eta h) x_t + alpha_s (1 + eta) int_0^h e^(-(1 + eta)(h - tau)) x0 dtau
           + sigma_s sqrt(1 - e^(-2 eta h)) z.
@@ -40,7 +40,8 @@ _MOST = 3
 class DPMSolver:
     """DPM-Solver++ as a multistep method, 2M and 3M, and its stochastic variants (Lu et al. 2022b).
 
-    `eta` renews noise: 0 the flow, 1 the paper's SDE variants. `start` says how a run of order 3 begins:
+    `eta` renews noise: 0 the flow, 1 the paper's SDE variants, between them and for order 3 k-diffusion's.
+    `start` says how a run of order 3 begins:
     "ramp" with orders 1 and 2, as published, whose first step holds the flow to order 2; "exact" with one
     single step of order 2 (2S), which costs one further evaluation and keeps order 3. N levels are N - 1
     evaluations; the picture is one more.
@@ -55,8 +56,8 @@ class DPMSolver:
 
     def __post_init__(self) -> None:
         _check_order(self.order)
-        if not self.eta >= 0:
-            raise UserError(f"sampler.eta must be at least 0, got {self.eta}")
+        if not 0 <= self.eta <= 2:
+            raise UserError(f"sampler.eta must lie in [0, 2], got {self.eta}")
 
     @torch.no_grad()
     def __call__(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
@@ -65,16 +66,20 @@ class DPMSolver:
             return
         yield State(x, times[0].item(), torch.zeros_like(x))
         past: deque[Known] = deque(maxlen=self.order)
-        for n, (t, s) in enumerate(pairwise(times)):
+        for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
             p = denoise(x, t)
+            if clock(now) == clock(then):  # two times of one level of a table
+                yield State(x, s.item(), p.x0)
+                continue
             past.append((clock(now), p.x0))
             used = [*past]
-            if n == 0 and self.order == _MOST and self.start == "exact":
+            if len(past) == 1 and self.order == _MOST and self.start == "exact":
                 # In the middle of the step, by order 1.
                 middle = denoise.schedule.inverse(clock(now) + clock(then))
                 at = denoise.schedule(middle)
-                used.append((clock(at), denoise(step(x, past, now, at), middle).x0))
+                if clock(at) != clock(now):
+                    used.append((clock(at), denoise(step(x, past, now, at), middle).x0))
             x = step(x, used, now, then, self.eta)
             if self.eta > 0:
                 h = clock(then) - clock(now)
@@ -84,7 +89,7 @@ class DPMSolver:
 
 @dataclass(frozen=True)
 class UniPC:
-    """The unified predictor-corrector, B(h) = e^h - 1, on clean images (Zhao et al. 2023, algorithm 1).
+    """The unified predictor-corrector, B(h) = e^h - 1, on clean images (Zhao et al. 2023).
 
     Each step predicts with the last `order` predictions and, once the network has been asked at its end, is
     done again with that one too, at no further evaluation: of order `order` + 1, but for the first step,
@@ -109,6 +114,9 @@ class UniPC:
             if before is not None:
                 x = step(before[1], [*past, (clock(now), p.x0)], before[0], now)
             yield State(x, t.item(), past[-1][1] if past else torch.zeros_like(x))
+            if clock(now) == clock(then):  # two times of one level of a table
+                before = None
+                continue
             past.append((clock(now), p.x0))
             before = (now, x)
             x = step(x, past, now, then)
