@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +40,22 @@ class Work:
     out: Path
 
     def enter(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] -> model units, on the model's device."""
-        return self.trained.runtime.images(self.trained.pixels.enter(images))
+        """(B, C, H, W) in [0, 1] -> model units."""
+        return self.trained.pixels.enter(images)
 
     def leave(self, x0: Tensor) -> Tensor:
         """(B, C, H, W) in model units -> [0, 1] on the CPU."""
         return self.trained.pixels.leave(x0.float()).cpu()
+
+    def in_batches(self, act: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """act(x) for x (B, C, H, W), so many at a time as the run samples, always that many."""
+        import torch
+
+        size, made = self.trained.runtime.micro_batch, []
+        for part in x.split(size):
+            filled = torch.cat([part, part[-1:].expand(size - len(part), -1, -1, -1)])
+            made.append(act(self.trained.runtime.images(filled))[: len(part)].cpu())
+        return torch.cat(made)
 
     def precise(self, exact: bool = False) -> AbstractContextManager[Any]:
         """The precision of the run; float32 where an edit must be exact."""
@@ -57,7 +67,6 @@ class Work:
         from ddim.records import sampling_record
         from ddim.tracking import write_json_atomic
 
-        self.out.mkdir(parents=True, exist_ok=True)
         pictures = {name: list(to_uint8(images)) for name, images in rows.items()}
         for name, row in pictures.items():
             for k, pixels in enumerate(row):
@@ -65,7 +74,9 @@ class Work:
         heads = [str(k) for k in range(max(map(len, pictures.values())))]
         save_figure(self.out / "strip.png", strip(pictures, heads))
         record = sampling_record(self.trained, self.recipe, [], len(self.times), 0, None)
-        del record["nfe"], record["seeds"], record["label"]
+        # What an edit does is said by its command and notes, not by the recipe's sampler.
+        for name in ("nfe", "seeds", "label", "sampler"):
+            del record[name]
         write_json_atomic(self.out / "record.json", {"command": self.command, **record, **notes})
 
 
@@ -83,17 +94,20 @@ def opened(args: argparse.Namespace, command: str) -> Work:
     trained = load(args.run, args.weights, device=args.device)
     # The grid of a recipe may end where pictures are best, far from the clean image that an edit begins with.
     recipe = override(trained.recipe, {"grid": "uniform", **args.fields})
-    return Work(command, trained, recipe, recipe.grid(args.steps, recipe.schedule), folder(args.out, command))
+    times = recipe.grid(args.steps, recipe.schedule)
+    return Work(command, trained, recipe, times, folder(args.out, command))
 
 
 def folder(out: Path | None, command: str) -> Path:
-    """The folder to write to: a new or empty one, or one that holds a record of ours."""
+    """Make the folder to write to, a new or an empty one."""
     if out is None:
-        return next(p for k in range(1, 10**6) if not (p := Path("edits") / f"{command}-{k}").exists())
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out must be a folder, got the file {out}")
-    if out.is_dir() and any(out.iterdir()) and not (out / "record.json").is_file():
-        raise UserError(f"--out {out} holds files that are not results of this program; name a new folder")
+        out = next(p for k in range(1, 10**6) if not (p := Path("edits") / f"{command}-{k}").exists())
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"--out {out} holds files already; name a new folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be made a folder: {error.strerror}") from None
     return out
 
 

@@ -37,23 +37,30 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Paint and write."""
-    from ddim.editing import Inpaint
-    from ddim.noise import Noise
-    from ddim.samplers import last, start
+    import torch
 
-    if args.n < 1:
-        raise UserError(f"-n must be at least 1, got {args.n}")
-    noise = Noise(range(args.seed, args.seed + args.n))
+    from ddim.editing import Inpaint
+    from ddim.generate import batches
+    from ddim.noise import Noise, check_seeds
+    from ddim.samplers import last, picture, start
+
+    if args.n < 1 or args.resample < 1:
+        raise UserError(f"-n and --resample must be at least 1, got {args.n} and {args.resample}")
+    seeds = range(args.seed, args.seed + args.n)
+    check_seeds((seeds[0], seeds[-1]))
     work = editing.opened(args, "inpaint")
     image = editing.read(work, [args.image])
     hole = (editing.read(work, [args.mask], 1) > 0.5).float()
     if not 0 < hole.mean() < 1:
         raise UserError(f"--mask {str(args.mask)!r} must have white to paint, and black to keep")
-    model = work.trained.model
-    with work.precise():
-        painter = Inpaint(work.enter(image), work.trained.runtime.images(hole), args.resample)
-        x = start(model.schedule, noise, work.trained.runtime.images(model.blank(args.n)), work.times[0])
-        painted = work.leave(last(painter(model, x, work.times, noise)).x0)
+    model, made = work.trained.model, []
+    painter = Inpaint(work.enter(image), hole, args.resample)
+    for mine, filled, blank in batches(work.trained, seeds):
+        noise = Noise(filled)
+        with work.precise():
+            x = start(model.schedule, noise, blank, work.times[0])
+            made.append(work.leave(picture(model, last(painter(model, x, work.times, noise))))[: len(mine)])
+    painted = torch.cat(made)
     # The bytes of the image itself, not what is left of them after two changes of unit.
     painted = painted * hole + image * (1 - hole)
     work.save(

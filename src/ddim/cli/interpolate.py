@@ -41,21 +41,25 @@ def run(args: argparse.Namespace) -> int:
 
     if (len(args.images) == 2) == (args.seeds is not None) or len(args.images) not in (0, 2):
         raise UserError("give two images, or --seeds with two seeds, such as --seeds 3,8")
+    if args.frames < 2:
+        raise UserError(f"--frames must be at least 2, got {args.frames}")
     seeds = _seeds(args.seeds) if args.seeds is not None else []
     check_seeds(seeds)
     work = editing.opened(args, "interpolate")
     model, times = work.trained.model, work.times
     with work.precise():
         if seeds:
-            blank = work.trained.runtime.images(model.blank(2))
-            a, b = start(model.schedule, Noise(seeds), blank, times[0])
+            a, b = start(model.schedule, Noise(seeds), model.blank(2).cpu(), times[0])
         else:
-            a, b = invert(model, work.enter(editing.read(work, args.images)), times).latent
+            images = work.enter(editing.read(work, args.images))
+            a, b = work.in_batches(lambda x0: invert(model, x0, times).latent, images)
         frames = between(a, b, args.frames)
-        if seeds:
-            images = picture(model, last(DDIM()(model, frames, times, Noise(range(len(frames))))))
-        else:
-            images = restore(model, frames, times)
+        end = (
+            (lambda z: picture(model, last(DDIM()(model, z, times, Noise(range(len(z)))))))
+            if seeds
+            else (lambda z: restore(model, z, times))
+        )
+        images = work.in_batches(end, frames)
     images = work.leave(images)
     work.save({"frame": images}, {"images": list(map(str, args.images)), "between_seeds": seeds})
     save_film(work.out / "film.webp", list(to_uint8(images)))

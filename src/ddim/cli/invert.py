@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ddim.cli import editing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TAKES_FIELDS = True
 _NOISY = 0.05
@@ -52,21 +56,32 @@ def run(args: argparse.Namespace) -> int:
             f"note: at t = 0 this run's schedule still holds noise, sigma = {clean.sigma:.2f}: an image "
             "without noise is no state of it, and its latent is that of a slightly different, grainy image\n"
         )
+    residuals = [0.0]
+
+    def latents(x0: Tensor) -> Tensor:
+        found = invert(model, x0, times, exact=args.exact)
+        residuals.append(0.0 if found.converged else found.residual)
+        return found.latent
+
     with work.precise(args.exact):
-        found = invert(model, work.enter(images), times, exact=args.exact)
-        back = work.leave(restore(model, found.latent, times))
-    if not found.converged:
+        latent = work.in_batches(latents, work.enter(images)).float()
+        back = work.leave(work.in_batches(lambda z: restore(model, z, times), latent))
+    if max(residuals) > 0:
         sys.stdout.write(
-            f"note: some steps did not converge and change by {found.residual:.2g} a round: take more steps\n"
+            f"note: some steps did not converge and change by {max(residuals):.2g} a round: take more steps\n"
         )
     errors = (back - images).square().mean((1, 2, 3)).tolist()
     for path, error in zip(args.images, errors, strict=True):
         sys.stdout.write(f"{path}: mean squared error of the round trip {error:.3g}\n")
-    latent = found.latent.float().cpu()
     seen = (latent / latent.std() / 6 + 0.5).clamp(0, 1)
     work.save(
         {"image": images, "latent": seen, "back": back},
-        {"images": list(map(str, args.images)), "exact": args.exact, "squared_errors": errors},
+        {
+            "images": list(map(str, args.images)),
+            "exact": args.exact,
+            "converged": max(residuals) == 0,
+            "squared_errors": errors,
+        },
     )
     write_atomic(work.out / "latents.safetensors", save({"latent": latent.contiguous()}))
     return editing.said(work, f"{len(images)} images, {len(times)} levels there and back")

@@ -33,20 +33,28 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Vary and write."""
+    import torch
+
     from ddim.editing import vary
-    from ddim.noise import Noise
+    from ddim.generate import batches
+    from ddim.noise import Noise, check_seeds
     from ddim.samplers import DDIM, last, picture
 
     if args.n < 1:
         raise UserError(f"-n must be at least 1, got {args.n}")
-    noise = Noise(range(args.seed, args.seed + args.n))
+    if not 0 < args.strength <= 1:
+        raise UserError(f"--strength must lie in (0, 1], got {args.strength}")
+    seeds = range(args.seed, args.seed + args.n)
+    check_seeds((seeds[0], seeds[-1]))
     work = editing.opened(args, "vary")
     image = editing.read(work, [args.image])
-    model = work.trained.model
-    with work.precise():
-        x0 = work.enter(image.expand(args.n, -1, -1, -1))
-        states = vary(model, x0, args.strength, work.times, DDIM(), noise)
-        pictures = work.leave(picture(model, last(states)))
+    model, made = work.trained.model, []
+    for mine, filled, blank in batches(work.trained, seeds):
+        x0 = blank + work.enter(image).to(blank)
+        with work.precise():
+            states = vary(model, x0, args.strength, work.times, DDIM(), Noise(filled))
+            made.append(work.leave(picture(model, last(states)))[: len(mine)])
+    pictures = torch.cat(made)
     work.save(
         {"image": image, "varied": pictures},
         {"image": str(args.image), "strength": args.strength, "seed": args.seed},

@@ -22,8 +22,8 @@ class Inpaint:
 
     `known` (B or 1, C, H, W) in model units, `mask` (B or 1, 1, H, W). Algorithm 1 of the paper: each step is
     ancestral in the painted part and draws the known part from q(x_s | x0); done `resample` times, noised
-    back in between, so that the two parts come to agree. N levels are resample (N - 1) evaluations. At the
-    last level x0 of the state is the picture with the known part as it is.
+    back in between, so that the two parts come to agree. N levels are resample (N - 1) evaluations; the
+    picture, `pasted`, is one more.
     """
 
     known: Tensor

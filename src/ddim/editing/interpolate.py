@@ -15,7 +15,8 @@ def slerp(a: Tensor, b: Tensor, u: float) -> Tensor:
     would pass through latents of too small a norm, at the middle by sqrt(1/2), whose pictures are flat
     (Song et al. 2021, appendix D.5). Opposite latents have no circle between them: UserError.
     """
-    flat = [v.double().flatten(1) for v in (a, b)]
+    # On the CPU: not every device has float64.
+    flat = [v.cpu().double().flatten(1) for v in (a, b)]
     norms = [v.norm(dim=1, keepdim=True) for v in flat]
     p, q = (v / n.clamp(min=1e-300) for v, n in zip(flat, norms, strict=True))
     # By half the chord: the arc cosine loses half the digits where the two are close.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -46,8 +47,8 @@ def invert(
     until no pixel changes by more than `tolerance`, or `rounds` times: steps that are too long for their
     network do not converge, which the answer says. UserError for an empty grid.
     """
-    if not len(times):
-        raise UserError("an inversion needs at least one level in its grid, got none")
+    if not len(times) or rounds < 1:
+        raise UserError(f"an inversion needs a level in its grid and a round, got {len(times)} and {rounds}")
     schedule = denoise.schedule
     x = schedule(times[-1]).over(x0).alpha * x0
     residual = 0.0
@@ -60,9 +61,10 @@ def invert(
                 better = moved(begun, denoise(x, t).eps, then, now)
                 change = (better - x).abs().max().item()
                 x = better
-                if change <= tolerance:
+                if not change > tolerance:
                     break
-            residual = max(residual, change)
+            # Of a latent that has overflowed the change is no number.
+            residual = max(residual, change if math.isfinite(change) else math.inf)
     return Inverted(x, residual, residual <= tolerance)
 
 
