@@ -6,6 +6,7 @@ second order between the same ends, from the same noise. Nothing is assumed of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,14 +54,13 @@ def named_grids(steps: int, schedule: Schedule, end: float) -> dict[str, Tensor]
 
 
 def pictures(trained: Trained, sampler: Sampler, times: Tensor, seeds: Sequence[int]) -> Tensor:
-    """(B, C, H, W) in model units on the CPU, one a seed."""
+    """(B, C, H, W) in model units on the CPU, one a seed; in float32: rounding is no error of a grid."""
     made = []
     denoise = trained.model
     for mine, filled, blank in batches(trained, seeds):
         noise = Noise(filled)
-        with trained.runtime.precise():
-            x = start(denoise.schedule, noise, blank, times[0])
-            made.append(picture(denoise, last(sampler(denoise, x, times, noise)))[: len(mine)].float().cpu())
+        x = start(denoise.schedule, noise, blank, times[0])
+        made.append(picture(denoise, last(sampler(denoise, x, times, noise)))[: len(mine)].cpu())
     return torch.cat(made)
 
 
@@ -83,21 +83,26 @@ def search(
     towards a neighbour by a part of the gap between; what lowers `error` (times (steps,) -> a number) is
     kept; moves are halved when none helps. UserError for fewer than 3 steps: there is nothing between.
     """
-    if steps < 3:
-        raise UserError(f"a search needs at least 3 steps, something between the ends, got {steps}")
+    check(steps, schedule, end)
+
+    def judged(times: Tensor) -> float:
+        value = error(times)
+        return value if math.isfinite(value) else math.inf
+
     grids = named_grids(steps, schedule, end)
-    named = {name: error(times) for name, times in grids.items()}
+    named = {name: judged(times) for name, times in grids.items()}
     for name, value in named.items():
         tell(f"{name}: {value:.3g}")
-    times = grids[min(named, key=named.__getitem__)]
-    best, move = min(named.values()), FIRST_MOVE
+    best = min(named.values())
+    if best == math.inf:
+        raise UserError("no named grid gives pictures that are finite: the model cannot be used")
+    times, move = grids[min(named, key=named.__getitem__)], FIRST_MOVE
     first = schedule(times).log_snr
     for other in grids.values():
         for part in (0.25, 0.5, 0.75):
             mixed = schedule.inverse(torch.lerp(first, schedule(other).log_snr, part))
             mixed[0], mixed[-1] = times[0], times[-1]
-            value = error(mixed)
-            if value < best:
+            if _apart(mixed, schedule) and (value := judged(mixed)) < best:
                 times, best = mixed, value
     tell(f"mixtures: {best:.3g}")
     while move >= LAST_MOVE:
@@ -105,20 +110,36 @@ def search(
         for k in range(1, steps - 1):
             for towards in (k - 1, k + 1):
                 clock = schedule(times).log_snr
-                clock[k] = torch.lerp(clock[k], clock[towards], move)
                 tried = times.clone()
-                tried[k] = schedule.inverse(clock[k])
-                gaps = schedule(tried).log_snr.diff()
-                if not gaps.min() > min(LEAST_GAP * gaps.mean(), schedule(times).log_snr.diff().min()):
-                    continue
-                value = error(tried)
-                if value < best:
+                tried[k] = schedule.inverse(torch.lerp(clock[k], clock[towards], move))
+                if _apart(tried, schedule) and (value := judged(tried)) < best:
                     times, best = tried, value
                     break
         tell(f"moves of {move:.2g}: {best:.3g}")
         if best > 0.98 * before:
             move /= 2
     return Found(tuple(times.tolist()), best, named)
+
+
+def check(steps: int, schedule: Schedule, end: float) -> None:
+    """UserError where there is nothing to search: fewer than 3 steps, or no way from t = 1 to `end`."""
+    if steps < 3:
+        raise UserError(f"a search needs at least 3 steps, something between the ends, got {steps}")
+    try:
+        grids = named_grids(steps, schedule, end)
+    except UserError as error:
+        raise UserError(f"--end {end:.4g} cannot be the last of {steps} levels: {error}") from None
+    if not all((schedule(times).log_snr.diff() > 0).all() for times in grids.values()):
+        raise UserError(
+            f"{steps} levels from t = 1 to --end {end:.4g} are not all different: this schedule is a table "
+            "that is flat in places"
+        )
+
+
+def _apart(times: Tensor, schedule: Schedule) -> bool:
+    """Whether levels fall and no two are nearer than `LEAST_GAP` allows."""
+    gaps = schedule(times).log_snr.diff()
+    return bool((times.diff() < 0).all() and gaps.min() >= LEAST_GAP * gaps.mean())
 
 
 # --- with a run ---------------------------------------------------------------------------------------------

@@ -80,7 +80,11 @@ def run(args: argparse.Namespace) -> int:
     recipe = override(trained.recipe, args.fields)
     if not any(name.split(".")[0] == "grid" for name in args.fields):
         searched = saved(args.run, recipe.sampler, args.steps, args.weights)
-        recipe = replace(recipe, grid=searched or recipe.grid)
+        if searched is not None:
+            recipe = replace(recipe, grid=searched)
+            sys.stdout.write(
+                f"levels that ddim search found, in {args.run}/grids.json; --grid takes others\n"
+            )
     label = _label(args.label, trained.state["classes"])
     out = _folder(args)
     began, film = time.monotonic(), Film(trained.pixels)
@@ -124,7 +128,12 @@ def _seeds(args: argparse.Namespace) -> list[int]:
     seeds: list[int] = []
     for part in args.seeds.split(","):
         low, dash, high = part.strip().partition("-")
-        if not low.isdecimal() or (dash and (not high.isdecimal() or int(high) < int(low))):
+        bounds = (low, high) if dash else (low, low)
+        # A seed has 32 bits; a range of more would fill the memory before anyone looked at it.
+        if (
+            not all(b.isdecimal() and len(b) <= 10 for b in bounds)
+            or not 0 <= int(bounds[1]) - int(low) < 10**6
+        ):
             raise UserError(f"--seeds must be a list such as 0-35,70, got {args.seeds!r}")
         seeds += range(int(low), int(high if dash else low) + 1)
     if len(set(seeds)) < len(seeds):

@@ -66,6 +66,9 @@ def run(args: argparse.Namespace) -> int:
     end = recipe.grid(max(args.steps, 2), recipe.schedule)[-1].item() if args.end is None else args.end
     if not 0 < end < 1:
         raise UserError(f"--end must lie between 0 and 1, got {end}")
+    grid_search.check(args.steps, recipe.schedule, end)
+    # A file that is something else is found now, not when there is a grid to add to it.
+    grid_search.saved(args.run, recipe.sampler, args.steps, args.weights)
     seeds = range(FIRST_SEED, FIRST_SEED + args.seeds)
     began = time.monotonic()
     truth = grid_search.reference(trained, end, seeds)
