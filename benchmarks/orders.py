@@ -44,7 +44,7 @@ SAMPLERS: dict[str, tuple[Sampler, str]] = {
 CLOCKS = {"uniform": c.uniform, "quadratic": c.quadratic, "Karras": c.karras} | {
     f"warped {seed}": c.warped(seed) for seed in range(3)
 }
-LEVELS, END = (73, 109, 163, 244), 0.2
+LEVELS, END = (163, 244, 366, 549), 0.2
 
 
 def table() -> str:

@@ -43,5 +43,5 @@ def combined(weights: Iterable[Tensor | float], values: Sequence[Tensor]) -> Ten
     """The sum of values (B, C, H, W), each times its weight ()."""
     total = torch.zeros_like(values[0])
     for weight, value in zip(weights, values, strict=True):
-        total = total + torch.as_tensor(weight).to(value) * value
+        total = total + torch.as_tensor(weight, dtype=torch.float64).to(value) * value
     return total
