@@ -692,15 +692,15 @@ def _caught(copy, mutant):
     begin = time.monotonic()
     if sound.count(mutant.old) == 1:
         path.write_text(sound.replace(mutant.old, mutant.new))
-        # 1: tests ran and failed. An error of import or collection is 2 and catches nothing.
-        code, said = _pytest(copy, mutant.tests)
+        # One by one, each until its first failure. 1: tests ran and failed; an error of import or of
+        # collection is 2 and catches nothing.
+        codes = {test: _pytest(copy, [test], "-x")[0] for test in mutant.tests}
         path.write_text(sound)
-        failed = set(re.findall(r"^FAILED tests/(\S+?::\w+)", said, re.MULTILINE))
-        silent = [test for test in mutant.tests if test not in failed]
-        why = "" if code == 1 else f"pytest ended with {code}"
+        silent = [test for test, code in codes.items() if code != 1]
+        why = f"(pytest ended with {', '.join(str(codes[test]) for test in silent)})"
     else:
         silent, why = mutant.tests, f"{mutant.old!r} stands {sound.count(mutant.old)} times in {mutant.file}"
-    caught = not silent and not why
+    caught = not silent
     print(
         f"{'caught  ' if caught else 'SURVIVED'} {time.monotonic() - begin:5.1f} s  {mutant.name}", flush=True
     )
@@ -709,7 +709,7 @@ def _caught(copy, mutant):
     return caught
 
 
-def _pytest(copy, tests):
+def _pytest(copy, tests, *options):
     """The exit code and the output of some tests of the copy, on the sources of the copy."""
     sources = copy / "src"
     environment = os.environ | {
@@ -719,8 +719,8 @@ def _pytest(copy, tests):
     }
     where = "import ddim, sys; sys.exit(not ddim.__file__.startswith(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", where, str(sources)], env=environment, check=True, cwd=copy)
-    options = ["-q", "--tb=no", "-rf", "-p", "no:randomly", "-p", "no:cacheprovider"]
-    run = [sys.executable, "-m", "pytest", *options, *(f"tests/{test}" for test in tests)]
+    how = ["-q", "--tb=no", "-rf", "-p", "no:randomly", "-p", "no:cacheprovider", *options]
+    run = [sys.executable, "-m", "pytest", *how, *(f"tests/{test}" for test in tests)]
     done = subprocess.run(run, env=environment, check=False, cwd=copy, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 
