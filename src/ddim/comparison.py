@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddim.denoiser import Counted
 from ddim.generate import Trained
-from ddim.grid_search import named_grids, pictures
+from ddim.grid_search import named_grids, pictures, reference
 from ddim.noise import Noise
 from ddim.oracles import Gaussian, Mixture
 from ddim.samplers import DDIM, EDM, AdamsBashforth, DPMSolver, Sampler, UniPC, last, picture
@@ -70,8 +70,7 @@ def compared(
 
 def of_run(trained: Trained, end: float, seeds: Sequence[int]) -> Callable[[Sampler, Tensor], float]:
     """The error of a run's pictures against a fine run between the same ends, in model units."""
-    fine = named_grids(FINE, trained.model.schedule, end)["uniform_log_snr"]
-    truth = pictures(trained, EDM(), fine, seeds)
+    truth = reference(trained, end, seeds, FINE)
     return lambda sampler, times: (pictures(trained, sampler, times, seeds) - truth).square().mean().item()
 
 

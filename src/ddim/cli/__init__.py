@@ -90,6 +90,15 @@ def _fields(words: list[str], parser: argparse.ArgumentParser) -> tuple[list[str
     return rest, fields
 
 
+def only(args: argparse.Namespace, command: str, *fields: str) -> None:
+    """UserError where a field of a recipe is given that this command has no use for."""
+    for name in args.fields:
+        if name.split(".")[0] not in fields:
+            hint = near(f"--{name}", args.options)
+            applies = f"{' and '.join(fields)} {'apply' if len(fields) > 1 else 'applies'}"
+            raise UserError(f"--{name} is no option of ddim {command}; of a recipe, only {applies}{hint}")
+
+
 def _said(error: BaseException) -> int:
     """One sentence for an error, and its exit code."""
     if isinstance(error, BrokenPipeError):

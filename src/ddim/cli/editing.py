@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.errors import UserError, near
+from ddim.cli import only
+from ddim.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,10 +88,7 @@ def opened(args: argparse.Namespace, command: str) -> Work:
 
     if args.steps < 1:
         raise UserError(f"--steps must be at least 1, got {args.steps}")
-    for name in args.fields:
-        if name.split(".")[0] != "grid":
-            hint = near(f"--{name}", args.options)
-            raise UserError(f"--{name} is no option of ddim {command}; of a recipe, only grid applies{hint}")
+    only(args, command, "grid")
     trained = load(args.run, args.weights, device=args.device)
     # The grid of a recipe may end where pictures are best, far from the clean image that an edit begins with.
     recipe = override(trained.recipe, {"grid": "uniform", **args.fields})

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from ddim.cli import only
 from ddim.errors import UserError, near
 
 TAKES_FIELDS = True
@@ -70,12 +71,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.tracking import write_json_atomic
 
     check_seeds(seeds)
-    for name in args.fields:
-        if name.split(".")[0] not in ("sampler", "grid"):
-            hint = near(f"--{name}", args.options)
-            raise UserError(
-                f"--{name} is no option of ddim sample; of a recipe, only sampler and grid apply{hint}"
-            )
+    only(args, "sample", "sampler", "grid")
     trained = load(args.run, args.weights, compiling=args.compile, device=args.device)
     recipe = override(trained.recipe, args.fields)
     if not any(name.split(".")[0] == "grid" for name in args.fields):

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.errors import UserError, near
+from ddim.cli import only
+from ddim.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,10 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.config import override
     from ddim.generate import load
 
-    for name in args.fields:
-        if name.split(".")[0] not in ("sampler", "grid"):
-            hint = near(f"--{name}", args.options)
-            raise UserError(f"--{name} is no option of ddim search; of a recipe, only sampler applies{hint}")
+    only(args, "search", "sampler", "grid")
     if (args.run / MANIFEST).is_file():
         raise UserError(f"{args.run} is a checkpoint, to which nothing can be added: give the run folder")
     if args.seeds < 1:
