@@ -51,7 +51,7 @@ levels = st.integers(1, 4).flatmap(
     lambda n: st.tuples(
         *(
             st.lists(part, min_size=n, max_size=n).map(tuple)
-            for part in (st.integers(1, 40).map(lambda k: 8 * k), st.integers(1, 3), st.booleans())
+            for part in (st.integers(1, 300), st.integers(0, 3), st.integers(0, 3), st.booleans())
         )
     )
 )
@@ -68,7 +68,7 @@ recipes = st.builds(
     ),
     pixels=st.one_of(st.builds(Measured), st.builds(Fixed, positive, positive)),
     net=st.one_of(
-        levels.map(lambda level: UNetSpec(2, *level)),
+        levels.map(lambda level: UNetSpec(*level)),
         st.builds(
             ResidualUNetSpec, middle=st.lists(st.integers(1, 64), max_size=3).map(tuple), keras=st.booleans()
         ),
@@ -245,8 +245,8 @@ def test_missing_fields_take_their_defaults():
         ({"data.source": 2024}, Recipe(data=Data(source="2024"))),
         # None of these is possible alone.
         (
-            {"net.widths": "16,32", "net.depths": "1,1", "net.attention": "false,true"},
-            Recipe(net=UNetSpec(widths=(16, 32), depths=(1, 1), attention=(False, True))),
+            {"net.widths": "16,32", "net.down": "0,1", "net.up": "1,1", "net.attention": "false,true"},
+            Recipe(net=UNetSpec(widths=(16, 32), down=(0, 1), up=(1, 1), attention=(False, True))),
         ),
         ({"optim.accumulate": "96", "optim.batch": "96"}, Recipe(optim=Optim(batch=96, accumulate=96))),
         (
@@ -288,7 +288,7 @@ def test_a_kind_keeps_nothing_of_the_kind_before():
         ("optim.lr", "fast", "optim.lr must be a number, got 'fast'"),
         ("images", "1.5", "images must be a whole number, got"),
         ("data.flip", "", "data.flip must be true or false"),
-        ("net.depths", "1,,2", "net.depths must be a whole number"),
+        ("net.down", "1,,2", "net.down must be a whole number"),
     ],
 )
 def test_a_mistake_names_the_field_and_the_near_one(path, value, said):
@@ -374,7 +374,8 @@ def test_a_model_has_the_shape_and_choices_of_its_recipe():
         Recipe(),
         {
             "net.widths": "8",
-            "net.depths": "1",
+            "net.down": "1",
+            "net.up": "1",
             "net.attention": "no",
             "data.size": "16x24",
             "predicts": "edm",

@@ -21,14 +21,14 @@ from ddim.training.run import pixels_of
 COMMAND = [sys.executable, "-c", "import sys; from ddim.cli import main; sys.exit(main())"]
 MACHINE = Machine("cpu", "fp32", compiling=False, threads=1)
 NETS = {
-    "group norm": UNetSpec(patch=2, widths=(8, 16), depths=(1, 1), attention=(False, True), told=16),
+    "layer norm": UNetSpec(widths=(8, 16), down=(0, 1), up=(1, 1), attention=(False, True), told=16),
     "batch norm": ResidualUNetSpec(widths=(8, 16), middle=(16,), depth=1, embedding=8),
     "keras": ResidualUNetSpec(widths=(8, 16), middle=(16,), depth=1, embedding=8, keras=True),
 }
 BASE = Recipe(
     name="tiny",
     data=Data(source="blossoms:40", size=(32, 32), valid=0.2),
-    net=NETS["group norm"],
+    net=NETS["layer norm"],
     optim=Optim(lr=2e-3, batch=8, warmup=32, decay="cosine"),
     ema=Power(6.94),
     report=Report(events=2, valid=8, grid=2, steps=2, log=3, checkpoint=1000.0),
@@ -37,7 +37,7 @@ BASE = Recipe(
 """Ten updates over 32 images, so that an epoch is four; events after the fifth and the tenth."""
 
 
-def recipe(net="group norm", **changes):
+def recipe(net="layer norm", **changes):
     """BASE with another network and fields by path, dots written as double underscores."""
     changed = override(BASE, {name.replace("__", "."): value for name, value in changes.items()})
     return replace(changed, net=NETS[net])

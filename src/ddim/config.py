@@ -99,25 +99,26 @@ class ResidualUNetSpec:
 class UNetSpec:
     """`ddim.nn.unet.UNet`, by its options."""
 
-    patch: int = 2
-    widths: tuple[int, ...] = (48, 96, 192)
-    depths: tuple[int, ...] = (1, 2, 2)
-    attention: tuple[bool, ...] = (False, False, True)
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    down: tuple[int, ...] = (0, 1, 1, 2)
+    up: tuple[int, ...] = (1, 1, 2, 2)
+    attention: tuple[bool, ...] = (False, False, False, True)
     told: int = 256
 
     def __post_init__(self) -> None:
-        _positive("net", patch=self.patch, told=self.told, depths=min(self.depths, default=0))
-        if not len(self.widths) == len(self.depths) == len(self.attention):
+        _positive("net", told=self.told, widths=min(self.widths, default=0))
+        counts = [len(self.widths), len(self.down), len(self.up), len(self.attention)]
+        if len(set(counts)) > 1:
             raise UserError(
-                f"net.widths, net.depths and net.attention must have one entry a level, "
-                f"got {len(self.widths)}, {len(self.depths)} and {len(self.attention)}"
+                "net.widths, net.down, net.up and net.attention must have one entry a level, "
+                f"got {counts[0]}, {counts[1]}, {counts[2]} and {counts[3]}"
             )
-        if any(width < 8 or width % 8 for width in self.widths):
-            raise UserError(f"net.widths must be multiples of 8, the groups of a norm, got {self.widths}")
+        if min(self.down + self.up) < 0:
+            raise UserError(f"net.down and net.up must be at least 0, got {self.down} and {self.up}")
 
     def network(self, channels: int) -> nn.Module:
         """The network for images of so many channels, freshly initialised."""
-        return UNet(channels, self.patch, self.widths, self.depths, self.attention, self.told)
+        return UNet(channels, self.widths, self.down, self.up, self.attention, self.told)
 
 
 @dataclass(frozen=True)

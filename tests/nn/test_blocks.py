@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddim.nn.blocks import Exact, padded, zeroed
+from ddim.nn.blocks import Exact, doubled, padded, zeroed
 from oracles import made, normal
 
 
@@ -37,3 +37,17 @@ def test_any_size_is_padded_with_zeros_below_and_right_and_cropped(height, width
     assert max(inner.shape[2] - height, inner.shape[3] - width) < 8
     assert inner.sum() == pytest.approx(x.sum().item())
     assert torch.equal(inner[..., :height, :width], x)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_doubled_is_bilinear_forwards_and_backwards(kind, layout):
+    x = normal(2, 3, 4, 6, dtype=torch.float32).to(kind).contiguous(memory_format=layout)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    found, wanted = doubled(ours), nn.functional.interpolate(theirs, scale_factor=2, mode="bilinear")
+    weight = normal(2, 3, 8, 12, dtype=torch.float32).to(kind)
+    (found * weight).sum().backward()
+    (wanted * weight).sum().backward()
+    assert torch.equal(found, wanted)
+    assert torch.equal(ours.grad, theirs.grad)
+    torch.library.opcheck(doubled, (x.float().requires_grad_(),))

@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ddim.nn.unet import Attention, Block, UNet
+from ddim.nn.unet import Attention, Block, ChannelNorm, UNet
 from oracles import made, normal, shaken, uniform
 
 FORMS = [
-    {"patch": 2, "widths": (16, 24), "depths": (1, 2), "attention": (False, True)},
-    {"patch": 1, "widths": (8,), "depths": (2,), "attention": (True,)},
-    {"patch": 3, "widths": (8, 16, 8), "depths": (1, 1, 1), "attention": (False, False, False)},
+    {"widths": (16, 24), "down": (1, 2), "up": (2, 1), "attention": (False, True)},
+    {"widths": (8,), "down": (0,), "up": (2,), "attention": (True,)},
+    {"widths": (8, 16, 8), "down": (0, 1, 1), "up": (1, 0, 1), "attention": (False, False, False)},
 ]
 every_form = pytest.mark.parametrize("form", FORMS, ids=str)
 
@@ -34,7 +34,7 @@ def test_any_size_and_channels_start_as_the_zero_function(form, channels, height
 @every_form
 def test_any_size_is_that_of_the_padded_image_cropped(form):
     net, x, told = shaken(small(form)), images(2, 3, 13, 7), torch.tensor([0.1, 0.9])
-    multiple = form["patch"] * 2 ** (len(form["widths"]) - 1)
+    multiple = 2 ** (len(form["widths"]) - 1)
     whole = torch.zeros(2, 3, -(-13 // multiple) * multiple, -(-7 // multiple) * multiple)
     whole[..., :13, :7] = x
     with torch.no_grad():
@@ -62,11 +62,12 @@ def test_every_weight_has_a_gradient(form):
 def test_the_path_of_the_image_stays_float32_under_autocast(form):
     net, x, told = shaken(small(form)), images(2, 3, 12, 12), torch.tensor([0.1, 0.9])
     with torch.no_grad():
-        # The branches that are added to the path, which may be rounded, are silenced.
-        for module in net.modules():
-            for branch in {Block: ["second"], Attention: ["out"]}.get(type(module), []):
-                getattr(module, branch).weight.zero_()
-                getattr(module, branch).bias.zero_()
+        # What is added to the path at full resolution may be rounded, and is silenced.
+        branches = [block.second for level in (net.down[0], net.up[0]) for block in level.blocks]
+        branches += [level.attend.out for level in (net.up[0],) if isinstance(level.attend, Attention)]
+        for branch in branches + list(net.grow[:1]):
+            branch.weight.zero_()
+            branch.bias.zero_()
         plain = net(x, told)
         with torch.autocast("cpu", torch.bfloat16):
             rounded = net(x, told)
@@ -76,7 +77,7 @@ def test_the_path_of_the_image_stays_float32_under_autocast(form):
 
 
 def test_a_block_starts_as_the_identity_and_listens():
-    block, x = made(lambda: Block(16, 16, told=4)), images(2, 16, 5, 5)
+    block, x = made(lambda: Block(16, told=4)), images(2, 16, 5, 5)
     assert torch.equal(block(x, images(2, 4)), x)
     shaken(block)
     assert not torch.allclose(block(x, images(2, 4)), block(x, -images(2, 4)), atol=1e-2)
@@ -89,14 +90,16 @@ def test_attention_works_at_any_width_and_does_not_know_where_pixels_are(channel
     shuffle = lambda image: image.flatten(2)[:, :, order].reshape(image.shape)
     with torch.no_grad():
         assert torch.allclose(attention(shuffle(x)), shuffle(attention(x)), atol=1e-4)
-        assert attention.heads == max(n for n in range(1, max(1, channels // 32) + 1) if channels % n == 0)
+        assert attention.heads == max(n for n in range(1, max(1, channels // 64) + 1) if channels % n == 0)
 
 
 def test_attention_is_that_of_the_paper_head_by_head():
     """Vaswani et al. 2017, eq. 1, on each head's slice of queries, keys and values."""
-    attention, x = shaken(made(lambda: Attention(64))), images(2, 64, 3, 4)
+    attention, x = shaken(made(lambda: Attention(128))), images(2, 128, 3, 4)
     with torch.no_grad():
-        pixels = F.group_norm(x, 1, attention.norm.weight, attention.norm.bias).flatten(2).transpose(1, 2)
+        pixels = F.layer_norm(
+            x.flatten(2).transpose(1, 2), (128,), attention.norm.weight, attention.norm.bias
+        )
         q, k, v = (
             pixels @ w.T + b
             for w, b in zip(
@@ -104,8 +107,16 @@ def test_attention_is_that_of_the_paper_head_by_head():
             )
         )
         heads = []
-        for part in (slice(0, 32), slice(32, 64)):
-            scores = q[..., part] @ k[..., part].transpose(1, 2) / 32**0.5
+        for part in (slice(0, 64), slice(64, 128)):
+            scores = q[..., part] @ k[..., part].transpose(1, 2) / 64**0.5
             heads.append(scores.softmax(-1) @ v[..., part])
         mixed = torch.cat(heads, -1) @ attention.out.weight[:, :, 0, 0].T + attention.out.bias
         assert torch.allclose(attention(x), x + mixed.transpose(1, 2).reshape(x.shape), atol=1e-4)
+
+
+def test_a_norm_knows_one_pixel_at_a_time():
+    norm, x = ChannelNorm(16), images(2, 16, 3, 4)
+    found = norm(x)
+    assert torch.allclose(found.mean(1), torch.zeros(2, 3, 4), atol=1e-6)
+    assert torch.allclose(found.square().mean(1), torch.ones(2, 3, 4), atol=1e-3)
+    assert torch.allclose(found[1, :, 2, 1], norm(x[1:, :, 2:, 1:2])[0, :, 0, 0], atol=1e-6)

@@ -129,7 +129,7 @@ def test_the_average_follows_its_rule_with_the_statistics_of_batch_norm(net):
         run.advance()
         for name, value in ema.averaged(run.model).items():
             expected[name] += run.recipe.ema(k) * (value.double() - expected[name])
-    assert any("running_var" in name for name in expected) == (net != "group norm")
+    assert any("running_var" in name for name in expected) == (net != "layer norm")
     for name, value in run.average.items():
         torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
 

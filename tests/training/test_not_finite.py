@@ -45,7 +45,7 @@ def poison(run, where, value):
     return lambda: setattr(run, "recipe", sound)
 
 
-@pytest.mark.parametrize("net", ["group norm", "batch norm"])
+@pytest.mark.parametrize("net", ["layer norm", "batch norm"])
 @pytest.mark.parametrize(("where", "value"), KINDS)
 @pytest.mark.parametrize("bad", [{0}, {1, 2, 4}])
 def test_a_step_that_is_not_finite_equals_one_that_moved_nothing(net, where, value, bad):

@@ -85,7 +85,7 @@ def whole(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize(("net", "stop"), [("group norm", 1), ("group norm", 9), ("batch norm", 6)])
+@pytest.mark.parametrize(("net", "stop"), [("layer norm", 1), ("layer norm", 9), ("batch norm", 6)])
 def test_a_run_that_crashed_at_any_step_ends_as_the_undisturbed_one(net, stop, whole, tmp_path):
     # Checkpoints at different steps than the undisturbed run has them: it must not matter.
     changes = {"report__checkpoint": "0"}
@@ -115,8 +115,8 @@ def test_a_run_that_crashed_after_any_save_ends_as_the_undisturbed_one(saves, wh
     with pytest.raises(PowerCutError):
         train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[CrashAtSave(saves)])
     resume(folder)
-    assert tiny.digests(folder) == tiny.digests(whole("group norm"))
-    assert tiny.metrics(folder) == tiny.metrics(whole("group norm"))
+    assert tiny.digests(folder) == tiny.digests(whole("layer norm"))
+    assert tiny.metrics(folder) == tiny.metrics(whole("layer norm"))
 
 
 def test_a_run_that_crashed_at_every_step_ends_as_the_undisturbed_one(whole, tmp_path):
@@ -130,8 +130,8 @@ def test_a_run_that_crashed_at_every_step_ends_as_the_undisturbed_one(whole, tmp
         with pytest.raises(PowerCutError):
             resume(folder, callbacks=[CrashAtSave(1)])
         crashes += 1
-    assert tiny.digests(folder) == tiny.digests(whole("group norm"))
-    assert tiny.metrics(folder) == tiny.metrics(whole("group norm"))
+    assert tiny.digests(folder) == tiny.digests(whole("layer norm"))
+    assert tiny.metrics(folder) == tiny.metrics(whole("layer norm"))
 
 
 def test_what_was_logged_after_the_checkpoint_is_not_logged_twice(whole, tmp_path):
@@ -140,7 +140,7 @@ def test_what_was_logged_after_the_checkpoint_is_not_logged_twice(whole, tmp_pat
         train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(9, crash)])
     assert [line["step"] for line in tiny.metrics(folder)] == [3, 5, 6, 9]
     resume(folder)
-    assert tiny.metrics(folder) == tiny.metrics(whole("group norm"))
+    assert tiny.metrics(folder) == tiny.metrics(whole("layer norm"))
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again_with_what_it_had_chosen(whole, tmp_path):
@@ -151,9 +151,9 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again_with_what_it_had_
     # Killed even earlier: between the two documents.
     (folder / "recipe.yaml").unlink()
     resume(folder)
-    assert tiny.digests(folder) == tiny.digests(whole("group norm"))
-    assert tiny.metrics(folder) == tiny.metrics(whole("group norm"))
-    assert (folder / "recipe.yaml").read_text() == (whole("group norm") / "recipe.yaml").read_text()
+    assert tiny.digests(folder) == tiny.digests(whole("layer norm"))
+    assert tiny.metrics(folder) == tiny.metrics(whole("layer norm"))
+    assert (folder / "recipe.yaml").read_text() == (whole("layer norm") / "recipe.yaml").read_text()
 
 
 def test_a_folder_killed_before_it_was_a_run_can_be_used(whole, tmp_path):
@@ -162,7 +162,7 @@ def test_a_folder_killed_before_it_was_a_run_can_be_used(whole, tmp_path):
     (folder / ".lock").touch()
     (folder / ".tmp-123-run.json").write_text("{")
     train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE)
-    assert tiny.digests(folder) == tiny.digests(whole("group norm"))
+    assert tiny.digests(folder) == tiny.digests(whole("layer norm"))
 
 
 def test_a_damaged_newest_checkpoint_costs_only_time(whole, tmp_path):
@@ -181,12 +181,12 @@ def test_a_damaged_newest_checkpoint_costs_only_time(whole, tmp_path):
     (newest / "optimizer.safetensors").write_bytes(content)
     with pytest.warns(UserWarning, match="damaged-step-000000007-1"):
         resume(folder)
-    assert tiny.digests(folder) == tiny.digests(whole("group norm"))
-    assert tiny.metrics(folder) == tiny.metrics(whole("group norm"))
+    assert tiny.digests(folder) == tiny.digests(whole("layer norm"))
+    assert tiny.metrics(folder) == tiny.metrics(whole("layer norm"))
 
 
 def test_a_finished_run_is_left_as_it_is(whole):
-    folder = whole("group norm")
+    folder = whole("layer norm")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert resume(folder) == folder
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

@@ -17,8 +17,8 @@ Picture k is made from seed k alone: it is the same in any number of pictures. D
 by seed, grid.png, and record.json, which says what the pictures depend on.
 
   --steps N      evaluations of the network per picture (the last one makes the picture)
-  --sampler.eta  0 is deterministic (the default), 1 puts back all the noise of DDPM
-  --sampler      ddim (default), ddpm, heun, adams_bashforth, dpm_solver or unipc, and its fields:
+  --sampler.eta  of ddim and dpm_solver: 0 is deterministic (the default), 1 renews all the noise of DDPM
+  --sampler      ddim, ddpm, heun, adams_bashforth, dpm_solver or unipc (default the recipe's), and its fields:
                  --sampler.order 3; heun asks twice a step
   --grid         uniform, quadratic, uniform_log_snr, karras, spaced or listed, and its fields: --grid.end 5;
                  default: what `ddim search` found for this sampler and --steps, else the recipe's

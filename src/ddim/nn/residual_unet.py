@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim.nn.blocks import Exact, padded, zeroed
+from ddim.nn.blocks import Exact, doubled, padded, zeroed
 from ddim.nn.embedding import Sinusoidal
 
 
@@ -93,7 +93,7 @@ class ResidualUNet(nn.Module):
             x = F.avg_pool2d(x, 2)
         x = self.middle(x)
         for level in self.up:
-            x = F.interpolate(x, scale_factor=2, mode="bilinear")
+            x = doubled(x)
             for block in level.children():
                 x = block(torch.cat([x, skips.pop()], dim=1))
         return self.leave(x)

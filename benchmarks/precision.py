@@ -1,0 +1,82 @@
+"""What speed costs in quality: image MAE by noise level after the same training in bf16 and in float32.
+
+    python benchmarks/precision.py DATA [--recipes seed,keras,fast] [--images 20000]
+
+Two runs of each recipe that differ in precision alone, from the same weights, on the same images, times and
+noise; then the averaged weights of each, run as they were trained, on the same held-out images and noise at
+ten times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+
+import torch
+
+from ddim.config import Recipe
+from ddim.data.transforms import batch as gather
+from ddim.noise import Noise
+from ddim.recipes import find
+from ddim.runtime import Runtime, choose
+from ddim.training.engine import LocalEngine
+from ddim.training.loop import Plan, Split, Training
+from ddim.training.run import opened, pixels_of
+
+TIMES = (torch.arange(10, dtype=torch.float64) + 0.5) / 10
+HELD_OUT = 512
+
+
+def trained(recipe: Recipe, parts: Split, runtime: Runtime, images: int) -> Training:
+    """A run of so many images under a runtime."""
+    runtime.start()
+    training = Training(recipe, parts, pixels_of(recipe, parts), LocalEngine(runtime), Plan(images))
+    begin = time.perf_counter()
+    while not training.finished:
+        training.advance()
+    print(f"  {runtime.precision}: {training.seen / (time.perf_counter() - begin):.1f} images/s", flush=True)
+    return training
+
+
+@torch.no_grad()
+def errors(training: Training) -> torch.Tensor:
+    """(10,) image MAE of the averaged weights at TIMES, on the first of the held-out images."""
+    runtime, parts = training.engine.runtime, training.split
+    sums, count = torch.zeros(len(TIMES), dtype=torch.float64), 0
+    with training.averaged() as model, runtime.precise():
+        for which in torch.arange(min(HELD_OUT, len(parts.valid))).split(runtime.micro_batch):
+            x0 = training.pixels.enter(gather(parts.images, parts.valid[which.numpy()]).float() / 255)
+            eps = runtime.images(Noise(which.tolist()).like(x0))
+            x0 = runtime.images(x0)
+            for k, t in enumerate(TIMES):
+                at = model.schedule(t).over(x0)
+                p = model(at.alpha * x0 + at.sigma * eps, t)
+                sums[k] += (p.x0 - x0).abs().mean().item() * len(which)
+            count += len(which)
+    return sums / count
+
+
+def main() -> None:
+    """Train and print a table a recipe."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--recipes", default="seed,keras,fast")
+    parser.add_argument("--images", type=int, default=20_000)
+    args = parser.parse_args()
+    quick = choose(precision="bf16", compiling=True)
+    for name in args.recipes.split(","):
+        recipe = find(name)
+        recipe = replace(recipe, data=replace(recipe.data, source=args.data))
+        parts = opened(recipe, None)
+        print(f"recipe {name}, {args.images} images", flush=True)
+        fast, exact = (
+            errors(trained(recipe, parts, replace(quick, precision=precision), args.images))
+            for precision in ("bf16", "fp32")
+        )
+        for row, values in {"t": TIMES, "bf16": fast, "fp32": exact, "ratio": fast / exact}.items():
+            print(f"  {row:<6}" + "".join(f"{value:8.4f}" for value in values.tolist()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Real images to latents and back: the error of the round trip by number of levels, as a Markdown table.
+
+    python benchmarks/round_trip.py RUN DATA [--images 16] [--steps 10,20,50,100,200,500,1000] [--exact 20]
+
+Mean squared error per dimension of images in [0, 1], an image entering as alpha x0 at the last level, on
+held-out images of the run's own split, in float32. Beside it what Song et al. 2021 report for CIFAR-10 (table
+2, which scales images to [0, 1] too).
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from ddim.config import override
+from ddim.data.transforms import batch as gather
+from ddim.editing import invert, restore
+from ddim.generate import load
+from ddim.training.run import opened
+
+SONG = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.0001, 1000: 0.0001}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("data")
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--steps", default="10,20,50,100,200,500,1000")
+    parser.add_argument("--exact", default="20", help="numbers of levels at which each step is solved too")
+    parser.add_argument("--grid", default="uniform")
+    args = parser.parse_args()
+    trained = load(args.run)
+    recipe = trained.recipe
+    parts = opened(replace(recipe, data=replace(recipe.data, source=args.data)), None)
+    images = gather(parts.images, parts.valid[: args.images]).float() / 255
+    x0 = trained.runtime.images(trained.pixels.enter(images))
+    grid = override(recipe, {"grid": args.grid}).grid
+
+    def error(steps: int, exact: bool) -> str:
+        times = grid(steps, recipe.schedule)
+        found = invert(trained.model, x0, times, exact=exact)
+        back = trained.pixels.leave(restore(trained.model, found.latent, times))
+        missed = "" if found.converged or not exact else f" (not converged, {found.residual:.1e})"
+        return f"{(back - images).square().mean():.2e}{missed}"
+
+    exact = [int(steps) for steps in args.exact.split(",") if steps]
+    print("| levels | there and back | each step solved | Song et al., CIFAR-10 |\n|---|---|---|---|")
+    for steps in map(int, args.steps.split(",")):
+        solved = error(steps, True) if steps in exact else ""
+        print(f"| {steps} | {error(steps, False)} | {solved} | {SONG.get(steps, '')} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
