@@ -35,6 +35,8 @@ def main() -> None:
     trained = load(args.run)
     recipe = trained.recipe
     parts = opened(replace(recipe, data=replace(recipe.data, source=args.data)), None)
+    if parts.images.fingerprint != trained.state["data"]["fingerprint"] or not len(parts.valid):
+        raise SystemExit(f"{args.data} is not what {args.run} was trained on, or holds nothing back")
     images = gather(parts.images, parts.valid[: args.images]).float() / 255
     x0 = trained.runtime.images(trained.pixels.enter(images))
     grid = override(recipe, {"grid": args.grid}).grid
@@ -44,7 +46,7 @@ def main() -> None:
         found = invert(trained.model, x0, times, exact=exact)
         back = trained.pixels.leave(restore(trained.model, found.latent, times))
         missed = "" if found.converged or not exact else f" (not converged, {found.residual:.1e})"
-        return f"{(back - images).square().mean():.2e}{missed}"
+        return f"{(back.cpu() - images).square().mean():.2e}{missed}"
 
     exact = [int(steps) for steps in args.exact.split(",") if steps]
     print("| levels | there and back | each step solved | Song et al., CIFAR-10 |\n|---|---|---|---|")

@@ -194,7 +194,7 @@ def overhead(recipe: Recipe, runtime: Runtime, rounds: int) -> None:
 
         def bare(x: torch.Tensor = x, told: torch.Tensor = told, model: Model = model) -> float:
             begin = time.perf_counter()
-            with torch.no_grad():
+            with torch.no_grad(), runtime.precise():
                 for _ in range(20):
                     model.net(x, told)
             return len(x) / (time.perf_counter() - begin)

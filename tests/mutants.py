@@ -37,6 +37,7 @@ ORDER, CHECKPOINT = "data/test_order.py::", "test_checkpoint.py::"
 ORDERS = "samplers/test_convergence.py::test_every_sampler_has_its_order_on_every_grid"
 REDUCED, LAW = "samplers/test_reductions.py::", "samplers/test_stochastic.py::"
 GUIDED, EDITED = "test_guidance.py::", "editing/test_editing.py::"
+UNET = "nn/test_unet.py::test_the_network_is_the_one_described_layer_by_layer"
 ORIGINAL = "nn/test_residual_unet.py::test_the_network_is_the_original_layer_by_layer"
 
 MUTANTS = [
@@ -576,6 +577,30 @@ MUTANTS = [
         "enabled=torch.is_autocast_enabled('cpu'), dtype=torch.bfloat16",
         "nn/test_residual_unet.py::test_the_path_of_the_image_stays_float32_under_autocast",
         "nn/test_unet.py::test_the_path_of_the_image_stays_float32_under_autocast",
+    ),
+    _(
+        "skip left out on the way up",
+        "nn/unet.py",
+        "stage(skips.pop() + grow(x), told)",
+        "stage(grow(x) + 0 * skips.pop(), told)",
+        UNET,
+    ),
+    _("no gain at the end", "nn/unet.py", "self.leave(x * gain)", "self.leave(x)", UNET),
+    _("scale and shift exchanged", "nn/unet.py", "scale, shift = self", "shift, scale = self", UNET),
+    _(
+        "norm over the image",
+        "nn/unet.py",
+        "super().forward(input.movedim(1, -1)).movedim(-1, 1)",
+        "super().forward((input - input.mean((2, 3), keepdim=True)).movedim(1, -1)).movedim(-1, 1)",
+        UNET,
+        "nn/test_unet.py::test_a_norm_knows_one_pixel_at_a_time",
+    ),
+    _(
+        "gradient of the doubling of a shifted image",
+        "nn/blocks.py",
+        "small, False, 2.0, 2.0)",
+        "small, True, 2.0, 2.0)",
+        "nn/test_blocks.py::test_doubled_is_bilinear_forwards_and_backwards_seen_or_opaque",
     ),
     # Recipes
     _(

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +15,7 @@ from ddim.config import override
 from ddim.errors import UserError
 from ddim.generate import generate, load, recipe_of, sample, trajectory
 from ddim.grids import Listed
-from ddim.noise import Noise
-from ddim.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC, last, picture, start
+from ddim.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC
 
 SIZE = 4
 """Images in a micro-batch of these tests, so that few images fill several."""
@@ -54,12 +55,13 @@ SAMPLERS = [
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
 def test_an_image_depends_on_its_own_seed_only(trained, sampler):
     """Not on how many there are, which come before it, nor where in a micro-batch it stands."""
-    twelve = made(trained, range(12), sampler=sampler)
+    # Five levels, so that a method of order 3 reaches it.
+    twelve = made(trained, range(12), 5, sampler=sampler)
     shuffled = torch.randperm(12, generator=torch.Generator().manual_seed(0)).tolist()
     counts = [list(range(n)) for n in (1, 2, 3, 4, 5, 8, 11)]
     places = [[7], [3, 11], [0, 7], [1, 2, 7], [1, 2, 3, 7], list(range(5, 12))]
     for seeds in [*counts, *places, list(range(11, -1, -1)), shuffled]:
-        assert torch.equal(made(trained, seeds, sampler=sampler), twelve[seeds])
+        assert torch.equal(made(trained, seeds, 5, sampler=sampler), twelve[seeds])
     different = [torch.equal(a, b) for a, b in itertools.combinations(twelve, 2)]
     assert not any(different)
 
@@ -81,14 +83,26 @@ def test_an_image_costs_as_many_evaluations_as_steps(trained, steps):
     assert asked == [SIZE] * steps * 2
 
 
-def test_the_parts_that_are_public_make_the_same_image(trained):
-    """The two storeys: what `sample` gives is what its parts give, to the last bit."""
-    model, pixels = trained
-    times = trained.recipe.grid(5, model.schedule)
-    noise = Noise([4, 0, 0, 0])
-    x = start(model.schedule, noise, model.blank(4).contiguous(memory_format=torch.channels_last), times[0])
-    by_hand = pixels.leave(picture(model, last(DDIM()(model, x, times, noise))))
-    assert torch.equal(sample(trained, n=1, steps=5, seed=4)[0], by_hand[0])
+def test_the_two_storeys_of_the_readme_are_the_same(tmp_path, capsys):
+    """What `sample` gives is what its parts give, to the last bit, whatever the recipe samples with."""
+    chosen = tiny.recipe(sampler="dpm_solver", grid="uniform_log_snr", grid__end="1")
+    run = tiny.training(chosen)
+    for _ in range(5):
+        run.advance()
+    documents = run.documents()
+    documents["state"]["runtime"] |= {"precision": "bf16", "micro_batch": 16}
+    checkpoint.save(tmp_path / "checkpoints", run.step, run.tensors(), documents)
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall("```python\n(.*?)```", readme, re.DOTALL)
+    made = []
+    for block in blocks:
+        names: dict = {}
+        exec(block.replace("runs/photos-fast-1", tmp_path.as_posix()), names)
+        made.append(names["images"])
+    upstairs, downstairs = made
+    assert torch.equal(upstairs, downstairs)
+    assert upstairs.shape == (16, 3, 32, 32)
+    assert not torch.equal(upstairs, generate(load(tmp_path), range(16), 20, sampler=DDIM())[0])
 
 
 def test_a_watcher_sees_each_state_of_the_images_it_belongs_to(trained):
@@ -133,6 +147,18 @@ def test_a_loaded_model_is_at_rest(trained):
 
 def test_seeds_count_upwards_from_the_one_given(trained):
     assert torch.equal(sample(trained, n=2, steps=2, seed=8), made(trained, [8, 9], 2))
+
+
+def test_a_run_of_an_accelerator_is_sampled_as_this_machine_would(trained, tmp_path):
+    """Its micro-batch, threads and precision are those of a machine that is not here."""
+    run = tiny.training(tiny.recipe())
+    documents = run.documents()
+    documents["state"]["runtime"] |= {"device": "xpu:3", "micro_batch": 64, "threads": 96}
+    checkpoint.save(tmp_path / "checkpoints", 1, run.tensors(), documents)
+    here = load(tmp_path, device="cpu").runtime
+    assert (here.device, here.micro_batch) == ("cpu", 16)
+    assert here.threads < 96
+    assert load(trained.path).runtime.micro_batch == SIZE
 
 
 def test_a_run_without_steps_is_refused(trained):

@@ -82,6 +82,11 @@ class ResidualUNetSpec:
         if self.embedding % 2:
             raise UserError(f"net.embedding must be even, a sine and a cosine each, got {self.embedding}")
 
+    @property
+    def multiple(self) -> int:
+        """What heights and widths are padded to a multiple of."""
+        return 2 ** len(self.widths)
+
     def network(self, channels: int) -> nn.Module:
         """The network for images of so many channels, freshly initialised."""
         return ResidualUNet(
@@ -106,7 +111,10 @@ class UNetSpec:
     told: int = 256
 
     def __post_init__(self) -> None:
-        _positive("net", told=self.told, widths=min(self.widths, default=0))
+        _positive("net", told=self.told)
+        # The norm of one channel is a constant.
+        if min(self.widths, default=0) < 2:
+            raise UserError(f"net.widths must name at least one level, each of at least 2, got {self.widths}")
         counts = [len(self.widths), len(self.down), len(self.up), len(self.attention)]
         if len(set(counts)) > 1:
             raise UserError(
@@ -115,6 +123,11 @@ class UNetSpec:
             )
         if min(self.down + self.up) < 0:
             raise UserError(f"net.down and net.up must be at least 0, got {self.down} and {self.up}")
+
+    @property
+    def multiple(self) -> int:
+        """What heights and widths are padded to a multiple of."""
+        return 2 ** (len(self.widths) - 1)
 
     def network(self, channels: int) -> nn.Module:
         """The network for images of so many channels, freshly initialised."""
@@ -211,6 +224,12 @@ class Recipe:
         _positive("recipe", minutes=self.minutes, images=1 if self.images is None else self.images)
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must lie in [0, 2^32), got {self.seed}")
+        if self.net.multiple > 2 * max(self.data.size):
+            height, width = self.data.size
+            raise UserError(
+                f"net.widths has too many levels for data.size {height}x{width}, which would be padded to "
+                f"multiples of {self.net.multiple}: got {len(self.net.widths)}"
+            )
 
 
 KINDS: dict[str, type] = {

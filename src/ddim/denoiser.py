@@ -62,6 +62,11 @@ class Model(nn.Module):
         F = self.net(over(c.inp) * x_t, told, label).to(x_t.dtype)
         return from_image(x_t, over(c.skip) * x_t + over(c.out) * F, level.over(x_t))
 
+    @property
+    def classes(self) -> int:
+        """How many labels the network tells apart; 0 where it is told of none."""
+        return getattr(self.net, "classes", 0)
+
     def given(self, label: Tensor | int | None = None) -> Denoiser:
         """This model told a class: an index for all images, (B,) indices, or None for the null class.
 
@@ -69,7 +74,7 @@ class Model(nn.Module):
         """
         if label is None:
             return self
-        if not getattr(self.net, "classes", 0):
+        if not self.classes:
             raise UserError(f"label must be None, since this model was trained without labels, got {label}")
         return Given(self, torch.as_tensor(label))
 
@@ -100,7 +105,8 @@ class Given:
 class Counted:
     """A denoiser that counts how often it is asked: `evaluations` is the NFE of the runs it has served.
 
-    It has state, the count, because that is all it is for.
+    Round a model, inside of any guidance: a guided step of two passes counts two. It has state, the count,
+    because that is all it is for.
     """
 
     def __init__(self, inner: Denoiser) -> None:

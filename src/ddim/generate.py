@@ -18,7 +18,7 @@ from ddim.errors import UserError
 from ddim.grids import Grid
 from ddim.noise import Noise
 from ddim.pixels import Pixels
-from ddim.runtime import Runtime, find_device
+from ddim.runtime import Runtime, choose, find_device
 from ddim.samplers import Sampler, State, picture, start
 
 
@@ -71,9 +71,7 @@ def load(
     if weights == "ema":
         tensors |= checkpoint.read_tensors(path, "ema/default")
     _fill(model, tensors, path)
-    runtime = replace(Runtime(**state["runtime"]), compile=compiling)
-    where = find_device(device) if device else _available(runtime.device)
-    runtime = replace(runtime, device=where)
+    runtime = _runtime(Runtime(**state["runtime"]), device, compiling)
     runtime.start()
     runtime.place(model.eval().requires_grad_(False))
     model.net = runtime.compiled(model.net)
@@ -167,9 +165,17 @@ def checkpoint_of(run: Path) -> Path:
     return found
 
 
-def _available(device: str) -> str:
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return device if device == "cpu" or (found is not None and device.startswith(found.type)) else "cpu"
+def _runtime(recorded: Runtime, device: str | None, compiling: bool) -> Runtime:
+    """The run's own choices where its kind of device is there and wanted, else this machine's."""
+    try:
+        where = find_device(device or recorded.device)
+    except UserError:
+        if device:
+            raise
+        where = find_device("auto")
+    if where.split(":")[0] != recorded.device.split(":")[0]:
+        return choose(where, compiling=compiling)
+    return replace(recorded, device=where, compile=compiling)
 
 
 def _fill(model: Model, tensors: dict[str, Tensor], path: Path) -> None:

@@ -21,7 +21,7 @@ from ddim.errors import UserError
 from ddim.generate import Trained, batches
 from ddim.grids import Listed, UniformLogSNR
 from ddim.noise import Noise
-from ddim.samplers import EDM, Sampler, last, picture, start
+from ddim.samplers import DDPM, EDM, Sampler, last, picture, start
 from ddim.schedules import Schedule
 from ddim.tracking import read_json, write_json_atomic
 
@@ -121,6 +121,12 @@ def search(
     return Found(tuple(times.tolist()), best, named)
 
 
+def stochastic(sampler: Sampler) -> bool:
+    """Whether a sampler renews noise, so that no grid brings its pictures to those of the flow."""
+    renews = (getattr(sampler, name, 0.0) > 0 for name in ("eta", "s_churn"))
+    return isinstance(sampler, DDPM) or any(renews)
+
+
 def check(steps: int, schedule: Schedule, end: float) -> None:
     """UserError where there is nothing to search: fewer than 3 steps, or no way from t = 1 to `end`."""
     if steps < 3:
@@ -159,7 +165,8 @@ def save(run: Path, sampler: Sampler, steps: int, weights: str, found: Found) ->
     entries[_key(sampler, steps, weights)] = {
         "times": list(found.times),
         "error": found.error,
-        "named": found.named,
+        # A grid that diverged has no error, and infinity is no JSON.
+        "named": {name: e if math.isfinite(e) else None for name, e in found.named.items()},
     }
     write_json_atomic(run / FILE, entries)
 

@@ -14,8 +14,8 @@ from ddim.training import train
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run."""
-    recipe = tiny.recipe(optim__warmup=0)
+    """A finished run, whose pictures are made in a way of its own."""
+    recipe = tiny.recipe(optim__warmup=0, sampler="dpm_solver", grid="uniform_log_snr", grid__end="1")
     return train(None, recipe, out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
 
 
@@ -61,6 +61,8 @@ def test_invert_writes_latents_and_says_what_it_did(run, side, photo, tmp_path, 
     assert record["squared_errors"][0] == pytest.approx(record["squared_errors"][1])
     assert record["grid"]["kind"] == "uniform"
     assert len(record["times"]) == 4
+    # Three steps up, three steps down, of one micro-batch.
+    assert record["network_calls"] == 6
     back, image = (pixels(tmp_path / "out" / f"{name}-00.png") / 255 for name in ("back", "image"))
     assert ((back - image) ** 2).mean() == pytest.approx(record["squared_errors"][0], rel=0.1, abs=1e-4)
 
@@ -89,7 +91,7 @@ def test_an_edit_depends_on_its_seed_and_not_on_how_many_there_are(
 def test_interpolations_between_seeds_end_at_the_pictures_of_those_seeds(run, tmp_path, capsys):
     record, _ = made(capsys, "interpolate", run, tmp_path / "out", "--seeds", "3,8", "--frames", 5)
     assert record["between_seeds"] == [3, 8]
-    words = ["--seeds", "3,8", "--steps", "4", "--grid", "uniform", "--out", str(tmp_path / "s")]
+    words = ["--seeds", "3,8", "--steps", "4", "--out", str(tmp_path / "s")]
     assert main(["sample", str(run), *words]) == 0
     for frame, seed in ((0, 3), (4, 8)):
         ends = pixels(tmp_path / "out" / f"frame-{frame:02d}.png").astype(int)
@@ -139,6 +141,10 @@ def test_mistakes_are_one_sentence(run, photo, tmp_path, capsys):
     assert "--strength must lie in" in refused(capsys, "vary", run, photo, "--strength", 2)
     assert "-n must be" in refused(capsys, "vary", run, photo, "-n", 0)
     assert "white to paint" in refused(capsys, "inpaint", run, photo, "--mask", tmp_path / "black.png")
+    Image.new("L", (48, 48), 255).save(tmp_path / "square.png")
+    assert "must be of the size of the image, 48x90, got 48x48" in refused(
+        capsys, "inpaint", run, photo, "--mask", tmp_path / "square.png"
+    )
     assert "two images, or --seeds" in refused(capsys, "interpolate", run, photo)
     assert "two images, or --seeds" in refused(capsys, "interpolate", run)
     assert "must be two seeds" in refused(capsys, "interpolate", run, "--seeds", "3")
@@ -155,3 +161,6 @@ def test_a_schedule_that_is_never_clean_is_named(run, tmp_path, photo, capsys):
     clean = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
     _, said = made(capsys, "invert", clean, tmp_path / "clean", photo)
     assert "still holds noise" not in said
+    assert "the last of these 4 levels has sigma = 0.38" in said
+    _, said = made(capsys, "invert", clean, tmp_path / "fine", photo, "--steps", 40)
+    assert "note:" not in said

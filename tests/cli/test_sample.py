@@ -100,10 +100,29 @@ def test_a_folder_with_files_of_ones_own_is_refused(run, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.png"]
 
 
+def test_a_folder_holds_the_pictures_of_one_experiment(run, tmp_path, capsys):
+    """More seeds of the same join it; anything else is refused, and what is there stays."""
+    words = ["--steps", 2, "--out", tmp_path / "a"]
+    first = made(run, tmp_path / "a", "-n", 3, "--steps", 2)
+    both = made(run, tmp_path / "a", "--seeds", "1,7", "--steps", 2)
+    assert sorted(both) == sorted([*first, "00007.png"])
+    assert all(both[f"{k:05d}.png"] == first[f"{k:05d}.png"] for k in range(3))
+    assert json.loads(both["record.json"])["seeds"] == [0, 1, 2, 7]
+    for other in (["--sampler.eta", 1], ["--weights", "raw"], ["--grid", "quadratic"]):
+        said = refused(capsys, run, *words, *other)
+        assert "holds pictures of another run or way of sampling" in said
+    assert "holds pictures of another run" in refused(capsys, run, "--steps", 3, "--out", tmp_path / "a")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == both
+    (tmp_path / "mine.txt").write_text("mine")
+    assert "must be a folder" in refused(capsys, run, "--out", tmp_path / "mine.txt")
+    assert "cannot be made a folder" in refused(capsys, run, "--out", tmp_path / "mine.txt" / "b")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["-n", "0"], "-n must be at least 1, got 0"),
+        (["-n", "0"], "-n must be at least 1 and at most 1,000,000, got 0"),
+        (["-n", "4000000000"], "-n must be at least 1 and at most 1,000,000, got 4000000000"),
         (["--steps", "0"], "--steps must be at least 1, got 0"),
         (["--seed", "-1"], "seed must lie in [0, 2^32), got -1"),
         (["--seeds", "3-1"], "--seeds must be a list such as 0-35,70, got '3-1'"),
@@ -115,7 +134,7 @@ def test_a_folder_with_files_of_ones_own_is_refused(run, tmp_path, capsys):
         ),
         (["--weights", "best"], "weights must be ema or raw, got 'best'"),
         (["--device", "abacus"], "device must be one of auto, cpu"),
-        (["--label", "xyzzy"], "--label must be one of the run's"),
+        (["--label", "xyzzy"], "--label cannot be used: the network of this run is told of no labels"),
         (["--stepz", "3"], "--stepz is no option of ddim sample"),
         (
             ["--optim.lr", "3"],

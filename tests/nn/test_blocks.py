@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddim.nn.blocks import Exact, doubled, padded, zeroed
+from ddim.nn.blocks import Exact, doubled, opaque_doubled, padded, zeroed
 from oracles import made, normal
 
 
@@ -41,13 +41,28 @@ def test_any_size_is_padded_with_zeros_below_and_right_and_cropped(height, width
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
-def test_doubled_is_bilinear_forwards_and_backwards(kind, layout):
-    x = normal(2, 3, 4, 6, dtype=torch.float32).to(kind).contiguous(memory_format=layout)
-    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
-    found, wanted = doubled(ours), nn.functional.interpolate(theirs, scale_factor=2, mode="bilinear")
-    weight = normal(2, 3, 8, 12, dtype=torch.float32).to(kind)
-    (found * weight).sum().backward()
-    (wanted * weight).sum().backward()
-    assert torch.equal(found, wanted)
-    assert torch.equal(ours.grad, theirs.grad)
-    torch.library.opcheck(doubled, (x.float().requires_grad_(),))
+@pytest.mark.parametrize("shape", [(2, 3, 4, 6), (1, 1, 1, 1), (2, 16, 3, 5)])
+def test_doubled_is_bilinear_forwards_and_backwards_seen_or_opaque(shape, kind, layout):
+    x = normal(*shape, dtype=torch.float32).to(kind).contiguous(memory_format=layout)
+    results = []
+    for double in (doubled, opaque_doubled, lambda x: nn.functional.interpolate(x, None, 2, "bilinear")):
+        entered = x.clone().requires_grad_()
+        found = double(entered)
+        (found * normal(*found.shape, dtype=torch.float32).to(kind)).sum().backward()
+        results.append((found, entered.grad))
+    for found, gradient in results[:2]:
+        assert torch.equal(found, results[2][0])
+        assert torch.equal(gradient, results[2][1])
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+    torch.library.opcheck(opaque_doubled, (x.clone().requires_grad_(),), test_utils=checks)
+
+
+def test_a_compiled_network_doubles_by_the_opaque_operation():
+    seen = []
+
+    def backend(graph, inputs):
+        seen.extend(node.target for node in graph.graph.nodes)
+        return graph.forward
+
+    torch.compile(doubled, backend=backend)(normal(1, 2, 3, 4, dtype=torch.float32))
+    assert torch.ops.ddim.doubled in seen or torch.ops.ddim.doubled.default in seen

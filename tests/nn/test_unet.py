@@ -76,6 +76,55 @@ def test_the_path_of_the_image_stays_float32_under_autocast(form):
     assert torch.allclose(plain, rounded, rtol=0, atol=1e-6 * plain.abs().max().item())
 
 
+def convolved(x, layer, **options):
+    return F.conv2d(x, layer.weight.double(), layer.bias.double(), **options)
+
+
+def normed(x, norm):
+    mean, spread = x.mean(1, keepdim=True), x.var(1, keepdim=True, unbiased=False)
+    x = (x - mean) / (spread + 1e-5).sqrt()
+    return x * norm.weight.double()[:, None, None] + norm.bias.double()[:, None, None]
+
+
+def swish(x):
+    return x * torch.sigmoid(x)
+
+
+def staged(x, stage, told):
+    for block in stage.blocks:
+        h = convolved(swish(normed(x, block.norm)), block.first, padding=1)
+        both = told @ block.told.weight.double().T + block.told.bias.double()
+        c = x.shape[1]
+        h = h * (1 + both[:, :c, None, None]) + both[:, c:, None, None]
+        x = x + convolved(swish(h), block.second, padding=1)
+    return stage.attend(x.float()).double() if isinstance(stage.attend, Attention) else x
+
+
+def test_the_network_is_the_one_described_layer_by_layer():
+    """In float64, from weights alone: three sizes, so that order and place of every skip matter."""
+    form = {
+        "widths": (8, 16, 24),
+        "down": (1, 2, 1),
+        "up": (2, 1, 1),
+        "attention": (False, True, False),
+    }
+    net, x, value = shaken(small(form)), images(2, 3, 8, 12), uniform(2).float()
+    with torch.no_grad():
+        told = net.tell(net.embedding(value)).double()
+        first = staged(convolved(x.double(), net.enter, padding=1), net.down[0], told)
+        second = staged(convolved(first, net.shrink[0], stride=2), net.down[1], told)
+        third = staged(convolved(second, net.shrink[1], stride=2), net.down[2], told)
+        h = staged(third, net.up[2], told)
+        for skip, grow, stage in ((second, net.grow[1], net.up[1]), (first, net.grow[0], net.up[0])):
+            # Each pixel becomes 2x2 pixels, each by a matrix of its own.
+            wider = torch.einsum("bchw,cdij->bdhiwj", h, grow.weight.double()).flatten(2, 3).flatten(3, 4)
+            h = staged(skip + wider + grow.bias.double()[:, None, None], stage, told)
+        gain = 1 + told @ net.gain.weight.double().T + net.gain.bias.double()
+        wanted = convolved(h * gain[:, :, None, None], net.leave, padding=1)
+        assert wanted.std() > 0.1
+        assert torch.allclose(net(x, value).double(), wanted, rtol=0, atol=1e-4 * wanted.std().item())
+
+
 def test_a_block_starts_as_the_identity_and_listens():
     block, x = made(lambda: Block(16, told=4)), images(2, 16, 5, 5)
     assert torch.equal(block(x, images(2, 4)), x)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ddim.config import Recipe
+    from ddim.denoiser import Counted
     from ddim.generate import Trained
 
 
@@ -32,10 +33,11 @@ def options(parser: argparse.ArgumentParser, steps: int) -> None:
 
 @dataclass(frozen=True)
 class Work:
-    """A run, open for editing: its model, the levels (N,) of the edit, and where the results go."""
+    """A run, open for editing: its counted model, the levels (N,) of the edit, where the results go."""
 
     command: str
     trained: Trained
+    model: Counted
     recipe: Recipe
     times: Tensor
     out: Path
@@ -78,22 +80,28 @@ class Work:
         # What an edit does is said by its command and notes, not by the recipe's sampler.
         for name in ("nfe", "seeds", "label", "sampler"):
             del record[name]
-        write_json_atomic(self.out / "record.json", {"command": self.command, **record, **notes})
+        # Each of runtime.micro_batch images.
+        calls = {"network_calls": self.model.evaluations}
+        write_json_atomic(self.out / "record.json", {"command": self.command, **record, **calls, **notes})
 
 
-def opened(args: argparse.Namespace, command: str) -> Work:
-    """The run of the arguments; of a recipe, the grid and its fields apply; it is uniform unless given."""
+def opened(args: argparse.Namespace, command: str, *, grid: str | None = "uniform") -> Work:
+    """The run of the arguments; of a recipe, the grid and its fields apply.
+
+    It is `grid` unless given: a recipe's own (None) may end where pictures are best, far from the clean image
+    that most edits begin with.
+    """
     from ddim.config import override
+    from ddim.denoiser import Counted
     from ddim.generate import load
 
     if args.steps < 1:
         raise UserError(f"--steps must be at least 1, got {args.steps}")
     only(args, command, "grid")
     trained = load(args.run, args.weights, device=args.device)
-    # The grid of a recipe may end where pictures are best, far from the clean image that an edit begins with.
-    recipe = override(trained.recipe, {"grid": "uniform", **args.fields})
+    recipe = override(trained.recipe, ({"grid": grid} if grid else {}) | args.fields)
     times = recipe.grid(args.steps, recipe.schedule)
-    return Work(command, trained, recipe, times, folder(args.out, command))
+    return Work(command, trained, Counted(trained.model), recipe, times, folder(args.out, command))
 
 
 def folder(out: Path | None, command: str) -> Path:
@@ -136,6 +144,14 @@ def read(work: Work, paths: Sequence[Path], channels: int | None = None) -> Tens
             )
         images.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255)
     return torch.stack(images)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Height and width of an image file, upright."""
+    from ddim.data.decode import header
+
+    found = header(path.read_bytes())
+    return found.height, found.width
 
 
 def said(work: Work, text: str) -> int:

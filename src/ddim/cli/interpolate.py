@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ddim.cli import editing
 from ddim.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TAKES_FIELDS = True
 
@@ -45,21 +49,25 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--frames must be at least 2, got {args.frames}")
     seeds = _seeds(args.seeds) if args.seeds is not None else []
     check_seeds(seeds)
-    work = editing.opened(args, "interpolate")
-    model, times = work.trained.model, work.times
+    # Between seeds the ends are what `ddim sample` makes of them; an image is inverted by DDIM.
+    work = editing.opened(args, "interpolate", grid=None if seeds else "uniform")
+    model, times = work.model, work.times
+    sampler = work.recipe.sampler if seeds else DDIM()
+
+    def made(latent: Tensor) -> Tensor:
+        return picture(model, last(sampler(model, latent, times, Noise(range(len(latent))))))
+
     with work.precise():
         if seeds:
-            a, b = start(model.schedule, Noise(seeds), model.blank(2).cpu(), times[0])
+            a, b = start(model.schedule, Noise(seeds), work.trained.model.blank(2).cpu(), times[0])
         else:
             images = work.enter(editing.read(work, args.images))
             a, b = work.in_batches(lambda x0: invert(model, x0, times).latent, images)
         frames = between(a, b, args.frames)
-        end = (
-            (lambda z: picture(model, last(DDIM()(model, z, times, Noise(range(len(z)))))))
-            if seeds
-            else (lambda z: restore(model, z, times))
-        )
-        images = work.in_batches(end, frames)
+        images = work.in_batches(made, frames)
+        if not seeds:
+            # The ends as they came in, without a last denoising.
+            images[[0, -1]] = work.in_batches(lambda z: restore(model, z, times), frames[[0, -1]])
     images = work.leave(images)
     work.save({"frame": images}, {"images": list(map(str, args.images)), "between_seeds": seeds})
     save_film(work.out / "film.webp", list(to_uint8(images)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,12 +50,17 @@ def run(args: argparse.Namespace) -> int:
 
     work = editing.opened(args, "invert")
     images = editing.read(work, args.images)
-    model, times = work.trained.model, work.times
-    clean = model.schedule(torch.zeros((), dtype=torch.float64))
+    model, times = work.model, work.times
+    clean, end = (model.schedule(t) for t in (torch.zeros((), dtype=torch.float64), times[-1]))
     if clean.sigma > _NOISY:
         sys.stdout.write(
             f"note: at t = 0 this run's schedule still holds noise, sigma = {clean.sigma:.2f}: an image "
             "without noise is no state of it, and its latent is that of a slightly different, grainy image\n"
+        )
+    elif end.sigma > _NOISY:
+        sys.stdout.write(
+            f"note: the last of these {len(times)} levels has sigma = {end.sigma:.2f}, which an image "
+            "without noise lacks: its latent is that of a slightly different one; more --steps come nearer\n"
         )
     residuals = [0.0]
 
@@ -70,9 +76,11 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(
             f"note: some steps did not converge and change by {max(residuals):.2g} a round: take more steps\n"
         )
-    errors = (back - images).square().mean((1, 2, 3)).tolist()
+    # Latents that overflowed come back as no number, which is no JSON.
+    errors = [e if math.isfinite(e) else None for e in (back - images).square().mean((1, 2, 3)).tolist()]
     for path, error in zip(args.images, errors, strict=True):
-        sys.stdout.write(f"{path}: mean squared error of the round trip {error:.3g}\n")
+        told = "not a finite number" if error is None else f"{error:.3g}"
+        sys.stdout.write(f"{path}: mean squared error of the round trip {told}\n")
     seen = (latent / latent.std() / 6 + 0.5).clamp(0, 1)
     work.save(
         {"image": images, "latent": seen, "back": back},

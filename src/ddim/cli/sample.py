@@ -6,9 +6,13 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ddim.cli import only
 from ddim.errors import UserError, near
+
+if TYPE_CHECKING:
+    from ddim.generate import Trained
 
 TAKES_FIELDS = True
 
@@ -18,8 +22,8 @@ by seed, grid.png, and record.json, which says what the pictures depend on.
 
   --steps N      evaluations of the network per picture (the last one makes the picture)
   --sampler.eta  of ddim and dpm_solver: 0 is deterministic (the default), 1 renews all the noise of DDPM
-  --sampler      ddim, ddpm, heun, adams_bashforth, dpm_solver or unipc (default the recipe's), and its fields:
-                 --sampler.order 3; heun asks twice a step
+  --sampler      ddim, ddpm, heun, adams_bashforth, dpm_solver or unipc, and its fields: --sampler.order 3;
+                 heun asks twice a step; default: the recipe's
   --grid         uniform, quadratic, uniform_log_snr, karras, spaced or listed, and its fields: --grid.end 5;
                  default: what `ddim search` found for this sampler and --steps, else the recipe's
 
@@ -81,8 +85,9 @@ def run(args: argparse.Namespace) -> int:
             sys.stdout.write(
                 f"levels that ddim search found, in {args.run}/grids.json; --grid takes others\n"
             )
-    label = _label(args.label, trained.state["classes"])
-    out = _folder(args)
+    label = _label(args.label, trained)
+    record = sampling_record(trained, recipe, seeds, args.steps, 0, label)
+    out, before = _folder(args, record)
     began, film = time.monotonic(), Film(trained.pixels)
     images, nfe = generate(
         trained,
@@ -94,15 +99,14 @@ def run(args: argparse.Namespace) -> int:
         watch=film.add if args.film else None,
     )
     seconds = time.monotonic() - began
-    out.mkdir(parents=True, exist_ok=True)
     for seed, pixels in zip(seeds, to_uint8(images), strict=True):
         save_png(out / f"{seed:05d}.png", pixels)
     sheet = grid(images)
     save_png(out / "grid.png", sheet)
     if args.film:
         save_film(out / "film.webp", film.frames())
-    record = sampling_record(trained, recipe, seeds, args.steps, nfe, label)
-    write_json_atomic(out / "record.json", {**record, "seconds": round(seconds, 2)})
+    found = {"nfe": nfe, "seeds": sorted({*before, *seeds}), "seconds": round(seconds, 2)}
+    write_json_atomic(out / "record.json", {**record, **found})
     if can_preview(sys.stdout):
         sys.stdout.write(terminal(sheet, 72) + "\n")
     pace = len(seeds) / seconds
@@ -115,8 +119,8 @@ def run(args: argparse.Namespace) -> int:
 def _seeds(args: argparse.Namespace) -> list[int]:
     if args.seeds is None:
         n = 16 if args.n is None else args.n
-        if n < 1:
-            raise UserError(f"-n must be at least 1, got {n}")
+        if not 1 <= n <= 10**6:
+            raise UserError(f"-n must be at least 1 and at most 1,000,000, got {n}")
         first = args.seed or 0
         return list(range(first, first + n))
     if args.n is not None or args.seed is not None:
@@ -137,9 +141,12 @@ def _seeds(args: argparse.Namespace) -> list[int]:
     return seeds
 
 
-def _label(text: str | None, classes: list[str]) -> int | None:
+def _label(text: str | None, trained: Trained) -> int | None:
     if text is None:
         return None
+    if not trained.model.classes:
+        raise UserError(f"--label cannot be used: the network of this run is told of no labels, got {text!r}")
+    classes: list[str] = trained.state["classes"]
     if text in classes:
         return classes.index(text)
     if text.isdecimal() and int(text) < len(classes):
@@ -148,13 +155,35 @@ def _label(text: str | None, classes: list[str]) -> int | None:
     raise UserError(f"--label must be one of the run's {count} classes, got {text!r}{near(text, classes)}")
 
 
-def _folder(args: argparse.Namespace) -> Path:
-    """The folder to write to: a new or empty one, or one that holds a record of ours."""
-    if args.out is None:
+_ALIKE = ("checkpoint", "weights", "sampler", "times", "label", "runtime", "versions")
+"""What pictures depend on beside their seeds, by the names of a record."""
+
+
+def _folder(args: argparse.Namespace, record: dict[str, Any]) -> tuple[Path, list[int]]:
+    """The folder to write to, and the seeds of the pictures there.
+
+    A new or an empty one, or one of pictures that depend on the same: no two experiments mix.
+    """
+    from ddim.tracking import read_json
+
+    out = args.out
+    if out is None:
         name = args.run.resolve().name
-        return next(p for k in range(1, 10**6) if not (p := Path("samples") / f"{name}-{k}").exists())
-    if args.out.exists() and not args.out.is_dir():
-        raise UserError(f"--out must be a folder, got the file {args.out}")
-    if args.out.is_dir() and any(args.out.iterdir()) and not (args.out / "record.json").is_file():
-        raise UserError(f"--out {args.out} holds files that are not samples; name a new folder")
-    return args.out
+        out = next(p for k in range(1, 10**6) if not (p := Path("samples") / f"{name}-{k}").exists())
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out must be a folder, got the file {out}")
+    before: list[int] = []
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / "record.json").is_file():
+            raise UserError(f"--out {out} holds files that are not samples; name a new folder")
+        there = read_json(out / "record.json")
+        if not isinstance(there, dict) or any(there.get(name) != record[name] for name in _ALIKE):
+            raise UserError(
+                f"--out {out} holds pictures of another run or way of sampling; name a new folder"
+            )
+        before = there["seeds"]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be made a folder: {error.strerror}") from None
+    return out, before

@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--seeds must be at least 1, got {args.seeds}")
     trained = load(args.run, args.weights, device=args.device)
     recipe = override(trained.recipe, args.fields)
+    if grid_search.stochastic(recipe.sampler):
+        raise UserError("--sampler must be deterministic: what renews noise comes no nearer to a fine run")
     end = recipe.grid(max(args.steps, 2), recipe.schedule)[-1].item() if args.end is None else args.end
     if not 0 < end < 1:
         raise UserError(f"--end must lie between 0 and 1, got {end}")

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     check_seeds((seeds[0], seeds[-1]))
     work = editing.opened(args, "vary")
     image = editing.read(work, [args.image])
-    model, made = work.trained.model, []
+    model, made = work.model, []
     for mine, filled, blank in batches(work.trained, seeds):
         x0 = blank + work.enter(image).to(blank)
         with work.precise():
@@ -57,6 +57,11 @@ def run(args: argparse.Namespace) -> int:
     pictures = torch.cat(made)
     work.save(
         {"image": image, "varied": pictures},
-        {"image": str(args.image), "strength": args.strength, "seed": args.seed},
+        {
+            "image": str(args.image),
+            "strength": args.strength,
+            "seed": args.seed,
+            "times": [args.strength, *work.times[work.times < args.strength].tolist()],
+        },
     )
     return editing.said(work, f"{args.n} pictures")

@@ -1,16 +1,18 @@
 """A U-Net that spends its arithmetic where a processor is fast: in 3x3 convolutions, and little beside them.
 
-On processors with bf16 a 3x3 convolution costs no more than a pass over its input, so what counts is how
-often an image goes through memory. Hence a block has one norm, over the channels of each pixel (no second
-pass for statistics); skips are added and not concatenated; levels are joined by 2x2 convolutions of stride 2;
-full resolution is thin.
+On processors with bf16 units a 3x3 convolution costs little more than the norms and activations round it, so
+what counts is how often an image goes through memory. Hence a block has one norm, over the channels of each
+pixel (no second pass for statistics); skips are added and not concatenated; sizes are joined by 2x2
+convolutions of stride 2; full resolution is thin.
 
-No norm or activation stands on the way from x_t to the output at full resolution: entrance, residual stream
-and last convolution are linear and float32, so that single pixels pass unharmed. How much of them passes is
-told: where there is little noise nearly all, where there is much nearly none.
+No norm or activation stands on the way from the input to the output at full resolution: entrance, residual
+stream and last convolution are linear and float32, so that single pixels pass unharmed. Each channel of that
+stream is scaled, at its end, by a gain that depends on the conditioning.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +70,7 @@ class Block(nn.Module):
         return x + self.second(F.silu(h))
 
 
-class Level(nn.Module):
+class Stage(nn.Module):
     """Blocks of one size, and attention after them or not."""
 
     def __init__(self, channels: int, depth: int, told: int, *, attend: bool = False) -> None:
@@ -109,21 +111,22 @@ class UNet(nn.Module):
         self.tell = nn.Sequential(nn.Linear(64, told), nn.SiLU(), nn.Linear(told, told), nn.SiLU())
         self.enter = Exact(channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(
-            Level(width, depth, told) for width, depth in zip(widths, down, strict=True)
+            Stage(width, depth, told) for width, depth in zip(widths, down, strict=True)
         )
         self.up = nn.ModuleList(
-            Level(width, depth, told, attend=attend)
+            Stage(width, depth, told, attend=attend)
             for width, depth, attend in zip(widths, up, attention, strict=True)
         )
-        pairs = list(zip(widths, widths[1:], strict=False))
-        self.shrink = nn.ModuleList(nn.Conv2d(wide, deep, 2, stride=2) for wide, deep in pairs)
-        self.grow = nn.ModuleList(nn.ConvTranspose2d(deep, wide, 2, stride=2) for wide, deep in pairs)
+        self.shrink = nn.ModuleList(nn.Conv2d(wide, deep, 2, stride=2) for wide, deep in pairwise(widths))
+        self.grow = nn.ModuleList(
+            nn.ConvTranspose2d(deep, wide, 2, stride=2) for wide, deep in pairwise(widths)
+        )
         self.gain = zeroed(nn.Linear(told, widths[0]))
         self.leave = zeroed(Exact(widths[0], channels, 3, padding=1))
 
     def forward(self, x: Tensor, conditioning: Tensor, label: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), conditioning (B,) -> (B, C, H, W)."""
-        # As exact as the path of x_t that the gain scales.
+        # As exact as the stream that the gain scales.
         with torch.autocast(x.device.type, enabled=False):
             told = self.tell(self.embedding(conditioning))
             gain = 1 + self.gain(told)[:, :, None, None]
@@ -132,10 +135,10 @@ class UNet(nn.Module):
     def _padded(self, x: Tensor, told: Tensor, gain: Tensor) -> Tensor:
         x = self.down[0](self.enter(x), told)
         skips = [x]
-        for shrink, level in zip(self.shrink, self.down[1:], strict=True):
-            x = level(shrink(x), told)
+        for shrink, stage in zip(self.shrink, self.down[1:], strict=True):
+            x = stage(shrink(x), told)
             skips.append(x)
         x = self.up[-1](skips.pop(), told)
-        for grow, level in zip(reversed(self.grow), reversed(self.up[:-1]), strict=True):
-            x = level(skips.pop() + grow(x), told)
+        for grow, stage in zip(reversed(self.grow), reversed(self.up[:-1]), strict=True):
+            x = stage(skips.pop() + grow(x), told)
         return self.leave(x * gain)
