@@ -134,7 +134,9 @@ def _bf16_pays(device: str) -> bool:
         return False
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    conv = Runtime().place(nn.Conv2d(64, 64, 3, padding=1))
+    # Initial weights are drawn from the caller's stream, which must not notice.
+    with torch.random.fork_rng(devices=[]):
+        conv = Runtime().place(nn.Conv2d(64, 64, 3, padding=1))
     x = Runtime().images(torch.ones(8, 64, 32, 32))
 
     def seconds(enabled: bool) -> float:
