@@ -83,8 +83,8 @@ MUTANTS = [
     _(
         "grid reaches t = 0",
         "grids.py",
-        "torch.arange(steps, 0, -1",
-        "torch.arange(steps - 1, -1, -1",
+        "torch.arange(steps, 0, -1, dtype=torch.float64) / steps",
+        "torch.arange(steps - 1, -1, -1, dtype=torch.float64) / steps",
         "test_grids.py::test_times_fall_from_one_and_never_reach_zero",
         "test_grids.py::test_uniform_times_are_those_of_the_originals",
     ),
