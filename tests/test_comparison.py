@@ -1,11 +1,14 @@
+import types
+
 import pytest
 import torch
 
 from ddim import comparison
+from ddim.errors import UserError
 from ddim.figures import samplers
 from ddim.oracles import Mixture
 from ddim.samplers import DDIM, EDM, AdamsBashforth
-from ddim.schedules import Cosine
+from ddim.schedules import Cosine, Linear
 from oracles import normal
 
 LAW = Mixture(Cosine(0.1, 0.999), normal(3, 1, 2, 2, seed=1), 0.5)
@@ -44,3 +47,9 @@ def test_a_figure_has_a_panel_a_grid_and_a_line_a_sampler():
     for axes in figure.axes:
         assert len(axes.get_lines()) == len(comparison.SAMPLERS)
         assert axes.get_yscale() == axes.get_xscale() == "log"
+
+
+def test_a_table_is_refused_in_one_sentence():
+    run = types.SimpleNamespace(model=types.SimpleNamespace(schedule=Linear()))
+    with pytest.raises(UserError, match="has no 500 different levels"):
+        comparison.of_run(run, 0.05, [0])

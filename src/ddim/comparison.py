@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ddim.denoiser import Counted
+from ddim.errors import UserError
 from ddim.generate import Trained
-from ddim.grid_search import named_grids, pictures, reference
+from ddim.grid_search import check, named_grids, pictures, reference
 from ddim.noise import Noise
 from ddim.oracles import Gaussian, Mixture
 from ddim.samplers import DDIM, EDM, AdamsBashforth, DPMSolver, Sampler, UniPC, last, picture
@@ -69,7 +70,16 @@ def compared(
 
 
 def of_run(trained: Trained, end: float, seeds: Sequence[int]) -> Callable[[Sampler, Tensor], float]:
-    """The error of a run's pictures against a fine run between the same ends, in model units."""
+    """The error of a run's pictures against a fine run between the same ends, in model units.
+
+    UserError where the schedule has no so fine a run: a table, whose levels coincide.
+    """
+    try:
+        check(FINE, trained.model.schedule, end)
+    except UserError:
+        raise UserError(
+            f"samplers cannot be compared on this run: its schedule has no {FINE} different levels"
+        ) from None
     truth = reference(trained, end, seeds, FINE)
     return lambda sampler, times: (pictures(trained, sampler, times, seeds) - truth).square().mean().item()
 
