@@ -61,6 +61,8 @@ class Diffusion(keras.Model):
 
     def call(self, x0: object, training: bool = False) -> object:
         """The loss, as a batch of errors."""
+        # Mixed precision hands the images over in bf16; noise is added in float32, as the tutorial does.
+        x0 = ops.cast(x0, "float32")
         eps = keras.random.normal(ops.shape(x0), seed=self.seeds)
         t = keras.random.uniform((ops.shape(x0)[0], 1, 1, 1), seed=self.seeds)
         start, end = math.acos(0.95), math.acos(0.02)
