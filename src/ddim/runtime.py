@@ -39,6 +39,7 @@ class Runtime:
         """Take the threads, and float32 that is float32, for the whole process."""
         torch.set_num_threads(self.threads)
         # Left alone, convolutions on Nvidia's cards keep 10 bits, and with them a network's exact path.
+        # pyrefly: ignore[missing-attribute] torch makes it at import
         torch.backends.cudnn.conv.fp32_precision = "ieee"
 
     def place(self, model: M) -> M:
