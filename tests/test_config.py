@@ -51,7 +51,7 @@ levels = st.integers(1, 4).flatmap(
     lambda n: st.tuples(
         *(
             st.lists(part, min_size=n, max_size=n).map(tuple)
-            for part in (st.integers(1, 300), st.integers(0, 3), st.integers(0, 3), st.booleans())
+            for part in (st.integers(2, 300), st.integers(0, 3), st.integers(0, 3), st.booleans())
         )
     )
 )
