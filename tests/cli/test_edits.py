@@ -159,8 +159,10 @@ def test_a_schedule_that_is_never_clean_is_named(run, tmp_path, photo, capsys):
     assert "at t = 0 this run's schedule still holds noise, sigma = 0.31" in said
     recipe = tiny.recipe(optim__warmup=0, schedule__max_signal=0.99995)
     clean = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
-    _, said = made(capsys, "invert", clean, tmp_path / "clean", photo)
+    coarse = ["--grid", "uniform"]
+    _, said = made(capsys, "invert", clean, tmp_path / "clean", photo, *coarse)
     assert "still holds noise" not in said
     assert "the last of these 4 levels has sigma = 0.38" in said
-    _, said = made(capsys, "invert", clean, tmp_path / "fine", photo, "--steps", 40)
+    record, said = made(capsys, "invert", clean, tmp_path / "fine", photo)
+    assert record["grid"] == {"kind": "uniform_log_snr", "end": 6.0}
     assert "note:" not in said

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     seeds = _seeds(args.seeds) if args.seeds is not None else []
     check_seeds(seeds)
     # Between seeds the ends are what `ddim sample` makes of them; an image is inverted by DDIM.
-    work = editing.opened(args, "interpolate", grid=None if seeds else "uniform")
+    work = editing.opened(args, "interpolate", real=not seeds)
     model, times = work.model, work.times
     sampler = work.recipe.sampler if seeds else DDIM()
 

@@ -22,7 +22,7 @@ images that come back, strip.png, latents.safetensors and record.json.
 
   --exact   solve each step instead of following the slope where it begins: the way back then leads to the
             image, where the steps are short enough for that; it says so where they are not
-  --grid    the levels (default uniform)
+  --grid    the levels (default uniform_log_snr to 6, on a schedule that ends before it uniform)
 
 examples:
   ddim invert runs/photos-fast-1 flower.jpg --steps 100
