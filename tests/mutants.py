@@ -511,6 +511,20 @@ MUTANTS = [
         EDITED + "test_an_exact_inversion_is_undone_by_ddim",
     ),
     _(
+        "an inversion takes the slope where a step begins",
+        "editing/invert.py",
+        "return slope + part.to(slope) * (slope - earlier)",
+        "return slope",
+        EDITED + "test_a_round_trip_is_of_order_two",
+    ),
+    _(
+        "two times of one level are a step of an inversion",
+        "editing/invert.py",
+        "if then.log_snr == now.log_snr:",
+        "if t == s:",
+        EDITED + "test_two_times_of_one_level_are_one_step",
+    ),
+    _(
         "an inversion that did not converge says nothing",
         "editing/invert.py",
         "residual <= tolerance)",
