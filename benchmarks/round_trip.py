@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--steps", default="10,20,50,100,200,500,1000")
     parser.add_argument("--exact", default="20", help="numbers of levels at which each step is solved too")
-    parser.add_argument("--grid", default="uniform")
+    parser.add_argument("--grid", default="uniform_log_snr", help="default: that of ddim invert")
     args = parser.parse_args()
     trained = load(args.run)
     recipe = trained.recipe
