@@ -1,7 +1,17 @@
 """Files that outlive a power cut: folders whose names are on the disk, files that are whole or absent."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+
+def cache_folder(given: Path | None = None) -> Path:
+    """Where what can be had again is kept: the given folder, $DDIM_CACHE, or the user's cache folder."""
+    import platformdirs
+
+    return given or Path(os.environ.get("DDIM_CACHE") or platformdirs.user_cache_path("ddim"))
 
 
 def make(folder: Path) -> None:
@@ -14,10 +24,17 @@ def make(folder: Path) -> None:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write `content` to `path`: whole or not at all, whatever happens."""
+    with whole(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which is at `path` after the block: whole or not at all, whatever happens."""
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -11,10 +11,11 @@ import pytest
 from bad_images import encoded, picture
 
 from ddim.data import open_images
-from ddim.data.cache import cache_folder, rejects, survey
+from ddim.data.cache import rejects, survey
 from ddim.data.find import find
 from ddim.data.source import labels_of
 from ddim.errors import UserError
+from ddim.files import cache_folder
 
 
 def colour(number, channels=3):

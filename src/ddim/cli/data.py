@@ -45,9 +45,10 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from ddim.data import open_images, parse_size
-    from ddim.data.cache import cache_folder, originals, rejects, survey
+    from ddim.data.cache import originals, rejects, survey
     from ddim.data.find import find
     from ddim.data.order import order
+    from ddim.files import cache_folder
     from ddim.plots import check_out, grid, save_png
 
     size = parse_size(args.size)

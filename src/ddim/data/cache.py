@@ -27,17 +27,11 @@ from ddim.data import decode
 from ddim.data.images import Images
 from ddim.data.source import OTHER, Member, Reject, Source, Survey, labels_of
 from ddim.errors import UserError
+from ddim.files import cache_folder
 
 _PIXELS, _INDEX, _REJECTS = "images.u8", "index.json", "rejects.json"
 _BUILDING = ".building-"
 _DAY = 24 * 3600
-
-
-def cache_folder(given: Path | None = None) -> Path:
-    """Where decoded images are kept: the given folder, $DDIM_CACHE, or the user's cache folder."""
-    import platformdirs
-
-    return given or Path(os.environ.get("DDIM_CACHE") or platformdirs.user_cache_path("ddim"))
 
 
 def cached(

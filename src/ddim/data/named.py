@@ -18,6 +18,7 @@ from pathlib import Path
 from ddim.data.folder import open_path, path_stamp
 from ddim.data.source import OTHER, Member, Reject, Source, Survey
 from ddim.errors import UserError
+from ddim.files import cache_folder
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,6 @@ def locate(archive: Archive, copy: Path | None) -> Path:
     Looked for in copy, or else in $DDIM_DATA and among earlier downloads, as the archive file or as
     torchvision unpacks it. UserError, with what to put where, when there is neither a copy nor a network.
     """
-    from ddim.data.cache import cache_folder
-
     downloads = cache_folder() / "downloads"
     if copy is not None:
         roots = [copy.parent if copy.is_file() else copy]
