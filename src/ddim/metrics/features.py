@@ -1,0 +1,137 @@
+"""Images to features: the networks by name, and all images of a set, batch by batch."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddim.errors import UserError, near
+from ddim.files import whole
+from ddim.metrics import efficientnet, inception
+
+DEFAULT = "efficientnet-lite0"
+# Name: how the network is made from a file of weights, what is done to images first, how many features.
+_NETWORKS = {
+    DEFAULT: (efficientnet.lite0, efficientnet.RESIZE, efficientnet.DIMENSIONS),
+    "inception-2015": (inception.inception_2015, inception.RESIZE_2015, inception.DIMENSIONS),
+    "inception-torchvision": (
+        inception.inception_torchvision,
+        inception.RESIZE_TORCHVISION,
+        inception.DIMENSIONS,
+    ),
+}
+_KERAS = "inception-keras"
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A network that makes features of images, and all that a number made of them depends on.
+
+    weights is the SHA-256 (hex) of its file of weights, resize says what is done to images; network maps
+    (B, 3, H, W) float32 in [0, 255] to (B, dimensions).
+    """
+
+    name: str
+    weights: str
+    resize: str
+    dimensions: int
+    network: Callable[[Tensor], Tensor] = field(repr=False, compare=False)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) uint8, C = 1 (gray), 3 (RGB) or 4 (RGBA, laid over white) to (B, dimensions) float32.
+
+        UserError for other images.
+        """
+        if images.ndim != 4 or images.shape[1] not in (1, 3, 4) or images.dtype != torch.uint8:
+            raise UserError(
+                "features are of images (B, C, H, W) of type uint8 with 1, 3 or 4 channels, "
+                f"got {tuple(images.shape)} of type {str(images.dtype).removeprefix('torch.')}"
+            )
+        return self.network(_rgb(images.float()))
+
+
+def find(name: str = DEFAULT, weights: Path | None = None) -> Extractor:
+    """The extractor of that name; its weights from a file, or from where they are kept.
+
+    UserError where there is none of that name, or its weights are missing or are others.
+    """
+    if name == _KERAS:
+        raise UserError(
+            f"features {_KERAS} cannot be had: Keras keeps its weights as HDF5, which needs h5py and is not "
+            f"read here; possible are {', '.join(_NETWORKS)}"
+        )
+    if name not in _NETWORKS:
+        possible = ", ".join(_NETWORKS)
+        raise UserError(f"features must be one of {possible}, got {name!r}{near(name, _NETWORKS)}")
+    make, resize, dimensions = _NETWORKS[name]
+    sha, network = make(weights)
+    return Extractor(name, sha, resize, dimensions, network)
+
+
+def extract(
+    extractor: Extractor,
+    images: np.ndarray,
+    path: Path | None = None,
+    batch: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """(N, H, W, C) uint8, an array or a memory map of any length, to (N, dimensions) float32.
+
+    With a path they are written there, whole or not at all, and come back as a read-only memory map of that
+    .npy file. batch bounds the memory and changes nothing else; progress is called with (done, total).
+    """
+    shape = (len(images), extractor.dimensions)
+    if path is None:
+        features = np.empty(shape, np.float32)
+        for start, part in _parts(extractor, images, batch, progress):
+            features[start : start + len(part)] = part
+        return features
+    with whole(path) as file:
+        _begin(file, shape)
+        for _, part in _parts(extractor, images, batch, progress):
+            file.write(part.tobytes())
+    return np.lib.format.open_memmap(path, mode="r")
+
+
+def _parts(
+    extractor: Extractor, images: np.ndarray, batch: int, progress: Callable[[int, int], None] | None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(number of the first image, features) of one batch after another."""
+    for start in range(0, len(images), batch):
+        pixels = np.ascontiguousarray(images[start : start + batch])
+        part = extractor(torch.tensor(pixels).permute(0, 3, 1, 2)).numpy()
+        _forget(images)
+        yield start, part
+        if progress:
+            progress(start + len(part), len(images))
+
+
+def _begin(file: BinaryIO, shape: tuple[int, int]) -> None:
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _forget(images: np.ndarray) -> None:
+    """Let go of what was read of a memory map, which else stays in this process until it ends."""
+    mapped = images
+    while isinstance(mapped, np.ndarray):
+        mapped = mapped.base
+    # A map that can be written may hold what is in no file.
+    if isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise") and not images.flags.writeable:
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _rgb(images: Tensor) -> Tensor:
+    """(B, C, H, W) in [0, 255], C = 1, 3 or 4, to (B, 3, H, W)."""
+    if images.shape[1] == 4:
+        colours, opacity = images[:, :3], images[:, 3:] / 255
+        return colours * opacity + 255 * (1 - opacity)
+    return images.expand(-1, 3, -1, -1)

@@ -1,0 +1,93 @@
+"""Inception v3 (Szegedy et al. 2016) twice: TensorFlow's of 2015, for FID, and torchvision's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import inception as tv
+
+from ddim.metrics.weights import fill, locate, read
+
+DIMENSIONS = 2048
+RESIZE_2015 = "299 px bilinear of TensorFlow 1, not antialiased"
+RESIZE_TORCHVISION = "299 px bilinear, not antialiased"
+_SIDE = 299
+
+# Over the pixels that there are: TensorFlow counts no padding in a mean, torchvision counts it as zeros.
+_mean = partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_pad=False)
+_max = partial(F.max_pool2d, kernel_size=3, stride=1, padding=1)
+
+
+def inception_2015(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
+    """The network of FID (Heusel et al. 2017), its graph of 2015-12-05: SHA-256 of the weights, and network.
+
+    (B, 3, H, W) in [0, 255] to (B, 2048), pooled. It has 1008 classes and pools in its own way.
+    """
+    blocks = [tv.BasicConv2d, _A, tv.InceptionB, _C, tv.InceptionD, _E, tv.InceptionAux]
+    sha, network = _inception("inception-2015", weights, blocks, classes=1008)
+    return sha, lambda images: network((resize_tf1(images, _SIDE) - 128) / 128)
+
+
+def inception_torchvision(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
+    """torchvision's Inception v3, as the R repository before this one used it: SHA-256, and network.
+
+    (B, 3, H, W) in [0, 255] to (B, 2048), pooled. Its normalisation by ImageNet's statistics, undone by the
+    network's own transformation of its input, leaves [-1, 1].
+    """
+    sha, network = _inception("inception-torchvision", weights, None, classes=1000)
+
+    def features(images: Tensor) -> Tensor:
+        big = F.interpolate(images / 255, size=(_SIDE, _SIDE), mode="bilinear")
+        return network(2 * big - 1)
+
+    return sha, features
+
+
+def resize_tf1(images: Tensor, side: int) -> Tensor:
+    """(B, C, H, W) to (B, C, side, side), bilinear as `tf.image.resize_bilinear` of TensorFlow 1 was.
+
+    Pixel i is read at i * H / side: the upper left corners meet, not the centres, and nothing is averaged.
+    """
+    for axis in (3, 2):
+        size = images.shape[axis]
+        at = torch.arange(side, dtype=torch.float32) * (size / side)
+        low = at.long()
+        high = (low + 1).clamp(max=size - 1)
+        part = (at - low).reshape(-1, *[1] * (3 - axis))
+        images = torch.lerp(images.index_select(axis, low), images.index_select(axis, high), part)
+    return images
+
+
+def _inception(
+    name: str, weights: Path | None, blocks: list[Callable[..., nn.Module]] | None, classes: int
+) -> tuple[str, nn.Module]:
+    sha, tensors = read(name, weights or locate(name))
+    with torch.device("meta"):
+        network = tv.Inception3(classes, aux_logits=False, inception_blocks=blocks, init_weights=False)
+    fill(network, tensors)
+    network.register_module("fc", nn.Identity())
+    return sha, network
+
+
+def _pooled_by(pool: Callable[[Tensor], Tensor], block: Any) -> Any:  # noqa: ANN401
+    """A block of torchvision whose last branch, which pools with zeros around, pools by `pool` instead."""
+
+    class Pooled(block):
+        def _forward(self, x: Tensor) -> list[Tensor]:
+            return [*super()._forward(x)[:-1], self.branch_pool(pool(x))]
+
+    return Pooled
+
+
+_A, _C = _pooled_by(_mean, tv.InceptionA), _pooled_by(_mean, tv.InceptionC)
+
+
+def _E(channels: int) -> nn.Module:  # noqa: N802
+    """The first of the last two blocks pools by the mean, the second, alone in it, by the maximum."""
+    return _pooled_by(_max if channels == DIMENSIONS else _mean, tv.InceptionE)(channels)

