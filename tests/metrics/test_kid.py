@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+import torch
+from torch_fidelity.metric_kid import kid_features_to_metric
+
+from ddim.errors import UserError
+from ddim.metrics.kid import kid, legacy_kid
+
+SIZES = [(40, 40, 8), (60, 35, 3), (30, 90, 64), (1500, 1100, 16)]
+
+
+def features(n, d, seed, shift=0.0):
+    return np.random.default_rng(seed).standard_normal((n, d)) * 0.8 + shift
+
+
+def pair_by_pair(x, y):
+    """The unbiased MMD^2 as its definition reads: means of the kernel over pairs of different images."""
+    kernel = lambda a, b: (float(np.dot(a, b)) / len(a) + 1) ** 3
+    within = lambda z: np.mean([kernel(a, b) for i, a in enumerate(z) for j, b in enumerate(z) if i != j])
+    return within(x) + within(y) - 2 * np.mean([kernel(a, b) for a in x for b in y])
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("n, m, d", SIZES)
+def test_kid_over_subsets_is_that_of_torch_fidelity(n, m, d, seed):
+    x, y = features(n, d, seed), features(m, d, seed + 100, shift=0.3)
+    size = min(n, m) * 2 // 3
+    ours = kid(x, y, subsets=7, size=size, seed=seed)
+    theirs = kid_features_to_metric(
+        torch.from_numpy(x),
+        torch.from_numpy(y),
+        kid_subsets=7,
+        kid_subset_size=size,
+        rng_seed=seed,
+        verbose=False,
+    )
+    assert ours.mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6, abs=1e-12)
+    assert ours.std == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-6)
+    assert (ours.subsets, ours.size) == (7, size)
+
+
+def test_the_value_is_the_mean_over_pairs_of_different_images():
+    x, y = features(12, 5, 0), features(9, 5, 1, shift=0.4)
+    assert kid(x, y, subsets=1).value == pytest.approx(pair_by_pair(x, y), rel=1e-10)
+
+
+def test_the_interval_is_the_jackknife_that_leaves_out_every_image_in_turn():
+    x, y = features(9, 4, 0), features(7, 4, 1, shift=0.4)
+    variance = 0.0
+    for one, without in (
+        (x, lambda i: (np.delete(x, i, 0), y)),
+        (y, lambda i: (x, np.delete(y, i, 0))),
+    ):
+        values = np.array([pair_by_pair(*without(i)) for i in range(len(one))])
+        variance += (len(one) - 1) / len(one) * ((values - values.mean()) ** 2).sum()
+    found = kid(x, y, subsets=1)
+    assert found.high - found.value == pytest.approx(1.959964 * variance**0.5, rel=1e-9)
+    assert found.value - found.low == pytest.approx(1.959964 * variance**0.5, rel=1e-9)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.2, 0.6])
+def test_the_interval_holds_the_truth_as_often_as_it_says(shift):
+    # The kernel of independent Gaussians needs but the moments of S = x.y / d, a sum of d products.
+    d, variance = 16, 0.8**2
+
+    def between(u, v):
+        m1, m2 = u * v, (variance + u**2) * (variance + v**2)
+        m3 = (u**3 + 3 * u * variance) * (v**3 + 3 * v * variance)
+        second = (m2 + (d - 1) * m1**2) / d
+        third = (m3 + 3 * (d - 1) * m2 * m1 + (d - 1) * (d - 2) * m1**3) / d**2
+        return 1 + 3 * m1 + 3 * second + third
+
+    truth = between(shift, shift) + between(0, 0) - 2 * between(shift, 0)
+    held = 0
+    for seed in range(100):
+        found = kid(features(120, d, seed, shift), features(90, d, 1000 + seed), subsets=1)
+        held += found.low <= truth <= found.high
+    assert held >= 88
+
+
+def test_the_estimate_is_unbiased_and_so_below_zero_half_of_the_time():
+    values = np.array(
+        [kid(features(20, 4, seed), features(20, 4, 500 + seed), subsets=1).value for seed in range(200)]
+    )
+    assert abs(values.mean()) < 4 * values.std() / len(values) ** 0.5
+    assert 60 < (values < 0).sum() < 160
+
+
+def test_neither_the_order_of_images_nor_the_cut_into_blocks_matters(monkeypatch):
+    x, y = features(70, 6, 0), features(50, 6, 1, shift=0.3)
+    whole = kid(x, y, subsets=3, size=40)
+    turned = kid(x[::-1], y[::-1], subsets=3, size=40)
+    monkeypatch.setattr("ddim.metrics.blocks._ROWS", 13)
+    cut = kid(x, y, subsets=3, size=40)
+    for name in ("value", "low", "high"):
+        assert getattr(turned, name) == pytest.approx(getattr(whole, name), rel=1e-10)
+    for name in ("value", "low", "high", "mean", "std"):
+        assert getattr(cut, name) == pytest.approx(getattr(whole, name), rel=1e-10)
+
+
+def test_a_subset_is_no_larger_than_the_smaller_set():
+    found = kid(features(30, 4, 0), features(20, 4, 1), subsets=2)
+    assert found.size == 20
+
+
+def test_float32_features_are_compared_in_float64():
+    # Far from the origin the kernel is large, and the difference small.
+    x, y = (features(200, 8, seed, shift=30).astype(np.float32) for seed in (0, 1))
+    exact = kid(x.astype(np.float64), y.astype(np.float64), subsets=1).value
+    assert kid(x, y, subsets=1).value == exact
+
+
+def test_legacy_kid_is_the_mean_of_batches_of_which_the_last_may_be_small():
+    x, y = features(11, 5, 0), features(11, 5, 1, shift=0.3)
+    cuts = [(0, 4), (4, 8), (8, 11)]
+    expected = np.mean([pair_by_pair(x[a:b], y[a:b]) for a, b in cuts])
+    assert legacy_kid(x, y, batch=4) == pytest.approx(expected, rel=1e-10)
+
+
+def test_legacy_kid_leaves_out_a_last_single_image():
+    x, y = features(9, 5, 0), features(9, 5, 1, shift=0.3)
+    assert legacy_kid(x, y, batch=4) == legacy_kid(x[:8], y[:8], batch=4)
+
+
+@pytest.mark.parametrize("shapes", [((2, 4), (5, 4)), ((5, 4), (2, 4)), ((5, 4), (5, 3)), ((5,), (5, 4))])
+def test_sets_that_cannot_be_compared_are_refused(shapes):
+    with pytest.raises(UserError, match="KID"):
+        kid(*(np.zeros(shape) for shape in shapes))
