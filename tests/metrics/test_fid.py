@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+import torch
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+from ddim.errors import UserError
+from ddim.metrics.fid import caution, fid, fid_infinity
+
+SIZES = [(40, 40, 8), (60, 35, 3), (30, 90, 20), (1500, 1100, 16)]
+
+
+def features(n, d, seed, shift=0.0, scale=1.0):
+    return np.random.default_rng(seed).standard_normal((n, d)) * scale + shift
+
+
+def with_moments(n, mean, covariance, seed=0):
+    """(n, d) features whose sample mean and covariance are exactly these."""
+    x = features(n, len(mean), seed)
+    x -= x.mean(0)
+    white = x @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T
+    return white @ np.linalg.cholesky(np.atleast_2d(covariance)).T + mean
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("n, m, d", SIZES)
+def test_fid_is_that_of_torch_fidelity(n, m, d, seed):
+    mix = features(d, d, seed + 50) / d**0.5
+    x, y = features(n, d, seed) @ mix, features(m, d, seed + 100, shift=0.3, scale=1.4)
+    statistics = [fid_features_to_statistics(torch.from_numpy(part)) for part in (x, y)]
+    theirs = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert fid(x, y) == pytest.approx(theirs, rel=1e-6)
+
+
+def test_fid_of_commuting_gaussians_is_the_distance_of_means_and_of_deviations():
+    mean1, mean2 = np.array([1.0, -2.0, 0.5]), np.array([0.0, 1.0, 0.5])
+    std1, std2 = np.array([1.0, 2.0, 0.1]), np.array([3.0, 0.5, 0.1])
+    x = with_moments(50, mean1, np.diag(std1**2), seed=1)
+    y = with_moments(80, mean2, np.diag(std2**2), seed=2)
+    expected = ((mean1 - mean2) ** 2).sum() + ((std1 - std2) ** 2).sum()
+    assert fid(x, y) == pytest.approx(expected, rel=1e-9)
+
+
+def test_fid_of_two_dimensions_has_a_closed_form():
+    # tr((C1 C2)^(1/2)) = (tr(C1 C2) + 2 det(C1 C2)^(1/2))^(1/2) for 2 x 2 matrices (Cayley & Hamilton).
+    one, other = np.array([[2.0, 0.9], [0.9, 1.0]]), np.array([[0.5, -0.3], [-0.3, 3.0]])
+    x, y = with_moments(40, np.zeros(2), one, seed=1), with_moments(30, np.zeros(2), other, seed=2)
+    root = np.sqrt(np.trace(one @ other) + 2 * np.sqrt(np.linalg.det(one) * np.linalg.det(other)))
+    assert fid(x, y) == pytest.approx(np.trace(one) + np.trace(other) - 2 * root, rel=1e-9)
+
+
+@pytest.mark.parametrize("n, d", [(30, 8), (8, 30), (1200, 5)])
+def test_identical_sets_are_at_no_distance(n, d):
+    x = features(n, d, 0, shift=3, scale=5)
+    assert abs(fid(x, x)) < 1e-6
+    assert abs(fid(x, x[::-1])) < 1e-6
+
+
+def test_fewer_images_than_dimensions_need_no_full_rank():
+    # In the plane of the data it is the FID of two dimensions; the other 18 hold nothing.
+    turn = np.linalg.qr(features(20, 20, 0))[0][:2]
+    x, y = features(10, 2, 1), features(12, 2, 2, shift=0.5, scale=2)
+    assert fid(x @ turn, y @ turn) == pytest.approx(fid(x, y), rel=1e-9)
+
+
+def test_neither_the_order_of_images_nor_the_cut_into_blocks_matters(monkeypatch):
+    x, y = features(70, 6, 0), features(50, 6, 1, shift=0.3)
+    whole = fid(x, y)
+    assert fid(x[::-1], y[::-1]) == pytest.approx(whole, rel=1e-10)
+    monkeypatch.setattr("ddim.metrics.blocks._ROWS", 13)
+    assert fid(x, y) == pytest.approx(whole, rel=1e-10)
+
+
+def test_fid_infinity_takes_off_the_bias_of_few_generated_images():
+    # Of a set that is the truth: FID of 300 images is biased, that of infinitely many is 0.
+    d = 20
+    truth = with_moments(60_000, np.zeros(d), np.eye(d), seed=1)
+    raw, free = [], []
+    for seed in range(8):
+        x = features(300, d, seed + 10)
+        raw.append(fid(x, truth))
+        free.append(fid_infinity(x, truth, seed=seed)[0])
+    assert np.mean(raw) > 0.3
+    assert abs(np.mean(free)) < 0.15 * np.mean(raw)
+
+
+def test_the_interval_of_fid_infinity_holds_the_truth_as_often_as_it_says():
+    d, shift = 6, 0.5
+    truth = d * (shift**2 + shift**2)  # means and deviations differ by the shift
+    held = 0
+    for seed in range(50):
+        x = features(600, d, seed, shift=shift, scale=1 + shift)
+        _, low, high = fid_infinity(x, features(3000, d, 900 + seed))
+        held += low <= truth <= high
+    assert held >= 43
+
+
+def test_fid_infinity_is_a_function_of_its_seed():
+    x, y = features(60, 4, 0), features(70, 4, 1, shift=0.3)
+    assert fid_infinity(x, y) == fid_infinity(x, y)
+    assert fid_infinity(x, y, seed=1) != fid_infinity(x, y)
+
+
+def test_a_caution_is_said_where_a_covariance_lacks_rank():
+    assert "compare it only with FID of as many images" in caution(1000, 5000, 1280)
+    assert "FID of 721 images" in caution(5000, 721, 1280)
+    assert caution(1281, 1281, 1280) is None
+
+
+@pytest.mark.parametrize("shapes", [((1, 4), (5, 4)), ((5, 4), (1, 4)), ((5, 4), (5, 3))])
+def test_sets_that_cannot_be_compared_are_refused(shapes):
+    with pytest.raises(UserError, match="FID"):
+        fid(*(np.zeros(shape) for shape in shapes))
+
+
+def test_fid_infinity_asks_for_two_images_a_group():
+    with pytest.raises(UserError, match="at least 20 images"):
+        fid_infinity(features(19, 2, 0), features(40, 2, 1))
