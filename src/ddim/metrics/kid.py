@@ -34,7 +34,7 @@ class KID:
 def kid(
     generated: np.ndarray, reference: np.ndarray, *, subsets: int = 100, size: int = 1000, seed: int = 0
 ) -> KID:
-    """KID of (N, d) and (M, d) features, in float64, under k(x, y) = (x.y / d + 1)^3 (eq. 4).
+    """KID of (N, d) and (M, d) features, in float64: MMD^2 (eq. 4) under k(x, y) = (x.y / d + 1)^3.
 
     Subsets are at most as large as the smaller set, and those that torch-fidelity draws from `seed`. All
     numbers come out of one pass over the pairs: a subset is a row of zeros and ones beside the kernel matrix.

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import torch
+from torch_fidelity.metric_prc import prc_features_to_metric
+
+from ddim.errors import UserError
+from ddim.metrics.precision_recall import density_coverage, precision_recall
+
+SIZES = [(40, 40, 8), (60, 35, 3), (30, 90, 20), (1500, 1100, 16)]
+
+
+def features(n, d, seed, shift=0.0, scale=1.0):
+    return np.random.default_rng(seed).standard_normal((n, d)) * scale + shift
+
+
+def by_definition(x, y, k):
+    """Precision, recall, density and coverage of generated x and reference y, one distance after another."""
+    far = lambda a, b: float(np.sqrt(((a - b) ** 2).sum()))
+    radius = lambda z: [sorted(far(a, b) for j, b in enumerate(z) if j != i)[k - 1] for i, a in enumerate(z)]
+    of_x, of_y = radius(x), radius(y)
+    precision = np.mean([any(far(a, b) <= r for b, r in zip(y, of_y, strict=True)) for a in x])
+    recall = np.mean([any(far(a, b) <= r for a, r in zip(x, of_x, strict=True)) for b in y])
+    density = np.sum([far(a, b) <= r for a in x for b, r in zip(y, of_y, strict=True)]) / (k * len(x))
+    coverage = np.mean([any(far(a, b) <= r for a in x) for b, r in zip(y, of_y, strict=True)])
+    return precision, recall, density, coverage
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("n, m, d", SIZES)
+def test_precision_and_recall_are_those_of_torch_fidelity(n, m, d, seed):
+    x, y = features(n, d, seed), features(m, d, seed + 100, shift=0.3, scale=1.2)
+    pair = torch.from_numpy(x), torch.from_numpy(y)
+    theirs = prc_features_to_metric(*pair, prc_neighborhood=3, save_cpu_ram=False, verbose=False)
+    assert precision_recall(x, y) == pytest.approx((theirs["precision"], theirs["recall"]), rel=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_all_four_are_what_their_definitions_say(k):
+    x, y = features(23, 3, 0), features(17, 3, 1, shift=0.5, scale=0.7)
+    found = (*precision_recall(x, y, k), *density_coverage(x, y, k))
+    assert found == pytest.approx(by_definition(x, y, k), rel=1e-12)
+
+
+def test_a_subset_of_the_reference_is_precise_and_recalls_little():
+    reference = np.concatenate([features(100, 4, number, shift=20 * number) for number in range(5)])
+    precision, recall = precision_recall(reference[:100], reference)
+    assert precision == 1
+    assert recall == pytest.approx(0.2, abs=0.01)
+    density, coverage = density_coverage(reference[:100], reference)
+    assert density > 0.9
+    assert coverage == pytest.approx(0.2, abs=0.01)
+
+
+def test_a_subset_as_reference_is_recalled_whole_by_generated_images_that_are_imprecise():
+    generated = np.concatenate([features(100, 4, number, shift=20 * number) for number in range(5)])
+    precision, recall = precision_recall(generated, generated[:100])
+    assert recall == 1
+    assert precision == pytest.approx(0.2, abs=0.01)
+    density, coverage = density_coverage(generated, generated[:100])
+    assert density < 0.3
+    assert coverage == 1
+
+
+def test_one_outlier_of_the_reference_does_not_raise_density_as_it_does_precision():
+    # The example of Naeem et al. (2020, figure 2): fakes around an outlier, whose ball is huge.
+    reference = np.concatenate([features(200, 4, 0, scale=0.1), np.full((1, 4), 30.0)])
+    generated = features(200, 4, 1, shift=30, scale=3)
+    assert precision_recall(generated, reference)[0] == 1
+    assert density_coverage(generated, reference)[0] == pytest.approx(1 / 5)
+
+
+def test_equal_distributions_have_density_one():
+    pairs = [(features(300, 6, seed), features(300, 6, seed + 50)) for seed in range(10)]
+    assert np.mean([density_coverage(*pair)[0] for pair in pairs]) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("shift", [0, 1000])
+def test_identical_sets_are_within_one_another_even_where_images_are_copies(shift):
+    x = np.repeat(features(30, 50, 0, shift=shift), 7, axis=0)
+    assert precision_recall(x, x) == (1, 1)
+    assert density_coverage(x, x)[1] == 1
+
+
+def test_sets_far_apart_have_nothing_in_common():
+    x, y = features(30, 5, 0), features(30, 5, 1, shift=50)
+    assert precision_recall(x, y) == density_coverage(x, y) == (0, 0)
+
+
+def test_neither_the_order_of_images_nor_the_cut_into_blocks_matters(monkeypatch):
+    x, y = features(70, 6, 0), features(50, 6, 1, shift=0.3)
+    whole = precision_recall(x, y), density_coverage(x, y)
+    assert (precision_recall(x[::-1], y[::-1]), density_coverage(x[::-1], y[::-1])) == whole
+    for rows in (3, 13):
+        monkeypatch.setattr("ddim.metrics.blocks._ROWS", rows)
+        assert (precision_recall(x, y), density_coverage(x, y)) == whole
+
+
+def test_as_many_images_as_neighbours_are_refused():
+    with pytest.raises(UserError, match="at least 4 images"):
+        precision_recall(np.zeros((3, 2)), np.zeros((9, 2)))
+    with pytest.raises(UserError, match="at least 6 images"):
+        density_coverage(np.zeros((9, 2)), np.zeros((5, 2)))
