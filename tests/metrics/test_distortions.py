@@ -1,0 +1,39 @@
+"""What the metrics say of real images that are spoilt: the benchmark's table on a few blossoms."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddim.data import open_images
+from ddim.metrics.features import find
+from ddim.metrics.kid import kid
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "distortions.py"
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    spec = importlib.util.spec_from_file_location("distortions", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    blossoms = open_images("blossoms:24", (64, 64), 3, cache=tmp_path_factory.mktemp("cache")).pixels
+    rows = {}
+    for name, _, found, reference in script.distorted(find(), np.array(blossoms)):
+        rows.setdefault(name, []).append(kid(found, reference, subsets=1))
+    return rows
+
+
+def test_two_halves_of_real_images_are_at_no_distance(table):
+    (halves,) = table["none"]
+    assert halves.low < 0 < halves.high
+
+
+def test_kid_rises_with_the_strength_of_each_distortion(table):
+    (halves,) = table.pop("none")
+    assert len(table) == 4
+    for rows in table.values():
+        values = [halves.value, *(row.value for row in rows)]
+        assert values[1:] == sorted(values[1:])
+        assert rows[-1].low > halves.high
