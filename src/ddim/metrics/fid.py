@@ -27,7 +27,8 @@ def fid_infinity(
 
     The bias of FID is linear in 1 / N (Chong & Forsyth 2020): the generated images, shuffled by `seed`, are
     cut into 1, 2 ... 5 parts, the mean FID of the parts is fitted by a line in 1 / N, and its value is where
-    the line meets 0. The bias due to the reference remains. The interval is from how FID varies over ten
+    the line meets 0. The bias due to the reference remains, and where a part or the reference has fewer
+    images than dimensions it is no line yet (see `caution`). The interval is from how FID varies over ten
     pairs of disjoint tenths of both sets. UserError for fewer than 20 images on a side.
     """
     check("FID infinity", generated, reference, 2 * _GROUPS)
@@ -56,8 +57,8 @@ def caution(generated: int, reference: int, dimensions: int) -> str | None:
     if least > dimensions:
         return None
     return (
-        f"FID of {least} images in {dimensions} dimensions is mostly bias: compare it only with FID of as "
-        "many images, or look at KID, which has none"
+        f"FID of {least} images in {dimensions} dimensions is mostly bias, which FID infinity cannot take "
+        "off: compare it only with FID of as many images, or look at KID, which has none"
     )
 
 
