@@ -890,8 +890,8 @@ MUTANTS = [
     _(
         "what was written to a private memory map is dropped",
         "metrics/features.py",
-        "and not images.flags.writeable",
-        "",
+        'if mode == "r" and isinstance',
+        "if isinstance",
         FEATURES + "test_a_memory_map_keeps_what_was_written_to_it_but_not_to_its_file",
     ),
 ]

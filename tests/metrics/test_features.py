@@ -152,7 +152,10 @@ def test_a_memory_map_keeps_what_was_written_to_it_but_not_to_its_file(tmp_path)
     rows.flush()
     private = np.memmap(tmp_path / "images.u8", np.uint8, "c", shape=(4, 8, 8, 3))
     private[:] = 200
-    assert extract(STUB, private, batch=2)[:, :3].tolist() == [[200.0] * 3] * 4
+    view = private[:]
+    view.flags.writeable = False
+    for images in (private, view):
+        assert extract(STUB, images, batch=2)[:, :3].tolist() == [[200.0] * 3] * 4
     assert (private == 200).all()
 
 

@@ -121,11 +121,11 @@ def _begin(file: BinaryIO, shape: tuple[int, int]) -> None:
 
 def _forget(images: np.ndarray) -> None:
     """Let go of what was read of a memory map, which else stays in this process until it ends."""
-    mapped = images
+    mapped, mode = images, ""
     while isinstance(mapped, np.ndarray):
-        mapped = mapped.base
-    # A map that can be written may hold what is in no file.
-    if isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise") and not images.flags.writeable:
+        mapped, mode = mapped.base, getattr(mapped, "mode", "")
+    # A map that was not opened to be read alone may hold what is in no file.
+    if mode == "r" and isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
