@@ -154,8 +154,8 @@ def test_a_memory_map_keeps_what_was_written_to_it_but_not_to_its_file(tmp_path)
     private[:] = 200
     view = private[:]
     view.flags.writeable = False
-    for images in (private, view):
-        assert extract(STUB, images, batch=2)[:, :3].tolist() == [[200.0] * 3] * 4
+    for mapped in (private, view):
+        assert extract(STUB, mapped, batch=2)[:, :3].tolist() == [[200.0] * 3] * 4
     assert (private == 200).all()
 
 
