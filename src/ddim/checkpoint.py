@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import stat
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -177,7 +178,11 @@ def lock(run_folder: Path) -> Iterator[None]:
     file = os.open(run_folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.05)  # whoever only looks (`held`) lets go at once
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
                 f"another process is training in {run_folder}: wait until it ends, or choose another folder"
@@ -189,6 +194,26 @@ def lock(run_folder: Path) -> Iterator[None]:
     finally:
         # The file stays: removing it would let two processes lock two files of the same name.
         os.close(file)
+
+
+def held(run_folder: Path) -> bool:
+    """Whether a process trains in the run folder now, as far as system and drive tell (see `lock`)."""
+    try:
+        import fcntl
+
+        file = os.open(run_folder / ".lock", os.O_RDONLY)
+    except (ModuleNotFoundError, FileNotFoundError):
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    finally:
+        os.close(file)
+    return False
 
 
 # Writing

@@ -1,6 +1,7 @@
-"""Files that outlive a power cut: folders whose names are on the disk, files that are whole or absent."""
+"""Files that outlive a power cut: names that are on the disk, files that are whole or absent."""
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,29 @@ def whole(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def create(path: Path, content: bytes) -> None:
+    """Write `content` to a new file: whole, and by one process on one machine only.
+
+    FileExistsError where another was first, however close. The drive must know hard links.
+    """
+    # Machines that share a drive may share process ids too.
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}-{path.name}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            # A file server may have made the link, lost its answer, and refused it when asked again.
+            if not os.path.samefile(temporary, path):
+                raise
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
