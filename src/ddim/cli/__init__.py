@@ -21,6 +21,8 @@ COMMANDS = {
     "vary": "make other pictures like an image",
     "plot": "draw schedules, embeddings, diffusion strips and losses",
     "data": "look at images before you train on them",
+    "sweep": "train many runs that differ in fields of their recipe",
+    "runs": "list runs: how far they are, how good",
 }
 
 

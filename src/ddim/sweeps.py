@@ -1,0 +1,230 @@
+"""A sweep: many runs of one recipe, each with values of its own, by any number of workers on one folder.
+
+``sweep.json`` says what was asked and what that makes: every trial with its whole recipe. Beside it lie
+``trials/<name>/``, the run folders; ``claims/``, who does what (see `ddim.claims`); ``logs/<name>.txt``;
+``results/<name>.json``, how each trial ended. A trial is a run of `ddim train --resume` in a process of its
+own, so whoever takes over from a dead worker goes on where that stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ddim import runs, trials, tuning
+from ddim.errors import UserError
+from ddim.files import create
+from ddim.tracking import new_run_folder, read_json, write_json_atomic
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks of a sweep: each field in the words of the command line, None where nothing is said.
+
+    `fields` are lists, ranges or single values by path; `repeats` seeds each; `random` draws so many of the
+    combinations, `search` lets Optuna propose so many; `evaluate` judges each run by so many pictures.
+    """
+
+    data: str | None = None
+    recipe: str = "fast"
+    fields: dict[str, str] | None = None
+    repeats: int = 1
+    images: str | None = None
+    minutes: str | None = None
+    random: int | None = None
+    search: int | None = None
+    evaluate: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("repeats", "random", "search", "evaluate"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise UserError(f"--{name} must be at least 1, got {count}")
+        if self.random and self.search:
+            raise UserError("--random draws the trials and --search proposes them: give one of them")
+        if self.search and self.repeats > 1:
+            raise UserError(f"--search judges a trial by one run: --repeats must be 1, got {self.repeats}")
+        if self.images and self.minutes:
+            raise UserError("--images and --minutes are two budgets: give one of them")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run to be: its name, the values that make it different, its whole recipe as JSON.
+
+    Of a search both are None until a worker has claimed the trial and asked what to try.
+    """
+
+    name: str
+    fields: dict[str, str] | None
+    recipe: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as its folder tells it."""
+
+    folder: Path
+    asked: Asked
+    trials: tuple[Trial, ...]
+
+    def run(self, trial: Trial) -> Path:
+        """The run folder of a trial."""
+        return self.folder / "trials" / trial.name
+
+    def log(self, trial: Trial) -> Path:
+        """What the commands of a trial said."""
+        return self.folder / "logs" / f"{trial.name}.txt"
+
+    def result(self, trial: Trial) -> Path:
+        """How the trial ended: {"exit", "seconds", "last"}; absent until then."""
+        return self.folder / "results" / f"{trial.name}.json"
+
+    def recipe(self, trial: Trial) -> Path:
+        """The recipe that the trial's run starts from."""
+        return self.folder / "recipes" / f"{trial.name}.json"
+
+    def proposal(self, trial: Trial) -> Path:
+        """What a search tries in the trial: {"number", "fields"}; absent until it is asked."""
+        return self.folder / "proposals" / f"{trial.name}.json"
+
+
+def plan(asked: Asked) -> list[Trial]:
+    """Every trial, its recipe whole and sound. UserError for a typo, a value or a source that cannot be."""
+    from ddim.config import dump
+    from ddim.data.find import find as find_source
+
+    space = trials.parse(asked.fields or {})
+    if asked.repeats > 1 and "seed" in space:
+        raise UserError("--repeats gives seeds, and so does seed=...: give one of them")
+    if asked.search:
+        tuning.check()
+        sources = {recipe_of(asked, choice).data.source for choice in _first(trials.corners(space))}
+        planned = [Trial(f"{k:0{len(str(asked.search))}}", None, None) for k in range(1, asked.search + 1)]
+    else:
+        first = recipe_of(asked, {}).seed
+        drawn = trials.draw(space, asked.random, first) if asked.random else trials.grid(space)
+        pairs = [(choice, recipe_of(asked, choice)) for choice in drawn]
+        sources = {recipe.data.source for _, recipe in pairs}
+        whole = [
+            (choice, replace(recipe, seed=recipe.seed + k))
+            for choice, recipe in pairs
+            for k in range(asked.repeats)
+        ]
+        planned = [
+            Trial(_name(number, len(whole), choice, recipe.seed), choice, dump(recipe))
+            for number, (choice, recipe) in enumerate(whole, 1)
+        ]
+    for source in sources:
+        find_source(source)
+    return planned
+
+
+def recipe_of(asked: Asked, choice: trials.Choice) -> Any:  # noqa: ANN401  (a Recipe, which needs torch to import)
+    """The recipe of one combination."""
+    from ddim.config import override
+    from ddim.recipes import find
+
+    recipe = find(asked.recipe)
+    plain = {"data.source": asked.data, "images": asked.images, "minutes": asked.minutes}
+    if asked.minutes is not None:
+        recipe = replace(recipe, images=None)
+    recipe = override(recipe, {**{n: v for n, v in plain.items() if v is not None}, **choice})
+    path = Path(recipe.data.source).expanduser()
+    if not path.exists():
+        return recipe
+    # Other workers may stand in other folders.
+    return replace(recipe, data=replace(recipe.data, source=str(path.resolve())))
+
+
+def begin(asked: Asked, out: Path | None) -> Sweep:
+    """The sweep in the folder `out`, made where it is not there yet; None names a new one under runs/.
+
+    UserError where the folder holds something else, or a sweep that was asked otherwise.
+    """
+    if out is None or not (out / runs.SWEEP).exists():
+        if not asked.fields and asked.repeats == 1:
+            raise UserError("a sweep needs a field, such as schedule=[cosine,linear], or --repeats N")
+        planned = [asdict(trial) for trial in plan(asked)]
+        document = {"schema": SCHEMA, "kind": "sweep", "asked": asdict(asked), "trials": planned}
+        out = _folder(out, asked)
+        # Another worker may begin it at the same moment.
+        with suppress(FileExistsError):
+            create(out / runs.SWEEP, json.dumps(document, indent=1).encode() + b"\n")
+    sweep = read(out)
+    _check(sweep, asked)
+    return sweep
+
+
+def _folder(out: Path | None, asked: Asked) -> Path:
+    """A new folder for a sweep, or one in which another worker begins it."""
+    if out is not None and out.is_dir():
+        names = [path.name for path in out.iterdir()]
+        if runs.SWEEP in names or all(name.startswith(".tmp-") for name in names):
+            return out
+    return new_run_folder(out, asked.data or "blossoms", f"{Path(asked.recipe).stem}-sweep")
+
+
+def read(folder: Path) -> Sweep:
+    """The sweep in a folder. UserError where there is none that this version can read."""
+    if not (folder / runs.SWEEP).is_file():
+        raise UserError(f"{folder} is no sweep: it holds no {runs.SWEEP}")
+    document = read_json(folder / runs.SWEEP)
+    if document.get("schema") != SCHEMA:
+        raise UserError(f"{folder} has schema {document.get('schema')}, this version reads {SCHEMA}")
+    return Sweep(folder, Asked(**document["asked"]), tuple(Trial(**trial) for trial in document["trials"]))
+
+
+def prepared(sweep: Sweep, trial: Trial) -> Trial:
+    """The trial with its recipe on the disk; what a search tries is asked for here, once."""
+    path = sweep.recipe(trial)
+    if trial.recipe is None:
+        trial = _proposed(sweep, trial)
+    if not path.exists():
+        write_json_atomic(path, trial.recipe)
+    return trial
+
+
+def _proposed(sweep: Sweep, trial: Trial) -> Trial:
+    from ddim.config import dump
+
+    path = sweep.proposal(trial)
+    if not path.exists():
+        # Workers that begin together must not propose the same.
+        number, choice = tuning.ask(sweep.folder, trials.parse(sweep.asked.fields or {}), int(trial.name))
+        write_json_atomic(path, {"number": number, "fields": choice})
+    choice = read_json(path)["fields"]
+    return replace(trial, fields=choice, recipe=dump(recipe_of(sweep.asked, choice)))
+
+
+def _check(sweep: Sweep, asked: Asked) -> None:
+    """UserError where what is asked now is not what the sweep is. Nothing but --out joins any sweep."""
+    if asked == Asked():
+        return
+    there = asdict(sweep.asked)
+    for name, wanted in asdict(asked).items():
+        if wanted != there[name]:
+            raise UserError(
+                f"sweep {sweep.folder} has {name} = {there[name]}, which {wanted} contradicts; "
+                "give --out alone to join it, or another folder"
+            )
+
+
+def _first(corners: Iterator[trials.Choice]) -> Iterator[trials.Choice]:
+    """Enough to find a mistake: a search over many fields has more corners than seconds."""
+    return (corner for corner, _ in zip(corners, range(4096), strict=False))
+
+
+def _name(number: int, of: int, choice: trials.Choice, seed: int) -> str:
+    """A folder's name that tells trials apart: 03-l1-image-seed1."""
+    words = [f"{number:0{len(str(of))}}", *choice.values()]
+    if "seed" not in choice:
+        words.append(f"seed{seed}")
+    kept = ["".join(c if c.isalnum() or c in "._" else "-" for c in word).strip("-.") for word in words]
+    return "-".join(word for word in kept if word)[:80]

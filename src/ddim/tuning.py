@@ -1,0 +1,63 @@
+"""A search: Optuna proposes the values of trials from how earlier ones ended (Akiba et al. 2019).
+
+What it knows lies in ``optuna.journal``, a file that every worker appends to: there is no server. It proposes
+by the tree-structured Parzen estimator (Bergstra et al. 2011), after ten trials at random.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddim.errors import UserError
+from ddim.trials import Choice, Space, Values
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+JOURNAL = "optuna.journal"
+
+
+def check() -> None:
+    """UserError where Optuna is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("optuna") is None:
+        raise UserError("--search needs Optuna, which is not installed: pip install 'ddim[sweep]'")
+
+
+def ask(folder: Path, space: Space, seed: int) -> tuple[int, Choice]:
+    """The number of a new trial in the journal of a sweep's folder, and values to try, least is best."""
+    trial = _study(folder, seed).ask()
+    choice = {}
+    for name, values in space.items():
+        if isinstance(values, Values):
+            choice[name] = trial.suggest_categorical(name, list(values.values))
+        elif values.whole:
+            low, high = round(values.low), round(values.high)
+            choice[name] = values.text(trial.suggest_int(name, low, high, log=values.log))
+        else:
+            choice[name] = values.text(trial.suggest_float(name, values.low, values.high, log=values.log))
+    return trial.number, choice
+
+
+def tell(folder: Path, number: int, value: float | None) -> None:
+    """How trial `number` ended: what is to be least, or None where it failed. Said twice, it counts once."""
+    from optuna.trial import TrialState
+
+    state = TrialState.FAIL if value is None else TrialState.COMPLETE
+    _study(folder, 0).tell(number, value, state=state, skip_if_finished=True)
+
+
+def _study(folder: Path, seed: int) -> Study:
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(
+        study_name="sweep",
+        storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
+        sampler=optuna.samplers.TPESampler(seed=seed),
+        load_if_exists=True,
+    )

@@ -1,0 +1,153 @@
+"""`ddim sweep` and `ddim runs`: from words to a table."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import sweeping
+from ddim.cli import main
+from ddim.cli import runs as table
+from ddim.workers import work
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    """Trials that count in place of training."""
+    monkeypatch.setattr("ddim.workers.training", lambda sweep, trial, jobs: sweeping.counting(sweep)(trial))
+
+
+@pytest.mark.usefixtures("counting")
+def test_a_sweep_is_planned_done_and_its_next_step_named(here, capsys):
+    words = ["sweep", "blossoms:100", "objective.error=[l1,mse]", "--recipe", "smoke", "--repeats", "2"]
+    assert main([*words, "--jobs", "2"]) == 0
+    said = capsys.readouterr().err
+    assert "4 trials in runs/blossoms-100-smoke-sweep-1" in said
+    assert "4 of 4 trials are finished" in said
+    assert "next: ddim report runs/blossoms-100-smoke-sweep-1" in said
+    names = sorted(path.name for path in (here / "runs/blossoms-100-smoke-sweep-1/trials").iterdir())
+    assert names == ["1-l1-seed0", "2-l1-seed1", "3-mse-seed0", "4-mse-seed1"]
+    # Joined when all is done: it says so.
+    assert main(["sweep", "--out", "runs/blossoms-100-smoke-sweep-1"]) == 0
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["objective.eror=[l1,mse]"], "perhaps you meant objective.error"),
+        (["a", "b", "seed=[0,1]"], "a sweep has one DATA, got a and b"),
+        (["seed=[0,1]", "seed=[2,3]"], "seed is given twice"),
+        (["seed=[0,1]", "--jobs", "0", "--recipe", "smoke"], "--jobs must be at least 1"),
+        ([], "a sweep needs a field"),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_mistakes_are_one_sentence(capsys, words, said):
+    assert main(["sweep", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("here")
+def test_a_failed_trial_is_named_with_its_last_words(capsys, monkeypatch):
+    fail = [sys.executable, "-c", "import sys; sys.exit('the loss is not finite')"]
+    monkeypatch.setattr("ddim.workers.training", lambda sweep, trial, jobs: [fail])
+    assert main(["sweep", "seed=[3]", "--recipe", "smoke"]) == 1
+    said = capsys.readouterr().err
+    assert "0 of 1 trials are finished, these failed:\n  1-3: the loss is not finite\n" in said
+    assert main(["runs"]) == 0
+    out = capsys.readouterr()
+    assert "failed" in out.out
+    assert "the loss is not finite" in out.err
+
+
+def test_a_search_learns_from_runs(here, monkeypatch):
+    """What it is told is the error of the run's validation images."""
+    stub = """
+import json, sys
+from pathlib import Path
+run = Path(sys.argv[1]); run.mkdir(parents=True)
+recipe = json.loads(Path(sys.argv[2]).read_text())
+(run / "run.json").write_text(json.dumps({"recipe": recipe}))
+line = {"step": 60, "images": 960, "image_mae": recipe["optim"]["lr"]}
+(run / "metrics.jsonl").write_text(json.dumps(line) + "\\n")
+"""
+
+    def command(sweep, trial, jobs):
+        return [[sys.executable, "-c", stub, str(sweep.run(trial)), str(sweep.recipe(trial))]]
+
+    monkeypatch.setattr("ddim.workers.training", command)
+    words = ["optim.lr=[1e-4..1e-2]", "--recipe", "smoke", "--search", "3", "--out", "sweep"]
+    assert main(["sweep", *words]) == 0
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    storage = JournalStorage(JournalFileBackend(str(here / "sweep" / "optuna.journal")))
+    trials = optuna.load_study(study_name="sweep", storage=storage).trials
+    assert len(trials) == 3
+    for trial in trials:
+        assert trial.value == pytest.approx(trial.params["optim.lr"], rel=1e-5)
+
+
+@pytest.fixture
+def planned(here):
+    sweep = sweeping.sweep(here / "runs" / "s", ["a", "b b"])
+    work(sweep, 1, lambda text: None, sweeping.counting(sweep))
+    return sweep
+
+
+@pytest.mark.usefixtures("planned")
+def test_a_table_in_a_pipe_has_tabs_and_no_control_codes(capsys):
+    assert main(["runs"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split("\t")[:4] == ["name", "recipe", "images", "state"]
+    assert [row.split("\t")[:4] for row in rows] == [
+        ["s/trials/a", "-", "4/4", "finished"],
+        ["s/trials/b b", "-", "4/4", "finished"],
+    ]
+    assert all(len(row.split("\t")) == len(head.split("\t")) for row in rows)
+
+
+@pytest.mark.usefixtures("planned")
+def test_a_table_is_chosen_and_sorted(capsys):
+    assert main(["runs", "runs/s", "--where", "name=a", "--sort", "images"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main(["runs", "--where", "state"]) == 2
+    assert main(["runs", "--sort", "staet"]) == 2
+    assert "perhaps you meant state" in capsys.readouterr().err
+    assert main(["runs", "elsewhere"]) == 2
+
+
+def test_a_terminal_gets_columns_under_their_heads():
+    shown = table._table([("name", "kid"), ("a-long-name", "0.1")], aligned=True)
+    assert shown == "name         kid\na-long-name  0.1\n"
+
+
+@pytest.mark.parametrize("seconds, shown", [(5, "5s"), (90, "1m"), (7300, "2h"), (200000, "2d"), (-3, "0s")])
+def test_an_age_is_said_in_whole_units(seconds, shown):
+    assert table._age(seconds) == shown
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_a_sweep_trains_from_a_shell_and_tensorboard_sees_all_of_it(here):
+    words = ["sweep", "blossoms:100", "objective.error=[l1,mse]", "--recipe", "smoke", "--images", "160"]
+    ddim = [sys.executable, "-m", "ddim"]
+    subprocess.run([*ddim, *words, "--out", "s"], check=True, env=dict(os.environ), capture_output=True)
+    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+
+    seen = EventMultiplexer()
+    seen.AddRunsFromDirectory(str(here / "s"))
+    seen.Reload()
+    assert sorted(seen.Runs()) == ["trials/1-l1-seed0", "trials/2-mse-seed0"]
+    ends = [json.loads(path.read_text()) for path in (here / "s" / "results").iterdir()]
+    assert [end["exit"] for end in ends] == [0, 0]

@@ -1,0 +1,184 @@
+"""Runs as they lie on the disk."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import sweeping
+from ddim import checkpoint, runs
+from ddim.config import dump, flat
+from ddim.errors import UserError
+from ddim.recipes import RECIPES, smoke
+
+ERRORS = {"noise_mae": 0.4, "image_mae": 0.3}
+
+
+def make(folder, images=960, seen=(480, 960), errors=ERRORS, step=None, **recipe):
+    """A run folder as `ddim train` leaves it, without weights."""
+    folder.mkdir(parents=True)
+    whole = {**dump(smoke()), "images": images, **recipe}
+    (folder / "run.json").write_text(json.dumps({"recipe": whole, "seed": 0}))
+    lines = [{"step": n // 16, "images": n, "time": 0.0, "loss": 1.0} for n in seen]
+    lines += [{**lines[-1], **errors}] if seen else []
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if step is not None:
+        (folder / "checkpoints" / f"step-{step:09d}").mkdir(parents=True)
+        state = {"plan": {"total": 320}}
+        (folder / "checkpoints" / f"step-{step:09d}" / "state.json").write_text(json.dumps(state))
+    return folder
+
+
+def judge(folder, number, **metrics):
+    """An evaluation of a run."""
+    (folder / "evaluations" / str(number)).mkdir(parents=True)
+    record = {"schema": 1, "metrics": {name: {"value": value} for name, value in metrics.items()}}
+    (folder / "evaluations" / str(number) / "record.json").write_text(json.dumps(record))
+
+
+def test_a_run_says_how_far_it_is_and_how_good(tmp_path):
+    run = runs.read(make(tmp_path / "run", seen=(160, 480)))
+    assert (run.images, run.total, run.state) == (480, 960, "stopped")
+    assert run.errors == ERRORS
+    assert runs.read(make(tmp_path / "whole")).state == "finished"
+
+
+def test_a_run_that_trains_now_is_running(tmp_path):
+    folder = make(tmp_path / "run", seen=(160,))
+    with checkpoint.lock(folder):
+        assert checkpoint.held(folder)
+        assert runs.read(folder).state == "running"
+    assert not checkpoint.held(folder)
+    assert runs.read(folder).state == "stopped"
+
+
+def test_looking_at_a_run_does_not_keep_it_from_training(tmp_path):
+    """A trainer that comes while somebody holds the lock to look, for longer than a look takes."""
+    import fcntl
+    import threading
+    import time
+
+    (tmp_path / ".lock").touch()
+    file = os.open(tmp_path / ".lock", os.O_RDONLY)
+    fcntl.flock(file, fcntl.LOCK_SH)
+    threading.Thread(target=lambda: (time.sleep(0.01), os.close(file))).start()
+    with checkpoint.lock(tmp_path):
+        pass
+
+
+def test_the_log_may_lie_behind_the_checkpoint(tmp_path):
+    run = runs.read(make(tmp_path / "run", seen=(160,), step=60))
+    assert (run.images, run.state) == (960, "finished")
+
+
+def test_a_budget_of_minutes_is_what_the_run_settled_on(tmp_path):
+    assert runs.read(make(tmp_path / "new", images=None, seen=(160,))).total is None
+    run = runs.read(make(tmp_path / "settled", images=None, seen=(160, 320), step=20))
+    assert (run.total, run.state) == (320, "finished")
+
+
+def test_the_latest_evaluation_counts_by_number_not_by_spelling(tmp_path):
+    folder = make(tmp_path / "run")
+    for number in (1, 2, 10):
+        judge(folder, number, kid=number / 100, fid=number)
+    assert runs.read(folder).metrics == {"kid": 0.1, "fid": 10}
+    assert len(runs.read(folder).records) == 3
+
+
+def test_runs_are_found_at_any_depth_and_only_runs(tmp_path):
+    for name in ("a/run", "b/c/run", "run"):
+        make(tmp_path / name, step=1)
+    (tmp_path / "photos").mkdir()
+    # What lies within a run is no run, whatever its name.
+    make(tmp_path / "a" / "run" / "samples" / "run")
+    found = runs.find(tmp_path)
+    assert [str(run.path.relative_to(tmp_path)) for run in found] == ["a/run", "b/c/run", "run"]
+    assert runs.find(tmp_path / "run")[0].path == tmp_path / "run"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"recipe": 3}'])
+def test_a_damaged_run_is_named_and_hides_no_other(tmp_path, text):
+    make(tmp_path / "whole")
+    make(tmp_path / "torn")
+    (tmp_path / "torn" / "run.json").write_text(text)
+    torn, whole = runs.find(tmp_path)
+    assert (torn.state, whole.state) == ("damaged", "finished")
+    assert torn.why
+
+
+def test_every_trial_of_a_sweep_stands_once_from_the_beginning(tmp_path):
+    planned = sweeping.sweep(tmp_path / "sweep", ["1-l1", "2-mse", "3-huber"])
+    make(planned.run(planned.trials[0]))
+    make(planned.run(planned.trials[1]), seen=(160,))
+    planned.result(planned.trials[1]).parent.mkdir()
+    planned.result(planned.trials[1]).write_text(json.dumps({"exit": 1, "seconds": 2, "last": "no room"}))
+    # A run beside the sweep's own.
+    make(tmp_path / "sweep" / "trials" / "other")
+    found = {run.path.name: (run.state, run.why) for run in runs.find(tmp_path)}
+    assert found == {
+        "1-l1": ("finished", ""),
+        "2-mse": ("failed", "no room"),
+        "3-huber": ("waiting", ""),
+        "other": ("finished", ""),
+    }
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_fields_have_the_paths_that_options_have(name):
+    recipe = RECIPES[name]()
+    found = runs.fields(dump(recipe))
+    assert list(found) == [path for path, _, _ in flat(recipe) if path != "name"]
+    assert found["schedule"] == "cosine"
+    assert found["data.flip"] == str(recipe.data.flip).lower()
+    assert found["data.channels"] == "none"
+    assert found["data.size"] == ",".join(map(str, recipe.data.size))
+
+
+def test_runs_are_chosen_by_columns_metrics_and_fields(tmp_path):
+    one, two = make(tmp_path / "one"), make(tmp_path / "two", seen=(160,), seed=7)
+    judge(one, 1, kid=0.02)
+    found = runs.find(tmp_path)
+
+    def names(**conditions):
+        return [run.path.name for run in runs.where(found, conditions)]
+
+    assert names(state="finished") == ["one"]
+    assert names(seed="7") == ["two"]
+    assert names(seed="7.0") == ["two"]
+    assert names(kid="0.02") == ["one"]
+    assert names(schedule="cosine", recipe="smoke") == ["one", "two"]
+    assert names(name="two", images="160") == ["two"]
+    assert names(schedule="linear") == []
+    assert two.exists()
+
+
+def test_runs_are_sorted_as_numbers_and_what_has_none_comes_last(tmp_path):
+    for name, kid in (("a", 0.1), ("b", 0.02), ("c", None), ("d", 1e-3)):
+        folder = make(tmp_path / name)
+        if kid:
+            judge(folder, 1, kid=kid)
+    found = runs.find(tmp_path)
+    assert [run.path.name for run in runs.ordered(found, "kid")] == ["d", "b", "a", "c"]
+    for age, name in enumerate("cabd"):
+        for file in ("metrics.jsonl", "run.json"):
+            os.utime(tmp_path / name / file, (1e9 - age, 1e9 - age))
+    assert [run.path.name for run in runs.ordered(runs.find(tmp_path), "age")] == list("cabd")
+
+
+def test_a_name_that_no_run_has_is_refused_with_the_near_one(tmp_path):
+    make(tmp_path / "run")
+    found = runs.find(tmp_path)
+    with pytest.raises(UserError, match="image_may is no column.*perhaps you meant image_mae"):
+        runs.ordered(found, "image_may")
+    with pytest.raises(UserError, match="perhaps you meant optim.lr"):
+        runs.where(found, {"optim.rl": "1"})
+    with pytest.raises(UserError, match="is not a folder of runs"):
+        runs.find(tmp_path / "nowhere")
+
+
+def test_looking_at_runs_imports_nothing_heavy():
+    heavy = {"torch", "numpy", "matplotlib", "yaml", "rich"}
+    code = f"import sys, ddim.runs, ddim.workers; print(*{heavy} & {{*sys.modules}})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"\n"

@@ -1,0 +1,155 @@
+"""What a sweep plans, and who may join it."""
+
+import json
+import threading
+
+import pytest
+
+from ddim.config import dump, load, override
+from ddim.errors import UserError
+from ddim.recipes import smoke
+from ddim.sweeps import Asked, begin, plan, prepared, read
+
+FIELDS = {"objective.error": "[l1,mse]", "schedule": "[cosine,linear]"}
+
+
+def asked(**given):
+    return Asked(**{"recipe": "smoke", "fields": FIELDS, **given})
+
+
+def test_every_combination_has_a_run_for_each_seed():
+    trials = plan(asked(repeats=3))
+    assert len(trials) == len({trial.name for trial in trials}) == 12
+    found = {(t["objective"]["error"], t["schedule"]["kind"], t["seed"]) for t in (t.recipe for t in trials)}
+    assert found == {(e, s, k) for e in ("l1", "mse") for s in ("cosine", "linear") for k in (0, 1, 2)}
+    assert trials[0].name == "01-l1-cosine-seed0"
+
+
+def test_a_trial_is_the_recipe_with_its_values_as_train_would_set_them():
+    for trial in plan(asked(images="320", data="blossoms:100")):
+        changes = {**trial.fields, "images": "320", "data.source": "blossoms:100"}
+        assert load(trial.recipe) == override(smoke(), changes)
+
+
+def test_minutes_replace_the_images_of_a_recipe():
+    assert {(t.recipe["minutes"], t.recipe["images"]) for t in plan(asked(minutes="3"))} == {(3.0, None)}
+
+
+def test_images_of_a_path_are_found_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert {t.recipe["data"]["source"] for t in plan(asked(data="photos"))} == {str(tmp_path / "photos")}
+
+
+def test_random_draws_some_of_them_the_same_for_a_seed():
+    drawn = plan(asked(random=3))
+    assert drawn == plan(asked(random=3))
+    assert len({json.dumps(trial.fields) for trial in drawn}) == 3
+    assert len(plan(asked(random=3, repeats=2))) == 6
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"fields": {"objective.eror": "[l1,mse]"}}, "perhaps you meant objective.error"),
+        ({"fields": {"objective.error": "[l1,mze]"}}, "got 'mze'; perhaps you meant mse"),
+        ({"fields": {"schedule": "[cosine,linear]", "schedule.clip": "powers"}}, "schedule.clip"),
+        ({"fields": {"optim.lr": "[1e-3,-1]"}}, "optim.lr must be above 0"),
+        ({"fields": {"optim.lr": "[-1.0..1.0]"}, "search": 3}, "optim.lr must be above 0"),
+        ({"fields": {"optim.lr": "[1e-4..1e-2]"}}, "optim.lr is a range"),
+        ({"recipe": "smok"}, "perhaps you meant smoke"),
+        ({"data": "blosoms"}, "data.source 'blosoms' is neither"),
+        ({"fields": {"data.source": "[blossoms,flowrs]"}}, "data.source 'flowrs' is neither"),
+        ({"fields": {"seed": "[1,2]"}, "repeats": 2}, "--repeats gives seeds"),
+        ({"repeats": 0}, "--repeats must be at least 1, got 0"),
+        ({"random": 2, "search": 2}, "give one of them"),
+        ({"search": 2, "repeats": 2}, "--repeats must be 1, got 2"),
+        ({"images": "10", "minutes": "1"}, "give one of them"),
+        ({"images": "some"}, "images must be a whole number, got 'some'"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(given, said, tmp_path):
+    with pytest.raises(UserError) as error:
+        begin(asked(**given), tmp_path / "sweep")
+    assert said in str(error.value)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_sweep_is_read_back_as_it_was_begun(tmp_path):
+    sweep = begin(asked(repeats=2), tmp_path / "sweep")
+    assert sweep.asked == asked(repeats=2)
+    assert sweep == read(tmp_path / "sweep")
+    assert len(sweep.trials) == 8
+    assert prepared_recipe(sweep) == sweep.trials[0].recipe
+
+
+def prepared_recipe(sweep):
+    sweep.recipe(sweep.trials[0]).parent.mkdir()
+    prepared(sweep, sweep.trials[0])
+    return json.loads(sweep.recipe(sweep.trials[0]).read_text())
+
+
+def test_a_sweep_is_joined_by_its_folder_or_by_the_same_words(tmp_path):
+    folder = tmp_path / "sweep"
+    sweep = begin(asked(), folder)
+    (folder / "claims").mkdir()
+    assert begin(Asked(), folder) == begin(asked(), folder) == sweep
+    with pytest.raises(UserError, match="has repeats = 1, which 2 contradicts"):
+        begin(asked(repeats=2), folder)
+
+
+def test_two_workers_that_begin_a_sweep_together_work_on_one(tmp_path):
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(begin(asked(), tmp_path / "sweep"))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert all(sweep == found[0] for sweep in found)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "photo.png").touch()
+    with pytest.raises(UserError, match="is not empty"):
+        begin(asked(), tmp_path)
+    with pytest.raises(UserError, match="is no sweep"):
+        read(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_a_sweep_without_a_field_is_no_sweep(tmp_path):
+    with pytest.raises(UserError, match="a sweep needs a field"):
+        begin(Asked(), tmp_path / "sweep")
+    assert len(begin(Asked(recipe="smoke", repeats=2), tmp_path / "sweep").trials) == 2
+
+
+def test_a_sweep_of_a_later_version_is_not_misread(tmp_path):
+    begin(asked(), tmp_path / "sweep")
+    document = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps({**document, "schema": 2}))
+    with pytest.raises(UserError, match="has schema 2, this version reads 1"):
+        read(tmp_path / "sweep")
+
+
+def test_without_out_sweeps_are_numbered_under_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [str(begin(asked(), None).folder) for _ in range(2)]
+    assert folders == ["runs/blossoms-smoke-sweep-1", "runs/blossoms-smoke-sweep-2"]
+
+
+def test_what_a_search_tries_is_asked_for_once(tmp_path):
+    """Whoever takes over a trial of a search goes on with the values that it has."""
+    space = {"optim.lr": "[1e-4..1e-2]", "schedule": "[cosine,linear]"}
+    sweep = begin(asked(fields=space, search=2), tmp_path / "sweep")
+    assert [trial.name for trial in sweep.trials] == ["1", "2"]
+    for name in ("recipes", "proposals"):
+        (tmp_path / "sweep" / name).mkdir()
+    one, again = (prepared(sweep, sweep.trials[0]) for _ in range(2))
+    assert one == again
+    assert 1e-4 <= float(one.fields["optim.lr"]) <= 1e-2
+    changes = {**one.fields}
+    assert one.recipe == dump(override(smoke(), changes))
+    assert prepared(sweep, sweep.trials[1]).fields != one.fields

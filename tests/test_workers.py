@@ -1,0 +1,231 @@
+"""Workers that share a sweep, and die: every trial ends once."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import sweeping
+from ddim import checkpoint, runs
+from ddim.claims import Claims
+from ddim.errors import UserError
+from ddim.workers import _claimed, training, work
+
+SCRIPT = Path(sweeping.__file__)
+
+
+def silent(text):
+    pass
+
+
+def start(folder, lease=1.0, pause=0.01):
+    words = [sys.executable, str(SCRIPT), str(folder), str(lease), str(pause)]
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def check_all_ended_once(planned, kills):
+    """Every trial once in the table and finished; none run to its end twice, none begun for nothing."""
+    table = runs.find(planned.folder)
+    assert [run.path.name for run in table] == sorted(trial.name for trial in planned.trials)
+    assert {run.state for run in table} == {"finished"}
+    begun = 0
+    for trial in planned.trials:
+        run = planned.run(trial)
+        assert json.loads(planned.result(trial).read_text())["exit"] == 0
+        assert len(sweeping.lines(run / "ended")) == 1
+        steps = [json.loads(line)["step"] for line in sweeping.lines(run / "metrics.jsonl")]
+        assert steps == list(range(1, sweeping.STEPS + 1))
+        begun += len(sweeping.lines(run / "begun"))
+    assert begun <= len(planned.trials) + kills
+
+
+def storm(folder, trials, workers, kills, longest):
+    """Workers on one sweep, `kills` of them killed within `longest` seconds each, and replaced by others."""
+    planned = sweeping.sweep(folder, [f"{k:03}" for k in range(trials)])
+    draw = random.Random(0)
+    alive, died = [start(folder, pause=0.05) for _ in range(workers)], 0
+    until(lambda: any(planned.result(trial).exists() for trial in planned.trials))
+    while died < kills:
+        time.sleep(draw.uniform(0, longest))
+        victim = alive.pop(draw.randrange(len(alive)))
+        assert victim.poll() is None, "the sweep was over too soon for this test"
+        # Every second time with its child, as when a machine is lost.
+        children = Path(f"/proc/{victim.pid}/task/{victim.pid}/children")
+        orphans = children.read_text().split() if children.exists() and died % 2 else []
+        victim.kill()
+        victim.communicate()
+        for orphan in orphans:
+            os.kill(int(orphan), signal.SIGKILL)
+        died += 1
+        alive.append(start(folder, pause=0.05))
+    for worker in alive:
+        _, said = worker.communicate()
+        assert worker.returncode == 0, said.decode()
+    check_all_ended_once(planned, kills)
+
+
+def test_sixteen_trials_three_workers_two_of_them_killed(tmp_path):
+    storm(tmp_path / "sweep", 16, 3, 2, 0.3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_hundred_trials_four_workers_five_of_them_killed(tmp_path):
+    storm(tmp_path / "sweep", 100, 4, 5, 1.0)
+
+
+def test_one_worker_does_every_trial_some_at_a_time(tmp_path):
+    planned = sweeping.sweep(tmp_path, ["a", "b", "c", "d", "e"])
+    said = []
+    work(planned, 3, said.append, sweeping.counting(planned))
+    check_all_ended_once(planned, 0)
+    # Three had begun before the first was finished.
+    assert ["begins" in line for line in said[:3]] == [True] * 3
+    work(planned, 3, said.append, sweeping.counting(planned))
+    assert len(said) == 10
+
+
+def test_a_trial_that_fails_is_written_down_and_the_others_go_on(tmp_path):
+    planned = sweeping.sweep(tmp_path, ["a", "b", "c"])
+    counting = sweeping.counting(planned)
+    fail = [sys.executable, "-c", "import sys; print('ran'); sys.exit('the loss is not finite')"]
+    said = []
+    work(planned, 1, said.append, lambda trial: [fail] if trial.name == "b" else counting(trial))
+    ends = {trial.name: json.loads(planned.result(trial).read_text()) for trial in planned.trials}
+    assert [ends[name]["exit"] for name in "abc"] == [0, 1, 0]
+    assert ends["b"]["last"] == "the loss is not finite"
+    assert [run.state for run in runs.find(tmp_path)] == ["finished", "failed", "finished"]
+    assert "b failed: the loss is not finite" in said
+    # It is not tried again.
+    work(planned, 1, said.append, lambda trial: 1 / 0)
+
+
+def test_the_second_command_runs_only_where_the_first_was_good(tmp_path):
+    planned = sweeping.sweep(tmp_path, ["good", "bad"])
+
+    def two(trial):
+        first = f"import sys; sys.exit({int(trial.name == 'bad')})"
+        mark = f"open({str(tmp_path / trial.name)!r}, 'w')"
+        return [[sys.executable, "-c", code] for code in (first, mark)]
+
+    work(planned, 1, silent, two)
+    assert (tmp_path / "good").exists()
+    assert not (tmp_path / "bad").exists()
+
+
+def test_a_full_disk_stops_the_worker_and_not_the_trial(tmp_path):
+    planned = sweeping.sweep(tmp_path, ["a", "b"])
+    full = [sys.executable, "-c", "import sys; print('disk is full'); sys.exit(3)"]
+    with pytest.raises(checkpoint.NoSpace, match="disk is full"):
+        work(planned, 1, silent, lambda trial: [full])
+    assert not any(planned.result(trial).exists() for trial in planned.trials)
+    work(planned, 1, silent, sweeping.counting(planned))
+    check_all_ended_once(planned, 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_the_child_and_frees_the_trial_at_once(tmp_path, number):
+    planned = sweeping.sweep(tmp_path, ["a"])
+    run = planned.run(planned.trials[0])
+    worker = start(tmp_path, lease=600, pause=0.5)
+    until(lambda: sweeping.lines(run / "metrics.jsonl"))
+    worker.send_signal(number)
+    _, said = worker.communicate(timeout=30)
+    assert b"KeyboardInterrupt" in said
+    assert not checkpoint.held(run)
+    assert not planned.result(planned.trials[0]).exists()
+    # The next does not wait for a lease of ten minutes, and goes on where this one stopped.
+    said = []
+    work(planned, 1, said.append, sweeping.counting(planned), lease=600)
+    assert said[0].startswith("a goes on")
+    assert [int(line) > 0 for line in sweeping.lines(run / "begun")] == [False, True]
+    check_all_ended_once(planned, 1)
+
+
+def test_the_child_of_a_killed_worker_is_not_disturbed(tmp_path):
+    planned = sweeping.sweep(tmp_path, ["a"])
+    run = planned.run(planned.trials[0])
+    worker = start(tmp_path, lease=0.3, pause=0.4)
+    until(lambda: sweeping.lines(run / "metrics.jsonl"))
+    worker.kill()
+    worker.communicate()
+    # The lease ends long before the child does.
+    work(planned, 1, silent, sweeping.counting(planned), lease=0.3)
+    assert sweeping.lines(run / "begun") == ["0", str(sweeping.STEPS)]
+    check_all_ended_once(planned, 1)
+
+
+def test_a_trial_that_ended_while_one_looked_is_left(tmp_path):
+    """Its holder wrote the result and let go after this worker had listed what is left."""
+    planned = sweeping.sweep(tmp_path, ["a"])
+    trial = planned.trials[0]
+    work(planned, 1, silent, sweeping.counting(planned))
+    assert _claimed(planned, trial, Claims(tmp_path / "claims")) is None
+    # And its claim is free, in case somebody removes the result to have the trial done again.
+    planned.result(trial).unlink()
+    assert _claimed(planned, trial, Claims(tmp_path / "claims")) is not None
+
+
+def test_a_worker_that_lost_its_trial_ends_its_child_and_writes_nothing(tmp_path):
+    planned = sweeping.sweep(tmp_path, ["a"])
+    trial = planned.trials[0]
+    run = planned.run(trial)
+    worker = start(tmp_path, lease=1.0, pause=0.5)
+    until(lambda: sweeping.lines(run / "metrics.jsonl"))
+    worker.send_signal(signal.SIGSTOP)
+    other = Claims(tmp_path / "claims", 0.5)
+    until(lambda: other.take(trial.name) is not None)
+    worker.send_signal(signal.SIGCONT)
+    until(lambda: not checkpoint.held(run), 20)
+    time.sleep(0.3)
+    assert not planned.result(trial).exists()
+    worker.kill()
+    worker.communicate()
+    assert len(sweeping.lines(run / "metrics.jsonl")) < sweeping.STEPS
+
+
+def test_a_trial_trains_and_evaluates_with_commands_of_this_program(tmp_path):
+    planned = sweeping.sweep(tmp_path, ["a"])
+    trial, run = planned.trials[0], str(tmp_path / "trials" / "a")
+    (train,) = training(planned, trial, 1)
+    recipe = str(tmp_path / "recipes" / "a.json")
+    assert train == [sys.executable, "-m", "ddim", "train", "--recipe", recipe, "--out", run, "--resume"]
+    judged = json.loads((tmp_path / "sweep.json").read_text())
+    judged["asked"]["evaluate"] = 500
+    (tmp_path / "sweep.json").write_text(json.dumps(judged))
+    planned = sweeping.read(tmp_path)
+    assert training(planned, trial, 1)[1] == [sys.executable, "-m", "ddim", "evaluate", run, "-n", "500"]
+    # Not a second time where the worker was killed after the record was written.
+    (tmp_path / "trials" / "a" / "evaluations" / "1").mkdir(parents=True)
+    (tmp_path / "trials" / "a" / "evaluations" / "1" / "record.json").touch()
+    assert training(planned, trial, 1) == [train]
+
+
+def test_trials_at_a_time_share_the_cores_but_keep_the_threads_they_began_with(tmp_path):
+    planned = sweeping.sweep(tmp_path, ["a"])
+    trial = planned.trials[0]
+    cores = len(os.sched_getaffinity(0))
+    (train,) = training(planned, trial, 2)
+    assert train[-2:] == ["--threads", str(max(1, cores // 2))]
+    planned.run(trial).mkdir(parents=True)
+    (planned.run(trial) / "run.json").touch()
+    (train,) = training(planned, trial, 2)
+    assert "--threads" not in train
+
+
+def test_no_worker_without_a_job(tmp_path):
+    with pytest.raises(UserError, match="--jobs must be at least 1, got 0"):
+        work(sweeping.sweep(tmp_path, ["a"]), 0)
