@@ -23,6 +23,7 @@ COMMANDS = {
     "data": "look at images before you train on them",
     "sweep": "train many runs that differ in fields of their recipe",
     "runs": "list runs: how far they are, how good",
+    "report": "show on one page what came of runs",
 }
 
 

@@ -1,0 +1,101 @@
+"""Blocks -> Markdown and HTML: nothing of a text becomes markup, and nothing is asked of other addresses."""
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddim.pages import Cell, Heading, Picture, Strips, Table, Text, to_html, to_markdown
+
+NASTY = "<script src='http://evil.example'>alert(\"1\")</script> & | `x` [a](b) *b* _c_ $d$"
+PNG = b"\x89PNG not really"
+
+
+class Reader(HTMLParser):
+    """The elements of a page with their attributes, and its text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.elements, self.texts, self.open = [], [], []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.texts.append(data)
+
+
+def blocks(text):
+    """Every kind of block with a text in every place."""
+    return [
+        Heading(text),
+        Text(text),
+        Table((text, "n"), [(Cell(text), Cell(text, best=True))], 1, (text,)),
+        Picture("a.png", text),
+        Strips([(text, "a.png")]),
+    ]
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_no_text_becomes_markup(place):
+    plain = Reader(to_html("t", [blocks("x")[place]], {"a.png": PNG}))
+    nasty = Reader(to_html(NASTY, [blocks(NASTY)[place]], {"a.png": PNG}))
+    assert [tag for tag, _ in nasty.elements] == [tag for tag, _ in plain.elements]
+    assert NASTY in nasty.texts
+    alike = [{k: v for k, v in attrs.items() if k != "alt"} for _, attrs in nasty.elements]
+    assert alike == [{k: v for k, v in attrs.items() if k != "alt"} for _, attrs in plain.elements]
+    assert all(attrs["alt"] == NASTY for tag, attrs in nasty.elements if tag == "img")
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_read_back_from_the_page(text):
+    page = Reader(to_html("t", [Text(text)], {}))
+    # A parser of HTML makes one kind of line end of all.
+    assert text.replace("\r\n", "\n").replace("\r", "\n") in "".join(page.texts).replace("\r", "\n")
+    assert page.open == []
+
+
+def test_a_page_asks_no_address_and_holds_its_pictures():
+    page = Reader(to_html("t", blocks("x"), {"a.png": PNG}))
+    sources = [attrs["src"] for tag, attrs in page.elements if tag == "img"]
+    assert len(sources) == 2
+    for source in sources:
+        head, _, data = source.partition(",")
+        assert head == "data:image/png;base64"
+        assert base64.b64decode(data) == PNG
+    assert not any({"href", "srcset", "action"} & set(attrs) for _, attrs in page.elements)
+    assert not {tag for tag, _ in page.elements} & {"script", "link", "iframe", "object", "form", "a"}
+    assert "url(" not in to_html("t", blocks("x"), {"a.png": PNG})
+    assert "@import" not in to_html("t", [], {})
+
+
+def test_a_table_of_markdown_keeps_its_shape_whatever_its_cells_say():
+    text = to_markdown("t", [Table(("a", "n"), [(Cell("x | y\nz"), Cell("1", best=True))], 1)], "files")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert rows[1] == "| --- | ---: |"
+    assert rows[2] == r"| x \| y z | **1** |"
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {3}
+
+
+@given(st.text(st.sampled_from("<>[]()*_`|\\#!&$~ab\n "), max_size=30))
+def test_every_sign_of_markdown_is_escaped(text):
+    said = to_markdown("t", [Text(text)], "files").split("\n\n", 2)[2]
+    bare = re.sub(r"\\[\\`*_{}\[\]()#+!|<>~&$]", "", said)
+    assert not set(bare) & set("<>[]()*_`|\\#!&$~")
+
+
+def test_pictures_of_markdown_lie_beside_it():
+    text = to_markdown("t", [Picture("a.png", "losses"), Strips([("one", "b.png")])], "report-files")
+    assert "![losses](report-files/a.png)" in text
+    assert "![one](report-files/b.png)" in text

@@ -1,0 +1,145 @@
+"""Configurations, spreads over repeats, and which evaluations compare."""
+
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddim import results
+from ddim.config import dump, override
+from ddim.recipes import smoke
+from ddim.runs import Run
+
+
+def run(name="run", state="finished", errors=None, records=(), **changes):
+    """A run in memory; fields by path, dots written as double underscores."""
+    recipe = dump(override(smoke(), {path.replace("__", "."): value for path, value in changes.items()}))
+    return Run(name, state, recipe, images=960, total=960, errors=errors or {}, records=records)
+
+
+def record(kid=0.1, fid=None, extractor="lite", pictures=1000, part="valid", sha256="a"):
+    """An evaluation's record."""
+    metrics = {"kid": {"value": kid, "low": kid - 0.01, "high": kid + 0.01}}
+    metrics |= {"fid": {"value": fid, "infinity": fid - 5, "low": fid - 6, "high": fid - 4}} if fid else {}
+    against = {"source": "x", "fingerprint": "f", "part": part, "size": [64, 64], "images": 700}
+    return {
+        "schema": 1,
+        "metrics": metrics,
+        "features": {"extractor": extractor, "weights": "w" * 64, "resize": "224 px", "dimensions": 1280},
+        "reference": {**against, "sha256": sha256},
+        "generated": {"images": pictures, "source": "run"},
+    }
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_configuration():
+    found = [run(seed=k, optim__lr=lr) for lr in (1e-3, 1e-4) for k in (0, 1, 2)]
+    one, two = results.configurations(found)
+    assert (one.choice, two.choice) == ({"optim.lr": "0.001"}, {"optim.lr": "0.0001"})
+    assert (one.runs, two.runs) == (tuple(found[:3]), tuple(found[3:]))
+    assert (one.name, two.name) == ("0.001", "0.0001")
+
+
+def test_one_configuration_differs_in_nothing_and_is_called_by_its_recipe():
+    (one,) = results.configurations([run(seed=0), run(seed=1)])
+    assert one.choice == {}
+    assert one.name == "smoke"
+
+
+def test_what_another_kind_brings_with_it_is_no_difference():
+    found = [run(), run(schedule="linear")]
+    assert [c.choice for c in results.configurations(found)] == [
+        {"schedule": "cosine"},
+        {"schedule": "linear"},
+    ]
+    found.append(run(schedule="linear", schedule__clip="powers"))
+    assert [c.choice for c in results.configurations(found)] == [
+        {"schedule": "cosine", "schedule.clip": results.MISSING},
+        {"schedule": "linear", "schedule.clip": "rates"},
+        {"schedule": "linear", "schedule.clip": "powers"},
+    ]
+
+
+def test_a_trial_that_has_no_recipe_yet_is_left_out():
+    assert results.configurations([Run("1", "waiting")]) == []
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=12))
+def test_a_spread_is_the_mean_and_the_sample_deviation(values):
+    found = results.spread(values, (0.0, 1.0))
+    assert found.n == len(values)
+    assert found.mean == pytest.approx(statistics.fmean(values), rel=1e-9, abs=1e-6)
+    assert found.deviation == pytest.approx(statistics.stdev(values), rel=1e-9, abs=1e-6)
+    # The interval of one run says nothing of the mean of several.
+    assert found.interval is None
+
+
+def test_one_number_has_its_own_interval_and_no_deviation():
+    found = results.spread([0.5], (0.4, 0.6))
+    assert (found.mean, found.n, found.deviation, found.interval) == (0.5, 1, None, (0.4, 0.6))
+
+
+def test_numbers_are_means_over_the_finished_repeats():
+    found = [run(seed=k, errors={"image_mae": 0.1 * (k + 1)}) for k in range(2)]
+    found.append(run(seed=2, state="stopped", errors={"image_mae": 9.0}))
+    (one,) = results.configurations(found)
+    assert results.numbers(one, None)["image_mae"].mean == pytest.approx(0.15)
+    assert results.numbers(one, None)["image_mae"].n == 2
+    # Of runs that are all under way, what there is.
+    (one,) = results.configurations(found[2:])
+    assert results.numbers(one, None)["image_mae"].mean == 9.0
+
+
+def test_the_latest_evaluation_in_the_common_way_counts():
+    found = [
+        run(seed=0, records=[record(0.3), record(0.1), record(7.0, extractor="inception")]),
+        run(seed=1, records=[record(0.2)]),
+    ]
+    judged = results.standard(found)
+    assert judged == results.way(record())
+    (one,) = results.configurations(found)
+    assert results.numbers(one, judged)["kid"].mean == pytest.approx(0.15)
+    assert results.other_ways(one, judged) == []
+
+
+@pytest.mark.parametrize(
+    "other, said",
+    [
+        ({"extractor": "inception"}, "other extractor (inception, weights wwwwwwww, 224 px)"),
+        ({"part": "train"}, "other reference (700 images of part train, 64x64)"),
+        ({"pictures": 500}, "other count (500 pictures)"),
+    ],
+)
+def test_what_was_judged_otherwise_is_no_part_of_a_mean_and_is_named(other, said):
+    found = [
+        *(run(seed=k, records=[record(0.1)]) for k in range(2)),
+        run(seed=2, records=[record(0.9, **other)]),
+    ]
+    judged = results.standard(found)
+    (one,) = results.configurations(found)
+    assert results.numbers(one, judged)["kid"].mean == pytest.approx(0.1)
+    (way,) = results.other_ways(one, judged)
+    assert results.unlike(way, judged) == said
+
+
+def test_each_seed_may_draw_its_own_validation_part_of_the_same_images():
+    found = [run(seed=k, records=[record(0.1 * k, sha256=str(k))]) for k in (1, 2, 3)]
+    (one,) = results.configurations(found)
+    assert results.numbers(one, results.standard(found))["kid"].n == 3
+
+
+def test_of_two_ways_as_common_that_of_more_pictures_is_the_standard():
+    found = [run(records=[record(pictures=100)]), run(seed=1, records=[record(pictures=5000)])]
+    assert results.standard(found).pictures == 5000
+    assert results.standard(found[::-1]).pictures == 5000
+    assert results.standard([run()]) is None
+
+
+def test_intervals_belong_to_kid_and_to_what_fid_tends_to():
+    found = [run(records=[record(0.1, fid=40.0)])]
+    (one,) = results.configurations(found)
+    numbers = results.numbers(one, results.standard(found))
+    assert numbers["kid"].interval == pytest.approx((0.09, 0.11))
+    assert (numbers["fid"].mean, numbers["fid"].interval) == (40.0, None)
+    assert (numbers["fid_infinity"].mean, numbers["fid_infinity"].interval) == (35.0, (34.0, 36.0))
+    assert list(numbers) == ["kid", "fid", "fid_infinity"]
