@@ -148,6 +148,9 @@ def test_ctrl_c_ends_the_child_and_frees_the_trial_at_once(tmp_path, number):
     assert not checkpoint.held(run)
     assert not planned.result(planned.trials[0]).exists()
     # The next does not wait for a lease of ten minutes, and goes on where this one stopped.
+    claim = Claims(tmp_path / "claims", 600).take("a")
+    assert claim is not None
+    claim.release()
     said = []
     work(planned, 1, said.append, sweeping.counting(planned), lease=600)
     assert said[0].startswith("a goes on")
