@@ -1,0 +1,208 @@
+"""The record of an evaluation: where it lies, what it must hold, and which numbers may be ranked.
+
+An evaluation is a folder: ``record.json``, ``features.npy`` (a float32 row a picture, in the order of the
+seeds) and ``grid.png``. Those of a run are ``RUN/evaluations/1``, ``2``, ... Needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddim.errors import UserError, near
+
+SCHEMA = 1
+"""The version of the layout of a record."""
+
+LEAST = 20
+"""Images of either set below which nothing is measured."""
+
+FOLDER, RECORD, FEATURES, GRID = "evaluations", "record.json", "features.npy", "grid.png"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is read.
+
+    `biased`: its expectation moves with the number of generated images, so that unequal numbers of them make
+    unequal values. `least`: images of either set below which values are not ranked; 0 stands for as many as
+    features have dimensions.
+    """
+
+    title: str
+    lower_is_better: bool
+    biased: bool
+    least: int
+
+
+METRICS = {
+    "kid": Metric("KID", lower_is_better=True, biased=False, least=100),
+    # A covariance of fewer images than dimensions is singular, and the value mostly bias.
+    "fid": Metric("FID", lower_is_better=True, biased=True, least=0),
+    "precision": Metric("precision", lower_is_better=False, biased=True, least=100),
+    "recall": Metric("recall", lower_is_better=False, biased=True, least=100),
+    "density": Metric("density", lower_is_better=False, biased=True, least=100),
+    "coverage": Metric("coverage", lower_is_better=False, biased=True, least=100),
+}
+
+_FIELDS: dict[str, Any] = {
+    "metrics": {},
+    "features": {"extractor": str, "weights": str, "resize": str, "dimensions": int},
+    "reference": {"source": str, "fingerprint": str, "part": str, "images": int, "sha256": str},
+    "generated": {"images": int, "source": str},
+}
+"""What a record must hold for its numbers to be compared, by type."""
+
+_SAMPLING: dict[str, Any] = {
+    "recipe": {},
+    "sampler": {},
+    "grid": {},
+    "times": list,
+    "nfe": int,
+    "seeds": list,
+    "weights": str,
+    "step": int,
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A folder and the record in it."""
+
+    folder: Path
+    record: dict[str, Any]
+
+    def value(self, metric: str) -> float | None:
+        """The value of a metric, None where the record has none."""
+        return self.record["metrics"].get(metric, {}).get("value")
+
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        """The 95 % interval of the value, None where the record has none."""
+        found = self.record["metrics"].get(metric, {})
+        # That of FID belongs to its extrapolation, not to its value.
+        return (found["low"], found["high"]) if metric == "kid" and found else None
+
+
+def find_metric(name: str) -> Metric:
+    """The metric of a name; UserError suggests the near one."""
+    if name not in METRICS:
+        raise UserError(f"metric must be one of {', '.join(METRICS)}, got {name!r}{near(name, METRICS)}")
+    return METRICS[name]
+
+
+def read(path: Path) -> Evaluation:
+    """The evaluation of a record, of an evaluation's folder, or the newest of a run's.
+
+    UserError where there is none, or where it is damaged, foreign, or of another schema.
+    """
+    file = _record_of(path)
+    try:
+        record = json.loads(file.read_bytes(), parse_constant=_refuse)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    # RecursionError: a thousand brackets.
+    except (ValueError, RecursionError):
+        raise UserError(f"{file} is damaged: it is not JSON") from None
+    if not isinstance(record, dict) or record.get("kind") != "evaluation":
+        raise UserError(f"{file} is not the record of an evaluation: `ddim evaluate` writes those")
+    schema = record.get("schema")
+    if schema != SCHEMA:
+        newer = isinstance(schema, int) and schema > SCHEMA
+        mend = "a newer ddim wrote it and can read it" if newer else "evaluate again"
+        raise UserError(f"{file} has schema {schema!r} and this ddim reads schema {SCHEMA}: {mend}")
+    fault = _fault(record, _FIELDS) or _fault_of_metrics(record["metrics"])
+    if fault is None and record.get("sampling") is not None:
+        fault = _fault(record, {"sampling": _SAMPLING})
+    if fault:
+        raise UserError(f"{file} is damaged: {fault}")
+    return Evaluation(file.parent, record)
+
+
+def evaluations(run: Path) -> list[Path]:
+    """The folders of a run's evaluations, oldest first."""
+    folder = run / FOLDER
+    numbers = (
+        [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
+    )
+    return [folder / str(number) for number in sorted(numbers)]
+
+
+def comparable(one: dict[str, Any], other: dict[str, Any], metric: str) -> str | None:
+    """Why the values of a metric in two records may not be ranked, in one sentence; None where they may."""
+    read_as, a, b = find_metric(metric), one["features"], other["features"]
+    for name, what in (
+        ("extractor", "extractors"),
+        ("weights", "weights of the extractor"),
+        ("resize", "resizes"),
+    ):
+        if a[name] != b[name]:
+            return f"the {what} differ: {_short(a[name])} and {_short(b[name])}"
+    if one["reference"]["sha256"] != other["reference"]["sha256"]:
+        return f"the reference sets differ: {_reference(one)} and {_reference(other)}"
+    for record in (one, other):
+        if metric not in record["metrics"]:
+            return f"{record['generated']['source']} has no {read_as.title}"
+    counts = [record["generated"]["images"] for record in (one, other)]
+    if read_as.biased and counts[0] != counts[1]:
+        return (
+            f"{read_as.title} depends on how many images there are, and the numbers differ: "
+            f"{counts[0]:,} and {counts[1]:,}"
+        )
+    least = read_as.least or a["dimensions"]
+    few = min(*counts, one["reference"]["images"])
+    if few < least:
+        return f"{few:,} images are too few to rank by {read_as.title}, which needs at least {least:,}"
+    return None
+
+
+def _record_of(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if (path / RECORD).is_file():
+        return path / RECORD
+    whole = [folder for folder in evaluations(path) if (folder / RECORD).is_file()]
+    if not whole:
+        raise UserError(f"{path} holds no evaluation: make one with `ddim evaluate {path}`")
+    return whole[-1] / RECORD
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _fault(record: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str | None:
+    """What is missing of a table of fields or is of another type, or None."""
+    for name, kind in wanted.items():
+        value, inner = record.get(name), f"{path}{name}"
+        if isinstance(kind, dict):
+            if not isinstance(value, dict):
+                return f"{inner} is not a table"
+            if fault := _fault(value, kind, f"{inner}."):
+                return fault
+        # In Python, but not in JSON, true is a number.
+        elif not isinstance(value, kind) or isinstance(value, bool):
+            return f"{inner} is missing or of another type"
+    return None
+
+
+def _fault_of_metrics(metrics: dict[str, Any]) -> str | None:
+    for name, values in metrics.items():
+        wanted = ("value", "low", "high") if name == "kid" else ("value",)
+        for field in wanted:
+            value = values.get(field) if isinstance(values, dict) else None
+            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+                return f"metrics.{name}.{field} is no number"
+    return None
+
+
+def _short(text: str) -> str:
+    """A hash by its first letters."""
+    return f"{text[:8]}..." if len(text) == 64 else text
+
+
+def _reference(record: dict[str, Any]) -> str:
+    r = record["reference"]
+    return f"{r['images']:,} images ({r['part']}) of {r['source']} ({_short(r['sha256'])})"
