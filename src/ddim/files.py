@@ -1,11 +1,15 @@
 """Files that outlive a power cut: names that are on the disk, files that are whole or absent."""
 
 import os
+import shutil
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+_DAY = 24 * 3600
 
 
 def cache_folder(given: Path | None = None) -> Path:
@@ -65,6 +69,18 @@ def create(path: Path, content: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed left half-written in `folder` a day ago or more."""
+    for left in folder.glob(".tmp-*"):
+        with suppress(OSError):
+            if left.stat().st_mtime > time.time() - _DAY:
+                continue
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink()
 
 
 def sync(folder: Path) -> None:

@@ -95,7 +95,7 @@ def extract(
             features[start : start + len(part)] = part
         return features
     with whole(path) as file:
-        _begin(file, shape)
+        begin(file, shape)
         for _, part in _parts(extractor, images, batch, progress):
             file.write(part.tobytes())
     return np.lib.format.open_memmap(path, mode="r")
@@ -108,18 +108,19 @@ def _parts(
     for start in range(0, len(images), batch):
         pixels = np.ascontiguousarray(images[start : start + batch])
         part = extractor(torch.tensor(pixels).permute(0, 3, 1, 2)).numpy()
-        _forget(images)
+        forget(images)
         yield start, part
         if progress:
             progress(start + len(part), len(images))
 
 
-def _begin(file: BinaryIO, shape: tuple[int, int]) -> None:
+def begin(file: BinaryIO, shape: tuple[int, int]) -> None:
+    """Begin a .npy file of float32 features, whose rows are then written one after the other."""
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _forget(images: np.ndarray) -> None:
+def forget(images: np.ndarray) -> None:
     """Let go of what was read of a memory map, which else stays in this process until it ends."""
     mapped, mode = images, ""
     while isinstance(mapped, np.ndarray):

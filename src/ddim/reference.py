@@ -1,0 +1,132 @@
+"""The images that pictures are judged against, and their features: computed once, then kept.
+
+What is kept is named by all that the features are a function of, never by where the images lie, and is
+believed only if its bytes are those that were written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from ddim.config import Data
+from ddim.data import Images, open_images, split
+from ddim.data.transforms import batch as gather
+from ddim.errors import UserError, near
+from ddim.files import cache_folder, make, sweep, whole, write_atomic
+from ddim.metrics.features import Extractor, begin, forget
+
+Part = Literal["valid", "train", "all"]
+BATCH = 32
+"""Images whose features are computed at once."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Which images: a source (None: the run's own) and the part of it, None: the run's held-out images, all
+    of another source.
+    """
+
+    data: str | None = None
+    part: Part | None = None
+
+    def __post_init__(self) -> None:
+        parts = get_args(Part)
+        if self.part is not None and self.part not in parts:
+            raise UserError(
+                f"part must be one of {', '.join(parts)}, got {self.part!r}{near(self.part, parts)}"
+            )
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Images, which of them (N,) are meant, and the names of their source and part."""
+
+    images: Images
+    which: np.ndarray
+    source: str
+    part: str
+
+    def identity(self, extractor: Extractor) -> str:
+        """SHA-256 (hex) of all that the features of these images are a function of."""
+        which = hashlib.sha256(np.ascontiguousarray(self.which, np.int64).tobytes()).hexdigest()
+        facts = [self.images.fingerprint, which, extractor.name, extractor.weights, extractor.resize]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def chosen(
+    reference: Reference, data: Data, seed: int, progress: Callable[[int, int], None] | None = None
+) -> Chosen:
+    """The images of a reference as a run on `data` sees them: in its size and channels, and split as it
+    splits them by its `seed`.
+    """
+    source = reference.data or data.source
+    part = reference.part or ("valid" if reference.data is None else "all")
+    images = open_images(source, data.size, data.channels, progress=progress)
+    if part == "all":
+        return Chosen(images, np.arange(len(images)), source, part)
+    train, valid = split(images, data.valid, seed)
+    return Chosen(images, valid if part == "valid" else train, source, part)
+
+
+def features_of(
+    of: Chosen, extractor: Extractor, progress: Callable[[int, int], None] | None = None
+) -> np.ndarray:
+    """(N, dimensions) float32 features, a read-only memory map: those that were kept, or new ones.
+
+    `progress(done, total)` is called while they are computed. UserError where the cache folder cannot be
+    written.
+    """
+    identity = of.identity(extractor)
+    found = kept(identity)
+    if found is not None and found.shape == (len(of.which), extractor.dimensions):
+        return found
+    path = _path(identity)
+    try:
+        make(path.parent)
+        sweep(path.parent)
+        with whole(path) as file:
+            begin(file, (len(of.which), extractor.dimensions))
+            for first in range(0, len(of.which), BATCH):
+                part = of.which[first : first + BATCH]
+                file.write(extractor(gather(of.images, part)).numpy().tobytes())
+                forget(of.images.pixels)
+                if progress:
+                    progress(first + len(part), len(of.which))
+        # Last: features without it are not believed.
+        write_atomic(_seal(path), _digest(path).encode())
+    except OSError as error:
+        raise UserError(
+            f"features cannot be kept in {path.parent} ({error.strerror}): "
+            "set DDIM_CACHE to a folder that can be written"
+        ) from None
+    return np.lib.format.open_memmap(path, mode="r")
+
+
+def kept(identity: str) -> np.ndarray | None:
+    """The features kept under an identity, a read-only memory map; None where there are none, or damaged."""
+    path = _path(identity)
+    with suppress(OSError, ValueError):
+        if _seal(path).read_text("ascii") == _digest(path):
+            return np.lib.format.open_memmap(path, mode="r")
+    return None
+
+
+def _path(identity: str) -> Path:
+    return cache_folder() / "features" / f"{identity}.npy"
+
+
+def _seal(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
