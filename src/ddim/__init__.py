@@ -5,9 +5,11 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ddim.evaluation import Pictures, evaluate
     from ddim.generate import load, sample
     from ddim.grids import Uniform
     from ddim.noise import Noise
+    from ddim.reference import Reference
     from ddim.samplers import DDIM, last, picture, start
     from ddim.training import train
 
@@ -16,6 +18,9 @@ _PUBLIC = {
     "train": "ddim.training",
     "load": "ddim.generate",
     "sample": "ddim.generate",
+    "evaluate": "ddim.evaluation",
+    "Pictures": "ddim.evaluation",
+    "Reference": "ddim.reference",
     "Noise": "ddim.noise",
     "Uniform": "ddim.grids",
     "DDIM": "ddim.samplers",
@@ -24,7 +29,20 @@ _PUBLIC = {
     "picture": "ddim.samplers",
 }
 
-__all__ = ["DDIM", "Noise", "Uniform", "last", "load", "picture", "sample", "start", "train"]
+__all__ = [
+    "DDIM",
+    "Noise",
+    "Pictures",
+    "Reference",
+    "Uniform",
+    "evaluate",
+    "last",
+    "load",
+    "picture",
+    "sample",
+    "start",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

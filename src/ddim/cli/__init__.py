@@ -19,6 +19,7 @@ COMMANDS = {
     "interpolate": "go from one picture to another, through latents",
     "inpaint": "paint a part of an image anew",
     "vary": "make other pictures like an image",
+    "evaluate": "measure how good pictures are: KID, FID, precision, recall, density, coverage",
     "plot": "draw schedules, embeddings, diffusion strips and losses",
     "data": "look at images before you train on them",
     "sweep": "train many runs that differ in fields of their recipe",

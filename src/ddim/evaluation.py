@@ -1,0 +1,330 @@
+"""Pictures -> features -> metrics -> a record: how good a run's pictures, or a folder of images, are.
+
+Pictures are made, shown to the extractor and forgotten, micro-batch by micro-batch: 50,000 of them are never
+in memory. An evaluation's folder appears in one piece, by one rename: one that was killed leaves no record.
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddim import checkpoint, grid_search, scores, tracking
+from ddim.config import Data, Recipe, override
+from ddim.data import Images, open_images
+from ddim.data.decode import UnusableError, header
+from ddim.data.find import find as find_source
+from ddim.data.source import Member
+from ddim.data.transforms import batch as gather
+from ddim.errors import UserError
+from ddim.files import make, sweep, sync, whole
+from ddim.generate import Trained, generate, load
+from ddim.metrics.features import Extractor, begin, find, forget
+from ddim.metrics.fid import caution, fid, fid_infinity
+from ddim.metrics.kid import kid
+from ddim.metrics.precision_recall import density_coverage, precision_recall
+from ddim.noise import check_seeds
+from ddim.plots import grid as sheet
+from ddim.plots import save_png, to_uint8
+from ddim.records import sampling_record
+from ddim.reference import BATCH, Chosen, Reference, chosen, features_of
+from ddim.scores import LEAST, Evaluation
+
+ENOUGH = 5
+"""FID is extrapolated where a fifth of the pictures, its smallest part, outnumbers the dimensions."""
+
+SHOWN = 36
+"""Pictures in the grid of an evaluation."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is looked at, "reference" or "pictures", how many are done, and of how many."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Which pictures of a run: those of `n` seeds from `seed` on, in so many steps.
+
+    `fields` are those of the recipe's sampler and grid to change, as `override` takes them; without a grid
+    among them, levels that a search found for this sampler and number of steps are used.
+    """
+
+    n: int = 1000
+    steps: int = 20
+    seed: int = 0
+    weights: str = "ema"
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UserError(f"steps must be at least 1, got {self.steps}")
+        if self.n < LEAST:
+            raise UserError(f"n must be at least {LEAST} pictures, got {self.n}")
+        check_seeds([self.seed, self.seed + self.n - 1])
+
+
+def evaluate(
+    source: str | Path,
+    pictures: Pictures = Pictures(),  # noqa: B008  (a frozen value)
+    reference: Reference = Reference(),  # noqa: B008
+    *,
+    extractor: Extractor | None = None,
+    out: Path | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> Evaluation:
+    """Judge pictures of a run (its folder or a checkpoint), or the images of a folder or archive.
+
+    The record lies in `out`, by default RUN/evaluations/1, 2, ..., of images evaluations/NAME-1, 2, ...
+    `extractor` is by default `ddim.metrics.features.DEFAULT`. UserError where there are too few images of
+    either kind, images without a reference, or a folder that is not empty.
+    """
+    extractor = extractor or find()
+    if out is not None:
+        _check_out(out)
+    path = Path(source)
+    subject = (_of_run if is_run(path) else _of_images)(path, pictures, reference, progress)
+    against = subject.against
+    named = f"{against.part} of {against.source}"
+    for count, what in ((subject.count, str(source)), (len(against.which), f"the reference, {named},")):
+        if count < LEAST:
+            raise UserError(f"{what} has {count} images, and at least {LEAST} are needed")
+    began = time.monotonic()
+    truth = features_of(against, extractor, partial(progress, "reference"))
+    spent = {"sampling": 0.0, "features": time.monotonic() - began, "metrics": 0.0}
+    parent = subject.home if out is None else out.parent
+    beside = parent / f".tmp-{os.getpid()}-evaluation"
+    try:
+        make(beside)
+        sweep(parent)
+        features, nfe = _extracted(subject, extractor, beside, spent, progress)
+        began = time.monotonic()
+        metrics, notes = measured(features, truth)
+        spent["metrics"] = time.monotonic() - began
+        record = {
+            "schema": scores.SCHEMA,
+            "kind": "evaluation",
+            "metrics": metrics,
+            "notes": notes,
+            **_facts(against, extractor),
+            "generated": {"images": subject.count, "source": str(source)},
+            "sampling": subject.sampling and {**subject.sampling, "nfe": nfe},
+            "seconds": {name: round(seconds, 2) for name, seconds in spent.items()},
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "versions": tracking.versions(),
+        }
+        tracking.write_json_atomic(beside / scores.RECORD, record)
+        return scores.read(_published(beside, subject, out))
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def measured(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[str, Any], list[str]]:
+    """The metrics of features (N, d) and (M, d), by name as a record holds them; and a sentence for each
+    number that is missing or that is easily misread.
+    """
+    count, dimensions, few = len(generated), generated.shape[1], min(len(generated), len(reference))
+    # Subsets of a thousand, as published; of sets of fewer than two, halves: wholes would all be one subset.
+    k = kid(generated, reference, size=min(1000, few // 2))
+    f: dict[str, float | None] = {"value": fid(generated, reference)}
+    f |= {"infinity": None, "low": None, "high": None}
+    notes = [caution(count, len(reference), dimensions)]
+    if count > ENOUGH * dimensions:
+        f["infinity"], f["low"], f["high"] = fid_infinity(generated, reference)
+    elif notes == [None]:
+        notes.append(f"FID-infinity needs more than {ENOUGH * dimensions:,} pictures, got {count:,}")
+    if k.value < 0:
+        notes.append(
+            "KID is below 0: its estimate is unbiased, so that of like sets falls on either side of 0"
+        )
+    least = scores.METRICS["kid"].least
+    if few < least:
+        notes.append(f"{few} images are few: nothing is ranked by fewer than {least}")
+    precision, recall = precision_recall(generated, reference)
+    density, coverage = density_coverage(generated, reference)
+    rest = {"precision": precision, "recall": recall, "density": density, "coverage": coverage}
+    metrics = {"kid": asdict(k), "fid": f, **{name: {"value": value} for name, value in rest.items()}}
+    return metrics, [note for note in notes if note]
+
+
+def made(trained: Trained, recipe: Recipe, seeds: Sequence[int], steps: int) -> Iterator[tuple[Tensor, int]]:
+    """Pictures (B, C, H, W) uint8 of the seeds, as they are saved, a few micro-batches at a time, and the NFE
+    of each; with the sampler and the grid of `recipe`.
+    """
+    # What an extractor is given at once should not be much smaller than what suits it.
+    size = trained.runtime.micro_batch * max(1, BATCH // trained.runtime.micro_batch)
+    for first in range(0, len(seeds), size):
+        images, nfe = generate(
+            trained, seeds[first : first + size], steps, sampler=recipe.sampler, grid=recipe.grid
+        )
+        yield torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2), nfe
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is a run's folder or a checkpoint, and no images."""
+    return any((path / name).exists() for name in ("run.json", "checkpoints", checkpoint.MANIFEST))
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is judged: `count` pictures, in batches (B, C, H, W) uint8 with the NFE of each picture; against
+    what; what they depend on; and where its evaluations go, `home` / (`stem` + number).
+    """
+
+    count: int
+    batches: Iterator[tuple[Tensor, int]]
+    against: Chosen
+    sampling: dict[str, Any] | None
+    home: Path
+    stem: str = ""
+
+
+def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progress) -> _Subject:
+    trained = load(run, pictures.weights, device=pictures.device)
+    data = replace(trained.recipe.data, channels=trained.model.shape.channels)
+    against = chosen(reference, data, trained.recipe.seed, partial(progress, "images"))
+    known = trained.state["data"]["fingerprint"]
+    if reference.data is None and against.images.fingerprint != known:
+        raise UserError(
+            f"{data.source} has changed since {run} was trained on it: name a reference with --data"
+        )
+    recipe = override(trained.recipe, pictures.fields)
+    searched = grid_search.saved(run, recipe.sampler, pictures.steps, pictures.weights)
+    if searched and not any(name.split(".")[0] == "grid" for name in pictures.fields):
+        recipe = replace(recipe, grid=searched)
+    seeds = range(pictures.seed, pictures.seed + pictures.n)
+    sampling = sampling_record(trained, recipe, seeds, pictures.steps, 0, None)
+    batches = made(trained, recipe, seeds, pictures.steps)
+    if not (run / checkpoint.MANIFEST).is_file():
+        return _Subject(pictures.n, batches, against, sampling, run / scores.FOLDER)
+    # Nothing may be added to a checkpoint; its run's folder is two above.
+    if run.resolve().parent.name == "checkpoints":
+        return _Subject(pictures.n, batches, against, sampling, run.resolve().parent.parent / scores.FOLDER)
+    return _Subject(pictures.n, batches, against, sampling, Path(scores.FOLDER), f"{run.resolve().name}-")
+
+
+def _of_images(source: Path, _: Pictures, reference: Reference, progress: Progress) -> _Subject:
+    if reference.data is None:
+        raise UserError(f"{source} is no run, so --data must say what images it is judged against")
+    tell = partial(progress, "images")
+    images = open_images(str(source), _size_of(source), progress=tell)
+    which = _pictures_of(source, images)
+    data = Data(size=(images.pixels.shape[1], images.pixels.shape[2]))
+    against = chosen(reference, data, 0, tell)
+    stem = re.sub(r"[^\w.-]+", "-", source.resolve().name)
+    return _Subject(len(which), _read(images, which), against, None, Path(scores.FOLDER), f"{stem}-")
+
+
+def _read(images: Images, which: np.ndarray) -> Iterator[tuple[Tensor, int]]:
+    for first in range(0, len(which), BATCH):
+        yield gather(images, which[first : first + BATCH]), 0
+        forget(images.pixels)
+
+
+def _size_of(source: Path) -> tuple[int, int]:
+    """(height, width) of the first image of a source that can be read."""
+    for item in find_source(str(source)).members((64, 64)):
+        if isinstance(item, Member):
+            with suppress(UnusableError):
+                found = header(item.data)
+                return found.height, found.width
+    raise UserError(f"{source} is neither a run nor a folder or archive of images")
+
+
+def _pictures_of(source: Path, images: Images) -> np.ndarray:
+    """Indices of the pictures: in a folder of `ddim sample` those of seeds, in their order; not its grid."""
+    if not (source / "record.json").is_file():
+        return np.arange(len(images))
+    seeds = {int(name[:-4]): k for k, name in enumerate(images.names) if re.fullmatch(r"\d{5,}\.png", name)}
+    return np.array([seeds[seed] for seed in sorted(seeds)], np.int64)
+
+
+def _extracted(
+    subject: _Subject, extractor: Extractor, folder: Path, spent: dict[str, float], progress: Progress
+) -> tuple[np.ndarray, int]:
+    """The features of the pictures, kept in the folder with a grid of the first, and the NFE of each; adds
+    the seconds that they took.
+    """
+    done, nfe, shown = 0, 0, []
+    with whole(folder / scores.FEATURES) as file:
+        begin(file, (subject.count, extractor.dimensions))
+        began = time.monotonic()
+        for pictures, each in subject.batches:
+            sampled, nfe = time.monotonic(), each
+            file.write(extractor(pictures).numpy().tobytes())
+            if done < SHOWN:
+                shown.append(pictures[: SHOWN - done])
+            done += len(pictures)
+            progress("pictures", done, subject.count)
+            spent["sampling"] += sampled - began
+            began = time.monotonic()
+            spent["features"] += began - sampled
+    save_png(folder / scores.GRID, sheet(torch.cat(shown)))
+    return np.lib.format.open_memmap(folder / scores.FEATURES, mode="r"), nfe
+
+
+def _facts(against: Chosen, extractor: Extractor) -> dict[str, Any]:
+    """What a record says of the features and of the images that pictures are judged against."""
+    return {
+        "features": {
+            "extractor": extractor.name,
+            "weights": extractor.weights,
+            "resize": extractor.resize,
+            "dimensions": extractor.dimensions,
+        },
+        "reference": {
+            "source": against.source,
+            "fingerprint": against.images.fingerprint,
+            "part": against.part,
+            "size": list(against.images.pixels.shape[1:3]),
+            "images": len(against.which),
+            "sha256": against.identity(extractor),
+        },
+    }
+
+
+def _check_out(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; give a new or empty folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"--out {out} is not empty; give a new or empty folder")
+
+
+def _published(beside: Path, subject: _Subject, out: Path | None) -> Path:
+    """Give the finished folder its name: `out`, or the next free number."""
+    if out is not None:
+        os.rename(beside, out)
+        sync(out.parent)
+        return out
+    names = [path.name.removeprefix(subject.stem) for path in subject.home.glob(f"{subject.stem}*")]
+    n = max((int(name) for name in names if name.isdecimal()), default=0) + 1
+    while (subject.home / f"{subject.stem}{n}").exists() or not _renamed(
+        beside, subject.home / f"{subject.stem}{n}"
+    ):
+        n += 1
+    return subject.home / f"{subject.stem}{n}"
+
+
+def _renamed(beside: Path, folder: Path) -> bool:
+    """Whether a folder could take a name; not where another evaluation took it in the meantime."""
+    try:
+        os.rename(beside, folder)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        return False
+    sync(folder.parent)
+    return True

@@ -1,0 +1,334 @@
+"""An evaluation: of the pictures that a run makes, against images that it has not seen; whole or absent."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ddim
+import tiny
+from ddim import checkpoint, evaluation, grid_search
+from ddim.cli import main
+from ddim.data import open_images, split
+from ddim.errors import UserError
+from ddim.evaluation import Pictures, evaluate, made, measured
+from ddim.generate import load, recipe_of
+from ddim.metrics.features import extract
+from ddim.metrics.fid import fid
+from ddim.metrics.kid import kid
+from ddim.metrics.precision_recall import precision_recall
+from ddim.reference import Reference
+from ddim.scores import read
+from ddim.training import train
+from stubs import stub
+
+FEW = Pictures(n=40, steps=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DDIM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run with 30 images held out."""
+    recipe = tiny.recipe(data__source="blossoms:60", data__valid="0.5", optim__warmup="0")
+    return train(None, recipe, out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of it, to be written into."""
+    return Path(shutil.copytree(trained, tmp_path / "one"))
+
+
+def held_out(run):
+    recipe = recipe_of(run)
+    images = open_images(recipe.data.source, recipe.data.size)
+    return images.pixels[split(images, recipe.data.valid, recipe.seed)[1]]
+
+
+def as_array(images):
+    """(B, C, H, W) in [0, 1] -> (B, H, W, C) uint8, as a picture is saved."""
+    return (images.permute(0, 2, 3, 1) * 255).round().byte().numpy()
+
+
+def test_the_numbers_are_those_of_the_runs_pictures_against_the_images_held_out(run):
+    found = evaluate(run, FEW, extractor=stub())
+    generated = extract(stub(), as_array(ddim.sample(run, 40, 2)))
+    reference = extract(stub(), held_out(run))
+    np.testing.assert_allclose(np.load(found.folder / "features.npy"), generated, atol=1e-6)
+    assert found.value("kid") == pytest.approx(kid(generated, reference).value, abs=1e-6)
+    assert found.value("fid") == pytest.approx(fid(generated, reference), rel=1e-4)
+    assert found.value("precision") == precision_recall(generated, reference)[0]
+    assert found.value("recall") == precision_recall(generated, reference)[1]
+    low, high = found.interval("kid")
+    assert low < found.value("kid") < high
+
+
+def test_the_record_says_what_the_numbers_depend_on(run):
+    found = evaluate(
+        run, Pictures(40, 3, seed=7, weights="raw", fields={"sampler": "heun"}), extractor=stub()
+    )
+    record = json.loads((run / "evaluations" / "1" / "record.json").read_text())
+    assert record == found.record
+    newest = checkpoint.newest(run / "checkpoints")
+    assert record["sampling"]["checkpoint"]["sha256"] == checkpoint.digest(newest)
+    assert record["sampling"]["seeds"] == list(range(7, 47))
+    assert record["sampling"]["sampler"]["kind"] == "heun"
+    # Heun asks twice a step, but once for the last.
+    assert (len(record["sampling"]["times"]), record["sampling"]["nfe"]) == (3, 5)
+    assert record["sampling"]["weights"] == "raw"
+    features = {"extractor": "stub", "weights": "w" * 64, "resize": "2 px", "dimensions": 12}
+    assert record["features"] == features
+    assert record["reference"]["source"] == "blossoms:60"
+    assert (record["reference"]["part"], record["reference"]["images"]) == ("valid", 30)
+    assert record["reference"]["size"] == [32, 32]
+    assert record["generated"] == {"images": 40, "source": str(run)}
+    assert set(record["seconds"]) == {"sampling", "features", "metrics"}
+    assert record["versions"]["torch"] == torch.__version__
+
+
+def test_the_pictures_are_those_that_ddim_sample_saves_and_its_grid_is_none_of_them(
+    run, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", str(run), "-n", "40", "--steps", "2", "--out", "made"]) == 0
+    of_run = evaluate(run, FEW, extractor=stub())
+    of_files = evaluate("made", reference=Reference("blossoms:60"), extractor=stub())
+    assert of_files.folder == Path("evaluations/made-1")
+    assert of_files.record["sampling"] is None
+    assert of_files.record["generated"] == {"images": 40, "source": "made"}
+    one, other = (np.load(found.folder / "features.npy") for found in (of_run, of_files))
+    np.testing.assert_array_equal(one, other)
+    assert of_files.record["reference"]["part"] == "all"
+
+
+def test_the_second_evaluation_reads_the_features_of_the_reference(run):
+    evaluate(run, FEW, extractor=stub())
+    seen = []
+    evaluate(run, FEW, extractor=stub(seen))
+    assert sum(seen) == 40
+
+
+def test_evaluations_of_a_run_are_counted_and_none_is_written_over(run):
+    folders = [evaluate(run, FEW, extractor=stub()).folder for _ in range(3)]
+    assert folders == [run / "evaluations" / str(n) for n in (1, 2, 3)]
+    (run / "evaluations" / "10").mkdir()
+    assert evaluate(run, FEW, extractor=stub()).folder.name == "11"
+    assert {path.name for path in folders[0].iterdir()} == {"record.json", "features.npy", "grid.png"}
+
+
+def test_a_name_that_another_evaluation_took_meanwhile_is_left_to_it(run, monkeypatch):
+    rename = os.rename
+
+    def late(source, target):
+        if Path(target).name == "1" and not Path(target).exists():
+            Path(target).mkdir()
+            (Path(target) / "record.json").write_text("another's")
+        rename(source, target)
+
+    monkeypatch.setattr(evaluation.os, "rename", late)
+    assert evaluate(run, FEW, extractor=stub()).folder.name == "2"
+    assert (run / "evaluations" / "1" / "record.json").read_text() == "another's"
+
+
+def test_a_checkpoint_is_judged_too_and_stays_as_it_was(run):
+    path = checkpoint.newest(run / "checkpoints")
+    assert evaluate(path, FEW, extractor=stub()).folder == run / "evaluations" / "1"
+    checkpoint.verify(path)
+
+
+def test_levels_that_a_search_found_are_used_unless_a_grid_is_named(run):
+    sampler = recipe_of(run).sampler
+    found = grid_search.Found((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})
+    grid_search.save(run, sampler, 3, "ema", found)
+    searched = evaluate(run, Pictures(40, 3), extractor=stub())
+    assert searched.record["sampling"]["times"] == [1.0, 0.4, 0.1]
+    named = evaluate(run, Pictures(40, 3, fields={"grid": "uniform"}), extractor=stub())
+    assert named.record["sampling"]["grid"]["kind"] == "uniform"
+    one, other = (np.load(e.folder / "features.npy") for e in (searched, named))
+    assert not np.array_equal(one, other)
+
+
+def test_pictures_come_a_few_at_a_time_and_each_is_its_seeds(run):
+    opened = load(run)
+    parts = [pictures for pictures, _ in made(opened, opened.recipe, range(3, 75), 2)]
+    assert [len(part) for part in parts] == [32, 32, 8]
+    assert all(part.dtype == torch.uint8 for part in parts)
+    whole = torch.from_numpy(as_array(ddim.sample(run, 72, 2, seed=3))).permute(0, 3, 1, 2)
+    assert torch.equal(torch.cat(parts), whole)
+
+
+KILLED = """
+import os, signal, sys
+from ddim.evaluation import Pictures, evaluate
+from stubs import stub
+seen = []
+class Killer(list):
+    def append(self, count):
+        super().append(count)
+        if len(self) == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+evaluate(sys.argv[1], Pictures(40, 2), extractor=stub(Killer()))
+"""
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_killed_evaluation_leaves_nothing_that_is_believed(run, batches, tmp_path, monkeypatch):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    command = [sys.executable, "-c", KILLED, str(run), str(batches)]
+    # The first batch is of the reference, the second of pictures.
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    left = list((run / "evaluations").iterdir()) if batches > 1 else []
+    assert all(path.name.startswith(".tmp-") for path in left)
+    with pytest.raises(UserError, match="holds no evaluation"):
+        read(run)
+    seen = []
+    assert evaluate(run, FEW, extractor=stub(seen)).folder.name == "1"
+    assert sum(seen) == (30 + 40 if batches == 1 else 40)
+    for path in left:
+        os.utime(path, (0, 0))
+    evaluate(run, FEW, extractor=stub())
+    assert sorted(path.name for path in (run / "evaluations").iterdir()) == ["1", "2"]
+
+
+def test_an_evaluation_that_fails_leaves_no_folder(run):
+    def network(images):
+        raise MemoryError
+
+    broken = stub()
+    evaluate(run, FEW, extractor=broken)
+    object.__setattr__(broken, "network", network)
+    with pytest.raises(MemoryError):
+        evaluate(run, FEW, extractor=broken)
+    assert [path.name for path in (run / "evaluations").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_gray_and_transparent_runs_are_judged_too(channels, tmp_path):
+    recipe = tiny.recipe(
+        data__source="blossoms:60", data__valid="0.5", data__channels=str(channels), images="8"
+    )
+    run = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    found = evaluate(run, FEW, extractor=stub())
+    assert np.isfinite(found.value("kid"))
+
+
+def test_parts_and_other_data_are_judged_against_when_named(run):
+    for reference, images in (
+        (Reference(part="train"), 30),
+        (Reference(part="all"), 60),
+        (Reference("blossoms:50"), 50),
+    ):
+        record = evaluate(run, FEW, reference, extractor=stub()).record
+        assert record["reference"]["images"] == images
+
+
+def test_images_judged_against_themselves_are_perfect(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = evaluate("blossoms:60", reference=Reference("blossoms:60"), extractor=stub())
+    assert found.value("fid") == pytest.approx(0, abs=1e-6)
+    assert found.value("precision") == found.value("recall") == found.value("coverage") == 1
+    assert found.value("kid") < 0
+    assert any("KID is below 0" in note for note in found.record["notes"])
+
+
+def refused(*args, **options):
+    with pytest.raises(UserError) as caught:
+        evaluate(*args, extractor=stub(), **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_cannot_be_judged_is_refused_in_one_sentence(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "--data must say what images" in refused("blossoms:40")
+    assert "neither a folder" in refused("nowhere", reference=Reference("blossoms:40"))
+    (tmp_path / "empty").mkdir()
+    assert "neither a run nor" in refused("empty", reference=Reference("blossoms:40"))
+    assert "has 12 images, and at least 20" in refused("blossoms:12", reference=Reference("blossoms:40"))
+    few = refused(run, FEW, Reference("blossoms:12"))
+    assert few == "the reference, all of blossoms:12, has 12 images, and at least 20 are needed"
+    assert "is not empty" in refused(run, FEW, out=run)
+    (tmp_path / "file").touch()
+    assert "is a file" in refused(run, FEW, out=tmp_path / "file")
+    with pytest.raises(UserError, match="n must be at least 20 pictures, got 19"):
+        Pictures(n=19)
+    with pytest.raises(UserError, match="steps must be at least 1, got 0"):
+        Pictures(steps=0)
+    with pytest.raises(UserError, match="seed must lie in"):
+        Pictures(seed=2**32 - 5)
+    assert not (run / "evaluations").exists()
+
+
+def test_a_run_whose_images_changed_needs_another_reference(run, monkeypatch):
+    monkeypatch.setattr(evaluation, "load", lambda *args, **options: changed(load(*args, **options)))
+
+    def changed(opened):
+        opened.state["data"]["fingerprint"] = "0" * 64
+        return opened
+
+    assert "has changed since" in refused(run, FEW)
+    assert evaluate(run, FEW, Reference("blossoms:60"), extractor=stub()).value("kid") is not None
+
+
+def test_out_is_the_folder_of_the_evaluation(run, tmp_path):
+    assert evaluate(run, FEW, extractor=stub(), out=tmp_path / "new").folder == tmp_path / "new"
+    (tmp_path / "there").mkdir()
+    assert evaluate(run, FEW, extractor=stub(), out=tmp_path / "there").folder == tmp_path / "there"
+
+
+def normal(n, d, seed):
+    return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
+
+
+def test_fid_is_extrapolated_only_where_every_part_outnumbers_the_dimensions():
+    reference = normal(200, 8, 0)
+    for n, enough in ((40, False), (41, True)):
+        metrics, notes = measured(normal(n, 8, 1), reference)
+        assert (metrics["fid"]["infinity"] is not None) == enough
+        assert any("FID-infinity needs more than 40" in note for note in notes) != enough
+    assert metrics["fid"]["low"] < metrics["fid"]["infinity"] < metrics["fid"]["high"]
+
+
+def test_few_images_are_warned_of():
+    metrics, notes = measured(normal(30, 60, 0), normal(90, 60, 1))
+    assert any("mostly bias" in note for note in notes)
+    assert any("30 images are few" in note for note in notes)
+    assert metrics["kid"]["size"] == 15
+    assert not measured(normal(120, 4, 0), normal(150, 4, 1) + 1)[1]
+
+
+@pytest.mark.slow
+def test_fifty_thousand_pictures_do_not_fill_the_memory(run):
+    """Kept as pictures they would be 2.4 GB."""
+    code = """
+import resource, sys, torch
+from ddim import evaluation
+from stubs import stub
+def generate(trained, seeds, steps, **options):
+    return torch.zeros(len(seeds), 3, 64, 64).add_(torch.tensor(seeds).reshape(-1, 1, 1, 1) / 5e4), steps
+evaluation.generate = generate
+evaluation.measured = lambda generated, reference: ({}, [])
+evaluation.evaluate(sys.argv[1], evaluation.Pictures(40, 2), extractor=stub())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+evaluation.evaluate(sys.argv[1], evaluation.Pictures(50_000, 2), extractor=stub())
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    said = subprocess.run(
+        [sys.executable, "-c", code, str(run)], env=environment, check=True, capture_output=True, text=True
+    )
+    assert float(said.stdout) < 500
