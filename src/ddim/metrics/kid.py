@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddim.errors import UserError
 from ddim.metrics.blocks import blocks, check
 
 _NORMAL_95 = 1.959964  # the quantile of a normal of which 95 % lie within +- it
@@ -58,9 +59,7 @@ def kid(
     of_x, of_y = _diagonal(generated), _diagonal(reference)
     xx, yy = xx - of_x, yy - of_y
     value = _mmd2(xx.sum(), n, yy.sum(), m, xy.sum())
-    # Without one image, the sum over pairs loses its row and its column.
-    without_x = _mmd2(xx.sum() - 2 * xx, n - 1, yy.sum(), m, xy.sum() - xy)
-    without_y = _mmd2(xx.sum(), n, yy.sum() - 2 * yy, m - 1, xy.sum() - yx)
+    without_x, without_y = _left_out(xx, yy, xy, yx)
     variance = sum((len(left) - 1) * left.var(correction=0) for left in (without_x, without_y))
     radius = _NORMAL_95 * math.sqrt(variance)
     each = _mmd2(in_xx - ours @ of_x, size, in_yy - theirs @ of_y, size, in_xy)
@@ -73,6 +72,33 @@ def kid(
         subsets=subsets,
         size=size,
     )
+
+
+def kid_difference(
+    one: np.ndarray, other: np.ndarray, reference: np.ndarray, *, paired: bool
+) -> tuple[float, float, float]:
+    """(value, low, high): the KID of (N, d) features less that of (M, d), both against the same reference,
+    and its 95 % interval by the jackknife, as in `kid`.
+
+    An image of the reference is left out for both at once; and so is row k of either set where they are
+    `paired`, two pictures of one seed: what two runs make alike cancels. UserError for fewer than 3 images,
+    or where paired sets differ in number.
+    """
+    for features in (one, other):
+        check("KID", features, reference, 3)
+    if paired and len(one) != len(other):
+        raise UserError(f"paired sets must have as many images, got {len(one)} and {len(other)}")
+    terms = []
+    for x in (one, other):
+        xx, (xy, yx, _) = _sums(x, x)[0] - _diagonal(x), _sums(x, reference)
+        # The pairs within the reference are in both values, and cancel.
+        yy = torch.zeros_like(yx)
+        terms.append((_mmd2(xx.sum(), len(xx), yy.sum(), len(yy), xy.sum()), *_left_out(xx, yy, xy, yx)))
+    (value, without, apart), (value_2, without_2, apart_2) = terms
+    left_out = [without - without_2] if paired else [without, without_2]
+    variance = sum((len(left) - 1) * left.var(correction=0) for left in [*left_out, apart - apart_2])
+    radius, difference = _NORMAL_95 * math.sqrt(variance), (value - value_2).item()
+    return difference, difference - radius, difference + radius
 
 
 def legacy_kid(generated: np.ndarray, reference: np.ndarray, batch: int) -> float:
@@ -96,6 +122,17 @@ def _mmd2(xx: Tensor, n: int, yy: Tensor, m: int, xy: Tensor) -> Tensor:
     xx over the n (n - 1) ordered pairs of two different x, yy of two different y, xy over all n m.
     """
     return xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
+
+
+def _left_out(xx: Tensor, yy: Tensor, xy: Tensor, yx: Tensor) -> tuple[Tensor, Tensor]:
+    """The estimate without each x (n,) and without each y (m,), from sums of the kernel: of each x over the
+    other x, xx (n,), and over all y, xy (n,); of each y over the other y, yy (m,), and over all x, yx (m,).
+    """
+    n, m = len(xx), len(yy)
+    # Without one image, the sum over pairs loses its row and its column.
+    without_x = _mmd2(xx.sum() - 2 * xx, n - 1, yy.sum(), m, xy.sum() - xy)
+    without_y = _mmd2(xx.sum(), n, yy.sum() - 2 * yy, m - 1, xy.sum() - yx)
+    return without_x, without_y
 
 
 def _sums(
