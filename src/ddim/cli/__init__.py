@@ -20,6 +20,7 @@ COMMANDS = {
     "inpaint": "paint a part of an image anew",
     "vary": "make other pictures like an image",
     "evaluate": "measure how good pictures are: KID, FID, precision, recall, density, coverage",
+    "compare": "rank evaluations, and say what may not be ranked",
     "plot": "draw schedules, embeddings, diffusion strips and losses",
     "data": "look at images before you train on them",
     "sweep": "train many runs that differ in fields of their recipe",

@@ -1,0 +1,125 @@
+"""`ddim evaluate` and `ddim compare`: what is printed, what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import tiny
+from ddim import scores
+from ddim.cli import main
+from ddim.metrics import features
+from ddim.training import train
+from stubs import stub, written
+
+
+def found(name=features.DEFAULT, weights=None):
+    """A stub for every name."""
+    return stub(name="stub" if name == features.DEFAULT else name)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run with 30 images held out, evaluated twice."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "find", found)
+        recipe = tiny.recipe(data__source="blossoms:60", data__valid="0.5", optim__warmup="0")
+        folder = train(None, recipe, out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
+        for words in (["-n", "120"], ["-n", "120", "--sampler", "heun"]):
+            assert main(["evaluate", str(folder), "--steps", "2", *words]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(features, "find", found)
+
+
+def said(capsys, *words, code=0):
+    assert main([str(word) for word in words]) == code
+    captured = capsys.readouterr()
+    if code:
+        assert captured.err.startswith("ddim: ")
+        assert captured.err.count("\n") == 1
+    return captured.err.removeprefix("ddim: ").rstrip() if code else captured.out
+
+
+def test_the_numbers_are_printed_with_what_they_are_of(run, capsys):
+    text = said(capsys, "evaluate", run, "-n", 40, "--steps", 2, "--seed", 5, "--part", "all")
+    file = text.split()[-1]
+    record = json.loads(Path(file).read_text())
+    assert f"40 pictures of {run}, 2 evaluations each" in text
+    assert "against 60 images, all of blossoms:60, 32x32 pixels" in text
+    assert f"KID        {record['metrics']['kid']['value']:9.5f}   95 % interval" in text
+    for name in ("FID", "precision", "recall", "density", "coverage"):
+        assert f"\n{name}" in text
+    assert "note: 40 images are few" in text
+    assert file.startswith(f"{run}/evaluations/")
+    assert record["sampling"]["seeds"] == list(range(5, 45))
+
+
+def test_features_are_taken_by_name(run, capsys):
+    text = said(capsys, "evaluate", run, "-n", 20, "--steps", 1, "--features", "other")
+    assert "features other, 12 of images at 2 px" in text
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["RUN", "-n", 5], "n must be at least 20 pictures, got 5"),
+        (["RUN", "--steps", 0], "steps must be at least 1, got 0"),
+        (["RUN", "--part", "vald"], "got 'vald'; perhaps you meant valid"),
+        (["RUN", "--optim.lr", 1], "--optim.lr is no option of ddim evaluate; of a recipe, only sampler and"),
+        (["RUN", "--stepz", 3], "perhaps you meant --steps"),
+        (["RUN", "--weights", "best"], "weights must be ema or raw, got 'best'"),
+        (["blossoms:40"], "blossoms:40 is no run, so --data must say what images it is judged against"),
+        (["blossoms:40", "--data", "blossoms:40", "-n", 50], "-n is for runs, and blossoms:40 is none"),
+        (["blossoms:40", "--data", "blossoms:40", "--sampler", "ddim"], "--sampler is for runs"),
+        (["nowhere", "--data", "blossoms:40"], "'nowhere' is neither a folder"),
+    ],
+)
+def test_mistakes_are_one_sentence(run, capsys, words, sentence):
+    words = [str(run) if word == "RUN" else word for word in words]
+    assert sentence in said(capsys, "evaluate", *words, code=2)
+
+
+def test_two_evaluations_are_compared_by_what_differs(run, capsys, tmp_path):
+    first, second = (run / "evaluations" / name for name in "12")
+    why = said(capsys, "compare", first, second, code=2)
+    assert why.startswith("nothing can be compared by KID: 30 images are too few to rank by KID")
+    value = lambda v: {"value": v, "low": v - 0.01, "high": v + 0.01}
+    folders = [
+        written(tmp_path / "first", metrics__kid=value(0.3)),
+        written(tmp_path / "better", metrics__kid=value(0.2), generated__images=500),
+        written(tmp_path / "foreign", metrics__kid=value(0.1), features__resize="3 px"),
+    ]
+    lines = said(capsys, "compare", *folders).splitlines()
+    assert lines[0] == "KID, lower is better"
+    assert lines[2].split()[:4] == ["1", str(folders[1]), "500", "0.20000"]
+    assert lines[3].split()[:4] == ["2", str(folders[0]), "400", "0.30000"]
+    assert lines[3].endswith("the first")
+    assert lines[4].split()[:4] == ["-", str(folders[2]), "400", "0.10000"]
+    assert lines[4].endswith("not ranked: the resizes differ: 2 px and 3 px")
+    assert [line.split()[0] for line in lines[7:]] == ["pictures"]
+
+
+def test_a_run_with_itself_differs_in_nothing(run, capsys, monkeypatch):
+    monkeypatch.setitem(scores.METRICS, "kid", scores.Metric("KID", True, biased=False, least=20))
+    text = said(capsys, "compare", run / "evaluations" / "1", run / "evaluations" / "2")
+    assert ", paired" in text
+    assert "sampler.kind" in text
+    same = said(capsys, "compare", run / "evaluations" / "1", run / "evaluations" / "1")
+    assert "+0.00000 (+0.00000 ... +0.00000), paired, no difference" in same.replace("-0.0", "+0.0")
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["RUN"], "a comparison needs at least two evaluations, got 1"),
+        (["RUN", "nowhere"], "nowhere holds no evaluation: make one with `ddim evaluate nowhere`"),
+        (["RUN", "RUN", "--metric", "fed"], "metric must be one of kid, fid, "),
+    ],
+)
+def test_what_cannot_be_compared_is_one_sentence(run, capsys, words, sentence):
+    words = [str(run) if word == "RUN" else word for word in words]
+    assert sentence in said(capsys, "compare", *words, code=2)

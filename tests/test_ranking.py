@@ -1,0 +1,141 @@
+"""Evaluations side by side: what is ranked, what is not, how far apart they are, and what else differs."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ddim.errors import UserError
+from ddim.metrics.kid import kid_difference
+from ddim.ranking import Difference, _jackknifed, difference, differing, ranked
+from ddim.scores import METRICS, read
+from stubs import SAMPLING, written
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Call with a name, features and changes of the record: the evaluation."""
+    return lambda name, features=None, **changes: read(written(tmp_path / name, features, **changes))
+
+
+def normal(n, seed, shift=0.0):
+    return np.random.default_rng(seed).standard_normal((n, 12)).astype(np.float32) + np.float32(shift)
+
+
+@pytest.fixture
+def reference(monkeypatch):
+    """500 features under the identity of the records, as the cache would give them."""
+    features = normal(500, 0)
+    monkeypatch.setattr("ddim.ranking.kept", lambda identity: features if identity == "r" * 64 else None)
+    return features
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_best_is_first(make, metric):
+    values = {"a": 0.3, "b": 0.1, "c": 0.2}
+    if metric == "kid":
+        values = {name: {"value": v, "low": v, "high": v} for name, v in values.items()}
+    else:
+        values = {name: {"value": v} for name, v in values.items()}
+    made = [make(name, **{f"metrics__{metric}": v}) for name, v in values.items()]
+    order = [row.evaluation.folder.name for row in ranked(made, metric)]
+    assert order == (["b", "c", "a"] if metric in ("kid", "fid") else ["a", "c", "b"])
+
+
+def test_what_may_not_be_ranked_comes_last_with_its_reason(make):
+    made = [
+        make("a"),
+        make("best", metrics__kid={"value": -1.0, "low": -1.0, "high": -1.0}, reference__sha256="q" * 64),
+        make("c", metrics__kid={"value": 0.001, "low": 0.0, "high": 0.002}),
+    ]
+    rows = ranked(made, "kid")
+    assert [row.evaluation.folder.name for row in rows] == ["c", "a", "best"]
+    assert [row.unranked is None for row in rows] == [True, True, False]
+    assert rows[2].unranked.startswith("the reference sets differ")
+    assert rows[2].difference is None
+
+
+def test_where_nothing_can_be_compared_the_reason_is_the_error(make):
+    with pytest.raises(UserError, match="nothing can be compared by KID: the extractors differ"):
+        ranked([make("a"), make("b", features__extractor="other")], "kid")
+    with pytest.raises(UserError, match="at least two evaluations, got 1"):
+        ranked([make("c")], "kid")
+
+
+def test_pictures_of_the_same_seeds_are_paired_and_others_are_not(make, reference):
+    x = normal(400, 1, 0.2)
+    y = x + normal(400, 2) * np.float32(0.1)
+    one = make("a", x, sampling=SAMPLING)
+    same = make("b", y, sampling=SAMPLING)
+    other = make("c", y, sampling=SAMPLING | {"seeds": list(range(1000, 1400))})
+    images = make("d", y)
+    paired, unpaired = difference(one, same, "kid"), difference(one, other, "kid")
+    assert paired == Difference(*kid_difference(x, y, reference, paired=True), True)
+    assert unpaired == Difference(*kid_difference(x, y, reference, paired=False), False)
+    assert paired.value == unpaired.value
+    assert paired.high - paired.low < (unpaired.high - unpaired.low) / 2
+    assert difference(images, one, "kid").paired is difference(images, images, "kid").paired is False
+
+
+def test_differences_are_to_the_first_whatever_its_place(make, reference):
+    near, far = normal(400, 1, 0.1), normal(400, 2, 0.5)
+    worse = make("worse", far, metrics__kid={"value": 0.5, "low": 0.4, "high": 0.6})
+    rows = ranked([worse, make("better", near)], "kid")
+    assert [row.evaluation.folder.name for row in rows] == ["better", "worse"]
+    assert rows[0].difference.high < 0
+    assert rows[1].difference is None
+
+
+def test_the_jackknife_of_tenths_is_that_of_means_in_closed_form():
+    """That of a mean is the deviation of the means of its tenths, over the root of 10."""
+    x, y, truth = normal(200, 1), normal(200, 2), normal(100, 3)
+    statistic = lambda generated, reference: float(generated[:, 0].mean() - reference[:, 0].mean())
+    value, low, high = _jackknifed(statistic, x, y, truth)
+    # Tenths are every tenth row; the mean of the reference cancels.
+    tenths = (x[:, 0] - y[:, 0]).reshape(20, 10).mean(0)
+    radius = 2.262157 * tenths.std(ddof=1) / math.sqrt(10)
+    assert value == pytest.approx((x[:, 0] - y[:, 0]).mean(), abs=1e-6)
+    assert (low, high) == pytest.approx((value - radius, value + radius), abs=1e-5)
+
+
+@pytest.mark.parametrize("metric", [name for name in METRICS if name != "kid"])
+def test_every_metric_has_a_difference_with_an_interval(make, reference, metric):
+    one, other = make("a", normal(400, 1, 0.1)), make("b", normal(400, 2, 1.0))
+    found = difference(one, other, metric)
+    assert found.low < found.value < found.high
+    better = found.high < 0 if METRICS[metric].lower_is_better else found.low > 0
+    # Recall and coverage need not fall; the others do, beyond doubt.
+    assert better or metric in ("recall", "coverage")
+
+
+def test_where_features_are_gone_there_is_no_difference_but_a_reason(make, reference, monkeypatch):
+    one = make("a", normal(400, 1))
+    assert "b/features.npy is missing" in difference(one, make("b"), "kid")
+    short = make("c", normal(399, 1))
+    assert "c/features.npy is missing or is not of this record" in difference(one, short, "kid")
+    assert "c/features.npy" in difference(short, one, "kid")
+    monkeypatch.setattr("ddim.ranking.kept", lambda identity: None)
+    assert "kept no longer" in difference(one, one, "kid")
+
+
+def test_what_differs_is_told_and_nothing_else(make):
+    other = SAMPLING | {
+        "recipe": {"name": "tiny", "optim": {"batch": 16, "lr": 0.1}, "sampler": {}, "grid": {}},
+        "sampler": {"kind": "ddpm"},
+        "times": [1.0, 0.5, 0.2],
+        "nfe": 3,
+    }
+    assert differing([make("a", sampling=SAMPLING), make("b", sampling=other)]) == {
+        "sampler.kind": ["ddim", "ddpm"],
+        "sampler.eta": [0.0, None],
+        "nfe": [2, 3],
+        "steps": [2, 3],
+        "images seen": [80, 160],
+        "optim.batch": [8, 16],
+    }
+    assert differing([make("c"), make("d")]) == {}
