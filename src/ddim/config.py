@@ -39,6 +39,7 @@ from ddim.parameterisation import (
 )
 from ddim.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC
 from ddim.schedules import Cosine, Linear, LinearBeta
+from ddim.scores import LEAST
 
 
 def _positive(owner: str, **values: float) -> None:
@@ -184,6 +185,8 @@ class Report:
     """What a run shows of itself: `events` times a validation on at most `valid` images and a grid.
 
     A line of losses every `log` updates; a checkpoint at each event, and after every `checkpoint` seconds.
+    `kid` pictures are made at each event for KID against the validation images (0: none). The checkpoint that
+    is kept as the best has the least `best`.
     """
 
     events: int = 10
@@ -192,11 +195,17 @@ class Report:
     steps: int = 20
     log: int = 20
     checkpoint: float = 120.0
+    kid: int = 0
+    best: Literal["image_mae", "kid"] = "image_mae"
 
     def __post_init__(self) -> None:
         _positive(
             "report", events=self.events, grid=self.grid, steps=self.steps, log=self.log, valid=self.valid
         )
+        if self.kid and self.kid < LEAST:
+            raise UserError(f"report.kid must be 0 or at least {LEAST} pictures, got {self.kid}")
+        if self.best == "kid" and not self.kid:
+            raise UserError("report.best can be kid only where report.kid says of how many pictures, got 0")
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class Pace:
         # The event of this very step, if it has one, comes after its update.
         coming = sum(step >= training.step for step in training.events())
         # Until one was timed: evaluations of the network, each about a third of an image's update.
-        guess = (report.valid + report.grid * report.steps) / 3 / self.speed
+        guess = (report.valid + (report.grid + report.kid) * report.steps) / 3 / self.speed
         each = self.aside / self.events if self.events else guess
         return max(0, total - training.seen) / self.speed + coming * each
 

@@ -77,7 +77,7 @@ class SampleGrid(Callback):
 class Checkpoints(Callback):
     """A checkpoint at each event, after every `report.checkpoint` seconds (see `due`), and at the end.
 
-    The best by validation image MAE is kept beside the newest two.
+    The best by `report.best` is kept beside the newest two.
     """
 
     def __init__(self, log: RunLog, others: list[Callback]) -> None:
@@ -95,7 +95,7 @@ class Checkpoints(Callback):
 
     def event(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
-        error = values.get("image_mae")
+        error = values.get(training.recipe.report.best)
         if error is not None and (training.best is None or error < training.best):
             training.best, self._best = error, training.step
         self.save(training)

@@ -65,8 +65,8 @@ class Training:
     """A run between two updates.
 
     Its state is what a checkpoint holds: weights, their average, the optimiser, counters, and what the next
-    line of the log is made of (`sums` since the last line; `best`, the least validation image MAE). All else,
-    the order of the images, their flips, times and noise, is a function of the recipe's seed and `step`.
+    line of the log is made of (`sums` since the last line; `best`, the least value of `report.best`). All
+    else, order and flips of the images, times and noise, is a function of the recipe's seed and `step`.
     """
 
     def __init__(self, recipe: Recipe, split: Split, pixels: Pixels, engine: Engine, plan: Plan) -> None:

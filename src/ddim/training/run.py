@@ -26,6 +26,7 @@ from ddim.recipes import find
 from ddim.runtime import Runtime, check, choose, find_device
 from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid
 from ddim.training.engine import LocalEngine
+from ddim.training.judge import Judge, judge
 from ddim.training.loop import Plan, Split, Training
 
 RUN = "run.json"
@@ -81,11 +82,12 @@ def train(
     m = machine
     runtime = choose(m.device, m.precision, m.compiling, m.threads, _seconds(chosen, parts))
     training = begun(chosen, parts, runtime, source)
+    judged = judge(training)
     short = _short(chosen.data.source)
     folder = out if out is not None and _unborn(out) else tracking.new_run_folder(out, short, chosen.name)
     with checkpoint.lock(folder):
         tracking.write_json_atomic(folder / RUN, _facts(training, machine, source))
-        _fit(training, folder, callbacks, None, began)
+        _fit(training, judged, folder, callbacks, None, began)
     return folder
 
 
@@ -115,7 +117,7 @@ def resume(
         names = ("model", "ema/default", "optimizer")
         training.restore({name: checkpoint.read_tensors(path, name) for name in names}, state)
         if not training.finished:
-            _fit(training, folder, callbacks, training.step, began)
+            _fit(training, judge(training), folder, callbacks, training.step, began)
     return folder
 
 
@@ -130,7 +132,7 @@ def _afresh(
     recipe = load_recipe(facts["recipe"])
     source = Path(facts["source"]) if facts["source"] else None
     training = begun(recipe, opened(recipe, progress), Runtime(**facts["runtime"]), source)
-    _fit(training, folder, callbacks, None, began)
+    _fit(training, judge(training), folder, callbacks, None, began)
     return folder
 
 
@@ -152,7 +154,12 @@ def _unborn(folder: Path) -> bool:
 
 
 def _fit(
-    training: Training, folder: Path, callbacks: Sequence[Callback], resumed: int | None, began: float
+    training: Training,
+    judged: Judge,
+    folder: Path,
+    callbacks: Sequence[Callback],
+    resumed: int | None,
+    began: float,
 ) -> None:
     """Updates, events and checkpoints until the budget is spent or a signal comes."""
     if resumed is None:
@@ -171,11 +178,11 @@ def _fit(
                 hook.stepped(training, values)
             if training.plan.total is None and clock.ready():
                 spent = time.monotonic()
-                _event(training, hooks)
+                _event(training, judged, hooks)
                 clock.settle(training, time.monotonic() - spent)
                 keeper.save(training)
             elif training.plan.total is not None and training.step in training.events():
-                _event(training, hooks)
+                _event(training, judged, hooks)
             else:
                 keeper.due(training)
         for hook in hooks:
@@ -184,8 +191,8 @@ def _fit(
         raise Interrupted(caught[0], folder)
 
 
-def _event(training: Training, hooks: Sequence[Callback]) -> None:
-    values = training.validate()
+def _event(training: Training, judged: Judge, hooks: Sequence[Callback]) -> None:
+    values = training.validate() | judged()
     for hook in hooks:
         hook.event(training, values)
 

@@ -1,0 +1,129 @@
+"""KID while training: what it is of, that it keeps the best, that a resume is the same bits."""
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from ddim import checkpoint
+from ddim.errors import UserError
+from ddim.generate import generate, load
+from ddim.metrics.kid import kid
+from ddim.training import Callback, resume, train
+from ddim.training.run import opened
+from stubs import stub
+
+CHANGES = {"data__source": "blossoms:60", "data__valid": "0.5", "report__kid": "32"}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr("ddim.training.judge.find", stub)
+
+
+def values(folder, name):
+    return {line["step"]: line[name] for line in tiny.metrics(folder) if name in line}
+
+
+def test_each_event_logs_the_kid_of_the_averaged_weights(tmp_path):
+    folder = train(None, tiny.recipe(**CHANGES), out=tmp_path / "run", machine=tiny.MACHINE)
+    found, low, high = (values(folder, name) for name in ("kid", "kid_low", "kid_high"))
+    assert list(found) == [5, 10]
+    trained = load(folder)
+    images, _ = generate(trained, range(32), 2)
+    pixels = (images * 255).round().byte()
+    parts = tiny_split(trained)
+    whole = kid(stub()(pixels).numpy(), stub()(parts).numpy())
+    assert found[10] == pytest.approx(whole.value, abs=1e-7)
+    assert (low[10], high[10]) == pytest.approx((whole.low, whole.high), abs=1e-7)
+
+
+def tiny_split(trained):
+    """(N, C, H, W) uint8 of the validation images of a run."""
+    parts = opened(trained.recipe, None)
+    return torch.from_numpy(np.array(parts.images.pixels[parts.valid])).permute(0, 3, 1, 2)
+
+
+def test_without_report_kid_there_is_none(tmp_path):
+    folder = train(None, tiny.recipe(), out=tmp_path / "run", machine=tiny.MACHINE)
+    assert not values(folder, "kid")
+
+
+BAD = {"optim__lr": "0.3", "optim__decay": "constant", "optim__warmup": "0", "report__events": "10"}
+
+
+def test_the_best_by_kid_is_kept_where_the_recipe_says_so(tmp_path):
+    recipe = tiny.recipe(**CHANGES, **BAD, report__best="kid")
+    folder = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    found, errors = values(folder, "kid"), values(folder, "image_mae")
+    least = min(found, key=found.get)
+    assert checkpoint.best(folder / "checkpoints").name == f"step-{least:09d}"
+    assert least != min(errors, key=errors.get), "the test must tell one from the other"
+
+
+class CrashError(Exception):
+    """A power cut, as far as a process can tell."""
+
+
+class Crash(Callback):
+    """Crashes after the n-th checkpoint."""
+
+    def __init__(self, n):
+        self.left = n
+
+    def saved(self, training, path):
+        self.left -= 1
+        if not self.left:
+            raise CrashError
+
+
+@pytest.mark.parametrize("saves", [3, 8])
+def test_a_resumed_run_logs_the_same_kid_and_keeps_the_same_best(saves, tmp_path):
+    recipe = tiny.recipe(**CHANGES, **BAD, report__best="kid")
+    whole = train(None, recipe, out=tmp_path / "whole", machine=tiny.MACHINE)
+    with pytest.raises(CrashError):
+        train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[Crash(saves)])
+    resume(tmp_path / "run")
+    assert tiny.metrics(tmp_path / "run") == tiny.metrics(whole)
+    assert tiny.digests(tmp_path / "run") == tiny.digests(whole)
+    best = [checkpoint.best(folder / "checkpoints").name for folder in (whole, tmp_path / "run")]
+    assert best[0] == best[1]
+    state = checkpoint.read_document(checkpoint.newest(tmp_path / "run" / "checkpoints"), "state")
+    assert state["best"] == min(values(whole, "kid").values())
+
+
+def test_the_features_of_the_reference_are_computed_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+    seen = []
+    monkeypatch.setattr("ddim.training.judge.find", lambda: stub(seen))
+    train(None, tiny.recipe(**CHANGES), out=tmp_path / "one", machine=tiny.MACHINE)
+    assert sum(seen) == 30 + 2 * 32
+    train(None, tiny.recipe(**CHANGES), out=tmp_path / "two", machine=tiny.MACHINE)
+    assert sum(seen) == 30 + 4 * 32
+
+
+def test_what_cannot_be_judged_is_refused_before_there_is_a_folder(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="at least 20 validation images, got 8: raise data.valid"):
+        train(None, tiny.recipe(report__kid="20"), out=tmp_path / "run", machine=tiny.MACHINE)
+
+    def find():
+        raise UserError("the features need a package: pip install 'ddim[metrics]'")
+
+    monkeypatch.setattr("ddim.training.judge.find", find)
+    with pytest.raises(UserError, match="pip install"):
+        train(None, tiny.recipe(**CHANGES), out=tmp_path / "run", machine=tiny.MACHINE)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"report__kid": "5"}, "report.kid must be 0 or at least 20 pictures, got 5"),
+        ({"report__kid": "-1"}, "report.kid must be 0 or at least 20 pictures, got -1"),
+        ({"report__best": "kid"}, "report.best can be kid only where report.kid"),
+        ({"report__best": "fid"}, "report.best"),
+    ],
+)
+def test_recipes_that_cannot_be_judged_are_refused(changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        tiny.recipe(**changes)
