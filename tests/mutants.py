@@ -41,6 +41,7 @@ NEIGHBOURS, FEATURES = "metrics/test_precision_recall.py::", "metrics/test_featu
 GUIDED, EDITED = "test_guidance.py::", "editing/test_editing.py::"
 UNET = "nn/test_unet.py::test_the_network_is_the_one_described_layer_by_layer"
 ORIGINAL = "nn/test_residual_unet.py::test_the_network_is_the_original_layer_by_layer"
+SCORED = "test_scores.py::"
 
 MUTANTS = [
     # Schedules and grids
@@ -1069,6 +1070,140 @@ MUTANTS = [
         "- width + 1, width + GAP)",
         "- width + 1, width)",
         "test_reports.py::test_a_grid_is_cut_into_the_pictures_that_it_was_laid_of",
+    ),
+    # Evaluations: records, references, comparisons
+    _(
+        "weights of the extractor not compared",
+        "scores.py",
+        """        ("weights", "weights of the extractor"),
+""",
+        "",
+        SCORED + "test_what_makes_records_incomparable_is_said_in_one_sentence_either_way",
+    ),
+    _(
+        "references compared by their part alone",
+        "scores.py",
+        'one["reference"]["sha256"] != other["reference"]["sha256"]',
+        'one["reference"]["part"] != other["reference"]["part"]',
+        SCORED + "test_what_makes_records_incomparable_is_said_in_one_sentence_either_way",
+        "test_ranking.py::test_what_may_not_be_ranked_comes_last_with_its_reason",
+    ),
+    _(
+        "counts compared where they do not matter",
+        "scores.py",
+        "if read_as.biased and",
+        "if not read_as.biased and",
+        SCORED + "test_another_count_forbids_ranking_by_what_is_biased_by_it",
+    ),
+    _(
+        "few images of the reference ranked",
+        "scores.py",
+        'min(*counts, one["reference"]["images"])',
+        "min(counts)",
+        SCORED + "test_a_small_reference_is_too_few_as_well",
+    ),
+    _(
+        "evaluations in the order of words",
+        "scores.py",
+        "sorted(numbers)",
+        "sorted(numbers, key=str)",
+        SCORED + "test_a_run_is_read_as_its_newest_whole_evaluation",
+    ),
+    _(
+        "kept features believed unseen",
+        "reference.py",
+        '_seal(path).read_text("ascii") == _digest(path)',
+        "_seal(path).exists()",
+        "test_reference.py::test_damaged_features_are_computed_again",
+    ),
+    _(
+        "features of any resize are the same",
+        "reference.py",
+        "extractor.weights, extractor.resize]",
+        "extractor.weights]",
+        "test_reference.py::test_the_identity_moves_with_everything_that_features_are_a_function_of",
+    ),
+    _(
+        "judged by the images it trained on",
+        "reference.py",
+        'valid if part == "valid" else train',
+        'train if part == "valid" else valid',
+        "test_reference.py::test_by_default_a_run_is_judged_by_what_it_did_not_train_on",
+        "test_evaluation.py::test_the_numbers_are_those_of_the_runs_pictures_against_the_images_held_out",
+    ),
+    _(
+        "every part of the pictures of the first seeds",
+        "evaluation.py",
+        "trained, seeds[first : first + size], steps",
+        "trained, seeds[:size], steps",
+        "test_evaluation.py::test_pictures_come_a_few_at_a_time_and_each_is_its_seeds",
+    ),
+    _(
+        "levels of a search never used",
+        "evaluation.py",
+        "if searched and not any(",
+        "if searched and any(",
+        "test_evaluation.py::test_levels_that_a_search_found_are_used_unless_a_grid_is_named",
+    ),
+    _(
+        "an evaluation in its place before it is whole",
+        "evaluation.py",
+        'parent / f".tmp-{os.getpid()}-evaluation"',
+        'parent / "1"',
+        "test_evaluation.py::test_a_killed_evaluation_leaves_nothing_that_is_believed",
+    ),
+    _(
+        "the reference left out for one run at a time",
+        "metrics/kid.py",
+        "for left in [*left_out, apart - apart_2])",
+        "for left in [*left_out, apart, apart_2])",
+        "metrics/test_kid_difference.py::"
+        "test_it_is_the_difference_of_both_with_the_jackknife_of_what_is_left_out_at_once",
+    ),
+    _(
+        "pairs of seeds left out one by one",
+        "metrics/kid.py",
+        "[without - without_2] if paired else [without, without_2]",
+        "[without, without_2]",
+        "metrics/test_kid_difference.py::"
+        "test_it_is_the_difference_of_both_with_the_jackknife_of_what_is_left_out_at_once",
+        "metrics/test_kid_difference.py::test_the_interval_holds_the_truth_as_often_as_it_says[True]",
+    ),
+    _(
+        "the worst first",
+        "ranking.py",
+        "reverse=not read_as.lower_is_better",
+        "reverse=read_as.lower_is_better",
+        "test_ranking.py::test_the_best_is_first",
+    ),
+    _(
+        "pictures of any seeds paired",
+        "ranking.py",
+        "seeds[0] is not None and seeds[0] == seeds[1]",
+        "seeds[0] is not None",
+        "test_ranking.py::test_pictures_of_the_same_seeds_are_paired_and_others_are_not",
+    ),
+    _(
+        "a jackknife that forgets its factor",
+        "ranking.py",
+        "(_GROUPS - 1) * float(np.var(without))",
+        "float(np.var(without))",
+        "test_ranking.py::test_the_jackknife_of_tenths_is_that_of_means_in_closed_form",
+    ),
+    _(
+        "the best always by its loss",
+        "training/callbacks.py",
+        "values.get(training.recipe.report.best)",
+        'values.get("image_mae")',
+        "training/test_judge.py::test_the_best_by_kid_is_kept_where_the_recipe_says_so",
+        "training/test_judge.py::test_a_resumed_run_logs_the_same_kid_and_keeps_the_same_best",
+    ),
+    _(
+        "a run in training judged by its training images",
+        "training/judge.py",
+        "Chosen(parts.images, parts.valid,",
+        "Chosen(parts.images, parts.train,",
+        "training/test_judge.py::test_each_event_logs_the_kid_of_the_averaged_weights",
     ),
 ]
 
