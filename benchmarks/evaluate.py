@@ -1,0 +1,47 @@
+"""What an evaluation costs beside what it cannot do without: sampling, and features at the extractor's speed.
+
+    python benchmarks/evaluate.py RUN [-n 1000] [--steps 20]
+
+One process, one run: first pictures are made and kept, then their features extracted, then all of it is done
+by `ddim.evaluate` with the reference's features already kept. The ratio should be at most 1.1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+from ddim.evaluation import Pictures, evaluate
+from ddim.generate import generate, load
+from ddim.metrics.features import extract, find
+from ddim.plots import to_uint8
+
+
+def main() -> None:
+    """Print the seconds and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("-n", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=20)
+    args = parser.parse_args()
+    extractor = find()
+    with tempfile.TemporaryDirectory() as folder:
+        # The reference's features, and everything that is slow the first time.
+        evaluate(args.run, Pictures(32, args.steps), extractor=extractor, out=Path(folder) / "warm")
+        trained = load(args.run)
+        began = time.perf_counter()
+        images, _ = generate(trained, range(args.n), args.steps)
+        sampled = time.perf_counter()
+        extract(extractor, to_uint8(images))
+        extracted = time.perf_counter()
+        evaluate(args.run, Pictures(args.n, args.steps), extractor=extractor, out=Path(folder) / "timed")
+        done = time.perf_counter()
+    parts, whole = extracted - began, done - extracted
+    print(f"sampling {sampled - began:.1f} s, features {extracted - sampled:.1f} s, together {parts:.1f} s")
+    print(f"evaluation {whole:.1f} s: {whole / parts:.3f} times as long")
+
+
+if __name__ == "__main__":
+    main()
