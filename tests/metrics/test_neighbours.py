@@ -1,0 +1,141 @@
+import numpy as np
+import pytest
+import torch
+
+from ddim.metrics import neighbours
+from ddim.metrics.neighbours import mirrored, nearest, standardised
+from ddim.metrics.proportions import threshold
+
+DRAW = np.random.default_rng
+
+
+def smooth(n, seed, size=16):
+    """Images (N, H, W, 3) uint8 of few degrees of freedom, of one law."""
+    coarse = torch.from_numpy(DRAW(seed).random((n, 3, 3, 3)))
+    fine = torch.nn.functional.interpolate(coarse, size=size, mode="bicubic", align_corners=True)
+    return (fine.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def blurred(images, radius):
+    width = 2 * radius + 1
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    x = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(x, (radius,) * 4, "replicate"), width, 1)
+    return x.round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def test_the_nearest_are_those_of_all_distances_taken_one_by_one(monkeypatch):
+    monkeypatch.setattr(neighbours, "_BLOCK", 7)
+    queries, references, also = (DRAW(seed).normal(3, 1, (n, 5)) for seed, n in ((0, 9), (1, 40), (2, 40)))
+    apart = np.linalg.norm(queries[:, None].astype("f4") - references.astype("f4"), axis=2)
+    other = np.linalg.norm(queries[:, None].astype("f4") - also.astype("f4"), axis=2)
+    for found, exact in (
+        (nearest(queries, references, 6), apart),
+        (nearest(queries, references, 6, also=also), np.minimum(apart, other)),
+    ):
+        order = exact.argsort(1)[:, :6]
+        assert (found.indices == order).all()
+        assert found.distances == pytest.approx(np.take_along_axis(exact, order, 1), rel=1e-5)
+
+
+def test_an_image_is_not_its_own_neighbour(monkeypatch):
+    monkeypatch.setattr(neighbours, "_BLOCK", 8)
+    rows = DRAW(0).normal(size=(30, 4))
+    own = np.array([29, 3, 8])
+    found = nearest(rows[own], rows, 29, own=own)
+    for row, me in zip(found.indices, own, strict=True):
+        assert sorted(row) == [k for k in range(30) if k != me]
+    assert (nearest(rows[own], rows, 50, own=own).indices == found.indices).all()
+
+
+def test_a_copy_is_at_distance_zero_to_the_last_bit_even_far_from_the_origin():
+    rows = (1e4 + DRAW(0).normal(size=(20, 64))).astype(np.float32)
+    found = nearest(rows[[7]], rows, 5)
+    assert found.indices[0, 0] == 7
+    assert found.distances[0, 0] == 0
+    assert found.closeness[0] == 0
+
+
+def test_standardised_rows_tell_correlation_and_neither_brightness_nor_contrast():
+    images = smooth(6, 0)
+    rows = standardised(images)
+    apart = torch.cdist(rows.double(), rows.double()).square() / 2
+    # One channel alone, by numpy's own correlation.
+    gray = images[..., :1]
+    rows = standardised(gray).double()
+    apart = torch.cdist(rows, rows).square() / 2
+    assert 1 - apart.numpy() == pytest.approx(np.corrcoef(gray.reshape(6, -1)), abs=1e-6)
+    dim = (images // 2 + 40).astype(np.uint8)
+    assert (standardised(images) - standardised(dim)).norm(dim=1).max() < 0.03
+
+
+def test_a_constant_image_is_equally_far_from_all():
+    grey = np.broadcast_to(np.uint8([90, 120, 30]), (1, 16, 16, 3))
+    found = nearest(grey, smooth(80, 0), embed=standardised)
+    assert found.distances == pytest.approx(1.0, abs=1e-6)
+    assert found.closeness == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_mirror_image_is_a_copy_where_both_sides_train():
+    images = smooth(60, 0)
+    other = mirrored(images[:5])
+    assert (other[0, :, 0] == images[0, :, -1]).all()
+    assert (nearest(other, images, embed=standardised).closeness > 0.1).any()
+    both = nearest(other, images, also=mirrored(images), embed=standardised)
+    assert (both.closeness == 0).all()
+    assert (both.indices[:, 0] == np.arange(5)).all()
+
+
+def test_training_images_that_come_twice_do_not_hide_their_copies():
+    images = smooth(100, 0)
+    twice = np.concatenate([images, images])
+    near = np.clip(images[:20] + DRAW(1).integers(-6, 7, images[:20].shape), 0, 255).astype(np.uint8)
+    found = nearest(near, twice, embed=standardised)
+    # Yoon's ratio to the second nearest sees none of them.
+    assert (found.distances[:, 0] / found.distances[:, 1] > 0.99).all()
+    assert (found.closeness < 0.5).all()
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """A function: images -> the share called copies of 300 training images, at a calibrated 1 %."""
+    train, real = smooth(300, 0), smooth(200, 1)
+    own = np.arange(200)
+    null = [
+        nearest(train[own], train, also=mirrored(train), own=own, embed=standardised).closeness,
+        nearest(real, train, also=mirrored(train), embed=standardised).closeness,
+    ]
+    limit, bound = threshold(np.concatenate(null))
+    assert bound == 0.01
+
+    def share(images):
+        found = nearest(images, train, also=mirrored(train), embed=standardised)
+        return (found.closeness < limit).mean()
+
+    return share
+
+
+def test_copies_and_their_mirror_images_are_called_copies(judged):
+    train = smooth(300, 0)
+    near = np.clip(train + DRAW(3).normal(0, 4, train.shape), 0, 255).astype(np.uint8)
+    assert judged(train) == 1
+    assert judged(near) > 0.95
+    assert judged(mirrored(near)) > 0.95
+
+
+@pytest.mark.parametrize("seed", [11, 12, 13])
+def test_fresh_draws_are_not_called_copies(judged, seed):
+    # Chance allows 1 %: of 400 at most 8 but once in forty.
+    assert judged(smooth(400, seed)) <= 0.02
+
+
+@pytest.mark.parametrize("radius", [1, 2, 4])
+def test_blurred_fresh_draws_are_not_called_copies(judged, radius):
+    assert judged(blurred(smooth(300, 14), radius)) <= 0.02
+
+
+def test_grey_noise_and_the_mean_image_are_not_called_copies(judged):
+    shape = (50, 16, 16, 3)
+    assert judged(np.full(shape, 128, np.uint8)) == 0
+    assert judged(DRAW(0).integers(0, 256, shape, dtype=np.uint8)) == 0
+    assert judged((128 + DRAW(1).normal(0, 3, shape)).astype(np.uint8)) == 0
+    assert judged(smooth(300, 0).mean(0, keepdims=True).astype(np.uint8)) == 0
