@@ -75,7 +75,7 @@ def test_callbacks_are_called_in_their_order_and_after_the_checkpoint_is_there(t
             said.append("saved")
 
         def event(self, training, values):
-            assert values.keys() == {"noise_mae", "image_mae"}
+            assert {"noise_mae", "image_mae"} < values.keys()
             assert (tmp_path / "run" / "samples" / f"step-{training.step:09d}.png").is_file()
             said.append("event")
 

@@ -137,7 +137,9 @@ class Console(Callback):
 
     def event(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
-        errors = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items())
+        # Of the errors at each level of noise the log is the place.
+        whole = {name: value for name, value in values.items() if "/" not in name}
+        errors = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in whole.items())
         picture = self.folder / "samples" / f"step-{training.step:09d}.png"
         say(f"step {training.step:,}: {errors}{', ' if errors else ''}samples {picture}", self.bar)
         if can_preview(sys.stderr) and self.bar:

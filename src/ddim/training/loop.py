@@ -19,6 +19,7 @@ from ddim.data.order import flips, indices
 from ddim.data.transforms import batch as gather
 from ddim.denoiser import Model
 from ddim.errors import UserError
+from ddim.levels import means
 from ddim.pixels import Pixels
 from ddim.training.engine import Engine, stream
 
@@ -198,7 +199,9 @@ class Training:
     def validate(self) -> dict[str, float]:
         """Noise and image MAE, in model units, of the averaged weights on the validation images.
 
-        Always the same images, times (one in each equal slice) and noise. Empty without validation images.
+        Always the same images, times (one in each equal slice) and noise. Under names as in
+        "noise_mae/log_snr_-4" also the means of the images whose log-SNR lies in [-4, -2), and so on. Empty
+        without validation images.
         """
         runtime, seed = self.engine.runtime, self.recipe.seed
         count = min(self.recipe.report.valid, len(self.split.valid))
@@ -208,6 +211,7 @@ class Training:
         which = self.split.valid[torch.randperm(len(self.split.valid), generator=draw)[:count].numpy()]
         times = (torch.arange(count, dtype=torch.float64) + 0.5) / count
         sums = torch.zeros(2, dtype=torch.float64)
+        each = torch.zeros(2, count, dtype=torch.float64)
         with self.averaged() as model, runtime.precise():
             for part in torch.arange(count).split(runtime.micro_batch):
                 x0 = runtime.images(
@@ -218,8 +222,14 @@ class Training:
                 p = model(at.alpha * x0 + at.sigma * eps, times[part])
                 for k, error in enumerate((p.eps - eps, p.x0 - x0)):
                     sums[k] += error.abs().mean().item() * len(part)
+                    each[k, part] = error.abs().flatten(1).mean(1).double().cpu()
         noise_mae, image_mae = (sums / count).tolist()
-        return {"noise_mae": noise_mae, "image_mae": image_mae}
+        log_snr = self.recipe.schedule(times).log_snr
+        return {
+            "noise_mae": noise_mae,
+            "image_mae": image_mae,
+            **means(log_snr, {"noise_mae": each[0], "image_mae": each[1]}),
+        }
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint holds, by file and name."""
