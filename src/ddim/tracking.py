@@ -50,6 +50,16 @@ def new_run_folder(out: Path | None, data: str, recipe: str) -> Path:
             return folder
 
 
+def numbered(parent: Path) -> Path:
+    """Create and return ``parent/<n>``, n one more than the largest there is; the first is 1."""
+    make(parent)
+    n = max((int(path.name) for path in parent.iterdir() if path.name.isdecimal()), default=0) + 1
+    folder = parent / str(n)
+    folder.mkdir()
+    sync(parent)
+    return folder
+
+
 def write_json_atomic(path: Path, document: object) -> None:
     """Write `document` as JSON to `path`: whole or not at all, whatever happens.
 
@@ -173,6 +183,21 @@ class RunLog:
         if time.monotonic() > self._shown + SHOWN_EVERY:
             self._events.flush()
             self._shown = time.monotonic()
+
+
+def show(folder: Path, step: int, name: str, pixels: "np.ndarray") -> None:
+    """Add a picture, (H, W, C) uint8, to the TensorBoard events of a run; its log stays as it is."""
+    from tensorboardX.event_file_writer import EventsWriter
+
+    # pyrefly: ignore[missing-module-attribute] protobuf makes the class at import
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import image
+
+    events = EventsWriter(str(folder / "events"), f".{name}")
+    events.write_event(
+        Event(wall_time=time.time(), step=step, summary=image(name, pixels, dataformats="HWC"))
+    )
+    events.close()
 
 
 def _word(name: str) -> str:

@@ -14,6 +14,7 @@ from ddim.errors import UserError, near
 COMMANDS = {
     "train": "train a model on images, and watch its pictures grow",
     "sample": "make pictures with a trained model",
+    "diagnose": "see what a run does at each level of noise",
     "search": "find the best levels for a run and a number of steps",
     "invert": "turn real images into latents and back",
     "interpolate": "go from one picture to another, through latents",

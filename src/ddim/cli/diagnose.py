@@ -1,0 +1,76 @@
+"""`ddim diagnose`: what a run does at each level of noise, as a table, a figure and a record."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+from pathlib import Path
+
+from ddim.errors import UserError
+
+_EPILOG = """
+Asks the run at even steps of log-SNR (clean first) for images that it trained on and images that it held out,
+and prints for each level
+  noise MSE, image MSE   the errors of its predictions, in model units, with 95 % intervals
+  slope                  of the true noise on the predicted one: 1 is right, less means predictions too large
+  gap to training        how much worse held-out images are denoised: what is above 0 is memorised
+then where training spends its times (a plateau is a share of them on one level), the levels that the images
+ask for, and from which batch on a larger one buys little (the gradient noise scale).
+
+RUN/diagnostics/N/ gets record.json and figure.png, which TensorBoard shows too.
+
+examples:
+  ddim diagnose runs/flowers64-fast-1
+  ddim diagnose runs/flowers64-fast-1 --images 500 --levels 20
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ddim diagnose`."""
+    parser.usage = "ddim diagnose RUN [--images 128] [--levels 12] [options]"
+    parser.epilog = _EPILOG
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    parser.add_argument(
+        "--images", type=int, default=128, metavar="N", help="of training, and as many held out (default 128)"
+    )
+    parser.add_argument("--levels", type=int, default=12, metavar="N", help="levels of noise (default 12)")
+    parser.add_argument("--weights", default="ema", help="ema (default) or raw")
+    parser.add_argument("--device", help="default: the one that the run was trained on")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask the run, print the table, write the figure and the record."""
+    from ddim import diagnostics, tracking
+    from ddim.checkpoint import MANIFEST
+    from ddim.cli.console import decoding
+    from ddim.generate import load
+    from ddim.plots import drawn, save_png
+
+    if (args.run / MANIFEST).is_file():
+        raise UserError(f"{args.run} is a checkpoint, to which nothing can be added: give the run folder")
+    trained = load(args.run, args.weights, device=args.device)
+    found = diagnostics.diagnose(trained, args.images, args.levels, decoding())
+    sys.stdout.write(diagnostics.table(found) + "\n")
+    step = trained.state["step"]
+    picture = drawn(
+        diagnostics.figure(found, f"{args.run.resolve().name}, step {step}, {args.weights} weights")
+    )
+    folder = tracking.numbered(args.run / "diagnostics")
+    save_png(folder / "figure.png", picture)
+    tracking.show(args.run, step, "diagnostics", picture)
+    tracking.write_json_atomic(
+        folder / "record.json",
+        {
+            "schema": 1,
+            "kind": "diagnosis",
+            "checkpoint": {"path": str(trained.path), "sha256": trained.digest},
+            "step": step,
+            "weights": args.weights,
+            **diagnostics.record(found),
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "versions": tracking.versions(),
+        },
+    )
+    sys.stdout.write(f"{folder}/figure.png\n")
+    return 0

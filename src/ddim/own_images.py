@@ -1,0 +1,45 @@
+"""The images of a run, as it saw and split them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from ddim.data import Images, open_images, split
+from ddim.data.transforms import batch
+from ddim.errors import UserError
+from ddim.generate import Trained
+
+
+@dataclass(frozen=True)
+class OwnImages:
+    """All images, and the sorted indices of those that trained the run and of those held out."""
+
+    images: Images
+    train: np.ndarray
+    valid: np.ndarray
+
+    def some(self, which: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+        """(at most count,) of the indices, drawn by a seed, sorted: a file's order may be one of classes."""
+        draw = np.random.default_rng(seed)
+        return np.sort(draw.permutation(which)[:count])
+
+
+def own_images(trained: Trained, progress: Callable[[int, int], None] | None = None) -> OwnImages:
+    """The images that a run was trained on. UserError where they are not there or are others by now."""
+    d, state = trained.recipe.data, trained.state
+    images = open_images(d.source, d.size, state["channels"], progress=progress)
+    if images.fingerprint != state["data"]["fingerprint"]:
+        raise UserError(f"data {d.source} has changed since {trained.path.parent.parent} was trained on it")
+    return OwnImages(images, *split(images, d.valid, trained.recipe.seed))
+
+
+def entered(trained: Trained, images: Images, which: np.ndarray) -> Iterator[Tensor]:
+    """Batches (B, C, H, W) in model units of the images at these indices, as the run's network takes them."""
+    size = trained.runtime.micro_batch
+    for first in range(0, len(which), size):
+        part = batch(images, which[first : first + size]).float() / 255
+        yield trained.runtime.images(trained.pixels.enter(part))

@@ -1,0 +1,93 @@
+import json
+
+import pytest
+
+import tiny
+from ddim import diagnostics
+from ddim.cli import main
+from ddim.training import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run on the seed repository's schedule, whose clip leaves plateaus."""
+    recipe = tiny.recipe(schedule="linear", schedule__clip="powers", optim__warmup=0)
+    return train(None, recipe, out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
+
+
+def test_a_diagnosis_is_a_table_a_figure_and_a_record_and_leaves_the_log(run, capsys):
+    log = (run / "metrics.jsonl").read_bytes()
+    for n in (1, 2):
+        assert main(["diagnose", str(run), "--images", "4", "--levels", "5"]) == 0
+        said = capsys.readouterr().out
+        folder = run / "diagnostics" / str(n)
+        assert f"{folder}/figure.png" in said
+        assert sorted(path.name for path in folder.iterdir()) == ["figure.png", "record.json"]
+    assert "38 % of uniform times lie on one level, log-SNR -3.89" in said
+    assert "gap to training" in said
+    assert "gradient noise scale" in said
+    record = json.loads((folder / "record.json").read_text())
+    assert record == {**json.loads((run / "diagnostics/1/record.json").read_text()), "time": record["time"]}
+    assert record["schema"] == 1
+    assert record["valid"]["images"] == record["train"]["images"] == 4
+    assert [round(p["share"], 2) for p in record["plateaus"]] == [0.38, 0.07]
+    assert (run / "metrics.jsonl").read_bytes() == log
+
+
+def test_the_figure_is_among_the_runs_events(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    if not (run / "diagnostics").is_dir():
+        assert main(["diagnose", str(run), "--images", "2", "--levels", "2"]) == 0
+    events = EventAccumulator(str(run), size_guidance={"images": 0})
+    events.Reload()
+    assert "diagnostics" in events.Tags()["images"]
+
+
+def test_a_run_without_held_out_images_is_judged_on_those_of_training(tmp_path, capsys):
+    run = train(None, tiny.recipe(data__valid="0"), out=tmp_path / "run", machine=tiny.MACHINE)
+    assert main(["diagnose", str(run), "--images", "3", "--levels", "3"]) == 0
+    assert "nothing can be said of memorising" in capsys.readouterr().out
+    assert json.loads((run / "diagnostics/1/record.json").read_text())["valid"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--images", "1"], "at least 2 images and 2 levels, got 1 and 12"),
+        (["--levels", "1"], "at least 2 images and 2 levels, got 128 and 1"),
+        (["--weights", "best"], "weights must be ema or raw"),
+        (["--levelz", "3"], "--levelz"),
+    ],
+)
+def test_a_mistake_is_one_sentence(run, words, said, capsys):
+    try:
+        code = main(["diagnose", str(run), *words])
+    except SystemExit as end:
+        code = end.code
+    assert code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_checkpoint_and_other_images_are_refused(run, tmp_path, capsys, monkeypatch):
+    assert main(["diagnose", str(next((run / "checkpoints").glob("step-*")))]) == 2
+    assert "is a checkpoint" in capsys.readouterr().err
+    other = tiny.images(40)
+    monkeypatch.setattr("ddim.own_images.open_images", lambda *a, **k: other)
+    assert main(["diagnose", str(run)]) == 2
+    assert "has changed since" in capsys.readouterr().err
+
+
+def test_the_gradients_of_a_diagnosis_are_those_of_the_objective_whatever_the_micro_batch(run):
+    from dataclasses import replace
+
+    from ddim.generate import load
+    from ddim.own_images import own_images
+
+    trained = load(run)
+    own = own_images(trained)
+    whole = diagnostics._gradients(trained, own)
+    parts = diagnostics._gradients(replace(trained, runtime=replace(trained.runtime, micro_batch=3)), own)
+    assert whole.shape == (16, sum(p.numel() for p in trained.model.parameters()))
+    assert (whole - parts).norm() < 1e-4 * whole.norm()
+    assert not any(p.requires_grad for p in trained.model.parameters())
