@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 _SIDES = {"training": plots.COLOURS[0], "held out": plots.COLOURS[1]}
 
+IMAGES, LEVELS = 128, 12
+"""Images of each side, at most, and levels that are asked where nothing else is said."""
+
 BATCHES = 16
 """Batches whose gradients give the noise scale."""
 
@@ -52,8 +55,8 @@ class Diagnosis:
 
 def diagnose(
     trained: Trained,
-    images: int = 128,
-    count: int = 12,
+    images: int = IMAGES,
+    count: int = LEVELS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Diagnosis:
     """Ask a run at `count` levels for at most `images` of its training and as many of its held-out images.

