@@ -1211,7 +1211,14 @@ MUTANTS = [
         "metrics/neighbours.py",
         "np.divide(self.distances[:, 0], mean,",
         "np.divide(self.distances[:, 0], 1 + 0 * mean,",
-        "test_memorisation.py::test_what_is_near_to_everything_or_to_nothing_is_not_called_memorised",
+        "test_memorisation.py::test_pictures_of_a_dense_part_of_the_data_are_not_called_copies",
+    ),
+    _(
+        "the second nearest for the next fifty",
+        "metrics/neighbours.py",
+        "mean = self.distances.mean(1)",
+        "mean = self.distances[:, 1]",
+        "metrics/test_neighbours.py::test_training_images_that_come_twice_do_not_hide_their_copies",
     ),
     _(
         "an image found as its own neighbour",

@@ -6,6 +6,7 @@ from ddim.data import Images
 from ddim.errors import UserError
 from ddim.memorisation import duplicates, judge, of_features, of_run, pairs, record, report
 from ddim.metrics.features import Extractor
+from ddim.metrics.neighbours import plain
 from ddim.own_images import OwnImages
 from metrics.test_neighbours import blurred, smooth
 
@@ -52,6 +53,16 @@ def test_what_is_near_to_everything_or_to_nothing_is_not_called_memorised(name, 
         "mean": noisy(train.mean(0, keepdims=True).repeat(100, 0), 3),
     }[kind]
     assert not judge(pictures, train, valid).memorised
+
+
+def test_pictures_of_a_dense_part_of_the_data_are_not_called_copies():
+    wide = lambda n, seed: DRAW(seed).normal(size=(n, 8))
+    dense = lambda n, seed: 5 + wide(n, seed) / 10
+    wide, dense = (lambda n, seed: DRAW(seed).normal(size=(n, 8))), (lambda n, seed: 5 + wide(n, seed) / 10)
+    train = np.concatenate([wide(600, 0), dense(200, 1)])
+    valid = np.concatenate([wide(600, 2), dense(200, 3)])
+    assert not judge(dense(2000, 4), train, valid, embed=plain).memorised
+    assert judge(train[600:] + 1e-3 * wide(200, 5), train, valid, embed=plain).memorised
 
 
 def test_some_copies_among_honest_pictures_are_counted():

@@ -208,7 +208,7 @@ def test_the_errors_by_log_snr_are_those_of_the_whole_taken_apart():
 
 
 def test_the_errors_by_log_snr_are_those_of_each_image_alone():
-    """A network that says x0 = 0 errs by the image in the image, and by alpha / sigma times it in the noise."""
+    """Who says x0 = 0 errs by the image in the image, and by alpha / sigma times it in the noise."""
     run = tiny.training(replace(tiny.recipe(report__valid="400"), predicts=PredictsImage()), tiny.images(500))
     with torch.no_grad():
         for value in run.average.values():
