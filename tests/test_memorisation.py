@@ -58,11 +58,10 @@ def test_what_is_near_to_everything_or_to_nothing_is_not_called_memorised(name, 
 def test_pictures_of_a_dense_part_of_the_data_are_not_called_copies():
     wide = lambda n, seed: DRAW(seed).normal(size=(n, 8))
     dense = lambda n, seed: 5 + wide(n, seed) / 10
-    wide, dense = (lambda n, seed: DRAW(seed).normal(size=(n, 8))), (lambda n, seed: 5 + wide(n, seed) / 10)
-    train = np.concatenate([wide(600, 0), dense(200, 1)])
-    valid = np.concatenate([wide(600, 2), dense(200, 3)])
+    train = np.concatenate([wide(1350, 0), dense(150, 1)])
+    valid = np.concatenate([wide(450, 2), dense(50, 3)])
     assert not judge(dense(2000, 4), train, valid, embed=plain).memorised
-    assert judge(train[600:] + 1e-3 * wide(200, 5), train, valid, embed=plain).memorised
+    assert judge(train[1350:] + 1e-3 * wide(150, 5), train, valid, embed=plain).memorised
 
 
 def test_some_copies_among_honest_pictures_are_counted():

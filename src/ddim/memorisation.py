@@ -198,9 +198,8 @@ def pairs(verdict: Verdict, pictures: np.ndarray, own: OwnImages, count: int = 1
     }
     called = verdict.pictures.called
     notes = {"picture": [f"{closeness[k]:.2f}{' copy' if called[k] else ''}" for k in worst]}
-    notes["nearest in\ntraining"] = [
-        plots.shortened(own.images.names[k].rsplit("/", 1)[-1], 16) for k in which
-    ]
+    names = [own.images.names[k].rsplit("/", 1)[-1] for k in which]
+    notes["nearest in\ntraining"] = [plots.shortened(name, 11) for name in names]
     title = f"Nearest by {verdict.space}; a closeness below {verdict.threshold:.2f} is a copy"
     return plots.strip(rows, [f"{k + 1}" for k in range(len(worst))], notes, title)
 
