@@ -23,6 +23,8 @@ SCHEDULES = [
     Linear(entries=7, first=0.01, last=0.7, clip="none"),
     Linear(entries=7, first=0.01, last=0.7, clip="none", read="log_snr"),
     *TABLES,
+    *(Linear(clip="none", read="log_snr", betas=betas) for betas in ("quad", "const", "sigmoid")),
+    *(Linear(entries=7, clip="rates", read=read, betas="jsd") for read in ("floor", "log_snr")),
 ]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 TIMES = torch.cat([torch.logspace(-12, 0, 200, dtype=torch.float64), torch.linspace(1e-4, 1, 3001).double()])
@@ -128,6 +130,37 @@ def test_the_table_is_the_product_of_exact_fractions():
         bars.append(float(bar))
     assert np.allclose(Linear(clip="none").powers, bars, rtol=1e-12)
     assert bars[-1] == pytest.approx(4.036e-5, rel=1e-3)  # the well-known last entry
+
+
+@pytest.mark.parametrize(
+    "betas, law",
+    [
+        ("linear", lambda i: Fraction(1, 10000) + (Fraction(2, 100) - Fraction(1, 10000)) * i / 999),
+        ("const", lambda i: Fraction(2, 100)),
+        ("jsd", lambda i: Fraction(1, 1000 - i)),
+        ("quad", lambda i: (Fraction(1, 100) + (Fraction(2**0.5 / 10) - Fraction(1, 100)) * i / 999) ** 2),
+        (
+            "sigmoid",
+            lambda i: Fraction(1e-4 + (0.02 - 1e-4) / (1 + math.exp(6 - 12 * i / 999))),
+        ),
+    ],
+)
+def test_each_table_is_the_product_of_its_fractions(betas, law):
+    """The five of Ho et al.'s code: alpha_bar_i = prod (1 - beta_j), in rational numbers."""
+    bar, bars = Fraction(1), []
+    for i in range(1000):
+        bar = (bar * (1 - law(i))).limit_denominator(10**40)
+        bars.append(float(bar))
+    # Clipped where only jsd ends, which has no signal there.
+    table = Linear(clip="powers", min_signal=1e-12, max_signal=1.0, betas=betas)
+    assert np.allclose(table.powers[:-1], bars[:-1], rtol=1e-11)
+
+
+def test_under_jsd_the_power_of_the_signal_falls_linearly():
+    table = Linear(1000, clip="powers", min_signal=1e-9, max_signal=1.0, betas="jsd")
+    assert torch.allclose(
+        table.powers[:-1], 1 - torch.arange(1, 1000, dtype=torch.float64) / 1000, rtol=1e-10
+    )
 
 
 def test_the_table_tends_to_the_continuous_schedule():
@@ -253,6 +286,7 @@ def test_schedules_are_values():
         lambda: Linear(first=0.02, last=1e-4),
         lambda: Linear(last=1.0),
         lambda: Linear(min_signal=0.96),
+        lambda: Linear(clip="none", betas="jsd"),
     ],
 )
 def test_impossible_schedules_are_refused(make):

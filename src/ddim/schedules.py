@@ -115,11 +115,14 @@ class LinearBeta:
 class Linear:
     """DDPM's table: beta_i linear from `first` to `last` over `entries`, alpha_i^2 = prod (1 - beta).
 
-    Ho et al. 2020, section 4. `clip` bounds the table: "none"; "rates" holds the signal rate alpha within
-    [min_signal, max_signal], as their names say; "powers" holds alpha^2 within the same two numbers, as the
-    seed repository does, which leaves 38 % of its times on one level (alpha = 0.141).
-    `read` says what lies between entries: "floor" takes entry floor((entries - 1) t), the seed's rule;
-    "log_snr" puts entry i at t = (i + 1) / entries and reads linearly in log-SNR; t = 0 is a clean image.
+    Ho et al. 2020, section 4. `betas` names the other tables of their code: "quad" is linear in the square
+    root of beta; "sigmoid" rises as that function from -6 to 6; "const" is `last` throughout; "jsd" is 1 /
+    (entries - i), under which alpha^2 falls linearly, to nothing, so that it needs a clip. `clip` bounds the
+    table: "none"; "rates" holds the signal rate alpha within [min_signal, max_signal], as their names say;
+    "powers" holds alpha^2 within the same two numbers, as the seed repository does, which leaves 38 % of its
+    times on one level (alpha = 0.141). `read` says what lies between entries: "floor" takes entry
+    floor((entries - 1) t), the seed's rule; "log_snr" puts entry i at t = (i + 1) / entries and reads
+    linearly in log-SNR; t = 0 is a clean image.
     """
 
     entries: int = 1000
@@ -129,6 +132,7 @@ class Linear:
     min_signal: float = 0.02
     max_signal: float = 0.95
     read: Literal["floor", "log_snr"] = "floor"
+    betas: Literal["linear", "quad", "const", "jsd", "sigmoid"] = "linear"
 
     def __post_init__(self) -> None:
         _check_bounds("Linear", self.min_signal, self.max_signal)
@@ -137,12 +141,15 @@ class Linear:
                 f"Linear needs entries >= 2 and 0 < first < last < 1, "
                 f"got {self.entries}, {self.first} and {self.last}"
             )
+        if self.betas == "jsd" and self.clip == "none":
+            raise UserError(
+                "Linear needs clip rates or powers for betas jsd, whose last entry has no signal, got none"
+            )
 
     @cached_property
     def powers(self) -> Tensor:
         """(entries,) signal powers alpha_i^2, decreasing, float64."""
-        betas = torch.linspace(self.first, self.last, self.entries, dtype=torch.float64)
-        powers = (1 - betas).cumprod(0)
+        powers = (1 - self._beta).cumprod(0)
         if self.clip == "powers":
             return powers.clamp(self.min_signal, self.max_signal)
         if self.clip == "rates":
@@ -177,6 +184,25 @@ class Linear:
         part = torch.where(high > low, (high + wanted) / (high - low), torch.where(index > 0, 1.0, -1.0))
         # Only t = 0 is clean, which nobody may ask for: before it the log-SNR is finite.
         return ((below + 1 + part) / self.entries).clamp(torch.finfo(torch.float64).tiny, 1)
+
+    @property
+    def _beta(self) -> Tensor:
+        """(entries,) the part of its power that the signal loses at each entry, float64."""
+
+        def line(low: float, high: float) -> Tensor:
+            return torch.linspace(low, high, self.entries, dtype=torch.float64)
+
+        match self.betas:
+            case "linear":
+                return line(self.first, self.last)
+            case "quad":
+                return line(self.first**0.5, self.last**0.5) ** 2
+            case "const":
+                return line(self.last, self.last)
+            case "jsd":
+                return 1 / line(self.entries, 1)
+            case "sigmoid":
+                return self.first + (self.last - self.first) * line(-6, 6).sigmoid()
 
     @cached_property
     def _log_snr(self) -> Tensor:
