@@ -25,6 +25,8 @@ from ddim.denoiser import Model, Shape
 from ddim.ema import Exponential, Power
 from ddim.errors import UserError, near
 from ddim.grids import Karras, Listed, Quadratic, Spaced, Uniform, UniformLogSNR
+from ddim.nn.clear_unet import ClearUNetSpec
+from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.residual_unet import ResidualUNet
 from ddim.nn.unet import UNet
 from ddim.objective import NormalLogSNR, Objective, UniformTimes
@@ -215,7 +217,7 @@ class Recipe:
     name: str = "fast"
     data: Data = Data()
     pixels: Measured | Fixed = Measured()
-    net: UNetSpec | ResidualUNetSpec = UNetSpec()
+    net: UNetSpec | ResidualUNetSpec | DDPMUNetSpec | ClearUNetSpec = UNetSpec()
     schedule: Cosine | Linear | LinearBeta = Cosine()
     predicts: PredictsVelocity | PredictsNoise | PredictsImage | PredictsEDM = PredictsVelocity()
     conditioning: LogSNR | NoiseVariance | SignalVariance = LogSNR()
@@ -236,7 +238,7 @@ class Recipe:
         if self.net.multiple > 2 * max(self.data.size):
             height, width = self.data.size
             raise UserError(
-                f"net.widths has too many levels for data.size {height}x{width}, which would be padded to "
+                f"net has too many levels for data.size {height}x{width}, which would be padded to "
                 f"multiples of {self.net.multiple}: got {len(self.net.widths)}"
             )
 
@@ -253,6 +255,8 @@ KINDS: dict[str, type] = {
     "linear_beta": LinearBeta,
     "velocity": PredictsVelocity,
     "noise": PredictsNoise,
+    "ddpm_unet": DDPMUNetSpec,
+    "clear_unet": ClearUNetSpec,
     "image": PredictsImage,
     "edm": PredictsEDM,
     "noise_variance": NoiseVariance,

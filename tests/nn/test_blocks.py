@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddim.nn.blocks import Exact, doubled, opaque_doubled, padded, zeroed
+from ddim.nn.blocks import Exact, attended, doubled, opaque_doubled, padded, zeroed
 from oracles import made, normal
 
 
@@ -66,3 +66,16 @@ def test_a_compiled_network_doubles_by_the_opaque_operation():
 
     torch.compile(doubled, backend=backend)(normal(1, 2, 3, 4, dtype=torch.float32))
     assert torch.ops.ddim.doubled in seen or torch.ops.ddim.doubled.default in seen
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_attention_is_that_of_the_paper_head_by_head(heads):
+    """Vaswani et al. 2017, eq. 1, on each head's channels of queries, keys and values."""
+    qkv = normal(2, 24, 3, 5)
+    q, k, v = (part.flatten(2).chunk(heads, 1) for part in qkv.chunk(3, 1))
+    size = (8 // heads) ** 0.5
+    mixed = [
+        c @ (a.transpose(1, 2) @ b / size).softmax(-1).transpose(1, 2)
+        for a, b, c in zip(q, k, v, strict=True)
+    ]
+    assert torch.allclose(attended(qkv, heads), torch.cat(mixed, 1).reshape(2, 8, 3, 5))

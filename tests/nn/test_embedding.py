@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from ddim.nn.embedding import Sinusoidal
-from oracles import uniform
+from ddim.nn.embedding import Fourier, Positional, Sinusoidal
+from oracles import made, uniform
 
 
 def keras_embedding(x, width, max_frequency):
@@ -33,3 +33,25 @@ def test_the_phase_survives_bf16_autocast():
 def test_the_table_of_speeds_is_no_weight():
     assert not Sinusoidal(32).state_dict()
     assert not list(Sinusoidal(32).parameters())
+
+
+@pytest.mark.parametrize("cos_first", [False, True])
+def test_indices_turn_at_speeds_from_one_to_a_ten_thousandth(cos_first):
+    index = torch.tensor([0.0, 1.0, 37.0, 999.0])
+    found = Positional(16, cos_first=cos_first)(index).double()
+    # Vaswani et al. 2017, section 3.5; Ho et al. reach the last speed, Nichol & Dhariwal stop one short.
+    speeds = 10000.0 ** -(np.arange(8) / (8 if cos_first else 7))
+    angles = index.numpy()[:, None] * speeds[None, :]
+    halves = (np.cos(angles), np.sin(angles)) if cos_first else (np.sin(angles), np.cos(angles))
+    assert np.allclose(found, np.concatenate(halves, 1), atol=2e-4)
+
+
+def test_random_frequencies_are_kept_and_of_their_deviation():
+    embed = made(lambda: Fourier(2000))
+    assert list(embed.state_dict()) == ["turns"]
+    assert not list(embed.parameters())
+    assert embed.turns.std().item() == pytest.approx(16, rel=0.1)
+    found = embed(torch.tensor([0.0, 0.25]))
+    assert found.shape == (2, 2000)
+    assert torch.equal(found[0], torch.cat([torch.zeros(1000), torch.ones(1000)]))
+    assert torch.allclose(found[1, :1000], (2 * torch.pi * embed.turns * 0.25).sin(), atol=1e-5)

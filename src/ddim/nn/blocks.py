@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+Layer = TypeVar("Layer", nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 class Exact(nn.Conv2d):
@@ -32,6 +32,26 @@ def zeroed(layer: Layer) -> Layer:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def glorot(layer: nn.Module) -> None:
+    """A convolution or linear layer as Keras starts it: Glorot & Bengio 2010, eq. 16, and no bias."""
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        nn.init.xavier_uniform_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def attended(qkv: Tensor, heads: int) -> Tensor:
+    """Queries, keys and values (B, 3C, H, W) -> (B, C, H, W), all pixels mixed in each of the heads.
+
+    Scaled dot-product attention (Vaswani et al. 2017, eq. 1); a head has C / heads channels.
+    """
+    b, _, h, w = qkv.shape
+    pixels = qkv.flatten(2).transpose(1, 2).reshape(b, h * w, 3, heads, -1)
+    q, k, v = pixels.permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(q, k, v)  # (B, heads, HW, C / heads)
+    return mixed.transpose(1, 2).reshape(b, h * w, -1).transpose(1, 2).reshape(b, -1, h, w)
 
 
 def padded(x: Tensor, multiple: int, net: Callable[[Tensor], Tensor]) -> Tensor:

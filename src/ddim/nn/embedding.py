@@ -25,3 +25,43 @@ class Sinusoidal(nn.Module):
         """(B,) -> (B, width)."""
         angles = value.float()[:, None] * self.speeds
         return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class Positional(nn.Module):
+    """sin and cos at `width` / 2 speeds, geometric from 1 to 1/10000 radian per unit, for numbers up to 1000.
+
+    The encoding of timestep indices of Ho et al. 2020, who took it from Vaswani et al. 2017, section 3.5.
+    They reach the slowest speed and put the sines first; Nichol & Dhariwal 2021 (`cos_first`) stop one short
+    of it and put the cosines first.
+    """
+
+    def __init__(self, width: int, *, cos_first: bool = False) -> None:
+        super().__init__()
+        self.width, self.cos_first = width, cos_first
+        half = width // 2
+        steps = torch.arange(half, dtype=torch.float32) / (half if cos_first else max(1, half - 1))
+        self.register_buffer("speeds", (-math.log(10000) * steps).exp(), persistent=False)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """(B,) -> (B, width)."""
+        angles = value.float()[:, None] * self.speeds
+        both = (angles.cos(), angles.sin()) if self.cos_first else (angles.sin(), angles.cos())
+        return torch.cat(both, dim=1)
+
+
+class Fourier(nn.Module):
+    """sin and cos at `width` / 2 normal random frequencies, of deviation `scale` turns per unit.
+
+    Song et al. 2021b, appendix C.1, after Tancik et al. 2020. The frequencies are drawn once and never
+    learnt; they are kept with the weights.
+    """
+
+    def __init__(self, width: int, scale: float = 16.0) -> None:
+        super().__init__()
+        self.width = width
+        self.register_buffer("turns", nn.init.normal_(torch.empty(width // 2), std=scale))
+
+    def forward(self, value: Tensor) -> Tensor:
+        """(B,) -> (B, width)."""
+        angles = 2 * math.pi * value.float()[:, None] * self.turns
+        return torch.cat([angles.sin(), angles.cos()], dim=1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim.nn.blocks import Exact, doubled, padded, zeroed
+from ddim.nn.blocks import Exact, doubled, glorot, padded, zeroed
 from ddim.nn.embedding import Sinusoidal
 
 
@@ -75,7 +75,7 @@ class ResidualUNet(nn.Module):
             self.up.append(nn.ModuleList(block(out, skip=width) for _ in range(depth)))
         self.leave = zeroed(Exact(now, channels, 1))
         if keras:
-            self.apply(_glorot)
+            self.apply(glorot)
             zeroed(self.leave)
 
     def forward(self, x: Tensor, conditioning: Tensor, label: Tensor | None = None) -> Tensor:
@@ -97,10 +97,3 @@ class ResidualUNet(nn.Module):
             for block in level.children():
                 x = block(torch.cat([x, skips.pop()], dim=1))
         return self.leave(x)
-
-
-def _glorot(layer: nn.Module) -> None:
-    if isinstance(layer, nn.Conv2d):
-        nn.init.xavier_uniform_(layer.weight)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim.nn.blocks import Exact, padded, zeroed
+from ddim.nn.blocks import Exact, attended, padded, zeroed
 from ddim.nn.embedding import Sinusoidal
 
 
@@ -43,11 +43,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
-        b, c, h, w = x.shape
-        qkv = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)  # (B, HW, 3C)
-        q, k, v = qkv.reshape(b, h * w, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, h * w, c)
-        return x + self.out(mixed.transpose(1, 2).reshape(b, c, h, w))
+        return x + self.out(attended(self.qkv(self.norm(x)), self.heads))
 
 
 class Block(nn.Module):

@@ -1,0 +1,165 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ddim.errors import UserError
+from ddim.nn.clear_unet import ClearUNetSpec
+from oracles import made, normal, shaken, uniform
+
+PLAIN = {"widths": (8, 16), "attention": (False, False), "groups": 4, "enter": 8, "embedding": 8}
+FORMS = [
+    PLAIN,
+    {**PLAIN, "widths": (8, 16, 24), "attention": (False, True, True), "heads": 2},
+    {**PLAIN, "attention": (True, False), "depth": 1, "patch": 2},
+]
+every_form = pytest.mark.parametrize("form", FORMS, ids=str)
+
+
+def small(form, channels=3):
+    return made(lambda: ClearUNetSpec(**form).network(channels))
+
+
+def images(*shape):
+    return normal(*shape, dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    "options, count",
+    [({}, 29_828_419), ({"widths": (32, 64, 96, 128), "attention": (False,) * 4}, 2_030_563)],
+)
+def test_the_parameters_are_as_many_as_in_the_original(options, count):
+    with torch.device("meta"):
+        net = ClearUNetSpec(**options).network(3)
+    assert sum(p.numel() for p in net.parameters()) == count
+
+
+@every_form
+@pytest.mark.parametrize("channels, height, width", [(1, 8, 8), (3, 13, 7), (4, 1, 17)])
+def test_any_size_and_channels_start_as_the_zero_function(form, channels, height, width):
+    x = images(2, channels, height, width)
+    out = small(form, channels)(x, torch.tensor([0.1, 0.9]))
+    assert out.shape == x.shape
+    assert not out.any()
+
+
+@every_form
+def test_any_size_is_that_of_the_padded_image_cropped(form):
+    net, x, told = shaken(small(form)), images(2, 3, 13, 7), torch.tensor([0.1, 0.9])
+    whole = F.pad(x, (0, -7 % net.multiple, 0, -13 % net.multiple))
+    with torch.no_grad():
+        assert torch.equal(net(x, told), net(whole, told)[..., :13, :7])
+
+
+@every_form
+def test_every_weight_has_a_gradient(form):
+    net = shaken(small(form)).train()
+    net(images(2, 3, 12, 12), uniform(2).float()).square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
+
+
+def test_only_its_last_convolution_starts_at_zero():
+    net = small(FORMS[1])
+    zero = [name for name, p in net.named_parameters() if name.endswith("weight") and not p.any()]
+    assert zero == ["leave.weight"]
+
+
+@pytest.mark.parametrize("form", [FORMS[0], FORMS[2]], ids=str)
+def test_the_path_of_the_image_stays_float32_under_autocast(form):
+    net, x, told = shaken(small(form)), images(2, 3, 12, 12), torch.tensor([0.1, 0.9])
+    with torch.no_grad():
+        for level in (net.down[0], net.up[-1]):
+            for branch in [b.second for b in level.blocks] + [
+                a.out for a in level.attend if hasattr(a, "out")
+            ]:
+                branch.weight.zero_()
+                branch.bias.zero_()
+        # What comes from the level below is cut off.
+        net.up[-1].blocks[0].project.weight[:, : form["widths"][1]] = 0
+        plain = net(x, told)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = net(x, told)
+    assert plain.std() > 0.01
+    assert rounded.dtype == torch.float32
+    assert torch.allclose(plain, rounded, rtol=0, atol=1e-5 * plain.abs().max().item())
+
+
+# The network once more, from the description of the original, in float64 on plain weights.
+
+
+def conv(x, layer, **options):
+    return F.conv2d(x, layer.weight.double(), layer.bias.double(), **options)
+
+
+def swish(x):
+    return x * torch.sigmoid(x)
+
+
+def normed(x, groups):
+    grouped = x.reshape(len(x), groups, -1)
+    spread = (grouped.var(-1, unbiased=False, keepdim=True) + 1e-3).sqrt()
+    return ((grouped - grouped.mean(-1, keepdim=True)) / spread).reshape(x.shape)
+
+
+def affine(x, layer, groups):
+    return normed(x, groups) * layer.weight.double()[:, None, None] + layer.bias.double()[:, None, None]
+
+
+def stage(x, level, k, told, groups, heads):
+    block, attend = level.blocks[k], level.attend[k]
+    straight = conv(x, block.project) if x.shape[1] != block.first.out_channels else x
+    h = conv(swish(affine(x, block.first_norm, groups)), block.first, padding=1)
+    h = h + (told @ block.told.weight.double().T + block.told.bias.double())[:, :, None, None]
+    x = straight + conv(swish(affine(h, block.second_norm, groups)), block.second, padding=1)
+    if not hasattr(attend, "qkv"):
+        return x
+    b, c, height, width = x.shape
+    # Each head is as wide as the level.
+    qs, ks, vs = (part.flatten(2).chunk(heads, 1) for part in conv(normed(x, groups), attend.qkv).chunk(3, 1))
+    mixed = []
+    for q, k_, v in zip(qs, ks, vs, strict=True):
+        assert q.shape[1] == c
+        mixed.append(v @ (q.transpose(1, 2) @ k_ / math.sqrt(c)).softmax(-1).transpose(1, 2))
+    return x + conv(torch.cat(mixed, 1).reshape(b, -1, height, width), attend.out)
+
+
+def test_the_network_is_the_original_layer_by_layer():
+    form = {**PLAIN, "attention": (False, True), "heads": 2, "patch": 2}
+    net, x, variance = shaken(small(form)), images(2, 3, 16, 24), uniform(2).float()
+    step = lambda x, level, k: stage(x, level, k, told, 4, 2)
+    with torch.no_grad():
+        turns = torch.logspace(0, math.log10(200.0), 4, dtype=torch.float64)
+        angles = 2 * math.pi * turns * variance.double()[:, None]
+        told = torch.cat([angles.sin(), angles.cos()], 1)
+        for layer in (net.tell[0], net.tell[2]):
+            told = swish(told @ layer.weight.double().T + layer.bias.double())
+        entered = conv(x.double(), net.enter, stride=2)
+        first = step(entered, net.down[0], 0)
+        second = step(first, net.down[0], 1)
+        h = (second[..., ::2, :] + second[..., 1::2, :]) / 2
+        h = (h[..., ::2] + h[..., 1::2]) / 2
+        h = step(step(h, net.middle, 0), net.middle, 1)
+        h = F.interpolate(h, scale_factor=2, mode="bilinear")
+        h = step(torch.cat([h, second], 1), net.up[0], 0)
+        h = step(torch.cat([h, first], 1), net.up[0], 1)
+        # Each pixel becomes a patch by a matrix of its own for each place in it.
+        wanted = torch.einsum("bchw,cdij->bdhiwj", h, net.leave.weight.double()).flatten(2, 3).flatten(3, 4)
+        wanted = wanted + net.leave.bias.double()[:, None, None]
+        assert wanted.std() > 0.1
+        assert torch.allclose(net(x, variance).double(), wanted, rtol=0, atol=1e-3 * wanted.std().item())
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"depth": 0}, "net.depth must be above 0, got 0"),
+        ({"widths": (32, 64)}, "one entry a level"),
+        ({"widths": (), "attention": ()}, "one entry a level"),
+        ({"enter": 12}, "multiples of net.groups 8"),
+        ({"embedding": 7}, "net.embedding must be even"),
+    ],
+)
+def test_impossible_networks_are_refused(options, said):
+    with pytest.raises(UserError, match=said):
+        ClearUNetSpec(**options)
