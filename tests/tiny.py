@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ddim import checkpoint
-from ddim.config import Data, Optim, Recipe, Report, ResidualUNetSpec, UNetSpec, override
+from ddim.config import Data, DDPMUNetSpec, Optim, Recipe, Report, ResidualUNetSpec, UNetSpec, override
 from ddim.data import Images, split
 from ddim.ema import Power
 from ddim.runtime import Runtime
@@ -23,6 +23,8 @@ MACHINE = Machine("cpu", "fp32", compiling=False, threads=1)
 NETS = {
     "layer norm": UNetSpec(widths=(8, 16), down=(0, 1), up=(1, 1), attention=(False, True), told=16),
     "batch norm": ResidualUNetSpec(widths=(8, 16), middle=(16,), depth=1, embedding=8),
+    # With dropout.
+    "group norm": DDPMUNetSpec(width=8, multipliers=(1, 2), blocks=1, attention=(False, True), groups=4),
     "keras": ResidualUNetSpec(widths=(8, 16), middle=(16,), depth=1, embedding=8, keras=True),
 }
 BASE = Recipe(

@@ -52,7 +52,10 @@ def _positive(owner: str, **values: float) -> None:
 
 @dataclass(frozen=True)
 class Data:
-    """Which images: source, (height, width), channels (None: the majority's), mirroring, validation part."""
+    """Which images: source, (height, width), channels (None: the majority's), mirroring, validation part.
+
+    `dequantise` spreads each of the 256 values evenly over its bin, anew each time an image is seen.
+    """
 
     source: str = "blossoms"
     size: tuple[int, int] = (64, 64)
@@ -60,6 +63,7 @@ class Data:
     flip: bool = True
     valid: float = 0.1
 
+    dequantise: bool = False
     def __post_init__(self) -> None:
         check_size(self.size)
         if self.channels not in (None, 1, 3, 4):

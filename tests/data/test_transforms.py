@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ddim.data import Images
-from ddim.data.transforms import batch
+from ddim.data.transforms import batch, unit
 
 
 @pytest.fixture
@@ -38,3 +38,19 @@ def test_a_batch_is_a_copy(images):
     before = images.pixels.copy()
     batch(images, np.arange(5)).zero_()
     np.testing.assert_array_equal(images.pixels, before)
+
+
+def test_black_is_0_and_white_is_1():
+    values = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(1, 3, 1, 1)
+    assert torch.allclose(unit(values).flatten(), torch.tensor([0.0, 0.2, 1.0]))
+
+
+def test_dequantised_images_fill_the_unit_interval_evenly_and_floor_to_what_they_were():
+    values = torch.arange(256, dtype=torch.uint8).repeat(400).reshape(1, 1, 320, 320)
+    grain = torch.rand(values.shape, generator=torch.Generator().manual_seed(0))
+    found = unit(values, grain)
+    assert torch.equal((found * 256).floor().to(torch.uint8), values)
+    counts = torch.histc(found, bins=1000, min=0, max=1)
+    # 102.4 to a bin, whose deviation is below its square root.
+    assert (counts - counts.mean()).abs().max() < 6 * counts.mean() ** 0.5
+    assert 0 <= found.min() <= found.max() < 1

@@ -12,6 +12,7 @@ from ddim import ema
 from ddim.errors import UserError
 from ddim.objective import Objective
 from ddim.parameterisation import PredictsImage, PredictsNoise
+from ddim.pixels import Pixels
 from ddim.training.loop import Plan
 
 
@@ -110,6 +111,62 @@ def test_the_callers_global_stream_changes_nothing():
     assert tiny.different(first, second) == []
 
 
+def test_dropout_is_a_function_of_seed_and_step():
+    """It draws from the global generator alone, which the caller has wherever it may be, and keeps there."""
+    chosen = tiny.recipe("group norm")
+    runs = [tiny.training(chosen), tiny.training(chosen)]
+    runs.append(tiny.training(replace(chosen, net=replace(chosen.net, dropout=0.0))))
+    for run in runs:
+        with torch.random.fork_rng(devices=[]):
+            torch.rand(7 + runs.index(run))
+            # In the first the branches with dropout are still zero.
+            run.advance()
+            run.advance()
+    end = [tiny.bits(run) for run in runs]
+    assert tiny.different(end[0], end[1]) == []
+    assert tiny.different(end[0], end[2]) != []
+
+
+def test_the_dropout_of_a_step_is_not_that_of_another(monkeypatch):
+    masks = []
+    sound = torch.nn.functional.dropout
+
+    def noting(x, *args, **options):
+        made = sound(torch.ones_like(x), *args, **options)
+        masks.append(made)
+        return x * made
+
+    monkeypatch.setattr(torch.nn.functional, "dropout", noting)
+    run = tiny.training(tiny.recipe("group norm"))
+    run.advance()
+    a = len(masks)
+    run.advance()
+    assert a == len(masks) // 2 > 1
+    assert not any(torch.equal(one, two) for one, two in zip(masks[:a], masks[a:], strict=True))
+    # Nor is it the same in every layer and every part of a batch.
+    alike = [mask for mask in masks[:a] if mask.shape == masks[0].shape]
+    assert not torch.equal(alike[0], alike[1])
+
+
+def test_dequantised_images_are_seen_in_other_grains_each_time_and_validated_without(monkeypatch):
+    entered = []
+    sound = Pixels.enter
+    monkeypatch.setattr(Pixels, "enter", lambda self, x: entered.append(x) or sound(self, x))
+    for chosen in (tiny.BASE, tiny.recipe(data__dequantise="true")):
+        run = tiny.training(chosen)
+        tiny.gradients(run)
+        run.validate()
+        run.step += 1
+        tiny.gradients(run)
+    exact, valid, _, seen, same, later = entered
+    # The same images, each value v moved into [v, v + 1) of 256.
+    assert torch.equal((seen * 256).floor(), (exact * 255).round())
+    assert torch.equal(valid, same)
+    grain, next_ = ((x * 256 % 1).flatten().sort().values for x in (seen, later))
+    assert grain.mean().item() == pytest.approx(0.5, abs=0.02)
+    assert not torch.equal(grain, next_)
+
+
 def test_gradients_are_clipped_to_the_norm_asked_for():
     run = tiny.training(warm_recipe(optim__clip="1e-4"))
     kept = {}
@@ -129,7 +186,7 @@ def test_the_average_follows_its_rule_with_the_statistics_of_batch_norm(net):
         run.advance()
         for name, value in ema.averaged(run.model).items():
             expected[name] += run.recipe.ema(k) * (value.double() - expected[name])
-    assert any("running_var" in name for name in expected) == (net != "layer norm")
+    assert any("running_var" in name for name in expected) == (net in ("batch norm", "keras"))
     for name, value in run.average.items():
         torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -66,3 +67,14 @@ def stream(device: str, seed: int, use: int, step: int) -> torch.Generator:
 
     (state,) = np.random.SeedSequence([seed, use, step]).generate_state(1)
     return torch.Generator(device).manual_seed(int(state))
+
+
+@contextmanager
+def streaming(device: str, seed: int, use: int, step: int) -> Iterator[None]:
+    """Within, the global generators are such streams, for what can draw from no other: dropout."""
+    cuda = [device] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.set_state(stream("cpu", seed, use, step).get_state())
+        for name in cuda:
+            torch.cuda.set_rng_state(stream(name, seed, use, step).get_state(), name)
+        yield

@@ -17,13 +17,14 @@ from ddim.config import Optim, Recipe, build, dump
 from ddim.data import Images
 from ddim.data.order import flips, indices
 from ddim.data.transforms import batch as gather
+from ddim.data.transforms import unit
 from ddim.denoiser import Model
 from ddim.errors import UserError
 from ddim.levels import means
 from ddim.pixels import Pixels
-from ddim.training.engine import Engine, stream
+from ddim.training.engine import Engine, stream, streaming
 
-NOISE, VALIDATION, WEIGHTS = 1, 2, 3
+NOISE, VALIDATION, WEIGHTS, DROPOUT, GRAIN = 1, 2, 3, 4, 5
 """The uses of a run's random streams (see `stream`)."""
 
 IN_A_ROW = 3
@@ -67,7 +68,8 @@ class Training:
 
     Its state is what a checkpoint holds: weights, their average, the optimiser, counters, and what the next
     line of the log is made of (`sums` since the last line; `best`, the least value of `report.best`). All
-    else, order and flips of the images, times and noise, is a function of the recipe's seed and `step`.
+    else, order and flips of the images, times, noise and dropout, is a function of the recipe's seed and
+    `step`.
     """
 
     def __init__(self, recipe: Recipe, split: Split, pixels: Pixels, engine: Engine, plan: Plan) -> None:
@@ -167,16 +169,21 @@ class Training:
         shape = self.model.shape
         size = (o.batch, shape.channels, shape.height, shape.width)
         noise = torch.randn(size, generator=draw, device=runtime.device)
+        grain = None
+        if self.recipe.data.dequantise:
+            grain = torch.rand(size, generator=stream("cpu", seed, GRAIN, self.step))
         total = torch.zeros((), device=runtime.device)
-        for part in range(o.accumulate):
-            mine = slice(part, None, o.accumulate)
-            images = gather(self.split.images, which[mine], None if mirrored is None else mirrored[mine])
-            x0 = runtime.images(self.pixels.enter(images.float() / 255))
-            eps = runtime.images(noise[mine])
-            with self.engine.precise():
-                loss = self.recipe.objective(self.quick, x0, times[mine], eps).mean() / o.accumulate
-            self.engine.backward(loss)
-            total += loss.detach()
+        with streaming(runtime.device, seed, DROPOUT, self.step):
+            for part in range(o.accumulate):
+                mine = slice(part, None, o.accumulate)
+                images = gather(self.split.images, which[mine], None if mirrored is None else mirrored[mine])
+                pixels = unit(images, None if grain is None else grain[mine])
+                x0 = runtime.images(self.pixels.enter(pixels))
+                eps = runtime.images(noise[mine])
+                with self.engine.precise():
+                    loss = self.recipe.objective(self.quick, x0, times[mine], eps).mean() / o.accumulate
+                self.engine.backward(loss)
+                total += loss.detach()
         return self.engine.mean(total)
 
     @contextmanager
@@ -214,9 +221,7 @@ class Training:
         each = torch.zeros(2, count, dtype=torch.float64)
         with self.averaged() as model, runtime.precise():
             for part in torch.arange(count).split(runtime.micro_batch):
-                x0 = runtime.images(
-                    self.pixels.enter(gather(self.split.images, which[part.numpy()]).float() / 255)
-                )
+                x0 = runtime.images(self.pixels.enter(unit(gather(self.split.images, which[part.numpy()]))))
                 eps = runtime.images(torch.randn(x0.shape, generator=draw))
                 at = model.schedule(times[part]).over(x0)
                 p = model(at.alpha * x0 + at.sigma * eps, times[part])

@@ -18,6 +18,7 @@ from ddim.config import Fixed, Recipe, build, dump, write_recipe
 from ddim.config import load as load_recipe
 from ddim.data import open_images, split
 from ddim.data.transforms import batch as gather
+from ddim.data.transforms import unit
 from ddim.errors import UserError
 from ddim.generate import load
 from ddim.noise import Noise
@@ -260,25 +261,26 @@ def pixels_of(recipe: Recipe, parts: Split) -> Pixels:
     if isinstance(recipe.pixels, Fixed):
         return Pixels.fixed(recipe.pixels.mean, recipe.pixels.std, channels)
     chunks = (parts.train[k : k + 256] for k in range(0, len(parts.train), 256))
-    return Pixels.measured(gather(parts.images, chunk).float() / 255 for chunk in chunks)
+    return Pixels.measured(unit(gather(parts.images, chunk)) for chunk in chunks)
 
 
 def _seconds(recipe: Recipe, parts: Split) -> float:
     """About how long the run will take, to judge whether compiling repays itself."""
     if recipe.images is None:
         return recipe.minutes * 60
+    few = 4
+    # Weights and dropout are drawn from the caller's stream, which must not notice.
     with torch.random.fork_rng(devices=[]):
         model = Runtime().place(build(recipe, parts.images.pixels.shape[-1]))
-    few = 4
-    x0 = Runtime().images(Noise(range(few)).like(model.blank(few)))
+        x0 = Runtime().images(Noise(range(few)).like(model.blank(few)))
 
-    def step() -> float:
-        begin = time.perf_counter()
-        recipe.objective(model, x0, torch.full((few,), 0.5), x0).mean().backward()
-        return time.perf_counter() - begin
+        def step() -> float:
+            begin = time.perf_counter()
+            recipe.objective(model, x0, torch.full((few,), 0.5), x0).mean().backward()
+            return time.perf_counter() - begin
 
-    step()
-    return step() * recipe.images / few
+        step()
+        return step() * recipe.images / few
 
 
 def _facts(training: Training, machine: Machine, source: Path | None) -> dict[str, object]:
