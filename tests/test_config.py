@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from ddim import config
 from ddim.config import (
     KINDS,
+    ClearUNetSpec,
     Data,
+    DDPMUNetSpec,
     Fixed,
     Measured,
     Optim,
@@ -30,7 +32,7 @@ from ddim.config import (
 from ddim.ema import Exponential, Power
 from ddim.errors import UserError
 from ddim.grids import Listed, Quadratic, Uniform, UniformLogSNR
-from ddim.objective import NormalLogSNR, Objective, UniformTimes
+from ddim.objective import NormalLogSNR, Objective, TableTimes, UniformTimes
 from ddim.parameterisation import (
     LogSNR,
     NoiseVariance,
@@ -38,6 +40,7 @@ from ddim.parameterisation import (
     PredictsImage,
     PredictsNoise,
     SignalVariance,
+    Timestep,
 )
 from ddim.samplers import DDIM
 from ddim.schedules import Cosine, Linear, LinearBeta
@@ -65,10 +68,22 @@ recipes = st.builds(
         channels=st.sampled_from([None, 1, 3, 4]),
         flip=st.booleans(),
         valid=st.floats(0, 0.99),
+        dequantise=st.booleans(),
     ),
     pixels=st.one_of(st.builds(Measured), st.builds(Fixed, positive, positive)),
     net=st.one_of(
         levels.map(lambda level: UNetSpec(*level)),
+        st.builds(
+            DDPMUNetSpec,
+            width=st.sampled_from([32, 64, 96]),
+            head=st.sampled_from([None, 8]),
+            eps=positive,
+            resample=st.sampled_from(["same", "strided", "box", "blur"]),
+            embedding=st.sampled_from(["sin_cos", "cos_sin", "fourier"]),
+            sde=st.booleans(),
+            classes=st.integers(0, 9),
+        ),
+        st.builds(ClearUNetSpec, patch=st.integers(1, 2), heads=st.integers(1, 8)),
         st.builds(
             ResidualUNetSpec, middle=st.lists(st.integers(1, 64), max_size=3).map(tuple), keras=st.booleans()
         ),
@@ -81,15 +96,25 @@ recipes = st.builds(
             entries=st.integers(2, 10_000),
             clip=st.sampled_from(["none", "rates", "powers"]),
             read=st.sampled_from(["floor", "log_snr"]),
+            betas=st.sampled_from(["linear", "quad", "const", "sigmoid"]),
         ),
     ),
     predicts=st.one_of(st.builds(PredictsNoise), st.builds(PredictsImage), st.builds(PredictsEDM, positive)),
-    conditioning=st.one_of(st.builds(NoiseVariance), st.builds(SignalVariance), st.builds(LogSNR, positive)),
+    conditioning=st.one_of(
+        st.builds(NoiseVariance),
+        st.builds(SignalVariance),
+        st.builds(LogSNR, positive),
+        st.builds(Timestep, st.integers(1, 9999)),
+    ),
     objective=st.builds(
         Objective,
         on=st.sampled_from(["noise", "image", "velocity"]),
         error=st.sampled_from(["l1", "mse", "huber"]),
-        times=st.one_of(st.builds(UniformTimes), st.builds(NormalLogSNR, st.floats(-9, 9), positive)),
+        times=st.one_of(
+            st.builds(UniformTimes),
+            st.builds(NormalLogSNR, st.floats(-9, 9), positive),
+            st.builds(TableTimes, st.integers(1, 9999)),
+        ),
     ),
     optim=st.builds(Optim, lr=positive, betas=st.tuples(st.floats(0, 0.999), st.floats(0, 0.9999))),
     ema=st.one_of(st.builds(Exponential, st.floats(0, 0.99999)), st.builds(Power, st.floats(0, 100))),

@@ -13,9 +13,10 @@ from ddim.parameterisation import (
     PredictsNoise,
     PredictsVelocity,
     SignalVariance,
+    Timestep,
 )
 from ddim.prediction import from_image, from_noise, from_velocity
-from ddim.schedules import Cosine, Level, LinearBeta, variance_preserving
+from ddim.schedules import Cosine, Level, Linear, LinearBeta, variance_preserving
 from oracles import normal, uniform
 
 ALL = [PredictsNoise(), PredictsImage(), PredictsVelocity(), PredictsEDM(), PredictsEDM(0.5)]
@@ -110,8 +111,18 @@ def test_the_network_is_told_what_its_conditioning_says():
         assert torch.allclose(LogSNR(scale=3.0)(t, at) * 3, odds.log())
 
 
+def test_a_timestep_is_the_index_of_the_entry_whose_level_it_is():
+    table = Linear(50, 1e-3, 0.3, clip="none", read="log_snr")
+    index = torch.arange(50, dtype=torch.float64)
+    t = (index + 1) / 50
+    told = Timestep(50)(t, table(t))
+    assert torch.allclose(told, index, rtol=0, atol=1e-9)
+    assert torch.allclose(table(t).alpha ** 2, table.powers[told.round().long()], rtol=1e-9)
+
+
 @pytest.mark.parametrize(
-    "make", [lambda: PredictsEDM(0.0), lambda: PredictsEDM(math.nan), lambda: LogSNR(0.0)]
+    "make",
+    [lambda: PredictsEDM(0.0), lambda: PredictsEDM(math.nan), lambda: LogSNR(0.0), lambda: Timestep(0)],
 )
 def test_impossible_choices_are_refused(make):
     with pytest.raises(UserError, match="must be above 0, got"):

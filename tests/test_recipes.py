@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from ddim.cli.train import RECIPES as NAMES
-from ddim.config import build, dump, load, write_recipe
+from ddim.config import Fixed, build, dump, load, override, write_recipe
 from ddim.errors import UserError
-from ddim.objective import Objective
-from ddim.parameterisation import NoiseVariance, PredictsNoise
-from ddim.recipes import RECIPES, fast, find, keras, seed, smoke
+from ddim.objective import Objective, TableTimes
+from ddim.parameterisation import NoiseVariance, PredictsNoise, Timestep
+from ddim.recipes import RECIPES, ddpm, fast, find, keras, seed, smoke
 from ddim.schedules import Cosine
 from oracles import made, normal, uniform
 
@@ -27,7 +27,8 @@ def test_a_recipe_makes_a_model_that_learns(name):
     model = made(lambda: build(recipe, 3))
     x0, eps = normal(2, 3, 32, 32, dtype=torch.float32), normal(2, 3, 32, 32, seed=1, dtype=torch.float32)
     t = recipe.objective.times(uniform(2), recipe.schedule)
-    loss = recipe.objective(model, x0, t, eps)
+    with torch.random.fork_rng(devices=[]):
+        loss = recipe.objective(model, x0, t, eps)
     assert loss.shape == (2,)
     loss.mean().backward()
     assert any(p.grad.abs().max() > 0 for p in model.parameters())
@@ -52,6 +53,39 @@ def test_the_originals_keep_their_hyper_parameters():
         assert not recipe.data.flip
     assert seed().net.widths == (32, 64, 96, 128)
     assert keras().net.widths == (32, 64, 96)
+
+
+def test_ddpm_keeps_its_hyper_parameters():
+    """Of Song et al.'s configuration for CIFAR-10."""
+    recipe = ddpm()
+    assert (recipe.optim.lr, recipe.optim.weight_decay, recipe.optim.betas) == (2e-4, 0.0, (0.9, 0.999))
+    assert (recipe.optim.batch, recipe.optim.clip, recipe.optim.decay) == (128, 1.0, "constant")
+    assert recipe.ema.decay == 0.9999
+    assert recipe.pixels == Fixed(0.5, 0.5)
+    assert recipe.data.flip
+    assert not recipe.data.dequantise
+    assert recipe.objective == Objective("noise", "mse", TableTimes(1000))
+    assert recipe.conditioning == Timestep(1000)
+    assert recipe.net.dropout == 0.1
+    # Ho et al. 2020, section 4: beta from 1e-4 to 0.02 in 1000 steps; the well-known last entry.
+    assert recipe.schedule(torch.ones(())).alpha.item() ** 2 == pytest.approx(4.036e-5, rel=1e-3)
+
+
+def test_ddpm_is_made_small_by_the_options_that_it_names():
+    small = override(ddpm(), {"net.width": "32", "net.groups": "8"})
+    count = sum(p.numel() for p in made(lambda: build(small, 3)).parameters())
+    assert 2_200_000 < count < 2_300_000
+
+
+def test_ddpm_is_asked_and_trained_at_the_entries_of_its_table_alone():
+    recipe = ddpm()
+    trained = recipe.objective.times(uniform(500), recipe.schedule)
+    asked = torch.cat([recipe.grid(steps, recipe.schedule) for steps in (1, 7, 20, 50, 1000)])
+    for t in (trained, asked):
+        index = recipe.conditioning(t, recipe.schedule(t))
+        assert torch.allclose(index, index.round(), rtol=0, atol=1e-9)
+        powers = recipe.schedule.powers[index.round().long()]
+        assert torch.allclose(recipe.schedule(t).alpha ** 2, powers, rtol=1e-9)
 
 
 @pytest.mark.parametrize("recipe", [fast(), smoke()], ids=["fast", "smoke"])

@@ -29,7 +29,7 @@ from ddim.nn.clear_unet import ClearUNetSpec
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.residual_unet import ResidualUNet
 from ddim.nn.unet import UNet
-from ddim.objective import NormalLogSNR, Objective, UniformTimes
+from ddim.objective import NormalLogSNR, Objective, TableTimes, UniformTimes
 from ddim.parameterisation import (
     LogSNR,
     NoiseVariance,
@@ -38,6 +38,7 @@ from ddim.parameterisation import (
     PredictsNoise,
     PredictsVelocity,
     SignalVariance,
+    Timestep,
 )
 from ddim.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC
 from ddim.schedules import Cosine, Linear, LinearBeta
@@ -62,8 +63,8 @@ class Data:
     channels: int | None = None
     flip: bool = True
     valid: float = 0.1
-
     dequantise: bool = False
+
     def __post_init__(self) -> None:
         check_size(self.size)
         if self.channels not in (None, 1, 3, 4):
@@ -224,7 +225,7 @@ class Recipe:
     net: UNetSpec | ResidualUNetSpec | DDPMUNetSpec | ClearUNetSpec = UNetSpec()
     schedule: Cosine | Linear | LinearBeta = Cosine()
     predicts: PredictsVelocity | PredictsNoise | PredictsImage | PredictsEDM = PredictsVelocity()
-    conditioning: LogSNR | NoiseVariance | SignalVariance = LogSNR()
+    conditioning: LogSNR | NoiseVariance | SignalVariance | Timestep = LogSNR()
     objective: Objective = Objective()
     optim: Optim = Optim()
     ema: Exponential | Power = Exponential()
@@ -254,21 +255,23 @@ KINDS: dict[str, type] = {
     "fixed": Fixed,
     "unet": UNetSpec,
     "residual_unet": ResidualUNetSpec,
+    "ddpm_unet": DDPMUNetSpec,
+    "clear_unet": ClearUNetSpec,
     "cosine": Cosine,
     "linear": Linear,
     "linear_beta": LinearBeta,
     "velocity": PredictsVelocity,
     "noise": PredictsNoise,
-    "ddpm_unet": DDPMUNetSpec,
-    "clear_unet": ClearUNetSpec,
     "image": PredictsImage,
     "edm": PredictsEDM,
     "noise_variance": NoiseVariance,
     "signal_variance": SignalVariance,
     "log_snr": LogSNR,
+    "timestep": Timestep,
     "objective": Objective,
     "uniform_times": UniformTimes,
     "normal_log_snr": NormalLogSNR,
+    "table_times": TableTimes,
     "optim": Optim,
     "exponential": Exponential,
     "power": Power,

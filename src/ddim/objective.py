@@ -60,6 +60,21 @@ class NormalLogSNR:
 
 
 @dataclass(frozen=True)
+class TableTimes:
+    """Each entry of a table of so many equally often: i / entries for i = 1 ... entries (Ho et al. 2020)."""
+
+    entries: int = 1000
+
+    def __post_init__(self) -> None:
+        if not self.entries > 0:
+            raise UserError(f"objective.times.entries must be above 0, got {self.entries}")
+
+    def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
+        """See `TimeDensity`."""
+        return ((uniform.double() * self.entries).floor() + 1) / self.entries
+
+
+@dataclass(frozen=True)
 class Objective:
     """Which error is made small: its kind, of which quantity, at which times.
 
@@ -68,7 +83,7 @@ class Objective:
 
     on: On = "noise"
     error: Error = "l1"
-    times: UniformTimes | NormalLogSNR = UniformTimes()
+    times: UniformTimes | NormalLogSNR | TableTimes = UniformTimes()
 
     def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """(B,) error on images x0 (B, C, H, W) in model units, noised to times t (B,) with eps like x0."""

@@ -108,6 +108,21 @@ class SignalVariance:
 
 
 @dataclass(frozen=True)
+class Timestep:
+    """The index, from 0, in a table of so many entries: entries * t - 1 (Ho et al. 2020)."""
+
+    entries: int = 1000
+
+    def __post_init__(self) -> None:
+        if not self.entries > 0:
+            raise UserError(f"conditioning.entries must be above 0, got {self.entries}")
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """See `Conditioning`."""
+        return self.entries * t.double() - 1
+
+
+@dataclass(frozen=True)
 class LogSNR:
     """The log-SNR divided by `scale`, so that the usual range lies in about [-1, 1] (Kingma et al. 2021)."""
 
