@@ -28,6 +28,8 @@ COMMANDS = {
     "sweep": "train many runs that differ in fields of their recipe",
     "runs": "list runs: how far they are, how good",
     "report": "show on one page what came of runs",
+    "export": "write a run as a pipeline of diffusers",
+    "import": "make a run of a pipeline of diffusers",
 }
 
 

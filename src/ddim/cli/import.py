@@ -1,0 +1,40 @@
+# ruff: noqa: N999  (the name of a command)
+"""`ddim import`: a model of diffusers as a run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+_EPILOG = """
+DIR is the folder of a DDIMPipeline or DDPMPipeline of diffusers, with DDPM's U-Net and weights in
+safetensors. `ddim sample` then makes its pictures; `ddim train --from RUN` goes on from its weights.
+
+examples:
+  ddim import ddpm-cifar10-32
+  ddim import pipeline --out runs/imported
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ddim import`."""
+    parser.usage = "ddim import DIR [--out RUN]"
+    parser.epilog = _EPILOG
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a pipeline folder of diffusers")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="the run folder (default runs/DIR-ddpm-N)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the run, print where it is."""
+    # Here, so that --help answers without torch.
+    from ddim.interop import import_
+    from ddim.tracking import read_json
+
+    made = import_(args.folder, args.out)
+    sys.stdout.write(f"a run to sample: {made}\n")
+    if read_json(made / "import.json")["clips"]:
+        sys.stdout.write(
+            "diffusers clips x0 to [-1, 1] at each step of this model, which ddim sample does not\n"
+        )
+    return 0

@@ -1,0 +1,389 @@
+"""Models of diffusers, in and out: DDPM's U-Net in a `DDIMPipeline` folder.
+
+What is theirs is written here as tables: how they name weights, and how their JSON says what a network and
+its noise are. Weights travel as safetensors, nothing is unpickled, and diffusers itself is not needed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddim import checkpoint, tracking
+from ddim.config import DDPMUNetSpec, Recipe, build, dump, load, write_recipe
+from ddim.ema import averaged
+from ddim.errors import UserError
+from ddim.files import make, write_atomic
+from ddim.generate import Trained
+from ddim.grids import Spaced
+from ddim.parameterisation import PredictsImage, PredictsNoise, PredictsVelocity, Timestep
+from ddim.pixels import Pixels
+from ddim.recipes import ddpm
+from ddim.runtime import choose
+from ddim.schedules import Linear
+
+VERSION = "0.42.1"
+"""The version of diffusers whose names and defaults these are."""
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+_NAMES = (
+    (r"^enter\.", "conv_in."),
+    (r"^tell\.0\.", "time_embedding.linear_1."),
+    (r"^tell\.2\.", "time_embedding.linear_2."),
+    (r"^norm\.", "conv_norm_out."),
+    (r"^leave\.", "conv_out."),
+    (r"^shrink\.(\d+)\.", r"down_blocks.\1.downsamplers.0.conv."),
+    (r"^grow\.(\d+)\.", r"up_blocks.\1.upsamplers.0.conv."),
+    (r"^middle\.(\d+)\.", r"mid_block.\1."),
+    (r"^(down|up)\.(\d+)\.(\d+)\.", r"\1_blocks.\2.\3."),
+    (r"\.(\d+)\.block\.", r".resnets.\1."),
+    (r"\.(\d+)\.attend\.", r".attentions.\1."),
+    (r"\.first_norm\.", ".norm1."),
+    (r"\.first\.", ".conv1."),
+    (r"\.told\.", ".time_emb_proj."),
+    (r"\.second_norm\.", ".norm2."),
+    (r"\.second\.", ".conv2."),
+    (r"\.project\.", ".conv_shortcut."),
+    (r"(attentions\.\d+)\.norm\.", r"\1.group_norm."),
+    (r"(attentions\.\d+)\.out\.", r"\1.to_out.0."),
+)
+"""Our names to theirs, one rule after the other."""
+
+_OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""How they named attention before version 0.17, to how they do."""
+
+_NETWORK = {
+    "center_input_sample": False,
+    "time_embedding_type": "positional",
+    "time_embedding_dim": None,
+    "mid_block_type": "UNetMidBlock2D",
+    "mid_block_scale_factor": 1,
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "act_fn": "silu",
+    "attn_norm_num_groups": None,
+    "resnet_time_scale_shift": "default",
+    "add_attention": True,
+    "class_embed_type": None,
+    "num_class_embeds": None,
+}
+"""What DDPM's network never is other than, by their name; these are their defaults."""
+
+_CHOSEN = {
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "norm_eps": 1e-5,
+    "dropout": 0.0,
+    "attention_head_dim": 8,
+    "freq_shift": 0,
+    "flip_sin_to_cos": True,
+    "downsample_padding": 1,
+}
+"""What we have an option for, and their default, which a file may leave out."""
+
+_NOISE = {
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "num_train_timesteps": 1000,
+    "beta_schedule": "linear",
+    "prediction_type": "epsilon",
+    "timestep_spacing": "leading",
+    "steps_offset": 0,
+    "trained_betas": None,
+    "rescale_betas_zero_snr": False,
+    "thresholding": False,
+}
+"""What their schedulers say of the noise, and their default."""
+
+_NEVER = ("steps_offset", "trained_betas", "rescale_betas_zero_snr", "thresholding")
+"""Of these, what can only be imported as it is here."""
+
+_BETAS = {"linear": "linear", "quad": "scaled_linear"}
+_PREDICTS = {PredictsNoise(): "epsilon", PredictsImage(): "sample", PredictsVelocity(): "v_prediction"}
+_EMBEDDINGS = {"sin_cos": (1, False), "cos_sin": (0, True)}
+_PADDINGS = {"same": 0, "strided": 1}
+
+
+def export(trained: Trained, folder: Path) -> None:
+    """Write a model as a `DDIMPipeline` folder of diffusers, new or empty, that samples the same images.
+
+    UserError, in one sentence, for what diffusers has no words for: other pixels, schedules, conditionings
+    and networks than DDPM's.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there and not an empty folder; name a new one to export to")
+    network = _network_config(trained)
+    noise = _noise_config(trained.recipe)
+    weights = to_diffusers(trained.model.net.state_dict())
+    for part in ("unet", "scheduler"):
+        make(folder / part)
+    write_atomic(folder / "unet" / WEIGHTS, _packed(weights))
+    tracking.write_json_atomic(folder / "unet" / "config.json", network)
+    tracking.write_json_atomic(folder / "scheduler" / "scheduler_config.json", noise)
+    index = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDIMScheduler"]}
+    # Last: with it the folder is a pipeline.
+    tracking.write_json_atomic(folder / "model_index.json", _headed("DDIMPipeline") | index)
+
+
+def import_(folder: Path, out: Path | None = None) -> Path:
+    """Make a run folder, `out` or under runs/, of a `DDIMPipeline` or `DDPMPipeline` of diffusers; the
+    folder.
+
+    The run has the recipe `ddpm` but for what their files say, no images, and is sampled in float32.
+    import.json says where it came from, and whether their pipeline clips x0 at each step, which our samplers
+    do not. UserError, in one sentence, for what is no DDPM.
+    """
+    network = _read(folder, "unet", "config.json")
+    noise = _read(folder, "scheduler", "scheduler_config.json")
+    recipe, channels = _recipe(network, noise)
+    with torch.random.fork_rng(devices=[]):
+        model = build(recipe, channels)
+    weights = _unpacked(_part(folder, "unet", WEIGHTS))
+    model.net.load_state_dict(from_diffusers(weights, model.net.state_dict()))
+    pixels, runtime = Pixels.fixed(0.5, 0.5, channels), choose(precision="fp32", compiling=False)
+    run = tracking.new_run_folder(out, str(folder), recipe.name)
+    clips = noise.get("clip_sample", True)
+    facts = {"folder": str(folder.resolve()), "clips": clips, "versions": tracking.versions()}
+    tracking.write_json_atomic(run / "import.json", facts)
+    (run / "recipe.yaml").write_text(write_recipe(recipe), encoding="utf-8")
+    document = {
+        "step": 0,
+        "pixels": asdict(pixels),
+        "channels": channels,
+        "classes": [],
+        "runtime": asdict(runtime),
+    }
+    checkpoint.save(
+        run / "checkpoints",
+        0,
+        {"model": model.state_dict(), "ema/default": averaged(model)},
+        {"state": document, "recipe": dump(recipe)},
+    )
+    return run
+
+
+def to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a `DDPMUNet` by the names, and in the shapes, of a `UNet2DModel`."""
+    theirs = {}
+    for name, value in state.items():
+        names = _theirs(name)
+        # Their attention is of linear layers, where ours is of convolutions of one pixel.
+        flat = value.flatten(1) if "attentions" in names[0] and value.ndim > 1 else value
+        theirs |= dict(zip(names, flat.chunk(len(names)), strict=True))
+    return theirs
+
+
+def from_diffusers(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a `UNet2DModel` by the names, and in the shapes, of the `DDPMUNet` that has this state.
+
+    UserError names the first that is missing, too many or of another size.
+    """
+    old = re.compile(rf"\b({'|'.join(_OLD)})\b")
+    left = {old.sub(lambda found: _OLD[found[0]], name): value for name, value in weights.items()}
+    ours = {}
+    for name, like in state.items():
+        names = _theirs(name)
+        parts = [left.pop(part) for part in names if part in left]
+        if len(parts) < len(names) or sum(part.numel() for part in parts) != like.numel():
+            raise UserError(
+                f"the weights do not fit their config.json: {names[0]} is missing or of another size"
+            )
+        ours[name] = torch.cat(parts).reshape(like.shape).to(like.dtype)
+    if left:
+        raise UserError(f"the weights do not fit their config.json, which has no place for {min(left)}")
+    return ours
+
+
+def _theirs(name: str) -> tuple[str, ...]:
+    """Their name of one of our weights; of queries, keys and values, which we keep in one, their three."""
+    for pattern, new in _NAMES:
+        name = re.sub(pattern, new, name)
+    return tuple(name.replace("qkv", part) for part in ("to_q", "to_k", "to_v")) if "qkv" in name else (name,)
+
+
+def _network_config(trained: Trained) -> dict[str, Any]:
+    """Their config.json of our network; UserError where it is not DDPM's."""
+    recipe, net, channels = trained.recipe, trained.recipe.net, trained.model.shape.channels
+    if not isinstance(net, DDPMUNetSpec):
+        raise UserError("export to diffusers needs net ddpm_unet, which this run has not")
+    wanted = {"scale_shift": False, "sde": False, "pyramid": False, "classes": 0, "augment": 0, "outputs": 1}
+    for name, value in wanted.items():
+        if getattr(net, name) != value:
+            raise UserError(
+                f"export to diffusers needs net.{name} {value}, this run has {getattr(net, name)}"
+            )
+    if net.embedding not in _EMBEDDINGS or net.resample not in _PADDINGS:
+        raise UserError(
+            f"export to diffusers needs net.embedding {' or '.join(_EMBEDDINGS)} and net.resample "
+            f"{' or '.join(_PADDINGS)}, this run has {net.embedding} and {net.resample}"
+        )
+    if net.multipliers[0] != 1 or (net.head is None and net.heads != 1):
+        raise UserError(
+            "export to diffusers needs net.multipliers that begin with 1, and net.heads 1 or net.head, "
+            f"this run has {net.multipliers} and {net.heads}"
+        )
+    half = (0.5,) * channels
+    if trained.pixels != Pixels(half, half):
+        raise UserError(
+            "export to diffusers needs pixels fixed with mean 0.5 and std 0.5, "
+            f"this run has {trained.pixels.mean} and {trained.pixels.std}"
+        )
+    shift, flip = _EMBEDDINGS[net.embedding]
+    down = ["AttnDownBlock2D" if attend else "DownBlock2D" for attend in net.attention]
+    return _headed("UNet2DModel") | {
+        "sample_size": list(recipe.data.size),
+        "in_channels": channels,
+        "out_channels": channels,
+        "block_out_channels": list(net.widths),
+        "down_block_types": down,
+        "up_block_types": [name.replace("Down", "Up") for name in reversed(down)],
+        "layers_per_block": net.blocks,
+        "norm_num_groups": net.groups,
+        "norm_eps": net.eps,
+        "dropout": net.dropout,
+        "attention_head_dim": net.head,
+        "freq_shift": shift,
+        "flip_sin_to_cos": flip,
+        "downsample_padding": _PADDINGS[net.resample],
+        **_NETWORK,
+    }
+
+
+def _noise_config(recipe: Recipe) -> dict[str, Any]:
+    """Their scheduler_config.json of our schedule and grid; UserError where they have no such table."""
+    table = recipe.schedule
+    if (
+        not isinstance(table, Linear)
+        or table.betas not in _BETAS
+        or (table.clip, table.read) != ("none", "log_snr")
+    ):
+        raise UserError(
+            "export to diffusers needs schedule linear, with betas linear or quad, clip none, read log_snr; "
+            f"this run has {dump(table, named=True)}"
+        )
+    if recipe.conditioning != Timestep(table.entries):
+        raise UserError(
+            f"export to diffusers needs conditioning timestep with entries {table.entries}, "
+            f"this run has {dump(recipe.conditioning, named=True)}"
+        )
+    if recipe.predicts not in _PREDICTS:
+        raise UserError("export to diffusers needs predicts noise, image or velocity, this run has edm")
+    return (
+        _headed("DDIMScheduler")
+        | _NOISE
+        | {
+            "beta_start": table.first,
+            "beta_end": table.last,
+            "num_train_timesteps": table.entries,
+            "beta_schedule": _BETAS[table.betas],
+            "prediction_type": _PREDICTS[recipe.predicts],
+            "timestep_spacing": "leading" if recipe.grid == Spaced(table.entries, "leading") else "trailing",
+            "clip_sample": False,
+            "set_alpha_to_one": True,
+        }
+    )
+
+
+def _recipe(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[Recipe, int]:
+    """The recipe `ddpm` with what their two files say, and the channels of its images."""
+    net: dict[str, Any] = {**_CHOSEN, **network}
+    table: dict[str, Any] = {**_NOISE, **noise}
+    for name, kind in {"block_out_channels": list, "down_block_types": list, "in_channels": int}.items():
+        if not isinstance(net.get(name), kind) or not net[name]:
+            raise UserError(f"config.json is not that of a UNet2DModel: its {name} is {net.get(name)}")
+    widths, down, channels = net["block_out_channels"], net["down_block_types"], net["in_channels"]
+    up = [str(kind).replace("Down", "Up") for kind in reversed(down)]
+    _same(network, {**_NETWORK, "out_channels": channels, "up_block_types": up}, "config.json")
+    _same(noise, {name: _NOISE[name] for name in _NEVER}, "scheduler_config.json")
+    if not {*down} <= {"DownBlock2D", "AttnDownBlock2D"} or any(width % widths[0] for width in widths):
+        raise UserError(
+            "config.json can be imported with DownBlock2D and AttnDownBlock2D, and block_out_channels that "
+            f"are multiples of the first, got {down} and {widths}"
+        )
+    tree, size = dump(ddpm()), net.get("sample_size")
+    entries = table["num_train_timesteps"]
+    tree["data"]["size"] = size if isinstance(size, list) else [size, size]
+    tree["net"] = {
+        "kind": "ddpm_unet",
+        "width": widths[0],
+        "multipliers": [width // widths[0] for width in widths],
+        "blocks": net["layers_per_block"],
+        "attention": [kind == "AttnDownBlock2D" for kind in down],
+        "head": net["attention_head_dim"],
+        "groups": net["norm_num_groups"],
+        "eps": net["norm_eps"],
+        "dropout": net["dropout"],
+        "embedding": _back(_EMBEDDINGS, (net["freq_shift"], net["flip_sin_to_cos"]), "freq_shift"),
+        "resample": _back(_PADDINGS, net["downsample_padding"], "downsample_padding"),
+    }
+    tree["schedule"] |= {
+        "entries": entries,
+        "first": table["beta_start"],
+        "last": table["beta_end"],
+        "betas": _back(_BETAS, table["beta_schedule"], "beta_schedule"),
+    }
+    tree["predicts"] = dump(_back(_PREDICTS, table["prediction_type"], "prediction_type"), named=True)
+    tree["conditioning"]["entries"] = tree["objective"]["times"]["entries"] = entries
+    tree["grid"] |= {"entries": entries, "spacing": table["timestep_spacing"]}
+    return load(tree), channels
+
+
+def _same(given: Mapping[str, Any], wanted: Mapping[str, Any], file: str) -> None:
+    """UserError where a file says something else than what is wanted; what it leaves out is so."""
+    for name, value in wanted.items():
+        if given.get(name, value) != value:
+            raise UserError(f"{file} has {name} {given[name]}, where only {value} can be imported")
+
+
+def _back(table: Mapping[Any, Any], value: Any, name: str) -> Any:  # noqa: ANN401  (a row of any table)
+    """Our name of what they call `value`; UserError where we have none."""
+    for ours, theirs in table.items():
+        if theirs == value:
+            return ours
+    raise UserError(
+        f"{name} must be one of {', '.join(map(str, table.values()))} to be imported, got {value}"
+    )
+
+
+def _headed(kind: str) -> dict[str, Any]:
+    return {"_class_name": kind, "_diffusers_version": VERSION}
+
+
+def _part(folder: Path, part: str, file: str) -> Path:
+    """A file of a pipeline, in a folder of its own or, in older ones, beside the others; else UserError."""
+    for path in (folder / part / file, folder / file):
+        if path.is_file():
+            return path
+    raise UserError(f"{folder} holds no {part}/{file}, which a diffusers pipeline with safetensors has")
+
+
+def _read(folder: Path, part: str, file: str) -> dict[str, Any]:
+    found = tracking.read_json(_part(folder, part, file))
+    if not isinstance(found, dict):
+        raise UserError(f"{part}/{file} of {folder} is not a table")
+    return found
+
+
+def _packed(tensors: Mapping[str, Tensor]) -> bytes:
+    from safetensors.torch import save
+
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    # Without this word diffusers does not know whose tensors they are.
+    return save(plain, metadata={"format": "pt"})
+
+
+def _unpacked(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(path.read_bytes())
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be read as safetensors: {error}") from error
