@@ -42,6 +42,7 @@ GUIDED, EDITED = "test_guidance.py::", "editing/test_editing.py::"
 UNET = "nn/test_unet.py::test_the_network_is_the_one_described_layer_by_layer"
 ORIGINAL = "nn/test_residual_unet.py::test_the_network_is_the_original_layer_by_layer"
 SCORED = "test_scores.py::"
+DDPM_UNET = "nn/test_ddpm_unet.py::"
 
 MUTANTS = [
     # Schedules and grids
@@ -1325,6 +1326,148 @@ MUTANTS = [
         "each[k, part] =",
         "each[k, part.flip(0)] =",
         "training/test_loop.py::test_the_errors_by_log_snr_are_those_of_each_image_alone",
+    ),
+    # The networks of the literature, the recipe ddpm, diffusers
+    _(
+        "scale taken for shift in the blocks of improved DDPM",
+        "nn/ddpm_unet.py",
+        "scale, shift = told.chunk(2, dim=1)",
+        "shift, scale = told.chunk(2, dim=1)",
+        DDPM_UNET + "test_improved_ddpm_and_adm_are_those_of_diffusers_where_it_has_them",
+    ),
+    _(
+        "zeros before instead of after",
+        "nn/ddpm_unet.py",
+        "F.pad(x, (0, 1, 0, 1)) if self.same",
+        "F.pad(x, (1, 0, 1, 0)) if self.same",
+        DDPM_UNET + "test_it_is_the_ddpm_of_diffusers",
+    ),
+    _(
+        "sum of a block not scaled",
+        "nn/ddpm_unet.py",
+        "return (self.project(self.resize(x)) + h) * self.root",
+        "return self.project(self.resize(x)) + h",
+        DDPM_UNET + "test_the_score_networks_are_those_described_layer_by_layer",
+    ),
+    _(
+        "every block of a level attends on the way up",
+        "nn/ddpm_unet.py",
+        "(not spec.sde or k == spec.blocks)",
+        "(not spec.sde or k <= spec.blocks)",
+        DDPM_UNET + "test_the_parameters_are_as_many_as_in_the_originals",
+    ),
+    _(
+        "pyramid forgets what entered before",
+        "nn/ddpm_unet.py",
+        "image = x = (x + self.pyramid[level - 1](image)) * self.root",
+        "x = (x + self.pyramid[level - 1](image)) * self.root",
+        DDPM_UNET + "test_any_size_and_channels_start_as_the_zero_function",
+    ),
+    _(
+        "upsampling at the brightness of a quarter",
+        "nn/ddpm_unet.py",
+        "F.conv_transpose2d(x, 4 * weight",
+        "F.conv_transpose2d(x, weight",
+        DDPM_UNET + "test_filters_halve_and_double_and_keep_the_mean_of_what_is_inside",
+    ),
+    _(
+        "null class told as class 0",
+        "nn/ddpm_unet.py",
+        "self.label(label.clamp(min=0)) * (label >= 0)[:, None]",
+        "self.label(label.clamp(min=0))",
+        DDPM_UNET + "test_a_class_is_told_to_its_image_and_none_is_the_null_class",
+    ),
+    _(
+        "projection at full resolution rounded",
+        "nn/ddpm_unet.py",
+        "made = block(now, widths[level], exact=level == 0)",
+        "made = block(now, widths[level])",
+        DDPM_UNET + "test_the_path_of_the_image_at_full_resolution_stays_float32_under_autocast",
+    ),
+    _(
+        "blocks that do not start as their shortcut",
+        "nn/ddpm_unet.py",
+        "zeroed(module.second)",
+        "zeroed(module.told)",
+        DDPM_UNET + "test_every_block_starts_as_its_shortcut",
+    ),
+    _(
+        "slowest speed one short of the end",
+        "nn/embedding.py",
+        "max(1, half - 1)",
+        "max(1, half)",
+        "nn/test_embedding.py::test_indices_turn_at_speeds_from_one_to_a_ten_thousandth",
+    ),
+    _(
+        "weights for the norm before attention",
+        "nn/clear_unet.py",
+        "self.norm = nn.GroupNorm(groups, channels, _EPS, affine=False)",
+        "self.norm = nn.GroupNorm(groups, channels, _EPS)",
+        "nn/test_clear_unet.py::test_the_parameters_are_as_many_as_in_the_original",
+    ),
+    _(
+        "index counted from one",
+        "parameterisation.py",
+        "self.entries * t.double() - 1",
+        "self.entries * t.double()",
+        "test_parameterisation.py::test_a_timestep_is_the_index_of_the_entry_whose_level_it_is",
+        "test_recipes.py::test_ddpm_is_asked_and_trained_at_the_entries_of_its_table_alone",
+    ),
+    _(
+        "entries of a table drawn from zero",
+        "objective.py",
+        "(uniform.double() * self.entries).floor() + 1",
+        "(uniform.double() * self.entries).floor()",
+        "test_objective.py::test_each_entry_of_a_table_is_trained_equally_often",
+    ),
+    _(
+        "quad without its square",
+        "schedules.py",
+        "return line(self.first**0.5, self.last**0.5) ** 2",
+        "return line(self.first, self.last)",
+        SCHEDULES + "test_each_table_is_the_product_of_its_fractions",
+    ),
+    _(
+        "grains for 255 values",
+        "data/transforms.py",
+        "(images.float() + grain) / 256",
+        "(images.float() + grain) / 255",
+        "data/test_transforms.py::test_dequantised_images_fill_the_unit_interval_evenly_and_floor_to_what_they_were",
+    ),
+    _(
+        "dropout of the caller's stream",
+        "training/engine.py",
+        'torch.default_generator.set_state(stream("cpu", seed, use, step).get_state())',
+        "pass",
+        "training/test_loop.py::test_dropout_is_a_function_of_seed_and_step",
+    ),
+    _(
+        "one dropout for all steps",
+        "training/loop.py",
+        "streaming(runtime.device, seed, DROPOUT, self.step)",
+        "streaming(runtime.device, seed, DROPOUT, 0)",
+        "training/test_loop.py::test_the_dropout_of_a_step_is_not_that_of_another",
+    ),
+    _(
+        "keys exported as queries",
+        "interop.py",
+        'for part in ("to_q", "to_k", "to_v")',
+        'for part in ("to_k", "to_q", "to_v")',
+        "test_interop.py::test_an_exported_network_gives_the_same_output",
+    ),
+    _(
+        "diffusers left to clip",
+        "interop.py",
+        '"clip_sample": False',
+        '"clip_sample": True',
+        "test_interop.py::test_diffusers_opens_an_exported_run_and_makes_the_same_pictures",
+    ),
+    _(
+        "other pixels exported",
+        "interop.py",
+        "if trained.pixels != Pixels(half, half):",
+        "if not trained.pixels:",
+        "test_interop.py::test_what_diffusers_has_no_words_for_is_refused_in_one_sentence",
     ),
 ]
 

@@ -7,6 +7,7 @@
 | `blocks`      | 2          | 3               | 4          | 4          | 3               |
 | attends at    | 16 pixels  | 16 and 8 pixels | 16 pixels  | 16 pixels  | 32, 16, 8       |
 | `heads`       | 1          | 4               | 1          | 1          | of 64 channels  |
+| `eps`         | 1e-6       | 1e-5            | 1e-6       | 1e-6       | 1e-5            |
 | `embedding`   | sin_cos    | cos_sin         | sin_cos    | fourier    | cos_sin         |
 | `scale_shift` | no         | yes             | no         | no         | yes             |
 | `resample`    | same       | strided         | box        | blur       | box             |
