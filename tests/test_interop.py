@@ -217,6 +217,7 @@ def test_nothing_is_written_over(run, tmp_path):
         ("unet", "config.json", {"block_out_channels": [32, 64]}, "of another size"),
         ("scheduler", SCHEDULER, {"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule must be one of"),
         ("scheduler", SCHEDULER, {"trained_betas": [0.1]}, "trained_betas"),
+        ("scheduler", SCHEDULER, {"set_alpha_to_one": False}, "set_alpha_to_one False, where only True"),
         ("scheduler", SCHEDULER, {"prediction_type": "flow"}, "prediction_type must be one of"),
         ("scheduler", SCHEDULER, {"timestep_spacing": "linspace"}, "grid.spacing must be one of"),
     ],

@@ -95,6 +95,7 @@ _NOISE = {
     "beta_schedule": "linear",
     "prediction_type": "epsilon",
     "timestep_spacing": "leading",
+    "set_alpha_to_one": True,
     "steps_offset": 0,
     "trained_betas": None,
     "rescale_betas_zero_snr": False,
@@ -102,7 +103,7 @@ _NOISE = {
 }
 """What their schedulers say of the noise, and their default."""
 
-_NEVER = ("steps_offset", "trained_betas", "rescale_betas_zero_snr", "thresholding")
+_NEVER = ("set_alpha_to_one", "steps_offset", "trained_betas", "rescale_betas_zero_snr", "thresholding")
 """Of these, what can only be imported as it is here."""
 
 _BETAS = {"linear": "linear", "quad": "scaled_linear"}
@@ -133,12 +134,11 @@ def export(trained: Trained, folder: Path) -> None:
 
 
 def import_(folder: Path, out: Path | None = None) -> Path:
-    """Make a run folder, `out` or under runs/, of a `DDIMPipeline` or `DDPMPipeline` of diffusers; the
-    folder.
+    """Make a run folder, `out` or one under runs/, of a pipeline folder of diffusers, and return it.
 
-    The run has the recipe `ddpm` but for what their files say, no images, and is sampled in float32.
-    import.json says where it came from, and whether their pipeline clips x0 at each step, which our samplers
-    do not. UserError, in one sentence, for what is no DDPM.
+    DDIM's or DDPM's pipeline. The run has the recipe `ddpm` but for what their files say, no images, and is
+    sampled in float32. import.json says where it came from, and whether their pipeline clips x0 at each step,
+    which our samplers do not. UserError, in one sentence, for what is no DDPM.
     """
     network = _read(folder, "unet", "config.json")
     noise = _read(folder, "scheduler", "scheduler_config.json")
@@ -286,7 +286,6 @@ def _noise_config(recipe: Recipe) -> dict[str, Any]:
             "prediction_type": _PREDICTS[recipe.predicts],
             "timestep_spacing": "leading" if recipe.grid == Spaced(table.entries, "leading") else "trailing",
             "clip_sample": False,
-            "set_alpha_to_one": True,
         }
     )
 
