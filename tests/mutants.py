@@ -1208,6 +1208,13 @@ MUTANTS = [
     ),
     # Memorisation and diagnostics
     _(
+        "mirrored images have the features of the plain ones",
+        "reference.py",
+        'facts += ["mirrored"] if self.mirrored else []',
+        "facts += []",
+        "test_memorisation.py::test_features_tell_copies_too_and_those_of_images_are_asked_for_once",
+    ),
+    _(
         "copies judged by distance alone",
         "metrics/neighbours.py",
         "np.divide(self.distances[:, 0], mean,",

@@ -100,16 +100,23 @@ class Sums:
         return torch.nn.functional.adaptive_avg_pool2d(images, 8).flatten(1)
 
 
-def test_features_tell_copies_too_and_are_asked_for_once_a_set():
+def test_features_tell_copies_too_and_those_of_images_are_asked_for_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path))
     train, valid = smooth(300, 0), smooth(100, 1)
-    extractor, seen = Extractor("sums", "0" * 64, "none", 192, Sums()), []
+    extractor, seen = Extractor("sums", "0" * 64, "none", 192, Sums()), {}
     images = own(train, valid)
     copies = noisy(train[:60], 4)
-    found = of_features(images, copies, True, extractor, lambda done, total: seen.append((done, total)))
+    found = of_features(images, copies, True, extractor, lambda what, *done: seen.update({what: done}))
     assert found.memorised
     assert found.space == "sums features"
-    assert seen[-1] == (760, 760)
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    every = {"pictures": (60, 60), "training": (300, 300), "held out": (100, 100), "mirrored": (300, 300)}
+    assert seen == every
+    seen.clear()
+    mirrored = np.ascontiguousarray(copies[:, :, ::-1])
+    again = of_features(images, mirrored, True, extractor, lambda what, *done: seen.update({what: done}))
+    assert again.memorised
+    assert seen == {"pictures": (60, 60)}
+    assert not of_features(images, mirrored, False, extractor).memorised
     assert not of_features(images, smooth(60, 5), True, extractor).memorised
 
 

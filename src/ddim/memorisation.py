@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,10 +19,11 @@ import numpy as np
 from ddim import plots
 from ddim.errors import UserError
 from ddim.estimates import Estimate
-from ddim.metrics import features
+from ddim.metrics.features import Extractor, extract
 from ddim.metrics.neighbours import Embed, Neighbours, mirrored, nearest, plain, standardised
 from ddim.metrics.proportions import interval, threshold
 from ddim.own_images import OwnImages
+from ddim.reference import Chosen, features_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -148,23 +150,26 @@ def of_features(
     own: OwnImages,
     pictures: np.ndarray,
     flip: bool,
-    extractor: features.Extractor,
-    progress: Callable[[int, int], None] | None = None,
+    extractor: Extractor,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Verdict:
-    """The verdict by the features of an extractor on pictures (N, H, W, C) uint8."""
-    train, valid = own.images.pixels[own.train], own.images.pixels[own.valid]
-    sets = [pictures, train, valid] + ([mirrored(train)] if flip else [])
-    total, done, rows = sum(map(len, sets)), 0, []
-    for images in sets:
-        before = done
+    """The verdict by the features of an extractor on pictures (N, H, W, C) uint8; those of images are kept.
 
-        def tell(part: int, _: int, before: int = before) -> None:
-            if progress:
-                progress(before + part, total)
+    `progress` is called with "pictures", "held out", "training" or "mirrored", how many are done and of how
+    many.
+    """
 
-        rows.append(features.extract(extractor, images, progress=tell))
-        done += len(images)
-    return judge(*rows[:3], also=rows[3] if flip else None, embed=plain, space=f"{extractor.name} features")
+    def kept(what: str, which: np.ndarray, mirrored: bool = False) -> np.ndarray:
+        return features_of(Chosen(own.images, which, "", what, mirrored), extractor, partial(progress, what))
+
+    return judge(
+        extract(extractor, pictures, progress=partial(progress, "pictures")),
+        kept("training", own.train),
+        kept("held out", own.valid),
+        also=kept("mirrored", own.train, mirrored=True) if flip else None,
+        embed=plain,
+        space=f"{extractor.name} features",
+    )
 
 
 def duplicates(own: OwnImages, flip: bool) -> Duplicates:

@@ -47,17 +47,22 @@ class Reference:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Images, which of them (N,) are meant, and the names of their source and part."""
+    """Images, which of them (N,) are meant, and the names of their source and part.
+
+    `mirrored`: left and right exchanged.
+    """
 
     images: Images
     which: np.ndarray
     source: str
     part: str
+    mirrored: bool = False
 
     def identity(self, extractor: Extractor) -> str:
         """SHA-256 (hex) of all that the features of these images are a function of."""
         which = hashlib.sha256(np.ascontiguousarray(self.which, np.int64).tobytes()).hexdigest()
         facts = [self.images.fingerprint, which, extractor.name, extractor.weights, extractor.resize]
+        facts += ["mirrored"] if self.mirrored else []
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -96,7 +101,8 @@ def features_of(
             begin(file, (len(of.which), extractor.dimensions))
             for first in range(0, len(of.which), BATCH):
                 part = of.which[first : first + BATCH]
-                file.write(extractor(gather(of.images, part)).numpy().tobytes())
+                pixels = gather(of.images, part)
+                file.write(extractor(pixels.flip(3) if of.mirrored else pixels).numpy().tobytes())
                 forget(of.images.pixels)
                 if progress:
                     progress(first + len(part), len(of.which))

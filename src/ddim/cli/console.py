@@ -31,6 +31,18 @@ def decoding() -> Callable[[int, int], None]:
     return show
 
 
+def working() -> Callable[[str, int, int], None]:
+    """A progress callback for work on images: lines on standard error now and then, how many of what."""
+    last = [time.monotonic()]
+
+    def show(what: str, done: int, total: int) -> None:
+        if time.monotonic() - last[0] > 5:
+            last[0] = time.monotonic()
+            sys.stderr.write(f"{what}: {done:,} of {total:,}\n")
+
+    return show
+
+
 def clock(seconds: float) -> str:
     """90 -> "1:30", 3700 -> "1:01:40"."""
     minutes, seconds = divmod(round(seconds), 60)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print the numbers and where the record lies."""
     only(args, "evaluate", "sampler", "grid")
     # Here, so that --help answers without torch.
+    from ddim.cli.console import working
     from ddim.evaluation import Pictures, evaluate, is_run
     from ddim.metrics.features import DEFAULT, find
     from ddim.reference import Reference
@@ -78,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         Reference(args.data, args.part),
         extractor=find(args.features or DEFAULT, args.features_weights),
         out=args.out,
-        progress=_progress(),
+        progress=working(),
     )
     sys.stdout.write("\n".join(_lines(found)) + "\n")
     return 0
@@ -116,15 +115,3 @@ def _lines(found: Evaluation) -> list[str]:
         f"{spent['metrics']:.0f} s of metrics: {found.folder}/record.json"
     )
     return lines
-
-
-def _progress() -> Callable[[str, int, int], None]:
-    """Lines on standard error now and then: how many of what are done."""
-    last = [time.monotonic()]
-
-    def show(what: str, done: int, total: int) -> None:
-        if time.monotonic() - last[0] > 5:
-            last[0] = time.monotonic()
-            sys.stderr.write(f"{what}: {done:,} of {total:,}\n")
-
-    return show

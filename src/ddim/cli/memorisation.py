@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim import diagnostics, memorisation, tracking
     from ddim.calibration import gap
     from ddim.checkpoint import MANIFEST
-    from ddim.cli.console import decoding
+    from ddim.cli.console import decoding, working
     from ddim.generate import generate, load
     from ddim.metrics import features
     from ddim.own_images import own_images
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if extractor is None:
         verdict = memorisation.of_run(own, pictures, flip)
     else:
-        verdict = memorisation.of_features(own, pictures, flip, extractor)
+        verdict = memorisation.of_features(own, pictures, flip, extractor, working())
     apart = None
     if len(own.valid) > 1:
         count = diagnostics.LEVELS

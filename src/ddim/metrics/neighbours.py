@@ -65,7 +65,8 @@ def mirrored(images: np.ndarray) -> np.ndarray:
 
 def plain(rows: np.ndarray) -> Tensor:
     """(N, ...) numbers as (N, d) float32: features as they are."""
-    return torch.from_numpy(np.ascontiguousarray(rows)).float().flatten(1)
+    # A copy: memory maps cannot be written, which torch minds.
+    return torch.tensor(np.asarray(rows), dtype=torch.float32).flatten(1)
 
 
 def nearest(
