@@ -1,6 +1,6 @@
 """What speed costs in quality: image MAE by noise level after the same training in bf16 and in float32.
 
-    python benchmarks/precision.py DATA [--recipes seed,keras,fast] [--images 20000]
+    python benchmarks/precision.py DATA [--recipes seed,keras,fast] [--images 20000] [--size 64]
 
 Two compiled runs of each recipe that differ in precision alone, from the same weights, on the same images,
 times and noise; then the averaged weights of each, in the precision that they were trained in, on the same
@@ -16,6 +16,7 @@ from dataclasses import replace
 import torch
 
 from ddim.config import Recipe
+from ddim.data import parse_size
 from ddim.data.transforms import batch as gather
 from ddim.noise import Noise
 from ddim.recipes import find
@@ -67,11 +68,12 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--recipes", default="seed,keras,fast")
     parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--size", default="64", help="of the images, in pixels (default 64)")
     args = parser.parse_args()
     quick = choose(precision="bf16", compiling=True)
     for name in args.recipes.split(","):
         recipe = find(name)
-        recipe = replace(recipe, data=replace(recipe.data, source=args.data))
+        recipe = replace(recipe, data=replace(recipe.data, source=args.data, size=parse_size(args.size)))
         parts = opened(recipe, None)
         print(f"recipe {name}, {args.images} images", flush=True)
         rounded, exact = (
