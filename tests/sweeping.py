@@ -26,8 +26,8 @@ with checkpoint.lock(run):
     with (run / "begun").open("a") as begun:
         print(done, file=begun)
     for step in range(done + 1, {STEPS} + 1):
-        time.sleep(pause)
         print(json.dumps({{"step": step, "images": step}}), file=log, flush=True)
+        time.sleep(pause)
     if done < {STEPS}:
         with (run / "ended").open("a") as ended:
             print("ended", file=ended)

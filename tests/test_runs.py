@@ -130,7 +130,7 @@ def test_fields_have_the_paths_that_options_have(name):
     recipe = RECIPES[name]()
     found = runs.fields(dump(recipe))
     assert list(found) == [path for path, _, _ in flat(recipe) if path != "name"]
-    assert found["schedule"] == "cosine"
+    assert found["schedule"] == dump(recipe.schedule, named=True)["kind"]
     assert found["data.flip"] == str(recipe.data.flip).lower()
     assert found["data.channels"] == "none"
     assert found["data.size"] == ",".join(map(str, recipe.data.size))

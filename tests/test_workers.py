@@ -140,7 +140,8 @@ def test_a_full_disk_stops_the_worker_and_not_the_trial(tmp_path):
 def test_ctrl_c_ends_the_child_and_frees_the_trial_at_once(tmp_path, number):
     planned = sweeping.sweep(tmp_path, ["a"])
     run = planned.run(planned.trials[0])
-    worker = start(tmp_path, lease=600, pause=0.5)
+    # Long steps: the signal must come before their end on any machine.
+    worker = start(tmp_path, lease=600, pause=10)
     until(lambda: sweeping.lines(run / "metrics.jsonl"))
     worker.send_signal(number)
     _, said = worker.communicate(timeout=30)
