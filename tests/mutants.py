@@ -1476,6 +1476,13 @@ MUTANTS = [
         "if not trained.pixels:",
         "test_interop.py::test_what_diffusers_has_no_words_for_is_refused_in_one_sentence",
     ),
+    _(
+        "a report ranks by FID of a few images",
+        "results.py",
+        "min(self.pictures, self.reference[-1]) >= least",
+        "True",
+        "test_reports.py::test_what_there_are_too_few_images_for_is_not_ranked",
+    ),
 ]
 
 

@@ -106,6 +106,17 @@ def test_what_is_large_when_it_is_good_is_marked_so(tmp_path):
     assert [row["Recall ↑"].best for row in rows] == [False, True]
 
 
+def test_what_there_are_too_few_images_for_is_not_ranked(tmp_path):
+    """A FID needs as many images as there are dimensions, 1280; here the reference has 700."""
+    for k in range(2):
+        folder = make(tmp_path / str(k), optim={**make_optim(), "lr": 10.0**-k})
+        with_record(folder, kid=0.1 + k, fid=10.0 + k)
+    rows, notes = table(runs.find(tmp_path))
+    assert [row["KID ↓"].best for row in rows] == [True, False]
+    assert [row["FID ↓"].best for row in rows] == [False, False]
+    assert "Too few images to rank by FID." in notes
+
+
 def test_errors_of_different_schedules_are_not_ranked(tmp_path):
     make(tmp_path / "cosine", errors={"image_mae": 0.1})
     make(tmp_path / "linear", errors={"image_mae": 0.2}, schedule={"kind": "linear"})

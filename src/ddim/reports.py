@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ddim import figures, plots, results
+from ddim import figures, plots, results, scores
 from ddim.errors import UserError
 from ddim.files import make, write_atomic
 from ddim.pages import MARK, Block, Cell, Heading, Picture, Strips, Table, Text, to_html, to_markdown
@@ -137,7 +137,9 @@ def _table(rows: Sequence[Configuration], judged: Way | None) -> Table:
     fields = list(rows[0].choice)
     found = [results.numbers(row, judged) for row in rows]
     metrics = [name for name in METRICS if any(name in numbers for numbers in found)]
-    best = {name: _best(name, rows, found) for name in metrics}
+    best = {
+        name: _best(name, rows, found) if judged is None or judged.ranks(name) else None for name in metrics
+    }
     lines = []
     for k, (row, numbers) in enumerate(zip(rows, found, strict=True)):
         finished = sum(run.state == "finished" for run in row.runs)
@@ -180,6 +182,9 @@ def _notes(rows: Sequence[Configuration], judged: Way | None) -> list[str]:
             f"(part {part}, {'x'.join(map(str, size))}), by features of {judged.extractor} "
             f"(weights {judged.weights[:8]}, {judged.resize}); [ ] are 95 % intervals of one run."
         )
+        unranked = [METRICS[name][0] for name in scores.METRICS if not judged.ranks(name)]
+        if unranked:
+            notes.append(f"Too few images to rank by {', '.join(unranked)}.")
         for row in rows:
             unlike = [results.unlike(way, judged) for way in results.other_ways(row, judged)]
             notes += [f"Not comparable: {row.name}, judged with {text}." for text in unlike]

@@ -13,19 +13,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ddim import runs
+from ddim import runs, scores
 from ddim.runs import Run
 
 METRICS = {
     "image_mae": ("Image MAE", -1),
     "noise_mae": ("Noise MAE", -1),
-    "kid": ("KID", -1),
-    "fid": ("FID", -1),
+    **{
+        name: (metric.title[0].upper() + metric.title[1:], -1 if metric.lower_is_better else 1)
+        for name, metric in scores.METRICS.items()
+    },
     "fid_infinity": ("FID of infinitely many", -1),
-    "precision": ("Precision", 1),
-    "recall": ("Recall", 1),
-    "density": ("Density", 1),
-    "coverage": ("Coverage", 1),
 }
 """Title of each metric, and whether it is good that it is small (-1) or large (1)."""
 
@@ -72,8 +70,14 @@ class Way:
     extractor: str
     weights: str
     resize: str
+    dimensions: int
     reference: tuple[str, str, tuple[int, ...], int]
     pictures: int
+
+    def ranks(self, metric: str) -> bool:
+        """Whether there are images enough to rank by a metric."""
+        least = scores.METRICS[metric].needs(self.dimensions) if metric in scores.METRICS else 0
+        return min(self.pictures, self.reference[-1]) >= least
 
 
 def configurations(found: Iterable[Run]) -> list[Configuration]:
@@ -111,7 +115,7 @@ def way(record: Mapping[str, Any]) -> Way:
     """How the evaluation of a record was made."""
     features, reference = record["features"], record["reference"]
     against = reference["fingerprint"], reference["part"], tuple(reference["size"]), reference["images"]
-    names = features["extractor"], features["weights"], features["resize"]
+    names = features["extractor"], features["weights"], features["resize"], features["dimensions"]
     return Way(*names, against, record["generated"]["images"])
 
 

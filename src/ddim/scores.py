@@ -37,6 +37,10 @@ class Metric:
     biased: bool
     least: int
 
+    def needs(self, dimensions: int) -> int:
+        """How many images it takes to rank by this metric on features of so many dimensions."""
+        return self.least or dimensions
+
 
 METRICS = {
     "kid": Metric("KID", lower_is_better=True, biased=False, least=100),
@@ -151,7 +155,7 @@ def comparable(one: dict[str, Any], other: dict[str, Any], metric: str) -> str |
             f"{read_as.title} depends on how many images there are, and the numbers differ: "
             f"{counts[0]:,} and {counts[1]:,}"
         )
-    least = read_as.least or a["dimensions"]
+    least = read_as.needs(a["dimensions"])
     few = min(*counts, one["reference"]["images"])
     if few < least:
         return f"{few:,} images are too few to rank by {read_as.title}, which needs at least {least:,}"
