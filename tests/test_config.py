@@ -29,21 +29,24 @@ from ddim.config import (
     read_recipe,
     write_recipe,
 )
-from ddim.ema import Exponential, Power
+from ddim.ema import Exponential, HalfLife, Power
 from ddim.errors import UserError
 from ddim.grids import Listed, Quadratic, Uniform, UniformLogSNR
-from ddim.objective import NormalLogSNR, Objective, TableTimes, UniformTimes
+from ddim.objective import EDMWeight, NormalLogSNR, Objective, TableTimes, UniformTimes, Unweighted
 from ddim.parameterisation import (
+    CNoise,
     LogSNR,
     NoiseVariance,
     PredictsEDM,
     PredictsImage,
     PredictsNoise,
+    PredictsScore,
     SignalVariance,
+    Time,
     Timestep,
 )
 from ddim.samplers import DDIM
-from ddim.schedules import Cosine, Linear, LinearBeta
+from ddim.schedules import Cosine, KarrasSigma, Linear, LinearBeta
 from oracles import made
 
 positive = st.floats(1e-6, 1e6)
@@ -70,7 +73,7 @@ recipes = st.builds(
         valid=st.floats(0, 0.99),
         dequantise=st.booleans(),
     ),
-    pixels=st.one_of(st.builds(Measured), st.builds(Fixed, positive, positive)),
+    pixels=st.one_of(st.builds(Measured, positive), st.builds(Fixed, positive, positive)),
     net=st.one_of(
         levels.map(lambda level: UNetSpec(*level)),
         st.builds(
@@ -98,12 +101,17 @@ recipes = st.builds(
             read=st.sampled_from(["floor", "log_snr"]),
             betas=st.sampled_from(["linear", "quad", "const", "sigmoid"]),
         ),
+        st.builds(KarrasSigma, st.floats(1e-4, 0.1), st.floats(1, 1e3), st.none() | st.floats(0.5, 50)),
     ),
-    predicts=st.one_of(st.builds(PredictsNoise), st.builds(PredictsImage), st.builds(PredictsEDM, positive)),
+    predicts=st.one_of(
+        *map(st.builds, (PredictsNoise, PredictsImage, PredictsScore)), st.builds(PredictsEDM, positive)
+    ),
     conditioning=st.one_of(
         st.builds(NoiseVariance),
         st.builds(SignalVariance),
         st.builds(LogSNR, positive),
+        st.builds(CNoise, positive, positive),
+        st.builds(Time, positive),
         st.builds(Timestep, st.integers(1, 9999)),
     ),
     objective=st.builds(
@@ -111,13 +119,18 @@ recipes = st.builds(
         on=st.sampled_from(["noise", "image", "velocity"]),
         error=st.sampled_from(["l1", "mse", "huber"]),
         times=st.one_of(
-            st.builds(UniformTimes),
+            st.builds(UniformTimes, st.floats(0, 0.9)),
             st.builds(NormalLogSNR, st.floats(-9, 9), positive),
             st.builds(TableTimes, st.integers(1, 9999)),
         ),
+        weight=st.one_of(st.builds(Unweighted), st.builds(EDMWeight, positive)),
     ),
     optim=st.builds(Optim, lr=positive, betas=st.tuples(st.floats(0, 0.999), st.floats(0, 0.9999))),
-    ema=st.one_of(st.builds(Exponential, st.floats(0, 0.99999)), st.builds(Power, st.floats(0, 100))),
+    ema=st.one_of(
+        st.builds(Exponential, st.floats(0, 0.99999)),
+        st.builds(Power, st.floats(0, 100)),
+        st.builds(HalfLife, positive, positive),
+    ),
     grid=st.one_of(
         st.sampled_from([Uniform(), Quadratic(), UniformLogSNR(3.3)]),
         st.sets(st.floats(1e-9, 1), min_size=1).map(lambda t: Listed(tuple(sorted(t, reverse=True)))),
@@ -232,6 +245,8 @@ def test_what_has_no_kind_named_is_the_default_kind(kind):
         {"net": {"kind": "residual_unet", "widths": [8] * 12}},
         {"pixels": {"kind": "fixed", "std": 0}},
         {"conditioning": {"scale": 0}},
+        {"conditioning": {"kind": "c_noise", "unit": 0}},
+        {"ema": {"kind": "half_life", "images": 0}},
         {"objective": {"on": "noize"}},
         [],
         "fast",
@@ -392,7 +407,7 @@ def test_every_field_is_listed_once_with_its_value_and_what_is_possible():
     paths = [path for path, _, _ in rows]
     assert len(set(paths)) == len(paths)
     possible = {path: text for path, text, _ in rows}
-    assert possible["schedule"] == "cosine | linear | linear_beta"
+    assert possible["schedule"] == "cosine | linear | linear_beta | karras_sigma"
     assert possible["objective.on"] == "one of noise, image, velocity"
     assert possible["images"] == "a whole number or none"
     assert not any(is_dataclass(value) for _, _, value in rows)

@@ -4,28 +4,37 @@ import pytest
 import torch
 from torch import nn
 
-from ddim.ema import Exponential, Power, averaged, update
+from ddim.ema import Exponential, HalfLife, Power, averaged, update
 from ddim.errors import UserError
 from oracles import made, normal
 
 
-def weights(rule, k):
+def weights(rule, k, batch=8):
     """(k,) how much of each update is in the average after k, found by averaging the unit vectors."""
     average = [torch.full((k,), math.nan, dtype=torch.float64).nan_to_num(7.0)]
     for j in range(k):
-        update(average, [torch.eye(k, dtype=torch.float64)[j]], rule(j + 1))
+        update(average, [torch.eye(k, dtype=torch.float64)[j]], rule(j + 1, batch))
     return average[0]
 
 
-def on_a_ramp(rule, k):
+def on_a_ramp(rule, k, batch=8):
     """The average after k updates of something that is j at update j."""
     average = [torch.tensor(-99.0, dtype=torch.float64)]
     for j in range(1, k + 1):
-        update(average, [torch.tensor(float(j), dtype=torch.float64)], rule(j))
+        update(average, [torch.tensor(float(j), dtype=torch.float64)], rule(j, batch))
     return average[0].item()
 
 
-RULES = [Exponential(), Exponential(0.9), Exponential(0.0), Power(), Power(0.0), Power(16.97)]
+RULES = [
+    Exponential(),
+    Exponential(0.9),
+    Exponential(0.0),
+    Power(),
+    Power(0.0),
+    Power(16.97),
+    HalfLife(400.0),
+    HalfLife(1e9),
+]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
@@ -40,7 +49,7 @@ def test_the_average_is_one_and_has_forgotten_where_it_began(rule, k):
 def test_a_constant_stays_itself(rule):
     average, value = [normal(3)], normal(3, seed=1)
     for k in range(1, 20):
-        update(average, [value], rule(k))
+        update(average, [value], rule(k, 8))
         assert torch.allclose(average[0], value)
 
 
@@ -84,6 +93,21 @@ def test_the_power_profiles_have_the_widths_of_the_paper(gamma, deviation):
     assert ((found * (k - mean) ** 2).sum().sqrt() / n).item() == pytest.approx(deviation, rel=0.01)
 
 
+def test_what_was_learnt_a_half_life_ago_weighs_a_half():
+    """In images: 80 are 10 updates of 8 or 5 of 16, once they are less than 5 % of the run, from 1600 on."""
+    for batch, updates in ((8, 10), (16, 5)):
+        found = weights(HalfLife(80.0), 400, batch)
+        assert torch.allclose(found[200 - updates : -updates], found[200:] / 2)
+
+
+@pytest.mark.parametrize("batch", [1, 8, 512])
+def test_a_young_average_lags_by_a_part_of_the_run(batch):
+    """A half-life of r k updates forgets at the rate log 2 / (r k), as k^(log 2 / r - 1) weighs update k."""
+    n, ramp = 2000, 0.05
+    lag = 1 / (1 + math.log(2) / ramp) * n
+    assert n - on_a_ramp(HalfLife(1e12, ramp), n, batch) == pytest.approx(lag, rel=0.02)
+
+
 def test_batch_norm_statistics_are_averaged_with_the_weights():
     net = made(lambda: nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)))
     average = {name: value.clone() for name, value in averaged(net).items()}
@@ -111,7 +135,9 @@ def test_what_is_averaged_is_the_models_own_memory_without_gradients():
     assert (net.weight == 3).all()
 
 
-@pytest.mark.parametrize("make", [lambda: Exponential(1.0), lambda: Exponential(-0.1), lambda: Power(-1)])
+@pytest.mark.parametrize(
+    "make", [lambda: Exponential(1.0), lambda: Exponential(-0.1), lambda: Power(-1), lambda: HalfLife(0)]
+)
 def test_impossible_rules_are_refused(make):
-    with pytest.raises(UserError, match=r"ema\.(decay|gamma) must be .* got"):
+    with pytest.raises(UserError, match=r"ema\.(decay|gamma|images) must be .* got"):
         make()

@@ -8,10 +8,10 @@ import torch
 
 from ddim.denoiser import Model, Shape
 from ddim.errors import UserError
-from ddim.objective import NormalLogSNR, Objective, TableTimes, UniformTimes
+from ddim.objective import EDMWeight, NormalLogSNR, Objective, TableTimes, UniformTimes, Unweighted
 from ddim.parameterisation import PredictsEDM, PredictsImage, PredictsNoise, PredictsVelocity
 from ddim.prediction import from_image
-from ddim.schedules import Cosine, Linear, LinearBeta
+from ddim.schedules import Cosine, KarrasSigma, Linear, LinearBeta
 from oracles import Answers, Gaussian, TellsTime, normal, uniform
 
 N = 64
@@ -163,6 +163,34 @@ def test_normal_log_snr_has_the_density_that_its_name_says(mean, std, schedule):
     assert log_snr.std().item() == pytest.approx(std, abs=0.01)
 
 
+def test_uniform_times_can_leave_out_the_cleanest():
+    t = UniformTimes(0.25)(UNIFORM, Cosine())
+    assert t.min() > 0.25
+    assert t.max() <= 1
+    assert torch.allclose(t.sort().values, 0.25 + 0.75 * UNIFORM, rtol=0, atol=1e-9)
+
+
+def test_edms_sigma_is_log_normal_with_the_mean_and_deviation_of_the_paper():
+    """Karras et al. 2022, table 1: log sigma of mean -1.2 and deviation 1.2."""
+    schedule = KarrasSigma()
+    log_sigma = schedule(NormalLogSNR(2.4, 2.4)(UNIFORM, schedule)).sigma.log()
+    law = NormalDist(-1.2, 1.2)
+    for level in (-4.0, -2.0, -1.2, 0.0, 1.0):
+        assert (log_sigma <= level).double().mean().item() == pytest.approx(law.cdf(level), abs=2e-4)
+
+
+def test_a_weight_multiplies_the_error_of_its_level():
+    """lambda (sigma) of Karras et al. 2022, table 1, whatever alpha is; the default counts all alike."""
+    assert Objective().weight == Unweighted()
+    for schedule in (Cosine(), KarrasSigma()):
+        oracle = Gaussian(schedule, mean=0.2)
+        plain, weighted = Objective("image", "l1"), Objective("image", "l1", weight=EDMWeight(0.5))
+        at = schedule(T)
+        sigma = at.sigma / at.alpha
+        known = (sigma**2 + 0.25) / (0.5 * sigma) ** 2
+        assert torch.allclose(weighted(oracle, X0, T, EPS), known * plain(oracle, X0, T, EPS))
+
+
 def test_normal_log_snr_is_clamped_where_the_schedule_ends():
     schedule = Cosine()
     t = NormalLogSNR(1.0, 2.4)(UNIFORM, schedule)
@@ -192,3 +220,8 @@ def test_an_impossible_density_is_refused():
             NormalLogSNR(std=std)
     with pytest.raises(UserError, match=r"objective\.times\.entries must be above 0, got 0"):
         TableTimes(0)
+    for low in (-0.1, 1.0, math.nan):
+        with pytest.raises(UserError, match=r"objective\.times\.low must be at least 0"):
+            UniformTimes(low)
+    with pytest.raises(UserError, match=r"objective\.weight\.sigma_data must be above 0, got"):
+        EDMWeight(0.0)

@@ -6,20 +6,23 @@ import torch
 from ddim.denoiser import Model, Shape
 from ddim.errors import UserError
 from ddim.parameterisation import (
+    CNoise,
     LogSNR,
     NoiseVariance,
     PredictsEDM,
     PredictsImage,
     PredictsNoise,
+    PredictsScore,
     PredictsVelocity,
     SignalVariance,
+    Time,
     Timestep,
 )
 from ddim.prediction import from_image, from_noise, from_velocity
-from ddim.schedules import Cosine, Level, Linear, LinearBeta, variance_preserving
-from oracles import normal, uniform
+from ddim.schedules import Cosine, KarrasSigma, Level, Linear, LinearBeta, variance_preserving
+from oracles import Gaussian, normal, uniform
 
-ALL = [PredictsNoise(), PredictsImage(), PredictsVelocity(), PredictsEDM(), PredictsEDM(0.5)]
+ALL = [PredictsNoise(), PredictsScore(), PredictsImage(), PredictsVelocity(), PredictsEDM(), PredictsEDM(0.5)]
 
 
 class Net(torch.nn.Module):
@@ -41,6 +44,20 @@ def test_coefficients_agree_with_the_algebra(predicts, read, schedule):
     direct = read(x, Net()(net.x, net.told), schedule(t).over(x))
     assert torch.allclose(through.x0, direct.x0)
     assert torch.allclose(through.eps, direct.eps)
+
+
+def test_the_score_is_the_gradient_of_the_log_density_times_sigma():
+    """Of normal data of mean 0.3 and deviation 0.5 the density of x_t is known, and torch can derive it."""
+    for schedule in (Cosine(), KarrasSigma()):
+        x = normal(8, 1, 2, 2).requires_grad_()
+        t = torch.tensor(0.6, dtype=torch.float64)
+        at = schedule(t)
+        law = torch.distributions.Normal(0.3 * at.alpha, (0.25 * at.alpha**2 + at.sigma**2).sqrt())
+        (score,) = torch.autograd.grad(law.log_prob(x).sum(), x)
+        c = PredictsScore()(at)
+        x0 = c.skip * x + c.out * (at.sigma * score)
+        exact = Gaussian(schedule, 0.3, 0.5)(x, t)
+        assert torch.allclose(x0, exact.x0)
 
 
 @pytest.mark.parametrize("predicts", ALL, ids=str)
@@ -120,9 +137,33 @@ def test_a_timestep_is_the_index_of_the_entry_whose_level_it_is():
     assert torch.allclose(table(t).alpha ** 2, table.powers[told.round().long()], rtol=1e-9)
 
 
+def test_c_noise_is_a_logarithm_of_the_noise_on_a_clean_image_of_weight_one():
+    """Table 1 of Karras et al. 2022: log(sigma) / 4 of EDM, log(sigma / 2) of VE, at any alpha."""
+    sigma = torch.tensor([0.002, 0.5, 2.0, 80.0], dtype=torch.float64)
+    for alpha in (1.0, 0.3):
+        at = Level(torch.full_like(sigma, alpha), alpha * sigma)
+        told = CNoise()(torch.zeros(4), at)
+        assert torch.allclose((4 * told).exp(), sigma)
+        assert torch.allclose(2 * CNoise(1.0, 2.0)(torch.zeros(4), at).exp(), sigma)
+
+
+def test_time_counts_from_zero_to_its_scale():
+    t = torch.tensor([1e-5, 0.5, 1.0])
+    assert Time(999.0)(t, Cosine()(t)).tolist() == pytest.approx([0.00999, 499.5, 999], rel=1e-6)
+    assert Time(999.0)(t, Cosine()(t)).dtype == torch.float64
+
+
 @pytest.mark.parametrize(
     "make",
-    [lambda: PredictsEDM(0.0), lambda: PredictsEDM(math.nan), lambda: LogSNR(0.0), lambda: Timestep(0)],
+    [
+        lambda: PredictsEDM(0.0),
+        lambda: PredictsEDM(math.nan),
+        lambda: LogSNR(0.0),
+        lambda: CNoise(0.0),
+        lambda: CNoise(unit=-1.0),
+        lambda: Time(0.0),
+        lambda: Timestep(0),
+    ],
 )
 def test_impossible_choices_are_refused(make):
     with pytest.raises(UserError, match="must be above 0, got"):

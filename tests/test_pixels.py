@@ -31,6 +31,14 @@ def test_a_measured_set_enters_with_mean_zero_and_deviation_one():
     assert torch.allclose(entered.std((0, 2, 3), correction=0), torch.ones(3, dtype=torch.float64))
 
 
+def test_a_measured_set_can_enter_with_the_deviation_that_a_paper_has():
+    """Karras et al. 2022 take data of deviation 0.5 for granted; measured, it is."""
+    data = images()
+    pixels = Pixels.measured([data], 0.5)
+    assert pixels.enter(data).std(correction=0).item() == pytest.approx(0.5, rel=1e-12)
+    assert torch.allclose(pixels.leave(pixels.enter(data)), data)
+
+
 @given(mean=st.floats(0, 1), std=st.floats(0.01, 2))
 def test_leaving_undoes_entering(mean, std):
     pixels, data = Pixels.fixed(mean, std), uniform(4, 3, 5, 5)

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim.errors import UserError
-from ddim.schedules import Cosine, Level, Linear, LinearBeta, variance_preserving
+from ddim.schedules import Cosine, KarrasSigma, Level, Linear, LinearBeta, variance_preserving
 
 TABLES = [
     Linear(clip=clip, read=read) for clip in ("none", "rates", "powers") for read in ("floor", "log_snr")
 ]
-SCHEDULES = [
+PRESERVING = [
     Cosine(),
     Cosine(0.014, 0.99995),
     Cosine(0.02, 1.0),
@@ -26,12 +26,13 @@ SCHEDULES = [
     *(Linear(clip="none", read="log_snr", betas=betas) for betas in ("quad", "const", "sigmoid")),
     *(Linear(entries=7, clip="rates", read=read, betas="jsd") for read in ("floor", "log_snr")),
 ]
+SCHEDULES = [*PRESERVING, KarrasSigma(), KarrasSigma(0.02, 100.0, None), KarrasSigma(0.1, 2.0, 1.0)]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 TIMES = torch.cat([torch.logspace(-12, 0, 200, dtype=torch.float64), torch.linspace(1e-4, 1, 3001).double()])
 TIMES = TIMES.clamp(max=1).sort().values
 
 
-@every_schedule
+@pytest.mark.parametrize("schedule", PRESERVING, ids=str)
 def test_powers_of_signal_and_noise_add_up_to_one(schedule):
     at = schedule(TIMES)
     assert torch.allclose(at.alpha**2 + at.sigma**2, torch.ones_like(TIMES), rtol=0, atol=1e-15)
@@ -248,6 +249,22 @@ def test_the_inverse_of_a_table_never_calls_a_noisy_image_clean():
             assert table(table.inverse(torch.tensor(log_snr))).sigma > 0
 
 
+def test_equal_times_of_karras_sigma_are_equal_steps_of_its_root():
+    """Karras et al. 2022, eq. 5, between 80 and 0.002: the seven levels that numpy makes of it."""
+    at = KarrasSigma(0.002, 80.0)(torch.linspace(1, 0, 7, dtype=torch.float64))
+    assert (at.alpha == 1).all()
+    assert np.allclose(at.sigma, np.linspace(80 ** (1 / 7), 0.002 ** (1 / 7), 7) ** 7, rtol=1e-12)
+
+
+def test_karras_sigma_without_rho_is_the_limit_of_large_ones():
+    t = torch.linspace(0, 1, 9, dtype=torch.float64)
+    limit = KarrasSigma(0.02, 100.0, None)(t).sigma
+    assert torch.allclose(limit[1:] / limit[:-1], torch.full((8,), 5000 ** (1 / 8), dtype=torch.float64))
+    away = [(KarrasSigma(0.02, 100.0, rho)(t).sigma.log() - limit.log()).abs().max() for rho in (1e3, 1e4)]
+    assert away[0] / away[1] == pytest.approx(10, rel=0.02)
+    assert away[1] < 1e-2
+
+
 def test_a_level_over_images_multiplies_each_by_its_own_rate():
     x = torch.ones(3, 2, 4, 5)
     at = Cosine()(torch.tensor([0.1, 0.5, 0.9])).over(x)
@@ -287,6 +304,11 @@ def test_schedules_are_values():
         lambda: Linear(last=1.0),
         lambda: Linear(min_signal=0.96),
         lambda: Linear(clip="none", betas="jsd"),
+        lambda: KarrasSigma(0.0),
+        lambda: KarrasSigma(2.0, 1.0),
+        lambda: KarrasSigma(sigma_max=math.inf),
+        lambda: KarrasSigma(rho=0.0),
+        lambda: KarrasSigma(rho=math.nan),
     ],
 )
 def test_impossible_schedules_are_refused(make):

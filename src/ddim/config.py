@@ -22,26 +22,29 @@ from torch import nn
 from ddim.data import parse_size
 from ddim.data.images import check_size
 from ddim.denoiser import Model, Shape
-from ddim.ema import Exponential, Power
+from ddim.ema import Exponential, HalfLife, Power
 from ddim.errors import UserError, near
 from ddim.grids import Karras, Listed, Quadratic, Spaced, Uniform, UniformLogSNR
 from ddim.nn.clear_unet import ClearUNetSpec
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.residual_unet import ResidualUNet
 from ddim.nn.unet import UNet
-from ddim.objective import NormalLogSNR, Objective, TableTimes, UniformTimes
+from ddim.objective import EDMWeight, NormalLogSNR, Objective, TableTimes, UniformTimes, Unweighted
 from ddim.parameterisation import (
+    CNoise,
     LogSNR,
     NoiseVariance,
     PredictsEDM,
     PredictsImage,
     PredictsNoise,
+    PredictsScore,
     PredictsVelocity,
     SignalVariance,
+    Time,
     Timestep,
 )
 from ddim.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC
-from ddim.schedules import Cosine, Linear, LinearBeta
+from ddim.schedules import Cosine, KarrasSigma, Linear, LinearBeta
 from ddim.scores import LEAST
 
 
@@ -144,7 +147,12 @@ class UNetSpec:
 
 @dataclass(frozen=True)
 class Measured:
-    """Pixels by the mean and deviation of each channel over the training set."""
+    """Pixels by the mean and deviation of each channel over the training set, which becomes `std`."""
+
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        _positive("pixels", std=self.std)
 
 
 @dataclass(frozen=True)
@@ -223,12 +231,14 @@ class Recipe:
     data: Data = Data()
     pixels: Measured | Fixed = Measured()
     net: UNetSpec | ResidualUNetSpec | DDPMUNetSpec | ClearUNetSpec = UNetSpec()
-    schedule: Cosine | Linear | LinearBeta = Cosine()
-    predicts: PredictsVelocity | PredictsNoise | PredictsImage | PredictsEDM = PredictsVelocity()
-    conditioning: LogSNR | NoiseVariance | SignalVariance | Timestep = LogSNR()
+    schedule: Cosine | Linear | LinearBeta | KarrasSigma = Cosine()
+    predicts: PredictsVelocity | PredictsNoise | PredictsImage | PredictsEDM | PredictsScore = (
+        PredictsVelocity()
+    )
+    conditioning: LogSNR | NoiseVariance | SignalVariance | Timestep | CNoise | Time = LogSNR()
     objective: Objective = Objective()
     optim: Optim = Optim()
-    ema: Exponential | Power = Exponential()
+    ema: Exponential | Power | HalfLife = Exponential()
     grid: Uniform | Quadratic | UniformLogSNR | Karras | Spaced | Listed = Uniform()
     sampler: DDIM | DDPM | EDM | AdamsBashforth | DPMSolver | UniPC = DDIM()
     report: Report = Report()
@@ -260,21 +270,28 @@ KINDS: dict[str, type] = {
     "cosine": Cosine,
     "linear": Linear,
     "linear_beta": LinearBeta,
+    "karras_sigma": KarrasSigma,
     "velocity": PredictsVelocity,
     "noise": PredictsNoise,
     "image": PredictsImage,
     "edm": PredictsEDM,
+    "score": PredictsScore,
     "noise_variance": NoiseVariance,
     "signal_variance": SignalVariance,
     "log_snr": LogSNR,
     "timestep": Timestep,
+    "c_noise": CNoise,
+    "time": Time,
     "objective": Objective,
     "uniform_times": UniformTimes,
     "normal_log_snr": NormalLogSNR,
     "table_times": TableTimes,
+    "unweighted": Unweighted,
+    "edm_weight": EDMWeight,
     "optim": Optim,
     "exponential": Exponential,
     "power": Power,
+    "half_life": HalfLife,
     "uniform": Uniform,
     "quadratic": Quadratic,
     "uniform_log_snr": UniformLogSNR,
@@ -305,7 +322,7 @@ def build(recipe: Recipe, channels: int) -> Model:
 def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of the tree)
     """A value as JSON; its kind is named where the field has a choice of kinds.
 
-    Objective() -> {"on": "noise", "error": "l1", "times": {"kind": "uniform_times"}}.
+    Objective() -> {"on": "noise", "error": "l1", "times": {"kind": "uniform_times", "low": 0.0}, ...}.
     """
     if not is_dataclass(value):
         return [dump(item) for item in value] if isinstance(value, tuple) else value

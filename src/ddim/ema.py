@@ -13,9 +13,9 @@ from ddim.errors import UserError
 
 
 class Averaging(Protocol):
-    """How much of the newest weights enters the average at update k (from 1)."""
+    """How much of the newest weights enters the average at update k (from 1), each of `batch` images."""
 
-    def __call__(self, k: int) -> float:
+    def __call__(self, k: int, batch: int) -> float:
         """The weight of the newest in (0, 1]; 1 at k = 1, so that the start of training is forgotten."""
         ...
 
@@ -34,7 +34,7 @@ class Exponential:
         if not 0 <= self.decay < 1:
             raise UserError(f"ema.decay must be at least 0 and less than 1, got {self.decay}")
 
-    def __call__(self, k: int) -> float:
+    def __call__(self, k: int, batch: int) -> float:
         """See `Averaging`."""
         return 1 - min(self.decay, (k - 1) / (k + 8))
 
@@ -52,9 +52,31 @@ class Power:
         if self.gamma < 0:
             raise UserError(f"ema.gamma must be at least 0, got {self.gamma}")
 
-    def __call__(self, k: int) -> float:
+    def __call__(self, k: int, batch: int) -> float:
         """See `Averaging`."""
         return 1 - (1 - 1 / k) ** (self.gamma + 1)
+
+
+@dataclass(frozen=True)
+class HalfLife:
+    """What was learnt `images` ago weighs a half, of a young run what was learnt a part `ramp` of it ago.
+
+    The half-life of Karras et al. 2022, appendix F.2, in images and so the same for any batch, with the
+    ramp-up of their training: the half-life is at most 5 % of the images seen.
+    """
+
+    images: float = 500_000
+    ramp: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name, value in (("images", self.images), ("ramp", self.ramp)):
+            if not value > 0:
+                raise UserError(f"ema.{name} must be above 0, got {value}")
+
+    def __call__(self, k: int, batch: int) -> float:
+        """See `Averaging`."""
+        half = min(self.images, self.ramp * (k - 1) * batch)
+        return 1 - 0.5 ** (batch / half) if half else 1.0
 
 
 def averaged(model: nn.Module) -> dict[str, Tensor]:

@@ -31,11 +31,17 @@ class TimeDensity(Protocol):
 
 @dataclass(frozen=True)
 class UniformTimes:
-    """Times uniform in (0, 1]: t = 0 may hold no noise, and so no noise to predict."""
+    """Times uniform in (low, 1]: t = 0 may hold no noise, and so no noise to predict."""
+
+    low: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < 1:
+            raise UserError(f"objective.times.low must be at least 0 and less than 1, got {self.low}")
 
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
         """See `TimeDensity`."""
-        return 1 - uniform.double()
+        return 1 - (1 - self.low) * uniform.double()
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,42 @@ class NormalLogSNR:
         return schedule.inverse(self.mean + self.std * torch.special.ndtri(inside))
 
 
+class Weight(Protocol):
+    """What an error counts at each level."""
+
+    def __call__(self, at: Level) -> Tensor:
+        """Level of any shape -> weights of that shape."""
+        ...
+
+
+@dataclass(frozen=True)
+class Unweighted:
+    """Every level counts as much."""
+
+    def __call__(self, at: Level) -> Tensor:
+        """See `Weight`."""
+        return torch.ones_like(at.sigma)
+
+
+@dataclass(frozen=True)
+class EDMWeight:
+    """lambda = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, in sigma / alpha (Karras et al., table 1).
+
+    With it a squared error of the image is that of what a network of `PredictsEDM` gives (appendix B.6). The
+    lambda = 1 / sigma^2 of the paper's other columns needs no weight: it is the squared error of the noise.
+    """
+
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.sigma_data > 0:
+            raise UserError(f"objective.weight.sigma_data must be above 0, got {self.sigma_data}")
+
+    def __call__(self, at: Level) -> Tensor:
+        """See `Weight`."""
+        return (at.alpha / at.sigma) ** 2 + 1 / self.sigma_data**2
+
+
 @dataclass(frozen=True)
 class TableTimes:
     """Each entry of a table of so many equally often: i / entries for i = 1 ... entries (Ho et al. 2020)."""
@@ -76,7 +118,7 @@ class TableTimes:
 
 @dataclass(frozen=True)
 class Objective:
-    """Which error is made small: its kind, of which quantity, at which times.
+    """Which error is made small: its kind, of which quantity, at which times, with which weight.
 
     Independent of what the network predicts.
     """
@@ -84,14 +126,16 @@ class Objective:
     on: On = "noise"
     error: Error = "l1"
     times: UniformTimes | NormalLogSNR | TableTimes = UniformTimes()
+    weight: Unweighted | EDMWeight = Unweighted()
 
     def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """(B,) error on images x0 (B, C, H, W) in model units, noised to times t (B,) with eps like x0."""
-        at = denoise.schedule(t).over(x0)
+        level = denoise.schedule(t)
+        at = level.over(x0)
         p = denoise(at.alpha * x0 + at.sigma * eps, t)
         wanted = quantity(Prediction(x0, eps), at, self.on)
         error = _ERRORS[self.error](quantity(p, at, self.on), wanted, reduction="none")
-        return error.flatten(1).mean(1)
+        return self.weight(level).to(x0) * error.flatten(1).mean(1)
 
 
 def quantity(p: Prediction, at: Level, on: On) -> Tensor:

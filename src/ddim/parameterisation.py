@@ -5,6 +5,7 @@ Each parameterisation is a row of coefficients: x0 = skip * x_t + out * F(inp * 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,6 +43,15 @@ class PredictsNoise:
 
 
 @dataclass(frozen=True)
+class PredictsScore:
+    """F = -eps, sigma times the score of x_t (Song et al. 2021b; Karras et al. 2022, table 1, column VE)."""
+
+    def __call__(self, at: Level) -> Scales:
+        """See `Parameterisation`."""
+        return Scales(1 / at.alpha, at.sigma / at.alpha, torch.ones_like(at.alpha))
+
+
+@dataclass(frozen=True)
 class PredictsImage:
     """F = x0."""
 
@@ -63,9 +73,10 @@ class PredictsVelocity:
 
 @dataclass(frozen=True)
 class PredictsEDM:
-    """Unit variance in and out, for data of standard deviation sigma_data (Karras et al. 2022, table 1).
+    """Unit variance in and out, for data of standard deviation sigma_data (Karras et al. 2022, eq. 7).
 
-    Written for any alpha; the paper's alpha is 1.
+    `skip`, `out` and `inp` are the paper's c_skip, c_out and c_in (table 1; derived in appendix B.6), written
+    for any alpha; the paper's alpha is 1.
     """
 
     sigma_data: float = 1.0
@@ -135,3 +146,41 @@ class LogSNR:
     def __call__(self, t: Tensor, at: Level) -> Tensor:
         """See `Conditioning`."""
         return at.log_snr / self.scale
+
+
+@dataclass(frozen=True)
+class CNoise:
+    """`factor` * log((sigma / alpha) / `unit`): c_noise of Karras et al. 2022, table 1.
+
+    Factor 1/4 and unit 1 are EDM's log(sigma) / 4, factor 1 and unit 2 VE's log(sigma / 2).
+    """
+
+    factor: float = 0.25
+    unit: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("factor", self.factor), ("unit", self.unit)):
+            if not value > 0:
+                raise UserError(f"conditioning.{name} must be above 0, got {value}")
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """See `Conditioning`."""
+        return self.factor * (-at.log_snr / 2 - math.log(self.unit))
+
+
+@dataclass(frozen=True)
+class Time:
+    """t times `scale`; 999 is the c_noise of VP, for networks that were made for the indices of a table.
+
+    (M - 1) t with M = 1000 (Karras et al. 2022, table 1).
+    """
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise UserError(f"conditioning.scale must be above 0, got {self.scale}")
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """See `Conditioning`."""
+        return self.scale * t.double()

@@ -28,8 +28,11 @@ class Pixels:
         return cls((mean,) * channels, (std,) * channels)
 
     @classmethod
-    def measured(cls, batches: Iterable[Tensor]) -> Pixels:
-        """Over batches (B, C, H, W) of images in [0, 1] that together are the training set, in float64."""
+    def measured(cls, batches: Iterable[Tensor], deviation: float = 1.0) -> Pixels:
+        """Over batches (B, C, H, W) of images in [0, 1] that together are the training set, in float64.
+
+        In model units each channel then has mean 0 and this standard deviation.
+        """
         count, total, square = 0, torch.zeros(()), torch.zeros(())
         for batch in batches:
             values = batch.double()
@@ -40,7 +43,7 @@ class Pixels:
             raise UserError("pixels cannot be measured on an empty set of images")
         mean = total / count
         # A constant channel (an opaque alpha, say) has no spread to divide by.
-        std = (square / count - mean**2).clamp(min=1e-6).sqrt()
+        std = (square / count - mean**2).clamp(min=1e-6).sqrt() / deviation
         return cls(tuple(mean.tolist()), tuple(std.tolist()))
 
     def enter(self, images: Tensor) -> Tensor:

@@ -209,6 +209,47 @@ class Linear:
         return torch.logit(self.powers)
 
 
+@dataclass(frozen=True)
+class KarrasSigma:
+    """alpha = 1, and sigma^(1 / rho) linear in t from `sigma_min` to `sigma_max` (Karras et al. 2022, eq. 5).
+
+    rho None is the limit of large rho, log sigma linear in t: the variance-exploding SDE (Song et al. 2021b,
+    appendix C). No time is clean: sigma(0) = sigma_min. A grid holds no t = 0, so its last level lies above.
+    """
+
+    sigma_min: float = 0.001
+    sigma_max: float = 80.0
+    rho: float | None = 7.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max < math.inf or not (self.rho is None or self.rho > 0):
+            raise UserError(
+                "KarrasSigma needs 0 < sigma_min < sigma_max and rho > 0 or none, "
+                f"got {self.sigma_min}, {self.sigma_max} and {self.rho}"
+            )
+
+    def __call__(self, t: Tensor) -> Level:
+        """See `Schedule`."""
+        low, high = self._ends
+        clock = low + t.double() * (high - low)
+        sigma = clock.exp() if self.rho is None else clock**self.rho
+        return Level(torch.ones_like(sigma), sigma)
+
+    def inverse(self, log_snr: Tensor) -> Tensor:
+        """See `Schedule`."""
+        low, high = self._ends
+        log_sigma = -log_snr.double() / 2
+        clock = log_sigma if self.rho is None else (log_sigma / self.rho).exp()
+        return ((clock - low) / (high - low)).clamp(0, 1)
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        """What is linear in t, at t = 0 and at t = 1."""
+        if self.rho is None:
+            return math.log(self.sigma_min), math.log(self.sigma_max)
+        return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+
+
 def _check_bounds(kind: str, low: float, high: float) -> None:
     if not 0 < low < high <= 1:
         raise UserError(f"{kind} needs 0 < min_signal < max_signal <= 1, got {low} and {high}")

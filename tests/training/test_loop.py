@@ -185,7 +185,7 @@ def test_the_average_follows_its_rule_with_the_statistics_of_batch_norm(net):
     for k in range(1, 5):
         run.advance()
         for name, value in ema.averaged(run.model).items():
-            expected[name] += run.recipe.ema(k) * (value.double() - expected[name])
+            expected[name] += run.recipe.ema(k, 8) * (value.double() - expected[name])
     assert any("running_var" in name for name in expected) == (net in ("batch norm", "keras"))
     for name, value in run.average.items():
         torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)

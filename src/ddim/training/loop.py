@@ -136,9 +136,8 @@ class Training:
             self.updates += 1
             self.not_finite = 0
             newest = ema.averaged(self.model)
-            ema.update(
-                [self.average[name] for name in newest], list(newest.values()), self.recipe.ema(self.updates)
-            )
+            weight = self.recipe.ema(self.updates, o.batch)
+            ema.update([self.average[name] for name in newest], list(newest.values()), weight)
         else:
             for buffer, before in buffers:
                 buffer.copy_(before)

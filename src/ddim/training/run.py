@@ -261,7 +261,8 @@ def pixels_of(recipe: Recipe, parts: Split) -> Pixels:
     if isinstance(recipe.pixels, Fixed):
         return Pixels.fixed(recipe.pixels.mean, recipe.pixels.std, channels)
     chunks = (parts.train[k : k + 256] for k in range(0, len(parts.train), 256))
-    return Pixels.measured(unit(gather(parts.images, chunk)) for chunk in chunks)
+    batches = (unit(gather(parts.images, chunk)) for chunk in chunks)
+    return Pixels.measured(batches, recipe.pixels.std)
 
 
 def _seconds(recipe: Recipe, parts: Split) -> float:
