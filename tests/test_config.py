@@ -247,6 +247,10 @@ def test_what_has_no_kind_named_is_the_default_kind(kind):
         {"conditioning": {"scale": 0}},
         {"conditioning": {"kind": "c_noise", "unit": 0}},
         {"ema": {"kind": "half_life", "images": 0}},
+        {"augment": {"probability": 2}, "net": {"augment": 9}},
+        {"augment": {"probability": 0.1}},  # a network that is not told of it
+        {"augment": {"probability": 0.1}, "net": {"kind": "residual_unet"}},
+        {"net": {"augment": -1}},
         {"objective": {"on": "noize"}},
         [],
         "fast",

@@ -14,26 +14,27 @@ from ddim.parameterisation import (
     PredictsEDM,
     PredictsImage,
     PredictsNoise,
+    PredictsScore,
     PredictsVelocity,
 )
 from ddim.samplers import DDIM, last, picture
-from ddim.schedules import Cosine, Linear, LinearBeta
+from ddim.schedules import Cosine, KarrasSigma, Linear, LinearBeta
 from oracles import Answers, Gaussian, TellsTime, normal, uniform
 
-ALL = [PredictsNoise(), PredictsImage(), PredictsVelocity(), PredictsEDM(0.5)]
+ALL = [PredictsNoise(), PredictsScore(), PredictsImage(), PredictsVelocity(), PredictsEDM(0.5)]
 all_parameterisations = pytest.mark.parametrize("predicts", ALL, ids=str)
 
 
 class Net(nn.Module):
-    """Answers with what it was told, so that a test can see it; classes as given."""
+    """Answers with what it was told, so that a test can see it; classes and labels as given."""
 
-    def __init__(self, classes=0, dtype=None):
+    def __init__(self, classes=0, augments=0, dtype=None):
         super().__init__()
-        self.classes, self.dtype, self.seen = classes, dtype, []
+        self.classes, self.augments, self.dtype, self.seen = classes, augments, dtype, []
         self.weight = nn.Parameter(torch.ones(()))
 
-    def forward(self, x, told, label=None):
-        self.seen.append((told, label))
+    def forward(self, x, told, label=None, augment=None):
+        self.seen.append((told, label, augment))
         F = self.weight * x.tanh() + told.reshape(-1, 1, 1, 1)
         F = F if label is None else F + label.reshape(-1, 1, 1, 1)
         return F if self.dtype is None else F.to(self.dtype)
@@ -50,7 +51,7 @@ def model(net=None, schedule=None, predicts=None, conditioning=None):
 
 
 @all_parameterisations
-@pytest.mark.parametrize("schedule", [Cosine(), LinearBeta(), Linear()], ids=type)
+@pytest.mark.parametrize("schedule", [Cosine(), LinearBeta(), Linear(), KarrasSigma()], ids=type)
 def test_the_halves_add_up_whatever_the_network_says(predicts, schedule):
     x, t = normal(8, 3, 4, 5), 0.1 + 0.9 * uniform(8)
     p, at = model(schedule=schedule, predicts=predicts)(x, t), schedule(t).over(x)
@@ -103,6 +104,27 @@ def test_a_label_reaches_the_network_for_each_image():
         assert torch.equal(denoise(x, t).x0, whole(x, t, torch.tensor(told)).x0)
         assert net.seen[-2][1].tolist() == told
     assert not torch.equal(whole.given(2)(x, t).x0, whole.given(None)(x, t).x0)
+
+
+def test_how_images_were_augmented_reaches_the_network_with_and_without_a_label():
+    net = Net(classes=5, augments=2)
+    whole, x, t = model(net), normal(3, 3, 4, 5, dtype=torch.float32), torch.tensor(0.5)
+    done = normal(3, 2)
+    for label in (None, 2):
+        denoise = whole.given(label, augment=done)
+        assert denoise.schedule is whole.schedule
+        denoise(x, t)
+        _, seen, augment = net.seen[-1]
+        assert torch.equal(augment, done.float())
+        assert (seen is None) == (label is None)
+    whole.given(2)(x, t)
+    assert net.seen[-1][2] is None
+
+
+def test_augmentation_of_which_the_network_is_not_told_is_refused():
+    for net, held in ((Net(), 0), (Net(augments=4), 4)):
+        with pytest.raises(UserError, match=f"augment must hold {held} labels an image, .* got 9"):
+            model(net).given(augment=torch.zeros(2, 9))
 
 
 def test_a_label_for_a_model_without_classes_is_refused():

@@ -39,6 +39,10 @@ BASE = Recipe(
 """Ten updates over 32 images, so that an epoch is four; events after the fifth and the tenth."""
 
 
+AUGMENTED = override(BASE, {"augment.probability": 0.5, "net.augment": 9, "data.flip": False})
+"""BASE told of what is done to its images."""
+
+
 def recipe(net="layer norm", **changes):
     """BASE with another network and fields by path, dots written as double underscores."""
     changed = override(BASE, {name.replace("__", "."): value for name, value in changes.items()})

@@ -19,6 +19,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 from torch import nn
 
+from ddim.augment import LABELS, Augment
 from ddim.data import parse_size
 from ddim.data.images import check_size
 from ddim.denoiser import Model, Shape
@@ -120,9 +121,12 @@ class UNetSpec:
     up: tuple[int, ...] = (1, 1, 2, 2)
     attention: tuple[bool, ...] = (False, False, False, True)
     told: int = 256
+    augment: int = 0
 
     def __post_init__(self) -> None:
         _positive("net", told=self.told)
+        if self.augment < 0:
+            raise UserError(f"net.augment must be at least 0, got {self.augment}")
         # The norm of one channel is a constant.
         if min(self.widths, default=0) < 2:
             raise UserError(f"net.widths must name at least one level, each of at least 2, got {self.widths}")
@@ -142,7 +146,7 @@ class UNetSpec:
 
     def network(self, channels: int) -> nn.Module:
         """The network for images of so many channels, freshly initialised."""
-        return UNet(channels, self.widths, self.down, self.up, self.attention, self.told)
+        return UNet(channels, self.widths, self.down, self.up, self.attention, self.told, self.augment)
 
 
 @dataclass(frozen=True)
@@ -239,6 +243,7 @@ class Recipe:
     objective: Objective = Objective()
     optim: Optim = Optim()
     ema: Exponential | Power | HalfLife = Exponential()
+    augment: Augment = Augment()
     grid: Uniform | Quadratic | UniformLogSNR | Karras | Spaced | Listed = Uniform()
     sampler: DDIM | DDPM | EDM | AdamsBashforth | DPMSolver | UniPC = DDIM()
     report: Report = Report()
@@ -250,6 +255,11 @@ class Recipe:
         _positive("recipe", minutes=self.minutes, images=1 if self.images is None else self.images)
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must lie in [0, 2^32), got {self.seed}")
+        if self.augment.probability and getattr(self.net, "augment", 0) != LABELS:
+            raise UserError(
+                f"net.augment must be {LABELS}, the labels that augmentation has, where augment.probability "
+                f"is above 0, got {getattr(self.net, 'augment', 'a network that is told of none')}"
+            )
         if self.net.multiple > 2 * max(self.data.size):
             height, width = self.data.size
             raise UserError(
@@ -288,6 +298,7 @@ KINDS: dict[str, type] = {
     "table_times": TableTimes,
     "unweighted": Unweighted,
     "edm_weight": EDMWeight,
+    "augment": Augment,
     "optim": Optim,
     "exponential": Exponential,
     "power": Power,

@@ -51,15 +51,21 @@ class Model(nn.Module):
         self.net, self.schedule = net, schedule
         self.predicts, self.conditioning, self.shape = predicts, conditioning, shape
 
-    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Prediction:
-        """x_t (B, C, H, W), t () or (B,), label (B,) or None for the null class -> Prediction like x_t."""
+    def forward(
+        self, x_t: Tensor, t: Tensor, label: Tensor | None = None, augment: Tensor | None = None
+    ) -> Prediction:
+        """x_t (B, C, H, W), t () or (B,) -> Prediction like x_t.
+
+        label (B,) or None for the null class; augment (B, n) or None for no augmentation, which is zeros.
+        """
         t = t.expand(len(x_t))
         level = self.schedule(t)
         # Coefficients in float64, where a difference of almost equal rates still has digits.
         c = self.predicts(level)
         told = self.conditioning(t, level).to(x_t)
         over = lambda value: value.reshape(-1, 1, 1, 1).to(x_t)  # noqa: E731
-        F = self.net(over(c.inp) * x_t, told, label).to(x_t.dtype)
+        more = {} if augment is None else {"augment": augment.to(x_t)}
+        F = self.net(over(c.inp) * x_t, told, label, **more).to(x_t.dtype)
         return from_image(x_t, over(c.skip) * x_t + over(c.out) * F, level.over(x_t))
 
     @property
@@ -67,16 +73,27 @@ class Model(nn.Module):
         """How many labels the network tells apart; 0 where it is told of none."""
         return getattr(self.net, "classes", 0)
 
-    def given(self, label: Tensor | int | None = None) -> Denoiser:
+    @property
+    def augments(self) -> int:
+        """How many labels of augmentation the network is told; 0 where it is told of none."""
+        return getattr(self.net, "augments", 0)
+
+    def given(self, label: Tensor | int | None = None, augment: Tensor | None = None) -> Denoiser:
         """This model told a class: an index for all images, (B,) indices, or None for the null class.
 
-        UserError if the network was built without classes.
+        And told how its images were augmented: (B, n) labels of `ddim.augment`, or None for not at all.
+        UserError if the network was built without.
         """
-        if label is None:
+        if label is None and augment is None:
             return self
-        if not self.classes:
+        if label is not None and not self.classes:
             raise UserError(f"label must be None, since this model was trained without labels, got {label}")
-        return Given(self, torch.as_tensor(label))
+        if augment is not None and augment.shape[-1] != self.augments:
+            raise UserError(
+                f"augment must hold {self.augments} labels an image, those that this network is told of, "
+                f"got {augment.shape[-1]}"
+            )
+        return Given(self, None if label is None else torch.as_tensor(label), augment)
 
     def blank(self, n: int) -> Tensor:
         """(n, C, H, W) zeros of this model's shape, type and device."""
@@ -87,10 +104,11 @@ class Model(nn.Module):
 
 @dataclass(frozen=True)
 class Given:
-    """A model with its label bound."""
+    """A model with its labels bound."""
 
     model: Model
-    label: Tensor
+    label: Tensor | None
+    augment: Tensor | None
 
     @property
     def schedule(self) -> Schedule:
@@ -99,7 +117,8 @@ class Given:
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
         """See `Denoiser`."""
-        return self.model(x_t, t, self.label.to(x_t.device).expand(len(x_t)))
+        label = None if self.label is None else self.label.to(x_t.device).expand(len(x_t))
+        return self.model(x_t, t, label, self.augment)
 
 
 class Counted:

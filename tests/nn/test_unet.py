@@ -169,3 +169,22 @@ def test_a_norm_knows_one_pixel_at_a_time():
     assert torch.allclose(found.mean(1), torch.zeros(2, 3, 4), atol=1e-6)
     assert torch.allclose(found.square().mean(1), torch.ones(2, 3, 4), atol=1e-3)
     assert torch.allclose(found[1, :, 2, 1], norm(x[1:, :, 2:, 1:2])[0, :, 0, 0], atol=1e-6)
+
+
+def test_labels_of_augmentation_are_heard_and_none_of_them_are_zeros():
+    form = FORMS[0]
+    net = shaken(made(lambda: UNet(3, **form, told=16, augment=9)))
+    x, told = images(2, 3, 12, 12), torch.tensor([0.1, 0.9])
+    with torch.no_grad():
+        plain = net(x, told)
+        assert torch.equal(net(x, told, augment=torch.zeros(2, 9)), plain)
+        for k in range(9):
+            assert not torch.allclose(net(x, told, augment=torch.eye(9)[[k, k]]), plain, atol=1e-4)
+
+
+def test_a_network_that_is_told_of_none_is_the_one_it_was():
+    assert small(FORMS[0]).state_dict().keys() == {
+        name
+        for name in made(lambda: UNet(3, **FORMS[0], told=16, augment=9)).state_dict()
+        if not name.startswith("tell_augment")
+    }

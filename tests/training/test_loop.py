@@ -9,6 +9,9 @@ import torch
 
 import tiny
 from ddim import ema
+from ddim.augment import augmented
+from ddim.config import override
+from ddim.denoiser import Model
 from ddim.errors import UserError
 from ddim.objective import Objective
 from ddim.parameterisation import PredictsImage, PredictsNoise
@@ -327,3 +330,33 @@ def test_a_settled_plan_is_a_whole_number_of_batches_and_never_in_the_past():
     assert (run.plan.total, run.plan.settled) == (160, 80)
     run.settle(3)
     assert (run.plan.total, run.finished) == (80, True)
+
+
+def test_images_are_augmented_as_the_network_is_told(monkeypatch):
+    """At each step anew, with the images, times and noise that the step has without."""
+    seen, sound = [], Objective.__call__
+    monkeypatch.setattr(Objective, "__call__", lambda self, *given: seen.append(given) or sound(self, *given))
+    for recipe in (tiny.AUGMENTED, override(tiny.AUGMENTED, {"augment.probability": 0})):
+        run = tiny.training(recipe)
+        for _ in range(4):
+            run.advance()
+    told = [denoise.augment for denoise, *_ in seen[:4]]
+    for (_, x0, t, eps), (plain, *wanted), labels in zip(seen[:4], seen[4:], told, strict=True):
+        assert isinstance(plain, Model)
+        assert torch.equal(x0, augmented(wanted[0], labels))
+        assert torch.equal(t, wanted[1])
+        assert torch.equal(eps, wanted[2])
+    assert not torch.equal(told[0], told[1])
+    assert sum(labels.any(1).sum().item() for labels in told) > 16
+
+
+def test_how_a_batch_is_divided_changes_no_augmentation():
+    whole = tiny.gradients(tiny.training(tiny.AUGMENTED))[0]
+    parts = tiny.gradients(tiny.training(override(tiny.AUGMENTED, {"optim.accumulate": 4})))[0]
+    for name, gradient in whole.items():
+        assert torch.allclose(parts[name], gradient, atol=1e-5), name
+
+
+def test_a_validation_is_of_images_as_they_are():
+    """An untrained network gives zero: its error is that of its skip, whatever training does to images."""
+    assert tiny.training(tiny.AUGMENTED).validate() == tiny.training().validate()

@@ -59,6 +59,19 @@ def test_steps_after_a_restore_are_those_without_one(net, parts, stop, tmp_path)
     assert second.documents() == whole.documents()
 
 
+def test_augmented_steps_after_a_restore_are_those_without_one(tmp_path):
+    recipe = tiny.AUGMENTED
+    whole, first = tiny.training(recipe), tiny.training(recipe)
+    for _ in range(6):
+        whole.advance()
+    for _ in range(3):
+        first.advance()
+    second = restored(first, tmp_path)
+    for _ in range(3):
+        second.advance()
+    assert tiny.different(tiny.bits(whole), tiny.bits(second)) == []
+
+
 def test_a_restored_moment_lies_in_memory_as_its_weight_does(tmp_path):
     """The fused optimiser walks memory: elsewhere each moment would meet another weight."""
     first = tiny.training()

@@ -86,7 +86,7 @@ class UNet(nn.Module):
 
     `widths` are the channels of each level, from full resolution down, each of half the height and width of
     the one before; `down` and `up` its blocks on the way down and up; `attention` whether it attends, on the
-    way up.
+    way up. `augment` labels of augmentation are added to the embedding (Karras et al. 2022, appendix F.2).
     """
 
     classes = 0
@@ -99,9 +99,11 @@ class UNet(nn.Module):
         up: tuple[int, ...],
         attention: tuple[bool, ...],
         told: int,
+        augment: int = 0,
     ) -> None:
         super().__init__()
         self.multiple = 2 ** (len(widths) - 1)
+        self.augments = augment
         # The conditioning changes slowly with time: a hundred turns over its range resolve it.
         self.embedding = Sinusoidal(64, max_frequency=100.0)
         self.tell = nn.Sequential(nn.Linear(64, told), nn.SiLU(), nn.Linear(told, told), nn.SiLU())
@@ -119,12 +121,24 @@ class UNet(nn.Module):
         )
         self.gain = zeroed(nn.Linear(told, widths[0]))
         self.leave = zeroed(Exact(widths[0], channels, 3, padding=1))
+        if augment:
+            # Without a bias: labels that are zero say nothing.
+            self.tell_augment = nn.Linear(augment, 64, bias=False)
 
-    def forward(self, x: Tensor, conditioning: Tensor, label: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), conditioning (B,) -> (B, C, H, W)."""
+    def forward(
+        self,
+        x: Tensor,
+        conditioning: Tensor,
+        label: Tensor | None = None,
+        augment: Tensor | None = None,
+    ) -> Tensor:
+        """x (B, C, H, W), conditioning (B,), augment (B, n) or None -> (B, C, H, W)."""
         # As exact as the stream that the gain scales.
         with torch.autocast(x.device.type, enabled=False):
-            told = self.tell(self.embedding(conditioning))
+            embedded = self.embedding(conditioning)
+            if augment is not None:
+                embedded = embedded + self.tell_augment(augment.float())
+            told = self.tell(embedded)
             gain = 1 + self.gain(told)[:, :, None, None]
         return padded(x, self.multiple, lambda image: self._padded(image, told, gain))
 

@@ -13,18 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from ddim import ema
+from ddim.augment import augmented
 from ddim.config import Optim, Recipe, build, dump
 from ddim.data import Images
 from ddim.data.order import flips, indices
 from ddim.data.transforms import batch as gather
 from ddim.data.transforms import unit
-from ddim.denoiser import Model
+from ddim.denoiser import Denoiser, Model
 from ddim.errors import UserError
 from ddim.levels import means
 from ddim.pixels import Pixels
 from ddim.training.engine import Engine, stream, streaming
 
-NOISE, VALIDATION, WEIGHTS, DROPOUT, GRAIN = 1, 2, 3, 4, 5
+NOISE, VALIDATION, WEIGHTS, DROPOUT, GRAIN, AUGMENT = 1, 2, 3, 4, 5, 6
 """The uses of a run's random streams (see `stream`)."""
 
 IN_A_ROW = 3
@@ -171,6 +172,7 @@ class Training:
         grain = None
         if self.recipe.data.dequantise:
             grain = torch.rand(size, generator=stream("cpu", seed, GRAIN, self.step))
+        done = self.recipe.augment.labels(o.batch, stream("cpu", seed, AUGMENT, self.step))
         total = torch.zeros((), device=runtime.device)
         with streaming(runtime.device, seed, DROPOUT, self.step):
             for part in range(o.accumulate):
@@ -179,8 +181,11 @@ class Training:
                 pixels = unit(images, None if grain is None else grain[mine])
                 x0 = runtime.images(self.pixels.enter(pixels))
                 eps = runtime.images(noise[mine])
+                denoise: Denoiser = self.quick
+                if self.recipe.augment.probability:
+                    x0, denoise = augmented(x0, done[mine]), self.quick.given(augment=done[mine])
                 with self.engine.precise():
-                    loss = self.recipe.objective(self.quick, x0, times[mine], eps).mean() / o.accumulate
+                    loss = self.recipe.objective(denoise, x0, times[mine], eps).mean() / o.accumulate
                 self.engine.backward(loss)
                 total += loss.detach()
         return self.engine.mean(total)
