@@ -110,3 +110,54 @@ def test_a_recipe_can_be_a_file(tmp_path):
 def test_a_typo_is_told_the_near_name(name, near):
     with pytest.raises(UserError, match=f"recipe must be one of .*perhaps you meant {near}"):
         find(name)
+
+
+FAST = """
+name: fast
+data:
+  source: blossoms
+  size: [64, 64]
+  channels: null
+  flip: true
+  valid: 0.1
+pixels: {kind: measured}
+net:
+  kind: unet
+  widths: [32, 64, 128, 256]
+  down: [0, 1, 1, 2]
+  up: [1, 1, 2, 2]
+  attention: [false, false, false, true]
+  told: 256
+schedule: {kind: cosine, min_signal: 0.014, max_signal: 0.99995}
+predicts: {kind: velocity}
+conditioning: {kind: log_snr, scale: 10.0}
+objective:
+  'on': noise
+  error: l1
+  times: {kind: normal_log_snr, mean: -1.0, std: 2.5}
+optim:
+  lr: 0.003
+  weight_decay: 0.01
+  betas: [0.9, 0.99]
+  batch: 16
+  accumulate: 1
+  clip: 1.0
+  warmup: 3200
+  decay: cosine
+ema: {kind: power, gamma: 16.97}
+grid: {kind: uniform_log_snr, end: 3.0}
+sampler: {kind: dpm_solver, order: 2, eta: 0.0, start: ramp}
+report: {events: 10, valid: 256, grid: 16, steps: 20, log: 20, checkpoint: 120.0}
+minutes: 40.0
+images: null
+seed: 0
+"""
+"""What version 0.1.0 wrote."""
+
+
+def test_a_recipe_that_an_older_version_wrote_is_read_as_what_it_was(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(FAST)
+    assert find(str(tmp_path / "recipe.yaml")) == fast()
+    whole = "times: {kind: normal_log_snr, mean: -1.0, std: 2.5}"
+    (tmp_path / "recipe.yaml").write_text(FAST.replace(whole, "times: {kind: uniform_times}"))
+    assert find(str(tmp_path / "recipe.yaml")).objective == Objective("noise", "l1")

@@ -20,12 +20,16 @@ RECIPES = {
     "ddpm": "DDPM and DDIM as published for CIFAR-10; on a laptop with --net.width 32 --net.groups 8",
     "keras": "Béres' Keras tutorial, with its own hyper-parameters",
     "seed": "the torch/luz repository, with its own hyper-parameters",
+    "edm": "Karras et al. 2022: preconditioned, weighted, augmented",
+    "edm-vp": "edm with the preconditioning and noise levels of the VP SDE",
+    "edm-ve": "edm with those of the VE SDE",
+    "edm-iddpm": "edm with those of Nichol & Dhariwal",
     "smoke": "seconds: to see that everything runs",
 }
 
 TAKES_FIELDS = True
 
-_EPILOG = "recipes:\n" + "\n".join(f"  {name:<7} {text}" for name, text in RECIPES.items())
+_EPILOG = "recipes:\n" + "\n".join(f"  {name:<9} {text}" for name, text in RECIPES.items())
 _EPILOG += """
 
 Any field of a recipe can be set as an option:
