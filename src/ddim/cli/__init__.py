@@ -26,6 +26,7 @@ COMMANDS = {
     "interpolate": "go from one picture to another, through latents",
     "inpaint": "paint a part of an image anew",
     "vary": "make other pictures like an image",
+    "ablate": "see what each choice of a sampler is worth to a run",
     "plot": "draw schedules, embeddings, diffusion strips and losses",
     "data": "look at images before you train on them",
     "export": "write a run as a pipeline of diffusers",
