@@ -43,6 +43,7 @@ UNET = "nn/test_unet.py::test_the_network_is_the_one_described_layer_by_layer"
 ORIGINAL = "nn/test_residual_unet.py::test_the_network_is_the_original_layer_by_layer"
 SCORED = "test_scores.py::"
 DDPM_UNET = "nn/test_ddpm_unet.py::"
+EDM, AUGMENTED, ABLATED = "test_edm.py::", "test_augment.py::", "test_ablation.py::"
 
 MUTANTS = [
     # Schedules and grids
@@ -1482,6 +1483,125 @@ MUTANTS = [
         "min(self.pictures, self.reference[-1]) >= least",
         "True",
         "test_reports.py::test_what_there_are_too_few_images_for_is_not_ranked",
+    ),
+    # EDM: preconditioning, weighting, averages, augmentation, ablation
+    _(
+        "c_out without sigma_data",
+        "parameterisation.py",
+        "ratio * data / norm, 1 / (norm * at.alpha)",
+        "ratio / norm, 1 / (norm * at.alpha)",
+        EDM + "test_input_and_target_have_unit_variance",
+        EDM + "test_the_objective_is_the_weighted_denoising_error",
+    ),
+    _(
+        "the score without its sign",
+        "parameterisation.py",
+        "Scales(1 / at.alpha, at.sigma / at.alpha,",
+        "Scales(1 / at.alpha, -at.sigma / at.alpha,",
+        EDM + "test_a_recipe_has_the_row_of_the_table",
+        "test_parameterisation.py::test_the_score_is_the_gradient_of_the_log_density_times_sigma",
+    ),
+    _(
+        "c_noise of the variance",
+        "parameterisation.py",
+        "self.factor * (-at.log_snr / 2 - math.log(self.unit))",
+        "self.factor * (-at.log_snr - math.log(self.unit))",
+        EDM + "test_the_network_is_told_c_noise",
+        "test_parameterisation.py::test_c_noise_is_a_logarithm_of_the_noise_on_a_clean_image_of_weight_one",
+    ),
+    _(
+        "the weight of EDM as that of noise",
+        "objective.py",
+        "(at.alpha / at.sigma) ** 2 + 1 / self.sigma_data**2",
+        "(at.alpha / at.sigma) ** 2 * torch.ones_like(at.alpha)",
+        EDM + "test_the_objective_is_the_weighted_denoising_error",
+        "test_objective.py::test_a_weight_multiplies_the_error_of_its_level",
+    ),
+    _(
+        "the half-life as a time constant",
+        "ema.py",
+        "1 - 0.5 ** (batch / half)",
+        "1 - 2.718281828 ** (-batch / half)",
+        "test_ema.py::test_what_was_learnt_a_half_life_ago_weighs_a_half",
+    ),
+    _(
+        "the ramp of the half-life in updates",
+        "ema.py",
+        "self.ramp * (k - 1) * batch)",
+        "self.ramp * (k - 1))",
+        "test_ema.py::test_a_young_average_lags_by_a_part_of_the_run",
+    ),
+    _(
+        "sigma linear in time",
+        "schedules.py",
+        "clock.exp() if self.rho is None else clock**self.rho",
+        "clock.exp() if self.rho is None else clock * self.rho",
+        SCHEDULES + "test_equal_times_of_karras_sigma_are_equal_steps_of_its_root",
+    ),
+    _(
+        "images turned the other way than told",
+        "augment.py",
+        "torch.stack([cos, sin, -sin, cos], dim=1)",
+        "torch.stack([cos, -sin, sin, cos], dim=1)",
+        AUGMENTED + "test_quarter_turns_move_pixels",
+        AUGMENTED + "test_a_turn_is_counter_clockwise_as_one_sees_it",
+    ),
+    _(
+        "pixels taken from where they should go",
+        "augment.py",
+        "torch.linalg.inv(_matrix(labels))",
+        "_matrix(labels)",
+        AUGMENTED + "test_a_round_cloud_becomes_what_the_labels_say",
+    ),
+    _(
+        "width and height of a translation mistaken",
+        "augment.py",
+        "torch.tensor([width, height], dtype=torch.float64)",
+        "torch.tensor([height, width], dtype=torch.float64)",
+        AUGMENTED + "test_a_translation_by_whole_pixels_moves_pixels",
+    ),
+    _(
+        "every transformation with every image",
+        "augment.py",
+        "done = chance < self.probability",
+        "done = chance <= 1",
+        AUGMENTED + "test_each_transformation_comes_as_often_as_it_is_asked_for_and_alone",
+        AUGMENTED + "test_without_augmentation_nothing_is_done",
+    ),
+    _(
+        "a network told of another image's augmentation",
+        "training/loop.py",
+        "augmented(x0, done[mine]), self.quick.given(augment=done[mine])",
+        "augmented(x0, done[mine]), self.quick.given(augment=done[mine].flip(0))",
+        "training/test_loop.py::test_images_are_augmented_as_the_network_is_told",
+    ),
+    _(
+        "one augmentation for all steps",
+        "training/loop.py",
+        'stream("cpu", seed, AUGMENT, self.step)',
+        'stream("cpu", seed, AUGMENT, 0)',
+        "training/test_loop.py::test_images_are_augmented_as_the_network_is_told",
+    ),
+    _(
+        "labels of augmentation lost on the way to the network",
+        "denoiser.py",
+        "return self.model(x_t, t, label, self.augment)",
+        "return self.model(x_t, t, label)",
+        "test_denoiser.py::test_how_images_were_augmented_reaches_the_network_with_and_without_a_label",
+    ),
+    _(
+        "half forgotten in the speed of the VP SDE",
+        "ablation.py",
+        "(LOW + SLOPE * t) * (sigma + 1 / sigma) / 2",
+        "(LOW + SLOPE * t) * (sigma + 1 / sigma)",
+        ABLATED + "test_every_choice_converges_to_the_one_flow_at_the_order_of_its_rule",
+    ),
+    _(
+        "Heun's second slope where its first was",
+        "ablation.py",
+        "then.moved(ahead, q.x0, h)",
+        "now.moved(ahead, q.x0, h)",
+        ABLATED + "test_sigma_that_is_t_and_no_scaling_are_ddim_and_heun",
     ),
 ]
 
