@@ -193,8 +193,8 @@ MUTANTS = [
     _(
         "error averaged over the batch",
         "objective.py",
-        "return error.flatten(1).mean(1)",
-        "return error.mean().expand(len(x0))",
+        "error.flatten(1).mean(1)",
+        "error.mean().expand(len(x0))",
         "test_objective.py::test_each_image_has_its_own_error",
     ),
     _(
@@ -207,8 +207,8 @@ MUTANTS = [
     _(
         "training asks for the noise of a clean image",
         "objective.py",
-        "return 1 - uniform.double()",
-        "return uniform.double()",
+        "return 1 - (1 - self.low) * uniform.double()",
+        "return (1 - self.low) * uniform.double()",
         "test_objective.py::test_the_loss_is_finite_at_every_time_that_training_may_draw",
     ),
     # The sampler
