@@ -66,7 +66,7 @@ def images(*shape, seed=0):
 
 def asked(net, x, label=None):
     """The network at two levels, told what it can be told."""
-    given = [] if net.augment is None else [normal(len(x), 9, seed=3, dtype=torch.float32)]
+    given = [] if not net.augments else [normal(len(x), 9, seed=3, dtype=torch.float32)]
     return net(x, torch.linspace(0.3, 700, len(x)), label, *given)
 
 
@@ -305,7 +305,7 @@ def test_the_score_networks_are_those_described_layer_by_layer(name):
     down, up = lambda x: smaller(x, taps, pad), lambda x: larger(x, taps, pad)
     x, index, augment = images(2, 3, 8, 12), torch.tensor([0.3, 1.4]), normal(2, 9, seed=2).float()
     with torch.no_grad():
-        position = net.embedding(index).double() + augment.double() @ net.augment.weight.double().T
+        position = net.embedding(index).double() + augment.double() @ net.tell_augment.weight.double().T
         told = swish(position @ net.tell[0].weight.double().T + net.tell[0].bias.double())
         told = swish(told @ net.tell[2].weight.double().T + net.tell[2].bias.double())
         entered = convolved(x.double(), net.enter, padding=1)

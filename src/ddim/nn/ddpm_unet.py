@@ -267,13 +267,14 @@ class DDPMUNet(nn.Module):
 
     def __init__(self, channels: int, spec: DDPMUNetSpec) -> None:
         super().__init__()
-        self.classes, self.multiple, self.root = spec.classes, spec.multiple, spec.root
+        self.classes, self.augments = spec.classes, spec.augment
+        self.multiple, self.root = spec.multiple, spec.root
         widths, told = spec.widths, 4 * spec.width
         self.embedding = _embedding(spec)
         positions = self.embedding.width
         self.tell = nn.Sequential(nn.Linear(positions, told), nn.SiLU(), nn.Linear(told, told))
         self.label = nn.Embedding(spec.classes, told) if spec.classes else None
-        self.augment = nn.Linear(spec.augment, positions, bias=False) if spec.augment else None
+        self.tell_augment = nn.Linear(spec.augment, positions, bias=False) if spec.augment else None
 
         norm = {"groups": spec.groups, "eps": spec.eps, "root": spec.root}
         block = partial(Block, told=told, dropout=spec.dropout, scale_shift=spec.scale_shift, **norm)
@@ -340,8 +341,8 @@ class DDPMUNet(nn.Module):
         """
         with torch.autocast(x.device.type, enabled=False):
             position = self.embedding(conditioning)
-            if self.augment is not None and augment is not None:
-                position = position + self.augment(augment.float())
+            if self.tell_augment is not None and augment is not None:
+                position = position + self.tell_augment(augment.float())
             told = self.tell(position)
             if self.label is not None and label is not None:
                 told = told + self.label(label.clamp(min=0)) * (label >= 0)[:, None]
