@@ -26,7 +26,10 @@ def silent(text):
 
 def start(folder, lease=1.0, pause=0.01):
     words = [sys.executable, str(SCRIPT), str(folder), str(lease), str(pause)]
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    # Whoever runs the tests in the background may ignore SIGINT, and children inherit that.
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return subprocess.Popen(words, **quiet, preexec_fn=heed)  # noqa: PLW1509  (no threads here)
 
 
 def until(condition, seconds=60):
