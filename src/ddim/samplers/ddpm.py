@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ddim.denoiser import Denoiser
 from ddim.errors import UserError
+from ddim.gaussian import step
 from ddim.noise import Noise
 from ddim.samplers.state import State
 
@@ -34,18 +35,14 @@ class DDPM:
             return
         yield State(x, times[0].item(), torch.zeros_like(x))
         for t, s in pairwise(times):
-            now, then = denoise.schedule(t), denoise.schedule(s)
-            ratio = now.alpha / then.alpha
-            beta = now.sigma**2 - ratio**2 * then.sigma**2  # of q(x_t | x_s)
-            small = beta * then.sigma**2 / now.sigma**2
+            q = step(denoise.schedule(t), denoise.schedule(s))
             p = denoise(x, t)
-            mean = (ratio * then.sigma**2 / now.sigma**2).to(x) * x
-            mean = mean + (then.alpha * beta / now.sigma**2).to(x) * p.x0
             if self.variance == "learned" and p.mix is None:
                 raise UserError("sampler.variance is learned, but this network predicts no variance")
-            if p.mix is not None and self.variance == "learned" and beta > 0:
-                spread = (torch.lerp(small.log().to(x), beta.log().to(x), p.mix) / 2).exp()
+            mean = q.of_x.to(x) * x + q.of_x0.to(x) * p.x0
+            if p.mix is not None and self.variance == "learned":
+                spread = (q.log_variance(p.mix) / 2).exp()
             else:
-                spread = (small if self.variance == "small" else beta).sqrt().to(x)
+                spread = (q.small if self.variance == "small" else q.large).sqrt().to(x)
             x = mean + spread * noise.like(x)
             yield State(x, s.item(), p.x0)
