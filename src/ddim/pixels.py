@@ -56,6 +56,16 @@ class Pixels:
         mean, std = self._over(x0)
         return (x0 * std + mean).clamp(0, 1)
 
+    def values(self, x0: Tensor) -> Tensor:
+        """(B, C, H, W) in model units -> 8-bit values, 0 to 255, neither rounded nor clamped."""
+        mean, std = self._over(x0)
+        return 255 * (x0 * std + mean)
+
+    @property
+    def units(self) -> Tensor:
+        """Of each channel (C,) how many 8-bit values one model unit is, float64."""
+        return 255 * torch.tensor(self.std).double()
+
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Of each channel (C,) the model units of black and of white, float64."""

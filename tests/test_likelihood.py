@@ -1,0 +1,196 @@
+"""Bits per dimension against the exact likelihood of known laws."""
+
+import math
+
+import pytest
+import torch
+
+from ddim.errors import UserError
+from ddim.grids import Uniform, UniformLogSNR
+from ddim.likelihood import check, flow, vlb
+from ddim.noise import Noise
+from ddim.oracles import Gaussian, Mixture
+from ddim.pixels import Pixels
+from ddim.prediction import Prediction
+from ddim.schedules import Cosine, Level, Linear, LinearBeta
+from oracles import normal
+
+PIXELS = {"fixed": Pixels.fixed(0.5, 0.5, 1), "measured": Pixels((0.45,), (0.12,))}
+every_pixels = pytest.mark.parametrize("pixels", PIXELS.values(), ids=PIXELS)
+CENTRES = torch.tensor([-0.6, 0.5], dtype=torch.float64).reshape(2, 1, 1, 1)
+
+
+def rounded(x, pixels):
+    """Images in model units as 8-bit files keep them; none is so far out that it is black or white."""
+    values = pixels.values(x).round()
+    assert 0 < values.min() <= values.max() < 255
+    return pixels.enter(values / 255)
+
+
+def law(kind, schedule):
+    if kind == "gaussian":
+        return Gaussian(schedule, mean=0.1, std=0.2)
+    return Mixture(schedule, CENTRES.expand(2, 1, 1, 2), 0.1)
+
+
+def drawn(kind, n, pixels):
+    """8-bit images of a law, and the exact bits per dimension of each."""
+    x = normal(n, 1, 1, 2, seed=5)
+    if kind == "gaussian":
+        x0 = rounded(0.1 + 0.2 * x, pixels)
+        mass = _bin(x0, 0.1, 0.2, pixels).log().flatten(1).sum(1)
+    else:
+        which = (torch.arange(n) % 2).reshape(-1, 1, 1, 1)
+        x0 = rounded(torch.where(which == 0, CENTRES[0], CENTRES[1]) + 0.1 * x, pixels)
+        clouds = [_bin(x0, centre.item(), 0.1, pixels).flatten(1).prod(1) for centre in CENTRES.flatten()]
+        mass = (sum(clouds) / 2).log()
+    return x0, -mass / 2 / math.log(2)
+
+
+def _bin(x0, mean, std, pixels):
+    half = 1 / (2 * 255 * pixels.std[0])
+    return torch.special.ndtr((x0 + half - mean) / std) - torch.special.ndtr((x0 - half - mean) / std)
+
+
+class KarrasLike:
+    """Noise added to a signal that stays: never less than a tenth."""
+
+    def __call__(self, t):
+        return Level(torch.ones_like(t), 0.1 + t)
+
+
+class Halfway:
+    """A law that puts its variance halfway."""
+
+    def __init__(self, inner):
+        self.inner, self.schedule = inner, inner.schedule
+
+    def __call__(self, x_t, t):
+        p = self.inner(x_t, t)
+        return Prediction(p.x0, p.eps, torch.full_like(x_t, 0.5))
+
+
+class OneStream:
+    """Stands for Noise where images are many and none is looked at."""
+
+    def __init__(self):
+        self.stream = torch.Generator().manual_seed(0)
+
+    def like(self, x):
+        return torch.randn(x.shape, generator=self.stream, dtype=x.dtype)
+
+
+def within(found, exact, sigmas=3.0):
+    """Whether the mean difference is no further from 0 than its standard errors, and by how many."""
+    apart = found - exact
+    error = apart.std() / len(apart) ** 0.5
+    return abs(apart.mean()) <= sigmas * error
+
+
+@every_pixels
+@pytest.mark.parametrize("kind", ["gaussian", "mixture"])
+@pytest.mark.parametrize("trace", ["estimated", "exact"])
+@pytest.mark.parametrize("schedule", [Cosine(0.014, 0.99998), LinearBeta()], ids=str)
+def test_the_flow_gives_the_exact_bits_of_a_law(schedule, trace, kind, pixels):
+    n = 400
+    x0, exact = drawn(kind, n, pixels)
+    found = flow(law(kind, schedule), x0, pixels, Noise(range(n)), trace=trace)
+    assert found.shape == (n,)
+    assert within(found, exact)
+    # A law that is wrong by a fifth in its spread is told apart.
+    wrong = flow(Gaussian(schedule, 0.1, 0.24), x0, pixels, Noise(range(n)), trace=trace)
+    assert wrong.mean() > exact.mean() + 0.01
+
+
+@pytest.mark.parametrize(
+    "kind, pixels, grid",
+    # The cleanest level about as noisy as a bin is wide: below, bits go to what no value tells.
+    [
+        ("gaussian", "fixed", UniformLogSNR(9.2)),
+        ("mixture", "fixed", UniformLogSNR(9.2)),
+        ("gaussian", "measured", UniformLogSNR(6.6)),
+    ],
+    ids=str,
+)
+def test_the_bound_is_above_the_flow_and_its_gap_closes_with_the_steps(kind, pixels, grid):
+    """With the small variance, whose gap is the larger, and so measured well."""
+    n, schedule, pixels = 24_000, LinearBeta(), PIXELS[pixels]
+    x0, exact = drawn(kind, n, pixels)
+    denoise = law(kind, schedule)
+    level = flow(denoise, x0, pixels, OneStream(), trace="exact")
+    gaps = []
+    for steps in (250, 1000):
+        found = vlb(denoise, x0, pixels, grid(steps, schedule), OneStream(), "small")
+        apart = found - level
+        assert apart.mean() >= -3 * apart.std() / n**0.5
+        gaps.append((found - exact).mean())
+    assert gaps[0] > 3 * gaps[1]
+
+
+@pytest.mark.parametrize("variance", ["small", "large", "learned"])
+def test_the_bound_bounds_whatever_the_variance_and_however_few_the_steps(variance):
+    n, pixels = 2000, PIXELS["fixed"]
+    x0, exact = drawn("gaussian", n, pixels)
+    denoise = Halfway(law("gaussian", LinearBeta()))
+    for times in (Uniform()(20, LinearBeta()), UniformLogSNR(8.0)(60, LinearBeta())):
+        apart = vlb(denoise, x0, pixels, times, OneStream(), variance) - exact
+        assert apart.mean() >= -3 * apart.std() / n**0.5
+
+
+def test_a_start_that_is_not_noise_costs_bits():
+    """A schedule that ends with half of the signal left: the prior must be told of it."""
+    n, schedule = 2000, Cosine(0.5, 0.99995)
+    x0, exact = drawn("gaussian", n, PIXELS["fixed"])
+    found = vlb(
+        law("gaussian", schedule), x0, PIXELS["fixed"], UniformLogSNR(8.5)(200, schedule), OneStream()
+    )
+    # KL(N(alpha x0, sigma^2) || N(0, 1)) of x0 with mean square 0.1^2 + 0.2^2, in bits, less what x_1 tells.
+    spread = 0.75 + 0.25 * 0.04
+    extra = (spread + 0.25 * 0.01 - 1 - math.log(spread)) / 2 / math.log(2)
+    assert (found - exact).mean().item() == pytest.approx(extra, abs=0.02)
+    assert extra > 0.015
+
+
+def test_each_image_has_its_own_bits_by_its_own_seed():
+    x0, _ = drawn("mixture", 6, PIXELS["fixed"])
+    denoise, times = law("mixture", Cosine(0.014, 0.99998)), Uniform()(20, LinearBeta())
+    for measure in (
+        lambda x, seeds: vlb(denoise, x, PIXELS["fixed"], times, Noise(seeds)),
+        lambda x, seeds: flow(denoise, x, PIXELS["fixed"], Noise(seeds), 10),
+    ):
+        whole = measure(x0, range(6))
+        assert torch.allclose(measure(x0[2:4], range(2, 4)), whole[2:4])
+        assert not torch.allclose(measure(x0[2:4], range(2)), whole[2:4])
+
+
+def test_the_rule_of_the_flow_is_of_order_four():
+    x0, _ = drawn("gaussian", 50, PIXELS["fixed"])
+    denoise = law("gaussian", Cosine(0.014, 0.99998))
+    level = lambda steps: flow(denoise, x0, PIXELS["fixed"], Noise(range(50)), steps)
+    truth = level(400)
+    errors = [(level(steps) - truth).abs().mean().item() for steps in (40, 80)]
+    assert math.log2(errors[0] / errors[1]) > 3.5
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), Linear(), KarrasLike()], ids=lambda s: type(s).__name__)
+def test_a_schedule_that_is_never_clean_is_refused(schedule):
+    with pytest.raises(UserError, match=r"likelihood needs a schedule whose noise at t = 0 is at most 0\.05"):
+        check(schedule)
+
+
+def test_schedules_that_come_near_enough_are_taken():
+    for schedule in (Cosine(0.014, 0.99995), LinearBeta(), Linear(clip="none", read="log_snr")):
+        check(schedule)
+
+
+def test_what_cannot_be_measured_is_refused():
+    x0, _ = drawn("gaussian", 2, PIXELS["fixed"])
+    denoise = law("gaussian", LinearBeta())
+    with pytest.raises(UserError, match="at least 2 steps, got 1"):
+        vlb(denoise, x0, PIXELS["fixed"], Uniform()(1, LinearBeta()), Noise(range(2)))
+    with pytest.raises(UserError, match="steps must be at least 1, got 0"):
+        flow(denoise, x0, PIXELS["fixed"], Noise(range(2)), 0)
+    with pytest.raises(UserError, match="needs a continuous schedule"):
+        flow(law("gaussian", Linear(clip="none")), x0, PIXELS["fixed"], Noise(range(2)))
+    with pytest.raises(UserError, match="predicts none"):
+        vlb(denoise, x0, PIXELS["fixed"], Uniform()(4, LinearBeta()), Noise(range(2)), "learned")
