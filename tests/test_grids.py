@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddim.errors import UserError
-from ddim.grids import Karras, Listed, Quadratic, Spaced, Uniform, UniformLogSNR
+from ddim.grids import Karras, Listed, Quadratic, Sections, Spaced, Uniform, UniformLogSNR
 from ddim.schedules import Cosine, Linear, LinearBeta
 
 SCHEDULES = [
@@ -145,3 +145,45 @@ def test_spaced_levels_are_entries_of_the_table(spacing, steps, wanted):
 def test_more_levels_than_entries_are_refused():
     with pytest.raises(UserError, match="at most 100"):
         Spaced(100)(101, Linear(100))
+
+
+def entries(grid, steps):
+    """The entries of the table, from 0 and increasing, that a grid takes."""
+    return (grid(steps, LinearBeta()).flip(0) * grid.entries).round().long().sub(1).tolist()
+
+
+def test_sections_are_the_respacing_of_improved_ddpm():
+    """Nichol & Dhariwal 2021, section 4, and the cases that their code documents."""
+    assert entries(Sections(300, (10, 15, 20)), 45) == [
+        *(round(k * 99 / 9) for k in range(10)),
+        *(100 + round(k * 99 / 14) for k in range(15)),
+        *(200 + round(k * 99 / 19) for k in range(20)),
+    ]
+    assert entries(Sections(10), 10) == list(range(10))
+    assert entries(Sections(4000), 2) == [0, 3999]
+    assert entries(Sections(10, (1, 1, 1)), 3) == [0, 4, 7]
+    assert entries(Sections(10, (1, 1, 1)), 9) == [0, 2, 3, 4, 5, 6, 7, 8, 9]
+
+
+def test_leading_spacing_is_the_one_that_they_name_after_ddim():
+    assert entries(Spaced(1000, "leading"), 50) == list(range(0, 1000, 20))
+
+
+@pytest.mark.parametrize("shares, steps", [((1,), 1), ((1,), 1000), ((3, 2, 1), 60), ((10, 10, 10), 30)])
+def test_sections_keep_the_levels_of_the_table_as_they_are(shares, steps):
+    table = Linear(1000, clip="none", read="log_snr")
+    times = Sections(1000, shares)(steps, table)
+    assert times.shape == (steps,)
+    assert (times.diff() < 0).all()
+    index = (times * 1000).round().long() - 1
+    assert torch.allclose(table(times).alpha ** 2, table.powers[index], rtol=1e-10)
+
+
+def test_impossible_sections_are_refused():
+    for shares in ((), (0, 1), (1,) * 1001):
+        with pytest.raises(UserError, match=r"grid\.shares must be one to 1000"):
+            Sections(1000, shares)
+    with pytest.raises(UserError, match="steps must be a multiple of 30, the sum of grid.shares, got 31"):
+        Sections(1000, (10, 10, 10))(31, LinearBeta())
+    with pytest.raises(UserError, match="ask for 9 levels of a section that has 5"):
+        Sections(10, (9, 1))(10, LinearBeta())

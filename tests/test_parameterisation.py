@@ -168,3 +168,11 @@ def test_time_counts_from_zero_to_its_scale():
 def test_impossible_choices_are_refused(make):
     with pytest.raises(UserError, match="must be above 0, got"):
         make()
+
+
+def test_rescaled_timesteps_run_as_far_as_those_of_a_table_of_1000():
+    t = torch.tensor([1, 2, 4000], dtype=torch.float64) / 4000
+    told = Timestep(4000, scale=0.25)(t, Cosine()(t))
+    assert torch.allclose(told, torch.tensor([0.0, 0.25, 999.75], dtype=torch.float64), atol=1e-9)
+    with pytest.raises(UserError, match=r"conditioning\.scale must be above 0, got 0"):
+        Timestep(scale=0)

@@ -314,3 +314,18 @@ def test_schedules_are_values():
 def test_impossible_schedules_are_refused(make):
     with pytest.raises(UserError, match=r"needs .* got "):
         make()
+
+
+def test_the_cosine_table_is_that_of_improved_ddpm():
+    """Nichol & Dhariwal 2021, eq. 17: alpha^2 = f(t) / f(0), but for the last betas, held to 0.999."""
+    schedule = Linear(4000, clip="none", read="log_snr", betas="cosine")
+    t = torch.tensor([1 / 4000, 0.25, 0.5, 0.75, 3999 / 4000], dtype=torch.float64)
+    f = lambda t: math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+    for time in t.tolist():
+        power = schedule(torch.tensor(time, dtype=torch.float64)).alpha.item() ** 2
+        assert power == pytest.approx(f(time) / f(0), rel=1e-6)
+    ends = schedule(torch.tensor([3999 / 4000, 1.0], dtype=torch.float64)).alpha ** 2
+    assert (ends[1] / ends[0]).item() == pytest.approx(1 - 0.999, rel=1e-9)
+    # Section 3.2: of 1000 steps the root of the first beta is a little less than a bin, 1 / 127.5.
+    first = Linear(1000, clip="none", read="log_snr", betas="cosine")(torch.tensor(1e-3, dtype=torch.float64))
+    assert 0.6 / 127.5 < first.sigma.item() < 1 / 127.5

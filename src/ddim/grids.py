@@ -121,6 +121,45 @@ class Spaced:
 
 
 @dataclass(frozen=True)
+class Sections:
+    """Of the `entries` of a discrete schedule, cut into equal sections, so many of each as its share says.
+
+    From the first of a section to its last, evenly (Nichol & Dhariwal 2021, section 4). Shares (1,) space all
+    steps over the whole table; (3, 2, 1) give half of them to the cleanest third.
+    """
+
+    entries: int = 1000
+    shares: tuple[int, ...] = (1,)
+
+    def __post_init__(self) -> None:
+        if min(self.shares, default=0) < 1 or len(self.shares) > self.entries:
+            raise UserError(
+                f"grid.shares must be one to {self.entries} whole numbers above 0, got {self.shares}"
+            )
+
+    def __call__(self, steps: int, schedule: Schedule) -> Tensor:
+        """See `Grid`; UserError where the shares do not divide the steps, or a section has fewer entries."""
+        _check(steps)
+        each, rest = divmod(steps, sum(self.shares))
+        if rest:
+            raise UserError(
+                f"steps must be a multiple of {sum(self.shares)}, the sum of grid.shares, got {steps}"
+            )
+        sizes = [self.entries // len(self.shares)] * len(self.shares)
+        for k in range(self.entries % len(self.shares)):
+            sizes[k] += 1
+        index, begin = [], 0
+        for size, share in zip(sizes, self.shares, strict=True):
+            count = each * share
+            if count > size:
+                raise UserError(f"grid.shares ask for {count} levels of a section that has {size}")
+            last = size - 1 if count > 1 else 0
+            index.append(begin + 1 + torch.linspace(0, last, count, dtype=torch.float64).round())
+            begin += size
+        return torch.cat(index).flip(0) / self.entries
+
+
+@dataclass(frozen=True)
 class Listed:
     """Times that the user wrote down, decreasing, in (0, 1]."""
 

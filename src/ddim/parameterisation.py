@@ -120,17 +120,23 @@ class SignalVariance:
 
 @dataclass(frozen=True)
 class Timestep:
-    """The index, from 0, in a table of so many entries: entries * t - 1 (Ho et al. 2020)."""
+    """The index, from 0, in a table of so many entries: entries * t - 1 (Ho et al. 2020), times `scale`.
+
+    Nichol & Dhariwal's code scales indices of longer tables to those of DDPM: 1000 / entries.
+    """
 
     entries: int = 1000
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.entries > 0:
             raise UserError(f"conditioning.entries must be above 0, got {self.entries}")
+        if not self.scale > 0:
+            raise UserError(f"conditioning.scale must be above 0, got {self.scale}")
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
         """See `Conditioning`."""
-        return self.entries * t.double() - 1
+        return (self.entries * t.double() - 1) * self.scale
 
 
 @dataclass(frozen=True)

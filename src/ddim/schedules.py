@@ -117,12 +117,13 @@ class Linear:
 
     Ho et al. 2020, section 4. `betas` names the other tables of their code: "quad" is linear in the square
     root of beta; "sigmoid" rises as that function from -6 to 6; "const" is `last` throughout; "jsd" is 1 /
-    (entries - i), under which alpha^2 falls linearly, to nothing, so that it needs a clip. `clip` bounds the
-    table: "none"; "rates" holds the signal rate alpha within [min_signal, max_signal], as their names say;
-    "powers" holds alpha^2 within the same two numbers, as the seed repository does, which leaves 38 % of its
-    times on one level (alpha = 0.141). `read` says what lies between entries: "floor" takes entry
-    floor((entries - 1) t), the seed's rule; "log_snr" puts entry i at t = (i + 1) / entries and reads
-    linearly in log-SNR; t = 0 is a clean image.
+    (entries - i), under which alpha^2 falls linearly, to nothing, so that it needs a clip. "cosine" is
+    Nichol & Dhariwal 2021, eq. 17: alpha the cosine of a time with an offset of 0.008, beta at most 0.999.
+    `clip` bounds the table: "none"; "rates" holds the signal rate alpha within [min_signal, max_signal], as
+    their names say; "powers" holds alpha^2 within the same two numbers, as the seed repository does, which
+    leaves 38 % of its times on one level (alpha = 0.141). `read` says what lies between entries: "floor"
+    takes entry floor((entries - 1) t), the seed's rule; "log_snr" puts entry i at t = (i + 1) / entries and
+    reads linearly in log-SNR; t = 0 is a clean image.
     """
 
     entries: int = 1000
@@ -132,7 +133,7 @@ class Linear:
     min_signal: float = 0.02
     max_signal: float = 0.95
     read: Literal["floor", "log_snr"] = "floor"
-    betas: Literal["linear", "quad", "const", "jsd", "sigmoid"] = "linear"
+    betas: Literal["linear", "quad", "const", "jsd", "sigmoid", "cosine"] = "linear"
 
     def __post_init__(self) -> None:
         _check_bounds("Linear", self.min_signal, self.max_signal)
@@ -203,6 +204,10 @@ class Linear:
                 return 1 / line(self.entries, 1)
             case "sigmoid":
                 return self.first + (self.last - self.first) * line(-6, 6).sigmoid()
+            case "cosine":
+                t = torch.arange(self.entries + 1, dtype=torch.float64) / self.entries
+                powers = ((t + 0.008) / 1.008 * math.pi / 2).cos() ** 2
+                return (1 - powers[1:] / powers[:-1]).clamp(max=0.999)
 
     @cached_property
     def _log_snr(self) -> Tensor:
