@@ -81,7 +81,7 @@ def different(one, other):
 
 def gradients(run):
     """The gradients and the loss of the next update, which is not made."""
-    loss = run._backward()
+    loss, *_ = run._backward()
     found = {name: p.grad.clone() for name, p in run.parameters.items()}
     run.optimizer.zero_grad(set_to_none=True)
     return found, loss

@@ -25,12 +25,13 @@ from ddim.data.images import check_size
 from ddim.denoiser import Model, Shape
 from ddim.ema import Exponential, HalfLife, Power
 from ddim.errors import UserError, near
-from ddim.grids import Karras, Listed, Quadratic, Spaced, Uniform, UniformLogSNR
+from ddim.grids import Karras, Listed, Quadratic, Sections, Spaced, Uniform, UniformLogSNR
+from ddim.importance import LossAware
 from ddim.nn.clear_unet import ClearUNetSpec
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.residual_unet import ResidualUNet
 from ddim.nn.unet import UNet
-from ddim.objective import EDMWeight, NormalLogSNR, Objective, TableTimes, UniformTimes, Unweighted
+from ddim.objective import EDMWeight, Hybrid, NormalLogSNR, Objective, TableTimes, UniformTimes, Unweighted
 from ddim.parameterisation import (
     CNoise,
     LogSNR,
@@ -229,7 +230,11 @@ class Report:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The tree of choices behind a run."""
+    """The tree of choices behind a run.
+
+    `clip` holds the images that a sampler is told of within black and white: where hardly any signal is left,
+    as at the end of the cosine table, noise that is predicted a little wrong is an image far outside.
+    """
 
     name: str = "fast"
     data: Data = Data()
@@ -240,12 +245,13 @@ class Recipe:
         PredictsVelocity()
     )
     conditioning: LogSNR | NoiseVariance | SignalVariance | Timestep | CNoise | Time = LogSNR()
-    objective: Objective = Objective()
+    objective: Objective | Hybrid = Objective()
     optim: Optim = Optim()
     ema: Exponential | Power | HalfLife = Exponential()
     augment: Augment = Augment()
-    grid: Uniform | Quadratic | UniformLogSNR | Karras | Spaced | Listed = Uniform()
+    grid: Uniform | Quadratic | UniformLogSNR | Karras | Spaced | Sections | Listed = Uniform()
     sampler: DDIM | DDPM | EDM | AdamsBashforth | DPMSolver | UniPC = DDIM()
+    clip: bool = False
     report: Report = Report()
     minutes: float = 40.0
     images: int | None = None
@@ -266,6 +272,15 @@ class Recipe:
                 f"net has too many levels for data.size {height}x{width}, which would be padded to "
                 f"multiples of {self.net.multiple}: got {len(self.net.widths)}"
             )
+        learns = getattr(self.net, "outputs", 1) == 2
+        for name, asks in (
+            ("objective hybrid", isinstance(self.objective, Hybrid)),
+            ("sampler.variance learned", getattr(self.sampler, "variance", "") == "learned"),
+        ):
+            if asks and not learns:
+                raise UserError(
+                    f"{name} needs a network that predicts a variance: --net ddpm_unet --net.outputs 2"
+                )
 
 
 KINDS: dict[str, type] = {
@@ -293,12 +308,14 @@ KINDS: dict[str, type] = {
     "c_noise": CNoise,
     "time": Time,
     "objective": Objective,
+    "hybrid": Hybrid,
     "uniform_times": UniformTimes,
     "normal_log_snr": NormalLogSNR,
     "table_times": TableTimes,
     "unweighted": Unweighted,
     "edm_weight": EDMWeight,
     "augment": Augment,
+    "loss_aware": LossAware,
     "optim": Optim,
     "exponential": Exponential,
     "power": Power,
@@ -308,6 +325,7 @@ KINDS: dict[str, type] = {
     "uniform_log_snr": UniformLogSNR,
     "karras": Karras,
     "spaced": Spaced,
+    "sections": Sections,
     "listed": Listed,
     "ddim": DDIM,
     "ddpm": DDPM,

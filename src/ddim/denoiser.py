@@ -64,9 +64,12 @@ class Model(nn.Module):
         c = self.predicts(level)
         told = self.conditioning(t, level).to(x_t)
         over = lambda value: value.reshape(-1, 1, 1, 1).to(x_t)  # noqa: E731
-        more = {} if augment is None else {"augment": augment.to(x_t)}
-        F = self.net(over(c.inp) * x_t, told, label, **more).to(x_t.dtype)
-        return from_image(x_t, over(c.skip) * x_t + over(c.out) * F, level.over(x_t))
+        told_more = {} if augment is None else {"augment": augment.to(x_t)}
+        output = self.net(over(c.inp) * x_t, told, label, **told_more).to(x_t.dtype)
+        F, *more = output.split(x_t.shape[1], dim=1)
+        p = from_image(x_t, over(c.skip) * x_t + over(c.out) * F, level.over(x_t))
+        # A network with twice the channels predicts the variance too: 0 is halfway.
+        return Prediction(p.x0, p.eps, more[0].sigmoid() if more else None)
 
     @property
     def classes(self) -> int:

@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ddim.bound import picture_bits, step_bits, steps
 from ddim.denoiser import Denoiser
 from ddim.errors import UserError
+from ddim.gaussian import step
+from ddim.importance import LossAware
+from ddim.pixels import Pixels
 from ddim.prediction import Prediction, velocity
 from ddim.schedules import Level, Schedule
 
@@ -128,14 +132,60 @@ class Objective:
     times: UniformTimes | NormalLogSNR | TableTimes = UniformTimes()
     weight: Unweighted | EDMWeight = Unweighted()
 
-    def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """(B,) error on images x0 (B, C, H, W) in model units, noised to times t (B,) with eps like x0."""
+    def __call__(
+        self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels | None = None
+    ) -> Tensor:
+        """(B,) error on images x0 (B, C, H, W) in model units, noised to times t (B,) with eps like x0.
+
+        `pixels` says what the units are; this error does not depend on them.
+        """
         level = denoise.schedule(t)
         at = level.over(x0)
         p = denoise(at.alpha * x0 + at.sigma * eps, t)
         wanted = quantity(Prediction(x0, eps), at, self.on)
         error = _ERRORS[self.error](quantity(p, at, self.on), wanted, reduction="none")
         return self.weight(level).to(x0) * error.flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class Hybrid:
+    """L_simple + `vlb` * L_vlb, for networks that predict a variance (Nichol & Dhariwal 2021, eq. 16).
+
+    `on`, `error` and `times` as of `Objective`. L_vlb is the bound on the likelihood in bits per dimension,
+    over the table of `times`; an image at one time counts for all of them. In it the prediction of the image
+    is held fast, so that it trains the variance alone.
+    """
+
+    on: On = "noise"
+    error: Error = "mse"
+    times: TableTimes | LossAware = TableTimes(4000)
+    vlb: float = 0.001
+
+    def __post_init__(self) -> None:
+        if not self.vlb >= 0:
+            raise UserError(f"objective.vlb must be at least 0, got {self.vlb}")
+        if self.times.entries < 2:
+            raise UserError(f"objective.times.entries must be at least 2, got {self.times.entries}")
+
+    def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:
+        """(B,) error, as of `Objective`, on 8-bit images x0 whose model units are those of `pixels`."""
+        at = denoise.schedule(t).over(x0)
+        x_t = at.alpha * x0 + at.sigma * eps
+        p = denoise(x_t, t)
+        wanted = quantity(Prediction(x0, eps), at, self.on)
+        simple = _ERRORS[self.error](quantity(p, at, self.on), wanted, reduction="none").flatten(1).mean(1)
+        fast = Prediction(p.x0.detach(), p.eps.detach(), p.mix)
+        return simple + self.vlb * self.times.entries * self._bits(fast, denoise.schedule, x_t, x0, t, pixels)
+
+    def _bits(  # noqa: PLR0913  (what a term of the bound is made of)
+        self, p: Prediction, schedule: Schedule, x_t: Tensor, x0: Tensor, t: Tensor, pixels: Pixels
+    ) -> Tensor:
+        """(B,) the term of the bound that belongs to each time."""
+        first, second = torch.tensor([1.0, 2.0], dtype=torch.float64) / self.times.entries
+        s = ((t.double() * self.times.entries).round() - 1) / self.times.entries
+        q = steps(schedule, t, s, step(schedule(second), schedule(first)).small)
+        between = step_bits(p, x_t, x0, q, "learned")
+        return torch.where((s > 0).to(x0.device), between, picture_bits(p, x0, q, "learned", pixels))
 
 
 def quantity(p: Prediction, at: Level, on: On) -> Tensor:

@@ -24,9 +24,9 @@ def recorded(run, monkeypatch):
     seen = []
     sound = Objective.__call__
 
-    def noting(self, denoise, x0, t, eps):
+    def noting(self, denoise, x0, t, eps, pixels):
         seen.append((x0.clone(), t.clone(), eps.clone()))
-        return sound(self, denoise, x0, t, eps)
+        return sound(self, denoise, x0, t, eps, pixels)
 
     with monkeypatch.context() as patch:
         patch.setattr(Objective, "__call__", noting)

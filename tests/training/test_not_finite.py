@@ -25,12 +25,12 @@ class Poisoned(Objective):
     where: str = "loss"
     value: float = math.nan
 
-    def __call__(self, denoise, x0, t, eps):
+    def __call__(self, denoise, x0, t, eps, pixels=None):
         """See `Objective`."""
         if self.where == "data":
             x0 = x0.clone()
             x0[0, 0, 0, 0] = self.value
-        loss = super().__call__(denoise, x0, t, eps)
+        loss = super().__call__(denoise, x0, t, eps, pixels)
         if self.where == "loss":
             return loss * self.value
         if self.where == "gradient":

@@ -1,6 +1,7 @@
 """A run that was stopped anywhere and resumed is the run that was not."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,10 @@ import torch
 import tiny
 from ddim import checkpoint
 from ddim.errors import UserError
+from ddim.importance import LossAware
+from ddim.nn.ddpm_unet import DDPMUNetSpec
+from ddim.objective import Hybrid
+from ddim.schedules import LinearBeta
 from ddim.training import Callback, resume, train
 
 
@@ -255,3 +260,45 @@ def test_sums_that_are_not_finite_survive_the_checkpoint_as_null(tmp_path):
     assert json.loads(json.dumps(state, allow_nan=False))["sums"]["loss"] is None
     again = restored(run, tmp_path)
     assert again.documents()["state"] == state
+
+
+def test_losses_that_times_are_drawn_by_survive_a_stop(tmp_path):
+    """The memory is full after four updates, so that the last six draw by it."""
+    net = DDPMUNetSpec(8, (1, 2), 1, (False, True), groups=4, dropout=0.0, outputs=2)
+    hybrid = Hybrid(times=LossAware(4, history=4, uniform=0.01))
+    recipe = replace(
+        tiny.BASE,
+        net=net,
+        objective=hybrid,
+        schedule=LinearBeta(),
+        report=replace(tiny.BASE.report, checkpoint=0.0),
+    )
+    whole = train(None, recipe, out=tmp_path / "whole", machine=tiny.MACHINE)
+    folder = tmp_path / "run"
+    with pytest.raises(PowerCutError):
+        train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[CrashAtSave(7)])
+    resume(folder)
+    found, wanted = (checkpoint.newest(run / "checkpoints") for run in (folder, whole))
+    names = ("model", "ema/default", "optimizer", "times")
+    for name in names:
+        there, here = checkpoint.read_tensors(wanted, name), checkpoint.read_tensors(found, name)
+        assert tiny.different(here, there) == []
+    counts = checkpoint.read_tensors(found, "times")["counts"]
+    assert counts.sum() == 80
+    assert counts.float().std() > 0
+    assert tiny.metrics(folder) == tiny.metrics(whole)
+
+
+def test_losses_of_an_update_that_was_skipped_are_not_remembered(monkeypatch):
+    net = DDPMUNetSpec(8, (1, 2), 1, (False, True), groups=4, dropout=0.0, outputs=2)
+    run = tiny.training(
+        replace(tiny.BASE, net=net, objective=Hybrid(times=LossAware(4)), schedule=LinearBeta())
+    )
+    run.advance()
+    before = run.memory.counts.clone()
+    assert before.sum() == 8
+    sound = Hybrid.__call__
+    monkeypatch.setattr(Hybrid, "__call__", lambda *args: sound(*args) * float("nan"))
+    run.advance()
+    assert torch.equal(run.memory.counts, before)
+    assert run.memory.losses.isfinite().all()

@@ -21,6 +21,7 @@ from ddim.data.transforms import batch as gather
 from ddim.data.transforms import unit
 from ddim.denoiser import Denoiser, Model
 from ddim.errors import UserError
+from ddim.importance import LossAware, Memory
 from ddim.levels import means
 from ddim.pixels import Pixels
 from ddim.training.engine import Engine, stream, streaming
@@ -67,10 +68,10 @@ class Split:
 class Training:
     """A run between two updates.
 
-    Its state is what a checkpoint holds: weights, their average, the optimiser, counters, and what the next
-    line of the log is made of (`sums` since the last line; `best`, the least value of `report.best`). All
-    else, order and flips of the images, times, noise and dropout, is a function of the recipe's seed and
-    `step`.
+    Its state is what a checkpoint holds: weights, their average, the optimiser, the losses that times may
+    be drawn by, counters, and what the next line of the log is made of (`sums` since the last line; `best`,
+    the least value of `report.best`). All else, order and flips of the images, times, noise and dropout, is a
+    function of the recipe's seed and `step`.
     """
 
     def __init__(self, recipe: Recipe, split: Split, pixels: Pixels, engine: Engine, plan: Plan) -> None:
@@ -91,6 +92,8 @@ class Training:
             self.model.shape,
         ).train()
         self.average = {name: value.float().clone() for name, value in ema.averaged(self.model).items()}
+        times = recipe.objective.times
+        self.memory = Memory(times) if isinstance(times, LossAware) else None
         o = recipe.optim
         self.parameters = dict(self.model.named_parameters())
         self.optimizer = torch.optim.AdamW(
@@ -129,11 +132,13 @@ class Training:
             group["lr"] = rate
         # Batch norm moves its statistics in the forward pass, before anyone knows that the loss is finite.
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-        loss = self._backward()
+        loss, times, losses = self._backward()
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), o.clip or math.inf, foreach=True)
         values = {"loss": loss.item(), "gradient_norm": norm.item(), "lr": rate}
         if all(math.isfinite(value) for value in values.values()):
             self.optimizer.step()
+            if self.memory:
+                self.memory.update(times, losses)
             self.updates += 1
             self.not_finite = 0
             newest = ema.averaged(self.model)
@@ -154,8 +159,8 @@ class Training:
             )
         return values
 
-    def _backward(self) -> Tensor:
-        """Gradients of this step's batch, part by part; the mean loss."""
+    def _backward(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of this step's batch, part by part; the mean loss, and the times (B,) and losses (B,)."""
         o, runtime = self.recipe.optim, self.engine.runtime
         n, seed, first = len(self.split.train), self.recipe.seed, self.seen
         which = self.split.train[indices(n, seed, first, o.batch)]
@@ -164,7 +169,11 @@ class Training:
         # One time in each of B equal slices of [0, 1): the same density as B independent ones, less variance.
         uniform = torch.rand(o.batch, generator=draw, device=runtime.device, dtype=torch.float32).cpu()
         slices = (torch.arange(o.batch) + uniform.double()) / o.batch
-        times = self.recipe.objective.times(slices, self.recipe.schedule)
+        if self.memory:
+            times, counts = self.memory.draw(slices)
+        else:
+            times, counts = self.recipe.objective.times(slices, self.recipe.schedule), torch.ones(o.batch)
+        losses = torch.zeros(o.batch, device=runtime.device)
         # For all parts at once: how a batch is divided must not change its noise.
         shape = self.model.shape
         size = (o.batch, shape.channels, shape.height, shape.width)
@@ -185,10 +194,12 @@ class Training:
                 if self.recipe.augment.probability:
                     x0, denoise = augmented(x0, done[mine]), self.quick.given(augment=done[mine])
                 with self.engine.precise():
-                    loss = self.recipe.objective(denoise, x0, times[mine], eps).mean() / o.accumulate
+                    each = self.recipe.objective(denoise, x0, times[mine], eps, self.pixels)
+                    loss = (each * counts[mine].to(each)).mean() / o.accumulate
+                losses[mine] = each.detach()
                 self.engine.backward(loss)
                 total += loss.detach()
-        return self.engine.mean(total)
+        return self.engine.mean(total), times, losses
 
     @contextmanager
     def averaged(self) -> Iterator[Model]:
@@ -245,7 +256,8 @@ class Training:
         slots = self.optimizer.state_dict()["state"]
         names = list(self.parameters)
         kept = {f"{names[i]}/{key}": value for i, slot in slots.items() for key, value in slot.items()}
-        return {"model": self.model.state_dict(), "ema/default": self.average, "optimizer": kept}
+        held = {"model": self.model.state_dict(), "ema/default": self.average, "optimizer": kept}
+        return held | ({"times": self.memory.state()} if self.memory else {})
 
     def documents(self) -> dict[str, Any]:
         """What a checkpoint holds, as JSON."""
@@ -279,6 +291,8 @@ class Training:
         self.model.load_state_dict(tensors["model"])
         for name, value in self.average.items():
             value.copy_(tensors["ema/default"][name])
+        if self.memory:
+            self.memory.restore(tensors["times"])
         slots: dict[int, dict[str, Tensor]] = {}
         names = {name: i for i, name in enumerate(self.parameters)}
         for key, value in tensors["optimizer"].items():

@@ -115,7 +115,7 @@ def resume(
         find_device(runtime.device)
         runtime.start()
         training = Training(recipe, opened(recipe, progress), pixels, LocalEngine(runtime), Plan(None))
-        names = ("model", "ema/default", "optimizer")
+        names = training.tensors()
         training.restore({name: checkpoint.read_tensors(path, name) for name in names}, state)
         if not training.finished:
             _fit(training, judge(training), folder, callbacks, training.step, began)
@@ -274,10 +274,11 @@ def _seconds(recipe: Recipe, parts: Split) -> float:
     with torch.random.fork_rng(devices=[]):
         model = Runtime().place(build(recipe, parts.images.pixels.shape[-1]))
         x0 = Runtime().images(Noise(range(few)).like(model.blank(few)))
+        pixels = Pixels.fixed(0.5, 0.5, model.shape.channels)
 
         def step() -> float:
             begin = time.perf_counter()
-            recipe.objective(model, x0, torch.full((few,), 0.5), x0).mean().backward()
+            recipe.objective(model, x0, torch.full((few,), 0.5), x0, pixels).mean().backward()
             return time.perf_counter() - begin
 
         step()
