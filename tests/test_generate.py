@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from ddim.config import override
 from ddim.errors import UserError
 from ddim.generate import generate, load, recipe_of, sample, trajectory
 from ddim.grids import Listed
+from ddim.pixels import Pixels
 from ddim.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC
 
 SIZE = 4
@@ -200,3 +202,17 @@ def test_weights_of_another_network_are_named(trained, tmp_path):
     checkpoint.save(tmp_path / "checkpoints", 1, run.tensors(), documents)
     with pytest.raises(UserError, match=r"does not fit its recipe: \S+ is missing or of another shape"):
         load(tmp_path)
+
+
+def test_a_recipe_that_clips_makes_pictures_from_images_that_pixels_can_be(trained):
+    """Of a network that is far out of bounds: what the sampler is told of is not."""
+    wild = replace(trained, pixels=Pixels.fixed(0.5, 2.0))
+    told = {}
+    for clip in (False, True):
+        chosen, seen = replace(wild, recipe=replace(trained.recipe, clip=clip)), []
+        images, nfe = generate(
+            chosen, range(2), 4, watch=lambda seeds, state, seen=seen: seen.append(state.x0)
+        )
+        assert nfe == 4
+        told[clip] = torch.stack(seen[1:]).abs().max()
+    assert told[True] <= 0.25 < told[False]

@@ -6,6 +6,7 @@ from ddim.config import Fixed, build, dump, load, override, write_recipe
 from ddim.errors import UserError
 from ddim.objective import Objective, TableTimes
 from ddim.parameterisation import NoiseVariance, PredictsNoise, Timestep
+from ddim.pixels import Pixels
 from ddim.recipes import RECIPES, ddpm, fast, find, keras, seed, smoke
 from ddim.schedules import Cosine
 from oracles import made, normal, uniform
@@ -28,7 +29,7 @@ def test_a_recipe_makes_a_model_that_learns(name):
     x0, eps = normal(2, 3, 32, 32, dtype=torch.float32), normal(2, 3, 32, 32, seed=1, dtype=torch.float32)
     t = recipe.objective.times(uniform(2), recipe.schedule)
     with torch.random.fork_rng(devices=[]):
-        loss = recipe.objective(model, x0, t, eps)
+        loss = recipe.objective(model, x0, t, eps, Pixels.fixed(0.5, 0.5))
     assert loss.shape == (2,)
     loss.mean().backward()
     # Labels of augmentation are not told here.

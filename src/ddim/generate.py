@@ -16,6 +16,7 @@ from ddim.config import load as load_recipe
 from ddim.denoiser import Counted, Denoiser, Model
 from ddim.errors import UserError
 from ddim.grids import Grid
+from ddim.guidance import Clipped
 from ddim.noise import Noise
 from ddim.pixels import Pixels
 from ddim.runtime import Runtime, choose, find_device
@@ -113,7 +114,9 @@ def generate(
     times = (grid or trained.recipe.grid)(steps, model.schedule)
     made, nfe = [], 0
     for mine, filled, blank in batches(trained, seeds):
-        denoise = Counted(model.given(label))
+        denoise = counted = Counted(model.given(label))
+        if trained.recipe.clip:
+            denoise = Clipped(counted, *trained.pixels.bounds)
         state = None
         with runtime.precise():
             for state in trajectory(denoise, blank, filled, times, sampler):
@@ -121,7 +124,7 @@ def generate(
                     watch(mine, State(state.x[: len(mine)], state.t, state.x0[: len(mine)]))
         if state is not None:
             made.append(trained.pixels.leave(state.x0[: len(mine)].float()).cpu())
-        nfe = denoise.evaluations
+        nfe = counted.evaluations
     return torch.cat(made), nfe
 
 

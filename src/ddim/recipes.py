@@ -22,8 +22,8 @@ from ddim.config import (
 )
 from ddim.ema import Exponential, HalfLife, Power
 from ddim.errors import UserError, near
-from ddim.grids import Karras, Spaced, UniformLogSNR
-from ddim.objective import EDMWeight, NormalLogSNR, Objective, TableTimes, UniformTimes
+from ddim.grids import Karras, Sections, Spaced, UniformLogSNR
+from ddim.objective import EDMWeight, Hybrid, NormalLogSNR, Objective, TableTimes, UniformTimes
 from ddim.parameterisation import (
     CNoise,
     LogSNR,
@@ -35,7 +35,7 @@ from ddim.parameterisation import (
     Time,
     Timestep,
 )
-from ddim.samplers import DDIM, EDM, DPMSolver
+from ddim.samplers import DDIM, DDPM, EDM, DPMSolver
 from ddim.schedules import Cosine, KarrasSigma, Linear, LinearBeta
 
 
@@ -94,6 +94,39 @@ def ddpm() -> Recipe:
         ema=Exponential(0.9999),
         grid=Spaced(1000, "leading"),
         sampler=DDIM(),
+    )
+
+
+def iddpm() -> Recipe:
+    """Nichol & Dhariwal 2021, improved DDPM for CIFAR-10: cosine table, learned variance, hybrid loss.
+
+    The average is warmed up. The paper's L_vlb runs draw times by `--objective.times loss_aware`. For a
+    laptop: `--net.width 32 --net.groups 8`, 3.3 million parameters.
+    """
+    return Recipe(
+        name="iddpm",
+        data=Data(source="cifar10", size=(32, 32)),
+        pixels=Fixed(0.5, 0.5),
+        net=DDPMUNetSpec(
+            blocks=3,
+            attention=(False, True, True, False),
+            heads=4,
+            eps=1e-5,
+            dropout=0.3,
+            embedding="cos_sin",
+            scale_shift=True,
+            resample="strided",
+            outputs=2,
+        ),
+        schedule=Linear(4000, clip="none", read="log_snr", betas="cosine"),
+        predicts=PredictsNoise(),
+        conditioning=Timestep(4000, scale=0.25),
+        objective=Hybrid("noise", "mse", TableTimes(4000), vlb=0.001),
+        optim=Optim(lr=1e-4, weight_decay=0.0, batch=128, clip=0.0),
+        ema=Exponential(0.9999),
+        grid=Sections(4000),
+        sampler=DDPM("learned"),
+        clip=True,
     )
 
 
@@ -220,6 +253,7 @@ def edm_iddpm() -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "fast": fast,
     "ddpm": ddpm,
+    "iddpm": iddpm,
     "keras": keras,
     "seed": seed,
     "edm": edm,
