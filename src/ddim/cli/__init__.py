@@ -27,6 +27,7 @@ COMMANDS = {
     "inpaint": "paint a part of an image anew",
     "vary": "make other pictures like an image",
     "ablate": "see what each choice of a sampler is worth to a run",
+    "likelihood": "measure bits per dimension of images under a run",
     "plot": "draw schedules, embeddings, diffusion strips and losses",
     "data": "look at images before you train on them",
     "export": "write a run as a pipeline of diffusers",

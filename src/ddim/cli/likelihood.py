@@ -1,0 +1,169 @@
+"""`ddim likelihood`: bits per dimension of images under a run, with a standard error and a record."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddim.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddim.bound import Variance
+    from ddim.generate import Trained
+
+_STEPS = {"vlb": 1000, "ode": 50}
+
+_EPILOG = """
+Bits per dimension say how short a lossless code for 8-bit images could be with this model: lower is better, 8
+is no model at all. Two models may be compared on the same images only.
+
+  --method vlb   the variational bound over --steps steps (default 1000) of the model that ddpm samples from,
+                 with the variance that the network has learned, else the larger of the fixed ones (beta)
+  --method ode   the density along the path of deterministic samplers, in --steps steps (default 50) of four
+                 evaluations and as many derivatives
+
+RUN/likelihoods/<n>/record.json keeps the number of every image.
+
+examples:
+  ddim likelihood runs/cifar10-iddpm-1 -n 256
+  ddim likelihood runs/photos-fast-1 --method ode --data other-photos/
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ddim likelihood`."""
+    parser.usage = "ddim likelihood RUN [--method vlb|ode] [-n 64] [--data DATA] [--part valid] [options]"
+    parser.epilog = _EPILOG
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    parser.add_argument("--method", choices=tuple(_STEPS), default="vlb", help="vlb (default) or ode")
+    parser.add_argument("--data", metavar="DATA", help="images (default: those of the run)")
+    parser.add_argument(
+        "--part", choices=("valid", "train"), default="valid", help="which part of them: valid (default)"
+    )
+    parser.add_argument("-n", type=int, default=64, metavar="N", help="how many images (default 64)")
+    parser.add_argument("--steps", type=int, metavar="N", help="default: 1000 of vlb, 50 of ode")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the noise (default 0)")
+    parser.add_argument("--weights", default="ema", help="ema (default) or raw")
+    parser.add_argument("--device", help="default: the one that the run was trained on")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print, keep."""
+    from dataclasses import replace
+    from datetime import UTC, datetime
+
+    import torch
+
+    from ddim import likelihood, tracking
+    from ddim.checkpoint import MANIFEST
+    from ddim.config import dump
+    from ddim.data.order import order
+    from ddim.data.transforms import batch
+    from ddim.generate import load
+    from ddim.noise import check_seeds
+    from ddim.training.run import opened
+
+    if (args.run / MANIFEST).is_file():
+        raise UserError(f"{args.run} is a checkpoint, to which nothing can be added: give the run folder")
+    if args.n < 1:
+        raise UserError(f"-n must be at least 1, got {args.n}")
+    trained = load(args.run, args.weights, device=args.device)
+    likelihood.check(trained.model.schedule)
+    recipe = trained.recipe
+    data = replace(recipe.data, source=args.data or recipe.data.source, channels=trained.model.shape.channels)
+    parts = opened(replace(recipe, data=data), None)
+    part = getattr(parts, args.part)
+    if not len(part):
+        raise UserError(f"--part {args.part} of {data.source} holds no image")
+    which = part[order(len(part), 0, 0)[: args.n]]
+    check_seeds([args.seed, args.seed + len(which) - 1])
+    steps = _STEPS[args.method] if args.steps is None else args.steps
+    began, found = time.monotonic(), torch.zeros(0, dtype=torch.float64)
+    size = trained.runtime.micro_batch
+    for first in range(0, len(which), size):
+        mine = batch(parts.images, which[first : first + size])
+        seeds = range(args.seed + first, args.seed + first + len(mine))
+        found = torch.cat([found, _bits(trained, mine, args.method, steps, seeds).cpu()])
+        seconds = time.monotonic() - began
+        sys.stdout.write(f"{seconds:6.0f} s  {len(found)} of {len(which)} images: {_shown(found)}\n")
+        sys.stdout.flush()
+    folder = _folder(args.run / "likelihoods")
+    record = {
+        "schema": 1,
+        "kind": "likelihood",
+        "method": args.method,
+        "bits": {"value": found.mean().item(), "error": _error(found), "each": found.tolist()},
+        "steps": steps,
+        "nfe": steps if args.method == "vlb" else 4 * steps,
+        "variance": _variance(trained) if args.method == "vlb" else None,
+        "reference": {
+            "source": data.source,
+            "fingerprint": parts.images.fingerprint,
+            "part": args.part,
+            "size": list(data.size),
+            "images": which.tolist(),
+        },
+        "seeds": [args.seed, args.seed + len(which) - 1],
+        "checkpoint": {"path": str(trained.path), "sha256": trained.digest},
+        "step": trained.state["step"],
+        "weights": trained.weights,
+        "recipe": dump(recipe),
+        "runtime": vars(trained.runtime),
+        "seconds": round(time.monotonic() - began, 2),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": tracking.versions(),
+    }
+    tracking.write_json_atomic(folder / "record.json", record)
+    sys.stdout.write(f"{_shown(found)} bits per dimension: {folder}/record.json\n")
+    return 0
+
+
+def _bits(trained: Trained, images: Tensor, method: str, steps: int, seeds: range) -> Tensor:
+    """(B,) bits per dimension of images (B, C, H, W) uint8, one seed each; in float32 however trained."""
+    from ddim.grids import Uniform
+    from ddim.guidance import Clipped
+    from ddim.likelihood import flow, vlb
+    from ddim.noise import Noise
+
+    model, pixels, noise = trained.model, trained.pixels, Noise(seeds)
+    x0 = trained.runtime.images(pixels.enter(images.float() / 255))
+    if method == "ode":
+        return flow(model, x0, pixels, noise, steps)
+    # A noise predicted a little wrong is an image far out of bounds where there is hardly any signal.
+    return vlb(
+        Clipped(model, *pixels.bounds),
+        x0,
+        pixels,
+        Uniform()(steps, model.schedule),
+        noise,
+        _variance(trained),
+    )
+
+
+def _variance(trained: Trained) -> Variance:
+    return "learned" if getattr(trained.recipe.net, "outputs", 1) == 2 else "large"
+
+
+def _shown(found: Tensor) -> str:
+    error = _error(found)
+    return f"{found.mean():.4f}" + (f" +- {error:.4f}" if error is not None else "")
+
+
+def _error(found: Tensor) -> float | None:
+    """The standard error of the mean; of one image there is none."""
+    return (found.std() / len(found) ** 0.5).item() if len(found) > 1 else None
+
+
+def _folder(parent: Path) -> Path:
+    """The next free number under a folder, made."""
+    from ddim.files import make
+
+    taken = [int(path.name) for path in parent.glob("*") if path.name.isdecimal()]
+    folder = parent / str(max(taken, default=0) + 1)
+    make(folder)
+    return folder

@@ -1,0 +1,79 @@
+"""`ddim likelihood`: what it says, what it keeps, mistakes."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import tiny
+from ddim import checkpoint
+from ddim.cli import main
+from ddim.nn.ddpm_unet import DDPMUNetSpec
+from ddim.objective import Hybrid, TableTimes
+from ddim.schedules import Cosine, LinearBeta
+from ddim.training import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of a network that learns its variance."""
+    net = DDPMUNetSpec(8, (1, 2), 1, (False, True), groups=4, dropout=0.0, outputs=2)
+    recipe = replace(tiny.BASE, net=net, objective=Hybrid(times=TableTimes(100)), schedule=LinearBeta())
+    return train(None, recipe, out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
+
+
+def kept(said):
+    """The record that a last line names."""
+    return json.loads(Path(said.rpartition(": ")[2]).read_text())
+
+
+@pytest.mark.parametrize(("method", "steps", "nfe"), [("vlb", 20, 20), ("ode", 3, 12)])
+def test_the_bits_of_each_image_are_kept_with_what_they_depend_on(method, steps, nfe, run, capsys):
+    words = ["likelihood", str(run), "--method", method, "-n", "3", "--steps", str(steps)]
+    assert main(words) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    record = kept(said)
+    each = record["bits"]["each"]
+    mean = sum(each) / 3
+    assert record["bits"]["value"] == pytest.approx(mean)
+    spread = math.sqrt(sum((one - mean) ** 2 for one in each) / 2)
+    assert record["bits"]["error"] == pytest.approx(spread / math.sqrt(3))
+    assert (record["kind"], record["method"], record["nfe"]) == ("likelihood", method, nfe)
+    assert record["variance"] == ("learned" if method == "vlb" else None)
+    assert record["reference"]["part"] == "valid"
+    assert len(set(record["reference"]["images"])) == 3
+    assert record["checkpoint"]["sha256"] == checkpoint.digest(checkpoint.newest(run / "checkpoints"))
+    assert said.startswith(f"{mean:.4f} +- ")
+    # The same again is the same, in a new folder.
+    assert main(words) == 0
+    again = capsys.readouterr().out.splitlines()[-1]
+    assert again != said
+    assert kept(again)["bits"] == record["bits"]
+
+
+def test_fewer_images_are_the_first_of_more(run, capsys):
+    found = []
+    for n in (2, 4):
+        assert main(["likelihood", str(run), "-n", str(n), "--steps", "5"]) == 0
+        found.append(kept(capsys.readouterr().out.splitlines()[-1])["bits"]["each"])
+    assert found[1][:2] == pytest.approx(found[0], rel=1e-4)
+
+
+def test_a_mistake_is_one_sentence(run, capsys, tmp_path):
+    seed = train(None, tiny.recipe(schedule="cosine"), out=tmp_path / "seed", machine=tiny.MACHINE)
+    assert tiny.BASE.schedule == Cosine()
+    newest = checkpoint.newest(run / "checkpoints")
+    for words, sentence in [
+        ([seed], "likelihood needs a schedule whose noise at t = 0 is at most 0.05"),
+        ([newest], "is a checkpoint, to which nothing can be added"),
+        ([run, "-n", 0], "-n must be at least 1, got 0"),
+        ([run, "--steps", 1], "the bound needs at least 2 steps, got 1"),
+        ([run, "--data", tmp_path / "missing"], "missing"),
+    ]:
+        assert main(["likelihood", *map(str, words)]) == 2
+        captured = capsys.readouterr()
+        assert captured.err.startswith("ddim: ")
+        assert captured.err.count("\n") == 1
+        assert sentence in captured.err
