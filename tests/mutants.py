@@ -293,10 +293,10 @@ MUTANTS = [
         LAW + "test_inflated_noise_is_more_noise",
     ),
     _(
-        "beta of DDPM without its ratio",
-        "samplers/ddpm.py",
-        "now.sigma**2 - ratio**2 * then.sigma**2",
-        "now.sigma**2 - ratio * then.sigma**2",
+        "beta of DDPM of the rates instead of the powers",
+        "gaussian.py",
+        "torch.expm1(now.log_snr - then.log_snr)",
+        "torch.expm1((now.log_snr - then.log_snr) / 2)",
         REDUCED + "test_ancestral_methods_are_one",
         LAW + "test_the_small_variance_is_exact_for_one_image_and_the_large_one_for_unit_variance",
     ),
@@ -309,9 +309,9 @@ MUTANTS = [
     ),
     _(
         "the learned variance is mixed as a number, not as a logarithm",
-        "samplers/ddpm.py",
-        "(torch.lerp(small.log().to(x), beta.log().to(x), p.mix) / 2).exp()",
-        "torch.lerp(small.to(x), beta.to(x), p.mix).sqrt()",
+        "gaussian.py",
+        "return torch.lerp(low, high, mix)",
+        "return torch.lerp(low.exp(), high.exp(), mix).log()",
         REDUCED + "test_a_learned_variance_lies_between_the_fixed_ones_in_the_logarithm",
     ),
     _(

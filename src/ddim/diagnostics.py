@@ -107,7 +107,7 @@ def _gradients(trained: Trained, own: OwnImages) -> torch.Tensor:
             for p in parameters:
                 p.requires_grad_(True)
             with trained.runtime.precise():
-                loss = recipe.objective(model, x0, t, eps).mean() * part
+                loss = recipe.objective(model, x0, t, eps, trained.pixels).mean() * part
             found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
             total = [a + b for a, b in zip(total, found, strict=True)] if total else list(found)
             for p in parameters:
