@@ -178,6 +178,7 @@ def test_an_imported_run_says_where_its_pipeline_clips(run, tmp_path):
         ({"predicts": "edm"}, (0.5, 0.5), "needs predicts noise, image or velocity"),
         ({"net__embedding": "fourier"}, (0.5, 0.5), "needs net.embedding sin_cos or cos_sin"),
         ({"net__resample": "box"}, (0.5, 0.5), "net.resample same or strided"),
+        ({"clip": "true"}, (0.5, 0.5), "needs clip no"),
         ({"net__scale_shift": "true"}, (0.5, 0.5), "needs net.scale_shift False"),
         ({"net__classes": "4"}, (0.5, 0.5), "needs net.classes 0, this run has 4"),
         ({"net__heads": "2"}, (0.5, 0.5), "net.heads 1 or net.head"),

@@ -57,7 +57,7 @@ class Memory:
     def draw(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) uniform in [0, 1) -> (B,) times in (0, 1] and what each counts, float64."""
         p = self.probabilities()
-        index = torch.searchsorted(p.cumsum(0), uniform.double(), right=True)
+        index = torch.searchsorted(p.cumsum(0), uniform.double().contiguous(), right=True)
         # The last sum is 1 but for roundings.
         index = index.clamp(max=self.choice.entries - 1)
         return (index + 1).double() / self.choice.entries, 1 / (self.choice.entries * p[index])

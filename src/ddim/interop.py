@@ -268,6 +268,9 @@ def _noise_config(recipe: Recipe) -> dict[str, Any]:
             "export to diffusers needs schedule linear, with betas linear or quad, clip none, read log_snr; "
             f"this run has {dump(table, named=True)}"
         )
+    if recipe.clip:
+        # Theirs clips x0 and keeps the noise that went with it.
+        raise UserError("export to diffusers needs clip no, this run clips its pictures at each step")
     if recipe.conditioning != Timestep(table.entries):
         raise UserError(
             f"export to diffusers needs conditioning timestep with entries {table.entries}, "

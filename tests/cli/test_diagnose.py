@@ -1,10 +1,15 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 import tiny
 from ddim import diagnostics
 from ddim.cli import main
+from ddim.config import DDPMUNetSpec
+from ddim.objective import Hybrid, TableTimes
+from ddim.parameterisation import LogSNR
+from ddim.schedules import LinearBeta
 from ddim.training import train
 
 
@@ -46,6 +51,20 @@ def test_the_figure_is_among_the_runs_events(run):
     assert "diagnostics" in events.Tags()["images"]
 
 
+def test_a_run_that_learns_its_variance_is_diagnosed(tmp_path, capsys):
+    net = DDPMUNetSpec(8, (1,), 1, (False,), groups=4, outputs=2)
+    recipe = replace(
+        tiny.recipe(),
+        net=net,
+        objective=Hybrid(times=TableTimes(8)),
+        conditioning=LogSNR(),
+        schedule=LinearBeta(),
+    )
+    run = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    assert main(["diagnose", str(run), "--images", "2", "--levels", "3"]) == 0
+    assert "gradient noise scale" in capsys.readouterr().out
+
+
 def test_a_run_without_held_out_images_is_judged_on_those_of_training(tmp_path, capsys):
     run = train(None, tiny.recipe(data__valid="0"), out=tmp_path / "run", machine=tiny.MACHINE)
     assert main(["diagnose", str(run), "--images", "3", "--levels", "3"]) == 0
@@ -81,8 +100,6 @@ def test_a_checkpoint_and_other_images_are_refused(run, tmp_path, capsys, monkey
 
 
 def test_the_gradients_of_a_diagnosis_are_those_of_the_objective_whatever_the_micro_batch(run):
-    from dataclasses import replace
-
     from ddim.generate import load
     from ddim.own_images import own_images
 

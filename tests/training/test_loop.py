@@ -341,7 +341,7 @@ def test_images_are_augmented_as_the_network_is_told(monkeypatch):
         for _ in range(4):
             run.advance()
     told = [denoise.augment for denoise, *_ in seen[:4]]
-    for (_, x0, t, eps), (plain, *wanted), labels in zip(seen[:4], seen[4:], told, strict=True):
+    for (_, x0, t, eps, _), (plain, *wanted), labels in zip(seen[:4], seen[4:], told, strict=True):
         assert isinstance(plain, Model)
         assert torch.equal(x0, augmented(wanted[0], labels))
         assert torch.equal(t, wanted[1])

@@ -32,7 +32,7 @@ FIELDS = {
     "entries": "linear: entries of the table (default 1000)",
     "first": "linear: the first beta (default 1e-4)",
     "last": "linear: the last beta (default 0.02)",
-    "betas": "linear: linear (default), quad, const, jsd or sigmoid, as DDPM's code has them",
+    "betas": "linear: linear (default), quad, const, jsd, sigmoid or cosine",
     "low": "linear_beta: beta at t = 0 (default 0.1)",
     "high": "linear_beta: beta at t = 1 (default 20)",
 }
