@@ -65,7 +65,7 @@ class Memory:
     def update(self, times: Tensor, losses: Tensor) -> None:
         """Remember the losses (B,) at times (B,) of the table, the newest last."""
         for index, loss in zip(
-            (times * self.choice.entries).round().long() - 1, losses.double(), strict=True
+            (times * self.choice.entries).round().long() - 1, losses.double().cpu(), strict=True
         ):
             self.losses[index] = self.losses[index].roll(-1)
             self.losses[index, -1] = loss
