@@ -106,6 +106,13 @@ def test_what_is_large_when_it_is_good_is_marked_so(tmp_path):
     assert [row["Recall ↑"].best for row in rows] == [False, True]
 
 
+def test_of_equals_none_is_the_best(tmp_path):
+    for k in range(2):
+        with_record(make(tmp_path / str(k), optim={**make_optim(), "lr": 10.0**-k}), kid=0.1)
+    rows, _ = table(runs.find(tmp_path))
+    assert [row["KID ↓"].best for row in rows] == [False, False]
+
+
 def test_what_there_are_too_few_images_for_is_not_ranked(tmp_path):
     """A FID needs as many images as there are dimensions, 1280; here the reference has 700."""
     for k in range(2):

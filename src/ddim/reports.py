@@ -156,12 +156,14 @@ def _table(rows: Sequence[Configuration], judged: Way | None) -> Table:
 
 
 def _best(name: str, rows: Sequence[Configuration], found: Sequence[Mapping[str, Spread]]) -> int | None:
-    """The row whose mean is best among the finished ones; None where no two compare."""
+    """The row whose mean is best among the finished ones; None where no two compare, or two are equal."""
     if len(_data(rows)) > 1 or (name in ERRORS and _schedules_differ(rows)):
         return None
     finished = [all(run.state == "finished" for run in row.counted) for row in rows]
     known = [k for k, numbers in enumerate(found) if name in numbers and finished[k]]
-    return max(known, key=lambda k: METRICS[name][1] * found[k][name].mean) if len(known) > 1 else None
+    order = sorted(known, key=lambda k: -METRICS[name][1] * found[k][name].mean)
+    alike = len(order) < 2 or found[order[0]][name].mean == found[order[1]][name].mean
+    return None if alike else order[0]
 
 
 def _absent(row: Configuration, judged: Way | None, name: str) -> str:
