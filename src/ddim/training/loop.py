@@ -181,7 +181,9 @@ class Training:
         grain = None
         if self.recipe.data.dequantise:
             grain = torch.rand(size, generator=stream("cpu", seed, GRAIN, self.step))
-        done = self.recipe.augment.labels(o.batch, stream("cpu", seed, AUGMENT, self.step))
+        done = None
+        if self.recipe.augment.probability:
+            done = self.recipe.augment.labels(o.batch, stream("cpu", seed, AUGMENT, self.step))
         total = torch.zeros((), device=runtime.device)
         with streaming(runtime.device, seed, DROPOUT, self.step):
             for part in range(o.accumulate):
@@ -191,7 +193,7 @@ class Training:
                 x0 = runtime.images(self.pixels.enter(pixels))
                 eps = runtime.images(noise[mine])
                 denoise: Denoiser = self.quick
-                if self.recipe.augment.probability:
+                if done is not None:
                     x0, denoise = augmented(x0, done[mine]), self.quick.given(augment=done[mine])
                 with self.engine.precise():
                     each = self.recipe.objective(denoise, x0, times[mine], eps, self.pixels)
