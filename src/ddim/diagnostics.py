@@ -15,6 +15,7 @@ from ddim.bounds import Bounds, bounds
 from ddim.calibration import Errors, gap, measure
 from ddim.data.order import flips, indices
 from ddim.data.transforms import batch as gather
+from ddim.data.transforms import unit
 from ddim.errors import UserError
 from ddim.estimates import Estimate, mean
 from ddim.generate import Trained
@@ -131,7 +132,7 @@ def _parts(
     for start in range(0, size, runtime.micro_batch):
         mine = slice(start, min(size, start + runtime.micro_batch))
         pixels = gather(own.images, which[mine], None if mirrored is None else mirrored[mine])
-        x0 = runtime.images(trained.pixels.enter(pixels.float() / 255))
+        x0 = runtime.images(trained.pixels.enter(unit(pixels)))
         eps = runtime.images(Noise(range(first + mine.start, first + mine.stop)).like(x0))
         yield x0, times[mine], eps, (mine.stop - mine.start) / size
 

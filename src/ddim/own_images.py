@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ddim.data import Images, open_images, split
-from ddim.data.transforms import batch
+from ddim.data.transforms import batch, unit
 from ddim.errors import UserError
 from ddim.generate import Trained
 
@@ -41,5 +41,5 @@ def entered(trained: Trained, images: Images, which: np.ndarray) -> Iterator[Ten
     """Batches (B, C, H, W) in model units of the images at these indices, as the run's network takes them."""
     size = trained.runtime.micro_batch
     for first in range(0, len(which), size):
-        part = batch(images, which[first : first + size]).float() / 255
+        part = unit(batch(images, which[first : first + size]))
         yield trained.runtime.images(trained.pixels.enter(part))

@@ -125,13 +125,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _bits(trained: Trained, images: Tensor, method: str, steps: int, seeds: range) -> Tensor:
     """(B,) bits per dimension of images (B, C, H, W) uint8, one seed each; in float32 however trained."""
+    from ddim.data.transforms import unit
     from ddim.grids import Uniform
     from ddim.guidance import Clipped
     from ddim.likelihood import flow, vlb
     from ddim.noise import Noise
 
     model, pixels, noise = trained.model, trained.pixels, Noise(seeds)
-    x0 = trained.runtime.images(pixels.enter(images.float() / 255))
+    x0 = trained.runtime.images(pixels.enter(unit(images)))
     if method == "ode":
         return flow(model, x0, pixels, noise, steps)
     # A noise predicted a little wrong is an image far out of bounds where there is hardly any signal.
