@@ -94,7 +94,7 @@ def evaluate(
     """
     extractor = extractor or find()
     if out is not None:
-        _check_out(out)
+        tracking.check_unused(out)
     path = Path(source)
     subject = (_of_run if is_run(path) else _of_images)(path, pictures, reference, progress)
     against = subject.against
@@ -294,13 +294,6 @@ def _facts(against: Chosen, extractor: Extractor) -> dict[str, Any]:
             "sha256": against.identity(extractor),
         },
     }
-
-
-def _check_out(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; give a new or empty folder")
-    if out.is_dir() and any(out.iterdir()):
-        raise UserError(f"--out {out} is not empty; give a new or empty folder")
 
 
 def _published(beside: Path, subject: _Subject, out: Path | None) -> Path:

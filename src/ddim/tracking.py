@@ -29,10 +29,7 @@ def new_run_folder(out: Path | None, data: str, recipe: str) -> Path:
     holds anything or is not a folder: nothing is overwritten.
     """
     if out is not None:
-        if out.exists() and not out.is_dir():
-            raise UserError(f"--out {out} is a file; give a new or empty folder")
-        if out.is_dir() and any(out.iterdir()):
-            raise UserError(f"--out {out} is not empty; give a new or empty folder, or go on with --resume")
+        check_unused(out, ", or go on with --resume")
         make(out)
         return out
     runs, stem = Path("runs"), f"{_word(data)}-{_word(recipe)}"
@@ -48,6 +45,14 @@ def new_run_folder(out: Path | None, data: str, recipe: str) -> Path:
         else:
             sync(runs)
             return folder
+
+
+def check_unused(out: Path, more: str = "") -> None:
+    """UserError where `out` is neither new nor an empty folder; `more` says what else is possible."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; give a new or empty folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"--out {out} is not empty; give a new or empty folder{more}")
 
 
 def numbered(parent: Path) -> Path:
