@@ -45,8 +45,9 @@ from ddim.parameterisation import (
     Time,
     Timestep,
 )
+from ddim.recipes import clear
 from ddim.samplers import DDIM
-from ddim.schedules import Cosine, KarrasSigma, Linear, LinearBeta
+from ddim.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn
 from oracles import made
 
 positive = st.floats(1e-6, 1e6)
@@ -187,8 +188,11 @@ def test_the_table_of_kinds_is_closed_and_names_every_kind_that_a_recipe_may_hol
 def test_what_has_no_kind_named_is_the_default_kind(kind):
     """Else {"conditioning": {"scale": 5}} would not be the default conditioning with another scale."""
     for field in fields(kind):
-        options = config._kinds(get_type_hints(kind)[field.name])
-        if options:
+        wanted = get_type_hints(kind)[field.name]
+        options = config._kinds(wanted)
+        if options and config._may_be_none(wanted):
+            assert field.default is None
+        elif options:
             assert isinstance(field.default, options[0])
 
 
@@ -406,12 +410,25 @@ def test_a_file_that_cannot_be_read_is_a_users_error(tmp_path):
             read_recipe(path)
 
 
+def test_a_choice_that_may_be_none_is_set_and_unset_by_text():
+    narrow = override(clear(), {"sampled_on.quantity": "log_snr"})
+    assert narrow.sampled_on == LinearIn("log_snr", 3.0, -10.0)
+    assert load(dump(narrow)) == narrow
+    assert override(narrow, {"sampled_on": "none"}).sampled_on is None
+    assert override(narrow, {"sampled_on": None}).sampled_on is None
+    assert override(Recipe(), {"sampled_on": "linear", "sampled_on.entries": "9"}).sampled_on == Linear(9)
+    assert ("sampled_on", "none") in [(path, value) for path, _, value in flat(Recipe())]
+    with pytest.raises(UserError, match="schedule must be one of cosine"):
+        override(Recipe(), {"schedule": "none"})
+
+
 def test_every_field_is_listed_once_with_its_value_and_what_is_possible():
     rows = flat(Recipe())
     paths = [path for path, _, _ in rows]
     assert len(set(paths)) == len(paths)
     possible = {path: text for path, text, _ in rows}
-    assert possible["schedule"] == "cosine | linear | linear_beta | karras_sigma"
+    assert possible["schedule"] == "cosine | linear | linear_beta | linear_in | karras_sigma"
+    assert possible["sampled_on"] == possible["schedule"] + " | none"
     assert possible["objective.on"] == "one of noise, image, velocity"
     assert possible["images"] == "a whole number or none"
     assert not any(is_dataclass(value) for _, _, value in rows)

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,10 +8,13 @@ import torch
 import tiny
 from ddim import grid_search
 from ddim.cli import main
+from ddim.config import override
 from ddim.errors import UserError
+from ddim.generate import generate, load
 from ddim.grids import Listed
 from ddim.noise import Noise
 from ddim.oracles import Mixture
+from ddim.pixels import Pixels
 from ddim.samplers import DDIM, DPMSolver, last, picture
 from ddim.schedules import Cosine
 from ddim.training import train
@@ -88,6 +92,20 @@ def test_grids_are_kept_by_sampler_and_steps(run):
     assert grid_search.saved(run, DPMSolver(3), 3, "ema") == Listed(found.times)
     assert grid_search.saved(run, DPMSolver(2), 3, "ema") is None
     assert grid_search.saved(run, DDIM(), 4, "ema") is not None
+
+
+def test_a_search_tries_pictures_as_they_are_sampled(run):
+    """On the schedule that a recipe is sampled on, and clipped where it clips."""
+    # Of pixels with so little room the network goes far out of bounds.
+    trained, plain = replace(load(run), pixels=Pixels.fixed(0.5, 2.0)), None
+    for changes in ({}, {"clip": "yes"}, {"sampled_on": "linear_in", "sampled_on.end": "-5"}):
+        chosen = replace(trained, recipe=override(trained.recipe, changes))
+        times = torch.tensor([1.0, 0.5, 0.2], dtype=torch.float64)
+        wanted, _ = generate(chosen, range(2), 3, sampler=DDIM(), grid=Listed((1.0, 0.5, 0.2)))
+        found = chosen.pixels.leave(grid_search.pictures(chosen, DDIM(), times, range(2)))
+        assert torch.allclose(found, wanted, atol=1e-6)
+        assert plain is None or not torch.allclose(wanted, plain, atol=1e-3)
+        plain = wanted if plain is None else plain
 
 
 def test_mistakes_are_one_sentence(run, tmp_path, capsys):

@@ -3,10 +3,10 @@ import torch
 
 from ddim.denoiser import Counted
 from ddim.errors import UserError
-from ddim.guidance import Clipped, Guided, Thresholded
+from ddim.guidance import Clipped, Guided, Rescheduled, Thresholded
 from ddim.oracles import Mixture
 from ddim.pixels import Pixels
-from ddim.schedules import Cosine, LinearBeta
+from ddim.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn
 from oracles import Gaussian, normal
 
 SCHEDULE = Cosine(0.014, 0.999)
@@ -122,3 +122,40 @@ def test_the_threshold_is_a_quantile_of_each_image():
     assert torch.allclose(held[0, 0, 0, :51], torch.linspace(0, 1, 51).double())
     assert (held[0, 0, 0, 51:] == 1).all()
     assert torch.allclose(held[1, 0, 0], torch.linspace(0, 0.5, 101).double())
+
+
+# --- another schedule ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "schedule", [Cosine(), LinearBeta(), LinearIn("log_noise", 3.0, -8.0), KarrasSigma(0.1, 40.0)], ids=str
+)
+@pytest.mark.parametrize("trained_on", [Cosine(0.014, 0.99995), KarrasSigma()], ids=str)
+def test_what_knows_the_images_knows_them_on_every_schedule(trained_on, schedule):
+    law = lambda on: Gaussian(on, mean=0.4, std=0.7)
+    x = normal(3, 1, 4, 4)
+    for t in (0.2, 0.5, 0.9):
+        p, wanted = Rescheduled(law(trained_on), schedule)(x, at(t)), law(schedule)(x, at(t))
+        assert torch.allclose(p.x0, wanted.x0, atol=1e-6)
+        assert torch.allclose(p.eps, wanted.eps, atol=1e-5)
+
+
+def test_on_its_own_schedule_nothing_changes():
+    x = normal(3, 1, 4, 4)
+    p, wanted = Rescheduled(STRONG, SCHEDULE)(x, at(0.3)), STRONG(x, at(0.3))
+    assert torch.allclose(p.x0, wanted.x0, atol=1e-12)
+
+
+def test_the_halves_of_a_table_add_up_at_the_level_that_was_asked_for():
+    """Between two entries a table answers with the noisier one."""
+    x, schedule = normal(3, 1, 4, 4), Cosine(0.1, 0.9)
+    p = Rescheduled(Gaussian(Linear(entries=9, last=0.9, clip="none")), schedule)(x, at(0.4))
+    level = schedule(at(0.4))
+    assert torch.allclose(level.alpha * p.x0 + level.sigma * p.eps, x, atol=1e-10)
+
+
+@pytest.mark.parametrize("t", [0.0, 1.0])
+def test_levels_that_a_model_was_not_trained_on_are_refused(t):
+    wide = Rescheduled(Gaussian(Cosine(0.1, 0.9)), Cosine(0.02, 0.95))
+    with pytest.raises(UserError, match=r"sampled_on leads to .* trained on -4\.60 to 1\.45"):
+        wide(normal(1, 1, 2, 2), at(t))

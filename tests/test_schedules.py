@@ -9,10 +9,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim.errors import UserError
-from ddim.schedules import Cosine, KarrasSigma, Level, Linear, LinearBeta, variance_preserving
+from ddim.schedules import (
+    Cosine,
+    KarrasSigma,
+    Level,
+    Linear,
+    LinearBeta,
+    LinearIn,
+    variance_preserving,
+)
 
 TABLES = [
     Linear(clip=clip, read=read) for clip in ("none", "rates", "powers") for read in ("floor", "log_snr")
+]
+SEVEN = [
+    "noise_power",
+    "angle",
+    "log_snr",
+    "log_noise",
+    "log_signal",
+    "noise_step",
+    "signal_step",
 ]
 PRESERVING = [
     Cosine(),
@@ -25,6 +42,7 @@ PRESERVING = [
     *TABLES,
     *(Linear(clip="none", read="log_snr", betas=betas) for betas in ("quad", "const", "sigmoid")),
     *(Linear(entries=7, clip="rates", read=read, betas="jsd") for read in ("floor", "log_snr")),
+    *(LinearIn(quantity, *ends) for quantity in SEVEN for ends in ((3.0, -10.0), (36.0, -36.0))),
 ]
 SCHEDULES = [*PRESERVING, KarrasSigma(), KarrasSigma(0.02, 100.0, None), KarrasSigma(0.1, 2.0, 1.0)]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
@@ -108,6 +126,51 @@ def test_linear_beta_solves_its_differential_equation():
     assert torch.allclose(-2 * t.grad, 0.1 + 19.9 * t.detach())
     clean = LinearBeta()(torch.tensor(0.0))
     assert (clean.alpha, clean.sigma) == (1, 0)
+
+
+@pytest.mark.parametrize("quantity", SEVEN)
+def test_a_schedule_is_linear_in_what_it_is_called_by(quantity):
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    at = LinearIn(quantity, 2.0, -3.0)(t)
+    noise, signal = at.sigma**2, at.alpha**2
+    # Of the two last the ratios of neighbouring powers, whose logarithms differ by equal amounts.
+    linear = {
+        "noise_power": noise,
+        "angle": torch.atan2(at.sigma, at.alpha),
+        "log_snr": (signal / noise).log(),
+        "log_noise": noise.log(),
+        "log_signal": signal.log(),
+        "noise_step": (noise[1:] / noise[:-1]).log(),
+        "signal_step": (signal[1:] / signal[:-1]).log(),
+    }[quantity]
+    assert torch.allclose(linear.diff(), linear.diff().mean(), rtol=1e-6, atol=0)
+    ends = torch.tensor([2.0, -3.0], dtype=torch.float64)
+    assert torch.allclose(at.log_snr[[0, -1]], ends)
+    # The steps of one end at 1, of the other begin there.
+    if quantity == "noise_step":
+        assert linear[-1].abs() < 0.01 * linear[0].abs()
+    if quantity == "signal_step":
+        assert linear[0].abs() < 0.01 * linear[-1].abs()
+
+
+def test_linear_in_the_angle_is_the_cosine_schedule():
+    bounds = [2 * math.log(alpha / math.sqrt(1 - alpha**2)) for alpha in (0.95, 0.02)]
+    one, other = LinearIn("angle", *bounds)(TIMES), Cosine()(TIMES)
+    assert torch.allclose(one.alpha, other.alpha, atol=1e-12)
+    assert torch.allclose(one.sigma, other.sigma, atol=1e-12)
+
+
+def test_signal_steps_are_much_like_the_linear_beta_of_ddpm():
+    t = torch.linspace(0.05, 1, 20, dtype=torch.float64)
+    ddpm = LinearBeta()
+    start, end = ddpm(torch.tensor([1e-3, 1.0])).log_snr.tolist()
+    assert (LinearIn("signal_step", start, end)(t).log_snr - ddpm(t).log_snr).abs().max() < 0.5
+
+
+@pytest.mark.parametrize("start, end", [(3.0, 3.0), (-1.0, 2.0), (37.0, -10.0), (3.0, -40.0)])
+def test_bounds_of_log_snr_that_no_schedule_has_are_refused(start, end):
+    with pytest.raises(UserError, match="LinearIn needs 36 >= start > end >= -36"):
+        LinearIn("angle", start, end)
 
 
 def test_cosine_turns_at_a_constant_angle_between_its_bounds():

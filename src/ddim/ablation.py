@@ -172,7 +172,7 @@ def of_run(trained: Trained, end: float, seeds: Sequence[int], fine: int = 100) 
 
     UserError where the schedule has no so fine a run: a table, whose levels coincide.
     """
-    check(fine, trained.model.schedule, end)
+    check(fine, trained.recipe.walked, end)
     truth = reference(trained, end, seeds, fine)
     return lambda sampler, times: (pictures(trained, sampler, times, seeds) - truth).square().mean().item()
 

@@ -75,7 +75,7 @@ def of_run(trained: Trained, end: float, seeds: Sequence[int]) -> Callable[[Samp
     UserError where the schedule has no so fine a run: a table, whose levels coincide.
     """
     try:
-        check(FINE, trained.model.schedule, end)
+        check(FINE, trained.recipe.walked, end)
     except UserError:
         raise UserError(
             f"samplers cannot be compared on this run: its schedule has no {FINE} different levels"

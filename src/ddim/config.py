@@ -46,7 +46,7 @@ from ddim.parameterisation import (
     Timestep,
 )
 from ddim.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC
-from ddim.schedules import Cosine, KarrasSigma, Linear, LinearBeta
+from ddim.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn, Schedule
 from ddim.scores import LEAST
 
 
@@ -232,6 +232,7 @@ class Report:
 class Recipe:
     """The tree of choices behind a run.
 
+    `schedule` is trained on, and sampled on as well unless `sampled_on` is another one, within its levels.
     `clip` holds the images that a sampler is told of within black and white: where hardly any signal is left,
     as at the end of the cosine table, noise that is predicted a little wrong is an image far outside.
     """
@@ -240,7 +241,7 @@ class Recipe:
     data: Data = Data()
     pixels: Measured | Fixed = Measured()
     net: UNetSpec | ResidualUNetSpec | DDPMUNetSpec | ClearUNetSpec = UNetSpec()
-    schedule: Cosine | Linear | LinearBeta | KarrasSigma = Cosine()
+    schedule: Cosine | Linear | LinearBeta | LinearIn | KarrasSigma = Cosine()
     predicts: PredictsVelocity | PredictsNoise | PredictsImage | PredictsEDM | PredictsScore = (
         PredictsVelocity()
     )
@@ -251,6 +252,7 @@ class Recipe:
     augment: Augment = Augment()
     grid: Uniform | Quadratic | UniformLogSNR | Karras | Spaced | Sections | Listed = Uniform()
     sampler: DDIM | DDPM | EDM | AdamsBashforth | DPMSolver | UniPC = DDIM()
+    sampled_on: Cosine | Linear | LinearBeta | LinearIn | KarrasSigma | None = None
     clip: bool = False
     report: Report = Report()
     minutes: float = 40.0
@@ -282,6 +284,11 @@ class Recipe:
                     f"{name} needs a network that predicts a variance: --net ddpm_unet --net.outputs 2"
                 )
 
+    @property
+    def walked(self) -> Schedule:
+        """The schedule whose times a sampler walks along."""
+        return self.sampled_on or self.schedule
+
 
 KINDS: dict[str, type] = {
     "recipe": Recipe,
@@ -295,6 +302,7 @@ KINDS: dict[str, type] = {
     "cosine": Cosine,
     "linear": Linear,
     "linear_beta": LinearBeta,
+    "linear_in": LinearIn,
     "karras_sigma": KarrasSigma,
     "velocity": PredictsVelocity,
     "noise": PredictsNoise,
@@ -368,6 +376,8 @@ def load(data: Any, wanted: Any = Recipe, path: str = "") -> Any:  # noqa: ANN40
     options = _kinds(wanted)
     if not options:
         return _scalar(data, wanted, path)
+    if data in (None, "none") and _may_be_none(wanted):
+        return None
     if isinstance(data, str):
         data = {"kind": data}
     if not isinstance(data, Mapping):
@@ -424,11 +434,11 @@ def flat(value: Any, path: str = "") -> list[tuple[str, Any, Any]]:  # noqa: ANN
     hints = get_type_hints(type(value))
     for f in fields(value):
         inner, name = getattr(value, f.name), f"{path}.{f.name}".lstrip(".")
-        if is_dataclass(inner):
-            options = _kinds(hints[f.name])
+        if options := _kinds(hints[f.name]):
             if len(options) > 1:
-                rows.append((name, " | ".join(_NAMES[kind] for kind in options), _NAMES[type(inner)]))
-            rows += flat(inner, name)
+                names = [_NAMES[kind] for kind in options] + ["none"] * _may_be_none(hints[f.name])
+                rows.append((name, " | ".join(names), "none" if inner is None else _NAMES[type(inner)]))
+            rows += flat(inner, name) if is_dataclass(inner) else []
         else:
             rows.append((name, _readable(hints[f.name]), inner))
     return rows
@@ -468,10 +478,10 @@ def _set(tree: dict[str, Any], path: Sequence[str], new: Any) -> None:  # noqa: 
             raise UserError(_unknown(whole, head, known, above))
         wanted = get_type_hints(kind)[head]
         if depth < len(path) - 1:
-            below = tree.get(head, {}) if _kinds(wanted) else {}
+            below = (tree.get(head) or {}) if _kinds(wanted) else {}
             tree[head] = dict(below) if isinstance(below, Mapping) else {"kind": below}
             tree = tree[head]
-    named = isinstance(new, str) and _kinds(wanted)
+    named = isinstance(new, str) and _kinds(wanted) and not (new == "none" and _may_be_none(wanted))
     tree[path[-1]] = {"kind": new} if named else new
 
 
@@ -479,6 +489,10 @@ def _kinds(wanted: Any) -> list[type]:  # noqa: ANN401
     """The kinds that a field's type allows; none for a plain value."""
     options = get_args(wanted) if get_origin(wanted) in (Union, types.UnionType) else (wanted,)
     return [option for option in options if is_dataclass(option) and isinstance(option, type)]
+
+
+def _may_be_none(wanted: Any) -> bool:  # noqa: ANN401
+    return types.NoneType in get_args(wanted)
 
 
 def _kind(name: Any, options: list[type], path: str) -> type:  # noqa: ANN401

@@ -58,8 +58,8 @@ Progress = Callable[[str, int, int], None]
 class Pictures:
     """Which pictures of a run: those of `n` seeds from `seed` on, in so many steps.
 
-    `fields` are those of the recipe's sampler and grid to change, as `override` takes them; without a grid
-    among them, levels that a search found for this sampler and number of steps are used.
+    `fields` are those of the recipe's sampler, grid, clip and sampled_on to change, as `override` takes
+    them; without a grid among them, levels that a search found for this sampler and number of steps are used.
     """
 
     n: int = 1000
@@ -203,8 +203,9 @@ def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progr
         )
     recipe = override(trained.recipe, pictures.fields)
     searched = grid_search.saved(run, recipe.sampler, pictures.steps, pictures.weights)
-    if searched and not any(name.split(".")[0] == "grid" for name in pictures.fields):
+    if searched and not any(name.split(".")[0] in ("grid", "sampled_on") for name in pictures.fields):
         recipe = replace(recipe, grid=searched)
+    trained = replace(trained, recipe=recipe)
     seeds = range(pictures.seed, pictures.seed + pictures.n)
     sampling = sampling_record(trained, recipe, seeds, pictures.steps, 0, None)
     batches = made(trained, recipe, seeds, pictures.steps)

@@ -16,7 +16,7 @@ from ddim.config import load as load_recipe
 from ddim.denoiser import Counted, Denoiser, Model
 from ddim.errors import UserError
 from ddim.grids import Grid
-from ddim.guidance import Clipped
+from ddim.guidance import Clipped, Rescheduled
 from ddim.noise import Noise
 from ddim.pixels import Pixels
 from ddim.runtime import Runtime, choose, find_device
@@ -40,6 +40,11 @@ class Trained:
     def __iter__(self) -> Iterator[Any]:
         """So that `model, pixels = ddim.load(run)` reads."""
         return iter((self.model, self.pixels))
+
+    def sampled(self, inner: Denoiser) -> Denoiser:
+        """The model, or a denoiser made of it, as its recipe has it sampled: on which schedule, clipped."""
+        denoise = Rescheduled(inner, on) if (on := self.recipe.sampled_on) else inner
+        return Clipped(denoise, *self.pixels.bounds) if self.recipe.clip else denoise
 
 
 def recipe_of(run: str | Path) -> Recipe:
@@ -111,13 +116,11 @@ def generate(
     """
     model, runtime = trained.model, trained.runtime
     sampler = sampler or trained.recipe.sampler
-    times = (grid or trained.recipe.grid)(steps, model.schedule)
+    times = (grid or trained.recipe.grid)(steps, trained.recipe.walked)
     made, nfe = [], 0
     for mine, filled, blank in batches(trained, seeds):
-        denoise = counted = Counted(model.given(label))
-        if trained.recipe.clip:
-            denoise = Clipped(counted, *trained.pixels.bounds)
-        state = None
+        counted = Counted(model.given(label))
+        denoise, state = trained.sampled(counted), None
         with runtime.precise():
             for state in trajectory(denoise, blank, filled, times, sampler):
                 if watch is not None:

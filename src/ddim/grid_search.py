@@ -56,7 +56,7 @@ def named_grids(steps: int, schedule: Schedule, end: float) -> dict[str, Tensor]
 def pictures(trained: Trained, sampler: Sampler, times: Tensor, seeds: Sequence[int]) -> Tensor:
     """(B, C, H, W) in model units on the CPU, one a seed; in float32: rounding is no error of a grid."""
     made = []
-    denoise = trained.model
+    denoise = trained.sampled(trained.model)
     for mine, filled, blank in batches(trained, seeds):
         noise = Noise(filled)
         x = start(denoise.schedule, noise, blank, times[0])
@@ -66,7 +66,7 @@ def pictures(trained: Trained, sampler: Sampler, times: Tensor, seeds: Sequence[
 
 def reference(trained: Trained, end: float, seeds: Sequence[int], steps: int = 100) -> Tensor:
     """Pictures (B, C, H, W) of a fine run: Heun's rule on equal steps of log-SNR, 2 steps - 1 evaluations."""
-    times = named_grids(steps, trained.model.schedule, end)["uniform_log_snr"]
+    times = named_grids(steps, trained.recipe.walked, end)["uniform_log_snr"]
     return pictures(trained, EDM(), times, seeds)
 
 

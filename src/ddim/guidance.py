@@ -1,4 +1,4 @@
-"""Denoisers around denoisers: guidance and clipping. A sampler never knows of them.
+"""Denoisers around denoisers: guidance, clipping, another schedule. A sampler never knows of them.
 
 Each is a frozen value with the schedule of what it wraps, and each keeps the halves adding up:
 x_t = alpha * x0 + sigma * eps.
@@ -55,6 +55,39 @@ class Guided:
         weak = self.weak(x_t, t)
         guided = from_image(x_t, torch.lerp(weak.x0, p.x0, self.scale), at.over(x_t))
         return Prediction(guided.x0, guided.eps, p.mix)
+
+
+@dataclass(frozen=True)
+class Rescheduled:
+    """A denoiser that is asked at the times of another `schedule` than its own.
+
+    A level is one log-SNR: the inner denoiser is asked where its own schedule has it, about x_t scaled by the
+    ratio of the two alphas, which leaves image and noise as they are.
+    """
+
+    inner: Denoiser
+    schedule: Schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
+        """See `Denoiser`; UserError for a level that the inner schedule does not reach."""
+        at = self.schedule(t)
+        own = self.inner.schedule
+        clean, noisy = own(torch.tensor([0.0, 1.0], dtype=torch.float64)).log_snr.tolist()
+        if at.log_snr.min() < noisy - _NEAR or at.log_snr.max() > clean + _NEAR:
+            raise UserError(
+                f"sampled_on leads to log-SNR {at.log_snr.min():.2f} to {at.log_snr.max():.2f}, the model "
+                f"was trained on {noisy:.2f} to {clean:.2f}"
+            )
+        time = own.inverse(at.log_snr)
+        scale = own(time).alpha / at.alpha
+        p = self.inner(scale.reshape(-1, *(1,) * (x_t.ndim - 1)).to(x_t) * x_t, time)
+        # Of a table the nearest level is another one; the halves add up at the level that was asked for.
+        whole = from_image(x_t, p.x0, at.over(x_t))
+        return Prediction(whole.x0, whole.eps, p.mix)
+
+
+_NEAR = 1e-6
+"""Log-SNRs that differ by less are one level."""
 
 
 @dataclass(frozen=True)

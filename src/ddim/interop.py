@@ -268,6 +268,8 @@ def _noise_config(recipe: Recipe) -> dict[str, Any]:
             "export to diffusers needs schedule linear, with betas linear or quad, clip none, read log_snr; "
             f"this run has {dump(table, named=True)}"
         )
+    if recipe.sampled_on:
+        raise UserError("export to diffusers needs sampled_on none, this run samples on another schedule")
     if recipe.clip:
         # Theirs clips x0 and keeps the noise that went with it.
         raise UserError("export to diffusers needs clip no, this run clips its pictures at each step")

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 import tiny
 from ddim.cli import main
+from ddim.config import override
 from ddim.training import train
 
 
@@ -98,6 +99,17 @@ def test_interpolations_between_seeds_end_at_the_pictures_of_those_seeds(run, tm
         assert abs(ends - pixels(tmp_path / "s" / f"{seed:05d}.png")).max() <= 1
     with Image.open(tmp_path / "out" / "film.webp") as film:
         assert film.n_frames == 5
+
+
+def test_an_edit_asks_the_model_as_it_is_sampled(tmp_path, capsys):
+    changes = {"clip": "yes", "sampled_on": "linear_in", "sampled_on.start": "2", "sampled_on.end": "-6"}
+    recipe = override(tiny.recipe(optim__warmup=0), changes)
+    run = train(None, recipe, out=tmp_path / "one", machine=tiny.MACHINE)
+    made(capsys, "interpolate", run, tmp_path / "way", "--seeds", "3,8", "--frames", "2")
+    assert main(["sample", str(run), "--seeds", "3,8", "--steps", "4", "--out", str(tmp_path / "ends")]) == 0
+    for frame, seed in ((0, 3), (1, 8)):
+        wanted = pixels(tmp_path / "ends" / f"{seed:05d}.png")
+        assert np.array_equal(pixels(tmp_path / "way" / f"frame-{frame:02d}.png"), wanted)
 
 
 def test_interpolations_between_images_end_near_them(run, photo, tmp_path, capsys):

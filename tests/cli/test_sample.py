@@ -67,6 +67,21 @@ def test_a_picture_is_of_the_size_of_the_run(run, tmp_path):
         assert (image.size, image.mode) == ((32, 32), "RGB")
 
 
+def test_a_run_can_be_sampled_on_another_schedule_that_the_record_names(run, tmp_path):
+    on = ["--sampled_on", "linear_in", "--sampled_on.start", "2", "--sampled_on.end", "-6"]
+    sampling = ["sample", str(run), "-n", "2", "--steps", "3", "--out"]
+    for name, words in (("own", []), ("other", on)):
+        assert main([*sampling, str(tmp_path / name), *words]) == 0
+    record = json.loads((tmp_path / "other" / "record.json").read_text())
+    assert record["schedule"] == {"kind": "linear_in", "quantity": "angle", "start": 2.0, "end": -6.0}
+    first = [(tmp_path / name / "00000.png").read_bytes() for name in ("own", "other")]
+    assert first[0] != first[1]
+    # Not into the same folder, though the times are alike.
+    assert main([*sampling, str(tmp_path / "own"), *on]) == 2
+    wide = ["--sampled_on", "cosine", "--sampled_on.min_signal", "1e-6"]
+    assert main([*sampling, str(tmp_path / "wide"), *wide]) == 2
+
+
 def test_a_film_ends_with_the_grid(run, tmp_path):
     made(run, tmp_path, "-n", 4, "--steps", 3, "--film")
     with Image.open(tmp_path / "film.webp") as film, Image.open(tmp_path / "grid.png") as sheet:

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if args.evaluations < 3:
         raise UserError(f"--evaluations must be at least 3, got {args.evaluations}")
     trained = load(args.run, args.weights, device=args.device)
-    schedule = trained.model.schedule
+    schedule = trained.recipe.walked
     end = trained.recipe.grid(20, schedule)[-1].item() if args.end is None else args.end
     if not 0 < end < 1:
         raise UserError(f"--end must lie between 0 and 1, got {end}")

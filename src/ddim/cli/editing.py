@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ddim.config import Recipe
-    from ddim.denoiser import Counted
+    from ddim.denoiser import Counted, Denoiser
     from ddim.generate import Trained
 
 
@@ -33,11 +33,14 @@ def options(parser: argparse.ArgumentParser, steps: int) -> None:
 
 @dataclass(frozen=True)
 class Work:
-    """A run, open for editing: its counted model, the levels (N,) of the edit, where the results go."""
+    """A run, open for editing: its model as it is sampled, what counts it, the levels (N,) of the edit, and
+    where the results go.
+    """
 
     command: str
     trained: Trained
-    model: Counted
+    model: Denoiser
+    counted: Counted
     recipe: Recipe
     times: Tensor
     out: Path
@@ -81,7 +84,7 @@ class Work:
         for name in ("nfe", "seeds", "label", "sampler"):
             del record[name]
         # Each of runtime.micro_batch images.
-        calls = {"network_calls": self.model.evaluations}
+        calls = {"network_calls": self.counted.evaluations}
         write_json_atomic(self.out / "record.json", {"command": self.command, **record, **calls, **notes})
 
 
@@ -103,11 +106,12 @@ def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work
         raise UserError(f"--steps must be at least 1, got {args.steps}")
     only(args, command, "grid")
     trained = load(args.run, args.weights, device=args.device)
-    cleanest = trained.recipe.schedule(torch.zeros((), dtype=torch.float64)).log_snr
+    cleanest = trained.recipe.walked(torch.zeros((), dtype=torch.float64)).log_snr
     grid = "uniform_log_snr" if cleanest > UniformLogSNR().end else "uniform"
     recipe = override(trained.recipe, ({"grid": grid} if real else {}) | args.fields)
-    times = recipe.grid(args.steps, recipe.schedule)
-    return Work(command, trained, Counted(trained.model), recipe, times, folder(args.out, command))
+    times = recipe.grid(args.steps, recipe.walked)
+    counted, out = Counted(trained.model), folder(args.out, command)
+    return Work(command, trained, trained.sampled(counted), counted, recipe, times, out)
 
 
 def folder(out: Path | None, command: str) -> Path:

@@ -21,7 +21,8 @@ Numbers can be compared where features, reference and number of pictures are the
 that. The record, the features and a grid of the pictures lie in RUN/evaluations/1, 2, ...
 
 ways of sampling, as `ddim sample` takes them:
-  --sampler NAME, --grid NAME, and their fields; default: what `ddim search` found, else the recipe's
+  --sampler, --grid, --sampled_on, --clip, and their fields; default: the recipe's, or the grid that
+  `ddim search` found
 
 examples:
   ddim evaluate runs/photos-fast-1
@@ -60,7 +61,7 @@ _OF_RUNS = ("n", "steps", "seed", "weights", "device")
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the numbers and where the record lies."""
-    only(args, "evaluate", "sampler", "grid")
+    only(args, "evaluate", "sampler", "grid", "sampled_on", "clip")
     # Here, so that --help answers without torch.
     from ddim.cli.console import working
     from ddim.evaluation import Pictures, evaluate, is_run

@@ -153,7 +153,7 @@ def _samplers(args: argparse.Namespace) -> Figure:
     budgets = (5, 10, 20, 40)
     if args.run is not None:
         trained = load(args.run)
-        schedule = trained.recipe.schedule
+        schedule = trained.recipe.walked
         end = trained.recipe.grid(20, schedule)[-1].item()
         error = comparison.of_run(trained, end, range(args.seeds))
         return figures.samplers(comparison.compared(error, schedule, end, budgets), Path(args.run).name)

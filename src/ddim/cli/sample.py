@@ -26,6 +26,9 @@ by seed, grid.png, and record.json, which says what the pictures depend on.
                  heun asks twice a step; default: the recipe's
   --grid         uniform, quadratic, uniform_log_snr, karras, spaced or listed, and its fields: --grid.end 5;
                  default: what `ddim search` found for this sampler and --steps, else the recipe's
+  --sampled_on   another schedule than that of training: cosine, linear, linear_beta, linear_in or
+                 karras_sigma, and its fields: --sampled_on.quantity log_snr
+  --clip yes     what each step is told of the picture is held within black and white
 
 examples:
   ddim sample runs/flowers64-fast-1 -n 36
@@ -75,16 +78,17 @@ def run(args: argparse.Namespace) -> int:
     from ddim.tracking import write_json_atomic
 
     check_seeds(seeds)
-    only(args, "sample", "sampler", "grid")
+    only(args, "sample", "sampler", "grid", "sampled_on", "clip")
     trained = load(args.run, args.weights, compiling=args.compile, device=args.device)
     recipe = override(trained.recipe, args.fields)
-    if not any(name.split(".")[0] == "grid" for name in args.fields):
+    if not any(name.split(".")[0] in ("grid", "sampled_on") for name in args.fields):
         searched = saved(args.run, recipe.sampler, args.steps, args.weights)
         if searched is not None:
             recipe = replace(recipe, grid=searched)
             sys.stdout.write(
                 f"levels that ddim search found, in {args.run}/grids.json; --grid takes others\n"
             )
+    trained = replace(trained, recipe=recipe)
     label = _label(args.label, trained)
     record = sampling_record(trained, recipe, seeds, args.steps, 0, label)
     out, before = _folder(args, record)
@@ -155,7 +159,7 @@ def _label(text: str | None, trained: Trained) -> int | None:
     raise UserError(f"--label must be one of the run's {count} classes, got {text!r}{near(text, classes)}")
 
 
-_ALIKE = ("checkpoint", "weights", "sampler", "times", "label", "runtime", "versions")
+_ALIKE = ("checkpoint", "weights", "sampler", "schedule", "clip", "times", "label", "runtime", "versions")
 """What pictures depend on beside their seeds, by the names of a record."""
 
 

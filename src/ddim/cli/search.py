@@ -63,10 +63,10 @@ def run(args: argparse.Namespace) -> int:
     recipe = override(trained.recipe, args.fields)
     if grid_search.stochastic(recipe.sampler):
         raise UserError("--sampler must be deterministic: what renews noise comes no nearer to a fine run")
-    end = recipe.grid(max(args.steps, 2), recipe.schedule)[-1].item() if args.end is None else args.end
+    end = recipe.grid(max(args.steps, 2), recipe.walked)[-1].item() if args.end is None else args.end
     if not 0 < end < 1:
         raise UserError(f"--end must lie between 0 and 1, got {end}")
-    grid_search.check(args.steps, recipe.schedule, end)
+    grid_search.check(args.steps, recipe.walked, end)
     # A file that is something else is found now, not when there is a grid to add to it.
     grid_search.saved(args.run, recipe.sampler, args.steps, args.weights)
     seeds = range(FIRST_SEED, FIRST_SEED + args.seeds)
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(f"{time.monotonic() - began:6.0f} s  {text}\n")
         sys.stdout.flush()
 
-    found = grid_search.search(args.steps, recipe.schedule, end, error, tell)
+    found = grid_search.search(args.steps, recipe.walked, end, error, tell)
     grid_search.save(args.run, recipe.sampler, args.steps, args.weights, found)
     best = min(found.named, key=found.named.__getitem__)
     gain = found.named[best] / found.error if found.error else float("inf")

@@ -20,6 +20,7 @@ RECIPES = {
     "ddpm": "DDPM and DDIM as published for CIFAR-10; on a laptop with --net.width 32 --net.groups 8",
     "iddpm": "improved DDPM for CIFAR-10, its variance learned; --net.width 32 --net.groups 8 on a laptop",
     "keras": "Béres' Keras tutorial, with its own hyper-parameters",
+    "clear": "Béres' clear-diffusion-keras; on a laptop with --net.widths 32,64,96,128 and no attention",
     "seed": "the torch/luz repository, with its own hyper-parameters",
     "edm": "Karras et al. 2022: preconditioned, weighted, augmented",
     "edm-vp": "edm with the preconditioning and noise levels of the VP SDE",
