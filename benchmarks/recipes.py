@@ -1,0 +1,119 @@
+"""What runs of different recipes have learned, on one scale.
+
+    python benchmarks/recipes.py RUN...
+
+First each run's own loss on its held-out images, beside that of the zero function, the best network that does
+not look at its image: targets have mean zero at every level, but for images in pixels that were not measured.
+Then, for all runs alike, the mean absolute error of the denoised image in steps of 1/255, at the same noise
+on the pixels, where the schedule has it; beside it what needs no network, the noisy image or the mean one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ddim.data.transforms import batch as gather
+from ddim.data.transforms import unit
+from ddim.denoiser import Model
+from ddim.generate import Trained, load
+from ddim.levels import ends, slices
+from ddim.noise import Noise
+from ddim.training.run import opened
+
+NOISE = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Standard deviations of noise on images in [0, 1]."""
+
+HELD_OUT = 512
+
+
+class Zero(nn.Module):
+    """The zero function of a network with so many outputs a channel."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
+        """(B, C, H, W) -> (B, outputs C, H, W)."""
+        return x.new_zeros(len(x), self.outputs * x.shape[1], *x.shape[2:])
+
+
+def held_out(trained: Trained) -> Tensor:
+    """(N, C, H, W) in [0, 1], the first of a run's held-out images."""
+    parts = opened(trained.recipe, None)
+    return unit(gather(parts.images, parts.valid[:HELD_OUT]))
+
+
+@torch.no_grad()
+def own_loss(trained: Trained, images: Tensor, model: Model) -> float:
+    """The recipe's objective at its own times, of the run's network or another in its place."""
+    recipe, runtime = trained.recipe, trained.runtime
+    times = recipe.objective.times(slices(len(images)), recipe.schedule)
+    total = 0.0
+    for which in torch.arange(len(images)).split(runtime.micro_batch):
+        x0 = runtime.images(trained.pixels.enter(images[which]))
+        eps = runtime.images(Noise(which.tolist()).like(x0))
+        with runtime.precise():
+            total += recipe.objective(model, x0, times[which], eps, trained.pixels).sum().item()
+    return total / len(images)
+
+
+@torch.no_grad()
+def image_error(trained: Trained, images: Tensor, noise: float) -> float:
+    """MAE in steps of 1/255 at this noise on the pixels; NaN where the schedule has no such level."""
+    schedule, runtime, pixels = trained.model.schedule, trained.runtime, trained.pixels
+    log_snr = -2 * math.log(noise / (sum(pixels.std) / len(pixels.std)))
+    clean, noisy = ends(schedule)
+    if not noisy <= log_snr <= clean:
+        return math.nan
+    t, total = schedule.inverse(torch.tensor(log_snr, dtype=torch.float64)), 0.0
+    for which in torch.arange(len(images)).split(runtime.micro_batch):
+        x0 = runtime.images(pixels.enter(images[which]))
+        at, eps = schedule(t).over(x0), runtime.images(Noise(which.tolist()).like(x0))
+        with runtime.precise():
+            found = trained.model(at.alpha * x0 + at.sigma * eps, t).x0
+        total += (pixels.leave(found.float()).cpu() - images[which]).abs().mean().item() * len(which)
+    return 255 * total / len(images)
+
+
+def main() -> None:
+    """Measure and print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    runs = [(path, load(path)) for path in parser.parse_args().runs]
+    print(f"{'run':<28}{'parameters':>12}{'images':>10}{'own loss':>12}{'of zero':>12}{'ratio':>8}")
+    for path, trained in runs:
+        model, images = trained.model, held_out(trained)
+        zero = Model(
+            Zero(getattr(trained.recipe.net, "outputs", 1)),
+            model.schedule,
+            model.predicts,
+            model.conditioning,
+            model.shape,
+        )
+        learned, nothing = own_loss(trained, images, model), own_loss(trained, images, zero)
+        count = sum(p.numel() for p in model.parameters())
+        seen = trained.state["step"] * trained.recipe.optim.batch
+        print(
+            f"{path.name:<28}{count:>12,}{seen:>10,}{learned:>12.4f}{nothing:>12.4f}{learned / nothing:>8.3f}"
+        )
+    print(f"\n{'noise on the pixels':<28}" + "".join(f"{noise:>8}" for noise in NOISE))
+    for path, trained in runs:
+        images = held_out(trained)
+        errors = (image_error(trained, images, noise) for noise in NOISE)
+        print(f"{path.name:<28}" + "".join(f"{error:>8.2f}" for error in errors), flush=True)
+    images = held_out(runs[0][1])
+    eps = Noise(range(len(images))).like(images)
+    constant = 255 * (images - images.mean((0, 2, 3), keepdim=True)).abs().mean().item()
+    noisy = (255 * ((images + noise * eps).clamp(0, 1) - images).abs().mean().item() for noise in NOISE)
+    print(f"{'the noisy image':<28}" + "".join(f"{error:>8.2f}" for error in noisy))
+    print(f"{'the mean image':<28}" + "".join(f"{constant:>8.2f}" for _ in NOISE))
+
+
+if __name__ == "__main__":
+    main()
