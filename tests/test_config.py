@@ -129,7 +129,9 @@ recipes = st.builds(
     optim=st.builds(Optim, lr=positive, betas=st.tuples(st.floats(0, 0.999), st.floats(0, 0.9999))),
     ema=st.one_of(
         st.builds(Exponential, st.floats(0, 0.99999)),
-        st.builds(Power, st.floats(0, 100)),
+        st.lists(st.floats(0, 100), min_size=1, max_size=3, unique=True).map(
+            lambda v: Power(v[0], tuple(v[1:]))
+        ),
         st.builds(HalfLife, positive, positive),
     ),
     grid=st.one_of(

@@ -1,10 +1,11 @@
 import math
+import re
 
 import pytest
 import torch
 from torch import nn
 
-from ddim.ema import Exponential, HalfLife, Power, averaged, update
+from ddim.ema import Exponential, HalfLife, Power, averaged, profiles, update
 from ddim.errors import UserError
 from oracles import made, normal
 
@@ -141,3 +142,59 @@ def test_what_is_averaged_is_the_models_own_memory_without_gradients():
 def test_impossible_rules_are_refused(make):
     with pytest.raises(UserError, match=r"ema\.(decay|gamma|images) must be .* got"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("rule", "others"),
+    [
+        (Exponential(0.9, (0.99, 0.0)), {"0.99": Exponential(0.99), "0": Exponential(0.0)}),
+        (Power(6.94, (16.97, 2)), {"16.97": Power(16.97), "2": Power(2.0)}),
+        (HalfLife(400.0, 0.1, (1e20, 80.0)), {"1e20": HalfLife(1e20, 0.1), "80": HalfLife(80.0, 0.1)}),
+    ],
+    ids=str,
+)
+def test_each_further_value_is_another_average_that_differs_in_the_main_parameter_only(rule, others):
+    found = profiles(rule)
+    assert list(found) == ["default", *others]
+    assert {name: other for name, other in found.items() if name != "default"} == others
+    for k in (1, 2, 100):
+        assert found["default"](k, 8) == rule(k, 8)
+
+
+def test_a_rule_alone_has_the_default_average_only():
+    assert [list(profiles(rule)) for rule in RULES] == [["default"]] * len(RULES)
+
+
+@pytest.mark.parametrize("value", [1e-300, 1e-5, 0.1 + 0.2, 1 / 3, 2, 123456789.125, 1e16, 5e22, -0.0])
+def test_a_profile_has_the_name_of_a_file_that_is_read_back_as_its_value(value):
+    (name,) = [name for name in profiles(Power(6.94, (value,))) if name != "default"]
+    assert re.fullmatch(r"[0-9][0-9a-z.-]*", name)
+    assert float(name) == value
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Exponential(0.9, (1.0,)), "ema.more must be at least 0 and less than 1, got 1.0"),
+        (lambda: Exponential(0.9, (0.5, -0.1)), "ema.more must be at least 0 and less than 1, got -0.1"),
+        (lambda: Power(1.0, (-1.0,)), "ema.more must be at least 0, got -1.0"),
+        (lambda: Power(1.0, (math.nan,)), "ema.more must be at least 0, got nan"),
+        (lambda: HalfLife(9.0, more=(0.0,)), "ema.more must be above 0, got 0.0"),
+        (
+            lambda: Exponential(0.9, (0.9,)),
+            "ema.more must hold values that differ from one another and from ema.decay, got 0.9 beside 0.9",
+        ),
+        (
+            lambda: HalfLife(9, more=(4, 4.0)),
+            "ema.more must hold values that differ from one another and from ema.images, got 4, 4.0 beside 9",
+        ),
+        (
+            lambda: Power(0.0, (-0.0,)),
+            "ema.more must hold values that differ from one another and from ema.gamma, got -0.0 beside 0.0",
+        ),
+    ],
+)
+def test_impossible_further_averages_are_refused(make, said):
+    with pytest.raises(UserError) as caught:
+        make()
+    assert str(caught.value) == said

@@ -135,6 +135,26 @@ def test_averaged_and_raw_weights_make_other_images(trained):
     assert (trained.weights, raw.weights) == ("ema", "raw")
 
 
+def test_every_average_of_a_run_can_be_loaded_by_its_name(tmp_path):
+    run = tiny.training(tiny.recipe("batch norm", ema="exponential", ema__decay="0.9", ema__more="0.1,0"))
+    for _ in range(4):
+        run.advance()
+    checkpoint.save(tmp_path / "checkpoints", run.step, run.tensors(), run.documents())
+    for weights, profile in (("ema", "default"), ("0.1", "0.1"), ("0", "0")):
+        trained = load(tmp_path, weights)
+        state = trained.model.state_dict()
+        assert trained.weights == weights
+        assert tiny.different({name: state[name] for name in run.average}, run.averages[profile]) == []
+    raw = load(tmp_path, "raw").model.state_dict()
+    # The decay 0 forgets all but the newest.
+    assert tiny.different({name: raw[name] for name in run.average}, run.averages["0"]) == []
+    assert torch.equal(sample(tmp_path, 2, 2, weights="0"), sample(tmp_path, 2, 2, weights="raw"))
+    for wrong in ("0.10", "default", "0.9", "../model"):
+        with pytest.raises(UserError) as caught:
+            load(tmp_path, wrong)
+        assert str(caught.value) == f"weights must be ema, raw, 0.1 or 0, got {wrong!r}"
+
+
 def test_a_run_and_its_checkpoint_are_the_same_to_load(trained):
     again = load(trained.path)
     assert torch.equal(made(trained, [3]), made(again, [3]))

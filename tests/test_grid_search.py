@@ -92,6 +92,7 @@ def test_grids_are_kept_by_sampler_and_steps(run):
     assert grid_search.saved(run, DPMSolver(3), 3, "ema") == Listed(found.times)
     assert grid_search.saved(run, DPMSolver(2), 3, "ema") is None
     assert grid_search.saved(run, DDIM(), 4, "ema") is not None
+    assert grid_search.saved(run, DPMSolver(3), 3, "0.99") is None
 
 
 def test_a_search_tries_pictures_as_they_are_sampled(run):

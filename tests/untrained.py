@@ -21,11 +21,13 @@ def recipe(**changes):
     return override(ddpm(), {**SMALL, **{name.replace("__", "."): value for name, value in changes.items()}})
 
 
-def run_of(chosen, folder, pixels=(0.5, 0.5), channels=3):
-    """A run folder with random weights, of which no branch is zero."""
+def run_of(chosen, folder, pixels=(0.5, 0.5), channels=3, others=None):
+    """A run folder with random weights, of which no branch is zero; `others` are their multiples, by file."""
     model = shaken(made(lambda: build(chosen, channels)))
     pixels = {"mean": [pixels[0]] * channels, "std": [pixels[1]] * channels}
     state = {"step": 3, "pixels": pixels, "channels": channels, "classes": [], "runtime": vars(Runtime())}
     tensors = {"model": model.state_dict(), "ema/default": averaged(model)}
+    for file, factor in (others or {}).items():
+        tensors[file] = {name: factor * value for name, value in averaged(model).items()}
     checkpoint.save(folder / "checkpoints", 3, tensors, {"state": state, "recipe": dump(chosen)})
     return folder

@@ -14,6 +14,7 @@ from ddim import checkpoint
 from ddim.config import Recipe, build
 from ddim.config import load as load_recipe
 from ddim.denoiser import Counted, Denoiser, Model
+from ddim.ema import profiles
 from ddim.errors import UserError
 from ddim.grids import Grid
 from ddim.guidance import Clipped, Rescheduled
@@ -57,8 +58,9 @@ def load(
 ) -> Trained:
     """The newest whole checkpoint of a run folder, or a checkpoint folder itself.
 
-    `weights` is "ema" or "raw". `compiling` runs the network through torch.compile: quicker after a first
-    slow batch, other bits. UserError where there is no checkpoint, or it is not one of this library.
+    `weights` is "ema", "raw", or the name of another average that the run keeps (see `ddim.ema.profiles`).
+    `compiling` runs the network through torch.compile: quicker after a first slow batch, other bits.
+    UserError where there are no such weights, or no checkpoint of this library.
     """
     path = checkpoint_of(Path(run))
     # Now: a run in progress may have removed the files when the pictures are made.
@@ -67,15 +69,16 @@ def load(
     state = checkpoint.read_document(path, "state")
     if not isinstance(state, dict):
         raise checkpoint.Damaged(f"{path}/state.json is not a table")
-    if weights not in ("ema", "raw"):
-        raise UserError(f"weights must be ema or raw, got {weights!r}")
+    possible = ["ema", "raw", *(name for name in profiles(recipe.ema) if name != "default")]
+    if weights not in possible:
+        raise UserError(f"weights must be {', '.join(possible[:-1])} or {possible[-1]}, got {weights!r}")
     pixels = Pixels(tuple(state["pixels"]["mean"]), tuple(state["pixels"]["std"]))
     # Initial weights are drawn and thrown away; the caller's stream must not notice.
     with torch.random.fork_rng(devices=[]):
         model = build(recipe, state["channels"])
     tensors = checkpoint.read_tensors(path, "model")
-    if weights == "ema":
-        tensors |= checkpoint.read_tensors(path, "ema/default")
+    if weights != "raw":
+        tensors |= checkpoint.read_tensors(path, f"ema/{'default' if weights == 'ema' else weights}")
     _fill(model, tensors, path)
     runtime = _runtime(Runtime(**state["runtime"]), device, compiling)
     runtime.start()

@@ -122,8 +122,9 @@ def ddpm() -> Recipe:
 def iddpm() -> Recipe:
     """Nichol & Dhariwal 2021, improved DDPM for CIFAR-10: cosine table, learned variance, hybrid loss.
 
-    The average is warmed up. The paper's L_vlb runs draw times by `--objective.times loss_aware`. For a
-    laptop: `--net.width 32 --net.groups 8`, 3.3 million parameters.
+    The average is warmed up; their code keeps several, as `--ema.more 0.999,0.99` does. The paper's L_vlb
+    runs draw times by `--objective.times loss_aware`. For a laptop: `--net.width 32 --net.groups 8`, 3.3
+    million parameters.
     """
     return Recipe(
         name="iddpm",

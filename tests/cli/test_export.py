@@ -17,6 +17,18 @@ def test_a_run_goes_to_diffusers_and_back_by_two_commands(tmp_path, capsys):
     assert (tmp_path / "pictures" / "00001.png").is_file()
 
 
+def test_every_average_can_be_exported(tmp_path):
+    run = tmp_path / "run"
+    run_of(recipe(ema__more="0.5"), run, others={"ema/0.5": 2.0})
+    unets = []
+    for k, weights in enumerate(("ema", "0.5")):
+        assert main(["export", str(run), str(tmp_path / str(k)), "--weights", weights]) == 0
+        unets.append(diffusers.UNet2DModel.from_pretrained(tmp_path / str(k) / "unet").state_dict())
+    for name, value in unets[0].items():
+        assert (unets[1][name] == 2 * value).all()
+    assert any(value.abs().max() > 0 for value in unets[0].values())
+
+
 @pytest.mark.parametrize("command", ["export", "import"])
 def test_what_cannot_be_is_one_sentence_and_exit_code_2(command, tmp_path, capsys):
     argv = [command, str(tmp_path / "none")] + [str(tmp_path / "out")] * (command == "export")

@@ -100,6 +100,19 @@ def test_averaged_and_raw_weights_make_other_pictures(run, tmp_path):
     assert json.loads(raw["record.json"])["weights"] == "raw"
 
 
+def test_weights_can_be_any_average_of_the_run(tmp_path, capsys):
+    recipe = tiny.recipe(optim__warmup=0, images="40", ema="exponential", ema__more="0.1,0")
+    run = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    pictures = {}
+    for weights in ("ema", "raw", "0.1", "0"):
+        files = made(run, tmp_path / weights, "-n", 1, "--steps", 2, "--weights", weights)
+        assert json.loads(files["record.json"])["weights"] == weights
+        pictures[weights] = files["00000.png"]
+    assert pictures["0"] == pictures["raw"]
+    assert len(set(pictures.values())) == 3
+    assert refused(capsys, run, "--weights", "0.9") == "weights must be ema, raw, 0.1 or 0, got '0.9'"
+
+
 def test_pictures_go_into_a_new_folder_each_time(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for k in (1, 2):

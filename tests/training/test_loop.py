@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from ddim import ema
 from ddim.augment import augmented
 from ddim.config import override
 from ddim.denoiser import Model
+from ddim.ema import Exponential, HalfLife, Power
 from ddim.errors import UserError
 from ddim.objective import Objective
 from ddim.parameterisation import PredictsImage, PredictsNoise
@@ -194,6 +195,60 @@ def test_the_average_follows_its_rule_with_the_statistics_of_batch_norm(net):
         torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "rule", [Exponential(0.5, (0.1, 0.3)), Power(6.94, (0.0, 2.5)), HalfLife(20.0, 0.5, (4.0,))], ids=str
+)
+def test_each_profile_is_the_weighted_mean_of_the_weights_seen(rule):
+    """Of weights x_1 ... x_n it is sum_k w_k x_k with w_k = a_k prod_{j > k} (1 - a_j), a_j the rule's."""
+    run, n = tiny.training(replace(tiny.recipe("batch norm"), ema=rule)), 6
+    seen = []
+    for _ in range(n):
+        run.advance()
+        seen.append({name: value.double().clone() for name, value in ema.averaged(run.model).items()})
+    alone = {"default": replace(rule, more=())}
+    main = fields(rule)[0].name
+    alone |= {
+        name: replace(rule, **{main: float(name)}, more=()) for name in run.averages if name != "default"
+    }
+    assert len(alone) == 1 + len(rule.more)
+    for profile, average in run.averages.items():
+        newest = torch.tensor([alone[profile](k, 8) for k in range(1, n + 1)], dtype=torch.float64)
+        kept = torch.cat([(1 - newest).flip(0).cumprod(0).flip(0)[1:], torch.ones(1, dtype=torch.float64)])
+        weights = newest * kept
+        assert weights.sum().item() == pytest.approx(1)
+        for name, value in average.items():
+            mean = sum(w * weights_seen[name] for w, weights_seen in zip(weights, seen, strict=True))
+            torch.testing.assert_close(value.double(), mean, rtol=1e-5, atol=1e-6)
+    first = list(run.average.values())
+    for profile, average in run.averages.items():
+        same = all(torch.equal(a, b) for a, b in zip(first, average.values(), strict=True))
+        assert same == (profile == "default")
+
+
+def test_a_power_of_zero_is_the_plain_mean_of_the_weights_seen():
+    run = tiny.training(replace(tiny.recipe(), ema=Power(6.94, (0.0,))))
+    seen = []
+    for _ in range(5):
+        run.advance()
+        seen.append({name: value.double().clone() for name, value in ema.averaged(run.model).items()})
+    for name, value in run.averages["0"].items():
+        mean = torch.stack([weights[name] for weights in seen]).mean(0)
+        torch.testing.assert_close(value.double(), mean, rtol=1e-5, atol=1e-6)
+
+
+def test_further_averages_change_nothing_else_of_a_run():
+    """Weights, the default average, the optimiser and the validation are, to the bit, those without."""
+    one, several = tiny.training(), tiny.training(replace(tiny.BASE, ema=Power(6.94, (1.0, 2.0))))
+    for _ in range(4):
+        assert one.advance() == several.advance()
+    assert one.validate() == several.validate()
+    plain, more = tiny.bits(one), tiny.bits(several)
+    assert tiny.different(plain, {name: more[name] for name in plain}) == []
+    assert {name.rpartition("/")[0] for name in more if name not in plain} >= {"ema/1", "ema/2"}
+    assert list(one.tensors()) == ["model", "ema/default", "optimizer"]
+    assert list(several.tensors()) == ["model", "ema/default", "ema/1", "ema/2", "optimizer"]
+
+
 @pytest.mark.parametrize("net", tiny.NETS)
 def test_a_validation_leaves_the_training_untouched(net):
     run = tiny.training(tiny.recipe(net))
@@ -229,7 +284,8 @@ def test_a_validation_is_of_the_averaged_weights_and_always_the_same():
         for name, value in ema.averaged(run.model).items():
             value.copy_(run.average[name])
     assert run.validate() == found
-    run.average = {name: value + 0.1 for name, value in run.average.items()}
+    for value in run.average.values():
+        value.add_(0.1)
     assert run.validate() != found
 
 
@@ -287,14 +343,15 @@ def test_without_validation_images_there_is_no_validation():
     assert run.validate() == {}
 
 
-def test_a_training_starts_from_anothers_weights_in_the_average_too():
+def test_a_training_starts_from_anothers_weights_in_the_averages_too():
     parent = tiny.training(tiny.recipe(seed=5))
     parent.advance()
-    child = tiny.training()
+    child = tiny.training(replace(tiny.BASE, ema=Power(6.94, (1.0,))))
     child.begin_from(parent.model.state_dict())
     state = parent.model.state_dict()
     assert tiny.different(state, child.model.state_dict()) == []
-    assert tiny.different({name: state[name] for name in child.average}, child.average) == []
+    for average in (child.average, child.averages["1"]):
+        assert tiny.different({name: state[name] for name in average}, average) == []
     assert child.step == child.updates == 0
     assert child.optimizer.state_dict()["state"] == {}
 

@@ -8,6 +8,7 @@ import torch
 
 import tiny
 from ddim import checkpoint
+from ddim.ema import Exponential, Power
 from ddim.errors import UserError
 from ddim.importance import LossAware
 from ddim.nn.ddpm_unet import DDPMUNetSpec
@@ -40,7 +41,7 @@ def restored(run, folder):
     """A new training that becomes what is saved of another."""
     path = checkpoint.save(folder, run.step, run.tensors(), run.documents())
     other = tiny.training(run.recipe)
-    names = ("model", "ema/default", "optimizer")
+    names = other.tensors()
     other.restore(
         {name: checkpoint.read_tensors(path, name) for name in names}, checkpoint.read_document(path, "state")
     )
@@ -75,6 +76,22 @@ def test_augmented_steps_after_a_restore_are_those_without_one(tmp_path):
     for _ in range(3):
         second.advance()
     assert tiny.different(tiny.bits(whole), tiny.bits(second)) == []
+
+
+def test_steps_after_a_restore_of_several_averages_are_those_without_one(tmp_path):
+    recipe = replace(tiny.recipe("batch norm"), ema=Exponential(0.9, (0.1, 0.3)))
+    whole, first = tiny.training(recipe), tiny.training(recipe)
+    for _ in range(8):
+        whole.advance()
+    for _ in range(5):
+        first.advance()
+    second = restored(first, tmp_path)
+    assert tiny.different(tiny.bits(first), tiny.bits(second)) == []
+    for _ in range(3):
+        second.advance()
+    assert tiny.different(tiny.bits(whole), tiny.bits(second)) == []
+    files = sorted(path.name for path in tmp_path.glob("step-*/ema/*"))
+    assert files == ["0.1.safetensors", "0.3.safetensors", "default.safetensors"]
 
 
 def test_a_restored_moment_lies_in_memory_as_its_weight_does(tmp_path):
@@ -260,6 +277,20 @@ def test_sums_that_are_not_finite_survive_the_checkpoint_as_null(tmp_path):
     assert json.loads(json.dumps(state, allow_nan=False))["sums"]["loss"] is None
     again = restored(run, tmp_path)
     assert again.documents()["state"] == state
+
+
+def test_a_run_of_several_averages_that_crashed_ends_as_the_undisturbed_one(tmp_path):
+    recipe = replace(tiny.recipe(report__checkpoint="0"), ema=Power(6.94, (16, 2.5)))
+    whole = train(None, recipe, out=tmp_path / "whole", machine=tiny.MACHINE)
+    folder = tmp_path / "run"
+    with pytest.raises(PowerCutError):
+        train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[CrashAtSave(4)])
+    resume(folder)
+    found, wanted = (checkpoint.newest(run / "checkpoints") for run in (folder, whole))
+    for name in ("model", "ema/default", "ema/16", "ema/2.5", "optimizer"):
+        there, here = checkpoint.read_tensors(wanted, name), checkpoint.read_tensors(found, name)
+        assert tiny.different(here, there) == []
+    assert tiny.metrics(folder) == tiny.metrics(whole)
 
 
 def test_losses_that_times_are_drawn_by_survive_a_stop(tmp_path):

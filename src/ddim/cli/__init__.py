@@ -34,6 +34,9 @@ COMMANDS = {
     "import": "make a run of a pipeline of diffusers",
 }
 
+WEIGHTS = "ema (default), raw, or the value of another average of the run, such as 0.99 (ema.more)"
+"""What commands say of --weights."""
+
 
 class Parser(argparse.ArgumentParser):
     """An argparse parser whose errors are one sentence, with exit code 2."""

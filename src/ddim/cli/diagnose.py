@@ -7,6 +7,7 @@ import datetime
 import sys
 from pathlib import Path
 
+from ddim.cli import WEIGHTS
 from ddim.errors import UserError
 
 _EPILOG = """
@@ -35,7 +36,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--images", type=int, default=128, metavar="N", help="of training, and as many held out (default 128)"
     )
     parser.add_argument("--levels", type=int, default=12, metavar="N", help="levels of noise (default 12)")
-    parser.add_argument("--weights", default="ema", help="ema (default) or raw")
+    parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument("--device", help="default: the one that the run was trained on")
 
 

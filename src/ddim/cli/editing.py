@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.cli import only
+from ddim.cli import WEIGHTS, only
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def options(parser: argparse.ArgumentParser, steps: int) -> None:
     parser.add_argument(
         "--steps", type=int, default=steps, metavar="N", help=f"levels of the grid (default {steps})"
     )
-    parser.add_argument("--weights", default="ema", help="ema (default) or raw")
+    parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument("--out", type=Path, metavar="DIR", help="default edits/COMMAND-N, a new folder")
     parser.add_argument("--device", help="default: the one that the run was trained on")
 

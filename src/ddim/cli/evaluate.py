@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.cli import only
+from ddim.cli import WEIGHTS, only
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", type=int, metavar="N", help="how many pictures of a run (default 1000)")
     parser.add_argument("--steps", type=int, metavar="N", help="levels of the grid (default 20)")
     parser.add_argument("--seed", type=int, metavar="S", help="pictures of seeds S ... S+N-1 (default 0)")
-    parser.add_argument("--weights", help="ema (default) or raw")
+    parser.add_argument("--weights", help=WEIGHTS)
     parser.add_argument("--data", metavar="DATA", help="images to be judged against (default: the run's own)")
     parser.add_argument(
         "--part",

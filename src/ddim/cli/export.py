@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from ddim.cli import WEIGHTS
+
 _EPILOG = """
 DIR becomes what diffusers.DDIMPipeline.from_pretrained(DIR) opens; it makes the same pictures from the same
 noise. Runs of the recipe ddpm can be exported, and such as differ from it in ways that diffusers knows.
@@ -17,11 +19,11 @@ example:
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim export`."""
-    parser.usage = "ddim export RUN DIR [--weights ema|raw]"
+    parser.usage = "ddim export RUN DIR [--weights ema|raw|VALUE]"
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one of its checkpoints")
     parser.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder")
-    parser.add_argument("--weights", default="ema", help="ema (default) or raw")
+    parser.add_argument("--weights", default="ema", help=WEIGHTS)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ddim.cli import WEIGHTS
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", type=int, default=64, metavar="N", help="how many images (default 64)")
     parser.add_argument("--steps", type=int, metavar="N", help="default: 1000 of vlb, 50 of ode")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the noise (default 0)")
-    parser.add_argument("--weights", default="ema", help="ema (default) or raw")
+    parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument("--device", help="default: the one that the run was trained on")
 
 

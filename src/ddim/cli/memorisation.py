@@ -7,6 +7,7 @@ import datetime
 import sys
 from pathlib import Path
 
+from ddim.cli import WEIGHTS
 from ddim.errors import UserError
 
 _EPILOG = """
@@ -37,7 +38,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--steps", type=int, default=20, metavar="N", help="evaluations a picture (default 20)"
     )
     parser.add_argument("--features", default="pixels", metavar="NAME", help="pixels (default) or a network")
-    parser.add_argument("--weights", default="ema", help="ema (default) or raw")
+    parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument("--device", help="default: the one that the run was trained on")
 
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.cli import only
+from ddim.cli import WEIGHTS, only
 from ddim.errors import UserError, near
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--label", metavar="L", help="a class, by name or index, for a run trained with labels"
     )
-    parser.add_argument("--weights", default="ema", help="ema (default) or raw")
+    parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument("--out", type=Path, metavar="DIR", help="default samples/RUN-N, a new folder")
     parser.add_argument("--film", action="store_true", help="also film.webp: the run from noise to picture")
     parser.add_argument("--device", help="default: the one that the run was trained on")

@@ -68,10 +68,10 @@ class Split:
 class Training:
     """A run between two updates.
 
-    Its state is what a checkpoint holds: weights, their average, the optimiser, the losses that times may
-    be drawn by, counters, and what the next line of the log is made of (`sums` since the last line; `best`,
-    the least value of `report.best`). All else, order and flips of the images, times, noise and dropout, is a
-    function of the recipe's seed and `step`.
+    Its state is what a checkpoint holds: weights, their averages by profile, the optimiser, the losses that
+    times may be drawn by, counters, and what the next line of the log is made of (`sums` since the last line;
+    `best`, the least value of `report.best`). All else, order and flips of the images, times, noise and
+    dropout, is a function of the recipe's seed and `step`.
     """
 
     def __init__(self, recipe: Recipe, split: Split, pixels: Pixels, engine: Engine, plan: Plan) -> None:
@@ -91,7 +91,11 @@ class Training:
             recipe.conditioning,
             self.model.shape,
         ).train()
-        self.average = {name: value.float().clone() for name, value in ema.averaged(self.model).items()}
+        self.rules = ema.profiles(recipe.ema)
+        newest = ema.averaged(self.model)
+        self.averages = {
+            profile: {name: value.float().clone() for name, value in newest.items()} for profile in self.rules
+        }
         times = recipe.objective.times
         self.memory = Memory(times) if isinstance(times, LossAware) else None
         o = recipe.optim
@@ -99,6 +103,11 @@ class Training:
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, fused=True
         )
+
+    @property
+    def average(self) -> dict[str, Tensor]:
+        """The average that is validated and shown: the default one."""
+        return self.averages["default"]
 
     @property
     def seen(self) -> int:
@@ -142,8 +151,9 @@ class Training:
             self.updates += 1
             self.not_finite = 0
             newest = ema.averaged(self.model)
-            weight = self.recipe.ema(self.updates, o.batch)
-            ema.update([self.average[name] for name in newest], list(newest.values()), weight)
+            for profile, rule in self.rules.items():
+                average = [self.averages[profile][name] for name in newest]
+                ema.update(average, list(newest.values()), rule(self.updates, o.batch))
         else:
             for buffer, before in buffers:
                 buffer.copy_(before)
@@ -258,7 +268,8 @@ class Training:
         slots = self.optimizer.state_dict()["state"]
         names = list(self.parameters)
         kept = {f"{names[i]}/{key}": value for i, slot in slots.items() for key, value in slot.items()}
-        held = {"model": self.model.state_dict(), "ema/default": self.average, "optimizer": kept}
+        averages = {f"ema/{profile}": average for profile, average in self.averages.items()}
+        held = {"model": self.model.state_dict(), **averages, "optimizer": kept}
         return held | ({"times": self.memory.state()} if self.memory else {})
 
     def documents(self) -> dict[str, Any]:
@@ -291,8 +302,9 @@ class Training:
         self.sums = {name: math.nan if value is None else value for name, value in state["sums"].items()}
         self.plan = Plan(**state["plan"])
         self.model.load_state_dict(tensors["model"])
-        for name, value in self.average.items():
-            value.copy_(tensors["ema/default"][name])
+        for profile, average in self.averages.items():
+            for name, value in average.items():
+                value.copy_(tensors[f"ema/{profile}"][name])
         if self.memory:
             self.memory.restore(tensors["times"])
         slots: dict[int, dict[str, Tensor]] = {}
@@ -310,7 +322,7 @@ class Training:
                     slot[key] = torch.empty_like(parameter).copy_(value)
 
     def begin_from(self, tensors: dict[str, Tensor]) -> None:
-        """Start from another run's weights, in the average too. UserError where they do not fit."""
+        """Start from another run's weights, in the averages too. UserError where they do not fit."""
         state = self.model.state_dict()
         wrong = [name for name in state if name not in tensors or tensors[name].shape != state[name].shape]
         wrong += [name for name in tensors if name not in state]
@@ -320,8 +332,10 @@ class Training:
                 f"{wrong[0]} is missing or of another shape; leave --recipe and --net out to take that run's"
             )
         self.model.load_state_dict(tensors)
-        for name, value in ema.averaged(self.model).items():
-            self.average[name].copy_(value)
+        newest = ema.averaged(self.model)
+        for average in self.averages.values():
+            for name, value in average.items():
+                value.copy_(newest[name])
 
     def settle(self, total: int) -> None:
         """Fix the number of images: a whole number of batches, at least what has been seen."""
