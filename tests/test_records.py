@@ -62,7 +62,7 @@ def test_a_record_outlives_its_checkpoint(folder, tmp_path):
 
 def test_a_film_has_one_grid_for_each_state_and_ends_with_the_pictures(folder):
     trained = load(folder)
-    film = Film(trained.pixels)
+    film = Film(trained.pixels, range(18))
     images, _ = generate(trained, range(18), 3, watch=film.add)
     frames = film.frames()
     assert len(frames) == 4
@@ -70,8 +70,17 @@ def test_a_film_has_one_grid_for_each_state_and_ends_with_the_pictures(folder):
     np.testing.assert_array_equal(frames[-1], grid(images))
 
 
+def test_a_film_is_of_its_own_seeds_only(folder):
+    """However many others are made beside them."""
+    trained, (small, large) = load(folder), (Film(load(folder).pixels, [3, 17]) for _ in range(2))
+    generate(trained, [3, 17], 2, watch=small.add)
+    generate(trained, range(40), 2, watch=large.add)
+    for one, other in zip(small.frames(), large.frames(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_film_runs_from_noise_to_picture_whatever_the_order_of_its_parts():
-    film = Film(Pixels.fixed(0.5, 0.5, 1))
+    film = Film(Pixels.fixed(0.5, 0.5, 1), [0])
     for t in (0.0, 1.0, 0.5):
         film.add([0], State(torch.full((1, 1, 2, 2), 2 * t - 1), t, torch.zeros(1, 1, 2, 2)))
     assert [frame.max() for frame in film.frames()] == sorted(

@@ -32,7 +32,7 @@ from ddim.data.source import Member
 from ddim.data.transforms import batch as gather
 from ddim.errors import UserError
 from ddim.files import make, sweep, sync, whole
-from ddim.generate import Trained, generate, load
+from ddim.generate import Trained, generate, load, parts
 from ddim.metrics.features import Extractor, begin, find, forget
 from ddim.metrics.fid import caution, fid, fid_infinity
 from ddim.metrics.kid import kid
@@ -165,11 +165,8 @@ def made(trained: Trained, recipe: Recipe, seeds: Sequence[int], steps: int) -> 
     of each; with the sampler and the grid of `recipe`.
     """
     # What an extractor is given at once should not be much smaller than what suits it.
-    size = trained.runtime.micro_batch * max(1, BATCH // trained.runtime.micro_batch)
-    for first in range(0, len(seeds), size):
-        images, nfe = generate(
-            trained, seeds[first : first + size], steps, sampler=recipe.sampler, grid=recipe.grid
-        )
+    for part in parts(trained, seeds, BATCH):
+        images, nfe = generate(trained, part, steps, sampler=recipe.sampler, grid=recipe.grid)
         yield torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2), nfe
 
 

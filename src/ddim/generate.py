@@ -137,10 +137,20 @@ def generate(
 def batches(trained: Trained, seeds: Sequence[int]) -> Iterator[tuple[Sequence[int], Sequence[int], Tensor]]:
     """The micro-batches of a run: its seeds, those filled up to the fixed size, and a blank (B, C, H, W)."""
     size = trained.runtime.micro_batch
-    for first in range(0, len(seeds), size):
-        mine = seeds[first : first + size]
+    for mine in parts(trained, seeds):
         filled = [*mine] + [0] * (size - len(mine))
         yield mine, filled, trained.runtime.images(trained.model.blank(size))
+
+
+def parts(trained: Trained, seeds: Sequence[int], about: int = 1) -> Iterator[Sequence[int]]:
+    """The seeds in parts of whole micro-batches, about so many seeds each.
+
+    What `generate` makes of them one after the other is, to the bit, what it makes of all, in the memory of
+    one part.
+    """
+    size = trained.runtime.micro_batch * max(1, about // trained.runtime.micro_batch)
+    for first in range(0, len(seeds), size):
+        yield seeds[first : first + size]
 
 
 def sample(

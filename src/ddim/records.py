@@ -42,15 +42,17 @@ def sampling_record(
 
 
 class Film:
-    """Collects the states of a run, micro-batch by micro-batch, into the frames of a film."""
+    """Collects states of the pictures of some seeds, micro-batch by micro-batch, into frames of a film."""
 
-    def __init__(self, pixels: Pixels) -> None:
-        self.pixels = pixels
+    def __init__(self, pixels: Pixels, seeds: Sequence[int]) -> None:
+        self.pixels, self.seeds = pixels, frozenset(seeds)
         self._parts: dict[float, list[Tensor]] = {}
 
     def add(self, seeds: Sequence[int], state: State) -> None:
-        """Take one state (B, C, H, W) of the images of these seeds."""
-        self._parts.setdefault(state.t, []).append(self.pixels.leave(state.x.float()).cpu())
+        """Take one state (B, C, H, W) of the images of these seeds; those of others are left out."""
+        mine = [k for k, seed in enumerate(seeds) if seed in self.seeds]
+        if mine:
+            self._parts.setdefault(state.t, []).append(self.pixels.leave(state.x[mine].float()).cpu())
 
     def frames(self) -> list[np.ndarray]:
         """One grid for each time, from noise to picture."""

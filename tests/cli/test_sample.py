@@ -1,15 +1,18 @@
 """`ddim sample`: files, seeds, records, mistakes."""
 
 import json
+import weakref
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import ddim
 import tiny
-from ddim import checkpoint
-from ddim.cli import main
+from ddim import checkpoint, generate, plots
+from ddim.cli import main, sample
 from ddim.cli.sample import _seeds
+from ddim.generate import load
 from ddim.training import train
 
 
@@ -98,6 +101,65 @@ def test_averaged_and_raw_weights_make_other_pictures(run, tmp_path):
     raw = made(run, tmp_path / "b", "-n", 1, "--steps", 2, "--weights", "raw")
     assert ema["00000.png"] != raw["00000.png"]
     assert json.loads(raw["record.json"])["weights"] == "raw"
+
+
+def test_the_files_are_those_of_all_pictures_made_at_once(run, tmp_path):
+    """20 pictures are more than a micro-batch; there is no other way to them than through the tensor here."""
+    files = made(run, tmp_path / "a", "-n", 20, "--steps", 2, "--seed", 5)
+    images = ddim.sample(run, 20, 2, seed=5)
+    assert load(run).runtime.micro_batch < 20
+    for k, pixels in enumerate(plots.to_uint8(images), 5):
+        plots.save_png(tmp_path / "one.png", pixels)
+        assert files[f"{k:05d}.png"] == (tmp_path / "one.png").read_bytes()
+    plots.save_png(tmp_path / "grid.png", plots.grid(images))
+    assert files["grid.png"] == (tmp_path / "grid.png").read_bytes()
+
+
+def test_pictures_are_written_and_forgotten_before_the_next_are_made(run, tmp_path, monkeypatch):
+    size, sound = load(run).runtime.micro_batch, generate.generate
+    out, seen = tmp_path / "a", []
+
+    def noting(trained, seeds, *args, **options):
+        there = len(list(out.glob("0*.png")))
+        # The first are in the grid, and the last are let go as soon as there are others.
+        alive = sum(images() is not None for images, *_ in seen[1:-1])
+        images, nfe = sound(trained, seeds, *args, **options)
+        seen.append((weakref.ref(images), len(seeds), there, alive))
+        return images, nfe
+
+    monkeypatch.setattr(generate, "generate", noting)
+    monkeypatch.setattr(sample, "SHOWN", 9)
+    files = made(run, out, "-n", 4 * size + 1, "--steps", 2, "--film")
+    assert [count for _, count, *_ in seen] == [size] * 4 + [1]
+    assert [there for *_, there, _ in seen] == [size * k for k in range(5)]
+    assert not any(alive for *_, alive in seen)
+    assert len(files) == 4 * size + 1 + 3
+    few = made(run, tmp_path / "b", "-n", 9, "--steps", 2, "--film")
+    assert few["grid.png"] == files["grid.png"]
+    assert few["film.webp"] == files["film.webp"]
+
+
+def test_what_was_stopped_is_finished_by_the_same_command(run, tmp_path, monkeypatch, capsys):
+    size, sound = load(run).runtime.micro_batch, generate.generate
+    words = ["-n", size + 2, "--steps", 2]
+
+    def stopping(trained, seeds, *args, **options):
+        if seeds[0]:
+            raise KeyboardInterrupt
+        return sound(trained, seeds, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generate, "generate", stopping)
+        assert main(["sample", str(run), "--out", str(tmp_path / "a"), *map(str, words)]) == 130
+    capsys.readouterr()
+    assert len(list((tmp_path / "a").glob("0*.png"))) == size
+    assert json.loads((tmp_path / "a" / "record.json").read_text())["seeds"] == []
+    assert "holds pictures of another run" in refused(capsys, run, "--steps", 3, "--out", tmp_path / "a")
+    finished, whole = (made(run, tmp_path / name, *words) for name in ("a", "b"))
+    for name in whole.keys() - {"record.json"}:
+        assert finished[name] == whole[name]
+    assert finished.keys() == whole.keys()
+    assert json.loads(finished["record.json"])["seeds"] == list(range(size + 2))
 
 
 def test_weights_can_be_any_average_of_the_run(tmp_path, capsys):

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 
 TAKES_FIELDS = True
 
+SHOWN = 256
+"""Pictures in the grid and in the film, at most."""
+
 _EPILOG = """
 Picture k is made from seed k alone: it is the same in any number of pictures. DIR gets 00000.png, ... named
-by seed, grid.png, and record.json, which says what the pictures depend on.
+by seed, each as soon as it is made; grid.png, of the first 256; and record.json, which says what the pictures
+depend on. Memory does not grow with their number. A command that was stopped can be given again, with --out.
 
   --steps N      evaluations of the network per picture (the last one makes the picture)
   --sampler.eta  of ddim and dpm_solver: 0 is deterministic (the default), 1 renews all the noise of DDPM
@@ -52,7 +56,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument("--out", type=Path, metavar="DIR", help="default samples/RUN-N, a new folder")
-    parser.add_argument("--film", action="store_true", help="also film.webp: the run from noise to picture")
+    parser.add_argument("--film", action="store_true", help="also film.webp: the grid from noise to pictures")
     parser.add_argument("--device", help="default: the one that the run was trained on")
     parser.add_argument(
         "--compile",
@@ -69,8 +73,10 @@ def run(args: argparse.Namespace) -> int:
     # Here, so that --help answers without torch.
     from dataclasses import replace
 
+    import torch
+
     from ddim.config import override
-    from ddim.generate import generate, load
+    from ddim.generate import generate, load, parts
     from ddim.grid_search import saved
     from ddim.noise import check_seeds
     from ddim.plots import can_preview, grid, save_film, save_png, terminal, to_uint8
@@ -92,20 +98,26 @@ def run(args: argparse.Namespace) -> int:
     label = _label(args.label, trained)
     record = sampling_record(trained, recipe, seeds, args.steps, 0, label)
     out, before = _folder(args, record)
-    began, film = time.monotonic(), Film(trained.pixels)
-    images, nfe = generate(
-        trained,
-        seeds,
-        args.steps,
-        sampler=recipe.sampler,
-        grid=recipe.grid,
-        label=label,
-        watch=film.add if args.film else None,
-    )
-    seconds = time.monotonic() - began
-    for seed, pixels in zip(seeds, to_uint8(images), strict=True):
-        save_png(out / f"{seed:05d}.png", pixels)
-    sheet = grid(images)
+    if not (out / "record.json").is_file():
+        # With it the folder is one of pictures, which the same command may finish.
+        write_json_atomic(out / "record.json", {**record, "seeds": [], "seconds": 0.0})
+    film, shown, seconds, nfe = Film(trained.pixels, seeds[:SHOWN]), [], 0.0, 0
+    for part in parts(trained, seeds):
+        began = time.monotonic()
+        images, nfe = generate(
+            trained,
+            part,
+            args.steps,
+            sampler=recipe.sampler,
+            grid=recipe.grid,
+            label=label,
+            watch=film.add if args.film else None,
+        )
+        seconds += time.monotonic() - began
+        for seed, pixels in zip(part, to_uint8(images), strict=True):
+            save_png(out / f"{seed:05d}.png", pixels)
+        shown += images[: SHOWN - len(shown)]
+    sheet = grid(torch.stack(shown))
     save_png(out / "grid.png", sheet)
     if args.film:
         save_film(out / "film.webp", film.frames())
