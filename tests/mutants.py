@@ -528,6 +528,28 @@ MUTANTS = [
         "cli/test_sample.py::test_what_was_stopped_is_finished_by_the_same_command",
     ),
     _(
+        "a name in a race is an error",
+        "tracking.py",
+        "if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):",
+        "if error:",
+        "test_tracking.py::test_a_name_that_is_taken_in_the_last_moment_is_left_to_whoever_took_it",
+        "test_evaluation.py::test_a_name_that_another_evaluation_took_meanwhile_is_left_to_it",
+    ),
+    _(
+        "a folder that two processes share",
+        "tracking.py",
+        "            folder.mkdir()\n",
+        "            folder.mkdir(exist_ok=True)\n",
+        "test_tracking.py::test_a_name_that_is_taken_in_the_last_moment_is_left_to_whoever_took_it",
+    ),
+    _(
+        "numbers of every stem",
+        "tracking.py",
+        "if path.name.startswith(stem)]",
+        "]",
+        "test_tracking.py::test_a_number_is_one_more_than_the_largest_or_the_least_that_is_free",
+    ),
+    _(
         "every update has the noise of the first",
         "training/loop.py",
         "NOISE, self.step)",

@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,6 +59,83 @@ def test_two_runs_that_start_at_the_same_moment_get_two_folders(tmp_path):
         for _ in range(4)
     ]
     assert len({start.communicate()[0] for start in starts}) == 4
+
+
+def test_a_number_is_one_more_than_the_largest_or_the_least_that_is_free(tmp_path):
+    for name in ("a-1", "a-2", "a-10", "a-x-77", "ab-99", "33"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a-3").write_text("a file has a name too")
+    assert tracking.numbered(tmp_path, "a-").name == "a-11"
+    assert tracking.numbered(tmp_path, "a-", least=True).name == "a-4"
+    assert tracking.numbered(tmp_path).name == "34"
+    assert tracking.numbered(tmp_path / "new" / "one", "b[1]-").name == "b[1]-1"
+    assert tracking.numbered(tmp_path / "new" / "one", "b[1]-").name == "b[1]-2"
+
+
+RACING = """
+import pathlib, sys, time
+from ddim import tracking
+parent, go = pathlib.Path("there"), pathlib.Path("go")
+print("ready", flush=True)
+while not go.exists():
+    time.sleep(1e-4)
+for k in range(25):
+    made = None
+    if sys.argv[2] == "made":
+        made = pathlib.Path(f"{sys.argv[3]}-{k}")
+        made.mkdir()
+        (made / "mine").write_text(f"{sys.argv[3]} {k}")
+    print(tracking.numbered(parent, "a-", made, least=sys.argv[1] == "least"))
+"""
+
+
+@pytest.mark.parametrize("what", ["empty", "made"])
+@pytest.mark.parametrize("which", ["least", "next"])
+def test_folders_of_processes_that_race_are_each_ones_own(which, what, tmp_path):
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACING, which, what, str(k)],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for k in range(3)
+    ]
+    assert [racer.stdout.readline() for racer in racers] == ["ready\n"] * 3
+    (tmp_path / "go").touch()
+    folders = [racer.communicate()[0].split() for racer in racers]
+    assert all(len(mine) == 25 for mine in folders)
+    assert sorted(sum(folders, [])) == sorted(f"there/a-{n}" for n in range(1, 76))
+    if what == "made":
+        for k, mine in enumerate(folders):
+            said = [(tmp_path / folder / "mine").read_text() for folder in mine]
+            assert said == [f"{k} {n}" for n in range(25)]
+
+
+def test_a_name_that_is_taken_in_the_last_moment_is_left_to_whoever_took_it(tmp_path, monkeypatch):
+    mkdir = Path.mkdir
+
+    def late(self, *args, **options):
+        if self.name == "1":
+            mkdir(self)
+        return mkdir(self, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    assert [tracking.numbered(tmp_path, least=least).name for least in (True, False)] == ["2", "3"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(UserError, match=r"^--out mine/a cannot be made a folder: Not a directory$"):
+        tracking.writable(Path("mine/a"), "edits", "vary")
+    with pytest.raises(UserError, match=r"^mine cannot be made a folder: File exists$"):
+        tracking.writable(None, "mine", "vary")
+    assert tracking.writable(Path("new/one"), "edits", "vary").is_dir()
+    assert [tracking.writable(None, "edits", "vary").as_posix() for _ in "ab"] == [
+        "edits/vary-1",
+        "edits/vary-2",
+    ]
 
 
 def test_a_given_folder_is_used_when_new_or_empty_and_never_overwritten(tmp_path):

@@ -7,7 +7,6 @@ in memory. An evaluation's folder appears in one piece, by one rename: one that 
 from __future__ import annotations
 
 import datetime
-import errno
 import os
 import re
 import shutil
@@ -300,22 +299,4 @@ def _published(beside: Path, subject: _Subject, out: Path | None) -> Path:
         os.rename(beside, out)
         sync(out.parent)
         return out
-    names = [path.name.removeprefix(subject.stem) for path in subject.home.glob(f"{subject.stem}*")]
-    n = max((int(name) for name in names if name.isdecimal()), default=0) + 1
-    while (subject.home / f"{subject.stem}{n}").exists() or not _renamed(
-        beside, subject.home / f"{subject.stem}{n}"
-    ):
-        n += 1
-    return subject.home / f"{subject.stem}{n}"
-
-
-def _renamed(beside: Path, folder: Path) -> bool:
-    """Whether a folder could take a name; not where another evaluation took it in the meantime."""
-    try:
-        os.rename(beside, folder)
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-            raise
-        return False
-    sync(folder.parent)
-    return True
+    return tracking.numbered(subject.home, subject.stem, beside)

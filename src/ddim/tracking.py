@@ -1,5 +1,6 @@
 """The run folder: its name, its documents, its log (``metrics.jsonl``) and its TensorBoard events."""
 
+import errno
 import json
 import math
 import os
@@ -32,19 +33,7 @@ def new_run_folder(out: Path | None, data: str, recipe: str) -> Path:
         check_unused(out, ", or go on with --resume")
         make(out)
         return out
-    runs, stem = Path("runs"), f"{_word(data)}-{_word(recipe)}"
-    make(runs)
-    taken = [re.fullmatch(re.escape(stem) + r"-(\d+)", path.name) for path in runs.iterdir()]
-    n = max((int(match[1]) for match in taken if match), default=0) + 1
-    while True:
-        folder = runs / f"{stem}-{n}"
-        try:
-            folder.mkdir()
-        except FileExistsError:  # another run started at the same moment
-            n += 1
-        else:
-            sync(runs)
-            return folder
+    return numbered(Path("runs"), f"{_word(data)}-{_word(recipe)}-")
 
 
 def check_unused(out: Path, more: str = "") -> None:
@@ -55,14 +44,34 @@ def check_unused(out: Path, more: str = "") -> None:
         raise UserError(f"--out {out} is not empty; give a new or empty folder{more}")
 
 
-def numbered(parent: Path) -> Path:
-    """Create and return ``parent/<n>``, n one more than the largest there is; the first is 1."""
+def numbered(parent: Path, stem: str = "", made: Path | None = None, *, least: bool = False) -> Path:
+    """A new folder ``parent/<stem><n>``, n one more than the largest there is, or the `least` that is free.
+
+    It is empty, or `made`, a finished folder beside it that takes this name. However close two processes are,
+    each gets a folder of its own.
+    """
     make(parent)
-    n = max((int(path.name) for path in parent.iterdir() if path.name.isdecimal()), default=0) + 1
-    folder = parent / str(n)
-    folder.mkdir()
+    ends = [path.name.removeprefix(stem) for path in parent.iterdir() if path.name.startswith(stem)]
+    n = 1 if least else max((int(end) for end in ends if end.isdecimal()), default=0) + 1
+    while not _had(parent / f"{stem}{n}", made):
+        n += 1
     sync(parent)
-    return folder
+    return parent / f"{stem}{n}"
+
+
+def writable(out: Path | None, parent: str, stem: str) -> Path:
+    """Make the folder that --out gives, if it is not there, or by default the next ``parent/<stem>-<n>``.
+
+    UserError where it cannot be made.
+    """
+    try:
+        if out is None:
+            return numbered(Path(parent), f"{stem}-", least=True)
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"--out {out}" if out else error.filename
+        raise UserError(f"{what} cannot be made a folder: {error.strerror}") from None
+    return out
 
 
 def write_json_atomic(path: Path, document: object) -> None:
@@ -203,6 +212,23 @@ def show(folder: Path, step: int, name: str, pixels: "np.ndarray") -> None:
         Event(wall_time=time.time(), step=step, summary=image(name, pixels, dataformats="HWC"))
     )
     events.close()
+
+
+def _had(folder: Path, made: Path | None) -> bool:
+    """Whether a name could be had; not where it is taken, in this moment or before."""
+    # A rename would replace an empty folder.
+    if folder.exists():
+        return False
+    try:
+        if made is None:
+            folder.mkdir()
+        else:
+            os.rename(made, folder)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        return False
+    return True
 
 
 def _word(name: str) -> str:

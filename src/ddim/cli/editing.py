@@ -116,15 +116,11 @@ def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work
 
 def folder(out: Path | None, command: str) -> Path:
     """Make the folder to write to, a new or an empty one."""
-    if out is None:
-        out = next(p for k in range(1, 10**6) if not (p := Path("edits") / f"{command}-{k}").exists())
-    if out.is_dir() and any(out.iterdir()):
+    from ddim.tracking import writable
+
+    if out and out.is_dir() and any(out.iterdir()):
         raise UserError(f"--out {out} holds files already; name a new folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be made a folder: {error.strerror}") from None
-    return out
+    return writable(out, "edits", command)
 
 
 def read(work: Work, paths: Sequence[Path], channels: int | None = None) -> Tensor:

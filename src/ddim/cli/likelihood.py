@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         seconds = time.monotonic() - began
         sys.stdout.write(f"{seconds:6.0f} s  {len(found)} of {len(which)} images: {_shown(found)}\n")
         sys.stdout.flush()
-    folder = _folder(args.run / "likelihoods")
+    folder = tracking.numbered(args.run / "likelihoods")
     record = {
         "schema": 1,
         "kind": "likelihood",
@@ -159,13 +159,3 @@ def _shown(found: Tensor) -> str:
 def _error(found: Tensor) -> float | None:
     """The standard error of the mean; of one image there is none."""
     return (found.std() / len(found) ** 0.5).item() if len(found) > 1 else None
-
-
-def _folder(parent: Path) -> Path:
-    """The next free number under a folder, made."""
-    from ddim.files import make
-
-    taken = [int(path.name) for path in parent.glob("*") if path.name.isdecimal()]
-    folder = parent / str(max(taken, default=0) + 1)
-    make(folder)
-    return folder

@@ -180,16 +180,12 @@ def _folder(args: argparse.Namespace, record: dict[str, Any]) -> tuple[Path, lis
 
     A new or an empty one, or one of pictures that depend on the same: no two experiments mix.
     """
-    from ddim.tracking import read_json
+    from ddim.tracking import read_json, writable
 
-    out = args.out
-    if out is None:
-        name = args.run.resolve().name
-        out = next(p for k in range(1, 10**6) if not (p := Path("samples") / f"{name}-{k}").exists())
-    if out.exists() and not out.is_dir():
+    out, before = args.out, []
+    if out and out.exists() and not out.is_dir():
         raise UserError(f"--out must be a folder, got the file {out}")
-    before: list[int] = []
-    if out.is_dir() and any(out.iterdir()):
+    if out and out.is_dir() and any(out.iterdir()):
         if not (out / "record.json").is_file():
             raise UserError(f"--out {out} holds files that are not samples; name a new folder")
         there = read_json(out / "record.json")
@@ -198,8 +194,4 @@ def _folder(args: argparse.Namespace, record: dict[str, Any]) -> tuple[Path, lis
                 f"--out {out} holds pictures of another run or way of sampling; name a new folder"
             )
         before = there["seeds"]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be made a folder: {error.strerror}") from None
-    return out, before
+    return writable(out, "samples", args.run.resolve().name), before
