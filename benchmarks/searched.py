@@ -15,8 +15,9 @@ import argparse
 from pathlib import Path
 
 from ddim.generate import load
-from ddim.grid_search import named_grids, pictures, reference, saved
+from ddim.grid_search import named_grids, pictures, reference
 from ddim.samplers import DPMSolver
+from ddim.searched import saved
 
 LEVELS, TRUSTED = 100, 16
 

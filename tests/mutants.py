@@ -550,6 +550,20 @@ MUTANTS = [
         "test_tracking.py::test_a_number_is_one_more_than_the_largest_or_the_least_that_is_free",
     ),
     _(
+        "a one-liner that does not look for found levels",
+        "generate.py",
+        "grid = found_levels(trained, trained.recipe.sampler, steps)",
+        "grid = None",
+        "test_grid_search.py::test_the_one_liner_and_the_command_make_the_same_pictures",
+    ),
+    _(
+        "levels found for the averaged weights taken for all",
+        "generate.py",
+        "saved(trained.opened, sampler, steps, trained.weights)",
+        'saved(trained.opened, sampler, steps, "ema")',
+        "test_grid_search.py::test_the_one_liner_and_the_command_make_the_same_pictures",
+    ),
+    _(
         "every update has the noise of the first",
         "training/loop.py",
         "NOISE, self.step)",
@@ -1250,8 +1264,8 @@ MUTANTS = [
     _(
         "levels of a search never used",
         "evaluation.py",
-        "if searched and not any(",
-        "if searched and any(",
+        "if found and not any(",
+        "if found and any(",
         "test_evaluation.py::test_levels_that_a_search_found_are_used_unless_a_grid_is_named",
     ),
     _(

@@ -14,7 +14,7 @@ import torch
 
 import ddim
 import tiny
-from ddim import checkpoint, evaluation, grid_search
+from ddim import checkpoint, evaluation, searched
 from ddim.cli import main
 from ddim.data import open_images, split
 from ddim.errors import UserError
@@ -151,13 +151,13 @@ def test_a_checkpoint_is_judged_too_and_stays_as_it_was(run):
 
 def test_levels_that_a_search_found_are_used_unless_a_grid_is_named(run):
     sampler = recipe_of(run).sampler
-    found = grid_search.Found((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})
-    grid_search.save(run, sampler, 3, "ema", found)
-    searched = evaluate(run, Pictures(40, 3), extractor=stub())
-    assert searched.record["sampling"]["times"] == [1.0, 0.4, 0.1]
+    found = searched.Found((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})
+    searched.save(run, sampler, 3, "ema", found)
+    on_found = evaluate(run, Pictures(40, 3), extractor=stub())
+    assert on_found.record["sampling"]["times"] == [1.0, 0.4, 0.1]
     named = evaluate(run, Pictures(40, 3, fields={"grid": "uniform"}), extractor=stub())
     assert named.record["sampling"]["grid"]["kind"] == "uniform"
-    one, other = (np.load(e.folder / "features.npy") for e in (searched, named))
+    one, other = (np.load(e.folder / "features.npy") for e in (on_found, named))
     assert not np.array_equal(one, other)
 
 

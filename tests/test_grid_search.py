@@ -2,11 +2,14 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import ddim
 import tiny
-from ddim import grid_search
+from ddim import checkpoint, grid_search, searched
 from ddim.cli import main
 from ddim.config import override
 from ddim.errors import UserError
@@ -15,6 +18,7 @@ from ddim.grids import Listed
 from ddim.noise import Noise
 from ddim.oracles import Mixture
 from ddim.pixels import Pixels
+from ddim.plots import to_uint8
 from ddim.samplers import DDIM, DPMSolver, last, picture
 from ddim.schedules import Cosine
 from ddim.training import train
@@ -86,13 +90,31 @@ def test_a_run_is_sampled_on_the_grid_that_was_found_for_it(run, tmp_path):
     assert math.isfinite(entry["error"])
 
 
+def test_the_one_liner_and_the_command_make_the_same_pictures(run, tmp_path):
+    """On the levels that were found for six steps of the averaged weights, and where there are none."""
+    found = searched.Found((1.0, 0.9, 0.5, 0.4, 0.2, 0.1), 0.1, {"uniform": 0.2})
+    searched.save(run, DDIM(), 6, "ema", found)
+    path = checkpoint.newest(run / "checkpoints")
+    alone = lambda steps, weights: generate(load(run, weights), range(2), steps)[0]
+    for k, (source, steps, weights) in enumerate(
+        ((run, 6, "ema"), (run, 6, "raw"), (run, 5, "ema"), (path, 6, "ema"))
+    ):
+        images = ddim.sample(source, 2, steps, weights=weights)
+        assert torch.equal(ddim.sample(load(source, weights), 2, steps), images)
+        assert torch.equal(images, alone(steps, weights)) == (k > 0)
+        record(source, tmp_path / str(k), "--steps", str(steps), "--weights", weights)
+        for name, pixels in zip(("00000", "00001"), to_uint8(images), strict=True):
+            with Image.open(tmp_path / str(k) / f"{name}.png") as picture:
+                assert (np.asarray(picture) == pixels).all()
+
+
 def test_grids_are_kept_by_sampler_and_steps(run):
-    found = grid_search.Found((1.0, 0.5, 0.25), 0.1, {"uniform": 0.2})
-    grid_search.save(run, DPMSolver(3), 3, "ema", found)
-    assert grid_search.saved(run, DPMSolver(3), 3, "ema") == Listed(found.times)
-    assert grid_search.saved(run, DPMSolver(2), 3, "ema") is None
-    assert grid_search.saved(run, DDIM(), 4, "ema") is not None
-    assert grid_search.saved(run, DPMSolver(3), 3, "0.99") is None
+    found = searched.Found((1.0, 0.5, 0.25), 0.1, {"uniform": 0.2})
+    searched.save(run, DPMSolver(3), 3, "ema", found)
+    assert searched.saved(run, DPMSolver(3), 3, "ema") == Listed(found.times)
+    assert searched.saved(run, DPMSolver(2), 3, "ema") is None
+    assert searched.saved(run, DDIM(), 4, "ema") is not None
+    assert searched.saved(run, DPMSolver(3), 3, "0.99") is None
 
 
 def test_a_search_tries_pictures_as_they_are_sampled(run):
@@ -110,9 +132,9 @@ def test_a_search_tries_pictures_as_they_are_sampled(run):
 
 
 def test_mistakes_are_one_sentence(run, tmp_path, capsys):
-    checkpoint = next((run / "checkpoints").glob("step-*"))
+    path = checkpoint.newest(run / "checkpoints")
     for words, said in (
-        ([str(checkpoint)], "is a checkpoint"),
+        ([str(path)], "is a checkpoint"),
         ([str(run), "--seeds", "0"], "--seeds must be"),
         ([str(run), "--end", "2"], "--end must lie"),
         ([str(run), "--steps", "2"], "at least 3 steps"),
@@ -125,5 +147,5 @@ def test_mistakes_are_one_sentence(run, tmp_path, capsys):
 def test_a_file_of_grids_that_is_something_else_is_named(tmp_path):
     (tmp_path / "grids.json").write_text('{"a": 3}')
     with pytest.raises(UserError, match=r"grids\.json is not what"):
-        grid_search.saved(tmp_path, DDIM(), 4, "ema")
-    assert grid_search.saved(tmp_path / "none", DDIM(), 4, "ema") is None
+        searched.saved(tmp_path, DDIM(), 4, "ema")
+    assert searched.saved(tmp_path / "none", DDIM(), 4, "ema") is None

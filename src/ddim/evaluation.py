@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim import checkpoint, grid_search, scores, tracking
+from ddim import checkpoint, scores, tracking
 from ddim.config import Data, Recipe, override
 from ddim.data import Images, open_images
 from ddim.data.decode import UnusableError, header
@@ -31,7 +31,7 @@ from ddim.data.source import Member
 from ddim.data.transforms import batch as gather
 from ddim.errors import UserError
 from ddim.files import make, sweep, sync, whole
-from ddim.generate import Trained, generate, load, parts
+from ddim.generate import Trained, found_levels, generate, load, parts
 from ddim.metrics.features import Extractor, begin, find, forget
 from ddim.metrics.fid import caution, fid, fid_infinity
 from ddim.metrics.kid import kid
@@ -198,9 +198,9 @@ def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progr
             f"{data.source} has changed since {run} was trained on it: name a reference with --data"
         )
     recipe = override(trained.recipe, pictures.fields)
-    searched = grid_search.saved(run, recipe.sampler, pictures.steps, pictures.weights)
-    if searched and not any(name.split(".")[0] in ("grid", "sampled_on") for name in pictures.fields):
-        recipe = replace(recipe, grid=searched)
+    found = found_levels(trained, recipe.sampler, pictures.steps)
+    if found and not any(name.split(".")[0] in ("grid", "sampled_on") for name in pictures.fields):
+        recipe = replace(recipe, grid=found)
     trained = replace(trained, recipe=recipe)
     seeds = range(pictures.seed, pictures.seed + pictures.n)
     sampling = sampling_record(trained, recipe, seeds, pictures.steps, 0, None)

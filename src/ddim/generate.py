@@ -16,12 +16,13 @@ from ddim.config import load as load_recipe
 from ddim.denoiser import Counted, Denoiser, Model
 from ddim.ema import profiles
 from ddim.errors import UserError
-from ddim.grids import Grid
+from ddim.grids import Grid, Listed
 from ddim.guidance import Clipped, Rescheduled
 from ddim.noise import Noise
 from ddim.pixels import Pixels
 from ddim.runtime import Runtime, choose, find_device
 from ddim.samplers import Sampler, State, picture, start
+from ddim.searched import saved
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Trained:
     weights: str
     digest: str = ""
     """The SHA-256 of the checkpoint; "" where there is no file yet."""
+    opened: Path | None = None
+    """The folder that `load` was given, a run or a checkpoint."""
 
     def __iter__(self) -> Iterator[Any]:
         """So that `model, pixels = ddim.load(run)` reads."""
@@ -84,7 +87,7 @@ def load(
     runtime.start()
     runtime.place(model.eval().requires_grad_(False))
     model.net = runtime.compiled(model.net)
-    return Trained(model, pixels, recipe, runtime, state, path, weights, digest)
+    return Trained(model, pixels, recipe, runtime, state, path, weights, digest, Path(run))
 
 
 def trajectory(
@@ -162,11 +165,21 @@ def sample(
     label: int | None = None,
     weights: str = "ema",
 ) -> Tensor:
-    """(n, C, H, W) images in [0, 1] of the seeds `seed` ... `seed` + n - 1, of a run or what `load` gave."""
+    """(n, C, H, W) images in [0, 1] of the seeds `seed` ... `seed` + n - 1, of a run or what `load` gave.
+
+    They are those of `ddim sample`: on levels that a search found for the recipe's sampler and so many steps,
+    else on the recipe's grid.
+    """
     if n < 1:
         raise UserError(f"n must be at least 1, got {n}")
     trained = run if isinstance(run, Trained) else load(run, weights)
-    return generate(trained, range(seed, seed + n), steps, label=label)[0]
+    grid = found_levels(trained, trained.recipe.sampler, steps)
+    return generate(trained, range(seed, seed + n), steps, grid=grid, label=label)[0]
+
+
+def found_levels(trained: Trained, sampler: Sampler, steps: int) -> Listed | None:
+    """The levels that `ddim search` found for a run, this sampler and so many steps; None of a checkpoint."""
+    return saved(trained.opened, sampler, steps, trained.weights) if trained.opened else None
 
 
 def checkpoint_of(run: Path) -> Path:

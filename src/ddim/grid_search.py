@@ -8,38 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ddim.config import dump
 from ddim.convergence import karras, quadratic, uniform
 from ddim.errors import UserError
 from ddim.generate import Trained, batches
-from ddim.grids import Listed, UniformLogSNR
+from ddim.grids import UniformLogSNR
 from ddim.noise import Noise
 from ddim.samplers import DDPM, EDM, Sampler, last, picture, start
 from ddim.schedules import Schedule
-from ddim.tracking import read_json, write_json_atomic
+from ddim.searched import Found
 
-FILE = "grids.json"
 FIRST_MOVE, LAST_MOVE = 0.35, 0.03
 """Moves of a level, as parts of the gap to its neighbour, at the start and at the end of a search."""
 
 LEAST_GAP = 0.25
 """No two levels come nearer than this part of the mean gap: such pairs fit the images, not the model."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """Times (N,), decreasing, their error, and those of the named grids between the same ends."""
-
-    times: tuple[float, ...]
-    error: float
-    named: dict[str, float]
 
 
 def named_grids(steps: int, schedule: Schedule, end: float) -> dict[str, Tensor]:
@@ -146,40 +132,3 @@ def _apart(times: Tensor, schedule: Schedule) -> bool:
     """Whether levels fall and no two are nearer than `LEAST_GAP` allows."""
     gaps = schedule(times).log_snr.diff()
     return bool((times.diff() < 0).all() and gaps.min() >= LEAST_GAP * gaps.mean())
-
-
-# --- with a run ---------------------------------------------------------------------------------------------
-
-
-def saved(run: Path, sampler: Sampler, steps: int, weights: str) -> Listed | None:
-    """The grid that a search left with the run for this sampler and number of steps, or None."""
-    if not (run / FILE).is_file():
-        return None
-    entry = _entries(run).get(_key(sampler, steps, weights))
-    return None if entry is None else Listed(tuple(entry["times"]))
-
-
-def save(run: Path, sampler: Sampler, steps: int, weights: str, found: Found) -> None:
-    """Keep the grid with the run; `ddim sample` takes it where no other is asked for."""
-    entries = _entries(run) if (run / FILE).is_file() else {}
-    entries[_key(sampler, steps, weights)] = {
-        "times": list(found.times),
-        "error": found.error,
-        # A grid that diverged has no error, and infinity is no JSON.
-        "named": {name: e if math.isfinite(e) else None for name, e in found.named.items()},
-    }
-    write_json_atomic(run / FILE, entries)
-
-
-def _entries(run: Path) -> dict[str, Any]:
-    entries = read_json(run / FILE)
-    if not isinstance(entries, dict) or not all(
-        isinstance(entry, dict) and isinstance(entry.get("times"), list) for entry in entries.values()
-    ):
-        raise UserError(f"{run / FILE} is not what ddim search writes: remove it")
-    return entries
-
-
-def _key(sampler: Sampler, steps: int, weights: str) -> str:
-    fields = dump(sampler, named=True)
-    return " ".join([f"steps={steps}", f"weights={weights}", *(f"{k}={v}" for k, v in fields.items())])

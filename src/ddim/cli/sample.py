@@ -76,8 +76,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from ddim.config import override
-    from ddim.generate import generate, load, parts
-    from ddim.grid_search import saved
+    from ddim.generate import found_levels, generate, load, parts
     from ddim.noise import check_seeds
     from ddim.plots import can_preview, grid, save_film, save_png, terminal, to_uint8
     from ddim.records import Film, sampling_record
@@ -88,9 +87,9 @@ def run(args: argparse.Namespace) -> int:
     trained = load(args.run, args.weights, compiling=args.compile, device=args.device)
     recipe = override(trained.recipe, args.fields)
     if not any(name.split(".")[0] in ("grid", "sampled_on") for name in args.fields):
-        searched = saved(args.run, recipe.sampler, args.steps, args.weights)
-        if searched is not None:
-            recipe = replace(recipe, grid=searched)
+        found = found_levels(trained, recipe.sampler, args.steps)
+        if found is not None:
+            recipe = replace(recipe, grid=found)
             sys.stdout.write(
                 f"levels that ddim search found, in {args.run}/grids.json; --grid takes others\n"
             )
@@ -121,8 +120,8 @@ def run(args: argparse.Namespace) -> int:
     save_png(out / "grid.png", sheet)
     if args.film:
         save_film(out / "film.webp", film.frames())
-    found = {"nfe": nfe, "seeds": sorted({*before, *seeds}), "seconds": round(seconds, 2)}
-    write_json_atomic(out / "record.json", {**record, **found})
+    ended = {"nfe": nfe, "seeds": sorted({*before, *seeds}), "seconds": round(seconds, 2)}
+    write_json_atomic(out / "record.json", {**record, **ended})
     if can_preview(sys.stdout):
         sys.stdout.write(terminal(sheet, 72) + "\n")
     pace = len(seeds) / seconds

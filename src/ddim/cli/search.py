@@ -49,7 +49,7 @@ FIRST_SEED = 2**31
 
 def run(args: argparse.Namespace) -> int:
     """Search, print, save."""
-    from ddim import grid_search
+    from ddim import grid_search, searched
     from ddim.checkpoint import MANIFEST
     from ddim.config import override
     from ddim.generate import load
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--end must lie between 0 and 1, got {end}")
     grid_search.check(args.steps, recipe.walked, end)
     # A file that is something else is found now, not when there is a grid to add to it.
-    grid_search.saved(args.run, recipe.sampler, args.steps, args.weights)
+    searched.saved(args.run, recipe.sampler, args.steps, args.weights)
     seeds = range(FIRST_SEED, FIRST_SEED + args.seeds)
     began = time.monotonic()
     truth = grid_search.reference(trained, end, seeds)
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.flush()
 
     found = grid_search.search(args.steps, recipe.walked, end, error, tell)
-    grid_search.save(args.run, recipe.sampler, args.steps, args.weights, found)
+    searched.save(args.run, recipe.sampler, args.steps, args.weights, found)
     best = min(found.named, key=found.named.__getitem__)
     gain = found.named[best] / found.error if found.error else float("inf")
     sys.stdout.write(
