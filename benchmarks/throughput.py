@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,46 +27,23 @@ from pathlib import Path
 import torch
 
 from ddim.config import Recipe, build
-from ddim.data import Images, split
 from ddim.denoiser import Model
 from ddim.generate import Trained, generate
 from ddim.pixels import Pixels
 from ddim.recipes import find
 from ddim.runtime import Runtime, choose
-from ddim.training.engine import LocalEngine
-from ddim.training.loop import Plan, Split, Training
+from ddim.training.loop import Training
+from timing import in_turn, pace, show, training
 
 KERAS = Path(__file__).with_name("keras_tutorial.py")
-
-
-def images(count: int = 512) -> Images:
-    """Noise as images: the speed of a network does not depend on what it sees."""
-    stream = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (count, 64, 64, 3), generator=stream, dtype=torch.uint8).numpy()
-    return Images(pixels, None, (), tuple(map(str, range(count))), "noise")
-
-
-def training(recipe_name: str, runtime: Runtime) -> Training:
-    """A run of a recipe under a runtime, its network already compiled by two updates."""
-    recipe = find(recipe_name)
-    made = Training(
-        recipe,
-        Split(images(), *split(images(), 0.1, 0)),
-        Pixels.fixed(0.5, 0.5),
-        LocalEngine(runtime),
-        Plan(10**9),
-    )
-    for _ in range(2):
-        made.advance()
-    return made
 
 
 def bare_step(made: Training) -> Callable[[], object]:
     """Forward, loss, backward and optimiser on one fixed batch."""
     o, runtime = made.recipe.optim, made.engine.runtime
     stream = torch.Generator().manual_seed(1)
-    x0 = runtime.images(torch.randn(o.batch, 3, 64, 64, generator=stream))
-    eps = runtime.images(torch.randn(o.batch, 3, 64, 64, generator=stream))
+    size = (o.batch, 3, *made.recipe.data.size)
+    x0, eps = (runtime.images(torch.randn(size, generator=stream)) for _ in range(2))
     t = (torch.arange(o.batch, dtype=torch.float64) + 0.5) / o.batch
 
     def step() -> None:
@@ -78,37 +54,6 @@ def bare_step(made: Training) -> Callable[[], object]:
         made.optimizer.zero_grad(set_to_none=True)
 
     return step
-
-
-def pace(step: Callable[[], object], batch: int, seconds: float) -> float:
-    """Images a second of a step, repeated for so many seconds."""
-    step()
-    begin, count = time.perf_counter(), 0
-    while time.perf_counter() - begin < seconds:
-        step()
-        count += 1
-    return count * batch / (time.perf_counter() - begin)
-
-
-def in_turn(candidates: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Every candidate once a round, so that a drift of the machine meets all alike."""
-    paces: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
-        for name, measure in candidates.items():
-            paces[name].append(measure())
-    return paces
-
-
-def show(title: str, paces: dict[str, list[float]]) -> None:
-    """A table of medians, and of the first row's ratio to each other, pair by pair."""
-    first = next(iter(paces.values()))
-    print(f"\n{title}")
-    for name, values in paces.items():
-        ratio = statistics.median(a / b for a, b in zip(first, values, strict=True))
-        print(
-            f"  {name:<44} {statistics.median(values):8.1f} images/s   first row / this {ratio:5.2f}",
-            flush=True,
-        )
 
 
 def keras_pace(python: str, backend: str, mixed: bool, seconds: float) -> float:
@@ -123,9 +68,9 @@ def measure_training(name: str, args: argparse.Namespace, quick: Runtime) -> Non
     """One recipe's training table, and what does not belong to its pace."""
     slow = replace(quick, precision="fp32", channels_last=False, compile=False)
     begin = time.perf_counter()
-    ours = training(name, quick)
+    ours = training(find(name), quick)
     compiled = time.perf_counter() - begin
-    plain, bare = training(name, slow), training(name, quick)
+    plain, bare = training(find(name), slow), training(find(name), quick)
     batch = ours.recipe.optim.batch
     step, plain_step = bare_step(bare), bare_step(plain)
     candidates = {

@@ -1,0 +1,69 @@
+"""Paces of candidates in turn, and a run to be timed: what the benchmarks of speed share."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from ddim.config import Recipe
+from ddim.data import Images, split
+from ddim.pixels import Pixels
+from ddim.runtime import Runtime
+from ddim.training.engine import LocalEngine
+from ddim.training.loop import Plan, Split, Training
+
+
+def images(size: tuple[int, int], count: int = 512) -> Images:
+    """Noise as images: the speed of a network does not depend on what it sees."""
+    stream = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, *size, 3), generator=stream, dtype=torch.uint8).numpy()
+    return Images(pixels, None, (), tuple(map(str, range(count))), "noise")
+
+
+def training(recipe: Recipe, runtime: Runtime) -> Training:
+    """A run of a recipe under a runtime, its network already compiled by two updates."""
+    source = images(recipe.data.size)
+    made = Training(
+        recipe,
+        Split(source, *split(source, 0.1, 0)),
+        Pixels.fixed(0.5, 0.5),
+        LocalEngine(runtime),
+        Plan(10**9),
+    )
+    for _ in range(2):
+        made.advance()
+    return made
+
+
+def pace(step: Callable[[], object], batch: int, seconds: float) -> float:
+    """Images a second of a step, repeated for so many seconds."""
+    step()
+    begin, count = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds:
+        step()
+        count += 1
+    return count * batch / (time.perf_counter() - begin)
+
+
+def in_turn(candidates: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Every candidate once a round, so that a drift of the machine meets all alike."""
+    paces: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, measure in candidates.items():
+            paces[name].append(measure())
+    return paces
+
+
+def show(title: str, paces: dict[str, list[float]]) -> None:
+    """A table of medians, and of the first row's ratio to each other, pair by pair."""
+    first = next(iter(paces.values()))
+    print(f"\n{title}")
+    for name, values in paces.items():
+        ratio = statistics.median(a / b for a, b in zip(first, values, strict=True))
+        print(
+            f"  {name:<44} {statistics.median(values):8.1f} images/s   first row / this {ratio:5.2f}",
+            flush=True,
+        )
