@@ -1,0 +1,226 @@
+"""Recipe `ddpm` beside diffusers' own network, training script and pipeline: images a second, as ratios.
+
+    python benchmarks/diffusers_ddpm.py [--batch 32] [--seconds 20] [--rounds 3] [--images 16] [--steps 10]
+
+Both compute one function: diffusers' `UNet2DModel` is made of our weights, and outputs are compared before
+anything is timed. All is measured in one run, interleaved round by round; then each of ours stands beside the
+one of theirs that runs most like it.
+
+Training: the whole run (flips, noise, loss, checks, optimiser, average) as `ddim train` runs it; theirs as
+examples/unconditional_image_generation/train_unconditional.py has it, in float32 unless asked and without an
+average. Its images lie ready on the device: loading is given to it. Sampling by DDIM: ours as `ddim sample`
+runs it, the last micro-batch filled up; theirs by `DDIMPipeline`, in float32 unless asked, all images at once
+and left as tensors. Compiled is what a user of diffusers could do by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import DDIMPipeline, DDPMScheduler, UNet2DModel
+from torch import nn
+from torch.nn import functional as F
+
+from ddim.config import Recipe, build
+from ddim.data.transforms import batch as gather
+from ddim.data.transforms import unit
+from ddim.generate import Trained, generate
+from ddim.interop import export
+from ddim.noise import Noise
+from ddim.pixels import Pixels
+from ddim.recipes import find
+from ddim.runtime import COMPILE_PAYS_AFTER, Runtime, choose
+from timing import images, in_turn, pace, show, training
+
+PIXELS = Pixels.fixed(0.5, 0.5)
+SAME = 1e-4
+"""How far the outputs of the two networks may lie apart."""
+
+
+def pair(recipe: Recipe, folder: Path) -> tuple[Trained, DDIMPipeline]:
+    """Our network, and diffusers' pipeline with its weights, both on the CPU in float32.
+
+    SystemExit where their outputs differ.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model = build(recipe, 3).eval().requires_grad_(False)
+        for module in model.modules():
+            # Branches that start at zero would hide what is in them.
+            if isinstance(module, nn.Conv2d):
+                module.reset_parameters()
+    trained = Trained(model, PIXELS, recipe, Runtime(), {}, folder, "raw")
+    export(trained, folder / "pipeline")
+    pipeline = DDIMPipeline.from_pretrained(folder / "pipeline", local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    x, index = Noise(range(4)).like(model.blank(4)), torch.tensor([0, 1, 500, 999])
+    with torch.no_grad():
+        ours, theirs = model.net(x, index.float()), pipeline.unet(x, index).sample
+    apart = (ours - theirs).abs().max().item()
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{parameters:,} parameters; outputs {apart:.1e} apart, of deviation {ours.std():.2f}")
+    if not apart < SAME:
+        raise SystemExit(f"the networks compute different functions: {apart} apart, where {SAME} is rounding")
+    return trained, pipeline
+
+
+def update(net: UNet2DModel, recipe: Recipe, runtime: Runtime) -> Callable[[], object]:
+    """One update of a copy of the network as diffusers' script makes it; it compiles at the first."""
+    batch, bf16, device = recipe.optim.batch, runtime.precision == "bf16", runtime.device
+    net = runtime.place(copy.deepcopy(net)).train().requires_grad_(True)
+    quick, scheduler = runtime.compiled(net), DDPMScheduler(1000)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
+    source = images(recipe.data.size)
+    # In the precision of the forward pass, as the script has them.
+    pool = PIXELS.enter(unit(gather(source, np.arange(len(source)))))
+    pool = pool.to(device, torch.bfloat16 if bf16 else torch.float32)
+
+    def step() -> float:
+        x0 = runtime.images(pool[torch.randint(len(pool), (batch,), device=device)])
+        eps = torch.randn_like(x0)
+        index = torch.randint(1000, (batch,), device=device)
+        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=bf16):
+            found = quick(scheduler.add_noise(x0, eps, index), index).sample
+        loss = F.mse_loss(found.float(), eps.float())
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    step()
+    return step
+
+
+def sampled(trained: Trained, runtime: Runtime, count: int, steps: int) -> Callable[[], object]:
+    """So many pictures of a copy of our model, once made."""
+    model = runtime.place(copy.deepcopy(trained.model))
+    model.net = runtime.compiled(model.net)
+    trained = replace(trained, model=model, runtime=runtime)
+
+    def make() -> None:
+        generate(trained, range(count), steps)
+
+    make()
+    return make
+
+
+def piped(pipeline: DDIMPipeline, runtime: Runtime, count: int, steps: int) -> Callable[[], object]:
+    """So many pictures of a copy of diffusers' pipeline, once made."""
+    pipeline = copy.deepcopy(pipeline).to(runtime.device)
+    if runtime.precision == "bf16":
+        pipeline.to(torch.bfloat16)
+    pipeline.unet = runtime.compiled(runtime.place(pipeline.unet))
+
+    def make() -> None:
+        generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
+        pipeline(count, generators, num_inference_steps=steps, output_type="pt").images.cpu()
+
+    make()
+    return make
+
+
+def compare(title: str, rows: dict[str, Callable[[], float]], alike: dict[str, str], rounds: int) -> None:
+    """The table of all rows, and each of ours that runs alike one of diffusers beside it."""
+    paces = in_turn(rows, rounds)
+    show(title, paces)
+    for ours, theirs in alike.items():
+        show(f"{title}: alike", {name: paces[name] for name in (ours, theirs)})
+
+
+def measure_training(recipe: Recipe, net: UNet2DModel, args: argparse.Namespace, quick: Runtime) -> None:
+    """The tables of training."""
+    bf16, fp32, plain_bf16, plain_fp32, by_hand = runtimes(quick)
+    steps = {
+        "ours, as ddim train runs it": training(recipe, quick).advance,
+        "ours, bf16 eager": training(recipe, bf16).advance,
+        "ours, fp32 eager": training(recipe, fp32).advance,
+        "diffusers, as its script runs it (fp32)": update(net, recipe, plain_fp32),
+        "diffusers, its script in bf16": update(net, recipe, plain_bf16),
+        "diffusers, bf16 channels_last compiled": update(net, recipe, by_hand),
+    }
+    compare(
+        f"training, batch {args.batch}",
+        {name: lambda step=step: pace(step, args.batch, args.seconds) for name, step in steps.items()},
+        {
+            "ours, as ddim train runs it": "diffusers, bf16 channels_last compiled",
+            "ours, bf16 eager": "diffusers, its script in bf16",
+            "ours, fp32 eager": "diffusers, as its script runs it (fp32)",
+        },
+        args.rounds,
+    )
+
+
+def measure_sampling(
+    trained: Trained, pipeline: DDIMPipeline, args: argparse.Namespace, quick: Runtime
+) -> None:
+    """The tables of sampling."""
+    count, steps = args.images, args.steps
+    bf16, fp32, plain_bf16, plain_fp32, by_hand = runtimes(quick)
+    makers = {
+        "ours, as ddim sample runs it": sampled(trained, replace(quick, compile=False), count, steps),
+        "ours, bf16 compiled": sampled(trained, replace(bf16, compile=True), count, steps),
+        "ours, fp32 eager": sampled(trained, fp32, count, steps),
+        "diffusers, as its pipeline runs (fp32)": piped(pipeline, plain_fp32, count, steps),
+        "diffusers, its pipeline in bf16": piped(pipeline, plain_bf16, count, steps),
+        "diffusers, bf16 channels_last compiled": piped(pipeline, by_hand, count, steps),
+    }
+
+    def measure(make: Callable[[], object]) -> float:
+        begin = time.perf_counter()
+        make()
+        return count / (time.perf_counter() - begin)
+
+    compare(
+        f"sampling, {count} images, {steps} steps, warm",
+        {name: lambda make=make: measure(make) for name, make in makers.items()},
+        {
+            "ours, as ddim sample runs it": "diffusers, its pipeline in bf16",
+            "ours, bf16 compiled": "diffusers, bf16 channels_last compiled",
+            "ours, fp32 eager": "diffusers, as its pipeline runs (fp32)",
+        },
+        args.rounds,
+    )
+
+
+def runtimes(quick: Runtime) -> tuple[Runtime, ...]:
+    """Beside what this machine's runs choose: eager in bf16 and fp32, both contiguous, and bf16 by hand."""
+    bf16, fp32 = (replace(quick, precision=precision, compile=False) for precision in ("bf16", "fp32"))
+    plain = (replace(runtime, channels_last=False) for runtime in (bf16, fp32))
+    return bf16, fp32, *plain, replace(bf16, channels_last=True, compile=True)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--recipe", default="ddpm", help="or a file of one that diffusers has a network for")
+    parser.add_argument("--batch", type=int, default=32, help="images an update (default 32)")
+    parser.add_argument("--seconds", type=float, default=20, help="of training, a row and round (default 20)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=16, help="sampled, a row and round (default 16)")
+    parser.add_argument("--steps", type=int, default=10, help="of DDIM (default 10)")
+    args = parser.parse_args()
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    recipe = find(args.recipe)
+    recipe = replace(recipe, optim=replace(recipe.optim, batch=args.batch))
+    quick = choose(seconds=COMPILE_PAYS_AFTER)
+    quick.start()
+    print(f"{quick}\ntorch {torch.__version__}, diffusers {diffusers.__version__}")
+    with tempfile.TemporaryDirectory() as folder:
+        trained, pipeline = pair(recipe, Path(folder))
+    measure_training(recipe, pipeline.unet, args, quick)
+    measure_sampling(trained, pipeline, args, quick)
+
+
+if __name__ == "__main__":
+    main()
