@@ -12,13 +12,15 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
+from ddim.calibration import measure
 from ddim.config import Recipe
 from ddim.data import parse_size
-from ddim.data.transforms import batch as gather
-from ddim.noise import Noise
+from ddim.generate import Trained
+from ddim.own_images import entered
 from ddim.recipes import find
 from ddim.runtime import Runtime, choose
 from ddim.training.engine import LocalEngine
@@ -44,22 +46,14 @@ def trained(recipe: Recipe, parts: Split, runtime: Runtime, images: int) -> Trai
     return training
 
 
-@torch.no_grad()
 def errors(training: Training) -> torch.Tensor:
     """(10,) image MAE of the averaged weights at TIMES, on the first of the held-out images."""
     runtime, parts = training.engine.runtime, training.split
-    sums, count = torch.zeros(len(TIMES), dtype=torch.float64), 0
-    with training.averaged() as model, runtime.precise():
-        for which in torch.arange(min(HELD_OUT, len(parts.valid))).split(runtime.micro_batch):
-            x0 = training.pixels.enter(gather(parts.images, parts.valid[which.numpy()]).float() / 255)
-            eps = runtime.images(Noise(which.tolist()).like(x0))
-            x0 = runtime.images(x0)
-            for k, t in enumerate(TIMES):
-                at = model.schedule(t).over(x0)
-                p = model(at.alpha * x0 + at.sigma * eps, t)
-                sums[k] += (p.x0 - x0).abs().mean().item() * len(which)
-            count += len(which)
-    return sums / count
+    with training.averaged() as model:
+        shown = Trained(model, training.pixels, training.recipe, runtime, {}, Path(), "ema")
+        batches = entered(shown, parts.images, parts.valid[:HELD_OUT])
+        found = measure(model, batches, TIMES, precise=runtime.precise())
+    return torch.from_numpy(found.image_mae.mean(0))
 
 
 def main() -> None:
