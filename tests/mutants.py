@@ -1330,6 +1330,27 @@ MUTANTS = [
     ),
     # Memorisation and diagnostics
     _(
+        "gradients of a network that is not told of augmentation",
+        "diagnostics.py",
+        "recipe.objective(denoise, x0,",
+        "recipe.objective(model, x0,",
+        "cli/test_diagnose.py::test_the_gradients_of_a_diagnosis_are_of_a_network_that_is_told",
+    ),
+    _(
+        "augmentation told of the first images, whichever they are",
+        "diagnostics.py",
+        "given(augment=done[mine])",
+        "given(augment=done[: mine.stop - mine.start])",
+        "cli/test_diagnose.py::test_a_diagnosis_augments_images_and_tells_the_network_of_each",
+    ),
+    _(
+        "a diagnosis of images that are not dequantised",
+        "diagnostics.py",
+        "unit(pixels, None if grain is None else grain[mine])",
+        "unit(pixels)",
+        "cli/test_diagnose.py::test_a_diagnosis_dequantises_as_training_does",
+    ),
+    _(
         "mirrored images have the features of the plain ones",
         "reference.py",
         'facts += ["mirrored"] if self.mirrored else []',

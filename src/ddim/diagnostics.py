@@ -11,11 +11,13 @@ import numpy as np
 import torch
 
 from ddim import levels, plots
+from ddim.augment import augmented
 from ddim.bounds import Bounds, bounds
 from ddim.calibration import Errors, gap, measure
 from ddim.data.order import flips, indices
 from ddim.data.transforms import batch as gather
 from ddim.data.transforms import unit
+from ddim.denoiser import Denoiser
 from ddim.errors import UserError
 from ddim.estimates import Estimate, mean
 from ddim.generate import Trained
@@ -104,11 +106,11 @@ def _gradients(trained: Trained, own: OwnImages) -> torch.Tensor:
     rows = []
     for k in range(BATCHES):
         total: list[torch.Tensor] = []
-        for x0, t, eps, part in _parts(trained, own, k * recipe.optim.batch):
+        for denoise, x0, t, eps, part in _parts(trained, own, k * recipe.optim.batch):
             for p in parameters:
                 p.requires_grad_(True)
             with trained.runtime.precise():
-                loss = recipe.objective(model, x0, t, eps, trained.pixels).mean() * part
+                loss = recipe.objective(denoise, x0, t, eps, trained.pixels).mean() * part
             found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
             total = [a + b for a, b in zip(total, found, strict=True)] if total else list(found)
             for p in parameters:
@@ -119,8 +121,11 @@ def _gradients(trained: Trained, own: OwnImages) -> torch.Tensor:
 
 def _parts(
     trained: Trained, own: OwnImages, first: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]]:
-    """Micro-batches of the training batch at position `first`: x0, t, eps and their share of the batch."""
+) -> Iterator[tuple[Denoiser, torch.Tensor, torch.Tensor, torch.Tensor, float]]:
+    """Micro-batches of the training batch at position `first`, and their share of the batch.
+
+    The model told how its images were augmented; x0, t, eps.
+    """
     recipe, runtime, n = trained.recipe, trained.runtime, len(own.train)
     size = recipe.optim.batch
     which = own.train[indices(n, recipe.seed, first, size)]
@@ -129,12 +134,19 @@ def _parts(
     draw = torch.Generator().manual_seed(first)
     slices = (torch.arange(size) + torch.rand(size, generator=draw, dtype=torch.float64)) / size
     times = recipe.objective.times(slices, recipe.schedule)
+    shape = trained.model.shape
+    full = (size, shape.channels, shape.height, shape.width)
+    grain = torch.rand(full, generator=draw) if recipe.data.dequantise else None
+    done = recipe.augment.labels(size, draw) if recipe.augment.probability else None
     for start in range(0, size, runtime.micro_batch):
         mine = slice(start, min(size, start + runtime.micro_batch))
         pixels = gather(own.images, which[mine], None if mirrored is None else mirrored[mine])
-        x0 = runtime.images(trained.pixels.enter(unit(pixels)))
+        x0 = runtime.images(trained.pixels.enter(unit(pixels, None if grain is None else grain[mine])))
+        denoise: Denoiser = trained.model
+        if done is not None:
+            x0, denoise = augmented(x0, done[mine]), trained.model.given(augment=done[mine])
         eps = runtime.images(Noise(range(first + mine.start, first + mine.stop)).like(x0))
-        yield x0, times[mine], eps, (mine.stop - mine.start) / size
+        yield denoise, x0, times[mine], eps, (mine.stop - mine.start) / size
 
 
 # --- shown --------------------------------------------------------------------------------------------------

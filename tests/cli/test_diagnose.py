@@ -1,16 +1,24 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import tiny
 from ddim import diagnostics
 from ddim.cli import main
-from ddim.config import DDPMUNetSpec
+from ddim.config import DDPMUNetSpec, build, override
+from ddim.generate import Trained
 from ddim.objective import Hybrid, TableTimes
+from ddim.own_images import OwnImages
 from ddim.parameterisation import LogSNR
+from ddim.pixels import Pixels
+from ddim.runtime import Runtime
 from ddim.schedules import LinearBeta
 from ddim.training import train
+from oracles import made, shaken
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +118,49 @@ def test_the_gradients_of_a_diagnosis_are_those_of_the_objective_whatever_the_mi
     assert whole.shape == (16, sum(p.numel() for p in trained.model.parameters()))
     assert (whole - parts).norm() < 1e-4 * whole.norm()
     assert not any(p.requires_grad for p in trained.model.parameters())
+
+
+OWN = OwnImages(tiny.images(), np.arange(32), np.arange(32, 40))
+MIRRORED = override(tiny.AUGMENTED, {"augment.probability": "1e-9"})
+"""So seldom anything else that an image is either itself or mirrored left to right."""
+
+
+def untrained(recipe):
+    """A run of a recipe with random weights, whose pixels are left in [0, 1]."""
+    model = shaken(made(lambda: build(recipe, 3))).requires_grad_(False)
+    return Trained(model, Pixels.fixed(0.0, 1.0), recipe, Runtime(micro_batch=3), {}, Path(), "raw")
+
+
+def test_a_diagnosis_dequantises_as_training_does():
+    plain = diagnostics._parts(untrained(tiny.BASE), OWN, 8)
+    grained = diagnostics._parts(untrained(override(tiny.BASE, {"data.dequantise": True})), OWN, 8)
+    seen = 0
+    for (_, bytes_, *_), (_, x0, *_) in zip(plain, grained, strict=True):
+        grain = 256 * x0 - (255 * bytes_).round()
+        assert 0 <= grain.min() < 0.01
+        assert 0.99 < grain.max() <= 1
+        assert abs(grain.mean() - 0.5) < 0.02
+        seen += len(x0)
+    assert seen == tiny.BASE.optim.batch
+
+
+def test_a_diagnosis_augments_images_and_tells_the_network_of_each():
+    plain = diagnostics._parts(untrained(override(MIRRORED, {"augment.probability": 0})), OWN, 8)
+    told = []
+    parts = diagnostics._parts(untrained(MIRRORED), OWN, 8)
+    for (_, before, *_), (denoise, x0, *_) in zip(plain, parts, strict=True):
+        mirrored = denoise.augment[:, 0]
+        assert not denoise.augment[:, 1:].any()
+        for image, one, flipped in zip(x0, before, mirrored, strict=True):
+            assert torch.equal(image, one.flip(2) if flipped else one)
+        told += mirrored.tolist()
+    assert set(told) == {0.0, 1.0}
+
+
+def test_the_gradients_of_a_diagnosis_are_of_a_network_that_is_told():
+    trained = untrained(MIRRORED)
+    found = diagnostics._gradients(trained, OWN)
+    sizes = [p.numel() for p in trained.model.parameters()]
+    names = [name for name, _ in trained.model.named_parameters()]
+    mine = dict(zip(names, found.split(sizes, dim=1), strict=True))["net.tell_augment.weight"]
+    assert mine.abs().max() > 0
