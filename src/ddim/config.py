@@ -123,11 +123,14 @@ class UNetSpec:
     attention: tuple[bool, ...] = (False, False, False, True)
     told: int = 256
     augment: int = 0
+    classes: int = 0
 
     def __post_init__(self) -> None:
         _positive("net", told=self.told)
-        if self.augment < 0:
-            raise UserError(f"net.augment must be at least 0, got {self.augment}")
+        if min(self.classes, self.augment) < 0:
+            raise UserError(
+                f"net.classes and net.augment must be at least 0, got {self.classes}, {self.augment}"
+            )
         # The norm of one channel is a constant.
         if min(self.widths, default=0) < 2:
             raise UserError(f"net.widths must name at least one level, each of at least 2, got {self.widths}")
@@ -147,7 +150,16 @@ class UNetSpec:
 
     def network(self, channels: int) -> nn.Module:
         """The network for images of so many channels, freshly initialised."""
-        return UNet(channels, self.widths, self.down, self.up, self.attention, self.told, self.augment)
+        return UNet(
+            channels,
+            self.widths,
+            self.down,
+            self.up,
+            self.attention,
+            self.told,
+            self.augment,
+            classes=self.classes,
+        )
 
 
 @dataclass(frozen=True)

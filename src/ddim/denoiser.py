@@ -56,7 +56,7 @@ class Model(nn.Module):
     ) -> Prediction:
         """x_t (B, C, H, W), t () or (B,) -> Prediction like x_t.
 
-        label (B,) or None for the null class; augment (B, n) or None for no augmentation, which is zeros.
+        label (B,), -1 or None for the null class; augment (B, n) or None for no augmentation, which is zeros.
         """
         t = t.expand(len(x_t))
         level = self.schedule(t)
@@ -82,10 +82,10 @@ class Model(nn.Module):
         return getattr(self.net, "augments", 0)
 
     def given(self, label: Tensor | int | None = None, augment: Tensor | None = None) -> Denoiser:
-        """This model told a class: an index for all images, (B,) indices, or None for the null class.
+        """This model told a class: an index for all images, (B,) indices, or -1 or None for the null class.
 
         And told how its images were augmented: (B, n) labels of `ddim.augment`, or None for not at all.
-        UserError if the network was built without.
+        UserError if the network was built without, or for a class that it does not have.
         """
         if label is None and augment is None:
             return self
@@ -96,7 +96,10 @@ class Model(nn.Module):
                 f"augment must hold {self.augments} labels an image, those that this network is told of, "
                 f"got {augment.shape[-1]}"
             )
-        return Given(self, None if label is None else torch.as_tensor(label), augment)
+        told = None if label is None else torch.as_tensor(label)
+        if told is not None and not (told.min() >= -1 and told.max() < self.classes):
+            raise UserError(f"label must be a class, 0 to {self.classes - 1}, or none, got {told.tolist()}")
+        return Given(self, told, augment)
 
     def blank(self, n: int) -> Tensor:
         """(n, C, H, W) zeros of this model's shape, type and device."""

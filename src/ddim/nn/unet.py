@@ -86,10 +86,10 @@ class UNet(nn.Module):
 
     `widths` are the channels of each level, from full resolution down, each of half the height and width of
     the one before; `down` and `up` its blocks on the way down and up; `attention` whether it attends, on the
-    way up. `augment` labels of augmentation are added to the embedding (Karras et al. 2022, appendix F.2).
+    way up. `augment` labels of augmentation are added to the embedding (Karras et al. 2022, appendix F.2);
+    so is a vector for each of `classes` classes, about as long as the embedding from the start: from zero it
+    grows so slowly that classes are told apart late.
     """
-
-    classes = 0
 
     def __init__(  # noqa: PLR0913  (the options of one architecture, filled from its frozen spec)
         self,
@@ -100,10 +100,12 @@ class UNet(nn.Module):
         attention: tuple[bool, ...],
         told: int,
         augment: int = 0,
+        *,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         self.multiple = 2 ** (len(widths) - 1)
-        self.augments = augment
+        self.augments, self.classes = augment, classes
         # The conditioning changes slowly with time: a hundred turns over its range resolve it.
         self.embedding = Sinusoidal(64, max_frequency=100.0)
         self.tell = nn.Sequential(nn.Linear(64, told), nn.SiLU(), nn.Linear(told, told), nn.SiLU())
@@ -124,6 +126,8 @@ class UNet(nn.Module):
         if augment:
             # Without a bias: labels that are zero say nothing.
             self.tell_augment = nn.Linear(augment, 64, bias=False)
+        if classes:
+            self.tell_class = nn.Embedding(classes, 64)
 
     def forward(
         self,
@@ -132,12 +136,17 @@ class UNet(nn.Module):
         label: Tensor | None = None,
         augment: Tensor | None = None,
     ) -> Tensor:
-        """x (B, C, H, W), conditioning (B,), augment (B, n) or None -> (B, C, H, W)."""
+        """x (B, C, H, W), conditioning (B,), label (B,) or None, augment (B, n) or None -> (B, C, H, W).
+
+        No label, or -1 for an image, is the null class.
+        """
         # As exact as the stream that the gain scales.
         with torch.autocast(x.device.type, enabled=False):
             embedded = self.embedding(conditioning)
             if augment is not None:
                 embedded = embedded + self.tell_augment(augment.float())
+            if self.classes and label is not None:
+                embedded = embedded + self.tell_class(label.clamp(min=0)) * (label >= 0)[:, None]
             told = self.tell(embedded)
             gain = 1 + self.gain(told)[:, :, None, None]
         return padded(x, self.multiple, lambda image: self._padded(image, told, gain))
