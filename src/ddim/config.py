@@ -60,7 +60,9 @@ def _positive(owner: str, **values: float) -> None:
 class Data:
     """Which images: source, (height, width), channels (None: the majority's), mirroring, validation part.
 
-    `dequantise` spreads each of the 256 values evenly over its bin, anew each time an image is seen.
+    `dequantise` spreads each of the 256 values evenly over its bin, anew each time an image is seen. `labels`
+    tells the network the class, the folder, of each image, but of a part `unlabelled`, drawn anew each time
+    an image is seen: of these it learns images of no class, which guidance needs (Ho & Salimans 2022).
     """
 
     source: str = "blossoms"
@@ -69,6 +71,8 @@ class Data:
     flip: bool = True
     valid: float = 0.1
     dequantise: bool = False
+    labels: bool = False
+    unlabelled: float = 0.1
 
     def __post_init__(self) -> None:
         check_size(self.size)
@@ -76,6 +80,8 @@ class Data:
             raise UserError(f"data.channels must be 1 (gray), 3 (RGB), 4 (RGBA) or none, got {self.channels}")
         if not 0 <= self.valid < 1:
             raise UserError(f"data.valid must be at least 0 and less than 1, got {self.valid}")
+        if not 0 <= self.unlabelled < 1:
+            raise UserError(f"data.unlabelled must be at least 0 and less than 1, got {self.unlabelled}")
 
 
 @dataclass(frozen=True)
@@ -279,6 +285,11 @@ class Recipe:
             raise UserError(
                 f"net.augment must be {LABELS}, the labels that augmentation has, where augment.probability "
                 f"is above 0, got {getattr(self.net, 'augment', 'a network that is told of none')}"
+            )
+        if self.data.labels and not hasattr(self.net, "classes"):
+            raise UserError(
+                "data.labels needs a network that can be told of classes, net unet or ddpm_unet, got "
+                f"{_NAMES[type(self.net)]}"
             )
         if self.net.multiple > 2 * max(self.data.size):
             height, width = self.data.size

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim import checkpoint, scores, tracking
+from ddim import checkpoint, labels, scores, tracking
 from ddim.config import Data, Recipe, override
 from ddim.data import Images, open_images
 from ddim.data.decode import UnusableError, header
@@ -32,6 +32,7 @@ from ddim.data.transforms import batch as gather
 from ddim.errors import UserError
 from ddim.files import make, sweep, sync, whole
 from ddim.generate import Trained, found_levels, generate, load, parts
+from ddim.labels import Label
 from ddim.metrics.features import Extractor, begin, find, forget
 from ddim.metrics.fid import caution, fid, fid_infinity
 from ddim.metrics.kid import kid
@@ -59,6 +60,7 @@ class Pictures:
 
     `fields` are those of the recipe's sampler, grid, clip and sampled_on to change, as `override` takes
     them; without a grid among them, levels that a search found for this sampler and number of steps are used.
+    `label` is a class by name or index, or "all"; see `ddim.generate.generate` for it and `guidance`.
     """
 
     n: int = 1000
@@ -67,6 +69,8 @@ class Pictures:
     weights: str = "ema"
     fields: Mapping[str, Any] = field(default_factory=dict)
     device: str | None = None
+    label: str | int | None = None
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -159,13 +163,28 @@ def measured(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[str, An
     return metrics, [note for note in notes if note]
 
 
-def made(trained: Trained, recipe: Recipe, seeds: Sequence[int], steps: int) -> Iterator[tuple[Tensor, int]]:
+def made(
+    trained: Trained,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    steps: int,
+    label: Label = None,
+    guidance: float = 1.0,
+) -> Iterator[tuple[Tensor, int]]:
     """Pictures (B, C, H, W) uint8 of the seeds, as they are saved, a few micro-batches at a time, and the NFE
     of each; with the sampler and the grid of `recipe`.
     """
     # What an extractor is given at once should not be much smaller than what suits it.
     for part in parts(trained, seeds, BATCH):
-        images, nfe = generate(trained, part, steps, sampler=recipe.sampler, grid=recipe.grid)
+        images, nfe = generate(
+            trained,
+            part,
+            steps,
+            sampler=recipe.sampler,
+            grid=recipe.grid,
+            label=label,
+            guidance=guidance,
+        )
         yield torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2), nfe
 
 
@@ -190,6 +209,8 @@ class _Subject:
 
 def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progress) -> _Subject:
     trained = load(run, pictures.weights, device=pictures.device)
+    label, guidance = labels.find(pictures.label, trained.recipe, trained.state["classes"]), pictures.guidance
+    labels.check(trained.recipe, label, guidance)
     data = replace(trained.recipe.data, channels=trained.model.shape.channels)
     against = chosen(reference, data, trained.recipe.seed, partial(progress, "images"))
     known = trained.state["data"]["fingerprint"]
@@ -203,8 +224,8 @@ def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progr
         recipe = replace(recipe, grid=found)
     trained = replace(trained, recipe=recipe)
     seeds = range(pictures.seed, pictures.seed + pictures.n)
-    sampling = sampling_record(trained, recipe, seeds, pictures.steps, 0, None)
-    batches = made(trained, recipe, seeds, pictures.steps)
+    sampling = sampling_record(trained, recipe, seeds, pictures.steps, 0, label, guidance)
+    batches = made(trained, recipe, seeds, pictures.steps, label, guidance)
     if not (run / checkpoint.MANIFEST).is_file():
         return _Subject(pictures.n, batches, against, sampling, run / scores.FOLDER)
     # Nothing may be added to a checkpoint; its run's folder is two above.

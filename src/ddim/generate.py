@@ -13,11 +13,12 @@ from torch import Tensor
 from ddim import checkpoint
 from ddim.config import Recipe, build
 from ddim.config import load as load_recipe
-from ddim.denoiser import Counted, Denoiser, Model
+from ddim.denoiser import Denoiser, Model
 from ddim.ema import profiles
 from ddim.errors import UserError
 from ddim.grids import Grid, Listed
 from ddim.guidance import Clipped, Rescheduled
+from ddim.labels import Label, check, guided, of_seeds
 from ddim.noise import Noise
 from ddim.pixels import Pixels
 from ddim.runtime import Runtime, choose, find_device
@@ -105,35 +106,41 @@ def trajectory(
     yield State(x0, 0.0, x0)
 
 
-def generate(
+def generate(  # noqa: PLR0913  (the choices of `ddim sample`)
     trained: Trained,
     seeds: Sequence[int],
     steps: int = 20,
     *,
     sampler: Sampler | None = None,
     grid: Grid | None = None,
-    label: int | None = None,
+    label: Label = None,
+    guidance: float = 1.0,
     watch: Callable[[Sequence[int], State], None] | None = None,
 ) -> tuple[Tensor, int]:
     """Images (N, C, H, W) in [0, 1] on the CPU, image k a function of seeds[k] alone, and the NFE of each.
+
+    `label` is their class, None for images of no class, or "all", which gives seed s the class s % classes.
+    `guidance` w makes them w - 1 times as far again from those of no class (`Guided`), at twice the
+    evaluations. UserError where the run cannot: see `ddim.labels.check`.
 
     `watch` is called after each state with the seeds it belongs to. Images are made in micro-batches of one
     fixed size, the last one filled up, because the bits of a convolution depend on how many it is given.
     """
     model, runtime = trained.model, trained.runtime
+    check(trained.recipe, label, guidance)
     sampler = sampler or trained.recipe.sampler
     times = (grid or trained.recipe.grid)(steps, trained.recipe.walked)
     made, nfe = [], 0
     for mine, filled, blank in batches(trained, seeds):
-        counted = Counted(model.given(label))
-        denoise, state = trained.sampled(counted), None
+        asked, counts = guided(model, of_seeds(label, filled, model), guidance)
+        denoise, state = trained.sampled(asked), None
         with runtime.precise():
             for state in trajectory(denoise, blank, filled, times, sampler):
                 if watch is not None:
                     watch(mine, State(state.x[: len(mine)], state.t, state.x0[: len(mine)]))
         if state is not None:
             made.append(trained.pixels.leave(state.x0[: len(mine)].float()).cpu())
-        nfe = counted.evaluations
+        nfe = sum(count.evaluations for count in counts)
     return torch.cat(made), nfe
 
 
@@ -162,19 +169,22 @@ def sample(
     steps: int = 20,
     *,
     seed: int = 0,
-    label: int | None = None,
+    label: Label = None,
+    guidance: float = 1.0,
     weights: str = "ema",
 ) -> Tensor:
     """(n, C, H, W) images in [0, 1] of the seeds `seed` ... `seed` + n - 1, of a run or what `load` gave.
 
     They are those of `ddim sample`: on levels that a search found for the recipe's sampler and so many steps,
-    else on the recipe's grid.
+    else on the recipe's grid. `label` and `guidance` as of `generate`.
     """
     if n < 1:
         raise UserError(f"n must be at least 1, got {n}")
     trained = run if isinstance(run, Trained) else load(run, weights)
     grid = found_levels(trained, trained.recipe.sampler, steps)
-    return generate(trained, range(seed, seed + n), steps, grid=grid, label=label)[0]
+    return generate(
+        trained, range(seed, seed + n), steps, grid=grid, label=label, guidance=guidance
+    )[0]
 
 
 def found_levels(trained: Trained, sampler: Sampler, steps: int) -> Listed | None:

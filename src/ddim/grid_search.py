@@ -16,6 +16,7 @@ from ddim.convergence import karras, quadratic, uniform
 from ddim.errors import UserError
 from ddim.generate import Trained, batches
 from ddim.grids import UniformLogSNR
+from ddim.labels import check_null
 from ddim.noise import Noise
 from ddim.samplers import DDPM, EDM, Sampler, last, picture, start
 from ddim.schedules import Schedule
@@ -40,7 +41,11 @@ def named_grids(steps: int, schedule: Schedule, end: float) -> dict[str, Tensor]
 
 
 def pictures(trained: Trained, sampler: Sampler, times: Tensor, seeds: Sequence[int]) -> Tensor:
-    """(B, C, H, W) in model units on the CPU, one a seed; in float32: rounding is no error of a grid."""
+    """(B, C, H, W) in model units on the CPU, one a seed; in float32: rounding is no error of a grid.
+
+    Of no class: UserError where the run's network was always told one.
+    """
+    check_null(trained.recipe, "a search of levels or a comparison of samplers")
     made = []
     denoise = trained.sampled(trained.model)
     for mine, filled, blank in batches(trained, seeds):

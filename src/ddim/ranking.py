@@ -135,6 +135,8 @@ def _choices(record: dict[str, Any]) -> dict[str, Any]:
         return chosen | {"source": record["generated"]["source"]}
     recipe = sampling["recipe"]
     chosen |= _flat({name: sampling[name] for name in ("sampler", "grid", "weights", "nfe")})
+    # Records from before there was guidance have none.
+    chosen |= {"label": sampling.get("label"), "guidance": sampling.get("guidance", 1.0)}
     chosen |= {"steps": len(sampling["times"]), "first seed": min(sampling["seeds"], default=None)}
     chosen["images seen"] = sampling["step"] * recipe.get("optim", {}).get("batch", 1)
     return chosen | _flat({name: value for name, value in recipe.items() if name not in ("sampler", "grid")})

@@ -12,15 +12,24 @@ from torch import Tensor
 from ddim import tracking
 from ddim.config import Recipe, dump
 from ddim.generate import Trained
+from ddim.labels import Label
 from ddim.pixels import Pixels
 from ddim.plots import grid
 from ddim.samplers import State
 
 
 def sampling_record(
-    trained: Trained, recipe: Recipe, seeds: Sequence[int], steps: int, nfe: int, label: int | None
+    trained: Trained,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    steps: int,
+    nfe: int,
+    label: Label,
+    guidance: float = 1.0,
 ) -> dict[str, Any]:
-    """Checkpoint and its hash, weights, recipe, sampler, times, NFE, seeds, runtime and versions, as JSON."""
+    """Checkpoint and its hash, weights, recipe, sampler, times, NFE, seeds, label, guidance, runtime and
+    versions, as JSON.
+    """
     return {
         "checkpoint": {"path": str(trained.path), "sha256": trained.digest},
         "step": trained.state["step"],
@@ -34,6 +43,7 @@ def sampling_record(
         "nfe": nfe,
         "seeds": list(seeds),
         "label": label,
+        "guidance": guidance,
         "runtime": vars(trained.runtime),
         # Pictures are the same bits only where they are made as the run chose, and nothing is compiled.
         "bit_equal": vars(trained.runtime) == {**trained.state["runtime"], "compile": False},

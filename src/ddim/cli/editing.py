@@ -81,7 +81,7 @@ class Work:
         save_figure(self.out / "strip.png", strip(pictures, heads))
         record = sampling_record(self.trained, self.recipe, [], len(self.times), 0, None)
         # What an edit does is said by its command and notes, not by the recipe's sampler.
-        for name in ("nfe", "seeds", "label", "sampler"):
+        for name in ("nfe", "seeds", "label", "guidance", "sampler"):
             del record[name]
         # Each of runtime.micro_batch images.
         calls = {"network_calls": self.counted.evaluations}
@@ -101,11 +101,13 @@ def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work
     from ddim.denoiser import Counted
     from ddim.generate import load
     from ddim.grids import UniformLogSNR
+    from ddim.labels import check_null
 
     if args.steps < 1:
         raise UserError(f"--steps must be at least 1, got {args.steps}")
     only(args, command, "grid")
     trained = load(args.run, args.weights, device=args.device)
+    check_null(trained.recipe, f"ddim {command}")
     cleanest = trained.recipe.walked(torch.zeros((), dtype=torch.float64)).log_snr
     grid = "uniform_log_snr" if cleanest > UniformLogSNR().end else "uniform"
     recipe = override(trained.recipe, ({"grid": grid} if real else {}) | args.fields)

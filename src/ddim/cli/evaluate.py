@@ -23,6 +23,8 @@ that. The record, the features and a grid of the pictures lie in RUN/evaluations
 ways of sampling, as `ddim sample` takes them:
   --sampler, --grid, --sampled_on, --clip, and their fields; default: the recipe's, or the grid that
   `ddim search` found
+  --label L, --guidance W, of a run trained with labels; the reference holds images of all classes, and so do
+  pictures of --label all, as many of each
 
 examples:
   ddim evaluate runs/photos-fast-1
@@ -41,6 +43,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", type=int, metavar="N", help="how many pictures of a run (default 1000)")
     parser.add_argument("--steps", type=int, metavar="N", help="levels of the grid (default 20)")
     parser.add_argument("--seed", type=int, metavar="S", help="pictures of seeds S ... S+N-1 (default 0)")
+    parser.add_argument("--label", metavar="L", help="a class, by name or index, or all")
+    parser.add_argument("--guidance", type=float, metavar="W", help="towards the label; 1 (default) is none")
     parser.add_argument("--weights", help=WEIGHTS)
     parser.add_argument("--data", metavar="DATA", help="images to be judged against (default: the run's own)")
     parser.add_argument(
@@ -56,7 +60,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="default: the one that the run was trained on")
 
 
-_OF_RUNS = ("n", "steps", "seed", "weights", "device")
+_OF_RUNS = ("n", "steps", "seed", "label", "guidance", "weights", "device")
 
 
 def run(args: argparse.Namespace) -> int:

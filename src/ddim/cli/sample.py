@@ -6,13 +6,10 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ddim.cli import WEIGHTS, only
-from ddim.errors import UserError, near
-
-if TYPE_CHECKING:
-    from ddim.generate import Trained
+from ddim.errors import UserError
 
 TAKES_FIELDS = True
 
@@ -23,6 +20,11 @@ _EPILOG = """
 Picture k is made from seed k alone: it is the same in any number of pictures. DIR gets 00000.png, ... named
 by seed, each as soon as it is made; grid.png, of the first 256; and record.json, which says what the pictures
 depend on. Memory does not grow with their number. A command that was stopped can be given again, with --out.
+
+A run trained with labels (`ddim train photos/ --data.labels yes`) makes the class of --label, by name or
+index; with `all` seed s makes class s % classes; without, images of no class in particular. --guidance W
+takes the difference that the label makes W times: above 1 pictures are more of their class and less varied,
+and each evaluation is two.
 
   --steps N      evaluations of the network per picture (the last one makes the picture)
   --sampler.eta  of ddim and dpm_solver: 0 is deterministic (the default), 1 renews all the noise of DDPM
@@ -37,6 +39,7 @@ depend on. Memory does not grow with their number. A command that was stopped ca
 examples:
   ddim sample runs/flowers64-fast-1 -n 36
   ddim sample runs/flowers64-fast-1 --seeds 0-15,40 --steps 10 --film --out pictures
+  ddim sample runs/cifar10-train-fast-1 --label frog --guidance 2
 """
 
 
@@ -52,7 +55,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=None, metavar="S", help="seeds S ... S+N-1 (default 0)")
     parser.add_argument("--seeds", metavar="LIST", help="any seeds instead, such as 0-35,70")
     parser.add_argument(
-        "--label", metavar="L", help="a class, by name or index, for a run trained with labels"
+        "--label", metavar="L", help="a class, by name or index, or all, of a run trained with labels"
+    )
+    parser.add_argument(
+        "--guidance", type=float, default=1.0, metavar="W", help="towards the label; 1 (default) is none"
     )
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument("--out", type=Path, metavar="DIR", help="default samples/RUN-N, a new folder")
@@ -77,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ddim.config import override
     from ddim.generate import found_levels, generate, load, parts
+    from ddim.labels import check, find
     from ddim.noise import check_seeds
     from ddim.plots import can_preview, grid, save_film, save_png, terminal, to_uint8
     from ddim.records import Film, sampling_record
@@ -94,8 +101,9 @@ def run(args: argparse.Namespace) -> int:
                 f"levels that ddim search found, in {args.run}/grids.json; --grid takes others\n"
             )
     trained = replace(trained, recipe=recipe)
-    label = _label(args.label, trained)
-    record = sampling_record(trained, recipe, seeds, args.steps, 0, label)
+    label = find(args.label, trained.recipe, trained.state["classes"])
+    check(trained.recipe, label, args.guidance)
+    record = sampling_record(trained, recipe, seeds, args.steps, 0, label, args.guidance)
     out, before = _folder(args, record)
     if not (out / "record.json").is_file():
         # With it the folder is one of pictures, which the same command may finish.
@@ -110,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
             sampler=recipe.sampler,
             grid=recipe.grid,
             label=label,
+            guidance=args.guidance,
             watch=film.add if args.film else None,
         )
         seconds += time.monotonic() - began
@@ -156,21 +165,18 @@ def _seeds(args: argparse.Namespace) -> list[int]:
     return seeds
 
 
-def _label(text: str | None, trained: Trained) -> int | None:
-    if text is None:
-        return None
-    if not trained.model.classes:
-        raise UserError(f"--label cannot be used: the network of this run is told of no labels, got {text!r}")
-    classes: list[str] = trained.state["classes"]
-    if text in classes:
-        return classes.index(text)
-    if text.isdecimal() and int(text) < len(classes):
-        return int(text)
-    count = len(classes)
-    raise UserError(f"--label must be one of the run's {count} classes, got {text!r}{near(text, classes)}")
-
-
-_ALIKE = ("checkpoint", "weights", "sampler", "schedule", "clip", "times", "label", "runtime", "versions")
+_ALIKE = (
+    "checkpoint",
+    "weights",
+    "sampler",
+    "schedule",
+    "clip",
+    "times",
+    "label",
+    "guidance",
+    "runtime",
+    "versions",
+)
 """What pictures depend on beside their seeds, by the names of a record."""
 
 
@@ -188,7 +194,10 @@ def _folder(args: argparse.Namespace, record: dict[str, Any]) -> tuple[Path, lis
         if not (out / "record.json").is_file():
             raise UserError(f"--out {out} holds files that are not samples; name a new folder")
         there = read_json(out / "record.json")
-        if not isinstance(there, dict) or any(there.get(name) != record[name] for name in _ALIKE):
+        # Records from before there was guidance have none.
+        if not isinstance(there, dict) or any(
+            {"guidance": 1.0, **there}.get(name) != record[name] for name in _ALIKE
+        ):
             raise UserError(
                 f"--out {out} holds pictures of another run or way of sampling; name a new folder"
             )
