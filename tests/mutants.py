@@ -44,6 +44,7 @@ ORIGINAL = "nn/test_residual_unet.py::test_the_network_is_the_original_layer_by_
 SCORED = "test_scores.py::"
 DDPM_UNET = "nn/test_ddpm_unet.py::"
 EDM, AUGMENTED, ABLATED = "test_edm.py::", "test_augment.py::", "test_ablation.py::"
+LABELS = "test_labels.py::"
 
 MUTANTS = [
     # Schedules and grids
@@ -1713,8 +1714,8 @@ MUTANTS = [
     _(
         "a network told of another image's augmentation",
         "training/loop.py",
-        "augmented(x0, done[mine]), self.quick.given(augment=done[mine])",
-        "augmented(x0, done[mine]), self.quick.given(augment=done[mine].flip(0))",
+        "None if done is None else done[mine]",
+        "None if done is None else done[mine].flip(0)",
         "training/test_loop.py::test_images_are_augmented_as_the_network_is_told",
     ),
     _(
@@ -1930,6 +1931,99 @@ MUTANTS = [
         "if self.recipe.clip else denoise",
         "if self.recipe.clip is None else denoise",
         "test_generate.py::test_a_recipe_that_clips_makes_pictures_from_images_that_pixels_can_be",
+    ),
+    # Labels and guidance
+    _(
+        "labels told where they should be withheld",
+        "labels.py",
+        "dtype=torch.float64) < part, NULL, labels)",
+        "dtype=torch.float64) > part, NULL, labels)",
+        LABELS + "test_labels_are_withheld_as_often_as_the_recipe_says",
+    ),
+    _(
+        "the same labels withheld at every step",
+        "training/loop.py",
+        'stream("cpu", seed, LABEL, self.step)',
+        'stream("cpu", seed, LABEL, 0)',
+        LABELS + "test_which_labels_are_withheld_is_a_function_of_seed_and_step",
+    ),
+    _(
+        "labels of the first images told of every part",
+        "training/loop.py",
+        "None if told is None else told[mine]",
+        "None if told is None else told[: len(x0)]",
+        LABELS + "test_each_image_is_told_with_its_own_class_or_none",
+    ),
+    _(
+        "validation tells no classes",
+        "training/loop.py",
+        "p = model.given(told)(",
+        "p = model(",
+        LABELS + "test_validation_tells_each_image_its_class",
+    ),
+    _(
+        "errors by level tell the classes of the first images",
+        "diagnostics.py",
+        "some[first : first + len(x0)]",
+        "which[: len(x0)] * 0",
+        LABELS + "test_errors_by_level_are_those_of_a_network_that_knows_the_class",
+    ),
+    _(
+        "class by the place in the micro-batch",
+        "labels.py",
+        "[seed % model.classes for seed in seeds]",
+        "[k % model.classes for k in range(len(seeds))]",
+        LABELS + "test_all_gives_each_seed_its_class_whatever_is_made_beside_it",
+    ),
+    _(
+        "guided away from the label",
+        "labels.py",
+        "Guided(strong, weak, guidance)",
+        "Guided(weak, strong, guidance)",
+        LABELS + "test_a_guided_picture_is_as_many_times_as_far_from_no_class",
+        LABELS + "test_guidance_zero_is_the_picture_of_no_class",
+    ),
+    _(
+        "the second pass of guidance not counted",
+        "generate.py",
+        "sum(count.evaluations for count in counts)",
+        "counts[0].evaluations",
+        LABELS + "test_guidance_one_asks_once_and_any_other_twice",
+    ),
+    _(
+        "U-Net takes the first class for a label withheld",
+        "nn/unet.py",
+        "self.tell_class(label.clamp(min=0)) * (label >= 0)[:, None]",
+        "self.tell_class(label.clamp(min=0))",
+        LABELS + "test_a_label_that_is_withheld_is_none_bit_for_bit",
+    ),
+    _(
+        "DDPM's U-Net takes the first class for a label withheld",
+        "nn/ddpm_unet.py",
+        "self.label(label.clamp(min=0)) * (label >= 0)[:, None]",
+        "self.label(label.clamp(min=0))",
+        LABELS + "test_a_label_that_is_withheld_is_none_bit_for_bit",
+    ),
+    _(
+        "classes of other folders by their number",
+        "labels.py",
+        "places = [classes.index(name) if name in classes else NULL for name in images.classes]",
+        "places = list(range(len(images.classes)))",
+        LABELS + "test_images_of_other_folders_have_the_class_of_their_name_or_none",
+    ),
+    _(
+        "pictures of other guidance mixed in a folder",
+        "cli/sample.py",
+        '    "guidance",\n    "runtime",',
+        '    "runtime",',
+        "cli/test_labels_command.py::test_the_record_says_label_and_guidance_and_no_two_are_mixed",
+    ),
+    _(
+        "a resume does not know the classes that the run has counted",
+        "cli/train.py",
+        'if wanted.data.labels and recipe.data.labels and not getattr(wanted.net, "classes", 0):',
+        "if not wanted:",
+        "cli/test_labels_command.py::test_the_same_command_resumes_a_run_that_has_counted_its_classes",
     ),
 ]
 

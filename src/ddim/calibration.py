@@ -9,9 +9,9 @@ differ where the law of the noise given x_t is skewed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -72,8 +72,13 @@ def measure(
             noise = Noise(range(first, first + len(x0)))
             first += len(x0)
             rows.append(torch.stack([_row(denoise, x0, t, noise.like(x0)) for t in times], 2))
-    fields = torch.cat(rows, 1).numpy()
-    return Errors(denoise.schedule(times).log_snr.numpy(), *fields)
+    return Errors(denoise.schedule(times).log_snr.numpy(), *torch.cat(rows, 1).numpy())
+
+
+def together(parts: Sequence[Errors]) -> Errors:
+    """The errors of several sets of images, at the same levels, as of one set."""
+    names = [field.name for field in fields(Errors) if field.name != "log_snr"]
+    return Errors(parts[0].log_snr, *(np.concatenate([getattr(p, name) for p in parts]) for name in names))
 
 
 def _row(denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -81,7 +86,7 @@ def _row(denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     at = denoise.schedule(t).over(x0)
     p = denoise(at.alpha * x0 + at.sigma * eps, t)
     noise, image = p.eps.double() - eps.double(), p.x0.double() - x0.double()
-    fields = (
+    means = (
         noise.square(),
         noise.abs(),
         image.square(),
@@ -89,7 +94,7 @@ def _row(denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         p.eps.double().square(),
         -p.eps.double() * noise,
     )
-    return torch.stack([field.flatten(1).mean(1) for field in fields]).cpu()
+    return torch.stack([field.flatten(1).mean(1) for field in means]).cpu()
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ddim import levels, plots
+from ddim import labels, levels, plots
 from ddim.augment import augmented
 from ddim.bounds import Bounds, bounds
-from ddim.calibration import Errors, gap, measure
+from ddim.calibration import Errors, gap, measure, together
 from ddim.data.order import flips, indices
 from ddim.data.transforms import batch as gather
 from ddim.data.transforms import unit
@@ -85,10 +85,18 @@ def diagnose(
 
 
 def errors(trained: Trained, own: OwnImages, which: np.ndarray, images: int, count: int) -> Errors:
-    """Errors of a run on at most `images` of its own at these indices, at `count` even steps of log-SNR."""
+    """Errors of a run on at most `images` of its own at these indices, at `count` even steps of log-SNR.
+
+    Its network is told their classes where it was trained with labels.
+    """
     times = levels.evenly(trained.model.schedule, count)
-    batches = entered(trained, own.images, own.some(which, images))
-    return measure(trained.model, batches, times, precise=trained.runtime.precise())
+    some, parts, first = own.some(which, images), [], 0
+    for x0 in entered(trained, own.images, some):
+        told = labels.of_images(trained.recipe, own.images, some[first : first + len(x0)])
+        denoise = trained.model.given(told)
+        parts.append(measure(denoise, [x0], times, first, trained.runtime.precise()))
+        first += len(x0)
+    return together(parts)
 
 
 def _bounds(trained: Trained, own: OwnImages) -> Bounds:
@@ -124,7 +132,7 @@ def _parts(
 ) -> Iterator[tuple[Denoiser, torch.Tensor, torch.Tensor, torch.Tensor, float]]:
     """Micro-batches of the training batch at position `first`, and their share of the batch.
 
-    The model told how its images were augmented; x0, t, eps.
+    The model told what training would tell it of them, their classes and how they were augmented; x0, t, eps.
     """
     recipe, runtime, n = trained.recipe, trained.runtime, len(own.train)
     size = recipe.optim.batch
@@ -138,13 +146,17 @@ def _parts(
     full = (size, shape.channels, shape.height, shape.width)
     grain = torch.rand(full, generator=draw) if recipe.data.dequantise else None
     done = recipe.augment.labels(size, draw) if recipe.augment.probability else None
+    told = labels.of_images(recipe, own.images, which)
+    if told is not None:
+        told = labels.withheld(told, recipe.data.unlabelled, draw)
     for start in range(0, size, runtime.micro_batch):
         mine = slice(start, min(size, start + runtime.micro_batch))
         pixels = gather(own.images, which[mine], None if mirrored is None else mirrored[mine])
         x0 = runtime.images(trained.pixels.enter(unit(pixels, None if grain is None else grain[mine])))
-        denoise: Denoiser = trained.model
-        if done is not None:
-            x0, denoise = augmented(x0, done[mine]), trained.model.given(augment=done[mine])
+        aug = None if done is None else done[mine]
+        if aug is not None:
+            x0 = augmented(x0, aug)
+        denoise = trained.model.given(None if told is None else told[mine], aug)
         eps = runtime.images(Noise(range(first + mine.start, first + mine.stop)).like(x0))
         yield denoise, x0, times[mine], eps, (mine.stop - mine.start) / size
 

@@ -269,12 +269,15 @@ def reverse(trained: Trained, steps: int = 20, seed: int = 0, columns: int = 10)
     """How a picture of a model comes about, at up to `columns` of its levels, and that picture noised again.
 
     Rows: the states x_t from noise to the picture; the clean image predicted from each; and the forward way,
-    the finished picture under fresh noise. UserError for fewer than 1 step.
+    the finished picture under fresh noise. With labels seed s has class s % classes.
+    UserError for fewer than 1 step.
     """
     from ddim.generate import generate
+    from ddim.labels import in_turn
 
     states = []
-    generate(trained, [seed], steps, watch=lambda _, state: states.append(state))
+    label = in_turn(trained.recipe)
+    generate(trained, [seed], steps, label=label, watch=lambda _, state: states.append(state))
     # A state carries the prediction that led to it, so the one made from it comes with the next.
     asked = [(state.x, state.t, after.x0) for state, after in pairwise(states)]
     asked.append((states[-1].x, 0.0, states[-1].x0))

@@ -182,9 +182,7 @@ def sample(
         raise UserError(f"n must be at least 1, got {n}")
     trained = run if isinstance(run, Trained) else load(run, weights)
     grid = found_levels(trained, trained.recipe.sampler, steps)
-    return generate(
-        trained, range(seed, seed + n), steps, grid=grid, label=label, guidance=guidance
-    )[0]
+    return generate(trained, range(seed, seed + n), steps, grid=grid, label=label, guidance=guidance)[0]
 
 
 def found_levels(trained: Trained, sampler: Sampler, steps: int) -> Listed | None:

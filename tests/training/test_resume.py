@@ -94,6 +94,26 @@ def test_steps_after_a_restore_of_several_averages_are_those_without_one(tmp_pat
     assert files == ["0.1.safetensors", "0.3.safetensors", "default.safetensors"]
 
 
+def test_a_run_with_labels_that_crashed_ends_as_the_undisturbed_one(tmp_path):
+    """Which labels are withheld is no state; how many classes there are is in the recipe that is saved."""
+    recipe = tiny.recipe(data__labels=True, data__unlabelled=0.5, report__checkpoint="0")
+    whole = train(None, recipe, out=tmp_path / "whole", machine=tiny.MACHINE)
+    folder = tmp_path / "run"
+    with pytest.raises(PowerCutError):
+        train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(3, crash)])
+    with pytest.raises(PowerCutError):
+        resume(folder, callbacks=[tiny.At(7, crash)])
+    resume(folder)
+    assert tiny.digests(folder) == tiny.digests(whole)
+    assert tiny.metrics(folder) == tiny.metrics(whole)
+    saved = checkpoint.read_document(checkpoint.newest(folder / "checkpoints"), "recipe")
+    assert (
+        saved["net"]["classes"]
+        == json.loads((folder / "run.json").read_text())["recipe"]["net"]["classes"]
+        == 12
+    )
+
+
 def test_a_restored_moment_lies_in_memory_as_its_weight_does(tmp_path):
     """The fused optimiser walks memory: elsewhere each moment would meet another weight."""
     first = tiny.training()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ddim.bound import Variance
+    from ddim.denoiser import Denoiser
     from ddim.generate import Trained
 
 _STEPS = {"vlb": 1000, "ode": 50}
@@ -27,6 +28,9 @@ is no model at all. Two models may be compared on the same images only.
                  with the variance that the network has learned, else the larger of the fixed ones (beta)
   --method ode   the density along the path of deterministic samplers, in --steps steps (default 50) of four
                  evaluations and as many derivatives
+
+A run trained with labels is told the class of each image, by the name of its folder, and no class where that
+is none of the run's: its bits are those of an image whose class is known.
 
 RUN/likelihoods/<n>/record.json keeps the number of every image.
 
@@ -60,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
-    from ddim import likelihood, tracking
+    from ddim import labels, likelihood, tracking
     from ddim.checkpoint import MANIFEST
     from ddim.config import dump
     from ddim.data.order import order
@@ -82,6 +86,9 @@ def run(args: argparse.Namespace) -> int:
     if not len(part):
         raise UserError(f"--part {args.part} of {data.source} holds no image")
     which = part[order(len(part), 0, 0)[: args.n]]
+    told = labels.by_name(recipe, trained.state["classes"], parts.images, which)
+    if told is not None and (told == labels.NULL).any():
+        labels.check_null(recipe, f"an image of {data.source} that is in no class folder of the run's")
     check_seeds([args.seed, args.seed + len(which) - 1])
     steps = _STEPS[args.method] if args.steps is None else args.steps
     began, found = time.monotonic(), torch.zeros(0, dtype=torch.float64)
@@ -89,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
     for first in range(0, len(which), size):
         mine = batch(parts.images, which[first : first + size])
         seeds = range(args.seed + first, args.seed + first + len(mine))
-        found = torch.cat([found, _bits(trained, mine, args.method, steps, seeds).cpu()])
+        model = trained.model.given(None if told is None else told[first : first + len(mine)])
+        found = torch.cat([found, _bits(trained, model, mine, args.method, steps, seeds).cpu()])
         seconds = time.monotonic() - began
         sys.stdout.write(f"{seconds:6.0f} s  {len(found)} of {len(which)} images: {_shown(found)}\n")
         sys.stdout.flush()
@@ -108,6 +116,7 @@ def run(args: argparse.Namespace) -> int:
             "part": args.part,
             "size": list(data.size),
             "images": which.tolist(),
+            "labels": None if told is None else told.tolist(),
         },
         "seeds": [args.seed, args.seed + len(which) - 1],
         "checkpoint": {"path": str(trained.path), "sha256": trained.digest},
@@ -124,7 +133,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _bits(trained: Trained, images: Tensor, method: str, steps: int, seeds: range) -> Tensor:
+def _bits(  # noqa: PLR0913  (a run, its model as it is asked, and what of)
+    trained: Trained, model: Denoiser, images: Tensor, method: str, steps: int, seeds: range
+) -> Tensor:
     """(B,) bits per dimension of images (B, C, H, W) uint8, one seed each; in float32 however trained."""
     from ddim.data.transforms import unit
     from ddim.grids import Uniform
@@ -132,7 +143,7 @@ def _bits(trained: Trained, images: Tensor, method: str, steps: int, seeds: rang
     from ddim.likelihood import flow, vlb
     from ddim.noise import Noise
 
-    model, pixels, noise = trained.model, trained.pixels, Noise(seeds)
+    pixels, noise = trained.pixels, Noise(seeds)
     x0 = trained.runtime.images(pixels.enter(unit(images)))
     if method == "ode":
         return flow(model, x0, pixels, noise, steps)

@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.checkpoint import MANIFEST
     from ddim.cli.console import decoding, working
     from ddim.generate import generate, load
+    from ddim.labels import in_turn
     from ddim.metrics import features
     from ddim.own_images import own_images
     from ddim.plots import save_figure, to_uint8
@@ -64,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
     trained = load(args.run, args.weights, device=args.device)
     own = own_images(trained, decoding())
     recipe, flip, seeds = trained.recipe, trained.recipe.data.flip, list(range(args.n))
-    images, nfe = generate(trained, seeds, args.steps)
+    label = in_turn(recipe)
+    images, nfe = generate(trained, seeds, args.steps, label=label)
     pictures = to_uint8(images)
     if extractor is None:
         verdict = memorisation.of_run(own, pictures, flip)
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
             "features": None
             if extractor is None
             else {"extractor": extractor.name, "weights": extractor.weights},
-            "sampling": sampling_record(trained, recipe, seeds, args.steps, nfe, None),
+            "sampling": sampling_record(trained, recipe, seeds, args.steps, nfe, label),
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "versions": tracking.versions(),
         },

@@ -42,6 +42,7 @@ examples:
   ddim train photos/ --minutes 30
   ddim train photos/ --size 64x96 --images 200000
   ddim train photos/ --from runs/blossoms-fast-1
+  ddim train photos/ --data.labels yes   (a folder a class: then `ddim sample RUN --label NAME --guidance 2`)
   ddim train photos/ --resume            (after Ctrl-C: goes on exactly where it stopped)
 """
 
@@ -171,7 +172,7 @@ def _check(folder: Path, args: argparse.Namespace) -> None:
     """UserError where the options are not those of the run, or its recipe cannot be read."""
     from dataclasses import replace
 
-    from ddim.config import flat, load
+    from ddim.config import flat, load, override
     from ddim.recipes import find
     from ddim.tracking import read_json
 
@@ -182,6 +183,9 @@ def _check(folder: Path, args: argparse.Namespace) -> None:
     source = recipe.data.source
     if args.data is None or os.path.normpath(args.data) == os.path.normpath(source):
         wanted = replace(wanted, data=replace(wanted.data, source=source))
+    if wanted.data.labels and recipe.data.labels and not getattr(wanted.net, "classes", 0):
+        # The run has counted those of its images.
+        wanted = override(wanted, {"net.classes": getattr(recipe.net, "classes", 0)})
     if args.find_lr:
         wanted = replace(wanted, optim=replace(wanted.optim, lr=recipe.optim.lr))
     asked = {name: value for name, _, value in flat(wanted)}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ddim import checkpoint
 from ddim.generate import Trained, generate
+from ddim.labels import in_turn
 from ddim.plots import grid, save_png
 from ddim.tracking import RunLog
 from ddim.training.loop import Training
@@ -52,7 +53,10 @@ class Log(Callback):
 
 
 class SampleGrid(Callback):
-    """samples/step-*.png at each event: the averaged weights' images of the same seeds every time."""
+    """samples/step-*.png at each event: the averaged weights' images of the same seeds every time.
+
+    Of a run with labels image k has class k % classes.
+    """
 
     def __init__(self, log: RunLog) -> None:
         self.log = log
@@ -68,7 +72,8 @@ class SampleGrid(Callback):
         runtime = training.engine.runtime
         with training.averaged() as model:
             shown = Trained(model, training.pixels, training.recipe, runtime, {}, self.folder, "ema")
-            images, _ = generate(shown, range(report.grid), report.steps)
+            label = in_turn(training.recipe)
+            images, _ = generate(shown, range(report.grid), report.steps, label=label)
         pixels = grid(images)
         save_png(self.folder / f"step-{training.step:09d}.png", pixels)
         self.log.image(training.step, "samples", pixels)

@@ -10,6 +10,7 @@ import numpy as np
 from ddim.errors import UserError
 from ddim.evaluation import made
 from ddim.generate import Trained
+from ddim.labels import in_turn
 from ddim.metrics.features import find
 from ddim.metrics.kid import kid
 from ddim.reference import Chosen, features_of
@@ -22,8 +23,9 @@ Judge = Callable[[], dict[str, float]]
 def judge(training: Training) -> Judge:
     """What gives the KID of `report.kid` pictures with its interval; nothing where the recipe wants none.
 
-    Pictures are those of the averaged weights, of the same seeds every time, in `report.steps`; the reference
-    is all validation images. UserError where these are too few, or the packages of features are missing.
+    Pictures are those of the averaged weights, of the same seeds every time, in `report.steps`, of a run with
+    labels of its classes in turn; the reference is all validation images. UserError where these are too few,
+    or the packages of features are missing.
     """
     report, parts, recipe = training.recipe.report, training.split, training.recipe
     if not report.kid:
@@ -38,7 +40,7 @@ def judge(training: Training) -> Judge:
     def judged() -> dict[str, float]:
         with training.averaged() as model:
             shown = Trained(model, training.pixels, recipe, training.engine.runtime, {}, Path(), "ema")
-            pictures = made(shown, recipe, range(report.kid), report.steps)
+            pictures = made(shown, recipe, range(report.kid), report.steps, in_turn(recipe))
             features = np.concatenate([extractor(batch).numpy() for batch, _ in pictures])
         found = kid(features, truth, subsets=1)
         return {"kid": found.value, "kid_low": found.low, "kid_high": found.high}

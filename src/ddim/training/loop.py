@@ -12,21 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ddim import ema
+from ddim import ema, labels
 from ddim.augment import augmented
 from ddim.config import Optim, Recipe, build, dump
 from ddim.data import Images
 from ddim.data.order import flips, indices
 from ddim.data.transforms import batch as gather
 from ddim.data.transforms import unit
-from ddim.denoiser import Denoiser, Model
+from ddim.denoiser import Model
 from ddim.errors import UserError
 from ddim.importance import LossAware, Memory
 from ddim.levels import means
 from ddim.pixels import Pixels
 from ddim.training.engine import Engine, stream, streaming
 
-NOISE, VALIDATION, WEIGHTS, DROPOUT, GRAIN, AUGMENT = 1, 2, 3, 4, 5, 6
+NOISE, VALIDATION, WEIGHTS, DROPOUT, GRAIN, AUGMENT, LABEL = 1, 2, 3, 4, 5, 6, 7
 """The uses of a run's random streams (see `stream`)."""
 
 IN_A_ROW = 3
@@ -194,6 +194,10 @@ class Training:
         done = None
         if self.recipe.augment.probability:
             done = self.recipe.augment.labels(o.batch, stream("cpu", seed, AUGMENT, self.step))
+        told = labels.of_images(self.recipe, self.split.images, which)
+        if told is not None:
+            draw = stream("cpu", seed, LABEL, self.step)
+            told = labels.withheld(told, self.recipe.data.unlabelled, draw)
         total = torch.zeros((), device=runtime.device)
         with streaming(runtime.device, seed, DROPOUT, self.step):
             for part in range(o.accumulate):
@@ -202,9 +206,11 @@ class Training:
                 pixels = unit(images, None if grain is None else grain[mine])
                 x0 = runtime.images(self.pixels.enter(pixels))
                 eps = runtime.images(noise[mine])
-                denoise: Denoiser = self.quick
                 if done is not None:
-                    x0, denoise = augmented(x0, done[mine]), self.quick.given(augment=done[mine])
+                    x0 = augmented(x0, done[mine])
+                denoise = self.quick.given(
+                    None if told is None else told[mine], None if done is None else done[mine]
+                )
                 with self.engine.precise():
                     each = self.recipe.objective(denoise, x0, times[mine], eps, self.pixels)
                     loss = (each * counts[mine].to(each)).mean() / o.accumulate
@@ -233,7 +239,8 @@ class Training:
     def validate(self) -> dict[str, float]:
         """Noise and image MAE, in model units, of the averaged weights on the validation images.
 
-        Always the same images, times (one in each equal slice) and noise. Under names as in
+        Always the same images, times (one in each equal slice) and noise; the network is told their classes
+        where it was trained with labels. Under names as in
         "noise_mae/log_snr_-4" also the means of the images whose log-SNR lies in [-4, -2), and so on. Empty
         without validation images.
         """
@@ -251,7 +258,8 @@ class Training:
                 x0 = runtime.images(self.pixels.enter(unit(gather(self.split.images, which[part.numpy()]))))
                 eps = runtime.images(torch.randn(x0.shape, generator=draw))
                 at = model.schedule(times[part]).over(x0)
-                p = model(at.alpha * x0 + at.sigma * eps, times[part])
+                told = labels.of_images(self.recipe, self.split.images, which[part.numpy()])
+                p = model.given(told)(at.alpha * x0 + at.sigma * eps, times[part])
                 for k, error in enumerate((p.eps - eps, p.x0 - x0)):
                     sums[k] += error.abs().mean().item() * len(part)
                     each[k, part] = error.abs().flatten(1).mean(1).double().cpu()

@@ -21,6 +21,7 @@ from ddim.data.transforms import batch as gather
 from ddim.data.transforms import unit
 from ddim.errors import UserError
 from ddim.generate import load
+from ddim.labels import filled
 from ddim.noise import Noise
 from ddim.pixels import Pixels
 from ddim.recipes import find
@@ -138,7 +139,11 @@ def _afresh(
 
 
 def begun(recipe: Recipe, parts: Split, runtime: Runtime, source: Path | None) -> Training:
-    """A training at step 0, from random weights or from the averaged ones of another run, `source`."""
+    """A training at step 0, from random weights or from the averaged ones of another run, `source`.
+
+    UserError where the recipe wants labels that the images do not have.
+    """
+    recipe = filled(recipe, parts.images)
     parent = load(source, device="cpu") if source is not None else None
     # Loading takes the threads of that run.
     runtime.start()
