@@ -13,7 +13,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from ddim.config import override
+from ddim.codec import override
 from ddim.data.transforms import batch as gather
 from ddim.editing import invert, restore
 from ddim.generate import load

@@ -745,14 +745,14 @@ MUTANTS = [
     # Recipes
     _(
         "a recipe can run code",
-        "config.py",
+        "codec.py",
         "yaml.load(text, _Loader)",
         "yaml.unsafe_load(text)",
         "test_config.py::test_hostile_and_broken_files_are_refused_in_one_sentence",
     ),
     _(
         "fields of a kind set before the kind",
-        "config.py",
+        "codec.py",
         'key=lambda p: (p.count("."), p)',
         'key=lambda p: (-p.count("."), p)',
         "test_config.py::test_fields_are_set_by_path_in_any_order",

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddim import config
+from ddim import codec
+from ddim.codec import dump, flat, load, override, read_recipe, write_recipe
 from ddim.config import (
     KINDS,
     ClearUNetSpec,
@@ -22,12 +23,6 @@ from ddim.config import (
     ResidualUNetSpec,
     UNetSpec,
     build,
-    dump,
-    flat,
-    load,
-    override,
-    read_recipe,
-    write_recipe,
 )
 from ddim.ema import Exponential, HalfLife, Power
 from ddim.errors import UserError
@@ -149,7 +144,7 @@ recipes = st.builds(
 @given(recipes)
 def test_a_recipe_survives_json_yaml_and_being_set_field_by_field(recipe):
     assert load(json.loads(json.dumps(dump(recipe)))) == recipe
-    assert load(config.yaml.load(write_recipe(recipe), config._Loader)) == recipe
+    assert load(codec.yaml.load(write_recipe(recipe), codec._Loader)) == recipe
     written = {
         path: ",".join(map(str, value)).lower() if isinstance(value, tuple) and value else value
         for path, _, value in flat(recipe)
@@ -179,7 +174,7 @@ def test_the_table_of_kinds_is_closed_and_names_every_kind_that_a_recipe_may_hol
     def kinds(kind):
         yield kind
         for hint in get_type_hints(kind).values():
-            for option in config._kinds(hint):
+            for option in codec._kinds(hint):
                 yield from kinds(option)
 
     assert set(kinds(Recipe)) == set(KINDS.values())
@@ -191,8 +186,8 @@ def test_what_has_no_kind_named_is_the_default_kind(kind):
     """Else {"conditioning": {"scale": 5}} would not be the default conditioning with another scale."""
     for field in fields(kind):
         wanted = get_type_hints(kind)[field.name]
-        options = config._kinds(wanted)
-        if options and config._may_be_none(wanted):
+        options = codec._kinds(wanted)
+        if options and codec._may_be_none(wanted):
             assert field.default is None
         elif options:
             assert isinstance(field.default, options[0])
@@ -353,7 +348,7 @@ def test_a_mistake_names_the_field_and_the_near_one(path, value, said):
 
 def test_on_is_a_word_in_yaml():
     """YAML 1.1 reads it as true, and with it the name of a field of the objective."""
-    assert load(config.yaml.load("objective:\n  on: velocity\n", config._Loader)).objective.on == "velocity"
+    assert load(codec.yaml.load("objective:\n  on: velocity\n", codec._Loader)).objective.on == "velocity"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import tiny
-from ddim.config import Model, override
+from ddim.codec import override
+from ddim.config import Model
 from ddim.denoiser import Counted, Shape
 from ddim.noise import Noise
 from ddim.oracles import Gaussian

@@ -12,7 +12,7 @@ import torch
 import ddim
 import tiny
 from ddim import checkpoint
-from ddim.config import override
+from ddim.codec import override
 from ddim.errors import UserError
 from ddim.generate import generate, load, recipe_of, sample, trajectory
 from ddim.grids import Listed
@@ -218,7 +218,7 @@ def test_what_cannot_be_loaded_is_one_sentence(trained, tmp_path):
 def test_weights_of_another_network_are_named(trained, tmp_path):
     other = override(trained.recipe, {"predicts": "noise"})
     run = tiny.training(tiny.recipe("keras"))
-    documents = {**run.documents(), "recipe": json.loads(json.dumps(ddim.config.dump(other)))}
+    documents = {**run.documents(), "recipe": json.loads(json.dumps(ddim.codec.dump(other)))}
     checkpoint.save(tmp_path / "checkpoints", 1, run.tensors(), documents)
     with pytest.raises(UserError, match=r"does not fit its recipe: \S+ is missing or of another shape"):
         load(tmp_path)

@@ -11,7 +11,7 @@ import ddim
 import tiny
 from ddim import checkpoint, grid_search, searched
 from ddim.cli import main
-from ddim.config import override
+from ddim.codec import override
 from ddim.errors import UserError
 from ddim.generate import generate, load
 from ddim.grids import Listed

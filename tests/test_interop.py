@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddim.config import override
+from ddim.codec import override
 from ddim.errors import UserError
 from ddim.generate import generate, load
 from ddim.interop import WEIGHTS, export, from_diffusers, import_, to_diffusers

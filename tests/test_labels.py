@@ -11,7 +11,8 @@ import torch
 
 import tiny
 from ddim.calibration import measure
-from ddim.config import DDPMUNetSpec, UNetSpec, override
+from ddim.codec import override
+from ddim.config import DDPMUNetSpec, UNetSpec
 from ddim.data import Images
 from ddim.denoiser import Model, Shape
 from ddim.diagnostics import errors

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from ddim.cli.train import RECIPES as NAMES
-from ddim.config import Fixed, build, dump, load, override, write_recipe
+from ddim.codec import dump, load, override, write_recipe
+from ddim.config import Fixed, build
 from ddim.errors import UserError
 from ddim.objective import Objective, TableTimes
 from ddim.parameterisation import NoiseVariance, PredictsNoise, Timestep

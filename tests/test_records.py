@@ -8,7 +8,7 @@ import torch
 
 import tiny
 from ddim import checkpoint
-from ddim.config import override
+from ddim.codec import override
 from ddim.generate import generate, load
 from ddim.pixels import Pixels
 from ddim.plots import grid

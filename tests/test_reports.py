@@ -37,7 +37,7 @@ def trained(tmp_path):
 
 
 def make_optim():
-    from ddim.config import dump
+    from ddim.codec import dump
     from ddim.recipes import smoke
 
     return dump(smoke())["optim"]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim import results
-from ddim.config import dump, override
+from ddim.codec import dump, override
 from ddim.recipes import smoke
 from ddim.runs import Run
 

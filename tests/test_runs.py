@@ -9,7 +9,7 @@ import pytest
 
 import sweeping
 from ddim import checkpoint, runs
-from ddim.config import dump, flat
+from ddim.codec import dump, flat
 from ddim.errors import UserError
 from ddim.recipes import RECIPES, smoke
 

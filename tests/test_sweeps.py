@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from ddim.config import dump, load, override
+from ddim.codec import dump, load, override
 from ddim.errors import UserError
 from ddim.recipes import smoke
 from ddim.sweeps import Asked, begin, plan, prepared, read

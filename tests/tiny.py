@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from ddim import checkpoint
-from ddim.config import Data, DDPMUNetSpec, Optim, Recipe, Report, ResidualUNetSpec, UNetSpec, override
+from ddim.codec import override
+from ddim.config import Data, DDPMUNetSpec, Optim, Recipe, Report, ResidualUNetSpec, UNetSpec
 from ddim.data import Images, split
 from ddim.ema import Power
 from ddim.runtime import Runtime

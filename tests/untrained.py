@@ -1,7 +1,8 @@
 """A run of the recipe ddpm with a small network and random weights, for what goes to diffusers and back."""
 
 from ddim import checkpoint
-from ddim.config import build, dump, override
+from ddim.codec import dump, override
+from ddim.config import build
 from ddim.ema import averaged
 from ddim.recipes import ddpm
 from ddim.runtime import Runtime

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from ddim import checkpoint, labels, scores, tracking
-from ddim.config import Data, Recipe, override
+from ddim.codec import override
+from ddim.config import Data, Recipe
 from ddim.data import Images, open_images
 from ddim.data.decode import UnusableError, header
 from ddim.data.find import find as find_source

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ddim import plots
-from ddim.config import load
+from ddim.codec import load
 from ddim.errors import UserError, near
 from ddim.nn.embedding import Sinusoidal
 from ddim.noise import Noise

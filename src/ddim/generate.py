@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ddim import checkpoint
+from ddim.codec import load as load_recipe
 from ddim.config import Recipe, build
-from ddim.config import load as load_recipe
 from ddim.denoiser import Denoiser, Model
 from ddim.ema import profiles
 from ddim.errors import UserError

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ddim import checkpoint, tracking
-from ddim.config import DDPMUNetSpec, Recipe, build, dump, load, write_recipe
+from ddim.codec import dump, load, write_recipe
+from ddim.config import DDPMUNetSpec, Recipe, build
 from ddim.ema import averaged
 from ddim.errors import UserError
 from ddim.files import make, write_atomic

@@ -8,18 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ddim.augment import Augment
-from ddim.config import (
-    Data,
-    DDPMUNetSpec,
-    Fixed,
-    Measured,
-    Optim,
-    Recipe,
-    Report,
-    ResidualUNetSpec,
-    UNetSpec,
-    read_recipe,
-)
+from ddim.codec import read_recipe
+from ddim.config import Data, DDPMUNetSpec, Fixed, Measured, Optim, Recipe, Report, ResidualUNetSpec, UNetSpec
 from ddim.ema import Exponential, HalfLife, Power
 from ddim.errors import UserError, near
 from ddim.grids import Karras, Sections, Spaced, UniformLogSNR

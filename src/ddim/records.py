@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ddim import tracking
-from ddim.config import Recipe, dump
+from ddim.codec import dump
+from ddim.config import Recipe
 from ddim.generate import Trained
 from ddim.labels import Label
 from ddim.pixels import Pixels

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddim.config import dump
+from ddim.codec import dump
 from ddim.errors import UserError
 from ddim.grids import Listed
 from ddim.samplers import Sampler

@@ -97,7 +97,7 @@ class Sweep:
 
 def plan(asked: Asked) -> list[Trial]:
     """Every trial, its recipe whole and sound. UserError for a typo, a value or a source that cannot be."""
-    from ddim.config import dump
+    from ddim.codec import dump
     from ddim.data.find import find as find_source
 
     space = trials.parse(asked.fields or {})
@@ -128,7 +128,7 @@ def plan(asked: Asked) -> list[Trial]:
 
 def recipe_of(asked: Asked, choice: trials.Choice) -> Any:  # noqa: ANN401  (a Recipe, which needs torch to import)
     """The recipe of one combination."""
-    from ddim.config import override
+    from ddim.codec import override
     from ddim.recipes import find
 
     recipe = find(asked.recipe)
@@ -192,7 +192,7 @@ def prepared(sweep: Sweep, trial: Trial) -> Trial:
 
 
 def _proposed(sweep: Sweep, trial: Trial) -> Trial:
-    from ddim.config import dump
+    from ddim.codec import dump
 
     path = sweep.proposal(trial)
     if not path.exists():

@@ -9,7 +9,8 @@ import torch
 import tiny
 from ddim import diagnostics
 from ddim.cli import main
-from ddim.config import DDPMUNetSpec, build, override
+from ddim.codec import override
+from ddim.config import DDPMUNetSpec, build
 from ddim.generate import Trained
 from ddim.objective import Hybrid, TableTimes
 from ddim.own_images import OwnImages

@@ -9,7 +9,7 @@ from PIL import Image
 import tiny
 from ddim import likelihood, ranking, scores
 from ddim.cli import main
-from ddim.config import write_recipe
+from ddim.codec import write_recipe
 from ddim.data import open_images
 from ddim.generate import generate, load
 from ddim.metrics import features

@@ -13,7 +13,8 @@ from PIL import Image
 from ddim import checkpoint, figures
 from ddim.cli import main
 from ddim.cli import plot as command
-from ddim.config import build, dump
+from ddim.codec import dump
+from ddim.config import build
 from ddim.recipes import smoke
 
 

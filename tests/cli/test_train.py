@@ -13,7 +13,8 @@ from ddim import checkpoint, recipes
 from ddim.cli import main
 from ddim.cli import train as command
 from ddim.cli.console import WARM, Console, Pace, clock
-from ddim.config import Recipe, dump, flat, override, read_recipe, write_recipe
+from ddim.codec import dump, flat, override, read_recipe, write_recipe
+from ddim.config import Recipe
 from ddim.training import train
 from ddim.training.loop import Plan
 

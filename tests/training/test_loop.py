@@ -10,7 +10,7 @@ import torch
 import tiny
 from ddim import ema
 from ddim.augment import augmented
-from ddim.config import override
+from ddim.codec import override
 from ddim.denoiser import Model
 from ddim.ema import Exponential, HalfLife, Power
 from ddim.errors import UserError

@@ -8,7 +8,8 @@ import torch
 
 import ddim
 import tiny
-from ddim.config import Data, read_recipe
+from ddim.codec import read_recipe
+from ddim.config import Data
 from ddim.data import split
 from ddim.errors import UserError
 from ddim.runtime import Runtime

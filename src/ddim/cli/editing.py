@@ -97,7 +97,7 @@ def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work
     """
     import torch
 
-    from ddim.config import override
+    from ddim.codec import override
     from ddim.denoiser import Counted
     from ddim.generate import load
     from ddim.grids import UniformLogSNR

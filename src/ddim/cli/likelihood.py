@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ddim import labels, likelihood, tracking
     from ddim.checkpoint import MANIFEST
-    from ddim.config import dump
+    from ddim.codec import dump
     from ddim.data.order import order
     from ddim.data.transforms import batch
     from ddim.generate import load

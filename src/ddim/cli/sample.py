@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
-    from ddim.config import override
+    from ddim.codec import override
     from ddim.generate import found_levels, generate, load, parts
     from ddim.labels import check, find
     from ddim.noise import check_seeds

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """Search, print, save."""
     from ddim import grid_search, searched
     from ddim.checkpoint import MANIFEST
-    from ddim.config import override
+    from ddim.codec import override
     from ddim.generate import load
 
     only(args, "search", "sampler", "grid")

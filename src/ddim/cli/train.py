@@ -133,7 +133,7 @@ def _changed(recipe: Recipe, args: argparse.Namespace) -> Recipe:
     """A recipe with what the options say of it."""
     from dataclasses import fields, replace
 
-    from ddim.config import override
+    from ddim.codec import override
 
     for name in args.fields:
         hint = near(f"--{name}", args.options, 0.75)
@@ -172,7 +172,7 @@ def _check(folder: Path, args: argparse.Namespace) -> None:
     """UserError where the options are not those of the run, or its recipe cannot be read."""
     from dataclasses import replace
 
-    from ddim.config import flat, load, override
+    from ddim.codec import flat, load, override
     from ddim.recipes import find
     from ddim.tracking import read_json
 
@@ -204,7 +204,7 @@ def _check(folder: Path, args: argparse.Namespace) -> None:
 def _with_found_rate(recipe: Recipe, machine: Machine, source: Path | None) -> tuple[Recipe, Callback]:
     """The recipe with a learning rate from a range test, and what draws that."""
     from ddim.cli.console import say
-    from ddim.config import override
+    from ddim.codec import override
     from ddim.training.lr_finder import Drawing, find_rate
 
     curve = find_rate(recipe, machine, source)
@@ -214,7 +214,7 @@ def _with_found_rate(recipe: Recipe, machine: Machine, source: Path | None) -> t
 
 def _help_recipe(name: str) -> int:
     """Every field of a recipe, one line each."""
-    from ddim.config import flat
+    from ddim.codec import flat
     from ddim.recipes import RECIPES as MADE
     from ddim.recipes import find
 

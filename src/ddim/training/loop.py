@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ddim import ema, labels
 from ddim.augment import augmented
-from ddim.config import Optim, Recipe, build, dump
+from ddim.codec import dump
+from ddim.config import Optim, Recipe, build
 from ddim.data import Images
 from ddim.data.order import flips, indices
 from ddim.data.transforms import batch as gather

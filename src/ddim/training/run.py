@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from ddim import checkpoint, tracking
-from ddim.config import Fixed, Recipe, build, dump, write_recipe
-from ddim.config import load as load_recipe
+from ddim.codec import dump, write_recipe
+from ddim.codec import load as load_recipe
+from ddim.config import Fixed, Recipe, build
 from ddim.data import open_images, split
 from ddim.data.transforms import batch as gather
 from ddim.data.transforms import unit
