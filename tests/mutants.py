@@ -1340,8 +1340,8 @@ MUTANTS = [
     _(
         "augmentation told of the first images, whichever they are",
         "diagnostics.py",
-        "given(augment=done[mine])",
-        "given(augment=done[: mine.stop - mine.start])",
+        "None if done is None else done[mine]",
+        "None if done is None else done[: mine.stop - mine.start]",
         "cli/test_diagnose.py::test_a_diagnosis_augments_images_and_tells_the_network_of_each",
     ),
     _(

@@ -50,6 +50,6 @@ def test_a_figure_has_a_panel_a_grid_and_a_line_a_sampler():
 
 
 def test_a_table_is_refused_in_one_sentence():
-    run = types.SimpleNamespace(model=types.SimpleNamespace(schedule=Linear()))
+    run = types.SimpleNamespace(recipe=types.SimpleNamespace(walked=Linear()))
     with pytest.raises(UserError, match="has no 500 different levels"):
         comparison.of_run(run, 0.05, [0])

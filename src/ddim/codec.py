@@ -198,7 +198,11 @@ def _scalar(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0911
     if origin is tuple:
         if path == "data.size" and isinstance(data, str | int) and "," not in str(data):
             return parse_size(str(data))
-        items = [item.strip() for item in data.strip("()[] ").split(",")] if isinstance(data, str) else data
+        items = data
+        if isinstance(data, str):
+            inside = data.strip("()[] ")
+            # Brackets round nothing are an empty list.
+            items = [item.strip() for item in inside.split(",")] if inside or not data.strip() else []
         if not isinstance(items, list | tuple) or (args[-1] is not ... and len(items) != len(args)):
             raise refusal
         return tuple(_scalar(item, args[0], path) for item in items)
