@@ -8,19 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
-
 from ddim.augment import LABELS, Augment
 from ddim.data.images import check_size
 from ddim.denoiser import Model, Shape
 from ddim.ema import Exponential, HalfLife, Power
-from ddim.errors import UserError
+from ddim.errors import UserError, positive
 from ddim.grids import Karras, Listed, Quadratic, Sections, Spaced, Uniform, UniformLogSNR
 from ddim.importance import LossAware
 from ddim.nn.clear_unet import ClearUNetSpec
 from ddim.nn.ddpm_unet import DDPMUNetSpec
-from ddim.nn.residual_unet import ResidualUNet
-from ddim.nn.unet import UNet
+from ddim.nn.residual_unet import ResidualUNetSpec
+from ddim.nn.unet import UNetSpec
 from ddim.objective import EDMWeight, Hybrid, NormalLogSNR, Objective, TableTimes, UniformTimes, Unweighted
 from ddim.parameterisation import (
     CNoise,
@@ -38,12 +36,6 @@ from ddim.parameterisation import (
 from ddim.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC
 from ddim.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn, Schedule
 from ddim.scores import LEAST
-
-
-def _positive(owner: str, **values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise UserError(f"{owner}.{name} must be above 0, got {value}")
 
 
 @dataclass(frozen=True)
@@ -75,97 +67,13 @@ class Data:
 
 
 @dataclass(frozen=True)
-class ResidualUNetSpec:
-    """`ddim.nn.residual_unet.ResidualUNet`, by its options."""
-
-    widths: tuple[int, ...] = (32, 64, 96, 128)
-    middle: tuple[int, ...] = (256, 128)
-    depth: int = 2
-    embedding: int = 32
-    max_frequency: float = 1000.0
-    keras: bool = False
-
-    def __post_init__(self) -> None:
-        _positive("net", depth=self.depth, embedding=self.embedding, max_frequency=self.max_frequency)
-        _positive("net", widths=min(self.widths, default=0), middle=min(self.middle, default=1))
-        if self.embedding % 2:
-            raise UserError(f"net.embedding must be even, a sine and a cosine each, got {self.embedding}")
-
-    @property
-    def multiple(self) -> int:
-        """What heights and widths are padded to a multiple of."""
-        return 2 ** len(self.widths)
-
-    def network(self, channels: int) -> nn.Module:
-        """The network for images of so many channels, freshly initialised."""
-        return ResidualUNet(
-            channels,
-            self.widths,
-            self.middle,
-            self.depth,
-            self.embedding,
-            self.max_frequency,
-            keras=self.keras,
-        )
-
-
-@dataclass(frozen=True)
-class UNetSpec:
-    """`ddim.nn.unet.UNet`, by its options."""
-
-    widths: tuple[int, ...] = (32, 64, 128, 256)
-    down: tuple[int, ...] = (0, 1, 1, 2)
-    up: tuple[int, ...] = (1, 1, 2, 2)
-    attention: tuple[bool, ...] = (False, False, False, True)
-    told: int = 256
-    augment: int = 0
-    classes: int = 0
-
-    def __post_init__(self) -> None:
-        _positive("net", told=self.told)
-        if min(self.classes, self.augment) < 0:
-            raise UserError(
-                f"net.classes and net.augment must be at least 0, got {self.classes}, {self.augment}"
-            )
-        # The norm of one channel is a constant.
-        if min(self.widths, default=0) < 2:
-            raise UserError(f"net.widths must name at least one level, each of at least 2, got {self.widths}")
-        counts = [len(self.widths), len(self.down), len(self.up), len(self.attention)]
-        if len(set(counts)) > 1:
-            raise UserError(
-                "net.widths, net.down, net.up and net.attention must have one entry a level, "
-                f"got {counts[0]}, {counts[1]}, {counts[2]} and {counts[3]}"
-            )
-        if min(self.down + self.up) < 0:
-            raise UserError(f"net.down and net.up must be at least 0, got {self.down} and {self.up}")
-
-    @property
-    def multiple(self) -> int:
-        """What heights and widths are padded to a multiple of."""
-        return 2 ** (len(self.widths) - 1)
-
-    def network(self, channels: int) -> nn.Module:
-        """The network for images of so many channels, freshly initialised."""
-        return UNet(
-            channels,
-            self.widths,
-            self.down,
-            self.up,
-            self.attention,
-            self.told,
-            self.augment,
-            classes=self.classes,
-        )
-
-
-@dataclass(frozen=True)
 class Measured:
     """Pixels by the mean and deviation of each channel over the training set, which becomes `std`."""
 
     std: float = 1.0
 
     def __post_init__(self) -> None:
-        _positive("pixels", std=self.std)
+        positive("pixels", std=self.std)
 
 
 @dataclass(frozen=True)
@@ -176,7 +84,7 @@ class Fixed:
     std: float = 0.5
 
     def __post_init__(self) -> None:
-        _positive("pixels", std=self.std)
+        positive("pixels", std=self.std)
 
 
 @dataclass(frozen=True)
@@ -197,7 +105,7 @@ class Optim:
     decay: Literal["constant", "cosine"] = "constant"
 
     def __post_init__(self) -> None:
-        _positive("optim", lr=self.lr, batch=self.batch, accumulate=self.accumulate)
+        positive("optim", lr=self.lr, batch=self.batch, accumulate=self.accumulate)
         if self.batch % self.accumulate:
             raise UserError(
                 f"optim.batch {self.batch} must be a multiple of optim.accumulate {self.accumulate}"
@@ -227,7 +135,7 @@ class Report:
     best: Literal["image_mae", "kid"] = "image_mae"
 
     def __post_init__(self) -> None:
-        _positive(
+        positive(
             "report", events=self.events, grid=self.grid, steps=self.steps, log=self.log, valid=self.valid
         )
         if self.kid and self.kid < LEAST:
@@ -268,7 +176,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _positive("recipe", minutes=self.minutes, images=1 if self.images is None else self.images)
+        positive("recipe", minutes=self.minutes, images=1 if self.images is None else self.images)
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must lie in [0, 2^32), got {self.seed}")
         if self.augment.probability and getattr(self.net, "augment", 0) != LABELS:

@@ -11,6 +11,13 @@ class UserError(ValueError):
     """
 
 
+def positive(owner: str, **values: float) -> None:
+    """UserError, as of the field `owner`.NAME, for a value that is not above 0."""
+    for name, value in values.items():
+        if not value > 0:
+            raise UserError(f"{owner}.{name} must be above 0, got {value}")
+
+
 def near(word: str, possible: Iterable[str], alike: float = 0.5) -> str:
     """What to add to an error about a word: "; perhaps you meant ...", or nothing.
 

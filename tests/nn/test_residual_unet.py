@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from ddim.config import ResidualUNetSpec
 from ddim.nn.blocks import Exact
-from ddim.nn.residual_unet import Residual, ResidualUNet
+from ddim.nn.residual_unet import Residual
 from ddim.recipes import keras, seed
 from oracles import made, normal, shaken, uniform
 
@@ -22,9 +22,8 @@ def network(name, channels=3):
 
 
 def small(channels=3, **options):
-    return made(
-        lambda: ResidualUNet(channels, (16, 24), options.pop("middle", (32, 24)), embedding=8, **options)
-    )
+    spec = ResidualUNetSpec((16, 24), options.pop("middle", (32, 24)), embedding=8, **options)
+    return made(lambda: spec.network(channels))
 
 
 def images(*shape):

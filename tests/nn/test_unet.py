@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ddim.nn.unet import Attention, Block, ChannelNorm, UNet
+from ddim.nn.unet import Attention, Block, ChannelNorm, UNetSpec
 from oracles import made, normal, shaken, uniform
 
 FORMS = [
@@ -14,7 +14,7 @@ every_form = pytest.mark.parametrize("form", FORMS, ids=str)
 
 
 def small(form, channels=3):
-    return made(lambda: UNet(channels, **form, told=16))
+    return made(lambda: UNetSpec(**form, told=16).network(channels))
 
 
 def images(*shape):
@@ -173,7 +173,7 @@ def test_a_norm_knows_one_pixel_at_a_time():
 
 def test_labels_of_augmentation_are_heard_and_none_of_them_are_zeros():
     form = FORMS[0]
-    net = shaken(made(lambda: UNet(3, **form, told=16, augment=9)))
+    net = shaken(made(lambda: UNetSpec(**form, told=16, augment=9).network(3)))
     x, told = images(2, 3, 12, 12), torch.tensor([0.1, 0.9])
     with torch.no_grad():
         plain = net(x, told)
@@ -185,6 +185,6 @@ def test_labels_of_augmentation_are_heard_and_none_of_them_are_zeros():
 def test_a_network_that_is_told_of_none_is_the_one_it_was():
     assert small(FORMS[0]).state_dict().keys() == {
         name
-        for name in made(lambda: UNet(3, **FORMS[0], told=16, augment=9)).state_dict()
+        for name in made(lambda: UNetSpec(**FORMS[0], told=16, augment=9).network(3)).state_dict()
         if not name.startswith("tell_augment")
     }

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim.errors import UserError
+from ddim.errors import UserError, positive
 from ddim.nn.blocks import Exact, attended, glorot, padded, zeroed
 from ddim.nn.embedding import Fourier, Positional
 
@@ -76,9 +76,8 @@ class DDPMUNetSpec:
     outputs: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("width", "blocks", "heads", "groups", "eps", "outputs"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"net.{name} must be above 0, got {getattr(self, name)}")
+        positive("net", width=self.width, blocks=self.blocks, heads=self.heads, groups=self.groups)
+        positive("net", eps=self.eps, outputs=self.outputs)
         if min(self.multipliers, default=0) < 1 or (self.head is not None and self.head < 1):
             raise UserError(
                 "net.multipliers and net.head must be above 0, with a multiplier a level, "

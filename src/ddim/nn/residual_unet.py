@@ -6,12 +6,49 @@ share every idea and differ in widths, in the residual path and in the batch nor
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddim.errors import UserError, positive
 from ddim.nn.blocks import Exact, doubled, glorot, padded, zeroed
 from ddim.nn.embedding import Sinusoidal
+
+
+@dataclass(frozen=True)
+class ResidualUNetSpec:
+    """`ResidualUNet`, by its options; the defaults are the torch/luz network's.
+
+    `widths` are the levels, from full resolution down, each of `depth` blocks and followed by a 2x2 mean.
+    `middle` are the blocks at the bottom. With `keras` False it is the torch/luz network: every residual path
+    is a 1x1 convolution, batch norm has weights, and on the way up a level already has the width of the next
+    one. With `keras` True it is the tutorial: identity where widths agree, batch norm without weights, each
+    level its own width, Glorot initialisation.
+    """
+
+    widths: tuple[int, ...] = (32, 64, 96, 128)
+    middle: tuple[int, ...] = (256, 128)
+    depth: int = 2
+    embedding: int = 32
+    max_frequency: float = 1000.0
+    keras: bool = False
+
+    def __post_init__(self) -> None:
+        positive("net", depth=self.depth, embedding=self.embedding, max_frequency=self.max_frequency)
+        positive("net", widths=min(self.widths, default=0), middle=min(self.middle, default=1))
+        if self.embedding % 2:
+            raise UserError(f"net.embedding must be even, a sine and a cosine each, got {self.embedding}")
+
+    @property
+    def multiple(self) -> int:
+        """What heights and widths are padded to a multiple of."""
+        return 2 ** len(self.widths)
+
+    def network(self, channels: int) -> nn.Module:
+        """The network for images of so many channels, freshly initialised."""
+        return ResidualUNet(channels, self)
 
 
 class Residual(nn.Module):
@@ -33,34 +70,17 @@ class Residual(nn.Module):
 
 
 class ResidualUNet(nn.Module):
-    """(x, conditioning) -> F of the same shape as x; heights and widths of any size are padded and cropped.
-
-    `widths` are the levels, from full resolution down, each of `depth` blocks and followed by a 2x2 mean.
-    `middle` are the blocks at the bottom. With `keras` False it is the torch/luz network: every residual path
-    is a 1x1 convolution, batch norm has weights, and on the way up a level already has the width of the next
-    one. With `keras` True it is the tutorial: identity where widths agree, batch norm without weights, each
-    level its own width, Glorot initialisation.
-    """
+    """(x, conditioning) -> F of the same shape as x; any height and width are padded and cropped."""
 
     classes = 0
 
-    def __init__(  # noqa: PLR0913  (the options of one architecture, filled from its frozen spec)
-        self,
-        channels: int = 3,
-        widths: tuple[int, ...] = (32, 64, 96, 128),
-        middle: tuple[int, ...] = (256, 128),
-        depth: int = 2,
-        embedding: int = 32,
-        max_frequency: float = 1000.0,
-        *,
-        keras: bool = False,
-    ) -> None:
+    def __init__(self, channels: int, spec: ResidualUNetSpec) -> None:
         super().__init__()
-        self.multiple = 2 ** len(widths)
-        self.embedding = Sinusoidal(embedding, max_frequency)
+        self.multiple, widths, keras = spec.multiple, spec.widths, spec.keras
+        self.embedding = Sinusoidal(spec.embedding, spec.max_frequency)
         self.enter = Exact(channels, widths[0], 1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        now = widths[0] + embedding
+        now = widths[0] + spec.embedding
 
         def block(out: int, skip: int = 0) -> Residual:
             nonlocal now
@@ -68,11 +88,11 @@ class ResidualUNet(nn.Module):
             return made
 
         for width in widths:
-            self.down.append(nn.ModuleList(block(width) for _ in range(depth)))
-        self.middle = nn.Sequential(*(block(width) for width in middle))
-        outs = widths if keras else (embedding, *widths[:-1])
+            self.down.append(nn.ModuleList(block(width) for _ in range(spec.depth)))
+        self.middle = nn.Sequential(*(block(width) for width in spec.middle))
+        outs = widths if keras else (spec.embedding, *widths[:-1])
         for width, out in zip(reversed(widths), reversed(outs), strict=True):
-            self.up.append(nn.ModuleList(block(out, skip=width) for _ in range(depth)))
+            self.up.append(nn.ModuleList(block(out, skip=width) for _ in range(spec.depth)))
         self.leave = zeroed(Exact(now, channels, 1))
         if keras:
             self.apply(glorot)

@@ -12,14 +12,62 @@ stream is scaled, at its end, by a gain that depends on the conditioning.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddim.errors import UserError, positive
 from ddim.nn.blocks import Exact, attended, padded, zeroed
 from ddim.nn.embedding import Sinusoidal
+
+
+@dataclass(frozen=True)
+class UNetSpec:
+    """`UNet`, by its options; the defaults are those of recipe `fast`.
+
+    `widths` are the channels of each level, from full resolution down, each of half the height and width of
+    the one before; `down` and `up` its blocks on the way down and up; `attention` whether it attends, on the
+    way up. The embedding of the conditioning has `told` channels in each block. The network is told
+    `augment` numbers and one of `classes` classes.
+    """
+
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    down: tuple[int, ...] = (0, 1, 1, 2)
+    up: tuple[int, ...] = (1, 1, 2, 2)
+    attention: tuple[bool, ...] = (False, False, False, True)
+    told: int = 256
+    augment: int = 0
+    classes: int = 0
+
+    def __post_init__(self) -> None:
+        positive("net", told=self.told)
+        if min(self.classes, self.augment) < 0:
+            raise UserError(
+                f"net.classes and net.augment must be at least 0, got {self.classes}, {self.augment}"
+            )
+        # The norm of one channel is a constant.
+        if min(self.widths, default=0) < 2:
+            raise UserError(f"net.widths must name at least one level, each of at least 2, got {self.widths}")
+        counts = [len(self.widths), len(self.down), len(self.up), len(self.attention)]
+        if len(set(counts)) > 1:
+            raise UserError(
+                "net.widths, net.down, net.up and net.attention must have one entry a level, "
+                f"got {counts[0]}, {counts[1]}, {counts[2]} and {counts[3]}"
+            )
+        if min(self.down + self.up) < 0:
+            raise UserError(f"net.down and net.up must be at least 0, got {self.down} and {self.up}")
+
+    @property
+    def multiple(self) -> int:
+        """What heights and widths are padded to a multiple of."""
+        return 2 ** (len(self.widths) - 1)
+
+    def network(self, channels: int) -> nn.Module:
+        """The network for images of so many channels, freshly initialised."""
+        return UNet(channels, self)
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -84,38 +132,25 @@ class Stage(nn.Module):
 class UNet(nn.Module):
     """(x, conditioning) -> F of the same shape as x; heights and widths of any size are padded and cropped.
 
-    `widths` are the channels of each level, from full resolution down, each of half the height and width of
-    the one before; `down` and `up` its blocks on the way down and up; `attention` whether it attends, on the
-    way up. `augment` labels of augmentation are added to the embedding (Karras et al. 2022, appendix F.2);
-    so is a vector for each of `classes` classes, about as long as the embedding from the start: from zero it
-    grows so slowly that classes are told apart late.
+    Labels of augmentation are added to the embedding (Karras et al. 2022, appendix F.2); so is a vector of
+    the class, about as long as the embedding from the start: from zero it grows so slowly that classes are
+    told apart late.
     """
 
-    def __init__(  # noqa: PLR0913  (the options of one architecture, filled from its frozen spec)
-        self,
-        channels: int,
-        widths: tuple[int, ...],
-        down: tuple[int, ...],
-        up: tuple[int, ...],
-        attention: tuple[bool, ...],
-        told: int,
-        augment: int = 0,
-        *,
-        classes: int = 0,
-    ) -> None:
+    def __init__(self, channels: int, spec: UNetSpec) -> None:
         super().__init__()
-        self.multiple = 2 ** (len(widths) - 1)
-        self.augments, self.classes = augment, classes
+        self.multiple, self.augments, self.classes = spec.multiple, spec.augment, spec.classes
+        widths, told = spec.widths, spec.told
         # The conditioning changes slowly with time: a hundred turns over its range resolve it.
         self.embedding = Sinusoidal(64, max_frequency=100.0)
         self.tell = nn.Sequential(nn.Linear(64, told), nn.SiLU(), nn.Linear(told, told), nn.SiLU())
         self.enter = Exact(channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(
-            Stage(width, depth, told) for width, depth in zip(widths, down, strict=True)
+            Stage(width, depth, told) for width, depth in zip(widths, spec.down, strict=True)
         )
         self.up = nn.ModuleList(
             Stage(width, depth, told, attend=attend)
-            for width, depth, attend in zip(widths, up, attention, strict=True)
+            for width, depth, attend in zip(widths, spec.up, spec.attention, strict=True)
         )
         self.shrink = nn.ModuleList(nn.Conv2d(wide, deep, 2, stride=2) for wide, deep in pairwise(widths))
         self.grow = nn.ModuleList(
@@ -123,11 +158,11 @@ class UNet(nn.Module):
         )
         self.gain = zeroed(nn.Linear(told, widths[0]))
         self.leave = zeroed(Exact(widths[0], channels, 3, padding=1))
-        if augment:
+        if spec.augment:
             # Without a bias: labels that are zero say nothing.
-            self.tell_augment = nn.Linear(augment, 64, bias=False)
-        if classes:
-            self.tell_class = nn.Embedding(classes, 64)
+            self.tell_augment = nn.Linear(spec.augment, 64, bias=False)
+        if spec.classes:
+            self.tell_class = nn.Embedding(spec.classes, 64)
 
     def forward(
         self,
