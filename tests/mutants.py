@@ -1905,6 +1905,20 @@ MUTANTS = [
         GUIDED + "test_what_knows_the_images_knows_them_on_every_schedule",
     ),
     _(
+        "levels that a run will not learn found out by its first pictures",
+        "training/run.py",
+        "check_levels(chosen, chosen.report.steps)",
+        "pass",
+        "training/test_run.py::test_a_mistake_is_one_sentence_and_leaves_nothing_behind",
+    ),
+    _(
+        "a folder made for pictures on levels that cannot be had",
+        "cli/sample.py",
+        "check_levels(recipe, args.steps)",
+        "pass",
+        "cli/test_sample.py::test_a_run_can_be_sampled_on_another_schedule_that_the_record_names",
+    ),
+    _(
         "levels past the end of training taken for the last",
         "guidance.py",
         "at.log_snr.min() < noisy - _NEAR",

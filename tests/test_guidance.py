@@ -157,5 +157,5 @@ def test_the_halves_of_a_table_add_up_at_the_level_that_was_asked_for():
 @pytest.mark.parametrize("t", [0.0, 1.0])
 def test_levels_that_a_model_was_not_trained_on_are_refused(t):
     wide = Rescheduled(Gaussian(Cosine(0.1, 0.9)), Cosine(0.02, 0.95))
-    with pytest.raises(UserError, match=r"sampled_on leads to .* trained on -4\.60 to 1\.45"):
+    with pytest.raises(UserError, match=r"is trained on, log-SNR -4\.60 to 1\.45, got"):
         wide(normal(1, 1, 2, 2), at(t))

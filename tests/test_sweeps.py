@@ -57,6 +57,7 @@ def test_random_draws_some_of_them_the_same_for_a_seed():
         ({"fields": {"optim.lr": "[1e-3,-1]"}}, "optim.lr must be above 0"),
         ({"fields": {"optim.lr": "[-1.0..1.0]"}, "search": 3}, "optim.lr must be above 0"),
         ({"fields": {"optim.lr": "[1e-4..1e-2]"}}, "optim.lr is a range"),
+        ({"fields": {"sampled_on": "[none,linear_in]"}}, "sampled_on must lead to"),
         ({"recipe": "smok"}, "perhaps you meant smoke"),
         ({"data": "blosoms"}, "data.source 'blosoms' is neither"),
         ({"fields": {"data.source": "[blossoms,flowrs]"}}, "data.source 'flowrs' is neither"),

@@ -32,7 +32,7 @@ from ddim.data.source import Member
 from ddim.data.transforms import batch as gather
 from ddim.errors import UserError
 from ddim.files import make, sweep, sync, whole
-from ddim.generate import Trained, found_levels, generate, load, parts
+from ddim.generate import Trained, check_levels, found_levels, generate, load, parts
 from ddim.labels import Label
 from ddim.metrics.features import Extractor, begin, find, forget
 from ddim.metrics.fid import caution, fid, fid_infinity
@@ -223,6 +223,7 @@ def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progr
     found = found_levels(trained, recipe.sampler, pictures.steps)
     if found and not any(name.split(".")[0] in ("grid", "sampled_on") for name in pictures.fields):
         recipe = replace(recipe, grid=found)
+    check_levels(recipe, pictures.steps)
     trained = replace(trained, recipe=recipe)
     seeds = range(pictures.seed, pictures.seed + pictures.n)
     sampling = sampling_record(trained, recipe, seeds, pictures.steps, 0, label, guidance)

@@ -17,7 +17,7 @@ from ddim.denoiser import Denoiser, Model
 from ddim.ema import profiles
 from ddim.errors import UserError
 from ddim.grids import Grid, Listed
-from ddim.guidance import Clipped, Rescheduled
+from ddim.guidance import Clipped, Rescheduled, check_reach
 from ddim.labels import Label, check, guided, of_seeds
 from ddim.noise import Noise
 from ddim.pixels import Pixels
@@ -183,6 +183,16 @@ def sample(
     trained = run if isinstance(run, Trained) else load(run, weights)
     grid = found_levels(trained, trained.recipe.sampler, steps)
     return generate(trained, range(seed, seed + n), steps, grid=grid, label=label, guidance=guidance)[0]
+
+
+def check_levels(recipe: Recipe, steps: int) -> None:
+    """UserError where a recipe's grid has no so many levels, or its model does not know them (`sampled_on`).
+
+    It costs nothing, and a picture is asked for long after the recipe is known.
+    """
+    levels = recipe.walked(recipe.grid(steps, recipe.walked))
+    if recipe.sampled_on:
+        check_reach(recipe.schedule, levels)
 
 
 def found_levels(trained: Trained, sampler: Sampler, steps: int) -> Listed | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ddim.denoiser import Denoiser
 from ddim.errors import UserError
 from ddim.prediction import Prediction, from_image
-from ddim.schedules import Schedule
+from ddim.schedules import Level, Schedule
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,7 @@ class Rescheduled:
         """See `Denoiser`; UserError for a level that the inner schedule does not reach."""
         at = self.schedule(t)
         own = self.inner.schedule
-        clean, noisy = own(torch.tensor([0.0, 1.0], dtype=torch.float64)).log_snr.tolist()
-        if at.log_snr.min() < noisy - _NEAR or at.log_snr.max() > clean + _NEAR:
-            raise UserError(
-                f"sampled_on leads to log-SNR {at.log_snr.min():.2f} to {at.log_snr.max():.2f}, the model "
-                f"was trained on {noisy:.2f} to {clean:.2f}"
-            )
+        check_reach(own, at)
         time = own.inverse(at.log_snr)
         scale = own(time).alpha / at.alpha
         p = self.inner(scale.reshape(-1, *(1,) * (x_t.ndim - 1)).to(x_t) * x_t, time)
@@ -88,6 +83,16 @@ class Rescheduled:
 
 _NEAR = 1e-6
 """Log-SNRs that differ by less are one level."""
+
+
+def check_reach(own: Schedule, at: Level) -> None:
+    """UserError where levels () or (N,) lie beyond the ends of a model's own schedule."""
+    clean, noisy = own(torch.tensor([0.0, 1.0], dtype=torch.float64)).log_snr.tolist()
+    if at.log_snr.min() < noisy - _NEAR or at.log_snr.max() > clean + _NEAR:
+        raise UserError(
+            f"sampled_on must lead to levels that the model is trained on, log-SNR {noisy:.2f} to "
+            f"{clean:.2f}, got {at.log_snr.min():.2f} to {at.log_snr.max():.2f}"
+        )
 
 
 @dataclass(frozen=True)

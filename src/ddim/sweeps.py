@@ -129,6 +129,7 @@ def plan(asked: Asked) -> list[Trial]:
 def recipe_of(asked: Asked, choice: trials.Choice) -> Any:  # noqa: ANN401  (a Recipe, which needs torch to import)
     """The recipe of one combination."""
     from ddim.codec import override
+    from ddim.generate import check_levels
     from ddim.recipes import find
 
     recipe = find(asked.recipe)
@@ -136,6 +137,7 @@ def recipe_of(asked: Asked, choice: trials.Choice) -> Any:  # noqa: ANN401  (a R
     if asked.minutes is not None:
         recipe = replace(recipe, images=None)
     recipe = override(recipe, {**{n: v for n, v in plain.items() if v is not None}, **choice})
+    check_levels(recipe, recipe.report.steps)
     path = Path(recipe.data.source).expanduser()
     if not path.exists():
         return recipe

@@ -83,6 +83,7 @@ def test_a_run_can_be_sampled_on_another_schedule_that_the_record_names(run, tmp
     assert main([*sampling, str(tmp_path / "own"), *on]) == 2
     wide = ["--sampled_on", "cosine", "--sampled_on.min_signal", "1e-6"]
     assert main([*sampling, str(tmp_path / "wide"), *wide]) == 2
+    assert not (tmp_path / "wide").exists()
 
 
 def test_a_film_ends_with_the_grid(run, tmp_path):

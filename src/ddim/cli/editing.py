@@ -99,7 +99,7 @@ def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work
 
     from ddim.codec import override
     from ddim.denoiser import Counted
-    from ddim.generate import load
+    from ddim.generate import check_levels, load
     from ddim.grids import UniformLogSNR
     from ddim.labels import check_null
 
@@ -111,6 +111,7 @@ def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work
     cleanest = trained.recipe.walked(torch.zeros((), dtype=torch.float64)).log_snr
     grid = "uniform_log_snr" if cleanest > UniformLogSNR().end else "uniform"
     recipe = override(trained.recipe, ({"grid": grid} if real else {}) | args.fields)
+    check_levels(recipe, args.steps)
     times = recipe.grid(args.steps, recipe.walked)
     counted, out = Counted(trained.model), folder(args.out, command)
     return Work(command, trained, trained.sampled(counted), counted, recipe, times, out)

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from ddim.codec import override
-    from ddim.generate import found_levels, generate, load, parts
+    from ddim.generate import check_levels, found_levels, generate, load, parts
     from ddim.labels import check, find
     from ddim.noise import check_seeds
     from ddim.plots import can_preview, grid, save_film, save_png, terminal, to_uint8
@@ -103,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
     trained = replace(trained, recipe=recipe)
     label = find(args.label, trained.recipe, trained.state["classes"])
     check(trained.recipe, label, args.guidance)
+    check_levels(recipe, args.steps)
     record = sampling_record(trained, recipe, seeds, args.steps, 0, label, args.guidance)
     out, before = _folder(args, record)
     if not (out / "record.json").is_file():
