@@ -1990,6 +1990,13 @@ MUTANTS = [
         LABELS + "test_all_gives_each_seed_its_class_whatever_is_made_beside_it",
     ),
     _(
+        "a picture of no class by the label of one",
+        "labels.py",
+        "label not in range(count :=",
+        "label not in range(-1, count :=",
+        LABELS + "test_a_class_that_the_network_does_not_have_is_refused",
+    ),
+    _(
         "guided away from the label",
         "labels.py",
         "Guided(strong, weak, guidance)",

@@ -311,6 +311,10 @@ def test_a_run_that_was_always_told_a_class_makes_pictures_of_one():
 def test_a_class_that_the_network_does_not_have_is_refused(trained):
     for label in (2, -2):
         with pytest.raises(UserError, match="label must be a class, 0 to 1, or none, got"):
+            trained.model.given(label)
+    # Of a picture no class is None alone, which a run may not know.
+    for label in (2, NULL, "red"):
+        with pytest.raises(UserError, match="label must be a class, 0 to 1, or all, or none, got"):
             generate(trained, [0], 1, label=label)
 
 

@@ -100,6 +100,8 @@ def check(recipe: Recipe, label: Label, guidance: float = 1.0) -> None:
         raise UserError(f"{name} must be {off}, since this run was trained without labels, got {value}")
     if label is None:
         check_null(recipe, "without a label sampling")
+    elif label != "all" and label not in range(count := getattr(recipe.net, "classes", 0)):
+        raise UserError(f"label must be a class, 0 to {count - 1}, or all, or none, got {label!r}")
     if guidance != 1 and label is None:
         raise UserError(f"guidance needs a label, a class or all, towards which to guide, got {guidance}")
     if guidance != 1 and not recipe.data.unlabelled:
