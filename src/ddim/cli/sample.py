@@ -181,6 +181,12 @@ _ALIKE = (
 """What pictures depend on beside their seeds, by the names of a record."""
 
 
+def _implied(record: dict[str, Any]) -> dict[str, Any]:
+    """What records mean that say nothing of guidance and of ways of sampling, from before there were such."""
+    recipe = record["recipe"] if isinstance(record.get("recipe"), dict) else {}
+    return {"guidance": 1.0, "schedule": recipe.get("schedule"), "clip": recipe.get("clip")}
+
+
 def _folder(args: argparse.Namespace, record: dict[str, Any]) -> tuple[Path, list[int]]:
     """The folder to write to, and the seeds of the pictures there.
 
@@ -195,9 +201,8 @@ def _folder(args: argparse.Namespace, record: dict[str, Any]) -> tuple[Path, lis
         if not (out / "record.json").is_file():
             raise UserError(f"--out {out} holds files that are not samples; name a new folder")
         there = read_json(out / "record.json")
-        # Records from before there was guidance have none.
         if not isinstance(there, dict) or any(
-            {"guidance": 1.0, **there}.get(name) != record[name] for name in _ALIKE
+            {**_implied(there), **there}.get(name) != record[name] for name in _ALIKE
         ):
             raise UserError(
                 f"--out {out} holds pictures of another run or way of sampling; name a new folder"
