@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--budgets", default="5,10,20")
     args = parser.parse_args()
     trained = load(args.run)
-    schedule = trained.recipe.schedule
+    schedule = trained.recipe.walked
     end = trained.recipe.grid(20, schedule)[-1].item()
     budgets = tuple(map(int, args.budgets.split(",")))
     error = comparison.of_run(trained, end, range(args.seeds))

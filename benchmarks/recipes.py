@@ -6,6 +6,7 @@ First each run's own loss on its held-out images, beside that of the zero functi
 not look at its image: targets have mean zero at every level, but for images in pixels that were not measured.
 Then, for all runs alike, the mean absolute error of the denoised image in steps of 1/255, at the same noise
 on the pixels, where the schedule has it; beside it what needs no network, the noisy image or the mean one.
+Runs with labels are asked without one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ddim.data.transforms import batch as gather
 from ddim.data.transforms import unit
 from ddim.denoiser import Model
 from ddim.generate import Trained, load
+from ddim.labels import check_null
 from ddim.levels import ends, slices
 from ddim.noise import Noise
 from ddim.training.run import opened
@@ -88,6 +90,7 @@ def main() -> None:
     runs = [(path, load(path)) for path in parser.parse_args().runs]
     print(f"{'run':<28}{'parameters':>12}{'images':>10}{'own loss':>12}{'of zero':>12}{'ratio':>8}")
     for path, trained in runs:
+        check_null(trained.recipe, "a loss on images of no class")
         model, images = trained.model, held_out(trained)
         zero = Model(
             Zero(getattr(trained.recipe.net, "outputs", 1)),

@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--grid", default="uniform_log_snr", help="default: that of ddim invert")
     args = parser.parse_args()
     trained = load(args.run)
-    recipe = trained.recipe
+    recipe, model = trained.recipe, trained.sampled(trained.model)
     parts = opened(replace(recipe, data=replace(recipe.data, source=args.data)), None)
     if parts.images.fingerprint != trained.state["data"]["fingerprint"] or not len(parts.valid):
         raise SystemExit(f"{args.data} is not what {args.run} was trained on, or holds nothing back")
@@ -42,9 +42,9 @@ def main() -> None:
     grid = override(recipe, {"grid": args.grid}).grid
 
     def error(steps: int, exact: bool) -> str:
-        times = grid(steps, recipe.schedule)
-        found = invert(trained.model, x0, times, exact=exact)
-        back = trained.pixels.leave(restore(trained.model, found.latent, times))
+        times = grid(steps, recipe.walked)
+        found = invert(model, x0, times, exact=exact)
+        back = trained.pixels.leave(restore(model, found.latent, times))
         missed = "" if found.converged or not exact else f" (not converged, {found.residual:.1e})"
         return f"{(back.cpu() - images).square().mean():.2e}{missed}"
 

@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=256)
     args = parser.parse_args()
     trained = load(args.run)
-    sampler, schedule, seeds = trained.recipe.sampler, trained.model.schedule, range(args.seeds)
+    sampler, schedule, seeds = trained.recipe.sampler, trained.recipe.walked, range(args.seeds)
     grids = {}
     for steps in map(int, args.steps.split(",")):
         found = saved(args.run, sampler, steps, "ema")
