@@ -1161,9 +1161,16 @@ MUTANTS = [
     _(
         "each seed a configuration",
         "results.py",
-        'if name != "seed")',
-        'if name != "name")',
+        'alike = ("seed", "net.classes")',
+        'alike = ("net.classes",)',
         "test_results.py::test_runs_that_differ_in_their_seed_alone_are_one_configuration",
+    ),
+    _(
+        "a trial that waits is another configuration than its repeat that has counted classes",
+        "results.py",
+        'alike = ("seed", "net.classes")',
+        'alike = ("seed",)',
+        "test_results.py::test_a_trial_that_has_not_counted_its_classes_is_no_other_configuration",
     ),
     _(
         "markup in a cell of a page",

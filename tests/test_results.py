@@ -46,6 +46,12 @@ def test_one_configuration_differs_in_nothing_and_is_called_by_its_recipe():
     assert one.name == "smoke"
 
 
+def test_a_trial_that_has_not_counted_its_classes_is_no_other_configuration():
+    told = {"data__labels": "yes"}
+    (one,) = results.configurations([run(**told, net__classes=12), run(state="waiting", seed=1, **told)])
+    assert one.choice == {}
+
+
 def test_what_another_kind_brings_with_it_is_no_difference():
     found = [run(), run(schedule="linear")]
     assert [c.choice for c in results.configurations(found)] == [

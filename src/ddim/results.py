@@ -93,12 +93,14 @@ def configurations(found: Iterable[Run]) -> list[Configuration]:
 
 
 def differences(recipes: Sequence[Mapping[str, str]]) -> list[str]:
-    """The fields in which recipes differ, but for the seed.
+    """The fields in which recipes differ, but for the seed and the number of classes.
 
-    A field of a part counts among recipes with the same kind of that part: a linear schedule has other fields
-    than a cosine one, and that says nothing new.
+    A run counts its classes when it has its images: a trial that waits has none yet. A field of a part counts
+    among recipes with the same kind of that part: a linear schedule has other fields than a cosine one, and
+    that says nothing new.
     """
-    names = dict.fromkeys(name for recipe in recipes for name in recipe if name != "seed")
+    alike = ("seed", "net.classes")
+    names = dict.fromkeys(name for recipe in recipes for name in recipe if name not in alike)
     return [name for name in names if _differs(name, recipes)]
 
 
