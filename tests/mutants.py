@@ -1919,6 +1919,14 @@ MUTANTS = [
         "training/test_run.py::test_a_mistake_is_one_sentence_and_leaves_nothing_behind",
     ),
     _(
+        "pictures from before there was a schedule of sampling not added to",
+        "cli/sample.py",
+        "{**_implied(there), **there}",
+        '{"guidance": 1.0, **there}',
+        "cli/test_labels_command.py::"
+        "test_a_record_from_before_there_was_guidance_is_of_none_and_of_the_recipes_schedule",
+    ),
+    _(
         "a folder made for pictures on levels that cannot be had",
         "cli/sample.py",
         "check_levels(recipe, args.steps)",
