@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -356,6 +357,16 @@ def test_recipes_that_cannot_be_told_of_classes_are_refused_in_one_sentence():
     for spec in (UNetSpec, DDPMUNetSpec):
         with pytest.raises(UserError, match="net.classes and net.augment must be at least 0, got -1"):
             spec(classes=-1)
+
+
+def test_weights_of_other_classes_can_be_trained_further_without_labels():
+    parent = training()
+    shaken(parent.model.net)
+    with pytest.raises(UserError, match="trained further with --data.labels no"):
+        filled(parent.recipe, replace(coloured(), classes=("blue", "red", "green")))
+    child = training(override(parent.recipe, {"data.labels": False}))
+    child.begin_from(parent.model.state_dict())
+    assert math.isfinite(child.advance()["loss"])
 
 
 def test_levels_are_not_searched_on_pictures_that_a_run_cannot_make(trained):

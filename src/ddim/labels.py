@@ -40,7 +40,8 @@ def filled(recipe: Recipe, images: Images) -> Recipe:
     count, asked = len(images.classes), getattr(recipe.net, "classes", 0)
     if asked not in (0, count):
         raise UserError(
-            f"net.classes must be {count}, the class folders of {source}, or left out, got {asked}"
+            f"net.classes must be {count}, the class folders of {source}, or left out, got {asked}; weights "
+            "of a run with other classes can be trained further with --data.labels no"
         )
     return replace(recipe, net=replace(recipe.net, classes=count))  # type: ignore[call-arg]
 
