@@ -2048,6 +2048,13 @@ MUTANTS = [
         LABELS + "test_images_of_other_folders_have_the_class_of_their_name_or_none",
     ),
     _(
+        "an index one past the last class is found",
+        "labels.py",
+        "numbers = [str(index) for index in range(len(classes))]",
+        "numbers = [str(index) for index in range(len(classes) + 1)]",
+        LABELS + "test_a_class_is_found_by_name_before_index",
+    ),
+    _(
         "pictures of other guidance mixed in a folder",
         "cli/sample.py",
         '    "guidance",\n    "runtime",',

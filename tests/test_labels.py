@@ -327,8 +327,9 @@ def test_a_class_is_found_by_name_before_index():
         UserError, match="one of the run's 3 classes or all, got 'frgo'; perhaps you meant frog"
     ):
         find("frgo", recipe, classes)
-    with pytest.raises(UserError, match="got '3'"):
-        find("3", recipe, classes)
+    for text in ("3", "-1", "", "9" * 5000):
+        with pytest.raises(UserError, match=f"3 classes or all, got '{text}'"):
+            find(text, recipe, classes)
 
 
 def test_images_of_other_folders_have_the_class_of_their_name_or_none():

@@ -86,8 +86,9 @@ def find(label: str | int | None, recipe: Recipe, classes: Sequence[str]) -> Lab
         return "all"
     if label in classes:
         return classes.index(label)
-    if label.isdecimal() and int(label) < len(classes):
-        return int(label)
+    numbers = [str(index) for index in range(len(classes))]
+    if label in numbers:
+        return numbers.index(label)
     hint = near(label, classes)
     raise UserError(f"--label must be one of the run's {len(classes)} classes or all, got {label!r}{hint}")
 
