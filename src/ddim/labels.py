@@ -36,7 +36,10 @@ def filled(recipe: Recipe, images: Images) -> Recipe:
     if not recipe.data.labels:
         return recipe
     if images.labels is None:
-        raise UserError(f"data.labels needs images in class folders, one a class, and {source} has none")
+        raise UserError(
+            "data.labels needs images sorted into two class folders or more, and none beside these: "
+            f"{source} is not so sorted"
+        )
     count, asked = len(images.classes), getattr(recipe.net, "classes", 0)
     if asked not in (0, count):
         raise UserError(
