@@ -1961,6 +1961,13 @@ MUTANTS = [
         "if self.recipe.clip is None else denoise",
         "test_generate.py::test_a_recipe_that_clips_makes_pictures_from_images_that_pixels_can_be",
     ),
+    _(
+        "none left out of what a choice may be",
+        "codec.py",
+        '*["none"] * _may_be_none(wanted)]',
+        '*["none"] * 0]',
+        "test_config.py::test_a_choice_that_may_be_none_is_set_and_unset_by_text",
+    ),
     # Labels and guidance
     _(
         "labels told where they should be withheld",

@@ -417,6 +417,10 @@ def test_a_choice_that_may_be_none_is_set_and_unset_by_text():
     assert ("sampled_on", "none") in [(path, value) for path, _, value in flat(Recipe())]
     with pytest.raises(UserError, match="schedule must be one of cosine"):
         override(Recipe(), {"schedule": "none"})
+    with pytest.raises(UserError, match="karras_sigma, none, got 'nome'; perhaps you meant none"):
+        override(narrow, {"sampled_on": "nome"})
+    with pytest.raises(UserError, match="^sampled_on.quantity does not exist: sampled_on is none$"):
+        override(narrow, {"sampled_on": "none", "sampled_on.quantity": "angle"})
 
 
 def test_every_field_is_listed_once_with_its_value_and_what_is_possible():

@@ -51,7 +51,7 @@ def load(data: Any, wanted: Any = Recipe, path: str = "") -> Any:  # noqa: ANN40
         raise UserError(f"{path or 'a recipe'} must be a table of fields, got {data!r}")
     given = dict(data)
     name = given.pop("kind", NAMES[options[0]])
-    kind = _kind(name, options, path)
+    kind = _kind(name, wanted, path)
     hints = get_type_hints(kind)
     known = [f.name for f in fields(kind)]
     for key in given:
@@ -139,13 +139,15 @@ def _set(tree: dict[str, Any], path: Sequence[str], new: Any) -> None:  # noqa: 
         options = _kinds(wanted)
         if not options:
             raise UserError(f"{whole} does not exist: {path[depth - 1]} is a plain value")
-        kind = _kind(tree.get("kind", NAMES[options[0]]), options, above)
+        kind = _kind(tree.get("kind", NAMES[options[0]]), wanted, above)
         known = [f.name for f in fields(kind)]
         if head not in known:
             raise UserError(_unknown(whole, head, known, above))
         wanted = get_type_hints(kind)[head]
         if depth < len(path) - 1:
             below = (tree.get(head) or {}) if _kinds(wanted) else {}
+            if below == "none" and _may_be_none(wanted):
+                raise UserError(f"{whole} does not exist: {'.'.join(path[: depth + 1])} is none")
             tree[head] = dict(below) if isinstance(below, Mapping) else {"kind": below}
             tree = tree[head]
     named = isinstance(new, str) and _kinds(wanted) and not (new == "none" and _may_be_none(wanted))
@@ -162,11 +164,12 @@ def _may_be_none(wanted: Any) -> bool:  # noqa: ANN401
     return types.NoneType in get_args(wanted)
 
 
-def _kind(name: Any, options: list[type], path: str) -> type:  # noqa: ANN401
-    names = [NAMES[kind] for kind in options]
+def _kind(name: Any, wanted: Any, path: str) -> type:  # noqa: ANN401
+    names = [NAMES[kind] for kind in _kinds(wanted)]
     if name not in names:
-        hint = near(str(name), names)
-        raise UserError(f"{path or 'kind'} must be one of {', '.join(names)}, got {name!r}{hint}")
+        possible = [*names, *["none"] * _may_be_none(wanted)]
+        hint = near(str(name), possible)
+        raise UserError(f"{path or 'kind'} must be one of {', '.join(possible)}, got {name!r}{hint}")
     return KINDS[name]
 
 
