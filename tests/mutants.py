@@ -2062,6 +2062,13 @@ MUTANTS = [
         LABELS + "test_a_class_is_found_by_name_before_index",
     ),
     _(
+        "weights of other classes begun from",
+        "training/run.py",
+        "if parent and recipe.data.labels and told != there:",
+        "if parent and recipe.data.labels and told > 99:",
+        "cli/test_labels_command.py::test_weights_of_other_classes_can_be_trained_on_without_labels_alone",
+    ),
+    _(
         "pictures of other guidance mixed in a folder",
         "cli/sample.py",
         '    "guidance",\n    "runtime",',

@@ -59,6 +59,21 @@ def test_the_same_command_resumes_a_run_that_has_counted_its_classes(home, capsy
     )
 
 
+def test_weights_of_other_classes_can_be_trained_on_without_labels_alone(home, tmp_path, capsys):
+    for kind, n in {"red": 0, "blue": 1}.items():
+        (tmp_path / "two" / kind).mkdir(parents=True)
+        for k in range(8):
+            pixels = np.full((32, 32, 3), 20 * k + n, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "two" / kind / f"{k}.png")
+    words = ["train", tmp_path / "two", "--from", home / "run", "--images", 8, *FAST, "--out"]
+    did(*words, tmp_path / "without", "--data.labels", "no")
+    capsys.readouterr()
+    said = refused(capsys, *words, tmp_path / "run")
+    assert "weights of a network that was told of 12 classes, and" in said
+    assert "has 2: without labels, --data.labels no, they can be trained on" in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_grid_of_a_run_shows_its_classes_in_turn(home):
     run = load(home / "run")
     wanted = grid(generate(run, range(2), 2, label="all")[0])

@@ -143,10 +143,16 @@ def _afresh(
 def begun(recipe: Recipe, parts: Split, runtime: Runtime, source: Path | None) -> Training:
     """A training at step 0, from random weights or from the averaged ones of another run, `source`.
 
-    UserError where the recipe wants labels that the images do not have.
+    UserError where the recipe wants labels that the images do not have, or other ones than `source`.
     """
-    recipe = filled(recipe, parts.images)
     parent = load(source, device="cpu") if source is not None else None
+    told, there = parent.model.classes if parent else 0, len(parts.images.classes)
+    if parent and recipe.data.labels and told != there:
+        raise UserError(
+            f"--from gives weights of a network that was told of {told} classes, and {recipe.data.source} "
+            f"has {there}: without labels, --data.labels no, they can be trained on"
+        )
+    recipe = filled(recipe, parts.images)
     # Loading takes the threads of that run.
     runtime.start()
     pixels = parent.pixels if parent else pixels_of(recipe, parts)
