@@ -2069,6 +2069,13 @@ MUTANTS = [
         "cli/test_labels_command.py::test_weights_of_other_classes_can_be_trained_on_without_labels_alone",
     ),
     _(
+        "a labelled trial judged by pictures of no class",
+        "workers.py",
+        'if (trial.recipe or {}).get("data", {}).get("labels"):',
+        "if trial.recipe is None:",
+        "test_workers.py::test_a_trial_trains_and_evaluates_with_commands_of_this_program",
+    ),
+    _(
         "pictures of other guidance mixed in a folder",
         "cli/sample.py",
         '    "guidance",\n    "runtime",',

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -215,6 +216,8 @@ def test_a_trial_trains_and_evaluates_with_commands_of_this_program(tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps(judged))
     planned = sweeping.read(tmp_path)
     assert training(planned, trial, 1)[1] == [sys.executable, "-m", "ddim", "evaluate", run, "-n", "500"]
+    labelled = replace(trial, recipe={"name": "stub", "data": {"labels": True}})
+    assert training(planned, labelled, 1)[1][-2:] == ["--label", "all"]
     # Not a second time where the worker was killed after the record was written.
     (tmp_path / "trials" / "a" / "evaluations" / "1").mkdir(parents=True)
     (tmp_path / "trials" / "a" / "evaluations" / "1" / "record.json").touch()

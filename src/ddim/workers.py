@@ -77,7 +77,11 @@ def training(sweep: Sweep, trial: Trial, jobs: int) -> list[list[str]]:
         train += ["--threads", str(max(1, _cores() // jobs))]
     if not sweep.asked.evaluate or any((run / "evaluations").glob("*/record.json")):
         return [train]
-    return [train, [*ddim, "evaluate", str(run), "-n", str(sweep.asked.evaluate)]]
+    evaluate = [*ddim, "evaluate", str(run), "-n", str(sweep.asked.evaluate)]
+    if (trial.recipe or {}).get("data", {}).get("labels"):
+        # As the KID of a training: the reference holds all classes.
+        evaluate += ["--label", "all"]
+    return [train, evaluate]
 
 
 def _claimed(sweep: Sweep, trial: Trial, claims: Claims) -> Claim | None:

@@ -55,7 +55,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", metavar="N", help="how many images each run sees")
     parser.add_argument("--minutes", metavar="M", help="or how long each run trains")
     parser.add_argument(
-        "--evaluate", type=int, metavar="N", help="then judge each run by N pictures, as `ddim evaluate`"
+        "--evaluate",
+        type=int,
+        metavar="N",
+        help="then judge each run by N pictures, as `ddim evaluate`, of all classes where it has labels",
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trials at a time (default 1)")
     parser.add_argument(
