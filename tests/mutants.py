@@ -2076,6 +2076,14 @@ MUTANTS = [
         "test_workers.py::test_a_trial_trains_and_evaluates_with_commands_of_this_program",
     ),
     _(
+        "bits of other images than the run held out",
+        "cli/likelihood.py",
+        "if args.data is None and parts.images.fingerprint",
+        "if args.data and parts.images.fingerprint",
+        "cli/test_labels_command.py::"
+        "test_bits_of_images_that_have_changed_since_training_are_asked_for_by_name_alone",
+    ),
+    _(
         "pictures of other guidance mixed in a folder",
         "cli/sample.py",
         '    "guidance",\n    "runtime",',

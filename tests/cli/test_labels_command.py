@@ -164,6 +164,21 @@ def test_an_evaluation_is_of_the_pictures_that_sample_makes_and_says_which(home,
         assert np.array_equal(np.asarray(shown), wanted)
 
 
+def test_bits_of_images_that_have_changed_since_training_are_asked_for_by_name_alone(tmp_path, capsys):
+    for k in range(16):
+        (tmp_path / "all" / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
+        grey = np.full((32, 32, 3), 16 * k, np.uint8)
+        Image.fromarray(grey).save(tmp_path / "all" / "ab"[k % 2] / f"{k}.png")
+    recipe = tiny.recipe(data__labels=True, data__valid="0.5", images=8, schedule__max_signal=0.9999)
+    run = train(str(tmp_path / "all"), recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    did("likelihood", run, "-n", 2, "--steps", 2)
+    (tmp_path / "all" / "b").rename(tmp_path / "all" / "c")
+    capsys.readouterr()
+    assert main(["likelihood", str(run), "-n", "2", "--steps", "2"]) == 2
+    assert "has changed since" in capsys.readouterr().err
+    did("likelihood", run, "-n", 2, "--steps", 2, "--data", tmp_path / "all")
+
+
 def test_bits_per_dimension_are_of_an_image_whose_class_is_known(home, monkeypatch):
     told, sound = [], likelihood.vlb
 

@@ -82,6 +82,11 @@ def run(args: argparse.Namespace) -> int:
     recipe = trained.recipe
     data = replace(recipe.data, source=args.data or recipe.data.source, channels=trained.model.shape.channels)
     parts = opened(replace(recipe, data=data), None)
+    if args.data is None and parts.images.fingerprint != trained.state["data"]["fingerprint"]:
+        # Split anew, images that trained the run would pass for held out.
+        raise UserError(
+            f"{data.source} has changed since {args.run} was trained on it: name images with --data"
+        )
     part = getattr(parts, args.part)
     if not len(part):
         raise UserError(f"--part {args.part} of {data.source} holds no image")
