@@ -22,9 +22,10 @@ by seed, each as soon as it is made; grid.png, of the first 256; and record.json
 depend on. Memory does not grow with their number. A command that was stopped can be given again, with --out.
 
 A run trained with labels (`ddim train photos/ --data.labels yes`) makes the class of --label, by name or
-index; with `all` seed s makes class s % classes; without, images of no class in particular. --guidance W
-takes the difference that the label makes W times: above 1 pictures are more of their class and less varied,
-and each evaluation is two.
+index; with `all` seed s makes class s % classes; without, images of no class in particular. A number is a
+name where a class has it, else an index; a class that is called all has its index alone. --guidance W takes
+the difference that the label makes W times: above 1 pictures are more of their class and less varied, and
+each evaluation is two.
 
   --steps N      evaluations of the network per picture (the last one makes the picture)
   --sampler.eta  of ddim and dpm_solver: 0 is deterministic (the default), 1 renews all the noise of DDPM
