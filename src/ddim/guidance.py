@@ -35,7 +35,7 @@ class Guided:
 
     def __post_init__(self) -> None:
         if not 0 <= self.scale < torch.inf:
-            raise UserError(f"guidance must be at least 0, got {self.scale}")
+            raise UserError(f"guidance must be at least 0 and finite, got {self.scale}")
         if not self.low < self.high:
             raise UserError(f"guidance needs an interval low < high, got {self.low} and {self.high}")
         if self.weak.schedule != self.strong.schedule:

@@ -99,7 +99,7 @@ def find(label: str | int | None, recipe: Recipe, classes: Sequence[str]) -> Lab
 def check(recipe: Recipe, label: Label, guidance: float = 1.0) -> None:
     """UserError where a run of this recipe cannot make such pictures."""
     if not 0 <= guidance < math.inf:
-        raise UserError(f"guidance must be at least 0, got {guidance}")
+        raise UserError(f"guidance must be at least 0 and finite, got {guidance}")
     if not recipe.data.labels and (label is not None or guidance != 1):
         name, value, off = ("guidance", guidance, 1) if label is None else ("label", label, None)
         raise UserError(f"{name} must be {off}, since this run was trained without labels, got {value}")

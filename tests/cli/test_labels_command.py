@@ -51,7 +51,9 @@ def pictures(folder):
 def test_the_same_command_resumes_a_run_that_has_counted_its_classes(home, capsys):
     words = ["train", "--recipe", home / "tiny.yaml", "--data.labels", "yes", "--out", home / "run"]
     did(*words, *FAST, "--resume")
-    assert "is finished: nothing to resume" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "is finished: nothing to resume" in said
+    assert f"next: ddim sample {home / 'run'} --label all\n" in said
     contradicting = refused(capsys, *words, *FAST, "--resume", "--net.classes", "3")
     assert "has net.classes = 12, which net.classes = 3 contradicts" in contradicting
     assert "data.labels = True, which data.labels = False" in refused(
@@ -125,7 +127,7 @@ def test_a_record_from_before_there_was_guidance_is_of_none_and_of_the_recipes_s
         ),
         (["--label", "12"], "--label must be one of the run's 12 classes or all, got '12'"),
         (["--guidance", "2"], "guidance needs a label, a class or all"),
-        (["--label", "all", "--guidance", "-1"], "guidance must be at least 0, got -1"),
+        (["--label", "all", "--guidance", "-1"], "guidance must be at least 0 and finite, got -1"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(words, said, home, tmp_path, monkeypatch, capsys):

@@ -11,6 +11,7 @@ from typing import Self
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn
 
+from ddim.generate import recipe_of
 from ddim.plots import can_preview, terminal
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
@@ -173,7 +174,8 @@ class Console(Callback):
             say(self.shown)
         else:
             say(f"run {folder} is finished: nothing to resume")
-        say(f"next: ddim sample {folder}")
+        labelled = recipe_of(folder).data.labels
+        say(f"next: ddim sample {folder}{' --label all' if labelled else ''}")
         return 0
 
 
