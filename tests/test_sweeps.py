@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from ddim import sweeps
 from ddim.codec import dump, load, override
 from ddim.errors import UserError
 from ddim.recipes import smoke
@@ -110,6 +111,15 @@ def test_two_workers_that_begin_a_sweep_together_work_on_one(tmp_path):
         thread.join()
     assert len(found) == 4
     assert all(sweep == found[0] for sweep in found)
+
+
+def test_a_worker_joins_what_another_began_a_moment_before(tmp_path, monkeypatch):
+    def overtaken(folder):
+        monkeypatch.undo()
+        begin(asked(), folder)
+
+    monkeypatch.setattr(sweeps, "make", overtaken)
+    assert begin(asked(), tmp_path / "sweep") == read(tmp_path / "sweep")
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):

@@ -17,7 +17,7 @@ from typing import Any
 
 from ddim import runs, trials, tuning
 from ddim.errors import UserError
-from ddim.files import create
+from ddim.files import create, make
 from ddim.tracking import new_run_folder, read_json, write_json_atomic
 
 SCHEMA = 1
@@ -166,7 +166,9 @@ def begin(asked: Asked, out: Path | None) -> Sweep:
 
 def _folder(out: Path | None, asked: Asked) -> Path:
     """A new folder for a sweep, or one in which another worker begins it."""
-    if out is not None and out.is_dir():
+    if out is not None and not out.is_file():
+        # Made before it is looked into: another worker may be as far.
+        make(out)
         names = [path.name for path in out.iterdir()]
         if runs.SWEEP in names or all(name.startswith(".tmp-") for name in names):
             return out
