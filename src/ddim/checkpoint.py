@@ -371,11 +371,13 @@ def _newest(
     return None
 
 
-def _identity(path: Path) -> int | None:
+def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        return path.stat().st_ino
+        found = path.stat()
     except FileNotFoundError:
         return None
+    # The number of a folder that was removed is soon given to a new one.
+    return found.st_ino, found.st_mtime_ns
 
 
 def _set_aside(path: Path) -> str:

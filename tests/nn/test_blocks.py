@@ -42,6 +42,7 @@ def test_any_size_is_padded_with_zeros_below_and_right_and_cropped(height, width
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(2, 3, 4, 6), (1, 1, 1, 1), (2, 16, 3, 5)])
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of opcheck itself
 def test_doubled_is_bilinear_forwards_and_backwards_seen_or_opaque(shape, kind, layout):
     x = normal(*shape, dtype=torch.float32).to(kind).contiguous(memory_format=layout)
     results = []
