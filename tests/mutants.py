@@ -1968,6 +1968,13 @@ MUTANTS = [
         '*["none"] * 0]',
         "test_config.py::test_a_choice_that_may_be_none_is_set_and_unset_by_text",
     ),
+    _(
+        "a checkpoint known by its inode alone",
+        "checkpoint.py",
+        "return found.st_ino, found.st_mtime_ns",
+        "return found.st_ino, 0",
+        CHECKPOINT + "test_a_folder_that_has_the_number_of_one_replaced_is_not_taken_for_it",
+    ),
     # Labels and guidance
     _(
         "labels told where they should be withheld",
