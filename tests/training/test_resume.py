@@ -48,48 +48,35 @@ def restored(run, folder):
     return other
 
 
-@pytest.mark.parametrize("net", tiny.NETS)
-@pytest.mark.parametrize(("parts", "stop"), [(1, 1), (1, 4), (2, 5)])
-def test_steps_after_a_restore_are_those_without_one(net, parts, stop, tmp_path):
-    recipe = tiny.recipe(net, optim__accumulate=parts)
+def compare_restored(recipe, stop, steps, folder):
+    """A run restored after `stop` of its steps, and one that was not, are the same after all of them."""
     whole, first = tiny.training(recipe), tiny.training(recipe)
-    for _ in range(8):
+    for _ in range(steps):
         whole.advance()
     for _ in range(stop):
         first.advance()
-    second = restored(first, tmp_path)
+    second = restored(first, folder)
     assert tiny.different(tiny.bits(first), tiny.bits(second)) == []
-    for _ in range(8 - stop):
+    for _ in range(steps - stop):
         second.advance()
     assert tiny.different(tiny.bits(whole), tiny.bits(second)) == []
     assert second.documents() == whole.documents()
 
 
+@pytest.mark.parametrize("net", tiny.NETS)
+@pytest.mark.parametrize(("parts", "stop"), [(1, 1), (1, 4), (2, 5)])
+def test_steps_after_a_restore_are_those_without_one(net, parts, stop, tmp_path):
+    recipe = tiny.recipe(net, optim__accumulate=parts)
+    compare_restored(recipe, stop, 8, tmp_path)
+
+
 def test_augmented_steps_after_a_restore_are_those_without_one(tmp_path):
-    recipe = tiny.AUGMENTED
-    whole, first = tiny.training(recipe), tiny.training(recipe)
-    for _ in range(6):
-        whole.advance()
-    for _ in range(3):
-        first.advance()
-    second = restored(first, tmp_path)
-    for _ in range(3):
-        second.advance()
-    assert tiny.different(tiny.bits(whole), tiny.bits(second)) == []
+    compare_restored(tiny.AUGMENTED, 3, 6, tmp_path)
 
 
 def test_steps_after_a_restore_of_several_averages_are_those_without_one(tmp_path):
     recipe = replace(tiny.recipe("batch norm"), ema=Exponential(0.9, (0.1, 0.3)))
-    whole, first = tiny.training(recipe), tiny.training(recipe)
-    for _ in range(8):
-        whole.advance()
-    for _ in range(5):
-        first.advance()
-    second = restored(first, tmp_path)
-    assert tiny.different(tiny.bits(first), tiny.bits(second)) == []
-    for _ in range(3):
-        second.advance()
-    assert tiny.different(tiny.bits(whole), tiny.bits(second)) == []
+    compare_restored(recipe, 5, 8, tmp_path)
     files = sorted(path.name for path in tmp_path.glob("step-*/ema/*"))
     assert files == ["0.1.safetensors", "0.3.safetensors", "default.safetensors"]
 
