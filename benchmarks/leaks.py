@@ -20,7 +20,7 @@ from ddim.augment import augmented
 from ddim.data.transforms import batch as gather
 from ddim.data.transforms import unit
 from ddim.generate import generate, load
-from ddim.training.run import opened
+from ddim.own_images import own_images
 
 
 def statistics(images: Tensor) -> dict[str, Tensor]:
@@ -54,8 +54,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=18, help="levels of the grid (default 18)")
     args = parser.parse_args()
     trained = load(args.run)
-    parts = opened(trained.recipe, None)
-    data = unit(gather(parts.images, parts.train))
+    own = own_images(trained)
+    data = unit(gather(own.images, own.train))
     # Of every image the same share is changed as in training.
     labels = trained.recipe.augment.labels(len(data), torch.Generator().manual_seed(0))
     changed = trained.pixels.leave(augmented(trained.pixels.enter(data), labels))

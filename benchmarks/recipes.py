@@ -25,7 +25,7 @@ from ddim.generate import Trained, load
 from ddim.labels import check_null
 from ddim.levels import ends, slices
 from ddim.noise import Noise
-from ddim.training.run import opened
+from ddim.own_images import own_images
 
 NOISE = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Standard deviations of noise on images in [0, 1]."""
@@ -47,8 +47,8 @@ class Zero(nn.Module):
 
 def held_out(trained: Trained) -> Tensor:
     """(N, C, H, W) in [0, 1], the first of a run's held-out images."""
-    parts = opened(trained.recipe, None)
-    return unit(gather(parts.images, parts.valid[:HELD_OUT]))
+    own = own_images(trained)
+    return unit(gather(own.images, own.valid[:HELD_OUT]))
 
 
 @torch.no_grad()
@@ -87,11 +87,12 @@ def main() -> None:
     """Measure and print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    runs = [(path, load(path)) for path in parser.parse_args().runs]
+    opened = [(path, load(path)) for path in parser.parse_args().runs]
+    runs = [(path, trained, held_out(trained)) for path, trained in opened]
     print(f"{'run':<28}{'parameters':>12}{'images':>10}{'own loss':>12}{'of zero':>12}{'ratio':>8}")
-    for path, trained in runs:
+    for path, trained, images in runs:
         check_null(trained.recipe, "a loss on images of no class")
-        model, images = trained.model, held_out(trained)
+        model = trained.model
         zero = Model(
             Zero(getattr(trained.recipe.net, "outputs", 1)),
             model.schedule,
@@ -106,11 +107,10 @@ def main() -> None:
             f"{path.name:<28}{count:>12,}{seen:>10,}{learned:>12.4f}{nothing:>12.4f}{learned / nothing:>8.3f}"
         )
     print(f"\n{'noise on the pixels':<28}" + "".join(f"{noise:>8}" for noise in NOISE))
-    for path, trained in runs:
-        images = held_out(trained)
+    for path, trained, images in runs:
         errors = (image_error(trained, images, noise) for noise in NOISE)
         print(f"{path.name:<28}" + "".join(f"{error:>8.2f}" for error in errors), flush=True)
-    images = held_out(runs[0][1])
+    images = runs[0][2]
     eps = Noise(range(len(images))).like(images)
     constant = 255 * (images - images.mean((0, 2, 3), keepdim=True)).abs().mean().item()
     noisy = (255 * ((images + noise * eps).clamp(0, 1) - images).abs().mean().item() for noise in NOISE)
