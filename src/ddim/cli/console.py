@@ -11,10 +11,11 @@ from typing import Self
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn
 
-from ddim.generate import recipe_of
 from ddim.plots import can_preview, terminal
+from ddim.tracking import read_json
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
+from ddim.training.run import RUN
 
 WARM = 3
 """Updates after which a network is compiled and its memory laid out."""
@@ -174,7 +175,7 @@ class Console(Callback):
             say(self.shown)
         else:
             say(f"run {folder} is finished: nothing to resume")
-        labelled = recipe_of(folder).data.labels
+        labelled = read_json(folder / RUN)["recipe"]["data"].get("labels")
         say(f"next: ddim sample {folder}{' --label all' if labelled else ''}")
         return 0
 
