@@ -553,8 +553,8 @@ MUTANTS = [
     _(
         "a one-liner that does not look for found levels",
         "generate.py",
-        "grid = found_levels(trained, trained.recipe.sampler, steps)",
-        "grid = None",
+        "found = found_levels(trained, recipe.sampler, steps)",
+        "found = None",
         "test_grid_search.py::test_the_one_liner_and_the_command_make_the_same_pictures",
     ),
     _(
@@ -1271,9 +1271,9 @@ MUTANTS = [
     ),
     _(
         "levels of a search never used",
-        "evaluation.py",
-        "if found and not any(",
-        "if found and any(",
+        "generate.py",
+        'if not any(name.split(".")[0] in ("grid", "sampled_on")',
+        'if any(name.split(".")[0] in ("grid", "sampled_on")',
         "test_evaluation.py::test_levels_that_a_search_found_are_used_unless_a_grid_is_named",
     ),
     _(
@@ -1928,9 +1928,9 @@ MUTANTS = [
     ),
     _(
         "a folder made for pictures on levels that cannot be had",
-        "cli/sample.py",
-        "check_levels(recipe, args.steps)",
-        "pass",
+        "generate.py",
+        "check_levels(recipe, steps)\n",
+        "pass\n",
         "cli/test_sample.py::test_a_run_can_be_sampled_on_another_schedule_that_the_record_names",
     ),
     _(

@@ -163,7 +163,7 @@ def test_levels_that_a_search_found_are_used_unless_a_grid_is_named(run):
 
 def test_pictures_come_a_few_at_a_time_and_each_is_its_seeds(run):
     opened = load(run)
-    parts = [pictures for pictures, _ in made(opened, opened.recipe, range(3, 75), 2)]
+    parts = [pictures for pictures, _ in made(opened, range(3, 75), 2)]
     assert [len(part) for part in parts] == [32, 32, 8]
     assert all(part.dtype == torch.uint8 for part in parts)
     whole = torch.from_numpy(as_array(ddim.sample(run, 72, 2, seed=3))).permute(0, 3, 1, 2)

@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 
 from ddim import checkpoint, labels, scores, tracking
-from ddim.codec import override
-from ddim.config import Data, Recipe
+from ddim.config import Data
 from ddim.data import Images, open_images
 from ddim.data.decode import UnusableError, header
 from ddim.data.find import find as find_source
@@ -32,7 +31,7 @@ from ddim.data.source import Member
 from ddim.data.transforms import batch as gather
 from ddim.errors import UserError
 from ddim.files import make, sweep, sync, whole
-from ddim.generate import Trained, check_levels, found_levels, generate, load, parts
+from ddim.generate import Trained, as_asked, generate, load, parts
 from ddim.labels import Label
 from ddim.metrics.features import Extractor, begin, find, forget
 from ddim.metrics.fid import caution, fid, fid_infinity
@@ -165,27 +164,14 @@ def measured(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[str, An
 
 
 def made(
-    trained: Trained,
-    recipe: Recipe,
-    seeds: Sequence[int],
-    steps: int,
-    label: Label = None,
-    guidance: float = 1.0,
+    trained: Trained, seeds: Sequence[int], steps: int, label: Label = None, guidance: float = 1.0
 ) -> Iterator[tuple[Tensor, int]]:
     """Pictures (B, C, H, W) uint8 of the seeds, as they are saved, a few micro-batches at a time, and the NFE
-    of each; with the sampler and the grid of `recipe`.
+    of each.
     """
     # What an extractor is given at once should not be much smaller than what suits it.
     for part in parts(trained, seeds, BATCH):
-        images, nfe = generate(
-            trained,
-            part,
-            steps,
-            sampler=recipe.sampler,
-            grid=recipe.grid,
-            label=label,
-            guidance=guidance,
-        )
+        images, nfe = generate(trained, part, steps, label=label, guidance=guidance)
         yield torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2), nfe
 
 
@@ -219,15 +205,10 @@ def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progr
         raise UserError(
             f"{data.source} has changed since {run} was trained on it: name a reference with --data"
         )
-    recipe = override(trained.recipe, pictures.fields)
-    found = found_levels(trained, recipe.sampler, pictures.steps)
-    if found and not any(name.split(".")[0] in ("grid", "sampled_on") for name in pictures.fields):
-        recipe = replace(recipe, grid=found)
-    check_levels(recipe, pictures.steps)
-    trained = replace(trained, recipe=recipe)
+    trained, _ = as_asked(trained, pictures.fields, pictures.steps)
     seeds = range(pictures.seed, pictures.seed + pictures.n)
-    sampling = sampling_record(trained, recipe, seeds, pictures.steps, 0, label, guidance)
-    batches = made(trained, recipe, seeds, pictures.steps, label, guidance)
+    sampling = sampling_record(trained, trained.recipe, seeds, pictures.steps, 0, label, guidance)
+    batches = made(trained, seeds, pictures.steps, label, guidance)
     if not (run / checkpoint.MANIFEST).is_file():
         return _Subject(pictures.n, batches, against, sampling, run / scores.FOLDER)
     # Nothing may be added to a checkpoint; its run's folder is two above.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ddim import checkpoint
 from ddim.codec import load as load_recipe
+from ddim.codec import override
 from ddim.config import Recipe, build
 from ddim.denoiser import Denoiser, Model
 from ddim.ema import profiles
@@ -181,8 +182,23 @@ def sample(
     if n < 1:
         raise UserError(f"n must be at least 1, got {n}")
     trained = run if isinstance(run, Trained) else load(run, weights)
-    grid = found_levels(trained, trained.recipe.sampler, steps)
-    return generate(trained, range(seed, seed + n), steps, grid=grid, label=label, guidance=guidance)[0]
+    asked, _ = as_asked(trained, {}, steps)
+    return generate(asked, range(seed, seed + n), steps, label=label, guidance=guidance)[0]
+
+
+def as_asked(trained: Trained, fields: Mapping[str, Any], steps: int) -> tuple[Trained, bool]:
+    """A run with fields of its recipe changed, as `override` takes them; and whether a search found its grid.
+
+    Where the fields name neither a grid nor a schedule, levels that `ddim search` found for the sampler and
+    so many steps are taken before the recipe's grid. UserError as of `check_levels`.
+    """
+    recipe, found = override(trained.recipe, fields), None
+    if not any(name.split(".")[0] in ("grid", "sampled_on") for name in fields):
+        found = found_levels(trained, recipe.sampler, steps)
+    if found:
+        recipe = replace(recipe, grid=found)
+    check_levels(recipe, steps)
+    return replace(trained, recipe=recipe), found is not None
 
 
 def check_levels(recipe: Recipe, steps: int) -> None:

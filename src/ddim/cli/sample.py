@@ -78,12 +78,9 @@ def run(args: argparse.Namespace) -> int:
     if args.steps < 1:
         raise UserError(f"--steps must be at least 1, got {args.steps}")
     # Here, so that --help answers without torch.
-    from dataclasses import replace
-
     import torch
 
-    from ddim.codec import override
-    from ddim.generate import check_levels, found_levels, generate, load, parts
+    from ddim.generate import as_asked, generate, load, parts
     from ddim.labels import check, find
     from ddim.noise import check_seeds
     from ddim.plots import can_preview, grid, save_film, save_png, terminal, to_uint8
@@ -93,19 +90,12 @@ def run(args: argparse.Namespace) -> int:
     check_seeds(seeds)
     only(args, "sample", "sampler", "grid", "sampled_on", "clip")
     trained = load(args.run, args.weights, compiling=args.compile, device=args.device)
-    recipe = override(trained.recipe, args.fields)
-    if not any(name.split(".")[0] in ("grid", "sampled_on") for name in args.fields):
-        found = found_levels(trained, recipe.sampler, args.steps)
-        if found is not None:
-            recipe = replace(recipe, grid=found)
-            sys.stdout.write(
-                f"levels that ddim search found, in {args.run}/grids.json; --grid takes others\n"
-            )
-    trained = replace(trained, recipe=recipe)
+    trained, searched = as_asked(trained, args.fields, args.steps)
+    if searched:
+        sys.stdout.write(f"levels that ddim search found, in {args.run}/grids.json; --grid takes others\n")
     label = find(args.label, trained.recipe, trained.state["classes"])
     check(trained.recipe, label, args.guidance)
-    check_levels(recipe, args.steps)
-    record = sampling_record(trained, recipe, seeds, args.steps, 0, label, args.guidance)
+    record = sampling_record(trained, trained.recipe, seeds, args.steps, 0, label, args.guidance)
     out, before = _folder(args, record)
     if not (out / "record.json").is_file():
         # With it the folder is one of pictures, which the same command may finish.
@@ -117,8 +107,6 @@ def run(args: argparse.Namespace) -> int:
             trained,
             part,
             args.steps,
-            sampler=recipe.sampler,
-            grid=recipe.grid,
             label=label,
             guidance=args.guidance,
             watch=film.add if args.film else None,

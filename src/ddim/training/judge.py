@@ -40,7 +40,7 @@ def judge(training: Training) -> Judge:
     def judged() -> dict[str, float]:
         with training.averaged() as model:
             shown = Trained(model, training.pixels, recipe, training.engine.runtime, {}, Path(), "ema")
-            pictures = made(shown, recipe, range(report.kid), report.steps, in_turn(recipe))
+            pictures = made(shown, range(report.kid), report.steps, in_turn(recipe))
             features = np.concatenate([extractor(batch).numpy() for batch, _ in pictures])
         found = kid(features, truth, subsets=1)
         return {"kid": found.value, "kid_low": found.low, "kid_high": found.high}
