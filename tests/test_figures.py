@@ -17,7 +17,7 @@ from ddim.generate import Trained, generate
 from ddim.pixels import Pixels
 from ddim.recipes import smoke
 from ddim.runtime import Runtime
-from ddim.schedules import Cosine, Linear, LinearBeta
+from ddim.schedules import Cosine, Linear, LinearBeta, LinearIn
 from oracles import Gaussian, normal
 
 
@@ -101,7 +101,8 @@ def test_a_schedule_without_a_plateau_is_not_told_to_have_one():
 def test_schedules_are_chosen_by_name_with_fields_of_those_that_have_them():
     chosen = figures.chosen(("linear", "cosine"), {"clip": "powers", "min_signal": "0.1"})
     assert chosen == {"cosine": Cosine(min_signal=0.1), "linear": Linear(clip="powers", min_signal=0.1)}
-    assert figures.chosen(tuple(figures.SCHEDULES), {}) == figures.SCHEDULES
+    assert figures.chosen(tuple(figures.KNOWN), {}) == figures.KNOWN
+    assert figures.chosen(["linear_in"], {"quantity": "log_noise"}) == {"linear_in": LinearIn("log_noise")}
 
 
 @pytest.mark.parametrize(

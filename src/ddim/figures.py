@@ -19,7 +19,7 @@ from ddim.errors import UserError, near
 from ddim.nn.embedding import Sinusoidal
 from ddim.noise import Noise
 from ddim.pixels import Pixels
-from ddim.schedules import Cosine, Linear, LinearBeta, Schedule
+from ddim.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn, Schedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     from ddim.comparison import Cell
     from ddim.generate import Trained
 
-_UNION = Cosine | Linear | LinearBeta
+_UNION = Cosine | Linear | LinearBeta | LinearIn | KarrasSigma
 SCHEDULES: dict[str, _UNION] = {"cosine": Cosine(), "linear": Linear(), "linear_beta": LinearBeta()}
 """What is compared where nothing else is asked for: the two under the seed's bounds, and DDPM's own."""
+
+KNOWN = SCHEDULES | {"linear_in": LinearIn(), "karras_sigma": KarrasSigma()}
+"""All that can be drawn."""
 
 PHOTOGRAPH = Pixels.fixed(0.5, 0.25)
 """About the mean and deviation of photographs: what a forward strip takes, which has no training set."""
@@ -78,14 +81,14 @@ def schedules(shown: Mapping[str, Schedule] = SCHEDULES, points: int = 1001) -> 
 def chosen(names: Sequence[str], changes: Mapping[str, str]) -> dict[str, Schedule]:
     """The schedules of these names, with fields set by text in each that has them: {"clip": "powers"}.
 
-    UserError for a name that is not one of `SCHEDULES`, a field that none of them has, or a bad value.
+    UserError for a name that is not one of `KNOWN`, a field that none of them has, or a bad value.
     """
     known = {}
     for name in names:
-        if name not in SCHEDULES:
-            hint = near(name, SCHEDULES)
-            raise UserError(f"schedule must be one of {', '.join(SCHEDULES)}, got {name!r}{hint}")
-        known[name] = {f.name for f in fields(SCHEDULES[name])}
+        if name not in KNOWN:
+            hint = near(name, KNOWN)
+            raise UserError(f"schedule must be one of {', '.join(KNOWN)}, got {name!r}{hint}")
+        known[name] = {f.name for f in fields(KNOWN[name])}
     for field in changes:
         if not any(field in names_of for names_of in known.values()):
             raise UserError(f"schedule.{field} is not a field of {', '.join(known)}")
@@ -94,7 +97,7 @@ def chosen(names: Sequence[str], changes: Mapping[str, str]) -> dict[str, Schedu
             {"kind": name, **{k: v for k, v in changes.items() if k in known[name]}}, _UNION, "schedule"
         )
         # In one order, whatever was asked for: what covers what depends on it.
-        for name in SCHEDULES
+        for name in KNOWN
         if name in known
     }
 

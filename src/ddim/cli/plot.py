@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _EPILOG = """examples:
   ddim plot schedule                                 cosine, linear and linear_beta beside each other
   ddim plot schedule linear --schedule.clip powers   the seed repository's table, and its plateau
+  ddim plot schedule linear_in --schedule.quantity log_noise   one of Béres' seven
   ddim plot forward photo.jpg --size 128             an image that becomes noise
   ddim plot reverse runs/blossoms-fast-1 --seed 7    noise that becomes a picture
   ddim plot samplers runs/blossoms-fast-1            which sampler is worth its evaluations
@@ -24,6 +25,7 @@ _EPILOG = """examples:
 
 # Spelt here as well as in `ddim.schedules`, so that --help needs no torch; a test holds the two together.
 SCHEDULES = ("cosine", "linear", "linear_beta")
+OTHERS = ("linear_in", "karras_sigma")
 FIELDS = {
     "clip": "linear: none, rates (default), or powers, as the seed repository",
     "min_signal": "cosine, linear: the least signal rate (default 0.02)",
@@ -35,6 +37,13 @@ FIELDS = {
     "betas": "linear: linear (default), quad, const, jsd, sigmoid or cosine",
     "low": "linear_beta: beta at t = 0 (default 0.1)",
     "high": "linear_beta: beta at t = 1 (default 20)",
+    "quantity": "linear_in: angle (default), log_snr, noise_power, log_noise, log_signal, noise_step or "
+    "signal_step",
+    "start": "linear_in: log-SNR at t = 0 (default 3)",
+    "end": "linear_in: log-SNR at t = 1 (default -10)",
+    "sigma_min": "karras_sigma: sigma at t = 0 (default 0.001)",
+    "sigma_max": "karras_sigma: sigma at t = 1 (default 80)",
+    "rho": "karras_sigma: the power whose root is linear in t, or none (default 7)",
 }
 
 
@@ -64,7 +73,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
     schedule = kind("schedule", "alpha, sigma and log-SNR of schedules against t")
     schedule.usage = "ddim plot schedule [NAME ...] [--schedule.FIELD VALUE ...] [--out FILE]"
-    schedule.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(SCHEDULES)} (default all)")
+    schedule.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"{', '.join(SCHEDULES)} (default these), {', '.join(OTHERS)}",
+    )
     for name, text in FIELDS.items():
         schedule.add_argument(f"--schedule.{name}", dest=name, metavar="VALUE", help=text)
     for name, text in (
