@@ -238,5 +238,5 @@ def _readable(wanted: Any) -> str:  # noqa: ANN401
     if origin is Literal:
         return "one of " + ", ".join(args)
     if origin is tuple:
-        return f"a list of {_readable(args[0])}"
+        return f"a list of {_readable(args[0]).removeprefix('a ').replace('number', 'numbers')}"
     return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[wanted]

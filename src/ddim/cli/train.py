@@ -225,5 +225,5 @@ def _help_recipe(name: str) -> int:
         items = value if isinstance(value, tuple) else (value,)
         # As an option takes it: true, not True.
         shown = ",".join(str(item).lower() if item in (True, False, None) else str(item) for item in items)
-        sys.stdout.write(f"  --{path:<24} {shown or '()':<16} {possible}\n")
+        sys.stdout.write(f"  --{path:<24} {shown or '[]':<16} {possible}\n")
     return 0
