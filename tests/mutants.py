@@ -1950,8 +1950,8 @@ MUTANTS = [
     _(
         "an edit of a model that is not sampled so",
         "cli/editing.py",
-        "trained.sampled(counted), counted, recipe",
-        "counted, counted, recipe",
+        "trained.sampled(counted), counted",
+        "counted, counted",
         "cli/test_edits.py::test_an_edit_asks_the_model_as_it_is_sampled",
     ),
     _(
@@ -2085,8 +2085,8 @@ MUTANTS = [
     _(
         "bits of other images than the run held out",
         "cli/likelihood.py",
-        "if args.data is None and parts.images.fingerprint",
-        "if args.data and parts.images.fingerprint",
+        "if args.data is None:",
+        "if args.data:",
         "cli/test_labels_command.py::"
         "test_bits_of_images_that_have_changed_since_training_are_asked_for_by_name_alone",
     ),
@@ -2103,6 +2103,31 @@ MUTANTS = [
         'if wanted.data.labels and recipe.data.labels and not getattr(wanted.net, "classes", 0):',
         "if not wanted:",
         "cli/test_labels_command.py::test_the_same_command_resumes_a_run_that_has_counted_its_classes",
+    ),
+    _(
+        "images that have changed pass for those that a run held out",
+        "own_images.py",
+        'if images.fingerprint != trained.state["data"]["fingerprint"]:',
+        "if not images:",
+        "test_evaluation.py::test_a_run_whose_images_changed_needs_another_reference",
+        "cli/test_labels_command.py::"
+        "test_bits_of_images_that_have_changed_since_training_are_asked_for_by_name_alone",
+        "cli/test_diagnose.py::test_a_checkpoint_and_other_images_are_refused",
+    ),
+    _(
+        "memorisation judges pictures on the recipe's levels where a search found others",
+        "cli/memorisation.py",
+        "trained, _ = as_asked(trained, {}, args.steps)",
+        "",
+        "cli/test_memorisation_command.py::"
+        "test_the_pictures_are_those_that_sample_makes_on_levels_that_a_search_found",
+    ),
+    _(
+        "the name of a class that no picture has",
+        "records.py",
+        'trained.state["classes"][label] if',
+        'trained.state["classes"][0] if',
+        "cli/test_labels_command.py::test_the_record_says_label_and_guidance_and_no_two_are_mixed",
     ),
 ]
 

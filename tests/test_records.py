@@ -1,6 +1,7 @@
 """What a set of pictures says of itself."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,8 +28,8 @@ def folder(tmp_path_factory):
 
 def test_a_record_holds_all_that_the_pictures_depend_on(folder):
     trained = load(folder)
-    recipe = override(trained.recipe, {"sampler.eta": 0.5, "grid": "quadratic"})
-    record = json.loads(json.dumps(sampling_record(trained, recipe, [3, 9], 4, 4, None), allow_nan=False))
+    trained = replace(trained, recipe=override(trained.recipe, {"sampler.eta": 0.5, "grid": "quadratic"}))
+    record = json.loads(json.dumps(sampling_record(trained, [3, 9], 4, 4, None), allow_nan=False))
     assert record["checkpoint"] == {"path": str(trained.path), "sha256": checkpoint.digest(trained.path)}
     assert record["sampler"] == {"kind": "ddim", "eta": 0.5}
     assert record["grid"] == {"kind": "quadratic"}
@@ -43,7 +44,7 @@ def test_a_record_holds_all_that_the_pictures_depend_on(folder):
 def test_a_record_says_where_bits_may_differ(folder, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda net: net)
     trained = load(folder, compiling=True)
-    record = sampling_record(trained, trained.recipe, [0], 1, 1, None)
+    record = sampling_record(trained, [0], 1, 1, None)
     assert (record["bit_equal"], record["runtime"]["compile"]) == (False, True)
 
 
@@ -57,7 +58,7 @@ def test_a_record_outlives_its_checkpoint(folder, tmp_path):
             trained = load(tmp_path / "step-000000001")
             digest = checkpoint.digest(trained.path)
     assert not trained.path.exists()
-    assert sampling_record(trained, trained.recipe, [0], 1, 1, None)["checkpoint"]["sha256"] == digest
+    assert sampling_record(trained, [0], 1, 1, None)["checkpoint"]["sha256"] == digest
 
 
 def test_a_film_has_one_grid_for_each_state_and_ends_with_the_pictures(folder):

@@ -38,6 +38,7 @@ from ddim.metrics.fid import caution, fid, fid_infinity
 from ddim.metrics.kid import kid
 from ddim.metrics.precision_recall import density_coverage, precision_recall
 from ddim.noise import check_seeds
+from ddim.own_images import check_unchanged
 from ddim.plots import grid as sheet
 from ddim.plots import save_png, to_uint8
 from ddim.records import sampling_record
@@ -200,14 +201,11 @@ def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progr
     labels.check(trained.recipe, label, guidance)
     data = replace(trained.recipe.data, channels=trained.model.shape.channels)
     against = chosen(reference, data, trained.recipe.seed, partial(progress, "images"))
-    known = trained.state["data"]["fingerprint"]
-    if reference.data is None and against.images.fingerprint != known:
-        raise UserError(
-            f"{data.source} has changed since {run} was trained on it: name a reference with --data"
-        )
+    if reference.data is None:
+        check_unchanged(trained, against.images, ": name a reference with --data")
     trained, _ = as_asked(trained, pictures.fields, pictures.steps)
     seeds = range(pictures.seed, pictures.seed + pictures.n)
-    sampling = sampling_record(trained, trained.recipe, seeds, pictures.steps, 0, label, guidance)
+    sampling = sampling_record(trained, seeds, pictures.steps, 0, label, guidance)
     batches = made(trained, seeds, pictures.steps, label, guidance)
     if not (run / checkpoint.MANIFEST).is_file():
         return _Subject(pictures.n, batches, against, sampling, run / scores.FOLDER)

@@ -32,9 +32,20 @@ def own_images(trained: Trained, progress: Callable[[int, int], None] | None = N
     """The images that a run was trained on. UserError where they are not there or are others by now."""
     d, state = trained.recipe.data, trained.state
     images = open_images(d.source, d.size, state["channels"], progress=progress)
-    if images.fingerprint != state["data"]["fingerprint"]:
-        raise UserError(f"data {d.source} has changed since {trained.path.parent.parent} was trained on it")
+    check_unchanged(trained, images)
     return OwnImages(images, *split(images, d.valid, trained.recipe.seed))
+
+
+def check_unchanged(trained: Trained, images: Images, otherwise: str = "") -> None:
+    """UserError where images read from a run's source are not those of its training.
+
+    Split anew, images that trained the run would pass for held out. `otherwise` says what can be done.
+    """
+    if images.fingerprint != trained.state["data"]["fingerprint"]:
+        run = trained.path.parent.parent
+        raise UserError(
+            f"data {trained.recipe.data.source} has changed since {run} was trained on it{otherwise}"
+        )
 
 
 def entered(trained: Trained, images: Images, which: np.ndarray) -> Iterator[Tensor]:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ddim import tracking
 from ddim.codec import dump
-from ddim.config import Recipe
 from ddim.generate import Trained
 from ddim.labels import Label
 from ddim.pixels import Pixels
@@ -21,21 +20,21 @@ from ddim.samplers import State
 
 def sampling_record(
     trained: Trained,
-    recipe: Recipe,
     seeds: Sequence[int],
     steps: int,
     nfe: int,
     label: Label,
     guidance: float = 1.0,
 ) -> dict[str, Any]:
-    """Checkpoint and its hash, weights, recipe, sampler, times, NFE, seeds, label, guidance, runtime and
-    versions, as JSON.
+    """Checkpoint and its hash, weights, recipe, sampler, times, NFE, seeds, label and its name, guidance,
+    runtime and versions, as JSON.
     """
+    recipe = trained.recipe
     return {
         "checkpoint": {"path": str(trained.path), "sha256": trained.digest},
         "step": trained.state["step"],
         "weights": trained.weights,
-        "recipe": dump(trained.recipe),
+        "recipe": dump(recipe),
         "sampler": dump(recipe.sampler, named=True),
         "grid": dump(recipe.grid, named=True),
         "schedule": dump(recipe.walked, named=True),
@@ -44,6 +43,7 @@ def sampling_record(
         "nfe": nfe,
         "seeds": list(seeds),
         "label": label,
+        "class": trained.state["classes"][label] if isinstance(label, int) else None,
         "guidance": guidance,
         "runtime": vars(trained.runtime),
         # Pictures are the same bits only where they are made as the run chose, and nothing is compiled.

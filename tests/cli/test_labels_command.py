@@ -100,7 +100,7 @@ def test_the_record_says_label_and_guidance_and_no_two_are_mixed(home, tmp_path,
     words = ["sample", home / "run", "-n", 1, "--steps", 2, "--out", tmp_path]
     did(*words, "--label", "daisy", "--guidance", "2.5")
     record = json.loads((tmp_path / "record.json").read_text())
-    assert (record["label"], record["guidance"], record["nfe"]) == (3, 2.5, 4)
+    assert (record["label"], record["class"], record["guidance"], record["nfe"]) == (3, "daisy", 2.5, 4)
     for other in (["--label", "daisy"], ["--label", "all", "--guidance", "2.5"], []):
         assert "holds pictures of another run or way of sampling" in refused(capsys, *words, *other)
     did(*words, "--label", "3", "--guidance", "2.5", "--seed", "1")
@@ -157,7 +157,8 @@ def test_an_evaluation_is_of_the_pictures_that_sample_makes_and_says_which(home,
     did(*words, "daisy")
     made = [scores.read(home / "run" / "evaluations" / str(k)) for k in (1, 2)]
     sampling = [evaluation.record["sampling"] for evaluation in made]
-    assert [(s["label"], s["guidance"]) for s in sampling] == [("all", 2.0), (3, 1.0)]
+    assert [(s["label"], s["class"]) for s in sampling] == [("all", None), (3, "daisy")]
+    assert [s["guidance"] for s in sampling] == [2.0, 1.0]
     assert [s["nfe"] for s in sampling] == [4, 2]
     other = ranking.differing(made)
     assert (other["label"], other["guidance"]) == (["all", 3], [2.0, 1.0])

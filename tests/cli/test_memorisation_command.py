@@ -1,8 +1,10 @@
 import json
+from pathlib import Path
 
 import pytest
 
 import tiny
+from ddim import searched
 from ddim.cli import main
 from ddim.training import train
 
@@ -29,6 +31,15 @@ def test_a_run_that_has_hardly_learnt_is_not_called_memorised(run, capsys):
     assert record["sampling"]["nfe"] == 2
     assert record["false_alarms"]["of"] == 4
     assert record["gap"].keys() == {"value", "low", "high"}
+
+
+def test_the_pictures_are_those_that_sample_makes_on_levels_that_a_search_found(run, capsys):
+    recipe = tiny.recipe()
+    searched.save(run, recipe.sampler, 3, "ema", searched.Found((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0}))
+    for steps, levels in ((3, [1.0, 0.4, 0.1]), (2, recipe.grid(2, recipe.walked).tolist())):
+        assert main(["memorisation", str(run), "-n", "5", "--steps", str(steps)]) == 0
+        folder = Path(capsys.readouterr().out.splitlines()[-1]).parent
+        assert json.loads((folder / "record.json").read_text())["sampling"]["times"] == levels
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from ddim.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ddim.config import Recipe
     from ddim.denoiser import Counted, Denoiser
     from ddim.generate import Trained
 
@@ -41,7 +40,6 @@ class Work:
     trained: Trained
     model: Denoiser
     counted: Counted
-    recipe: Recipe
     times: Tensor
     out: Path
 
@@ -79,9 +77,9 @@ class Work:
                 save_png(self.out / f"{name.replace(' ', '-')}-{k:02d}.png", pixels)
         heads = [str(k) for k in range(max(map(len, pictures.values())))]
         save_figure(self.out / "strip.png", strip(pictures, heads))
-        record = sampling_record(self.trained, self.recipe, [], len(self.times), 0, None)
+        record = sampling_record(self.trained, [], len(self.times), 0, None)
         # What an edit does is said by its command and notes, not by the recipe's sampler.
-        for name in ("nfe", "seeds", "label", "guidance", "sampler"):
+        for name in ("nfe", "seeds", "label", "class", "guidance", "sampler"):
             del record[name]
         # Each of runtime.micro_batch images.
         calls = {"network_calls": self.counted.evaluations}
@@ -95,6 +93,8 @@ def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work
     equal steps of log-SNR to 6 (sigma 0.05): on them the slopes of an inversion lie nearest to a line. A
     schedule that ends before takes uniform times.
     """
+    from dataclasses import replace
+
     import torch
 
     from ddim.codec import override
@@ -112,9 +112,10 @@ def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work
     grid = "uniform_log_snr" if cleanest > UniformLogSNR().end else "uniform"
     recipe = override(trained.recipe, ({"grid": grid} if real else {}) | args.fields)
     check_levels(recipe, args.steps)
+    trained = replace(trained, recipe=recipe)
     times = recipe.grid(args.steps, recipe.walked)
     counted, out = Counted(trained.model), folder(args.out, command)
-    return Work(command, trained, trained.sampled(counted), counted, recipe, times, out)
+    return Work(command, trained, trained.sampled(counted), counted, times, out)
 
 
 def folder(out: Path | None, command: str) -> Path:

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     # Between seeds the ends are what `ddim sample` makes of them; an image is inverted by DDIM.
     work = editing.opened(args, "interpolate", real=not seeds)
     model, times = work.model, work.times
-    sampler = work.recipe.sampler if seeds else DDIM()
+    sampler = work.trained.recipe.sampler if seeds else DDIM()
 
     def made(latent: Tensor) -> Tensor:
         return picture(model, last(sampler(model, latent, times, Noise(range(len(latent))))))

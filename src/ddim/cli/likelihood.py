@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.data.transforms import batch
     from ddim.generate import load
     from ddim.noise import check_seeds
+    from ddim.own_images import check_unchanged
     from ddim.training.run import opened
 
     if (args.run / MANIFEST).is_file():
@@ -82,11 +83,8 @@ def run(args: argparse.Namespace) -> int:
     recipe = trained.recipe
     data = replace(recipe.data, source=args.data or recipe.data.source, channels=trained.model.shape.channels)
     parts = opened(replace(recipe, data=data), None)
-    if args.data is None and parts.images.fingerprint != trained.state["data"]["fingerprint"]:
-        # Split anew, images that trained the run would pass for held out.
-        raise UserError(
-            f"{data.source} has changed since {args.run} was trained on it: name images with --data"
-        )
+    if args.data is None:
+        check_unchanged(trained, parts.images, ": name images with --data")
     part = getattr(parts, args.part)
     if not len(part):
         raise UserError(f"--part {args.part} of {data.source} holds no image")

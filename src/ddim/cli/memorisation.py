@@ -48,15 +48,18 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"-n must be at least 1 and at most 1,000,000, got {args.n}")
     if args.steps < 1:
         raise UserError(f"--steps must be at least 1, got {args.steps}")
+    import torch
+
     from ddim import diagnostics, memorisation, tracking
     from ddim.calibration import gap
     from ddim.checkpoint import MANIFEST
     from ddim.cli.console import decoding, working
-    from ddim.generate import generate, load
+    from ddim.evaluation import made
+    from ddim.generate import as_asked, load
     from ddim.labels import in_turn
     from ddim.metrics import features
     from ddim.own_images import own_images
-    from ddim.plots import save_figure, to_uint8
+    from ddim.plots import save_figure
     from ddim.records import sampling_record
 
     if (args.run / MANIFEST).is_file():
@@ -64,10 +67,10 @@ def run(args: argparse.Namespace) -> int:
     extractor = None if args.features == memorisation.PIXELS else features.find(args.features)
     trained = load(args.run, args.weights, device=args.device)
     own = own_images(trained, decoding())
-    recipe, flip, seeds = trained.recipe, trained.recipe.data.flip, list(range(args.n))
-    label = in_turn(recipe)
-    images, nfe = generate(trained, seeds, args.steps, label=label)
-    pictures = to_uint8(images)
+    trained, _ = as_asked(trained, {}, args.steps)
+    flip, label, seeds = trained.recipe.data.flip, in_turn(trained.recipe), range(args.n)
+    parts, nfes = zip(*made(trained, seeds, args.steps, label), strict=True)
+    pictures = torch.cat(parts).permute(0, 2, 3, 1).numpy()
     if extractor is None:
         verdict = memorisation.of_run(own, pictures, flip)
     else:
@@ -88,11 +91,11 @@ def run(args: argparse.Namespace) -> int:
         {
             "schema": 1,
             "kind": "memorisation",
-            **memorisation.record(verdict, seeds, own, apart, twice),
+            **memorisation.record(verdict, list(seeds), own, apart, twice),
             "features": None
             if extractor is None
             else {"extractor": extractor.name, "weights": extractor.weights},
-            "sampling": sampling_record(trained, recipe, seeds, args.steps, nfe, label),
+            "sampling": sampling_record(trained, seeds, args.steps, nfes[0], label),
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "versions": tracking.versions(),
         },

@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(f"levels that ddim search found, in {args.run}/grids.json; --grid takes others\n")
     label = find(args.label, trained.recipe, trained.state["classes"])
     check(trained.recipe, label, args.guidance)
-    record = sampling_record(trained, trained.recipe, seeds, args.steps, 0, label, args.guidance)
+    record = sampling_record(trained, seeds, args.steps, 0, label, args.guidance)
     out, before = _folder(args, record)
     if not (out / "record.json").is_file():
         # With it the folder is one of pictures, which the same command may finish.
