@@ -2129,6 +2129,14 @@ MUTANTS = [
         'trained.state["classes"][0] if',
         "cli/test_labels_command.py::test_the_record_says_label_and_guidance_and_no_two_are_mixed",
     ),
+    _(
+        "images that are larger than they are used pass for enlarged",
+        "data/cache.py",
+        "header.height < height or header.width < width]",
+        "True]",
+        "cli/test_train.py::test_images_that_are_enlarged_are_told_with_the_size_that_they_have",
+        "cli/test_data.py::test_it_prints_what_there_is_to_know_before_training",
+    ),
 ]
 
 

@@ -6,7 +6,9 @@ import re
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import tiny
 from ddim import checkpoint, recipes
@@ -91,6 +93,19 @@ def test_options_and_fields_reach_the_recipe(here, capsys):
     assert (made.images, made.data.size, made.seed, made.optim.lr) == (8, (32, 40), 3, 3e-4)
     assert made.data.source == "blossoms:24"
     assert dump(made)["schedule"]["kind"] == "linear"
+
+
+def test_images_that_are_enlarged_are_told_with_the_size_that_they_have(here, capsys):
+    (here / "small").mkdir()
+    for k, size in enumerate([(16, 24)] * 9 + [(40, 40)] * 3):
+        pixels = np.random.default_rng(k).integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(here / "small" / f"{k}.png")
+    words = ["small", "--recipe", "tiny.yaml", "--images", "8", *FAST]
+    told = "9 of the images are enlarged to that: --size 16x24 would cost less"
+    lines = said(capsys, [*words, "--size", "32", "--out", "run"], 0)
+    assert lines[lines.index(told) - 1].startswith("3 x 32 x 32 pixels")
+    assert told not in said(capsys, [*words, "--size", "16x24", "--out", "other"], 0)
+    assert told not in said(capsys, ["--resume", "--out", "run", "--images", "8"], 0)
 
 
 def test_minutes_replace_the_images_of_a_recipe(here):

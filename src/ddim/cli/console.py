@@ -11,6 +11,7 @@ from typing import Self
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn
 
+from ddim.data.cache import enlarged
 from ddim.plots import can_preview, terminal
 from ddim.tracking import read_json
 from ddim.training.callbacks import Callback
@@ -118,6 +119,11 @@ class Console(Callback):
         goal = f"{budget:,} images" if budget else f"{training.recipe.minutes:g} minutes"
         say(f"{len(training.split.train):,} images to train on, {len(training.split.valid):,} to validate")
         say(f"{channels} x {height} x {width} pixels; {count:,} parameters; recipe {training.recipe.name}")
+        small = sorted((header.height, header.width) for header in enlarged(images))
+        if 2 * len(small) > len(images) and not training.step:
+            middle = small[len(small) // 2]
+            size = str(middle[0]) if middle[0] == middle[1] else "{}x{}".format(*middle)
+            say(f"{len(small):,} of the images are enlarged to that: --size {size} would cost less")
         say(f"{goal} on {how}{', the first steps are slow while it compiles' if runtime.compile else ''}")
         say(f"run folder {folder}" + (f", going on at step {training.step}" if training.step else ""))
         self.began = self.tick = time.monotonic()

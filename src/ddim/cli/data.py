@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from ddim.data import open_images, parse_size
-    from ddim.data.cache import originals, rejects, survey
+    from ddim.data.cache import enlarged, originals, rejects, survey
     from ddim.data.find import find
     from ddim.data.order import order
     from ddim.files import cache_folder
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         images = open_images(args.data, size, args.channels, progress=progress)
     others = survey(find(args.data), cache_folder()).others
     lines = [
-        *_counts(args.data, images, originals(images), others),
+        *_counts(args.data, images, originals(images), len(enlarged(images)), others),
         *_classes(images),
         *_rejected(rejects(images)),
         *_duplicates(images),
@@ -76,7 +76,9 @@ def escaped(text: str) -> str:
     )
 
 
-def _counts(source: str, images: Images, originals: Sequence[Header], others: int) -> Iterator[str]:
+def _counts(
+    source: str, images: Images, originals: Sequence[Header], small: int, others: int
+) -> Iterator[str]:
     height, width, channels = images.pixels.shape[1:]
     kind = {1: "gray", 3: "RGB", 4: "RGBA"}[channels]
     yield f"{escaped(source)}: {len(images):,} images, used at {height}x{width}, {kind}"
@@ -85,7 +87,6 @@ def _counts(source: str, images: Images, originals: Sequence[Header], others: in
         "{1}x{2}".format(*by_area[place]) for place in (0, len(by_area) // 2, len(by_area) - 1)
     )
     yield f"original sizes (height x width): smallest {smallest}, median {median}, largest {largest}"
-    small = sum(header.height < height or header.width < width for header in originals)
     if small:
         yield f"enlarged: {small:,}, smaller than {height}x{width}"
     yield f"formats: {_tally(header.format for header in originals)}"

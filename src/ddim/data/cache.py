@@ -87,6 +87,12 @@ def originals(images: Images) -> list[decode.Header]:
     ]
 
 
+def enlarged(images: Images) -> list[decode.Header]:
+    """What those files said that were smaller, in height or width, than they are used."""
+    _, height, width, _ = images.pixels.shape
+    return [header for header in originals(images) if header.height < height or header.width < width]
+
+
 def survey(source: Source, root: Path) -> Survey:
     """What a source holds. Read from the files themselves, or from a note where they have not changed
     since.
