@@ -740,7 +740,7 @@ MUTANTS = [
         "nn/blocks.py",
         "small, False, 2.0, 2.0)",
         "small, True, 2.0, 2.0)",
-        "nn/test_blocks.py::test_doubled_is_bilinear_forwards_and_backwards_seen_or_opaque",
+        "nn/test_blocks.py::test_doubled_is_torchs_own_forwards_and_backwards_seen_or_opaque",
     ),
     # Recipes
     _(
@@ -2136,6 +2136,42 @@ MUTANTS = [
         "True]",
         "cli/test_train.py::test_images_that_are_enlarged_are_told_with_the_size_that_they_have",
         "cli/test_data.py::test_it_prints_what_there_is_to_know_before_training",
+    ),
+    _(
+        "one mask of dropout for every layer of a shape",
+        "nn/blocks.py",
+        "kept(torch.randint(2**63 - 1, ()), list(input.shape), of)",
+        "kept(torch.tensor(0), list(input.shape), of)",
+        "nn/test_blocks.py::test_a_compiled_network_has_a_mask_of_its_own_in_each_layer_and_both_ways",
+        "training/test_loop.py::test_the_dropout_of_a_step_is_not_that_of_another",
+    ),
+    _(
+        "dropout of draws whose first bit is never set",
+        "nn/blocks.py",
+        "draws.random_(-(2**63), None, generator",
+        "draws.random_(generator",
+        "nn/test_blocks.py::test_dropout_scales_what_it_keeps_and_drops_each_number_on_its_own",
+    ),
+    _(
+        "dropout that does not scale what it keeps",
+        "nn/blocks.py",
+        "input * (SIXTEEN / (SIXTEEN - of))",
+        "input",
+        "nn/test_blocks.py::test_dropout_scales_what_it_keeps_and_drops_each_number_on_its_own",
+    ),
+    _(
+        "scores of attention in bf16 not scaled by the width of a head",
+        "nn/blocks.py",
+        "(q * q.shape[-1] ** -0.5 @ k.transpose(2, 3))",
+        "(q * v.shape[1] ** -0.5 @ k.transpose(2, 3))",
+        "nn/test_blocks.py::test_attention_in_bf16_is_that_in_float32_rounded",
+    ),
+    _(
+        "the gradient of nearest doubling by a bilinear one",
+        "nn/blocks.py",
+        'if mode == "nearest":',
+        'if mode == "":',
+        "nn/test_blocks.py::test_doubled_is_torchs_own_forwards_and_backwards_seen_or_opaque",
     ),
 ]
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddim.nn.blocks import Exact, attended, doubled, opaque_doubled, padded, zeroed
+from ddim.nn.blocks import Dropout, Exact, attended, doubled, kept, opaque_doubled, padded, zeroed
 from oracles import made, normal
 
 
@@ -43,19 +43,20 @@ def test_any_size_is_padded_with_zeros_below_and_right_and_cropped(height, width
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(2, 3, 4, 6), (1, 1, 1, 1), (2, 16, 3, 5)])
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of opcheck itself
-def test_doubled_is_bilinear_forwards_and_backwards_seen_or_opaque(shape, kind, layout):
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_doubled_is_torchs_own_forwards_and_backwards_seen_or_opaque(mode, shape, kind, layout):
     x = normal(*shape, dtype=torch.float32).to(kind).contiguous(memory_format=layout)
     results = []
-    for double in (doubled, opaque_doubled, lambda x: nn.functional.interpolate(x, None, 2, "bilinear")):
+    for double in (doubled, opaque_doubled, lambda x, mode: nn.functional.interpolate(x, None, 2, mode)):
         entered = x.clone().requires_grad_()
-        found = double(entered)
+        found = double(entered, mode)
         (found * normal(*found.shape, dtype=torch.float32).to(kind)).sum().backward()
         results.append((found, entered.grad))
     for found, gradient in results[:2]:
         assert torch.equal(found, results[2][0])
         assert torch.equal(gradient, results[2][1])
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-    torch.library.opcheck(opaque_doubled, (x.clone().requires_grad_(),), test_utils=checks)
+    torch.library.opcheck(opaque_doubled, (x.clone().requires_grad_(), mode), test_utils=checks)
 
 
 def test_a_compiled_network_doubles_by_the_opaque_operation():
@@ -67,6 +68,64 @@ def test_a_compiled_network_doubles_by_the_opaque_operation():
 
     torch.compile(doubled, backend=backend)(normal(1, 2, 3, 4, dtype=torch.float32))
     assert torch.ops.ddim.doubled in seen or torch.ops.ddim.doubled.default in seen
+
+
+def test_nearest_copies_each_pixel_to_four():
+    found = doubled(torch.tensor([[[[1.0, 2.0]]]]), "nearest")
+    assert torch.equal(found, torch.tensor([[[[1.0, 1, 2, 2], [1, 1, 2, 2]]]]))
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_dropout_scales_what_it_keeps_and_drops_each_number_on_its_own(p, layout):
+    n = 40_000
+    x = torch.ones(5, 40, 20, 10).contiguous(memory_format=layout).requires_grad_()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        found = Dropout(p)(x)
+    found.backward(torch.full_like(found, 2.0))
+    assert torch.equal(x.grad, 2 * found)
+    dropped = (found == 0).double()
+    assert found[found != 0].unique().numel() == 1
+    assert found.max().item() == pytest.approx(1 / (1 - p), rel=1e-4)
+    # In the order of the draws, each of which is shared by four.
+    row = dropped.permute(0, 2, 3, 1).flatten()
+    for lane in range(4):
+        assert row[lane::4].mean().item() == pytest.approx(p, abs=4 * (p * (1 - p) / (n / 4)) ** 0.5)
+    for lag in (1, 2, 3, 4, 5):
+        both = ((row[lag:] - p) * (row[:-lag] - p)).mean().item() / (p * (1 - p))
+        assert abs(both) < 4 / n**0.5
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 1, 1, 1), (1, 2, 1, 2), (1, 1, 5, 1), (2, 3, 4, 5)])
+def test_dropout_is_of_any_size_and_of_training_only(shape):
+    x = torch.ones(shape)
+    torch.library.opcheck(kept, (torch.tensor(7), list(shape), 2**15))
+    with torch.random.fork_rng(devices=[]):
+        assert Dropout(0.9)(x).shape == x.shape
+    for layer in (Dropout(0.9).eval(), Dropout(0.0)):
+        assert torch.equal(layer(x), x)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is")  # of the compiler itself
+def test_a_compiled_network_has_a_mask_of_its_own_in_each_layer_and_both_ways():
+    one, two = Dropout(0.5), Dropout(0.5)
+    x = torch.ones(2, 8, 8, 8, requires_grad=True)
+    both = torch.compile(lambda x: torch.stack([one(x), two(x)]), backend="aot_eager_decomp_partition")
+    with torch.random.fork_rng(devices=[]):
+        found = both(x)
+    assert not torch.equal(found[0], found[1])
+    (gradient,) = torch.autograd.grad(found, x, torch.ones_like(found))
+    assert torch.equal(gradient, found.sum(0))
+
+
+@pytest.mark.parametrize("size", [(3, 5), (32, 32)], ids=["few pixels", "many"])
+@pytest.mark.parametrize("heads", [1, 4])
+def test_attention_in_bf16_is_that_in_float32_rounded(heads, size):
+    qkv = normal(2, 48, *size, dtype=torch.float32).bfloat16()
+    exact = attended(qkv.float(), heads)
+    error = attended(qkv, heads).float() - exact
+    assert error.square().mean().sqrt() < 0.01 * exact.square().mean().sqrt()
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])

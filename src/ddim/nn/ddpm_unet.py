@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddim.errors import UserError, positive
-from ddim.nn.blocks import Exact, attended, glorot, padded, zeroed
+from ddim.nn.blocks import Dropout, Exact, attended, doubled, glorot, padded, zeroed
 from ddim.nn.embedding import Fourier, Positional
 
 Resample = Literal["same", "strided", "box", "blur"]
@@ -168,7 +168,7 @@ class Block(nn.Module):
         self.first = nn.Conv2d(channels, out, 3, padding=1)
         self.told = nn.Linear(told, 2 * out if scale_shift else out)
         self.second_norm = nn.GroupNorm(groups, out, eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.second = nn.Conv2d(out, out, 3, padding=1)
         kind = Exact if exact else nn.Conv2d
         self.project = kind(channels, out, 1) if project or channels != out else nn.Identity()
@@ -233,7 +233,7 @@ class Grow(nn.Conv2d):
 
     def forward(self, x: Tensor, told: Tensor) -> Tensor:  # type: ignore[override]
         """x (B, channels, H, W) -> (B, channels, 2H, 2W)."""
-        return super().forward(F.interpolate(x, scale_factor=2, mode="nearest"))
+        return super().forward(doubled(x, "nearest"))
 
 
 class Filter(nn.Module):
