@@ -9,8 +9,10 @@ from PIL import Image
 
 from ddim import plots, reports, runs
 from ddim.cli import main
+from ddim.codec import dump
 from ddim.errors import UserError
-from ddim.pages import Cell, Strips, Table
+from ddim.pages import Cell, Strips, Table, Text
+from ddim.recipes import smoke
 from test_pages import Reader
 from test_results import record
 from test_runs import judge, make
@@ -37,9 +39,6 @@ def trained(tmp_path):
 
 
 def make_optim():
-    from ddim.codec import dump
-    from ddim.recipes import smoke
-
     return dump(smoke())["optim"]
 
 
@@ -140,6 +139,15 @@ def test_nothing_is_ranked_over_different_images(tmp_path):
     rows, notes = table(runs.find(tmp_path))
     assert not any(cell.best for row in rows for cell in row.values())
     assert any(note.startswith("Data differ") for note in notes)
+
+
+def test_what_runs_share_is_said_and_not_where_on_this_machine_their_images_lie(tmp_path):
+    for k, source in enumerate(["/home/ada/flowers.zip"] * 2 + ["/mnt/flowers.zip"]):
+        make(tmp_path / str(k), seed=k, data={**dump(smoke())["data"], "source": source})
+    both, all_three = ([tmp_path / str(k) for k in range(n)] for n in (2, 3))
+    found = [[run for path in paths for run in runs.find(path)] for paths in (both, all_three)]
+    assert "recipe smoke, images flowers.zip, seen" in block(found[0], Text).text
+    assert "images" not in block(found[1], Text).text
 
 
 @pytest.mark.parametrize("height, width, n", [(32, 32, 4), (24, 40, 7), (64, 64, 1), (8, 16, 16)])

@@ -129,7 +129,11 @@ def _summary(found: Sequence[Run], rows: Sequence[Configuration]) -> str:
         "parameters": [f"{run.facts.get('parameters', 0):,}" for run in found if run.facts],
         **{name: [each.get(name, "") for each in versions] for name in ("processor", "torch", "ddim")},
     }
-    shared = [f"{name} {values[0]}" for name, values in said.items() if len(set(values)) == 1 and values[0]]
+    same = {name: values[0] for name, values in said.items() if len(set(values)) == 1 and values[0]}
+    if "images" in same:
+        # Others who read the page need not know where on this machine they lie.
+        same["images"] = Path(same["images"]).name
+    shared = [f"{name} {value}" for name, value in same.items()]
     return f"{counts}: {states}." + (f" Shared by all: {', '.join(shared)}." if shared else "")
 
 
