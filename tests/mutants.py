@@ -2173,6 +2173,23 @@ MUTANTS = [
         'if mode == "":',
         "nn/test_blocks.py::test_doubled_is_torchs_own_forwards_and_backwards_seen_or_opaque",
     ),
+    _(
+        "fields of a recipe that have come since pass for differences of runs",
+        "codec.py",
+        "return dump(load(recipe))",
+        "return recipe",
+        "test_results.py::"
+        "test_fields_that_have_come_since_and_other_places_of_the_same_images_are_no_differences",
+        "test_ranking.py::test_what_differs_is_told_and_nothing_else",
+    ),
+    _(
+        "images of which nothing is known pass for the same",
+        "results.py",
+        "return len(fingerprints) == 1 and None not in fingerprints",
+        "return len(fingerprints) == 1",
+        "test_results.py::"
+        "test_fields_that_have_come_since_and_other_places_of_the_same_images_are_no_differences",
+    ),
 ]
 
 

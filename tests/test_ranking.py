@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from ddim.codec import dump
 from ddim.errors import UserError
 from ddim.metrics.kid import kid_difference
 from ddim.ranking import Difference, _jackknifed, difference, differing, ranked
+from ddim.recipes import smoke
 from ddim.scores import METRICS, read
 from stubs import SAMPLING, written
 
@@ -139,3 +141,7 @@ def test_what_differs_is_told_and_nothing_else(make):
         "optim.batch": [8, 16],
     }
     assert differing([make("c"), make("d")]) == {}
+    whole = dump(smoke())
+    before = {**whole, "data": {key: value for key, value in whole["data"].items() if key != "labels"}}
+    both = [make(name, sampling=SAMPLING | {"recipe": r}) for name, r in (("e", whole), ("f", before))]
+    assert differing(both) == {}

@@ -1,6 +1,7 @@
 """Configurations, spreads over repeats, and which evaluations compare."""
 
 import statistics
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -149,3 +150,20 @@ def test_intervals_belong_to_kid_and_to_what_fid_tends_to():
     assert (numbers["fid"].mean, numbers["fid"].interval) == (40.0, None)
     assert (numbers["fid_infinity"].mean, numbers["fid_infinity"].interval) == (35.0, (34.0, 36.0))
     assert list(numbers) == ["kid", "fid", "fid_infinity"]
+
+
+def test_fields_that_have_come_since_and_other_places_of_the_same_images_are_no_differences():
+    def trained(seed, images, source):
+        return replace(run(seed=seed, data__source=source), facts={"data": {"fingerprint": images}})
+
+    one, two, other = trained(0, "a", "/1/x.zip"), trained(1, "a", "/2/x.zip"), trained(2, "b", "/3/x.zip")
+    del one.recipe["data"]["labels"], one.recipe["sampled_on"]
+    (both,) = results.configurations([one, two])
+    assert both.choice == {}
+    assert [each.choice for each in results.configurations([two, other])] == [
+        {"data.source": "/2/x.zip"},
+        {"data.source": "/3/x.zip"},
+    ]
+    # Nothing is known of the images of a run that has not begun.
+    assert len(results.configurations([one, replace(two, facts={})])) == 2
+    assert len(results.configurations([replace(one, facts={}), replace(two, facts={})])) == 2

@@ -76,6 +76,14 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return load(tree)
 
 
+def completed(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A recipe as some version wrote it, with the fields that have come since; as it is if unreadable."""
+    try:
+        return dump(load(recipe))
+    except UserError:
+        return recipe
+
+
 def read_recipe(path: Path) -> Recipe:
     """The recipe in a YAML or JSON file; UserError where there is none or it is not one."""
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ddim.codec import completed
 from ddim.errors import UserError
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid_difference
@@ -133,7 +134,7 @@ def _choices(record: dict[str, Any]) -> dict[str, Any]:
     sampling = record["sampling"]
     if sampling is None:
         return chosen | {"source": record["generated"]["source"]}
-    recipe = sampling["recipe"]
+    recipe = completed(sampling["recipe"])
     chosen |= _flat({name: sampling[name] for name in ("sampler", "grid", "weights", "nfe")})
     # Records from before there was guidance have none.
     chosen |= {"label": sampling.get("label"), "guidance": sampling.get("guidance", 1.0)}

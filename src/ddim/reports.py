@@ -124,16 +124,15 @@ def _summary(found: Sequence[Run], rows: Sequence[Configuration]) -> str:
     versions = [run.facts.get("versions", {}) for run in found if run.facts]
     said = {
         "recipe": [run.recipe["name"] for run in known],
-        "images": [run.recipe["data"]["source"] for run in known],
+        # Others who read the page need not know where on this machine they lie.
+        "images": [Path(run.recipe["data"]["source"]).name for run in known],
         "seen": [f"{run.total:,}" if run.total else "" for run in known],
         "parameters": [f"{run.facts.get('parameters', 0):,}" for run in found if run.facts],
         **{name: [each.get(name, "") for each in versions] for name in ("processor", "torch", "ddim")},
     }
-    same = {name: values[0] for name, values in said.items() if len(set(values)) == 1 and values[0]}
-    if "images" in same:
-        # Others who read the page need not know where on this machine they lie.
-        same["images"] = Path(same["images"]).name
-    shared = [f"{name} {value}" for name, value in same.items()]
+    if len({run.recipe["data"]["source"] for run in known}) > 1 and not results.same_images(known):
+        del said["images"]
+    shared = [f"{name} {values[0]}" for name, values in said.items() if len(set(values)) == 1 and values[0]]
     return f"{counts}: {states}." + (f" Shared by all: {', '.join(shared)}." if shared else "")
 
 

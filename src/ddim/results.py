@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddim import runs, scores
+from ddim.codec import completed
 from ddim.runs import Run
 
 METRICS = {
@@ -82,8 +83,11 @@ class Way:
 
 def configurations(found: Iterable[Run]) -> list[Configuration]:
     """The runs by configuration, in the order of the first of each; those without a recipe are left out."""
-    planned = [(run, runs.fields(run.recipe)) for run in found if run.recipe]
+    planned = [(run, runs.fields(completed(run.recipe))) for run in found if run.recipe]
     names = differences([fields for _, fields in planned])
+    if same_images([run for run, _ in planned]):
+        # The same images may have lain in different places.
+        names = [name for name in names if name != "data.source"]
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run, fields in planned:
         groups.setdefault(tuple(fields.get(name, MISSING) for name in names), []).append(run)
@@ -102,6 +106,12 @@ def differences(recipes: Sequence[Mapping[str, str]]) -> list[str]:
     alike = ("seed", "net.classes")
     names = dict.fromkeys(name for recipe in recipes for name in recipe if name not in alike)
     return [name for name in names if _differs(name, recipes)]
+
+
+def same_images(found: Sequence[Run]) -> bool:
+    """Whether all of the runs are known to have seen the same images."""
+    fingerprints = {run.facts.get("data", {}).get("fingerprint") for run in found}
+    return len(fingerprints) == 1 and None not in fingerprints
 
 
 def spread(values: Sequence[float], interval: tuple[float, float] | None = None) -> Spread:
