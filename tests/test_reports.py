@@ -13,6 +13,7 @@ from ddim.codec import dump
 from ddim.errors import UserError
 from ddim.pages import Cell, Strips, Table, Text
 from ddim.recipes import smoke
+from ddim.results import Spread
 from test_pages import Reader
 from test_results import record
 from test_runs import judge, make
@@ -244,3 +245,9 @@ def test_runs_that_have_only_begun_can_be_reported(tmp_path):
     judge(tmp_path / "torn", 1, kid=0.1)
     reports.write(runs.find(tmp_path), tmp_path / "report.html", "t")
     assert "1 stopped, 1 damaged" in (tmp_path / "report.html").read_text()
+
+
+def test_a_number_has_the_digits_that_mean_something():
+    assert reports.shown(Spread(0.12344, 1)) == "0.1234"
+    assert reports.shown(Spread(235.996, 3, 0.845)) == "236.0 ± 0.8"
+    assert reports.shown(Spread(30.0, 1, None, (28.04, 31.96))) == "30.0 [28.0, 32.0]"

@@ -109,11 +109,13 @@ def png(pixels: np.ndarray) -> bytes:
 
 def shown(number: Spread) -> str:
     """A number with its spread over repeats, or with its own interval."""
+    # Of a FID of hundreds, fewer digits mean something.
+    digits = 4 if abs(number.mean) < 10 else 1
     if number.deviation is not None:
-        return f"{number.mean:.4f} ± {number.deviation:.4f}"
+        return f"{number.mean:.{digits}f} ± {number.deviation:.{digits}f}"
     if number.interval is not None:
-        return f"{number.mean:.4f} [{number.interval[0]:.4f}, {number.interval[1]:.4f}]"
-    return f"{number.mean:.4f}"
+        return f"{number.mean:.{digits}f} [{number.interval[0]:.{digits}f}, {number.interval[1]:.{digits}f}]"
+    return f"{number.mean:.{digits}f}"
 
 
 def _summary(found: Sequence[Run], rows: Sequence[Configuration]) -> str:

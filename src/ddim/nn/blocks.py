@@ -66,7 +66,7 @@ def kept(seed: Tensor, shape: list[int], of: int) -> Tensor:
     b, c, h, w = shape
     numbers = b * c * h * w
     draws = torch.empty(-(-numbers // 4), dtype=torch.int64)
-    draws.random_(-(2**63), None, generator=torch.Generator().manual_seed(seed.item()))
+    draws.random_(-(2**63), None, generator=torch.Generator().manual_seed(int(seed)))
     flat = draws.view(torch.int16)[:numbers] >= of - SIXTEEN // 2
     return flat.view(b, h, w, c).permute(0, 3, 1, 2)
 
