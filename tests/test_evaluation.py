@@ -280,7 +280,7 @@ def test_a_run_whose_images_changed_needs_another_reference(run, monkeypatch):
         opened.state["data"]["fingerprint"] = "0" * 64
         return opened
 
-    assert "has changed since" in refused(run, FEW)
+    assert f"has changed since {run} was trained on it: name a reference with --data" in refused(run, FEW)
     assert evaluate(run, FEW, Reference("blossoms:60"), extractor=stub()).value("kid") is not None
 
 

@@ -44,6 +44,17 @@ def strips(monkeypatch):
 # --- schedules ----------------------------------------------------------------------------------------------
 
 
+def test_of_two_curves_that_cover_each_other_the_upper_is_dashed():
+    for names, dashed in (
+        (["linear", "linear_beta", "karras_sigma"], ["linear_beta"]),
+        (["cosine", "linear_in"], []),
+        (["linear_beta"], []),
+    ):
+        axes = figures.schedules(figures.chosen(names, {})).axes[0]
+        named = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
+        assert [line.get_label() for line in named if line.get_linestyle() != "-"] == dashed
+
+
 def test_the_curves_of_a_schedule_are_its_own_values():
     figure = figures.schedules()
     alpha, sigma, log_snr = (lines(axes) for axes in figure.axes)
@@ -109,7 +120,8 @@ def test_schedules_are_chosen_by_name_with_fields_of_those_that_have_them():
     ("names", "changes", "said"),
     [
         (("lineer",), {}, "perhaps you meant linear"),
-        (("cosine",), {"clip": "powers"}, "schedule.clip is not a field of cosine"),
+        (("cosine",), {"clip": "powers"}, "schedule.clip is not a field of cosine; it is one of linear$"),
+        (("cosine",), {"clop": "powers"}, "schedule.clop is not a field of cosine$"),
         (("linear",), {"clip": "power"}, "perhaps you meant powers"),
         (("linear",), {"entries": "many"}, "schedule.entries must be a whole number"),
     ],

@@ -249,5 +249,5 @@ def test_runs_that_have_only_begun_can_be_reported(tmp_path):
 
 def test_a_number_has_the_digits_that_mean_something():
     assert reports.shown(Spread(0.12344, 1)) == "0.1234"
-    assert reports.shown(Spread(235.996, 3, 0.845)) == "236.0 ± 0.8"
-    assert reports.shown(Spread(30.0, 1, None, (28.04, 31.96))) == "30.0 [28.0, 32.0]"
+    assert reports.shown(Spread(235.996, 3, 0.844)) == "236.00 ± 0.84"
+    assert reports.shown(Spread(30.0, 1, None, (28.04, 31.96))) == "30.00 [28.04, 31.96]"

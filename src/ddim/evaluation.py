@@ -202,7 +202,7 @@ def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progr
     data = replace(trained.recipe.data, channels=trained.model.shape.channels)
     against = chosen(reference, data, trained.recipe.seed, partial(progress, "images"))
     if reference.data is None:
-        check_unchanged(trained, against.images, ": name a reference with --data")
+        check_unchanged(trained, against.images, "name a reference with --data")
     trained, _ = as_asked(trained, pictures.fields, pictures.steps)
     seeds = range(pictures.seed, pictures.seed + pictures.n)
     sampling = sampling_record(trained, seeds, pictures.steps, 0, label, guidance)

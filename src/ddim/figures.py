@@ -61,8 +61,9 @@ def schedules(shown: Mapping[str, Schedule] = SCHEDULES, points: int = 1001) -> 
         series = {name: (t.numpy(), gapped(value)) for name, value in values.items()}
         plots.curve_panel(axes, series, "t  (0 clean, 1 noise)", "", title=title)
         lines = axes.get_lines()
-        if len(lines) > 1:
-            lines[-1].set_linestyle((0, (4, 2.5)))  # DDPM's two forms cover each other
+        if {"linear", "linear_beta"} <= series.keys():
+            # DDPM's two forms cover each other.
+            lines[[*series].index("linear_beta")].set_linestyle((0, (4, 2.5)))
         for line, level in zip(lines, levels.values(), strict=True):
             _thicken(axes, line, plateaus(level.log_snr))
         for alpha in (Cosine().min_signal, Cosine().max_signal):
@@ -91,7 +92,9 @@ def chosen(names: Sequence[str], changes: Mapping[str, str]) -> dict[str, Schedu
         known[name] = {f.name for f in fields(KNOWN[name])}
     for field in changes:
         if not any(field in names_of for names_of in known.values()):
-            raise UserError(f"schedule.{field} is not a field of {', '.join(known)}")
+            owners = [name for name, schedule in KNOWN.items() if hasattr(schedule, field)]
+            hint = f"; it is one of {' and '.join(owners)}" if owners else ""
+            raise UserError(f"schedule.{field} is not a field of {', '.join(known)}{hint}")
     return {
         name: load(
             {"kind": name, **{k: v for k, v in changes.items() if k in known[name]}}, _UNION, "schedule"

@@ -36,16 +36,14 @@ def own_images(trained: Trained, progress: Callable[[int, int], None] | None = N
     return OwnImages(images, *split(images, d.valid, trained.recipe.seed))
 
 
-def check_unchanged(trained: Trained, images: Images, otherwise: str = "") -> None:
+def check_unchanged(trained: Trained, images: Images, otherwise: str = "put its images back") -> None:
     """UserError where images read from a run's source are not those of its training.
 
     Split anew, images that trained the run would pass for held out. `otherwise` says what can be done.
     """
     if images.fingerprint != trained.state["data"]["fingerprint"]:
-        run = trained.path.parent.parent
-        raise UserError(
-            f"data {trained.recipe.data.source} has changed since {run} was trained on it{otherwise}"
-        )
+        run, source = trained.opened or trained.path, trained.recipe.data.source
+        raise UserError(f"data {source} has changed since {run} was trained on it: {otherwise}")
 
 
 def entered(trained: Trained, images: Images, which: np.ndarray) -> Iterator[Tensor]:

@@ -109,8 +109,8 @@ def png(pixels: np.ndarray) -> bytes:
 
 def shown(number: Spread) -> str:
     """A number with its spread over repeats, or with its own interval."""
-    # Of a FID of hundreds, fewer digits mean something.
-    digits = 4 if abs(number.mean) < 10 else 1
+    # Of a FID of hundreds fewer digits mean something.
+    digits = 4 if abs(number.mean) < 10 else 2
     if number.deviation is not None:
         return f"{number.mean:.{digits}f} ± {number.deviation:.{digits}f}"
     if number.interval is not None:

@@ -105,7 +105,7 @@ def test_a_checkpoint_and_other_images_are_refused(run, tmp_path, capsys, monkey
     other = tiny.images(40)
     monkeypatch.setattr("ddim.own_images.open_images", lambda *a, **k: other)
     assert main(["diagnose", str(run)]) == 2
-    assert "has changed since" in capsys.readouterr().err
+    assert f"has changed since {run} was trained on it: put its images back" in capsys.readouterr().err
 
 
 def test_the_gradients_of_a_diagnosis_are_those_of_the_objective_whatever_the_micro_batch(run):

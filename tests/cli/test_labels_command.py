@@ -178,7 +178,7 @@ def test_bits_of_images_that_have_changed_since_training_are_asked_for_by_name_a
     (tmp_path / "all" / "b").rename(tmp_path / "all" / "c")
     capsys.readouterr()
     assert main(["likelihood", str(run), "-n", "2", "--steps", "2"]) == 2
-    assert "has changed since" in capsys.readouterr().err
+    assert f"has changed since {run} was trained on it: name images with --data" in capsys.readouterr().err
     did("likelihood", run, "-n", 2, "--steps", 2, "--data", tmp_path / "all")
 
 

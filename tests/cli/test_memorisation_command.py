@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,8 @@ def test_a_run_that_has_hardly_learnt_is_not_called_memorised(run, capsys):
     assert record["gap"].keys() == {"value", "low", "high"}
 
 
-def test_the_pictures_are_those_that_sample_makes_on_levels_that_a_search_found(run, capsys):
-    recipe = tiny.recipe()
+def test_the_pictures_are_those_that_sample_makes_on_levels_that_a_search_found(run, tmp_path, capsys):
+    run, recipe = shutil.copytree(run, tmp_path / "run"), tiny.recipe()
     searched.save(run, recipe.sampler, 3, "ema", searched.Found((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0}))
     for steps, levels in ((3, [1.0, 0.4, 0.1]), (2, recipe.grid(2, recipe.walked).tolist())):
         assert main(["memorisation", str(run), "-n", "5", "--steps", str(steps)]) == 0

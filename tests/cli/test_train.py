@@ -17,6 +17,7 @@ from ddim.cli import train as command
 from ddim.cli.console import WARM, Console, Pace, clock
 from ddim.codec import dump, flat, override, read_recipe, write_recipe
 from ddim.config import Recipe
+from ddim.data import open_images, parse_size
 from ddim.training import train
 from ddim.training.loop import Plan
 
@@ -95,17 +96,31 @@ def test_options_and_fields_reach_the_recipe(here, capsys):
     assert dump(made)["schedule"]["kind"] == "linear"
 
 
-def test_images_that_are_enlarged_are_told_with_the_size_that_they_have(here, capsys):
+@pytest.mark.parametrize(
+    ("sizes", "size", "advised"),
+    [
+        ([(16, 24)] * 7 + [(40, 40)] * 5, "32", "16"),
+        ([(16, 24)] * 6 + [(40, 40)] * 6, "32", None),
+        ([(20, 300)] * 12, "32", "20"),
+        ([(12, 18)] * 4 + [(24, 36)] * 4 + [(16, 24)] * 4, "32x48", "16x24"),
+        ([(16, 24)] * 12, "16x24", None),
+        ([(4, 4)] * 12, "32", None),
+    ],
+)
+def test_images_that_are_enlarged_are_told_with_the_size_that_they_have(here, capsys, sizes, size, advised):
     (here / "small").mkdir()
-    for k, size in enumerate([(16, 24)] * 9 + [(40, 40)] * 3):
-        pixels = np.random.default_rng(k).integers(0, 256, (*size, 3), dtype=np.uint8)
+    for k, shape in enumerate(sizes):
+        pixels = np.random.default_rng(k).integers(0, 256, (*shape, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(here / "small" / f"{k}.png")
-    words = ["small", "--recipe", "tiny.yaml", "--images", "8", *FAST]
-    told = "9 of the images are enlarged to that: --size 16x24 would cost less"
-    lines = said(capsys, [*words, "--size", "32", "--out", "run"], 0)
-    assert lines[lines.index(told) - 1].startswith("3 x 32 x 32 pixels")
-    assert told not in said(capsys, [*words, "--size", "16x24", "--out", "other"], 0)
-    assert told not in said(capsys, ["--resume", "--out", "run", "--images", "8"], 0)
+    source = open_images("small", parse_size(size), 3, cache=here / "cache")
+    run = tiny.training(override(tiny.recipe(), {"data.size": size}), source)
+    for step in (0, 1):
+        run.step = step
+        Console().begin(run, here)
+        lines = capsys.readouterr().err.splitlines()
+        told = [line for line in lines if "are enlarged" in line]
+        most = f"most of the images are smaller and are enlarged to that: --size {advised} would cost less"
+        assert told == ([most] if advised and not step else [])
 
 
 def test_minutes_replace_the_images_of_a_recipe(here):

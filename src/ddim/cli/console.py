@@ -11,7 +11,9 @@ from typing import Self
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn
 
+from ddim.data import Images
 from ddim.data.cache import enlarged
+from ddim.data.images import SMALLEST
 from ddim.plots import can_preview, terminal
 from ddim.tracking import read_json
 from ddim.training.callbacks import Callback
@@ -119,11 +121,8 @@ class Console(Callback):
         goal = f"{budget:,} images" if budget else f"{training.recipe.minutes:g} minutes"
         say(f"{len(training.split.train):,} images to train on, {len(training.split.valid):,} to validate")
         say(f"{channels} x {height} x {width} pixels; {count:,} parameters; recipe {training.recipe.name}")
-        small = sorted((header.height, header.width) for header in enlarged(images))
-        if 2 * len(small) > len(images) and not training.step:
-            middle = small[len(small) // 2]
-            size = str(middle[0]) if middle[0] == middle[1] else "{}x{}".format(*middle)
-            say(f"{len(small):,} of the images are enlarged to that: --size {size} would cost less")
+        if not training.step and (size := _of_most(images)):
+            say(f"most of the images are smaller and are enlarged to that: --size {size} would cost less")
         say(f"{goal} on {how}{', the first steps are slow while it compiles' if runtime.compile else ''}")
         say(f"run folder {folder}" + (f", going on at step {training.step}" if training.step else ""))
         self.began = self.tick = time.monotonic()
@@ -184,6 +183,23 @@ class Console(Callback):
         labelled = read_json(folder / RUN)["recipe"]["data"].get("labels")
         say(f"next: ddim sample {folder}{' --label all' if labelled else ''}")
         return 0
+
+
+def _of_most(images: Images) -> str:
+    """The size, as an option takes it, that the middle one of the enlarged images has once it is cropped.
+
+    "" where not even half of the images are enlarged, or none can be trained on that are so small.
+    """
+    _, height, width, _ = images.pixels.shape
+    small = enlarged(images)
+    scales = sorted(min(header.height / height, header.width / width) for header in small)
+    if 2 * len(small) <= len(images):
+        return ""
+    scale = scales[len(scales) // 2]
+    size = round(scale * height), round(scale * width)
+    if min(size) < SMALLEST or size == (height, width):
+        return ""
+    return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
 
 
 def say(text: str, bar: Progress | None = None) -> None:

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     data = replace(recipe.data, source=args.data or recipe.data.source, channels=trained.model.shape.channels)
     parts = opened(replace(recipe, data=data), None)
     if args.data is None:
-        check_unchanged(trained, parts.images, ": name images with --data")
+        check_unchanged(trained, parts.images, "name images with --data")
     part = getattr(parts, args.part)
     if not len(part):
         raise UserError(f"--part {args.part} of {data.source} holds no image")

@@ -13,7 +13,8 @@ from ddim.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-_SMALLEST, _LARGEST = 8, 1024
+SMALLEST, LARGEST = 8, 1024
+"""Pixels of a side that can be trained on."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,9 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def check_size(size: tuple[int, int]) -> None:
     """UserError where a size (height, width) is outside what can be trained on."""
-    if not all(_SMALLEST <= side <= _LARGEST for side in size):
+    if not all(SMALLEST <= side <= LARGEST for side in size):
         raise UserError(
-            f"data.size must lie between {_SMALLEST} and {_LARGEST} pixels, got {size[0]}x{size[1]}"
+            f"data.size must lie between {SMALLEST} and {LARGEST} pixels, got {size[0]}x{size[1]}"
         )
 
 
