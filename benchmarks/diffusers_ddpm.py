@@ -10,13 +10,16 @@ Training: the whole run (flips, noise, loss, checks, optimiser, average) as `ddi
 examples/unconditional_image_generation/train_unconditional.py has it, in float32 unless asked and without an
 average. Its images lie ready on the device: loading is given to it. Sampling by DDIM: ours as `ddim sample`
 runs it, the last micro-batch filled up; theirs by `DDIMPipeline`, in float32 unless asked, all images at once
-and left as tensors. Compiled is what a user of diffusers could do by hand.
+and left as tensors. Compiled is what a user of diffusers could do by hand. Memory is kept for ours and given
+back for theirs, as each has it in a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,6 +33,7 @@ from diffusers import DDIMPipeline, DDPMScheduler, UNet2DModel
 from torch import nn
 from torch.nn import functional as F
 
+from ddim import memory
 from ddim.config import Recipe, build
 from ddim.data.transforms import batch as gather
 from ddim.data.transforms import unit
@@ -42,6 +46,7 @@ from ddim.runtime import COMPILE_PAYS_AFTER, Runtime, choose
 from timing import images, in_turn, pace, show, training
 
 PIXELS = Pixels.fixed(0.5, 0.5)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 SAME = 1e-4
 """How far the outputs of the two networks may lie apart."""
 
@@ -129,9 +134,23 @@ def piped(pipeline: DDIMPipeline, runtime: Runtime, count: int, steps: int) -> C
     return make
 
 
+def give_back() -> None:
+    """Undo `ddim.memory.keep`: the thresholds that glibc comes to by itself; what is free to the system."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for parameter, value in ((M_MMAP_MAX, 65536), (M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**26)):
+            libc.mallopt(parameter, value)
+        libc.malloc_trim(0)
+
+
 def compare(title: str, rows: dict[str, Callable[[], float]], alike: dict[str, str], rounds: int) -> None:
     """The table of all rows, and each of ours that runs alike one of diffusers beside it."""
-    paces = in_turn(rows, rounds)
+
+    def run(name: str) -> float:
+        # `ddim` has C's allocator keep memory, where a process of diffusers' leaves it as it is.
+        (memory.keep if name.startswith("ours") else give_back)()
+        return rows[name]()
+
+    paces = in_turn({name: lambda name=name: run(name) for name in rows}, rounds)
     show(title, paces)
     for ours, theirs in alike.items():
         show(f"{title}: alike", {name: paces[name] for name in (ours, theirs)})

@@ -2197,6 +2197,13 @@ MUTANTS = [
         "test_results.py::"
         "test_fields_that_have_come_since_and_other_places_of_the_same_images_are_no_differences",
     ),
+    _(
+        "memory is given back layer by layer",
+        "memory.py",
+        "libc.mallopt(_M_TRIM_THRESHOLD, -1)",
+        "",
+        "test_memory.py::test_memory_that_was_freed_is_had_again_without_asking_the_system",
+    ),
 ]
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ddim import memory
 from ddim.errors import UserError
 
 Precision = Literal["fp32", "bf16"]
@@ -36,8 +37,9 @@ class Runtime:
     micro_batch: int = 16
 
     def start(self) -> None:
-        """Take the threads, and float32 that is float32, for the whole process."""
+        """Take the threads, memory that is kept, and float32 that is float32, for the whole process."""
         torch.set_num_threads(self.threads)
+        memory.keep()
         # Left alone, convolutions on Nvidia's cards keep 10 bits, and with them a network's exact path.
         # pyrefly: ignore[missing-attribute] torch makes it at import
         torch.backends.cudnn.conv.fp32_precision = "ieee"
