@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from ddim import comparison
-from ddim.generate import load
+from ddim.generate import ends, load
 
 
 def main() -> None:
@@ -24,13 +24,16 @@ def main() -> None:
     args = parser.parse_args()
     trained = load(args.run)
     schedule = trained.recipe.walked
-    end = trained.recipe.grid(20, schedule)[-1].item()
+    first, end = ends(trained.recipe, trained.recipe.report.steps)
     budgets = tuple(map(int, args.budgets.split(",")))
-    error = comparison.of_run(trained, end, range(args.seeds))
-    cells = comparison.compared(error, schedule, end, budgets)
+    error = comparison.of_run(trained, end, range(args.seeds), first)
+    cells = comparison.compared(error, schedule, end, budgets, first)
     base = {c.nfe: c.error for c in cells if (c.sampler, c.grid) == ("DDIM", "uniform")}
     grids = list(dict.fromkeys(cell.grid for cell in cells))
-    print(f"Errors, and how many times less than DDIM's on the uniform grid; from t = 1 to {end:.4g}.\n")
+    print(
+        "Errors, and how many times less than DDIM's on the uniform grid; "
+        f"from t = {first:.4g} to {end:.4g}.\n"
+    )
     print("| sampler | NFE | " + " | ".join(grids) + " |\n" + "|---" * (2 + len(grids)) + "|")
     for name in comparison.SAMPLERS:
         for nfe in dict.fromkeys(c.nfe for c in cells if c.sampler == name):

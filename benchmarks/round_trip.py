@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ddim.codec import override
+from ddim.config import Recipe
 from ddim.data.transforms import batch as gather
 from ddim.editing import invert, restore
 from ddim.generate import load
@@ -39,7 +40,7 @@ def main() -> None:
         raise SystemExit(f"{args.data} is not what {args.run} was trained on, or holds nothing back")
     images = gather(parts.images, parts.valid[: args.images]).float() / 255
     x0 = trained.runtime.images(trained.pixels.enter(images))
-    grid = override(recipe, {"grid": args.grid}).grid
+    grid = override(Recipe(), {"grid": args.grid}).grid
 
     def error(steps: int, exact: bool) -> str:
         times = grid(steps, recipe.walked)

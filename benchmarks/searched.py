@@ -39,12 +39,15 @@ def main() -> None:
                 f"{args.run} has no grid of {steps} steps: ddim search {args.run} --steps {steps}"
             )
         times = found(steps, schedule)
-        grids[steps] = {"searched": times, **named_grids(steps, schedule, times[-1].item())}
-    end = times[-1].item()
-    truth = pictures(trained, DPMSolver(3), named_grids(LEVELS, schedule, end)["uniform_log_snr"], seeds)
-    exact = reference(trained, end, seeds[:TRUSTED], 500)
+        first, end = times[0].item(), times[-1].item()
+        grids[steps] = {"searched": times, **named_grids(steps, schedule, end, first)}
+    fine = named_grids(LEVELS, schedule, end, first)["uniform_log_snr"]
+    truth = pictures(trained, DPMSolver(3), fine, seeds)
+    exact = reference(trained, end, seeds[:TRUSTED], 500, first)
     off = (truth[:TRUSTED] - exact).square().mean()
-    print(f"From t = 1 to {end:.4g}, {args.seeds} seeds; the truth is within {off:.1e} of Heun's.\n")
+    print(
+        f"From t = {first:.4g} to {end:.4g}, {args.seeds} seeds; the truth is within {off:.1e} of Heun's.\n"
+    )
     print("| NFE | " + " | ".join(grids[steps]) + " |\n" + "|---" * (1 + len(grids[steps])) + "|")
     for steps, named in grids.items():
         errors = [

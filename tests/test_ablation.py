@@ -82,6 +82,9 @@ def test_discretisations_share_their_ends(name, schedule):
     assert times.shape == (9,)
     assert (times[0], times[-1]) == (1, END)
     assert (times.diff() < 0).all()
+    later = grid(name, 9, schedule, END, 0.9)
+    assert (later[0], later[-1]) == (0.9, END)
+    assert (later.diff() < 0).all()
 
 
 def test_discretisations_are_those_of_the_schedules_that_they_are_named_after():

@@ -40,7 +40,7 @@ from ddim.parameterisation import (
     Time,
     Timestep,
 )
-from ddim.recipes import clear
+from ddim.recipes import clear, fast
 from ddim.samplers import DDIM
 from ddim.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn
 from oracles import made
@@ -318,6 +318,15 @@ def test_a_kind_keeps_nothing_of_the_kind_before():
     recipe = override(Recipe(schedule=Cosine(0.1, 0.5)), {"schedule": "linear"})
     assert recipe.schedule == Linear()
     assert override(recipe, {"schedule": "cosine"}).schedule == Cosine()
+
+
+def test_a_kind_that_is_there_keeps_its_fields():
+    """The arm of a sweep that names what the recipe has is the recipe."""
+    recipe = fast()
+    assert Cosine() != recipe.schedule
+    assert override(recipe, {"schedule": "cosine", "ema": "power", "sampler": "dpm_solver"}) == recipe
+    narrower = override(recipe, {"schedule": "cosine", "schedule.max_signal": 0.95})
+    assert narrower.schedule == replace(recipe.schedule, max_signal=0.95)
 
 
 @pytest.mark.parametrize(

@@ -149,3 +149,17 @@ def test_a_file_of_grids_that_is_something_else_is_named(tmp_path):
     with pytest.raises(UserError, match=r"grids\.json is not what"):
         searched.saved(tmp_path, DDIM(), 4, "ema")
     assert searched.saved(tmp_path / "none", DDIM(), 4, "ema") is None
+
+
+def test_a_way_may_begin_below_the_start_of_the_schedule():
+    """Where a recipe's own grid begins: sigma 80 of a cosine schedule that goes on to infinity, say."""
+    for name, times in grid_search.named_grids(7, SCHEDULE, END, 0.8).items():
+        assert (times[0], times[-1]) == (0.8, END), name
+        assert (times.diff() < 0).all()
+    with pytest.raises(UserError, match=r"--end must lie between 0 and the first level, t = 0\.8, got 0\.9"):
+        grid_search.check(7, SCHEDULE, 0.9, 0.8)
+
+
+def test_a_search_ends_where_nothing_is_left_to_gain():
+    found = grid_search.search(4, SCHEDULE, END, lambda times: 0.0)
+    assert found.error == 0

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -5,6 +7,7 @@ from ddim.cli.train import RECIPES as NAMES
 from ddim.codec import dump, load, override, write_recipe
 from ddim.config import Fixed, build
 from ddim.errors import UserError
+from ddim.generate import check_levels
 from ddim.objective import Objective, TableTimes
 from ddim.parameterisation import NoiseVariance, PredictsNoise, Timestep
 from ddim.pixels import Pixels
@@ -41,6 +44,18 @@ def test_a_recipe_makes_a_model_that_learns(name):
 def test_its_batches_need_no_other_size_than_its_own(name):
     recipe = find(name)
     assert recipe.optim.batch % recipe.optim.accumulate == 0
+
+
+@every_recipe
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "linear_beta", "karras_sigma"])
+def test_every_recipe_can_be_tried_on_other_schedules_and_losses(name, schedule):
+    """As a sweep does, of which the arm that names what the recipe has is the recipe."""
+    recipe = find(name)
+    asked = {"schedule": schedule, "objective.error": "l1", "predicts": "image"}
+    other = override(recipe, asked)
+    check_levels(replace(other, sampled_on=None), other.report.steps)
+    named = dump(recipe)["schedule"]["kind"]
+    assert override(recipe, {"schedule": named}) == recipe
 
 
 def test_the_originals_keep_their_hyper_parameters():

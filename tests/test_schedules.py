@@ -85,15 +85,20 @@ def test_a_level_of_many_times_is_that_of_each(schedule):
         assert schedule(t).log_snr == pytest.approx(whole.log_snr[i].item(), rel=1e-12)
 
 
+def earliest(schedule):
+    """A table that is read between its entries has nothing before the first of them."""
+    return 1 / schedule.entries if getattr(schedule, "read", "") == "log_snr" else 0
+
+
 @every_schedule
 def test_the_inverse_comes_back_to_the_same_level_and_is_never_later(schedule):
     log_snr = schedule(TIMES).log_snr
     t = schedule.inverse(log_snr)
     assert ((t >= 0) & (t <= 1)).all()
     # A time is known no better than the log-SNR is, and that only to 1e-16 of the nearest rate.
-    assert (t <= TIMES + 1e-9).all()
+    assert (t <= TIMES.clamp(min=earliest(schedule)) + 1e-9).all()
     assert (schedule(t).log_snr <= log_snr + 1e-6).all()
-    usual = TIMES > 1e-4
+    usual = max(1e-4, earliest(schedule)) < TIMES
     assert torch.allclose(schedule(t).log_snr[usual], log_snr[usual], rtol=0, atol=1e-6)
 
 
@@ -105,7 +110,7 @@ def test_the_inverse_never_grows_and_is_clamped(schedule):
     assert t[0] == pytest.approx(1, abs=1e-15)
     ends = schedule.inverse(torch.tensor([-torch.inf, torch.inf]))
     assert ends[0] == pytest.approx(1, abs=1e-15)
-    assert 0 <= ends[1] < 1e-9
+    assert 0 <= ends[1] - earliest(schedule) < 1e-9
     assert schedule.inverse(torch.tensor(0.0)).shape == ()
     assert schedule.inverse(torch.zeros(2, 3)).shape == (2, 3)
 
@@ -392,3 +397,13 @@ def test_the_cosine_table_is_that_of_improved_ddpm():
     # Section 3.2: of 1000 steps the root of the first beta is a little less than a bin, 1 / 127.5.
     first = Linear(1000, clip="none", read="log_snr", betas="cosine")(torch.tensor(1e-3, dtype=torch.float64))
     assert 0.6 / 127.5 < first.sigma.item() < 1 / 127.5
+
+
+@pytest.mark.parametrize("clip", ["none", "rates"])
+def test_a_table_holds_its_first_entry_for_every_time_before_it(clip):
+    """No network was trained on less noise than that of entry 1."""
+    schedule = Linear(1000, clip=clip, read="log_snr")
+    early = schedule(torch.tensor([1e-9, 4e-4, 1e-3], dtype=torch.float64)).log_snr
+    first = torch.logit(schedule.powers[0])
+    assert torch.allclose(early, first.expand(3), rtol=1e-12)
+    assert schedule.inverse(first + 3) == 1e-3

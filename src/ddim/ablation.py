@@ -56,14 +56,13 @@ DISCRETISATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], 
 iDDPM's is the angle of its cosine, without the offset and the rounding of its table."""
 
 
-def grid(name: str, steps: int, schedule: Schedule, end: float) -> Tensor:
-    """(steps,) times of the schedule from 1 to `end`, at the noise levels of a discretisation."""
+def grid(name: str, steps: int, schedule: Schedule, end: float, first: float = 1.0) -> Tensor:
+    """(steps,) times of the schedule from `first` to `end`, at the noise levels of a discretisation."""
     clock, sigma = DISCRETISATIONS[name]
-    first, last = clock(bar(schedule(torch.tensor([1.0, end], dtype=torch.float64)))).tolist()
-    spaced = torch.linspace(first, last, steps, dtype=torch.float64)
-    times = time_of(schedule, sigma(spaced))
+    start, stop = clock(bar(schedule(torch.tensor([first, end], dtype=torch.float64)))).tolist()
+    times = time_of(schedule, sigma(torch.linspace(start, stop, steps, dtype=torch.float64)))
     # The ends themselves, not their images under roundings.
-    times[0], times[-1] = 1, end
+    times[0], times[-1] = first, end
     return times
 
 
@@ -167,17 +166,17 @@ Error = Callable[[Sampler, Tensor], float]
 """A sampler and its times -> the mean squared error of its pictures."""
 
 
-def of_run(trained: Trained, end: float, seeds: Sequence[int], fine: int = 100) -> Error:
+def of_run(trained: Trained, end: float, seeds: Sequence[int], fine: int = 100, first: float = 1.0) -> Error:
     """Against the pictures of the same noise by a fine run of `fine` levels, 2 `fine` - 1 evaluations.
 
     UserError where the schedule has no so fine a run: a table, whose levels coincide.
     """
-    check(fine, trained.recipe.walked, end)
-    truth = reference(trained, end, seeds, fine)
+    check(fine, trained.recipe.walked, end, first)
+    truth = reference(trained, end, seeds, fine, first)
     return lambda sampler, times: (pictures(trained, sampler, times, seeds) - truth).square().mean().item()
 
 
-def ablated(error: Error, schedule: Schedule, end: float, nfe: int) -> Iterator[Cell]:
+def ablated(error: Error, schedule: Schedule, end: float, nfe: int, first: float = 1.0) -> Iterator[Cell]:
     """Every discretisation, solver, schedule and scaling, at no more than `nfe` evaluations a picture."""
     if nfe < 3:
         raise UserError(f"an ablation needs at least 3 evaluations, two levels of Heun's rule, got {nfe}")
@@ -186,18 +185,20 @@ def ablated(error: Error, schedule: Schedule, end: float, nfe: int) -> Iterator[
             for clock, scaling in FLOWS:
                 sampler = Flow(order, clock, scaling)
                 count = levels(sampler, nfe)
-                times = grid(name, count, schedule, end)
+                times = grid(name, count, schedule, end, first)
                 value = error(sampler, times)
                 yield Cell(name, solver, clock, scaling, evaluations(sampler, count), value)
 
 
-def churned(error: Error, schedule: Schedule, end: float, nfe: int) -> Iterator[tuple[float, float]]:
+def churned(
+    error: Error, schedule: Schedule, end: float, nfe: int, first: float = 1.0
+) -> Iterator[tuple[float, float]]:
     """(gamma, error) of Heun's rule on EDM's levels with noise renewed (algorithm 2), for each of `CHURN`.
 
     Renewed noise leads to another picture: the error says how far pictures go, not how good they are.
     """
     count = levels(EDM(), nfe)
-    times = grid("edm", count, schedule, end)
+    times = grid("edm", count, schedule, end, first)
     for gamma in CHURN:
         yield gamma, error(EDM(s_churn=gamma * count), times)
 

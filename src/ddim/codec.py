@@ -66,9 +66,9 @@ def load(data: Any, wanted: Any = Recipe, path: str = "") -> Any:  # noqa: ANN40
 def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """The recipe with values set by path: {"schedule": "linear", "schedule.clip": "powers"}.
 
-    Values are text, as on a command line, or JSON. A kind alone takes that kind's defaults; it comes before
-    its fields whatever the order here. What must fit together is looked at once all are set. UserError for an
-    unknown path suggests the near one.
+    Values are text, as on a command line, or JSON. A kind alone keeps the fields of the recipe where that is
+    its kind already, and else takes that kind's defaults; it comes before its fields whatever the order here.
+    What must fit together is looked at once all are set. UserError for an unknown path suggests the near one.
     """
     tree = dump(recipe)
     for path in sorted(changes, key=lambda p: (p.count("."), p)):
@@ -158,8 +158,10 @@ def _set(tree: dict[str, Any], path: Sequence[str], new: Any) -> None:  # noqa: 
                 raise UserError(f"{whole} does not exist: {'.'.join(path[: depth + 1])} is none")
             tree[head] = dict(below) if isinstance(below, Mapping) else {"kind": below}
             tree = tree[head]
-    named = isinstance(new, str) and _kinds(wanted) and not (new == "none" and _may_be_none(wanted))
-    tree[path[-1]] = {"kind": new} if named else new
+    if isinstance(new, str) and _kinds(wanted) and not (new == "none" and _may_be_none(wanted)):
+        below = tree.get(path[-1])
+        new = below if isinstance(below, Mapping) and below.get("kind") == new else {"kind": new}
+    tree[path[-1]] = new
 
 
 def _kinds(wanted: Any) -> list[type]:  # noqa: ANN401

@@ -56,31 +56,37 @@ def evaluations(sampler: Sampler, count: int) -> int:
 
 
 def compared(
-    error: Callable[[Sampler, Tensor], float], schedule: Schedule, end: float, budgets: Sequence[int]
+    error: Callable[[Sampler, Tensor], float],
+    schedule: Schedule,
+    end: float,
+    budgets: Sequence[int],
+    first: float = 1.0,
 ) -> list[Cell]:
-    """Every sampler on every named grid from t = 1 to `end`, at each budget of evaluations."""
+    """Every sampler on every named grid from the time `first` to `end`, at each budget of evaluations."""
     cells = []
     for name, sampler in SAMPLERS.items():
         for nfe in budgets:
             count = levels(sampler, nfe)
             spent = evaluations(sampler, count)
-            for grid, times in named_grids(count, schedule, end).items():
+            for grid, times in named_grids(count, schedule, end, first).items():
                 cells.append(Cell(name, grid, spent, error(sampler, times)))
     return cells
 
 
-def of_run(trained: Trained, end: float, seeds: Sequence[int]) -> Callable[[Sampler, Tensor], float]:
+def of_run(
+    trained: Trained, end: float, seeds: Sequence[int], first: float = 1.0
+) -> Callable[[Sampler, Tensor], float]:
     """The error of a run's pictures against a fine run between the same ends, in model units.
 
     UserError where the schedule has no so fine a run: a table, whose levels coincide.
     """
     try:
-        check(FINE, trained.recipe.walked, end)
+        check(FINE, trained.recipe.walked, end, first)
     except UserError:
         raise UserError(
             f"samplers cannot be compared on this run: its schedule has no {FINE} different levels"
         ) from None
-    truth = reference(trained, end, seeds, FINE)
+    truth = reference(trained, end, seeds, FINE, first)
     return lambda sampler, times: (pictures(trained, sampler, times, seeds) - truth).square().mean().item()
 
 

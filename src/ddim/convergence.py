@@ -13,13 +13,14 @@ from ddim.denoiser import Counted, Denoiser
 from ddim.grids import Karras
 from ddim.noise import Noise
 from ddim.samplers import Sampler, last, picture
+from ddim.samplers.line import bar
 from ddim.schedules import Schedule
 
 FLOOR = 1e-11
 """Errors below this are rounding."""
 
 Clock = Callable[[int, Schedule, float], Tensor]
-"""(levels, schedule, end) -> (levels,) times from 1 to `end`: the ends do not depend on the number."""
+"""(levels, schedule, end) -> (levels,) times to `end`, from 1: the ends do not depend on the number."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,20 @@ class Errors:
     picture: float
 
 
-def uniform(levels: int, schedule: Schedule, end: float) -> Tensor:
+def uniform(levels: int, schedule: Schedule, end: float, first: float = 1.0) -> Tensor:
     """Equal steps of time."""
-    return torch.linspace(1, end, levels, dtype=torch.float64)
+    return torch.linspace(first, end, levels, dtype=torch.float64)
 
 
-def quadratic(levels: int, schedule: Schedule, end: float) -> Tensor:
+def quadratic(levels: int, schedule: Schedule, end: float, first: float = 1.0) -> Tensor:
     """Squares of equal steps."""
-    return torch.linspace(1, math.sqrt(end), levels, dtype=torch.float64) ** 2
+    return torch.linspace(math.sqrt(first), math.sqrt(end), levels, dtype=torch.float64) ** 2
 
 
-def karras(levels: int, schedule: Schedule, end: float) -> Tensor:
+def karras(levels: int, schedule: Schedule, end: float, first: float = 1.0) -> Tensor:
     """Equal steps of the seventh root of sigma / alpha."""
-    at = schedule(torch.tensor(end, dtype=torch.float64))
-    return Karras((at.sigma / at.alpha).item())(levels, schedule)
+    high, low = bar(schedule(torch.tensor([first, end], dtype=torch.float64))).tolist()
+    return Karras(low, high)(levels, schedule)
 
 
 def warped(seed: int) -> Clock:

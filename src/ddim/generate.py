@@ -211,6 +211,12 @@ def check_levels(recipe: Recipe, steps: int) -> None:
         check_reach(recipe.schedule, levels)
 
 
+def ends(recipe: Recipe, steps: int) -> tuple[float, float]:
+    """The first and the last time of a recipe's grid of so many levels; UserError where it has none."""
+    times = recipe.grid(steps, recipe.walked)
+    return times[0].item(), times[-1].item()
+
+
 def found_levels(trained: Trained, sampler: Sampler, steps: int) -> Listed | None:
     """The levels that `ddim search` found for a run, this sampler and so many steps; None of a checkpoint."""
     return saved(trained.opened, sampler, steps, trained.weights) if trained.opened else None

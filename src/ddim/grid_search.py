@@ -15,7 +15,6 @@ from torch import Tensor
 from ddim.convergence import karras, quadratic, uniform
 from ddim.errors import UserError
 from ddim.generate import Trained, batches
-from ddim.grids import UniformLogSNR
 from ddim.labels import check_null
 from ddim.noise import Noise
 from ddim.samplers import DDPM, EDM, Sampler, last, picture, start
@@ -29,15 +28,19 @@ LEAST_GAP = 0.25
 """No two levels come nearer than this part of the mean gap: such pairs fit the images, not the model."""
 
 
-def named_grids(steps: int, schedule: Schedule, end: float) -> dict[str, Tensor]:
-    """The named ways from t = 1 to `end`, each (steps,) times."""
-    at = schedule(torch.tensor(end, dtype=torch.float64))
-    return {
-        "uniform": uniform(steps, schedule, end),
-        "quadratic": quadratic(steps, schedule, end),
-        "karras": karras(steps, schedule, end),
-        "uniform_log_snr": UniformLogSNR(at.log_snr.item())(steps, schedule),
+def named_grids(steps: int, schedule: Schedule, end: float, first: float = 1.0) -> dict[str, Tensor]:
+    """The named ways from the time `first` to `end`, each (steps,) times."""
+    noisy, clean = schedule(torch.tensor([first, end], dtype=torch.float64)).log_snr.tolist()
+    grids = {
+        "uniform": uniform(steps, schedule, end, first),
+        "quadratic": quadratic(steps, schedule, end, first),
+        "karras": karras(steps, schedule, end, first),
+        "uniform_log_snr": schedule.inverse(torch.linspace(noisy, clean, steps, dtype=torch.float64)),
     }
+    for times in grids.values():
+        # The ends themselves, not their images under roundings.
+        times[0], times[-1] = first, end
+    return grids
 
 
 def pictures(trained: Trained, sampler: Sampler, times: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -55,9 +58,11 @@ def pictures(trained: Trained, sampler: Sampler, times: Tensor, seeds: Sequence[
     return torch.cat(made)
 
 
-def reference(trained: Trained, end: float, seeds: Sequence[int], steps: int = 100) -> Tensor:
+def reference(
+    trained: Trained, end: float, seeds: Sequence[int], steps: int = 100, first: float = 1.0
+) -> Tensor:
     """Pictures (B, C, H, W) of a fine run: Heun's rule on equal steps of log-SNR, 2 steps - 1 evaluations."""
-    times = named_grids(steps, trained.recipe.walked, end)["uniform_log_snr"]
+    times = named_grids(steps, trained.recipe.walked, end, first)["uniform_log_snr"]
     return pictures(trained, EDM(), times, seeds)
 
 
@@ -67,20 +72,21 @@ def search(
     end: float,
     error: Callable[[Tensor], float],
     tell: Callable[[str], None] = lambda text: None,
+    first: float = 1.0,
 ) -> Found:
-    """Coordinate descent on the levels between t = 1 and `end`, from the best named grid or mixture.
+    """Coordinate descent on the levels from the time `first` to `end`, from the best named grid or mixture.
 
     The best named grid is mixed, on the clock of log-SNR, with each other; then each level in turn moves
     towards a neighbour by a part of the gap between; what lowers `error` (times (steps,) -> a number) is
     kept; moves are halved when none helps. UserError for fewer than 3 steps: there is nothing between.
     """
-    check(steps, schedule, end)
+    check(steps, schedule, end, first)
 
     def judged(times: Tensor) -> float:
         value = error(times)
         return value if math.isfinite(value) else math.inf
 
-    grids = named_grids(steps, schedule, end)
+    grids = named_grids(steps, schedule, end, first)
     named = {name: judged(times) for name, times in grids.items()}
     for name, value in named.items():
         tell(f"{name}: {value:.3g}")
@@ -88,10 +94,10 @@ def search(
     if best == math.inf:
         raise UserError("no named grid gives pictures that are finite: the model cannot be used")
     times, move = grids[min(named, key=named.__getitem__)], FIRST_MOVE
-    first = schedule(times).log_snr
+    clock = schedule(times).log_snr
     for other in grids.values():
         for part in (0.25, 0.5, 0.75):
-            mixed = schedule.inverse(torch.lerp(first, schedule(other).log_snr, part))
+            mixed = schedule.inverse(torch.lerp(clock, schedule(other).log_snr, part))
             mixed[0], mixed[-1] = times[0], times[-1]
             if _apart(mixed, schedule) and (value := judged(mixed)) < best:
                 times, best = mixed, value
@@ -107,7 +113,7 @@ def search(
                     times, best = tried, value
                     break
         tell(f"moves of {move:.2g}: {best:.3g}")
-        if best > 0.98 * before:
+        if best >= 0.98 * before:
             move /= 2
     return Found(tuple(times.tolist()), best, named)
 
@@ -118,18 +124,20 @@ def stochastic(sampler: Sampler) -> bool:
     return isinstance(sampler, DDPM) or any(renews)
 
 
-def check(steps: int, schedule: Schedule, end: float) -> None:
-    """UserError where there is nothing to search: fewer than 3 steps, or no way from t = 1 to `end`."""
+def check(steps: int, schedule: Schedule, end: float, first: float = 1.0) -> None:
+    """UserError where there is nothing to search: fewer than 3 steps, or no way from `first` to `end`."""
     if steps < 3:
         raise UserError(f"a search needs at least 3 steps, something between the ends, got {steps}")
+    if not 0 < end < first:
+        raise UserError(f"--end must lie between 0 and the first level, t = {first:.4g}, got {end}")
     try:
-        grids = named_grids(steps, schedule, end)
+        grids = named_grids(steps, schedule, end, first)
     except UserError as error:
         raise UserError(f"--end {end:.4g} cannot be the last of {steps} levels: {error}") from None
     if not all((schedule(times).log_snr.diff() > 0).all() for times in grids.values()):
         raise UserError(
-            f"{steps} levels from t = 1 to --end {end:.4g} are not all different: this schedule is a table "
-            "that is flat in places"
+            f"{steps} levels from t = {first:.4g} to --end {end:.4g} are not all different: this schedule is "
+            "a table that is flat in places"
         )
 
 

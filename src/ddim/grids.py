@@ -6,6 +6,7 @@ None is free of noise; the picture is one more prediction from the last of them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ddim.errors import UserError
-from ddim.schedules import Schedule
+from ddim.schedules import CLEANEST, Schedule
 
 
 class Grid(Protocol):
@@ -44,30 +45,30 @@ class Quadratic:
 
 @dataclass(frozen=True)
 class UniformLogSNR:
-    """Equal steps of log-SNR, from t = 1 to the level of log-SNR `end` (Lu et al. 2022, section 5.1)."""
+    """Equal steps of log-SNR, from t = 1 to the level of log-SNR `end` (Lu et al. 2022, section 5.1).
+
+    A schedule that does not come so near to the image is walked to its own cleanest level.
+    """
 
     end: float = 6.0
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """See `Grid`."""
+        """See `Grid`; UserError where `end` is noisier than t = 1."""
         _check(steps)
-        top, start = schedule(torch.tensor([0.0, 1.0], dtype=torch.float64)).log_snr.tolist()
-        if not start < self.end < top:
-            raise UserError(
-                f"grid.end must lie between the log-SNR at t = 1 and at t = 0, {start:.2f} and {top:.2f}, "
-                f"got {self.end}"
-            )
-        if steps == 1:
-            return torch.ones(1, dtype=torch.float64)
-        levels = torch.linspace(start, self.end, steps, dtype=torch.float64)
-        return _fitting(schedule.inverse(levels), True, f"{steps} steps of equal log-SNR up to {self.end}")
+        start = schedule(torch.ones((), dtype=torch.float64)).log_snr.item()
+        if not start < self.end < torch.inf:
+            raise UserError(f"grid.end must be above the log-SNR at t = 1, {start:.2f}, got {self.end}")
+        last, end = _end(schedule, self.end)
+        levels = torch.linspace(start, end, max(steps, 2), dtype=torch.float64)[:steps]
+        return _fitting(schedule.inverse(levels), 1.0, last, f"{steps} steps of equal log-SNR up to {end:g}")
 
 
 @dataclass(frozen=True)
 class Karras:
     """Equal steps of (sigma / alpha)^(1 / rho), down to `sigma_min` (Karras et al. 2022, eq. 5).
 
-    From `sigma_max`, or where that is None or lies past the schedule's end, from t = 1.
+    From `sigma_max`, or where that is None or noisier than the schedule, from t = 1. A schedule that does not
+    come as near to the image as `sigma_min` is walked to its own cleanest level.
     """
 
     sigma_min: float = 0.002
@@ -83,18 +84,21 @@ class Karras:
             )
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """See `Grid`; UserError where `sigma_min` is no level of the schedule."""
+        """See `Grid`; UserError where nothing of the schedule lies between `sigma_max` and `sigma_min`."""
         _check(steps)
-        low, high = (-schedule(torch.tensor([0.0, 1.0], dtype=torch.float64)).log_snr / 2).exp().tolist()
+        high = math.exp(-schedule(torch.ones((), dtype=torch.float64)).log_snr.item() / 2)
         start = high if self.sigma_max is None else min(self.sigma_max, high)
-        if not low <= self.sigma_min < start:
+        last, log_snr = _end(schedule, -2 * math.log(self.sigma_min))
+        low = math.exp(-log_snr / 2)
+        if not low < start:
             raise UserError(
-                f"grid.sigma_min must lie between sigma / alpha at t = 0 and at the start, {low:.4g} and "
-                f"{start:.4g}, got {self.sigma_min}"
+                "grid.sigma_min and grid.sigma_max leave nothing of this schedule, whose sigma / alpha is at "
+                f"most {high:.4g}, got {low:.4g} and {start:.4g}"
             )
-        first, end = (bar ** (1 / self.rho) for bar in (start, self.sigma_min))
-        bars = torch.linspace(first, end, max(steps, 2), dtype=torch.float64)[:steps] ** self.rho
-        return _fitting(schedule.inverse(-2 * bars.log()), start == high, f"Karras steps, {steps},")
+        top, end = (bar ** (1 / self.rho) for bar in (start, low))
+        bars = torch.linspace(top, end, max(steps, 2), dtype=torch.float64)[:steps] ** self.rho
+        first = 1.0 if start == high else None
+        return _fitting(schedule.inverse(-2 * bars.log()), first, last, f"Karras steps, {steps},")
 
 
 @dataclass(frozen=True)
@@ -182,10 +186,22 @@ def _uniform(steps: int) -> Tensor:
     return torch.arange(steps, 0, -1, dtype=torch.float64) / steps
 
 
-def _fitting(times: Tensor, whole: bool, what: str) -> Tensor:
-    """The times, checked; of a `whole` run the first is the start itself, not its image under roundings."""
-    if whole:
-        times[0] = 1
+def _end(schedule: Schedule, log_snr: float) -> tuple[float, float]:
+    """The time of a level and its log-SNR, or those of the schedule's cleanest where none is so clean."""
+    t = schedule.inverse(torch.tensor(log_snr, dtype=torch.float64)).clamp(min=0)
+    # No grid holds t = 0, where some schedules are free of noise.
+    t = t if t > 0 else torch.full_like(t, CLEANEST)
+    return t.item(), min(log_snr, schedule(t).log_snr.item())
+
+
+def _fitting(times: Tensor, first: float | None, last: float, what: str) -> Tensor:
+    """The times, checked; their ends, but for a first that is None, themselves, not their images under
+    roundings.
+    """
+    if len(times) > 1:
+        times[-1] = last
+    if first is not None:
+        times[0] = first
     if not ((times.diff() < 0).all() and times[-1] > 0):
         raise UserError(f"{what} do not fit this schedule")
     return times

@@ -8,10 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ddim.schedules import Schedule
-
-CLEANEST = 1e-3
-"""The first time that is looked at where t = 0 is a clean image, which no network sees."""
+from ddim.schedules import CLEANEST, Schedule
 
 SLICES = 100_000
 """Even times that stand for the uniform density."""

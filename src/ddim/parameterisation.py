@@ -122,6 +122,7 @@ class SignalVariance:
 class Timestep:
     """The index, from 0, in a table of so many entries: entries * t - 1 (Ho et al. 2020), times `scale`.
 
+    What lies before the first entry is told as that.
     Nichol & Dhariwal's code scales indices of longer tables to those of DDPM: 1000 / entries.
     """
 
@@ -136,7 +137,7 @@ class Timestep:
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
         """See `Conditioning`."""
-        return (self.entries * t.double() - 1) * self.scale
+        return (self.entries * t.double() - 1).clamp(min=0) * self.scale
 
 
 @dataclass(frozen=True)

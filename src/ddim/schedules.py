@@ -16,6 +16,9 @@ from torch import Tensor
 
 from ddim.errors import UserError
 
+CLEANEST = 1e-3
+"""Stands for the time of the cleanest level where t = 0 cannot, which no grid holds and may have no noise."""
+
 
 @dataclass(frozen=True)
 class Level:
@@ -197,7 +200,7 @@ class Linear:
     their names say; "powers" holds alpha^2 within the same two numbers, as the seed repository does, which
     leaves 38 % of its times on one level (alpha = 0.141). `read` says what lies between entries: "floor"
     takes entry floor((entries - 1) t), the seed's rule; "log_snr" puts entry i at t = (i + 1) / entries and
-    reads linearly in log-SNR; t = 0 is a clean image.
+    reads linearly in log-SNR; before the first entry there is nothing but the clean image of t = 0.
     """
 
     entries: int = 1000
@@ -237,13 +240,14 @@ class Linear:
         if self.read == "floor":
             power = self.powers[(t * (self.entries - 1)).long()]
             return Level(power.sqrt(), (1 - power).sqrt())
-        position = t * self.entries - 1
+        # A network sees entries, the first as the cleanest.
+        position = (t * self.entries - 1).clamp(min=0)
         below = position.floor().clamp(0, self.entries - 2).long()
         log_snr = torch.lerp(self._log_snr[below], self._log_snr[below + 1], position - below)
         return variance_preserving(torch.where(t > 0, log_snr, torch.inf))
 
     def inverse(self, log_snr: Tensor) -> Tensor:
-        """See `Schedule`."""
+        """See `Schedule`; under "log_snr" no time before that of the first entry."""
         wanted = -log_snr.double().cpu().contiguous()
         # The first entry that is not above; the last digits of its own log-SNR depend on who computes it.
         index = torch.searchsorted(-self._log_snr, wanted - 1e-9)
@@ -255,10 +259,9 @@ class Linear:
             return torch.where(index > 0, t, 0.0).clamp(0, 1)
         below = (index - 1).clamp(0, self.entries - 2)
         high, low = self._log_snr[below], self._log_snr[below + 1]
-        # Equal neighbours are a plateau of the clip, which one at the start extends towards t = 0.
-        part = torch.where(high > low, (high + wanted) / (high - low), torch.where(index > 0, 1.0, -1.0))
-        # Only t = 0 is clean, which nobody may ask for: before it the log-SNR is finite.
-        return ((below + 1 + part) / self.entries).clamp(torch.finfo(torch.float64).tiny, 1)
+        # Equal neighbours are a plateau of the clip, whose first entry stands for it.
+        part = torch.where(high > low, (high + wanted) / (high - low), torch.where(index > 0, 1.0, 0.0))
+        return ((below + 1 + part) / self.entries).clamp(1 / self.entries, 1)
 
     @property
     def _beta(self) -> Tensor:

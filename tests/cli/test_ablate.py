@@ -1,9 +1,16 @@
 """`ddim ablate` prints one table for any run."""
 
+import shutil
+from dataclasses import replace
+
 import pytest
+import torch
 
 import tiny
+from ddim import ablation, generate, grid_search
 from ddim.cli import main
+from ddim.codec import override
+from ddim.samplers.line import bar
 from ddim.training import train
 
 
@@ -35,9 +42,41 @@ def test_a_run_is_ablated(run, capsys):
     [
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--evaluations", "2"], "--evaluations must be at least 3, got 2"),
-        (["--end", "2"], "--end must lie between 0 and 1, got 2"),
+        (["--end", "2"], "--end must lie between 0 and the first level, t = 1, got 2"),
     ],
 )
 def test_mistakes_are_one_sentence(run, capsys, words, said):
     assert main(["ablate", str(run), *words]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["ablate", "search"])
+def test_a_run_is_asked_between_the_ends_of_its_own_grid(command, run, capsys, monkeypatch, tmp_path):
+    """Its model may know levels that its pictures are never made from: sigma 20,000 of a cosine."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    asked = []
+
+    def pictures(trained, sampler, times, seeds):
+        asked.append(times)
+        return torch.zeros(1, 1, 1, 1)
+
+    narrow = {"grid": "karras", "grid.sigma_min": 0.5, "grid.sigma_max": 4.0}
+    trained = generate.load(copy)
+    trained = replace(trained, recipe=override(trained.recipe, narrow))
+    monkeypatch.setattr(generate, "load", lambda *_, **__: trained)
+    for module in (ablation, grid_search):
+        monkeypatch.setattr(module, "pictures", pictures)
+    few = {"ablate": ["--evaluations", "3"], "search": ["--steps", "3"]}[command]
+    assert main([command, str(copy), *few, "--seeds", "1"]) == 0
+    bars = [bar(trained.recipe.walked(times)) for times in asked]
+    assert len(bars) > 5
+    for each in bars:
+        assert (each[0].item(), each[-1].item()) == pytest.approx((4.0, 0.5))
+
+
+def test_a_grid_of_one_length_is_ablated_too(run, capsys, monkeypatch):
+    trained = generate.load(run)
+    listed = override(trained.recipe, {"grid": {"kind": "listed", "times": [1, 0.5, 0.1]}, "report.steps": 3})
+    monkeypatch.setattr(generate, "load", lambda *_, **__: replace(trained, recipe=listed))
+    assert main(["ablate", str(run), "--evaluations", "3", "--seeds", "1"]) == 0

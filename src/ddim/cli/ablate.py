@@ -47,7 +47,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, and print the tables."""
     from ddim import ablation
-    from ddim.generate import load
+    from ddim.generate import ends, load
 
     if args.seeds < 1:
         raise UserError(f"--seeds must be at least 1, got {args.seeds}")
@@ -55,16 +55,15 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--evaluations must be at least 3, got {args.evaluations}")
     trained = load(args.run, args.weights, device=args.device)
     schedule = trained.recipe.walked
-    end = trained.recipe.grid(20, schedule)[-1].item() if args.end is None else args.end
-    if not 0 < end < 1:
-        raise UserError(f"--end must lie between 0 and 1, got {end}")
-    error = ablation.of_run(trained, end, range(args.seeds))
+    first, end = ends(trained.recipe, trained.recipe.report.steps)
+    end = end if args.end is None else args.end
+    error = ablation.of_run(trained, end, range(args.seeds), first=first)
     cells: list[Cell] = []
     names = [f"{clock}, {scaling}" for clock, scaling in ablation.FLOWS]
     nfe = args.evaluations
     _say(f"mean squared error of {args.seeds} pictures of {nfe} evaluations; sigma(t) and s(t) are")
     _say(f"{'levels':<8}{'solver':<8}" + "".join(f"{name:>14}" for name in names))
-    for cell in ablation.ablated(error, schedule, end, nfe):
+    for cell in ablation.ablated(error, schedule, end, nfe, first):
         if len(cells) % len(names) == 0:
             sys.stdout.write(f"{cell.discretisation:<8}{cell.solver:<8}")
         sys.stdout.write(f"{cell.error:>14.3g}")
@@ -77,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     for origin in ablation.ORIGINS:
         _say(f"{origin:<8}" + "".join(f"{value:>18.3g}" for value in ablation.path(cells, origin)))
     _say("\nnoise renewed, so that pictures are others: how far they go, not how good they are")
-    for gamma, value in ablation.churned(error, schedule, end, nfe):
+    for gamma, value in ablation.churned(error, schedule, end, nfe, first):
         _say(f"gamma {gamma:<10.3g}{value:.3g}")
     return 0
 

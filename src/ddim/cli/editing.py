@@ -100,7 +100,7 @@ def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work
     from ddim.codec import override
     from ddim.denoiser import Counted
     from ddim.generate import check_levels, load
-    from ddim.grids import UniformLogSNR
+    from ddim.grids import Uniform, UniformLogSNR
     from ddim.labels import check_null
 
     if args.steps < 1:
@@ -109,8 +109,8 @@ def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work
     trained = load(args.run, args.weights, device=args.device)
     check_null(trained.recipe, f"ddim {command}")
     cleanest = trained.recipe.walked(torch.zeros((), dtype=torch.float64)).log_snr
-    grid = "uniform_log_snr" if cleanest > UniformLogSNR().end else "uniform"
-    recipe = override(trained.recipe, ({"grid": grid} if real else {}) | args.fields)
+    grid = UniformLogSNR() if cleanest > UniformLogSNR().end else Uniform()
+    recipe = override(replace(trained.recipe, grid=grid) if real else trained.recipe, args.fields)
     check_levels(recipe, args.steps)
     trained = replace(trained, recipe=recipe)
     times = recipe.grid(args.steps, recipe.walked)

@@ -158,7 +158,7 @@ def _samplers(args: argparse.Namespace) -> Figure:
     import torch
 
     from ddim import comparison, figures
-    from ddim.generate import load
+    from ddim.generate import ends, load
     from ddim.oracles import Mixture
     from ddim.schedules import Cosine
 
@@ -168,9 +168,10 @@ def _samplers(args: argparse.Namespace) -> Figure:
     if args.run is not None:
         trained = load(args.run)
         schedule = trained.recipe.walked
-        end = trained.recipe.grid(20, schedule)[-1].item()
-        error = comparison.of_run(trained, end, range(args.seeds))
-        return figures.samplers(comparison.compared(error, schedule, end, budgets), Path(args.run).name)
+        first, end = ends(trained.recipe, trained.recipe.report.steps)
+        error = comparison.of_run(trained, end, range(args.seeds), first)
+        cells = comparison.compared(error, schedule, end, budgets, first)
+        return figures.samplers(cells, Path(args.run).name)
     draw = torch.Generator().manual_seed(0)
     centres, x = torch.randn(2, max(3, args.seeds), 1, 4, 4, generator=draw, dtype=torch.float64)
     law = Mixture(Cosine(0.014, 0.99995), centres[:3], 0.5)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 TAKES_FIELDS = True
 
 _EPILOG = """
-Tries grids between t = 1 and --end and keeps what brings pictures nearest to those of a fine run, in a few
-minutes. The best is written to RUN/grids.json, and `ddim sample RUN` with the same --steps and sampler then
-uses it unless --grid says otherwise.
+Tries grids between the ends of the run's own, or to --end, and keeps what brings pictures nearest to those
+of a fine run, in a few minutes. The best is written to RUN/grids.json, and `ddim sample RUN` with the same
+--steps and sampler then uses it unless --grid says otherwise.
 
 examples:
   ddim search runs/photos-fast-1 --steps 10
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim import grid_search, searched
     from ddim.checkpoint import MANIFEST
     from ddim.codec import override
-    from ddim.generate import load
+    from ddim.generate import ends, load
 
     only(args, "search", "sampler", "grid")
     if (args.run / MANIFEST).is_file():
@@ -63,15 +63,14 @@ def run(args: argparse.Namespace) -> int:
     recipe = override(trained.recipe, args.fields)
     if grid_search.stochastic(recipe.sampler):
         raise UserError("--sampler must be deterministic: what renews noise comes no nearer to a fine run")
-    end = recipe.grid(max(args.steps, 2), recipe.walked)[-1].item() if args.end is None else args.end
-    if not 0 < end < 1:
-        raise UserError(f"--end must lie between 0 and 1, got {end}")
-    grid_search.check(args.steps, recipe.walked, end)
+    first, end = ends(recipe, max(args.steps, 2))
+    end = end if args.end is None else args.end
+    grid_search.check(args.steps, recipe.walked, end, first)
     # A file that is something else is found now, not when there is a grid to add to it.
     searched.saved(args.run, recipe.sampler, args.steps, args.weights)
     seeds = range(FIRST_SEED, FIRST_SEED + args.seeds)
     began = time.monotonic()
-    truth = grid_search.reference(trained, end, seeds)
+    truth = grid_search.reference(trained, end, seeds, first=first)
 
     def error(times: Tensor) -> float:
         made = grid_search.pictures(trained, recipe.sampler, times, seeds)
@@ -81,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(f"{time.monotonic() - began:6.0f} s  {text}\n")
         sys.stdout.flush()
 
-    found = grid_search.search(args.steps, recipe.walked, end, error, tell)
+    found = grid_search.search(args.steps, recipe.walked, end, error, tell, first)
     searched.save(args.run, recipe.sampler, args.steps, args.weights, found)
     best = min(found.named, key=found.named.__getitem__)
     gain = found.named[best] / found.error if found.error else float("inf")
