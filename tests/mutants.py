@@ -1109,6 +1109,13 @@ MUTANTS = [
         "test_trials.py::test_the_last_field_changes_fastest",
     ),
     _(
+        "folders above taken for a range",
+        "trials.py",
+        r'not re.search(r"[,/\\]", inner)',
+        "inner",
+        "test_trials.py::test_dots_between_other_things_than_numbers_are_no_range",
+    ),
+    _(
         "repeats of one seed",
         "sweeps.py",
         "seed=recipe.seed + k",
