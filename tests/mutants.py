@@ -1116,6 +1116,13 @@ MUTANTS = [
         "test_trials.py::test_dots_between_other_things_than_numbers_are_no_range",
     ),
     _(
+        "a combination that cannot be not named",
+        "sweeps.py",
+        'if not said.startswith(f"{name} ") or any(',
+        "if any(",
+        "test_sweeps.py::test_a_combination_that_cannot_be_is_named",
+    ),
+    _(
         "repeats of one seed",
         "sweeps.py",
         "seed=recipe.seed + k",

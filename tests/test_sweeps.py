@@ -77,6 +77,35 @@ def test_what_cannot_be_is_refused_before_anything_starts(given, said, tmp_path)
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.parametrize(
+    "fields, said",
+    [
+        (
+            {"net.groups": "[8,6]", "net.width": "32"},
+            "net.groups=6, net.width=32: net.width must be even and a multiple of net.groups, got 32 and 6",
+        ),
+        ({"net.groups": "[32,24]"}, "net.groups=24: net.width must be even"),
+        (
+            {"schedule": "[linear,cosine]", "schedule.clip": "powers"},
+            "schedule=cosine, schedule.clip=powers: schedule.clip is not a field of a recipe",
+        ),
+        (
+            {"optim.batch": "[64,65]", "optim.accumulate": "[1,2]"},
+            "optim.batch=65, optim.accumulate=2: optim.batch 65 must be a multiple of optim.accumulate 2",
+        ),
+        # Not where a field or a value is wrong by itself.
+        ({"objective.error": "[l1,mze]", "seed": "[1,2]"}, "objective.error must be one of "),
+        ({"objective.eror": "[l1,mse]", "seed": "[1,2]"}, "objective.eror is not a field of a recipe"),
+        ({"optim.lr": "[1e-3,-1]", "seed": "[1,2]"}, "optim.lr must be above 0, got -1"),
+    ],
+)
+def test_a_combination_that_cannot_be_is_named(fields, said):
+    for given in ({}, {"search": 3}):
+        with pytest.raises(UserError) as error:
+            plan(asked(recipe="ddpm", fields=fields, **given))
+        assert str(error.value).startswith(said)
+
+
 def test_a_sweep_is_read_back_as_it_was_begun(tmp_path):
     sweep = begin(asked(repeats=2), tmp_path / "sweep")
     assert sweep.asked == asked(repeats=2)

@@ -13,12 +13,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ddim import runs, trials, tuning
 from ddim.errors import UserError
 from ddim.files import create, make
 from ddim.tracking import new_run_folder, read_json, write_json_atomic
+
+if TYPE_CHECKING:
+    from ddim.config import Recipe
 
 SCHEMA = 1
 
@@ -100,17 +103,16 @@ def plan(asked: Asked) -> list[Trial]:
     from ddim.codec import dump
     from ddim.data.find import find as find_source
 
-    space = trials.parse(asked.fields or {})
+    space, base = trials.parse(asked.fields or {}), shared(asked)
     if asked.repeats > 1 and "seed" in space:
         raise UserError("--repeats gives seeds, and so does seed=...: give one of them")
     if asked.search:
         tuning.check()
-        sources = {recipe_of(asked, choice).data.source for choice in _first(trials.corners(space))}
+        sources = {recipe_of(base, choice).data.source for choice in _first(trials.corners(space))}
         planned = [Trial(f"{k:0{len(str(asked.search))}}", None, None) for k in range(1, asked.search + 1)]
     else:
-        first = recipe_of(asked, {}).seed
-        drawn = trials.draw(space, asked.random, first) if asked.random else trials.grid(space)
-        pairs = [(choice, recipe_of(asked, choice)) for choice in drawn]
+        drawn = trials.draw(space, asked.random, base.seed) if asked.random else trials.grid(space)
+        pairs = [(choice, recipe_of(base, choice)) for choice in drawn]
         sources = {recipe.data.source for _, recipe in pairs}
         whole = [
             (choice, replace(recipe, seed=recipe.seed + k))
@@ -126,23 +128,55 @@ def plan(asked: Asked) -> list[Trial]:
     return planned
 
 
-def recipe_of(asked: Asked, choice: trials.Choice) -> Any:  # noqa: ANN401  (a Recipe, which needs torch to import)
-    """The recipe of one combination."""
+def shared(asked: Asked) -> Recipe:
+    """What all trials share: the recipe, with what the options say of it."""
     from ddim.codec import override
-    from ddim.generate import check_levels
     from ddim.recipes import find
 
     recipe = find(asked.recipe)
-    plain = {"data.source": asked.data, "images": asked.images, "minutes": asked.minutes}
     if asked.minutes is not None:
         recipe = replace(recipe, images=None)
-    recipe = override(recipe, {**{n: v for n, v in plain.items() if v is not None}, **choice})
+    plain = {"data.source": asked.data, "images": asked.images, "minutes": asked.minutes}
+    return override(recipe, {name: value for name, value in plain.items() if value is not None})
+
+
+def recipe_of(base: Recipe, choice: trials.Choice) -> Recipe:
+    """The recipe of one combination: `base`, what all share, with its values.
+
+    UserError where that cannot be; it names the combination, unless it is the value of one field that cannot.
+    """
+    try:
+        return _with(base, choice)
+    except UserError as error:
+        if not choice or any(_alone(base, choice, name, str(error)) for name in choice):
+            raise
+        words = ", ".join(f"{name}={value}" for name, value in choice.items())
+        raise UserError(f"{words}: {error}") from None
+
+
+def _with(base: Recipe, choice: trials.Choice) -> Recipe:
+    from ddim.codec import override
+    from ddim.generate import check_levels
+
+    recipe = override(base, choice)
     check_levels(recipe, recipe.report.steps)
     path = Path(recipe.data.source).expanduser()
     if not path.exists():
         return recipe
     # Other workers may stand in other folders.
     return replace(recipe, data=replace(recipe.data, source=str(path.resolve())))
+
+
+def _alone(base: Recipe, choice: trials.Choice, name: str, said: str) -> bool:
+    """Whether what was said of a combination is said of this field by name, whatever the others are."""
+    # Of what kind a part is decides which fields it has.
+    if not said.startswith(f"{name} ") or any(name.startswith(f"{other}.") for other in choice):
+        return False
+    try:
+        _with(base, {name: choice[name]})
+    except UserError as error:
+        return str(error) == said
+    return False
 
 
 def begin(asked: Asked, out: Path | None) -> Sweep:
@@ -204,7 +238,7 @@ def _proposed(sweep: Sweep, trial: Trial) -> Trial:
         number, choice = tuning.ask(sweep.folder, trials.parse(sweep.asked.fields or {}), int(trial.name))
         write_json_atomic(path, {"number": number, "fields": choice})
     choice = read_json(path)["fields"]
-    return replace(trial, fields=choice, recipe=dump(recipe_of(sweep.asked, choice)))
+    return replace(trial, fields=choice, recipe=dump(recipe_of(shared(sweep.asked), choice)))
 
 
 def _check(sweep: Sweep, asked: Asked) -> None:
