@@ -1073,6 +1073,20 @@ MUTANTS = [
         "test_workers.py::test_the_child_of_a_killed_worker_is_not_disturbed",
     ),
     _(
+        "a worker ended by a trial that cannot be",
+        "workers.py",
+        "except Unfit as error:",
+        "except ZeroDivisionError as error:",
+        "cli/test_sweep.py::test_a_search_that_proposes_what_cannot_be_goes_on",
+    ),
+    _(
+        "a trial failed for a recipe that this worker cannot read",
+        "workers.py",
+        "except Unfit as error:",
+        "except UserError as error:",
+        "test_workers.py::test_a_worker_that_cannot_read_the_recipe_of_a_search_leaves_its_trials_to_others",
+    ),
+    _(
         "a failed trial evaluated",
         "workers.py",
         "if code == 0 and self.left:",

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 
+class Unfit(UserError):  # noqa: N818
+    """No recipe can have the values of a combination."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """What a user asks of a sweep: each field in the words of the command line, None where nothing is said.
@@ -143,15 +147,15 @@ def shared(asked: Asked) -> Recipe:
 def recipe_of(base: Recipe, choice: trials.Choice) -> Recipe:
     """The recipe of one combination: `base`, what all share, with its values.
 
-    UserError where that cannot be; it names the combination, unless it is the value of one field that cannot.
+    Unfit where that cannot be; it names the combination, unless it is the value of one field that cannot.
     """
     try:
         return _with(base, choice)
     except UserError as error:
         if not choice or any(_alone(base, choice, name, str(error)) for name in choice):
-            raise
+            raise Unfit(str(error)) from None
         words = ", ".join(f"{name}={value}" for name, value in choice.items())
-        raise UserError(f"{words}: {error}") from None
+        raise Unfit(f"{words}: {error}") from None
 
 
 def _with(base: Recipe, choice: trials.Choice) -> Recipe:
@@ -220,7 +224,10 @@ def read(folder: Path) -> Sweep:
 
 
 def prepared(sweep: Sweep, trial: Trial) -> Trial:
-    """The trial with its recipe on the disk; what a search tries is asked for here, once."""
+    """The trial with its recipe on the disk; what a search tries is asked for here, once.
+
+    Unfit where no recipe can have it: only the ends of ranges were tried when the sweep was planned.
+    """
     path = sweep.recipe(trial)
     if trial.recipe is None:
         trial = _proposed(sweep, trial)
