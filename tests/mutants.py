@@ -1137,6 +1137,13 @@ MUTANTS = [
         "test_sweeps.py::test_a_combination_that_cannot_be_is_named",
     ),
     _(
+        "minutes of a sweep that train so many images",
+        "sweeps.py",
+        'if "minutes" in choice:',
+        'if "minute" in choice:',
+        "test_sweeps.py::test_minutes_of_a_field_replace_them_too",
+    ),
+    _(
         "repeats of one seed",
         "sweeps.py",
         "seed=recipe.seed + k",

@@ -36,6 +36,13 @@ def test_minutes_replace_the_images_of_a_recipe():
     assert {(t.recipe["minutes"], t.recipe["images"]) for t in plan(asked(minutes="3"))} == {(3.0, None)}
 
 
+def test_minutes_of_a_field_replace_them_too():
+    trials = plan(asked(fields={"minutes": "[1,2]"}))
+    assert [(t.recipe["minutes"], t.recipe["images"]) for t in trials] == [(1.0, None), (2.0, None)]
+    trials = plan(asked(fields={"images": "[100,200]"}))
+    assert [t.recipe["images"] for t in trials] == [100, 200]
+
+
 def test_images_of_a_path_are_found_from_any_folder(tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -63,6 +70,12 @@ def test_random_draws_some_of_them_the_same_for_a_seed():
         ({"data": "blosoms"}, "data.source 'blosoms' is neither"),
         ({"fields": {"data.source": "[blossoms,flowrs]"}}, "data.source 'flowrs' is neither"),
         ({"fields": {"seed": "[1,2]"}, "repeats": 2}, "--repeats gives seeds"),
+        ({"data": "a", "fields": {"data.source": "[b,c]"}}, "DATA names images, and so does data.source=..."),
+        ({"images": "10", "fields": {"images": "[10,20]"}}, "--images gives a budget, and so does"),
+        ({"minutes": "1", "fields": {"minutes": "[1,2]"}}, "--minutes gives a budget, and so does"),
+        ({"images": "10", "fields": {"minutes": "[1,2]"}}, "--images and minutes=... are two budgets"),
+        ({"minutes": "1", "fields": {"images": "[10,20]"}}, "images=... and --minutes are two budgets"),
+        ({"fields": {"images": "10", "minutes": "[1,2]"}}, "images=... and minutes=... are two budgets"),
         ({"repeats": 0}, "--repeats must be at least 1, got 0"),
         ({"random": 2, "search": 2}, "give one of them"),
         ({"search": 2, "repeats": 2}, "--repeats must be 1, got 2"),

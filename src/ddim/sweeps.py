@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ddim.config import Recipe
 
 SCHEMA = 1
+_BUDGETS = ("images", "minutes")
 
 
 class Unfit(UserError):  # noqa: N818
@@ -108,8 +109,7 @@ def plan(asked: Asked) -> list[Trial]:
     from ddim.data.find import find as find_source
 
     space, base = trials.parse(asked.fields or {}), shared(asked)
-    if asked.repeats > 1 and "seed" in space:
-        raise UserError("--repeats gives seeds, and so does seed=...: give one of them")
+    _check_once(asked, space)
     if asked.search:
         tuning.check()
         sources = {recipe_of(base, choice).data.source for choice in _first(trials.corners(space))}
@@ -144,6 +144,19 @@ def shared(asked: Asked) -> Recipe:
     return override(recipe, {name: value for name, value in plain.items() if value is not None})
 
 
+def _check_once(asked: Asked, space: trials.Space) -> None:
+    """UserError where a field is given that an option gives too, or two budgets are."""
+    given = {"seed": "--repeats gives seeds"} if asked.repeats > 1 else {}
+    given |= {"data.source": "DATA names images"} if asked.data is not None else {}
+    given |= {name: f"--{name} gives a budget" for name in _BUDGETS if getattr(asked, name) is not None}
+    for name, said in given.items():
+        if name in space:
+            raise UserError(f"{said}, and so does {name}=...: give one of them")
+    budgets = [f"--{n}" if n in given else f"{n}=..." for n in _BUDGETS if n in given or n in space]
+    if len(budgets) > 1:
+        raise UserError(f"{' and '.join(budgets)} are two budgets: give one of them")
+
+
 def recipe_of(base: Recipe, choice: trials.Choice) -> Recipe:
     """The recipe of one combination: `base`, what all share, with its values.
 
@@ -162,6 +175,8 @@ def _with(base: Recipe, choice: trials.Choice) -> Recipe:
     from ddim.codec import override
     from ddim.generate import check_levels
 
+    if "minutes" in choice:
+        base = replace(base, images=None)
     recipe = override(base, choice)
     check_levels(recipe, recipe.report.steps)
     path = Path(recipe.data.source).expanduser()
