@@ -1187,6 +1187,20 @@ MUTANTS = [
         "test_runs.py::test_the_latest_evaluation_counts_by_number_not_by_spelling",
     ),
     _(
+        "a record that cannot be read damages its run",
+        "runs.py",
+        "        except UserError as error:\n            faults",
+        "        except FileNotFoundError as error:\n            faults",
+        "test_runs.py::test_a_record_that_cannot_be_read_is_left_out_and_named",
+    ),
+    _(
+        "a sweep of another program taken for damaged",
+        "runs.py",
+        'or document.get("kind") != "sweep":',
+        "or False:",
+        "test_runs.py::test_what_another_program_calls_a_sweep_is_passed_over",
+    ),
+    _(
         "deviation of a population",
         "results.py",
         "for value in values) / (n - 1)",

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ddim.config import Recipe
     from ddim.data.source import Source
 
-SCHEMA = 1
 _BUDGETS = ("images", "minutes")
 
 
@@ -242,7 +241,7 @@ def begin(asked: Asked, out: Path | None) -> Sweep:
         if not asked.fields and asked.repeats == 1:
             raise UserError("a sweep needs a field, such as schedule=[cosine,linear], or --repeats N")
         planned = [asdict(trial) for trial in plan(asked)]
-        document = {"schema": SCHEMA, "kind": "sweep", "asked": asdict(asked), "trials": planned}
+        document = {"schema": runs.SCHEMA, "kind": "sweep", "asked": asdict(asked), "trials": planned}
         out = _folder(out, asked)
         # Another worker may begin it at the same moment.
         with suppress(FileExistsError):
@@ -268,8 +267,8 @@ def read(folder: Path) -> Sweep:
     if not (folder / runs.SWEEP).is_file():
         raise UserError(f"{folder} is no sweep: it holds no {runs.SWEEP}")
     document = read_json(folder / runs.SWEEP)
-    if document.get("schema") != SCHEMA:
-        raise UserError(f"{folder} has schema {document.get('schema')}, this version reads {SCHEMA}")
+    if document.get("schema") != runs.SCHEMA:
+        raise UserError(f"{folder} has schema {document.get('schema')}, this version reads {runs.SCHEMA}")
     return Sweep(folder, Asked(**document["asked"]), tuple(Trial(**trial) for trial in document["trials"]))
 
 
