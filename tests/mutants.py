@@ -1201,6 +1201,13 @@ MUTANTS = [
         "test_runs.py::test_what_another_program_calls_a_sweep_is_passed_over",
     ),
     _(
+        "a size chosen by its width first",
+        "runs.py",
+        'f"{size[1]},{size[2] or size[1]}"',
+        'f"{size[2] or size[1]},{size[1]}"',
+        "test_runs.py::test_a_size_is_chosen_as_it_is_given_to_train",
+    ),
+    _(
         "deviation of a population",
         "results.py",
         "for value in values) / (n - 1)",

@@ -9,7 +9,7 @@ import pytest
 
 import sweeping
 from ddim import checkpoint, runs
-from ddim.codec import dump, flat
+from ddim.codec import dump, flat, override
 from ddim.errors import UserError
 from ddim.recipes import RECIPES, smoke
 from stubs import written
@@ -227,6 +227,15 @@ def test_runs_are_sorted_as_numbers_and_what_has_none_comes_last(tmp_path):
         for file in ("metrics.jsonl", "run.json"):
             os.utime(tmp_path / name / file, (1e9 - age, 1e9 - age))
     assert [run.path.name for run in runs.ordered(runs.find(tmp_path), "age")] == list("cabd")
+
+
+def test_a_size_is_chosen_as_it_is_given_to_train(tmp_path):
+    for size in ((32, 32), (64, 96)):
+        make(tmp_path / f"{size[0]}", data=dump(override(smoke(), {"data.size": size}).data))
+    found = runs.find(tmp_path)
+    for text, named in (("32", ["32"]), ("64x96", ["64"]), ("64,96", ["64"]), ("64", []), ("96x64", [])):
+        assert [run.path.name for run in runs.where(found, {"data.size": text})] == named
+    assert runs.where(found, {"report.valid": "32"}) == found
 
 
 def test_runs_that_nobody_has_judged_yet_can_be_sorted_by_a_metric(tmp_path):

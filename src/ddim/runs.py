@@ -130,6 +130,7 @@ def value(run: Run, name: str) -> str | float | None:
 def where(runs: Sequence[Run], conditions: Mapping[str, str]) -> list[Run]:
     """The runs of which every named value is the given one; numbers are compared as numbers."""
     check(runs, conditions)
+    conditions = {name: _spelt(name, wanted) for name, wanted in conditions.items()}
     return [
         run for run in runs if all(_same(value(run, name), wanted) for name, wanted in conditions.items())
     ]
@@ -222,6 +223,12 @@ def _text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ",".join(_text(item) for item in value)
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def _spelt(name: str, wanted: str) -> str:
+    """A value as recipes have it: of a size, the text of `ddim train --size`, "64" or "64x96", is one too."""
+    size = re.fullmatch(r"(\d+)(?:[xX](\d+))?", wanted) if name == "data.size" else None
+    return f"{size[1]},{size[2] or size[1]}" if size else wanted
 
 
 def _number(text: object) -> float | None:
