@@ -26,6 +26,7 @@ def record(kid=0.1, fid=None, extractor="lite", pictures=1000, part="valid", sha
     against = {"source": "x", "fingerprint": "f", "part": part, "size": [64, 64], "images": 700}
     return {
         "schema": 1,
+        "kind": "evaluation",
         "metrics": metrics,
         "features": {"extractor": extractor, "weights": "w" * 64, "resize": "224 px", "dimensions": 1280},
         "reference": {**against, "sha256": sha256},

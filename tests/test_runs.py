@@ -9,9 +9,10 @@ import pytest
 
 import sweeping
 from ddim import checkpoint, runs
-from ddim.codec import dump, flat
+from ddim.codec import dump, flat, override
 from ddim.errors import UserError
 from ddim.recipes import RECIPES, smoke
+from stubs import written
 
 ERRORS = {"noise_mae": 0.4, "image_mae": 0.3}
 
@@ -33,9 +34,8 @@ def make(folder, images=960, seen=(480, 960), errors=ERRORS, step=None, **recipe
 
 def judge(folder, number, **metrics):
     """An evaluation of a run."""
-    (folder / "evaluations" / str(number)).mkdir(parents=True)
-    record = {"schema": 1, "metrics": {name: {"value": value} for name, value in metrics.items()}}
-    (folder / "evaluations" / str(number) / "record.json").write_text(json.dumps(record))
+    values = {name: {"value": value, "low": value, "high": value} for name, value in metrics.items()}
+    written(folder / "evaluations" / str(number), metrics=values)
 
 
 def test_a_run_says_how_far_it_is_and_how_good(tmp_path):
@@ -98,7 +98,10 @@ def test_runs_are_found_at_any_depth_and_only_runs(tmp_path):
     assert runs.find(tmp_path / "run")[0].path == tmp_path / "run"
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"recipe": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "{}", '{"recipe": 3}', '{"recipe": {"optim": {"batch": 16}}}', '{"recipe": {"images": 9}}'],
+)
 def test_a_damaged_run_is_named_and_hides_no_other(tmp_path, text):
     make(tmp_path / "whole")
     make(tmp_path / "torn")
@@ -106,6 +109,65 @@ def test_a_damaged_run_is_named_and_hides_no_other(tmp_path, text):
     torn, whole = runs.find(tmp_path)
     assert (torn.state, whole.state) == ("damaged", "finished")
     assert torn.why
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 1, "kind": "evaluation"}', '{"schema": 2}'])
+def test_a_record_that_cannot_be_read_is_left_out_and_named(tmp_path, text):
+    folder = make(tmp_path / "run", seen=(160, 480))
+    judge(folder, 1, kid=0.1)
+    (folder / "evaluations" / "2").mkdir()
+    (folder / "evaluations" / "2" / "record.json").write_text(text)
+    run = runs.read(folder)
+    assert (run.state, run.images, run.errors, run.metrics) == ("stopped", 480, ERRORS, {"kid": 0.1})
+    assert run.why.startswith("evaluations/2/record.json is ")
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", '{"program": "train.py", "method": "grid"}'])
+def test_what_another_program_calls_a_sweep_is_passed_over(tmp_path, text):
+    make(tmp_path / "theirs" / "run")
+    (tmp_path / "theirs" / "sweep.json").write_text(text)
+    make(tmp_path / "both")
+    (tmp_path / "both" / "sweep.json").write_text(text)
+    assert [(run.path.name, run.state) for run in runs.find(tmp_path)] == [
+        ("both", "finished"),
+        ("run", "finished"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"schema": 2}, "sweep.json has schema 2, this version reads 1"),
+        ({"trials": [{}]}, "sweep.json is damaged"),
+        ({"trials": None}, "sweep.json is damaged"),
+        (None, "sweep.json cannot be read"),
+    ],
+)
+def test_a_sweep_that_cannot_be_read_is_named_and_hides_no_run(tmp_path, change, said):
+    planned = sweeping.sweep(tmp_path / "sweep", ["1-l1", "2-mse"])
+    make(planned.run(planned.trials[0]))
+    make(tmp_path / "whole")
+    file = tmp_path / "sweep" / "sweep.json"
+    text = file.read_text()
+    file.write_text(text[:40] if change is None else json.dumps({**json.loads(text), **change}))
+    found = runs.find(tmp_path)
+    assert [(run.path.name, run.state) for run in found] == [
+        ("sweep", "damaged"),
+        ("1-l1", "finished"),
+        ("whole", "finished"),
+    ]
+    assert found[0].why.startswith(said)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]"])
+def test_how_a_trial_ended_may_be_unreadable(tmp_path, text):
+    planned = sweeping.sweep(tmp_path, ["a", "b"])
+    make(planned.run(planned.trials[0]))
+    planned.result(planned.trials[0]).parent.mkdir()
+    planned.result(planned.trials[0]).write_text(text)
+    one, other = runs.find(tmp_path)
+    assert (one.state, other.state, other.why) == ("finished", "waiting", "")
+    assert one.why.startswith("results/a.json ")
 
 
 def test_every_trial_of_a_sweep_stands_once_from_the_beginning(tmp_path):
@@ -165,6 +227,23 @@ def test_runs_are_sorted_as_numbers_and_what_has_none_comes_last(tmp_path):
         for file in ("metrics.jsonl", "run.json"):
             os.utime(tmp_path / name / file, (1e9 - age, 1e9 - age))
     assert [run.path.name for run in runs.ordered(runs.find(tmp_path), "age")] == list("cabd")
+
+
+def test_a_size_is_chosen_as_it_is_given_to_train(tmp_path):
+    for size in ((32, 32), (64, 96)):
+        make(tmp_path / f"{size[0]}", data=dump(override(smoke(), {"data.size": size}).data))
+    found = runs.find(tmp_path)
+    for text, named in (("32", ["32"]), ("64x96", ["64"]), ("64,96", ["64"]), ("64", []), ("96x64", [])):
+        assert [run.path.name for run in runs.where(found, {"data.size": text})] == named
+    assert runs.where(found, {"report.valid": "32"}) == found
+
+
+def test_runs_that_nobody_has_judged_yet_can_be_sorted_by_a_metric(tmp_path):
+    for name in "ab":
+        make(tmp_path / name)
+    found = runs.find(tmp_path)
+    assert runs.ordered(found, "kid") == runs.ordered(found, "coverage") == found
+    assert runs.where(found, {"fid": "3"}) == []
 
 
 def test_a_name_that_no_run_has_is_refused_with_the_near_one(tmp_path):

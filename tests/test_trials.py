@@ -45,6 +45,11 @@ def test_one_value_is_a_list_of_one_and_values_may_be_lists():
     ]
 
 
+@pytest.mark.parametrize("text", ["[../a,../b]", "[photos,old..new]", "[a/../b]", r"[..\a]"])
+def test_dots_between_other_things_than_numbers_are_no_range(text):
+    assert grid(parse({"data.source": text})) == [{"data.source": one} for one in text[1:-1].split(",")]
+
+
 @given(spaces, st.data())
 def test_draws_from_lists_differ_and_are_the_same_for_a_seed(space, data):
     every = grid(spelt(space))
@@ -112,6 +117,8 @@ def test_corners_are_the_ends_of_ranges_with_every_value():
         ("[[1,2],[3]", "brackets that do not match"),
         ("[1]]", "brackets that do not match"),
         ("[1..]", "must be a range such as"),
+        ("[a..3]", "must be a range such as"),
+        ("[1e-2..1e-4]", "the least first"),
         ("[2..1]", "the least first"),
         ("[0..inf]", "must be a range such as"),
     ],

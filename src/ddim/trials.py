@@ -94,7 +94,8 @@ def _parsed(name: str, text: str) -> Values | Range:
     if not (inner.startswith("[") and inner.endswith("]")):
         return Values((inner,))
     inner = inner[1:-1]
-    if ".." in inner:
+    # Of [../a,../b] the dots lead to other folders.
+    if ".." in inner and not re.search(r"[,/\\]", inner):
         return _range(name, inner)
     values = tuple(_split(name, inner))
     if not all(values) or len(set(values)) < len(values):

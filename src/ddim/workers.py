@@ -20,11 +20,13 @@ from ddim import checkpoint, runs, tuning
 from ddim.claims import LEASE, Claim, Claims
 from ddim.errors import UserError
 from ddim.files import make
-from ddim.sweeps import Sweep, Trial, prepared
+from ddim.sweeps import Sweep, Trial, Unfit, prepared
 from ddim.tracking import read_json, write_json_atomic
 
 NO_SPACE = 3
 """What a command exits with when the disk is full: the next trial would end so too."""
+UNFIT = 2
+"""What a command exits with when it was asked for what cannot be."""
 
 Commands = Callable[[Trial], list[list[str]]]
 """What makes a trial: command lines, each run when the one before has ended with 0."""
@@ -100,13 +102,10 @@ class _Job:
     def __init__(
         self, sweep: Sweep, trial: Trial, claim: Claim, commands: Commands, tell: Callable[[str], None]
     ) -> None:
-        self.sweep, self.claim, self.commands, self.tell = sweep, claim, commands, tell
-        self.trial = prepared(sweep, trial)
+        self.sweep, self.trial, self.claim, self.commands, self.tell = sweep, trial, claim, commands, tell
         self.log, self.began = sweep.log(trial), time.monotonic()
         self.left: list[list[str]] = []
         self.child: subprocess.Popen[bytes] | None = None
-        said = ", ".join(f"{name} {value}" for name, value in (self.trial.fields or {}).items())
-        tell(f"{trial.name} {'begins' if claim.first else 'goes on'}: {said}")
 
     def over(self) -> bool:
         """Look after the trial, without waiting; whether this worker is done with it."""
@@ -119,8 +118,7 @@ class _Job:
         if self.child is None:
             # The child of a worker that was killed lives on, and may still be training.
             if not checkpoint.held(self.sweep.run(self.trial)):
-                first, *self.left = self.commands(self.trial)
-                self._start(first)
+                return not self._begin()
             return False
         code = self.child.poll()
         if code is None:
@@ -130,13 +128,26 @@ class _Job:
         if code == 0 and self.left:
             self._start(self.left.pop(0))
             return False
-        self._finish(code)
+        self._finish(code, _last_line(self.log))
         return True
 
     def end(self, kill: bool = False) -> None:
         """Ask the child to save and end, or end it at once."""
         if self.child is not None and self.child.poll() is None:
             self.child.kill() if kill else self.child.terminate()
+
+    def _begin(self) -> bool:
+        """Start the first command; False where the trial has none, because no recipe can have its values."""
+        try:
+            self.trial = prepared(self.sweep, self.trial)
+        except Unfit as error:
+            self._finish(UNFIT, str(error))
+            return False
+        said = ", ".join(f"{name} {value}" for name, value in (self.trial.fields or {}).items())
+        self.tell(f"{self.trial.name} {'begins' if self.claim.first else 'goes on'}: {said}")
+        first, *self.left = self.commands(self.trial)
+        self._start(first)
+        return True
 
     def _start(self, command: list[str]) -> None:
         with self.log.open("ab") as log:
@@ -146,8 +157,8 @@ class _Job:
             streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
             self.child = subprocess.Popen(command, start_new_session=True, **streams)
 
-    def _finish(self, code: int) -> None:
-        last, seconds = _last_line(self.log), time.monotonic() - self.began
+    def _finish(self, code: int, last: str) -> None:
+        seconds = time.monotonic() - self.began
         if self.sweep.asked.search:
             _judge(self.sweep, self.trial, code)
         document = {"exit": code, "seconds": round(seconds, 1), "last": last}

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import sweeping
+from ddim.claims import Claims
 from ddim.cli import main
 from ddim.cli import runs as table
 from ddim.workers import work
@@ -69,8 +70,9 @@ def test_a_failed_trial_is_named_with_its_last_words(capsys, monkeypatch):
     assert "the loss is not finite" in out.err
 
 
-def test_a_search_learns_from_runs(here, monkeypatch):
-    """What it is told is the error of the run's validation images."""
+@pytest.fixture
+def erring(monkeypatch):
+    """Trials whose error of validation images is their learning rate."""
     stub = """
 import json, sys
 from pathlib import Path
@@ -85,17 +87,47 @@ line = {"step": 60, "images": 960, "image_mae": recipe["optim"]["lr"]}
         return [[sys.executable, "-c", stub, str(sweep.run(trial)), str(sweep.recipe(trial))]]
 
     monkeypatch.setattr("ddim.workers.training", command)
-    words = ["optim.lr=[1e-4..1e-2]", "--recipe", "smoke", "--search", "3", "--out", "sweep"]
-    assert main(["sweep", *words]) == 0
+
+
+def told(sweep):
+    """What Optuna knows of the trials of a sweep, in the order in which it proposed them."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    storage = JournalStorage(JournalFileBackend(str(here / "sweep" / "optuna.journal")))
-    trials = optuna.load_study(study_name="sweep", storage=storage).trials
+    storage = JournalStorage(JournalFileBackend(str(sweep / "optuna.journal")))
+    return optuna.load_study(study_name="sweep", storage=storage).trials
+
+
+@pytest.mark.usefixtures("erring")
+def test_a_search_learns_from_runs(here):
+    """What it is told is the error of the run's validation images."""
+    words = ["optim.lr=[1e-4..1e-2]", "--recipe", "smoke", "--search", "3", "--out", "sweep"]
+    assert main(["sweep", *words]) == 0
+    trials = told(here / "sweep")
     assert len(trials) == 3
     for trial in trials:
         assert trial.value == pytest.approx(trial.params["optim.lr"], rel=1e-5)
+
+
+@pytest.mark.usefixtures("erring")
+def test_a_search_that_proposes_what_cannot_be_goes_on(here):
+    """Of 1 to 8 groups in 32 channels those that divide them can be; the ends do."""
+    words = ["blossoms", "net.groups=[1..8]", "net.width=32", "--recipe", "ddpm", "--search", "9"]
+    assert main(["sweep", *words, "--out", "sweep"]) == 1
+    trials = told(here / "sweep")
+    assert len(trials) == 9
+    assert {trial.params["net.groups"] in (1, 2, 4, 8) for trial in trials} == {True, False}
+    for trial in trials:
+        result = json.loads((here / "sweep" / "results" / f"{trial.number + 1}.json").read_text())
+        groups = trial.params["net.groups"]
+        if groups in (1, 2, 4, 8):
+            assert (trial.state.name, result["exit"]) == ("COMPLETE", 0)
+        else:
+            said = f"net.groups={groups}, net.width=32: net.width must be even and a multiple of net.groups"
+            assert (trial.state.name, result["exit"]) == ("FAIL", 2)
+            assert result["last"].startswith(said)
+        assert Claims(here / "sweep" / "claims").take(str(trial.number + 1)) is not None
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 _EPILOG = """
 FIELD is name, recipe, images, total, state, age, noise_mae, image_mae, a metric of `ddim evaluate` such as
 kid or fid, or a field of a recipe such as optim.lr. States are waiting (a trial that no one has begun),
-running, stopped, finished, failed (a trial: its last words follow the table), damaged.
+running, stopped, finished, failed (a trial: its last words follow the table), damaged. What cannot be read,
+such as the record of an evaluation, is left out and named after the table.
 In a pipe the table has tabs between its columns, and - where there is nothing.
 
 examples:

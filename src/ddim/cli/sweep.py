@@ -23,8 +23,9 @@ FIELD is a field of a recipe, spelt as `ddim train` spells it; `ddim train --hel
 Shells other than bash want the brackets in quotes: 'schedule=[cosine,linear]'.
 
 A sweep is a folder: sweep.json, trials/NAME (each a run, as `ddim train` leaves it), logs/NAME.txt, results/.
-Every recipe is checked before anything starts. A trial that fails is written down and the others go on;
-remove its file in results/ to try it again. Ctrl-C saves, and the same command with --out goes on.
+Every recipe is checked before anything starts, of a search those at the ends of ranges. A trial that fails is
+written down and the others go on; remove its file in results/ to try it again. Ctrl-C saves, and the same
+command with --out goes on.
 
 `ddim sweep --out SWEEP` in other terminals, or on other machines that share the folder, works on it too. What
 a worker that was killed held is taken up by another after a minute without a sign of life, where it stopped.
