@@ -1423,6 +1423,28 @@ MUTANTS = [
         "test_memorisation.py::test_real_images_that_were_not_learnt_from_give_no_more_alarms_than_promised",
     ),
     _(
+        "the threshold learnt from duplicates too",
+        "memorisation.py",
+        "threshold(closeness[~twins])",
+        "threshold(closeness)",
+        "test_memorisation.py::test_duplicates_among_real_images_do_not_hide_copies_nor_raise_alarms",
+        "test_memorisation.py::test_images_that_are_all_alike_are_not_duplicates_but_those_that_are_the_same_are",
+    ),
+    _(
+        "images that are all alike taken for duplicates",
+        "memorisation.py",
+        "(alike[:, 0] & ~alike[:, 1])",
+        "alike[:, 0]",
+        "test_memorisation.py::test_images_that_are_all_alike_are_not_duplicates_but_those_that_are_the_same_are",
+    ),
+    _(
+        "duplicates of mirror images missed",
+        "memorisation.py",
+        "[train[pair], mirrored(train[pair])] if flip else [train[pair]]",
+        "[train[pair]]",
+        "test_memorisation.py::test_duplicates_are_left_out_of_features_by_their_pixels",
+    ),
+    _(
         "memorised by the share and not by its interval",
         "memorisation.py",
         "self.pictures.share.low > self.bound",
