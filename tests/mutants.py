@@ -1466,6 +1466,13 @@ MUTANTS = [
         "test_calibration.py::test_predictions_of_the_wrong_size_are_seen",
     ),
     _(
+        "the training error of a gap taken once, however great the gap",
+        "calibration.py",
+        "1 + unseen.mean(0) * (train.noise_mse / scale - 1)",
+        "train.noise_mse / scale",
+        "test_calibration.py::test_the_interval_of_a_gap_holds_the_truth_as_often_as_it_says",
+    ),
+    _(
         "one noise for all levels of a batch",
         "calibration.py",
         "noise.like(x0)) for t in times], 2)",
