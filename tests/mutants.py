@@ -2152,6 +2152,13 @@ MUTANTS = [
         "test_the_pictures_are_those_that_sample_makes_on_levels_that_a_search_found",
     ),
     _(
+        "memorisation leaves the file of weights that is named aside",
+        "cli/memorisation.py",
+        "features.find(args.features, args.features_weights)",
+        "features.find(args.features)",
+        "cli/test_memorisation_command.py::test_a_mistake_is_one_sentence_and_leaves_nothing",
+    ),
+    _(
         "the name of a class that no picture has",
         "records.py",
         'trained.state["classes"][label] if',

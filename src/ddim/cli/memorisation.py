@@ -35,10 +35,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument("-n", type=int, default=500, metavar="N", help="how many pictures (default 500)")
-    parser.add_argument(
-        "--steps", type=int, default=20, metavar="N", help="evaluations a picture (default 20)"
-    )
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="levels of the grid (default 20)")
     parser.add_argument("--features", default="pixels", metavar="NAME", help="pixels (default) or a network")
+    parser.add_argument("--features-weights", type=Path, metavar="FILE", help="its weights, from a file")
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument("--device", help="default: the one that the run was trained on")
 
@@ -65,7 +64,11 @@ def run(args: argparse.Namespace) -> int:
 
     if (args.run / MANIFEST).is_file():
         raise UserError(f"{args.run} is a checkpoint, to which nothing can be added: give the run folder")
-    extractor = None if args.features == memorisation.PIXELS else features.find(args.features)
+    extractor = None
+    if args.features != memorisation.PIXELS:
+        extractor = features.find(args.features, args.features_weights)
+    elif args.features_weights is not None:
+        raise UserError("--features-weights is for a network, and --features is pixels: name the network")
     trained = load(args.run, args.weights, device=args.device)
     trained, _ = as_asked(trained, {}, args.steps)
     own = own_images(trained, decoding())
