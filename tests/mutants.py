@@ -2159,6 +2159,13 @@ MUTANTS = [
         "cli/test_memorisation_command.py::test_a_mistake_is_one_sentence_and_leaves_nothing",
     ),
     _(
+        "a typing error taken for images that need a reference",
+        "evaluation.py",
+        "if not source.expanduser().exists() and",
+        "if False and",
+        "cli/test_evaluate.py::test_mistakes_are_one_sentence",
+    ),
+    _(
         "the name of a class that no picture has",
         "records.py",
         'trained.state["classes"][label] if',
