@@ -1536,6 +1536,28 @@ MUTANTS = [
         "test_memorisation.py::test_real_images_that_were_not_learnt_from_give_no_more_alarms_than_promised",
     ),
     _(
+        "the threshold learnt from duplicates too",
+        "memorisation.py",
+        "threshold(closeness[~twins])",
+        "threshold(closeness)",
+        "test_memorisation.py::test_duplicates_among_real_images_do_not_hide_copies_nor_raise_alarms",
+        "test_memorisation.py::test_images_that_are_all_alike_are_not_duplicates_but_those_that_are_the_same_are",
+    ),
+    _(
+        "images that are all alike taken for duplicates",
+        "memorisation.py",
+        "(alike[:, 0] & ~alike[:, 1])",
+        "alike[:, 0]",
+        "test_memorisation.py::test_images_that_are_all_alike_are_not_duplicates_but_those_that_are_the_same_are",
+    ),
+    _(
+        "duplicates of mirror images missed",
+        "memorisation.py",
+        "[train[pair], mirrored(train[pair])] if flip else [train[pair]]",
+        "[train[pair]]",
+        "test_memorisation.py::test_duplicates_are_left_out_of_features_by_their_pixels",
+    ),
+    _(
         "memorised by the share and not by its interval",
         "memorisation.py",
         "self.pictures.share.low > self.bound",
@@ -1555,6 +1577,13 @@ MUTANTS = [
         "ratio(self.power + self.inner, self.power)",
         "ratio(self.power, self.power + self.inner)",
         "test_calibration.py::test_predictions_of_the_wrong_size_are_seen",
+    ),
+    _(
+        "the training error of a gap taken once, however great the gap",
+        "calibration.py",
+        "1 + unseen.mean(0) * (train.noise_mse / scale - 1)",
+        "train.noise_mse / scale",
+        "test_calibration.py::test_the_interval_of_a_gap_holds_the_truth_as_often_as_it_says",
     ),
     _(
         "one noise for all levels of a batch",
@@ -2234,6 +2263,20 @@ MUTANTS = [
         "",
         "cli/test_memorisation_command.py::"
         "test_the_pictures_are_those_that_sample_makes_on_levels_that_a_search_found",
+    ),
+    _(
+        "memorisation leaves the file of weights that is named aside",
+        "cli/memorisation.py",
+        "features.find(args.features, args.features_weights)",
+        "features.find(args.features)",
+        "cli/test_memorisation_command.py::test_a_mistake_is_one_sentence_and_leaves_nothing",
+    ),
+    _(
+        "a typing error taken for images that need a reference",
+        "evaluation.py",
+        "if not source.expanduser().exists() and",
+        "if False and",
+        "cli/test_evaluate.py::test_mistakes_are_one_sentence",
     ),
     _(
         "the name of a class that no picture has",

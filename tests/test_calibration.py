@@ -103,6 +103,25 @@ def test_a_gap_is_the_part_by_which_the_error_is_greater():
     assert found.overall.value == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("truth", [0.0, 9.0])
+def test_the_interval_of_a_gap_holds_the_truth_as_often_as_it_says(truth):
+    """The ratio of two means of 128 exponential errors is (1 + gap) F(256, 256)."""
+    draw, sets, n = np.random.default_rng(0), 1000, 128
+    blank = measure(ORACLE, [IMAGES[:2]], TIMES)
+    train, other = draw.exponential(1, (n, sets)), (1 + truth) * draw.exponential(1, (n, sets))
+    apart = lambda seen, unseen: gap(replace(blank, noise_mse=seen), replace(blank, noise_mse=unseen))
+    # Each level another draw of both sets; then each draw at three levels, whose mean gap is the same.
+    by = np.resize([0.5, 1, 1.5], sets)
+    found, truths = apart(train, by * other).by_level, (1 + truth) * by - 1
+    over = [apart(train[:, [k]] * [1, 20, 300], other[:, [k]] * [0.5, 20, 450]).overall for k in range(sets)]
+    assert 0.92 < np.mean((found.low <= truths) & (truths <= found.high)) < 0.97
+    assert 0.92 < np.mean([e.low <= truth <= e.high for e in over]) < 0.97
+    spread = (1 + truth) * (256**2 * 2 * 510 / (256 * 254**2 * 252)) ** 0.5
+    for size in (0.5, 1, 1.5):
+        assert found.value[by == size].std() == pytest.approx(size * spread, rel=0.1)
+        assert found.error[by == size].mean() == pytest.approx(size * spread, rel=0.05)
+
+
 def test_a_prediction_of_the_mean_image_errs_by_the_variance_of_the_images():
     @dataclass(frozen=True)
     class Mean:

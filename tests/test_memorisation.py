@@ -60,8 +60,9 @@ def test_pictures_of_a_dense_part_of_the_data_are_not_called_copies():
     dense = lambda n, seed: 5 + wide(n, seed) / 10
     train = np.concatenate([wide(1350, 0), dense(150, 1)])
     valid = np.concatenate([wide(450, 2), dense(50, 3)])
-    assert not judge(dense(2000, 4), train, valid, embed=plain).memorised
-    assert judge(train[1350:] + 1e-3 * wide(150, 5), train, valid, embed=plain).memorised
+    known = {"embed": plain, "images": (smooth(1500, 6), smooth(500, 7))}
+    assert not judge(dense(2000, 4), train, valid, **known).memorised
+    assert judge(train[1350:] + 1e-3 * wide(150, 5), train, valid, **known).memorised
 
 
 def test_some_copies_among_honest_pictures_are_counted():
@@ -81,6 +82,56 @@ def test_real_images_that_were_not_learnt_from_give_no_more_alarms_than_promised
     assert len(found.held_out.called) == 400
     # At most 1 %, and of 400 images chance adds one or two.
     assert found.held_out.share.value <= 0.02
+
+
+TWINS = {
+    "the same": lambda images: images,
+    "alike": lambda images: noisy(images, 4),
+    "dimmed": lambda images: images // 2 + 40,
+    "mirrored": lambda images: images[:, :, ::-1],
+}
+
+
+@pytest.mark.parametrize("count", [1, 40])
+@pytest.mark.parametrize("kind", TWINS)
+def test_duplicates_among_real_images_do_not_hide_copies_nor_raise_alarms(kind, count):
+    train, valid = smooth(400, 0), smooth(400, 1)
+    honest = of_run(own(train, valid), train[:100], flip=True)
+    assert (honest.learnt_from, honest.left_out) == (600, 0)
+    train[-count:] = TWINS[kind](train[100 : 100 + count])
+    valid[:count] = TWINS[kind](train[200 : 200 + count])
+    found = of_run(own(train, valid), train[:100], flip=True)
+    # Those in training come in pairs; of those held out about half are learnt from.
+    assert 2 * count <= found.left_out <= 3 * count
+    assert found.learnt_from + found.left_out == 600
+    assert found.threshold == pytest.approx(honest.threshold, rel=0.2)
+    assert found.memorised
+    assert found.pictures.called.all()
+    fresh = of_run(own(train, valid), smooth(400, 3), flip=True)
+    assert fresh.pictures.share.value <= 0.02
+    # What is held out and a duplicate does pass for a copy.
+    assert found.held_out.called.sum() >= 3 * count - found.left_out
+
+
+def test_images_that_are_all_alike_are_not_duplicates_but_those_that_are_the_same_are():
+    """As X-ray images, or digits: any two correlate by more than 0.95."""
+    close = lambda n, seed: (0.92 * smooth(1, 9) + 0.08 * smooth(n, seed)).round().astype(np.uint8)
+    train, valid = close(400, 0), close(100, 1)
+    found = judge(close(200, 2), train, valid)
+    assert (found.learnt_from, found.left_out) == (450, 0)
+    assert not found.memorised
+    train[:5] = train[5:10]
+    found = judge(train[100:200], train, valid)
+    assert found.left_out == 10
+    assert found.memorised
+
+
+@pytest.mark.parametrize("times", [2, 60])
+def test_a_set_of_duplicates_alone_is_not_judged(times):
+    images = np.concatenate([smooth(20, 0)] * times)
+    count = 20 * times
+    with pytest.raises(UserError, match=f"no near-duplicates of training images, and {count} of {count} are"):
+        judge(smooth(30, 1), images, images[:0])
 
 
 def test_mirror_images_are_copies_only_where_training_saw_them():
@@ -120,6 +171,17 @@ def test_features_tell_copies_too_and_those_of_images_are_asked_for_once(tmp_pat
     assert not of_features(images, smooth(60, 5), True, extractor).memorised
 
 
+def test_duplicates_are_left_out_of_features_by_their_pixels(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path))
+    train, valid = smooth(300, 0), smooth(40, 1)
+    train[-20:-10], train[-10:] = train[100:110], noisy(train[110:120, :, ::-1], 4)
+    extractor = Extractor("sums", "0" * 64, "none", 192, Sums())
+    found = of_features(own(train, valid), train[:60], True, extractor)
+    assert found.left_out == 40
+    assert found.pictures.called.all()
+    assert not of_features(own(train, valid), smooth(100, 5), True, extractor).memorised
+
+
 def test_duplicates_between_the_halves_are_found_also_mirrored():
     train, valid = smooth(50, 0), smooth(20, 1)
     valid[3], valid[7], valid[9] = train[11], noisy(train[12:13], 2)[0], train[13, :, ::-1]
@@ -148,5 +210,8 @@ def test_pairs_begin_with_the_worst_and_the_record_names_them():
     assert said["pictures"][9] == {**said["pictures"][9], "seed": 9, "copy": True, "nearest": "20.png"}
     assert said["copies"]["count"] == 1
     assert said["false_alarms"]["of"] == 20
-    assert found.sentence in report(found, None, duplicates(images, False))
+    assert (said["learnt_from"], said["left_out"]) == (84, 0)
+    lines = report(found, None, duplicates(images, False)).splitlines()
+    assert lines[0] == found.sentence
+    assert "The threshold is not learnt from 0 of 84 real images, which are, or nearly are," in lines[2]
     assert memorisation.pairs(found, pictures, images, count=1).texts

@@ -111,7 +111,9 @@ class Gap:
 def gap(train: Errors, other: Errors) -> Gap:
     """The noise MSE of other images over that of training images, less 1: 0 unless training memorises."""
     scale = train.noise_mse.mean(0)
-    seen, unseen = train.noise_mse / scale, other.noise_mse / scale
+    unseen = other.noise_mse / scale
+    # To first order an error of the scale moves the ratio by as many times as it is great.
+    seen = 1 + unseen.mean(0) * (train.noise_mse / scale - 1)
     return Gap(
         difference(mean(unseen), mean(seen)),
         difference(mean(unseen.mean(1)), mean(seen.mean(1))),

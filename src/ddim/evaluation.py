@@ -26,6 +26,7 @@ from ddim import checkpoint, labels, scores, tracking
 from ddim.config import Data
 from ddim.data import Images, open_images
 from ddim.data.decode import UnusableError, header
+from ddim.data.find import NAMES
 from ddim.data.find import find as find_source
 from ddim.data.source import Member
 from ddim.data.transforms import batch as gather
@@ -217,6 +218,8 @@ def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progr
 
 def _of_images(source: Path, _: Pictures, reference: Reference, progress: Progress) -> _Subject:
     if reference.data is None:
+        if not source.expanduser().exists() and str(source).partition(":")[0] not in NAMES:
+            raise UserError(f"{source} does not exist: name a run or a folder or archive of images")
         raise UserError(f"{source} is no run, so --data must say what images it is judged against")
     tell = partial(progress, "images")
     images = open_images(str(source), _size_of(source), progress=tell)

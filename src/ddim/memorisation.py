@@ -5,6 +5,10 @@ fall below with a bounded probability, at most 1 % where there are some 300 of t
 learnt from real images alone: training images, each against the others, and half of those held out; the other
 half is judged beside the pictures, so that the rate of false alarms is seen and not only promised. Nothing is
 assumed of the images, and nothing is tuned to the model.
+
+Near-duplicates of training images are left out of what is learnt from: a few that come twice would put the
+threshold at 0, which no copy is below. So the promise is of images that are no near-duplicates; held-out ones
+that are pass for copies, as they should.
 """
 
 from __future__ import annotations
@@ -38,7 +42,9 @@ ALIKE = 0.95
 """Correlation of pixels from which two images count as near-duplicates."""
 
 LEAST = 8
-"""Training images below which nothing can be said: each needs neighbours that are not its copy."""
+"""Images below which nothing can be said, of training and to learn from that are no near-duplicates: each
+needs neighbours that are not its copy.
+"""
 
 
 @dataclass(frozen=True)
@@ -62,14 +68,16 @@ class Judged:
 class Verdict:
     """Pictures and held-out images, judged by a threshold that few real images are below.
 
-    Few is a part of at most `bound`. `held_out` is None where no image was left to be judged. `indices` of
-    neighbours are of training.
+    Few is a part of at most `bound` of those that are no near-duplicates of training images. It is learnt
+    from `learnt_from` such; `left_out` more were near-duplicates. `held_out` is None where no image was left
+    to be judged. `indices` of neighbours are of training.
     """
 
     space: str
     threshold: float
     bound: float
     learnt_from: int
+    left_out: int
     pictures: Judged
     held_out: Judged | None
 
@@ -85,7 +93,7 @@ class Verdict:
         return (
             f"By {self.space}, this run {what}: {_percent(self.pictures.share)} of "
             f"{len(self.pictures.called)} pictures pass for copies, where at most {100 * self.bound:.1f} % "
-            "of real images do."
+            "of real images do that are no near-duplicates of training images."
         )
 
 
@@ -109,10 +117,13 @@ def judge(
     also: np.ndarray | None = None,
     embed: Embed = standardised,
     space: str = PIXELS,
+    images: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Verdict:
     """The verdict on pictures (N, ...), given the images that trained (M, ...) and those held out.
 
-    `also` (M, ...) are the training images as training saw them too, mirrored. UserError for too few images.
+    `also` (M, ...) are the training images as training saw them too, mirrored. Where all of these are
+    features, `images` are the pixels, of training and held out, by which duplicates are known. UserError for
+    too few images.
     """
     if len(pictures) < 1 or len(train) < LEAST:
         raise UserError(
@@ -128,16 +139,40 @@ def judge(
     def near(queries: np.ndarray, own: np.ndarray | None = None) -> Neighbours:
         return nearest(queries, train, also=also, own=own, embed=embed)
 
-    null = [near(train[own], own).closeness]
-    null += [near(valid[learn]).closeness] if len(learn) else []
-    limit, bound = threshold(np.concatenate(null))
+    seen, unseen = images or (train, valid)
+    null = [(near(train[own], own), seen[own])]
+    null += [(near(valid[learn]), unseen[learn])] if len(learn) else []
+    closeness = np.concatenate([found.closeness for found, _ in null])
+    twins = np.concatenate([_twins(found, pixels, seen, also is not None) for found, pixels in null])
+    learnt_from, left_out = int((~twins).sum()), int(twins.sum())
+    if learnt_from < LEAST:
+        raise UserError(
+            f"memorising is judged by at least {LEAST} real images that are no near-duplicates of training "
+            f"images, and {left_out} of {len(twins)} are: give each image once"
+        )
+    limit, bound = threshold(closeness[~twins])
 
     def judged(queries: np.ndarray) -> Judged:
         found = near(queries)
         return Judged(found, found.closeness < limit)
 
     held_out = judged(valid[rest]) if len(rest) else None
-    return Verdict(space, limit, bound, sum(map(len, null)), judged(pictures), held_out)
+    return Verdict(space, limit, bound, learnt_from, left_out, judged(pictures), held_out)
+
+
+def _twins(found: Neighbours, images: np.ndarray, train: np.ndarray, flip: bool) -> np.ndarray:
+    """(N,) which of the images (N, H, W, C) are near-duplicates of their nearest in training (M, H, W, C)."""
+    # Where the middle neighbour is alike too, images just are: that is the law there, and no duplicate, but
+    # what is the same, in this space or in pixels, is one anywhere.
+    pairs = found.indices[:, [0, found.indices.shape[1] // 2]]
+    apart = np.empty(pairs.shape)
+    for row, (image, pair) in enumerate(zip(images, pairs, strict=True)):
+        views = [train[pair], mirrored(train[pair])] if flip else [train[pair]]
+        rows = standardised(np.concatenate([image[None], *views]))
+        # Of rows of norm 1 half the squared distance is 1 minus the correlation.
+        apart[row] = (rows[1:] - rows[0]).square().sum(1).view(-1, 2).amin(0) / 2
+    alike = apart <= 1 - ALIKE
+    return (found.closeness == 0) | (apart[:, 0] == 0) | (alike[:, 0] & ~alike[:, 1])
 
 
 def of_run(own: OwnImages, pictures: np.ndarray, flip: bool) -> Verdict:
@@ -169,6 +204,7 @@ def of_features(
         also=kept("mirrored", own.train, mirrored=True) if flip else None,
         embed=plain,
         space=f"{extractor.name} features",
+        images=(own.images.pixels[own.train], own.images.pixels[own.valid]),
     )
 
 
@@ -222,6 +258,7 @@ def record(
         "threshold": verdict.threshold,
         "bound": verdict.bound,
         "learnt_from": verdict.learnt_from,
+        "left_out": verdict.left_out,
         "copies": _share(verdict.pictures),
         "false_alarms": None if verdict.held_out is None else _share(verdict.held_out),
         "pictures": [
@@ -255,6 +292,10 @@ def report(verdict: Verdict, apart: Gap | None, twice: Duplicates) -> str:
     else:
         share, n = _percent(verdict.held_out.share), len(verdict.held_out.called)
         lines.append(f"{share} of {n} held-out images pass for copies: false alarms, or near-duplicates.")
+    lines.append(
+        f"The threshold is not learnt from {verdict.left_out} of {verdict.learnt_from + verdict.left_out} "
+        "real images, which are, or nearly are, other training images."
+    )
     if apart is not None:
         what = "more than chance: it memorises" if apart.overall.low > 0 else "no more than chance"
         lines.append(

@@ -76,6 +76,8 @@ def test_features_are_taken_by_name(run, capsys):
         (["blossoms:40", "--data", "blossoms:40", "-n", 50], "-n is for runs, and blossoms:40 is none"),
         (["blossoms:40", "--data", "blossoms:40", "--sampler", "ddim"], "--sampler is for runs"),
         (["nowhere", "--data", "blossoms:40"], "'nowhere' is neither a folder"),
+        (["runs/typo"], "runs/typo does not exist: name a run or a folder or archive of images"),
+        (["/"], "/ is no run, so --data must say"),
     ],
 )
 def test_mistakes_are_one_sentence(run, capsys, words, sentence):

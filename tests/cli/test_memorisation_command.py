@@ -49,10 +49,18 @@ def test_the_pictures_are_those_that_sample_makes_on_levels_that_a_search_found(
         (["-n", "0"], "-n must be at least 1"),
         (["--steps", "0"], "--steps must be at least 1"),
         (["--features", "pixel"], "features must be one of"),
+        (["--features", "inception-2015"], "or name the file (--features-weights FILE)"),
+        (
+            ["--features", "inception-2015", "--features-weights", "nowhere.pth"],
+            "the weights 'nowhere.pth' cannot be read",
+        ),
+        (["--features-weights", "some.pth"], "--features-weights is for a network, and --features is pixels"),
         (["--weights", "best"], "weights must be ema or raw"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_leaves_nothing(run, words, said, capsys):
+def test_a_mistake_is_one_sentence_and_leaves_nothing(run, words, said, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     before = sorted(run.rglob("*"))
     assert main(["memorisation", str(run), *words]) == 2
     assert said in capsys.readouterr().err

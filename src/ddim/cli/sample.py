@@ -27,7 +27,7 @@ name where a class has it, else an index; a class that is called all has its ind
 the difference that the label makes W times: above 1 pictures are more of their class and less varied, and
 each evaluation is two.
 
-  --steps N      evaluations of the network per picture (the last one makes the picture)
+  --steps N      levels of the grid, at each of which the network is asked (the last one makes the picture)
   --sampler.eta  of ddim and dpm_solver: 0 is deterministic (the default), 1 renews all the noise of DDPM
   --sampler      ddim, ddpm, heun, adams_bashforth, dpm_solver or unipc, and its fields: --sampler.order 3;
                  heun asks twice a step; default: the recipe's
@@ -50,9 +50,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one of its checkpoints")
     parser.add_argument("-n", type=int, default=None, metavar="N", help="how many pictures (default 16)")
-    parser.add_argument(
-        "--steps", type=int, default=20, metavar="N", help="evaluations a picture (default 20)"
-    )
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="levels of the grid (default 20)")
     parser.add_argument("--seed", type=int, default=None, metavar="S", help="seeds S ... S+N-1 (default 0)")
     parser.add_argument("--seeds", metavar="LIST", help="any seeds instead, such as 0-35,70")
     parser.add_argument(
