@@ -1432,7 +1432,21 @@ MUTANTS = [
         "ranking.py",
         "(_GROUPS - 1) * float(np.var(without))",
         "float(np.var(without))",
-        "test_ranking.py::test_the_jackknife_of_tenths_is_that_of_means_in_closed_form",
+        "test_ranking.py::test_the_interval_of_a_difference_holds_the_truth_nineteen_times_in_twenty",
+    ),
+    _(
+        "tenths of classes in turn",
+        "ranking.py",
+        "np.random.default_rng(0).permutation(len(f)) % _GROUPS",
+        "np.arange(len(f)) % _GROUPS",
+        "test_ranking.py::test_pictures_that_come_class_by_class_in_turn_have_no_wider_an_interval",
+    ),
+    _(
+        "an evaluation sweeps a folder that is not its own",
+        "evaluation.py",
+        "if out is None:\n            # What lies beside",
+        "if True:\n            # What lies beside",
+        "test_evaluation.py::test_what_lies_beside_the_folder_that_a_user_named_is_let_be",
     ),
     _(
         "the best always by its loss",
@@ -1538,8 +1552,8 @@ MUTANTS = [
     _(
         "the threshold learnt from duplicates too",
         "memorisation.py",
-        "threshold(closeness[~twins])",
-        "threshold(closeness)",
+        "return Neighbours(found.distances[single], found.indices[single])",
+        "return found",
         "test_memorisation.py::test_duplicates_among_real_images_do_not_hide_copies_nor_raise_alarms",
         "test_memorisation.py::test_images_that_are_all_alike_are_not_duplicates_but_those_that_are_the_same_are",
     ),

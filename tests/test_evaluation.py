@@ -290,6 +290,18 @@ def test_out_is_the_folder_of_the_evaluation(run, tmp_path):
     assert evaluate(run, FEW, extractor=stub(), out=tmp_path / "there").folder == tmp_path / "there"
 
 
+def test_what_lies_beside_the_folder_that_a_user_named_is_let_be(run, tmp_path):
+    """Old names that begin as ours do are swept from our own folders alone."""
+    mine, ours = tmp_path / ".tmp-thesis", run / "evaluations" / ".tmp-7-evaluation"
+    for folder in (mine, ours):
+        folder.mkdir(parents=True)
+        os.utime(folder, (0, 0))
+    evaluate(run, Pictures(20, 2), extractor=stub(), out=tmp_path / "other")
+    assert mine.is_dir()
+    evaluate(run, Pictures(20, 2), extractor=stub())
+    assert not ours.exists()
+
+
 def normal(n, d, seed):
     return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
 

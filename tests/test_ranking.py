@@ -93,16 +93,34 @@ def test_differences_are_to_the_first_whatever_its_place(make, reference):
     assert rows[1].difference is None
 
 
-def test_the_jackknife_of_tenths_is_that_of_means_in_closed_form():
-    """That of a mean is the deviation of the means of its tenths, over the root of 10."""
-    x, y, truth = normal(200, 1), normal(200, 2), normal(100, 3)
-    statistic = lambda generated, reference: float(generated[:, 0].mean() - reference[:, 0].mean())
-    value, low, high = _jackknifed(statistic, x, y, truth)
-    # Tenths are every tenth row; the mean of the reference cancels.
-    tenths = (x[:, 0] - y[:, 0]).reshape(20, 10).mean(0)
-    radius = 2.262157 * tenths.std(ddof=1) / math.sqrt(10)
-    assert value == pytest.approx((x[:, 0] - y[:, 0]).mean(), abs=1e-6)
-    assert (low, high) == pytest.approx((value - radius, value + radius), abs=1e-5)
+def mean_apart(generated, reference):
+    """A statistic of which all is known; the mean of the reference cancels in a difference."""
+    return float(generated[:, 0].mean() - reference[:, 0].mean())
+
+
+@pytest.mark.parametrize("sizes", [(200, 200), (200, 90)])
+def test_the_interval_of_a_difference_holds_the_truth_nineteen_times_in_twenty(sizes):
+    truth, draws = normal(100, 3), 1000
+    held = 0
+    for seed in range(draws):
+        x, y = normal(sizes[0], 2 * seed, 0.3), normal(sizes[1], 2 * seed + 1)
+        value, low, high = _jackknifed(mean_apart, x, y, truth)
+        assert value == pytest.approx(x[:, 0].mean() - y[:, 0].mean(), abs=1e-6)
+        held += low <= 0.3 <= high
+    # Within three and a half deviations of the count.
+    assert abs(held / draws - 0.95) < 0.025
+
+
+def test_pictures_that_come_class_by_class_in_turn_have_no_wider_an_interval():
+    """Of `--label all`, seed s has class s % classes: each tenth of every tenth would lack a class."""
+    x, y, truth = normal(500, 1), normal(500, 2), normal(500, 3)
+    for pictures in (x, y):
+        pictures[:, 0] += 20 * (np.arange(500) % 10)
+    _, low, high = _jackknifed(mean_apart, x, y, truth)
+    # The classes cancel in pairs of one seed, and what is left is that of two sets without them.
+    assert (high - low) / 2 < 3 * 1.96 * math.sqrt(2 / 500)
+    _, low, high = _jackknifed(mean_apart, x, y[::-1], truth)
+    assert (high - low) / 2 < 3 * 1.96 * math.sqrt(2 * (400 * 8.25 + 1) / 500)
 
 
 @pytest.mark.parametrize("metric", [name for name in METRICS if name != "kid"])

@@ -114,7 +114,9 @@ def evaluate(
     beside = parent / f".tmp-{os.getpid()}-evaluation"
     try:
         make(beside)
-        sweep(parent)
+        if out is None:
+            # What lies beside a folder that the user named is not ours.
+            sweep(parent)
         features, nfe = _extracted(subject, extractor, beside, spent, progress)
         began = time.monotonic()
         metrics, notes = measured(features, truth)

@@ -6,9 +6,9 @@ learnt from real images alone: training images, each against the others, and hal
 half is judged beside the pictures, so that the rate of false alarms is seen and not only promised. Nothing is
 assumed of the images, and nothing is tuned to the model.
 
-Near-duplicates of training images are left out of what is learnt from: a few that come twice would put the
-threshold at 0, which no copy is below. So the promise is of images that are no near-duplicates; held-out ones
-that are pass for copies, as they should.
+Real images that are near-duplicates of training images are left out: a few that come twice would put the
+threshold at 0, which no copy is below, and held-out ones would pass for copies, as they should. So the
+promise is of images that are no near-duplicates.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class Verdict:
     """Pictures and held-out images, judged by a threshold that few real images are below.
 
     Few is a part of at most `bound` of those that are no near-duplicates of training images. It is learnt
-    from `learnt_from` such; `left_out` more were near-duplicates. `held_out` is None where no image was left
-    to be judged. `indices` of neighbours are of training.
+    from `learnt_from` such, and others are judged, `held_out`, None where none was left; `left_out` were
+    near-duplicates. `indices` of neighbours are of training.
     """
 
     space: str
@@ -136,28 +136,34 @@ def judge(
     halves = draw.permutation(len(valid))
     learn, rest = halves[: len(valid) // 2], halves[len(valid) // 2 :]
 
+    seen, unseen = images or (train, valid)
+
     def near(queries: np.ndarray, own: np.ndarray | None = None) -> Neighbours:
         return nearest(queries, train, also=also, own=own, embed=embed)
 
-    seen, unseen = images or (train, valid)
-    null = [(near(train[own], own), seen[own])]
-    null += [(near(valid[learn]), unseen[learn])] if len(learn) else []
-    closeness = np.concatenate([found.closeness for found, _ in null])
-    twins = np.concatenate([_twins(found, pixels, seen, also is not None) for found, pixels in null])
-    learnt_from, left_out = int((~twins).sum()), int(twins.sum())
-    if learnt_from < LEAST:
+    def real(which: np.ndarray, known: bool) -> Neighbours:
+        """Of images of training, or held out: those of them that are no near-duplicates."""
+        some, pixels = (train[which], seen[which]) if known else (valid[which], unseen[which])
+        found = near(some, which if known else None)
+        single = ~_twins(found, pixels, seen, also is not None)
+        return Neighbours(found.distances[single], found.indices[single])
+
+    null = [real(own, True), *([real(learn, False)] if len(learn) else [])]
+    closeness = np.concatenate([found.closeness for found in null])
+    apart = real(rest, False) if len(rest) else None
+    left_out = len(own) + len(valid) - len(closeness) - (0 if apart is None else len(apart.closeness))
+    if len(closeness) < LEAST:
         raise UserError(
             f"memorising is judged by at least {LEAST} real images that are no near-duplicates of training "
-            f"images, and {left_out} of {len(twins)} are: give each image once"
+            f"images, and {left_out} of {len(own) + len(valid)} are: give each image once"
         )
-    limit, bound = threshold(closeness[~twins])
+    limit, bound = threshold(closeness)
 
-    def judged(queries: np.ndarray) -> Judged:
-        found = near(queries)
+    def judged(found: Neighbours) -> Judged:
         return Judged(found, found.closeness < limit)
 
-    held_out = judged(valid[rest]) if len(rest) else None
-    return Verdict(space, limit, bound, learnt_from, left_out, judged(pictures), held_out)
+    held_out = judged(apart) if apart is not None and len(apart.closeness) else None
+    return Verdict(space, limit, bound, len(closeness), left_out, judged(near(pictures)), held_out)
 
 
 def _twins(found: Neighbours, images: np.ndarray, train: np.ndarray, flip: bool) -> np.ndarray:
@@ -291,10 +297,10 @@ def report(verdict: Verdict, apart: Gap | None, twice: Duplicates) -> str:
         lines.append("No image was held out: the rate of false alarms is promised and not seen.")
     else:
         share, n = _percent(verdict.held_out.share), len(verdict.held_out.called)
-        lines.append(f"{share} of {n} held-out images pass for copies: false alarms, or near-duplicates.")
+        lines.append(f"{share} of {n} held-out images pass for copies: false alarms.")
     lines.append(
-        f"The threshold is not learnt from {verdict.left_out} of {verdict.learnt_from + verdict.left_out} "
-        "real images, which are, or nearly are, other training images."
+        f"{verdict.left_out} real images are left out of both, which are, or nearly are, other training "
+        "images."
     )
     if apart is not None:
         what = "more than chance: it memorises" if apart.overall.low > 0 else "no more than chance"

