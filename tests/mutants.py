@@ -997,6 +997,14 @@ MUTANTS = [
         FEATURES + "test_only_known_weights_are_loaded",
     ),
     _(
+        "a download of anything gets its name",
+        "files.py",
+        "if not found.startswith(hashes):",
+        "if not found:",
+        FEATURES + "test_what_is_not_the_weights_or_not_all_of_them_gets_no_name",
+        "data/test_named.py::test_what_is_named_is_downloaded_once_and_checked",
+    ),
+    _(
         "weights that can run code",
         "metrics/weights.py",
         "weights_only=True",

@@ -53,7 +53,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="valid, train or all of them (default: valid of the run's, all of DATA)",
     )
     parser.add_argument(
-        "--features", metavar="NAME", help="the network of the features (default efficientnet-lite0)"
+        "--features",
+        metavar="NAME",
+        help="the network of the features: efficientnet-lite0 (default), inception-2015 or "
+        "inception-torchvision, whose weights are downloaded once",
     )
     parser.add_argument("--features-weights", type=Path, metavar="FILE", help="its weights, from a file")
     parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder for the evaluation")
