@@ -881,9 +881,23 @@ MUTANTS = [
     _(
         "last single image as a batch",
         "metrics/kid.py",
-        "min(len(generated), len(reference)) - 1, batch)",
-        "min(len(generated), len(reference)), batch)",
-        KERNEL + "test_legacy_kid_leaves_out_a_last_single_image",
+        "range(0, count - 1, batch)",
+        "range(0, count, batch)",
+        KERNEL + "test_legacy_kid_is_the_mean_of_batches_of_which_the_last_may_be_small[5-6-sizes2]",
+    ),
+    _(
+        "batches in the order of the files",
+        "metrics/kid.py",
+        "reference[theirs[start : start + batch]]",
+        "reference[start : start + batch]",
+        KERNEL + "test_legacy_kid_does_not_depend_on_the_order_of_classes",
+    ),
+    _(
+        "legacy numbers of any batch ranked",
+        "scores.py",
+        "if batches[0] != batches[1]:",
+        "if not batches:",
+        SCORED + "test_a_legacy_kid_is_ranked_with_its_like_alone",
     ),
     _(
         "trace of the root taken once",

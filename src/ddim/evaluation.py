@@ -33,9 +33,9 @@ from ddim.errors import UserError
 from ddim.files import make, sweep, sync, whole
 from ddim.generate import Trained, as_asked, generate, load, parts
 from ddim.labels import Label
-from ddim.metrics.features import Extractor, begin, find, forget
+from ddim.metrics.features import LEGACY, Extractor, begin, find, forget
 from ddim.metrics.fid import caution, fid, fid_infinity
-from ddim.metrics.kid import kid
+from ddim.metrics.kid import LEGACY_BATCH, kid, legacy_kid
 from ddim.metrics.precision_recall import density_coverage, precision_recall
 from ddim.noise import check_seeds
 from ddim.own_images import check_unchanged
@@ -117,6 +117,9 @@ def evaluate(
         features, nfe = _extracted(subject, extractor, beside, spent, progress)
         began = time.monotonic()
         metrics, notes = measured(features, truth)
+        if extractor.name == LEGACY:
+            legacy = legacy_kid(features, truth, LEGACY_BATCH)
+            metrics["legacy_kid"] = {"value": legacy, "batch": LEGACY_BATCH}
         spent["metrics"] = time.monotonic() - began
         record = {
             "schema": scores.SCHEMA,

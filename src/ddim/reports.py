@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ddim import figures, plots, results, scores
+from ddim import figures, plots, results
 from ddim.errors import UserError
 from ddim.files import make, write_atomic
 from ddim.pages import MARK, Block, Cell, Heading, Picture, Strips, Table, Text, to_html, to_markdown
@@ -157,7 +157,7 @@ def _table(rows: Sequence[Configuration], judged: Way | None) -> Table:
     arrows = {-1: "↓", 1: "↑"}
     titles = [f"{METRICS[name][0]} {arrows[METRICS[name][1]]}" for name in metrics]
     heads = [*(fields or ["recipe"]), "finished", *titles]
-    return Table(heads, lines, words=len(fields) or 1, notes=_notes(rows, judged))
+    return Table(heads, lines, words=len(fields) or 1, notes=_notes(rows, judged, metrics))
 
 
 def _best(name: str, rows: Sequence[Configuration], found: Sequence[Mapping[str, Spread]]) -> int | None:
@@ -177,8 +177,8 @@ def _absent(row: Configuration, judged: Way | None, name: str) -> str:
     return "not comparable" if unlike else MISSING
 
 
-def _notes(rows: Sequence[Configuration], judged: Way | None) -> list[str]:
-    """What must be known to read the numbers of a table."""
+def _notes(rows: Sequence[Configuration], judged: Way | None, metrics: Sequence[str]) -> list[str]:
+    """What must be known to read the numbers of a table of some metrics."""
     notes = []
     if any(len(row.counted) > 1 for row in rows):
         notes.append("± is the standard deviation over repeats, which differ in their seed alone.")
@@ -189,7 +189,7 @@ def _notes(rows: Sequence[Configuration], judged: Way | None) -> list[str]:
             f"(part {part}, {'x'.join(map(str, size))}), by features of {judged.extractor} "
             f"(weights {judged.weights[:8]}, {judged.resize}); [ ] are 95 % intervals of one run."
         )
-        unranked = [METRICS[name][0] for name in scores.METRICS if not judged.ranks(name)]
+        unranked = [METRICS[name][0] for name in metrics if not judged.ranks(name)]
         if unranked:
             notes.append(f"Too few images to rank by {', '.join(unranked)}.")
         for row in rows:

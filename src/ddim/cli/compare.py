@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ddim.ranking import Difference, Row
+    from ddim.ranking import Row
     from ddim.scores import Evaluation
 
 _EPILOG = """
 Each is a record, the folder of an evaluation, or a run, of which the newest evaluation counts. Ranked is what
-has the features, the reference and, but for KID, the number of pictures of the first; the rest is listed with
-the reason. Differences are to the first, with their 95 % intervals: one that holds 0 is no difference. They
-are paired where both made pictures of the same seeds.
+has the features, the reference and, but for KID and FID-infinity, the number of pictures of the first; the
+rest is listed with the reason. Differences are to the first, with their 95 % intervals: one that holds 0 is
+no difference. They are paired where both made pictures of the same seeds. FID-infinity, and the legacy KID
+that --features inception-torchvision adds, are ranked without.
 
 examples:
   ddim compare runs/photos-fast-1 runs/photos-fast-2
@@ -31,7 +32,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         "evaluations", type=Path, nargs="+", metavar="RECORD|RUN", help="the first is compared with the rest"
     )
     parser.add_argument(
-        "--metric", default="kid", help="kid (default), fid, precision, recall, density or coverage"
+        "--metric",
+        default="kid",
+        help="kid (default), fid, fid_infinity, precision, recall, density, coverage or legacy_kid",
     )
 
 
@@ -67,16 +70,17 @@ def _table(rows: list[Row], metric: str, first: Evaluation) -> list[str]:
                 f"{evaluation.record['generated']['images']:,}",
                 "none" if value is None else f"{value:.5f}",
                 "" if interval is None else f"{interval[0]:.5f} ... {interval[1]:.5f}",
-                "the first" if evaluation is first else _reason(row.unranked or row.difference),
+                "the first" if evaluation is first else _reason(row),
             ]
         )
     return _aligned(table)
 
 
-def _reason(what: Difference | str | None) -> str:
+def _reason(row: Row) -> str:
     """A difference, or the reason why there is none, or why a row is not ranked."""
+    what = row.difference
     if what is None or isinstance(what, str):
-        return f"not ranked: {what}"
+        return what or f"not ranked: {row.unranked}"
     kind = "paired" if what.paired else "not paired"
     verdict = ", no difference" if what.low <= 0 <= what.high else ""
     return f"{what.value:+.5f} ({what.low:+.5f} ... {what.high:+.5f}), {kind}{verdict}"
