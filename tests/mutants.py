@@ -529,6 +529,20 @@ MUTANTS = [
         "cli/test_sample.py::test_what_was_stopped_is_finished_by_the_same_command",
     ),
     _(
+        "two evaluations of one second in one file of events",
+        "tracking.py",
+        'f".{name}-{uuid.uuid4().hex}"',
+        'f".{name}"',
+        "test_tracking.py::test_what_is_shown_later_is_added_to_what_a_run_logged",
+    ),
+    _(
+        "the numbers of an evaluation that lies elsewhere in its run",
+        "evaluation.py",
+        "if out is None and not subject.stem:",
+        "if not subject.stem:",
+        "test_evaluation.py::test_what_is_kept_elsewhere_is_not_shown_with_the_run",
+    ),
+    _(
         "a name in a race is an error",
         "tracking.py",
         "if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):",

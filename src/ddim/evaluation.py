@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ddim import checkpoint, labels, scores, tracking
@@ -134,9 +135,13 @@ def evaluate(
             "versions": tracking.versions(),
         }
         tracking.write_json_atomic(beside / scores.RECORD, record)
-        return scores.read(_published(beside, subject, out))
+        found = scores.read(_published(beside, subject, out))
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+    # Beside a run, evaluations are numbers alone.
+    if out is None and not subject.stem:
+        _show(subject.home.parent, found)
+    return found
 
 
 def measured(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[str, Any], list[str]]:
@@ -276,6 +281,13 @@ def _extracted(
             spent["features"] += began - sampled
     save_png(folder / scores.GRID, sheet(torch.cat(shown)))
     return np.lib.format.open_memmap(folder / scores.FEATURES, mode="r"), nfe
+
+
+def _show(run: Path, found: Evaluation) -> None:
+    """Add the numbers and the grid of an evaluation to the TensorBoard events of its run."""
+    values = {name: value for name in scores.METRICS if (value := found.value(name)) is not None}
+    with Image.open(found.folder / scores.GRID) as grid:
+        tracking.show(run, found.record["sampling"]["step"], "evaluation", np.asarray(grid), values)
 
 
 def _facts(against: Chosen, extractor: Extractor) -> dict[str, Any]:

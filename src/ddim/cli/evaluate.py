@@ -18,7 +18,8 @@ TAKES_FIELDS = True
 _EPILOG = """
 A run is judged against the images that it held out of training; --data names others, and must for images.
 Numbers can be compared where features, reference and number of pictures are the same: `ddim compare` minds
-that. The record, the features and a grid of the pictures lie in RUN/evaluations/1, 2, ...
+that. The record, the features and a grid of the pictures lie in RUN/evaluations/1, 2, ... and TensorBoard
+shows the numbers and the grid beside what the run logged.
 
 ways of sampling, as `ddim sample` takes them:
   --sampler, --grid, --sampled_on, --clip, and their fields; default: the recipe's, or the grid that
