@@ -1223,6 +1223,21 @@ MUTANTS = [
         "test_pages.py::test_a_table_of_markdown_keeps_its_shape_whatever_its_cells_say",
     ),
     _(
+        "a page over a file of others",
+        "pages.py",
+        "if path.exists() and MARK not in",
+        "if not path and MARK not in",
+        "test_reports.py::test_what_somebody_else_wrote_is_left_alone",
+        "cli/test_evaluate.py::test_a_page_of_others_is_left_alone_before_anything_is_compared",
+    ),
+    _(
+        "a page that says where on this machine evaluations lie",
+        "cli/compare.py",
+        "parts[-3:] if parts",
+        "parts if parts",
+        "cli/test_evaluate.py::test_a_comparison_is_a_page_too_with_the_grids_and_nothing_of_this_machine",
+    ),
+    _(
         "the worst in bold",
         "reports.py",
         "METRICS[name][1] * found[k][name].mean",

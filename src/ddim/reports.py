@@ -13,8 +13,7 @@ from PIL import Image
 
 from ddim import figures, plots, results
 from ddim.errors import UserError
-from ddim.files import make, write_atomic
-from ddim.pages import MARK, Block, Cell, Heading, Picture, Strips, Table, Text, to_html, to_markdown
+from ddim.pages import Block, Cell, Heading, Picture, Strips, Table, Text, check_out, save_page
 from ddim.results import METRICS, MISSING, Configuration, Spread, Way
 from ddim.runs import ERRORS, Run
 from ddim.tracking import read_metrics
@@ -30,25 +29,12 @@ GAP = 2
 def write(found: Sequence[Run], out: Path, title: str) -> list[Path]:
     """Write the report of runs as `out`, an .html file, and as Markdown with its pictures beside it.
 
-    Returns the two files. UserError where there is no run, or a file of somebody else would be lost.
+    Returns the two files. UserError where there is no run, and as `ddim.pages.check_out`.
     """
     if not found:
         raise UserError("there is no run to report on")
-    if out.suffix != ".html":
-        raise UserError(f"--out must end in .html, got {str(out)!r}")
-    paths = [out, out.with_suffix(".md")]
-    for path in paths:
-        if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace")[:400]:
-            raise UserError(f"{path} exists and was not made by ddim: give another name as --out")
-    blocks, images = report(found)
-    folder = out.with_name(f"{out.stem}-files")
-    make(folder)
-    for name, png in images.items():
-        write_atomic(folder / name, png)
-    pages = to_html(title, blocks, images), to_markdown(title, blocks, folder.name)
-    for path, page in zip(paths, pages, strict=True):
-        write_atomic(path, page.encode())
-    return paths
+    check_out(out)
+    return save_page(out, title, *report(found))
 
 
 def report(found: Sequence[Run]) -> tuple[list[Block], dict[str, bytes]]:
