@@ -1,5 +1,6 @@
 """An evaluation: of the pictures that a run makes, against images that it has not seen; whole or absent."""
 
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import ddim
 import tiny
@@ -129,6 +131,52 @@ def test_evaluations_of_a_run_are_counted_and_none_is_written_over(run):
     assert {path.name for path in folders[0].iterdir()} == {"record.json", "features.npy", "grid.png"}
 
 
+def shown(run):
+    """What TensorBoard shows of evaluations: {name: [(step, value)]}, and [(step, PNG)] of their grids."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run), size_guidance={"images": 0, "scalars": 0}).Reload()
+    names = [name for name in events.Tags()["scalars"] if name.startswith("evaluation/")]
+    values = {name: [(e.step, e.value) for e in events.Scalars(name)] for name in names}
+    grids = events.Images("evaluation") if "evaluation" in events.Tags()["images"] else []
+    return values, [(e.step, e.encoded_image_string) for e in grids]
+
+
+def test_tensorboard_shows_the_numbers_and_the_grid_at_the_step_that_was_judged(run):
+    first, last = sorted((run / "checkpoints").glob("step-*"))
+    found = [evaluate(subject, FEW, extractor=stub()) for subject in (run, first, run)]
+    steps = [each.record["sampling"]["step"] for each in found]
+    assert steps[0] == steps[2] > steps[1]
+    values, grids = shown(run)
+    assert {"evaluation/kid", "evaluation/fid", "evaluation/recall"} < set(values)
+    for name, points in values.items():
+        each = [e.value(name.removeprefix("evaluation/")) for e in found]
+        expected = sorted(zip(steps, each, strict=True))
+        assert sorted(points) == [(step, pytest.approx(value, rel=1e-5)) for step, value in expected]
+    assert sorted(step for step, _ in grids) == sorted(steps)
+    with Image.open(found[0].folder / "grid.png") as one:
+        grid = np.asarray(one)
+    with Image.open(io.BytesIO(next(png for step, png in grids if step == steps[0]))) as two:
+        np.testing.assert_array_equal(np.asarray(two), grid)
+    for path in (first, last):
+        checkpoint.verify(path)
+
+
+def test_what_is_kept_elsewhere_is_not_shown_with_the_run(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evaluate(run, FEW, extractor=stub(), out=tmp_path / "elsewhere")
+    alone = tmp_path / "alone"
+    shutil.copytree(checkpoint.newest(run / "checkpoints"), alone)
+    before = sorted(alone.rglob("*"))
+    assert (
+        evaluate(alone, FEW, Reference("blossoms:60"), extractor=stub()).folder.parent.name == "evaluations"
+    )
+    assert sorted(alone.rglob("*")) == before
+    evaluate("blossoms:60", reference=Reference("blossoms:60"), extractor=stub())
+    assert shown(run) == ({}, [])
+    assert not list(tmp_path.glob("events*"))
+
+
 def test_a_name_that_another_evaluation_took_meanwhile_is_left_to_it(run, monkeypatch):
     rename = os.rename
 
@@ -234,6 +282,16 @@ def test_parts_and_other_data_are_judged_against_when_named(run):
     ):
         record = evaluate(run, FEW, reference, extractor=stub()).record
         assert record["reference"]["images"] == images
+
+
+def test_the_network_of_the_seed_repository_gives_its_legacy_number_too_and_no_other_does(run):
+    assert "legacy_kid" not in evaluate(run, FEW, extractor=stub()).record["metrics"]
+    found = evaluate(run, FEW, extractor=stub(name="inception-torchvision"))
+    # Of 30 images and 40 pictures there is one batch, and another draw of its pictures.
+    assert found.record["metrics"]["legacy_kid"]["batch"] == 128
+    low, high = found.interval("kid")
+    assert low < found.value("legacy_kid") < high
+    assert found.value("legacy_kid") != found.value("kid")
 
 
 def test_images_judged_against_themselves_are_perfect(tmp_path, monkeypatch):

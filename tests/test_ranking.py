@@ -13,6 +13,9 @@ from ddim.recipes import smoke
 from ddim.scores import METRICS, read
 from stubs import SAMPLING, written
 
+ALONE = ("fid_infinity", "legacy_kid")
+"""Metrics without an interval of a difference."""
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
@@ -39,14 +42,11 @@ def reference(monkeypatch):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_best_is_first(make, metric):
-    values = {"a": 0.3, "b": 0.1, "c": 0.2}
-    if metric == "kid":
-        values = {name: {"value": v, "low": v, "high": v} for name, v in values.items()}
-    else:
-        values = {name: {"value": v} for name, v in values.items()}
-    made = [make(name, **{f"metrics__{metric}": v}) for name, v in values.items()]
+    field = "metrics__fid__infinity" if metric == "fid_infinity" else f"metrics__{metric}__value"
+    made = [make(name, **{field: value}) for name, value in (("a", 0.3), ("b", 0.1), ("c", 0.2))]
     order = [row.evaluation.folder.name for row in ranked(made, metric)]
-    assert order == (["b", "c", "a"] if metric in ("kid", "fid") else ["a", "c", "b"])
+    small = metric in ("kid", "fid", "fid_infinity", "legacy_kid")
+    assert order == (["b", "c", "a"] if small else ["a", "c", "b"])
 
 
 def test_what_may_not_be_ranked_comes_last_with_its_reason(make):
@@ -123,8 +123,16 @@ def test_pictures_that_come_class_by_class_in_turn_have_no_wider_an_interval():
     assert (high - low) / 2 < 3 * 1.96 * math.sqrt(2 * (400 * 8.25 + 1) / 500)
 
 
-@pytest.mark.parametrize("metric", [name for name in METRICS if name != "kid"])
-def test_every_metric_has_a_difference_with_an_interval(make, reference, metric):
+@pytest.mark.parametrize("metric", ALONE)
+def test_what_has_no_interval_of_a_difference_is_ranked_all_the_same(make, reference, metric):
+    one, other = make("a", normal(400, 1, 0.1)), make("b", normal(400, 2, 1.0))
+    for row in ranked([one, other], metric):
+        assert row.unranked is None
+        assert row.difference is None or "no sound interval" in row.difference
+
+
+@pytest.mark.parametrize("metric", [name for name in METRICS if name not in ("kid", *ALONE)])
+def test_every_other_metric_has_a_difference_with_an_interval(make, reference, metric):
     one, other = make("a", normal(400, 1, 0.1)), make("b", normal(400, 2, 1.0))
     found = difference(one, other, metric)
     assert found.low < found.value < found.high

@@ -121,7 +121,7 @@ def test_what_there_are_too_few_images_for_is_not_ranked(tmp_path):
     rows, notes = table(runs.find(tmp_path))
     assert [row["KID ↓"].best for row in rows] == [True, False]
     assert [row["FID ↓"].best for row in rows] == [False, False]
-    assert "Too few images to rank by FID." in notes
+    assert "Too few images to rank by FID, FID-infinity." in notes
 
 
 def test_errors_of_different_schedules_are_not_ranked(tmp_path):

@@ -315,6 +315,19 @@ def test_tensorboard_sees_a_run_while_it_goes_on(tmp_path, monkeypatch):
         assert events(tmp_path)[0] == {"loss": [(1, 0.5)]}
 
 
+def test_what_is_shown_later_is_added_to_what_a_run_logged(tmp_path, monkeypatch):
+    logged(tmp_path, range(12))
+    log = (tmp_path / "metrics.jsonl").read_bytes()
+    monkeypatch.setattr(time, "time", lambda: 2e9)
+    for step in (11, 5):
+        tracking.show(tmp_path, step, "judged", np.zeros((4, 4, 3), np.uint8), {"kid": step / 4})
+    scalars, images = events(tmp_path)
+    assert sorted(scalars.pop("judged/kid")) == [(5, 1.25), (11, 2.75)]
+    assert sorted(images["judged"]) == [5, 11]
+    assert [step for step, _ in scalars["loss"]] == list(range(12))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == log
+
+
 @pytest.mark.parametrize("shape", [(6, 5, 3), (6, 5, 4), (6, 5, 1), (6, 5)])
 def test_images_reach_tensorboard_pixel_by_pixel(shape, tmp_path):
     from io import BytesIO

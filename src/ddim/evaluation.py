@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ddim import checkpoint, labels, scores, tracking
@@ -34,9 +35,9 @@ from ddim.errors import UserError
 from ddim.files import make, sweep, sync, whole
 from ddim.generate import Trained, as_asked, generate, load, parts
 from ddim.labels import Label
-from ddim.metrics.features import Extractor, begin, find, forget
+from ddim.metrics.features import LEGACY, Extractor, begin, find, forget
 from ddim.metrics.fid import caution, fid, fid_infinity
-from ddim.metrics.kid import kid
+from ddim.metrics.kid import LEGACY_BATCH, kid, legacy_kid
 from ddim.metrics.precision_recall import density_coverage, precision_recall
 from ddim.noise import check_seeds
 from ddim.own_images import check_unchanged
@@ -120,6 +121,9 @@ def evaluate(
         features, nfe = _extracted(subject, extractor, beside, spent, progress)
         began = time.monotonic()
         metrics, notes = measured(features, truth)
+        if extractor.name == LEGACY:
+            legacy = legacy_kid(features, truth, LEGACY_BATCH)
+            metrics["legacy_kid"] = {"value": legacy, "batch": LEGACY_BATCH}
         spent["metrics"] = time.monotonic() - began
         record = {
             "schema": scores.SCHEMA,
@@ -134,9 +138,13 @@ def evaluate(
             "versions": tracking.versions(),
         }
         tracking.write_json_atomic(beside / scores.RECORD, record)
-        return scores.read(_published(beside, subject, out))
+        found = scores.read(_published(beside, subject, out))
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+    # Beside a run, evaluations are numbers alone.
+    if out is None and not subject.stem:
+        _show(subject.home.parent, found)
+    return found
 
 
 def measured(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[str, Any], list[str]]:
@@ -278,6 +286,13 @@ def _extracted(
             spent["features"] += began - sampled
     save_png(folder / scores.GRID, sheet(torch.cat(shown)))
     return np.lib.format.open_memmap(folder / scores.FEATURES, mode="r"), nfe
+
+
+def _show(run: Path, found: Evaluation) -> None:
+    """Add the numbers and the grid of an evaluation to the TensorBoard events of its run."""
+    values = {name: value for name in scores.METRICS if (value := found.value(name)) is not None}
+    with Image.open(found.folder / scores.GRID) as grid:
+        tracking.show(run, found.record["sampling"]["step"], "evaluation", np.asarray(grid), values)
 
 
 def _facts(against: Chosen, extractor: Extractor) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Files that outlive a power cut: names that are on the disk, files that are whole or absent."""
 
+import hashlib
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,6 +71,30 @@ def create(path: Path, content: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def download(url: str, path: Path, kind: str, hashes: tuple[str, ...]) -> Path:
+    """Fetch what lies at an address to `path`, with a bar: whole and of one of the hashes, or not at all.
+
+    `kind` is md5 or sha256, a hash is hex, or the beginning of it. OSError or RuntimeError where it fails.
+    """
+    from torchvision.datasets.utils import download_url
+
+    make(path.parent)
+    sweep(path.parent)
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}-{path.name}")
+    try:
+        download_url(url, temporary.parent, temporary.name)
+        with temporary.open("r+b") as file:
+            found = hashlib.file_digest(file, partial(hashlib.new, kind, usedforsecurity=False)).hexdigest()
+            os.fsync(file.fileno())
+        if not found.startswith(hashes):
+            raise OSError(f"the {kind} of what came is {found}, not {' or '.join(hashes)}")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+    return path
 
 
 def sweep(folder: Path) -> None:

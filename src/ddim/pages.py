@@ -10,8 +10,12 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-MARK = "made by ddim report"
+from ddim.errors import UserError
+from ddim.files import make, write_atomic
+
+MARK = "made by ddim"
 """What both files say of their maker."""
 
 
@@ -65,6 +69,33 @@ class Strips:
 Block = Heading | Text | Table | Picture | Strips
 
 
+def check_out(out: Path) -> None:
+    """UserError unless a page can go to `out`: an .html file in a folder that is there, not of others."""
+    if out.suffix != ".html":
+        raise UserError(f"--out must end in .html, got {str(out)!r}")
+    if not out.parent.is_dir():
+        raise UserError(f"--out {str(out)!r} lies in a folder that does not exist")
+    for path in _files(out):
+        if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace")[:400]:
+            raise UserError(f"{path} exists and was not made by ddim: give another name as --out")
+
+
+def save_page(out: Path, title: str, blocks: Sequence[Block], images: Mapping[str, bytes]) -> list[Path]:
+    """Write a page as `out`, an .html file, and as Markdown with its pictures beside it: the two files.
+
+    `images` are PNG files by name. UserError as `check_out`.
+    """
+    check_out(out)
+    folder = out.with_name(f"{out.stem}-files")
+    make(folder)
+    for name, png in images.items():
+        write_atomic(folder / name, png)
+    pages = to_html(title, blocks, images), to_markdown(title, blocks, folder.name)
+    for path, page in zip(_files(out), pages, strict=True):
+        write_atomic(path, page.encode())
+    return _files(out)
+
+
 def to_html(title: str, blocks: Sequence[Block], images: Mapping[str, bytes]) -> str:
     """One self-contained page: `images` are PNG files by name, put into it. It asks no other address."""
     body = "\n".join(_html(block, images) for block in blocks)
@@ -94,6 +125,10 @@ def to_markdown(title: str, blocks: Sequence[Block], folder: str) -> str:
     """The page as Markdown; the pictures lie in `folder` beside it."""
     parts = [f"<!-- {MARK} -->", f"# {_plain(title)}", *(_markdown(block, folder) for block in blocks)]
     return "\n\n".join(parts) + "\n"
+
+
+def _files(out: Path) -> list[Path]:
+    return [out, out.with_suffix(".md")]
 
 
 def _html(block: Block, images: Mapping[str, bytes]) -> str:

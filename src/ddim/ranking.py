@@ -75,6 +75,8 @@ def difference(one: Evaluation, other: Evaluation, metric: str) -> Difference | 
     By the jackknife: what is left out of one set is left out at once of the other where they are of the same
     seeds, and of the reference of both. KID leaves out each image in turn, the others tenths of each set.
     """
+    if metric != "kid" and metric not in _STATISTICS:
+        return f"of a difference of {find_metric(metric).title} there is no sound interval"
     reference = kept(one.record["reference"]["sha256"])
     if reference is None:
         return "the features of the reference are kept no longer: `ddim evaluate` makes them again"

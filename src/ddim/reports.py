@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ddim import figures, plots, results, scores
+from ddim import figures, plots, results
 from ddim.errors import UserError
-from ddim.files import make, write_atomic
-from ddim.pages import MARK, Block, Cell, Heading, Picture, Strips, Table, Text, to_html, to_markdown
+from ddim.pages import Block, Cell, Heading, Picture, Strips, Table, Text, check_out, save_page
 from ddim.results import METRICS, MISSING, Configuration, Spread, Way
 from ddim.runs import ERRORS, Run
 from ddim.tracking import read_metrics
@@ -30,25 +29,12 @@ GAP = 2
 def write(found: Sequence[Run], out: Path, title: str) -> list[Path]:
     """Write the report of runs as `out`, an .html file, and as Markdown with its pictures beside it.
 
-    Returns the two files. UserError where there is no run, or a file of somebody else would be lost.
+    Returns the two files. UserError where there is no run, and as `ddim.pages.check_out`.
     """
     if not found:
         raise UserError("there is no run to report on")
-    if out.suffix != ".html":
-        raise UserError(f"--out must end in .html, got {str(out)!r}")
-    paths = [out, out.with_suffix(".md")]
-    for path in paths:
-        if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace")[:400]:
-            raise UserError(f"{path} exists and was not made by ddim: give another name as --out")
-    blocks, images = report(found)
-    folder = out.with_name(f"{out.stem}-files")
-    make(folder)
-    for name, png in images.items():
-        write_atomic(folder / name, png)
-    pages = to_html(title, blocks, images), to_markdown(title, blocks, folder.name)
-    for path, page in zip(paths, pages, strict=True):
-        write_atomic(path, page.encode())
-    return paths
+    check_out(out)
+    return save_page(out, title, *report(found))
 
 
 def report(found: Sequence[Run]) -> tuple[list[Block], dict[str, bytes]]:
@@ -157,7 +143,7 @@ def _table(rows: Sequence[Configuration], judged: Way | None) -> Table:
     arrows = {-1: "↓", 1: "↑"}
     titles = [f"{METRICS[name][0]} {arrows[METRICS[name][1]]}" for name in metrics]
     heads = [*(fields or ["recipe"]), "finished", *titles]
-    return Table(heads, lines, words=len(fields) or 1, notes=_notes(rows, judged))
+    return Table(heads, lines, words=len(fields) or 1, notes=_notes(rows, judged, metrics))
 
 
 def _best(name: str, rows: Sequence[Configuration], found: Sequence[Mapping[str, Spread]]) -> int | None:
@@ -177,8 +163,8 @@ def _absent(row: Configuration, judged: Way | None, name: str) -> str:
     return "not comparable" if unlike else MISSING
 
 
-def _notes(rows: Sequence[Configuration], judged: Way | None) -> list[str]:
-    """What must be known to read the numbers of a table."""
+def _notes(rows: Sequence[Configuration], judged: Way | None, metrics: Sequence[str]) -> list[str]:
+    """What must be known to read the numbers of a table of some metrics."""
     notes = []
     if any(len(row.counted) > 1 for row in rows):
         notes.append("± is the standard deviation over repeats, which differ in their seed alone.")
@@ -189,7 +175,7 @@ def _notes(rows: Sequence[Configuration], judged: Way | None) -> list[str]:
             f"(part {part}, {'x'.join(map(str, size))}), by features of {judged.extractor} "
             f"(weights {judged.weights[:8]}, {judged.resize}); [ ] are 95 % intervals of one run."
         )
-        unranked = [METRICS[name][0] for name in scores.METRICS if not judged.ranks(name)]
+        unranked = [METRICS[name][0] for name in metrics if not judged.ranks(name)]
         if unranked:
             notes.append(f"Too few images to rank by {', '.join(unranked)}.")
         for row in rows:

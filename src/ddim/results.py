@@ -24,7 +24,6 @@ METRICS = {
         name: (metric.title[0].upper() + metric.title[1:], -1 if metric.lower_is_better else 1)
         for name, metric in scores.METRICS.items()
     },
-    "fid_infinity": ("FID of infinitely many", -1),
 }
 """Title of each metric, and whether it is good that it is small (-1) or large (1)."""
 

@@ -46,10 +46,12 @@ METRICS = {
     "kid": Metric("KID", lower_is_better=True, biased=False, least=100),
     # A covariance of fewer images than dimensions is singular, and the value mostly bias.
     "fid": Metric("FID", lower_is_better=True, biased=True, least=0),
+    "fid_infinity": Metric("FID-infinity", lower_is_better=True, biased=False, least=0),
     "precision": Metric("precision", lower_is_better=False, biased=True, least=100),
     "recall": Metric("recall", lower_is_better=False, biased=True, least=100),
     "density": Metric("density", lower_is_better=False, biased=True, least=100),
     "coverage": Metric("coverage", lower_is_better=False, biased=True, least=100),
+    "legacy_kid": Metric("legacy KID", lower_is_better=True, biased=False, least=100),
 }
 
 _FIELDS: dict[str, Any] = {
@@ -81,13 +83,12 @@ class Evaluation:
 
     def value(self, metric: str) -> float | None:
         """The value of a metric, None where the record has none."""
-        return self.record["metrics"].get(metric, {}).get("value")
+        return _entry(self.record, metric).get("value")
 
     def interval(self, metric: str) -> tuple[float, float] | None:
         """The 95 % interval of the value, None where the record has none."""
-        found = self.record["metrics"].get(metric, {})
-        # That of FID belongs to its extrapolation, not to its value.
-        return (found["low"], found["high"]) if metric == "kid" and found else None
+        found = _entry(self.record, metric)
+        return (found["low"], found["high"]) if "low" in found else None
 
 
 def find_metric(name: str) -> Metric:
@@ -147,8 +148,11 @@ def comparable(one: dict[str, Any], other: dict[str, Any], metric: str) -> str |
     if one["reference"]["sha256"] != other["reference"]["sha256"]:
         return f"the reference sets differ: {_reference(one)} and {_reference(other)}"
     for record in (one, other):
-        if metric not in record["metrics"]:
+        if not _entry(record, metric):
             return f"{record['generated']['source']} has no {read_as.title}"
+    batches = [_entry(record, metric).get("batch") for record in (one, other)]
+    if batches[0] != batches[1]:
+        return f"the batches of {read_as.title} differ: {batches[0]} and {batches[1]}"
     counts = [record["generated"]["images"] for record in (one, other)]
     if read_as.biased and counts[0] != counts[1]:
         return (
@@ -157,9 +161,21 @@ def comparable(one: dict[str, Any], other: dict[str, Any], metric: str) -> str |
         )
     least = read_as.needs(a["dimensions"])
     few = min(*counts, one["reference"]["images"])
-    if few < least:
-        return f"{few:,} images are too few to rank by {read_as.title}, which needs at least {least:,}"
-    return None
+    said = f"{few:,} images are too few to rank by {read_as.title}, which needs at least {least:,}"
+    return said if few < least else None
+
+
+def _entry(record: dict[str, Any], metric: str) -> dict[str, Any]:
+    """What a record says of a metric, {} where it has none."""
+    metrics = record["metrics"]
+    fid = metrics.get("fid", {})
+    if metric == "fid":
+        return {"value": fid["value"]} if fid else {}
+    # It stands with its interval beside the value that it is the limit of.
+    if metric == "fid_infinity":
+        known = fid.get("infinity") is not None
+        return {"value": fid["infinity"], "low": fid["low"], "high": fid["high"]} if known else {}
+    return metrics.get(metric, {})
 
 
 def _record_of(path: Path) -> Path:
@@ -194,7 +210,9 @@ def _fault(record: dict[str, Any], wanted: dict[str, Any], path: str = "") -> st
 
 def _fault_of_metrics(metrics: dict[str, Any]) -> str | None:
     for name, values in metrics.items():
-        wanted = ("value", "low", "high") if name == "kid" else ("value",)
+        wanted = {"kid": ("value", "low", "high"), "legacy_kid": ("value", "batch")}.get(name, ("value",))
+        if name == "fid" and isinstance(values, dict) and values.get("infinity") is not None:
+            wanted = ("value", "infinity", "low", "high")
         for field in wanted:
             value = values.get(field) if isinstance(values, dict) else None
             if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):

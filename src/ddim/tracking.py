@@ -7,7 +7,8 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -172,6 +173,14 @@ class RunLog:
         self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
         self._file.flush()
 
+    def hyperparameters(self, fields: Mapping[str, str], metrics: Sequence[str]) -> None:
+        """Show the fields of a recipe in TensorBoard's table of runs, beside the latest of some metrics."""
+        from tensorboardX.summary import hparams
+
+        experiment, session, _ = hparams(fields, dict.fromkeys(metrics, 0.0))
+        for summary in (experiment, session):
+            self._show(0, summary=summary)
+
     def image(self, step: int, name: str, pixels: "np.ndarray") -> None:
         """Show `pixels`, (H, W, C) or (H, W) uint8, in TensorBoard as `name`."""
         from tensorboardX.summary import image
@@ -199,18 +208,24 @@ class RunLog:
             self._shown = time.monotonic()
 
 
-def show(folder: Path, step: int, name: str, pixels: "np.ndarray") -> None:
-    """Add a picture, (H, W, C) uint8, to the TensorBoard events of a run; its log stays as it is."""
+def show(
+    folder: Path, step: int, name: str, pixels: "np.ndarray", values: Mapping[str, float] | None = None
+) -> None:
+    """Add a picture, (H, W, C) uint8, and values, as `name`/..., to the TensorBoard events of a run.
+
+    Its log stays as it is.
+    """
     from tensorboardX.event_file_writer import EventsWriter
 
     # pyrefly: ignore[missing-module-attribute] protobuf makes the class at import
     from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.summary import image
+    from tensorboardX.summary import image, scalar
 
-    events = EventsWriter(str(folder / "events"), f".{name}")
-    events.write_event(
-        Event(wall_time=time.time(), step=step, summary=image(name, pixels, dataformats="HWC"))
-    )
+    # Two of one second would write to one file.
+    events = EventsWriter(str(folder / "events"), f".{name}-{uuid.uuid4().hex}")
+    shown = [scalar(f"{name}/{key}", value) for key, value in (values or {}).items()]
+    for summary in [image(name, pixels, dataformats="HWC"), *shown]:
+        events.write_event(Event(wall_time=time.time(), step=step, summary=summary))
     events.close()
 
 

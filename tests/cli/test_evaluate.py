@@ -1,9 +1,11 @@
 """`ddim evaluate` and `ddim compare`: what is printed, what is refused."""
 
+import base64
 import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import tiny
 from ddim import scores
@@ -11,6 +13,7 @@ from ddim.cli import main
 from ddim.metrics import features
 from ddim.training import train
 from stubs import stub, written
+from test_pages import Reader
 
 
 def found(name=features.DEFAULT, weights=None):
@@ -61,6 +64,23 @@ def test_the_numbers_are_printed_with_what_they_are_of(run, capsys):
 def test_features_are_taken_by_name(run, capsys):
     text = said(capsys, "evaluate", run, "-n", 20, "--steps", 1, "--features", "other")
     assert "features other, 12 of images at 2 px" in text
+    assert "legacy" not in text
+
+
+def test_a_legacy_number_is_named_as_such_and_is_a_metric_to_compare_by(run, capsys, monkeypatch, tmp_path):
+    words = ["evaluate", run, "-n", 40, "--steps", 1, "--features", features.LEGACY, "--out"]
+    text = said(capsys, *words, tmp_path / "one")
+    value = scores.read(tmp_path / "one").value("legacy_kid")
+    assert f"\nlegacy KID {value:9.5f}   mean over batches of 128, as the R repository" in text
+    said(capsys, *words, tmp_path / "two", "--seed", 40)
+    few = scores.Metric("legacy KID", True, biased=False, least=20)
+    monkeypatch.setitem(scores.METRICS, "legacy_kid", few)
+    lines = said(capsys, "compare", tmp_path / "one", tmp_path / "two", "--metric", "legacy_kid").splitlines()
+    assert lines[0] == "legacy KID, lower is better"
+    assert sorted(line.split()[0] for line in lines[2:4]) == ["1", "2"]
+    assert (
+        sum(line.endswith("of a difference of legacy KID there is no sound interval") for line in lines) == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,6 +123,52 @@ def test_two_evaluations_are_compared_by_what_differs(run, capsys, tmp_path):
     assert lines[4].split()[:4] == ["-", str(folders[2]), "400", "0.10000"]
     assert lines[4].endswith("not ranked: the resizes differ: 2 px and 3 px")
     assert [line.split()[0] for line in lines[7:]] == ["pictures"]
+
+
+def test_a_comparison_is_a_page_too_with_the_grids_and_nothing_of_this_machine(capsys, tmp_path):
+    value = lambda v: {"value": v, "low": v - 0.01, "high": v + 0.01}
+    folders = [
+        written(tmp_path / "home" / name / "evaluations" / "1", metrics__kid=value(kid), **changes)
+        for name, kid, changes in (
+            ("first", 0.3, {"reference__source": str(tmp_path / "flowers.zip")}),
+            ("better", 0.2, {"notes": ["it is <b>said</b>"], "generated__images": 500}),
+            ("foreign", 0.1, {"features__resize": "3 px"}),
+        )
+    ]
+    grids = {}
+    for number, folder in ((1, folders[1]), (2, folders[0])):
+        Image.new("RGB", (4 + number, 5)).save(folder / "grid.png")
+        grids[f"{number:03}.png"] = (folder / "grid.png").read_bytes()
+    out = tmp_path / "comparison.html"
+    printed = said(capsys, "compare", *folders)
+    assert said(capsys, "compare", *folders, "--out", out) == f"{printed}{out}\n{out.with_suffix('.md')}\n"
+    page, text = Reader(out.read_text()), out.with_suffix(".md").read_text()
+    assert page.texts.count("KID, lower is better") == 2
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("|")]
+    assert [row[:4] for row in rows[2:5]] == [
+        ["| 1", "better/evaluations/1", "500", "0.20000"],
+        ["| 2", "first/evaluations/1", "400", "0.30000"],
+        ["| -", "foreign/evaluations/1", "400", "0.10000"],
+    ]
+    assert rows[4][-1] == "not ranked: the resizes differ: 2 px and 3 px |"
+    assert ["| pictures", "500", "400", "400 |"] in rows
+    assert "against 500 images, valid of flowers.zip" in "".join(page.texts)
+    assert "better/evaluations/1: it is <b>said</b>" in page.texts
+    shown = [attrs["src"].partition("base64,")[2] for tag, attrs in page.elements if tag == "img"]
+    assert [base64.b64decode(png) for png in shown] == list(grids.values())
+    for name, png in grids.items():
+        assert f"(comparison-files/{name})" in text
+        assert (tmp_path / "comparison-files" / name).read_bytes() == png
+    for written_page in (out.read_text(), text):
+        assert str(tmp_path) not in written_page.replace("\\", "")
+
+
+def test_a_page_of_others_is_left_alone_before_anything_is_compared(run, capsys, tmp_path):
+    (tmp_path / "mine.md").write_text("mine")
+    for name, why in (("mine.html", "mine.md exists and was not made by ddim"), ("a.png", "end in .html")):
+        assert why in said(capsys, "compare", run, run, "--out", tmp_path / name, code=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.md"]
+    assert (tmp_path / "mine.md").read_text() == "mine"
 
 
 def test_a_run_with_itself_differs_in_nothing(run, capsys, monkeypatch):

@@ -1,8 +1,12 @@
+import io
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tiny
 from ddim import searched
@@ -32,6 +36,11 @@ def test_a_run_that_has_hardly_learnt_is_not_called_memorised(run, capsys):
     assert record["sampling"]["nfe"] == 2
     assert record["false_alarms"]["of"] == 4
     assert record["gap"].keys() == {"value", "low", "high"}
+    events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
+    (pairs,), (copies,) = events.Images("memorisation"), events.Scalars("memorisation/copies")
+    assert (copies.step, copies.value) == (record["sampling"]["step"], 0.0)
+    with Image.open(folder / "pairs.png") as one, Image.open(io.BytesIO(pairs.encoded_image_string)) as two:
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(two))
 
 
 def test_the_pictures_are_those_that_sample_makes_on_levels_that_a_search_found(run, tmp_path, capsys):

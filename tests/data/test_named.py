@@ -1,13 +1,16 @@
 """Flowers, pets and CIFAR-10 from small imitations of their archives, with no network."""
 
+import hashlib
 import io
+import shutil
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from bad_images import encoded
 
-from ddim.data import open_images, split
+from ddim.data import named, open_images, split
 from ddim.data.cache import rejects
 from ddim.errors import UserError
 
@@ -168,24 +171,33 @@ def test_without_a_network_the_error_says_what_to_put_where(error, tmp_path, mon
 
 def test_what_is_named_is_downloaded_once_and_checked(tmp_path, monkeypatch):
     calls = []
+    files = {f"jpg/image_{n:05d}.jpg": photo(20 * n) for n in (1, 2)}
+    write(tmp_path / "served.tgz", files, packed=True)
 
-    def download(url, root, filename, md5):
-        calls.append((url, md5))
-        files = {f"jpg/image_{n:05d}.jpg": photo(20 * n) for n in (1, 2)}
-        write(root / filename, files, packed=True)
+    def download(url, root, filename):
+        calls.append(url)
+        shutil.copy(tmp_path / "served.tgz", root / filename)
 
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("torchvision.datasets.utils.download_url", download)
+    with pytest.raises(UserError, match=f"the md5 of what came is [0-9a-f]{{32}}, not {named.FLOWERS.md5}"):
+        open_images("flowers", (8, 8))
+    assert list((tmp_path / "cache" / "downloads").iterdir()) == []
+    md5 = hashlib.md5((tmp_path / "served.tgz").read_bytes()).hexdigest()
+    monkeypatch.setattr(named, "FLOWERS", replace(named.FLOWERS, md5=md5))
     assert len(open_images("flowers", (8, 8))) == len(open_images("flowers", (8, 8))) == 2
+    assert calls == [named.FLOWERS.url] * 2
+
+
+def test_the_archive_of_flowers_is_that_of_torchvision():
     from torchvision.datasets import Flowers102
 
     file, md5 = Flowers102._file_dict["image"]
-    assert calls == [(Flowers102._download_url_prefix + file, md5)]
+    assert (named.FLOWERS.url, named.FLOWERS.md5) == (Flowers102._download_url_prefix + file, md5)
 
 
 def test_the_archives_of_pets_are_those_of_torchvision():
     from torchvision.datasets import OxfordIIITPet
 
-    from ddim.data.named import PETS, PETS_LISTS
-
-    assert ((PETS.url, PETS.md5), (PETS_LISTS.url, PETS_LISTS.md5)) == OxfordIIITPet._RESOURCES
+    archives = named.PETS, named.PETS_LISTS
+    assert tuple((archive.url, archive.md5) for archive in archives) == OxfordIIITPet._RESOURCES

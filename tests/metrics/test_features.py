@@ -1,6 +1,10 @@
+import hashlib
 import re
 import subprocess
 import sys
+import threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +19,7 @@ import ddim
 from ddim.errors import UserError
 from ddim.metrics.features import DEFAULT, Extractor, extract, find
 from ddim.metrics.inception import resize_tf1
-from ddim.metrics.weights import KNOWN
+from ddim.metrics.weights import KNOWN, locate
 
 
 def images(count, size=(40, 56), channels=3, seed=0):
@@ -221,6 +225,61 @@ def test_weights_are_found_in_our_cache_and_in_that_of_torch(
     assert find("inception-2015").weights == sha
 
 
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """Call with the bytes that count as the weights of a network, and how many of which bytes come instead:
+    they lie at its address, on this machine. The paths that were asked for.
+    """
+    servers, asked = [], []
+
+    def serve(name, content, comes=None):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):  # noqa: N802
+                asked.append(self.path)
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content if comes is None else comes)
+
+            def log_message(self, *args):
+                pass
+
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{servers[-1].server_port}/{KNOWN[name].names[0]}"
+        hashes = (hashlib.sha256(content).hexdigest()[:8],)
+        monkeypatch.setitem(KNOWN, name, replace(KNOWN[name], url=url, hashes=hashes))
+        return asked
+
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("no_proxy", "*")
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_weights_that_are_named_are_fetched_once(served, tmp_path):
+    asked = served("inception-2015", b"weights")
+    path = locate("inception-2015")
+    assert path == tmp_path / "cache" / "weights" / KNOWN["inception-2015"].names[0]
+    assert path.read_bytes() == b"weights"
+    count = len(asked)
+    assert count
+    assert locate("inception-2015") == path
+    assert len(asked) == count
+
+
+@pytest.mark.parametrize("comes", [b"weighty", b"weig"])
+def test_what_is_not_the_weights_or_not_all_of_them_gets_no_name(comes, served, tmp_path):
+    served("inception-torchvision", b"weights", comes)
+    with pytest.raises(UserError, match=r"cannot be downloaded \(.*--features-weights FILE") as caught:
+        locate("inception-torchvision")
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "cache" / "weights").iterdir()) == []
+
+
 def test_only_known_weights_are_loaded(weights_2015, tmp_path):
     with pytest.raises(UserError, match="does not hold the weights of inception-2015: its SHA-256 is"):
         find("inception-2015", weights_2015)
@@ -237,6 +296,3 @@ def test_a_file_of_a_known_hash_can_run_no_code(tmp_path, known):
 def test_the_only_torch_load_is_of_weights_alone():
     source = (Path(ddim.__file__).parent / "metrics" / "weights.py").read_text()
     assert source.count("torch.load(") == source.count("weights_only=True)") == 1
-    assert "download" not in source.replace("nothing is downloaded", "").replace(
-        "releases/download", ""
-    ).replace("https://download", "")

@@ -46,6 +46,20 @@ def test_a_run_folder_says_what_it_is(parent):
     assert [line["images"] for line in lines] == [8 * line["step"] for line in lines]
 
 
+def test_tensorboard_has_the_recipe_in_its_table_of_runs(parent):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import metadata
+
+    contents = EventAccumulator(str(parent)).Reload().PluginTagToContent("hparams")
+    session = metadata.parse_session_start_info_plugin_data(contents[metadata.SESSION_START_INFO_TAG])
+    asked = {name: value.string_value for name, value in session.hparams.items()}
+    assert (asked["recipe"], asked["optim.batch"], asked["schedule"]) == ("tiny", "8", "cosine")
+    experiment = metadata.parse_experiment_plugin_data(contents[metadata.EXPERIMENT_TAG])
+    assert {one.name for one in experiment.hparam_infos} == set(asked)
+    logged = {name for line in tiny.metrics(parent) for name in line}
+    assert len({one.name.tag for one in experiment.metric_infos} & logged) == 2
+
+
 def test_the_losses_logged_are_the_means_since_the_last_line(tmp_path):
     seen = []
 

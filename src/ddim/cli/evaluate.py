@@ -18,7 +18,8 @@ TAKES_FIELDS = True
 _EPILOG = """
 A run is judged against the images that it held out of training; --data names others, and must for images.
 Numbers can be compared where features, reference and number of pictures are the same: `ddim compare` minds
-that. The record, the features and a grid of the pictures lie in RUN/evaluations/1, 2, ...
+that. The record, the features and a grid of the pictures lie in RUN/evaluations/1, 2, ... and TensorBoard
+shows the numbers and the grid beside what the run logged.
 
 ways of sampling, as `ddim sample` takes them:
   --sampler, --grid, --sampled_on, --clip, and their fields; default: the recipe's, or the grid that
@@ -53,7 +54,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="valid, train or all of them (default: valid of the run's, all of DATA)",
     )
     parser.add_argument(
-        "--features", metavar="NAME", help="the network of the features (default efficientnet-lite0)"
+        "--features",
+        metavar="NAME",
+        help="the network of the features: efficientnet-lite0 (default), inception-2015 or "
+        "inception-torchvision, whose weights are downloaded once",
     )
     parser.add_argument("--features-weights", type=Path, metavar="FILE", help="its weights, from a file")
     parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder for the evaluation")
@@ -114,6 +118,10 @@ def _lines(found: Evaluation) -> list[str]:
         "coverage": "share of the reference with a picture near it",
     }
     lines += [f"{name:<11}{m[name]['value']:9.3f}   {text}" for name, text in said.items()]
+    if "legacy_kid" in m:
+        legacy = m["legacy_kid"]
+        how = f"mean over batches of {legacy['batch']}, as the R repository before this one reported it"
+        lines.append(f"legacy KID {legacy['value']:9.5f}   {how}")
     lines += ["", *(f"note: {note}" for note in r["notes"])]
     lines.append(
         f"{spent['sampling']:.0f} s of sampling, {spent['features']:.0f} s of features, "

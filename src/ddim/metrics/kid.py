@@ -12,6 +12,8 @@ from torch import Tensor
 from ddim.errors import UserError
 from ddim.metrics.blocks import blocks, check
 
+LEGACY_BATCH = 128
+"""Pictures in a batch of the R repository before this one."""
 _NORMAL_95 = 1.959964  # the quantile of a normal of which 95 % lie within +- it
 
 
@@ -101,16 +103,20 @@ def kid_difference(
     return difference, difference - radius, difference + radius
 
 
-def legacy_kid(generated: np.ndarray, reference: np.ndarray, batch: int) -> float:
+def legacy_kid(generated: np.ndarray, reference: np.ndarray, batch: int, *, seed: int = 0) -> float:
     """The mean over batches of the unbiased MMD^2 of each, as the repositories before this one reported it.
 
-    (N, d) features each, in order. The last batch counts as much as the others however small it is, but not
-    a single image, which has no MMD (the R original divided by 0). UserError for fewer than 2 images.
+    (N, d) and (M, d) features, shuffled by `seed`: theirs came so, while files may come class by class. The
+    last batch counts as much as the others however small it is, but not a single image, which has no MMD (the
+    R original divided by 0, and had the same image of the reference several times). UserError for fewer than
+    2 images.
     """
     check("KID", generated, reference, 2)
+    draw, count = np.random.default_rng(seed), min(len(generated), len(reference))
+    ours, theirs = (draw.permutation(len(features))[:count] for features in (generated, reference))
     values = []
-    for start in range(0, min(len(generated), len(reference)) - 1, batch):
-        x, y = generated[start : start + batch], reference[start : start + batch]
+    for start in range(0, count - 1, batch):
+        x, y = generated[ours[start : start + batch]], reference[theirs[start : start + batch]]
         xx, yy, xy = (_sums(*pair)[0].sum() for pair in ((x, x), (y, y), (x, y)))
         values.append(_mmd2(xx - _diagonal(x).sum(), len(x), yy - _diagonal(y).sum(), len(y), xy).item())
     return sum(values) / len(values)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ddim.errors import UserError
-from ddim.files import cache_folder
+from ddim.files import cache_folder, download
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,22 @@ KNOWN = {
 
 
 def locate(name: str) -> Path:
-    """Where the weights of network `name` lie: our cache folder, or that of torch.hub.
+    """Where the weights of network `name` lie: our cache folder, that of torch.hub, or ours by a download.
 
-    UserError, with the address and the place to put them, where they lie in neither: nothing is downloaded.
+    UserError, with the address and the place to put them, where they lie in neither and cannot be had.
     """
     known, ours = KNOWN[name], cache_folder() / "weights"
     for folder in (ours, Path(torch.hub.get_dir()) / "checkpoints"):
         for file in known.names:
             if (folder / file).is_file():
                 return folder / file
-    raise UserError(
-        f"the weights of {name} are not on this machine: get {known.url} and put it into {str(ours)!r}, "
-        "or name the file (--features-weights FILE)"
-    )
+    try:
+        return download(known.url, ours / known.names[0], "sha256", known.hashes)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"the weights of {name} are not on this machine and cannot be downloaded ({error}): get "
+            f"{known.url} and put it into {str(ours)!r}, or name the file (--features-weights FILE)"
+        ) from None
 
 
 def read(name: str, path: Path) -> tuple[str, dict[str, Tensor]]:

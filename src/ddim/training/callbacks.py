@@ -6,9 +6,11 @@ import time
 from pathlib import Path
 
 from ddim import checkpoint
+from ddim.codec import dump
 from ddim.generate import Trained, generate
 from ddim.labels import in_turn
 from ddim.plots import grid, save_png
+from ddim.runs import ERRORS, fields
 from ddim.tracking import RunLog
 from ddim.training.loop import Training
 
@@ -33,10 +35,19 @@ class Callback:
 
 
 class Log(Callback):
-    """Lines of metrics.jsonl and TensorBoard scalars: mean losses every `report.log` updates, validations."""
+    """Lines of metrics.jsonl and TensorBoard scalars: mean losses every `report.log` updates, validations.
+
+    TensorBoard also gets the fields of the recipe.
+    """
 
     def __init__(self, log: RunLog) -> None:
         self.log = log
+
+    def begin(self, training: Training, folder: Path) -> None:
+        """See `Callback`."""
+        if not training.step:
+            asked = {"recipe": training.recipe.name, **fields(dump(training.recipe))}
+            self.log.hyperparameters(asked, [*ERRORS, "kid", "evaluation/kid"])
 
     def stepped(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
