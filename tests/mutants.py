@@ -1302,9 +1302,9 @@ MUTANTS = [
     ),
     _(
         "a mean over unequal numbers of pictures",
-        "results.py",
-        'against, record["generated"]["images"])',
-        "against, 0)",
+        "ways.py",
+        'against, record["generated"]["images"], tuple',
+        "against, 0, tuple",
         "test_results.py::test_what_was_judged_otherwise_is_no_part_of_a_mean_and_is_named",
     ),
     _(
@@ -1484,6 +1484,35 @@ MUTANTS = [
         "(_GROUPS - 1) * float(np.var(without))",
         "float(np.var(without))",
         "test_ranking.py::test_the_interval_of_a_difference_holds_the_truth_nineteen_times_in_twenty",
+    ),
+    _(
+        "evaluations beside one another however they were sampled",
+        "ways.py",
+        "yield f\"{len(sampling['times'])} steps\"",
+        "return",
+        "test_results.py::test_pictures_that_were_sampled_otherwise_do_not_count_beside_the_others",
+    ),
+    _(
+        "a run judged by what it was on the way",
+        "ways.py",
+        'return sampling["step"] * run.recipe["optim"]["batch"] >= run.images',
+        "return True",
+        "test_results.py::test_what_a_finished_run_was_on_the_way_does_not_count",
+        "test_workers.py::test_a_trial_is_evaluated_once_as_the_sweep_asks",
+    ),
+    _(
+        "a run that is there twice taken for a repeat",
+        "results.py",
+        'kept = [run for run in group if run is first[run.recipe.get("seed")]]',
+        "kept = list(group)",
+        "test_results.py::test_the_same_run_once_more_is_no_repeat",
+    ),
+    _(
+        "any evaluation taken for the one that a sweep asks for",
+        "workers.py",
+        'if r["generated"]["images"] == pictures and counts(run, r)]',
+        "if counts(run, r)]",
+        "test_workers.py::test_a_trial_is_evaluated_once_as_the_sweep_asks",
     ),
     _(
         "tenths of classes in turn",
@@ -1836,7 +1865,7 @@ MUTANTS = [
     ),
     _(
         "a report ranks by FID of a few images",
-        "results.py",
+        "ways.py",
         "min(self.pictures, self.reference[-1]) >= least",
         "True",
         "test_reports.py::test_what_there_are_too_few_images_for_is_not_ranked",

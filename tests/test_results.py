@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddim import results
+from ddim import results, ways
 from ddim.codec import dump, override
 from ddim.recipes import smoke
 from ddim.runs import Run
@@ -19,8 +19,8 @@ def run(name="run", state="finished", errors=None, records=(), **changes):
     return Run(name, state, recipe, images=960, total=960, errors=errors or {}, records=records)
 
 
-def record(kid=0.1, fid=None, extractor="lite", pictures=1000, part="valid", sha256="a"):
-    """An evaluation's record."""
+def record(kid=0.1, fid=None, extractor="lite", pictures=1000, part="valid", sha256="a", **sampling):  # noqa: PLR0913
+    """An evaluation's record; of the last step of `run`, with its own sampler, where nothing else is said."""
     metrics = {"kid": {"value": kid, "low": kid - 0.01, "high": kid + 0.01}}
     metrics |= {"fid": {"value": fid, "infinity": fid - 5, "low": fid - 6, "high": fid - 4}} if fid else {}
     against = {"source": "x", "fingerprint": "f", "part": part, "size": [64, 64], "images": 700}
@@ -31,6 +31,19 @@ def record(kid=0.1, fid=None, extractor="lite", pictures=1000, part="valid", sha
         "features": {"extractor": extractor, "weights": "w" * 64, "resize": "224 px", "dimensions": 1280},
         "reference": {**against, "sha256": sha256},
         "generated": {"images": pictures, "source": "run"},
+        "sampling": {
+            "step": 60,
+            "recipe": dump(smoke()),
+            "sampler": {"kind": "ddim"},
+            "grid": {"kind": "uniform"},
+            "nfe": 20,
+            "seeds": list(range(pictures)),
+            "weights": "ema",
+            "times": [1.0] * 20,
+            "label": None,
+            "guidance": 1.0,
+            **sampling,
+        },
     }
 
 
@@ -103,8 +116,8 @@ def test_the_latest_evaluation_in_the_common_way_counts():
         run(seed=0, records=[record(0.3), record(0.1), record(7.0, extractor="inception")]),
         run(seed=1, records=[record(0.2)]),
     ]
-    judged = results.standard(found)
-    assert judged == results.way(record())
+    judged = ways.standard(found)
+    assert judged == ways.way(run(), record())
     (one,) = results.configurations(found)
     assert results.numbers(one, judged)["kid"].mean == pytest.approx(0.15)
     assert results.other_ways(one, judged) == []
@@ -123,30 +136,30 @@ def test_what_was_judged_otherwise_is_no_part_of_a_mean_and_is_named(other, said
         *(run(seed=k, records=[record(0.1)]) for k in range(2)),
         run(seed=2, records=[record(0.9, **other)]),
     ]
-    judged = results.standard(found)
+    judged = ways.standard(found)
     (one,) = results.configurations(found)
     assert results.numbers(one, judged)["kid"].mean == pytest.approx(0.1)
     (way,) = results.other_ways(one, judged)
-    assert results.unlike(way, judged) == said
+    assert ways.unlike(way, judged) == said
 
 
 def test_each_seed_may_draw_its_own_validation_part_of_the_same_images():
     found = [run(seed=k, records=[record(0.1 * k, sha256=str(k))]) for k in (1, 2, 3)]
     (one,) = results.configurations(found)
-    assert results.numbers(one, results.standard(found))["kid"].n == 3
+    assert results.numbers(one, ways.standard(found))["kid"].n == 3
 
 
 def test_of_two_ways_as_common_that_of_more_pictures_is_the_standard():
     found = [run(records=[record(pictures=100)]), run(seed=1, records=[record(pictures=5000)])]
-    assert results.standard(found).pictures == 5000
-    assert results.standard(found[::-1]).pictures == 5000
-    assert results.standard([run()]) is None
+    assert ways.standard(found).pictures == 5000
+    assert ways.standard(found[::-1]).pictures == 5000
+    assert ways.standard([run()]) is None
 
 
 def test_intervals_belong_to_kid_and_to_what_fid_tends_to():
     found = [run(records=[record(0.1, fid=40.0)])]
     (one,) = results.configurations(found)
-    numbers = results.numbers(one, results.standard(found))
+    numbers = results.numbers(one, ways.standard(found))
     assert numbers["kid"].interval == pytest.approx((0.09, 0.11))
     assert (numbers["fid"].mean, numbers["fid"].interval) == (40.0, None)
     assert (numbers["fid_infinity"].mean, numbers["fid_infinity"].interval) == (35.0, (34.0, 36.0))
@@ -168,3 +181,56 @@ def test_fields_that_have_come_since_and_other_places_of_the_same_images_are_no_
     # Nothing is known of the images of a run that has not begun.
     assert len(results.configurations([one, replace(two, facts={})])) == 2
     assert len(results.configurations([replace(one, facts={}), replace(two, facts={})])) == 2
+
+
+OTHERWISE = {
+    "2 steps": {"times": [1.0] * 2},
+    "weights raw": {"weights": "raw"},
+    "label 3, guidance 2": {"label": 3, "guidance": 2.0},
+    "sampler ddim": {"recipe": dump(override(smoke(), {"sampler": "ddpm"}))},
+    "clip true": {"recipe": dump(override(smoke(), {"clip": True}))},
+}
+
+
+@pytest.mark.parametrize("said", OTHERWISE)
+def test_pictures_that_were_sampled_otherwise_do_not_count_beside_the_others(said):
+    odd = run(name="odd", optim__lr=1e-4, records=(record(0.01, **OTHERWISE[said]),))
+    found = [run(seed=k, records=(record(0.3),)) for k in range(2)]
+    judged = ways.standard([*found, odd])
+    two, one = results.configurations([*found, odd])
+    assert results.numbers(two, judged)["kid"].mean == pytest.approx(0.3)
+    assert "kid" not in results.numbers(one, judged)
+    (way,) = results.other_ways(one, judged)
+    assert said.split()[0] in ways.unlike(way, judged)
+    assert [each.metrics.get("kid") for each in ways.alike([*found, odd])] == [0.3, 0.3, None]
+    assert "do not compare with those of most: other sampling" in ways.alike([*found, odd])[-1].why
+
+
+def test_a_run_may_have_its_own_way_of_sampling():
+    """Each is judged by its own recipe: a sweep may be over samplers."""
+    choice = {"sampler": "ddim", "sampler.eta": 1.0}
+    other = dump(override(smoke(), choice))
+    one = run(records=(record(0.3),))
+    two = replace(run(records=(record(0.2, recipe=other),)), recipe=other)
+    assert [each.metrics["kid"] for each in ways.alike([one, two])] == [0.3, 0.2]
+
+
+def test_what_a_finished_run_was_on_the_way_does_not_count():
+    early, last = record(0.1, step=30), record(0.3)
+    found = ways.alike([run(records=(last, early)), run(records=(early,))])
+    assert [each.metrics.get("kid") for each in found] == [0.3, None]
+    assert "of an earlier step" in found[1].why
+    (begun,) = ways.alike([replace(run(records=(early,)), state="stopped")])
+    assert begun.metrics["kid"] == 0.1
+
+
+def test_the_same_run_once_more_is_no_repeat():
+    """A report on two sweeps that share a configuration has its first seed twice."""
+    found = [run(seed=k, records=(record(0.3 + 0.2 * k),)) for k in (0, 0, 1)]
+    (one,) = results.configurations(found)
+    assert one.runs == (found[0], found[2])
+    assert one.again == (found[1],)
+    spread = results.numbers(one, ways.standard(found))["kid"]
+    assert (spread.n, spread.mean) == (2, pytest.approx(0.4))
+    (late,) = results.configurations([replace(found[0], state="stopped"), found[1]])
+    assert late.runs == (found[1],)

@@ -236,10 +236,25 @@ def test_a_trial_trains_and_evaluates_with_commands_of_this_program(tmp_path):
     assert training(planned, trial, 1)[1] == [sys.executable, "-m", "ddim", "evaluate", run, "-n", "500"]
     labelled = replace(trial, recipe={"name": "stub", "data": {"labels": True}})
     assert training(planned, labelled, 1)[1][-2:] == ["--label", "all"]
-    # Not a second time where the worker was killed after the record was written.
-    (tmp_path / "trials" / "a" / "evaluations" / "1").mkdir(parents=True)
-    (tmp_path / "trials" / "a" / "evaluations" / "1" / "record.json").touch()
-    assert training(planned, trial, 1) == [train]
+
+
+def test_a_trial_is_evaluated_once_as_the_sweep_asks(tmp_path, monkeypatch):
+    """Not a second time after a worker that was killed; but what a user evaluated meanwhile is another."""
+    planned = sweeping.sweep(tmp_path, ["a"])
+    planned = replace(planned, asked=replace(planned.asked, evaluate=500))
+    trial = planned.trials[0]
+
+    def commands(state, *records):
+        found = [{"generated": {"images": n}, "sampling": {"step": step}} for n, step in records]
+        run = runs.Run(planned.run(trial), state, {"optim": {"batch": 16}}, images=960, records=found)
+        monkeypatch.setattr(runs, "read", lambda path: run)
+        return len(training(planned, trial, 1))
+
+    assert commands("finished", (500, 60)) == 1
+    assert commands("finished") == 2
+    assert commands("finished", (20, 60)) == 2
+    assert commands("finished", (500, 30)) == 2
+    assert commands("stopped", (500, 60)) == 2
 
 
 def test_trials_at_a_time_share_the_cores_but_keep_the_threads_they_began_with(tmp_path):

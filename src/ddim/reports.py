@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ddim import figures, plots, results
+from ddim import figures, plots, results, ways
 from ddim.errors import UserError
 from ddim.pages import Block, Cell, Heading, Picture, Strips, Table, Text, check_out, save_page
-from ddim.results import METRICS, MISSING, Configuration, Spread, Way
+from ddim.results import METRICS, MISSING, Configuration, Spread
 from ddim.runs import ERRORS, Run
 from ddim.tracking import read_metrics
+from ddim.ways import Way
 
 CURVES = len(plots.COLOURS)
 """Curves of so many configurations can be told apart."""
@@ -43,7 +44,7 @@ def report(found: Sequence[Run]) -> tuple[list[Block], dict[str, bytes]]:
     blocks: list[Block] = [Text(_summary(found, rows))]
     images: dict[str, bytes] = {}
     if rows:
-        blocks += [Heading("Results"), _table(rows, results.standard(found))]
+        blocks += [Heading("Results"), _table(rows, ways.standard(found))]
     curves = _curves(rows)
     if curves:
         images["losses.png"] = png(plots.drawn(figures.losses(curves)))
@@ -168,6 +169,9 @@ def _notes(rows: Sequence[Configuration], judged: Way | None, metrics: Sequence[
     notes = []
     if any(len(row.counted) > 1 for row in rows):
         notes.append("± is the standard deviation over repeats, which differ in their seed alone.")
+    again = [run.path.name for row in rows for run in row.again]
+    if again:
+        notes.append(f"Counted once, for another run has the same recipe and seed: {', '.join(again)}.")
     if judged is not None:
         _, part, size, images = judged.reference
         notes.append(
@@ -179,7 +183,7 @@ def _notes(rows: Sequence[Configuration], judged: Way | None, metrics: Sequence[
         if unranked:
             notes.append(f"Too few images to rank by {', '.join(unranked)}.")
         for row in rows:
-            unlike = [results.unlike(way, judged) for way in results.other_ways(row, judged)]
+            unlike = [ways.unlike(way, judged) for way in results.other_ways(row, judged)]
             notes += [f"Not comparable: {row.name}, judged with {text}." for text in unlike]
     if _schedules_differ(rows):
         notes.append("Schedules differ: an MAE is of the noise of its schedule, and compares within it only.")

@@ -1,14 +1,12 @@
-"""What came of runs: configurations, each with its repeats, where they differ, and which numbers compare.
+"""What came of runs: configurations, each with its repeats, where they differ, and their numbers.
 
 Runs that differ in their seed alone are repeats of one configuration. An evaluation counts beside others
-where it was made in the same way: by the same features, against the same kind of reference, of as many
-pictures.
+where it was made in the same way (`ddim.ways`).
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 from ddim import runs, scores
 from ddim.codec import completed
 from ddim.runs import Run
+from ddim.ways import Way, counts, latest, way
 
 METRICS = {
     "image_mae": ("Image MAE", -1),
@@ -33,10 +32,14 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Configuration:
-    """Runs that differ in their seed alone; `choice` is where they differ from the other configurations."""
+    """Runs that differ in their seed alone; `choice` is where they differ from the other configurations.
+
+    `again` are further runs of seeds that are among them: the same runs once more, and no repeats.
+    """
 
     choice: Mapping[str, str]
     runs: tuple[Run, ...]
+    again: tuple[Run, ...] = ()
 
     @property
     def name(self) -> str:
@@ -59,27 +62,6 @@ class Spread:
     interval: tuple[float, float] | None = None
 
 
-@dataclass(frozen=True)
-class Way:
-    """How an evaluation was made; numbers compare where all of it is equal.
-
-    The reference is not told by its hash: each seed draws a validation part of its own from the same images,
-    and the spread over repeats holds what that does.
-    """
-
-    extractor: str
-    weights: str
-    resize: str
-    dimensions: int
-    reference: tuple[str, str, tuple[int, ...], int]
-    pictures: int
-
-    def ranks(self, metric: str) -> bool:
-        """Whether there are images enough to rank by a metric."""
-        least = scores.METRICS[metric].needs(self.dimensions) if metric in scores.METRICS else 0
-        return min(self.pictures, self.reference[-1]) >= least
-
-
 def configurations(found: Iterable[Run]) -> list[Configuration]:
     """The runs by configuration, in the order of the first of each; those without a recipe are left out."""
     planned = [(run, runs.fields(completed(run.recipe))) for run in found if run.recipe]
@@ -90,8 +72,9 @@ def configurations(found: Iterable[Run]) -> list[Configuration]:
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run, fields in planned:
         groups.setdefault(tuple(fields.get(name, MISSING) for name in names), []).append(run)
+    choices = [dict(zip(names, values, strict=True)) for values in groups]
     return [
-        Configuration(dict(zip(names, values, strict=True)), tuple(group)) for values, group in groups.items()
+        Configuration(choice, *_once(group)) for choice, group in zip(choices, groups.values(), strict=True)
     ]
 
 
@@ -122,33 +105,6 @@ def spread(values: Sequence[float], interval: tuple[float, float] | None = None)
     return Spread(mean, n, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)))
 
 
-def way(record: Mapping[str, Any]) -> Way:
-    """How the evaluation of a record was made."""
-    features, reference = record["features"], record["reference"]
-    against = reference["fingerprint"], reference["part"], tuple(reference["size"]), reference["images"]
-    names = features["extractor"], features["weights"], features["resize"], features["dimensions"]
-    return Way(*names, against, record["generated"]["images"])
-
-
-def standard(found: Iterable[Run]) -> Way | None:
-    """The way in which most runs were judged; of two, that of more pictures. None where none was judged."""
-    counts = Counter(each for run in found for each in {way(record) for record in run.records})
-    return max(counts, key=lambda each: (counts[each], each.pictures), default=None)
-
-
-def unlike(one: Way, other: Way) -> str:
-    """In what two ways differ: "other extractor (inception-2015)", of the first."""
-    said = []
-    if (one.extractor, one.weights, one.resize) != (other.extractor, other.weights, other.resize):
-        said.append(f"other extractor ({one.extractor}, weights {one.weights[:8]}, {one.resize})")
-    if one.reference != other.reference:
-        _, part, size, images = one.reference
-        said.append(f"other reference ({images} images of part {part}, {'x'.join(map(str, size))})")
-    if one.pictures != other.pictures:
-        said.append(f"other count ({one.pictures} pictures)")
-    return ", ".join(said)
-
-
 def numbers(configuration: Configuration, judged: Way | None) -> dict[str, Spread]:
     """Each metric over the runs that count, of evaluations made in the one way `judged`."""
     found = {}
@@ -162,8 +118,19 @@ def numbers(configuration: Configuration, judged: Way | None) -> dict[str, Sprea
 
 def other_ways(configuration: Configuration, judged: Way) -> list[Way]:
     """The ways in which runs of a configuration were judged that were not judged in the one way."""
-    missed = [run for run in configuration.counted if run.records and _latest(run, judged) is None]
-    return list(dict.fromkeys(way(run.records[-1]) for run in missed))
+    missed = [run for run in configuration.counted if latest(run, judged) is None]
+    records = [[record for record in run.records if counts(run, record)] for run in missed]
+    found = [way(run, of[-1]) for run, of in zip(missed, records, strict=True) if of]
+    return list(dict.fromkeys(found))
+
+
+def _once(group: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
+    """The first run of each seed, a finished one before others; and the rest."""
+    first: dict[Any, Run] = {}
+    for run in sorted(group, key=lambda run: run.state != "finished"):
+        first.setdefault(run.recipe.get("seed"), run)
+    kept = [run for run in group if run is first[run.recipe.get("seed")]]
+    return tuple(kept), tuple(run for run in group if run is not first[run.recipe.get("seed")])
 
 
 def _differs(name: str, recipes: Sequence[Mapping[str, str]]) -> bool:
@@ -174,15 +141,11 @@ def _differs(name: str, recipes: Sequence[Mapping[str, str]]) -> bool:
     return any(len(alike) > 1 for alike in values.values())
 
 
-def _latest(run: Run, judged: Way | None) -> Mapping[str, Any] | None:
-    return next((record for record in reversed(run.records) if way(record) == judged), None)
-
-
 def _entry(run: Run, name: str, judged: Way | None) -> tuple[float, tuple[float, float] | None] | None:
     """The value of a metric for a run and its 95 % interval: that of FID belongs to what it tends to."""
     if name in runs.ERRORS:
         return (run.errors[name], None) if name in run.errors else None
-    record = _latest(run, judged)
+    record = latest(run, judged)
     metrics = record["metrics"] if record is not None else {}
     if name == "fid_infinity":
         fid = metrics.get("fid", {})

@@ -57,7 +57,7 @@ METRICS = {
 _FIELDS: dict[str, Any] = {
     "metrics": {},
     "features": {"extractor": str, "weights": str, "resize": str, "dimensions": int},
-    "reference": {"source": str, "fingerprint": str, "part": str, "images": int, "sha256": str},
+    "reference": {"source": str, "fingerprint": str, "part": str, "size": list, "images": int, "sha256": str},
     "generated": {"images": int, "source": str},
 }
 """What a record must hold for its numbers to be compared, by type."""

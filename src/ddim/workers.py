@@ -12,16 +12,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ddim import checkpoint, runs, tuning
 from ddim.claims import LEASE, Claim, Claims
 from ddim.errors import UserError
 from ddim.files import make
+from ddim.runs import Run
 from ddim.sweeps import Sweep, Trial, Unfit, prepared
 from ddim.tracking import read_json, write_json_atomic
+from ddim.ways import counts
 
 NO_SPACE = 3
 """What a command exits with when the disk is full: the next trial would end so too."""
@@ -77,13 +80,21 @@ def training(sweep: Sweep, trial: Trial, jobs: int) -> list[list[str]]:
     # A run keeps the threads that it began with.
     if jobs > 1 and not (run / runs.RUN).exists():
         train += ["--threads", str(max(1, _cores() // jobs))]
-    if not sweep.asked.evaluate or any((run / "evaluations").glob("*/record.json")):
+    if not sweep.asked.evaluate or evaluation(runs.read(run), sweep.asked.evaluate):
         return [train]
     evaluate = [*ddim, "evaluate", str(run), "-n", str(sweep.asked.evaluate)]
     if (trial.recipe or {}).get("data", {}).get("labels"):
         # As the KID of a training: the reference holds all classes.
         evaluate += ["--label", "all"]
     return [train, evaluate]
+
+
+def evaluation(run: Run, pictures: int) -> Mapping[str, Any] | None:
+    """The record of a finished run's newest evaluation by so many pictures, of its last step, or None."""
+    if run.state != "finished":
+        return None
+    found = [r for r in run.records if r["generated"]["images"] == pictures and counts(run, r)]
+    return found[-1] if found else None
 
 
 def _claimed(sweep: Sweep, trial: Trial, claims: Claims) -> Claim | None:
@@ -205,7 +216,10 @@ def _signals() -> Iterator[None]:
 def _judge(sweep: Sweep, trial: Trial, code: int) -> None:
     """Tell the search how good a trial is: by its KID where that was asked for, else its image MAE."""
     run = runs.read(sweep.run(trial))
-    value = run.metrics.get("kid") if sweep.asked.evaluate else run.errors.get("image_mae")
+    value = run.errors.get("image_mae")
+    if sweep.asked.evaluate:
+        record = evaluation(run, sweep.asked.evaluate)
+        value = record["metrics"]["kid"]["value"] if record else None
     tuning.tell(sweep.folder, read_json(sweep.proposal(trial))["number"], value if code == 0 else None)
 
 

@@ -18,7 +18,8 @@ _EPILOG = """
 FIELD is name, recipe, images, total, state, age, noise_mae, image_mae, a metric of `ddim evaluate` such as
 kid or fid, or a field of a recipe such as optim.lr. States are waiting (a trial that no one has begun),
 running, stopped, finished, failed (a trial: its last words follow the table), damaged. What cannot be read,
-such as the record of an evaluation, is left out and named after the table.
+such as the record of an evaluation, is left out and named after the table. So is an evaluation that was not
+made as most of these runs' were, or not of the last step of a finished run.
 In a pipe the table has tabs between its columns, and - where there is nothing.
 
 examples:
@@ -48,7 +49,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table."""
-    from ddim import runs
+    from ddim import runs, ways
 
     conditions = {}
     for text in args.where:
@@ -56,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
         if not equals:
             raise UserError(f"--where must be FIELD=VALUE, got {text!r}")
         conditions[name] = wanted
-    found = runs.where(runs.find(args.folder), conditions)
+    every = runs.find(args.folder)
+    found = runs.where(ways.alike(every), conditions)
     if args.sort:
         found = runs.ordered(found, args.sort)
     head = ("name", "recipe", "images", "state", "noise_mae", "image_mae", "kid", "age")
