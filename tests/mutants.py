@@ -1628,6 +1628,27 @@ MUTANTS = [
         "test_interop.py::test_what_diffusers_has_no_words_for_is_refused_in_one_sentence",
     ),
     _(
+        "a grid of other entries exported",
+        "interop.py",
+        " or recipe.grid.entries != table.entries:",
+        ":",
+        "test_interop.py::test_what_diffusers_has_no_words_for_is_refused_in_one_sentence",
+    ),
+    _(
+        "whatever sampler exported as DDIM",
+        "interop.py",
+        "if recipe.sampler != DDIM():",
+        "if not recipe.sampler:",
+        "test_interop.py::test_what_diffusers_has_no_words_for_is_refused_in_one_sentence",
+    ),
+    _(
+        "sizes exported that diffusers cannot halve",
+        "interop.py",
+        "if any(side % net.multiple for side in recipe.data.size):",
+        "if any(side % 1 for side in recipe.data.size):",
+        "test_interop.py::test_what_diffusers_has_no_words_for_is_refused_in_one_sentence",
+    ),
+    _(
         "a report ranks by FID of a few images",
         "results.py",
         "min(self.pictures, self.reference[-1]) >= least",

@@ -175,7 +175,22 @@ def test_an_imported_run_says_where_its_pipeline_clips(run, tmp_path):
         ({"schedule__read": "floor"}, (0.5, 0.5), "read log_snr"),
         ({"conditioning": "log_snr"}, (0.5, 0.5), "needs conditioning timestep with entries 1000"),
         ({"conditioning__entries": "100"}, (0.5, 0.5), "needs conditioning timestep with entries 1000"),
-        ({"predicts": "edm"}, (0.5, 0.5), "needs predicts noise, image or velocity"),
+        ({"predicts": "edm"}, (0.5, 0.5), "needs predicts noise, image or velocity, this run has .*edm"),
+        ({"predicts": "score"}, (0.5, 0.5), "needs predicts noise, image or velocity, this run has .*score"),
+        ({"sampled_on": "cosine"}, (0.5, 0.5), "needs sampled_on none"),
+        ({"grid": "uniform"}, (0.5, 0.5), "needs grid spaced with entries 1000, this run has .*uniform"),
+        ({"grid": "quadratic"}, (0.5, 0.5), "needs grid spaced with entries 1000"),
+        ({"grid": "karras", "grid__sigma_min": "0.02"}, (0.5, 0.5), "needs grid spaced with entries 1000"),
+        ({"grid": "sections"}, (0.5, 0.5), "needs grid spaced with entries 1000, this run has .*sections"),
+        ({"grid__entries": "100"}, (0.5, 0.5), "needs grid spaced with entries 1000, this run has .*100"),
+        ({"sampler": "ddpm"}, (0.5, 0.5), "needs sampler ddim with eta 0, this run has .*ddpm"),
+        ({"sampler": "dpm_solver"}, (0.5, 0.5), "needs sampler ddim with eta 0"),
+        ({"sampler__eta": "1"}, (0.5, 0.5), r"needs sampler ddim with eta 0, this run has .*1\.0"),
+        ({"data__size": "17"}, (0.5, 0.5), "needs data.size in multiples of 2 .* this run has 17x17"),
+        ({"data__size": "16x18", "net__multipliers": "1,2,2", "net__attention": "no,yes,no"}, (0.5, 0.5),
+         "needs data.size in multiples of 4 .* this run has 16x18"),
+        ({"data__labels": "true", "net__classes": "4"}, (0.5, 0.5), "needs net.classes 0, this run has 4"),
+        ({"augment__probability": "0.1", "net__augment": "9"}, (0.5, 0.5), "needs net.augment 0"),
         ({"net__embedding": "fourier"}, (0.5, 0.5), "needs net.embedding sin_cos or cos_sin"),
         ({"net__resample": "box"}, (0.5, 0.5), "net.resample same or strided"),
         ({"clip": "true"}, (0.5, 0.5), "needs clip no"),
@@ -184,7 +199,7 @@ def test_an_imported_run_says_where_its_pipeline_clips(run, tmp_path):
         ({"net__heads": "2"}, (0.5, 0.5), "net.heads 1 or net.head"),
         ({"net__multipliers": "2,2"}, (0.5, 0.5), "net.multipliers that begin with 1"),
     ],
-)
+)  # fmt: skip
 def test_what_diffusers_has_no_words_for_is_refused_in_one_sentence(tmp_path, changes, pixels, said):
     # A network of another kind has not the fields that make this one small.
     chosen = override(ddpm(), changes) if "net" in changes else recipe(**changes)

@@ -27,6 +27,7 @@ from ddim.parameterisation import PredictsImage, PredictsNoise, PredictsVelocity
 from ddim.pixels import Pixels
 from ddim.recipes import ddpm
 from ddim.runtime import choose
+from ddim.samplers import DDIM
 from ddim.schedules import Linear
 
 VERSION = "0.42.1"
@@ -116,8 +117,9 @@ _PADDINGS = {"same": 0, "strided": 1}
 def export(trained: Trained, folder: Path) -> None:
     """Write a model as a `DDIMPipeline` folder of diffusers, new or empty, that samples the same images.
 
-    UserError, in one sentence, for what diffusers has no words for: other pixels, schedules, conditionings
-    and networks than DDPM's.
+    On a trailing grid in numbers of steps that divide its entries: in others diffusers steps to levels that
+    are not those of its own grid. UserError, in one sentence, for what diffusers has no words for: other
+    pixels, sizes, schedules, conditionings and networks than DDPM's, other grids and samplers than DDIM's.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there and not an empty folder; name a new one to export to")
@@ -230,6 +232,12 @@ def _network_config(trained: Trained) -> dict[str, Any]:
             "export to diffusers needs net.multipliers that begin with 1, and net.heads 1 or net.head, "
             f"this run has {net.multipliers} and {net.heads}"
         )
+    if any(side % net.multiple for side in recipe.data.size):
+        height, width = recipe.data.size
+        raise UserError(
+            f"export to diffusers needs data.size in multiples of {net.multiple} with so many levels, "
+            f"this run has {height}x{width}"
+        )
     half = (0.5,) * channels
     if trained.pixels != Pixels(half, half):
         raise UserError(
@@ -280,7 +288,20 @@ def _noise_config(recipe: Recipe) -> dict[str, Any]:
             f"this run has {dump(recipe.conditioning, named=True)}"
         )
     if recipe.predicts not in _PREDICTS:
-        raise UserError("export to diffusers needs predicts noise, image or velocity, this run has edm")
+        raise UserError(
+            "export to diffusers needs predicts noise, image or velocity, "
+            f"this run has {dump(recipe.predicts, named=True)}"
+        )
+    if not isinstance(recipe.grid, Spaced) or recipe.grid.entries != table.entries:
+        raise UserError(
+            f"export to diffusers needs grid spaced with entries {table.entries}, "
+            f"this run has {dump(recipe.grid, named=True)}"
+        )
+    if recipe.sampler != DDIM():
+        raise UserError(
+            "export to diffusers needs sampler ddim with eta 0, "
+            f"this run has {dump(recipe.sampler, named=True)}"
+        )
     return (
         _headed("DDIMScheduler")
         | _NOISE
@@ -290,7 +311,7 @@ def _noise_config(recipe: Recipe) -> dict[str, Any]:
             "num_train_timesteps": table.entries,
             "beta_schedule": _BETAS[table.betas],
             "prediction_type": _PREDICTS[recipe.predicts],
-            "timestep_spacing": "leading" if recipe.grid == Spaced(table.entries, "leading") else "trailing",
+            "timestep_spacing": recipe.grid.spacing,
             "clip_sample": False,
         }
     )
