@@ -1649,6 +1649,13 @@ MUTANTS = [
         "test_interop.py::test_what_diffusers_has_no_words_for_is_refused_in_one_sentence",
     ),
     _(
+        "widths imported that are no numbers",
+        "interop.py",
+        "type(width) is int and width > 0 for width in widths",
+        "width for width in down",
+        "test_interop.py::test_what_is_no_ddpm_is_refused_in_one_sentence",
+    ),
+    _(
         "a report ranks by FID of a few images",
         "results.py",
         "min(self.pictures, self.reference[-1]) >= least",

@@ -325,10 +325,15 @@ def _recipe(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[Recip
         if not isinstance(net.get(name), kind) or not net[name]:
             raise UserError(f"config.json is not that of a UNet2DModel: its {name} is {net.get(name)}")
     widths, down, channels = net["block_out_channels"], net["down_block_types"], net["in_channels"]
+    if not all(type(width) is int and width > 0 for width in widths):
+        raise UserError(f"config.json needs block_out_channels that are whole numbers above 0, got {widths}")
+    if type(channels) is not int or channels not in (1, 3, 4):
+        raise UserError(f"config.json needs in_channels 1, 3 or 4, as pictures have, got {channels}")
     up = [str(kind).replace("Down", "Up") for kind in reversed(down)]
     _same(network, {**_NETWORK, "out_channels": channels, "up_block_types": up}, "config.json")
     _same(noise, {name: _NOISE[name] for name in _NEVER}, "scheduler_config.json")
-    if not {*down} <= {"DownBlock2D", "AttnDownBlock2D"} or any(width % widths[0] for width in widths):
+    known = all(kind in ("DownBlock2D", "AttnDownBlock2D") for kind in down)
+    if not known or any(width % widths[0] for width in widths):
         raise UserError(
             "config.json can be imported with DownBlock2D and AttnDownBlock2D, and block_out_channels that "
             f"are multiples of the first, got {down} and {widths}"
