@@ -611,9 +611,17 @@ MUTANTS = [
     _(
         "eps of the image before it was clipped",
         "guidance.py",
-        "return Prediction(clipped.x0, clipped.eps, p.mix)",
-        "return Prediction(clipped.x0, p.eps, p.mix)",
+        "p.eps if self.keep else clipped.eps",
+        "p.eps",
         GUIDED + "test_clipping_holds_each_channel_within_its_bounds_and_leaves_the_rest",
+    ),
+    _(
+        "the noise made anew where it should stay",
+        "guidance.py",
+        "p.eps if self.keep else clipped.eps",
+        "clipped.eps",
+        GUIDED + "test_clipping_that_keeps_the_noise_clips_the_image_alone",
+        "test_interop.py::test_a_model_of_diffusers_samples_here_as_there",
     ),
     _(
         "dynamic thresholding grows small images",
@@ -1616,16 +1624,17 @@ MUTANTS = [
     _(
         "diffusers left to clip",
         "interop.py",
-        '"clip_sample": False',
+        '"clip_sample": _CLIPS[recipe.clip]',
         '"clip_sample": True',
         "test_interop.py::test_diffusers_opens_an_exported_run_and_makes_the_same_pictures",
     ),
     _(
-        "other pixels exported",
+        "a model that diffusers clips imported unclipped",
         "interop.py",
-        "if trained.pixels != Pixels(half, half):",
-        "if not trained.pixels:",
-        "test_interop.py::test_what_diffusers_has_no_words_for_is_refused_in_one_sentence",
+        'tree["clip"] = _back(_CLIPS, table["clip_sample"], "clip_sample")',
+        "",
+        "test_interop.py::test_a_model_of_diffusers_samples_here_as_there",
+        "test_interop.py::test_where_a_pipeline_clips_its_run_clips_and_a_file_that_says_nothing_clips",
     ),
     _(
         "a grid of other entries exported",
@@ -1654,6 +1663,13 @@ MUTANTS = [
         "type(width) is int and width > 0 for width in widths",
         "width for width in down",
         "test_interop.py::test_what_is_no_ddpm_is_refused_in_one_sentence",
+    ),
+    _(
+        "other pixels exported",
+        "interop.py",
+        "if trained.pixels != Pixels(half, half):",
+        "if not trained.pixels:",
+        "test_interop.py::test_what_diffusers_has_no_words_for_is_refused_in_one_sentence",
     ),
     _(
         "a report ranks by FID of a few images",
@@ -1985,8 +2001,8 @@ MUTANTS = [
     _(
         "clean images are not clipped when a recipe says so",
         "generate.py",
-        "if self.recipe.clip else denoise",
-        "if self.recipe.clip is None else denoise",
+        "if clip else denoise",
+        "if clip is None else denoise",
         "test_generate.py::test_a_recipe_that_clips_makes_pictures_from_images_that_pixels_can_be",
     ),
     _(

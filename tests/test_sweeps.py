@@ -67,7 +67,7 @@ def test_random_draws_some_of_them_the_same_for_a_seed():
         ({"random": 2, "search": 2}, "give one of them"),
         ({"search": 2, "repeats": 2}, "--repeats must be 1, got 2"),
         ({"images": "10", "minutes": "1"}, "give one of them"),
-        ({"images": "some"}, "images must be a whole number, got 'some'"),
+        ({"images": "some"}, "images must be a whole number or none, got 'some'"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(given, said, tmp_path):

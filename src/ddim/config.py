@@ -150,7 +150,8 @@ class Recipe:
 
     `schedule` is trained on, and sampled on as well unless `sampled_on` is another one, within its levels.
     `clip` holds the images that a sampler is told of within black and white: where hardly any signal is left,
-    as at the end of the cosine table, noise that is predicted a little wrong is an image far outside.
+    as at the end of the cosine table, noise that is predicted a little wrong is an image far outside. Of True
+    the noise becomes what is then left of x_t; of "x0" it stays as predicted, as diffusers has it.
     """
 
     name: str = "fast"
@@ -169,7 +170,7 @@ class Recipe:
     grid: Uniform | Quadratic | UniformLogSNR | Karras | Spaced | Sections | Listed = Uniform()
     sampler: DDIM | DDPM | EDM | AdamsBashforth | DPMSolver | UniPC = DDIM()
     sampled_on: Cosine | Linear | LinearBeta | LinearIn | KarrasSigma | None = None
-    clip: bool = False
+    clip: bool | Literal["x0"] = False
     report: Report = Report()
     minutes: float = 40.0
     images: int | None = None

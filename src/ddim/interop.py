@@ -102,6 +102,8 @@ _NOISE = {
     "trained_betas": None,
     "rescale_betas_zero_snr": False,
     "thresholding": False,
+    "clip_sample": True,
+    "clip_sample_range": 1.0,
 }
 """What their schedulers say of the noise, and their default."""
 
@@ -112,6 +114,7 @@ _BETAS = {"linear": "linear", "quad": "scaled_linear"}
 _PREDICTS = {PredictsNoise(): "epsilon", PredictsImage(): "sample", PredictsVelocity(): "v_prediction"}
 _EMBEDDINGS = {"sin_cos": (1, False), "cos_sin": (0, True)}
 _PADDINGS = {"same": 0, "strided": 1}
+_CLIPS = {False: False, "x0": True}
 
 
 def export(trained: Trained, folder: Path) -> None:
@@ -140,8 +143,7 @@ def import_(folder: Path, out: Path | None = None) -> Path:
     """Make a run folder, `out` or one under runs/, of a pipeline folder of diffusers, and return it.
 
     DDIM's or DDPM's pipeline. The run has the recipe `ddpm` but for what their files say, no images, and is
-    sampled in float32. import.json says where it came from, and whether their pipeline clips x0 at each step,
-    which our samplers do not. UserError, in one sentence, for what is no DDPM.
+    sampled in float32. import.json says where it came from. UserError, in one sentence, for what is no DDPM.
     """
     network = _read(folder, "unet", "config.json")
     noise = _read(folder, "scheduler", "scheduler_config.json")
@@ -152,8 +154,7 @@ def import_(folder: Path, out: Path | None = None) -> Path:
     model.net.load_state_dict(from_diffusers(weights, model.net.state_dict()))
     pixels, runtime = Pixels.fixed(0.5, 0.5, channels), choose(precision="fp32", compiling=False)
     run = tracking.new_run_folder(out, str(folder), recipe.name)
-    clips = noise.get("clip_sample", True)
-    facts = {"folder": str(folder.resolve()), "clips": clips, "versions": tracking.versions()}
+    facts = {"folder": str(folder.resolve()), "versions": tracking.versions()}
     tracking.write_json_atomic(run / "import.json", facts)
     (run / "recipe.yaml").write_text(write_recipe(recipe), encoding="utf-8")
     document = {
@@ -279,9 +280,10 @@ def _noise_config(recipe: Recipe) -> dict[str, Any]:
         )
     if recipe.sampled_on:
         raise UserError("export to diffusers needs sampled_on none, this run samples on another schedule")
-    if recipe.clip:
-        # Theirs clips x0 and keeps the noise that went with it.
-        raise UserError("export to diffusers needs clip no, this run clips its pictures at each step")
+    if recipe.clip not in _CLIPS:
+        raise UserError(
+            "export to diffusers needs clip no or x0, this run has yes, with which pictures would be others"
+        )
     if recipe.conditioning != Timestep(table.entries):
         raise UserError(
             f"export to diffusers needs conditioning timestep with entries {table.entries}, "
@@ -312,7 +314,7 @@ def _noise_config(recipe: Recipe) -> dict[str, Any]:
             "beta_schedule": _BETAS[table.betas],
             "prediction_type": _PREDICTS[recipe.predicts],
             "timestep_spacing": recipe.grid.spacing,
-            "clip_sample": False,
+            "clip_sample": _CLIPS[recipe.clip],
         }
     )
 
@@ -332,6 +334,8 @@ def _recipe(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[Recip
     up = [str(kind).replace("Down", "Up") for kind in reversed(down)]
     _same(network, {**_NETWORK, "out_channels": channels, "up_block_types": up}, "config.json")
     _same(noise, {name: _NOISE[name] for name in _NEVER}, "scheduler_config.json")
+    if table["clip_sample"]:
+        _same(noise, {"clip_sample_range": _NOISE["clip_sample_range"]}, "scheduler_config.json")
     known = all(kind in ("DownBlock2D", "AttnDownBlock2D") for kind in down)
     if not known or any(width % widths[0] for width in widths):
         raise UserError(
@@ -363,6 +367,7 @@ def _recipe(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[Recip
     tree["predicts"] = dump(_back(_PREDICTS, table["prediction_type"], "prediction_type"), named=True)
     tree["conditioning"]["entries"] = tree["objective"]["times"]["entries"] = entries
     tree["grid"] |= {"entries": entries, "spacing": table["timestep_spacing"]}
+    tree["clip"] = _back(_CLIPS, table["clip_sample"], "clip_sample")
     return load(tree), channels
 
 
