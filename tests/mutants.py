@@ -119,6 +119,36 @@ MUTANTS = [
         "square / count",
         "test_pixels.py::test_measured_is_the_mean_and_deviation_over_the_whole_set_however_it_is_cut",
     ),
+    _(
+        "dequantised values at the lower edge of their bins",
+        "pixels.py",
+        "(value - 1 / 512)",
+        "value",
+        "test_pixels.py::test_dequantised_values_lie_about_those_of_the_image_and_its_units_are_bins_of_256",
+        "test_likelihood.py::test_of_dequantised_images_flow_and_bound_are_of_bins_of_a_256th",
+        "training/test_loop.py::test_a_loss_is_told_how_to_find_the_8_bit_values_of_its_images",
+    ),
+    _(
+        "a loss of dequantised images that knows of none",
+        "training/loop.py",
+        "self.recipe.data.bins(self.pixels)",
+        "self.pixels",
+        "training/test_loop.py::test_a_loss_is_told_how_to_find_the_8_bit_values_of_its_images",
+    ),
+    _(
+        "a diagnosis of dequantised images that knows of none",
+        "diagnostics.py",
+        "recipe.data.bins(trained.pixels)",
+        "trained.pixels",
+        "cli/test_diagnose.py::test_the_gradients_of_a_diagnosis_are_those_of_trainings_first_updates",
+    ),
+    _(
+        "bits of other images than those trained on",
+        "cli/likelihood.py",
+        "trained.recipe.data.bins(trained.pixels)",
+        "trained.pixels",
+        "cli/test_bits.py::test_the_bits_are_of_images_as_the_run_was_trained_on_them",
+    ),
     # Averages
     _(
         "average without its warm-up",

@@ -33,6 +33,7 @@ from ddim.parameterisation import (
     Time,
     Timestep,
 )
+from ddim.pixels import Pixels
 from ddim.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC
 from ddim.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn, Schedule
 from ddim.scores import LEAST
@@ -64,6 +65,10 @@ class Data:
             raise UserError(f"data.valid must be at least 0 and less than 1, got {self.valid}")
         if not 0 <= self.unlabelled < 1:
             raise UserError(f"data.unlabelled must be at least 0 and less than 1, got {self.unlabelled}")
+
+    def bins(self, pixels: Pixels) -> Pixels:
+        """The pixels of a run, with `values` and `units` of 8-bit values as they enter in training."""
+        return pixels.dequantised if self.dequantise else pixels
 
 
 @dataclass(frozen=True)

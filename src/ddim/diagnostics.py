@@ -107,14 +107,14 @@ def _gradients(trained: Trained, own: OwnImages, memory: Memory | None) -> torch
     """
     recipe, model = trained.recipe, trained.model
     parameters = [p for p in model.parameters() if p.is_floating_point()]
-    rows = []
+    bins, rows = recipe.data.bins(trained.pixels), []
     for k in range(BATCHES):
         total: list[torch.Tensor] = []
         for denoise, x0, t, eps, share in _parts(trained, own, k, memory):
             for p in parameters:
                 p.requires_grad_(True)
             with trained.runtime.precise():
-                each = recipe.objective(denoise, x0, t, eps, trained.pixels)
+                each = recipe.objective(denoise, x0, t, eps, bins)
                 loss = (each * share.to(each)).sum()
             found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
             total = [a + b for a, b in zip(total, found, strict=True)] if total else list(found)

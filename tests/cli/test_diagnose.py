@@ -171,7 +171,7 @@ def test_the_gradients_of_a_diagnosis_are_of_a_network_that_is_told():
 AWARE = replace(
     tiny.BASE,
     net=DDPMUNetSpec(8, (1,), 1, (False,), groups=4, dropout=0.0, outputs=2),
-    objective=Hybrid(times=LossAware(8, 2, 0.01)),
+    objective=Hybrid(times=LossAware(8, 2, 0.01), vlb=1.0),
     schedule=LinearBeta(),
 )
 
@@ -190,8 +190,14 @@ def at_the_start(recipe, folder):
 
 @pytest.mark.parametrize(
     "recipe",
-    [tiny.BASE, override(tiny.BASE, {"data.dequantise": True}), tiny.AUGMENTED, AWARE],
-    ids=["plain", "dequantised", "augmented", "times drawn by their losses"],
+    [
+        tiny.BASE,
+        override(tiny.BASE, {"data.dequantise": True}),
+        tiny.AUGMENTED,
+        AWARE,
+        override(AWARE, {"data.dequantise": True}),
+    ],
+    ids=["plain", "dequantised", "augmented", "times drawn by their losses", "both"],
 )
 def test_the_gradients_of_a_diagnosis_are_those_of_trainings_first_updates(recipe, tmp_path):
     training, trained = at_the_start(recipe, tmp_path)

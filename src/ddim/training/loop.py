@@ -172,6 +172,7 @@ class Training:
         o, runtime = self.recipe.optim, self.engine.runtime
         images, train = self.split.images, self.split.train
         batch = draw(self.recipe, images, train, self.model, runtime.device, self.step, self.memory)
+        bins = self.recipe.data.bins(self.pixels)
         losses = torch.zeros(o.batch, device=runtime.device)
         total = torch.zeros((), device=runtime.device)
         with streaming(runtime.device, self.recipe.seed, DROPOUT, self.step):
@@ -179,7 +180,7 @@ class Training:
                 mine = slice(part, None, o.accumulate)
                 denoise, x0, t, eps = batch.part(mine, self.quick, self.pixels, runtime)
                 with self.engine.precise():
-                    each = self.recipe.objective(denoise, x0, t, eps, self.pixels)
+                    each = self.recipe.objective(denoise, x0, t, eps, bins)
                     loss = (each * batch.counts[mine].to(each)).mean() / o.accumulate
                 losses[mine] = each.detach()
                 self.engine.backward(loss)
