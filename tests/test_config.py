@@ -134,6 +134,7 @@ recipes = st.builds(
         st.sets(st.floats(1e-9, 1), min_size=1).map(lambda t: Listed(tuple(sorted(t, reverse=True)))),
     ),
     sampler=st.builds(DDIM, st.floats(0, 1)),
+    clip=st.sampled_from([False, True, "x0"]),
     report=st.builds(Report, checkpoint=positive),
     minutes=positive,
     images=st.one_of(st.none(), st.integers(1, 10**12)),
@@ -160,6 +161,13 @@ def test_a_recipe_survives_a_file(tmp_path):
         text = write_recipe(recipe) if name.endswith("yaml") else json.dumps(dump(recipe))
         (tmp_path / name).write_text(text)
         assert read_recipe(tmp_path / name) == recipe
+
+
+def test_a_recipe_that_was_saved_when_clipping_was_yes_or_no_is_read_as_it_was():
+    for text, clip in (("true", True), ("false", False)):
+        assert load(json.loads(f'{{"clip": {text}}}')).clip is clip
+    for text, clip in (("yes", True), ("no", False), ("x0", "x0")):
+        assert override(Recipe(), {"clip": text}).clip == clip
 
 
 def test_recipes_are_values():
@@ -344,7 +352,9 @@ def test_a_kind_that_is_there_keeps_its_fields():
         ("schedule.kind", "linear", "schedule.kind is not a field"),
         ("", "1", "possible here: name, data"),
         ("optim.lr", "fast", "optim.lr must be a number, got 'fast'"),
-        ("images", "1.5", "images must be a whole number, got"),
+        ("images", "1.5", "images must be a whole number or none, got"),
+        ("clip", "x1", "clip must be true or false or x0, got 'x1'"),
+        ("clip", "none", "clip must be true or false or x0, got 'none'"),
         ("data.flip", "", "data.flip must be true or false"),
         ("net.down", "1,,2", "net.down must be a whole number"),
     ],
@@ -441,6 +451,7 @@ def test_every_field_is_listed_once_with_its_value_and_what_is_possible():
     assert possible["sampled_on"] == possible["schedule"] + " | none"
     assert possible["objective.on"] == "one of noise, image, velocity"
     assert possible["images"] == "a whole number or none"
+    assert possible["clip"] == "true or false or x0"
     assert not any(is_dataclass(value) for _, _, value in rows)
 
 

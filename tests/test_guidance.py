@@ -93,6 +93,14 @@ def test_clipping_holds_each_channel_within_its_bounds_and_leaves_the_rest(t):
 
 
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.95])
+def test_clipping_that_keeps_the_noise_clips_the_image_alone(t):
+    x = normal(2, 3, 4, 4)
+    plain, clipped = FAR(x, at(t)), Clipped(FAR, *PIXELS.bounds, keep=True)(x, at(t))
+    assert torch.equal(clipped.x0, Clipped(FAR, *PIXELS.bounds)(x, at(t)).x0)
+    assert torch.equal(clipped.eps, plain.eps)
+
+
+@pytest.mark.parametrize("t", [0.1, 0.5, 0.95])
 def test_dynamic_thresholding_shrinks_only_images_that_leave_their_bounds(t):
     low, high = -torch.ones(3).double(), torch.ones(3).double()
     x = normal(2, 3, 4, 4)

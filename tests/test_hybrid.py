@@ -21,7 +21,7 @@ from ddim.prediction import Prediction
 from ddim.recipes import iddpm
 from ddim.samplers import DDPM
 from ddim.schedules import Linear, LinearBeta
-from oracles import TellsTime, made, normal
+from oracles import TellsTime, made, normal, uniform
 
 PIXELS = Pixels.fixed(0.5, 0.5)
 NET = DDPMUNetSpec(8, (1, 2), 1, (False, True), groups=4, dropout=0.0, outputs=2)
@@ -93,6 +93,22 @@ def test_the_hybrid_loss_is_the_simple_one_and_the_terms_of_the_bound():
         else:
             term = step_bits(p, x_t, x0, step(schedule(t), schedule(s)), "learned")
         assert hybrid[i].item() == pytest.approx((simple[i] + 0.5 * entries * term).item(), rel=1e-6)
+
+
+def test_the_last_term_of_dequantised_images_is_of_the_values_that_they_had():
+    """-log of the mass that p gives [v / 256, (v + 1) / 256), whatever the grain in it."""
+    net, t = model(), torch.full((4,), 0.1, dtype=torch.float64)
+    values = (256 * (0.5 + 0.1 * normal(4, 3, 8, 8))).floor()
+    assert 0 < values.min() <= values.max() < 255
+    x0 = PIXELS.enter((values + uniform(4, 3, 8, 8)) / 256)
+    at = net.schedule(t).over(x0)
+    p = net(at.alpha * x0 + at.sigma * EPS, t)
+    q = steps(net.schedule, t, 0 * t, step(net.schedule(2 * t), net.schedule(t)).small)
+    deviation = 0.5 * (q.log_variance(p.mix[:, 0, 0, 0]) / 2).exp().reshape(-1, 1, 1, 1)
+    middle = 0.5 + 0.5 * p.x0
+    low, high = (torch.special.ndtr(((values + k) / 256 - middle) / deviation) for k in (0, 1))
+    wanted = -(high - low).clamp(min=1e-12).log2().flatten(1).mean(1)
+    assert torch.allclose(picture_bits(p, x0, q, "learned", PIXELS.dequantised), wanted)
 
 
 def test_the_bound_teaches_the_variance_that_is_right():

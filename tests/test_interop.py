@@ -102,6 +102,7 @@ def test_an_exported_network_gives_the_same_output(tmp_path, size):
             "grid__entries": "500",
         },
         {"net__embedding": "cos_sin", "net__resample": "strided", "net__head": "8", "net__eps": "1e-5"},
+        {"clip": "x0", "predicts": "velocity", "grid__spacing": "trailing"},
     ],
     ids=str,
 )
@@ -117,7 +118,9 @@ def test_diffusers_opens_an_exported_run_and_makes_the_same_pictures(tmp_path, c
 
 @pytest.mark.parametrize("steps", [10, 50])
 @pytest.mark.parametrize("old", [False, True])
-def test_a_model_of_diffusers_samples_here_as_there(tmp_path, steps, old):
+@pytest.mark.parametrize("said", [{}, {"clip_sample": False, "timestep_spacing": "trailing"}], ids=str)
+def test_a_model_of_diffusers_samples_here_as_there(tmp_path, steps, old, said):
+    """Also as diffusers has it by default, clipped at each step with the noise as predicted."""
     unet = made(
         lambda: diffusers.UNet2DModel(
             sample_size=16,
@@ -131,8 +134,7 @@ def test_a_model_of_diffusers_samples_here_as_there(tmp_path, steps, old):
         )
     )
     shaken(unet)
-    scheduler = diffusers.DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
-    pipeline = diffusers.DDIMPipeline(unet, scheduler)
+    pipeline = diffusers.DDIMPipeline(unet, diffusers.DDIMScheduler(**said))
     pipeline.save_pretrained(tmp_path / "theirs")
     if old:
         # As the first pipelines: all files in one folder.
@@ -143,7 +145,10 @@ def test_a_model_of_diffusers_samples_here_as_there(tmp_path, steps, old):
     wanted = pictures(pipeline, steps)
     assert wanted.std() > 0.1
     assert torch.allclose(found, wanted, rtol=0, atol=1e-4)
-    assert json.loads((made_run / "import.json").read_text())["clips"] is False
+    assert json.loads((made_run / "import.json").read_text())["folder"] == str(tmp_path / "theirs")
+    # And back.
+    export(load(made_run), tmp_path / "ours")
+    assert torch.equal(pictures(opened(tmp_path / "ours"), steps), wanted)
 
 
 def test_a_run_that_is_exported_and_imported_is_the_same_run(run, tmp_path):
@@ -155,13 +160,16 @@ def test_a_run_that_is_exported_and_imported_is_the_same_run(run, tmp_path):
     assert torch.equal(generate(back, [3], 4)[0], generate(before, [3], 4)[0])
 
 
-def test_an_imported_run_says_where_its_pipeline_clips(run, tmp_path):
+def test_where_a_pipeline_clips_its_run_clips_and_a_file_that_says_nothing_clips(run, tmp_path):
     export(load(run), tmp_path / "out")
-    said = tmp_path / "out" / "scheduler" / "scheduler_config.json"
-    said.write_text(json.dumps({**json.loads(said.read_text()), "clip_sample": True}))
-    assert (
-        json.loads((import_(tmp_path / "out", tmp_path / "a") / "import.json").read_text())["clips"] is True
-    )
+    path = tmp_path / "out" / "scheduler" / SCHEDULER
+    there = json.loads(path.read_text())
+    assert there["clip_sample"] is False
+    for name, clips in (("a", True), ("b", False), ("c", None)):
+        said = {key: value for key, value in there.items() if key != "clip_sample"}
+        path.write_text(json.dumps(said if clips is None else {**said, "clip_sample": clips}))
+        made_run = load(import_(tmp_path / "out", tmp_path / name))
+        assert made_run.recipe.clip == (False if clips is False else "x0")
 
 
 @pytest.mark.parametrize(
@@ -175,16 +183,31 @@ def test_an_imported_run_says_where_its_pipeline_clips(run, tmp_path):
         ({"schedule__read": "floor"}, (0.5, 0.5), "read log_snr"),
         ({"conditioning": "log_snr"}, (0.5, 0.5), "needs conditioning timestep with entries 1000"),
         ({"conditioning__entries": "100"}, (0.5, 0.5), "needs conditioning timestep with entries 1000"),
-        ({"predicts": "edm"}, (0.5, 0.5), "needs predicts noise, image or velocity"),
+        ({"predicts": "edm"}, (0.5, 0.5), "needs predicts noise, image or velocity, this run has .*edm"),
+        ({"predicts": "score"}, (0.5, 0.5), "needs predicts noise, image or velocity, this run has .*score"),
+        ({"sampled_on": "cosine"}, (0.5, 0.5), "needs sampled_on none"),
+        ({"grid": "uniform"}, (0.5, 0.5), "needs grid spaced with entries 1000, this run has .*uniform"),
+        ({"grid": "quadratic"}, (0.5, 0.5), "needs grid spaced with entries 1000"),
+        ({"grid": "karras", "grid__sigma_min": "0.02"}, (0.5, 0.5), "needs grid spaced with entries 1000"),
+        ({"grid": "sections"}, (0.5, 0.5), "needs grid spaced with entries 1000, this run has .*sections"),
+        ({"grid__entries": "100"}, (0.5, 0.5), "needs grid spaced with entries 1000, this run has .*100"),
+        ({"sampler": "ddpm"}, (0.5, 0.5), "needs sampler ddim with eta 0, this run has .*ddpm"),
+        ({"sampler": "dpm_solver"}, (0.5, 0.5), "needs sampler ddim with eta 0"),
+        ({"sampler__eta": "1"}, (0.5, 0.5), r"needs sampler ddim with eta 0, this run has .*1\.0"),
+        ({"data__size": "17"}, (0.5, 0.5), "needs data.size in multiples of 2 .* this run has 17x17"),
+        ({"data__size": "16x18", "net__multipliers": "1,2,2", "net__attention": "no,yes,no"}, (0.5, 0.5),
+         "needs data.size in multiples of 4 .* this run has 16x18"),
+        ({"data__labels": "true", "net__classes": "4"}, (0.5, 0.5), "needs net.classes 0, this run has 4"),
+        ({"augment__probability": "0.1", "net__augment": "9"}, (0.5, 0.5), "needs net.augment 0"),
         ({"net__embedding": "fourier"}, (0.5, 0.5), "needs net.embedding sin_cos or cos_sin"),
         ({"net__resample": "box"}, (0.5, 0.5), "net.resample same or strided"),
-        ({"clip": "true"}, (0.5, 0.5), "needs clip no"),
+        ({"clip": "true"}, (0.5, 0.5), "needs clip no or x0"),
         ({"net__scale_shift": "true"}, (0.5, 0.5), "needs net.scale_shift False"),
         ({"net__classes": "4"}, (0.5, 0.5), "needs net.classes 0, this run has 4"),
         ({"net__heads": "2"}, (0.5, 0.5), "net.heads 1 or net.head"),
         ({"net__multipliers": "2,2"}, (0.5, 0.5), "net.multipliers that begin with 1"),
     ],
-)
+)  # fmt: skip
 def test_what_diffusers_has_no_words_for_is_refused_in_one_sentence(tmp_path, changes, pixels, said):
     # A network of another kind has not the fields that make this one small.
     chosen = override(ddpm(), changes) if "net" in changes else recipe(**changes)
@@ -211,6 +234,13 @@ def test_nothing_is_written_over(run, tmp_path):
         ("unet", "config.json", {"freq_shift": 5}, "freq_shift must be one of"),
         ("unet", "config.json", {"out_channels": 6}, "out_channels 6, where only 3"),
         ("unet", "config.json", {"block_out_channels": [16, 24]}, "multiples of the first"),
+        ("unet", "config.json", {"block_out_channels": [16, "a"]}, "whole numbers above 0, got .16, 'a'"),
+        ("unet", "config.json", {"block_out_channels": [0, 16]}, "whole numbers above 0, got .0, 16"),
+        ("unet", "config.json", {"block_out_channels": [16, -32]}, "whole numbers above 0"),
+        ("unet", "config.json", {"block_out_channels": [16.5, 33]}, "whole numbers above 0"),
+        ("unet", "config.json", {"in_channels": -3, "out_channels": -3}, "1, 3 or 4, .* got -3"),
+        ("unet", "config.json", {"in_channels": 2, "out_channels": 2}, "1, 3 or 4, .* got 2"),
+        ("unet", "config.json", {"in_channels": True, "out_channels": True}, "1, 3 or 4, .* got True"),
         ("unet", "config.json", {"block_out_channels": "16"}, "its block_out_channels is 16"),
         ("unet", "config.json", {"down_block_types": ["X"] * 2, "up_block_types": ["X"] * 2}, "Block2D and"),
         ("unet", "config.json", {"layers_per_block": "many"}, "net.blocks must be a whole number"),
@@ -221,6 +251,9 @@ def test_nothing_is_written_over(run, tmp_path):
         ("scheduler", SCHEDULER, {"set_alpha_to_one": False}, "set_alpha_to_one False, where only True"),
         ("scheduler", SCHEDULER, {"prediction_type": "flow"}, "prediction_type must be one of"),
         ("scheduler", SCHEDULER, {"timestep_spacing": "linspace"}, "grid.spacing must be one of"),
+        ("scheduler", SCHEDULER, {"thresholding": True}, "thresholding True, where only False"),
+        ("scheduler", SCHEDULER, {"clip_sample": "x"}, "clip_sample must be one of False, True"),
+        ("scheduler", SCHEDULER, {"clip_sample": True, "clip_sample_range": 2.0}, "clip_sample_range 2.0"),
     ],
 )  # fmt: skip
 def test_what_is_no_ddpm_is_refused_in_one_sentence(run, tmp_path, part, file, changes, said):

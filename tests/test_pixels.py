@@ -57,6 +57,19 @@ def test_what_leaves_lies_in_the_unit_interval():
     assert left.max() == 1
 
 
+def test_dequantised_values_lie_about_those_of_the_image_and_its_units_are_bins_of_256():
+    pixels = Pixels((0.4, 0.5), (0.2, 0.3))
+    values = torch.arange(256, dtype=torch.float64).reshape(1, 1, 16, 16).expand(2, 2, 16, 16)
+    dequantised = pixels.dequantised
+    assert torch.allclose(dequantised.enter(values / 255), pixels.enter((values + 0.5) / 256))
+    grain = uniform(2, 2, 16, 16)
+    x0 = pixels.enter((values + grain) / 256)
+    assert torch.allclose(dequantised.values(x0), values + grain - 0.5)
+    # One bin further is one part of 256 of the way from black to white.
+    low, high = pixels.bounds
+    assert torch.allclose(dequantised.units * (high - low), torch.full((2,), 256.0, dtype=torch.float64))
+
+
 def test_a_constant_channel_can_be_measured():
     data = images(channels=4)
     data[:, 3] = 1

@@ -94,7 +94,7 @@ def test_random_draws_some_of_them_the_same_for_a_seed():
             "at least 20 validation images, and data.valid 0.1 of blossoms:190 leaves 19",
         ),
         ({"images": "10", "minutes": "1"}, "give one of them"),
-        ({"images": "some"}, "images must be a whole number, got 'some'"),
+        ({"images": "some"}, "images must be a whole number or none, got 'some'"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(given, said, tmp_path):

@@ -12,6 +12,7 @@ import math
 import re
 import types
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -196,14 +197,18 @@ def _unknown(path: str, name: str, known: list[str], above: str) -> str:
     return f"{path} is not a field of a recipe; possible here: {', '.join(known)}"
 
 
-def _scalar(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0911
+def _scalar(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0911, PLR0912
     """A plain value of the wanted type, from JSON or from text."""
     origin, args = get_origin(wanted), get_args(wanted)
-    if origin in (Union, types.UnionType):
-        if data is None or data == "none":
-            return None
-        return _scalar(data, next(arg for arg in args if arg is not types.NoneType), path)
     refusal = UserError(f"{path} must be {_readable(wanted)}, got {data!r}")
+    if origin in (Union, types.UnionType):
+        if data in (None, "none") and _may_be_none(wanted):
+            return None
+        for option in args:
+            if option is not types.NoneType:
+                with suppress(UserError):
+                    return _scalar(data, option, path)
+        raise refusal
     if origin is Literal:
         if data not in args:
             raise UserError(f"{refusal}{near(str(data), args)}")
@@ -246,7 +251,7 @@ def _readable(wanted: Any) -> str:  # noqa: ANN401
     if origin in (Union, types.UnionType):
         return " or ".join("none" if arg is types.NoneType else _readable(arg) for arg in args)
     if origin is Literal:
-        return "one of " + ", ".join(args)
+        return "one of " * (len(args) > 1) + ", ".join(args)
     if origin is tuple:
         return f"a list of {_readable(args[0]).removeprefix('a ').replace('number', 'numbers')}"
     return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[wanted]

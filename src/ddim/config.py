@@ -33,6 +33,7 @@ from ddim.parameterisation import (
     Time,
     Timestep,
 )
+from ddim.pixels import Pixels
 from ddim.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC
 from ddim.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn, Schedule
 from ddim.scores import LEAST
@@ -64,6 +65,10 @@ class Data:
             raise UserError(f"data.valid must be at least 0 and less than 1, got {self.valid}")
         if not 0 <= self.unlabelled < 1:
             raise UserError(f"data.unlabelled must be at least 0 and less than 1, got {self.unlabelled}")
+
+    def bins(self, pixels: Pixels) -> Pixels:
+        """The pixels of a run, with `values` and `units` of 8-bit values as they enter in training."""
+        return pixels.dequantised if self.dequantise else pixels
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,8 @@ class Recipe:
 
     `schedule` is trained on, and sampled on as well unless `sampled_on` is another one, within its levels.
     `clip` holds the images that a sampler is told of within black and white: where hardly any signal is left,
-    as at the end of the cosine table, noise that is predicted a little wrong is an image far outside.
+    as at the end of the cosine table, noise that is predicted a little wrong is an image far outside. Of True
+    the noise becomes what is then left of x_t; of "x0" it stays as predicted, as diffusers has it.
     """
 
     name: str = "fast"
@@ -169,7 +175,7 @@ class Recipe:
     grid: Uniform | Quadratic | UniformLogSNR | Karras | Spaced | Sections | Listed = Uniform()
     sampler: DDIM | DDPM | EDM | AdamsBashforth | DPMSolver | UniPC = DDIM()
     sampled_on: Cosine | Linear | LinearBeta | LinearIn | KarrasSigma | None = None
-    clip: bool = False
+    clip: bool | Literal["x0"] = False
     report: Report = Report()
     minutes: float = 40.0
     images: int | None = None

@@ -10,19 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ddim import labels, levels, plots
-from ddim.augment import augmented
+from ddim import batches, checkpoint, labels, levels, plots
 from ddim.bounds import Bounds, bounds
 from ddim.calibration import Errors, gap, measure, together
-from ddim.data.order import flips, indices
-from ddim.data.transforms import batch as gather
-from ddim.data.transforms import unit
 from ddim.denoiser import Denoiser
 from ddim.errors import UserError
 from ddim.estimates import Estimate, mean
 from ddim.generate import Trained
 from ddim.gradient_noise import NoiseScale, noise_scale
-from ddim.noise import Noise
+from ddim.importance import LossAware, Memory
 from ddim.own_images import OwnImages, entered, own_images
 
 if TYPE_CHECKING:
@@ -69,17 +65,17 @@ def diagnose(
     """
     if images < 2 or count < 2:
         raise UserError(f"a diagnosis needs at least 2 images and 2 levels, got {images} and {count}")
-    own = own_images(trained, progress)
-    schedule, objective = trained.recipe.schedule, trained.recipe.objective
+    own, memory = own_images(trained, progress), _memory(trained)
+    schedule = trained.recipe.schedule
     return Diagnosis(
         train=errors(trained, own, own.train, images, count),
         valid=errors(trained, own, own.valid, images, count) if len(own.valid) > 1 else None,
         uniform=levels.shares(schedule, levels.slices()),
-        training=levels.shares(schedule, objective.times(levels.slices(), schedule)),
+        training=levels.shares(schedule, batches.times(trained.recipe, levels.slices(), memory)[0]),
         plateaus=levels.plateaus(schedule),
         ends=levels.ends(schedule),
         bounds=_bounds(trained, own),
-        noise_scale=noise_scale(_gradients(trained, own), trained.recipe.optim.batch),
+        noise_scale=noise_scale(_gradients(trained, own, memory), trained.recipe.optim.batch),
         batch=trained.recipe.optim.batch,
     )
 
@@ -104,21 +100,22 @@ def _bounds(trained: Trained, own: OwnImages) -> Bounds:
     return bounds(torch.cat(some).float().cpu(), trained.pixels.std)
 
 
-def _gradients(trained: Trained, own: OwnImages) -> torch.Tensor:
-    """(BATCHES, P) gradients of the objective at these weights, of batches as training draws them.
+def _gradients(trained: Trained, own: OwnImages, memory: Memory | None) -> torch.Tensor:
+    """(BATCHES, P) gradients of the objective at these weights, of the batches of training's first updates.
 
     In eval mode: the statistics of batch norm are those of the run, and an image does not see its batch.
     """
     recipe, model = trained.recipe, trained.model
     parameters = [p for p in model.parameters() if p.is_floating_point()]
-    rows = []
+    bins, rows = recipe.data.bins(trained.pixels), []
     for k in range(BATCHES):
         total: list[torch.Tensor] = []
-        for denoise, x0, t, eps, part in _parts(trained, own, k * recipe.optim.batch):
+        for denoise, x0, t, eps, share in _parts(trained, own, k, memory):
             for p in parameters:
                 p.requires_grad_(True)
             with trained.runtime.precise():
-                loss = recipe.objective(denoise, x0, t, eps, trained.pixels).mean() * part
+                each = recipe.objective(denoise, x0, t, eps, bins)
+                loss = (each * share.to(each)).sum()
             found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
             total = [a + b for a, b in zip(total, found, strict=True)] if total else list(found)
             for p in parameters:
@@ -128,37 +125,28 @@ def _gradients(trained: Trained, own: OwnImages) -> torch.Tensor:
 
 
 def _parts(
-    trained: Trained, own: OwnImages, first: int
-) -> Iterator[tuple[Denoiser, torch.Tensor, torch.Tensor, torch.Tensor, float]]:
-    """Micro-batches of the training batch at position `first`, and their share of the batch.
+    trained: Trained, own: OwnImages, step: int, memory: Memory | None
+) -> Iterator[tuple[Denoiser, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Micro-batches of the batch of training's update `step`, and the share (b,) of each image in its loss.
 
-    The model told what training would tell it of them, their classes and how they were augmented; x0, t, eps.
+    The model told what training tells it of them, their classes and how they were augmented; x0, t, eps.
     """
-    recipe, runtime, n = trained.recipe, trained.runtime, len(own.train)
-    size = recipe.optim.batch
-    which = own.train[indices(n, recipe.seed, first, size)]
-    mirrored = flips(n, recipe.seed, first, size) if recipe.data.flip else None
-    # One time in each of equal slices, as in training.
-    draw = torch.Generator().manual_seed(first)
-    slices = (torch.arange(size) + torch.rand(size, generator=draw, dtype=torch.float64)) / size
-    times = recipe.objective.times(slices, recipe.schedule)
-    shape = trained.model.shape
-    full = (size, shape.channels, shape.height, shape.width)
-    grain = torch.rand(full, generator=draw) if recipe.data.dequantise else None
-    done = recipe.augment.labels(size, draw) if recipe.augment.probability else None
-    told = labels.of_images(recipe, own.images, which)
-    if told is not None:
-        told = labels.withheld(told, recipe.data.unlabelled, draw)
+    runtime = trained.runtime
+    batch = batches.draw(trained.recipe, own.images, own.train, trained.model, runtime.device, step, memory)
+    size = len(batch.which)
     for start in range(0, size, runtime.micro_batch):
-        mine = slice(start, min(size, start + runtime.micro_batch))
-        pixels = gather(own.images, which[mine], None if mirrored is None else mirrored[mine])
-        x0 = runtime.images(trained.pixels.enter(unit(pixels, None if grain is None else grain[mine])))
-        aug = None if done is None else done[mine]
-        if aug is not None:
-            x0 = augmented(x0, aug)
-        denoise = trained.model.given(None if told is None else told[mine], aug)
-        eps = runtime.images(Noise(range(first + mine.start, first + mine.stop)).like(x0))
-        yield denoise, x0, times[mine], eps, (mine.stop - mine.start) / size
+        mine = slice(start, start + runtime.micro_batch)
+        yield *batch.part(mine, trained.model, trained.pixels, runtime), batch.counts[mine] / size
+
+
+def _memory(trained: Trained) -> Memory | None:
+    """The losses that a run draws its times by, as of its checkpoint; None where it draws them without."""
+    choice = trained.recipe.objective.times
+    if not isinstance(choice, LossAware):
+        return None
+    memory = Memory(choice)
+    memory.restore(checkpoint.read_tensors(trained.path, "times"))
+    return memory
 
 
 # --- shown --------------------------------------------------------------------------------------------------

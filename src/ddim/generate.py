@@ -50,7 +50,8 @@ class Trained:
     def sampled(self, inner: Denoiser) -> Denoiser:
         """The model, or a denoiser made of it, as its recipe has it sampled: on which schedule, clipped."""
         denoise = Rescheduled(inner, on) if (on := self.recipe.sampled_on) else inner
-        return Clipped(denoise, *self.pixels.bounds) if self.recipe.clip else denoise
+        clip = self.recipe.clip
+        return Clipped(denoise, *self.pixels.bounds, keep=clip == "x0") if clip else denoise
 
 
 def recipe_of(run: str | Path) -> Recipe:

@@ -1,7 +1,7 @@
 """Denoisers around denoisers: guidance, clipping, another schedule. A sampler never knows of them.
 
-Each is a frozen value with the schedule of what it wraps, and each keeps the halves adding up:
-x_t = alpha * x0 + sigma * eps.
+Each is a frozen value with the schedule of what it wraps, and each, but `Clipped` where it is told otherwise,
+keeps the halves adding up: x_t = alpha * x0 + sigma * eps.
 """
 
 from __future__ import annotations
@@ -99,12 +99,14 @@ def check_reach(own: Schedule, at: Level) -> None:
 class Clipped:
     """Clean images held within what pixels can be: `low` and `high` (C,), of `Pixels.bounds`.
 
-    Saharia et al. 2022, section 2.3, static thresholding; eps is what is then left of x_t.
+    Saharia et al. 2022, section 2.3, static thresholding; eps is what is then left of x_t. With `keep` it is
+    what was predicted, as in diffusers' clip_sample, and the halves no longer add up.
     """
 
     inner: Denoiser
     low: Tensor
     high: Tensor
+    keep: bool = False
 
     @property
     def schedule(self) -> Schedule:
@@ -116,7 +118,7 @@ class Clipped:
         p = self.inner(x_t, t)
         low, high = (bound.reshape(-1, 1, 1).to(x_t) for bound in (self.low, self.high))
         clipped = from_image(x_t, p.x0.clamp(low, high), self.schedule(t).over(x_t))
-        return Prediction(clipped.x0, clipped.eps, p.mix)
+        return Prediction(clipped.x0, p.eps if self.keep else clipped.eps, p.mix)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from ddim.parameterisation import PredictsImage, PredictsNoise, PredictsVelocity
 from ddim.pixels import Pixels
 from ddim.recipes import ddpm
 from ddim.runtime import choose
+from ddim.samplers import DDIM
 from ddim.schedules import Linear
 
 VERSION = "0.42.1"
@@ -101,6 +102,8 @@ _NOISE = {
     "trained_betas": None,
     "rescale_betas_zero_snr": False,
     "thresholding": False,
+    "clip_sample": True,
+    "clip_sample_range": 1.0,
 }
 """What their schedulers say of the noise, and their default."""
 
@@ -111,13 +114,15 @@ _BETAS = {"linear": "linear", "quad": "scaled_linear"}
 _PREDICTS = {PredictsNoise(): "epsilon", PredictsImage(): "sample", PredictsVelocity(): "v_prediction"}
 _EMBEDDINGS = {"sin_cos": (1, False), "cos_sin": (0, True)}
 _PADDINGS = {"same": 0, "strided": 1}
+_CLIPS = {False: False, "x0": True}
 
 
 def export(trained: Trained, folder: Path) -> None:
     """Write a model as a `DDIMPipeline` folder of diffusers, new or empty, that samples the same images.
 
-    UserError, in one sentence, for what diffusers has no words for: other pixels, schedules, conditionings
-    and networks than DDPM's.
+    On a trailing grid in numbers of steps that divide its entries: in others diffusers steps to levels that
+    are not those of its own grid. UserError, in one sentence, for what diffusers has no words for: other
+    pixels, sizes, schedules, conditionings and networks than DDPM's, other grids and samplers than DDIM's.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there and not an empty folder; name a new one to export to")
@@ -138,8 +143,7 @@ def import_(folder: Path, out: Path | None = None) -> Path:
     """Make a run folder, `out` or one under runs/, of a pipeline folder of diffusers, and return it.
 
     DDIM's or DDPM's pipeline. The run has the recipe `ddpm` but for what their files say, no images, and is
-    sampled in float32. import.json says where it came from, and whether their pipeline clips x0 at each step,
-    which our samplers do not. UserError, in one sentence, for what is no DDPM.
+    sampled in float32. import.json says where it came from. UserError, in one sentence, for what is no DDPM.
     """
     network = _read(folder, "unet", "config.json")
     noise = _read(folder, "scheduler", "scheduler_config.json")
@@ -150,8 +154,7 @@ def import_(folder: Path, out: Path | None = None) -> Path:
     model.net.load_state_dict(from_diffusers(weights, model.net.state_dict()))
     pixels, runtime = Pixels.fixed(0.5, 0.5, channels), choose(precision="fp32", compiling=False)
     run = tracking.new_run_folder(out, str(folder), recipe.name)
-    clips = noise.get("clip_sample", True)
-    facts = {"folder": str(folder.resolve()), "clips": clips, "versions": tracking.versions()}
+    facts = {"folder": str(folder.resolve()), "versions": tracking.versions()}
     tracking.write_json_atomic(run / "import.json", facts)
     (run / "recipe.yaml").write_text(write_recipe(recipe), encoding="utf-8")
     document = {
@@ -230,6 +233,12 @@ def _network_config(trained: Trained) -> dict[str, Any]:
             "export to diffusers needs net.multipliers that begin with 1, and net.heads 1 or net.head, "
             f"this run has {net.multipliers} and {net.heads}"
         )
+    if any(side % net.multiple for side in recipe.data.size):
+        height, width = recipe.data.size
+        raise UserError(
+            f"export to diffusers needs data.size in multiples of {net.multiple} with so many levels, "
+            f"this run has {height}x{width}"
+        )
     half = (0.5,) * channels
     if trained.pixels != Pixels(half, half):
         raise UserError(
@@ -271,16 +280,30 @@ def _noise_config(recipe: Recipe) -> dict[str, Any]:
         )
     if recipe.sampled_on:
         raise UserError("export to diffusers needs sampled_on none, this run samples on another schedule")
-    if recipe.clip:
-        # Theirs clips x0 and keeps the noise that went with it.
-        raise UserError("export to diffusers needs clip no, this run clips its pictures at each step")
+    if recipe.clip not in _CLIPS:
+        raise UserError(
+            "export to diffusers needs clip no or x0, this run has yes, with which pictures would be others"
+        )
     if recipe.conditioning != Timestep(table.entries):
         raise UserError(
             f"export to diffusers needs conditioning timestep with entries {table.entries}, "
             f"this run has {dump(recipe.conditioning, named=True)}"
         )
     if recipe.predicts not in _PREDICTS:
-        raise UserError("export to diffusers needs predicts noise, image or velocity, this run has edm")
+        raise UserError(
+            "export to diffusers needs predicts noise, image or velocity, "
+            f"this run has {dump(recipe.predicts, named=True)}"
+        )
+    if not isinstance(recipe.grid, Spaced) or recipe.grid.entries != table.entries:
+        raise UserError(
+            f"export to diffusers needs grid spaced with entries {table.entries}, "
+            f"this run has {dump(recipe.grid, named=True)}"
+        )
+    if recipe.sampler != DDIM():
+        raise UserError(
+            "export to diffusers needs sampler ddim with eta 0, "
+            f"this run has {dump(recipe.sampler, named=True)}"
+        )
     return (
         _headed("DDIMScheduler")
         | _NOISE
@@ -290,8 +313,8 @@ def _noise_config(recipe: Recipe) -> dict[str, Any]:
             "num_train_timesteps": table.entries,
             "beta_schedule": _BETAS[table.betas],
             "prediction_type": _PREDICTS[recipe.predicts],
-            "timestep_spacing": "leading" if recipe.grid == Spaced(table.entries, "leading") else "trailing",
-            "clip_sample": False,
+            "timestep_spacing": recipe.grid.spacing,
+            "clip_sample": _CLIPS[recipe.clip],
         }
     )
 
@@ -304,10 +327,17 @@ def _recipe(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[Recip
         if not isinstance(net.get(name), kind) or not net[name]:
             raise UserError(f"config.json is not that of a UNet2DModel: its {name} is {net.get(name)}")
     widths, down, channels = net["block_out_channels"], net["down_block_types"], net["in_channels"]
+    if not all(type(width) is int and width > 0 for width in widths):
+        raise UserError(f"config.json needs block_out_channels that are whole numbers above 0, got {widths}")
+    if type(channels) is not int or channels not in (1, 3, 4):
+        raise UserError(f"config.json needs in_channels 1, 3 or 4, as pictures have, got {channels}")
     up = [str(kind).replace("Down", "Up") for kind in reversed(down)]
     _same(network, {**_NETWORK, "out_channels": channels, "up_block_types": up}, "config.json")
     _same(noise, {name: _NOISE[name] for name in _NEVER}, "scheduler_config.json")
-    if not {*down} <= {"DownBlock2D", "AttnDownBlock2D"} or any(width % widths[0] for width in widths):
+    if table["clip_sample"]:
+        _same(noise, {"clip_sample_range": _NOISE["clip_sample_range"]}, "scheduler_config.json")
+    known = all(kind in ("DownBlock2D", "AttnDownBlock2D") for kind in down)
+    if not known or any(width % widths[0] for width in widths):
         raise UserError(
             "config.json can be imported with DownBlock2D and AttnDownBlock2D, and block_out_channels that "
             f"are multiples of the first, got {down} and {widths}"
@@ -337,6 +367,7 @@ def _recipe(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[Recip
     tree["predicts"] = dump(_back(_PREDICTS, table["prediction_type"], "prediction_type"), named=True)
     tree["conditioning"]["entries"] = tree["objective"]["times"]["entries"] = entries
     tree["grid"] |= {"entries": entries, "spacing": table["timestep_spacing"]}
+    tree["clip"] = _back(_CLIPS, table["clip_sample"], "clip_sample")
     return load(tree), channels
 
 

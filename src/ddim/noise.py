@@ -1,4 +1,4 @@
-"""Randomness as an argument: one stream an image."""
+"""Randomness as an argument: one stream an image; in training one for each use at each step."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from ddim.errors import UserError
+
+NOISE, VALIDATION, WEIGHTS, DROPOUT, GRAIN, AUGMENT, LABEL = 1, 2, 3, 4, 5, 6, 7
+"""The uses of a run's random streams (see `stream`)."""
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
@@ -37,3 +40,11 @@ class Noise:
             raise ValueError(f"noise has {len(self.streams)} streams, but x holds {len(x)} images")
         draws = [torch.randn(x.shape[1:], generator=stream, dtype=x.dtype) for stream in self.streams]
         return torch.stack(draws).to(x.device)
+
+
+def stream(device: str, seed: int, use: int, step: int) -> torch.Generator:
+    """A generator on the device for one use at one step: the same after any resume."""
+    import numpy as np
+
+    (state,) = np.random.SeedSequence([seed, use, step]).generate_state(1)
+    return torch.Generator(device).manual_seed(int(state))

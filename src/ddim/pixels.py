@@ -62,6 +62,15 @@ class Pixels:
         return 255 * (x0 * std + mean)
 
     @property
+    def dequantised(self) -> Pixels:
+        """These pixels for 8-bit values v that enter as (v + g) / 256 with g in [0, 1), and not as v / 255.
+
+        v / 255 enters in the middle of them; `values` are v + g - 1/2, and `units` are in bins of a 256th.
+        """
+        mean = tuple(256 / 255 * (value - 1 / 512) for value in self.mean)
+        return Pixels(mean, tuple(256 / 255 * value for value in self.std))
+
+    @property
     def units(self) -> Tensor:
         """Of each channel (C,) how many 8-bit values one model unit is, float64."""
         return 255 * torch.tensor(self.std).double()

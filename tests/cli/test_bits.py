@@ -6,14 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import tiny
 from ddim import checkpoint
 from ddim.cli import main
+from ddim.cli.likelihood import _bits
+from ddim.generate import Trained
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.objective import Hybrid, TableTimes
+from ddim.oracles import Gaussian
+from ddim.pixels import Pixels
+from ddim.runtime import Runtime
 from ddim.schedules import Cosine, LinearBeta
 from ddim.training import train
+from oracles import normal
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +84,22 @@ def test_a_mistake_is_one_sentence(run, capsys, tmp_path):
         assert captured.err.startswith("ddim: ")
         assert captured.err.count("\n") == 1
         assert sentence in captured.err
+
+
+@pytest.mark.parametrize("dequantise", [False, True])
+def test_the_bits_are_of_images_as_the_run_was_trained_on_them(dequantise):
+    """Of a dark law, hardly wider than a bin: of value v about v / 255, or from v / 256 to (v + 1) / 256.
+
+    They are more than the exact ones by what the place within a bin tells.
+    """
+    n, mean, std = 1000, 0.03, 1.2 / 256
+    x = mean + std * normal(n, 1, 1, 2)
+    values = (256 * x).floor() if dequantise else (255 * x).round()
+    edges = [(values + k) / 256 if dequantise else (values + k - 0.5) / 255 for k in (0, 1)]
+    low, high = (torch.special.ndtr((edge - mean) / std) for edge in edges)
+    exact = -(high - low).log2().flatten(1).mean(1)
+    recipe = replace(tiny.BASE, data=replace(tiny.BASE.data, dequantise=dequantise))
+    law = Gaussian(LinearBeta(), (mean - 0.04) / 0.01, std / 0.01)
+    trained = Trained(None, Pixels.fixed(0.04, 0.01, 1), recipe, Runtime(), {}, Path(), "raw")
+    apart = _bits(trained, law, values.byte(), "ode", 30, range(n)) - exact
+    assert 0 < apart.mean() < 0.08

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import tiny
-from ddim import diagnostics
+from ddim import checkpoint, diagnostics
 from ddim.cli import main
 from ddim.codec import override
 from ddim.config import DDPMUNetSpec, build
-from ddim.generate import Trained
+from ddim.generate import Trained, load
+from ddim.importance import LossAware
 from ddim.objective import Hybrid, TableTimes
 from ddim.own_images import OwnImages
 from ddim.parameterisation import LogSNR
@@ -109,13 +110,13 @@ def test_a_checkpoint_and_other_images_are_refused(run, tmp_path, capsys, monkey
 
 
 def test_the_gradients_of_a_diagnosis_are_those_of_the_objective_whatever_the_micro_batch(run):
-    from ddim.generate import load
     from ddim.own_images import own_images
 
     trained = load(run)
     own = own_images(trained)
-    whole = diagnostics._gradients(trained, own)
-    parts = diagnostics._gradients(replace(trained, runtime=replace(trained.runtime, micro_batch=3)), own)
+    whole = diagnostics._gradients(trained, own, None)
+    fewer = replace(trained, runtime=replace(trained.runtime, micro_batch=3))
+    parts = diagnostics._gradients(fewer, own, None)
     assert whole.shape == (16, sum(p.numel() for p in trained.model.parameters()))
     assert (whole - parts).norm() < 1e-4 * whole.norm()
     assert not any(p.requires_grad for p in trained.model.parameters())
@@ -133,8 +134,8 @@ def untrained(recipe):
 
 
 def test_a_diagnosis_dequantises_as_training_does():
-    plain = diagnostics._parts(untrained(tiny.BASE), OWN, 8)
-    grained = diagnostics._parts(untrained(override(tiny.BASE, {"data.dequantise": True})), OWN, 8)
+    plain = diagnostics._parts(untrained(tiny.BASE), OWN, 1, None)
+    grained = diagnostics._parts(untrained(override(tiny.BASE, {"data.dequantise": True})), OWN, 1, None)
     seen = 0
     for (_, bytes_, *_), (_, x0, *_) in zip(plain, grained, strict=True):
         grain = 256 * x0 - (255 * bytes_).round()
@@ -146,9 +147,9 @@ def test_a_diagnosis_dequantises_as_training_does():
 
 
 def test_a_diagnosis_augments_images_and_tells_the_network_of_each():
-    plain = diagnostics._parts(untrained(override(MIRRORED, {"augment.probability": 0})), OWN, 8)
+    plain = diagnostics._parts(untrained(override(MIRRORED, {"augment.probability": 0})), OWN, 1, None)
     told = []
-    parts = diagnostics._parts(untrained(MIRRORED), OWN, 8)
+    parts = diagnostics._parts(untrained(MIRRORED), OWN, 1, None)
     for (_, before, *_), (denoise, x0, *_) in zip(plain, parts, strict=True):
         mirrored = denoise.augment[:, 0]
         assert not denoise.augment[:, 1:].any()
@@ -160,8 +161,64 @@ def test_a_diagnosis_augments_images_and_tells_the_network_of_each():
 
 def test_the_gradients_of_a_diagnosis_are_of_a_network_that_is_told():
     trained = untrained(MIRRORED)
-    found = diagnostics._gradients(trained, OWN)
+    found = diagnostics._gradients(trained, OWN, None)
     sizes = [p.numel() for p in trained.model.parameters()]
     names = [name for name, _ in trained.model.named_parameters()]
     mine = dict(zip(names, found.split(sizes, dim=1), strict=True))["net.tell_augment.weight"]
     assert mine.abs().max() > 0
+
+
+AWARE = replace(
+    tiny.BASE,
+    net=DDPMUNetSpec(8, (1,), 1, (False,), groups=4, dropout=0.0, outputs=2),
+    objective=Hybrid(times=LossAware(8, 2, 0.01), vlb=1.0),
+    schedule=LinearBeta(),
+)
+
+
+def at_the_start(recipe, folder):
+    """A training with random weights, which knows that the loss is at the cleanest times, and its run."""
+    training = tiny.training(recipe)
+    shaken(training.model.net)
+    if training.memory:
+        entries = torch.arange(1, 9, dtype=torch.float64) / 8
+        for _ in range(2):
+            training.memory.update(entries, 4.0 ** -torch.arange(8))
+    checkpoint.save(folder / "checkpoints", 0, training.tensors(), training.documents())
+    return training, load(folder, "raw")
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        tiny.BASE,
+        override(tiny.BASE, {"data.dequantise": True}),
+        tiny.AUGMENTED,
+        AWARE,
+        override(AWARE, {"data.dequantise": True}),
+    ],
+    ids=["plain", "dequantised", "augmented", "times drawn by their losses", "both"],
+)
+def test_the_gradients_of_a_diagnosis_are_those_of_trainings_first_updates(recipe, tmp_path):
+    training, trained = at_the_start(recipe, tmp_path)
+    own = OwnImages(training.split.images, training.split.train, training.split.valid)
+    found = diagnostics._gradients(trained, own, diagnostics._memory(trained))
+    for row in found[:3]:
+        gradients, _ = tiny.gradients(training)
+        wanted = torch.cat([gradient.flatten() for gradient in gradients.values()])
+        assert wanted.norm() > 0
+        torch.testing.assert_close(row, wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
+        training.step += 1
+
+
+def test_times_that_are_drawn_by_their_losses_are_shown_as_drawn(tmp_path, monkeypatch):
+    training, trained = at_the_start(AWARE, tmp_path)
+    monkeypatch.setattr("ddim.own_images.open_images", lambda *a, **k: training.split.images)
+    times = diagnostics.diagnose(trained, 2, 2).training
+    # Of losses 1, 1/4, 1/16, ... and a hundredth of the draws that are even.
+    shares = 0.99 * 0.75 * 4.0 ** -torch.arange(8.0) + 0.01 / 8
+    level = LinearBeta()(torch.arange(1, 9, dtype=torch.float64) / 8).log_snr
+    for low, share in times.items():
+        inside = (level >= low) & (level < low + 2)
+        assert share == pytest.approx(shares[inside].sum().item(), abs=1e-3)
+    assert sum(times.values()) == pytest.approx(1)

@@ -171,6 +171,23 @@ def test_dequantised_images_are_seen_in_other_grains_each_time_and_validated_wit
     assert not torch.equal(grain, next_)
 
 
+@pytest.mark.parametrize("dequantise", ["true", "false"])
+def test_a_loss_is_told_how_to_find_the_8_bit_values_of_its_images(dequantise, monkeypatch):
+    run = tiny.training(tiny.recipe(data__dequantise=dequantise, data__flip="false"))
+    seen, sound = [], Objective.__call__
+
+    def noting(self, denoise, x0, t, eps, pixels):
+        seen.extend(pixels.values(x0).round())
+        return sound(self, denoise, x0, t, eps, pixels)
+
+    monkeypatch.setattr(Objective, "__call__", noting)
+    tiny.gradients(run)
+    everything = torch.from_numpy(run.split.images.pixels).permute(0, 3, 1, 2).float()
+    assert len(seen) == 8
+    # But where a grain lies on the edge of its bin.
+    assert all(((everything - image).abs() > 0).float().mean((1, 2, 3)).min() < 1e-3 for image in seen)
+
+
 def test_gradients_are_clipped_to_the_norm_asked_for():
     run = tiny.training(warm_recipe(optim__clip="1e-4"))
     kept = {}

@@ -146,13 +146,13 @@ def _bits(  # noqa: PLR0913  (a run, its model as it is asked, and what of)
     from ddim.likelihood import flow, vlb
     from ddim.noise import Noise
 
-    pixels, noise = trained.pixels, Noise(seeds)
+    pixels, noise = trained.recipe.data.bins(trained.pixels), Noise(seeds)
     x0 = trained.runtime.images(pixels.enter(unit(images)))
     if method == "ode":
         return flow(model, x0, pixels, noise, steps)
     # A noise predicted a little wrong is an image far out of bounds where there is hardly any signal.
     return vlb(
-        Clipped(model, *pixels.bounds),
+        Clipped(model, *trained.pixels.bounds),
         x0,
         pixels,
         Uniform()(steps, model.schedule),

@@ -35,7 +35,8 @@ each evaluation is two.
                  default: what `ddim search` found for this sampler and --steps, else the recipe's
   --sampled_on   another schedule than that of training: cosine, linear, linear_beta, linear_in or
                  karras_sigma, and its fields: --sampled_on.quantity log_snr
-  --clip yes     what each step is told of the picture is held within black and white
+  --clip yes     what each step is told of the picture is held within black and white; x0 for the same with
+                 the noise as predicted, as diffusers has it
 
 examples:
   ddim sample runs/flowers64-fast-1 -n 36

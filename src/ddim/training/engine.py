@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ddim.noise import stream
 from ddim.runtime import Runtime
 
 
@@ -59,14 +60,6 @@ class LocalEngine:
     def mean(self, value: Tensor) -> Tensor:
         """See `Engine`."""
         return value
-
-
-def stream(device: str, seed: int, use: int, step: int) -> torch.Generator:
-    """A generator on the device for one use at one step: the same after any resume."""
-    import numpy as np
-
-    (state,) = np.random.SeedSequence([seed, use, step]).generate_state(1)
-    return torch.Generator(device).manual_seed(int(state))
 
 
 @contextmanager

@@ -13,22 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from ddim import ema, labels
-from ddim.augment import augmented
+from ddim.batches import draw
 from ddim.codec import dump
 from ddim.config import Optim, Recipe, build
 from ddim.data import Images
-from ddim.data.order import flips, indices
 from ddim.data.transforms import batch as gather
 from ddim.data.transforms import unit
 from ddim.denoiser import Model
 from ddim.errors import UserError
 from ddim.importance import LossAware, Memory
 from ddim.levels import means
+from ddim.noise import DROPOUT, VALIDATION, WEIGHTS, stream
 from ddim.pixels import Pixels
-from ddim.training.engine import Engine, stream, streaming
-
-NOISE, VALIDATION, WEIGHTS, DROPOUT, GRAIN, AUGMENT, LABEL = 1, 2, 3, 4, 5, 6, 7
-"""The uses of a run's random streams (see `stream`)."""
+from ddim.training.engine import Engine, streaming
 
 IN_A_ROW = 3
 """So many updates that are not finite, one after the other, end a run."""
@@ -173,52 +170,22 @@ class Training:
     def _backward(self) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of this step's batch, part by part; the mean loss, and the times (B,) and losses (B,)."""
         o, runtime = self.recipe.optim, self.engine.runtime
-        n, seed, first = len(self.split.train), self.recipe.seed, self.seen
-        which = self.split.train[indices(n, seed, first, o.batch)]
-        mirrored = flips(n, seed, first, o.batch) if self.recipe.data.flip else None
-        draw = stream(runtime.device, seed, NOISE, self.step)
-        # One time in each of B equal slices of [0, 1): the same density as B independent ones, less variance.
-        uniform = torch.rand(o.batch, generator=draw, device=runtime.device, dtype=torch.float32).cpu()
-        slices = (torch.arange(o.batch) + uniform.double()) / o.batch
-        if self.memory:
-            times, counts = self.memory.draw(slices)
-        else:
-            times, counts = self.recipe.objective.times(slices, self.recipe.schedule), torch.ones(o.batch)
+        images, train = self.split.images, self.split.train
+        batch = draw(self.recipe, images, train, self.model, runtime.device, self.step, self.memory)
+        bins = self.recipe.data.bins(self.pixels)
         losses = torch.zeros(o.batch, device=runtime.device)
-        # For all parts at once: how a batch is divided must not change its noise.
-        shape = self.model.shape
-        size = (o.batch, shape.channels, shape.height, shape.width)
-        noise = torch.randn(size, generator=draw, device=runtime.device)
-        grain = None
-        if self.recipe.data.dequantise:
-            grain = torch.rand(size, generator=stream("cpu", seed, GRAIN, self.step))
-        done = None
-        if self.recipe.augment.probability:
-            done = self.recipe.augment.labels(o.batch, stream("cpu", seed, AUGMENT, self.step))
-        told = labels.of_images(self.recipe, self.split.images, which)
-        if told is not None:
-            draw = stream("cpu", seed, LABEL, self.step)
-            told = labels.withheld(told, self.recipe.data.unlabelled, draw)
         total = torch.zeros((), device=runtime.device)
-        with streaming(runtime.device, seed, DROPOUT, self.step):
+        with streaming(runtime.device, self.recipe.seed, DROPOUT, self.step):
             for part in range(o.accumulate):
                 mine = slice(part, None, o.accumulate)
-                images = gather(self.split.images, which[mine], None if mirrored is None else mirrored[mine])
-                pixels = unit(images, None if grain is None else grain[mine])
-                x0 = runtime.images(self.pixels.enter(pixels))
-                eps = runtime.images(noise[mine])
-                if done is not None:
-                    x0 = augmented(x0, done[mine])
-                denoise = self.quick.given(
-                    None if told is None else told[mine], None if done is None else done[mine]
-                )
+                denoise, x0, t, eps = batch.part(mine, self.quick, self.pixels, runtime)
                 with self.engine.precise():
-                    each = self.recipe.objective(denoise, x0, times[mine], eps, self.pixels)
-                    loss = (each * counts[mine].to(each)).mean() / o.accumulate
+                    each = self.recipe.objective(denoise, x0, t, eps, bins)
+                    loss = (each * batch.counts[mine].to(each)).mean() / o.accumulate
                 losses[mine] = each.detach()
                 self.engine.backward(loss)
                 total += loss.detach()
-        return self.engine.mean(total), times, losses
+        return self.engine.mean(total), batch.times, losses
 
     @contextmanager
     def averaged(self) -> Iterator[Model]:
