@@ -1524,6 +1524,27 @@ MUTANTS = [
         "test_ranking.py::test_the_interval_of_a_difference_holds_the_truth_nineteen_times_in_twenty",
     ),
     _(
+        "the best of a run is its newest",
+        "checkpoint.py",
+        '    found = best(run.parent / "checkpoints")',
+        '    found = newest(run.parent / "checkpoints")',
+        "training/test_judge.py::test_the_best_is_asked_for_by_its_name",
+    ),
+    _(
+        "classes told behind the layers where Song et al. tell them before",
+        "nn/ddpm_unet.py",
+        "self.early = spec.sde",
+        "self.early = False",
+        "test_recipes.py::test_classes_enter_where_the_papers_have_them",
+    ),
+    _(
+        "edm-ve goes on below the noise that it is trained at",
+        "recipes.py",
+        "low = 0.999 * least",
+        "low = least / 2",
+        "test_recipes.py::test_edm_ve_knows_no_level_that_it_is_not_trained_at",
+    ),
+    _(
         "evaluations beside one another however they were sampled",
         "ways.py",
         "yield f\"{len(sampling['times'])} steps\"",

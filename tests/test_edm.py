@@ -128,7 +128,7 @@ def test_n_levels_cost_two_n_minus_one_evaluations_down_to_the_papers_end(name, 
     assert recipe.sampler == EDM()
     assert denoise.evaluations == 2 * steps - 1
     at = recipe.schedule(times)
-    ends = {"edm-ve": (100, 0.02), "edm-iddpm": (80, 0.0064)}.get(name, (80, 0.002))
+    ends = {"edm-ve": (80, 0.02), "edm-iddpm": (80, 0.0064)}.get(name, (80, 0.002))
     assert (at.sigma / at.alpha)[[0, -1]].tolist() == pytest.approx(ends, rel=1e-6)
 
 

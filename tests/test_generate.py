@@ -85,9 +85,13 @@ def test_an_image_costs_as_many_evaluations_as_steps(trained, steps):
     assert asked == [SIZE] * steps * 2
 
 
-def test_the_two_storeys_of_the_readme_are_the_same(tmp_path, capsys):
+NARROW = {"sampled_on": "cosine", "sampled_on__min_signal": "0.1", "sampled_on__max_signal": "0.9"}
+
+
+@pytest.mark.parametrize("changes", [{}, {"clip": "yes", **NARROW}], ids=["plain", "clipped and narrower"])
+def test_the_two_storeys_of_the_readme_are_the_same(tmp_path, capsys, changes):
     """What `sample` gives is what its parts give, to the last bit, whatever the recipe samples with."""
-    chosen = tiny.recipe(sampler="dpm_solver", grid="uniform_log_snr", grid__end="1")
+    chosen = tiny.recipe(sampler="dpm_solver", grid="uniform_log_snr", grid__end="1", **changes)
     run = tiny.training(chosen)
     for _ in range(5):
         run.advance()

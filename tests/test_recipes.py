@@ -89,6 +89,34 @@ def test_ddpm_keeps_its_hyper_parameters():
     assert recipe.schedule(torch.ones(())).alpha.item() ** 2 == pytest.approx(4.036e-5, rel=1e-3)
 
 
+def test_iddpm_keeps_its_hyper_parameters():
+    """Nichol & Dhariwal 2021, appendix A, and their code for CIFAR-10: no image is mirrored."""
+    recipe = find("iddpm")
+    assert (recipe.optim.lr, recipe.optim.batch, recipe.optim.weight_decay) == (1e-4, 128, 0)
+    assert recipe.ema.decay == 0.9999
+    assert recipe.net.dropout == 0.3
+    assert (recipe.schedule.entries, recipe.schedule.betas) == (4000, "cosine")
+    assert recipe.objective.vlb == 0.001
+    assert not recipe.data.flip
+
+
+def test_edm_ve_knows_no_level_that_it_is_not_trained_at():
+    """Karras et al. 2022, table 1: sigma from 0.02."""
+    recipe = find("edm-ve")
+    ends = recipe.objective.times(torch.tensor([0.0, 1 - 1e-9], dtype=torch.float64), recipe.schedule)
+    assert recipe.schedule(ends).sigma.min().item() == pytest.approx(0.02, rel=1e-6)
+    assert recipe.schedule(torch.tensor(0.0)).sigma > 0.0199
+
+
+@pytest.mark.parametrize("name, wide", [("edm", 128), ("ddpm", 512), ("iddpm", 512)])
+def test_classes_enter_where_the_papers_have_them(name, wide):
+    """Beside the level in Song et al. 2021b's network, and behind the layers after it in the others."""
+    with torch.device("meta"):
+        plain, told = (build(override(find(name), {"net.classes": k}), 3) for k in (0, 10))
+    more = sum(p.numel() for p in told.parameters()) - sum(p.numel() for p in plain.parameters())
+    assert more == 10 * wide
+
+
 def test_ddpm_is_made_small_by_the_options_that_it_names():
     small = override(ddpm(), {"net.width": "32", "net.groups": "8"})
     count = sum(p.numel() for p in made(lambda: build(small, 3)).parameters())

@@ -37,6 +37,8 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """What turns the ``state`` of schema n into that of n + 1, by n."""
 
 MANIFEST = "MANIFEST.json"
+BEST = "best"
+"""RUN/best is no folder: it stands for the best checkpoint that a run kept."""
 _STEP = re.compile(r"step-(\d{9,})(\.new)?")
 _NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -120,6 +122,19 @@ def newest(folder: Path, on_damage: Callable[[str], object] = warnings.warn) -> 
 def best(folder: Path, on_damage: Callable[[str], object] = warnings.warn) -> Path | None:
     """The newest whole checkpoint that was saved as the best so far, or None; damaged ones as in `newest`."""
     return _newest(folder, on_damage, lambda manifest: manifest.best)
+
+
+def chosen(run: Path) -> Path | None:
+    """The checkpoint that RUN/best stands for, the best that the run kept, and None for any other path.
+
+    UserError where the run kept none.
+    """
+    if run.name != BEST or run.exists() or not (run.parent / "checkpoints").is_dir():
+        return None
+    found = best(run.parent / "checkpoints")
+    if found is None:
+        raise UserError(f"run {run.parent} has no best checkpoint: it has measured nothing yet (report.best)")
+    return found
 
 
 def verify(path: Path) -> None:

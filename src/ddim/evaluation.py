@@ -188,8 +188,9 @@ def made(
 
 
 def is_run(path: Path) -> bool:
-    """Whether a path is a run's folder or a checkpoint, and no images."""
-    return any((path / name).exists() for name in ("run.json", "checkpoints", checkpoint.MANIFEST))
+    """Whether a path is a run's folder, RUN/best or a checkpoint, and no images."""
+    names = ("run.json", "checkpoints", checkpoint.MANIFEST)
+    return any((path / name).exists() for name in names) or checkpoint.chosen(path) is not None
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,7 @@ class _Subject:
 
 
 def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progress) -> _Subject:
+    run = checkpoint.chosen(run) or run
     trained = load(run, pictures.weights, device=pictures.device)
     label, guidance = labels.find(pictures.label, trained.recipe, trained.state["classes"]), pictures.guidance
     labels.check(trained.recipe, label, guidance)

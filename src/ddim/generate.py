@@ -62,7 +62,7 @@ def recipe_of(run: str | Path) -> Recipe:
 def load(
     run: str | Path, weights: str = "ema", *, compiling: bool = False, device: str | None = None
 ) -> Trained:
-    """The newest whole checkpoint of a run folder, or a checkpoint folder itself.
+    """The newest whole checkpoint of a run folder, of RUN/best its best, or a checkpoint folder itself.
 
     `weights` is "ema", "raw", or the name of another average that the run keeps (see `ddim.ema.profiles`).
     `compiling` runs the network through torch.compile: quicker after a first slow batch, other bits.
@@ -224,7 +224,12 @@ def found_levels(trained: Trained, sampler: Sampler, steps: int) -> Listed | Non
 
 
 def checkpoint_of(run: Path) -> Path:
-    """The newest whole checkpoint of a run folder, or the folder itself if it is one; UserError otherwise."""
+    """The newest whole checkpoint of a run folder, its best of RUN/best, or the folder itself if it is one.
+
+    UserError where there is none.
+    """
+    if found := checkpoint.chosen(run):
+        return found
     if not run.is_dir():
         raise UserError(
             f"run {run} is not a folder; `ddim train` makes runs, under runs/ unless --out says where"

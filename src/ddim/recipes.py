@@ -69,8 +69,9 @@ def clear() -> Recipe:
     """Béres' clear-diffusion-keras: its larger network, of velocity, trained on uniform noise powers.
 
     It is sampled on a narrower schedule, one of seven: `--sampled_on.quantity log_snr`, and trained on any
-    `--predicts` with any `--objective.on`. The average is warmed up; 29.8 million parameters. For a laptop:
-    `--net.widths 32,64,96,128 --net.attention no,no,no,no --optim.lr 1e-3`, 2.0 million parameters.
+    `--predicts` with any `--objective.on`. Theirs clips images to what pixels can be (here `--clip yes`, and
+    not in training); the average is warmed up; 29.8 million parameters. For a laptop: `--net.widths
+    32,64,96,128 --net.attention no,no,no,no --optim.lr 1e-3`, 2.0 million parameters.
     """
     return Recipe(
         name="clear",
@@ -90,7 +91,8 @@ def ddpm() -> Recipe:
     """Song et al. 2021: DDPM's network, table and training (Ho et al. 2020) for CIFAR-10, sampled by DDIM.
 
     They train at a time and its mirror image in the table; here a batch takes one time in each of as many
-    equal slices of it, which has the same density and less variance. The average is warmed up. For a laptop:
+    equal slices of it, which has the same density and less variance. Of their transforms of the data there is
+    uniform dequantisation, `--data.dequantise yes`, and no logit. The average is warmed up. For a laptop:
     `--net.width 32 --net.groups 8`, 2.2 million parameters.
     """
     return Recipe(
@@ -112,13 +114,13 @@ def ddpm() -> Recipe:
 def iddpm() -> Recipe:
     """Nichol & Dhariwal 2021, improved DDPM for CIFAR-10: cosine table, learned variance, hybrid loss.
 
-    The average is warmed up; their code keeps several, as `--ema.more 0.999,0.99` does. The paper's L_vlb
-    runs draw times by `--objective.times loss_aware`. For a laptop: `--net.width 32 --net.groups 8`, 3.3
-    million parameters.
+    The average is warmed up; their code keeps several, as `--ema.more 0.999,0.99` does. The variance is held
+    between its bounds, which theirs may leave. `--objective.times loss_aware` draws times by their losses, as
+    the paper's runs of L_vlb alone do. For a laptop: `--net.width 32 --net.groups 8`, 3.3 million parameters.
     """
     return Recipe(
         name="iddpm",
-        data=Data(source="cifar10", size=(32, 32)),
+        data=Data(source="cifar10", size=(32, 32), flip=False),
         pixels=Fixed(0.5, 0.5),
         net=DDPMUNetSpec(
             blocks=3,
@@ -233,7 +235,7 @@ def edm_vp() -> Recipe:
 def edm_ve() -> Recipe:
     """`edm` with the preconditioning, noise levels and weighting of Song et al.'s NCSN++ (table 1, VE)."""
     least, most = 0.02, 100.0
-    low = least / 2  # a grid ends above the end of its schedule
+    low = 0.999 * least  # no grid holds t = 0, and below `least` nothing is trained
     return replace(
         edm(),
         name="edm-ve",
@@ -243,7 +245,8 @@ def edm_ve() -> Recipe:
         conditioning=CNoise(1.0, 2.0),
         # log sigma uniform from `least` to `most`.
         objective=Objective("noise", "mse", UniformTimes(math.log(least / low) / math.log(most / low))),
-        grid=Karras(least, most, 7.0),
+        # Their sampler begins at 80 here too.
+        grid=Karras(least, 80.0, 7.0),
     )
 
 

@@ -221,7 +221,8 @@ class Linear:
             )
         if self.betas == "jsd" and self.clip == "none":
             raise UserError(
-                "Linear needs clip rates or powers for betas jsd, whose last entry has no signal, got none"
+                "Linear needs a clip for betas jsd, whose last entry has no signal, as clip rates with "
+                "min_signal 0.001 and max_signal 1, got none"
             )
 
     @cached_property

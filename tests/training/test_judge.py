@@ -6,8 +6,11 @@ import torch
 
 import tiny
 from ddim import checkpoint
+from ddim.cli import main
+from ddim.cli.console import Console
 from ddim.errors import UserError
-from ddim.generate import generate, load
+from ddim.evaluation import Pictures, evaluate
+from ddim.generate import generate, load, recipe_of
 from ddim.metrics.kid import kid
 from ddim.training import Callback, resume, train
 from ddim.training.run import opened
@@ -127,3 +130,32 @@ def test_what_cannot_be_judged_is_refused_before_there_is_a_folder(tmp_path, mon
 def test_recipes_that_cannot_be_judged_are_refused(changes, sentence):
     with pytest.raises(UserError, match=sentence):
         tiny.recipe(**changes)
+
+
+def test_the_best_is_asked_for_by_its_name(tmp_path, capsys):
+    """RUN/best is no folder, but every command that looks at a run takes it."""
+    recipe = tiny.recipe(**CHANGES, **BAD)
+    run = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    errors = values(run, "image_mae")
+    least = min(errors, key=errors.get)
+    trained = load(run / "best")
+    assert trained.state["step"] == least < load(run).state["step"]
+    assert recipe_of(run / "best") == trained.recipe
+    found = evaluate(run / "best", Pictures(20, 2), extractor=stub())
+    assert found.record["sampling"]["step"] == least
+    assert found.folder.parent == run / "evaluations"
+    for words in (["sample", "-n", "1"], ["ablate", "--evaluations", "3", "--seeds", "1"]):
+        out = ["--out", str(tmp_path / "pictures")] if words[0] == "sample" else []
+        assert main([words[0], str(run / "best"), *words[1:], *out]) == 0
+    assert main(["diagnose", str(run / "best")]) == 2
+    assert "best is a checkpoint, to which nothing can be added" in capsys.readouterr().err
+    assert not (run / "best").exists()
+    Console().done(run)
+    assert f"at {least * recipe.optim.batch:,} images: {run}/best" in capsys.readouterr().err
+
+
+def test_without_a_best_that_is_said(tmp_path, capsys):
+    recipe = tiny.recipe(**{**CHANGES, "data__valid": "0", "report__kid": "0"})
+    run = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    assert main(["sample", str(run / "best")]) == 2
+    assert "has no best checkpoint: it has measured nothing yet" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 
 from ddim import __version__
 from ddim.errors import UserError, near
@@ -36,6 +37,9 @@ COMMANDS = {
 
 WEIGHTS = "ema (default), raw, or the value of another average of the run, such as 0.99 (ema.more)"
 """What commands say of --weights."""
+
+RUN = "a run folder, one of its checkpoints, or RUN/best for the best that it kept"
+"""What commands that only look at a run say of it."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -111,6 +115,14 @@ def only(args: argparse.Namespace, command: str, *fields: str) -> None:
             hint = near(f"--{name}", args.options)
             applies = f"{' and '.join(fields)} {'apply' if len(fields) > 1 else 'applies'}"
             raise UserError(f"--{name} is no option of ddim {command}; of a recipe, only {applies}{hint}")
+
+
+def run_folder(run: Path) -> None:
+    """UserError where something is to be added to a run and its checkpoint is given."""
+    from ddim.checkpoint import MANIFEST, chosen
+
+    if (run / MANIFEST).is_file() or chosen(run):
+        raise UserError(f"{run} is a checkpoint, to which nothing can be added: give the run folder")
 
 
 def _said(error: BaseException) -> int:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.cli import WEIGHTS
+from ddim.cli import RUN, WEIGHTS
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim ablate`."""
     parser.usage = "ddim ablate RUN [--evaluations 19] [--seeds 16] [--end T] [options]"
     parser.epilog = _EPILOG
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one of its checkpoints")
+    parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument(
         "--evaluations", type=int, default=19, metavar="N", help="of the network, a picture (default 19)"
     )

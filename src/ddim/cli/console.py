@@ -15,7 +15,7 @@ from ddim.data import Images
 from ddim.data.cache import enlarged
 from ddim.data.images import SMALLEST
 from ddim.plots import can_preview, terminal
-from ddim.tracking import read_json
+from ddim.tracking import read_json, read_metrics
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
 from ddim.training.run import RUN
@@ -180,7 +180,13 @@ class Console(Callback):
             say(self.shown)
         else:
             say(f"run {folder} is finished: nothing to resume")
-        labelled = read_json(folder / RUN)["recipe"]["data"].get("labels")
+        recipe = read_json(folder / RUN)["recipe"]
+        name, lines = recipe["report"]["best"], read_metrics(folder)
+        judged = [line for line in lines if line.get(name) is not None]
+        best = min(judged, key=lambda line: line[name], default=None)
+        if best is not None and best["step"] < lines[-1]["step"]:
+            say(f"best by {name}, {best[name]:.4f}, at {best['images']:,} images: {folder}/best")
+        labelled = recipe["data"].get("labels")
         say(f"next: ddim sample {folder}{' --label all' if labelled else ''}")
         return 0
 

@@ -7,8 +7,7 @@ import datetime
 import sys
 from pathlib import Path
 
-from ddim.cli import WEIGHTS
-from ddim.errors import UserError
+from ddim.cli import WEIGHTS, run_folder
 
 _EPILOG = """
 Asks the run at even steps of log-SNR (clean first) for images that it trained on and images that it held out,
@@ -43,13 +42,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask the run, print the table, write the figure and the record."""
     from ddim import diagnostics, tracking
-    from ddim.checkpoint import MANIFEST
     from ddim.cli.console import decoding
     from ddim.generate import load
     from ddim.plots import drawn, save_png
 
-    if (args.run / MANIFEST).is_file():
-        raise UserError(f"{args.run} is a checkpoint, to which nothing can be added: give the run folder")
+    run_folder(args.run)
     trained = load(args.run, args.weights, device=args.device)
     found = diagnostics.diagnose(trained, args.images, args.levels, decoding())
     sys.stdout.write(diagnostics.table(found) + "\n")

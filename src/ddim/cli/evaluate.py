@@ -39,7 +39,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.usage = "ddim evaluate RUN|IMAGES [-n 1000] [--steps 20] [--data DATA] [--part PART] [options]"
     parser.epilog = _EPILOG
     parser.add_argument(
-        "source", metavar="RUN|IMAGES", help="a run, one of its checkpoints, a folder or archive of images"
+        "source",
+        metavar="RUN|IMAGES",
+        help="a run, one of its checkpoints, RUN/best for the best of them, a folder or archive of images",
     )
     parser.add_argument("-n", type=int, metavar="N", help="how many pictures of a run (default 1000)")
     parser.add_argument("--steps", type=int, metavar="N", help="levels of the grid (default 20)")

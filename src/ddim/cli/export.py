@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ddim.cli import WEIGHTS
+from ddim.cli import RUN, WEIGHTS
 
 _EPILOG = """
 DIR becomes what diffusers.DDIMPipeline.from_pretrained(DIR) opens; it makes the same pictures from the same
@@ -22,7 +22,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim export`."""
     parser.usage = "ddim export RUN DIR [--weights ema|raw|VALUE]"
     parser.epilog = _EPILOG
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one of its checkpoints")
+    parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder")
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
 

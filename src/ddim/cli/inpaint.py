@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ddim.cli import editing
+from ddim.cli import RUN, editing
 from ddim.errors import UserError
 
 TAKES_FIELDS = True
@@ -24,7 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim inpaint`."""
     parser.usage = "ddim inpaint RUN IMAGE --mask MASK [-n 4] [--steps 50] [--resample 5] [options]"
     parser.epilog = _EPILOG
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one of its checkpoints")
+    parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file")
     parser.add_argument("--mask", type=Path, required=True, help="an image, white where to paint")
     parser.add_argument("-n", type=int, default=4, metavar="N", help="how many pictures (default 4)")

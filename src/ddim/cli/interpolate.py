@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.cli import editing
+from ddim.cli import RUN, editing
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim interpolate`."""
     parser.usage = "ddim interpolate RUN (--seeds A,B | IMAGE IMAGE) [--frames 9] [--steps 50] [options]"
     parser.epilog = _EPILOG
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one of its checkpoints")
+    parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="two image files")
     parser.add_argument("--seeds", metavar="A,B", help="two seeds instead of images")
     parser.add_argument("--frames", type=int, default=9, metavar="N", help="with both ends (default 9)")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.cli import editing
+from ddim.cli import RUN, editing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim invert`."""
     parser.usage = "ddim invert RUN IMAGE... [--steps 50] [--exact] [--out DIR] [options]"
     parser.epilog = _EPILOG
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one of its checkpoints")
+    parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files")
     editing.options(parser, 50)
     parser.add_argument("--exact", action="store_true", help="solve each step")

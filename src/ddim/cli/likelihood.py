@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.cli import WEIGHTS
+from ddim.cli import WEIGHTS, run_folder
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,7 +65,6 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from ddim import labels, likelihood, tracking
-    from ddim.checkpoint import MANIFEST
     from ddim.codec import dump
     from ddim.data.order import order
     from ddim.data.transforms import batch
@@ -74,8 +73,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.own_images import check_unchanged
     from ddim.training.run import opened
 
-    if (args.run / MANIFEST).is_file():
-        raise UserError(f"{args.run} is a checkpoint, to which nothing can be added: give the run folder")
+    run_folder(args.run)
     if args.n < 1:
         raise UserError(f"-n must be at least 1, got {args.n}")
     trained = load(args.run, args.weights, device=args.device)

@@ -7,7 +7,7 @@ import datetime
 import sys
 from pathlib import Path
 
-from ddim.cli import WEIGHTS
+from ddim.cli import WEIGHTS, run_folder
 from ddim.errors import UserError
 
 _EPILOG = """
@@ -52,7 +52,6 @@ def run(args: argparse.Namespace) -> int:
 
     from ddim import diagnostics, memorisation, tracking
     from ddim.calibration import gap
-    from ddim.checkpoint import MANIFEST
     from ddim.cli.console import decoding, working
     from ddim.evaluation import made
     from ddim.generate import as_asked, load
@@ -62,8 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.plots import drawn, save_png
     from ddim.records import sampling_record
 
-    if (args.run / MANIFEST).is_file():
-        raise UserError(f"{args.run} is a checkpoint, to which nothing can be added: give the run folder")
+    run_folder(args.run)
     extractor = None
     if args.features != memorisation.PIXELS:
         extractor = features.find(args.features, args.features_weights)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ddim.cli import WEIGHTS, only
+from ddim.cli import RUN, WEIGHTS, only
 from ddim.errors import UserError
 
 TAKES_FIELDS = True
@@ -31,8 +31,9 @@ each evaluation is two.
   --sampler.eta  of ddim and dpm_solver: 0 is deterministic (the default), 1 renews all the noise of DDPM
   --sampler      ddim, ddpm, heun, adams_bashforth, dpm_solver or unipc, and its fields: --sampler.order 3;
                  heun asks twice a step; default: the recipe's
-  --grid         uniform, quadratic, uniform_log_snr, karras, spaced or listed, and its fields: --grid.end 5;
-                 default: what `ddim search` found for this sampler and --steps, else the recipe's
+  --grid         uniform, quadratic, uniform_log_snr, karras, spaced, sections or listed, and its fields:
+                 --grid.end 5, --grid.shares 3,2,1; default: what `ddim search` found for this sampler and
+                 --steps, else the recipe's
   --sampled_on   another schedule than that of training: cosine, linear, linear_beta, linear_in or
                  karras_sigma, and its fields: --sampled_on.quantity log_snr
   --clip yes     what each step is told of the picture is held within black and white; x0 for the same with
@@ -49,7 +50,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim sample`."""
     parser.usage = "ddim sample RUN [-n 16] [--steps 20] [--seed 0] [--out DIR] [--film] [options]"
     parser.epilog = _EPILOG
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one of its checkpoints")
+    parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("-n", type=int, default=None, metavar="N", help="how many pictures (default 16)")
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="levels of the grid (default 20)")
     parser.add_argument("--seed", type=int, default=None, metavar="S", help="seeds S ... S+N-1 (default 0)")

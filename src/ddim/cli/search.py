@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.cli import WEIGHTS, only
+from ddim.cli import WEIGHTS, only, run_folder
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,13 +50,11 @@ FIRST_SEED = 2**31
 def run(args: argparse.Namespace) -> int:
     """Search, print, save."""
     from ddim import grid_search, searched
-    from ddim.checkpoint import MANIFEST
     from ddim.codec import override
     from ddim.generate import ends, load
 
     only(args, "search", "sampler", "grid")
-    if (args.run / MANIFEST).is_file():
-        raise UserError(f"{args.run} is a checkpoint, to which nothing can be added: give the run folder")
+    run_folder(args.run)
     if args.seeds < 1:
         raise UserError(f"--seeds must be at least 1, got {args.seeds}")
     trained = load(args.run, args.weights, device=args.device)

@@ -55,14 +55,14 @@ def add(parser: argparse.ArgumentParser) -> None:
         "data",
         nargs="?",
         metavar="DATA",
-        help="a folder, a .zip, a .tar[.gz|.xz], or blossoms (default), flowers, pets, cifar10",
+        help="a folder, a .zip, a .tar[.gz|.xz], or blossoms, flowers, pets, cifar10 (default: the recipe's)",
     )
     parser.add_argument("--recipe", metavar="NAME|FILE", help="see below (default fast)")
     parser.add_argument("--out", type=Path, metavar="RUN", help="the run folder (default runs/DATA-RECIPE-N)")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", metavar="M", help="how long to train (the recipe's default: 40)")
     budget.add_argument("--images", metavar="N", help="how many images to see, instead of --minutes")
-    parser.add_argument("--size", metavar="64|64x96", help="height x width in pixels (default 64)")
+    parser.add_argument("--size", metavar="64|64x96", help="height x width in pixels (default: the recipe's)")
     parser.add_argument("--seed", metavar="S", help="of weights, order, noise and split (default 0)")
     parser.add_argument("--resume", action="store_true", help="go on with --out, or the newest run that fits")
     parser.add_argument(

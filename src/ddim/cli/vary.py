@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ddim.cli import editing
+from ddim.cli import RUN, editing
 from ddim.errors import UserError
 
 TAKES_FIELDS = True
@@ -23,7 +23,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim vary`."""
     parser.usage = "ddim vary RUN IMAGE [--strength 0.5] [-n 8] [--steps 50] [options]"
     parser.epilog = _EPILOG
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder, or one of its checkpoints")
+    parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file")
     parser.add_argument("--strength", type=float, default=0.5, metavar="T", help="in (0, 1], default 0.5")
     parser.add_argument("-n", type=int, default=8, metavar="N", help="how many pictures (default 8)")

@@ -272,7 +272,9 @@ class DDPMUNet(nn.Module):
         self.embedding = _embedding(spec)
         positions = self.embedding.width
         self.tell = nn.Sequential(nn.Linear(positions, told), nn.SiLU(), nn.Linear(told, told))
-        self.label = nn.Embedding(spec.classes, told) if spec.classes else None
+        # Of Song et al. 2021b's network where the level is told, of the others behind the layers after it.
+        self.early = spec.sde
+        self.label = nn.Embedding(spec.classes, positions if self.early else told) if spec.classes else None
         self.tell_augment = nn.Linear(spec.augment, positions, bias=False) if spec.augment else None
 
         norm = {"groups": spec.groups, "eps": spec.eps, "root": spec.root}
@@ -342,9 +344,14 @@ class DDPMUNet(nn.Module):
             position = self.embedding(conditioning)
             if self.tell_augment is not None and augment is not None:
                 position = position + self.tell_augment(augment.float())
-            told = self.tell(position)
+            named = None
             if self.label is not None and label is not None:
-                told = told + self.label(label.clamp(min=0)) * (label >= 0)[:, None]
+                named = self.label(label.clamp(min=0)) * (label >= 0)[:, None]
+            if named is not None and self.early:
+                position = position + named
+            told = self.tell(position)
+            if named is not None and not self.early:
+                told = told + named
             told = F.silu(told)
         return padded(x, self.multiple, lambda image: self._padded(image, told))
 
