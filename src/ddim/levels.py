@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ddim.estimates import mean
 from ddim.schedules import CLEANEST, Schedule
 
 SLICES = 100_000
@@ -50,13 +51,21 @@ def plateaus(schedule: Schedule, least: float = 0.01) -> dict[float, float]:
 
 
 def means(log_snr: Tensor, values: Mapping[str, Tensor]) -> dict[str, float]:
-    """Means of named values (N,) in each bin of their log-SNR (N,): {"noise_mae/log_snr_-4": 0.2}."""
-    bins = _bins(log_snr)
-    return {
-        f"{name}/log_snr_{int(b)}": float(value[bins == b].mean())
-        for name, value in values.items()
-        for b in bins.unique()
-    }
+    """Means of named values (N,) in each bin of their log-SNR (N,): {"noise_mae/log_snr_-4": 0.2}.
+
+    With the ends of their 95 % intervals, "noise_mae_low/log_snr_-4" and "noise_mae_high/log_snr_-4", where
+    a bin has two values or more.
+    """
+    bins, found = _bins(log_snr), {}
+    for name, value in values.items():
+        for b in bins.unique():
+            inside = value[bins == b].double()
+            found[f"{name}/log_snr_{int(b)}"] = inside.mean().item()
+            if len(inside) > 1:
+                interval = mean(inside.numpy())
+                found[f"{name}_low/log_snr_{int(b)}"] = float(interval.low)
+                found[f"{name}_high/log_snr_{int(b)}"] = float(interval.high)
+    return found
 
 
 def _bins(log_snr: Tensor) -> Tensor:

@@ -334,7 +334,10 @@ def test_the_errors_by_log_snr_are_those_of_the_whole_taken_apart():
         parts = {int(b): found[f"{name}/log_snr_{int(b)}"] for b in bins.unique()}
         whole = sum(parts[int(b)] for b in bins) / 100
         assert whole == pytest.approx(found[name], rel=1e-5)
-        assert sum(key.startswith(name) for key in found) == len(parts) + 1
+        assert sum(key.startswith(f"{name}/") for key in found) == len(parts)
+        for b, part in parts.items():
+            if f"{name}_low/log_snr_{b}" in found:
+                assert found[f"{name}_low/log_snr_{b}"] < part < found[f"{name}_high/log_snr_{b}"]
     # Noise hides the image and not itself.
     assert found["image_mae/log_snr_-6"] > found["image_mae/log_snr_0"]
     assert found["noise_mae/log_snr_-6"] < found["noise_mae/log_snr_0"]

@@ -208,9 +208,9 @@ class Training:
         """Noise and image MAE, in model units, of the averaged weights on the validation images.
 
         Always the same images, times (one in each equal slice) and noise; the network is told their classes
-        where it was trained with labels. Under names as in
-        "noise_mae/log_snr_-4" also the means of the images whose log-SNR lies in [-4, -2), and so on. Empty
-        without validation images.
+        where it was trained with labels. Under names as in "noise_mae/log_snr_-4" also the means of the
+        images whose log-SNR lies in [-4, -2), and so on, with intervals (`ddim.levels.means`). Empty without
+        validation images.
         """
         runtime, seed = self.engine.runtime, self.recipe.seed
         count = min(self.recipe.report.valid, len(self.split.valid))
