@@ -299,14 +299,14 @@ def report(verdict: Verdict, apart: Gap | None, twice: Duplicates) -> str:
         share, n = _percent(verdict.held_out.share), len(verdict.held_out.called)
         lines.append(f"{share} of {n} held-out images pass for copies: false alarms.")
     lines.append(
-        f"{verdict.left_out} real images are left out of both, which are, or nearly are, other training "
-        "images."
+        f"Left out of both are {verdict.left_out} real images that are, or nearly are, other training images."
     )
     if apart is not None:
         what = "more than chance: it memorises" if apart.overall.low > 0 else "no more than chance"
+        times, low, high = (1 + end for end in (apart.overall.value, apart.overall.low, apart.overall.high))
         lines.append(
-            f"Its noise MSE on held-out images is greater than on training images by "
-            f"{_percent(apart.overall)} over all levels, {what}."
+            "Over all levels its noise MSE on held-out images is "
+            f"{times:.3g} [{low:.3g}, {high:.3g}] times that on training images, {what}."
         )
     lines.append(
         f"{len(twice.same)} held-out images are also training images, and {len(twice.alike)} nearly are."
