@@ -604,8 +604,8 @@ MUTANTS = [
     _(
         "two evaluations of one second in one file of events",
         "tracking.py",
-        'f".{name}-{uuid.uuid4().hex}"',
-        'f".{name}"',
+        'f".{uuid.uuid4().hex}"',
+        '""',
         "test_tracking.py::test_what_is_shown_later_is_added_to_what_a_run_logged",
     ),
     _(
@@ -1545,6 +1545,28 @@ MUTANTS = [
         "test_recipes.py::test_edm_ve_knows_no_level_that_it_is_not_trained_at",
     ),
     _(
+        "events of an evaluation hide what a run logs after them",
+        "tracking.py",
+        'home = folder / "events" / name',
+        "home = folder",
+        "test_tracking.py::test_what_is_shown_of_a_run_that_trains_hides_nothing_of_its_curves",
+    ),
+    _(
+        "runs of other weights taken for one",
+        "results.py",
+        'facts.get("source"), facts',
+        "None, facts",
+        "test_results.py::test_runs_from_other_weights_or_images_are_not_the_same_run",
+    ),
+    _(
+        "noise of clip x0 on a way that is gone back",
+        "generate.py",
+        'keep=clip == "x0" and not whole',
+        'keep=clip == "x0"',
+        "test_generate.py::test_on_a_way_that_is_gone_back_the_halves_add_up",
+        "test_grid_search.py::test_the_truth_of_a_search_is_of_the_pictures_that_it_judges",
+    ),
+    _(
         "evaluations beside one another however they were sampled",
         "ways.py",
         "yield f\"{len(sampling['times'])} steps\"",
@@ -1562,15 +1584,15 @@ MUTANTS = [
     _(
         "a run that is there twice taken for a repeat",
         "results.py",
-        'kept = [run for run in group if run is first[run.recipe.get("seed")]]',
-        "kept = list(group)",
+        "kept = tuple(run for run in group if run is first[same(run)])",
+        "kept = tuple(group)",
         "test_results.py::test_the_same_run_once_more_is_no_repeat",
     ),
     _(
         "any evaluation taken for the one that a sweep asks for",
         "workers.py",
-        'if r["generated"]["images"] == pictures and counts(run, r)]',
-        "if counts(run, r)]",
+        "mine = how.pictures == pictures and how.sampled ==",
+        "mine = how.pictures == pictures or how.sampled ==",
         "test_workers.py::test_a_trial_is_evaluated_once_as_the_sweep_asks",
     ),
     _(
@@ -2298,14 +2320,14 @@ MUTANTS = [
     _(
         "a search of pictures that are not clipped",
         "grid_search.py",
-        "denoise = trained.sampled(trained.model)",
+        "denoise = trained.sampled(trained.model, whole=True)",
         "denoise = trained.model",
         "test_grid_search.py::test_a_search_tries_pictures_as_they_are_sampled",
     ),
     _(
         "an edit of a model that is not sampled so",
         "cli/editing.py",
-        "trained.sampled(counted), counted",
+        "trained.sampled(counted, whole=real), counted",
         "counted, counted",
         "cli/test_edits.py::test_an_edit_asks_the_model_as_it_is_sampled",
     ),

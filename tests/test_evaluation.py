@@ -135,7 +135,10 @@ def shown(run):
     """What TensorBoard shows of evaluations: {name: [(step, value)]}, and [(step, PNG)] of their grids."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(run), size_guidance={"images": 0, "scalars": 0}).Reload()
+    folder = run / "events" / "evaluation"
+    if not folder.exists():
+        return {}, []
+    events = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
     names = [name for name in events.Tags()["scalars"] if name.startswith("evaluation/")]
     values = {name: [(e.step, e.value) for e in events.Scalars(name)] for name in names}
     grids = events.Images("evaluation") if "evaluation" in events.Tags()["images"] else []

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -169,3 +170,25 @@ def test_a_search_ends_where_nothing_is_left_to_gain():
         return 0.0
 
     assert grid_search.search(4, SCHEDULE, END, error).error == 0
+
+
+def test_the_truth_of_a_search_is_of_the_pictures_that_it_judges(run):
+    """Heun's rule goes by the noise alone, which clip x0 leaves as predicted: there it is clip yes."""
+    trained = replace(load(run), pixels=Pixels.fixed(0.5, 2.0))
+    times = grid_search.named_grids(40, trained.recipe.walked, 0.2)["uniform_log_snr"]
+    clips = [replace(trained, recipe=override(trained.recipe, {"clip": clip})) for clip in ("x0", "yes")]
+    kept, clipped = (grid_search.pictures(each, DDIM(), times, [0]) for each in clips)
+    assert torch.equal(kept, clipped)
+
+
+def test_with_an_end_of_its_own_a_search_asks_only_for_the_beginning(run, tmp_path, capsys, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    shares = {"grid": "sections", "grid.entries": 1000, "grid.shares": "2", "report.steps": 4}
+    trained = load(copy)
+    trained = replace(trained, recipe=override(trained.recipe, shares))
+    monkeypatch.setattr("ddim.generate.load", lambda *_, **__: trained)
+    monkeypatch.setattr(grid_search, "pictures", lambda *_: torch.zeros(1))
+    assert main(["search", str(copy), "--steps", "3", "--end", "0.1", "--seeds", "1"]) == 0
+    assert main(["search", str(copy), "--steps", "3", "--seeds", "1"]) == 2
+    assert "multiple of 2" in capsys.readouterr().err

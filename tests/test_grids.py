@@ -67,14 +67,16 @@ TABLE = Linear(clip="none", read="log_snr")
 
 
 @pytest.mark.parametrize("grid", [UniformLogSNR(30.0), Karras(1e-7)], ids=str)
-@pytest.mark.parametrize("schedule", [Cosine(), Linear(), TABLE, KarrasSigma()], ids=str)
+@pytest.mark.parametrize(
+    "schedule", [Cosine(), Linear(), Linear(4000, clip="none"), TABLE, KarrasSigma()], ids=str
+)
 def test_a_grid_ends_at_the_cleanest_level_where_the_schedule_has_none_so_clean(grid, schedule):
     """A sweep over schedules walks each as far as it goes, as k-diffusion does."""
     times = grid(7, schedule)
     assert (times.diff() < 0).all()
-    cleanest = schedule(torch.tensor(1e-3, dtype=torch.float64)).log_snr
-    assert schedule(times[-1]).log_snr == pytest.approx(cleanest.item())
-    if grid == UniformLogSNR(30.0) and schedule != Linear():
+    cleanest = schedule(torch.tensor(1e-9, dtype=torch.float64)).log_snr
+    assert schedule(times[-1]).log_snr == pytest.approx(cleanest.item(), abs=0.01)
+    if grid == UniformLogSNR(30.0) and getattr(schedule, "read", "") != "floor":
         levels = schedule(times).log_snr
         assert torch.allclose(levels.diff(), levels.diff()[:1].expand(6), rtol=1e-3)
 

@@ -187,7 +187,11 @@ OTHERWISE = {
     "2 steps": {"times": [1.0] * 2},
     "weights raw": {"weights": "raw"},
     "label 3, guidance 2": {"label": 3, "guidance": 2.0},
-    "sampler ddim": {"recipe": dump(override(smoke(), {"sampler": "ddpm"}))},
+    "sampler ddpm": {"recipe": dump(override(smoke(), {"sampler": "ddpm"}))},
+    "sampler.s_churn 40": {"recipe": dump(override(smoke(), {"sampler": "heun", "sampler.s_churn": 40}))},
+    "sampler.eta 1": {"recipe": dump(override(smoke(), {"sampler.eta": 1}))},
+    "grid.sigma_min 0.5": {"recipe": dump(override(smoke(), {"grid": "karras", "grid.sigma_min": 0.5}))},
+    "grid listed": {"recipe": dump(override(smoke(), {"grid": {"kind": "listed", "times": [1, 0.5]}}))},
     "clip true": {"recipe": dump(override(smoke(), {"clip": True}))},
 }
 
@@ -201,7 +205,7 @@ def test_pictures_that_were_sampled_otherwise_do_not_count_beside_the_others(sai
     assert results.numbers(two, judged)["kid"].mean == pytest.approx(0.3)
     assert "kid" not in results.numbers(one, judged)
     (way,) = results.other_ways(one, judged)
-    assert said.split()[0] in ways.unlike(way, judged)
+    assert said in ways.unlike(way, judged)
     assert [each.metrics.get("kid") for each in ways.alike([*found, odd])] == [0.3, 0.3, None]
     assert "do not compare with those of most: other sampling" in ways.alike([*found, odd])[-1].why
 
@@ -234,3 +238,23 @@ def test_the_same_run_once_more_is_no_repeat():
     assert (spread.n, spread.mean) == (2, pytest.approx(0.4))
     (late,) = results.configurations([replace(found[0], state="stopped"), found[1]])
     assert late.runs == (found[1],)
+
+
+def test_levels_that_searches_found_are_one_way_of_sampling():
+    """Each run has its own; and a field that has come since is no change of a way."""
+    searched = [dump(override(smoke(), {"grid": {"kind": "listed", "times": [1, t]}})) for t in (0.5, 0.4)]
+    found = [run(seed=k, records=(record(0.3, recipe=recipe),)) for k, recipe in enumerate(searched)]
+    assert [each.metrics["kid"] for each in ways.alike(found)] == [0.3, 0.3]
+    newer = {**dump(smoke()), "sampler": {**dump(smoke())["sampler"], "new": 1}}
+    assert ways.way(run(), record(recipe=newer)) == ways.way(run(), record())
+
+
+def test_runs_from_other_weights_or_images_are_not_the_same_run():
+    one = run(seed=0)
+    others = [replace(one, facts={"source": "weights"}), replace(one, facts={"data": {"fingerprint": "g"}})]
+    (found,) = results.configurations([one, *others])
+    assert (len(found.runs), found.again) == (3, ())
+
+
+def test_fid_infinity_is_a_number_of_a_run():
+    assert run(records=(record(fid=50.0),)).metrics["fid_infinity"] == 45.0

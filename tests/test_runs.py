@@ -9,6 +9,7 @@ import pytest
 
 import sweeping
 from ddim import checkpoint, runs
+from ddim.cli import main
 from ddim.codec import dump, flat, override
 from ddim.errors import UserError
 from ddim.recipes import RECIPES, smoke
@@ -261,3 +262,19 @@ def test_looking_at_runs_imports_nothing_heavy():
     heavy = {"torch", "numpy", "matplotlib", "yaml", "rich"}
     code = f"import sys, ddim.runs, ddim.workers; print(*{heavy} & {{*sys.modules}})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"\n"
+
+
+def test_what_is_chosen_is_compared_among_itself(tmp_path, capsys):
+    """Runs of other images, judged in other ways, may be more, and do not hide the numbers of the chosen."""
+    for k in range(3):
+        judge(make(tmp_path / f"many{k}"), 1, kid=0.3)
+    few = make(tmp_path / "few", seed=7)
+    judge(few, 1, kid=0.2)
+    path = few / "evaluations" / "1" / "record.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "generated": {"images": 50, "source": "x"}}))
+    assert main(["runs", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert "0.2000" not in said.out
+    assert "few: its evaluations do not compare with those of most: other count (50 pictures)" in said.err
+    assert main(["runs", str(tmp_path), "--where", "seed=7"]) == 0
+    assert "0.2000" in capsys.readouterr().out

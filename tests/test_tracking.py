@@ -321,10 +321,10 @@ def test_what_is_shown_later_is_added_to_what_a_run_logged(tmp_path, monkeypatch
     monkeypatch.setattr(time, "time", lambda: 2e9)
     for step in (11, 5):
         tracking.show(tmp_path, step, "judged", np.zeros((4, 4, 3), np.uint8), {"kid": step / 4})
-    scalars, images = events(tmp_path)
-    assert sorted(scalars.pop("judged/kid")) == [(5, 1.25), (11, 2.75)]
+    scalars, images = events(tmp_path / "events" / "judged")
+    assert sorted(scalars["judged/kid"]) == [(5, 1.25), (11, 2.75)]
     assert sorted(images["judged"]) == [5, 11]
-    assert [step for step, _ in scalars["loss"]] == list(range(12))
+    assert [step for step, _ in events(tmp_path)[0]["loss"]] == list(range(12))
     assert (tmp_path / "metrics.jsonl").read_bytes() == log
 
 
@@ -367,3 +367,18 @@ def test_versions_name_what_numbers_depend_on():
     assert found["threads"] == torch.get_num_threads()
     assert found["processor"]
     assert json.loads(json.dumps(found)) == found
+
+
+def test_what_is_shown_of_a_run_that_trains_hides_nothing_of_its_curves(tmp_path, monkeypatch):
+    """TensorBoard reads the files of a folder one after the other, and goes back to none."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setattr(tracking, "SHOWN_EVERY", 0.0)
+    with RunLog(tmp_path) as log:
+        log.write(1, 64, {"loss": 0.5})
+        reader = EventAccumulator(str(tmp_path)).Reload()
+        tracking.show(tmp_path, 1, "judged", np.zeros((4, 4, 3), np.uint8))
+        reader.Reload()
+        log.write(2, 128, {"loss": 0.4})
+        reader.Reload()
+    assert [event.step for event in reader.Scalars("loss")] == [1, 2]

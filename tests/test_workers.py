@@ -20,6 +20,7 @@ from ddim.errors import UserError
 from ddim.recipes import smoke
 from ddim.sweeps import Asked, begin
 from ddim.workers import _claimed, training, work
+from test_results import record, run
 
 SCRIPT = Path(sweeping.__file__)
 
@@ -233,7 +234,8 @@ def test_a_trial_trains_and_evaluates_with_commands_of_this_program(tmp_path):
     judged["asked"]["evaluate"] = 500
     (tmp_path / "sweep.json").write_text(json.dumps(judged))
     planned = sweeping.read(tmp_path)
-    assert training(planned, trial, 1)[1] == [sys.executable, "-m", "ddim", "evaluate", run, "-n", "500"]
+    judge = [sys.executable, "-m", "ddim", "evaluate", run, "-n", "500", "--steps", "20"]
+    assert training(planned, trial, 1)[1] == judge
     labelled = replace(trial, recipe={"name": "stub", "data": {"labels": True}})
     assert training(planned, labelled, 1)[1][-2:] == ["--label", "all"]
 
@@ -244,17 +246,26 @@ def test_a_trial_is_evaluated_once_as_the_sweep_asks(tmp_path, monkeypatch):
     planned = replace(planned, asked=replace(planned.asked, evaluate=500))
     trial = planned.trials[0]
 
-    def commands(state, *records):
-        found = [{"generated": {"images": n}, "sampling": {"step": step}} for n, step in records]
-        run = runs.Run(planned.run(trial), state, {"optim": {"batch": 16}}, images=960, records=found)
-        monkeypatch.setattr(runs, "read", lambda path: run)
+    def commands(state, *records, **recipe):
+        monkeypatch.setattr(runs, "read", lambda path: run(state=state, records=records, **recipe))
         return len(training(planned, trial, 1))
 
-    assert commands("finished", (500, 60)) == 1
+    asked = {"pictures": 500, "extractor": "efficientnet-lite0"}
+    assert commands("finished", record(**asked)) == 1
     assert commands("finished") == 2
-    assert commands("finished", (20, 60)) == 2
-    assert commands("finished", (500, 30)) == 2
-    assert commands("stopped", (500, 60)) == 2
+    assert commands("stopped", record(**asked)) == 2
+    for other in (
+        {"pictures": 20},
+        {"step": 30},
+        {"times": [1.0] * 5},
+        {"extractor": "inception-2015"},
+        {"part": "train"},
+        {"label": 3},
+        {"weights": "raw"},
+    ):
+        assert commands("finished", record(**{**asked, **other})) == 2
+    assert commands("finished", record(**asked), data__labels="yes") == 2
+    assert commands("finished", record(label="all", **asked), data__labels="yes") == 1
 
 
 def test_trials_at_a_time_share_the_cores_but_keep_the_threads_they_began_with(tmp_path):

@@ -47,11 +47,14 @@ class Trained:
         """So that `model, pixels = ddim.load(run)` reads."""
         return iter((self.model, self.pixels))
 
-    def sampled(self, inner: Denoiser) -> Denoiser:
-        """The model, or a denoiser made of it, as its recipe has it sampled: on which schedule, clipped."""
+    def sampled(self, inner: Denoiser, *, whole: bool = False) -> Denoiser:
+        """The model, or a denoiser made of it, as its recipe has it sampled: on which schedule, clipped.
+
+        `whole` where the halves must add up to x_t, as on a way that is gone back: clip x0 then is clip yes.
+        """
         denoise = Rescheduled(inner, on) if (on := self.recipe.sampled_on) else inner
         clip = self.recipe.clip
-        return Clipped(denoise, *self.pixels.bounds, keep=clip == "x0") if clip else denoise
+        return Clipped(denoise, *self.pixels.bounds, keep=clip == "x0" and not whole) if clip else denoise
 
 
 def recipe_of(run: str | Path) -> Recipe:

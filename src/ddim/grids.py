@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ddim.errors import UserError
-from ddim.schedules import CLEANEST, Schedule
+from ddim.schedules import Schedule
 
 
 class Grid(Protocol):
@@ -189,8 +189,8 @@ def _uniform(steps: int) -> Tensor:
 def _end(schedule: Schedule, log_snr: float) -> tuple[float, float]:
     """The time of a level and its log-SNR, or those of the schedule's cleanest where none is so clean."""
     t = schedule.inverse(torch.tensor(log_snr, dtype=torch.float64)).clamp(min=0)
-    # No grid holds t = 0, where some schedules are free of noise.
-    t = t if t > 0 else torch.full_like(t, CLEANEST)
+    # No grid holds t = 0; this time comes before the second entry of any table of less than 10,000.
+    t = t if t > 0 else torch.full_like(t, 1e-4)
     return t.item(), min(log_snr, schedule(t).log_snr.item())
 
 

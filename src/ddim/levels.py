@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from ddim.estimates import mean
-from ddim.schedules import CLEANEST, Schedule
+from ddim.schedules import Schedule
+
+CLEANEST = 1e-3
+"""The first time that is looked at where t = 0 is a clean image, which no network sees."""
 
 SLICES = 100_000
 """Even times that stand for the uniform density."""

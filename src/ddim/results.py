@@ -126,11 +126,17 @@ def other_ways(configuration: Configuration, judged: Way) -> list[Way]:
 
 def _once(group: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
     """The first run of each seed, a finished one before others; and the rest."""
+
+    def same(run: Run) -> tuple[Any, ...]:
+        """What makes two runs of a recipe one: the seed, the weights they began with, the images."""
+        facts = run.facts
+        return run.recipe.get("seed"), facts.get("source"), facts.get("data", {}).get("fingerprint")
+
     first: dict[Any, Run] = {}
     for run in sorted(group, key=lambda run: run.state != "finished"):
-        first.setdefault(run.recipe.get("seed"), run)
-    kept = [run for run in group if run is first[run.recipe.get("seed")]]
-    return tuple(kept), tuple(run for run in group if run is not first[run.recipe.get("seed")])
+        first.setdefault(same(run), run)
+    kept = tuple(run for run in group if run is first[same(run)])
+    return kept, tuple(run for run in group if run is not first[same(run)])
 
 
 def _differs(name: str, recipes: Sequence[Mapping[str, str]]) -> bool:
@@ -142,15 +148,11 @@ def _differs(name: str, recipes: Sequence[Mapping[str, str]]) -> bool:
 
 
 def _entry(run: Run, name: str, judged: Way | None) -> tuple[float, tuple[float, float] | None] | None:
-    """The value of a metric for a run and its 95 % interval: that of FID belongs to what it tends to."""
+    """The value of a metric for a run, and its 95 % interval where there is one."""
     if name in runs.ERRORS:
         return (run.errors[name], None) if name in run.errors else None
     record = latest(run, judged)
-    metrics = record["metrics"] if record is not None else {}
-    if name == "fid_infinity":
-        fid = metrics.get("fid", {})
-        return (fid["infinity"], (fid["low"], fid["high"])) if fid.get("infinity") is not None else None
-    if name not in metrics:
+    found = {} if record is None else scores.entry(record, name)
+    if not found:
         return None
-    entry = metrics[name]
-    return entry["value"], (entry["low"], entry["high"]) if name == "kid" else None
+    return found["value"], (found["low"], found["high"]) if "low" in found else None

@@ -51,8 +51,9 @@ class Run:
     @property
     def metrics(self) -> dict[str, float]:
         """The numbers of the latest evaluation, by name: {"kid": 0.01, ...}; none where there is none."""
-        found = self.records[-1]["metrics"] if self.records else {}
-        return {name: entry["value"] for name, entry in found.items()}
+        record = self.records[-1] if self.records else {"metrics": {}}
+        found = {name: scores.entry(record, name) for name in scores.METRICS}
+        return {name: of["value"] for name, of in found.items() if of}
 
 
 def find(folder: Path) -> list[Run]:

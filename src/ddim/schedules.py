@@ -16,9 +16,6 @@ from torch import Tensor
 
 from ddim.errors import UserError
 
-CLEANEST = 1e-3
-"""Stands for the time of the cleanest level where t = 0 cannot, which no grid holds and may have no noise."""
-
 
 @dataclass(frozen=True)
 class Level:

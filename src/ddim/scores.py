@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from ddim.errors import UserError, near
 
 SCHEMA = 1
 """The version of the layout of a record."""
+
+DEFAULT = "efficientnet-lite0"
+"""The network of the features where none is named."""
 
 LEAST = 20
 """Images of either set below which nothing is measured."""
@@ -83,11 +87,11 @@ class Evaluation:
 
     def value(self, metric: str) -> float | None:
         """The value of a metric, None where the record has none."""
-        return _entry(self.record, metric).get("value")
+        return entry(self.record, metric).get("value")
 
     def interval(self, metric: str) -> tuple[float, float] | None:
         """The 95 % interval of the value, None where the record has none."""
-        found = _entry(self.record, metric)
+        found = entry(self.record, metric)
         return (found["low"], found["high"]) if "low" in found else None
 
 
@@ -148,9 +152,9 @@ def comparable(one: dict[str, Any], other: dict[str, Any], metric: str) -> str |
     if one["reference"]["sha256"] != other["reference"]["sha256"]:
         return f"the reference sets differ: {_reference(one)} and {_reference(other)}"
     for record in (one, other):
-        if not _entry(record, metric):
+        if not entry(record, metric):
             return f"{record['generated']['source']} has no {read_as.title}"
-    batches = [_entry(record, metric).get("batch") for record in (one, other)]
+    batches = [entry(record, metric).get("batch") for record in (one, other)]
     if batches[0] != batches[1]:
         return f"the batches of {read_as.title} differ: {batches[0]} and {batches[1]}"
     counts = [record["generated"]["images"] for record in (one, other)]
@@ -165,8 +169,11 @@ def comparable(one: dict[str, Any], other: dict[str, Any], metric: str) -> str |
     return said if few < least else None
 
 
-def _entry(record: dict[str, Any], metric: str) -> dict[str, Any]:
-    """What a record says of a metric, {} where it has none."""
+def entry(record: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
+    """What a record says of a metric, {} where it has none: "value", and "low" and "high" of its interval.
+
+    That of FID belongs to what it tends to, FID-infinity.
+    """
     metrics = record["metrics"]
     fid = metrics.get("fid", {})
     if metric == "fid":

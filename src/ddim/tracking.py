@@ -211,9 +211,10 @@ class RunLog:
 def show(
     folder: Path, step: int, name: str, pixels: "np.ndarray", values: Mapping[str, float] | None = None
 ) -> None:
-    """Add a picture, (H, W, C) uint8, and values, as `name`/..., to the TensorBoard events of a run.
+    """Show a picture, (H, W, C) uint8, and values, as `name`/..., with a run in TensorBoard.
 
-    Its log stays as it is.
+    By events in a folder of their own: TensorBoard never goes back to an older file of a folder, so that one
+    beside those of a run that trains would be the last that is seen of its curves.
     """
     from tensorboardX.event_file_writer import EventsWriter
 
@@ -222,7 +223,9 @@ def show(
     from tensorboardX.summary import image, scalar
 
     # Two of one second would write to one file.
-    events = EventsWriter(str(folder / "events"), f".{name}-{uuid.uuid4().hex}")
+    home = folder / "events" / name
+    make(home)
+    events = EventsWriter(str(home / "events"), f".{uuid.uuid4().hex}")
     shown = [scalar(f"{name}/{key}", value) for key, value in (values or {}).items()]
     for summary in [image(name, pixels, dataformats="HWC"), *shown]:
         events.write_event(Event(wall_time=time.time(), step=step, summary=summary))

@@ -59,11 +59,18 @@ def _sampled(run: Run, record: Mapping[str, Any]) -> Iterator[str]:
     yield f"weights {sampling['weights']}"
     if sampling.get("label") is not None:
         yield f"label {sampling['label']}, guidance {sampling.get('guidance', 1.0):g}"
-    own = runs.fields(run.recipe)
-    for name, value in runs.fields(sampling["recipe"]).items():
-        # A search found other levels of a grid, and a newer version has more fields: neither is asked for.
-        if name.split(".")[0] in CHOICES and not name.startswith("grid.") and value != own.get(name, value):
-            yield f"{name} {value}"
+    for part in CHOICES:
+        own, made = (runs.fields({part: recipe.get(part)}) for recipe in (run.recipe, sampling["recipe"]))
+        if made.get(part) == "listed":
+            # Each run's own levels, found by a search, and all found so are alike.
+            made = {part: "listed"}
+        # Of one kind a newer version may know more fields than the run does.
+        same = made.get(part) == own.get(part)
+        yield from (
+            f"{name} {value}"
+            for name, value in made.items()
+            if (value != own.get(name, value) if same else True)
+        )
 
 
 def counts(run: Run, record: Mapping[str, Any]) -> bool:

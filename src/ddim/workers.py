@@ -22,12 +22,15 @@ from ddim.claims import LEASE, Claim, Claims
 from ddim.errors import UserError
 from ddim.files import make
 from ddim.runs import Run
+from ddim.scores import DEFAULT
 from ddim.sweeps import Sweep, Trial, Unfit, prepared
 from ddim.tracking import read_json, write_json_atomic
-from ddim.ways import counts
+from ddim.ways import counts, way
 
 NO_SPACE = 3
 """What a command exits with when the disk is full: the next trial would end so too."""
+STEPS = 20
+"""Levels at which the pictures are made by which a sweep judges."""
 UNFIT = 2
 """What a command exits with when it was asked for what cannot be."""
 
@@ -82,7 +85,7 @@ def training(sweep: Sweep, trial: Trial, jobs: int) -> list[list[str]]:
         train += ["--threads", str(max(1, _cores() // jobs))]
     if not sweep.asked.evaluate or evaluation(runs.read(run), sweep.asked.evaluate):
         return [train]
-    evaluate = [*ddim, "evaluate", str(run), "-n", str(sweep.asked.evaluate)]
+    evaluate = [*ddim, "evaluate", str(run), "-n", str(sweep.asked.evaluate), "--steps", str(STEPS)]
     if (trial.recipe or {}).get("data", {}).get("labels"):
         # As the KID of a training: the reference holds all classes.
         evaluate += ["--label", "all"]
@@ -90,11 +93,17 @@ def training(sweep: Sweep, trial: Trial, jobs: int) -> list[list[str]]:
 
 
 def evaluation(run: Run, pictures: int) -> Mapping[str, Any] | None:
-    """The record of a finished run's newest evaluation by so many pictures, of its last step, or None."""
+    """The record of the newest evaluation of a finished run that was made as a sweep makes it, or None."""
     if run.state != "finished":
         return None
-    found = [r for r in run.records if r["generated"]["images"] == pictures and counts(run, r)]
-    return found[-1] if found else None
+
+    def asked(record: Mapping[str, Any]) -> bool:
+        how = way(run, record)
+        label = ("label all, guidance 1",) if run.recipe["data"].get("labels") else ()
+        mine = how.pictures == pictures and how.sampled == (f"{STEPS} steps", "weights ema", *label)
+        return mine and how.extractor == DEFAULT and how.reference[1] == "valid" and counts(run, record)
+
+    return next((record for record in reversed(run.records) if asked(record)), None)
 
 
 def _claimed(sweep: Sweep, trial: Trial, claims: Claims) -> Claim | None:

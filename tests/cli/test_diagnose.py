@@ -56,7 +56,7 @@ def test_the_figure_is_among_the_runs_events(run):
 
     if not (run / "diagnostics").is_dir():
         assert main(["diagnose", str(run), "--images", "2", "--levels", "2"]) == 0
-    events = EventAccumulator(str(run), size_guidance={"images": 0})
+    events = EventAccumulator(str(run / "events" / "diagnostics"), size_guidance={"images": 0})
     events.Reload()
     assert "diagnostics" in events.Tags()["images"]
 

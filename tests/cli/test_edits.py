@@ -76,6 +76,12 @@ def test_an_exact_inversion_comes_back_better(run, photo, tmp_path, capsys):
     assert exact["squared_errors"][0] < 1e-8 < plain["squared_errors"][0]
 
 
+def test_an_edit_walks_the_grid_that_is_named_as_sample_does(run, photo, tmp_path, capsys):
+    words = ["--steps", 4, "--grid", "uniform_log_snr", "--grid.end", "1"]
+    record, _ = made(capsys, "vary", run, tmp_path / "a", photo, *words)
+    assert record["grid"] == {"kind": "uniform_log_snr", "end": 1.0}
+
+
 @pytest.mark.parametrize("command, words", [("vary", []), ("inpaint", ["--resample", 1])])
 def test_an_edit_depends_on_its_seed_and_not_on_how_many_there_are(
     command, words, run, photo, tmp_path, capsys

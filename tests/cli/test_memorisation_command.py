@@ -36,7 +36,7 @@ def test_a_run_that_has_hardly_learnt_is_not_called_memorised(run, capsys):
     assert record["sampling"]["nfe"] == 2
     assert record["false_alarms"]["of"] == 4
     assert record["gap"].keys() == {"value", "low", "high"}
-    events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
+    events = EventAccumulator(str(run / "events" / "memorisation"), size_guidance={"images": 0}).Reload()
     (pairs,), (copies,) = events.Images("memorisation"), events.Scalars("memorisation/copies")
     assert (copies.step, copies.value) == (record["sampling"]["step"], 0.0)
     with Image.open(folder / "pairs.png") as one, Image.open(io.BytesIO(pairs.encoded_image_string)) as two:

@@ -1,5 +1,7 @@
 """KID while training: what it is of, that it keeps the best, that a resume is the same bits."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -152,6 +154,13 @@ def test_the_best_is_asked_for_by_its_name(tmp_path, capsys):
     assert not (run / "best").exists()
     Console().done(run)
     assert f"at {least * recipe.optim.batch:,} images: {run}/best" in capsys.readouterr().err
+    assert main(["compare", str(run / "best"), str(run)]) == 2
+    assert f"name one, {run}/evaluations/N" in capsys.readouterr().err
+    # A run from before there was a choice of what is best.
+    facts = json.loads((run / "run.json").read_text())
+    del facts["recipe"]["report"]["best"]
+    (run / "run.json").write_text(json.dumps(facts))
+    assert Console().done(run) == 0
 
 
 def test_without_a_best_that_is_said(tmp_path, capsys):

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddim.errors import UserError
+
 if TYPE_CHECKING:
     from ddim.pages import Block
     from ddim.ranking import Row
@@ -46,6 +48,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Rank, print the table and what differs, write the page."""
     # Here, so that --help answers without torch.
+    from ddim.checkpoint import chosen
     from ddim.pages import check_out, save_page
     from ddim.ranking import differing, ranked
     from ddim.scores import find_metric, read
@@ -53,6 +56,9 @@ def run(args: argparse.Namespace) -> int:
     metric = find_metric(args.metric)
     if args.out is not None:
         check_out(args.out)
+    for path in args.evaluations:
+        if chosen(path):
+            raise UserError(f"{path} has no evaluations of its own: name one, {path.parent}/evaluations/N")
     evaluations = [read(path) for path in args.evaluations]
     rows = ranked(evaluations, args.metric)
     better = "lower" if metric.lower_is_better else "higher"

@@ -181,7 +181,7 @@ class Console(Callback):
         else:
             say(f"run {folder} is finished: nothing to resume")
         recipe = read_json(folder / RUN)["recipe"]
-        name, lines = recipe["report"]["best"], read_metrics(folder)
+        name, lines = recipe["report"].get("best", "image_mae"), read_metrics(folder)
         judged = [line for line in lines if line.get(name) is not None]
         best = min(judged, key=lambda line: line[name], default=None)
         if best is not None and best["step"] < lines[-1]["step"]:

@@ -110,12 +110,13 @@ def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work
     check_null(trained.recipe, f"ddim {command}")
     cleanest = trained.recipe.walked(torch.zeros((), dtype=torch.float64)).log_snr
     grid = UniformLogSNR() if cleanest > UniformLogSNR().end else Uniform()
-    recipe = override(replace(trained.recipe, grid=grid) if real else trained.recipe, args.fields)
+    own = trained.recipe
+    recipe = override(replace(own, grid=grid) if real and "grid" not in args.fields else own, args.fields)
     check_levels(recipe, args.steps)
     trained = replace(trained, recipe=recipe)
     times = recipe.grid(args.steps, recipe.walked)
     counted, out = Counted(trained.model), folder(args.out, command)
-    return Work(command, trained, trained.sampled(counted), counted, times, out)
+    return Work(command, trained, trained.sampled(counted, whole=real), counted, times, out)
 
 
 def folder(out: Path | None, command: str) -> Path:

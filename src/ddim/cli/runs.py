@@ -57,8 +57,7 @@ def run(args: argparse.Namespace) -> int:
         if not equals:
             raise UserError(f"--where must be FIELD=VALUE, got {text!r}")
         conditions[name] = wanted
-    every = runs.find(args.folder)
-    found = runs.where(ways.alike(every), conditions)
+    found = ways.alike(runs.where(runs.find(args.folder), conditions))
     if args.sort:
         found = runs.ordered(found, args.sort)
     head = ("name", "recipe", "images", "state", "noise_mae", "image_mae", "kid", "age")

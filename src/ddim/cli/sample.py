@@ -37,7 +37,8 @@ each evaluation is two.
   --sampled_on   another schedule than that of training: cosine, linear, linear_beta, linear_in or
                  karras_sigma, and its fields: --sampled_on.quantity log_snr
   --clip yes     what each step is told of the picture is held within black and white; x0 for the same with
-                 the noise as predicted, as diffusers has it
+                 the noise as predicted, as diffusers has it (of which heun and adams_bashforth, that go by
+                 the noise, see nothing but in the last prediction)
 
 examples:
   ddim sample runs/flowers64-fast-1 -n 36

@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
     recipe = override(trained.recipe, args.fields)
     if grid_search.stochastic(recipe.sampler):
         raise UserError("--sampler must be deterministic: what renews noise comes no nearer to a fine run")
-    first, end = ends(recipe, max(args.steps, 2))
+    # Where the end is named, only the beginning is asked of the run's grid, which may have no so many levels.
+    first, end = ends(recipe, max(args.steps, 2) if args.end is None else recipe.report.steps)
     end = end if args.end is None else args.end
     grid_search.check(args.steps, recipe.walked, end, first)
     # A file that is something else is found now, not when there is a grid to add to it.

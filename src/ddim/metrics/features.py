@@ -16,8 +16,8 @@ from ddim import memory
 from ddim.errors import UserError, near
 from ddim.files import whole
 from ddim.metrics import efficientnet, inception
+from ddim.scores import DEFAULT
 
-DEFAULT = "efficientnet-lite0"
 LEGACY = "inception-torchvision"
 """The network of the R repository before this one."""
 # Name: how the network is made from a file of weights, what is done to images first, how many features.

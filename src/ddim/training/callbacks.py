@@ -47,7 +47,7 @@ class Log(Callback):
         """See `Callback`."""
         if not training.step:
             asked = {"recipe": training.recipe.name, **fields(dump(training.recipe))}
-            self.log.hyperparameters(asked, [*ERRORS, "kid", "evaluation/kid"])
+            self.log.hyperparameters(asked, [*ERRORS, "kid"])
 
     def stepped(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
