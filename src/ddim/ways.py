@@ -66,11 +66,9 @@ def _sampled(run: Run, record: Mapping[str, Any]) -> Iterator[str]:
             made = {part: "listed"}
         # Of one kind a newer version may know more fields than the run does.
         same = made.get(part) == own.get(part)
-        yield from (
-            f"{name} {value}"
-            for name, value in made.items()
-            if (value != own.get(name, value) if same else True)
-        )
+        for name, value in made.items():
+            if not same or value != own.get(name, value):
+                yield f"{name} {value}"
 
 
 def counts(run: Run, record: Mapping[str, Any]) -> bool:
