@@ -20,7 +20,7 @@ from ddim.data import open_images, parse_size
 from ddim.metrics.features import DEFAULT, Extractor, extract, find
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid
-from ddim.metrics.precision_recall import precision_recall
+from ddim.metrics.precision_recall import prdc
 
 
 def blurred(image: Image.Image, radius: float) -> Image.Image:
@@ -87,11 +87,11 @@ def main() -> None:
     print(f"| distortion | strength | KID ({extractor.name}) | 95 % interval | FID | precision | recall |")
     print("|---|---|---|---|---|---|---|")
     for name, strength, found, reference in distorted(extractor, images[np.sort(chosen)]):
-        k, (precision, recall) = kid(found, reference), precision_recall(found, reference)
+        k, overlap = kid(found, reference), prdc(found, reference)
         print(
             f"| {name} | {'' if strength is None else strength} | {k.value:.4f} "
             f"| {k.low:.4f} ... {k.high:.4f} | {fid(found, reference):.2f} "
-            f"| {precision:.2f} | {recall:.2f} |",
+            f"| {overlap.precision:.2f} | {overlap.recall:.2f} |",
             flush=True,
         )
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from ddim.generate import load, recipe_of
 from ddim.metrics.features import extract
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid
-from ddim.metrics.precision_recall import precision_recall
+from ddim.metrics.precision_recall import prdc
 from ddim.reference import Reference
 from ddim.scores import read
 from ddim.training import train
@@ -72,8 +73,8 @@ def test_the_numbers_are_those_of_the_runs_pictures_against_the_images_held_out(
     np.testing.assert_allclose(np.load(found.folder / "features.npy"), generated, atol=1e-6)
     assert found.value("kid") == pytest.approx(kid(generated, reference).value, abs=1e-6)
     assert found.value("fid") == pytest.approx(fid(generated, reference), rel=1e-4)
-    assert found.value("precision") == precision_recall(generated, reference)[0]
-    assert found.value("recall") == precision_recall(generated, reference)[1]
+    for name, value in asdict(prdc(generated, reference)).items():
+        assert found.value(name) == value
     low, high = found.interval("kid")
     assert low < found.value("kid") < high
 

@@ -38,7 +38,7 @@ from ddim.labels import Label
 from ddim.metrics.features import LEGACY, Extractor, begin, find, forget
 from ddim.metrics.fid import caution, fid, fid_infinity
 from ddim.metrics.kid import LEGACY_BATCH, kid, legacy_kid
-from ddim.metrics.precision_recall import density_coverage, precision_recall
+from ddim.metrics.precision_recall import prdc
 from ddim.noise import check_seeds
 from ddim.own_images import check_unchanged
 from ddim.plots import grid as sheet
@@ -168,10 +168,8 @@ def measured(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[str, An
     least = scores.METRICS["kid"].least
     if few < least:
         notes.append(f"{few} images are few: nothing is ranked by fewer than {least}")
-    precision, recall = precision_recall(generated, reference)
-    density, coverage = density_coverage(generated, reference)
-    rest = {"precision": precision, "recall": recall, "density": density, "coverage": coverage}
-    metrics = {"kid": asdict(k), "fid": f, **{name: {"value": value} for name, value in rest.items()}}
+    overlap = {name: {"value": value} for name, value in asdict(prdc(generated, reference)).items()}
+    metrics = {"kid": asdict(k), "fid": f, **overlap}
     return metrics, [note for note in notes if note]
 
 

@@ -13,16 +13,16 @@ from ddim.codec import completed
 from ddim.errors import UserError
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid_difference
-from ddim.metrics.precision_recall import density_coverage, precision_recall
+from ddim.metrics.precision_recall import prdc
 from ddim.reference import kept
 from ddim.scores import FEATURES, Evaluation, comparable, find_metric
 
 _STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "fid": fid,
-    "precision": lambda generated, reference: precision_recall(generated, reference)[0],
-    "recall": lambda generated, reference: precision_recall(generated, reference)[1],
-    "density": lambda generated, reference: density_coverage(generated, reference)[0],
-    "coverage": lambda generated, reference: density_coverage(generated, reference)[1],
+    "precision": lambda generated, reference: prdc(generated, reference).precision,
+    "recall": lambda generated, reference: prdc(generated, reference).recall,
+    "density": lambda generated, reference: prdc(generated, reference).density,
+    "coverage": lambda generated, reference: prdc(generated, reference).coverage,
 }
 _GROUPS, _STUDENT_95 = 10, 2.262157  # and the quantile of Student's t with 9 degrees of freedom
 

@@ -1,10 +1,12 @@
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 import torch
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from ddim.errors import UserError
-from ddim.metrics.precision_recall import density_coverage, precision_recall
+from ddim.metrics.precision_recall import PRDC, _squared, prdc
 
 SIZES = [(40, 40, 8), (60, 35, 3), (30, 90, 20), (1500, 1100, 16)]
 
@@ -31,75 +33,85 @@ def test_precision_and_recall_are_those_of_torch_fidelity(n, m, d, seed):
     x, y = features(n, d, seed), features(m, d, seed + 100, shift=0.3, scale=1.2)
     pair = torch.from_numpy(x), torch.from_numpy(y)
     theirs = prc_features_to_metric(*pair, prc_neighborhood=3, save_cpu_ram=False, verbose=False)
-    assert precision_recall(x, y) == pytest.approx((theirs["precision"], theirs["recall"]), rel=1e-6)
+    found = prdc(x, y)
+    assert found.precision == pytest.approx(theirs["precision"], rel=1e-6)
+    assert found.recall == pytest.approx(theirs["recall"], rel=1e-6)
 
 
-@pytest.mark.parametrize("k", [1, 4])
-def test_all_four_are_what_their_definitions_say(k):
+@pytest.mark.parametrize("k, k_density", [(1, 1), (2, 4), (4, 2)])
+def test_all_four_are_what_their_definitions_say(k, k_density):
     x, y = features(23, 3, 0), features(17, 3, 1, shift=0.5, scale=0.7)
-    found = (*precision_recall(x, y, k), *density_coverage(x, y, k))
-    assert found == pytest.approx(by_definition(x, y, k), rel=1e-12)
+    found = astuple(prdc(x, y, k=k, k_density=k_density))
+    assert found[:2] == pytest.approx(by_definition(x, y, k)[:2], rel=1e-12)
+    assert found[2:] == pytest.approx(by_definition(x, y, k_density)[2:], rel=1e-12)
 
 
 def test_a_subset_of_the_reference_is_precise_and_recalls_little():
     reference = np.concatenate([features(100, 4, number, shift=20 * number) for number in range(5)])
-    precision, recall = precision_recall(reference[:100], reference)
-    assert precision == 1
-    assert recall == pytest.approx(0.2, abs=0.01)
-    density, coverage = density_coverage(reference[:100], reference)
-    assert density > 0.9
-    assert coverage == pytest.approx(0.2, abs=0.01)
+    found = prdc(reference[:100], reference)
+    assert found.precision == 1
+    assert found.recall == pytest.approx(0.2, abs=0.01)
+    assert found.density > 0.9
+    assert found.coverage == pytest.approx(0.2, abs=0.01)
 
 
 def test_a_subset_as_reference_is_recalled_whole_by_generated_images_that_are_imprecise():
     generated = np.concatenate([features(100, 4, number, shift=20 * number) for number in range(5)])
-    precision, recall = precision_recall(generated, generated[:100])
-    assert recall == 1
-    assert precision == pytest.approx(0.2, abs=0.01)
-    density, coverage = density_coverage(generated, generated[:100])
-    assert density < 0.3
-    assert coverage == 1
+    found = prdc(generated, generated[:100])
+    assert found.recall == 1
+    assert found.precision == pytest.approx(0.2, abs=0.01)
+    assert found.density < 0.3
+    assert found.coverage == 1
 
 
 def test_one_outlier_of_the_reference_does_not_raise_density_as_it_does_precision():
     # The example of Naeem et al. (2020, figure 2): fakes around an outlier, whose ball is huge.
     reference = np.concatenate([features(200, 4, 0, scale=0.1), np.full((1, 4), 30.0)])
     generated = features(200, 4, 1, shift=30, scale=3)
-    assert precision_recall(generated, reference)[0] == 1
-    assert density_coverage(generated, reference)[0] == pytest.approx(1 / 5)
+    found = prdc(generated, reference)
+    assert found.precision == 1
+    assert found.density == pytest.approx(1 / 5)
 
 
 def test_equal_distributions_have_density_one():
     pairs = [(features(300, 6, seed), features(300, 6, seed + 50)) for seed in range(10)]
-    assert np.mean([density_coverage(*pair)[0] for pair in pairs]) == pytest.approx(1, abs=0.05)
+    assert np.mean([prdc(*pair).density for pair in pairs]) == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.parametrize("shift", [0, 1000])
 def test_identical_sets_are_within_one_another_even_where_images_are_copies(shift):
     x = np.repeat(features(30, 50, 0, shift=shift), 7, axis=0)
-    assert precision_recall(x, x) == (1, 1)
-    assert density_coverage(x, x)[1] == 1
+    found = prdc(x, x)
+    assert (found.precision, found.recall, found.coverage) == (1, 1, 1)
     # Products of matrices of other sizes round otherwise, and the balls about copies have no width.
-    for count in range(4, 60, 3):
-        assert precision_recall(x[:count], x)[0] == 1
+    for count in range(6, 60, 3):
+        assert prdc(x[:count], x).precision == 1
+
+
+def test_copies_are_at_distance_zero_however_products_and_norms_are_rounded():
+    # Where a processor rounds all products alike, no copy is nearer than another and the balls hold them all.
+    x = torch.from_numpy(features(1000, 50, 0, shift=1000))
+    assert not _squared(x, x.clone()).diagonal().any()
+    y = x + 1e-2
+    assert _squared(x, y).diagonal() == pytest.approx(50 * 1e-4, rel=1e-3)
 
 
 def test_sets_far_apart_have_nothing_in_common():
     x, y = features(30, 5, 0), features(30, 5, 1, shift=50)
-    assert precision_recall(x, y) == density_coverage(x, y) == (0, 0)
+    assert prdc(x, y) == PRDC(0, 0, 0, 0)
 
 
 def test_neither_the_order_of_images_nor_the_cut_into_blocks_matters(monkeypatch):
     x, y = features(70, 6, 0), features(50, 6, 1, shift=0.3)
-    whole = precision_recall(x, y), density_coverage(x, y)
-    assert (precision_recall(x[::-1], y[::-1]), density_coverage(x[::-1], y[::-1])) == whole
+    whole = prdc(x, y)
+    assert prdc(x[::-1], y[::-1]) == whole
     for rows in (3, 13):
         monkeypatch.setattr("ddim.metrics.blocks._ROWS", rows)
-        assert (precision_recall(x, y), density_coverage(x, y)) == whole
+        assert prdc(x, y) == whole
 
 
 def test_as_many_images_as_neighbours_are_refused():
-    with pytest.raises(UserError, match="at least 4 images"):
-        precision_recall(np.zeros((3, 2)), np.zeros((9, 2)))
-    with pytest.raises(UserError, match="at least 6 images"):
-        density_coverage(np.zeros((9, 2)), np.zeros((5, 2)))
+    with pytest.raises(UserError, match="at least 6 images on both sides, got 5 generated and 9"):
+        prdc(np.zeros((5, 2)), np.zeros((9, 2)))
+    with pytest.raises(UserError, match="at least 8 images on both sides"):
+        prdc(np.zeros((9, 2)), np.zeros((7, 2)), k=7)

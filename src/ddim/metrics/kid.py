@@ -55,16 +55,13 @@ def kid(
     for one, other in zip(ours, theirs, strict=True):
         one[torch.from_numpy(draw.choice(n, size, replace=False))] = 1
         other[torch.from_numpy(draw.choice(m, size, replace=False))] = 1
-    xx, _, in_xx = _sums(generated, generated, ours, ours)
-    yy, _, in_yy = _sums(reference, reference, theirs, theirs)
-    xy, yx, in_xy = _sums(generated, reference, ours, theirs)
-    of_x, of_y = _diagonal(generated), _diagonal(reference)
-    xx, yy = xx - of_x, yy - of_y
+    (xx, in_xx), (yy, in_yy) = _within(generated, ours), _within(reference, theirs)
+    xy, yx, in_xy = _between(generated, reference, ours, theirs)
     value = _mmd2(xx.sum(), n, yy.sum(), m, xy.sum())
     without_x, without_y = _left_out(xx, yy, xy, yx)
     variance = sum((len(left) - 1) * left.var(correction=0) for left in (without_x, without_y))
     radius = _NORMAL_95 * math.sqrt(variance)
-    each = _mmd2(in_xx - ours @ of_x, size, in_yy - theirs @ of_y, size, in_xy)
+    each = _mmd2(in_xx, size, in_yy, size, in_xy)
     return KID(
         value=value.item(),
         low=value.item() - radius,
@@ -92,7 +89,7 @@ def kid_difference(
         raise UserError(f"paired sets must have as many images, got {len(one)} and {len(other)}")
     terms = []
     for x in (one, other):
-        xx, (xy, yx, _) = _sums(x, x)[0] - _diagonal(x), _sums(x, reference)
+        (xx, _), (xy, yx, _) = _within(x), _between(x, reference)
         # The pairs within the reference are in both values, and cancel.
         yy = torch.zeros_like(yx)
         terms.append((_mmd2(xx.sum(), len(xx), yy.sum(), len(yy), xy.sum()), *_left_out(xx, yy, xy, yx)))
@@ -117,8 +114,8 @@ def legacy_kid(generated: np.ndarray, reference: np.ndarray, batch: int, *, seed
     values = []
     for start in range(0, count - 1, batch):
         x, y = generated[ours[start : start + batch]], reference[theirs[start : start + batch]]
-        xx, yy, xy = (_sums(*pair)[0].sum() for pair in ((x, x), (y, y), (x, y)))
-        values.append(_mmd2(xx - _diagonal(x).sum(), len(x), yy - _diagonal(y).sum(), len(y), xy).item())
+        xx, yy, xy = (sums[0].sum() for sums in (_within(x), _within(y), _between(x, y)))
+        values.append(_mmd2(xx, len(x), yy, len(y), xy).item())
     return sum(values) / len(values)
 
 
@@ -141,7 +138,7 @@ def _left_out(xx: Tensor, yy: Tensor, xy: Tensor, yx: Tensor) -> tuple[Tensor, T
     return without_x, without_y
 
 
-def _sums(
+def _between(
     x: np.ndarray, y: np.ndarray, of_x: Tensor | None = None, of_y: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sums of the kernel matrix of x (n, d) and y (m, d): over each row (n,), over each column (m,), and
@@ -151,7 +148,7 @@ def _sums(
     inside = torch.zeros(0 if of_x is None else len(of_x), dtype=torch.float64)
     for rows, some_x in blocks(x):
         for columns, some_y in blocks(y):
-            k = (some_x @ some_y.T / x.shape[1] + 1).pow(3)
+            k = _kernel(some_x, some_y)
             over_rows[rows] += k.sum(1)
             over_columns[columns] += k.sum(0)
             if of_x is not None and of_y is not None:
@@ -159,6 +156,26 @@ def _sums(
     return over_rows, over_columns, inside
 
 
-def _diagonal(x: np.ndarray) -> Tensor:
-    """(n,) the kernel of each of x (n, d) with itself."""
-    return torch.cat([(some.square().sum(1) / x.shape[1] + 1).pow(3) for _, some in blocks(x)])
+def _within(x: np.ndarray, of_x: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Sums of the kernel over pairs of two different x (n, d): over those of each x (n,), and over those in
+    each of S subsets (S,), given by which x are in it, of_x (S, n).
+    """
+    over = torch.zeros(len(x), dtype=torch.float64)
+    inside = torch.zeros(0 if of_x is None else len(of_x), dtype=torch.float64)
+    for rows, some in blocks(x):
+        # Each pair of blocks once: k(x, y) = k(y, x).
+        for columns, others in blocks(x[: rows.stop]):
+            k, same = _kernel(some, others), rows == columns
+            if same:
+                k.fill_diagonal_(0)
+            else:
+                over[columns] += k.sum(0)
+            over[rows] += k.sum(1)
+            if of_x is not None:
+                inside += (1 if same else 2) * (of_x[:, rows] @ k * of_x[:, columns]).sum(1)
+    return over, inside
+
+
+def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    """(n, m): k(x, y) = (x.y / d + 1)^3 of x (n, d) and y (m, d)."""
+    return (x @ y.T / x.shape[1] + 1).pow(3)

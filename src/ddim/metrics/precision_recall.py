@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,59 +14,65 @@ from ddim.metrics.blocks import blocks, check
 _ROUNDING = 1e-13
 
 
-def precision_recall(generated: np.ndarray, reference: np.ndarray, k: int = 3) -> tuple[float, float]:
-    """(precision, recall) of (N, d) and (M, d) features (Kynkaanniemi et al. 2019, eq. 1 and 2).
+@dataclass(frozen=True)
+class PRDC:
+    """A set is the union of balls, one about each image, as wide as the distance to its k-th neighbour in it.
 
-    A set is the union of balls, one about each image, each as wide as the distance to its k-th neighbour in
-    the set. Precision is the part of the generated inside the reference, recall the part of the reference
-    inside the generated. UserError for k images or fewer on a side.
+    Precision is the part of the generated images inside the reference, recall the part of the reference
+    inside the generated (Kynkaanniemi et al. 2019, eq. 1 and 2).
+
+    Density and coverage ask the balls of the reference alone, since those about generated outliers are too
+    wide (Naeem et al. 2020, section 3). Density is in how many of them a generated image lies, over k: 1 is
+    expected of equal distributions, and more is possible. Coverage is the part of them that holds one.
     """
-    check("precision and recall", generated, reference, k + 1)
-    within_reference, _ = _balls(generated, reference, _radii(reference, k))
-    within_generated, _ = _balls(reference, generated, _radii(generated, k))
-    return _part(within_reference > 0), _part(within_generated > 0)
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
 
 
-def density_coverage(generated: np.ndarray, reference: np.ndarray, k: int = 5) -> tuple[float, float]:
-    """(density, coverage) of (N, d) and (M, d) features (Naeem et al. 2020, section 3).
+def prdc(generated: np.ndarray, reference: np.ndarray, *, k: int = 3, k_density: int = 5) -> PRDC:
+    """All four of (N, d) and (M, d) features, out of one pass over the pairs.
 
-    Both ask the balls of the reference alone, since those about generated outliers are too wide. Density is
-    in how many of them a generated image lies, over k: 1 is expected of equal distributions, and more is
-    possible. Coverage is the part of them that holds a generated image. UserError as above.
+    `k` is that of precision and recall, `k_density` that of density and coverage; the defaults are published.
+    UserError where a side has no more images than either k.
     """
-    check("density and coverage", generated, reference, k + 1)
-    within, held = _balls(generated, reference, _radii(reference, k))
-    return within.double().mean().item() / k, _part(held)
+    check("precision, recall, density and coverage", generated, reference, max(k, k_density) + 1)
+    around_x = _radii(generated, [k])[0]
+    around_y, around_y_wide = _radii(reference, [k, k_density])
+    n, m = len(generated), len(reference)
+    precise, recalled, covered = (torch.zeros(size, dtype=torch.bool) for size in (n, m, m))
+    inside = 0
+    for rows, x in blocks(generated):
+        for columns, y in blocks(reference):
+            apart = _squared(x, y)
+            precise[rows] |= (apart <= around_y[columns]).any(1)
+            recalled[columns] |= (apart <= around_x[rows, None]).any(0)
+            within = apart <= around_y_wide[columns]
+            inside += int(within.sum())
+            covered[columns] |= within.any(0)
+    return PRDC(_part(precise), _part(recalled), inside / (k_density * n), _part(covered))
 
 
-def _radii(features: np.ndarray, k: int) -> Tensor:
-    """(N,) the squared distance of each of (N, d) features to its k-th nearest other one."""
+def _radii(features: np.ndarray, ks: list[int]) -> Tensor:
+    """(len(ks), N) the squared distances of each of (N, d) features to its k-th nearest other ones."""
     radii = []
     for _, some in blocks(features):
         nearest = some.new_empty(len(some), 0)
+        # All pairs, each twice: of two halves that round otherwise, a point on a ball would be in or out.
         for _, others in blocks(features):
             both = torch.cat([nearest, _squared(some, others)], 1)
-            nearest = both.topk(min(k + 1, both.shape[1]), largest=False).values  # itself is among them
-        radii.append(nearest[:, k])
-    return torch.cat(radii)
-
-
-def _balls(points: np.ndarray, centres: np.ndarray, radii: Tensor) -> tuple[Tensor, Tensor]:
-    """In how many balls each of the points (N, d) lies, (N,), and which of the balls hold a point, (M,)."""
-    within = torch.zeros(len(points), dtype=torch.long)
-    held = torch.zeros(len(centres), dtype=torch.bool)
-    for rows, some in blocks(points):
-        for columns, those in blocks(centres):
-            inside = _squared(some, those) <= radii[columns]
-            within[rows] += inside.sum(1)
-            held[columns] |= inside.any(0)
-    return within, held
+            # Itself is among them.
+            nearest = both.topk(min(max(ks) + 1, both.shape[1]), largest=False).values
+        radii.append(nearest[:, ks].T)
+    return torch.cat(radii, 1)
 
 
 def _squared(x: Tensor, y: Tensor) -> Tensor:
     """(n, m) squared distances of x (n, d) and y (m, d); exactly 0 between copies."""
     norms = x.square().sum(1, keepdim=True) + y.square().sum(1)
-    squared = norms - 2 * x @ y.T
+    squared = torch.addmm(norms, x, y.T, alpha=-2)
     return squared.masked_fill_(squared < _ROUNDING * norms, 0)
 
 
