@@ -1205,11 +1205,25 @@ MUTANTS = [
         "cli/test_sweep.py::test_a_search_that_proposes_what_cannot_be_goes_on",
     ),
     _(
-        "a trial failed for a recipe that this worker cannot read",
+        "a trial failed for what this worker lacks",
         "workers.py",
         "except Unfit as error:",
         "except UserError as error:",
-        "test_workers.py::test_a_worker_that_cannot_read_the_recipe_of_a_search_leaves_its_trials_to_others",
+        "test_workers.py::test_a_worker_without_optuna_leaves_the_trials_of_a_search_to_others",
+    ),
+    _(
+        "a search that reads its recipe anew at each trial",
+        "sweeps.py",
+        "recipe_of(load(sweep.base), choice)",
+        "recipe_of(shared(sweep.asked), choice)",
+        "test_workers.py::test_a_search_needs_neither_the_file_of_its_recipe_nor_the_folder_it_was_begun_in",
+    ),
+    _(
+        "images looked for where the worker stands",
+        "sweeps.py",
+        "return _placed(override(recipe, {",
+        "return (override(recipe, {",
+        "test_workers.py::test_a_search_needs_neither_the_file_of_its_recipe_nor_the_folder_it_was_begun_in",
     ),
     _(
         "a failed trial evaluated",

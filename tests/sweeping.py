@@ -39,7 +39,7 @@ def sweep(folder, names, search=None):
     asked = {"fields": {"seed": "[0,1]"}, "search": search}
     trials = [{"name": name, "fields": {"optim.lr": name}, "recipe": {"name": "stub"}} for name in names]
     folder.mkdir(parents=True, exist_ok=True)
-    document = {"schema": 1, "kind": "sweep", "asked": asked, "trials": trials}
+    document = {"schema": 1, "kind": "sweep", "asked": asked, "base": {}, "trials": trials}
     (folder / "sweep.json").write_text(json.dumps(document))
     return read(folder)
 

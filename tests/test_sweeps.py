@@ -90,6 +90,10 @@ def test_random_draws_some_of_them_the_same_for_a_seed():
             "data.valid 0 of blossoms leaves",
         ),
         (
+            {"fields": {"data.valid": "0", "optim.lr": "[1e-4..1e-2]"}, "search": 2},
+            "--search judges by at least 1 validation images, and data.valid 0 of blossoms leaves 0",
+        ),
+        (
             {"evaluate": 20, "data": "blossoms:190"},
             "at least 20 validation images, and data.valid 0.1 of blossoms:190 leaves 19",
         ),

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import sweeping
 from ddim import checkpoint, runs
@@ -121,17 +122,31 @@ def test_a_trial_that_fails_is_written_down_and_the_others_go_on(tmp_path):
     work(planned, 1, said.append, lambda trial: 1 / 0)
 
 
-def test_a_worker_that_cannot_read_the_recipe_of_a_search_leaves_its_trials_to_others(tmp_path):
-    recipe = tmp_path / "mine.yaml"
-    recipe.write_text(write_recipe(smoke()))
+def test_a_search_needs_neither_the_file_of_its_recipe_nor_the_folder_it_was_begun_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("images").mkdir()
+    Path("mine.yaml").write_text(write_recipe(smoke()))
+    for k in range(3):
+        Image.new("RGB", (32, 32), (k, 0, 0)).save(f"images/{k}.png")
     fields = {"optim.lr": "[1e-4..1e-2]"}
-    planned = begin(Asked(recipe=str(recipe), fields=fields, search=1), tmp_path / "sweep")
-    recipe.unlink()
-    with pytest.raises(UserError, match="mine.yaml cannot be read"):
-        work(planned, 1, silent, sweeping.counting(planned))
+    planned = begin(Asked("images", "mine.yaml", fields, search=1), tmp_path / "sweep")
+    Path("mine.yaml").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    work(planned, 1, silent, sweeping.counting(planned))
+    check_all_ended_once(planned, 0)
+    recipe = json.loads(planned.recipe(planned.trials[0]).read_text())
+    assert recipe["data"]["source"] == str(tmp_path / "images")
+
+
+def test_a_worker_without_optuna_leaves_the_trials_of_a_search_to_others(tmp_path, monkeypatch):
+    planned = begin(Asked(fields={"optim.lr": "[1e-4..1e-2]"}, search=1), tmp_path / "sweep")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "optuna", None)
+        with pytest.raises(UserError, match="Optuna, which is not installed"):
+            work(planned, 1, silent, sweeping.counting(planned))
     assert not planned.result(planned.trials[0]).exists()
     # The next does not wait until the claim is dead.
-    recipe.write_text(write_recipe(smoke()))
     work(planned, 1, silent, sweeping.counting(planned), lease=600)
     check_all_ended_once(planned, 0)
 

@@ -77,10 +77,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as its folder tells it."""
+    """A sweep as its folder tells it; `base` is the recipe that all of its trials share, as JSON."""
 
     folder: Path
     asked: Asked
+    base: dict[str, Any]
     trials: tuple[Trial, ...]
 
     def run(self, trial: Trial) -> Path:
@@ -129,14 +130,14 @@ def plan(asked: Asked) -> list[Trial]:
             for number, (choice, recipe) in enumerate(whole, 1)
         ]
     found = {name: find_source(name) for name in {recipe.data.source for recipe in recipes}}
-    if asked.evaluate is not None:
+    if asked.evaluate or asked.search:
         for name, valid in dict.fromkeys((recipe.data.source, recipe.data.valid) for recipe in recipes):
-            _check_valid(name, found[name], valid)
+            _check_valid(asked, name, found[name], valid)
     return planned
 
 
 def shared(asked: Asked) -> Recipe:
-    """What all trials share: the recipe, with what the options say of it."""
+    """What all trials share: the recipe, with what the options say of it, wherever a worker stands."""
     from ddim.codec import override
     from ddim.recipes import find
 
@@ -144,7 +145,7 @@ def shared(asked: Asked) -> Recipe:
     if asked.minutes is not None:
         recipe = replace(recipe, images=None)
     plain = {"data.source": asked.data, "images": asked.images, "minutes": asked.minutes}
-    return override(recipe, {name: value for name, value in plain.items() if value is not None})
+    return _placed(override(recipe, {name: value for name, value in plain.items() if value is not None}))
 
 
 def _check_once(asked: Asked, space: trials.Space) -> None:
@@ -175,7 +176,7 @@ def _check_evaluation(asked: Asked) -> None:
             )
 
 
-def _check_valid(name: str, source: Source, valid: float) -> None:
+def _check_valid(asked: Asked, name: str, source: Source, valid: float) -> None:
     """UserError where a source is known, without reading it, to leave too few images to judge by."""
     from ddim.data.order import halves
 
@@ -184,9 +185,10 @@ def _check_valid(name: str, source: Source, valid: float) -> None:
     known = source.survey()
     # Of images that must be read to be counted any part may be enough.
     left = len(halves(known.count, valid, 0)[1]) if known else LEAST * (valid > 0)
-    if left < LEAST:
+    who, least = ("--evaluate", LEAST) if asked.evaluate else ("--search", 1)
+    if left < least:
         raise UserError(
-            f"--evaluate judges by at least {LEAST} validation images, and data.valid {valid:g} of {name} "
+            f"{who} judges by at least {least} validation images, and data.valid {valid:g} of {name} "
             f"leaves {left}"
         )
 
@@ -213,10 +215,14 @@ def _with(base: Recipe, choice: trials.Choice) -> Recipe:
         base = replace(base, images=None)
     recipe = override(base, choice)
     check_levels(recipe, recipe.report.steps)
+    return _placed(recipe)
+
+
+def _placed(recipe: Recipe) -> Recipe:
+    """The recipe with the whole path of its images: other workers may stand in other folders."""
     path = Path(recipe.data.source).expanduser()
     if not path.exists():
         return recipe
-    # Other workers may stand in other folders.
     return replace(recipe, data=replace(recipe.data, source=str(path.resolve())))
 
 
@@ -237,11 +243,14 @@ def begin(asked: Asked, out: Path | None) -> Sweep:
 
     UserError where the folder holds something else, or a sweep that was asked otherwise.
     """
+    from ddim.codec import dump
+
     if out is None or not (out / runs.SWEEP).exists():
         if not asked.fields and asked.repeats == 1:
             raise UserError("a sweep needs a field, such as schedule=[cosine,linear], or --repeats N")
         planned = [asdict(trial) for trial in plan(asked)]
-        document = {"schema": runs.SCHEMA, "kind": "sweep", "asked": asdict(asked), "trials": planned}
+        document = {"schema": runs.SCHEMA, "kind": "sweep", "asked": asdict(asked)}
+        document |= {"base": dump(shared(asked)), "trials": planned}
         out = _folder(out, asked)
         # Another worker may begin it at the same moment.
         with suppress(FileExistsError):
@@ -269,7 +278,8 @@ def read(folder: Path) -> Sweep:
     document = read_json(folder / runs.SWEEP)
     if document.get("schema") != runs.SCHEMA:
         raise UserError(f"{folder} has schema {document.get('schema')}, this version reads {runs.SCHEMA}")
-    return Sweep(folder, Asked(**document["asked"]), tuple(Trial(**trial) for trial in document["trials"]))
+    made = tuple(Trial(**trial) for trial in document["trials"])
+    return Sweep(folder, Asked(**document["asked"]), document["base"], made)
 
 
 def prepared(sweep: Sweep, trial: Trial) -> Trial:
@@ -286,15 +296,16 @@ def prepared(sweep: Sweep, trial: Trial) -> Trial:
 
 
 def _proposed(sweep: Sweep, trial: Trial) -> Trial:
-    from ddim.codec import dump
+    from ddim.codec import dump, load
 
     path = sweep.proposal(trial)
     if not path.exists():
+        tuning.check()
         # Workers that begin together must not propose the same.
         number, choice = tuning.ask(sweep.folder, trials.parse(sweep.asked.fields or {}), int(trial.name))
         write_json_atomic(path, {"number": number, "fields": choice})
     choice = read_json(path)["fields"]
-    return replace(trial, fields=choice, recipe=dump(recipe_of(shared(sweep.asked), choice)))
+    return replace(trial, fields=choice, recipe=dump(recipe_of(load(sweep.base), choice)))
 
 
 def _check(sweep: Sweep, asked: Asked) -> None:
