@@ -42,6 +42,12 @@ def quadratic(levels: int, schedule: Schedule, end: float, first: float = 1.0) -
     return torch.linspace(math.sqrt(first), math.sqrt(end), levels, dtype=torch.float64) ** 2
 
 
+def uniform_log_snr(levels: int, schedule: Schedule, end: float, first: float = 1.0) -> Tensor:
+    """Equal steps of log-SNR."""
+    noisy, clean = schedule(torch.tensor([first, end], dtype=torch.float64)).log_snr.tolist()
+    return schedule.inverse(torch.linspace(noisy, clean, levels, dtype=torch.float64))
+
+
 def karras(levels: int, schedule: Schedule, end: float, first: float = 1.0) -> Tensor:
     """Equal steps of the seventh root of sigma / alpha."""
     high, low = bar(schedule(torch.tensor([first, end], dtype=torch.float64))).tolist()

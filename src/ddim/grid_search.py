@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ddim.convergence import karras, quadratic, uniform
+from ddim.convergence import karras, quadratic, uniform, uniform_log_snr
 from ddim.errors import UserError
 from ddim.generate import Trained, batches
 from ddim.labels import check_null
@@ -30,13 +30,8 @@ LEAST_GAP = 0.25
 
 def named_grids(steps: int, schedule: Schedule, end: float, first: float = 1.0) -> dict[str, Tensor]:
     """The named ways from the time `first` to `end`, each (steps,) times."""
-    noisy, clean = schedule(torch.tensor([first, end], dtype=torch.float64)).log_snr.tolist()
-    grids = {
-        "uniform": uniform(steps, schedule, end, first),
-        "quadratic": quadratic(steps, schedule, end, first),
-        "karras": karras(steps, schedule, end, first),
-        "uniform_log_snr": schedule.inverse(torch.linspace(noisy, clean, steps, dtype=torch.float64)),
-    }
+    clocks = (uniform, quadratic, karras, uniform_log_snr)
+    grids = {clock.__name__: clock(steps, schedule, end, first) for clock in clocks}
     for times in grids.values():
         # The ends themselves, not their images under roundings.
         times[0], times[-1] = first, end

@@ -14,7 +14,7 @@ from typing import Any
 from ddim import runs, scores
 from ddim.codec import completed
 from ddim.runs import Run
-from ddim.ways import Way, counts, latest, way
+from ddim.ways import Way, latest, newest, way
 
 METRICS = {
     "image_mae": ("Image MAE", -1),
@@ -119,9 +119,7 @@ def numbers(configuration: Configuration, judged: Way | None) -> dict[str, Sprea
 def other_ways(configuration: Configuration, judged: Way) -> list[Way]:
     """The ways in which runs of a configuration were judged that were not judged in the one way."""
     missed = [run for run in configuration.counted if latest(run, judged) is None]
-    records = [[record for record in run.records if counts(run, record)] for run in missed]
-    found = [way(run, of[-1]) for run, of in zip(missed, records, strict=True) if of]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(way(run, record) for run in missed if (record := newest(run))))
 
 
 def _once(group: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:

@@ -93,6 +93,11 @@ def latest(run: Run, judged: Way | None) -> Mapping[str, Any] | None:
     return next(of, None)
 
 
+def newest(run: Run) -> Mapping[str, Any] | None:
+    """The record of the newest evaluation of a run that tells of it what it is, None where it has none."""
+    return next((record for record in reversed(run.records) if counts(run, record)), None)
+
+
 def alike(found: Sequence[Run]) -> list[Run]:
     """The runs with the evaluation of each that counts beside those of the others; a run without says why."""
     judged = standard(found)
@@ -103,8 +108,8 @@ def alike(found: Sequence[Run]) -> list[Run]:
             return replace(run, records=(record,))
         if not run.records:
             return run
-        last = run.records[-1]
-        how = unlike(way(run, last), judged) if judged and counts(run, last) else "of an earlier step"
+        last = newest(run)
+        how = unlike(way(run, last), judged) if judged and last else "of an earlier step"
         why = run.why or f"its evaluations do not compare with those of most: {how}"
         return replace(run, records=(), why=why)
 
