@@ -124,12 +124,17 @@ def best(folder: Path, on_damage: Callable[[str], object] = warnings.warn) -> Pa
     return _newest(folder, on_damage, lambda manifest: manifest.best)
 
 
+def names_best(run: Path) -> bool:
+    """Whether a path is RUN/best of a run folder, whether the run kept one or not."""
+    return run.name == BEST and not run.exists() and (run.parent / "checkpoints").is_dir()
+
+
 def chosen(run: Path) -> Path | None:
     """The checkpoint that RUN/best stands for, the best that the run kept, and None for any other path.
 
     UserError where the run kept none.
     """
-    if run.name != BEST or run.exists() or not (run.parent / "checkpoints").is_dir():
+    if not names_best(run):
         return None
     found = best(run.parent / "checkpoints")
     if found is None:

@@ -188,7 +188,7 @@ def made(
 def is_run(path: Path) -> bool:
     """Whether a path is a run's folder, RUN/best or a checkpoint, and no images."""
     names = ("run.json", "checkpoints", checkpoint.MANIFEST)
-    return any((path / name).exists() for name in names) or checkpoint.chosen(path) is not None
+    return any((path / name).exists() for name in names) or checkpoint.names_best(path)
 
 
 @dataclass(frozen=True)

@@ -119,9 +119,9 @@ def only(args: argparse.Namespace, command: str, *fields: str) -> None:
 
 def run_folder(run: Path) -> None:
     """UserError where something is to be added to a run and its checkpoint is given."""
-    from ddim.checkpoint import MANIFEST, chosen
+    from ddim.checkpoint import MANIFEST, names_best
 
-    if (run / MANIFEST).is_file() or chosen(run):
+    if (run / MANIFEST).is_file() or names_best(run):
         raise UserError(f"{run} is a checkpoint, to which nothing can be added: give the run folder")
 
 

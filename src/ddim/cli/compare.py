@@ -48,7 +48,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Rank, print the table and what differs, write the page."""
     # Here, so that --help answers without torch.
-    from ddim.checkpoint import chosen
+    from ddim.checkpoint import names_best
     from ddim.pages import check_out, save_page
     from ddim.ranking import differing, ranked
     from ddim.scores import find_metric, read
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         check_out(args.out)
     for path in args.evaluations:
-        if chosen(path):
+        if names_best(path):
             raise UserError(f"{path} has no evaluations of its own: name one, {path.parent}/evaluations/N")
     evaluations = [read(path) for path in args.evaluations]
     rows = ranked(evaluations, args.metric)
