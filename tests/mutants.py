@@ -820,6 +820,13 @@ MUTANTS = [
         "stage(grow(x) + 0 * skips.pop(), told)",
         UNET,
     ),
+    _(
+        "labels of augmentation whispered",
+        "nn/unet.py",
+        "            nn.init.normal_(self.tell_augment.weight)\n",
+        "",
+        "nn/test_unet.py::test_what_is_told_beside_the_level_is_as_loud_as_the_level",
+    ),
     _("no gain at the end", "nn/unet.py", "self.leave(x * gain)", "self.leave(x)", UNET),
     _("scale and shift exchanged", "nn/unet.py", "scale, shift = self", "shift, scale = self", UNET),
     _(

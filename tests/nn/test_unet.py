@@ -182,6 +182,13 @@ def test_labels_of_augmentation_are_heard_and_none_of_them_are_zeros():
             assert not torch.allclose(net(x, told, augment=torch.eye(9)[[k, k]]), plain, atol=1e-4)
 
 
+def test_what_is_told_beside_the_level_is_as_loud_as_the_level():
+    net = made(lambda: UNetSpec(**FORMS[0], told=16, augment=9, classes=10).network(3))
+    level = net.embedding(uniform(50).float()).norm(dim=1).mean().item()
+    for told in (net.tell_augment.weight.T, net.tell_class.weight):
+        assert 0.8 * level < told.norm(dim=1).mean() < 2 * level
+
+
 def test_a_network_that_is_told_of_none_is_the_one_it_was():
     assert small(FORMS[0]).state_dict().keys() == {
         name

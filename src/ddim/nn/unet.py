@@ -132,9 +132,9 @@ class Stage(nn.Module):
 class UNet(nn.Module):
     """(x, conditioning) -> F of the same shape as x; heights and widths of any size are padded and cropped.
 
-    Labels of augmentation are added to the embedding (Karras et al. 2022, appendix F.2); so is a vector of
-    the class, about as long as the embedding from the start: from zero it grows so slowly that classes are
-    told apart late.
+    Labels of augmentation are added to the embedding (Karras et al. 2022, appendix F.2), and so is a vector
+    of the class: that of each about as long as the embedding from the start. A short one grows so slowly that
+    classes, or what stands on its head, are told apart late.
     """
 
     def __init__(self, channels: int, spec: UNetSpec) -> None:
@@ -161,6 +161,7 @@ class UNet(nn.Module):
         if spec.augment:
             # Without a bias: labels that are zero say nothing.
             self.tell_augment = nn.Linear(spec.augment, 64, bias=False)
+            nn.init.normal_(self.tell_augment.weight)
         if spec.classes:
             self.tell_class = nn.Embedding(spec.classes, 64)
 
