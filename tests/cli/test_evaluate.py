@@ -10,6 +10,7 @@ from PIL import Image
 import tiny
 from ddim import scores
 from ddim.cli import main
+from ddim.cli.compare import _cells
 from ddim.metrics import features
 from ddim.training import train
 from stubs import stub, written
@@ -123,6 +124,13 @@ def test_two_evaluations_are_compared_by_what_differs(run, capsys, tmp_path):
     assert lines[4].split()[:4] == ["-", str(folders[2]), "400", "0.10000"]
     assert lines[4].endswith("not ranked: the resizes differ: 2 px and 3 px")
     assert [line.split()[0] for line in lines[7:]] == ["pictures"]
+
+
+def test_what_differs_is_cut_short_where_it_still_differs_then():
+    long = "x" * 40
+    assert _cells([f"a{long}", f"b{long}"]) == [f"a{'x' * 28}...", f"b{'x' * 28}..."]
+    assert _cells([f"{long}a", f"{long}b", "c"]) == [f"{long}a", f"{long}b", "c"]
+    assert _cells([True, False, None, 50000]) == ["True", "False", "-", "50,000"]
 
 
 def test_a_comparison_is_a_page_too_with_the_grids_and_nothing_of_this_machine(capsys, tmp_path):

@@ -119,7 +119,7 @@ def _short(folder: Path) -> str:
 
 def _apart(differences: dict[str, list[Any]], names: list[str]) -> list[list[str]]:
     """What differs, a line each, under the names of the evaluations; nothing where nothing does."""
-    lines = [[name, *map(_said, values)] for name, values in differences.items()]
+    lines = [[name, *_cells(values)] for name, values in differences.items()]
     return [["", *names], *lines] if lines else []
 
 
@@ -152,11 +152,17 @@ def _reason(row: Row) -> str:
     return f"{what.value:+.5f} ({what.low:+.5f} ... {what.high:+.5f}), {kind}{verdict}"
 
 
+def _cells(values: list[Any]) -> list[str]:
+    """Values that differ, each cut short where they still differ then."""
+    whole = [_said(value) for value in values]
+    short = [text if len(text) <= 32 else f"{text[:29]}..." for text in whole]
+    return short if len(set(short)) == len(set(whole)) else whole
+
+
 def _said(value: Any) -> str:  # noqa: ANN401  (JSON)
-    text = (
-        "-" if value is None else f"{value:,}" if isinstance(value, int) and value is not True else str(value)
-    )
-    return text if len(text) <= 32 else f"{text[:29]}..."
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "-" if value is None else str(value)
 
 
 def _aligned(table: list[list[str]]) -> list[str]:
