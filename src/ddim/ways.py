@@ -80,11 +80,20 @@ def counts(run: Run, record: Mapping[str, Any]) -> bool:
 
 
 def standard(found: Iterable[Run]) -> Way | None:
-    """The way in which most runs were judged; of two, that of more pictures. None where none was judged."""
-    ways = Counter(
-        each for run in found for each in {way(run, record) for record in run.records if counts(run, record)}
-    )
-    return max(ways, key=lambda each: (ways[each], each.pictures), default=None)
+    """The way in which most runs were judged; of two, that of more pictures, or else the newer one.
+
+    None where none was judged.
+    """
+    ways: Counter[Way] = Counter()
+    newest: dict[Way, tuple[str, int]] = {}
+    for run in found:
+        mine = {}
+        for place, record in enumerate(run.records):
+            if counts(run, record):
+                mine[way(run, record)] = str(record.get("time")), place
+        ways.update(mine.keys())
+        newest |= {each: max(when, newest.get(each, when)) for each, when in mine.items()}
+    return max(ways, key=lambda each: (ways[each], each.pictures, newest[each]), default=None)
 
 
 def latest(run: Run, judged: Way | None) -> Mapping[str, Any] | None:
