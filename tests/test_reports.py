@@ -129,7 +129,16 @@ def test_errors_of_different_schedules_are_not_ranked(tmp_path):
     make(tmp_path / "linear", errors={"image_mae": 0.2}, schedule={"kind": "linear"})
     rows, notes = table(runs.find(tmp_path))
     assert [row["Image MAE ↓"].best for row in rows] == [False, False]
-    assert any(note.startswith("Schedules differ") for note in notes)
+    assert any(note.startswith("Schedules or pixels differ") for note in notes)
+
+
+def test_errors_in_units_of_different_pixels_are_not_ranked(tmp_path):
+    for std in (0.5, 2.0):
+        pixels = {**dump(smoke())["pixels"], "std": std}
+        make(tmp_path / str(std), errors={"image_mae": std}, pixels=pixels)
+    rows, notes = table(runs.find(tmp_path))
+    assert [row["Image MAE ↓"].best for row in rows] == [False, False]
+    assert any("in units of its pixels" in note for note in notes)
 
 
 def test_nothing_is_ranked_over_different_images(tmp_path):

@@ -249,11 +249,30 @@ def test_levels_that_searches_found_are_one_way_of_sampling():
     assert ways.way(run(), record(recipe=newer)) == ways.way(run(), record())
 
 
-def test_runs_from_other_weights_or_images_are_not_the_same_run():
+def test_runs_from_other_weights_or_images_are_configurations_of_their_own():
     one = run(seed=0)
     others = [replace(one, facts={"source": "weights"}), replace(one, facts={"data": {"fingerprint": "g"}})]
-    (found,) = results.configurations([one, *others])
-    assert (len(found.runs), found.again) == (3, ())
+    found = results.configurations([one, *others])
+    assert [each.runs for each in found] == [(each,) for each in [one, *others]]
+    assert [dict(each.choice) for each in found] == [
+        {"from": "–", "fingerprint": "–"},
+        {"from": "weights", "fingerprint": "–"},
+        {"from": "–", "fingerprint": "g"},
+    ]
+    # What has not begun yet is known to differ in nothing.
+    begun = [replace(run(seed=k), facts={"source": "weights", "data": {"fingerprint": "g"}}) for k in (0, 1)]
+    assert len(results.configurations([*begun, run(seed=2, state="waiting")])) == 1
+
+
+def test_of_ways_as_common_the_one_of_the_newest_evaluation_counts():
+    def judged(steps, day):
+        return record(0.1 * steps, times=[1.0] * steps) | {"time": f"2026-01-0{day}T00:00:00+00:00"}
+
+    for order in ((5, 10, 20), (20, 10, 5), (10, 20, 5)):
+        (kept,) = ways.alike([run(records=tuple(judged(n, day) for day, n in enumerate(order, 1)))])
+        assert kept.metrics["kid"] == pytest.approx(0.1 * order[-1])
+        found = [run(seed=k, records=(judged(n, k + 1),)) for k, n in enumerate(order)]
+        assert f"{order[-1]} steps" in ways.standard(found).sampled
 
 
 def test_fid_infinity_is_a_number_of_a_run():

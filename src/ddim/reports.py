@@ -15,7 +15,7 @@ from ddim import figures, plots, results, ways
 from ddim.errors import UserError
 from ddim.pages import Block, Cell, Heading, Picture, Strips, Table, Text, check_out, save_page
 from ddim.results import METRICS, MISSING, Configuration, Spread
-from ddim.runs import ERRORS, Run
+from ddim.runs import ERRORS, UNITS, Run
 from ddim.tracking import read_metrics
 from ddim.ways import Way
 
@@ -149,7 +149,7 @@ def _table(rows: Sequence[Configuration], judged: Way | None) -> Table:
 
 def _best(name: str, rows: Sequence[Configuration], found: Sequence[Mapping[str, Spread]]) -> int | None:
     """The row whose mean is best among the finished ones; None where no two compare, or two are equal."""
-    if len(_data(rows)) > 1 or (name in ERRORS and _schedules_differ(rows)):
+    if len(_data(rows)) > 1 or (name in ERRORS and _units_differ(rows)):
         return None
     finished = [all(run.state == "finished" for run in row.counted) for row in rows]
     known = [k for k, numbers in enumerate(found) if name in numbers and finished[k]]
@@ -185,8 +185,11 @@ def _notes(rows: Sequence[Configuration], judged: Way | None, metrics: Sequence[
         for row in rows:
             unlike = [ways.unlike(way, judged) for way in results.other_ways(row, judged)]
             notes += [f"Not comparable: {row.name}, judged with {text}." for text in unlike]
-    if _schedules_differ(rows):
-        notes.append("Schedules differ: an MAE is of the noise of its schedule, and compares within it only.")
+    if _units_differ(rows):
+        notes.append(
+            "Schedules or pixels differ: an MAE is of the noise of its schedule, in units of its pixels, and "
+            "compares within these only."
+        )
     if len(_data(rows)) > 1:
         notes.append("Data differ: no number compares between runs of different images.")
     if any(run.state != "finished" for row in rows for run in row.counted):
@@ -194,8 +197,8 @@ def _notes(rows: Sequence[Configuration], judged: Way | None, metrics: Sequence[
     return notes
 
 
-def _schedules_differ(rows: Sequence[Configuration]) -> bool:
-    return any(name.split(".")[0] == "schedule" for row in rows for name in row.choice)
+def _units_differ(rows: Sequence[Configuration]) -> bool:
+    return any(name.split(".")[0] in UNITS for row in rows for name in row.choice)
 
 
 def _data(rows: Sequence[Configuration]) -> set[str]:

@@ -64,7 +64,11 @@ class Spread:
 
 def configurations(found: Iterable[Run]) -> list[Configuration]:
     """The runs by configuration, in the order of the first of each; those without a recipe are left out."""
-    planned = [(run, runs.fields(completed(run.recipe))) for run in found if run.recipe]
+    known = [run for run in found if run.recipe]
+    planned = [
+        (run, runs.fields(completed(run.recipe)) | facts)
+        for run, facts in zip(known, _beginnings(known), strict=True)
+    ]
     names = differences([fields for _, fields in planned])
     if same_images([run for run, _ in planned]):
         # The same images may have lain in different places.
@@ -76,6 +80,23 @@ def configurations(found: Iterable[Run]) -> list[Configuration]:
     return [
         Configuration(choice, *_once(group)) for choice, group in zip(choices, groups.values(), strict=True)
     ]
+
+
+def _beginnings(found: Sequence[Run]) -> list[dict[str, str]]:
+    """What a recipe does not tell, of each run, where it is known to differ: whose weights the run began
+    with, and its images where those of one place have changed.
+    """
+    weights = [str(run.facts.get("source") or MISSING) for run in found]
+    images = [run.facts.get("data", {}).get("fingerprint", MISSING)[:8] for run in found]
+    known = [
+        (run.recipe["data"]["source"], each) for run, each in zip(found, images, strict=True) if run.facts
+    ]
+    told = {}
+    if len({each for run, each in zip(found, weights, strict=True) if run.facts}) > 1:
+        told["from"] = weights
+    if len(set(known)) > len({place for place, _ in known}):
+        told["fingerprint"] = images
+    return [{name: values[k] for name, values in told.items()} for k in range(len(found))]
 
 
 def differences(recipes: Sequence[Mapping[str, str]]) -> list[str]:
@@ -124,17 +145,11 @@ def other_ways(configuration: Configuration, judged: Way) -> list[Way]:
 
 def _once(group: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
     """The first run of each seed, a finished one before others; and the rest."""
-
-    def same(run: Run) -> tuple[Any, ...]:
-        """What makes two runs of a recipe one: the seed, the weights they began with, the images."""
-        facts = run.facts
-        return run.recipe.get("seed"), facts.get("source"), facts.get("data", {}).get("fingerprint")
-
     first: dict[Any, Run] = {}
     for run in sorted(group, key=lambda run: run.state != "finished"):
-        first.setdefault(same(run), run)
-    kept = tuple(run for run in group if run is first[same(run)])
-    return kept, tuple(run for run in group if run is not first[same(run)])
+        first.setdefault(run.recipe.get("seed"), run)
+    kept = tuple(run for run in group if run is first[run.recipe.get("seed")])
+    return kept, tuple(run for run in group if run is not first[run.recipe.get("seed")])
 
 
 def _differs(name: str, recipes: Sequence[Mapping[str, str]]) -> bool:

@@ -22,6 +22,8 @@ SCHEMA = 1
 """The version of the layout of a sweep's file."""
 ERRORS = ("noise_mae", "image_mae")
 """What training itself measures, on validation images."""
+UNITS = ("schedule", "pixels")
+"""Parts of a recipe that say what these errors are errors of: between others they do not compare."""
 COLUMNS = ("name", "recipe", "images", "total", "state", "age", *ERRORS)
 """What every run can be sorted and chosen by, beside its metrics and the fields of its recipe."""
 STATES = ("waiting", "running", "stopped", "finished", "failed", "damaged")
