@@ -97,6 +97,25 @@ def test_random_draws_some_of_them_the_same_for_a_seed():
             {"evaluate": 20, "data": "blossoms:190"},
             "at least 20 validation images, and data.valid 0.1 of blossoms:190 leaves 19",
         ),
+        (
+            {
+                "evaluate": 20,
+                "fields": {
+                    "grid": "sections",
+                    "grid.entries": "300",
+                    "grid.shares": "1,2",
+                    "report.steps": "9",
+                },
+            },
+            "--evaluate samples in 20 steps: ",
+        ),
+        (
+            {"fields": {"schedule": "[cosine,linear]", "optim.lr": "[1e-4..1e-2]"}, "search": 2},
+            "do not compare where schedule differs: judge by pictures with --evaluate N",
+        ),
+        ({"fields": {"pixels.std": "[0.5..2.0]"}, "search": 2}, "do not compare where pixels.std differs"),
+        ({"fields": {"optim.lr": "[0.001,1e-3]"}}, "two combinations are one recipe"),
+        ({"fields": {"name": "[a,b]"}}, "two combinations are one recipe"),
         ({"images": "10", "minutes": "1"}, "give one of them"),
         ({"images": "some"}, "images must be a whole number or none, got 'some'"),
     ],
@@ -175,9 +194,12 @@ def test_a_sweep_is_joined_by_its_folder_or_by_the_same_words(tmp_path):
     folder = tmp_path / "sweep"
     sweep = begin(asked(), folder)
     (folder / "claims").mkdir()
-    assert begin(Asked(), folder) == begin(asked(), folder) == sweep
+    assert begin(None, folder) == begin(asked(), folder) == sweep
     with pytest.raises(UserError, match="has repeats = 1, which 2 contradicts"):
         begin(asked(repeats=2), folder)
+    # Said or not, the default is another recipe.
+    with pytest.raises(UserError, match="has recipe = smoke, which fast contradicts|has data"):
+        begin(Asked(recipe="fast"), folder)
 
 
 def test_two_workers_that_begin_a_sweep_together_work_on_one(tmp_path):
@@ -225,6 +247,33 @@ def test_a_sweep_of_a_later_version_is_not_misread(tmp_path):
         read(tmp_path / "sweep")
 
 
+@pytest.mark.parametrize(
+    "document, said",
+    [
+        ([], "is not that of a sweep"),
+        ({"schema": 1}, "is not that of a sweep"),
+        ({"kind": "sweep", "schema": 1}, "is damaged: 'trials'"),
+        ({"kind": "sweep", "schema": 1, "trials": [], "asked": {"new": 1}}, "is damaged: .*'new'"),
+    ],
+)
+def test_a_file_that_is_no_sweep_is_refused_in_a_sentence(document, said, tmp_path):
+    (tmp_path / "sweep.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match=f"sweep.json {said}"):
+        read(tmp_path)
+
+
+def test_a_sweep_that_does_not_hold_its_base_goes_on_but_not_its_search(tmp_path):
+    for name, given in (("grid", {}), ("search", {"search": 1, "fields": {"optim.lr": "[1e-4..1e-2]"}})):
+        begin(asked(**given), tmp_path / name)
+        document = json.loads((tmp_path / name / "sweep.json").read_text())
+        del document["base"]
+        (tmp_path / name / "sweep.json").write_text(json.dumps(document))
+    assert prepared_recipe(read(tmp_path / "grid"))
+    search = read(tmp_path / "search")
+    with pytest.raises(UserError, match="begin the search anew"):
+        prepared(search, search.trials[0])
+
+
 def test_without_out_sweeps_are_numbered_under_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folders = [str(begin(asked(), None).folder) for _ in range(2)]
@@ -233,7 +282,7 @@ def test_without_out_sweeps_are_numbered_under_runs(tmp_path, monkeypatch):
 
 def test_what_a_search_tries_is_asked_for_once(tmp_path):
     """Whoever takes over a trial of a search goes on with the values that it has."""
-    space = {"optim.lr": "[1e-4..1e-2]", "schedule": "[cosine,linear]"}
+    space = {"optim.lr": "[1e-4..1e-2]", "objective.error": "[l1,mse]"}
     sweep = begin(asked(fields=space, search=2), tmp_path / "sweep")
     assert [trial.name for trial in sweep.trials] == ["1", "2"]
     for name in ("recipes", "proposals"):

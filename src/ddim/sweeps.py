@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ddim.data.source import Source
 
 _BUDGETS = ("images", "minutes")
+STEPS = 20
+"""Levels of the grid when a trial is evaluated, as `ddim evaluate` has them by default."""
 
 
 class Unfit(UserError):  # noqa: N818
@@ -77,11 +79,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as its folder tells it; `base` is the recipe that all of its trials share, as JSON."""
+    """A sweep as its folder tells it; `base` is the recipe that all of its trials share, as JSON.
+
+    None in sweeps of versions that did not keep it.
+    """
 
     folder: Path
     asked: Asked
-    base: dict[str, Any]
+    base: dict[str, Any] | None
     trials: tuple[Trial, ...]
 
     def run(self, trial: Trial) -> Path:
@@ -129,6 +134,8 @@ def plan(asked: Asked) -> list[Trial]:
             Trial(_name(number, len(whole), choice, recipe.seed), choice, dump(recipe))
             for number, (choice, recipe) in enumerate(whole, 1)
         ]
+    _check_recipes(asked, recipes)
+    _check_units(asked, space)
     found = {name: find_source(name) for name in {recipe.data.source for recipe in recipes}}
     if asked.evaluate or asked.search:
         for name, valid in dict.fromkeys((recipe.data.source, recipe.data.valid) for recipe in recipes):
@@ -161,6 +168,17 @@ def _check_once(asked: Asked, space: trials.Space) -> None:
         raise UserError(f"{' and '.join(budgets)} are two budgets: give one of them")
 
 
+def _check_units(asked: Asked, space: trials.Space) -> None:
+    """UserError where a search would compare errors that do not."""
+    varied = [name for name, values in space.items() if len(list(trials.corners({name: values}))) > 1]
+    unlike = [name for name in varied if name.split(".")[0] in runs.UNITS]
+    if asked.search and asked.evaluate is None and unlike:
+        raise UserError(
+            "--search judges by errors of validation images, which do not compare where "
+            f"{unlike[0]} differs: judge by pictures with --evaluate N"
+        )
+
+
 def _check_evaluation(asked: Asked) -> None:
     """UserError where no run could be judged: one hears of it before the first trains, not after."""
     from importlib.util import find_spec
@@ -174,6 +192,21 @@ def _check_evaluation(asked: Asked) -> None:
             raise UserError(
                 f"--evaluate needs the package {package}, which is not installed: pip install 'ddim[metrics]'"
             )
+
+
+def _check_recipes(asked: Asked, recipes: list[Recipe]) -> None:
+    """UserError where a run of one of them could not be judged, or where two of a grid are one."""
+    from ddim.generate import check_levels
+
+    if asked.evaluate:
+        for recipe in recipes:
+            try:
+                check_levels(recipe, STEPS)
+            except UserError as error:
+                raise UserError(f"--evaluate samples in {STEPS} steps: {error}") from None
+    nameless = [replace(recipe, name="") for recipe in recipes]
+    if not asked.search and len(set(nameless)) < len(recipes):
+        raise UserError("two combinations are one recipe: name different values")
 
 
 def _check_valid(asked: Asked, name: str, source: Source, valid: float) -> None:
@@ -238,14 +271,16 @@ def _alone(base: Recipe, choice: trials.Choice, name: str, said: str) -> bool:
     return False
 
 
-def begin(asked: Asked, out: Path | None) -> Sweep:
+def begin(asked: Asked | None, out: Path | None) -> Sweep:
     """The sweep in the folder `out`, made where it is not there yet; None names a new one under runs/.
 
-    UserError where the folder holds something else, or a sweep that was asked otherwise.
+    Nothing asked joins any sweep. UserError where the folder holds something else, or a sweep that was asked
+    otherwise.
     """
     from ddim.codec import dump
 
     if out is None or not (out / runs.SWEEP).exists():
+        asked = asked or Asked()
         if not asked.fields and asked.repeats == 1:
             raise UserError("a sweep needs a field, such as schedule=[cosine,linear], or --repeats N")
         planned = [asdict(trial) for trial in plan(asked)]
@@ -256,7 +291,8 @@ def begin(asked: Asked, out: Path | None) -> Sweep:
         with suppress(FileExistsError):
             create(out / runs.SWEEP, json.dumps(document, indent=1).encode() + b"\n")
     sweep = read(out)
-    _check(sweep, asked)
+    if asked is not None:
+        _check(sweep, asked)
     return sweep
 
 
@@ -273,13 +309,19 @@ def _folder(out: Path | None, asked: Asked) -> Path:
 
 def read(folder: Path) -> Sweep:
     """The sweep in a folder. UserError where there is none that this version can read."""
-    if not (folder / runs.SWEEP).is_file():
+    path = folder / runs.SWEEP
+    if not path.is_file():
         raise UserError(f"{folder} is no sweep: it holds no {runs.SWEEP}")
-    document = read_json(folder / runs.SWEEP)
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("kind") != "sweep":
+        raise UserError(f"{path} is not that of a sweep: `ddim sweep` writes those")
     if document.get("schema") != runs.SCHEMA:
         raise UserError(f"{folder} has schema {document.get('schema')}, this version reads {runs.SCHEMA}")
-    made = tuple(Trial(**trial) for trial in document["trials"])
-    return Sweep(folder, Asked(**document["asked"]), document["base"], made)
+    try:
+        made = tuple(Trial(**trial) for trial in document["trials"])
+        return Sweep(folder, Asked(**document["asked"]), document.get("base"), made)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
 
 
 def prepared(sweep: Sweep, trial: Trial) -> Trial:
@@ -299,6 +341,8 @@ def _proposed(sweep: Sweep, trial: Trial) -> Trial:
     from ddim.codec import dump, load
 
     path = sweep.proposal(trial)
+    if sweep.base is None:
+        raise UserError(f"{sweep.folder} does not hold what its trials share: begin the search anew")
     if not path.exists():
         tuning.check()
         # Workers that begin together must not propose the same.
@@ -309,9 +353,7 @@ def _proposed(sweep: Sweep, trial: Trial) -> Trial:
 
 
 def _check(sweep: Sweep, asked: Asked) -> None:
-    """UserError where what is asked now is not what the sweep is. Nothing but --out joins any sweep."""
-    if asked == Asked():
-        return
+    """UserError where what is asked now is not what the sweep is."""
     there = asdict(sweep.asked)
     for name, wanted in asdict(asked).items():
         if wanted != there[name]:

@@ -23,14 +23,12 @@ from ddim.errors import UserError
 from ddim.files import make
 from ddim.runs import Run
 from ddim.scores import DEFAULT
-from ddim.sweeps import Sweep, Trial, Unfit, prepared
+from ddim.sweeps import STEPS, Sweep, Trial, Unfit, prepared
 from ddim.tracking import read_json, write_json_atomic
 from ddim.ways import counts, way
 
 NO_SPACE = 3
 """What a command exits with when the disk is full: the next trial would end so too."""
-STEPS = 20
-"""Levels at which the pictures are made by which a sweep judges."""
 UNFIT = 2
 """What a command exits with when it was asked for what cannot be."""
 

@@ -31,7 +31,8 @@ command with --out goes on.
 a worker that was killed held is taken up by another after a minute without a sign of life, where it stopped.
 
 --search proposes values by what came out so far: the KID where --evaluate makes pictures, else the error of
-validation images, which says little where schedules differ. It needs pip install 'ddim[sweep]'.
+validation images, which does not compare where schedules or pixels differ. It needs pip install
+'ddim[sweep]'.
 
 examples:
   ddim sweep photos/ objective.error=[l1,mse] schedule=[cosine,linear] --repeats 3 --images 100000
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     return _done(sweep)
 
 
-def _asked(args: argparse.Namespace) -> Asked:
+def _asked(args: argparse.Namespace) -> Asked | None:
     from ddim.sweeps import Asked
 
     fields: dict[str, str] = {}
@@ -99,7 +100,8 @@ def _asked(args: argparse.Namespace) -> Asked:
     given: dict[str, Any] = {"data": sources[0] if sources else None, "fields": fields or None}
     names = ("recipe", "repeats", "random", "search", "images", "minutes", "evaluate")
     given |= {name: getattr(args, name) for name in names}
-    return Asked(**{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    return Asked(**given) if given else None
 
 
 def _done(sweep: Sweep) -> int:
