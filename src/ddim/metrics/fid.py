@@ -72,8 +72,11 @@ def _gaussian(features: np.ndarray) -> tuple[Tensor, Tensor]:
     root = mean.new_zeros(0, len(mean))
     for _, some in blocks(features):
         root = torch.cat([root, some - mean])
-        if len(root) > len(mean):
+        # Not at each block: the triangle would be done again for few new rows.
+        if len(root) > 2 * len(mean):
             root = torch.linalg.qr(root, mode="r").R
+    if len(root) > len(mean):
+        root = torch.linalg.qr(root, mode="r").R
     return mean, root / math.sqrt(len(features) - 1)
 
 
