@@ -247,6 +247,12 @@ def test_a_sweep_of_a_later_version_is_not_misread(tmp_path):
         read(tmp_path / "sweep")
 
 
+def test_what_is_drawn_at_random_may_come_twice():
+    trials = plan(asked(fields={"optim.batch": "[1..2]"}, random=3))
+    assert len(trials) == 3
+    assert len({trial.recipe["optim"]["batch"] for trial in trials}) < 3
+
+
 @pytest.mark.parametrize(
     "document, said",
     [

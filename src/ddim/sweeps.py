@@ -204,8 +204,9 @@ def _check_recipes(asked: Asked, recipes: list[Recipe]) -> None:
                 check_levels(recipe, STEPS)
             except UserError as error:
                 raise UserError(f"--evaluate samples in {STEPS} steps: {error}") from None
-    nameless = [replace(recipe, name="") for recipe in recipes]
-    if not asked.search and len(set(nameless)) < len(recipes):
+    # Of a search these are corners of ranges, and what is drawn at random may come twice.
+    nameless = {replace(recipe, name="") for recipe in recipes}
+    if not (asked.search or asked.random) and len(nameless) < len(recipes):
         raise UserError("two combinations are one recipe: name different values")
 
 
