@@ -2226,6 +2226,14 @@ MUTANTS = [
         "test_likelihood.py::test_a_start_that_is_not_noise_costs_bits",
     ),
     _(
+        "the bound over steps between the entries of a table",
+        "likelihood.py",
+        "if len(times) > entries(schedule):",
+        "if len(times) > 2 * entries(schedule):",
+        "test_likelihood.py::test_what_cannot_be_measured_is_refused",
+        "cli/test_bits.py::test_a_table_is_walked_by_its_entries_and_no_more",
+    ),
+    _(
         "the flow in units of the model",
         "likelihood.py",
         "bits(units - last)",
