@@ -2499,8 +2499,8 @@ MUTANTS = [
     _(
         "bits of other images than the run held out",
         "cli/likelihood.py",
-        "if args.data is None:",
-        "if args.data:",
+        "if args.data is None:\n        check_unchanged",
+        "if args.data:\n        check_unchanged",
         "cli/test_labels_command.py::"
         "test_bits_of_images_that_have_changed_since_training_are_asked_for_by_name_alone",
     ),
@@ -2527,6 +2527,13 @@ MUTANTS = [
         "cli/test_labels_command.py::"
         "test_bits_of_images_that_have_changed_since_training_are_asked_for_by_name_alone",
         "cli/test_diagnose.py::test_a_checkpoint_and_other_images_are_refused",
+    ),
+    _(
+        "images of the recipe pass for those of an imported run",
+        "own_images.py",
+        'if "data" not in trained.state:',
+        "if not trained.state:",
+        "cli/test_export.py::test_an_imported_run_has_no_images_of_its_own",
     ),
     _(
         "memorisation judges pictures on the recipe's levels where a search found others",

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.data.transforms import batch
     from ddim.generate import load
     from ddim.noise import check_seeds
-    from ddim.own_images import check_unchanged
+    from ddim.own_images import check_own, check_unchanged
     from ddim.training.run import opened
 
     run_folder(args.run)
@@ -79,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"-n must be at least 1, got {args.n}")
     trained = load(args.run, args.weights, device=args.device)
     likelihood.check(trained.model.schedule)
+    if args.data is None:
+        check_own(trained, ": name some with --data")
     recipe = trained.recipe
     data = replace(recipe.data, source=args.data or recipe.data.source, channels=trained.model.shape.channels)
     parts = opened(replace(recipe, data=data), None)
