@@ -115,6 +115,7 @@ _PREDICTS = {PredictsNoise(): "epsilon", PredictsImage(): "sample", PredictsVelo
 _EMBEDDINGS = {"sin_cos": (1, False), "cos_sin": (0, True)}
 _PADDINGS = {"same": 0, "strided": 1}
 _CLIPS = {False: False, "x0": True}
+_SPACINGS = {"leading": "leading", "trailing": "trailing"}
 
 
 def export(trained: Trained, folder: Path) -> None:
@@ -342,9 +343,13 @@ def _recipe(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[Recip
             "config.json can be imported with DownBlock2D and AttnDownBlock2D, and block_out_channels that "
             f"are multiples of the first, got {down} and {widths}"
         )
-    tree, size = dump(ddpm()), net.get("sample_size")
+    size = net.get("sample_size")
+    sides = size if isinstance(size, list) else [size, size]
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise UserError(f"config.json needs a sample_size of one or two whole numbers above 0, got {size}")
+    tree = dump(ddpm())
     entries = table["num_train_timesteps"]
-    tree["data"]["size"] = size if isinstance(size, list) else [size, size]
+    tree["data"]["size"] = sides
     tree["net"] = {
         "kind": "ddpm_unet",
         "width": widths[0],
@@ -366,7 +371,8 @@ def _recipe(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[Recip
     }
     tree["predicts"] = dump(_back(_PREDICTS, table["prediction_type"], "prediction_type"), named=True)
     tree["conditioning"]["entries"] = tree["objective"]["times"]["entries"] = entries
-    tree["grid"] |= {"entries": entries, "spacing": table["timestep_spacing"]}
+    spacing = _back(_SPACINGS, table["timestep_spacing"], "timestep_spacing")
+    tree["grid"] |= {"entries": entries, "spacing": spacing}
     tree["clip"] = _back(_CLIPS, table["clip_sample"], "clip_sample")
     return load(tree), channels
 
