@@ -2027,6 +2027,13 @@ MUTANTS = [
         "test_interop.py::test_what_is_no_ddpm_is_refused_in_one_sentence",
     ),
     _(
+        "whatever scheduler imported",
+        "interop.py",
+        'noise.get("_class_name", "DDIMScheduler")',
+        '"DDIMScheduler"',
+        "test_interop.py::test_what_is_no_ddpm_is_refused_in_one_sentence",
+    ),
+    _(
         "other pixels exported",
         "interop.py",
         "if trained.pixels != Pixels(half, half):",

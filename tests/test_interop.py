@@ -229,6 +229,10 @@ def test_nothing_is_written_over(run, tmp_path):
 @pytest.mark.parametrize(
     "part, file, changes, said",
     [
+        ("unet", "config.json", {"_class_name": "UNet2DConditionModel"}, "UNet2DConditionModel, where only"),
+        ("scheduler", SCHEDULER, {"_class_name": "PNDMScheduler"}, "DDIMScheduler, DDPMScheduler to be"),
+        ("scheduler", SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "got FlowMatchEuler"),
+        ("scheduler", SCHEDULER, {"_class_name": None}, "_class_name in scheduler_config.json must be one"),
         ("unet", "config.json", {"act_fn": "relu"}, "act_fn relu, where only silu"),
         ("unet", "config.json", {"downsample_padding": 2}, "downsample_padding must be one of 0, 1"),
         ("unet", "config.json", {"freq_shift": 5}, "freq_shift must be one of"),

@@ -27,7 +27,7 @@ from ddim.parameterisation import PredictsImage, PredictsNoise, PredictsVelocity
 from ddim.pixels import Pixels
 from ddim.recipes import ddpm
 from ddim.runtime import choose
-from ddim.samplers import DDIM
+from ddim.samplers import DDIM, DDPM
 from ddim.schedules import Linear
 
 VERSION = "0.42.1"
@@ -110,6 +110,7 @@ _NOISE = {
 _NEVER = ("set_alpha_to_one", "steps_offset", "trained_betas", "rescale_betas_zero_snr", "thresholding")
 """Of these, what can only be imported as it is here."""
 
+_SCHEDULERS = {DDIM: "DDIMScheduler", DDPM: "DDPMScheduler"}
 _BETAS = {"linear": "linear", "quad": "scaled_linear"}
 _PREDICTS = {PredictsNoise(): "epsilon", PredictsImage(): "sample", PredictsVelocity(): "v_prediction"}
 _EMBEDDINGS = {"sin_cos": (1, False), "cos_sin": (0, True)}
@@ -322,6 +323,8 @@ def _noise_config(recipe: Recipe) -> dict[str, Any]:
 
 def _recipe(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[Recipe, int]:
     """The recipe `ddpm` with what their two files say, and the channels of its images."""
+    _same(network, {"_class_name": "UNet2DModel"}, "config.json")
+    _back(_SCHEDULERS, noise.get("_class_name", "DDIMScheduler"), "_class_name in scheduler_config.json")
     net: dict[str, Any] = {**_CHOSEN, **network}
     table: dict[str, Any] = {**_NOISE, **noise}
     for name, kind in {"block_out_channels": list, "down_block_types": list, "in_channels": int}.items():
