@@ -2034,6 +2034,13 @@ MUTANTS = [
         "test_interop.py::test_what_is_no_ddpm_is_refused_in_one_sentence",
     ),
     _(
+        "variances of diffusers' DDPM exchanged",
+        "interop.py",
+        'DDPM("small"): "fixed_small", DDPM("large"): "fixed_large"',
+        'DDPM("large"): "fixed_small", DDPM("small"): "fixed_large"',
+        "test_interop.py::test_a_model_that_diffusers_samples_by_ddpm_is_sampled_so_here",
+    ),
+    _(
         "other pixels exported",
         "interop.py",
         "if trained.pixels != Pixels(half, half):",

@@ -121,20 +121,7 @@ def test_diffusers_opens_an_exported_run_and_makes_the_same_pictures(tmp_path, c
 @pytest.mark.parametrize("said", [{}, {"clip_sample": False, "timestep_spacing": "trailing"}], ids=str)
 def test_a_model_of_diffusers_samples_here_as_there(tmp_path, steps, old, said):
     """Also as diffusers has it by default, clipped at each step with the noise as predicted."""
-    unet = made(
-        lambda: diffusers.UNet2DModel(
-            sample_size=16,
-            in_channels=1,
-            out_channels=1,
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            down_block_types=("AttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "AttnUpBlock2D"),
-            norm_num_groups=8,
-        )
-    )
-    shaken(unet)
-    pipeline = diffusers.DDIMPipeline(unet, diffusers.DDIMScheduler(**said))
+    pipeline = diffusers.DDIMPipeline(network(), diffusers.DDIMScheduler(**said))
     pipeline.save_pretrained(tmp_path / "theirs")
     if old:
         # As the first pipelines: all files in one folder.
@@ -149,6 +136,46 @@ def test_a_model_of_diffusers_samples_here_as_there(tmp_path, steps, old, said):
     # And back.
     export(load(made_run), tmp_path / "ours")
     assert torch.equal(pictures(opened(tmp_path / "ours"), steps), wanted)
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+@pytest.mark.parametrize("clips", [False, True])
+@pytest.mark.parametrize(
+    ("variance", "spacing"),
+    [
+        ("fixed_small", "leading"),
+        ("fixed_small", "trailing"),
+        ("fixed_small_log", "leading"),
+        ("fixed_large", "leading"),
+    ],
+)
+def test_a_model_that_diffusers_samples_by_ddpm_is_sampled_so_here(tmp_path, variance, spacing, clips, steps):
+    scheduler = diffusers.DDPMScheduler(
+        variance_type=variance, timestep_spacing=spacing, clip_sample=clips, prediction_type="v_prediction"
+    )
+    pipeline = diffusers.DDPMPipeline(network(), scheduler)
+    pipeline.save_pretrained(tmp_path / "theirs")
+    found, _ = generate(load(import_(tmp_path / "theirs", tmp_path / "run")), SEEDS, steps)
+    wanted = pictures(pipeline, steps)
+    assert wanted.std() > 0.1
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-4)
+
+
+def network():
+    """A network of diffusers, small, with random weights."""
+    unet = made(
+        lambda: diffusers.UNet2DModel(
+            sample_size=16,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            down_block_types=("AttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "AttnUpBlock2D"),
+            norm_num_groups=8,
+        )
+    )
+    return shaken(unet)
 
 
 def test_a_run_that_is_exported_and_imported_is_the_same_run(run, tmp_path):
@@ -258,6 +285,8 @@ def test_nothing_is_written_over(run, tmp_path):
         ("scheduler", SCHEDULER, {"set_alpha_to_one": False}, "set_alpha_to_one False, where only True"),
         ("scheduler", SCHEDULER, {"prediction_type": "flow"}, "prediction_type must be one of"),
         ("scheduler", SCHEDULER, {"timestep_spacing": "linspace"}, "^timestep_spacing must be one of"),
+        ("scheduler", SCHEDULER, {"_class_name": "DDPMScheduler", "variance_type": "learned_range"},
+         "variance_type must be one of fixed_small, fixed_large to be imported, got learned_range"),
         ("scheduler", SCHEDULER, {"thresholding": True}, "thresholding True, where only False"),
         ("scheduler", SCHEDULER, {"clip_sample": "x"}, "clip_sample must be one of False, True"),
         ("scheduler", SCHEDULER, {"clip_sample": True, "clip_sample_range": 2.0}, "clip_sample_range 2.0"),

@@ -116,6 +116,7 @@ _PREDICTS = {PredictsNoise(): "epsilon", PredictsImage(): "sample", PredictsVelo
 _EMBEDDINGS = {"sin_cos": (1, False), "cos_sin": (0, True)}
 _PADDINGS = {"same": 0, "strided": 1}
 _CLIPS = {False: False, "x0": True}
+_VARIANCES = {DDPM("small"): "fixed_small", DDPM("large"): "fixed_large"}
 _SPACINGS = {"leading": "leading", "trailing": "trailing"}
 
 
@@ -145,7 +146,9 @@ def import_(folder: Path, out: Path | None = None) -> Path:
     """Make a run folder, `out` or one under runs/, of a pipeline folder of diffusers, and return it.
 
     DDIM's or DDPM's pipeline. The run has the recipe `ddpm` but for what their files say, no images, and is
-    sampled in float32. import.json says where it came from. UserError, in one sentence, for what is no DDPM.
+    sampled in float32, by DDIM or DDPM as their scheduler does. (Of variance fixed_large, trailing, in
+    fewer steps than entries, theirs leaves noise in the pictures and ours does not.) import.json says where
+    it came from. UserError, in one sentence, for what is no DDPM.
     """
     network = _read(folder, "unet", "config.json")
     noise = _read(folder, "scheduler", "scheduler_config.json")
@@ -376,6 +379,11 @@ def _recipe(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[Recip
     tree["conditioning"]["entries"] = tree["objective"]["times"]["entries"] = entries
     spacing = _back(_SPACINGS, table["timestep_spacing"], "timestep_spacing")
     tree["grid"] |= {"entries": entries, "spacing": spacing}
+    if noise.get("_class_name") == "DDPMScheduler":
+        variance = noise.get("variance_type", "fixed_small")
+        # By its logarithm it is the same one.
+        variance = "fixed_small" if variance == "fixed_small_log" else variance
+        tree["sampler"] = dump(_back(_VARIANCES, variance, "variance_type"), named=True)
     tree["clip"] = _back(_CLIPS, table["clip_sample"], "clip_sample")
     return load(tree), channels
 
