@@ -2049,6 +2049,20 @@ MUTANTS = [
         "test_interop.py::test_what_is_no_ddpm_is_refused_in_one_sentence",
     ),
     _(
+        "whatever scheduler imported",
+        "interop.py",
+        'noise.get("_class_name", "DDIMScheduler")',
+        '"DDIMScheduler"',
+        "test_interop.py::test_what_is_no_ddpm_is_refused_in_one_sentence",
+    ),
+    _(
+        "variances of diffusers' DDPM exchanged",
+        "interop.py",
+        'DDPM("small"): "fixed_small", DDPM("large"): "fixed_large"',
+        'DDPM("large"): "fixed_small", DDPM("small"): "fixed_large"',
+        "test_interop.py::test_a_model_that_diffusers_samples_by_ddpm_is_sampled_so_here",
+    ),
+    _(
         "other pixels exported",
         "interop.py",
         "if trained.pixels != Pixels(half, half):",
@@ -2246,6 +2260,14 @@ MUTANTS = [
         "prior_bits(x0, schedule(times[0])).double()",
         "0 * prior_bits(x0, schedule(times[0])).double()",
         "test_likelihood.py::test_a_start_that_is_not_noise_costs_bits",
+    ),
+    _(
+        "the bound over steps between the entries of a table",
+        "likelihood.py",
+        "if len(times) > entries(schedule):",
+        "if len(times) > 2 * entries(schedule):",
+        "test_likelihood.py::test_what_cannot_be_measured_is_refused",
+        "cli/test_bits.py::test_a_table_is_walked_by_its_entries_and_no_more",
     ),
     _(
         "the flow in units of the model",
@@ -2513,8 +2535,8 @@ MUTANTS = [
     _(
         "bits of other images than the run held out",
         "cli/likelihood.py",
-        "if args.data is None:",
-        "if args.data:",
+        "if args.data is None:\n        check_unchanged",
+        "if args.data:\n        check_unchanged",
         "cli/test_labels_command.py::"
         "test_bits_of_images_that_have_changed_since_training_are_asked_for_by_name_alone",
     ),
@@ -2541,6 +2563,13 @@ MUTANTS = [
         "cli/test_labels_command.py::"
         "test_bits_of_images_that_have_changed_since_training_are_asked_for_by_name_alone",
         "cli/test_diagnose.py::test_a_checkpoint_and_other_images_are_refused",
+    ),
+    _(
+        "images of the recipe pass for those of an imported run",
+        "own_images.py",
+        'if "data" not in trained.state:',
+        "if not trained.state:",
+        "cli/test_export.py::test_an_imported_run_has_no_images_of_its_own",
     ),
     _(
         "memorisation judges pictures on the recipe's levels where a search found others",

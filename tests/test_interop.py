@@ -121,20 +121,7 @@ def test_diffusers_opens_an_exported_run_and_makes_the_same_pictures(tmp_path, c
 @pytest.mark.parametrize("said", [{}, {"clip_sample": False, "timestep_spacing": "trailing"}], ids=str)
 def test_a_model_of_diffusers_samples_here_as_there(tmp_path, steps, old, said):
     """Also as diffusers has it by default, clipped at each step with the noise as predicted."""
-    unet = made(
-        lambda: diffusers.UNet2DModel(
-            sample_size=16,
-            in_channels=1,
-            out_channels=1,
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            down_block_types=("AttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "AttnUpBlock2D"),
-            norm_num_groups=8,
-        )
-    )
-    shaken(unet)
-    pipeline = diffusers.DDIMPipeline(unet, diffusers.DDIMScheduler(**said))
+    pipeline = diffusers.DDIMPipeline(network(), diffusers.DDIMScheduler(**said))
     pipeline.save_pretrained(tmp_path / "theirs")
     if old:
         # As the first pipelines: all files in one folder.
@@ -149,6 +136,46 @@ def test_a_model_of_diffusers_samples_here_as_there(tmp_path, steps, old, said):
     # And back.
     export(load(made_run), tmp_path / "ours")
     assert torch.equal(pictures(opened(tmp_path / "ours"), steps), wanted)
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+@pytest.mark.parametrize("clips", [False, True])
+@pytest.mark.parametrize(
+    ("variance", "spacing"),
+    [
+        ("fixed_small", "leading"),
+        ("fixed_small", "trailing"),
+        ("fixed_small_log", "leading"),
+        ("fixed_large", "leading"),
+    ],
+)
+def test_a_model_that_diffusers_samples_by_ddpm_is_sampled_so_here(tmp_path, variance, spacing, clips, steps):
+    scheduler = diffusers.DDPMScheduler(
+        variance_type=variance, timestep_spacing=spacing, clip_sample=clips, prediction_type="v_prediction"
+    )
+    pipeline = diffusers.DDPMPipeline(network(), scheduler)
+    pipeline.save_pretrained(tmp_path / "theirs")
+    found, _ = generate(load(import_(tmp_path / "theirs", tmp_path / "run")), SEEDS, steps)
+    wanted = pictures(pipeline, steps)
+    assert wanted.std() > 0.1
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-4)
+
+
+def network():
+    """A network of diffusers, small, with random weights."""
+    unet = made(
+        lambda: diffusers.UNet2DModel(
+            sample_size=16,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            down_block_types=("AttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "AttnUpBlock2D"),
+            norm_num_groups=8,
+        )
+    )
+    return shaken(unet)
 
 
 def test_a_run_that_is_exported_and_imported_is_the_same_run(run, tmp_path):
@@ -229,6 +256,10 @@ def test_nothing_is_written_over(run, tmp_path):
 @pytest.mark.parametrize(
     "part, file, changes, said",
     [
+        ("unet", "config.json", {"_class_name": "UNet2DConditionModel"}, "UNet2DConditionModel, where only"),
+        ("scheduler", SCHEDULER, {"_class_name": "PNDMScheduler"}, "DDIMScheduler, DDPMScheduler to be"),
+        ("scheduler", SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "got FlowMatchEuler"),
+        ("scheduler", SCHEDULER, {"_class_name": None}, "_class_name in scheduler_config.json must be one"),
         ("unet", "config.json", {"act_fn": "relu"}, "act_fn relu, where only silu"),
         ("unet", "config.json", {"downsample_padding": 2}, "downsample_padding must be one of 0, 1"),
         ("unet", "config.json", {"freq_shift": 5}, "freq_shift must be one of"),
@@ -244,13 +275,18 @@ def test_nothing_is_written_over(run, tmp_path):
         ("unet", "config.json", {"block_out_channels": "16"}, "its block_out_channels is 16"),
         ("unet", "config.json", {"down_block_types": ["X"] * 2, "up_block_types": ["X"] * 2}, "Block2D and"),
         ("unet", "config.json", {"layers_per_block": "many"}, "net.blocks must be a whole number"),
-        ("unet", "config.json", {"sample_size": None}, "data.size"),
+        ("unet", "config.json", {"sample_size": None}, "sample_size of one or two .* got None"),
+        ("unet", "config.json", {"sample_size": [16]}, "sample_size of one or two .* got .16."),
+        ("unet", "config.json", {"sample_size": "16"}, "sample_size of one or two .* got 16"),
+        ("unet", "config.json", {"sample_size": [16, 0]}, "sample_size of one or two .* got .16, 0"),
         ("unet", "config.json", {"block_out_channels": [32, 64]}, "of another size"),
         ("scheduler", SCHEDULER, {"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule must be one of"),
         ("scheduler", SCHEDULER, {"trained_betas": [0.1]}, "trained_betas"),
         ("scheduler", SCHEDULER, {"set_alpha_to_one": False}, "set_alpha_to_one False, where only True"),
         ("scheduler", SCHEDULER, {"prediction_type": "flow"}, "prediction_type must be one of"),
-        ("scheduler", SCHEDULER, {"timestep_spacing": "linspace"}, "grid.spacing must be one of"),
+        ("scheduler", SCHEDULER, {"timestep_spacing": "linspace"}, "^timestep_spacing must be one of"),
+        ("scheduler", SCHEDULER, {"_class_name": "DDPMScheduler", "variance_type": "learned_range"},
+         "variance_type must be one of fixed_small, fixed_large to be imported, got learned_range"),
         ("scheduler", SCHEDULER, {"thresholding": True}, "thresholding True, where only False"),
         ("scheduler", SCHEDULER, {"clip_sample": "x"}, "clip_sample must be one of False, True"),
         ("scheduler", SCHEDULER, {"clip_sample": True, "clip_sample_range": 2.0}, "clip_sample_range 2.0"),

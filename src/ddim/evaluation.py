@@ -40,7 +40,7 @@ from ddim.metrics.fid import caution, fid, fid_infinity
 from ddim.metrics.kid import LEGACY_BATCH, kid, legacy_kid
 from ddim.metrics.precision_recall import prdc
 from ddim.noise import check_seeds
-from ddim.own_images import check_unchanged
+from ddim.own_images import check_own, check_unchanged
 from ddim.plots import grid as sheet
 from ddim.plots import save_png, to_uint8
 from ddim.records import sampling_record
@@ -210,6 +210,8 @@ def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progr
     trained = load(run, pictures.weights, device=pictures.device)
     label, guidance = labels.find(pictures.label, trained.recipe, trained.state["classes"]), pictures.guidance
     labels.check(trained.recipe, label, guidance)
+    if reference.data is None:
+        check_own(trained, ": name a reference with --data")
     data = replace(trained.recipe.data, channels=trained.model.shape.channels)
     against = chosen(reference, data, trained.recipe.seed, partial(progress, "images"))
     if reference.data is None:

@@ -27,7 +27,7 @@ from ddim.parameterisation import PredictsImage, PredictsNoise, PredictsVelocity
 from ddim.pixels import Pixels
 from ddim.recipes import ddpm
 from ddim.runtime import choose
-from ddim.samplers import DDIM
+from ddim.samplers import DDIM, DDPM
 from ddim.schedules import Linear
 
 VERSION = "0.42.1"
@@ -110,11 +110,14 @@ _NOISE = {
 _NEVER = ("set_alpha_to_one", "steps_offset", "trained_betas", "rescale_betas_zero_snr", "thresholding")
 """Of these, what can only be imported as it is here."""
 
+_SCHEDULERS = {DDIM: "DDIMScheduler", DDPM: "DDPMScheduler"}
 _BETAS = {"linear": "linear", "quad": "scaled_linear"}
 _PREDICTS = {PredictsNoise(): "epsilon", PredictsImage(): "sample", PredictsVelocity(): "v_prediction"}
 _EMBEDDINGS = {"sin_cos": (1, False), "cos_sin": (0, True)}
 _PADDINGS = {"same": 0, "strided": 1}
 _CLIPS = {False: False, "x0": True}
+_VARIANCES = {DDPM("small"): "fixed_small", DDPM("large"): "fixed_large"}
+_SPACINGS = {"leading": "leading", "trailing": "trailing"}
 
 
 def export(trained: Trained, folder: Path) -> None:
@@ -143,7 +146,9 @@ def import_(folder: Path, out: Path | None = None) -> Path:
     """Make a run folder, `out` or one under runs/, of a pipeline folder of diffusers, and return it.
 
     DDIM's or DDPM's pipeline. The run has the recipe `ddpm` but for what their files say, no images, and is
-    sampled in float32. import.json says where it came from. UserError, in one sentence, for what is no DDPM.
+    sampled in float32, by DDIM or DDPM as their scheduler does. (Of variance fixed_large, trailing, in
+    fewer steps than entries, theirs leaves noise in the pictures and ours does not.) import.json says where
+    it came from. UserError, in one sentence, for what is no DDPM.
     """
     network = _read(folder, "unet", "config.json")
     noise = _read(folder, "scheduler", "scheduler_config.json")
@@ -321,6 +326,8 @@ def _noise_config(recipe: Recipe) -> dict[str, Any]:
 
 def _recipe(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[Recipe, int]:
     """The recipe `ddpm` with what their two files say, and the channels of its images."""
+    _same(network, {"_class_name": "UNet2DModel"}, "config.json")
+    _back(_SCHEDULERS, noise.get("_class_name", "DDIMScheduler"), "_class_name in scheduler_config.json")
     net: dict[str, Any] = {**_CHOSEN, **network}
     table: dict[str, Any] = {**_NOISE, **noise}
     for name, kind in {"block_out_channels": list, "down_block_types": list, "in_channels": int}.items():
@@ -342,9 +349,13 @@ def _recipe(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[Recip
             "config.json can be imported with DownBlock2D and AttnDownBlock2D, and block_out_channels that "
             f"are multiples of the first, got {down} and {widths}"
         )
-    tree, size = dump(ddpm()), net.get("sample_size")
+    size = net.get("sample_size")
+    sides = size if isinstance(size, list) else [size, size]
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise UserError(f"config.json needs a sample_size of one or two whole numbers above 0, got {size}")
+    tree = dump(ddpm())
     entries = table["num_train_timesteps"]
-    tree["data"]["size"] = size if isinstance(size, list) else [size, size]
+    tree["data"]["size"] = sides
     tree["net"] = {
         "kind": "ddpm_unet",
         "width": widths[0],
@@ -366,7 +377,13 @@ def _recipe(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[Recip
     }
     tree["predicts"] = dump(_back(_PREDICTS, table["prediction_type"], "prediction_type"), named=True)
     tree["conditioning"]["entries"] = tree["objective"]["times"]["entries"] = entries
-    tree["grid"] |= {"entries": entries, "spacing": table["timestep_spacing"]}
+    spacing = _back(_SPACINGS, table["timestep_spacing"], "timestep_spacing")
+    tree["grid"] |= {"entries": entries, "spacing": spacing}
+    if noise.get("_class_name") == "DDPMScheduler":
+        variance = noise.get("variance_type", "fixed_small")
+        # By its logarithm it is the same one.
+        variance = "fixed_small" if variance == "fixed_small_log" else variance
+        tree["sampler"] = dump(_back(_VARIANCES, variance, "variance_type"), named=True)
     tree["clip"] = _back(_CLIPS, table["clip_sample"], "clip_sample")
     return load(tree), channels
 

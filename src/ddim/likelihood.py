@@ -20,7 +20,7 @@ from ddim.errors import UserError
 from ddim.gaussian import log_density, step
 from ddim.noise import Noise
 from ddim.pixels import Pixels
-from ddim.schedules import Schedule
+from ddim.schedules import Linear, Schedule
 
 CLEAN = 0.05
 """The most noise at t = 0, relative to the signal, under which 8-bit values can still be told apart."""
@@ -40,6 +40,11 @@ def check(schedule: Schedule) -> None:
         )
 
 
+def entries(schedule: Schedule) -> float:
+    """How many levels a schedule has: those of its table, else infinitely many."""
+    return schedule.entries if isinstance(schedule, Linear) else math.inf
+
+
 @torch.no_grad()
 def vlb(
     denoise: Denoiser,
@@ -51,12 +56,20 @@ def vlb(
 ) -> Tensor:
     """(B,) bits per dimension: the variational bound over the steps of decreasing `times` (T,), T >= 2.
 
+    UserError for fewer, or for more than a table has `entries`.
+
     `variance` is that of the steps of p. "large" is right where an image is smooth at the scale of the noise,
     as near its end all are; "learned" needs a network that predicts it. One draw of noise a step: unbiased.
     """
     if len(times) < 2:
         raise UserError(f"the bound needs at least 2 steps, got {len(times)}")
     schedule = denoise.schedule
+    if len(times) > entries(schedule):
+        # Between them nothing was trained; of equal levels the last step would have no variance at all.
+        raise UserError(
+            f"the bound needs at most {entries(schedule)} steps, the entries of the schedule's table, "
+            f"got {len(times)}"
+        )
     total = prior_bits(x0, schedule(times[0])).double()
     least = step(schedule(times[-2]), schedule(times[-1])).small
     for t, s in pairwise([*times, torch.zeros_like(times[0])]):

@@ -30,10 +30,21 @@ class OwnImages:
 
 def own_images(trained: Trained, progress: Callable[[int, int], None] | None = None) -> OwnImages:
     """The images that a run was trained on. UserError where they are not there or are others by now."""
+    check_own(trained)
     d, state = trained.recipe.data, trained.state
     images = open_images(d.source, d.size, state["channels"], progress=progress)
     check_unchanged(trained, images)
     return OwnImages(images, *split(images, d.valid, trained.recipe.seed))
+
+
+def check_own(trained: Trained, otherwise: str = "") -> None:
+    """UserError for a run that was imported, and not trained on its recipe's images, before they are opened.
+
+    `otherwise` says what can be done.
+    """
+    if "data" not in trained.state:
+        run = trained.opened or trained.path
+        raise UserError(f"run {run} was imported and has no images of its own{otherwise}")
 
 
 def check_unchanged(trained: Trained, images: Images, otherwise: str = "put its images back") -> None:

@@ -253,7 +253,8 @@ def edm_ve() -> Recipe:
 def edm_iddpm() -> Recipe:
     """`edm` with the preconditioning, noise levels and weighting of Nichol & Dhariwal (table 1, iDDPM).
 
-    Their cosine in continuous time, down to the signal where their table of 1000 ends.
+    Their cosine in continuous time, down to the signal where their table of 1000 ends, and without the offset
+    C2 = 0.008 of table 1.
     """
     return replace(
         edm(),

@@ -18,7 +18,7 @@ from ddim.objective import Hybrid, TableTimes
 from ddim.oracles import Gaussian
 from ddim.pixels import Pixels
 from ddim.runtime import Runtime
-from ddim.schedules import Cosine, LinearBeta
+from ddim.schedules import Cosine, Linear, LinearBeta
 from ddim.training import train
 from oracles import normal
 
@@ -84,6 +84,16 @@ def test_a_mistake_is_one_sentence(run, capsys, tmp_path):
         assert captured.err.startswith("ddim: ")
         assert captured.err.count("\n") == 1
         assert sentence in captured.err
+
+
+def test_a_table_is_walked_by_its_entries_and_no_more(tmp_path, capsys):
+    table = Linear(30, 1e-4, 0.5, clip="none", read="log_snr")
+    run = train(None, replace(tiny.BASE, schedule=table), out=tmp_path / "run", machine=tiny.MACHINE)
+    assert main(["likelihood", str(run), "-n", "1"]) == 0
+    assert kept(capsys.readouterr().out.splitlines()[-1])["steps"] == 30
+    assert main(["likelihood", str(run), "-n", "1", "--steps", "31"]) == 2
+    assert "needs at most 30 steps" in capsys.readouterr().err
+    assert len(list((run / "likelihoods").iterdir())) == 1
 
 
 @pytest.mark.parametrize("dequantise", [False, True])

@@ -2,6 +2,11 @@ import diffusers
 import pytest
 
 from ddim.cli import main
+from ddim.evaluation import Pictures, evaluate
+from ddim.generate import load
+from ddim.interop import export, import_
+from ddim.reference import Reference
+from stubs import stub
 from untrained import recipe, run_of
 
 
@@ -27,6 +32,35 @@ def test_every_average_can_be_exported(tmp_path):
     for name, value in unets[0].items():
         assert (unets[1][name] == 2 * value).all()
     assert any(value.abs().max() > 0 for value in unets[0].values())
+
+
+def test_an_imported_run_has_no_images_of_its_own(tmp_path, capsys, monkeypatch):
+    """Which is said before any are opened, or downloaded."""
+    export(load(run_of(recipe(), tmp_path / "run")), tmp_path / "out")
+    run, opened = import_(tmp_path / "out", tmp_path / "back"), []
+    monkeypatch.setattr("ddim.metrics.features.find", lambda *a: stub())
+    for module in ("own_images", "reference", "training.run"):
+        monkeypatch.setattr(f"ddim.{module}.open_images", lambda *a, **k: opened.append(a))
+    for command, otherwise in [
+        ("diagnose", ""),
+        ("memorisation", ""),
+        ("likelihood", ": name some with --data"),
+        ("evaluate", ": name a reference with --data"),
+    ]:
+        assert main([command, str(run)]) == 2
+        wanted = f"ddim: run {run} was imported and has no images of its own{otherwise}\n"
+        assert capsys.readouterr().err == wanted
+    assert not opened
+
+
+def test_an_imported_run_is_judged_by_images_that_are_named(tmp_path, capsys):
+    export(load(run_of(recipe(data__size="32"), tmp_path / "run")), tmp_path / "out")
+    run = import_(tmp_path / "out", tmp_path / "back")
+    words = ["likelihood", str(run), "--data", "blossoms:40", "-n", "2", "--steps", "2"]
+    assert main(words) == 0
+    assert "bits per dimension" in capsys.readouterr().out
+    found = evaluate(run, Pictures(n=20, steps=1), Reference("blossoms:40"), extractor=stub())
+    assert found.value("kid") is not None
 
 
 @pytest.mark.parametrize("command", ["export", "import"])

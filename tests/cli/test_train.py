@@ -252,6 +252,16 @@ def unfinished(folder, seed, step=5):
         )
 
 
+def test_an_imported_run_cannot_be_resumed_but_begun_from(here, capsys):
+    unfinished(here / "run", 1)
+    (here / "run" / "run.json").unlink()
+    (line,) = said(capsys, ["--recipe", "tiny.yaml", "--resume", "--out", "run", *FAST], 2)
+    assert line == (
+        "ddim: --out run holds weights, as an imported run does, and no training to resume: "
+        "start a new run from them with --from run"
+    )
+
+
 def test_without_a_folder_the_newest_run_with_the_same_arguments_goes_on(here, capsys):
     for k, seed in enumerate((1, 2, 1)):
         unfinished(here / "runs" / f"r{k}", seed)

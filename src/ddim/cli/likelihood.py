@@ -24,8 +24,9 @@ _EPILOG = """
 Bits per dimension say how short a lossless code for 8-bit images could be with this model: lower is better, 8
 is no model at all. Two models may be compared on the same images only.
 
-  --method vlb   the variational bound over --steps steps (default 1000) of the model that ddpm samples from,
-                 with the variance that the network has learned, else the larger of the fixed ones (beta)
+  --method vlb   the variational bound over --steps steps (default 1000, at most the entries of a table) of
+                 the model that ddpm samples from, with the variance that the network has learned, else the
+                 larger of the fixed ones (beta)
   --method ode   the density along the path of deterministic samplers, in --steps steps (default 50) of four
                  evaluations and as many derivatives
 
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.data.transforms import batch
     from ddim.generate import load
     from ddim.noise import check_seeds
-    from ddim.own_images import check_unchanged
+    from ddim.own_images import check_own, check_unchanged
     from ddim.training.run import opened
 
     run_folder(args.run)
@@ -78,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"-n must be at least 1, got {args.n}")
     trained = load(args.run, args.weights, device=args.device)
     likelihood.check(trained.model.schedule)
+    if args.data is None:
+        check_own(trained, ": name some with --data")
     recipe = trained.recipe
     data = replace(recipe.data, source=args.data or recipe.data.source, channels=trained.model.shape.channels)
     parts = opened(replace(recipe, data=data), None)
@@ -91,7 +94,11 @@ def run(args: argparse.Namespace) -> int:
     if told is not None and (told == labels.NULL).any():
         labels.check_null(recipe, f"an image of {data.source} that is in no class folder of the run's")
     check_seeds([args.seed, args.seed + len(which) - 1])
-    steps = _STEPS[args.method] if args.steps is None else args.steps
+    steps = args.steps
+    if steps is None:
+        steps = _STEPS[args.method]
+        if args.method == "vlb":
+            steps = min(steps, likelihood.entries(trained.model.schedule))
     began, found = time.monotonic(), torch.zeros(0, dtype=torch.float64)
     size = trained.runtime.micro_batch
     for first in range(0, len(which), size):

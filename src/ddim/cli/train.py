@@ -155,6 +155,11 @@ def _to_resume(args: argparse.Namespace) -> Path | None:
     """The run that --resume means; None to start afresh. UserError where the options contradict --out."""
     if args.out is not None:
         if not (args.out / "run.json").is_file():
+            if (args.out / "checkpoints").is_dir():
+                raise UserError(
+                    f"--out {args.out} holds weights, as an imported run does, and no training to resume: "
+                    f"start a new run from them with --from {args.out}"
+                )
             return None
         _check(args.out, args)
         return args.out

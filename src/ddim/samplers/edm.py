@@ -25,6 +25,8 @@ class EDM:
     Ralston); of order 1 it is Euler's. `s_churn`, `s_min`, `s_max` and `s_noise` are the paper's: how much
     noise is renewed in a run, at which sigma / alpha (`s_max` None: at all above `s_min`), and how it is
     inflated. No churn leads past t = 1; on a table that is read by floor it is rounded up to an entry.
+    The last level is left to the final picture without churn, where algorithm 2 churns at i = N - 1 too if
+    `s_min` lets it.
     N levels are 2 (N - 1) evaluations, N - 1 of order 1; the picture is one more.
     """
 
