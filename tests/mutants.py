@@ -1205,6 +1205,13 @@ MUTANTS = [
         "test_workers.py::test_the_child_of_a_killed_worker_is_not_disturbed",
     ),
     _(
+        "a trial failed because another process trains it",
+        "workers.py",
+        "if code == UNFIT and checkpoint.held(",
+        "if code is None and checkpoint.held(",
+        "test_workers.py::test_a_child_that_is_refused_a_run_in_training_does_not_end_its_trial",
+    ),
+    _(
         "a worker ended by a trial that cannot be",
         "workers.py",
         "except Unfit as error:",
