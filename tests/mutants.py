@@ -1326,6 +1326,13 @@ MUTANTS = [
         "cli/test_sweep.py::test_a_search_learns_from_runs",
     ),
     _(
+        "a run finished before its last checkpoint",
+        "runs.py",
+        'seen = saved * recipe["optim"]["batch"] or images',
+        "seen = images",
+        "test_runs.py::test_a_run_is_finished_once_its_last_checkpoint_is_there",
+    ),
+    _(
         "what lies within a run taken for runs",
         "runs.py",
         "inner.clear()",
