@@ -1269,6 +1269,20 @@ MUTANTS = [
         "test_sweeps.py::test_random_draws_some_of_them_the_same_for_a_seed",
     ),
     _(
+        "of ranges only the ends tried",
+        "trials.py",
+        "INSIDE if isinstance(v, Range) and not v.whole else 0.0",
+        "0.0",
+        "test_sweeps.py::test_what_cannot_be_is_refused_before_anything_starts",
+    ),
+    _(
+        "within whole ranges what need not fit tried",
+        "trials.py",
+        "INSIDE if isinstance(v, Range) and not v.whole else 0.0",
+        "INSIDE if isinstance(v, Range) else 0.0",
+        "test_trials.py::test_within_a_whole_range_nothing_is_tried_that_is_not_an_end",
+    ),
+    _(
         "the last field slowest",
         "trials.py",
         "for choice in itertools.product(*lists)]",
