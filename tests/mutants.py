@@ -1332,6 +1332,20 @@ MUTANTS = [
         "test_sweeps.py::test_every_combination_has_a_run_for_each_seed",
     ),
     _(
+        "a trial that failed never learnt from",
+        "tuning.py",
+        "if before.state != TrialState.FAIL or value is None:",
+        "if before:",
+        "test_tuning.py::test_a_trial_that_failed_is_learnt_from_when_it_is_tried_again",
+    ),
+    _(
+        "a trial tried again learnt from twice",
+        "tuning.py",
+        "elif not any(trial.user_attrs.get(AGAIN) == number for trial in trials):",
+        "else:",
+        "test_tuning.py::test_a_trial_that_failed_is_learnt_from_when_it_is_tried_again",
+    ),
+    _(
         "a search that looks for the worst",
         "tuning.py",
         ".tell(number, value, state",
