@@ -1332,6 +1332,13 @@ MUTANTS = [
         "test_sweeps.py::test_every_combination_has_a_run_for_each_seed",
     ),
     _(
+        "a run begun again from other weights",
+        "training/run.py",
+        'facts.get("source_sha256", parent.digest)',
+        "parent.digest",
+        "training/test_run.py::test_a_run_that_was_killed_early_starts_again_from_the_same_weights_or_not_at_all",
+    ),
+    _(
         "a trial that failed never learnt from",
         "tuning.py",
         "if before.state != TrialState.FAIL or value is None:",
