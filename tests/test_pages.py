@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddim.pages import Cell, Heading, Picture, Strips, Table, Text, to_html, to_markdown
+from ddim.errors import UserError
+from ddim.pages import Cell, Heading, Picture, Strips, Table, Text, check_out, save_page, to_html, to_markdown
 
 NASTY = "<script src='http://evil.example'>alert(\"1\")</script> & | `x` [a](b) *b* _c_ $d$"
 PNG = b"\x89PNG not really"
@@ -99,3 +100,38 @@ def test_pictures_of_markdown_lie_beside_it():
     text = to_markdown("t", [Picture("a.png", "losses"), Strips([("one", "b.png")])], "report-files")
     assert "![losses](report-files/a.png)" in text
     assert "![one](report-files/b.png)" in text
+
+
+def test_pictures_of_others_are_left_alone_and_those_of_a_page_are_renewed(tmp_path):
+    out, picture = tmp_path / "page.html", tmp_path / "page-files" / "001.png"
+    picture.parent.mkdir()
+    picture.write_text("precious")
+    for look in (check_out, lambda out: save_page(out, "t", [], {"001.png": PNG})):
+        with pytest.raises(UserError, match="page-files exists and was not made by ddim"):
+            look(out)
+    assert picture.read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [picture.parent]
+    picture.unlink()
+    picture.parent.rmdir()
+    for png in (b"old", PNG):
+        save_page(out, "t", [Picture("001.png", "one")], {"001.png": png})
+        assert picture.read_bytes() == png
+
+
+def test_a_page_whose_pictures_were_not_all_written_can_be_written_again(tmp_path):
+    with pytest.raises(TypeError):
+        save_page(tmp_path / "page.html", "t", [], {"001.png": PNG, "002.png": None})
+    save_page(tmp_path / "page.html", "t", [], {"001.png": PNG, "002.png": PNG})
+    assert (tmp_path / "page-files" / "002.png").read_bytes() == PNG
+
+
+def test_a_folder_is_no_page_and_a_file_no_folder_of_pictures(tmp_path):
+    for name in ("a.html", "b.md"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "c-files").touch()
+    save_page(tmp_path / "d.html", "t", [], {})
+    (tmp_path / "d-files").rmdir()
+    (tmp_path / "d-files").touch()
+    for name, what in (("a", "a.html"), ("b", "b.md"), ("c", "c-files"), ("d", "d-files")):
+        with pytest.raises(UserError, match=f"{what} exists and was not made by ddim"):
+            check_out(tmp_path / f"{name}.html")

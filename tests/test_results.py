@@ -259,6 +259,11 @@ def test_runs_from_other_weights_or_images_are_configurations_of_their_own():
         {"from": "weights", "fingerprint": "–"},
         {"from": "–", "fingerprint": "g"},
     ]
+    later = [replace(one, facts={"source": "weights", "source_sha256": k * 64}) for k in "ab"]
+    assert [each.choice["from"] for each in results.configurations(later)] == [
+        "weights (aaaaaaaa)",
+        "weights (bbbbbbbb)",
+    ]
     # What has not begun yet is known to differ in nothing.
     begun = [replace(run(seed=k), facts={"source": "weights", "data": {"fingerprint": "g"}}) for k in (0, 1)]
     assert len(results.configurations([*begun, run(seed=2, state="waiting")])) == 1

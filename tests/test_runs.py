@@ -55,6 +55,18 @@ def test_a_run_that_trains_now_is_running(tmp_path):
     assert runs.read(folder).state == "stopped"
 
 
+def test_a_run_is_finished_once_its_last_checkpoint_is_there(tmp_path):
+    """The log says all images before the last validation, whose checkpoint comes after it."""
+    folder = make(tmp_path / "run", step=30)
+    with checkpoint.lock(folder):
+        assert runs.read(folder).state == "running"
+    assert (runs.read(folder).state, runs.read(folder).images) == ("stopped", 960)
+    (folder / "checkpoints" / "step-000000060").mkdir()
+    with checkpoint.lock(folder):
+        assert runs.read(folder).state == "running"
+    assert runs.read(folder).state == "finished"
+
+
 def test_looking_at_a_run_does_not_keep_it_from_training(tmp_path):
     """A trainer that comes while somebody holds the lock to look, for longer than a look takes."""
     import fcntl

@@ -99,13 +99,20 @@ def test_a_range_and_a_list_are_drawn_together():
     assert len({choice["lr"] for choice in found}) == 50
 
 
-def test_corners_are_the_ends_of_ranges_with_every_value():
-    assert list(corners(parse({"lr": "[1e-4..1e-2]", "error": "[l1,mse]"}))) == [
+def test_corners_are_the_ends_of_ranges_with_every_value_after_one_within():
+    within, *ends = corners(parse({"lr": "[1e-4..1e-2]", "error": "[l1,mse]"}))
+    assert 1e-4 < float(within["lr"]) < 1e-2
+    assert ends == [
         {"lr": "0.0001", "error": "l1"},
         {"lr": "0.0001", "error": "mse"},
         {"lr": "0.01", "error": "l1"},
         {"lr": "0.01", "error": "mse"},
     ]
+
+
+def test_within_a_whole_range_nothing_is_tried_that_is_not_an_end():
+    """Whole numbers often fit in steps only: eights between 8 and 64."""
+    assert {choice["width"] for choice in corners(parse({"width": "[8..64]"}))} == {"8", "64"}
 
 
 @pytest.mark.parametrize(

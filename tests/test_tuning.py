@@ -45,6 +45,18 @@ def test_a_trial_may_be_told_twice_and_may_fail(tmp_path):
     assert tuning.ask(tmp_path, SPACE, 2)[0] == 2
 
 
+def test_a_trial_that_failed_is_learnt_from_when_it_is_tried_again(tmp_path):
+    failed, choice = tuning.ask(tmp_path, SPACE, 0)
+    tuning.tell(tmp_path, failed, None)
+    for value in (None, 0.5, 0.5, None):
+        tuning.tell(tmp_path, failed, value)
+    before, again = tuning._study(tmp_path, 0).trials
+    assert (again.state.name, again.value) == ("COMPLETE", 0.5)
+    assert (again.params, again.distributions) == (before.params, before.distributions)
+    assert again.params["schedule"] == choice["schedule"]
+    assert tuning.ask(tmp_path, SPACE, 1)[0] == 2
+
+
 def test_without_optuna_one_is_told_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'ddim\[sweep\]'"):

@@ -210,6 +210,27 @@ def test_the_child_of_a_killed_worker_is_not_disturbed(tmp_path):
     check_all_ended_once(planned, 1)
 
 
+def test_a_child_that_is_refused_a_run_in_training_does_not_end_its_trial(tmp_path):
+    """The child of a killed worker held no lock yet when the next worker looked."""
+    planned = sweeping.sweep(tmp_path, ["a"])
+    run = planned.run(planned.trials[0])
+    refused = [sys.executable, "-c", "import sys; print('another process is training'); sys.exit(2)"]
+    orphans = []
+
+    def commands(trial):
+        (count,) = sweeping.counting(planned, 0.5)(trial)
+        if orphans:
+            return [count]
+        orphans.append(subprocess.Popen(count))
+        until(lambda: sweeping.lines(run / "begun"))
+        return [refused]
+
+    work(planned, 1, silent, commands)
+    assert orphans[0].wait() == 0
+    assert sweeping.lines(run / "begun") == ["0", str(sweeping.STEPS)]
+    check_all_ended_once(planned, 1)
+
+
 def test_a_trial_that_ended_while_one_looked_is_left(tmp_path):
     """Its holder wrote the result and let go after this worker had listed what is left."""
     planned = sweeping.sweep(tmp_path, ["a"])

@@ -70,14 +70,20 @@ Block = Heading | Text | Table | Picture | Strips
 
 
 def check_out(out: Path) -> None:
-    """UserError unless a page can go to `out`: an .html file in a folder that is there, not of others."""
+    """UserError unless a page can go to `out`: an .html file in a folder that is there, not of others.
+
+    Of pictures beside it only a page that is there says that they are not of others.
+    """
     if out.suffix != ".html":
         raise UserError(f"--out must end in .html, got {str(out)!r}")
     if not out.parent.is_dir():
         raise UserError(f"--out {str(out)!r} lies in a folder that does not exist")
-    for path in _files(out):
-        if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace")[:400]:
-            raise UserError(f"{path} exists and was not made by ddim: give another name as --out")
+    pages, pictures = [path for path in _files(out) if path.exists()], _pictures(out)
+    others = [path for path in pages if not _made(path)]
+    if pictures.exists() and not (pages and pictures.is_dir()):
+        others.append(pictures)
+    for path in others:
+        raise UserError(f"{path} exists and was not made by ddim: give another name as --out")
 
 
 def save_page(out: Path, title: str, blocks: Sequence[Block], images: Mapping[str, bytes]) -> list[Path]:
@@ -86,13 +92,14 @@ def save_page(out: Path, title: str, blocks: Sequence[Block], images: Mapping[st
     `images` are PNG files by name. UserError as `check_out`.
     """
     check_out(out)
-    folder = out.with_name(f"{out.stem}-files")
+    folder = _pictures(out)
+    pages = to_html(title, blocks, images), to_markdown(title, blocks, folder.name)
+    # First: pictures without a page are taken for those of others.
+    for path, page in zip(_files(out), pages, strict=True):
+        write_atomic(path, page.encode())
     make(folder)
     for name, png in images.items():
         write_atomic(folder / name, png)
-    pages = to_html(title, blocks, images), to_markdown(title, blocks, folder.name)
-    for path, page in zip(_files(out), pages, strict=True):
-        write_atomic(path, page.encode())
     return _files(out)
 
 
@@ -129,6 +136,14 @@ def to_markdown(title: str, blocks: Sequence[Block], folder: str) -> str:
 
 def _files(out: Path) -> list[Path]:
     return [out, out.with_suffix(".md")]
+
+
+def _pictures(out: Path) -> Path:
+    return out.with_name(f"{out.stem}-files")
+
+
+def _made(path: Path) -> bool:
+    return path.is_file() and MARK in path.read_text(encoding="utf-8", errors="replace")[:400]
 
 
 def _html(block: Block, images: Mapping[str, bytes]) -> str:

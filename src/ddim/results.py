@@ -86,7 +86,7 @@ def _beginnings(found: Sequence[Run]) -> list[dict[str, str]]:
     """What a recipe does not tell, of each run, where it is known to differ: whose weights the run began
     with, and its images where those of one place have changed.
     """
-    weights = [str(run.facts.get("source") or MISSING) for run in found]
+    weights = [_weights(run.facts) for run in found]
     images = [run.facts.get("data", {}).get("fingerprint", MISSING)[:8] for run in found]
     known = [
         (run.recipe["data"]["source"], each) for run, each in zip(found, images, strict=True) if run.facts
@@ -97,6 +97,12 @@ def _beginnings(found: Sequence[Run]) -> list[dict[str, str]]:
     if len(set(known)) > len({place for place, _ in known}):
         told["fingerprint"] = images
     return [{name: values[k] for name, values in told.items()} for k in range(len(found))]
+
+
+def _weights(facts: Mapping[str, Any]) -> str:
+    """Which weights a run began with, those of a run that may have trained on since."""
+    source, digest = facts.get("source"), facts.get("source_sha256")
+    return MISSING if not source else f"{source} ({digest[:8]})" if digest else source
 
 
 def differences(recipes: Sequence[Mapping[str, str]]) -> list[str]:

@@ -89,10 +89,10 @@ def read(path: Path) -> Run:
         return Run(path, "damaged", why=str(error))
     errors = {name: line[name] for line in lines for name in ERRORS if line.get(name) is not None}
     changed = max((path / name).stat().st_mtime for name in (METRICS, RUN) if (path / name).exists())
-    if total is not None and images >= total:
-        state = "finished"
-    else:
-        state = "running" if checkpoint.held(path) else "stopped"
+    # The log is ahead of the last checkpoint by a validation, which may take long and never end.
+    seen = saved * recipe["optim"]["batch"] or images
+    ended = "stopped" if total is None or seen < total else "finished"
+    state = "running" if checkpoint.held(path) else ended
     return Run(path, state, recipe, facts, images, total, errors, records, changed, why)
 
 

@@ -170,7 +170,7 @@ def _check_once(asked: Asked, space: trials.Space) -> None:
 
 def _check_units(asked: Asked, space: trials.Space) -> None:
     """UserError where a search would compare errors that do not."""
-    varied = [name for name, values in space.items() if len(list(trials.corners({name: values}))) > 1]
+    varied = [name for name, v in space.items() if isinstance(v, trials.Range) or len(v.values) > 1]
     unlike = [name for name in varied if name.split(".")[0] in runs.UNITS]
     if asked.search and asked.evaluate is None and unlike:
         raise UserError(
@@ -328,7 +328,7 @@ def read(folder: Path) -> Sweep:
 def prepared(sweep: Sweep, trial: Trial) -> Trial:
     """The trial with its recipe on the disk; what a search tries is asked for here, once.
 
-    Unfit where no recipe can have it: only the ends of ranges were tried when the sweep was planned.
+    Unfit where no recipe can have it: of ranges only the ends and one point within were tried before.
     """
     path = sweep.recipe(trial)
     if trial.recipe is None:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 from ddim.errors import UserError
 
+INSIDE = 0.3
+"""The quantile of a range that is tried beside its ends; not 1/2, at which [0.0..2.0] has a whole number."""
+
 Choice = dict[str, str]
 """One value for each field of a sweep."""
 
@@ -83,7 +86,11 @@ def draw(space: Space, count: int, seed: int) -> list[Choice]:
 
 
 def corners(space: Space) -> Iterator[Choice]:
-    """Every combination of listed values and ends of ranges."""
+    """One combination from inside the ranges that are not whole, then every one of listed values and ends.
+
+    The ends of a range may be whole numbers, which a field needs, where what lies between is not.
+    """
+    yield {k: _at(v, INSIDE if isinstance(v, Range) and not v.whole else 0.0) for k, v in space.items()}
     lists = [v.values if isinstance(v, Values) else (v.text(v.low), v.text(v.high)) for v in space.values()]
     for choice in itertools.product(*lists):
         yield dict(zip(space, choice, strict=True))

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from optuna import Study
 
 JOURNAL = "optuna.journal"
+AGAIN = "again"
+"""The attribute of a trial that says which one, that had failed, it is."""
 
 
 def check() -> None:
@@ -42,11 +44,22 @@ def ask(folder: Path, space: Space, seed: int) -> tuple[int, Choice]:
 
 
 def tell(folder: Path, number: int, value: float | None) -> None:
-    """How trial `number` ended: what is to be least, or None where it failed. Said twice, it counts once."""
-    from optuna.trial import TrialState
+    """How trial `number` ended: what is to be least, or None where it failed. Said twice, it counts once.
 
-    state = TrialState.FAIL if value is None else TrialState.COMPLETE
-    _study(folder, 0).tell(number, value, state=state, skip_if_finished=True)
+    One that failed may have a value when it is tried again.
+    """
+    from optuna.trial import TrialState, create_trial
+
+    study = _study(folder, 0)
+    trials = study.get_trials(deepcopy=False)
+    before = trials[number]
+    if before.state != TrialState.FAIL or value is None:
+        state = TrialState.FAIL if value is None else TrialState.COMPLETE
+        study.tell(number, value, state=state, skip_if_finished=True)
+    elif not any(trial.user_attrs.get(AGAIN) == number for trial in trials):
+        # How a trial ended is never changed: what came of it when it was tried again is one more.
+        made = {"params": before.params, "distributions": before.distributions}
+        study.add_trial(create_trial(value=value, **made, user_attrs={AGAIN: number}))
 
 
 def _study(folder: Path, seed: int) -> Study:

@@ -145,9 +145,13 @@ class _Job:
             raise checkpoint.NoSpace(_last_line(self.log))
         if code == 0 and self.left:
             self._start(self.left.pop(0))
-            return False
-        self._finish(code, _last_line(self.log))
-        return True
+        elif code == UNFIT and checkpoint.held(self.sweep.run(self.trial)):
+            # The child of a killed worker was still reading images when this one looked, and locked first.
+            self.child = None
+        else:
+            self._finish(code, _last_line(self.log))
+            return True
+        return False
 
     def end(self, kill: bool = False) -> None:
         """Ask the child to save and end, or end it at once."""

@@ -1,6 +1,7 @@
 """A run from the outside: its folder, where it starts from, and mistakes."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -131,16 +132,33 @@ def test_a_run_from_another_starts_with_its_averaged_weights_and_its_pixels(pare
     plain = Begin()
     train(None, recipe, out=tmp_path / "plain", machine=tiny.MACHINE, callbacks=[plain])
     assert plain.pixels != averaged.pixels
-    assert json.loads((child / "run.json").read_text())["source"] == str(parent)
+    facts = json.loads((child / "run.json").read_text())
+    assert (facts["source"], facts["source_sha256"]) == (str(parent), averaged.digest)
+    assert json.loads((tmp_path / "plain" / "run.json").read_text())["source_sha256"] is None
+
+
+class PowerCutError(Exception):
+    """What ends a run at once."""
+
+
+def crash(training):
+    raise PowerCutError
+
+
+def test_a_run_that_was_killed_early_starts_again_from_the_same_weights_or_not_at_all(parent, tmp_path):
+    moved = tmp_path / "parent"
+    shutil.copytree(parent, moved)
+    words = {"out": tmp_path / "run", "source": moved, "machine": tiny.MACHINE}
+    with pytest.raises(PowerCutError):
+        train(None, tiny.recipe(), **words, callbacks=[tiny.At(2, crash)])
+    shutil.rmtree(moved / "checkpoints" / "step-000000010")
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match="is at another checkpoint than when"):
+        ddim.training.resume(tmp_path / "run")
+    assert contents(tmp_path) == before
 
 
 def test_a_run_from_another_that_was_killed_early_starts_from_it_again(parent, tmp_path):
-    class PowerCutError(Exception):
-        pass
-
-    def crash(training):
-        raise PowerCutError
-
     whole = train(None, tiny.recipe(), out=tmp_path / "whole", source=parent, machine=tiny.MACHINE)
     folder = tmp_path / "run"
     with pytest.raises(PowerCutError):

@@ -15,10 +15,11 @@ and prints for each level
   noise MSE, image MSE   the errors of its predictions, in model units, with 95 % intervals
   slope                  of the true noise on the predicted one: 1 is right, less means predictions too large
   gap to training        how much worse held-out images are denoised: what is above 0 is memorised
-then where training spends its times (a plateau is a share of them on one level), the levels that the images
-ask for, and from which batch on a larger one buys little (the gradient noise scale).
+then the plateaus of the schedule (the share of uniform times on one level), the levels that the images ask
+for, and from which batch on a larger one buys little (the gradient noise scale).
 
-RUN/diagnostics/N/ gets record.json and figure.png, which TensorBoard shows too.
+RUN/diagnostics/N/ gets record.json and figure.png, which TensorBoard shows too: both say where training
+spends its times.
 
 examples:
   ddim diagnose runs/flowers64-fast-1

@@ -18,14 +18,15 @@ FIELD is a field of a recipe, spelt as `ddim train` spells it; `ddim train --hel
   schedule=[cosine,linear]     each of these, with each value of every other field
   net.widths=[[16,32],[32,64]] values that are lists themselves
   optim.lr=[1e-4..1e-2]        any number in this range, for --random and --search: even in its logarithm, or
-                               in the number where the range holds 0; whole where both ends are whole
+                               in the number where the range holds 0
+  optim.batch=[16..128]        any whole number in this range, since both ends are written as such
   optim.batch=32               this value in every trial
 Shells other than bash want the brackets in quotes: 'schedule=[cosine,linear]'.
 
 A sweep is a folder: sweep.json, trials/NAME (each a run, as `ddim train` leaves it), logs/NAME.txt, results/.
-Every recipe is checked before anything starts, of a search those at the ends of ranges. A trial that fails is
-written down and the others go on; remove its file in results/ to try it again. Ctrl-C saves, and the same
-command with --out goes on.
+Every recipe is checked before anything starts, of a search those at the ends of ranges and one within. A
+trial that fails is written down and the others go on; remove its file in results/ to try it again. Ctrl-C
+saves, and the same command with --out goes on.
 
 `ddim sweep --out SWEEP` in other terminals, or on other machines that share the folder, works on it too. What
 a worker that was killed held is taken up by another after a minute without a sign of life, where it stopped.

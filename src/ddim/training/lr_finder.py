@@ -12,7 +12,7 @@ from ddim.plots import curves, save_figure
 from ddim.runtime import choose
 from ddim.training.callbacks import Callback
 from ddim.training.loop import NotFinite, Training
-from ddim.training.run import Machine, begun, opened
+from ddim.training.run import Machine, begun, opened, parent_of
 
 
 @dataclass(frozen=True)
@@ -81,4 +81,4 @@ def find_rate(recipe: Recipe, machine: Machine, source: Path | None = None) -> C
     """The range test of a recipe on its images, with a network of its own, begun as the run will begin."""
     parts = opened(recipe, None)
     runtime = choose(machine.device, machine.precision, machine.compiling, machine.threads)
-    return range_test(begun(recipe, parts, runtime, source))
+    return range_test(begun(recipe, parts, runtime, parent_of(source)))

@@ -21,7 +21,7 @@ from ddim.data import open_images, split
 from ddim.data.transforms import batch as gather
 from ddim.data.transforms import unit
 from ddim.errors import UserError
-from ddim.generate import check_levels, load
+from ddim.generate import Trained, check_levels, load
 from ddim.labels import filled
 from ddim.noise import Noise
 from ddim.pixels import Pixels
@@ -85,12 +85,13 @@ def train(
     parts = opened(chosen, progress)
     m = machine
     runtime = choose(m.device, m.precision, m.compiling, m.threads, _seconds(chosen, parts))
-    training = begun(chosen, parts, runtime, source)
+    parent = parent_of(source)
+    training = begun(chosen, parts, runtime, parent)
     judged = judge(training)
     short = _short(chosen.data.source)
     folder = out if out is not None and _unborn(out) else tracking.new_run_folder(out, short, chosen.name)
     with checkpoint.lock(folder):
-        tracking.write_json_atomic(folder / RUN, _facts(training, machine, source))
+        tracking.write_json_atomic(folder / RUN, _facts(training, machine, source, parent))
         _fit(training, judged, folder, callbacks, None, began)
     return folder
 
@@ -135,17 +136,27 @@ def _afresh(
     began = time.monotonic()
     recipe = load_recipe(facts["recipe"])
     source = Path(facts["source"]) if facts["source"] else None
-    training = begun(recipe, opened(recipe, progress), Runtime(**facts["runtime"]), source)
+    parent = parent_of(source)
+    if parent and parent.digest != facts.get("source_sha256", parent.digest):
+        raise UserError(
+            f"run {source} is at another checkpoint than when {folder} began from it, which cannot begin so "
+            "again: start a new run with --from"
+        )
+    training = begun(recipe, opened(recipe, progress), Runtime(**facts["runtime"]), parent)
     _fit(training, judge(training), folder, callbacks, None, began)
     return folder
 
 
-def begun(recipe: Recipe, parts: Split, runtime: Runtime, source: Path | None) -> Training:
-    """A training at step 0, from random weights or from the averaged ones of another run, `source`.
+def parent_of(source: Path | None) -> Trained | None:
+    """The run that another starts from, open; None for none. UserError where it cannot be opened."""
+    return None if source is None else load(source, device="cpu")
 
-    UserError where the recipe wants labels that the images do not have, or other ones than `source`.
+
+def begun(recipe: Recipe, parts: Split, runtime: Runtime, parent: Trained | None) -> Training:
+    """A training at step 0, from random weights or from the averaged ones of another run, `parent`.
+
+    UserError where the recipe wants labels that the images do not have, or other ones than `parent`.
     """
-    parent = load(source, device="cpu") if source is not None else None
     told, there = parent.model.classes if parent else 0, len(parts.images.classes)
     if parent and recipe.data.labels and told != there:
         raise UserError(
@@ -298,12 +309,16 @@ def _seconds(recipe: Recipe, parts: Split) -> float:
         return step() * recipe.images / few
 
 
-def _facts(training: Training, machine: Machine, source: Path | None) -> dict[str, object]:
+def _facts(
+    training: Training, machine: Machine, source: Path | None, parent: Trained | None
+) -> dict[str, object]:
     images = training.split.images
     return {
         "recipe": dump(training.recipe),
         "seed": training.recipe.seed,
         "source": None if source is None else str(source.resolve()),
+        # Of its checkpoint: a run that trains on gives others another start.
+        "source_sha256": None if parent is None else parent.digest,
         "data": {
             "source": training.recipe.data.source,
             "fingerprint": images.fingerprint,
