@@ -1240,6 +1240,13 @@ MUTANTS = [
         "test_workers.py::test_a_search_needs_neither_the_file_of_its_recipe_nor_the_folder_it_was_begun_in",
     ),
     _(
+        "images of a faster process taken away and put back",
+        "data/cache.py",
+        'if _read(folder, "", shape):',
+        "if False:",
+        "data/test_cache.py::test_what_a_faster_builder_has_put_in_place_stays_there",
+    ),
+    _(
         "a failed trial evaluated",
         "workers.py",
         "if code == 0 and self.left:",

@@ -180,6 +180,19 @@ def test_many_may_build_at_once(folder, tmp_path):
     assert not list((tmp_path / "cache").glob(".*"))
 
 
+def test_what_a_faster_builder_has_put_in_place_stays_there(folder, tmp_path):
+    cache, found = tmp_path / "cache", []
+
+    def overtaken(done, total):
+        if done == 3 and not found:
+            images = open_images(str(folder), (8, 8), cache=cache)
+            found.append((images.folder, images.folder.stat().st_ino))
+
+    images = open_images(str(folder), (8, 8), cache=cache, progress=overtaken)
+    assert [(images.folder, images.folder.stat().st_ino)] == found
+    assert not list(cache.glob(".*"))
+
+
 def test_what_a_killed_builder_left_is_swept_after_a_day(opened, tmp_path):
     for name, age in (("old", 2 * 24 * 3600), ("new", 60)):
         left = tmp_path / "cache" / f".building-{name}"

@@ -161,7 +161,7 @@ def _build(
         (beside / _INDEX).write_text(json.dumps(index), "utf-8")
         entries = [asdict(reject) for reject in sorted(refused, key=lambda reject: reject.name)]
         (beside / _REJECTS).write_text(json.dumps(entries, indent=1), "utf-8")
-        _move(beside, folder)
+        _move(beside, folder, shape)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -205,14 +205,17 @@ def _reorder(path: Path, rank: list[int], shape: tuple[int, int, int]) -> None:
     sorted_path.replace(path)
 
 
-def _move(beside: Path, folder: Path) -> None:
+def _move(beside: Path, folder: Path, shape: tuple[int, int, int]) -> None:
     """Put a whole data set in its place, where a damaged one, or that of a faster process, may lie."""
     try:
         beside.rename(folder)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise
-        # Whoever reads the old one keeps its open file; two processes here put the same bytes in place.
+        # The same bytes: who is about to read them must not find them gone for a moment.
+        if _read(folder, "", shape):
+            return
+        # Whoever reads the old one keeps its open file.
         aside = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=folder.parent))
         with suppress(FileNotFoundError):
             folder.rename(aside / "old")
