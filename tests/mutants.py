@@ -1207,8 +1207,8 @@ MUTANTS = [
     _(
         "a trial failed because another process trains it",
         "workers.py",
-        "if code == UNFIT and checkpoint.held(",
-        "if code is None and checkpoint.held(",
+        "elif code == UNFIT and checkpoint.HELD in",
+        "elif False and checkpoint.HELD in",
         "test_workers.py::test_a_child_that_is_refused_a_run_in_training_does_not_end_its_trial",
     ),
     _(
@@ -1370,7 +1370,7 @@ MUTANTS = [
     _(
         "a run finished before its last checkpoint",
         "runs.py",
-        'seen = saved * recipe["optim"]["batch"] or images',
+        'seen = saved * recipe["optim"]["batch"] if (path / "checkpoints").is_dir() else images',
         "seen = images",
         "test_runs.py::test_a_run_is_finished_once_its_last_checkpoint_is_there",
     ),
@@ -1646,8 +1646,8 @@ MUTANTS = [
     _(
         "runs of other weights taken for repeats",
         "results.py",
-        'told["from"] = weights',
-        "pass",
+        "_told([None] * len(found), sources)",
+        "[MISSING] * len(found)",
         "test_results.py::test_runs_from_other_weights_or_images_are_configurations_of_their_own",
     ),
     _(

@@ -249,24 +249,42 @@ def test_levels_that_searches_found_are_one_way_of_sampling():
     assert ways.way(run(), record(recipe=newer)) == ways.way(run(), record())
 
 
+def begun(source=None, sha256=None, images="c", **changes):
+    """A run that says whose weights it began with and on which images."""
+    facts = {"source": source, "data": {"fingerprint": images * 64}}
+    return replace(run(**changes), facts=facts | ({"source_sha256": sha256 * 64} if sha256 else {}))
+
+
+def choices(*found):
+    return [dict(each.choice) for each in results.configurations(found)]
+
+
 def test_runs_from_other_weights_or_images_are_configurations_of_their_own():
-    one = run(seed=0)
-    others = [replace(one, facts={"source": "weights"}), replace(one, facts={"data": {"fingerprint": "g"}})]
-    found = results.configurations([one, *others])
-    assert [each.runs for each in found] == [(each,) for each in [one, *others]]
-    assert [dict(each.choice) for each in found] == [
-        {"from": "–", "fingerprint": "–"},
-        {"from": "weights", "fingerprint": "–"},
-        {"from": "–", "fingerprint": "g"},
+    assert choices(begun(), begun("w")) == [{"from": "–"}, {"from": "w"}]
+    assert choices(begun("w", "a"), begun("w", "b")) == [
+        {"checkpoint": "aaaaaaaa"},
+        {"checkpoint": "bbbbbbbb"},
     ]
-    later = [replace(one, facts={"source": "weights", "source_sha256": k * 64}) for k in "ab"]
-    assert [each.choice["from"] for each in results.configurations(later)] == [
-        "weights (aaaaaaaa)",
-        "weights (bbbbbbbb)",
+    assert choices(begun(images="a"), begun(images="b")) == [
+        {"fingerprint": "aaaaaaaa"},
+        {"fingerprint": "bbbbbbbb"},
     ]
-    # What has not begun yet is known to differ in nothing.
-    begun = [replace(run(seed=k), facts={"source": "weights", "data": {"fingerprint": "g"}}) for k in (0, 1)]
-    assert len(results.configurations([*begun, run(seed=2, state="waiting")])) == 1
+
+
+def test_what_is_not_known_of_a_run_makes_it_no_configuration_of_its_own():
+    waiting = run(seed=2, state="waiting")
+    assert choices(begun("w", seed=0), begun("w", seed=1), waiting) == [{}]
+    # An older version did not say which checkpoint.
+    assert choices(begun("w", "a", seed=0), begun("w", seed=1)) == [{}]
+    assert len(choices(begun(images="a", seed=0), begun(images="b", seed=1), waiting)) == 2
+
+
+def test_images_in_other_sizes_have_not_changed():
+    sized = [
+        begun(images=k, seed=n, data__size=size) for k, size in (("a", "32"), ("b", "64")) for n in (0, 1)
+    ]
+    waiting = run(seed=2, state="waiting", data__size="64")
+    assert choices(*sized, waiting) == [{"data.size": "32,32"}, {"data.size": "64,64"}]
 
 
 def test_of_ways_as_common_the_one_of_the_newest_evaluation_counts():

@@ -65,6 +65,10 @@ def test_a_run_is_finished_once_its_last_checkpoint_is_there(tmp_path):
     with checkpoint.lock(folder):
         assert runs.read(folder).state == "running"
     assert runs.read(folder).state == "finished"
+    # Killed while it wrote its only one.
+    for step in (folder / "checkpoints").iterdir():
+        step.rename(step.with_name(f"{step.name}.new"))
+    assert runs.read(folder).state == "stopped"
 
 
 def test_looking_at_a_run_does_not_keep_it_from_training(tmp_path):

@@ -68,6 +68,7 @@ def test_random_draws_some_of_them_the_same_for_a_seed():
         ({"fields": {"optim.lr": "[1e-3,-1]"}}, "optim.lr must be above 0"),
         ({"fields": {"optim.lr": "[-1.0..1.0]"}, "search": 3}, "optim.lr must be above 0"),
         ({"fields": {"optim.lr": "[1e-4..1e-2]"}}, "optim.lr is a range"),
+        ({"fields": {"optim.warmup": "[0..1e3]"}, "search": 3}, "optim.warmup must be a whole number"),
         ({"fields": {"optim.batch": "[1e1..1e2]"}, "search": 3}, "optim.batch must be a whole number, got"),
         ({"fields": {"report.valid": "[0.0..2.0]"}, "search": 3}, "report.valid must be a whole number, got"),
         ({"fields": {"sampled_on": "[none,linear_in]"}}, "sampled_on must lead to"),

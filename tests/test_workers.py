@@ -214,7 +214,7 @@ def test_a_child_that_is_refused_a_run_in_training_does_not_end_its_trial(tmp_pa
     """The child of a killed worker held no lock yet when the next worker looked."""
     planned = sweeping.sweep(tmp_path, ["a"])
     run = planned.run(planned.trials[0])
-    refused = [sys.executable, "-c", "import sys; print('another process is training'); sys.exit(2)"]
+    refused = [sys.executable, "-c", "import sys; print('another process is training in a'); sys.exit(2)"]
     orphans = []
 
     def commands(trial):

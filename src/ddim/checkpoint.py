@@ -37,6 +37,8 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """What turns the ``state`` of schema n into that of n + 1, by n."""
 
 MANIFEST = "MANIFEST.json"
+HELD = "another process is training in"
+"""What `lock` says, before the folder, of a run that another process holds."""
 BEST = "best"
 """RUN/best is no folder: it stands for the best checkpoint that a run kept."""
 _STEP = re.compile(r"step-(\d{9,})(\.new)?")
@@ -204,9 +206,7 @@ def lock(run_folder: Path) -> Iterator[None]:
                 time.sleep(0.05)  # whoever only looks (`held`) lets go at once
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(
-                f"another process is training in {run_folder}: wait until it ends, or choose another folder"
-            ) from error
+            raise UserError(f"{HELD} {run_folder}: wait until it ends, or choose another folder") from error
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise

@@ -7,7 +7,8 @@ where it was made in the same way (`ddim.ways`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,26 +84,39 @@ def configurations(found: Iterable[Run]) -> list[Configuration]:
 
 
 def _beginnings(found: Sequence[Run]) -> list[dict[str, str]]:
-    """What a recipe does not tell, of each run, where it is known to differ: whose weights the run began
-    with, and its images where those of one place have changed.
+    """What a recipe does not tell of each run: whose weights it began with, and which of its checkpoints and
+    which images, where a name has stood for several.
     """
-    weights = [_weights(run.facts) for run in found]
-    images = [run.facts.get("data", {}).get("fingerprint", MISSING)[:8] for run in found]
-    known = [
-        (run.recipe["data"]["source"], each) for run, each in zip(found, images, strict=True) if run.facts
-    ]
-    told = {}
-    if len({each for run, each in zip(found, weights, strict=True) if run.facts}) > 1:
-        told["from"] = weights
-    if len(set(known)) > len({place for place, _ in known}):
-        told["fingerprint"] = images
+    facts = [run.facts for run in found]
+    sources = [each.get("source") or MISSING if each else None for each in facts]
+    digests = [each.get("source_sha256") for each in facts]
+    seen = [each.get("data", {}).get("fingerprint") for each in facts]
+    # A fingerprint is of images in a size and with channels.
+    places = [tuple(str(run.recipe["data"].get(n)) for n in ("source", "size", "channels")) for run in found]
+    told = {
+        "from": _told([None] * len(found), sources),
+        "checkpoint": _told(sources, digests),
+        "fingerprint": _told(places, seen),
+    }
     return [{name: values[k] for name, values in told.items()} for k in range(len(found))]
 
 
-def _weights(facts: Mapping[str, Any]) -> str:
-    """Which weights a run began with, those of a run that may have trained on since."""
-    source, digest = facts.get("source"), facts.get("source_sha256")
-    return MISSING if not source else f"{source} ({digest[:8]})" if digest else source
+def _told(places: Sequence[Hashable], values: Sequence[str | None]) -> list[str]:
+    """Of each run its value, cut short if it is a hash, where those of its place are known to differ.
+
+    One that is not known counts as the first that is.
+    """
+    known: dict[Hashable, list[str]] = {}
+    for place, value in zip(places, values, strict=True):
+        known.setdefault(place, []).extend([] if value is None else [value])
+    return [
+        _short(value or known[place][0]) if len(set(known[place])) > 1 else MISSING
+        for place, value in zip(places, values, strict=True)
+    ]
+
+
+def _short(text: str) -> str:
+    return text[:8] if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def differences(recipes: Sequence[Mapping[str, str]]) -> list[str]:

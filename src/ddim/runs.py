@@ -83,6 +83,7 @@ def read(path: Path) -> Run:
         lines = read_metrics(path)
         records, why = _records(path)
         recipe = facts["recipe"]
+        held = checkpoint.held(path)  # before: a run that ends now may save once more
         saved, total = _saved(path, recipe["images"])
         images = max(lines[-1]["images"] if lines else 0, saved * recipe["optim"]["batch"])
     except (UserError, KeyError, TypeError) as error:
@@ -90,9 +91,9 @@ def read(path: Path) -> Run:
     errors = {name: line[name] for line in lines for name in ERRORS if line.get(name) is not None}
     changed = max((path / name).stat().st_mtime for name in (METRICS, RUN) if (path / name).exists())
     # The log is ahead of the last checkpoint by a validation, which may take long and never end.
-    seen = saved * recipe["optim"]["batch"] or images
+    seen = saved * recipe["optim"]["batch"] if (path / "checkpoints").is_dir() else images
     ended = "stopped" if total is None or seen < total else "finished"
-    state = "running" if checkpoint.held(path) else ended
+    state = "running" if held else ended
     return Run(path, state, recipe, facts, images, total, errors, records, changed, why)
 
 

@@ -344,8 +344,9 @@ def _proposed(sweep: Sweep, trial: Trial) -> Trial:
     path = sweep.proposal(trial)
     if sweep.base is None:
         raise UserError(f"{sweep.folder} does not hold what its trials share: begin the search anew")
+    # As well to tell the search how the trial ended.
+    tuning.check()
     if not path.exists():
-        tuning.check()
         # Workers that begin together must not propose the same.
         number, choice = tuning.ask(sweep.folder, trials.parse(sweep.asked.fields or {}), int(trial.name))
         write_json_atomic(path, {"number": number, "fields": choice})

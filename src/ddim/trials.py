@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from ddim.errors import UserError
 
-INSIDE = 0.3
-"""The quantile of a range that is tried beside its ends; not 1/2, at which [0.0..2.0] has a whole number."""
+INSIDE = 0.314159
+"""The quantile of a range that is tried beside its ends; not 0.3, at which [0.0..10.0] has a whole number."""
 
 Choice = dict[str, str]
 """One value for each field of a sweep."""

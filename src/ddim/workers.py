@@ -145,7 +145,7 @@ class _Job:
             raise checkpoint.NoSpace(_last_line(self.log))
         if code == 0 and self.left:
             self._start(self.left.pop(0))
-        elif code == UNFIT and checkpoint.held(self.sweep.run(self.trial)):
+        elif code == UNFIT and checkpoint.HELD in _last_line(self.log):
             # The child of a killed worker was still reading images when this one looked, and locked first.
             self.child = None
         else:

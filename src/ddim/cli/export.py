@@ -10,8 +10,8 @@ from ddim.cli import RUN, WEIGHTS
 
 _EPILOG = """
 DIR becomes what diffusers.DDIMPipeline.from_pretrained(DIR) opens; it makes the same pictures from the same
-noise (on a trailing grid, in numbers of steps that divide its entries). Runs of the recipe ddpm can be
-exported, and such as differ from it in ways that diffusers knows.
+noise (on a trailing grid, in numbers of steps that divide its entries). Runs of the recipe ddpm that
+DDIM samples can be exported, and such as differ from it in ways that diffusers' DDIM knows.
 
 example:
   ddim export runs/cifar10-ddpm-1 pipeline

@@ -92,6 +92,7 @@ def train(
     folder = out if out is not None and _unborn(out) else tracking.new_run_folder(out, short, chosen.name)
     with checkpoint.lock(folder):
         tracking.write_json_atomic(folder / RUN, _facts(training, machine, source, parent))
+        parent = None  # a second network need not be kept
         _fit(training, judged, folder, callbacks, None, began)
     return folder
 
@@ -143,6 +144,7 @@ def _afresh(
             "again: start a new run with --from"
         )
     training = begun(recipe, opened(recipe, progress), Runtime(**facts["runtime"]), parent)
+    parent = None  # a second network need not be kept
     _fit(training, judge(training), folder, callbacks, None, began)
     return folder
 
