@@ -7,7 +7,6 @@ where it was made in the same way (`ddim.ways`).
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,28 +94,21 @@ def _beginnings(found: Sequence[Run]) -> list[dict[str, str]]:
     places = [tuple(str(run.recipe["data"].get(n)) for n in ("source", "size", "channels")) for run in found]
     told = {
         "from": _told([None] * len(found), sources),
-        "checkpoint": _told(sources, digests),
-        "fingerprint": _told(places, seen),
+        "checkpoint": [text[:8] for text in _told(sources, digests)],
+        "fingerprint": [text[:8] for text in _told(places, seen)],
     }
     return [{name: values[k] for name, values in told.items()} for k in range(len(found))]
 
 
 def _told(places: Sequence[Hashable], values: Sequence[str | None]) -> list[str]:
-    """Of each run its value, cut short if it is a hash, where those of its place are known to differ.
-
-    One that is not known counts as the first that is.
-    """
+    """Of each run its value where those of its place are known to differ; one unknown counts as the first."""
     known: dict[Hashable, list[str]] = {}
     for place, value in zip(places, values, strict=True):
         known.setdefault(place, []).extend([] if value is None else [value])
     return [
-        _short(value or known[place][0]) if len(set(known[place])) > 1 else MISSING
+        (value or known[place][0]) if len(set(known[place])) > 1 else MISSING
         for place, value in zip(places, values, strict=True)
     ]
-
-
-def _short(text: str) -> str:
-    return text[:8] if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def differences(recipes: Sequence[Mapping[str, str]]) -> list[str]:
