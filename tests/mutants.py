@@ -2757,35 +2757,40 @@ def main(names):
         if code != 0:
             print(said, "the tests fail without any bug, or are not there", sep="\n")
             return 1
-        missed = [mutant.name for mutant in chosen if not _caught(copy, mutant)]
-    for name in missed:
-        print(f"SURVIVED: {name}")
-    print(f"{len(chosen) - len(missed)} of {len(chosen)} caught")
-    return 1 if missed else 0
+        survivors = {mutant.name: why for mutant in chosen if (why := _survival(copy, mutant))}
+    for name, why in survivors.items():  # once more: what a long run has printed is often cut
+        print(f"SURVIVED: {name}: {why}")
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} caught")
+    return 1 if survivors else 0
 
 
-def _caught(copy, mutant):
-    """Plant one bug, run its tests, take it out again; whether each of them failed."""
+def _survival(copy, mutant):
+    """Plant one bug, run its tests, take it out again; why it was not caught, or nothing."""
     path = copy / "src" / "ddim" / mutant.file
     sound = path.read_text()
     begin = time.monotonic()
     if sound.count(mutant.old) == 1:
         path.write_text(sound.replace(mutant.old, mutant.new))
-        # One by one, each until its first failure. 1: tests ran and failed; an error of import or of
-        # collection is 2 and catches nothing.
-        codes = {test: _pytest(copy, [test], "-x")[0] for test in mutant.tests}
+        said = {test: _silence(copy, test) for test in mutant.tests}
         path.write_text(sound)
-        silent = [test for test, code in codes.items() if code != 1]
-        why = f"(pytest ended with {', '.join(str(codes[test]) for test in silent)})"
+        why = "; ".join(f"{test} did not fail ({words})" for test, words in said.items() if words)
     else:
-        silent, why = mutant.tests, f"{mutant.old!r} stands {sound.count(mutant.old)} times in {mutant.file}"
-    caught = not silent
-    print(
-        f"{'caught  ' if caught else 'SURVIVED'} {time.monotonic() - begin:5.1f} s  {mutant.name}", flush=True
-    )
-    for test in () if caught else silent:
-        print(f"                   {test} did not fail {why}")
-    return caught
+        why = f"{mutant.old!r} stands {sound.count(mutant.old)} times in {mutant.file}"
+    seconds = time.monotonic() - begin
+    print(f"{'SURVIVED' if why else 'caught  '} {seconds:5.1f} s  {mutant.name}", flush=True)
+    return why
+
+
+def _silence(copy, test):
+    """Nothing if a test fails, else how pytest ended.
+
+    0: it passed; 1: it ran and failed. Any other end, such as that of a process that the system kills, says
+    nothing of the bug, and is asked once more: an error of import ends so again, and catches nothing.
+    """
+    code, said = _pytest(copy, [test], "-x")
+    if code not in (0, 1):
+        code, said = _pytest(copy, [test], "-x")
+    return "" if code == 1 else f"pytest ended with {code}, {said[-500:]!r}"
 
 
 def _pytest(copy, tests, *options):
