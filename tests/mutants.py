@@ -2701,6 +2701,13 @@ MUTANTS = [
         "nn/test_blocks.py::test_dropout_scales_what_it_keeps_and_drops_each_number_on_its_own",
     ),
     _(
+        "weights of a frozen network rounded at each call",
+        "runtime.py",
+        "freezing=True",
+        "freezing=False",
+        "test_runtime.py::test_a_frozen_network_is_the_network_and_keeps_rounded_weights",
+    ),
+    _(
         "scores of attention in bf16 not scaled by the width of a head",
         "nn/blocks.py",
         "(q * q.shape[-1] ** -0.5 @ k.transpose(2, 3))",

@@ -92,7 +92,7 @@ def load(
     runtime = _runtime(Runtime(**state["runtime"]), device, compiling)
     runtime.start()
     runtime.place(model.eval().requires_grad_(False))
-    model.net = runtime.compiled(model.net)
+    model.net = runtime.compiled(model.net, frozen=True)
     return Trained(model, pixels, recipe, runtime, state, path, weights, digest, Path(run))
 
 

@@ -61,13 +61,41 @@ class Runtime:
         # The cache of cast weights would outlive a step in which they change under no_grad.
         return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=enabled, cache_enabled=False)
 
-    def compiled(self, net: nn.Module) -> nn.Module:
-        """The network through torch.compile where this runtime compiles; it shares the weights."""
+    def compiled(self, net: nn.Module, *, frozen: bool = False) -> nn.Module:
+        """The network through torch.compile where this runtime compiles; it shares the weights.
+
+        `frozen`: it never learns again. Processors then keep its weights as `Frozen` does.
+        """
         if not self.compile:
             return net
         # The first compilation's notes on the compiler are of no use to the one who trains.
         warnings.filterwarnings("ignore", module=r"torch\._(inductor|dynamo).*")
-        return torch.compile(net)  # type: ignore[return-value]
+        compiled: nn.Module = torch.compile(net)  # type: ignore[assignment]
+        return Frozen(compiled) if frozen and self.device == "cpu" else compiled
+
+
+class Frozen(nn.Module):
+    """A compiled network whose weights are part of the program: rounded and laid out once, not at each call.
+
+    They must not change any more, and it has no gradients.
+    """
+
+    def __init__(self, compiled: nn.Module) -> None:
+        super().__init__()
+        from torch._inductor import config  # two seconds, for those who compile
+
+        self.compiled, self.patch = compiled, config.patch
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (whatever the network has)
+        """What is asked of the network beside its output, such as its number of classes."""
+        own = super().__getattr__
+        return own(name) if name == "compiled" else getattr(own("compiled"), name)
+
+    def forward(self, *args: Any, **told: Any) -> Tensor:  # noqa: ANN401  (whatever the network takes)
+        """As the network."""
+        # The compiler looks at both when it is first called.
+        with torch.no_grad(), self.patch(freezing=True):
+            return self.compiled(*args, **told)
 
 
 def choose(

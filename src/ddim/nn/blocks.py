@@ -18,6 +18,8 @@ class Exact(nn.Conv2d):
     For what the image depends on to first order: a network that predicts noise where the signal rate is 0.02
     has its errors multiplied by 50, so x_t must reach the output unrounded. Such networks are built with
     Exact on the whole path from x_t to the output; only the branches that are added to it are rounded.
+    DDPM's network rounded throughout strays in pure noise by 8 % of its own error after ten minutes of
+    training, with its exact path by 1.4 % (benchmarks/exact.py).
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)

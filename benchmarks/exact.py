@@ -1,0 +1,62 @@
+"""What bf16 adds to the error of a trained network, with its exact path and without.
+
+    python benchmarks/exact.py RUN [-n 128]
+
+On held-out images, by time, in the noise that they hold: the network's own error in float32, as a root mean
+square; then, as a share of it, how far the network under autocast lies from itself in float32: as it is
+(`Exact` is float32), and rounded throughout, as a network that is converted to bf16 is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ddim.denoiser import Model
+from ddim.generate import load
+from ddim.nn.blocks import Exact
+from ddim.noise import Noise
+from ddim.own_images import entered, own_images
+
+TIMES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
+
+
+def rounded(model: Model) -> Model:
+    """A copy without its exact path."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, Exact):
+            module.__class__ = nn.Conv2d
+    return model
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("-n", type=int, default=128, help="held-out images (default 128)")
+    args = parser.parse_args()
+    trained = load(args.run)
+    own = own_images(trained)
+    x0 = torch.cat(list(entered(trained, own.images, own.some(own.valid, args.n))))
+    noise = Noise(range(len(x0))).like(x0)
+    model, throughout = trained.model, rounded(trained.model)
+    print("| time | own error | exact path | rounded throughout |\n|---|---|---|---|")
+    with torch.no_grad():
+        for t in torch.tensor(TIMES, dtype=torch.float64):
+            level = model.schedule(t)
+            x_t = (level.alpha * x0 + level.sigma * noise).float()
+            found = model(x_t, t).eps
+            with torch.autocast(trained.runtime.device.split(":")[0], torch.bfloat16):
+                apart = [(net(x_t, t).eps - found).square().mean() for net in (model, throughout)]
+            own_error = (found - noise).square().mean()
+            shares = " | ".join(f"{(error / own_error).sqrt():.4f}" for error in apart)
+            print(f"| {t:.2f} | {own_error.sqrt():.4f} | {shares} |")
+
+
+if __name__ == "__main__":
+    main()
