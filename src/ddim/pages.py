@@ -82,8 +82,8 @@ def check_out(out: Path) -> None:
     others = [path for path in pages if not _made(path)]
     if pictures.exists() and not (pages and pictures.is_dir()):
         others.append(pictures)
-    for path in others:
-        raise UserError(f"{path} exists and was not made by ddim: give another name as --out")
+    if others:
+        raise UserError(f"{others[0]} exists and was not made by ddim: give another name as --out")
 
 
 def save_page(out: Path, title: str, blocks: Sequence[Block], images: Mapping[str, bytes]) -> list[Path]:

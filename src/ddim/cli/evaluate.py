@@ -79,9 +79,9 @@ def run(args: argparse.Namespace) -> int:
     from ddim.reference import Reference
 
     given = {name: getattr(args, name) for name in _OF_RUNS if getattr(args, name) is not None}
-    if not is_run(Path(args.source)):
-        for name in [*given, *args.fields]:
-            raise UserError(f"{'-' if name == 'n' else '--'}{name} is for runs, and {args.source} is none")
+    if (names := [*given, *args.fields]) and not is_run(Path(args.source)):
+        dashes = "-" if names[0] == "n" else "--"
+        raise UserError(f"{dashes}{names[0]} is for runs, and {args.source} is none")
     found = evaluate(
         args.source,
         Pictures(**given, fields=args.fields),
