@@ -110,6 +110,9 @@ _NOISE = {
 _NEVER = ("set_alpha_to_one", "steps_offset", "trained_betas", "rescale_betas_zero_snr", "thresholding")
 """Of these, what can only be imported as it is here."""
 
+_WHOLE = ("layers_per_block", "norm_num_groups", "attention_head_dim", "num_train_timesteps")
+_FRACTIONS = ("norm_eps", "dropout", "beta_start", "beta_end")
+
 _SCHEDULERS = {DDIM: "DDIMScheduler", DDPM: "DDPMScheduler"}
 _BETAS = {"linear": "linear", "quad": "scaled_linear"}
 _PREDICTS = {PredictsNoise(): "epsilon", PredictsImage(): "sample", PredictsVelocity(): "v_prediction"}
@@ -146,9 +149,10 @@ def import_(folder: Path, out: Path | None = None) -> Path:
     """Make a run folder, `out` or one under runs/, of a pipeline folder of diffusers, and return it.
 
     DDIM's or DDPM's pipeline. The run has the recipe `ddpm` but for what their files say, no images, and is
-    sampled in float32, by DDIM or DDPM as their scheduler does. (Of variance fixed_large, trailing, in
-    fewer steps than entries, theirs leaves noise in the pictures and ours does not.) import.json says where
-    it came from. UserError, in one sentence, for what is no DDPM.
+    sampled in float32, by DDIM or DDPM as their scheduler does. (Not on a trailing grid in numbers of steps
+    that do not divide its entries, see `export`; nor, trailing, of variance fixed_large in fewer steps than
+    entries, where theirs leaves noise in the pictures.) import.json says where it came from. UserError, in
+    one sentence, for what is no DDPM.
     """
     network = _read(folder, "unet", "config.json")
     noise = _read(folder, "scheduler", "scheduler_config.json")
@@ -353,6 +357,7 @@ def _recipe(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[Recip
     sides = size if isinstance(size, list) else [size, size]
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise UserError(f"config.json needs a sample_size of one or two whole numbers above 0, got {size}")
+    _check_numbers(net | table)
     tree = dump(ddpm())
     entries = table["num_train_timesteps"]
     tree["data"]["size"] = sides
@@ -386,6 +391,23 @@ def _recipe(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[Recip
         tree["sampler"] = dump(_back(_VARIANCES, variance, "variance_type"), named=True)
     tree["clip"] = _back(_CLIPS, table["clip_sample"], "clip_sample")
     return load(tree), channels
+
+
+def _check_numbers(given: Mapping[str, Any]) -> None:
+    """UserError, in their words, for what cannot be a number of theirs; no width of heads is one head."""
+    for name in _WHOLE:
+        value = given[name]
+        if not (type(value) is int and value > 0) and (name, value) != ("attention_head_dim", None):
+            raise UserError(f"{name} must be a whole number above 0 to be imported, got {value}")
+    for name in _FRACTIONS:
+        value = given[name]
+        if type(value) not in (int, float) or not 0 <= value < 1:
+            raise UserError(f"{name} must be at least 0 and less than 1 to be imported, got {value}")
+    if not 0 < given["beta_start"] < given["beta_end"]:
+        raise UserError(
+            "beta_start must be above 0 and less than beta_end to be imported, "
+            f"got {given['beta_start']} and {given['beta_end']}"
+        )
 
 
 def _same(given: Mapping[str, Any], wanted: Mapping[str, Any], file: str) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 _EPILOG = """
 DIR is the folder of a DDIMPipeline or DDPMPipeline of diffusers, with DDPM's U-Net and weights in
-safetensors. `ddim sample` then makes its pictures, as its scheduler does: those of a DDPMScheduler want many
---steps (there 1000), or --sampler ddim. `ddim train --from RUN` goes on from its weights.
+safetensors. `ddim sample` then makes its pictures, as its scheduler does (on a trailing grid, in numbers of
+steps that divide its entries): those of a DDPMScheduler want many --steps (there 1000), or --sampler ddim.
+`ddim train --from RUN` goes on from its weights.
 
 examples:
   ddim import ddpm-cifar10-32
