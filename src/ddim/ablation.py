@@ -25,7 +25,7 @@ from ddim.comparison import evaluations, levels
 from ddim.denoiser import Denoiser
 from ddim.errors import UserError
 from ddim.generate import Trained
-from ddim.grid_search import check, pictures, reference
+from ddim.grid_search import check, fine, pictures, reference
 from ddim.noise import Noise
 from ddim.samplers import EDM, Sampler, State
 from ddim.samplers.line import bar, time_of
@@ -166,13 +166,14 @@ Error = Callable[[Sampler, Tensor], float]
 """A sampler and its times -> the mean squared error of its pictures."""
 
 
-def of_run(trained: Trained, end: float, seeds: Sequence[int], fine: int = 100, first: float = 1.0) -> Error:
-    """Against the pictures of the same noise by a fine run of `fine` levels, 2 `fine` - 1 evaluations.
+def of_run(trained: Trained, end: float, seeds: Sequence[int], nfe: int, first: float = 1.0) -> Error:
+    """Against the pictures of the same noise by a run that is finer than any of `nfe` evaluations.
 
     UserError where the schedule has no so fine a run: a table, whose levels coincide.
     """
-    check(fine, trained.recipe.walked, end, first)
-    truth = reference(trained, end, seeds, fine, first)
+    steps = fine(levels(EDM(), nfe))
+    check(steps, trained.recipe.walked, end, first)
+    truth = reference(trained, end, seeds, steps, first)
     return lambda sampler, times: (pictures(trained, sampler, times, seeds) - truth).square().mean().item()
 
 

@@ -54,6 +54,11 @@ def pictures(trained: Trained, sampler: Sampler, times: Tensor, seeds: Sequence[
     return torch.cat(made)
 
 
+def fine(steps: int) -> int:
+    """Levels of the run of Heun's rule that judges runs of `steps`: with a hundredth of their error."""
+    return max(100, 10 * steps)
+
+
 def reference(
     trained: Trained, end: float, seeds: Sequence[int], steps: int = 100, first: float = 1.0
 ) -> Tensor:

@@ -10,6 +10,7 @@ import tiny
 from ddim import ablation, generate, grid_search
 from ddim.cli import main
 from ddim.codec import override
+from ddim.samplers import EDM
 from ddim.samplers.line import bar
 from ddim.training import train
 
@@ -73,6 +74,34 @@ def test_a_run_is_asked_between_the_ends_of_its_own_grid(command, run, capsys, m
     assert len(bars) > 5
     for each in bars:
         assert (each[0].item(), each[-1].item()) == pytest.approx((4.0, 0.5))
+
+
+@pytest.mark.parametrize(
+    "words, count",
+    [
+        (["ablate", "--evaluations", "3"], 100),
+        (["ablate", "--evaluations", "59"], 300),
+        (["search", "--steps", "40"], 400),
+    ],
+)
+def test_the_truth_has_ten_times_the_levels_of_what_it_judges(
+    words, count, run, capsys, monkeypatch, tmp_path
+):
+    """At least; Heun's rule, of order 2, is then a hundredth as far from the flow as what it judges."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    asked = []
+
+    def pictures(trained, sampler, times, seeds):
+        asked.append((sampler, len(times)))
+        return torch.zeros(1, 1, 1, 1)
+
+    for module in (ablation, grid_search):
+        monkeypatch.setattr(module, "pictures", pictures)
+    assert main([words[0], str(copy), *words[1:], "--seeds", "1"]) == 0
+    assert asked[0] == (EDM(), count)
+    heun = [levels for sampler, levels in asked[1:] if sampler in (EDM(), ablation.Flow())]
+    assert heun == [] if words[0] == "search" else max(heun) <= count / 10
 
 
 def test_a_grid_of_one_length_is_ablated_too(run, capsys, monkeypatch):

@@ -57,10 +57,10 @@ def run(args: argparse.Namespace) -> int:
     schedule = trained.recipe.walked
     first, end = ends(trained.recipe, trained.recipe.report.steps)
     end = end if args.end is None else args.end
-    error = ablation.of_run(trained, end, range(args.seeds), first=first)
+    nfe = args.evaluations
+    error = ablation.of_run(trained, end, range(args.seeds), nfe, first)
     cells: list[Cell] = []
     names = [f"{clock}, {scaling}" for clock, scaling in ablation.FLOWS]
-    nfe = args.evaluations
     _say(f"mean squared error of {args.seeds} pictures of {nfe} evaluations; sigma(t) and s(t) are")
     _say(f"{'levels':<8}{'solver':<8}" + "".join(f"{name:>14}" for name in names))
     for cell in ablation.ablated(error, schedule, end, nfe, first):

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     searched.saved(args.run, recipe.sampler, args.steps, args.weights)
     seeds = range(FIRST_SEED, FIRST_SEED + args.seeds)
     began = time.monotonic()
-    truth = grid_search.reference(trained, end, seeds, first=first)
+    truth = grid_search.reference(trained, end, seeds, grid_search.fine(args.steps), first)
 
     def error(times: Tensor) -> float:
         made = grid_search.pictures(trained, recipe.sampler, times, seeds)
