@@ -2012,6 +2012,27 @@ MUTANTS = [
         "nn/test_embedding.py::test_indices_turn_at_speeds_from_one_to_a_ten_thousandth",
     ),
     _(
+        "attention of the score networks starts as all layers",
+        "nn/ddpm_unet.py",
+        "(0.1 * 3 / module.qkv.in_channels)",
+        "(3 / module.qkv.in_channels)",
+        "nn/test_ddpm_unet.py::test_the_score_networks_start_attention_and_classes_as_karras_et_al_do",
+    ),
+    _(
+        "classes of the score networks as loud as in others",
+        "nn/ddpm_unet.py",
+        "if self.label is not None and spec.sde:",
+        "if False:",
+        "nn/test_ddpm_unet.py::test_the_score_networks_start_attention_and_classes_as_karras_et_al_do",
+    ),
+    _(
+        "heads of Keras' attention counted as channels",
+        "nn/clear_unet.py",
+        "channels * (heads + channels)",
+        "channels + heads * channels",
+        "nn/test_clear_unet.py::test_attention_starts_as_in_keras",
+    ),
+    _(
         "weights for the norm before attention",
         "nn/clear_unet.py",
         "self.norm = nn.GroupNorm(groups, channels, _EPS, affine=False)",
@@ -2243,6 +2264,13 @@ MUTANTS = [
         "return self.model(x_t, t, label, self.augment)",
         "return self.model(x_t, t, label)",
         "test_denoiser.py::test_how_images_were_augmented_reaches_the_network_with_and_without_a_label",
+    ),
+    _(
+        "runs judged by one no finer than they are",
+        "grid_search.py",
+        "max(100, 10 * steps)",
+        "100",
+        "cli/test_ablate.py::test_the_truth_has_ten_times_the_levels_of_what_it_judges",
     ),
     _(
         "half forgotten in the speed of the VP SDE",

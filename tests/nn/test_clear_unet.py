@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from ddim.errors import UserError
-from ddim.nn.clear_unet import ClearUNetSpec
+from ddim.nn.clear_unet import Attending, ClearUNetSpec
 from oracles import made, normal, shaken, uniform
 
 PLAIN = {"widths": (8, 16), "attention": (False, False), "groups": 4, "enter": 8, "embedding": 8}
@@ -57,6 +57,24 @@ def test_every_weight_has_a_gradient(form):
     net = shaken(small(form)).train()
     net(images(2, 3, 12, 12), uniform(2).float()).square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
+
+
+def keras_bound(shape):
+    """The bound of Glorot & Bengio 2010, eq. 16, for a kernel as Keras counts its fans."""
+    places = math.prod(shape[:-2])
+    return (6 / (places * (shape[-2] + shape[-1]))) ** 0.5
+
+
+def test_attention_starts_as_in_keras():
+    """MultiHeadAttention's kernels are (C, heads, key_dim) thrice and (heads, key_dim, C)."""
+    net = made(lambda: ClearUNetSpec((8, 64), (False, True), heads=4, enter=8).network(3))
+    layers = [module for module in net.modules() if isinstance(module, Attending)]
+    assert layers
+    for attend in layers:
+        for layer, shape in (attend.qkv, (64, 4, 64)), (attend.out, (4, 64, 64)):
+            reached = layer.weight.abs().max().item()
+            assert 0.99 < reached / keras_bound(shape) <= 1
+            assert not layer.bias.any()
 
 
 def test_only_its_last_convolution_starts_at_zero():

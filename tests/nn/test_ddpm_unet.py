@@ -106,6 +106,21 @@ def test_every_block_starts_as_its_shortcut(name):
     assert not net.leave.weight.any()
 
 
+def test_the_score_networks_start_attention_and_classes_as_karras_et_al_do():
+    """Glorot's bound times sqrt(0.2) for the 1x1 convolution to 3C channels; rows times sqrt(classes)."""
+    net = small("ncsn++", width=64, groups=8, classes=10)
+    for qkv in [module.qkv.weight for module in net.modules() if isinstance(module, Attention)]:
+        bound = 0.2**0.5 * (6 / (qkv.shape[1] + qkv.shape[0])) ** 0.5
+        assert 0.99 < qkv.abs().max() / bound <= 1
+    label = net.label.weight
+    assert label.shape == (10, 128)  # NCSN++ has twice its width of positions
+    assert 0.99 < label.abs().max() / (10**0.5 * (6 / (10 + 128)) ** 0.5) <= 1
+
+
+def test_adm_starts_deaf_to_augmentation():
+    assert not small("adm of ImageNet-64", augment=9).tell_augment.weight.any()
+
+
 @every_form
 def test_every_weight_has_a_gradient(name):
     net = shaken(small(name, dropout=0.0)).train()

@@ -36,6 +36,11 @@ def zeroed(layer: Layer) -> Layer:
     return layer
 
 
+def within(weight: Tensor, bound: float) -> None:
+    """Start a weight evenly between -bound and bound."""
+    nn.init.uniform_(weight, -bound, bound)
+
+
 def glorot(layer: nn.Module) -> None:
     """A convolution or linear layer as Keras starts it: Glorot & Bengio 2010, eq. 16, and no bias."""
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddim.errors import UserError, positive
-from ddim.nn.blocks import Exact, attended, doubled, glorot, padded, zeroed
+from ddim.nn.blocks import Exact, attended, doubled, glorot, padded, within, zeroed
 from ddim.nn.ddpm_unet import Block
 from ddim.nn.embedding import Sinusoidal
 
@@ -78,6 +78,16 @@ class Attending(nn.Module):
         self.qkv = nn.Conv2d(channels, 3 * heads * channels, 1)
         self.out = nn.Conv2d(heads * channels, channels, 1)
 
+    def start(self) -> None:
+        """Initial weights, within the bounds of Glorot as Keras counts them here.
+
+        Its kernels have an axis of heads, (C, heads, C) and (heads, C, C), and it takes all axes but the last
+        two for places of a convolution.
+        """
+        heads, channels = self.heads, self.norm.num_channels
+        for layer, fans in ((self.qkv, channels * (heads + channels)), (self.out, heads * 2 * channels)):
+            within(layer.weight, (6 / fans) ** 0.5)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same."""
         return x + self.out(attended(self.qkv(self.norm(x)), self.heads))
@@ -130,6 +140,9 @@ class ClearUNet(nn.Module):
         )
         self.leave = nn.ConvTranspose2d(spec.widths[0], channels, spec.patch, stride=spec.patch)
         self.apply(glorot)
+        for module in self.modules():
+            if isinstance(module, Attending):
+                module.start()
         zeroed(self.leave)
 
     def forward(self, x: Tensor, conditioning: Tensor, label: Tensor | None = None) -> Tensor:

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddim.errors import UserError, positive
-from ddim.nn.blocks import Dropout, Exact, attended, doubled, glorot, padded, zeroed
+from ddim.nn.blocks import Dropout, Exact, attended, doubled, glorot, padded, within, zeroed
 from ddim.nn.embedding import Fourier, Positional
 
 Resample = Literal["same", "strided", "box", "blur"]
@@ -331,6 +331,15 @@ class DDPMUNet(nn.Module):
                 zeroed(module.second)
             elif isinstance(module, Attention):
                 zeroed(module.out)
+                if spec.sde:
+                    # Queries, keys and values each with a tenth of Glorot's variance, as Song et al. do.
+                    within(module.qkv.weight, (0.1 * 3 / module.qkv.in_channels) ** 0.5)
+        if self.label is not None and spec.sde:
+            # Karras et al. tell a class by a Glorot layer, its row of the identity times sqrt(classes).
+            classes, positions = self.label.weight.shape
+            within(self.label.weight, (6 * classes / (classes + positions)) ** 0.5)
+        if self.tell_augment is not None and not spec.sde:
+            zeroed(self.tell_augment)  # as Karras et al. have it in ADM
         zeroed(self.leave)
 
     def forward(
