@@ -183,7 +183,7 @@ MUTANTS = [
         "diagnostics.py",
         "recipe.data.bins(trained.pixels)",
         "trained.pixels",
-        "cli/test_diagnose.py::test_the_gradients_of_a_diagnosis_are_those_of_trainings_first_updates",
+        "cli/test_diagnose.py::test_the_gradients_of_a_diagnosis_are_those_of_updates_of_training",
     ),
     _(
         "bits of other images than those trained on",
@@ -1740,6 +1740,21 @@ MUTANTS = [
     ),
     # Memorisation and diagnostics
     _(
+        "gradients of batches that follow one another in an epoch",
+        "diagnostics.py",
+        "apart = math.ceil(images / batch) + 1",
+        "apart = 1",
+        "cli/test_diagnose.py::test_batches_of_a_diagnosis_are_independent[32-2]",
+        "cli/test_diagnose.py::test_batches_of_a_diagnosis_are_independent[33-8]",
+    ),
+    _(
+        "an update too few between the batches of a diagnosis",
+        "diagnostics.py",
+        "math.ceil(images / batch) + 1",
+        "math.ceil(images / batch)",
+        "cli/test_diagnose.py::test_batches_of_a_diagnosis_are_independent[5-3]",
+    ),
+    _(
         "gradients of a network that is not told of augmentation",
         "diagnostics.py",
         "recipe.objective(denoise, x0,",
@@ -1767,14 +1782,14 @@ MUTANTS = [
         "diagnostics.py",
         "loss = (each * share.to(each)).sum()",
         "loss = each.sum() / recipe.optim.batch",
-        "cli/test_diagnose.py::test_the_gradients_of_a_diagnosis_are_those_of_trainings_first_updates",
+        "cli/test_diagnose.py::test_the_gradients_of_a_diagnosis_are_those_of_updates_of_training",
     ),
     _(
         "a diagnosis that does not know the losses of the run",
         "diagnostics.py",
         'memory.restore(checkpoint.read_tensors(trained.path, "times"))',
         "pass",
-        "cli/test_diagnose.py::test_the_gradients_of_a_diagnosis_are_those_of_trainings_first_updates",
+        "cli/test_diagnose.py::test_the_gradients_of_a_diagnosis_are_those_of_updates_of_training",
         "cli/test_diagnose.py::test_times_that_are_drawn_by_their_losses_are_shown_as_drawn",
     ),
     _(
