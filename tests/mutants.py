@@ -1040,6 +1040,13 @@ MUTANTS = [
         FRECHET + "test_fid_infinity_takes_off_the_bias_of_few_generated_images",
     ),
     _(
+        "FID infinity against half of the reference",
+        "metrics/fid.py",
+        "whole = _gaussian(reference)",
+        "whole = _gaussian(reference[::2])",
+        FRECHET + "test_fid_infinity_and_its_interval_are_about_fid_against_this_reference",
+    ),
+    _(
         "slope instead of intercept",
         "metrics/fid.py",
         "np.polyfit(at, means, 1)[1]",

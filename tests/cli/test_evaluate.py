@@ -62,6 +62,12 @@ def test_the_numbers_are_printed_with_what_they_are_of(run, capsys):
     assert record["sampling"]["seeds"] == list(range(5, 45))
 
 
+def test_fid_infinity_is_said_to_keep_the_bias_of_the_reference(run, capsys):
+    text = said(capsys, "evaluate", run, "-n", 70, "--steps", 1)
+    (line,) = (line for line in text.splitlines() if line.startswith("FID-inf"))
+    assert line.endswith("without the bias of the number of pictures; that of 30 reference images remains")
+
+
 def test_features_are_taken_by_name(run, capsys):
     text = said(capsys, "evaluate", run, "-n", 20, "--steps", 1, "--features", "other")
     assert "features other, 12 of images at 2 px" in text
