@@ -1621,6 +1621,7 @@ MUTANTS = [
         "(_GROUPS - 1) * float(np.var(without))",
         "float(np.var(without))",
         "test_ranking.py::test_the_interval_of_a_difference_holds_the_truth_nineteen_times_in_twenty",
+        "test_ranking.py::test_intervals_of_other_differences_are_cautious_but_not_much_too_wide",
     ),
     _(
         "the best of a run is its newest",
