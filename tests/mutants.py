@@ -1922,6 +1922,13 @@ MUTANTS = [
         "test_calibration.py::test_the_interval_of_a_gap_holds_the_truth_as_often_as_it_says",
     ),
     _(
+        "a gap of the images that it was asked for, whether they are there or not",
+        "calibration.py",
+        "(len(seen), len(unseen))",
+        "(len(seen), len(seen))",
+        "cli/test_memorisation_command.py::test_the_record_says_of_how_many_images_and_levels_the_gap_is",
+    ),
+    _(
         "one noise for all levels of a batch",
         "calibration.py",
         "noise.like(x0)) for t in times], 2)",

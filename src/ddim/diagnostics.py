@@ -223,7 +223,8 @@ def record(d: Diagnosis) -> dict[str, Any]:
         "schedule": {"cleanest": d.ends[0], "noisiest": d.ends[1]},
         "bounds": vars(d.bounds),
         # Infinity is no JSON.
-        "gradient_noise_scale": {k: v if math.isfinite(v) else None for k, v in vars(s).items()},
+        "gradient_noise_scale": {k: v if math.isfinite(v) else None for k, v in vars(s).items()}
+        | {"batches": BATCHES},
         "batch": d.batch,
     }
 

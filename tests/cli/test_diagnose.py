@@ -49,6 +49,7 @@ def test_a_diagnosis_is_a_table_a_figure_and_a_record_and_leaves_the_log(run, ca
     first, record = records
     assert record == {**first, "time": record["time"]}
     assert record["schema"] == 1
+    assert record["gradient_noise_scale"]["batches"] == 16
     assert record["valid"]["images"] == record["train"]["images"] == 4
     assert [round(p["share"], 2) for p in record["plateaus"]] == [0.38, 0.07]
     assert (run / "metrics.jsonl").read_bytes() == log
