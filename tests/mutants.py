@@ -183,7 +183,7 @@ MUTANTS = [
         "diagnostics.py",
         "recipe.data.bins(trained.pixels)",
         "trained.pixels",
-        "cli/test_diagnose.py::test_the_gradients_of_a_diagnosis_are_those_of_trainings_first_updates",
+        "cli/test_diagnose.py::test_the_gradients_of_a_diagnosis_are_those_of_updates_of_training",
     ),
     _(
         "bits of other images than those trained on",
@@ -1040,6 +1040,13 @@ MUTANTS = [
         FRECHET + "test_fid_infinity_takes_off_the_bias_of_few_generated_images",
     ),
     _(
+        "FID infinity against half of the reference",
+        "metrics/fid.py",
+        "whole = _gaussian(reference)",
+        "whole = _gaussian(reference[::2])",
+        FRECHET + "test_fid_infinity_and_its_interval_are_about_fid_against_this_reference",
+    ),
+    _(
         "slope instead of intercept",
         "metrics/fid.py",
         "np.polyfit(at, means, 1)[1]",
@@ -1614,6 +1621,7 @@ MUTANTS = [
         "(_GROUPS - 1) * float(np.var(without))",
         "float(np.var(without))",
         "test_ranking.py::test_the_interval_of_a_difference_holds_the_truth_nineteen_times_in_twenty",
+        "test_ranking.py::test_intervals_of_other_differences_are_cautious_but_not_much_too_wide",
     ),
     _(
         "the best of a run is its newest",
@@ -1740,6 +1748,21 @@ MUTANTS = [
     ),
     # Memorisation and diagnostics
     _(
+        "gradients of batches that follow one another in an epoch",
+        "diagnostics.py",
+        "apart = math.ceil(images / batch) + 1",
+        "apart = 1",
+        "cli/test_diagnose.py::test_batches_of_a_diagnosis_are_independent[32-2]",
+        "cli/test_diagnose.py::test_batches_of_a_diagnosis_are_independent[33-8]",
+    ),
+    _(
+        "an update too few between the batches of a diagnosis",
+        "diagnostics.py",
+        "math.ceil(images / batch) + 1",
+        "math.ceil(images / batch)",
+        "cli/test_diagnose.py::test_batches_of_a_diagnosis_are_independent[5-3]",
+    ),
+    _(
         "gradients of a network that is not told of augmentation",
         "diagnostics.py",
         "recipe.objective(denoise, x0,",
@@ -1767,14 +1790,14 @@ MUTANTS = [
         "diagnostics.py",
         "loss = (each * share.to(each)).sum()",
         "loss = each.sum() / recipe.optim.batch",
-        "cli/test_diagnose.py::test_the_gradients_of_a_diagnosis_are_those_of_trainings_first_updates",
+        "cli/test_diagnose.py::test_the_gradients_of_a_diagnosis_are_those_of_updates_of_training",
     ),
     _(
         "a diagnosis that does not know the losses of the run",
         "diagnostics.py",
         'memory.restore(checkpoint.read_tensors(trained.path, "times"))',
         "pass",
-        "cli/test_diagnose.py::test_the_gradients_of_a_diagnosis_are_those_of_trainings_first_updates",
+        "cli/test_diagnose.py::test_the_gradients_of_a_diagnosis_are_those_of_updates_of_training",
         "cli/test_diagnose.py::test_times_that_are_drawn_by_their_losses_are_shown_as_drawn",
     ),
     _(
@@ -1897,6 +1920,13 @@ MUTANTS = [
         "1 + unseen.mean(0) * (train.noise_mse / scale - 1)",
         "train.noise_mse / scale",
         "test_calibration.py::test_the_interval_of_a_gap_holds_the_truth_as_often_as_it_says",
+    ),
+    _(
+        "a gap of the images that it was asked for, whether they are there or not",
+        "calibration.py",
+        "(len(seen), len(unseen))",
+        "(len(seen), len(seen))",
+        "cli/test_memorisation_command.py::test_the_record_says_of_how_many_images_and_levels_the_gap_is",
     ),
     _(
         "one noise for all levels of a batch",

@@ -374,6 +374,7 @@ def test_fid_is_extrapolated_only_where_every_part_outnumbers_the_dimensions():
         metrics, notes = measured(normal(n, 8, 1), reference)
         assert (metrics["fid"]["infinity"] is not None) == enough
         assert any("FID-infinity needs more than 40" in note for note in notes) != enough
+        assert any("about FID against these 200 reference images" in note for note in notes) == enough
     assert metrics["fid"]["low"] < metrics["fid"]["infinity"] < metrics["fid"]["high"]
 
 
@@ -382,7 +383,8 @@ def test_few_images_are_warned_of():
     assert any("mostly bias" in note for note in notes)
     assert any("30 images are few" in note for note in notes)
     assert metrics["kid"]["size"] == 15
-    assert not measured(normal(120, 4, 0), normal(150, 4, 1) + 1)[1]
+    (said,) = measured(normal(120, 4, 0), normal(150, 4, 1) + 1)[1]
+    assert said.startswith("FID-infinity and its interval are about")
 
 
 @pytest.mark.slow

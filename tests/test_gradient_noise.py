@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddim.gradient_noise import noise_scale
-from oracles import normal
+from oracles import normal, uniform
 
 
 def linear(away, tau, batches, batch, seed=0):
@@ -33,6 +33,17 @@ def test_the_estimates_are_without_bias_from_few_batches():
     mean = lambda name: sum(getattr(f, name) for f in found) / len(found)
     assert mean("signal") == pytest.approx(square, rel=0.1)
     assert mean("noise") == pytest.approx(6 * square + 5, rel=0.05)
+
+
+def test_the_noise_is_that_of_batches_as_they_are_drawn():
+    """Image i of B has the gradient a + b t_i + tau e_i, t_i uniform in slice i: Var t_i = 1 / (12 B^2)."""
+    batch, d, tau = 4, 3, 0.2
+    a, b = normal(d, seed=5), 2 * normal(d, seed=6)
+    t = (torch.arange(batch) + uniform(4000, batch, seed=7)) / batch
+    each = a + b * t[..., None] + tau * normal(4000, batch, d, seed=8)
+    found = noise_scale(each.mean(1), batch)
+    assert found.signal == pytest.approx((a + b / 2).square().sum().item(), rel=0.02)
+    assert found.noise == pytest.approx(b.square().sum().item() / (12 * batch**2) + d * tau**2, rel=0.05)
 
 
 def test_the_intervals_hold_the_truth_about_as_often_as_they_say():

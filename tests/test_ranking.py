@@ -8,7 +8,7 @@ import pytest
 from ddim.codec import dump
 from ddim.errors import UserError
 from ddim.metrics.kid import kid_difference
-from ddim.ranking import Difference, _jackknifed, difference, differing, ranked
+from ddim.ranking import _STATISTICS, Difference, _jackknifed, difference, differing, ranked
 from ddim.recipes import smoke
 from ddim.scores import METRICS, read
 from stubs import SAMPLING, written
@@ -109,6 +109,21 @@ def test_the_interval_of_a_difference_holds_the_truth_nineteen_times_in_twenty(s
         held += low <= 0.3 <= high
     # Within three and a half deviations of the count.
     assert abs(held / draws - 0.95) < 0.025
+
+
+@pytest.mark.parametrize("metric", ["recall", "fid"])
+def test_intervals_of_other_differences_are_cautious_but_not_much_too_wide(metric):
+    """Of two sets of one law, whose difference is 0."""
+    values, radii, held = [], [], 0
+    for seed in range(60):
+        x, y, truth = (normal(100, 3 * seed + k)[:, :4] for k in range(3))
+        value, low, high = _jackknifed(_STATISTICS[metric], 0.9 * x, 0.9 * y, truth)
+        values.append(value)
+        radii.append((high - low) / 2)
+        held += low <= 0 <= high
+    assert held >= 57
+    # 9 degrees of freedom, whose quantile of 95 % is 2.26.
+    assert 1 < np.mean(radii) / (2.262 * np.std(values)) < 2.2
 
 
 def test_pictures_that_come_class_by_class_in_turn_have_no_wider_an_interval():

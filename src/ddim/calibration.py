@@ -101,11 +101,12 @@ def _row(denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
 class Gap:
     """How much worse other images are denoised than those of training, as a part of the latter's error.
 
-    `by_level` (L,), and their mean over the levels, `overall` ().
+    `by_level` (L,), and their mean over the levels, `overall` (); of so many `images` of training and others.
     """
 
     by_level: Estimate
     overall: Estimate
+    images: tuple[int, int]
 
 
 def gap(train: Errors, other: Errors) -> Gap:
@@ -117,4 +118,5 @@ def gap(train: Errors, other: Errors) -> Gap:
     return Gap(
         difference(mean(unseen), mean(seen)),
         difference(mean(unseen.mean(1)), mean(seen.mean(1))),
+        (len(seen), len(unseen)),
     )

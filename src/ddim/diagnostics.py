@@ -101,16 +101,16 @@ def _bounds(trained: Trained, own: OwnImages) -> Bounds:
 
 
 def _gradients(trained: Trained, own: OwnImages, memory: Memory | None) -> torch.Tensor:
-    """(BATCHES, P) gradients of the objective at these weights, of the batches of training's first updates.
+    """(BATCHES, P) gradients of the objective at these weights, of batches as updates of training have them.
 
     In eval mode: the statistics of batch norm are those of the run, and an image does not see its batch.
     """
     recipe, model = trained.recipe, trained.model
     parameters = [p for p in model.parameters() if p.is_floating_point()]
     bins, rows = recipe.data.bins(trained.pixels), []
-    for k in range(BATCHES):
+    for step in _steps(len(own.train), recipe.optim.batch):
         total: list[torch.Tensor] = []
-        for denoise, x0, t, eps, share in _parts(trained, own, k, memory):
+        for denoise, x0, t, eps, share in _parts(trained, own, step, memory):
             for p in parameters:
                 p.requires_grad_(True)
             with trained.runtime.precise():
@@ -122,6 +122,15 @@ def _gradients(trained: Trained, own: OwnImages, memory: Memory | None) -> torch
                 p.requires_grad_(False)
         rows.append(torch.cat([g.float().flatten().cpu() for g in total]))
     return torch.stack(rows)
+
+
+def _steps(images: int, batch: int) -> range:
+    """BATCHES updates of a training of so many images of which no two see images of the same epoch.
+
+    Batches of one epoch have no image in common, and so are not independent: their gradients cancel.
+    """
+    apart = math.ceil(images / batch) + 1
+    return range(0, BATCHES * apart, apart)
 
 
 def _parts(
@@ -214,7 +223,8 @@ def record(d: Diagnosis) -> dict[str, Any]:
         "schedule": {"cleanest": d.ends[0], "noisiest": d.ends[1]},
         "bounds": vars(d.bounds),
         # Infinity is no JSON.
-        "gradient_noise_scale": {k: v if math.isfinite(v) else None for k, v in vars(s).items()},
+        "gradient_noise_scale": {k: v if math.isfinite(v) else None for k, v in vars(s).items()}
+        | {"batches": BATCHES},
         "batch": d.batch,
     }
 

@@ -159,6 +159,10 @@ def measured(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[str, An
     notes = [caution(count, len(reference), dimensions)]
     if count > ENOUGH * dimensions:
         f["infinity"], f["low"], f["high"] = fid_infinity(generated, reference)
+        notes.append(
+            f"FID-infinity and its interval are about FID against these {len(reference):,} reference images, "
+            "not against all that they stand for"
+        )
     elif notes == [None]:
         notes.append(f"FID-infinity needs more than {ENOUGH * dimensions:,} pictures, got {count:,}")
     if k.value < 0:

@@ -14,7 +14,9 @@ from ddim.estimates import WIDE
 class NoiseScale:
     """tr(Sigma) / |G|^2 in images, with its 95 % interval; infinite where no gradient shows above the noise.
 
-    `signal` estimates |G|^2, `noise` tr(Sigma) of a single image, both without bias.
+    `signal` estimates |G|^2, `noise` the trace of the covariance of a batch's gradient times its images, both
+    without bias. That is tr(Sigma) of a single image where those of a batch are independent; times that are
+    drawn one in each equal slice take off what differs between times, in training as here.
     """
 
     value: float
@@ -25,9 +27,9 @@ class NoiseScale:
 
 
 def noise_scale(gradients: Tensor, batch: int) -> NoiseScale:
-    """From the gradients (K, P) of K independent batches of `batch` images, K at least 3.
+    """From the gradients (K, P) of K batches of `batch` images, K at least 3, independent of one another.
 
-    Their mean is the gradient of a batch K times as large; the squared norms of small and large together give
+    Within a batch nothing need be independent. The squared norms of these gradients and of their mean give
     estimates without bias (appendix A.1). The interval is the jackknife's over batches, of 1 / scale: the
     scale itself has no finite spread where the signal may be 0.
     """

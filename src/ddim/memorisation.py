@@ -277,7 +277,13 @@ def record(
                 strict=True,
             )
         ],
-        "gap": None if apart is None else {k: v.tolist() for k, v in vars(apart.overall).items()},
+        "gap": None
+        if apart is None
+        else {
+            **{k: v.tolist() for k, v in vars(apart.overall).items()},
+            "images": dict(zip(("train", "valid"), apart.images, strict=True)),
+            "levels": len(apart.by_level.value),
+        },
         "duplicates": {
             kind: [{"valid": names[a], "train": names[b]} for a, b in found]
             for kind, found in vars(twice).items()

@@ -5,13 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import one_hot
 
 import tiny
 from ddim import checkpoint, diagnostics
 from ddim.cli import main
 from ddim.codec import override
 from ddim.config import DDPMUNetSpec, build
+from ddim.data.order import indices
 from ddim.generate import Trained, load
+from ddim.gradient_noise import noise_scale
 from ddim.importance import LossAware
 from ddim.objective import Hybrid, TableTimes
 from ddim.own_images import OwnImages
@@ -46,6 +49,7 @@ def test_a_diagnosis_is_a_table_a_figure_and_a_record_and_leaves_the_log(run, ca
     first, record = records
     assert record == {**first, "time": record["time"]}
     assert record["schema"] == 1
+    assert record["gradient_noise_scale"]["batches"] == 16
     assert record["valid"]["images"] == record["train"]["images"] == 4
     assert [round(p["share"], 2) for p in record["plateaus"]] == [0.38, 0.07]
     assert (run / "metrics.jsonl").read_bytes() == log
@@ -199,16 +203,30 @@ def at_the_start(recipe, folder):
     ],
     ids=["plain", "dequantised", "augmented", "times drawn by their losses", "both"],
 )
-def test_the_gradients_of_a_diagnosis_are_those_of_trainings_first_updates(recipe, tmp_path):
+def test_the_gradients_of_a_diagnosis_are_those_of_updates_of_training(recipe, tmp_path):
     training, trained = at_the_start(recipe, tmp_path)
     own = OwnImages(training.split.images, training.split.train, training.split.valid)
     found = diagnostics._gradients(trained, own, diagnostics._memory(trained))
-    for row in found[:3]:
+    for row, step in zip(found[:3], diagnostics._steps(len(own.train), recipe.optim.batch), strict=False):
+        training.step = step
         gradients, _ = tiny.gradients(training)
         wanted = torch.cat([gradient.flatten() for gradient in gradients.values()])
         assert wanted.norm() > 0
         torch.testing.assert_close(row, wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
-        training.step += 1
+
+
+@pytest.mark.parametrize(("n", "batch"), [(32, 2), (33, 8), (5, 3), (5, 8)])
+def test_batches_of_a_diagnosis_are_independent(n, batch):
+    """Where the gradient of image i is the unit vector e_i, |G|^2 is 1 / n; within an epoch none have any."""
+    steps = diagnostics._steps(n, batch)
+    assert len(steps) == 16
+    spans = [set(range(step * batch // n, ((step + 1) * batch - 1) // n + 1)) for step in steps]
+    assert len(set.union(*spans)) == sum(map(len, spans))
+    found = []
+    for seed in range(300):
+        which = torch.from_numpy(np.stack([indices(n, seed, step * batch, batch) for step in steps]))
+        found.append(noise_scale(one_hot(which, n).double().mean(1), batch).signal)
+    assert np.mean(found) == pytest.approx(1 / n, rel=0.05)
 
 
 def test_times_that_are_drawn_by_their_losses_are_shown_as_drawn(tmp_path, monkeypatch):

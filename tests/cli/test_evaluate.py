@@ -62,6 +62,12 @@ def test_the_numbers_are_printed_with_what_they_are_of(run, capsys):
     assert record["sampling"]["seeds"] == list(range(5, 45))
 
 
+def test_fid_infinity_is_said_to_keep_the_bias_of_the_reference(run, capsys):
+    text = said(capsys, "evaluate", run, "-n", 70, "--steps", 1)
+    (line,) = (line for line in text.splitlines() if line.startswith("FID-inf"))
+    assert line.endswith("without the bias of the number of pictures; that of 30 reference images remains")
+
+
 def test_features_are_taken_by_name(run, capsys):
     text = said(capsys, "evaluate", run, "-n", 20, "--steps", 1, "--features", "other")
     assert "features other, 12 of images at 2 px" in text
@@ -161,6 +167,7 @@ def test_a_comparison_is_a_page_too_with_the_grids_and_nothing_of_this_machine(c
     assert rows[4][-1] == "not ranked: the resizes differ: 2 px and 3 px |"
     assert ["| pictures", "500", "400", "400 |"] in rows
     assert "against 500 images, valid of flowers.zip" in "".join(page.texts)
+    assert "but for KID cautious ones of at least that" in "".join(page.texts)
     assert "better/evaluations/1: it is <b>said</b>" in page.texts
     shown = [attrs["src"].partition("base64,")[2] for tag, attrs in page.elements if tag == "img"]
     assert [base64.b64decode(png) for png in shown] == list(grids.values())

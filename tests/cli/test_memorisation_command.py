@@ -35,12 +35,22 @@ def test_a_run_that_has_hardly_learnt_is_not_called_memorised(run, capsys):
     assert record["sampling"]["seeds"] == list(range(12))
     assert record["sampling"]["nfe"] == 2
     assert record["false_alarms"]["of"] == 4
-    assert record["gap"].keys() == {"value", "low", "high"}
+    assert record["gap"].keys() == {"value", "low", "high", "images", "levels"}
     events = EventAccumulator(str(run / "events" / "memorisation"), size_guidance={"images": 0}).Reload()
     (pairs,), (copies,) = events.Images("memorisation"), events.Scalars("memorisation/copies")
     assert (copies.step, copies.value) == (record["sampling"]["step"], 0.0)
     with Image.open(folder / "pairs.png") as one, Image.open(io.BytesIO(pairs.encoded_image_string)) as two:
         np.testing.assert_array_equal(np.asarray(one), np.asarray(two))
+
+
+def test_the_record_says_of_how_many_images_and_levels_the_gap_is(run, tmp_path, capsys, monkeypatch):
+    run = shutil.copytree(run, tmp_path / "run")
+    monkeypatch.setattr("ddim.diagnostics.IMAGES", 20)
+    monkeypatch.setattr("ddim.diagnostics.LEVELS", 3)
+    assert main(["memorisation", str(run), "-n", "1", "--steps", "1"]) == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1]).parent
+    found = json.loads((folder / "record.json").read_text())["gap"]
+    assert (found["images"], found["levels"]) == ({"train": 20, "valid": 8}, 3)
 
 
 def test_the_pictures_are_those_that_sample_makes_on_levels_that_a_search_found(run, tmp_path, capsys):

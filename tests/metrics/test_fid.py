@@ -87,11 +87,28 @@ def test_the_interval_of_fid_infinity_holds_the_truth_as_often_as_it_says():
     d, shift = 6, 0.5
     truth = d * (shift**2 + shift**2)  # means and deviations differ by the shift
     held = 0
+    # 3,000 reference images have next to no bias of their own in 6 dimensions.
     for seed in range(50):
         x = features(600, d, seed, shift=shift, scale=1 + shift)
         _, low, high = fid_infinity(x, features(3000, d, 900 + seed))
         held += low <= truth <= high
     assert held >= 43
+
+
+def test_fid_infinity_and_its_interval_are_about_fid_against_this_reference():
+    """Which is biased upwards itself: a reference of few images is as far from its own law."""
+    d, shift, scale = 24, 0.1, 1.1
+    this = drawn_from = 0
+    for seed in range(20):
+        y = features(150, d, 900 + seed)
+        # Of a multiple of the identity and a covariance C the root in FID is that of C alone.
+        deviations = np.sqrt(np.linalg.eigvalsh(np.cov(y.T)))
+        against = ((shift - y.mean(0)) ** 2).sum() + ((scale - deviations) ** 2).sum()
+        _, low, high = fid_infinity(features(600, d, seed, shift, scale), y)
+        this += low <= against <= high
+        drawn_from += low <= d * (shift**2 + (scale - 1) ** 2) <= high
+    assert this >= 19
+    assert drawn_from <= 3
 
 
 def test_fid_infinity_is_a_function_of_its_seed():

@@ -18,8 +18,9 @@ _EPILOG = """
 Each is a record, the folder of an evaluation, or a run, of which the newest evaluation counts. Ranked is what
 has the features, the reference and, but for KID and FID-infinity, the number of pictures of the first; the
 rest is listed with the reason. Differences are to the first, with their 95 % intervals: one that holds 0 is
-no difference. They are paired where both made pictures of the same seeds. FID-infinity, and the legacy KID
-that --features inception-torchvision adds, are ranked without.
+no difference. But for KID they are cautious: they hold the truth at least 95 times in 100, and may be about
+twice as wide as need be. They are paired where both made pictures of the same seeds. FID-infinity, and the
+legacy KID that --features inception-torchvision adds, are ranked without.
 
 --out writes the same with notes and grids as one HTML file with everything inside, and a Markdown file of the
 same name with its pictures in NAME-files/.
@@ -86,7 +87,8 @@ def _page(
     how = (
         f"By features of {features['extractor']} (weights {features['weights'][:8]}, {features['resize']}), "
         f"against {reference['images']:,} images, {reference['part']} of {Path(reference['source']).name}. "
-        "Differences have 95 % intervals: one that holds 0 is no difference."
+        "Differences have 95 % intervals, but for KID cautious ones of at least that: one that holds 0 is no "
+        "difference."
     )
     names = [line[1] for line in table[1:]]
     notes: list[str] = []

@@ -112,7 +112,9 @@ def _lines(found: Evaluation) -> list[str]:
     ]
     if f["infinity"] is not None:
         interval = f"95 % interval {f['low']:.3f} ... {f['high']:.3f}"
-        lines.append(f"FID-inf    {f['infinity']:9.3f}   {interval}, without that bias")
+        bias = "without the bias of the number of pictures; "
+        bias += f"that of {of['images']:,} reference images remains"
+        lines.append(f"FID-inf    {f['infinity']:9.3f}   {interval}, {bias}")
     said = {
         "precision": "share of pictures that look like images of the reference",
         "recall": "share of the reference that pictures cover",

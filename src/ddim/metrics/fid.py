@@ -27,9 +27,10 @@ def fid_infinity(
 
     The bias of FID is linear in 1 / N (Chong & Forsyth 2020): the generated images, shuffled by `seed`, are
     cut into 1, 2 ... 5 parts, the mean FID of the parts is fitted by a line in 1 / N, and its value is where
-    the line meets 0. The bias due to the reference remains, and where a part or the reference has fewer
-    images than dimensions it is no line yet (see `caution`). The interval is from how FID varies over ten
-    pairs of disjoint tenths of both sets. UserError for fewer than 20 images on a side.
+    the line meets 0. The bias of M reference images remains: value and interval are about FID against this
+    reference, not against what it was drawn from. Where a part or the reference has fewer images than
+    dimensions the bias is no line yet (see `caution`). The interval is from how FID varies over ten pairs of
+    disjoint tenths of both sets, and so rather too wide. UserError for fewer than 20 images on a side.
     """
     check("FID infinity", generated, reference, 2 * _GROUPS)
     draw = np.random.default_rng(seed)
