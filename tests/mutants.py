@@ -1481,6 +1481,20 @@ MUTANTS = [
         "cli/test_evaluate.py::test_a_comparison_is_a_page_too_with_the_grids_and_nothing_of_this_machine",
     ),
     _(
+        "one damaged run ends a report",
+        "reports.py",
+        "if not files or not run.recipe:",
+        "if not files:",
+        "test_reports.py::test_one_damaged_run_costs_a_report_nothing_but_its_own_part",
+    ),
+    _(
+        "one damaged grid ends a report",
+        "reports.py",
+        "except (OSError, SyntaxError, ValueError):",
+        "except SyntaxError:",
+        "test_reports.py::test_a_run_whose_last_grid_is_no_picture_is_shown_without_it",
+    ),
+    _(
         "the worst in bold",
         "reports.py",
         "METRICS[name][1] * found[k][name].mean",

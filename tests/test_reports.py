@@ -256,6 +256,27 @@ def test_runs_that_have_only_begun_can_be_reported(tmp_path):
     assert "1 stopped, 1 damaged" in (tmp_path / "report.html").read_text()
 
 
+def test_one_damaged_run_costs_a_report_nothing_but_its_own_part(trained):
+    whole = reports.report(runs.find(trained))[0]
+    (trained / "a1" / "metrics.jsonl").write_text("garbage\n{}\n")
+    found = runs.find(trained)
+    assert [run.state for run in found] == ["finished", "damaged", "stopped"]
+    blocks, pictures = reports.report(found)
+    assert list(pictures) == ["losses.png", "001.png", "003.png"]
+    assert blocks[-1].rows[1][:2] == [Cell("a1"), Cell("damaged")]
+    assert blocks[-1].notes[0].startswith("a1: ")
+    # What is told of the others is as before.
+    assert [blocks[-1].rows[k] for k in (0, 2)] == [whole[-1].rows[k] for k in (0, 2)]
+
+
+@pytest.mark.parametrize("part", ["half", "nothing", "no image"])
+def test_a_run_whose_last_grid_is_no_picture_is_shown_without_it(trained, part):
+    path = trained / "a1" / "samples" / "step-000000060.png"
+    png = path.read_bytes()
+    path.write_bytes({"half": png[: len(png) // 2], "nothing": b"", "no image": b"no image"}[part])
+    assert [name for name, _ in block(runs.find(trained), Strips).rows] == ["a0", "b<0>"]
+
+
 def test_a_number_has_the_digits_that_mean_something():
     assert reports.shown(Spread(0.12344, 1)) == "0.1234"
     assert reports.shown(Spread(235.996, 3, 0.844)) == "236.00 ± 0.84"

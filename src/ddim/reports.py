@@ -65,13 +65,19 @@ def report(found: Sequence[Run]) -> tuple[list[Block], dict[str, bytes]]:
 
 
 def last_samples(run: Run) -> np.ndarray | None:
-    """(H, W, 3) uint8: the first pictures of a run's last grid in a row, enlarged; None without a grid."""
+    """(H, W, 3) uint8: the first pictures of a run's last grid in a row, enlarged.
+
+    None without a grid that can be read, or a recipe that says how large its pictures are.
+    """
     files = sorted((run.path / "samples").glob("step-*.png"))
-    if not files:
+    if not files or not run.recipe:
         return None
     height, width = run.recipe["data"]["size"]
-    with Image.open(files[-1]) as image:
-        sheet = np.asarray(image.convert("RGB"))
+    try:
+        with Image.open(files[-1]) as image:
+            sheet = np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError):  # Pillow answers damaged files with any of these
+        return None
     cells = cut(sheet, height, width)[: min(COLUMNS, run.recipe["report"]["grid"])]
     scale = max(1, round(64 / max(height, width)))
     strip = np.full((height, len(cells) * (width + GAP) - GAP, 3), 255, np.uint8)
