@@ -1318,6 +1318,20 @@ MUTANTS = [
         "test_sweeps.py::test_minutes_of_a_field_replace_them_too",
     ),
     _(
+        "trials of a search judged by different images",
+        "sweeps.py",
+        '"data.channels", "data.valid", "seed")',
+        '"data.channels", "data.valid")',
+        "test_sweeps.py::test_a_search_judges_all_trials_by_the_same_images",
+    ),
+    _(
+        "trials of a search judged by more or fewer validation images",
+        "sweeps.py",
+        '_JUDGES if asked.evaluate else (*_JUDGES, "report.valid")',
+        "_JUDGES",
+        "test_sweeps.py::test_a_search_judges_all_trials_by_the_same_images",
+    ),
+    _(
         "a run judged by more images than it holds out",
         "sweeps.py",
         "halves(known.count, valid, 0)[1]",
