@@ -1564,7 +1564,7 @@ MUTANTS = [
     _(
         "kept features believed unseen",
         "reference.py",
-        '_seal(path).read_text("ascii") == _digest(path)',
+        '_seal(path).read_text("ascii") == digest(path)',
         "_seal(path).exists()",
         "test_reference.py::test_damaged_features_are_computed_again",
     ),
@@ -1597,6 +1597,13 @@ MUTANTS = [
         'if not any(name.split(".")[0] in ("grid", "sampled_on")',
         'if any(name.split(".")[0] in ("grid", "sampled_on")',
         "test_evaluation.py::test_levels_that_a_search_found_are_used_unless_a_grid_is_named",
+    ),
+    _(
+        "features of another evaluation taken for those of a record",
+        "ranking.py",
+        'if "sha256" in generated and ',
+        'if "sha256" not in generated and ',
+        "test_evaluation.py::test_features_of_another_evaluation_are_not_taken_for_its_own",
     ),
     _(
         "an evaluation in its place before it is whole",

@@ -1,5 +1,6 @@
 """An evaluation: of the pictures that a run makes, against images that it has not seen; whole or absent."""
 
+import hashlib
 import io
 import json
 import os
@@ -27,6 +28,7 @@ from ddim.metrics.features import extract
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid
 from ddim.metrics.precision_recall import prdc
+from ddim.ranking import Difference, difference
 from ddim.reference import Reference
 from ddim.scores import read
 from ddim.training import train
@@ -97,7 +99,8 @@ def test_the_record_says_what_the_numbers_depend_on(run):
     assert record["reference"]["source"] == "blossoms:60"
     assert (record["reference"]["part"], record["reference"]["images"]) == ("valid", 30)
     assert record["reference"]["size"] == [32, 32]
-    assert record["generated"] == {"images": 40, "source": str(run)}
+    digest = hashlib.sha256((found.folder / "features.npy").read_bytes()).hexdigest()
+    assert record["generated"] == {"images": 40, "source": str(run), "sha256": digest}
     assert set(record["seconds"]) == {"sampling", "features", "metrics"}
     assert record["versions"]["torch"] == torch.__version__
 
@@ -111,10 +114,24 @@ def test_the_pictures_are_those_that_ddim_sample_saves_and_its_grid_is_none_of_t
     of_files = evaluate("made", reference=Reference("blossoms:60"), extractor=stub())
     assert of_files.folder == Path("evaluations/made-1")
     assert of_files.record["sampling"] is None
-    assert of_files.record["generated"] == {"images": 40, "source": "made"}
+    assert (of_files.record["generated"]["images"], of_files.record["generated"]["source"]) == (40, "made")
     one, other = (np.load(found.folder / "features.npy") for found in (of_run, of_files))
     np.testing.assert_array_equal(one, other)
     assert of_files.record["reference"]["part"] == "all"
+
+
+def test_features_of_another_evaluation_are_not_taken_for_its_own(run):
+    """Of as many pictures and of the same network nothing but their bytes tells them apart."""
+    one, other = (evaluate(run, Pictures(40, 2, seed), extractor=stub()) for seed in (0, 40))
+    assert isinstance(difference(one, other, "kid"), Difference)
+    theirs = shutil.copy(one.folder / "features.npy", other.folder / "features.npy")
+    assert difference(one, other, "kid") == f"{theirs} is missing or is not of this record"
+    # A record of before does not say whose they are.
+    path = other.folder / "record.json"
+    document = json.loads(path.read_text())
+    del document["generated"]["sha256"]
+    path.write_text(json.dumps(document))
+    assert difference(one, read(path), "kid").value == 0
 
 
 def test_the_second_evaluation_reads_the_features_of_the_reference(run):

@@ -32,7 +32,7 @@ from ddim.data.find import find as find_source
 from ddim.data.source import Member
 from ddim.data.transforms import batch as gather
 from ddim.errors import UserError
-from ddim.files import make, sweep, sync, whole
+from ddim.files import digest, make, sweep, sync, whole
 from ddim.generate import Trained, as_asked, generate, load, parts
 from ddim.labels import Label
 from ddim.metrics.features import LEGACY, Extractor, begin, find, forget
@@ -131,7 +131,11 @@ def evaluate(
             "metrics": metrics,
             "notes": notes,
             **_facts(against, extractor),
-            "generated": {"images": subject.count, "source": str(source)},
+            "generated": {
+                "images": subject.count,
+                "source": str(source),
+                "sha256": digest(beside / scores.FEATURES),
+            },
             "sampling": subject.sampling and {**subject.sampling, "nfe": nfe},
             "seconds": {name: round(seconds, 2) for name, seconds in spent.items()},
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

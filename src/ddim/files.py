@@ -109,6 +109,12 @@ def sweep(folder: Path) -> None:
                 left.unlink()
 
 
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def sync(folder: Path) -> None:
     """Flush the names in `folder` to the disk; Windows has no such call and needs none."""
     if hasattr(os, "O_DIRECTORY"):
