@@ -1599,6 +1599,13 @@ MUTANTS = [
         "test_evaluation.py::test_levels_that_a_search_found_are_used_unless_a_grid_is_named",
     ),
     _(
+        "some samples of a folder judged as all of them",
+        "evaluation.py",
+        'scores.is_sampling(record) and record["seeds"] == seeds',
+        "scores.is_sampling(record)",
+        "test_evaluation.py::test_samples_in_a_folder_are_judged_as_pictures_of_their_run",
+    ),
+    _(
         "features of another evaluation taken for those of a record",
         "ranking.py",
         'if "sha256" in generated and ',

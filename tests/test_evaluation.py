@@ -100,7 +100,7 @@ def test_the_record_says_what_the_numbers_depend_on(run):
     assert (record["reference"]["part"], record["reference"]["images"]) == ("valid", 30)
     assert record["reference"]["size"] == [32, 32]
     digest = hashlib.sha256((found.folder / "features.npy").read_bytes()).hexdigest()
-    assert record["generated"] == {"images": 40, "source": str(run), "sha256": digest}
+    assert record["generated"] == {"images": 40, "source": str(run), "fingerprint": None, "sha256": digest}
     assert set(record["seconds"]) == {"sampling", "features", "metrics"}
     assert record["versions"]["torch"] == torch.__version__
 
@@ -113,11 +113,32 @@ def test_the_pictures_are_those_that_ddim_sample_saves_and_its_grid_is_none_of_t
     of_run = evaluate(run, FEW, extractor=stub())
     of_files = evaluate("made", reference=Reference("blossoms:60"), extractor=stub())
     assert of_files.folder == Path("evaluations/made-1")
-    assert of_files.record["sampling"] is None
-    assert (of_files.record["generated"]["images"], of_files.record["generated"]["source"]) == (40, "made")
+    generated = of_files.record["generated"]
+    assert (generated["images"], generated["source"]) == (40, "made")
+    assert generated["fingerprint"] == open_images("made", (32, 32)).fingerprint
     one, other = (np.load(found.folder / "features.npy") for found in (of_run, of_files))
     np.testing.assert_array_equal(one, other)
     assert of_files.record["reference"]["part"] == "all"
+
+
+def test_samples_in_a_folder_are_judged_as_pictures_of_their_run(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    reference = Reference("blossoms:60")
+    assert main(["sample", str(run), "-n", "41", "--steps", "2", "--sampler", "heun", "--out", "made"]) == 0
+    ways = Pictures(41, 2, fields={"sampler": "heun"})
+    of_run, of_files = (evaluate(of, ways, reference, extractor=stub()) for of in (run, "made"))
+    assert of_run.record["sampling"] == of_files.record["sampling"]
+    assert of_files.record["sampling"]["nfe"] == 3
+    found = difference(of_files, of_run, "kid")
+    assert (found.value, found.low, found.high, found.paired) == (0, 0, 0, True)
+    # Of what is there only in part, or of what else has such a record, nothing is known.
+    (tmp_path / "made" / "00007.png").unlink()
+    of_some = evaluate("made", reference=reference, extractor=stub())
+    assert (of_some.record["generated"]["images"], of_some.record["sampling"]) == (40, None)
+    assert of_some.record["generated"]["fingerprint"] != of_files.record["generated"]["fingerprint"]
+    for text in ("{", json.dumps({"seeds": [k for k in range(41) if k != 7]})):
+        (tmp_path / "made" / "record.json").write_text(text)
+        assert evaluate("made", reference=reference, extractor=stub()).record["sampling"] is None
 
 
 def test_features_of_another_evaluation_are_not_taken_for_its_own(run):

@@ -134,6 +134,7 @@ def evaluate(
             "generated": {
                 "images": subject.count,
                 "source": str(source),
+                "fingerprint": subject.fingerprint,
                 "sha256": digest(beside / scores.FEATURES),
             },
             "sampling": subject.sampling and {**subject.sampling, "nfe": nfe},
@@ -198,7 +199,8 @@ def is_run(path: Path) -> bool:
 @dataclass(frozen=True)
 class _Subject:
     """What is judged: `count` pictures, in batches (B, C, H, W) uint8 with the NFE of each picture; against
-    what; what they depend on; and where its evaluations go, `home` / (`stem` + number).
+    what; what they depend on, as far as it is known; where its evaluations go, `home` / (`stem` + number);
+    and the fingerprint of images that were given.
     """
 
     count: int
@@ -207,6 +209,7 @@ class _Subject:
     sampling: dict[str, Any] | None
     home: Path
     stem: str = ""
+    fingerprint: str | None = None
 
 
 def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progress) -> _Subject:
@@ -239,16 +242,18 @@ def _of_images(source: Path, _: Pictures, reference: Reference, progress: Progre
         raise UserError(f"{source} is no run, so --data must say what images it is judged against")
     tell = partial(progress, "images")
     images = open_images(str(source), _size_of(source), progress=tell)
-    which = _pictures_of(source, images)
+    which, sampling = _pictures_of(source, images)
     data = Data(size=(images.pixels.shape[1], images.pixels.shape[2]))
     against = chosen(reference, data, 0, tell)
     stem = re.sub(r"[^\w.-]+", "-", source.resolve().name)
-    return _Subject(len(which), _read(images, which), against, None, Path(scores.FOLDER), f"{stem}-")
+    batches = _read(images, which, sampling["nfe"] if sampling else 0)
+    home = Path(scores.FOLDER)
+    return _Subject(len(which), batches, against, sampling, home, f"{stem}-", images.fingerprint)
 
 
-def _read(images: Images, which: np.ndarray) -> Iterator[tuple[Tensor, int]]:
+def _read(images: Images, which: np.ndarray, nfe: int) -> Iterator[tuple[Tensor, int]]:
     for first in range(0, len(which), BATCH):
-        yield gather(images, which[first : first + BATCH]), 0
+        yield gather(images, which[first : first + BATCH]), nfe
         forget(images.pixels)
 
 
@@ -262,12 +267,20 @@ def _size_of(source: Path) -> tuple[int, int]:
     raise UserError(f"{source} is neither a run nor a folder or archive of images")
 
 
-def _pictures_of(source: Path, images: Images) -> np.ndarray:
-    """Indices of the pictures: in a folder of `ddim sample` those of seeds, in their order; not its grid."""
+def _pictures_of(source: Path, images: Images) -> tuple[np.ndarray, dict[str, Any] | None]:
+    """Indices of the pictures, in a folder of `ddim sample` those of seeds, in their order, and not its grid;
+    and what they depend on, where its record is of just these.
+    """
     if not (source / "record.json").is_file():
-        return np.arange(len(images))
-    seeds = {int(name[:-4]): k for k, name in enumerate(images.names) if re.fullmatch(r"\d{5,}\.png", name)}
-    return np.array([seeds[seed] for seed in sorted(seeds)], np.int64)
+        return np.arange(len(images)), None
+    places = {int(name[:-4]): k for k, name in enumerate(images.names) if re.fullmatch(r"\d{5,}\.png", name)}
+    seeds = sorted(places)
+    sampling = None
+    with suppress(UserError):
+        record = tracking.read_json(source / "record.json")
+        if scores.is_sampling(record) and record["seeds"] == seeds:
+            sampling = {name: value for name, value in record.items() if name != "seconds"}
+    return np.array([places[seed] for seed in seeds], np.int64), sampling
 
 
 def _extracted(

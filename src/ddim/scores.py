@@ -130,6 +130,11 @@ def read(path: Path) -> Evaluation:
     return Evaluation(file.parent, record)
 
 
+def is_sampling(found: object) -> bool:
+    """Whether JSON, such as the record of `ddim sample`, says of pictures what that of an evaluation must."""
+    return isinstance(found, dict) and _fault(found, _SAMPLING) is None
+
+
 def evaluations(run: Path) -> list[Path]:
     """The folders of a run's evaluations, oldest first."""
     folder = run / FOLDER
