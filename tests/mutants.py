@@ -1599,6 +1599,14 @@ MUTANTS = [
         "test_evaluation.py::test_levels_that_a_search_found_are_used_unless_a_grid_is_named",
     ),
     _(
+        "two that write one file write into one another",
+        "files.py",
+        ".tmp-{uuid.uuid4().hex}-{path.name}",
+        ".tmp-{os.getpid()}-{path.name}",
+        "test_files.py::test_of_two_that_write_one_file_at_once_neither_writes_into_the_other",
+        "test_evaluation.py::test_two_evaluations_at_once_leave_one_another_alone",
+    ),
+    _(
         "some samples of a folder judged as all of them",
         "evaluation.py",
         'scores.is_sampling(record) and record["seeds"] == seeds',
@@ -1615,7 +1623,7 @@ MUTANTS = [
     _(
         "an evaluation in its place before it is whole",
         "evaluation.py",
-        'parent / f".tmp-{os.getpid()}-evaluation"',
+        'unfinished(parent / "evaluation")',
         'parent / "1"',
         "test_evaluation.py::test_a_killed_evaluation_leaves_nothing_that_is_believed",
     ),

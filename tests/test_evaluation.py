@@ -219,6 +219,23 @@ def test_what_is_kept_elsewhere_is_not_shown_with_the_run(run, tmp_path, monkeyp
     assert not list(tmp_path.glob("events*"))
 
 
+def test_two_evaluations_at_once_leave_one_another_alone(run):
+    """Here of one process id: containers that share a drive share these too."""
+
+    class Other(list):
+        def append(self, count):
+            super().append(count)
+            # The first batch of pictures, after those of the reference.
+            if sum(self) > 30 and not (run / "evaluations" / "1").exists():
+                evaluate(run, Pictures(40, 2, seed=40), extractor=stub())
+
+    found = evaluate(run, FEW, extractor=stub(Other()))
+    assert sorted(path.name for path in (run / "evaluations").iterdir()) == ["1", "2"]
+    assert found.folder.name == "2"
+    assert found.record["sampling"]["seeds"] == list(range(40))
+    assert isinstance(difference(read(run / "evaluations" / "1"), found, "kid"), Difference)
+
+
 def test_a_name_that_another_evaluation_took_meanwhile_is_left_to_it(run, monkeypatch):
     rename = os.rename
 

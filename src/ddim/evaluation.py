@@ -32,7 +32,7 @@ from ddim.data.find import find as find_source
 from ddim.data.source import Member
 from ddim.data.transforms import batch as gather
 from ddim.errors import UserError
-from ddim.files import digest, make, sweep, sync, whole
+from ddim.files import digest, make, sweep, sync, unfinished, whole
 from ddim.generate import Trained, as_asked, generate, load, parts
 from ddim.labels import Label
 from ddim.metrics.features import LEGACY, Extractor, begin, find, forget
@@ -112,7 +112,7 @@ def evaluate(
     truth = features_of(against, extractor, partial(progress, "reference"))
     spent = {"sampling": 0.0, "features": time.monotonic() - began, "metrics": 0.0}
     parent = subject.home if out is None else out.parent
-    beside = parent / f".tmp-{os.getpid()}-evaluation"
+    beside = unfinished(parent / "evaluation")
     try:
         make(beside)
         if out is None:
