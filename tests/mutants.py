@@ -1599,6 +1599,13 @@ MUTANTS = [
         "test_evaluation.py::test_levels_that_a_search_found_are_used_unless_a_grid_is_named",
     ),
     _(
+        "an evaluation asks for its folder when all is looked at",
+        "evaluation.py",
+        "        make(beside)",
+        "        features_of(against, extractor), make(beside)",
+        "test_evaluation.py::test_a_folder_that_cannot_be_made_is_refused_before_anything_is_looked_at",
+    ),
+    _(
         "two that write one file write into one another",
         "files.py",
         ".tmp-{uuid.uuid4().hex}-{path.name}",

@@ -298,7 +298,7 @@ def test_a_killed_evaluation_leaves_nothing_that_is_believed(run, batches, tmp_p
     command = [sys.executable, "-c", KILLED, str(run), str(batches)]
     # The first batch is of the reference, the second of pictures.
     assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
-    left = list((run / "evaluations").iterdir()) if batches > 1 else []
+    left = list((run / "evaluations").iterdir())
     assert all(path.name.startswith(".tmp-") for path in left)
     with pytest.raises(UserError, match="holds no evaluation"):
         read(run)
@@ -388,6 +388,14 @@ def test_what_cannot_be_judged_is_refused_in_one_sentence(run, tmp_path, monkeyp
     with pytest.raises(UserError, match="seed must lie in"):
         Pictures(seed=2**32 - 5)
     assert not (run / "evaluations").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_looked_at(run, tmp_path):
+    (tmp_path / "file").touch()
+    seen = []
+    with pytest.raises(UserError, match=f"an evaluation cannot be written in {tmp_path}/file: "):
+        evaluate(run, FEW, Reference("blossoms:61"), extractor=stub(seen), out=tmp_path / "file" / "new")
+    assert seen == []
 
 
 def test_a_run_whose_images_changed_needs_another_reference(run, monkeypatch):

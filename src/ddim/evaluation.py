@@ -96,7 +96,7 @@ def evaluate(
 
     The record lies in `out`, by default RUN/evaluations/1, 2, ..., of images evaluations/NAME-1, 2, ...
     `extractor` is by default `ddim.metrics.features.DEFAULT`. UserError where there are too few images of
-    either kind, images without a reference, or a folder that is not empty.
+    either kind, images without a reference, or a folder that is not empty or cannot be made.
     """
     extractor = extractor or find()
     if out is not None:
@@ -108,16 +108,20 @@ def evaluate(
     for count, what in ((subject.count, str(source)), (len(against.which), f"the reference, {named},")):
         if count < LEAST:
             raise UserError(f"{what} has {count} images, and at least {LEAST} are needed")
-    began = time.monotonic()
-    truth = features_of(against, extractor, partial(progress, "reference"))
-    spent = {"sampling": 0.0, "features": time.monotonic() - began, "metrics": 0.0}
     parent = subject.home if out is None else out.parent
     beside = unfinished(parent / "evaluation")
+    # Before the features, which may take long.
     try:
         make(beside)
+    except OSError as error:
+        raise UserError(f"an evaluation cannot be written in {parent}: {error.strerror}") from None
+    try:
         if out is None:
             # What lies beside a folder that the user named is not ours.
             sweep(parent)
+        began = time.monotonic()
+        truth = features_of(against, extractor, partial(progress, "reference"))
+        spent = {"sampling": 0.0, "features": time.monotonic() - began, "metrics": 0.0}
         features, nfe = _extracted(subject, extractor, beside, spent, progress)
         began = time.monotonic()
         metrics, notes = measured(features, truth)
