@@ -1318,6 +1318,13 @@ MUTANTS = [
         "test_sweeps.py::test_minutes_of_a_field_replace_them_too",
     ),
     _(
+        "a sweep begun that nobody works on",
+        "cli/sweep.py",
+        "    check_jobs(args.jobs)\n",
+        "",
+        "cli/test_sweep.py::test_mistakes_are_one_sentence_and_leave_no_folder",
+    ),
+    _(
         "trials of a search judged by different images",
         "sweeps.py",
         '"data.channels", "data.valid", "seed")',

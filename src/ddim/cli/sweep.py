@@ -73,8 +73,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Plan or join the sweep, do its trials, say how they ended: 0, or 1 where some failed."""
     from ddim.sweeps import begin
-    from ddim.workers import work
+    from ddim.workers import check_jobs, work
 
+    # Before there is a folder.
+    check_jobs(args.jobs)
     sweep = begin(_asked(args), args.out)
     _say(f"{len(sweep.trials)} trials in {sweep.folder}")
     try:
