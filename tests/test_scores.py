@@ -97,9 +97,10 @@ def test_a_run_is_read_as_its_newest_whole_evaluation(tmp_path):
 
 
 def test_a_folder_without_evaluations_says_how_to_make_one(tmp_path):
-    for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(UserError, match="holds no evaluation: make one with `ddim evaluate"):
-            read(path)
+    with pytest.raises(UserError, match="holds no evaluation: make one with `ddim evaluate"):
+        read(tmp_path)
+    with pytest.raises(UserError, match="missing does not exist: name a record, the folder of an evaluation"):
+        read(tmp_path / "missing")
 
 
 SOUND = json.dumps(RECORD)

@@ -191,6 +191,8 @@ def entry(record: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
 
 
 def _record_of(path: Path) -> Path:
+    if not path.exists():
+        raise UserError(f"{path} does not exist: name a record, the folder of an evaluation, or a run")
     if path.is_file():
         return path
     if (path / RECORD).is_file():
