@@ -1003,6 +1003,13 @@ MUTANTS = [
         KERNEL + "test_legacy_kid_does_not_depend_on_the_order_of_classes",
     ),
     _(
+        "a list of anything taken for one of numbers",
+        "scores.py",
+        "all(_is(item, kind[0]) for item in value)",
+        "True",
+        SCORED + "test_what_is_no_record_is_refused_in_one_sentence",
+    ),
+    _(
         "legacy numbers of any batch ranked",
         "scores.py",
         "if batches[0] != batches[1]:",

@@ -128,6 +128,15 @@ SOUND = json.dumps(RECORD)
         (json.dumps(record(metrics__legacy_kid={"value": 1})), "metrics.legacy_kid.batch is no number"),
         (json.dumps(record(metrics__fid=[])), "is damaged: metrics.fid.value is no number"),
         (json.dumps(record(sampling={"seeds": []})), "is damaged: sampling.recipe is not a table"),
+        (
+            json.dumps(record(sampling=SAMPLING | {"seeds": ["a", 1]})),
+            "sampling.seeds is missing or of another",
+        ),
+        (
+            json.dumps(record(sampling=SAMPLING | {"times": [1, None]})),
+            "sampling.times is missing or of another",
+        ),
+        (json.dumps(record(reference__size=[32, True])), "reference.size is missing or of another type"),
     ],
 )
 def test_what_is_no_record_is_refused_in_one_sentence(text, sentence, tmp_path):
@@ -142,6 +151,9 @@ def test_what_is_no_record_is_refused_in_one_sentence(text, sentence, tmp_path):
 
 def test_a_record_of_a_run_is_read(tmp_path):
     assert read(written(tmp_path / "one", sampling=SAMPLING)).record["sampling"] == SAMPLING
+    # Other programs write 1.0 as 1.
+    whole = SAMPLING | {"times": [1, 0.5]}
+    assert read(written(tmp_path / "two", sampling=whole)).record["sampling"] == whole
 
 
 def test_reading_records_needs_no_torch():
