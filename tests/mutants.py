@@ -1509,6 +1509,13 @@ MUTANTS = [
         "cli/test_evaluate.py::test_a_comparison_is_a_page_too_with_the_grids_and_nothing_of_this_machine",
     ),
     _(
+        "numbers of some runs pass for those of all",
+        "reports.py",
+        "for n in range(1, of):",
+        "for n in range(1, of - 1):",
+        "test_reports.py::test_a_number_of_some_of_the_runs_says_of_how_many",
+    ),
+    _(
         "one damaged run ends a report",
         "reports.py",
         "if not files or not run.recipe:",

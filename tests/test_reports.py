@@ -94,6 +94,19 @@ def test_the_best_is_marked_among_what_compares(tmp_path):
     assert any("1,000 pictures of each run against 700 images" in note for note in notes)
 
 
+def test_a_number_of_some_of_the_runs_says_of_how_many(tmp_path):
+    optim = make_optim()
+    for seed in range(3):
+        for lr in (1e-3, 1e-4):
+            folder = make(tmp_path / f"{lr}-{seed}", seed=seed, optim={**optim, "lr": lr})
+            if seed < 2 or lr == 1e-4:
+                with_record(folder, kid=0.1 * seed)
+    rows, notes = table(runs.find(tmp_path))
+    assert [row["finished"] for row in rows] == [Cell("3 of 3")] * 2
+    # Of all three are the errors, and every number of the other configuration.
+    assert [note for note in notes if " of the 3 runs" in note] == ["Of 2 of the 3 runs of 0.001 alone: KID."]
+
+
 def test_what_is_large_when_it_is_good_is_marked_so(tmp_path):
     for k, recall in enumerate((0.3, 0.5)):
         folder = make(tmp_path / str(k), optim={**make_optim(), "lr": 10.0**-k})
