@@ -1,5 +1,6 @@
 """An evaluation: of the pictures that a run makes, against images that it has not seen; whole or absent."""
 
+import hashlib
 import io
 import json
 import os
@@ -27,6 +28,7 @@ from ddim.metrics.features import extract
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid
 from ddim.metrics.precision_recall import prdc
+from ddim.ranking import Difference, difference
 from ddim.reference import Reference
 from ddim.scores import read
 from ddim.training import train
@@ -97,7 +99,8 @@ def test_the_record_says_what_the_numbers_depend_on(run):
     assert record["reference"]["source"] == "blossoms:60"
     assert (record["reference"]["part"], record["reference"]["images"]) == ("valid", 30)
     assert record["reference"]["size"] == [32, 32]
-    assert record["generated"] == {"images": 40, "source": str(run)}
+    digest = hashlib.sha256((found.folder / "features.npy").read_bytes()).hexdigest()
+    assert record["generated"] == {"images": 40, "source": str(run), "fingerprint": None, "sha256": digest}
     assert set(record["seconds"]) == {"sampling", "features", "metrics"}
     assert record["versions"]["torch"] == torch.__version__
 
@@ -110,11 +113,46 @@ def test_the_pictures_are_those_that_ddim_sample_saves_and_its_grid_is_none_of_t
     of_run = evaluate(run, FEW, extractor=stub())
     of_files = evaluate("made", reference=Reference("blossoms:60"), extractor=stub())
     assert of_files.folder == Path("evaluations/made-1")
-    assert of_files.record["sampling"] is None
-    assert of_files.record["generated"] == {"images": 40, "source": "made"}
+    generated = of_files.record["generated"]
+    assert (generated["images"], generated["source"]) == (40, "made")
+    assert generated["fingerprint"] == open_images("made", (32, 32)).fingerprint
     one, other = (np.load(found.folder / "features.npy") for found in (of_run, of_files))
     np.testing.assert_array_equal(one, other)
     assert of_files.record["reference"]["part"] == "all"
+
+
+def test_samples_in_a_folder_are_judged_as_pictures_of_their_run(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    reference = Reference("blossoms:60")
+    assert main(["sample", str(run), "-n", "41", "--steps", "2", "--sampler", "heun", "--out", "made"]) == 0
+    ways = Pictures(41, 2, fields={"sampler": "heun"})
+    of_run, of_files = (evaluate(of, ways, reference, extractor=stub()) for of in (run, "made"))
+    assert of_run.record["sampling"] == of_files.record["sampling"]
+    assert of_files.record["sampling"]["nfe"] == 3
+    found = difference(of_files, of_run, "kid")
+    assert (found.value, found.low, found.high, found.paired) == (0, 0, 0, True)
+    # Of what is there only in part, or of what else has such a record, nothing is known.
+    (tmp_path / "made" / "00007.png").unlink()
+    of_some = evaluate("made", reference=reference, extractor=stub())
+    assert (of_some.record["generated"]["images"], of_some.record["sampling"]) == (40, None)
+    assert of_some.record["generated"]["fingerprint"] != of_files.record["generated"]["fingerprint"]
+    for text in ("{", json.dumps({"seeds": [k for k in range(41) if k != 7]})):
+        (tmp_path / "made" / "record.json").write_text(text)
+        assert evaluate("made", reference=reference, extractor=stub()).record["sampling"] is None
+
+
+def test_features_of_another_evaluation_are_not_taken_for_its_own(run):
+    """Of as many pictures and of the same network nothing but their bytes tells them apart."""
+    one, other = (evaluate(run, Pictures(40, 2, seed), extractor=stub()) for seed in (0, 40))
+    assert isinstance(difference(one, other, "kid"), Difference)
+    theirs = shutil.copy(one.folder / "features.npy", other.folder / "features.npy")
+    assert difference(one, other, "kid") == f"{theirs} is missing or is not of this record"
+    # A record of before does not say whose they are.
+    path = other.folder / "record.json"
+    document = json.loads(path.read_text())
+    del document["generated"]["sha256"]
+    path.write_text(json.dumps(document))
+    assert difference(one, read(path), "kid").value == 0
 
 
 def test_the_second_evaluation_reads_the_features_of_the_reference(run):
@@ -181,6 +219,23 @@ def test_what_is_kept_elsewhere_is_not_shown_with_the_run(run, tmp_path, monkeyp
     assert not list(tmp_path.glob("events*"))
 
 
+def test_two_evaluations_at_once_leave_one_another_alone(run):
+    """Here of one process id: containers that share a drive share these too."""
+
+    class Other(list):
+        def append(self, count):
+            super().append(count)
+            # The first batch of pictures, after those of the reference.
+            if sum(self) > 30 and not (run / "evaluations" / "1").exists():
+                evaluate(run, Pictures(40, 2, seed=40), extractor=stub())
+
+    found = evaluate(run, FEW, extractor=stub(Other()))
+    assert sorted(path.name for path in (run / "evaluations").iterdir()) == ["1", "2"]
+    assert found.folder.name == "2"
+    assert found.record["sampling"]["seeds"] == list(range(40))
+    assert isinstance(difference(read(run / "evaluations" / "1"), found, "kid"), Difference)
+
+
 def test_a_name_that_another_evaluation_took_meanwhile_is_left_to_it(run, monkeypatch):
     rename = os.rename
 
@@ -243,7 +298,7 @@ def test_a_killed_evaluation_leaves_nothing_that_is_believed(run, batches, tmp_p
     command = [sys.executable, "-c", KILLED, str(run), str(batches)]
     # The first batch is of the reference, the second of pictures.
     assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
-    left = list((run / "evaluations").iterdir()) if batches > 1 else []
+    left = list((run / "evaluations").iterdir())
     assert all(path.name.startswith(".tmp-") for path in left)
     with pytest.raises(UserError, match="holds no evaluation"):
         read(run)
@@ -333,6 +388,14 @@ def test_what_cannot_be_judged_is_refused_in_one_sentence(run, tmp_path, monkeyp
     with pytest.raises(UserError, match="seed must lie in"):
         Pictures(seed=2**32 - 5)
     assert not (run / "evaluations").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_looked_at(run, tmp_path):
+    (tmp_path / "file").touch()
+    seen = []
+    with pytest.raises(UserError, match=f"an evaluation cannot be written in {tmp_path}/file: "):
+        evaluate(run, FEW, Reference("blossoms:61"), extractor=stub(seen), out=tmp_path / "file" / "new")
+    assert seen == []
 
 
 def test_a_run_whose_images_changed_needs_another_reference(run, monkeypatch):

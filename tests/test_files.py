@@ -1,10 +1,22 @@
-"""Files that one process only can make."""
+"""Files that are whole or absent, or that one process only can make."""
 
 import threading
 
 import pytest
 
-from ddim.files import create
+from ddim.files import create, whole
+
+
+def test_of_two_that_write_one_file_at_once_neither_writes_into_the_other(tmp_path):
+    """Here with one process id: containers that share a drive share these too."""
+    path = tmp_path / "page"
+    with whole(path) as last:
+        last.write(b"the last")
+        with whole(path) as first:
+            first.write(b"the first")
+        assert path.read_bytes() == b"the first"
+    assert path.read_bytes() == b"the last"
+    assert [file.name for file in tmp_path.iterdir()] == ["page"]
 
 
 def test_a_file_is_created_once_and_whole(tmp_path):

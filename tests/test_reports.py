@@ -94,6 +94,19 @@ def test_the_best_is_marked_among_what_compares(tmp_path):
     assert any("1,000 pictures of each run against 700 images" in note for note in notes)
 
 
+def test_a_number_of_some_of_the_runs_says_of_how_many(tmp_path):
+    optim = make_optim()
+    for seed in range(3):
+        for lr in (1e-3, 1e-4):
+            folder = make(tmp_path / f"{lr}-{seed}", seed=seed, optim={**optim, "lr": lr})
+            if seed < 2 or lr == 1e-4:
+                with_record(folder, kid=0.1 * seed)
+    rows, notes = table(runs.find(tmp_path))
+    assert [row["finished"] for row in rows] == [Cell("3 of 3")] * 2
+    # Of all three are the errors, and every number of the other configuration.
+    assert [note for note in notes if " of the 3 runs" in note] == ["Of 2 of the 3 runs of 0.001 alone: KID."]
+
+
 def test_what_is_large_when_it_is_good_is_marked_so(tmp_path):
     for k, recall in enumerate((0.3, 0.5)):
         folder = make(tmp_path / str(k), optim={**make_optim(), "lr": 10.0**-k})
@@ -254,6 +267,27 @@ def test_runs_that_have_only_begun_can_be_reported(tmp_path):
     judge(tmp_path / "torn", 1, kid=0.1)
     reports.write(runs.find(tmp_path), tmp_path / "report.html", "t")
     assert "1 stopped, 1 damaged" in (tmp_path / "report.html").read_text()
+
+
+def test_one_damaged_run_costs_a_report_nothing_but_its_own_part(trained):
+    whole = reports.report(runs.find(trained))[0]
+    (trained / "a1" / "metrics.jsonl").write_text("garbage\n{}\n")
+    found = runs.find(trained)
+    assert [run.state for run in found] == ["finished", "damaged", "stopped"]
+    blocks, pictures = reports.report(found)
+    assert list(pictures) == ["losses.png", "001.png", "003.png"]
+    assert blocks[-1].rows[1][:2] == [Cell("a1"), Cell("damaged")]
+    assert blocks[-1].notes[0].startswith("a1: ")
+    # What is told of the others is as before.
+    assert [blocks[-1].rows[k] for k in (0, 2)] == [whole[-1].rows[k] for k in (0, 2)]
+
+
+@pytest.mark.parametrize("part", ["half", "nothing", "no image"])
+def test_a_run_whose_last_grid_is_no_picture_is_shown_without_it(trained, part):
+    path = trained / "a1" / "samples" / "step-000000060.png"
+    png = path.read_bytes()
+    path.write_bytes({"half": png[: len(png) // 2], "nothing": b"", "no image": b"no image"}[part])
+    assert [name for name, _ in block(runs.find(trained), Strips).rows] == ["a0", "b<0>"]
 
 
 def test_a_number_has_the_digits_that_mean_something():

@@ -97,9 +97,10 @@ def test_a_run_is_read_as_its_newest_whole_evaluation(tmp_path):
 
 
 def test_a_folder_without_evaluations_says_how_to_make_one(tmp_path):
-    for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(UserError, match="holds no evaluation: make one with `ddim evaluate"):
-            read(path)
+    with pytest.raises(UserError, match="holds no evaluation: make one with `ddim evaluate"):
+        read(tmp_path)
+    with pytest.raises(UserError, match="missing does not exist: name a record, the folder of an evaluation"):
+        read(tmp_path / "missing")
 
 
 SOUND = json.dumps(RECORD)
@@ -127,6 +128,15 @@ SOUND = json.dumps(RECORD)
         (json.dumps(record(metrics__legacy_kid={"value": 1})), "metrics.legacy_kid.batch is no number"),
         (json.dumps(record(metrics__fid=[])), "is damaged: metrics.fid.value is no number"),
         (json.dumps(record(sampling={"seeds": []})), "is damaged: sampling.recipe is not a table"),
+        (
+            json.dumps(record(sampling=SAMPLING | {"seeds": ["a", 1]})),
+            "sampling.seeds is missing or of another",
+        ),
+        (
+            json.dumps(record(sampling=SAMPLING | {"times": [1, None]})),
+            "sampling.times is missing or of another",
+        ),
+        (json.dumps(record(reference__size=[32, True])), "reference.size is missing or of another type"),
     ],
 )
 def test_what_is_no_record_is_refused_in_one_sentence(text, sentence, tmp_path):
@@ -141,6 +151,9 @@ def test_what_is_no_record_is_refused_in_one_sentence(text, sentence, tmp_path):
 
 def test_a_record_of_a_run_is_read(tmp_path):
     assert read(written(tmp_path / "one", sampling=SAMPLING)).record["sampling"] == SAMPLING
+    # Other programs write 1.0 as 1.
+    whole = SAMPLING | {"times": [1, 0.5]}
+    assert read(written(tmp_path / "two", sampling=whole)).record["sampling"] == whole
 
 
 def test_reading_records_needs_no_torch():

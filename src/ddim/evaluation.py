@@ -32,7 +32,7 @@ from ddim.data.find import find as find_source
 from ddim.data.source import Member
 from ddim.data.transforms import batch as gather
 from ddim.errors import UserError
-from ddim.files import make, sweep, sync, whole
+from ddim.files import digest, make, sweep, sync, unfinished, whole
 from ddim.generate import Trained, as_asked, generate, load, parts
 from ddim.labels import Label
 from ddim.metrics.features import LEGACY, Extractor, begin, find, forget
@@ -96,7 +96,7 @@ def evaluate(
 
     The record lies in `out`, by default RUN/evaluations/1, 2, ..., of images evaluations/NAME-1, 2, ...
     `extractor` is by default `ddim.metrics.features.DEFAULT`. UserError where there are too few images of
-    either kind, images without a reference, or a folder that is not empty.
+    either kind, images without a reference, or a folder that is not empty or cannot be made.
     """
     extractor = extractor or find()
     if out is not None:
@@ -108,16 +108,20 @@ def evaluate(
     for count, what in ((subject.count, str(source)), (len(against.which), f"the reference, {named},")):
         if count < LEAST:
             raise UserError(f"{what} has {count} images, and at least {LEAST} are needed")
-    began = time.monotonic()
-    truth = features_of(against, extractor, partial(progress, "reference"))
-    spent = {"sampling": 0.0, "features": time.monotonic() - began, "metrics": 0.0}
     parent = subject.home if out is None else out.parent
-    beside = parent / f".tmp-{os.getpid()}-evaluation"
+    beside = unfinished(parent / "evaluation")
+    # Before the features, which may take long.
     try:
         make(beside)
+    except OSError as error:
+        raise UserError(f"an evaluation cannot be written in {parent}: {error.strerror}") from None
+    try:
         if out is None:
             # What lies beside a folder that the user named is not ours.
             sweep(parent)
+        began = time.monotonic()
+        truth = features_of(against, extractor, partial(progress, "reference"))
+        spent = {"sampling": 0.0, "features": time.monotonic() - began, "metrics": 0.0}
         features, nfe = _extracted(subject, extractor, beside, spent, progress)
         began = time.monotonic()
         metrics, notes = measured(features, truth)
@@ -131,7 +135,12 @@ def evaluate(
             "metrics": metrics,
             "notes": notes,
             **_facts(against, extractor),
-            "generated": {"images": subject.count, "source": str(source)},
+            "generated": {
+                "images": subject.count,
+                "source": str(source),
+                "fingerprint": subject.fingerprint,
+                "sha256": digest(beside / scores.FEATURES),
+            },
             "sampling": subject.sampling and {**subject.sampling, "nfe": nfe},
             "seconds": {name: round(seconds, 2) for name, seconds in spent.items()},
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -198,7 +207,8 @@ def is_run(path: Path) -> bool:
 @dataclass(frozen=True)
 class _Subject:
     """What is judged: `count` pictures, in batches (B, C, H, W) uint8 with the NFE of each picture; against
-    what; what they depend on; and where its evaluations go, `home` / (`stem` + number).
+    what; what they depend on, as far as it is known; where its evaluations go, `home` / (`stem` + number);
+    and the fingerprint of images that were given.
     """
 
     count: int
@@ -207,6 +217,7 @@ class _Subject:
     sampling: dict[str, Any] | None
     home: Path
     stem: str = ""
+    fingerprint: str | None = None
 
 
 def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progress) -> _Subject:
@@ -239,16 +250,18 @@ def _of_images(source: Path, _: Pictures, reference: Reference, progress: Progre
         raise UserError(f"{source} is no run, so --data must say what images it is judged against")
     tell = partial(progress, "images")
     images = open_images(str(source), _size_of(source), progress=tell)
-    which = _pictures_of(source, images)
+    which, sampling = _pictures_of(source, images)
     data = Data(size=(images.pixels.shape[1], images.pixels.shape[2]))
     against = chosen(reference, data, 0, tell)
     stem = re.sub(r"[^\w.-]+", "-", source.resolve().name)
-    return _Subject(len(which), _read(images, which), against, None, Path(scores.FOLDER), f"{stem}-")
+    batches = _read(images, which, sampling["nfe"] if sampling else 0)
+    home = Path(scores.FOLDER)
+    return _Subject(len(which), batches, against, sampling, home, f"{stem}-", images.fingerprint)
 
 
-def _read(images: Images, which: np.ndarray) -> Iterator[tuple[Tensor, int]]:
+def _read(images: Images, which: np.ndarray, nfe: int) -> Iterator[tuple[Tensor, int]]:
     for first in range(0, len(which), BATCH):
-        yield gather(images, which[first : first + BATCH]), 0
+        yield gather(images, which[first : first + BATCH]), nfe
         forget(images.pixels)
 
 
@@ -262,12 +275,20 @@ def _size_of(source: Path) -> tuple[int, int]:
     raise UserError(f"{source} is neither a run nor a folder or archive of images")
 
 
-def _pictures_of(source: Path, images: Images) -> np.ndarray:
-    """Indices of the pictures: in a folder of `ddim sample` those of seeds, in their order; not its grid."""
+def _pictures_of(source: Path, images: Images) -> tuple[np.ndarray, dict[str, Any] | None]:
+    """Indices of the pictures, in a folder of `ddim sample` those of seeds, in their order, and not its grid;
+    and what they depend on, where its record is of just these.
+    """
     if not (source / "record.json").is_file():
-        return np.arange(len(images))
-    seeds = {int(name[:-4]): k for k, name in enumerate(images.names) if re.fullmatch(r"\d{5,}\.png", name)}
-    return np.array([seeds[seed] for seed in sorted(seeds)], np.int64)
+        return np.arange(len(images)), None
+    places = {int(name[:-4]): k for k, name in enumerate(images.names) if re.fullmatch(r"\d{5,}\.png", name)}
+    seeds = sorted(places)
+    sampling = None
+    with suppress(UserError):
+        record = tracking.read_json(source / "record.json")
+        if scores.is_sampling(record) and record["seeds"] == seeds:
+            sampling = {name: value for name, value in record.items() if name != "seconds"}
+    return np.array([places[seed] for seed in seeds], np.int64), sampling
 
 
 def _extracted(

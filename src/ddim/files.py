@@ -29,6 +29,12 @@ def make(folder: Path) -> None:
         sync(folder.parent)
 
 
+def unfinished(path: Path) -> Path:
+    """A new name beside `path` for what is not whole yet, which is nobody else's; `sweep` knows it."""
+    # Machines that share a drive may share process ids too.
+    return path.with_name(f".tmp-{uuid.uuid4().hex}-{path.name}")
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Write `content` to `path`: whole or not at all, whatever happens."""
     with whole(path) as file:
@@ -38,9 +44,9 @@ def write_atomic(path: Path, content: bytes) -> None:
 @contextmanager
 def whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which is at `path` after the block: whole or not at all, whatever happens."""
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = unfinished(path)
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -55,8 +61,7 @@ def create(path: Path, content: bytes) -> None:
 
     FileExistsError where another was first, however close. The drive must know hard links.
     """
-    # Machines that share a drive may share process ids too.
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}-{path.name}")
+    temporary = unfinished(path)
     try:
         with temporary.open("xb") as file:
             file.write(content)
@@ -82,7 +87,7 @@ def download(url: str, path: Path, kind: str, hashes: tuple[str, ...]) -> Path:
 
     make(path.parent)
     sweep(path.parent)
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}-{path.name}")
+    temporary = unfinished(path)
     try:
         download_url(url, temporary.parent, temporary.name)
         with temporary.open("r+b") as file:
@@ -107,6 +112,12 @@ def sweep(folder: Path) -> None:
                 shutil.rmtree(left, ignore_errors=True)
             else:
                 left.unlink()
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(folder: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ddim.codec import completed
 from ddim.errors import UserError
+from ddim.files import digest
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid_difference
 from ddim.metrics.precision_recall import prdc
@@ -126,10 +127,14 @@ def _jackknifed(
 
 
 def _features(evaluation: Evaluation) -> np.ndarray | None:
-    """The features beside a record, a read-only memory map; None where they are not of as many pictures."""
-    shape = evaluation.record["generated"]["images"], evaluation.record["features"]["dimensions"]
+    """The features beside a record, a read-only memory map; None where they are missing or are others."""
+    generated, path = evaluation.record["generated"], evaluation.folder / FEATURES
+    shape = generated["images"], evaluation.record["features"]["dimensions"]
     try:
-        features = np.lib.format.open_memmap(evaluation.folder / FEATURES, mode="r")
+        features = np.lib.format.open_memmap(path, mode="r")
+        # Older records do not say it.
+        if "sha256" in generated and generated["sha256"] != digest(path):
+            return None
     except (OSError, ValueError):
         return None
     return features if features.shape == shape and features.dtype == np.float32 else None

@@ -20,7 +20,7 @@ from ddim.config import Data
 from ddim.data import Images, open_images, split
 from ddim.data.transforms import batch as gather
 from ddim.errors import UserError, near
-from ddim.files import cache_folder, make, sweep, whole, write_atomic
+from ddim.files import cache_folder, digest, make, sweep, whole, write_atomic
 from ddim.metrics.features import Extractor, begin, forget
 
 Part = Literal["valid", "train", "all"]
@@ -107,7 +107,7 @@ def features_of(
                 if progress:
                     progress(first + len(part), len(of.which))
         # Last: features without it are not believed.
-        write_atomic(_seal(path), _digest(path).encode())
+        write_atomic(_seal(path), digest(path).encode())
     except OSError as error:
         raise UserError(
             f"features cannot be kept in {path.parent} ({error.strerror}): "
@@ -120,7 +120,7 @@ def kept(identity: str) -> np.ndarray | None:
     """The features kept under an identity, a read-only memory map; None where there are none, or damaged."""
     path = _path(identity)
     with suppress(OSError, ValueError):
-        if _seal(path).read_text("ascii") == _digest(path):
+        if _seal(path).read_text("ascii") == digest(path):
             return np.lib.format.open_memmap(path, mode="r")
     return None
 
@@ -131,8 +131,3 @@ def _path(identity: str) -> Path:
 
 def _seal(path: Path) -> Path:
     return path.with_suffix(".sha256")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +65,19 @@ def report(found: Sequence[Run]) -> tuple[list[Block], dict[str, bytes]]:
 
 
 def last_samples(run: Run) -> np.ndarray | None:
-    """(H, W, 3) uint8: the first pictures of a run's last grid in a row, enlarged; None without a grid."""
+    """(H, W, 3) uint8: the first pictures of a run's last grid in a row, enlarged.
+
+    None without a grid that can be read, or a recipe that says how large its pictures are.
+    """
     files = sorted((run.path / "samples").glob("step-*.png"))
-    if not files:
+    if not files or not run.recipe:
         return None
     height, width = run.recipe["data"]["size"]
-    with Image.open(files[-1]) as image:
-        sheet = np.asarray(image.convert("RGB"))
+    try:
+        with Image.open(files[-1]) as image:
+            sheet = np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError):  # Pillow answers damaged files with any of these
+        return None
     cells = cut(sheet, height, width)[: min(COLUMNS, run.recipe["report"]["grid"])]
     scale = max(1, round(64 / max(height, width)))
     strip = np.full((height, len(cells) * (width + GAP) - GAP, 3), 255, np.uint8)
@@ -144,7 +150,8 @@ def _table(rows: Sequence[Configuration], judged: Way | None) -> Table:
     arrows = {-1: "↓", 1: "↑"}
     titles = [f"{METRICS[name][0]} {arrows[METRICS[name][1]]}" for name in metrics]
     heads = [*(fields or ["recipe"]), "finished", *titles]
-    return Table(heads, lines, words=len(fields) or 1, notes=_notes(rows, judged, metrics))
+    notes = [*_notes(rows, judged, metrics), *_partial(rows, found)]
+    return Table(heads, lines, words=len(fields) or 1, notes=notes)
 
 
 def _best(name: str, rows: Sequence[Configuration], found: Sequence[Mapping[str, Spread]]) -> int | None:
@@ -195,6 +202,16 @@ def _notes(rows: Sequence[Configuration], judged: Way | None, metrics: Sequence[
     if any(run.state != "finished" for row in rows for run in row.counted):
         notes.append("Of a configuration without a finished run, numbers are those so far.")
     return notes
+
+
+def _partial(rows: Sequence[Configuration], found: Sequence[Mapping[str, Spread]]) -> Iterator[str]:
+    """Which numbers are of some of the runs that count, and not of all."""
+    for row, numbers in zip(rows, found, strict=True):
+        of = len(row.counted)
+        for n in range(1, of):
+            names = [METRICS[name][0] for name, number in numbers.items() if number.n == n]
+            if names:
+                yield f"Of {n} of the {of} runs of {row.name} alone: {', '.join(names)}."
 
 
 def _units_differ(rows: Sequence[Configuration]) -> bool:

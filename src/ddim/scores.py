@@ -61,18 +61,25 @@ METRICS = {
 _FIELDS: dict[str, Any] = {
     "metrics": {},
     "features": {"extractor": str, "weights": str, "resize": str, "dimensions": int},
-    "reference": {"source": str, "fingerprint": str, "part": str, "size": list, "images": int, "sha256": str},
+    "reference": {
+        "source": str,
+        "fingerprint": str,
+        "part": str,
+        "size": [int],
+        "images": int,
+        "sha256": str,
+    },
     "generated": {"images": int, "source": str},
 }
-"""What a record must hold for its numbers to be compared, by type."""
+"""What a record must hold for its numbers to be compared, by type; [type] is a list of it."""
 
 _SAMPLING: dict[str, Any] = {
     "recipe": {},
     "sampler": {},
     "grid": {},
-    "times": list,
+    "times": [int | float],
     "nfe": int,
-    "seeds": list,
+    "seeds": [int],
     "weights": str,
     "step": int,
 }
@@ -128,6 +135,11 @@ def read(path: Path) -> Evaluation:
     if fault:
         raise UserError(f"{file} is damaged: {fault}")
     return Evaluation(file.parent, record)
+
+
+def is_sampling(found: object) -> bool:
+    """Whether JSON, such as the record of `ddim sample`, says of pictures what that of an evaluation must."""
+    return isinstance(found, dict) and _fault(found, _SAMPLING) is None
 
 
 def evaluations(run: Path) -> list[Path]:
@@ -186,6 +198,8 @@ def entry(record: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
 
 
 def _record_of(path: Path) -> Path:
+    if not path.exists():
+        raise UserError(f"{path} does not exist: name a record, the folder of an evaluation, or a run")
     if path.is_file():
         return path
     if (path / RECORD).is_file():
@@ -209,10 +223,16 @@ def _fault(record: dict[str, Any], wanted: dict[str, Any], path: str = "") -> st
                 return f"{inner} is not a table"
             if fault := _fault(value, kind, f"{inner}."):
                 return fault
-        # In Python, but not in JSON, true is a number.
-        elif not isinstance(value, kind) or isinstance(value, bool):
+        elif not _is(value, kind):
             return f"{inner} is missing or of another type"
     return None
+
+
+def _is(value: object, kind: Any) -> bool:  # noqa: ANN401  (a type, or [type])
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(_is(item, kind[0]) for item in value)
+    # In Python, but not in JSON, true is a number.
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _fault_of_metrics(metrics: dict[str, Any]) -> str | None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ddim.data.source import Source
 
 _BUDGETS = ("images", "minutes")
+_JUDGES = ("data.source", "data.size", "data.channels", "data.valid", "seed")
+"""Fields that say by which images a run is judged, and in which size."""
 STEPS = 20
 """Levels of the grid when a trial is evaluated, as `ddim evaluate` has them by default."""
 
@@ -135,7 +137,7 @@ def plan(asked: Asked) -> list[Trial]:
             for number, (choice, recipe) in enumerate(whole, 1)
         ]
     _check_recipes(asked, recipes)
-    _check_units(asked, space)
+    _check_search(asked, space)
     found = {name: find_source(name) for name in {recipe.data.source for recipe in recipes}}
     if asked.evaluate or asked.search:
         for name, valid in dict.fromkeys((recipe.data.source, recipe.data.valid) for recipe in recipes):
@@ -168,15 +170,22 @@ def _check_once(asked: Asked, space: trials.Space) -> None:
         raise UserError(f"{' and '.join(budgets)} are two budgets: give one of them")
 
 
-def _check_units(asked: Asked, space: trials.Space) -> None:
-    """UserError where a search would compare errors that do not."""
+def _check_search(asked: Asked, space: trials.Space) -> None:
+    """UserError where a search would compare what does not compare."""
+    if not asked.search:
+        return
     varied = [name for name, v in space.items() if isinstance(v, trials.Range) or len(v.values) > 1]
-    unlike = [name for name in varied if name.split(".")[0] in runs.UNITS]
-    if asked.search and asked.evaluate is None and unlike:
-        raise UserError(
-            "--search judges by errors of validation images, which do not compare where "
-            f"{unlike[0]} differs: judge by pictures with --evaluate N"
-        )
+    judges = _JUDGES if asked.evaluate else (*_JUDGES, "report.valid")
+    for name in varied:
+        if name in judges:
+            raise UserError(
+                f"--search judges all trials by the same images, which change with {name}: give it one value"
+            )
+        if name.split(".")[0] in runs.UNITS and not asked.evaluate:
+            raise UserError(
+                "--search judges by errors of validation images, which do not compare where "
+                f"{name} differs: judge by pictures with --evaluate N"
+            )
 
 
 def _check_evaluation(asked: Asked) -> None:

@@ -48,8 +48,7 @@ def work(
     A trial that fails is written down, and the others go on. Ctrl-C, SIGTERM and SIGHUP stop the children,
     which save, and free their trials: KeyboardInterrupt. `NoSpace` where the disk is full.
     """
-    if jobs < 1:
-        raise UserError(f"--jobs must be at least 1, got {jobs}")
+    check_jobs(jobs)
     for name in ("claims", "logs", "results", "recipes", "proposals", "trials"):
         make(sweep.folder / name)
     commands = commands or (lambda trial: training(sweep, trial, jobs))
@@ -71,6 +70,12 @@ def work(
         except BaseException:
             _stop(active)
             raise
+
+
+def check_jobs(jobs: int) -> None:
+    """UserError where no trial could be done."""
+    if jobs < 1:
+        raise UserError(f"--jobs must be at least 1, got {jobs}")
 
 
 def training(sweep: Sweep, trial: Trial, jobs: int) -> list[list[str]]:

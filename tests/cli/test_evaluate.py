@@ -199,7 +199,7 @@ def test_a_run_with_itself_differs_in_nothing(run, capsys, monkeypatch):
     "words, sentence",
     [
         (["RUN"], "a comparison needs at least two evaluations, got 1"),
-        (["RUN", "nowhere"], "nowhere holds no evaluation: make one with `ddim evaluate nowhere`"),
+        (["RUN", "nowhere"], "nowhere does not exist: name a record, the folder of an evaluation, or a run"),
         (["RUN", "RUN", "--metric", "fed"], "metric must be one of kid, fid, "),
     ],
 )

@@ -51,10 +51,10 @@ def test_a_sweep_is_planned_done_and_its_next_step_named(here, capsys):
         ([], "a sweep needs a field"),
     ],
 )
-@pytest.mark.usefixtures("here")
-def test_mistakes_are_one_sentence(capsys, words, said):
+def test_mistakes_are_one_sentence_and_leave_no_folder(here, capsys, words, said):
     assert main(["sweep", *words]) == 2
     assert said in capsys.readouterr().err
+    assert list(here.iterdir()) == []
 
 
 @pytest.mark.usefixtures("here")

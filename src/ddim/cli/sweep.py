@@ -32,7 +32,8 @@ saves, and the same command with --out goes on.
 a worker that was killed held is taken up by another after a minute without a sign of life, where it stopped.
 
 --search proposes values by what came out so far: the KID where --evaluate makes pictures, else the error of
-validation images, which does not compare where schedules or pixels differ. It needs pip install
+validation images, which does not compare where schedules or pixels differ. All trials are judged by the same
+images: their source, size, channels and split cannot be searched, and nor can the seed. It needs pip install
 'ddim[sweep]'.
 
 examples:
@@ -72,8 +73,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Plan or join the sweep, do its trials, say how they ended: 0, or 1 where some failed."""
     from ddim.sweeps import begin
-    from ddim.workers import work
+    from ddim.workers import check_jobs, work
 
+    # Before there is a folder.
+    check_jobs(args.jobs)
     sweep = begin(_asked(args), args.out)
     _say(f"{len(sweep.trials)} trials in {sweep.folder}")
     try:
