@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ddim import checkpoint, tracking
+from ddim import checkpoint, contradictions, tracking
 from ddim.codec import dump, write_recipe
 from ddim.codec import load as load_recipe
 from ddim.config import Fixed, Recipe, build
@@ -79,6 +79,7 @@ def train(
     chosen = replace(chosen, data=replace(chosen.data, source=data or chosen.data.source))
     # What would be refused once the images are decoded is refused before.
     check(machine.device, machine.precision, machine.threads)
+    contradictions.check(chosen)
     check_levels(chosen, chosen.report.steps)
     if out is not None and out.exists() and not _unborn(out):
         tracking.new_run_folder(out, "", "")

@@ -1,0 +1,41 @@
+"""Fields of a recipe that contradict each other: refused where a training begins or is planned.
+
+Such a recipe trains without a word, and not what it says. One that is stored is read all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ddim.codec import flat
+from ddim.config import Recipe
+from ddim.errors import UserError
+from ddim.schedules import Linear
+
+
+def check(recipe: Recipe) -> None:
+    """UserError for a recipe whose fields contradict each other: which, and how to set them together."""
+    fields = {name: value for name, _, value in flat(recipe)}
+    for what, names in _alike(recipe):
+        found = {name: fields[name] for name in names if name in fields}
+        if len(set(found.values())) > 1:
+            raise UserError(
+                f"{_listed(found)} must be one number, {what}, got {_listed(found.values())}: set them "
+                f"together, {' '.join(f'--{name} N' for name in found)}"
+            )
+
+
+def _alike(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """What is one number, and the fields that hold it in recipes that have them."""
+    # Elsewhere than along a table, entries are times like any others.
+    if isinstance(recipe.schedule, Linear):
+        walked = () if recipe.sampled_on else ("grid.entries",)
+        along = ("schedule.entries", "conditioning.entries", "objective.times.entries")
+        yield "the entries of the table", along + walked
+    if isinstance(recipe.sampled_on, Linear):
+        yield "the entries of the table", ("sampled_on.entries", "grid.entries")
+
+
+def _listed(items: Iterable[object]) -> str:
+    *most, last = map(str, items)
+    return f"{', '.join(most)} and {last}"
