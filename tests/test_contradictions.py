@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 
 from ddim.codec import dump, load, override
 from ddim.contradictions import check
@@ -21,6 +22,7 @@ def test_no_recipe_contradicts_itself():
         check(find(name))
 
 
+DEVIATION = "pixels.std, predicts.sigma_data and objective.weight.sigma_data"
 TABLE = "schedule.entries, conditioning.entries, objective.times.entries and grid.entries"
 
 
@@ -48,6 +50,20 @@ TABLE = "schedule.entries, conditioning.entries, objective.times.entries and gri
             {"sampled_on": "linear", "sampled_on__entries": 500},
             "^sampled_on.entries and grid.entries",
         ),
+        (
+            "edm",
+            {"pixels__std": 1},
+            f"{DEVIATION} must be one number, .*, got 1.0, 0.5 and 0.5: set them tog",
+        ),
+        ("edm", {"predicts__sigma_data": 1}, f"{DEVIATION} must be one number, .*, got 0.5, 1.0 and 0.5"),
+        ("edm", {"objective__weight__sigma_data": 1}, f"{DEVIATION} must be one number"),
+        ("edm", {"objective__weight": "unweighted", "pixels__std": 1}, "^pixels.std and predicts.sigma_data"),
+        (
+            "edm",
+            {"pixels": "fixed", "predicts__sigma_data": 1},
+            "^predicts.sigma_data and objective.weight.sigma_data must be one number",
+        ),
+        ("edm-vp", {"predicts": "edm"}, "^pixels.std and predicts.sigma_data .*, got 0.5 and 1.0: "),
     ],
 )
 def test_fields_that_contradict_each_other_are_named_before_anything_begins(name, changes, said):
@@ -64,6 +80,22 @@ def test_what_the_sentence_says_of_a_table_makes_it_whole(name):
         check(changed(name, schedule__entries=500))
     options = re.findall(r"--(\S+) N", str(error.value))
     check(override(find(name), dict.fromkeys(options, "500")))
+
+
+def test_what_edm_predicts_is_of_unit_variance_and_weight_where_no_number_is_given():
+    """Karras et al. 2022, appendix B.6: weight * c_out^2 = 1, with images of the deviation 1 of `fast`."""
+    words = {"predicts": "edm", "objective__weight": "edm_weight", "objective__on": "image"}
+    recipe = changed("fast", **words, objective__error="mse")
+    check(recipe)
+    level = recipe.schedule(torch.linspace(0.01, 1, 50))
+    weighted = recipe.objective.weight(level) * recipe.predicts(level).out ** 2
+    assert torch.allclose(weighted, torch.ones(50).double())
+
+
+def test_any_deviation_can_be_weighed_and_trained_where_edm_does_not_predict():
+    check(changed("edm", predicts="noise", pixels__std=1))
+    check(changed("edm", pixels="fixed", pixels__std=0.25))
+    check(changed("edm", pixels__std=1, predicts__sigma_data=1, objective__weight__sigma_data=1))
 
 
 def test_entries_are_times_like_any_others_where_there_is_no_table():

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ddim.codec import flat
-from ddim.config import Recipe
+from ddim.config import Measured, Recipe
 from ddim.errors import UserError
+from ddim.parameterisation import PredictsEDM
 from ddim.schedules import Linear
 
 
@@ -34,6 +35,11 @@ def _alike(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield "the entries of the table", along + walked
     if isinstance(recipe.sampled_on, Linear):
         yield "the entries of the table", ("sampled_on.entries", "grid.entries")
+    if isinstance(recipe.predicts, PredictsEDM):
+        # What deviation images of fixed pixels have is the user's to know.
+        measured = ("pixels.std",) if isinstance(recipe.pixels, Measured) else ()
+        told = ("predicts.sigma_data", "objective.weight.sigma_data")
+        yield "the deviation of the images", measured + told
 
 
 def _listed(items: Iterable[object]) -> str:
