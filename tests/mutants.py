@@ -1409,6 +1409,27 @@ MUTANTS = [
         "test_contradictions.py::test_any_deviation_can_be_weighed_and_trained_where_edm_does_not_predict",
     ),
     _(
+        "channels past the second block",
+        "contradictions.py",
+        "(outputs > 2,",
+        "(outputs > 3,",
+        "test_contradictions.py::test_fields_that_contradict_each_other_are_named_before_anything_begins",
+    ),
+    _(
+        "a variance that no loss trains",
+        "contradictions.py",
+        "outputs == 2 and not isinstance(recipe.objective, Hybrid)",
+        "outputs == 2 and not hasattr(recipe.objective, 'times')",
+        "test_contradictions.py::test_fields_that_contradict_each_other_are_named_before_anything_begins",
+    ),
+    _(
+        "bits of a variance that no loss has trained",
+        "cli/likelihood.py",
+        "isinstance(trained.recipe.objective, Hybrid)",
+        'getattr(trained.recipe.net, "outputs", 1) == 2',
+        "cli/test_bits.py::test_a_variance_that_nothing_has_trained_is_not_measured",
+    ),
+    _(
         "a run begun again from other weights",
         "training/run.py",
         'facts.get("source_sha256", parent.digest)',

@@ -63,6 +63,13 @@ TABLE = "schedule.entries, conditioning.entries, objective.times.entries and gri
             {"pixels": "fixed", "predicts__sigma_data": 1},
             "^predicts.sigma_data and objective.weight.sigma_data must be one number",
         ),
+        ("ddpm", {"net__outputs": 3}, "^net.outputs must be 1, or 2 to predict a variance too, got 3"),
+        (
+            "ddpm",
+            {"net__outputs": 2},
+            "^net.outputs 2 predicts a variance, which objective hybrid alone trains",
+        ),
+        ("iddpm", {"objective": "objective"}, "set both, --net.outputs 2 --objective hybrid, or neither, "),
         ("edm-vp", {"predicts": "edm"}, "^pixels.std and predicts.sigma_data .*, got 0.5 and 1.0: "),
     ],
 )
@@ -96,6 +103,14 @@ def test_any_deviation_can_be_weighed_and_trained_where_edm_does_not_predict():
     check(changed("edm", predicts="noise", pixels__std=1))
     check(changed("edm", pixels="fixed", pixels__std=0.25))
     check(changed("edm", pixels__std=1, predicts__sigma_data=1, objective__weight__sigma_data=1))
+
+
+def test_what_the_sentence_says_of_a_variance_gives_one_that_is_trained_or_none():
+    with pytest.raises(UserError, match="or neither, (.+)") as error:
+        check(changed("iddpm", objective="objective"))
+    for words in re.search("set both, (.+), or neither, (.+)", str(error.value)).groups():
+        options = dict(re.findall(r"--(\S+) (\S+)", words))
+        check(override(changed("iddpm", objective="objective"), options))
 
 
 def test_entries_are_times_like_any_others_where_there_is_no_table():

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from ddim.codec import flat
 from ddim.config import Measured, Recipe
 from ddim.errors import UserError
+from ddim.objective import Hybrid
 from ddim.parameterisation import PredictsEDM
 from ddim.schedules import Linear
 
@@ -24,6 +25,19 @@ def check(recipe: Recipe) -> None:
                 f"{_listed(found)} must be one number, {what}, got {_listed(found.values())}: set them "
                 f"together, {' '.join(f'--{name} N' for name in found)}"
             )
+    outputs, told = getattr(recipe.net, "outputs", 1), getattr(recipe.sampler, "variance", "")
+    sampled = " --sampler.variance large" if told == "learned" else ""
+    rules = (
+        (outputs > 2, f"net.outputs must be 1, or 2 to predict a variance too, got {outputs}"),
+        (
+            outputs == 2 and not isinstance(recipe.objective, Hybrid),
+            "net.outputs 2 predicts a variance, which objective hybrid alone trains: set both, --net.outputs "
+            f"2 --objective hybrid, or neither, --net.outputs 1 --objective objective{sampled}",
+        ),
+    )
+    for wrong, said in rules:
+        if wrong:
+            raise UserError(said)
 
 
 def _alike(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]]:
