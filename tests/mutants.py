@@ -1362,7 +1362,7 @@ MUTANTS = [
     _(
         "contradictions trained",
         "training/run.py",
-        "    contradictions.check(chosen)\n",
+        "    contradictions.check(chosen, None if source is None else recipe_of(source))\n",
         "",
         "training/test_run.py::test_a_mistake_is_one_sentence_and_leaves_nothing_behind",
     ),
@@ -1376,7 +1376,7 @@ MUTANTS = [
     _(
         "rates of contradictions",
         "training/lr_finder.py",
-        "    contradictions.check(recipe)\n",
+        "    contradictions.check(recipe, None if source is None else recipe_of(source))\n",
         "",
         "training/test_lr_finder.py::test_no_rate_is_looked_for_of_a_recipe_that_will_not_be_trained",
     ),
@@ -1428,6 +1428,20 @@ MUTANTS = [
         "isinstance(trained.recipe.objective, Hybrid)",
         'getattr(trained.recipe.net, "outputs", 1) == 2',
         "cli/test_bits.py::test_a_variance_that_nothing_has_trained_is_not_measured",
+    ),
+    _(
+        "classes that a network is never told of",
+        "contradictions.py",
+        "not recipe.data.labels and classes > 0",
+        "not recipe.data.labels and classes > 99",
+        "test_contradictions.py::test_fields_that_contradict_each_other_are_named_before_anything_begins",
+    ),
+    _(
+        "weights of classes not trained on without",
+        "contradictions.py",
+        "source is None and not recipe.data.labels",
+        "not recipe.data.labels",
+        "cli/test_labels_command.py::test_weights_of_other_classes_can_be_trained_on_without_labels_alone",
     ),
     _(
         "a run begun again from other weights",

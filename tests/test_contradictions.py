@@ -70,6 +70,11 @@ TABLE = "schedule.entries, conditioning.entries, objective.times.entries and gri
             "^net.outputs 2 predicts a variance, which objective hybrid alone trains",
         ),
         ("iddpm", {"objective": "objective"}, "set both, --net.outputs 2 --objective hybrid, or neither, "),
+        (
+            "ddpm",
+            {"net__classes": 10},
+            "^net.classes 10 and data.labels no give a network classes that it is nev",
+        ),
         ("edm-vp", {"predicts": "edm"}, "^pixels.std and predicts.sigma_data .*, got 0.5 and 1.0: "),
     ],
 )
@@ -111,6 +116,12 @@ def test_what_the_sentence_says_of_a_variance_gives_one_that_is_trained_or_none(
     for words in re.search("set both, (.+), or neither, (.+)", str(error.value)).groups():
         options = dict(re.findall(r"--(\S+) (\S+)", words))
         check(override(changed("iddpm", objective="objective"), options))
+
+
+def test_classes_of_a_network_are_counted_given_or_those_of_the_weights_to_start_from():
+    check(changed("ddpm", data__labels="yes"))
+    check(changed("ddpm", data__labels="yes", net__classes=10))
+    check(changed("ddpm", net__classes=10), changed("ddpm", data__labels="yes", net__classes=10))
 
 
 def test_entries_are_times_like_any_others_where_there_is_no_table():

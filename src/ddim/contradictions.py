@@ -15,8 +15,11 @@ from ddim.parameterisation import PredictsEDM
 from ddim.schedules import Linear
 
 
-def check(recipe: Recipe) -> None:
-    """UserError for a recipe whose fields contradict each other: which, and how to set them together."""
+def check(recipe: Recipe, source: Recipe | None = None) -> None:
+    """UserError for a recipe whose fields contradict each other: which, and how to set them together.
+
+    `source` is the recipe of the run from whose weights it starts, where there is one.
+    """
     fields = {name: value for name, _, value in flat(recipe)}
     for what, names in _alike(recipe):
         found = {name: fields[name] for name in names if name in fields}
@@ -25,14 +28,21 @@ def check(recipe: Recipe) -> None:
                 f"{_listed(found)} must be one number, {what}, got {_listed(found.values())}: set them "
                 f"together, {' '.join(f'--{name} N' for name in found)}"
             )
-    outputs, told = getattr(recipe.net, "outputs", 1), getattr(recipe.sampler, "variance", "")
-    sampled = " --sampler.variance large" if told == "learned" else ""
+    outputs, classes = (getattr(recipe.net, name, least) for name, least in (("outputs", 1), ("classes", 0)))
+    learned = getattr(recipe.sampler, "variance", "") == "learned"
+    sampled = " --sampler.variance large" if learned else ""
     rules = (
         (outputs > 2, f"net.outputs must be 1, or 2 to predict a variance too, got {outputs}"),
         (
             outputs == 2 and not isinstance(recipe.objective, Hybrid),
             "net.outputs 2 predicts a variance, which objective hybrid alone trains: set both, --net.outputs "
             f"2 --objective hybrid, or neither, --net.outputs 1 --objective objective{sampled}",
+        ),
+        (
+            # Weights of a network that was told of classes can be trained on without.
+            source is None and not recipe.data.labels and classes > 0,
+            f"net.classes {classes} and data.labels no give a network classes that it is never told of: "
+            "--data.labels yes counts those of the images, and --net.classes 0 does without",
         ),
     )
     for wrong, said in rules:

@@ -21,7 +21,7 @@ from ddim.data import open_images, split
 from ddim.data.transforms import batch as gather
 from ddim.data.transforms import unit
 from ddim.errors import UserError
-from ddim.generate import Trained, check_levels, load
+from ddim.generate import Trained, check_levels, load, recipe_of
 from ddim.labels import filled
 from ddim.noise import Noise
 from ddim.pixels import Pixels
@@ -79,7 +79,7 @@ def train(
     chosen = replace(chosen, data=replace(chosen.data, source=data or chosen.data.source))
     # What would be refused once the images are decoded is refused before.
     check(machine.device, machine.precision, machine.threads)
-    contradictions.check(chosen)
+    contradictions.check(chosen, None if source is None else recipe_of(source))
     check_levels(chosen, chosen.report.steps)
     if out is not None and out.exists() and not _unborn(out):
         tracking.new_run_folder(out, "", "")
