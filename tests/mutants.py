@@ -1444,6 +1444,28 @@ MUTANTS = [
         "cli/test_labels_command.py::test_weights_of_other_classes_can_be_trained_on_without_labels_alone",
     ),
     _(
+        "pixels that are asked for and not had",
+        "contradictions.py",
+        "if source is not None and recipe.pixels != source.pixels:",
+        "if source is not None and recipe is source:",
+        "cli/test_train.py::test_a_recipe_beside_a_run_to_start_from_takes_its_pixels_unless_others_are_asked_for",
+        "training/test_run.py::test_a_mistake_is_one_sentence_and_leaves_nothing_behind",
+    ),
+    _(
+        "a recipe whose pixels are not those it is trained in",
+        "training/run.py",
+        "found if source is None else replace(",
+        "found if True else replace(",
+        "cli/test_train.py::test_a_recipe_beside_a_run_to_start_from_takes_its_pixels_unless_others_are_asked_for",
+    ),
+    _(
+        "a resume of other pixels than the run took over",
+        "cli/train.py",
+        'if facts.get("source"):',
+        'if facts.get("parent"):',
+        "cli/test_train.py::test_a_recipe_beside_a_run_to_start_from_takes_its_pixels_unless_others_are_asked_for",
+    ),
+    _(
         "a run begun again from other weights",
         "training/run.py",
         'facts.get("source_sha256", parent.digest)',

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ddim.codec import flat
-from ddim.config import Measured, Recipe
+from ddim.config import NAMES, Fixed, Measured, Recipe
 from ddim.errors import UserError
 from ddim.objective import Hybrid
 from ddim.parameterisation import PredictsEDM
@@ -20,6 +20,12 @@ def check(recipe: Recipe, source: Recipe | None = None) -> None:
 
     `source` is the recipe of the run from whose weights it starts, where there is one.
     """
+    # First, for what else is said of pixels is said of these.
+    if source is not None and recipe.pixels != source.pixels:
+        raise UserError(
+            f"pixels must be those in which the weights of --from were trained, {_said(source.pixels)}, got "
+            f"{_said(recipe.pixels)}: leave --pixels out, or --from"
+        )
     fields = {name: value for name, _, value in flat(recipe)}
     for what, names in _alike(recipe):
         found = {name: fields[name] for name in names if name in fields}
@@ -64,6 +70,11 @@ def _alike(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]]:
         measured = ("pixels.std",) if isinstance(recipe.pixels, Measured) else ()
         told = ("predicts.sigma_data", "objective.weight.sigma_data")
         yield "the deviation of the images", measured + told
+
+
+def _said(pixels: Measured | Fixed) -> str:
+    """Pixels as options, without the dashes: measured, std 1.0."""
+    return ", ".join([NAMES[type(pixels)], *(f"{name} {value}" for name, value in vars(pixels).items())])
 
 
 def _listed(items: Iterable[object]) -> str:

@@ -71,11 +71,12 @@ def train(
 
     `data` is a folder, an archive or a name (see `ddim.data.open_images`), by default the recipe's; `recipe`
     a name, a YAML file or a value, whose `images` or `minutes` are the budget. `source` is a run whose
-    weights and pixels to start from. `progress(done, total)` is called while images are decoded. UserError
-    for what cannot be used; `NotFinite` where training breaks down; `Interrupted` after a signal.
+    weights and pixels to start from: a recipe of a name takes them over, a value must have them.
+    `progress(done, total)` is called while images are decoded. UserError for what cannot be used; `NotFinite`
+    where training breaks down; `Interrupted` after a signal.
     """
     began = time.monotonic()
-    chosen = recipe if isinstance(recipe, Recipe) else find(recipe)
+    chosen = recipe if isinstance(recipe, Recipe) else named(recipe, source)
     chosen = replace(chosen, data=replace(chosen.data, source=data or chosen.data.source))
     # What would be refused once the images are decoded is refused before.
     check(machine.device, machine.precision, machine.threads)
@@ -96,6 +97,12 @@ def train(
         parent = None  # a second network need not be kept
         _fit(training, judged, folder, callbacks, None, began)
     return folder
+
+
+def named(recipe: str, source: Path | None) -> Recipe:
+    """The recipe of a name, in the pixels of the run to start from: nobody has asked for its own."""
+    found = find(recipe)
+    return found if source is None else replace(found, pixels=recipe_of(source).pixels)
 
 
 def resume(
