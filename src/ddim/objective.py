@@ -94,7 +94,7 @@ class EDMWeight:
     lambda = 1 / sigma^2 of the paper's other columns needs no weight: it is the squared error of the noise.
     """
 
-    sigma_data: float = 0.5
+    sigma_data: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.sigma_data > 0:

@@ -251,12 +251,14 @@ def recipe_of(base: Recipe, choice: trials.Choice) -> Recipe:
 
 
 def _with(base: Recipe, choice: trials.Choice) -> Recipe:
+    from ddim import contradictions
     from ddim.codec import override
     from ddim.generate import check_levels
 
     if "minutes" in choice:
         base = replace(base, images=None)
     recipe = override(base, choice)
+    contradictions.check(recipe)
     check_levels(recipe, recipe.report.steps)
     return _placed(recipe)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +95,24 @@ def test_a_table_is_walked_by_its_entries_and_no_more(tmp_path, capsys):
     assert main(["likelihood", str(run), "-n", "1", "--steps", "31"]) == 2
     assert "needs at most 30 steps" in capsys.readouterr().err
     assert len(list((run / "likelihoods").iterdir())) == 1
+
+
+def test_a_variance_that_nothing_has_trained_is_not_measured(run, tmp_path, capsys):
+    """Such a run could be made once: its bits are those of the variance that a sampler can rely on."""
+    old, found = tmp_path / "run", {}
+    shutil.copytree(run, old)
+    newest = checkpoint.newest(old / "checkpoints")
+    recipe = checkpoint.read_document(newest, "recipe")
+    changed = recipe | {"objective": {"kind": "objective"}}
+    tensors = {name: checkpoint.read_tensors(newest, name) for name in ("model", "ema/default")}
+    state = checkpoint.read_document(newest, "state")
+    checkpoint.save(old / "checkpoints", state["step"] + 1, tensors, {"state": state, "recipe": changed})
+    for folder in (run, old):
+        assert main(["likelihood", str(folder), "-n", "1", "--steps", "5"]) == 0
+        record = kept(capsys.readouterr().out.splitlines()[-1])
+        found[record["variance"]] = record["bits"]["value"]
+    assert found.keys() == {"learned", "large"}
+    assert found["learned"] != pytest.approx(found["large"], rel=1e-3)
 
 
 @pytest.mark.parametrize("dequantise", [False, True])

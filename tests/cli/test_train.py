@@ -16,8 +16,9 @@ from ddim.cli import main
 from ddim.cli import train as command
 from ddim.cli.console import WARM, Console, Pace, clock
 from ddim.codec import dump, flat, override, read_recipe, write_recipe
-from ddim.config import Recipe
+from ddim.config import Fixed, Recipe
 from ddim.data import open_images, parse_size
+from ddim.generate import load
 from ddim.training import train
 from ddim.training.loop import Plan
 
@@ -183,6 +184,35 @@ def test_a_run_starts_from_another_with_its_recipe(here, finished, capsys):
     lines = said(capsys, [*words, *FAST], 2)
     assert "another network" in lines[-1]
     assert not (here / "other").exists()
+
+
+def test_a_recipe_beside_a_run_to_start_from_takes_its_pixels_unless_others_are_asked_for(
+    here, finished, capsys
+):
+    (here / "fixed.yaml").write_text(write_recipe(replace(tiny.recipe(), pixels=Fixed())))
+    words = ["--recipe", "fixed.yaml", "--from", finished, "--images", "8", *FAST]
+    said(capsys, [*words, "--out", "child"], 0)
+    assert read_recipe(here / "child" / "recipe.yaml").pixels == tiny.recipe().pixels != Fixed()
+    assert load(here / "child").pixels == load(finished).pixels
+    resumed = [word for word in words if word not in ("--from", finished)]
+    assert "is finished" in said(capsys, [*resumed, "--out", "child", "--resume"], 0)[0]
+    for asked in (["--pixels", "fixed"], ["--pixels.std", "0.5"]):
+        for more in ([], ["--find-lr"]):
+            (line,) = said(capsys, [*words, *asked, *more, "--out", "other"], 2)
+            assert line.startswith("ddim: pixels must be those in which the weights of --from were trained")
+    # From Python too.
+    train(None, "fixed.yaml", out=here / "python", source=finished, machine=tiny.MACHINE)
+    assert read_recipe(here / "python" / "recipe.yaml").pixels == tiny.recipe().pixels
+
+
+def test_edm_must_take_for_granted_the_deviation_of_the_pixels_that_it_starts_from(here, finished, capsys):
+    edm = override(tiny.recipe(images=8), {"pixels.std": 0.5, "predicts": "edm", "predicts.sigma_data": 0.5})
+    (here / "edm.yaml").write_text(write_recipe(edm))
+    words = ["--recipe", "edm.yaml", "--from", finished, "--out", "run", *FAST]
+    (line,) = said(capsys, words, 2)
+    assert "pixels.std and predicts.sigma_data must be one number" in line
+    assert "got 1.0 and 0.5" in line
+    said(capsys, [*words, "--predicts.sigma_data", "1"], 0)
 
 
 def test_a_learning_rate_is_found_used_and_drawn(here, capsys):

@@ -53,6 +53,12 @@ def test_losses_that_are_never_finite_are_one_sentence():
         range_test(run)
 
 
+def test_no_rate_is_looked_for_of_a_recipe_that_will_not_be_trained():
+    table = {"schedule": "linear", "schedule__entries": 500, "conditioning": "timestep"}
+    with pytest.raises(UserError, match="must be one number, the entries of the table, got 500 and 1000"):
+        find_rate(tiny.recipe(data__source="nowhere/", **table), tiny.MACHINE)
+
+
 def test_a_run_that_finds_its_rate_first_starts_from_untouched_weights_and_keeps_the_drawing(tmp_path):
     recipe = tiny.recipe()
     curve = find_rate(recipe, tiny.MACHINE)

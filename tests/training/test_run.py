@@ -192,6 +192,14 @@ MISTAKES = {
     "threads": ({"machine": Machine("cpu", "fp32", threads=0)}, "threads must be at least 1"),
     "a recipe": ({"recipe": "fats"}, "perhaps you meant fast"),
     "levels it will not learn": ({"recipe": tiny.recipe(sampled_on="linear_in")}, "sampled_on must lead to"),
+    "pixels of other weights": (
+        {"recipe": tiny.recipe(pixels="fixed"), "source": "parent"},
+        "pixels must be those in which the weights of --from were trained, measured, std 1.0, got fixed, ",
+    ),
+    "a table of two sizes": (
+        {"recipe": tiny.recipe(schedule="linear", conditioning="timestep", conditioning__entries=100)},
+        "schedule.entries and conditioning.entries must be one number",
+    ),
     "a grid of other steps": ({"recipe": tiny.recipe(grid="listed", grid__times="1")}, "steps"),
 }
 

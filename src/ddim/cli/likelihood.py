@@ -167,7 +167,10 @@ def _bits(  # noqa: PLR0913  (a run, its model as it is asked, and what of)
 
 
 def _variance(trained: Trained) -> Variance:
-    return "learned" if getattr(trained.recipe.net, "outputs", 1) == 2 else "large"
+    from ddim.objective import Hybrid
+
+    # A network may predict one that no loss has trained.
+    return "learned" if isinstance(trained.recipe.objective, Hybrid) else "large"
 
 
 def _shown(found: Tensor) -> str:

@@ -121,12 +121,12 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     from dataclasses import replace
 
     from ddim.generate import recipe_of
-    from ddim.recipes import find
+    from ddim.training.run import named
 
     if args.recipe is None and args.source is not None:
         # Weights fit the network that they were trained in.
         return _changed(replace(recipe_of(args.source), images=None), args)
-    return _changed(find(args.recipe or "fast"), args)
+    return _changed(named(args.recipe or "fast", args.source), args)
 
 
 def _changed(recipe: Recipe, args: argparse.Namespace) -> Recipe:
@@ -184,7 +184,11 @@ def _check(folder: Path, args: argparse.Namespace) -> None:
     facts = read_json(folder / "run.json")
     # Without a name the run's own recipe is meant; only what is spelt out can contradict it.
     recipe = load(facts["recipe"])
-    wanted = _changed(recipe if args.recipe is None else find(args.recipe), args)
+    meant = recipe if args.recipe is None else find(args.recipe)
+    if facts.get("source"):
+        # A recipe by name took the pixels of the run that it started from.
+        meant = replace(meant, pixels=recipe.pixels)
+    wanted = _changed(meant, args)
     source = recipe.data.source
     if args.data is None or os.path.normpath(args.data) == os.path.normpath(source):
         wanted = replace(wanted, data=replace(wanted.data, source=source))

@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ddim import contradictions
 from ddim.config import Recipe
 from ddim.errors import UserError
+from ddim.generate import recipe_of
 from ddim.plots import curves, save_figure
 from ddim.runtime import choose
 from ddim.training.callbacks import Callback
@@ -79,6 +81,7 @@ class Drawing(Callback):
 
 def find_rate(recipe: Recipe, machine: Machine, source: Path | None = None) -> Curve:
     """The range test of a recipe on its images, with a network of its own, begun as the run will begin."""
+    contradictions.check(recipe, None if source is None else recipe_of(source))
     parts = opened(recipe, None)
     runtime = choose(machine.device, machine.precision, machine.compiling, machine.threads)
     return range_test(begun(recipe, parts, runtime, parent_of(source)))

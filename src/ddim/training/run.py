@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ddim import checkpoint, tracking
+from ddim import checkpoint, contradictions, tracking
 from ddim.codec import dump, write_recipe
 from ddim.codec import load as load_recipe
 from ddim.config import Fixed, Recipe, build
@@ -21,7 +21,7 @@ from ddim.data import open_images, split
 from ddim.data.transforms import batch as gather
 from ddim.data.transforms import unit
 from ddim.errors import UserError
-from ddim.generate import Trained, check_levels, load
+from ddim.generate import Trained, check_levels, load, recipe_of
 from ddim.labels import filled
 from ddim.noise import Noise
 from ddim.pixels import Pixels
@@ -71,14 +71,16 @@ def train(
 
     `data` is a folder, an archive or a name (see `ddim.data.open_images`), by default the recipe's; `recipe`
     a name, a YAML file or a value, whose `images` or `minutes` are the budget. `source` is a run whose
-    weights and pixels to start from. `progress(done, total)` is called while images are decoded. UserError
-    for what cannot be used; `NotFinite` where training breaks down; `Interrupted` after a signal.
+    weights and pixels to start from: a recipe of a name takes them over, a value must have them.
+    `progress(done, total)` is called while images are decoded. UserError for what cannot be used; `NotFinite`
+    where training breaks down; `Interrupted` after a signal.
     """
     began = time.monotonic()
-    chosen = recipe if isinstance(recipe, Recipe) else find(recipe)
+    chosen = recipe if isinstance(recipe, Recipe) else named(recipe, source)
     chosen = replace(chosen, data=replace(chosen.data, source=data or chosen.data.source))
     # What would be refused once the images are decoded is refused before.
     check(machine.device, machine.precision, machine.threads)
+    contradictions.check(chosen, None if source is None else recipe_of(source))
     check_levels(chosen, chosen.report.steps)
     if out is not None and out.exists() and not _unborn(out):
         tracking.new_run_folder(out, "", "")
@@ -95,6 +97,12 @@ def train(
         parent = None  # a second network need not be kept
         _fit(training, judged, folder, callbacks, None, began)
     return folder
+
+
+def named(recipe: str, source: Path | None) -> Recipe:
+    """The recipe of a name, in the pixels of the run to start from: nobody has asked for its own."""
+    found = find(recipe)
+    return found if source is None else replace(found, pixels=recipe_of(source).pixels)
 
 
 def resume(
