@@ -2333,6 +2333,20 @@ MUTANTS = [
         "cli/test_bits.py::test_a_table_is_walked_by_its_entries_and_no_more",
     ),
     _(
+        "the flow begins in noise that hides narrow laws",
+        "likelihood.py",
+        "FIRST = 0.25",
+        "FIRST = 1.5",
+        "test_likelihood.py::test_on_each_recipes_schedule_the_flow_begins_where_narrow_laws_can_be_seen",
+    ),
+    _(
+        "bits of levels that training never draws",
+        "likelihood.py",
+        ".clamp(min=earliest)",
+        ".clamp(min=0)",
+        "test_likelihood.py::test_no_network_is_asked_at_times_that_training_does_not_draw",
+    ),
+    _(
         "the flow in units of the model",
         "likelihood.py",
         "bits(units - last)",

@@ -1,17 +1,22 @@
 """Bits per dimension against the exact likelihood of known laws."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from ddim.batches import earliest
+from ddim.config import Fixed
 from ddim.errors import UserError
 from ddim.grids import Uniform, UniformLogSNR
 from ddim.likelihood import check, flow, vlb
 from ddim.noise import Noise
+from ddim.objective import UniformTimes
 from ddim.oracles import Gaussian, Mixture
 from ddim.pixels import Pixels
 from ddim.prediction import Prediction
+from ddim.recipes import find
 from ddim.schedules import Cosine, Level, Linear, LinearBeta
 from oracles import normal
 
@@ -50,6 +55,29 @@ def drawn(kind, n, pixels):
 def _bin(x0, mean, std, pixels):
     half = 1 / (2 * 255 * pixels.std[0])
     return torch.special.ndtr((x0 + half - mean) / std) - torch.special.ndtr((x0 - half - mean) / std)
+
+
+def law_of_values(n, recipe, width):
+    """8-bit images normal about 127.5, the exact bits of each, and the law and pixels under a recipe."""
+    std = getattr(recipe.pixels, "std", 1.0)
+    # Of measured pixels the deviation that flowers have, in so many units.
+    pixels = Pixels.fixed(0.5, std if isinstance(recipe.pixels, Fixed) else 0.28 / std, 1)
+    values = (127.5 + width * normal(n, 1, 1, 2, seed=1)).round()
+    low, high = ((values - 127.5 + side) / width for side in (-0.5, 0.5))
+    exact = -(torch.special.ndtr(high) - torch.special.ndtr(low)).log2().flatten(1).mean(1)
+    denoise = Gaussian(recipe.schedule, 0.0, width / 255 / pixels.std[0])
+    return pixels.enter(values / 255), exact, denoise, pixels
+
+
+class Asked:
+    """Keeps the `times` at which a law is asked."""
+
+    def __init__(self, inner):
+        self.inner, self.schedule, self.times = inner, inner.schedule, []
+
+    def __call__(self, x_t, t):
+        self.times.append(t.item())
+        return self.inner(x_t, t)
 
 
 class KarrasLike:
@@ -100,6 +128,33 @@ def test_the_flow_gives_the_exact_bits_of_a_law(schedule, trace, kind, pixels):
     # A law that is wrong by a fifth in its spread is told apart.
     wrong = flow(Gaussian(schedule, 0.1, 0.24), x0, pixels, Noise(range(n)), trace=trace)
     assert wrong.mean() > exact.mean() + 0.01
+
+
+@pytest.mark.parametrize(
+    "name, most",
+    # What the place within a bin costs is 0.015; the least noise of ddpm and edm-ve is wider than a bin.
+    [
+        *((name, 0.03) for name in ("fast", "smoke", "clear", "iddpm", "edm", "edm-vp", "edm-iddpm")),
+        ("ddpm", 0.075),
+        ("edm-ve", 0.41),
+    ],
+)
+def test_on_each_recipes_schedule_the_flow_begins_where_narrow_laws_can_be_seen(name, most):
+    """Of a law 1.8 values wide."""
+    n, recipe = 2000, find(name)
+    x0, exact, denoise, pixels = law_of_values(n, recipe, 1.8)
+    # The divergence of numbers that do not depend on each other is exact with any signs.
+    found = flow(denoise, x0, pixels, OneStream(), earliest=earliest(recipe))
+    assert -0.01 < (found - exact).mean() < most
+
+
+def test_no_network_is_asked_at_times_that_training_does_not_draw():
+    recipe = find("edm-vp")
+    recipe = replace(recipe, objective=replace(recipe.objective, times=UniformTimes(1e-3)))
+    x0, _, denoise, pixels = law_of_values(2, recipe, 1.8)
+    asked = Asked(denoise)
+    flow(asked, x0, pixels, OneStream(), earliest=earliest(recipe))
+    assert 1e-3 <= min(asked.times) < 1.02e-3
 
 
 def test_of_dequantised_images_flow_and_bound_are_of_bins_of_a_256th():
@@ -200,8 +255,14 @@ def test_the_rule_of_the_flow_is_of_order_four():
 
 @pytest.mark.parametrize("schedule", [Cosine(), Linear(), KarrasLike()], ids=lambda s: type(s).__name__)
 def test_a_schedule_that_is_never_clean_is_refused(schedule):
-    with pytest.raises(UserError, match=r"likelihood needs a schedule whose noise at t = 0 is at most 0\.05"):
+    with pytest.raises(UserError, match=r"likelihood needs .* whose least noise is at most 0\.05"):
         check(schedule)
+
+
+def test_a_schedule_that_is_not_trained_on_where_it_is_clean_is_refused():
+    check(LinearBeta(), 0.01)
+    with pytest.raises(UserError, match=r"at most 0\.05, .* got 0\.23"):
+        check(LinearBeta(), 0.07)
 
 
 def test_schedules_that_come_near_enough_are_taken():

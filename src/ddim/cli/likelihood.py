@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
-    from ddim import labels, likelihood, tracking
+    from ddim import batches, labels, likelihood, tracking
     from ddim.codec import dump
     from ddim.data.order import order
     from ddim.data.transforms import batch
@@ -78,10 +78,10 @@ def run(args: argparse.Namespace) -> int:
     if args.n < 1:
         raise UserError(f"-n must be at least 1, got {args.n}")
     trained = load(args.run, args.weights, device=args.device)
-    likelihood.check(trained.model.schedule)
+    recipe = trained.recipe
+    likelihood.check(trained.model.schedule, batches.earliest(recipe))
     if args.data is None:
         check_own(trained, ": name some with --data")
-    recipe = trained.recipe
     data = replace(recipe.data, source=args.data or recipe.data.source, channels=trained.model.shape.channels)
     parts = opened(replace(recipe, data=data), None)
     if args.data is None:
@@ -145,6 +145,7 @@ def _bits(  # noqa: PLR0913  (a run, its model as it is asked, and what of)
     trained: Trained, model: Denoiser, images: Tensor, method: str, steps: int, seeds: range
 ) -> Tensor:
     """(B,) bits per dimension of images (B, C, H, W) uint8, one seed each; in float32 however trained."""
+    from ddim.batches import earliest
     from ddim.data.transforms import unit
     from ddim.grids import Uniform
     from ddim.guidance import Clipped
@@ -154,7 +155,7 @@ def _bits(  # noqa: PLR0913  (a run, its model as it is asked, and what of)
     pixels, noise = trained.recipe.data.bins(trained.pixels), Noise(seeds)
     x0 = trained.runtime.images(pixels.enter(unit(images)))
     if method == "ode":
-        return flow(model, x0, pixels, noise, steps)
+        return flow(model, x0, pixels, noise, steps, earliest=earliest(trained.recipe))
     # A noise predicted a little wrong is an image far out of bounds where there is hardly any signal.
     return vlb(
         Clipped(model, *trained.pixels.bounds),
