@@ -18,6 +18,7 @@ from ddim.bound import Variance, bits, picture_bits, prior_bits, step_bits, step
 from ddim.denoiser import Denoiser
 from ddim.errors import UserError
 from ddim.gaussian import log_density, step
+from ddim.grids import Uniform, UniformLogSNR
 from ddim.noise import Noise
 from ddim.pixels import Pixels
 from ddim.schedules import Linear, Schedule
@@ -30,6 +31,15 @@ FIRST = 0.25
 
 It takes the image for one that has so much noise already. Of a law that is 1.8 values wide, noise of 1.3
 values costs 0.05 bits, and this nothing that can be measured.
+"""
+
+LAST = 0.7
+"""The noise, in 8-bit values, at which the steps of the bound end.
+
+With less, steps pay for the place within a bin, which no value tells; with more, the last guess, a normal law
+so wide, is wider than narrow laws are. On the schedule of edm 1000 steps are loose by 0.37, 0.16, 0.14 and
+0.15 bits at 0.25, 0.5, 0.7 and 1 of a law 1.8 values wide, by 0.33, 0.11, 0.09 and 0.08 of one 25 wide; on
+those of other recipes too the narrow law has its least at 0.7. Flat images would have less.
 """
 
 
@@ -47,6 +57,17 @@ def check(schedule: Schedule, earliest: float = 0.0) -> None:
 def entries(schedule: Schedule) -> float:
     """How many levels a schedule has: those of its table, else infinitely many."""
     return schedule.entries if isinstance(schedule, Linear) else math.inf
+
+
+def grid(steps: int, schedule: Schedule, pixels: Pixels, earliest: float = 0.0) -> Tensor:
+    """(steps,) decreasing times for the bound, in equal steps of log-SNR; UserError if steps < 1.
+
+    From t = 1 to noise `LAST`, or to the cleanest level from the `earliest` time trained on. A table, of
+    which nothing but the entries is trained, is walked evenly over them.
+    """
+    if isinstance(schedule, Linear):
+        return Uniform()(steps, schedule)
+    return UniformLogSNR(_clean(schedule, pixels, LAST, earliest))(steps, schedule)
 
 
 @torch.no_grad()

@@ -24,9 +24,9 @@ _EPILOG = """
 Bits per dimension say how short a lossless code for 8-bit images could be with this model: lower is better, 8
 is no model at all. Two models may be compared on the same images only.
 
-  --method vlb   the variational bound over --steps steps (default 1000, at most the entries of a table) of
-                 the model that ddpm samples from, with the variance that the network has learned, else the
-                 larger of the fixed ones (beta)
+  --method vlb   the variational bound over --steps steps (default 1000), equal in log-SNR or between
+                 entries of a table (at most all), of the model that ddpm samples from, with the variance that
+                 the network has learned, else the larger of the fixed ones (beta)
   --method ode   the density along the path of deterministic samplers, in --steps steps (default 50) of four
                  evaluations and as many derivatives
 
@@ -147,21 +147,21 @@ def _bits(  # noqa: PLR0913  (a run, its model as it is asked, and what of)
     """(B,) bits per dimension of images (B, C, H, W) uint8, one seed each; in float32 however trained."""
     from ddim.batches import earliest
     from ddim.data.transforms import unit
-    from ddim.grids import Uniform
     from ddim.guidance import Clipped
-    from ddim.likelihood import flow, vlb
+    from ddim.likelihood import flow, grid, vlb
     from ddim.noise import Noise
 
     pixels, noise = trained.recipe.data.bins(trained.pixels), Noise(seeds)
     x0 = trained.runtime.images(pixels.enter(unit(images)))
+    first = earliest(trained.recipe)
     if method == "ode":
-        return flow(model, x0, pixels, noise, steps, earliest=earliest(trained.recipe))
+        return flow(model, x0, pixels, noise, steps, earliest=first)
     # A noise predicted a little wrong is an image far out of bounds where there is hardly any signal.
     return vlb(
         Clipped(model, *trained.pixels.bounds),
         x0,
         pixels,
-        Uniform()(steps, model.schedule),
+        grid(steps, model.schedule, pixels, first),
         noise,
         _variance(trained),
     )
