@@ -2596,6 +2596,45 @@ MUTANTS = [
         "cli/test_bits.py::test_a_table_is_walked_by_its_entries_and_no_more",
     ),
     _(
+        "the flow begins in noise that hides narrow laws",
+        "likelihood.py",
+        "FIRST = 0.25",
+        "FIRST = 1.5",
+        "test_likelihood.py::test_on_each_recipes_schedule_the_flow_begins_where_narrow_laws_can_be_seen",
+    ),
+    _(
+        "bits of levels that training never draws",
+        "likelihood.py",
+        ".clamp(min=earliest)",
+        ".clamp(min=0)",
+        "test_likelihood.py::test_no_network_is_asked_at_times_that_training_does_not_draw",
+    ),
+    _(
+        "the bound pays for the place within a bin",
+        "likelihood.py",
+        "LAST = 0.7",
+        "LAST = 0.1",
+        "test_likelihood.py::test_on_each_recipes_schedule_the_bound_is_near_the_bits_of_narrow_laws",
+        "test_likelihood.py::test_on_continuous_schedules_the_gap_closes_with_the_steps",
+        "cli/test_bits.py::"
+        "test_bits_begin_at_the_noise_of_a_value_or_at_the_least_that_the_run_was_trained_on[vlb-0.7]",
+    ),
+    _(
+        "a table walked between its entries",
+        "likelihood.py",
+        "if isinstance(schedule, Linear):",
+        "if steps < 1:",
+        "test_likelihood.py::test_a_table_is_walked_over_its_entries",
+    ),
+    _(
+        "the command's flow at levels that were not trained",
+        "cli/likelihood.py",
+        "noise, steps, earliest=first)",
+        "noise, steps)",
+        "cli/test_bits.py::"
+        "test_bits_begin_at_the_noise_of_a_value_or_at_the_least_that_the_run_was_trained_on[ode-0.25]",
+    ),
+    _(
         "the flow in units of the model",
         "likelihood.py",
         "bits(units - last)",

@@ -4,7 +4,7 @@ import torch
 
 from ddim.oracles import Gaussian
 
-__all__ = ["Answers", "Gaussian", "TellsTime", "made", "normal", "shaken", "uniform"]
+__all__ = ["Answers", "Asked", "Gaussian", "TellsTime", "made", "normal", "shaken", "uniform"]
 
 
 class TellsTime:
@@ -12,6 +12,17 @@ class TellsTime:
 
     def __call__(self, t, at):
         return t.double()
+
+
+class Asked:
+    """A denoiser that keeps the `times` at which it is asked."""
+
+    def __init__(self, inner):
+        self.inner, self.schedule, self.times = inner, inner.schedule, []
+
+    def __call__(self, x_t, t):
+        self.times.append(t.item())
+        return self.inner(x_t, t)
 
 
 class Answers(torch.nn.Module):

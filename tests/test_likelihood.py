@@ -1,19 +1,24 @@
 """Bits per dimension against the exact likelihood of known laws."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from ddim.batches import earliest
+from ddim.config import Fixed
 from ddim.errors import UserError
 from ddim.grids import Uniform, UniformLogSNR
-from ddim.likelihood import check, flow, vlb
+from ddim.likelihood import check, flow, grid, vlb
 from ddim.noise import Noise
+from ddim.objective import UniformTimes
 from ddim.oracles import Gaussian, Mixture
 from ddim.pixels import Pixels
 from ddim.prediction import Prediction
+from ddim.recipes import find
 from ddim.schedules import Cosine, Level, Linear, LinearBeta
-from oracles import normal
+from oracles import Asked, normal
 
 PIXELS = {"fixed": Pixels.fixed(0.5, 0.5, 1), "measured": Pixels((0.45,), (0.12,))}
 every_pixels = pytest.mark.parametrize("pixels", PIXELS.values(), ids=PIXELS)
@@ -52,6 +57,18 @@ def _bin(x0, mean, std, pixels):
     return torch.special.ndtr((x0 + half - mean) / std) - torch.special.ndtr((x0 - half - mean) / std)
 
 
+def law_of_values(n, recipe, width):
+    """8-bit images normal about 127.5, the exact bits of each, and the law and pixels under a recipe."""
+    std = getattr(recipe.pixels, "std", 1.0)
+    # Of measured pixels the deviation that flowers have, in so many units.
+    pixels = Pixels.fixed(0.5, std if isinstance(recipe.pixels, Fixed) else 0.28 / std, 1)
+    values = (127.5 + width * normal(n, 1, 1, 2, seed=1)).round()
+    low, high = ((values - 127.5 + side) / width for side in (-0.5, 0.5))
+    exact = -(torch.special.ndtr(high) - torch.special.ndtr(low)).log2().flatten(1).mean(1)
+    denoise = Gaussian(recipe.schedule, 0.0, width / 255 / pixels.std[0])
+    return pixels.enter(values / 255), exact, denoise, pixels
+
+
 class KarrasLike:
     """Noise added to a signal that stays: never less than a tenth."""
 
@@ -80,6 +97,16 @@ class OneStream:
         return torch.randn(x.shape, generator=self.stream, dtype=x.dtype)
 
 
+class Even(OneStream):
+    """Of mean 0, variance 1 and no correlation with x over the images, of which a mean needs far fewer."""
+
+    def like(self, x):
+        noise, apart = super().like(x), x - x.mean(0)
+        noise -= noise.mean(0)
+        noise -= (noise * apart).sum(0) / apart.square().sum(0) * apart
+        return noise / noise.square().mean(0).sqrt()
+
+
 def within(found, exact, sigmas=3.0):
     """Whether the mean difference is no further from 0 than its standard errors, and by how many."""
     apart = found - exact
@@ -100,6 +127,67 @@ def test_the_flow_gives_the_exact_bits_of_a_law(schedule, trace, kind, pixels):
     # A law that is wrong by a fifth in its spread is told apart.
     wrong = flow(Gaussian(schedule, 0.1, 0.24), x0, pixels, Noise(range(n)), trace=trace)
     assert wrong.mean() > exact.mean() + 0.01
+
+
+@pytest.mark.parametrize(
+    "name, most",
+    # What the place within a bin costs is 0.015; the least noise of ddpm and edm-ve is wider than a bin.
+    [
+        *((name, 0.03) for name in ("fast", "smoke", "clear", "iddpm", "edm", "edm-vp", "edm-iddpm")),
+        ("ddpm", 0.075),
+        ("edm-ve", 0.41),
+    ],
+)
+def test_on_each_recipes_schedule_the_flow_begins_where_narrow_laws_can_be_seen(name, most):
+    """Of a law 1.8 values wide."""
+    n, recipe = 2000, find(name)
+    x0, exact, denoise, pixels = law_of_values(n, recipe, 1.8)
+    # The divergence of numbers that do not depend on each other is exact with any signs.
+    found = flow(denoise, x0, pixels, OneStream(), earliest=earliest(recipe))
+    assert -0.01 < (found - exact).mean() < most
+
+
+@pytest.mark.parametrize(
+    "name, most",
+    # Tables and edm-ve are what they are: their least noise is wider than a bin, or they begin far out.
+    [
+        *(("fast", 0.08), ("clear", 0.09), ("ddpm", 0.33), ("iddpm", 0.18), ("edm", 0.16)),
+        *(("edm-vp", 0.095), ("edm-ve", 0.52), ("edm-iddpm", 0.12)),
+    ],
+)
+def test_on_each_recipes_schedule_the_bound_is_near_the_bits_of_narrow_laws(name, most):
+    """Of a law 1.8 values wide, in 1000 steps."""
+    recipe = find(name)
+    x0, exact, denoise, pixels = law_of_values(1000, recipe, 1.8)
+    times = grid(1000, recipe.schedule, pixels, earliest(recipe))
+    assert 0 < (vlb(denoise, x0, pixels, times, Even()) - exact).mean() < most
+
+
+@pytest.mark.parametrize("name", ["fast", "clear", "edm", "edm-vp", "edm-ve", "edm-iddpm"])
+def test_on_continuous_schedules_the_gap_closes_with_the_steps(name):
+    """Of a law 25 values wide, with the small variance, whose gap steps alone make."""
+    recipe = find(name)
+    x0, exact, denoise, pixels = law_of_values(1000, recipe, 25.0)
+    few, many = (
+        (vlb(denoise, x0, pixels, grid(n, recipe.schedule, pixels), Even(), "small") - exact).mean()
+        for n in (250, 1000)
+    )
+    assert 0 < 3 * many < few
+
+
+def test_a_table_is_walked_over_its_entries():
+    table = Linear(20, clip="none", read="log_snr")
+    assert torch.equal(20 * grid(20, table, PIXELS["fixed"], 0.05), torch.arange(20.0, 0, -1).double())
+
+
+def test_no_network_is_asked_at_times_that_training_does_not_draw():
+    recipe = find("edm-vp")
+    recipe = replace(recipe, objective=replace(recipe.objective, times=UniformTimes(1e-3)))
+    x0, _, denoise, pixels = law_of_values(2, recipe, 1.8)
+    asked = Asked(denoise)
+    flow(asked, x0, pixels, OneStream(), earliest=earliest(recipe))
+    assert 1e-3 <= min(asked.times) < 1.02e-3
+    assert grid(20, recipe.schedule, pixels, earliest(recipe))[-1].item() == pytest.approx(min(asked.times))
 
 
 def test_of_dequantised_images_flow_and_bound_are_of_bins_of_a_256th():
@@ -129,7 +217,7 @@ def test_of_dequantised_images_flow_and_bound_are_of_bins_of_a_256th():
 
 
 @pytest.mark.parametrize(
-    "kind, pixels, grid",
+    "kind, pixels, levels",
     # The cleanest level about as noisy as a bin is wide: below, bits go to what no value tells.
     [
         ("gaussian", "fixed", UniformLogSNR(9.2)),
@@ -138,15 +226,15 @@ def test_of_dequantised_images_flow_and_bound_are_of_bins_of_a_256th():
     ],
     ids=str,
 )
-def test_the_bound_is_above_the_flow_and_its_gap_closes_with_the_steps(kind, pixels, grid):
+def test_the_bound_is_above_the_flow_and_its_gap_closes_with_the_steps(kind, pixels, levels):
     """With the small variance, whose gap is the larger, and so measured well."""
-    n, schedule, pixels = 24_000, LinearBeta(), PIXELS[pixels]
+    n, schedule, pixels = 2000, LinearBeta(), PIXELS[pixels]
     x0, exact = drawn(kind, n, pixels)
     denoise = law(kind, schedule)
     level = flow(denoise, x0, pixels, OneStream(), trace="exact")
     gaps = []
     for steps in (250, 1000):
-        found = vlb(denoise, x0, pixels, grid(steps, schedule), OneStream(), "small")
+        found = vlb(denoise, x0, pixels, levels(steps, schedule), Even(), "small")
         apart = found - level
         assert apart.mean() >= -3 * apart.std() / n**0.5
         gaps.append((found - exact).mean())
@@ -200,8 +288,14 @@ def test_the_rule_of_the_flow_is_of_order_four():
 
 @pytest.mark.parametrize("schedule", [Cosine(), Linear(), KarrasLike()], ids=lambda s: type(s).__name__)
 def test_a_schedule_that_is_never_clean_is_refused(schedule):
-    with pytest.raises(UserError, match=r"likelihood needs a schedule whose noise at t = 0 is at most 0\.05"):
+    with pytest.raises(UserError, match=r"likelihood needs .* whose least noise is at most 0\.05"):
         check(schedule)
+
+
+def test_a_schedule_that_is_not_trained_on_where_it_is_clean_is_refused():
+    check(LinearBeta(), 0.01)
+    with pytest.raises(UserError, match=r"at most 0\.05, .* got 0\.23"):
+        check(LinearBeta(), 0.07)
 
 
 def test_schedules_that_come_near_enough_are_taken():

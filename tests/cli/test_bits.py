@@ -15,13 +15,13 @@ from ddim.cli import main
 from ddim.cli.likelihood import _bits
 from ddim.generate import Trained
 from ddim.nn.ddpm_unet import DDPMUNetSpec
-from ddim.objective import Hybrid, TableTimes
+from ddim.objective import Hybrid, TableTimes, UniformTimes
 from ddim.oracles import Gaussian
 from ddim.pixels import Pixels
 from ddim.runtime import Runtime
 from ddim.schedules import Cosine, Linear, LinearBeta
 from ddim.training import train
-from oracles import normal
+from oracles import Asked, normal
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_a_mistake_is_one_sentence(run, capsys, tmp_path):
     assert tiny.BASE.schedule == Cosine()
     newest = checkpoint.newest(run / "checkpoints")
     for words, sentence in [
-        ([seed], "likelihood needs a schedule whose noise at t = 0 is at most 0.05"),
+        ([seed], "likelihood needs a schedule and times of training whose least noise is at most 0.05"),
         ([newest], "is a checkpoint, to which nothing can be added"),
         ([run, "-n", 0], "-n must be at least 1, got 0"),
         ([run, "--steps", 1], "the bound needs at least 2 steps, got 1"),
@@ -132,3 +132,23 @@ def test_the_bits_are_of_images_as_the_run_was_trained_on_them(dequantise):
     trained = Trained(None, Pixels.fixed(0.04, 0.01, 1), recipe, Runtime(), {}, Path(), "raw")
     apart = _bits(trained, law, values.byte(), "ode", 30, range(n)) - exact
     assert 0 < apart.mean() < 0.08
+
+
+@pytest.mark.parametrize(("method", "noise"), [("vlb", 0.7), ("ode", 0.25)])
+def test_bits_begin_at_the_noise_of_a_value_or_at_the_least_that_the_run_was_trained_on(method, noise):
+    schedule, values = LinearBeta(), torch.full((2, 1, 4, 4), 128, dtype=torch.uint8)
+    of_a_value = schedule.inverse(2 * torch.tensor(127.5 / noise).log()).item()
+    for low, least in ((0.0, of_a_value), (0.002, 0.002)):
+        objective = replace(tiny.BASE.objective, times=UniformTimes(low))
+        trained = Trained(
+            None,
+            Pixels.fixed(0.5, 0.5, 1),
+            replace(tiny.BASE, schedule=schedule, objective=objective),
+            Runtime(),
+            {},
+            Path(),
+            "raw",
+        )
+        law = Asked(Gaussian(schedule))
+        _bits(trained, law, values, method, 5, range(2))
+        assert min(law.times) == pytest.approx(least, rel=0.01)

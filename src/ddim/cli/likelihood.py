@@ -24,9 +24,9 @@ _EPILOG = """
 Bits per dimension say how short a lossless code for 8-bit images could be with this model: lower is better, 8
 is no model at all. Two models may be compared on the same images only.
 
-  --method vlb   the variational bound over --steps steps (default 1000, at most the entries of a table) of
-                 the model that ddpm samples from, with the variance that the network has learned, else the
-                 larger of the fixed ones (beta)
+  --method vlb   the variational bound over --steps steps (default 1000), equal in log-SNR or between
+                 entries of a table (at most all), of the model that ddpm samples from, with the variance that
+                 the network has learned, else the larger of the fixed ones (beta)
   --method ode   the density along the path of deterministic samplers, in --steps steps (default 50) of four
                  evaluations and as many derivatives
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
-    from ddim import labels, likelihood, tracking
+    from ddim import batches, labels, likelihood, tracking
     from ddim.codec import dump
     from ddim.data.order import order
     from ddim.data.transforms import batch
@@ -78,10 +78,10 @@ def run(args: argparse.Namespace) -> int:
     if args.n < 1:
         raise UserError(f"-n must be at least 1, got {args.n}")
     trained = load(args.run, args.weights, device=args.device)
-    likelihood.check(trained.model.schedule)
+    recipe = trained.recipe
+    likelihood.check(trained.model.schedule, batches.earliest(recipe))
     if args.data is None:
         check_own(trained, ": name some with --data")
-    recipe = trained.recipe
     data = replace(recipe.data, source=args.data or recipe.data.source, channels=trained.model.shape.channels)
     parts = opened(replace(recipe, data=data), None)
     if args.data is None:
@@ -145,22 +145,23 @@ def _bits(  # noqa: PLR0913  (a run, its model as it is asked, and what of)
     trained: Trained, model: Denoiser, images: Tensor, method: str, steps: int, seeds: range
 ) -> Tensor:
     """(B,) bits per dimension of images (B, C, H, W) uint8, one seed each; in float32 however trained."""
+    from ddim.batches import earliest
     from ddim.data.transforms import unit
-    from ddim.grids import Uniform
     from ddim.guidance import Clipped
-    from ddim.likelihood import flow, vlb
+    from ddim.likelihood import flow, grid, vlb
     from ddim.noise import Noise
 
     pixels, noise = trained.recipe.data.bins(trained.pixels), Noise(seeds)
     x0 = trained.runtime.images(pixels.enter(unit(images)))
+    first = earliest(trained.recipe)
     if method == "ode":
-        return flow(model, x0, pixels, noise, steps)
+        return flow(model, x0, pixels, noise, steps, earliest=first)
     # A noise predicted a little wrong is an image far out of bounds where there is hardly any signal.
     return vlb(
         Clipped(model, *trained.pixels.bounds),
         x0,
         pixels,
-        Uniform()(steps, model.schedule),
+        grid(steps, model.schedule, pixels, first),
         noise,
         _variance(trained),
     )
