@@ -2639,6 +2639,20 @@ MUTANTS = [
         "cli/test_labels_command.py::test_the_record_says_label_and_guidance_and_no_two_are_mixed",
     ),
     _(
+        "a mistyped folder begun in by a resume",
+        "cli/train.py",
+        "if not args.out.exists() and args.data is None and args.recipe is None:",
+        "if args.out.is_file():",
+        "cli/test_train.py::test_a_mistake_is_one_sentence_and_leaves_nothing",
+    ),
+    _(
+        "runs on other images told of where none fits",
+        "cli/train.py",
+        'if name != "data.source" and not why:',
+        "if not why:",
+        "cli/test_train.py::test_without_a_run_that_fits_a_new_one_begins_and_why_is_said",
+    ),
+    _(
         "a resume does not know the classes that the run has counted",
         "cli/train.py",
         'if wanted.data.labels and recipe.data.labels and not getattr(wanted.net, "classes", 0):',
