@@ -2460,6 +2460,13 @@ MUTANTS = [
         "training/test_run.py::test_a_mistake_is_one_sentence_and_leaves_nothing_behind",
     ),
     _(
+        "a batch beyond all memory begun",
+        "batches.py",
+        "if recipe.optim.batch > LARGEST:",
+        "if recipe.optim.batch > 10**9:",
+        "test_sweeps.py::test_a_combination_that_cannot_be_is_named",
+    ),
+    _(
         "pictures from before there was a schedule of sampling not added to",
         "cli/sample.py",
         "{**_implied(there), **there}",

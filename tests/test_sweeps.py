@@ -170,6 +170,7 @@ def test_without_the_networks_of_the_features_one_is_told_what_to_install(monkey
         ({"objective.error": "[l1,mze]", "seed": "[1,2]"}, "objective.error must be one of "),
         ({"objective.eror": "[l1,mse]", "seed": "[1,2]"}, "objective.eror is not a field of a recipe"),
         ({"optim.lr": "[1e-3,-1]", "seed": "[1,2]"}, "optim.lr must be above 0, got -1"),
+        ({"optim.batch": "[64,1000000]"}, "optim.batch must be at most 65,536 to be trained, got 1,000,000"),
     ],
 )
 def test_a_combination_that_cannot_be_is_named(fields, said):

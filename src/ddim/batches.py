@@ -16,10 +16,20 @@ from ddim.data.order import flips, indices
 from ddim.data.transforms import batch as gather
 from ddim.data.transforms import unit
 from ddim.denoiser import Denoiser, Model
+from ddim.errors import UserError
 from ddim.importance import Memory
 from ddim.noise import AUGMENT, GRAIN, LABEL, NOISE, stream
 from ddim.pixels import Pixels
 from ddim.runtime import Runtime
+
+LARGEST = 2**16
+"""Images of a batch, which is drawn at once, at most: many times those of any published diffusion model."""
+
+
+def check_batch(recipe: Recipe) -> None:
+    """UserError where a recipe wants batches that cannot be drawn; for what is about to be trained."""
+    if recipe.optim.batch > LARGEST:
+        raise UserError(f"optim.batch must be at most {LARGEST:,} to be trained, got {recipe.optim.batch:,}")
 
 
 @dataclass(frozen=True)

@@ -242,6 +242,7 @@ def recipe_of(base: Recipe, choice: trials.Choice) -> Recipe:
 
 
 def _with(base: Recipe, choice: trials.Choice) -> Recipe:
+    from ddim.batches import check_batch
     from ddim.codec import override
     from ddim.generate import check_levels
 
@@ -249,6 +250,7 @@ def _with(base: Recipe, choice: trials.Choice) -> Recipe:
         base = replace(base, images=None)
     recipe = override(base, choice)
     check_levels(recipe, recipe.report.steps)
+    check_batch(recipe)
     return _placed(recipe)
 
 

@@ -192,6 +192,10 @@ MISTAKES = {
     "threads": ({"machine": Machine("cpu", "fp32", threads=0)}, "threads must be at least 1"),
     "a recipe": ({"recipe": "fats"}, "perhaps you meant fast"),
     "levels it will not learn": ({"recipe": tiny.recipe(sampled_on="linear_in")}, "sampled_on must lead to"),
+    "a batch beyond memory": (
+        {"recipe": tiny.recipe(optim__batch="1e11")},
+        "optim.batch must be at most",
+    ),
     "a grid of other steps": ({"recipe": tiny.recipe(grid="listed", grid__times="1")}, "steps"),
 }
 

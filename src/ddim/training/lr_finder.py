@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ddim.batches import check_batch
 from ddim.config import Recipe
 from ddim.errors import UserError
 from ddim.plots import curves, save_figure
@@ -79,6 +80,7 @@ class Drawing(Callback):
 
 def find_rate(recipe: Recipe, machine: Machine, source: Path | None = None) -> Curve:
     """The range test of a recipe on its images, with a network of its own, begun as the run will begin."""
+    check_batch(recipe)
     parts = opened(recipe, None)
     runtime = choose(machine.device, machine.precision, machine.compiling, machine.threads)
     return range_test(begun(recipe, parts, runtime, parent_of(source)))

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ddim import checkpoint, tracking
+from ddim.batches import check_batch
 from ddim.codec import dump, write_recipe
 from ddim.codec import load as load_recipe
 from ddim.config import Fixed, Recipe, build
@@ -80,6 +81,7 @@ def train(
     # What would be refused once the images are decoded is refused before.
     check(machine.device, machine.precision, machine.threads)
     check_levels(chosen, chosen.report.steps)
+    check_batch(chosen)
     if out is not None and out.exists() and not _unborn(out):
         tracking.new_run_folder(out, "", "")
     parts = opened(chosen, progress)
