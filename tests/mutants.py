@@ -2460,6 +2460,13 @@ MUTANTS = [
         "training/test_run.py::test_a_mistake_is_one_sentence_and_leaves_nothing_behind",
     ),
     _(
+        "a signal not acted on where nobody can be told of it",
+        "training/run.py",
+        "with suppress(Exception):",
+        "with suppress(UserError):",
+        "training/test_signals.py::test_a_run_whose_terminal_is_gone_is_saved_all_the_same",
+    ),
+    _(
         "a batch beyond all memory begun",
         "batches.py",
         "if recipe.optim.batch > LARGEST:",
