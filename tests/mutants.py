@@ -2653,6 +2653,14 @@ MUTANTS = [
         "cli/test_labels_command.py::test_the_record_says_label_and_guidance_and_no_two_are_mixed",
     ),
     _(
+        "a mistyped flag takes the word after it",
+        "cli/__init__.py",
+        "if not is_field and (hint := near(name, known, 0.75)):",
+        "if not is_field and equals and (hint := near(name, known, 0.75)):",
+        "cli/test_main.py::test_a_mistake_is_one_line_and_exit_code_2",
+        "cli/test_train.py::test_a_mistake_is_one_sentence_and_leaves_nothing",
+    ),
+    _(
         "a mistyped folder begun in by a resume",
         "cli/train.py",
         "if not args.out.exists() and args.data is None and args.recipe is None:",

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.errors import UserError, near
+from ddim.errors import UserError
 
 if TYPE_CHECKING:
     from ddim.config import Recipe
@@ -136,14 +136,10 @@ def _recipe(args: argparse.Namespace) -> Recipe:
 
 def _changed(recipe: Recipe, args: argparse.Namespace) -> Recipe:
     """A recipe with what the options say of it."""
-    from dataclasses import fields, replace
+    from dataclasses import replace
 
     from ddim.codec import override
 
-    for name in args.fields:
-        hint = near(f"--{name}", args.options, 0.75)
-        if hint and name.split(".")[0] not in [f.name for f in fields(recipe)]:
-            raise UserError(f"--{name} is not an option{hint}")
     plain = {
         "data.source": args.data,
         "images": args.images,
