@@ -2653,6 +2653,13 @@ MUTANTS = [
         "cli/test_labels_command.py::test_the_record_says_label_and_guidance_and_no_two_are_mixed",
     ),
     _(
+        "a field of another kind guessed at",
+        "codec.py",
+        "name in [f.name for f in fields(other)]]",
+        "name in [f.name for f in fields(kind)]]",
+        "test_config.py::test_a_mistake_names_the_field_and_the_near_one",
+    ),
+    _(
         "a mistyped flag takes the word after it",
         "cli/__init__.py",
         "if not is_field and (hint := near(name, known, 0.75)):",

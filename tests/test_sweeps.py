@@ -160,7 +160,7 @@ def test_without_the_networks_of_the_features_one_is_told_what_to_install(monkey
         ({"net.groups": "[32,24]"}, "net.groups=24: net.width must be even"),
         (
             {"schedule": "[linear,cosine]", "schedule.clip": "powers"},
-            "schedule=cosine, schedule.clip=powers: schedule.clip is not a field of a recipe",
+            "schedule=cosine, schedule.clip=powers: schedule.clip is not a field of cosine",
         ),
         (
             {"optim.batch": "[64,65]", "optim.accumulate": "[1,2]"},

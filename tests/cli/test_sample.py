@@ -244,6 +244,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(words, said, run, tmp_path
 
 def test_a_typo_in_an_option_names_the_near_one(run, capsys):
     assert refused(capsys, run, "--stepz", "3").endswith("perhaps you meant --steps")
+    assert refused(capsys, run, "--clp", "yes").endswith("perhaps you meant --clip")
 
 
 def test_a_run_that_is_missing_or_empty_is_said_to_be(tmp_path, capsys):

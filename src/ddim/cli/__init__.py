@@ -125,7 +125,7 @@ def only(args: argparse.Namespace, command: str, *fields: str) -> None:
     """UserError where a field of a recipe is given that this command has no use for."""
     for name in args.fields:
         if name.split(".")[0] not in fields:
-            hint = near(f"--{name}", args.options)
+            hint = near(f"--{name}", [*args.options, *(f"--{field}" for field in fields)])
             applies = f"{' and '.join(fields)} {'apply' if len(fields) > 1 else 'applies'}"
             raise UserError(f"--{name} is no option of ddim {command}; of a recipe, only {applies}{hint}")
 
