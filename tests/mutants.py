@@ -2660,6 +2660,13 @@ MUTANTS = [
         "test_config.py::test_a_mistake_names_the_field_and_the_near_one",
     ),
     _(
+        "pictures of RUN/best named after its checkpoint",
+        "cli/sample.py",
+        'if path.parent.name == "checkpoints" else path',
+        "if path.parent.name == args.run.name else path",
+        "cli/test_sample.py::test_pictures_go_into_a_new_folder_each_time",
+    ),
+    _(
         "a mistyped flag takes the word after it",
         "cli/__init__.py",
         "if not is_field and (hint := near(name, known, 0.75)):",

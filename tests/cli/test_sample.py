@@ -1,7 +1,9 @@
 """`ddim sample`: files, seeds, records, mistakes."""
 
 import json
+import shutil
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,10 +180,13 @@ def test_weights_can_be_any_average_of_the_run(tmp_path, capsys):
 
 def test_pictures_go_into_a_new_folder_each_time(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for k in (1, 2):
-        assert main(["sample", str(run), "-n", "1", "--steps", "1"]) == 0
-        assert f"1 evaluations each: samples/one-{k}/grid.png" in capsys.readouterr().out
-    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["one-1", "one-2"]
+    newest = checkpoint.newest(run / "checkpoints")
+    alone = Path(shutil.copytree(newest, tmp_path / "alone"))
+    named = [(run, "one-1"), (run, "one-2"), (run / "best", "one-3"), (newest, "one-4"), (alone, "alone-1")]
+    for of, name in named:
+        assert main(["sample", str(of), "-n", "1", "--steps", "1"]) == 0
+        assert f"1 evaluations each: samples/{name}/grid.png" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "samples").iterdir()} == {name for _, name in named}
 
 
 def test_a_folder_with_files_of_ones_own_is_refused(run, tmp_path, capsys):
