@@ -184,7 +184,7 @@ def test_without_the_networks_of_the_features_one_is_told_what_to_install(monkey
         ({"net.groups": "[32,24]"}, "net.groups=24: net.width must be even"),
         (
             {"schedule": "[linear,cosine]", "schedule.clip": "powers"},
-            "schedule=cosine, schedule.clip=powers: schedule.clip is not a field of a recipe",
+            "schedule=cosine, schedule.clip=powers: schedule.clip is not a field of cosine",
         ),
         (
             {"optim.batch": "[64,65]", "optim.accumulate": "[1,2]"},
@@ -194,6 +194,7 @@ def test_without_the_networks_of_the_features_one_is_told_what_to_install(monkey
         ({"objective.error": "[l1,mze]", "seed": "[1,2]"}, "objective.error must be one of "),
         ({"objective.eror": "[l1,mse]", "seed": "[1,2]"}, "objective.eror is not a field of a recipe"),
         ({"optim.lr": "[1e-3,-1]", "seed": "[1,2]"}, "optim.lr must be above 0, got -1"),
+        ({"optim.batch": "[64,1000000]"}, "optim.batch must be at most 65,536 to be trained, got 1,000,000"),
     ],
 )
 def test_a_combination_that_cannot_be_is_named(fields, said):

@@ -57,7 +57,7 @@ def load(data: Any, wanted: Any = Recipe, path: str = "") -> Any:  # noqa: ANN40
     known = [f.name for f in fields(kind)]
     for key in given:
         if key not in known:
-            raise UserError(_unknown(f"{path}.{key}".lstrip("."), str(key), known, path))
+            raise UserError(_unknown(f"{path}.{key}".lstrip("."), str(key), kind, path, options))
     for f in fields(kind):
         if f.default is MISSING and f.name not in given:
             raise UserError(f"{path}.{f.name}".lstrip(".") + f" must be given for {name}")
@@ -151,7 +151,7 @@ def _set(tree: dict[str, Any], path: Sequence[str], new: Any) -> None:  # noqa: 
         kind = _kind(tree.get("kind", NAMES[options[0]]), wanted, above)
         known = [f.name for f in fields(kind)]
         if head not in known:
-            raise UserError(_unknown(whole, head, known, above))
+            raise UserError(_unknown(whole, head, kind, above, options))
         wanted = get_type_hints(kind)[head]
         if depth < len(path) - 1:
             below = (tree.get(head) or {}) if _kinds(wanted) else {}
@@ -184,17 +184,23 @@ def _kind(name: Any, wanted: Any, path: str) -> type:  # noqa: ANN401
     return KINDS[name]
 
 
-def _unknown(path: str, name: str, known: list[str], above: str) -> str:
-    """What to say of an unknown field: the near one here, else the near one anywhere in a recipe."""
+def _unknown(path: str, name: str, kind: type, above: str, options: list[type]) -> str:
+    """What to say of an unknown field: which other kinds, of the `options` there are, have it; else the near
+    one here; else, anywhere in a recipe, one of this name, of a word of it, or a near one.
+    """
+    if others := [NAMES[other] for other in options if name in [f.name for f in fields(other)]]:
+        return f"{path} is not a field of {NAMES[kind]}; it is one of {' and '.join(others)}"
+    known = [f.name for f in fields(kind)]
     here = difflib.get_close_matches(name, known, 1, 0.6)
     paths = [row[0] for row in flat(Recipe())]
-    same_end = [row for row in paths if row.split(".")[-1] == name]
+    words = (name, *name.split("_"))
+    same_end = [row for word in words for row in paths if row.split(".")[-1] == word]
     anywhere = same_end or difflib.get_close_matches(path, paths, 1, 0.6)
     if anywhere and not (here and above):
         return f"{path} is not a field of a recipe; perhaps you meant {anywhere[0]}"
     if here:
         return f"{path} is not a field of a recipe; perhaps you meant {f'{above}.{here[0]}'.lstrip('.')}"
-    return f"{path} is not a field of a recipe; possible here: {', '.join(known)}"
+    return f"{path} is not a field of a recipe; possible here: {', '.join(known) or 'none'}"
 
 
 def _scalar(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0911, PLR0912

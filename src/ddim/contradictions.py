@@ -1,4 +1,4 @@
-"""Fields of a recipe that contradict each other: refused where a training begins or is planned.
+"""Fields of a recipe that contradict each other, or any machine: refused where training begins or is planned.
 
 Such a recipe trains without a word, and not what it says. One that is stored is read all the same.
 """
@@ -13,6 +13,9 @@ from ddim.errors import UserError
 from ddim.objective import Hybrid
 from ddim.parameterisation import PredictsEDM
 from ddim.schedules import Linear
+
+LARGEST = 2**16
+"""Images of a batch, which is drawn at once, at most: many times those of any published diffusion model."""
 
 
 def check(recipe: Recipe, source: Recipe | None = None) -> None:
@@ -37,7 +40,9 @@ def check(recipe: Recipe, source: Recipe | None = None) -> None:
     outputs, classes = (getattr(recipe.net, name, least) for name, least in (("outputs", 1), ("classes", 0)))
     learned = getattr(recipe.sampler, "variance", "") == "learned"
     sampled = " --sampler.variance large" if learned else ""
+    batch = recipe.optim.batch
     rules = (
+        (batch > LARGEST, f"optim.batch must be at most {LARGEST:,} to be trained, got {batch:,}"),
         (outputs > 2, f"net.outputs must be 1, or 2 to predict a variance too, got {outputs}"),
         (
             outputs == 2 and not isinstance(recipe.objective, Hybrid),

@@ -86,6 +86,14 @@ def test_every_command_explains_each_option(name, capsys):
         (["train", "--minutes", "1", "--images", "2"], "--images: not allowed with argument --minutes"),
         (["train", "--optim.lr"], "--optim.lr needs a value"),
         (["train", "--optim.lr", "--recipe", "fast"], "--optim.lr needs a value"),
+        (["train", "tiny", "--find_lr"], "--find_lr is not an option; perhaps you meant --find-lr"),
+        (
+            ["train", "--find_lr", "--recipe", "fast"],
+            "--find_lr is not an option; perhaps you meant --find-lr",
+        ),
+        (["sample", "--fillm", "run"], "--fillm is not an option; perhaps you meant --film"),
+        (["train", "--xyzzy"], "--xyzzy is not an option"),
+        (["train", "--images=5", "--grid"], "--grid needs a value"),
         (["sample"], "the following arguments are required: RUN"),
     ],
 )

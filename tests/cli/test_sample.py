@@ -1,7 +1,9 @@
 """`ddim sample`: files, seeds, records, mistakes."""
 
 import json
+import shutil
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,10 +180,13 @@ def test_weights_can_be_any_average_of_the_run(tmp_path, capsys):
 
 def test_pictures_go_into_a_new_folder_each_time(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for k in (1, 2):
-        assert main(["sample", str(run), "-n", "1", "--steps", "1"]) == 0
-        assert f"1 evaluations each: samples/one-{k}/grid.png" in capsys.readouterr().out
-    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["one-1", "one-2"]
+    newest = checkpoint.newest(run / "checkpoints")
+    alone = Path(shutil.copytree(newest, tmp_path / "alone"))
+    named = [(run, "one-1"), (run, "one-2"), (run / "best", "one-3"), (newest, "one-4"), (alone, "alone-1")]
+    for of, name in named:
+        assert main(["sample", str(of), "-n", "1", "--steps", "1"]) == 0
+        assert f"1 evaluations each: samples/{name}/grid.png" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "samples").iterdir()} == {name for _, name in named}
 
 
 def test_a_folder_with_files_of_ones_own_is_refused(run, tmp_path, capsys):
@@ -226,7 +231,7 @@ def test_a_folder_holds_the_pictures_of_one_experiment(run, tmp_path, capsys):
         (["--weights", "best"], "weights must be ema or raw, got 'best'"),
         (["--device", "abacus"], "device must be one of auto, cpu"),
         (["--label", "xyzzy"], "--label cannot be used: the network of this run is told of no labels"),
-        (["--stepz", "3"], "--stepz is no option of ddim sample"),
+        (["--stepz", "3"], "--stepz is not an option; perhaps you meant --steps"),
         (
             ["--optim.lr", "3"],
             "--optim.lr is no option of ddim sample; of a recipe, only",
@@ -244,6 +249,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(words, said, run, tmp_path
 
 def test_a_typo_in_an_option_names_the_near_one(run, capsys):
     assert refused(capsys, run, "--stepz", "3").endswith("perhaps you meant --steps")
+    assert refused(capsys, run, "--clp", "yes").endswith("perhaps you meant --clip")
 
 
 def test_a_run_that_is_missing_or_empty_is_said_to_be(tmp_path, capsys):

@@ -157,10 +157,22 @@ def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, cap
         (["--size", "huge"], "data.size must be a number"),
         (["--seed", "4294967296"], "seed must lie in [0, 2^32), got 4294967296"),
         (["--optim.batch", "0"], "optim.batch must be above 0, got 0"),
+        (
+            ["--optim.batch", "100000000000"],
+            "optim.batch must be at most 65,536 to be trained, got 100,00",
+        ),
+        (
+            ["--optim.batch", "70000", "--find-lr"],
+            "optim.batch must be at most 65,536 to be trained, got 70,",
+        ),
         (["nowhere/"], ""),
         (["blosoms"], ""),
         (["--from", "nowhere"], "run nowhere is not a folder"),
         (["--from", "x", "--resume"], "--resume goes on with a run and --from starts a new one"),
+        (
+            ["--resume", "--out", "runs/mistyped"],
+            "--out runs/mistyped is not there to resume; to begin a run",
+        ),
         (["--device", "abacus"], "device must be one of auto, cpu"),
         (["--precision", "fp8"], "precision must be auto, fp32 or bf16, got 'fp8'"),
         (["--help-recipe", "fats"], "recipe must be one of"),
@@ -169,7 +181,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, cap
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(words, sentence, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    recipe = [] if {"--recipe", "--from", "--help-recipe"} & set(words) else ["--recipe", "smoke"]
+    recipe = [] if {"--recipe", "--from", "--help-recipe", "--resume"} & set(words) else ["--recipe", "smoke"]
     lines = said(capsys, [*words, *recipe], 2)
     assert len([line for line in lines if not line.startswith("reading images")]) == 1
     assert lines[-1].startswith(f"ddim: {sentence}")
@@ -309,12 +321,19 @@ def test_without_a_folder_the_newest_run_with_the_same_arguments_goes_on(here, c
     assert steps == {"r0": "05", "r1": "10", "r2": "10"}
 
 
-def test_without_a_run_that_fits_a_new_one_begins(here, capsys):
-    unfinished(here / "runs" / "other", 1)
-    words = ["blossoms:40", "--recipe", "tiny.yaml", "--seed", "9", "--resume", *FAST]
-    lines = said(capsys, words, 0)
+def test_without_a_run_that_fits_a_new_one_begins_and_why_is_said(here, capsys):
+    words = ["blossoms:40", "--recipe", "tiny.yaml", "--resume", *FAST]
+    assert said(capsys, [*words, "--images", "8"], 0)[0] == "no run in runs/ fits; a new run begins"
+    assert said(capsys, words, 0)[0].startswith(
+        "no run in runs/ fits: runs/blossoms-tiny-1 has images = 8, not "
+    )
+    lines = said(capsys, [*words, "--seed", "9"], 0)
+    assert lines[0] == "no run in runs/ fits: runs/blossoms-tiny-2 has seed = 0, not 9; a new run begins"
     assert not any("going on" in line for line in lines)
-    assert len(list((here / "runs").iterdir())) == 2
+    assert len(list((here / "runs").iterdir())) == 3
+    # A run on other images is not what was looked for.
+    lines = said(capsys, ["blossoms:24", *words[1:], "--seed", "9"], 0)
+    assert lines[0] == "no run in runs/ fits; a new run begins"
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -322,7 +341,8 @@ def test_a_run_without_a_checkpoint_starts_afresh(there, here, finished, capsys)
     if there:
         unfinished(here / "run", 0, step=1)
     words = ["blossoms:40", "--recipe", "tiny.yaml", "--resume", "--out", "run", *FAST]
-    said(capsys, words, 0)
+    lines = said(capsys, words, 0)
+    assert ("--out run holds no run to resume; a new run begins" in lines) is not there
     assert tiny.digests(here / "run") == tiny.digests(finished)
     assert tiny.metrics(here / "run") == tiny.metrics(finished)
 

@@ -200,6 +200,10 @@ MISTAKES = {
         {"recipe": tiny.recipe(schedule="linear", conditioning="timestep", conditioning__entries=100)},
         "schedule.entries and conditioning.entries must be one number",
     ),
+    "a batch beyond memory": (
+        {"recipe": tiny.recipe(optim__batch="1e11")},
+        "optim.batch must be at most",
+    ),
     "a grid of other steps": ({"recipe": tiny.recipe(grid="listed", grid__times="1")}, "steps"),
 }
 

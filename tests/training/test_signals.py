@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -67,16 +68,32 @@ def test_a_signal_in_the_last_step_comes_too_late(tmp_path):
     assert checkpoint.newest(folder / "checkpoints").name == "step-000000010"
 
 
-def test_a_second_signal_acts_at_once(tmp_path):
+def test_a_second_signal_acts_at_once_and_the_first_says_so(tmp_path, capsys):
     def twice(training):
         signal.raise_signal(signal.SIGINT)
         assert training.step == 3
+        assert "once more stops at once" in capsys.readouterr().err
         signal.raise_signal(signal.SIGINT)
 
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(3, twice)])
     assert checkpoint.newest(folder / "checkpoints") is None
+
+
+def test_a_run_whose_terminal_is_gone_is_saved_all_the_same(tmp_path, monkeypatch):
+    class Gone:
+        def write(self, text):
+            raise BrokenPipeError
+
+    def stop(training):
+        monkeypatch.setattr(sys, "stderr", Gone())
+        signal.raise_signal(signal.SIGTERM)
+
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(3, stop)])
+    assert checkpoint.newest(folder / "checkpoints").name == "step-000000003"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -94,6 +111,7 @@ def test_the_command_exits_with_the_code_of_the_signal(number, code, tmp_path):
         said = process.stderr.read().splitlines()
         assert process.wait(30) == code
     assert time.monotonic() - began < 10
+    assert said.count("finishing this step and saving; once more stops at once") == 1
     assert said[-1] == f"ddim: stopped and saved; `--resume` goes on with {tmp_path / 'run'}"
     assert not [line for line in said if "Traceback" in line]
     checkpoint.verify(checkpoint.newest(tmp_path / "run" / "checkpoints"))

@@ -101,18 +101,31 @@ def _fields(words: list[str], parser: argparse.ArgumentParser) -> tuple[list[str
         if not name.startswith("--") or name in known or name == "--":
             rest.append(word)
             continue
+        field = name[2:].replace("-", "_")
+        is_field = field.split(".")[0] in _heads()
+        if not is_field and (hint := near(name, known, 0.75)):
+            raise UserError(f"{name} is not an option{hint}")
         given = value if equals else next(following, None)
         if given is None or (not equals and given.startswith("--")):
-            raise UserError(f"{name} needs a value")
-        fields[name[2:].replace("-", "_")] = given
+            raise UserError(f"{name} needs a value" if is_field else f"{name} is not an option")
+        fields[field] = given
     return rest, fields
+
+
+def _heads() -> list[str]:
+    """The fields of a recipe, without those below them."""
+    from dataclasses import fields
+
+    from ddim.config import Recipe
+
+    return [f.name for f in fields(Recipe)]
 
 
 def only(args: argparse.Namespace, command: str, *fields: str) -> None:
     """UserError where a field of a recipe is given that this command has no use for."""
     for name in args.fields:
         if name.split(".")[0] not in fields:
-            hint = near(f"--{name}", args.options)
+            hint = near(f"--{name}", [*args.options, *(f"--{field}" for field in fields)])
             applies = f"{' and '.join(fields)} {'apply' if len(fields) > 1 else 'applies'}"
             raise UserError(f"--{name} is no option of ddim {command}; of a recipe, only {applies}{hint}")
 

@@ -198,4 +198,7 @@ def _folder(args: argparse.Namespace, record: dict[str, Any]) -> tuple[Path, lis
                 f"--out {out} holds pictures of another run or way of sampling; name a new folder"
             )
         before = there["seeds"]
-    return writable(out, "samples", args.run.resolve().name), before
+    # Of RUN/best and of a checkpoint of a run it is the run that a user knows by name.
+    path = Path(record["checkpoint"]["path"]).resolve()
+    named = path.parent.parent if path.parent.name == "checkpoints" else path
+    return writable(out, "samples", named.name), before

@@ -6,9 +6,9 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ddim.errors import UserError, near
+from ddim.errors import UserError
 
 if TYPE_CHECKING:
     from ddim.config import Recipe
@@ -64,7 +64,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     budget.add_argument("--images", metavar="N", help="how many images to see, instead of --minutes")
     parser.add_argument("--size", metavar="64|64x96", help="height x width in pixels (default: the recipe's)")
     parser.add_argument("--seed", metavar="S", help="of weights, order, noise and split (default 0)")
-    parser.add_argument("--resume", action="store_true", help="go on with --out, or the newest run that fits")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with --out, or the newest run that fits, or begin one"
+    )
     parser.add_argument(
         "--from", dest="source", type=Path, metavar="RUN", help="start from that run's weights"
     )
@@ -86,18 +88,21 @@ def run(args: argparse.Namespace) -> int:
     if args.help_recipe:
         return _help_recipe(args.help_recipe)
     # Here, so that --help answers without torch.
-    from ddim.cli.console import Console, decoding
+    from ddim.cli.console import Console, decoding, say
     from ddim.training import Machine, resume, train
 
     if args.resume and args.source:
         raise UserError("--resume goes on with a run and --from starts a new one: give one of them")
+    why = ""
     if args.resume:
-        folder = _to_resume(args)
+        folder, why = _to_resume(args)
         if folder is not None:
             with Console() as console:
                 resume(folder, callbacks=[console], progress=decoding())
             return console.done(folder)
     recipe = _recipe(args)
+    if why:
+        say(f"{why}; a new run begins")
     machine = Machine(args.device, args.precision, args.compiling, args.threads)
     drawings: list[Callback] = []
     if args.find_lr:
@@ -131,14 +136,10 @@ def _recipe(args: argparse.Namespace) -> Recipe:
 
 def _changed(recipe: Recipe, args: argparse.Namespace) -> Recipe:
     """A recipe with what the options say of it."""
-    from dataclasses import fields, replace
+    from dataclasses import replace
 
     from ddim.codec import override
 
-    for name in args.fields:
-        hint = near(f"--{name}", args.options, 0.75)
-        if hint and name.split(".")[0] not in [f.name for f in fields(recipe)]:
-            raise UserError(f"--{name} is not an option{hint}")
     plain = {
         "data.source": args.data,
         "images": args.images,
@@ -151,30 +152,47 @@ def _changed(recipe: Recipe, args: argparse.Namespace) -> Recipe:
     return override(recipe, {**args.fields, **{n: value for n, value in plain.items() if value is not None}})
 
 
-def _to_resume(args: argparse.Namespace) -> Path | None:
-    """The run that --resume means; None to start afresh. UserError where the options contradict --out."""
+def _to_resume(args: argparse.Namespace) -> tuple[Path | None, str]:
+    """The run that --resume means; or None, to start afresh, and why. UserError where --out cannot be it."""
     if args.out is not None:
-        if not (args.out / "run.json").is_file():
-            if (args.out / "checkpoints").is_dir():
+        if (args.out / "run.json").is_file():
+            if found := _differing(args.out, args):
+                name, value, other = found
                 raise UserError(
-                    f"--out {args.out} holds weights, as an imported run does, and no training to resume: "
-                    f"start a new run from them with --from {args.out}"
+                    f"run {args.out} has {name} = {value}, which {name} = {other} contradicts; "
+                    "resume without it, or start a new run"
                 )
-            return None
-        _check(args.out, args)
-        return args.out
+            return args.out, ""
+        if (args.out / "checkpoints").is_dir():
+            raise UserError(
+                f"--out {args.out} holds weights, as an imported run does, and no training to resume: "
+                f"start a new run from them with --from {args.out}"
+            )
+        # A command line that says what to train is one to repeat until it is done.
+        if not args.out.exists() and args.data is None and args.recipe is None:
+            raise UserError(f"--out {args.out} is not there to resume; to begin a run there, name its DATA")
+        return None, f"--out {args.out} holds no run to resume"
     runs = sorted(Path("runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    why = ""
     for folder in (path.parent for path in runs):
         try:
-            _check(folder, args)
+            found = _differing(folder, args)
         except UserError:
             continue
-        return folder
-    return None
+        if not found:
+            return folder, ""
+        name, value, other = found
+        # Of the newest on the same images: more were a list of all that was ever trained.
+        if name != "data.source" and not why:
+            why = f": {folder} has {name} = {value}, not {other}"
+    return None, f"no run in runs/ fits{why}"
 
 
-def _check(folder: Path, args: argparse.Namespace) -> None:
-    """UserError where the options are not those of the run, or its recipe cannot be read."""
+def _differing(folder: Path, args: argparse.Namespace) -> tuple[str, Any, Any] | None:
+    """A field or choice in which the options are not the run: its name, value, and what is asked for.
+
+    Of several the images come first. None where they fit; UserError where the recipe cannot be read.
+    """
     from dataclasses import replace
 
     from ddim.codec import flat, load, override
@@ -202,12 +220,8 @@ def _check(folder: Path, args: argparse.Namespace) -> None:
     given = {"device": args.device, "precision": args.precision}
     given |= {"compile": args.compiling, "threads": args.threads}
     pairs += [(n, facts["runtime"][n], value) for n, value in given.items() if value not in (None, "auto")]
-    for name, value, other in pairs:
-        if value != other:
-            raise UserError(
-                f"run {folder} has {name} = {value}, which {name} = {other} contradicts; "
-                "resume without it, or start a new run"
-            )
+    pairs.sort(key=lambda pair: pair[0] != "data.source")
+    return next((pair for pair in pairs if pair[1] != pair[2]), None)
 
 
 def _with_found_rate(recipe: Recipe, machine: Machine, source: Path | None) -> tuple[Recipe, Callback]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -271,6 +272,9 @@ def _signals() -> Iterator[list[int]]:
         caught.append(number)
         for kind, before in saved.items():
             signal.signal(kind, before)
+        # It may have come in the middle of another line: the run is saved, whatever becomes of this one.
+        with suppress(Exception):
+            sys.stderr.write("finishing this step and saving; once more stops at once\n")
 
     saved = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
     for kind in saved:
