@@ -22,6 +22,7 @@ from ddim.noise import AUGMENT, GRAIN, LABEL, NOISE, stream
 from ddim.pixels import Pixels
 from ddim.runtime import Runtime
 
+
 @dataclass(frozen=True)
 class Batch:
     """What is drawn for one update of B images, for all at once: how they are divided must not change it.
