@@ -788,6 +788,15 @@ MUTANTS = [
         "samplers/test_state.py::test_the_picture_is_the_clean_image_at_the_state",
         "test_denoiser.py::test_a_picture_of_n_levels_costs_n_evaluations",
     ),
+    _(
+        "the size of a mask is asked before it is known to be an image",
+        "cli/inpaint.py",
+        "    hole = (editing.read(work, [args.mask], 1) > 0.5).float()\n"
+        "    sizes = [editing.size_of(path) for path in (args.image, args.mask)]\n",
+        "    sizes = [editing.size_of(path) for path in (args.image, args.mask)]\n"
+        "    hole = (editing.read(work, [args.mask], 1) > 0.5).float()\n",
+        "cli/test_edits.py::test_a_mask_that_is_no_image_is_refused_as_an_image_is",
+    ),
     # Networks
     _(
         "skips first in, first out",

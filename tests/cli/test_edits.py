@@ -172,6 +172,17 @@ def test_mistakes_are_one_sentence(run, photo, tmp_path, capsys):
     assert "holds files already" in refused(capsys, "invert", run, photo, "--out", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "name, reason",
+    [("none.png", "read: No such file"), ("folder", "read: Is a directory"), ("words.png", "used: holds no")],
+)
+def test_a_mask_that_is_no_image_is_refused_as_an_image_is(name, reason, run, photo, tmp_path, capsys):
+    (tmp_path / "words.png").write_text("no image")
+    (tmp_path / "folder").mkdir()
+    said = refused(capsys, "inpaint", run, photo, "--mask", tmp_path / name)
+    assert f"{str(tmp_path / name)!r} cannot be {reason}" in said
+
+
 def test_a_schedule_that_is_never_clean_is_named(run, tmp_path, photo, capsys):
     _, said = made(capsys, "invert", run, tmp_path / "noisy", photo)
     assert "at t = 0 this run's schedule still holds noise, sigma = 0.31" in said

@@ -158,7 +158,7 @@ def read(work: Work, paths: Sequence[Path], channels: int | None = None) -> Tens
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Height and width of an image file, upright."""
+    """Height and width, upright, of an image file that `read` could read."""
     from ddim.data.decode import header
 
     found = header(path.read_bytes())

@@ -50,11 +50,11 @@ def run(args: argparse.Namespace) -> int:
     check_seeds((seeds[0], seeds[-1]))
     work = editing.opened(args, "inpaint")
     image = editing.read(work, [args.image])
+    hole = (editing.read(work, [args.mask], 1) > 0.5).float()
     sizes = [editing.size_of(path) for path in (args.image, args.mask)]
     if sizes[0] != sizes[1]:
         (h, w), (mask_h, mask_w) = sizes
         raise UserError(f"--mask must be of the size of the image, {h}x{w}, got {mask_h}x{mask_w}")
-    hole = (editing.read(work, [args.mask], 1) > 0.5).float()
     if not 0 < hole.mean() < 1:
         raise UserError(f"--mask {str(args.mask)!r} must have white to paint, and black to keep")
     model, made = work.model, []
