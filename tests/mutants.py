@@ -680,6 +680,14 @@ MUTANTS = [
         "range(n)",
         "test_generate.py::test_seeds_count_upwards_from_the_one_given",
     ),
+    _(
+        "a run that broke down keeps a checkpoint that it never wrote",
+        "training/run.py",
+        'if checkpoint.newest(folder / "checkpoints"):',
+        "if True:",
+        "training/test_not_finite.py::"
+        "test_a_run_that_broke_down_before_its_first_checkpoint_says_that_there_is_none",
+    ),
     # Guidance and editing
     _(
         "guidance from the strong towards the weak",

@@ -30,7 +30,7 @@ from ddim.runtime import Runtime, check, choose, find_device
 from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid
 from ddim.training.engine import LocalEngine
 from ddim.training.judge import Judge, judge
-from ddim.training.loop import Plan, Split, Training
+from ddim.training.loop import NotFinite, Plan, Split, Training
 
 RUN = "run.json"
 """The file that makes a folder a run: what it is and where it began."""
@@ -200,7 +200,10 @@ def _fit(
             hook.begin(training, folder)
         clock = _Clock(training, began)
         while not training.finished and not caught:
-            values = training.advance()
+            try:
+                values = training.advance()
+            except NotFinite as error:
+                raise NotFinite(f"{error}: {_left(folder)}") from None
             for hook in hooks:
                 hook.stepped(training, values)
             if training.plan.total is None and clock.ready():
@@ -216,6 +219,13 @@ def _fit(
             hook.end(training)
     if caught and not training.finished:
         raise Interrupted(caught[0], folder)
+
+
+def _left(folder: Path) -> str:
+    """What is there of a run that broke down, and what may help."""
+    if checkpoint.newest(folder / "checkpoints"):
+        return "the last good checkpoint is kept; a lower optim.lr or --precision fp32 may help"
+    return "no checkpoint was written yet; start a new run with a lower optim.lr or --precision fp32"
 
 
 def _event(training: Training, judged: Judge, hooks: Sequence[Callback]) -> None:
