@@ -1957,6 +1957,21 @@ MUTANTS = [
         "each[k, part.flip(0)] =",
         "training/test_loop.py::test_the_errors_by_log_snr_are_those_of_each_image_alone",
     ),
+    _(
+        "images of a run that are gone are taken for a mistyped name",
+        "own_images.py",
+        "if not there(source):",
+        "if not source:",
+        "training/test_resume.py::test_a_run_whose_images_are_gone_says_where_they_were_expected",
+        "cli/test_diagnose.py::test_commands_that_look_at_the_images_of_a_run_say_where_they_are_not",
+    ),
+    _(
+        "a run that starts again does not say that its images are gone",
+        "training/run.py",
+        "begun(recipe, _again(folder, recipe, progress), Runtime",
+        "begun(recipe, opened(recipe, progress), Runtime",
+        "training/test_resume.py::test_a_run_whose_images_are_gone_says_where_they_were_expected",
+    ),
     # The networks of the literature, the recipe ddpm, diffusers
     _(
         "scale taken for shift in the blocks of improved DDPM",
@@ -2697,8 +2712,8 @@ MUTANTS = [
     _(
         "a typing error taken for images that need a reference",
         "evaluation.py",
-        "if not source.expanduser().exists() and",
-        "if False and",
+        "if not there(str(source)):",
+        "if not source:",
         "cli/test_evaluate.py::test_mistakes_are_one_sentence",
     ),
     _(

@@ -27,8 +27,8 @@ from ddim import checkpoint, labels, scores, tracking
 from ddim.config import Data
 from ddim.data import Images, open_images
 from ddim.data.decode import UnusableError, header
-from ddim.data.find import NAMES
 from ddim.data.find import find as find_source
+from ddim.data.find import there
 from ddim.data.source import Member
 from ddim.data.transforms import batch as gather
 from ddim.errors import UserError
@@ -211,7 +211,7 @@ def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progr
     label, guidance = labels.find(pictures.label, trained.recipe, trained.state["classes"]), pictures.guidance
     labels.check(trained.recipe, label, guidance)
     if reference.data is None:
-        check_own(trained, ": name a reference with --data")
+        check_own(trained, "name a reference with --data")
     data = replace(trained.recipe.data, channels=trained.model.shape.channels)
     against = chosen(reference, data, trained.recipe.seed, partial(progress, "images"))
     if reference.data is None:
@@ -230,7 +230,7 @@ def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progr
 
 def _of_images(source: Path, _: Pictures, reference: Reference, progress: Progress) -> _Subject:
     if reference.data is None:
-        if not source.expanduser().exists() and str(source).partition(":")[0] not in NAMES:
+        if not there(str(source)):
             raise UserError(f"{source} does not exist: name a run or a folder or archive of images")
         raise UserError(f"{source} is no run, so --data must say what images it is judged against")
     tell = partial(progress, "images")

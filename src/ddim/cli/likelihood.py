@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     trained = load(args.run, args.weights, device=args.device)
     likelihood.check(trained.model.schedule)
     if args.data is None:
-        check_own(trained, ": name some with --data")
+        check_own(trained, "name images with --data")
     recipe = trained.recipe
     data = replace(recipe.data, source=args.data or recipe.data.source, channels=trained.model.shape.channels)
     parts = opened(replace(recipe, data=data), None)

@@ -24,6 +24,7 @@ from ddim.errors import UserError
 from ddim.generate import Trained, check_levels, load
 from ddim.labels import filled
 from ddim.noise import Noise
+from ddim.own_images import check_there
 from ddim.pixels import Pixels
 from ddim.recipes import find
 from ddim.runtime import Runtime, check, choose, find_device
@@ -103,7 +104,7 @@ def resume(
     """Go on with a run as if it had never been stopped; return its folder.
 
     The machine's choices are read, not made again. A finished run is left as it is. UserError where the
-    folder is no run, or its images have changed.
+    folder is no run, or its images have changed or are not there.
     """
     began = time.monotonic()
     if not (folder / RUN).is_file():
@@ -119,7 +120,9 @@ def resume(
         pixels = Pixels(tuple(state["pixels"]["mean"]), tuple(state["pixels"]["std"]))
         find_device(runtime.device)
         runtime.start()
-        training = Training(recipe, opened(recipe, progress), pixels, LocalEngine(runtime), Plan(None))
+        training = Training(
+            recipe, _again(folder, recipe, progress), pixels, LocalEngine(runtime), Plan(None)
+        )
         names = training.tensors()
         training.restore({name: checkpoint.read_tensors(path, name) for name in names}, state)
         if not training.finished:
@@ -143,7 +146,7 @@ def _afresh(
             f"run {source} is at another checkpoint than when {folder} began from it, which cannot begin so "
             "again: start a new run with --from"
         )
-    training = begun(recipe, opened(recipe, progress), Runtime(**facts["runtime"]), parent)
+    training = begun(recipe, _again(folder, recipe, progress), Runtime(**facts["runtime"]), parent)
     parent = None  # a second network need not be kept
     _fit(training, judge(training), folder, callbacks, None, began)
     return folder
@@ -289,6 +292,12 @@ def opened(recipe: Recipe, progress: Callable[[int, int], None] | None) -> Split
     d = recipe.data
     images = open_images(d.source, d.size, d.channels, progress=progress)
     return Split(images, *split(images, d.valid, recipe.seed))
+
+
+def _again(folder: Path, recipe: Recipe, progress: Callable[[int, int], None] | None) -> Split:
+    """The images of a run that goes on. UserError where they are not there."""
+    check_there(folder, recipe.data.source)
+    return opened(recipe, progress)
 
 
 def pixels_of(recipe: Recipe, parts: Split) -> Pixels:
