@@ -1512,6 +1512,13 @@ MUTANTS = [
         "- width + 1, width)",
         "test_reports.py::test_a_grid_is_cut_into_the_pictures_that_it_was_laid_of",
     ),
+    _(
+        "a folder of a sweep that cannot be made is an error of ours",
+        "sweeps.py",
+        '        writable(out, "", "")\n',
+        "        out.mkdir(parents=True, exist_ok=True)\n",
+        "test_sweeps.py::test_a_folder_of_something_else_is_left_alone",
+    ),
     # Evaluations: records, references, comparisons
     _(
         "weights of the extractor not compared",

@@ -222,6 +222,12 @@ def test_a_folder_that_holds_anything_is_refused_before_anything_is_read(tmp_pat
     assert (tmp_path / "note.txt").read_text() == "mine"
 
 
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="file cannot be made a folder: File exists"):
+        train(None, tiny.recipe(), out=tmp_path / "file" / "run", machine=tiny.MACHINE)
+
+
 def test_an_empty_folder_is_used(tmp_path):
     assert train(None, tiny.recipe(images=8), out=tmp_path, machine=tiny.MACHINE) == tmp_path
     assert (tmp_path / "run.json").is_file()

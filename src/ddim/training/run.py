@@ -82,7 +82,7 @@ def train(
     check(machine.device, machine.precision, machine.threads)
     check_levels(chosen, chosen.report.steps)
     if out is not None and out.exists() and not _unborn(out):
-        tracking.new_run_folder(out, "", "")
+        tracking.check_unused(out, ", or go on with --resume")
     parts = opened(chosen, progress)
     m = machine
     runtime = choose(m.device, m.precision, m.compiling, m.threads, _seconds(chosen, parts))
