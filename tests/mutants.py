@@ -805,6 +805,13 @@ MUTANTS = [
         "    hole = (editing.read(work, [args.mask], 1) > 0.5).float()\n",
         "cli/test_edits.py::test_a_mask_that_is_no_image_is_refused_as_an_image_is",
     ),
+    _(
+        "an edit makes its folder before it knows the mask",
+        "cli/inpaint.py",
+        '    work = editing.opened(args, "inpaint")\n',
+        '    work = editing.opened(args, "inpaint")\n    args.out = editing.folder(args.out, "inpaint")\n',
+        "cli/test_edits.py::test_what_is_refused_leaves_no_folder",
+    ),
     # Networks
     _(
         "skips first in, first out",

@@ -183,6 +183,21 @@ def test_a_mask_that_is_no_image_is_refused_as_an_image_is(name, reason, run, ph
     assert f"{str(tmp_path / name)!r} cannot be {reason}" in said
 
 
+def test_what_is_refused_leaves_no_folder(run, photo, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (90, 48)).save("black.png")
+    before = sorted(tmp_path.iterdir())
+    for words in (
+        ["invert", run, "none.png"],
+        ["vary", run, "none.png"],
+        ["interpolate", run, photo, "none.png"],
+        ["inpaint", run, photo, "--mask", "none.png"],
+        ["inpaint", run, photo, "--mask", "black.png"],
+    ):
+        refused(capsys, *words)
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_a_schedule_that_is_never_clean_is_named(run, tmp_path, photo, capsys):
     _, said = made(capsys, "invert", run, tmp_path / "noisy", photo)
     assert "at t = 0 this run's schedule still holds noise, sigma = 0.31" in said

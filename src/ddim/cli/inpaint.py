@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--mask must be of the size of the image, {h}x{w}, got {mask_h}x{mask_w}")
     if not 0 < hole.mean() < 1:
         raise UserError(f"--mask {str(args.mask)!r} must have white to paint, and black to keep")
-    model, made = work.model, []
+    model, made, out = work.model, [], editing.folder(args.out, "inpaint")
     painter = Inpaint(work.enter(image), hole, args.resample)
     for mine, filled, blank in batches(work.trained, seeds):
         noise = Noise(filled)
@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     # The bytes of the image itself, not what is left of them after two changes of unit.
     painted = painted * hole + image * (1 - hole)
     work.save(
+        out,
         {"image": image, "hole": image * (1 - hole) + hole, "painted": painted},
         {"image": str(args.image), "mask": str(args.mask), "resample": args.resample, "seed": args.seed},
     )
-    return editing.said(work, f"{args.n} pictures")
+    return editing.said(out, f"{args.n} pictures")

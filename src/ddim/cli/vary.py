@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     check_seeds((seeds[0], seeds[-1]))
     work = editing.opened(args, "vary")
     image = editing.read(work, [args.image])
-    model, made = work.model, []
+    model, made, out = work.model, [], editing.folder(args.out, "vary")
     for mine, filled, blank in batches(work.trained, seeds):
         x0 = blank + work.enter(image).to(blank)
         with work.precise():
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
             made.append(work.leave(picture(model, last(states)))[: len(mine)])
     pictures = torch.cat(made)
     work.save(
+        out,
         {"image": image, "varied": pictures},
         {
             "image": str(args.image),
@@ -64,4 +65,4 @@ def run(args: argparse.Namespace) -> int:
             "times": [args.strength, *work.times[work.times < args.strength].tolist()],
         },
     )
-    return editing.said(work, f"{args.n} pictures")
+    return editing.said(out, f"{args.n} pictures")
