@@ -137,6 +137,13 @@ MUTANTS = [
         "if best > 0.98 * before:",
         "test_grid_search.py::test_a_search_ends_where_nothing_is_left_to_gain",
     ),
+    _(
+        "numbers that fill the memory",
+        "errors.py",
+        "if not least <= value <= 10**6:",
+        "if not least <= value:",
+        "test_grids.py::test_no_steps_and_more_than_fit_into_memory_are_refused",
+    ),
     # Noise and pixels
     _(
         "one stream for the whole batch",
@@ -687,6 +694,13 @@ MUTANTS = [
         "if True:",
         "training/test_not_finite.py::"
         "test_a_run_that_broke_down_before_its_first_checkpoint_says_that_there_is_none",
+    ),
+    _(
+        "more threads than a process can have",
+        "runtime.py",
+        "not 1 <= threads <= MOST_THREADS",
+        "threads < 1",
+        "training/test_run.py::test_a_mistake_is_one_sentence_and_leaves_nothing_behind",
     ),
     # Guidance and editing
     _(

@@ -31,7 +31,7 @@ from ddim.data.find import find as find_source
 from ddim.data.find import there
 from ddim.data.source import Member
 from ddim.data.transforms import batch as gather
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 from ddim.files import make, sweep, sync, whole
 from ddim.generate import Trained, as_asked, generate, load, parts
 from ddim.labels import Label
@@ -76,8 +76,7 @@ class Pictures:
     guidance: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"steps must be at least 1, got {self.steps}")
+        amount("steps", self.steps)
         if self.n < LEAST:
             raise UserError(f"n must be at least {LEAST} pictures, got {self.n}")
         check_seeds([self.seed, self.seed + self.n - 1])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ddim.bound import Variance, bits, picture_bits, prior_bits, step_bits, steps
 from ddim.denoiser import Denoiser
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 from ddim.gaussian import log_density, step
 from ddim.noise import Noise
 from ddim.pixels import Pixels
@@ -98,8 +98,7 @@ def flow(
     et al. 2016, section 3.1). The divergence is "exact", an evaluation a number of an image, or "estimated"
     by one random sign for each (Hutchinson 1990; Grathwohl et al. 2019, eq. 7): unbiased.
     """
-    if steps < 1:
-        raise UserError(f"steps must be at least 1, got {steps}")
+    amount("steps", steps)
     schedule = denoise.schedule
     first, end = schedule(torch.tensor([FIRST, 1.0], dtype=torch.float64)).log_snr.tolist()
     clock = -torch.linspace(first, end, 2 * steps + 1, dtype=torch.float64) / 2

@@ -87,8 +87,9 @@ def test_a_run_without_held_out_images_is_judged_on_those_of_training(tmp_path, 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--images", "1"], "at least 2 images and 2 levels, got 1 and 12"),
-        (["--levels", "1"], "at least 2 images and 2 levels, got 128 and 1"),
+        (["--images", "1"], "images must be at least 2 and at most 1,000,000, got 1"),
+        (["--levels", "1"], "levels must be at least 2 and at most 1,000,000, got 1"),
+        (["--levels", "99999999999"], "levels must be at least 2 and at most 1,000,000, got 99999999999"),
         (["--weights", "best"], "weights must be ema or raw"),
         (["--levelz", "3"], "--levelz"),
     ],

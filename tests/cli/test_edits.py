@@ -169,6 +169,11 @@ def test_mistakes_are_one_sentence(run, photo, tmp_path, capsys):
     assert "--frames must be" in refused(capsys, "interpolate", run, "--seeds", "3,4", "--frames", 1)
     assert "only grid applies" in refused(capsys, "invert", run, photo, "--sampler", "heun")
     assert "--steps must be" in refused(capsys, "invert", run, photo, "--steps", 0)
+    many = 99999999999
+    assert "at most 1,000,000" in refused(capsys, "vary", run, photo, "--steps", many)
+    assert "at most 1,000,000" in refused(capsys, "interpolate", run, "--seeds", "3,4", "--frames", many)
+    painted = ["inpaint", run, photo, "--mask", photo]
+    assert "--resample must be at least 1 and at most" in refused(capsys, *painted, "--resample", many)
     assert "holds files already" in refused(capsys, "invert", run, photo, "--out", tmp_path)
 
 

@@ -190,6 +190,10 @@ MISTAKES = {
     "a device": ({"machine": Machine("abacus")}, "device must be one of auto, cpu"),
     "a precision": ({"machine": Machine("cpu", "fp8")}, "precision must be auto, fp32 or bf16"),
     "threads": ({"machine": Machine("cpu", "fp32", threads=0)}, "threads must be at least 1"),
+    "no such threads": (
+        {"machine": Machine("cpu", "fp32", threads=99999999999)},
+        "at most 1024, got 9999999",
+    ),
     "a recipe": ({"recipe": "fats"}, "perhaps you meant fast"),
     "levels it will not learn": ({"recipe": tiny.recipe(sampled_on="linear_in")}, "sampled_on must lead to"),
     "a grid of other steps": ({"recipe": tiny.recipe(grid="listed", grid__times="1")}, "steps"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.cli import WEIGHTS, only
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,8 +100,7 @@ def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work
     from ddim.grids import Uniform, UniformLogSNR
     from ddim.labels import check_null
 
-    if args.steps < 1:
-        raise UserError(f"--steps must be at least 1, got {args.steps}")
+    amount("--steps", args.steps)
     only(args, command, "grid")
     trained = load(args.run, args.weights, device=args.device)
     check_null(trained.recipe, f"ddim {command}")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ddim.cli import RUN, editing
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 
 TAKES_FIELDS = True
 
@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
     from ddim.noise import Noise, check_seeds
     from ddim.samplers import last, picture, start
 
-    if args.n < 1 or args.resample < 1:
-        raise UserError(f"-n and --resample must be at least 1, got {args.n} and {args.resample}")
+    amount("-n", args.n)
+    amount("--resample", args.resample)
     seeds = range(args.seed, args.seed + args.n)
     check_seeds((seeds[0], seeds[-1]))
     work = editing.opened(args, "inpaint")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim.cli import RUN, editing
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,8 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     if (len(args.images) == 2) == (args.seeds is not None) or len(args.images) not in (0, 2):
         raise UserError("give two images, or --seeds with two seeds, such as --seeds 3,8")
-    if args.frames < 2:
-        raise UserError(f"--frames must be at least 2, got {args.frames}")
+    amount("--frames", args.frames, 2)
     seeds = _seeds(args.seeds) if args.seeds is not None else []
     check_seeds(seeds)
     # Between seeds the ends are what `ddim sample` makes of them; an image is inverted by DDIM.

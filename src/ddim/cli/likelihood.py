@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim.cli import WEIGHTS, run_folder
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,8 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.training.run import opened
 
     run_folder(args.run)
-    if args.n < 1:
-        raise UserError(f"-n must be at least 1, got {args.n}")
+    amount("-n", args.n)
     trained = load(args.run, args.weights, device=args.device)
     likelihood.check(trained.model.schedule)
     if args.data is None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ddim.cli import RUN, editing
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 
 TAKES_FIELDS = True
 
@@ -40,8 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.noise import Noise, check_seeds
     from ddim.samplers import DDIM, last, picture
 
-    if args.n < 1:
-        raise UserError(f"-n must be at least 1, got {args.n}")
+    amount("-n", args.n)
     if not 0 < args.strength <= 1:
         raise UserError(f"--strength must lie in (0, 1], got {args.strength}")
     seeds = range(args.seed, args.seed + args.n)
