@@ -702,6 +702,20 @@ MUTANTS = [
         "threads < 1",
         "training/test_run.py::test_a_mistake_is_one_sentence_and_leaves_nothing_behind",
     ),
+    _(
+        "a folder that is no run is to be waited for",
+        "generate.py",
+        'for name in ("run.json", "checkpoints")):',
+        'for name in ("",)):',
+        "cli/test_sample.py::test_a_run_that_is_missing_or_empty_is_said_to_be",
+    ),
+    _(
+        "an image that is not there is taken for a data set",
+        "figures.py",
+        'if is_image_name(path.name, b"") and not path.is_dir():',
+        'if is_image_name(path.name, b"") and path.is_file():',
+        "cli/test_plot.py::test_a_users_mistake_is_one_sentence_and_leaves_nothing",
+    ),
     # Guidance and editing
     _(
         "guidance from the strong towards the weak",

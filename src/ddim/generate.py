@@ -240,6 +240,11 @@ def checkpoint_of(run: Path) -> Path:
         checkpoint.verify(run)
         return run
     found = checkpoint.newest(run / "checkpoints")
+    if found is None and not any((run / name).exists() for name in ("run.json", "checkpoints")):
+        raise UserError(
+            f"{run} is no run, for it holds neither run.json nor checkpoints; "
+            f"`ddim runs {run}` lists those below it"
+        )
     if found is None:
         raise UserError(f"run {run} holds no checkpoint yet")
     return found

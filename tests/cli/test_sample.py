@@ -248,6 +248,8 @@ def test_a_typo_in_an_option_names_the_near_one(run, capsys):
 
 def test_a_run_that_is_missing_or_empty_is_said_to_be(tmp_path, capsys):
     assert "is not a folder" in refused(capsys, tmp_path / "nowhere")
+    assert "is no run, for it holds neither run.json nor checkpoints" in refused(capsys, tmp_path)
+    (tmp_path / "run.json").touch()
     assert "holds no checkpoint yet" in refused(capsys, tmp_path)
 
 
