@@ -137,6 +137,13 @@ MUTANTS = [
         "if best > 0.98 * before:",
         "test_grid_search.py::test_a_search_ends_where_nothing_is_left_to_gain",
     ),
+    _(
+        "numbers that fill the memory",
+        "errors.py",
+        "if not least <= value <= 10**6:",
+        "if not least <= value:",
+        "test_grids.py::test_no_steps_and_more_than_fit_into_memory_are_refused",
+    ),
     # Noise and pixels
     _(
         "one stream for the whole batch",
@@ -680,6 +687,35 @@ MUTANTS = [
         "range(n)",
         "test_generate.py::test_seeds_count_upwards_from_the_one_given",
     ),
+    _(
+        "a run that broke down keeps a checkpoint that it never wrote",
+        "training/run.py",
+        'if checkpoint.newest(folder / "checkpoints"):',
+        "if True:",
+        "training/test_not_finite.py::"
+        "test_a_run_that_broke_down_before_its_first_checkpoint_says_that_there_is_none",
+    ),
+    _(
+        "more threads than a process can have",
+        "runtime.py",
+        "not 1 <= threads <= MOST_THREADS",
+        "threads < 1",
+        "training/test_run.py::test_a_mistake_is_one_sentence_and_leaves_nothing_behind",
+    ),
+    _(
+        "a folder that is no run is to be waited for",
+        "generate.py",
+        'for name in ("run.json", "checkpoints")):',
+        'for name in ("",)):',
+        "cli/test_sample.py::test_a_run_that_is_missing_or_empty_is_said_to_be",
+    ),
+    _(
+        "an image that is not there is taken for a data set",
+        "figures.py",
+        'if is_image_name(path.name, b"") and not path.is_dir():',
+        'if is_image_name(path.name, b"") and path.is_file():',
+        "cli/test_plot.py::test_a_users_mistake_is_one_sentence_and_leaves_nothing",
+    ),
     # Guidance and editing
     _(
         "guidance from the strong towards the weak",
@@ -787,6 +823,22 @@ MUTANTS = [
         "return state.x0",
         "samplers/test_state.py::test_the_picture_is_the_clean_image_at_the_state",
         "test_denoiser.py::test_a_picture_of_n_levels_costs_n_evaluations",
+    ),
+    _(
+        "the size of a mask is asked before it is known to be an image",
+        "cli/inpaint.py",
+        "    hole = (editing.read(work, [args.mask], 1) > 0.5).float()\n"
+        "    sizes = [editing.size_of(path) for path in (args.image, args.mask)]\n",
+        "    sizes = [editing.size_of(path) for path in (args.image, args.mask)]\n"
+        "    hole = (editing.read(work, [args.mask], 1) > 0.5).float()\n",
+        "cli/test_edits.py::test_a_mask_that_is_no_image_is_refused_as_an_image_is",
+    ),
+    _(
+        "an edit makes its folder before it knows the mask",
+        "cli/inpaint.py",
+        '    work = editing.opened(args, "inpaint")\n',
+        '    work = editing.opened(args, "inpaint")\n    args.out = editing.folder(args.out, "inpaint")\n',
+        "cli/test_edits.py::test_what_is_refused_leaves_no_folder",
     ),
     # Networks
     _(
@@ -1678,6 +1730,13 @@ MUTANTS = [
         "- width + 1, width)",
         "test_reports.py::test_a_grid_is_cut_into_the_pictures_that_it_was_laid_of",
     ),
+    _(
+        "a folder of a sweep that cannot be made is an error of ours",
+        "sweeps.py",
+        '        writable(out, "", "")\n',
+        "        out.mkdir(parents=True, exist_ok=True)\n",
+        "test_sweeps.py::test_a_folder_of_something_else_is_left_alone",
+    ),
     # Evaluations: records, references, comparisons
     _(
         "weights of the extractor not compared",
@@ -2174,6 +2233,21 @@ MUTANTS = [
         "each[k, part] =",
         "each[k, part.flip(0)] =",
         "training/test_loop.py::test_the_errors_by_log_snr_are_those_of_each_image_alone",
+    ),
+    _(
+        "images of a run that are gone are taken for a mistyped name",
+        "own_images.py",
+        "if not there(source):",
+        "if not source:",
+        "training/test_resume.py::test_a_run_whose_images_are_gone_says_where_they_were_expected",
+        "cli/test_diagnose.py::test_commands_that_look_at_the_images_of_a_run_say_where_they_are_not",
+    ),
+    _(
+        "a run that starts again does not say that its images are gone",
+        "training/run.py",
+        "begun(recipe, _again(folder, recipe, progress), Runtime",
+        "begun(recipe, opened(recipe, progress), Runtime",
+        "training/test_resume.py::test_a_run_whose_images_are_gone_says_where_they_were_expected",
     ),
     # The networks of the literature, the recipe ddpm, diffusers
     _(
@@ -3004,8 +3078,8 @@ MUTANTS = [
     _(
         "a typing error taken for images that need a reference",
         "evaluation.py",
-        "if not source.expanduser().exists() and",
-        "if False and",
+        "if not there(str(source)):",
+        "if not source:",
         "cli/test_evaluate.py::test_mistakes_are_one_sentence",
     ),
     _(

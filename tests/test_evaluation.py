@@ -383,7 +383,7 @@ def test_what_cannot_be_judged_is_refused_in_one_sentence(run, tmp_path, monkeyp
     assert "is a file" in refused(run, FEW, out=tmp_path / "file")
     with pytest.raises(UserError, match="n must be at least 20 pictures, got 19"):
         Pictures(n=19)
-    with pytest.raises(UserError, match="steps must be at least 1, got 0"):
+    with pytest.raises(UserError, match="steps must be at least 1 and at most 1,000,000, got 0"):
         Pictures(steps=0)
     with pytest.raises(UserError, match="seed must lie in"):
         Pictures(seed=2**32 - 5)

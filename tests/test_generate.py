@@ -213,7 +213,7 @@ def test_what_cannot_be_loaded_is_one_sentence(trained, tmp_path):
         load(trained.path, "averaged")
     with pytest.raises(UserError, match="is not a folder"):
         load(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="no checkpoint yet"):
+    with pytest.raises(UserError, match="is no run"):
         load(tmp_path)
     with pytest.raises(UserError, match="device must be"):
         load(trained.path, device="abacus")

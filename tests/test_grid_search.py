@@ -62,7 +62,7 @@ def test_named_grids_have_the_same_ends():
 
 
 def test_two_levels_leave_nothing_to_search():
-    with pytest.raises(UserError, match="at least 3 steps"):
+    with pytest.raises(UserError, match="steps must be at least 3"):
         grid_search.search(2, SCHEDULE, END, lambda times: 0.0)
 
 
@@ -138,7 +138,8 @@ def test_mistakes_are_one_sentence(run, tmp_path, capsys):
         ([str(path)], "is a checkpoint"),
         ([str(run), "--seeds", "0"], "--seeds must be"),
         ([str(run), "--end", "2"], "--end must lie"),
-        ([str(run), "--steps", "2"], "at least 3 steps"),
+        ([str(run), "--steps", "2"], "steps must be at least 3"),
+        ([str(run), "--steps", "99999999999", "--end", "0.1"], "at most 1,000,000"),
         ([str(run), "--optim.lr", "2"], "no option of ddim search"),
     ):
         assert main(["search", *words]) == 2

@@ -92,9 +92,9 @@ def test_more_levels_than_a_table_has_are_refused():
 
 
 @every_grid
-@pytest.mark.parametrize("steps", [0, -1])
-def test_no_steps_are_refused(grid, steps):
-    with pytest.raises(UserError, match="steps must be at least 1, got"):
+@pytest.mark.parametrize("steps", [0, -1, 10**6 + 1, 99999999999])
+def test_no_steps_and_more_than_fit_into_memory_are_refused(grid, steps):
+    with pytest.raises(UserError, match="steps must be at least 1 and at most 1,000,000, got"):
         grid(steps, Cosine())
 
 

@@ -311,7 +311,7 @@ def test_what_cannot_be_measured_is_refused():
     table = Linear(20, clip="none", read="log_snr")
     with pytest.raises(UserError, match="at most 20 steps, the entries of the schedule's table, got 21"):
         vlb(law("gaussian", table), x0, PIXELS["fixed"], Uniform()(21, table), Noise(range(2)))
-    with pytest.raises(UserError, match="steps must be at least 1, got 0"):
+    with pytest.raises(UserError, match="steps must be at least 1 and at most 1,000,000, got 0"):
         flow(denoise, x0, PIXELS["fixed"], Noise(range(2)), 0)
     with pytest.raises(UserError, match="needs a continuous schedule"):
         flow(law("gaussian", Linear(clip="none")), x0, PIXELS["fixed"], Noise(range(2)))

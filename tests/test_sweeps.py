@@ -244,18 +244,20 @@ def test_two_workers_that_begin_a_sweep_together_work_on_one(tmp_path):
 
 
 def test_a_worker_joins_what_another_began_a_moment_before(tmp_path, monkeypatch):
-    def overtaken(folder):
+    def overtaken(folder, *_):
         monkeypatch.undo()
         begin(asked(), folder)
 
-    monkeypatch.setattr(sweeps, "make", overtaken)
+    monkeypatch.setattr(sweeps, "writable", overtaken)
     assert begin(asked(), tmp_path / "sweep") == read(tmp_path / "sweep")
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "photo.png").touch()
-    with pytest.raises(UserError, match="is not empty"):
+    with pytest.raises(UserError, match="is not empty; give a new or empty folder$"):
         begin(asked(), tmp_path)
+    with pytest.raises(UserError, match="photo.png cannot be made a folder: File exists"):
+        begin(asked(), tmp_path / "photo.png" / "sweep")
     with pytest.raises(UserError, match="is no sweep"):
         read(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]

@@ -127,8 +127,9 @@ def test_a_name_that_is_taken_in_the_last_moment_is_left_to_whoever_took_it(tmp_
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").write_text("mine")
-    with pytest.raises(UserError, match=r"^--out mine/a cannot be made a folder: Not a directory$"):
-        tracking.writable(Path("mine/a"), "edits", "vary")
+    for make in (tracking.writable, new_run_folder):
+        with pytest.raises(UserError, match=r"^mine cannot be made a folder: File exists$"):
+            make(Path("mine/a"), "edits", "vary")
     with pytest.raises(UserError, match=r"^mine cannot be made a folder: File exists$"):
         tracking.writable(None, "mine", "vary")
     assert tracking.writable(Path("new/one"), "edits", "vary").is_dir()

@@ -14,7 +14,7 @@ from ddim import batches, checkpoint, labels, levels, plots
 from ddim.bounds import Bounds, bounds
 from ddim.calibration import Errors, gap, measure, together
 from ddim.denoiser import Denoiser
-from ddim.errors import UserError
+from ddim.errors import amount
 from ddim.estimates import Estimate, mean
 from ddim.generate import Trained
 from ddim.gradient_noise import NoiseScale, noise_scale
@@ -63,8 +63,8 @@ def diagnose(
     `progress` is called while images are decoded. UserError for fewer than 2 images or levels, or where the
     images of the run are not there.
     """
-    if images < 2 or count < 2:
-        raise UserError(f"a diagnosis needs at least 2 images and 2 levels, got {images} and {count}")
+    amount("images", images, 2)
+    amount("levels", count, 2)
     own, memory = own_images(trained, progress), _memory(trained)
     schedule = trained.recipe.schedule
     return Diagnosis(

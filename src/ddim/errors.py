@@ -18,6 +18,15 @@ def positive(owner: str, **values: float) -> None:
             raise UserError(f"{owner}.{name} must be above 0, got {value}")
 
 
+def amount(name: str, value: int, least: int = 1) -> None:
+    """UserError for a number of things, of levels or pictures, below `least` or above a million.
+
+    What is longer fills the memory before anyone looks at it, and is a slip of the keyboard.
+    """
+    if not least <= value <= 10**6:
+        raise UserError(f"{name} must be at least {least} and at most 1,000,000, got {value}")
+
+
 def near(word: str, possible: Iterable[str], alike: float = 0.5) -> str:
     """What to add to an error about a word: "; perhaps you meant ...", or nothing.
 

@@ -27,11 +27,11 @@ from ddim import checkpoint, labels, scores, tracking
 from ddim.config import Data
 from ddim.data import Images, open_images
 from ddim.data.decode import UnusableError, header
-from ddim.data.find import NAMES
 from ddim.data.find import find as find_source
+from ddim.data.find import there
 from ddim.data.source import Member
 from ddim.data.transforms import batch as gather
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 from ddim.files import digest, make, sweep, sync, unfinished, whole
 from ddim.generate import Trained, as_asked, generate, load, parts
 from ddim.labels import Label
@@ -76,8 +76,7 @@ class Pictures:
     guidance: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"steps must be at least 1, got {self.steps}")
+        amount("steps", self.steps)
         if self.n < LEAST:
             raise UserError(f"n must be at least {LEAST} pictures, got {self.n}")
         check_seeds([self.seed, self.seed + self.n - 1])
@@ -226,7 +225,7 @@ def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progr
     label, guidance = labels.find(pictures.label, trained.recipe, trained.state["classes"]), pictures.guidance
     labels.check(trained.recipe, label, guidance)
     if reference.data is None:
-        check_own(trained, ": name a reference with --data")
+        check_own(trained, "name a reference with --data")
     data = replace(trained.recipe.data, channels=trained.model.shape.channels)
     against = chosen(reference, data, trained.recipe.seed, partial(progress, "images"))
     if reference.data is None:
@@ -245,7 +244,7 @@ def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progr
 
 def _of_images(source: Path, _: Pictures, reference: Reference, progress: Progress) -> _Subject:
     if reference.data is None:
-        if not source.expanduser().exists() and str(source).partition(":")[0] not in NAMES:
+        if not there(str(source)):
             raise UserError(f"{source} does not exist: name a run or a folder or archive of images")
         raise UserError(f"{source} is no run, so --data must say what images it is judged against")
     tell = partial(progress, "images")

@@ -229,7 +229,7 @@ def one_image(source: str, size: tuple[int, int]) -> Tensor:
     from ddim.data.source import Member
 
     path, refusal = Path(source).expanduser(), ""
-    if path.is_file() and is_image_name(path.name, b""):
+    if is_image_name(path.name, b"") and not path.is_dir():
         members = iter([Member(path.name, _bytes(path))])
     else:
         members = find(source).members(size)

@@ -16,7 +16,7 @@ from ddim.codec import override
 from ddim.config import Recipe, build
 from ddim.denoiser import Denoiser, Model
 from ddim.ema import profiles
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 from ddim.grids import Grid, Listed
 from ddim.guidance import Clipped, Rescheduled, check_reach
 from ddim.labels import Label, check, guided, of_seeds
@@ -183,8 +183,7 @@ def sample(
     They are those of `ddim sample`: on levels that a search found for the recipe's sampler and so many steps,
     else on the recipe's grid. `label` and `guidance` as of `generate`.
     """
-    if n < 1:
-        raise UserError(f"n must be at least 1, got {n}")
+    amount("n", n)
     trained = run if isinstance(run, Trained) else load(run, weights)
     asked, _ = as_asked(trained, {}, steps)
     return generate(asked, range(seed, seed + n), steps, label=label, guidance=guidance)[0]
@@ -241,6 +240,11 @@ def checkpoint_of(run: Path) -> Path:
         checkpoint.verify(run)
         return run
     found = checkpoint.newest(run / "checkpoints")
+    if found is None and not any((run / name).exists() for name in ("run.json", "checkpoints")):
+        raise UserError(
+            f"{run} is no run, for it holds neither run.json nor checkpoints; "
+            f"`ddim runs {run}` lists those below it"
+        )
     if found is None:
         raise UserError(f"run {run} holds no checkpoint yet")
     return found

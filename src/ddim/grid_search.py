@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ddim.convergence import karras, quadratic, uniform, uniform_log_snr
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 from ddim.generate import Trained, batches
 from ddim.labels import check_null
 from ddim.noise import Noise
@@ -127,8 +127,8 @@ def stochastic(sampler: Sampler) -> bool:
 
 def check(steps: int, schedule: Schedule, end: float, first: float = 1.0) -> None:
     """UserError where there is nothing to search: fewer than 3 steps, or no way from `first` to `end`."""
-    if steps < 3:
-        raise UserError(f"a search needs at least 3 steps, something between the ends, got {steps}")
+    # Something between the ends.
+    amount("steps", steps, 3)
     if not 0 < end < first:
         raise UserError(f"--end must lie between 0 and the first level, t = {first:.4g}, got {end}")
     try:

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 from ddim.schedules import Schedule
 
 
@@ -208,5 +208,4 @@ def _fitting(times: Tensor, first: float | None, last: float, what: str) -> Tens
 
 
 def _check(steps: int) -> None:
-    if steps < 1:
-        raise UserError(f"steps must be at least 1, got {steps}")
+    amount("steps", steps)

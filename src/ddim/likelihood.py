@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ddim.bound import Variance, bits, picture_bits, prior_bits, step_bits, steps
 from ddim.denoiser import Denoiser
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 from ddim.gaussian import log_density, step
 from ddim.grids import Uniform, UniformLogSNR
 from ddim.noise import Noise
@@ -125,8 +125,7 @@ def flow(
     is "exact", an evaluation a number of an image, or "estimated" by one random sign for each (Hutchinson
     1990; Grathwohl et al. 2019, eq. 7): unbiased. UserError for a schedule that is a table read by "floor".
     """
-    if steps < 1:
-        raise UserError(f"steps must be at least 1, got {steps}")
+    amount("steps", steps)
     schedule = denoise.schedule
     first = _clean(schedule, pixels, FIRST, earliest)
     end = schedule(torch.ones((), dtype=torch.float64)).log_snr.item()

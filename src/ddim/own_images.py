@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from ddim.data import Images, open_images, split
+from ddim.data.find import there
 from ddim.data.transforms import batch, unit
 from ddim.errors import UserError
 from ddim.generate import Trained
@@ -38,13 +40,27 @@ def own_images(trained: Trained, progress: Callable[[int, int], None] | None = N
 
 
 def check_own(trained: Trained, otherwise: str = "") -> None:
-    """UserError for a run that was imported, and not trained on its recipe's images, before they are opened.
-
-    `otherwise` says what can be done.
+    """UserError for a run that was imported, and not trained on its recipe's images, before they are opened;
+    and where they are not there. `otherwise` says what can be done.
     """
+    run = trained.opened or trained.path
     if "data" not in trained.state:
-        run = trained.opened or trained.path
-        raise UserError(f"run {run} was imported and has no images of its own{otherwise}")
+        said = f": {otherwise}" if otherwise else ""
+        raise UserError(f"run {run} was imported and has no images of its own{said}")
+    check_there(run, trained.recipe.data.source, otherwise)
+
+
+def check_there(run: Path, source: str, otherwise: str = "") -> None:
+    """UserError where nothing lies at the source of a run's images; `otherwise` says what else can be done.
+
+    The path of a recipe may be one that holds only where the run was trained.
+    """
+    if not there(source):
+        said = f", or {otherwise}" if otherwise else ""
+        raise UserError(
+            f"the images of run {run}, {source!r}, are not there, seen from {Path.cwd()}: "
+            f"put them back, or go where it was trained{said}"
+        )
 
 
 def check_unchanged(trained: Trained, images: Images, otherwise: str = "put its images back") -> None:

@@ -21,6 +21,8 @@ from ddim.errors import UserError
 
 Precision = Literal["fp32", "bf16"]
 M = TypeVar("M", bound=nn.Module)
+MOST_THREADS = 1024
+"""More than this machine may have: bits depend on the threads, and those of a larger one can be had here."""
 COMPILE_PAYS_AFTER = 300.0
 """Seconds of training under which compiling, about a minute on two cores, is not repaid."""
 
@@ -125,8 +127,8 @@ def choose(
 def check(device: str, precision: str, threads: int | None) -> None:
     """UserError for what `choose` cannot use, before anything is spent on it."""
     find_device(device)
-    if threads is not None and threads < 1:
-        raise UserError(f"threads must be at least 1, got {threads}")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise UserError(f"threads must be at least 1 and at most {MOST_THREADS}, got {threads}")
     if precision not in ("auto", "fp32", "bf16"):
         raise UserError(f"precision must be auto, fp32 or bf16, got {precision!r}")
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from ddim import runs, trials, tuning
 from ddim.errors import UserError
-from ddim.files import create, make
+from ddim.files import create
 from ddim.scores import LEAST
-from ddim.tracking import new_run_folder, read_json, write_json_atomic
+from ddim.tracking import new_run_folder, read_json, writable, write_json_atomic
 
 if TYPE_CHECKING:
     from ddim.config import Recipe
@@ -312,7 +312,7 @@ def _folder(out: Path | None, asked: Asked) -> Path:
     """A new folder for a sweep, or one in which another worker begins it."""
     if out is not None and not out.is_file():
         # Made before it is looked into: another worker may be as far.
-        make(out)
+        writable(out, "", "")
         names = [path.name for path in out.iterdir()]
         if runs.SWEEP in names or all(name.startswith(".tmp-") for name in names):
             return out

@@ -28,13 +28,11 @@ def new_run_folder(out: Path | None, data: str, recipe: str) -> Path:
     """Create the folder of a new run: `out`, or ``runs/<data>-<recipe>-<n>`` with the next free n.
 
     `data` and `recipe` are names or paths; of a path the last part counts. Raises `UserError` where `out`
-    holds anything or is not a folder: nothing is overwritten.
+    holds anything or cannot be made a folder: nothing is overwritten.
     """
     if out is not None:
-        check_unused(out, ", or go on with --resume")
-        make(out)
-        return out
-    return numbered(Path("runs"), f"{_word(data)}-{_word(recipe)}-")
+        check_unused(out)
+    return writable(out, "runs", f"{_word(data)}-{_word(recipe)}", least=False)
 
 
 def check_unused(out: Path, more: str = "") -> None:
@@ -60,18 +58,17 @@ def numbered(parent: Path, stem: str = "", made: Path | None = None, *, least: b
     return parent / f"{stem}{n}"
 
 
-def writable(out: Path | None, parent: str, stem: str) -> Path:
+def writable(out: Path | None, parent: str, stem: str, *, least: bool = True) -> Path:
     """Make the folder that --out gives, if it is not there, or by default the next ``parent/<stem>-<n>``.
 
-    UserError where it cannot be made.
+    Of `least` see `numbered`. UserError where it cannot be made.
     """
     try:
         if out is None:
-            return numbered(Path(parent), f"{stem}-", least=True)
-        out.mkdir(parents=True, exist_ok=True)
+            return numbered(Path(parent), f"{stem}-", least=least)
+        make(out)
     except OSError as error:
-        what = f"--out {out}" if out else error.filename
-        raise UserError(f"{what} cannot be made a folder: {error.strerror}") from None
+        raise UserError(f"{error.filename} cannot be made a folder: {error.strerror}") from None
     return out
 
 

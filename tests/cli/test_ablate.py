@@ -41,8 +41,8 @@ def test_a_run_is_ablated(run, capsys):
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["--seeds", "0"], "--seeds must be at least 1, got 0"),
-        (["--evaluations", "2"], "--evaluations must be at least 3, got 2"),
+        (["--seeds", "0"], "--seeds must be at least 1 and at most 1,000,000, got 0"),
+        (["--evaluations", "2"], "--evaluations must be at least 3 and at most 1,000,000, got 2"),
         (["--end", "2"], "--end must lie between 0 and the first level, t = 1, got 2"),
     ],
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn.functional import one_hot
 
 import tiny
@@ -24,6 +25,7 @@ from ddim.runtime import Runtime
 from ddim.schedules import LinearBeta
 from ddim.training import train
 from oracles import made, shaken
+from stubs import stub
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +91,9 @@ def test_a_run_without_held_out_images_is_judged_on_those_of_training(tmp_path, 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--images", "1"], "at least 2 images and 2 levels, got 1 and 12"),
-        (["--levels", "1"], "at least 2 images and 2 levels, got 128 and 1"),
+        (["--images", "1"], "images must be at least 2 and at most 1,000,000, got 1"),
+        (["--levels", "1"], "levels must be at least 2 and at most 1,000,000, got 1"),
+        (["--levels", "99999999999"], "levels must be at least 2 and at most 1,000,000, got 99999999999"),
         (["--weights", "best"], "weights must be ema or raw"),
         (["--levelz", "3"], "--levelz"),
     ],
@@ -111,6 +114,28 @@ def test_a_checkpoint_and_other_images_are_refused(run, tmp_path, capsys, monkey
     monkeypatch.setattr("ddim.own_images.open_images", lambda *a, **k: other)
     assert main(["diagnose", str(run)]) == 2
     assert f"has changed since {run} was trained on it: put its images back" in capsys.readouterr().err
+
+
+def test_commands_that_look_at_the_images_of_a_run_say_where_they_are_not(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ddim.metrics.features.find", lambda *a: stub())
+    (tmp_path / "flower").mkdir()
+    for k in range(16):
+        Image.fromarray(np.full((32, 32, 3), 16 * k, np.uint8)).save(tmp_path / "flower" / f"{k}.png")
+    # From where 8-bit values can be told apart, for likelihoods.
+    recipe = tiny.recipe(images=8, schedule__max_signal=0.9999)
+    run = train(str(tmp_path / "flower"), recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    (tmp_path / "flower").rename(tmp_path / "moved")
+    capsys.readouterr()
+    for command, more in [
+        ("diagnose", ""),
+        ("memorisation", ""),
+        ("likelihood", ", or name images with --data"),
+        ("evaluate", ", or name a reference with --data"),
+    ]:
+        said = f"the images of run {run}, {str(tmp_path / 'flower')!r}, are not there, seen from {Path.cwd()}"
+        wanted = f"{said}: put them back, or go where it was trained{more}"
+        assert main([command, str(run)]) == 2
+        assert capsys.readouterr().err == f"ddim: {wanted}\n"
 
 
 def test_the_gradients_of_a_diagnosis_are_those_of_the_objective_whatever_the_micro_batch(run):

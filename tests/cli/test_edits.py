@@ -169,7 +169,38 @@ def test_mistakes_are_one_sentence(run, photo, tmp_path, capsys):
     assert "--frames must be" in refused(capsys, "interpolate", run, "--seeds", "3,4", "--frames", 1)
     assert "only grid applies" in refused(capsys, "invert", run, photo, "--sampler", "heun")
     assert "--steps must be" in refused(capsys, "invert", run, photo, "--steps", 0)
+    many = 99999999999
+    assert "at most 1,000,000" in refused(capsys, "vary", run, photo, "--steps", many)
+    assert "at most 1,000,000" in refused(capsys, "interpolate", run, "--seeds", "3,4", "--frames", many)
+    painted = ["inpaint", run, photo, "--mask", photo]
+    assert "--resample must be at least 1 and at most" in refused(capsys, *painted, "--resample", many)
     assert "holds files already" in refused(capsys, "invert", run, photo, "--out", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [("none.png", "read: No such file"), ("folder", "read: Is a directory"), ("words.png", "used: holds no")],
+)
+def test_a_mask_that_is_no_image_is_refused_as_an_image_is(name, reason, run, photo, tmp_path, capsys):
+    (tmp_path / "words.png").write_text("no image")
+    (tmp_path / "folder").mkdir()
+    said = refused(capsys, "inpaint", run, photo, "--mask", tmp_path / name)
+    assert f"{str(tmp_path / name)!r} cannot be {reason}" in said
+
+
+def test_what_is_refused_leaves_no_folder(run, photo, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (90, 48)).save("black.png")
+    before = sorted(tmp_path.iterdir())
+    for words in (
+        ["invert", run, "none.png"],
+        ["vary", run, "none.png"],
+        ["interpolate", run, photo, "none.png"],
+        ["inpaint", run, photo, "--mask", "none.png"],
+        ["inpaint", run, photo, "--mask", "black.png"],
+    ):
+        refused(capsys, *words)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_schedule_that_is_never_clean_is_named(run, tmp_path, photo, capsys):

@@ -94,7 +94,7 @@ def test_a_legacy_number_is_named_as_such_and_is_a_metric_to_compare_by(run, cap
     "words, sentence",
     [
         (["RUN", "-n", 5], "n must be at least 20 pictures, got 5"),
-        (["RUN", "--steps", 0], "steps must be at least 1, got 0"),
+        (["RUN", "--steps", 0], "steps must be at least 1 and at most 1,000,000, got 0"),
         (["RUN", "--part", "vald"], "got 'vald'; perhaps you meant valid"),
         (["RUN", "--optim.lr", 1], "--optim.lr is no option of ddim evaluate; of a recipe, only sampler and"),
         (["RUN", "--stepz", 3], "perhaps you meant --steps"),

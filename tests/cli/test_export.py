@@ -44,7 +44,7 @@ def test_an_imported_run_has_no_images_of_its_own(tmp_path, capsys, monkeypatch)
     for command, otherwise in [
         ("diagnose", ""),
         ("memorisation", ""),
-        ("likelihood", ": name some with --data"),
+        ("likelihood", ": name images with --data"),
         ("evaluate", ": name a reference with --data"),
     ]:
         assert main([command, str(run)]) == 2

@@ -219,7 +219,7 @@ def test_a_folder_holds_the_pictures_of_one_experiment(run, tmp_path, capsys):
     [
         (["-n", "0"], "-n must be at least 1 and at most 1,000,000, got 0"),
         (["-n", "4000000000"], "-n must be at least 1 and at most 1,000,000, got 4000000000"),
-        (["--steps", "0"], "--steps must be at least 1, got 0"),
+        (["--steps", "0"], "--steps must be at least 1 and at most 1,000,000, got 0"),
         (["--seed", "-1"], "seed must lie in [0, 2^32), got -1"),
         (["--seeds", "3-1"], "--seeds must be a list such as 0-35,70, got '3-1'"),
         (["--seeds", "a"], "--seeds must be a list such as 0-35,70, got 'a'"),
@@ -254,6 +254,8 @@ def test_a_typo_in_an_option_names_the_near_one(run, capsys):
 
 def test_a_run_that_is_missing_or_empty_is_said_to_be(tmp_path, capsys):
     assert "is not a folder" in refused(capsys, tmp_path / "nowhere")
+    assert "is no run, for it holds neither run.json nor checkpoints" in refused(capsys, tmp_path)
+    (tmp_path / "run.json").touch()
     assert "holds no checkpoint yet" in refused(capsys, tmp_path)
 
 

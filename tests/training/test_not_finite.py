@@ -160,3 +160,9 @@ def test_the_command_says_so_in_one_sentence_and_exits_with_1(tmp_path, monkeypa
     checkpoint.verify(newest)
     assert newest.name == "step-000000030" or int(newest.name[5:]) in range(31, 34)
     assert torch.isfinite(ddim.sample(out, n=1, steps=1)).all()
+
+
+def test_a_run_that_broke_down_before_its_first_checkpoint_says_that_there_is_none(tmp_path):
+    with pytest.raises(NotFinite, match="step 4: no checkpoint was written yet; start a new run"):
+        train(None, tiny.recipe(), out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[Ruin(1)])
+    assert not (tmp_path / "run" / "checkpoints").exists()

@@ -190,6 +190,10 @@ MISTAKES = {
     "a device": ({"machine": Machine("abacus")}, "device must be one of auto, cpu"),
     "a precision": ({"machine": Machine("cpu", "fp8")}, "precision must be auto, fp32 or bf16"),
     "threads": ({"machine": Machine("cpu", "fp32", threads=0)}, "threads must be at least 1"),
+    "no such threads": (
+        {"machine": Machine("cpu", "fp32", threads=99999999999)},
+        "at most 1024, got 9999999",
+    ),
     "a recipe": ({"recipe": "fats"}, "perhaps you meant fast"),
     "levels it will not learn": ({"recipe": tiny.recipe(sampled_on="linear_in")}, "sampled_on must lead to"),
     "pixels of other weights": (
@@ -232,6 +236,12 @@ def test_a_folder_that_holds_anything_is_refused_before_anything_is_read(tmp_pat
     with pytest.raises(UserError, match="is a file"):
         train(None, tiny.recipe(), out=tmp_path / "note.txt", machine=tiny.MACHINE)
     assert (tmp_path / "note.txt").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="file cannot be made a folder: File exists"):
+        train(None, tiny.recipe(), out=tmp_path / "file" / "run", machine=tiny.MACHINE)
 
 
 def test_an_empty_folder_is_used(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim.cli import RUN, WEIGHTS
-from ddim.errors import UserError
+from ddim.errors import amount
 
 if TYPE_CHECKING:
     from ddim.ablation import Cell
@@ -49,10 +49,8 @@ def run(args: argparse.Namespace) -> int:
     from ddim import ablation
     from ddim.generate import ends, load
 
-    if args.seeds < 1:
-        raise UserError(f"--seeds must be at least 1, got {args.seeds}")
-    if args.evaluations < 3:
-        raise UserError(f"--evaluations must be at least 3, got {args.evaluations}")
+    amount("--seeds", args.seeds)
+    amount("--evaluations", args.evaluations, 3)
     trained = load(args.run, args.weights, device=args.device)
     schedule = trained.recipe.walked
     first, end = ends(trained.recipe, trained.recipe.report.steps)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.cli import WEIGHTS, only
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,16 +32,13 @@ def options(parser: argparse.ArgumentParser, steps: int) -> None:
 
 @dataclass(frozen=True)
 class Work:
-    """A run, open for editing: its model as it is sampled, what counts it, the levels (N,) of the edit, and
-    where the results go.
-    """
+    """A run, open for editing: its model as it is sampled, what counts it, the levels (N,) of the edit."""
 
     command: str
     trained: Trained
     model: Denoiser
     counted: Counted
     times: Tensor
-    out: Path
 
     def enter(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> model units."""
@@ -65,7 +62,7 @@ class Work:
         """The precision of the run; float32 where an edit must be exact."""
         return nullcontext() if exact else self.trained.runtime.precise()
 
-    def save(self, rows: dict[str, Tensor], notes: dict[str, Any]) -> None:
+    def save(self, out: Path, rows: dict[str, Tensor], notes: dict[str, Any]) -> None:
         """Write each row's images (B, C, H, W) in [0, 1], strip.png with a row each, and record.json."""
         from ddim.plots import save_figure, save_png, strip, to_uint8
         from ddim.records import sampling_record
@@ -74,16 +71,16 @@ class Work:
         pictures = {name: list(to_uint8(images)) for name, images in rows.items()}
         for name, row in pictures.items():
             for k, pixels in enumerate(row):
-                save_png(self.out / f"{name.replace(' ', '-')}-{k:02d}.png", pixels)
+                save_png(out / f"{name.replace(' ', '-')}-{k:02d}.png", pixels)
         heads = [str(k) for k in range(max(map(len, pictures.values())))]
-        save_figure(self.out / "strip.png", strip(pictures, heads))
+        save_figure(out / "strip.png", strip(pictures, heads))
         record = sampling_record(self.trained, [], len(self.times), 0, None)
         # What an edit does is said by its command and notes, not by the recipe's sampler.
         for name in ("nfe", "seeds", "label", "class", "guidance", "sampler"):
             del record[name]
         # Each of runtime.micro_batch images.
         calls = {"network_calls": self.counted.evaluations}
-        write_json_atomic(self.out / "record.json", {"command": self.command, **record, **calls, **notes})
+        write_json_atomic(out / "record.json", {"command": self.command, **record, **calls, **notes})
 
 
 def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work:
@@ -103,8 +100,7 @@ def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work
     from ddim.grids import Uniform, UniformLogSNR
     from ddim.labels import check_null
 
-    if args.steps < 1:
-        raise UserError(f"--steps must be at least 1, got {args.steps}")
+    amount("--steps", args.steps)
     only(args, command, "grid")
     trained = load(args.run, args.weights, device=args.device)
     check_null(trained.recipe, f"ddim {command}")
@@ -115,12 +111,12 @@ def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work
     check_levels(recipe, args.steps)
     trained = replace(trained, recipe=recipe)
     times = recipe.grid(args.steps, recipe.walked)
-    counted, out = Counted(trained.model), folder(args.out, command)
-    return Work(command, trained, trained.sampled(counted, whole=real), counted, times, out)
+    counted = Counted(trained.model)
+    return Work(command, trained, trained.sampled(counted, whole=real), counted, times)
 
 
 def folder(out: Path | None, command: str) -> Path:
-    """Make the folder to write to, a new or an empty one."""
+    """Make the folder to write to, a new or an empty one: when nothing that was given can be refused."""
     from ddim.tracking import writable
 
     if out and out.is_dir() and any(out.iterdir()):
@@ -158,14 +154,14 @@ def read(work: Work, paths: Sequence[Path], channels: int | None = None) -> Tens
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Height and width of an image file, upright."""
+    """Height and width, upright, of an image file that `read` could read."""
     from ddim.data.decode import header
 
     found = header(path.read_bytes())
     return found.height, found.width
 
 
-def said(work: Work, text: str) -> int:
+def said(out: Path, text: str) -> int:
     """The last line of a command, and exit code 0."""
-    sys.stdout.write(f"{text}: {work.out}/strip.png\n")
+    sys.stdout.write(f"{text}: {out}/strip.png\n")
     return 0

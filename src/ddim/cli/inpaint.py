@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ddim.cli import RUN, editing
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 
 TAKES_FIELDS = True
 
@@ -44,20 +44,20 @@ def run(args: argparse.Namespace) -> int:
     from ddim.noise import Noise, check_seeds
     from ddim.samplers import last, picture, start
 
-    if args.n < 1 or args.resample < 1:
-        raise UserError(f"-n and --resample must be at least 1, got {args.n} and {args.resample}")
+    amount("-n", args.n)
+    amount("--resample", args.resample)
     seeds = range(args.seed, args.seed + args.n)
     check_seeds((seeds[0], seeds[-1]))
     work = editing.opened(args, "inpaint")
     image = editing.read(work, [args.image])
+    hole = (editing.read(work, [args.mask], 1) > 0.5).float()
     sizes = [editing.size_of(path) for path in (args.image, args.mask)]
     if sizes[0] != sizes[1]:
         (h, w), (mask_h, mask_w) = sizes
         raise UserError(f"--mask must be of the size of the image, {h}x{w}, got {mask_h}x{mask_w}")
-    hole = (editing.read(work, [args.mask], 1) > 0.5).float()
     if not 0 < hole.mean() < 1:
         raise UserError(f"--mask {str(args.mask)!r} must have white to paint, and black to keep")
-    model, made = work.model, []
+    model, made, out = work.model, [], editing.folder(args.out, "inpaint")
     painter = Inpaint(work.enter(image), hole, args.resample)
     for mine, filled, blank in batches(work.trained, seeds):
         noise = Noise(filled)
@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     # The bytes of the image itself, not what is left of them after two changes of unit.
     painted = painted * hole + image * (1 - hole)
     work.save(
+        out,
         {"image": image, "hole": image * (1 - hole) + hole, "painted": painted},
         {"image": str(args.image), "mask": str(args.mask), "resample": args.resample, "seed": args.seed},
     )
-    return editing.said(work, f"{args.n} pictures")
+    return editing.said(out, f"{args.n} pictures")

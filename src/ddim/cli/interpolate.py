@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim.cli import RUN, editing
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,33 +45,32 @@ def run(args: argparse.Namespace) -> int:
 
     if (len(args.images) == 2) == (args.seeds is not None) or len(args.images) not in (0, 2):
         raise UserError("give two images, or --seeds with two seeds, such as --seeds 3,8")
-    if args.frames < 2:
-        raise UserError(f"--frames must be at least 2, got {args.frames}")
+    amount("--frames", args.frames, 2)
     seeds = _seeds(args.seeds) if args.seeds is not None else []
     check_seeds(seeds)
     # Between seeds the ends are what `ddim sample` makes of them; an image is inverted by DDIM.
     work = editing.opened(args, "interpolate", real=not seeds)
-    model, times = work.model, work.times
+    ends = None if seeds else work.enter(editing.read(work, args.images))
+    model, times, out = work.model, work.times, editing.folder(args.out, "interpolate")
     sampler = work.trained.recipe.sampler if seeds else DDIM()
 
     def made(latent: Tensor) -> Tensor:
         return picture(model, last(sampler(model, latent, times, Noise(range(len(latent))))))
 
     with work.precise():
-        if seeds:
+        if ends is None:
             a, b = start(model.schedule, Noise(seeds), work.trained.model.blank(2).cpu(), times[0])
         else:
-            images = work.enter(editing.read(work, args.images))
-            a, b = work.in_batches(lambda x0: invert(model, x0, times).latent, images)
+            a, b = work.in_batches(lambda x0: invert(model, x0, times).latent, ends)
         frames = between(a, b, args.frames)
         images = work.in_batches(made, frames)
         if not seeds:
             # The ends as they came in, without a last denoising.
             images[[0, -1]] = work.in_batches(lambda z: restore(model, z, times), frames[[0, -1]])
     images = work.leave(images)
-    work.save({"frame": images}, {"images": list(map(str, args.images)), "between_seeds": seeds})
-    save_film(work.out / "film.webp", list(to_uint8(images)))
-    return editing.said(work, f"{args.frames} frames")
+    work.save(out, {"frame": images}, {"images": list(map(str, args.images)), "between_seeds": seeds})
+    save_film(out / "film.webp", list(to_uint8(images)))
+    return editing.said(out, f"{args.frames} frames")
 
 
 def _seeds(text: str) -> list[int]:

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     work = editing.opened(args, "invert")
     images = editing.read(work, args.images)
-    model, times = work.model, work.times
+    model, times, out = work.model, work.times, editing.folder(args.out, "invert")
     clean, end = (model.schedule(t) for t in (torch.zeros((), dtype=torch.float64), times[-1]))
     if clean.sigma > _NOISY:
         sys.stdout.write(
@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(f"{path}: mean squared error of the round trip {told}\n")
     seen = (latent / latent.std() / 6 + 0.5).clamp(0, 1)
     work.save(
+        out,
         {"image": images, "latent": seen, "back": back},
         {
             "images": list(map(str, args.images)),
@@ -91,5 +92,5 @@ def run(args: argparse.Namespace) -> int:
             "squared_errors": errors,
         },
     )
-    write_atomic(work.out / "latents.safetensors", save({"latent": latent.contiguous()}))
-    return editing.said(work, f"{len(images)} images, {len(times)} levels there and back")
+    write_atomic(out / "latents.safetensors", save({"latent": latent.contiguous()}))
+    return editing.said(out, f"{len(images)} images, {len(times)} levels there and back")

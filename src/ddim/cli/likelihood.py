@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim.cli import WEIGHTS, run_folder
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,13 +75,12 @@ def run(args: argparse.Namespace) -> int:
     from ddim.training.run import opened
 
     run_folder(args.run)
-    if args.n < 1:
-        raise UserError(f"-n must be at least 1, got {args.n}")
+    amount("-n", args.n)
     trained = load(args.run, args.weights, device=args.device)
     recipe = trained.recipe
     likelihood.check(trained.model.schedule, batches.earliest(recipe))
     if args.data is None:
-        check_own(trained, ": name some with --data")
+        check_own(trained, "name images with --data")
     data = replace(recipe.data, source=args.data or recipe.data.source, channels=trained.model.shape.channels)
     parts = opened(replace(recipe, data=data), None)
     if args.data is None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ddim.cli import WEIGHTS, run_folder
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 
 _EPILOG = """
 Makes pictures of seeds 0 ... N-1, finds the nearest training image of each, and calls copies those that are
@@ -44,10 +44,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the pictures, judge them, print the verdict, write the pairs and the record."""
-    if not 1 <= args.n <= 10**6:
-        raise UserError(f"-n must be at least 1 and at most 1,000,000, got {args.n}")
-    if args.steps < 1:
-        raise UserError(f"--steps must be at least 1, got {args.steps}")
+    amount("-n", args.n)
+    amount("--steps", args.steps)
     import torch
 
     from ddim import diagnostics, memorisation, tracking

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -162,8 +162,7 @@ def _samplers(args: argparse.Namespace) -> Figure:
     from ddim.oracles import Mixture
     from ddim.schedules import Cosine
 
-    if args.seeds < 1:
-        raise UserError(f"--seeds must be at least 1, got {args.seeds}")
+    amount("--seeds", args.seeds)
     budgets = (5, 10, 20, 40)
     if args.run is not None:
         trained = load(args.run)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.cli import RUN, WEIGHTS, only
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 
 TAKES_FIELDS = True
 
@@ -76,8 +76,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the pictures, write them, print where they are."""
     seeds = _seeds(args)
-    if args.steps < 1:
-        raise UserError(f"--steps must be at least 1, got {args.steps}")
+    amount("--steps", args.steps)
     # Here, so that --help answers without torch.
     import torch
 
@@ -134,8 +133,7 @@ def run(args: argparse.Namespace) -> int:
 def _seeds(args: argparse.Namespace) -> list[int]:
     if args.seeds is None:
         n = 16 if args.n is None else args.n
-        if not 1 <= n <= 10**6:
-            raise UserError(f"-n must be at least 1 and at most 1,000,000, got {n}")
+        amount("-n", n)
         first = args.seed or 0
         return list(range(first, first + n))
     if args.n is not None or args.seed is not None:

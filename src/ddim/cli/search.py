@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim.cli import WEIGHTS, only, run_folder
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,8 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     only(args, "search", "sampler", "grid")
     run_folder(args.run)
-    if args.seeds < 1:
-        raise UserError(f"--seeds must be at least 1, got {args.seeds}")
+    amount("--seeds", args.seeds)
     trained = load(args.run, args.weights, device=args.device)
     recipe = override(trained.recipe, args.fields)
     if grid_search.stochastic(recipe.sampler):

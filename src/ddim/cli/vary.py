@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ddim.cli import RUN, editing
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 
 TAKES_FIELDS = True
 
@@ -40,15 +40,14 @@ def run(args: argparse.Namespace) -> int:
     from ddim.noise import Noise, check_seeds
     from ddim.samplers import DDIM, last, picture
 
-    if args.n < 1:
-        raise UserError(f"-n must be at least 1, got {args.n}")
+    amount("-n", args.n)
     if not 0 < args.strength <= 1:
         raise UserError(f"--strength must lie in (0, 1], got {args.strength}")
     seeds = range(args.seed, args.seed + args.n)
     check_seeds((seeds[0], seeds[-1]))
     work = editing.opened(args, "vary")
     image = editing.read(work, [args.image])
-    model, made = work.model, []
+    model, made, out = work.model, [], editing.folder(args.out, "vary")
     for mine, filled, blank in batches(work.trained, seeds):
         x0 = blank + work.enter(image).to(blank)
         with work.precise():
@@ -56,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
             made.append(work.leave(picture(model, last(states)))[: len(mine)])
     pictures = torch.cat(made)
     work.save(
+        out,
         {"image": image, "varied": pictures},
         {
             "image": str(args.image),
@@ -64,4 +64,4 @@ def run(args: argparse.Namespace) -> int:
             "times": [args.strength, *work.times[work.times < args.strength].tolist()],
         },
     )
-    return editing.said(work, f"{args.n} pictures")
+    return editing.said(out, f"{args.n} pictures")

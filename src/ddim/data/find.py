@@ -15,6 +15,11 @@ from ddim.errors import UserError, near
 NAMES = ("blossoms", *NAMED)
 
 
+def there(text: str) -> bool:
+    """Whether a text that was once the source of images still is one, as far as can be seen unopened."""
+    return os.path.exists(os.path.expanduser(text)) or text.partition(":")[0] in NAMES
+
+
 def find(text: str) -> Source:
     """The source of a path, of a name, of "blossoms:COUNT", or of "name:/local/copy".
 

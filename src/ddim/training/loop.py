@@ -32,7 +32,7 @@ IN_A_ROW = 3
 
 
 class NotFinite(RuntimeError):  # noqa: N818  (a state, named as users name it)
-    """Loss or gradient was not finite three times in a row; the last good checkpoint is kept."""
+    """Loss or gradient was not finite three times in a row."""
 
 
 @dataclass(frozen=True)
@@ -161,10 +161,7 @@ class Training:
         for name, value in {**values, "updates": 1.0}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         if self.not_finite == IN_A_ROW:
-            raise NotFinite(
-                f"loss or gradient was not finite {IN_A_ROW} times in a row, at step {self.step}: "
-                "the last good checkpoint is kept; a lower optim.lr or --precision fp32 may help"
-            )
+            raise NotFinite(f"loss or gradient was not finite {IN_A_ROW} times in a row, at step {self.step}")
         return values
 
     def _backward(self) -> tuple[Tensor, Tensor, Tensor]:

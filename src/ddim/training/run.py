@@ -25,13 +25,14 @@ from ddim.errors import UserError
 from ddim.generate import Trained, check_levels, load, recipe_of
 from ddim.labels import filled
 from ddim.noise import Noise
+from ddim.own_images import check_there
 from ddim.pixels import Pixels
 from ddim.recipes import find
 from ddim.runtime import Runtime, check, choose, find_device
 from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid
 from ddim.training.engine import LocalEngine
 from ddim.training.judge import Judge, judge
-from ddim.training.loop import Plan, Split, Training
+from ddim.training.loop import NotFinite, Plan, Split, Training
 
 RUN = "run.json"
 """The file that makes a folder a run: what it is and where it began."""
@@ -84,7 +85,7 @@ def train(
     contradictions.check(chosen, None if source is None else recipe_of(source))
     check_levels(chosen, chosen.report.steps)
     if out is not None and out.exists() and not _unborn(out):
-        tracking.new_run_folder(out, "", "")
+        tracking.check_unused(out, ", or go on with --resume")
     parts = opened(chosen, progress)
     m = machine
     runtime = choose(m.device, m.precision, m.compiling, m.threads, _seconds(chosen, parts))
@@ -112,7 +113,7 @@ def resume(
     """Go on with a run as if it had never been stopped; return its folder.
 
     The machine's choices are read, not made again. A finished run is left as it is. UserError where the
-    folder is no run, or its images have changed.
+    folder is no run, or its images have changed or are not there.
     """
     began = time.monotonic()
     if not (folder / RUN).is_file():
@@ -128,7 +129,9 @@ def resume(
         pixels = Pixels(tuple(state["pixels"]["mean"]), tuple(state["pixels"]["std"]))
         find_device(runtime.device)
         runtime.start()
-        training = Training(recipe, opened(recipe, progress), pixels, LocalEngine(runtime), Plan(None))
+        training = Training(
+            recipe, _again(folder, recipe, progress), pixels, LocalEngine(runtime), Plan(None)
+        )
         names = training.tensors()
         training.restore({name: checkpoint.read_tensors(path, name) for name in names}, state)
         if not training.finished:
@@ -152,7 +155,7 @@ def _afresh(
             f"run {source} is at another checkpoint than when {folder} began from it, which cannot begin so "
             "again: start a new run with --from"
         )
-    training = begun(recipe, opened(recipe, progress), Runtime(**facts["runtime"]), parent)
+    training = begun(recipe, _again(folder, recipe, progress), Runtime(**facts["runtime"]), parent)
     parent = None  # a second network need not be kept
     _fit(training, judge(training), folder, callbacks, None, began)
     return folder
@@ -209,7 +212,10 @@ def _fit(
             hook.begin(training, folder)
         clock = _Clock(training, began)
         while not training.finished and not caught:
-            values = training.advance()
+            try:
+                values = training.advance()
+            except NotFinite as error:
+                raise NotFinite(f"{error}: {_left(folder)}") from None
             for hook in hooks:
                 hook.stepped(training, values)
             if training.plan.total is None and clock.ready():
@@ -225,6 +231,13 @@ def _fit(
             hook.end(training)
     if caught and not training.finished:
         raise Interrupted(caught[0], folder)
+
+
+def _left(folder: Path) -> str:
+    """What is there of a run that broke down, and what may help."""
+    if checkpoint.newest(folder / "checkpoints"):
+        return "the last good checkpoint is kept; a lower optim.lr or --precision fp32 may help"
+    return "no checkpoint was written yet; start a new run with a lower optim.lr or --precision fp32"
 
 
 def _event(training: Training, judged: Judge, hooks: Sequence[Callback]) -> None:
@@ -291,6 +304,12 @@ def opened(recipe: Recipe, progress: Callable[[int, int], None] | None) -> Split
     d = recipe.data
     images = open_images(d.source, d.size, d.channels, progress=progress)
     return Split(images, *split(images, d.valid, recipe.seed))
+
+
+def _again(folder: Path, recipe: Recipe, progress: Callable[[int, int], None] | None) -> Split:
+    """The images of a run that goes on. UserError where they are not there."""
+    check_there(folder, recipe.data.source)
+    return opened(recipe, progress)
 
 
 def pixels_of(recipe: Recipe, parts: Split) -> Pixels:
