@@ -1,8 +1,11 @@
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._inductor import config
 
-from ddim.runtime import Runtime
+from ddim.runtime import Frozen, Runtime
 from oracles import normal
 
 
@@ -28,13 +31,33 @@ def test_a_frozen_network_is_the_network_and_keeps_rounded_weights():
         net = runtime.place(Net().eval())
     x, told, label = runtime.images(normal(2, 3, 8, 8, dtype=torch.float32)), torch.ones(2), torch.ones(2)
     quick = runtime.compiled(net, frozen=True)
-    with runtime.precise():
+    with runtime.precise(), torch.no_grad():
         for labels in (label, None):
             torch.testing.assert_close(quick(x, told, labels), net(x, told, labels), rtol=0, atol=0.02)
         assert net(x, told).std() > 0.2
-        with torch.no_grad():
-            for parameter in net.parameters():
-                parameter.zero_()
+        for parameter in net.parameters():
+            parameter.zero_()
         assert not net(x, told).any()
         assert quick(x, told).any()
     assert quick.classes == 3
+
+
+def test_a_frozen_network_is_differentiated_unfrozen_and_copied():
+    """Whoever asks for gradients has those of the network."""
+
+    class Seen(Net):
+        def forward(self, x: Tensor, told: Tensor, label: Tensor | None = None) -> Tensor:
+            seen.append(config.freezing)
+            return super().forward(x, told, label)
+
+    with torch.random.fork_rng():
+        seen, net = [], Seen()
+    frozen = copy.deepcopy(Frozen(net))
+    x, told = normal(1, 3, 4, 4, dtype=torch.float32).requires_grad_(), torch.ones(1)
+    for network in (net, frozen):
+        network(x, told).square().sum().backward()
+    (twice,) = torch.autograd.grad(net(x, told).square().sum() * 2, x)
+    torch.testing.assert_close(x.grad, twice)
+    with torch.no_grad():
+        frozen(x, told)
+    assert seen == [False, False, False, True]

@@ -111,6 +111,7 @@ def trajectory(
     yield State(x0, 0.0, x0)
 
 
+@torch.no_grad()
 def generate(  # noqa: PLR0913  (the choices of `ddim sample`)
     trained: Trained,
     seeds: Sequence[int],

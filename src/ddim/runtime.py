@@ -79,14 +79,12 @@ class Runtime:
 class Frozen(nn.Module):
     """A compiled network whose weights are part of the program: rounded and laid out once, not at each call.
 
-    They must not change any more, and it has no gradients.
+    They must not change any more. Where gradients are asked for it is the compiled network, not frozen.
     """
 
     def __init__(self, compiled: nn.Module) -> None:
         super().__init__()
-        from torch._inductor import config  # two seconds, for those who compile
-
-        self.compiled, self.patch = compiled, config.patch
+        self.compiled = compiled
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (whatever the network has)
         """What is asked of the network beside its output, such as its number of classes."""
@@ -95,8 +93,10 @@ class Frozen(nn.Module):
 
     def forward(self, *args: Any, **told: Any) -> Tensor:  # noqa: ANN401  (whatever the network takes)
         """As the network."""
-        # The compiler looks at both when it is first called.
-        with torch.no_grad(), self.patch(freezing=True):
+        from torch._inductor import config  # two seconds, for those who compile
+
+        # The compiler looks at it when it is first called, with gradients and without.
+        with config.patch(freezing=not torch.is_grad_enabled()):
             return self.compiled(*args, **told)
 
 
