@@ -124,6 +124,14 @@ def test_classes_of_a_network_are_counted_given_or_those_of_the_weights_to_start
     check(changed("ddpm", net__classes=10), changed("ddpm", data__labels="yes", net__classes=10))
 
 
+def test_a_run_goes_on_from_weights_as_they_were_trained():
+    old = changed("edm", pixels__std=1)
+    check(old, old)
+    check(override(old, {"optim.lr": "1e-4"}), old)
+    with pytest.raises(UserError, match="must be one number, .*, got 1.0, 0.25 and 0.5"):
+        check(override(old, {"predicts.sigma_data": "0.25"}), old)
+
+
 def test_entries_are_times_like_any_others_where_there_is_no_table():
     check(changed("iddpm", schedule="linear_beta", objective__times__entries=100, conditioning__entries=50))
     check(changed("ddpm", grid__entries=50, sampled_on="linear", sampled_on__entries=50))

@@ -29,10 +29,10 @@ def check(recipe: Recipe, source: Recipe | None = None) -> None:
             f"pixels must be those in which the weights of --from were trained, {_said(source.pixels)}, got "
             f"{_said(recipe.pixels)}: leave --pixels out, or --from"
         )
-    fields = {name: value for name, _, value in flat(recipe)}
-    for what, names in _alike(recipe):
-        found = {name: fields[name] for name in names if name in fields}
-        if len(set(found.values())) > 1:
+    known = [] if source is None else [found for _, found in _unlike(source)]
+    for what, found in _unlike(recipe):
+        # What a run was trained with, one that goes on from its weights needs.
+        if found not in known:
             raise UserError(
                 f"{_listed(found)} must be one number, {what}, got {_listed(found.values())}: set them "
                 f"together, {' '.join(f'--{name} N' for name in found)}"
@@ -59,6 +59,15 @@ def check(recipe: Recipe, source: Recipe | None = None) -> None:
     for wrong, said in rules:
         if wrong:
             raise UserError(said)
+
+
+def _unlike(recipe: Recipe) -> Iterator[tuple[str, dict[str, object]]]:
+    """What is one number and is not, and the fields that hold it with their values."""
+    fields = {name: value for name, _, value in flat(recipe)}
+    for what, names in _alike(recipe):
+        found = {name: fields[name] for name in names if name in fields}
+        if len(set(found.values())) > 1:
+            yield what, found
 
 
 def _alike(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]]:
