@@ -350,6 +350,8 @@ def test_a_kind_that_is_there_keeps_its_fields():
         ("grid.shares", "1,2", "grid.shares is not a field of uniform; it is one of sections"),
         ("grid.xyzzyx", "1", "grid.xyzzyx is not a field of a recipe; possible here: none"),
         ("batch_size", "3", "batch_size is not a field of a recipe; perhaps you meant optim.batch"),
+        # Not report.steps: the part was named.
+        ("sampler.steps_offset", "1", "perhaps you meant sampler.eta"),
         ("name.x", "1", "name is a plain value"),
         ("schedule.min_signal.x", "1", "min_signal is a plain value"),
         ("schedule.kind", "linear", "schedule.kind is not a field"),

@@ -82,7 +82,7 @@ def test_random_draws_some_of_them_the_same_for_a_seed():
         ({"images": "10", "fields": {"minutes": "[1,2]"}}, "--images and minutes=... are two budgets"),
         ({"minutes": "1", "fields": {"images": "[10,20]"}}, "images=... and --minutes are two budgets"),
         ({"fields": {"images": "10", "minutes": "[1,2]"}}, "images=... and minutes=... are two budgets"),
-        ({"repeats": 0}, "--repeats must be at least 1, got 0"),
+        ({"repeats": 0}, "--repeats must be at least 1 and at most 1,000,000, got 0"),
         ({"random": 2, "search": 2}, "give one of them"),
         ({"search": 2, "repeats": 2}, "--repeats must be 1, got 2"),
         ({"evaluate": 0}, "--evaluate must be at least 20 pictures, got 0"),

@@ -193,7 +193,7 @@ def _unknown(path: str, name: str, kind: type, above: str, options: list[type]) 
     known = [f.name for f in fields(kind)]
     here = difflib.get_close_matches(name, known, 1, 0.6)
     paths = [row[0] for row in flat(Recipe())]
-    words = (name, *name.split("_"))
+    words = (name,) if above else (name, *name.split("_"))
     same_end = [row for word in words for row in paths if row.split(".")[-1] == word]
     anywhere = same_end or difflib.get_close_matches(path, paths, 1, 0.6)
     if anywhere and not (here and above):

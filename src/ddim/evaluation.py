@@ -79,6 +79,7 @@ class Pictures:
         amount("steps", self.steps)
         if self.n < LEAST:
             raise UserError(f"n must be at least {LEAST} pictures, got {self.n}")
+        amount("n", self.n)
         check_seeds([self.seed, self.seed + self.n - 1])
 
 

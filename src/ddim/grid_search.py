@@ -59,11 +59,11 @@ def fine(steps: int) -> int:
     return max(100, 10 * steps)
 
 
-def reference(
-    trained: Trained, end: float, seeds: Sequence[int], steps: int = 100, first: float = 1.0
-) -> Tensor:
+def reference(trained: Trained, end: float, seeds: Sequence[int], steps: int, first: float = 1.0) -> Tensor:
     """Pictures (B, C, H, W) of a fine run: Heun's rule on equal steps of log-SNR, 2 steps - 1 evaluations."""
-    times = named_grids(steps, trained.recipe.walked, end, first)["uniform_log_snr"]
+    times = uniform_log_snr(steps, trained.recipe.walked, end, first)
+    # The ends themselves, as of those that it judges.
+    times[0], times[-1] = first, end
     return pictures(trained, EDM(), times, seeds)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim import runs, trials, tuning
-from ddim.errors import UserError
+from ddim.errors import UserError, amount
 from ddim.files import create
 from ddim.scores import LEAST
 from ddim.tracking import new_run_folder, read_json, writable, write_json_atomic
@@ -57,8 +57,8 @@ class Asked:
     def __post_init__(self) -> None:
         for name in ("repeats", "random", "search"):
             count = getattr(self, name)
-            if count is not None and count < 1:
-                raise UserError(f"--{name} must be at least 1, got {count}")
+            if count is not None:
+                amount(f"--{name}", count)
         if self.random and self.search:
             raise UserError("--random draws the trials and --search proposes them: give one of them")
         if self.search and self.repeats > 1:

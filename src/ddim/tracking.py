@@ -68,7 +68,9 @@ def writable(out: Path | None, parent: str, stem: str, *, least: bool = True) ->
             return numbered(Path(parent), f"{stem}-", least=least)
         make(out)
     except OSError as error:
-        raise UserError(f"{error.filename} cannot be made a folder: {error.strerror}") from None
+        # The part of the path at fault, where the system says it.
+        where = error.filename or out or parent
+        raise UserError(f"{where} cannot be made a folder: {error.strerror}") from None
     return out
 
 
