@@ -25,7 +25,7 @@ from ddim.comparison import evaluations, levels
 from ddim.denoiser import Denoiser
 from ddim.errors import UserError
 from ddim.generate import Trained
-from ddim.grid_search import check, fine, pictures, reference
+from ddim.grid_search import check, fine, pictures, pinned, reference
 from ddim.noise import Noise
 from ddim.samplers import EDM, Sampler, State
 from ddim.samplers.line import bar, time_of
@@ -61,9 +61,7 @@ def grid(name: str, steps: int, schedule: Schedule, end: float, first: float = 1
     clock, sigma = DISCRETISATIONS[name]
     start, stop = clock(bar(schedule(torch.tensor([first, end], dtype=torch.float64)))).tolist()
     times = time_of(schedule, sigma(torch.linspace(start, stop, steps, dtype=torch.float64)))
-    # The ends themselves, not their images under roundings.
-    times[0], times[-1] = first, end
-    return times
+    return pinned(times, first, end)
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,13 @@ LEAST_GAP = 0.25
 def named_grids(steps: int, schedule: Schedule, end: float, first: float = 1.0) -> dict[str, Tensor]:
     """The named ways from the time `first` to `end`, each (steps,) times."""
     clocks = (uniform, quadratic, karras, uniform_log_snr)
-    grids = {clock.__name__: clock(steps, schedule, end, first) for clock in clocks}
-    for times in grids.values():
-        # The ends themselves, not their images under roundings.
-        times[0], times[-1] = first, end
-    return grids
+    return {clock.__name__: pinned(clock(steps, schedule, end, first), first, end) for clock in clocks}
+
+
+def pinned(times: Tensor, first: float, end: float) -> Tensor:
+    """Times (steps,), in place, with the ends themselves and not their images under roundings."""
+    times[0], times[-1] = first, end
+    return times
 
 
 def pictures(trained: Trained, sampler: Sampler, times: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -62,9 +64,7 @@ def fine(steps: int) -> int:
 def reference(trained: Trained, end: float, seeds: Sequence[int], steps: int, first: float = 1.0) -> Tensor:
     """Pictures (B, C, H, W) of a fine run: Heun's rule on equal steps of log-SNR, 2 steps - 1 evaluations."""
     times = uniform_log_snr(steps, trained.recipe.walked, end, first)
-    # The ends themselves, as of those that it judges.
-    times[0], times[-1] = first, end
-    return pictures(trained, EDM(), times, seeds)
+    return pictures(trained, EDM(), pinned(times, first, end), seeds)
 
 
 def search(
