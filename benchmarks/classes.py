@@ -16,14 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ddim.evaluation import made
-from ddim.generate import as_asked, load
-from ddim.labels import check
 from ddim.metrics.features import extract, find
 from ddim.metrics.kid import kid
 from ddim.metrics.neighbours import nearest, plain
 from ddim.metrics.proportions import interval
-from ddim.own_images import own_images
+from ddim.runs.classes import check
+from ddim.runs.generate import as_asked, load, made
+from ddim.runs.images import own_images
 
 KNOWN, NEIGHBOURS = 5000, 20
 """Training images that are looked among, and how many of them decide."""

@@ -34,16 +34,16 @@ from diffusers import DDIMPipeline, DDPMScheduler, UNet2DModel
 from torch import nn
 from torch.nn import functional as F
 
-from ddim import memory
-from ddim.config import Recipe, build
-from ddim.data.transforms import batch as gather
-from ddim.data.transforms import unit
-from ddim.generate import Trained, generate
-from ddim.interop import export
-from ddim.noise import Noise
-from ddim.pixels import Pixels
-from ddim.recipes import find
-from ddim.runtime import COMPILE_PAYS_AFTER, Runtime, choose
+from ddim.data.batch import batch as gather
+from ddim.data.batch import unit
+from ddim.diffusion.noise import Noise
+from ddim.diffusion.pixels import Pixels
+from ddim.nn import allocator as memory
+from ddim.nn.runtime import COMPILE_PAYS_AFTER, Runtime, choose
+from ddim.runs.diffusers_format import export
+from ddim.runs.generate import Trained, generate
+from ddim.runs.named_recipes import find
+from ddim.runs.recipe import Recipe, build
 from exact import rounded
 from timing import images, in_turn, pace, show, training
 
@@ -137,7 +137,7 @@ def piped(pipeline: DDIMPipeline, runtime: Runtime, count: int, steps: int) -> C
 
 
 def give_back() -> None:
-    """Undo `ddim.memory.keep`: the thresholds that glibc comes to by itself; what is free to the system."""
+    """Undo `allocator.keep`: the thresholds that glibc comes to by itself; what is free to the system."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for parameter, value in ((M_MMAP_MAX, 65536), (M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**26)):
             libc.mallopt(parameter, value)

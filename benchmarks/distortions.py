@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from ddim.data import open_images, parse_size
-from ddim.metrics.features import DEFAULT, Extractor, extract, find
+from ddim.metrics.catalogue import DEFAULT
+from ddim.metrics.features import Extractor, extract, find
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid
 from ddim.metrics.precision_recall import prdc

@@ -13,10 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from ddim.evaluation import Pictures, evaluate
-from ddim.generate import generate, load
+from ddim.evaluation.evaluate import Pictures, evaluate
 from ddim.metrics.features import extract, find
-from ddim.plots import to_uint8
+from ddim.plots.pictures import to_uint8
+from ddim.runs.generate import generate, load
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ddim import comparison
-from ddim.generate import ends, load
+from ddim.evaluation import sampler_errors as comparison
+from ddim.runs.generate import ends, load
 
 
 def main() -> None:

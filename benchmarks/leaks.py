@@ -22,12 +22,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddim.augment import augmented
-from ddim.data.transforms import batch as gather
-from ddim.data.transforms import unit
-from ddim.generate import Trained, as_asked, batches, load, trajectory
-from ddim.labels import in_turn, of_seeds
-from ddim.own_images import own_images
+from ddim.data.augment import augmented
+from ddim.data.batch import batch as gather
+from ddim.data.batch import unit
+from ddim.runs.classes import in_turn, of_seeds
+from ddim.runs.generate import Trained, as_asked, batches, load, trajectory
+from ddim.runs.images import own_images
 
 SEEN = 5
 """Standard errors by which augmentation must move a statistic of the images for `leak` to be told."""

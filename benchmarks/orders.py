@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from ddim import convergence as c
-from ddim.oracles import Mixture, exact
-from ddim.samplers import DDIM, EDM, AdamsBashforth, DPMSolver, Sampler, UniPC
-from ddim.schedules import Cosine
+from ddim.diffusion.oracles import Mixture, exact
+from ddim.diffusion.samplers import DDIM, EDM, AdamsBashforth, DPMSolver, Sampler, UniPC
+from ddim.diffusion.samplers import convergence as c
+from ddim.diffusion.schedules import Cosine
 
 SAMPLERS: dict[str, tuple[Sampler, str]] = {
     "DDIM": (DDIM(), "1"),

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 
-from ddim.calibration import measure
-from ddim.config import Recipe
 from ddim.data import parse_size
-from ddim.generate import Trained
-from ddim.own_images import entered
-from ddim.recipes import find
-from ddim.runtime import Runtime, choose
+from ddim.evaluation.denoising import measure
+from ddim.nn.runtime import Runtime, choose
+from ddim.runs.generate import Trained
+from ddim.runs.images import entered
+from ddim.runs.named_recipes import find
+from ddim.runs.recipe import Recipe
 from ddim.training.engine import LocalEngine
 from ddim.training.loop import Plan, Split, Training
 from ddim.training.run import opened, pixels_of

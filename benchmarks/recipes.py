@@ -18,14 +18,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ddim.data.transforms import batch as gather
-from ddim.data.transforms import unit
-from ddim.denoiser import Model
-from ddim.generate import Trained, load
-from ddim.labels import check_null
-from ddim.levels import ends, slices
-from ddim.noise import Noise
-from ddim.own_images import own_images
+from ddim.data.batch import batch as gather
+from ddim.data.batch import unit
+from ddim.diffusion.denoiser import Model
+from ddim.diffusion.log_snr import ends, slices
+from ddim.diffusion.noise import Noise
+from ddim.runs.classes import check_null
+from ddim.runs.generate import Trained, load
+from ddim.runs.images import own_images
 
 NOISE = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Standard deviations of noise on images in [0, 1]."""

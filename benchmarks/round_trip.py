@@ -13,11 +13,11 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from ddim.codec import override
-from ddim.config import Recipe
-from ddim.data.transforms import batch as gather
-from ddim.editing import invert, restore
-from ddim.generate import load
+from ddim.data.batch import batch as gather
+from ddim.diffusion.editing import invert, restore
+from ddim.runs.codec import override
+from ddim.runs.generate import load
+from ddim.runs.recipe import Recipe
 from ddim.training.run import opened
 
 SONG = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.0001, 1000: 0.0001}

@@ -14,10 +14,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ddim.generate import load
-from ddim.grid_search import named_grids, pictures, reference
-from ddim.samplers import DPMSolver
-from ddim.searched import saved
+from ddim.diffusion.samplers import DPMSolver
+from ddim.evaluation.grid_search import named_grids, pictures, reference
+from ddim.runs.generate import load
+from ddim.runs.searched_grids import saved
 
 LEVELS, TRUSTED = 100, 16
 

@@ -26,12 +26,12 @@ from pathlib import Path
 
 import torch
 
-from ddim.config import Recipe, build
-from ddim.denoiser import Model
-from ddim.generate import Trained, generate
-from ddim.pixels import Pixels
-from ddim.recipes import find
-from ddim.runtime import Runtime, choose
+from ddim.diffusion.denoiser import Model
+from ddim.diffusion.pixels import Pixels
+from ddim.nn.runtime import Runtime, choose
+from ddim.runs.generate import Trained, generate
+from ddim.runs.named_recipes import find
+from ddim.runs.recipe import Recipe, build
 from ddim.training.loop import Training
 from timing import in_turn, pace, show, training
 

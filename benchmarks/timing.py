@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import torch
 
-from ddim.config import Recipe
 from ddim.data import Images, split
-from ddim.pixels import Pixels
-from ddim.runtime import Runtime
+from ddim.diffusion.pixels import Pixels
+from ddim.nn.runtime import Runtime
+from ddim.runs.recipe import Recipe
 from ddim.training.engine import LocalEngine
 from ddim.training.loop import Plan, Split, Training
 

@@ -91,7 +91,7 @@ def test_the_check_above_can_fail(line):
 
 
 @pytest.mark.parametrize(
-    "module", ["ddim", "ddim.cli", "ddim.errors", "ddim.data", "ddim.tracking", "ddim.checkpoint"]
+    "module", ["ddim", "ddim.cli", "ddim.errors", "ddim.data", "ddim.runs.folder", "ddim.runs.checkpoint"]
 )
 def test_importing_it_imports_no_torch(module):
     heavy = ["torch", "torchvision", "matplotlib", "tensorboardX"]

@@ -5,28 +5,28 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ddim.evaluation import Pictures, evaluate
-    from ddim.generate import load, sample
-    from ddim.grids import Uniform
-    from ddim.noise import Noise
-    from ddim.reference import Reference
-    from ddim.samplers import DDIM, last, picture, start
+    from ddim.diffusion.grids import Uniform
+    from ddim.diffusion.noise import Noise
+    from ddim.diffusion.samplers import DDIM, last, picture, start
+    from ddim.evaluation.evaluate import Pictures, evaluate
+    from ddim.evaluation.reference import Reference
+    from ddim.runs.generate import load, sample
     from ddim.training import train
 
 # Name -> module. Lazily, because `ddim --help` must not wait for torch.
 _PUBLIC = {
     "train": "ddim.training",
-    "load": "ddim.generate",
-    "sample": "ddim.generate",
-    "evaluate": "ddim.evaluation",
-    "Pictures": "ddim.evaluation",
-    "Reference": "ddim.reference",
-    "Noise": "ddim.noise",
-    "Uniform": "ddim.grids",
-    "DDIM": "ddim.samplers",
-    "start": "ddim.samplers",
-    "last": "ddim.samplers",
-    "picture": "ddim.samplers",
+    "load": "ddim.runs.generate",
+    "sample": "ddim.runs.generate",
+    "evaluate": "ddim.evaluation.evaluate",
+    "Pictures": "ddim.evaluation.evaluate",
+    "Reference": "ddim.evaluation.reference",
+    "Noise": "ddim.diffusion.noise",
+    "Uniform": "ddim.diffusion.grids",
+    "DDIM": "ddim.diffusion.samplers",
+    "start": "ddim.diffusion.samplers",
+    "last": "ddim.diffusion.samplers",
+    "picture": "ddim.diffusion.samplers",
 }
 
 __all__ = [

@@ -7,11 +7,13 @@ import pytest
 import torch
 
 import tiny
-from ddim import ablation, generate, grid_search
 from ddim.cli import main
-from ddim.codec import override
-from ddim.samplers import EDM
-from ddim.samplers.line import bar
+from ddim.diffusion.samplers import EDM
+from ddim.diffusion.samplers.line import bar
+from ddim.evaluation import grid_search
+from ddim.evaluation import sampler_ablation as ablation
+from ddim.runs import generate
+from ddim.runs.codec import override
 from ddim.training import train
 
 

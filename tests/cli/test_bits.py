@@ -10,16 +10,16 @@ import pytest
 import torch
 
 import tiny
-from ddim import checkpoint
 from ddim.cli import main
 from ddim.cli.likelihood import _bits
-from ddim.generate import Trained
+from ddim.diffusion.loss import Hybrid, TableTimes, UniformTimes
+from ddim.diffusion.oracles import Gaussian
+from ddim.diffusion.pixels import Pixels
+from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
 from ddim.nn.ddpm_unet import DDPMUNetSpec
-from ddim.objective import Hybrid, TableTimes, UniformTimes
-from ddim.oracles import Gaussian
-from ddim.pixels import Pixels
-from ddim.runtime import Runtime
-from ddim.schedules import Cosine, Linear, LinearBeta
+from ddim.nn.runtime import Runtime
+from ddim.runs import checkpoint
+from ddim.runs.generate import Trained
 from ddim.training import train
 from oracles import Asked, normal
 

@@ -9,20 +9,21 @@ from PIL import Image
 from torch.nn.functional import one_hot
 
 import tiny
-from ddim import checkpoint, diagnostics
 from ddim.cli import main
-from ddim.codec import override
-from ddim.config import DDPMUNetSpec, build
 from ddim.data.order import indices
-from ddim.generate import Trained, load
-from ddim.gradient_noise import noise_scale
-from ddim.importance import LossAware
-from ddim.objective import Hybrid, TableTimes
-from ddim.own_images import OwnImages
-from ddim.parameterisation import LogSNR
-from ddim.pixels import Pixels
-from ddim.runtime import Runtime
-from ddim.schedules import LinearBeta
+from ddim.diffusion.loss import Hybrid, TableTimes
+from ddim.diffusion.parameterisation import LogSNR
+from ddim.diffusion.pixels import Pixels
+from ddim.diffusion.schedules import LinearBeta
+from ddim.diffusion.time_sampling import LossAware
+from ddim.evaluation import diagnose as diagnostics
+from ddim.evaluation.gradient_noise import noise_scale
+from ddim.nn.runtime import Runtime
+from ddim.runs import checkpoint
+from ddim.runs.codec import override
+from ddim.runs.generate import Trained, load
+from ddim.runs.images import OwnImages
+from ddim.runs.recipe import DDPMUNetSpec, build
 from ddim.training import train
 from oracles import made, shaken
 from stubs import stub
@@ -111,7 +112,7 @@ def test_a_checkpoint_and_other_images_are_refused(run, tmp_path, capsys, monkey
     assert main(["diagnose", str(next((run / "checkpoints").glob("step-*")))]) == 2
     assert "is a checkpoint" in capsys.readouterr().err
     other = tiny.images(40)
-    monkeypatch.setattr("ddim.own_images.open_images", lambda *a, **k: other)
+    monkeypatch.setattr("ddim.runs.images.open_images", lambda *a, **k: other)
     assert main(["diagnose", str(run)]) == 2
     assert f"has changed since {run} was trained on it: put its images back" in capsys.readouterr().err
 
@@ -139,7 +140,7 @@ def test_commands_that_look_at_the_images_of_a_run_say_where_they_are_not(tmp_pa
 
 
 def test_the_gradients_of_a_diagnosis_are_those_of_the_objective_whatever_the_micro_batch(run):
-    from ddim.own_images import own_images
+    from ddim.runs.images import own_images
 
     trained = load(run)
     own = own_images(trained)
@@ -256,7 +257,7 @@ def test_batches_of_a_diagnosis_are_independent(n, batch):
 
 def test_times_that_are_drawn_by_their_losses_are_shown_as_drawn(tmp_path, monkeypatch):
     training, trained = at_the_start(AWARE, tmp_path)
-    monkeypatch.setattr("ddim.own_images.open_images", lambda *a, **k: training.split.images)
+    monkeypatch.setattr("ddim.runs.images.open_images", lambda *a, **k: training.split.images)
     times = diagnostics.diagnose(trained, 2, 2).training
     # Of losses 1, 1/4, 1/16, ... and a hundredth of the draws that are even.
     shares = 0.99 * 0.75 * 4.0 ** -torch.arange(8.0) + 0.01 / 8

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 import tiny
 from ddim.cli import main
-from ddim.codec import override
+from ddim.runs.codec import override
 from ddim.training import train
 
 

@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 
 import tiny
-from ddim import scores
 from ddim.cli import main
 from ddim.cli.compare import _cells
-from ddim.metrics import features
+from ddim.evaluation import record as scores
+from ddim.metrics import catalogue, features
 from ddim.training import train
+from html_reader import Reader
 from stubs import stub, written
-from test_pages import Reader
 
 
 def found(name=features.DEFAULT, weights=None):
@@ -80,8 +80,8 @@ def test_a_legacy_number_is_named_as_such_and_is_a_metric_to_compare_by(run, cap
     value = scores.read(tmp_path / "one").value("legacy_kid")
     assert f"\nlegacy KID {value:9.5f}   mean over batches of 128, as the R repository" in text
     said(capsys, *words, tmp_path / "two", "--seed", 40)
-    few = scores.Metric("legacy KID", True, biased=False, least=20)
-    monkeypatch.setitem(scores.METRICS, "legacy_kid", few)
+    few = catalogue.Metric("legacy KID", True, biased=False, least=20)
+    monkeypatch.setitem(catalogue.METRICS, "legacy_kid", few)
     lines = said(capsys, "compare", tmp_path / "one", tmp_path / "two", "--metric", "legacy_kid").splitlines()
     assert lines[0] == "legacy KID, lower is better"
     assert sorted(line.split()[0] for line in lines[2:4]) == ["1", "2"]
@@ -187,7 +187,7 @@ def test_a_page_of_others_is_left_alone_before_anything_is_compared(run, capsys,
 
 
 def test_a_run_with_itself_differs_in_nothing(run, capsys, monkeypatch):
-    monkeypatch.setitem(scores.METRICS, "kid", scores.Metric("KID", True, biased=False, least=20))
+    monkeypatch.setitem(catalogue.METRICS, "kid", catalogue.Metric("KID", True, biased=False, least=20))
     text = said(capsys, "compare", run / "evaluations" / "1", run / "evaluations" / "2")
     assert ", paired" in text
     assert "sampler.kind" in text

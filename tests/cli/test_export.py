@@ -2,10 +2,10 @@ import diffusers
 import pytest
 
 from ddim.cli import main
-from ddim.evaluation import Pictures, evaluate
-from ddim.generate import load
-from ddim.interop import export, import_
-from ddim.reference import Reference
+from ddim.evaluation.evaluate import Pictures, evaluate
+from ddim.evaluation.reference import Reference
+from ddim.runs.diffusers_format import export, import_
+from ddim.runs.generate import load
 from stubs import stub
 from untrained import recipe, run_of
 
@@ -39,7 +39,7 @@ def test_an_imported_run_has_no_images_of_its_own(tmp_path, capsys, monkeypatch)
     export(load(run_of(recipe(), tmp_path / "run")), tmp_path / "out")
     run, opened = import_(tmp_path / "out", tmp_path / "back"), []
     monkeypatch.setattr("ddim.metrics.features.find", lambda *a: stub())
-    for module in ("own_images", "reference", "training.run"):
+    for module in ("runs.images", "evaluation.reference", "training.run"):
         monkeypatch.setattr(f"ddim.{module}.open_images", lambda *a, **k: opened.append(a))
     for command, otherwise in [
         ("diagnose", ""),

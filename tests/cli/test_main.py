@@ -10,9 +10,10 @@ from importlib import import_module
 import pytest
 
 import ddim
-from ddim import checkpoint, cli
+from ddim import cli
 from ddim.cli import COMMANDS, main
 from ddim.errors import UserError
+from ddim.runs import checkpoint
 
 HEAVY = {"torch", "torchvision", "numpy", "PIL", "matplotlib", "rich", "yaml", "tensorboardX"}
 """What takes seconds, or tenths of them, to import."""

@@ -10,12 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ddim import checkpoint, figures
 from ddim.cli import main
 from ddim.cli import plot as command
-from ddim.codec import dump
-from ddim.config import build
-from ddim.recipes import smoke
+from ddim.evaluation import figures
+from ddim.runs import checkpoint
+from ddim.runs.codec import dump
+from ddim.runs.named_recipes import smoke
+from ddim.runs.recipe import build
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ from PIL import Image
 
 import ddim
 import tiny
-from ddim import checkpoint, generate, plots
 from ddim.cli import main, sample
 from ddim.cli.sample import _seeds
-from ddim.generate import load
+from ddim.plots import pictures as plots
+from ddim.runs import checkpoint, generate
+from ddim.runs.generate import load
 from ddim.training import train
 
 

@@ -8,10 +8,10 @@ import sys
 import pytest
 
 import sweeping
-from ddim.claims import Claims
 from ddim.cli import main
 from ddim.cli import runs as table
-from ddim.workers import work
+from ddim.experiments.sweep.claims import Claims
+from ddim.experiments.sweep.worker import work
 
 
 @pytest.fixture
@@ -24,7 +24,9 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def counting(monkeypatch):
     """Trials that count in place of training."""
-    monkeypatch.setattr("ddim.workers.training", lambda sweep, trial, jobs: sweeping.counting(sweep)(trial))
+    monkeypatch.setattr(
+        "ddim.experiments.sweep.worker.training", lambda sweep, trial, jobs: sweeping.counting(sweep)(trial)
+    )
 
 
 @pytest.mark.usefixtures("counting")
@@ -60,7 +62,7 @@ def test_mistakes_are_one_sentence_and_leave_no_folder(here, capsys, words, said
 @pytest.mark.usefixtures("here")
 def test_a_failed_trial_is_named_with_its_last_words(capsys, monkeypatch):
     fail = [sys.executable, "-c", "import sys; sys.exit('the loss is not finite')"]
-    monkeypatch.setattr("ddim.workers.training", lambda sweep, trial, jobs: [fail])
+    monkeypatch.setattr("ddim.experiments.sweep.worker.training", lambda sweep, trial, jobs: [fail])
     assert main(["sweep", "seed=[3]", "--recipe", "smoke"]) == 1
     said = capsys.readouterr().err
     assert "0 of 1 trials are finished, these failed:\n  1-3: the loss is not finite\n" in said
@@ -86,7 +88,7 @@ line = {"step": 60, "images": 960, "image_mae": recipe["optim"]["lr"]}
     def command(sweep, trial, jobs):
         return [[sys.executable, "-c", stub, str(sweep.run(trial)), str(sweep.recipe(trial))]]
 
-    monkeypatch.setattr("ddim.workers.training", command)
+    monkeypatch.setattr("ddim.experiments.sweep.worker.training", command)
 
 
 def told(sweep):

@@ -11,14 +11,15 @@ import pytest
 from PIL import Image
 
 import tiny
-from ddim import checkpoint, recipes
 from ddim.cli import main
 from ddim.cli import train as command
 from ddim.cli.console import WARM, Console, Pace, clock
-from ddim.codec import dump, flat, override, read_recipe, write_recipe
-from ddim.config import Fixed, Recipe
 from ddim.data import open_images, parse_size
-from ddim.generate import load
+from ddim.runs import checkpoint
+from ddim.runs import named_recipes as recipes
+from ddim.runs.codec import dump, flat, override, read_recipe, write_recipe
+from ddim.runs.generate import load
+from ddim.runs.recipe import Fixed, Recipe
 from ddim.training import train
 from ddim.training.loop import Plan
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bad_images import encoded, fill, picture, refused, usable
 
+from bad_images import encoded, fill, picture, refused, usable
 from ddim.cli import data as command
 from ddim.data import open_images
 from ddim.data.cache import rejects

@@ -6,8 +6,8 @@ import threading
 
 import numpy as np
 import pytest
-from bad_images import encoded, picture
 
+from bad_images import encoded, picture
 from ddim.data import cache as cache_module
 from ddim.data import open_images
 from ddim.data.cache import originals

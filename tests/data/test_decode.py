@@ -4,11 +4,11 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from bad_images import animation, encoded, interlaced, picture, with_orientation
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from bad_images import animation, encoded, interlaced, picture, with_orientation
 from ddim.data.decode import UnusableError, decode, header
 
 

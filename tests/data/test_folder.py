@@ -8,12 +8,12 @@ import zipfile
 
 import numpy as np
 import pytest
-from bad_images import encoded, picture
 
+from bad_images import encoded, picture
 from ddim.data import open_images
 from ddim.data.cache import rejects, survey
-from ddim.data.find import find
-from ddim.data.source import labels_of
+from ddim.data.find_source import find
+from ddim.data.sources import labels_of
 from ddim.errors import UserError
 from ddim.files import cache_folder
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from bad_images import encoded, picture
 
+from bad_images import encoded, picture
 from ddim.data import Images, open_images, parse_size, split
 from ddim.errors import UserError
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bad_images import encoded
 
+from bad_images import encoded
 from ddim.data import named, open_images, split
 from ddim.data.cache import rejects
 from ddim.errors import UserError

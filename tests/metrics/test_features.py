@@ -17,7 +17,8 @@ from torchvision.models import Inception3
 
 import ddim
 from ddim.errors import UserError
-from ddim.metrics.features import DEFAULT, Extractor, extract, find
+from ddim.metrics.catalogue import DEFAULT
+from ddim.metrics.features import Extractor, extract, find
 from ddim.metrics.inception import resize_tf1
 from ddim.metrics.weights import KNOWN, locate
 

@@ -6,9 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from ddim.errors import UserError
-from ddim.interop import to_diffusers
 from ddim.nn.blocks import Exact
 from ddim.nn.ddpm_unet import Attention, Block, DDPMUNetSpec, Filter
+from ddim.runs.diffusers_format import to_diffusers
 from oracles import made, normal, shaken
 
 F_, T_ = False, True

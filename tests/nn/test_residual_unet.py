@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ddim.config import ResidualUNetSpec
 from ddim.nn.blocks import Exact
 from ddim.nn.residual_unet import Residual
-from ddim.recipes import keras, seed
+from ddim.runs.named_recipes import keras, seed
+from ddim.runs.recipe import ResidualUNetSpec
 from oracles import made, normal, shaken, uniform
 
 RECIPES = {"seed": seed, "keras": keras}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "kill.py"
+SCRIPT = Path(__file__).parents[1] / "support" / "kill.py"
 RUN = ["blossoms:200", "--recipe", "smoke", "--threads", "1"]
 
 

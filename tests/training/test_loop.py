@@ -8,16 +8,15 @@ import pytest
 import torch
 
 import tiny
-from ddim import ema
-from ddim.augment import augmented
-from ddim.codec import override
-from ddim.denoiser import Model
-from ddim.ema import Exponential, HalfLife, Power
+from ddim.data.augment import augmented
+from ddim.diffusion.denoiser import Model
+from ddim.diffusion.loss import Objective
+from ddim.diffusion.parameterisation import PredictsImage, PredictsNoise
+from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
-from ddim.nn import blocks
-from ddim.objective import Objective
-from ddim.parameterisation import PredictsImage, PredictsNoise
-from ddim.pixels import Pixels
+from ddim.nn import blocks, ema
+from ddim.nn.ema import Exponential, HalfLife, Power
+from ddim.runs.codec import override
 from ddim.training.loop import Plan
 
 

@@ -8,9 +8,9 @@ import torch
 
 import ddim
 import tiny
-from ddim import checkpoint
 from ddim.cli import main
-from ddim.objective import Objective
+from ddim.diffusion.loss import Objective
+from ddim.runs import checkpoint
 from ddim.training import Callback, NotFinite, resume, train
 
 KINDS = [

@@ -7,8 +7,8 @@ import pytest
 
 import ddim.training.run
 import tiny
-from ddim import checkpoint
-from ddim.config import Optim
+from ddim.runs import checkpoint
+from ddim.runs.recipe import Optim
 from ddim.training import Callback, resume, train
 from ddim.training.loop import Plan
 

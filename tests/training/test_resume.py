@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 import tiny
-from ddim import checkpoint
-from ddim.ema import Exponential, Power
+from ddim.diffusion.loss import Hybrid
+from ddim.diffusion.schedules import LinearBeta
+from ddim.diffusion.time_sampling import LossAware
 from ddim.errors import UserError
-from ddim.importance import LossAware
 from ddim.nn.ddpm_unet import DDPMUNetSpec
-from ddim.objective import Hybrid
-from ddim.schedules import LinearBeta
+from ddim.nn.ema import Exponential, Power
+from ddim.runs import checkpoint
 from ddim.training import Callback, resume, train
 
 

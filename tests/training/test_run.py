@@ -9,11 +9,11 @@ import torch
 
 import ddim
 import tiny
-from ddim.codec import read_recipe
-from ddim.config import Data
 from ddim.data import split
 from ddim.errors import UserError
-from ddim.runtime import Runtime
+from ddim.nn.runtime import Runtime
+from ddim.runs.codec import read_recipe
+from ddim.runs.recipe import Data
 from ddim.training import Callback, Machine, train
 from ddim.training.engine import LocalEngine
 from ddim.training.loop import Plan, Split, Training
@@ -257,7 +257,7 @@ def test_a_recipe_brings_its_images_unless_others_are_named(tmp_path):
 
 
 def test_two_trainers_cannot_share_a_run(parent):
-    from ddim.checkpoint import lock
+    from ddim.runs.checkpoint import lock
 
     with lock(parent), pytest.raises(UserError, match="another process is training"):
         ddim.training.resume(parent)

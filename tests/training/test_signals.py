@@ -8,7 +8,7 @@ import time
 import pytest
 
 import tiny
-from ddim import checkpoint
+from ddim.runs import checkpoint
 from ddim.training import Callback, Interrupted, resume, train
 
 

@@ -116,7 +116,7 @@ def _heads() -> list[str]:
     """The fields of a recipe, without those below them."""
     from dataclasses import fields
 
-    from ddim.config import Recipe
+    from ddim.runs.recipe import Recipe
 
     return [f.name for f in fields(Recipe)]
 
@@ -132,7 +132,7 @@ def only(args: argparse.Namespace, command: str, *fields: str) -> None:
 
 def run_folder(run: Path) -> None:
     """UserError where something is to be added to a run and its checkpoint is given."""
-    from ddim.checkpoint import MANIFEST, names_best
+    from ddim.runs.checkpoint import MANIFEST, names_best
 
     if (run / MANIFEST).is_file() or names_best(run):
         raise UserError(f"{run} is a checkpoint, to which nothing can be added: give the run folder")

@@ -11,7 +11,7 @@ from ddim.cli import RUN, WEIGHTS
 from ddim.errors import amount
 
 if TYPE_CHECKING:
-    from ddim.ablation import Cell
+    from ddim.evaluation.sampler_ablation import Cell
 
 _EPILOG = """
 The choices of Karras et al. 2022, for any model: which noise levels a sampler visits (rows: edm, vp, ve,
@@ -46,8 +46,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and print the tables."""
-    from ddim import ablation
-    from ddim.generate import ends, load
+    from ddim.evaluation import sampler_ablation as ablation
+    from ddim.runs.generate import ends, load
 
     amount("--seeds", args.seeds)
     amount("--evaluations", args.evaluations, 3)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
-    from ddim.pages import Block
-    from ddim.ranking import Row
-    from ddim.scores import Evaluation
+    from ddim.evaluation.compare import Row
+    from ddim.evaluation.record import Evaluation
+    from ddim.plots.page import Block
 
 _EPILOG = """
 Each is a record, the folder of an evaluation, or a run, of which the newest evaluation counts. Ranked is what
@@ -49,10 +49,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Rank, print the table and what differs, write the page."""
     # Here, so that --help answers without torch.
-    from ddim.checkpoint import names_best
-    from ddim.pages import check_out, save_page
-    from ddim.ranking import differing, ranked
-    from ddim.scores import find_metric, read
+    from ddim.evaluation.compare import differing, ranked
+    from ddim.evaluation.record import read
+    from ddim.metrics.catalogue import find_metric
+    from ddim.plots.page import check_out, save_page
+    from ddim.runs.checkpoint import names_best
 
     metric = find_metric(args.metric)
     if args.out is not None:
@@ -80,8 +81,8 @@ def _page(
     table: list[list[str]], apart: list[list[str]], rows: list[Row], first: Evaluation
 ) -> tuple[list[Block], dict[str, bytes]]:
     """The blocks of the page of two tables, and the grids of the evaluations as PNG files by name."""
-    from ddim.pages import Cell, Heading, Picture, Table, Text
-    from ddim.scores import GRID
+    from ddim.evaluation.record import GRID
+    from ddim.plots.page import Cell, Heading, Picture, Table, Text
 
     features, reference = first.record["features"], first.record["reference"]
     how = (
@@ -113,7 +114,7 @@ def _page(
 
 def _short(folder: Path) -> str:
     """What others call an evaluation, who need not know where on this machine it lies: RUN/evaluations/1."""
-    from ddim.scores import FOLDER
+    from ddim.evaluation.record import FOLDER
 
     parts = folder.resolve().parts
     return "/".join(parts[-3:] if parts[-2:-1] == (FOLDER,) else parts[-1:])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ddim.data import Images
     from ddim.data.decode import Header
-    from ddim.data.source import Reject
+    from ddim.data.sources import Reject
 
 _GRID = Path("data-grid.png")
 _SHOWN = 64
@@ -46,10 +46,10 @@ def run(args: argparse.Namespace) -> int:
 
     from ddim.data import open_images, parse_size
     from ddim.data.cache import enlarged, originals, rejects, survey
-    from ddim.data.find import find
+    from ddim.data.find_source import find
     from ddim.data.order import order
     from ddim.files import cache_folder
-    from ddim.plots import check_out, grid, save_png
+    from ddim.plots.pictures import check_out, grid, save_png
 
     size = parse_size(args.size)
     check_out(args.out)

@@ -42,10 +42,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ask the run, print the table, write the figure and the record."""
-    from ddim import diagnostics, tracking
     from ddim.cli.console import decoding
-    from ddim.generate import load
-    from ddim.plots import drawn, save_png
+    from ddim.evaluation import diagnose as diagnostics
+    from ddim.plots.pictures import drawn, save_png
+    from ddim.runs import folder as tracking
+    from ddim.runs.generate import load
 
     run_folder(args.run)
     trained = load(args.run, args.weights, device=args.device)

@@ -16,8 +16,8 @@ from ddim.errors import UserError, amount
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ddim.denoiser import Counted, Denoiser
-    from ddim.generate import Trained
+    from ddim.diffusion.denoiser import Counted, Denoiser
+    from ddim.runs.generate import Trained
 
 
 def options(parser: argparse.ArgumentParser, steps: int) -> None:
@@ -64,9 +64,9 @@ class Work:
 
     def save(self, out: Path, rows: dict[str, Tensor], notes: dict[str, Any]) -> None:
         """Write each row's images (B, C, H, W) in [0, 1], strip.png with a row each, and record.json."""
-        from ddim.plots import save_figure, save_png, strip, to_uint8
-        from ddim.records import sampling_record
-        from ddim.tracking import write_json_atomic
+        from ddim.plots.pictures import save_figure, save_png, strip, to_uint8
+        from ddim.runs.folder import write_json_atomic
+        from ddim.runs.provenance import sampling_record
 
         pictures = {name: list(to_uint8(images)) for name, images in rows.items()}
         for name, row in pictures.items():
@@ -94,11 +94,11 @@ def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work
 
     import torch
 
-    from ddim.codec import override
-    from ddim.denoiser import Counted
-    from ddim.generate import check_levels, load
-    from ddim.grids import Uniform, UniformLogSNR
-    from ddim.labels import check_null
+    from ddim.diffusion.denoiser import Counted
+    from ddim.diffusion.grids import Uniform, UniformLogSNR
+    from ddim.runs.classes import check_null
+    from ddim.runs.codec import override
+    from ddim.runs.generate import check_levels, load
 
     amount("--steps", args.steps)
     only(args, command, "grid")
@@ -117,7 +117,7 @@ def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work
 
 def folder(out: Path | None, command: str) -> Path:
     """Make the folder to write to, a new or an empty one: when nothing that was given can be refused."""
-    from ddim.tracking import writable
+    from ddim.runs.folder import writable
 
     if out and out.is_dir() and any(out.iterdir()):
         raise UserError(f"--out {out} holds files already; name a new folder")

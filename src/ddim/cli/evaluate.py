@@ -11,7 +11,7 @@ from ddim.cli import WEIGHTS, only
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
-    from ddim.scores import Evaluation
+    from ddim.evaluation.record import Evaluation
 
 TAKES_FIELDS = True
 
@@ -74,9 +74,10 @@ def run(args: argparse.Namespace) -> int:
     only(args, "evaluate", "sampler", "grid", "sampled_on", "clip")
     # Here, so that --help answers without torch.
     from ddim.cli.console import working
-    from ddim.evaluation import Pictures, evaluate, is_run
-    from ddim.metrics.features import DEFAULT, find
-    from ddim.reference import Reference
+    from ddim.evaluation.evaluate import Pictures, evaluate, is_run
+    from ddim.evaluation.reference import Reference
+    from ddim.metrics.catalogue import DEFAULT
+    from ddim.metrics.features import find
 
     given = {name: getattr(args, name) for name in _OF_RUNS if getattr(args, name) is not None}
     if (names := [*given, *args.fields]) and not is_run(Path(args.source)):

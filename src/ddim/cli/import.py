@@ -30,7 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the run, print where it is."""
     # Here, so that --help answers without torch.
-    from ddim.interop import import_
+    from ddim.runs.diffusers_format import import_
 
     sys.stdout.write(f"a run to sample: {import_(args.folder, args.out)}\n")
     return 0

@@ -39,10 +39,10 @@ def run(args: argparse.Namespace) -> int:
     """Paint and write."""
     import torch
 
-    from ddim.editing import Inpaint
-    from ddim.generate import batches
-    from ddim.noise import Noise, check_seeds
-    from ddim.samplers import last, picture, start
+    from ddim.diffusion.editing import Inpaint
+    from ddim.diffusion.noise import Noise, check_seeds
+    from ddim.diffusion.samplers import last, picture, start
+    from ddim.runs.generate import batches
 
     amount("-n", args.n)
     amount("--resample", args.resample)

@@ -38,10 +38,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Find both latents, mix them, make the frames."""
-    from ddim.editing import between, invert, restore
-    from ddim.noise import Noise, check_seeds
-    from ddim.plots import save_film, to_uint8
-    from ddim.samplers import DDIM, last, picture, start
+    from ddim.diffusion.editing import between, invert, restore
+    from ddim.diffusion.noise import Noise, check_seeds
+    from ddim.diffusion.samplers import DDIM, last, picture, start
+    from ddim.plots.pictures import save_film, to_uint8
 
     if (len(args.images) == 2) == (args.seeds is not None) or len(args.images) not in (0, 2):
         raise UserError("give two images, or --seeds with two seeds, such as --seeds 3,8")

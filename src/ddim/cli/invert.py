@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from safetensors.torch import save
 
-    from ddim.editing import invert, restore
+    from ddim.diffusion.editing import invert, restore
     from ddim.files import write_atomic
 
     work = editing.opened(args, "invert")

@@ -14,9 +14,9 @@ from ddim.errors import UserError, amount
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ddim.bound import Variance
-    from ddim.denoiser import Denoiser
-    from ddim.generate import Trained
+    from ddim.diffusion.denoiser import Denoiser
+    from ddim.diffusion.variational_bound import Variance
+    from ddim.runs.generate import Trained
 
 _STEPS = {"vlb": 1000, "ode": 50}
 
@@ -58,20 +58,23 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="default: the one that the run was trained on")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:  # noqa: PLR0915
     """Measure, print, keep."""
     from dataclasses import replace
     from datetime import UTC, datetime
 
     import torch
 
-    from ddim import batches, labels, likelihood, tracking
-    from ddim.codec import dump
+    from ddim.data.batch import batch
     from ddim.data.order import order
-    from ddim.data.transforms import batch
-    from ddim.generate import load
-    from ddim.noise import check_seeds
-    from ddim.own_images import check_own, check_unchanged
+    from ddim.diffusion import likelihood
+    from ddim.diffusion.noise import check_seeds
+    from ddim.runs import classes as labels
+    from ddim.runs import folder as tracking
+    from ddim.runs.codec import dump
+    from ddim.runs.generate import load
+    from ddim.runs.images import check_own, check_unchanged
+    from ddim.training import batches
     from ddim.training.run import opened
 
     run_folder(args.run)
@@ -144,11 +147,11 @@ def _bits(  # noqa: PLR0913  (a run, its model as it is asked, and what of)
     trained: Trained, model: Denoiser, images: Tensor, method: str, steps: int, seeds: range
 ) -> Tensor:
     """(B,) bits per dimension of images (B, C, H, W) uint8, one seed each; in float32 however trained."""
-    from ddim.batches import earliest
-    from ddim.data.transforms import unit
-    from ddim.guidance import Clipped
-    from ddim.likelihood import flow, grid, vlb
-    from ddim.noise import Noise
+    from ddim.data.batch import unit
+    from ddim.diffusion.guidance import Clipped
+    from ddim.diffusion.likelihood import flow, grid, vlb
+    from ddim.diffusion.noise import Noise
+    from ddim.training.batches import earliest
 
     pixels, noise = trained.recipe.data.bins(trained.pixels), Noise(seeds)
     x0 = trained.runtime.images(pixels.enter(unit(images)))
@@ -167,7 +170,7 @@ def _bits(  # noqa: PLR0913  (a run, its model as it is asked, and what of)
 
 
 def _variance(trained: Trained) -> Variance:
-    from ddim.objective import Hybrid
+    from ddim.diffusion.loss import Hybrid
 
     # A network may predict one that no loss has trained.
     return "learned" if isinstance(trained.recipe.objective, Hybrid) else "large"

@@ -48,16 +48,17 @@ def run(args: argparse.Namespace) -> int:
     amount("--steps", args.steps)
     import torch
 
-    from ddim import diagnostics, memorisation, tracking
-    from ddim.calibration import gap
     from ddim.cli.console import decoding, working
-    from ddim.evaluation import made
-    from ddim.generate import as_asked, load
-    from ddim.labels import in_turn
+    from ddim.evaluation import diagnose as diagnostics
+    from ddim.evaluation import memorisation
+    from ddim.evaluation.denoising import gap
     from ddim.metrics import features
-    from ddim.own_images import own_images
-    from ddim.plots import drawn, save_png
-    from ddim.records import sampling_record
+    from ddim.plots.pictures import drawn, save_png
+    from ddim.runs import folder as tracking
+    from ddim.runs.classes import in_turn
+    from ddim.runs.generate import as_asked, load, made
+    from ddim.runs.images import own_images
+    from ddim.runs.provenance import sampling_record
 
     run_folder(args.run)
     extractor = None

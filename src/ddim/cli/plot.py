@@ -1,4 +1,4 @@
-"""`ddim plot KIND`: the figures of `ddim.figures`, each written as a PNG."""
+"""`ddim plot KIND`: the figures of `ddim.evaluation.figures`, each written as a PNG."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EPILOG = """examples:
 `ddim plot KIND --help` lists the options of a kind.
 """
 
-# Spelt here as well as in `ddim.schedules`, so that --help needs no torch; a test holds the two together.
+# Spelt here as well as in `ddim.diffusion.schedules`, so that --help needs no torch; a test compares them.
 SCHEDULES = ("cosine", "linear", "linear_beta")
 OTHERS = ("linear_in", "karras_sigma")
 FIELDS = {
@@ -111,7 +111,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw the figure and print where it lies. UserError where that cannot be."""
-    from ddim.plots import check_out, save_figure
+    from ddim.plots.pictures import check_out, save_figure
 
     check_out(args.out)
     save_figure(args.out, _DRAW[args.kind](args))
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _schedule(args: argparse.Namespace) -> Figure:
-    from ddim import figures
+    from ddim.evaluation import figures
 
     names = args.names or SCHEDULES
     changes = {name: getattr(args, name) for name in FIELDS if getattr(args, name) is not None}
@@ -128,28 +128,28 @@ def _schedule(args: argparse.Namespace) -> Figure:
 
 
 def _embedding(args: argparse.Namespace) -> Figure:
-    from ddim import figures
+    from ddim.evaluation import figures
 
     return figures.embedding(args.width, args.max_frequency)
 
 
 def _distance(args: argparse.Namespace) -> Figure:
-    from ddim import figures
+    from ddim.evaluation import figures
 
     return figures.distance(args.width, args.max_frequency)
 
 
 def _forward(args: argparse.Namespace) -> Figure:
-    from ddim import figures
     from ddim.data import parse_size
+    from ddim.evaluation import figures
 
     image = figures.one_image(args.source, parse_size(args.size))
     return figures.forward(image, figures.chosen(("linear", "cosine"), {}), seed=args.seed)
 
 
 def _reverse(args: argparse.Namespace) -> Figure:
-    from ddim import figures
-    from ddim.generate import load
+    from ddim.evaluation import figures
+    from ddim.runs.generate import load
 
     return figures.reverse(load(args.run), args.steps, args.seed)
 
@@ -157,10 +157,11 @@ def _reverse(args: argparse.Namespace) -> Figure:
 def _samplers(args: argparse.Namespace) -> Figure:
     import torch
 
-    from ddim import comparison, figures
-    from ddim.generate import ends, load
-    from ddim.oracles import Mixture
-    from ddim.schedules import Cosine
+    from ddim.diffusion.oracles import Mixture
+    from ddim.diffusion.schedules import Cosine
+    from ddim.evaluation import figures
+    from ddim.evaluation import sampler_errors as comparison
+    from ddim.runs.generate import ends, load
 
     amount("--seeds", args.seeds)
     budgets = (5, 10, 20, 40)
@@ -179,8 +180,8 @@ def _samplers(args: argparse.Namespace) -> Figure:
 
 
 def _losses(args: argparse.Namespace) -> Figure:
-    from ddim import figures
-    from ddim.tracking import read_metrics
+    from ddim.evaluation import figures
+    from ddim.runs.folder import read_metrics
 
     missing = [str(run) for run in args.runs if not run.is_dir()]
     if missing:

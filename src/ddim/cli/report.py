@@ -33,8 +33,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the report and print where it lies."""
-    from ddim.reports import write
-    from ddim.runs import find
+    from ddim.experiments.index import find
+    from ddim.experiments.report import write
 
     found = {run.path.resolve(): run for folder in args.folders for run in find(folder)}
     one = args.folders[0] if len(args.folders) == 1 else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
-    from ddim.runs import Run
+    from ddim.experiments.index import Run
 
 _EPILOG = """
 FIELD is name, recipe, images, total, state, age, noise_mae, image_mae, a metric of `ddim evaluate` such as
@@ -49,7 +49,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table."""
-    from ddim import runs, ways
+    from ddim.experiments import conditions as ways
+    from ddim.experiments import index as runs
 
     conditions = {}
     for text in args.where:

@@ -80,12 +80,12 @@ def run(args: argparse.Namespace) -> int:
     # Here, so that --help answers without torch.
     import torch
 
-    from ddim.generate import as_asked, generate, load, parts
-    from ddim.labels import check, find
-    from ddim.noise import check_seeds
-    from ddim.plots import can_preview, grid, save_film, save_png, terminal, to_uint8
-    from ddim.records import Film, sampling_record
-    from ddim.tracking import write_json_atomic
+    from ddim.diffusion.noise import check_seeds
+    from ddim.plots.pictures import can_preview, grid, save_film, save_png, terminal, to_uint8
+    from ddim.runs.classes import check, find
+    from ddim.runs.folder import write_json_atomic
+    from ddim.runs.generate import as_asked, generate, load, parts
+    from ddim.runs.provenance import Film, sampling_record
 
     check_seeds(seeds)
     only(args, "sample", "sampler", "grid", "sampled_on", "clip")
@@ -180,7 +180,7 @@ def _folder(args: argparse.Namespace, record: dict[str, Any]) -> tuple[Path, lis
 
     A new or an empty one, or one of pictures that depend on the same: no two experiments mix.
     """
-    from ddim.tracking import read_json, writable
+    from ddim.runs.folder import read_json, writable
 
     out, before = args.out, []
     if out and out.exists() and not out.is_dir():

@@ -49,9 +49,10 @@ FIRST_SEED = 2**31
 
 def run(args: argparse.Namespace) -> int:
     """Search, print, save."""
-    from ddim import grid_search, searched
-    from ddim.codec import override
-    from ddim.generate import ends, load
+    from ddim.evaluation import grid_search
+    from ddim.runs import searched_grids as searched
+    from ddim.runs.codec import override
+    from ddim.runs.generate import ends, load
 
     only(args, "search", "sampler", "grid")
     run_folder(args.run)

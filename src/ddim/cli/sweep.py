@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
-    from ddim.sweeps import Asked, Sweep
+    from ddim.experiments.sweep.plan import Asked, Sweep
 
 _EPILOG = """
 FIELD is a field of a recipe, spelt as `ddim train` spells it; `ddim train --help-recipe fast` lists them.
@@ -72,8 +72,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan or join the sweep, do its trials, say how they ended: 0, or 1 where some failed."""
-    from ddim.sweeps import begin
-    from ddim.workers import check_jobs, work
+    from ddim.experiments.sweep.plan import begin
+    from ddim.experiments.sweep.worker import check_jobs, work
 
     # Before there is a folder.
     check_jobs(args.jobs)
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _asked(args: argparse.Namespace) -> Asked | None:
-    from ddim.sweeps import Asked
+    from ddim.experiments.sweep.plan import Asked
 
     fields: dict[str, str] = {}
     sources = []
@@ -109,7 +109,7 @@ def _asked(args: argparse.Namespace) -> Asked | None:
 
 
 def _done(sweep: Sweep) -> int:
-    from ddim.tracking import read_json
+    from ddim.runs.folder import read_json
 
     ends = {trial.name: read_json(sweep.result(trial)) for trial in sweep.trials}
     failed = [name for name, end in ends.items() if end["exit"] != 0]

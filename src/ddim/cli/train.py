@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
-    from ddim.config import Recipe
+    from ddim.runs.recipe import Recipe
     from ddim.training import Callback, Machine
 
-# Spelt here as well as in `ddim.recipes`, so that --help need not import torch; a test compares the two.
+# Spelt here as well as in `ddim.runs.named_recipes`, so that --help needs no torch; a test compares the two.
 RECIPES = {
     "fast": "the default: the best pictures for minutes of two processor cores",
     "ddpm": "DDPM and DDIM as published for CIFAR-10; on a laptop with --net.width 32 --net.groups 8",
@@ -125,7 +125,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     """The recipe of a new run."""
     from dataclasses import replace
 
-    from ddim.generate import recipe_of
+    from ddim.runs.generate import recipe_of
     from ddim.training.run import named
 
     if args.recipe is None and args.source is not None:
@@ -138,7 +138,7 @@ def _changed(recipe: Recipe, args: argparse.Namespace) -> Recipe:
     """A recipe with what the options say of it."""
     from dataclasses import replace
 
-    from ddim.codec import override
+    from ddim.runs.codec import override
 
     plain = {
         "data.source": args.data,
@@ -195,9 +195,9 @@ def _differing(folder: Path, args: argparse.Namespace) -> tuple[str, Any, Any] |
     """
     from dataclasses import replace
 
-    from ddim.codec import flat, load, override
-    from ddim.recipes import find
-    from ddim.tracking import read_json
+    from ddim.runs.codec import flat, load, override
+    from ddim.runs.folder import read_json
+    from ddim.runs.named_recipes import find
 
     facts = read_json(folder / "run.json")
     # Without a name the run's own recipe is meant; only what is spelt out can contradict it.
@@ -227,7 +227,7 @@ def _differing(folder: Path, args: argparse.Namespace) -> tuple[str, Any, Any] |
 def _with_found_rate(recipe: Recipe, machine: Machine, source: Path | None) -> tuple[Recipe, Callback]:
     """The recipe with a learning rate from a range test, and what draws that."""
     from ddim.cli.console import say
-    from ddim.codec import override
+    from ddim.runs.codec import override
     from ddim.training.lr_finder import Drawing, find_rate
 
     curve = find_rate(recipe, machine, source)
@@ -237,9 +237,9 @@ def _with_found_rate(recipe: Recipe, machine: Machine, source: Path | None) -> t
 
 def _help_recipe(name: str) -> int:
     """Every field of a recipe, one line each."""
-    from ddim.codec import flat
-    from ddim.recipes import RECIPES as MADE
-    from ddim.recipes import find
+    from ddim.runs.codec import flat
+    from ddim.runs.named_recipes import RECIPES as MADE
+    from ddim.runs.named_recipes import find
 
     recipe = find(name)
     about = (MADE[name].__doc__ or "").strip().splitlines()[0] if name in MADE else name

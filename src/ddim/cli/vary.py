@@ -35,10 +35,10 @@ def run(args: argparse.Namespace) -> int:
     """Vary and write."""
     import torch
 
-    from ddim.editing import vary
-    from ddim.generate import batches
-    from ddim.noise import Noise, check_seeds
-    from ddim.samplers import DDIM, last, picture
+    from ddim.diffusion.editing import vary
+    from ddim.diffusion.noise import Noise, check_seeds
+    from ddim.diffusion.samplers import DDIM, last, picture
+    from ddim.runs.generate import batches
 
     amount("-n", args.n)
     if not 0 < args.strength <= 1:

@@ -25,7 +25,7 @@ import numpy as np
 
 from ddim.data import decode
 from ddim.data.images import Images
-from ddim.data.source import OTHER, Member, Reject, Source, Survey, labels_of
+from ddim.data.sources import OTHER, Member, Reject, Source, Survey, labels_of
 from ddim.errors import UserError
 from ddim.files import cache_folder
 

@@ -14,7 +14,7 @@ from lzma import LZMAError
 from pathlib import Path
 
 from ddim.data.decode import MAX_BYTES, is_image_name
-from ddim.data.source import OTHER, Member, Reject, Source, Survey, bad_name
+from ddim.data.sources import OTHER, Member, Reject, Source, Survey, bad_name
 from ddim.errors import UserError
 
 # Seconds; a few times the clock of any common file system.

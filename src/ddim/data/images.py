@@ -57,7 +57,7 @@ def open_images(
     called with (done, total) meanwhile. UserError where there is no such source, or no usable image in it.
     """
     from ddim.data.cache import cached
-    from ddim.data.find import find
+    from ddim.data.find_source import find
 
     check_size(size)
     if channels not in (None, 1, 3, 4):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddim.data.folder import open_path, path_stamp
-from ddim.data.source import OTHER, Member, Reject, Source, Survey
+from ddim.data.sources import OTHER, Member, Reject, Source, Survey
 from ddim.errors import UserError
 from ddim.files import cache_folder, download
 

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim import memory
 from ddim.errors import UserError, near
 from ddim.files import whole
 from ddim.metrics import efficientnet, inception
-from ddim.scores import DEFAULT
+from ddim.metrics.catalogue import DEFAULT
 
 LEGACY = "inception-torchvision"
 """The network of the R repository before this one."""
@@ -70,7 +69,6 @@ def find(name: str = DEFAULT, weights: Path | None = None) -> Extractor:
     if name not in _NETWORKS:
         possible = ", ".join(_NETWORKS)
         raise UserError(f"features must be one of {possible}, got {name!r}{near(name, _NETWORKS)}")
-    memory.keep()
     make, resize, dimensions = _NETWORKS[name]
     sha, network = make(weights)
     return Extractor(name, sha, resize, dimensions, network)

@@ -1,0 +1,1 @@
+"""Networks: (x, conditioning, label) -> F; the averages of their weights; how they are run."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from ddim import checkpoint
-from ddim.codec import dump
-from ddim.generate import Trained, generate
-from ddim.labels import in_turn
-from ddim.plots import grid, save_png
-from ddim.runs import ERRORS, fields
-from ddim.tracking import RunLog
+from ddim.plots.pictures import grid, save_png
+from ddim.runs import checkpoint
+from ddim.runs.classes import in_turn
+from ddim.runs.codec import dump
+from ddim.runs.flat import ERRORS, fields
+from ddim.runs.folder import RunLog
+from ddim.runs.generate import Trained, generate
 from ddim.training.loop import Training
 
 

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ddim.noise import stream
-from ddim.runtime import Runtime
+from ddim.diffusion.noise import stream
+from ddim.nn.runtime import Runtime
 
 
 class Engine(Protocol):

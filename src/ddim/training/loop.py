@@ -12,20 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ddim import ema, labels
-from ddim.batches import draw
-from ddim.codec import dump
-from ddim.config import Optim, Recipe, build
 from ddim.data import Images
-from ddim.data.transforms import batch as gather
-from ddim.data.transforms import unit
-from ddim.denoiser import Model
+from ddim.data.batch import batch as gather
+from ddim.data.batch import unit
+from ddim.diffusion.denoiser import Model
+from ddim.diffusion.noise import DROPOUT, VALIDATION, WEIGHTS, stream
+from ddim.diffusion.pixels import Pixels
+from ddim.diffusion.time_sampling import LossAware, Memory
 from ddim.errors import UserError
-from ddim.importance import LossAware, Memory
-from ddim.levels import means
-from ddim.noise import DROPOUT, VALIDATION, WEIGHTS, stream
-from ddim.pixels import Pixels
+from ddim.nn import ema
+from ddim.runs import classes as labels
+from ddim.runs.codec import dump
+from ddim.runs.recipe import Optim, Recipe, build
+from ddim.training.batches import draw
 from ddim.training.engine import Engine, streaming
+from ddim.training.validation import means
 
 IN_A_ROW = 3
 """So many updates that are not finite, one after the other, end a run."""
@@ -206,7 +207,7 @@ class Training:
 
         Always the same images, times (one in each equal slice) and noise; the network is told their classes
         where it was trained with labels. Under names as in "noise_mae/log_snr_-4" also the means of the
-        images whose log-SNR lies in [-4, -2), and so on, with intervals (`ddim.levels.means`). Empty without
+        images whose log-SNR lies in [-4, -2), and so on, with intervals (`validation.means`). Empty without
         validation images.
         """
         runtime, seed = self.engine.runtime, self.recipe.seed

@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ddim import contradictions
-from ddim.config import Recipe
 from ddim.errors import UserError
-from ddim.generate import recipe_of
-from ddim.plots import curves, save_figure
-from ddim.runtime import choose
+from ddim.nn.runtime import choose
+from ddim.plots.pictures import curves, save_figure
+from ddim.runs import checks as contradictions
+from ddim.runs.generate import recipe_of
+from ddim.runs.recipe import Recipe
 from ddim.training.callbacks import Callback
 from ddim.training.loop import NotFinite, Training
 from ddim.training.run import Machine, begun, opened, parent_of

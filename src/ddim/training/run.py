@@ -14,24 +14,26 @@ from typing import Any
 
 import torch
 
-from ddim import checkpoint, contradictions, tracking
-from ddim.codec import dump, write_recipe
-from ddim.codec import load as load_recipe
-from ddim.config import Fixed, Recipe, build
 from ddim.data import open_images, split
-from ddim.data.transforms import batch as gather
-from ddim.data.transforms import unit
+from ddim.data.batch import batch as gather
+from ddim.data.batch import unit
+from ddim.diffusion.noise import Noise
+from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
-from ddim.generate import Trained, check_levels, load, recipe_of
-from ddim.labels import filled
-from ddim.noise import Noise
-from ddim.own_images import check_there
-from ddim.pixels import Pixels
-from ddim.recipes import find
-from ddim.runtime import Runtime, check, choose, find_device
+from ddim.nn.runtime import Runtime, check, choose, find_device
+from ddim.runs import checkpoint
+from ddim.runs import checks as contradictions
+from ddim.runs import folder as tracking
+from ddim.runs.classes import filled
+from ddim.runs.codec import dump, write_recipe
+from ddim.runs.codec import load as load_recipe
+from ddim.runs.generate import Trained, check_levels, load, recipe_of
+from ddim.runs.images import check_there
+from ddim.runs.named_recipes import find
+from ddim.runs.recipe import Fixed, Recipe, build
 from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid
 from ddim.training.engine import LocalEngine
-from ddim.training.judge import Judge, judge
+from ddim.training.kid import Judge, judge
 from ddim.training.loop import NotFinite, Plan, Split, Training
 
 RUN = "run.json"

@@ -1,0 +1,1 @@
+"""Flowers that the program draws itself: an image set without any file."""

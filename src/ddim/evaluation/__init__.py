@@ -1,0 +1,1 @@
+"""Questions about one run: how good its samples are, and why."""

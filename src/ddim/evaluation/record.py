@@ -1,0 +1,214 @@
+"""The record of an evaluation: where it lies, what it must hold, and which numbers may be ranked.
+
+An evaluation is a folder: ``record.json``, ``features.npy`` (a float32 row a picture, in the order of the
+seeds) and ``grid.png``. Those of a run are ``RUN/evaluations/1``, ``2``, ... Needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddim.errors import UserError
+from ddim.metrics.catalogue import find_metric
+
+SCHEMA = 1
+"""The version of the layout of a record."""
+
+FOLDER, RECORD, FEATURES, GRID = "evaluations", "record.json", "features.npy", "grid.png"
+
+
+_FIELDS: dict[str, Any] = {
+    "metrics": {},
+    "features": {"extractor": str, "weights": str, "resize": str, "dimensions": int},
+    "reference": {
+        "source": str,
+        "fingerprint": str,
+        "part": str,
+        "size": [int],
+        "images": int,
+        "sha256": str,
+    },
+    "generated": {"images": int, "source": str},
+}
+"""What a record must hold for its numbers to be compared, by type; [type] is a list of it."""
+
+_SAMPLING: dict[str, Any] = {
+    "recipe": {},
+    "sampler": {},
+    "grid": {},
+    "times": [int | float],
+    "nfe": int,
+    "seeds": [int],
+    "weights": str,
+    "step": int,
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A folder and the record in it."""
+
+    folder: Path
+    record: dict[str, Any]
+
+    def value(self, metric: str) -> float | None:
+        """The value of a metric, None where the record has none."""
+        return entry(self.record, metric).get("value")
+
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        """The 95 % interval of the value, None where the record has none."""
+        found = entry(self.record, metric)
+        return (found["low"], found["high"]) if "low" in found else None
+
+
+def read(path: Path) -> Evaluation:
+    """The evaluation of a record, of an evaluation's folder, or the newest of a run's.
+
+    UserError where there is none, or where it is damaged, foreign, or of another schema.
+    """
+    file = _record_of(path)
+    try:
+        record = json.loads(file.read_bytes(), parse_constant=_refuse)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    # RecursionError: a thousand brackets.
+    except (ValueError, RecursionError):
+        raise UserError(f"{file} is damaged: it is not JSON") from None
+    if not isinstance(record, dict) or record.get("kind") != "evaluation":
+        raise UserError(f"{file} is not the record of an evaluation: `ddim evaluate` writes those")
+    schema = record.get("schema")
+    if schema != SCHEMA:
+        newer = isinstance(schema, int) and schema > SCHEMA
+        mend = "a newer ddim wrote it and can read it" if newer else "evaluate again"
+        raise UserError(f"{file} has schema {schema!r} and this ddim reads schema {SCHEMA}: {mend}")
+    fault = _fault(record, _FIELDS) or _fault_of_metrics(record["metrics"])
+    if fault is None and record.get("sampling") is not None:
+        fault = _fault(record, {"sampling": _SAMPLING})
+    if fault:
+        raise UserError(f"{file} is damaged: {fault}")
+    return Evaluation(file.parent, record)
+
+
+def is_sampling(found: object) -> bool:
+    """Whether JSON, such as the record of `ddim sample`, says of pictures what that of an evaluation must."""
+    return isinstance(found, dict) and _fault(found, _SAMPLING) is None
+
+
+def evaluations(run: Path) -> list[Path]:
+    """The folders of a run's evaluations, oldest first."""
+    folder = run / FOLDER
+    numbers = (
+        [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
+    )
+    return [folder / str(number) for number in sorted(numbers)]
+
+
+def comparable(one: dict[str, Any], other: dict[str, Any], metric: str) -> str | None:
+    """Why the values of a metric in two records may not be ranked, in one sentence; None where they may."""
+    read_as, a, b = find_metric(metric), one["features"], other["features"]
+    for name, what in (
+        ("extractor", "extractors"),
+        ("weights", "weights of the extractor"),
+        ("resize", "resizes"),
+    ):
+        if a[name] != b[name]:
+            return f"the {what} differ: {_short(a[name])} and {_short(b[name])}"
+    if one["reference"]["sha256"] != other["reference"]["sha256"]:
+        return f"the reference sets differ: {_reference(one)} and {_reference(other)}"
+    for record in (one, other):
+        if not entry(record, metric):
+            return f"{record['generated']['source']} has no {read_as.title}"
+    batches = [entry(record, metric).get("batch") for record in (one, other)]
+    if batches[0] != batches[1]:
+        return f"the batches of {read_as.title} differ: {batches[0]} and {batches[1]}"
+    counts = [record["generated"]["images"] for record in (one, other)]
+    if read_as.biased and counts[0] != counts[1]:
+        return (
+            f"{read_as.title} depends on how many images there are, and the numbers differ: "
+            f"{counts[0]:,} and {counts[1]:,}"
+        )
+    least = read_as.needs(a["dimensions"])
+    few = min(*counts, one["reference"]["images"])
+    said = f"{few:,} images are too few to rank by {read_as.title}, which needs at least {least:,}"
+    return said if few < least else None
+
+
+def entry(record: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
+    """What a record says of a metric, {} where it has none: "value", and "low" and "high" of its interval.
+
+    That of FID belongs to what it tends to, FID-infinity.
+    """
+    metrics = record["metrics"]
+    fid = metrics.get("fid", {})
+    if metric == "fid":
+        return {"value": fid["value"]} if fid else {}
+    # It stands with its interval beside the value that it is the limit of.
+    if metric == "fid_infinity":
+        known = fid.get("infinity") is not None
+        return {"value": fid["infinity"], "low": fid["low"], "high": fid["high"]} if known else {}
+    return metrics.get(metric, {})
+
+
+def _record_of(path: Path) -> Path:
+    if not path.exists():
+        raise UserError(f"{path} does not exist: name a record, the folder of an evaluation, or a run")
+    if path.is_file():
+        return path
+    if (path / RECORD).is_file():
+        return path / RECORD
+    whole = [folder for folder in evaluations(path) if (folder / RECORD).is_file()]
+    if not whole:
+        raise UserError(f"{path} holds no evaluation: make one with `ddim evaluate {path}`")
+    return whole[-1] / RECORD
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _fault(record: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str | None:
+    """What is missing of a table of fields or is of another type, or None."""
+    for name, kind in wanted.items():
+        value, inner = record.get(name), f"{path}{name}"
+        if isinstance(kind, dict):
+            if not isinstance(value, dict):
+                return f"{inner} is not a table"
+            if fault := _fault(value, kind, f"{inner}."):
+                return fault
+        elif not _is(value, kind):
+            return f"{inner} is missing or of another type"
+    return None
+
+
+def _is(value: object, kind: Any) -> bool:  # noqa: ANN401  (a type, or [type])
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(_is(item, kind[0]) for item in value)
+    # In Python, but not in JSON, true is a number.
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _fault_of_metrics(metrics: dict[str, Any]) -> str | None:
+    for name, values in metrics.items():
+        wanted = {"kid": ("value", "low", "high"), "legacy_kid": ("value", "batch")}.get(name, ("value",))
+        if name == "fid" and isinstance(values, dict) and values.get("infinity") is not None:
+            wanted = ("value", "infinity", "low", "high")
+        for field in wanted:
+            value = values.get(field) if isinstance(values, dict) else None
+            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+                return f"metrics.{name}.{field} is no number"
+    return None
+
+
+def _short(text: str) -> str:
+    """A hash by its first letters."""
+    return f"{text[:8]}..." if len(text) == 64 else text
+
+
+def _reference(record: dict[str, Any]) -> str:
+    r = record["reference"]
+    return f"{r['images']:,} images ({r['part']}) of {r['source']} ({_short(r['sha256'])})"

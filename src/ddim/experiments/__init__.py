@@ -1,0 +1,1 @@
+"""Many runs: which evaluations compare, tables, reports, sweeps."""

@@ -1,0 +1,147 @@
+"""What a sweep tries: `objective.error=[l1,mse] optim.lr=[1e-4..1e-2]` -> values for the fields of recipes.
+
+Values stay text, as on the command line of `ddim train`: what they mean is for `ddim.runs.recipe` to say.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ddim.errors import UserError
+
+INSIDE = 0.314159
+"""The quantile of a range that is tried beside its ends; not 0.3, at which [0.0..10.0] has a whole number."""
+
+Choice = dict[str, str]
+"""One value for each field of a sweep."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """Any of these."""
+
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Any number from `low` to `high`; a whole one where both are written so. Even in log where low > 0."""
+
+    low: float
+    high: float
+    whole: bool
+
+    @property
+    def log(self) -> bool:
+        """Whether ratios count, not differences."""
+        return self.low > 0
+
+    def at(self, u: float) -> str:
+        """The value at the quantile u in [0, 1)."""
+        # Each whole number has the room of half a number to both sides.
+        low, high = (self.low - 0.5, self.high + 0.5) if self.whole else (self.low, self.high)
+        value = low * (high / low) ** u if self.log else low + (high - low) * u
+        return self.text(min(max(value, self.low), self.high))
+
+    def text(self, value: float) -> str:
+        """A value as an option takes it; six digits, so that names and tables can be read."""
+        return str(round(value)) if self.whole else f"{value:.6g}"
+
+
+Space = dict[str, Values | Range]
+"""What each field may be."""
+
+
+def parse(fields: Mapping[str, str]) -> Space:
+    """The space of {"schedule": "[cosine,linear]", "optim.lr": "[1e-4..1e-2]", "optim.batch": "16"}."""
+    return {name: _parsed(name, text) for name, text in fields.items()}
+
+
+def grid(space: Space) -> list[Choice]:
+    """Every combination, the last field fastest. UserError for a range, which has no end of values."""
+    lists = [_values(name, values) for name, values in space.items()]
+    return [dict(zip(space, choice, strict=True)) for choice in itertools.product(*lists)]
+
+
+def draw(space: Space, count: int, seed: int) -> list[Choice]:
+    """`count` combinations at random, the same for a seed: no two alike in a space of lists alone.
+
+    UserError where such a space has fewer.
+    """
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    if any(isinstance(values, Range) for values in space.values()):
+        return [
+            {name: _at(values, generator.random()) for name, values in space.items()} for _ in range(count)
+        ]
+    every = grid(space)
+    if count > len(every):
+        raise UserError(f"--random {count} is more than the {len(every)} combinations that there are")
+    return [every[k] for k in generator.choice(len(every), count, replace=False)]
+
+
+def corners(space: Space) -> Iterator[Choice]:
+    """One combination from inside the ranges that are not whole, then every one of listed values and ends.
+
+    The ends of a range may be whole numbers, which a field needs, where what lies between is not.
+    """
+    yield {k: _at(v, INSIDE if isinstance(v, Range) and not v.whole else 0.0) for k, v in space.items()}
+    lists = [v.values if isinstance(v, Values) else (v.text(v.low), v.text(v.high)) for v in space.values()]
+    for choice in itertools.product(*lists):
+        yield dict(zip(space, choice, strict=True))
+
+
+def _parsed(name: str, text: str) -> Values | Range:
+    inner = text.strip()
+    if not (inner.startswith("[") and inner.endswith("]")):
+        return Values((inner,))
+    inner = inner[1:-1]
+    # Of [../a,../b] the dots lead to other folders.
+    if ".." in inner and not re.search(r"[,/\\]", inner):
+        return _range(name, inner)
+    values = tuple(_split(name, inner))
+    if not all(values) or len(set(values)) < len(values):
+        raise UserError(f"{name} must name different values, got {text}")
+    return Values(values)
+
+
+def _split(name: str, text: str) -> list[str]:
+    """Parts between the commas that lie in no bracket: a value may be a list itself."""
+    depth, parts = 0, [""]
+    for letter in text:
+        depth += (letter == "[") - (letter == "]")
+        if depth < 0:
+            break
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    if depth:
+        raise UserError(f"{name} has brackets that do not match: [{text}]")
+    return [part.strip() for part in parts]
+
+
+def _range(name: str, text: str) -> Range:
+    low, _, high = (part.strip() for part in text.partition(".."))
+    try:
+        ends = float(low), float(high)
+    except ValueError:
+        ends = math.nan, math.nan
+    if not (math.isfinite(ends[0]) and math.isfinite(ends[1]) and ends[0] < ends[1]):
+        raise UserError(f"{name} must be a range such as [1e-4..1e-2], the least first, got [{text}]")
+    return Range(*ends, whole=all(re.fullmatch("[+-]?[0-9]+", end) for end in (low, high)))
+
+
+def _values(name: str, values: Values | Range) -> Sequence[str]:
+    if isinstance(values, Range):
+        raise UserError(f"{name} is a range: give --random N or --search N, or a list of values")
+    return values.values
+
+
+def _at(values: Values | Range, u: float) -> str:
+    return values.at(u) if isinstance(values, Range) else values.values[int(u * len(values.values))]

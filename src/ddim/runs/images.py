@@ -1,0 +1,81 @@
+"""The images of a run, as it saw and split them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from ddim.data import Images, open_images, split
+from ddim.data.find_source import there
+from ddim.data.batch import batch, unit
+from ddim.errors import UserError
+from ddim.runs.generate import Trained
+
+
+@dataclass(frozen=True)
+class OwnImages:
+    """All images, and the sorted indices of those that trained the run and of those held out."""
+
+    images: Images
+    train: np.ndarray
+    valid: np.ndarray
+
+    def some(self, which: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+        """(at most count,) of the indices, drawn by a seed, sorted: a file's order may be one of classes."""
+        draw = np.random.default_rng(seed)
+        return np.sort(draw.permutation(which)[:count])
+
+
+def own_images(trained: Trained, progress: Callable[[int, int], None] | None = None) -> OwnImages:
+    """The images that a run was trained on. UserError where they are not there or are others by now."""
+    check_own(trained)
+    d, state = trained.recipe.data, trained.state
+    images = open_images(d.source, d.size, state["channels"], progress=progress)
+    check_unchanged(trained, images)
+    return OwnImages(images, *split(images, d.valid, trained.recipe.seed))
+
+
+def check_own(trained: Trained, otherwise: str = "") -> None:
+    """UserError for a run that was imported, and not trained on its recipe's images, before they are opened;
+    and where they are not there. `otherwise` says what can be done.
+    """
+    run = trained.opened or trained.path
+    if "data" not in trained.state:
+        said = f": {otherwise}" if otherwise else ""
+        raise UserError(f"run {run} was imported and has no images of its own{said}")
+    check_there(run, trained.recipe.data.source, otherwise)
+
+
+def check_there(run: Path, source: str, otherwise: str = "") -> None:
+    """UserError where nothing lies at the source of a run's images; `otherwise` says what else can be done.
+
+    The path of a recipe may be one that holds only where the run was trained.
+    """
+    if not there(source):
+        said = f", or {otherwise}" if otherwise else ""
+        raise UserError(
+            f"the images of run {run}, {source!r}, are not there, seen from {Path.cwd()}: "
+            f"put them back, or go where it was trained{said}"
+        )
+
+
+def check_unchanged(trained: Trained, images: Images, otherwise: str = "put its images back") -> None:
+    """UserError where images read from a run's source are not those of its training.
+
+    Split anew, images that trained the run would pass for held out. `otherwise` says what can be done.
+    """
+    if images.fingerprint != trained.state["data"]["fingerprint"]:
+        run, source = trained.opened or trained.path, trained.recipe.data.source
+        raise UserError(f"data {source} has changed since {run} was trained on it: {otherwise}")
+
+
+def entered(trained: Trained, images: Images, which: np.ndarray) -> Iterator[Tensor]:
+    """Batches (B, C, H, W) in model units of the images at these indices, as the run's network takes them."""
+    size = trained.runtime.micro_batch
+    for first in range(0, len(which), size):
+        part = unit(batch(images, which[first : first + size]))
+        yield trained.runtime.images(trained.pixels.enter(part))

@@ -1,0 +1,292 @@
+"""Named recipes, as functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from ddim.data.augment import Augment
+from ddim.runs.codec import read_recipe
+from ddim.runs.recipe import Data, DDPMUNetSpec, Fixed, Measured, Optim, Recipe, Report, ResidualUNetSpec, UNetSpec
+from ddim.nn.ema import Exponential, HalfLife, Power
+from ddim.errors import UserError, near
+from ddim.diffusion.grids import Karras, Sections, Spaced, UniformLogSNR
+from ddim.nn.clear_unet import ClearUNetSpec
+from ddim.diffusion.loss import EDMWeight, Hybrid, NormalLogSNR, Objective, TableTimes, UniformTimes
+from ddim.diffusion.parameterisation import (
+    CNoise,
+    LogSNR,
+    NoiseVariance,
+    PredictsEDM,
+    PredictsNoise,
+    PredictsScore,
+    PredictsVelocity,
+    Time,
+    Timestep,
+)
+from ddim.diffusion.samplers import DDIM, DDPM, EDM, DPMSolver
+from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn
+
+
+def seed() -> Recipe:
+    """The torch/luz "Denoising Diffusion Implicit Models": its network, loss, schedule and optimiser.
+
+    Mended as little as needed: pixels are measured before training, weights are averaged.
+    """
+    return Recipe(
+        name="seed",
+        data=Data(flip=False),
+        pixels=Measured(),
+        net=ResidualUNetSpec(),
+        schedule=Cosine(0.02, 0.95),
+        predicts=PredictsNoise(),
+        conditioning=NoiseVariance(),
+        objective=Objective("noise", "l1"),
+        optim=Optim(lr=1e-3, weight_decay=1e-4, batch=64, clip=0.0),
+        ema=Exponential(0.999),
+    )
+
+
+def keras() -> Recipe:
+    """Béres' Keras tutorial: its network, loss, schedule and optimiser, with a warm-up of the average."""
+    net = ResidualUNetSpec(widths=(32, 64, 96), middle=(128, 128), keras=True)
+    return Recipe(
+        name="keras",
+        data=Data(flip=False),
+        net=net,
+        schedule=Cosine(0.02, 0.95),
+        predicts=PredictsNoise(),
+        conditioning=NoiseVariance(),
+        objective=Objective("noise", "l1"),
+        optim=Optim(lr=1e-3, weight_decay=1e-4, batch=64, clip=0.0),
+        ema=Exponential(0.999),
+    )
+
+
+def clear() -> Recipe:
+    """Béres' clear-diffusion-keras: its larger network, of velocity, trained on uniform noise powers.
+
+    It is sampled on a narrower schedule, one of seven: `--sampled_on.quantity log_snr`, and trained on any
+    `--predicts` with any `--objective.on`. Theirs clips images to what pixels can be (here `--clip yes`, and
+    not in training); the average is warmed up; 29.8 million parameters. For a laptop: `--net.widths
+    32,64,96,128 --net.attention no,no,no,no --optim.lr 1e-3`, 2.0 million parameters.
+    """
+    return Recipe(
+        name="clear",
+        net=ClearUNetSpec(),
+        # Noise powers from one in a million to all but one in a million.
+        schedule=LinearIn("noise_power", 13.8, -13.8),
+        predicts=PredictsVelocity(),
+        conditioning=NoiseVariance(),
+        objective=Objective("velocity", "mse"),
+        optim=Optim(lr=2e-4, weight_decay=1e-4, batch=64, clip=0.0),
+        ema=Exponential(0.999),
+        sampled_on=LinearIn("angle", 3.0, -10.0),
+    )
+
+
+def ddpm() -> Recipe:
+    """Song et al. 2021: DDPM's network, table and training (Ho et al. 2020) for CIFAR-10, sampled by DDIM.
+
+    They train at a time and its mirror image in the table; here a batch takes one time in each of as many
+    equal slices of it, which has the same density and less variance. Of their transforms of the data there is
+    uniform dequantisation, `--data.dequantise yes`, and no logit. The average is warmed up. For a laptop:
+    `--net.width 32 --net.groups 8`, 2.2 million parameters.
+    """
+    return Recipe(
+        name="ddpm",
+        data=Data(source="cifar10", size=(32, 32)),
+        pixels=Fixed(0.5, 0.5),
+        net=DDPMUNetSpec(width=128, multipliers=(1, 2, 2, 2), attention=(False, True, False, False)),
+        schedule=Linear(1000, 1e-4, 0.02, clip="none", read="log_snr"),
+        predicts=PredictsNoise(),
+        conditioning=Timestep(1000),
+        objective=Objective("noise", "mse", TableTimes(1000)),
+        optim=Optim(lr=2e-4, weight_decay=0.0, betas=(0.9, 0.999), batch=128, clip=1.0),
+        ema=Exponential(0.9999),
+        grid=Spaced(1000, "leading"),
+        sampler=DDIM(),
+    )
+
+
+def iddpm() -> Recipe:
+    """Nichol & Dhariwal 2021, improved DDPM for CIFAR-10: cosine table, learned variance, hybrid loss.
+
+    The average is warmed up; their code keeps several, as `--ema.more 0.999,0.99` does. The variance is held
+    between its bounds, which theirs may leave. `--objective.times loss_aware` draws times by their losses, as
+    the paper's runs of L_vlb alone do. For a laptop: `--net.width 32 --net.groups 8`, 3.3 million parameters.
+    """
+    return Recipe(
+        name="iddpm",
+        data=Data(source="cifar10", size=(32, 32), flip=False),
+        pixels=Fixed(0.5, 0.5),
+        net=DDPMUNetSpec(
+            blocks=3,
+            attention=(False, True, True, False),
+            heads=4,
+            eps=1e-5,
+            dropout=0.3,
+            embedding="cos_sin",
+            scale_shift=True,
+            resample="strided",
+            outputs=2,
+        ),
+        schedule=Linear(4000, clip="none", read="log_snr", betas="cosine"),
+        predicts=PredictsNoise(),
+        conditioning=Timestep(4000, scale=0.25),
+        objective=Hybrid("noise", "mse", TableTimes(4000), vlb=0.001),
+        optim=Optim(lr=1e-4, weight_decay=0.0, batch=128, clip=0.0),
+        ema=Exponential(0.9999),
+        grid=Sections(4000),
+        sampler=DDPM("learned"),
+        clip=True,
+    )
+
+
+def fast() -> Recipe:
+    """The default: the best pictures for minutes of two processor cores; docs/fast.md says why."""
+    return Recipe(
+        name="fast",
+        net=UNetSpec(),
+        schedule=Cosine(0.014, 0.99995),
+        predicts=PredictsVelocity(),
+        conditioning=LogSNR(),
+        # The L1 of noise weighs an error of the image by alpha / sigma; noisy times, where that is little,
+        # are asked for more often instead.
+        objective=Objective("noise", "l1", NormalLogSNR(-1.0, 2.5)),
+        optim=Optim(
+            lr=3e-3, weight_decay=1e-2, betas=(0.9, 0.99), batch=16, clip=1.0, warmup=3200, decay="cosine"
+        ),
+        ema=Power(16.97),
+        grid=UniformLogSNR(3.0),
+        sampler=DPMSolver(2),
+    )
+
+
+def smoke() -> Recipe:
+    """Seconds: to see that everything runs, not to see flowers."""
+    return Recipe(
+        name="smoke",
+        data=Data(size=(32, 32)),
+        net=UNetSpec(
+            widths=(16, 32, 64), down=(0, 1, 1), up=(1, 1, 1), attention=(False, False, True), told=32
+        ),
+        schedule=Cosine(0.014, 0.99995),
+        optim=Optim(lr=2e-3, batch=16, warmup=160, decay="cosine"),
+        ema=Power(6.94),
+        report=Report(events=2, valid=32, grid=4, steps=4, log=5, checkpoint=1.0),
+        images=960,
+    )
+
+
+DDPMPP = DDPMUNetSpec(
+    multipliers=(2, 2, 2),
+    attention=(False, True, False),
+    blocks=4,
+    dropout=0.13,
+    resample="box",
+    sde=True,
+    augment=9,
+)
+"""Song et al. 2021b's DDPM++ as Karras et al. 2022 train it on CIFAR-10: 55,733,891 parameters."""
+
+
+def edm() -> Recipe:
+    """Karras et al. 2022, CIFAR-10: preconditioned, weighted, augmented; its sampler in 35 evaluations.
+
+    Theirs take data of deviation 0.5 for granted, in pixels from -1 to 1 (`--pixels fixed`); here it is
+    measured. The numbers are the paper's, for 200 million images. 2.2 million parameters for a laptop:
+    `--net.width 32 --net.blocks 2 --net.groups 8 --optim.batch 32 --optim.warmup 6400`.
+    """
+    return Recipe(
+        name="edm",
+        # Mirrored images are other images, of which the network is told.
+        data=Data(size=(32, 32), flip=False),
+        pixels=Measured(0.5),
+        net=DDPMPP,
+        schedule=KarrasSigma(0.001, 80.0, 7.0),
+        predicts=PredictsEDM(0.5),
+        conditioning=CNoise(1 / 4),
+        # log sigma of mean -1.2 and deviation 1.2.
+        objective=Objective("image", "mse", NormalLogSNR(2.4, 2.4), EDMWeight(0.5)),
+        optim=Optim(lr=1e-3, weight_decay=0.0, batch=512, clip=0.0, warmup=10_000_000),
+        ema=HalfLife(500_000, 0.05),
+        augment=Augment(0.12),
+        grid=Karras(0.002, 80.0, 7.0),
+        sampler=EDM(),
+        report=Report(steps=18),
+    )
+
+
+def edm_vp() -> Recipe:
+    """`edm` with the preconditioning, noise levels and weighting of Song et al.'s DDPM++ (table 1, VP)."""
+    return replace(
+        edm(),
+        name="edm-vp",
+        schedule=LinearBeta(0.1, 20.0),
+        predicts=PredictsNoise(),
+        conditioning=Time(999.0),
+        objective=Objective("noise", "mse", UniformTimes(1e-5)),
+    )
+
+
+def edm_ve() -> Recipe:
+    """`edm` with the preconditioning, noise levels and weighting of Song et al.'s NCSN++ (table 1, VE)."""
+    least, most = 0.02, 100.0
+    low = 0.999 * least  # no grid holds t = 0, and below `least` nothing is trained
+    return replace(
+        edm(),
+        name="edm-ve",
+        net=replace(DDPMPP, resample="blur", pyramid=True, embedding="fourier"),
+        schedule=KarrasSigma(low, most, None),
+        predicts=PredictsScore(),
+        conditioning=CNoise(1.0, 2.0),
+        # log sigma uniform from `least` to `most`.
+        objective=Objective("noise", "mse", UniformTimes(math.log(least / low) / math.log(most / low))),
+        # Their sampler begins at 80 here too.
+        grid=Karras(least, 80.0, 7.0),
+    )
+
+
+def edm_iddpm() -> Recipe:
+    """`edm` with the preconditioning, noise levels and weighting of Nichol & Dhariwal (table 1, iDDPM).
+
+    Their cosine in continuous time, down to the signal where their table of 1000 ends, and without the offset
+    C2 = 0.008 of table 1.
+    """
+    return replace(
+        edm(),
+        name="edm-iddpm",
+        schedule=Cosine(4.93e-5, 1.0),
+        predicts=PredictsNoise(),
+        conditioning=Time(999.0),
+        objective=Objective("noise", "mse", UniformTimes(1e-3)),
+        grid=Karras(0.0064, 80.0, 7.0),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "fast": fast,
+    "ddpm": ddpm,
+    "iddpm": iddpm,
+    "keras": keras,
+    "clear": clear,
+    "seed": seed,
+    "edm": edm,
+    "edm-vp": edm_vp,
+    "edm-ve": edm_ve,
+    "edm-iddpm": edm_iddpm,
+    "smoke": smoke,
+}
+
+
+def find(name: str) -> Recipe:
+    """The recipe of a name, or of a YAML or JSON file; UserError suggests the near name."""
+    if name in RECIPES:
+        return RECIPES[name]()
+    if Path(name).suffix in (".yaml", ".yml", ".json"):
+        return read_recipe(Path(name))
+    hint = near(name, RECIPES)
+    raise UserError(f"recipe must be one of {', '.join(RECIPES)} or a .yaml file, got {name!r}{hint}")

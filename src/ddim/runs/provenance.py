@@ -1,0 +1,70 @@
+"""What a set of pictures depends on, so that a number about them can carry it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddim.runs import folder as tracking
+from ddim.runs.codec import dump
+from ddim.runs.generate import Trained
+from ddim.runs.classes import Label
+from ddim.diffusion.pixels import Pixels
+from ddim.plots.pictures import grid
+from ddim.diffusion.samplers import State
+
+
+def sampling_record(
+    trained: Trained,
+    seeds: Sequence[int],
+    steps: int,
+    nfe: int,
+    label: Label,
+    guidance: float = 1.0,
+) -> dict[str, Any]:
+    """Checkpoint and its hash, weights, recipe, sampler, times, NFE, seeds, label and its name, guidance,
+    runtime and versions, as JSON.
+    """
+    recipe = trained.recipe
+    return {
+        "checkpoint": {"path": str(trained.path), "sha256": trained.digest},
+        "step": trained.state["step"],
+        "weights": trained.weights,
+        "recipe": dump(recipe),
+        "sampler": dump(recipe.sampler, named=True),
+        "grid": dump(recipe.grid, named=True),
+        "schedule": dump(recipe.walked, named=True),
+        "clip": recipe.clip,
+        "times": recipe.grid(steps, recipe.walked).tolist(),
+        "nfe": nfe,
+        "seeds": list(seeds),
+        "label": label,
+        "class": trained.state["classes"][label] if isinstance(label, int) else None,
+        "guidance": guidance,
+        "runtime": vars(trained.runtime),
+        # Pictures are the same bits only where they are made as the run chose, and nothing is compiled.
+        "bit_equal": vars(trained.runtime) == {**trained.state["runtime"], "compile": False},
+        "versions": tracking.versions(),
+    }
+
+
+class Film:
+    """Collects states of the pictures of some seeds, micro-batch by micro-batch, into frames of a film."""
+
+    def __init__(self, pixels: Pixels, seeds: Sequence[int]) -> None:
+        self.pixels, self.seeds = pixels, frozenset(seeds)
+        self._parts: dict[float, list[Tensor]] = {}
+
+    def add(self, seeds: Sequence[int], state: State) -> None:
+        """Take one state (B, C, H, W) of the images of these seeds; those of others are left out."""
+        mine = [k for k, seed in enumerate(seeds) if seed in self.seeds]
+        if mine:
+            self._parts.setdefault(state.t, []).append(self.pixels.leave(state.x[mine].float()).cpu())
+
+    def frames(self) -> list[np.ndarray]:
+        """One grid for each time, from noise to picture."""
+        return [grid(torch.cat(self._parts[t])) for t in sorted(self._parts, reverse=True)]

@@ -1,0 +1,280 @@
+"""A recipe: the tree of choices behind a run. The one place where choices meet.
+
+A recipe is frozen values here, and data in `ddim.runs.codec`. What data may build is the closed table `KINDS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ddim.data.augment import LABELS, Augment
+from ddim.data.images import check_size
+from ddim.diffusion.denoiser import Model, Shape
+from ddim.nn.ema import Exponential, HalfLife, Power
+from ddim.errors import UserError, positive
+from ddim.diffusion.grids import Karras, Listed, Quadratic, Sections, Spaced, Uniform, UniformLogSNR
+from ddim.diffusion.time_sampling import LossAware
+from ddim.nn.clear_unet import ClearUNetSpec
+from ddim.nn.ddpm_unet import DDPMUNetSpec
+from ddim.nn.residual_unet import ResidualUNetSpec
+from ddim.nn.unet import UNetSpec
+from ddim.diffusion.loss import EDMWeight, Hybrid, NormalLogSNR, Objective, TableTimes, UniformTimes, Unweighted
+from ddim.diffusion.parameterisation import (
+    CNoise,
+    LogSNR,
+    NoiseVariance,
+    PredictsEDM,
+    PredictsImage,
+    PredictsNoise,
+    PredictsScore,
+    PredictsVelocity,
+    SignalVariance,
+    Time,
+    Timestep,
+)
+from ddim.diffusion.pixels import Pixels
+from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC
+from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn, Schedule
+from ddim.metrics.catalogue import LEAST
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images: source, (height, width), channels (None: the majority's), mirroring, validation part.
+
+    `dequantise` spreads each of the 256 values evenly over its bin, anew each time an image is seen. `labels`
+    tells the network the class, the folder, of each image, but of a part `unlabelled`, drawn anew each time
+    an image is seen: of these it learns images of no class, which guidance needs (Ho & Salimans 2022).
+    """
+
+    source: str = "blossoms"
+    size: tuple[int, int] = (64, 64)
+    channels: int | None = None
+    flip: bool = True
+    valid: float = 0.1
+    dequantise: bool = False
+    labels: bool = False
+    unlabelled: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_size(self.size)
+        if self.channels not in (None, 1, 3, 4):
+            raise UserError(f"data.channels must be 1 (gray), 3 (RGB), 4 (RGBA) or none, got {self.channels}")
+        if not 0 <= self.valid < 1:
+            raise UserError(f"data.valid must be at least 0 and less than 1, got {self.valid}")
+        if not 0 <= self.unlabelled < 1:
+            raise UserError(f"data.unlabelled must be at least 0 and less than 1, got {self.unlabelled}")
+
+    def bins(self, pixels: Pixels) -> Pixels:
+        """The pixels of a run, with `values` and `units` of 8-bit values as they enter in training."""
+        return pixels.dequantised if self.dequantise else pixels
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Pixels by the mean and deviation of each channel over the training set, which becomes `std`."""
+
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        positive("pixels", std=self.std)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Pixels by a mean and a deviation of your own; 0.5 and 0.5 are the usual [-1, 1]."""
+
+    mean: float = 0.5
+    std: float = 0.5
+
+    def __post_init__(self) -> None:
+        positive("pixels", std=self.std)
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW (Loshchilov & Hutter 2019) and its learning rate, a function of the images seen.
+
+    `batch` images an update, in `accumulate` parts; gradients clipped to norm `clip` (0: not); `warmup`
+    images of linear rise; then constant, or a cosine down to 0 at the end of the budget.
+    """
+
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    batch: int = 64
+    accumulate: int = 1
+    clip: float = 1.0
+    warmup: int = 0
+    decay: Literal["constant", "cosine"] = "constant"
+
+    def __post_init__(self) -> None:
+        positive("optim", lr=self.lr, batch=self.batch, accumulate=self.accumulate)
+        if self.batch % self.accumulate:
+            raise UserError(
+                f"optim.batch {self.batch} must be a multiple of optim.accumulate {self.accumulate}"
+            )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"optim.betas must be at least 0 and less than 1, got {self.betas}")
+        if min(self.weight_decay, self.clip, self.warmup) < 0:
+            raise UserError("optim.weight_decay, optim.clip and optim.warmup must be at least 0")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run shows of itself: `events` times a validation on at most `valid` images and a grid.
+
+    A line of losses every `log` updates; a checkpoint at each event, and after every `checkpoint` seconds.
+    `kid` pictures are made at each event for KID against the validation images (0: none). The checkpoint that
+    is kept as the best has the least `best`.
+    """
+
+    events: int = 10
+    valid: int = 256
+    grid: int = 16
+    steps: int = 20
+    log: int = 20
+    checkpoint: float = 120.0
+    kid: int = 0
+    best: Literal["image_mae", "kid"] = "image_mae"
+
+    def __post_init__(self) -> None:
+        positive(
+            "report", events=self.events, grid=self.grid, steps=self.steps, log=self.log, valid=self.valid
+        )
+        if self.kid and self.kid < LEAST:
+            raise UserError(f"report.kid must be 0 or at least {LEAST} pictures, got {self.kid}")
+        if self.best == "kid" and not self.kid:
+            raise UserError("report.best can be kid only where report.kid says of how many pictures, got 0")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The tree of choices behind a run.
+
+    `schedule` is trained on, and sampled on as well unless `sampled_on` is another one, within its levels.
+    `clip` holds the images that a sampler is told of within black and white: where hardly any signal is left,
+    as at the end of the cosine table, noise that is predicted a little wrong is an image far outside. Of True
+    the noise becomes what is then left of x_t; of "x0" it stays as predicted, as diffusers has it.
+    """
+
+    name: str = "fast"
+    data: Data = Data()
+    pixels: Measured | Fixed = Measured()
+    net: UNetSpec | ResidualUNetSpec | DDPMUNetSpec | ClearUNetSpec = UNetSpec()
+    schedule: Cosine | Linear | LinearBeta | LinearIn | KarrasSigma = Cosine()
+    predicts: PredictsVelocity | PredictsNoise | PredictsImage | PredictsEDM | PredictsScore = (
+        PredictsVelocity()
+    )
+    conditioning: LogSNR | NoiseVariance | SignalVariance | Timestep | CNoise | Time = LogSNR()
+    objective: Objective | Hybrid = Objective()
+    optim: Optim = Optim()
+    ema: Exponential | Power | HalfLife = Exponential()
+    augment: Augment = Augment()
+    grid: Uniform | Quadratic | UniformLogSNR | Karras | Spaced | Sections | Listed = Uniform()
+    sampler: DDIM | DDPM | EDM | AdamsBashforth | DPMSolver | UniPC = DDIM()
+    sampled_on: Cosine | Linear | LinearBeta | LinearIn | KarrasSigma | None = None
+    clip: bool | Literal["x0"] = False
+    report: Report = Report()
+    minutes: float = 40.0
+    images: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive("recipe", minutes=self.minutes, images=1 if self.images is None else self.images)
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed must lie in [0, 2^32), got {self.seed}")
+        if self.augment.probability and getattr(self.net, "augment", 0) != LABELS:
+            raise UserError(
+                f"net.augment must be {LABELS}, the labels that augmentation has, where augment.probability "
+                f"is above 0, got {getattr(self.net, 'augment', 'a network that is told of none')}"
+            )
+        if self.data.labels and not hasattr(self.net, "classes"):
+            raise UserError(
+                "data.labels needs a network that can be told of classes, net unet or ddpm_unet, got "
+                f"{NAMES[type(self.net)]}"
+            )
+        if self.net.multiple > 2 * max(self.data.size):
+            height, width = self.data.size
+            raise UserError(
+                f"net has too many levels for data.size {height}x{width}, which would be padded to "
+                f"multiples of {self.net.multiple}: got {len(self.net.widths)}"
+            )
+        learns = getattr(self.net, "outputs", 1) == 2
+        for name, asks in (
+            ("objective hybrid", isinstance(self.objective, Hybrid)),
+            ("sampler.variance learned", getattr(self.sampler, "variance", "") == "learned"),
+        ):
+            if asks and not learns:
+                raise UserError(
+                    f"{name} needs a network that predicts a variance: --net ddpm_unet --net.outputs 2"
+                )
+
+    @property
+    def walked(self) -> Schedule:
+        """The schedule whose times a sampler walks along."""
+        return self.sampled_on or self.schedule
+
+
+KINDS: dict[str, type] = {
+    "recipe": Recipe,
+    "data": Data,
+    "measured": Measured,
+    "fixed": Fixed,
+    "unet": UNetSpec,
+    "residual_unet": ResidualUNetSpec,
+    "ddpm_unet": DDPMUNetSpec,
+    "clear_unet": ClearUNetSpec,
+    "cosine": Cosine,
+    "linear": Linear,
+    "linear_beta": LinearBeta,
+    "linear_in": LinearIn,
+    "karras_sigma": KarrasSigma,
+    "velocity": PredictsVelocity,
+    "noise": PredictsNoise,
+    "image": PredictsImage,
+    "edm": PredictsEDM,
+    "score": PredictsScore,
+    "noise_variance": NoiseVariance,
+    "signal_variance": SignalVariance,
+    "log_snr": LogSNR,
+    "timestep": Timestep,
+    "c_noise": CNoise,
+    "time": Time,
+    "objective": Objective,
+    "hybrid": Hybrid,
+    "uniform_times": UniformTimes,
+    "normal_log_snr": NormalLogSNR,
+    "table_times": TableTimes,
+    "unweighted": Unweighted,
+    "edm_weight": EDMWeight,
+    "augment": Augment,
+    "loss_aware": LossAware,
+    "optim": Optim,
+    "exponential": Exponential,
+    "power": Power,
+    "half_life": HalfLife,
+    "uniform": Uniform,
+    "quadratic": Quadratic,
+    "uniform_log_snr": UniformLogSNR,
+    "karras": Karras,
+    "spaced": Spaced,
+    "sections": Sections,
+    "listed": Listed,
+    "ddim": DDIM,
+    "ddpm": DDPM,
+    "heun": EDM,
+    "adams_bashforth": AdamsBashforth,
+    "dpm_solver": DPMSolver,
+    "unipc": UniPC,
+    "report": Report,
+}
+NAMES = {kind: name for name, kind in KINDS.items()}
+
+
+def build(recipe: Recipe, channels: int) -> Model:
+    """The model of a recipe for images of so many channels, freshly initialised from the global generator."""
+    shape = Shape(channels, *recipe.data.size)
+    net = recipe.net.network(channels)
+    return Model(net, recipe.schedule, recipe.predicts, recipe.conditioning, shape)

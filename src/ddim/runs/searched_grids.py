@@ -1,0 +1,59 @@
+"""The levels that searches found for a run: a file beside its checkpoints, by sampler, steps and weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddim.runs.codec import dump
+from ddim.errors import UserError
+from ddim.diffusion.grids import Listed
+from ddim.diffusion.samplers import Sampler
+from ddim.runs.folder import read_json, write_json_atomic
+
+FILE = "grids.json"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Times (N,), decreasing, their error, and those of the named grids between the same ends."""
+
+    times: tuple[float, ...]
+    error: float
+    named: dict[str, float]
+
+
+def saved(run: Path, sampler: Sampler, steps: int, weights: str) -> Listed | None:
+    """The grid that a search left with the run for this sampler and number of steps, or None."""
+    if not (run / FILE).is_file():
+        return None
+    entry = _entries(run).get(_key(sampler, steps, weights))
+    return None if entry is None else Listed(tuple(entry["times"]))
+
+
+def save(run: Path, sampler: Sampler, steps: int, weights: str, found: Found) -> None:
+    """Keep the grid with the run; `ddim sample` takes it where no other is asked for."""
+    entries = _entries(run) if (run / FILE).is_file() else {}
+    entries[_key(sampler, steps, weights)] = {
+        "times": list(found.times),
+        "error": found.error,
+        # A grid that diverged has no error, and infinity is no JSON.
+        "named": {name: e if math.isfinite(e) else None for name, e in found.named.items()},
+    }
+    write_json_atomic(run / FILE, entries)
+
+
+def _entries(run: Path) -> dict[str, Any]:
+    entries = read_json(run / FILE)
+    if not isinstance(entries, dict) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("times"), list) for entry in entries.values()
+    ):
+        raise UserError(f"{run / FILE} is not what ddim search writes: remove it")
+    return entries
+
+
+def _key(sampler: Sampler, steps: int, weights: str) -> str:
+    fields = dump(sampler, named=True)
+    return " ".join([f"steps={steps}", f"weights={weights}", *(f"{k}={v}" for k, v in fields.items())])

@@ -1,0 +1,91 @@
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import tiny
+from ddim.cli import main
+from ddim.runs import searched_grids as searched
+from ddim.training import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run, which has learnt next to nothing."""
+    return train(None, tiny.recipe(), out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
+
+
+def test_a_run_that_has_hardly_learnt_is_not_called_memorised(run, capsys):
+    assert main(["memorisation", str(run), "-n", "12", "--steps", "2"]) == 0
+    said = capsys.readouterr().out
+    folder = run / "memorisation" / "1"
+    assert said.startswith(
+        "By pixels, this run is not seen to repeat training images: 0.0 % [0.0, 26.5] of 12"
+    )
+    assert f"{folder}/pairs.png" in said
+    assert sorted(path.name for path in folder.iterdir()) == ["pairs.png", "record.json"]
+    record = json.loads((folder / "record.json").read_text())
+    assert (record["schema"], record["kind"], record["memorised"]) == (1, "memorisation", False)
+    assert [picture["seed"] for picture in record["pictures"]] == list(range(12))
+    assert record["sampling"]["seeds"] == list(range(12))
+    assert record["sampling"]["nfe"] == 2
+    assert record["false_alarms"]["of"] == 4
+    assert record["gap"].keys() == {"value", "low", "high", "images", "levels"}
+    events = EventAccumulator(str(run / "events" / "memorisation"), size_guidance={"images": 0}).Reload()
+    (pairs,), (copies,) = events.Images("memorisation"), events.Scalars("memorisation/copies")
+    assert (copies.step, copies.value) == (record["sampling"]["step"], 0.0)
+    with Image.open(folder / "pairs.png") as one, Image.open(io.BytesIO(pairs.encoded_image_string)) as two:
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(two))
+
+
+def test_the_record_says_of_how_many_images_and_levels_the_gap_is(run, tmp_path, capsys, monkeypatch):
+    run = shutil.copytree(run, tmp_path / "run")
+    monkeypatch.setattr("ddim.evaluation.diagnose.IMAGES", 20)
+    monkeypatch.setattr("ddim.evaluation.diagnose.LEVELS", 3)
+    assert main(["memorisation", str(run), "-n", "1", "--steps", "1"]) == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1]).parent
+    found = json.loads((folder / "record.json").read_text())["gap"]
+    assert (found["images"], found["levels"]) == ({"train": 20, "valid": 8}, 3)
+
+
+def test_the_pictures_are_those_that_sample_makes_on_levels_that_a_search_found(run, tmp_path, capsys):
+    run, recipe = shutil.copytree(run, tmp_path / "run"), tiny.recipe()
+    searched.save(run, recipe.sampler, 3, "ema", searched.Found((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0}))
+    for steps, levels in ((3, [1.0, 0.4, 0.1]), (2, recipe.grid(2, recipe.walked).tolist())):
+        assert main(["memorisation", str(run), "-n", "5", "--steps", str(steps)]) == 0
+        folder = Path(capsys.readouterr().out.splitlines()[-1]).parent
+        assert json.loads((folder / "record.json").read_text())["sampling"]["times"] == levels
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-n", "0"], "-n must be at least 1"),
+        (["--steps", "0"], "--steps must be at least 1"),
+        (["--features", "pixel"], "features must be one of"),
+        (["--features", "inception-2015"], "or name the file (--features-weights FILE)"),
+        (
+            ["--features", "inception-2015", "--features-weights", "nowhere.pth"],
+            "the weights 'nowhere.pth' cannot be read",
+        ),
+        (["--features-weights", "some.pth"], "--features-weights is for a network, and --features is pixels"),
+        (["--weights", "best"], "weights must be ema or raw"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(run, words, said, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    before = sorted(run.rglob("*"))
+    assert main(["memorisation", str(run), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert sorted(run.rglob("*")) == before
+
+
+def test_a_checkpoint_is_refused(run, capsys):
+    assert main(["memorisation", str(next((run / "checkpoints").glob("step-*")))]) == 2
+    assert "is a checkpoint" in capsys.readouterr().err

@@ -1,0 +1,192 @@
+"""Augmentation does what its labels say, which are all that is known of it."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddim.data.augment import LABELS, Augment, augmented
+from ddim.errors import UserError
+from oracles import normal
+
+MIRRORED, UPENDED, SCALED, COS, SIN, STRETCHED, SKEWED, RIGHT, DOWN = torch.eye(LABELS, dtype=torch.float64)
+QUARTER, HALF = SIN - COS, -2 * COS
+"""Turns of 90 and of 180 degrees, counter-clockwise."""
+
+X = normal(3, 2, 16, 16)
+every_size = pytest.mark.parametrize("height, width", [(16, 16), (12, 20), (9, 15)])
+
+
+INSIDE = (..., slice(12, 36), slice(12, 36))
+"""Of 48 pixels those that the continued image does not reach."""
+
+NEAR = {"rtol": 0, "atol": 0.012}
+"""What a bicubic resampling may err by, of a cloud of deviation 3 and height 1."""
+
+
+def alike(labels, n=3):
+    """The same labels for n images."""
+    return labels.expand(n, LABELS)
+
+
+def smooth(height=48, width=48, centre=(0.0, 0.0), spread=(4.0, 4.0), angle=0.0):
+    """(1, 1, H, W) a cloud of these deviations (right, down) about a point right and down of the middle.
+
+    Turned counter-clockwise by an angle.
+    """
+    down, right = torch.meshgrid(
+        *(torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in (height, width)), indexing="ij"
+    )
+    right, down = right - centre[0], down - centre[1]
+    along = math.cos(angle) * right - math.sin(angle) * down
+    across = math.sin(angle) * right + math.cos(angle) * down
+    return (-((along / spread[0]) ** 2) / 2 - (across / spread[1]) ** 2 / 2).exp()[None, None]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_labels_of_zero_give_the_images_back_bit_for_bit(dtype, layout):
+    x = X.to(dtype).contiguous(memory_format=layout)
+    assert torch.equal(augmented(x, torch.zeros(3, LABELS)), x)
+    some = torch.stack([torch.zeros(LABELS).double(), QUARTER + SCALED, torch.zeros(LABELS).double()])
+    found = augmented(x, some)
+    assert torch.equal(found[[0, 2]], x[[0, 2]])
+    assert not torch.equal(found[1], x[1])
+    assert found.dtype == dtype
+    assert found.is_contiguous(memory_format=layout)
+
+
+def test_nothing_is_written_into_the_images_given():
+    x = X.clone()
+    augmented(x, alike(QUARTER + MIRRORED))
+    assert torch.equal(x, X)
+
+
+@every_size
+def test_mirroring_moves_pixels_and_undoes_itself(height, width):
+    x = normal(2, 3, height, width)
+    for label, axis in ((MIRRORED, 3), (UPENDED, 2)):
+        once = augmented(x, alike(label, 2))
+        assert torch.equal(once, x.flip(axis))
+        assert torch.equal(augmented(once, alike(label, 2)), x)
+
+
+@pytest.mark.parametrize("dtype, near", [(torch.float32, 2e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("size", [16, 17])
+def test_quarter_turns_move_pixels(dtype, near, size):
+    x = normal(3, 2, size, size).to(dtype)
+    for turns, labels in ((1, QUARTER), (2, HALF), (3, -SIN - COS)):
+        found = augmented(x, alike(labels))
+        assert torch.allclose(found, x.rot90(turns, (2, 3)), rtol=0, atol=near)
+
+
+def test_four_quarter_turns_are_none():
+    x = X
+    for _ in range(4):
+        x = augmented(x, alike(QUARTER))
+    assert torch.allclose(x, X, rtol=0, atol=1e-12)
+
+
+@every_size
+def test_a_translation_by_whole_pixels_moves_pixels(height, width):
+    x = normal(1, 2, height, width)
+    found = augmented(x, alike(RIGHT * 8 * 3 / width - DOWN * 8 * 2 / height, 1))
+    assert torch.allclose(found[..., :-2, 3:], x[..., 2:, :-3], rtol=0, atol=1e-12)
+    # What comes in from outside is the image in the mirror of its edge.
+    assert torch.allclose(found[..., :-2, :3], x[..., 2:, :3].flip(3), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "labels, wanted",
+    [
+        (SCALED * 2, {"spread": (4 * 2**0.4, 4 * 2**0.4)}),
+        (SCALED * -1, {"spread": (4 * 2**-0.2, 4 * 2**-0.2)}),
+        (STRETCHED * 2, {"spread": (4 * 2**0.4, 4 * 2**-0.4)}),
+        (STRETCHED * -2, {"spread": (4 * 2**-0.4, 4 * 2**0.4)}),
+        # Twice 45 degrees clockwise: along the diagonal that falls to the right.
+        (SKEWED * 2, {"spread": (4 * 2**0.4, 4 * 2**-0.4), "angle": -math.pi / 4}),
+        (RIGHT + DOWN / 2, {"centre": (6.0, 3.0)}),
+    ],
+)
+def test_a_round_cloud_becomes_what_the_labels_say(labels, wanted):
+    found = augmented(smooth(), alike(labels, 1))
+    assert torch.allclose(found, smooth(**wanted), **NEAR)
+
+
+def test_a_turn_is_counter_clockwise_as_one_sees_it():
+    found = augmented(smooth(spread=(5.0, 3.0)), alike(COS * (math.cos(0.7) - 1) + SIN * math.sin(0.7), 1))
+    assert torch.allclose(found, smooth(spread=(5.0, 3.0), angle=0.7), **NEAR)
+
+
+def test_transformations_follow_one_another_in_the_order_that_is_written():
+    whole = MIRRORED + SCALED / 2 + QUARTER + STRETCHED + 0.3 * RIGHT
+    x = smooth(centre=(5.0, 2.0), spread=(6.0, 4.0))
+    found = x
+    for one in (MIRRORED, SCALED / 2, QUARTER, STRETCHED, 0.3 * RIGHT):
+        found = augmented(found, alike(one, 1))
+    assert torch.allclose(augmented(x, alike(whole, 1))[INSIDE], found[INSIDE], rtol=0, atol=0.03)
+    other = x
+    for one in (QUARTER, MIRRORED, 0.3 * RIGHT, STRETCHED, SCALED / 2):
+        other = augmented(other, alike(one, 1))
+    assert (found - other).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("labels", [SCALED, STRETCHED + 0.5 * SKEWED, RIGHT - 0.3 * DOWN], ids=str)
+def test_labels_of_opposite_sign_undo_each_other(labels):
+    x = smooth(centre=(3.0, -2.0), spread=(6.0, 4.0))
+    there = augmented(x, alike(labels, 1))
+    assert (there - x).abs().max() > 0.05
+    assert torch.allclose(augmented(there, alike(-labels, 1))[INSIDE], x[INSIDE], rtol=0, atol=0.03)
+
+
+@given(st.lists(st.floats(-2, 2), min_size=LABELS, max_size=LABELS), st.floats(-5, 5), st.floats(0.1, 3))
+def test_colours_are_left_alone(values, shift, factor):
+    """What is geometric does the same to every channel, and commutes with any change of units."""
+    labels = torch.tensor(values, dtype=torch.float64)
+    angle = labels[SIN.bool()].item()
+    labels[COS.bool()], labels[SIN.bool()] = math.cos(angle) - 1, math.sin(angle)
+    found = augmented(X, alike(labels))
+    assert torch.allclose(augmented(X.flip(1), alike(labels)), found.flip(1))
+    assert torch.allclose(augmented(factor * X + shift, alike(labels)), factor * found + shift)
+    flat = torch.full_like(X, shift)
+    assert torch.allclose(augmented(flat, alike(labels)), flat)
+
+
+def test_each_image_has_its_own_transformation():
+    labels = Augment(0.9).labels(3, torch.Generator().manual_seed(0))
+    whole = augmented(X, labels)
+    for i in range(3):
+        assert torch.allclose(augmented(X[i : i + 1], labels[i : i + 1]), whole[i : i + 1])
+
+
+def test_each_transformation_comes_as_often_as_it_is_asked_for_and_alone():
+    n = 40_000
+    labels = Augment(0.12).labels(n, torch.Generator().manual_seed(0))
+    assert labels.shape == (n, LABELS)
+    parts = [labels[:, k].ne(0).any(1) for k in ([0], [1], [2], [3, 4], [5, 6], [7, 8])]
+    for part, wanted in zip(parts, (0.5, 0.06, 0.12, 0.12, 0.12, 0.12), strict=True):
+        assert part.double().mean().item() == pytest.approx(wanted, abs=4 * math.sqrt(wanted / n))
+    together = (parts[2] & parts[3]).double().mean().item()
+    assert together == pytest.approx(0.12**2, abs=4 * 0.12 / math.sqrt(n))
+
+
+def test_labels_have_the_spread_of_the_paper():
+    """Normal of unit variance, and angles that are uniform: the mean of cos - 1 is -1."""
+    labels = Augment(1.0).labels(40_000, torch.Generator().manual_seed(1))
+    assert set(labels[:, :2].unique().tolist()) == {0.0, 1.0}
+    deviations = [1, math.sqrt(0.5), math.sqrt(0.5), math.sqrt(0.5), math.sqrt(0.5), 1, 1]
+    assert labels[:, 2:].std(0).tolist() == pytest.approx(deviations, abs=0.02)
+    assert labels[:, 2:].mean(0).tolist() == pytest.approx([0, -1, 0, 0, 0, 0, 0], abs=0.02)
+    assert torch.allclose((labels[:, 3] + 1) ** 2 + labels[:, 4] ** 2, torch.ones(40_000).double())
+
+
+def test_without_augmentation_nothing_is_done():
+    assert not Augment().labels(1000, torch.Generator().manual_seed(0)).any()
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.1, math.nan])
+def test_impossible_probabilities_are_refused(probability):
+    with pytest.raises(UserError, match=r"augment\.probability must lie in \[0, 1\], got"):
+        Augment(probability)

@@ -1,0 +1,251 @@
+import math
+
+import pytest
+import torch
+
+from ddim.diffusion.denoiser import Counted
+from ddim.diffusion.editing import (
+    Inpaint,
+    attribute,
+    between,
+    invert,
+    moved_along,
+    renoised,
+    restore,
+    slerp,
+    vary,
+)
+from ddim.diffusion.grids import Uniform, UniformLogSNR
+from ddim.diffusion.noise import Noise
+from ddim.diffusion.oracles import Mixture, exact
+from ddim.diffusion.samplers import DDIM, DDPM, last
+from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
+from ddim.errors import UserError
+from oracles import Gaussian, normal
+
+WIDE = Cosine(0.014, 0.99995)
+LAW = Mixture(WIDE, normal(3, 1, 2, 2, seed=1), 0.5)
+
+
+def times(steps, schedule=WIDE):
+    return Uniform()(steps, schedule)
+
+
+# --- inverting ----------------------------------------------------------------------------------------------
+
+
+def test_an_inversion_tends_to_the_flow_with_order_one():
+    x0 = normal(2, 1, 2, 2, seed=3)
+
+    def error(steps):
+        grid = torch.linspace(1, 0.05, steps, dtype=torch.float64)
+        begin = WIDE(grid[-1]).alpha * x0
+        return (invert(LAW, x0, grid).latent - exact(LAW, begin, 0.05, 1.0)).abs().max()
+
+    assert error(800) < 0.05
+    assert math.log2(error(400) / error(800)) == pytest.approx(1, abs=0.2)
+
+
+def test_a_round_trip_comes_back_better_with_more_steps():
+    x0 = normal(2, 1, 2, 2, seed=3)
+    errors = [
+        (restore(LAW, invert(LAW, x0, times(n)).latent, times(n)) - x0).square().mean() for n in (10, 40, 160)
+    ]
+    assert errors[0] > 4 * errors[1] > 16 * errors[2] > 0
+
+
+@pytest.mark.parametrize("grid", [UniformLogSNR(6.0), UniformLogSNR(3.0), Uniform()], ids=str)
+def test_a_round_trip_is_of_order_two(grid):
+    """The slope where a step begins would make it 1."""
+    x0 = LAW.centres[:2] + 0.5 * normal(2, 1, 2, 2, seed=3)
+
+    def error(steps):
+        levels = grid(steps, WIDE)
+        return (restore(LAW, invert(LAW, x0, levels).latent, levels) - x0).square().mean().sqrt()
+
+    assert math.log2(error(400) / error(800)) > 1.8
+
+
+def test_two_times_of_one_level_are_one_step():
+    table = Linear(clip="rates")
+    flat = torch.tensor([1.0, 0.5, 0.0502, 0.0501], dtype=torch.float64)
+    assert table(flat[2]).log_snr == table(flat[3]).log_snr
+    law, x0 = Gaussian(table, 0.3, 0.5), normal(2, 1, 2, 2, seed=3)
+    assert torch.equal(invert(law, x0, flat).latent, invert(law, x0, flat[[0, 1, 3]]).latent)
+
+
+@pytest.mark.parametrize("steps", [2, 5, 20])
+def test_an_exact_inversion_is_undone_by_ddim(steps):
+    x0 = normal(2, 1, 2, 2, seed=3) * 0.5
+    law = Gaussian(Cosine(0.3, 0.999), std=1.5)
+    found = invert(law, x0, times(steps), exact=True, tolerance=1e-13)
+    assert found.converged
+    assert found.residual <= 1e-13
+    assert torch.allclose(restore(law, found.latent, times(steps)), x0, atol=1e-11)
+    plain = invert(law, x0, times(steps))
+    assert plain.converged
+    assert plain.residual == 0
+    assert not torch.allclose(plain.latent, found.latent, atol=1e-6)
+
+
+def test_an_inversion_that_does_not_converge_says_so():
+    """Around one point eps = (x - alpha x0) / sigma, and the iteration's factor 1 - bar_s / bar_t is below 1;
+    with eps three times as large it is above."""
+
+    class Tripled:
+        schedule = WIDE
+
+        def __call__(self, x, t):
+            p = Gaussian(WIDE, 0.0, 0.0)(x, t)
+            return type(p)(p.x0, 3 * p.eps)
+
+    for rounds, x0 in ((20, normal(1, 1, 2, 2)), (500, normal(1, 1, 2, 2).float())):  # the second overflows
+        found = invert(Tripled(), x0, times(3), exact=True, rounds=rounds)
+        assert not found.converged
+        assert found.residual > 1
+
+
+def test_a_plain_inversion_asks_once_a_step():
+    counted = Counted(LAW)
+    invert(counted, normal(1, 1, 2, 2), times(10))
+    assert counted.evaluations == 9
+    with pytest.raises(UserError, match="a level in its grid"):
+        invert(LAW, normal(1, 1, 2, 2), times(1)[:0])
+
+
+# --- interpolating ------------------------------------------------------------------------------------------
+
+
+def test_slerp_ends_at_its_ends_and_keeps_the_law_of_noise():
+    a, b = normal(4, 3, 16, 16, seed=1), normal(4, 3, 16, 16, seed=2)
+    assert torch.allclose(slerp(a, b, 0.0), a)
+    assert torch.allclose(slerp(a, b, 1.0), b)
+    assert torch.allclose(slerp(a, b, 0.3), slerp(b, a, 0.7))
+    middle = slerp(a, b, 0.5)
+    assert middle.std().item() == pytest.approx(1, abs=0.02)
+    assert ((a + b) / 2).std().item() == pytest.approx(math.sqrt(0.5), abs=0.02)
+
+
+def test_slerp_goes_evenly_along_the_circle():
+    a, b = normal(1, 3, 4, 4, seed=1), normal(1, 3, 4, 4, seed=2)
+    frames = between(a[0], b[0], 5).flatten(1)
+    unit = frames / frames.norm(dim=1, keepdim=True)
+    angles = (unit[1:] * unit[:-1]).sum(1).acos()
+    assert torch.allclose(angles, angles[0].expand(4))
+    norms = frames.norm(dim=1)
+    assert torch.allclose(norms.diff(), norms.diff()[0].expand(4), atol=1e-12)
+
+
+def test_slerp_of_equal_latents_is_that_latent_and_of_opposite_ones_an_error():
+    a = normal(2, 3, 4, 4)
+    assert torch.allclose(slerp(a, a, 0.4), a)
+    with pytest.raises(UserError, match="opposite"):
+        slerp(a, -a, 0.5)
+    with pytest.raises(UserError, match="at least 2 frames"):
+        between(a[0], a[1], 1)
+
+
+def test_an_attribute_is_the_difference_of_means_and_leaves_the_norm():
+    having, lacking = normal(5, 1, 4, 4, seed=1) + 1, normal(7, 1, 4, 4, seed=2)
+    direction = attribute(having, lacking)
+    assert torch.allclose(direction[0], having.mean(0) - lacking.mean(0))
+    latent = normal(3, 1, 4, 4, seed=3)
+    moved = moved_along(latent, direction, 0.8)
+    assert torch.allclose(moved.flatten(1).norm(dim=1), latent.flatten(1).norm(dim=1))
+    assert (moved.flatten(1) @ direction.flatten() > latent.flatten(1) @ direction.flatten()).all()
+    assert torch.allclose(moved_along(latent, direction, 0.0), latent)
+    with pytest.raises(UserError, match="lack"):
+        attribute(having, lacking[:0])
+
+
+# --- inpainting ---------------------------------------------------------------------------------------------
+
+
+def half():
+    mask = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
+    mask[..., 2:] = 1
+    return mask
+
+
+def test_the_known_part_of_an_inpainted_picture_is_the_image():
+    known = normal(1, 1, 4, 4, seed=5)
+    law = Gaussian(WIDE, 0.0, 1.0)
+    noise = Noise(range(3))
+    end = last(Inpaint(known, half(), 3)(law, noise.like(torch.zeros(3, 1, 4, 4).double()), times(8), noise))
+    assert torch.equal(end.x0[..., :2], known[..., :2].expand(3, -1, -1, -1))
+    assert not torch.allclose(end.x0[..., 2:], known[..., 2:].expand(3, -1, -1, -1), atol=0.1)
+
+
+def test_the_painted_part_follows_from_the_known_one():
+    """Of two images that share no pixel, half of one leaves no doubt about the rest."""
+    a, b = torch.ones(1, 4, 4).double(), -torch.ones(1, 4, 4).double()
+    law = Mixture(WIDE, torch.stack([a, b]), 0.05)
+    noise = Noise(range(16))
+    x = noise.like(torch.zeros(16, 1, 4, 4).double())
+    end = last(Inpaint(a[None], half(), 5)(law, x, times(20), noise))
+    assert torch.allclose(end.x0[..., 2:], torch.ones(()).double(), atol=0.3)
+
+
+def test_inpainting_asks_as_often_as_it_says():
+    counted, noise = Counted(LAW), Noise([0])
+    last(Inpaint(normal(1, 1, 2, 2), torch.ones(1, 1, 2, 2), 4)(counted, normal(1, 1, 2, 2), times(6), noise))
+    assert counted.evaluations == 20
+    with pytest.raises(UserError, match="resample"):
+        Inpaint(normal(1, 1, 2, 2), torch.ones(1, 1, 2, 2), 0)
+
+
+def test_painting_everything_once_is_ancestral_sampling():
+    class Same(Noise):
+        """Draws of the known part must not shift the stream of the painted part."""
+
+        def __init__(self):
+            super().__init__([0])
+            self.count = 0
+
+        def like(self, x):
+            self.count += 1
+            return normal(*x.shape, seed=self.count // 2 if self.count > 1 else 0)
+
+    class Plain(Same):
+        def like(self, x):
+            self.count += 1
+            return normal(*x.shape, seed=self.count)
+
+    x, mask = normal(1, 1, 2, 2, seed=9), torch.ones(1, 1, 2, 2).double()
+    painted = last(Inpaint(normal(1, 1, 2, 2), mask, 1)(LAW, x, times(6), Same()))
+    assert torch.allclose(painted.x, last(DDPM()(LAW, x, times(6), Plain())).x)
+
+
+@pytest.mark.parametrize("schedule", [WIDE, LinearBeta()], ids=str)
+def test_noising_again_keeps_the_marginal(schedule):
+    law, n = Gaussian(schedule, 0.3, 0.5), 40_000
+    now, then = (schedule(torch.tensor(t).double()) for t in (0.3, 0.5))
+    x = now.alpha * law.mean + law.spread(now) * normal(1, 1, 1, n)
+    up = renoised(x, now, then, Noise([3]))
+    assert up.std().item() == pytest.approx(law.spread(then).item(), rel=0.02)
+    assert up.mean().item() == pytest.approx((then.alpha * law.mean).item(), abs=0.02)
+
+
+# --- varying ------------------------------------------------------------------------------------------------
+
+
+def test_a_stronger_variation_is_farther_from_its_image():
+    x0 = normal(1, 1, 8, 8, seed=4).expand(8, -1, -1, -1) * 0.5
+    law = Gaussian(WIDE, 0.0, 0.5)
+
+    def away(strength):
+        end = last(vary(law, x0, strength, times(50), DDIM(), Noise(range(8))))
+        return (end.x0 - x0).square().mean().item()
+
+    distances = [away(s) for s in (0.05, 0.3, 0.6, 1.0)]
+    assert distances == sorted(distances)
+    assert distances[0] < 0.02
+    assert distances[-1] == pytest.approx(0.25 + x0.square().mean().item(), rel=0.2)
+
+
+def test_a_variation_visits_the_levels_below_its_strength():
+    states = list(vary(LAW, normal(1, 1, 2, 2), 0.5, times(10), DDIM(), Noise([0])))
+    assert [state.t for state in states] == pytest.approx([0.5, 0.4, 0.3, 0.2, 0.1])
+    for strength in (0.0, 1.1):
+        with pytest.raises(UserError, match="strength"):
+            vary(LAW, normal(1, 1, 2, 2), strength, times(10), DDIM(), Noise([0]))

@@ -1,0 +1,112 @@
+"""The order of every deterministic sampler, measured on every kind of grid."""
+
+import pytest
+import torch
+
+from ddim.diffusion.oracles import Mixture, exact
+from ddim.diffusion.samplers import DDIM, EDM, AdamsBashforth, DPMSolver, UniPC
+from ddim.diffusion.samplers import convergence as c
+from ddim.diffusion.schedules import Cosine, LinearBeta
+from oracles import Gaussian, normal
+
+# The nominal orders, from the papers; of ramps, that of a run which begins with a step of Euler's.
+ORDERS = {
+    DDIM(): 1,
+    EDM(order=1): 1,
+    EDM(): 2,
+    EDM(alpha=0.5): 2,
+    EDM(alpha=2 / 3): 2,
+    AdamsBashforth(1): 1,
+    AdamsBashforth(2): 2,
+    AdamsBashforth(3): 2,
+    AdamsBashforth(3, start="exact"): 3,
+    AdamsBashforth(4, start="exact"): 4,
+    AdamsBashforth(5, start="exact"): 5,
+    AdamsBashforth(2, steps="equal"): 2,
+    AdamsBashforth(3, steps="equal"): 2,
+    DPMSolver(1): 1,
+    DPMSolver(2): 2,
+    DPMSolver(3): 2,
+    DPMSolver(3, start="exact"): 3,
+    UniPC(1): 2,
+    UniPC(2): 3,
+    UniPC(3): 3,
+}
+CLOCKS = {"uniform": c.uniform, "quadratic": c.quadratic, "karras": c.karras} | {
+    f"warped-{seed}": c.warped(seed) for seed in range(2)
+}
+END = 0.2
+# By order: enough levels for the leading term of the error to lead; of those, the last four above rounding.
+LEVELS = {2: (55, 82, 123, 184), 3: (73, 109, 163, 244)}
+MANY = (73, 109, 163, 244, 366, 549, 824)
+
+
+@pytest.fixture(scope="module", params=["cosine", "linear_beta"])
+def law(request):
+    """An oracle that is not linear, where its run starts, and where the exact flow ends."""
+    schedule = {"cosine": Cosine(0.3, 0.999), "linear_beta": LinearBeta(0.1, 3.0)}[request.param]
+    oracle = Mixture(schedule, normal(3, 1, 2, 2, seed=1), 0.5)
+    x = normal(2, 1, 2, 2, seed=2)
+    return oracle, x, exact(oracle, x, 1.0, END)
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("sampler, order", ORDERS.items(), ids=str)
+def test_every_sampler_has_its_order_on_every_grid(sampler, order, clock, law):
+    oracle, x, truth = law
+    levels = LEVELS.get(max(2, order), MANY)
+    found = [c.errors(sampler, oracle, x, CLOCKS[clock](n, oracle.schedule, END), truth) for n in levels]
+    for errors in ([e.state for e in found], [e.picture for e in found]):
+        counted = [(n, e) for n, e in zip(levels, errors, strict=True) if e > c.FLOOR][-4:]
+        assert len(counted) == 4
+        assert c.slope(*zip(*counted, strict=True)) > order - 0.2
+    assert found[-1].state < 10 ** -(order + 1)
+
+
+@pytest.mark.parametrize(
+    "sampler, evaluations",
+    [
+        (DDIM(), 10),
+        (EDM(), 19),
+        (EDM(order=1), 10),
+        (AdamsBashforth(5), 10),
+        (AdamsBashforth(3, start="exact"), 11),
+        (AdamsBashforth(4, start="exact"), 14),
+        (AdamsBashforth(5, start="exact"), 19),
+        (DPMSolver(3), 10),
+        (DPMSolver(3, start="exact"), 11),
+        (UniPC(3), 10),
+    ],
+    ids=str,
+)
+def test_evaluations_are_those_that_the_sampler_names(sampler, evaluations):
+    oracle = Gaussian(Cosine())
+    x = normal(1, 1, 2, 2)
+    assert c.errors(sampler, oracle, x, c.uniform(10, Cosine(), 0.1), x).nfe == evaluations
+
+
+def test_the_reference_is_the_closed_form_where_there_is_one():
+    """Of one Gaussian cloud the flow is known: standard scores are kept."""
+    schedule = Cosine(0.014, 0.999)
+    cloud = Mixture(schedule, torch.full((1, 1, 2, 2), 0.3, dtype=torch.float64), 0.5)
+    x = normal(2, 1, 2, 2) * 1.2
+    assert torch.allclose(exact(cloud, x, 1.0, 0.1), Gaussian(schedule).flow(x, 1, 0.1), rtol=0, atol=1e-11)
+    assert torch.allclose(exact(cloud, exact(cloud, x, 1.0, 0.1), 0.1, 1.0), x, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_warped_clocks_keep_neighbouring_steps_within_a_factor_of_three(seed):
+    steps = -c.warped(seed)(40, Cosine(), END).diff()
+    ratio = steps[1:] / steps[:-1]
+    assert (steps > 0).all()
+    assert ratio.max() < 3
+    assert ratio.min() > 1 / 3
+    assert ratio.max() > 1.02
+
+
+@pytest.mark.parametrize("order", [1, 2, 3.5])
+def test_a_slope_is_read_from_a_power_law_and_rounding_is_left_out(order):
+    levels = (11, 21, 41, 81)
+    exactly = [(n - 1.0) ** -order for n in levels]
+    assert c.slope(levels, exactly) == pytest.approx(order)
+    assert c.slope(levels, [*exactly[:3], 1e-13]) == pytest.approx(order)

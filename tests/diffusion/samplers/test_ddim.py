@@ -1,0 +1,222 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from ddim.diffusion.grids import Quadratic, Uniform, UniformLogSNR
+from ddim.diffusion.noise import Noise
+from ddim.diffusion.samplers import DDIM, last, picture, start
+from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
+from ddim.errors import UserError
+from oracles import Gaussian, normal, uniform
+
+EIGHT = range(8)
+SCHEDULES = [Cosine(), Cosine(0.014, 0.99995), LinearBeta()]
+
+
+class Warped:
+    """Times from 1 to 0.05, unevenly and differently for each seed, and a smooth function of k / N."""
+
+    def __init__(self, seed):
+        bumps = 0.12 * (2 * uniform(3, seed=seed) - 1)
+        self.warp = lambda u: (
+            u + sum(b * torch.sin((k + 1) * math.pi * u) / (k + 1) for k, b in enumerate(bumps))
+        )
+
+    def __call__(self, steps, schedule):
+        return 1 - 0.95 * self.warp(torch.arange(steps, dtype=torch.float64) / (steps - 1))
+
+
+GRIDS = [Uniform(), Quadratic(), UniformLogSNR(2.0), Warped(0), Warped(1), Warped(2)]
+GRID_NAMES = ["uniform", "quadratic", "log_snr", "warped-0", "warped-1", "warped-2"]
+
+
+def run(sampler, denoise, x, times, seeds=EIGHT):
+    return last(sampler(denoise, x, times, Noise(seeds)))
+
+
+def at_time(t):
+    return torch.tensor(t, dtype=torch.float64)
+
+
+def pure(schedule, n=8, side=2):
+    t = torch.ones((), dtype=torch.float64)
+    return start(schedule, Noise(range(n)), torch.zeros(n, 3, side, side, dtype=torch.float64), t)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("grid", GRIDS, ids=GRID_NAMES)
+def test_it_follows_the_flow_with_order_one_on_any_grid(grid, schedule):
+    oracle, x = Gaussian(schedule), pure(schedule)
+
+    def error(steps):
+        end = run(DDIM(), oracle, x, grid(steps, schedule))
+        return (end.x - oracle.flow(x, 1, end.t)).abs().max()
+
+    assert error(400) < 0.02
+    assert math.log2(error(200) / error(400)) == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("grid", GRIDS, ids=GRID_NAMES)
+def test_its_picture_tends_to_the_exact_picture_with_order_one(grid, schedule):
+    oracle, x = Gaussian(schedule), pure(schedule)
+
+    def error(steps):
+        end = run(DDIM(), oracle, x, grid(steps, schedule))
+        exact = oracle(oracle.flow(x, 1, end.t), at_time(end.t)).x0
+        return (picture(oracle, end) - exact).abs().max()
+
+    assert error(400) < 0.02
+    assert math.log2(error(200) / error(400)) == pytest.approx(1, abs=0.2)
+
+
+def test_the_picture_tends_to_the_end_of_the_flow_where_the_schedule_has_a_clean_end():
+    schedule = LinearBeta()
+    oracle, x = Gaussian(schedule), pure(schedule)
+    errors = [
+        (picture(oracle, run(DDIM(), oracle, x, Uniform()(n, schedule))) - oracle.flow(x, 1, 0)).abs().max()
+        for n in (100, 200, 400)
+    ]
+    assert errors[0] > 1.6 * errors[1] > 1.6**2 * errors[2]
+    assert errors[2] < 0.02
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("steps", [2, 3, 10])
+def test_data_that_are_one_image_are_found_in_any_number_of_steps(steps, schedule):
+    oracle, x = Gaussian(schedule, mean=0.7, std=0.0), pure(schedule)
+    end = run(DDIM(), oracle, x, Uniform()(steps, schedule))
+    assert torch.allclose(end.x, oracle.flow(x, 1, end.t))
+    assert torch.allclose(picture(oracle, end), torch.full_like(x, 0.7))
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_any_eta_keeps_the_marginal(eta):
+    schedule, n = Cosine(), 48
+    oracle = Gaussian(schedule)
+    begin = schedule(torch.tensor(1.0).double())
+    x = begin.alpha * oracle.mean + oracle.spread(begin) * normal(n, 3, 12, 12)
+    end = run(DDIM(eta), oracle, x, Uniform()(200, schedule), range(n))
+    at = schedule(at_time(end.t))
+    assert end.x.std().item() == pytest.approx(oracle.spread(at).item(), abs=0.01)
+    assert end.x.mean().item() == pytest.approx((at.alpha * oracle.mean).item(), abs=0.01)
+
+
+@pytest.mark.parametrize("eta", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize("t, s", [(0.6, 0.4), (1.0, 0.9), (0.2, 0.01)])
+def test_eta_scales_the_deviation_of_the_posterior(t, s, eta):
+    """Not visible in the marginals, which are kept whatever noise is put back (see the test above)."""
+    times, schedule = torch.tensor([t, s], dtype=torch.float64), Cosine()
+    bar = schedule(times).alpha ** 2
+    posterior = (1 - bar[1]) / (1 - bar[0]) * (1 - bar[0] / bar[1])  # Ho et al. 2020, eq. 7
+    same = normal(1, 3, 3, 3).expand(2000, -1, -1, -1)
+    after = run(DDIM(eta), Gaussian(schedule), same, times, range(2000)).x
+    assert after.std(0).mean().item() == pytest.approx(eta * posterior.sqrt().item(), rel=0.02)
+
+
+@pytest.mark.parametrize("entries", [10, 100])
+def test_eta_one_on_the_whole_table_is_ddpm(entries):
+    """Against Ho et al. 2020, algorithm 2 with eq. 7, written with their betas."""
+    table = Linear(entries, 1e-3, 0.2, clip="none", read="log_snr")
+    oracle, x = Gaussian(table), pure(table)
+    times = Uniform()(entries, table)
+    states = [state.x for state in DDIM(1.0)(oracle, x, times, Noise(EIGHT))]
+
+    betas = torch.linspace(1e-3, 0.2, entries, dtype=torch.float64)
+    bars, noise = (1 - betas).cumprod(0), Noise(EIGHT)
+    for i, state in zip(range(entries - 1, 0, -1), states[1:], strict=True):
+        x0 = oracle(x, times[entries - 1 - i]).x0
+        mean = bars[i - 1].sqrt() * betas[i] / (1 - bars[i]) * x0
+        mean = mean + (1 - betas[i]).sqrt() * (1 - bars[i - 1]) / (1 - bars[i]) * x
+        x = mean + ((1 - bars[i - 1]) / (1 - bars[i]) * betas[i]).sqrt() * noise.like(x)
+        assert torch.allclose(state, x, atol=1e-9)
+
+
+def test_float32_images_follow_float64_ones_on_a_fine_grid():
+    """The injected variance is a difference of almost equal numbers, 16 digits of which are needed."""
+
+    class Rounded(Noise):
+        def like(self, x):
+            return super().like(x.double()).to(x)
+
+    table, n = Linear(clip="none", read="log_snr"), 2
+    times, x = Uniform()(1000, table)[:300], pure(table, n)
+    fine, coarse = (last(DDIM(1.0)(Gaussian(table), y, times, Rounded(range(n)))).x for y in (x, x.float()))
+    assert coarse.dtype == torch.float32
+    assert (fine - coarse).abs().max() < 1e-5
+
+
+def test_an_image_depends_on_its_own_seed_only():
+    oracle, x = Gaussian(Cosine()), pure(Cosine())
+    times = Uniform()(5, Cosine())
+    whole = run(DDIM(1.0), oracle, x, times).x
+    parts = [run(DDIM(1.0), oracle, x[i:j], times, range(i, j)).x for i, j in ((0, 3), (3, 8))]
+    assert torch.equal(whole, torch.cat(parts))
+    backwards = run(DDIM(1.0), oracle, x.flip(0), times, range(7, -1, -1)).x
+    assert torch.equal(whole, backwards.flip(0))
+
+
+def test_a_run_leaves_no_trace():
+    oracle, x, times = Gaussian(Cosine()), pure(Cosine()), Uniform()(9, Cosine())
+    before, kept = torch.get_rng_state(), x.clone()
+    sampler = DDIM(1.0)
+    assert torch.equal(run(sampler, oracle, x, times).x, run(sampler, oracle, x, times).x)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(x, kept)
+
+
+def test_the_states_are_at_the_levels_of_the_grid_and_the_start_is_the_first():
+    oracle, x, times = Gaussian(Cosine()), pure(Cosine()), Warped(0)(7, None)
+    states = list(DDIM()(oracle, x, times, Noise(EIGHT)))
+    assert [state.t for state in states] == times.tolist()
+    assert torch.equal(states[0].x, x)
+    assert not states[0].x0.any()
+    for before, after in pairwise(states):
+        assert torch.equal(after.x0, oracle(before.x, at_time(before.t)).x0)
+
+
+def test_a_run_can_be_watched_and_left_early():
+    for state in DDIM()(Gaussian(Cosine()), pure(Cosine()), Uniform()(1000, Cosine()), Noise(EIGHT)):
+        assert torch.is_grad_enabled()
+        if state.t < 0.9:
+            break
+    assert 0.89 < state.t < 0.9
+    assert torch.is_grad_enabled()
+
+
+def test_a_run_needs_no_gradients():
+    class Learns(Gaussian):
+        def __call__(self, x_t, t):
+            return super().__call__(x_t * torch.ones((), requires_grad=True), t)
+
+    assert not run(DDIM(), Learns(Cosine()), pure(Cosine()), Uniform()(3, Cosine())).x.requires_grad
+
+
+def test_a_slice_of_a_grid_goes_on_where_the_other_ended():
+    oracle, x, times = Gaussian(Cosine()), pure(Cosine()), Uniform()(12, Cosine())
+    half = run(DDIM(), oracle, x, times[:6])
+    assert torch.equal(run(DDIM(), oracle, half.x, times[5:]).x, run(DDIM(), oracle, x, times).x)
+
+
+def test_one_step_is_legal():
+    oracle, x = Gaussian(Cosine()), pure(Cosine())
+    end = run(DDIM(1.0), oracle, x, Uniform()(1, Cosine()))
+    assert torch.equal(end.x, x)
+    assert end.t == 1
+    assert torch.equal(picture(oracle, end), oracle(x, torch.tensor(1.0)).x0)
+
+
+def test_a_step_between_two_times_of_one_level_changes_nothing():
+    """The seed's clip of powers holds one level from t = 0.62 on."""
+    table = Linear(clip="powers")
+    times = torch.tensor([1.0, 0.9, 0.7], dtype=torch.float64)
+    for eta in (0.0, 1.0):
+        assert torch.allclose(run(DDIM(eta), Gaussian(table), pure(table), times).x, pure(table), atol=1e-12)
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.1, math.nan])
+def test_impossible_eta_is_refused(eta):
+    with pytest.raises(UserError, match=r"sampler\.eta must lie in \[0, 1\], got"):
+        DDIM(eta)

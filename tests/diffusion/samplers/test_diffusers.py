@@ -1,0 +1,147 @@
+"""Against diffusers: the same network, noise and timesteps, on the table that it is written for.
+
+Its runs end at sigma = 0, which is our picture. Of methods of order 3 it makes the last two steps with less
+(`lower_order_final`), so that they are compared before.
+"""
+
+import diffusers
+import pytest
+import torch
+
+from ddim.diffusion.noise import Noise
+from ddim.diffusion.oracles import Mixture
+from ddim.diffusion.samplers import DDIM, DDPM, EDM, DPMSolver, UniPC, exponential, picture
+from ddim.diffusion.schedules import Linear
+from oracles import normal
+
+TABLE = Linear(1000, 1e-4, 0.02, clip="none", read="log_snr")
+LAW = Mixture(TABLE, normal(4, 3, 4, 4, seed=1), 0.5)
+BETAS = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
+# Its tables are made of tensors where numpy asks for arrays.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+steps = pytest.mark.parametrize("count", [5, 10, 20, 50, 100])
+
+
+def times_of(timesteps):
+    """Index i of a table of 1000 lies at t = (i + 1) / 1000."""
+    return (timesteps.double() + 1) / 1000
+
+
+def theirs(scheduler, count, x, **options):
+    """The states of a diffusers run, its picture last, and the timesteps that it asked for."""
+    scheduler.set_timesteps(count)
+    x, states, asked = x * scheduler.init_noise_sigma, [], []
+    for t in scheduler.timesteps:
+        eps = told(scheduler, x, t)
+        x = scheduler.step(eps, t, x, **options).prev_sample
+        states.append(x)
+        asked.append(t)
+    return states, torch.stack(asked)
+
+
+def told(scheduler, x, t):
+    """The oracle's noise, asked as diffusers asks a network."""
+    return LAW(scheduler.scale_model_input(x, t), times_of(t)).eps
+
+
+def ours(sampler, x, timesteps, seeds=(0,)):
+    states = list(sampler(LAW, x, times_of(timesteps), Noise(seeds)))
+    return [state.x for state in states[1:]], picture(LAW, states[-1])
+
+
+@steps
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_ddim(count, spacing):
+    x = normal(1, 3, 4, 4)
+    scheduler = diffusers.DDIMScheduler(
+        **BETAS, clip_sample=False, set_alpha_to_one=True, timestep_spacing=spacing
+    )
+    states, asked = theirs(scheduler, count, x)
+    _, found = ours(DDIM(), x, asked)
+    assert torch.allclose(found, states[-1], rtol=0, atol=1e-4)
+
+
+@steps
+@pytest.mark.parametrize("variance", ["small", "large"])
+def test_ddpm(count, variance):
+    x = normal(1, 3, 4, 4)
+    scheduler = diffusers.DDPMScheduler(
+        **BETAS, clip_sample=False, variance_type=f"fixed_{variance}", timestep_spacing="trailing"
+    )
+    states, asked = theirs(scheduler, count, x, generator=torch.Generator().manual_seed(0))
+    between, found = ours(DDPM(variance), x, asked)
+    assert torch.allclose(torch.stack(between), torch.stack(states[:-1]), rtol=0, atol=1e-4)
+    if variance == "small":
+        # Its large variance is added to the picture too, since its last timestep is not 0.
+        assert torch.allclose(found, states[-1], rtol=0, atol=1e-4)
+
+
+@steps
+def test_heun(count):
+    """Its states are x / alpha."""
+    x = normal(1, 3, 4, 4)
+    scheduler = diffusers.HeunDiscreteScheduler(**BETAS, timestep_spacing="trailing")
+    states, asked = theirs(scheduler, count, x)
+    first = TABLE(times_of(asked[0]))
+    begin = x * scheduler.init_noise_sigma * first.alpha
+    _, found = ours(EDM(), begin, asked.unique().flip(0))
+    assert torch.allclose(found, states[-1], rtol=0, atol=1e-4)
+
+
+@steps
+def test_dpm_solver_2m(count):
+    x = normal(1, 3, 4, 4)
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        **BETAS, solver_order=2, algorithm_type="dpmsolver++", timestep_spacing="trailing"
+    )
+    states, asked = theirs(scheduler, count, x)
+    _, found = ours(DPMSolver(2), x, asked)
+    assert torch.allclose(found, states[-1], rtol=0, atol=1e-4)
+
+
+@steps
+@pytest.mark.parametrize("order", [1, 2])
+def test_unipc(count, order):
+    x = normal(1, 3, 4, 4)
+    scheduler = diffusers.UniPCMultistepScheduler(
+        **BETAS, solver_order=order, solver_type="bh2", timestep_spacing="trailing"
+    )
+    states, asked = theirs(scheduler, count, x)
+    _, found = ours(UniPC(order), x, asked)
+    assert torch.allclose(found, states[-1], rtol=0, atol=1e-4)
+
+
+@steps
+def test_unipc_of_order_three_until_its_last_steps(count):
+    x = normal(1, 3, 4, 4)
+    scheduler = diffusers.UniPCMultistepScheduler(
+        **BETAS, solver_order=3, solver_type="bh2", timestep_spacing="trailing"
+    )
+    assert torch.allclose(*before_the_last_steps(UniPC(3), scheduler, count, x), rtol=0, atol=1e-4)
+
+
+@steps
+def test_dpm_solver_3m_halves_the_second_difference(count, monkeypatch):
+    """Its phi_3 is the weight of the second derivative, and stands before half of it: order 2, not 3.
+
+    With that half in ours the numbers agree.
+    """
+    x = normal(1, 3, 4, 4)
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        **BETAS, solver_order=3, algorithm_type="dpmsolver++", timestep_spacing="trailing"
+    )
+    if count > 5:
+        assert not torch.allclose(
+            *before_the_last_steps(DPMSolver(3), scheduler, count, x), rtol=0, atol=1e-4
+        )
+    moments = exponential._moments
+    half = torch.tensor([1.0, 1.0, 0.5]).double()
+    monkeypatch.setattr(exponential, "_moments", lambda h, n: moments(h, n) * half[:n])
+    assert torch.allclose(*before_the_last_steps(DPMSolver(3), scheduler, count, x), rtol=0, atol=1e-4)
+
+
+def before_the_last_steps(sampler, scheduler, count, x):
+    """Our state and theirs after the last step of full order."""
+    states, asked = theirs(scheduler, count, x)
+    found = list(sampler(LAW, x, times_of(asked[: count - 2]), Noise([0])))
+    return found[-1].x, states[count - 4]

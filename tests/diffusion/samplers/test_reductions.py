@@ -1,0 +1,253 @@
+"""Samplers that are one another's special cases, and rules written out independently."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from ddim.diffusion.grids import Quadratic, Uniform
+from ddim.diffusion.noise import Noise
+from ddim.diffusion.oracles import Mixture
+from ddim.diffusion.prediction import Prediction
+from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC, last
+from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
+from ddim.errors import UserError
+from oracles import Gaussian, normal
+
+SEEDS = range(3)
+LAWS = [
+    Mixture(schedule, normal(4, 1, 3, 3, seed=1), 0.4)
+    for schedule in (Cosine(0.014, 0.999), LinearBeta(), Linear(clip="none", read="log_snr"))
+]
+every_law = pytest.mark.parametrize("law", LAWS, ids=lambda law: type(law.schedule).__name__)
+
+
+def states(sampler, law, times, x=None):
+    x = normal(3, 1, 3, 3, seed=2) if x is None else x
+    return torch.stack([state.x for state in sampler(law, x, times, Noise(SEEDS))])
+
+
+def close(a, b):
+    return torch.allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+@every_law
+@pytest.mark.parametrize("grid", [Uniform(), Quadratic()], ids=str)
+@pytest.mark.parametrize(
+    "sampler",
+    [AdamsBashforth(1), AdamsBashforth(1, steps="equal"), EDM(order=1), DPMSolver(1)],
+    ids=str,
+)
+def test_methods_of_order_one_are_ddim(sampler, grid, law):
+    times = grid(12, law.schedule)
+    assert close(states(sampler, law, times), states(DDIM(), law, times))
+
+
+@every_law
+def test_ancestral_methods_are_one(law):
+    times = Uniform()(12, law.schedule)
+    ddpm = states(DDPM(), law, times)
+    assert close(ddpm, states(DDIM(1.0), law, times))
+    assert close(ddpm, states(DPMSolver(1, eta=1.0), law, times))
+    assert not torch.allclose(ddpm, states(DDPM("large"), law, times), atol=1e-3)
+
+
+@every_law
+@pytest.mark.parametrize("alpha, weights", [(0.5, (0, 1)), (1.0, (0.5, 0.5))])
+def test_the_family_of_order_two_holds_midpoint_and_heun(alpha, weights, law):
+    """Written out in y = x / alpha over sigma / alpha (Karras et al. 2022, algorithm 3)."""
+    times = Uniform()(12, law.schedule)
+    bar = lambda at: at.sigma / at.alpha
+
+    def slope(y, noise):
+        t = law.schedule.inverse(-2 * noise.log())
+        return law(law.schedule(t).alpha * y, t).eps
+
+    y = normal(3, 1, 3, 3, seed=2) / law.schedule(times[0]).alpha
+    for t, s in pairwise(times):
+        here, there = bar(law.schedule(t)), bar(law.schedule(s))
+        first = slope(y, here)
+        second = slope(y + alpha * (there - here) * first, here + alpha * (there - here))
+        y = y + (there - here) * (weights[0] * first + weights[1] * second)
+    found = states(EDM(alpha=alpha), law, times)[-1]
+    assert torch.allclose(found, law.schedule(times[-1]).alpha * y, rtol=1e-9, atol=1e-9)
+
+
+def test_two_slopes_on_equal_steps_have_the_textbook_weights():
+    """3/2 and -1/2, 23/12, -16/12 and 5/12, ... (Hairer, Norsett & Wanner 1993, table III.1.1)."""
+    textbook = {
+        2: (-1 / 2, 3 / 2),
+        3: (5 / 12, -16 / 12, 23 / 12),
+        4: (-9 / 24, 37 / 24, -59 / 24, 55 / 24),
+        5: (251 / 720, -1274 / 720, 2616 / 720, -2774 / 720, 1901 / 720),
+    }
+    for order, weights in textbook.items():
+        past = [(torch.tensor(5.0 - k).double(), normal(1, seed=k)) for k in range(order)]
+        wanted = sum(w * slope for w, (_, slope) in zip(weights, past, strict=True))
+        for steps in ("equal", "unequal"):
+            sampler = AdamsBashforth(order, steps=steps)
+            assert torch.allclose(sampler._slope(past, past[-1][0] - 1), wanted, atol=1e-10)
+
+
+@every_law
+def test_a_second_order_step_of_dpm_solver_is_that_of_the_paper(law):
+    """Lu et al. 2022b, algorithm 2, lines 6 to 9, in their letters."""
+    times = Quadratic()(9, law.schedule)
+    at = [law.schedule(t) for t in times]
+    lam = [(level.alpha / level.sigma).log() for level in at]
+    x = normal(3, 1, 3, 3, seed=2)
+    q = []
+    for i in range(1, len(times)):
+        q.append(law(x, times[i - 1]).x0)
+        h = lam[i] - lam[i - 1]
+        d = q[-1]
+        if i > 1:
+            r = (lam[i - 1] - lam[i - 2]) / h
+            d = (1 + 1 / (2 * r)) * q[-1] - 1 / (2 * r) * q[-2]
+        x = at[i].sigma / at[i - 1].sigma * x - at[i].alpha * torch.expm1(-h) * d
+    assert close(states(DPMSolver(2), law, times)[-1], x)
+
+
+@pytest.mark.parametrize("sampler", [UniPC(3), DPMSolver(3), DPMSolver(3, start="exact")], ids=str)
+def test_data_that_are_one_image_are_found_at_once(sampler):
+    law = Gaussian(Cosine(), mean=0.7, std=0.0)
+    end = last(sampler(law, normal(3, 1, 3, 3), Uniform()(5, law.schedule), Noise(SEEDS)))
+    assert torch.allclose(end.x, law.flow(normal(3, 1, 3, 3), 1, end.t), atol=1e-10)
+
+
+class Mixing:
+    """A denoiser that also says where between the two variances it wants each pixel."""
+
+    def __init__(self, inner, mix):
+        self.inner, self.schedule, self.mix = inner, inner.schedule, mix
+
+    def __call__(self, x_t, t):
+        p = self.inner(x_t, t)
+        return Prediction(p.x0, p.eps, torch.full_like(x_t, self.mix))
+
+
+def test_a_learned_variance_lies_between_the_fixed_ones_in_the_logarithm():
+    law, times = LAWS[0], torch.tensor([0.6, 0.4], dtype=torch.float64)
+    learned = {mix: states(DDPM("learned"), Mixing(law, mix), times)[-1] for mix in (0.0, 0.5, 1.0)}
+    assert close(learned[0.0], states(DDPM("small"), law, times)[-1])
+    assert close(learned[1.0], states(DDPM("large"), law, times)[-1])
+    still = states(DDIM(1.0), law, times)[-1]
+    small, large = _small(law, times), _large(law, times)
+    mean = still - (learned[0.0] - learned[1.0]) * small / (small - large)
+    ratio = (learned[0.5] - mean).abs().log() * 2 - (learned[0.0] - mean).abs().log()
+    assert torch.allclose(ratio, (learned[1.0] - mean).abs().log(), atol=1e-9)
+    with pytest.raises(UserError, match="predicts no variance"):
+        states(DDPM("learned"), law, times)
+
+
+def _large(law, times):
+    """Deviation sqrt(beta) of Ho et al. 2020, section 3.2."""
+    bar = law.schedule(times).alpha ** 2
+    return (1 - bar[0] / bar[1]).sqrt()
+
+
+def _small(law, times):
+    """Deviation of q(x_s | x_t, x0), Ho et al. 2020, eq. 7."""
+    bar = law.schedule(times).alpha ** 2
+    return ((1 - bar[1]) / (1 - bar[0])).sqrt() * _large(law, times)
+
+
+@pytest.mark.parametrize("variance", ["small", "large"])
+def test_the_deviation_of_a_step_of_ddpm_is_that_of_the_paper(variance):
+    law, times = Gaussian(Cosine()), torch.tensor([0.6, 0.4], dtype=torch.float64)
+    same = normal(1, 1, 3, 3).expand(4000, -1, -1, -1)
+    after = last(DDPM(variance)(law, same, times, Noise(range(4000)))).x
+    wanted = {"small": _small, "large": _large}[variance](law, times)
+    assert after.std(0).mean().item() == pytest.approx(wanted.item(), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [DDIM(0.7), DDPM(), DDPM("large"), EDM(s_churn=8.0), DPMSolver(2, eta=1.0), UniPC(), AdamsBashforth(4)],
+    ids=str,
+)
+def test_an_image_depends_on_its_own_seed_only_and_a_run_leaves_no_trace(sampler):
+    law, times = LAWS[0], Uniform()(7, LAWS[0].schedule)
+    before, x = torch.get_rng_state(), normal(6, 1, 3, 3)
+    kept = x.clone()
+    run = lambda i, j: last(sampler(law, x[i:j], times, Noise(range(i, j)))).x
+    whole = run(0, 6)
+    assert torch.equal(whole, run(0, 6))
+    assert torch.equal(whole, torch.cat([run(0, 1), run(1, 4), run(4, 6)]))
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize(
+    "sampler", [DDPM(), EDM(), AdamsBashforth(3), DPMSolver(3, start="exact"), UniPC()], ids=str
+)
+def test_the_states_are_at_the_levels_of_the_grid_and_the_start_is_the_first(sampler):
+    law, x = LAWS[0], normal(3, 1, 3, 3)
+    times = Uniform()(5, law.schedule)
+    found = list(sampler(law, x, times, Noise(SEEDS)))
+    assert [state.t for state in found] == times.tolist()
+    assert torch.equal(found[0].x, x)
+    assert not found[0].x0.any()
+    assert not list(sampler(law, x, times[:0], Noise(SEEDS)))
+    assert len(list(sampler(law, x, times[:1], Noise(SEEDS)))) == 1
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        DDPM(),
+        DDPM("large"),
+        EDM(),
+        EDM(alpha=0.5),
+        AdamsBashforth(3),
+        AdamsBashforth(4, start="exact"),
+        DPMSolver(3),
+        DPMSolver(3, start="exact"),
+        DPMSolver(2, eta=1.0),
+        UniPC(3),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("table", [Linear(), Linear(clip="powers")], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_times_that_share_a_level_of_a_table_count_once(sampler, table, dtype):
+    """The tables are flat at one end or at both: some of the first and last of twenty times are one level."""
+    law, times = Mixture(table, normal(4, 1, 3, 3, seed=1), 0.4), Uniform()(20, table)
+    levels = table(times).log_snr
+    once = times[torch.cat([torch.ones(1, dtype=torch.bool), levels.diff() != 0])]
+    assert len(once) < len(times)
+    x = normal(3, 1, 3, 3, seed=2).to(dtype)
+
+    class Still:
+        """Stands for Noise, because a level visited twice draws twice."""
+
+        def like(self, x):
+            return torch.zeros_like(x)
+
+    twice, single = (last(sampler(law, x, grid, Still())).x for grid in (times, once))
+    assert torch.isfinite(twice).all()
+    assert torch.allclose(twice, single, atol=1e-9 if dtype == torch.float64 else 1e-4)
+
+
+def test_a_learned_variance_on_one_level_of_a_table_is_none():
+    table = Linear(clip="powers")
+    law, times = Mixing(Gaussian(table), 0.5), torch.tensor([1.0, 0.9], dtype=torch.float64)
+    x = normal(3, 1, 3, 3)
+    assert torch.allclose(states(DDPM("learned"), law, times, x)[-1], x, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: EDM(order=3),
+        lambda: EDM(alpha=0.0),
+        lambda: EDM(s_churn=-1.0),
+        lambda: AdamsBashforth(6),
+        lambda: DPMSolver(4),
+        lambda: DPMSolver(eta=-0.1),
+        lambda: UniPC(0),
+    ],
+)
+def test_what_no_sampler_can_be_is_an_error(make):
+    with pytest.raises(UserError, match="sampler."):
+        make()

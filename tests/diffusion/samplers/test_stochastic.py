@@ -1,0 +1,128 @@
+"""Samplers that renew noise: their law is computed exactly, since on a Gaussian every one of them is affine.
+
+One run is enough: pixel i of the image is pushed by draw i alone, the last but one starts at 1 without any
+noise, the last starts at 0 without any. The final mean and variance follow from their final values.
+"""
+
+import pytest
+import torch
+
+from ddim.diffusion.oracles import Gaussian
+from ddim.diffusion.samplers import DDIM, DDPM, EDM, DPMSolver, last
+from ddim.diffusion.samplers.convergence import slope
+from ddim.diffusion.schedules import Cosine, LinearBeta
+
+SCHEDULES = [Cosine(0.1, 0.999), LinearBeta(0.1, 8.0)]
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+
+
+class OneHot:
+    """Stands for Noise: draw i pushes pixel i."""
+
+    def __init__(self):
+        self.drawn = 0
+
+    def like(self, x):
+        push = torch.zeros_like(x)
+        push[..., self.drawn] = 1
+        self.drawn += 1
+        return push
+
+
+def law(sampler, oracle, times):
+    """(mean, variance) of the last state, started from the exact law at times[0]."""
+    draws = 2 * len(times)
+    x = torch.zeros(1, 1, 1, draws + 2, dtype=torch.float64)
+    x[..., -2] = 1
+    end = last(sampler(oracle, x, times, OneHot())).x.flatten()
+    still = end[-1]
+    first = oracle.schedule(times[0])
+    gain = end[-2] - still
+    mean = still + gain * first.alpha * oracle.mean
+    variance = (gain * oracle.spread(first)) ** 2 + ((end[:-2] - still) ** 2).sum()
+    return mean, variance
+
+
+def bias(sampler, oracle, steps, end=0.1):
+    """How far mean and variance are from those of x_t at the last time."""
+    times = torch.linspace(1, end, steps, dtype=torch.float64)
+    mean, variance = law(sampler, oracle, times)
+    at = oracle.schedule(times[-1])
+    return abs(mean - at.alpha * oracle.mean).item(), abs(variance - oracle.spread(at) ** 2).item()
+
+
+@every_schedule
+@pytest.mark.parametrize("eta", [0.0, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("steps", [2, 3, 20])
+def test_around_one_image_every_step_leaves_exactly_the_noise_of_its_level(steps, eta, schedule):
+    """Song et al. 2021, lemma 1: whatever eta is."""
+    point = Gaussian(schedule, mean=0.7, std=0.0)
+    for sampler in (DDIM(eta), DPMSolver(1, eta=eta), DPMSolver(2, eta=eta), DPMSolver(3, eta=2 * eta)):
+        assert max(bias(sampler, point, steps)) < 1e-12
+
+
+@every_schedule
+@pytest.mark.parametrize("steps", [2, 20])
+def test_the_small_variance_is_exact_for_one_image_and_the_large_one_for_unit_variance(steps, schedule):
+    """Ho et al. 2020, section 3.2."""
+    assert max(bias(DDPM("small"), Gaussian(schedule, 0.7, 0.0), steps)) < 1e-12
+    assert max(bias(DDPM("large"), Gaussian(schedule, 0.0, 1.0), steps)) < 1e-12
+
+
+@every_schedule
+@pytest.mark.parametrize(
+    "sampler, order",
+    [
+        (DDIM(0.5), 1),
+        (DDIM(1.0), 1),
+        (DDPM("small"), 1),
+        (DDPM("large"), 1),
+        (DPMSolver(1, eta=1.0), 1),
+        (DPMSolver(2, eta=1.0), 2),
+        (DPMSolver(2, eta=0.5), 2),
+        (EDM(s_churn=20.0), 2),
+        (EDM(order=1, s_churn=20.0), 1),
+    ],
+    ids=str,
+)
+def test_the_bias_falls_at_the_nominal_weak_order(sampler, order, schedule):
+    oracle, levels = Gaussian(schedule, 0.7, 0.5), (101, 151, 226, 339)
+    found = [bias(sampler, oracle, n) for n in levels]
+    assert slope(levels, [variance for _, variance in found]) > order - 0.2
+    # The mean of x_t is on the path of every mean: nothing moves it away.
+    assert max(mean for mean, _ in found) < 1e-12
+
+
+@every_schedule
+@pytest.mark.parametrize("sampler", [DDIM(1.0), DDPM(), DPMSolver(2, eta=1.0), EDM(s_churn=40.0)], ids=str)
+def test_at_a_thousand_steps_the_bias_is_below_the_error_of_ten_thousand_images(sampler, schedule):
+    oracle = Gaussian(schedule, 0.7, 0.5)
+    mean, variance = bias(sampler, oracle, 1000)
+    spread = oracle.spread(schedule(torch.tensor(0.1).double())).item()
+    assert mean < spread / 10_000**0.5
+    assert variance < spread**2 * (2 / 10_000) ** 0.5
+
+
+def test_churn_renews_noise_where_it_is_told_to_and_never_past_the_start():
+    schedule = Cosine(0.1, 0.999)
+    oracle, times = Gaussian(schedule, 0.0, 0.5), torch.linspace(1, 0.1, 20, dtype=torch.float64)
+
+    def draws(**churn):
+        noise = OneHot()
+        last(EDM(**churn)(oracle, torch.zeros(1, 1, 1, 60, dtype=torch.float64), times, noise))
+        return noise.drawn
+
+    assert draws() == 0
+    assert draws(s_churn=1.0) == 19
+    bars = [(at.sigma / at.alpha).item() for at in map(schedule, times[:-1])]
+    inside = sum(0.5 <= bar <= 2 for bar in bars)
+    assert 0 < inside < 19
+    assert draws(s_churn=1.0, s_min=0.5, s_max=2.0) == inside
+    assert max(bias(EDM(s_churn=1e6), Gaussian(schedule, 0.0, 0.5), 400)) < 1e-2
+
+
+def test_inflated_noise_is_more_noise():
+    oracle = Gaussian(Cosine(0.1, 0.999), 0.0, 0.5)
+    times = torch.linspace(1, 0.1, 20, dtype=torch.float64)
+    plain, inflated = (law(EDM(s_churn=5.0, s_noise=n), oracle, times)[1] for n in (1.0, 1.1))
+    assert inflated > plain * 1.01

@@ -1,0 +1,151 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ddim.diffusion.denoiser import Counted, Model, Shape
+from ddim.diffusion.grids import Uniform
+from ddim.diffusion.noise import Noise
+from ddim.diffusion.parameterisation import (
+    LogSNR,
+    NoiseVariance,
+    PredictsEDM,
+    PredictsImage,
+    PredictsNoise,
+    PredictsScore,
+    PredictsVelocity,
+)
+from ddim.diffusion.samplers import DDIM, last, picture
+from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta
+from ddim.errors import UserError
+from oracles import Answers, Gaussian, TellsTime, normal, uniform
+
+ALL = [PredictsNoise(), PredictsScore(), PredictsImage(), PredictsVelocity(), PredictsEDM(0.5)]
+all_parameterisations = pytest.mark.parametrize("predicts", ALL, ids=str)
+
+
+class Net(nn.Module):
+    """Answers with what it was told, so that a test can see it; classes and labels as given."""
+
+    def __init__(self, classes=0, augments=0, dtype=None):
+        super().__init__()
+        self.classes, self.augments, self.dtype, self.seen = classes, augments, dtype, []
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x, told, label=None, augment=None):
+        self.seen.append((told, label, augment))
+        F = self.weight * x.tanh() + told.reshape(-1, 1, 1, 1)
+        F = F if label is None else F + label.reshape(-1, 1, 1, 1)
+        return F if self.dtype is None else F.to(self.dtype)
+
+
+def model(net=None, schedule=None, predicts=None, conditioning=None):
+    return Model(
+        net or Net(),
+        schedule or Cosine(),
+        predicts or PredictsVelocity(),
+        conditioning or LogSNR(),
+        Shape(3, 4, 5),
+    )
+
+
+@all_parameterisations
+@pytest.mark.parametrize("schedule", [Cosine(), LinearBeta(), Linear(), KarrasSigma()], ids=type)
+def test_the_halves_add_up_whatever_the_network_says(predicts, schedule):
+    x, t = normal(8, 3, 4, 5), 0.1 + 0.9 * uniform(8)
+    p, at = model(schedule=schedule, predicts=predicts)(x, t), schedule(t).over(x)
+    assert torch.allclose(at.alpha * p.x0 + at.sigma * p.eps, x)
+
+
+@all_parameterisations
+def test_the_truth_can_be_said_in_every_parameterisation(predicts):
+    oracle = Gaussian(Cosine())
+    x, t = normal(8, 3, 4, 5), uniform(8)
+    p = model(Answers(oracle, predicts), predicts=predicts, conditioning=TellsTime())(x, t)
+    assert torch.allclose(p.x0, oracle(x, t).x0)
+    assert torch.allclose(p.eps, oracle(x, t).eps)
+
+
+def test_one_time_stands_for_all_and_each_image_has_its_own():
+    x, t = normal(4, 3, 4, 5), torch.tensor([0.2, 0.9, 0.5, 0.2], dtype=torch.float64)
+    whole = model()(x, t)
+    for i in range(4):
+        for time in (t[i], t[i : i + 1]):
+            alone = model()(x[i : i + 1], time)
+            assert torch.allclose(alone.x0, whole.x0[i : i + 1])
+    assert torch.equal(model()(x, t[0]).x0, model()(x, t[:1].expand(4)).x0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_prediction_and_conditioning_have_the_type_of_the_image(dtype):
+    net = Net(dtype=torch.bfloat16)
+    p = model(net)(normal(2, 3, 4, 5, dtype=dtype), torch.tensor(0.5))
+    assert p.x0.dtype == p.eps.dtype == dtype
+    assert net.seen[0][0].dtype == dtype
+
+
+def test_coefficients_of_almost_equal_rates_keep_their_digits_in_float32():
+    """1 - alpha^2 = 1e-8 would be 0 or 6e-8 if the coefficients were formed in float32."""
+    schedule, predicts = Cosine(0.02, 1.0), PredictsImage()
+    t = schedule.inverse(torch.tensor([18.4], dtype=torch.float64))
+    net = Net()
+    model(net, schedule, predicts, NoiseVariance())(torch.zeros(1, 3, 4, 5), t)
+    assert net.seen[0][0].item() == pytest.approx(math.exp(-18.4), rel=1e-3)
+
+
+def test_a_label_reaches_the_network_for_each_image():
+    net = Net(classes=5)
+    whole, x, t = model(net), normal(3, 3, 4, 5), torch.tensor(0.5)
+    assert whole.given(None) is whole
+    for label, told in ((2, [2, 2, 2]), (torch.tensor([0, 4, 1]), [0, 4, 1])):
+        denoise = whole.given(label)
+        assert denoise.schedule is whole.schedule
+        assert torch.equal(denoise(x, t).x0, whole(x, t, torch.tensor(told)).x0)
+        assert net.seen[-2][1].tolist() == told
+    assert not torch.equal(whole.given(2)(x, t).x0, whole.given(None)(x, t).x0)
+
+
+def test_how_images_were_augmented_reaches_the_network_with_and_without_a_label():
+    net = Net(classes=5, augments=2)
+    whole, x, t = model(net), normal(3, 3, 4, 5, dtype=torch.float32), torch.tensor(0.5)
+    done = normal(3, 2)
+    for label in (None, 2):
+        denoise = whole.given(label, augment=done)
+        assert denoise.schedule is whole.schedule
+        denoise(x, t)
+        _, seen, augment = net.seen[-1]
+        assert torch.equal(augment, done.float())
+        assert (seen is None) == (label is None)
+    whole.given(2)(x, t)
+    assert net.seen[-1][2] is None
+
+
+def test_augmentation_of_which_the_network_is_not_told_is_refused():
+    for net, held in ((Net(), 0), (Net(augments=4), 4)):
+        with pytest.raises(UserError, match=f"augment must hold {held} labels an image, .* got 9"):
+            model(net).given(augment=torch.zeros(2, 9))
+
+
+def test_a_label_for_a_model_without_classes_is_refused():
+    with pytest.raises(UserError, match="label must be None, .* got 0"):
+        model().given(0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_a_picture_of_n_levels_costs_n_evaluations(steps):
+    oracle = Gaussian(Cosine())
+    denoise, x = Counted(oracle), normal(2, 3, 4, 4)
+    assert denoise.schedule is oracle.schedule
+    image = picture(denoise, last(DDIM()(denoise, x, Uniform()(steps, denoise.schedule), Noise(range(2)))))
+    assert denoise.evaluations == steps
+    assert torch.equal(
+        image, picture(oracle, last(DDIM()(oracle, x, Uniform()(steps, Cosine()), Noise([0, 1]))))
+    )
+
+
+def test_a_blank_has_the_shape_and_type_of_the_models_images():
+    blank = model().double().blank(7)
+    assert blank.shape == (7, 3, 4, 5)
+    assert blank.dtype == torch.float64
+    assert not blank.any()

@@ -1,0 +1,169 @@
+import pytest
+import torch
+
+from ddim.diffusion.denoiser import Counted
+from ddim.diffusion.guidance import Clipped, Guided, Rescheduled, Thresholded
+from ddim.diffusion.oracles import Mixture
+from ddim.diffusion.pixels import Pixels
+from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn
+from ddim.errors import UserError
+from oracles import Gaussian, normal
+
+SCHEDULE = Cosine(0.014, 0.999)
+STRONG, WEAK = Gaussian(SCHEDULE, 0.4, 0.3), Gaussian(SCHEDULE, 0.0, 0.6)
+
+
+def at(t):
+    return torch.tensor(t, dtype=torch.float64)
+
+
+def adds_up(p, x, t):
+    level = SCHEDULE(at(t))
+    return torch.allclose(level.alpha * p.x0 + level.sigma * p.eps, x, atol=1e-10)
+
+
+@pytest.mark.parametrize("t", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("scale", [0.0, 0.5, 2.0, 7.5])
+def test_guidance_raises_the_strong_density_over_the_weak_one(scale, t):
+    """The guided score is that of p_weak^(1 - scale) p_strong^scale (Ho & Salimans 2022, section 3)."""
+    x, level = normal(2, 1, 3, 3), SCHEDULE(at(t))
+    x = x.requires_grad_()
+    log_density = sum(
+        part * -((x - level.alpha * law.mean) / law.spread(level)).square().sum() / 2
+        for part, law in ((1 - scale, WEAK), (scale, STRONG))
+    )
+    (score,) = torch.autograd.grad(log_density, x)
+    p = Guided(STRONG, WEAK, scale)(x.detach(), at(t))
+    assert torch.allclose(p.eps, -level.sigma * score, atol=1e-9)
+    assert adds_up(p, x.detach(), t)
+
+
+def test_scale_one_is_no_guidance_and_asks_once():
+    strong, weak, x = Counted(STRONG), Counted(WEAK), normal(2, 1, 3, 3)
+    assert torch.equal(Guided(strong, weak, 1.0)(x, at(0.4)).x0, STRONG(x, at(0.4)).x0)
+    assert (strong.evaluations, weak.evaluations) == (1, 0)
+    Guided(strong, weak, 2.0)(x, at(0.4))
+    assert (strong.evaluations, weak.evaluations) == (2, 1)
+
+
+def test_guidance_in_an_interval_is_guidance_inside_and_none_outside():
+    x, inner = normal(2, 1, 3, 3), Guided(STRONG, WEAK, 3.0)
+    guided = Guided(STRONG, WEAK, 3.0, low=-2.0, high=2.0)
+    for t in (0.05, 0.3, 0.5, 0.6, 0.95):
+        inside = -2 <= SCHEDULE(at(t)).log_snr <= 2
+        wanted = inner if inside else STRONG
+        assert torch.equal(guided(x, at(t)).x0, wanted(x, at(t)).x0)
+    assert -2 <= SCHEDULE(at(0.5)).log_snr <= 2 < SCHEDULE(at(0.05)).log_snr
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Guided(STRONG, WEAK, -1.0),
+        lambda: Guided(STRONG, WEAK, float("nan")),
+        lambda: Guided(STRONG, WEAK, 2.0, low=1.0, high=1.0),
+        lambda: Guided(STRONG, Gaussian(LinearBeta()), 2.0),
+    ],
+)
+def test_guidance_that_cannot_be_is_an_error(make):
+    with pytest.raises(UserError, match="guidance"):
+        make()
+
+
+PIXELS = Pixels((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+FAR = Mixture(SCHEDULE, torch.tensor([2.6, -2.6, 0.1]).double().reshape(1, 3, 1, 1).expand(1, 3, 4, 4), 0.4)
+
+
+def test_bounds_are_where_black_and_white_are():
+    low, high = PIXELS.bounds
+    black = PIXELS.enter(torch.zeros(1, 3, 1, 1, dtype=torch.float64)).flatten()
+    white = PIXELS.enter(torch.ones(1, 3, 1, 1, dtype=torch.float64)).flatten()
+    assert torch.allclose(low, black)
+    assert torch.allclose(high, white)
+
+
+@pytest.mark.parametrize("t", [0.1, 0.5, 0.95])
+def test_clipping_holds_each_channel_within_its_bounds_and_leaves_the_rest(t):
+    x = normal(2, 3, 4, 4)
+    plain, clipped = FAR(x, at(t)), Clipped(FAR, *PIXELS.bounds)(x, at(t))
+    images = PIXELS.enter(PIXELS.leave(plain.x0))
+    assert torch.allclose(clipped.x0, images)
+    assert not torch.allclose(clipped.x0, plain.x0)
+    assert adds_up(clipped, x, t)
+
+
+@pytest.mark.parametrize("t", [0.1, 0.5, 0.95])
+def test_clipping_that_keeps_the_noise_clips_the_image_alone(t):
+    x = normal(2, 3, 4, 4)
+    plain, clipped = FAR(x, at(t)), Clipped(FAR, *PIXELS.bounds, keep=True)(x, at(t))
+    assert torch.equal(clipped.x0, Clipped(FAR, *PIXELS.bounds)(x, at(t)).x0)
+    assert torch.equal(clipped.eps, plain.eps)
+
+
+@pytest.mark.parametrize("t", [0.1, 0.5, 0.95])
+def test_dynamic_thresholding_shrinks_only_images_that_leave_their_bounds(t):
+    low, high = -torch.ones(3).double(), torch.ones(3).double()
+    x = normal(2, 3, 4, 4)
+    plain, held = FAR(x, at(t)), Thresholded(FAR, low, high, 1.0)(x, at(t))
+    largest = plain.x0.abs().flatten(1).max(1).values.reshape(-1, 1, 1, 1)
+    assert (largest > 1).all()
+    assert torch.allclose(held.x0, plain.x0 / largest)
+    assert adds_up(held, x, t)
+    mild = Gaussian(SCHEDULE, 0.1, 0.01)
+    assert torch.allclose(Thresholded(mild, low, high)(x, at(0.5)).x0, mild(x, at(0.5)).x0)
+    with pytest.raises(UserError, match="quantile"):
+        Thresholded(FAR, low, high, 0.0)
+
+
+def test_the_threshold_is_a_quantile_of_each_image():
+    low, high = -torch.ones(1).double(), torch.ones(1).double()
+
+    class Fixed:
+        schedule = SCHEDULE
+
+        def __call__(self, x_t, t):
+            p = STRONG(x_t, t)
+            ramp = torch.linspace(0, 4, 101, dtype=torch.float64).reshape(1, 1, 1, 101)
+            return type(p)(torch.cat([ramp, ramp / 8]), p.eps)
+
+    held = Thresholded(Fixed(), low, high, 0.5)(torch.zeros(2, 1, 1, 101).double(), at(0.5)).x0
+    assert torch.allclose(held[0, 0, 0, :51], torch.linspace(0, 1, 51).double())
+    assert (held[0, 0, 0, 51:] == 1).all()
+    assert torch.allclose(held[1, 0, 0], torch.linspace(0, 0.5, 101).double())
+
+
+# --- another schedule ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "schedule", [Cosine(), LinearBeta(), LinearIn("log_noise", 3.0, -8.0), KarrasSigma(0.1, 40.0)], ids=str
+)
+@pytest.mark.parametrize("trained_on", [Cosine(0.014, 0.99995), KarrasSigma()], ids=str)
+def test_what_knows_the_images_knows_them_on_every_schedule(trained_on, schedule):
+    law = lambda on: Gaussian(on, mean=0.4, std=0.7)
+    x = normal(3, 1, 4, 4)
+    for t in (0.2, 0.5, 0.9):
+        p, wanted = Rescheduled(law(trained_on), schedule)(x, at(t)), law(schedule)(x, at(t))
+        assert torch.allclose(p.x0, wanted.x0, atol=1e-6)
+        assert torch.allclose(p.eps, wanted.eps, atol=1e-5)
+
+
+def test_on_its_own_schedule_nothing_changes():
+    x = normal(3, 1, 4, 4)
+    p, wanted = Rescheduled(STRONG, SCHEDULE)(x, at(0.3)), STRONG(x, at(0.3))
+    assert torch.allclose(p.x0, wanted.x0, atol=1e-12)
+
+
+def test_the_halves_of_a_table_add_up_at_the_level_that_was_asked_for():
+    """Between two entries a table answers with the noisier one."""
+    x, schedule = normal(3, 1, 4, 4), Cosine(0.1, 0.9)
+    p = Rescheduled(Gaussian(Linear(entries=9, last=0.9, clip="none")), schedule)(x, at(0.4))
+    level = schedule(at(0.4))
+    assert torch.allclose(level.alpha * p.x0 + level.sigma * p.eps, x, atol=1e-10)
+
+
+@pytest.mark.parametrize("t", [0.0, 1.0])
+def test_levels_that_a_model_was_not_trained_on_are_refused(t):
+    wide = Rescheduled(Gaussian(Cosine(0.1, 0.9)), Cosine(0.02, 0.95))
+    with pytest.raises(UserError, match=r"is trained on, log-SNR -4\.60 to 1\.45, got"):
+        wide(normal(1, 1, 2, 2), at(t))

@@ -1,0 +1,164 @@
+"""Learned variance and the hybrid loss of Nichol & Dhariwal 2021."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ddim.diffusion.denoiser import Model, Shape
+from ddim.diffusion.gaussian import step
+from ddim.diffusion.loss import Hybrid, Objective, TableTimes
+from ddim.diffusion.oracles import Gaussian
+from ddim.diffusion.parameterisation import PredictsNoise
+from ddim.diffusion.pixels import Pixels
+from ddim.diffusion.prediction import Prediction
+from ddim.diffusion.samplers import DDPM
+from ddim.diffusion.schedules import Linear, LinearBeta
+from ddim.diffusion.time_sampling import LossAware
+from ddim.diffusion.variational_bound import picture_bits, step_bits, steps
+from ddim.errors import UserError
+from ddim.nn.ddpm_unet import DDPMUNetSpec
+from ddim.runs.named_recipes import iddpm
+from ddim.runs.recipe import Recipe, build
+from oracles import TellsTime, made, normal, uniform
+
+PIXELS = Pixels.fixed(0.5, 0.5)
+NET = DDPMUNetSpec(8, (1, 2), 1, (False, True), groups=4, dropout=0.0, outputs=2)
+T = torch.tensor([0.1, 0.2, 0.7, 1.0], dtype=torch.float64)
+X0, EPS = (
+    PIXELS.enter((0.5 + 0.1 * normal(4, 3, 8, 8)).clamp(0, 1).mul(255).round() / 255),
+    normal(4, 3, 8, 8, seed=1),
+)
+
+
+class Halves(torch.nn.Module):
+    """A network of two numbers: what it says of the noise, and of the variance."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+        self.spread = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x, told, label=None):
+        return torch.cat([self.mean * x, self.spread + 0 * x], dim=1)
+
+
+def model(schedule=LinearBeta()):
+    return Model(Halves(), schedule, PredictsNoise(), TellsTime(), Shape(3, 8, 8))
+
+
+def test_a_fresh_network_puts_the_variance_halfway():
+    small = replace(iddpm(), net=NET)
+    fresh = made(lambda: build(small, 3))
+    p = fresh(normal(2, 3, 8, 8, dtype=torch.float32), torch.tensor([0.3, 0.9]))
+    assert torch.equal(p.mix, torch.full((2, 3, 8, 8), 0.5))
+    one = made(
+        lambda: build(replace(small, net=replace(NET, outputs=1), sampler=DDPM(), objective=Objective()), 3)
+    )
+    assert one(normal(2, 3, 8, 8, dtype=torch.float32), torch.tensor([0.3, 0.9])).mix is None
+
+
+def test_the_mix_is_of_the_second_half_of_the_channels_and_the_noise_of_the_first():
+    net = model()
+    with torch.no_grad():
+        net.net.spread += math.log(3)
+    p = net(X0, T)
+    assert torch.allclose(p.mix, torch.full_like(X0, 0.75))
+    assert torch.allclose(p.eps, 0.5 * X0)
+
+
+def test_the_bound_moves_no_gradient_of_the_mean():
+    with_bound, without = model(), model()
+    Hybrid(vlb=1.0, times=TableTimes(10))(with_bound, X0, T, EPS, PIXELS).mean().backward()
+    Objective("noise", "mse")(without, X0, T, EPS).mean().backward()
+    assert torch.equal(with_bound.net.mean.grad, without.net.mean.grad)
+    assert with_bound.net.mean.grad != 0
+    assert with_bound.net.spread.grad != 0
+    assert without.net.spread.grad is None or without.net.spread.grad == 0
+
+
+def test_the_hybrid_loss_is_the_simple_one_and_the_terms_of_the_bound():
+    net, entries = model(), 10
+    hybrid = Hybrid(vlb=0.5, times=TableTimes(entries))(net, X0, T, EPS, PIXELS)
+    simple = Objective("noise", "mse")(net, X0, T, EPS)
+    schedule = net.schedule
+    for i, t in enumerate(T):
+        x0, at = X0[i : i + 1], schedule(t)
+        x_t = at.alpha * x0 + at.sigma * EPS[i : i + 1]
+        p, s = net(x_t, t), t - 0.1
+        if i == 0:
+            least = step(schedule(2 * t), schedule(t)).small
+            term = picture_bits(p, x0, steps(schedule, t, 0 * t, least), "learned", PIXELS)
+        else:
+            term = step_bits(p, x_t, x0, step(schedule(t), schedule(s)), "learned")
+        assert hybrid[i].item() == pytest.approx((simple[i] + 0.5 * entries * term).item(), rel=1e-6)
+
+
+def test_the_last_term_of_dequantised_images_is_of_the_values_that_they_had():
+    """-log of the mass that p gives [v / 256, (v + 1) / 256), whatever the grain in it."""
+    net, t = model(), torch.full((4,), 0.1, dtype=torch.float64)
+    values = (256 * (0.5 + 0.1 * normal(4, 3, 8, 8))).floor()
+    assert 0 < values.min() <= values.max() < 255
+    x0 = PIXELS.enter((values + uniform(4, 3, 8, 8)) / 256)
+    at = net.schedule(t).over(x0)
+    p = net(at.alpha * x0 + at.sigma * EPS, t)
+    q = steps(net.schedule, t, 0 * t, step(net.schedule(2 * t), net.schedule(t)).small)
+    deviation = 0.5 * (q.log_variance(p.mix[:, 0, 0, 0]) / 2).exp().reshape(-1, 1, 1, 1)
+    middle = 0.5 + 0.5 * p.x0
+    low, high = (torch.special.ndtr(((values + k) / 256 - middle) / deviation) for k in (0, 1))
+    wanted = -(high - low).clamp(min=1e-12).log2().flatten(1).mean(1)
+    assert torch.allclose(picture_bits(p, x0, q, "learned", PIXELS.dequantised), wanted)
+
+
+def test_the_bound_teaches_the_variance_that_is_right():
+    """On one known image the small variance is exact, on white noise the large one."""
+    schedule = LinearBeta(0.1, 8.0)
+    for std, right in ((0.0, 0.0), (1.0, 1.0)):
+        law = Gaussian(schedule, 0.2, std)
+        x0 = 0.2 + std * normal(2000, 1, 2, 2)
+        t = torch.full((2000,), 0.5, dtype=torch.float64)
+        at = schedule(t).over(x0)
+        x_t = at.alpha * x0 + at.sigma * normal(2000, 1, 2, 2, seed=1)
+        p, q = law(x_t, t), step(schedule(t), schedule(t - 0.1))
+        costs = {
+            mix: step_bits(Prediction(p.x0, p.eps, torch.full_like(x0, mix)), x_t, x0, q, "learned").mean()
+            for mix in (0.0, 0.25, 0.5, 0.75, 1.0)
+        }
+        assert min(costs, key=costs.get) == right
+
+
+def test_a_learned_variance_at_its_ends_is_the_fixed_one():
+    q = step(LinearBeta()(T), LinearBeta()(T - 0.05))
+    x_t = normal(4, 3, 8, 8, seed=3)
+    for mix, name in ((0.0, "small"), (1.0, "large")):
+        p = Prediction(X0 * 0.9, EPS, torch.full_like(X0, mix))
+        assert torch.allclose(step_bits(p, x_t, X0, q, "learned"), step_bits(p, x_t, X0, q, name))
+
+
+def test_what_learns_no_variance_is_told_so():
+    with pytest.raises(UserError, match=r"objective hybrid needs a network .* --net\.outputs 2"):
+        Recipe(objective=Hybrid())
+    with pytest.raises(UserError, match=r"sampler\.variance learned needs a network"):
+        Recipe(sampler=DDPM("learned"))
+    q = step(LinearBeta()(T), LinearBeta()(T - 0.05))
+    with pytest.raises(UserError, match="predicts none"):
+        step_bits(Prediction(X0, EPS), X0, X0, q, "learned")
+    for wrong in ({"vlb": -1.0}, {"times": TableTimes(1)}):
+        with pytest.raises(UserError, match=r"objective\."):
+            Hybrid(**wrong)
+
+
+def test_the_recipe_is_that_of_the_paper():
+    """4000 steps, cosine with offset 0.008, learned sigma, L_simple + 0.001 L_vlb, indices scaled to 1000."""
+    recipe = iddpm()
+    assert recipe.schedule == Linear(4000, clip="none", read="log_snr", betas="cosine")
+    assert (recipe.objective.vlb, recipe.objective.times.entries) == (0.001, 4000)
+    told = recipe.conditioning(torch.tensor([1 / 4000, 1.0]), recipe.schedule(torch.tensor([1 / 4000, 1.0])))
+    assert told.tolist() == pytest.approx([0.0, 999.75], abs=1e-6)
+    with torch.device("meta"):
+        assert sum(p.numel() for p in build(recipe, 3).parameters()) == 52_546_438
+
+
+def test_loss_aware_times_are_a_choice_of_the_hybrid_loss():
+    assert Hybrid(times=LossAware(100)).times.entries == 100

@@ -1,0 +1,319 @@
+"""Bits per dimension against the exact likelihood of known laws."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ddim.diffusion.grids import Uniform, UniformLogSNR
+from ddim.diffusion.likelihood import check, flow, grid, vlb
+from ddim.diffusion.loss import UniformTimes
+from ddim.diffusion.noise import Noise
+from ddim.diffusion.oracles import Gaussian, Mixture
+from ddim.diffusion.pixels import Pixels
+from ddim.diffusion.prediction import Prediction
+from ddim.diffusion.schedules import Cosine, Level, Linear, LinearBeta
+from ddim.errors import UserError
+from ddim.runs.named_recipes import find
+from ddim.runs.recipe import Fixed
+from ddim.training.batches import earliest
+from oracles import Asked, normal
+
+PIXELS = {"fixed": Pixels.fixed(0.5, 0.5, 1), "measured": Pixels((0.45,), (0.12,))}
+every_pixels = pytest.mark.parametrize("pixels", PIXELS.values(), ids=PIXELS)
+CENTRES = torch.tensor([-0.6, 0.5], dtype=torch.float64).reshape(2, 1, 1, 1)
+
+
+def rounded(x, pixels):
+    """Images in model units as 8-bit files keep them; none is so far out that it is black or white."""
+    values = pixels.values(x).round()
+    assert 0 < values.min() <= values.max() < 255
+    return pixels.enter(values / 255)
+
+
+def law(kind, schedule):
+    if kind == "gaussian":
+        return Gaussian(schedule, mean=0.1, std=0.2)
+    return Mixture(schedule, CENTRES.expand(2, 1, 1, 2), 0.1)
+
+
+def drawn(kind, n, pixels):
+    """8-bit images of a law, and the exact bits per dimension of each."""
+    x = normal(n, 1, 1, 2, seed=5)
+    if kind == "gaussian":
+        x0 = rounded(0.1 + 0.2 * x, pixels)
+        mass = _bin(x0, 0.1, 0.2, pixels).log().flatten(1).sum(1)
+    else:
+        which = (torch.arange(n) % 2).reshape(-1, 1, 1, 1)
+        x0 = rounded(torch.where(which == 0, CENTRES[0], CENTRES[1]) + 0.1 * x, pixels)
+        clouds = [_bin(x0, centre.item(), 0.1, pixels).flatten(1).prod(1) for centre in CENTRES.flatten()]
+        mass = (sum(clouds) / 2).log()
+    return x0, -mass / 2 / math.log(2)
+
+
+def _bin(x0, mean, std, pixels):
+    half = 1 / (2 * 255 * pixels.std[0])
+    return torch.special.ndtr((x0 + half - mean) / std) - torch.special.ndtr((x0 - half - mean) / std)
+
+
+def law_of_values(n, recipe, width):
+    """8-bit images normal about 127.5, the exact bits of each, and the law and pixels under a recipe."""
+    std = getattr(recipe.pixels, "std", 1.0)
+    # Of measured pixels the deviation that flowers have, in so many units.
+    pixels = Pixels.fixed(0.5, std if isinstance(recipe.pixels, Fixed) else 0.28 / std, 1)
+    values = (127.5 + width * normal(n, 1, 1, 2, seed=1)).round()
+    low, high = ((values - 127.5 + side) / width for side in (-0.5, 0.5))
+    exact = -(torch.special.ndtr(high) - torch.special.ndtr(low)).log2().flatten(1).mean(1)
+    denoise = Gaussian(recipe.schedule, 0.0, width / 255 / pixels.std[0])
+    return pixels.enter(values / 255), exact, denoise, pixels
+
+
+class KarrasLike:
+    """Noise added to a signal that stays: never less than a tenth."""
+
+    def __call__(self, t):
+        return Level(torch.ones_like(t), 0.1 + t)
+
+
+class Halfway:
+    """A law that puts its variance halfway."""
+
+    def __init__(self, inner):
+        self.inner, self.schedule = inner, inner.schedule
+
+    def __call__(self, x_t, t):
+        p = self.inner(x_t, t)
+        return Prediction(p.x0, p.eps, torch.full_like(x_t, 0.5))
+
+
+class OneStream:
+    """Stands for Noise where images are many and none is looked at."""
+
+    def __init__(self):
+        self.stream = torch.Generator().manual_seed(0)
+
+    def like(self, x):
+        return torch.randn(x.shape, generator=self.stream, dtype=x.dtype)
+
+
+class Even(OneStream):
+    """Of mean 0, variance 1 and no correlation with x over the images, of which a mean needs far fewer."""
+
+    def like(self, x):
+        noise, apart = super().like(x), x - x.mean(0)
+        noise -= noise.mean(0)
+        noise -= (noise * apart).sum(0) / apart.square().sum(0) * apart
+        return noise / noise.square().mean(0).sqrt()
+
+
+def within(found, exact, sigmas=3.0):
+    """Whether the mean difference is no further from 0 than its standard errors, and by how many."""
+    apart = found - exact
+    error = apart.std() / len(apart) ** 0.5
+    return abs(apart.mean()) <= sigmas * error
+
+
+@every_pixels
+@pytest.mark.parametrize("kind", ["gaussian", "mixture"])
+@pytest.mark.parametrize("trace", ["estimated", "exact"])
+@pytest.mark.parametrize("schedule", [Cosine(0.014, 0.99998), LinearBeta()], ids=str)
+def test_the_flow_gives_the_exact_bits_of_a_law(schedule, trace, kind, pixels):
+    n = 400
+    x0, exact = drawn(kind, n, pixels)
+    found = flow(law(kind, schedule), x0, pixels, Noise(range(n)), trace=trace)
+    assert found.shape == (n,)
+    assert within(found, exact)
+    # A law that is wrong by a fifth in its spread is told apart.
+    wrong = flow(Gaussian(schedule, 0.1, 0.24), x0, pixels, Noise(range(n)), trace=trace)
+    assert wrong.mean() > exact.mean() + 0.01
+
+
+@pytest.mark.parametrize(
+    "name, most",
+    # What the place within a bin costs is 0.015; the least noise of ddpm and edm-ve is wider than a bin.
+    [
+        *((name, 0.03) for name in ("fast", "smoke", "clear", "iddpm", "edm", "edm-vp", "edm-iddpm")),
+        ("ddpm", 0.075),
+        ("edm-ve", 0.41),
+    ],
+)
+def test_on_each_recipes_schedule_the_flow_begins_where_narrow_laws_can_be_seen(name, most):
+    """Of a law 1.8 values wide."""
+    n, recipe = 2000, find(name)
+    x0, exact, denoise, pixels = law_of_values(n, recipe, 1.8)
+    # The divergence of numbers that do not depend on each other is exact with any signs.
+    found = flow(denoise, x0, pixels, OneStream(), earliest=earliest(recipe))
+    assert -0.01 < (found - exact).mean() < most
+
+
+@pytest.mark.parametrize(
+    "name, most",
+    # Tables and edm-ve are what they are: their least noise is wider than a bin, or they begin far out.
+    [
+        *(("fast", 0.08), ("clear", 0.09), ("ddpm", 0.33), ("iddpm", 0.18), ("edm", 0.16)),
+        *(("edm-vp", 0.095), ("edm-ve", 0.52), ("edm-iddpm", 0.12)),
+    ],
+)
+def test_on_each_recipes_schedule_the_bound_is_near_the_bits_of_narrow_laws(name, most):
+    """Of a law 1.8 values wide, in 1000 steps."""
+    recipe = find(name)
+    x0, exact, denoise, pixels = law_of_values(1000, recipe, 1.8)
+    times = grid(1000, recipe.schedule, pixels, earliest(recipe))
+    assert 0 < (vlb(denoise, x0, pixels, times, Even()) - exact).mean() < most
+
+
+@pytest.mark.parametrize("name", ["fast", "clear", "edm", "edm-vp", "edm-ve", "edm-iddpm"])
+def test_on_continuous_schedules_the_gap_closes_with_the_steps(name):
+    """Of a law 25 values wide, with the small variance, whose gap steps alone make."""
+    recipe = find(name)
+    x0, exact, denoise, pixels = law_of_values(1000, recipe, 25.0)
+    few, many = (
+        (vlb(denoise, x0, pixels, grid(n, recipe.schedule, pixels), Even(), "small") - exact).mean()
+        for n in (250, 1000)
+    )
+    assert 0 < 3 * many < few
+
+
+def test_a_table_is_walked_over_its_entries():
+    table = Linear(20, clip="none", read="log_snr")
+    assert torch.equal(20 * grid(20, table, PIXELS["fixed"], 0.05), torch.arange(20.0, 0, -1).double())
+
+
+def test_no_network_is_asked_at_times_that_training_does_not_draw():
+    recipe = find("edm-vp")
+    recipe = replace(recipe, objective=replace(recipe.objective, times=UniformTimes(1e-3)))
+    x0, _, denoise, pixels = law_of_values(2, recipe, 1.8)
+    asked = Asked(denoise)
+    flow(asked, x0, pixels, OneStream(), earliest=earliest(recipe))
+    assert 1e-3 <= min(asked.times) < 1.02e-3
+    assert grid(20, recipe.schedule, pixels, earliest(recipe))[-1].item() == pytest.approx(min(asked.times))
+
+
+def test_of_dequantised_images_flow_and_bound_are_of_bins_of_a_256th():
+    """A dark law, hardly wider than a bin, of images with value v in [v / 256, (v + 1) / 256) of the way."""
+    n, schedule, pixels = 2000, LinearBeta(), Pixels((0.04,), (0.01,))
+    mean, std, width = 0.03, 1.2 / 256, 1 / 256
+    values = (256 * (mean + std * normal(n, 1, 1, 2, seed=5))).floor()
+    assert values.min() > 0
+    below, above = (values * width - mean) / std, ((values + 1) * width - mean) / std
+    mass = (torch.special.ndtr(above) - torch.special.ndtr(below)).log2().flatten(1).mean(1)
+    # The mean of the density over a bin, by its square's mean there.
+    square = (above**2 + above * below + below**2) / 3
+    density = math.log2(width / std / math.sqrt(2 * math.pi)) - square.flatten(1).mean(1) / 2 / math.log(2)
+    denoise = Gaussian(schedule, (mean - pixels.mean[0]) / pixels.std[0], std / pixels.std[0])
+    times = UniformLogSNR(1.9)(300, schedule)
+    found, other = (
+        (
+            flow(denoise, bins.enter(values / 255), bins, OneStream(), trace="exact"),
+            vlb(denoise, bins.enter(values / 255), bins, times, OneStream(), "small"),
+        )
+        for bins in (pixels.dequantised, pixels)
+    )
+    assert within(found[0], -density)
+    apart = found[1] + mass
+    assert -3 * apart.std() / n**0.5 <= apart.mean() < 0.1
+    assert all(wrong.mean() > right.mean() + 0.05 for wrong, right in zip(other, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    "kind, pixels, levels",
+    # The cleanest level about as noisy as a bin is wide: below, bits go to what no value tells.
+    [
+        ("gaussian", "fixed", UniformLogSNR(9.2)),
+        ("mixture", "fixed", UniformLogSNR(9.2)),
+        ("gaussian", "measured", UniformLogSNR(6.6)),
+    ],
+    ids=str,
+)
+def test_the_bound_is_above_the_flow_and_its_gap_closes_with_the_steps(kind, pixels, levels):
+    """With the small variance, whose gap is the larger, and so measured well."""
+    n, schedule, pixels = 2000, LinearBeta(), PIXELS[pixels]
+    x0, exact = drawn(kind, n, pixels)
+    denoise = law(kind, schedule)
+    level = flow(denoise, x0, pixels, OneStream(), trace="exact")
+    gaps = []
+    for steps in (250, 1000):
+        found = vlb(denoise, x0, pixels, levels(steps, schedule), Even(), "small")
+        apart = found - level
+        assert apart.mean() >= -3 * apart.std() / n**0.5
+        gaps.append((found - exact).mean())
+    assert gaps[0] > 3 * gaps[1]
+
+
+@pytest.mark.parametrize("variance", ["small", "large", "learned"])
+def test_the_bound_bounds_whatever_the_variance_and_however_few_the_steps(variance):
+    n, pixels = 2000, PIXELS["fixed"]
+    x0, exact = drawn("gaussian", n, pixels)
+    denoise = Halfway(law("gaussian", LinearBeta()))
+    for times in (Uniform()(20, LinearBeta()), UniformLogSNR(8.0)(60, LinearBeta())):
+        apart = vlb(denoise, x0, pixels, times, OneStream(), variance) - exact
+        assert apart.mean() >= -3 * apart.std() / n**0.5
+
+
+def test_a_start_that_is_not_noise_costs_bits():
+    """A schedule that ends with half of the signal left: the prior must be told of it."""
+    n, schedule = 2000, Cosine(0.5, 0.99995)
+    x0, exact = drawn("gaussian", n, PIXELS["fixed"])
+    found = vlb(
+        law("gaussian", schedule), x0, PIXELS["fixed"], UniformLogSNR(8.5)(200, schedule), OneStream()
+    )
+    # KL(N(alpha x0, sigma^2) || N(0, 1)) of x0 with mean square 0.1^2 + 0.2^2, in bits, less what x_1 tells.
+    spread = 0.75 + 0.25 * 0.04
+    extra = (spread + 0.25 * 0.01 - 1 - math.log(spread)) / 2 / math.log(2)
+    assert (found - exact).mean().item() == pytest.approx(extra, abs=0.02)
+    assert extra > 0.015
+
+
+def test_each_image_has_its_own_bits_by_its_own_seed():
+    x0, _ = drawn("mixture", 6, PIXELS["fixed"])
+    denoise, times = law("mixture", Cosine(0.014, 0.99998)), Uniform()(20, LinearBeta())
+    for measure in (
+        lambda x, seeds: vlb(denoise, x, PIXELS["fixed"], times, Noise(seeds)),
+        lambda x, seeds: flow(denoise, x, PIXELS["fixed"], Noise(seeds), 10),
+    ):
+        whole = measure(x0, range(6))
+        assert torch.allclose(measure(x0[2:4], range(2, 4)), whole[2:4])
+        assert not torch.allclose(measure(x0[2:4], range(2)), whole[2:4])
+
+
+def test_the_rule_of_the_flow_is_of_order_four():
+    x0, _ = drawn("gaussian", 50, PIXELS["fixed"])
+    denoise = law("gaussian", Cosine(0.014, 0.99998))
+    level = lambda steps: flow(denoise, x0, PIXELS["fixed"], Noise(range(50)), steps)
+    truth = level(400)
+    errors = [(level(steps) - truth).abs().mean().item() for steps in (40, 80)]
+    assert math.log2(errors[0] / errors[1]) > 3.5
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), Linear(), KarrasLike()], ids=lambda s: type(s).__name__)
+def test_a_schedule_that_is_never_clean_is_refused(schedule):
+    with pytest.raises(UserError, match=r"likelihood needs .* whose least noise is at most 0\.05"):
+        check(schedule)
+
+
+def test_a_schedule_that_is_not_trained_on_where_it_is_clean_is_refused():
+    check(LinearBeta(), 0.01)
+    with pytest.raises(UserError, match=r"at most 0\.05, .* got 0\.23"):
+        check(LinearBeta(), 0.07)
+
+
+def test_schedules_that_come_near_enough_are_taken():
+    for schedule in (Cosine(0.014, 0.99995), LinearBeta(), Linear(clip="none", read="log_snr")):
+        check(schedule)
+
+
+def test_what_cannot_be_measured_is_refused():
+    x0, _ = drawn("gaussian", 2, PIXELS["fixed"])
+    denoise = law("gaussian", LinearBeta())
+    with pytest.raises(UserError, match="at least 2 steps, got 1"):
+        vlb(denoise, x0, PIXELS["fixed"], Uniform()(1, LinearBeta()), Noise(range(2)))
+    table = Linear(20, clip="none", read="log_snr")
+    with pytest.raises(UserError, match="at most 20 steps, the entries of the schedule's table, got 21"):
+        vlb(law("gaussian", table), x0, PIXELS["fixed"], Uniform()(21, table), Noise(range(2)))
+    with pytest.raises(UserError, match="steps must be at least 1 and at most 1,000,000, got 0"):
+        flow(denoise, x0, PIXELS["fixed"], Noise(range(2)), 0)
+    with pytest.raises(UserError, match="needs a continuous schedule"):
+        flow(law("gaussian", Linear(clip="none")), x0, PIXELS["fixed"], Noise(range(2)))
+    with pytest.raises(UserError, match="predicts none"):
+        vlb(denoise, x0, PIXELS["fixed"], Uniform()(4, LinearBeta()), Noise(range(2)), "learned")

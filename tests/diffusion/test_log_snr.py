@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from ddim.diffusion import log_snr as levels
+from ddim.diffusion.loss import NormalLogSNR
+from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
+
+
+def test_the_plateau_of_the_seed_repository_is_found():
+    """Of its 1000 entries 620 to 999 are clipped to power 0.02 and the first 67 to 0.95."""
+    (noisy, noisy_share), (clean, clean_share) = levels.plateaus(Linear(clip="powers")).items()
+    assert noisy == pytest.approx(torch.logit(torch.tensor(0.02)).item(), abs=1e-6)
+    assert clean == pytest.approx(torch.logit(torch.tensor(0.95)).item(), abs=1e-6)
+    assert noisy_share == pytest.approx(0.380, abs=1e-3)
+    assert clean_share == pytest.approx(0.067, abs=1e-3)
+
+
+def test_rates_clipped_by_rates_have_smaller_plateaus_and_a_smooth_schedule_has_none():
+    assert sum(levels.plateaus(Linear(clip="rates")).values()) < 0.23
+    assert levels.plateaus(Linear(clip="none", read="log_snr")) == {}
+    assert levels.plateaus(Cosine()) == {}
+    assert levels.plateaus(LinearBeta()) == {}
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), LinearBeta(), Linear(clip="powers")], ids=str)
+def test_shares_are_those_of_the_times_at_the_edges_of_the_bins(schedule):
+    found = levels.shares(schedule, levels.slices())
+    assert sum(found.values()) == pytest.approx(1)
+    for b, share in found.items():
+        # Later times hold less signal: a bin lies between the times of its two edges.
+        edges = schedule.inverse(torch.tensor([b + 2.0, b], dtype=torch.float64))
+        if not isinstance(schedule, Linear):
+            assert share == pytest.approx((edges[1] - edges[0]).item(), abs=1e-4)
+    assert max(found.values()) > (0.38 if isinstance(schedule, Linear) else 0.1)
+
+
+def test_shares_of_normally_distributed_log_snr_are_those_of_the_normal_law():
+    schedule = Cosine(0.001, 0.999999)
+    found = levels.shares(schedule, NormalLogSNR(1.0, 2.0)(levels.slices(), schedule))
+    law = torch.distributions.Normal(1.0, 2.0)
+    for b in (-2, 0, 2):
+        exact = law.cdf(torch.tensor(b + 2.0)) - law.cdf(torch.tensor(float(b)))
+        assert found[b] == pytest.approx(exact.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), LinearBeta(), Cosine(0.014, 0.99995)], ids=str)
+def test_even_levels_go_from_end_to_end_in_equal_steps(schedule):
+    at = schedule(levels.evenly(schedule, 9)).log_snr
+    assert at[0].item() == pytest.approx(levels.ends(schedule)[0])
+    assert at[-1].item() == pytest.approx(schedule(torch.tensor(1.0)).log_snr.item())
+    assert at.diff().tolist() == pytest.approx([at.diff()[0].item()] * 8)

@@ -1,0 +1,227 @@
+import math
+from dataclasses import replace
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+import torch
+
+from ddim.diffusion.denoiser import Model, Shape
+from ddim.diffusion.loss import EDMWeight, NormalLogSNR, Objective, TableTimes, UniformTimes, Unweighted
+from ddim.diffusion.parameterisation import PredictsEDM, PredictsImage, PredictsNoise, PredictsVelocity
+from ddim.diffusion.prediction import from_image
+from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta
+from ddim.errors import UserError
+from oracles import Answers, Gaussian, TellsTime, normal, uniform
+
+N = 64
+X0, EPS, T = 0.3 + 0.5 * normal(N, 3, 4, 4), normal(N, 3, 4, 4, seed=1), 0.02 + 0.98 * uniform(N, seed=2)
+every_quantity = pytest.mark.parametrize("on", ["noise", "image", "velocity"])
+every_error = pytest.mark.parametrize("error", ["l1", "mse", "huber"])
+UNIFORM = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+
+
+class Blind:
+    """A denoiser that always sees the same image; it keeps what it was asked."""
+
+    schedule = Cosine()
+
+    def __call__(self, x_t, t):
+        self.asked = x_t, t
+        return from_image(x_t, torch.full_like(x_t, 0.1), self.schedule(t).over(x_t))
+
+
+@every_quantity
+@every_error
+def test_the_truth_has_the_least_error(on, error):
+    oracle, objective = Gaussian(Cosine()), Objective(on, error)
+    n = 2048
+    x0, eps, t = 0.3 + 0.5 * normal(n, 3, 2, 2), normal(n, 3, 2, 2, seed=1), uniform(n, seed=2)
+    cost = lambda denoise: objective(denoise, x0, t, eps).mean()
+    assert cost(oracle) < min(cost(replace(oracle, mean=mean)) for mean in (0.2, 0.4))
+    assert cost(oracle) < min(cost(replace(oracle, std=std)) for std in (0.4, 0.6))
+
+
+@every_quantity
+@every_error
+def test_the_error_does_not_depend_on_what_the_network_predicts(on, error):
+    oracle = Gaussian(Cosine(), mean=0.2)
+    costs = [
+        Objective(on, error)(
+            Model(Answers(oracle, predicts), Cosine(), predicts, TellsTime(), Shape(3, 4, 4)), X0, T, EPS
+        )
+        for predicts in (PredictsNoise(), PredictsImage(), PredictsVelocity(), PredictsEDM(0.5))
+    ]
+    for cost in costs:
+        assert torch.allclose(cost, Objective(on, error)(oracle, X0, T, EPS))
+
+
+def test_the_denoiser_is_asked_at_the_noisy_image():
+    denoise = Blind()
+    Objective()(denoise, X0, T, EPS)
+    x_t, t = denoise.asked
+    assert torch.equal(t, T)
+    at = Cosine()(T)
+    for i in range(0, N, 7):
+        assert torch.allclose(x_t[i], at.alpha[i] * X0[i] + at.sigma[i] * EPS[i])
+
+
+@pytest.mark.parametrize(
+    "error, of",
+    [
+        ("l1", np.abs),
+        ("mse", lambda d: d**2),
+        # Huber 1964: a parabola to 1, from there a line.
+        ("huber", lambda d: np.where(np.abs(d) < 1, d**2 / 2, np.abs(d) - 0.5)),
+    ],
+)
+def test_the_error_of_the_image_is_the_mean_over_its_numbers(error, of):
+    x0 = 3 * X0
+    found = Objective("image", error)(Blind(), x0, T, EPS)
+    assert found.shape == (N,)
+    assert np.allclose(found, of(0.1 - x0.numpy()).reshape(N, -1).mean(1))
+
+
+def test_noise_image_and_velocity_errors_differ_by_known_factors():
+    """With halves that add up, an error d of the image is alpha / sigma d of the noise and d / sigma of v."""
+    at = Cosine()(T)
+    image, noise, v = (Objective(on, "l1")(Blind(), X0, T, EPS) for on in ("image", "noise", "velocity"))
+    assert torch.allclose(noise, image * at.alpha / at.sigma)
+    assert torch.allclose(v, image / at.sigma)
+
+
+@every_quantity
+@every_error
+def test_each_image_has_its_own_error(on, error):
+    objective, oracle = Objective(on, error), Gaussian(Cosine(), mean=-1.0)
+    whole = objective(oracle, X0, T, EPS)
+    assert torch.allclose(objective(oracle, X0[9:11], T[9:11], EPS[9:11]), whole[9:11])
+    assert torch.allclose(objective(oracle, X0.flip(0), T.flip(0), EPS.flip(0)), whole.flip(0))
+
+
+@every_quantity
+@pytest.mark.parametrize(
+    "schedule",
+    [Cosine(), Cosine(0.02, 1.0), LinearBeta(), Linear(), Linear(clip="none", read="log_snr")],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "times", [UniformTimes(), NormalLogSNR(), NormalLogSNR(mean=8, std=20), TableTimes()], ids=str
+)
+def test_the_loss_is_finite_at_every_time_that_training_may_draw(times, schedule, on):
+    """torch.rand can give 0; under these schedules t = 0 has no noise to predict."""
+    edges = torch.tensor([0.0, 2**-24, 1e-4, 0.5, 0.9998, 0.9999, 1 - 2**-24])
+    t = times(edges, schedule)
+    assert t.dtype == torch.float64
+    assert ((t > 0) | (schedule(t).sigma > 0)).all()
+    x0, eps = normal(7, 1, 2, 2, dtype=torch.float32), normal(7, 1, 2, 2, seed=1, dtype=torch.float32)
+    loss = Objective(on, "l1")(Gaussian(schedule), x0, t, eps)
+    assert loss.isfinite().all()
+
+
+def test_uniform_times_are_uniform():
+    t = UniformTimes()(UNIFORM, Cosine())
+    assert t.min() > 0
+    assert t.max() <= 1
+    assert torch.allclose(t.sort().values, UNIFORM, rtol=0, atol=1e-9)
+
+
+def test_each_entry_of_a_table_is_trained_equally_often():
+    # As many numbers between the entries' bounds as entries: none rounds into its neighbour's.
+    t = TableTimes(40)((torch.arange(4000, dtype=torch.float64) + 0.5) / 4000, Cosine())
+    entries, counts = (t * 40).round().long().unique(return_counts=True)
+    assert torch.equal(entries, torch.arange(1, 41))
+    assert torch.equal(counts, torch.full((40,), 100))
+    assert torch.allclose(t * 40, (t * 40).round())
+    assert TableTimes(40)(torch.tensor([0.0, 1 - 2**-24]), Cosine()).tolist() == [1 / 40, 1.0]
+
+
+def test_a_time_in_each_slice_has_less_variance_than_times_and_their_mirror_images():
+    """Song et al.'s antithetic times against the loop's, on a loss that, as theirs, falls steeply with t."""
+    batch, draws = 16, 4000
+    entries = TableTimes(1000)
+    loss = lambda t: (0.02 + t) ** -0.5
+    free, half = uniform(draws, batch), uniform(draws, batch // 2, seed=1)
+    slices = (torch.arange(batch) + uniform(draws, batch, seed=2)) / batch
+    mirrored = torch.cat([entries(half, Cosine()), 1.001 - entries(half, Cosine())], 1)
+    means = [loss(t).mean(1) for t in (entries(free, Cosine()), mirrored, entries(slices, Cosine()))]
+    exact = loss(torch.arange(1, 1001, dtype=torch.float64) / 1000).mean()
+    for mean in means:
+        assert mean.mean().item() == pytest.approx(exact.item(), abs=5 * mean.std().item() / draws**0.5)
+    independent, antithetic, sliced = (mean.var().item() for mean in means)
+    assert sliced < antithetic / 5 < independent / 5
+
+
+@pytest.mark.parametrize("schedule", [Cosine(0.0005, 0.999999), LinearBeta(0.1, 40.0)], ids=str)
+@pytest.mark.parametrize("mean, std", [(1.0, 2.4), (-2.0, 1.0)])
+def test_normal_log_snr_has_the_density_that_its_name_says(mean, std, schedule):
+    log_snr = schedule(NormalLogSNR(mean, std)(UNIFORM, schedule)).log_snr
+    normal_ = NormalDist(mean, std)
+    for level in (mean - 2 * std, mean - std, mean, mean + 0.5 * std, mean + 2 * std):
+        assert (log_snr <= level).double().mean().item() == pytest.approx(normal_.cdf(level), abs=2e-4)
+    assert log_snr.mean().item() == pytest.approx(mean, abs=0.01)
+    assert log_snr.std().item() == pytest.approx(std, abs=0.01)
+
+
+def test_uniform_times_can_leave_out_the_cleanest():
+    t = UniformTimes(0.25)(UNIFORM, Cosine())
+    assert t.min() > 0.25
+    assert t.max() <= 1
+    assert torch.allclose(t.sort().values, 0.25 + 0.75 * UNIFORM, rtol=0, atol=1e-9)
+
+
+def test_edms_sigma_is_log_normal_with_the_mean_and_deviation_of_the_paper():
+    """Karras et al. 2022, table 1: log sigma of mean -1.2 and deviation 1.2."""
+    schedule = KarrasSigma()
+    log_sigma = schedule(NormalLogSNR(2.4, 2.4)(UNIFORM, schedule)).sigma.log()
+    law = NormalDist(-1.2, 1.2)
+    for level in (-4.0, -2.0, -1.2, 0.0, 1.0):
+        assert (log_sigma <= level).double().mean().item() == pytest.approx(law.cdf(level), abs=2e-4)
+
+
+def test_a_weight_multiplies_the_error_of_its_level():
+    """lambda (sigma) of Karras et al. 2022, table 1, whatever alpha is; the default counts all alike."""
+    assert Objective().weight == Unweighted()
+    for schedule in (Cosine(), KarrasSigma()):
+        oracle = Gaussian(schedule, mean=0.2)
+        plain, weighted = Objective("image", "l1"), Objective("image", "l1", weight=EDMWeight(0.5))
+        at = schedule(T)
+        sigma = at.sigma / at.alpha
+        known = (sigma**2 + 0.25) / (0.5 * sigma) ** 2
+        assert torch.allclose(weighted(oracle, X0, T, EPS), known * plain(oracle, X0, T, EPS))
+
+
+def test_normal_log_snr_is_clamped_where_the_schedule_ends():
+    schedule = Cosine()
+    t = NormalLogSNR(1.0, 2.4)(UNIFORM, schedule)
+    ends = schedule(torch.tensor([0.0, 1.0])).log_snr.tolist()
+    assert (t == 0).double().mean().item() == pytest.approx(1 - NormalDist(1.0, 2.4).cdf(ends[0]), abs=1e-3)
+    assert ((t >= 0) & (t <= 1)).all()
+
+
+def test_gradients_reach_the_network():
+    class Scales(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factor = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+        def forward(self, x, told, label=None):
+            return self.factor * x
+
+    model = Model(Scales(), Cosine(), PredictsNoise(), TellsTime(), Shape(3, 4, 4))
+    Objective("noise", "mse")(model, X0, T, EPS).mean().backward()
+    # x_t holds noise, so that more of it in the output lowers the error.
+    assert model.net.factor.grad < -0.1
+
+
+def test_an_impossible_density_is_refused():
+    for std in (0.0, -1.0, math.nan):
+        with pytest.raises(UserError, match=r"objective\.times\.std must be above 0, got"):
+            NormalLogSNR(std=std)
+    with pytest.raises(UserError, match=r"objective\.times\.entries must be above 0, got 0"):
+        TableTimes(0)
+    for low in (-0.1, 1.0, math.nan):
+        with pytest.raises(UserError, match=r"objective\.times\.low must be at least 0"):
+            UniformTimes(low)
+    with pytest.raises(UserError, match=r"objective\.weight\.sigma_data must be above 0, got"):
+        EDMWeight(0.0)

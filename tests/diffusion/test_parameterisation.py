@@ -1,0 +1,178 @@
+import math
+
+import pytest
+import torch
+
+from ddim.diffusion.denoiser import Model, Shape
+from ddim.diffusion.parameterisation import (
+    CNoise,
+    LogSNR,
+    NoiseVariance,
+    PredictsEDM,
+    PredictsImage,
+    PredictsNoise,
+    PredictsScore,
+    PredictsVelocity,
+    SignalVariance,
+    Time,
+    Timestep,
+)
+from ddim.diffusion.prediction import from_image, from_noise, from_velocity
+from ddim.diffusion.schedules import Cosine, KarrasSigma, Level, Linear, LinearBeta, variance_preserving
+from ddim.errors import UserError
+from oracles import Gaussian, normal, uniform
+
+ALL = [PredictsNoise(), PredictsScore(), PredictsImage(), PredictsVelocity(), PredictsEDM(), PredictsEDM(0.5)]
+
+
+class Net(torch.nn.Module):
+    """Mixes its inputs, and remembers them."""
+
+    def forward(self, x, told, label=None):
+        self.x, self.told = x, told
+        return 0.3 * x.flip(0) + told.reshape(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), LinearBeta()], ids=str)
+@pytest.mark.parametrize(
+    "predicts, read",
+    [(PredictsNoise(), from_noise), (PredictsImage(), from_image), (PredictsVelocity(), from_velocity)],
+)
+def test_coefficients_agree_with_the_algebra(predicts, read, schedule):
+    x, t, net = normal(8, 3, 2, 2), 0.05 + 0.95 * uniform(8), Net()
+    through = Model(net, schedule, predicts, NoiseVariance(), Shape(3, 2, 2))(x, t)
+    direct = read(x, Net()(net.x, net.told), schedule(t).over(x))
+    assert torch.allclose(through.x0, direct.x0)
+    assert torch.allclose(through.eps, direct.eps)
+
+
+def test_the_score_is_the_gradient_of_the_log_density_times_sigma():
+    """Of normal data of mean 0.3 and deviation 0.5 the density of x_t is known, and torch can derive it."""
+    for schedule in (Cosine(), KarrasSigma()):
+        x = normal(8, 1, 2, 2).requires_grad_()
+        t = torch.tensor(0.6, dtype=torch.float64)
+        at = schedule(t)
+        law = torch.distributions.Normal(0.3 * at.alpha, (0.25 * at.alpha**2 + at.sigma**2).sqrt())
+        (score,) = torch.autograd.grad(law.log_prob(x).sum(), x)
+        c = PredictsScore()(at)
+        x0 = c.skip * x + c.out * (at.sigma * score)
+        exact = Gaussian(schedule, 0.3, 0.5)(x, t)
+        assert torch.allclose(x0, exact.x0)
+
+
+@pytest.mark.parametrize("predicts", ALL, ids=str)
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3)])
+def test_coefficients_are_shaped_like_the_level_and_finite_at_extremes(predicts, shape):
+    for log_snr in (-20.0, 0.0, 20.0):
+        c = predicts(variance_preserving(torch.full(shape, log_snr)))
+        for value in (c.skip, c.out, c.inp):
+            assert value.shape == shape
+            assert value.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "predicts, std", [(PredictsVelocity(), 1.0), (PredictsEDM(0.5), 0.5), (PredictsEDM(), 1.0)]
+)
+@pytest.mark.parametrize("log_snr", [-6.0, -1.0, 0.0, 3.0])
+@pytest.mark.parametrize("scale", [1.0, 7.0])
+def test_the_network_sees_and_gives_unit_variance(predicts, std, log_snr, scale):
+    vp = variance_preserving(torch.tensor(log_snr))
+    at = Level(scale * vp.alpha, scale * vp.sigma)  # EDM's own levels are not variance preserving
+    x0, eps = std * normal(200_000), normal(200_000, seed=1)
+    x_t, c = at.alpha * x0 + at.sigma * eps, predicts(at)
+    assert (c.inp * x_t).std().item() == pytest.approx(1, abs=0.01)
+    wanted = ((x0 - c.skip * x_t) / c.out).std().item()
+    # Velocity has unit variance where the rates have; EDM's target always.
+    assert wanted == pytest.approx(scale if predicts == PredictsVelocity() else 1, rel=0.01)
+
+
+def test_edm_keeps_the_least_of_the_networks_error():
+    """Karras et al. 2022, appendix B.6: the skip makes the factor `out` on the network's error least."""
+    at = variance_preserving(torch.tensor(0.7))
+    x0, eps = 0.5 * normal(100_000), normal(100_000, seed=1)
+    x_t, skip = at.alpha * x0 + at.sigma * eps, PredictsEDM(0.5)(at).skip
+    left = [(x0 - factor * skip * x_t).var() for factor in (0.98, 1.0, 1.02)]
+    assert left[1] == min(left)
+
+
+def test_edm_sees_only_the_ratio_of_noise_to_signal():
+    vp = Cosine()(uniform(8))
+    ve = Level(torch.ones_like(vp.alpha), vp.sigma / vp.alpha)
+    a, b = PredictsEDM(0.5)(vp), PredictsEDM(0.5)(ve)
+    for ours, theirs in ((a.inp * vp.alpha, b.inp), (a.skip * vp.alpha, b.skip), (a.out, b.out)):
+        assert torch.allclose(ours, theirs)
+
+
+def test_edm_at_equal_noise_and_data_has_the_numbers_of_table_1():
+    c = PredictsEDM(0.5)(Level(torch.tensor(1.0).double(), torch.tensor(0.5).double()))
+    assert c.skip == pytest.approx(1 / 2)
+    assert c.out == pytest.approx(1 / math.sqrt(8))
+    assert c.inp == pytest.approx(math.sqrt(2))
+
+
+def test_edm_and_velocity_are_one_for_data_of_unit_variance():
+    at = Cosine()(uniform(8))
+    edm, v = PredictsEDM(1.0)(at), PredictsVelocity()(at)
+    assert torch.allclose(edm.skip, v.skip)
+    assert torch.allclose(edm.out.abs(), v.out.abs())
+    assert torch.allclose(edm.inp, v.inp)
+
+
+def test_the_network_is_told_what_its_conditioning_says():
+    t = uniform(20)
+    for schedule in (Cosine(), LinearBeta()):
+        at = schedule(t)
+        assert torch.allclose(NoiseVariance()(t, at) + SignalVariance()(t, at), torch.ones_like(t))
+        assert (NoiseVariance()(t, at)[t.argsort()].diff() > 0).all()
+        odds = SignalVariance()(t, at) / NoiseVariance()(t, at)
+        assert torch.allclose(LogSNR(scale=3.0)(t, at) * 3, odds.log())
+
+
+def test_a_timestep_is_the_index_of_the_entry_whose_level_it_is():
+    table = Linear(50, 1e-3, 0.3, clip="none", read="log_snr")
+    index = torch.arange(50, dtype=torch.float64)
+    t = (index + 1) / 50
+    told = Timestep(50)(t, table(t))
+    assert torch.allclose(told, index, rtol=0, atol=1e-9)
+    assert torch.allclose(table(t).alpha ** 2, table.powers[told.round().long()], rtol=1e-9)
+
+
+def test_c_noise_is_a_logarithm_of_the_noise_on_a_clean_image_of_weight_one():
+    """Table 1 of Karras et al. 2022: log(sigma) / 4 of EDM, log(sigma / 2) of VE, at any alpha."""
+    sigma = torch.tensor([0.002, 0.5, 2.0, 80.0], dtype=torch.float64)
+    for alpha in (1.0, 0.3):
+        at = Level(torch.full_like(sigma, alpha), alpha * sigma)
+        told = CNoise()(torch.zeros(4), at)
+        assert torch.allclose((4 * told).exp(), sigma)
+        assert torch.allclose(2 * CNoise(1.0, 2.0)(torch.zeros(4), at).exp(), sigma)
+
+
+def test_time_counts_from_zero_to_its_scale():
+    t = torch.tensor([1e-5, 0.5, 1.0])
+    assert Time(999.0)(t, Cosine()(t)).tolist() == pytest.approx([0.00999, 499.5, 999], rel=1e-6)
+    assert Time(999.0)(t, Cosine()(t)).dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: PredictsEDM(0.0),
+        lambda: PredictsEDM(math.nan),
+        lambda: LogSNR(0.0),
+        lambda: CNoise(0.0),
+        lambda: CNoise(unit=-1.0),
+        lambda: Time(0.0),
+        lambda: Timestep(0),
+    ],
+)
+def test_impossible_choices_are_refused(make):
+    with pytest.raises(UserError, match="must be above 0, got"):
+        make()
+
+
+def test_rescaled_timesteps_run_as_far_as_those_of_a_table_of_1000():
+    t = torch.tensor([1, 2, 4000], dtype=torch.float64) / 4000
+    told = Timestep(4000, scale=0.25)(t, Cosine()(t))
+    assert torch.allclose(told, torch.tensor([0.0, 0.25, 999.75], dtype=torch.float64), atol=1e-9)
+    with pytest.raises(UserError, match=r"conditioning\.scale must be above 0, got 0"):
+        Timestep(scale=0)

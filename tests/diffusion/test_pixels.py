@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddim.diffusion.pixels import Pixels
+from ddim.errors import UserError
+from oracles import normal, uniform
+
+
+def images(n=40, channels=3):
+    shift = torch.linspace(-0.1, 0.2, channels, dtype=torch.float64).reshape(1, -1, 1, 1)
+    return (0.5 + shift + 0.1 * normal(n, channels, 6, 7)).clamp(0, 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("sizes", [[40], [7, 1, 32], [1] * 40])
+def test_measured_is_the_mean_and_deviation_over_the_whole_set_however_it_is_cut(channels, sizes):
+    data = images(channels=channels)
+    pixels = Pixels.measured(data.split(sizes))
+    rows = data.numpy().transpose(1, 0, 2, 3).reshape(channels, -1)
+    assert np.allclose(pixels.mean, rows.mean(1), rtol=1e-12)
+    assert np.allclose(pixels.std, rows.std(1), rtol=1e-12)
+
+
+def test_a_measured_set_enters_with_mean_zero_and_deviation_one():
+    data = images()
+    entered = Pixels.measured([data]).enter(data)
+    assert entered.mean((0, 2, 3)).abs().max() < 1e-12
+    assert torch.allclose(entered.std((0, 2, 3), correction=0), torch.ones(3, dtype=torch.float64))
+
+
+def test_a_measured_set_can_enter_with_the_deviation_that_a_paper_has():
+    """Karras et al. 2022 take data of deviation 0.5 for granted; measured, it is."""
+    data = images()
+    pixels = Pixels.measured([data], 0.5)
+    assert pixels.enter(data).std(correction=0).item() == pytest.approx(0.5, rel=1e-12)
+    assert torch.allclose(pixels.leave(pixels.enter(data)), data)
+
+
+@given(mean=st.floats(0, 1), std=st.floats(0.01, 2))
+def test_leaving_undoes_entering(mean, std):
+    pixels, data = Pixels.fixed(mean, std), uniform(4, 3, 5, 5)
+    assert torch.allclose(pixels.leave(pixels.enter(data)), data, rtol=0, atol=1e-6)
+    assert pixels.enter(data.float()).dtype == torch.float32
+
+
+def test_a_half_and_a_half_is_the_usual_unit_range():
+    ends = torch.tensor([0.0, 0.5, 1.0]).reshape(1, 1, 1, 3)
+    assert Pixels.fixed(0.5, 0.5, channels=1).enter(ends).flatten().tolist() == [-1, 0, 1]
+
+
+def test_what_leaves_lies_in_the_unit_interval():
+    left = Pixels.fixed(0.5, 0.5).leave(10 * normal(2, 3, 4, 4))
+    assert left.min() == 0
+    assert left.max() == 1
+
+
+def test_dequantised_values_lie_about_those_of_the_image_and_its_units_are_bins_of_256():
+    pixels = Pixels((0.4, 0.5), (0.2, 0.3))
+    values = torch.arange(256, dtype=torch.float64).reshape(1, 1, 16, 16).expand(2, 2, 16, 16)
+    dequantised = pixels.dequantised
+    assert torch.allclose(dequantised.enter(values / 255), pixels.enter((values + 0.5) / 256))
+    grain = uniform(2, 2, 16, 16)
+    x0 = pixels.enter((values + grain) / 256)
+    assert torch.allclose(dequantised.values(x0), values + grain - 0.5)
+    # One bin further is one part of 256 of the way from black to white.
+    low, high = pixels.bounds
+    assert torch.allclose(dequantised.units * (high - low), torch.full((2,), 256.0, dtype=torch.float64))
+
+
+def test_a_constant_channel_can_be_measured():
+    data = images(channels=4)
+    data[:, 3] = 1
+    pixels = Pixels.measured([data])
+    assert torch.allclose(pixels.leave(pixels.enter(data)), data, rtol=0, atol=1e-6)
+    assert pixels.enter(data)[:, 3].abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("batches", [[], [torch.zeros(0, 3, 4, 4)]])
+def test_an_empty_set_cannot_be_measured(batches):
+    with pytest.raises(UserError, match="empty set"):
+        Pixels.measured(batches)
+
+
+@pytest.mark.parametrize(
+    "mean, std", [((), ()), ((0.5,), (0.5, 0.5)), ((0.5,), (0.0,)), ((0.5,), (float("nan"),))]
+)
+def test_impossible_pixels_are_refused(mean, std):
+    with pytest.raises(UserError, match="Pixels needs"):
+        Pixels(mean, std)
+
+
+@pytest.mark.parametrize("measured, given_", [(3, 1), (1, 3), (3, 4)])
+def test_images_of_other_channels_are_refused_rather_than_spread(measured, given_):
+    pixels = Pixels.fixed(0.5, 0.5, measured)
+    for border in (pixels.enter, pixels.leave):
+        with pytest.raises(UserError, match=rf"must have {measured} channels.* got {given_}"):
+            border(torch.zeros(2, given_, 4, 4))

@@ -1,0 +1,409 @@
+import math
+from dataclasses import FrozenInstanceError
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddim.diffusion.schedules import (
+    Cosine,
+    KarrasSigma,
+    Level,
+    Linear,
+    LinearBeta,
+    LinearIn,
+    variance_preserving,
+)
+from ddim.errors import UserError
+
+TABLES = [
+    Linear(clip=clip, read=read) for clip in ("none", "rates", "powers") for read in ("floor", "log_snr")
+]
+SEVEN = [
+    "noise_power",
+    "angle",
+    "log_snr",
+    "log_noise",
+    "log_signal",
+    "noise_step",
+    "signal_step",
+]
+PRESERVING = [
+    Cosine(),
+    Cosine(0.014, 0.99995),
+    Cosine(0.02, 1.0),
+    LinearBeta(),
+    LinearBeta(0.01, 200.0),
+    Linear(entries=7, first=0.01, last=0.7, clip="none"),
+    Linear(entries=7, first=0.01, last=0.7, clip="none", read="log_snr"),
+    *TABLES,
+    *(Linear(clip="none", read="log_snr", betas=betas) for betas in ("quad", "const", "sigmoid")),
+    *(Linear(entries=7, clip="rates", read=read, betas="jsd") for read in ("floor", "log_snr")),
+    *(LinearIn(quantity, *ends) for quantity in SEVEN for ends in ((3.0, -10.0), (36.0, -36.0))),
+]
+SCHEDULES = [*PRESERVING, KarrasSigma(), KarrasSigma(0.02, 100.0, None), KarrasSigma(0.1, 2.0, 1.0)]
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+TIMES = torch.cat([torch.logspace(-12, 0, 200, dtype=torch.float64), torch.linspace(1e-4, 1, 3001).double()])
+TIMES = TIMES.clamp(max=1).sort().values
+
+
+@pytest.mark.parametrize("schedule", PRESERVING, ids=str)
+def test_powers_of_signal_and_noise_add_up_to_one(schedule):
+    at = schedule(TIMES)
+    assert torch.allclose(at.alpha**2 + at.sigma**2, torch.ones_like(TIMES), rtol=0, atol=1e-15)
+
+
+@every_schedule
+def test_noise_only_grows(schedule):
+    log_snr = schedule(TIMES).log_snr
+    assert (log_snr.diff() <= 0).all()
+    assert log_snr[0] > log_snr[-1]
+
+
+@every_schedule
+def test_the_log_snr_is_finite_at_every_time_that_a_grid_may_hold(schedule):
+    assert schedule(TIMES).log_snr.isfinite().all()
+    assert schedule(torch.tensor(torch.finfo(torch.float64).tiny)).alpha > 0
+
+
+@every_schedule
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (2, 3)])
+def test_levels_have_the_shape_of_the_times_and_are_float64(schedule, shape):
+    at = schedule(torch.full(shape, 0.5, dtype=torch.float32))
+    for rate in (at.alpha, at.sigma):
+        assert rate.shape == shape
+        assert rate.dtype == torch.float64
+
+
+@every_schedule
+def test_a_level_of_many_times_is_that_of_each(schedule):
+    whole = schedule(TIMES[::97])
+    for i, t in enumerate(TIMES[::97]):
+        assert schedule(t).log_snr == pytest.approx(whole.log_snr[i].item(), rel=1e-12)
+
+
+def earliest(schedule):
+    """A table that is read between its entries has nothing before the first of them."""
+    return 1 / schedule.entries if getattr(schedule, "read", "") == "log_snr" else 0
+
+
+@every_schedule
+def test_the_inverse_comes_back_to_the_same_level_and_is_never_later(schedule):
+    log_snr = schedule(TIMES).log_snr
+    t = schedule.inverse(log_snr)
+    assert ((t >= 0) & (t <= 1)).all()
+    # A time is known no better than the log-SNR is, and that only to 1e-16 of the nearest rate.
+    assert (t <= TIMES.clamp(min=earliest(schedule)) + 1e-9).all()
+    assert (schedule(t).log_snr <= log_snr + 1e-6).all()
+    usual = max(1e-4, earliest(schedule)) < TIMES
+    assert torch.allclose(schedule(t).log_snr[usual], log_snr[usual], rtol=0, atol=1e-6)
+
+
+@every_schedule
+def test_the_inverse_never_grows_and_is_clamped(schedule):
+    log_snr = torch.linspace(-300, 300, 6001, dtype=torch.float64)
+    t = schedule.inverse(log_snr)
+    assert (t.diff() <= 0).all()
+    assert t[0] == pytest.approx(1, abs=1e-15)
+    ends = schedule.inverse(torch.tensor([-torch.inf, torch.inf]))
+    assert ends[0] == pytest.approx(1, abs=1e-15)
+    assert 0 <= ends[1] - earliest(schedule) < 1e-9
+    assert schedule.inverse(torch.tensor(0.0)).shape == ()
+    assert schedule.inverse(torch.zeros(2, 3)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("low, high", [(0.1, 20.0), (0.01, 400.0), (5.0, 5.1)])
+def test_linear_beta_inverts_to_twelve_digits_at_extreme_levels(low, high):
+    schedule = LinearBeta(low, high)
+    t = torch.cat([torch.logspace(-9, -1, 300, dtype=torch.float64), torch.linspace(0.1, 1, 300).double()])
+    known = schedule(t).sigma > 1e-4  # from there on the log-SNR itself has its digits
+    back = schedule.inverse(schedule(t).log_snr)
+    assert ((back / t - 1).abs()[known] < 1e-11).all()
+
+
+def test_linear_beta_solves_its_differential_equation():
+    """Song et al. 2021b, eq. 32: d log alpha / dt = -beta(t) / 2 with beta linear from low to high."""
+    t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64, requires_grad=True)
+    LinearBeta(0.1, 20.0)(t).alpha.log().sum().backward()
+    assert torch.allclose(-2 * t.grad, 0.1 + 19.9 * t.detach())
+    clean = LinearBeta()(torch.tensor(0.0))
+    assert (clean.alpha, clean.sigma) == (1, 0)
+
+
+@pytest.mark.parametrize("quantity", SEVEN)
+def test_a_schedule_is_linear_in_what_it_is_called_by(quantity):
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    at = LinearIn(quantity, 2.0, -3.0)(t)
+    noise, signal = at.sigma**2, at.alpha**2
+    # Of the two last the ratios of neighbouring powers, whose logarithms differ by equal amounts.
+    linear = {
+        "noise_power": noise,
+        "angle": torch.atan2(at.sigma, at.alpha),
+        "log_snr": (signal / noise).log(),
+        "log_noise": noise.log(),
+        "log_signal": signal.log(),
+        "noise_step": (noise[1:] / noise[:-1]).log(),
+        "signal_step": (signal[1:] / signal[:-1]).log(),
+    }[quantity]
+    assert torch.allclose(linear.diff(), linear.diff().mean(), rtol=1e-6, atol=0)
+    ends = torch.tensor([2.0, -3.0], dtype=torch.float64)
+    assert torch.allclose(at.log_snr[[0, -1]], ends)
+    # The steps of one end at 1, of the other begin there.
+    if quantity == "noise_step":
+        assert linear[-1].abs() < 0.01 * linear[0].abs()
+    if quantity == "signal_step":
+        assert linear[0].abs() < 0.01 * linear[-1].abs()
+
+
+def test_linear_in_the_angle_is_the_cosine_schedule():
+    bounds = [2 * math.log(alpha / math.sqrt(1 - alpha**2)) for alpha in (0.95, 0.02)]
+    one, other = LinearIn("angle", *bounds)(TIMES), Cosine()(TIMES)
+    assert torch.allclose(one.alpha, other.alpha, atol=1e-12)
+    assert torch.allclose(one.sigma, other.sigma, atol=1e-12)
+
+
+def test_signal_steps_are_much_like_the_linear_beta_of_ddpm():
+    t = torch.linspace(0.05, 1, 20, dtype=torch.float64)
+    ddpm = LinearBeta()
+    start, end = ddpm(torch.tensor([1e-3, 1.0])).log_snr.tolist()
+    assert (LinearIn("signal_step", start, end)(t).log_snr - ddpm(t).log_snr).abs().max() < 0.5
+
+
+@pytest.mark.parametrize("start, end", [(3.0, 3.0), (-1.0, 2.0), (37.0, -10.0), (3.0, -40.0)])
+def test_bounds_of_log_snr_that_no_schedule_has_are_refused(start, end):
+    with pytest.raises(UserError, match="LinearIn needs 36 >= start > end >= -36"):
+        LinearIn("angle", start, end)
+
+
+def test_cosine_turns_at_a_constant_angle_between_its_bounds():
+    at = Cosine(0.1, 0.9)(torch.linspace(0, 1, 11, dtype=torch.float64))
+    assert at.alpha[0] == pytest.approx(0.9)
+    assert at.alpha[-1] == pytest.approx(0.1)
+    turns = torch.atan2(at.sigma, at.alpha).diff()
+    assert torch.allclose(turns, turns[:1].expand(10))
+
+
+def test_under_the_originals_bounds_no_time_is_clean():
+    assert Cosine()(torch.tensor(0.0)).sigma.item() == pytest.approx(0.3122, abs=1e-4)
+
+
+def test_the_table_is_the_product_of_exact_fractions():
+    """Ho et al. 2020: alpha_bar_i = prod (1 - beta_j); here in rational numbers."""
+    betas = [Fraction(1, 10000) + (Fraction(2, 100) - Fraction(1, 10000)) * i / 999 for i in range(1000)]
+    bar, bars = Fraction(1), []
+    for beta in betas:
+        bar = (bar * (1 - beta)).limit_denominator(10**40)
+        bars.append(float(bar))
+    assert np.allclose(Linear(clip="none").powers, bars, rtol=1e-12)
+    assert bars[-1] == pytest.approx(4.036e-5, rel=1e-3)  # the well-known last entry
+
+
+@pytest.mark.parametrize(
+    "betas, law",
+    [
+        ("linear", lambda i: Fraction(1, 10000) + (Fraction(2, 100) - Fraction(1, 10000)) * i / 999),
+        ("const", lambda i: Fraction(2, 100)),
+        ("jsd", lambda i: Fraction(1, 1000 - i)),
+        ("quad", lambda i: (Fraction(1, 100) + (Fraction(2**0.5 / 10) - Fraction(1, 100)) * i / 999) ** 2),
+        (
+            "sigmoid",
+            lambda i: Fraction(1e-4 + (0.02 - 1e-4) / (1 + math.exp(6 - 12 * i / 999))),
+        ),
+    ],
+)
+def test_each_table_is_the_product_of_its_fractions(betas, law):
+    """The five of Ho et al.'s code: alpha_bar_i = prod (1 - beta_j), in rational numbers."""
+    bar, bars = Fraction(1), []
+    for i in range(1000):
+        bar = (bar * (1 - law(i))).limit_denominator(10**40)
+        bars.append(float(bar))
+    # Clipped where only jsd ends, which has no signal there.
+    table = Linear(clip="powers", min_signal=1e-12, max_signal=1.0, betas=betas)
+    assert np.allclose(table.powers[:-1], bars[:-1], rtol=1e-11)
+
+
+def test_under_jsd_the_power_of_the_signal_falls_linearly():
+    table = Linear(1000, clip="powers", min_signal=1e-9, max_signal=1.0, betas="jsd")
+    assert torch.allclose(
+        table.powers[:-1], 1 - torch.arange(1, 1000, dtype=torch.float64) / 1000, rtol=1e-10
+    )
+
+
+def test_the_table_tends_to_the_continuous_schedule():
+    errors = []
+    for entries in (1000, 4000):
+        table = Linear(entries, 0.1 / entries, 20.0 / entries, clip="none", read="log_snr")
+        t = torch.linspace(0.1, 1, 10, dtype=torch.float64)
+        errors.append((table(t).log_snr - LinearBeta()(t).log_snr).abs().max())
+    assert errors[0] < 0.12
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "clip, noisy, clean",
+    # dfalbel/denoising-diffusion, diffusion.R:28, recomputed: 38.0 and 6.7 % of the times on two levels.
+    [("powers", 0.380, 0.067), ("rates", 0.121, 0.097), ("none", 0.001, 0.001)],
+)
+def test_the_clip_of_powers_collapses_the_times_that_the_seed_collapses(clip, noisy, clean):
+    alpha = Linear(clip=clip)(torch.arange(1000, dtype=torch.float64) / 999 + 1e-9).alpha
+    assert (alpha == alpha.min()).double().mean().item() == pytest.approx(noisy, abs=5e-4)
+    assert (alpha == alpha.max()).double().mean().item() == pytest.approx(clean, abs=5e-4)
+
+
+@pytest.mark.parametrize("clip, low, high", [("powers", 0.1414, 0.9747), ("rates", 0.02, 0.95)])
+def test_a_clip_bounds_what_its_name_says(clip, low, high):
+    alpha = Linear(clip=clip)(TIMES).alpha
+    assert alpha.min().item() == pytest.approx(low, abs=1e-4)
+    assert alpha.max().item() == pytest.approx(high, abs=1e-4)
+
+
+def test_floor_reads_entry_999_t_truncated():
+    table = Linear(clip="none")
+    t = torch.tensor([0.0, 1 / 999 - 1e-9, 1 / 999 + 1e-9, 0.5, 0.9999, 1.0], dtype=torch.float64)
+    assert torch.allclose(table(t).alpha ** 2, table.powers[[0, 0, 1, 499, 998, 999]], rtol=1e-14)
+
+
+def test_log_snr_reading_meets_the_entries_and_is_straight_between_them():
+    table = Linear(clip="none", read="log_snr")
+    i = torch.tensor([0, 1, 7, 500, 999])
+    assert torch.allclose(table((i + 1).double() / 1000).alpha ** 2, table.powers[i], rtol=1e-11)
+    three = table(torch.tensor([0.200, 0.2005, 0.201], dtype=torch.float64)).log_snr
+    assert three[1] == pytest.approx((three[0] + three[2]).item() / 2, rel=1e-12)
+    clean = table(torch.tensor(0.0))
+    assert (clean.alpha, clean.sigma) == (1, 0)
+
+
+@given(
+    entries=st.integers(2, 40),
+    betas=st.tuples(st.floats(1e-4, 0.4), st.floats(1e-4, 0.9)).filter(lambda b: b[0] < b[1]),
+    bounds=st.tuples(st.floats(0.01, 0.9), st.floats(0.1, 1.0)).filter(lambda b: b[0] < b[1]),
+    clip=st.sampled_from(["none", "rates", "powers"]),
+    wanted=st.floats(-40, 40),
+)
+def test_the_inverse_of_a_floor_table_is_the_earliest_entry_that_is_noisy_enough(
+    entries, betas, bounds, clip, wanted
+):
+    table = Linear(entries, *betas, clip, *bounds)
+    at_entries = [math.log(p / (1 - p)) if p < 1 else math.inf for p in table.powers.tolist()]
+    noisy_enough = [i for i, level in enumerate(at_entries) if level <= wanted]
+    expected = noisy_enough[0] if noisy_enough else entries - 1
+    if min(abs(level - wanted) for level in at_entries) > 1e-6:
+        t = table.inverse(torch.tensor(wanted, dtype=torch.float64))
+        assert table(t).alpha ** 2 == pytest.approx(table.powers[expected].item(), rel=1e-12)
+        assert t.item() == pytest.approx(expected / (entries - 1), abs=1e-12)
+
+
+@pytest.mark.parametrize("clip", ["none", "rates", "powers"])
+def test_the_inverse_of_an_entry_is_the_first_entry_of_its_plateau(clip):
+    table = Linear(clip=clip)
+    powers = table.powers
+    first = torch.tensor([int((powers == power).nonzero()[0]) for power in powers])
+    # Three ways to the same number, which differ in its last digits.
+    for log_snr in (
+        torch.logit(powers),
+        2 * (powers.sqrt().log() - (1 - powers).sqrt().log()),
+        powers.log() - (1 - powers).log(),
+    ):
+        assert torch.equal((table.inverse(log_snr) * 999).round().long(), first)
+        assert torch.equal(table(table.inverse(log_snr)).alpha, powers.sqrt())
+
+
+def test_the_inverse_of_a_table_never_calls_a_noisy_image_clean():
+    for table in TABLES:
+        for log_snr in (8.0, 9.9, 15.0, 300.0):
+            assert table(table.inverse(torch.tensor(log_snr))).sigma > 0
+
+
+def test_equal_times_of_karras_sigma_are_equal_steps_of_its_root():
+    """Karras et al. 2022, eq. 5, between 80 and 0.002: the seven levels that numpy makes of it."""
+    at = KarrasSigma(0.002, 80.0)(torch.linspace(1, 0, 7, dtype=torch.float64))
+    assert (at.alpha == 1).all()
+    assert np.allclose(at.sigma, np.linspace(80 ** (1 / 7), 0.002 ** (1 / 7), 7) ** 7, rtol=1e-12)
+
+
+def test_karras_sigma_without_rho_is_the_limit_of_large_ones():
+    t = torch.linspace(0, 1, 9, dtype=torch.float64)
+    limit = KarrasSigma(0.02, 100.0, None)(t).sigma
+    assert torch.allclose(limit[1:] / limit[:-1], torch.full((8,), 5000 ** (1 / 8), dtype=torch.float64))
+    away = [(KarrasSigma(0.02, 100.0, rho)(t).sigma.log() - limit.log()).abs().max() for rho in (1e3, 1e4)]
+    assert away[0] / away[1] == pytest.approx(10, rel=0.02)
+    assert away[1] < 1e-2
+
+
+def test_a_level_over_images_multiplies_each_by_its_own_rate():
+    x = torch.ones(3, 2, 4, 5)
+    at = Cosine()(torch.tensor([0.1, 0.5, 0.9])).over(x)
+    assert at.alpha.shape == (3, 1, 1, 1)
+    assert at.alpha.dtype == x.dtype
+    assert Cosine()(torch.tensor(0.5)).over(x).sigma.shape == (1, 1, 1, 1)
+
+
+def test_variance_preserving_has_the_log_snr_that_was_asked_for():
+    wanted = torch.linspace(-30, 30, 61, dtype=torch.float64)
+    at = variance_preserving(wanted)
+    assert torch.allclose(at.log_snr, wanted, rtol=1e-12)
+    assert torch.allclose(at.alpha**2 + at.sigma**2, torch.ones(61, dtype=torch.float64))
+    assert Level(torch.tensor(1.0), torch.tensor(0.0)).log_snr == torch.inf
+
+
+def test_schedules_are_values():
+    used, fresh = Linear(), Linear()
+    used(TIMES)
+    assert used == fresh
+    assert hash(used) == hash(fresh)
+    with pytest.raises(FrozenInstanceError):
+        used.clip = "none"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Cosine(0.95, 0.02),
+        lambda: Cosine(0, 0.95),
+        lambda: Cosine(0.02, 1.01),
+        lambda: Cosine(math.nan, 0.9),
+        lambda: LinearBeta(0, 20),
+        lambda: LinearBeta(20, 0.1),
+        lambda: Linear(entries=1),
+        lambda: Linear(first=0.02, last=1e-4),
+        lambda: Linear(last=1.0),
+        lambda: Linear(min_signal=0.96),
+        lambda: Linear(clip="none", betas="jsd"),
+        lambda: KarrasSigma(0.0),
+        lambda: KarrasSigma(2.0, 1.0),
+        lambda: KarrasSigma(sigma_max=math.inf),
+        lambda: KarrasSigma(rho=0.0),
+        lambda: KarrasSigma(rho=math.nan),
+    ],
+)
+def test_impossible_schedules_are_refused(make):
+    with pytest.raises(UserError, match=r"needs .* got "):
+        make()
+
+
+def test_the_cosine_table_is_that_of_improved_ddpm():
+    """Nichol & Dhariwal 2021, eq. 17: alpha^2 = f(t) / f(0), but for the last betas, held to 0.999."""
+    schedule = Linear(4000, clip="none", read="log_snr", betas="cosine")
+    t = torch.tensor([1 / 4000, 0.25, 0.5, 0.75, 3999 / 4000], dtype=torch.float64)
+    f = lambda t: math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+    for time in t.tolist():
+        power = schedule(torch.tensor(time, dtype=torch.float64)).alpha.item() ** 2
+        assert power == pytest.approx(f(time) / f(0), rel=1e-6)
+    ends = schedule(torch.tensor([3999 / 4000, 1.0], dtype=torch.float64)).alpha ** 2
+    assert (ends[1] / ends[0]).item() == pytest.approx(1 - 0.999, rel=1e-9)
+    # Section 3.2: of 1000 steps the root of the first beta is a little less than a bin, 1 / 127.5.
+    first = Linear(1000, clip="none", read="log_snr", betas="cosine")(torch.tensor(1e-3, dtype=torch.float64))
+    assert 0.6 / 127.5 < first.sigma.item() < 1 / 127.5
+
+
+@pytest.mark.parametrize("clip", ["none", "rates"])
+def test_a_table_holds_its_first_entry_for_every_time_before_it(clip):
+    """No network was trained on less noise than that of entry 1."""
+    schedule = Linear(1000, clip=clip, read="log_snr")
+    early = schedule(torch.tensor([1e-9, 4e-4, 1e-3], dtype=torch.float64)).log_snr
+    first = torch.logit(schedule.powers[0])
+    assert torch.allclose(early, first.expand(3), rtol=1e-12)
+    assert schedule.inverse(first + 3) == 1e-3

@@ -1,0 +1,191 @@
+"""Evaluations side by side: what is ranked, what is not, how far apart they are, and what else differs."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ddim.errors import UserError
+from ddim.evaluation.compare import _STATISTICS, Difference, _jackknifed, difference, differing, ranked
+from ddim.evaluation.record import read
+from ddim.metrics.catalogue import METRICS
+from ddim.metrics.kid import kid_difference
+from ddim.runs.codec import dump
+from ddim.runs.named_recipes import smoke
+from stubs import SAMPLING, written
+
+ALONE = ("fid_infinity", "legacy_kid")
+"""Metrics without an interval of a difference."""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Call with a name, features and changes of the record: the evaluation."""
+    return lambda name, features=None, **changes: read(written(tmp_path / name, features, **changes))
+
+
+def normal(n, seed, shift=0.0):
+    return np.random.default_rng(seed).standard_normal((n, 12)).astype(np.float32) + np.float32(shift)
+
+
+@pytest.fixture
+def reference(monkeypatch):
+    """500 features under the identity of the records, as the cache would give them."""
+    features = normal(500, 0)
+    monkeypatch.setattr(
+        "ddim.evaluation.compare.kept", lambda identity: features if identity == "r" * 64 else None
+    )
+    return features
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_best_is_first(make, metric):
+    field = "metrics__fid__infinity" if metric == "fid_infinity" else f"metrics__{metric}__value"
+    made = [make(name, **{field: value}) for name, value in (("a", 0.3), ("b", 0.1), ("c", 0.2))]
+    order = [row.evaluation.folder.name for row in ranked(made, metric)]
+    small = metric in ("kid", "fid", "fid_infinity", "legacy_kid")
+    assert order == (["b", "c", "a"] if small else ["a", "c", "b"])
+
+
+def test_what_may_not_be_ranked_comes_last_with_its_reason(make):
+    made = [
+        make("a"),
+        make("best", metrics__kid={"value": -1.0, "low": -1.0, "high": -1.0}, reference__sha256="q" * 64),
+        make("c", metrics__kid={"value": 0.001, "low": 0.0, "high": 0.002}),
+    ]
+    rows = ranked(made, "kid")
+    assert [row.evaluation.folder.name for row in rows] == ["c", "a", "best"]
+    assert [row.unranked is None for row in rows] == [True, True, False]
+    assert rows[2].unranked.startswith("the reference sets differ")
+    assert rows[2].difference is None
+
+
+def test_where_nothing_can_be_compared_the_reason_is_the_error(make):
+    with pytest.raises(UserError, match="nothing can be compared by KID: the extractors differ"):
+        ranked([make("a"), make("b", features__extractor="other")], "kid")
+    with pytest.raises(UserError, match="at least two evaluations, got 1"):
+        ranked([make("c")], "kid")
+
+
+def test_pictures_of_the_same_seeds_are_paired_and_others_are_not(make, reference):
+    x = normal(400, 1, 0.2)
+    y = x + normal(400, 2) * np.float32(0.1)
+    one = make("a", x, sampling=SAMPLING)
+    same = make("b", y, sampling=SAMPLING)
+    other = make("c", y, sampling=SAMPLING | {"seeds": list(range(1000, 1400))})
+    images = make("d", y)
+    paired, unpaired = difference(one, same, "kid"), difference(one, other, "kid")
+    assert paired == Difference(*kid_difference(x, y, reference, paired=True), True)
+    assert unpaired == Difference(*kid_difference(x, y, reference, paired=False), False)
+    assert paired.value == unpaired.value
+    assert paired.high - paired.low < (unpaired.high - unpaired.low) / 2
+    assert difference(images, one, "kid").paired is difference(images, images, "kid").paired is False
+
+
+def test_differences_are_to_the_first_whatever_its_place(make, reference):
+    near, far = normal(400, 1, 0.1), normal(400, 2, 0.5)
+    worse = make("worse", far, metrics__kid={"value": 0.5, "low": 0.4, "high": 0.6})
+    rows = ranked([worse, make("better", near)], "kid")
+    assert [row.evaluation.folder.name for row in rows] == ["better", "worse"]
+    assert rows[0].difference.high < 0
+    assert rows[1].difference is None
+
+
+def mean_apart(generated, reference):
+    """A statistic of which all is known; the mean of the reference cancels in a difference."""
+    return float(generated[:, 0].mean() - reference[:, 0].mean())
+
+
+@pytest.mark.parametrize("sizes", [(200, 200), (200, 90)])
+def test_the_interval_of_a_difference_holds_the_truth_nineteen_times_in_twenty(sizes):
+    truth, draws = normal(100, 3), 1000
+    held = 0
+    for seed in range(draws):
+        x, y = normal(sizes[0], 2 * seed, 0.3), normal(sizes[1], 2 * seed + 1)
+        value, low, high = _jackknifed(mean_apart, x, y, truth)
+        assert value == pytest.approx(x[:, 0].mean() - y[:, 0].mean(), abs=1e-6)
+        held += low <= 0.3 <= high
+    # Within three and a half deviations of the count.
+    assert abs(held / draws - 0.95) < 0.025
+
+
+@pytest.mark.parametrize("metric", ["recall", "fid"])
+def test_intervals_of_other_differences_are_cautious_but_not_much_too_wide(metric):
+    """Of two sets of one law, whose difference is 0."""
+    values, radii, held = [], [], 0
+    for seed in range(60):
+        x, y, truth = (normal(100, 3 * seed + k)[:, :4] for k in range(3))
+        value, low, high = _jackknifed(_STATISTICS[metric], 0.9 * x, 0.9 * y, truth)
+        values.append(value)
+        radii.append((high - low) / 2)
+        held += low <= 0 <= high
+    assert held >= 57
+    # 9 degrees of freedom, whose quantile of 95 % is 2.26.
+    assert 1 < np.mean(radii) / (2.262 * np.std(values)) < 2.2
+
+
+def test_pictures_that_come_class_by_class_in_turn_have_no_wider_an_interval():
+    """Of `--label all`, seed s has class s % classes: each tenth of every tenth would lack a class."""
+    x, y, truth = normal(500, 1), normal(500, 2), normal(500, 3)
+    for pictures in (x, y):
+        pictures[:, 0] += 20 * (np.arange(500) % 10)
+    _, low, high = _jackknifed(mean_apart, x, y, truth)
+    # The classes cancel in pairs of one seed, and what is left is that of two sets without them.
+    assert (high - low) / 2 < 3 * 1.96 * math.sqrt(2 / 500)
+    _, low, high = _jackknifed(mean_apart, x, y[::-1], truth)
+    assert (high - low) / 2 < 3 * 1.96 * math.sqrt(2 * (400 * 8.25 + 1) / 500)
+
+
+@pytest.mark.parametrize("metric", ALONE)
+def test_what_has_no_interval_of_a_difference_is_ranked_all_the_same(make, reference, metric):
+    one, other = make("a", normal(400, 1, 0.1)), make("b", normal(400, 2, 1.0))
+    for row in ranked([one, other], metric):
+        assert row.unranked is None
+        assert row.difference is None or "no sound interval" in row.difference
+
+
+@pytest.mark.parametrize("metric", [name for name in METRICS if name not in ("kid", *ALONE)])
+def test_every_other_metric_has_a_difference_with_an_interval(make, reference, metric):
+    one, other = make("a", normal(400, 1, 0.1)), make("b", normal(400, 2, 1.0))
+    found = difference(one, other, metric)
+    assert found.low < found.value < found.high
+    better = found.high < 0 if METRICS[metric].lower_is_better else found.low > 0
+    # Recall and coverage need not fall; the others do, beyond doubt.
+    assert better or metric in ("recall", "coverage")
+
+
+def test_where_features_are_gone_there_is_no_difference_but_a_reason(make, reference, monkeypatch):
+    one = make("a", normal(400, 1))
+    assert "b/features.npy is missing" in difference(one, make("b"), "kid")
+    short = make("c", normal(399, 1))
+    assert "c/features.npy is missing or is not of this record" in difference(one, short, "kid")
+    assert "c/features.npy" in difference(short, one, "kid")
+    monkeypatch.setattr("ddim.evaluation.compare.kept", lambda identity: None)
+    assert "kept no longer" in difference(one, one, "kid")
+
+
+def test_what_differs_is_told_and_nothing_else(make):
+    other = SAMPLING | {
+        "recipe": {"name": "tiny", "optim": {"batch": 16, "lr": 0.1}, "sampler": {}, "grid": {}},
+        "sampler": {"kind": "ddpm"},
+        "times": [1.0, 0.5, 0.2],
+        "nfe": 3,
+    }
+    assert differing([make("a", sampling=SAMPLING), make("b", sampling=other)]) == {
+        "sampler.kind": ["ddim", "ddpm"],
+        "sampler.eta": [0.0, None],
+        "nfe": [2, 3],
+        "steps": [2, 3],
+        "images seen": [80, 160],
+        "optim.batch": [8, 16],
+    }
+    assert differing([make("c"), make("d")]) == {}
+    whole = dump(smoke())
+    before = {**whole, "data": {key: value for key, value in whole["data"].items() if key != "labels"}}
+    both = [make(name, sampling=SAMPLING | {"recipe": r}) for name, r in (("e", whole), ("f", before))]
+    assert differing(both) == {}

@@ -1,0 +1,475 @@
+"""An evaluation: of the pictures that a run makes, against images that it has not seen; whole or absent."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ddim
+import tiny
+from ddim.cli import main
+from ddim.data import open_images, split
+from ddim.errors import UserError
+from ddim.evaluation import evaluate as evaluation
+from ddim.evaluation.compare import Difference, difference
+from ddim.evaluation.evaluate import Pictures, evaluate, measured
+from ddim.evaluation.record import read
+from ddim.evaluation.reference import Reference
+from ddim.metrics.features import extract
+from ddim.metrics.fid import fid
+from ddim.metrics.kid import kid
+from ddim.metrics.precision_recall import prdc
+from ddim.runs import checkpoint
+from ddim.runs import searched_grids as searched
+from ddim.runs.generate import load, made, recipe_of
+from ddim.training import train
+from stubs import stub
+
+FEW = Pictures(n=40, steps=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DDIM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run with 30 images held out."""
+    recipe = tiny.recipe(data__source="blossoms:60", data__valid="0.5", optim__warmup="0")
+    return train(None, recipe, out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of it, to be written into."""
+    return Path(shutil.copytree(trained, tmp_path / "one"))
+
+
+def held_out(run):
+    recipe = recipe_of(run)
+    images = open_images(recipe.data.source, recipe.data.size)
+    return images.pixels[split(images, recipe.data.valid, recipe.seed)[1]]
+
+
+def as_array(images):
+    """(B, C, H, W) in [0, 1] -> (B, H, W, C) uint8, as a picture is saved."""
+    return (images.permute(0, 2, 3, 1) * 255).round().byte().numpy()
+
+
+def test_the_numbers_are_those_of_the_runs_pictures_against_the_images_held_out(run):
+    found = evaluate(run, FEW, extractor=stub())
+    generated = extract(stub(), as_array(ddim.sample(run, 40, 2)))
+    reference = extract(stub(), held_out(run))
+    np.testing.assert_allclose(np.load(found.folder / "features.npy"), generated, atol=1e-6)
+    assert found.value("kid") == pytest.approx(kid(generated, reference).value, abs=1e-6)
+    assert found.value("fid") == pytest.approx(fid(generated, reference), rel=1e-4)
+    for name, value in asdict(prdc(generated, reference)).items():
+        assert found.value(name) == value
+    low, high = found.interval("kid")
+    assert low < found.value("kid") < high
+
+
+def test_the_record_says_what_the_numbers_depend_on(run):
+    found = evaluate(
+        run, Pictures(40, 3, seed=7, weights="raw", fields={"sampler": "heun"}), extractor=stub()
+    )
+    record = json.loads((run / "evaluations" / "1" / "record.json").read_text())
+    assert record == found.record
+    newest = checkpoint.newest(run / "checkpoints")
+    assert record["sampling"]["checkpoint"]["sha256"] == checkpoint.digest(newest)
+    assert record["sampling"]["seeds"] == list(range(7, 47))
+    assert record["sampling"]["sampler"]["kind"] == "heun"
+    # Heun asks twice a step, but once for the last.
+    assert (len(record["sampling"]["times"]), record["sampling"]["nfe"]) == (3, 5)
+    assert record["sampling"]["weights"] == "raw"
+    features = {"extractor": "stub", "weights": "w" * 64, "resize": "2 px", "dimensions": 12}
+    assert record["features"] == features
+    assert record["reference"]["source"] == "blossoms:60"
+    assert (record["reference"]["part"], record["reference"]["images"]) == ("valid", 30)
+    assert record["reference"]["size"] == [32, 32]
+    digest = hashlib.sha256((found.folder / "features.npy").read_bytes()).hexdigest()
+    assert record["generated"] == {"images": 40, "source": str(run), "fingerprint": None, "sha256": digest}
+    assert set(record["seconds"]) == {"sampling", "features", "metrics"}
+    assert record["versions"]["torch"] == torch.__version__
+
+
+def test_the_pictures_are_those_that_ddim_sample_saves_and_its_grid_is_none_of_them(
+    run, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", str(run), "-n", "40", "--steps", "2", "--out", "made"]) == 0
+    of_run = evaluate(run, FEW, extractor=stub())
+    of_files = evaluate("made", reference=Reference("blossoms:60"), extractor=stub())
+    assert of_files.folder == Path("evaluations/made-1")
+    generated = of_files.record["generated"]
+    assert (generated["images"], generated["source"]) == (40, "made")
+    assert generated["fingerprint"] == open_images("made", (32, 32)).fingerprint
+    one, other = (np.load(found.folder / "features.npy") for found in (of_run, of_files))
+    np.testing.assert_array_equal(one, other)
+    assert of_files.record["reference"]["part"] == "all"
+
+
+def test_samples_in_a_folder_are_judged_as_pictures_of_their_run(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    reference = Reference("blossoms:60")
+    assert main(["sample", str(run), "-n", "41", "--steps", "2", "--sampler", "heun", "--out", "made"]) == 0
+    ways = Pictures(41, 2, fields={"sampler": "heun"})
+    of_run, of_files = (evaluate(of, ways, reference, extractor=stub()) for of in (run, "made"))
+    assert of_run.record["sampling"] == of_files.record["sampling"]
+    assert of_files.record["sampling"]["nfe"] == 3
+    found = difference(of_files, of_run, "kid")
+    assert (found.value, found.low, found.high, found.paired) == (0, 0, 0, True)
+    # Of what is there only in part, or of what else has such a record, nothing is known.
+    (tmp_path / "made" / "00007.png").unlink()
+    of_some = evaluate("made", reference=reference, extractor=stub())
+    assert (of_some.record["generated"]["images"], of_some.record["sampling"]) == (40, None)
+    assert of_some.record["generated"]["fingerprint"] != of_files.record["generated"]["fingerprint"]
+    for text in ("{", json.dumps({"seeds": [k for k in range(41) if k != 7]})):
+        (tmp_path / "made" / "record.json").write_text(text)
+        assert evaluate("made", reference=reference, extractor=stub()).record["sampling"] is None
+
+
+def test_features_of_another_evaluation_are_not_taken_for_its_own(run):
+    """Of as many pictures and of the same network nothing but their bytes tells them apart."""
+    one, other = (evaluate(run, Pictures(40, 2, seed), extractor=stub()) for seed in (0, 40))
+    assert isinstance(difference(one, other, "kid"), Difference)
+    theirs = shutil.copy(one.folder / "features.npy", other.folder / "features.npy")
+    assert difference(one, other, "kid") == f"{theirs} is missing or is not of this record"
+    # A record of before does not say whose they are.
+    path = other.folder / "record.json"
+    document = json.loads(path.read_text())
+    del document["generated"]["sha256"]
+    path.write_text(json.dumps(document))
+    assert difference(one, read(path), "kid").value == 0
+
+
+def test_the_second_evaluation_reads_the_features_of_the_reference(run):
+    evaluate(run, FEW, extractor=stub())
+    seen = []
+    evaluate(run, FEW, extractor=stub(seen))
+    assert sum(seen) == 40
+
+
+def test_evaluations_of_a_run_are_counted_and_none_is_written_over(run):
+    folders = [evaluate(run, FEW, extractor=stub()).folder for _ in range(3)]
+    assert folders == [run / "evaluations" / str(n) for n in (1, 2, 3)]
+    (run / "evaluations" / "10").mkdir()
+    assert evaluate(run, FEW, extractor=stub()).folder.name == "11"
+    assert {path.name for path in folders[0].iterdir()} == {"record.json", "features.npy", "grid.png"}
+
+
+def shown(run):
+    """What TensorBoard shows of evaluations: {name: [(step, value)]}, and [(step, PNG)] of their grids."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = run / "events" / "evaluation"
+    if not folder.exists():
+        return {}, []
+    events = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
+    names = [name for name in events.Tags()["scalars"] if name.startswith("evaluation/")]
+    values = {name: [(e.step, e.value) for e in events.Scalars(name)] for name in names}
+    grids = events.Images("evaluation") if "evaluation" in events.Tags()["images"] else []
+    return values, [(e.step, e.encoded_image_string) for e in grids]
+
+
+def test_tensorboard_shows_the_numbers_and_the_grid_at_the_step_that_was_judged(run):
+    first, last = sorted((run / "checkpoints").glob("step-*"))
+    found = [evaluate(subject, FEW, extractor=stub()) for subject in (run, first, run)]
+    steps = [each.record["sampling"]["step"] for each in found]
+    assert steps[0] == steps[2] > steps[1]
+    values, grids = shown(run)
+    assert {"evaluation/kid", "evaluation/fid", "evaluation/recall"} < set(values)
+    for name, points in values.items():
+        each = [e.value(name.removeprefix("evaluation/")) for e in found]
+        expected = sorted(zip(steps, each, strict=True))
+        assert sorted(points) == [(step, pytest.approx(value, rel=1e-5)) for step, value in expected]
+    assert sorted(step for step, _ in grids) == sorted(steps)
+    with Image.open(found[0].folder / "grid.png") as one:
+        grid = np.asarray(one)
+    with Image.open(io.BytesIO(next(png for step, png in grids if step == steps[0]))) as two:
+        np.testing.assert_array_equal(np.asarray(two), grid)
+    for path in (first, last):
+        checkpoint.verify(path)
+
+
+def test_what_is_kept_elsewhere_is_not_shown_with_the_run(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evaluate(run, FEW, extractor=stub(), out=tmp_path / "elsewhere")
+    alone = tmp_path / "alone"
+    shutil.copytree(checkpoint.newest(run / "checkpoints"), alone)
+    before = sorted(alone.rglob("*"))
+    assert (
+        evaluate(alone, FEW, Reference("blossoms:60"), extractor=stub()).folder.parent.name == "evaluations"
+    )
+    assert sorted(alone.rglob("*")) == before
+    evaluate("blossoms:60", reference=Reference("blossoms:60"), extractor=stub())
+    assert shown(run) == ({}, [])
+    assert not list(tmp_path.glob("events*"))
+
+
+def test_two_evaluations_at_once_leave_one_another_alone(run):
+    """Here of one process id: containers that share a drive share these too."""
+
+    class Other(list):
+        def append(self, count):
+            super().append(count)
+            # The first batch of pictures, after those of the reference.
+            if sum(self) > 30 and not (run / "evaluations" / "1").exists():
+                evaluate(run, Pictures(40, 2, seed=40), extractor=stub())
+
+    found = evaluate(run, FEW, extractor=stub(Other()))
+    assert sorted(path.name for path in (run / "evaluations").iterdir()) == ["1", "2"]
+    assert found.folder.name == "2"
+    assert found.record["sampling"]["seeds"] == list(range(40))
+    assert isinstance(difference(read(run / "evaluations" / "1"), found, "kid"), Difference)
+
+
+def test_a_name_that_another_evaluation_took_meanwhile_is_left_to_it(run, monkeypatch):
+    rename = os.rename
+
+    def late(source, target):
+        if Path(target).name == "1" and not Path(target).exists():
+            Path(target).mkdir()
+            (Path(target) / "record.json").write_text("another's")
+        rename(source, target)
+
+    monkeypatch.setattr(evaluation.os, "rename", late)
+    assert evaluate(run, FEW, extractor=stub()).folder.name == "2"
+    assert (run / "evaluations" / "1" / "record.json").read_text() == "another's"
+
+
+def test_a_checkpoint_is_judged_too_and_stays_as_it_was(run):
+    path = checkpoint.newest(run / "checkpoints")
+    assert evaluate(path, FEW, extractor=stub()).folder == run / "evaluations" / "1"
+    checkpoint.verify(path)
+
+
+def test_levels_that_a_search_found_are_used_unless_a_grid_is_named(run):
+    sampler = recipe_of(run).sampler
+    found = searched.Found((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})
+    searched.save(run, sampler, 3, "ema", found)
+    on_found = evaluate(run, Pictures(40, 3), extractor=stub())
+    assert on_found.record["sampling"]["times"] == [1.0, 0.4, 0.1]
+    named = evaluate(run, Pictures(40, 3, fields={"grid": "uniform"}), extractor=stub())
+    assert named.record["sampling"]["grid"]["kind"] == "uniform"
+    one, other = (np.load(e.folder / "features.npy") for e in (on_found, named))
+    assert not np.array_equal(one, other)
+
+
+def test_pictures_come_a_few_at_a_time_and_each_is_its_seeds(run):
+    opened = load(run)
+    parts = [pictures for pictures, _ in made(opened, range(3, 75), 2)]
+    assert [len(part) for part in parts] == [32, 32, 8]
+    assert all(part.dtype == torch.uint8 for part in parts)
+    whole = torch.from_numpy(as_array(ddim.sample(run, 72, 2, seed=3))).permute(0, 3, 1, 2)
+    assert torch.equal(torch.cat(parts), whole)
+
+
+KILLED = """
+import os, signal, sys
+from ddim.evaluation.evaluate import Pictures, evaluate
+from stubs import stub
+seen = []
+class Killer(list):
+    def append(self, count):
+        super().append(count)
+        if len(self) == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+evaluate(sys.argv[1], Pictures(40, 2), extractor=stub(Killer()))
+"""
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_killed_evaluation_leaves_nothing_that_is_believed(run, batches, tmp_path, monkeypatch):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", KILLED, str(run), str(batches)]
+    # The first batch is of the reference, the second of pictures.
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    left = list((run / "evaluations").iterdir())
+    assert all(path.name.startswith(".tmp-") for path in left)
+    with pytest.raises(UserError, match="holds no evaluation"):
+        read(run)
+    seen = []
+    assert evaluate(run, FEW, extractor=stub(seen)).folder.name == "1"
+    assert sum(seen) == (30 + 40 if batches == 1 else 40)
+    for path in left:
+        os.utime(path, (0, 0))
+    evaluate(run, FEW, extractor=stub())
+    assert sorted(path.name for path in (run / "evaluations").iterdir()) == ["1", "2"]
+
+
+def test_an_evaluation_that_fails_leaves_no_folder(run):
+    def network(images):
+        raise MemoryError
+
+    broken = stub()
+    evaluate(run, FEW, extractor=broken)
+    object.__setattr__(broken, "network", network)
+    with pytest.raises(MemoryError):
+        evaluate(run, FEW, extractor=broken)
+    assert [path.name for path in (run / "evaluations").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_gray_and_transparent_runs_are_judged_too(channels, tmp_path):
+    recipe = tiny.recipe(
+        data__source="blossoms:60", data__valid="0.5", data__channels=str(channels), images="8"
+    )
+    run = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    found = evaluate(run, FEW, extractor=stub())
+    assert np.isfinite(found.value("kid"))
+
+
+def test_parts_and_other_data_are_judged_against_when_named(run):
+    for reference, images in (
+        (Reference(part="train"), 30),
+        (Reference(part="all"), 60),
+        (Reference("blossoms:50"), 50),
+    ):
+        record = evaluate(run, FEW, reference, extractor=stub()).record
+        assert record["reference"]["images"] == images
+
+
+def test_the_network_of_the_seed_repository_gives_its_legacy_number_too_and_no_other_does(run):
+    assert "legacy_kid" not in evaluate(run, FEW, extractor=stub()).record["metrics"]
+    found = evaluate(run, FEW, extractor=stub(name="inception-torchvision"))
+    # Of 30 images and 40 pictures there is one batch, and another draw of its pictures.
+    assert found.record["metrics"]["legacy_kid"]["batch"] == 128
+    low, high = found.interval("kid")
+    assert low < found.value("legacy_kid") < high
+    assert found.value("legacy_kid") != found.value("kid")
+
+
+def test_images_judged_against_themselves_are_perfect(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = evaluate("blossoms:60", reference=Reference("blossoms:60"), extractor=stub())
+    assert found.value("fid") == pytest.approx(0, abs=1e-6)
+    assert found.value("precision") == found.value("recall") == found.value("coverage") == 1
+    assert found.value("kid") < 0
+    assert any("KID is below 0" in note for note in found.record["notes"])
+
+
+def refused(*args, **options):
+    with pytest.raises(UserError) as caught:
+        evaluate(*args, extractor=stub(), **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_cannot_be_judged_is_refused_in_one_sentence(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "--data must say what images" in refused("blossoms:40")
+    assert "neither a folder" in refused("nowhere", reference=Reference("blossoms:40"))
+    (tmp_path / "empty").mkdir()
+    assert "neither a run nor" in refused("empty", reference=Reference("blossoms:40"))
+    assert "has 12 images, and at least 20" in refused("blossoms:12", reference=Reference("blossoms:40"))
+    few = refused(run, FEW, Reference("blossoms:12"))
+    assert few == "the reference, all of blossoms:12, has 12 images, and at least 20 are needed"
+    assert "is not empty" in refused(run, FEW, out=run)
+    (tmp_path / "file").touch()
+    assert "is a file" in refused(run, FEW, out=tmp_path / "file")
+    with pytest.raises(UserError, match="n must be at least 20 pictures, got 19"):
+        Pictures(n=19)
+    with pytest.raises(UserError, match="steps must be at least 1 and at most 1,000,000, got 0"):
+        Pictures(steps=0)
+    with pytest.raises(UserError, match="seed must lie in"):
+        Pictures(seed=2**32 - 5)
+    assert not (run / "evaluations").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_looked_at(run, tmp_path):
+    (tmp_path / "file").touch()
+    seen = []
+    with pytest.raises(UserError, match=f"an evaluation cannot be written in {tmp_path}/file: "):
+        evaluate(run, FEW, Reference("blossoms:61"), extractor=stub(seen), out=tmp_path / "file" / "new")
+    assert seen == []
+
+
+def test_a_run_whose_images_changed_needs_another_reference(run, monkeypatch):
+    monkeypatch.setattr(evaluation, "load", lambda *args, **options: changed(load(*args, **options)))
+
+    def changed(opened):
+        opened.state["data"]["fingerprint"] = "0" * 64
+        return opened
+
+    assert f"has changed since {run} was trained on it: name a reference with --data" in refused(run, FEW)
+    assert evaluate(run, FEW, Reference("blossoms:60"), extractor=stub()).value("kid") is not None
+
+
+def test_out_is_the_folder_of_the_evaluation(run, tmp_path):
+    assert evaluate(run, FEW, extractor=stub(), out=tmp_path / "new").folder == tmp_path / "new"
+    (tmp_path / "there").mkdir()
+    assert evaluate(run, FEW, extractor=stub(), out=tmp_path / "there").folder == tmp_path / "there"
+
+
+def test_what_lies_beside_the_folder_that_a_user_named_is_let_be(run, tmp_path):
+    """Old names that begin as ours do are swept from our own folders alone."""
+    mine, ours = tmp_path / ".tmp-thesis", run / "evaluations" / ".tmp-7-evaluation"
+    for folder in (mine, ours):
+        folder.mkdir(parents=True)
+        os.utime(folder, (0, 0))
+    evaluate(run, Pictures(20, 2), extractor=stub(), out=tmp_path / "other")
+    assert mine.is_dir()
+    evaluate(run, Pictures(20, 2), extractor=stub())
+    assert not ours.exists()
+
+
+def normal(n, d, seed):
+    return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
+
+
+def test_fid_is_extrapolated_only_where_every_part_outnumbers_the_dimensions():
+    reference = normal(200, 8, 0)
+    for n, enough in ((40, False), (41, True)):
+        metrics, notes = measured(normal(n, 8, 1), reference)
+        assert (metrics["fid"]["infinity"] is not None) == enough
+        assert any("FID-infinity needs more than 40" in note for note in notes) != enough
+        assert any("about FID against these 200 reference images" in note for note in notes) == enough
+    assert metrics["fid"]["low"] < metrics["fid"]["infinity"] < metrics["fid"]["high"]
+
+
+def test_few_images_are_warned_of():
+    metrics, notes = measured(normal(30, 60, 0), normal(90, 60, 1))
+    assert any("mostly bias" in note for note in notes)
+    assert any("30 images are few" in note for note in notes)
+    assert metrics["kid"]["size"] == 15
+    (said,) = measured(normal(120, 4, 0), normal(150, 4, 1) + 1)[1]
+    assert said.startswith("FID-infinity and its interval are about")
+
+
+@pytest.mark.slow
+def test_fifty_thousand_pictures_do_not_fill_the_memory(run):
+    """Kept as pictures they would be 2.4 GB."""
+    code = """
+import resource, sys, torch
+from ddim.evaluation import evaluate as evaluation
+from stubs import stub
+def generate(trained, seeds, steps, **options):
+    return torch.zeros(len(seeds), 3, 64, 64).add_(torch.tensor(seeds).reshape(-1, 1, 1, 1) / 5e4), steps
+evaluation.generate = generate
+evaluation.measured = lambda generated, reference: ({}, [])
+evaluation.evaluate(sys.argv[1], evaluation.Pictures(40, 2), extractor=stub())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+evaluation.evaluate(sys.argv[1], evaluation.Pictures(50_000, 2), extractor=stub())
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    said = subprocess.run(
+        [sys.executable, "-c", code, str(run)], env=environment, check=True, capture_output=True, text=True
+    )
+    assert float(said.stdout) < 500

@@ -1,0 +1,372 @@
+"""Figures show the values of the things that they are of."""
+
+import math
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddim.data.blossoms import source as blossoms
+from ddim.diffusion.pixels import Pixels
+from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, LinearIn
+from ddim.errors import UserError
+from ddim.evaluation import figures
+from ddim.nn.runtime import Runtime
+from ddim.plots import pictures as plots
+from ddim.runs.generate import Trained, generate
+from ddim.runs.named_recipes import smoke
+from oracles import Gaussian, normal
+
+
+def lines(axes):
+    """The lines that have a name: name -> (x, y)."""
+    named = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
+    return {line.get_label(): (np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in named}
+
+
+@pytest.fixture
+def strips(monkeypatch):
+    """What `plots.strip` is asked to draw, beside drawing it."""
+    seen = []
+
+    def strip(rows, heads, notes=None, title=""):
+        seen.append((rows, heads, notes))
+        return drawn(rows, heads, notes, title)
+
+    drawn = plots.strip
+    monkeypatch.setattr(plots, "strip", strip)
+    return seen
+
+
+# --- schedules ----------------------------------------------------------------------------------------------
+
+
+def test_of_two_curves_that_cover_each_other_the_upper_is_dashed():
+    for names, dashed in (
+        (["linear", "linear_beta", "karras_sigma"], ["linear_beta"]),
+        (["cosine", "linear_in"], []),
+        (["linear_beta"], []),
+    ):
+        axes = figures.schedules(figures.chosen(names, {})).axes[0]
+        named = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
+        assert [line.get_label() for line in named if line.get_linestyle() != "-"] == dashed
+
+
+def test_the_curves_of_a_schedule_are_its_own_values():
+    figure = figures.schedules()
+    alpha, sigma, log_snr = (lines(axes) for axes in figure.axes)
+    assert set(alpha) == set(sigma) == set(log_snr) == {"cosine", "linear", "linear_beta"}
+    for name in alpha:
+        t, a = alpha[name]
+        s, snr = sigma[name][1], log_snr[name][1]
+        assert np.allclose(t, np.linspace(0, 1, len(t)), atol=1e-12)
+        assert np.allclose(a**2 + s**2, 1)
+        finite = s > 0
+        assert np.allclose(snr[finite], 2 * np.log(a[finite] / s[finite]))
+        assert np.isnan(snr[~finite]).all()
+    # Closed forms: an even angle between the bounds; exp of minus half the integral of beta.
+    t = alpha["cosine"][0]
+    angle = np.arccos(0.95) + t * (np.arccos(0.02) - np.arccos(0.95))
+    assert np.allclose(alpha["cosine"][1], np.cos(angle))
+    assert np.allclose(alpha["linear_beta"][1], np.exp(-(0.1 * t + 19.9 * t**2 / 2) / 2))
+    power, table = 1.0, []
+    for k in range(1000):
+        power *= 1 - (1e-4 + k * (0.02 - 1e-4) / 999)
+        table.append(min(0.95, max(0.02, math.sqrt(power))))
+    # A thousandth of an entry more, for times that floating point puts just below theirs.
+    assert np.allclose(alpha["linear"][1], [table[int(999 * time + 1e-3)] for time in t], atol=2e-4)
+
+
+def note(figure):
+    return figure.get_supxlabel()
+
+
+def test_the_plateau_of_a_table_clipped_by_powers_is_told():
+    words = note(figures.schedules({"linear": Linear(clip="powers")}))
+    assert "38 % of its times at the level of t = 1" in words
+    assert "7 % of its times at the level of t = 0" in words
+    assert "12 % of its times at the level of t = 1" in note(figures.schedules({"linear": Linear()}))
+
+
+def test_a_plateau_is_drawn_thick_where_the_rates_do_not_change():
+    for axes in figures.schedules({"linear": Linear(clip="powers")}).axes:
+        t, y = lines(axes)["linear"]
+        thick = [line for line in axes.get_lines() if line.get_linewidth() > 4]
+        start, end = sorted(thick, key=lambda line: line.get_xdata()[0])
+        # alpha^2 is 0.95 at its table's entry 67, and 0.02 from its entry 620 on.
+        assert (start.get_xdata()[0], start.get_xdata()[-1]) == pytest.approx((0, 0.067), abs=0.002)
+        assert (end.get_xdata()[0], end.get_xdata()[-1]) == pytest.approx((0.621, 1), abs=0.002)
+        assert set(start.get_ydata()) == {y[0]}
+        assert set(end.get_ydata()) == {y[-1]}
+
+
+def test_a_schedule_without_a_plateau_is_not_told_to_have_one():
+    assert note(figures.schedules({"cosine": Cosine(), "linear_beta": LinearBeta()})) == ""
+    assert figures.plateaus(torch.tensor([3.0, 3.0, 2.0, 1.0])) == (2, 0)
+    assert figures.plateaus(torch.tensor([3.0, 2.0, 1.0, 1.0, 1.0])) == (0, 3)
+
+
+def test_schedules_are_chosen_by_name_with_fields_of_those_that_have_them():
+    chosen = figures.chosen(("linear", "cosine"), {"clip": "powers", "min_signal": "0.1"})
+    assert chosen == {"cosine": Cosine(min_signal=0.1), "linear": Linear(clip="powers", min_signal=0.1)}
+    assert figures.chosen(tuple(figures.KNOWN), {}) == figures.KNOWN
+    assert figures.chosen(["linear_in"], {"quantity": "log_noise"}) == {"linear_in": LinearIn("log_noise")}
+
+
+@pytest.mark.parametrize(
+    ("names", "changes", "said"),
+    [
+        (("lineer",), {}, "perhaps you meant linear"),
+        (("cosine",), {"clip": "powers"}, "schedule.clip is not a field of cosine; it is one of linear$"),
+        (("cosine",), {"clop": "powers"}, "schedule.clop is not a field of cosine$"),
+        (("linear",), {"clip": "power"}, "perhaps you meant powers"),
+        (("linear",), {"entries": "many"}, "schedule.entries must be a whole number"),
+    ],
+)
+def test_a_schedule_that_cannot_be_chosen_is_told(names, changes, said):
+    with pytest.raises(UserError, match=said):
+        figures.chosen(names, changes)
+
+
+# --- embeddings ---------------------------------------------------------------------------------------------
+
+
+def test_the_embedding_is_drawn_as_a_blur_of_it_that_pixels_can_show():
+    net = figures.sinusoidal(8, 100.0)
+    pixels = 50
+    shown = figures.resolved(net, 1.0, pixels)
+    # The Gaussian mean by a sum over a fine grid, of angles written out.
+    offsets = np.linspace(-5, 5, 4001)
+    weights = np.exp(-(offsets**2) / 2) / np.exp(-(offsets**2) / 2).sum()
+    turns = [100 ** (k / 3) for k in range(4)]
+    for place in (0, 17, 49):
+        x = (place + 0.5 + 0.6 * offsets) / pixels
+        waves = [wave(2 * math.pi * turn * x) for wave in (np.sin, np.cos) for turn in turns]
+        expected = [(weights * wave).sum() for wave in waves]
+        assert np.allclose(shown[place], expected, atol=1e-4)
+
+
+def test_where_pixels_are_fine_the_drawing_is_the_embedding_itself():
+    (left, right) = figures.embedding().axes[:2]
+    for axes, channels in ((left, 3), (right, 16)):
+        values = np.asarray(axes.images[0].get_array())
+        assert values.shape[0] == 32
+        _, end, _, _ = axes.images[0].get_extent()
+        x = (np.arange(values.shape[1]) + 0.5) * end / values.shape[1]
+        # The slow channels on the left, all of them on the right.
+        for k in range(channels):
+            angle = 2 * math.pi * 1000 ** (k / 15) * x
+            assert np.allclose(values[k], np.sin(angle), atol=0.02)
+            assert np.allclose(values[16 + k], np.cos(angle), atol=0.02)
+
+
+def test_inner_products_of_embeddings_depend_on_the_difference_alone():
+    net = figures.sinusoidal(32, 1000.0)
+    values = figures.products(net, torch.linspace(0, 1, 101, dtype=torch.float64))
+    for shift in range(101):
+        diagonal = np.diagonal(values, shift)
+        expected = sum(math.cos(2 * math.pi * 1000 ** (k / 15) * shift / 100) for k in range(16))
+        assert np.allclose(diagonal, expected, atol=5e-3), shift
+    assert np.abs(np.diagonal(values, 10) - np.diagonal(values, 11)[0]).max() > 0.5
+
+
+def test_the_distance_figure_draws_the_same_line_for_every_level():
+    left, right = figures.distance(16, 200.0).axes[:2]
+    assert np.allclose(np.diagonal(np.asarray(left.images[0].get_array())), 8, atol=1e-4)
+    drawn = list(lines(right).values())
+    assert len(drawn) == 3
+    apart, first = drawn[0]
+    assert np.allclose(first, sum(np.cos(2 * np.pi * 200 ** (k / 7) * apart) for k in range(8)), atol=1e-3)
+    for _, line in drawn[1:]:
+        assert np.allclose(line, first, atol=1e-3)
+
+
+@pytest.mark.parametrize(("width", "most"), [(3, 10.0), (2, 10.0), (8, 1.0), (8, math.nan)])
+def test_an_embedding_that_cannot_be_is_refused(width, most):
+    with pytest.raises(UserError, match="must be"):
+        figures.sinusoidal(width, most)
+
+
+# --- strips -------------------------------------------------------------------------------------------------
+
+
+def photograph(path, size=(40, 30), seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def test_an_image_file_is_taken_as_it_is_where_it_has_the_size(tmp_path):
+    pixels = photograph(tmp_path / "photo.png", (24, 32))
+    image = figures.one_image(str(tmp_path / "photo.png"), (24, 32))
+    assert np.array_equal(plots.to_uint8(image)[0], pixels)
+
+
+def test_the_first_usable_image_of_an_archive_is_taken(tmp_path):
+    pixels = photograph(tmp_path / "b.png", (16, 16))
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("a.png", b"\x89PNG\r\n\x1a\n and then nothing")
+        archive.write(tmp_path / "b.png", "b.png")
+    image = figures.one_image(str(tmp_path / "all.zip"), (16, 16))
+    assert np.array_equal(plots.to_uint8(image)[0], pixels)
+
+
+def test_the_first_flower_of_the_embedded_set_is_taken_without_drawing_the_others():
+    image = figures.one_image("blossoms", (32, 48))
+    assert np.array_equal(plots.to_uint8(image)[0], blossoms.draw(0, (32, 48)))
+
+
+def test_a_broken_image_is_told_with_its_reason(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"broken\.png.*holds no image that can be used"):
+        figures.one_image(str(tmp_path / "broken.png"), (16, 16))
+
+
+def test_a_source_that_does_not_exist_is_told():
+    with pytest.raises(UserError, match=r"nowhere\.png"):
+        figures.one_image("nowhere.png", (16, 16))
+
+
+def test_the_forward_strip_runs_from_the_image_to_the_same_noise_under_each_schedule(strips):
+    image = figures.one_image("blossoms", (32, 32))
+    shown = {"clean": LinearBeta(), "bounded": Cosine()}
+    plots.drawn(figures.forward(image, shown, columns=5, seed=3))
+    ((rows, heads, notes),) = strips
+    assert heads == ["t = 0", "t = 0.25", "t = 0.5", "t = 0.75", "t = 1"]
+    # A schedule that begins clean begins with the image; one that does not, does not.
+    assert np.array_equal(rows["clean"][0], plots.to_uint8(image)[0])
+    assert not np.array_equal(rows["bounded"][0], plots.to_uint8(image)[0])
+    assert notes["bounded"][0] == "alpha 0.95"
+    assert notes["bounded"][4] == "alpha 0.02"
+    # At the other end both are noise of deviation a quarter about the middle gray, and the same noise.
+    ends = [row[4].astype(float) for row in rows.values()]
+    unclipped = (ends[0] > 0) & (ends[0] < 255) & (ends[1] > 0) & (ends[1] < 255)
+    assert np.abs(ends[0] - ends[1])[unclipped].max() <= 3
+    assert ends[0].mean() / 255 == pytest.approx(0.5, abs=0.02)
+    assert np.percentile(ends[0], 75) / 255 == pytest.approx(0.5 + 0.6745 * 0.25, abs=0.02)
+
+
+def test_the_forward_strip_depends_on_its_seed(strips):
+    image = figures.one_image("blossoms", (32, 32))
+    for seed in (1, 1, 2):
+        figures.forward(image, {"cosine": Cosine()}, columns=2, seed=seed)
+    first, again, other = (rows["cosine"][1] for rows, _, _ in strips)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@dataclass(frozen=True)
+class Oracle(Gaussian):
+    """An exact denoiser that passes for a model of images 8 x 8."""
+
+    def given(self, label):
+        return self
+
+    def blank(self, n):
+        return torch.zeros(n, 3, 8, 8)
+
+
+def trained():
+    oracle = Oracle(Cosine(0.02, 0.999), mean=0.5, std=0.2)
+    runtime = Runtime(micro_batch=2, channels_last=False)
+    return Trained(oracle, Pixels.fixed(0.5, 0.5), smoke(), runtime, {}, Path(), "ema")
+
+
+def test_the_reverse_strip_ends_in_the_picture_that_sampling_gives(strips):
+    plots.drawn(figures.reverse(trained(), steps=20, seed=7))
+    ((rows, heads, _),) = strips
+    states, predictions, back = rows.values()
+    images, _ = generate(trained(), [7], 20)
+    for row in (states, predictions, back):
+        assert len(row) == len(heads) == 10
+        assert np.array_equal(row[-1], plots.to_uint8(images)[0])
+    assert (heads[0], heads[-1]) == ("t = 1", "t = 0")
+
+
+def test_each_prediction_of_the_reverse_strip_is_the_one_made_from_the_state_above_it(strips):
+    run = trained()
+    figures.reverse(run, steps=4, seed=1)
+    ((rows, heads, _),) = strips
+    assert heads == ["t = 1", "t = 0.75", "t = 0.5", "t = 0.25", "t = 0"]
+    states, predictions, _ = rows.values()
+    for state, prediction, t in zip(states, predictions, (1.0, 0.75, 0.5, 0.25), strict=False):
+        # Only pixels that were not clamped can be read back; an eighth bit of x_t is worth little in x0.
+        x = run.pixels.enter(torch.from_numpy(state.copy()).permute(2, 0, 1)[None] / 255)
+        asked = plots.to_uint8(run.pixels.leave(run.model(x, torch.tensor(t, dtype=torch.float64)).x0))[0]
+        readable = (state > 0) & (state < 255)
+        assert readable.mean() > 0.3
+        assert np.abs(prediction.astype(int) - asked)[readable].max() <= 2
+
+
+def test_the_way_back_is_the_picture_under_noise_that_does_not_know_it(strips):
+    run = trained()
+    figures.reverse(run, steps=4, seed=1)
+    states, _, back = strips[0][0].values()
+    # At t = 1 both are noise: of the same spread, but not the same noise.
+    assert np.corrcoef(states[0].ravel(), back[0].ravel())[0, 1] < 0.3
+    x0 = run.pixels.enter(torch.from_numpy(back[-1].copy()).permute(2, 0, 1)[None] / 255)
+    at = run.model.schedule(torch.tensor(0.25, dtype=torch.float64))
+    x = run.pixels.enter(torch.from_numpy(back[3].copy()).permute(2, 0, 1)[None] / 255)
+    noise = ((x - at.alpha * x0) / at.sigma).flatten()[
+        (torch.from_numpy(back[3].copy()) < 255).permute(2, 0, 1).flatten()
+    ]
+    assert noise.std() == pytest.approx(1, abs=0.25)
+
+
+def test_one_step_is_a_strip_of_noise_and_picture(strips):
+    figures.reverse(trained(), steps=1)
+    assert strips[0][1] == ["t = 1", "t = 0"]
+    with pytest.raises(UserError, match="steps"):
+        figures.reverse(trained(), steps=0)
+
+
+def test_noised_images_have_the_rates_of_the_schedule():
+    x0, eps = torch.full((1, 1, 2, 2), 0.4), normal(1, 1, 2, 2)
+    pixels = Pixels.fixed(0.5, 0.01, channels=1)  # nothing is clamped
+    times = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    first, last = (pixels.enter(image) for image in figures.noised(x0, eps, Cosine(), times, pixels))
+    assert torch.allclose(first, 0.95 * x0 + math.sqrt(1 - 0.95**2) * eps, atol=1e-5)
+    assert torch.allclose(last, 0.02 * x0 + math.sqrt(1 - 0.02**2) * eps, atol=1e-5)
+
+
+# --- losses -------------------------------------------------------------------------------------------------
+
+
+def test_losses_are_drawn_against_the_images_seen_without_what_was_not_finite():
+    log = [
+        {"step": 1, "images": 64, "loss": 0.9},
+        {"step": 2, "images": 128, "loss": None},
+        {"step": 2, "images": 128, "noise_mae": 0.5, "image_mae": 0.2},
+        {"step": 3, "images": 192, "loss": 0.7, "lr": 1e-3},
+    ]
+    other = [{"step": 1, "images": 32, "loss": 0.8}]
+    figure = figures.losses({"mine": log, "other": other})
+    drawn = {axes.get_title(loc="left"): lines(axes) for axes in figure.axes}
+    loss, noise, image = drawn.values()
+    assert [values.tolist() for values in loss["mine"]] == [[64, 192], [0.9, 0.7]]
+    assert [values.tolist() for values in loss["other"]] == [[32], [0.8]]
+    assert [values.tolist() for values in noise["mine"]] == [[128], [0.5]]
+    assert [values.tolist() for values in image["mine"]] == [[128], [0.2]]
+    assert set(noise) == set(image) == {"mine"}
+    plots.drawn(figure)
+
+
+def test_a_run_keeps_its_colour_in_every_panel():
+    first = [{"step": 1, "images": 1, "loss": 0.9}]
+    second = [{"step": 1, "images": 1, "loss": 0.8}, {"step": 1, "images": 1, "image_mae": 0.8}]
+    figure = figures.losses({"first": first, "second": second})
+    colours = {
+        line.get_color() for axes in figure.axes for line in axes.get_lines() if line.get_label() == "second"
+    }
+    assert len(figure.axes) == 2
+    assert len(colours) == 1
+
+
+def test_a_run_that_has_logged_nothing_is_named():
+    log = [{"step": 1, "images": 64, "loss": 0.9}]
+    with pytest.raises(UserError, match="young"):
+        figures.losses({"old": log, "young": [{"step": 1, "images": 64, "loss": None}]})

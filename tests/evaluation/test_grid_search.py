@@ -1,0 +1,197 @@
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ddim
+import tiny
+from ddim.cli import main
+from ddim.diffusion.grids import Listed
+from ddim.diffusion.noise import Noise
+from ddim.diffusion.oracles import Mixture
+from ddim.diffusion.pixels import Pixels
+from ddim.diffusion.samplers import DDIM, DPMSolver, last, picture
+from ddim.diffusion.schedules import Cosine
+from ddim.errors import UserError
+from ddim.evaluation import grid_search
+from ddim.plots.pictures import to_uint8
+from ddim.runs import checkpoint
+from ddim.runs import searched_grids as searched
+from ddim.runs.codec import override
+from ddim.runs.generate import generate, load
+from ddim.training import train
+from oracles import normal
+
+SCHEDULE = Cosine(0.014, 0.99995)
+# Of unit variance the uniform grid would be the best already: on this schedule DDIM then turns an angle.
+LAW = Mixture(SCHEDULE, normal(4, 1, 3, 3, seed=1) / 3, 0.2)
+END = 0.1
+
+
+def error_of(sampler, seed):
+    """The error of a grid on an oracle, for images of this seed."""
+    x = normal(128, 1, 3, 3, seed=seed)
+    fine = grid_search.named_grids(400, SCHEDULE, END)["uniform_log_snr"]
+    run = lambda chosen, times: picture(LAW, last(chosen(LAW, x, times, Noise(range(128)))))
+    truth = run(DPMSolver(2), fine)
+    return lambda times: (run(sampler, times) - truth).square().mean().item()
+
+
+@pytest.mark.parametrize("steps", [5, 10])
+@pytest.mark.parametrize("sampler", [DDIM(), DPMSolver(2)], ids=str)
+def test_a_found_grid_beats_every_named_one_on_images_it_never_saw(sampler, steps):
+    found = grid_search.search(steps, SCHEDULE, END, error_of(sampler, 2))
+    assert found.error < min(found.named.values())
+    times = torch.tensor(found.times, dtype=torch.float64)
+    assert (times[0], times[-1]) == (1, pytest.approx(END))
+    assert (times.diff() < 0).all()
+    unseen = error_of(sampler, 3)
+    named = grid_search.named_grids(steps, SCHEDULE, END)
+    assert unseen(times) < min(unseen(grid) for grid in named.values())
+
+
+def test_named_grids_have_the_same_ends():
+    for name, times in grid_search.named_grids(7, SCHEDULE, END).items():
+        assert times.shape == (7,), name
+        assert times[0] == 1, name
+        assert times[-1].item() == pytest.approx(END), name
+        assert (times.diff() < 0).all(), name
+
+
+def test_two_levels_leave_nothing_to_search():
+    with pytest.raises(UserError, match="steps must be at least 3"):
+        grid_search.search(2, SCHEDULE, END, lambda times: 0.0)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run, and the grid that a search left with it."""
+    folder = tmp_path_factory.mktemp("run") / "one"
+    train(None, tiny.recipe(optim__warmup=0), out=folder, machine=tiny.MACHINE)
+    assert main(["search", str(folder), "--steps", "4", "--seeds", "2"]) == 0
+    return folder
+
+
+def record(run, out, *words):
+    assert main(["sample", str(run), "-n", "2", "--out", str(out), *words]) == 0
+    return json.loads((out / "record.json").read_text())
+
+
+def test_a_run_is_sampled_on_the_grid_that_was_found_for_it(run, tmp_path):
+    entries = json.loads((run / "grids.json").read_text())
+    (entry,) = (entry for key, entry in entries.items() if key.startswith("steps=4 "))
+    assert record(run, tmp_path / "a", "--steps", "4")["times"] == entry["times"]
+    assert record(run, tmp_path / "b", "--steps", "5")["grid"]["kind"] == "uniform"
+    assert record(run, tmp_path / "c", "--steps", "4", "--grid", "quadratic")["grid"]["kind"] == "quadratic"
+    assert record(run, tmp_path / "d", "--steps", "4", "--sampler", "unipc")["grid"]["kind"] == "uniform"
+    assert record(run, tmp_path / "e", "--steps", "4", "--weights", "raw")["grid"]["kind"] == "uniform"
+    assert math.isfinite(entry["error"])
+
+
+def test_the_one_liner_and_the_command_make_the_same_pictures(run, tmp_path):
+    """On the levels that were found for six steps of the averaged weights, and where there are none."""
+    found = searched.Found((1.0, 0.9, 0.5, 0.4, 0.2, 0.1), 0.1, {"uniform": 0.2})
+    searched.save(run, DDIM(), 6, "ema", found)
+    path = checkpoint.newest(run / "checkpoints")
+    alone = lambda steps, weights: generate(load(run, weights), range(2), steps)[0]
+    for k, (source, steps, weights) in enumerate(
+        ((run, 6, "ema"), (run, 6, "raw"), (run, 5, "ema"), (path, 6, "ema"))
+    ):
+        images = ddim.sample(source, 2, steps, weights=weights)
+        assert torch.equal(ddim.sample(load(source, weights), 2, steps), images)
+        assert torch.equal(images, alone(steps, weights)) == (k > 0)
+        record(source, tmp_path / str(k), "--steps", str(steps), "--weights", weights)
+        for name, pixels in zip(("00000", "00001"), to_uint8(images), strict=True):
+            with Image.open(tmp_path / str(k) / f"{name}.png") as picture:
+                assert (np.asarray(picture) == pixels).all()
+
+
+def test_grids_are_kept_by_sampler_and_steps(run):
+    found = searched.Found((1.0, 0.5, 0.25), 0.1, {"uniform": 0.2})
+    searched.save(run, DPMSolver(3), 3, "ema", found)
+    assert searched.saved(run, DPMSolver(3), 3, "ema") == Listed(found.times)
+    assert searched.saved(run, DPMSolver(2), 3, "ema") is None
+    assert searched.saved(run, DDIM(), 4, "ema") is not None
+    assert searched.saved(run, DPMSolver(3), 3, "0.99") is None
+
+
+def test_a_search_tries_pictures_as_they_are_sampled(run):
+    """On the schedule that a recipe is sampled on, and clipped where it clips."""
+    # Of pixels with so little room the network goes far out of bounds.
+    trained, plain = replace(load(run), pixels=Pixels.fixed(0.5, 2.0)), None
+    for changes in ({}, {"clip": "yes"}, {"sampled_on": "linear_in", "sampled_on.end": "-5"}):
+        chosen = replace(trained, recipe=override(trained.recipe, changes))
+        times = torch.tensor([1.0, 0.5, 0.2], dtype=torch.float64)
+        wanted, _ = generate(chosen, range(2), 3, sampler=DDIM(), grid=Listed((1.0, 0.5, 0.2)))
+        found = chosen.pixels.leave(grid_search.pictures(chosen, DDIM(), times, range(2)))
+        assert torch.allclose(found, wanted, atol=1e-6)
+        assert plain is None or not torch.allclose(wanted, plain, atol=1e-3)
+        plain = wanted if plain is None else plain
+
+
+def test_mistakes_are_one_sentence(run, tmp_path, capsys):
+    path = checkpoint.newest(run / "checkpoints")
+    for words, said in (
+        ([str(path)], "is a checkpoint"),
+        ([str(run), "--seeds", "0"], "--seeds must be"),
+        ([str(run), "--end", "2"], "--end must lie"),
+        ([str(run), "--steps", "2"], "steps must be at least 3"),
+        ([str(run), "--steps", "99999999999", "--end", "0.1"], "at most 1,000,000"),
+        ([str(run), "--optim.lr", "2"], "no option of ddim search"),
+    ):
+        assert main(["search", *words]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_file_of_grids_that_is_something_else_is_named(tmp_path):
+    (tmp_path / "grids.json").write_text('{"a": 3}')
+    with pytest.raises(UserError, match=r"grids\.json is not what"):
+        searched.saved(tmp_path, DDIM(), 4, "ema")
+    assert searched.saved(tmp_path / "none", DDIM(), 4, "ema") is None
+
+
+def test_a_way_may_begin_below_the_start_of_the_schedule():
+    """Where a recipe's own grid begins: sigma 80 of a cosine schedule that goes on to infinity, say."""
+    for name, times in grid_search.named_grids(7, SCHEDULE, END, 0.8).items():
+        assert (times[0], times[-1]) == (0.8, END), name
+        assert (times.diff() < 0).all()
+    with pytest.raises(UserError, match=r"--end must lie between 0 and the first level, t = 0\.8, got 0\.9"):
+        grid_search.check(7, SCHEDULE, 0.9, 0.8)
+
+
+def test_a_search_ends_where_nothing_is_left_to_gain():
+    asked = []
+
+    def error(times):
+        asked.append(times)
+        assert len(asked) < 1000, "the search goes on for good"
+        return 0.0
+
+    assert grid_search.search(4, SCHEDULE, END, error).error == 0
+
+
+def test_the_truth_of_a_search_is_of_the_pictures_that_it_judges(run):
+    """Heun's rule goes by the noise alone, which clip x0 leaves as predicted: there it is clip yes."""
+    trained = replace(load(run), pixels=Pixels.fixed(0.5, 2.0))
+    times = grid_search.named_grids(40, trained.recipe.walked, 0.2)["uniform_log_snr"]
+    clips = [replace(trained, recipe=override(trained.recipe, {"clip": clip})) for clip in ("x0", "yes")]
+    kept, clipped = (grid_search.pictures(each, DDIM(), times, [0]) for each in clips)
+    assert torch.equal(kept, clipped)
+
+
+def test_with_an_end_of_its_own_a_search_asks_only_for_the_beginning(run, tmp_path, capsys, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    shares = {"grid": "sections", "grid.entries": 1000, "grid.shares": "2", "report.steps": 4}
+    trained = load(copy)
+    trained = replace(trained, recipe=override(trained.recipe, shares))
+    monkeypatch.setattr("ddim.runs.generate.load", lambda *_, **__: trained)
+    monkeypatch.setattr(grid_search, "pictures", lambda *_: torch.zeros(1))
+    assert main(["search", str(copy), "--steps", "3", "--end", "0.1", "--seeds", "1"]) == 0
+    assert main(["search", str(copy), "--steps", "3", "--seeds", "1"]) == 2
+    assert "multiple of 2" in capsys.readouterr().err

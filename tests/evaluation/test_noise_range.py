@@ -1,0 +1,46 @@
+import math
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal, kl_divergence
+
+from ddim.diffusion.schedules import variance_preserving
+from ddim.evaluation.noise_range import TOLD_APART, bounds, divergence, moments
+from oracles import normal
+
+
+@pytest.mark.parametrize("count", [5, 40])
+@pytest.mark.parametrize("log_snr", [-6.0, 0.0, 3.0])
+def test_the_divergence_is_that_of_the_two_gaussians(log_snr, count):
+    rows = normal(count, 8) @ normal(8, 8, seed=1) + 0.3
+    at = variance_preserving(torch.tensor(log_snr))
+    covariance = at.alpha**2 * rows.T.cov() + at.sigma**2 * torch.eye(8, dtype=torch.float64)
+    noised = MultivariateNormal(at.alpha * rows.mean(0), covariance)
+    start = MultivariateNormal(torch.zeros(8, dtype=torch.float64), torch.eye(8, dtype=torch.float64))
+    exact = kl_divergence(noised, start).item()
+    assert divergence(log_snr, *moments(rows), 8) == pytest.approx(exact, rel=1e-6)
+
+
+def test_the_noisiest_level_is_where_the_divergence_is_small_enough():
+    images = normal(30, 3, 4, 4)
+    found = bounds(images, (0.25, 0.25, 0.25))
+    spectrum, square = moments(images.flatten(1))
+    assert divergence(found.noisiest, spectrum, square, 48) == pytest.approx(TOLD_APART, rel=1e-6)
+    # Images of four times the deviation are told from noise of four times the deviation.
+    wide = bounds(4 * images, (0.25, 0.25, 0.25))
+    assert found.noisiest - wide.noisiest == pytest.approx(2 * math.log(4), abs=0.5)
+    assert found.distance - wide.distance == pytest.approx(2 * math.log(4))
+
+
+def test_the_distance_is_that_of_the_two_images_that_are_farthest_apart():
+    images = torch.zeros(3, 1, 2, 2)
+    images[1, 0, 0, 0], images[2, 0, 1, 1] = 3.0, 4.0
+    assert bounds(images, (0.5,)).distance == pytest.approx(-2 * math.log(5))
+
+
+def test_the_cleanest_level_has_the_noise_of_rounding_to_8_bits():
+    std = 0.2
+    values = torch.linspace(0, 1, 100_001, dtype=torch.float64)
+    rounding = ((values * 255).round() / 255 - values).std().item() / std
+    found = bounds(normal(4, 1, 2, 2), (std,)).cleanest
+    assert math.exp(-found / 2) == pytest.approx(rounding, rel=1e-3)

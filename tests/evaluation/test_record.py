@@ -1,0 +1,163 @@
+"""Which numbers may be ranked against which, and what is read as a record."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ddim.errors import UserError
+from ddim.evaluation.record import Evaluation, comparable, evaluations, read
+from ddim.metrics.catalogue import METRICS, find_metric
+from stubs import RECORD, SAMPLING, record, written
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_records_of_the_same_features_reference_and_count_are_comparable(metric):
+    assert comparable(record(), record(generated__source="runs/b"), metric) is None
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"features__extractor": "inception-2015"}, "the extractors differ: stub and inception-2015"),
+        ({"features__weights": "v" * 64}, "the weights of the extractor differ: wwwwwwww... and vvvvvvvv..."),
+        ({"features__resize": "3 px"}, "the resizes differ: 2 px and 3 px"),
+        ({"reference__sha256": "q" * 64}, "the reference sets differ: .*rrrrrrrr.* and .*qqqqqqqq"),
+        ({"generated__images": 99}, "99 images are too few to rank by KID, which needs at least 100"),
+        ({"metrics": {}}, "runs/a has no KID"),
+    ],
+)
+def test_what_makes_records_incomparable_is_said_in_one_sentence_either_way(changes, sentence):
+    why = comparable(record(), record(**changes), "kid")
+    assert re.search(sentence, why)
+    assert "\n" not in why
+    assert comparable(record(**changes), record(), "kid") is not None
+
+
+def test_a_legacy_kid_is_ranked_with_its_like_alone():
+    for changes, sentence in (
+        ({"metrics__legacy_kid__batch": 64}, "the batches of legacy KID differ: 128 and 64"),
+        ({"metrics": {"kid": record()["metrics"]["kid"]}}, "runs/a has no legacy KID"),
+    ):
+        assert comparable(record(), record(**changes), "legacy_kid") == sentence
+        assert comparable(record(), record(**changes), "kid") is None
+    assert Evaluation(Path(), record()).interval("legacy_kid") is None
+
+
+def test_what_fid_tends_to_is_a_metric_of_its_own_with_the_interval_that_is_not_of_fid():
+    found = Evaluation(Path(), record())
+    assert (found.value("fid"), found.interval("fid")) == (30.0, None)
+    assert (found.value("fid_infinity"), found.interval("fid_infinity")) == (25.0, (20.0, 30.0))
+    without = record(metrics__fid__infinity=None)
+    assert comparable(record(), without, "fid_infinity") == "runs/a has no FID-infinity"
+    assert comparable(record(), without, "fid") is None
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_another_count_forbids_ranking_by_what_is_biased_by_it(metric):
+    """KID is unbiased (Binkowski et al. 2018), and so is its mean over batches; FID is extrapolated."""
+    why = comparable(record(), record(generated__images=300), metric)
+    assert (why is None) == (metric in ("kid", "legacy_kid", "fid_infinity"))
+    if why:
+        assert "the numbers differ: 400 and 300" in why
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_small_reference_is_too_few_as_well(metric):
+    few = record(reference__images=50, features__dimensions=60)
+    assert "50 images are too few" in comparable(few, few, metric)
+
+
+def test_fid_needs_as_many_images_as_features_have_dimensions():
+    """Fewer make a singular covariance."""
+    wide = record(features__dimensions=401)
+    assert comparable(wide, wide, "kid") is None
+    assert "400 images are too few to rank by FID, which needs at least 401" in comparable(wide, wide, "fid")
+    exact = record(features__dimensions=400)
+    assert comparable(exact, exact, "fid") is None
+
+
+def test_an_unknown_metric_is_refused_with_the_near_one():
+    with pytest.raises(UserError, match=r"got 'precison'; perhaps you meant precision"):
+        find_metric("precison")
+
+
+def test_a_run_is_read_as_its_newest_whole_evaluation(tmp_path):
+    for n in (1, 2, 9, 10):
+        written(tmp_path / "evaluations" / str(n), generated__source=f"number {n}")
+    (tmp_path / "evaluations" / "11").mkdir()
+    (tmp_path / "evaluations" / ".tmp-77-evaluation").mkdir()
+    assert read(tmp_path).record["generated"]["source"] == "number 10"
+    assert [folder.name for folder in evaluations(tmp_path)] == ["1", "2", "9", "10", "11"]
+    folder = tmp_path / "evaluations" / "2"
+    assert read(folder).record == read(folder / "record.json").record
+    assert read(folder).folder == folder
+
+
+def test_a_folder_without_evaluations_says_how_to_make_one(tmp_path):
+    with pytest.raises(UserError, match="holds no evaluation: make one with `ddim evaluate"):
+        read(tmp_path)
+    with pytest.raises(UserError, match="missing does not exist: name a record, the folder of an evaluation"):
+        read(tmp_path / "missing")
+
+
+SOUND = json.dumps(RECORD)
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("", "is damaged: it is not JSON"),
+        (SOUND[:200], "is damaged: it is not JSON"),
+        ("[" * 100_000, "is damaged: it is not JSON"),
+        (SOUND.replace("0.02", "NaN", 1), "is damaged: it is not JSON"),
+        ("[1]", "is not the record of an evaluation"),
+        (json.dumps({"seeds": [1], "times": [1]}), "is not the record of an evaluation"),
+        (json.dumps(record(schema=2)), "schema 2 and this ddim reads schema 1: a newer ddim wrote it"),
+        (json.dumps(record(schema=0)), "schema 0 and this ddim reads schema 1: evaluate again"),
+        (json.dumps(record(schema=None)), "schema None and this ddim reads schema 1: evaluate again"),
+        (json.dumps(record(features=3)), "is damaged: features is not a table"),
+        (json.dumps(record(features__weights=3)), "is damaged: features.weights is missing or of another"),
+        (json.dumps(record(reference__images=True)), "is damaged: reference.images is missing or of another"),
+        (json.dumps(record(generated={})), "is damaged: generated.images is missing"),
+        (json.dumps(record(metrics__kid__value="1")), "is damaged: metrics.kid.value is no number"),
+        (json.dumps(record(metrics__kid={"value": 1})), "is damaged: metrics.kid.low is no number"),
+        (json.dumps(record(metrics__fid__low=None)), "is damaged: metrics.fid.low is no number"),
+        (json.dumps(record(metrics__legacy_kid={"value": 1})), "metrics.legacy_kid.batch is no number"),
+        (json.dumps(record(metrics__fid=[])), "is damaged: metrics.fid.value is no number"),
+        (json.dumps(record(sampling={"seeds": []})), "is damaged: sampling.recipe is not a table"),
+        (
+            json.dumps(record(sampling=SAMPLING | {"seeds": ["a", 1]})),
+            "sampling.seeds is missing or of another",
+        ),
+        (
+            json.dumps(record(sampling=SAMPLING | {"times": [1, None]})),
+            "sampling.times is missing or of another",
+        ),
+        (json.dumps(record(reference__size=[32, True])), "reference.size is missing or of another type"),
+    ],
+)
+def test_what_is_no_record_is_refused_in_one_sentence(text, sentence, tmp_path):
+    file = tmp_path / "record.json"
+    file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        read(file)
+    assert sentence in str(caught.value)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_record_of_a_run_is_read(tmp_path):
+    assert read(written(tmp_path / "one", sampling=SAMPLING)).record["sampling"] == SAMPLING
+    # Other programs write 1.0 as 1.
+    whole = SAMPLING | {"times": [1, 0.5]}
+    assert read(written(tmp_path / "two", sampling=whole)).record["sampling"] == whole
+
+
+def test_reading_records_needs_no_torch():
+    code = "import sys, ddim.evaluation.record; print('torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "False"

@@ -1,0 +1,124 @@
+"""Features of a reference: of the images that are meant, computed once, never believed when damaged."""
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from ddim.errors import UserError
+from ddim.evaluation.reference import Reference, chosen
+from ddim.files import cache_folder
+from ddim.runs.image_features import Chosen, features_of, kept
+from ddim.runs.recipe import Data
+from stubs import stub
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+
+
+def some(which=range(40)):
+    return Chosen(tiny.images(), np.array(which), "memory", "all")
+
+
+def test_features_are_those_of_the_images_that_are_meant_in_their_order():
+    which = [*range(39, 2, -2), 4]
+    expected = stub()(torch.from_numpy(tiny.images().pixels[which]).permute(0, 3, 1, 2)).numpy()
+    np.testing.assert_array_equal(features_of(some(which), stub()), expected)
+
+
+def test_they_are_computed_once():
+    seen, told = [], []
+    first = features_of(some(), stub(seen), lambda done, total: told.append((done, total)))
+    assert seen == [32, 8]
+    assert told == [(32, 40), (40, 40)]
+    again = features_of(some(), stub(seen))
+    assert seen == [32, 8]
+    np.testing.assert_array_equal(first, again)
+    assert not again.flags.writeable
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "no seal", "no features", "foreign"])
+def test_damaged_features_are_computed_again(damage):
+    whole = np.array(features_of(some(), stub()))
+    identity = some().identity(stub())
+    file = cache_folder() / "features" / f"{identity}.npy"
+    content = file.read_bytes()
+    if damage == "flip":
+        file.write_bytes(content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
+    elif damage == "cut":
+        file.write_bytes(content[:-40])
+    elif damage == "empty":
+        file.write_bytes(b"")
+    elif damage == "no seal":
+        file.with_suffix(".sha256").unlink()
+    elif damage == "no features":
+        file.unlink()
+    else:
+        file.with_suffix(".sha256").write_bytes(b"\xff" * 64)
+    assert kept(identity) is None
+    seen = []
+    np.testing.assert_array_equal(features_of(some(), stub(seen)), whole)
+    assert sum(seen) == 40
+    assert kept(identity) is not None
+
+
+def test_what_fails_half_way_leaves_nothing_that_is_believed():
+    def network(images):
+        if len(images) < 32:
+            raise KeyboardInterrupt
+        return torch.zeros(len(images), 12)
+
+    broken = stub()
+    object.__setattr__(broken, "network", network)
+    with pytest.raises(KeyboardInterrupt):
+        features_of(some(), broken)
+    assert kept(some().identity(stub())) is None
+    assert list((cache_folder() / "features").iterdir()) == []
+
+
+def test_the_identity_moves_with_everything_that_features_are_a_function_of():
+    other_images = Chosen(tiny.images(n=41), np.arange(40), "memory", "all")
+    extractors = [stub(), stub(name="other")]
+    for field, value in (("weights", "v" * 64), ("resize", "3 px")):
+        changed = stub()
+        object.__setattr__(changed, field, value)
+        extractors.append(changed)
+    identities = [some().identity(extractor) for extractor in extractors]
+    identities += [some(range(39)).identity(stub()), other_images.identity(stub())]
+    identities += [some(range(39, -1, -1)).identity(stub())]
+    assert len(set(identities)) == len(identities)
+    renamed = Chosen(tiny.images(), np.arange(40), "elsewhere", "valid")
+    assert renamed.identity(stub()) == some().identity(stub())
+
+
+DATA = Data(source="blossoms:50", size=(32, 32), valid=0.3)
+
+
+def test_by_default_a_run_is_judged_by_what_it_did_not_train_on():
+    valid, train = chosen(Reference(), DATA, 3), chosen(Reference(part="train"), DATA, 3)
+    assert (valid.part, len(valid.which), train.part, len(train.which)) == ("valid", 15, "train", 35)
+    assert sorted([*valid.which, *train.which]) == list(range(50))
+    assert not np.array_equal(valid.which, chosen(Reference(), DATA, 4).which)
+    everything = chosen(Reference(part="all"), DATA, 3)
+    assert list(everything.which) == list(range(50))
+
+
+def test_all_of_another_source_in_the_size_of_the_run():
+    other = chosen(Reference("blossoms:30"), DATA, 3)
+    assert (other.part, len(other.which), other.source) == ("all", 30, "blossoms:30")
+    assert other.images.pixels.shape == (30, 32, 32, 3)
+    assert len(chosen(Reference("blossoms:30", "valid"), DATA, 3).which) == 9
+
+
+def test_an_unknown_part_is_refused_with_the_near_one():
+    with pytest.raises(UserError, match="got 'vald'; perhaps you meant valid"):
+        Reference(part="vald")
+
+
+def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="set DDIM_CACHE to a folder that can be written"):
+        features_of(some(), stub())

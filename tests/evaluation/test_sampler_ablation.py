@@ -1,0 +1,138 @@
+"""The choices of a sampler that an exact solver would not notice, told apart where the truth is known."""
+
+import math
+
+import pytest
+import torch
+
+from ddim.diffusion.denoiser import Counted
+from ddim.diffusion.grids import UniformLogSNR
+from ddim.diffusion.noise import Noise
+from ddim.diffusion.oracles import Gaussian, Mixture
+from ddim.diffusion.samplers import DDIM, EDM, last, picture
+from ddim.diffusion.samplers.convergence import karras
+from ddim.diffusion.schedules import Cosine, KarrasSigma, LinearBeta
+from ddim.errors import UserError
+from ddim.evaluation import sampler_ablation as ablation
+from ddim.evaluation.sampler_ablation import DISCRETISATIONS, FLOWS, Flow, grid
+from oracles import normal
+
+END = 0.2
+every_flow = pytest.mark.parametrize("clock, scaling", FLOWS)
+every_schedule = pytest.mark.parametrize(
+    "schedule", [Cosine(0.05, 0.999), KarrasSigma(0.02, 20.0)], ids=["cosine", "karras sigma"]
+)
+
+
+def run(sampler, denoise, x, times):
+    return last(sampler(denoise, x, times, Noise(range(len(x))))).x
+
+
+@every_schedule
+@every_flow
+@pytest.mark.parametrize("order", [1, 2])
+def test_every_choice_converges_to_the_one_flow_at_the_order_of_its_rule(order, clock, scaling, schedule):
+    law = Gaussian(schedule, 0.3, 0.5)
+    at = schedule(torch.tensor(1.0))
+    x = (at.alpha**2 + at.sigma**2).sqrt() * normal(4, 1, 2, 2)
+    truth = law.flow(x, 1.0, END)
+
+    def error(steps):
+        times = grid("edm", steps + 1, schedule, END)
+        return (run(Flow(order, clock, scaling), law, x, times) - truth).abs().max().item()
+
+    errors = [error(steps) for steps in (200, 400)]
+    assert errors[1] < errors[0] < 0.5
+    assert math.log2(errors[0] / errors[1]) > order - 0.2
+
+
+@every_schedule
+def test_sigma_that_is_t_and_no_scaling_are_ddim_and_heun(schedule):
+    law, x = Mixture(schedule, normal(3, 1, 2, 2, seed=1), 0.5), 3 * normal(4, 1, 2, 2)
+    times = grid("edm", 7, schedule, END)
+    assert torch.allclose(run(Flow(1), law, x, times), run(DDIM(), law, x, times))
+    assert torch.allclose(run(Flow(2), law, x, times), run(EDM(), law, x, times))
+
+
+@every_flow
+def test_choices_differ_where_steps_are_few(clock, scaling):
+    schedule = Cosine(0.05, 0.999)
+    law, x = Gaussian(schedule), normal(2, 1, 2, 2)
+    times = grid("edm", 5, schedule, END)
+    found = run(Flow(1, clock, scaling), law, x, times)
+    for other in FLOWS:
+        same = torch.allclose(run(Flow(1, *other), law, x, times), found, atol=1e-6)
+        assert same == (other == (clock, scaling))
+
+
+@pytest.mark.parametrize("steps", [2, 5, 10])
+def test_n_levels_cost_n_or_two_n_minus_one_evaluations(steps):
+    schedule = Cosine(0.05, 0.999)
+    for order, nfe in ((1, steps), (2, 2 * steps - 1)):
+        denoise = Counted(Gaussian(schedule))
+        states = Flow(order)(denoise, normal(1, 1, 2, 2), grid("ve", steps, schedule, END), Noise([0]))
+        picture(denoise, last(states))
+        assert denoise.evaluations == nfe
+
+
+@every_schedule
+@pytest.mark.parametrize("name", DISCRETISATIONS)
+def test_discretisations_share_their_ends(name, schedule):
+    times = grid(name, 9, schedule, END)
+    assert times.shape == (9,)
+    assert (times[0], times[-1]) == (1, END)
+    assert (times.diff() < 0).all()
+    later = grid(name, 9, schedule, END, 0.9)
+    assert (later[0], later[-1]) == (0.9, END)
+    assert (later.diff() < 0).all()
+
+
+def test_discretisations_are_those_of_the_schedules_that_they_are_named_after():
+    """Equal times of the VP SDE, of the VE SDE and of the cosine, and EDM's own."""
+    vp, ve, cosine = LinearBeta(), KarrasSigma(0.02, 100.0, None), Cosine(0.01, 0.999)
+    for name, schedule in (("vp", vp), ("ve", ve), ("iddpm", cosine)):
+        assert torch.allclose(grid(name, 9, schedule, END), torch.linspace(1, END, 9).double()), name
+    assert torch.allclose(grid("edm", 9, cosine, END), karras(9, cosine, END))
+    log_snr = cosine(torch.tensor(END)).log_snr.item()
+    assert torch.allclose(grid("ve", 9, cosine, END), UniformLogSNR(log_snr)(9, cosine))
+
+
+def cells(nfe=9):
+    """The ablation of a mixture."""
+    schedule = KarrasSigma(0.02, 20.0)
+    law, x = Mixture(schedule, normal(3, 1, 2, 2, seed=1), 0.3), 20 * normal(8, 1, 2, 2)
+    made = lambda sampler, times: picture(law, last(sampler(law, x, times, Noise(range(8)))))
+    truth = made(EDM(), grid("edm", 200, schedule, END))
+    error = lambda sampler, times: (made(sampler, times) - truth).square().mean().item()
+    return list(ablation.ablated(error, schedule, END, nfe)), list(
+        ablation.churned(error, schedule, END, nfe)
+    )
+
+
+def test_an_ablation_has_every_combination_once_at_the_same_cost():
+    table, churned = cells()
+    assert len({(c.discretisation, c.solver, c.schedule, c.scaling) for c in table}) == len(table) == 48
+    assert {c.nfe for c in table} == {9}
+    assert all(math.isfinite(c.error) for c in table)
+    assert [gamma for gamma, _ in churned] == [0.05, 0.2, math.sqrt(2) - 1]
+    least = min(c.error for c in table)
+    # Renewed noise leads elsewhere.
+    assert all(error > 10 * least for _, error in churned)
+
+
+def test_the_papers_way_begins_as_published_and_ends_at_its_own():
+    table, _ = cells()
+    for origin, first in ablation.ORIGINS.items():
+        errors = ablation.path(table, origin)
+        (begin,) = (
+            c.error for c in table if (c.discretisation, c.schedule, c.scaling, c.solver) == (*first, "euler")
+        )
+        assert errors[0] == begin
+    # Where the variance explodes Euler's rule in sigma^2 is worst.
+    assert ablation.path(table, "VE")[0] > 10 * ablation.path(table, "VE")[-1]
+    assert len({ablation.path(table, origin)[-1] for origin in ablation.ORIGINS}) == 1
+
+
+def test_too_few_evaluations_are_refused():
+    with pytest.raises(UserError, match="at least 3 evaluations"):
+        list(ablation.ablated(lambda *_: 0.0, Cosine(), END, 2))

@@ -1,0 +1,55 @@
+import types
+
+import pytest
+import torch
+
+from ddim.diffusion.oracles import Mixture
+from ddim.diffusion.samplers import DDIM, EDM, AdamsBashforth
+from ddim.diffusion.schedules import Cosine, Linear
+from ddim.errors import UserError
+from ddim.evaluation import sampler_errors as comparison
+from ddim.evaluation.figures import samplers
+from oracles import normal
+
+LAW = Mixture(Cosine(0.1, 0.999), normal(3, 1, 2, 2, seed=1), 0.5)
+
+
+@pytest.mark.parametrize(
+    "sampler, nfe, count",
+    [
+        (DDIM(), 10, 10),
+        (EDM(), 10, 5),
+        (EDM(), 5, 3),
+        (EDM(), 2, 2),
+        (AdamsBashforth(3, start="exact"), 10, 9),
+    ],
+)
+def test_a_budget_buys_so_many_levels(sampler, nfe, count):
+    assert comparison.levels(sampler, nfe) == count
+
+
+def test_more_evaluations_of_better_samplers_err_less():
+    error = comparison.of_oracle(LAW, normal(4, 1, 2, 2), 0.1)
+    cells = comparison.compared(error, LAW.schedule, 0.1, (5, 40))
+    table = {(c.sampler, c.grid, c.nfe): c.error for c in cells}
+    assert len(table) == len(comparison.SAMPLERS) * 4 * 2
+    for (sampler, grid, nfe), value in table.items():
+        if nfe > 5:
+            few = next(v for (s, g, n), v in table.items() if (s, g) == (sampler, grid) and n <= 5)
+            assert value < few / 4, (sampler, grid)
+    assert table["UniPC-3", "uniform_log_snr", 40] < table["DDIM", "uniform_log_snr", 40] / 1000
+
+
+def test_a_figure_has_a_panel_a_grid_and_a_line_a_sampler():
+    error = comparison.of_oracle(LAW, torch.zeros(1, 1, 2, 2, dtype=torch.float64), 0.1)
+    figure = samplers(comparison.compared(error, LAW.schedule, 0.1, (5, 10)), "oracle")
+    assert len(figure.axes) == 4
+    for axes in figure.axes:
+        assert len(axes.get_lines()) == len(comparison.SAMPLERS)
+        assert axes.get_yscale() == axes.get_xscale() == "log"
+
+
+def test_a_table_is_refused_in_one_sentence():
+    run = types.SimpleNamespace(recipe=types.SimpleNamespace(walked=Linear()))
+    with pytest.raises(UserError, match="has no 500 different levels"):
+        comparison.of_run(run, 0.05, [0])

@@ -1,0 +1,276 @@
+"""Runs as they lie on the disk."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import sweeping
+from ddim.cli import main
+from ddim.errors import UserError
+from ddim.experiments import index as runs
+from ddim.runs import checkpoint, flat
+from ddim.runs.codec import dump, override
+from ddim.runs.codec import flat as flat_recipe
+from ddim.runs.named_recipes import RECIPES, smoke
+from run_folders import ERRORS, judge, make
+
+
+def test_a_run_says_how_far_it_is_and_how_good(tmp_path):
+    run = runs.read(make(tmp_path / "run", seen=(160, 480)))
+    assert (run.images, run.total, run.state) == (480, 960, "stopped")
+    assert run.errors == ERRORS
+    assert runs.read(make(tmp_path / "whole")).state == "finished"
+
+
+def test_a_run_that_trains_now_is_running(tmp_path):
+    folder = make(tmp_path / "run", seen=(160,))
+    with checkpoint.lock(folder):
+        assert checkpoint.held(folder)
+        assert runs.read(folder).state == "running"
+    assert not checkpoint.held(folder)
+    assert runs.read(folder).state == "stopped"
+
+
+def test_a_run_is_finished_once_its_last_checkpoint_is_there(tmp_path):
+    """The log says all images before the last validation, whose checkpoint comes after it."""
+    folder = make(tmp_path / "run", step=30)
+    with checkpoint.lock(folder):
+        assert runs.read(folder).state == "running"
+    assert (runs.read(folder).state, runs.read(folder).images) == ("stopped", 960)
+    (folder / "checkpoints" / "step-000000060").mkdir()
+    with checkpoint.lock(folder):
+        assert runs.read(folder).state == "running"
+    assert runs.read(folder).state == "finished"
+    # Killed while it wrote its only one.
+    for step in (folder / "checkpoints").iterdir():
+        step.rename(step.with_name(f"{step.name}.new"))
+    assert runs.read(folder).state == "stopped"
+
+
+def test_looking_at_a_run_does_not_keep_it_from_training(tmp_path):
+    """A trainer that comes while somebody holds the lock to look, for longer than a look takes."""
+    import fcntl
+    import threading
+    import time
+
+    (tmp_path / ".lock").touch()
+    file = os.open(tmp_path / ".lock", os.O_RDONLY)
+    fcntl.flock(file, fcntl.LOCK_SH)
+    threading.Thread(target=lambda: (time.sleep(0.01), os.close(file))).start()
+    with checkpoint.lock(tmp_path):
+        pass
+
+
+def test_the_log_may_lie_behind_the_checkpoint(tmp_path):
+    run = runs.read(make(tmp_path / "run", seen=(160,), step=60))
+    assert (run.images, run.state) == (960, "finished")
+
+
+def test_a_budget_of_minutes_is_what_the_run_settled_on(tmp_path):
+    assert runs.read(make(tmp_path / "new", images=None, seen=(160,))).total is None
+    run = runs.read(make(tmp_path / "settled", images=None, seen=(160, 320), step=20))
+    assert (run.total, run.state) == (320, "finished")
+
+
+def test_the_latest_evaluation_counts_by_number_not_by_spelling(tmp_path):
+    folder = make(tmp_path / "run")
+    for number in (1, 2, 10):
+        judge(folder, number, kid=number / 100, fid=number)
+    assert runs.read(folder).metrics == {"kid": 0.1, "fid": 10}
+    assert len(runs.read(folder).records) == 3
+
+
+def test_runs_are_found_at_any_depth_and_only_runs(tmp_path):
+    for name in ("a/run", "b/c/run", "run"):
+        make(tmp_path / name, step=1)
+    (tmp_path / "photos").mkdir()
+    # What lies within a run is no run, whatever its name.
+    make(tmp_path / "a" / "run" / "samples" / "run")
+    found = runs.find(tmp_path)
+    assert [str(run.path.relative_to(tmp_path)) for run in found] == ["a/run", "b/c/run", "run"]
+    assert runs.find(tmp_path / "run")[0].path == tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "{}", '{"recipe": 3}', '{"recipe": {"optim": {"batch": 16}}}', '{"recipe": {"images": 9}}'],
+)
+def test_a_damaged_run_is_named_and_hides_no_other(tmp_path, text):
+    make(tmp_path / "whole")
+    make(tmp_path / "torn")
+    (tmp_path / "torn" / "run.json").write_text(text)
+    torn, whole = runs.find(tmp_path)
+    assert (torn.state, whole.state) == ("damaged", "finished")
+    assert torn.why
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 1, "kind": "evaluation"}', '{"schema": 2}'])
+def test_a_record_that_cannot_be_read_is_left_out_and_named(tmp_path, text):
+    folder = make(tmp_path / "run", seen=(160, 480))
+    judge(folder, 1, kid=0.1)
+    (folder / "evaluations" / "2").mkdir()
+    (folder / "evaluations" / "2" / "record.json").write_text(text)
+    run = runs.read(folder)
+    assert (run.state, run.images, run.errors, run.metrics) == ("stopped", 480, ERRORS, {"kid": 0.1})
+    assert run.why.startswith("evaluations/2/record.json is ")
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", '{"program": "train.py", "method": "grid"}'])
+def test_what_another_program_calls_a_sweep_is_passed_over(tmp_path, text):
+    make(tmp_path / "theirs" / "run")
+    (tmp_path / "theirs" / "sweep.json").write_text(text)
+    make(tmp_path / "both")
+    (tmp_path / "both" / "sweep.json").write_text(text)
+    assert [(run.path.name, run.state) for run in runs.find(tmp_path)] == [
+        ("both", "finished"),
+        ("run", "finished"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"schema": 2}, "sweep.json has schema 2, this version reads 1"),
+        ({"trials": [{}]}, "sweep.json is damaged"),
+        ({"trials": None}, "sweep.json is damaged"),
+        (None, "sweep.json cannot be read"),
+    ],
+)
+def test_a_sweep_that_cannot_be_read_is_named_and_hides_no_run(tmp_path, change, said):
+    planned = sweeping.sweep(tmp_path / "sweep", ["1-l1", "2-mse"])
+    make(planned.run(planned.trials[0]))
+    make(tmp_path / "whole")
+    file = tmp_path / "sweep" / "sweep.json"
+    text = file.read_text()
+    file.write_text(text[:40] if change is None else json.dumps({**json.loads(text), **change}))
+    found = runs.find(tmp_path)
+    assert [(run.path.name, run.state) for run in found] == [
+        ("sweep", "damaged"),
+        ("1-l1", "finished"),
+        ("whole", "finished"),
+    ]
+    assert found[0].why.startswith(said)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]"])
+def test_how_a_trial_ended_may_be_unreadable(tmp_path, text):
+    planned = sweeping.sweep(tmp_path, ["a", "b"])
+    make(planned.run(planned.trials[0]))
+    planned.result(planned.trials[0]).parent.mkdir()
+    planned.result(planned.trials[0]).write_text(text)
+    one, other = runs.find(tmp_path)
+    assert (one.state, other.state, other.why) == ("finished", "waiting", "")
+    assert one.why.startswith("results/a.json ")
+
+
+def test_every_trial_of_a_sweep_stands_once_from_the_beginning(tmp_path):
+    planned = sweeping.sweep(tmp_path / "sweep", ["1-l1", "2-mse", "3-huber"])
+    make(planned.run(planned.trials[0]))
+    make(planned.run(planned.trials[1]), seen=(160,))
+    planned.result(planned.trials[1]).parent.mkdir()
+    planned.result(planned.trials[1]).write_text(json.dumps({"exit": 1, "seconds": 2, "last": "no room"}))
+    # A run beside the sweep's own.
+    make(tmp_path / "sweep" / "trials" / "other")
+    found = {run.path.name: (run.state, run.why) for run in runs.find(tmp_path)}
+    assert found == {
+        "1-l1": ("finished", ""),
+        "2-mse": ("failed", "no room"),
+        "3-huber": ("waiting", ""),
+        "other": ("finished", ""),
+    }
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_fields_have_the_paths_that_options_have(name):
+    recipe = RECIPES[name]()
+    found = flat.fields(dump(recipe))
+    assert list(found) == [path for path, _, _ in flat_recipe(recipe) if path != "name"]
+    assert found["schedule"] == dump(recipe.schedule, named=True)["kind"]
+    assert found["data.flip"] == str(recipe.data.flip).lower()
+    assert found["data.channels"] == "none"
+    assert found["data.size"] == ",".join(map(str, recipe.data.size))
+
+
+def test_runs_are_chosen_by_columns_metrics_and_fields(tmp_path):
+    one, two = make(tmp_path / "one"), make(tmp_path / "two", seen=(160,), seed=7)
+    judge(one, 1, kid=0.02)
+    found = runs.find(tmp_path)
+
+    def names(**conditions):
+        return [run.path.name for run in runs.where(found, conditions)]
+
+    assert names(state="finished") == ["one"]
+    assert names(seed="7") == ["two"]
+    assert names(seed="7.0") == ["two"]
+    assert names(kid="0.02") == ["one"]
+    assert names(schedule="cosine", recipe="smoke") == ["one", "two"]
+    assert names(name="two", images="160") == ["two"]
+    assert names(schedule="linear") == []
+    assert two.exists()
+
+
+def test_runs_are_sorted_as_numbers_and_what_has_none_comes_last(tmp_path):
+    for name, kid in (("a", 0.1), ("b", 0.02), ("c", None), ("d", 1e-3)):
+        folder = make(tmp_path / name)
+        if kid:
+            judge(folder, 1, kid=kid)
+    found = runs.find(tmp_path)
+    assert [run.path.name for run in runs.ordered(found, "kid")] == ["d", "b", "a", "c"]
+    for age, name in enumerate("cabd"):
+        for file in ("metrics.jsonl", "run.json"):
+            os.utime(tmp_path / name / file, (1e9 - age, 1e9 - age))
+    assert [run.path.name for run in runs.ordered(runs.find(tmp_path), "age")] == list("cabd")
+
+
+def test_a_size_is_chosen_as_it_is_given_to_train(tmp_path):
+    for size in ((32, 32), (64, 96)):
+        make(tmp_path / f"{size[0]}", data=dump(override(smoke(), {"data.size": size}).data))
+    found = runs.find(tmp_path)
+    for text, named in (("32", ["32"]), ("64x96", ["64"]), ("64,96", ["64"]), ("64", []), ("96x64", [])):
+        assert [run.path.name for run in runs.where(found, {"data.size": text})] == named
+    assert runs.where(found, {"report.valid": "32"}) == found
+
+
+def test_runs_that_nobody_has_judged_yet_can_be_sorted_by_a_metric(tmp_path):
+    for name in "ab":
+        make(tmp_path / name)
+    found = runs.find(tmp_path)
+    assert runs.ordered(found, "kid") == runs.ordered(found, "coverage") == found
+    assert runs.where(found, {"fid": "3"}) == []
+
+
+def test_a_name_that_no_run_has_is_refused_with_the_near_one(tmp_path):
+    make(tmp_path / "run")
+    found = runs.find(tmp_path)
+    with pytest.raises(UserError, match="image_may is no column.*perhaps you meant image_mae"):
+        runs.ordered(found, "image_may")
+    with pytest.raises(UserError, match="perhaps you meant optim.lr"):
+        runs.where(found, {"optim.rl": "1"})
+    with pytest.raises(UserError, match="is not a folder of runs"):
+        runs.find(tmp_path / "nowhere")
+
+
+def test_looking_at_runs_imports_nothing_heavy():
+    heavy = {"torch", "numpy", "matplotlib", "yaml", "rich"}
+    code = "import sys, ddim.experiments.index, ddim.experiments.sweep.worker;"
+    code += f"print(*{heavy} & {{*sys.modules}})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"\n"
+
+
+def test_what_is_chosen_is_compared_among_itself(tmp_path, capsys):
+    """Runs of other images, judged in other ways, may be more, and do not hide the numbers of the chosen."""
+    for k in range(3):
+        judge(make(tmp_path / f"many{k}"), 1, kid=0.3)
+    few = make(tmp_path / "few", seed=7)
+    judge(few, 1, kid=0.2)
+    path = few / "evaluations" / "1" / "record.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "generated": {"images": 50, "source": "x"}}))
+    assert main(["runs", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert "0.2000" not in said.out
+    assert "few: its evaluations do not compare with those of most: other count (50 pictures)" in said.err
+    assert main(["runs", str(tmp_path), "--where", "seed=7"]) == 0
+    assert "0.2000" in capsys.readouterr().out

@@ -1,0 +1,552 @@
+import errno
+import itertools
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+from collections import namedtuple
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import crash
+from ddim.runs import checkpoint
+from ddim.runs.checkpoint import Damaged, NoSpace, best, newest, read_document, read_tensors, save, verify
+from ddim.errors import UserError
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def crashed(mode, folder):
+    """The report of tests/crash.py, which ends only when its own checks hold."""
+    done = subprocess.run(
+        [sys.executable, crash.__file__, mode, str(folder)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+# What goes in comes out
+
+
+def test_tensors_come_back_bit_for_bit(tmp_path):
+    stream = torch.Generator().manual_seed(0)
+    base = torch.randn(2, 3, 4, 5, generator=stream)
+    odd = torch.tensor([0x7FC0_1234, -0x8000_0000, 0x7F80_0000, 1], dtype=torch.int64).to(torch.int32)
+    group = {
+        "channels_last": base.to(memory_format=torch.channels_last),
+        "view": base[:, 1],
+        "same memory": base,
+        "bfloat16": base.bfloat16(),
+        "NaN with a payload, -0, inf, the smallest": odd.view(torch.float32),
+        "scalar": torch.tensor(2**40 + 1),
+        "empty": torch.empty(0, 3),
+        "bits": torch.tensor([True, False]),
+        "learnt": torch.nn.Parameter(base.double()),
+    }
+    read = read_tensors(save(tmp_path, 1, {"model": group}, {}), "model")
+    assert read.keys() == group.keys()
+    for name, tensor in group.items():
+        assert read[name].dtype == tensor.dtype
+        assert read[name].shape == tensor.shape
+        there, here = (x.detach().contiguous().flatten().view(torch.uint8) for x in (read[name], tensor))
+        assert torch.equal(there, here), name
+
+
+def test_documents_come_back_exactly(tmp_path):
+    draw = random.Random(0)
+    floats = [0.1, 5e-324, -0.0, 1.7976931348623157e308, 1 / 3] + [
+        draw.gauss(0, 1) * 10**k for k in range(-99, 99)
+    ]
+    document = {
+        "floats": floats,
+        "seed": 2**200 + 1,
+        "name": "Blüte\n",
+        "none": None,
+        "deep": [{"a": [True]}],
+    }
+    path = save(tmp_path, 3, {}, {"recipe": document})
+    assert repr(read_document(path, "recipe")) == repr(document)
+
+
+def test_equal_content_has_an_equal_digest_and_other_content_another(tmp_path):
+    first, same, other = (
+        crash.put(tmp_path / name, 7, version) for name, version in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert checkpoint.digest(first) == checkpoint.digest(same) != checkpoint.digest(other)
+
+
+def test_the_folder_holds_what_is_promised(tmp_path):
+    path = crash.put(tmp_path / "run" / "checkpoints", 123)
+    assert path == tmp_path / "run" / "checkpoints" / "step-000000123"
+    files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    assert files == [
+        "MANIFEST.json",
+        "ema/default.safetensors",
+        "model.safetensors",
+        "optimizer.safetensors",
+        "recipe.json",
+        "state.json",
+    ]
+    assert json.loads((path / "state.json").read_text())["schema"] == 1
+
+
+@pytest.mark.parametrize("document", [{"loss": float("nan")}, {"loss": float("inf")}, {"path": Path("x")}])
+def test_what_json_cannot_hold_is_refused_before_anything_is_touched(document, tmp_path):
+    crash.put(tmp_path, 1)
+    with pytest.raises((ValueError, TypeError)):
+        save(tmp_path, 2, {}, {"state": document})
+    assert names(tmp_path) == ["step-000000001"]
+
+
+@pytest.mark.parametrize("name", ["../model", "/model", "a//b", "", ".hidden", "a\\b", "MANIFEST", "a\n"])
+def test_names_that_lead_elsewhere_are_refused(name, tmp_path):
+    with pytest.raises(ValueError, match="cannot be named"):
+        save(tmp_path / "run", 2, {name: {}}, {})
+    with pytest.raises(ValueError, match="cannot be named"):
+        save(tmp_path / "run", 2, {}, {name: {}})
+    assert names(tmp_path) == []
+
+
+def test_a_part_that_is_not_there_is_named_with_those_that_are(tmp_path):
+    path = crash.put(tmp_path, 1)
+    with pytest.raises(
+        UserError, match=r"no ema/wide\.safetensors; it has .*ema/default\.safetensors"
+    ) as caught:
+        read_tensors(path, "ema/wide")
+    assert not isinstance(caught.value, Damaged)
+
+
+def test_steps_and_counts_out_of_range_are_refused(tmp_path):
+    with pytest.raises(UserError, match="step -1"):
+        crash.put(tmp_path, -1)
+    with pytest.raises(UserError, match="keep 0"):
+        crash.put(tmp_path, 1, keep=0)
+
+
+# Which are kept, which is found
+
+
+def test_the_newest_is_the_highest_step_and_none_where_there_is_none(tmp_path):
+    assert newest(tmp_path / "missing") is None
+    assert newest(tmp_path) is None
+    for step in (9, 1_000_000_000, 123_456_789):
+        crash.put(tmp_path, step, keep=9)
+    assert crash.label(newest(tmp_path)) == (1_000_000_000, 0)
+
+
+def test_the_newest_and_the_best_stay(tmp_path):
+    marks = {10: True, 20: True, 30: False, 40: False, 50: False}
+    for step, mark in marks.items():
+        crash.put(tmp_path, step, keep=2, best=mark)
+    assert names(tmp_path) == [f"step-{step:09d}" for step in (20, 40, 50)]
+    assert crash.label(best(tmp_path)) == (20, 0)
+    crash.put(tmp_path, 60, keep=1, best=True)
+    assert names(tmp_path) == ["step-000000060"]
+    assert best(tmp_path) == newest(tmp_path)
+
+
+def test_there_is_no_best_where_none_was_marked(tmp_path):
+    crash.put(tmp_path, 1)
+    assert best(tmp_path) is None
+
+
+def test_a_damaged_one_does_not_count_among_the_kept(tmp_path):
+    for step in (10, 20):
+        crash.put(tmp_path, step)
+    (tmp_path / "step-000000020" / "state.json").write_text("{}")
+    crash.put(tmp_path, 30, keep=2)
+    assert "step-000000010" in names(tmp_path)
+
+
+def test_the_same_step_can_be_saved_again(tmp_path):
+    for version in (0, 0, 1):
+        path = crash.put(tmp_path, 5, version)
+        assert crash.label(path) == crash.label(newest(tmp_path)) == (5, version)
+    assert names(tmp_path) == ["step-000000005"]
+
+
+def test_a_damaged_one_of_the_same_step_is_replaced(tmp_path):
+    (crash.put(tmp_path, 5) / "model.safetensors").unlink()
+    crash.put(tmp_path, 5, 1)
+    assert crash.label(newest(tmp_path)) == (5, 1)
+    assert names(tmp_path) == ["step-000000005"]
+
+
+def test_the_newer_of_two_of_the_same_step_wins_unless_it_is_damaged(tmp_path):
+    crash.put(tmp_path, 5)
+    other = crash.put(tmp_path / "other", 5, 1)
+    fresh = tmp_path / "step-000000005.new"
+    shutil.move(other, fresh)
+    shutil.copytree(tmp_path, tmp_path / "copy")
+    assert crash.label(newest(tmp_path)) == (5, 1)
+    crash.put(tmp_path, 6)
+    assert crash.label(tmp_path / "step-000000005") == (5, 1)
+    assert names(tmp_path) == ["copy", "other", "step-000000005", "step-000000006"]
+    (tmp_path / "copy" / fresh.name / "state.json").unlink()
+    crash.put(tmp_path / "copy", 6)
+    assert names(tmp_path / "copy")[0] == "damaged-step-000000005-1"
+    assert crash.label(tmp_path / "copy" / "step-000000005") == (5, 0)
+
+
+def test_leftovers_of_dead_writers_go(tmp_path):
+    (tmp_path / ".tmp-1-step-000000001" / "ema").mkdir(parents=True)
+    (tmp_path / ".tmp-1-step-000000001" / "ema" / "x.safetensors").write_bytes(b"x")
+    (tmp_path / ".tmp-2").write_bytes(b"x")
+    elsewhere = tmp_path / "mine"
+    elsewhere.mkdir()
+    (tmp_path / ".tmp-3").symlink_to(elsewhere)
+    assert newest(tmp_path) is None
+    crash.put(tmp_path, 1)
+    assert names(tmp_path) == ["mine", "step-000000001"]
+
+
+# Crashes (R2, R3) and full disks
+
+
+def test_a_kill_after_any_system_call_leaves_the_old_or_the_new(tmp_path):
+    for save_, found in crashed("kills", tmp_path).items():
+        assert len(found) > 30, save_
+        old, new = found[0], found[-1]
+        assert old != new
+        assert found == [old] * found.count(old) + [new] * found.count(new), save_
+
+
+def test_a_power_cut_after_any_system_call_leaves_the_old_or_the_new(tmp_path):
+    states = crashed("replay", tmp_path)
+    assert all(count > 20 for count in states.values())
+    assert sum(states.values()) <= 500
+
+
+@pytest.mark.parametrize(("code", "kind"), [(errno.ENOSPC, NoSpace), (errno.EIO, OSError)])
+def test_a_failure_of_any_system_call_leaves_the_old_or_the_new(code, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    for n in itertools.count(1):
+        run = tmp_path / str(n)
+        crash.put(run, 10)
+        error = None
+        with crash.failing(n, code) as failed:
+            try:
+                crash.put(run, 20)
+            except OSError as caught:
+                error = caught
+        if not failed:
+            break
+        # None: what failed did not matter, as making a folder that is there already.
+        assert type(error) in {kind, type(None)}
+        assert crash.label(newest(run)) in {(20, 0), (10, 0) if error else (20, 0)}
+        assert names(run)[0] == "step-000000010"
+        assert not [name for name in names(run) if name.startswith(".tmp")]
+        assert crash.label(crash.put(run, 20, 1)) == (20, 1)
+        shutil.rmtree(run)
+    assert n > 20
+
+
+def test_a_disk_that_is_too_full_is_known_before_writing(tmp_path, monkeypatch):
+    crash.put(tmp_path, 1)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 10**6, 10**6))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda *_: pytest.fail("it wrote"))
+        with pytest.raises(NoSpace, match=r"needs 4\.0 MB and .* has 1\.0 MB free") as caught:
+            save(tmp_path, 2, {"model": {"w": torch.zeros(736_000)}}, {})
+    assert isinstance(caught.value, OSError)
+    assert crash.label(newest(tmp_path)) == (1, 0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, 10**7))
+    assert crash.label(crash.put(tmp_path, 2)) == (2, 0)
+
+
+def test_a_reader_never_harms_what_a_trainer_replaces_meanwhile(tmp_path):
+    crash.put(tmp_path, 5)
+    writer = threading.Thread(target=lambda: [crash.put(tmp_path, 5, k, keep=1) for k in range(40)])
+    writer.start()
+    found = []
+    while writer.is_alive():
+        found.append(newest(tmp_path))
+    writer.join()
+    assert None not in found
+    assert names(tmp_path) == ["step-000000005"]
+
+
+def test_a_folder_that_has_the_number_of_one_replaced_is_not_taken_for_it(tmp_path, monkeypatch):
+    """File systems give the number of a folder that was removed to the next one."""
+    crash.put(tmp_path, 5)
+    verified, stat = checkpoint._verified, Path.stat
+
+    def numbered(path, **options):
+        found = stat(path, **options)
+        values = {name: getattr(found, name) for name in dir(found) if name.startswith("st_")}
+        return SimpleNamespace(**{**values, "st_ino": 1})
+
+    def overtaken(path):
+        monkeypatch.setattr(checkpoint, "_verified", verified)
+        crash.put(tmp_path, 5, 1, keep=1)
+        raise Damaged("read while it was replaced")
+
+    monkeypatch.setattr(Path, "stat", numbered)
+    monkeypatch.setattr(checkpoint, "_verified", overtaken)
+    assert newest(tmp_path) == tmp_path / "step-000000005"
+
+
+# Damage (R6)
+
+
+def damaged_and_passed_over(run, name):
+    """The newest of `run` (20) is called damaged because of the file `name` and set aside; 10 is used."""
+    with pytest.raises(Damaged, match=name.replace(".", r"\.")):
+        verify(run / "step-000000020")
+    told = []
+    assert crash.label(newest(run, told.append)) == (10, 0)
+    assert len(told) == 1
+    assert name in told[0]
+    assert "damaged-step-000000020-1" in told[0]
+    assert names(run) == ["damaged-step-000000020-1", "step-000000010"]
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """A function that makes a new copy of a run with checkpoints 10 and 20: (run, path of 20, its files)."""
+    master, count = tmp_path / "master", iter(range(1000))
+    crash.put(master, 10)
+    crash.put(master, 20)
+    files = sorted(path for path in (master / "step-000000020").rglob("*") if path.is_file())
+    parts = [path.relative_to(master / "step-000000020").as_posix() for path in files]
+
+    def make():
+        run = shutil.copytree(master, tmp_path / f"run-{next(count)}")
+        return run, run / "step-000000020", parts
+
+    return make
+
+
+def test_a_flipped_bit_anywhere_is_found(fresh):
+    draw = random.Random(1)
+    for k in range(50):
+        run, path, parts = fresh()
+        name = parts[k % len(parts)]
+        data = bytearray((path / name).read_bytes())
+        bit = draw.randrange(8 * len(data))
+        data[bit // 8] ^= 1 << bit % 8
+        (path / name).write_bytes(data)
+        damaged_and_passed_over(run, name)
+
+
+def test_a_truncated_file_is_found(fresh):
+    draw = random.Random(2)
+    for k in range(50):
+        run, path, parts = fresh()
+        name = parts[k % len(parts)]
+        size = (path / name).stat().st_size
+        os.truncate(path / name, 0 if k < len(parts) else draw.randrange(size))
+        damaged_and_passed_over(run, name)
+
+
+def test_a_missing_file_is_found(fresh):
+    for name in fresh()[2]:
+        run, path, _ = fresh()
+        (path / name).unlink()
+        damaged_and_passed_over(run, name)
+
+
+@pytest.mark.parametrize("name", ["more.safetensors", "ema/wide.safetensors", "evil.py", "inner/x", "empty/"])
+def test_an_extra_file_is_found(name, fresh):
+    run, path, _ = fresh()
+    (path / name).parent.mkdir(exist_ok=True)
+    if name.endswith("/"):
+        (path / name).mkdir()
+    else:
+        (path / name).write_bytes(b"")
+    damaged_and_passed_over(run, name.split("/")[0])
+
+
+def test_files_swapped_with_those_of_another_checkpoint_are_found(fresh):
+    for name in fresh()[2]:
+        run, path, _ = fresh()
+        shutil.copy(run / "step-000000010" / name, path / name)
+        with pytest.raises(Damaged):
+            verify(path)
+        assert crash.label(newest(run, str)) == (10, 0)
+
+
+def test_two_files_swapped_in_one_checkpoint_are_found(fresh):
+    run, path, _ = fresh()
+    os.rename(path / "model.safetensors", path / "x")
+    os.rename(path / "ema" / "default.safetensors", path / "model.safetensors")
+    os.rename(path / "x", path / "ema" / "default.safetensors")
+    damaged_and_passed_over(run, "model.safetensors")
+
+
+def test_a_whole_checkpoint_under_the_name_of_another_step_is_found(fresh):
+    run, path, _ = fresh()
+    shutil.rmtree(path)
+    shutil.copytree(run / "step-000000010", path)
+    damaged_and_passed_over(run, "step 10")
+
+
+def test_reading_finds_damage_by_itself(fresh):
+    _, path, _ = fresh()
+    for name, read in (("model.safetensors", read_tensors), ("recipe.json", read_document)):
+        data = bytearray((path / name).read_bytes())
+        data[-3] ^= 1
+        (path / name).write_bytes(data)
+        with pytest.raises(Damaged, match=name):
+            read(path, name.split(".")[0])
+
+
+def test_without_a_listener_damage_is_a_warning_and_nothing_whole_is_none(tmp_path):
+    (crash.put(tmp_path, 1) / "state.json").unlink()
+    with pytest.warns(UserWarning, match=r"state\.json is missing; it is passed over, and was renamed"):
+        assert newest(tmp_path) is None
+    crash.put(tmp_path, 1)
+    (tmp_path / "step-000000001" / "state.json").unlink()
+    assert newest(tmp_path, str) is None
+    assert names(tmp_path) == ["damaged-step-000000001-1", "damaged-step-000000001-2"]
+
+
+def test_a_damaged_one_that_cannot_be_renamed_is_still_passed_over(fresh, monkeypatch):
+    run, path, _ = fresh()
+    (path / "state.json").unlink()
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "rename", refuse)
+    told = []
+    assert crash.label(newest(run, told.append)) == (10, 0)
+    assert "could not be renamed (Permission denied)" in told[0]
+
+
+def test_a_bad_sector_is_damage_and_a_lack_of_permission_is_not(fresh, monkeypatch):
+    run, path, _ = fresh()
+    read = Path.read_bytes
+
+    def failing(code):
+        def read_bytes(file):
+            if file == path / "model.safetensors":
+                raise OSError(code, os.strerror(code))
+            return read(file)
+
+        return read_bytes
+
+    monkeypatch.setattr(Path, "read_bytes", failing(errno.EACCES))
+    with pytest.raises(PermissionError):
+        newest(run)
+    monkeypatch.setattr(Path, "read_bytes", failing(errno.EIO))
+    damaged_and_passed_over(run, "model.safetensors")
+
+
+def test_the_best_is_passed_over_too_when_it_is_damaged(tmp_path):
+    for step in (10, 20, 30):
+        crash.put(tmp_path, step, keep=9, best=step < 30)
+    (tmp_path / "step-000000020" / "model.safetensors").write_bytes(b"")
+    assert crash.label(best(tmp_path, str)) == (10, 0)
+    assert crash.label(newest(tmp_path)) == (30, 0)
+
+
+# Hostile files (R7)
+
+
+def test_hostile_files_run_no_code_and_fail_in_one_line(tmp_path):
+    report = crashed("hostile", tmp_path)
+    assert report["alarms"] == []
+    assert report["new"] == []
+    assert "pickle.find_class" in report["alive"][0]
+    assert len(report["outcomes"]) >= 45
+    for case, outcome in report["outcomes"].items():
+        if case.startswith("fine:"):
+            assert "read" in outcome, case
+        else:
+            assert "\n" not in outcome["error"], case
+            assert "ddim" in outcome["error"] if "newer" in case else outcome["damaged"], case
+
+
+# Schemas
+
+
+def test_a_state_of_an_older_schema_is_brought_to_the_present_one_step_by_step(tmp_path, monkeypatch):
+    path = save(tmp_path, 1, {}, {"state": {"seen": 3}})
+    monkeypatch.setattr(checkpoint, "SCHEMA", 3)
+    one = {1: lambda state: {"images": state["seen"] * 64}}
+    monkeypatch.setattr(checkpoint, "MIGRATIONS", one | {2: lambda state: state | {"epoch": 0}})
+    assert newest(tmp_path) == path
+    assert read_document(path, "state") == {"schema": 3, "images": 192, "epoch": 0}
+
+
+def test_every_older_schema_has_a_migration():
+    assert set(checkpoint.MIGRATIONS) == set(range(1, checkpoint.SCHEMA))
+
+
+def test_a_checkpoint_of_a_newer_ddim_is_refused_and_left_alone(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "SCHEMA", 2)
+        path = crash.put(tmp_path, 1)
+    for open_ in (newest, best, lambda _: verify(path), lambda _: read_document(path, "state")):
+        with pytest.raises(UserError, match=r"newer ddim .*schema is 2.*upgrade ddim") as caught:
+            open_(tmp_path)
+        assert not isinstance(caught.value, Damaged)
+    assert names(tmp_path) == ["step-000000001"]
+
+
+# Locks
+
+HOLD = """
+import sys, pathlib
+from ddim.runs import checkpoint
+with checkpoint.lock(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
+
+
+def test_two_processes_cannot_train_in_one_run_and_death_frees_it(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match="another process is training in"), checkpoint.lock(tmp_path):
+            pass
+        other.kill()
+    with checkpoint.lock(tmp_path):
+        pass
+
+
+def test_a_lock_is_free_after_its_block_even_when_that_failed(tmp_path):
+    with pytest.raises(ZeroDivisionError), checkpoint.lock(tmp_path):
+        1 / 0  # noqa: B018
+    with checkpoint.lock(tmp_path), pytest.raises(UserError), checkpoint.lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK])
+def test_a_drive_without_locks_holds_nothing(code, tmp_path, monkeypatch):
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with checkpoint.lock(tmp_path), checkpoint.lock(tmp_path):
+        pass
+
+
+def test_a_system_without_locks_holds_nothing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with checkpoint.lock(tmp_path), checkpoint.lock(tmp_path):
+        pass
+
+
+def test_importing_checkpoints_imports_no_torch():
+    heavy = {"torch", "numpy", "tensorboardX", "safetensors"}
+    code = f"import sys, ddim.runs.checkpoint, ddim.runs.folder; print(*{heavy} & {{*sys.modules}})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"\n"

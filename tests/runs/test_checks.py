@@ -1,0 +1,147 @@
+"""Recipes whose fields contradict each other begin nothing; all others do, and what is stored is read."""
+
+import re
+
+import pytest
+import torch
+
+from ddim.runs.codec import dump, load, override
+from ddim.runs.checks import check
+from ddim.errors import UserError
+from ddim.runs.named_recipes import RECIPES, find
+from ddim.experiments.sweep.plan import Asked, plan
+
+
+def changed(name, **changes):
+    """A recipe with fields by path, dots written as double underscores."""
+    return override(find(name), {field.replace("__", "."): value for field, value in changes.items()})
+
+
+def test_no_recipe_contradicts_itself():
+    for name in RECIPES:
+        check(find(name))
+
+
+DEVIATION = "pixels.std, predicts.sigma_data and objective.weight.sigma_data"
+TABLE = "schedule.entries, conditioning.entries, objective.times.entries and grid.entries"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        (
+            "iddpm",
+            {"schedule__entries": 1000},
+            f"{TABLE} must be one number, .* got 1000, 4000, 4000 and 4000",
+        ),
+        ("iddpm", {"objective__times__entries": 1000}, f"{TABLE} .* got 4000, 4000, 1000 and 4000"),
+        ("iddpm", {"objective__times": "loss_aware", "objective__times__entries": 400}, f"{TABLE} must be"),
+        ("ddpm", {"conditioning__entries": 100}, f"{TABLE} must be one number, .* got 1000, 100, 1000 and"),
+        ("ddpm", {"grid__entries": 500}, f"{TABLE} must be one number"),
+        ("ddpm", {"grid": "sections", "grid__entries": 500}, f"{TABLE} must be one number"),
+        # What a recipe does not have is not asked for.
+        (
+            "fast",
+            {"schedule": "linear", "grid": "spaced", "grid__entries": 9},
+            "^schedule.entries and grid.ent",
+        ),
+        (
+            "ddpm",
+            {"sampled_on": "linear", "sampled_on__entries": 500},
+            "^sampled_on.entries and grid.entries",
+        ),
+        (
+            "edm",
+            {"pixels__std": 1},
+            f"{DEVIATION} must be one number, .*, got 1.0, 0.5 and 0.5: set them tog",
+        ),
+        ("edm", {"predicts__sigma_data": 1}, f"{DEVIATION} must be one number, .*, got 0.5, 1.0 and 0.5"),
+        ("edm", {"objective__weight__sigma_data": 1}, f"{DEVIATION} must be one number"),
+        ("edm", {"objective__weight": "unweighted", "pixels__std": 1}, "^pixels.std and predicts.sigma_data"),
+        (
+            "edm",
+            {"pixels": "fixed", "predicts__sigma_data": 1},
+            "^predicts.sigma_data and objective.weight.sigma_data must be one number",
+        ),
+        ("ddpm", {"net__outputs": 3}, "^net.outputs must be 1, or 2 to predict a variance too, got 3"),
+        (
+            "ddpm",
+            {"net__outputs": 2},
+            "^net.outputs 2 predicts a variance, which objective hybrid alone trains",
+        ),
+        ("iddpm", {"objective": "objective"}, "set both, --net.outputs 2 --objective hybrid, or neither, "),
+        (
+            "ddpm",
+            {"net__classes": 10},
+            "^net.classes 10 and data.labels no give a network classes that it is nev",
+        ),
+        ("edm-vp", {"predicts": "edm"}, "^pixels.std and predicts.sigma_data .*, got 0.5 and 1.0: "),
+    ],
+)
+def test_fields_that_contradict_each_other_are_named_before_anything_begins(name, changes, said):
+    with pytest.raises(UserError, match=said) as error:
+        check(changed(name, **changes))
+    assert "\n" not in str(error.value)
+    # A run that was made so is read as it was made.
+    assert load(dump(changed(name, **changes))) == changed(name, **changes)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "iddpm"])
+def test_what_the_sentence_says_of_a_table_makes_it_whole(name):
+    with pytest.raises(UserError) as error:
+        check(changed(name, schedule__entries=500))
+    options = re.findall(r"--(\S+) N", str(error.value))
+    check(override(find(name), dict.fromkeys(options, "500")))
+
+
+def test_what_edm_predicts_is_of_unit_variance_and_weight_where_no_number_is_given():
+    """Karras et al. 2022, appendix B.6: weight * c_out^2 = 1, with images of the deviation 1 of `fast`."""
+    words = {"predicts": "edm", "objective__weight": "edm_weight", "objective__on": "image"}
+    recipe = changed("fast", **words, objective__error="mse")
+    check(recipe)
+    level = recipe.schedule(torch.linspace(0.01, 1, 50))
+    weighted = recipe.objective.weight(level) * recipe.predicts(level).out ** 2
+    assert torch.allclose(weighted, torch.ones(50).double())
+
+
+def test_any_deviation_can_be_weighed_and_trained_where_edm_does_not_predict():
+    check(changed("edm", predicts="noise", pixels__std=1))
+    check(changed("edm", pixels="fixed", pixels__std=0.25))
+    check(changed("edm", pixels__std=1, predicts__sigma_data=1, objective__weight__sigma_data=1))
+
+
+def test_what_the_sentence_says_of_a_variance_gives_one_that_is_trained_or_none():
+    with pytest.raises(UserError, match="or neither, (.+)") as error:
+        check(changed("iddpm", objective="objective"))
+    for words in re.search("set both, (.+), or neither, (.+)", str(error.value)).groups():
+        options = dict(re.findall(r"--(\S+) (\S+)", words))
+        check(override(changed("iddpm", objective="objective"), options))
+
+
+def test_classes_of_a_network_are_counted_given_or_those_of_the_weights_to_start_from():
+    check(changed("ddpm", data__labels="yes"))
+    check(changed("ddpm", data__labels="yes", net__classes=10))
+    check(changed("ddpm", net__classes=10), changed("ddpm", data__labels="yes", net__classes=10))
+
+
+def test_a_run_goes_on_from_weights_as_they_were_trained():
+    old = changed("edm", pixels__std=1)
+    check(old, old)
+    check(override(old, {"optim.lr": "1e-4"}), old)
+    with pytest.raises(UserError, match="must be one number, .*, got 1.0, 0.25 and 0.5"):
+        check(override(old, {"predicts.sigma_data": "0.25"}), old)
+
+
+def test_entries_are_times_like_any_others_where_there_is_no_table():
+    check(changed("iddpm", schedule="linear_beta", objective__times__entries=100, conditioning__entries=50))
+    check(changed("ddpm", grid__entries=50, sampled_on="linear", sampled_on__entries=50))
+    check(changed("ddpm", grid__entries=50, sampled_on="linear_beta"))
+
+
+def test_a_sweep_of_contradictions_is_refused_as_one_run_of_them_is():
+    fields = {"schedule.entries": "[1000,500]"}
+    with pytest.raises(
+        UserError,
+        match="^schedule.entries=500: schedule.entries, .* got 500, 1000, 1000 and 1000: set them together",
+    ):
+        plan(Asked(recipe="ddpm", fields=fields))

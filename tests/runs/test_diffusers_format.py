@@ -1,0 +1,320 @@
+"""To diffusers and back: the same output, and the same pictures of the same noise, by its own classes."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from ddim.runs.codec import override
+from ddim.errors import UserError
+from ddim.runs.generate import generate, load
+from ddim.runs.diffusers_format import WEIGHTS, export, from_diffusers, import_, to_diffusers
+from ddim.runs.named_recipes import ddpm
+from oracles import made, normal, shaken
+from untrained import recipe, run_of
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:diffusers"),
+]
+SEEDS = [0, 7, 8]
+SCHEDULER = "scheduler_config.json"
+
+
+@pytest.fixture
+def run(tmp_path):
+    return run_of(recipe(), tmp_path / "run")
+
+
+def opened(folder):
+    return diffusers.DDIMPipeline.from_pretrained(folder, local_files_only=True)
+
+
+def pictures(pipeline, steps):
+    """(N, C, H, W) by diffusers, image k of a generator of seed k."""
+    pipeline.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
+    made_by = pipeline(len(SEEDS), generators, num_inference_steps=steps, output_type="np").images
+    return torch.from_numpy(np.asarray(made_by)).permute(0, 3, 1, 2)
+
+
+def test_weights_come_back_from_their_names_bit_for_bit(run):
+    state = load(run).model.net.state_dict()
+    theirs = to_diffusers(state)
+    assert not set(theirs) & set(state)
+    back = from_diffusers(theirs, state)
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], value) for name, value in state.items())
+
+
+def test_attention_may_have_the_names_of_old_files(run):
+    state = load(run).model.net.state_dict()
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    theirs = {}
+    for name, value in to_diffusers(state).items():
+        for new, word in old.items():
+            name = name.replace(new, word)  # noqa: PLW2901
+        theirs[name] = value
+    assert any("proj_attn" in name for name in theirs)
+    back = from_diffusers(theirs, state)
+    assert all(torch.equal(back[name], value) for name, value in state.items())
+
+
+def test_weights_that_do_not_fit_are_named(run):
+    state = load(run).model.net.state_dict()
+    theirs = to_diffusers(state)
+    with pytest.raises(UserError, match="conv_in.weight is missing or of another size"):
+        from_diffusers({n: v for n, v in theirs.items() if n != "conv_in.weight"}, state)
+    with pytest.raises(UserError, match="conv_in.bias is missing or of another size"):
+        from_diffusers({**theirs, "conv_in.bias": torch.zeros(3)}, state)
+    with pytest.raises(UserError, match="no place for conv_more.weight"):
+        from_diffusers({**theirs, "conv_more.weight": torch.zeros(3)}, state)
+
+
+@pytest.mark.parametrize("size", ["16", "16x24"])
+def test_an_exported_network_gives_the_same_output(tmp_path, size):
+    source = run_of(recipe(data__size=size), tmp_path / "run")
+    export(load(source), tmp_path / "out")
+    net, other = load(source).model.net, opened(tmp_path / "out").unet
+    index = torch.tensor([0, 1, 500, 999])
+    x = normal(4, 3, 16, 24, dtype=torch.float32)
+    with torch.no_grad():
+        found, wanted = net(x, index.float()), other(x, index).sample
+    assert wanted.std() > 0.1
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"grid__spacing": "trailing"},
+        {"schedule__betas": "quad", "predicts": "velocity"},
+        {
+            "predicts": "image",
+            "schedule__entries": "500",
+            "conditioning__entries": "500",
+            "grid__entries": "500",
+        },
+        {"net__embedding": "cos_sin", "net__resample": "strided", "net__head": "8", "net__eps": "1e-5"},
+        {"clip": "x0", "predicts": "velocity", "grid__spacing": "trailing"},
+    ],
+    ids=str,
+)
+def test_diffusers_opens_an_exported_run_and_makes_the_same_pictures(tmp_path, changes, steps):
+    source = run_of(recipe(**changes), tmp_path / "run")
+    export(load(source), tmp_path / "out")
+    wanted = pictures(opened(tmp_path / "out"), steps)
+    found, nfe = generate(load(source), SEEDS, steps)
+    assert nfe == steps
+    assert wanted.std() > 0.1
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("said", [{}, {"clip_sample": False, "timestep_spacing": "trailing"}], ids=str)
+def test_a_model_of_diffusers_samples_here_as_there(tmp_path, steps, old, said):
+    """Also as diffusers has it by default, clipped at each step with the noise as predicted."""
+    pipeline = diffusers.DDIMPipeline(network(), diffusers.DDIMScheduler(**said))
+    pipeline.save_pretrained(tmp_path / "theirs")
+    if old:
+        # As the first pipelines: all files in one folder.
+        for path in (tmp_path / "theirs").glob("*/*"):
+            shutil.move(path, tmp_path / "theirs" / path.name)
+    made_run = import_(tmp_path / "theirs", tmp_path / "run")
+    found, _ = generate(load(made_run), SEEDS, steps)
+    wanted = pictures(pipeline, steps)
+    assert wanted.std() > 0.1
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-4)
+    assert json.loads((made_run / "import.json").read_text())["folder"] == str(tmp_path / "theirs")
+    # And back.
+    export(load(made_run), tmp_path / "ours")
+    assert torch.equal(pictures(opened(tmp_path / "ours"), steps), wanted)
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+@pytest.mark.parametrize("clips", [False, True])
+@pytest.mark.parametrize(
+    ("variance", "spacing"),
+    [
+        ("fixed_small", "leading"),
+        ("fixed_small", "trailing"),
+        ("fixed_small_log", "leading"),
+        ("fixed_large", "leading"),
+    ],
+)
+def test_a_model_that_diffusers_samples_by_ddpm_is_sampled_so_here(tmp_path, variance, spacing, clips, steps):
+    scheduler = diffusers.DDPMScheduler(
+        variance_type=variance, timestep_spacing=spacing, clip_sample=clips, prediction_type="v_prediction"
+    )
+    pipeline = diffusers.DDPMPipeline(network(), scheduler)
+    pipeline.save_pretrained(tmp_path / "theirs")
+    found, _ = generate(load(import_(tmp_path / "theirs", tmp_path / "run")), SEEDS, steps)
+    wanted = pictures(pipeline, steps)
+    assert wanted.std() > 0.1
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-4)
+
+
+def network():
+    """A network of diffusers, small, with random weights."""
+    unet = made(
+        lambda: diffusers.UNet2DModel(
+            sample_size=16,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            down_block_types=("AttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "AttnUpBlock2D"),
+            norm_num_groups=8,
+        )
+    )
+    return shaken(unet)
+
+
+def test_a_run_that_is_exported_and_imported_is_the_same_run(run, tmp_path):
+    export(load(run), tmp_path / "out")
+    back = load(import_(tmp_path / "out", tmp_path / "back"))
+    before = load(run)
+    assert replace(back.recipe, ema=before.recipe.ema) == before.recipe
+    assert back.pixels == before.pixels
+    assert torch.equal(generate(back, [3], 4)[0], generate(before, [3], 4)[0])
+
+
+def test_where_a_pipeline_clips_its_run_clips_and_a_file_that_says_nothing_clips(run, tmp_path):
+    export(load(run), tmp_path / "out")
+    path = tmp_path / "out" / "scheduler" / SCHEDULER
+    there = json.loads(path.read_text())
+    assert there["clip_sample"] is False
+    for name, clips in (("a", True), ("b", False), ("c", None)):
+        said = {key: value for key, value in there.items() if key != "clip_sample"}
+        path.write_text(json.dumps(said if clips is None else {**said, "clip_sample": clips}))
+        made_run = load(import_(tmp_path / "out", tmp_path / name))
+        assert made_run.recipe.clip == (False if clips is False else "x0")
+
+
+@pytest.mark.parametrize(
+    "changes, pixels, said",
+    [
+        ({"net": "unet"}, (0.5, 0.5), "needs net ddpm_unet"),
+        ({}, (0.4, 0.5), "needs pixels fixed with mean 0.5 and std 0.5"),
+        ({"schedule": "cosine"}, (0.5, 0.5), "needs schedule linear"),
+        ({"schedule__betas": "sigmoid"}, (0.5, 0.5), "betas linear or quad"),
+        ({"schedule__clip": "rates"}, (0.5, 0.5), "clip none"),
+        ({"schedule__read": "floor"}, (0.5, 0.5), "read log_snr"),
+        ({"conditioning": "log_snr"}, (0.5, 0.5), "needs conditioning timestep with entries 1000"),
+        ({"conditioning__entries": "100"}, (0.5, 0.5), "needs conditioning timestep with entries 1000"),
+        ({"predicts": "edm"}, (0.5, 0.5), "needs predicts noise, image or velocity, this run has .*edm"),
+        ({"predicts": "score"}, (0.5, 0.5), "needs predicts noise, image or velocity, this run has .*score"),
+        ({"sampled_on": "cosine"}, (0.5, 0.5), "needs sampled_on none"),
+        ({"grid": "uniform"}, (0.5, 0.5), "needs grid spaced with entries 1000, this run has .*uniform"),
+        ({"grid": "quadratic"}, (0.5, 0.5), "needs grid spaced with entries 1000"),
+        ({"grid": "karras", "grid__sigma_min": "0.02"}, (0.5, 0.5), "needs grid spaced with entries 1000"),
+        ({"grid": "sections"}, (0.5, 0.5), "needs grid spaced with entries 1000, this run has .*sections"),
+        ({"grid__entries": "100"}, (0.5, 0.5), "needs grid spaced with entries 1000, this run has .*100"),
+        ({"sampler": "ddpm"}, (0.5, 0.5), "needs sampler ddim with eta 0, this run has .*ddpm"),
+        ({"sampler": "dpm_solver"}, (0.5, 0.5), "needs sampler ddim with eta 0"),
+        ({"sampler__eta": "1"}, (0.5, 0.5), r"needs sampler ddim with eta 0, this run has .*1\.0"),
+        ({"data__size": "17"}, (0.5, 0.5), "needs data.size in multiples of 2 .* this run has 17x17"),
+        ({"data__size": "16x18", "net__multipliers": "1,2,2", "net__attention": "no,yes,no"}, (0.5, 0.5),
+         "needs data.size in multiples of 4 .* this run has 16x18"),
+        ({"data__labels": "true", "net__classes": "4"}, (0.5, 0.5), "needs net.classes 0, this run has 4"),
+        ({"augment__probability": "0.1", "net__augment": "9"}, (0.5, 0.5), "needs net.augment 0"),
+        ({"net__embedding": "fourier"}, (0.5, 0.5), "needs net.embedding sin_cos or cos_sin"),
+        ({"net__resample": "box"}, (0.5, 0.5), "net.resample same or strided"),
+        ({"clip": "true"}, (0.5, 0.5), "needs clip no or x0"),
+        ({"net__scale_shift": "true"}, (0.5, 0.5), "needs net.scale_shift False"),
+        ({"net__classes": "4"}, (0.5, 0.5), "needs net.classes 0, this run has 4"),
+        ({"net__heads": "2"}, (0.5, 0.5), "net.heads 1 or net.head"),
+        ({"net__multipliers": "2,2"}, (0.5, 0.5), "net.multipliers that begin with 1"),
+    ],
+)  # fmt: skip
+def test_what_diffusers_has_no_words_for_is_refused_in_one_sentence(tmp_path, changes, pixels, said):
+    # A network of another kind has not the fields that make this one small.
+    chosen = override(ddpm(), changes) if "net" in changes else recipe(**changes)
+    source = run_of(chosen, tmp_path / "run", pixels)
+    with pytest.raises(UserError, match=said) as error:
+        export(load(source), tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_written_over(run, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("")
+    for path in (tmp_path / "full", tmp_path / "full" / "mine.txt"):
+        with pytest.raises(UserError, match="not an empty folder"):
+            export(load(run), path)
+
+
+@pytest.mark.parametrize(
+    "part, file, changes, said",
+    [
+        ("unet", "config.json", {"_class_name": "UNet2DConditionModel"}, "UNet2DConditionModel, where only"),
+        ("scheduler", SCHEDULER, {"_class_name": "PNDMScheduler"}, "DDIMScheduler, DDPMScheduler to be"),
+        ("scheduler", SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "got FlowMatchEuler"),
+        ("scheduler", SCHEDULER, {"_class_name": None}, "_class_name in scheduler_config.json must be one"),
+        ("unet", "config.json", {"act_fn": "relu"}, "act_fn relu, where only silu"),
+        ("unet", "config.json", {"downsample_padding": 2}, "downsample_padding must be one of 0, 1"),
+        ("unet", "config.json", {"freq_shift": 5}, "freq_shift must be one of"),
+        ("unet", "config.json", {"out_channels": 6}, "out_channels 6, where only 3"),
+        ("unet", "config.json", {"block_out_channels": [16, 24]}, "multiples of the first"),
+        ("unet", "config.json", {"block_out_channels": [16, "a"]}, "whole numbers above 0, got .16, 'a'"),
+        ("unet", "config.json", {"block_out_channels": [0, 16]}, "whole numbers above 0, got .0, 16"),
+        ("unet", "config.json", {"block_out_channels": [16, -32]}, "whole numbers above 0"),
+        ("unet", "config.json", {"block_out_channels": [16.5, 33]}, "whole numbers above 0"),
+        ("unet", "config.json", {"in_channels": -3, "out_channels": -3}, "1, 3 or 4, .* got -3"),
+        ("unet", "config.json", {"in_channels": 2, "out_channels": 2}, "1, 3 or 4, .* got 2"),
+        ("unet", "config.json", {"in_channels": True, "out_channels": True}, "1, 3 or 4, .* got True"),
+        ("unet", "config.json", {"block_out_channels": "16"}, "its block_out_channels is 16"),
+        ("unet", "config.json", {"down_block_types": ["X"] * 2, "up_block_types": ["X"] * 2}, "Block2D and"),
+        ("unet", "config.json", {"layers_per_block": "many"}, "layers_per_block must be a whole number"),
+        ("unet", "config.json", {"norm_num_groups": None}, "norm_num_groups must be .* got None"),
+        ("unet", "config.json", {"attention_head_dim": 0}, "attention_head_dim must be .* got 0"),
+        ("unet", "config.json", {"norm_eps": "small"}, "norm_eps must be at least 0 and less than 1"),
+        ("unet", "config.json", {"dropout": 1}, "dropout must be at least 0 and less than 1"),
+        ("unet", "config.json", {"sample_size": None}, "sample_size of one or two .* got None"),
+        ("unet", "config.json", {"sample_size": [16]}, "sample_size of one or two .* got .16."),
+        ("unet", "config.json", {"sample_size": "16"}, "sample_size of one or two .* got 16"),
+        ("unet", "config.json", {"sample_size": [16, 0]}, "sample_size of one or two .* got .16, 0"),
+        ("unet", "config.json", {"block_out_channels": [32, 64]}, "of another size"),
+        ("scheduler", SCHEDULER, {"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule must be one of"),
+        ("scheduler", SCHEDULER, {"num_train_timesteps": None}, "num_train_timesteps must be a whole number"),
+        ("scheduler", SCHEDULER, {"beta_start": 0.02}, "beta_start must be above 0 and less than beta_end"),
+        ("scheduler", SCHEDULER, {"trained_betas": [0.1]}, "trained_betas"),
+        ("scheduler", SCHEDULER, {"set_alpha_to_one": False}, "set_alpha_to_one False, where only True"),
+        ("scheduler", SCHEDULER, {"prediction_type": "flow"}, "prediction_type must be one of"),
+        ("scheduler", SCHEDULER, {"timestep_spacing": "linspace"}, "^timestep_spacing must be one of"),
+        ("scheduler", SCHEDULER, {"_class_name": "DDPMScheduler", "variance_type": "learned_range"},
+         "variance_type must be one of fixed_small, fixed_large to be imported, got learned_range"),
+        ("scheduler", SCHEDULER, {"thresholding": True}, "thresholding True, where only False"),
+        ("scheduler", SCHEDULER, {"clip_sample": "x"}, "clip_sample must be one of False, True"),
+        ("scheduler", SCHEDULER, {"clip_sample": True, "clip_sample_range": 2.0}, "clip_sample_range 2.0"),
+    ],
+)  # fmt: skip
+def test_what_is_no_ddpm_is_refused_in_one_sentence(run, tmp_path, part, file, changes, said):
+    export(load(run), tmp_path / "out")
+    path = tmp_path / "out" / part / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(UserError, match=said) as error:
+        import_(tmp_path / "out", tmp_path / "back")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_folder_that_is_no_pipeline_is_refused(run, tmp_path):
+    with pytest.raises(UserError, match=r"holds no unet/config\.json"):
+        import_(tmp_path)
+    export(load(run), tmp_path / "out")
+    (tmp_path / "out" / "unet" / WEIGHTS).write_bytes(b"pickle")
+    with pytest.raises(UserError, match="cannot be read as safetensors"):
+        import_(tmp_path / "out", tmp_path / "back")
+    (tmp_path / "out" / "unet" / WEIGHTS).unlink()
+    with pytest.raises(UserError, match="holds no unet/diffusion_pytorch_model.safetensors"):
+        import_(tmp_path / "out", tmp_path / "back")

@@ -1,0 +1,254 @@
+"""From a run to images: every image its own seed's, and nobody else's."""
+
+import itertools
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import ddim
+import tiny
+from ddim.runs import checkpoint
+from ddim.runs.codec import override
+from ddim.errors import UserError
+from ddim.runs.generate import generate, load, recipe_of, sample, trajectory
+from ddim.diffusion.grids import Listed
+from ddim.diffusion.pixels import Pixels
+from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC
+
+SIZE = 4
+"""Images in a micro-batch of these tests, so that few images fill several."""
+
+
+@pytest.fixture(scope="module", params=["layer norm", "batch norm"])
+def trained(request, tmp_path_factory):
+    """A model with weights that are not those at the start, whose averages differ from them."""
+    run = tiny.training(tiny.recipe(request.param, optim__warmup=0, optim__decay="constant"))
+    for _ in range(12):
+        run.advance()
+    folder = tmp_path_factory.mktemp("run")
+    documents = run.documents()
+    documents["state"]["runtime"] |= {"micro_batch": SIZE}
+    checkpoint.save(folder / "checkpoints", run.step, run.tensors(), documents)
+    return load(folder)
+
+
+def made(trained, seeds, steps=3, **options):
+    return generate(trained, seeds, steps, **options)[0]
+
+
+SAMPLERS = [
+    DDIM(),
+    DDIM(0.5),
+    DDIM(1.0),
+    DDPM(),
+    EDM(),
+    EDM(s_churn=4.0),
+    AdamsBashforth(3, start="exact"),
+    DPMSolver(2),
+    DPMSolver(3, eta=1.0),
+    UniPC(3),
+]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+def test_an_image_depends_on_its_own_seed_only(trained, sampler):
+    """Not on how many there are, which come before it, nor where in a micro-batch it stands."""
+    # Five levels, so that a method of order 3 reaches it.
+    twelve = made(trained, range(12), 5, sampler=sampler)
+    shuffled = torch.randperm(12, generator=torch.Generator().manual_seed(0)).tolist()
+    counts = [list(range(n)) for n in (1, 2, 3, 4, 5, 8, 11)]
+    places = [[7], [3, 11], [0, 7], [1, 2, 7], [1, 2, 3, 7], list(range(5, 12))]
+    for seeds in [*counts, *places, list(range(11, -1, -1)), shuffled]:
+        assert torch.equal(made(trained, seeds, 5, sampler=sampler), twelve[seeds])
+    different = [torch.equal(a, b) for a, b in itertools.combinations(twelve, 2)]
+    assert not any(different)
+
+
+def test_images_lie_between_0_and_1_and_have_the_models_shape(trained):
+    images, _ = generate(trained, range(3), 2)
+    assert images.shape == (3, 3, 32, 32)
+    assert images.dtype == torch.float32
+    assert 0 <= images.min() < images.max() <= 1
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_an_image_costs_as_many_evaluations_as_steps(trained, steps):
+    asked = []
+    hook = trained.model.net.register_forward_pre_hook(lambda _, args: asked.append(len(args[0])))
+    _, nfe = generate(trained, range(6), steps)
+    hook.remove()
+    assert nfe == steps
+    assert asked == [SIZE] * steps * 2
+
+
+NARROW = {"sampled_on": "cosine", "sampled_on__min_signal": "0.1", "sampled_on__max_signal": "0.9"}
+
+
+@pytest.mark.parametrize("changes", [{}, {"clip": "yes", **NARROW}], ids=["plain", "clipped and narrower"])
+def test_the_two_storeys_of_the_readme_are_the_same(tmp_path, capsys, changes):
+    """What `sample` gives is what its parts give, to the last bit, whatever the recipe samples with."""
+    chosen = tiny.recipe(sampler="dpm_solver", grid="uniform_log_snr", grid__end="1", **changes)
+    run = tiny.training(chosen)
+    for _ in range(5):
+        run.advance()
+    documents = run.documents()
+    documents["state"]["runtime"] |= {"precision": "bf16", "micro_batch": 16}
+    checkpoint.save(tmp_path / "checkpoints", run.step, run.tensors(), documents)
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall("```python\n(.*?)```", readme, re.DOTALL)
+    made = []
+    for block in blocks:
+        names: dict = {}
+        exec(block.replace("runs/photos-fast-1", tmp_path.as_posix()), names)
+        made.append(names["images"])
+    upstairs, downstairs = made
+    assert torch.equal(upstairs, downstairs)
+    assert upstairs.shape == (16, 3, 32, 32)
+    assert not torch.equal(upstairs, generate(load(tmp_path), range(16), 20, sampler=DDIM())[0])
+
+
+def test_a_watcher_sees_each_state_of_the_images_it_belongs_to(trained):
+    seen = []
+    images = made(trained, [5, 6, 7, 8, 9], 3, watch=lambda seeds, state: seen.append((seeds, state)))
+    assert [seeds for seeds, _ in seen] == [[5, 6, 7, 8]] * 4 + [[9]] * 4
+    assert [round(state.t, 6) for _, state in seen[:4]] == [1.0, 0.666667, 0.333333, 0.0]
+    assert all(len(state.x) == len(state.x0) == len(seeds) for seeds, state in seen)
+    ends = [trained.pixels.leave(state.x) for _, state in seen if state.t == 0]
+    assert torch.equal(torch.cat(ends), images)
+
+
+def test_the_callers_grid_is_walked(trained):
+    times = []
+    made(trained, [0], 2, grid=Listed((0.9, 0.2)), watch=lambda _, state: times.append(state.t))
+    assert times == [0.9, 0.2, 0.0]
+
+
+def test_averaged_and_raw_weights_make_other_images(trained):
+    run = trained.path.parents[1]
+    raw = load(run, "raw")
+    files = {name: checkpoint.read_tensors(trained.path, name) for name in ("model", "ema/default")}
+    for name, value in raw.model.state_dict().items():
+        assert torch.equal(value, files["model"][name])
+    for name, value in files["ema/default"].items():
+        assert torch.equal(trained.model.state_dict()[name], value)
+    assert not torch.equal(made(trained, [0]), made(raw, [0]))
+    assert (trained.weights, raw.weights) == ("ema", "raw")
+
+
+def test_every_average_of_a_run_can_be_loaded_by_its_name(tmp_path):
+    run = tiny.training(tiny.recipe("batch norm", ema="exponential", ema__decay="0.9", ema__more="0.1,0"))
+    for _ in range(4):
+        run.advance()
+    checkpoint.save(tmp_path / "checkpoints", run.step, run.tensors(), run.documents())
+    for weights, profile in (("ema", "default"), ("0.1", "0.1"), ("0", "0")):
+        trained = load(tmp_path, weights)
+        state = trained.model.state_dict()
+        assert trained.weights == weights
+        assert tiny.different({name: state[name] for name in run.average}, run.averages[profile]) == []
+    raw = load(tmp_path, "raw").model.state_dict()
+    # The decay 0 forgets all but the newest.
+    assert tiny.different({name: raw[name] for name in run.average}, run.averages["0"]) == []
+    assert torch.equal(sample(tmp_path, 2, 2, weights="0"), sample(tmp_path, 2, 2, weights="raw"))
+    for wrong in ("0.10", "default", "0.9", "../model"):
+        with pytest.raises(UserError) as caught:
+            load(tmp_path, wrong)
+        assert str(caught.value) == f"weights must be ema, raw, 0.1 or 0, got {wrong!r}"
+
+
+def test_a_run_and_its_checkpoint_are_the_same_to_load(trained):
+    again = load(trained.path)
+    assert torch.equal(made(trained, [3]), made(again, [3]))
+    assert again.digest == trained.digest == checkpoint.digest(trained.path)
+    assert recipe_of(trained.path) == recipe_of(trained.path.parents[1]) == trained.recipe
+
+
+def test_a_loaded_model_is_at_rest(trained):
+    assert not any(module.training for module in trained.model.modules())
+    assert not any(parameter.requires_grad for parameter in trained.model.parameters())
+
+
+def test_seeds_count_upwards_from_the_one_given(trained):
+    assert torch.equal(sample(trained, n=2, steps=2, seed=8), made(trained, [8, 9], 2))
+
+
+def test_a_run_of_an_accelerator_is_sampled_as_this_machine_would(trained, tmp_path):
+    """Its micro-batch, threads and precision are those of a machine that is not here."""
+    run = tiny.training(tiny.recipe())
+    documents = run.documents()
+    documents["state"]["runtime"] |= {"device": "xpu:3", "micro_batch": 64, "threads": 96}
+    checkpoint.save(tmp_path / "checkpoints", 1, run.tensors(), documents)
+    here = load(tmp_path, device="cpu").runtime
+    assert (here.device, here.micro_batch) == ("cpu", 16)
+    assert here.threads < 96
+    assert load(trained.path).runtime.micro_batch == SIZE
+
+
+def test_a_run_without_steps_is_refused(trained):
+    with pytest.raises(UserError, match="steps must be at least 1"):
+        made(trained, [0], 0)
+    with pytest.raises(UserError, match="at least one level"):
+        list(trajectory(trained.model, trained.model.blank(1), [0], torch.ones(0), DDIM()))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"n": 0}, "n must be at least 1"),
+        ({"seed": -1}, "seed must lie in"),
+        ({"seed": 2**32 - 1, "n": 2}, "seed must lie in"),
+        ({"label": 1}, "trained without labels"),
+    ],
+)
+def test_what_cannot_be_made_is_one_sentence(trained, given, said):
+    with pytest.raises(UserError, match=said):
+        sample(trained, **{"n": 1, "steps": 1, **given})
+
+
+def test_what_cannot_be_loaded_is_one_sentence(trained, tmp_path):
+    with pytest.raises(UserError, match="ema or raw"):
+        load(trained.path, "averaged")
+    with pytest.raises(UserError, match="is not a folder"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="is no run"):
+        load(tmp_path)
+    with pytest.raises(UserError, match="device must be"):
+        load(trained.path, device="abacus")
+
+
+def test_weights_of_another_network_are_named(trained, tmp_path):
+    other = override(trained.recipe, {"predicts": "noise"})
+    run = tiny.training(tiny.recipe("keras"))
+    documents = {**run.documents(), "recipe": json.loads(json.dumps(ddim.runs.codec.dump(other)))}
+    checkpoint.save(tmp_path / "checkpoints", 1, run.tensors(), documents)
+    with pytest.raises(UserError, match=r"does not fit its recipe: \S+ is missing or of another shape"):
+        load(tmp_path)
+
+
+def test_a_recipe_that_clips_makes_pictures_from_images_that_pixels_can_be(trained):
+    """Of a network that is far out of bounds: what the sampler is told of is not."""
+    wild = replace(trained, pixels=Pixels.fixed(0.5, 2.0))
+    told = {}
+    for clip in (False, True, "x0"):
+        chosen, seen = replace(wild, recipe=replace(trained.recipe, clip=clip)), []
+        images, nfe = generate(
+            chosen, range(2), 4, watch=lambda seeds, state, seen=seen: seen.append(state.x0)
+        )
+        assert nfe == 4
+        told[clip] = torch.stack(seen[1:]).abs().max()
+    assert max(told[True], told["x0"]) <= 0.25 < told[False]
+
+
+def test_on_a_way_that_is_gone_back_the_halves_add_up(trained):
+    """An inversion takes the noise for what is left of x_t, which clip x0 keeps as it was predicted."""
+    # Of pixels with so little room the network goes far out of bounds.
+    narrow = replace(trained, pixels=Pixels.fixed(0.5, 2.0))
+    narrow = replace(narrow, recipe=replace(narrow.recipe, clip="x0"))
+    x, t = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor(0.9)
+    at = narrow.model.schedule(t).over(x)
+    for whole in (True, False):
+        p = narrow.sampled(narrow.model, whole=whole)(x, t)
+        assert torch.allclose(at.alpha * p.x0 + at.sigma * p.eps, x, atol=1e-5) == whole

@@ -1,0 +1,90 @@
+"""What a set of pictures says of itself."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from ddim.runs import checkpoint
+from ddim.runs.codec import override
+from ddim.runs.generate import generate, load
+from ddim.diffusion.pixels import Pixels
+from ddim.plots.pictures import grid
+from ddim.runs.provenance import Film, sampling_record
+from ddim.diffusion.samplers import State
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    run = tiny.training()
+    run.advance()
+    folder = tmp_path_factory.mktemp("run")
+    checkpoint.save(folder / "checkpoints", run.step, run.tensors(), run.documents())
+    return folder
+
+
+def test_a_record_holds_all_that_the_pictures_depend_on(folder):
+    trained = load(folder)
+    trained = replace(trained, recipe=override(trained.recipe, {"sampler.eta": 0.5, "grid": "quadratic"}))
+    record = json.loads(json.dumps(sampling_record(trained, [3, 9], 4, 4, None), allow_nan=False))
+    assert record["checkpoint"] == {"path": str(trained.path), "sha256": checkpoint.digest(trained.path)}
+    assert record["sampler"] == {"kind": "ddim", "eta": 0.5}
+    assert record["grid"] == {"kind": "quadratic"}
+    assert record["times"] == pytest.approx([1, 9 / 16, 1 / 4, 1 / 16])
+    assert (record["seeds"], record["nfe"], record["step"], record["label"]) == ([3, 9], 4, 1, None)
+    assert (record["weights"], record["bit_equal"]) == ("ema", True)
+    assert record["recipe"]["name"] == "tiny"
+    assert record["runtime"] == vars(trained.runtime)
+    assert record["versions"]["torch"] == torch.__version__
+
+
+def test_a_record_says_where_bits_may_differ(folder, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda net: net)
+    trained = load(folder, compiling=True)
+    record = sampling_record(trained, [0], 1, 1, None)
+    assert (record["bit_equal"], record["runtime"]["compile"]) == (False, True)
+
+
+def test_a_record_outlives_its_checkpoint(folder, tmp_path):
+    """A run that goes on removes old checkpoints while pictures are made with them."""
+    run = tiny.training()
+    for _ in range(4):
+        run.advance()
+        checkpoint.save(tmp_path, run.step, run.tensors(), run.documents())
+        if run.step == 1:
+            trained = load(tmp_path / "step-000000001")
+            digest = checkpoint.digest(trained.path)
+    assert not trained.path.exists()
+    assert sampling_record(trained, [0], 1, 1, None)["checkpoint"]["sha256"] == digest
+
+
+def test_a_film_has_one_grid_for_each_state_and_ends_with_the_pictures(folder):
+    trained = load(folder)
+    film = Film(trained.pixels, range(18))
+    images, _ = generate(trained, range(18), 3, watch=film.add)
+    frames = film.frames()
+    assert len(frames) == 4
+    assert all(frame.shape == frames[0].shape for frame in frames)
+    np.testing.assert_array_equal(frames[-1], grid(images))
+
+
+def test_a_film_is_of_its_own_seeds_only(folder):
+    """However many others are made beside them."""
+    trained, (small, large) = load(folder), (Film(load(folder).pixels, [3, 17]) for _ in range(2))
+    generate(trained, [3, 17], 2, watch=small.add)
+    generate(trained, range(40), 2, watch=large.add)
+    for one, other in zip(small.frames(), large.frames(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_film_runs_from_noise_to_picture_whatever_the_order_of_its_parts():
+    film = Film(Pixels.fixed(0.5, 0.5, 1), [0])
+    for t in (0.0, 1.0, 0.5):
+        film.add([0], State(torch.full((1, 1, 2, 2), 2 * t - 1), t, torch.zeros(1, 1, 2, 2)))
+    assert [frame.max() for frame in film.frames()] == sorted(
+        (frame.max() for frame in film.frames()), reverse=True
+    )
+    assert len(film.frames()) == 3

@@ -1,0 +1,39 @@
+"""Runs in memory and records of evaluations that nobody made."""
+
+from ddim.experiments.index import Run
+from ddim.runs.codec import dump, override
+from ddim.runs.named_recipes import smoke
+
+
+def run(name="run", state="finished", errors=None, records=(), **changes):
+    """A run in memory; fields by path, dots written as double underscores."""
+    recipe = dump(override(smoke(), {path.replace("__", "."): value for path, value in changes.items()}))
+    return Run(name, state, recipe, images=960, total=960, errors=errors or {}, records=records)
+
+
+def record(kid=0.1, fid=None, extractor="lite", pictures=1000, part="valid", sha256="a", **sampling):  # noqa: PLR0913
+    """An evaluation's record; of the last step of `run`, with its own sampler, where nothing else is said."""
+    metrics = {"kid": {"value": kid, "low": kid - 0.01, "high": kid + 0.01}}
+    metrics |= {"fid": {"value": fid, "infinity": fid - 5, "low": fid - 6, "high": fid - 4}} if fid else {}
+    against = {"source": "x", "fingerprint": "f", "part": part, "size": [64, 64], "images": 700}
+    return {
+        "schema": 1,
+        "kind": "evaluation",
+        "metrics": metrics,
+        "features": {"extractor": extractor, "weights": "w" * 64, "resize": "224 px", "dimensions": 1280},
+        "reference": {**against, "sha256": sha256},
+        "generated": {"images": pictures, "source": "run"},
+        "sampling": {
+            "step": 60,
+            "recipe": dump(smoke()),
+            "sampler": {"kind": "ddim"},
+            "grid": {"kind": "uniform"},
+            "nfe": 20,
+            "seeds": list(range(pictures)),
+            "weights": "ema",
+            "times": [1.0] * 20,
+            "label": None,
+            "guidance": 1.0,
+            **sampling,
+        },
+    }

@@ -1,0 +1,165 @@
+"""`ddim train` killed with SIGKILL again and again, and resumed each time.
+
+`python tests/kill.py FOLDER [--kills 20] [--saving 5] [--seed 0] -- OPTIONS OF ddim train ...` runs it once
+undisturbed and once killed, both in FOLDER, and prints a report as JSON; it exits with 1 unless both ended
+with the same bits. It is a script because it forks: each life costs no import.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ddim.cli.console
+import ddim.training  # noqa: F401  (imported before the forks)
+from ddim.cli import main
+from ddim.runs import checkpoint
+
+
+@dataclass
+class Report:
+    """What happened: kills, how many of them in a save, at which steps; and what was left different."""
+
+    kills: int = 0
+    saving: int = 0
+    starting: int = 0
+    resumed_at: list[int] = field(default_factory=list)
+    different: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def torture(folder, options, kills, saving, seed=0, longest=1.0):
+    """Kill a run `kills` times within `longest` seconds, or, `saving` of them, in the next save after that.
+
+    `options` are those of `ddim train` without --out. RuntimeError where the run ends too soon or fails.
+    """
+    began, draw, report = time.monotonic(), random.Random(seed), Report()
+    whole, killed = folder / "whole", folder / "killed"
+    Life(whole, options).ends(0)
+    while report.kills < kills:
+        aim = report.saving < saving
+        life = Life(killed, options)
+        _wait_and_kill(life, killed, draw, aim, longest, report)
+        report.kills += 1
+        # What the dead process left half-written is the proof that it died in a save.
+        report.saving += any((killed / "checkpoints").glob(f".tmp-{life.pid}-*"))
+        newest = checkpoint.newest(killed / "checkpoints")
+        report.resumed_at.append(int(newest.name[5:]) if newest else 0)
+    Life(killed, options).ends(0)
+    report.different = _different(whole, killed)
+    report.seconds = round(time.monotonic() - began, 1)
+    return report
+
+
+class Life:
+    """One process of `ddim train`, forked from this one, which has imported all and computed nothing."""
+
+    def __init__(self, run, options):
+        words = ["train", *options, "--out", str(run), *(["--resume"] if run.exists() else [])]
+        reader, writer = os.pipe()
+        self.pid, self.said = os.fork(), []
+        if not self.pid:
+            try:
+                os.dup2(writer, sys.stderr.fileno())
+                code = main(words)
+                sys.stderr.flush()
+            except BaseException as error:  # the fork must not return into its parent's code
+                os.write(writer, repr(error).encode())
+                code = 99
+            os._exit(code)
+        os.close(writer)
+        self.training, self.code = threading.Event(), None
+        self.reader = threading.Thread(target=self._read, args=(os.fdopen(reader),))
+        self.reader.start()
+
+    def _read(self, lines):
+        with lines:
+            for line in lines:
+                self.said.append(line)
+                if line.startswith("run folder"):
+                    self.training.set()
+
+    def over(self, wait=False):
+        """Whether it has ended; `code` is then its exit code, negative for a signal."""
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, 0 if wait else os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+                self.reader.join()
+        return self.code is not None
+
+    def ends(self, code):
+        """Wait for the end; RuntimeError unless it is this one."""
+        self.over(wait=True)
+        if self.code != code:
+            raise RuntimeError(f"the run ended with {self.code}: {''.join(self.said[-3:])}")
+
+
+def _wait_and_kill(life, run, draw, aim, longest, report):
+    # Some die while they start: before they compile, or before their first step.
+    if not aim and report.kills % 4 == 0:
+        report.starting += 1
+        life.training.wait(draw.uniform(0, longest))
+    else:
+        _await(life, life.training.is_set)
+        # The first line that this process logs says that it has compiled, and makes steps.
+        log = run / "metrics.jsonl"
+        before = log.stat().st_size
+        _await(life, lambda: log.stat().st_size > before)
+        time.sleep(draw.uniform(0, longest))
+        if aim:
+            _await(life, lambda: any((run / "checkpoints").glob(f".tmp-{life.pid}-*")))
+            time.sleep(draw.uniform(0, 0.005))
+    if not life.over():
+        os.kill(life.pid, signal.SIGKILL)
+    life.ends(-signal.SIGKILL)
+
+
+def _await(life, condition):
+    while not condition() and not life.over():
+        time.sleep(0.001)
+
+
+def _different(whole, killed):
+    """Tensor files of the last checkpoint, the log without its times, and samples that are not equal."""
+    one, other = (_contents(run) for run in (whole, killed))
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+
+
+def _contents(run):
+    path = checkpoint.newest(run / "checkpoints")
+    files = [*path.rglob("*.safetensors"), *(run / "samples").iterdir()]
+    found = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    log = [{name: value for name, value in line.items() if name != "time"} for line in lines]
+    return {**found, "metrics.jsonl": log, "step": path.name}
+
+
+def report():
+    """Parse, torture, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--saving", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--longest", type=float, default=1.0)
+    words = sys.argv[1:]
+    split = words.index("--") if "--" in words else len(words)
+    args, options = parser.parse_args(words[:split]), words[split + 1 :]
+    shutil.rmtree(args.folder, ignore_errors=True)
+    args.folder.mkdir(parents=True)
+    found = torture(args.folder, options, args.kills, args.saving, args.seed, args.longest)
+    print(json.dumps(vars(found)))
+    return 1 if found.different or found.saving < args.saving else 0
+
+
+if __name__ == "__main__":
+    sys.exit(report())

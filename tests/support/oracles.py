@@ -1,0 +1,68 @@
+"""Helpers for tests round the oracles of the library."""
+
+import torch
+
+from ddim.diffusion.oracles import Gaussian
+
+__all__ = ["Answers", "Asked", "Gaussian", "TellsTime", "made", "normal", "shaken", "uniform"]
+
+
+class TellsTime:
+    """A conditioning for networks that are oracles."""
+
+    def __call__(self, t, at):
+        return t.double()
+
+
+class Asked:
+    """A denoiser that keeps the `times` at which it is asked."""
+
+    def __init__(self, inner):
+        self.inner, self.schedule, self.times = inner, inner.schedule, []
+
+    def __call__(self, x_t, t):
+        self.times.append(t.item())
+        return self.inner(x_t, t)
+
+
+class Answers(torch.nn.Module):
+    """The network that makes a Model of a denoiser, whatever the parameterisation asks it for."""
+
+    def __init__(self, oracle, predicts):
+        super().__init__()
+        self.oracle, self.predicts = oracle, predicts
+
+    def forward(self, scaled, t, label=None):
+        at = self.oracle.schedule(t).over(scaled)
+        c = self.predicts(at)
+        x_t = scaled / c.inp
+        return (self.oracle(x_t, t).x0 - c.skip * x_t) / c.out
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    """Standard normal numbers that depend on nothing but the arguments."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def uniform(*shape, seed=0):
+    """Uniform numbers in [0, 1) that depend on nothing but the arguments."""
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def made(build, seed=0):
+    """A network whose initial weights depend on the seed only; the global generator is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+def shaken(net, seed=1):
+    """The network with every weight and statistic of it random, so that no path is hidden behind a zero."""
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in net.state_dict().items():
+            if value.is_floating_point():
+                noise = torch.randn(value.shape, generator=draw, dtype=value.dtype)
+                fan = value[0].numel() if value.ndim > 1 else 4
+                value.copy_(1 + noise.abs() if "var" in name else noise / fan**0.5)
+    return net.eval()

@@ -1,0 +1,30 @@
+"""Run folders without weights."""
+
+import json
+
+from ddim.runs.codec import dump
+from ddim.runs.named_recipes import smoke
+from stubs import written
+
+ERRORS = {"noise_mae": 0.4, "image_mae": 0.3}
+
+
+def make(folder, images=960, seen=(480, 960), errors=ERRORS, step=None, **recipe):
+    """A run folder as `ddim train` leaves it, without weights."""
+    folder.mkdir(parents=True)
+    whole = {**dump(smoke()), "images": images, **recipe}
+    (folder / "run.json").write_text(json.dumps({"recipe": whole, "seed": 0}))
+    lines = [{"step": n // 16, "images": n, "time": 0.0, "loss": 1.0} for n in seen]
+    lines += [{**lines[-1], **errors}] if seen else []
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if step is not None:
+        (folder / "checkpoints" / f"step-{step:09d}").mkdir(parents=True)
+        state = {"plan": {"total": 320}}
+        (folder / "checkpoints" / f"step-{step:09d}" / "state.json").write_text(json.dumps(state))
+    return folder
+
+
+def judge(folder, number, **metrics):
+    """An evaluation of a run."""
+    values = {name: {"value": value, "low": value, "high": value} for name, value in metrics.items()}
+    written(folder / "evaluations" / str(number), metrics=values)

@@ -1,0 +1,115 @@
+"""Runs of a second: recipes, images and trainings for the tests of whatever trains or was trained."""
+
+import hashlib
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ddim.data import Images, split
+from ddim.nn.ema import Power
+from ddim.nn.runtime import Runtime
+from ddim.runs import checkpoint
+from ddim.runs.codec import override
+from ddim.runs.recipe import Data, DDPMUNetSpec, Optim, Recipe, Report, ResidualUNetSpec, UNetSpec
+from ddim.training import Callback, Machine
+from ddim.training.engine import LocalEngine
+from ddim.training.loop import Plan, Split, Training
+from ddim.training.run import pixels_of
+
+COMMAND = [sys.executable, "-c", "import sys; from ddim.cli import main; sys.exit(main())"]
+MACHINE = Machine("cpu", "fp32", compiling=False, threads=1)
+NETS = {
+    "layer norm": UNetSpec(widths=(8, 16), down=(0, 1), up=(1, 1), attention=(False, True), told=16),
+    "batch norm": ResidualUNetSpec(widths=(8, 16), middle=(16,), depth=1, embedding=8),
+    # With dropout.
+    "group norm": DDPMUNetSpec(width=8, multipliers=(1, 2), blocks=1, attention=(False, True), groups=4),
+    "keras": ResidualUNetSpec(widths=(8, 16), middle=(16,), depth=1, embedding=8, keras=True),
+}
+BASE = Recipe(
+    name="tiny",
+    data=Data(source="blossoms:40", size=(32, 32), valid=0.2),
+    net=NETS["layer norm"],
+    optim=Optim(lr=2e-3, batch=8, warmup=32, decay="cosine"),
+    ema=Power(6.94),
+    report=Report(events=2, valid=8, grid=2, steps=2, log=3, checkpoint=1000.0),
+    images=80,
+)
+"""Ten updates over 32 images, so that an epoch is four; events after the fifth and the tenth."""
+
+
+AUGMENTED = override(BASE, {"augment.probability": 0.5, "net.augment": 9, "data.flip": False})
+"""BASE told of what is done to its images."""
+
+
+def recipe(net="layer norm", **changes):
+    """BASE with another network and fields by path, dots written as double underscores."""
+    changed = override(BASE, {name.replace("__", "."): value for name, value in changes.items()})
+    return replace(changed, net=NETS[net])
+
+
+def images(n=40, size=(32, 32), channels=3):
+    """Images of smooth noise in memory: no cache, no files."""
+    coarse = np.random.default_rng(0).integers(0, 256, (n, 4, 4, channels), dtype=np.uint8)
+    pixels = coarse.repeat(size[0] // 4, 1).repeat(size[1] // 4, 2)
+    names = tuple(str(k) for k in range(n))
+    return Images(pixels, None, (), names, hashlib.sha256(pixels.tobytes()).hexdigest())
+
+
+def training(chosen=BASE, source=None):
+    """A training at step 0, of images in memory."""
+    source = source or images()
+    parts = Split(source, *split(source, chosen.data.valid, chosen.seed))
+    return Training(chosen, parts, pixels_of(chosen, parts), LocalEngine(Runtime()), Plan(chosen.images))
+
+
+def bits(run):
+    """All tensors of a training, copied: model, average, optimiser."""
+    return {
+        f"{file}/{name}": tensor.detach().clone()
+        for file, group in run.tensors().items()
+        for name, tensor in group.items()
+    }
+
+
+def different(one, other):
+    """Names of the tensors that are not the same bits."""
+    assert one.keys() == other.keys()
+    return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def gradients(run):
+    """The gradients and the loss of the next update, which is not made."""
+    loss, *_ = run._backward()
+    found = {name: p.grad.clone() for name, p in run.parameters.items()}
+    run.optimizer.zero_grad(set_to_none=True)
+    return found, loss
+
+
+def digests(folder):
+    """SHA-256 of each tensor file of the newest checkpoint of a run folder."""
+    path = checkpoint.newest(folder / "checkpoints")
+    files = sorted(path.rglob("*.safetensors"))
+    assert len(files) == 3
+    found = {str(f.relative_to(path)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    return {"step": path.name, **found}
+
+
+def metrics(folder):
+    """The lines of a run's log without their times."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "time"} for line in lines]
+
+
+class At(Callback):
+    """Does something after the update of a step."""
+
+    def __init__(self, step, act):
+        self.step, self.act = step, act
+
+    def stepped(self, training, values):
+        """See `Callback`."""
+        if training.step == self.step:
+            self.act(training)

