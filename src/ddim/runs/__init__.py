@@ -1,0 +1,1 @@
+"""A run in memory and on disk: recipe, checkpoint, pipeline, samples."""
