@@ -21,8 +21,9 @@ from ddim.metrics.kid import kid
 from ddim.metrics.neighbours import nearest, plain
 from ddim.metrics.proportions import interval
 from ddim.runs.classes import check
-from ddim.runs.generate import as_asked, load, made
+from ddim.runs.generate import as_asked, made
 from ddim.runs.images import own_images
+from ddim.runs.pipeline import load
 
 KNOWN, NEIGHBOURS = 5000, 20
 """Training images that are looked among, and how many of them decide."""

@@ -41,8 +41,9 @@ from ddim.diffusion.pixels import Pixels
 from ddim.nn import allocator as memory
 from ddim.nn.runtime import COMPILE_PAYS_AFTER, Runtime, choose
 from ddim.runs.diffusers_format import export
-from ddim.runs.generate import Trained, generate
+from ddim.runs.generate import generate
 from ddim.runs.named_recipes import find
+from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe import Recipe, build
 from exact import rounded
 from timing import images, in_turn, pace, show, training
@@ -53,7 +54,7 @@ SAME = 1e-4
 """How far the outputs of the two networks may lie apart."""
 
 
-def pair(recipe: Recipe, folder: Path) -> tuple[Trained, DDIMPipeline]:
+def pair(recipe: Recipe, folder: Path) -> tuple[Pipeline, DDIMPipeline]:
     """Our network, and diffusers' pipeline with its weights, both on the CPU in float32.
 
     SystemExit where their outputs differ.
@@ -65,7 +66,7 @@ def pair(recipe: Recipe, folder: Path) -> tuple[Trained, DDIMPipeline]:
             # Branches that start at zero would hide what is in them.
             if isinstance(module, nn.Conv2d):
                 module.reset_parameters()
-    trained = Trained(model, PIXELS, recipe, Runtime(), {}, folder, "raw")
+    trained = Pipeline(model, PIXELS, recipe, Runtime())
     export(trained, folder / "pipeline")
     pipeline = DDIMPipeline.from_pretrained(folder / "pipeline", local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
@@ -108,7 +109,7 @@ def update(net: UNet2DModel, recipe: Recipe, runtime: Runtime) -> Callable[[], o
     return step
 
 
-def sampled(trained: Trained, runtime: Runtime, count: int, steps: int) -> Callable[[], object]:
+def sampled(trained: Pipeline, runtime: Runtime, count: int, steps: int) -> Callable[[], object]:
     """So many pictures of a copy of our model, once made."""
     model = runtime.place(copy.deepcopy(trained.model))
     model.net = runtime.compiled(model.net, frozen=True)
@@ -182,7 +183,7 @@ def measure_training(recipe: Recipe, net: UNet2DModel, args: argparse.Namespace,
 
 
 def measure_sampling(
-    trained: Trained, pipeline: DDIMPipeline, args: argparse.Namespace, quick: Runtime
+    trained: Pipeline, pipeline: DDIMPipeline, args: argparse.Namespace, quick: Runtime
 ) -> None:
     """The tables of sampling."""
     count, steps = args.images, args.steps

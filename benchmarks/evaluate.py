@@ -16,7 +16,8 @@ from pathlib import Path
 from ddim.evaluation.evaluate import Pictures, evaluate
 from ddim.metrics.features import extract, find
 from ddim.plots.pictures import to_uint8
-from ddim.runs.generate import generate, load
+from ddim.runs.generate import generate
+from ddim.runs.pipeline import load
 
 
 def main() -> None:

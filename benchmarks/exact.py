@@ -19,8 +19,8 @@ from torch import nn
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.noise import Noise
 from ddim.nn.blocks import Exact
-from ddim.runs.generate import load
 from ddim.runs.images import entered, own_images
+from ddim.runs.pipeline import load
 
 TIMES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
 

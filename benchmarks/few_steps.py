@@ -12,7 +12,8 @@ import argparse
 from pathlib import Path
 
 from ddim.evaluation import sampler_errors as comparison
-from ddim.runs.generate import ends, load
+from ddim.runs.generate import ends
+from ddim.runs.pipeline import load
 
 
 def main() -> None:

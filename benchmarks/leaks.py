@@ -26,8 +26,9 @@ from ddim.data.augment import augmented
 from ddim.data.batch import batch as gather
 from ddim.data.batch import unit
 from ddim.runs.classes import in_turn, of_seeds
-from ddim.runs.generate import Trained, as_asked, batches, load, trajectory
+from ddim.runs.generate import as_asked, batches, trajectory
 from ddim.runs.images import own_images
+from ddim.runs.pipeline import LoadedRun, Pipeline, load
 
 SEEN = 5
 """Standard errors by which augmentation must move a statistic of the images for `leak` to be told."""
@@ -58,7 +59,7 @@ def statistics(images: Tensor) -> dict[str, Tensor]:
     }
 
 
-def pictures(trained: Trained, count: int, steps: int, augment: Tensor | None = None) -> Tensor:
+def pictures(trained: Pipeline, count: int, steps: int, augment: Tensor | None = None) -> Tensor:
     """(count, C, H, W) in [0, 1] of the seeds from 0 on, told of augmentations (count, labels) or of none.
 
     On the levels of `ddim sample`; of a run with classes these come in turn.
@@ -68,7 +69,7 @@ def pictures(trained: Trained, count: int, steps: int, augment: Tensor | None = 
     for mine, filled, blank in batches(trained, range(count)):
         told = None if augment is None else augment[torch.tensor(filled)]
         label = of_seeds(in_turn(trained.recipe), filled, trained.model)
-        denoise = trained.sampled(trained.model.given(label, told))
+        denoise = trained.denoiser(trained.model.given(label, told))
         with trained.runtime.precise():
             *_, last = trajectory(denoise, blank, filled, times, trained.recipe.sampler)
         made.append(trained.pixels.leave(last.x0[: len(mine)].float()).cpu())
@@ -86,9 +87,9 @@ def ratio(top: tuple[float, float], bottom: tuple[float, float]) -> str:
     return f"{value:>8.2f} +- {math.hypot(top[1], value * bottom[1]) / abs(bottom[0]):.2f}"
 
 
-def alike(run: Trained, control: Trained) -> bool:
+def alike(run: LoadedRun, control: LoadedRun) -> bool:
     """Whether a control was trained on a run's images as they are, and on nothing else."""
-    d, other = (trained.state["data"]["fingerprint"] for trained in (run, control))
+    d, other = (trained.checkpoint.state.images.fingerprint for trained in (run, control))
     return d == other and not control.recipe.augment.probability and not control.recipe.data.flip
 
 

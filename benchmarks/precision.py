@@ -12,16 +12,15 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from ddim.data import parse_size
 from ddim.evaluation.denoising import measure
 from ddim.nn.runtime import Runtime, choose
-from ddim.runs.generate import Trained
 from ddim.runs.images import entered
 from ddim.runs.named_recipes import find
+from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe import Recipe
 from ddim.training.engine import LocalEngine
 from ddim.training.loop import Plan, Split, Training
@@ -50,7 +49,7 @@ def errors(training: Training) -> torch.Tensor:
     """(10,) image MAE of the averaged weights at TIMES, on the first of the held-out images."""
     runtime, parts = training.engine.runtime, training.split
     with training.averaged() as model:
-        shown = Trained(model, training.pixels, training.recipe, runtime, {}, Path(), "ema")
+        shown = Pipeline(model, training.pixels, training.recipe, runtime)
         batches = entered(shown, parts.images, parts.valid[:HELD_OUT])
         found = measure(model, batches, TIMES, precise=runtime.precise())
     return torch.from_numpy(found.image_mae.mean(0))

@@ -24,8 +24,8 @@ from ddim.diffusion.denoiser import Model
 from ddim.diffusion.log_snr import ends, slices
 from ddim.diffusion.noise import Noise
 from ddim.runs.classes import check_null
-from ddim.runs.generate import Trained, load
 from ddim.runs.images import own_images
+from ddim.runs.pipeline import Pipeline, load
 
 NOISE = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Standard deviations of noise on images in [0, 1]."""
@@ -45,14 +45,14 @@ class Zero(nn.Module):
         return x.new_zeros(len(x), self.outputs * x.shape[1], *x.shape[2:])
 
 
-def held_out(trained: Trained) -> Tensor:
+def held_out(trained: Pipeline) -> Tensor:
     """(N, C, H, W) in [0, 1], the first of a run's held-out images."""
     own = own_images(trained)
     return unit(gather(own.images, own.valid[:HELD_OUT]))
 
 
 @torch.no_grad()
-def own_loss(trained: Trained, images: Tensor, model: Model) -> float:
+def own_loss(trained: Pipeline, images: Tensor, model: Model) -> float:
     """The recipe's objective at its own times, of the run's network or another in its place."""
     recipe, runtime = trained.recipe, trained.runtime
     times = recipe.objective.times(slices(len(images)), recipe.schedule)
@@ -66,7 +66,7 @@ def own_loss(trained: Trained, images: Tensor, model: Model) -> float:
 
 
 @torch.no_grad()
-def image_error(trained: Trained, images: Tensor, noise: float) -> float:
+def image_error(trained: Pipeline, images: Tensor, noise: float) -> float:
     """MAE in steps of 1/255 at this noise on the pixels; NaN where the schedule has no such level."""
     schedule, runtime, pixels = trained.model.schedule, trained.runtime, trained.pixels
     log_snr = -2 * math.log(noise / (sum(pixels.std) / len(pixels.std)))
@@ -102,7 +102,7 @@ def main() -> None:
         )
         learned, nothing = own_loss(trained, images, model), own_loss(trained, images, zero)
         count = sum(p.numel() for p in model.parameters())
-        seen = trained.state["step"] * trained.recipe.optim.batch
+        seen = trained.checkpoint.state.step * trained.recipe.optim.batch
         print(
             f"{path.name:<28}{count:>12,}{seen:>10,}{learned:>12.4f}{nothing:>12.4f}{learned / nothing:>8.3f}"
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 from ddim.data.batch import batch as gather
 from ddim.diffusion.editing import invert, restore
 from ddim.runs.codec import override
-from ddim.runs.generate import load
+from ddim.runs.pipeline import load
 from ddim.runs.recipe import Recipe
 from ddim.training.run import opened
 
@@ -34,9 +34,10 @@ def main() -> None:
     parser.add_argument("--grid", default="uniform_log_snr", help="default: that of ddim invert")
     args = parser.parse_args()
     trained = load(args.run)
-    recipe, model = trained.recipe, trained.sampled(trained.model)
+    recipe, model = trained.recipe, trained.denoiser(trained.model)
     parts = opened(replace(recipe, data=replace(recipe.data, source=args.data)), None)
-    if parts.images.fingerprint != trained.state["data"]["fingerprint"] or not len(parts.valid):
+    known = trained.checkpoint.state.images
+    if known is None or parts.images.fingerprint != known.fingerprint or not len(parts.valid):
         raise SystemExit(f"{args.data} is not what {args.run} was trained on, or holds nothing back")
     images = gather(parts.images, parts.valid[: args.images]).float() / 255
     x0 = trained.runtime.images(trained.pixels.enter(images))

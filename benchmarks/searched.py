@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ddim.diffusion.samplers import DPMSolver
 from ddim.evaluation.grid_search import named_grids, pictures, reference
-from ddim.runs.generate import load
+from ddim.runs.pipeline import load
 from ddim.runs.searched_grids import saved
 
 LEVELS, TRUSTED = 100, 16

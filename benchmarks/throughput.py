@@ -29,8 +29,9 @@ import torch
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.pixels import Pixels
 from ddim.nn.runtime import Runtime, choose
-from ddim.runs.generate import Trained, generate
+from ddim.runs.generate import generate
 from ddim.runs.named_recipes import find
+from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe import Recipe, build
 from ddim.training.loop import Training
 from timing import in_turn, pace, show, training
@@ -107,9 +108,9 @@ def measure_sampling(args: argparse.Namespace, quick: Runtime) -> None:
             torch.nn.init.normal_(model.net.leave.weight, std=0.1)
         runtime.place(model)
         model.net = runtime.compiled(model.net)
-        trained = Trained(model, Pixels.fixed(0.5, 0.5), recipe, runtime, {}, Path(), "raw")
+        trained = Pipeline(model, Pixels.fixed(0.5, 0.5), recipe, runtime)
 
-        def measure(trained: Trained = trained, label: str = label) -> float:
+        def measure(trained: Pipeline = trained, label: str = label) -> float:
             begin = time.perf_counter()
             pictures[label] = generate(trained, range(64), 20)[0]
             return 64 / (time.perf_counter() - begin)
@@ -133,7 +134,7 @@ def overhead(recipe: Recipe, runtime: Runtime, rounds: int) -> None:
     for size in (runtime.micro_batch, 64):
         sized = replace(runtime, micro_batch=size)
         model = sized.place(build(recipe, 3).eval().requires_grad_(False))
-        trained = Trained(model, Pixels.fixed(0.5, 0.5), recipe, sized, {}, Path(), "raw")
+        trained = Pipeline(model, Pixels.fixed(0.5, 0.5), recipe, sized)
         x = sized.images(model.blank(size))
         told = torch.full((size,), 0.5)
 
@@ -144,7 +145,7 @@ def overhead(recipe: Recipe, runtime: Runtime, rounds: int) -> None:
                     model.net(x, told)
             return len(x) / (time.perf_counter() - begin)
 
-        def whole(trained: Trained = trained, size: int = size) -> float:
+        def whole(trained: Pipeline = trained, size: int = size) -> float:
             begin = time.perf_counter()
             generate(trained, range(size), 20)
             return size / (time.perf_counter() - begin)

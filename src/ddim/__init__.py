@@ -10,13 +10,14 @@ if TYPE_CHECKING:
     from ddim.diffusion.samplers import DDIM, last, picture, start
     from ddim.evaluation.evaluate import Pictures, evaluate
     from ddim.evaluation.reference import Reference
-    from ddim.runs.generate import load, sample
+    from ddim.runs.generate import sample
+    from ddim.runs.pipeline import load
     from ddim.training import train
 
 # Name -> module. Lazily, because `ddim --help` must not wait for torch.
 _PUBLIC = {
     "train": "ddim.training",
-    "load": "ddim.runs.generate",
+    "load": "ddim.runs.pipeline",
     "sample": "ddim.runs.generate",
     "evaluate": "ddim.evaluation.evaluate",
     "Pictures": "ddim.evaluation.evaluate",

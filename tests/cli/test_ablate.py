@@ -12,7 +12,7 @@ from ddim.diffusion.samplers import EDM
 from ddim.diffusion.samplers.line import bar
 from ddim.evaluation import grid_search
 from ddim.evaluation import sampler_ablation as ablation
-from ddim.runs import generate
+from ddim.runs import pipeline
 from ddim.runs.codec import override
 from ddim.training import train
 
@@ -65,9 +65,9 @@ def test_a_run_is_asked_between_the_ends_of_its_own_grid(command, run, capsys, m
         return torch.zeros(1, 1, 1, 1)
 
     narrow = {"grid": "karras", "grid.sigma_min": 0.5, "grid.sigma_max": 4.0}
-    trained = generate.load(copy)
+    trained = pipeline.load(copy)
     trained = replace(trained, recipe=override(trained.recipe, narrow))
-    monkeypatch.setattr(generate, "load", lambda *_, **__: trained)
+    monkeypatch.setattr(pipeline, "load", lambda *_, **__: trained)
     for module in (ablation, grid_search):
         monkeypatch.setattr(module, "pictures", pictures)
     few = {"ablate": ["--evaluations", "3"], "search": ["--steps", "3"]}[command]
@@ -107,7 +107,7 @@ def test_the_truth_has_ten_times_the_levels_of_what_it_judges(
 
 
 def test_a_grid_of_one_length_is_ablated_too(run, capsys, monkeypatch):
-    trained = generate.load(run)
+    trained = pipeline.load(run)
     listed = override(trained.recipe, {"grid": {"kind": "listed", "times": [1, 0.5, 0.1]}, "report.steps": 3})
-    monkeypatch.setattr(generate, "load", lambda *_, **__: replace(trained, recipe=listed))
+    monkeypatch.setattr(pipeline, "load", lambda *_, **__: replace(trained, recipe=listed))
     assert main(["ablate", str(run), "--evaluations", "3", "--seeds", "1"]) == 0

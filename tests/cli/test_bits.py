@@ -19,7 +19,7 @@ from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
-from ddim.runs.generate import Trained
+from ddim.runs.pipeline import Pipeline
 from ddim.training import train
 from oracles import Asked, normal
 
@@ -129,7 +129,7 @@ def test_the_bits_are_of_images_as_the_run_was_trained_on_them(dequantise):
     exact = -(high - low).log2().flatten(1).mean(1)
     recipe = replace(tiny.BASE, data=replace(tiny.BASE.data, dequantise=dequantise))
     law = Gaussian(LinearBeta(), (mean - 0.04) / 0.01, std / 0.01)
-    trained = Trained(None, Pixels.fixed(0.04, 0.01, 1), recipe, Runtime(), {}, Path(), "raw")
+    trained = Pipeline(None, Pixels.fixed(0.04, 0.01, 1), recipe, Runtime())
     apart = _bits(trained, law, values.byte(), "ode", 30, range(n)) - exact
     assert 0 < apart.mean() < 0.08
 
@@ -140,14 +140,11 @@ def test_bits_begin_at_the_noise_of_a_value_or_at_the_least_that_the_run_was_tra
     of_a_value = schedule.inverse(2 * torch.tensor(127.5 / noise).log()).item()
     for low, least in ((0.0, of_a_value), (0.002, 0.002)):
         objective = replace(tiny.BASE.objective, times=UniformTimes(low))
-        trained = Trained(
+        trained = Pipeline(
             None,
             Pixels.fixed(0.5, 0.5, 1),
             replace(tiny.BASE, schedule=schedule, objective=objective),
             Runtime(),
-            {},
-            Path(),
-            "raw",
         )
         law = Asked(Gaussian(schedule))
         _bits(trained, law, values, method, 5, range(2))

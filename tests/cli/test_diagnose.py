@@ -21,8 +21,8 @@ from ddim.evaluation.gradient_noise import noise_scale
 from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
-from ddim.runs.generate import Trained, load
 from ddim.runs.images import OwnImages
+from ddim.runs.pipeline import Pipeline, load
 from ddim.runs.recipe import DDPMUNetSpec, build
 from ddim.training import train
 from oracles import made, shaken
@@ -160,7 +160,7 @@ MIRRORED = override(tiny.AUGMENTED, {"augment.probability": "1e-9"})
 def untrained(recipe):
     """A run of a recipe with random weights, whose pixels are left in [0, 1]."""
     model = shaken(made(lambda: build(recipe, 3))).requires_grad_(False)
-    return Trained(model, Pixels.fixed(0.0, 1.0), recipe, Runtime(micro_batch=3), {}, Path(), "raw")
+    return Pipeline(model, Pixels.fixed(0.0, 1.0), recipe, Runtime(micro_batch=3))
 
 
 def test_a_diagnosis_dequantises_as_training_does():

@@ -5,7 +5,7 @@ from ddim.cli import main
 from ddim.evaluation.evaluate import Pictures, evaluate
 from ddim.evaluation.reference import Reference
 from ddim.runs.diffusers_format import export, import_
-from ddim.runs.generate import load
+from ddim.runs.pipeline import load
 from stubs import stub
 from untrained import recipe, run_of
 

@@ -15,7 +15,8 @@ from ddim.evaluation import record as scores
 from ddim.metrics import features
 from ddim.plots.pictures import grid
 from ddim.runs.codec import write_recipe
-from ddim.runs.generate import generate, load
+from ddim.runs.generate import generate
+from ddim.runs.pipeline import load
 from ddim.training import train
 from stubs import stub
 

@@ -12,11 +12,14 @@ from PIL import Image
 
 from ddim.cli import main
 from ddim.cli import plot as command
+from ddim.diffusion.pixels import Pixels
 from ddim.evaluation import figures
+from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.codec import dump
 from ddim.runs.named_recipes import smoke
 from ddim.runs.recipe import build
+from ddim.runs.state import RunState
 
 
 @pytest.fixture
@@ -33,14 +36,8 @@ def run(here):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build(smoke(), 3)
-    runtime = {"device": "cpu", "precision": "fp32", "channels_last": True, "compile": False, "threads": 1}
-    state = {
-        "step": 1,
-        "channels": 3,
-        "classes": [],
-        "pixels": {"mean": [0.5] * 3, "std": [0.25] * 3},
-        "runtime": runtime | {"micro_batch": 1},
-    }
+    runtime = Runtime(micro_batch=1)
+    state = RunState(1, Pixels.fixed(0.5, 0.25), 3, (), runtime).to_json()
     tensors = {"model": model.state_dict(), "ema/default": model.state_dict()}
     (folder / "checkpoints").mkdir(parents=True)
     checkpoint.save(folder / "checkpoints", 1, tensors, {"state": state, "recipe": dump(smoke())})

@@ -15,7 +15,7 @@ from ddim.cli import main, sample
 from ddim.cli.sample import _seeds
 from ddim.plots import pictures as plots
 from ddim.runs import checkpoint, generate
-from ddim.runs.generate import load
+from ddim.runs.pipeline import load
 from ddim.training import train
 
 

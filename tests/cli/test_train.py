@@ -18,7 +18,7 @@ from ddim.data import open_images, parse_size
 from ddim.runs import checkpoint
 from ddim.runs import named_recipes as recipes
 from ddim.runs.codec import dump, flat, override, read_recipe, write_recipe
-from ddim.runs.generate import load
+from ddim.runs.pipeline import load
 from ddim.runs.recipe import Fixed, Recipe
 from ddim.training import train
 from ddim.training.loop import Plan

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,9 @@ from ddim.metrics.kid import kid
 from ddim.metrics.precision_recall import prdc
 from ddim.runs import checkpoint
 from ddim.runs import searched_grids as searched
-from ddim.runs.generate import load, made, recipe_of
+from ddim.runs.generate import made
+from ddim.runs.pipeline import load, recipe_of
+from ddim.runs.state import TrainedOn
 from ddim.training import train
 from stubs import stub
 
@@ -404,8 +406,8 @@ def test_a_run_whose_images_changed_needs_another_reference(run, monkeypatch):
     monkeypatch.setattr(evaluation, "load", lambda *args, **options: changed(load(*args, **options)))
 
     def changed(opened):
-        opened.state["data"]["fingerprint"] = "0" * 64
-        return opened
+        other = replace(opened.checkpoint.state, images=TrainedOn("0" * 64, 1))
+        return replace(opened, checkpoint=replace(opened.checkpoint, state=other))
 
     assert f"has changed since {run} was trained on it: name a reference with --data" in refused(run, FEW)
     assert evaluate(run, FEW, Reference("blossoms:60"), extractor=stub()).value("kid") is not None

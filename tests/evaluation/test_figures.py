@@ -3,7 +3,6 @@
 import math
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,9 @@ from ddim.errors import UserError
 from ddim.evaluation import figures
 from ddim.nn.runtime import Runtime
 from ddim.plots import pictures as plots
-from ddim.runs.generate import Trained, generate
+from ddim.runs.generate import generate
 from ddim.runs.named_recipes import smoke
+from ddim.runs.pipeline import Pipeline
 from oracles import Gaussian, normal
 
 
@@ -273,7 +273,7 @@ class Oracle(Gaussian):
 def trained():
     oracle = Oracle(Cosine(0.02, 0.999), mean=0.5, std=0.2)
     runtime = Runtime(micro_batch=2, channels_last=False)
-    return Trained(oracle, Pixels.fixed(0.5, 0.5), smoke(), runtime, {}, Path(), "ema")
+    return Pipeline(oracle, Pixels.fixed(0.5, 0.5), smoke(), runtime)
 
 
 def test_the_reverse_strip_ends_in_the_picture_that_sampling_gives(strips):

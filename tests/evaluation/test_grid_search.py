@@ -23,7 +23,8 @@ from ddim.plots.pictures import to_uint8
 from ddim.runs import checkpoint
 from ddim.runs import searched_grids as searched
 from ddim.runs.codec import override
-from ddim.runs.generate import generate, load
+from ddim.runs.generate import generate
+from ddim.runs.pipeline import load
 from ddim.training import train
 from oracles import normal
 
@@ -190,7 +191,7 @@ def test_with_an_end_of_its_own_a_search_asks_only_for_the_beginning(run, tmp_pa
     shares = {"grid": "sections", "grid.entries": 1000, "grid.shares": "2", "report.steps": 4}
     trained = load(copy)
     trained = replace(trained, recipe=override(trained.recipe, shares))
-    monkeypatch.setattr("ddim.runs.generate.load", lambda *_, **__: trained)
+    monkeypatch.setattr("ddim.runs.pipeline.load", lambda *_, **__: trained)
     monkeypatch.setattr(grid_search, "pictures", lambda *_: torch.zeros(1))
     assert main(["search", str(copy), "--steps", "3", "--end", "0.1", "--seeds", "1"]) == 0
     assert main(["search", str(copy), "--steps", "3", "--seeds", "1"]) == 2

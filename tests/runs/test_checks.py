@@ -5,11 +5,11 @@ import re
 import pytest
 import torch
 
-from ddim.runs.codec import dump, load, override
-from ddim.runs.checks import check
 from ddim.errors import UserError
-from ddim.runs.named_recipes import RECIPES, find
 from ddim.experiments.sweep.plan import Asked, plan
+from ddim.runs.checks import check
+from ddim.runs.codec import dump, load, override
+from ddim.runs.named_recipes import RECIPES, find
 
 
 def changed(name, **changes):

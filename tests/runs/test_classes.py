@@ -4,30 +4,30 @@ import hashlib
 import itertools
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import tiny
-from ddim.evaluation.denoising import measure
-from ddim.runs.codec import override
-from ddim.runs.recipe import DDPMUNetSpec, UNetSpec
 from ddim.data import Images
 from ddim.diffusion.denoiser import Model, Shape
-from ddim.evaluation.diagnose import errors
-from ddim.errors import UserError
-from ddim.runs.generate import Trained, generate, sample
-from ddim.runs.classes import NULL, by_name, check, filled, find, of_images, withheld
 from ddim.diffusion.log_snr import evenly
 from ddim.diffusion.loss import Objective
-from ddim.runs.images import OwnImages
 from ddim.diffusion.parameterisation import LogSNR, PredictsImage
 from ddim.diffusion.pixels import Pixels
-from ddim.nn.runtime import Runtime
 from ddim.diffusion.samplers import DDIM
 from ddim.diffusion.schedules import Cosine
+from ddim.errors import UserError
+from ddim.evaluation.denoising import measure
+from ddim.evaluation.diagnose import errors
+from ddim.nn.runtime import Runtime
+from ddim.runs.classes import NULL, by_name, check, filled, find, of_images, withheld
+from ddim.runs.codec import override
+from ddim.runs.generate import generate, sample
+from ddim.runs.images import OwnImages
+from ddim.runs.pipeline import Pipeline
+from ddim.runs.recipe import DDPMUNetSpec, UNetSpec
 from oracles import made, normal, shaken
 
 SIZE = 4
@@ -54,9 +54,7 @@ def training(recipe=LABELLED, **changes):
 def opened(run, size=SIZE):
     """A training as a trained run."""
     model = run.model.eval().requires_grad_(False)
-    return Trained(
-        model, run.pixels, run.recipe, Runtime(micro_batch=size), run.documents()["state"], Path(), "ema"
-    )
+    return Pipeline(model, run.pixels, run.recipe, Runtime(micro_batch=size))
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +262,7 @@ class Knows(torch.nn.Module):
 def test_a_guided_picture_is_as_many_times_as_far_from_no_class():
     model = Model(Knows(), Cosine(), PredictsImage(), LogSNR(), Shape(1, 8, 8)).requires_grad_(False)
     recipe = replace(filled(LABELLED, coloured()), clip=False, schedule=Cosine(), sampler=DDIM())
-    run = Trained(model, Pixels((0.0,), (1.0,)), recipe, Runtime(micro_batch=SIZE), {}, Path(), "ema")
+    run = Pipeline(model, Pixels((0.0,), (1.0,)), recipe, Runtime(micro_batch=SIZE))
     for guidance in (0.0, 0.5, 1.0, 3.0):
         images = sample(run, 4, 3, label="all", guidance=guidance)
         for k, strong in enumerate((0.4, 0.45, 0.4, 0.45)):

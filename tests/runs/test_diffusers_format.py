@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from ddim.runs.codec import override
 from ddim.errors import UserError
-from ddim.runs.generate import generate, load
+from ddim.runs.codec import override
 from ddim.runs.diffusers_format import WEIGHTS, export, from_diffusers, import_, to_diffusers
+from ddim.runs.generate import generate
 from ddim.runs.named_recipes import ddpm
+from ddim.runs.pipeline import load
 from oracles import made, normal, shaken
 from untrained import recipe, run_of
 

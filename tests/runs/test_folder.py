@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import ddim
-from ddim.runs import folder as tracking
 from ddim.errors import UserError
+from ddim.runs import folder as tracking
 from ddim.runs.folder import RunLog, new_run_folder, read_metrics, versions, write_json_atomic
 
 # Folders

@@ -11,13 +11,14 @@ import torch
 
 import ddim
 import tiny
-from ddim.runs import checkpoint
-from ddim.runs.codec import override
-from ddim.errors import UserError
-from ddim.runs.generate import generate, load, recipe_of, sample, trajectory
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC
+from ddim.errors import UserError
+from ddim.runs import checkpoint
+from ddim.runs.codec import override
+from ddim.runs.generate import generate, sample, trajectory
+from ddim.runs.pipeline import load, recipe_of
 
 SIZE = 4
 """Images in a micro-batch of these tests, so that few images fill several."""
@@ -128,15 +129,17 @@ def test_the_callers_grid_is_walked(trained):
 
 
 def test_averaged_and_raw_weights_make_other_images(trained):
-    run = trained.path.parents[1]
+    run = trained.checkpoint.path.parents[1]
     raw = load(run, "raw")
-    files = {name: checkpoint.read_tensors(trained.path, name) for name in ("model", "ema/default")}
+    files = {
+        name: checkpoint.read_tensors(trained.checkpoint.path, name) for name in ("model", "ema/default")
+    }
     for name, value in raw.model.state_dict().items():
         assert torch.equal(value, files["model"][name])
     for name, value in files["ema/default"].items():
         assert torch.equal(trained.model.state_dict()[name], value)
     assert not torch.equal(made(trained, [0]), made(raw, [0]))
-    assert (trained.weights, raw.weights) == ("ema", "raw")
+    assert (trained.checkpoint.weights, raw.checkpoint.weights) == ("ema", "raw")
 
 
 def test_every_average_of_a_run_can_be_loaded_by_its_name(tmp_path):
@@ -147,7 +150,7 @@ def test_every_average_of_a_run_can_be_loaded_by_its_name(tmp_path):
     for weights, profile in (("ema", "default"), ("0.1", "0.1"), ("0", "0")):
         trained = load(tmp_path, weights)
         state = trained.model.state_dict()
-        assert trained.weights == weights
+        assert trained.checkpoint.weights == weights
         assert tiny.different({name: state[name] for name in run.average}, run.averages[profile]) == []
     raw = load(tmp_path, "raw").model.state_dict()
     # The decay 0 forgets all but the newest.
@@ -160,10 +163,12 @@ def test_every_average_of_a_run_can_be_loaded_by_its_name(tmp_path):
 
 
 def test_a_run_and_its_checkpoint_are_the_same_to_load(trained):
-    again = load(trained.path)
+    again = load(trained.checkpoint.path)
     assert torch.equal(made(trained, [3]), made(again, [3]))
-    assert again.digest == trained.digest == checkpoint.digest(trained.path)
-    assert recipe_of(trained.path) == recipe_of(trained.path.parents[1]) == trained.recipe
+    assert again.checkpoint.sha256 == trained.checkpoint.sha256 == checkpoint.digest(trained.checkpoint.path)
+    assert (
+        recipe_of(trained.checkpoint.path) == recipe_of(trained.checkpoint.path.parents[1]) == trained.recipe
+    )
 
 
 def test_a_loaded_model_is_at_rest(trained):
@@ -184,7 +189,7 @@ def test_a_run_of_an_accelerator_is_sampled_as_this_machine_would(trained, tmp_p
     here = load(tmp_path, device="cpu").runtime
     assert (here.device, here.micro_batch) == ("cpu", 16)
     assert here.threads < 96
-    assert load(trained.path).runtime.micro_batch == SIZE
+    assert load(trained.checkpoint.path).runtime.micro_batch == SIZE
 
 
 def test_a_run_without_steps_is_refused(trained):
@@ -210,13 +215,13 @@ def test_what_cannot_be_made_is_one_sentence(trained, given, said):
 
 def test_what_cannot_be_loaded_is_one_sentence(trained, tmp_path):
     with pytest.raises(UserError, match="ema or raw"):
-        load(trained.path, "averaged")
+        load(trained.checkpoint.path, "averaged")
     with pytest.raises(UserError, match="is not a folder"):
         load(tmp_path / "nowhere")
     with pytest.raises(UserError, match="is no run"):
         load(tmp_path)
     with pytest.raises(UserError, match="device must be"):
-        load(trained.path, device="abacus")
+        load(trained.checkpoint.path, device="abacus")
 
 
 def test_weights_of_another_network_are_named(trained, tmp_path):
@@ -250,5 +255,5 @@ def test_on_a_way_that_is_gone_back_the_halves_add_up(trained):
     x, t = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor(0.9)
     at = narrow.model.schedule(t).over(x)
     for whole in (True, False):
-        p = narrow.sampled(narrow.model, whole=whole)(x, t)
+        p = narrow.denoiser(narrow.model, consistent=whole)(x, t)
         assert torch.allclose(at.alpha * p.x0 + at.sigma * p.eps, x, atol=1e-5) == whole

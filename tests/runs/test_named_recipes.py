@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from ddim.cli.train import RECIPES as NAMES
-from ddim.runs.codec import dump, load, override, write_recipe
-from ddim.runs.recipe import Fixed, build
-from ddim.errors import UserError
-from ddim.runs.generate import check_levels
 from ddim.diffusion.loss import Objective, TableTimes
 from ddim.diffusion.parameterisation import NoiseVariance, PredictsNoise, Timestep
 from ddim.diffusion.pixels import Pixels
-from ddim.runs.named_recipes import RECIPES, ddpm, fast, find, keras, seed, smoke
 from ddim.diffusion.schedules import Cosine
+from ddim.errors import UserError
+from ddim.runs.codec import dump, load, override, write_recipe
+from ddim.runs.generate import check_levels
+from ddim.runs.named_recipes import RECIPES, ddpm, fast, find, keras, seed, smoke
+from ddim.runs.recipe import Fixed, build
 from oracles import made, normal, uniform
 
 every_recipe = pytest.mark.parametrize("name", sorted(RECIPES))

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 import tiny
+from ddim.diffusion.pixels import Pixels
+from ddim.diffusion.samplers import State
+from ddim.plots.pictures import grid
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
-from ddim.runs.generate import generate, load
-from ddim.diffusion.pixels import Pixels
-from ddim.plots.pictures import grid
+from ddim.runs.generate import generate
+from ddim.runs.pipeline import load
 from ddim.runs.provenance import Film, sampling_record
-from ddim.diffusion.samplers import State
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,10 @@ def test_a_record_holds_all_that_the_pictures_depend_on(folder):
     trained = load(folder)
     trained = replace(trained, recipe=override(trained.recipe, {"sampler.eta": 0.5, "grid": "quadratic"}))
     record = json.loads(json.dumps(sampling_record(trained, [3, 9], 4, 4, None), allow_nan=False))
-    assert record["checkpoint"] == {"path": str(trained.path), "sha256": checkpoint.digest(trained.path)}
+    assert record["checkpoint"] == {
+        "path": str(trained.checkpoint.path),
+        "sha256": checkpoint.digest(trained.checkpoint.path),
+    }
     assert record["sampler"] == {"kind": "ddim", "eta": 0.5}
     assert record["grid"] == {"kind": "quadratic"}
     assert record["times"] == pytest.approx([1, 9 / 16, 1 / 4, 1 / 16])
@@ -56,8 +60,8 @@ def test_a_record_outlives_its_checkpoint(folder, tmp_path):
         checkpoint.save(tmp_path, run.step, run.tensors(), run.documents())
         if run.step == 1:
             trained = load(tmp_path / "step-000000001")
-            digest = checkpoint.digest(trained.path)
-    assert not trained.path.exists()
+            digest = checkpoint.digest(trained.checkpoint.path)
+    assert not trained.checkpoint.path.exists()
     assert sampling_record(trained, [0], 1, 1, None)["checkpoint"]["sha256"] == digest
 
 

@@ -8,24 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddim.runs import codec
-from ddim.runs.codec import dump, flat, load, override, read_recipe, write_recipe
-from ddim.runs.recipe import (
-    KINDS,
-    ClearUNetSpec,
-    Data,
-    DDPMUNetSpec,
-    Fixed,
-    Measured,
-    Optim,
-    Recipe,
-    Report,
-    ResidualUNetSpec,
-    UNetSpec,
-    build,
-)
-from ddim.nn.ema import Exponential, HalfLife, Power
-from ddim.errors import UserError
 from ddim.diffusion.grids import Listed, Quadratic, Uniform, UniformLogSNR
 from ddim.diffusion.loss import EDMWeight, NormalLogSNR, Objective, TableTimes, UniformTimes, Unweighted
 from ddim.diffusion.parameterisation import (
@@ -40,9 +22,27 @@ from ddim.diffusion.parameterisation import (
     Time,
     Timestep,
 )
-from ddim.runs.named_recipes import clear, fast
 from ddim.diffusion.samplers import DDIM
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn
+from ddim.errors import UserError
+from ddim.nn.ema import Exponential, HalfLife, Power
+from ddim.runs import codec
+from ddim.runs.codec import dump, flat, load, override, read_recipe, write_recipe
+from ddim.runs.named_recipes import clear, fast
+from ddim.runs.recipe import (
+    KINDS,
+    ClearUNetSpec,
+    Data,
+    DDPMUNetSpec,
+    Fixed,
+    Measured,
+    Optim,
+    Recipe,
+    Report,
+    ResidualUNetSpec,
+    UNetSpec,
+    build,
+)
 from oracles import made
 
 positive = st.floats(1e-6, 1e6)

@@ -1,11 +1,13 @@
 """A run of the recipe ddpm with a small network and random weights, for what goes to diffusers and back."""
 
+from ddim.diffusion.pixels import Pixels
 from ddim.nn.ema import averaged
 from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.codec import dump, override
 from ddim.runs.named_recipes import ddpm
 from ddim.runs.recipe import build
+from ddim.runs.state import RunState
 from oracles import made, shaken
 
 SMALL = {
@@ -25,10 +27,9 @@ def recipe(**changes):
 def run_of(chosen, folder, pixels=(0.5, 0.5), channels=3, others=None):
     """A run folder with random weights, of which no branch is zero; `others` are their multiples, by file."""
     model = shaken(made(lambda: build(chosen, channels)))
-    pixels = {"mean": [pixels[0]] * channels, "std": [pixels[1]] * channels}
-    state = {"step": 3, "pixels": pixels, "channels": channels, "classes": [], "runtime": vars(Runtime())}
+    state = RunState(3, Pixels.fixed(*pixels, channels), channels, (), Runtime())
     tensors = {"model": model.state_dict(), "ema/default": averaged(model)}
     for file, factor in (others or {}).items():
         tensors[file] = {name: factor * value for name, value in averaged(model).items()}
-    checkpoint.save(folder / "checkpoints", 3, tensors, {"state": state, "recipe": dump(chosen)})
+    checkpoint.save(folder / "checkpoints", 3, tensors, {"state": state.to_json(), "recipe": dump(chosen)})
     return folder

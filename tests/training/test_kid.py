@@ -13,7 +13,8 @@ from ddim.errors import UserError
 from ddim.evaluation.evaluate import Pictures, evaluate
 from ddim.metrics.kid import kid
 from ddim.runs import checkpoint
-from ddim.runs.generate import generate, load, recipe_of
+from ddim.runs.generate import generate
+from ddim.runs.pipeline import load, recipe_of
 from ddim.training import Callback, resume, train
 from ddim.training.run import opened
 from stubs import stub
@@ -141,7 +142,7 @@ def test_the_best_is_asked_for_by_its_name(tmp_path, capsys):
     errors = values(run, "image_mae")
     least = min(errors, key=errors.get)
     trained = load(run / "best")
-    assert trained.state["step"] == least < load(run).state["step"]
+    assert trained.checkpoint.state.step == least < load(run).checkpoint.state.step
     assert recipe_of(run / "best") == trained.recipe
     found = evaluate(run / "best", Pictures(20, 2), extractor=stub())
     assert found.record["sampling"]["step"] == least

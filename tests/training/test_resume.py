@@ -19,6 +19,8 @@ from ddim.errors import UserError
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.ema import Exponential, Power
 from ddim.runs import checkpoint
+from ddim.runs.pipeline import load_state
+from ddim.runs.state import RunState
 from ddim.training import Callback, resume, train
 
 
@@ -47,9 +49,7 @@ def restored(run, folder):
     path = checkpoint.save(folder, run.step, run.tensors(), run.documents())
     other = tiny.training(run.recipe)
     names = other.tensors()
-    other.restore(
-        {name: checkpoint.read_tensors(path, name) for name in names}, checkpoint.read_document(path, "state")
-    )
+    other.restore({name: checkpoint.read_tensors(path, name) for name in names}, load_state(path))
     return other
 
 
@@ -270,7 +270,7 @@ def test_a_run_whose_images_changed_is_not_resumed(tmp_path):
     first.advance()
     other = tiny.training(source=tiny.images(41))
     with pytest.raises(UserError, match="data has changed since the run began"):
-        other.restore(first.tensors(), first.documents()["state"])
+        other.restore(first.tensors(), RunState.from_json(first.documents()["state"]))
     assert other.step == 0
 
 

@@ -133,7 +133,7 @@ def test_a_run_from_another_starts_with_its_averaged_weights_and_its_pixels(pare
     train(None, recipe, out=tmp_path / "plain", machine=tiny.MACHINE, callbacks=[plain])
     assert plain.pixels != averaged.pixels
     facts = json.loads((child / "run.json").read_text())
-    assert (facts["source"], facts["source_sha256"]) == (str(parent), averaged.digest)
+    assert (facts["source"], facts["source_sha256"]) == (str(parent), averaged.checkpoint.sha256)
     assert json.loads((tmp_path / "plain" / "run.json").read_text())["source_sha256"] is None
 
 

@@ -47,7 +47,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, and print the tables."""
     from ddim.evaluation import sampler_ablation as ablation
-    from ddim.runs.generate import ends, load
+    from ddim.runs.generate import ends
+    from ddim.runs.pipeline import load
 
     amount("--seeds", args.seeds)
     amount("--evaluations", args.evaluations, 3)

@@ -46,13 +46,13 @@ def run(args: argparse.Namespace) -> int:
     from ddim.evaluation import diagnose as diagnostics
     from ddim.plots.pictures import drawn, save_png
     from ddim.runs import folder as tracking
-    from ddim.runs.generate import load
+    from ddim.runs.pipeline import load
 
     run_folder(args.run)
     trained = load(args.run, args.weights, device=args.device)
     found = diagnostics.diagnose(trained, args.images, args.levels, decoding())
     sys.stdout.write(diagnostics.table(found) + "\n")
-    step = trained.state["step"]
+    step = trained.checkpoint.state.step
     picture = drawn(
         diagnostics.figure(found, f"{args.run.resolve().name}, step {step}, {args.weights} weights")
     )
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         {
             "schema": 1,
             "kind": "diagnosis",
-            "checkpoint": {"path": str(trained.path), "sha256": trained.digest},
+            "checkpoint": {"path": str(trained.checkpoint.path), "sha256": trained.checkpoint.sha256},
             "step": step,
             "weights": args.weights,
             **diagnostics.record(found),

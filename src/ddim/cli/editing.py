@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ddim.diffusion.denoiser import Counted, Denoiser
-    from ddim.runs.generate import Trained
+    from ddim.runs.pipeline import LoadedRun
 
 
 def options(parser: argparse.ArgumentParser, steps: int) -> None:
@@ -35,7 +35,7 @@ class Work:
     """A run, open for editing: its model as it is sampled, what counts it, the levels (N,) of the edit."""
 
     command: str
-    trained: Trained
+    trained: LoadedRun
     model: Denoiser
     counted: Counted
     times: Tensor
@@ -98,7 +98,8 @@ def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work
     from ddim.diffusion.grids import Uniform, UniformLogSNR
     from ddim.runs.classes import check_null
     from ddim.runs.codec import override
-    from ddim.runs.generate import check_levels, load
+    from ddim.runs.generate import check_levels
+    from ddim.runs.pipeline import load
 
     amount("--steps", args.steps)
     only(args, command, "grid")
@@ -112,7 +113,7 @@ def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work
     trained = replace(trained, recipe=recipe)
     times = recipe.grid(args.steps, recipe.walked)
     counted = Counted(trained.model)
-    return Work(command, trained, trained.sampled(counted, whole=real), counted, times)
+    return Work(command, trained, trained.denoiser(counted, consistent=real), counted, times)
 
 
 def folder(out: Path | None, command: str) -> Path:

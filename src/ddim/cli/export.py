@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the folder, print where it is."""
     # Here, so that --help answers without torch.
     from ddim.runs.diffusers_format import export
-    from ddim.runs.generate import load
+    from ddim.runs.pipeline import load
 
     export(load(args.run, args.weights, device="cpu"), args.folder)
     sys.stdout.write(f"a DDIMPipeline of diffusers: {args.folder}\n")

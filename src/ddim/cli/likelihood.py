@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ddim.diffusion.denoiser import Denoiser
     from ddim.diffusion.variational_bound import Variance
-    from ddim.runs.generate import Trained
+    from ddim.runs.pipeline import Pipeline
 
 _STEPS = {"vlb": 1000, "ode": 50}
 
@@ -72,8 +72,8 @@ def run(args: argparse.Namespace) -> int:  # noqa: PLR0915
     from ddim.runs import classes as labels
     from ddim.runs import folder as tracking
     from ddim.runs.codec import dump
-    from ddim.runs.generate import load
     from ddim.runs.images import check_own, check_unchanged
+    from ddim.runs.pipeline import load
     from ddim.training import batches
     from ddim.training.run import opened
 
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:  # noqa: PLR0915
     if not len(part):
         raise UserError(f"--part {args.part} of {data.source} holds no image")
     which = part[order(len(part), 0, 0)[: args.n]]
-    told = labels.by_name(recipe, trained.state["classes"], parts.images, which)
+    told = labels.by_name(recipe, trained.checkpoint.state.classes, parts.images, which)
     if told is not None and (told == labels.NULL).any():
         labels.check_null(recipe, f"an image of {data.source} that is in no class folder of the run's")
     check_seeds([args.seed, args.seed + len(which) - 1])
@@ -129,9 +129,9 @@ def run(args: argparse.Namespace) -> int:  # noqa: PLR0915
             "labels": None if told is None else told.tolist(),
         },
         "seeds": [args.seed, args.seed + len(which) - 1],
-        "checkpoint": {"path": str(trained.path), "sha256": trained.digest},
-        "step": trained.state["step"],
-        "weights": trained.weights,
+        "checkpoint": {"path": str(trained.checkpoint.path), "sha256": trained.checkpoint.sha256},
+        "step": trained.checkpoint.state.step,
+        "weights": trained.checkpoint.weights,
         "recipe": dump(recipe),
         "runtime": vars(trained.runtime),
         "seconds": round(time.monotonic() - began, 2),
@@ -144,7 +144,7 @@ def run(args: argparse.Namespace) -> int:  # noqa: PLR0915
 
 
 def _bits(  # noqa: PLR0913  (a run, its model as it is asked, and what of)
-    trained: Trained, model: Denoiser, images: Tensor, method: str, steps: int, seeds: range
+    trained: Pipeline, model: Denoiser, images: Tensor, method: str, steps: int, seeds: range
 ) -> Tensor:
     """(B,) bits per dimension of images (B, C, H, W) uint8, one seed each; in float32 however trained."""
     from ddim.data.batch import unit
@@ -169,7 +169,7 @@ def _bits(  # noqa: PLR0913  (a run, its model as it is asked, and what of)
     )
 
 
-def _variance(trained: Trained) -> Variance:
+def _variance(trained: Pipeline) -> Variance:
     from ddim.diffusion.loss import Hybrid
 
     # A network may predict one that no loss has trained.

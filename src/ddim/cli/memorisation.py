@@ -56,8 +56,9 @@ def run(args: argparse.Namespace) -> int:
     from ddim.plots.pictures import drawn, save_png
     from ddim.runs import folder as tracking
     from ddim.runs.classes import in_turn
-    from ddim.runs.generate import as_asked, load, made
+    from ddim.runs.generate import as_asked, made
     from ddim.runs.images import own_images
+    from ddim.runs.pipeline import load
     from ddim.runs.provenance import sampling_record
 
     run_folder(args.run)
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     picture = drawn(memorisation.pairs(verdict, pictures, own))
     save_png(folder / "pairs.png", picture)
     copies = {"copies": float(verdict.pictures.share.value)}
-    tracking.show(args.run, trained.state["step"], "memorisation", picture, copies)
+    tracking.show(args.run, trained.checkpoint.state.step, "memorisation", picture, copies)
     tracking.write_json_atomic(
         folder / "record.json",
         {

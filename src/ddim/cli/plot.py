@@ -149,7 +149,7 @@ def _forward(args: argparse.Namespace) -> Figure:
 
 def _reverse(args: argparse.Namespace) -> Figure:
     from ddim.evaluation import figures
-    from ddim.runs.generate import load
+    from ddim.runs.pipeline import load
 
     return figures.reverse(load(args.run), args.steps, args.seed)
 
@@ -161,7 +161,8 @@ def _samplers(args: argparse.Namespace) -> Figure:
     from ddim.diffusion.schedules import Cosine
     from ddim.evaluation import figures
     from ddim.evaluation import sampler_errors as comparison
-    from ddim.runs.generate import ends, load
+    from ddim.runs.generate import ends
+    from ddim.runs.pipeline import load
 
     amount("--seeds", args.seeds)
     budgets = (5, 10, 20, 40)

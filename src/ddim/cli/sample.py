@@ -84,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
     from ddim.plots.pictures import can_preview, grid, save_film, save_png, terminal, to_uint8
     from ddim.runs.classes import check, find
     from ddim.runs.folder import write_json_atomic
-    from ddim.runs.generate import as_asked, generate, load, parts
+    from ddim.runs.generate import as_asked, generate, parts
+    from ddim.runs.pipeline import load
     from ddim.runs.provenance import Film, sampling_record
 
     check_seeds(seeds)
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     trained, searched = as_asked(trained, args.fields, args.steps)
     if searched:
         sys.stdout.write(f"levels that ddim search found, in {args.run}/grids.json; --grid takes others\n")
-    label = find(args.label, trained.recipe, trained.state["classes"])
+    label = find(args.label, trained.recipe, trained.checkpoint.state.classes)
     check(trained.recipe, label, args.guidance)
     record = sampling_record(trained, seeds, args.steps, 0, label, args.guidance)
     out, before = _folder(args, record)

@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     from ddim.evaluation import grid_search
     from ddim.runs import searched_grids as searched
     from ddim.runs.codec import override
-    from ddim.runs.generate import ends, load
+    from ddim.runs.generate import ends
+    from ddim.runs.pipeline import load
 
     only(args, "search", "sampler", "grid")
     run_folder(args.run)

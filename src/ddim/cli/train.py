@@ -125,7 +125,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     """The recipe of a new run."""
     from dataclasses import replace
 
-    from ddim.runs.generate import recipe_of
+    from ddim.runs.pipeline import recipe_of
     from ddim.training.run import named
 
     if args.recipe is None and args.source is not None:

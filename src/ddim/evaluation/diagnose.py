@@ -21,8 +21,8 @@ from ddim.metrics.statistics import Estimate, mean
 from ddim.plots import pictures as plots
 from ddim.runs import checkpoint
 from ddim.runs import classes as labels
-from ddim.runs.generate import Trained
 from ddim.runs.images import OwnImages, entered, own_images
+from ddim.runs.pipeline import LoadedRun
 from ddim.training import batches
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Diagnosis:
 
 
 def diagnose(
-    trained: Trained,
+    trained: LoadedRun,
     images: int = IMAGES,
     count: int = LEVELS,
     progress: Callable[[int, int], None] | None = None,
@@ -84,7 +84,7 @@ def diagnose(
     )
 
 
-def errors(trained: Trained, own: OwnImages, which: np.ndarray, images: int, count: int) -> Errors:
+def errors(trained: LoadedRun, own: OwnImages, which: np.ndarray, images: int, count: int) -> Errors:
     """Errors of a run on at most `images` of its own at these indices, at `count` even steps of log-SNR.
 
     Its network is told their classes where it was trained with labels.
@@ -99,12 +99,12 @@ def errors(trained: Trained, own: OwnImages, which: np.ndarray, images: int, cou
     return together(parts)
 
 
-def _bounds(trained: Trained, own: OwnImages) -> Bounds:
+def _bounds(trained: LoadedRun, own: OwnImages) -> Bounds:
     some = list(entered(trained, own.images, own.some(own.train, SPECTRUM)))
     return bounds(torch.cat(some).float().cpu(), trained.pixels.std)
 
 
-def _gradients(trained: Trained, own: OwnImages, memory: Memory | None) -> torch.Tensor:
+def _gradients(trained: LoadedRun, own: OwnImages, memory: Memory | None) -> torch.Tensor:
     """(BATCHES, P) gradients of the objective at these weights, of batches as updates of training have them.
 
     In eval mode: the statistics of batch norm are those of the run, and an image does not see its batch.
@@ -138,7 +138,7 @@ def _steps(images: int, batch: int) -> range:
 
 
 def _parts(
-    trained: Trained, own: OwnImages, step: int, memory: Memory | None
+    trained: LoadedRun, own: OwnImages, step: int, memory: Memory | None
 ) -> Iterator[tuple[Denoiser, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Micro-batches of the batch of training's update `step`, and the share (b,) of each image in its loss.
 
@@ -152,13 +152,13 @@ def _parts(
         yield *batch.part(mine, trained.model, trained.pixels, runtime), batch.counts[mine] / size
 
 
-def _memory(trained: Trained) -> Memory | None:
+def _memory(trained: LoadedRun) -> Memory | None:
     """The losses that a run draws its times by, as of its checkpoint; None where it draws them without."""
     choice = trained.recipe.objective.times
     if not isinstance(choice, LossAware):
         return None
     memory = Memory(choice)
-    memory.restore(checkpoint.read_tensors(trained.path, "times"))
+    memory.restore(checkpoint.read_tensors(trained.checkpoint.path, "times"))
     return memory
 
 

@@ -46,9 +46,10 @@ from ddim.plots.pictures import save_png
 from ddim.runs import checkpoint
 from ddim.runs import classes as labels
 from ddim.runs import folder as tracking
-from ddim.runs.generate import as_asked, load, made
+from ddim.runs.generate import as_asked, made
 from ddim.runs.image_features import BATCH, Chosen, features_of
 from ddim.runs.images import check_own, check_unchanged
+from ddim.runs.pipeline import load
 from ddim.runs.provenance import sampling_record
 from ddim.runs.recipe import Data
 
@@ -216,7 +217,8 @@ class _Subject:
 def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progress) -> _Subject:
     run = checkpoint.chosen(run) or run
     trained = load(run, pictures.weights, device=pictures.device)
-    label, guidance = labels.find(pictures.label, trained.recipe, trained.state["classes"]), pictures.guidance
+    label = labels.find(pictures.label, trained.recipe, trained.checkpoint.state.classes)
+    guidance = pictures.guidance
     labels.check(trained.recipe, label, guidance)
     if reference.data is None:
         check_own(trained, "name a reference with --data")

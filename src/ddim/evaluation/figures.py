@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
     from ddim.evaluation.sampler_errors import Cell
-    from ddim.runs.generate import Trained
+    from ddim.runs.pipeline import Pipeline
 
 _UNION = Cosine | Linear | LinearBeta | LinearIn | KarrasSigma
 SCHEDULES: dict[str, _UNION] = {"cosine": Cosine(), "linear": Linear(), "linear_beta": LinearBeta()}
@@ -271,7 +271,7 @@ def noised(x0: Tensor, eps: Tensor, schedule: Schedule, times: Tensor, pixels: P
     return [pixels.leave(at.alpha * x0 + at.sigma * eps) for at in levels]
 
 
-def reverse(trained: Trained, steps: int = 20, seed: int = 0, columns: int = 10) -> Figure:
+def reverse(trained: Pipeline, steps: int = 20, seed: int = 0, columns: int = 10) -> Figure:
     """How a picture of a model comes about, at up to `columns` of its levels, and that picture noised again.
 
     Rows: the states x_t from noise to the picture; the clean image predicted from each; and the forward way,

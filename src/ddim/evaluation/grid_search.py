@@ -18,7 +18,8 @@ from ddim.diffusion.samplers.convergence import karras, quadratic, uniform, unif
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, amount
 from ddim.runs.classes import check_null
-from ddim.runs.generate import Trained, batches
+from ddim.runs.generate import batches
+from ddim.runs.pipeline import Pipeline
 from ddim.runs.searched_grids import Found
 
 FIRST_MOVE, LAST_MOVE = 0.35, 0.03
@@ -40,7 +41,7 @@ def pinned(times: Tensor, first: float, end: float) -> Tensor:
     return times
 
 
-def pictures(trained: Trained, sampler: Sampler, times: Tensor, seeds: Sequence[int]) -> Tensor:
+def pictures(trained: Pipeline, sampler: Sampler, times: Tensor, seeds: Sequence[int]) -> Tensor:
     """(B, C, H, W) in model units on the CPU, one a seed; in float32: rounding is no error of a grid.
 
     Of no class: UserError where the run's network was always told one.
@@ -48,7 +49,7 @@ def pictures(trained: Trained, sampler: Sampler, times: Tensor, seeds: Sequence[
     check_null(trained.recipe, "a search of levels or a comparison of samplers")
     made = []
     # The truth is Heun's, which sees the noise alone.
-    denoise = trained.sampled(trained.model, whole=True)
+    denoise = trained.denoiser(trained.model, consistent=True)
     for mine, filled, blank in batches(trained, seeds):
         noise = Noise(filled)
         x = start(denoise.schedule, noise, blank, times[0])
@@ -61,7 +62,7 @@ def fine(steps: int) -> int:
     return max(100, 10 * steps)
 
 
-def reference(trained: Trained, end: float, seeds: Sequence[int], steps: int, first: float = 1.0) -> Tensor:
+def reference(trained: Pipeline, end: float, seeds: Sequence[int], steps: int, first: float = 1.0) -> Tensor:
     """Pictures (B, C, H, W) of a fine run: Heun's rule on equal steps of log-SNR, 2 steps - 1 evaluations."""
     times = uniform_log_snr(steps, trained.recipe.walked, end, first)
     return pictures(trained, EDM(), pinned(times, first, end), seeds)

@@ -29,7 +29,7 @@ from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError
 from ddim.evaluation.grid_search import check, fine, pictures, pinned, reference
 from ddim.evaluation.sampler_errors import evaluations, levels
-from ddim.runs.generate import Trained
+from ddim.runs.pipeline import Pipeline
 
 LOW, SLOPE = 0.1, 19.9
 """beta_min and beta_d of the VP SDE (table 1)."""
@@ -164,7 +164,7 @@ Error = Callable[[Sampler, Tensor], float]
 """A sampler and its times -> the mean squared error of its pictures."""
 
 
-def of_run(trained: Trained, end: float, seeds: Sequence[int], nfe: int, first: float = 1.0) -> Error:
+def of_run(trained: Pipeline, end: float, seeds: Sequence[int], nfe: int, first: float = 1.0) -> Error:
     """Against the pictures of the same noise by a run that is finer than any of `nfe` evaluations.
 
     UserError where the schedule has no so fine a run: a table, whose levels coincide.

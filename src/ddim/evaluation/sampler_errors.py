@@ -15,7 +15,7 @@ from ddim.diffusion.samplers import DDIM, EDM, AdamsBashforth, DPMSolver, Sample
 from ddim.diffusion.schedules import Cosine, Schedule
 from ddim.errors import UserError
 from ddim.evaluation.grid_search import check, named_grids, pictures, reference
-from ddim.runs.generate import Trained
+from ddim.runs.pipeline import Pipeline
 
 SAMPLERS: dict[str, Sampler] = {
     "DDIM": DDIM(),
@@ -74,7 +74,7 @@ def compared(
 
 
 def of_run(
-    trained: Trained, end: float, seeds: Sequence[int], first: float = 1.0
+    trained: Pipeline, end: float, seeds: Sequence[int], first: float = 1.0
 ) -> Callable[[Sampler, Tensor], float]:
     """The error of a run's pictures against a fine run between the same ends, in model units.
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ddim.runs.codec import flat
-from ddim.runs.recipe import NAMES, Fixed, Measured, Recipe
-from ddim.errors import UserError
 from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.diffusion.schedules import Linear
+from ddim.errors import UserError
+from ddim.runs.codec import flat
+from ddim.runs.recipe import NAMES, Fixed, Measured, Recipe
 
 LARGEST = 2**16
 """Images of a batch, which is drawn at once, at most: many times those of any published diffusion model."""

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.runs.recipe import Recipe
 from ddim.data import Images
 from ddim.diffusion.denoiser import Counted, Denoiser, Model
-from ddim.errors import UserError, near
 from ddim.diffusion.guidance import Guided
+from ddim.errors import UserError, near
+from ddim.runs.recipe import Recipe
 
 NULL = -1
 """The label of an image of no class in a batch of others: None for this image alone."""

@@ -19,9 +19,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from ddim.runs.recipe import KINDS, NAMES, Recipe
 from ddim.data import parse_size
 from ddim.errors import UserError, near
+from ddim.runs.recipe import KINDS, NAMES, Recipe
 
 
 def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of the tree)

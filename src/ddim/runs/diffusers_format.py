@@ -8,28 +8,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ddim.runs import checkpoint
-from ddim.runs import folder as tracking
-from ddim.runs.codec import dump, load, write_recipe
-from ddim.runs.recipe import DDPMUNetSpec, Recipe, build
-from ddim.nn.ema import averaged
-from ddim.errors import UserError
-from ddim.files import make, write_atomic
-from ddim.runs.generate import Trained
 from ddim.diffusion.grids import Spaced
 from ddim.diffusion.parameterisation import PredictsImage, PredictsNoise, PredictsVelocity, Timestep
 from ddim.diffusion.pixels import Pixels
-from ddim.runs.named_recipes import ddpm
-from ddim.nn.runtime import choose
 from ddim.diffusion.samplers import DDIM, DDPM
 from ddim.diffusion.schedules import Linear
+from ddim.errors import UserError
+from ddim.files import make, write_atomic
+from ddim.nn.ema import averaged
+from ddim.nn.runtime import choose
+from ddim.runs import checkpoint
+from ddim.runs import folder as tracking
+from ddim.runs.codec import dump, load, write_recipe
+from ddim.runs.named_recipes import ddpm
+from ddim.runs.pipeline import Pipeline
+from ddim.runs.recipe import DDPMUNetSpec, Recipe, build
+from ddim.runs.state import RunState
 
 VERSION = "0.42.1"
 """The version of diffusers whose names and defaults these are."""
@@ -124,7 +124,7 @@ _VARIANCES = {DDPM("small"): "fixed_small", DDPM("large"): "fixed_large"}
 _SPACINGS = {"leading": "leading", "trailing": "trailing"}
 
 
-def export(trained: Trained, folder: Path) -> None:
+def export(trained: Pipeline, folder: Path) -> None:
     """Write a model as a `DDIMPipeline` folder of diffusers, new or empty, that samples the same images.
 
     On a trailing grid in numbers of steps that divide its entries: in others diffusers steps to levels that
@@ -167,18 +167,12 @@ def import_(folder: Path, out: Path | None = None) -> Path:
     facts = {"folder": str(folder.resolve()), "versions": tracking.versions()}
     tracking.write_json_atomic(run / "import.json", facts)
     (run / "recipe.yaml").write_text(write_recipe(recipe), encoding="utf-8")
-    document = {
-        "step": 0,
-        "pixels": asdict(pixels),
-        "channels": channels,
-        "classes": [],
-        "runtime": asdict(runtime),
-    }
+    state = RunState(0, pixels, channels, (), runtime)
     checkpoint.save(
         run / "checkpoints",
         0,
         {"model": model.state_dict(), "ema/default": averaged(model)},
-        {"state": document, "recipe": dump(recipe)},
+        {"state": state.to_json(), "recipe": dump(recipe)},
     )
     return run
 
@@ -222,7 +216,7 @@ def _theirs(name: str) -> tuple[str, ...]:
     return tuple(name.replace("qkv", part) for part in ("to_q", "to_k", "to_v")) if "qkv" in name else (name,)
 
 
-def _network_config(trained: Trained) -> dict[str, Any]:
+def _network_config(trained: Pipeline) -> dict[str, Any]:
     """Their config.json of our network; UserError where it is not DDPM's."""
     recipe, net, channels = trained.recipe, trained.recipe.net, trained.model.shape.channels
     if not isinstance(net, DDPMUNetSpec):

@@ -8,8 +8,8 @@ import platform
 import re
 import time
 import uuid
-from importlib.metadata import version
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self

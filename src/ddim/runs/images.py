@@ -10,10 +10,10 @@ import numpy as np
 from torch import Tensor
 
 from ddim.data import Images, open_images, split
-from ddim.data.find_source import there
 from ddim.data.batch import batch, unit
+from ddim.data.find_source import there
 from ddim.errors import UserError
-from ddim.runs.generate import Trained
+from ddim.runs.pipeline import LoadedRun
 
 
 @dataclass(frozen=True)
@@ -30,21 +30,21 @@ class OwnImages:
         return np.sort(draw.permutation(which)[:count])
 
 
-def own_images(trained: Trained, progress: Callable[[int, int], None] | None = None) -> OwnImages:
+def own_images(trained: LoadedRun, progress: Callable[[int, int], None] | None = None) -> OwnImages:
     """The images that a run was trained on. UserError where they are not there or are others by now."""
     check_own(trained)
-    d, state = trained.recipe.data, trained.state
-    images = open_images(d.source, d.size, state["channels"], progress=progress)
+    d = trained.recipe.data
+    images = open_images(d.source, d.size, trained.checkpoint.state.channels, progress=progress)
     check_unchanged(trained, images)
     return OwnImages(images, *split(images, d.valid, trained.recipe.seed))
 
 
-def check_own(trained: Trained, otherwise: str = "") -> None:
+def check_own(trained: LoadedRun, otherwise: str = "") -> None:
     """UserError for a run that was imported, and not trained on its recipe's images, before they are opened;
     and where they are not there. `otherwise` says what can be done.
     """
-    run = trained.opened or trained.path
-    if "data" not in trained.state:
+    run = trained.checkpoint.run
+    if trained.checkpoint.state.images is None:
         said = f": {otherwise}" if otherwise else ""
         raise UserError(f"run {run} was imported and has no images of its own{said}")
     check_there(run, trained.recipe.data.source, otherwise)
@@ -63,17 +63,18 @@ def check_there(run: Path, source: str, otherwise: str = "") -> None:
         )
 
 
-def check_unchanged(trained: Trained, images: Images, otherwise: str = "put its images back") -> None:
+def check_unchanged(trained: LoadedRun, images: Images, otherwise: str = "put its images back") -> None:
     """UserError where images read from a run's source are not those of its training.
 
     Split anew, images that trained the run would pass for held out. `otherwise` says what can be done.
     """
-    if images.fingerprint != trained.state["data"]["fingerprint"]:
-        run, source = trained.opened or trained.path, trained.recipe.data.source
+    known = trained.checkpoint.state.images
+    if known is None or images.fingerprint != known.fingerprint:
+        run, source = trained.checkpoint.run, trained.recipe.data.source
         raise UserError(f"data {source} has changed since {run} was trained on it: {otherwise}")
 
 
-def entered(trained: Trained, images: Images, which: np.ndarray) -> Iterator[Tensor]:
+def entered(trained: LoadedRun, images: Images, which: np.ndarray) -> Iterator[Tensor]:
     """Batches (B, C, H, W) in model units of the images at these indices, as the run's network takes them."""
     size = trained.runtime.micro_batch
     for first in range(0, len(which), size):

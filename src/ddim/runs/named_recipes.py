@@ -8,12 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ddim.data.augment import Augment
-from ddim.runs.codec import read_recipe
-from ddim.runs.recipe import Data, DDPMUNetSpec, Fixed, Measured, Optim, Recipe, Report, ResidualUNetSpec, UNetSpec
-from ddim.nn.ema import Exponential, HalfLife, Power
-from ddim.errors import UserError, near
 from ddim.diffusion.grids import Karras, Sections, Spaced, UniformLogSNR
-from ddim.nn.clear_unet import ClearUNetSpec
 from ddim.diffusion.loss import EDMWeight, Hybrid, NormalLogSNR, Objective, TableTimes, UniformTimes
 from ddim.diffusion.parameterisation import (
     CNoise,
@@ -28,6 +23,21 @@ from ddim.diffusion.parameterisation import (
 )
 from ddim.diffusion.samplers import DDIM, DDPM, EDM, DPMSolver
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn
+from ddim.errors import UserError, near
+from ddim.nn.clear_unet import ClearUNetSpec
+from ddim.nn.ema import Exponential, HalfLife, Power
+from ddim.runs.codec import read_recipe
+from ddim.runs.recipe import (
+    Data,
+    DDPMUNetSpec,
+    Fixed,
+    Measured,
+    Optim,
+    Recipe,
+    Report,
+    ResidualUNetSpec,
+    UNetSpec,
+)
 
 
 def seed() -> Recipe:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.runs import folder as tracking
-from ddim.runs.codec import dump
-from ddim.runs.generate import Trained
-from ddim.runs.classes import Label
 from ddim.diffusion.pixels import Pixels
-from ddim.plots.pictures import grid
 from ddim.diffusion.samplers import State
+from ddim.plots.pictures import grid
+from ddim.runs import folder as tracking
+from ddim.runs.classes import Label
+from ddim.runs.codec import dump
+from ddim.runs.pipeline import LoadedRun
 
 
 def sampling_record(
-    trained: Trained,
+    trained: LoadedRun,
     seeds: Sequence[int],
     steps: int,
     nfe: int,
@@ -31,9 +32,9 @@ def sampling_record(
     """
     recipe = trained.recipe
     return {
-        "checkpoint": {"path": str(trained.path), "sha256": trained.digest},
-        "step": trained.state["step"],
-        "weights": trained.weights,
+        "checkpoint": {"path": str(trained.checkpoint.path), "sha256": trained.checkpoint.sha256},
+        "step": trained.checkpoint.state.step,
+        "weights": trained.checkpoint.weights,
         "recipe": dump(recipe),
         "sampler": dump(recipe.sampler, named=True),
         "grid": dump(recipe.grid, named=True),
@@ -43,11 +44,11 @@ def sampling_record(
         "nfe": nfe,
         "seeds": list(seeds),
         "label": label,
-        "class": trained.state["classes"][label] if isinstance(label, int) else None,
+        "class": trained.checkpoint.state.classes[label] if isinstance(label, int) else None,
         "guidance": guidance,
         "runtime": vars(trained.runtime),
         # Pictures are the same bits only where they are made as the run chose, and nothing is compiled.
-        "bit_equal": vars(trained.runtime) == {**trained.state["runtime"], "compile": False},
+        "bit_equal": trained.runtime == replace(trained.checkpoint.state.runtime, compile=False),
         "versions": tracking.versions(),
     }
 

@@ -1,6 +1,6 @@
 """A recipe: the tree of choices behind a run. The one place where choices meet.
 
-A recipe is frozen values here, and data in `ddim.runs.codec`. What data may build is the closed table `KINDS`.
+A recipe is frozen values here, and data in `codec`. What data may build is the closed table `KINDS`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from typing import Literal
 from ddim.data.augment import LABELS, Augment
 from ddim.data.images import check_size
 from ddim.diffusion.denoiser import Model, Shape
-from ddim.nn.ema import Exponential, HalfLife, Power
-from ddim.errors import UserError, positive
 from ddim.diffusion.grids import Karras, Listed, Quadratic, Sections, Spaced, Uniform, UniformLogSNR
-from ddim.diffusion.time_sampling import LossAware
-from ddim.nn.clear_unet import ClearUNetSpec
-from ddim.nn.ddpm_unet import DDPMUNetSpec
-from ddim.nn.residual_unet import ResidualUNetSpec
-from ddim.nn.unet import UNetSpec
-from ddim.diffusion.loss import EDMWeight, Hybrid, NormalLogSNR, Objective, TableTimes, UniformTimes, Unweighted
+from ddim.diffusion.loss import (
+    EDMWeight,
+    Hybrid,
+    NormalLogSNR,
+    Objective,
+    TableTimes,
+    UniformTimes,
+    Unweighted,
+)
 from ddim.diffusion.parameterisation import (
     CNoise,
     LogSNR,
@@ -36,7 +37,14 @@ from ddim.diffusion.parameterisation import (
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn, Schedule
+from ddim.diffusion.time_sampling import LossAware
+from ddim.errors import UserError, positive
 from ddim.metrics.catalogue import LEAST
+from ddim.nn.clear_unet import ClearUNetSpec
+from ddim.nn.ddpm_unet import DDPMUNetSpec
+from ddim.nn.ema import Exponential, HalfLife, Power
+from ddim.nn.residual_unet import ResidualUNetSpec
+from ddim.nn.unet import UNetSpec
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddim.runs.codec import dump
-from ddim.errors import UserError
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.samplers import Sampler
+from ddim.errors import UserError
+from ddim.runs.codec import dump
 from ddim.runs.folder import read_json, write_json_atomic
 
 FILE = "grids.json"

@@ -11,7 +11,8 @@ from ddim.runs.classes import in_turn
 from ddim.runs.codec import dump
 from ddim.runs.flat import ERRORS, fields
 from ddim.runs.folder import RunLog
-from ddim.runs.generate import Trained, generate
+from ddim.runs.generate import generate
+from ddim.runs.pipeline import Pipeline
 from ddim.training.loop import Training
 
 
@@ -82,7 +83,7 @@ class SampleGrid(Callback):
         report = training.recipe.report
         runtime = training.engine.runtime
         with training.averaged() as model:
-            shown = Trained(model, training.pixels, training.recipe, runtime, {}, self.folder, "ema")
+            shown = Pipeline(model, training.pixels, training.recipe, runtime)
             label = in_turn(training.recipe)
             images, _ = generate(shown, range(report.grid), report.steps, label=label)
         pixels = grid(images)

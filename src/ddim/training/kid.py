@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -12,8 +11,9 @@ from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import find
 from ddim.metrics.kid import kid
 from ddim.runs.classes import in_turn
-from ddim.runs.generate import Trained, made
+from ddim.runs.generate import made
 from ddim.runs.image_features import Chosen, features_of
+from ddim.runs.pipeline import Pipeline
 from ddim.training.loop import Training
 
 Judge = Callable[[], dict[str, float]]
@@ -38,7 +38,7 @@ def judge(training: Training) -> Judge:
 
     def judged() -> dict[str, float]:
         with training.averaged() as model:
-            shown = Trained(model, training.pixels, recipe, training.engine.runtime, {}, Path(), "ema")
+            shown = Pipeline(model, training.pixels, recipe, training.engine.runtime)
             pictures = made(shown, range(report.kid), report.steps, in_turn(recipe))
             features = np.concatenate([extractor(batch).numpy() for batch, _ in pictures])
         found = kid(features, truth, subsets=1)

@@ -23,7 +23,9 @@ from ddim.errors import UserError
 from ddim.nn import ema
 from ddim.runs import classes as labels
 from ddim.runs.codec import dump
-from ddim.runs.recipe import Optim, Recipe, build
+from ddim.runs.pipeline import misfit
+from ddim.runs.recipe import Recipe, build
+from ddim.runs.state import Plan, RunState, TrainedOn
 from ddim.training.batches import draw
 from ddim.training.engine import Engine, streaming
 from ddim.training.validation import means
@@ -34,25 +36,6 @@ IN_A_ROW = 3
 
 class NotFinite(RuntimeError):  # noqa: N818  (a state, named as users name it)
     """Loss or gradient was not finite three times in a row."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How many images the run sees. `total` is None until a time budget has been turned into images.
-
-    `settled` is the number of images seen when it was: the learning rate falls from there.
-    """
-
-    total: int | None
-    settled: int = 0
-
-    def rate(self, optim: Optim, seen: int) -> float:
-        """The learning rate after so many images: a linear warm-up, then constant or half a cosine."""
-        rise = min(1.0, (seen + optim.batch) / optim.warmup) if optim.warmup else 1.0
-        if optim.decay == "constant" or self.total is None:
-            return optim.lr * rise
-        part = (seen - self.settled) / max(1, self.total - self.settled)
-        return optim.lr * rise * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, part))))
 
 
 @dataclass(frozen=True)
@@ -248,33 +231,31 @@ class Training:
 
     def documents(self) -> dict[str, Any]:
         """What a checkpoint holds, as JSON."""
-        state = {
-            "step": self.step,
-            "updates": self.updates,
-            "not_finite": self.not_finite,
-            "best": self.best,
-            # Infinities are no JSON; a sum that is not finite stays so.
-            "sums": {name: value if math.isfinite(value) else None for name, value in self.sums.items()},
-            "plan": vars(self.plan),
-            "pixels": {"mean": list(self.pixels.mean), "std": list(self.pixels.std)},
-            "channels": self.model.shape.channels,
-            "classes": list(self.split.images.classes),
-            "data": {"fingerprint": self.split.images.fingerprint, "train": len(self.split.train)},
-            "runtime": vars(self.engine.runtime),
-        }
-        return {"state": state, "recipe": dump(self.recipe)}
+        images = self.split.images
+        state = RunState(
+            self.step,
+            self.pixels,
+            self.model.shape.channels,
+            tuple(images.classes),
+            self.engine.runtime,
+            self.updates,
+            self.not_finite,
+            self.best,
+            self.sums,
+            self.plan,
+            TrainedOn(images.fingerprint, len(self.split.train)),
+        )
+        return {"state": state.to_json(), "recipe": dump(self.recipe)}
 
-    def restore(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+    def restore(self, tensors: dict[str, dict[str, Tensor]], state: RunState) -> None:
         """Become the run that wrote these, bit for bit. UserError where the images are not that run's."""
-        if state["data"]["fingerprint"] != self.split.images.fingerprint:
+        if state.images is None or state.images.fingerprint != self.split.images.fingerprint:
             raise UserError(
                 "data has changed since the run began, so it cannot be resumed exactly; "
                 "start a new run from its weights with --from"
             )
-        self.step, self.updates, self.not_finite = state["step"], state["updates"], state["not_finite"]
-        self.best = state["best"]
-        self.sums = {name: math.nan if value is None else value for name, value in state["sums"].items()}
-        self.plan = Plan(**state["plan"])
+        self.step, self.updates, self.not_finite = state.step, state.updates, state.not_finite
+        self.best, self.sums, self.plan = state.best, dict(state.sums), state.plan
         self.model.load_state_dict(tensors["model"])
         for profile, average in self.averages.items():
             for name, value in average.items():
@@ -297,13 +278,10 @@ class Training:
 
     def begin_from(self, tensors: dict[str, Tensor]) -> None:
         """Start from another run's weights, in the averages too. UserError where they do not fit."""
-        state = self.model.state_dict()
-        wrong = [name for name in state if name not in tensors or tensors[name].shape != state[name].shape]
-        wrong += [name for name in tensors if name not in state]
-        if wrong:
+        if wrong := misfit(self.model, tensors):
             raise UserError(
                 f"--from gives weights of another network than recipe {self.recipe.name} has: "
-                f"{wrong[0]} is missing or of another shape; leave --recipe and --net out to take that run's"
+                f"{wrong} is missing or of another shape; leave --recipe and --net out to take that run's"
             )
         self.model.load_state_dict(tensors)
         newest = ema.averaged(self.model)

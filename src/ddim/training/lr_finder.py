@@ -10,7 +10,7 @@ from ddim.errors import UserError
 from ddim.nn.runtime import choose
 from ddim.plots.pictures import curves, save_figure
 from ddim.runs import checks as contradictions
-from ddim.runs.generate import recipe_of
+from ddim.runs.pipeline import recipe_of
 from ddim.runs.recipe import Recipe
 from ddim.training.callbacks import Callback
 from ddim.training.loop import NotFinite, Training

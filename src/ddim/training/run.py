@@ -27,9 +27,10 @@ from ddim.runs import folder as tracking
 from ddim.runs.classes import filled
 from ddim.runs.codec import dump, write_recipe
 from ddim.runs.codec import load as load_recipe
-from ddim.runs.generate import Trained, check_levels, load, recipe_of
+from ddim.runs.generate import check_levels
 from ddim.runs.images import check_there
 from ddim.runs.named_recipes import find
+from ddim.runs.pipeline import LoadedRun, load, load_state, recipe_of
 from ddim.runs.recipe import Fixed, Recipe, build
 from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid
 from ddim.training.engine import LocalEngine
@@ -126,9 +127,8 @@ def resume(
         if path is None:
             return _afresh(folder, facts, callbacks, progress)
         recipe = load_recipe(checkpoint.read_document(path, "recipe"))
-        state: Any = checkpoint.read_document(path, "state")
-        runtime = Runtime(**state["runtime"])
-        pixels = Pixels(tuple(state["pixels"]["mean"]), tuple(state["pixels"]["std"]))
+        state = load_state(path)
+        runtime, pixels = state.runtime, state.pixels
         find_device(runtime.device)
         runtime.start()
         training = Training(
@@ -152,7 +152,7 @@ def _afresh(
     recipe = load_recipe(facts["recipe"])
     source = Path(facts["source"]) if facts["source"] else None
     parent = parent_of(source)
-    if parent and parent.digest != facts.get("source_sha256", parent.digest):
+    if parent and parent.checkpoint.sha256 != facts.get("source_sha256", parent.checkpoint.sha256):
         raise UserError(
             f"run {source} is at another checkpoint than when {folder} began from it, which cannot begin so "
             "again: start a new run with --from"
@@ -163,12 +163,12 @@ def _afresh(
     return folder
 
 
-def parent_of(source: Path | None) -> Trained | None:
+def parent_of(source: Path | None) -> LoadedRun | None:
     """The run that another starts from, open; None for none. UserError where it cannot be opened."""
     return None if source is None else load(source, device="cpu")
 
 
-def begun(recipe: Recipe, parts: Split, runtime: Runtime, parent: Trained | None) -> Training:
+def begun(recipe: Recipe, parts: Split, runtime: Runtime, parent: LoadedRun | None) -> Training:
     """A training at step 0, from random weights or from the averaged ones of another run, `parent`.
 
     UserError where the recipe wants labels that the images do not have, or other ones than `parent`.
@@ -345,7 +345,7 @@ def _seconds(recipe: Recipe, parts: Split) -> float:
 
 
 def _facts(
-    training: Training, machine: Machine, source: Path | None, parent: Trained | None
+    training: Training, machine: Machine, source: Path | None, parent: LoadedRun | None
 ) -> dict[str, object]:
     images = training.split.images
     return {
@@ -353,7 +353,7 @@ def _facts(
         "seed": training.recipe.seed,
         "source": None if source is None else str(source.resolve()),
         # Of its checkpoint: a run that trains on gives others another start.
-        "source_sha256": None if parent is None else parent.digest,
+        "source_sha256": None if parent is None else parent.checkpoint.sha256,
         "data": {
             "source": training.recipe.data.source,
             "fingerprint": images.fingerprint,

@@ -1,0 +1,196 @@
+"""A model that is ready to sample; and a run's checkpoint, loaded as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ddim.diffusion.denoiser import Denoiser, Model
+from ddim.diffusion.grids import Listed
+from ddim.diffusion.guidance import Clipped, Rescheduled
+from ddim.diffusion.pixels import Pixels
+from ddim.diffusion.samplers import Sampler
+from ddim.errors import UserError
+from ddim.nn.ema import profiles
+from ddim.nn.runtime import Runtime, choose, find_device
+from ddim.runs import checkpoint
+from ddim.runs.codec import load as load_recipe
+from ddim.runs.recipe import Recipe, build
+from ddim.runs.searched_grids import saved
+from ddim.runs.state import RunState
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A model ready to sample: in eval mode, with its pixels, recipe and runtime. It needs no file."""
+
+    model: Model
+    pixels: Pixels
+    recipe: Recipe
+    runtime: Runtime
+
+    def __repr__(self) -> str:
+        """Return one line: recipe, size, parameters and device."""
+        shape = self.model.shape
+        count = sum(p.numel() for p in self.model.parameters())
+        return (
+            f"{type(self).__name__}({self.recipe.name}, {shape.channels} x {shape.height} x {shape.width}, "
+            f"{count:,} parameters, {self.runtime.device})"
+        )
+
+    def denoiser(self, inner: Denoiser | None = None, *, consistent: bool = False) -> Denoiser:
+        """Return the model, or a denoiser made from it, on the sampling schedule and clipped.
+
+        With `consistent`, x0 and eps of each prediction add up to x_t, which inversion needs: clip "x0" then
+        acts as clip True.
+        """
+        denoise = self.model if inner is None else inner
+        denoise = Rescheduled(denoise, on) if (on := self.recipe.sampled_on) else denoise
+        clip = self.recipe.clip
+        keep = clip == "x0" and not consistent
+        return Clipped(denoise, *self.pixels.bounds, keep=keep) if clip else denoise
+
+    def searched_grid(self, sampler: Sampler, steps: int) -> Listed | None:
+        """Return the grid that a search saved for this sampler and number of steps, or None."""
+        return None
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """Where a pipeline was loaded from.
+
+    `path` is the checkpoint folder and `sha256` that of its manifest. `weights` is "ema", "raw" or the
+    name of another average. `run` is the folder that `load` was given: a run, RUN/best or a checkpoint.
+    """
+
+    path: Path
+    sha256: str
+    weights: str
+    state: RunState
+    run: Path
+
+
+@dataclass(frozen=True, repr=False)
+class LoadedRun(Pipeline):
+    """A pipeline and the checkpoint that it was loaded from."""
+
+    checkpoint: LoadedCheckpoint
+
+    def searched_grid(self, sampler: Sampler, steps: int) -> Listed | None:
+        """Return the grid that `ddim search` saved with the run, or None."""
+        return saved(self.checkpoint.run, sampler, steps, self.checkpoint.weights)
+
+
+def load(
+    run: str | Path, weights: str = "ema", *, compiling: bool = False, device: str | None = None
+) -> LoadedRun:
+    """Load the newest whole checkpoint of a run, ready to sample.
+
+    Args:
+        run: a run folder, RUN/best for its best checkpoint, or a checkpoint folder.
+        weights: "ema", "raw", or the name of another average that the run keeps (see `ddim.nn.ema.profiles`).
+        compiling: run the network through torch.compile: faster after a slow first batch; results
+            differ in the last bits.
+        device: where to run; by default the device that the run was trained on, if this machine has one.
+
+    Raises:
+        UserError: if there are no such weights, or no checkpoint of this library.
+    """
+    path = find_checkpoint(Path(run))
+    # Now: a run in progress may have removed the files by the time samples are made.
+    sha256 = checkpoint.digest(path)
+    recipe = load_recipe(checkpoint.read_document(path, "recipe"))
+    state = load_state(path)
+    possible = ["ema", "raw", *(name for name in profiles(recipe.ema) if name != "default")]
+    if weights not in possible:
+        raise UserError(f"weights must be {', '.join(possible[:-1])} or {possible[-1]}, got {weights!r}")
+    # Initial weights are drawn and thrown away; the caller's stream must not notice.
+    with torch.random.fork_rng(devices=[]):
+        model = build(recipe, state.channels)
+    tensors = checkpoint.read_tensors(path, "model")
+    if weights != "raw":
+        tensors |= checkpoint.read_tensors(path, f"ema/{'default' if weights == 'ema' else weights}")
+    if wrong := misfit(model, tensors):
+        raise checkpoint.Damaged(
+            f"{path}/model.safetensors does not fit its recipe: {wrong} is missing or of another shape"
+        )
+    model.load_state_dict(tensors)
+    runtime = _runtime(state.runtime, device, compiling)
+    runtime.start()
+    runtime.place(model.eval().requires_grad_(False))
+    model.net = runtime.compiled(model.net, frozen=True)
+    loaded = LoadedCheckpoint(path, sha256, weights, state, Path(run))
+    return LoadedRun(model, state.pixels, recipe, runtime, loaded)
+
+
+def recipe_of(run: str | Path) -> Recipe:
+    """Return the recipe of a run folder or of a checkpoint folder.
+
+    Raises:
+        UserError: if there is no checkpoint.
+    """
+    return load_recipe(checkpoint.read_document(find_checkpoint(Path(run)), "recipe"))
+
+
+def load_state(path: Path) -> RunState:
+    """Return the typed state of the checkpoint `path`.
+
+    Raises:
+        Damaged: if state.json is not what a run writes.
+    """
+    document = checkpoint.read_document(path, "state")
+    try:
+        return RunState.from_json(document)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise checkpoint.Damaged(f"{path}/state.json is not the state of a run: {error}") from None
+
+
+def misfit(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the first name that does not fit: in only one of the two, or of another shape."""
+    state = model.state_dict()
+    wrong = [name for name in state if name not in tensors or tensors[name].shape != state[name].shape]
+    wrong += [name for name in tensors if name not in state]
+    return wrong[0] if wrong else None
+
+
+def find_checkpoint(run: Path) -> Path:
+    """Return the newest whole checkpoint of a run, the best of RUN/best, or a checkpoint folder itself.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if found := checkpoint.chosen(run):
+        return found
+    if not run.is_dir():
+        raise UserError(
+            f"run {run} is not a folder; `ddim train` makes runs, under runs/ unless --out says where"
+        )
+    if (run / checkpoint.MANIFEST).is_file():
+        checkpoint.verify(run)
+        return run
+    found = checkpoint.newest(run / "checkpoints")
+    if found is None and not any((run / name).exists() for name in ("run.json", "checkpoints")):
+        raise UserError(
+            f"{run} is no run, for it holds neither run.json nor checkpoints; "
+            f"`ddim runs {run}` lists those below it"
+        )
+    if found is None:
+        raise UserError(f"run {run} holds no checkpoint yet")
+    return found
+
+
+def _runtime(recorded: Runtime, device: str | None, compiling: bool) -> Runtime:
+    """The run's own choices if this machine has its kind of device and it is wanted, else this machine's."""
+    try:
+        where = find_device(device or recorded.device)
+    except UserError:
+        if device:
+            raise
+        where = find_device("auto")
+    if where.split(":")[0] != recorded.device.split(":")[0]:
+        return choose(where, compiling=compiling)
+    return replace(recorded, device=where, compile=compiling)

@@ -1,0 +1,83 @@
+"""What a checkpoint says of its run beside tensors: one typed value."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ddim.diffusion.pixels import Pixels
+from ddim.nn.runtime import Runtime
+from ddim.runs.recipe import Optim
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many images the run sees; `total` is None until a time budget has become a number of images.
+
+    `settled` is the number of images seen when it did: learning-rate decay starts there.
+    """
+
+    total: int | None
+    settled: int = 0
+
+    def rate(self, optim: Optim, seen: int) -> float:
+        """Return the learning rate after `seen` images: linear warm-up, then constant or half a cosine."""
+        rise = min(1.0, (seen + optim.batch) / optim.warmup) if optim.warmup else 1.0
+        if optim.decay == "constant" or self.total is None:
+            return optim.lr * rise
+        part = (seen - self.settled) / max(1, self.total - self.settled)
+        return optim.lr * rise * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, part))))
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The images of a run: SHA-256 of all of them, and how many were trained on."""
+
+    fingerprint: str
+    train: int
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The counters and choices of a run at a checkpoint.
+
+    `best` is the least value of `report.best` so far. `sums` are the losses since the last line of the log.
+    `images` is None for a run that was imported and not trained here.
+    """
+
+    step: int
+    pixels: Pixels
+    channels: int
+    classes: tuple[str, ...]
+    runtime: Runtime
+    updates: int = 0
+    not_finite: int = 0
+    best: float | None = None
+    sums: dict[str, float] = field(default_factory=dict)
+    plan: Plan = Plan(None)
+    images: TrainedOn | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as JSON; a sum that is not finite becomes null."""
+        sums = {name: value if math.isfinite(value) else None for name, value in self.sums.items()}
+        return asdict(self) | {"sums": sums}
+
+    @classmethod
+    def from_json(cls, document: Any) -> RunState:  # noqa: ANN401 (JSON)
+        """Return the state that `to_json` wrote.
+
+        Raises:
+            TypeError, KeyError, ValueError: if the document is something else.
+        """
+        known = {name: value for name, value in document.items() if name != "schema"}
+        images, pixels, sums = known["images"], known["pixels"], known["sums"]
+        known |= {
+            "pixels": Pixels(tuple(pixels["mean"]), tuple(pixels["std"])),
+            "classes": tuple(known["classes"]),
+            "runtime": Runtime(**known["runtime"]),
+            "sums": {name: math.nan if value is None else value for name, value in sums.items()},
+            "plan": Plan(**known["plan"]),
+            "images": None if images is None else TrainedOn(**images),
+        }
+        return cls(**known)
