@@ -92,8 +92,8 @@ def measure_training(name: str, args: argparse.Namespace, quick: Runtime) -> Non
 
 
 def measure_sampling(args: argparse.Namespace, quick: Runtime) -> None:
-    """64 images of 20 steps with the seed's network: eager, compiled, and fp32 contiguous eager."""
-    recipe = find("seed")
+    """64 images of 20 steps with the luz recipe's network: eager, compiled, and fp32 contiguous eager."""
+    recipe = find("luz")
     runtimes = {
         "compiled": replace(quick, compile=True),
         "as ddim sample runs it (nothing compiled)": replace(quick, compile=False),
@@ -118,7 +118,7 @@ def measure_sampling(args: argparse.Namespace, quick: Runtime) -> None:
         measure()
         candidates[label] = measure
     show(
-        "sampling, the seed's network, 64 images, 20 steps, warm",
+        "sampling, the luz recipe's network, 64 images, 20 steps, warm",
         in_turn(candidates, args.rounds),
     )
     overhead(recipe, runtimes["as ddim sample runs it (nothing compiled)"], args.rounds)

@@ -31,7 +31,7 @@ from stubs import stub
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run on the seed repository's schedule, whose clip leaves plateaus."""
+    """A finished run on the torch/luz repository's schedule, whose clip leaves plateaus."""
     recipe = tiny.recipe(schedule="linear", schedule__clip="powers", optim__warmup=0)
     return train(None, recipe, out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
 

@@ -6,12 +6,12 @@ from torch.nn import functional as F
 
 from ddim.nn.blocks import Exact
 from ddim.nn.residual_unet import Residual
-from ddim.runs.named_recipes import keras, seed
+from ddim.runs.named_recipes import keras, luz
 from ddim.runs.recipe import ResidualUNetSpec
 from oracles import made, normal, shaken, uniform
 
-RECIPES = {"seed": seed, "keras": keras}
-both = pytest.mark.parametrize("name", ["seed", "keras"])
+RECIPES = {"luz": luz, "keras": keras}
+both = pytest.mark.parametrize("name", ["luz", "keras"])
 small_nets = pytest.mark.parametrize(
     "options", [{}, {"keras": True}, {"keras": True, "middle": (24, 16), "depth": 1}], ids=str
 )
@@ -30,7 +30,7 @@ def images(*shape):
     return normal(*shape, dtype=torch.float32)
 
 
-@pytest.mark.parametrize("name, trainable", [("seed", 3_562_211), ("keras", 1_950_627)])
+@pytest.mark.parametrize("name, trainable", [("luz", 3_562_211), ("keras", 1_950_627)])
 def test_the_parameters_are_as_many_as_in_the_originals(name, trainable):
     assert sum(p.numel() for p in network(name).parameters()) == trainable
 
@@ -108,7 +108,7 @@ def original(net, x, variance, *, widths, middle, tutorial):
 
 
 @pytest.mark.parametrize(
-    "name, widths, middle", [("seed", (32, 64, 96, 128), (256, 128)), ("keras", (32, 64, 96), (128, 128))]
+    "name, widths, middle", [("luz", (32, 64, 96, 128), (256, 128)), ("keras", (32, 64, 96), (128, 128))]
 )
 def test_the_network_is_the_original_layer_by_layer(name, widths, middle):
     net = shaken(network(name))
@@ -130,13 +130,13 @@ def test_the_sizes_and_channels_of_levels_are_those_of_the_originals(name):
             module.register_forward_hook(lambda m, i, o: seen.append((o.shape[1], o.shape[2])))
     net.eval()(images(1, 3, 64, 64), torch.zeros(1))
     down = {
-        "seed": [(32, 64), (64, 32), (96, 16), (128, 8)],
+        "luz": [(32, 64), (64, 32), (96, 16), (128, 8)],
         "keras": [(32, 64), (64, 32), (96, 16)],
     }[name]
-    middle = {"seed": [(256, 4), (128, 4)], "keras": [(128, 8), (128, 8)]}[name]
+    middle = {"luz": [(256, 4), (128, 4)], "keras": [(128, 8), (128, 8)]}[name]
     up = {
         # The luz network's levels already have the width of the next on the way up, the last the embedding's.
-        "seed": [(96, 8), (64, 16), (32, 32), (32, 64)],
+        "luz": [(96, 8), (64, 16), (32, 32), (32, 64)],
         "keras": [(96, 16), (64, 32), (32, 64)],
     }[name]
     twice = lambda levels: [level for level in levels for _ in range(2)]
@@ -222,5 +222,5 @@ def test_ends_and_projections_are_exact(name):
 
 
 def test_the_recipes_build_these_networks():
-    assert seed().net == ResidualUNetSpec()
+    assert luz().net == ResidualUNetSpec()
     assert keras().net.keras

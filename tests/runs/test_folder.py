@@ -27,7 +27,7 @@ def test_runs_are_numbered_upwards_from_the_highest(tmp_path, monkeypatch):
     runs[1].rmdir()
     (tmp_path / "runs" / "blossoms-fast-old-9").mkdir()
     assert new_run_folder(None, "blossoms", "fast").name == "blossoms-fast-4"
-    assert new_run_folder(None, "blossoms", "seed").name == "blossoms-seed-1"
+    assert new_run_folder(None, "blossoms", "luz").name == "blossoms-luz-1"
 
 
 @pytest.mark.parametrize(

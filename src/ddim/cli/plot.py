@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _EPILOG = """examples:
   ddim plot schedule                                 cosine, linear and linear_beta beside each other
-  ddim plot schedule linear --schedule.clip powers   the seed repository's table, and its plateau
+  ddim plot schedule linear --schedule.clip powers   the torch/luz repository's table, and its plateau
   ddim plot schedule linear_in --schedule.quantity log_noise   one of Béres' seven
   ddim plot forward photo.jpg --size 128             an image that becomes noise
   ddim plot reverse runs/blossoms-fast-1 --seed 7    noise that becomes a picture
@@ -27,7 +27,7 @@ _EPILOG = """examples:
 SCHEDULES = ("cosine", "linear", "linear_beta")
 OTHERS = ("linear_in", "karras_sigma")
 FIELDS = {
-    "clip": "linear: none, rates (default), or powers, as the seed repository",
+    "clip": "linear: none, rates (default), or powers, as the torch/luz repository",
     "min_signal": "cosine, linear: the least signal rate (default 0.02)",
     "max_signal": "cosine, linear: the greatest signal rate (default 0.95)",
     "read": "linear: between entries, floor (default) or log_snr",

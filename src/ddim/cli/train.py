@@ -21,7 +21,7 @@ RECIPES = {
     "iddpm": "improved DDPM for CIFAR-10, its variance learned; --net.width 32 --net.groups 8 on a laptop",
     "keras": "Béres' Keras tutorial, with its own hyper-parameters",
     "clear": "Béres' clear-diffusion-keras; on a laptop with --net.widths 32,64,96,128 and no attention",
-    "seed": "the torch/luz repository, with its own hyper-parameters",
+    "luz": "the torch/luz repository, with its own hyper-parameters",
     "edm": "Karras et al. 2022: preconditioned, weighted, augmented",
     "edm-vp": "edm with the preconditioning and noise levels of the VP SDE",
     "edm-ve": "edm with those of the VE SDE",

@@ -40,13 +40,13 @@ from ddim.runs.recipe import (
 )
 
 
-def seed() -> Recipe:
+def luz() -> Recipe:
     """The torch/luz "Denoising Diffusion Implicit Models": its network, loss, schedule and optimiser.
 
     Mended as little as needed: pixels are measured before training, weights are averaged.
     """
     return Recipe(
-        name="seed",
+        name="luz",
         data=Data(flip=False),
         pixels=Measured(),
         net=ResidualUNetSpec(),
@@ -283,7 +283,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "iddpm": iddpm,
     "keras": keras,
     "clear": clear,
-    "seed": seed,
+    "luz": luz,
     "edm": edm,
     "edm-vp": edm_vp,
     "edm-ve": edm_ve,

@@ -167,7 +167,7 @@ class Recipe:
     the noise becomes what is then left of x_t; of "x0" it stays as predicted, as diffusers has it.
     """
 
-    name: str = "fast"
+    name: str = "custom"
     data: Data = Data()
     pixels: Measured | Fixed = Measured()
     net: UNetSpec | ResidualUNetSpec | DDPMUNetSpec | ClearUNetSpec = UNetSpec()

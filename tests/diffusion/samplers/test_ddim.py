@@ -209,7 +209,7 @@ def test_one_step_is_legal():
 
 
 def test_a_step_between_two_times_of_one_level_changes_nothing():
-    """The seed's clip of powers holds one level from t = 0.62 on."""
+    """The torch/luz clip of powers holds one level from t = 0.62 on."""
     table = Linear(clip="powers")
     times = torch.tensor([1.0, 0.9, 0.7], dtype=torch.float64)
     for eta in (0.0, 1.0):
