@@ -75,7 +75,7 @@ def test_a_mistake_is_one_sentence(run, capsys, tmp_path):
     newest = checkpoint.newest(run / "checkpoints")
     for words, sentence in [
         ([seed], "likelihood needs a schedule and times of training whose least noise is at most 0.05"),
-        ([newest], "is a checkpoint, to which nothing can be added"),
+        ([newest], "is a checkpoint, and this command adds files to a run"),
         ([run, "-n", 0], "-n must be at least 1 and at most 1,000,000, got 0"),
         ([run, "--steps", 1], "the bound needs at least 2 steps, got 1"),
         ([run, "--data", tmp_path / "missing"], "missing"),

@@ -96,7 +96,10 @@ def test_a_legacy_number_is_named_as_such_and_is_a_metric_to_compare_by(run, cap
         (["RUN", "-n", 5], "n must be at least 20 pictures, got 5"),
         (["RUN", "--steps", 0], "steps must be at least 1 and at most 1,000,000, got 0"),
         (["RUN", "--part", "vald"], "got 'vald'; perhaps you meant valid"),
-        (["RUN", "--optim.lr", 1], "--optim.lr is no option of ddim evaluate; of a recipe, only sampler and"),
+        (
+            ["RUN", "--optim.lr", 1],
+            "--optim.lr is not an option of ddim evaluate; the recipe fields it takes are sampler",
+        ),
         (["RUN", "--stepz", 3], "perhaps you meant --steps"),
         (["RUN", "--weights", "best"], "weights must be ema or raw, got 'best'"),
         (["blossoms:40"], "blossoms:40 is no run, so --data must say what images it is judged against"),

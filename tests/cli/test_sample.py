@@ -235,7 +235,7 @@ def test_a_folder_holds_the_pictures_of_one_experiment(run, tmp_path, capsys):
         (["--stepz", "3"], "--stepz is not an option; perhaps you meant --steps"),
         (
             ["--optim.lr", "3"],
-            "--optim.lr is no option of ddim sample; of a recipe, only",
+            "--optim.lr is not an option of ddim sample; the recipe fields it takes are ",
         ),
         (["--sampler.etta", "1"], "sampler.etta is not a field of a recipe; perhaps you meant sampler.eta"),
         (["--sampler.eta", "2"], "sampler.eta must lie in [0, 1], got 2"),

@@ -151,7 +151,7 @@ def test_the_best_is_asked_for_by_its_name(tmp_path, capsys):
         out = ["--out", str(tmp_path / "pictures")] if words[0] == "sample" else []
         assert main([words[0], str(run / "best"), *words[1:], *out]) == 0
     assert main(["diagnose", str(run / "best")]) == 2
-    assert "best is a checkpoint, to which nothing can be added" in capsys.readouterr().err
+    assert "best is a checkpoint, and this command adds files to a run" in capsys.readouterr().err
     assert not (run / "best").exists()
     Console().done(run)
     assert f"at {least * recipe.optim.batch:,} images: {run}/best" in capsys.readouterr().err

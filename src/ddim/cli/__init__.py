@@ -8,51 +8,92 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from ddim import __version__
 from ddim.errors import UserError, near
 
-COMMANDS = {
-    "train": "train a model on images, and watch its pictures grow",
-    "sample": "make pictures with a trained model",
-    "evaluate": "measure how good pictures are: KID, FID, precision, recall, density, coverage",
-    "compare": "rank evaluations, and say what may not be ranked",
-    "memorisation": "see whether a run repeats its training images",
-    "diagnose": "see what a run does at each level of noise",
-    "search": "find the best levels for a run and a number of steps",
-    "sweep": "train many runs that differ in fields of their recipe",
-    "runs": "list runs: how far they are, how good",
-    "report": "show on one page what came of runs",
-    "invert": "turn real images into latents and back",
-    "interpolate": "go from one picture to another, through latents",
-    "inpaint": "paint a part of an image anew",
-    "vary": "make other pictures like an image",
-    "ablate": "see what each choice of a sampler is worth to a run",
-    "likelihood": "measure bits per dimension of images under a run",
-    "plot": "draw schedules, embeddings, diffusion strips and losses",
-    "data": "look at images before you train on them",
-    "export": "write a run as a pipeline of diffusers",
-    "import": "make a run of a pipeline of diffusers",
+GROUPS = {
+    "Make": {
+        "train": "train a model on your images",
+        "sample": "generate images with a trained model",
+    },
+    "Edit": {
+        "invert": "turn real images into latents and back",
+        "interpolate": "blend two samples or two real images through their latents",
+        "inpaint": "generate the masked part of an image anew",
+        "vary": "generate variations of an image",
+    },
+    "Judge": {
+        "evaluate": "measure image quality: KID, FID, precision, recall, density, coverage",
+        "compare": "rank evaluations made under the same conditions",
+        "memorisation": "measure whether a run copies its training images",
+        "likelihood": "measure bits per dimension of images under a run",
+    },
+    "Study": {
+        "diagnose": "measure the errors of a run at each noise level",
+        "search": "find the best sampling times for a run and a number of steps",
+        "ablate": "measure how solver, schedule and scaling affect the sampling error",
+        "sweep": "train many runs that differ in fields of their recipe",
+        "runs": "list runs with their progress and their results",
+        "report": "summarise runs on one page",
+        "plot": "draw schedules, embeddings, diffusion strips and loss curves",
+        "data": "inspect images before training on them",
+    },
+    "Exchange": {
+        "export": "write a run as a diffusers pipeline",
+        "import": "turn a diffusers pipeline into a run",
+    },
 }
+"""The commands and what each does, in the groups of the overview."""
+
+COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
 
 WEIGHTS = "ema (default), raw, or the value of another average of the run, such as 0.99 (ema.more)"
-"""What commands say of --weights."""
+"""Help of --weights."""
 
-RUN = "a run folder, one of its checkpoints, or RUN/best for the best that it kept"
-"""What commands that only look at a run say of it."""
+RUN = "a run folder, one of its checkpoints, or RUN/best for its best checkpoint"
+"""Help of RUN in commands that only read a run."""
+
+DEVICE = "cpu, cuda or mps (default: the device that the run was trained on)"
+"""Help of --device in commands that read a run."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors are one sentence, with exit code 2."""
+    """An argparse parser that knows its arguments; its errors are one sentence, with exit code 2."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  (argparse's own options)
+        self.arguments: list[argparse.Action] = []
+        self.nested = False
+        super().__init__(*args, **kwargs)
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:  # noqa: ANN401
+        """Add an argument and remember it."""
+        self.arguments.append(super().add_argument(*args, **kwargs))
+        return self.arguments[-1]
+
+    def add_subparsers(self, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Add commands within the command and remember that there are some."""
+        self.nested = True
+        return super().add_subparsers(**kwargs)
+
+    @property
+    def options(self) -> list[str]:
+        """The option strings, such as --steps."""
+        return [option for argument in self.arguments for option in argument.option_strings]
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        """Print the sentence and where to find help."""
+        """Print the message and where to find help, and exit with code 2."""
         sys.stderr.write(f"ddim: {message}; see `{self.prog} --help`\n")
         raise SystemExit(2)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 1 for our mistakes, 2 for the user's, 3 for a full disk."""
+    """Run a command and return its exit code.
+
+    0 for success, 1 for an internal error, 2 for a mistake of the user, 3 for a full disk, 128 + N after
+    signal N.
+    """
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
@@ -70,40 +111,38 @@ def main(argv: list[str] | None = None) -> int:
     command = import_module(f"ddim.cli.{name}")
     parser = Parser(
         prog=f"ddim {name}",
-        description=COMMANDS[name][0].upper() + COMMANDS[name][1:] + ".",
+        description=f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     command.add(parser)
     try:
-        words, fields = (
-            _fields(argv[1:], parser) if getattr(command, "TAKES_FIELDS", False) else (argv[1:], {})
-        )
-        options = [option for action in parser._actions for option in action.option_strings]
-        # Options may stand between images; argparse cannot do that for commands within commands.
-        parse = parser.parse_args if parser._subparsers else parser.parse_intermixed_args
-        return command.run(parse(words, argparse.Namespace(fields=fields, options=options)))
+        words, fields = argv[1:], {}
+        if getattr(command, "TAKES_FIELDS", False):
+            words, fields = _split_fields(words, parser.options)
+        # Options may stand between positionals; argparse cannot do that for commands within commands.
+        parse = parser.parse_args if parser.nested else parser.parse_intermixed_args
+        return command.run(parse(words, argparse.Namespace(fields=fields, options=parser.options)))
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
-        return _said(error)
+        return _report(error)
 
 
-def _fields(words: list[str], parser: argparse.ArgumentParser) -> tuple[list[str], dict[str, str]]:
-    """What the parser knows, and the fields of a recipe among the words: --optim.lr 3e-4 or --optim.lr=3e-4.
+def _split_fields(words: list[str], options: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Separate the fields of a recipe, --optim.lr 3e-4 or --optim.lr=3e-4, from the words for argparse.
 
-    Taken out before argparse sees them: it would read the value of an option it does not know as DATA.
+    argparse would take the value of an option it does not know for a positional argument.
     """
-    known = {option for action in parser._actions for option in action.option_strings}
     rest, fields, following = [], {}, iter(words)
     for word in following:
         name, equals, value = word.partition("=")
-        if not name.startswith("--") or name in known or name == "--":
+        if not name.startswith("--") or name in options or name == "--":
             rest.append(word)
             continue
         field = name[2:].replace("-", "_")
-        is_field = field.split(".")[0] in _heads()
-        if not is_field and (hint := near(name, known, 0.75)):
+        is_field = field.split(".")[0] in _recipe_fields()
+        if not is_field and (hint := near(name, options, 0.75)):
             raise UserError(f"{name} is not an option{hint}")
         given = value if equals else next(following, None)
         if given is None or (not equals and given.startswith("--")):
@@ -112,8 +151,7 @@ def _fields(words: list[str], parser: argparse.ArgumentParser) -> tuple[list[str
     return rest, fields
 
 
-def _heads() -> list[str]:
-    """The fields of a recipe, without those below them."""
+def _recipe_fields() -> list[str]:
     from dataclasses import fields
 
     from ddim.runs.recipe import Recipe
@@ -121,27 +159,37 @@ def _heads() -> list[str]:
     return [f.name for f in fields(Recipe)]
 
 
-def only(args: argparse.Namespace, command: str, *fields: str) -> None:
-    """UserError where a field of a recipe is given that this command has no use for."""
+def check_fields(args: argparse.Namespace, command: str, *allowed: str) -> None:
+    """Check that only these fields of a recipe are given to a command.
+
+    Raises:
+        UserError: if another field is given.
+    """
     for name in args.fields:
-        if name.split(".")[0] not in fields:
-            hint = near(f"--{name}", [*args.options, *(f"--{field}" for field in fields)])
-            applies = f"{' and '.join(fields)} {'apply' if len(fields) > 1 else 'applies'}"
-            raise UserError(f"--{name} is no option of ddim {command}; of a recipe, only {applies}{hint}")
+        if name.split(".")[0] not in allowed:
+            hint = near(f"--{name}", [*args.options, *(f"--{field}" for field in allowed)])
+            raise UserError(
+                f"--{name} is not an option of ddim {command}; the recipe fields it takes are "
+                f"{', '.join(allowed)}{hint}"
+            )
 
 
-def run_folder(run: Path) -> None:
-    """UserError where something is to be added to a run and its checkpoint is given."""
+def check_run_folder(run: Path) -> None:
+    """Check that a path is not a checkpoint, where a command adds files to the run.
+
+    Raises:
+        UserError: if it is a checkpoint.
+    """
     from ddim.runs.checkpoint import MANIFEST, names_best
 
     if (run / MANIFEST).is_file() or names_best(run):
-        raise UserError(f"{run} is a checkpoint, to which nothing can be added: give the run folder")
+        raise UserError(f"{run} is a checkpoint, and this command adds files to a run: give the run folder")
 
 
-def _said(error: BaseException) -> int:
-    """One sentence for an error, and its exit code."""
+def _report(error: BaseException) -> int:
+    """Print an error as one sentence and return its exit code."""
     if isinstance(error, BrokenPipeError):
-        # Whoever read has enough; Python would complain once more when it flushes at its end.
+        # The reader closed the pipe. Python flushes at exit and would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     if isinstance(error, UserError):
@@ -154,20 +202,23 @@ def _said(error: BaseException) -> int:
     if kind in codes:
         sys.stderr.write(f"ddim: {str(error) or 'interrupted'}\n")
         return codes[kind]
-    sys.stderr.write(f"ddim: {kind}: {' '.join(str(error).split())} (--debug shows where)\n")
+    sys.stderr.write(f"ddim: {kind}: {' '.join(str(error).split())} (--debug shows the traceback)\n")
     return 3 if isinstance(error, OSError) and error.errno in full else 1
 
 
 def _overview() -> str:
-    rows = "\n".join(f"  ddim {name:<13} {text}" for name, text in COMMANDS.items())
+    groups = "\n\n".join(
+        "\n".join([heading, *(f"  ddim {name:<13} {text}" for name, text in group.items())])
+        for heading, group in GROUPS.items()
+    )
     return f"""Train a diffusion model on your own images, sample it in a few steps, and know how good it is.
 
-{rows}
+{groups}
 
 Start with
-  ddim train                 flowers drawn by the program itself, 40 minutes
-  ddim train photos/         your own images: a folder, a .zip or a .tar
-  ddim sample runs/NAME      pictures from a run
+  ddim train                 train on flowers that the program draws itself, 40 minutes
+  ddim train photos/         train on your own images: a folder, a .zip or a .tar
+  ddim sample runs/NAME      generate images with a run
 
-Each command explains itself with --help. --version prints {__version__}; --debug shows where an error is.
+`ddim COMMAND --help` explains a command. --version prints {__version__}. --debug shows an error's traceback.
 """

@@ -7,7 +7,7 @@ import datetime
 import sys
 from pathlib import Path
 
-from ddim.cli import WEIGHTS, run_folder
+from ddim.cli import WEIGHTS, check_run_folder
 
 _EPILOG = """
 Asks the run at even steps of log-SNR (clean first) for images that it trained on and images that it held out,
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.runs import folder as tracking
     from ddim.runs.pipeline import load
 
-    run_folder(args.run)
+    check_run_folder(args.run)
     trained = load(args.run, args.weights, device=args.device)
     found = diagnostics.diagnose(trained, args.images, args.levels, decoding())
     sys.stdout.write(diagnostics.table(found) + "\n")

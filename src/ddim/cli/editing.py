@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.cli import WEIGHTS, only
+from ddim.cli import WEIGHTS, check_fields
 from ddim.errors import UserError, amount
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work
     from ddim.runs.pipeline import load
 
     amount("--steps", args.steps)
-    only(args, command, "grid")
+    check_fields(args, command, "grid")
     trained = load(args.run, args.weights, device=args.device)
     check_null(trained.recipe, f"ddim {command}")
     cleanest = trained.recipe.walked(torch.zeros((), dtype=torch.float64)).log_snr

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.cli import WEIGHTS, only
+from ddim.cli import WEIGHTS, check_fields
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ _OF_RUNS = ("n", "steps", "seed", "label", "guidance", "weights", "device")
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the numbers and where the record lies."""
-    only(args, "evaluate", "sampler", "grid", "sampled_on", "clip")
+    check_fields(args, "evaluate", "sampler", "grid", "sampled_on", "clip")
     # Here, so that --help answers without torch.
     from ddim.cli.console import working
     from ddim.evaluation.evaluate import Pictures, evaluate, is_run

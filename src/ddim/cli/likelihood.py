@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.cli import WEIGHTS, run_folder
+from ddim.cli import WEIGHTS, check_run_folder
 from ddim.errors import UserError, amount
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:  # noqa: PLR0915
     from ddim.training import batches
     from ddim.training.run import opened
 
-    run_folder(args.run)
+    check_run_folder(args.run)
     amount("-n", args.n)
     trained = load(args.run, args.weights, device=args.device)
     recipe = trained.recipe

@@ -7,7 +7,7 @@ import datetime
 import sys
 from pathlib import Path
 
-from ddim.cli import WEIGHTS, run_folder
+from ddim.cli import WEIGHTS, check_run_folder
 from ddim.errors import UserError, amount
 
 _EPILOG = """
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.runs.pipeline import load
     from ddim.runs.provenance import sampling_record
 
-    run_folder(args.run)
+    check_run_folder(args.run)
     extractor = None
     if args.features != memorisation.PIXELS:
         extractor = features.find(args.features, args.features_weights)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ddim.cli import RUN, WEIGHTS, only
+from ddim.cli import RUN, WEIGHTS, check_fields
 from ddim.errors import UserError, amount
 
 TAKES_FIELDS = True
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.runs.provenance import Film, sampling_record
 
     check_seeds(seeds)
-    only(args, "sample", "sampler", "grid", "sampled_on", "clip")
+    check_fields(args, "sample", "sampler", "grid", "sampled_on", "clip")
     trained = load(args.run, args.weights, compiling=args.compile, device=args.device)
     trained, searched = as_asked(trained, args.fields, args.steps)
     if searched:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.cli import WEIGHTS, only, run_folder
+from ddim.cli import WEIGHTS, check_fields, check_run_folder
 from ddim.errors import UserError, amount
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
     from ddim.runs.generate import ends
     from ddim.runs.pipeline import load
 
-    only(args, "search", "sampler", "grid")
-    run_folder(args.run)
+    check_fields(args, "search", "sampler", "grid")
+    check_run_folder(args.run)
     amount("--seeds", args.seeds)
     trained = load(args.run, args.weights, device=args.device)
     recipe = override(trained.recipe, args.fields)

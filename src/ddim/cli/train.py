@@ -59,9 +59,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--recipe", metavar="NAME|FILE", help="see below (default fast)")
     parser.add_argument("--out", type=Path, metavar="RUN", help="the run folder (default runs/DATA-RECIPE-N)")
-    budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--minutes", metavar="M", help="how long to train (the recipe's default: 40)")
-    budget.add_argument("--images", metavar="N", help="how many images to see, instead of --minutes")
+    parser.add_argument("--minutes", metavar="M", help="how long to train (the recipe's default: 40)")
+    parser.add_argument("--images", metavar="N", help="how many images to see, instead of --minutes")
     parser.add_argument("--size", metavar="64|64x96", help="height x width in pixels (default: the recipe's)")
     parser.add_argument("--seed", metavar="S", help="of weights, order, noise and split (default 0)")
     parser.add_argument(
@@ -91,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
     from ddim.cli.console import Console, decoding, say
     from ddim.training import Machine, resume, train
 
+    if args.minutes is not None and args.images is not None:
+        raise UserError("give --minutes or --images, not both")
     if args.resume and args.source:
         raise UserError("--resume goes on with a run and --from starts a new one: give one of them")
     why = ""
