@@ -1,36 +1,80 @@
-"""Mistakes that a user can mend."""
+"""The errors that a user can do something about, each with the exit code of the command line; no torch."""
 
 import difflib
+import errno
 from collections.abc import Iterable
+from pathlib import Path
+
+FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""The system's error numbers for a disk, a quota or a file system that has no room left."""
 
 
 class UserError(ValueError):
-    """What was given cannot be used; the message is one sentence that says what, and what is possible.
+    """The input cannot be used. The message says in one sentence what is wrong, what was given, what to do.
 
     The command line prints it without a traceback and exits with code 2.
     """
 
+    exit_code = 2
 
-def positive(owner: str, **values: float) -> None:
-    """UserError, as of the field `owner`.NAME, for a value that is not above 0."""
+
+class NotFinite(RuntimeError):  # noqa: N818 (a state, named as users name it)
+    """The loss or its gradient was not finite several times in a row, so training stopped."""
+
+    exit_code = 1
+
+
+class NoSpace(OSError):  # noqa: N818
+    """The disk has no room for a checkpoint; the checkpoints that exist are untouched."""
+
+    exit_code = 3
+
+
+class Interrupted(Exception):  # noqa: N818
+    """A signal ended the training of `folder`, after its checkpoint was saved.
+
+    The exit code is 128 plus the signal's number, as shells report it.
+    """
+
+    def __init__(self, signal_number: int, folder: Path) -> None:
+        super().__init__(f"stopped and saved; `--resume` goes on with {folder}")
+        self.exit_code = 128 + signal_number
+
+
+def check_positive(owner: str, **values: float) -> None:
+    """Check that every value is above 0.
+
+    Args:
+        owner: the part of the recipe that the values belong to; the message names the field `owner`.NAME.
+        values: the values by name.
+
+    Raises:
+        UserError: if a value is 0, negative or not a number.
+    """
     for name, value in values.items():
         if not value > 0:
             raise UserError(f"{owner}.{name} must be above 0, got {value}")
 
 
-def amount(name: str, value: int, least: int = 1) -> None:
-    """UserError for a number of things, of levels or pictures, below `least` or above a million.
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Check a number of steps, levels or images before memory is reserved for them.
 
-    What is longer fills the memory before anyone looks at it, and is a slip of the keyboard.
+    Args:
+        name: what the message calls the number.
+        value: the number; above a million it is taken for a typing error, as it would fill the memory.
+        least: the smallest number that makes sense.
+
+    Raises:
+        UserError: if `value` is below `least` or above a million.
     """
     if not least <= value <= 10**6:
         raise UserError(f"{name} must be at least {least} and at most 1,000,000, got {value}")
 
 
-def near(word: str, possible: Iterable[str], alike: float = 0.5) -> str:
-    """What to add to an error about a word: "; perhaps you meant ...", or nothing.
+def suggest(word: str, possible: Iterable[str], likeness: float = 0.5) -> str:
+    """Return the end of a message about an unknown word: "; perhaps you meant ...", or nothing.
 
-    `alike` in [0, 1] is the likeness from which one of `possible` is named.
+    The most similar of the `possible` words is named if its likeness, in [0, 1], is at least `likeness`.
     """
-    found = difflib.get_close_matches(word, list(possible), 1, alike)
+    found = difflib.get_close_matches(word, list(possible), 1, likeness)
     return f"; perhaps you meant {found[0]}" if found else ""

@@ -6,17 +6,20 @@ import signal
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 import ddim
 from ddim import cli
 from ddim.cli import COMMANDS, main
-from ddim.errors import UserError
+from ddim.errors import Interrupted, NoSpace, NotFinite, UserError
 from ddim.runs import checkpoint
 
 HEAVY = {"torch", "torchvision", "numpy", "PIL", "matplotlib", "rich", "yaml", "tensorboardX"}
-"""What takes seconds, or tenths of them, to import."""
+"""Modules that take tenths of a second, or more, to import."""
+RUN = Path("runs/one")
+SAVED = "stopped and saved; `--resume` goes on with runs/one"
 
 
 @pytest.mark.parametrize("words", [["--help"], [], ["--version"], *([name, "--help"] for name in COMMANDS)])
@@ -122,30 +125,24 @@ def failing(monkeypatch):
     return raising
 
 
-def interrupted(number):
-    from pathlib import Path
-
-    from ddim.training import Interrupted
-
-    return Interrupted(number, Path("runs/one"))
-
-
-def not_finite():
-    from ddim.training import NotFinite
-
-    return NotFinite("the loss was not finite")
-
-
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
         (lambda: UserError("data is missing"), 2, "data is missing"),
         (lambda: checkpoint.Damaged("a file is damaged"), 2, "a file is damaged"),
-        (lambda: interrupted(signal.SIGINT), 130, "stopped and saved; `--resume` goes on with runs/one"),
-        (lambda: interrupted(signal.SIGTERM), 143, "stopped and saved; `--resume` goes on with runs/one"),
+        (
+            lambda: Interrupted(signal.SIGINT, Path("runs/one")),
+            130,
+            "stopped and saved; `--resume` goes on with runs/one",
+        ),
+        (
+            lambda: Interrupted(signal.SIGTERM, Path("runs/one")),
+            143,
+            "stopped and saved; `--resume` goes on with runs/one",
+        ),
         (KeyboardInterrupt, 130, "interrupted"),
-        (not_finite, 1, "the loss was not finite"),
-        (lambda: checkpoint.NoSpace("the disk is full"), 3, "the disk is full"),
+        (lambda: NotFinite("the loss was not finite"), 1, "the loss was not finite"),
+        (lambda: NoSpace("the disk is full"), 3, "the disk is full"),
         (lambda: OSError(errno.ENOSPC, "No space left"), 3, "OSError: [Errno 28] No space left"),
         (lambda: OSError(errno.EACCES, "Not yours", "f"), 1, "PermissionError: [Errno 13] Not yours: 'f'"),
         (lambda: RuntimeError("two\n\n  lines"), 1, "RuntimeError: two lines"),

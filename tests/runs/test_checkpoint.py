@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import crash
-from ddim.errors import UserError
+from ddim.errors import NoSpace, UserError
 from ddim.runs import checkpoint
-from ddim.runs.checkpoint import Damaged, NoSpace, best, newest, read_document, read_tensors, save, verify
+from ddim.runs.checkpoint import Damaged, best, newest, read_document, read_tensors, save, verify
 
 
 def names(folder):

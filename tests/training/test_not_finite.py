@@ -10,8 +10,9 @@ import ddim
 import tiny
 from ddim.cli import main
 from ddim.diffusion.loss import Objective
+from ddim.errors import NotFinite
 from ddim.runs import checkpoint
-from ddim.training import Callback, NotFinite, resume, train
+from ddim.training import Callback, resume, train
 
 KINDS = [
     (where, value) for where in ("loss", "gradient", "data") for value in (math.nan, math.inf, -math.inf)

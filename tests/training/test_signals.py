@@ -8,8 +8,9 @@ import time
 import pytest
 
 import tiny
+from ddim.errors import Interrupted
 from ddim.runs import checkpoint
-from ddim.training import Callback, Interrupted, resume, train
+from ddim.training import Callback, resume, train
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +36,7 @@ def test_a_signal_ends_a_run_within_a_step_and_a_save(number, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(Interrupted) as caught:
         train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(3, send(number))])
-    assert caught.value.number == number
+    assert caught.value.exit_code == 128 + number
     assert {kind: signal.getsignal(kind) for kind in before} == before
     assert checkpoint.newest(folder / "checkpoints").name == "step-000000003"
     resume(folder)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ddim import __version__
-from ddim.errors import UserError, near
+from ddim.errors import FULL_DISK, Interrupted, NoSpace, NotFinite, UserError, suggest
 
 GROUPS = {
     "Make": {
@@ -106,7 +106,8 @@ def main(argv: list[str] | None = None) -> int:
     name = argv[0]
     if name not in COMMANDS:
         possible = ", ".join(COMMANDS)
-        sys.stderr.write(f"ddim: {name!r} is not a command, possible are {possible}{near(name, COMMANDS)}\n")
+        hint = suggest(name, COMMANDS)
+        sys.stderr.write(f"ddim: {name!r} is not a command, possible are {possible}{hint}\n")
         return 2
     command = import_module(f"ddim.cli.{name}")
     parser = Parser(
@@ -142,7 +143,7 @@ def _split_fields(words: list[str], options: list[str]) -> tuple[list[str], dict
             continue
         field = name[2:].replace("-", "_")
         is_field = field.split(".")[0] in _recipe_fields()
-        if not is_field and (hint := near(name, options, 0.75)):
+        if not is_field and (hint := suggest(name, options, 0.75)):
             raise UserError(f"{name} is not an option{hint}")
         given = value if equals else next(following, None)
         if given is None or (not equals and given.startswith("--")):
@@ -167,7 +168,7 @@ def check_fields(args: argparse.Namespace, command: str, *allowed: str) -> None:
     """
     for name in args.fields:
         if name.split(".")[0] not in allowed:
-            hint = near(f"--{name}", [*args.options, *(f"--{field}" for field in allowed)])
+            hint = suggest(f"--{name}", [*args.options, *(f"--{field}" for field in allowed)])
             raise UserError(
                 f"--{name} is not an option of ddim {command}; the recipe fields it takes are "
                 f"{', '.join(allowed)}{hint}"
@@ -192,18 +193,15 @@ def _report(error: BaseException) -> int:
         # The reader closed the pipe. Python flushes at exit and would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | NotFinite | NoSpace | Interrupted):
         sys.stderr.write(f"ddim: {error}\n")
-        return 2
-    # By name: the modules that define them import torch.
-    kind, full = type(error).__name__, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    codes = {"Interrupted": 128 + getattr(error, "number", 0), "NoSpace": 3, "NotFinite": 1}
-    codes["KeyboardInterrupt"] = 130
-    if kind in codes:
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
         sys.stderr.write(f"ddim: {str(error) or 'interrupted'}\n")
-        return codes[kind]
-    sys.stderr.write(f"ddim: {kind}: {' '.join(str(error).split())} (--debug shows the traceback)\n")
-    return 3 if isinstance(error, OSError) and error.errno in full else 1
+        return 128 + signal.SIGINT
+    message = " ".join(str(error).split())
+    sys.stderr.write(f"ddim: {type(error).__name__}: {message} (--debug shows the traceback)\n")
+    return NoSpace.exit_code if isinstance(error, OSError) and error.errno in FULL_DISK else 1
 
 
 def _overview() -> str:

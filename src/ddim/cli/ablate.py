@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim.cli import RUN, WEIGHTS
-from ddim.errors import amount
+from ddim.errors import check_count
 
 if TYPE_CHECKING:
     from ddim.evaluation.sampler_ablation import Cell
@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
     from ddim.runs.generate import ends
     from ddim.runs.pipeline import load
 
-    amount("--seeds", args.seeds)
-    amount("--evaluations", args.evaluations, 3)
+    check_count("--seeds", args.seeds)
+    check_count("--evaluations", args.evaluations, 3)
     trained = load(args.run, args.weights, device=args.device)
     schedule = trained.recipe.walked
     first, end = ends(trained.recipe, trained.recipe.report.steps)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.cli import WEIGHTS, check_fields
-from ddim.errors import UserError, amount
+from ddim.errors import UserError, check_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,7 +101,7 @@ def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work
     from ddim.runs.generate import check_levels
     from ddim.runs.pipeline import load
 
-    amount("--steps", args.steps)
+    check_count("--steps", args.steps)
     check_fields(args, command, "grid")
     trained = load(args.run, args.weights, device=args.device)
     check_null(trained.recipe, f"ddim {command}")

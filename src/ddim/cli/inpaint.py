@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ddim.cli import RUN, editing
-from ddim.errors import UserError, amount
+from ddim.errors import UserError, check_count
 
 TAKES_FIELDS = True
 
@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
     from ddim.diffusion.samplers import last, picture, start
     from ddim.runs.generate import batches
 
-    amount("-n", args.n)
-    amount("--resample", args.resample)
+    check_count("-n", args.n)
+    check_count("--resample", args.resample)
     seeds = range(args.seed, args.seed + args.n)
     check_seeds((seeds[0], seeds[-1]))
     work = editing.opened(args, "inpaint")

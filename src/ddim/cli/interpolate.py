@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim.cli import RUN, editing
-from ddim.errors import UserError, amount
+from ddim.errors import UserError, check_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     if (len(args.images) == 2) == (args.seeds is not None) or len(args.images) not in (0, 2):
         raise UserError("give two images, or --seeds with two seeds, such as --seeds 3,8")
-    amount("--frames", args.frames, 2)
+    check_count("--frames", args.frames, 2)
     seeds = _seeds(args.seeds) if args.seeds is not None else []
     check_seeds(seeds)
     # Between seeds the ends are what `ddim sample` makes of them; an image is inverted by DDIM.

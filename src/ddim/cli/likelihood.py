@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim.cli import WEIGHTS, check_run_folder
-from ddim.errors import UserError, amount
+from ddim.errors import UserError, check_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:  # noqa: PLR0915
     from ddim.training.run import opened
 
     check_run_folder(args.run)
-    amount("-n", args.n)
+    check_count("-n", args.n)
     trained = load(args.run, args.weights, device=args.device)
     recipe = trained.recipe
     likelihood.check(trained.model.schedule, batches.earliest(recipe))

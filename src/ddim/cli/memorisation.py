@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ddim.cli import WEIGHTS, check_run_folder
-from ddim.errors import UserError, amount
+from ddim.errors import UserError, check_count
 
 _EPILOG = """
 Makes pictures of seeds 0 ... N-1, finds the nearest training image of each, and calls copies those that are
@@ -44,8 +44,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the pictures, judge them, print the verdict, write the pairs and the record."""
-    amount("-n", args.n)
-    amount("--steps", args.steps)
+    check_count("-n", args.n)
+    check_count("--steps", args.steps)
     import torch
 
     from ddim.cli.console import decoding, working

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.errors import UserError, amount
+from ddim.errors import UserError, check_count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -164,7 +164,7 @@ def _samplers(args: argparse.Namespace) -> Figure:
     from ddim.runs.generate import ends
     from ddim.runs.pipeline import load
 
-    amount("--seeds", args.seeds)
+    check_count("--seeds", args.seeds)
     budgets = (5, 10, 20, 40)
     if args.run is not None:
         trained = load(args.run)

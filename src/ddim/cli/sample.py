@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.cli import RUN, WEIGHTS, check_fields
-from ddim.errors import UserError, amount
+from ddim.errors import UserError, check_count
 
 TAKES_FIELDS = True
 
@@ -76,7 +76,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the pictures, write them, print where they are."""
     seeds = _seeds(args)
-    amount("--steps", args.steps)
+    check_count("--steps", args.steps)
     # Here, so that --help answers without torch.
     import torch
 
@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
 def _seeds(args: argparse.Namespace) -> list[int]:
     if args.seeds is None:
         n = 16 if args.n is None else args.n
-        amount("-n", n)
+        check_count("-n", n)
         first = args.seed or 0
         return list(range(first, first + n))
     if args.n is not None or args.seed is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim.cli import WEIGHTS, check_fields, check_run_folder
-from ddim.errors import UserError, amount
+from ddim.errors import UserError, check_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_fields(args, "search", "sampler", "grid")
     check_run_folder(args.run)
-    amount("--seeds", args.seeds)
+    check_count("--seeds", args.seeds)
     trained = load(args.run, args.weights, device=args.device)
     recipe = override(trained.recipe, args.fields)
     if grid_search.stochastic(recipe.sampler):

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ddim.cli import RUN, editing
-from ddim.errors import UserError, amount
+from ddim.errors import UserError, check_count
 
 TAKES_FIELDS = True
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.diffusion.samplers import DDIM, last, picture
     from ddim.runs.generate import batches
 
-    amount("-n", args.n)
+    check_count("-n", args.n)
     if not 0 < args.strength <= 1:
         raise UserError(f"--strength must lie in (0, 1], got {args.strength}")
     seeds = range(args.seed, args.seed + args.n)

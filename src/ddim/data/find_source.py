@@ -10,7 +10,7 @@ from ddim.data.blossoms.source import Blossoms
 from ddim.data.folder import open_path
 from ddim.data.named import NAMED
 from ddim.data.sources import Source
-from ddim.errors import UserError, near
+from ddim.errors import UserError, suggest
 
 NAMES = ("blossoms", *NAMED)
 
@@ -34,4 +34,4 @@ def find(text: str) -> Source:
     if name in NAMED and (copy or text == name):
         return NAMED[name](Path(os.path.expanduser(copy)) if copy else None)
     message = f"data.source {text!r} is neither a folder, a .zip or .tar file, nor one of {', '.join(NAMES)}"
-    raise UserError(message + near(name, NAMES))
+    raise UserError(message + suggest(name, NAMES))

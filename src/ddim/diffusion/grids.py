@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.schedules import Schedule
-from ddim.errors import UserError, amount
+from ddim.errors import UserError, check_count
 
 
 class Grid(Protocol):
@@ -208,4 +208,4 @@ def _fitting(times: Tensor, first: float | None, last: float, what: str) -> Tens
 
 
 def _check(steps: int) -> None:
-    amount("steps", steps)
+    check_count("steps", steps)

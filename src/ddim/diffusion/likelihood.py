@@ -21,7 +21,7 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Linear, Schedule
 from ddim.diffusion.variational_bound import Variance, bits, picture_bits, prior_bits, step_bits, steps
-from ddim.errors import UserError, amount
+from ddim.errors import UserError, check_count
 
 CLEAN = 0.05
 """The most noise, relative to the signal, under which 8-bit values can be told apart."""
@@ -125,7 +125,7 @@ def flow(
     is "exact", an evaluation a number of an image, or "estimated" by one random sign for each (Hutchinson
     1990; Grathwohl et al. 2019, eq. 7): unbiased. UserError for a schedule that is a table read by "floor".
     """
-    amount("steps", steps)
+    check_count("steps", steps)
     schedule = denoise.schedule
     first = _clean(schedule, pixels, FIRST, earliest)
     end = schedule(torch.ones((), dtype=torch.float64)).log_snr.item()

@@ -13,7 +13,7 @@ import torch
 from ddim.diffusion import log_snr as levels
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.time_sampling import LossAware, Memory
-from ddim.errors import amount
+from ddim.errors import check_count
 from ddim.evaluation.denoising import Errors, gap, measure, together
 from ddim.evaluation.gradient_noise import NoiseScale, noise_scale
 from ddim.evaluation.noise_range import Bounds, bounds
@@ -67,8 +67,8 @@ def diagnose(
     `progress` is called while images are decoded. UserError for fewer than 2 images or levels, or where the
     images of the run are not there.
     """
-    amount("images", images, 2)
-    amount("levels", count, 2)
+    check_count("images", images, 2)
+    check_count("levels", count, 2)
     own, memory = own_images(trained, progress), _memory(trained)
     schedule = trained.recipe.schedule
     return Diagnosis(

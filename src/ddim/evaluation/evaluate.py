@@ -30,7 +30,7 @@ from ddim.data.find_source import find as find_source
 from ddim.data.find_source import there
 from ddim.data.sources import Member
 from ddim.diffusion.noise import check_seeds
-from ddim.errors import UserError, amount
+from ddim.errors import UserError, check_count
 from ddim.evaluation import record as scores
 from ddim.evaluation.record import Evaluation
 from ddim.evaluation.reference import Reference, chosen
@@ -82,10 +82,10 @@ class Pictures:
     guidance: float = 1.0
 
     def __post_init__(self) -> None:
-        amount("steps", self.steps)
+        check_count("steps", self.steps)
         if self.n < LEAST:
             raise UserError(f"n must be at least {LEAST} pictures, got {self.n}")
-        amount("n", self.n)
+        check_count("n", self.n)
         check_seeds([self.seed, self.seed + self.n - 1])
 
 

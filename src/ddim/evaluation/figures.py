@@ -16,7 +16,7 @@ from torch import Tensor
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn, Schedule
-from ddim.errors import UserError, near
+from ddim.errors import UserError, suggest
 from ddim.nn.embedding import Sinusoidal
 from ddim.plots import pictures as plots
 from ddim.runs.codec import load
@@ -87,7 +87,7 @@ def chosen(names: Sequence[str], changes: Mapping[str, str]) -> dict[str, Schedu
     known = {}
     for name in names:
         if name not in KNOWN:
-            hint = near(name, KNOWN)
+            hint = suggest(name, KNOWN)
             raise UserError(f"schedule must be one of {', '.join(KNOWN)}, got {name!r}{hint}")
         known[name] = {f.name for f in fields(KNOWN[name])}
     for field in changes:

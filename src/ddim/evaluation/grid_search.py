@@ -16,7 +16,7 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import DDPM, EDM, Sampler, last, picture, start
 from ddim.diffusion.samplers.convergence import karras, quadratic, uniform, uniform_log_snr
 from ddim.diffusion.schedules import Schedule
-from ddim.errors import UserError, amount
+from ddim.errors import UserError, check_count
 from ddim.runs.classes import check_null
 from ddim.runs.generate import batches
 from ddim.runs.pipeline import Pipeline
@@ -129,7 +129,7 @@ def stochastic(sampler: Sampler) -> bool:
 def check(steps: int, schedule: Schedule, end: float, first: float = 1.0) -> None:
     """UserError where there is nothing to search: fewer than 3 steps, or no way from `first` to `end`."""
     # Something between the ends.
-    amount("steps", steps, 3)
+    check_count("steps", steps, 3)
     if not 0 < end < first:
         raise UserError(f"--end must lie between 0 and the first level, t = {first:.4g}, got {end}")
     try:

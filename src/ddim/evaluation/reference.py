@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from ddim.data import open_images, split
-from ddim.errors import UserError, near
+from ddim.errors import UserError, suggest
 from ddim.runs.image_features import Chosen
 from ddim.runs.recipe import Data
 
@@ -29,7 +29,7 @@ class Reference:
         parts = get_args(Part)
         if self.part is not None and self.part not in parts:
             raise UserError(
-                f"part must be one of {', '.join(parts)}, got {self.part!r}{near(self.part, parts)}"
+                f"part must be one of {', '.join(parts)}, got {self.part!r}{suggest(self.part, parts)}"
             )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ddim.errors import UserError, near
+from ddim.errors import UserError, suggest
 from ddim.evaluation import record as scores
 from ddim.metrics import catalogue
 from ddim.runs import checkpoint
@@ -143,7 +143,7 @@ def check(runs: Sequence[Run], names: Iterator[str] | Sequence[str] | Mapping[st
     known = {*COLUMNS, *catalogue.METRICS, *found}
     for name in names:
         if runs and name not in known:
-            raise UserError(f"{name} is no column, no metric and no field of a recipe{near(name, known)}")
+            raise UserError(f"{name} is no column, no metric and no field of a recipe{suggest(name, known)}")
 
 
 def _trials(sweep: Path) -> list[Run]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ddim.errors import UserError, near
+from ddim.errors import UserError, suggest
 
 DEFAULT = "efficientnet-lite0"
 """The network of the features where none is named."""
@@ -48,5 +48,5 @@ METRICS = {
 def find_metric(name: str) -> Metric:
     """The metric of a name; UserError suggests the near one."""
     if name not in METRICS:
-        raise UserError(f"metric must be one of {', '.join(METRICS)}, got {name!r}{near(name, METRICS)}")
+        raise UserError(f"metric must be one of {', '.join(METRICS)}, got {name!r}{suggest(name, METRICS)}")
     return METRICS[name]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.errors import UserError, near
+from ddim.errors import UserError, suggest
 from ddim.files import whole
 from ddim.metrics import efficientnet, inception
 from ddim.metrics.catalogue import DEFAULT
@@ -68,7 +68,7 @@ def find(name: str = DEFAULT, weights: Path | None = None) -> Extractor:
         )
     if name not in _NETWORKS:
         possible = ", ".join(_NETWORKS)
-        raise UserError(f"features must be one of {possible}, got {name!r}{near(name, _NETWORKS)}")
+        raise UserError(f"features must be one of {possible}, got {name!r}{suggest(name, _NETWORKS)}")
     make, resize, dimensions = _NETWORKS[name]
     sha, network = make(weights)
     return Extractor(name, sha, resize, dimensions, network)

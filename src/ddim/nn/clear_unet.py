@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim.errors import UserError, positive
+from ddim.errors import UserError, check_positive
 from ddim.nn.blocks import Exact, attended, doubled, glorot, padded, within, zeroed
 from ddim.nn.ddpm_unet import Block
 from ddim.nn.embedding import Sinusoidal
@@ -43,8 +43,8 @@ class ClearUNetSpec:
     max_frequency: float = 200.0
 
     def __post_init__(self) -> None:
-        positive("net", depth=self.depth, enter=self.enter, patch=self.patch, heads=self.heads)
-        positive("net", groups=self.groups, embedding=self.embedding, max_frequency=self.max_frequency)
+        check_positive("net", depth=self.depth, enter=self.enter, patch=self.patch, heads=self.heads)
+        check_positive("net", groups=self.groups, embedding=self.embedding, max_frequency=self.max_frequency)
         if len(self.widths) != len(self.attention) or min(self.widths, default=0) < 1:
             raise UserError(
                 "net.widths and net.attention must have one entry a level, widths above 0, "

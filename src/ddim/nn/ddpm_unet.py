@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim.errors import UserError, positive
+from ddim.errors import UserError, check_positive
 from ddim.nn.blocks import Dropout, Exact, attended, doubled, glorot, padded, within, zeroed
 from ddim.nn.embedding import Fourier, Positional
 
@@ -76,8 +76,8 @@ class DDPMUNetSpec:
     outputs: int = 1
 
     def __post_init__(self) -> None:
-        positive("net", width=self.width, blocks=self.blocks, heads=self.heads, groups=self.groups)
-        positive("net", eps=self.eps, outputs=self.outputs)
+        check_positive("net", width=self.width, blocks=self.blocks, heads=self.heads, groups=self.groups)
+        check_positive("net", eps=self.eps, outputs=self.outputs)
         if min(self.multipliers, default=0) < 1 or (self.head is not None and self.head < 1):
             raise UserError(
                 "net.multipliers and net.head must be above 0, with a multiplier a level, "

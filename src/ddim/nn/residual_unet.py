@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim.errors import UserError, positive
+from ddim.errors import UserError, check_positive
 from ddim.nn.blocks import Exact, doubled, glorot, padded, zeroed
 from ddim.nn.embedding import Sinusoidal
 
@@ -36,8 +36,8 @@ class ResidualUNetSpec:
     keras: bool = False
 
     def __post_init__(self) -> None:
-        positive("net", depth=self.depth, embedding=self.embedding, max_frequency=self.max_frequency)
-        positive("net", widths=min(self.widths, default=0), middle=min(self.middle, default=1))
+        check_positive("net", depth=self.depth, embedding=self.embedding, max_frequency=self.max_frequency)
+        check_positive("net", widths=min(self.widths, default=0), middle=min(self.middle, default=1))
         if self.embedding % 2:
             raise UserError(f"net.embedding must be even, a sine and a cosine each, got {self.embedding}")
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim.errors import UserError, positive
+from ddim.errors import UserError, check_positive
 from ddim.nn.blocks import Exact, attended, padded, zeroed
 from ddim.nn.embedding import Sinusoidal
 
@@ -43,7 +43,7 @@ class UNetSpec:
     classes: int = 0
 
     def __post_init__(self) -> None:
-        positive("net", told=self.told)
+        check_positive("net", told=self.told)
         if min(self.classes, self.augment) < 0:
             raise UserError(
                 f"net.classes and net.augment must be at least 0, got {self.classes}, {self.augment}"

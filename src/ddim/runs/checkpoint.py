@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.errors import UserError
+from ddim.errors import FULL_DISK, NoSpace, UserError
 from ddim.files import make, sync
 
 if TYPE_CHECKING:
@@ -43,17 +43,12 @@ BEST = "best"
 """RUN/best is no folder: it stands for the best checkpoint that a run kept."""
 _STEP = re.compile(r"step-(\d{9,})(\.new)?")
 _NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 _SLACK = 1 << 20
 
 
 class Damaged(UserError):  # noqa: N818 (a state, named as users name it)
     """A checkpoint is not what was written; the message names the file and what is wrong with it."""
-
-
-class NoSpace(OSError):  # noqa: N818
-    """The disk has no room for a checkpoint; those that exist are untouched."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,7 @@ def save(
             sync(Path(inner))
         _publish(temporary, target)
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL_DISK:
             raise NoSpace(
                 f"{folder} is full: {target.name} was not written, earlier checkpoints are untouched"
             ) from error

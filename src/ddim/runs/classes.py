@@ -14,7 +14,7 @@ from torch import Tensor
 from ddim.data import Images
 from ddim.diffusion.denoiser import Counted, Denoiser, Model
 from ddim.diffusion.guidance import Guided
-from ddim.errors import UserError, near
+from ddim.errors import UserError, suggest
 from ddim.runs.recipe import Recipe
 
 NULL = -1
@@ -92,7 +92,7 @@ def find(label: str | int | None, recipe: Recipe, classes: Sequence[str]) -> Lab
     numbers = [str(index) for index in range(len(classes))]
     if label in numbers:
         return numbers.index(label)
-    hint = near(label, classes)
+    hint = suggest(label, classes)
     raise UserError(f"--label must be one of the run's {len(classes)} classes or all, got {label!r}{hint}")
 
 

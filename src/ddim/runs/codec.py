@@ -20,7 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from ddim.data import parse_size
-from ddim.errors import UserError, near
+from ddim.errors import UserError, suggest
 from ddim.runs.recipe import KINDS, NAMES, Recipe
 
 
@@ -179,7 +179,7 @@ def _kind(name: Any, wanted: Any, path: str) -> type:  # noqa: ANN401
     names = [NAMES[kind] for kind in _kinds(wanted)]
     if name not in names:
         possible = [*names, *["none"] * _may_be_none(wanted)]
-        hint = near(str(name), possible)
+        hint = suggest(str(name), possible)
         raise UserError(f"{path or 'kind'} must be one of {', '.join(possible)}, got {name!r}{hint}")
     return KINDS[name]
 
@@ -217,7 +217,7 @@ def _scalar(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0911,
         raise refusal
     if origin is Literal:
         if data not in args:
-            raise UserError(f"{refusal}{near(str(data), args)}")
+            raise UserError(f"{refusal}{suggest(str(data), args)}")
         return data
     if origin is tuple:
         if path == "data.size" and isinstance(data, str | int) and "," not in str(data):

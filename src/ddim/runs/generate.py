@@ -15,7 +15,7 @@ from ddim.diffusion.grids import Grid
 from ddim.diffusion.guidance import check_reach
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import Sampler, State, picture, start
-from ddim.errors import UserError, amount
+from ddim.errors import UserError, check_count
 from ddim.plots.pictures import to_uint8
 from ddim.runs.classes import Label, check, guided, of_seeds
 from ddim.runs.codec import override
@@ -127,7 +127,7 @@ def sample(
     They are those of `ddim sample`: on levels that a search found for the recipe's sampler and so many steps,
     else on the recipe's grid. `label` and `guidance` as of `generate`.
     """
-    amount("n", n)
+    check_count("n", n)
     trained = run if isinstance(run, Pipeline) else load(run, weights)
     asked, _ = as_asked(trained, {}, steps)
     return generate(asked, range(seed, seed + n), steps, label=label, guidance=guidance)[0]

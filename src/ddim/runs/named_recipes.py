@@ -23,7 +23,7 @@ from ddim.diffusion.parameterisation import (
 )
 from ddim.diffusion.samplers import DDIM, DDPM, EDM, DPMSolver
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn
-from ddim.errors import UserError, near
+from ddim.errors import UserError, suggest
 from ddim.nn.clear_unet import ClearUNetSpec
 from ddim.nn.ema import Exponential, HalfLife, Power
 from ddim.runs.codec import read_recipe
@@ -298,5 +298,5 @@ def find(name: str) -> Recipe:
         return RECIPES[name]()
     if Path(name).suffix in (".yaml", ".yml", ".json"):
         return read_recipe(Path(name))
-    hint = near(name, RECIPES)
+    hint = suggest(name, RECIPES)
     raise UserError(f"recipe must be one of {', '.join(RECIPES)} or a .yaml file, got {name!r}{hint}")

@@ -38,7 +38,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn, Schedule
 from ddim.diffusion.time_sampling import LossAware
-from ddim.errors import UserError, positive
+from ddim.errors import UserError, check_positive
 from ddim.metrics.catalogue import LEAST
 from ddim.nn.clear_unet import ClearUNetSpec
 from ddim.nn.ddpm_unet import DDPMUNetSpec
@@ -86,7 +86,7 @@ class Measured:
     std: float = 1.0
 
     def __post_init__(self) -> None:
-        positive("pixels", std=self.std)
+        check_positive("pixels", std=self.std)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Fixed:
     std: float = 0.5
 
     def __post_init__(self) -> None:
-        positive("pixels", std=self.std)
+        check_positive("pixels", std=self.std)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Optim:
     decay: Literal["constant", "cosine"] = "constant"
 
     def __post_init__(self) -> None:
-        positive("optim", lr=self.lr, batch=self.batch, accumulate=self.accumulate)
+        check_positive("optim", lr=self.lr, batch=self.batch, accumulate=self.accumulate)
         if self.batch % self.accumulate:
             raise UserError(
                 f"optim.batch {self.batch} must be a multiple of optim.accumulate {self.accumulate}"
@@ -148,7 +148,7 @@ class Report:
     best: Literal["image_mae", "kid"] = "image_mae"
 
     def __post_init__(self) -> None:
-        positive(
+        check_positive(
             "report", events=self.events, grid=self.grid, steps=self.steps, log=self.log, valid=self.valid
         )
         if self.kid and self.kid < LEAST:
@@ -190,7 +190,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive("recipe", minutes=self.minutes, images=1 if self.images is None else self.images)
+        check_positive("recipe", minutes=self.minutes, images=1 if self.images is None else self.images)
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must lie in [0, 2^32), got {self.seed}")
         if self.augment.probability and getattr(self.net, "augment", 0) != LABELS:

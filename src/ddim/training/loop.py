@@ -19,7 +19,7 @@ from ddim.diffusion.denoiser import Model
 from ddim.diffusion.noise import DROPOUT, VALIDATION, WEIGHTS, stream
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.time_sampling import LossAware, Memory
-from ddim.errors import UserError
+from ddim.errors import NotFinite, UserError
 from ddim.nn import ema
 from ddim.runs import classes as labels
 from ddim.runs.codec import dump
@@ -32,10 +32,6 @@ from ddim.training.validation import means
 
 IN_A_ROW = 3
 """So many updates that are not finite, one after the other, end a run."""
-
-
-class NotFinite(RuntimeError):  # noqa: N818  (a state, named as users name it)
-    """Loss or gradient was not finite three times in a row."""
 
 
 @dataclass(frozen=True)

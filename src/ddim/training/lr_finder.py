@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ddim.errors import UserError
+from ddim.errors import NotFinite, UserError
 from ddim.nn.runtime import choose
 from ddim.plots.pictures import curves, save_figure
 from ddim.runs import checks as contradictions
 from ddim.runs.pipeline import recipe_of
 from ddim.runs.recipe import Recipe
 from ddim.training.callbacks import Callback
-from ddim.training.loop import NotFinite, Training
+from ddim.training.loop import Training
 from ddim.training.run import Machine, begun, opened, parent_of
 
 

@@ -19,7 +19,7 @@ from ddim.data.batch import batch as gather
 from ddim.data.batch import unit
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
-from ddim.errors import UserError
+from ddim.errors import Interrupted, NotFinite, UserError
 from ddim.nn.runtime import Runtime, check, choose, find_device
 from ddim.runs import checkpoint
 from ddim.runs import checks as contradictions
@@ -35,21 +35,13 @@ from ddim.runs.recipe import Fixed, Recipe, build
 from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid
 from ddim.training.engine import LocalEngine
 from ddim.training.kid import Judge, judge
-from ddim.training.loop import NotFinite, Plan, Split, Training
+from ddim.training.loop import Plan, Split, Training
 
 RUN = "run.json"
 """The file that makes a folder a run: what it is and where it began."""
 
 MEASURED = 60.0
 """Seconds of training, or a tenth of a shorter budget, before a time budget becomes a number of images."""
-
-
-class Interrupted(Exception):  # noqa: N818  (a state: the run is saved)
-    """A signal ended the run after a save; `number` is the signal's."""
-
-    def __init__(self, number: int, folder: Path) -> None:
-        super().__init__(f"stopped and saved; `--resume` goes on with {folder}")
-        self.number = number
 
 
 @dataclass(frozen=True)

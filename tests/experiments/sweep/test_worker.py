@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import sweeping
-from ddim.errors import UserError
+from ddim.errors import NoSpace, UserError
 from ddim.experiments import index as runs
 from ddim.experiments.sweep.claims import Claims
 from ddim.experiments.sweep.plan import Asked, begin
@@ -168,7 +168,7 @@ def test_the_second_command_runs_only_where_the_first_was_good(tmp_path):
 def test_a_full_disk_stops_the_worker_and_not_the_trial(tmp_path):
     planned = sweeping.sweep(tmp_path, ["a", "b"])
     full = [sys.executable, "-c", "import sys; print('disk is full'); sys.exit(3)"]
-    with pytest.raises(checkpoint.NoSpace, match="disk is full"):
+    with pytest.raises(NoSpace, match="disk is full"):
         work(planned, 1, silent, lambda trial: [full])
     assert not any(planned.result(trial).exists() for trial in planned.trials)
     work(planned, 1, silent, sweeping.counting(planned))

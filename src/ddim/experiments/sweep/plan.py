@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.errors import UserError, amount
+from ddim.errors import UserError, check_count
 from ddim.experiments import index as runs
 from ddim.experiments.sweep import optuna_search as tuning
 from ddim.experiments.sweep import search_space as trials
@@ -60,7 +60,7 @@ class Asked:
         for name in ("repeats", "random", "search"):
             count = getattr(self, name)
             if count is not None:
-                amount(f"--{name}", count)
+                check_count(f"--{name}", count)
         if self.random and self.search:
             raise UserError("--random draws the trials and --search proposes them: give one of them")
         if self.search and self.repeats > 1:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ddim.errors import UserError
+from ddim.errors import NoSpace, UserError
 from ddim.experiments import index as runs
 from ddim.experiments.conditions import counts, way
 from ddim.experiments.index import Run
@@ -149,7 +149,7 @@ class _Job:
         if code is None:
             return False
         if code == NO_SPACE:
-            raise checkpoint.NoSpace(_last_line(self.log))
+            raise NoSpace(_last_line(self.log))
         if code == 0 and self.left:
             self._start(self.left.pop(0))
         elif code == UNFIT and checkpoint.HELD in _last_line(self.log):
