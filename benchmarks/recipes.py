@@ -76,9 +76,9 @@ def image_error(trained: Pipeline, images: Tensor, noise: float) -> float:
     t, total = schedule.inverse(torch.tensor(log_snr, dtype=torch.float64)), 0.0
     for which in torch.arange(len(images)).split(runtime.micro_batch):
         x0 = runtime.images(pixels.enter(images[which]))
-        at, eps = schedule(t).over(x0), runtime.images(Noise(which.tolist()).like(x0))
+        eps = runtime.images(Noise(which.tolist()).like(x0))
         with runtime.precise():
-            found = trained.model(at.alpha * x0 + at.sigma * eps, t).x0
+            found = trained.model(schedule(t).noisy(x0, eps), t).x0
         total += (pixels.leave(found.float()).cpu() - images[which]).abs().mean().item() * len(which)
     return 255 * total / len(images)
 

@@ -98,8 +98,7 @@ def vlb(
     total = prior_bits(x0, schedule(times[0])).double()
     least = step(schedule(times[-2]), schedule(times[-1])).small
     for t, s in pairwise([*times, torch.zeros_like(times[0])]):
-        at = schedule(t).over(x0)
-        x_t = at.alpha * x0 + at.sigma * noise.like(x0)
+        x_t = schedule(t).noisy(x0, noise.like(x0))
         p, q = denoise(x_t, t), steps(schedule, t, s, least)
         if s > 0:
             total += step_bits(p, x_t, x0, q, variance)

@@ -141,7 +141,7 @@ class Objective:
         """
         level = denoise.schedule(t)
         at = level.over(x0)
-        p = denoise(at.alpha * x0 + at.sigma * eps, t)
+        p = denoise(level.noisy(x0, eps), t)
         wanted = quantity(Prediction(x0, eps), at, self.on)
         error = _ERRORS[self.error](quantity(p, at, self.on), wanted, reduction="none")
         return self.weight(level).to(x0) * error.flatten(1).mean(1)
@@ -169,8 +169,8 @@ class Hybrid:
 
     def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:
         """(B,) error, as of `Objective`, on 8-bit images x0 whose model units are those of `pixels`."""
-        at = denoise.schedule(t).over(x0)
-        x_t = at.alpha * x0 + at.sigma * eps
+        level = denoise.schedule(t)
+        at, x_t = level.over(x0), level.noisy(x0, eps)
         p = denoise(x_t, t)
         wanted = quantity(Prediction(x0, eps), at, self.on)
         simple = _ERRORS[self.error](quantity(p, at, self.on), wanted, reduction="none").flatten(1).mean(1)

@@ -34,6 +34,11 @@ class Level:
         shape = (-1,) + (1,) * (x.ndim - 1)
         return Level(self.alpha.reshape(shape).to(x), self.sigma.reshape(shape).to(x))
 
+    def noisy(self, x0: Tensor, eps: Tensor) -> Tensor:
+        """The noisy images x_t = alpha * x0 + sigma * eps, all (B, C, H, W), for a level () or (B,)."""
+        at = self.over(x0)
+        return at.alpha * x0 + at.sigma * eps
+
 
 def variance_preserving(log_snr: Tensor) -> Level:
     """The level of this log-SNR with alpha^2 + sigma^2 = 1 (Kingma et al. 2021, section 3.2)."""

@@ -83,8 +83,7 @@ def together(parts: Sequence[Errors]) -> Errors:
 
 def _row(denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     """(6, B): the fields of `Errors` at one time, in their order."""
-    at = denoise.schedule(t).over(x0)
-    p = denoise(at.alpha * x0 + at.sigma * eps, t)
+    p = denoise(denoise.schedule(t).noisy(x0, eps), t)
     noise, image = p.eps.double() - eps.double(), p.x0.double() - x0.double()
     means = (
         noise.square(),

@@ -267,8 +267,7 @@ def forward(image: Tensor, shown: Mapping[str, Schedule], columns: int = 9, seed
 
 def noised(x0: Tensor, eps: Tensor, schedule: Schedule, times: Tensor, pixels: Pixels) -> list[Tensor]:
     """Images (B, C, H, W) in [0, 1]: alpha * x0 + sigma * eps, in model units, at each of the times (N,)."""
-    levels = (schedule(t).over(x0) for t in times)
-    return [pixels.leave(at.alpha * x0 + at.sigma * eps) for at in levels]
+    return [pixels.leave(schedule(t).noisy(x0, eps)) for t in times]
 
 
 def reverse(trained: Pipeline, steps: int = 20, seed: int = 0, columns: int = 10) -> Figure:

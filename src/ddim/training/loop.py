@@ -202,9 +202,9 @@ class Training:
             for part in torch.arange(count).split(runtime.micro_batch):
                 x0 = runtime.images(self.pixels.enter(unit(gather(self.split.images, which[part.numpy()]))))
                 eps = runtime.images(torch.randn(x0.shape, generator=draw))
-                at = model.schedule(times[part]).over(x0)
                 told = labels.of_images(self.recipe, self.split.images, which[part.numpy()])
-                p = model.given(told)(at.alpha * x0 + at.sigma * eps, times[part])
+                x_t = model.schedule(times[part]).noisy(x0, eps)
+                p = model.given(told)(x_t, times[part])
                 for k, error in enumerate((p.eps - eps, p.x0 - x0)):
                     sums[k] += error.abs().mean().item() * len(part)
                     each[k, part] = error.abs().flatten(1).mean(1).double().cpu()

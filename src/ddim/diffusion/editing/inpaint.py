@@ -58,8 +58,8 @@ class Inpaint:
 
     def _joined(self, x: Tensor, at: Level, noise: Noise) -> Tensor:
         """The painted part of x, and the known part noised to the level ()."""
-        at, mask = at.over(x), self.mask.to(x)
-        known = at.alpha * self.known.to(x) + at.sigma * noise.like(x)
+        mask = self.mask.to(x)
+        known = at.noisy(self.known.to(x), noise.like(x))
         return mask * x + (1 - mask) * known
 
 

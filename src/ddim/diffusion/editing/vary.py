@@ -25,5 +25,4 @@ def vary(
         raise UserError(f"strength must lie in (0, 1], got {strength}")
     first = torch.tensor([strength], dtype=torch.float64)
     levels = torch.cat([first, times[times < strength]])
-    at = denoise.schedule(first).over(x0)
-    return sampler(denoise, at.alpha * x0 + at.sigma * noise.like(x0), levels, noise)
+    return sampler(denoise, denoise.schedule(first).noisy(x0, noise.like(x0)), levels, noise)
