@@ -147,7 +147,7 @@ def test_the_network_is_the_original_layer_by_layer():
     net, x, variance = shaken(small(form)), images(2, 3, 16, 24), uniform(2).float()
     step = lambda x, level, k: stage(x, level, k, told, 4, 2)
     with torch.no_grad():
-        turns = torch.logspace(0, math.log10(200.0), 4, dtype=torch.float64)
+        turns = torch.logspace(0, math.log10(1000.0), 4, dtype=torch.float64)
         angles = 2 * math.pi * turns * variance.double()[:, None]
         told = torch.cat([angles.sin(), angles.cos()], 1)
         for layer in (net.tell[0], net.tell[2]):

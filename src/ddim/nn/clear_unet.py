@@ -40,7 +40,7 @@ class ClearUNetSpec:
     heads: int = 4
     groups: int = 8
     embedding: int = 64
-    max_frequency: float = 200.0
+    max_frequency: float = 1000.0
 
     def __post_init__(self) -> None:
         check_positive("net", depth=self.depth, enter=self.enter, patch=self.patch, heads=self.heads)

@@ -78,10 +78,10 @@ def keras() -> Recipe:
 def clear() -> Recipe:
     """Béres' clear-diffusion-keras: its larger network, of velocity, trained on uniform noise powers.
 
-    It is sampled on a narrower schedule, one of seven: `--sampled_on.quantity log_snr`, and trained on any
-    `--predicts` with any `--objective.on`. Theirs clips images to what pixels can be (here `--clip yes`, and
-    not in training); the average is warmed up; 29.8 million parameters. For a laptop: `--net.widths
-    32,64,96,128 --net.attention no,no,no,no --optim.lr 1e-3`, 2.0 million parameters.
+    It samples on a narrower schedule, one of seven: `--sampled_on.quantity log_snr` chooses another. It trains
+    with any `--predicts` and any `--objective.on`. The original can clip the predicted images while sampling:
+    `--clip x0` here. The EMA is warmed up; 29.8 million parameters. For a laptop: `--net.widths 32,64,96,128
+    --net.attention no,no,no,no --optim.lr 1e-3`, 2.0 million parameters.
     """
     return Recipe(
         name="clear",
@@ -93,7 +93,7 @@ def clear() -> Recipe:
         objective=Objective("velocity", "mse"),
         optim=Optim(lr=2e-4, weight_decay=1e-4, batch=64, clip=0.0),
         ema=Exponential(0.999),
-        sampled_on=LinearIn("angle", 3.0, -10.0),
+        sampled_on=LinearIn("signal_step", 3.0, -10.0),
     )
 
 
