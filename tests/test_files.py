@@ -1,18 +1,23 @@
 """Files that are whole or absent, or that one process only can make."""
 
+import errno
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from ddim.files import create, whole
+from ddim.errors import FolderLocked
+from ddim.files import atomic_file, lock_folder, write_once
 
 
 def test_of_two_that_write_one_file_at_once_neither_writes_into_the_other(tmp_path):
     """Here with one process id: containers that share a drive share these too."""
     path = tmp_path / "page"
-    with whole(path) as last:
+    with atomic_file(path) as last:
         last.write(b"the last")
-        with whole(path) as first:
+        with atomic_file(path) as first:
             first.write(b"the first")
         assert path.read_bytes() == b"the first"
     assert path.read_bytes() == b"the last"
@@ -21,9 +26,9 @@ def test_of_two_that_write_one_file_at_once_neither_writes_into_the_other(tmp_pa
 
 def test_a_file_is_created_once_and_whole(tmp_path):
     path = tmp_path / "page"
-    create(path, b"first")
+    write_once(path, b"first")
     with pytest.raises(FileExistsError):
-        create(path, b"second")
+        write_once(path, b"second")
     assert path.read_bytes() == b"first"
     assert [file.name for file in tmp_path.iterdir()] == ["page"]
 
@@ -34,7 +39,7 @@ def test_of_many_that_create_the_same_file_one_succeeds(tmp_path):
     def race(k):
         barrier.wait()
         try:
-            create(tmp_path / "page", str(k).encode())
+            write_once(tmp_path / "page", str(k).encode())
         except FileExistsError:
             return
         won.append(k)
@@ -49,8 +54,6 @@ def test_of_many_that_create_the_same_file_one_succeeds(tmp_path):
 
 
 def test_a_lost_answer_of_a_file_server_is_not_taken_for_another_worker(tmp_path, monkeypatch):
-    import os
-
     link = os.link
 
     def answers_late(source, target):
@@ -58,5 +61,53 @@ def test_a_lost_answer_of_a_file_server_is_not_taken_for_another_worker(tmp_path
         raise FileExistsError(17, "the link that was made when it was asked for the first time")
 
     monkeypatch.setattr(os, "link", answers_late)
-    create(tmp_path / "page", b"mine")
+    write_once(tmp_path / "page", b"mine")
     assert (tmp_path / "page").read_bytes() == b"mine"
+
+
+# Locks
+
+HOLD = """
+import sys, pathlib
+from ddim.files import lock_folder
+with lock_folder(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
+
+
+def test_two_processes_cannot_train_in_one_run_and_death_frees_it(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(FolderLocked, match="another process is training in"), lock_folder(tmp_path):
+            pass
+        other.kill()
+    with lock_folder(tmp_path):
+        pass
+
+
+def test_a_lock_is_free_after_its_block_even_when_that_failed(tmp_path):
+    with pytest.raises(ZeroDivisionError), lock_folder(tmp_path):
+        1 / 0  # noqa: B018
+    with lock_folder(tmp_path), pytest.raises(FolderLocked), lock_folder(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK])
+def test_a_drive_without_locks_holds_nothing(code, tmp_path, monkeypatch):
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with lock_folder(tmp_path), lock_folder(tmp_path):
+        pass
+
+
+def test_a_system_without_locks_holds_nothing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with lock_folder(tmp_path), lock_folder(tmp_path):
+        pass

@@ -18,7 +18,18 @@ class UserError(ValueError):
     exit_code = 2
 
 
-class NotFinite(RuntimeError):  # noqa: N818 (a state, named as users name it)
+class FolderLocked(UserError):  # noqa: N818 (a state, named as users name it)
+    """Another process is training in the run folder."""
+
+    exit_code = 4
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"another process is training in {folder}: wait until it ends, or choose another folder"
+        )
+
+
+class NotFinite(RuntimeError):  # noqa: N818
     """The loss or its gradient was not finite several times in a row, so training stopped."""
 
     exit_code = 1

@@ -1,110 +1,175 @@
-"""Files that outlive a power cut: names that are on the disk, files that are whole or absent."""
+"""Files and folders that survive a crash or a power cut: whole or absent, and flushed to the disk. And locks.
 
+Whatever is not finished lies beside its place under a name ``.tmp-...``, and one rename gives it its own.
+"""
+
+import errno
 import hashlib
+import json
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from ddim.errors import FolderLocked, UserError
+
+TEMPORARY = ".tmp-"
+"""How the name of an unfinished file or folder begins."""
 
 _DAY = 24 * 3600
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
-def cache_folder(given: Path | None = None) -> Path:
-    """Where what can be had again is kept: the given folder, $DDIM_CACHE, or the user's cache folder."""
+def cache_folder(folder: str | Path | None = None) -> Path:
+    """Return the folder for what can be computed or downloaded again.
+
+    It is `folder` where given, else $DDIM_CACHE, else the user's cache folder on this system.
+    """
     import platformdirs
 
-    return given or Path(os.environ.get("DDIM_CACHE") or platformdirs.user_cache_path("ddim"))
+    return Path(folder or os.environ.get("DDIM_CACHE") or platformdirs.user_cache_path("ddim"))
 
 
-def make(folder: Path) -> None:
-    """Create `folder`, and what is missing above it."""
+def make_folder(folder: Path) -> None:
+    """Create `folder` and its missing parents, and flush their names to the disk."""
     if not folder.is_dir():
-        make(folder.parent)
+        make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        sync(folder.parent)
+        sync_folder(folder.parent)
 
 
-def unfinished(path: Path) -> Path:
-    """A new name beside `path` for what is not whole yet, which is nobody else's; `sweep` knows it."""
-    # Machines that share a drive may share process ids too.
-    return path.with_name(f".tmp-{uuid.uuid4().hex}-{path.name}")
+# Writing
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write `content` to a file that does not exist yet, and flush it to the disk.
+
+    A crash may leave a part of it: use this inside a `temporary_folder`, and `write_atomic` elsewhere.
+    """
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(file, rest) :]
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write `content` to `path`: whole or not at all, whatever happens."""
-    with whole(path) as file:
-        file.write(content)
+    """Write `content` to `path`, in place of what is there: after a crash, one or the other is whole."""
+    with _named_last(path, os.replace) as temporary:
+        write_new(temporary, content)
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which is at `path` after the block: whole or not at all, whatever happens."""
-    temporary = unfinished(path)
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes its place at `path` when the block ends without an error; as `write_atomic`."""
+    with _named_last(path, os.replace) as temporary, temporary.open("xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def create(path: Path, content: bytes) -> None:
-    """Write `content` to a new file: whole, and by one process on one machine only.
+def write_once(path: Path, content: bytes) -> None:
+    """Write `content` to a file that only one process can create, even among several machines.
 
-    FileExistsError where another was first, however close. The drive must know hard links.
+    The drive must know hard links.
+
+    Raises:
+        FileExistsError: if the file exists, or another process was faster.
     """
-    temporary = unfinished(path)
+    with _named_last(path, _link_once) as temporary:
+        write_new(temporary, content)
+
+
+def write_json(path: Path, document: object) -> None:
+    """Write `document` as JSON to `path`, like `write_atomic`.
+
+    Raises:
+        ValueError: if it holds NaN or an infinity; `path` is then untouched.
+        TypeError: if it holds a value that JSON cannot express; `path` is then untouched.
+    """
+    write_atomic(path, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON)
+    """Return the JSON document in a file.
+
+    Raises:
+        UserError: if the file cannot be read or is not JSON.
+    """
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            # A file server may have made the link, lost its answer, and refused it when asked again.
-            if not os.path.samefile(temporary, path):
-                raise
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
-def download(url: str, path: Path, kind: str, hashes: tuple[str, ...]) -> Path:
-    """Fetch what lies at an address to `path`, with a bar: whole and of one of the hashes, or not at all.
+def download_file(url: str, path: Path, kind: str, hashes: tuple[str, ...]) -> Path:
+    """Download a file to `path`, with a progress bar, and check its hash before it gets its name.
 
-    `kind` is md5 or sha256, a hash is hex, or the beginning of it. OSError or RuntimeError where it fails.
+    Args:
+        url: the address.
+        path: where the file goes; missing folders are created.
+        kind: "md5" or "sha256".
+        hashes: the hashes (hex), or their beginnings, of which the file must have one.
+
+    Returns:
+        `path`.
+
+    Raises:
+        OSError: if the download fails, the hash is another one, or `path` cannot be written.
+        RuntimeError: if the server cannot be reached.
     """
     from torchvision.datasets.utils import download_url
 
-    make(path.parent)
-    sweep(path.parent)
-    temporary = unfinished(path)
-    try:
+    make_folder(path.parent)
+    remove_leftovers(path.parent)
+    with _named_last(path, os.replace) as temporary:
         download_url(url, temporary.parent, temporary.name)
         with temporary.open("r+b") as file:
             found = hashlib.file_digest(file, partial(hashlib.new, kind, usedforsecurity=False)).hexdigest()
             os.fsync(file.fileno())
         if not found.startswith(hashes):
-            raise OSError(f"the {kind} of what came is {found}, not {' or '.join(hashes)}")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
+            raise OSError(f"the {kind} of the downloaded file is {found}, not {' or '.join(hashes)}")
     return path
 
 
-def sweep(folder: Path) -> None:
-    """Remove what processes that were killed left half-written in `folder` a day ago or more."""
-    for left in folder.glob(".tmp-*"):
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Create an empty folder beside `path`, to be filled and published; remove it if the block leaves it.
+
+    The missing parents of `path` are created. See `publish_folder`.
+    """
+    make_folder(path.parent)
+    temporary = _temporary(path)
+    try:
+        temporary.mkdir()
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish_folder(temporary: Path, path: Path) -> None:
+    """Rename a filled folder to `path`, where nothing may lie but an empty folder, and flush all names.
+
+    Raises:
+        OSError: if `path` is a file or a folder that is not empty.
+    """
+    for inner, _, _ in os.walk(temporary, topdown=False):
+        sync_folder(Path(inner))
+    os.rename(temporary, path)
+    sync_folder(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the unfinished files and folders in `folder` that killed processes left a day ago or more."""
+    for left in folder.glob(f"{TEMPORARY}*"):
         with suppress(OSError):
             if left.stat().st_mtime > time.time() - _DAY:
                 continue
@@ -114,17 +179,101 @@ def sweep(folder: Path) -> None:
                 left.unlink()
 
 
-def digest(path: Path) -> str:
-    """The SHA-256 of a file, hex."""
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sync(folder: Path) -> None:
-    """Flush the names in `folder` to the disk; Windows has no such call and needs none."""
+def sync_folder(folder: Path) -> None:
+    """Flush the names in `folder` to the disk. Windows has no such call and needs none."""
     if hasattr(os, "O_DIRECTORY"):
         file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(file)
         finally:
             os.close(file)
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that no other process uses."""
+    # Machines that share a drive may share process ids too.
+    return path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{path.name}")
+
+
+@contextmanager
+def _named_last(path: Path, name: Callable[[Path, Path], None]) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; `name(temporary, path)` is called when the block is done."""
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        name(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def _link_once(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        # A file server may have made the link, lost its answer, and refused it when asked again.
+        if not os.path.samefile(temporary, path):
+            raise
+
+
+# Locks
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold a run folder for the process that trains in it, until the block or the process ends.
+
+    Where the system or the drive has no such locks (Windows, some network drives) nothing is held: do not
+    train twice in one folder there.
+
+    Raises:
+        FolderLocked: if another process holds the folder.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        yield
+        return
+    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.05)  # `is_locked` of another process holds it for an instant
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FolderLocked(folder) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
+    finally:
+        # The file stays: removing it would let two processes lock two files of the same name.
+        os.close(file)
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a process holds the folder now, as far as system and drive tell; see `lock_folder`."""
+    try:
+        import fcntl
+
+        file = os.open(folder / ".lock", os.O_RDONLY)
+    except (ModuleNotFoundError, FileNotFoundError):
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    finally:
+        os.close(file)
+    return False

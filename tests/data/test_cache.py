@@ -195,11 +195,11 @@ def test_what_a_faster_builder_has_put_in_place_stays_there(folder, tmp_path):
 
 def test_what_a_killed_builder_left_is_swept_after_a_day(opened, tmp_path):
     for name, age in (("old", 2 * 24 * 3600), ("new", 60)):
-        left = tmp_path / "cache" / f".building-{name}"
+        left = tmp_path / "cache" / f".tmp-{name}"
         left.mkdir(parents=True)
         os.utime(left, (left.stat().st_atime, left.stat().st_mtime - age))
     opened()
-    assert [path.name for path in (tmp_path / "cache").glob(".building-*")] == [".building-new"]
+    assert [path.name for path in (tmp_path / "cache").glob(".tmp-*")] == [".tmp-new"]
 
 
 def test_the_environment_says_where_the_cache_is(folder, tmp_path, monkeypatch):

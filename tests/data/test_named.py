@@ -180,7 +180,9 @@ def test_what_is_named_is_downloaded_once_and_checked(tmp_path, monkeypatch):
 
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("torchvision.datasets.utils.download_url", download)
-    with pytest.raises(UserError, match=f"the md5 of what came is [0-9a-f]{{32}}, not {named.FLOWERS.md5}"):
+    with pytest.raises(
+        UserError, match=f"the md5 of the downloaded file is [0-9a-f]{{32}}, not {named.FLOWERS.md5}"
+    ):
         open_images("flowers", (8, 8))
     assert list((tmp_path / "cache" / "downloads").iterdir()) == []
     md5 = hashlib.md5((tmp_path / "served.tgz").read_bytes()).hexdigest()

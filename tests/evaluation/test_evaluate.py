@@ -249,7 +249,7 @@ def test_a_name_that_another_evaluation_took_meanwhile_is_left_to_it(run, monkey
             (Path(target) / "record.json").write_text("another's")
         rename(source, target)
 
-    monkeypatch.setattr(evaluation.os, "rename", late)
+    monkeypatch.setattr(os, "rename", late)
     assert evaluate(run, FEW, extractor=stub()).folder.name == "2"
     assert (run / "evaluations" / "1" / "record.json").read_text() == "another's"
 

@@ -11,7 +11,8 @@ import sweeping
 from ddim.cli import main
 from ddim.errors import UserError
 from ddim.experiments import index as runs
-from ddim.runs import checkpoint, flat
+from ddim.files import is_locked, lock_folder
+from ddim.runs import flat
 from ddim.runs.codec import dump, override
 from ddim.runs.codec import flat as flat_recipe
 from ddim.runs.named_recipes import RECIPES, smoke
@@ -27,21 +28,21 @@ def test_a_run_says_how_far_it_is_and_how_good(tmp_path):
 
 def test_a_run_that_trains_now_is_running(tmp_path):
     folder = make(tmp_path / "run", seen=(160,))
-    with checkpoint.lock(folder):
-        assert checkpoint.held(folder)
+    with lock_folder(folder):
+        assert is_locked(folder)
         assert runs.read(folder).state == "running"
-    assert not checkpoint.held(folder)
+    assert not is_locked(folder)
     assert runs.read(folder).state == "stopped"
 
 
 def test_a_run_is_finished_once_its_last_checkpoint_is_there(tmp_path):
     """The log says all images before the last validation, whose checkpoint comes after it."""
     folder = make(tmp_path / "run", step=30)
-    with checkpoint.lock(folder):
+    with lock_folder(folder):
         assert runs.read(folder).state == "running"
     assert (runs.read(folder).state, runs.read(folder).images) == ("stopped", 960)
     (folder / "checkpoints" / "step-000000060").mkdir()
-    with checkpoint.lock(folder):
+    with lock_folder(folder):
         assert runs.read(folder).state == "running"
     assert runs.read(folder).state == "finished"
     # Killed while it wrote its only one.
@@ -60,7 +61,7 @@ def test_looking_at_a_run_does_not_keep_it_from_training(tmp_path):
     file = os.open(tmp_path / ".lock", os.O_RDONLY)
     fcntl.flock(file, fcntl.LOCK_SH)
     threading.Thread(target=lambda: (time.sleep(0.01), os.close(file))).start()
-    with checkpoint.lock(tmp_path):
+    with lock_folder(tmp_path):
         pass
 
 

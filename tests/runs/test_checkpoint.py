@@ -498,54 +498,6 @@ def test_a_checkpoint_of_a_newer_ddim_is_refused_and_left_alone(tmp_path, monkey
     assert names(tmp_path) == ["step-000000001"]
 
 
-# Locks
-
-HOLD = """
-import sys, pathlib
-from ddim.runs import checkpoint
-with checkpoint.lock(pathlib.Path(sys.argv[1])):
-    print("held", flush=True)
-    input()
-"""
-
-
-def test_two_processes_cannot_train_in_one_run_and_death_frees_it(tmp_path):
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
-        assert other.stdout.readline() == b"held\n"
-        with pytest.raises(UserError, match="another process is training in"), checkpoint.lock(tmp_path):
-            pass
-        other.kill()
-    with checkpoint.lock(tmp_path):
-        pass
-
-
-def test_a_lock_is_free_after_its_block_even_when_that_failed(tmp_path):
-    with pytest.raises(ZeroDivisionError), checkpoint.lock(tmp_path):
-        1 / 0  # noqa: B018
-    with checkpoint.lock(tmp_path), pytest.raises(UserError), checkpoint.lock(tmp_path):
-        pass
-
-
-@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK])
-def test_a_drive_without_locks_holds_nothing(code, tmp_path, monkeypatch):
-    import fcntl
-
-    def refuse(*_):
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    with checkpoint.lock(tmp_path), checkpoint.lock(tmp_path):
-        pass
-
-
-def test_a_system_without_locks_holds_nothing(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fcntl", None)
-    with checkpoint.lock(tmp_path), checkpoint.lock(tmp_path):
-        pass
-
-
 def test_importing_checkpoints_imports_no_torch():
     heavy = {"torch", "numpy", "tensorboardX", "safetensors"}
     code = f"import sys, ddim.runs.checkpoint, ddim.runs.folder; print(*{heavy} & {{*sys.modules}})"

@@ -13,8 +13,9 @@ import torch
 
 import ddim
 from ddim.errors import UserError
+from ddim.files import write_json
 from ddim.runs import folder as tracking
-from ddim.runs.folder import RunLog, new_run_folder, read_metrics, versions, write_json_atomic
+from ddim.runs.folder import RunLog, new_run_folder, read_metrics, versions
 
 # Folders
 
@@ -155,10 +156,10 @@ def test_a_given_folder_is_used_when_new_or_empty_and_never_overwritten(tmp_path
 
 def test_a_document_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "run.json"
-    write_json_atomic(path, {"seed": 1, "loss": 0.1})
+    write_json(path, {"seed": 1, "loss": 0.1})
     for wrong, error in (({"loss": math.nan}, ValueError), ({"path": path}, TypeError)):
         with pytest.raises(error):
-            write_json_atomic(path, wrong)
+            write_json(path, wrong)
         assert json.loads(path.read_text()) == {"seed": 1, "loss": 0.1}
     assert [inner.name for inner in tmp_path.iterdir()] == ["run.json"]
 
@@ -166,7 +167,7 @@ def test_a_document_is_replaced_whole_or_not_at_all(tmp_path):
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_document_that_cannot_be_written_leaves_the_old_one_and_no_rubbish(call, tmp_path, monkeypatch):
     path = tmp_path / "run.json"
-    write_json_atomic(path, {"seed": 1})
+    write_json(path, {"seed": 1})
 
     def refuse(*_):
         raise OSError(28, "No space left on device")
@@ -174,7 +175,7 @@ def test_a_document_that_cannot_be_written_leaves_the_old_one_and_no_rubbish(cal
     with monkeypatch.context() as patch:
         patch.setattr(os, call, refuse)
         with pytest.raises(OSError, match="No space"):
-            write_json_atomic(path, {"seed": 2})
+            write_json(path, {"seed": 2})
     assert json.loads(path.read_text()) == {"seed": 1}
     assert [inner.name for inner in tmp_path.iterdir()] == ["run.json"]
 

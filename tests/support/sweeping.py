@@ -16,10 +16,10 @@ STEPS = 4
 TRIAL = f"""
 import json, sys, time
 from pathlib import Path
-from ddim.runs import checkpoint
+from ddim.files import lock_folder
 run, pause = Path(sys.argv[1]), float(sys.argv[2])
 run.mkdir(parents=True, exist_ok=True)
-with checkpoint.lock(run):
+with lock_folder(run):
     (run / "run.json").write_text(json.dumps({{"recipe": {{"optim": {{"batch": 1}}, "images": {STEPS}}}}}))
     log = (run / "metrics.jsonl").open("a")
     done = len((run / "metrics.jsonl").read_text().splitlines())

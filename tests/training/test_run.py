@@ -257,9 +257,9 @@ def test_a_recipe_brings_its_images_unless_others_are_named(tmp_path):
 
 
 def test_two_trainers_cannot_share_a_run(parent):
-    from ddim.runs.checkpoint import lock
+    from ddim.files import lock_folder
 
-    with lock(parent), pytest.raises(UserError, match="another process is training"):
+    with lock_folder(parent), pytest.raises(UserError, match="another process is training"):
         ddim.training.resume(parent)
 
 

@@ -14,8 +14,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from ddim.data import Images
 from ddim.data.cache import enlarged
 from ddim.data.images import SMALLEST
+from ddim.files import read_json
 from ddim.plots.pictures import can_preview, terminal
-from ddim.runs.folder import read_json, read_metrics
+from ddim.runs.folder import read_metrics
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
 from ddim.training.run import RUN

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from ddim.cli import WEIGHTS, check_run_folder
+from ddim.files import write_json
 
 _EPILOG = """
 Asks the run at even steps of log-SNR (clean first) for images that it trained on and images that it held out,
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     folder = tracking.numbered(args.run / "diagnostics")
     save_png(folder / "figure.png", picture)
     tracking.show(args.run, step, "diagnostics", picture)
-    tracking.write_json_atomic(
+    write_json(
         folder / "record.json",
         {
             "schema": 1,

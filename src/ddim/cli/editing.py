@@ -64,8 +64,8 @@ class Work:
 
     def save(self, out: Path, rows: dict[str, Tensor], notes: dict[str, Any]) -> None:
         """Write each row's images (B, C, H, W) in [0, 1], strip.png with a row each, and record.json."""
+        from ddim.files import write_json
         from ddim.plots.pictures import save_figure, save_png, strip, to_uint8
-        from ddim.runs.folder import write_json_atomic
         from ddim.runs.provenance import sampling_record
 
         pictures = {name: list(to_uint8(images)) for name, images in rows.items()}
@@ -80,7 +80,7 @@ class Work:
             del record[name]
         # Each of runtime.micro_batch images.
         calls = {"network_calls": self.counted.evaluations}
-        write_json_atomic(out / "record.json", {"command": self.command, **record, **calls, **notes})
+        write_json(out / "record.json", {"command": self.command, **record, **calls, **notes})
 
 
 def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work:

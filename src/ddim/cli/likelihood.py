@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ddim.cli import WEIGHTS, check_run_folder
 from ddim.errors import UserError, check_count
+from ddim.files import write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,7 +139,7 @@ def run(args: argparse.Namespace) -> int:  # noqa: PLR0915
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": tracking.versions(),
     }
-    tracking.write_json_atomic(folder / "record.json", record)
+    write_json(folder / "record.json", record)
     sys.stdout.write(f"{_shown(found)} bits per dimension: {folder}/record.json\n")
     return 0
 

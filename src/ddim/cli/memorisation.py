@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ddim.cli import WEIGHTS, check_run_folder
 from ddim.errors import UserError, check_count
+from ddim.files import write_json
 
 _EPILOG = """
 Makes pictures of seeds 0 ... N-1, finds the nearest training image of each, and calls copies those that are
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     save_png(folder / "pairs.png", picture)
     copies = {"copies": float(verdict.pictures.share.value)}
     tracking.show(args.run, trained.checkpoint.state.step, "memorisation", picture, copies)
-    tracking.write_json_atomic(
+    write_json(
         folder / "record.json",
         {
             "schema": 1,

@@ -81,9 +81,9 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from ddim.diffusion.noise import check_seeds
+    from ddim.files import write_json
     from ddim.plots.pictures import can_preview, grid, save_film, save_png, terminal, to_uint8
     from ddim.runs.classes import check, find
-    from ddim.runs.folder import write_json_atomic
     from ddim.runs.generate import as_asked, generate, parts
     from ddim.runs.pipeline import load
     from ddim.runs.provenance import Film, sampling_record
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     out, before = _folder(args, record)
     if not (out / "record.json").is_file():
         # With it the folder is one of pictures, which the same command may finish.
-        write_json_atomic(out / "record.json", {**record, "seeds": [], "seconds": 0.0})
+        write_json(out / "record.json", {**record, "seeds": [], "seconds": 0.0})
     film, shown, seconds, nfe = Film(trained.pixels, seeds[:SHOWN]), [], 0.0, 0
     for part in parts(trained, seeds):
         began = time.monotonic()
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     if args.film:
         save_film(out / "film.webp", film.frames())
     ended = {"nfe": nfe, "seeds": sorted({*before, *seeds}), "seconds": round(seconds, 2)}
-    write_json_atomic(out / "record.json", {**record, **ended})
+    write_json(out / "record.json", {**record, **ended})
     if can_preview(sys.stdout):
         sys.stdout.write(terminal(sheet, 72) + "\n")
     pace = len(seeds) / seconds
@@ -181,7 +181,8 @@ def _folder(args: argparse.Namespace, record: dict[str, Any]) -> tuple[Path, lis
 
     A new or an empty one, or one of pictures that depend on the same: no two experiments mix.
     """
-    from ddim.runs.folder import read_json, writable
+    from ddim.files import read_json
+    from ddim.runs.folder import writable
 
     out, before = args.out, []
     if out and out.exists() and not out.is_dir():

@@ -109,7 +109,7 @@ def _asked(args: argparse.Namespace) -> Asked | None:
 
 
 def _done(sweep: Sweep) -> int:
-    from ddim.runs.folder import read_json
+    from ddim.files import read_json
 
     ends = {trial.name: read_json(sweep.result(trial)) for trial in sweep.trials}
     failed = [name for name, end in ends.items() if end["exit"] != 0]

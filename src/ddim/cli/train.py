@@ -196,8 +196,8 @@ def _differing(folder: Path, args: argparse.Namespace) -> tuple[str, Any, Any] |
     """
     from dataclasses import replace
 
+    from ddim.files import read_json
     from ddim.runs.codec import flat, load, override
-    from ddim.runs.folder import read_json
     from ddim.runs.named_recipes import find
 
     facts = read_json(folder / "run.json")

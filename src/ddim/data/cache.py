@@ -12,9 +12,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,11 +24,17 @@ from ddim.data import decode
 from ddim.data.images import Images
 from ddim.data.sources import OTHER, Member, Reject, Source, Survey, labels_of
 from ddim.errors import UserError
-from ddim.files import cache_folder
+from ddim.files import (
+    cache_folder,
+    make_folder,
+    publish_folder,
+    remove_leftovers,
+    temporary_folder,
+    write_atomic,
+    write_new,
+)
 
 _PIXELS, _INDEX, _REJECTS = "images.u8", "index.json", "rejects.json"
-_BUILDING = ".building-"
-_DAY = 24 * 3600
 
 
 def cached(
@@ -109,7 +112,8 @@ def survey(source: Source, root: Path) -> Survey:
     found = _surveyed(source)
     if stamp and source.stamp() == stamp:
         with _writable(root):
-            _write_whole(note, json.dumps(asdict(found)))
+            make_folder(note.parent)
+            write_atomic(note, json.dumps(asdict(found)).encode())
     return found
 
 
@@ -140,10 +144,9 @@ def _build(
     progress: Callable[[int], None],
 ) -> None:
     """Decode the source into the folder: all of it or nothing."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder.parent)
-    beside = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=folder.parent))
-    try:
+    make_folder(folder.parent)
+    remove_leftovers(folder.parent)
+    with temporary_folder(folder) as beside:
         names, headers, refused = _decode_all(source, shape, beside / _PIXELS, progress)
         if not names:
             raise UserError(_nothing(text, refused))
@@ -158,12 +161,10 @@ def _build(
             "official": source.official,
             "originals": [astuple(headers[place]) for place in rank],
         }
-        (beside / _INDEX).write_text(json.dumps(index), "utf-8")
+        write_new(beside / _INDEX, json.dumps(index).encode())
         entries = [asdict(reject) for reject in sorted(refused, key=lambda reject: reject.name)]
-        (beside / _REJECTS).write_text(json.dumps(entries, indent=1), "utf-8")
+        write_new(beside / _REJECTS, json.dumps(entries, indent=1).encode())
         _move(beside, folder, shape)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _decode_all(
@@ -208,7 +209,7 @@ def _reorder(path: Path, rank: list[int], shape: tuple[int, int, int]) -> None:
 def _move(beside: Path, folder: Path, shape: tuple[int, int, int]) -> None:
     """Put a whole data set in its place, where a damaged one, or that of a faster process, may lie."""
     try:
-        beside.rename(folder)
+        publish_folder(beside, folder)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise
@@ -216,12 +217,10 @@ def _move(beside: Path, folder: Path, shape: tuple[int, int, int]) -> None:
         if _read(folder, "", shape):
             return
         # Whoever reads the old one keeps its open file.
-        aside = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=folder.parent))
-        with suppress(FileNotFoundError):
+        with temporary_folder(folder) as aside, suppress(FileNotFoundError):
             folder.rename(aside / "old")
-        shutil.rmtree(aside, ignore_errors=True)
         with suppress(OSError):
-            beside.rename(folder)
+            publish_folder(beside, folder)
 
 
 def _read(folder: Path, fingerprint: str, shape: tuple[int, int, int]) -> Images | None:
@@ -260,22 +259,6 @@ def _nothing(text: str, refused: Sequence[Reject]) -> str:
         f"data.source {text!r} holds no image that can be used: {len(refused)} are refused, "
         f"the first, {first.name!r}, because: {first.reason}"
     )
-
-
-def _sweep(root: Path) -> None:
-    """Remove what builders that were killed left a day ago or more."""
-    for left in root.glob(f"{_BUILDING}*"):
-        with suppress(OSError):
-            if left.stat().st_mtime < time.time() - _DAY:
-                shutil.rmtree(left, ignore_errors=True)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(prefix=_BUILDING, dir=path.parent)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(beside, path)
 
 
 @contextmanager

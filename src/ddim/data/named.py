@@ -18,7 +18,7 @@ from pathlib import Path
 from ddim.data.folder import open_path, path_stamp
 from ddim.data.sources import OTHER, Member, Reject, Source, Survey
 from ddim.errors import UserError
-from ddim.files import cache_folder, download
+from ddim.files import cache_folder, download_file
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def locate(archive: Archive, copy: Path | None) -> Path:
             f"{archive.unpacked}: get it from {archive.url}"
         )
     try:
-        return download(archive.url, downloads / archive.file, "md5", (archive.md5,))
+        return download_file(archive.url, downloads / archive.file, "md5", (archive.md5,))
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"{archive.name} cannot be downloaded ({error}): put {archive.file} from {archive.url} "

@@ -11,7 +11,7 @@ import numpy as np
 
 from ddim.errors import UserError
 from ddim.evaluation.record import FEATURES, Evaluation, comparable
-from ddim.files import digest
+from ddim.files import hash_file
 from ddim.metrics.catalogue import find_metric
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid_difference
@@ -134,7 +134,7 @@ def _features(evaluation: Evaluation) -> np.ndarray | None:
     try:
         features = np.lib.format.open_memmap(path, mode="r")
         # Older records do not say it.
-        if "sha256" in generated and generated["sha256"] != digest(path):
+        if "sha256" in generated and generated["sha256"] != hash_file(path):
             return None
     except (OSError, ValueError):
         return None

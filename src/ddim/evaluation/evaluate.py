@@ -7,12 +7,10 @@ in memory. An evaluation's folder appears in one piece, by one rename: one that 
 from __future__ import annotations
 
 import datetime
-import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +32,15 @@ from ddim.errors import UserError, check_count
 from ddim.evaluation import record as scores
 from ddim.evaluation.record import Evaluation
 from ddim.evaluation.reference import Reference, chosen
-from ddim.files import digest, make, sweep, sync, unfinished, whole
+from ddim.files import (
+    atomic_file,
+    hash_file,
+    publish_folder,
+    read_json,
+    remove_leftovers,
+    temporary_folder,
+    write_json,
+)
 from ddim.metrics import catalogue
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import LEGACY, Extractor, begin, find, forget
@@ -115,16 +121,15 @@ def evaluate(
         if count < LEAST:
             raise UserError(f"{what} has {count} images, and at least {LEAST} are needed")
     parent = subject.home if out is None else out.parent
-    beside = unfinished(parent / "evaluation")
-    # Before the features, which may take long.
-    try:
-        make(beside)
-    except OSError as error:
-        raise UserError(f"an evaluation cannot be written in {parent}: {error.strerror}") from None
-    try:
+    with ExitStack() as stack:
+        # Before the features, which may take long.
+        try:
+            beside = stack.enter_context(temporary_folder(parent / "evaluation"))
+        except OSError as error:
+            raise UserError(f"an evaluation cannot be written in {parent}: {error.strerror}") from None
         if out is None:
             # What lies beside a folder that the user named is not ours.
-            sweep(parent)
+            remove_leftovers(parent)
         began = time.monotonic()
         truth = features_of(against, extractor, partial(progress, "reference"))
         spent = {"sampling": 0.0, "features": time.monotonic() - began, "metrics": 0.0}
@@ -145,17 +150,15 @@ def evaluate(
                 "images": subject.count,
                 "source": str(source),
                 "fingerprint": subject.fingerprint,
-                "sha256": digest(beside / scores.FEATURES),
+                "sha256": hash_file(beside / scores.FEATURES),
             },
             "sampling": subject.sampling and {**subject.sampling, "nfe": nfe},
             "seconds": {name: round(seconds, 2) for name, seconds in spent.items()},
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "versions": tracking.versions(),
         }
-        tracking.write_json_atomic(beside / scores.RECORD, record)
+        write_json(beside / scores.RECORD, record)
         found = scores.read(_published(beside, subject, out))
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     # Beside a run, evaluations are numbers alone.
     if out is None and not subject.stem:
         _show(subject.home.parent, found)
@@ -280,7 +283,7 @@ def _pictures_of(source: Path, images: Images) -> tuple[np.ndarray, dict[str, An
     seeds = sorted(places)
     sampling = None
     with suppress(UserError):
-        record = tracking.read_json(source / "record.json")
+        record = read_json(source / "record.json")
         if scores.is_sampling(record) and record["seeds"] == seeds:
             sampling = {name: value for name, value in record.items() if name != "seconds"}
     return np.array([places[seed] for seed in seeds], np.int64), sampling
@@ -293,7 +296,7 @@ def _extracted(
     the seconds that they took.
     """
     done, nfe, shown = 0, 0, []
-    with whole(folder / scores.FEATURES) as file:
+    with atomic_file(folder / scores.FEATURES) as file:
         begin(file, (subject.count, extractor.dimensions))
         began = time.monotonic()
         for pictures, each in subject.batches:
@@ -340,7 +343,6 @@ def _facts(against: Chosen, extractor: Extractor) -> dict[str, Any]:
 def _published(beside: Path, subject: _Subject, out: Path | None) -> Path:
     """Give the finished folder its name: `out`, or the next free number."""
     if out is not None:
-        os.rename(beside, out)
-        sync(out.parent)
+        publish_folder(beside, out)
         return out
     return tracking.numbered(subject.home, subject.stem, beside)

@@ -14,10 +14,10 @@ from typing import Any
 
 from ddim.errors import UserError, suggest
 from ddim.evaluation import record as scores
+from ddim.files import is_locked, read_json
 from ddim.metrics import catalogue
-from ddim.runs import checkpoint
 from ddim.runs.flat import ERRORS, fields
-from ddim.runs.folder import METRICS, read_json, read_metrics
+from ddim.runs.folder import METRICS, read_metrics
 
 RUN, SWEEP = "run.json", "sweep.json"
 """The files that make a folder a run, or a sweep."""
@@ -84,7 +84,7 @@ def read(path: Path) -> Run:
         lines = read_metrics(path)
         records, why = _records(path)
         recipe = facts["recipe"]
-        held = checkpoint.held(path)  # before: a run that ends now may save once more
+        held = is_locked(path)  # before: a run that ends now may save once more
         saved, total = _saved(path, recipe["images"])
         images = max(lines[-1]["images"] if lines else 0, saved * recipe["optim"]["batch"])
     except (UserError, KeyError, TypeError) as error:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ddim.errors import UserError, suggest
-from ddim.files import whole
+from ddim.files import atomic_file
 from ddim.metrics import efficientnet, inception
 from ddim.metrics.catalogue import DEFAULT
 
@@ -92,7 +92,7 @@ def extract(
         for start, part in _parts(extractor, images, batch, progress):
             features[start : start + len(part)] = part
         return features
-    with whole(path) as file:
+    with atomic_file(path) as file:
         begin(file, shape)
         for _, part in _parts(extractor, images, batch, progress):
             file.write(part.tobytes())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ddim.errors import UserError
-from ddim.files import cache_folder, download
+from ddim.files import cache_folder, download_file
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def locate(name: str) -> Path:
             if (folder / file).is_file():
                 return folder / file
     try:
-        return download(known.url, ours / known.names[0], "sha256", known.hashes)
+        return download_file(known.url, ours / known.names[0], "sha256", known.hashes)
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"the weights of {name} are not on this machine and cannot be downloaded ({error}): get "

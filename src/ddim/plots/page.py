@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddim.errors import UserError
-from ddim.files import make, write_atomic
+from ddim.files import make_folder, write_atomic
 
 MARK = "made by ddim"
 """What both files say of their maker."""
@@ -97,7 +97,7 @@ def save_page(out: Path, title: str, blocks: Sequence[Block], images: Mapping[st
     # First: pictures without a page are taken for those of others.
     for path, page in zip(_files(out), pages, strict=True):
         write_atomic(path, page.encode())
-    make(folder)
+    make_folder(folder)
     for name, png in images.items():
         write_atomic(folder / name, png)
     return _files(out)

@@ -16,16 +16,15 @@ import os
 import re
 import shutil
 import stat
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.errors import FULL_DISK, NoSpace, UserError
-from ddim.files import make, sync
+from ddim.files import TEMPORARY, make_folder, publish_folder, sync_folder, temporary_folder, write_new
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,13 +36,10 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """What turns the ``state`` of schema n into that of n + 1, by n."""
 
 MANIFEST = "MANIFEST.json"
-HELD = "another process is training in"
-"""What `lock` says, before the folder, of a run that another process holds."""
 BEST = "best"
 """RUN/best is no folder: it stands for the best checkpoint that a run kept."""
 _STEP = re.compile(r"step-(\d{9,})(\.new)?")
 _NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
-_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 _SLACK = 1 << 20
 
 
@@ -74,7 +70,7 @@ def save(
     and the newest that was saved with `best`. A checkpoint of the same step is replaced, and at no instant is
     there neither.
 
-    One process writes at a time (see `lock`): what an earlier one left half-written is removed. Raises
+    One process writes at a time (see `lock_folder`): what an earlier one left half-written is removed. Raises
     `NoSpace` when the disk is too full, before writing where that can be known; ValueError or TypeError for a
     document that is not JSON; the checkpoints that exist are then untouched.
     """
@@ -83,26 +79,22 @@ def save(
     pages = {f"{name}.json": _render(_stamped(name, document)) for name, document in documents.items()}
     _check_names([*tensors, *documents])
     target = folder / f"step-{step:09d}"
-    temporary = folder / f".tmp-{os.getpid()}-{target.name}"
     try:
-        make(folder)
+        make_folder(folder)
         _tidy(folder)
         _check_space(folder, tensors, pages)
-        files = {name: _write(temporary / name, page) for name, page in pages.items()}
-        for name, group in tensors.items():
-            files[f"{name}.safetensors"] = _write(temporary / f"{name}.safetensors", _packed(group))
-        _write(temporary / MANIFEST, _sealed(asdict(_Manifest(SCHEMA, step, best, files))))
-        for inner, _, _ in os.walk(temporary, topdown=False):
-            sync(Path(inner))
-        _publish(temporary, target)
+        with temporary_folder(target) as temporary:
+            files = {name: _write(temporary / name, page) for name, page in pages.items()}
+            for name, group in tensors.items():
+                files[f"{name}.safetensors"] = _write(temporary / f"{name}.safetensors", _packed(group))
+            write_new(temporary / MANIFEST, _sealed(asdict(_Manifest(SCHEMA, step, best, files))))
+            _publish(temporary, target)
     except OSError as error:
         if error.errno in FULL_DISK:
             raise NoSpace(
                 f"{folder} is full: {target.name} was not written, earlier checkpoints are untouched"
             ) from error
         raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     _prune(folder, target, keep)
     return target
 
@@ -180,57 +172,6 @@ def read_document(path: Path, name: str) -> object:
     return _migrated(path, document) if name == "state" else document
 
 
-@contextmanager
-def lock(run_folder: Path) -> Iterator[None]:
-    """Hold the run folder for one trainer; `UserError` if another process holds it.
-
-    The lock dies with its process, however that ends. Where the system or the drive has no such locks
-    (Windows, some network drives) nothing is held: do not train twice in one folder there.
-    """
-    try:
-        import fcntl
-    except ModuleNotFoundError:
-        yield
-        return
-    file = os.open(run_folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                time.sleep(0.05)  # whoever only looks (`held`) lets go at once
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{HELD} {run_folder}: wait until it ends, or choose another folder") from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-        yield
-    finally:
-        # The file stays: removing it would let two processes lock two files of the same name.
-        os.close(file)
-
-
-def held(run_folder: Path) -> bool:
-    """Whether a process trains in the run folder now, as far as system and drive tell (see `lock`)."""
-    try:
-        import fcntl
-
-        file = os.open(run_folder / ".lock", os.O_RDONLY)
-    except (ModuleNotFoundError, FileNotFoundError):
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-    finally:
-        os.close(file)
-    return False
-
-
 # Writing
 
 
@@ -284,26 +225,17 @@ def _check_space(
 
 def _write(path: Path, content: bytes) -> dict[str, Any]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-    try:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(file, rest) :]
-        os.fsync(file)
-    finally:
-        os.close(file)
+    write_new(path, content)
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _publish(temporary: Path, target: Path) -> None:
     if not target.exists():
-        os.rename(temporary, target)
-        sync(target.parent)
+        publish_folder(temporary, target)
         return
     # A folder cannot be renamed onto a full one: for an instant there are both, and readers prefer the new.
     fresh = target.with_name(target.name + ".new")
-    os.rename(temporary, fresh)
-    sync(target.parent)
+    publish_folder(temporary, fresh)
     _settle(fresh)
 
 
@@ -312,19 +244,19 @@ def _settle(fresh: Path) -> None:
     if target.exists():
         _remove(target)
     os.rename(fresh, target)
-    sync(target.parent)
+    sync_folder(target.parent)
 
 
 def _remove(path: Path) -> None:
     # Renamed first, so that a half-deleted checkpoint never looks like a damaged one.
-    rubbish = path.with_name(f".tmp-{os.getpid()}-old-{path.name}")
+    rubbish = path.with_name(f"{TEMPORARY}{os.getpid()}-old-{path.name}")
     os.rename(path, rubbish)
     shutil.rmtree(rubbish)
 
 
 def _tidy(folder: Path) -> None:
     """Finish or remove what a dead writer left."""
-    for path in folder.glob(".tmp-*"):
+    for path in folder.glob(f"{TEMPORARY}*"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

@@ -20,7 +20,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DDPM
 from ddim.diffusion.schedules import Linear
 from ddim.errors import UserError
-from ddim.files import make, write_atomic
+from ddim.files import make_folder, read_json, write_atomic, write_json
 from ddim.nn.ema import averaged
 from ddim.nn.runtime import choose
 from ddim.runs import checkpoint
@@ -137,13 +137,13 @@ def export(trained: Pipeline, folder: Path) -> None:
     noise = _noise_config(trained.recipe)
     weights = to_diffusers(trained.model.net.state_dict())
     for part in ("unet", "scheduler"):
-        make(folder / part)
+        make_folder(folder / part)
     write_atomic(folder / "unet" / WEIGHTS, _packed(weights))
-    tracking.write_json_atomic(folder / "unet" / "config.json", network)
-    tracking.write_json_atomic(folder / "scheduler" / "scheduler_config.json", noise)
+    write_json(folder / "unet" / "config.json", network)
+    write_json(folder / "scheduler" / "scheduler_config.json", noise)
     index = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDIMScheduler"]}
     # Last: with it the folder is a pipeline.
-    tracking.write_json_atomic(folder / "model_index.json", _headed("DDIMPipeline") | index)
+    write_json(folder / "model_index.json", _headed("DDIMPipeline") | index)
 
 
 def import_(folder: Path, out: Path | None = None) -> Path:
@@ -165,7 +165,7 @@ def import_(folder: Path, out: Path | None = None) -> Path:
     pixels, runtime = Pixels.fixed(0.5, 0.5, channels), choose(precision="fp32", compiling=False)
     run = tracking.new_run_folder(out, str(folder), recipe.name)
     facts = {"folder": str(folder.resolve()), "versions": tracking.versions()}
-    tracking.write_json_atomic(run / "import.json", facts)
+    write_json(run / "import.json", facts)
     (run / "recipe.yaml").write_text(write_recipe(recipe), encoding="utf-8")
     state = RunState(0, pixels, channels, (), runtime)
     checkpoint.save(
@@ -435,7 +435,7 @@ def _part(folder: Path, part: str, file: str) -> Path:
 
 
 def _read(folder: Path, part: str, file: str) -> dict[str, Any]:
-    found = tracking.read_json(_part(folder, part, file))
+    found = read_json(_part(folder, part, file))
     if not isinstance(found, dict):
         raise UserError(f"{part}/{file} of {folder} is not a table")
     return found

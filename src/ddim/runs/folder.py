@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ddim.errors import UserError
-from ddim.files import make, sync, write_atomic
+from ddim.files import make_folder, sync_folder, write_atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,12 +50,12 @@ def numbered(parent: Path, stem: str = "", made: Path | None = None, *, least: b
     It is empty, or `made`, a finished folder beside it that takes this name. However close two processes are,
     each gets a folder of its own.
     """
-    make(parent)
+    make_folder(parent)
     ends = [path.name.removeprefix(stem) for path in parent.iterdir() if path.name.startswith(stem)]
     n = 1 if least else max((int(end) for end in ends if end.isdecimal()), default=0) + 1
     while not _had(parent / f"{stem}{n}", made):
         n += 1
-    sync(parent)
+    sync_folder(parent)
     return parent / f"{stem}{n}"
 
 
@@ -67,28 +67,12 @@ def writable(out: Path | None, parent: str, stem: str, *, least: bool = True) ->
     try:
         if out is None:
             return numbered(Path(parent), f"{stem}-", least=least)
-        make(out)
+        make_folder(out)
     except OSError as error:
         # The part of the path at fault, where the system says it.
         where = error.filename or out or parent
         raise UserError(f"{where} cannot be made a folder: {error.strerror}") from None
     return out
-
-
-def write_json_atomic(path: Path, document: object) -> None:
-    """Write `document` as JSON to `path`: whole or not at all, whatever happens.
-
-    Raises ValueError for NaN and infinities, TypeError for what JSON does not have; `path` is then untouched.
-    """
-    write_atomic(path, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
-
-
-def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON)
-    """The JSON in a file; UserError where it cannot be read."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -222,7 +206,7 @@ def show(
 
     # Two of one second would write to one file.
     home = folder / "events" / name
-    make(home)
+    make_folder(home)
     events = EventsWriter(str(home / "events"), f".{uuid.uuid4().hex}")
     shown = [scalar(f"{name}/{key}", value) for key, value in (values or {}).items()]
     for summary in [image(name, pixels, dataformats="HWC"), *shown]:

@@ -18,7 +18,7 @@ import numpy as np
 from ddim.data import Images
 from ddim.data.batch import batch as gather
 from ddim.errors import UserError
-from ddim.files import cache_folder, digest, make, sweep, whole, write_atomic
+from ddim.files import atomic_file, cache_folder, hash_file, make_folder, remove_leftovers, write_atomic
 from ddim.metrics.features import Extractor, begin, forget
 
 BATCH = 32
@@ -60,9 +60,9 @@ def features_of(
         return found
     path = _path(identity)
     try:
-        make(path.parent)
-        sweep(path.parent)
-        with whole(path) as file:
+        make_folder(path.parent)
+        remove_leftovers(path.parent)
+        with atomic_file(path) as file:
             begin(file, (len(of.which), extractor.dimensions))
             for first in range(0, len(of.which), BATCH):
                 part = of.which[first : first + BATCH]
@@ -72,7 +72,7 @@ def features_of(
                 if progress:
                     progress(first + len(part), len(of.which))
         # Last: features without it are not believed.
-        write_atomic(_seal(path), digest(path).encode())
+        write_atomic(_seal(path), hash_file(path).encode())
     except OSError as error:
         raise UserError(
             f"features cannot be kept in {path.parent} ({error.strerror}): "
@@ -85,7 +85,7 @@ def kept(identity: str) -> np.ndarray | None:
     """The features kept under an identity, a read-only memory map; None where there are none, or damaged."""
     path = _path(identity)
     with suppress(OSError, ValueError):
-        if _seal(path).read_text("ascii") == digest(path):
+        if _seal(path).read_text("ascii") == hash_file(path):
             return np.lib.format.open_memmap(path, mode="r")
     return None
 

@@ -10,8 +10,8 @@ from typing import Any
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError
+from ddim.files import read_json, write_json
 from ddim.runs.codec import dump
-from ddim.runs.folder import read_json, write_json_atomic
 
 FILE = "grids.json"
 
@@ -42,7 +42,7 @@ def save(run: Path, sampler: Sampler, steps: int, weights: str, found: Found) ->
         # A grid that diverged has no error, and infinity is no JSON.
         "named": {name: e if math.isfinite(e) else None for name, e in found.named.items()},
     }
-    write_json_atomic(run / FILE, entries)
+    write_json(run / FILE, entries)
 
 
 def _entries(run: Path) -> dict[str, Any]:

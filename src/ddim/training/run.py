@@ -20,6 +20,7 @@ from ddim.data.batch import unit
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import Interrupted, NotFinite, UserError
+from ddim.files import lock_folder, read_json, write_json
 from ddim.nn.runtime import Runtime, check, choose, find_device
 from ddim.runs import checkpoint
 from ddim.runs import checks as contradictions
@@ -89,8 +90,8 @@ def train(
     judged = judge(training)
     short = _short(chosen.data.source)
     folder = out if out is not None and _unborn(out) else tracking.new_run_folder(out, short, chosen.name)
-    with checkpoint.lock(folder):
-        tracking.write_json_atomic(folder / RUN, _facts(training, machine, source, parent))
+    with lock_folder(folder):
+        write_json(folder / RUN, _facts(training, machine, source, parent))
         parent = None  # a second network need not be kept
         _fit(training, judged, folder, callbacks, None, began)
     return folder
@@ -113,8 +114,8 @@ def resume(
     began = time.monotonic()
     if not (folder / RUN).is_file():
         raise UserError(f"run {folder} cannot be resumed: it is no run folder, for it holds no {RUN}")
-    facts = tracking.read_json(folder / RUN)
-    with checkpoint.lock(folder):
+    facts = read_json(folder / RUN)
+    with lock_folder(folder):
         path = checkpoint.newest(folder / "checkpoints")
         if path is None:
             return _afresh(folder, facts, callbacks, progress)

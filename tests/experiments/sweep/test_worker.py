@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 import sweeping
-from ddim.errors import NoSpace, UserError
+from ddim.errors import FolderLocked, NoSpace, UserError
 from ddim.experiments import index as runs
 from ddim.experiments.sweep.claims import Claims
 from ddim.experiments.sweep.plan import Asked, begin
 from ddim.experiments.sweep.worker import _claimed, training, work
-from ddim.runs import checkpoint
+from ddim.files import is_locked
 from ddim.runs.codec import write_recipe
 from ddim.runs.named_recipes import smoke
 from evaluated_runs import record, run
@@ -185,7 +185,7 @@ def test_ctrl_c_ends_the_child_and_frees_the_trial_at_once(tmp_path, number):
     worker.send_signal(number)
     _, said = worker.communicate(timeout=30)
     assert b"KeyboardInterrupt" in said
-    assert not checkpoint.held(run)
+    assert not is_locked(run)
     assert not planned.result(planned.trials[0]).exists()
     # The next does not wait for a lease of ten minutes, and goes on where this one stopped.
     claim = Claims(tmp_path / "claims", 600).take("a")
@@ -215,7 +215,7 @@ def test_a_child_that_is_refused_a_run_in_training_does_not_end_its_trial(tmp_pa
     """The child of a killed worker held no lock yet when the next worker looked."""
     planned = sweeping.sweep(tmp_path, ["a"])
     run = planned.run(planned.trials[0])
-    refused = [sys.executable, "-c", "import sys; print('another process is training in a'); sys.exit(2)"]
+    refused = [sys.executable, "-c", f"import sys; sys.exit({FolderLocked.exit_code})"]
     orphans = []
 
     def commands(trial):
@@ -253,7 +253,7 @@ def test_a_worker_that_lost_its_trial_ends_its_child_and_writes_nothing(tmp_path
     other = Claims(tmp_path / "claims", 0.5)
     until(lambda: other.take(trial.name) is not None)
     worker.send_signal(signal.SIGCONT)
-    until(lambda: not checkpoint.held(run), 20)
+    until(lambda: not is_locked(run), 20)
     time.sleep(0.3)
     assert not planned.result(trial).exists()
     worker.kill()

@@ -1,8 +1,8 @@
 """Which of several workers does what: claims in a shared folder, kept alive by heartbeats.
 
 A claim is a file, ``<thing>/<k>.json`` with k = 1, 2, ...; whoever made the latest holds the thing. A file
-is made whole and by one worker only (`ddim.files.create`), and none is ever removed: of two workers that find
-the same claim dead, one makes k + 1, and the other is told that it was late.
+is made whole and by one worker only (`ddim.files.write_once`), and none is ever removed: of two workers that
+find the same claim dead, one makes k + 1, and the other is told that it was late.
 
 A claim is dead when its count of beats has not moved for as long as the lease, by the clock of whoever looks.
 No clock is compared with another machine's.
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddim.files import create, make, write_atomic
+from ddim.files import make_folder, write_atomic, write_once
 
 LEASE = 60.0
 """Seconds without a beat after which a worker counts as dead: more than file servers hold a file back."""
@@ -57,9 +57,9 @@ class Claims:
         if latest is not None and not latest.released and not self._dead(thing, latest):
             return None
         page = _Page(1 if latest is None else latest.number + 1)
-        make(folder)
+        make_folder(folder)
         try:
-            create(_file(folder, page.number), page.write())
+            write_once(_file(folder, page.number), page.write())
         except FileExistsError:
             return None
         return Claim(folder, page, self.lease / BEATS, self.clock)

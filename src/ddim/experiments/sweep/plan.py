@@ -19,9 +19,9 @@ from ddim.errors import UserError, check_count
 from ddim.experiments import index as runs
 from ddim.experiments.sweep import optuna_search as tuning
 from ddim.experiments.sweep import search_space as trials
-from ddim.files import create
+from ddim.files import read_json, write_json, write_once
 from ddim.metrics.catalogue import LEAST
-from ddim.runs.folder import new_run_folder, read_json, writable, write_json_atomic
+from ddim.runs.folder import new_run_folder, writable
 
 if TYPE_CHECKING:
     from ddim.data.sources import Source
@@ -303,7 +303,7 @@ def begin(asked: Asked | None, out: Path | None) -> Sweep:
         out = _folder(out, asked)
         # Another worker may begin it at the same moment.
         with suppress(FileExistsError):
-            create(out / runs.SWEEP, json.dumps(document, indent=1).encode() + b"\n")
+            write_once(out / runs.SWEEP, json.dumps(document, indent=1).encode() + b"\n")
     sweep = read(out)
     if asked is not None:
         _check(sweep, asked)
@@ -347,7 +347,7 @@ def prepared(sweep: Sweep, trial: Trial) -> Trial:
     if trial.recipe is None:
         trial = _proposed(sweep, trial)
     if not path.exists():
-        write_json_atomic(path, trial.recipe)
+        write_json(path, trial.recipe)
     return trial
 
 
@@ -362,7 +362,7 @@ def _proposed(sweep: Sweep, trial: Trial) -> Trial:
     if not path.exists():
         # Workers that begin together must not propose the same.
         number, choice = tuning.ask(sweep.folder, trials.parse(sweep.asked.fields or {}), int(trial.name))
-        write_json_atomic(path, {"number": number, "fields": choice})
+        write_json(path, {"number": number, "fields": choice})
     choice = read_json(path)["fields"]
     return replace(trial, fields=choice, recipe=dump(recipe_of(load(sweep.base), choice)))
 

@@ -17,17 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ddim.errors import NoSpace, UserError
+from ddim.errors import FolderLocked, NoSpace, UserError
 from ddim.experiments import index as runs
 from ddim.experiments.conditions import counts, way
 from ddim.experiments.index import Run
 from ddim.experiments.sweep import optuna_search as tuning
 from ddim.experiments.sweep.claims import LEASE, Claim, Claims
 from ddim.experiments.sweep.plan import STEPS, Sweep, Trial, Unfit, prepared
-from ddim.files import make
+from ddim.files import is_locked, make_folder, read_json, write_json
 from ddim.metrics.catalogue import DEFAULT
-from ddim.runs import checkpoint
-from ddim.runs.folder import read_json, write_json_atomic
 
 NO_SPACE = 3
 """What a command exits with when the disk is full: the next trial would end so too."""
@@ -52,7 +50,7 @@ def work(
     """
     check_jobs(jobs)
     for name in ("claims", "logs", "results", "recipes", "proposals", "trials"):
-        make(sweep.folder / name)
+        make_folder(sweep.folder / name)
     commands = commands or (lambda trial: training(sweep, trial, jobs))
     claims = Claims(sweep.folder / "claims", lease)
     active: list[_Job] = []
@@ -142,7 +140,7 @@ class _Job:
             return True
         if self.child is None:
             # The child of a worker that was killed lives on, and may still be training.
-            if not checkpoint.held(self.sweep.run(self.trial)):
+            if not is_locked(self.sweep.run(self.trial)):
                 return not self._begin()
             return False
         code = self.child.poll()
@@ -152,7 +150,7 @@ class _Job:
             raise NoSpace(_last_line(self.log))
         if code == 0 and self.left:
             self._start(self.left.pop(0))
-        elif code == UNFIT and checkpoint.HELD in _last_line(self.log):
+        elif code == FolderLocked.exit_code:
             # The child of a killed worker was still reading images when this one looked, and locked first.
             self.child = None
         else:
@@ -191,7 +189,7 @@ class _Job:
         if self.sweep.asked.search:
             _judge(self.sweep, self.trial, code)
         document = {"exit": code, "seconds": round(seconds, 1), "last": last}
-        write_json_atomic(self.sweep.result(self.trial), document)
+        write_json(self.sweep.result(self.trial), document)
         self.claim.release()
         self.tell(f"{self.trial.name} {f'failed: {last}' if code else f'is finished, {seconds:.0f} s'}")
 
