@@ -11,11 +11,11 @@ import torch
 
 import tiny
 from ddim.cli import main
-from ddim.cli.likelihood import _bits
 from ddim.diffusion.loss import Hybrid, TableTimes, UniformTimes
 from ddim.diffusion.oracles import Gaussian
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
+from ddim.evaluation.likelihood import measure_bits
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
@@ -75,8 +75,8 @@ def test_a_mistake_is_one_sentence(run, capsys, tmp_path):
     newest = checkpoint.newest(run / "checkpoints")
     for words, sentence in [
         ([seed], "likelihood needs a schedule and times of training whose least noise is at most 0.05"),
-        ([newest], "is a checkpoint, and this command adds files to a run"),
-        ([run, "-n", 0], "-n must be at least 1 and at most 1,000,000, got 0"),
+        ([newest], "is a checkpoint, and results are added to a run"),
+        ([run, "-n", 0], "n must be at least 1 and at most 1,000,000, got 0"),
         ([run, "--steps", 1], "the bound needs at least 2 steps, got 1"),
         ([run, "--data", tmp_path / "missing"], "missing"),
     ]:
@@ -130,7 +130,7 @@ def test_the_bits_are_of_images_as_the_run_was_trained_on_them(dequantise):
     recipe = replace(tiny.BASE, data=replace(tiny.BASE.data, dequantise=dequantise))
     law = Gaussian(LinearBeta(), (mean - 0.04) / 0.01, std / 0.01)
     trained = Pipeline(None, Pixels.fixed(0.04, 0.01, 1), recipe, Runtime())
-    apart = _bits(trained, law, values.byte(), "ode", 30, range(n)) - exact
+    apart = measure_bits(trained, law, values.byte(), "ode", 30, range(n)) - exact
     assert 0 < apart.mean() < 0.08
 
 
@@ -147,5 +147,5 @@ def test_bits_begin_at_the_noise_of_a_value_or_at_the_least_that_the_run_was_tra
             Runtime(),
         )
         law = Asked(Gaussian(schedule))
-        _bits(trained, law, values, method, 5, range(2))
+        measure_bits(trained, law, values, method, 5, range(2))
         assert min(law.times) == pytest.approx(least, rel=0.01)

@@ -131,7 +131,7 @@ def test_commands_that_look_at_the_images_of_a_run_say_where_they_are_not(tmp_pa
         ("diagnose", ""),
         ("memorisation", ""),
         ("likelihood", ", or name images with --data"),
-        ("evaluate", ", or name a reference with --data"),
+        ("evaluate", ", or name images with --data"),
     ]:
         said = f"the images of run {run}, {str(tmp_path / 'flower')!r}, are not there, seen from {Path.cwd()}"
         wanted = f"{said}: put them back, or go where it was trained{more}"

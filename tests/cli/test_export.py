@@ -45,7 +45,7 @@ def test_an_imported_run_has_no_images_of_its_own(tmp_path, capsys, monkeypatch)
         ("diagnose", ""),
         ("memorisation", ""),
         ("likelihood", ": name images with --data"),
-        ("evaluate", ": name a reference with --data"),
+        ("evaluate", ": name images with --data"),
     ]:
         assert main([command, str(run)]) == 2
         wanted = f"ddim: run {run} was imported and has no images of its own{otherwise}\n"

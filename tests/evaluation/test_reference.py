@@ -6,7 +6,7 @@ import torch
 
 import tiny
 from ddim.errors import UserError
-from ddim.evaluation.reference import Reference, chosen
+from ddim.evaluation.reference import Reference, select_reference
 from ddim.files import cache_folder
 from ddim.runs.image_features import Chosen, features_of, kept
 from ddim.runs.recipe import Data
@@ -97,19 +97,19 @@ DATA = Data(source="blossoms:50", size=(32, 32), valid=0.3)
 
 
 def test_by_default_a_run_is_judged_by_what_it_did_not_train_on():
-    valid, train = chosen(Reference(), DATA, 3), chosen(Reference(part="train"), DATA, 3)
+    valid, train = select_reference(Reference(), DATA, 3), select_reference(Reference(part="train"), DATA, 3)
     assert (valid.part, len(valid.which), train.part, len(train.which)) == ("valid", 15, "train", 35)
     assert sorted([*valid.which, *train.which]) == list(range(50))
-    assert not np.array_equal(valid.which, chosen(Reference(), DATA, 4).which)
-    everything = chosen(Reference(part="all"), DATA, 3)
+    assert not np.array_equal(valid.which, select_reference(Reference(), DATA, 4).which)
+    everything = select_reference(Reference(part="all"), DATA, 3)
     assert list(everything.which) == list(range(50))
 
 
 def test_all_of_another_source_in_the_size_of_the_run():
-    other = chosen(Reference("blossoms:30"), DATA, 3)
+    other = select_reference(Reference("blossoms:30"), DATA, 3)
     assert (other.part, len(other.which), other.source) == ("all", 30, "blossoms:30")
     assert other.images.pixels.shape == (30, 32, 32, 3)
-    assert len(chosen(Reference("blossoms:30", "valid"), DATA, 3).which) == 9
+    assert len(select_reference(Reference("blossoms:30", "valid"), DATA, 3).which) == 9
 
 
 def test_an_unknown_part_is_refused_with_the_near_one():

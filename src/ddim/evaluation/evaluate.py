@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from ddim.diffusion.noise import check_seeds
 from ddim.errors import UserError, check_count
 from ddim.evaluation import record as scores
 from ddim.evaluation.record import Evaluation
-from ddim.evaluation.reference import Reference, chosen
+from ddim.evaluation.reference import Reference, open_reference, select_reference
 from ddim.files import (
     atomic_file,
     hash_file,
@@ -54,7 +54,6 @@ from ddim.runs import classes as labels
 from ddim.runs import folder as tracking
 from ddim.runs.generate import as_asked, made
 from ddim.runs.image_features import BATCH, Chosen, features_of
-from ddim.runs.images import check_own, check_unchanged
 from ddim.runs.pipeline import load
 from ddim.runs.provenance import sampling_record
 from ddim.runs.recipe import Data
@@ -223,12 +222,7 @@ def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progr
     label = labels.find(pictures.label, trained.recipe, trained.checkpoint.state.classes)
     guidance = pictures.guidance
     labels.check(trained.recipe, label, guidance)
-    if reference.data is None:
-        check_own(trained, "name a reference with --data")
-    data = replace(trained.recipe.data, channels=trained.model.shape.channels)
-    against = chosen(reference, data, trained.recipe.seed, partial(progress, "images"))
-    if reference.data is None:
-        check_unchanged(trained, against.images, "name a reference with --data")
+    against = open_reference(trained, reference, partial(progress, "images"))
     trained, _ = as_asked(trained, pictures.fields, pictures.steps)
     seeds = range(pictures.seed, pictures.seed + pictures.n)
     sampling = sampling_record(trained, seeds, pictures.steps, 0, label, guidance)
@@ -250,7 +244,7 @@ def _of_images(source: Path, _: Pictures, reference: Reference, progress: Progre
     images = open_images(str(source), _size_of(source), progress=tell)
     which, sampling = _pictures_of(source, images)
     data = Data(size=(images.pixels.shape[1], images.pixels.shape[2]))
-    against = chosen(reference, data, 0, tell)
+    against = select_reference(reference, data, 0, tell)
     stem = re.sub(r"[^\w.-]+", "-", source.resolve().name)
     batches = _read(images, which, sampling["nfe"] if sampling else 0)
     home = Path(scores.FOLDER)

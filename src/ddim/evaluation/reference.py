@@ -1,9 +1,9 @@
-"""The images that pictures are judged against."""
+"""The images that samples are compared with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy as np
 from ddim.data import open_images, split
 from ddim.errors import UserError, suggest
 from ddim.runs.image_features import Chosen
+from ddim.runs.images import check_own, check_unchanged
+from ddim.runs.pipeline import LoadedRun
 from ddim.runs.recipe import Data
 
 Part = Literal["valid", "train", "all"]
@@ -18,8 +20,14 @@ Part = Literal["valid", "train", "all"]
 
 @dataclass(frozen=True)
 class Reference:
-    """Which images: a source (None: the run's own) and the part of it, None: the run's held-out images, all
-    of another source.
+    """The images that samples are compared with.
+
+    Args:
+        data: a folder, an archive or a name of images; None for the run's own images.
+        part: "valid", "train" or "all"; None for "valid" of the run's own images and "all" of other images.
+
+    Raises:
+        UserError: if there is no such part.
     """
 
     data: str | None = None
@@ -33,11 +41,12 @@ class Reference:
             )
 
 
-def chosen(
+def select_reference(
     reference: Reference, data: Data, seed: int, progress: Callable[[int, int], None] | None = None
 ) -> Chosen:
-    """The images of a reference as a run on `data` sees them: in its size and channels, and split as it
-    splits them by its `seed`.
+    """Return the images of a reference as a run on `data` sees them.
+
+    They have the run's size and channels, and are split into parts as the run splits them by its `seed`.
     """
     source = reference.data or data.source
     part = reference.part or ("valid" if reference.data is None else "all")
@@ -46,3 +55,20 @@ def chosen(
         return Chosen(images, np.arange(len(images)), source, part)
     train, valid = split(images, data.valid, seed)
     return Chosen(images, valid if part == "valid" else train, source, part)
+
+
+def open_reference(
+    run: LoadedRun, reference: Reference, progress: Callable[[int, int], None] | None = None
+) -> Chosen:
+    """Return the images of a reference as `run` sees them.
+
+    Raises:
+        UserError: if the reference is the run's own images, and they are missing or have changed.
+    """
+    if reference.data is None:
+        check_own(run, "name images with --data")
+    data = replace(run.recipe.data, channels=run.model.shape.channels)
+    selected = select_reference(reference, data, run.recipe.seed, progress)
+    if reference.data is None:
+        check_unchanged(run, selected.images, "name images with --data")
+    return selected

@@ -1,0 +1,198 @@
+"""Bits per dimension of images under a run, with a standard error and a record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ddim.data.batch import batch as gather
+from ddim.data.batch import unit
+from ddim.data.order import order
+from ddim.diffusion import likelihood
+from ddim.diffusion.denoiser import Denoiser
+from ddim.diffusion.guidance import Clipped
+from ddim.diffusion.loss import Hybrid
+from ddim.diffusion.noise import Noise, check_seeds
+from ddim.diffusion.schedules import Schedule
+from ddim.diffusion.variational_bound import Variance
+from ddim.errors import UserError, check_count
+from ddim.evaluation.reference import Reference, open_reference
+from ddim.evaluation.run_folder import open_run
+from ddim.files import write_json
+from ddim.runs import classes as labels
+from ddim.runs import folder as tracking
+from ddim.runs.codec import dump
+from ddim.runs.image_features import Chosen
+from ddim.runs.pipeline import LoadedRun, Pipeline
+from ddim.training.batches import earliest
+
+Method = Literal["vlb", "ode"]
+STEPS: dict[Method, int] = {"vlb": 1000, "ode": 50}
+"""The default number of steps of each method."""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Bits per dimension (N,) float64 of N images, and the folder of their record."""
+
+    bits: Tensor
+    folder: Path
+
+    @property
+    def value(self) -> float:
+        """The mean bits per dimension."""
+        return self.bits.mean().item()
+
+    @property
+    def error(self) -> float | None:
+        """The standard error of the mean; None for a single image."""
+        return standard_error(self.bits)
+
+    def __str__(self) -> str:
+        """Return the mean and its standard error, such as "3.1416 +- 0.0100"."""
+        return format_bits(self.bits)
+
+
+def bits_per_dim(
+    run: str | Path | LoadedRun,
+    images: Reference = Reference(),  # noqa: B008  (a frozen value)
+    method: Method = "vlb",
+    *,
+    n: int = 64,
+    steps: int | None = None,
+    seed: int = 0,
+    progress: Callable[[Tensor, int], None] = lambda bits, total: None,
+) -> Likelihood:
+    """Measure the bits per dimension of images under a run, and write RUN/likelihoods/N/record.json.
+
+    A run trained with labels gets the class of each image by the name of its folder. An image whose folder is
+    no class of the run gets no class.
+
+    Args:
+        run: a run folder, or what `ddim.load` returned.
+        images: by default the run's own held-out images.
+        method: "vlb" is the variational bound of DDPM sampling, "ode" the density along the probability flow.
+        n: number of images.
+        steps: by default 1000 for "vlb" (at most the entries of a table) and 50 for "ode".
+        seed: image k gets noise of seed `seed` + k.
+        progress: called after each batch with the bits so far and the number of images.
+
+    Raises:
+        UserError: if the schedule or the images cannot be used.
+    """
+    check_count("n", n)
+    run = open_run(run)
+    likelihood.check(run.model.schedule, earliest(run.recipe))
+    chosen = open_reference(run, images)
+    if not len(chosen.which):
+        raise UserError(f"part {chosen.part} of {chosen.source} has no images")
+    chosen = replace(chosen, which=chosen.which[order(len(chosen.which), 0, 0)[:n]])
+    classes = _classes(run, chosen)
+    count = len(chosen.which)
+    check_seeds([seed, seed + count - 1])
+    steps = _default_steps(method, run.model.schedule) if steps is None else steps
+    began, bits = time.monotonic(), torch.zeros(0, dtype=torch.float64)
+    for first in range(0, count, run.runtime.micro_batch):
+        part = gather(chosen.images, chosen.which[first : first + run.runtime.micro_batch])
+        seeds = range(seed + first, seed + first + len(part))
+        model = run.model.given(None if classes is None else classes[first : first + len(part)])
+        bits = torch.cat([bits, measure_bits(run, model, part, method, steps, seeds).cpu()])
+        progress(bits, count)
+    record = {
+        "method": method,
+        "bits": {"value": bits.mean().item(), "error": standard_error(bits), "each": bits.tolist()},
+        "steps": steps,
+        "nfe": steps if method == "vlb" else 4 * steps,
+        "variance": variance_of(run) if method == "vlb" else None,
+        "reference": _describe(chosen, classes),
+        "seeds": [seed, seed + count - 1],
+        "seconds": round(time.monotonic() - began, 2),
+    }
+    return Likelihood(bits, _write(run, record))
+
+
+def measure_bits(
+    pipeline: Pipeline, denoise: Denoiser, images: Tensor, method: Method, steps: int, seeds: range
+) -> Tensor:
+    """Return the bits per dimension (B,) of images (B, C, H, W) uint8, one seed an image.
+
+    `denoise` is the pipeline's model, with the images' classes. It runs in float32 whatever the precision of
+    training was.
+    """
+    pixels, noise = pipeline.recipe.data.bins(pipeline.pixels), Noise(seeds)
+    x0 = pipeline.runtime.images(pixels.enter(unit(images)))
+    first = earliest(pipeline.recipe)
+    if method == "ode":
+        return likelihood.flow(denoise, x0, pixels, noise, steps, earliest=first)
+    # At high noise a small error of eps is a large one of x0, far outside the bounds.
+    clipped = Clipped(denoise, *pipeline.pixels.bounds)
+    times = likelihood.grid(steps, denoise.schedule, pixels, first)
+    return likelihood.vlb(clipped, x0, pixels, times, noise, variance_of(pipeline))
+
+
+def variance_of(pipeline: Pipeline) -> Variance:
+    """Return the variance of the reverse steps: "learned" only if a loss has trained it, else "large"."""
+    return "learned" if isinstance(pipeline.recipe.objective, Hybrid) else "large"
+
+
+def standard_error(bits: Tensor) -> float | None:
+    """Return the standard error of the mean of `bits` (N,), None if N is 1."""
+    return (bits.std() / len(bits) ** 0.5).item() if len(bits) > 1 else None
+
+
+def format_bits(bits: Tensor) -> str:
+    """Return the mean of `bits` (N,) and its standard error, such as "3.1416 +- 0.0100"."""
+    error = standard_error(bits)
+    return f"{bits.mean():.4f}" + (f" +- {error:.4f}" if error is not None else "")
+
+
+def _default_steps(method: Method, schedule: Schedule) -> int:
+    """Return the number of steps of a method, at most the entries of a tabulated schedule for "vlb"."""
+    entries = likelihood.entries(schedule)
+    return int(min(STEPS[method], entries)) if method == "vlb" else STEPS[method]
+
+
+def _classes(run: LoadedRun, chosen: Chosen) -> Tensor | None:
+    """Return the run's class of each image, by the name of its folder; None for a run without labels."""
+    classes = labels.by_name(run.recipe, run.checkpoint.state.classes, chosen.images, chosen.which)
+    if classes is not None and (classes == labels.NULL).any():
+        labels.check_null(run.recipe, f"an image of {chosen.source} that is in no class folder of the run's")
+    return classes
+
+
+def _describe(chosen: Chosen, classes: Tensor | None) -> dict[str, Any]:
+    """Return the images of a record, as JSON."""
+    return {
+        "source": chosen.source,
+        "fingerprint": chosen.images.fingerprint,
+        "part": chosen.part,
+        "size": list(chosen.images.pixels.shape[1:3]),
+        "images": chosen.which.tolist(),
+        "labels": None if classes is None else classes.tolist(),
+    }
+
+
+def _write(run: LoadedRun, found: dict[str, Any]) -> Path:
+    """Write the record into a new folder, and return that folder."""
+    folder = tracking.numbered(run.checkpoint.run / "likelihoods")
+    record = {
+        "schema": 1,
+        "kind": "likelihood",
+        **found,
+        "checkpoint": {"path": str(run.checkpoint.path), "sha256": run.checkpoint.sha256},
+        "step": run.checkpoint.state.step,
+        "weights": run.checkpoint.weights,
+        "recipe": dump(run.recipe),
+        "runtime": vars(run.runtime),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": tracking.versions(),
+    }
+    write_json(folder / "record.json", record)
+    return folder

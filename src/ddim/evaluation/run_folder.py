@@ -1,0 +1,21 @@
+"""Open a run whose folder gets the results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ddim.errors import UserError
+from ddim.runs.checkpoint import MANIFEST, names_best
+from ddim.runs.pipeline import LoadedRun, load
+
+
+def open_run(run: str | Path | LoadedRun) -> LoadedRun:
+    """Load a run, or take a loaded one, to whose folder results can be added.
+
+    Raises:
+        UserError: if it is not a run folder but one of its checkpoints.
+    """
+    folder = run.checkpoint.run if isinstance(run, LoadedRun) else Path(run)
+    if (folder / MANIFEST).is_file() or names_best(folder):
+        raise UserError(f"{folder} is a checkpoint, and results are added to a run: give the run folder")
+    return run if isinstance(run, LoadedRun) else load(folder)
