@@ -161,11 +161,6 @@ def test_a_table_is_chosen_and_sorted(capsys):
     assert main(["runs", "elsewhere"]) == 2
 
 
-def test_a_terminal_gets_columns_under_their_heads():
-    shown = table._table([("name", "kid"), ("a-long-name", "0.1")], aligned=True)
-    assert shown == "name         kid\na-long-name  0.1\n"
-
-
 @pytest.mark.parametrize("seconds, shown", [(5, "5s"), (90, "1m"), (7300, "2h"), (200000, "2d"), (-3, "0s")])
 def test_an_age_is_said_in_whole_units(seconds, shown):
     assert table._age(seconds) == shown

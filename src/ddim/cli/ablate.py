@@ -5,13 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ddim.cli import RUN, WEIGHTS
+from ddim.cli import DEVICE, RUN, WEIGHTS
+from ddim.cli.tables import print_table
 from ddim.errors import check_count
-
-if TYPE_CHECKING:
-    from ddim.evaluation.sampler_ablation import Cell
 
 _EPILOG = """
 The choices of Karras et al. 2022, for any model: which noise levels a sampler visits (rows: edm, vp, ve,
@@ -41,11 +38,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--end", type=float, metavar="T", help="the last level (default: that of the run's own grid)"
     )
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
-    parser.add_argument("--device", help="default: the one that the run was trained on")
+    parser.add_argument("--device", help=DEVICE)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and print the tables."""
+    from ddim.cli.console import working
     from ddim.evaluation import sampler_ablation as ablation
     from ddim.runs.generate import ends
     from ddim.runs.pipeline import load
@@ -58,27 +56,29 @@ def run(args: argparse.Namespace) -> int:
     end = end if args.end is None else args.end
     nfe = args.evaluations
     error = ablation.of_run(trained, end, range(args.seeds), nfe, first)
-    cells: list[Cell] = []
-    names = [f"{clock}, {scaling}" for clock, scaling in ablation.FLOWS]
-    _say(f"mean squared error of {args.seeds} pictures of {nfe} evaluations; sigma(t) and s(t) are")
-    _say(f"{'levels':<8}{'solver':<8}" + "".join(f"{name:>14}" for name in names))
+    progress, cells = working(), []
+    columns = [f"{clock}, {scaling}" for clock, scaling in ablation.FLOWS]
     for cell in ablation.ablated(error, schedule, end, nfe, first):
-        if len(cells) % len(names) == 0:
-            sys.stdout.write(f"{cell.discretisation:<8}{cell.solver:<8}")
-        sys.stdout.write(f"{cell.error:>14.3g}")
-        sys.stdout.flush()
         cells.append(cell)
-        if len(cells) % len(names) == 0:
-            _say("")
-    stages = ("as published", "Heun's rule", "EDM's levels", "sigma = t, s = 1")
-    _say(f"\n{'from':<8}" + "".join(f"{stage:>18}" for stage in stages))
-    for origin in ablation.ORIGINS:
-        _say(f"{origin:<8}" + "".join(f"{value:>18.3g}" for value in ablation.path(cells, origin)))
-    _say("\nnoise renewed, so that pictures are others: how far they go, not how good they are")
-    for gamma, value in ablation.churned(error, schedule, end, nfe, first):
-        _say(f"gamma {gamma:<10.3g}{value:.3g}")
+        progress("samplers", len(cells), len(ablation.SOLVERS) * len(ablation.DISCRETISATIONS) * len(columns))
+    sys.stdout.write(f"mean squared error of {args.seeds} samples, {nfe} evaluations each; sigma(t), s(t):\n")
+    rows = [cells[k : k + len(columns)] for k in range(0, len(cells), len(columns))]
+    print_table(
+        ("levels", "solver", *columns),
+        [(row[0].discretisation, row[0].solver, *(f"{cell.error:.3g}" for cell in row)) for row in rows],
+        numbers=2,
+    )
+    sys.stdout.write("\n")
+    print_table(
+        ("from", "as published", "Heun's rule", "EDM's levels", "sigma = t, s = 1"),
+        [(o, *(f"{value:.3g}" for value in ablation.path(cells, o))) for o in ablation.ORIGINS],
+        numbers=1,
+    )
+    sys.stdout.write(
+        "\nwith renewed noise, which leads to other samples: their distance, not their quality\n"
+    )
+    churned = ablation.churned(error, schedule, end, nfe, first)
+    print_table(
+        ("churn", "distance"), [(f"gamma {gamma:.3g}", f"{value:.3g}") for gamma, value in churned], 1
+    )
     return 0
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")

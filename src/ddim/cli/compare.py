@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddim.cli.tables import print_table
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,7 +69,11 @@ def run(args: argparse.Namespace) -> int:
     differences = differing([row.evaluation for row in rows])
     folders = [str(row.evaluation.folder) for row in rows]
     table, apart = _table(rows, args.metric, evaluations[0], folders), _apart(differences, folders)
-    sys.stdout.write("\n".join([title, *_aligned(table), *(["", *_aligned(apart)] if apart else [])]) + "\n")
+    sys.stdout.write(f"{title}\n")
+    print_table(table[0], table[1:])
+    if apart:
+        sys.stdout.write("\n")
+        print_table(apart[0], apart[1:])
     if args.out is not None:
         names = [_short(row.evaluation.folder) for row in rows]
         table, apart = _table(rows, args.metric, evaluations[0], names), _apart(differences, names)
@@ -166,12 +171,3 @@ def _said(value: Any) -> str:  # noqa: ANN401  (JSON)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return "-" if value is None else str(value)
-
-
-def _aligned(table: list[list[str]]) -> list[str]:
-    """Rows of equal length with their columns one under another."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in table
-    ]

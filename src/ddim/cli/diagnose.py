@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from ddim.cli import WEIGHTS, check_run_folder
+from ddim.cli.tables import print_table
 from ddim.files import write_json
 
 _EPILOG = """
@@ -52,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
     check_run_folder(args.run)
     trained = load(args.run, args.weights, device=args.device)
     found = diagnostics.diagnose(trained, args.images, args.levels, decoding())
-    sys.stdout.write(diagnostics.table(found) + "\n")
+    sys.stdout.write(f"{'training' if found.valid is None else 'held-out'} images\n")
+    print_table(diagnostics.HEAD, diagnostics.level_rows(found), numbers=0)
+    sys.stdout.write("\n" + "".join(f"{sentence}\n" for sentence in diagnostics.findings(found)))
     step = trained.checkpoint.state.step
     picture = drawn(
         diagnostics.figure(found, f"{args.run.resolve().name}, step {step}, {args.weights} weights")

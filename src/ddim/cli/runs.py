@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ddim.cli.tables import print_table, print_tabs
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,7 +63,10 @@ def run(args: argparse.Namespace) -> int:
         found = runs.ordered(found, args.sort)
     head = ("name", "recipe", "images", "state", "noise_mae", "image_mae", "kid", "age")
     rows = [_row(each, args.folder) for each in found]
-    sys.stdout.write(_table([head, *rows], sys.stdout.isatty()))
+    if sys.stdout.isatty():
+        print_table(head, rows)
+    else:
+        print_tabs([head, *rows])
     for each in found:
         if each.why:
             sys.stderr.write(f"{_name(each, args.folder)}: {each.why}\n")
@@ -94,11 +97,3 @@ def _age(seconds: float) -> str:
         if seconds >= size:
             return f"{int(seconds // size)}{unit}"
     return f"{max(0, int(seconds))}s"
-
-
-def _table(rows: Sequence[Sequence[str]], aligned: bool) -> str:
-    if not aligned:
-        return "".join("\t".join(row) + "\n" for row in rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    padded = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "".join(line.rstrip() + "\n" for line in padded)

@@ -165,24 +165,28 @@ def _memory(trained: LoadedRun) -> Memory | None:
 # --- shown --------------------------------------------------------------------------------------------------
 
 
-def table(d: Diagnosis) -> str:
-    """The diagnosis as text: a line a level, then a sentence for each of the rest."""
-    judged, which = (d.train, "training") if d.valid is None else (d.valid, "held-out")
+HEAD = ("log-SNR", "noise MSE", "image MSE", "slope", "gap to training")
+
+
+def level_rows(d: Diagnosis) -> list[tuple[str, ...]]:
+    """Format the errors as a table under `HEAD`, one row for each noise level."""
+    judged = d.valid or d.train
     noise, image, slope = mean(judged.noise_mse), mean(judged.image_mse), judged.slope
-    heads = ["noise MSE", "image MSE", "slope"]
-    lines = [
-        f"{which} images",
-        f"{'log-SNR':>8}" + "".join(f"{head:>18}" for head in heads) + f"{'gap to training':>26}",
-    ]
     apart = None if d.valid is None else gap(d.train, d.valid)
-    for k, level in enumerate(judged.log_snr):
-        cells = [_within(noise, k), _within(image, k), _within(slope, k)]
-        last = "" if apart is None else _percent(apart.by_level, k)
-        lines.append(f"{level:8.2f}" + "".join(f"{cell:>18}" for cell in cells) + f"{last:>26}")
-    return "\n".join([*lines, "", *_sentences(d)])
+    return [
+        (
+            f"{level:.2f}",
+            _within(noise, k),
+            _within(image, k),
+            _within(slope, k),
+            "" if apart is None else _percent(apart.by_level, k),
+        )
+        for k, level in enumerate(judged.log_snr)
+    ]
 
 
-def _sentences(d: Diagnosis) -> Iterator[str]:
+def findings(d: Diagnosis) -> Iterator[str]:
+    """Say in a sentence each what the diagnosis found beside the errors at each noise level."""
     cleanest, noisiest = d.ends
     if d.valid is None:
         yield "The run held no images out, so that nothing can be said of memorising."

@@ -1,0 +1,36 @@
+"""The tables that commands print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: int | None = None) -> None:
+    """Print rows with aligned columns on standard output, without colours or wrapping.
+
+    Args:
+        head: the names of the columns.
+        rows: the cells, as many in each row as in `head`.
+        numbers: the first column of numbers, aligned right from there on; None for text in all columns.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for index, name in enumerate(head):
+        right = numbers is not None and index >= numbers
+        table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="crop")
+    for row in rows:
+        table.add_row(*row)
+    # As wide as the table: a path that is cut short cannot be copied.
+    console = Console(width=10**5, color_system=None, markup=False, highlight=False, emoji=False)
+    with console.capture() as capture:
+        console.print(table)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
+    sys.stdout.flush()
+
+
+def print_tabs(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows with tabs between their cells, for `cut` and other programs."""
+    sys.stdout.write("".join("\t".join(row) + "\n" for row in rows))
