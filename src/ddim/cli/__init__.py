@@ -91,8 +91,8 @@ class Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code.
 
-    0 for success, 1 for an internal error, 2 for a mistake of the user, 3 for a full disk, 4 if
-    another process trains in the run folder, 128 + N after signal N.
+    0 for success, 1 for an internal error, 2 for a mistake of the user, 3 for a full disk, 4 if another
+    process trains in the run folder, 128 + N after signal N.
     """
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
