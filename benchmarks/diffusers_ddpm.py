@@ -38,8 +38,8 @@ from ddim.data.batch import batch as gather
 from ddim.data.batch import unit
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
-from ddim.nn import allocator as memory
-from ddim.nn.runtime import COMPILE_PAYS_AFTER, Runtime, choose
+from ddim.nn.allocator import keep_freed_memory
+from ddim.nn.runtime import COMPILE_PAYS_AFTER, Runtime, choose_runtime
 from ddim.runs.diffusers_format import export
 from ddim.runs.generate import generate
 from ddim.runs.named_recipes import find
@@ -138,7 +138,7 @@ def piped(pipeline: DDIMPipeline, runtime: Runtime, count: int, steps: int) -> C
 
 
 def give_back() -> None:
-    """Undo `allocator.keep`: the thresholds that glibc comes to by itself; what is free to the system."""
+    """Undo `keep_freed_memory`: the thresholds that glibc comes to by itself; what is free to the system."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for parameter, value in ((M_MMAP_MAX, 65536), (M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**26)):
             libc.mallopt(parameter, value)
@@ -150,7 +150,7 @@ def compare(title: str, rows: dict[str, Callable[[], float]], alike: dict[str, s
 
     def run(name: str) -> float:
         # `ddim` has C's allocator keep memory, where a process of diffusers' leaves it as it is.
-        (memory.keep if name.startswith("ours") else give_back)()
+        (keep_freed_memory if name.startswith("ours") else give_back)()
         return rows[name]()
 
     paces = in_turn({name: lambda name=name: run(name) for name in rows}, rounds)
@@ -238,13 +238,13 @@ def main() -> None:
     diffusers.utils.logging.disable_progress_bar()
     recipe = find(args.recipe)
     recipe = replace(recipe, optim=replace(recipe.optim, batch=args.batch))
-    quick = choose(seconds=COMPILE_PAYS_AFTER)
-    quick.start()
+    quick = choose_runtime(seconds=COMPILE_PAYS_AFTER)
     print(f"{quick}\ntorch {torch.__version__}, diffusers {diffusers.__version__}")
     with tempfile.TemporaryDirectory() as folder:
         trained, pipeline = pair(recipe, Path(folder))
-    measure_training(recipe, pipeline.unet, args, quick)
-    measure_sampling(trained, pipeline, args, quick)
+    with quick:
+        measure_training(recipe, pipeline.unet, args, quick)
+        measure_sampling(trained, pipeline, args, quick)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import torch
 
 from ddim.data import parse_size
 from ddim.evaluation.denoising import measure
-from ddim.nn.runtime import Runtime, choose
+from ddim.nn.runtime import Runtime, choose_runtime
 from ddim.runs.images import entered
 from ddim.runs.named_recipes import find
 from ddim.runs.pipeline import Pipeline
@@ -32,7 +32,6 @@ HELD_OUT = 512
 
 def trained(recipe: Recipe, parts: Split, runtime: Runtime, images: int) -> Training:
     """A run of so many images under a runtime."""
-    runtime.start()
     training = Training(recipe, parts, pixels_of(recipe, parts), LocalEngine(runtime), Plan(images))
     # In the first updates the network is compiled.
     for _ in range(2):
@@ -63,16 +62,17 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--size", default="64", help="of the images, in pixels (default 64)")
     args = parser.parse_args()
-    quick = choose(precision="bf16", compiling=True)
+    quick = choose_runtime(precision="bf16", compiling=True)
     for name in args.recipes.split(","):
         recipe = find(name)
         recipe = replace(recipe, data=replace(recipe.data, source=args.data, size=parse_size(args.size)))
         parts = opened(recipe, None)
         print(f"recipe {name}, {args.images} images", flush=True)
-        rounded, exact = (
-            errors(trained(recipe, parts, replace(quick, precision=precision), args.images))
-            for precision in ("bf16", "fp32")
-        )
+        with quick:
+            rounded, exact = (
+                errors(trained(recipe, parts, replace(quick, precision=precision), args.images))
+                for precision in ("bf16", "fp32")
+            )
         for row, values in {"t": TIMES, "bf16": rounded, "fp32": exact, "ratio": rounded / exact}.items():
             print(f"  {row:<6}" + "".join(f"{value:8.4f}" for value in values.tolist()), flush=True)
 

@@ -28,7 +28,8 @@ import torch
 
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.pixels import Pixels
-from ddim.nn.runtime import Runtime, choose
+from ddim.nn.allocator import keep_freed_memory
+from ddim.nn.runtime import Runtime, choose_runtime
 from ddim.runs.generate import generate
 from ddim.runs.named_recipes import find
 from ddim.runs.pipeline import Pipeline
@@ -167,10 +168,10 @@ def main() -> None:
     parser.add_argument("--keras-python", default=sys.executable, help="the Python that has Keras")
     parser.add_argument("--no-sampling", action="store_true")
     args = parser.parse_args()
-    quick = choose(compiling=True)
-    quick.start()
+    quick = choose_runtime(compiling=True)
+    keep_freed_memory()
     print(f"{quick}\ntorch {torch.__version__}")
-    with tempfile.TemporaryDirectory() as cache:
+    with quick, tempfile.TemporaryDirectory() as cache:
         os.environ.setdefault("DDIM_CACHE", cache)
         for name in filter(None, args.recipes.split(",")):
             measure_training(name, args, quick)

@@ -174,13 +174,13 @@ def test_a_run_from_another_that_was_killed_early_starts_from_it_again(parent, t
     assert tiny.digests(folder) == tiny.digests(whole)
 
 
-def test_the_threads_of_a_parent_are_not_those_of_its_child(parent, tmp_path, monkeypatch):
-    chosen = []
-    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+def test_a_run_started_from_another_run_uses_its_own_number_of_threads(parent, tmp_path):
+    used = []
+    note = tiny.At(1, lambda training: used.append(torch.get_num_threads()))
     machine = replace(tiny.MACHINE, threads=3)
-    train(None, tiny.recipe(images=8), out=tmp_path / "run", source=parent, machine=machine)
+    train(None, tiny.recipe(images=8), out=tmp_path / "run", source=parent, machine=machine, callbacks=[note])
     assert json.loads((tmp_path / "run" / "run.json").read_text())["runtime"]["threads"] == 3
-    assert chosen[-1] == 3
+    assert used == [3]
 
 
 MISTAKES = {

@@ -12,6 +12,7 @@ from typing import Any
 
 from ddim import __version__
 from ddim.errors import FULL_DISK, Interrupted, NoSpace, NotFinite, UserError, suggest
+from ddim.nn.allocator import keep_freed_memory
 
 GROUPS = {
     "Make": {
@@ -123,7 +124,9 @@ def main(argv: list[str] | None = None) -> int:
             words, fields = _split_fields(words, parser.options)
         # Options may stand between positionals; argparse cannot do that for commands within commands.
         parse = parser.parse_args if parser.nested else parser.parse_intermixed_args
-        return command.run(parse(words, argparse.Namespace(fields=fields, options=parser.options)))
+        args = parse(words, argparse.Namespace(fields=fields, options=parser.options))
+        keep_freed_memory()
+        return command.run(args)
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,8 @@ class Work:
 
     def precise(self, exact: bool = False) -> AbstractContextManager[Any]:
         """The precision of the run; float32 where an edit must be exact."""
-        return nullcontext() if exact else self.trained.runtime.precise()
+        runtime = self.trained.runtime
+        return runtime if exact else runtime.precise()
 
     def save(self, out: Path, rows: dict[str, Tensor], notes: dict[str, Any]) -> None:
         """Write each row's images (B, C, H, W) in [0, 1], strip.png with a row each, and record.json."""

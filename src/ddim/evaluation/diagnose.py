@@ -71,17 +71,18 @@ def diagnose(
     check_count("levels", count, 2)
     own, memory = own_images(trained, progress), _memory(trained)
     schedule = trained.recipe.schedule
-    return Diagnosis(
-        train=errors(trained, own, own.train, images, count),
-        valid=errors(trained, own, own.valid, images, count) if len(own.valid) > 1 else None,
-        uniform=levels.shares(schedule, levels.slices()),
-        training=levels.shares(schedule, batches.times(trained.recipe, levels.slices(), memory)[0]),
-        plateaus=levels.plateaus(schedule),
-        ends=levels.ends(schedule),
-        bounds=_bounds(trained, own),
-        noise_scale=noise_scale(_gradients(trained, own, memory), trained.recipe.optim.batch),
-        batch=trained.recipe.optim.batch,
-    )
+    with trained.runtime:
+        return Diagnosis(
+            train=errors(trained, own, own.train, images, count),
+            valid=errors(trained, own, own.valid, images, count) if len(own.valid) > 1 else None,
+            uniform=levels.shares(schedule, levels.slices()),
+            training=levels.shares(schedule, batches.times(trained.recipe, levels.slices(), memory)[0]),
+            plateaus=levels.plateaus(schedule),
+            ends=levels.ends(schedule),
+            bounds=_bounds(trained, own),
+            noise_scale=noise_scale(_gradients(trained, own, memory), trained.recipe.optim.batch),
+            batch=trained.recipe.optim.batch,
+        )
 
 
 def errors(trained: LoadedRun, own: OwnImages, which: np.ndarray, images: int, count: int) -> Errors:

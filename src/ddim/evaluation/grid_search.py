@@ -50,10 +50,11 @@ def pictures(trained: Pipeline, sampler: Sampler, times: Tensor, seeds: Sequence
     made = []
     # The truth is Heun's, which sees the noise alone.
     denoise = trained.denoiser(trained.model, consistent=True)
-    for mine, filled, blank in batches(trained, seeds):
-        noise = Noise(filled)
-        x = start(denoise.schedule, noise, blank, times[0])
-        made.append(picture(denoise, last(sampler(denoise, x, times, noise)))[: len(mine)].cpu())
+    with trained.runtime:
+        for mine, filled, blank in batches(trained, seeds):
+            noise = Noise(filled)
+            x = start(denoise.schedule, noise, blank, times[0])
+            made.append(picture(denoise, last(sampler(denoise, x, times, noise)))[: len(mine)].cpu())
     return torch.cat(made)
 
 

@@ -103,7 +103,8 @@ def bits_per_dim(
         part = gather(chosen.images, chosen.which[first : first + run.runtime.micro_batch])
         seeds = range(seed + first, seed + first + len(part))
         model = run.model.given(None if classes is None else classes[first : first + len(part)])
-        bits = torch.cat([bits, measure_bits(run, model, part, method, steps, seeds).cpu()])
+        with run.runtime:
+            bits = torch.cat([bits, measure_bits(run, model, part, method, steps, seeds).cpu()])
         progress(bits, count)
     record = {
         "method": method,

@@ -1,4 +1,4 @@
-"""Memory that a process keeps once it has had it."""
+"""Memory that a process keeps after it was freed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import sys
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
-def keep() -> None:
-    """Have C's allocator keep what is freed, up to the most that was ever in use, for the whole process.
+def keep_freed_memory() -> None:
+    """Make C's allocator keep freed memory for reuse; this holds for the whole process and cannot be undone.
 
-    glibc gives blocks of 32 MB and more back to the system as they are freed, and has the next layer of a
-    network get them again page by page, zeroed: up to half of the time of features, a quarter of a training
-    step. Where there is no glibc, nothing is done.
+    glibc returns freed blocks of 32 MB and more to the system. The next layer of a network then gets them
+    back page by page, zeroed. That takes up to half of the time of feature extraction and a quarter of a
+    training step. Without glibc this function does nothing.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):

@@ -1,35 +1,51 @@
-"""How any network is run: device, precision, memory format, compiler, threads, micro-batch.
+"""How a network runs: device, precision, memory format, compiler, threads, micro-batch.
 
-Chosen once a run, from trials and not from tables of processors, and written down: bits depend on it.
+A run chooses them once, by measuring this machine, and records them: the bits of its results depend on them.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 import warnings
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ddim.errors import UserError
-from ddim.nn import allocator as memory
 
 Precision = Literal["fp32", "bf16"]
 M = TypeVar("M", bound=nn.Module)
 MOST_THREADS = 1024
-"""More than this machine may have: bits depend on the threads, and those of a larger one can be had here."""
+"""May exceed the cores here: bits depend on the threads, and a run of a larger machine can be repeated."""
 COMPILE_PAYS_AFTER = 300.0
-"""Seconds of training under which compiling, about a minute on two cores, is not repaid."""
+"""Seconds of training below which compiling, about a minute on two cores, does not pay."""
+
+
+class _Outer(threading.local):
+    """The caller's (threads, convolution precision) of each open runtime of this thread, innermost last."""
+
+    def __init__(self) -> None:
+        self.settings: list[tuple[int, str]] = []
+
+
+_outer = _Outer()
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """How a network is run. `micro_batch` images are sampled at a time, always that many."""
+    """How a network runs. Images are sampled `micro_batch` at a time, always exactly that many.
+
+    `with runtime:` sets the threads of torch and full float32 for convolutions; both are restored at the end.
+    Runtimes may be nested.
+    """
 
     device: str = "cpu"
     precision: Precision = "fp32"
@@ -38,85 +54,115 @@ class Runtime:
     threads: int = 1
     micro_batch: int = 16
 
-    def start(self) -> None:
-        """Take the threads, memory that is kept, and float32 that is float32, for the whole process."""
+    def __enter__(self) -> Self:
+        """Set the threads and the precision of convolutions."""
+        _outer.settings.append((torch.get_num_threads(), _convolutions().fp32_precision))
         torch.set_num_threads(self.threads)
-        memory.keep()
-        # Left alone, convolutions on Nvidia's cards keep 10 bits, and with them a network's exact path.
-        # pyrefly: ignore[missing-attribute] torch makes it at import
-        torch.backends.cudnn.conv.fp32_precision = "ieee"
+        # By default Nvidia's cards keep 10 bits in convolutions, also in those that must be exact (`Exact`).
+        _convolutions().fp32_precision = "ieee"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Restore what the caller had."""
+        threads, _convolutions().fp32_precision = _outer.settings.pop()
+        torch.set_num_threads(threads)
 
     def place(self, model: M) -> M:
-        """The model on its device and in its memory format, in place."""
+        """Move the model, in place, to its device and memory format; return it."""
         model.to(self.device)
         # pyrefly: ignore[no-matching-overload] torch's annotations leave memory_format out
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
     def images(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) on the device and in the memory format."""
+        """Return images (B, C, H, W) on the device and in the memory format."""
         x = x.to(self.device, non_blocking=True)
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
-    def precise(self) -> AbstractContextManager[Any]:
-        """The context of a forward pass: bf16 autocast or float32."""
-        enabled = self.precision == "bf16"
-        # The cache of cast weights would outlive a step in which they change under no_grad.
-        return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=enabled, cache_enabled=False)
+    @contextmanager
+    def precise(self) -> Iterator[None]:
+        """Enter the runtime for a forward pass: bf16 autocast or float32."""
+        kind, enabled = self.device.split(":")[0], self.precision == "bf16"
+        # A cache of cast weights would outlive a step, in which they change under no_grad.
+        with self, torch.autocast(kind, torch.bfloat16, enabled=enabled, cache_enabled=False):
+            yield
 
     def compiled(self, net: nn.Module, *, frozen: bool = False) -> nn.Module:
-        """The network through torch.compile where this runtime compiles; it shares the weights.
+        """Return the network through torch.compile if this runtime compiles, else itself; weights are shared.
 
-        `frozen`: it never learns again. Processors then keep its weights as `Frozen` does.
+        `frozen` promises that the weights never change again; on processors they then become part of the
+        compiled program (see `Compiled`).
         """
         if not self.compile:
             return net
-        # The first compilation's notes on the compiler are of no use to the one who trains.
-        warnings.filterwarnings("ignore", module=r"torch\._(inductor|dynamo).*")
-        compiled: nn.Module = torch.compile(net)  # type: ignore[assignment]
-        return Frozen(compiled) if frozen and self.device == "cpu" else compiled
+        return Compiled(torch.compile(net), frozen=frozen and self.device == "cpu")  # type: ignore[arg-type]
 
 
-class Frozen(nn.Module):
-    """A compiled network whose weights are part of the program: rounded and laid out once, not at each call.
+def _convolutions() -> Any:  # noqa: ANN401  (torch makes it at import; its annotations leave it out)
+    return torch.backends.cudnn.conv  # pyrefly: ignore[missing-attribute]
 
-    They must not change any more. Where gradients are asked for it is the compiled network, not frozen.
+
+class Compiled(nn.Module):
+    """A network through torch.compile.
+
+    `frozen` weights are rounded and laid out once, when the program is compiled, not at each call. They must
+    not change any more. Calls that record gradients use the compiled network with its living weights.
     """
 
-    def __init__(self, compiled: nn.Module) -> None:
+    def __init__(self, compiled: nn.Module, *, frozen: bool = False) -> None:
         super().__init__()
-        self.compiled = compiled
+        self.compiled, self.frozen = compiled, frozen
+        self.called: set[bool] = set()
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (whatever the network has)
-        """What is asked of the network beside its output, such as its number of classes."""
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (any attribute of the network)
+        """Return an attribute of the network, such as its number of classes."""
         own = super().__getattr__
         return own(name) if name == "compiled" else getattr(own("compiled"), name)
 
-    def forward(self, *args: Any, **told: Any) -> Tensor:  # noqa: ANN401  (whatever the network takes)
-        """As the network."""
-        from torch._inductor import config  # two seconds, for those who compile
+    def forward(self, *args: Any, **options: Any) -> Tensor:  # noqa: ANN401  (whatever the network takes)
+        """Apply the network."""
+        from torch._inductor import config  # two seconds, only for those who compile
 
-        # The compiler looks at it when it is first called, with gradients and without.
-        with config.patch(freezing=not torch.is_grad_enabled()):
-            return self.compiled(*args, **told)
+        # A program is compiled at the first call with gradients, and at the first without.
+        gradients = torch.is_grad_enabled()
+        first = gradients not in self.called
+        self.called.add(gradients)
+        with (
+            warnings.catch_warnings() if first else nullcontext(),
+            config.patch(freezing=not gradients) if self.frozen else nullcontext(),
+        ):
+            if first:
+                # The compiler's notes on itself do not help the user.
+                warnings.filterwarnings("ignore", module=r"torch\._(inductor|dynamo).*")
+            return self.compiled(*args, **options)
 
 
-def choose(
+def choose_runtime(
     device: str = "auto",
     precision: str = "auto",
     compiling: bool | None = None,
     threads: int | None = None,
     seconds: float = 0.0,
 ) -> Runtime:
-    """The runtime for a run of about `seconds`; what is given is kept, the rest is tried out.
+    """Choose the runtime of a training run of about `seconds`; choices that are given are kept.
 
-    UserError for a device, precision or number of threads that is not there.
+    Args:
+        device: "auto" takes the accelerator if there is one, else the processor.
+        precision: "fp32", "bf16", or "auto" to time both on this machine.
+        compiling: None compiles if there is a compiler and the run is long enough.
+        threads: None takes the cores that this process may use.
+        seconds: expected length of the run.
+
+    Raises:
+        UserError: if this machine lacks the device, or a choice is not possible.
     """
-    check(device, precision, threads)
+    check_runtime(device, precision, threads)
     device = find_device(device)
     threads = threads or _physical_cores()
-    torch.set_num_threads(threads)
     if precision == "auto":
-        precision = "bf16" if _bf16_pays(device) else "fp32"
+        with Runtime(threads=threads):
+            precision = "bf16" if _bf16_pays(device) else "fp32"
     if compiling is None:
         compiling = _has_compiler(device) and seconds >= COMPILE_PAYS_AFTER
     micro_batch = 64 if device.startswith("cuda") else 16
@@ -124,8 +170,12 @@ def choose(
     return Runtime(device, chosen, device != "mps", compiling, threads, micro_batch)
 
 
-def check(device: str, precision: str, threads: int | None) -> None:
-    """UserError for what `choose` cannot use, before anything is spent on it."""
+def check_runtime(device: str, precision: str, threads: int | None) -> None:
+    """Refuse choices that `choose_runtime` cannot use, before time is spent on anything else.
+
+    Raises:
+        UserError: if this machine lacks the device, or a choice is not possible.
+    """
     find_device(device)
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise UserError(f"threads must be at least 1 and at most {MOST_THREADS}, got {threads}")
@@ -134,7 +184,11 @@ def check(device: str, precision: str, threads: int | None) -> None:
 
 
 def find_device(wanted: str) -> str:
-    """The device of a name, "auto" the accelerator if there is one; UserError if this machine has it not."""
+    """Return the device of a name; "auto" is the accelerator if there is one, else "cpu".
+
+    Raises:
+        UserError: if this machine has no such device.
+    """
     accelerator = torch.accelerator.current_accelerator()
     found = accelerator.type if accelerator is not None and torch.accelerator.is_available() else "cpu"
     if wanted == "auto":
@@ -148,7 +202,7 @@ def find_device(wanted: str) -> str:
 
 
 def _physical_cores() -> int:
-    """Cores this process may use, without their second threads where the system tells."""
+    """Return the number of cores that this process may use, without second threads of a core if known."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, torch.get_num_threads()))
 
@@ -162,12 +216,12 @@ def _has_compiler(device: str) -> bool:
 
 
 def _bf16_pays(device: str) -> bool:
-    """Whether a training step of a 3x3 convolution is at least 1.3 times as fast under bf16 autocast."""
+    """Tell whether bf16 autocast makes a training step of a 3x3 convolution at least 1.3 times as fast."""
     if device == "mps":
         return False
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Initial weights are drawn from the caller's stream, which must not notice.
+    # Drawing initial weights must not move the caller's random state.
     with torch.random.fork_rng(devices=[]):
         conv = Runtime().place(nn.Conv2d(64, 64, 3, padding=1))
     x = Runtime().images(torch.ones(8, 64, 32, 32))
@@ -177,7 +231,7 @@ def _bf16_pays(device: str) -> bool:
             begin = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
                 y = conv(x)
-            # Its own output as the gradient: a loss would add what costs the same in both.
+            # The output serves as its own gradient: a loss would add the same cost to both.
             y.backward(y.detach())
             return time.perf_counter() - begin
 

@@ -22,7 +22,7 @@ from ddim.diffusion.schedules import Linear
 from ddim.errors import UserError
 from ddim.files import make_folder, read_json, write_atomic, write_json
 from ddim.nn.ema import averaged
-from ddim.nn.runtime import choose
+from ddim.nn.runtime import choose_runtime
 from ddim.runs import checkpoint
 from ddim.runs import folder as tracking
 from ddim.runs.codec import dump, load, write_recipe
@@ -162,7 +162,7 @@ def import_(folder: Path, out: Path | None = None) -> Path:
         model = build(recipe, channels)
     weights = _unpacked(_part(folder, "unet", WEIGHTS))
     model.net.load_state_dict(from_diffusers(weights, model.net.state_dict()))
-    pixels, runtime = Pixels.fixed(0.5, 0.5, channels), choose(precision="fp32", compiling=False)
+    pixels, runtime = Pixels.fixed(0.5, 0.5, channels), choose_runtime(precision="fp32", compiling=False)
     run = tracking.new_run_folder(out, str(folder), recipe.name)
     facts = {"folder": str(folder.resolve()), "versions": tracking.versions()}
     write_json(run / "import.json", facts)

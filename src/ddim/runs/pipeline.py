@@ -16,7 +16,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError
 from ddim.nn.ema import profiles
-from ddim.nn.runtime import Runtime, choose, find_device
+from ddim.nn.runtime import Runtime, choose_runtime, find_device
 from ddim.runs import checkpoint
 from ddim.runs.codec import load as load_recipe
 from ddim.runs.recipe import Recipe, build
@@ -120,7 +120,6 @@ def load(
         )
     model.load_state_dict(tensors)
     runtime = _runtime(state.runtime, device, compiling)
-    runtime.start()
     runtime.place(model.eval().requires_grad_(False))
     model.net = runtime.compiled(model.net, frozen=True)
     loaded = LoadedCheckpoint(path, sha256, weights, state, Path(run))
@@ -192,5 +191,5 @@ def _runtime(recorded: Runtime, device: str | None, compiling: bool) -> Runtime:
             raise
         where = find_device("auto")
     if where.split(":")[0] != recorded.device.split(":")[0]:
-        return choose(where, compiling=compiling)
+        return choose_runtime(where, compiling=compiling)
     return replace(recorded, device=where, compile=compiling)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ddim.errors import NotFinite, UserError
-from ddim.nn.runtime import choose
+from ddim.nn.runtime import choose_runtime
 from ddim.plots.pictures import curves, save_figure
 from ddim.runs import checks as contradictions
 from ddim.runs.pipeline import recipe_of
@@ -83,5 +83,6 @@ def find_rate(recipe: Recipe, machine: Machine, source: Path | None = None) -> C
     """The range test of a recipe on its images, with a network of its own, begun as the run will begin."""
     contradictions.check(recipe, None if source is None else recipe_of(source))
     parts = opened(recipe, None)
-    runtime = choose(machine.device, machine.precision, machine.compiling, machine.threads)
-    return range_test(begun(recipe, parts, runtime, parent_of(source)))
+    runtime = choose_runtime(machine.device, machine.precision, machine.compiling, machine.threads)
+    with runtime:
+        return range_test(begun(recipe, parts, runtime, parent_of(source)))

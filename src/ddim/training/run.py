@@ -21,7 +21,7 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import Interrupted, NotFinite, UserError
 from ddim.files import lock_folder, read_json, write_json
-from ddim.nn.runtime import Runtime, check, choose, find_device
+from ddim.nn.runtime import Runtime, check_runtime, choose_runtime, find_device
 from ddim.runs import checkpoint
 from ddim.runs import checks as contradictions
 from ddim.runs import folder as tracking
@@ -47,7 +47,7 @@ MEASURED = 60.0
 
 @dataclass(frozen=True)
 class Machine:
-    """What a user asks of `runtime.choose`; "auto" and None leave the choice to it."""
+    """What a user asks of `choose_runtime`; "auto" and None leave the choice to it."""
 
     device: str = "auto"
     precision: str = "auto"
@@ -77,23 +77,24 @@ def train(
     chosen = recipe if isinstance(recipe, Recipe) else named(recipe, source)
     chosen = replace(chosen, data=replace(chosen.data, source=data or chosen.data.source))
     # What would be refused once the images are decoded is refused before.
-    check(machine.device, machine.precision, machine.threads)
+    check_runtime(machine.device, machine.precision, machine.threads)
     contradictions.check(chosen, None if source is None else recipe_of(source))
     check_levels(chosen, chosen.report.steps)
     if out is not None and out.exists() and not _unborn(out):
         tracking.check_unused(out, ", or go on with --resume")
     parts = opened(chosen, progress)
     m = machine
-    runtime = choose(m.device, m.precision, m.compiling, m.threads, _seconds(chosen, parts))
-    parent = parent_of(source)
-    training = begun(chosen, parts, runtime, parent)
-    judged = judge(training)
-    short = _short(chosen.data.source)
-    folder = out if out is not None and _unborn(out) else tracking.new_run_folder(out, short, chosen.name)
-    with lock_folder(folder):
-        write_json(folder / RUN, _facts(training, machine, source, parent))
-        parent = None  # a second network need not be kept
-        _fit(training, judged, folder, callbacks, None, began)
+    runtime = choose_runtime(m.device, m.precision, m.compiling, m.threads, _seconds(chosen, parts))
+    with runtime:
+        parent = parent_of(source)
+        training = begun(chosen, parts, runtime, parent)
+        judged = judge(training)
+        short = _short(chosen.data.source)
+        folder = out if out is not None and _unborn(out) else tracking.new_run_folder(out, short, chosen.name)
+        with lock_folder(folder):
+            write_json(folder / RUN, _facts(training, machine, source, parent))
+            parent = None  # a second network need not be kept
+            _fit(training, judged, folder, callbacks, None, began)
     return folder
 
 
@@ -123,14 +124,13 @@ def resume(
         state = load_state(path)
         runtime, pixels = state.runtime, state.pixels
         find_device(runtime.device)
-        runtime.start()
-        training = Training(
-            recipe, _again(folder, recipe, progress), pixels, LocalEngine(runtime), Plan(None)
-        )
-        names = training.tensors()
-        training.restore({name: checkpoint.read_tensors(path, name) for name in names}, state)
-        if not training.finished:
-            _fit(training, judge(training), folder, callbacks, training.step, began)
+        with runtime:
+            parts = _again(folder, recipe, progress)
+            training = Training(recipe, parts, pixels, LocalEngine(runtime), Plan(None))
+            names = training.tensors()
+            training.restore({name: checkpoint.read_tensors(path, name) for name in names}, state)
+            if not training.finished:
+                _fit(training, judge(training), folder, callbacks, training.step, began)
     return folder
 
 
@@ -150,9 +150,11 @@ def _afresh(
             f"run {source} is at another checkpoint than when {folder} began from it, which cannot begin so "
             "again: start a new run with --from"
         )
-    training = begun(recipe, _again(folder, recipe, progress), Runtime(**facts["runtime"]), parent)
-    parent = None  # a second network need not be kept
-    _fit(training, judge(training), folder, callbacks, None, began)
+    runtime = Runtime(**facts["runtime"])
+    with runtime:
+        training = begun(recipe, _again(folder, recipe, progress), runtime, parent)
+        parent = None  # a second network need not be kept
+        _fit(training, judge(training), folder, callbacks, None, began)
     return folder
 
 
@@ -173,8 +175,6 @@ def begun(recipe: Recipe, parts: Split, runtime: Runtime, parent: LoadedRun | No
             f"has {there}: without labels, --data.labels no, they can be trained on"
         )
     recipe = filled(recipe, parts.images)
-    # Loading takes the threads of that run.
-    runtime.start()
     pixels = parent.pixels if parent else pixels_of(recipe, parts)
     training = Training(recipe, parts, pixels, LocalEngine(runtime), Plan(recipe.images))
     if parent:
