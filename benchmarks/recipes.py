@@ -94,7 +94,7 @@ def main() -> None:
         check_null(trained.recipe, "a loss on images of no class")
         model = trained.model
         zero = Model(
-            Zero(getattr(trained.recipe.net, "outputs", 1)),
+            Zero(trained.recipe.net.outputs),
             model.schedule,
             model.predicts,
             model.conditioning,

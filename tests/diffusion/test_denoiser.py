@@ -28,9 +28,9 @@ all_parameterisations = pytest.mark.parametrize("predicts", ALL, ids=str)
 class Net(nn.Module):
     """Answers with what it was told, so that a test can see it; classes and labels as given."""
 
-    def __init__(self, classes=0, augments=0, dtype=None):
+    def __init__(self, classes=0, augment=0, dtype=None):
         super().__init__()
-        self.classes, self.augments, self.dtype, self.seen = classes, augments, dtype, []
+        self.classes, self.augment, self.dtype, self.seen = classes, augment, dtype, []
         self.weight = nn.Parameter(torch.ones(()))
 
     def forward(self, x, told, label=None, augment=None):
@@ -107,7 +107,7 @@ def test_a_label_reaches_the_network_for_each_image():
 
 
 def test_how_images_were_augmented_reaches_the_network_with_and_without_a_label():
-    net = Net(classes=5, augments=2)
+    net = Net(classes=5, augment=2)
     whole, x, t = model(net), normal(3, 3, 4, 5, dtype=torch.float32), torch.tensor(0.5)
     done = normal(3, 2)
     for label in (None, 2):
@@ -122,7 +122,7 @@ def test_how_images_were_augmented_reaches_the_network_with_and_without_a_label(
 
 
 def test_augmentation_of_which_the_network_is_not_told_is_refused():
-    for net, held in ((Net(), 0), (Net(augments=4), 4)):
+    for net, held in ((Net(), 0), (Net(augment=4), 4)):
         with pytest.raises(UserError, match=f"augment must hold {held} labels an image, .* got 9"):
             model(net).given(augment=torch.zeros(2, 9))
 

@@ -66,7 +66,7 @@ def images(*shape, seed=0):
 
 def asked(net, x, label=None):
     """The network at two levels, told what it can be told."""
-    given = [] if not net.augments else [normal(len(x), 9, seed=3, dtype=torch.float32)]
+    given = [] if not net.augment else [normal(len(x), 9, seed=3, dtype=torch.float32)]
     return net(x, torch.linspace(0.3, 700, len(x)), label, *given)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ddim.errors import UserError
-from ddim.nn.ema import Exponential, HalfLife, Power, averaged, profiles, update
+from ddim.nn.ema import Exponential, HalfLife, Power, averaged_tensors, name_averages, update_average
 from oracles import made, normal
 
 
@@ -14,7 +14,7 @@ def weights(rule, k, batch=8):
     """(k,) how much of each update is in the average after k, found by averaging the unit vectors."""
     average = [torch.full((k,), math.nan, dtype=torch.float64).nan_to_num(7.0)]
     for j in range(k):
-        update(average, [torch.eye(k, dtype=torch.float64)[j]], rule(j + 1, batch))
+        update_average(average, [torch.eye(k, dtype=torch.float64)[j]], rule(j + 1, batch))
     return average[0]
 
 
@@ -22,7 +22,7 @@ def on_a_ramp(rule, k, batch=8):
     """The average after k updates of something that is j at update j."""
     average = [torch.tensor(-99.0, dtype=torch.float64)]
     for j in range(1, k + 1):
-        update(average, [torch.tensor(float(j), dtype=torch.float64)], rule(j, batch))
+        update_average(average, [torch.tensor(float(j), dtype=torch.float64)], rule(j, batch))
     return average[0].item()
 
 
@@ -50,7 +50,7 @@ def test_the_average_is_one_and_has_forgotten_where_it_began(rule, k):
 def test_a_constant_stays_itself(rule):
     average, value = [normal(3)], normal(3, seed=1)
     for k in range(1, 20):
-        update(average, [value], rule(k, 8))
+        update_average(average, [value], rule(k, 8))
         assert torch.allclose(average[0], value)
 
 
@@ -111,7 +111,7 @@ def test_a_young_average_lags_by_a_part_of_the_run(batch):
 
 def test_batch_norm_statistics_are_averaged_with_the_weights():
     net = made(lambda: nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)))
-    average = {name: value.clone() for name, value in averaged(net).items()}
+    average = {name: value.clone() for name, value in averaged_tensors(net).items()}
     assert set(average) == {
         "0.weight",
         "0.bias",
@@ -122,15 +122,15 @@ def test_batch_norm_statistics_are_averaged_with_the_weights():
     }
     before = average["1.running_mean"].clone()
     net.train()(5 + normal(8, 2, 4, 4, dtype=torch.float32))
-    newest = averaged(net)
+    newest = averaged_tensors(net)
     assert not torch.equal(newest["1.running_mean"], before)
-    update(list(average.values()), list(newest.values()), 0.25)
+    update_average(list(average.values()), list(newest.values()), 0.25)
     assert torch.allclose(average["1.running_mean"], 0.75 * before + 0.25 * net[1].running_mean)
 
 
 def test_what_is_averaged_is_the_models_own_memory_without_gradients():
     net = made(lambda: nn.Linear(2, 2))
-    for value in averaged(net).values():
+    for value in averaged_tensors(net).values():
         assert not value.requires_grad
         value.fill_(3)
     assert (net.weight == 3).all()
@@ -154,7 +154,7 @@ def test_impossible_rules_are_refused(make):
     ids=str,
 )
 def test_each_further_value_is_another_average_that_differs_in_the_main_parameter_only(rule, others):
-    found = profiles(rule)
+    found = name_averages(rule)
     assert list(found) == ["default", *others]
     assert {name: other for name, other in found.items() if name != "default"} == others
     for k in (1, 2, 100):
@@ -162,12 +162,12 @@ def test_each_further_value_is_another_average_that_differs_in_the_main_paramete
 
 
 def test_a_rule_alone_has_the_default_average_only():
-    assert [list(profiles(rule)) for rule in RULES] == [["default"]] * len(RULES)
+    assert [list(name_averages(rule)) for rule in RULES] == [["default"]] * len(RULES)
 
 
 @pytest.mark.parametrize("value", [1e-300, 1e-5, 0.1 + 0.2, 1 / 3, 2, 123456789.125, 1e16, 5e22, -0.0])
 def test_a_profile_has_the_name_of_a_file_that_is_read_back_as_its_value(value):
-    (name,) = [name for name in profiles(Power(6.94, (value,))) if name != "default"]
+    (name,) = [name for name in name_averages(Power(6.94, (value,))) if name != "default"]
     assert re.fullmatch(r"[0-9][0-9a-z.-]*", name)
     assert float(name) == value
 

@@ -201,10 +201,10 @@ def test_gradients_are_clipped_to_the_norm_asked_for():
 @pytest.mark.parametrize("net", tiny.NETS)
 def test_the_average_follows_its_rule_with_the_statistics_of_batch_norm(net):
     run = tiny.training(tiny.recipe(net))
-    expected = {name: value.double().clone() for name, value in ema.averaged(run.model).items()}
+    expected = {name: value.double().clone() for name, value in ema.averaged_tensors(run.model).items()}
     for k in range(1, 5):
         run.advance()
-        for name, value in ema.averaged(run.model).items():
+        for name, value in ema.averaged_tensors(run.model).items():
             expected[name] += run.recipe.ema(k, 8) * (value.double() - expected[name])
     assert any("running_var" in name for name in expected) == (net in ("batch norm", "keras"))
     for name, value in run.average.items():
@@ -220,7 +220,7 @@ def test_each_profile_is_the_weighted_mean_of_the_weights_seen(rule):
     seen = []
     for _ in range(n):
         run.advance()
-        seen.append({name: value.double().clone() for name, value in ema.averaged(run.model).items()})
+        seen.append({name: value.double().clone() for name, value in ema.averaged_tensors(run.model).items()})
     alone = {"default": replace(rule, more=())}
     main = fields(rule)[0].name
     alone |= {
@@ -246,7 +246,7 @@ def test_a_power_of_zero_is_the_plain_mean_of_the_weights_seen():
     seen = []
     for _ in range(5):
         run.advance()
-        seen.append({name: value.double().clone() for name, value in ema.averaged(run.model).items()})
+        seen.append({name: value.double().clone() for name, value in ema.averaged_tensors(run.model).items()})
     for name, value in run.averages["0"].items():
         mean = torch.stack([weights[name] for weights in seen]).mean(0)
         torch.testing.assert_close(value.double(), mean, rtol=1e-5, atol=1e-6)
@@ -283,7 +283,7 @@ def test_the_weights_come_back_even_when_a_validation_fails(net):
         run.advance()
     before = tiny.bits(run)
     with contextlib.suppress(KeyboardInterrupt), run.averaged() as model:
-        assert tiny.different(ema.averaged(model), run.average) == []
+        assert tiny.different(ema.averaged_tensors(model), run.average) == []
         assert not model.training
         raise KeyboardInterrupt
     assert tiny.different(before, tiny.bits(run)) == []
@@ -297,7 +297,7 @@ def test_a_validation_is_of_the_averaged_weights_and_always_the_same():
     found = run.validate()
     assert run.validate() == found
     with torch.no_grad():
-        for name, value in ema.averaged(run.model).items():
+        for name, value in ema.averaged_tensors(run.model).items():
             value.copy_(run.average[name])
     assert run.validate() == found
     for value in run.average.values():

@@ -211,9 +211,9 @@ def _differing(folder: Path, args: argparse.Namespace) -> tuple[str, Any, Any] |
     source = recipe.data.source
     if args.data is None or os.path.normpath(args.data) == os.path.normpath(source):
         wanted = replace(wanted, data=replace(wanted.data, source=source))
-    if wanted.data.labels and recipe.data.labels and not getattr(wanted.net, "classes", 0):
+    if wanted.data.labels and recipe.data.labels and not wanted.net.classes:
         # The run has counted those of its images.
-        wanted = override(wanted, {"net.classes": getattr(recipe.net, "classes", 0)})
+        wanted = override(wanted, {"net.classes": recipe.net.classes})
     if args.find_lr:
         wanted = replace(wanted, optim=replace(wanted.optim, lr=recipe.optim.lr))
     asked = {name: value for name, _, value in flat(wanted)}

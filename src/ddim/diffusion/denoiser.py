@@ -77,9 +77,9 @@ class Model(nn.Module):
         return getattr(self.net, "classes", 0)
 
     @property
-    def augments(self) -> int:
+    def augment(self) -> int:
         """How many labels of augmentation the network is told; 0 where it is told of none."""
-        return getattr(self.net, "augments", 0)
+        return getattr(self.net, "augment", 0)
 
     def given(self, label: Tensor | int | None = None, augment: Tensor | None = None) -> Denoiser:
         """This model told a class: an index for all images, (B,) indices, or -1 or None for the null class.
@@ -91,9 +91,9 @@ class Model(nn.Module):
             return self
         if label is not None and not self.classes:
             raise UserError(f"label must be None, since this model was trained without labels, got {label}")
-        if augment is not None and augment.shape[-1] != self.augments:
+        if augment is not None and augment.shape[-1] != self.augment:
             raise UserError(
-                f"augment must hold {self.augments} labels an image, those that this network is told of, "
+                f"augment must hold {self.augment} labels an image, those that this network is told of, "
                 f"got {augment.shape[-1]}"
             )
         told = None if label is None else torch.as_tensor(label)

@@ -41,6 +41,8 @@ class ClearUNetSpec:
     groups: int = 8
     embedding: int = 64
     max_frequency: float = 1000.0
+    # Without annotations these are not fields: a recipe cannot set them.
+    classes, augment, outputs, takes_classes = 0, 0, 1, False
 
     def __post_init__(self) -> None:
         check_positive("net", depth=self.depth, enter=self.enter, patch=self.patch, heads=self.heads)
@@ -123,7 +125,7 @@ class ClearUNet(nn.Module):
     Starts as the zero function, and as Keras starts it.
     """
 
-    classes = 0
+    classes, augment, outputs = 0, 0, 1
 
     def __init__(self, channels: int, spec: ClearUNetSpec) -> None:
         super().__init__()

@@ -74,6 +74,8 @@ class DDPMUNetSpec:
     classes: int = 0
     augment: int = 0
     outputs: int = 1
+    # Without an annotation this is not a field: a recipe cannot set it.
+    takes_classes = True
 
     def __post_init__(self) -> None:
         check_positive("net", width=self.width, blocks=self.blocks, heads=self.heads, groups=self.groups)
@@ -266,7 +268,7 @@ class DDPMUNet(nn.Module):
 
     def __init__(self, channels: int, spec: DDPMUNetSpec) -> None:
         super().__init__()
-        self.classes, self.augments = spec.classes, spec.augment
+        self.classes, self.augment, self.outputs = spec.classes, spec.augment, spec.outputs
         self.multiple, self.root = spec.multiple, spec.root
         widths, told = spec.widths, 4 * spec.width
         self.embedding = _embedding(spec)

@@ -1,74 +1,92 @@
-"""Averages of the weights over training: the rules, and the arithmetic."""
+"""Averages of the weights over training (EMA): the rules, their registry, and the arithmetic."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
-from ddim.errors import UserError
+from ddim.errors import UserError, positive
 
 
 class Averaging(Protocol):
-    """How much of the newest weights enters the average at update k (from 1), each of `batch` images."""
+    """A rule by which an average follows the weights; a frozen dataclass, listed in `AVERAGES`."""
+
+    @property
+    def more(self) -> tuple[float, ...]:
+        """Values of the main parameter for further averages of the same run."""
+        ...
 
     def __call__(self, k: int, batch: int) -> float:
-        """The weight of the newest in (0, 1]; 1 at k = 1, so that the start of training is forgotten."""
+        """Return the weight in (0, 1] of the newest weights in the average.
+
+        Args:
+            k: number of the update, from 1. The result is 1 at k = 1: initial weights are forgotten.
+            batch: images per update.
+        """
+        ...
+
+    def at(self, value: float) -> Averaging:
+        """Return this rule with another value of its main parameter, and without further averages."""
         ...
 
 
 @dataclass(frozen=True)
 class Exponential:
-    """A fixed decay, reached by a warm-up: the average weighs no more updates than there have been.
+    """A fixed decay with a warm-up, in which the average weighs no more updates than there have been.
 
-    The decay at update k is min(decay, (k - 1) / (k + 8)); without the warm-up the samples of a short run
-    are those of its random start. `more` are decays of further averages (see `profiles`).
+    The decay at update k is min(decay, (k - 1) / (k + 8)). Without the warm-up the EMA weights of a short run
+    would be mostly its random initial weights. `more` holds decays of further averages (see `name_averages`).
     """
 
     decay: float = 0.999
     more: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, value in _values(self):
-            if not 0 <= value < 1:
-                raise UserError(f"ema.{name} must be at least 0 and less than 1, got {value}")
+        _check("decay", self.decay, self.more, lambda value: 0 <= value < 1, "at least 0 and less than 1")
 
     def __call__(self, k: int, batch: int) -> float:
-        """See `Averaging`."""
+        """Return the weight of the newest; see `Averaging`."""
         return 1 - min(self.decay, (k - 1) / (k + 8))
+
+    def at(self, value: float) -> Self:
+        """Change the decay; see `Averaging`."""
+        return replace(self, decay=value, more=())
 
 
 @dataclass(frozen=True)
 class Power:
-    """Weights k^gamma: a window that is a fixed part of the run so far (Karras et al. 2024, eq. 1 and 127).
+    """Weights proportional to k^gamma: a window that is a fixed share of the run so far.
 
-    gamma 6.94 has a relative standard deviation of 0.10 of the run, 16.97 of 0.05. `more` are powers of
-    further averages (see `profiles`).
+    Karras et al. 2024, eq. 1 and 127. The relative standard deviation of the window is 0.10 for gamma 6.94
+    and 0.05 for 16.97. `more` holds powers of further averages (see `name_averages`).
     """
 
     gamma: float = 6.94
     more: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, value in _values(self):
-            if not value >= 0:
-                raise UserError(f"ema.{name} must be at least 0, got {value}")
+        _check("gamma", self.gamma, self.more, lambda value: value >= 0, "at least 0")
 
     def __call__(self, k: int, batch: int) -> float:
-        """See `Averaging`."""
+        """Return the weight of the newest; see `Averaging`."""
         return 1 - (1 - 1 / k) ** (self.gamma + 1)
+
+    def at(self, value: float) -> Self:
+        """Change the power; see `Averaging`."""
+        return replace(self, gamma=value, more=())
 
 
 @dataclass(frozen=True)
 class HalfLife:
-    """What was learnt `images` ago weighs a half, of a young run what was learnt a part `ramp` of it ago.
+    """EMA with a half-life of `images`, capped at `ramp` times the images seen so far.
 
-    The half-life of Karras et al. 2022, appendix F.2, in images and so the same for any batch, with the
-    ramp-up of their training: the half-life is at most 5 % of the images seen. `more` are half-lives of
-    further averages (see `profiles`).
+    Karras et al. 2022, appendix F.2, with the ramp-up of 5 % of their training code. The half-life counts
+    images, so that it is the same for every batch size. `more` holds half-lives of further averages (see
+    `name_averages`).
     """
 
     images: float = 500_000
@@ -76,52 +94,61 @@ class HalfLife:
     more: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, value in (*_values(self), ("ramp", self.ramp)):
-            if not value > 0:
-                raise UserError(f"ema.{name} must be above 0, got {value}")
+        _check("images", self.images, self.more, lambda value: value > 0, "above 0")
+        positive("ema", ramp=self.ramp)
 
     def __call__(self, k: int, batch: int) -> float:
-        """See `Averaging`."""
+        """Return the weight of the newest; see `Averaging`."""
         half = min(self.images, self.ramp * (k - 1) * batch)
         return 1 - 0.5 ** (batch / half) if half else 1.0
 
+    def at(self, value: float) -> Self:
+        """Change the half-life; see `Averaging`."""
+        return replace(self, images=value, more=())
 
-def profiles(rule: Exponential | Power | HalfLife) -> dict[str, Averaging]:
-    """The averages that a run keeps, by name: "default", and one named by each value of `more`.
 
-    A name is the value as it is written, fit for a file: "0.99", "250000" of 250000.0. Nichol & Dhariwal's
-    code keeps several averages of one run, by a list of decays, and so does that of Karras et al. 2024.
+AVERAGES: dict[str, type[Averaging]] = {"exponential": Exponential, "power": Power, "half_life": HalfLife}
+"""The kinds of averages by name: a new one is a class and a line here."""
+
+
+def name_averages(rule: Averaging) -> dict[str, Averaging]:
+    """Return all averages that a run keeps, by name: "default", and one for each value of `more`.
+
+    A name is its value as text, fit for a file: "0.99", or "250000" for 250000.0. Several averages of one run
+    are also kept by the code of Nichol & Dhariwal 2021 (a list of decays) and of Karras et al. 2024.
     """
-    named: dict[str, Averaging] = {"default": rule}
-    for value in rule.more:
-        changes: dict[str, Any] = {fields(rule)[0].name: value, "more": ()}
-        named[_name(value)] = replace(rule, **changes)
-    return named
+    return {"default": rule, **{_name(value): rule.at(value) for value in rule.more}}
 
 
-def _values(rule: Exponential | Power | HalfLife) -> list[tuple[str, float]]:
-    """(field, value) of the main field, which is the first, and of `more`; UserError where two are equal."""
-    main = fields(rule)[0].name
-    values = [(main, getattr(rule, main)), *(("more", value) for value in rule.more)]
+def _check(
+    name: str, value: float, more: tuple[float, ...], possible: Callable[[float], bool], wanted: str
+) -> None:
+    """Refuse impossible values of the main parameter, and two values with the same name."""
+    values = [(name, value), *(("more", other) for other in more)]
     if len({_name(value) for _, value in values}) < len(values):
         raise UserError(
-            f"ema.more must hold values that differ from one another and from ema.{main}, "
-            f"got {', '.join(map(str, rule.more))} beside {values[0][1]}"
+            f"ema.more must hold values that differ from one another and from ema.{name}, "
+            f"got {', '.join(map(str, more))} beside {value}"
         )
-    return values
+    for field, given in values:
+        if not possible(given):
+            raise UserError(f"ema.{field} must be {wanted}, got {given}")
 
 
 def _name(value: float) -> str:
-    # The same of 16 and 16.0, of 0 and -0.0; no plus sign.
+    # 16 and 16.0 have one name, and so have 0 and -0.0; a plus sign is left out.
     return str(value + 0.0).removesuffix(".0").replace("+", "")
 
 
-def averaged(model: nn.Module) -> dict[str, Tensor]:
-    """What of a model is averaged, by name: parameters and floating buffers (batch-norm statistics)."""
+def averaged_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return, by name, the tensors of a model that are averaged: parameters and floating-point buffers.
+
+    The buffers are statistics of batch norm. The tensors share the model's memory and record no gradients.
+    """
     state = model.state_dict(keep_vars=True)
     return {name: value.detach() for name, value in state.items() if value.is_floating_point()}
 
 
-def update(average: Sequence[Tensor], newest: Sequence[Tensor], weight: float) -> None:
-    """Move each average, in place, by `weight` of the way to the newest."""
+def update_average(average: Sequence[Tensor], newest: Sequence[Tensor], weight: float) -> None:
+    """Move each tensor of the average, in place, by `weight` of the way to the newest."""
     torch._foreach_lerp_(list(average), list(newest), weight)

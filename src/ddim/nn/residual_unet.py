@@ -34,6 +34,8 @@ class ResidualUNetSpec:
     embedding: int = 32
     max_frequency: float = 1000.0
     keras: bool = False
+    # Without annotations these are not fields: a recipe cannot set them.
+    classes, augment, outputs, takes_classes = 0, 0, 1, False
 
     def __post_init__(self) -> None:
         check_positive("net", depth=self.depth, embedding=self.embedding, max_frequency=self.max_frequency)
@@ -72,7 +74,7 @@ class Residual(nn.Module):
 class ResidualUNet(nn.Module):
     """(x, conditioning) -> F of the same shape as x; any height and width are padded and cropped."""
 
-    classes = 0
+    classes, augment, outputs = 0, 0, 1
 
     def __init__(self, channels: int, spec: ResidualUNetSpec) -> None:
         super().__init__()

@@ -41,6 +41,8 @@ class UNetSpec:
     told: int = 256
     augment: int = 0
     classes: int = 0
+    # Without annotations these are not fields: a recipe cannot set them.
+    outputs, takes_classes = 1, True
 
     def __post_init__(self) -> None:
         check_positive("net", told=self.told)
@@ -139,7 +141,8 @@ class UNet(nn.Module):
 
     def __init__(self, channels: int, spec: UNetSpec) -> None:
         super().__init__()
-        self.multiple, self.augments, self.classes = spec.multiple, spec.augment, spec.classes
+        self.multiple = spec.multiple
+        self.classes, self.augment, self.outputs = spec.classes, spec.augment, spec.outputs
         widths, told = spec.widths, spec.told
         # The conditioning changes slowly with time: a hundred turns over its range resolve it.
         self.embedding = Sinusoidal(64, max_frequency=100.0)

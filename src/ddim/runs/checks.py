@@ -37,7 +37,7 @@ def check(recipe: Recipe, source: Recipe | None = None) -> None:
                 f"{_listed(found)} must be one number, {what}, got {_listed(found.values())}: set them "
                 f"together, {' '.join(f'--{name} N' for name in found)}"
             )
-    outputs, classes = (getattr(recipe.net, name, least) for name, least in (("outputs", 1), ("classes", 0)))
+    outputs, classes = recipe.net.outputs, recipe.net.classes
     learned = getattr(recipe.sampler, "variance", "") == "learned"
     sampled = " --sampler.variance large" if learned else ""
     batch = recipe.optim.batch

@@ -40,7 +40,7 @@ def filled(recipe: Recipe, images: Images) -> Recipe:
             "data.labels needs images sorted into two class folders or more, and none beside these: "
             f"{source} is not so sorted"
         )
-    count, asked = len(images.classes), getattr(recipe.net, "classes", 0)
+    count, asked = len(images.classes), recipe.net.classes
     if asked not in (0, count):
         raise UserError(
             f"net.classes must be {count}, the class folders of {source}, or left out, got {asked}; weights "
@@ -105,7 +105,7 @@ def check(recipe: Recipe, label: Label, guidance: float = 1.0) -> None:
         raise UserError(f"{name} must be {off}, since this run was trained without labels, got {value}")
     if label is None:
         check_null(recipe, "without a label sampling")
-    elif label != "all" and label not in range(count := getattr(recipe.net, "classes", 0)):
+    elif label != "all" and label not in range(count := recipe.net.classes):
         raise UserError(f"label must be a class, 0 to {count - 1}, or all, or none, got {label!r}")
     if guidance != 1 and label is None:
         raise UserError(f"guidance needs a label, a class or all, towards which to guide, got {guidance}")

@@ -21,7 +21,7 @@ from ddim.diffusion.samplers import DDIM, DDPM
 from ddim.diffusion.schedules import Linear
 from ddim.errors import UserError
 from ddim.files import make_folder, read_json, write_atomic, write_json
-from ddim.nn.ema import averaged
+from ddim.nn.ema import averaged_tensors
 from ddim.nn.runtime import choose_runtime
 from ddim.runs import checkpoint
 from ddim.runs import folder as tracking
@@ -171,7 +171,7 @@ def import_(folder: Path, out: Path | None = None) -> Path:
     checkpoint.save(
         run / "checkpoints",
         0,
-        {"model": model.state_dict(), "ema/default": averaged(model)},
+        {"model": model.state_dict(), "ema/default": averaged_tensors(model)},
         {"state": state.to_json(), "recipe": dump(recipe)},
     )
     return run

@@ -15,7 +15,7 @@ from ddim.diffusion.guidance import Clipped, Rescheduled
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError
-from ddim.nn.ema import profiles
+from ddim.nn.ema import name_averages
 from ddim.nn.runtime import Runtime, choose_runtime, find_device
 from ddim.runs import checkpoint
 from ddim.runs.codec import load as load_recipe
@@ -92,7 +92,7 @@ def load(
 
     Args:
         run: a run folder, RUN/best for its best checkpoint, or a checkpoint folder.
-        weights: "ema", "raw", or the name of another average that the run keeps (see `ddim.nn.ema.profiles`).
+        weights: "ema", "raw", or the name of another average of the run (see `ddim.nn.ema.name_averages`).
         compiling: run the network through torch.compile: faster after a slow first batch; results
             differ in the last bits.
         device: where to run; by default the device that the run was trained on, if this machine has one.
@@ -105,7 +105,7 @@ def load(
     sha256 = checkpoint.digest(path)
     recipe = load_recipe(checkpoint.read_document(path, "recipe"))
     state = load_state(path)
-    possible = ["ema", "raw", *(name for name in profiles(recipe.ema) if name != "default")]
+    possible = ["ema", "raw", *(name for name in name_averages(recipe.ema) if name != "default")]
     if weights not in possible:
         raise UserError(f"weights must be {', '.join(possible[:-1])} or {possible[-1]}, got {weights!r}")
     # Initial weights are drawn and thrown away; the caller's stream must not notice.

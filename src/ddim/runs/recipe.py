@@ -193,14 +193,14 @@ class Recipe:
         check_positive("recipe", minutes=self.minutes, images=1 if self.images is None else self.images)
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must lie in [0, 2^32), got {self.seed}")
-        if self.augment.probability and getattr(self.net, "augment", 0) != LABELS:
+        if self.augment.probability and self.net.augment != LABELS:
             raise UserError(
                 f"net.augment must be {LABELS}, the labels that augmentation has, where augment.probability "
-                f"is above 0, got {getattr(self.net, 'augment', 'a network that is told of none')}"
+                f"is above 0, got {self.net.augment}"
             )
-        if self.data.labels and not hasattr(self.net, "classes"):
+        if self.data.labels and not self.net.takes_classes:
             raise UserError(
-                "data.labels needs a network that can be told of classes, net unet or ddpm_unet, got "
+                "data.labels needs a network that can be conditioned on a class, net unet or ddpm_unet, got "
                 f"{NAMES[type(self.net)]}"
             )
         if self.net.multiple > 2 * max(self.data.size):
@@ -209,7 +209,7 @@ class Recipe:
                 f"net has too many levels for data.size {height}x{width}, which would be padded to "
                 f"multiples of {self.net.multiple}: got {len(self.net.widths)}"
             )
-        learns = getattr(self.net, "outputs", 1) == 2
+        learns = self.net.outputs == 2
         for name, asks in (
             ("objective hybrid", isinstance(self.objective, Hybrid)),
             ("sampler.variance learned", getattr(self.sampler, "variance", "") == "learned"),

@@ -69,8 +69,8 @@ class Training:
             recipe.conditioning,
             self.model.shape,
         ).train()
-        self.rules = ema.profiles(recipe.ema)
-        newest = ema.averaged(self.model)
+        self.rules = ema.name_averages(recipe.ema)
+        newest = ema.averaged_tensors(self.model)
         self.averages = {
             profile: {name: value.float().clone() for name, value in newest.items()} for profile in self.rules
         }
@@ -100,7 +100,7 @@ class Training:
     @property
     def sound(self) -> bool:
         """Whether every weight and statistic is finite, so that a checkpoint can go on from here."""
-        return all(bool(value.isfinite().all()) for value in ema.averaged(self.model).values())
+        return all(bool(value.isfinite().all()) for value in ema.averaged_tensors(self.model).values())
 
     def events(self) -> set[int]:
         """The steps after which a run of known length validates, `report.events` of them; its last is one."""
@@ -128,10 +128,10 @@ class Training:
                 self.memory.update(times, losses)
             self.updates += 1
             self.not_finite = 0
-            newest = ema.averaged(self.model)
+            newest = ema.averaged_tensors(self.model)
             for profile, rule in self.rules.items():
                 average = [self.averages[profile][name] for name in newest]
-                ema.update(average, list(newest.values()), rule(self.updates, o.batch))
+                ema.update_average(average, list(newest.values()), rule(self.updates, o.batch))
         else:
             for buffer, before in buffers:
                 buffer.copy_(before)
@@ -280,7 +280,7 @@ class Training:
                 f"{wrong} is missing or of another shape; leave --recipe and --net out to take that run's"
             )
         self.model.load_state_dict(tensors)
-        newest = ema.averaged(self.model)
+        newest = ema.averaged_tensors(self.model)
         for average in self.averages.values():
             for name, value in average.items():
                 value.copy_(newest[name])
