@@ -9,7 +9,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from ddim.errors import UserError, positive
+from ddim.errors import UserError, check_positive
 
 
 class Averaging(Protocol):
@@ -95,7 +95,7 @@ class HalfLife:
 
     def __post_init__(self) -> None:
         _check("images", self.images, self.more, lambda value: value > 0, "above 0")
-        positive("ema", ramp=self.ramp)
+        check_positive("ema", ramp=self.ramp)
 
     def __call__(self, k: int, batch: int) -> float:
         """Return the weight of the newest; see `Averaging`."""
