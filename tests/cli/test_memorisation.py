@@ -31,7 +31,7 @@ def test_a_run_that_has_hardly_learnt_is_not_called_memorised(run, capsys):
     assert sorted(path.name for path in folder.iterdir()) == ["pairs.png", "record.json"]
     record = json.loads((folder / "record.json").read_text())
     assert (record["schema"], record["kind"], record["memorised"]) == (1, "memorisation", False)
-    assert [picture["seed"] for picture in record["pictures"]] == list(range(12))
+    assert [sample["seed"] for sample in record["samples"]] == list(range(12))
     assert record["sampling"]["seeds"] == list(range(12))
     assert record["sampling"]["nfe"] == 2
     assert record["false_alarms"]["of"] == 4
@@ -65,8 +65,8 @@ def test_the_pictures_are_those_that_sample_makes_on_levels_that_a_search_found(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["-n", "0"], "-n must be at least 1"),
-        (["--steps", "0"], "--steps must be at least 1"),
+        (["-n", "0"], "n must be at least 1"),
+        (["--steps", "0"], "steps must be at least 1"),
         (["--features", "pixel"], "features must be one of"),
         (["--features", "inception-2015"], "or name the file (--features-weights FILE)"),
         (

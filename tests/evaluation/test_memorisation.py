@@ -3,8 +3,13 @@ import pytest
 
 from ddim.data import Images
 from ddim.errors import UserError
-from ddim.evaluation import memorisation
-from ddim.evaluation.memorisation import duplicates, judge, of_features, of_run, pairs, record, report
+from ddim.evaluation.copies import (
+    find_copies,
+    find_copies_by_features,
+    find_copies_by_pixels,
+    find_duplicates,
+)
+from ddim.evaluation.memorisation import draw_pairs, memorisation_record, memorisation_sentences
 from ddim.metrics.features import Extractor
 from ddim.metrics.neighbours import plain
 from ddim.runs.images import OwnImages
@@ -32,13 +37,13 @@ SETS = {"many": (400, 400), "few": (64, 0), "few, many held out": (64, 600)}
 def test_a_sampler_of_copies_is_called_memorised_and_one_of_the_same_law_is_not(name):
     train, valid = smooth(SETS[name][0], 0), smooth(SETS[name][1], 1)
     copies = noisy(train[DRAW(2).integers(0, len(train), 200)], 5)
-    found = judge(copies, train, valid)
+    found = find_copies(copies, train, valid)
     assert found.memorised
-    assert found.pictures.share.low > 0.9
+    assert found.samples.share.low > 0.9
     assert "repeats training images" in found.sentence
-    fresh = judge(smooth(200, 3), train, valid)
+    fresh = find_copies(smooth(200, 3), train, valid)
     assert not fresh.memorised
-    assert fresh.pictures.share.value <= 0.03
+    assert fresh.samples.share.value <= 0.03
     assert "is not seen to repeat" in fresh.sentence
 
 
@@ -46,40 +51,40 @@ def test_a_sampler_of_copies_is_called_memorised_and_one_of_the_same_law_is_not(
 @pytest.mark.parametrize("kind", ["grey", "noise", "blur", "mean"])
 def test_what_is_near_to_everything_or_to_nothing_is_not_called_memorised(name, kind):
     train, valid = smooth(SETS[name][0], 0), smooth(SETS[name][1], 1)
-    pictures = {
+    samples = {
         "grey": np.full((100, 16, 16, 3), 127, np.uint8),
         "noise": DRAW(0).integers(0, 256, (100, 16, 16, 3), dtype=np.uint8),
         "blur": blurred(smooth(100, 3), 4),
         "mean": noisy(train.mean(0, keepdims=True).repeat(100, 0), 3),
     }[kind]
-    assert not judge(pictures, train, valid).memorised
+    assert not find_copies(samples, train, valid).memorised
 
 
-def test_pictures_of_a_dense_part_of_the_data_are_not_called_copies():
+def test_samples_of_a_dense_part_of_the_data_are_not_called_copies():
     wide = lambda n, seed: DRAW(seed).normal(size=(n, 8))
     dense = lambda n, seed: 5 + wide(n, seed) / 10
     train = np.concatenate([wide(1350, 0), dense(150, 1)])
     valid = np.concatenate([wide(450, 2), dense(50, 3)])
     known = {"embed": plain, "images": (smooth(1500, 6), smooth(500, 7))}
-    assert not judge(dense(2000, 4), train, valid, **known).memorised
-    assert judge(train[1350:] + 1e-3 * wide(150, 5), train, valid, **known).memorised
+    assert not find_copies(dense(2000, 4), train, valid, **known).memorised
+    assert find_copies(train[1350:] + 1e-3 * wide(150, 5), train, valid, **known).memorised
 
 
-def test_some_copies_among_honest_pictures_are_counted():
+def test_some_copies_among_honest_samples_are_counted():
     train, valid = smooth(400, 0), smooth(400, 1)
     mixed = np.concatenate([noisy(train[:30], 5), smooth(170, 3)])
-    found = judge(mixed, train, valid)
+    found = find_copies(mixed, train, valid)
     assert found.memorised
-    assert found.pictures.called[:30].mean() > 0.9
-    assert found.pictures.share.low < 0.15 < found.pictures.share.high
+    assert found.samples.copies[:30].mean() > 0.9
+    assert found.samples.share.low < 0.15 < found.samples.share.high
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_real_images_that_were_not_learnt_from_give_no_more_alarms_than_promised(seed):
-    found = judge(smooth(10, 99), smooth(300, 10 + seed), smooth(800, 20 + seed))
+def test_real_images_that_were_not_learned_from_give_no_more_alarms_than_promised(seed):
+    found = find_copies(smooth(10, 99), smooth(300, 10 + seed), smooth(800, 20 + seed))
     assert found.bound == 0.01
-    assert found.learnt_from == 300 + 400
-    assert len(found.held_out.called) == 400
+    assert found.learned_from == 300 + 400
+    assert len(found.held_out.copies) == 400
     # At most 1 %, and of 400 images chance adds one or two.
     assert found.held_out.share.value <= 0.02
 
@@ -96,19 +101,19 @@ TWINS = {
 @pytest.mark.parametrize("kind", TWINS)
 def test_duplicates_among_real_images_do_not_hide_copies_nor_raise_alarms(kind, count):
     train, valid = smooth(400, 0), smooth(400, 1)
-    honest = of_run(own(train, valid), train[:100], flip=True)
-    assert (honest.learnt_from, honest.left_out) == (600, 0)
+    honest = find_copies_by_pixels(own(train, valid), train[:100], flip=True)
+    assert (honest.learned_from, honest.left_out) == (600, 0)
     train[-count:] = TWINS[kind](train[100 : 100 + count])
     valid[:count] = TWINS[kind](train[200 : 200 + count])
-    found = of_run(own(train, valid), train[:100], flip=True)
+    found = find_copies_by_pixels(own(train, valid), train[:100], flip=True)
     # Those in training come in pairs.
     assert found.left_out == 3 * count
-    assert found.learnt_from + found.left_out + len(found.held_out.called) == 800
+    assert found.learned_from + found.left_out + len(found.held_out.copies) == 800
     assert found.threshold == pytest.approx(honest.threshold, rel=0.2)
     assert found.memorised
-    assert found.pictures.called.all()
-    fresh = of_run(own(train, valid), smooth(400, 3), flip=True)
-    assert fresh.pictures.share.value <= 0.02
+    assert found.samples.copies.all()
+    fresh = find_copies_by_pixels(own(train, valid), smooth(400, 3), flip=True)
+    assert fresh.samples.share.value <= 0.02
     assert found.held_out.share.value <= 0.02
 
 
@@ -116,11 +121,11 @@ def test_images_that_are_all_alike_are_not_duplicates_but_those_that_are_the_sam
     """As X-ray images, or digits: any two correlate by more than 0.95."""
     close = lambda n, seed: (0.92 * smooth(1, 9) + 0.08 * smooth(n, seed)).round().astype(np.uint8)
     train, valid = close(400, 0), close(100, 1)
-    found = judge(close(200, 2), train, valid)
-    assert (found.learnt_from, found.left_out) == (450, 0)
+    found = find_copies(close(200, 2), train, valid)
+    assert (found.learned_from, found.left_out) == (450, 0)
     assert not found.memorised
     train[:5] = train[5:10]
-    found = judge(train[100:200], train, valid)
+    found = find_copies(train[100:200], train, valid)
     assert found.left_out == 10
     assert found.memorised
 
@@ -130,15 +135,15 @@ def test_a_set_of_duplicates_alone_is_not_judged(times):
     images = np.concatenate([smooth(20, 0)] * times)
     count = 20 * times
     with pytest.raises(UserError, match=f"no near-duplicates of training images, and {count} of {count} are"):
-        judge(smooth(30, 1), images, images[:0])
+        find_copies(smooth(30, 1), images, images[:0])
 
 
 def test_mirror_images_are_copies_only_where_training_saw_them():
     train, valid = smooth(300, 0), smooth(100, 1)
-    pictures = np.ascontiguousarray(noisy(train[:100], 4)[:, :, ::-1])
+    samples = np.ascontiguousarray(noisy(train[:100], 4)[:, :, ::-1])
     images = own(train, valid)
-    assert of_run(images, pictures, flip=True).memorised
-    assert not of_run(images, pictures, flip=False).memorised
+    assert find_copies_by_pixels(images, samples, flip=True).memorised
+    assert not find_copies_by_pixels(images, samples, flip=False).memorised
 
 
 class Sums:
@@ -156,18 +161,22 @@ def test_features_tell_copies_too_and_those_of_images_are_asked_for_once(tmp_pat
     extractor, seen = Extractor("sums", "0" * 64, "none", 192, Sums()), {}
     images = own(train, valid)
     copies = noisy(train[:60], 4)
-    found = of_features(images, copies, True, extractor, lambda what, *done: seen.update({what: done}))
+    found = find_copies_by_features(
+        images, copies, True, extractor, lambda what, *done: seen.update({what: done})
+    )
     assert found.memorised
     assert found.space == "sums features"
-    every = {"pictures": (60, 60), "training": (300, 300), "held out": (100, 100), "mirrored": (300, 300)}
+    every = {"samples": (60, 60), "training": (300, 300), "held out": (100, 100), "mirrored": (300, 300)}
     assert seen == every
     seen.clear()
     mirrored = np.ascontiguousarray(copies[:, :, ::-1])
-    again = of_features(images, mirrored, True, extractor, lambda what, *done: seen.update({what: done}))
+    again = find_copies_by_features(
+        images, mirrored, True, extractor, lambda what, *done: seen.update({what: done})
+    )
     assert again.memorised
-    assert seen == {"pictures": (60, 60)}
-    assert not of_features(images, mirrored, False, extractor).memorised
-    assert not of_features(images, smooth(60, 5), True, extractor).memorised
+    assert seen == {"samples": (60, 60)}
+    assert not find_copies_by_features(images, mirrored, False, extractor).memorised
+    assert not find_copies_by_features(images, smooth(60, 5), True, extractor).memorised
 
 
 def test_duplicates_are_left_out_of_features_by_their_pixels(tmp_path, monkeypatch):
@@ -175,42 +184,42 @@ def test_duplicates_are_left_out_of_features_by_their_pixels(tmp_path, monkeypat
     train, valid = smooth(300, 0), smooth(40, 1)
     train[-20:-10], train[-10:] = train[100:110], noisy(train[110:120, :, ::-1], 4)
     extractor = Extractor("sums", "0" * 64, "none", 192, Sums())
-    found = of_features(own(train, valid), train[:60], True, extractor)
+    found = find_copies_by_features(own(train, valid), train[:60], True, extractor)
     assert found.left_out == 40
-    assert found.pictures.called.all()
-    assert not of_features(own(train, valid), smooth(100, 5), True, extractor).memorised
+    assert found.samples.copies.all()
+    assert not find_copies_by_features(own(train, valid), smooth(100, 5), True, extractor).memorised
 
 
 def test_duplicates_between_the_halves_are_found_also_mirrored():
     train, valid = smooth(50, 0), smooth(20, 1)
     valid[3], valid[7], valid[9] = train[11], noisy(train[12:13], 2)[0], train[13, :, ::-1]
     images = own(train, valid)
-    found = duplicates(images, flip=True)
+    found = find_duplicates(images, flip=True)
     assert found.same == [(53, 11), (59, 13)]
     assert found.alike == [(57, 12)]
-    assert duplicates(images, flip=False).same == [(53, 11)]
-    assert duplicates(own(train, valid[:0]), flip=True).same == []
+    assert find_duplicates(images, flip=False).same == [(53, 11)]
+    assert find_duplicates(own(train, valid[:0]), flip=True).same == []
 
 
 def test_too_few_images_are_refused():
-    with pytest.raises(UserError, match="at least 1 picture and 8 training images, got 3 and 7"):
-        judge(smooth(3, 0), smooth(7, 1), smooth(3, 2))
+    with pytest.raises(UserError, match="at least 1 sample and 8 training images, got 3 and 7"):
+        find_copies(smooth(3, 0), smooth(7, 1), smooth(3, 2))
 
 
 def test_pairs_begin_with_the_worst_and_the_record_names_them():
     train, valid = smooth(64, 0), smooth(40, 1)
-    pictures = np.concatenate([smooth(9, 3), noisy(train[20:21], 4)])
+    samples = np.concatenate([smooth(9, 3), noisy(train[20:21], 4)])
     images = own(train, valid)
-    found = of_run(images, pictures, flip=False)
-    figure = pairs(found, pictures, images, count=4)
+    found = find_copies_by_pixels(images, samples, flip=False)
+    figure = draw_pairs(found, samples, images, count=4)
     words = [text.get_text() for text in figure.texts]
     assert any("20.png" in word for word in words)
-    said = record(found, list(range(10)), images, None, duplicates(images, False))
-    assert said["pictures"][9] == {**said["pictures"][9], "seed": 9, "copy": True, "nearest": "20.png"}
+    said = memorisation_record(found, list(range(10)), images, None, find_duplicates(images, False))
+    assert said["samples"][9] == {**said["samples"][9], "seed": 9, "copy": True, "nearest": "20.png"}
     assert said["copies"]["count"] == 1
     assert said["false_alarms"]["of"] == 20
-    assert (said["learnt_from"], said["left_out"]) == (84, 0)
-    lines = report(found, None, duplicates(images, False)).splitlines()
+    assert (said["learned_from"], said["left_out"]) == (84, 0)
+    lines = memorisation_sentences(found, None, find_duplicates(images, False))
     assert lines[0] == found.sentence
-    assert lines[2] == "Left out of both are 0 real images that are, or nearly are, other training images."
-    assert memorisation.pairs(found, pictures, images, count=1).texts
+    assert lines[2] == "0 real images were left out: they are near-duplicates of training images."
+    assert draw_pairs(found, samples, images, count=1).texts

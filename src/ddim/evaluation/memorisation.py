@@ -1,281 +1,158 @@
-"""Whether a run repeats its training images, against what images that it never saw show by chance.
-
-A picture counts as a copy where its `closeness` to the training images is below a threshold that real images
-fall below with a bounded probability, at most 1 % where there are some 300 of them to learn it from. It is
-learnt from real images alone: training images, each against the others, and half of those held out; the other
-half is judged beside the pictures, so that the rate of false alarms is seen and not only promised. Nothing is
-assumed of the images, and nothing is tuned to the model.
-
-Real images that are near-duplicates of training images are left out: a few that come twice would put the
-threshold at 0, which no copy is below, and held-out ones would pass for copies, as they should. So the
-promise is of images that are no near-duplicates.
-"""
+"""Whether a run repeats its training images: copies among its samples, and the gap to held-out images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from ddim.errors import UserError
-from ddim.metrics.features import Extractor, extract
-from ddim.metrics.neighbours import Embed, Neighbours, mirrored, nearest, plain, standardised
-from ddim.metrics.proportions import interval, threshold
-from ddim.metrics.statistics import Estimate
+from ddim.errors import check_count
+from ddim.evaluation import diagnose
+from ddim.evaluation.copies import (
+    Duplicates,
+    Matches,
+    Verdict,
+    find_copies_by_features,
+    find_copies_by_pixels,
+    find_duplicates,
+    format_share,
+)
+from ddim.evaluation.denoising import Gap, gap
+from ddim.evaluation.run_folder import open_run
+from ddim.files import write_json
+from ddim.metrics.features import Extractor
 from ddim.plots import pictures as plots
-from ddim.runs.image_features import Chosen, features_of
-from ddim.runs.images import OwnImages
+from ddim.runs import folder as tracking
+from ddim.runs.classes import in_turn
+from ddim.runs.generate import as_asked, made
+from ddim.runs.images import OwnImages, own_images
+from ddim.runs.pipeline import LoadedRun
+from ddim.runs.provenance import sampling_record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ddim.evaluation.denoising import Gap
-
-PIXELS = "pixels"
-QUERIES = 2000
-"""Training images, at most, that the threshold is learnt from."""
-
-ALIKE = 0.95
-"""Correlation of pixels from which two images count as near-duplicates."""
-
-LEAST = 8
-"""Images below which nothing can be said, of training and to learn from that are no near-duplicates: each
-needs neighbours that are not its copy.
-"""
-
 
 @dataclass(frozen=True)
-class Judged:
-    """Of a set of images: the nearest training images of each, and how many are called copies.
+class Memorisation:
+    """What was found about a run: copies among its samples, the gap to held-out images, duplicates.
 
-    `share` is the number called over all, with its exact 95 % interval.
+    `gap` is None if fewer than two images were held out. `folder` holds the record and the figure.
     """
 
-    neighbours: Neighbours
-    called: np.ndarray
+    verdict: Verdict
+    gap: Gap | None
+    duplicates: Duplicates
+    folder: Path
 
-    @property
-    def share(self) -> Estimate:
-        """The part that is called copies."""
-        count, n = int(self.called.sum()), len(self.called)
-        return Estimate(np.array(count / n), *map(np.array, interval(count, n)))
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Pictures and held-out images, judged by a threshold that few real images are below.
-
-    Few is a part of at most `bound` of those that are no near-duplicates of training images. It is learnt
-    from `learnt_from` such, and others are judged, `held_out`, None where none was left; `left_out` were
-    near-duplicates. `indices` of neighbours are of training.
-    """
-
-    space: str
-    threshold: float
-    bound: float
-    learnt_from: int
-    left_out: int
-    pictures: Judged
-    held_out: Judged | None
-
-    @property
-    def memorised(self) -> bool:
-        """Whether more pictures are copies than chance allows: the interval lies above the bound."""
-        return bool(self.pictures.share.low > self.bound)
-
-    @property
-    def sentence(self) -> str:
-        """The verdict in words."""
-        what = "repeats training images" if self.memorised else "is not seen to repeat training images"
-        return (
-            f"By {self.space}, this run {what}: {_percent(self.pictures.share)} of "
-            f"{len(self.pictures.called)} pictures pass for copies, where at most {100 * self.bound:.1f} % "
-            "of real images do that are no near-duplicates of training images."
-        )
+    def __str__(self) -> str:
+        """Return one sentence a line, the verdict first."""
+        return "\n".join(memorisation_sentences(self.verdict, self.gap, self.duplicates))
 
 
-@dataclass(frozen=True)
-class Duplicates:
-    """Held-out images that training holds too: pairs (held out, training) of indices into all images.
-
-    `same` to the last bit, `alike` of a correlation of pixels from 0.95 on and not the same. Mirror images
-    count where training saw them.
-    """
-
-    same: list[tuple[int, int]]
-    alike: list[tuple[int, int]]
-
-
-def judge(
-    pictures: np.ndarray,
-    train: np.ndarray,
-    valid: np.ndarray,
+def check_memorisation(
+    run: str | Path | LoadedRun,
+    n: int = 500,
+    steps: int = 20,
     *,
-    also: np.ndarray | None = None,
-    embed: Embed = standardised,
-    space: str = PIXELS,
-    images: tuple[np.ndarray, np.ndarray] | None = None,
-) -> Verdict:
-    """The verdict on pictures (N, ...), given the images that trained (M, ...) and those held out.
-
-    `also` (M, ...) are the training images as training saw them too, mirrored. Where all of these are
-    features, `images` are the pixels, of training and held out, by which duplicates are known. UserError for
-    too few images.
-    """
-    if len(pictures) < 1 or len(train) < LEAST:
-        raise UserError(
-            f"memorising is judged by at least 1 picture and {LEAST} training images, "
-            f"got {len(pictures)} and {len(train)}"
-        )
-    # By a seed, since files may come class by class.
-    draw = np.random.default_rng(0)
-    own = draw.permutation(len(train))[:QUERIES]
-    halves = draw.permutation(len(valid))
-    learn, rest = halves[: len(valid) // 2], halves[len(valid) // 2 :]
-
-    seen, unseen = images or (train, valid)
-
-    def near(queries: np.ndarray, own: np.ndarray | None = None) -> Neighbours:
-        return nearest(queries, train, also=also, own=own, embed=embed)
-
-    def real(which: np.ndarray, known: bool) -> Neighbours:
-        """Of images of training, or held out: those of them that are no near-duplicates."""
-        some, pixels = (train[which], seen[which]) if known else (valid[which], unseen[which])
-        found = near(some, which if known else None)
-        single = ~_twins(found, pixels, seen, also is not None)
-        return Neighbours(found.distances[single], found.indices[single])
-
-    null = [real(own, True), *([real(learn, False)] if len(learn) else [])]
-    closeness = np.concatenate([found.closeness for found in null])
-    apart = real(rest, False) if len(rest) else None
-    left_out = len(own) + len(valid) - len(closeness) - (0 if apart is None else len(apart.closeness))
-    if len(closeness) < LEAST:
-        raise UserError(
-            f"memorising is judged by at least {LEAST} real images that are no near-duplicates of training "
-            f"images, and {left_out} of {len(own) + len(valid)} are: give each image once"
-        )
-    limit, bound = threshold(closeness)
-
-    def judged(found: Neighbours) -> Judged:
-        return Judged(found, found.closeness < limit)
-
-    held_out = judged(apart) if apart is not None and len(apart.closeness) else None
-    return Verdict(space, limit, bound, len(closeness), left_out, judged(near(pictures)), held_out)
-
-
-def _twins(found: Neighbours, images: np.ndarray, train: np.ndarray, flip: bool) -> np.ndarray:
-    """(N,) which of the images (N, H, W, C) are near-duplicates of their nearest in training (M, H, W, C)."""
-    # Where the middle neighbour is alike too, images just are: that is the law there, and no duplicate, but
-    # what is the same, in this space or in pixels, is one anywhere.
-    pairs = found.indices[:, [0, found.indices.shape[1] // 2]]
-    apart = np.empty(pairs.shape)
-    for row, (image, pair) in enumerate(zip(images, pairs, strict=True)):
-        views = [train[pair], mirrored(train[pair])] if flip else [train[pair]]
-        rows = standardised(np.concatenate([image[None], *views]))
-        # Of rows of norm 1 half the squared distance is 1 minus the correlation.
-        apart[row] = (rows[1:] - rows[0]).square().sum(1).view(-1, 2).amin(0) / 2
-    alike = apart <= 1 - ALIKE
-    return (found.closeness == 0) | (apart[:, 0] == 0) | (alike[:, 0] & ~alike[:, 1])
-
-
-def of_run(own: OwnImages, pictures: np.ndarray, flip: bool) -> Verdict:
-    """The verdict by pixels on pictures (N, H, W, C) uint8; mirror images count where the run flips."""
-    train, valid = own.images.pixels[own.train], own.images.pixels[own.valid]
-    return judge(pictures, train, valid, also=mirrored(train) if flip else None)
-
-
-def of_features(
-    own: OwnImages,
-    pictures: np.ndarray,
-    flip: bool,
-    extractor: Extractor,
+    extractor: Extractor | None = None,
+    decoding: Callable[[int, int], None] | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
-) -> Verdict:
-    """The verdict by the features of an extractor on pictures (N, H, W, C) uint8; those of images are kept.
+) -> Memorisation:
+    """Find copies of training images among samples, and write RUN/memorisation/N/ with record and figure.
 
-    `progress` is called with "pictures", "held out", "training" or "mirrored", how many are done and of how
-    many.
+    A run with labels is sampled with its classes in turn.
+
+    Args:
+        run: a run folder, or what `ddim.load` returned.
+        n: number of samples, of the seeds 0 ... n - 1.
+        steps: sampling steps.
+        extractor: compares features of this network; by default pixels are compared.
+        decoding: called with how many images of how many are decoded.
+        progress: called with what has features computed, and how many of how many are done.
+
+    Raises:
+        UserError: if there are too few images, or the images of the run are missing or have changed.
     """
-
-    def kept(what: str, which: np.ndarray, mirrored: bool = False) -> np.ndarray:
-        return features_of(Chosen(own.images, which, "", what, mirrored), extractor, partial(progress, what))
-
-    return judge(
-        extract(extractor, pictures, progress=partial(progress, "pictures")),
-        kept("training", own.train),
-        kept("held out", own.valid),
-        also=kept("mirrored", own.train, mirrored=True) if flip else None,
-        embed=plain,
-        space=f"{extractor.name} features",
-        images=(own.images.pixels[own.train], own.images.pixels[own.valid]),
-    )
-
-
-def duplicates(own: OwnImages, flip: bool) -> Duplicates:
-    """The held-out images of a run that are, or nearly are, among its training images."""
-    if not len(own.valid):
-        return Duplicates([], [])
-    train, valid = own.images.pixels[own.train], own.images.pixels[own.valid]
-    views = [train, mirrored(train)] if flip else [train]
-    found = nearest(valid, train, 1, also=mirrored(train) if flip else None, embed=standardised)
-    same, alike = [], []
-    # Of rows of norm 1 half the squared distance is 1 minus the correlation.
-    for k in np.flatnonzero(found.distances[:, 0] ** 2 / 2 <= 1 - ALIKE):
-        index = found.indices[k, 0]
-        pair = int(own.valid[k]), int(own.train[index])
-        equal = any(np.array_equal(view[index], valid[k]) for view in views)
-        (same if equal else alike).append(pair)
-    return Duplicates(same, alike)
+    check_count("n", n)
+    check_count("steps", steps)
+    run, _ = as_asked(open_run(run), {}, steps)
+    own = own_images(run, decoding)
+    flip, label, seeds = run.recipe.data.flip, in_turn(run.recipe), range(n)
+    parts, nfes = zip(*made(run, seeds, steps, label), strict=True)
+    samples = torch.cat(parts).permute(0, 2, 3, 1).numpy()
+    if extractor is None:
+        verdict = find_copies_by_pixels(own, samples, flip)
+    else:
+        verdict = find_copies_by_features(own, samples, flip, extractor, progress)
+    apart, duplicates = _measure_gap(run, own), find_duplicates(own, flip)
+    folder = tracking.numbered(run.checkpoint.run / "memorisation")
+    image = plots.drawn(draw_pairs(verdict, samples, own))
+    plots.save_png(folder / "pairs.png", image)
+    share = {"copies": float(verdict.samples.share.value)}
+    tracking.show(run.checkpoint.run, run.checkpoint.state.step, "memorisation", image, share)
+    record = {
+        "schema": 1,
+        "kind": "memorisation",
+        **memorisation_record(verdict, list(seeds), own, apart, duplicates),
+        "features": extractor and {"extractor": extractor.name, "weights": extractor.weights},
+        "sampling": sampling_record(run, seeds, steps, nfes[0], label),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": tracking.versions(),
+    }
+    write_json(folder / "record.json", record)
+    return Memorisation(verdict, apart, duplicates, folder)
 
 
-# --- shown --------------------------------------------------------------------------------------------------
+def _measure_gap(run: LoadedRun, own: OwnImages) -> Gap | None:
+    if len(own.valid) < 2:
+        return None
+    images, levels = diagnose.IMAGES, diagnose.LEVELS
+    return gap(*(diagnose.errors(run, own, part, images, levels) for part in (own.train, own.valid)))
 
 
-def pairs(verdict: Verdict, pictures: np.ndarray, own: OwnImages, count: int = 12) -> Figure:
-    """The pictures that are nearest to training images, worst first, each over its nearest one."""
-    closeness = verdict.pictures.neighbours.closeness
+def draw_pairs(verdict: Verdict, samples: np.ndarray, own: OwnImages, count: int = 12) -> Figure:
+    """Draw the samples closest to training images, closest first, each above its nearest training image."""
+    closeness = verdict.samples.neighbours.closeness
     worst = np.argsort(closeness, kind="stable")[:count]
-    which = own.train[verdict.pictures.neighbours.indices[worst, 0]]
+    which = own.train[verdict.samples.neighbours.indices[worst, 0]]
     rows = {
-        "picture": [pictures[k] for k in worst],
+        "sample": [samples[k] for k in worst],
         "nearest in\ntraining": [np.asarray(own.images.pixels[k]) for k in which],
     }
-    called = verdict.pictures.called
-    notes = {"picture": [f"{closeness[k]:.2f}{' copy' if called[k] else ''}" for k in worst]}
+    copies = verdict.samples.copies
+    notes = {"sample": [f"{closeness[k]:.2f}{' copy' if copies[k] else ''}" for k in worst]}
     names = [own.images.names[k].rsplit("/", 1)[-1] for k in which]
     notes["nearest in\ntraining"] = [plots.shortened(name, 11) for name in names]
     title = f"Nearest by {verdict.space}; a closeness below {verdict.threshold:.2f} is a copy"
     return plots.strip(rows, [f"{k + 1}" for k in range(len(worst))], notes, title)
 
 
-def record(
-    verdict: Verdict, seeds: list[int], own: OwnImages, apart: Gap | None, twice: Duplicates
+def memorisation_record(
+    verdict: Verdict, seeds: list[int], own: OwnImages, apart: Gap | None, duplicates: Duplicates
 ) -> dict[str, Any]:
-    """All that was found, as JSON; pictures in the order of their seeds, training images by name."""
-    nearest_of = own.train[verdict.pictures.neighbours.indices[:, 0]]
-    names = own.images.names
+    """Return all that was found, as JSON; samples in the order of their seeds, training images by name."""
+    matches, names = verdict.samples, own.images.names
+    nearest_of = own.train[matches.neighbours.indices[:, 0]]
+    rows = zip(seeds, matches.neighbours.closeness, matches.copies, nearest_of, strict=True)
     return {
         "memorised": verdict.memorised,
         "verdict": verdict.sentence,
         "space": verdict.space,
         "threshold": verdict.threshold,
         "bound": verdict.bound,
-        "learnt_from": verdict.learnt_from,
+        "learned_from": verdict.learned_from,
         "left_out": verdict.left_out,
-        "copies": _share(verdict.pictures),
+        "copies": _share(matches),
         "false_alarms": None if verdict.held_out is None else _share(verdict.held_out),
-        "pictures": [
+        "samples": [
             {"seed": seed, "closeness": float(c), "copy": bool(copy), "nearest": names[k]}
-            for seed, c, copy, k in zip(
-                seeds,
-                verdict.pictures.neighbours.closeness,
-                verdict.pictures.called,
-                nearest_of,
-                strict=True,
-            )
+            for seed, c, copy, k in rows
         ],
         "gap": None
         if apart is None
@@ -285,40 +162,40 @@ def record(
             "levels": len(apart.by_level.value),
         },
         "duplicates": {
-            kind: [{"valid": names[a], "train": names[b]} for a, b in found]
-            for kind, found in vars(twice).items()
+            kind: [{"valid": names[a], "train": names[b]} for a, b in pairs]
+            for kind, pairs in vars(duplicates).items()
         },
     }
 
 
-def _share(judged: Judged) -> dict[str, Any]:
-    share = {name: float(value) for name, value in vars(judged.share).items()}
-    return {"count": int(judged.called.sum()), "of": len(judged.called), **share}
+def _share(matches: Matches) -> dict[str, Any]:
+    share = {name: float(value) for name, value in vars(matches.share).items()}
+    return {"count": int(matches.copies.sum()), "of": len(matches.copies), **share}
 
 
-def report(verdict: Verdict, apart: Gap | None, twice: Duplicates) -> str:
-    """What was found, a sentence a line, the verdict first."""
+def memorisation_sentences(verdict: Verdict, apart: Gap | None, duplicates: Duplicates) -> list[str]:
+    """Return what was found in sentences, the verdict first."""
     lines = [verdict.sentence]
     if verdict.held_out is None:
-        lines.append("No image was held out: the rate of false alarms is promised and not seen.")
+        lines.append("No image was held out: the rate of false alarms is bounded, but not measured.")
     else:
-        share, n = _percent(verdict.held_out.share), len(verdict.held_out.called)
-        lines.append(f"{share} of {n} held-out images pass for copies: false alarms.")
+        share, n = format_share(verdict.held_out.share), len(verdict.held_out.copies)
+        lines.append(f"{share} of {n} held-out images count as copies: false alarms.")
     lines.append(
-        f"Left out of both are {verdict.left_out} real images that are, or nearly are, other training images."
+        f"{verdict.left_out} real images were left out: they are near-duplicates of training images."
     )
     if apart is not None:
-        what = "more than chance: it memorises" if apart.overall.low > 0 else "no more than chance"
         times, low, high = (1 + end for end in (apart.overall.value, apart.overall.low, apart.overall.high))
+        what = (
+            "more than chance: it memorises"
+            if apart.overall.low > 0
+            else "not distinguishable from 1 at 95 %"
+        )
         lines.append(
-            "Over all levels its noise MSE on held-out images is "
+            "Over all levels the noise MSE on held-out images is "
             f"{times:.3g} [{low:.3g}, {high:.3g}] times that on training images, {what}."
         )
     lines.append(
-        f"{len(twice.same)} held-out images are also training images, and {len(twice.alike)} nearly are."
+        f"{len(duplicates.same)} held-out images equal a training image, and {len(duplicates.alike)} nearly do."
     )
-    return "\n".join(lines)
-
-
-def _percent(e: Estimate) -> str:
-    return f"{100 * e.value:.1f} % [{100 * e.low:.1f}, {100 * e.high:.1f}]"
+    return lines
