@@ -7,9 +7,9 @@ training images, each compared with the others, and from half of the held-out im
 judged like the samples, so that the rate of false alarms is measured. No law is assumed for the images, and
 nothing is tuned to the model.
 
-Real images that are near-duplicates of training images are left out. A few of them would move the threshold to
-0, below which no copy falls, and held-out ones would rightly count as copies. The promise therefore holds for
-images that are no near-duplicates.
+Real images that are near-duplicates of training images are left out. A few of them would move the threshold
+to 0, below which no copy falls, and held-out ones would rightly count as copies. The promise therefore holds
+for images that are no near-duplicates.
 """
 
 from __future__ import annotations

@@ -186,16 +186,12 @@ def memorisation_sentences(verdict: Verdict, apart: Gap | None, duplicates: Dupl
     )
     if apart is not None:
         times, low, high = (1 + end for end in (apart.overall.value, apart.overall.low, apart.overall.high))
-        what = (
-            "more than chance: it memorises"
-            if apart.overall.low > 0
-            else "not distinguishable from 1 at 95 %"
-        )
+        chance = "not distinguishable from 1 at 95 %"
+        what = "more than chance: it memorises" if apart.overall.low > 0 else chance
         lines.append(
             "Over all levels the noise MSE on held-out images is "
             f"{times:.3g} [{low:.3g}, {high:.3g}] times that on training images, {what}."
         )
-    lines.append(
-        f"{len(duplicates.same)} held-out images equal a training image, and {len(duplicates.alike)} nearly do."
-    )
+    same, alike = len(duplicates.same), len(duplicates.alike)
+    lines.append(f"{same} held-out images equal a training image, and {alike} nearly do.")
     return lines
