@@ -12,7 +12,6 @@ from PIL import Image
 
 import tiny
 from ddim.cli import main
-from ddim.cli import train as command
 from ddim.cli.console import WARM, Console, Pace, clock
 from ddim.data import open_images, parse_size
 from ddim.runs import checkpoint
@@ -22,6 +21,7 @@ from ddim.runs.pipeline import load
 from ddim.runs.recipe import Fixed, Recipe
 from ddim.training import train
 from ddim.training.loop import Plan
+from ddim.training.request import Request
 
 FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]
 
@@ -54,10 +54,6 @@ def contents(folder):
 
 
 # Help
-
-
-def test_the_recipes_of_the_help_are_those_that_there_are():
-    assert command.RECIPES.keys() == recipes.RECIPES.keys()
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
@@ -125,12 +121,8 @@ def test_images_that_are_enlarged_are_told_with_the_size_that_they_have(here, ca
         assert told == ([most] if advised and not step else [])
 
 
-def test_minutes_replace_the_images_of_a_recipe(here):
-    from argparse import Namespace
-
-    empty = dict.fromkeys(("data", "images", "minutes", "seed", "size"))
-    args = Namespace(**{**empty, "minutes": "7"}, fields={}, options=[])
-    changed = command._changed(recipes.smoke(), args)
+def test_minutes_replace_the_images_of_a_recipe():
+    changed = Request(fields={"minutes": "7"}).change(recipes.smoke())
     assert (changed.images, changed.minutes) == (None, 7.0)
 
 
@@ -169,10 +161,10 @@ def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, cap
         (["nowhere/"], ""),
         (["blosoms"], ""),
         (["--from", "nowhere"], "run nowhere is not a folder"),
-        (["--from", "x", "--resume"], "--resume goes on with a run and --from starts a new one"),
+        (["--from", "x", "--resume"], "--resume continues a run and --from starts a new one"),
         (
             ["--resume", "--out", "runs/mistyped"],
-            "--out runs/mistyped is not there to resume; to begin a run",
+            "--out runs/mistyped does not exist; name DATA",
         ),
         (["--device", "abacus"], "device must be one of auto, cpu"),
         (["--precision", "fp8"], "precision must be auto, fp32 or bf16, got 'fp8'"),
@@ -230,7 +222,7 @@ def test_edm_must_take_for_granted_the_deviation_of_the_pixels_that_it_starts_fr
 
 def test_a_learning_rate_is_found_used_and_drawn(here, capsys):
     lines = said(capsys, ["--recipe", "tiny.yaml", "--find-lr", "--images", "8", "--out", "run", *FAST], 0)
-    found = float(re.search(r"learning rate (\S+):", "\n".join(lines))[1])
+    found = float(re.search(r"learning rate (\S+);", "\n".join(lines))[1])
     assert read_recipe(here / "run" / "recipe.yaml").optim.lr == pytest.approx(found, rel=0.06)
     assert (here / "run" / "lr-finder.png").is_file()
     assert {path.name for path in here.iterdir()} == {"run", "tiny.yaml"}
@@ -300,7 +292,7 @@ def test_an_imported_run_cannot_be_resumed_but_begun_from(here, capsys):
     (here / "run" / "run.json").unlink()
     (line,) = said(capsys, ["--recipe", "tiny.yaml", "--resume", "--out", "run", *FAST], 2)
     assert line == (
-        "ddim: --out run holds weights, as an imported run does, and no training to resume: "
+        "ddim: --out run holds weights without a training state, as an imported run does: "
         "start a new run from them with --from run"
     )
 
@@ -324,17 +316,17 @@ def test_without_a_folder_the_newest_run_with_the_same_arguments_goes_on(here, c
 
 def test_without_a_run_that_fits_a_new_one_begins_and_why_is_said(here, capsys):
     words = ["blossoms:40", "--recipe", "tiny.yaml", "--resume", *FAST]
-    assert said(capsys, [*words, "--images", "8"], 0)[0] == "no run in runs/ fits; a new run begins"
+    assert said(capsys, [*words, "--images", "8"], 0)[0] == "no run in runs/ fits; starting a new run"
     assert said(capsys, words, 0)[0].startswith(
         "no run in runs/ fits: runs/blossoms-tiny-1 has images = 8, not "
     )
     lines = said(capsys, [*words, "--seed", "9"], 0)
-    assert lines[0] == "no run in runs/ fits: runs/blossoms-tiny-2 has seed = 0, not 9; a new run begins"
+    assert lines[0] == "no run in runs/ fits: runs/blossoms-tiny-2 has seed = 0, not 9; starting a new run"
     assert not any("going on" in line for line in lines)
     assert len(list((here / "runs").iterdir())) == 3
     # A run on other images is not what was looked for.
     lines = said(capsys, ["blossoms:24", *words[1:], "--seed", "9"], 0)
-    assert lines[0] == "no run in runs/ fits; a new run begins"
+    assert lines[0] == "no run in runs/ fits; starting a new run"
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -343,7 +335,7 @@ def test_a_run_without_a_checkpoint_starts_afresh(there, here, finished, capsys)
         unfinished(here / "run", 0, step=1)
     words = ["blossoms:40", "--recipe", "tiny.yaml", "--resume", "--out", "run", *FAST]
     lines = said(capsys, words, 0)
-    assert ("--out run holds no run to resume; a new run begins" in lines) is not there
+    assert ("--out run holds no run to resume; starting a new run" in lines) is not there
     assert tiny.digests(here / "run") == tiny.digests(finished)
     assert tiny.metrics(here / "run") == tiny.metrics(finished)
 

@@ -3,7 +3,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddim.cli.train import RECIPES as NAMES
 from ddim.diffusion.loss import Objective, TableTimes
 from ddim.diffusion.parameterisation import NoiseVariance, PredictsNoise, Timestep
 from ddim.diffusion.pixels import Pixels
@@ -139,10 +138,6 @@ def test_our_own_schedules_run_from_clean_images_to_noise(recipe):
     log_snr = recipe.schedule(torch.tensor([0.0, 1.0])).log_snr
     assert log_snr[0] >= 9
     assert log_snr[1] <= -8.5
-
-
-def test_the_command_line_names_the_same_recipes():
-    assert set(NAMES) == set(RECIPES)
 
 
 def test_a_recipe_can_be_a_file(tmp_path):

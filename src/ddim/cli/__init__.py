@@ -53,6 +53,9 @@ COMMANDS = {name: text for group in GROUPS.values() for name, text in group.item
 WEIGHTS = "ema (default), raw, or the value of another average of the run, such as 0.99 (ema.more)"
 """Help of --weights."""
 
+DATA = "a folder, a .zip or a .tar[.gz|.xz] of images, or blossoms, flowers, pets or cifar10"
+"""Help of DATA."""
+
 RUN = "a run folder, one of its checkpoints, or RUN/best for its best checkpoint"
 """Help of RUN in commands that only read a run."""
 

@@ -98,7 +98,7 @@ def clear() -> Recipe:
 
 
 def ddpm() -> Recipe:
-    """Song et al. 2021: DDPM's network, table and training (Ho et al. 2020) for CIFAR-10, sampled by DDIM.
+    """Song et al. 2021: DDPM's network, table and training for CIFAR-10 (Ho et al. 2020), with DDIM.
 
     They train at a time and its mirror image in the table; here a batch takes one time in each of as many
     equal slices of it, which has the same density and less variance. Of their transforms of the data there is
@@ -156,7 +156,7 @@ def iddpm() -> Recipe:
 
 
 def fast() -> Recipe:
-    """The default: the best pictures for minutes of two processor cores; docs/fast.md says why."""
+    """The default: the best images after minutes of training on two processor cores; see docs/fast.md."""
     return Recipe(
         name="fast",
         net=UNetSpec(),
@@ -176,7 +176,7 @@ def fast() -> Recipe:
 
 
 def smoke() -> Recipe:
-    """Seconds: to see that everything runs, not to see flowers."""
+    """A run of seconds, to test that everything works; its samples are not flowers yet."""
     return Recipe(
         name="smoke",
         data=Data(size=(32, 32)),

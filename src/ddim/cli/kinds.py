@@ -1,0 +1,60 @@
+"""The lists in --help, read from the source of the registries: importing those would import torch."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def read_registry(module: str, registry: str) -> dict[str, str]:
+    """Read the entries of a registry, a dictionary of names in the source of a module.
+
+    Args:
+        module: the module's name within the package, such as "diffusion.samplers".
+        registry: the dictionary's name, such as "SAMPLERS"; its values are classes or functions by name.
+
+    Returns:
+        For each key the first line of its value's docstring, without the full stop.
+    """
+    tree = _parse(module)
+    entries = _find_dictionary(tree, registry)
+    return {
+        ast.literal_eval(key): _first_line(tree, value.id)
+        for key, value in zip(entries.keys, entries.values, strict=True)
+        if key is not None and isinstance(value, ast.Name)
+    }
+
+
+def _find_dictionary(tree: ast.Module, name: str) -> ast.Dict:
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+                return node.value
+    raise LookupError(f"no dictionary {name} in the source")
+
+
+def _parse(module: str) -> ast.Module:
+    path = ROOT / module.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _first_line(tree: ast.Module, name: str) -> str:
+    """Read the first line of the docstring of a class or function that a module defines or imports."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return (ast.get_docstring(node) or "").partition("\n")[0].removesuffix(".")
+        if isinstance(node, ast.ImportFrom) and any((a.asname or a.name) == name for a in node.names):
+            found = next(a.name for a in node.names if (a.asname or a.name) == name)
+            return _first_line(_parse((node.module or "").removeprefix("ddim.")), found)
+    return ""
+
+
+def list_kinds(module: str, registry: str) -> str:
+    """Format the entries of a registry for the end of a help text, one line each."""
+    entries = read_registry(module, registry)
+    width = max(map(len, entries))
+    return "\n".join(f"  {name:<{width}}  {text}" for name, text in entries.items())

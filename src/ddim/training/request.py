@@ -1,0 +1,151 @@
+"""A run as a user asks for it: the recipe of a new one, or the run that --resume means."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ddim.errors import UserError
+from ddim.files import read_json
+from ddim.runs.codec import flat, load, override
+from ddim.runs.named_recipes import find
+from ddim.runs.pipeline import recipe_of
+from ddim.runs.recipe import Recipe
+from ddim.training.run import RUN, Machine, named
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user says of a run to train.
+
+    Attributes:
+        recipe: name or file of a recipe; None for the default, or for the recipe of `source`.
+        fields: fields of the recipe that differ from it, as text by dotted name, such as "optim.lr".
+        source: a run whose weights to start from.
+        machine: device, precision, compilation and threads.
+        find_lr: whether a learning-rate range test sets `optim.lr`.
+    """
+
+    recipe: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    source: str | Path | None = None
+    machine: Machine = Machine()
+    find_lr: bool = False
+
+    def build_recipe(self) -> Recipe:
+        """Build the recipe of a new run."""
+        source = None if self.source is None else Path(self.source)
+        if self.recipe is None and source is not None:
+            # Weights fit the network that they were trained in.
+            return self.change(replace(recipe_of(source), images=None))
+        return self.change(named(self.recipe or "fast", source))
+
+    def change(self, recipe: Recipe) -> Recipe:
+        """Set the requested fields in a recipe."""
+        if "minutes" in self.fields:
+            recipe = replace(recipe, images=None)
+        return override(recipe, dict(self.fields))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A recipe field or machine choice in which a run differs from a request."""
+
+    name: str
+    run: Any
+    requested: Any
+
+
+def find_resumable(
+    request: Request, out: str | Path | None = None, runs: str | Path = "runs"
+) -> tuple[Path | None, str]:
+    """Find the run that a request resumes.
+
+    Args:
+        request: what the user asks for; what it leaves out may have any value in the run.
+        out: the run folder, if the user names one.
+        runs: where the newest run that fits is looked for otherwise.
+
+    Returns:
+        The run folder and "", or None and the reason why a new run begins.
+
+    Raises:
+        UserError: if `out` differs from the request, or cannot be resumed.
+    """
+    if out is not None:
+        return _check_out(Path(out), request)
+    found = sorted(Path(runs).glob(f"*/{RUN}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    why = ""
+    for folder in (path.parent for path in found):
+        try:
+            difference = find_difference(folder, request)
+        except UserError:
+            continue
+        if difference is None:
+            return folder, ""
+        # Only for the newest run on the same images: others are not what the user means.
+        if difference.name != "data.source" and not why:
+            why = f": {folder} has {difference.name} = {difference.run}, not {difference.requested}"
+    return None, f"no run in {runs}/ fits{why}"
+
+
+def _check_out(out: Path, request: Request) -> tuple[Path | None, str]:
+    if (out / RUN).is_file():
+        if d := find_difference(out, request):
+            raise UserError(
+                f"run {out} has {d.name} = {d.run}, which {d.name} = {d.requested} contradicts; "
+                "resume without it, or start a new run"
+            )
+        return out, ""
+    if (out / "checkpoints").is_dir():
+        raise UserError(
+            f"--out {out} holds weights without a training state, as an imported run does: "
+            f"start a new run from them with --from {out}"
+        )
+    # A command that names what to train may be repeated until the run is finished.
+    if not out.exists() and request.recipe is None and "data.source" not in request.fields:
+        raise UserError(f"--out {out} does not exist; name DATA to start a new run there")
+    return None, f"--out {out} holds no run to resume"
+
+
+def find_difference(folder: Path, request: Request) -> Difference | None:
+    """Find a field or choice in which a run differs from a request; None if there is none.
+
+    A difference in the images comes before all others.
+
+    Raises:
+        UserError: if the run's recipe cannot be read.
+    """
+    facts = read_json(folder / RUN)
+    recipe = load(facts["recipe"])
+    requested = {name: value for name, _, value in flat(_expected(recipe, facts, request))}
+    pairs = [Difference(name, value, requested.get(name)) for name, _, value in flat(recipe)]
+    machine = request.machine
+    choices = {"device": machine.device, "precision": machine.precision}
+    choices |= {"compile": machine.compiling, "threads": machine.threads}
+    runtime = facts["runtime"]
+    pairs += [Difference(n, runtime[n], v) for n, v in choices.items() if v not in (None, "auto")]
+    pairs.sort(key=lambda pair: pair.name != "data.source")
+    return next((pair for pair in pairs if pair.run != pair.requested), None)
+
+
+def _expected(recipe: Recipe, facts: Mapping[str, Any], request: Request) -> Recipe:
+    """Build the recipe that the run would have, had the request begun it."""
+    # Without a name, the run's own recipe is meant: only requested fields can differ from it.
+    meant = recipe if request.recipe is None else find(request.recipe)
+    if facts.get("source"):
+        # A named recipe takes the pixels of the run that it starts from.
+        meant = replace(meant, pixels=recipe.pixels)
+    wanted = request.change(meant)
+    source, given = recipe.data.source, request.fields.get("data.source")
+    if given is None or os.path.normpath(given) == os.path.normpath(source):
+        wanted = replace(wanted, data=replace(wanted.data, source=source))
+    if wanted.data.labels and recipe.data.labels and not wanted.net.classes:
+        # The run has counted the classes of its images.
+        wanted = override(wanted, {"net.classes": recipe.net.classes})
+    if request.find_lr:
+        wanted = replace(wanted, optim=replace(wanted.optim, lr=recipe.optim.lr))
+    return wanted
