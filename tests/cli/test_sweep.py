@@ -10,8 +10,9 @@ import pytest
 import sweeping
 from ddim.cli import main
 from ddim.cli import runs as table
-from ddim.experiments.sweep.claims import Claims
-from ddim.experiments.sweep.worker import work
+from ddim.experiments.sweep.folder import read_sweep
+from ddim.experiments.sweep.trial_queue import TrialQueue
+from ddim.experiments.sweep.worker import run_trials
 
 
 @pytest.fixture
@@ -25,12 +26,13 @@ def here(tmp_path, monkeypatch):
 def counting(monkeypatch):
     """Trials that count in place of training."""
     monkeypatch.setattr(
-        "ddim.experiments.sweep.worker.training", lambda sweep, trial, jobs: sweeping.counting(sweep)(trial)
+        "ddim.experiments.sweep.worker.trial_commands",
+        lambda sweep, trial, jobs: sweeping.counting(sweep)(trial),
     )
 
 
 @pytest.mark.usefixtures("counting")
-def test_a_sweep_is_planned_done_and_its_next_step_named(here, capsys):
+def test_a_sweep_runs_and_prints_the_next_step(here, capsys):
     words = ["sweep", "blossoms:100", "objective.error=[l1,mse]", "--recipe", "smoke", "--repeats", "2"]
     assert main([*words, "--jobs", "2"]) == 0
     said = capsys.readouterr().err
@@ -39,7 +41,7 @@ def test_a_sweep_is_planned_done_and_its_next_step_named(here, capsys):
     assert "next: ddim report runs/blossoms-100-smoke-sweep-1" in said
     names = sorted(path.name for path in (here / "runs/blossoms-100-smoke-sweep-1/trials").iterdir())
     assert names == ["1-l1-seed0", "2-l1-seed1", "3-mse-seed0", "4-mse-seed1"]
-    # Joined when all is done: it says so.
+    # A worker that joins when all trials have ended says so.
     assert main(["sweep", "--out", "runs/blossoms-100-smoke-sweep-1"]) == 0
 
 
@@ -60,9 +62,9 @@ def test_mistakes_are_one_sentence_and_leave_no_folder(here, capsys, words, said
 
 
 @pytest.mark.usefixtures("here")
-def test_a_failed_trial_is_named_with_its_last_words(capsys, monkeypatch):
+def test_a_failed_trial_is_named_with_the_last_line_it_printed(capsys, monkeypatch):
     fail = [sys.executable, "-c", "import sys; sys.exit('the loss is not finite')"]
-    monkeypatch.setattr("ddim.experiments.sweep.worker.training", lambda sweep, trial, jobs: [fail])
+    monkeypatch.setattr("ddim.experiments.sweep.worker.trial_commands", lambda sweep, trial, jobs: [fail])
     assert main(["sweep", "seed=[3]", "--recipe", "smoke"]) == 1
     said = capsys.readouterr().err
     assert "0 of 1 trials are finished, these failed:\n  1-3: the loss is not finite\n" in said
@@ -86,56 +88,50 @@ line = {"step": 60, "images": 960, "image_mae": recipe["optim"]["lr"]}
 """
 
     def command(sweep, trial, jobs):
-        return [[sys.executable, "-c", stub, str(sweep.run(trial)), str(sweep.recipe(trial))]]
+        return [[sys.executable, "-c", stub, str(sweep.run_folder(trial)), str(sweep.recipe_file(trial))]]
 
-    monkeypatch.setattr("ddim.experiments.sweep.worker.training", command)
+    monkeypatch.setattr("ddim.experiments.sweep.worker.trial_commands", command)
 
 
-def told(sweep):
-    """What Optuna knows of the trials of a sweep, in the order in which it proposed them."""
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    storage = JournalStorage(JournalFileBackend(str(sweep / "optuna.journal")))
-    return optuna.load_study(study_name="sweep", storage=storage).trials
+def study_trials(sweep):
+    """Return what Optuna knows of the trials of a sweep, in the order in which they were planned."""
+    return TrialQueue(read_sweep(sweep)).study.trials
 
 
 @pytest.mark.usefixtures("erring")
 def test_a_search_learns_from_runs(here):
-    """What it is told is the error of the run's validation images."""
+    """It minimises the error of the run's validation images."""
     words = ["optim.lr=[1e-4..1e-2]", "--recipe", "smoke", "--search", "3", "--out", "sweep"]
     assert main(["sweep", *words]) == 0
-    trials = told(here / "sweep")
+    trials = study_trials(here / "sweep")
     assert len(trials) == 3
     for trial in trials:
         assert trial.value == pytest.approx(trial.params["optim.lr"], rel=1e-5)
 
 
 @pytest.mark.usefixtures("erring")
-def test_a_search_that_proposes_what_cannot_be_goes_on(here):
-    """Of 1 to 8 groups in 32 channels those that divide them can be; the ends do."""
+def test_a_search_goes_on_after_it_proposed_impossible_values(here):
+    """The number of groups, from 1 to 8, must divide the 32 channels, as both ends do."""
     words = ["blossoms", "net.groups=[1..8]", "net.width=32", "--recipe", "ddpm", "--search", "9"]
     assert main(["sweep", *words, "--out", "sweep"]) == 1
-    trials = told(here / "sweep")
+    trials = study_trials(here / "sweep")
     assert len(trials) == 9
     assert {trial.params["net.groups"] in (1, 2, 4, 8) for trial in trials} == {True, False}
     for trial in trials:
         result = json.loads((here / "sweep" / "results" / f"{trial.number + 1}.json").read_text())
         groups = trial.params["net.groups"]
         if groups in (1, 2, 4, 8):
-            assert (trial.state.name, result["exit"]) == ("COMPLETE", 0)
+            assert (trial.state.name, result["exit_code"]) == ("COMPLETE", 0)
         else:
             said = f"net.groups={groups}, net.width=32: net.width must be even and a multiple of net.groups"
-            assert (trial.state.name, result["exit"]) == ("FAIL", 2)
-            assert result["last"].startswith(said)
-        assert Claims(here / "sweep" / "claims").take(str(trial.number + 1)) is not None
+            assert (trial.state.name, result["exit_code"]) == ("FAIL", 2)
+            assert result["message"].startswith(said)
 
 
 @pytest.fixture
 def planned(here):
-    sweep = sweeping.sweep(here / "runs" / "s", ["a", "b b"])
-    work(sweep, 1, lambda text: None, sweeping.counting(sweep))
+    sweep = sweeping.plan_sweep(here / "runs" / "s", ["a", "b b"])
+    run_trials(sweep, 1, lambda text: None, sweeping.counting(sweep))
     return sweep
 
 
@@ -152,7 +148,7 @@ def test_a_table_in_a_pipe_has_tabs_and_no_control_codes(capsys):
 
 
 @pytest.mark.usefixtures("planned")
-def test_a_table_is_chosen_and_sorted(capsys):
+def test_runs_are_filtered_and_sorted(capsys):
     assert main(["runs", "runs/s", "--where", "name=a", "--sort", "images"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
     assert main(["runs", "--where", "state"]) == 2
@@ -162,13 +158,13 @@ def test_a_table_is_chosen_and_sorted(capsys):
 
 
 @pytest.mark.parametrize("seconds, shown", [(5, "5s"), (90, "1m"), (7300, "2h"), (200000, "2d"), (-3, "0s")])
-def test_an_age_is_said_in_whole_units(seconds, shown):
+def test_an_age_is_in_whole_units(seconds, shown):
     assert table._age(seconds) == shown
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
-def test_a_sweep_trains_from_a_shell_and_tensorboard_sees_all_of_it(here):
+def test_a_sweep_trains_from_a_shell_and_tensorboard_shows_all_its_runs(here):
     words = ["sweep", "blossoms:100", "objective.error=[l1,mse]", "--recipe", "smoke", "--images", "160"]
     ddim = [sys.executable, "-m", "ddim"]
     subprocess.run([*ddim, *words, "--out", "s"], check=True, env=dict(os.environ), capture_output=True)
@@ -179,4 +175,4 @@ def test_a_sweep_trains_from_a_shell_and_tensorboard_sees_all_of_it(here):
     seen.Reload()
     assert sorted(seen.Runs()) == ["trials/1-l1-seed0", "trials/2-mse-seed0"]
     ends = [json.loads(path.read_text()) for path in (here / "s" / "results").iterdir()]
-    assert [end["exit"] for end in ends] == [0, 0]
+    assert [end["exit_code"] for end in ends] == [0, 0]

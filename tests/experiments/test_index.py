@@ -141,8 +141,8 @@ def test_what_another_program_calls_a_sweep_is_passed_over(tmp_path, text):
     ],
 )
 def test_a_sweep_that_cannot_be_read_is_named_and_hides_no_run(tmp_path, change, said):
-    planned = sweeping.sweep(tmp_path / "sweep", ["1-l1", "2-mse"])
-    make(planned.run(planned.trials[0]))
+    planned = sweeping.plan_sweep(tmp_path / "sweep", ["1-l1", "2-mse"])
+    make(planned.run_folder(planned.trials[0]))
     make(tmp_path / "whole")
     file = tmp_path / "sweep" / "sweep.json"
     text = file.read_text()
@@ -158,21 +158,23 @@ def test_a_sweep_that_cannot_be_read_is_named_and_hides_no_run(tmp_path, change,
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]"])
 def test_how_a_trial_ended_may_be_unreadable(tmp_path, text):
-    planned = sweeping.sweep(tmp_path, ["a", "b"])
-    make(planned.run(planned.trials[0]))
-    planned.result(planned.trials[0]).parent.mkdir()
-    planned.result(planned.trials[0]).write_text(text)
+    planned = sweeping.plan_sweep(tmp_path, ["a", "b"])
+    make(planned.run_folder(planned.trials[0]))
+    planned.outcome_file(planned.trials[0]).parent.mkdir()
+    planned.outcome_file(planned.trials[0]).write_text(text)
     one, other = runs.find(tmp_path)
     assert (one.state, other.state, other.why) == ("finished", "waiting", "")
     assert one.why.startswith("results/a.json ")
 
 
 def test_every_trial_of_a_sweep_stands_once_from_the_beginning(tmp_path):
-    planned = sweeping.sweep(tmp_path / "sweep", ["1-l1", "2-mse", "3-huber"])
-    make(planned.run(planned.trials[0]))
-    make(planned.run(planned.trials[1]), seen=(160,))
-    planned.result(planned.trials[1]).parent.mkdir()
-    planned.result(planned.trials[1]).write_text(json.dumps({"exit": 1, "seconds": 2, "last": "no room"}))
+    planned = sweeping.plan_sweep(tmp_path / "sweep", ["1-l1", "2-mse", "3-huber"])
+    make(planned.run_folder(planned.trials[0]))
+    make(planned.run_folder(planned.trials[1]), seen=(160,))
+    planned.outcome_file(planned.trials[1]).parent.mkdir()
+    planned.outcome_file(planned.trials[1]).write_text(
+        json.dumps({"exit_code": 1, "seconds": 2, "message": "no room"})
+    )
     # A run beside the sweep's own.
     make(tmp_path / "sweep" / "trials" / "other")
     found = {run.path.name: (run.state, run.why) for run in runs.find(tmp_path)}
@@ -255,7 +257,7 @@ def test_a_name_that_no_run_has_is_refused_with_the_near_one(tmp_path):
 
 
 def test_looking_at_runs_imports_nothing_heavy():
-    heavy = {"torch", "numpy", "matplotlib", "yaml", "rich"}
+    heavy = {"torch", "numpy", "matplotlib", "yaml", "rich", "optuna"}
     code = "import sys, ddim.experiments.index, ddim.experiments.sweep.worker;"
     code += f"print(*{heavy} & {{*sys.modules}})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"\n"

@@ -1,15 +1,16 @@
-"""Sweeps of trials that take no time: `python tests/sweeping.py SWEEP LEASE` is one worker of such a sweep.
+"""Sweeps with trials that take no time; `python sweeping.py SWEEP GRACE PAUSE` is one worker of such a sweep.
 
-A trial counts to `STEPS` in place of training. Like a training it holds its run folder's lock, goes on where
-it was stopped, does nothing when it is finished, and writes a run's documents.
+A trial counts to `STEPS` instead of training. Like a training it locks its run folder, resumes where it
+stopped, does nothing if it is finished, and writes the files of a run.
 """
 
 import json
 import sys
 from pathlib import Path
 
-from ddim.experiments.sweep.plan import read
-from ddim.experiments.sweep.worker import work
+from ddim.experiments.sweep.folder import read_sweep
+from ddim.experiments.sweep.trial_queue import TrialQueue
+from ddim.experiments.sweep.worker import run_trials
 
 STEPS = 4
 
@@ -26,27 +27,28 @@ with lock_folder(run):
     with (run / "begun").open("a") as begun:
         print(done, file=begun)
     for step in range(done + 1, {STEPS} + 1):
-        print(json.dumps({{"step": step, "images": step}}), file=log, flush=True)
         time.sleep(pause)
+        print(json.dumps({{"step": step, "images": step}}), file=log, flush=True)
     if done < {STEPS}:
         with (run / "ended").open("a") as ended:
             print("ended", file=ended)
 """
 
 
-def sweep(folder, names, search=None):
-    """A planned sweep of trials by these names."""
-    asked = {"fields": {"seed": "[0,1]"}, "search": search}
+def plan_sweep(folder, names, search=None, storage=None):
+    """Return a planned sweep of trials with these names."""
     trials = [{"name": name, "fields": {"optim.lr": name}, "recipe": {"name": "stub"}} for name in names]
     folder.mkdir(parents=True, exist_ok=True)
-    document = {"schema": 1, "kind": "sweep", "asked": asked, "base": {}, "trials": trials}
+    request = {"fields": {"seed": "[0,1]"}, "search": search}
+    study = {"storage": storage, "study": folder.name, "base": {}}
+    document = {"schema": 1, "kind": "sweep", "request": request, **study, "trials": trials}
     (folder / "sweep.json").write_text(json.dumps(document))
-    return read(folder)
+    return read_sweep(folder)
 
 
 def counting(planned, pause=0.01):
-    """The commands of a trial that counts, `pause` seconds a step."""
-    return lambda trial: [[sys.executable, "-c", TRIAL, str(planned.run(trial)), str(pause)]]
+    """Return the commands of a trial that counts, `pause` seconds a step."""
+    return lambda trial: [[sys.executable, "-c", TRIAL, str(planned.run_folder(trial)), str(pause)]]
 
 
 def lines(path):
@@ -55,5 +57,6 @@ def lines(path):
 
 
 if __name__ == "__main__":
-    there = read(Path(sys.argv[1]))
-    work(there, commands=counting(there, float(sys.argv[3])), lease=float(sys.argv[2]))
+    there = read_sweep(Path(sys.argv[1]))
+    queue = TrialQueue(there, grace=int(sys.argv[2]))
+    run_trials(there, commands=counting(there, float(sys.argv[3])), queue=queue)

@@ -11,37 +11,41 @@ from typing import TYPE_CHECKING, Any
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
-    from ddim.experiments.sweep.plan import Asked, Sweep
+    from ddim.experiments.sweep.folder import Sweep
+    from ddim.experiments.sweep.plan import Request
 
 _EPILOG = """
 FIELD is a field of a recipe, spelt as `ddim train` spells it; `ddim train --help-recipe fast` lists them.
   schedule=[cosine,linear]     each of these, with each value of every other field
   net.widths=[[16,32],[32,64]] values that are lists themselves
-  optim.lr=[1e-4..1e-2]        any number in this range, for --random and --search: even in its logarithm, or
-                               in the number where the range holds 0
-  optim.batch=[16..128]        any whole number in this range, since both ends are written as such
+  optim.lr=[1e-4..1e-2]        any number in this range, for --random and --search: uniform in its logarithm,
+                               or in the number itself if the range holds 0
+  optim.batch=[16..128]        any whole number in this range, because both ends are whole numbers
   optim.batch=32               this value in every trial
-Shells other than bash want the brackets in quotes: 'schedule=[cosine,linear]'.
+Shells other than bash need quotes around the brackets: 'schedule=[cosine,linear]'.
 
-A sweep is a folder: sweep.json, trials/NAME (each a run, as `ddim train` leaves it), logs/NAME.txt, results/.
-Every recipe is checked before anything starts, of a search those at the ends of ranges and one within. A
-trial that fails is written down and the others go on; remove its file in results/ to try it again. Ctrl-C
-saves, and the same command with --out goes on.
+A sweep is a folder: sweep.json (the plan), trials/NAME (run folders, as of `ddim train`), logs/NAME.txt,
+results/NAME.json (outcomes). All recipes are checked before anything starts; a search is checked at the ends
+of its ranges and at one point inside. If a trial fails, the others go on; remove its file in results/ to run
+it again. Ctrl-C saves; run the same command with --out to resume.
 
-`ddim sweep --out SWEEP` in other terminals, or on other machines that share the folder, works on it too. What
-a worker that was killed held is taken up by another after a minute without a sign of life, where it stopped.
+Start `ddim sweep --out SWEEP` in other terminals to work on the same sweep. If a worker dies, another one
+resumes its trial after a minute. The queue of trials is a SQLite file in the folder. Workers on several
+machines share the folder and need a database server for the queue:
+  --storage postgresql+psycopg://user@host/database     PostgreSQL; pip install 'ddim[postgres]'
+  --storage mysql+pymysql://user@host/database          MySQL; pip install pymysql
+sweep.json keeps this address without its password, so that workers who join need --storage only for that.
 
---search proposes values by what came out so far: the KID where --evaluate makes pictures, else the error of
-validation images, which does not compare where schedules or pixels differ. All trials are judged by the same
-images: their source, size, channels and split cannot be searched, and nor can the seed. It needs pip install
-'ddim[sweep]'.
+--search lets Optuna propose values from the outcomes so far. It minimises the KID with --evaluate, else the
+error of validation images, which does not compare between schedules or pixels. All trials are judged by the
+same images: their source, size, channels and split cannot be searched, nor can the seed.
 
 examples:
   ddim sweep photos/ objective.error=[l1,mse] schedule=[cosine,linear] --repeats 3 --images 100000
   ddim sweep photos/ optim.lr=[1e-4..1e-2] optim.batch=[16..128] --search 30 --minutes 10 --evaluate 1000
-  ddim runs runs/photos-fast-sweep-1             how far the trials are
-  ddim report runs/photos-fast-sweep-1           what came of it, on one page
-  tensorboard --logdir runs/photos-fast-sweep-1  all the trials side by side
+  ddim runs runs/photos-fast-sweep-1             the state of the trials
+  ddim report runs/photos-fast-sweep-1           the results, on one page
+  tensorboard --logdir runs/photos-fast-sweep-1  all trials side by side
 """
 
 
@@ -50,44 +54,50 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.usage = "ddim sweep [DATA] FIELD=[A,B,...] ... [--repeats N] [--jobs N] [--out SWEEP] [options]"
     parser.epilog = _EPILOG
     parser.add_argument(
-        "words", nargs="*", metavar="DATA|FIELD=[A,B]", help="the images, and what to try for fields"
+        "words", nargs="*", metavar="DATA|FIELD=[A,B]", help="the images, and the values to try for fields"
     )
-    parser.add_argument("--recipe", metavar="NAME|FILE", help="what all trials share (default fast)")
+    parser.add_argument(
+        "--recipe", metavar="NAME|FILE", help="the recipe that all trials share (default fast)"
+    )
     parser.add_argument("--repeats", type=int, metavar="N", help="seeds for each combination (default 1)")
-    parser.add_argument("--random", type=int, metavar="N", help="draw N combinations instead of all")
+    parser.add_argument("--random", type=int, metavar="N", help="draw N random combinations instead of all")
     parser.add_argument("--search", type=int, metavar="N", help="let Optuna propose N trials, one by one")
-    parser.add_argument("--images", metavar="N", help="how many images each run sees")
-    parser.add_argument("--minutes", metavar="M", help="or how long each run trains")
+    parser.add_argument("--images", metavar="N", help="train each run for N images")
+    parser.add_argument("--minutes", metavar="M", help="or for M minutes")
     parser.add_argument(
         "--evaluate",
         type=int,
         metavar="N",
-        help="then judge each run by N pictures, as `ddim evaluate`, of all classes where it has labels",
+        help="evaluate each run with N samples, as `ddim evaluate` does; of all classes if it has labels",
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trials at a time (default 1)")
     parser.add_argument(
         "--out", type=Path, metavar="SWEEP", help="a new folder, or a sweep to work on (default under runs/)"
     )
+    parser.add_argument(
+        "--storage", metavar="ADDRESS", help="database of the queue (default a SQLite file in the folder)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan or join the sweep, do its trials, say how they ended: 0, or 1 where some failed."""
-    from ddim.experiments.sweep.plan import begin
-    from ddim.experiments.sweep.worker import check_jobs, work
+    """Create or join the sweep, run its trials, print their outcomes; 0, or 1 if some failed."""
+    from ddim.experiments.sweep.folder import begin_sweep
+    from ddim.experiments.sweep.trial_queue import TrialQueue
+    from ddim.experiments.sweep.worker import check_jobs, run_trials
 
     # Before there is a folder.
     check_jobs(args.jobs)
-    sweep = begin(_asked(args), args.out)
+    sweep = begin_sweep(_request(args), args.out, args.storage)
     _say(f"{len(sweep.trials)} trials in {sweep.folder}")
     try:
-        work(sweep, args.jobs, _say)
+        run_trials(sweep, args.jobs, _say, queue=TrialQueue(sweep, args.storage))
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped; `ddim sweep --out {sweep.folder}` goes on") from None
-    return _done(sweep)
+        raise KeyboardInterrupt(f"stopped; `ddim sweep --out {sweep.folder}` resumes it") from None
+    return _print_outcomes(sweep)
 
 
-def _asked(args: argparse.Namespace) -> Asked | None:
-    from ddim.experiments.sweep.plan import Asked
+def _request(args: argparse.Namespace) -> Request | None:
+    from ddim.experiments.sweep.plan import Request
 
     fields: dict[str, str] = {}
     sources = []
@@ -105,18 +115,18 @@ def _asked(args: argparse.Namespace) -> Asked | None:
     names = ("recipe", "repeats", "random", "search", "images", "minutes", "evaluate")
     given |= {name: getattr(args, name) for name in names}
     given = {name: value for name, value in given.items() if value is not None}
-    return Asked(**given) if given else None
+    return Request(**given) if given else None
 
 
-def _done(sweep: Sweep) -> int:
-    from ddim.files import read_json
+def _print_outcomes(sweep: Sweep) -> int:
+    from ddim.experiments.sweep.outcome import read_outcome
 
-    ends = {trial.name: read_json(sweep.result(trial)) for trial in sweep.trials}
-    failed = [name for name, end in ends.items() if end["exit"] != 0]
-    said = f"{len(ends) - len(failed)} of {len(ends)} trials are finished"
-    _say(f"{said}, these failed:" if failed else said)
-    for name in failed:
-        _say(f"  {name}: {ends[name]['last']}")
+    outcomes = {trial.name: read_outcome(sweep.outcome_file(trial)) for trial in sweep.trials}
+    failed = {name: outcome for name, outcome in outcomes.items() if outcome and outcome.failed}
+    summary = f"{len(outcomes) - len(failed)} of {len(outcomes)} trials are finished"
+    _say(f"{summary}, these failed:" if failed else summary)
+    for name, outcome in failed.items():
+        _say(f"  {name}: {outcome.message}")
     _say(f"next: ddim report {sweep.folder}")
     return 1 if failed else 0
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ddim.errors import UserError, suggest
 from ddim.evaluation import record as scores
+from ddim.experiments.sweep.outcome import read_outcome
 from ddim.files import is_locked, read_json
 from ddim.metrics import catalogue
 from ddim.runs.flat import ERRORS, fields
@@ -163,16 +164,14 @@ def _trial(sweep: Path, name: str, recipe: Mapping[str, Any]) -> Run:
     """A trial: a run folder where there is one, and what became of it."""
     path, result = sweep / "trials" / name, sweep / "results" / f"{name}.json"
     run = read(path) if (path / RUN).exists() else Run(path, "waiting", recipe)
-    if not result.exists():
-        return run
     try:
-        ended = read_json(result)
-        failed = ended["exit"] != 0
-        why = ended["last"] if failed else run.why
-    except (UserError, KeyError, TypeError) as error:
+        outcome = read_outcome(result)
+    except UserError as error:
         return replace(run, why=_said(sweep, f"results/{result.name}", error))
+    if outcome is None or not outcome.failed:
+        return run
     changed = run.changed or result.stat().st_mtime
-    return replace(run, state="failed", changed=changed, why=why) if failed else run
+    return replace(run, state="failed", changed=changed, why=outcome.message)
 
 
 def _records(path: Path) -> tuple[tuple[Mapping[str, Any], ...], str]:

@@ -1,63 +1,79 @@
-"""A search learns from what it is told."""
+"""A search learns from outcomes."""
 
 import math
 
 import pytest
 
-from ddim.errors import UserError
-from ddim.experiments.sweep import optuna_search as tuning
-from ddim.experiments.sweep.search_space import parse
+from ddim.experiments.sweep.folder import begin_sweep
+from ddim.experiments.sweep.outcome import Outcome
+from ddim.experiments.sweep.plan import Request
+from ddim.experiments.sweep.search_space import parse_space
+from ddim.experiments.sweep.trial_queue import TrialQueue
 
-SPACE = parse({"optim.lr": "[1e-5..1e-1]", "schedule": "[cosine,linear]", "optim.batch": "[8..64]"})
+FIELDS = {"optim.lr": "[1e-5..1e-1]", "objective.error": "[l1,mse]", "optim.batch": "[8..64]"}
+SPACE = parse_space(FIELDS)
 
 
 def loss(choice):
-    """Least, 0, at a learning rate of 1e-3 and a cosine schedule."""
-    return abs(math.log10(float(choice["optim.lr"])) + 3) + (choice["schedule"] == "linear")
+    """The least is 0, at a learning rate of 1e-3 and the L1 error."""
+    return abs(math.log10(float(choice["optim.lr"])) + 3) + (choice["objective.error"] == "mse")
 
 
-def test_a_search_comes_nearer_to_what_is_best_than_chance_does(tmp_path):
+@pytest.fixture
+def search(tmp_path):
+    """The queue of a search with forty trials."""
+    queue = TrialQueue(begin_sweep(Request(recipe="smoke", fields=FIELDS, search=40), tmp_path / "sweep"))
+    queue.refill()
+    return queue
+
+
+def test_a_search_comes_nearer_to_the_best_values_than_chance(search):
     losses = []
-    for seed in range(40):
-        number, choice = tuning.ask(tmp_path, SPACE, seed)
-        losses.append(loss(choice))
-        tuning.tell(tmp_path, number, losses[-1])
-    # By chance a loss is 1 + 1/2 in the mean, and twenty of them 0.17 about that.
+    for _ in range(40):
+        taken = search.take()
+        losses.append(loss(search.propose(taken, SPACE)))
+        search.finish(taken, Outcome(0, 1.0, "", losses[-1]))
+    assert search.take() is None
+    # By chance the mean loss is 1 + 1/2, with a deviation of 0.17 over twenty trials.
     assert sum(losses[20:]) / 20 < 1.5 - 3 * 0.17
-    assert (tmp_path / tuning.JOURNAL).is_file()
 
 
-def test_values_are_those_that_were_asked_for(tmp_path):
-    for seed in range(12):
-        _, choice = tuning.ask(tmp_path, SPACE, seed)
+def test_proposed_values_lie_in_the_space(search):
+    for _ in range(12):
+        choice = search.propose(search.take(), SPACE)
         assert 1e-5 <= float(choice["optim.lr"]) <= 1e-1
-        assert choice["schedule"] in ("cosine", "linear")
+        assert choice["objective.error"] in ("l1", "mse")
         assert 8 <= int(choice["optim.batch"]) <= 64
 
 
-def test_a_trial_may_be_told_twice_and_may_fail(tmp_path):
-    one, _ = tuning.ask(tmp_path, SPACE, 0)
-    two, _ = tuning.ask(tmp_path, SPACE, 1)
-    assert one != two
-    tuning.tell(tmp_path, one, 0.5)
-    tuning.tell(tmp_path, one, 0.5)
-    tuning.tell(tmp_path, two, None)
-    assert tuning.ask(tmp_path, SPACE, 2)[0] == 2
+def test_a_trial_keeps_its_values_when_another_worker_resumes_it(search):
+    taken = search.take()
+    choice = search.propose(taken, SPACE)
+    assert search.propose(taken, SPACE) == choice
+    search.free(taken)
+    found = {}
+    while again := search.take():
+        found.setdefault(again.trial.name, []).append(search.propose(again, SPACE))
+    assert len(found) == 40
+    assert found[taken.trial.name] == [choice]
 
 
-def test_a_trial_that_failed_is_learnt_from_when_it_is_tried_again(tmp_path):
-    failed, choice = tuning.ask(tmp_path, SPACE, 0)
-    tuning.tell(tmp_path, failed, None)
-    for value in (None, 0.5, 0.5, None):
-        tuning.tell(tmp_path, failed, value)
-    before, again = tuning._study(tmp_path, 0).trials
-    assert (again.state.name, again.value) == ("COMPLETE", 0.5)
-    assert (again.params, again.distributions) == (before.params, before.distributions)
-    assert again.params["schedule"] == choice["schedule"]
-    assert tuning.ask(tmp_path, SPACE, 1)[0] == 2
-
-
-def test_without_optuna_one_is_told_what_to_install(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'ddim\[sweep\]'"):
-        tuning.check()
+def test_a_search_learns_from_a_trial_that_failed_and_was_run_again(search):
+    taken = search.take()
+    choice = search.propose(taken, SPACE)
+    file = search.sweep.outcome_file(taken.trial)
+    file.parent.mkdir()
+    for outcome in (Outcome(1, 1.0, "failed"), Outcome(0, 1.0, "", 0.5)):
+        outcome.write(file)
+        search.finish(taken, outcome)
+        search.finish(taken, outcome)
+        search.refill()
+        if outcome.failed:
+            file.unlink()
+            search.refill()
+            held = [search.take() for _ in range(40)]
+            taken = held[-1]
+            assert search.propose(taken, SPACE) == choice
+    found = [trial for trial in search.study.trials if trial.user_attrs["name"] == taken.trial.name]
+    assert [(trial.state.name, trial.value) for trial in found] == [("FAIL", None), ("COMPLETE", 0.5)]
+    assert found[0].params == found[1].params

@@ -1,4 +1,4 @@
-"""Fields with lists and ranges -> combinations."""
+"""Lists and ranges of fields become combinations."""
 
 import math
 
@@ -7,19 +7,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim.errors import UserError
-from ddim.experiments.sweep.search_space import Range, corners, draw, grid, parse
+from ddim.experiments.sweep.search_space import (
+    Range,
+    draw_combinations,
+    list_combinations,
+    list_corners,
+    parse_space,
+)
 
 words = st.text("abc0123456789_", min_size=1, max_size=4)
 spaces = st.dictionaries(words, st.lists(words, min_size=1, max_size=4, unique=True), min_size=1, max_size=4)
 
 
-def spelt(space):
-    return parse({name: f"[{','.join(values)}]" for name, values in space.items()})
+def parse_lists(space):
+    return parse_space({name: f"[{','.join(values)}]" for name, values in space.items()})
 
 
 @given(spaces)
 def test_a_grid_holds_every_combination_once(space):
-    found = grid(spelt(space))
+    found = list_combinations(parse_lists(space))
     assert len(found) == math.prod(map(len, space.values()))
     assert len({tuple(choice.items()) for choice in found}) == len(found)
     for choice in found:
@@ -28,7 +34,7 @@ def test_a_grid_holds_every_combination_once(space):
 
 
 def test_the_last_field_changes_fastest():
-    found = grid(parse({"objective.error": "[l1,mse]", "schedule": "[cosine,linear]"}))
+    found = list_combinations(parse_space({"objective.error": "[l1,mse]", "schedule": "[cosine,linear]"}))
     assert [tuple(choice.values()) for choice in found] == [
         ("l1", "cosine"),
         ("l1", "linear"),
@@ -38,7 +44,7 @@ def test_the_last_field_changes_fastest():
 
 
 def test_one_value_is_a_list_of_one_and_values_may_be_lists():
-    found = grid(parse({"optim.batch": "32", "net.widths": "[[16,32], [32,64]]"}))
+    found = list_combinations(parse_space({"optim.batch": "32", "net.widths": "[[16,32], [32,64]]"}))
     assert found == [
         {"optim.batch": "32", "net.widths": "[16,32]"},
         {"optim.batch": "32", "net.widths": "[32,64]"},
@@ -46,28 +52,30 @@ def test_one_value_is_a_list_of_one_and_values_may_be_lists():
 
 
 @pytest.mark.parametrize("text", ["[../a,../b]", "[photos,old..new]", "[a/../b]", r"[..\a]"])
-def test_dots_between_other_things_than_numbers_are_no_range(text):
-    assert grid(parse({"data.source": text})) == [{"data.source": one} for one in text[1:-1].split(",")]
+def test_dots_in_paths_are_not_a_range(text):
+    found = list_combinations(parse_space({"data.source": text}))
+    assert found == [{"data.source": one} for one in text[1:-1].split(",")]
 
 
 @given(spaces, st.data())
-def test_draws_from_lists_differ_and_are_the_same_for_a_seed(space, data):
-    every = grid(spelt(space))
+def test_random_draws_from_lists_are_distinct_and_depend_on_the_seed_alone(space, data):
+    every = list_combinations(parse_lists(space))
     count = data.draw(st.integers(1, len(every)))
-    found = draw(spelt(space), count, 3)
-    assert found == draw(spelt(space), count, 3)
+    found = draw_combinations(parse_lists(space), count, 3)
+    assert found == draw_combinations(parse_lists(space), count, 3)
     assert len({tuple(choice.items()) for choice in found}) == count
     assert all(choice in every for choice in found)
 
 
 def test_more_draws_than_combinations_are_refused():
     with pytest.raises(UserError, match="--random 5 is more than the 4 combinations"):
-        draw(parse({"a": "[1,2]", "b": "[1,2]"}), 5, 0)
+        draw_combinations(parse_space({"a": "[1,2]", "b": "[1,2]"}), 5, 0)
 
 
-def test_a_range_is_even_in_its_logarithm():
-    """A third of the draws of [1e-4..1e-1] in each decade."""
-    values = [float(choice["lr"]) for choice in draw(parse({"lr": "[1e-4..1e-1]"}), 3000, 0)]
+def test_a_positive_range_is_uniform_in_its_logarithm():
+    """A third of the draws from [1e-4..1e-1] lies in each decade."""
+    found = draw_combinations(parse_space({"lr": "[1e-4..1e-1]"}), 3000, 0)
+    values = [float(choice["lr"]) for choice in found]
     assert min(values) >= 1e-4
     assert max(values) <= 1e-1
     for low in (1e-4, 1e-3, 1e-2):
@@ -75,32 +83,33 @@ def test_a_range_is_even_in_its_logarithm():
         assert share == pytest.approx(1 / 3, abs=0.04)
 
 
-def test_a_range_that_holds_zero_is_even_itself():
-    values = [float(choice["x"]) for choice in draw(parse({"x": "[-1.0..3.0]"}), 3000, 0)]
+def test_a_range_with_zero_inside_is_uniform():
+    values = [float(choice["x"]) for choice in draw_combinations(parse_space({"x": "[-1.0..3.0]"}), 3000, 0)]
     assert sum(values) / 3000 == pytest.approx(1, abs=0.1)
     assert sum(value < 0 for value in values) / 3000 == pytest.approx(1 / 4, abs=0.04)
 
 
 def test_a_range_of_whole_numbers_gives_whole_numbers_and_both_ends():
-    values = [choice["batch"] for choice in draw(parse({"batch": "[1..4]"}), 400, 0)]
+    values = [choice["batch"] for choice in draw_combinations(parse_space({"batch": "[1..4]"}), 400, 0)]
     assert set(values) == {"1", "2", "3", "4"}
-    assert {choice["x"] for choice in draw(parse({"x": "[0..2]"}), 300, 0)} == {"0", "1", "2"}
+    found = draw_combinations(parse_space({"x": "[0..2]"}), 300, 0)
+    assert {choice["x"] for choice in found} == {"0", "1", "2"}
 
 
 @given(st.floats(1e-6, 1e6), st.floats(1.01, 1e3), st.floats(0, 1, exclude_max=True))
-def test_a_range_gives_nothing_outside_it(low, ratio, u):
-    # What is written has six digits.
+def test_values_of_a_range_lie_between_its_ends(low, ratio, u):
+    # Values are written with six digits.
     assert low * (1 - 1e-5) <= float(Range(low, low * ratio, False).at(u)) <= low * ratio * (1 + 1e-5)
 
 
-def test_a_range_and_a_list_are_drawn_together():
-    found = draw(parse({"lr": "[1e-4..1e-2]", "schedule": "[cosine,linear]"}), 50, 0)
+def test_ranges_and_lists_are_drawn_together():
+    found = draw_combinations(parse_space({"lr": "[1e-4..1e-2]", "schedule": "[cosine,linear]"}), 50, 0)
     assert {choice["schedule"] for choice in found} == {"cosine", "linear"}
     assert len({choice["lr"] for choice in found}) == 50
 
 
-def test_corners_are_the_ends_of_ranges_with_every_value_after_one_within():
-    within, *ends = corners(parse({"lr": "[1e-4..1e-2]", "error": "[l1,mse]"}))
+def test_corners_are_an_inner_point_then_every_end_with_every_value():
+    within, *ends = list_corners(parse_space({"lr": "[1e-4..1e-2]", "error": "[l1,mse]"}))
     assert 1e-4 < float(within["lr"]) < 1e-2
     assert ends == [
         {"lr": "0.0001", "error": "l1"},
@@ -110,9 +119,9 @@ def test_corners_are_the_ends_of_ranges_with_every_value_after_one_within():
     ]
 
 
-def test_within_a_whole_range_nothing_is_tried_that_is_not_an_end():
-    """Whole numbers often fit in steps only: eights between 8 and 64."""
-    assert {choice["width"] for choice in corners(parse({"width": "[8..64]"}))} == {"8", "64"}
+def test_corners_of_a_whole_range_are_its_ends():
+    """Whole numbers often must be multiples: of eight between 8 and 64, say."""
+    assert {choice["width"] for choice in list_corners(parse_space({"width": "[8..64]"}))} == {"8", "64"}
 
 
 @pytest.mark.parametrize(
@@ -130,12 +139,12 @@ def test_within_a_whole_range_nothing_is_tried_that_is_not_an_end():
         ("[0..inf]", "must be a range such as"),
     ],
 )
-def test_what_is_no_list_and_no_range_is_refused(text, said):
+def test_malformed_lists_and_ranges_are_refused(text, said):
     with pytest.raises(UserError, match=said) as error:
-        parse({"objective.error": text})
+        parse_space({"objective.error": text})
     assert "objective.error" in str(error.value)
 
 
-def test_a_range_has_no_grid():
+def test_a_range_cannot_be_enumerated():
     with pytest.raises(UserError, match="lr is a range: give --random N or --search N"):
-        grid(parse({"lr": "[1e-4..1e-2]"}))
+        list_combinations(parse_space({"lr": "[1e-4..1e-2]"}))

@@ -1,6 +1,6 @@
-"""What a sweep tries: `objective.error=[l1,mse] optim.lr=[1e-4..1e-2]` -> values for the fields of recipes.
+"""The values that a sweep tries: `objective.error=[l1,mse] optim.lr=[1e-4..1e-2]` -> values of recipe fields.
 
-Values stay text, as on the command line of `ddim train`: what they mean is for `ddim.runs.recipe` to say.
+Values stay text, as on the command line of `ddim train`; `ddim.runs.recipe` gives them their meaning.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ddim.errors import UserError
 
 INSIDE = 0.314159
-"""The quantile of a range that is tried beside its ends; not 0.3, at which [0.0..10.0] has a whole number."""
+"""The quantile of a range that is tried beside its ends. At 0.3 the range [0.0..10.0] has a whole number."""
 
 Choice = dict[str, str]
 """One value for each field of a sweep."""
@@ -22,14 +22,14 @@ Choice = dict[str, str]
 
 @dataclass(frozen=True)
 class Values:
-    """Any of these."""
+    """A list of values."""
 
     values: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Range:
-    """Any number from `low` to `high`; a whole one where both are written so. Even in log where low > 0."""
+    """All numbers from `low` to `high`, uniform in log where low > 0; whole numbers if both ends are."""
 
     low: float
     high: float
@@ -37,40 +37,45 @@ class Range:
 
     @property
     def log(self) -> bool:
-        """Whether ratios count, not differences."""
+        """Whether the range is uniform in the logarithm."""
         return self.low > 0
 
     def at(self, u: float) -> str:
-        """The value at the quantile u in [0, 1)."""
-        # Each whole number has the room of half a number to both sides.
+        """Return the value at the quantile u in [0, 1)."""
+        # Each whole number takes the room of half a number on both sides.
         low, high = (self.low - 0.5, self.high + 0.5) if self.whole else (self.low, self.high)
         value = low * (high / low) ** u if self.log else low + (high - low) * u
         return self.text(min(max(value, self.low), self.high))
 
     def text(self, value: float) -> str:
-        """A value as an option takes it; six digits, so that names and tables can be read."""
+        """Return a value as an option takes it, with six digits so that names and tables stay readable."""
         return str(round(value)) if self.whole else f"{value:.6g}"
 
 
 Space = dict[str, Values | Range]
-"""What each field may be."""
+"""The possible values of each field."""
 
 
-def parse(fields: Mapping[str, str]) -> Space:
-    """The space of {"schedule": "[cosine,linear]", "optim.lr": "[1e-4..1e-2]", "optim.batch": "16"}."""
-    return {name: _parsed(name, text) for name, text in fields.items()}
+def parse_space(fields: Mapping[str, str]) -> Space:
+    """Parse {"schedule": "[cosine,linear]", "optim.lr": "[1e-4..1e-2]", "optim.batch": "16"}."""
+    return {name: _parse_field(name, text) for name, text in fields.items()}
 
 
-def grid(space: Space) -> list[Choice]:
-    """Every combination, the last field fastest. UserError for a range, which has no end of values."""
-    lists = [_values(name, values) for name, values in space.items()]
+def list_combinations(space: Space) -> list[Choice]:
+    """List every combination, the last field changing fastest.
+
+    Raises:
+        UserError: if a field is a range, which has endless values.
+    """
+    lists = [_listed(name, values) for name, values in space.items()]
     return [dict(zip(space, choice, strict=True)) for choice in itertools.product(*lists)]
 
 
-def draw(space: Space, count: int, seed: int) -> list[Choice]:
-    """`count` combinations at random, the same for a seed: no two alike in a space of lists alone.
+def draw_combinations(space: Space, count: int, seed: int) -> list[Choice]:
+    """Draw `count` random combinations; distinct ones if the space holds lists only.
 
-    UserError where such a space has fewer.
+    Raises:
+        UserError: if a space of lists has fewer than `count` combinations.
     """
     import numpy as np
 
@@ -79,16 +84,16 @@ def draw(space: Space, count: int, seed: int) -> list[Choice]:
         return [
             {name: _at(values, generator.random()) for name, values in space.items()} for _ in range(count)
         ]
-    every = grid(space)
+    every = list_combinations(space)
     if count > len(every):
         raise UserError(f"--random {count} is more than the {len(every)} combinations that there are")
     return [every[k] for k in generator.choice(len(every), count, replace=False)]
 
 
-def corners(space: Space) -> Iterator[Choice]:
-    """One combination from inside the ranges that are not whole, then every one of listed values and ends.
+def list_corners(space: Space) -> Iterator[Choice]:
+    """Yield a combination from inside the continuous ranges, then all of the listed values and range ends.
 
-    The ends of a range may be whole numbers, which a field needs, where what lies between is not.
+    The inner one finds fields that need whole numbers: both ends of a range may be whole by chance.
     """
     yield {k: _at(v, INSIDE if isinstance(v, Range) and not v.whole else 0.0) for k, v in space.items()}
     lists = [v.values if isinstance(v, Values) else (v.text(v.low), v.text(v.high)) for v in space.values()]
@@ -96,14 +101,14 @@ def corners(space: Space) -> Iterator[Choice]:
         yield dict(zip(space, choice, strict=True))
 
 
-def _parsed(name: str, text: str) -> Values | Range:
+def _parse_field(name: str, text: str) -> Values | Range:
     inner = text.strip()
     if not (inner.startswith("[") and inner.endswith("]")):
         return Values((inner,))
     inner = inner[1:-1]
-    # Of [../a,../b] the dots lead to other folders.
+    # In [../a,../b] the dots are part of paths.
     if ".." in inner and not re.search(r"[,/\\]", inner):
-        return _range(name, inner)
+        return _parse_range(name, inner)
     values = tuple(_split(name, inner))
     if not all(values) or len(set(values)) < len(values):
         raise UserError(f"{name} must name different values, got {text}")
@@ -111,7 +116,7 @@ def _parsed(name: str, text: str) -> Values | Range:
 
 
 def _split(name: str, text: str) -> list[str]:
-    """Parts between the commas that lie in no bracket: a value may be a list itself."""
+    """Split at the commas outside brackets: a value may be a list itself."""
     depth, parts = 0, [""]
     for letter in text:
         depth += (letter == "[") - (letter == "]")
@@ -126,7 +131,7 @@ def _split(name: str, text: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def _range(name: str, text: str) -> Range:
+def _parse_range(name: str, text: str) -> Range:
     low, _, high = (part.strip() for part in text.partition(".."))
     try:
         ends = float(low), float(high)
@@ -137,7 +142,7 @@ def _range(name: str, text: str) -> Range:
     return Range(*ends, whole=all(re.fullmatch("[+-]?[0-9]+", end) for end in (low, high)))
 
 
-def _values(name: str, values: Values | Range) -> Sequence[str]:
+def _listed(name: str, values: Values | Range) -> Sequence[str]:
     if isinstance(values, Range):
         raise UserError(f"{name} is a range: give --random N or --search N, or a list of values")
     return values.values

@@ -1,7 +1,7 @@
-"""A worker of a sweep: claims trials, runs their commands, writes down how each ended.
+"""A worker of a sweep: takes trials from the queue, runs their commands, writes their outcomes.
 
-Any number of them work on one folder. Each trial ends once; one whose worker was killed is taken up by
-another, where it stopped.
+Any number of workers share one sweep. Each trial is run to its end once; if a worker dies, another one
+resumes its trial where it stopped.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,137 +22,141 @@ from ddim.errors import FolderLocked, NoSpace, UserError
 from ddim.experiments import index as runs
 from ddim.experiments.conditions import counts, way
 from ddim.experiments.index import Run
-from ddim.experiments.sweep import optuna_search as tuning
-from ddim.experiments.sweep.claims import LEASE, Claim, Claims
-from ddim.experiments.sweep.plan import STEPS, Sweep, Trial, Unfit, prepared
-from ddim.files import is_locked, make_folder, read_json, write_json
+from ddim.experiments.sweep.folder import Sweep, write_trial_recipe
+from ddim.experiments.sweep.outcome import Outcome, read_outcome
+from ddim.experiments.sweep.plan import STEPS, Trial, Unfit, build_recipe
+from ddim.experiments.sweep.search_space import parse_space
+from ddim.experiments.sweep.trial_queue import TakenTrial, TrialQueue
+from ddim.files import is_locked
 from ddim.metrics.catalogue import DEFAULT
 
-NO_SPACE = 3
-"""What a command exits with when the disk is full: the next trial would end so too."""
-UNFIT = 2
-"""What a command exits with when it was asked for what cannot be."""
+POLL = 0.2
+"""Seconds between two looks at the children and the queue."""
 
 Commands = Callable[[Trial], list[list[str]]]
-"""What makes a trial: command lines, each run when the one before has ended with 0."""
+"""Returns the command lines of a trial; each is run if the one before ended with exit code 0."""
 
 
-def work(
+def run_trials(
     sweep: Sweep,
     jobs: int = 1,
     tell: Callable[[str], None] = print,
     commands: Commands | None = None,
-    lease: float = LEASE,
+    queue: TrialQueue | None = None,
 ) -> None:
-    """Do trials, `jobs` at a time, until every trial of the sweep has ended, here or with another worker.
+    """Run trials, `jobs` at a time, until every trial of the sweep has ended, here or with another worker.
 
-    A trial that fails is written down, and the others go on. Ctrl-C, SIGTERM and SIGHUP stop the children,
-    which save, and free their trials: KeyboardInterrupt. `NoSpace` where the disk is full.
+    A trial that fails has that as its outcome, and the others go on. Ctrl-C, SIGTERM and SIGHUP stop the
+    commands, which save, and return their trials to the queue.
+
+    Args:
+        sweep: the sweep.
+        jobs: number of trials at a time.
+        tell: called with a sentence whenever a trial starts or ends.
+        commands: the commands of a trial; by default those of `ddim train` and `ddim evaluate`.
+        queue: this worker's view of the queue; by default one with a grace period of a minute.
+
+    Raises:
+        UserError: if `jobs` is below 1, Optuna is not installed, or the storage does not answer.
+        KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP.
+        NoSpace: if the disk is full.
     """
     check_jobs(jobs)
-    for name in ("claims", "logs", "results", "recipes", "proposals", "trials"):
-        make_folder(sweep.folder / name)
-    commands = commands or (lambda trial: training(sweep, trial, jobs))
-    claims = Claims(sweep.folder / "claims", lease)
+    sweep.make_folders()
+    queue = queue or TrialQueue(sweep)
+    commands = commands or (lambda trial: trial_commands(sweep, trial, jobs))
     active: list[_Job] = []
-    with _signals():
+    looked = float("-inf")
+    with _signals_as_interrupts():
         try:
             while True:
-                active = [job for job in active if not job.over()]
-                left = [trial for trial in sweep.trials if not sweep.result(trial).exists()]
-                if not left and not active:
+                active = [job for job in active if not job.is_over()]
+                if not active and all(sweep.outcome_file(trial).exists() for trial in sweep.trials):
                     return
-                own = {job.trial.name for job in active}
-                for trial in left:
-                    if len(active) < jobs and trial.name not in own:
-                        claim = _claimed(sweep, trial, claims)
-                        active += [_Job(sweep, trial, claim, commands, tell)] if claim else []
-                time.sleep(min(0.2, lease / 50))
+                while len(active) < jobs and (taken := queue.take()):
+                    active.append(_Job(queue, taken, commands, tell))
+                if len(active) < jobs and time.monotonic() - looked > queue.interval:
+                    queue.refill()
+                    looked = time.monotonic()
+                time.sleep(POLL)
         except BaseException:
-            _stop(active)
+            _stop(queue, active)
             raise
 
 
 def check_jobs(jobs: int) -> None:
-    """UserError where no trial could be done."""
+    """Check a number of trials at a time.
+
+    Raises:
+        UserError: if it is below 1.
+    """
     if jobs < 1:
         raise UserError(f"--jobs must be at least 1, got {jobs}")
 
 
-def training(sweep: Sweep, trial: Trial, jobs: int) -> list[list[str]]:
-    """Train, and evaluate where that was asked for and is not done."""
-    run = sweep.run(trial)
+def trial_commands(sweep: Sweep, trial: Trial, jobs: int) -> list[list[str]]:
+    """Return the commands of a trial: train, and evaluate if the sweep asks for it and it is not done."""
+    run = sweep.run_folder(trial)
     ddim = [sys.executable, "-m", "ddim"]
-    train = [*ddim, "train", "--recipe", str(sweep.recipe(trial)), "--out", str(run), "--resume"]
-    # A run keeps the threads that it began with.
+    train = [*ddim, "train", "--recipe", str(sweep.recipe_file(trial)), "--out", str(run), "--resume"]
+    # A run keeps the number of threads that it started with.
     if jobs > 1 and not (run / runs.RUN).exists():
         train += ["--threads", str(max(1, _cores() // jobs))]
-    if not sweep.asked.evaluate or evaluation(runs.read(run), sweep.asked.evaluate):
+    samples = sweep.request.evaluate
+    if not samples or sweep_evaluation(runs.read(run), samples):
         return [train]
-    evaluate = [*ddim, "evaluate", str(run), "-n", str(sweep.asked.evaluate), "--steps", str(STEPS)]
+    evaluate = [*ddim, "evaluate", str(run), "-n", str(samples), "--steps", str(STEPS)]
     if (trial.recipe or {}).get("data", {}).get("labels"):
-        # As the KID of a training: the reference holds all classes.
+        # The reference holds all classes.
         evaluate += ["--label", "all"]
     return [train, evaluate]
 
 
-def evaluation(run: Run, pictures: int) -> Mapping[str, Any] | None:
-    """The record of the newest evaluation of a finished run that was made as a sweep makes it, or None."""
+def sweep_evaluation(run: Run, samples: int) -> Mapping[str, Any] | None:
+    """Return the newest record of a finished run's evaluation that was made as a sweep makes it, or None."""
     if run.state != "finished":
         return None
 
     def asked(record: Mapping[str, Any]) -> bool:
         how = way(run, record)
         label = ("label all, guidance 1",) if run.recipe["data"].get("labels") else ()
-        mine = how.pictures == pictures and how.sampled == (f"{STEPS} steps", "weights ema", *label)
+        mine = how.pictures == samples and how.sampled == (f"{STEPS} steps", "weights ema", *label)
         return mine and how.extractor == DEFAULT and how.reference[1] == "valid" and counts(run, record)
 
     return next((record for record in reversed(run.records) if asked(record)), None)
 
 
-def _claimed(sweep: Sweep, trial: Trial, claims: Claims) -> Claim | None:
-    """A claim on the trial, or None where another worker has it or has ended it."""
-    claim = claims.take(trial.name)
-    # Its last holder may have ended it after this worker looked, and let go only then.
-    if claim is not None and sweep.result(trial).exists():
-        claim.release()
-        return None
-    return claim
-
-
 class _Job:
-    """A claimed trial and its child process."""
+    """A trial that this worker holds, and its child process."""
 
     def __init__(
-        self, sweep: Sweep, trial: Trial, claim: Claim, commands: Commands, tell: Callable[[str], None]
+        self, queue: TrialQueue, taken: TakenTrial, commands: Commands, tell: Callable[[str], None]
     ) -> None:
-        self.sweep, self.trial, self.claim, self.commands, self.tell = sweep, trial, claim, commands, tell
-        self.log, self.began = sweep.log(trial), time.monotonic()
+        self.queue, self.sweep, self.taken = queue, queue.sweep, taken
+        self.trial, self.commands, self.tell = taken.trial, commands, tell
+        self.log, self.started = self.sweep.log_file(self.trial), time.monotonic()
         self.left: list[list[str]] = []
         self.child: subprocess.Popen[bytes] | None = None
 
-    def over(self) -> bool:
-        """Look after the trial, without waiting; whether this worker is done with it."""
-        if not self.claim.beat():
-            self.tell(
-                f"{self.trial.name} is another worker's now: this one gave no sign of life for too long"
-            )
+    def is_over(self) -> bool:
+        """Look after the trial, without waiting; True once this worker is done with it."""
+        if not self.queue.beat(self.taken):
+            self.tell(f"{self.trial.name} was given to another worker: this one sent no heartbeat in time")
             self.end(kill=True)
             return True
         if self.child is None:
-            # The child of a worker that was killed lives on, and may still be training.
-            if not is_locked(self.sweep.run(self.trial)):
-                return not self._begin()
-            return False
+            # The child of a dead worker lives on, and may still be training.
+            return not is_locked(self.sweep.run_folder(self.trial)) and not self._start()
         code = self.child.poll()
         if code is None:
             return False
-        if code == NO_SPACE:
+        if code == NoSpace.exit_code:
+            # The next trial would end in the same way.
             raise NoSpace(_last_line(self.log))
         if code == 0 and self.left:
-            self._start(self.left.pop(0))
+            self._run(self.left.pop(0))
         elif code == FolderLocked.exit_code:
-            # The child of a killed worker was still reading images when this one looked, and locked first.
+            # The child of a dead worker was still reading images when this worker looked, and locked first.
             self.child = None
         else:
             self._finish(code, _last_line(self.log))
@@ -159,62 +164,77 @@ class _Job:
         return False
 
     def end(self, kill: bool = False) -> None:
-        """Ask the child to save and end, or end it at once."""
+        """Ask the child to save and exit, or kill it."""
         if self.child is not None and self.child.poll() is None:
             self.child.kill() if kill else self.child.terminate()
 
-    def _begin(self) -> bool:
-        """Start the first command; False where the trial has none, because no recipe can have its values."""
-        try:
-            self.trial = prepared(self.sweep, self.trial)
-        except Unfit as error:
-            self._finish(UNFIT, str(error))
+    def _start(self) -> bool:
+        """Run the first command; False if there is nothing to run."""
+        outcome = read_outcome(self.sweep.outcome_file(self.trial))
+        if outcome is not None:
+            # Its worker died after it wrote the outcome and before it told the study.
+            self.queue.finish(self.taken, outcome)
             return False
-        said = ", ".join(f"{name} {value}" for name, value in (self.trial.fields or {}).items())
-        self.tell(f"{self.trial.name} {'begins' if self.claim.first else 'goes on'}: {said}")
+        try:
+            self._prepare()
+        except Unfit as error:
+            self._finish(error.exit_code, str(error))
+            return False
+        values = ", ".join(f"{name} {value}" for name, value in (self.trial.fields or {}).items())
+        resumed = (self.sweep.run_folder(self.trial) / runs.RUN).exists()
+        self.tell(f"{self.trial.name} {'resumes' if resumed else 'starts'}: {values}")
         first, *self.left = self.commands(self.trial)
-        self._start(first)
+        self._run(first)
         return True
 
-    def _start(self, command: list[str]) -> None:
+    def _prepare(self) -> None:
+        """Write the trial's recipe; in a search, with the values that Optuna proposes."""
+        from ddim.runs.codec import dump, load
+
+        if self.trial.recipe is None:
+            choice = self.queue.propose(self.taken, parse_space(self.sweep.request.fields or {}))
+            recipe = dump(build_recipe(load(self.sweep.base), choice))
+            self.trial = replace(self.trial, fields=choice, recipe=recipe)
+        write_trial_recipe(self.sweep, self.trial)
+
+    def _run(self, command: list[str]) -> None:
         with self.log.open("ab") as log:
             log.write(f"$ {' '.join(command)}\n".encode())
             log.flush()
-            # In a session of its own: Ctrl-C comes to the worker alone, which passes it on once.
+            # In its own session: Ctrl-C reaches the worker alone, which passes it on once.
             streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
             self.child = subprocess.Popen(command, start_new_session=True, **streams)
 
-    def _finish(self, code: int, last: str) -> None:
-        seconds = time.monotonic() - self.began
-        if self.sweep.asked.search:
-            _judge(self.sweep, self.trial, code)
-        document = {"exit": code, "seconds": round(seconds, 1), "last": last}
-        write_json(self.sweep.result(self.trial), document)
-        self.claim.release()
-        self.tell(f"{self.trial.name} {f'failed: {last}' if code else f'is finished, {seconds:.0f} s'}")
+    def _finish(self, code: int, message: str) -> None:
+        seconds = round(time.monotonic() - self.started, 1)
+        value = None if code else _objective(self.sweep, self.trial)
+        outcome = Outcome(code, seconds, message, value)
+        outcome.write(self.sweep.outcome_file(self.trial))
+        self.queue.finish(self.taken, outcome)
+        self.tell(f"{self.trial.name} {f'failed: {message}' if code else f'finished in {seconds:.0f} s'}")
 
 
-def _stop(active: Sequence[_Job]) -> None:
-    """End the children, which save first (a second Ctrl-C does not wait for that); free their trials."""
+def _stop(queue: TrialQueue, active: Sequence[_Job]) -> None:
+    """End the children, which save first unless Ctrl-C comes twice; return their trials to the queue."""
     for job in active:
         job.end()
     try:
         while any(job.child is not None and job.child.poll() is None for job in active):
             for job in active:
-                job.claim.beat()
+                queue.beat(job.taken)
             time.sleep(0.05)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, UserError):
         for job in active:
             job.end(kill=True)
     for job in active:
         if job.child is not None:
             job.child.wait()
-        job.claim.release()
+        queue.free(job.taken)
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a worker as Ctrl-C does."""
+def _signals_as_interrupts() -> Iterator[None]:
+    """Raise KeyboardInterrupt at SIGTERM and SIGHUP, as at Ctrl-C."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -229,14 +249,13 @@ def _signals() -> Iterator[None]:
             signal.signal(kind, before)
 
 
-def _judge(sweep: Sweep, trial: Trial, code: int) -> None:
-    """Tell the search how good a trial is: by its KID where that was asked for, else its image MAE."""
-    run = runs.read(sweep.run(trial))
-    value = run.errors.get("image_mae")
-    if sweep.asked.evaluate:
-        record = evaluation(run, sweep.asked.evaluate)
-        value = record["metrics"]["kid"]["value"] if record else None
-    tuning.tell(sweep.folder, read_json(sweep.proposal(trial))["number"], value if code == 0 else None)
+def _objective(sweep: Sweep, trial: Trial) -> float | None:
+    """Return what a search minimises: the KID if the sweep evaluates, else the image MAE."""
+    run = runs.read(sweep.run_folder(trial))
+    if not sweep.request.evaluate:
+        return run.errors.get("image_mae")
+    record = sweep_evaluation(run, sweep.request.evaluate)
+    return record["metrics"]["kid"]["value"] if record else None
 
 
 def _cores() -> int:

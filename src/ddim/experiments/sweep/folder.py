@@ -1,0 +1,174 @@
+"""The folder of a sweep: ``sweep.json`` with its plan, and beside it what its workers write.
+
+``trials/<name>/`` are run folders, ``recipes/<name>.json`` the recipes that they start from,
+``logs/<name>.txt`` what their commands print, ``results/<name>.json`` their outcomes. ``study.db`` is
+Optuna's storage unless the sweep has an address of another. A trial is a run of `ddim train --resume` in its
+own process, so another worker resumes it where a dead one stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ddim.errors import UserError
+from ddim.experiments import index as runs
+from ddim.experiments.sweep.plan import Request, Trial, plan_trials, shared_recipe
+from ddim.experiments.sweep.storage import (
+    check_address,
+    check_optuna,
+    sqlite_address,
+    without_password,
+)
+from ddim.files import make_folder, read_json, write_json, write_once
+from ddim.runs.folder import new_run_folder, writable
+
+_FOLDERS = ("trials", "recipes", "logs", "results")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep: its folder, what was asked, and its trials.
+
+    `storage` is the address of Optuna's storage without a password, None for the SQLite file in the folder;
+    `study` is the name of the study there. `base` is the recipe that all trials share, as JSON.
+    """
+
+    folder: Path
+    request: Request
+    storage: str | None
+    study: str
+    base: dict[str, Any]
+    trials: tuple[Trial, ...]
+
+    @property
+    def address(self) -> str:
+        """The address of Optuna's storage, without a password."""
+        return self.storage or sqlite_address(self.folder / "study.db")
+
+    def run_folder(self, trial: Trial) -> Path:
+        """Return the run folder of a trial."""
+        return self.folder / "trials" / trial.name
+
+    def recipe_file(self, trial: Trial) -> Path:
+        """Return the file of the recipe that a trial starts from."""
+        return self.folder / "recipes" / f"{trial.name}.json"
+
+    def log_file(self, trial: Trial) -> Path:
+        """Return the file of what the commands of a trial print."""
+        return self.folder / "logs" / f"{trial.name}.txt"
+
+    def outcome_file(self, trial: Trial) -> Path:
+        """Return the file of a trial's `Outcome`, which exists once the trial has ended."""
+        return self.folder / "results" / f"{trial.name}.json"
+
+    def make_folders(self) -> None:
+        """Make the folders that workers write to."""
+        for name in _FOLDERS:
+            make_folder(self.folder / name)
+
+
+def begin_sweep(request: Request | None, out: Path | None, storage: str | None = None) -> Sweep:
+    """Create a sweep in the folder `out`, or join the one that is there.
+
+    Args:
+        request: what the sweep should be; None joins any sweep.
+        out: the folder; None makes a new one under runs/.
+        storage: the address of a database for Optuna's storage; None for a SQLite file in the folder, or when
+            joining for that of the sweep.
+
+    Raises:
+        UserError: if Optuna is not installed, the request is impossible, nothing answers at the address, or
+            the folder holds something else or a sweep of another request or storage.
+    """
+    from ddim.runs.codec import dump
+
+    check_optuna()
+    if out is None or not (out / runs.SWEEP).exists():
+        request = request or Request()
+        if not request.fields and request.repeats == 1:
+            raise UserError("a sweep needs a field, such as schedule=[cosine,linear], or --repeats N")
+        planned = [asdict(trial) for trial in plan_trials(request)]
+        if storage:
+            check_address(storage)
+        out = _make_folder(out, request)
+        document = {
+            "schema": runs.SCHEMA,
+            "kind": "sweep",
+            "request": asdict(request),
+            "storage": without_password(storage) if storage else None,
+            # Other sweeps may share the database.
+            "study": f"{out.name}-{uuid.uuid4().hex[:12]}",
+            "base": dump(shared_recipe(request)),
+            "trials": planned,
+        }
+        # Another worker may create it at the same moment.
+        with suppress(FileExistsError):
+            write_once(out / runs.SWEEP, json.dumps(document, indent=1).encode() + b"\n")
+    sweep = read_sweep(out)
+    if request is not None:
+        _check_same_request(sweep, request)
+    if storage and without_password(storage) != sweep.storage:
+        raise UserError(f"sweep {sweep.folder} has its storage at {sweep.address}: give that as --storage")
+    return sweep
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """Read the sweep in a folder.
+
+    Raises:
+        UserError: if the folder holds no sweep, or one that is damaged or of another schema.
+    """
+    path = folder / runs.SWEEP
+    if not path.is_file():
+        raise UserError(f"{folder} is no sweep: it holds no {runs.SWEEP}")
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("kind") != "sweep":
+        raise UserError(f"{path} is not that of a sweep: `ddim sweep` writes those")
+    if document.get("schema") != runs.SCHEMA:
+        raise UserError(f"{folder} has schema {document.get('schema')}, this version reads {runs.SCHEMA}")
+    try:
+        request, trials = (
+            Request(**document["request"]),
+            tuple(Trial(**trial) for trial in document["trials"]),
+        )
+        return Sweep(folder, request, document["storage"], document["study"], document["base"], trials)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+
+
+def write_trial_recipe(sweep: Sweep, trial: Trial) -> None:
+    """Write the file of a trial's recipe if it does not exist."""
+    path = sweep.recipe_file(trial)
+    if not path.exists():
+        write_json(path, trial.recipe)
+
+
+def _make_folder(out: Path | None, request: Request) -> Path:
+    """Make a new folder for a sweep, or return the one in which another worker creates the sweep."""
+    if out is not None and not out.is_file():
+        # Made before its content is listed: another worker may be as far.
+        writable(out, "", "")
+        names = [path.name for path in out.iterdir()]
+        if runs.SWEEP in names or all(name.startswith(".tmp-") for name in names):
+            return out
+    return new_run_folder(out, request.data or "blossoms", f"{Path(request.recipe).stem}-sweep")
+
+
+def _check_same_request(sweep: Sweep, request: Request) -> None:
+    """Check that the sweep is what is asked for now.
+
+    Raises:
+        UserError: if it is not; the message names the first difference.
+    """
+    known = asdict(sweep.request)
+    for name, wanted in asdict(request).items():
+        if wanted != known[name]:
+            raise UserError(
+                f"sweep {sweep.folder} has {name} = {known[name]}, which {wanted} contradicts; "
+                "give --out alone to join it, or another folder"
+            )

@@ -1,0 +1,144 @@
+"""Optuna's storage of a sweep: a SQLite file, or a PostgreSQL or MySQL database by its address.
+
+An address is SQLAlchemy's, such as ``postgresql+psycopg://user@host/database``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddim.errors import UserError
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.storages import RDBStorage
+
+TIMEOUT = 60
+"""Seconds that a worker waits for another's transaction; a frozen worker loses its own after as long."""
+
+
+def check_optuna() -> None:
+    """Check that Optuna is installed.
+
+    Raises:
+        UserError: if it is not.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("optuna") is None:
+        raise UserError("`ddim sweep` needs Optuna, which is not installed: pip install 'ddim[sweep]'")
+
+
+def check_address(address: str) -> None:
+    """Check that a storage answers at an address.
+
+    Raises:
+        UserError: if Optuna is not installed, the address is malformed, or nothing answers there.
+    """
+    check_optuna()
+    _open(address, heartbeat=1, grace=2).remove_session()
+
+
+def sqlite_address(file: Path) -> str:
+    """Return the address of a SQLite file."""
+    from sqlalchemy import URL
+
+    address = URL.create("sqlite", database=str(file.absolute())).render_as_string()
+    # Optuna formats addresses as templates.
+    return address.replace("{", "{{").replace("}", "}}")
+
+
+def without_password(address: str) -> str:
+    """Return an address without its password.
+
+    Raises:
+        UserError: if Optuna is not installed or the address is malformed.
+    """
+    check_optuna()
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(address).set(password=None).render_as_string(hide_password=False)
+    except ArgumentError:
+        raise UserError(
+            "--storage must be an address such as postgresql+psycopg://user@host/database, got one that "
+            "SQLAlchemy cannot parse"
+        ) from None
+
+
+def connect(address: str, study: str, heartbeat: int, grace: int) -> tuple[RDBStorage, Study]:
+    """Open a storage, and a study in it, which is created if it does not exist.
+
+    Args:
+        address: the address of the storage.
+        study: the name of the study, which minimises.
+        heartbeat: seconds between two heartbeats of a running trial.
+        grace: seconds without a heartbeat after which a running trial is stale.
+
+    Raises:
+        UserError: if Optuna is not installed or the storage cannot be reached.
+    """
+    check_optuna()
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = _open(address, heartbeat, grace)
+    return storage, optuna.create_study(study_name=study, storage=storage, load_if_exists=True)
+
+
+def storage_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions of a database that does not answer, or not in time."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return StorageInternalError, SQLAlchemyError
+
+
+def _open(address: str, heartbeat: int, grace: int) -> RDBStorage:
+    from optuna.storages import RDBStorage
+    from sqlalchemy import make_url
+
+    kind = make_url(without_password(address)).get_backend_name()
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if kind == "sqlite":
+        options = {"connect_args": {"timeout": TIMEOUT}}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna calls its heartbeat experimental.
+            storage = RDBStorage(address, options, heartbeat_interval=heartbeat, grace_period=grace)
+    except ImportError as error:
+        extra = ": pip install 'ddim[postgres]'" if kind == "postgresql" else f" ({error})"
+        raise UserError(f"--storage needs a driver for {kind}, which is not installed{extra}") from None
+    except storage_errors() as error:
+        reason = str(getattr(error, "orig", None) or error)
+        shown = without_password(address)
+        raise UserError(f"storage {shown} cannot be opened: {' '.join(reason.split())}") from None
+    _guard_transactions(storage, kind)
+    return storage
+
+
+def _guard_transactions(storage: RDBStorage, kind: str) -> None:
+    """Make transactions atomic in SQLite, and end those of frozen workers in PostgreSQL."""
+    from sqlalchemy import event
+
+    def set_up(connection: Any, record: object) -> None:  # noqa: ANN401  (a connection of any driver)
+        if kind == "sqlite":
+            # Python's driver would begin a transaction only at its first change, and others could change
+            # what it has read. SQLAlchemy's documentation has this remedy.
+            connection.isolation_level = None
+        elif kind == "postgresql":
+            cursor = connection.cursor()
+            cursor.execute(f"SET idle_in_transaction_session_timeout = '{TIMEOUT}s'")
+            cursor.close()
+            connection.commit()
+
+    event.listen(storage.engine, "connect", set_up)
+    if kind == "sqlite":
+        event.listen(
+            storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")
+        )
+    # Connections that are open already were not set up.
+    storage.engine.dispose()
