@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ddim.metrics.features import extract, find
+from ddim.metrics.features import extract_features, load_extractor
 from ddim.metrics.kid import kid
-from ddim.metrics.neighbours import nearest, plain
-from ddim.metrics.proportions import interval
+from ddim.metrics.neighbours import flatten_features, nearest_neighbours
+from ddim.metrics.proportions import share_interval
 from ddim.runs.classes import check
 from ddim.runs.generate import as_asked, made
 from ddim.runs.images import own_images
@@ -60,14 +60,14 @@ def main() -> None:
     images, labels = own.images.pixels, own.images.labels
     if labels is None or min(args.n, len(own.valid)) < max(count, 3):
         parser.error("needs a run with labels, and at least as many pictures and held-out images as classes")
-    extractor = find()
+    extractor = load_extractor()
     known, some = evenly(own.train, labels, KNOWN), evenly(own.valid, labels, args.n)
-    train, real = extract(extractor, images[known]), extract(extractor, images[some])
+    train, real = extract_features(extractor, images[known]), extract_features(extractor, images[some])
 
     def told(name: str, features: np.ndarray, asked: np.ndarray) -> None:
-        found = labels[known][nearest(features, train, NEIGHBOURS, embed=plain).indices]
+        found = labels[known][nearest_neighbours(features, train, NEIGHBOURS, embed=flatten_features).indices]
         right = int((judged(found, count) == asked).sum())
-        low, high = interval(right, len(asked))
+        low, high = share_interval(right, len(asked))
         share = f"{100 * right / len(asked):.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {len(asked)}"
         print(f"{name:<18}{share:>28}", end="", flush=True)
 
@@ -75,7 +75,7 @@ def main() -> None:
     for guidance in strengths:
         parts = (part for part, _ in made(trained, range(args.n), args.steps, "all", guidance))
         pictures = np.concatenate([part.permute(0, 2, 3, 1).numpy() for part in parts])
-        features = extract(extractor, pictures)
+        features = extract_features(extractor, pictures)
         print()
         told(f"guidance {guidance:g}", features, np.arange(args.n) % count)
         far = kid(features, real)

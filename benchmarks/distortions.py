@@ -18,7 +18,7 @@ from PIL import Image, ImageFilter
 
 from ddim.data import open_images, parse_size
 from ddim.metrics.catalogue import DEFAULT
-from ddim.metrics.features import Extractor, extract, find
+from ddim.metrics.features import Extractor, extract_features, load_extractor
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid
 from ddim.metrics.precision_recall import prdc
@@ -66,12 +66,12 @@ def distorted(
     """
     order = np.random.default_rng(0).permutation(len(images))
     half, rest = images[np.sort(order[::2])], images[np.sort(order[1::2])]
-    reference = extract(extractor, rest)
-    yield "none", None, extract(extractor, half), reference
+    reference = extract_features(extractor, rest)
+    yield "none", None, extract_features(extractor, half), reference
     for name, (distort, strengths) in DISTORTIONS.items():
         for strength in strengths:
             changed = [np.asarray(distort(Image.fromarray(image), strength)) for image in half]
-            yield name, strength, extract(extractor, np.stack(changed)), reference
+            yield name, strength, extract_features(extractor, np.stack(changed)), reference
 
 
 def main() -> None:
@@ -84,7 +84,7 @@ def main() -> None:
     args = parser.parse_args()
     images = open_images(args.data, parse_size(args.size), 3).pixels
     chosen = np.random.default_rng(1).permutation(len(images))[: args.images]
-    extractor = find(args.features)
+    extractor = load_extractor(args.features)
     print(f"| distortion | strength | KID ({extractor.name}) | 95 % interval | FID | precision | recall |")
     print("|---|---|---|---|---|---|---|")
     for name, strength, found, reference in distorted(extractor, images[np.sort(chosen)]):

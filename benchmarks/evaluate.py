@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from ddim.evaluation.evaluate import Pictures, evaluate
-from ddim.metrics.features import extract, find
+from ddim.metrics.features import extract_features, load_extractor
 from ddim.plots.pictures import to_uint8
 from ddim.runs.generate import generate
 from ddim.runs.pipeline import load
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
-    extractor = find()
+    extractor = load_extractor()
     with tempfile.TemporaryDirectory() as folder:
         # The reference's features, and everything that is slow the first time.
         evaluate(args.run, Pictures(32, args.steps), extractor=extractor, out=Path(folder) / "warm")
@@ -35,7 +35,7 @@ def main() -> None:
         began = time.perf_counter()
         images, _ = generate(trained, range(args.n), args.steps)
         sampled = time.perf_counter()
-        extract(extractor, to_uint8(images))
+        extract_features(extractor, to_uint8(images))
         extracted = time.perf_counter()
         evaluate(args.run, Pictures(args.n, args.steps), extractor=extractor, out=Path(folder) / "timed")
         done = time.perf_counter()

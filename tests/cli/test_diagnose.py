@@ -118,7 +118,7 @@ def test_a_checkpoint_and_other_images_are_refused(run, tmp_path, capsys, monkey
 
 
 def test_commands_that_look_at_the_images_of_a_run_say_where_they_are_not(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("ddim.metrics.features.find", lambda *a: stub())
+    monkeypatch.setattr("ddim.metrics.features.load_extractor", lambda *a: stub())
     (tmp_path / "flower").mkdir()
     for k in range(16):
         Image.fromarray(np.full((32, 32, 3), 16 * k, np.uint8)).save(tmp_path / "flower" / f"{k}.png")

@@ -26,7 +26,7 @@ def found(name=features.DEFAULT, weights=None):
 def run(tmp_path_factory):
     """A finished run with 30 images held out, evaluated twice."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "find", found)
+        patch.setattr(features, "load_extractor", found)
         recipe = tiny.recipe(data__source="blossoms:60", data__valid="0.5", optim__warmup="0")
         folder = train(None, recipe, out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
         for words in (["-n", "120"], ["-n", "120", "--sampler", "heun"]):
@@ -36,7 +36,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(features, "find", found)
+    monkeypatch.setattr(features, "load_extractor", found)
 
 
 def said(capsys, *words, code=0):

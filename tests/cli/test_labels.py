@@ -152,7 +152,7 @@ def test_a_run_that_knows_no_images_of_no_class_must_be_told_one(tmp_path, monke
 
 
 def test_an_evaluation_is_of_the_pictures_that_sample_makes_and_says_which(home, monkeypatch):
-    monkeypatch.setattr(features, "find", lambda *_: stub())
+    monkeypatch.setattr(features, "load_extractor", lambda *_: stub())
     monkeypatch.setattr("ddim.metrics.catalogue.LEAST", 2)
     monkeypatch.setattr("ddim.evaluation.evaluate.LEAST", 2)
     words = ["evaluate", home / "run", "-n", 12, "--steps", 2, "--label"]

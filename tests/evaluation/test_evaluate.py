@@ -26,7 +26,7 @@ from ddim.evaluation.compare import Difference, difference
 from ddim.evaluation.evaluate import Pictures, evaluate, measured
 from ddim.evaluation.record import read
 from ddim.evaluation.reference import Reference
-from ddim.metrics.features import extract
+from ddim.metrics.features import extract_features
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid
 from ddim.metrics.precision_recall import prdc
@@ -74,8 +74,8 @@ def as_array(images):
 
 def test_the_numbers_are_those_of_the_runs_pictures_against_the_images_held_out(run):
     found = evaluate(run, FEW, extractor=stub())
-    generated = extract(stub(), as_array(ddim.sample(run, 40, 2)))
-    reference = extract(stub(), held_out(run))
+    generated = extract_features(stub(), as_array(ddim.sample(run, 40, 2)))
+    reference = extract_features(stub(), held_out(run))
     np.testing.assert_allclose(np.load(found.folder / "features.npy"), generated, atol=1e-6)
     assert found.value("kid") == pytest.approx(kid(generated, reference).value, abs=1e-6)
     assert found.value("fid") == pytest.approx(fid(generated, reference), rel=1e-4)

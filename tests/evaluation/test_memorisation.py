@@ -11,7 +11,7 @@ from ddim.evaluation.copies import (
 )
 from ddim.evaluation.memorisation import draw_pairs, memorisation_record, memorisation_sentences
 from ddim.metrics.features import Extractor
-from ddim.metrics.neighbours import plain
+from ddim.metrics.neighbours import flatten_features
 from ddim.runs.images import OwnImages
 from smooth_images import blurred, smooth
 
@@ -65,7 +65,7 @@ def test_samples_of_a_dense_part_of_the_data_are_not_called_copies():
     dense = lambda n, seed: 5 + wide(n, seed) / 10
     train = np.concatenate([wide(1350, 0), dense(150, 1)])
     valid = np.concatenate([wide(450, 2), dense(50, 3)])
-    known = {"embed": plain, "images": (smooth(1500, 6), smooth(500, 7))}
+    known = {"embed": flatten_features, "images": (smooth(1500, 6), smooth(500, 7))}
     assert not find_copies(dense(2000, 4), train, valid, **known).memorised
     assert find_copies(train[1350:] + 1e-3 * wide(150, 5), train, valid, **known).memorised
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ddim.data import open_images
-from ddim.metrics.features import find
+from ddim.metrics.features import load_extractor
 from ddim.metrics.kid import kid
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "distortions.py"
@@ -20,7 +20,7 @@ def table(tmp_path_factory):
     spec.loader.exec_module(script)
     blossoms = open_images("blossoms:24", (64, 64), 3, cache=tmp_path_factory.mktemp("cache")).pixels
     rows = {}
-    for name, _, found, reference in script.distorted(find(), np.array(blossoms)):
+    for name, _, found, reference in script.distorted(load_extractor(), np.array(blossoms)):
         rows.setdefault(name, []).append(kid(found, reference, subsets=1))
     return rows
 

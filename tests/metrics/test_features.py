@@ -18,9 +18,9 @@ from torchvision.models import Inception3
 import ddim
 from ddim.errors import UserError
 from ddim.metrics.catalogue import DEFAULT
-from ddim.metrics.features import Extractor, extract, find
+from ddim.metrics.features import Extractor, extract_features, load_extractor
 from ddim.metrics.inception import resize_tf1
-from ddim.metrics.weights import KNOWN, locate
+from ddim.metrics.weights import KNOWN, locate_weights
 
 
 def images(count, size=(40, 56), channels=3, seed=0):
@@ -43,7 +43,7 @@ def fidelity(weights_2015):
 
 @pytest.fixture(scope="module")
 def lite0():
-    return find()
+    return load_extractor()
 
 
 @pytest.mark.parametrize("size", [(40, 56), (299, 299), (320, 400)])
@@ -51,7 +51,7 @@ def test_inception_2015_makes_the_features_of_torch_fidelity(size, weights_2015,
     known("inception-2015", weights_2015)
     pictures = images(2, size)
     (theirs,) = fidelity(pictures)
-    ours = find("inception-2015", weights_2015)(pictures)
+    ours = load_extractor("inception-2015", weights_2015)(pictures)
     assert ours.shape == (2, 2048)
     assert theirs.std() > 0.01
     assert (ours - theirs).abs().max() <= 1e-6 * theirs.abs().max()
@@ -80,7 +80,7 @@ def test_inception_torchvision_is_torchvisions_on_values_from_minus_one_to_one(w
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     with torch.inference_mode():
         expected = theirs.eval()((big - mean[:, None, None]) / std[:, None, None])
-    ours = find("inception-torchvision", weights_torchvision)(pictures)
+    ours = load_extractor("inception-torchvision", weights_torchvision)(pictures)
     assert (ours - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
@@ -129,26 +129,30 @@ def test_other_images_are_refused(wrong):
 def test_features_do_not_depend_on_the_batch(lite0, batch):
     rows = images(7).permute(0, 2, 3, 1).numpy()
     together = lite0(images(7)).numpy()
-    np.testing.assert_allclose(extract(lite0, rows, batch=batch), together, rtol=0, atol=2e-5)
-    np.testing.assert_allclose(extract(lite0, rows[::-1], batch=batch), together[::-1], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(extract_features(lite0, rows, batch=batch), together, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(
+        extract_features(lite0, rows[::-1], batch=batch), together[::-1], rtol=0, atol=2e-5
+    )
 
 
 def test_features_go_to_a_file_that_is_whole_or_absent(tmp_path):
     rows = images(7).permute(0, 2, 3, 1).numpy()
     told = []
     path = tmp_path / "features.npy"
-    kept = extract(STUB, rows, path, batch=3, progress=lambda done, total: told.append((done, total)))
+    kept = extract_features(
+        STUB, rows, path, batch=3, progress=lambda done, total: told.append((done, total))
+    )
     assert told == [(3, 7), (6, 7), (7, 7)]
     assert isinstance(kept, np.memmap)
     assert kept.dtype == np.float32
-    assert np.array_equal(kept, extract(STUB, rows))
+    assert np.array_equal(kept, extract_features(STUB, rows))
     assert np.array_equal(np.load(path, allow_pickle=False), kept)
 
     def interrupt(done, total):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extract(STUB, rows, tmp_path / "other.npy", batch=3, progress=interrupt)
+        extract_features(STUB, rows, tmp_path / "other.npy", batch=3, progress=interrupt)
     assert [file.name for file in tmp_path.iterdir()] == ["features.npy"]
 
 
@@ -160,7 +164,7 @@ def test_a_memory_map_keeps_what_was_written_to_it_but_not_to_its_file(tmp_path)
     view = private[:]
     view.flags.writeable = False
     for mapped in (private, view):
-        assert extract(STUB, mapped, batch=2)[:, :3].tolist() == [[200.0] * 3] * 4
+        assert extract_features(STUB, mapped, batch=2)[:, :3].tolist() == [[200.0] * 3] * 4
     assert (private == 200).all()
 
 
@@ -168,14 +172,14 @@ MEASURED = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from ddim.metrics.features import Extractor, extract
+from ddim.metrics.features import Extractor, extract_features
 
 folder, count = Path(sys.argv[1]), 50_000
 stub = Extractor("stub", "", "", 2048, lambda x: x.mean((1, 2, 3))[:, None].expand(-1, 2048).contiguous())
 images = np.memmap(folder / "images.u8", np.uint8, "r", shape=(count, 64, 64, 3))
-extract(stub, images[:64], folder / "warm.npy")
+extract_features(stub, images[:64], folder / "warm.npy")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-found = extract(stub, images, folder / "features.npy")
+found = extract_features(stub, images, folder / "features.npy")
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, found.shape, found[49_999, 0])
 """
 
@@ -195,12 +199,12 @@ def test_fifty_thousand_images_need_less_than_500_mb(tmp_path):
 
 def test_a_name_that_is_none_is_answered_with_the_near_one():
     with pytest.raises(UserError, match="perhaps you meant inception-2015"):
-        find("inception-2016")
+        load_extractor("inception-2016")
 
 
 def test_keras_features_are_refused_in_a_sentence():
     with pytest.raises(UserError, match="needs h5py and is not read here"):
-        find("inception-keras")
+        load_extractor("inception-keras")
 
 
 @pytest.mark.parametrize("name", ["inception-2015", "inception-torchvision"])
@@ -208,10 +212,10 @@ def test_missing_weights_are_named_with_their_address_and_place(name, tmp_path, 
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     with pytest.raises(UserError, match=re.escape(KNOWN[name].url)) as caught:
-        find(name)
+        load_extractor(name)
     assert str(tmp_path / "cache" / "weights") in str(caught.value)
     with pytest.raises(UserError, match="cannot be read"):
-        find(name, tmp_path / "none.pth")
+        load_extractor(name, tmp_path / "none.pth")
 
 
 @pytest.mark.parametrize("place", ["cache/weights", "torch/hub/checkpoints"])
@@ -223,7 +227,7 @@ def test_weights_are_found_in_our_cache_and_in_that_of_torch(
     sha = known("inception-2015", weights_2015)
     (tmp_path / place).mkdir(parents=True)
     (tmp_path / place / KNOWN["inception-2015"].names[-1]).symlink_to(weights_2015)
-    assert find("inception-2015").weights == sha
+    assert load_extractor("inception-2015").weights == sha
 
 
 @pytest.fixture
@@ -263,12 +267,12 @@ def served(tmp_path, monkeypatch):
 
 def test_weights_that_are_named_are_fetched_once(served, tmp_path):
     asked = served("inception-2015", b"weights")
-    path = locate("inception-2015")
+    path = locate_weights("inception-2015")
     assert path == tmp_path / "cache" / "weights" / KNOWN["inception-2015"].names[0]
     assert path.read_bytes() == b"weights"
     count = len(asked)
     assert count
-    assert locate("inception-2015") == path
+    assert locate_weights("inception-2015") == path
     assert len(asked) == count
 
 
@@ -276,14 +280,14 @@ def test_weights_that_are_named_are_fetched_once(served, tmp_path):
 def test_what_is_not_the_weights_or_not_all_of_them_gets_no_name(comes, served, tmp_path):
     served("inception-torchvision", b"weights", comes)
     with pytest.raises(UserError, match=r"cannot be downloaded \(.*--features-weights FILE") as caught:
-        locate("inception-torchvision")
+        locate_weights("inception-torchvision")
     assert "\n" not in str(caught.value)
     assert list((tmp_path / "cache" / "weights").iterdir()) == []
 
 
 def test_only_known_weights_are_loaded(weights_2015, tmp_path):
     with pytest.raises(UserError, match="does not hold the weights of inception-2015: its SHA-256 is"):
-        find("inception-2015", weights_2015)
+        load_extractor("inception-2015", weights_2015)
 
 
 def test_a_file_of_a_known_hash_can_run_no_code(tmp_path, known):
@@ -291,7 +295,7 @@ def test_a_file_of_a_known_hash_can_run_no_code(tmp_path, known):
     torch.save({"weight": Path("anything but a tensor")}, evil)
     known("inception-2015", evil)
     with pytest.raises(Exception, match="(?i)weights.only"):
-        find("inception-2015", evil)
+        load_extractor("inception-2015", evil)
 
 
 def test_the_only_torch_load_is_of_weights_alone():

@@ -4,7 +4,7 @@ import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from ddim.errors import UserError
-from ddim.metrics.fid import caution, fid, fid_infinity
+from ddim.metrics.fid import explain_fid_bias, fid, fid_infinity
 
 SIZES = [(40, 40, 8), (60, 35, 3), (30, 90, 20), (1500, 1100, 16)]
 
@@ -118,9 +118,9 @@ def test_fid_infinity_is_a_function_of_its_seed():
 
 
 def test_a_caution_is_said_where_a_covariance_lacks_rank():
-    assert "compare it only with FID of as many images" in caution(1000, 5000, 1280)
-    assert "FID of 721 images" in caution(5000, 721, 1280)
-    assert caution(1281, 1281, 1280) is None
+    assert "compare it only with FID of as many images" in explain_fid_bias(1000, 5000, 1280)
+    assert "FID of 721 images" in explain_fid_bias(5000, 721, 1280)
+    assert explain_fid_bias(1281, 1281, 1280) is None
 
 
 @pytest.mark.parametrize("shapes", [((1, 4), (5, 4)), ((5, 4), (1, 4)), ((5, 4), (5, 3))])

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from ddim.metrics import neighbours
-from ddim.metrics.neighbours import mirrored, nearest, standardised
-from ddim.metrics.proportions import threshold
+from ddim.metrics.neighbours import mirror, nearest_neighbours, standardise
+from ddim.metrics.proportions import false_alarm_threshold
 from smooth_images import blurred, smooth
 
 DRAW = np.random.default_rng
@@ -16,8 +16,8 @@ def test_the_nearest_are_those_of_all_distances_taken_one_by_one(monkeypatch):
     apart = np.linalg.norm(queries[:, None].astype("f4") - references.astype("f4"), axis=2)
     other = np.linalg.norm(queries[:, None].astype("f4") - also.astype("f4"), axis=2)
     for found, exact in (
-        (nearest(queries, references, 6), apart),
-        (nearest(queries, references, 6, also=also), np.minimum(apart, other)),
+        (nearest_neighbours(queries, references, 6), apart),
+        (nearest_neighbours(queries, references, 6, also=also), np.minimum(apart, other)),
     ):
         order = exact.argsort(1)[:, :6]
         assert (found.indices == order).all()
@@ -28,15 +28,15 @@ def test_an_image_is_not_its_own_neighbour(monkeypatch):
     monkeypatch.setattr(neighbours, "_BLOCK", 8)
     rows = DRAW(0).normal(size=(30, 4))
     own = np.array([29, 3, 8])
-    found = nearest(rows[own], rows, 29, own=own)
+    found = nearest_neighbours(rows[own], rows, 29, own=own)
     for row, me in zip(found.indices, own, strict=True):
         assert sorted(row) == [k for k in range(30) if k != me]
-    assert (nearest(rows[own], rows, 50, own=own).indices == found.indices).all()
+    assert (nearest_neighbours(rows[own], rows, 50, own=own).indices == found.indices).all()
 
 
 def test_a_copy_is_at_distance_zero_to_the_last_bit_even_far_from_the_origin():
     rows = (1e4 + DRAW(0).normal(size=(20, 64))).astype(np.float32)
-    found = nearest(rows[[7]], rows, 5)
+    found = nearest_neighbours(rows[[7]], rows, 5)
     assert found.indices[0, 0] == 7
     assert found.distances[0, 0] == 0
     assert found.closeness[0] == 0
@@ -44,30 +44,30 @@ def test_a_copy_is_at_distance_zero_to_the_last_bit_even_far_from_the_origin():
 
 def test_standardised_rows_tell_correlation_and_neither_brightness_nor_contrast():
     images = smooth(6, 0)
-    rows = standardised(images)
+    rows = standardise(images)
     apart = torch.cdist(rows.double(), rows.double()).square() / 2
     # One channel alone, by numpy's own correlation.
     gray = images[..., :1]
-    rows = standardised(gray).double()
+    rows = standardise(gray).double()
     apart = torch.cdist(rows, rows).square() / 2
     assert 1 - apart.numpy() == pytest.approx(np.corrcoef(gray.reshape(6, -1)), abs=1e-6)
     dim = (images // 2 + 40).astype(np.uint8)
-    assert (standardised(images) - standardised(dim)).norm(dim=1).max() < 0.03
+    assert (standardise(images) - standardise(dim)).norm(dim=1).max() < 0.03
 
 
 def test_a_constant_image_is_equally_far_from_all():
     grey = np.broadcast_to(np.uint8([90, 120, 30]), (1, 16, 16, 3))
-    found = nearest(grey, smooth(80, 0), embed=standardised)
+    found = nearest_neighbours(grey, smooth(80, 0), embed=standardise)
     assert found.distances == pytest.approx(1.0, abs=1e-6)
     assert found.closeness == pytest.approx(1.0, abs=1e-6)
 
 
 def test_a_mirror_image_is_a_copy_where_both_sides_train():
     images = smooth(60, 0)
-    other = mirrored(images[:5])
+    other = mirror(images[:5])
     assert (other[0, :, 0] == images[0, :, -1]).all()
-    assert (nearest(other, images, embed=standardised).closeness > 0.1).any()
-    both = nearest(other, images, also=mirrored(images), embed=standardised)
+    assert (nearest_neighbours(other, images, embed=standardise).closeness > 0.1).any()
+    both = nearest_neighbours(other, images, also=mirror(images), embed=standardise)
     assert (both.closeness == 0).all()
     assert (both.indices[:, 0] == np.arange(5)).all()
 
@@ -76,7 +76,7 @@ def test_training_images_that_come_twice_do_not_hide_their_copies():
     images = smooth(100, 0)
     twice = np.concatenate([images, images])
     near = np.clip(images[:20] + DRAW(1).integers(-6, 7, images[:20].shape), 0, 255).astype(np.uint8)
-    found = nearest(near, twice, embed=standardised)
+    found = nearest_neighbours(near, twice, embed=standardise)
     # Yoon's ratio to the second nearest sees none of them.
     assert (found.distances[:, 0] / found.distances[:, 1] > 0.99).all()
     assert (found.closeness < 0.5).all()
@@ -88,14 +88,14 @@ def judged():
     train, real = smooth(300, 0), smooth(200, 1)
     own = np.arange(200)
     null = [
-        nearest(train[own], train, also=mirrored(train), own=own, embed=standardised).closeness,
-        nearest(real, train, also=mirrored(train), embed=standardised).closeness,
+        nearest_neighbours(train[own], train, also=mirror(train), own=own, embed=standardise).closeness,
+        nearest_neighbours(real, train, also=mirror(train), embed=standardise).closeness,
     ]
-    limit, bound = threshold(np.concatenate(null))
+    limit, bound = false_alarm_threshold(np.concatenate(null))
     assert bound == 0.01
 
     def share(images):
-        found = nearest(images, train, also=mirrored(train), embed=standardised)
+        found = nearest_neighbours(images, train, also=mirror(train), embed=standardise)
         return (found.closeness < limit).mean()
 
     return share
@@ -106,7 +106,7 @@ def test_copies_and_their_mirror_images_are_called_copies(judged):
     near = np.clip(train + DRAW(3).normal(0, 4, train.shape), 0, 255).astype(np.uint8)
     assert judged(train) == 1
     assert judged(near) > 0.95
-    assert judged(mirrored(near)) > 0.95
+    assert judged(mirror(near)) > 0.95
 
 
 @pytest.mark.parametrize("seed", [11, 12, 13])

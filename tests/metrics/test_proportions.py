@@ -4,7 +4,7 @@ from itertools import accumulate
 import numpy as np
 import pytest
 
-from ddim.metrics.proportions import at_most, interval, threshold
+from ddim.metrics.proportions import at_most, false_alarm_threshold, share_interval
 
 
 @pytest.mark.parametrize("n, p", [(1, 0.3), (7, 0.5), (20, 0.01), (300, 0.02)])
@@ -16,10 +16,10 @@ def test_the_binomial_tail_is_the_sum_of_exact_integers_chances(n, p):
 
 
 def test_no_success_of_n_leaves_the_interval_of_the_rule_of_three():
-    low, high = interval(0, 100)
+    low, high = share_interval(0, 100)
     assert low == 0
     assert high == pytest.approx(1 - 0.025 ** (1 / 100))
-    assert interval(100, 100) == pytest.approx((1 - high, 1))
+    assert share_interval(100, 100) == pytest.approx((1 - high, 1))
 
 
 @pytest.mark.parametrize("p", [0.01, 0.3, 0.9])
@@ -28,7 +28,7 @@ def test_an_interval_holds_the_truth_at_least_as_often_as_it_says(p):
     held = sum(
         math.comb(n, k) * p**k * (1 - p) ** (n - k)
         for k in range(n + 1)
-        if interval(k, n)[0] <= p <= interval(k, n)[1]
+        if share_interval(k, n)[0] <= p <= share_interval(k, n)[1]
     )
     assert held >= 0.95
 
@@ -37,7 +37,7 @@ def test_an_interval_holds_the_truth_at_least_as_often_as_it_says(p):
 def test_false_alarms_exceed_the_bound_no_more_often_than_the_confidence_allows(n):
     draw = np.random.default_rng(0)
     # Of uniform draws the rate of false alarms is the threshold itself.
-    found = [threshold(draw.random(n)) for _ in range(2000)]
+    found = [false_alarm_threshold(draw.random(n)) for _ in range(2000)]
     too_many = np.mean([rate > bound for rate, bound in found])
     assert 0.02 < too_many < 0.065
     assert found[0][1] == pytest.approx(max(0.01, 1 - 0.05 ** (1 / n)))
@@ -45,5 +45,5 @@ def test_false_alarms_exceed_the_bound_no_more_often_than_the_confidence_allows(
 
 def test_299_draws_are_the_least_that_show_one_per_cent():
     draws = np.arange(1.0, 300.0)
-    assert threshold(draws) == (1.0, 0.01)
-    assert threshold(draws[:298])[1] > 0.01
+    assert false_alarm_threshold(draws) == (1.0, 0.01)
+    assert false_alarm_threshold(draws[:298])[1] > 0.01

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from ddim.metrics.statistics import Estimate, difference, mean, ratio
+from ddim.metrics.statistics import Estimate, estimate_difference, estimate_mean, estimate_ratio
 
 
 def test_the_interval_of_a_mean_is_the_textbooks():
     values = np.random.default_rng(0).normal(3, 2, (50, 4))
-    found = mean(values)
+    found = estimate_mean(values)
     assert found.value == pytest.approx(values.mean(0))
     assert found.error == pytest.approx(values.std(0, ddof=1) / 50**0.5)
     assert found.high - found.value == pytest.approx(found.value - found.low)
@@ -16,13 +16,13 @@ def test_intervals_of_a_ratio_hold_the_truth_as_often_as_they_say():
     draw = np.random.default_rng(0)
     below = draw.exponential(1, (100, 2000))
     above = 3 * below + draw.normal(0, 1, below.shape) * below
-    found = ratio(above, below)
+    found = estimate_ratio(above, below)
     held = (found.low <= 3) & (found.high >= 3)
     assert 0.92 < held.mean() < 0.97
 
 
 def test_errors_of_a_difference_add_by_squares():
-    found = difference(
+    found = estimate_difference(
         Estimate.near(np.array(5.0), np.array(3.0)), Estimate.near(np.array(1.0), np.array(4.0))
     )
     assert found.value == 4

@@ -24,7 +24,7 @@ CHANGES = {"data__source": "blossoms:60", "data__valid": "0.5", "report__kid": "
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr("ddim.training.kid.find", stub)
+    monkeypatch.setattr("ddim.training.kid.load_extractor", stub)
 
 
 def values(folder, name):
@@ -101,7 +101,7 @@ def test_a_resumed_run_logs_the_same_kid_and_keeps_the_same_best(saves, tmp_path
 def test_the_features_of_the_reference_are_computed_once(tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     seen = []
-    monkeypatch.setattr("ddim.training.kid.find", lambda: stub(seen))
+    monkeypatch.setattr("ddim.training.kid.load_extractor", lambda: stub(seen))
     train(None, tiny.recipe(**CHANGES), out=tmp_path / "one", machine=tiny.MACHINE)
     assert sum(seen) == 30 + 2 * 32
     train(None, tiny.recipe(**CHANGES), out=tmp_path / "two", machine=tiny.MACHINE)
@@ -115,7 +115,7 @@ def test_what_cannot_be_judged_is_refused_before_there_is_a_folder(tmp_path, mon
     def find():
         raise UserError("the features need a package: pip install 'ddim[metrics]'")
 
-    monkeypatch.setattr("ddim.training.kid.find", find)
+    monkeypatch.setattr("ddim.training.kid.load_extractor", find)
     with pytest.raises(UserError, match="pip install"):
         train(None, tiny.recipe(**CHANGES), out=tmp_path / "run", machine=tiny.MACHINE)
     assert not (tmp_path / "run").exists()

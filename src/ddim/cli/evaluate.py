@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.evaluation.evaluate import Pictures, evaluate, is_run
     from ddim.evaluation.reference import Reference
     from ddim.metrics.catalogue import DEFAULT
-    from ddim.metrics.features import find
+    from ddim.metrics.features import load_extractor
 
     given = {name: getattr(args, name) for name in _OF_RUNS if getattr(args, name) is not None}
     if (names := [*given, *args.fields]) and not is_run(Path(args.source)):
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         args.source,
         Pictures(**given, fields=args.fields),
         Reference(args.data, args.part),
-        extractor=find(args.features or DEFAULT, args.features_weights),
+        extractor=load_extractor(args.features or DEFAULT, args.features_weights),
         out=args.out,
         progress=working(),
     )

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
     extractor = None
     if args.features != PIXELS:
-        extractor = features.find(args.features, args.features_weights)
+        extractor = features.load_extractor(args.features, args.features_weights)
     elif args.features_weights is not None:
         raise UserError("--features-weights is for a network, and --features is pixels: name the network")
     found = check_memorisation(

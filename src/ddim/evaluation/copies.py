@@ -21,9 +21,16 @@ from functools import partial
 import numpy as np
 
 from ddim.errors import UserError
-from ddim.metrics.features import Extractor, extract
-from ddim.metrics.neighbours import Embed, Neighbours, mirrored, nearest, plain, standardised
-from ddim.metrics.proportions import interval, threshold
+from ddim.metrics.features import Extractor, extract_features
+from ddim.metrics.neighbours import (
+    Embed,
+    Neighbours,
+    flatten_features,
+    mirror,
+    nearest_neighbours,
+    standardise,
+)
+from ddim.metrics.proportions import false_alarm_threshold, share_interval
 from ddim.metrics.statistics import Estimate
 from ddim.runs.image_features import Chosen, features_of
 from ddim.runs.images import OwnImages
@@ -50,7 +57,7 @@ class Matches:
     def share(self) -> Estimate:
         """The share of copies, with its exact 95 % interval."""
         count, n = int(self.copies.sum()), len(self.copies)
-        return Estimate(np.array(count / n), *map(np.array, interval(count, n)))
+        return Estimate(np.array(count / n), *map(np.array, share_interval(count, n)))
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ def find_copies(
     valid: np.ndarray,
     *,
     also: np.ndarray | None = None,
-    embed: Embed = standardised,
+    embed: Embed = standardise,
     space: str = PIXELS,
     images: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Verdict:
@@ -142,7 +149,7 @@ def find_copies(
     train_pixels, valid_pixels = images or (train, valid)
 
     def find_nearest(queries: np.ndarray, own: np.ndarray | None = None) -> Neighbours:
-        return nearest(queries, train, also=also, own=own, embed=embed)
+        return nearest_neighbours(queries, train, also=also, own=own, embed=embed)
 
     def find_real(which: np.ndarray, training: bool) -> Neighbours:
         """Return the neighbours of real images, without those of near-duplicates."""
@@ -161,7 +168,7 @@ def find_copies(
             f"memorisation needs at least {LEAST} real images that are no near-duplicates of training "
             f"images, and {left_out} of {len(own) + len(valid)} are: give each image once"
         )
-    limit, bound = threshold(closeness)
+    limit, bound = false_alarm_threshold(closeness)
 
     def match(found: Neighbours) -> Matches:
         return Matches(found, found.closeness < limit)
@@ -177,8 +184,8 @@ def _near_duplicates(found: Neighbours, images: np.ndarray, train: np.ndarray, f
     pairs = found.indices[:, [0, found.indices.shape[1] // 2]]
     apart = np.empty(pairs.shape)
     for row, (image, pair) in enumerate(zip(images, pairs, strict=True)):
-        views = [train[pair], mirrored(train[pair])] if flip else [train[pair]]
-        rows = standardised(np.concatenate([image[None], *views]))
+        views = [train[pair], mirror(train[pair])] if flip else [train[pair]]
+        rows = standardise(np.concatenate([image[None], *views]))
         # For rows of norm 1, half the squared distance is 1 minus the correlation.
         apart[row] = (rows[1:] - rows[0]).square().sum(1).view(-1, 2).amin(0) / 2
     alike = apart <= 1 - DUPLICATE_CORRELATION
@@ -188,7 +195,7 @@ def _near_duplicates(found: Neighbours, images: np.ndarray, train: np.ndarray, f
 def find_copies_by_pixels(own: OwnImages, samples: np.ndarray, flip: bool) -> Verdict:
     """Find copies among samples (N, H, W, C) uint8 by pixels; `flip` compares with mirror images too."""
     train, valid = own.images.pixels[own.train], own.images.pixels[own.valid]
-    return find_copies(samples, train, valid, also=mirrored(train) if flip else None)
+    return find_copies(samples, train, valid, also=mirror(train) if flip else None)
 
 
 def find_copies_by_features(
@@ -211,15 +218,15 @@ def find_copies_by_features(
             done.
     """
 
-    def features(what: str, which: np.ndarray, mirrored: bool = False) -> np.ndarray:
-        return features_of(Chosen(own.images, which, "", what, mirrored), extractor, partial(progress, what))
+    def features(what: str, which: np.ndarray, mirror: bool = False) -> np.ndarray:
+        return features_of(Chosen(own.images, which, "", what, mirror), extractor, partial(progress, what))
 
     return find_copies(
-        extract(extractor, samples, progress=partial(progress, "samples")),
+        extract_features(extractor, samples, progress=partial(progress, "samples")),
         features("training", own.train),
         features("held out", own.valid),
-        also=features("mirrored", own.train, mirrored=True) if flip else None,
-        embed=plain,
+        also=features("mirrored", own.train, mirror=True) if flip else None,
+        embed=flatten_features,
         space=f"{extractor.name} features",
         images=(own.images.pixels[own.train], own.images.pixels[own.valid]),
     )
@@ -230,8 +237,8 @@ def find_duplicates(own: OwnImages, flip: bool) -> Duplicates:
     if not len(own.valid):
         return Duplicates([], [])
     train, valid = own.images.pixels[own.train], own.images.pixels[own.valid]
-    views = [train, mirrored(train)] if flip else [train]
-    found = nearest(valid, train, 1, also=mirrored(train) if flip else None, embed=standardised)
+    views = [train, mirror(train)] if flip else [train]
+    found = nearest_neighbours(valid, train, 1, also=mirror(train) if flip else None, embed=standardise)
     same, alike = [], []
     # For rows of norm 1, half the squared distance is 1 minus the correlation.
     for k in np.flatnonzero(found.distances[:, 0] ** 2 / 2 <= 1 - DUPLICATE_CORRELATION):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
-from ddim.metrics.statistics import Estimate, difference, mean, ratio
+from ddim.metrics.statistics import Estimate, estimate_difference, estimate_mean, estimate_ratio
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Errors:
     @property
     def slope(self) -> Estimate:
         """(L,) of the regression of eps on eps_hat, through the origin; 1 for the optimal denoiser."""
-        return ratio(self.power + self.inner, self.power)
+        return estimate_ratio(self.power + self.inner, self.power)
 
     @property
     def residual(self) -> Estimate:
         """(L,) E[eps_hat . (eps - eps_hat)], a number of an image; 0 for the optimal denoiser."""
-        return mean(self.inner)
+        return estimate_mean(self.inner)
 
     @property
     def miscalibrated(self) -> np.ndarray:
@@ -115,7 +115,7 @@ def gap(train: Errors, other: Errors) -> Gap:
     # To first order an error of the scale moves the ratio by as many times as it is great.
     seen = 1 + unseen.mean(0) * (train.noise_mse / scale - 1)
     return Gap(
-        difference(mean(unseen), mean(seen)),
-        difference(mean(unseen.mean(1)), mean(seen.mean(1))),
+        estimate_difference(estimate_mean(unseen), estimate_mean(seen)),
+        estimate_difference(estimate_mean(unseen.mean(1)), estimate_mean(seen.mean(1))),
         (len(seen), len(unseen)),
     )

@@ -17,7 +17,7 @@ from ddim.errors import check_count
 from ddim.evaluation.denoising import Errors, gap, measure, together
 from ddim.evaluation.gradient_noise import NoiseScale, noise_scale
 from ddim.evaluation.noise_range import Bounds, bounds
-from ddim.metrics.statistics import Estimate, mean
+from ddim.metrics.statistics import Estimate, estimate_mean
 from ddim.plots import pictures as plots
 from ddim.runs import checkpoint
 from ddim.runs import classes as labels
@@ -172,7 +172,7 @@ HEAD = ("log-SNR", "noise MSE", "image MSE", "slope", "gap to training")
 def level_rows(d: Diagnosis) -> list[tuple[str, ...]]:
     """Format the errors as a table under `HEAD`, one row for each noise level."""
     judged = d.valid or d.train
-    noise, image, slope = mean(judged.noise_mse), mean(judged.image_mse), judged.slope
+    noise, image, slope = estimate_mean(judged.noise_mse), estimate_mean(judged.image_mse), judged.slope
     apart = None if d.valid is None else gap(d.train, d.valid)
     return [
         (
@@ -250,8 +250,8 @@ def figure(d: Diagnosis, title: str) -> Figure:
         _bands(axes, {name: (e.log_snr, of(e)) for name, e in sides.items()}, title, truth)
         return axes
 
-    panel("MSE of the noise", lambda e: mean(e.noise_mse)).set_yscale("log")
-    panel("MSE of the image, model units", lambda e: mean(e.image_mse)).set_yscale("log")
+    panel("MSE of the noise", lambda e: estimate_mean(e.noise_mse)).set_yscale("log")
+    panel("MSE of the image, model units", lambda e: estimate_mean(e.image_mse)).set_yscale("log")
     if d.valid is None:
         next(panels).set_axis_off()
     else:
@@ -310,7 +310,7 @@ def _errors(e: Errors) -> dict[str, Any]:
     return {
         "images": len(e.noise_mse),
         "log_snr": e.log_snr.tolist(),
-        **{name: _estimate(mean(getattr(e, name))) for name in fields},
+        **{name: _estimate(estimate_mean(getattr(e, name))) for name in fields},
         "slope": _estimate(e.slope),
         "residual": _estimate(e.residual),
         "miscalibrated": e.miscalibrated.tolist(),

@@ -43,8 +43,8 @@ from ddim.files import (
 )
 from ddim.metrics import catalogue
 from ddim.metrics.catalogue import LEAST
-from ddim.metrics.features import LEGACY, Extractor, begin, find, forget
-from ddim.metrics.fid import caution, fid, fid_infinity
+from ddim.metrics.features import LEGACY, Extractor, load_extractor, release_pages, write_npy_header
+from ddim.metrics.fid import explain_fid_bias, fid, fid_infinity
 from ddim.metrics.kid import LEGACY_BATCH, kid, legacy_kid
 from ddim.metrics.precision_recall import prdc
 from ddim.plots.pictures import grid as sheet
@@ -109,7 +109,7 @@ def evaluate(
     `extractor` is by default `ddim.metrics.features.DEFAULT`. UserError where there are too few images of
     either kind, images without a reference, or a folder that is not empty or cannot be made.
     """
-    extractor = extractor or find()
+    extractor = extractor or load_extractor()
     if out is not None:
         tracking.check_unused(out)
     path = Path(source)
@@ -173,7 +173,7 @@ def measured(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[str, An
     k = kid(generated, reference, size=min(1000, few // 2))
     f: dict[str, float | None] = {"value": fid(generated, reference)}
     f |= {"infinity": None, "low": None, "high": None}
-    notes = [caution(count, len(reference), dimensions)]
+    notes = [explain_fid_bias(count, len(reference), dimensions)]
     if count > ENOUGH * dimensions:
         f["infinity"], f["low"], f["high"] = fid_infinity(generated, reference)
         notes.append(
@@ -254,7 +254,7 @@ def _of_images(source: Path, _: Pictures, reference: Reference, progress: Progre
 def _read(images: Images, which: np.ndarray, nfe: int) -> Iterator[tuple[Tensor, int]]:
     for first in range(0, len(which), BATCH):
         yield gather(images, which[first : first + BATCH]), nfe
-        forget(images.pixels)
+        release_pages(images.pixels)
 
 
 def _size_of(source: Path) -> tuple[int, int]:
@@ -291,7 +291,7 @@ def _extracted(
     """
     done, nfe, shown = 0, 0, []
     with atomic_file(folder / scores.FEATURES) as file:
-        begin(file, (subject.count, extractor.dimensions))
+        write_npy_header(file, (subject.count, extractor.dimensions))
         began = time.monotonic()
         for pictures, each in subject.batches:
             sampled, nfe = time.monotonic(), each

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ddim.metrics.statistics import WIDE
+from ddim.metrics.statistics import NORMAL_95
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def noise_scale(gradients: Tensor, batch: int) -> NoiseScale:
     inverse = signal / noise
     value, low, high = (
         1 / part.item() if part > 0 else math.inf
-        for part in (inverse, inverse + WIDE * error, inverse - WIDE * error)
+        for part in (inverse, inverse + NORMAL_95 * error, inverse - NORMAL_95 * error)
     )
     return NoiseScale(value, low, high, signal.item(), noise.item())
 

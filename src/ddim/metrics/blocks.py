@@ -13,7 +13,7 @@ from ddim.errors import UserError
 _ROWS = 1024
 
 
-def check(what: str, generated: np.ndarray, reference: np.ndarray, least: int) -> None:
+def check_features(what: str, generated: np.ndarray, reference: np.ndarray, least: int) -> None:
     """UserError where (N, d) and (M, d) features do not fit one another, or N or M is less than least."""
     if generated.ndim != 2 or reference.ndim != 2 or generated.shape[1] != reference.shape[1]:
         raise UserError(
@@ -27,7 +27,7 @@ def check(what: str, generated: np.ndarray, reference: np.ndarray, least: int) -
         )
 
 
-def blocks(features: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
+def read_blocks(features: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
     """(rows, features of these rows as float64) of (N, d), in order."""
     for start in range(0, len(features), _ROWS):
         rows = slice(start, start + _ROWS)

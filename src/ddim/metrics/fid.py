@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.metrics.blocks import blocks, check
+from ddim.metrics.blocks import check_features, read_blocks
 
 _CUTS = 5  # the smallest subsets of FID infinity are a fifth of the set
 _GROUPS, _STUDENT_95 = 10, 2.262157  # and the quantile of Student's t with 9 degrees of freedom
@@ -16,7 +16,7 @@ _GROUPS, _STUDENT_95 = 10, 2.262157  # and the quantile of Student's t with 9 de
 
 def fid(generated: np.ndarray, reference: np.ndarray) -> float:
     """FID of (N, d) and (M, d) features, in float64. UserError for fewer than 2 images on a side."""
-    check("FID", generated, reference, 2)
+    check_features("FID", generated, reference, 2)
     return _frechet(_gaussian(generated), _gaussian(reference))
 
 
@@ -32,7 +32,7 @@ def fid_infinity(
     dimensions the bias is no line yet (see `caution`). The interval is from how FID varies over ten pairs of
     disjoint tenths of both sets, and so rather too wide. UserError for fewer than 20 images on a side.
     """
-    check("FID infinity", generated, reference, 2 * _GROUPS)
+    check_features("FID infinity", generated, reference, 2 * _GROUPS)
     draw = np.random.default_rng(seed)
     ours, theirs = draw.permutation(len(generated)), draw.permutation(len(reference))
     whole = _gaussian(reference)
@@ -48,7 +48,7 @@ def fid_infinity(
     return value, value - radius, value + radius
 
 
-def caution(generated: int, reference: int, dimensions: int) -> str | None:
+def explain_fid_bias(generated: int, reference: int, dimensions: int) -> str | None:
     """What to say of an FID of so many images on each side, or None where they are enough.
 
     A covariance of d dimensions has full rank from d + 1 images; with fewer FID says more of their number
@@ -69,9 +69,9 @@ def _gaussian(features: np.ndarray) -> tuple[Tensor, Tensor]:
     The root is the triangle of a QR decomposition, built block by block; a covariance is never squared out,
     which would halve the digits of its small eigenvalues.
     """
-    mean = torch.stack([some.sum(0) for _, some in blocks(features)]).sum(0) / len(features)
+    mean = torch.stack([some.sum(0) for _, some in read_blocks(features)]).sum(0) / len(features)
     root = mean.new_zeros(0, len(mean))
-    for _, some in blocks(features):
+    for _, some in read_blocks(features):
         root = torch.cat([root, some - mean])
         # Not at each block: the triangle would be done again for few new rows.
         if len(root) > 2 * len(mean):

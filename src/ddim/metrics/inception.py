@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import inception as tv
 
-from ddim.metrics.weights import fill, locate, read
+from ddim.metrics.weights import fill_network, locate_weights, read_weights
 
 DIMENSIONS = 2048
 RESIZE_2015 = "299 px bilinear of TensorFlow 1, not antialiased"
@@ -24,7 +24,7 @@ _mean = partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_
 _max = partial(F.max_pool2d, kernel_size=3, stride=1, padding=1)
 
 
-def inception_2015(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
+def load_inception_2015(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
     """The network of FID (Heusel et al. 2017), its graph of 2015-12-05: SHA-256 of the weights, and network.
 
     (B, 3, H, W) in [0, 255] to (B, 2048), pooled. It has 1008 classes and pools in its own way.
@@ -34,7 +34,7 @@ def inception_2015(weights: Path | None = None) -> tuple[str, Callable[[Tensor],
     return sha, lambda images: network((resize_tf1(images, _SIDE) - 128) / 128)
 
 
-def inception_torchvision(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
+def load_inception_torchvision(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
     """torchvision's Inception v3, as the R repository before this one used it: SHA-256, and network.
 
     (B, 3, H, W) in [0, 255] to (B, 2048), pooled. Its normalisation by ImageNet's statistics, undone by the
@@ -67,10 +67,10 @@ def resize_tf1(images: Tensor, side: int) -> Tensor:
 def _inception(
     name: str, weights: Path | None, blocks: list[Callable[..., nn.Module]] | None, classes: int
 ) -> tuple[str, nn.Module]:
-    sha, tensors = read(name, weights or locate(name))
+    sha, tensors = read_weights(name, weights or locate_weights(name))
     with torch.device("meta"):
         network = tv.Inception3(classes, aux_logits=False, inception_blocks=blocks, init_weights=False)
-    fill(network, tensors)
+    fill_network(network, tensors)
     network.register_module("fc", nn.Identity())
     return sha, network
 

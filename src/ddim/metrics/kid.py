@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddim.errors import UserError
-from ddim.metrics.blocks import blocks, check
+from ddim.metrics.blocks import check_features, read_blocks
 
 LEGACY_BATCH = 128
 """Pictures in a batch of the R repository before this one."""
@@ -47,7 +47,7 @@ def kid(
     1969). The naive bootstrap would draw images twice, whose kernel with themselves is large, and so be
     biased away from 0.
     """
-    check("KID", generated, reference, 3)
+    check_features("KID", generated, reference, 3)
     n, m = len(generated), len(reference)
     size = min(size, n, m)
     draw = np.random.RandomState(seed)
@@ -84,7 +84,7 @@ def kid_difference(
     or where paired sets differ in number.
     """
     for features in (one, other):
-        check("KID", features, reference, 3)
+        check_features("KID", features, reference, 3)
     if paired and len(one) != len(other):
         raise UserError(f"paired sets must have as many images, got {len(one)} and {len(other)}")
     terms = []
@@ -108,7 +108,7 @@ def legacy_kid(generated: np.ndarray, reference: np.ndarray, batch: int, *, seed
     R original divided by 0, and had the same image of the reference several times). UserError for fewer than
     2 images.
     """
-    check("KID", generated, reference, 2)
+    check_features("KID", generated, reference, 2)
     draw, count = np.random.default_rng(seed), min(len(generated), len(reference))
     ours, theirs = (draw.permutation(len(features))[:count] for features in (generated, reference))
     values = []
@@ -146,8 +146,8 @@ def _between(
     """
     over_rows, over_columns = (torch.zeros(len(part), dtype=torch.float64) for part in (x, y))
     inside = torch.zeros(0 if of_x is None else len(of_x), dtype=torch.float64)
-    for rows, some_x in blocks(x):
-        for columns, some_y in blocks(y):
+    for rows, some_x in read_blocks(x):
+        for columns, some_y in read_blocks(y):
             k = _kernel(some_x, some_y)
             over_rows[rows] += k.sum(1)
             over_columns[columns] += k.sum(0)
@@ -162,9 +162,9 @@ def _within(x: np.ndarray, of_x: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """
     over = torch.zeros(len(x), dtype=torch.float64)
     inside = torch.zeros(0 if of_x is None else len(of_x), dtype=torch.float64)
-    for rows, some in blocks(x):
+    for rows, some in read_blocks(x):
         # Each pair of blocks once: k(x, y) = k(y, x).
-        for columns, others in blocks(x[: rows.stop]):
+        for columns, others in read_blocks(x[: rows.stop]):
             k, same = _kernel(some, others), rows == columns
             if same:
                 k.fill_diagonal_(0)

@@ -46,7 +46,7 @@ class Neighbours:
         return np.divide(self.distances[:, 0], mean, out=np.zeros_like(mean), where=mean > 0)
 
 
-def standardised(images: np.ndarray) -> Tensor:
+def standardise(images: np.ndarray) -> Tensor:
     """(N, H, W, C) uint8 -> (N, H * W * C) float32: each channel of mean 0, each image of norm 1.
 
     Half the squared distance of two such rows is 1 minus the correlation of their pixels. A constant image
@@ -58,25 +58,25 @@ def standardised(images: np.ndarray) -> Tensor:
     return (rows / rows.norm(dim=1, keepdim=True).clamp(min=1.0)).float()
 
 
-def mirrored(images: np.ndarray) -> np.ndarray:
+def mirror(images: np.ndarray) -> np.ndarray:
     """(N, H, W, C) images, left and right exchanged; a view."""
     return images[:, :, ::-1]
 
 
-def plain(rows: np.ndarray) -> Tensor:
+def flatten_features(rows: np.ndarray) -> Tensor:
     """(N, ...) numbers as (N, d) float32: features as they are."""
     # A copy: memory maps cannot be written, which torch minds.
     return torch.tensor(np.asarray(rows), dtype=torch.float32).flatten(1)
 
 
-def nearest(
+def nearest_neighbours(
     queries: np.ndarray,
     references: np.ndarray,
     k: int = K,
     *,
     also: np.ndarray | None = None,
     own: np.ndarray | None = None,
-    embed: Embed = plain,
+    embed: Embed = flatten_features,
 ) -> Neighbours:
     """The k nearest of `references` (M, ...) to each of `queries` (N, ...), Euclidean after `embed`.
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.metrics.blocks import blocks, check
+from ddim.metrics.blocks import check_features, read_blocks
 
 # Below this part of the norms, what is left of |x|^2 + |y|^2 - 2 x.y is rounding, and the two are one point.
 _ROUNDING = 1e-13
@@ -38,14 +38,14 @@ def prdc(generated: np.ndarray, reference: np.ndarray, *, k: int = 3, k_density:
     `k` is that of precision and recall, `k_density` that of density and coverage; the defaults are published.
     UserError where a side has no more images than either k.
     """
-    check("precision, recall, density and coverage", generated, reference, max(k, k_density) + 1)
+    check_features("precision, recall, density and coverage", generated, reference, max(k, k_density) + 1)
     around_x = _radii(generated, [k])[0]
     around_y, around_y_wide = _radii(reference, [k, k_density])
     n, m = len(generated), len(reference)
     precise, recalled, covered = (torch.zeros(size, dtype=torch.bool) for size in (n, m, m))
     inside = 0
-    for rows, x in blocks(generated):
-        for columns, y in blocks(reference):
+    for rows, x in read_blocks(generated):
+        for columns, y in read_blocks(reference):
             apart = _squared(x, y)
             precise[rows] |= (apart <= around_y[columns]).any(1)
             recalled[columns] |= (apart <= around_x[rows, None]).any(0)
@@ -58,10 +58,10 @@ def prdc(generated: np.ndarray, reference: np.ndarray, *, k: int = 3, k_density:
 def _radii(features: np.ndarray, ks: list[int]) -> Tensor:
     """(len(ks), N) the squared distances of each of (N, d) features to its k-th nearest other ones."""
     radii = []
-    for _, some in blocks(features):
+    for _, some in read_blocks(features):
         nearest = some.new_empty(len(some), 0)
         # All pairs, each twice: of two halves that round otherwise, a point on a ball would be in or out.
-        for _, others in blocks(features):
+        for _, others in read_blocks(features):
             both = torch.cat([nearest, _squared(some, others)], 1)
             # Itself is among them.
             nearest = both.topk(min(max(ks) + 1, both.shape[1]), largest=False).values

@@ -19,7 +19,7 @@ def at_most(count: int, n: int, p: float) -> float:
     return min(1.0, float(np.exp(choose + k * math.log(p) + (n - k) * math.log1p(-p)).sum()))
 
 
-def interval(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def share_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """The exact interval of a share, `count` of n (Clopper & Pearson 1934)."""
     tail = (1 - confidence) / 2
     low = 0.0 if count == 0 else _root(lambda p: at_most(count - 1, n, p) - (1 - tail))
@@ -27,7 +27,9 @@ def interval(count: int, n: int, confidence: float = 0.95) -> tuple[float, float
     return low, high
 
 
-def threshold(null: np.ndarray, level: float = 0.01, confidence: float = 0.95) -> tuple[float, float]:
+def false_alarm_threshold(
+    null: np.ndarray, level: float = 0.01, confidence: float = 0.95
+) -> tuple[float, float]:
     """A number that a new draw of the law of `null` (n,) falls below with probability at most `bound`.
 
     Both are returned: (threshold, bound). It holds with the given confidence over the draw of `null`, for any

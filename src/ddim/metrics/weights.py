@@ -48,7 +48,7 @@ KNOWN = {
 }
 
 
-def locate(name: str) -> Path:
+def locate_weights(name: str) -> Path:
     """Where the weights of network `name` lie: our cache folder, that of torch.hub, or ours by a download.
 
     UserError, with the address and the place to put them, where they lie in neither and cannot be had.
@@ -67,7 +67,7 @@ def locate(name: str) -> Path:
         ) from None
 
 
-def read(name: str, path: Path) -> tuple[str, dict[str, Tensor]]:
+def read_weights(name: str, path: Path) -> tuple[str, dict[str, Tensor]]:
     """The SHA-256 (hex) and the tensors, by name, of a file of weights of network `name`.
 
     UserError where the file cannot be read, or is not one of those in KNOWN.
@@ -86,7 +86,7 @@ def read(name: str, path: Path) -> tuple[str, dict[str, Tensor]]:
     return sha, torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
-def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def fill_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """A network made on the device "meta" (which draws no random start) with its weights, fit for use.
 
     What the file holds beyond the network is left out: an auxiliary classifier. What it may lack are the

@@ -19,7 +19,7 @@ from ddim.data import Images
 from ddim.data.batch import batch as gather
 from ddim.errors import UserError
 from ddim.files import atomic_file, cache_folder, hash_file, make_folder, remove_leftovers, write_atomic
-from ddim.metrics.features import Extractor, begin, forget
+from ddim.metrics.features import Extractor, release_pages, write_npy_header
 
 BATCH = 32
 """Images whose features are computed at once."""
@@ -63,12 +63,12 @@ def features_of(
         make_folder(path.parent)
         remove_leftovers(path.parent)
         with atomic_file(path) as file:
-            begin(file, (len(of.which), extractor.dimensions))
+            write_npy_header(file, (len(of.which), extractor.dimensions))
             for first in range(0, len(of.which), BATCH):
                 part = of.which[first : first + BATCH]
                 pixels = gather(of.images, part)
                 file.write(extractor(pixels.flip(3) if of.mirrored else pixels).numpy().tobytes())
-                forget(of.images.pixels)
+                release_pages(of.images.pixels)
                 if progress:
                     progress(first + len(part), len(of.which))
         # Last: features without it are not believed.

@@ -8,7 +8,7 @@ import numpy as np
 
 from ddim.errors import UserError
 from ddim.metrics.catalogue import LEAST
-from ddim.metrics.features import find
+from ddim.metrics.features import load_extractor
 from ddim.metrics.kid import kid
 from ddim.runs.classes import in_turn
 from ddim.runs.generate import made
@@ -33,7 +33,7 @@ def judge(training: Training) -> Judge:
         raise UserError(
             f"report.kid needs at least {LEAST} validation images, got {len(parts.valid)}: raise data.valid"
         )
-    extractor = find()
+    extractor = load_extractor()
     truth = features_of(Chosen(parts.images, parts.valid, recipe.data.source, "valid"), extractor)
 
     def judged() -> dict[str, float]:

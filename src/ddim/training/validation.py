@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ddim.diffusion import log_snr as levels
-from ddim.metrics.statistics import mean
+from ddim.metrics.statistics import estimate_mean
 
 
 def means(log_snr: Tensor, values: Mapping[str, Tensor]) -> dict[str, float]:
@@ -22,7 +22,7 @@ def means(log_snr: Tensor, values: Mapping[str, Tensor]) -> dict[str, float]:
             inside = value[bins == b].double()
             found[f"{name}/log_snr_{int(b)}"] = inside.mean().item()
             if len(inside) > 1:
-                interval = mean(inside.numpy())
+                interval = estimate_mean(inside.numpy())
                 found[f"{name}_low/log_snr_{int(b)}"] = float(interval.low)
                 found[f"{name}_high/log_snr_{int(b)}"] = float(interval.high)
     return found
