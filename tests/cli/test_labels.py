@@ -105,20 +105,8 @@ def test_the_record_says_label_and_guidance_and_no_two_are_mixed(home, tmp_path,
     record = json.loads((tmp_path / "record.json").read_text())
     assert (record["label"], record["class"], record["guidance"], record["nfe"]) == (3, "daisy", 2.5, 4)
     for other in (["--label", "daisy"], ["--label", "all", "--guidance", "2.5"], []):
-        assert "holds pictures of another run or way of sampling" in refused(capsys, *words, *other)
+        assert "holds samples of another run or other sampling options" in refused(capsys, *words, *other)
     did(*words, "--label", "3", "--guidance", "2.5", "--seed", "1")
-
-
-def test_a_record_from_before_there_was_guidance_is_of_none_and_of_the_recipes_schedule(home, tmp_path):
-    words = ["sample", home / "run", "-n", 1, "--steps", 2, "--out", tmp_path]
-    did(*words)
-    record = json.loads((tmp_path / "record.json").read_text())
-    for name in ("guidance", "schedule", "clip"):
-        del record[name]
-    (tmp_path / "record.json").write_text(json.dumps(record))
-    assert main([str(word) for word in [*words, "--clip", "yes"]]) == 2
-    did(*words, "--seed", "1")
-    assert set(pictures(tmp_path)) == {"00000.png", "00001.png"}
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from PIL import Image
 
 import ddim
 import tiny
-from ddim.cli import main, sample
-from ddim.cli.sample import _seeds
+from ddim.cli import main
+from ddim.cli.sample import parse_seeds
 from ddim.plots import pictures as plots
-from ddim.runs import checkpoint, generate
+from ddim.runs import checkpoint, sample_folder
 from ddim.runs.pipeline import load
 from ddim.training import train
 
@@ -120,7 +120,7 @@ def test_the_files_are_those_of_all_pictures_made_at_once(run, tmp_path):
 
 
 def test_pictures_are_written_and_forgotten_before_the_next_are_made(run, tmp_path, monkeypatch):
-    size, sound = load(run).runtime.micro_batch, generate.generate
+    size, sound = load(run).runtime.micro_batch, sample_folder.generate
     out, seen = tmp_path / "a", []
 
     def noting(trained, seeds, *args, **options):
@@ -131,8 +131,8 @@ def test_pictures_are_written_and_forgotten_before_the_next_are_made(run, tmp_pa
         seen.append((weakref.ref(images), len(seeds), there, alive))
         return images, nfe
 
-    monkeypatch.setattr(generate, "generate", noting)
-    monkeypatch.setattr(sample, "SHOWN", 9)
+    monkeypatch.setattr(sample_folder, "generate", noting)
+    monkeypatch.setattr(sample_folder, "SHOWN", 9)
     files = made(run, out, "-n", 4 * size + 1, "--steps", 2, "--film")
     assert [count for _, count, *_ in seen] == [size] * 4 + [1]
     assert [there for *_, there, _ in seen] == [size * k for k in range(5)]
@@ -144,7 +144,7 @@ def test_pictures_are_written_and_forgotten_before_the_next_are_made(run, tmp_pa
 
 
 def test_what_was_stopped_is_finished_by_the_same_command(run, tmp_path, monkeypatch, capsys):
-    size, sound = load(run).runtime.micro_batch, generate.generate
+    size, sound = load(run).runtime.micro_batch, sample_folder.generate
     words = ["-n", size + 2, "--steps", 2]
 
     def stopping(trained, seeds, *args, **options):
@@ -153,12 +153,12 @@ def test_what_was_stopped_is_finished_by_the_same_command(run, tmp_path, monkeyp
         return sound(trained, seeds, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(generate, "generate", stopping)
+        patch.setattr(sample_folder, "generate", stopping)
         assert main(["sample", str(run), "--out", str(tmp_path / "a"), *map(str, words)]) == 130
     capsys.readouterr()
     assert len(list((tmp_path / "a").glob("0*.png"))) == size
     assert json.loads((tmp_path / "a" / "record.json").read_text())["seeds"] == []
-    assert "holds pictures of another run" in refused(capsys, run, "--steps", 3, "--out", tmp_path / "a")
+    assert "holds samples of another run" in refused(capsys, run, "--steps", 3, "--out", tmp_path / "a")
     finished, whole = (made(run, tmp_path / name, *words) for name in ("a", "b"))
     for name in whole.keys() - {"record.json"}:
         assert finished[name] == whole[name]
@@ -186,7 +186,7 @@ def test_pictures_go_into_a_new_folder_each_time(run, tmp_path, monkeypatch, cap
     named = [(run, "one-1"), (run, "one-2"), (run / "best", "one-3"), (newest, "one-4"), (alone, "alone-1")]
     for of, name in named:
         assert main(["sample", str(of), "-n", "1", "--steps", "1"]) == 0
-        assert f"1 evaluations each: samples/{name}/grid.png" in capsys.readouterr().out
+        assert f"1 network evaluations each: samples/{name}/grid.png" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "samples").iterdir()} == {name for _, name in named}
 
 
@@ -207,8 +207,8 @@ def test_a_folder_holds_the_pictures_of_one_experiment(run, tmp_path, capsys):
     assert json.loads(both["record.json"])["seeds"] == [0, 1, 2, 7]
     for other in (["--sampler.eta", 1], ["--weights", "raw"], ["--grid", "quadratic"]):
         said = refused(capsys, run, *words, *other)
-        assert "holds pictures of another run or way of sampling" in said
-    assert "holds pictures of another run" in refused(capsys, run, "--steps", 3, "--out", tmp_path / "a")
+        assert "holds samples of another run or other sampling options" in said
+    assert "holds samples of another run" in refused(capsys, run, "--steps", 3, "--out", tmp_path / "a")
     assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == both
     (tmp_path / "mine.txt").write_text("mine")
     assert "must be a folder" in refused(capsys, run, "--out", tmp_path / "mine.txt")
@@ -227,7 +227,7 @@ def test_a_folder_holds_the_pictures_of_one_experiment(run, tmp_path, capsys):
         (["--seeds", "1,1"], "--seeds must name each seed once, got '1,1'"),
         (
             ["--seeds", "1", "-n", "3"],
-            "--seeds says which pictures",
+            "--seeds lists the seeds; leave out -n and --seed",
         ),
         (["--weights", "best"], "weights must be ema or raw, got 'best'"),
         (["--device", "abacus"], "device must be one of auto, cpu"),
@@ -265,6 +265,4 @@ def test_a_run_that_is_missing_or_empty_is_said_to_be(tmp_path, capsys):
     [("0-3", [0, 1, 2, 3]), ("5", [5]), ("3, 1-2", [3, 1, 2]), ("7-7", [7])],
 )
 def test_a_list_of_seeds_is_read_in_its_order(text, seeds):
-    from argparse import Namespace
-
-    assert _seeds(Namespace(seeds=text, n=None, seed=None)) == seeds
+    assert parse_seeds(text, None, None) == seeds

@@ -1,0 +1,123 @@
+"""A folder of samples: a PNG for each seed, a sheet, a film, and a record of what they depend on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ddim.diffusion.noise import check_seeds
+from ddim.errors import UserError
+from ddim.files import read_json, write_json
+from ddim.plots.pictures import grid, save_film, save_png, to_uint8
+from ddim.runs.classes import Label, check
+from ddim.runs.folder import writable
+from ddim.runs.generate import generate, parts
+from ddim.runs.pipeline import LoadedRun
+from ddim.runs.provenance import Film, sampling_record
+
+RECORD = "record.json"
+SHOWN = 256
+"""Most samples in the sheet and in the film."""
+
+_CONDITIONS = (
+    "checkpoint",
+    "weights",
+    "sampler",
+    "schedule",
+    "clip",
+    "times",
+    "label",
+    "guidance",
+    "runtime",
+    "versions",
+)
+"""What samples depend on beside their seeds, by the names of a record."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write_samples` made: the folder, the sheet (H, W, 3) uint8, seconds of sampling, NFE."""
+
+    folder: Path
+    sheet: np.ndarray
+    seconds: float
+    nfe: int
+
+
+def write_samples(
+    pipeline: LoadedRun,
+    seeds: Sequence[int],
+    steps: int = 20,
+    *,
+    out: str | Path | None = None,
+    label: Label = None,
+    guidance: float = 1.0,
+    film: bool = False,
+) -> Written:
+    """Sample images and write each as soon as it is made, with a sheet, a record and perhaps a film.
+
+    A folder that holds samples made in the same way takes more of them; a stopped call is finished by the
+    same call. The memory does not grow with the number of seeds.
+
+    Args:
+        pipeline: the run to sample.
+        seeds: the seeds; image k depends on seeds[k] alone.
+        steps: sampling steps.
+        out: the folder, by default a new folder samples/RUN-N.
+        label: class index, "all" to cycle through the classes, None for no class.
+        guidance: classifier-free guidance scale; 1 turns it off.
+        film: whether to write the way from noise to images as film.webp.
+
+    Raises:
+        UserError: if a seed, the label or the guidance scale cannot be used, or `out` holds other files.
+    """
+    check_seeds(seeds)
+    check(pipeline.recipe, label, guidance)
+    record = sampling_record(pipeline, seeds, steps, 0, label, guidance)
+    folder, before = _open_folder(None if out is None else Path(out), record)
+    if not (folder / RECORD).is_file():
+        # The record makes the folder one of samples, which the same call may finish.
+        write_json(folder / RECORD, {**record, "seeds": [], "seconds": 0.0})
+    frames, shown, seconds, nfe = Film(pipeline.pixels, seeds[:SHOWN]), [], 0.0, 0
+    for part in parts(pipeline, seeds):
+        start = time.monotonic()
+        images, nfe = generate(
+            pipeline, part, steps, label=label, guidance=guidance, watch=frames.add if film else None
+        )
+        seconds += time.monotonic() - start
+        for seed, pixels in zip(part, to_uint8(images), strict=True):
+            save_png(folder / f"{seed:05d}.png", pixels)
+        shown += images[: SHOWN - len(shown)]
+    sheet = grid(torch.stack(shown))
+    save_png(folder / "grid.png", sheet)
+    if film:
+        save_film(folder / "film.webp", frames.frames())
+    end = {"nfe": nfe, "seeds": sorted({*before, *seeds}), "seconds": round(seconds, 2)}
+    write_json(folder / RECORD, {**record, **end})
+    return Written(folder, sheet, seconds, nfe)
+
+
+def _open_folder(out: Path | None, record: dict[str, Any]) -> tuple[Path, list[int]]:
+    """Open the folder to write to; return it and the seeds of the samples that it holds."""
+    before = []
+    if out and out.exists() and not out.is_dir():
+        raise UserError(f"--out must be a folder, got the file {out}")
+    if out and out.is_dir() and any(out.iterdir()):
+        if not (out / RECORD).is_file():
+            raise UserError(f"--out {out} holds files that are not samples; name a new folder")
+        there = read_json(out / RECORD)
+        if not isinstance(there, dict) or any(there.get(name) != record[name] for name in _CONDITIONS):
+            raise UserError(
+                f"--out {out} holds samples of another run or other sampling options; name a new folder"
+            )
+        before = there["seeds"]
+    # Users know a run by its name: RUN/best and RUN/checkpoints/N stand for RUN.
+    path = Path(record["checkpoint"]["path"]).resolve()
+    named = path.parent.parent if path.parent.name == "checkpoints" else path
+    return writable(out, "samples", named.name), before
