@@ -13,10 +13,10 @@ from untrained import recipe, run_of
 def test_a_run_goes_to_diffusers_and_back_by_two_commands(tmp_path, capsys):
     run_of(recipe(), tmp_path / "run")
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
-    assert "a DDIMPipeline of diffusers" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"diffusers DDIMPipeline: {tmp_path / 'out'}\n"
     assert diffusers.UNet2DModel.load_config(tmp_path / "out" / "unet")["norm_num_groups"] == 8
     assert main(["import", str(tmp_path / "out"), "--out", str(tmp_path / "back")]) == 0
-    assert "a run to sample" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"run: {tmp_path / 'back'}\n"
     made = ["sample", str(tmp_path / "back"), "-n", "2", "--steps", "2", "--out", str(tmp_path / "pictures")]
     assert main(made) == 0
     assert (tmp_path / "pictures" / "00001.png").is_file()

@@ -46,7 +46,7 @@ def test_the_command_names_each_bad_image_in_one_printable_line(folder, tmp_path
     lines = capsys.readouterr().out.splitlines()
     assert all(line.isprintable() for line in lines)
     for name, reason in reasons.items():
-        shown = f"  {command.escaped(name)}: "
+        shown = f"  {command.escape(name)}: "
         assert any(re.search(reason, line) for line in lines if line.startswith(shown)), name
     assert f"{len(used)} images" in lines[0]
     assert "skipped, not images: 3" in lines

@@ -1,15 +1,16 @@
-"""`ddim data DATA`: look before you train. Counts, sizes, rejects with reasons, duplicates, a grid."""
+"""`ddim data`: counts, sizes, rejected files with reasons, duplicates and a sheet of the images."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ddim.cli import DATA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from ddim.data.decode import Header
     from ddim.data.sources import Reject
 
+_EPILOG = """
+Prints the number, sizes, formats and classes of the images, which files were rejected and why, and exact
+duplicates, and writes a sheet of 64 images as training would use them.
+
+examples:
+  ddim data photos/ --size 64x96
+  ddim data flowers:downloads/flowers    a local copy of a named data set
+"""
 _GRID = Path("data-grid.png")
 _SHOWN = 64
 _FEW_CLASSES, _ENDS = 20, 5
@@ -25,23 +34,28 @@ _FEW_GROUPS = 10
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command."""
-    parser.add_argument("data", metavar="DATA", nargs="?", default="blossoms", help=_HELP)
-    parser.add_argument("--size", default="64", help='"64" or height x width, "64x96" (default: 64)')
+    """Add the options of `ddim data`."""
+    parser.usage = "ddim data [DATA] [--size 64|64x96] [--channels 1|3|4] [--out FILE]"
+    parser.epilog = _EPILOG
     parser.add_argument(
-        "--channels", type=int, help="1 gray, 3 RGB, 4 RGBA (default: what most of the files have)"
+        "data", nargs="?", default="blossoms", metavar="DATA", help=f"{DATA} (default: blossoms)"
     )
-    parser.add_argument("--out", type=Path, default=_GRID, help=f"the grid of images (default: {_GRID})")
-
-
-_HELP = (
-    "a folder, a .zip or .tar[.gz|.xz], or blossoms, flowers, pets, cifar10 (default: blossoms); "
-    "flowers:FOLDER reads a local copy"
-)
+    parser.add_argument(
+        "--size", default="64", metavar="64|64x96", help="height x width in pixels (default: 64)"
+    )
+    parser.add_argument(
+        "--channels",
+        type=int,
+        metavar="C",
+        help="1 for grayscale, 3 for RGB, 4 for RGBA (default: those of most files)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=_GRID, metavar="FILE", help=f"PNG of the first images (default: {_GRID})"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what the source holds and write a grid of it. UserError where no image in it can be used."""
+    """Print what the source holds and write a sheet of its images."""
     import torch
 
     from ddim.data import open_images, parse_size
@@ -65,12 +79,12 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(lines))
     shown = order(len(images), 0, 0)[:_SHOWN]
     save_png(args.out, grid(torch.from_numpy(images.pixels[shown]).permute(0, 3, 1, 2)))
-    print(f"grid: {escaped(str(args.out))}")
+    print(f"grid: {escape(str(args.out))}")
     return 0
 
 
-def escaped(text: str) -> str:
-    """The text with everything that could move a terminal's cursor spelled out."""
+def escape(text: str) -> str:
+    """Spell out every character that could move the cursor of a terminal."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
     )
@@ -81,7 +95,7 @@ def _counts(
 ) -> Iterator[str]:
     height, width, channels = images.pixels.shape[1:]
     kind = {1: "gray", 3: "RGB", 4: "RGBA"}[channels]
-    yield f"{escaped(source)}: {len(images):,} images, used at {height}x{width}, {kind}"
+    yield f"{escape(source)}: {len(images):,} images, used at {height}x{width}, {kind}"
     by_area = sorted((header.height * header.width, header.height, header.width) for header in originals)
     smallest, median, largest = (
         "{1}x{2}".format(*by_area[place]) for place in (0, len(by_area) // 2, len(by_area) - 1)
@@ -93,7 +107,7 @@ def _counts(
     yield f"modes: {_tally(header.mode for header in originals)}"
     if images.official is not None:
         train, valid = images.official
-        yield f"official split: {len(train):,} to train on, {len(valid):,} to validate"
+        yield f"official split: {len(train):,} training images, {len(valid):,} validation images"
     if others:
         yield f"skipped, not images: {others:,}"
 
@@ -104,10 +118,10 @@ def _tally(values: Iterator[str]) -> str:
 
 def _classes(images: Images) -> Iterator[str]:
     if images.labels is None:
-        yield "classes: none (images in class folders would have some)"
+        yield "classes: none; for classes, put the images of each class into a folder of its own"
         return
     counts = Counter(images.labels.tolist())
-    ranked = [(escaped(images.classes[label]), count) for label, count in counts.most_common()]
+    ranked = [(escape(images.classes[label]), count) for label, count in counts.most_common()]
     yield f"classes: {len(ranked)}, of {ranked[-1][1]:,} to {ranked[0][1]:,} images"
     if len(ranked) > _FEW_CLASSES:
         hidden = (f"... {len(ranked) - 2 * _ENDS} others", None)
@@ -119,30 +133,24 @@ def _classes(images: Images) -> Iterator[str]:
 def _rejected(rejects: Sequence[Reject]) -> Iterator[str]:
     yield f"rejected: {len(rejects):,}" if rejects else "rejected: none"
     for reject in rejects:
-        yield f"  {escaped(reject.name)}: {escaped(reject.reason)}"
+        yield f"  {escape(reject.name)}: {escape(reject.reason)}"
 
 
 def _duplicates(images: Images) -> Iterator[str]:
-    """Images that are the same, pixel by pixel, as they are used: after crop and resize."""
-    groups = defaultdict(list)
-    for place, pixels in enumerate(images.pixels):
-        groups[hashlib.sha256(pixels.tobytes()).digest()].append(place)
-    copies = [places for places in groups.values() if len(places) > 1]
-    if not copies:
+    from ddim.data.duplicates import crosses_classes, find_duplicates
+
+    groups = find_duplicates(images)
+    if not groups:
         yield "duplicates: none"
         return
-    extra = sum(len(places) - 1 for places in copies)
-    yield f"duplicates: {extra:,}, exact copies of {len(copies):,}"
-
-    def mixed(places: list[int]) -> bool:
-        return images.labels is not None and len(set(images.labels[places].tolist())) > 1
-
-    if contradictions := sum(map(mixed, copies)):
-        yield f"  across classes: {contradictions:,}"
-    for places in sorted(copies, key=mixed, reverse=True)[:_FEW_GROUPS]:
-        yield "  " + " = ".join(escaped(images.names[place]) for place in places)
-    if len(copies) > _FEW_GROUPS:
-        yield f"  ... {len(copies) - _FEW_GROUPS:,} more groups"
+    extra = sum(len(indices) - 1 for indices in groups)
+    yield f"duplicates: {extra:,}, exact copies of {len(groups):,}"
+    if crossing := sum(crosses_classes(images, indices) for indices in groups):
+        yield f"  across classes: {crossing:,}"
+    for indices in groups[:_FEW_GROUPS]:
+        yield "  " + " = ".join(escape(images.names[index]) for index in indices)
+    if len(groups) > _FEW_GROUPS:
+        yield f"  ... {len(groups) - _FEW_GROUPS:,} more groups"
 
 
 @contextmanager
