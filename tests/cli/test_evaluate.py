@@ -10,7 +10,6 @@ from PIL import Image
 import tiny
 from ddim.cli import main
 from ddim.cli.compare import _cells
-from ddim.evaluation import record as scores
 from ddim.metrics import catalogue, features
 from ddim.training import train
 from html_reader import Reader
@@ -71,23 +70,6 @@ def test_fid_infinity_is_said_to_keep_the_bias_of_the_reference(run, capsys):
 def test_features_are_taken_by_name(run, capsys):
     text = said(capsys, "evaluate", run, "-n", 20, "--steps", 1, "--features", "other")
     assert "features other, 12 of images at 2 px" in text
-    assert "legacy" not in text
-
-
-def test_a_legacy_number_is_named_as_such_and_is_a_metric_to_compare_by(run, capsys, monkeypatch, tmp_path):
-    words = ["evaluate", run, "-n", 40, "--steps", 1, "--features", features.LEGACY, "--out"]
-    text = said(capsys, *words, tmp_path / "one")
-    value = scores.read(tmp_path / "one").value("legacy_kid")
-    assert f"\nlegacy KID {value:9.5f}   mean over batches of 128, as the R repository" in text
-    said(capsys, *words, tmp_path / "two", "--seed", 40)
-    few = catalogue.Metric("legacy KID", True, biased=False, least=20)
-    monkeypatch.setitem(catalogue.METRICS, "legacy_kid", few)
-    lines = said(capsys, "compare", tmp_path / "one", tmp_path / "two", "--metric", "legacy_kid").splitlines()
-    assert lines[0] == "legacy KID, lower is better"
-    assert sorted(line.split()[0] for line in lines[2:4]) == ["1", "2"]
-    assert (
-        sum(line.endswith("of a difference of legacy KID there is no sound interval") for line in lines) == 1
-    )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from ddim.runs.codec import dump
 from ddim.runs.named_recipes import smoke
 from stubs import SAMPLING, written
 
-ALONE = ("fid_infinity", "legacy_kid")
+ALONE = ("fid_infinity",)
 """Metrics without an interval of a difference."""
 
 
@@ -48,7 +48,7 @@ def test_the_best_is_first(make, metric):
     field = "metrics__fid__infinity" if metric == "fid_infinity" else f"metrics__{metric}__value"
     made = [make(name, **{field: value}) for name, value in (("a", 0.3), ("b", 0.1), ("c", 0.2))]
     order = [row.evaluation.folder.name for row in ranked(made, metric)]
-    small = metric in ("kid", "fid", "fid_infinity", "legacy_kid")
+    small = metric in ("kid", "fid", "fid_infinity")
     assert order == (["b", "c", "a"] if small else ["a", "c", "b"])
 
 

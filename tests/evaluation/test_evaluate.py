@@ -347,16 +347,6 @@ def test_parts_and_other_data_are_judged_against_when_named(run):
         assert record["reference"]["images"] == images
 
 
-def test_the_network_of_the_seed_repository_gives_its_legacy_number_too_and_no_other_does(run):
-    assert "legacy_kid" not in evaluate(run, FEW, extractor=stub()).record["metrics"]
-    found = evaluate(run, FEW, extractor=stub(name="inception-torchvision"))
-    # Of 30 images and 40 pictures there is one batch, and another draw of its pictures.
-    assert found.record["metrics"]["legacy_kid"]["batch"] == 128
-    low, high = found.interval("kid")
-    assert low < found.value("legacy_kid") < high
-    assert found.value("legacy_kid") != found.value("kid")
-
-
 def test_images_judged_against_themselves_are_perfect(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = evaluate("blossoms:60", reference=Reference("blossoms:60"), extractor=stub())

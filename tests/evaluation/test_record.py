@@ -37,16 +37,6 @@ def test_what_makes_records_incomparable_is_said_in_one_sentence_either_way(chan
     assert comparable(record(**changes), record(), "kid") is not None
 
 
-def test_a_legacy_kid_is_ranked_with_its_like_alone():
-    for changes, sentence in (
-        ({"metrics__legacy_kid__batch": 64}, "the batches of legacy KID differ: 128 and 64"),
-        ({"metrics": {"kid": record()["metrics"]["kid"]}}, "runs/a has no legacy KID"),
-    ):
-        assert comparable(record(), record(**changes), "legacy_kid") == sentence
-        assert comparable(record(), record(**changes), "kid") is None
-    assert Evaluation(Path(), record()).interval("legacy_kid") is None
-
-
 def test_what_fid_tends_to_is_a_metric_of_its_own_with_the_interval_that_is_not_of_fid():
     found = Evaluation(Path(), record())
     assert (found.value("fid"), found.interval("fid")) == (30.0, None)
@@ -58,9 +48,9 @@ def test_what_fid_tends_to_is_a_metric_of_its_own_with_the_interval_that_is_not_
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_another_count_forbids_ranking_by_what_is_biased_by_it(metric):
-    """KID is unbiased (Binkowski et al. 2018), and so is its mean over batches; FID is extrapolated."""
+    """KID is unbiased (Binkowski et al. 2018); FID-infinity is extrapolated."""
     why = comparable(record(), record(generated__images=300), metric)
-    assert (why is None) == (metric in ("kid", "legacy_kid", "fid_infinity"))
+    assert (why is None) == (metric in ("kid", "fid_infinity"))
     if why:
         assert "the numbers differ: 400 and 300" in why
 
@@ -126,7 +116,6 @@ SOUND = json.dumps(RECORD)
         (json.dumps(record(metrics__kid__value="1")), "is damaged: metrics.kid.value is no number"),
         (json.dumps(record(metrics__kid={"value": 1})), "is damaged: metrics.kid.low is no number"),
         (json.dumps(record(metrics__fid__low=None)), "is damaged: metrics.fid.low is no number"),
-        (json.dumps(record(metrics__legacy_kid={"value": 1})), "metrics.legacy_kid.batch is no number"),
         (json.dumps(record(metrics__fid=[])), "is damaged: metrics.fid.value is no number"),
         (json.dumps(record(sampling={"seeds": []})), "is damaged: sampling.recipe is not a table"),
         (

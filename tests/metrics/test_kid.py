@@ -1,12 +1,10 @@
-import itertools
-
 import numpy as np
 import pytest
 import torch
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from ddim.errors import UserError
-from ddim.metrics.kid import LEGACY_BATCH, kid, legacy_kid
+from ddim.metrics.kid import kid
 
 SIZES = [(40, 40, 8), (60, 35, 3), (30, 90, 64), (1500, 1100, 16)]
 
@@ -110,39 +108,6 @@ def test_float32_features_are_compared_in_float64():
     x, y = (features(200, 8, seed, shift=30).astype(np.float32) for seed in (0, 1))
     exact = kid(x.astype(np.float64), y.astype(np.float64), subsets=1).value
     assert kid(x, y, subsets=1).value == exact
-
-
-def cuts(n, sizes):
-    """Every way to deal n images out into batches of these sizes."""
-    if not sizes:
-        return [[]]
-    return [
-        [list(batch), *([left[k] for k in other] for other in rest)]
-        for batch in itertools.combinations(range(n), sizes[0])
-        for left in [[k for k in range(n) if k not in batch]]
-        for rest in cuts(len(left), sizes[1:])
-    ]
-
-
-@pytest.mark.parametrize("n, m, sizes", [(5, 5, [3, 2]), (4, 5, [3]), (5, 6, [2, 2])])
-def test_legacy_kid_is_the_mean_of_batches_of_which_the_last_may_be_small(n, m, sizes):
-    """Of some of all the ways to cut both sets: a last image alone is left out."""
-    x, y = features(n, 4, 0), features(m, 4, 1, shift=0.3)
-    possible = [
-        np.mean([pair_by_pair(x[a], y[b]) for a, b in zip(ours, theirs, strict=True)])
-        for ours in cuts(n, sizes)
-        for theirs in cuts(m, sizes)
-    ]
-    found = [legacy_kid(x, y, sizes[0], seed=seed) for seed in range(9)]
-    assert all(min(abs(value - other) for other in possible) < 1e-10 for value in found)
-    assert len({round(value, 9) for value in found}) > 3
-
-
-def test_legacy_kid_does_not_depend_on_the_order_of_classes():
-    """Images that come class by class, a class a batch, of sets that are alike."""
-    x, y = (np.concatenate([features(128, 8, 10 * k + j, 2.0 * j) for j in range(3)]) for k in (0, 1))
-    assert pair_by_pair(x[:30], y[::-1][:30]) > 5000
-    assert abs(legacy_kid(x, y[::-1], LEGACY_BATCH)) < 50
 
 
 @pytest.mark.parametrize("shapes", [((2, 4), (5, 4)), ((5, 4), (2, 4)), ((5, 4), (5, 3)), ((5,), (5, 4))])

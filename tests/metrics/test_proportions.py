@@ -1,18 +1,9 @@
 import math
-from itertools import accumulate
 
 import numpy as np
 import pytest
 
-from ddim.metrics.proportions import at_most, false_alarm_threshold, share_interval
-
-
-@pytest.mark.parametrize("n, p", [(1, 0.3), (7, 0.5), (20, 0.01), (300, 0.02)])
-def test_the_binomial_tail_is_the_sum_of_exact_integers_chances(n, p):
-    chances = accumulate(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1))
-    for count, exact in enumerate(chances):
-        assert at_most(count, n, p) == pytest.approx(exact, rel=1e-10)
-    assert at_most(-1, n, p) == 0
+from ddim.metrics.proportions import false_alarm_threshold, share_interval
 
 
 def test_no_success_of_n_leaves_the_interval_of_the_rule_of_three():

@@ -15,7 +15,6 @@ RECORD = {
         "kid": {"value": 0.02, "low": 0.01, "high": 0.03, "mean": 0.02, "std": 0.0, "subsets": 9, "size": 9},
         "fid": {"value": 30.0, "infinity": 25.0, "low": 20.0, "high": 30.0},
         **{name: {"value": 0.5} for name in ("precision", "recall", "density", "coverage")},
-        "legacy_kid": {"value": 0.03, "batch": 128},
     },
     "notes": [],
     "features": {"extractor": "stub", "weights": "w" * 64, "resize": "2 px", "dimensions": 12},

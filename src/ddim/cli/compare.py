@@ -20,8 +20,8 @@ Each is a record, the folder of an evaluation, or a run, of which the newest eva
 has the features, the reference and, but for KID and FID-infinity, the number of pictures of the first; the
 rest is listed with the reason. Differences are to the first, with their 95 % intervals: one that holds 0 is
 no difference. But for KID they are cautious: they hold the truth at least 95 times in 100, and may be about
-twice as wide as need be. They are paired where both made pictures of the same seeds. FID-infinity, and the
-legacy KID that --features inception-torchvision adds, are ranked without.
+twice as wide as need be. They are paired where both made pictures of the same seeds. FID-infinity is
+ranked without.
 
 --out writes the same with notes and grids as one HTML file with everything inside, and a Markdown file of the
 same name with its pictures in NAME-files/.
@@ -42,7 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metric",
         default="kid",
-        help="kid (default), fid, fid_infinity, precision, recall, density, coverage or legacy_kid",
+        help="kid (default), fid, fid_infinity, precision, recall, density, coverage",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="a page of it, FILE.html, and Markdown")
 

@@ -123,10 +123,6 @@ def _lines(found: Evaluation) -> list[str]:
         "coverage": "share of the reference with a picture near it",
     }
     lines += [f"{name:<11}{m[name]['value']:9.3f}   {text}" for name, text in said.items()]
-    if "legacy_kid" in m:
-        legacy = m["legacy_kid"]
-        how = f"mean over batches of {legacy['batch']}, as the R repository before this one reported it"
-        lines.append(f"legacy KID {legacy['value']:9.5f}   {how}")
     lines += ["", *(f"note: {note}" for note in r["notes"])]
     lines.append(
         f"{spent['sampling']:.0f} s of sampling, {spent['features']:.0f} s of features, "

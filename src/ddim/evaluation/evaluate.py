@@ -43,9 +43,9 @@ from ddim.files import (
 )
 from ddim.metrics import catalogue
 from ddim.metrics.catalogue import LEAST
-from ddim.metrics.features import LEGACY, Extractor, load_extractor, release_pages, write_npy_header
+from ddim.metrics.features import Extractor, load_extractor, release_pages, write_npy_header
 from ddim.metrics.fid import explain_fid_bias, fid, fid_infinity
-from ddim.metrics.kid import LEGACY_BATCH, kid, legacy_kid
+from ddim.metrics.kid import kid
 from ddim.metrics.precision_recall import prdc
 from ddim.plots.pictures import grid as sheet
 from ddim.plots.pictures import save_png
@@ -135,9 +135,6 @@ def evaluate(
         features, nfe = _extracted(subject, extractor, beside, spent, progress)
         began = time.monotonic()
         metrics, notes = measured(features, truth)
-        if extractor.name == LEGACY:
-            legacy = legacy_kid(features, truth, LEGACY_BATCH)
-            metrics["legacy_kid"] = {"value": legacy, "batch": LEGACY_BATCH}
         spent["metrics"] = time.monotonic() - began
         record = {
             "schema": scores.SCHEMA,

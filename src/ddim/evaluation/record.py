@@ -123,9 +123,6 @@ def comparable(one: dict[str, Any], other: dict[str, Any], metric: str) -> str |
     for record in (one, other):
         if not entry(record, metric):
             return f"{record['generated']['source']} has no {read_as.title}"
-    batches = [entry(record, metric).get("batch") for record in (one, other)]
-    if batches[0] != batches[1]:
-        return f"the batches of {read_as.title} differ: {batches[0]} and {batches[1]}"
     counts = [record["generated"]["images"] for record in (one, other)]
     if read_as.biased and counts[0] != counts[1]:
         return (
@@ -194,7 +191,7 @@ def _is(value: object, kind: Any) -> bool:  # noqa: ANN401  (a type, or [type])
 
 def _fault_of_metrics(metrics: dict[str, Any]) -> str | None:
     for name, values in metrics.items():
-        wanted = {"kid": ("value", "low", "high"), "legacy_kid": ("value", "batch")}.get(name, ("value",))
+        wanted = ("value", "low", "high") if name == "kid" else ("value",)
         if name == "fid" and isinstance(values, dict) and values.get("infinity") is not None:
             wanted = ("value", "infinity", "low", "high")
         for field in wanted:

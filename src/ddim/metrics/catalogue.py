@@ -41,7 +41,6 @@ METRICS = {
     "recall": Metric("recall", lower_is_better=False, biased=True, least=100),
     "density": Metric("density", lower_is_better=False, biased=True, least=100),
     "coverage": Metric("coverage", lower_is_better=False, biased=True, least=100),
-    "legacy_kid": Metric("legacy KID", lower_is_better=True, biased=False, least=100),
 }
 
 

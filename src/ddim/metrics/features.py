@@ -17,13 +17,15 @@ from ddim.files import atomic_file
 from ddim.metrics import efficientnet, inception
 from ddim.metrics.catalogue import DEFAULT
 
-LEGACY = "inception-torchvision"
-"""The network of the R repository before this one."""
 # Name: how the network is made from a file of weights, what is done to images first, how many features.
 _NETWORKS = {
     DEFAULT: (efficientnet.load_efficientnet_lite0, efficientnet.RESIZE, efficientnet.DIMENSIONS),
     "inception-2015": (inception.load_inception_2015, inception.RESIZE_2015, inception.DIMENSIONS),
-    LEGACY: (inception.load_inception_torchvision, inception.RESIZE_TORCHVISION, inception.DIMENSIONS),
+    "inception-torchvision": (
+        inception.load_inception_torchvision,
+        inception.RESIZE_TORCHVISION,
+        inception.DIMENSIONS,
+    ),
 }
 _KERAS = "inception-keras"
 

@@ -12,8 +12,6 @@ from torch import Tensor
 from ddim.errors import UserError
 from ddim.metrics.blocks import check_features, read_blocks
 
-LEGACY_BATCH = 128
-"""Pictures in a batch of the R repository before this one."""
 _NORMAL_95 = 1.959964  # the quantile of a normal of which 95 % lie within +- it
 
 
@@ -98,25 +96,6 @@ def kid_difference(
     variance = sum((len(left) - 1) * left.var(correction=0) for left in [*left_out, apart - apart_2])
     radius, difference = _NORMAL_95 * math.sqrt(variance), (value - value_2).item()
     return difference, difference - radius, difference + radius
-
-
-def legacy_kid(generated: np.ndarray, reference: np.ndarray, batch: int, *, seed: int = 0) -> float:
-    """The mean over batches of the unbiased MMD^2 of each, as the repositories before this one reported it.
-
-    (N, d) and (M, d) features, shuffled by `seed`: theirs came so, while files may come class by class. The
-    last batch counts as much as the others however small it is, but not a single image, which has no MMD (the
-    R original divided by 0, and had the same image of the reference several times). UserError for fewer than
-    2 images.
-    """
-    check_features("KID", generated, reference, 2)
-    draw, count = np.random.default_rng(seed), min(len(generated), len(reference))
-    ours, theirs = (draw.permutation(len(features))[:count] for features in (generated, reference))
-    values = []
-    for start in range(0, count - 1, batch):
-        x, y = generated[ours[start : start + batch]], reference[theirs[start : start + batch]]
-        xx, yy, xy = (sums[0].sum() for sums in (_within(x), _within(y), _between(x, y)))
-        values.append(_mmd2(xx, len(x), yy, len(y), xy).item())
-    return sum(values) / len(values)
 
 
 def _mmd2(xx: Tensor, n: int, yy: Tensor, m: int, xy: Tensor) -> Tensor:

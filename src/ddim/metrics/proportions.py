@@ -1,53 +1,42 @@
-"""Shares with their exact intervals, and thresholds whose rate of false alarms is bounded."""
+"""Shares with their exact intervals, and thresholds with a bounded rate of false alarms."""
 
 from __future__ import annotations
-
-import math
-from collections.abc import Callable
 
 import numpy as np
 
 
-def at_most(count: int, n: int, p: float) -> float:
-    """The probability of at most `count` successes in n independent trials of probability p."""
-    if count >= n or p <= 0:
-        return 1.0 if count >= 0 else 0.0
-    if count < 0 or p >= 1:
-        return 0.0
-    k = np.arange(count + 1)
-    choose = math.lgamma(n + 1) - np.array([math.lgamma(i + 1) + math.lgamma(n - i + 1) for i in k])
-    return min(1.0, float(np.exp(choose + k * math.log(p) + (n - k) * math.log1p(-p)).sum()))
-
-
 def share_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The exact interval of a share, `count` of n (Clopper & Pearson 1934)."""
-    tail = (1 - confidence) / 2
-    low = 0.0 if count == 0 else _root(lambda p: at_most(count - 1, n, p) - (1 - tail))
-    high = 1.0 if count == n else _root(lambda p: at_most(count, n, p) - tail)
-    return low, high
+    """Return the exact interval (low, high) of a share of which `count` of `n` were seen.
+
+    It holds the true share with at least the given confidence (Clopper & Pearson 1934).
+    """
+    from scipy import stats
+
+    return tuple(stats.binomtest(count, n).proportion_ci(confidence, "exact"))
 
 
 def false_alarm_threshold(
     null: np.ndarray, level: float = 0.01, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """A number that a new draw of the law of `null` (n,) falls below with probability at most `bound`.
+    """Return a threshold that honest values rarely fall below, and a bound on how often they do.
 
-    Both are returned: (threshold, bound). It holds with the given confidence over the draw of `null`, for any
-    law (Wilks 1941: the share of a law below the r-th smallest of n draws is Beta(r, n + 1 - r)). `bound` is
-    `level` where n allows, from n = 299 for 1 % and 95 %; with fewer the smallest is taken, and `bound` is
-    1 - (1 - confidence)^(1 / n).
+    A new draw from the distribution of `null` lies below `threshold` with probability at most `bound`. This
+    holds with the given confidence over the draw of `null`, for any distribution: the share of it below the
+    r-th smallest of n draws is Beta(r, n + 1 - r) (Wilks 1941).
+
+    Args:
+        null: (n,) values of the statistic for honest images.
+        level: the wanted rate of false alarms.
+        confidence: the probability that the bound holds.
+
+    Returns:
+        (threshold, bound). `bound` is `level` where n allows, from n = 299 for 1 % and 95 %. With fewer draws
+        the threshold is the smallest of them and `bound` is 1 - (1 - confidence)^(1 / n).
     """
-    n, rank = len(null), 1
-    while rank < n and at_most(rank, n, level) <= 1 - confidence:
-        rank += 1
+    from scipy import stats
+
+    n = len(null)
+    # The r-th smallest draw will do while P(Binomial(n, level) <= r - 1) is at most 1 - confidence.
+    rank = min(max(int(stats.binom.ppf(1 - confidence, n, level)), 1), n)
     bound = max(level, 1 - (1 - confidence) ** (1 / n))
     return float(np.sort(null)[rank - 1]), bound
-
-
-def _root(falling: Callable[[float], float]) -> float:
-    """Where a falling function of [0, 1] crosses 0, by bisection."""
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if falling(middle) > 0 else (low, middle)
-    return (low + high) / 2
