@@ -20,8 +20,8 @@ from ddim.metrics.features import extract_features, load_extractor
 from ddim.metrics.kid import kid
 from ddim.metrics.neighbours import flatten_features, nearest_neighbours
 from ddim.metrics.proportions import share_interval
-from ddim.runs.classes import check
-from ddim.runs.generate import as_asked, made
+from ddim.runs.checks import check_label
+from ddim.runs.generate import sample_uint8, with_options
 from ddim.runs.images import own_images
 from ddim.runs.pipeline import load
 
@@ -52,10 +52,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="levels of the grid (default 20)")
     parser.add_argument("--guidance", default="1,2,4", metavar="W,...", help="strengths (default 1,2,4)")
     args = parser.parse_args()
-    trained, _ = as_asked(load(args.run), {}, args.steps)
+    trained, _ = with_options(load(args.run), {}, args.steps)
     strengths = [float(guidance) for guidance in args.guidance.split(",")]
     for guidance in strengths:
-        check(trained.recipe, "all", guidance)
+        check_label(trained.recipe, "all", guidance)
     own, count = own_images(trained), trained.model.classes
     images, labels = own.images.pixels, own.images.labels
     if labels is None or min(args.n, len(own.valid)) < max(count, 3):
@@ -73,7 +73,7 @@ def main() -> None:
 
     told("held-out images", real, labels[some])
     for guidance in strengths:
-        parts = (part for part, _ in made(trained, range(args.n), args.steps, "all", guidance))
+        parts = (part for part, _ in sample_uint8(trained, range(args.n), args.steps, "all", guidance))
         pictures = np.concatenate([part.permute(0, 2, 3, 1).numpy() for part in parts])
         features = extract_features(extractor, pictures)
         print()

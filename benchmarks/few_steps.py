@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from ddim.evaluation import sampler_errors as comparison
-from ddim.runs.generate import ends
+from ddim.runs.generate import find_grid_ends
 from ddim.runs.pipeline import load
 
 
@@ -25,7 +25,7 @@ def main() -> None:
     args = parser.parse_args()
     trained = load(args.run)
     schedule = trained.recipe.walked
-    first, end = ends(trained.recipe, trained.recipe.report.steps)
+    first, end = find_grid_ends(trained.recipe, trained.recipe.report.steps)
     budgets = tuple(map(int, args.budgets.split(",")))
     error = comparison.of_run(trained, end, range(args.seeds), first)
     cells = comparison.compared(error, schedule, end, budgets, first)

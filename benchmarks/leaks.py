@@ -25,8 +25,8 @@ from torch import Tensor
 from ddim.data.augment import augmented
 from ddim.data.batch import batch as gather
 from ddim.data.batch import unit
-from ddim.runs.classes import in_turn, of_seeds
-from ddim.runs.generate import as_asked, batches, trajectory
+from ddim.runs.classes import assign_labels, choose_label
+from ddim.runs.generate import fill_micro_batches, sample_states, with_options
 from ddim.runs.images import own_images
 from ddim.runs.pipeline import LoadedRun, Pipeline, load
 
@@ -64,14 +64,14 @@ def pictures(trained: Pipeline, count: int, steps: int, augment: Tensor | None =
 
     On the levels of `ddim sample`; of a run with classes these come in turn.
     """
-    trained, _ = as_asked(trained, {}, steps)
+    trained, _ = with_options(trained, {}, steps)
     times, made = trained.recipe.grid(steps, trained.recipe.walked), []
-    for mine, filled, blank in batches(trained, range(count)):
+    for mine, filled, blank in fill_micro_batches(trained, range(count)):
         told = None if augment is None else augment[torch.tensor(filled)]
-        label = of_seeds(in_turn(trained.recipe), filled, trained.model)
+        label = assign_labels(choose_label(trained.recipe), filled, trained.model)
         denoise = trained.denoiser(trained.model.given(label, told))
         with trained.runtime.precise():
-            *_, last = trajectory(denoise, blank, filled, times, trained.recipe.sampler)
+            *_, last = sample_states(denoise, blank, filled, times, trained.recipe.sampler)
         made.append(trained.pixels.leave(last.x0[: len(mine)].float()).cpu())
     return torch.cat(made)
 

@@ -23,7 +23,7 @@ from ddim.data.batch import unit
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.log_snr import ends, slices
 from ddim.diffusion.noise import Noise
-from ddim.runs.classes import check_null
+from ddim.runs.checks import check_unconditional
 from ddim.runs.images import own_images
 from ddim.runs.pipeline import Pipeline, load
 
@@ -91,7 +91,7 @@ def main() -> None:
     runs = [(path, trained, held_out(trained)) for path, trained in opened]
     print(f"{'run':<28}{'parameters':>12}{'images':>10}{'own loss':>12}{'of zero':>12}{'ratio':>8}")
     for path, trained, images in runs:
-        check_null(trained.recipe, "a loss on images of no class")
+        check_unconditional(trained.recipe, "a loss on images of no class")
         model = trained.model
         zero = Model(
             Zero(trained.recipe.net.outputs),

@@ -114,9 +114,9 @@ def test_the_record_says_label_and_guidance_and_no_two_are_mixed(home, tmp_path,
     [
         (
             ["--label", "dasiy"],
-            "--label must be one of the run's 12 classes or all, got 'dasiy'; perhaps you meant daisy",
+            "label must be one of the run's 12 classes or all, got 'dasiy'; perhaps you meant daisy",
         ),
-        (["--label", "12"], "--label must be one of the run's 12 classes or all, got '12'"),
+        (["--label", "12"], "label must be one of the run's 12 classes or all, got '12'"),
         (["--guidance", "2"], "guidance needs a label, a class or all"),
         (["--label", "all", "--guidance", "-1"], "guidance must be at least 0 and finite, got -1"),
     ],
@@ -131,9 +131,9 @@ def test_a_run_that_knows_no_images_of_no_class_must_be_told_one(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     recipe = tiny.recipe(data__labels=True, data__unlabelled=0, images=8)
     run = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
-    assert "without a label sampling tells the network no class" in refused(capsys, "sample", run)
+    assert "without a label sampling gives the network no class" in refused(capsys, "sample", run)
     assert "guidance must be 1" in refused(capsys, "sample", run, "--label", "rose", "--guidance", "2")
-    assert "ddim interpolate tells the network no class" in refused(
+    assert "ddim interpolate gives the network no class" in refused(
         capsys, "interpolate", run, "--seeds", "0,1"
     )
     did("sample", run, "-n", 1, "--steps", 1, "--label", "rose")

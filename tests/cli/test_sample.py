@@ -231,7 +231,7 @@ def test_a_folder_holds_the_pictures_of_one_experiment(run, tmp_path, capsys):
         ),
         (["--weights", "best"], "weights must be ema or raw, got 'best'"),
         (["--device", "abacus"], "device must be one of auto, cpu"),
-        (["--label", "xyzzy"], "--label cannot be used: the network of this run is told of no labels"),
+        (["--label", "xyzzy"], "label cannot be used, since this run was trained without labels"),
         (["--stepz", "3"], "--stepz is not an option; perhaps you meant --steps"),
         (
             ["--optim.lr", "3"],

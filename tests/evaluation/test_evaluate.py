@@ -32,7 +32,7 @@ from ddim.metrics.kid import kid
 from ddim.metrics.precision_recall import prdc
 from ddim.runs import checkpoint
 from ddim.runs import searched_grids as searched
-from ddim.runs.generate import made
+from ddim.runs.generate import sample_uint8
 from ddim.runs.pipeline import load, recipe_of
 from ddim.runs.state import TrainedOn
 from ddim.training import train
@@ -274,7 +274,7 @@ def test_levels_that_a_search_found_are_used_unless_a_grid_is_named(run):
 
 def test_pictures_come_a_few_at_a_time_and_each_is_its_seeds(run):
     opened = load(run)
-    parts = [pictures for pictures, _ in made(opened, range(3, 75), 2)]
+    parts = [pictures for pictures, _ in sample_uint8(opened, range(3, 75), 2)]
     assert [len(part) for part in parts] == [32, 32, 8]
     assert all(part.dtype == torch.uint8 for part in parts)
     whole = torch.from_numpy(as_array(ddim.sample(run, 72, 2, seed=3))).permute(0, 3, 1, 2)

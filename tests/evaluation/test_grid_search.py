@@ -103,8 +103,8 @@ def test_the_one_liner_and_the_command_make_the_same_pictures(run, tmp_path):
     for k, (source, steps, weights) in enumerate(
         ((run, 6, "ema"), (run, 6, "raw"), (run, 5, "ema"), (path, 6, "ema"))
     ):
-        images = ddim.sample(source, 2, steps, weights=weights)
-        assert torch.equal(ddim.sample(load(source, weights), 2, steps), images)
+        images = ddim.sample(load(source, weights), 2, steps)
+        assert weights != "ema" or torch.equal(ddim.sample(source, 2, steps), images)
         assert torch.equal(images, alone(steps, weights)) == (k > 0)
         record(source, tmp_path / str(k), "--steps", str(steps), "--weights", weights)
         for name, pixels in zip(("00000", "00001"), to_uint8(images), strict=True):
@@ -128,7 +128,7 @@ def test_a_search_tries_pictures_as_they_are_sampled(run):
     for changes in ({}, {"clip": "yes"}, {"sampled_on": "linear_in", "sampled_on.end": "-5"}):
         chosen = replace(trained, recipe=override(trained.recipe, changes))
         times = torch.tensor([1.0, 0.5, 0.2], dtype=torch.float64)
-        wanted, _ = generate(chosen, range(2), 3, sampler=DDIM(), grid=Listed((1.0, 0.5, 0.2)))
+        wanted, _ = generate(chosen.with_recipe(sampler=DDIM(), grid=Listed((1.0, 0.5, 0.2))), range(2), 3)
         found = chosen.pixels.leave(grid_search.pictures(chosen, DDIM(), times, range(2)))
         assert torch.allclose(found, wanted, atol=1e-6)
         assert plain is None or not torch.allclose(wanted, plain, atol=1e-3)
@@ -143,7 +143,7 @@ def test_mistakes_are_one_sentence(run, tmp_path, capsys):
         ([str(run), "--end", "2"], "--end must lie"),
         ([str(run), "--steps", "2"], "steps must be at least 3"),
         ([str(run), "--steps", "99999999999", "--end", "0.1"], "at most 1,000,000"),
-        ([str(run), "--optim.lr", "2"], "no option of ddim search"),
+        ([str(run), "--optim.lr", "2"], "not an option of ddim search"),
     ):
         assert main(["search", *words]) == 2
         assert said in capsys.readouterr().err

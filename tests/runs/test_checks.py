@@ -7,7 +7,7 @@ import torch
 
 from ddim.errors import UserError
 from ddim.experiments.sweep.plan import Request, plan_trials
-from ddim.runs.checks import check
+from ddim.runs.checks import check_recipe, check_training
 from ddim.runs.codec import dump, load, override
 from ddim.runs.named_recipes import RECIPES, find
 
@@ -19,7 +19,27 @@ def changed(name, **changes):
 
 def test_no_recipe_contradicts_itself():
     for name in RECIPES:
-        check(find(name))
+        check_training(find(name))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"augment": {"probability": 0.1}}, "^net.augment must be 9, .*, got 0$"),
+        ({"augment": {"probability": 0.1}, "net": {"kind": "residual_unet"}}, "^net.augment must be 9"),
+        (
+            {"net": {"kind": "residual_unet", "widths": [8] * 12}},
+            "^net has too many stages for data.size 64x64",
+        ),
+        ({"objective": "hybrid"}, "^objective hybrid needs a network that predicts a variance"),
+        ({"sampler": {"kind": "ddpm", "variance": "learned"}}, "^sampler.variance learned needs a network"),
+    ],
+    ids=str,
+)
+def test_parts_of_a_recipe_that_do_not_fit_together_are_refused(changes, said):
+    with pytest.raises(UserError, match=said) as error:
+        check_recipe(load(changes))
+    assert "\n" not in str(error.value)
 
 
 DEVIATION = "pixels.std, predicts.sigma_data and objective.weight.sigma_data"
@@ -80,7 +100,7 @@ TABLE = "schedule.entries, conditioning.entries, objective.times.entries and gri
 )
 def test_fields_that_contradict_each_other_are_named_before_anything_begins(name, changes, said):
     with pytest.raises(UserError, match=said) as error:
-        check(changed(name, **changes))
+        check_training(changed(name, **changes))
     assert "\n" not in str(error.value)
     # A run that was made so is read as it was made.
     assert load(dump(changed(name, **changes))) == changed(name, **changes)
@@ -89,53 +109,55 @@ def test_fields_that_contradict_each_other_are_named_before_anything_begins(name
 @pytest.mark.parametrize("name", ["ddpm", "iddpm"])
 def test_what_the_sentence_says_of_a_table_makes_it_whole(name):
     with pytest.raises(UserError) as error:
-        check(changed(name, schedule__entries=500))
+        check_training(changed(name, schedule__entries=500))
     options = re.findall(r"--(\S+) N", str(error.value))
-    check(override(find(name), dict.fromkeys(options, "500")))
+    check_training(override(find(name), dict.fromkeys(options, "500")))
 
 
 def test_what_edm_predicts_is_of_unit_variance_and_weight_where_no_number_is_given():
     """Karras et al. 2022, appendix B.6: weight * c_out^2 = 1, with images of the deviation 1 of `fast`."""
     words = {"predicts": "edm", "objective__weight": "edm_weight", "objective__on": "image"}
     recipe = changed("fast", **words, objective__error="mse")
-    check(recipe)
+    check_training(recipe)
     level = recipe.schedule(torch.linspace(0.01, 1, 50))
     weighted = recipe.objective.weight(level) * recipe.predicts(level).out ** 2
     assert torch.allclose(weighted, torch.ones(50).double())
 
 
 def test_any_deviation_can_be_weighed_and_trained_where_edm_does_not_predict():
-    check(changed("edm", predicts="noise", pixels__std=1))
-    check(changed("edm", pixels="fixed", pixels__std=0.25))
-    check(changed("edm", pixels__std=1, predicts__sigma_data=1, objective__weight__sigma_data=1))
+    check_training(changed("edm", predicts="noise", pixels__std=1))
+    check_training(changed("edm", pixels="fixed", pixels__std=0.25))
+    check_training(changed("edm", pixels__std=1, predicts__sigma_data=1, objective__weight__sigma_data=1))
 
 
 def test_what_the_sentence_says_of_a_variance_gives_one_that_is_trained_or_none():
     with pytest.raises(UserError, match="or neither, (.+)") as error:
-        check(changed("iddpm", objective="objective"))
+        check_training(changed("iddpm", objective="objective"))
     for words in re.search("set both, (.+), or neither, (.+)", str(error.value)).groups():
         options = dict(re.findall(r"--(\S+) (\S+)", words))
-        check(override(changed("iddpm", objective="objective"), options))
+        check_training(override(changed("iddpm", objective="objective"), options))
 
 
 def test_classes_of_a_network_are_counted_given_or_those_of_the_weights_to_start_from():
-    check(changed("ddpm", data__labels="yes"))
-    check(changed("ddpm", data__labels="yes", net__classes=10))
-    check(changed("ddpm", net__classes=10), changed("ddpm", data__labels="yes", net__classes=10))
+    check_training(changed("ddpm", data__labels="yes"))
+    check_training(changed("ddpm", data__labels="yes", net__classes=10))
+    check_training(changed("ddpm", net__classes=10), changed("ddpm", data__labels="yes", net__classes=10))
 
 
 def test_a_run_goes_on_from_weights_as_they_were_trained():
     old = changed("edm", pixels__std=1)
-    check(old, old)
-    check(override(old, {"optim.lr": "1e-4"}), old)
+    check_training(old, old)
+    check_training(override(old, {"optim.lr": "1e-4"}), old)
     with pytest.raises(UserError, match="must be one number, .*, got 1.0, 0.25 and 0.5"):
-        check(override(old, {"predicts.sigma_data": "0.25"}), old)
+        check_training(override(old, {"predicts.sigma_data": "0.25"}), old)
 
 
 def test_entries_are_times_like_any_others_where_there_is_no_table():
-    check(changed("iddpm", schedule="linear_beta", objective__times__entries=100, conditioning__entries=50))
-    check(changed("ddpm", grid__entries=50, sampled_on="linear", sampled_on__entries=50))
-    check(changed("ddpm", grid__entries=50, sampled_on="linear_beta"))
+    check_training(
+        changed("iddpm", schedule="linear_beta", objective__times__entries=100, conditioning__entries=50)
+    )
+    check_training(changed("ddpm", grid__entries=50, sampled_on="linear", sampled_on__entries=50))
+    check_training(changed("ddpm", grid__entries=50, sampled_on="linear_beta"))
 
 
 def test_a_sweep_of_contradictions_is_refused_as_one_run_of_them_is():

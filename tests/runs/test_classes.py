@@ -22,7 +22,15 @@ from ddim.errors import UserError
 from ddim.evaluation.denoising import measure
 from ddim.evaluation.diagnose import errors
 from ddim.nn.runtime import Runtime
-from ddim.runs.classes import NULL, by_name, check, filled, find, of_images, withheld
+from ddim.runs.checks import check_label, check_recipe
+from ddim.runs.classes import (
+    NULL,
+    count_classes,
+    drop_labels,
+    find_label,
+    label_by_folder_name,
+    label_images,
+)
 from ddim.runs.codec import override
 from ddim.runs.generate import generate, sample
 from ddim.runs.images import OwnImages
@@ -48,7 +56,7 @@ def coloured(n=40):
 
 def training(recipe=LABELLED, **changes):
     recipe = override(recipe, {name.replace("__", "."): value for name, value in changes.items()})
-    return tiny.training(filled(recipe, coloured()), coloured())
+    return tiny.training(count_classes(recipe, coloured()), coloured())
 
 
 def opened(run, size=SIZE):
@@ -123,13 +131,13 @@ def test_each_image_is_told_with_its_own_class_or_none(changes, monkeypatch):
 def test_labels_are_withheld_as_often_as_the_recipe_says():
     n, part = 40_000, 0.1
     labels = torch.arange(n) % 3
-    found = withheld(labels, part, torch.Generator().manual_seed(0))
+    found = drop_labels(labels, part, torch.Generator().manual_seed(0))
     hidden = found == NULL
     deviation = (part * (1 - part) / n) ** 0.5
     for kind in range(3):
         assert abs(hidden[labels == kind].double().mean() - part) < 4 * deviation * 3**0.5
     assert torch.equal(found[~hidden], labels[~hidden])
-    assert torch.equal(withheld(labels, 0.0, torch.Generator().manual_seed(0)), labels)
+    assert torch.equal(drop_labels(labels, 0.0, torch.Generator().manual_seed(0)), labels)
 
 
 def test_which_labels_are_withheld_is_a_function_of_seed_and_step(monkeypatch):
@@ -144,11 +152,13 @@ def test_which_labels_are_withheld_is_a_function_of_seed_and_step(monkeypatch):
 
 
 def test_the_recipe_of_a_run_says_how_many_classes_it_has_and_no_other_does():
-    assert filled(LABELLED, coloured()).net.classes == 2
-    assert filled(filled(LABELLED, coloured()), coloured()) == filled(LABELLED, coloured())
+    assert count_classes(LABELLED, coloured()).net.classes == 2
+    assert count_classes(count_classes(LABELLED, coloured()), coloured()) == count_classes(
+        LABELLED, coloured()
+    )
     plain = override(LABELLED, {"data.labels": False})
-    assert filled(plain, coloured()) is plain
-    assert of_images(plain, coloured(), np.arange(3)) is None
+    assert count_classes(plain, coloured()) is plain
+    assert label_images(plain, coloured(), np.arange(3)) is None
 
 
 def test_validation_tells_each_image_its_class():
@@ -261,7 +271,7 @@ class Knows(torch.nn.Module):
 
 def test_a_guided_picture_is_as_many_times_as_far_from_no_class():
     model = Model(Knows(), Cosine(), PredictsImage(), LogSNR(), Shape(1, 8, 8)).requires_grad_(False)
-    recipe = replace(filled(LABELLED, coloured()), clip=False, schedule=Cosine(), sampler=DDIM())
+    recipe = replace(count_classes(LABELLED, coloured()), clip=False, schedule=Cosine(), sampler=DDIM())
     run = Pipeline(model, Pixels((0.0,), (1.0,)), recipe, Runtime(micro_batch=SIZE))
     for guidance in (0.0, 0.5, 1.0, 3.0):
         images = sample(run, 4, 3, label="all", guidance=guidance)
@@ -271,7 +281,7 @@ def test_a_guided_picture_is_as_many_times_as_far_from_no_class():
 
 def test_a_recipe_that_clips_clips_what_is_guided(trained):
     """Not what guidance is made of: two images within bounds may guide out of them."""
-    clipped = replace(trained, recipe=replace(trained.recipe, clip=True))
+    clipped = trained.with_recipe(clip=True)
     seen = []
     generate(clipped, range(4), 3, label=1, guidance=8.0, watch=lambda _, state: seen.append(state.x0))
     low, high = (bound.reshape(-1, 1, 1) for bound in trained.pixels.bounds)
@@ -282,7 +292,7 @@ def test_a_recipe_that_clips_clips_what_is_guided(trained):
 
 
 def with_data(**changes):
-    return filled(replace(LABELLED, data=replace(LABELLED.data, **changes)), coloured())
+    return count_classes(replace(LABELLED, data=replace(LABELLED.data, **changes)), coloured())
 
 
 @pytest.mark.parametrize(
@@ -293,18 +303,23 @@ def with_data(**changes):
         (with_data(), None, 2.0, "guidance needs a label, a class or all, .* got 2"),
         (with_data(), 0, -1.0, "guidance must be at least 0 and finite, got -1"),
         (with_data(), 0, float("nan"), "guidance must be at least 0 and finite, got nan"),
-        (with_data(unlabelled=0), None, 1.0, "tells the network no class, and with data.unlabelled 0"),
+        (
+            with_data(unlabelled=0),
+            None,
+            1.0,
+            "gives the network no class, and this run, with data.unlabelled 0",
+        ),
         (with_data(unlabelled=0), "all", 2.0, "guidance must be 1, since .* data.unlabelled 0 .* got 2"),
     ],
 )
 def test_pictures_that_a_run_cannot_make_are_refused_in_one_sentence(recipe, label, guidance, said):
     with pytest.raises(UserError, match=said):
-        check(recipe, label, guidance)
+        check_label(recipe, label, guidance)
 
 
 def test_a_run_that_was_always_told_a_class_makes_pictures_of_one():
-    check(with_data(unlabelled=0), "all", 1.0)
-    check(with_data(unlabelled=0), 1, 1.0)
+    check_label(with_data(unlabelled=0), "all", 1.0)
+    check_label(with_data(unlabelled=0), 1, 1.0)
 
 
 def test_a_class_that_the_network_does_not_have_is_refused(trained):
@@ -319,38 +334,38 @@ def test_a_class_that_the_network_does_not_have_is_refused(trained):
 
 def test_a_class_is_found_by_name_before_index():
     recipe, classes = with_data(), ("1", "0", "frog")
-    found = [find(text, recipe, classes) for text in ("1", "0", "2", "frog", "all", None, 1)]
+    found = [find_label(text, recipe, classes) for text in ("1", "0", "2", "frog", "all", None, 1)]
     assert found == [0, 1, 2, 2, "all", None, 1]
     with pytest.raises(
         UserError, match="one of the run's 3 classes or all, got 'frgo'; perhaps you meant frog"
     ):
-        find("frgo", recipe, classes)
+        find_label("frgo", recipe, classes)
     for text in ("3", "-1", "", "9" * 5000):
         with pytest.raises(UserError, match=f"3 classes or all, got '{text}'"):
-            find(text, recipe, classes)
+            find_label(text, recipe, classes)
 
 
 def test_images_of_other_folders_have_the_class_of_their_name_or_none():
     recipe, other = with_data(), replace(coloured(), classes=("green", "blue"))
-    assert by_name(recipe, ("blue", "red"), other, np.arange(4)).tolist() == [NULL, 0, NULL, 0]
+    assert label_by_folder_name(recipe, ("blue", "red"), other, np.arange(4)).tolist() == [NULL, 0, NULL, 0]
     unsorted = replace(other, labels=None, classes=())
-    assert by_name(recipe, ("blue", "red"), unsorted, np.arange(3)).tolist() == [NULL] * 3
-    assert by_name(tiny.BASE, (), other, np.arange(3)) is None
+    assert label_by_folder_name(recipe, ("blue", "red"), unsorted, np.arange(3)).tolist() == [NULL] * 3
+    assert label_by_folder_name(tiny.BASE, (), other, np.arange(3)) is None
 
 
 def test_recipes_that_cannot_be_told_of_classes_are_refused_in_one_sentence():
     with pytest.raises(
         UserError, match="data.labels needs a network .* unet or ddpm_unet, got residual_unet"
     ):
-        override(LABELLED, {"net": "residual_unet"})
+        check_recipe(override(LABELLED, {"net": "residual_unet"}))
     with pytest.raises(UserError, match="data.labels needs a network .* got clear_unet"):
-        override(LABELLED, {"net": "clear_unet"})
+        check_recipe(override(LABELLED, {"net": "clear_unet"}))
     with pytest.raises(
         UserError, match="two class folders or more, and none beside these: blossoms:40 is not so"
     ):
-        filled(LABELLED, tiny.images(8))
+        count_classes(LABELLED, tiny.images(8))
     with pytest.raises(UserError, match="net.classes must be 2, the class folders of blossoms:40, .* got 5"):
-        filled(override(LABELLED, {"net.classes": 5}), coloured())
+        count_classes(override(LABELLED, {"net.classes": 5}), coloured())
     with pytest.raises(UserError, match="data.unlabelled must be at least 0 and less than 1, got 1"):
         override(LABELLED, {"data.unlabelled": 1})
     for spec in (UNetSpec, DDPMUNetSpec):
@@ -362,7 +377,7 @@ def test_weights_of_other_classes_can_be_trained_further_without_labels():
     parent = training()
     shaken(parent.model.net)
     with pytest.raises(UserError, match="trained further with --data.labels no"):
-        filled(parent.recipe, replace(coloured(), classes=("blue", "red", "green")))
+        count_classes(parent.recipe, replace(coloured(), classes=("blue", "red", "green")))
     child = training(override(parent.recipe, {"data.labels": False}))
     child.begin_from(parent.model.state_dict())
     assert math.isfinite(child.advance()["loss"])

@@ -17,7 +17,7 @@ from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, 
 from ddim.errors import UserError
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
-from ddim.runs.generate import generate, sample, trajectory
+from ddim.runs.generate import generate, sample, sample_states
 from ddim.runs.pipeline import load, recipe_of
 
 SIZE = 4
@@ -37,8 +37,8 @@ def trained(request, tmp_path_factory):
     return load(folder)
 
 
-def made(trained, seeds, steps=3, **options):
-    return generate(trained, seeds, steps, **options)[0]
+def made(pipeline, seeds, steps=3, **options):
+    return generate(pipeline, seeds, steps, **options)[0]
 
 
 SAMPLERS = [
@@ -58,13 +58,14 @@ SAMPLERS = [
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
 def test_an_image_depends_on_its_own_seed_only(trained, sampler):
     """Not on how many there are, which come before it, nor where in a micro-batch it stands."""
+    pipeline = trained.with_recipe(sampler=sampler)
     # Five levels, so that a method of order 3 reaches it.
-    twelve = made(trained, range(12), 5, sampler=sampler)
+    twelve = made(pipeline, range(12), 5)
     shuffled = torch.randperm(12, generator=torch.Generator().manual_seed(0)).tolist()
     counts = [list(range(n)) for n in (1, 2, 3, 4, 5, 8, 11)]
     places = [[7], [3, 11], [0, 7], [1, 2, 7], [1, 2, 3, 7], list(range(5, 12))]
     for seeds in [*counts, *places, list(range(11, -1, -1)), shuffled]:
-        assert torch.equal(made(trained, seeds, 5, sampler=sampler), twelve[seeds])
+        assert torch.equal(made(pipeline, seeds, 5), twelve[seeds])
     different = [torch.equal(a, b) for a, b in itertools.combinations(twelve, 2)]
     assert not any(different)
 
@@ -109,7 +110,7 @@ def test_the_two_storeys_of_the_readme_are_the_same(tmp_path, capsys, changes):
     upstairs, downstairs = made
     assert torch.equal(upstairs, downstairs)
     assert upstairs.shape == (16, 3, 32, 32)
-    assert not torch.equal(upstairs, generate(load(tmp_path), range(16), 20, sampler=DDIM())[0])
+    assert not torch.equal(upstairs, sample(tmp_path, 16, 20, sampler=DDIM()))
 
 
 def test_a_watcher_sees_each_state_of_the_images_it_belongs_to(trained):
@@ -124,7 +125,8 @@ def test_a_watcher_sees_each_state_of_the_images_it_belongs_to(trained):
 
 def test_the_callers_grid_is_walked(trained):
     times = []
-    made(trained, [0], 2, grid=Listed((0.9, 0.2)), watch=lambda _, state: times.append(state.t))
+    walked = trained.with_recipe(grid=Listed((0.9, 0.2)))
+    made(walked, [0], 2, watch=lambda _, state: times.append(state.t))
     assert times == [0.9, 0.2, 0.0]
 
 
@@ -155,7 +157,7 @@ def test_every_average_of_a_run_can_be_loaded_by_its_name(tmp_path):
     raw = load(tmp_path, "raw").model.state_dict()
     # The decay 0 forgets all but the newest.
     assert tiny.different({name: raw[name] for name in run.average}, run.averages["0"]) == []
-    assert torch.equal(sample(tmp_path, 2, 2, weights="0"), sample(tmp_path, 2, 2, weights="raw"))
+    assert torch.equal(sample(load(tmp_path, "0"), 2, 2), sample(load(tmp_path, "raw"), 2, 2))
     for wrong in ("0.10", "default", "0.9", "../model"):
         with pytest.raises(UserError) as caught:
             load(tmp_path, wrong)
@@ -196,7 +198,7 @@ def test_a_run_without_steps_is_refused(trained):
     with pytest.raises(UserError, match="steps must be at least 1"):
         made(trained, [0], 0)
     with pytest.raises(UserError, match="at least one level"):
-        list(trajectory(trained.model, trained.model.blank(1), [0], torch.ones(0), DDIM()))
+        list(sample_states(trained.model, trained.model.blank(1), [0], torch.ones(0), DDIM()))
 
 
 @pytest.mark.parametrize(
@@ -238,7 +240,7 @@ def test_a_recipe_that_clips_makes_pictures_from_images_that_pixels_can_be(train
     wild = replace(trained, pixels=Pixels.fixed(0.5, 2.0))
     told = {}
     for clip in (False, True, "x0"):
-        chosen, seen = replace(wild, recipe=replace(trained.recipe, clip=clip)), []
+        chosen, seen = wild.with_recipe(clip=clip), []
         images, nfe = generate(
             chosen, range(2), 4, watch=lambda seeds, state, seen=seen: seen.append(state.x0)
         )
@@ -250,8 +252,7 @@ def test_a_recipe_that_clips_makes_pictures_from_images_that_pixels_can_be(train
 def test_on_a_way_that_is_gone_back_the_halves_add_up(trained):
     """An inversion takes the noise for what is left of x_t, which clip x0 keeps as it was predicted."""
     # Of pixels with so little room the network goes far out of bounds.
-    narrow = replace(trained, pixels=Pixels.fixed(0.5, 2.0))
-    narrow = replace(narrow, recipe=replace(narrow.recipe, clip="x0"))
+    narrow = replace(trained, pixels=Pixels.fixed(0.5, 2.0)).with_recipe(clip="x0")
     x, t = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor(0.9)
     at = narrow.model.schedule(t).over(x)
     for whole in (True, False):

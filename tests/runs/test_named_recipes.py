@@ -8,8 +8,8 @@ from ddim.diffusion.parameterisation import NoiseVariance, PredictsNoise, Timest
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
+from ddim.runs.checks import check_steps
 from ddim.runs.codec import dump, load, override, write_recipe
-from ddim.runs.generate import check_levels
 from ddim.runs.named_recipes import RECIPES, ddpm, fast, find, keras, luz, smoke
 from ddim.runs.recipe import Fixed, build
 from oracles import made, normal, uniform
@@ -52,7 +52,7 @@ def test_every_recipe_can_be_tried_on_other_schedules_and_losses(name, schedule)
     recipe = find(name)
     asked = {"schedule": schedule, "objective.error": "l1", "predicts": "image"}
     other = override(recipe, asked)
-    check_levels(replace(other, sampled_on=None), other.report.steps)
+    check_steps(replace(other, sampled_on=None), other.report.steps)
     named = dump(recipe)["schedule"]["kind"]
     assert override(recipe, {"schedule": named}) == recipe
 

@@ -13,9 +13,9 @@ from ddim.diffusion.samplers import State
 from ddim.plots.pictures import grid
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
-from ddim.runs.generate import generate
+from ddim.runs.generate import Film, generate
 from ddim.runs.pipeline import load
-from ddim.runs.provenance import Film, sampling_record
+from ddim.runs.provenance import sampling_record
 
 
 @pytest.fixture(scope="module")

@@ -45,14 +45,14 @@ def run(args: argparse.Namespace) -> int:
     """Measure, and print the tables."""
     from ddim.cli.console import working
     from ddim.evaluation import sampler_ablation as ablation
-    from ddim.runs.generate import ends
+    from ddim.runs.generate import find_grid_ends
     from ddim.runs.pipeline import load
 
     check_count("--seeds", args.seeds)
     check_count("--evaluations", args.evaluations, 3)
     trained = load(args.run, args.weights, device=args.device)
     schedule = trained.recipe.walked
-    first, end = ends(trained.recipe, trained.recipe.report.steps)
+    first, end = find_grid_ends(trained.recipe, trained.recipe.report.steps)
     end = end if args.end is None else args.end
     nfe = args.evaluations
     error = ablation.of_run(trained, end, range(args.seeds), nfe, first)

@@ -97,20 +97,19 @@ def opened(args: argparse.Namespace, command: str, *, real: bool = True) -> Work
 
     from ddim.diffusion.denoiser import Counted
     from ddim.diffusion.grids import Uniform, UniformLogSNR
-    from ddim.runs.classes import check_null
+    from ddim.runs.checks import check_steps, check_unconditional
     from ddim.runs.codec import override
-    from ddim.runs.generate import check_levels
     from ddim.runs.pipeline import load
 
     check_count("--steps", args.steps)
     check_fields(args, command, "grid")
     trained = load(args.run, args.weights, device=args.device)
-    check_null(trained.recipe, f"ddim {command}")
+    check_unconditional(trained.recipe, f"ddim {command}")
     cleanest = trained.recipe.walked(torch.zeros((), dtype=torch.float64)).log_snr
     grid = UniformLogSNR() if cleanest > UniformLogSNR().end else Uniform()
     own = trained.recipe
     recipe = override(replace(own, grid=grid) if real and "grid" not in args.fields else own, args.fields)
-    check_levels(recipe, args.steps)
+    check_steps(recipe, args.steps)
     trained = replace(trained, recipe=recipe)
     times = recipe.grid(args.steps, recipe.walked)
     counted = Counted(trained.model)

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.diffusion.editing import Inpaint
     from ddim.diffusion.noise import Noise, check_seeds
     from ddim.diffusion.samplers import last, picture, start
-    from ddim.runs.generate import batches
+    from ddim.runs.generate import fill_micro_batches
 
     check_count("-n", args.n)
     check_count("--resample", args.resample)
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--mask {str(args.mask)!r} must have white to paint, and black to keep")
     model, made, out = work.model, [], editing.folder(args.out, "inpaint")
     painter = Inpaint(work.enter(image), hole, args.resample)
-    for mine, filled, blank in batches(work.trained, seeds):
+    for mine, filled, blank in fill_micro_batches(work.trained, seeds):
         noise = Noise(filled)
         with work.precise():
             x = start(model.schedule, noise, blank, work.times[0])

@@ -161,7 +161,7 @@ def _samplers(args: argparse.Namespace) -> Figure:
     from ddim.diffusion.schedules import Cosine
     from ddim.evaluation import figures
     from ddim.evaluation import sampler_errors as comparison
-    from ddim.runs.generate import ends
+    from ddim.runs.generate import find_grid_ends
     from ddim.runs.pipeline import load
 
     check_count("--seeds", args.seeds)
@@ -169,7 +169,7 @@ def _samplers(args: argparse.Namespace) -> Figure:
     if args.run is not None:
         trained = load(args.run)
         schedule = trained.recipe.walked
-        first, end = ends(trained.recipe, trained.recipe.report.steps)
+        first, end = find_grid_ends(trained.recipe, trained.recipe.report.steps)
         error = comparison.of_run(trained, end, range(args.seeds), first)
         cells = comparison.compared(error, schedule, end, budgets, first)
         return figures.samplers(cells, Path(args.run).name)

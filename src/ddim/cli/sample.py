@@ -77,18 +77,18 @@ def run(args: argparse.Namespace) -> int:
     check_fields(args, "sample", *SAMPLING_FIELDS)
     # Here, so that --help answers without torch.
     from ddim.plots.pictures import can_preview, terminal
-    from ddim.runs.classes import find
-    from ddim.runs.generate import as_asked
+    from ddim.runs.classes import find_label
+    from ddim.runs.generate import with_options
     from ddim.runs.pipeline import load
     from ddim.runs.sample_folder import write_samples
 
     pipeline = load(args.run, args.weights, compiling=args.compile, device=args.device)
-    pipeline, searched = as_asked(pipeline, args.fields, args.steps)
+    pipeline, searched = with_options(pipeline, args.fields, args.steps)
     if searched:
         sys.stdout.write(
             f"sampling times found by ddim search, {args.run}/grids.json; --grid overrides them\n"
         )
-    label = find(args.label, pipeline.recipe, pipeline.checkpoint.state.classes)
+    label = find_label(args.label, pipeline.recipe, pipeline.classes)
     made = write_samples(
         pipeline, seeds, args.steps, out=args.out, label=label, guidance=args.guidance, film=args.film
     )

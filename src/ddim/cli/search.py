@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.evaluation import grid_search
     from ddim.runs import searched_grids as searched
     from ddim.runs.codec import override
-    from ddim.runs.generate import ends
+    from ddim.runs.generate import find_grid_ends
     from ddim.runs.pipeline import load
 
     check_fields(args, "search", "sampler", "grid")
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if grid_search.stochastic(recipe.sampler):
         raise UserError("--sampler must be deterministic: what renews noise comes no nearer to a fine run")
     # Where the end is named, only the beginning is asked of the run's grid, which may have no so many levels.
-    first, end = ends(recipe, max(args.steps, 2) if args.end is None else recipe.report.steps)
+    first, end = find_grid_ends(recipe, max(args.steps, 2) if args.end is None else recipe.report.steps)
     end = end if args.end is None else args.end
     grid_search.check(args.steps, recipe.walked, end, first)
     # A file that is something else is found now, not when there is a grid to add to it.

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.diffusion.editing import vary
     from ddim.diffusion.noise import Noise, check_seeds
     from ddim.diffusion.samplers import DDIM, last, picture
-    from ddim.runs.generate import batches
+    from ddim.runs.generate import fill_micro_batches
 
     check_count("-n", args.n)
     if not 0 < args.strength <= 1:
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     work = editing.opened(args, "vary")
     image = editing.read(work, [args.image])
     model, made, out = work.model, [], editing.folder(args.out, "vary")
-    for mine, filled, blank in batches(work.trained, seeds):
+    for mine, filled, blank in fill_micro_batches(work.trained, seeds):
         x0 = blank + work.enter(image).to(blank)
         with work.precise():
             states = vary(model, x0, args.strength, work.times, DDIM(), Noise(filled))

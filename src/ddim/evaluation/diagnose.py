@@ -93,7 +93,7 @@ def errors(trained: LoadedRun, own: OwnImages, which: np.ndarray, images: int, c
     times = levels.evenly(trained.model.schedule, count)
     some, parts, first = own.some(which, images), [], 0
     for x0 in entered(trained, own.images, some):
-        told = labels.of_images(trained.recipe, own.images, some[first : first + len(x0)])
+        told = labels.label_images(trained.recipe, own.images, some[first : first + len(x0)])
         denoise = trained.model.given(told)
         parts.append(measure(denoise, [x0], times, first, trained.runtime.precise()))
         first += len(x0)

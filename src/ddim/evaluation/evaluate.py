@@ -52,7 +52,8 @@ from ddim.plots.pictures import save_png
 from ddim.runs import checkpoint
 from ddim.runs import classes as labels
 from ddim.runs import folder as tracking
-from ddim.runs.generate import as_asked, made
+from ddim.runs.checks import check_label
+from ddim.runs.generate import sample_uint8, with_options
 from ddim.runs.image_features import BATCH, Chosen, features_of
 from ddim.runs.pipeline import load
 from ddim.runs.provenance import sampling_record
@@ -216,14 +217,14 @@ class _Subject:
 def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progress) -> _Subject:
     run = checkpoint.chosen(run) or run
     trained = load(run, pictures.weights, device=pictures.device)
-    label = labels.find(pictures.label, trained.recipe, trained.checkpoint.state.classes)
+    label = labels.find_label(pictures.label, trained.recipe, trained.checkpoint.state.classes)
     guidance = pictures.guidance
-    labels.check(trained.recipe, label, guidance)
+    check_label(trained.recipe, label, guidance)
     against = open_reference(trained, reference, partial(progress, "images"))
-    trained, _ = as_asked(trained, pictures.fields, pictures.steps)
+    trained, _ = with_options(trained, pictures.fields, pictures.steps)
     seeds = range(pictures.seed, pictures.seed + pictures.n)
     sampling = sampling_record(trained, seeds, pictures.steps, 0, label, guidance)
-    batches = made(trained, seeds, pictures.steps, label, guidance)
+    batches = sample_uint8(trained, seeds, pictures.steps, label, guidance)
     if not (run / checkpoint.MANIFEST).is_file():
         return _Subject(pictures.n, batches, against, sampling, run / scores.FOLDER)
     # Nothing may be added to a checkpoint; its run's folder is two above.

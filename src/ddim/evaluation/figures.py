@@ -277,11 +277,11 @@ def reverse(trained: Pipeline, steps: int = 20, seed: int = 0, columns: int = 10
     the finished picture under fresh noise. With labels seed s has class s % classes.
     UserError for fewer than 1 step.
     """
-    from ddim.runs.classes import in_turn
+    from ddim.runs.classes import choose_label
     from ddim.runs.generate import generate
 
     states = []
-    label = in_turn(trained.recipe)
+    label = choose_label(trained.recipe)
     generate(trained, [seed], steps, label=label, watch=lambda _, state: states.append(state))
     # A state carries the prediction that led to it, so the one made from it comes with the next.
     asked = [(state.x, state.t, after.x0) for state, after in pairwise(states)]

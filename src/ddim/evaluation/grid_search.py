@@ -17,8 +17,8 @@ from ddim.diffusion.samplers import DDPM, EDM, Sampler, last, picture, start
 from ddim.diffusion.samplers.convergence import karras, quadratic, uniform, uniform_log_snr
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
-from ddim.runs.classes import check_null
-from ddim.runs.generate import batches
+from ddim.runs.checks import check_unconditional
+from ddim.runs.generate import fill_micro_batches
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.searched_grids import Found
 
@@ -46,12 +46,12 @@ def pictures(trained: Pipeline, sampler: Sampler, times: Tensor, seeds: Sequence
 
     Of no class: UserError where the run's network was always told one.
     """
-    check_null(trained.recipe, "a search of levels or a comparison of samplers")
+    check_unconditional(trained.recipe, "a search of levels or a comparison of samplers")
     made = []
     # The truth is Heun's, which sees the noise alone.
     denoise = trained.denoiser(trained.model, consistent=True)
     with trained.runtime:
-        for mine, filled, blank in batches(trained, seeds):
+        for mine, filled, blank in fill_micro_batches(trained, seeds):
             noise = Noise(filled)
             x = start(denoise.schedule, noise, blank, times[0])
             made.append(picture(denoise, last(sampler(denoise, x, times, noise)))[: len(mine)].cpu())

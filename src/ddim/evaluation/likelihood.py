@@ -28,6 +28,7 @@ from ddim.evaluation.run_folder import open_run
 from ddim.files import write_json
 from ddim.runs import classes as labels
 from ddim.runs import folder as tracking
+from ddim.runs.checks import check_unconditional
 from ddim.runs.codec import dump
 from ddim.runs.image_features import Chosen
 from ddim.runs.pipeline import LoadedRun, Pipeline
@@ -162,9 +163,11 @@ def _default_steps(method: Method, schedule: Schedule) -> int:
 
 def _classes(run: LoadedRun, chosen: Chosen) -> Tensor | None:
     """Return the run's class of each image, by the name of its folder; None for a run without labels."""
-    classes = labels.by_name(run.recipe, run.checkpoint.state.classes, chosen.images, chosen.which)
+    classes = labels.label_by_folder_name(run.recipe, run.classes, chosen.images, chosen.which)
     if classes is not None and (classes == labels.NULL).any():
-        labels.check_null(run.recipe, f"an image of {chosen.source} that is in no class folder of the run's")
+        check_unconditional(
+            run.recipe, f"an image of {chosen.source} that is in no class folder of the run's"
+        )
     return classes
 
 

@@ -28,8 +28,8 @@ from ddim.files import write_json
 from ddim.metrics.features import Extractor
 from ddim.plots import pictures as plots
 from ddim.runs import folder as tracking
-from ddim.runs.classes import in_turn
-from ddim.runs.generate import as_asked, made
+from ddim.runs.classes import choose_label
+from ddim.runs.generate import sample_uint8, with_options
 from ddim.runs.images import OwnImages, own_images
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.provenance import sampling_record
@@ -81,10 +81,10 @@ def check_memorisation(
     """
     check_count("n", n)
     check_count("steps", steps)
-    run, _ = as_asked(open_run(run), {}, steps)
+    run, _ = with_options(open_run(run), {}, steps)
     own = own_images(run, decoding)
-    flip, label, seeds = run.recipe.data.flip, in_turn(run.recipe), range(n)
-    parts, nfes = zip(*made(run, seeds, steps, label), strict=True)
+    flip, label, seeds = run.recipe.data.flip, choose_label(run.recipe), range(n)
+    parts, nfes = zip(*sample_uint8(run, seeds, steps, label), strict=True)
     samples = torch.cat(parts).permute(0, 2, 3, 1).numpy()
     if extractor is None:
         verdict = find_copies_by_pixels(own, samples, flip)

@@ -1,78 +1,180 @@
-"""Fields of a recipe that contradict each other, or any machine: refused where training begins or is planned.
+"""Checks of a recipe as a whole: fields that must fit each other, the images, or what is asked of a run.
 
-Such a recipe trains without a word, and not what it says. One that is stored is read all the same.
+Each is `check_...(recipe, ...)`, costs nothing, and raises UserError with one sentence: what is wrong, what
+was given, what to do. A single value is checked where it is built; a stored recipe is read without these.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
+from ddim.data.augment import LABELS
+from ddim.diffusion.guidance import check_reach
 from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.diffusion.schedules import Linear
 from ddim.errors import UserError
+from ddim.runs.classes import Label
 from ddim.runs.codec import flat
 from ddim.runs.recipe import NAMES, Fixed, Measured, Recipe
 
 LARGEST = 2**16
-"""Images of a batch, which is drawn at once, at most: many times those of any published diffusion model."""
+"""The largest batch, in images: a batch is drawn at once, and no published model needs as many."""
 
 
-def check(recipe: Recipe, source: Recipe | None = None) -> None:
-    """UserError for a recipe whose fields contradict each other: which, and how to set them together.
+def check_recipe(recipe: Recipe) -> None:
+    """Check that network, data, loss and sampler of a recipe fit together.
 
-    `source` is the recipe of the run from whose weights it starts, where there is one.
+    Raises:
+        UserError: if they do not.
     """
-    # First, for what else is said of pixels is said of these.
-    if source is not None and recipe.pixels != source.pixels:
+    for problem in _find_misfits(recipe):
+        raise UserError(problem)
+
+
+def check_training(recipe: Recipe, source: Recipe | None = None) -> None:
+    """Check that a recipe can be trained and that its fields do not contradict each other.
+
+    Args:
+        recipe: the recipe of the new run.
+        source: the recipe of the run from whose weights it starts, if there is one.
+
+    Raises:
+        UserError: if it cannot; the message names the fields and how to set them together.
+    """
+    check_recipe(recipe)
+    for problem in _find_contradictions(recipe, source):
+        raise UserError(problem)
+    check_steps(recipe, recipe.report.steps)
+
+
+def check_steps(recipe: Recipe, steps: int) -> None:
+    """Check that the recipe's grid has `steps` times, at noise levels that the model was trained on.
+
+    Raises:
+        UserError: if not.
+    """
+    levels = recipe.walked(recipe.grid(steps, recipe.walked))
+    if recipe.sampled_on:
+        check_reach(recipe.schedule, levels)
+
+
+def check_label(recipe: Recipe, label: Label, guidance: float = 1.0) -> None:
+    """Check that a run of this recipe can make samples of this label at this guidance scale.
+
+    Raises:
+        UserError: if it was trained without labels, has no such class, or never without a class.
+    """
+    for problem in _find_label_problems(recipe, label, guidance):
+        raise UserError(problem)
+    if label is None:
+        check_unconditional(recipe, "without a label sampling")
+
+
+def check_unconditional(recipe: Recipe, what: str) -> None:
+    """Check that the network was trained without a class too, as `what` needs.
+
+    Raises:
+        UserError: if the run always gave its network a class.
+    """
+    if recipe.data.labels and not recipe.data.unlabelled:
         raise UserError(
-            f"pixels must be those in which the weights of --from were trained, {_said(source.pixels)}, got "
-            f"{_said(recipe.pixels)}: leave --pixels out, or --from"
+            f"{what} gives the network no class, and this run, with data.unlabelled 0, was always given one"
         )
-    known = [] if source is None else [found for _, found in _unlike(source)]
-    for what, found in _unlike(recipe):
-        # What a run was trained with, one that goes on from its weights needs.
+
+
+def _find_misfits(recipe: Recipe) -> Iterator[str]:
+    net = recipe.net
+    if recipe.augment.probability and net.augment != LABELS:
+        yield (
+            f"net.augment must be {LABELS}, the labels that augmentation has, where augment.probability "
+            f"is above 0, got {net.augment}"
+        )
+    if recipe.data.labels and not net.takes_classes:
+        yield (
+            "data.labels needs a network that can be conditioned on classes, net unet or ddpm_unet, got "
+            f"{NAMES[type(net)]}"
+        )
+    if net.multiple > 2 * max(recipe.data.size):
+        height, width = recipe.data.size
+        yield (
+            f"net has too many stages for data.size {height}x{width}, which would be padded to "
+            f"multiples of {net.multiple}: got {len(net.widths)}"
+        )
+    needs = {
+        "objective hybrid": isinstance(recipe.objective, Hybrid),
+        "sampler.variance learned": getattr(recipe.sampler, "variance", "") == "learned",
+    }
+    for name, needed in needs.items():
+        if needed and net.outputs != 2:
+            yield f"{name} needs a network that predicts a variance: --net ddpm_unet --net.outputs 2"
+
+
+def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]:
+    # First, because the other messages speak of these pixels.
+    if source is not None and recipe.pixels != source.pixels:
+        yield (
+            f"pixels must be those in which the weights of --from were trained, {_spell(source.pixels)}, got "
+            f"{_spell(recipe.pixels)}: leave --pixels out, or --from"
+        )
+    known = [] if source is None else [found for _, found in _find_unequal(source)]
+    for what, found in _find_unequal(recipe):
+        # A run that starts from weights keeps the numbers with which they were trained.
         if found not in known:
-            raise UserError(
-                f"{_listed(found)} must be one number, {what}, got {_listed(found.values())}: set them "
+            yield (
+                f"{_join(found)} must be one number, {what}, got {_join(found.values())}: set them "
                 f"together, {' '.join(f'--{name} N' for name in found)}"
             )
+    if recipe.optim.batch > LARGEST:
+        yield f"optim.batch must be at most {LARGEST:,} to be trained, got {recipe.optim.batch:,}"
     outputs, classes = recipe.net.outputs, recipe.net.classes
-    learned = getattr(recipe.sampler, "variance", "") == "learned"
-    sampled = " --sampler.variance large" if learned else ""
-    batch = recipe.optim.batch
-    rules = (
-        (batch > LARGEST, f"optim.batch must be at most {LARGEST:,} to be trained, got {batch:,}"),
-        (outputs > 2, f"net.outputs must be 1, or 2 to predict a variance too, got {outputs}"),
-        (
-            outputs == 2 and not isinstance(recipe.objective, Hybrid),
+    if outputs > 2:
+        yield f"net.outputs must be 1, or 2 to predict a variance too, got {outputs}"
+    if outputs == 2 and not isinstance(recipe.objective, Hybrid):
+        sampled = " --sampler.variance large" if getattr(recipe.sampler, "variance", "") == "learned" else ""
+        yield (
             "net.outputs 2 predicts a variance, which objective hybrid alone trains: set both, --net.outputs "
-            f"2 --objective hybrid, or neither, --net.outputs 1 --objective objective{sampled}",
-        ),
-        (
-            # Weights of a network that was told of classes can be trained on without.
-            source is None and not recipe.data.labels and classes > 0,
-            f"net.classes {classes} and data.labels no give a network classes that it is never told of: "
-            "--data.labels yes counts those of the images, and --net.classes 0 does without",
-        ),
-    )
-    for wrong, said in rules:
-        if wrong:
-            raise UserError(said)
+            f"2 --objective hybrid, or neither, --net.outputs 1 --objective objective{sampled}"
+        )
+    # Weights of a network with classes can be trained further without.
+    if source is None and not recipe.data.labels and classes > 0:
+        yield (
+            f"net.classes {classes} and data.labels no give a network classes that it is never trained on: "
+            "--data.labels yes counts those of the images, and --net.classes 0 does without"
+        )
 
 
-def _unlike(recipe: Recipe) -> Iterator[tuple[str, dict[str, object]]]:
-    """What is one number and is not, and the fields that hold it with their values."""
-    fields = {name: value for name, _, value in flat(recipe)}
-    for what, names in _alike(recipe):
-        found = {name: fields[name] for name in names if name in fields}
+def _find_label_problems(recipe: Recipe, label: Label, guidance: float) -> Iterator[str]:
+    classes = recipe.net.classes
+    if not 0 <= guidance < math.inf:
+        yield f"guidance must be at least 0 and finite, got {guidance}"
+    if not recipe.data.labels and (label is not None or guidance != 1):
+        name, value, off = ("guidance", guidance, 1) if label is None else ("label", label, None)
+        yield f"{name} must be {off}, since this run was trained without labels, got {value}"
+    if label not in (None, "all", *range(classes)):
+        yield f"label must be a class, 0 to {classes - 1}, or all, or none, got {label!r}"
+    if guidance != 1 and label is None:
+        yield f"guidance needs a label, a class or all, towards which to guide, got {guidance}"
+    if guidance != 1 and not recipe.data.unlabelled:
+        yield (
+            "guidance must be 1, since this run was trained with data.unlabelled 0 and knows no images of no "
+            f"class to guide away from, got {guidance}"
+        )
+
+
+def _find_unequal(recipe: Recipe) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield each number that stands in several fields with different values, and these fields."""
+    values = {name: value for name, _, value in flat(recipe)}
+    for what, names in _list_shared_numbers(recipe):
+        found = {name: values[name] for name in names if name in values}
         if len(set(found.values())) > 1:
             yield what, found
 
 
-def _alike(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """What is one number, and the fields that hold it in recipes that have them."""
-    # Elsewhere than along a table, entries are times like any others.
+def _list_shared_numbers(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each number that must be the same in several fields, and these fields, of any recipe."""
+    # Off a table, entries are times like any others.
     if isinstance(recipe.schedule, Linear):
         walked = () if recipe.sampled_on else ("grid.entries",)
         along = ("schedule.entries", "conditioning.entries", "objective.times.entries")
@@ -80,17 +182,17 @@ def _alike(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]]:
     if isinstance(recipe.sampled_on, Linear):
         yield "the entries of the table", ("sampled_on.entries", "grid.entries")
     if isinstance(recipe.predicts, PredictsEDM):
-        # What deviation images of fixed pixels have is the user's to know.
+        # The deviation of images in fixed pixels is the user's to know.
         measured = ("pixels.std",) if isinstance(recipe.pixels, Measured) else ()
         told = ("predicts.sigma_data", "objective.weight.sigma_data")
         yield "the deviation of the images", measured + told
 
 
-def _said(pixels: Measured | Fixed) -> str:
-    """Pixels as options, without the dashes: measured, std 1.0."""
+def _spell(pixels: Measured | Fixed) -> str:
+    """Return pixels as options, without the dashes: measured, std 1.0."""
     return ", ".join([NAMES[type(pixels)], *(f"{name} {value}" for name, value in vars(pixels).items())])
 
 
-def _listed(items: Iterable[object]) -> str:
+def _join(items: Iterable[object]) -> str:
     *most, last = map(str, items)
     return f"{', '.join(most)} and {last}"

@@ -1,33 +1,154 @@
-"""From a run to images: loading, and sampling in fixed micro-batches with one seed an image."""
+"""From a pipeline to images: samples in micro-batches of one fixed size, one random stream an image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from operator import index
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypedDict, TypeVar, Unpack
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.diffusion.denoiser import Denoiser
+from ddim.diffusion.denoiser import Denoiser, Model
 from ddim.diffusion.grids import Grid
-from ddim.diffusion.guidance import check_reach
 from ddim.diffusion.noise import Noise
+from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Sampler, State, picture, start
 from ddim.errors import UserError, check_count
+from ddim.plots.pictures import grid as sheet
 from ddim.plots.pictures import to_uint8
-from ddim.runs.classes import Label, check, guided, of_seeds
+from ddim.runs.checks import check_label, check_recipe, check_steps
+from ddim.runs.classes import Label, assign_labels, find_label, guide
 from ddim.runs.codec import override
 from ddim.runs.image_features import BATCH
-from ddim.runs.pipeline import Pipeline, load
+from ddim.runs.pipeline import Pipeline, evaluating, open_pipeline
 from ddim.runs.recipe import Recipe
 
+P = TypeVar("P", bound=Pipeline)
+Watch = Callable[[Sequence[int], State], None]
 
-def trajectory(
+
+class SampleOptions(TypedDict, total=False):
+    """The choices of `sample`, by name."""
+
+    sampler: Sampler | None
+    grid: Grid | None
+    seed: int | Sequence[int]
+    label: str | int | None
+    guidance: float
+
+
+def sample(
+    model: str | Path | Pipeline | Model,
+    n: int | None = None,
+    steps: int = 20,
+    **options: Unpack[SampleOptions],
+) -> Tensor:
+    """Sample images; image k depends on the k-th seed alone.
+
+    Without `grid`, the times that `ddim search` saved for the sampler and number of steps are used, else the
+    grid of the recipe.
+
+    Args:
+        model: a run folder, a `Pipeline` from `load`, or a `Model`, whose images are taken to be in [-1, 1].
+        n: number of images (16, or the number of seeds).
+        steps: sampling steps, each one evaluation of the network (two for a second-order or guided step).
+        options:
+            sampler: how to walk from noise to image (the run's own). See `ddim.samplers`.
+            grid: a choice of the times at which the network is evaluated. See `ddim.grids`.
+            seed: seed of the first image, which the others count up from (0); or a sequence of seeds.
+            label: class name or index, "all" for class s % classes at seed s, None for no class (None).
+            guidance: classifier-free guidance scale (Ho & Salimans 2022); 1 turns it off (1).
+
+    Returns:
+        Images (n, C, H, W), float32 in [0, 1], on the CPU.
+
+    Raises:
+        UserError: if there is no checkpoint yet, or the model cannot make such samples: a label of a run that
+            was trained without labels, more steps than the grid has times.
+
+    Example:
+        >>> images = ddim.sample("runs/photos-fast-1", n=16, steps=20)
+        >>> images = ddim.sample("runs/photos-fast-1", steps=10, sampler=ddim.EDM(), seed=range(9))
+    """
+    if unknown := sorted(options.keys() - SampleOptions.__annotations__.keys()):
+        raise TypeError(
+            f"sample has no option {unknown[0]!r}; it has {', '.join(SampleOptions.__annotations__)}"
+        )
+    seeds = _list_seeds(n, options.get("seed", 0))
+    pipeline = open_pipeline(model)
+    given = {name: options.get(name) for name in ("sampler", "grid")}
+    pipeline = pipeline.with_recipe(**{name: value for name, value in given.items() if value is not None})
+    pipeline, _ = _on_searched_grid(pipeline, steps, searched=given["grid"] is None)
+    label = find_label(options.get("label"), pipeline.recipe, pipeline.classes)
+    with evaluating(pipeline.model):
+        return generate(pipeline, seeds, steps, label=label, guidance=options.get("guidance", 1.0))[0]
+
+
+@torch.no_grad()
+def generate(
+    pipeline: Pipeline,
+    seeds: Sequence[int],
+    steps: int = 20,
+    *,
+    label: Label = None,
+    guidance: float = 1.0,
+    watch: Watch | None = None,
+) -> tuple[Tensor, int]:
+    """Sample one image for each seed, with the sampler and grid of the pipeline's recipe.
+
+    Samples are made in micro-batches of one fixed size, the last one filled up, because the bits of a
+    convolution depend on the size of its batch.
+
+    Args:
+        pipeline: the model to sample.
+        seeds: image k is a function of seeds[k] alone.
+        steps: number of times in the grid.
+        label: class index, "all" for class s % classes at seed s, None for no class.
+        guidance: classifier-free guidance scale; 1 turns it off, any other doubles the evaluations.
+        watch: is called after each state with its seeds.
+
+    Returns:
+        Images (N, C, H, W), float32 in [0, 1], on the CPU; and the NFE, network evaluations per image.
+
+    Raises:
+        UserError: if the run cannot make such samples, see `check_label`.
+    """
+    model, runtime, recipe = pipeline.model, pipeline.runtime, pipeline.recipe
+    check_label(recipe, label, guidance)
+    times = recipe.grid(steps, recipe.walked)
+    images, nfe = [], 0
+    for mine, filled, blank in fill_micro_batches(pipeline, seeds):
+        guided, counters = guide(model, assign_labels(label, filled, model), guidance)
+        denoise, state = pipeline.denoiser(guided), None
+        with runtime.precise():
+            for state in sample_states(denoise, blank, filled, times, recipe.sampler):
+                if watch is not None:
+                    watch(mine, State(state.x[: len(mine)], state.t, state.x0[: len(mine)]))
+        if state is not None:
+            images.append(pipeline.pixels.leave(state.x0[: len(mine)].float()).cpu())
+        nfe = sum(counter.evaluations for counter in counters)
+    return torch.cat(images), nfe
+
+
+def sample_states(
     denoise: Denoiser, blank: Tensor, seeds: Sequence[int], times: Tensor, sampler: Sampler
 ) -> Iterator[State]:
-    """The states of a run from pure noise, one image a seed, blank (B, C, H, W); last the picture, t = 0."""
+    """Yield the states of a sampler from pure noise; the last one is the sample, at t = 0.
+
+    Args:
+        denoise: the model, with label and guidance.
+        blank: zeros (B, C, H, W) of the type and device of the samples.
+        seeds: one for each image.
+        times: decreasing times (N,) in (0, 1].
+        sampler: how to walk along them.
+
+    Raises:
+        UserError: if there are no times.
+    """
     if not len(times):
         raise UserError("a run needs at least one level in its grid, got none")
     noise = Noise(seeds)
@@ -39,126 +160,90 @@ def trajectory(
     yield State(x0, 0.0, x0)
 
 
-P = TypeVar("P", bound=Pipeline)
+def sample_uint8(
+    pipeline: Pipeline, seeds: Sequence[int], steps: int, label: Label = None, guidance: float = 1.0
+) -> Iterator[tuple[Tensor, int]]:
+    """Yield samples (B, C, H, W) uint8, as they are saved, a few micro-batches at a time; and their NFE."""
+    # An extractor should be given about as many at once as suits it.
+    for part in split_into_parts(pipeline, seeds, BATCH):
+        images, nfe = generate(pipeline, part, steps, label=label, guidance=guidance)
+        yield torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2), nfe
 
 
-@torch.no_grad()
-def generate(  # noqa: PLR0913  (the choices of `ddim sample`)
-    trained: Pipeline,
-    seeds: Sequence[int],
-    steps: int = 20,
-    *,
-    sampler: Sampler | None = None,
-    grid: Grid | None = None,
-    label: Label = None,
-    guidance: float = 1.0,
-    watch: Callable[[Sequence[int], State], None] | None = None,
-) -> tuple[Tensor, int]:
-    """Images (N, C, H, W) in [0, 1] on the CPU, image k a function of seeds[k] alone, and the NFE of each.
-
-    `label` is their class, None for images of no class, or "all", which gives seed s the class s % classes.
-    `guidance` w makes them w - 1 times as far again from those of no class (`Guided`), at twice the
-    evaluations. UserError where the run cannot: see `ddim.runs.classes.check`.
-
-    `watch` is called after each state with the seeds it belongs to. Images are made in micro-batches of one
-    fixed size, the last one filled up, because the bits of a convolution depend on how many it is given.
-    """
-    model, runtime = trained.model, trained.runtime
-    check(trained.recipe, label, guidance)
-    sampler = sampler or trained.recipe.sampler
-    times = (grid or trained.recipe.grid)(steps, trained.recipe.walked)
-    made, nfe = [], 0
-    for mine, filled, blank in batches(trained, seeds):
-        asked, counts = guided(model, of_seeds(label, filled, model), guidance)
-        denoise, state = trained.denoiser(asked), None
-        with runtime.precise():
-            for state in trajectory(denoise, blank, filled, times, sampler):
-                if watch is not None:
-                    watch(mine, State(state.x[: len(mine)], state.t, state.x0[: len(mine)]))
-        if state is not None:
-            made.append(trained.pixels.leave(state.x0[: len(mine)].float()).cpu())
-        nfe = sum(count.evaluations for count in counts)
-    return torch.cat(made), nfe
-
-
-def batches(trained: Pipeline, seeds: Sequence[int]) -> Iterator[tuple[Sequence[int], Sequence[int], Tensor]]:
-    """The micro-batches of a run: its seeds, those filled up to the fixed size, and a blank (B, C, H, W)."""
-    size = trained.runtime.micro_batch
-    for mine in parts(trained, seeds):
+def fill_micro_batches(
+    pipeline: Pipeline, seeds: Sequence[int]
+) -> Iterator[tuple[Sequence[int], Sequence[int], Tensor]]:
+    """Yield each micro-batch: its seeds, the same filled up to the fixed size, and zeros (B, C, H, W)."""
+    size = pipeline.runtime.micro_batch
+    for mine in split_into_parts(pipeline, seeds):
         filled = [*mine] + [0] * (size - len(mine))
-        yield mine, filled, trained.runtime.images(trained.model.blank(size))
+        yield mine, filled, pipeline.runtime.images(pipeline.model.blank(size))
 
 
-def parts(trained: Pipeline, seeds: Sequence[int], about: int = 1) -> Iterator[Sequence[int]]:
-    """The seeds in parts of whole micro-batches, about so many seeds each.
+def split_into_parts(pipeline: Pipeline, seeds: Sequence[int], about: int = 1) -> Iterator[Sequence[int]]:
+    """Yield the seeds in parts of whole micro-batches, about `about` seeds each.
 
-    What `generate` makes of them one after the other is, to the bit, what it makes of all, in the memory of
-    one part.
+    Generating the parts one after the other gives the same bits as generating all at once, in less memory.
     """
-    size = trained.runtime.micro_batch * max(1, about // trained.runtime.micro_batch)
+    size = pipeline.runtime.micro_batch * max(1, about // pipeline.runtime.micro_batch)
     for first in range(0, len(seeds), size):
         yield seeds[first : first + size]
 
 
-def made(
-    trained: Pipeline, seeds: Sequence[int], steps: int, label: Label = None, guidance: float = 1.0
-) -> Iterator[tuple[Tensor, int]]:
-    """Pictures (B, C, H, W) uint8 of the seeds, as they are saved, a few micro-batches at a time, and the NFE
-    of each.
+def with_options(pipeline: P, fields: Mapping[str, Any], steps: int) -> tuple[P, bool]:
+    """Return the pipeline with fields of its recipe changed, and whether a search found its grid.
+
+    `fields` are paths and values as `override` takes them. Where they name neither a grid nor a schedule, the
+    times that `ddim search` saved for the sampler and number of steps come before the grid of the recipe.
+
+    Raises:
+        UserError: if the fields do not fit together, or the grid has no such number of times.
     """
-    # What an extractor is given at once should not be much smaller than what suits it.
-    for part in parts(trained, seeds, BATCH):
-        images, nfe = generate(trained, part, steps, label=label, guidance=guidance)
-        yield torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2), nfe
+    named = {name.split(".")[0] for name in fields}
+    changed = replace(pipeline, recipe=override(pipeline.recipe, fields))
+    return _on_searched_grid(changed, steps, searched=not named & {"grid", "sampled_on"})
 
 
-def sample(
-    run: str | Path | Pipeline,
-    n: int = 16,
-    steps: int = 20,
-    *,
-    seed: int = 0,
-    label: Label = None,
-    guidance: float = 1.0,
-    weights: str = "ema",
-) -> Tensor:
-    """(n, C, H, W) images in [0, 1] of the seeds `seed` ... `seed` + n - 1, of a run or what `load` gave.
-
-    They are those of `ddim sample`: on levels that a search found for the recipe's sampler and so many steps,
-    else on the recipe's grid. `label` and `guidance` as of `generate`.
-    """
-    check_count("n", n)
-    trained = run if isinstance(run, Pipeline) else load(run, weights)
-    asked, _ = as_asked(trained, {}, steps)
-    return generate(asked, range(seed, seed + n), steps, label=label, guidance=guidance)[0]
-
-
-def as_asked(trained: P, fields: Mapping[str, Any], steps: int) -> tuple[P, bool]:
-    """A run with fields of its recipe changed, as `override` takes them; and whether a search found its grid.
-
-    Where the fields name neither a grid nor a schedule, levels that `ddim search` found for the sampler and
-    so many steps are taken before the recipe's grid. UserError as of `check_levels`.
-    """
-    recipe, found = override(trained.recipe, fields), None
-    if not any(name.split(".")[0] in ("grid", "sampled_on") for name in fields):
-        found = trained.searched_grid(recipe.sampler, steps)
-    if found:
-        recipe = replace(recipe, grid=found)
-    check_levels(recipe, steps)
-    return replace(trained, recipe=recipe), found is not None
-
-
-def check_levels(recipe: Recipe, steps: int) -> None:
-    """UserError where a recipe's grid has no so many levels, or its model does not know them (`sampled_on`).
-
-    It costs nothing, and a picture is asked for long after the recipe is known.
-    """
-    levels = recipe.walked(recipe.grid(steps, recipe.walked))
-    if recipe.sampled_on:
-        check_reach(recipe.schedule, levels)
-
-
-def ends(recipe: Recipe, steps: int) -> tuple[float, float]:
-    """The first and the last time of a recipe's grid of so many levels; UserError where it has none."""
+def find_grid_ends(recipe: Recipe, steps: int) -> tuple[float, float]:
+    """Return the first and the last time of a recipe's grid of `steps` times."""
     times = recipe.grid(steps, recipe.walked)
     return times[0].item(), times[-1].item()
+
+
+class Film:
+    """Collects the states of some seeds, micro-batch by micro-batch, into frames of a film."""
+
+    def __init__(self, pixels: Pixels, seeds: Sequence[int]) -> None:
+        self.pixels, self.seeds = pixels, frozenset(seeds)
+        self._parts: dict[float, list[Tensor]] = {}
+
+    def add(self, seeds: Sequence[int], state: State) -> None:
+        """Take the state (B, C, H, W) of these seeds; those of other seeds are left out."""
+        mine = [k for k, seed in enumerate(seeds) if seed in self.seeds]
+        if mine:
+            self._parts.setdefault(state.t, []).append(self.pixels.leave(state.x[mine].float()).cpu())
+
+    def frames(self) -> list[np.ndarray]:
+        """Return one sheet of images for each time, from noise to sample."""
+        return [sheet(torch.cat(self._parts[t])) for t in sorted(self._parts, reverse=True)]
+
+
+def _on_searched_grid(pipeline: P, steps: int, *, searched: bool) -> tuple[P, bool]:
+    """Return the pipeline on the grid that a search saved for it, if there is one and it is wanted."""
+    found = pipeline.searched_grid(pipeline.recipe.sampler, steps) if searched else None
+    pipeline = pipeline.with_recipe(grid=found) if found else pipeline
+    check_recipe(pipeline.recipe)
+    check_steps(pipeline.recipe, steps)
+    return pipeline, found is not None
+
+
+def _list_seeds(n: int | None, seed: int | Sequence[int]) -> Sequence[int]:
+    if isinstance(seed, SupportsIndex):
+        first, count = index(seed), 16 if n is None else n
+        check_count("n", count)
+        return range(first, first + count)
+    seeds = list(seed)
+    check_count("n", len(seeds))
+    if n not in (None, len(seeds)):
+        raise UserError(f"n must be the number of seeds, {len(seeds)}, or left out, got {n}")
+    return seeds

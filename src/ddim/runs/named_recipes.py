@@ -78,10 +78,10 @@ def keras() -> Recipe:
 def clear() -> Recipe:
     """Béres' clear-diffusion-keras: its larger network, of velocity, trained on uniform noise powers.
 
-    It samples on a narrower schedule, one of seven: `--sampled_on.quantity log_snr` takes another. It trains
-    with any `--predicts` and any `--objective.on`. The original can clip the predicted images while sampling:
-    `--clip x0` here. The EMA is warmed up; 29.8 million parameters. For a laptop: `--net.widths 32,64,96,128
-    --net.attention no,no,no,no --optim.lr 1e-3`, 2.0 million parameters.
+    It samples on a narrower schedule, one of seven: `--sampled_on.quantity log_snr` chooses another. It
+    trains with any `--predicts` and any `--objective.on`. The original can clip the predicted images while
+    sampling: `--clip x0` here. The EMA is warmed up; 29.8 million parameters. For a laptop: `--net.widths
+    32,64,96,128 --net.attention no,no,no,no --optim.lr 1e-3`, 2.0 million parameters.
     """
     return Recipe(
         name="clear",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from ddim.nn.ema import name_averages
 from ddim.nn.runtime import Runtime, choose_runtime, find_device
 from ddim.runs import checkpoint
 from ddim.runs.codec import load as load_recipe
-from ddim.runs.recipe import Recipe, build
+from ddim.runs.recipe import Data, Fixed, Recipe, UNetSpec, build
 from ddim.runs.searched_grids import saved
 from ddim.runs.state import RunState
 
@@ -41,6 +43,15 @@ class Pipeline:
             f"{type(self).__name__}({self.recipe.name}, {shape.channels} x {shape.height} x {shape.width}, "
             f"{count:,} parameters, {self.runtime.device})"
         )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, by index; empty if they have none."""
+        return ()
+
+    def with_recipe(self, **fields: Any) -> Self:  # noqa: ANN401 (any field of a recipe)
+        """Return the pipeline with other values in its recipe, such as `sampler=DDIM()`."""
+        return replace(self, recipe=replace(self.recipe, **fields))
 
     def denoiser(self, inner: Denoiser | None = None, *, consistent: bool = False) -> Denoiser:
         """Return the model, or a denoiser made from it, on the sampling schedule and clipped.
@@ -79,6 +90,11 @@ class LoadedRun(Pipeline):
     """A pipeline and the checkpoint that it was loaded from."""
 
     checkpoint: LoadedCheckpoint
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the class folders that the run was trained on."""
+        return self.checkpoint.state.classes
 
     def searched_grid(self, sampler: Sampler, steps: int) -> Listed | None:
         """Return the grid that `ddim search` saved with the run, or None."""
@@ -124,6 +140,40 @@ def load(
     model.net = runtime.compiled(model.net, frozen=True)
     loaded = LoadedCheckpoint(path, sha256, weights, state, Path(run))
     return LoadedRun(model, state.pixels, recipe, runtime, loaded)
+
+
+def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:
+    """Return a pipeline as it is, load one from a run, or make one round a bare model.
+
+    Images of a bare model are taken to be in [-1, 1]. It is sampled where its weights are, in their type.
+    """
+    if isinstance(source, Pipeline):
+        return source
+    if not isinstance(source, Model):
+        return load(source)
+    shape = source.shape
+    weight = next(source.parameters(), torch.zeros(()))
+    own: dict[str, Any] = {name: getattr(source, name) for name in ("schedule", "predicts", "conditioning")}
+    recipe = Recipe(
+        data=Data(size=(shape.height, shape.width), channels=shape.channels, labels=source.classes > 0),
+        pixels=Fixed(0.5, 0.5),
+        net=UNetSpec(classes=source.classes),
+        **own,
+    )
+    runtime = Runtime(str(weight.device), channels_last=False, threads=torch.get_num_threads())
+    return Pipeline(source, Pixels.fixed(0.5, 0.5, shape.channels), recipe, runtime)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Hold every layer in evaluation mode inside the block, and put back the mode of each."""
+    modes = [(layer, layer.training) for layer in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
 
 
 def recipe_of(run: str | Path) -> Recipe:

@@ -6,13 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.samplers import State
-from ddim.plots.pictures import grid
 from ddim.runs import folder as tracking
 from ddim.runs.classes import Label
 from ddim.runs.codec import dump
@@ -51,21 +44,3 @@ def sampling_record(
         "bit_equal": trained.runtime == replace(trained.checkpoint.state.runtime, compile=False),
         "versions": tracking.versions(),
     }
-
-
-class Film:
-    """Collects states of the pictures of some seeds, micro-batch by micro-batch, into frames of a film."""
-
-    def __init__(self, pixels: Pixels, seeds: Sequence[int]) -> None:
-        self.pixels, self.seeds = pixels, frozenset(seeds)
-        self._parts: dict[float, list[Tensor]] = {}
-
-    def add(self, seeds: Sequence[int], state: State) -> None:
-        """Take one state (B, C, H, W) of the images of these seeds; those of others are left out."""
-        mine = [k for k, seed in enumerate(seeds) if seed in self.seeds]
-        if mine:
-            self._parts.setdefault(state.t, []).append(self.pixels.leave(state.x[mine].float()).cpu())
-
-    def frames(self) -> list[np.ndarray]:
-        """One grid for each time, from noise to picture."""
-        return [grid(torch.cat(self._parts[t])) for t in sorted(self._parts, reverse=True)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ddim.data.augment import LABELS, Augment
+from ddim.data.augment import Augment
 from ddim.data.images import check_size
 from ddim.diffusion.denoiser import Model, Shape
 from ddim.diffusion.grids import Karras, Listed, Quadratic, Sections, Spaced, Uniform, UniformLogSNR
@@ -193,31 +193,6 @@ class Recipe:
         check_positive("recipe", minutes=self.minutes, images=1 if self.images is None else self.images)
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must lie in [0, 2^32), got {self.seed}")
-        if self.augment.probability and self.net.augment != LABELS:
-            raise UserError(
-                f"net.augment must be {LABELS}, the labels that augmentation has, where augment.probability "
-                f"is above 0, got {self.net.augment}"
-            )
-        if self.data.labels and not self.net.takes_classes:
-            raise UserError(
-                "data.labels needs a network that can be conditioned on a class, net unet or ddpm_unet, got "
-                f"{NAMES[type(self.net)]}"
-            )
-        if self.net.multiple > 2 * max(self.data.size):
-            height, width = self.data.size
-            raise UserError(
-                f"net has too many levels for data.size {height}x{width}, which would be padded to "
-                f"multiples of {self.net.multiple}: got {len(self.net.widths)}"
-            )
-        learns = self.net.outputs == 2
-        for name, asks in (
-            ("objective hybrid", isinstance(self.objective, Hybrid)),
-            ("sampler.variance learned", getattr(self.sampler, "variance", "") == "learned"),
-        ):
-            if asks and not learns:
-                raise UserError(
-                    f"{name} needs a network that predicts a variance: --net ddpm_unet --net.outputs 2"
-                )
 
     @property
     def walked(self) -> Schedule:

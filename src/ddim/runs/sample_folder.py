@@ -15,11 +15,12 @@ from ddim.diffusion.noise import check_seeds
 from ddim.errors import UserError
 from ddim.files import read_json, write_json
 from ddim.plots.pictures import grid, save_film, save_png, to_uint8
-from ddim.runs.classes import Label, check
+from ddim.runs.checks import check_label
+from ddim.runs.classes import Label
 from ddim.runs.folder import writable
-from ddim.runs.generate import generate, parts
+from ddim.runs.generate import Film, generate, split_into_parts
 from ddim.runs.pipeline import LoadedRun
-from ddim.runs.provenance import Film, sampling_record
+from ddim.runs.provenance import sampling_record
 
 RECORD = "record.json"
 SHOWN = 256
@@ -78,14 +79,14 @@ def write_samples(
         UserError: if a seed, the label or the guidance scale cannot be used, or `out` holds other files.
     """
     check_seeds(seeds)
-    check(pipeline.recipe, label, guidance)
+    check_label(pipeline.recipe, label, guidance)
     record = sampling_record(pipeline, seeds, steps, 0, label, guidance)
     folder, before = _open_folder(None if out is None else Path(out), record)
     if not (folder / RECORD).is_file():
         # The record makes the folder one of samples, which the same call may finish.
         write_json(folder / RECORD, {**record, "seeds": [], "seconds": 0.0})
     frames, shown, seconds, nfe = Film(pipeline.pixels, seeds[:SHOWN]), [], 0.0, 0
-    for part in parts(pipeline, seeds):
+    for part in split_into_parts(pipeline, seeds):
         start = time.monotonic()
         images, nfe = generate(
             pipeline, part, steps, label=label, guidance=guidance, watch=frames.add if film else None

@@ -84,9 +84,9 @@ def draw(
         grain = torch.rand(full, generator=stream("cpu", seed, GRAIN, step))
     if recipe.augment.probability:
         done = recipe.augment.labels(size, stream("cpu", seed, AUGMENT, step))
-    told = labels.of_images(recipe, images, which)
+    told = labels.label_images(recipe, images, which)
     if told is not None:
-        told = labels.withheld(told, recipe.data.unlabelled, stream("cpu", seed, LABEL, step))
+        told = labels.drop_labels(told, recipe.data.unlabelled, stream("cpu", seed, LABEL, step))
     mirrored = flips(n, seed, first, size) if recipe.data.flip else None
     return Batch(images, which, mirrored, drawn, counts, noise, grain, done, told)
 

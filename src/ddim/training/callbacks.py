@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ddim.plots.pictures import grid, save_png
 from ddim.runs import checkpoint
-from ddim.runs.classes import in_turn
+from ddim.runs.classes import choose_label
 from ddim.runs.codec import dump
 from ddim.runs.flat import ERRORS, fields
 from ddim.runs.folder import RunLog
@@ -84,7 +84,7 @@ class SampleGrid(Callback):
         runtime = training.engine.runtime
         with training.averaged() as model:
             shown = Pipeline(model, training.pixels, training.recipe, runtime)
-            label = in_turn(training.recipe)
+            label = choose_label(training.recipe)
             images, _ = generate(shown, range(report.grid), report.steps, label=label)
         pixels = grid(images)
         save_png(self.folder / f"step-{training.step:09d}.png", pixels)

@@ -10,8 +10,8 @@ from ddim.errors import UserError
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import load_extractor
 from ddim.metrics.kid import kid
-from ddim.runs.classes import in_turn
-from ddim.runs.generate import made
+from ddim.runs.classes import choose_label
+from ddim.runs.generate import sample_uint8
 from ddim.runs.image_features import Chosen, features_of
 from ddim.runs.pipeline import Pipeline
 from ddim.training.loop import Training
@@ -39,7 +39,7 @@ def judge(training: Training) -> Judge:
     def judged() -> dict[str, float]:
         with training.averaged() as model:
             shown = Pipeline(model, training.pixels, recipe, training.engine.runtime)
-            pictures = made(shown, range(report.kid), report.steps, in_turn(recipe))
+            pictures = sample_uint8(shown, range(report.kid), report.steps, choose_label(recipe))
             features = np.concatenate([extractor(batch).numpy() for batch, _ in pictures])
         found = kid(features, truth, subsets=1)
         return {"kid": found.value, "kid_low": found.low, "kid_high": found.high}

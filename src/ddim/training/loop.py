@@ -202,7 +202,7 @@ class Training:
             for part in torch.arange(count).split(runtime.micro_batch):
                 x0 = runtime.images(self.pixels.enter(unit(gather(self.split.images, which[part.numpy()]))))
                 eps = runtime.images(torch.randn(x0.shape, generator=draw))
-                told = labels.of_images(self.recipe, self.split.images, which[part.numpy()])
+                told = labels.label_images(self.recipe, self.split.images, which[part.numpy()])
                 x_t = model.schedule(times[part]).noisy(x0, eps)
                 p = model.given(told)(x_t, times[part])
                 for k, error in enumerate((p.eps - eps, p.x0 - x0)):

@@ -9,7 +9,7 @@ from pathlib import Path
 from ddim.errors import NotFinite, UserError
 from ddim.nn.runtime import choose_runtime
 from ddim.plots.pictures import curves, save_figure
-from ddim.runs import checks as contradictions
+from ddim.runs.checks import check_training
 from ddim.runs.pipeline import recipe_of
 from ddim.runs.recipe import Recipe
 from ddim.training.callbacks import Callback
@@ -81,7 +81,7 @@ class Drawing(Callback):
 
 def find_rate(recipe: Recipe, machine: Machine, source: Path | None = None) -> Curve:
     """The range test of a recipe on its images, with a network of its own, begun as the run will begin."""
-    contradictions.check(recipe, None if source is None else recipe_of(source))
+    check_training(recipe, None if source is None else recipe_of(source))
     parts = opened(recipe, None)
     runtime = choose_runtime(machine.device, machine.precision, machine.compiling, machine.threads)
     with runtime:

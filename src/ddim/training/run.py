@@ -23,12 +23,11 @@ from ddim.errors import Interrupted, NotFinite, UserError
 from ddim.files import lock_folder, read_json, write_json
 from ddim.nn.runtime import Runtime, check_runtime, choose_runtime, find_device
 from ddim.runs import checkpoint
-from ddim.runs import checks as contradictions
 from ddim.runs import folder as tracking
-from ddim.runs.classes import filled
+from ddim.runs.checks import check_training
+from ddim.runs.classes import count_classes
 from ddim.runs.codec import dump, write_recipe
 from ddim.runs.codec import load as load_recipe
-from ddim.runs.generate import check_levels
 from ddim.runs.images import check_there
 from ddim.runs.named_recipes import find
 from ddim.runs.pipeline import LoadedRun, load, load_state, recipe_of
@@ -78,8 +77,7 @@ def train(
     chosen = replace(chosen, data=replace(chosen.data, source=data or chosen.data.source))
     # What would be refused once the images are decoded is refused before.
     check_runtime(machine.device, machine.precision, machine.threads)
-    contradictions.check(chosen, None if source is None else recipe_of(source))
-    check_levels(chosen, chosen.report.steps)
+    check_training(chosen, None if source is None else recipe_of(source))
     if out is not None and out.exists() and not _unborn(out):
         tracking.check_unused(out, ", or go on with --resume")
     parts = opened(chosen, progress)
@@ -174,7 +172,7 @@ def begun(recipe: Recipe, parts: Split, runtime: Runtime, parent: LoadedRun | No
             f"--from gives weights of a network that was told of {told} classes, and {recipe.data.source} "
             f"has {there}: without labels, --data.labels no, they can be trained on"
         )
-    recipe = filled(recipe, parts.images)
+    recipe = count_classes(recipe, parts.images)
     pixels = parent.pixels if parent else pixels_of(recipe, parts)
     training = Training(recipe, parts, pixels, LocalEngine(runtime), Plan(recipe.images))
     if parent:

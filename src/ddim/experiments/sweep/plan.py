@@ -195,12 +195,12 @@ def _check_evaluation(request: Request) -> None:
 
 def _check_recipes(request: Request, recipes: list[Recipe]) -> None:
     """Check that every recipe can be evaluated, and that the combinations of a grid differ."""
-    from ddim.runs.generate import check_levels
+    from ddim.runs.checks import check_steps
 
     if request.evaluate:
         for recipe in recipes:
             try:
-                check_levels(recipe, STEPS)
+                check_steps(recipe, STEPS)
             except UserError as error:
                 raise UserError(f"--evaluate samples in {STEPS} steps: {error}") from None
     # The corners of ranges and random draws may repeat a recipe.
@@ -227,15 +227,13 @@ def _check_validation(request: Request, name: str, source: Source, share: float)
 
 
 def _with_values(base: Recipe, choice: Choice) -> Recipe:
-    from ddim.runs import checks
+    from ddim.runs.checks import check_training
     from ddim.runs.codec import override
-    from ddim.runs.generate import check_levels
 
     if "minutes" in choice:
         base = replace(base, images=None)
     recipe = override(base, choice)
-    checks.check(recipe)
-    check_levels(recipe, recipe.report.steps)
+    check_training(recipe)
     return _with_absolute_source(recipe)
 
 
