@@ -12,7 +12,7 @@ from PIL import Image
 
 import tiny
 from ddim.cli import main
-from ddim.cli.console import WARM, Console, Pace, clock
+from ddim.cli.console import WARM, Console, Pace, format_duration
 from ddim.data import open_images, parse_size
 from ddim.runs import checkpoint
 from ddim.runs import named_recipes as recipes
@@ -77,10 +77,10 @@ def test_a_run_is_made_shown_and_named(here, capsys):
     folder = next((here / "runs").iterdir())
     assert lines[-1] == f"next: ddim sample runs/{folder.name}"
     text = "\n".join(lines)
-    assert "32 images to train on, 8 to validate" in text
+    assert "32 training images, 8 validation images" in text
     assert "80 images on cpu, fp32, 1 threads" in text
     assert re.search(r"step 5: noise mae 0\.\d{4}, image mae 0\.\d{4}, samples ", text)
-    assert re.search(r"80 of 80 images, [\d.]+ images/s, loss 0\.\d{4}, 0:\d\d to go", text)
+    assert re.search(r"80 of 80 images, [\d.]+ images/s, loss 0\.\d{4}, 0:\d\d left", text)
     assert "\x1b" not in text
     assert checkpoint.newest(folder / "checkpoints").name == "step-000000010"
 
@@ -117,7 +117,7 @@ def test_images_that_are_enlarged_are_told_with_the_size_that_they_have(here, ca
         Console().begin(run, here)
         lines = capsys.readouterr().err.splitlines()
         told = [line for line in lines if "are enlarged" in line]
-        most = f"most of the images are smaller and are enlarged to that: --size {advised} would cost less"
+        most = f"most images are smaller and are enlarged to this size; --size {advised} would train faster"
         assert told == ([most] if advised and not step else [])
 
 
@@ -306,7 +306,7 @@ def test_without_a_folder_the_newest_run_with_the_same_arguments_goes_on(here, c
     words = ["blossoms:40", "--recipe", "tiny.yaml", "--resume", *FAST]
     for seed, folder in ((2, "r1"), (1, "r2")):
         lines = said(capsys, [*words, "--seed", seed], 0)
-        assert f"run folder runs/{folder}, going on at step 5" in lines
+        assert f"run folder runs/{folder}, continuing at step 5" in lines
     steps = {
         folder.name: checkpoint.newest(folder / "checkpoints").name[-2:]
         for folder in (here / "runs").glob("r*")
@@ -344,7 +344,7 @@ def test_a_run_without_a_checkpoint_starts_afresh(there, here, finished, capsys)
 
 
 def test_a_clock_reads_as_people_write_it():
-    assert [clock(seconds) for seconds in (0, 59.6, 90, 3600, 3700)] == [
+    assert [format_duration(seconds) for seconds in (0, 59.6, 90, 3600, 3700)] == [
         "0:00",
         "1:00",
         "1:30",

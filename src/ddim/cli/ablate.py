@@ -43,7 +43,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and print the tables."""
-    from ddim.cli.console import working
+    from ddim.cli.console import report_progress
     from ddim.evaluation import sampler_ablation as ablation
     from ddim.runs.generate import find_grid_ends
     from ddim.runs.pipeline import load
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     end = end if args.end is None else args.end
     nfe = args.evaluations
     error = ablation.of_run(trained, end, range(args.seeds), nfe, first)
-    progress, cells = working(), []
+    progress, cells = report_progress(), []
     columns = [f"{clock}, {scaling}" for clock, scaling in ablation.FLOWS]
     for cell in ablation.ablated(error, schedule, end, nfe, first):
         cells.append(cell)

@@ -1,4 +1,4 @@
-"""What a user sees of a run: a bar with a terminal, plain lines without one."""
+"""The progress that commands show: a bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -22,23 +22,17 @@ from ddim.training.loop import Training
 from ddim.training.run import RUN
 
 WARM = 3
-"""Updates after which a network is compiled and its memory laid out."""
+"""First updates, which compile the network and lay out its memory."""
 
 
-def decoding() -> Callable[[int, int], None]:
-    """A progress callback for the decoding of images: a line now and then, on standard error."""
-    last = [time.monotonic()]
-
-    def show(done: int, total: int) -> None:
-        if done == total or time.monotonic() - last[0] > 5:
-            last[0] = time.monotonic()
-            sys.stderr.write(f"reading images: {done} of {total}\n")
-
-    return show
+def report_decoding() -> Callable[[int, int], None]:
+    """Return a progress callback `(done, total)` for the decoding of images; see `report_progress`."""
+    show = report_progress()
+    return lambda done, total: show("reading images", done, total)
 
 
-def working() -> Callable[[str, int, int], None]:
-    """A progress callback for work on images: lines on standard error now and then, how many of what."""
+def report_progress() -> Callable[[str, int, int], None]:
+    """Return a progress callback `(what, done, total)`; it prints on standard error every 5 seconds."""
     last = [time.monotonic()]
 
     def show(what: str, done: int, total: int) -> None:
@@ -49,15 +43,15 @@ def working() -> Callable[[str, int, int], None]:
     return show
 
 
-def clock(seconds: float) -> str:
-    """90 -> "1:30", 3700 -> "1:01:40"."""
+def format_duration(seconds: float) -> str:
+    """Format 90 as "1:30" and 3700 as "1:01:40"."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 class Pace:
-    """How fast a run goes and when it will end, from the times at which updates and events were over."""
+    """The speed of a run and the time that is left, from the times at which updates and events end."""
 
     def __init__(self, now: float, batch: int) -> None:
         self.batch, self.last = batch, now
@@ -65,36 +59,36 @@ class Pace:
         self.events, self.aside = 0, 0.0
 
     def update(self, now: float) -> None:
-        """An update is over; the first ones compile and warm up, and are not the pace."""
+        """Record the end of an update; the first ones compile and warm up, and are left out."""
         self.updates += 1
         self.seconds += now - self.last if self.updates > WARM else 0.0
         self.last = now
 
     def event(self, now: float) -> None:
-        """An event, its validation, grid and checkpoint, is over."""
+        """Record the end of an event: validation, sample grid and checkpoint."""
         self.events, self.aside = self.events + 1, self.aside + now - self.last
         self.last = now
 
     @property
     def speed(self) -> float:
-        """Images a second of training alone; 0 where it is not known yet."""
+        """Images per second of training, without events; 0 while unknown."""
         return self.batch * (self.updates - WARM) / self.seconds if self.seconds > 0 else 0.0
 
     def left(self, training: Training) -> float | None:
-        """Seconds from an update to the end, with the events to come; None where that is not known yet."""
+        """Return the seconds until the end, including the remaining events; None while unknown."""
         total, report = training.plan.total, training.recipe.report
         if total is None or not self.speed:
             return None
-        # The event of this very step, if it has one, comes after its update.
+        # The event of this step comes after its update.
         coming = sum(step >= training.step for step in training.events())
-        # Until one was timed: evaluations of the network, each about a third of an image's update.
+        # Until an event is timed: an evaluation of the network costs about a third of an image's update.
         guess = (report.valid + (report.grid + report.kid) * report.steps) / 3 / self.speed
         each = self.aside / self.events if self.events else guess
         return max(0, total - training.seen) / self.speed + coming * each
 
 
 class Console(Callback):
-    """Prints what was chosen, how fast it goes, when it will end, and each validation; a context manager."""
+    """Prints the choices of a run, its progress and its validations; a context manager."""
 
     def __init__(self) -> None:
         self.tty = Terminal(file=sys.stderr)
@@ -102,11 +96,11 @@ class Console(Callback):
         self.shown = ""
 
     def __enter__(self) -> Self:
-        """The console itself."""
+        """Return the console."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Give the terminal back, however training ended."""
+        """Stop the bar."""
         if self.bar:
             self.bar.stop()
 
@@ -120,19 +114,19 @@ class Console(Callback):
         how += ", compiled" if runtime.compile else ""
         budget = training.plan.total or training.recipe.images
         goal = f"{budget:,} images" if budget else f"{training.recipe.minutes:g} minutes"
-        say(f"{len(training.split.train):,} images to train on, {len(training.split.valid):,} to validate")
+        say(f"{len(training.split.train):,} training images, {len(training.split.valid):,} validation images")
         say(f"{channels} x {height} x {width} pixels; {count:,} parameters; recipe {training.recipe.name}")
-        if not training.step and (size := _of_most(images)):
-            say(f"most of the images are smaller and are enlarged to that: --size {size} would cost less")
-        say(f"{goal} on {how}{', the first steps are slow while it compiles' if runtime.compile else ''}")
-        say(f"run folder {folder}" + (f", going on at step {training.step}" if training.step else ""))
+        if not training.step and (size := _typical_size(images)):
+            say(f"most images are smaller and are enlarged to this size; --size {size} would train faster")
+        say(f"{goal} on {how}{'; the first steps are slow while it compiles' if runtime.compile else ''}")
+        say(f"run folder {folder}" + (f", continuing at step {training.step}" if training.step else ""))
         self.began = self.tick = time.monotonic()
         self.pace = Pace(self.began, training.recipe.optim.batch)
         if self.tty.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"))
             self.bar = Progress(*columns, console=self.tty)
             self.bar.start()
-            self.task = self.bar.add_task("training", total=training.plan.total, said="")
+            self.task = self.bar.add_task("training", total=training.plan.total, line="")
 
     def stepped(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
@@ -144,7 +138,7 @@ class Console(Callback):
         self.tick = now
         line = self._line(training, values)
         if self.bar:
-            self.bar.update(self.task, completed=training.seen, total=training.plan.total, said=line)
+            self.bar.update(self.task, completed=training.seen, total=training.plan.total, line=line)
         else:
             say(line)
 
@@ -152,39 +146,39 @@ class Console(Callback):
         total, left = training.plan.total, self.pace.left(training)
         of = f"{training.seen:,}" + (f" of {total:,}" if total else "")
         speed = f"{self.pace.speed:.1f} images/s" if self.pace.speed else "warming up"
-        ends = "measuring the pace" if left is None else f"{clock(left)} to go"
+        ends = "measuring the speed" if left is None else f"{format_duration(left)} left"
         return f"{of} images, {speed}, loss {values['loss']:.4f}, {ends}"
 
     def event(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
-        # Of the errors at each level of noise the log is the place.
+        # The errors at each noise level, whose names have a slash, are in the log only.
         whole = {name: value for name, value in values.items() if "/" not in name}
         errors = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in whole.items())
-        picture = self.folder / "samples" / f"step-{training.step:09d}.png"
-        say(f"step {training.step:,}: {errors}{', ' if errors else ''}samples {picture}", self.bar)
+        sheet = self.folder / "samples" / f"step-{training.step:09d}.png"
+        say(f"step {training.step:,}: {errors}{', ' if errors else ''}samples {sheet}", self.bar)
         if can_preview(sys.stderr) and self.bar:
             import numpy as np
             from PIL import Image
 
-            with Image.open(picture) as image:
+            with Image.open(sheet) as image:
                 say(terminal(np.asarray(image.convert("RGB")), min(64, self.tty.width)), self.bar)
         self.pace.event(time.monotonic())
 
     def end(self, training: Training) -> None:
         """See `Callback`."""
         seconds = time.monotonic() - self.began
-        self.shown = f"{training.seen:,} images seen, {clock(seconds)} of training"
+        self.shown = f"{training.seen:,} images seen in {format_duration(seconds)}"
 
     def done(self, folder: Path) -> int:
-        """The last lines, and exit code 0."""
+        """Print the last lines and return exit code 0."""
         if self.shown:
             say(self.shown)
         else:
             say(f"run {folder} is finished: nothing to resume")
         recipe = read_json(folder / RUN)["recipe"]
         name, lines = recipe["report"].get("best", "image_mae"), read_metrics(folder)
-        judged = [line for line in lines if line.get(name) is not None]
-        best = min(judged, key=lambda line: line[name], default=None)
+        measured = [line for line in lines if line.get(name) is not None]
+        best = min(measured, key=lambda line: line[name], default=None)
         if best is not None and best["step"] < lines[-1]["step"]:
             say(f"best by {name}, {best[name]:.4f}, at {best['images']:,} images: {folder}/best")
         labelled = recipe["data"].get("labels")
@@ -192,10 +186,10 @@ class Console(Callback):
         return 0
 
 
-def _of_most(images: Images) -> str:
-    """The size, as an option takes it, that the middle one of the enlarged images has once it is cropped.
+def _typical_size(images: Images) -> str:
+    """Return the median size of the enlarged images after cropping, as --size takes it.
 
-    "" where not even half of the images are enlarged, or none can be trained on that are so small.
+    "" if at most half of the images are enlarged, or if that size is too small to train on.
     """
     _, height, width, _ = images.pixels.shape
     small = enlarged(images)
@@ -210,7 +204,7 @@ def _of_most(images: Images) -> str:
 
 
 def say(text: str, bar: Progress | None = None) -> None:
-    """A line on standard error, above the bar where there is one."""
+    """Print a line on standard error, above the bar if there is one."""
     if bar:
         bar.console.print(text, markup=False, highlight=False)
     else:

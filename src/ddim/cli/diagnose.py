@@ -44,7 +44,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ask the run, print the table, write the figure and the record."""
-    from ddim.cli.console import decoding
+    from ddim.cli.console import report_decoding
     from ddim.evaluation import diagnose as diagnostics
     from ddim.plots.pictures import drawn, save_png
     from ddim.runs import folder as tracking
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_run_folder(args.run)
     trained = load(args.run, args.weights, device=args.device)
-    found = diagnostics.diagnose(trained, args.images, args.levels, decoding())
+    found = diagnostics.diagnose(trained, args.images, args.levels, report_decoding())
     sys.stdout.write(f"{'training' if found.valid is None else 'held-out'} images\n")
     print_table(diagnostics.HEAD, diagnostics.level_rows(found), numbers=0)
     sys.stdout.write("\n" + "".join(f"{sentence}\n" for sentence in diagnostics.findings(found)))

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print the numbers and where the record lies."""
     check_fields(args, "evaluate", "sampler", "grid", "sampled_on", "clip")
     # Here, so that --help answers without torch.
-    from ddim.cli.console import working
+    from ddim.cli.console import report_progress
     from ddim.evaluation.evaluate import Pictures, evaluate, is_run
     from ddim.evaluation.reference import Reference
     from ddim.metrics.catalogue import DEFAULT
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         Reference(args.data, args.part),
         extractor=load_extractor(args.features or DEFAULT, args.features_weights),
         out=args.out,
-        progress=working(),
+        progress=report_progress(),
     )
     sys.stdout.write("\n".join(_lines(found)) + "\n")
     return 0

@@ -48,7 +48,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the run, and print what was found and where the pairs are."""
-    from ddim.cli.console import decoding, working
+    from ddim.cli.console import report_decoding, report_progress
     from ddim.evaluation.copies import PIXELS
     from ddim.evaluation.memorisation import check_memorisation
     from ddim.metrics import features
@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
         args.n,
         args.steps,
         extractor=extractor,
-        decoding=decoding(),
-        progress=working(),
+        decoding=report_decoding(),
+        progress=report_progress(),
     )
     sys.stdout.write(f"{found}\n{found.folder}/pairs.png\n")
     return 0

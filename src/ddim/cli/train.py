@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if args.help_recipe:
         return _help_recipe(args.help_recipe)
     # Here, so that --help answers without torch.
-    from ddim.cli.console import Console, decoding, say
+    from ddim.cli.console import Console, report_decoding, say
     from ddim.training import Machine, resume, train
     from ddim.training.request import Request, find_resumable
 
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         folder, why = find_resumable(request, args.out)
         if folder is not None:
             with Console() as console:
-                resume(folder, callbacks=[console], progress=decoding())
+                resume(folder, callbacks=[console], progress=report_decoding())
             return console.done(folder)
     recipe = request.build_recipe()
     if why:
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
             source=args.source,
             machine=machine,
             callbacks=[*drawings, console],
-            progress=decoding(),
+            progress=report_decoding(),
         )
     return console.done(folder)
 
