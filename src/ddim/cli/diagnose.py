@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 from pathlib import Path
 
@@ -49,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.plots.pictures import drawn, save_png
     from ddim.runs import folder as tracking
     from ddim.runs.pipeline import load
+    from ddim.runs.provenance import make_record
 
     check_run_folder(args.run)
     trained = load(args.run, args.weights, device=args.device)
@@ -63,18 +63,6 @@ def run(args: argparse.Namespace) -> int:
     folder = tracking.numbered(args.run / "diagnostics")
     save_png(folder / "figure.png", picture)
     tracking.show(args.run, step, "diagnostics", picture)
-    write_json(
-        folder / "record.json",
-        {
-            "schema": 1,
-            "kind": "diagnosis",
-            "checkpoint": {"path": str(trained.checkpoint.path), "sha256": trained.checkpoint.sha256},
-            "step": step,
-            "weights": args.weights,
-            **diagnostics.record(found),
-            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "versions": tracking.versions(),
-        },
-    )
+    write_json(folder / "record.json", make_record("diagnosis", diagnostics.record(found), trained))
     sys.stdout.write(f"{folder}/figure.png\n")
     return 0

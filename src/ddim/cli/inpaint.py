@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ddim.cli import RUN, editing
-from ddim.errors import UserError, check_count
+from ddim.errors import check_count
 
 TAKES_FIELDS = True
 
@@ -32,44 +32,21 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resample", type=int, default=5, metavar="R", help="times that each level is done (default 5)"
     )
-    editing.options(parser, 50)
+    editing.add_options(parser, 50)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Paint and write."""
-    import torch
-
-    from ddim.diffusion.editing import Inpaint
-    from ddim.diffusion.noise import Noise, check_seeds
-    from ddim.diffusion.samplers import last, picture, start
-    from ddim.runs.generate import fill_micro_batches
+    """Paint, and print where the results are."""
+    from ddim.runs.edit import inpaint_image
+    from ddim.runs.edit_files import read_hole
 
     check_count("-n", args.n)
     check_count("--resample", args.resample)
+    run, grid = editing.open_run(args, "inpaint")
+    image = editing.read(run, [args.image])
+    hole = read_hole(args.mask, args.image, (image.shape[2], image.shape[3]), editing.write_line)
     seeds = range(args.seed, args.seed + args.n)
-    check_seeds((seeds[0], seeds[-1]))
-    work = editing.opened(args, "inpaint")
-    image = editing.read(work, [args.image])
-    hole = (editing.read(work, [args.mask], 1) > 0.5).float()
-    sizes = [editing.size_of(path) for path in (args.image, args.mask)]
-    if sizes[0] != sizes[1]:
-        (h, w), (mask_h, mask_w) = sizes
-        raise UserError(f"--mask must be of the size of the image, {h}x{w}, got {mask_h}x{mask_w}")
-    if not 0 < hole.mean() < 1:
-        raise UserError(f"--mask {str(args.mask)!r} must have white to paint, and black to keep")
-    model, made, out = work.model, [], editing.folder(args.out, "inpaint")
-    painter = Inpaint(work.enter(image), hole, args.resample)
-    for mine, filled, blank in fill_micro_batches(work.trained, seeds):
-        noise = Noise(filled)
-        with work.precise():
-            x = start(model.schedule, noise, blank, work.times[0])
-            made.append(work.leave(picture(model, last(painter(model, x, work.times, noise))))[: len(mine)])
-    painted = torch.cat(made)
-    # The bytes of the image itself, not what is left of them after two changes of unit.
-    painted = painted * hole + image * (1 - hole)
-    work.save(
-        out,
-        {"image": image, "hole": image * (1 - hole) + hole, "painted": painted},
-        {"image": str(args.image), "mask": str(args.mask), "resample": args.resample, "seed": args.seed},
-    )
-    return editing.said(out, f"{args.n} pictures")
+    edit = inpaint_image(run, image, hole, seeds, args.steps, resample=args.resample, grid=grid)
+    out = editing.save(args, "inpaint", edit, {"image": str(args.image), "mask": str(args.mask)})
+    editing.write_line(f"{args.n} images: {out}/strip.png")
+    return 0

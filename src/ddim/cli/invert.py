@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ddim.cli import RUN, editing
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 TAKES_FIELDS = True
-_NOISY = 0.05
 
 _EPILOG = """
 A latent is the noise from which DDIM makes the image. DIR gets the images as they entered, their latents, the
@@ -36,61 +30,29 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files")
-    editing.options(parser, 50)
+    editing.add_options(parser, 50)
     parser.add_argument("--exact", action="store_true", help="solve each step")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Invert, come back, write and print the errors."""
-    import torch
+    """Invert and restore the images, and print the errors."""
     from safetensors.torch import save
 
-    from ddim.diffusion.editing import invert, restore
     from ddim.files import write_atomic
+    from ddim.runs.edit import invert_images, warn_of_noise
 
-    work = editing.opened(args, "invert")
-    images = editing.read(work, args.images)
-    model, times, out = work.model, work.times, editing.folder(args.out, "invert")
-    clean, end = (model.schedule(t) for t in (torch.zeros((), dtype=torch.float64), times[-1]))
-    if clean.sigma > _NOISY:
-        sys.stdout.write(
-            f"note: at t = 0 this run's schedule still holds noise, sigma = {clean.sigma:.2f}: an image "
-            "without noise is no state of it, and its latent is that of a slightly different, grainy image\n"
+    run, grid = editing.open_run(args, "invert")
+    edit = invert_images(run, editing.read(run, args.images), args.steps, grid=grid, exact=args.exact)
+    if note := warn_of_noise(edit):
+        editing.write_line(f"note: {note}")
+    if edit.residual > 0:
+        editing.write_line(
+            f"note: some steps did not converge and change by {edit.residual:.2g} a round: take more steps"
         )
-    elif end.sigma > _NOISY:
-        sys.stdout.write(
-            f"note: the last of these {len(times)} levels has sigma = {end.sigma:.2f}, which an image "
-            "without noise lacks: its latent is that of a slightly different one; more --steps come nearer\n"
-        )
-    residuals = [0.0]
-
-    def latents(x0: Tensor) -> Tensor:
-        found = invert(model, x0, times, exact=args.exact)
-        residuals.append(0.0 if found.converged else found.residual)
-        return found.latent
-
-    with work.precise(args.exact):
-        latent = work.in_batches(latents, work.enter(images)).float()
-        back = work.leave(work.in_batches(lambda z: restore(model, z, times), latent))
-    if max(residuals) > 0:
-        sys.stdout.write(
-            f"note: some steps did not converge and change by {max(residuals):.2g} a round: take more steps\n"
-        )
-    # Latents that overflowed come back as no number, which is no JSON.
-    errors = [e if math.isfinite(e) else None for e in (back - images).square().mean((1, 2, 3)).tolist()]
-    for path, error in zip(args.images, errors, strict=True):
-        told = "not a finite number" if error is None else f"{error:.3g}"
-        sys.stdout.write(f"{path}: mean squared error of the round trip {told}\n")
-    seen = (latent / latent.std() / 6 + 0.5).clamp(0, 1)
-    work.save(
-        out,
-        {"image": images, "latent": seen, "back": back},
-        {
-            "images": list(map(str, args.images)),
-            "exact": args.exact,
-            "converged": max(residuals) == 0,
-            "squared_errors": errors,
-        },
-    )
-    write_atomic(out / "latents.safetensors", save({"latent": latent.contiguous()}))
-    return editing.said(out, f"{len(images)} images, {len(times)} levels there and back")
+    for path, error in zip(args.images, edit.errors.tolist(), strict=True):
+        shown = f"{error:.3g}" if math.isfinite(error) else "not a finite number"
+        editing.write_line(f"{path}: mean squared error of the round trip {shown}")
+    out = editing.save(args, "invert", edit, {"images": list(map(str, args.images))})
+    write_atomic(out / "latents.safetensors", save({"latent": edit.latents.contiguous()}))
+    editing.write_line(f"{len(edit.latents)} images, {args.steps} levels there and back: {out}/strip.png")
+    return 0

@@ -6,7 +6,6 @@ in memory. An evaluation's folder appears in one piece, by one rename: one that 
 
 from __future__ import annotations
 
-import datetime
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -56,7 +55,7 @@ from ddim.runs.checks import check_label
 from ddim.runs.generate import sample_uint8, with_options
 from ddim.runs.image_features import BATCH, Chosen, features_of
 from ddim.runs.pipeline import load
-from ddim.runs.provenance import sampling_record
+from ddim.runs.provenance import make_record, sampling_record
 from ddim.runs.recipe import Data
 
 ENOUGH = 5
@@ -137,9 +136,7 @@ def evaluate(
         began = time.monotonic()
         metrics, notes = measured(features, truth)
         spent["metrics"] = time.monotonic() - began
-        record = {
-            "schema": scores.SCHEMA,
-            "kind": "evaluation",
+        content = {
             "metrics": metrics,
             "notes": notes,
             **_facts(against, extractor),
@@ -151,10 +148,8 @@ def evaluate(
             },
             "sampling": subject.sampling and {**subject.sampling, "nfe": nfe},
             "seconds": {name: round(seconds, 2) for name, seconds in spent.items()},
-            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "versions": tracking.versions(),
         }
-        write_json(beside / scores.RECORD, record)
+        write_json(beside / scores.RECORD, make_record("evaluation", content, schema=scores.SCHEMA))
         found = scores.read(_published(beside, subject, out))
     # Beside a run, evaluations are numbers alone.
     if out is None and not subject.stem:
@@ -217,7 +212,7 @@ class _Subject:
 def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progress) -> _Subject:
     run = checkpoint.chosen(run) or run
     trained = load(run, pictures.weights, device=pictures.device)
-    label = labels.find_label(pictures.label, trained.recipe, trained.checkpoint.state.classes)
+    label = labels.find_label(pictures.label, trained.recipe, trained.classes)
     guidance = pictures.guidance
     check_label(trained.recipe, label, guidance)
     against = open_reference(trained, reference, partial(progress, "images"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,9 +28,9 @@ from ddim.files import write_json
 from ddim.runs import classes as labels
 from ddim.runs import folder as tracking
 from ddim.runs.checks import check_unconditional
-from ddim.runs.codec import dump
 from ddim.runs.image_features import Chosen
 from ddim.runs.pipeline import LoadedRun, Pipeline
+from ddim.runs.provenance import make_record
 from ddim.training.batches import earliest
 
 Method = Literal["vlb", "ode"]
@@ -186,17 +185,5 @@ def _describe(chosen: Chosen, classes: Tensor | None) -> dict[str, Any]:
 def _write(run: LoadedRun, found: dict[str, Any]) -> Path:
     """Write the record into a new folder, and return that folder."""
     folder = tracking.numbered(run.checkpoint.run / "likelihoods")
-    record = {
-        "schema": 1,
-        "kind": "likelihood",
-        **found,
-        "checkpoint": {"path": str(run.checkpoint.path), "sha256": run.checkpoint.sha256},
-        "step": run.checkpoint.state.step,
-        "weights": run.checkpoint.weights,
-        "recipe": dump(run.recipe),
-        "runtime": vars(run.runtime),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": tracking.versions(),
-    }
-    write_json(folder / "record.json", record)
+    write_json(folder / "record.json", make_record("likelihood", found, run))
     return folder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,7 @@ from ddim.runs.classes import choose_label
 from ddim.runs.generate import sample_uint8, with_options
 from ddim.runs.images import OwnImages, own_images
 from ddim.runs.pipeline import LoadedRun
-from ddim.runs.provenance import sampling_record
+from ddim.runs.provenance import make_record, sampling_record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,16 +95,12 @@ def check_memorisation(
     plots.save_png(folder / "pairs.png", image)
     share = {"copies": float(verdict.samples.share.value)}
     tracking.show(run.checkpoint.run, run.checkpoint.state.step, "memorisation", image, share)
-    record = {
-        "schema": 1,
-        "kind": "memorisation",
+    content = {
         **memorisation_record(verdict, list(seeds), own, apart, duplicates),
         "features": extractor and {"extractor": extractor.name, "weights": extractor.weights},
         "sampling": sampling_record(run, seeds, steps, nfes[0], label),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": tracking.versions(),
     }
-    write_json(folder / "record.json", record)
+    write_json(folder / "record.json", make_record("memorisation", content, run))
     return Memorisation(verdict, apart, duplicates, folder)
 
 

@@ -28,6 +28,7 @@ from ddim.runs import folder as tracking
 from ddim.runs.codec import dump, load, write_recipe
 from ddim.runs.named_recipes import ddpm
 from ddim.runs.pipeline import Pipeline
+from ddim.runs.provenance import list_versions
 from ddim.runs.recipe import DDPMUNetSpec, Recipe, build
 from ddim.runs.state import RunState
 
@@ -164,7 +165,7 @@ def import_(folder: Path, out: Path | None = None) -> Path:
     model.net.load_state_dict(from_diffusers(weights, model.net.state_dict()))
     pixels, runtime = Pixels.fixed(0.5, 0.5, channels), choose_runtime(precision="fp32", compiling=False)
     run = tracking.new_run_folder(out, str(folder), recipe.name)
-    facts = {"folder": str(folder.resolve()), "versions": tracking.versions()}
+    facts = {"folder": str(folder.resolve()), "versions": list_versions()}
     write_json(run / "import.json", facts)
     (run / "recipe.yaml").write_text(write_recipe(recipe), encoding="utf-8")
     state = RunState(0, pixels, channels, (), runtime)

@@ -4,12 +4,10 @@ import errno
 import json
 import math
 import os
-import platform
 import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -89,22 +87,6 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         elif number < len(lines):
             raise UserError(f"{folder / METRICS}, line {number} is not a line of a run's log: {line[:40]!r}")
     return metrics
-
-
-def versions() -> dict[str, Any]:
-    """What numbers depend on: python, torch, torchvision, ddim, platform, processor, threads of torch."""
-    import torch
-    import torchvision
-
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "ddim": version("ddim"),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
-    }
 
 
 class RunLog:
@@ -259,12 +241,3 @@ def _kept(folder: Path, resumed: int | None) -> Iterator[bytes]:
             entry = _entry(line)
             if entry is not None and entry["step"] <= resumed:
                 yield line
-
-
-def _processor() -> str:
-    """The model of the processor where the system tells it (Linux), else its architecture."""
-    try:
-        told = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        told = None
-    return told[1] if told else platform.processor() or platform.machine()

@@ -20,6 +20,7 @@ from ddim.errors import UserError
 from ddim.nn.ema import name_averages
 from ddim.nn.runtime import Runtime, choose_runtime, find_device
 from ddim.runs import checkpoint
+from ddim.runs.codec import dump
 from ddim.runs.codec import load as load_recipe
 from ddim.runs.recipe import Data, Fixed, Recipe, UNetSpec, build
 from ddim.runs.searched_grids import saved
@@ -48,6 +49,10 @@ class Pipeline:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, by index; empty if they have none."""
         return ()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what identifies the pipeline in a record, as JSON."""
+        return {"recipe": dump(self.recipe), "runtime": vars(self.runtime)}
 
     def with_recipe(self, **fields: Any) -> Self:  # noqa: ANN401 (any field of a recipe)
         """Return the pipeline with other values in its recipe, such as `sampler=DDIM()`."""
@@ -95,6 +100,18 @@ class LoadedRun(Pipeline):
     def classes(self) -> tuple[str, ...]:
         """The names of the class folders that the run was trained on."""
         return self.checkpoint.state.classes
+
+    def describe(self) -> dict[str, Any]:
+        """Return checkpoint, step, weights, recipe and runtime, as JSON."""
+        found = self.checkpoint
+        return {
+            "checkpoint": {"path": str(found.path), "sha256": found.sha256},
+            "step": found.state.step,
+            "weights": found.weights,
+            **super().describe(),
+            # Samples have the same bits only in the runtime of the run, without torch.compile.
+            "bit_equal": self.runtime == replace(found.state.runtime, compile=False),
+        }
 
     def searched_grid(self, sampler: Sampler, steps: int) -> Listed | None:
         """Return the grid that `ddim search` saved with the run, or None."""

@@ -1,46 +1,92 @@
-"""What a set of pictures depends on, so that a number about them can carry it."""
+"""Records: what images and numbers depend on, as JSON that is kept beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from ddim.runs import folder as tracking
 from ddim.runs.classes import Label
 from ddim.runs.codec import dump
-from ddim.runs.pipeline import LoadedRun
+from ddim.runs.pipeline import Pipeline
+
+SCHEMA = 1
+"""The version of the layout of records."""
+
+
+def make_record(
+    kind: str, content: Mapping[str, Any], run: Pipeline | None = None, schema: int = SCHEMA
+) -> dict[str, Any]:
+    """Return the record of a result: what it is, what it says, the run, the time and the versions.
+
+    Args:
+        kind: "evaluation", "samples", "edit", ...
+        content: the result, as JSON.
+        run: the run that it is about, if there is one.
+        schema: the version of the layout of this kind.
+    """
+    return {
+        "schema": schema,
+        "kind": kind,
+        **content,
+        **({} if run is None else run.describe()),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": list_versions(),
+    }
 
 
 def sampling_record(
-    trained: LoadedRun,
-    seeds: Sequence[int],
-    steps: int,
-    nfe: int,
-    label: Label,
-    guidance: float = 1.0,
+    pipeline: Pipeline, seeds: Sequence[int], steps: int, nfe: int, label: Label, guidance: float = 1.0
 ) -> dict[str, Any]:
-    """Checkpoint and its hash, weights, recipe, sampler, times, NFE, seeds, label and its name, guidance,
-    runtime and versions, as JSON.
-    """
-    recipe = trained.recipe
+    """Return what samples depend on: run, sampler, times, NFE, seeds, label, guidance, versions."""
     return {
-        "checkpoint": {"path": str(trained.checkpoint.path), "sha256": trained.checkpoint.sha256},
-        "step": trained.checkpoint.state.step,
-        "weights": trained.checkpoint.weights,
-        "recipe": dump(recipe),
-        "sampler": dump(recipe.sampler, named=True),
+        **pipeline.describe(),
+        "sampler": dump(pipeline.recipe.sampler, named=True),
+        **describe_times(pipeline, steps),
+        "nfe": nfe,
+        "seeds": list(seeds),
+        "label": label,
+        "class": pipeline.classes[label] if isinstance(label, int) and pipeline.classes else None,
+        "guidance": guidance,
+        "versions": list_versions(),
+    }
+
+
+def describe_times(pipeline: Pipeline, steps: int) -> dict[str, Any]:
+    """Return the grid of a recipe, its schedule and the times, as JSON."""
+    recipe = pipeline.recipe
+    return {
         "grid": dump(recipe.grid, named=True),
         "schedule": dump(recipe.walked, named=True),
         "clip": recipe.clip,
         "times": recipe.grid(steps, recipe.walked).tolist(),
-        "nfe": nfe,
-        "seeds": list(seeds),
-        "label": label,
-        "class": trained.checkpoint.state.classes[label] if isinstance(label, int) else None,
-        "guidance": guidance,
-        "runtime": vars(trained.runtime),
-        # Pictures are the same bits only where they are made as the run chose, and nothing is compiled.
-        "bit_equal": trained.runtime == replace(trained.checkpoint.state.runtime, compile=False),
-        "versions": tracking.versions(),
     }
+
+
+def list_versions() -> dict[str, Any]:
+    """Return the versions that numbers depend on, with platform, processor and threads of torch."""
+    import torch
+    import torchvision
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "ddim": version("ddim"),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _processor() -> str:
+    """Return the model of the processor if the system tells it (Linux), else its architecture."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()

@@ -20,7 +20,7 @@ from ddim.runs.classes import Label
 from ddim.runs.folder import writable
 from ddim.runs.generate import Film, generate, split_into_parts
 from ddim.runs.pipeline import LoadedRun
-from ddim.runs.provenance import sampling_record
+from ddim.runs.provenance import make_record, sampling_record
 
 RECORD = "record.json"
 SHOWN = 256
@@ -80,7 +80,7 @@ def write_samples(
     """
     check_seeds(seeds)
     check_label(pipeline.recipe, label, guidance)
-    record = sampling_record(pipeline, seeds, steps, 0, label, guidance)
+    record = make_record("samples", sampling_record(pipeline, seeds, steps, 0, label, guidance))
     folder, before = _open_folder(None if out is None else Path(out), record)
     if not (folder / RECORD).is_file():
         # The record makes the folder one of samples, which the same call may finish.

@@ -31,6 +31,7 @@ from ddim.runs.codec import load as load_recipe
 from ddim.runs.images import check_there
 from ddim.runs.named_recipes import find
 from ddim.runs.pipeline import LoadedRun, load, load_state, recipe_of
+from ddim.runs.provenance import list_versions
 from ddim.runs.recipe import Fixed, Recipe, build
 from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid
 from ddim.training.engine import LocalEngine
@@ -356,7 +357,7 @@ def _facts(
         "parameters": sum(p.numel() for p in training.model.parameters()),
         "runtime": vars(training.engine.runtime),
         "asked": vars(machine),
-        "versions": tracking.versions(),
+        "versions": list_versions(),
     }
 
 

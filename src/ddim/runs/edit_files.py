@@ -1,0 +1,102 @@
+"""Files of edits: image and mask files in; PNGs, a strip and a record out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddim.data.decode import UnusableError, decode, header
+from ddim.errors import UserError
+from ddim.files import write_json
+from ddim.plots.pictures import save_figure, save_png, strip, to_uint8
+from ddim.runs.edit import Edit
+from ddim.runs.provenance import describe_times, make_record
+
+
+def read_images(
+    paths: Sequence[str | Path],
+    size: tuple[int, int],
+    channels: int,
+    on_change: Callable[[str], object] | None = None,
+) -> Tensor:
+    """Read image files as (B, C, H, W) in [0, 1].
+
+    Args:
+        paths: image files.
+        size: height and width to which each is cropped and resized.
+        channels: 1 for gray, 3 for RGB, 4 for RGBA.
+        on_change: is called with a sentence for each image that was cropped or resized.
+
+    Raises:
+        UserError: if a file cannot be read or is no image.
+    """
+    images = []
+    for path in map(Path, paths):
+        try:
+            found, pixels = decode(path.read_bytes(), size, channels)
+        except OSError as error:
+            raise UserError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+        except UnusableError as error:
+            raise UserError(f"{str(path)!r} cannot be used: {error}") from None
+        if (found.height, found.width) != size and on_change:
+            # The crop has the aspect of the model's images.
+            scale = min(found.height / size[0], found.width / size[1])
+            cropped = (round(scale * size[0]), round(scale * size[1]))
+            crop = "" if cropped == (found.height, found.width) else f"cropped to {cropped[0]}x{cropped[1]}, "
+            on_change(
+                f"{path}: {found.height}x{found.width}, {crop}resized to {size[0]}x{size[1]}, "
+                "the size of the run (height x width)"
+            )
+        images.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255)
+    return torch.stack(images)
+
+
+def read_hole(
+    path: str | Path,
+    image: str | Path,
+    size: tuple[int, int],
+    on_change: Callable[[str], object] | None = None,
+) -> Tensor:
+    """Read a mask file as (1, 1, H, W): 1 where it is white, to paint, and 0 where it is black, to keep.
+
+    Raises:
+        UserError: if the file is not of the size of the image file, or all white or all black.
+    """
+    hole = (read_images([path], size, 1, on_change) > 0.5).float()
+    heads = [header(Path(file).read_bytes()) for file in (image, path)]
+    sizes = [f"{head.height}x{head.width}" for head in heads]
+    if sizes[0] != sizes[1]:
+        raise UserError(f"the mask must be of the size of the image, {sizes[0]}, got {sizes[1]}")
+    if not 0 < hole.mean() < 1:
+        raise UserError(f"the mask {str(path)!r} must have white to paint, and black to keep")
+    return hole
+
+
+def save_edit(edit: Edit, folder: str | Path, command: str, facts: dict[str, Any] | None = None) -> None:
+    """Write each image as a PNG, strip.png with a line for each row, and record.json.
+
+    Args:
+        edit: the result of one of the functions above.
+        folder: an existing folder.
+        command: the name of the edit in the record.
+        facts: more entries of the record, such as the names of the image files.
+    """
+    folder = Path(folder)
+    rows = {name: list(to_uint8(images)) for name, images in edit.rows.items()}
+    for name, row in rows.items():
+        for k, pixels in enumerate(row):
+            save_png(folder / f"{name.replace(' ', '-')}-{k:02d}.png", pixels)
+    heads = [str(k) for k in range(max(map(len, rows.values())))]
+    save_figure(folder / "strip.png", strip(rows, heads))
+    content = {
+        "command": command,
+        **describe_times(edit.pipeline, len(edit.times)),
+        "network_calls": edit.calls,
+        **edit.facts,
+        **(facts or {}),
+    }
+    write_json(folder / "record.json", make_record("edit", content, edit.pipeline))
