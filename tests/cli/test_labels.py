@@ -13,7 +13,7 @@ from ddim.diffusion import likelihood
 from ddim.evaluation import compare as ranking
 from ddim.evaluation import record as scores
 from ddim.metrics import features
-from ddim.plots.pictures import grid
+from ddim.plots.pictures import make_sheet
 from ddim.runs.codec import write_recipe
 from ddim.runs.generate import generate
 from ddim.runs.pipeline import load
@@ -81,8 +81,8 @@ def test_weights_of_other_classes_can_be_trained_on_without_labels_alone(home, t
 
 def test_the_grid_of_a_run_shows_its_classes_in_turn(home):
     run = load(home / "run")
-    wanted = grid(generate(run, range(2), 2, label="all")[0])
-    assert not np.array_equal(wanted, grid(generate(run, range(2), 2)[0]))
+    wanted = make_sheet(generate(run, range(2), 2, label="all")[0])
+    assert not np.array_equal(wanted, make_sheet(generate(run, range(2), 2)[0]))
     with Image.open(home / "run" / "samples" / "step-000000010.png") as shown:
         assert np.array_equal(np.asarray(shown), wanted)
 
@@ -153,7 +153,7 @@ def test_an_evaluation_is_of_the_pictures_that_sample_makes_and_says_which(home,
     assert [s["nfe"] for s in sampling] == [4, 2]
     other = ranking.differing(made)
     assert (other["label"], other["guidance"]) == (["all", 3], [2.0, 1.0])
-    wanted = grid(generate(load(home / "run"), range(12), 2, label="all", guidance=2.0)[0])
+    wanted = make_sheet(generate(load(home / "run"), range(12), 2, label="all", guidance=2.0)[0])
     with Image.open(made[0].folder / scores.GRID) as shown:
         assert np.array_equal(np.asarray(shown), wanted)
 

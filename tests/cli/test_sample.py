@@ -13,7 +13,7 @@ import ddim
 import tiny
 from ddim.cli import main
 from ddim.cli.sample import parse_seeds
-from ddim.plots import pictures as plots
+from ddim.plots.pictures import make_sheet, save_png, to_uint8
 from ddim.runs import checkpoint, sample_folder
 from ddim.runs.pipeline import load
 from ddim.training import train
@@ -112,10 +112,10 @@ def test_the_files_are_those_of_all_pictures_made_at_once(run, tmp_path):
     files = made(run, tmp_path / "a", "-n", 20, "--steps", 2, "--seed", 5)
     images = ddim.sample(run, 20, 2, seed=5)
     assert load(run).runtime.micro_batch < 20
-    for k, pixels in enumerate(plots.to_uint8(images), 5):
-        plots.save_png(tmp_path / "one.png", pixels)
+    for k, pixels in enumerate(to_uint8(images), 5):
+        save_png(tmp_path / "one.png", pixels)
         assert files[f"{k:05d}.png"] == (tmp_path / "one.png").read_bytes()
-    plots.save_png(tmp_path / "grid.png", plots.grid(images))
+    save_png(tmp_path / "grid.png", make_sheet(images))
     assert files["grid.png"] == (tmp_path / "grid.png").read_bytes()
 
 

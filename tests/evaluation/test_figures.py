@@ -15,7 +15,8 @@ from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, LinearIn
 from ddim.errors import UserError
 from ddim.evaluation import figures
 from ddim.nn.runtime import Runtime
-from ddim.plots import pictures as plots
+from ddim.plots import charts
+from ddim.plots.pictures import to_uint8
 from ddim.runs.generate import generate
 from ddim.runs.named_recipes import smoke
 from ddim.runs.pipeline import Pipeline
@@ -30,15 +31,15 @@ def lines(axes):
 
 @pytest.fixture
 def strips(monkeypatch):
-    """What `plots.strip` is asked to draw, beside drawing it."""
+    """What `charts.plot_strip` is asked to draw, beside drawing it."""
     seen = []
 
     def strip(rows, heads, notes=None, title=""):
         seen.append((rows, heads, notes))
         return drawn(rows, heads, notes, title)
 
-    drawn = plots.strip
-    monkeypatch.setattr(plots, "strip", strip)
+    drawn = charts.plot_strip
+    monkeypatch.setattr(charts, "plot_strip", strip)
     return seen
 
 
@@ -203,7 +204,7 @@ def photograph(path, size=(40, 30), seed=0):
 def test_an_image_file_is_taken_as_it_is_where_it_has_the_size(tmp_path):
     pixels = photograph(tmp_path / "photo.png", (24, 32))
     image = figures.one_image(str(tmp_path / "photo.png"), (24, 32))
-    assert np.array_equal(plots.to_uint8(image)[0], pixels)
+    assert np.array_equal(to_uint8(image)[0], pixels)
 
 
 def test_the_first_usable_image_of_an_archive_is_taken(tmp_path):
@@ -212,12 +213,12 @@ def test_the_first_usable_image_of_an_archive_is_taken(tmp_path):
         archive.writestr("a.png", b"\x89PNG\r\n\x1a\n and then nothing")
         archive.write(tmp_path / "b.png", "b.png")
     image = figures.one_image(str(tmp_path / "all.zip"), (16, 16))
-    assert np.array_equal(plots.to_uint8(image)[0], pixels)
+    assert np.array_equal(to_uint8(image)[0], pixels)
 
 
 def test_the_first_flower_of_the_embedded_set_is_taken_without_drawing_the_others():
     image = figures.one_image("blossoms", (32, 48))
-    assert np.array_equal(plots.to_uint8(image)[0], blossoms.draw(0, (32, 48)))
+    assert np.array_equal(to_uint8(image)[0], blossoms.draw(0, (32, 48)))
 
 
 def test_a_broken_image_is_told_with_its_reason(tmp_path):
@@ -234,12 +235,12 @@ def test_a_source_that_does_not_exist_is_told():
 def test_the_forward_strip_runs_from_the_image_to_the_same_noise_under_each_schedule(strips):
     image = figures.one_image("blossoms", (32, 32))
     shown = {"clean": LinearBeta(), "bounded": Cosine()}
-    plots.drawn(figures.forward(image, shown, columns=5, seed=3))
+    charts.rasterise(figures.forward(image, shown, columns=5, seed=3))
     ((rows, heads, notes),) = strips
     assert heads == ["t = 0", "t = 0.25", "t = 0.5", "t = 0.75", "t = 1"]
     # A schedule that begins clean begins with the image; one that does not, does not.
-    assert np.array_equal(rows["clean"][0], plots.to_uint8(image)[0])
-    assert not np.array_equal(rows["bounded"][0], plots.to_uint8(image)[0])
+    assert np.array_equal(rows["clean"][0], to_uint8(image)[0])
+    assert not np.array_equal(rows["bounded"][0], to_uint8(image)[0])
     assert notes["bounded"][0] == "alpha 0.95"
     assert notes["bounded"][4] == "alpha 0.02"
     # At the other end both are noise of deviation a quarter about the middle gray, and the same noise.
@@ -277,13 +278,13 @@ def trained():
 
 
 def test_the_reverse_strip_ends_in_the_picture_that_sampling_gives(strips):
-    plots.drawn(figures.reverse(trained(), steps=20, seed=7))
+    charts.rasterise(figures.reverse(trained(), steps=20, seed=7))
     ((rows, heads, _),) = strips
     states, predictions, back = rows.values()
     images, _ = generate(trained(), [7], 20)
     for row in (states, predictions, back):
         assert len(row) == len(heads) == 10
-        assert np.array_equal(row[-1], plots.to_uint8(images)[0])
+        assert np.array_equal(row[-1], to_uint8(images)[0])
     assert (heads[0], heads[-1]) == ("t = 1", "t = 0")
 
 
@@ -296,7 +297,7 @@ def test_each_prediction_of_the_reverse_strip_is_the_one_made_from_the_state_abo
     for state, prediction, t in zip(states, predictions, (1.0, 0.75, 0.5, 0.25), strict=False):
         # Only pixels that were not clamped can be read back; an eighth bit of x_t is worth little in x0.
         x = run.pixels.enter(torch.from_numpy(state.copy()).permute(2, 0, 1)[None] / 255)
-        asked = plots.to_uint8(run.pixels.leave(run.model(x, torch.tensor(t, dtype=torch.float64)).x0))[0]
+        asked = to_uint8(run.pixels.leave(run.model(x, torch.tensor(t, dtype=torch.float64)).x0))[0]
         readable = (state > 0) & (state < 255)
         assert readable.mean() > 0.3
         assert np.abs(prediction.astype(int) - asked)[readable].max() <= 2
@@ -352,7 +353,7 @@ def test_losses_are_drawn_against_the_images_seen_without_what_was_not_finite():
     assert [values.tolist() for values in noise["mine"]] == [[128], [0.5]]
     assert [values.tolist() for values in image["mine"]] == [[128], [0.2]]
     assert set(noise) == set(image) == {"mine"}
-    plots.drawn(figure)
+    charts.rasterise(figure)
 
 
 def test_a_run_keeps_its_colour_in_every_panel():

@@ -12,8 +12,8 @@ from ddim.errors import UserError
 from ddim.experiments import index as runs
 from ddim.experiments import report as reports
 from ddim.experiments.summary import Spread
-from ddim.plots import pictures as plots
 from ddim.plots.page import Cell, Strips, Table, Text
+from ddim.plots.pictures import make_sheet, save_png, to_uint8
 from ddim.runs.codec import dump
 from ddim.runs.named_recipes import smoke
 from evaluated_runs import record
@@ -36,8 +36,8 @@ def trained(tmp_path):
     for folder in root.iterdir():
         (folder / "samples").mkdir()
         for step in (30, 60):
-            sheet = plots.grid(images(4, 32, 32) // (90 - step))
-            plots.save_png(folder / "samples" / f"step-{step:09d}.png", sheet)
+            sheet = make_sheet(images(4, 32, 32) // (90 - step))
+            save_png(folder / "samples" / f"step-{step:09d}.png", sheet)
     return root
 
 
@@ -178,9 +178,9 @@ def test_what_runs_share_is_said_and_not_where_on_this_machine_their_images_lie(
 @pytest.mark.parametrize("height, width, n", [(32, 32, 4), (24, 40, 7), (64, 64, 1), (8, 16, 16)])
 def test_a_grid_is_cut_into_the_pictures_that_it_was_laid_of(height, width, n):
     shown = images(n, height, width)
-    cells = reports.cut(plots.grid(shown), height, width)
+    cells = reports.cut(make_sheet(shown), height, width)
     # The last row of a grid may have room left.
-    for picture, cell in zip(plots.to_uint8(shown), cells, strict=False):
+    for picture, cell in zip(to_uint8(shown), cells, strict=False):
         np.testing.assert_array_equal(cell, picture)
     assert len(cells) >= n
 
@@ -188,7 +188,7 @@ def test_a_grid_is_cut_into_the_pictures_that_it_was_laid_of(height, width, n):
 def test_a_strip_shows_the_last_pictures_of_the_same_seeds(trained):
     run = runs.read(trained / "a0")
     strip = reports.last_samples(run)
-    first = plots.to_uint8(images(4, 32, 32) // 30)
+    first = to_uint8(images(4, 32, 32) // 30)
     assert strip.shape == (64, 4 * 64 + 3 * 4, 3)
     for k, picture in enumerate(first):
         np.testing.assert_array_equal(strip[:64:2, k * 68 : k * 68 + 64 : 2], picture)

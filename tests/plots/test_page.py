@@ -1,4 +1,4 @@
-"""Blocks -> Markdown and HTML: nothing of a text becomes markup, and nothing is asked of other addresses."""
+"""Pages: no text becomes markup, and the HTML file needs no other address."""
 
 import base64
 import re
@@ -15,7 +15,7 @@ from ddim.plots.page import (
     Strips,
     Table,
     Text,
-    check_out,
+    check_page_path,
     save_page,
     to_html,
     to_markdown,
@@ -27,7 +27,7 @@ PNG = b"\x89PNG not really"
 
 
 def blocks(text):
-    """Every kind of block with a text in every place."""
+    """Return every kind of block, with a text in every place."""
     return [
         Heading(text),
         Text(text),
@@ -49,14 +49,14 @@ def test_no_text_becomes_markup(place):
 
 
 @given(st.text(max_size=40))
-def test_any_text_is_read_back_from_the_page(text):
+def test_any_text_reads_back_unchanged(text):
     page = Reader(to_html("t", [Text(text)], {}))
-    # A parser of HTML makes one kind of line end of all.
+    # An HTML parser turns every line end into one kind.
     assert text.replace("\r\n", "\n").replace("\r", "\n") in "".join(page.texts).replace("\r", "\n")
     assert page.open == []
 
 
-def test_a_page_asks_no_address_and_holds_its_pictures():
+def test_a_page_holds_its_images_and_loads_nothing():
     page = Reader(to_html("t", blocks("x"), {"a.png": PNG}))
     sources = [attrs["src"] for tag, attrs in page.elements if tag == "img"]
     assert len(sources) == 2
@@ -70,7 +70,7 @@ def test_a_page_asks_no_address_and_holds_its_pictures():
     assert "@import" not in to_html("t", [], {})
 
 
-def test_a_table_of_markdown_keeps_its_shape_whatever_its_cells_say():
+def test_a_markdown_table_keeps_its_shape_for_any_text():
     text = to_markdown("t", [Table(("a", "n"), [(Cell("x | y\nz"), Cell("1", best=True))], 1)], "files")
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert rows[1] == "| --- | ---: |"
@@ -79,23 +79,23 @@ def test_a_table_of_markdown_keeps_its_shape_whatever_its_cells_say():
 
 
 @given(st.text(st.sampled_from("<>[]()*_`|\\#!&$~ab\n "), max_size=30))
-def test_every_sign_of_markdown_is_escaped(text):
+def test_every_special_sign_of_markdown_is_escaped(text):
     said = to_markdown("t", [Text(text)], "files").split("\n\n", 2)[2]
     bare = re.sub(r"\\[\\`*_{}\[\]()#+!|<>~&$]", "", said)
     assert not set(bare) & set("<>[]()*_`|\\#!&$~")
 
 
-def test_pictures_of_markdown_lie_beside_it():
+def test_markdown_links_to_the_images_beside_it():
     text = to_markdown("t", [Picture("a.png", "losses"), Strips([("one", "b.png")])], "report-files")
     assert "![losses](report-files/a.png)" in text
     assert "![one](report-files/b.png)" in text
 
 
-def test_pictures_of_others_are_left_alone_and_those_of_a_page_are_renewed(tmp_path):
+def test_only_the_images_of_a_page_of_ours_are_replaced(tmp_path):
     out, picture = tmp_path / "page.html", tmp_path / "page-files" / "001.png"
     picture.parent.mkdir()
     picture.write_text("precious")
-    for look in (check_out, lambda out: save_page(out, "t", [], {"001.png": PNG})):
+    for look in (check_page_path, lambda out: save_page(out, "t", [], {"001.png": PNG})):
         with pytest.raises(UserError, match="page-files exists and was not made by ddim"):
             look(out)
     assert picture.read_text() == "precious"
@@ -107,14 +107,14 @@ def test_pictures_of_others_are_left_alone_and_those_of_a_page_are_renewed(tmp_p
         assert picture.read_bytes() == png
 
 
-def test_a_page_whose_pictures_were_not_all_written_can_be_written_again(tmp_path):
+def test_a_page_whose_writing_failed_can_be_written_again(tmp_path):
     with pytest.raises(TypeError):
         save_page(tmp_path / "page.html", "t", [], {"001.png": PNG, "002.png": None})
     save_page(tmp_path / "page.html", "t", [], {"001.png": PNG, "002.png": PNG})
     assert (tmp_path / "page-files" / "002.png").read_bytes() == PNG
 
 
-def test_a_folder_is_no_page_and_a_file_no_folder_of_pictures(tmp_path):
+def test_a_folder_in_place_of_a_page_and_a_file_in_place_of_its_images_are_refused(tmp_path):
     for name in ("a.html", "b.md"):
         (tmp_path / name).mkdir()
     (tmp_path / "c-files").touch()
@@ -123,4 +123,4 @@ def test_a_folder_is_no_page_and_a_file_no_folder_of_pictures(tmp_path):
     (tmp_path / "d-files").touch()
     for name, what in (("a", "a.html"), ("b", "b.md"), ("c", "c-files"), ("d", "d-files")):
         with pytest.raises(UserError, match=f"{what} exists and was not made by ddim"):
-            check_out(tmp_path / f"{name}.html")
+            check_page_path(tmp_path / f"{name}.html")

@@ -10,7 +10,7 @@ import torch
 import tiny
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import State
-from ddim.plots.pictures import grid
+from ddim.plots.pictures import make_sheet
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
 from ddim.runs.generate import Film, generate
@@ -72,7 +72,7 @@ def test_a_film_has_one_grid_for_each_state_and_ends_with_the_pictures(folder):
     frames = film.frames()
     assert len(frames) == 4
     assert all(frame.shape == frames[0].shape for frame in frames)
-    np.testing.assert_array_equal(frames[-1], grid(images))
+    np.testing.assert_array_equal(frames[-1], make_sheet(images))
 
 
 def test_a_film_is_of_its_own_seeds_only(folder):

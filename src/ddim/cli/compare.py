@@ -53,12 +53,12 @@ def run(args: argparse.Namespace) -> int:
     from ddim.evaluation.compare import differing, ranked
     from ddim.evaluation.record import read
     from ddim.metrics.catalogue import find_metric
-    from ddim.plots.page import check_out, save_page
+    from ddim.plots.page import check_page_path, save_page
     from ddim.runs.checkpoint import names_best
 
     metric = find_metric(args.metric)
     if args.out is not None:
-        check_out(args.out)
+        check_page_path(args.out)
     for path in args.evaluations:
         if names_best(path):
             raise UserError(f"{path} has no evaluations of its own: name one, {path.parent}/evaluations/N")

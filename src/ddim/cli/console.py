@@ -15,7 +15,7 @@ from ddim.data import Images
 from ddim.data.cache import enlarged
 from ddim.data.images import SMALLEST
 from ddim.files import read_json
-from ddim.plots.pictures import can_preview, terminal
+from ddim.plots.pictures import can_preview, render_preview
 from ddim.runs.folder import read_metrics
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
@@ -161,7 +161,7 @@ class Console(Callback):
             from PIL import Image
 
             with Image.open(sheet) as image:
-                say(terminal(np.asarray(image.convert("RGB")), min(64, self.tty.width)), self.bar)
+                say(render_preview(np.asarray(image.convert("RGB")), min(64, self.tty.width)), self.bar)
         self.pace.event(time.monotonic())
 
     def end(self, training: Training) -> None:

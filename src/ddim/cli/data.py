@@ -63,10 +63,10 @@ def run(args: argparse.Namespace) -> int:
     from ddim.data.find_source import find
     from ddim.data.order import order
     from ddim.files import cache_folder
-    from ddim.plots.pictures import check_out, grid, save_png
+    from ddim.plots.pictures import check_png_path, make_sheet, save_png
 
     size = parse_size(args.size)
-    check_out(args.out)
+    check_png_path(args.out)
     with _bar() as progress:
         images = open_images(args.data, size, args.channels, progress=progress)
     others = survey(find(args.data), cache_folder()).others
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     print("\n".join(lines))
     shown = order(len(images), 0, 0)[:_SHOWN]
-    save_png(args.out, grid(torch.from_numpy(images.pixels[shown]).permute(0, 3, 1, 2)))
+    save_png(args.out, make_sheet(torch.from_numpy(images.pixels[shown]).permute(0, 3, 1, 2)))
     print(f"grid: {escape(str(args.out))}")
     return 0
 

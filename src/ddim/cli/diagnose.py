@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     """Ask the run, print the table, write the figure and the record."""
     from ddim.cli.console import report_decoding
     from ddim.evaluation import diagnose as diagnostics
-    from ddim.plots.pictures import drawn, save_png
+    from ddim.plots.charts import rasterise
+    from ddim.plots.pictures import save_png
     from ddim.runs import folder as tracking
     from ddim.runs.pipeline import load
     from ddim.runs.provenance import make_record
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     print_table(diagnostics.HEAD, diagnostics.level_rows(found), numbers=0)
     sys.stdout.write("\n" + "".join(f"{sentence}\n" for sentence in diagnostics.findings(found)))
     step = trained.checkpoint.state.step
-    picture = drawn(
+    picture = rasterise(
         diagnostics.figure(found, f"{args.run.resolve().name}, step {step}, {args.weights} weights")
     )
     folder = tracking.numbered(args.run / "diagnostics")

@@ -111,9 +111,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw the figure and print where it lies. UserError where that cannot be."""
-    from ddim.plots.pictures import check_out, save_figure
+    from ddim.plots.charts import save_figure
+    from ddim.plots.pictures import check_png_path
 
-    check_out(args.out)
+    check_png_path(args.out)
     save_figure(args.out, _DRAW[args.kind](args))
     print(args.out)
     return 0

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     check_count("--steps", args.steps)
     check_fields(args, "sample", *SAMPLING_FIELDS)
     # Here, so that --help answers without torch.
-    from ddim.plots.pictures import can_preview, terminal
+    from ddim.plots.pictures import can_preview, render_preview
     from ddim.runs.classes import find_label
     from ddim.runs.generate import with_options
     from ddim.runs.pipeline import load
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         pipeline, seeds, args.steps, out=args.out, label=label, guidance=args.guidance, film=args.film
     )
     if can_preview(sys.stdout):
-        sys.stdout.write(terminal(made.sheet, 72) + "\n")
+        sys.stdout.write(render_preview(made.sheet, 72) + "\n")
     sys.stdout.write(
         f"{len(seeds)} images in {made.seconds:.1f} s ({len(seeds) / made.seconds:.1f}/s), "
         f"{made.nfe} network evaluations each: {made.folder}/grid.png\n"

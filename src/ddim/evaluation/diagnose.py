@@ -18,7 +18,7 @@ from ddim.evaluation.denoising import Errors, gap, measure, together
 from ddim.evaluation.gradient_noise import NoiseScale, noise_scale
 from ddim.evaluation.noise_range import Bounds, bounds
 from ddim.metrics.statistics import Estimate, estimate_mean
-from ddim.plots import pictures as plots
+from ddim.plots import charts
 from ddim.runs import checkpoint
 from ddim.runs import classes as labels
 from ddim.runs.images import OwnImages, entered, own_images
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_SIDES = {"training": plots.COLOURS[0], "held out": plots.COLOURS[1]}
+_SIDES = {"training": charts.COLOURS[0], "held out": charts.COLOURS[1]}
 
 IMAGES, LEVELS = 128, 12
 """Images of each side, at most, and levels that are asked where nothing else is said."""
@@ -240,9 +240,9 @@ def record(d: Diagnosis) -> dict[str, Any]:
 
 def figure(d: Diagnosis, title: str) -> Figure:
     """Six panels by log-SNR, clean on the left: errors of noise and image, gap, slope, residual, times."""
-    sheet = plots.blank_figure(14.0, 8.0)
+    sheet = charts.new_figure(14.0, 8.0)
     panels = iter(sheet.subplots(2, 3).flat)
-    sheet.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=plots.INK)
+    sheet.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=charts.INK)
     sides = {"training": d.train} | ({} if d.valid is None else {"held out": d.valid})
 
     def panel(title: str, of: Callable[[Errors], Estimate], truth: float | None = None) -> Axes:
@@ -272,12 +272,12 @@ def _bands(
         axes.plot(x, e.value, color=colour, linewidth=1.8, label=name, marker="o", markersize=3)
         axes.fill_between(x, e.low, e.high, color=colour, alpha=0.2, linewidth=0)
     if truth is not None:
-        axes.axhline(truth, color=plots.FAINT, linestyle=":", linewidth=1)
-    plots.dress(axes, "log-SNR", "", title)
+        axes.axhline(truth, color=charts.FAINT, linestyle=":", linewidth=1)
+    charts.style_panel(axes, "log-SNR", "", title)
     axes.grid(color="#e6e6e6", linewidth=0.7)
     axes.invert_xaxis()
     if len(sides) > 1:
-        axes.legend(frameon=False, fontsize=9, labelcolor=plots.INK)
+        axes.legend(frameon=False, fontsize=9, labelcolor=charts.INK)
 
 
 def _shares(axes: Axes, d: Diagnosis) -> None:
@@ -285,12 +285,12 @@ def _shares(axes: Axes, d: Diagnosis) -> None:
     half = levels.BIN / 2
     for k, (name, found) in enumerate((("uniform times", d.uniform), ("times of training", d.training))):
         x = [b + half * (0.5 + k) for b in found]
-        axes.bar(x, [100 * s for s in found.values()], width=0.9 * half, color=plots.COLOURS[k], label=name)
+        axes.bar(x, [100 * s for s in found.values()], width=0.9 * half, color=charts.COLOURS[k], label=name)
     for level in (d.bounds.noisiest, d.bounds.cleanest):
-        axes.axvline(level, color=plots.FAINT, linestyle=":", linewidth=1)
-    plots.dress(axes, "log-SNR; dotted: what the images ask for", "% of times", "Where times lie")
+        axes.axvline(level, color=charts.FAINT, linestyle=":", linewidth=1)
+    charts.style_panel(axes, "log-SNR; dotted: what the images ask for", "% of times", "Where times lie")
     axes.invert_xaxis()
-    axes.legend(frameon=False, fontsize=9, labelcolor=plots.INK)
+    axes.legend(frameon=False, fontsize=9, labelcolor=charts.INK)
 
 
 def _within(e: Estimate, k: int) -> str:

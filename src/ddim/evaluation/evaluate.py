@@ -46,8 +46,7 @@ from ddim.metrics.features import Extractor, load_extractor, release_pages, writ
 from ddim.metrics.fid import explain_fid_bias, fid, fid_infinity
 from ddim.metrics.kid import kid
 from ddim.metrics.precision_recall import prdc
-from ddim.plots.pictures import grid as sheet
-from ddim.plots.pictures import save_png
+from ddim.plots.pictures import make_sheet, save_png
 from ddim.runs import checkpoint
 from ddim.runs import classes as labels
 from ddim.runs import folder as tracking
@@ -296,7 +295,7 @@ def _extracted(
             spent["sampling"] += sampled - began
             began = time.monotonic()
             spent["features"] += began - sampled
-    save_png(folder / scores.GRID, sheet(torch.cat(shown)))
+    save_png(folder / scores.GRID, make_sheet(torch.cat(shown)))
     return np.lib.format.open_memmap(folder / scores.FEATURES, mode="r"), nfe
 
 

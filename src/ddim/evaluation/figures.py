@@ -1,4 +1,4 @@
-"""What schedules, embeddings and trained runs show: values -> figures, drawn with `ddim.plots.pictures`."""
+"""What schedules, embeddings and trained runs show: values -> figures, drawn with `ddim.plots.charts`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn, Schedule
 from ddim.errors import UserError, suggest
 from ddim.nn.embedding import Sinusoidal
-from ddim.plots import pictures as plots
+from ddim.plots import charts
+from ddim.plots.pictures import to_uint8
 from ddim.runs.codec import load
 
 if TYPE_CHECKING:
@@ -56,10 +57,10 @@ def schedules(shown: Mapping[str, Schedule] = SCHEDULES, points: int = 1001) -> 
         "Noise rate sigma": {name: level.sigma for name, level in levels.items()},
         "log-SNR, 2 log(alpha / sigma)": {name: level.log_snr for name, level in levels.items()},
     }
-    figure = plots.blank_figure(14.0, 4.6)
+    figure = charts.new_figure(14.0, 4.6)
     for k, (axes, (title, values)) in enumerate(zip(figure.subplots(1, 3), panels.items(), strict=True)):
         series = {name: (t.numpy(), gapped(value)) for name, value in values.items()}
-        plots.curve_panel(axes, series, "t  (0 clean, 1 noise)", "", title=title)
+        charts.draw_curves(axes, series, "t  (0 clean, 1 noise)", "", title=title)
         lines = axes.get_lines()
         if {"linear", "linear_beta"} <= series.keys():
             # DDPM's two forms cover each other.
@@ -69,13 +70,13 @@ def schedules(shown: Mapping[str, Schedule] = SCHEDULES, points: int = 1001) -> 
         for alpha in (Cosine().min_signal, Cosine().max_signal):
             sigma = (1 - alpha**2) ** 0.5
             bound = (alpha, sigma, 2 * math.log(alpha / sigma))[k]
-            axes.axhline(bound, color=plots.FAINT, linestyle=":", linewidth=1, zorder=1)
+            axes.axhline(bound, color=charts.FAINT, linestyle=":", linewidth=1, zorder=1)
             if k == 0:
                 x, side = (0.02, "left") if alpha < 0.5 else (0.98, "right")
-                axes.text(x, bound + 0.012, f"seed: {alpha:g}", color=plots.FAINT, fontsize=8, ha=side)
+                axes.text(x, bound + 0.012, f"seed: {alpha:g}", color=charts.FAINT, fontsize=8, ha=side)
     notes = [text for name, level in levels.items() if (text := _plateau_note(name, level.log_snr))]
     if notes:
-        figure.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize=9.5, color=plots.INK)
+        figure.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize=9.5, color=charts.INK)
     return figure
 
 
@@ -146,19 +147,19 @@ def embedding(width: int = 32, max_frequency: float = 1000.0) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     net = sinusoidal(width, max_frequency)
-    figure = plots.blank_figure(12.0, 4.8)
+    figure = charts.new_figure(12.0, 4.8)
     titles = ("All noise variances; the fastest channels fade", "The first fiftieth of them")
     for axes, end, title in zip(figure.subplots(1, 2), (1.0, 0.02), titles, strict=True):
         values = resolved(net, end, pixels=720)
-        plots.heat_panel(figure, axes, values.T.numpy(), (0, end, 0.5, width + 0.5), most=1)
-        axes.axhline(width / 2 + 0.5, color=plots.INK, linewidth=0.8)
-        plots.dress(axes, "noise variance, sigma squared", "channel", title)
+        charts.draw_heat_map(figure, axes, values.T.numpy(), (0, end, 0.5, width + 0.5), most=1)
+        axes.axhline(width / 2 + 0.5, color=charts.INK, linewidth=0.8)
+        charts.style_panel(axes, "noise variance, sigma squared", "channel", title)
         axes.set_yticks([1, width // 2, width])
         axes.xaxis.set_major_locator(MaxNLocator(5))
         box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
         spot = {"transform": axes.transAxes, "ha": "right", "va": "center", "bbox": box}
         for height, name in ((0.25, "sin"), (0.75, "cos")):
-            axes.text(0.98, height, name, color=plots.INK, fontsize=9, **spot)
+            axes.text(0.98, height, name, color=charts.INK, fontsize=9, **spot)
     return figure
 
 
@@ -181,23 +182,25 @@ def distance(width: int = 32, max_frequency: float = 1000.0) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     net = sinusoidal(width, max_frequency)
-    figure = plots.blank_figure(12.0, 4.8)
+    figure = charts.new_figure(12.0, 4.8)
     left, right = figure.subplots(1, 2)
     values = products(net, torch.linspace(0, 1, 201, dtype=torch.float64))
-    plots.heat_panel(figure, left, values, (0, 1, 0, 1), most=width / 2)
-    plots.dress(left, "noise variance b", "noise variance a", "e(a) . e(b) is constant along diagonals")
+    charts.draw_heat_map(figure, left, values, (0, 1, 0, 1), most=width / 2)
+    charts.style_panel(
+        left, "noise variance b", "noise variance a", "e(a) . e(b) is constant along diagonals"
+    )
     left.set_aspect("equal")
     apart = torch.linspace(-0.03, 0.03, 1201, dtype=torch.float64)
     for k, a in enumerate((0.2, 0.5, 0.8)):
         line = net(torch.tensor([a])) @ net(a - apart).T
         # From thick to thin, so that lines which coincide are seen to.
         style = {"linewidth": (7, 3.5, 1.2)[k], "alpha": (0.25, 0.5, 1)[k]}
-        right.plot(apart.numpy(), line[0].numpy(), color=plots.COLOURS[k], label=f"a = {a}", **style)
-    plots.dress(right, "a - b", "e(a) . e(b)", "The same line for every a")
+        right.plot(apart.numpy(), line[0].numpy(), color=charts.COLOURS[k], label=f"a = {a}", **style)
+    charts.style_panel(right, "a - b", "e(a) . e(b)", "The same line for every a")
     right.grid(color="#e6e6e6", linewidth=0.7)
     right.margins(x=0)
     right.xaxis.set_major_locator(MaxNLocator(6))
-    right.legend(frameon=False, fontsize=9.5, labelcolor=plots.INK)
+    right.legend(frameon=False, fontsize=9.5, labelcolor=charts.INK)
     return figure
 
 
@@ -259,10 +262,12 @@ def forward(image: Tensor, shown: Mapping[str, Schedule], columns: int = 9, seed
     eps = Noise([seed]).like(x0)
     rows, notes = {}, {}
     for name, schedule in shown.items():
-        rows[name] = [p[0] for p in map(plots.to_uint8, noised(x0, eps, schedule, times, PHOTOGRAPH))]
+        rows[name] = [p[0] for p in map(to_uint8, noised(x0, eps, schedule, times, PHOTOGRAPH))]
         notes[name] = [f"alpha {alpha:.2f}" for alpha in schedule(times).alpha.tolist()]
     heads = [f"t = {t:g}" for t in times.tolist()]
-    return plots.strip(rows, heads, notes, "Forward diffusion: the same image and noise under each schedule")
+    return charts.plot_strip(
+        rows, heads, notes, "Forward diffusion: the same image and noise under each schedule"
+    )
 
 
 def noised(x0: Tensor, eps: Tensor, schedule: Schedule, times: Tensor, pixels: Pixels) -> list[Tensor]:
@@ -299,10 +304,10 @@ def reverse(trained: Pipeline, steps: int = 20, seed: int = 0, columns: int = 10
         "reverse:\npredicted x0": [trained.pixels.leave(x0.float().cpu()) for _, _, x0 in chosen],
         "forward:\nthe picture,\nnoised again": [*back, trained.pixels.leave(picture)],
     }
-    pictures = {name: [plots.to_uint8(image)[0] for image in images] for name, images in rows.items()}
+    pictures = {name: [to_uint8(image)[0] for image in images] for name, images in rows.items()}
     heads = [f"t = {t:.2g}" for t in times.tolist()]
     title = f"Reverse diffusion: seed {seed} in {steps} steps"
-    return plots.strip(pictures, heads, title=title)
+    return charts.plot_strip(pictures, heads, title=title)
 
 
 # --- samplers -----------------------------------------------------------------------------------------------
@@ -313,23 +318,23 @@ def samplers(cells: Sequence[Cell], title: str) -> Figure:
     from matplotlib.ticker import FixedLocator, NullLocator
 
     grids = list(dict.fromkeys(cell.grid for cell in cells))
-    figure = plots.blank_figure(11.5, 4 * math.ceil(len(grids) / 2))
+    figure = charts.new_figure(11.5, 4 * math.ceil(len(grids) / 2))
     spots = figure.subplots(math.ceil(len(grids) / 2), 2, squeeze=False, sharey=True).flat
     for axes, grid in zip(spots, grids, strict=False):
         axes.loglog()
         for k, name in enumerate(dict.fromkeys(cell.sampler for cell in cells)):
             line = [(c.nfe, c.error) for c in cells if (c.sampler, c.grid) == (name, grid)]
-            colour = plots.COLOURS[k % len(plots.COLOURS)]
+            colour = charts.COLOURS[k % len(charts.COLOURS)]
             axes.plot(
                 *zip(*line, strict=True), color=colour, linewidth=1.8, marker="o", markersize=3, label=name
             )
-        plots.dress(axes, "evaluations", "", f"{grid} grid")
+        charts.style_panel(axes, "evaluations", "", f"{grid} grid")
         axes.grid(color="#e6e6e6", linewidth=0.7)
         ticks = sorted({cell.nfe for cell in cells if cell.sampler == cells[0].sampler})
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_locator(NullLocator())
-    figure.supylabel(f"mean squared error of the picture, {title}", color=plots.INK, fontsize=10)
+    figure.supylabel(f"mean squared error of the picture, {title}", color=charts.INK, fontsize=10)
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=9)
     return figure
@@ -368,10 +373,10 @@ def losses(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
             series[name] = [images for images, _ in points], [value for _, value in points]
         if any(images for images, _ in series.values()):
             panels[title] = series
-    figure = plots.blank_figure(0.8 + 4.6 * len(panels), 4.2)
+    figure = charts.new_figure(0.8 + 4.6 * len(panels), 4.2)
     spots = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, series) in zip(spots, panels.items(), strict=True):
-        plots.curve_panel(axes, series, "images seen", "", title=title)
+        charts.draw_curves(axes, series, "images seen", "", title=title)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.xaxis.set_major_formatter(

@@ -25,7 +25,8 @@ from ddim.evaluation.denoising import Gap, gap
 from ddim.evaluation.run_folder import open_run
 from ddim.files import write_json
 from ddim.metrics.features import Extractor
-from ddim.plots import pictures as plots
+from ddim.plots import charts
+from ddim.plots.pictures import save_png
 from ddim.runs import folder as tracking
 from ddim.runs.classes import choose_label
 from ddim.runs.generate import sample_uint8, with_options
@@ -91,8 +92,8 @@ def check_memorisation(
         verdict = find_copies_by_features(own, samples, flip, extractor, progress)
     apart, duplicates = _measure_gap(run, own), find_duplicates(own, flip)
     folder = tracking.numbered(run.checkpoint.run / "memorisation")
-    image = plots.drawn(draw_pairs(verdict, samples, own))
-    plots.save_png(folder / "pairs.png", image)
+    image = charts.rasterise(draw_pairs(verdict, samples, own))
+    save_png(folder / "pairs.png", image)
     share = {"copies": float(verdict.samples.share.value)}
     tracking.show(run.checkpoint.run, run.checkpoint.state.step, "memorisation", image, share)
     content = {
@@ -123,9 +124,9 @@ def draw_pairs(verdict: Verdict, samples: np.ndarray, own: OwnImages, count: int
     copies = verdict.samples.copies
     notes = {"sample": [f"{closeness[k]:.2f}{' copy' if copies[k] else ''}" for k in worst]}
     names = [own.images.names[k].rsplit("/", 1)[-1] for k in which]
-    notes["nearest in\ntraining"] = [plots.shortened(name, 11) for name in names]
+    notes["nearest in\ntraining"] = [charts.shorten(name, 11) for name in names]
     title = f"Nearest by {verdict.space}; a closeness below {verdict.threshold:.2f} is a copy"
-    return plots.strip(rows, [f"{k + 1}" for k in range(len(worst))], notes, title)
+    return charts.plot_strip(rows, [f"{k + 1}" for k in range(len(worst))], notes, title)
 
 
 def memorisation_record(

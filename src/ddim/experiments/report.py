@@ -18,12 +18,12 @@ from ddim.experiments import summary as results
 from ddim.experiments.conditions import Way
 from ddim.experiments.index import UNITS, Run
 from ddim.experiments.summary import METRICS, MISSING, Configuration, Spread
-from ddim.plots import pictures as plots
-from ddim.plots.page import Block, Cell, Heading, Picture, Strips, Table, Text, check_out, save_page
+from ddim.plots import charts
+from ddim.plots.page import Block, Cell, Heading, Picture, Strips, Table, Text, check_page_path, save_page
 from ddim.runs.flat import ERRORS
 from ddim.runs.folder import read_metrics
 
-CURVES = len(plots.COLOURS)
+CURVES = len(charts.COLOURS)
 """Curves of so many configurations can be told apart."""
 COLUMNS = 8
 """Pictures in a strip."""
@@ -34,11 +34,11 @@ GAP = 2
 def write(found: Sequence[Run], out: Path, title: str) -> list[Path]:
     """Write the report of runs as `out`, an .html file, and as Markdown with its pictures beside it.
 
-    Returns the two files. UserError where there is no run, and as `ddim.plots.page.check_out`.
+    Returns the two files. UserError where there is no run, and as `ddim.plots.page.check_page_path`.
     """
     if not found:
         raise UserError("there is no run to report on")
-    check_out(out)
+    check_page_path(out)
     return save_page(out, title, *report(found))
 
 
@@ -51,7 +51,7 @@ def report(found: Sequence[Run]) -> tuple[list[Block], dict[str, bytes]]:
         blocks += [Heading("Results"), _table(rows, ways.standard(found))]
     curves = _curves(rows)
     if curves:
-        images["losses.png"] = png(plots.drawn(figures.losses(curves)))
+        images["losses.png"] = png(charts.rasterise(figures.losses(curves)))
         blocks += [Heading("Losses"), Picture("losses.png", _about_curves(rows, curves))]
     strips = {}
     for number, run in enumerate(found, 1):
@@ -91,7 +91,7 @@ def last_samples(run: Run) -> np.ndarray | None:
 
 
 def cut(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
-    """The pictures (height, width, C) of a grid as `ddim.plots.pictures.grid` lays them, row by row."""
+    """The pictures (height, width, C) of a grid as `ddim.plots.pictures.make_sheet` lays them, row by row."""
     tops = range(0, sheet.shape[0] - height + 1, height + GAP)
     lefts = range(0, sheet.shape[1] - width + 1, width + GAP)
     return [sheet[top : top + height, left : left + width] for top in tops for left in lefts]

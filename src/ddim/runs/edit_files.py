@@ -12,7 +12,8 @@ from torch import Tensor
 from ddim.data.decode import UnusableError, decode, header
 from ddim.errors import UserError
 from ddim.files import write_json
-from ddim.plots.pictures import save_figure, save_png, strip, to_uint8
+from ddim.plots.charts import plot_strip, save_figure
+from ddim.plots.pictures import save_png, to_uint8
 from ddim.runs.edit import Edit
 from ddim.runs.provenance import describe_times, make_record
 
@@ -91,7 +92,7 @@ def save_edit(edit: Edit, folder: str | Path, command: str, facts: dict[str, Any
         for k, pixels in enumerate(row):
             save_png(folder / f"{name.replace(' ', '-')}-{k:02d}.png", pixels)
     heads = [str(k) for k in range(max(map(len, rows.values())))]
-    save_figure(folder / "strip.png", strip(rows, heads))
+    save_figure(folder / "strip.png", plot_strip(rows, heads))
     content = {
         "command": command,
         **describe_times(edit.pipeline, len(edit.times)),

@@ -18,8 +18,7 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Sampler, State, picture, start
 from ddim.errors import UserError, check_count
-from ddim.plots.pictures import grid as sheet
-from ddim.plots.pictures import to_uint8
+from ddim.plots.pictures import make_sheet, to_uint8
 from ddim.runs.checks import check_label, check_recipe, check_steps
 from ddim.runs.classes import Label, assign_labels, find_label, guide
 from ddim.runs.codec import override
@@ -225,7 +224,7 @@ class Film:
 
     def frames(self) -> list[np.ndarray]:
         """Return one sheet of images for each time, from noise to sample."""
-        return [sheet(torch.cat(self._parts[t])) for t in sorted(self._parts, reverse=True)]
+        return [make_sheet(torch.cat(self._parts[t])) for t in sorted(self._parts, reverse=True)]
 
 
 def _on_searched_grid(pipeline: P, steps: int, *, searched: bool) -> tuple[P, bool]:

@@ -14,7 +14,7 @@ import torch
 from ddim.diffusion.noise import check_seeds
 from ddim.errors import UserError
 from ddim.files import read_json, write_json
-from ddim.plots.pictures import grid, save_film, save_png, to_uint8
+from ddim.plots.pictures import make_sheet, save_film, save_png, to_uint8
 from ddim.runs.checks import check_label
 from ddim.runs.classes import Label
 from ddim.runs.folder import writable
@@ -95,7 +95,7 @@ def write_samples(
         for seed, pixels in zip(part, to_uint8(images), strict=True):
             save_png(folder / f"{seed:05d}.png", pixels)
         shown += images[: SHOWN - len(shown)]
-    sheet = grid(torch.stack(shown))
+    sheet = make_sheet(torch.stack(shown))
     save_png(folder / "grid.png", sheet)
     if film:
         save_film(folder / "film.webp", frames.frames())

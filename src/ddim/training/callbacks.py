@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from ddim.plots.pictures import grid, save_png
+from ddim.plots.pictures import make_sheet, save_png
 from ddim.runs import checkpoint
 from ddim.runs.classes import choose_label
 from ddim.runs.codec import dump
@@ -86,7 +86,7 @@ class SampleGrid(Callback):
             shown = Pipeline(model, training.pixels, training.recipe, runtime)
             label = choose_label(training.recipe)
             images, _ = generate(shown, range(report.grid), report.steps, label=label)
-        pixels = grid(images)
+        pixels = make_sheet(images)
         save_png(self.folder / f"step-{training.step:09d}.png", pixels)
         self.log.image(training.step, "samples", pixels)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ddim.errors import NotFinite, UserError
 from ddim.nn.runtime import choose_runtime
-from ddim.plots.pictures import curves, save_figure
+from ddim.plots.charts import plot_curves, save_figure
 from ddim.runs.checks import check_training
 from ddim.runs.pipeline import recipe_of
 from ddim.runs.recipe import Recipe
@@ -66,7 +66,7 @@ class Drawing(Callback):
     """lr-finder.png in the run folder: the curve from which the run has its learning rate."""
 
     def __init__(self, curve: Curve, recipe: Recipe) -> None:
-        self.figure = curves(
+        self.figure = plot_curves(
             {f"suggested {curve.suggested:.2g}": (curve.rates, curve.losses)},
             "learning rate",
             f"{recipe.objective.error} of {recipe.objective.on}, smoothed",

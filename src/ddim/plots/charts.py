@@ -1,0 +1,205 @@
+"""Charts: curves, heat maps and strips of images as matplotlib figures, in one style.
+
+Figures are matplotlib's `Figure` objects and never pyplot's, which keeps global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ddim.plots.pictures import blend_alpha, save_png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Curve = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
+"""x and y of one line, equally long; where y is not finite the line has a gap."""
+
+COLOURS = ("#1f6fb4", "#d1601f", "#2f8a57", "#8a4fa3", "#b8860b", "#c23b5a", "#4d6b7a", "#6b4f3a")
+INK, FAINT = "#2b2b2b", "#8c8c8c"
+DPI = 160
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Create an empty figure of this size in inches; its panels and their labels are fitted into it."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.04, hspace=0.04)
+    return Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
+
+
+def rasterise(figure: Figure) -> np.ndarray:
+    """Draw a figure as (H, W, 3) uint8, exactly as `save_figure` writes it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as a PNG file; see `save_png`."""
+    save_png(path, rasterise(figure))
+
+
+def plot_curves(
+    series: Mapping[str, Curve], xlabel: str, ylabel: str, *, log_x: bool = False, title: str = ""
+) -> Figure:
+    """Return a figure of one panel with named lines; see `draw_curves`."""
+    figure = new_figure(7.2, 4.2)
+    draw_curves(figure.add_subplot(), series, xlabel, ylabel, log_x=log_x, title=title)
+    return figure
+
+
+def draw_curves(
+    axes: Axes, series: Mapping[str, Curve], xlabel: str, ylabel: str, *, log_x: bool = False, title: str = ""
+) -> None:
+    """Draw named lines into a panel; the name of each stands at its right end, in its colour.
+
+    A line without points is not drawn, but takes its colour: a name has the same colour in every panel. A
+    line of one point is drawn as a dot.
+    """
+    if log_x:
+        axes.set_xscale("log")
+    for k, (name, (x, y)) in enumerate(series.items()):
+        if not len(x):
+            continue
+        marker = "o" if len(x) == 1 else ""
+        axes.plot(
+            x, y, color=COLOURS[k % len(COLOURS)], linewidth=1.8, label=name, marker=marker, markersize=4
+        )
+    style_panel(axes, xlabel, ylabel, title)
+    axes.grid(color="#e6e6e6", linewidth=0.7)
+    axes.margins(x=0)
+    _name_ends(axes)
+
+
+def draw_heat_map(
+    figure: Figure, axes: Axes, values: np.ndarray, extent: tuple[float, float, float, float], most: float
+) -> None:
+    """Draw (rows, columns) values as colours, with a colour bar.
+
+    Args:
+        figure: the figure of `axes`.
+        axes: the panel.
+        values: (rows, columns); the first row is drawn at the bottom.
+        extent: (left, right, bottom, top) of the panel in units of the data.
+        most: the colours go from -`most` to `most`, and 0 is white.
+    """
+    span = {"vmin": -most, "vmax": most, "cmap": "RdBu_r"}
+    drawing = axes.imshow(
+        values, origin="lower", extent=extent, aspect="auto", interpolation="nearest", **span
+    )
+    bar = figure.colorbar(drawing, ax=axes, pad=0.02, fraction=0.05, ticks=[-most, 0, most], format="%g")
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=8, labelcolor=INK)
+
+
+def style_panel(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
+    """Set the labels, the title and the frame of a panel in the style of all charts."""
+    axes.set_xlabel(xlabel, color=INK, fontsize=10)
+    axes.set_ylabel(ylabel, color=INK, fontsize=10)
+    axes.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold", pad=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(color=FAINT, labelcolor=INK, labelsize=9, length=3)
+    axes.set_axisbelow(True)
+
+
+def plot_strip(
+    rows: Mapping[str, Sequence[np.ndarray]],
+    heads: Sequence[str],
+    notes: Mapping[str, Sequence[str]] | None = None,
+    title: str = "",
+) -> Figure:
+    """Return a figure of images in named rows.
+
+    Images are enlarged by a whole number, so that each of their pixels is an even square of the figure.
+
+    Args:
+        rows: images (H, W, C) uint8, all of one size, by the name of their row.
+        heads: the words above each column.
+        notes: small words under the images of a row, by its name.
+        title: the title of the figure.
+    """
+    from matplotlib.figure import Figure
+
+    height, width = next(iter(rows.values()))[0].shape[:2]
+    scale = max(1, round(128 / max(height, width)))
+    height, width, gap = height * scale, width * scale, 8
+    # Room for the words, in pixels of the figure.
+    longest = max(len(line) for name in rows for line in name.split("\n"))
+    left, top, below = 28 + 12 * longest, 96 if title else 44, 30 if notes else 6
+    wide = left + len(heads) * (width + gap) + 16
+    high = top + len(rows) * (height + gap + below) + 12
+    figure = Figure(figsize=(wide / DPI, high / DPI), dpi=DPI, facecolor="white")
+    figure.text(20 / wide, 1 - 34 / high, title, color=INK, fontsize=11, fontweight="bold", va="center")
+    for r, (name, images) in enumerate(rows.items()):
+        y = top + r * (height + gap + below)
+        middle = 1 - (y + height / 2) / high
+        figure.text(20 / wide, middle, name, color=INK, fontsize=9.5, va="center", linespacing=1.5)
+        for c, image in enumerate(images):
+            x = left + c * (width + gap)
+            large = blend_alpha(image).repeat(scale, 0).repeat(scale, 1)
+            figure.figimage(large, x, high - y - height, origin="upper")
+            centre = (x + width / 2) / wide
+            if r == 0:
+                figure.text(
+                    centre, 1 - (y - 17) / high, heads[c], color=INK, fontsize=9, ha="center", va="center"
+                )
+            if notes and name in notes:
+                spot = 1 - (y + height + 15) / high
+                figure.text(centre, spot, notes[name][c], color=FAINT, fontsize=8, ha="center", va="center")
+    return figure
+
+
+def _name_ends(axes: Axes) -> None:
+    """Write the name of each line to the right of the panel, where the line ends, moved apart as needed."""
+    ends = []
+    for line in axes.get_lines():
+        y = np.asarray(line.get_ydata(), dtype=float)
+        finite = np.flatnonzero(np.isfinite(y))
+        if len(finite):
+            ends.append((y[finite[-1]], line))
+    apart = 13 / 72 * DPI / axes.bbox.height  # 13 points a line
+    low, high = axes.get_ylim()
+    heights = move_apart([(y - low) / (high - low) for y, _ in ends], apart)
+    for height, (_, line) in zip(heights, ends, strict=True):
+        # In the units of y, so that a name stays with its line where the caller widens the panel.
+        y, spot = low + height * (high - low), axes.get_yaxis_transform()
+        style = {"color": line.get_color(), "fontsize": 9.5, "va": "center"}
+        # A run may be called "$1": names are no formulas.
+        axes.text(1.015, y, shorten(str(line.get_label())), transform=spot, parse_math=False, **style)
+
+
+def shorten(name: str, most: int = 28) -> str:
+    """Return a name of at most `most` letters, cut in its middle: a longer one would leave no panel."""
+    end = most // 2
+    return name if len(name) <= most else f"{name[: most - end - 1]}…{name[-end:]}"
+
+
+def move_apart(places: Sequence[float], apart: float) -> list[float]:
+    """Return the places, in their order, moved so that neighbours are at least `apart`.
+
+    Groups of places that are too close are spaced evenly about their mean.
+    """
+    order = sorted(range(len(places)), key=places.__getitem__)
+    groups: list[tuple[list[int], float]] = []
+    for index in order:
+        members, centre = [index], places[index]
+        while groups and centre - groups[-1][1] < apart * (len(members) + len(groups[-1][0])) / 2:
+            before, _ = groups.pop()
+            members = before + members
+            centre = sum(places[k] for k in members) / len(members)
+        groups.append((members, centre))
+    moved = list(places)
+    for members, centre in groups:
+        for k, index in enumerate(members):
+            moved[index] = centre + apart * (k - (len(members) - 1) / 2)
+    return moved

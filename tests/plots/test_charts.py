@@ -1,0 +1,105 @@
+"""Charts show the data that they are given, and their words do not cover it."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ddim.plots import charts
+from distinct_images import find_places, random_images
+
+
+def test_curves_hold_their_data_and_each_name_has_the_colour_of_its_line():
+    series = {"rising": ([1, 2, 3], [0.0, 0.5, 1.0]), "falling": ([1, 2], [1.0, 0.2]), "point": ([2], [0.4])}
+    figure = charts.plot_curves(series, "images", "loss", title="Runs")
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title(loc="left")) == ("images", "loss", "Runs")
+    words = {text.get_text(): text.get_color() for text in axes.texts}
+    assert len(axes.texts) == len(axes.get_lines()) == 3
+    for (name, (x, y)), line in zip(series.items(), axes.get_lines(), strict=True):
+        assert (list(line.get_xdata()), list(line.get_ydata())) == (x, y)
+        assert words[name] == line.get_color()
+    assert len(set(words.values())) == 3
+
+
+def test_an_axis_can_be_logarithmic_and_a_line_with_a_gap_keeps_its_name():
+    x = np.geomspace(1e-7, 0.1, 50)
+    figure = charts.plot_curves({"suggested": (x, np.where(x > 0.01, np.nan, x))}, "rate", "loss", log_x=True)
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log"
+    assert [text.get_text() for text in axes.texts] == ["suggested"]
+    charts.rasterise(figure)
+
+
+def test_names_lie_within_the_figure_and_do_not_overlap():
+    series = {f"{40 * 'long '}{k}": ([0, 1], [1.0, 0.5 + k / 1000]) for k in range(5)}
+    figure = charts.plot_curves(series, "x", "y")
+    charts.rasterise(figure)
+    names = [text.get_text() for text in figure.axes[0].texts]
+    assert [name[-1] for name in names] == list("01234")
+    assert all(name.startswith("long") and "…" in name for name in names)
+    assert figure.axes[0].bbox.width > figure.bbox.width / 2
+    boxes = sorted((text.get_window_extent() for text in figure.axes[0].texts), key=lambda box: box.y0)
+    assert all(box.x0 > 0 and box.x1 < figure.bbox.x1 for box in boxes)
+    assert all(low.y1 <= high.y0 + 1 for low, high in zip(boxes, boxes[1:], strict=False))
+
+
+def test_a_name_stays_at_the_end_of_its_line_when_the_axis_changes():
+    figure = charts.plot_curves({"line": ([0, 1], [0.2, 0.4])}, "x", "y")
+    figure.axes[0].set_ylim(-3, 3)
+    charts.rasterise(figure)
+    box = figure.axes[0].texts[0].get_window_extent()
+    end = figure.axes[0].transData.transform((1, 0.4))[1]
+    assert abs((box.y0 + box.y1) / 2 - end) < 3
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.01, 0.3))
+def test_places_that_are_moved_apart_keep_their_order_and_their_mean(given_places, apart):
+    moved = charts.move_apart(given_places, apart)
+    order = sorted(range(len(moved)), key=given_places.__getitem__)
+    gaps = np.diff([moved[k] for k in order])
+    assert (gaps > apart - 1e-9).all()
+    assert np.isclose(np.mean(moved), np.mean(given_places))
+
+
+def test_a_name_with_dollar_signs_is_not_parsed_as_a_formula():
+    figure = charts.plot_curves({"$a^2$ and $b": ([0, 1], [0, 1])}, "x", "y")
+    charts.rasterise(figure)
+    assert not figure.axes[0].texts[0].get_parse_math()
+
+
+def test_places_that_are_far_enough_apart_do_not_move():
+    assert charts.move_apart([0.9, 0.1, 0.5], 0.2) == [0.9, 0.1, 0.5]
+
+
+def test_a_strip_shows_every_pixel_of_every_image_in_rows_and_columns():
+    shown = random_images(6, 16, 32)
+    figure = charts.plot_strip({"first": shown[:3], "second": shown[3:]}, ["a", "b", "c"], title="Strip")
+    sheet = charts.rasterise(figure)
+    # 128 pixels are the goal for the longer side: four times 32.
+    found = np.array([find_places(sheet, image, scale=4) for image in shown])
+    assert found.shape == (6, 1, 2)
+    rows, columns = found[:, 0].reshape(2, 3, 2).transpose(2, 0, 1)
+    assert (np.diff(rows, axis=1) == 0).all()
+    assert (np.diff(rows, axis=0) > 64).all()
+    assert (np.diff(columns, axis=0) == 0).all()
+    assert (np.diff(columns, axis=1) > 128).all()
+    assert {text.get_text() for text in figure.texts} == {"Strip", "first", "second", "a", "b", "c"}
+
+
+def test_the_words_of_a_strip_do_not_cover_its_images():
+    name = "a long name,\nin two lines"
+    blank = np.zeros((1, 8, 8, 3), np.uint8)
+    figure = charts.plot_strip({name: blank}, ["t = 0.5"], {name: ["a note"]}, "Title")
+    sheet = charts.rasterise(figure)
+    rows, columns = np.nonzero((sheet == 0).all(-1))
+    high = sheet.shape[0]
+    for text in figure.texts:
+        box = text.get_window_extent()
+        beside = box.x1 < columns.min() or box.x0 > columns.max()
+        assert beside or high - box.y0 < rows.min() or high - box.y1 > rows.max(), text.get_text()
+
+
+def test_equal_figures_give_equal_bytes(tmp_path):
+    for name in ("a.png", "b.png"):
+        charts.save_figure(tmp_path / name, charts.plot_curves({"line": ([0, 1], [0, 1])}, "x", "y"))
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
