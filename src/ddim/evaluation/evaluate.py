@@ -271,7 +271,8 @@ def _pictures_of(source: Path, images: Images) -> tuple[np.ndarray, dict[str, An
     with suppress(UserError):
         record = read_json(source / "record.json")
         if scores.is_sampling(record) and record["seeds"] == seeds:
-            sampling = {name: value for name, value in record.items() if name != "seconds"}
+            outside = {"schema", "kind", "time", "seconds"}
+            sampling = {name: value for name, value in record.items() if name not in outside}
     return np.array([places[seed] for seed in seeds], np.int64), sampling
 
 
