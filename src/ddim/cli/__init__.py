@@ -50,7 +50,7 @@ GROUPS = {
 
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
 
-WEIGHTS = "ema (default), raw, or the value of another average of the run, such as 0.99 (ema.more)"
+WEIGHTS = "ema, raw, or another average of the run by its value, such as 0.99 (default: ema)"
 """Help of --weights."""
 
 DATA = "a folder, a .zip or a .tar[.gz|.xz] of images, or blossoms, flowers, pets or cifar10"

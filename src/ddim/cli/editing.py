@@ -1,4 +1,4 @@
-"""The options, inputs and output that the commands of edits share."""
+"""The options, inputs and outputs that the commands for edits share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.cli import WEIGHTS, check_fields
+from ddim.cli import DEVICE, WEIGHTS, check_fields
 from ddim.errors import UserError, check_count
 
 if TYPE_CHECKING:
@@ -19,20 +19,35 @@ if TYPE_CHECKING:
     from ddim.runs.pipeline import LoadedRun
 
 
-def add_options(parser: argparse.ArgumentParser, steps: int) -> None:
-    """Add the options that all of them have."""
-    parser.add_argument(
-        "--steps", type=int, default=steps, metavar="N", help=f"sampling steps (default {steps})"
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every edit."""
+    parser.add_argument("--steps", type=int, default=50, metavar="N", help="sampling steps (default: 50)")
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder (default edits/COMMAND-N)")
-    parser.add_argument("--device", help="default: the device that the run was trained on")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder (default: a new edits/COMMAND-N)")
+    parser.add_argument("--device", help=DEVICE)
+
+
+def add_seed_options(parser: argparse.ArgumentParser, n: int) -> None:
+    """Add the options of an edit that generates `n` images by default."""
+    parser.add_argument("-n", type=int, default=n, metavar="N", help=f"number of images (default: {n})")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="first seed: S ... S+N-1 (default: 0)"
+    )
 
 
 def open_run(args: argparse.Namespace, command: str, *, real: bool = True) -> tuple[LoadedRun, Grid]:
-    """Load the run of the arguments; return it and the grid of the edit, with the fields given.
+    """Load the run that the arguments name.
 
-    `real`: the edit starts from real images, for which `choose_edit_grid` chooses a grid.
+    Args:
+        args: the parsed arguments.
+        command: the command's name.
+        real: whether the edit starts from real images, which need the grid of `choose_edit_grid`.
+
+    Returns:
+        The run, and the grid of the edit with the fields that the arguments set.
+
+    Raises:
+        UserError: if an argument cannot be used.
     """
     from ddim.runs.codec import override
     from ddim.runs.edit import choose_edit_grid
@@ -49,7 +64,7 @@ def open_run(args: argparse.Namespace, command: str, *, real: bool = True) -> tu
     return run, override(recipe, args.fields).grid
 
 
-def read(run: LoadedRun, paths: Sequence[Path]) -> Tensor:
+def read_inputs(run: LoadedRun, paths: Sequence[Path]) -> Tensor:
     """Read images (B, C, H, W) in [0, 1] of the run's size; print how each was cropped and resized."""
     from ddim.runs.edit_files import read_images
 
@@ -62,8 +77,8 @@ def write_line(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
-def save(args: argparse.Namespace, command: str, edit: Edit, facts: dict[str, Any]) -> Path:
-    """Write the edit into its folder, and return the folder."""
+def save_outputs(args: argparse.Namespace, command: str, edit: Edit, facts: dict[str, Any]) -> Path:
+    """Write the edit into its folder; return the folder."""
     from ddim.runs.edit_files import save_edit
     from ddim.runs.folder import writable
 

@@ -1,4 +1,4 @@
-"""`ddim interpolate`: the way from one picture to another, through latents."""
+"""`ddim interpolate`: blend two samples or two real images through their latents."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ddim.errors import UserError, check_count
 TAKES_FIELDS = True
 
 _EPILOG = """
-Between two seeds, or between two real images, which are inverted first. Latents are mixed along the sphere on
-which noise lies; a straight line would lead through flat pictures. DIR gets the frames, strip.png, film.webp
-and record.json.
+Blends the samples of two seeds, or two real images, which are inverted first. The latents are interpolated
+along the sphere on which noise lies, because on a straight line images lose their contrast. DIR gets the
+frames, strip.png, film.webp and record.json.
 
 examples:
   ddim interpolate runs/photos-fast-1 --seeds 3,8
@@ -27,9 +27,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="two image files")
-    parser.add_argument("--seeds", metavar="A,B", help="two seeds instead of images")
-    parser.add_argument("--frames", type=int, default=9, metavar="N", help="with both ends (default 9)")
-    editing.add_options(parser, 50)
+    parser.add_argument("--seeds", metavar="A,B", help="two seeds instead of two images")
+    parser.add_argument(
+        "--frames", type=int, default=9, metavar="N", help="number of frames, with both ends (default: 9)"
+    )
+    editing.add_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,8 +47,10 @@ def run(args: argparse.Namespace) -> int:
     if seeds:
         edit = interpolate_seeds(run, seeds, args.frames, args.steps, grid=grid)
     else:
-        edit = interpolate_images(run, editing.read(run, args.images), args.frames, args.steps, grid=grid)
-    out = editing.save(args, "interpolate", edit, {"images": list(map(str, args.images))})
+        edit = interpolate_images(
+            run, editing.read_inputs(run, args.images), args.frames, args.steps, grid=grid
+        )
+    out = editing.save_outputs(args, "interpolate", edit, {"images": list(map(str, args.images))})
     save_film(out / "film.webp", list(to_uint8(edit.images)))
     editing.write_line(f"{args.frames} frames: {out}/strip.png")
     return 0

@@ -1,4 +1,4 @@
-"""`ddim invert`: real images to latents and back, with the error of the round trip."""
+"""`ddim invert`: find the latents of real images, and the error of the round trip."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ddim.cli import RUN, editing
 TAKES_FIELDS = True
 
 _EPILOG = """
-A latent is the noise from which DDIM makes the image. DIR gets the images as they entered, their latents, the
-images that come back, strip.png, latents.safetensors and record.json.
+A latent is the noise from which DDIM makes the image. DIR gets the images at the size of the run, their
+latents, the images restored from these, strip.png, latents.safetensors and record.json.
 
-  --exact   solve each step instead of following the slope where it begins: the way back then leads to the
-            image, where the steps are short enough for that; it says so where they are not
-  --grid    the levels (default uniform_log_snr to 6, on a schedule that ends before it uniform)
+sampling options:
+  --grid   the sampling times (default: uniform_log_snr with --grid.end 6; uniform if the schedule ends at a
+           lower log-SNR)
 
 examples:
   ddim invert runs/photos-fast-1 flower.jpg --steps 100
@@ -30,8 +30,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files")
-    editing.add_options(parser, 50)
-    parser.add_argument("--exact", action="store_true", help="solve each step")
+    editing.add_options(parser)
+    parser.add_argument(
+        "--exact",
+        action="store_true",
+        help="solve each step by iteration, for a smaller error; take more --steps if it does not converge",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,17 +46,17 @@ def run(args: argparse.Namespace) -> int:
     from ddim.runs.edit import invert_images, warn_of_noise
 
     run, grid = editing.open_run(args, "invert")
-    edit = invert_images(run, editing.read(run, args.images), args.steps, grid=grid, exact=args.exact)
+    edit = invert_images(run, editing.read_inputs(run, args.images), args.steps, grid=grid, exact=args.exact)
     if note := warn_of_noise(edit):
         editing.write_line(f"note: {note}")
     if edit.residual > 0:
         editing.write_line(
-            f"note: some steps did not converge and change by {edit.residual:.2g} a round: take more steps"
+            f"note: some steps did not converge (change per iteration {edit.residual:.2g}): take more steps"
         )
     for path, error in zip(args.images, edit.errors.tolist(), strict=True):
         shown = f"{error:.3g}" if math.isfinite(error) else "not a finite number"
         editing.write_line(f"{path}: mean squared error of the round trip {shown}")
-    out = editing.save(args, "invert", edit, {"images": list(map(str, args.images))})
+    out = editing.save_outputs(args, "invert", edit, {"images": list(map(str, args.images))})
     write_atomic(out / "latents.safetensors", save({"latent": edit.latents.contiguous()}))
-    editing.write_line(f"{len(edit.latents)} images, {args.steps} levels there and back: {out}/strip.png")
+    editing.write_line(f"{len(edit.latents)} images, {args.steps} steps in each direction: {out}/strip.png")
     return 0

@@ -1,4 +1,4 @@
-"""`ddim vary`: other pictures like an image."""
+"""`ddim vary`: generate variations of an image."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ddim.errors import UserError, check_count
 TAKES_FIELDS = True
 
 _EPILOG = """
-The image is noised to time STRENGTH and denoised again (SDEdit): 0.3 changes its details, 0.6 its shapes, 1
-nearly all. DIR gets the pictures, strip.png and record.json.
+Adds noise to the image up to time T and denoises it again (SDEdit, Meng et al. 2022). DIR gets the images,
+strip.png and record.json.
 
 example:
   ddim vary runs/photos-fast-1 rose.jpg --strength 0.5 -n 8
@@ -25,10 +25,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file")
-    parser.add_argument("--strength", type=float, default=0.5, metavar="T", help="in (0, 1], default 0.5")
-    parser.add_argument("-n", type=int, default=8, metavar="N", help="how many pictures (default 8)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seeds S ... S+N-1 (default 0)")
-    editing.add_options(parser, 50)
+    parser.add_argument(
+        "--strength",
+        type=float,
+        default=0.5,
+        metavar="T",
+        help="time in (0, 1]: 0.3 changes details, 0.6 shapes, 1 nearly everything (default: 0.5)",
+    )
+    editing.add_seed_options(parser, 8)
+    editing.add_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
     if not 0 < args.strength <= 1:
         raise UserError(f"--strength must lie in (0, 1], got {args.strength}")
     run, grid = editing.open_run(args, "vary")
-    image = editing.read(run, [args.image])
+    image = editing.read_inputs(run, [args.image])
     seeds = range(args.seed, args.seed + args.n)
     edit = vary_image(run, image, args.strength, seeds, args.steps, grid=grid)
-    out = editing.save(args, "vary", edit, {"image": str(args.image)})
+    out = editing.save_outputs(args, "vary", edit, {"image": str(args.image)})
     editing.write_line(f"{args.n} images: {out}/strip.png")
     return 0
