@@ -22,9 +22,8 @@ from ddim.runs.images import entered
 from ddim.runs.named_recipes import find
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe import Recipe
-from ddim.training.engine import LocalEngine
 from ddim.training.loop import Plan, Split, Training
-from ddim.training.run import opened, pixels_of
+from ddim.training.start import measure_pixels, open_split
 
 TIMES = (torch.arange(10, dtype=torch.float64) + 0.5) / 10
 HELD_OUT = 512
@@ -32,7 +31,7 @@ HELD_OUT = 512
 
 def trained(recipe: Recipe, parts: Split, runtime: Runtime, images: int) -> Training:
     """A run of so many images under a runtime."""
-    training = Training(recipe, parts, pixels_of(recipe, parts), LocalEngine(runtime), Plan(images))
+    training = Training(recipe, parts, measure_pixels(recipe, parts), runtime, Plan(images))
     # In the first updates the network is compiled.
     for _ in range(2):
         training.advance()
@@ -46,7 +45,7 @@ def trained(recipe: Recipe, parts: Split, runtime: Runtime, images: int) -> Trai
 
 def errors(training: Training) -> torch.Tensor:
     """(10,) image MAE of the averaged weights at TIMES, on the first of the held-out images."""
-    runtime, parts = training.engine.runtime, training.split
+    runtime, parts = training.runtime, training.split
     with training.averaged() as model:
         shown = Pipeline(model, training.pixels, training.recipe, runtime)
         batches = entered(shown, parts.images, parts.valid[:HELD_OUT])
@@ -66,7 +65,7 @@ def main() -> None:
     for name in args.recipes.split(","):
         recipe = find(name)
         recipe = replace(recipe, data=replace(recipe.data, source=args.data, size=parse_size(args.size)))
-        parts = opened(recipe, None)
+        parts = open_split(recipe, None)
         print(f"recipe {name}, {args.images} images", flush=True)
         with quick:
             rounded, exact = (

@@ -18,7 +18,7 @@ from ddim.diffusion.editing import invert, restore
 from ddim.runs.codec import override
 from ddim.runs.pipeline import load
 from ddim.runs.recipe import Recipe
-from ddim.training.run import opened
+from ddim.training.start import open_split
 
 SONG = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.0001, 1000: 0.0001}
 
@@ -35,7 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     trained = load(args.run)
     recipe, model = trained.recipe, trained.denoiser(trained.model)
-    parts = opened(replace(recipe, data=replace(recipe.data, source=args.data)), None)
+    parts = open_split(replace(recipe, data=replace(recipe.data, source=args.data)), None)
     known = trained.checkpoint.state.images
     if known is None or parts.images.fingerprint != known.fingerprint or not len(parts.valid):
         raise SystemExit(f"{args.data} is not what {args.run} was trained on, or holds nothing back")

@@ -35,6 +35,7 @@ from ddim.runs.named_recipes import find
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe import Recipe, build
 from ddim.training.loop import Training
+from ddim.training.validation import validate
 from timing import in_turn, pace, show, training
 
 KERAS = Path(__file__).with_name("keras_tutorial.py")
@@ -42,7 +43,7 @@ KERAS = Path(__file__).with_name("keras_tutorial.py")
 
 def bare_step(made: Training) -> Callable[[], object]:
     """Forward, loss, backward and optimiser on one fixed batch."""
-    o, runtime = made.recipe.optim, made.engine.runtime
+    o, runtime = made.recipe.optim, made.runtime
     stream = torch.Generator().manual_seed(1)
     size = (o.batch, 3, *made.recipe.data.size)
     x0, eps = (runtime.images(torch.randn(size, generator=stream)) for _ in range(2))
@@ -88,7 +89,7 @@ def measure_training(name: str, args: argparse.Namespace, quick: Runtime) -> Non
     show(f"training, recipe {name}, batch {batch}", in_turn(candidates, args.rounds))
     print(f"  apart: two updates with compiling {compiled:.1f} s", end="")
     begin = time.perf_counter()
-    ours.validate()
+    validate(ours)
     print(f", a validation of {len(ours.split.valid)} images {time.perf_counter() - begin:.1f} s")
 
 

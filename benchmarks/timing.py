@@ -12,7 +12,6 @@ from ddim.data import Images, split
 from ddim.diffusion.pixels import Pixels
 from ddim.nn.runtime import Runtime
 from ddim.runs.recipe import Recipe
-from ddim.training.engine import LocalEngine
 from ddim.training.loop import Plan, Split, Training
 
 
@@ -30,7 +29,7 @@ def training(recipe: Recipe, runtime: Runtime) -> Training:
         recipe,
         Split(source, *split(source, 0.1, 0)),
         Pixels.fixed(0.5, 0.5),
-        LocalEngine(runtime),
+        runtime,
         Plan(10**9),
     )
     for _ in range(2):

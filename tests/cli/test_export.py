@@ -39,7 +39,7 @@ def test_an_imported_run_has_no_images_of_its_own(tmp_path, capsys, monkeypatch)
     export(load(run_of(recipe(), tmp_path / "run")), tmp_path / "out")
     run, opened = import_(tmp_path / "out", tmp_path / "back"), []
     monkeypatch.setattr("ddim.metrics.features.load_extractor", lambda *a: stub())
-    for module in ("runs.images", "evaluation.reference", "training.run"):
+    for module in ("runs.images", "evaluation.reference", "training.start"):
         monkeypatch.setattr(f"ddim.{module}.open_images", lambda *a, **k: opened.append(a))
     for command, otherwise in [
         ("diagnose", ""),

@@ -74,8 +74,8 @@ def test_weights_of_other_classes_can_be_trained_on_without_labels_alone(home, t
     did(*words, tmp_path / "without", "--data.labels", "no")
     capsys.readouterr()
     said = refused(capsys, *words, tmp_path / "run")
-    assert "weights of a network that was told of 12 classes, and" in said
-    assert "has 2: without labels, --data.labels no, they can be trained on" in said
+    assert "weights of a network with 12 classes, and" in said
+    assert "has 2: train it without labels (--data.labels no)" in said
     assert not (tmp_path / "run").exists()
 
 

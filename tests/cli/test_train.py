@@ -114,7 +114,7 @@ def test_images_that_are_enlarged_are_told_with_the_size_that_they_have(here, ca
     run = tiny.training(override(tiny.recipe(), {"data.size": size}), source)
     for step in (0, 1):
         run.step = step
-        Console().begin(run, here)
+        Console().on_start(run, here)
         lines = capsys.readouterr().err.splitlines()
         told = [line for line in lines if "are enlarged" in line]
         most = f"most images are smaller and are enlarged to this size; --size {advised} would train faster"
@@ -363,7 +363,7 @@ def simulated(update, event, first=60.0, images=8000, events=10):
         pace.update(now)
         shown.append(pace.left(run))
         times.append(now)
-        if run.step in run.events():
+        if run.step in run.validation_steps():
             now += event
             pace.event(now)
     return [(left, now - at) for left, at in zip(shown, times, strict=True)]

@@ -17,7 +17,7 @@ from ddim.diffusion.schedules import Cosine, Level, Linear, LinearBeta
 from ddim.errors import UserError
 from ddim.runs.named_recipes import find
 from ddim.runs.recipe import Fixed
-from ddim.training.batches import earliest
+from ddim.training.batches import earliest_time
 from oracles import Asked, normal
 
 PIXELS = {"fixed": Pixels.fixed(0.5, 0.5, 1), "measured": Pixels((0.45,), (0.12,))}
@@ -143,7 +143,7 @@ def test_on_each_recipes_schedule_the_flow_begins_where_narrow_laws_can_be_seen(
     n, recipe = 2000, find(name)
     x0, exact, denoise, pixels = law_of_values(n, recipe, 1.8)
     # The divergence of numbers that do not depend on each other is exact with any signs.
-    found = flow(denoise, x0, pixels, OneStream(), earliest=earliest(recipe))
+    found = flow(denoise, x0, pixels, OneStream(), earliest=earliest_time(recipe))
     assert -0.01 < (found - exact).mean() < most
 
 
@@ -159,7 +159,7 @@ def test_on_each_recipes_schedule_the_bound_is_near_the_bits_of_narrow_laws(name
     """Of a law 1.8 values wide, in 1000 steps."""
     recipe = find(name)
     x0, exact, denoise, pixels = law_of_values(1000, recipe, 1.8)
-    times = grid(1000, recipe.schedule, pixels, earliest(recipe))
+    times = grid(1000, recipe.schedule, pixels, earliest_time(recipe))
     assert 0 < (vlb(denoise, x0, pixels, times, Even()) - exact).mean() < most
 
 
@@ -185,9 +185,11 @@ def test_no_network_is_asked_at_times_that_training_does_not_draw():
     recipe = replace(recipe, objective=replace(recipe.objective, times=UniformTimes(1e-3)))
     x0, _, denoise, pixels = law_of_values(2, recipe, 1.8)
     asked = Asked(denoise)
-    flow(asked, x0, pixels, OneStream(), earliest=earliest(recipe))
+    flow(asked, x0, pixels, OneStream(), earliest=earliest_time(recipe))
     assert 1e-3 <= min(asked.times) < 1.02e-3
-    assert grid(20, recipe.schedule, pixels, earliest(recipe))[-1].item() == pytest.approx(min(asked.times))
+    assert grid(20, recipe.schedule, pixels, earliest_time(recipe))[-1].item() == pytest.approx(
+        min(asked.times)
+    )
 
 
 def test_of_dequantised_images_flow_and_bound_are_of_bins_of_a_256th():

@@ -36,6 +36,7 @@ from ddim.runs.generate import generate, sample
 from ddim.runs.images import OwnImages
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe import DDPMUNetSpec, UNetSpec
+from ddim.training.validation import validate
 from oracles import made, normal, shaken
 
 SIZE = 4
@@ -164,7 +165,7 @@ def test_the_recipe_of_a_run_says_how_many_classes_it_has_and_no_other_does():
 def test_validation_tells_each_image_its_class():
     run = training(data__valid=0.5, report__valid=20)
     seen = seen_by(run.model.net)
-    run.validate()
+    validate(run)
     x, labels = (torch.cat(part) for part in zip(*seen, strict=True))
     # Times grow: the first images are hardly noisy.
     assert torch.equal(labels[:8] == 1, redness(x[:8]) > 0)
@@ -379,7 +380,7 @@ def test_weights_of_other_classes_can_be_trained_further_without_labels():
     with pytest.raises(UserError, match="trained further with --data.labels no"):
         count_classes(parent.recipe, replace(coloured(), classes=("blue", "red", "green")))
     child = training(override(parent.recipe, {"data.labels": False}))
-    child.begin_from(parent.model.state_dict())
+    child.start_from(parent.model.state_dict())
     assert math.isfinite(child.advance()["loss"])
 
 

@@ -15,9 +15,8 @@ from ddim.runs import checkpoint
 from ddim.runs.codec import override
 from ddim.runs.recipe import Data, DDPMUNetSpec, Optim, Recipe, Report, ResidualUNetSpec, UNetSpec
 from ddim.training import Callback, Machine
-from ddim.training.engine import LocalEngine
 from ddim.training.loop import Plan, Split, Training
-from ddim.training.run import pixels_of
+from ddim.training.start import measure_pixels
 
 COMMAND = [sys.executable, "-c", "import sys; from ddim.cli import main; sys.exit(main())"]
 MACHINE = Machine("cpu", "fp32", compiling=False, threads=1)
@@ -62,7 +61,7 @@ def training(chosen=BASE, source=None):
     """A training at step 0, of images in memory."""
     source = source or images()
     parts = Split(source, *split(source, chosen.data.valid, chosen.seed))
-    return Training(chosen, parts, pixels_of(chosen, parts), LocalEngine(Runtime()), Plan(chosen.images))
+    return Training(chosen, parts, measure_pixels(chosen, parts), Runtime(), Plan(chosen.images))
 
 
 def bits(run):
@@ -109,7 +108,7 @@ class At(Callback):
     def __init__(self, step, act):
         self.step, self.act = step, act
 
-    def stepped(self, training, values):
+    def on_step(self, training, values):
         """See `Callback`."""
         if training.step == self.step:
             self.act(training)

@@ -16,7 +16,7 @@ from ddim.runs import checkpoint
 from ddim.runs.generate import generate
 from ddim.runs.pipeline import load, recipe_of
 from ddim.training import Callback, resume, train
-from ddim.training.run import opened
+from ddim.training.start import open_split
 from stubs import stub
 
 CHANGES = {"data__source": "blossoms:60", "data__valid": "0.5", "report__kid": "32"}
@@ -46,7 +46,7 @@ def test_each_event_logs_the_kid_of_the_averaged_weights(tmp_path):
 
 def tiny_split(trained):
     """(N, C, H, W) uint8 of the validation images of a run."""
-    parts = opened(trained.recipe, None)
+    parts = open_split(trained.recipe, None)
     return torch.from_numpy(np.array(parts.images.pixels[parts.valid])).permute(0, 3, 1, 2)
 
 
@@ -77,7 +77,7 @@ class Crash(Callback):
     def __init__(self, n):
         self.left = n
 
-    def saved(self, training, path):
+    def on_checkpoint(self, training, path):
         self.left -= 1
         if not self.left:
             raise CrashError

@@ -18,6 +18,7 @@ from ddim.nn import blocks, ema
 from ddim.nn.ema import Exponential, HalfLife, Power
 from ddim.runs.codec import override
 from ddim.training.loop import Plan
+from ddim.training.validation import validate
 
 
 def recorded(run, monkeypatch):
@@ -158,7 +159,7 @@ def test_dequantised_images_are_seen_in_other_grains_each_time_and_validated_wit
     for chosen in (tiny.BASE, tiny.recipe(data__dequantise="true")):
         run = tiny.training(chosen)
         tiny.gradients(run)
-        run.validate()
+        validate(run)
         run.step += 1
         tiny.gradients(run)
     exact, valid, _, seen, same, later = entered
@@ -257,7 +258,7 @@ def test_further_averages_change_nothing_else_of_a_run():
     one, several = tiny.training(), tiny.training(replace(tiny.BASE, ema=Power(6.94, (1.0, 2.0))))
     for _ in range(4):
         assert one.advance() == several.advance()
-    assert one.validate() == several.validate()
+    assert validate(one) == validate(several)
     plain, more = tiny.bits(one), tiny.bits(several)
     assert tiny.different(plain, {name: more[name] for name in plain}) == []
     assert {name.rpartition("/")[0] for name in more if name not in plain} >= {"ema/1", "ema/2"}
@@ -271,7 +272,7 @@ def test_a_validation_leaves_the_training_untouched(net):
     for _ in range(3):
         run.advance()
     before = tiny.bits(run)
-    assert {"noise_mae", "image_mae"} < set(run.validate())
+    assert {"noise_mae", "image_mae"} < set(validate(run))
     assert tiny.different(before, tiny.bits(run)) == []
     assert all(module.training for module in run.model.modules())
 
@@ -294,23 +295,23 @@ def test_a_validation_is_of_the_averaged_weights_and_always_the_same():
     run = tiny.training(tiny.recipe(report__valid="7"))
     for _ in range(6):
         run.advance()
-    found = run.validate()
-    assert run.validate() == found
+    found = validate(run)
+    assert validate(run) == found
     with torch.no_grad():
         for name, value in ema.averaged_tensors(run.model).items():
             value.copy_(run.average[name])
-    assert run.validate() == found
+    assert validate(run) == found
     for value in run.average.values():
         value.add_(0.1)
-    assert run.validate() != found
+    assert validate(run) != found
 
 
 def test_a_validation_does_not_depend_on_the_micro_batch():
     run = tiny.training(tiny.recipe(report__valid="7"))
     run.advance()
-    found = run.validate()
-    run.engine.runtime = replace(run.engine.runtime, micro_batch=3)
-    for name, value in run.validate().items():
+    found = validate(run)
+    run.runtime = replace(run.runtime, micro_batch=3)
+    for name, value in validate(run).items():
         assert value == pytest.approx(found[name], rel=1e-5)
 
 
@@ -320,13 +321,13 @@ def test_a_network_that_says_zero_errs_by_the_mean_of_the_noise():
     with torch.no_grad():
         for value in run.average.values():
             value.zero_()
-    assert run.validate()["noise_mae"] == pytest.approx(math.sqrt(2 / math.pi), rel=5e-3)
+    assert validate(run)["noise_mae"] == pytest.approx(math.sqrt(2 / math.pi), rel=5e-3)
 
 
 def test_the_errors_by_log_snr_are_those_of_the_whole_taken_apart():
     run = tiny.training(tiny.recipe(report__valid="400"), tiny.images(500))
     run.advance()
-    found = run.validate()
+    found = validate(run)
     times = (torch.arange(100, dtype=torch.float64) + 0.5) / 100
     bins = (run.recipe.schedule(times).log_snr / 2).floor() * 2
     for name in ("noise_mae", "image_mae"):
@@ -348,7 +349,7 @@ def test_the_errors_by_log_snr_are_those_of_each_image_alone():
     with torch.no_grad():
         for value in run.average.values():
             value.zero_()
-    found = run.validate()
+    found = validate(run)
     times = (torch.arange(100, dtype=torch.float64) + 0.5) / 100
     at = run.recipe.schedule(times)
     size = (at.alpha / at.sigma) * found["image_mae"]
@@ -359,14 +360,14 @@ def test_the_errors_by_log_snr_are_those_of_each_image_alone():
 
 def test_without_validation_images_there_is_no_validation():
     run = tiny.training(tiny.recipe(data__valid="0"))
-    assert run.validate() == {}
+    assert validate(run) == {}
 
 
 def test_a_training_starts_from_anothers_weights_in_the_averages_too():
     parent = tiny.training(tiny.recipe(seed=5))
     parent.advance()
     child = tiny.training(replace(tiny.BASE, ema=Power(6.94, (1.0,))))
-    child.begin_from(parent.model.state_dict())
+    child.start_from(parent.model.state_dict())
     state = parent.model.state_dict()
     assert tiny.different(state, child.model.state_dict()) == []
     for average in (child.average, child.averages["1"]):
@@ -380,7 +381,7 @@ def test_weights_that_do_not_fit_are_one_sentence_and_change_nothing(net):
     child = tiny.training()
     before = tiny.bits(child)
     with pytest.raises(UserError, match="another network") as error:
-        child.begin_from(tiny.training(tiny.recipe(net)).model.state_dict())
+        child.start_from(tiny.training(tiny.recipe(net)).model.state_dict())
     assert "\n" not in str(error.value)
     assert tiny.different(before, tiny.bits(child)) == []
 
@@ -389,8 +390,8 @@ def test_a_longer_budget_is_spent_in_whole_batches_and_ends_in_an_event():
     for images in (1, 79, 80, 81, 1000):
         run = tiny.training(tiny.recipe(images=images))
         last = -(-images // 8)
-        assert max(run.events()) == last
-        assert 1 <= len(run.events()) <= run.recipe.report.events
+        assert max(run.validation_steps()) == last
+        assert 1 <= len(run.validation_steps()) <= run.recipe.report.events
         run.step = last - 1
         assert not run.finished
         run.step = last
@@ -402,9 +403,9 @@ def test_a_settled_plan_is_a_whole_number_of_batches_and_never_in_the_past():
     run.plan = Plan(None)
     assert not run.finished
     run.step = 10
-    run.settle(163)
+    run.fix_total(163)
     assert (run.plan.total, run.plan.settled) == (160, 80)
-    run.settle(3)
+    run.fix_total(3)
     assert (run.plan.total, run.finished) == (80, True)
 
 
@@ -435,4 +436,4 @@ def test_how_a_batch_is_divided_changes_no_augmentation():
 
 def test_a_validation_is_of_images_as_they_are():
     """An untrained network gives zero: its error is that of its skip, whatever training does to images."""
-    assert tiny.training(tiny.AUGMENTED).validate() == tiny.training().validate()
+    assert validate(tiny.training(tiny.AUGMENTED)) == validate(tiny.training())

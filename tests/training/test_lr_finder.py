@@ -8,7 +8,7 @@ from PIL import Image
 import tiny
 from ddim.errors import UserError
 from ddim.training import train
-from ddim.training.lr_finder import Curve, Drawing, find_rate, range_test
+from ddim.training.lr_finder import Curve, CurvePlot, find_learning_rate, range_test
 
 
 def test_the_rate_found_lies_between_those_too_small_and_those_too_large():
@@ -49,21 +49,21 @@ def test_the_suggestion_is_a_tenth_of_the_rate_of_least_loss():
 def test_losses_that_are_never_finite_are_one_sentence():
     run = tiny.training()
     next(run.model.parameters()).data.fill_(math.nan)
-    with pytest.raises(UserError, match="no loss was finite"):
+    with pytest.raises(UserError, match="the loss was not finite, even at"):
         range_test(run)
 
 
 def test_no_rate_is_looked_for_of_a_recipe_that_will_not_be_trained():
     table = {"schedule": "linear", "schedule__entries": 500, "conditioning": "timestep"}
     with pytest.raises(UserError, match="must be one number, the entries of the table, got 500 and 1000"):
-        find_rate(tiny.recipe(data__source="nowhere/", **table), tiny.MACHINE)
+        find_learning_rate(tiny.recipe(data__source="nowhere/", **table), tiny.MACHINE)
 
 
 def test_a_run_that_finds_its_rate_first_starts_from_untouched_weights_and_keeps_the_drawing(tmp_path):
     recipe = tiny.recipe()
-    curve = find_rate(recipe, tiny.MACHINE)
+    curve = find_learning_rate(recipe, tiny.MACHINE)
     drawn = train(
-        None, recipe, out=tmp_path / "drawn", machine=tiny.MACHINE, callbacks=[Drawing(curve, recipe)]
+        None, recipe, out=tmp_path / "drawn", machine=tiny.MACHINE, callbacks=[CurvePlot(curve, recipe)]
     )
     plain = train(None, recipe, out=tmp_path / "plain", machine=tiny.MACHINE)
     assert tiny.digests(drawn) == tiny.digests(plain)
@@ -74,6 +74,6 @@ def test_a_run_that_finds_its_rate_first_starts_from_untouched_weights_and_keeps
 
 def test_a_run_that_starts_from_anothers_weights_is_tested_on_those(tmp_path):
     parent = train(None, tiny.recipe(optim__lr=0.01), out=tmp_path / "parent", machine=tiny.MACHINE)
-    fresh, begun = (find_rate(tiny.recipe(), tiny.MACHINE, source) for source in (None, parent))
+    fresh, begun = (find_learning_rate(tiny.recipe(), tiny.MACHINE, source) for source in (None, parent))
     # A network that has learnt errs less at rates too small to teach it anything.
     assert begun.losses[0] < fresh.losses[0]

@@ -90,7 +90,7 @@ class Ruin(Callback):
     def __init__(self, step, value=math.nan):
         self.step, self.value = step, value
 
-    def stepped(self, training, values):
+    def on_step(self, training, values):
         """See `Callback`."""
         if training.step == self.step:
             with torch.no_grad():
@@ -124,10 +124,10 @@ def test_a_run_that_broke_down_can_be_resumed(tmp_path):
 @pytest.mark.parametrize("bad", [10, 5])
 def test_a_run_whose_event_falls_on_a_skipped_step_is_saved_and_finished(bad, tmp_path, monkeypatch):
     class Once(Callback):
-        def begin(self, training, folder):
-            self.stepped(training, {})
+        def on_start(self, training, folder):
+            self.on_step(training, {})
 
-        def stepped(self, training, values):
+        def on_step(self, training, values):
             if training.step == bad - 1:
                 self.cure = poison(training, "loss", math.nan)
             elif training.step == bad:

@@ -5,6 +5,7 @@ import types
 
 import pytest
 
+import ddim.training.budget
 import ddim.training.run
 import tiny
 from ddim.runs import checkpoint
@@ -62,11 +63,11 @@ class Clock(Callback):
     def __init__(self, first=3.0, update=0.2, event=0.5):
         self.now, self.first, self.update, self.aside = 1000.0, first, update, event
 
-    def stepped(self, training, values):
+    def on_step(self, training, values):
         """See `Callback`."""
         self.now += self.first if training.step == 1 else self.update
 
-    def event(self, training, values):
+    def on_validation(self, training, values):
         """See `Callback`."""
         self.now += self.aside
 
@@ -75,7 +76,8 @@ class Clock(Callback):
 def clock(monkeypatch):
     ticking = Clock()
     module = types.SimpleNamespace(monotonic=lambda: ticking.now, perf_counter=lambda: ticking.now)
-    monkeypatch.setattr(ddim.training.run, "time", module)
+    for part in (ddim.training.run, ddim.training.budget):
+        monkeypatch.setattr(part, "time", module)
     return ticking
 
 
@@ -85,7 +87,7 @@ class Stop(Callback):
     def __init__(self, step):
         self.step = step
 
-    def stepped(self, training, values):
+    def on_step(self, training, values):
         """See `Callback`."""
         if training.step == self.step:
             raise ConnectionError

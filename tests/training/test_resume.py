@@ -38,7 +38,7 @@ class CrashAtSave(Callback):
     def __init__(self, n):
         self.left = n
 
-    def saved(self, training, path):
+    def on_checkpoint(self, training, path):
         self.left -= 1
         if not self.left:
             raise PowerCutError

@@ -15,9 +15,8 @@ from ddim.nn.runtime import Runtime
 from ddim.runs.codec import read_recipe
 from ddim.runs.recipe import Data
 from ddim.training import Callback, Machine, train
-from ddim.training.engine import LocalEngine
 from ddim.training.loop import Plan, Split, Training
-from ddim.training.run import pixels_of
+from ddim.training.start import measure_pixels
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,7 @@ def test_the_losses_logged_are_the_means_since_the_last_line(tmp_path):
     seen = []
 
     class Note(Callback):
-        def stepped(self, training, values):
+        def on_step(self, training, values):
             seen.append(values)
 
     folder = train(None, tiny.recipe(), out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[Note()])
@@ -80,22 +79,22 @@ def test_callbacks_are_called_in_their_order_and_after_the_checkpoint_is_there(t
     said = []
 
     class Say(Callback):
-        def begin(self, training, folder):
+        def on_start(self, training, folder):
             said.append("begin")
 
-        def stepped(self, training, values):
+        def on_step(self, training, values):
             said.append(training.step)
 
-        def saved(self, training, path):
+        def on_checkpoint(self, training, path):
             assert (path / "MANIFEST.json").is_file()
             said.append("saved")
 
-        def event(self, training, values):
+        def on_validation(self, training, values):
             assert {"noise_mae", "image_mae"} < values.keys()
             assert (tmp_path / "run" / "samples" / f"step-{training.step:09d}.png").is_file()
             said.append("event")
 
-        def end(self, training):
+        def on_end(self, training):
             said.append("end")
 
     train(None, tiny.recipe(), out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[Say()])
@@ -113,7 +112,7 @@ def test_callbacks_are_called_in_their_order_and_after_the_checkpoint_is_there(t
 
 def test_a_run_from_another_starts_with_its_averaged_weights_and_its_pixels(parent, tmp_path):
     class Begin(Callback):
-        def begin(self, training, folder):
+        def on_start(self, training, folder):
             self.bits = tiny.bits(training)
             self.pixels = training.pixels
             assert training.step == 0
@@ -153,7 +152,7 @@ def test_a_run_that_was_killed_early_starts_again_from_the_same_weights_or_not_a
         train(None, tiny.recipe(), **words, callbacks=[tiny.At(2, crash)])
     shutil.rmtree(moved / "checkpoints" / "step-000000010")
     before = contents(tmp_path)
-    with pytest.raises(UserError, match="is at another checkpoint than when"):
+    with pytest.raises(UserError, match="that has since been replaced"):
         ddim.training.resume(tmp_path / "run")
     assert contents(tmp_path) == before
 
@@ -267,12 +266,12 @@ def test_a_compiled_network_and_its_eager_twin_share_their_weights(monkeypatch):
     """What is validated, sampled and saved is what is trained."""
     chosen, source = tiny.recipe("batch norm"), tiny.images()
     parts = Split(source, *split(source, 0.2, 0))
-    engine = LocalEngine(Runtime(compile=True))
+    runtime = Runtime(compile=True)
     # Nothing is compiled before the first step, which there is not.
     monkeypatch.setattr(torch, "compile", torch.nn.Sequential)
-    run = Training(chosen, parts, pixels_of(chosen, parts), engine, Plan(80))
-    assert run.quick.net is not run.model.net
+    run = Training(chosen, parts, measure_pixels(chosen, parts), runtime, Plan(80))
+    assert run.compiled.net is not run.model.net
     for kind in ("parameters", "buffers"):
-        ours, theirs = (list(getattr(model, kind)()) for model in (run.model, run.quick))
+        ours, theirs = (list(getattr(model, kind)()) for model in (run.model, run.compiled))
         assert [tensor.data_ptr() for tensor in ours] == [tensor.data_ptr() for tensor in theirs]
         assert ours

@@ -47,7 +47,7 @@ def test_a_signal_ends_a_run_within_a_step_and_a_save(number, tmp_path):
 class InEvent(Callback):
     """A signal while a run validates."""
 
-    def event(self, training, values):
+    def on_validation(self, training, values):
         """See `Callback`."""
         if training.step == 5:
             signal.raise_signal(signal.SIGTERM)

@@ -80,7 +80,7 @@ class Pace:
         if total is None or not self.speed:
             return None
         # The event of this step comes after its update.
-        coming = sum(step >= training.step for step in training.events())
+        coming = sum(step >= training.step for step in training.validation_steps())
         # Until an event is timed: an evaluation of the network costs about a third of an image's update.
         guess = (report.valid + (report.grid + report.kid) * report.steps) / 3 / self.speed
         each = self.aside / self.events if self.events else guess
@@ -104,10 +104,10 @@ class Console(Callback):
         if self.bar:
             self.bar.stop()
 
-    def begin(self, training: Training, folder: Path) -> None:
+    def on_start(self, training: Training, folder: Path) -> None:
         """See `Callback`."""
         self.folder = folder
-        images, runtime = training.split.images, training.engine.runtime
+        images, runtime = training.split.images, training.runtime
         _, height, width, channels = images.pixels.shape
         count = sum(p.numel() for p in training.model.parameters())
         how = f"{runtime.device}, {runtime.precision}, {runtime.threads} threads"
@@ -128,7 +128,7 @@ class Console(Callback):
             self.bar.start()
             self.task = self.bar.add_task("training", total=training.plan.total, line="")
 
-    def stepped(self, training: Training, values: dict[str, float]) -> None:
+    def on_step(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
         now = time.monotonic()
         self.pace.update(now)
@@ -149,7 +149,7 @@ class Console(Callback):
         ends = "measuring the speed" if left is None else f"{format_duration(left)} left"
         return f"{of} images, {speed}, loss {values['loss']:.4f}, {ends}"
 
-    def event(self, training: Training, values: dict[str, float]) -> None:
+    def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
         # The errors at each noise level, whose names have a slash, are in the log only.
         whole = {name: value for name, value in values.items() if "/" not in name}
@@ -164,7 +164,7 @@ class Console(Callback):
                 say(render_preview(np.asarray(image.convert("RGB")), min(64, self.tty.width)), self.bar)
         self.pace.event(time.monotonic())
 
-    def end(self, training: Training) -> None:
+    def on_end(self, training: Training) -> None:
         """See `Callback`."""
         seconds = time.monotonic() - self.began
         self.shown = f"{training.seen:,} images seen in {format_duration(seconds)}"

@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"{why}; starting a new run")
     drawings: list[Callback] = []
     if args.find_lr:
-        recipe, drawing = _find_rate(recipe, machine, args.source)
+        recipe, drawing = _find_learning_rate(recipe, machine, args.source)
         drawings.append(drawing)
     with Console() as console:
         folder = train(
@@ -128,15 +128,15 @@ def _fields(args: argparse.Namespace) -> dict[str, str]:
     return {**args.fields, **{name: value for name, value in plain.items() if value is not None}}
 
 
-def _find_rate(recipe: Recipe, machine: Machine, source: Path | None) -> tuple[Recipe, Callback]:
+def _find_learning_rate(recipe: Recipe, machine: Machine, source: Path | None) -> tuple[Recipe, Callback]:
     """Set the learning rate by a range test; return the recipe and the callback that draws the test."""
     from ddim.cli.console import say
     from ddim.runs.codec import override
-    from ddim.training.lr_finder import Drawing, find_rate
+    from ddim.training.lr_finder import CurvePlot, find_learning_rate
 
-    curve = find_rate(recipe, machine, source)
+    curve = find_learning_rate(recipe, machine, source)
     say(f"learning rate {curve.suggested:.2g}; lr-finder.png in the run folder shows the range test")
-    return override(recipe, {"optim.lr": curve.suggested}), Drawing(curve, recipe)
+    return override(recipe, {"optim.lr": curve.suggested}), CurvePlot(curve, recipe)
 
 
 def _help_recipe(name: str) -> int:

@@ -76,7 +76,7 @@ def diagnose(
             train=errors(trained, own, own.train, images, count),
             valid=errors(trained, own, own.valid, images, count) if len(own.valid) > 1 else None,
             uniform=levels.shares(schedule, levels.slices()),
-            training=levels.shares(schedule, batches.times(trained.recipe, levels.slices(), memory)[0]),
+            training=levels.shares(schedule, batches.draw_times(trained.recipe, levels.slices(), memory)[0]),
             plateaus=levels.plateaus(schedule),
             ends=levels.ends(schedule),
             bounds=_bounds(trained, own),
@@ -146,11 +146,13 @@ def _parts(
     The model told what training tells it of them, their classes and how they were augmented; x0, t, eps.
     """
     runtime = trained.runtime
-    batch = batches.draw(trained.recipe, own.images, own.train, trained.model, runtime.device, step, memory)
+    batch = batches.draw_batch(
+        trained.recipe, own.images, own.train, trained.model, runtime.device, step, memory
+    )
     size = len(batch.which)
     for start in range(0, size, runtime.micro_batch):
         mine = slice(start, start + runtime.micro_batch)
-        yield *batch.part(mine, trained.model, trained.pixels, runtime), batch.counts[mine] / size
+        yield *batch.part(mine, trained.model, trained.pixels, runtime), batch.weights[mine] / size
 
 
 def _memory(trained: LoadedRun) -> Memory | None:

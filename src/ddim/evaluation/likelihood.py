@@ -31,7 +31,7 @@ from ddim.runs.checks import check_unconditional
 from ddim.runs.image_features import Chosen
 from ddim.runs.pipeline import LoadedRun, Pipeline
 from ddim.runs.provenance import make_record
-from ddim.training.batches import earliest
+from ddim.training.batches import earliest_time
 
 Method = Literal["vlb", "ode"]
 STEPS: dict[Method, int] = {"vlb": 1000, "ode": 50}
@@ -89,7 +89,7 @@ def bits_per_dim(
     """
     check_count("n", n)
     run = open_run(run)
-    likelihood.check(run.model.schedule, earliest(run.recipe))
+    likelihood.check(run.model.schedule, earliest_time(run.recipe))
     chosen = open_reference(run, images)
     if not len(chosen.which):
         raise UserError(f"part {chosen.part} of {chosen.source} has no images")
@@ -129,7 +129,7 @@ def measure_bits(
     """
     pixels, noise = pipeline.recipe.data.bins(pipeline.pixels), Noise(seeds)
     x0 = pipeline.runtime.images(pixels.enter(unit(images)))
-    first = earliest(pipeline.recipe)
+    first = earliest_time(pipeline.recipe)
     if method == "ode":
         return likelihood.flow(denoise, x0, pixels, noise, steps, earliest=first)
     # At high noise a small error of eps is a large one of x0, far outside the bounds.

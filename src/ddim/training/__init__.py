@@ -1,6 +1,7 @@
-"""Training: the loop, what happens beside it, and the learning-rate finder."""
+"""Training: the loop, its callbacks, and the learning-rate finder."""
 
 from ddim.training.callbacks import Callback
-from ddim.training.run import Machine, resume, train
+from ddim.training.run import resume, train
+from ddim.training.start import Machine
 
 __all__ = ["Callback", "Machine", "resume", "train"]

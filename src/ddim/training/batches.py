@@ -1,4 +1,4 @@
-"""The batches of training: which images an update sees, and how, at which times, in which noise."""
+"""The batches of training: the images, times, noise and labels of one update."""
 
 from __future__ import annotations
 
@@ -25,39 +25,48 @@ from ddim.runs.recipe import Recipe
 
 @dataclass(frozen=True)
 class Batch:
-    """What is drawn for one update of B images, for all at once: how they are divided must not change it.
+    """All that is drawn for one update of B images, at once, however the batch is then divided.
 
-    `which` (B,) of the images and which are `mirrored` (B,); `times` (B,) and what each `counts`; `noise`
-    (B, C, H, W), and the `grain` of dequantisation alike; labels `done` (B, 9) of augmentation and classes
-    `told` (B,). None where a recipe does no such thing.
+    Args:
+        images: the images of the run.
+        which: indices (B,) of the images of the batch.
+        mirrored: which of them (B,) are mirrored.
+        times: their times (B,).
+        weights: the weight (B,) of each time in the loss.
+        noise: standard normal noise (B, C, H, W).
+        dequantisation: uniform noise (B, C, H, W) within a bin of 8 bits, or None.
+        augment_labels: what augmentation does to each image (B, 9), or None.
+        class_labels: the classes (B,) that the network gets, or None.
     """
 
     images: Images
     which: np.ndarray
     mirrored: np.ndarray | None
     times: Tensor
-    counts: Tensor
+    weights: Tensor
     noise: Tensor
-    grain: Tensor | None
-    done: Tensor | None
-    told: Tensor | None
+    dequantisation: Tensor | None
+    augment_labels: Tensor | None
+    class_labels: Tensor | None
 
     def part(
-        self, mine: slice, model: Model, pixels: Pixels, runtime: Runtime
+        self, part: slice, model: Model, pixels: Pixels, runtime: Runtime
     ) -> tuple[Denoiser, Tensor, Tensor, Tensor]:
-        """Of some of the images: the model told of them what training tells it; x0, times and noise."""
-        mirrored = None if self.mirrored is None else self.mirrored[mine]
-        grain, done, told = (
-            None if every is None else every[mine] for every in (self.grain, self.done, self.told)
+        """Return the model with the labels of a part of the images, and their x0, times and noise."""
+        mirrored = None if self.mirrored is None else self.mirrored[part]
+        dequantisation, augment_labels, class_labels = (
+            None if values is None else values[part]
+            for values in (self.dequantisation, self.augment_labels, self.class_labels)
         )
-        x0 = runtime.images(pixels.enter(unit(gather(self.images, self.which[mine], mirrored), grain)))
-        eps = runtime.images(self.noise[mine])
-        if done is not None:
-            x0 = augmented(x0, done)
-        return model.given(told, done), x0, self.times[mine], eps
+        images = gather(self.images, self.which[part], mirrored)
+        x0 = runtime.images(pixels.enter(unit(images, dequantisation)))
+        eps = runtime.images(self.noise[part])
+        if augment_labels is not None:
+            x0 = augmented(x0, augment_labels)
+        return model.given(class_labels, augment_labels), x0, self.times[part], eps
 
 
-def draw(
+def draw_batch(
     recipe: Recipe,
     images: Images,
     train: np.ndarray,
@@ -66,38 +75,46 @@ def draw(
     step: int,
     memory: Memory | None,
 ) -> Batch:
-    """The batch of a run's update `step`, of its images at the indices `train` (N,).
+    """Draw the batch of update `step`, a function of the recipe's seed and of `step`.
 
-    `memory` is that of the run, where its times are drawn by their losses.
+    Args:
+        recipe: the recipe of the run.
+        images: all images of the run.
+        train: the indices (N,) of its training images.
+        model: gives the shape of the noise.
+        device: where the noise is drawn.
+        step: the number of the update.
+        memory: the losses that times are drawn by, None if they are drawn without.
     """
     size, n, seed = recipe.optim.batch, len(train), recipe.seed
     first = step * size
     which = train[indices(n, seed, first, size)]
     random = stream(device, seed, NOISE, step)
-    # One time in each of B equal slices of [0, 1): the same density as B independent ones, less variance.
+    # One time in each of B equal slices of [0, 1): the density of B independent times with less variance.
     uniform = torch.rand(size, generator=random, device=device, dtype=torch.float32).cpu()
-    drawn, counts = times(recipe, (torch.arange(size) + uniform.double()) / size, memory)
+    times, weights = draw_times(recipe, (torch.arange(size) + uniform.double()) / size, memory)
     full = (size, model.shape.channels, model.shape.height, model.shape.width)
     noise = torch.randn(full, generator=random, device=device)
-    grain = done = None
+    dequantisation = augment_labels = None
     if recipe.data.dequantise:
-        grain = torch.rand(full, generator=stream("cpu", seed, GRAIN, step))
+        dequantisation = torch.rand(full, generator=stream("cpu", seed, GRAIN, step))
     if recipe.augment.probability:
-        done = recipe.augment.labels(size, stream("cpu", seed, AUGMENT, step))
-    told = labels.label_images(recipe, images, which)
-    if told is not None:
-        told = labels.drop_labels(told, recipe.data.unlabelled, stream("cpu", seed, LABEL, step))
+        augment_labels = recipe.augment.labels(size, stream("cpu", seed, AUGMENT, step))
+    class_labels = labels.label_images(recipe, images, which)
+    if class_labels is not None:
+        draw = stream("cpu", seed, LABEL, step)
+        class_labels = labels.drop_labels(class_labels, recipe.data.unlabelled, draw)
     mirrored = flips(n, seed, first, size) if recipe.data.flip else None
-    return Batch(images, which, mirrored, drawn, counts, noise, grain, done, told)
+    return Batch(images, which, mirrored, times, weights, noise, dequantisation, augment_labels, class_labels)
 
 
-def times(recipe: Recipe, uniform: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor]:
-    """(B,) uniform in [0, 1) -> (B,) times in (0, 1] as a run draws them, and what each counts."""
+def draw_times(recipe: Recipe, uniform: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor]:
+    """Return times (B,) in (0, 1] for uniform numbers (B,) in [0, 1), and their weights (B,) in the loss."""
     if memory:
         return memory.draw(uniform)
     return recipe.objective.times(uniform, recipe.schedule), torch.ones(len(uniform))
 
 
-def earliest(recipe: Recipe) -> float:
-    """The first of 100,000 times, in even slices, as a run draws them: what is cleaner it hardly sees."""
-    return times(recipe, slices(), None)[0].min().item()
+def earliest_time(recipe: Recipe) -> float:
+    """Return the first of 100,000 evenly drawn times of training; cleaner levels are hardly trained."""
+    return draw_times(recipe, slices(), None)[0].min().item()

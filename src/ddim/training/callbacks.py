@@ -1,4 +1,4 @@
-"""What happens beside training: logs, grids of samples, checkpoints. Each a small value with five hooks."""
+"""Callbacks of training: the log, samples, checkpoints."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from ddim.training.loop import Training
 
 
 class Callback:
-    """The hooks of a run, in the order in which they are called; each does nothing unless overridden."""
+    """Hooks of a run, in the order of their calls. Each does nothing unless a subclass overrides it."""
 
-    def begin(self, training: Training, folder: Path) -> None:
-        """Before the first update of this process, new or resumed."""
+    def on_start(self, training: Training, folder: Path) -> None:
+        """Run before the first update of this process, of a new or a resumed run."""
 
-    def stepped(self, training: Training, values: dict[str, float]) -> None:
-        """After each update, with its loss, gradient norm and learning rate."""
+    def on_step(self, training: Training, values: dict[str, float]) -> None:
+        """Run after each update, with its loss, gradient norm and learning rate."""
 
-    def event(self, training: Training, values: dict[str, float]) -> None:
-        """After each validation, with its results."""
+    def on_validation(self, training: Training, values: dict[str, float]) -> None:
+        """Run after each validation, with its results."""
 
-    def saved(self, training: Training, path: Path) -> None:
-        """After each checkpoint."""
+    def on_checkpoint(self, training: Training, path: Path) -> None:
+        """Run after each checkpoint, with its folder."""
 
-    def end(self, training: Training) -> None:
-        """After the last update of this process, finished or stopped."""
+    def on_end(self, training: Training) -> None:
+        """Run after the last update of this process, whether the run is finished or stopped."""
 
 
 class Log(Callback):
-    """Lines of metrics.jsonl and TensorBoard scalars: mean losses every `report.log` updates, validations.
+    """Writes metrics.jsonl and TensorBoard scalars: mean losses every `report.log` updates, and validations.
 
     TensorBoard also gets the fields of the recipe.
     """
@@ -44,13 +44,13 @@ class Log(Callback):
     def __init__(self, log: RunLog) -> None:
         self.log = log
 
-    def begin(self, training: Training, folder: Path) -> None:
+    def on_start(self, training: Training, folder: Path) -> None:
         """See `Callback`."""
         if not training.step:
-            asked = {"recipe": training.recipe.name, **fields(dump(training.recipe))}
-            self.log.hyperparameters(asked, [*ERRORS, "kid"])
+            choices = {"recipe": training.recipe.name, **fields(dump(training.recipe))}
+            self.log.hyperparameters(choices, [*ERRORS, "kid"])
 
-    def stepped(self, training: Training, values: dict[str, float]) -> None:
+    def on_step(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
         if training.step % training.recipe.report.log == 0:
             count = training.sums.pop("updates")
@@ -58,73 +58,76 @@ class Log(Callback):
             self.log.write(training.step, training.seen, means)
             training.sums.clear()
 
-    def event(self, training: Training, values: dict[str, float]) -> None:
+    def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
         if values:
             self.log.write(training.step, training.seen, values)
 
 
 class SampleGrid(Callback):
-    """samples/step-*.png at each event: the averaged weights' images of the same seeds every time.
+    """Writes samples/step-*.png at each validation: samples of the EMA weights, of the same seeds every time.
 
-    Of a run with labels image k has class k % classes.
+    If the run has labels, sample k has class k % classes.
     """
 
     def __init__(self, log: RunLog) -> None:
         self.log = log
 
-    def begin(self, training: Training, folder: Path) -> None:
+    def on_start(self, training: Training, folder: Path) -> None:
         """See `Callback`."""
         self.folder = folder / "samples"
         self.folder.mkdir(exist_ok=True)
 
-    def event(self, training: Training, values: dict[str, float]) -> None:
+    def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
         report = training.recipe.report
-        runtime = training.engine.runtime
         with training.averaged() as model:
-            shown = Pipeline(model, training.pixels, training.recipe, runtime)
+            pipeline = Pipeline(model, training.pixels, training.recipe, training.runtime)
             label = choose_label(training.recipe)
-            images, _ = generate(shown, range(report.grid), report.steps, label=label)
+            images, _ = generate(pipeline, range(report.grid), report.steps, label=label)
         pixels = make_sheet(images)
         save_png(self.folder / f"step-{training.step:09d}.png", pixels)
         self.log.image(training.step, "samples", pixels)
 
 
 class Checkpoints(Callback):
-    """A checkpoint at each event, after every `report.checkpoint` seconds (see `due`), and at the end.
+    """Writes a checkpoint at each validation, every `report.checkpoint` seconds, and at the end.
 
-    The best by `report.best` is kept beside the newest two.
+    Keeps the newest two and the best by `report.best`.
+
+    Args:
+        log: the log, which is synced before each checkpoint.
+        others: callbacks whose `on_checkpoint` is called.
     """
 
     def __init__(self, log: RunLog, others: list[Callback]) -> None:
         self.log, self.others = log, others
 
-    def begin(self, training: Training, folder: Path) -> None:
+    def on_start(self, training: Training, folder: Path) -> None:
         """See `Callback`."""
         self.folder = folder / "checkpoints"
         self._last, self._saved, self._best = time.monotonic(), training.step, -1
 
-    def due(self, training: Training) -> None:
-        """Save if the last was long ago. Not for a step whose event is to come: a resume would miss it."""
+    def save_if_due(self, training: Training) -> None:
+        """Save if the last checkpoint is old. Not before a step's validation, which a resume would miss."""
         if time.monotonic() - self._last > training.recipe.report.checkpoint:
             self.save(training)
 
-    def event(self, training: Training, values: dict[str, float]) -> None:
+    def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
         error = values.get(training.recipe.report.best)
         if error is not None and (training.best is None or error < training.best):
             training.best, self._best = error, training.step
         self.save(training)
 
-    def end(self, training: Training) -> None:
+    def on_end(self, training: Training) -> None:
         """See `Callback`."""
         if training.step != self._saved:
             self.save(training)
 
     def save(self, training: Training) -> None:
-        """Write a checkpoint now. Not of weights that are not finite: the last good one is kept."""
-        if not training.sound:
+        """Write a checkpoint now, unless a weight is not finite: then the last good one is kept."""
+        if not training.weights_finite:
             return
         self.log.sync()
         best = self._best == training.step
@@ -133,4 +136,4 @@ class Checkpoints(Callback):
         )
         self._last, self._saved = time.monotonic(), training.step
         for callback in self.others:
-            callback.saved(training, path)
+            callback.on_checkpoint(training, path)

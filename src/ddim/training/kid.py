@@ -1,4 +1,4 @@
-"""How good a run's pictures are while it trains: KID at its events."""
+"""KID of a run in training, at its validations."""
 
 from __future__ import annotations
 
@@ -16,32 +16,35 @@ from ddim.runs.image_features import Chosen, features_of
 from ddim.runs.pipeline import Pipeline
 from ddim.training.loop import Training
 
-Judge = Callable[[], dict[str, float]]
+MeasureKID = Callable[[], dict[str, float]]
+"""Returns {"kid": ..., "kid_low": ..., "kid_high": ...}, or nothing if the recipe wants no KID."""
 
 
-def judge(training: Training) -> Judge:
-    """What gives the KID of `report.kid` pictures with its interval; nothing where the recipe wants none.
+def prepare_kid(training: Training) -> MeasureKID:
+    """Return a function that measures the KID of `report.kid` samples, with its 95 % interval.
 
-    Pictures are those of the averaged weights, of the same seeds every time, in `report.steps`, of a run with
-    labels of its classes in turn; the reference is all validation images. UserError where these are too few,
-    or the packages of features are missing.
+    The EMA weights sample the same seeds every time, in `report.steps` steps, with the classes in turn if the
+    run has labels. The reference is all validation images.
+
+    Raises:
+        UserError: if there are too few validation images, or the packages for features are missing.
     """
-    report, parts, recipe = training.recipe.report, training.split, training.recipe
+    report, split, recipe = training.recipe.report, training.split, training.recipe
     if not report.kid:
         return dict
-    if len(parts.valid) < LEAST:
+    if len(split.valid) < LEAST:
         raise UserError(
-            f"report.kid needs at least {LEAST} validation images, got {len(parts.valid)}: raise data.valid"
+            f"report.kid needs at least {LEAST} validation images, got {len(split.valid)}: raise data.valid"
         )
     extractor = load_extractor()
-    truth = features_of(Chosen(parts.images, parts.valid, recipe.data.source, "valid"), extractor)
+    reference = features_of(Chosen(split.images, split.valid, recipe.data.source, "valid"), extractor)
 
-    def judged() -> dict[str, float]:
+    def measure() -> dict[str, float]:
         with training.averaged() as model:
-            shown = Pipeline(model, training.pixels, recipe, training.engine.runtime)
-            pictures = sample_uint8(shown, range(report.kid), report.steps, choose_label(recipe))
-            features = np.concatenate([extractor(batch).numpy() for batch, _ in pictures])
-        found = kid(features, truth, subsets=1)
+            pipeline = Pipeline(model, training.pixels, recipe, training.runtime)
+            samples = sample_uint8(pipeline, range(report.kid), report.steps, choose_label(recipe))
+            features = np.concatenate([extractor(batch).numpy() for batch, _ in samples])
+        found = kid(features, reference, subsets=1)
         return {"kid": found.value, "kid_low": found.low, "kid_high": found.high}
 
-    return judged
+    return measure

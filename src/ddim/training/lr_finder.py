@@ -1,4 +1,4 @@
-"""The learning-rate range test (Smith 2017, section 3.3): one short run in which the rate grows."""
+"""The learning-rate range test (Smith 2017, section 3.3): a short training with a growing learning rate."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ddim.errors import NotFinite, UserError
-from ddim.nn.runtime import choose_runtime
 from ddim.plots.charts import plot_curves, save_figure
 from ddim.runs.checks import check_training
 from ddim.runs.pipeline import recipe_of
 from ddim.runs.recipe import Recipe
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
-from ddim.training.run import Machine, begun, opened, parent_of
+from ddim.training.start import Machine, load_parent, open_split, start_training
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Smoothed losses at growing learning rates, and the rate suggested: a tenth of the rate of least loss.
+    """Smoothed losses at growing learning rates.
 
-    Past the least the loss rises because steps are too long; a tenth keeps a margin, as luz and fastai do.
+    The suggested rate is a tenth of the rate with the least loss. Beyond it the loss rises because steps are
+    too long; the tenth keeps a margin, as in luz and fastai.
     """
 
     rates: list[float]
@@ -29,16 +29,18 @@ class Curve:
 
     @property
     def suggested(self) -> float:
-        """The suggested learning rate."""
+        """A tenth of the rate with the least loss."""
         best = min(range(len(self.losses)), key=self.losses.__getitem__)
         return self.rates[best] / 10
 
 
 def range_test(training: Training, low: float = 1e-7, high: float = 0.1, updates: int = 100) -> Curve:
-    """Losses of `updates` steps at rates growing geometrically from low to high.
+    """Train for `updates` steps at rates that grow geometrically from `low` to `high`; return the losses.
 
-    It moves the training's weights: give it one of its own. It ends early where the loss is four times its
-    least.
+    Stops early once the loss is four times its least value. It moves the weights of `training`.
+
+    Raises:
+        UserError: if no loss was finite.
     """
     rates, losses, mean = [], [], 0.0
     for k in range(updates):
@@ -53,17 +55,17 @@ def range_test(training: Training, low: float = 1e-7, high: float = 0.1, updates
             break
         mean = 0.9 * mean + 0.1 * loss
         rates.append(rate)
-        # The running mean started at 0; without the division the first losses would look small.
+        # The running mean starts at 0, so the first losses would look too small without the division.
         losses.append(mean / (1 - 0.9 ** (k + 1)))
         if losses[-1] > 4 * min(losses):
             break
     if not losses:
-        raise UserError(f"no loss was finite, even at the learning rate {low}")
+        raise UserError(f"the loss was not finite, even at the learning rate {low}: check the recipe")
     return Curve(rates, losses)
 
 
-class Drawing(Callback):
-    """lr-finder.png in the run folder: the curve from which the run has its learning rate."""
+class CurvePlot(Callback):
+    """Writes lr-finder.png into the run folder: the curve behind the learning rate of the run."""
 
     def __init__(self, curve: Curve, recipe: Recipe) -> None:
         self.figure = plot_curves(
@@ -74,15 +76,15 @@ class Drawing(Callback):
             title="Learning-rate range test",
         )
 
-    def begin(self, training: Training, folder: Path) -> None:
+    def on_start(self, training: Training, folder: Path) -> None:
         """See `Callback`."""
         save_figure(folder / "lr-finder.png", self.figure)
 
 
-def find_rate(recipe: Recipe, machine: Machine, source: Path | None = None) -> Curve:
-    """The range test of a recipe on its images, with a network of its own, begun as the run will begin."""
+def find_learning_rate(recipe: Recipe, machine: Machine, source: Path | None = None) -> Curve:
+    """Run a range test of a recipe on its images, starting as the run itself will start."""
     check_training(recipe, None if source is None else recipe_of(source))
-    parts = opened(recipe, None)
-    runtime = choose_runtime(machine.device, machine.precision, machine.compiling, machine.threads)
+    parts = open_split(recipe)
+    runtime = machine.choose()
     with runtime:
-        return range_test(begun(recipe, parts, runtime, parent_of(source)))
+        return range_test(start_training(recipe, parts, runtime, load_parent(source)))

@@ -14,7 +14,8 @@ from ddim.runs.codec import flat, load, override
 from ddim.runs.named_recipes import find
 from ddim.runs.pipeline import recipe_of
 from ddim.runs.recipe import Recipe
-from ddim.training.run import RUN, Machine, named
+from ddim.training.run import RUN
+from ddim.training.start import Machine, load_named_recipe
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Request:
         if self.recipe is None and source is not None:
             # Weights fit the network that they were trained in.
             return self.change(replace(recipe_of(source), images=None))
-        return self.change(named(self.recipe or "fast", source))
+        return self.change(load_named_recipe(self.recipe or "fast", source))
 
     def change(self, recipe: Recipe) -> Recipe:
         """Set the requested fields in a recipe."""

@@ -1,28 +1,66 @@
-"""What a run measures of itself on its validation images."""
+"""The validation of a run in training: errors of its EMA weights on held-out images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
+from ddim.data.batch import batch as gather
+from ddim.data.batch import unit
 from ddim.diffusion import log_snr as levels
+from ddim.diffusion.noise import VALIDATION, stream
 from ddim.metrics.statistics import estimate_mean
+from ddim.runs import classes as labels
+from ddim.training.loop import Training
 
 
-def means(log_snr: Tensor, values: Mapping[str, Tensor]) -> dict[str, float]:
-    """Means of named values (N,) in each bin of their log-SNR (N,): {"noise_mae/log_snr_-4": 0.2}.
+@torch.no_grad()
+def validate(training: Training) -> dict[str, float]:
+    """Return the noise MAE and image MAE, in model units, of the EMA weights on validation images.
 
-    With the ends of their 95 % intervals, "noise_mae_low/log_snr_-4" and "noise_mae_high/log_snr_-4", where
-    a bin has two values or more.
+    The images, the times (one in each equal slice) and the noise are always the same. A network with class
+    labels gets those of the images. Names such as "noise_mae/log_snr_-4" are means over the images whose
+    log-SNR lies in [-4, -2) (see `mean_by_level`). Empty without validation images.
     """
-    bins, found = levels.bins(log_snr), {}
+    recipe, split, runtime = training.recipe, training.split, training.runtime
+    count = min(recipe.report.valid, len(split.valid))
+    if not count:
+        return {}
+    draw = stream("cpu", recipe.seed, VALIDATION, 0)
+    which = split.valid[torch.randperm(len(split.valid), generator=draw)[:count].numpy()]
+    times = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    sums = torch.zeros(2, dtype=torch.float64)
+    each = torch.zeros(2, count, dtype=torch.float64)
+    with training.averaged() as model, runtime.precise():
+        for part in torch.arange(count).split(runtime.micro_batch):
+            some = which[part.numpy()]
+            x0 = runtime.images(training.pixels.enter(unit(gather(split.images, some))))
+            eps = runtime.images(torch.randn(x0.shape, generator=draw))
+            x_t = model.schedule(times[part]).noisy(x0, eps)
+            p = model.given(labels.label_images(recipe, split.images, some))(x_t, times[part])
+            for k, error in enumerate((p.eps - eps, p.x0 - x0)):
+                sums[k] += error.abs().mean().item() * len(part)
+                each[k, part] = error.abs().flatten(1).mean(1).double().cpu()
+    noise_mae, image_mae = (sums / count).tolist()
+    by_level = mean_by_level(recipe.schedule(times).log_snr, {"noise_mae": each[0], "image_mae": each[1]})
+    return {"noise_mae": noise_mae, "image_mae": image_mae, **by_level}
+
+
+def mean_by_level(log_snr: Tensor, values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the means of named values (N,) in each bin of their log-SNR (N,): {"noise_mae/log_snr_-4": 0.2}.
+
+    A bin with two values or more also gets the ends of the 95 % interval of its mean, under
+    "noise_mae_low/log_snr_-4" and "noise_mae_high/log_snr_-4".
+    """
+    bins, means = levels.bins(log_snr), {}
     for name, value in values.items():
         for b in bins.unique():
             inside = value[bins == b].double()
-            found[f"{name}/log_snr_{int(b)}"] = inside.mean().item()
+            means[f"{name}/log_snr_{int(b)}"] = inside.mean().item()
             if len(inside) > 1:
                 interval = estimate_mean(inside.numpy())
-                found[f"{name}_low/log_snr_{int(b)}"] = float(interval.low)
-                found[f"{name}_high/log_snr_{int(b)}"] = float(interval.high)
-    return found
+                means[f"{name}_low/log_snr_{int(b)}"] = float(interval.low)
+                means[f"{name}_high/log_snr_{int(b)}"] = float(interval.high)
+    return means
