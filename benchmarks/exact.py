@@ -4,7 +4,7 @@
 
 On held-out images, by time, in the noise that they hold: the network's own error in float32, as a root mean
 square; then, as a share of it, how far the network under autocast lies from itself in float32: as it is
-(`Exact` is float32), and rounded throughout, as a network that is converted to bf16 is.
+(`ExactConv2d` is float32), and rounded throughout, as a network that is converted to bf16 is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.noise import Noise
-from ddim.nn.blocks import Exact
+from ddim.nn.blocks import ExactConv2d
 from ddim.runs.images import entered, own_images
 from ddim.runs.pipeline import load
 
@@ -29,7 +29,7 @@ def rounded(model: Model) -> Model:
     """A copy without its exact path."""
     model = copy.deepcopy(model)
     for module in model.modules():
-        if isinstance(module, Exact):
+        if isinstance(module, ExactConv2d):
             module.__class__ = nn.Conv2d
     return model
 

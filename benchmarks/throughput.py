@@ -107,7 +107,7 @@ def measure_sampling(args: argparse.Namespace, quick: Runtime) -> None:
             torch.default_generator.manual_seed(0)
             model = build(recipe, 3).eval().requires_grad_(False)
             # A network that starts at zero would not show what rounding does.
-            torch.nn.init.normal_(model.net.leave.weight, std=0.1)
+            torch.nn.init.normal_(model.net.out_conv.weight, std=0.1)
         runtime.place(model)
         model.net = runtime.compiled(model.net)
         trained = Pipeline(model, Pixels.fixed(0.5, 0.5), recipe, runtime)

@@ -194,7 +194,7 @@ def test_the_gradients_of_a_diagnosis_are_of_a_network_that_is_told():
     found = diagnostics._gradients(trained, OWN, None)
     sizes = [p.numel() for p in trained.model.parameters()]
     names = [name for name, _ in trained.model.named_parameters()]
-    mine = dict(zip(names, found.split(sizes, dim=1), strict=True))["net.tell_augment.weight"]
+    mine = dict(zip(names, found.split(sizes, dim=1), strict=True))["net.augment_proj.weight"]
     assert mine.abs().max() > 0
 
 

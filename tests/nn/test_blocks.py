@@ -2,12 +2,21 @@ import pytest
 import torch
 from torch import nn
 
-from ddim.nn.blocks import Dropout, Exact, attended, doubled, kept, opaque_doubled, padded, zeroed
+from ddim.nn.blocks import (
+    Dropout,
+    ExactConv2d,
+    apply_padded,
+    draw_mask,
+    opaque_upsample_2x,
+    self_attention,
+    upsample_2x,
+    zero_init,
+)
 from oracles import made, normal
 
 
 def test_exact_gives_the_same_float32_bits_under_autocast():
-    layer, plain = made(lambda: Exact(3, 5, 3, padding=1)), made(lambda: nn.Conv2d(3, 5, 3, padding=1))
+    layer, plain = made(lambda: ExactConv2d(3, 5, 3, padding=1)), made(lambda: nn.Conv2d(3, 5, 3, padding=1))
     x = normal(2, 3, 6, 6, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         found, rounded = layer(x), plain(x)
@@ -18,7 +27,7 @@ def test_exact_gives_the_same_float32_bits_under_autocast():
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_zeroed_is_the_zero_function(bias):
-    layer = zeroed(made(lambda: nn.Conv2d(3, 5, 3, bias=bias)))
+    layer = zero_init(made(lambda: nn.Conv2d(3, 5, 3, bias=bias)))
     assert not layer(normal(1, 3, 4, 4, dtype=torch.float32)).any()
 
 
@@ -31,7 +40,7 @@ def test_any_size_is_padded_with_zeros_below_and_right_and_cropped(height, width
         return 2 * x
 
     x = normal(2, 3, height, width)
-    assert torch.equal(padded(x, 8, net), 2 * x)
+    assert torch.equal(apply_padded(net, x, 8), 2 * x)
     inner = seen[0]
     assert inner.shape[2] % 8 == inner.shape[3] % 8 == 0
     assert max(inner.shape[2] - height, inner.shape[3] - width) < 8
@@ -47,7 +56,11 @@ def test_any_size_is_padded_with_zeros_below_and_right_and_cropped(height, width
 def test_doubled_is_torchs_own_forwards_and_backwards_seen_or_opaque(mode, shape, kind, layout):
     x = normal(*shape, dtype=torch.float32).to(kind).contiguous(memory_format=layout)
     results = []
-    for double in (doubled, opaque_doubled, lambda x, mode: nn.functional.interpolate(x, None, 2, mode)):
+    for double in (
+        upsample_2x,
+        opaque_upsample_2x,
+        lambda x, mode: nn.functional.interpolate(x, None, 2, mode),
+    ):
         entered = x.clone().requires_grad_()
         found = double(entered, mode)
         (found * normal(*found.shape, dtype=torch.float32).to(kind)).sum().backward()
@@ -56,7 +69,7 @@ def test_doubled_is_torchs_own_forwards_and_backwards_seen_or_opaque(mode, shape
         assert torch.equal(found, results[2][0])
         assert torch.equal(gradient, results[2][1])
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-    torch.library.opcheck(opaque_doubled, (x.clone().requires_grad_(), mode), test_utils=checks)
+    torch.library.opcheck(opaque_upsample_2x, (x.clone().requires_grad_(), mode), test_utils=checks)
 
 
 def test_a_compiled_network_doubles_by_the_opaque_operation():
@@ -66,12 +79,12 @@ def test_a_compiled_network_doubles_by_the_opaque_operation():
         seen.extend(node.target for node in graph.graph.nodes)
         return graph.forward
 
-    torch.compile(doubled, backend=backend)(normal(1, 2, 3, 4, dtype=torch.float32))
-    assert torch.ops.ddim.doubled in seen or torch.ops.ddim.doubled.default in seen
+    torch.compile(upsample_2x, backend=backend)(normal(1, 2, 3, 4, dtype=torch.float32))
+    assert torch.ops.ddim.upsample_2x in seen or torch.ops.ddim.upsample_2x.default in seen
 
 
 def test_nearest_copies_each_pixel_to_four():
-    found = doubled(torch.tensor([[[[1.0, 2.0]]]]), "nearest")
+    found = upsample_2x(torch.tensor([[[[1.0, 2.0]]]]), "nearest")
     assert torch.equal(found, torch.tensor([[[[1.0, 1, 2, 2], [1, 1, 2, 2]]]]))
 
 
@@ -100,7 +113,7 @@ def test_dropout_scales_what_it_keeps_and_drops_each_number_on_its_own(p, layout
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 1, 1, 1), (1, 2, 1, 2), (1, 1, 5, 1), (2, 3, 4, 5)])
 def test_dropout_is_of_any_size_and_of_training_only(shape):
     x = torch.ones(shape)
-    torch.library.opcheck(kept, (torch.tensor(7), list(shape), 2**15))
+    torch.library.opcheck(draw_mask, (torch.tensor(7), list(shape), 2**15))
     with torch.random.fork_rng(devices=[]):
         assert Dropout(0.9)(x).shape == x.shape
         assert not Dropout(1.0)(x).any()
@@ -130,7 +143,7 @@ def test_attention_in_bf16_is_that_in_float32_rounded_both_ways(scores, error, h
     results = []
     for kind in (torch.float32, torch.bfloat16):
         entered = qkv.bfloat16().to(kind).requires_grad_()
-        found = attended(entered, heads)
+        found = self_attention(entered, heads)
         (gradient,) = torch.autograd.grad(found, entered, normal(*found.shape, seed=1).to(kind))
         results.append((found.float(), gradient.float()))
     for exact, rounded in zip(*results, strict=True):
@@ -147,4 +160,4 @@ def test_attention_is_that_of_the_paper_head_by_head(heads):
         c @ (a.transpose(1, 2) @ b / size).softmax(-1).transpose(1, 2)
         for a, b, c in zip(q, k, v, strict=True)
     ]
-    assert torch.allclose(attended(qkv, heads), torch.cat(mixed, 1).reshape(2, 8, 3, 5))
+    assert torch.allclose(self_attention(qkv, heads), torch.cat(mixed, 1).reshape(2, 8, 3, 5))

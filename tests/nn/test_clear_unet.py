@@ -5,10 +5,11 @@ import torch
 from torch.nn import functional as F
 
 from ddim.errors import UserError
-from ddim.nn.clear_unet import Attending, ClearUNetSpec
+from ddim.nn.blocks import Attention
+from ddim.nn.clear_unet import ClearUNetSpec
 from oracles import made, normal, shaken, uniform
 
-PLAIN = {"widths": (8, 16), "attention": (False, False), "groups": 4, "enter": 8, "embedding": 8}
+PLAIN = {"widths": (8, 16), "attention": (False, False), "groups": 4, "stem": 8, "embedding": 8}
 FORMS = [
     PLAIN,
     {**PLAIN, "widths": (8, 16, 24), "attention": (False, True, True), "heads": 2},
@@ -67,11 +68,11 @@ def keras_bound(shape):
 
 def test_attention_starts_as_in_keras():
     """MultiHeadAttention's kernels are (C, heads, key_dim) thrice and (heads, key_dim, C)."""
-    net = made(lambda: ClearUNetSpec((8, 64), (False, True), heads=4, enter=8).network(3))
-    layers = [module for module in net.modules() if isinstance(module, Attending)]
+    net = made(lambda: ClearUNetSpec((8, 64), (False, True), heads=4, stem=8).network(3))
+    layers = [module for module in net.modules() if isinstance(module, Attention)]
     assert layers
     for attend in layers:
-        for layer, shape in (attend.qkv, (64, 4, 64)), (attend.out, (4, 64, 64)):
+        for layer, shape in (attend.qkv, (64, 4, 64)), (attend.proj, (4, 64, 64)):
             reached = layer.weight.abs().max().item()
             assert 0.99 < reached / keras_bound(shape) <= 1
             assert not layer.bias.any()
@@ -80,7 +81,7 @@ def test_attention_starts_as_in_keras():
 def test_only_its_last_convolution_starts_at_zero():
     net = small(FORMS[1])
     zero = [name for name, p in net.named_parameters() if name.endswith("weight") and not p.any()]
-    assert zero == ["leave.weight"]
+    assert zero == ["out_conv.weight"]
 
 
 @pytest.mark.parametrize("form", [FORMS[0], FORMS[2]], ids=str)
@@ -88,13 +89,13 @@ def test_the_path_of_the_image_stays_float32_under_autocast(form):
     net, x, told = shaken(small(form)), images(2, 3, 12, 12), torch.tensor([0.1, 0.9])
     with torch.no_grad():
         for level in (net.down[0], net.up[-1]):
-            for branch in [b.second for b in level.blocks] + [
-                a.out for a in level.attend if hasattr(a, "out")
+            for branch in [b.conv2 for b in level.blocks] + [
+                a.proj for a in level.attention if hasattr(a, "proj")
             ]:
                 branch.weight.zero_()
                 branch.bias.zero_()
         # What comes from the level below is cut off.
-        net.up[-1].blocks[0].project.weight[:, : form["widths"][1]] = 0
+        net.up[-1].blocks[0].shortcut.weight[:, : form["widths"][1]] = 0
         plain = net(x, told)
         with torch.autocast("cpu", torch.bfloat16):
             rounded = net(x, told)
@@ -125,11 +126,11 @@ def affine(x, layer, groups):
 
 
 def stage(x, level, k, told, groups, heads):
-    block, attend = level.blocks[k], level.attend[k]
-    straight = conv(x, block.project) if x.shape[1] != block.first.out_channels else x
-    h = conv(swish(affine(x, block.first_norm, groups)), block.first, padding=1)
-    h = h + (told @ block.told.weight.double().T + block.told.bias.double())[:, :, None, None]
-    x = straight + conv(swish(affine(h, block.second_norm, groups)), block.second, padding=1)
+    block, attend = level.blocks[k], level.attention[k]
+    straight = conv(x, block.shortcut) if x.shape[1] != block.conv1.out_channels else x
+    h = conv(swish(affine(x, block.norm1, groups)), block.conv1, padding=1)
+    h = h + (told @ block.time_proj.weight.double().T + block.time_proj.bias.double())[:, :, None, None]
+    x = straight + conv(swish(affine(h, block.norm2, groups)), block.conv2, padding=1)
     if not hasattr(attend, "qkv"):
         return x
     b, c, height, width = x.shape
@@ -139,7 +140,7 @@ def stage(x, level, k, told, groups, heads):
     for q, k_, v in zip(qs, ks, vs, strict=True):
         assert q.shape[1] == c
         mixed.append(v @ (q.transpose(1, 2) @ k_ / math.sqrt(c)).softmax(-1).transpose(1, 2))
-    return x + conv(torch.cat(mixed, 1).reshape(b, -1, height, width), attend.out)
+    return x + conv(torch.cat(mixed, 1).reshape(b, -1, height, width), attend.proj)
 
 
 def test_the_network_is_the_original_layer_by_layer():
@@ -150,9 +151,9 @@ def test_the_network_is_the_original_layer_by_layer():
         turns = torch.logspace(0, math.log10(1000.0), 4, dtype=torch.float64)
         angles = 2 * math.pi * turns * variance.double()[:, None]
         told = torch.cat([angles.sin(), angles.cos()], 1)
-        for layer in (net.tell[0], net.tell[2]):
+        for layer in (net.time_mlp[0], net.time_mlp[2]):
             told = swish(told @ layer.weight.double().T + layer.bias.double())
-        entered = conv(x.double(), net.enter, stride=2)
+        entered = conv(x.double(), net.in_conv, stride=2)
         first = step(entered, net.down[0], 0)
         second = step(first, net.down[0], 1)
         h = (second[..., ::2, :] + second[..., 1::2, :]) / 2
@@ -162,8 +163,10 @@ def test_the_network_is_the_original_layer_by_layer():
         h = step(torch.cat([h, second], 1), net.up[0], 0)
         h = step(torch.cat([h, first], 1), net.up[0], 1)
         # Each pixel becomes a patch by a matrix of its own for each place in it.
-        wanted = torch.einsum("bchw,cdij->bdhiwj", h, net.leave.weight.double()).flatten(2, 3).flatten(3, 4)
-        wanted = wanted + net.leave.bias.double()[:, None, None]
+        wanted = (
+            torch.einsum("bchw,cdij->bdhiwj", h, net.out_conv.weight.double()).flatten(2, 3).flatten(3, 4)
+        )
+        wanted = wanted + net.out_conv.bias.double()[:, None, None]
         assert wanted.std() > 0.1
         assert torch.allclose(net(x, variance).double(), wanted, rtol=0, atol=1e-3 * wanted.std().item())
 
@@ -172,9 +175,9 @@ def test_the_network_is_the_original_layer_by_layer():
     "options, said",
     [
         ({"depth": 0}, "net.depth must be above 0, got 0"),
-        ({"widths": (32, 64)}, "one entry a level"),
-        ({"widths": (), "attention": ()}, "one entry a level"),
-        ({"enter": 12}, "multiples of net.groups 8"),
+        ({"widths": (32, 64)}, "one entry per stage"),
+        ({"widths": (), "attention": ()}, "one entry per stage"),
+        ({"stem": 12}, "multiples of net.groups 8"),
         ({"embedding": 7}, "net.embedding must be even"),
     ],
 )

@@ -6,8 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from ddim.errors import UserError
-from ddim.nn.blocks import Exact
-from ddim.nn.ddpm_unet import Attention, Block, DDPMUNetSpec, Filter
+from ddim.nn.blocks import Attention, ExactConv2d
+from ddim.nn.ddpm_blocks import Block, Filter
+from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.runs.diffusers_format import to_diffusers
 from oracles import made, normal, shaken
 
@@ -100,10 +101,10 @@ def test_every_block_starts_as_its_shortcut(name):
     net = small(name)
     for module in net.modules():
         if isinstance(module, Block):
-            assert not module.second.weight.any()
+            assert not module.conv2.weight.any()
         if isinstance(module, Attention):
-            assert not module.out.weight.any()
-    assert not net.leave.weight.any()
+            assert not module.proj.weight.any()
+    assert not net.out_conv.weight.any()
 
 
 def test_the_score_networks_start_attention_and_classes_as_karras_et_al_do():
@@ -112,13 +113,13 @@ def test_the_score_networks_start_attention_and_classes_as_karras_et_al_do():
     for qkv in [module.qkv.weight for module in net.modules() if isinstance(module, Attention)]:
         bound = 0.2**0.5 * (6 / (qkv.shape[1] + qkv.shape[0])) ** 0.5
         assert 0.99 < qkv.abs().max() / bound <= 1
-    label = net.label.weight
+    label = net.class_embedding.weight
     assert label.shape == (10, 128)  # NCSN++ has twice its width of positions
     assert 0.99 < label.abs().max() / (10**0.5 * (6 / (10 + 128)) ** 0.5) <= 1
 
 
 def test_adm_starts_deaf_to_augmentation():
-    assert not small("adm of ImageNet-64", augment=9).tell_augment.weight.any()
+    assert not small("adm of ImageNet-64", augment=9).augment_proj.weight.any()
 
 
 @every_form
@@ -172,10 +173,10 @@ def test_the_path_of_the_image_at_full_resolution_stays_float32_under_autocast(n
     full = [stage for stages in (net.down[0], net.up[-1]) for stage in stages]
     with torch.no_grad():
         for stage in full:
-            stage.block.second.weight.zero_()
-            stage.block.second.bias.zero_()
+            stage.block.conv2.weight.zero_()
+            stage.block.conv2.bias.zero_()
         # What comes from the levels below is cut off.
-        net.up[-1][0].block.project.weight[:, : net.up[-2][-1].block.second.out_channels] = 0
+        net.up[-1][0].block.shortcut.weight[:, : net.up[-2][-1].block.conv2.out_channels] = 0
         plain = asked(net, x)
         with torch.autocast("cpu", torch.bfloat16):
             rounded = asked(net, x)
@@ -187,10 +188,10 @@ def test_the_path_of_the_image_at_full_resolution_stays_float32_under_autocast(n
 @every_form
 def test_only_full_resolution_pays_for_exactness(name):
     net = small(name)
-    exact = {key for key, module in net.named_modules() if isinstance(module, Exact)}
+    exact = {key for key, module in net.named_modules() if isinstance(module, ExactConv2d)}
     last = len(net.up) - 1
-    assert {"enter", "leave"} <= exact
-    assert all(key.startswith(("enter", "leave", "down.0.", f"up.{last}.")) for key in exact)
+    assert {"in_conv", "out_conv"} <= exact
+    assert all(key.startswith(("in_conv", "out_conv", "down.0.", f"up.{last}.")) for key in exact)
 
 
 # Against diffusers, weight by weight.
@@ -298,10 +299,10 @@ def larger(x, taps, pad):
 
 
 def score_block(x, block, told, resize=lambda x: x):
-    h = convolved(resize(swish(normed(x, block.first_norm))), block.first, padding=1)
-    shift = told @ block.told.weight.double().T + block.told.bias.double()
-    h = convolved(swish(normed(h + shift[:, :, None, None], block.second_norm)), block.second, padding=1)
-    straight = convolved(resize(x), block.project) if hasattr(block.project, "weight") else resize(x)
+    h = convolved(resize(swish(normed(x, block.norm1))), block.conv1, padding=1)
+    shift = told @ block.time_proj.weight.double().T + block.time_proj.bias.double()
+    h = convolved(swish(normed(h + shift[:, :, None, None], block.norm2)), block.conv2, padding=1)
+    straight = convolved(resize(x), block.shortcut) if hasattr(block.shortcut, "weight") else resize(x)
     return (straight + h) / math.sqrt(2)
 
 
@@ -309,7 +310,7 @@ def score_attention(x, attend):
     b, c, h, w = x.shape
     q, k, v = convolved(normed(x, attend.norm), attend.qkv).flatten(2).chunk(3, dim=1)
     weights = (q.transpose(1, 2) @ k / math.sqrt(c)).softmax(-1)
-    return (x + convolved((v @ weights.transpose(1, 2)).reshape(b, c, h, w), attend.out)) / math.sqrt(2)
+    return (x + convolved((v @ weights.transpose(1, 2)).reshape(b, c, h, w), attend.proj)) / math.sqrt(2)
 
 
 @pytest.mark.parametrize("name", ["ddpm++", "ncsn++"])
@@ -320,26 +321,26 @@ def test_the_score_networks_are_those_described_layer_by_layer(name):
     down, up = lambda x: smaller(x, taps, pad), lambda x: larger(x, taps, pad)
     x, index, augment = images(2, 3, 8, 12), torch.tensor([0.3, 1.4]), normal(2, 9, seed=2).float()
     with torch.no_grad():
-        position = net.embedding(index).double() + augment.double() @ net.tell_augment.weight.double().T
-        told = swish(position @ net.tell[0].weight.double().T + net.tell[0].bias.double())
-        told = swish(told @ net.tell[2].weight.double().T + net.tell[2].bias.double())
-        entered = convolved(x.double(), net.enter, padding=1)
+        position = net.embedding(index).double() + augment.double() @ net.augment_proj.weight.double().T
+        told = swish(position @ net.time_mlp[0].weight.double().T + net.time_mlp[0].bias.double())
+        told = swish(told @ net.time_mlp[2].weight.double().T + net.time_mlp[2].bias.double())
+        entered = convolved(x.double(), net.in_conv, padding=1)
         first = score_block(entered, net.down[0][0].block, told)
-        shrunk = score_block(first, net.shrink[0], told, down)
+        shrunk = score_block(first, net.downsample[0], told, down)
         if name == "ncsn++":
             # The image gets the zeros of convolution and filter at once, so that the filter needs no others.
             image = smaller(convolved(x.double(), net.pyramid[0][0], padding=1 + pad), taps, 0)
             shrunk = (shrunk + image) / math.sqrt(2)
-        second = score_attention(score_block(shrunk, net.down[1][0].block, told), net.down[1][0].attend)
-        h = score_attention(score_block(second, net.middle[0].block, told), net.middle[0].attend)
+        second = score_attention(score_block(shrunk, net.down[1][0].block, told), net.down[1][0].attention)
+        h = score_attention(score_block(second, net.middle[0].block, told), net.middle[0].attention)
         h = score_block(h, net.middle[1].block, told)
         h = score_block(torch.cat([h, second], 1), net.up[0][0].block, told)
         h = score_block(torch.cat([h, shrunk], 1), net.up[0][1].block, told)
-        h = score_attention(h, net.up[0][1].attend)
-        h = score_block(h, net.grow[0], told, up)
+        h = score_attention(h, net.up[0][1].attention)
+        h = score_block(h, net.upsample[0], told, up)
         h = score_block(torch.cat([h, first], 1), net.up[1][0].block, told)
         h = score_block(torch.cat([h, entered], 1), net.up[1][1].block, told)
-        wanted = convolved(swish(normed(h, net.norm)), net.leave, padding=1)
+        wanted = convolved(swish(normed(h, net.out_norm)), net.out_conv, padding=1)
         found = net(x, index, None, augment).double()
     assert wanted.std() > 0.1
     assert torch.allclose(found, wanted, rtol=0, atol=1e-4 * wanted.std().item())
@@ -364,11 +365,11 @@ def test_filters_halve_and_double_and_keep_the_mean_of_what_is_inside(blur, taps
         ({"width": 0}, "net.width must be above 0, got 0"),
         ({"width": 48}, "a multiple of net.groups, got 48 and 32"),
         ({"blocks": 0}, "net.blocks must be above 0"),
-        ({"multipliers": (1, 2)}, "one entry a level, got 2 and 4"),
+        ({"multipliers": (1, 2)}, "one entry per stage, got 2 and 4"),
         ({"multipliers": (), "attention": ()}, "net.multipliers and net.head must be above 0"),
         ({"dropout": 1.0}, "net.dropout must be at least 0 and less than 1, got 1.0"),
-        ({"heads": 3}, "net.heads must divide the 256 channels that attend, got 3"),
-        ({"head": 96}, "net.head must divide the 256 channels that attend, got 96"),
+        ({"heads": 3}, "net.heads must divide the 256 channels that have attention, got 3"),
+        ({"head": 96}, "net.head must divide the 256 channels that have attention, got 96"),
         ({"classes": -1}, "net.classes and net.augment must be at least 0"),
         ({"pyramid": True}, "net.pyramid needs net.resample box or blur, got same"),
     ],

@@ -48,10 +48,10 @@ def test_indices_turn_at_speeds_from_one_to_a_ten_thousandth(cos_first):
 
 def test_random_frequencies_are_kept_and_of_their_deviation():
     embed = made(lambda: Fourier(2000))
-    assert list(embed.state_dict()) == ["turns"]
+    assert list(embed.state_dict()) == ["frequencies"]
     assert not list(embed.parameters())
-    assert embed.turns.std().item() == pytest.approx(16, rel=0.1)
+    assert embed.frequencies.std().item() == pytest.approx(16, rel=0.1)
     found = embed(torch.tensor([0.0, 0.25]))
     assert found.shape == (2, 2000)
     assert torch.equal(found[0], torch.cat([torch.zeros(1000), torch.ones(1000)]))
-    assert torch.allclose(found[1, :1000], (2 * torch.pi * embed.turns * 0.25).sin(), atol=1e-5)
+    assert torch.allclose(found[1, :1000], (2 * torch.pi * embed.frequencies * 0.25).sin(), atol=1e-5)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ddim.nn.blocks import Exact
-from ddim.nn.residual_unet import Residual
+from ddim.nn.blocks import ExactConv2d
+from ddim.nn.residual_unet import ResidualBlock
 from ddim.runs.named_recipes import keras, luz
 from ddim.runs.recipe import ResidualUNetSpec
 from oracles import made, normal, shaken, uniform
@@ -81,16 +81,16 @@ def residual_block(x, block, *, tutorial):
     ).sqrt()
     if not tutorial:
         normed = normed * block.norm.weight.reshape(shape) + block.norm.bias.reshape(shape)
-    width = block.first.weight.shape[0]
-    straight = x if tutorial and x.shape[1] == width else conv1(x, block.project)
-    return conv3(swish(conv3(normed, block.first)), block.second) + straight
+    width = block.conv1.weight.shape[0]
+    straight = x if tutorial and x.shape[1] == width else conv1(x, block.shortcut)
+    return conv3(swish(conv3(normed, block.conv1)), block.conv2) + straight
 
 
 def original(net, x, variance, *, widths, middle, tutorial):
     turns = torch.exp(torch.linspace(0, math.log(1000.0), 16, dtype=torch.float64))
     angles = 2 * math.pi * turns * variance[:, None]
     told = torch.cat([angles.sin(), angles.cos()], 1)[:, :, None, None].expand(-1, -1, *x.shape[2:])
-    x = torch.cat([conv1(x, net.enter), told.to(x)], 1)
+    x = torch.cat([conv1(x, net.in_conv), told.to(x)], 1)
     skips = []
     for level in range(len(widths)):
         for k in range(2):
@@ -104,7 +104,7 @@ def original(net, x, variance, *, widths, middle, tutorial):
         x = twice_as_large(x)
         for k in range(2):
             x = residual_block(torch.cat([x, skips.pop()], 1), net.up[level][k], tutorial=tutorial)
-    return conv1(x, net.leave)
+    return conv1(x, net.out_conv)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_the_network_is_the_original_layer_by_layer(name, widths, middle):
 def test_the_sizes_and_channels_of_levels_are_those_of_the_originals(name):
     seen, net = [], network(name)
     for module in net.modules():
-        if isinstance(module, Residual):
+        if isinstance(module, ResidualBlock):
             module.register_forward_hook(lambda m, i, o: seen.append((o.shape[1], o.shape[2])))
     net.eval()(images(1, 3, 64, 64), torch.zeros(1))
     down = {
@@ -176,7 +176,7 @@ def test_evaluation_gives_the_same_bits_again_and_moves_nothing(options):
 
 @pytest.mark.parametrize("keras, kept, affine", [(True, 0.99, False), (False, 0.9, True)])
 def test_batch_norm_has_the_momentum_and_affine_part_of_the_original(keras, kept, affine):
-    block = made(lambda: Residual(4, 4, keras=keras))
+    block = made(lambda: ResidualBlock(4, 4, keras=keras))
     x = 5 + images(8, 4, 6, 6)
     block.norm.running_mean.fill_(2.0)
     block.train()(x)
@@ -187,7 +187,7 @@ def test_batch_norm_has_the_momentum_and_affine_part_of_the_original(keras, kept
 def test_the_tutorials_convolutions_start_as_keras_starts_them():
     net = network("keras")
     for layer in net.modules():
-        if isinstance(layer, torch.nn.Conv2d) and layer is not net.leave:
+        if isinstance(layer, torch.nn.Conv2d) and layer is not net.out_conv:
             size = layer.kernel_size[0] ** 2
             bound = math.sqrt(6 / ((layer.in_channels + layer.out_channels) * size))
             assert layer.weight.abs().max() <= bound
@@ -201,9 +201,9 @@ def test_the_path_of_the_image_stays_float32_under_autocast(options):
     with torch.no_grad():
         # The branches that are added to the path, which may be rounded, are silenced.
         for module in net.modules():
-            if isinstance(module, Residual):
-                module.second.weight.zero_()
-                module.second.bias.zero_()
+            if isinstance(module, ResidualBlock):
+                module.conv2.weight.zero_()
+                module.conv2.bias.zero_()
         plain = net(x, told)
         with torch.autocast("cpu", torch.bfloat16):
             rounded = net(x, told)
@@ -216,9 +216,9 @@ def test_the_path_of_the_image_stays_float32_under_autocast(options):
 def test_ends_and_projections_are_exact(name):
     net = network(name)
     ones = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (1, 1)]
-    assert net.enter in ones
-    assert net.leave in ones
-    assert all(isinstance(layer, Exact) for layer in ones)
+    assert net.in_conv in ones
+    assert net.out_conv in ones
+    assert all(isinstance(layer, ExactConv2d) for layer in ones)
 
 
 def test_the_recipes_build_these_networks():

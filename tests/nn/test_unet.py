@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ddim.nn.unet import Attention, Block, ChannelNorm, UNetSpec
+from ddim.nn.blocks import Attention
+from ddim.nn.unet import Block, ChannelNorm, UNetSpec, channel_attention
 from oracles import made, normal, shaken, uniform
 
 FORMS = [
@@ -14,7 +15,7 @@ every_form = pytest.mark.parametrize("form", FORMS, ids=str)
 
 
 def small(form, channels=3):
-    return made(lambda: UNetSpec(**form, told=16).network(channels))
+    return made(lambda: UNetSpec(**form, embedding=16).network(channels))
 
 
 def images(*shape):
@@ -63,9 +64,9 @@ def test_the_path_of_the_image_stays_float32_under_autocast(form):
     net, x, told = shaken(small(form)), images(2, 3, 12, 12), torch.tensor([0.1, 0.9])
     with torch.no_grad():
         # What is added to the path at full resolution may be rounded, and is silenced.
-        branches = [block.second for level in (net.down[0], net.up[0]) for block in level.blocks]
-        branches += [level.attend.out for level in (net.up[0],) if isinstance(level.attend, Attention)]
-        for branch in branches + list(net.grow[:1]):
+        branches = [block.conv2 for level in (net.down[0], net.up[0]) for block in level.blocks]
+        branches += [level.attention.proj for level in (net.up[0],) if isinstance(level.attention, Attention)]
+        for branch in branches + list(net.upsample[:1]):
             branch.weight.zero_()
             branch.bias.zero_()
         plain = net(x, told)
@@ -92,12 +93,12 @@ def swish(x):
 
 def staged(x, stage, told):
     for block in stage.blocks:
-        h = convolved(swish(normed(x, block.norm)), block.first, padding=1)
-        both = told @ block.told.weight.double().T + block.told.bias.double()
+        h = convolved(swish(normed(x, block.norm)), block.conv1, padding=1)
+        both = told @ block.time_proj.weight.double().T + block.time_proj.bias.double()
         c = x.shape[1]
         h = h * (1 + both[:, :c, None, None]) + both[:, c:, None, None]
-        x = x + convolved(swish(h), block.second, padding=1)
-    return stage.attend(x.float()).double() if isinstance(stage.attend, Attention) else x
+        x = x + convolved(swish(h), block.conv2, padding=1)
+    return stage.attention(x.float()).double() if isinstance(stage.attention, Attention) else x
 
 
 def test_the_network_is_the_one_described_layer_by_layer():
@@ -110,23 +111,23 @@ def test_the_network_is_the_one_described_layer_by_layer():
     }
     net, x, value = shaken(small(form)), images(2, 3, 8, 12), uniform(2).float()
     with torch.no_grad():
-        told = net.tell(net.embedding(value)).double()
-        first = staged(convolved(x.double(), net.enter, padding=1), net.down[0], told)
-        second = staged(convolved(first, net.shrink[0], stride=2), net.down[1], told)
-        third = staged(convolved(second, net.shrink[1], stride=2), net.down[2], told)
+        told = net.time_mlp(net.embedding(value)).double()
+        first = staged(convolved(x.double(), net.in_conv, padding=1), net.down[0], told)
+        second = staged(convolved(first, net.downsample[0], stride=2), net.down[1], told)
+        third = staged(convolved(second, net.downsample[1], stride=2), net.down[2], told)
         h = staged(third, net.up[2], told)
-        for skip, grow, stage in ((second, net.grow[1], net.up[1]), (first, net.grow[0], net.up[0])):
+        for skip, grow, stage in ((second, net.upsample[1], net.up[1]), (first, net.upsample[0], net.up[0])):
             # Each pixel becomes 2x2 pixels, each by a matrix of its own.
             wider = torch.einsum("bchw,cdij->bdhiwj", h, grow.weight.double()).flatten(2, 3).flatten(3, 4)
             h = staged(skip + wider + grow.bias.double()[:, None, None], stage, told)
-        gain = 1 + told @ net.gain.weight.double().T + net.gain.bias.double()
-        wanted = convolved(h * gain[:, :, None, None], net.leave, padding=1)
+        gain = 1 + told @ net.out_gain.weight.double().T + net.out_gain.bias.double()
+        wanted = convolved(h * gain[:, :, None, None], net.out_conv, padding=1)
         assert wanted.std() > 0.1
         assert torch.allclose(net(x, value).double(), wanted, rtol=0, atol=1e-4 * wanted.std().item())
 
 
 def test_a_block_starts_as_the_identity_and_listens():
-    block, x = made(lambda: Block(16, told=4)), images(2, 16, 5, 5)
+    block, x = made(lambda: Block(16, 4)), images(2, 16, 5, 5)
     assert torch.equal(block(x, images(2, 4)), x)
     shaken(block)
     assert not torch.allclose(block(x, images(2, 4)), block(x, -images(2, 4)), atol=1e-2)
@@ -134,7 +135,7 @@ def test_a_block_starts_as_the_identity_and_listens():
 
 @pytest.mark.parametrize("channels", [8, 40, 64, 104, 168, 192])
 def test_attention_works_at_any_width_and_does_not_know_where_pixels_are(channels):
-    attention, x = shaken(made(lambda: Attention(channels))), images(2, channels, 3, 4)
+    attention, x = shaken(made(lambda: channel_attention(channels))), images(2, channels, 3, 4)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     shuffle = lambda image: image.flatten(2)[:, :, order].reshape(image.shape)
     with torch.no_grad():
@@ -144,7 +145,7 @@ def test_attention_works_at_any_width_and_does_not_know_where_pixels_are(channel
 
 def test_attention_is_that_of_the_paper_head_by_head():
     """Vaswani et al. 2017, eq. 1, on each head's slice of queries, keys and values."""
-    attention, x = shaken(made(lambda: Attention(128))), images(2, 128, 3, 4)
+    attention, x = shaken(made(lambda: channel_attention(128))), images(2, 128, 3, 4)
     with torch.no_grad():
         pixels = F.layer_norm(
             x.flatten(2).transpose(1, 2), (128,), attention.norm.weight, attention.norm.bias
@@ -159,7 +160,7 @@ def test_attention_is_that_of_the_paper_head_by_head():
         for part in (slice(0, 64), slice(64, 128)):
             scores = q[..., part] @ k[..., part].transpose(1, 2) / 64**0.5
             heads.append(scores.softmax(-1) @ v[..., part])
-        mixed = torch.cat(heads, -1) @ attention.out.weight[:, :, 0, 0].T + attention.out.bias
+        mixed = torch.cat(heads, -1) @ attention.proj.weight[:, :, 0, 0].T + attention.proj.bias
         assert torch.allclose(attention(x), x + mixed.transpose(1, 2).reshape(x.shape), atol=1e-4)
 
 
@@ -173,7 +174,7 @@ def test_a_norm_knows_one_pixel_at_a_time():
 
 def test_labels_of_augmentation_are_heard_and_none_of_them_are_zeros():
     form = FORMS[0]
-    net = shaken(made(lambda: UNetSpec(**form, told=16, augment=9).network(3)))
+    net = shaken(made(lambda: UNetSpec(**form, embedding=16, augment=9).network(3)))
     x, told = images(2, 3, 12, 12), torch.tensor([0.1, 0.9])
     with torch.no_grad():
         plain = net(x, told)
@@ -183,15 +184,15 @@ def test_labels_of_augmentation_are_heard_and_none_of_them_are_zeros():
 
 
 def test_what_is_told_beside_the_level_is_as_loud_as_the_level():
-    net = made(lambda: UNetSpec(**FORMS[0], told=16, augment=9, classes=10).network(3))
+    net = made(lambda: UNetSpec(**FORMS[0], embedding=16, augment=9, classes=10).network(3))
     level = net.embedding(uniform(50).float()).norm(dim=1).mean().item()
-    for told in (net.tell_augment.weight.T, net.tell_class.weight):
+    for told in (net.augment_proj.weight.T, net.class_embedding.weight):
         assert 0.8 * level < told.norm(dim=1).mean() < 2 * level
 
 
 def test_a_network_that_is_told_of_none_is_the_one_it_was():
     assert small(FORMS[0]).state_dict().keys() == {
         name
-        for name in made(lambda: UNetSpec(**FORMS[0], told=16, augment=9).network(3)).state_dict()
-        if not name.startswith("tell_augment")
+        for name in made(lambda: UNetSpec(**FORMS[0], embedding=16, augment=9).network(3)).state_dict()
+        if not name.startswith("augment_proj")
     }

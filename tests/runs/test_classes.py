@@ -212,14 +212,14 @@ def test_a_network_that_can_be_told_starts_as_the_one_that_cannot():
     with_labels, without = (made(lambda c=c: UNetSpec(classes=c).network(3)) for c in (5, 0))
     more = with_labels.state_dict()
     plain = without.state_dict()
-    assert set(more) - set(plain) == {"tell_class.weight"}
+    assert set(more) - set(plain) == {"class_embedding.weight"}
     assert all(torch.equal(more[name], plain[name]) for name in plain)
     x, t = normal(5, 3, 8, 8, dtype=torch.float32), torch.zeros(5)
     assert not with_labels(x, t, torch.arange(5)).any()
-    torch.nn.init.normal_(with_labels.leave.weight, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(with_labels.out_conv.weight, generator=torch.Generator().manual_seed(0))
     torch.nn.init.normal_(with_labels.gain.weight, generator=torch.Generator().manual_seed(1))
     with_labels(x, t, torch.arange(5)).square().mean().backward()
-    assert (with_labels.tell_class.weight.grad.abs().sum(1) > 0).all()
+    assert (with_labels.class_embedding.weight.grad.abs().sum(1) > 0).all()
 
 
 # --- sampling -----------------------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ net:
   down: [0, 1, 1, 2]
   up: [1, 1, 2, 2]
   attention: [false, false, false, true]
-  told: 256
+  embedding: 256
 schedule: {kind: cosine, min_signal: 0.014, max_signal: 0.99995}
 predicts: {kind: velocity}
 conditioning: {kind: log_snr, scale: 10.0}

@@ -21,7 +21,7 @@ from ddim.training.start import measure_pixels
 COMMAND = [sys.executable, "-c", "import sys; from ddim.cli import main; sys.exit(main())"]
 MACHINE = Machine("cpu", "fp32", compiling=False, threads=1)
 NETS = {
-    "layer norm": UNetSpec(widths=(8, 16), down=(0, 1), up=(1, 1), attention=(False, True), told=16),
+    "layer norm": UNetSpec(widths=(8, 16), down=(0, 1), up=(1, 1), attention=(False, True), embedding=16),
     "batch norm": ResidualUNetSpec(widths=(8, 16), middle=(16,), depth=1, embedding=8),
     # With dropout.
     "group norm": DDPMUNetSpec(width=8, multipliers=(1, 2), blocks=1, attention=(False, True), groups=4),

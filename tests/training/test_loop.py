@@ -134,13 +134,13 @@ def test_dropout_is_a_function_of_seed_and_step():
 
 def test_the_dropout_of_a_step_is_not_that_of_another(monkeypatch):
     masks = []
-    sound = blocks.kept
+    sound = blocks.draw_mask
 
     def noting(*args):
         masks.append(sound(*args))
         return masks[-1]
 
-    monkeypatch.setattr(blocks, "kept", noting)
+    monkeypatch.setattr(blocks, "draw_mask", noting)
     run = tiny.training(tiny.recipe("group norm"))
     run.advance()
     a = len(masks)

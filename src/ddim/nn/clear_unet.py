@@ -1,8 +1,9 @@
-"""The U-Net of clear-diffusion-keras (Béres 2022): residual blocks told of the noise, attention, patches.
+"""The U-Net of clear-diffusion-keras (Béres 2022): residual blocks conditioned on the noise, attention,
+patches.
 
-No member of the family of `ddpm_unet`, though it shares its block: sizes are joined by means and by bilinear
-interpolation, without weights; the last level is the bottom, and has no way up; heads of attention are each
-as wide as the level; no norm stands before the last convolution.
+It shares its block with `ddpm_unet` but is not one of that family. Sizes change by means and by bilinear
+interpolation, without weights. The last stage is the bottom and has no way up. Each head of attention is as
+wide as its stage. No norm stands before the last convolution.
 """
 
 from __future__ import annotations
@@ -14,8 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddim.errors import UserError, check_positive
-from ddim.nn.blocks import Exact, attended, doubled, glorot, padded, within, zeroed
-from ddim.nn.ddpm_unet import Block
+from ddim.nn.blocks import (
+    Attention,
+    ExactConv2d,
+    apply_padded,
+    glorot_init,
+    uniform_init,
+    upsample_2x,
+    zero_init,
+)
+from ddim.nn.ddpm_blocks import Block
 from ddim.nn.embedding import Sinusoidal
 
 _EPS = 1e-3
@@ -24,18 +33,26 @@ _EPS = 1e-3
 
 @dataclass(frozen=True)
 class ClearUNetSpec:
-    """`ddim.nn.clear_unet.ClearUNet`, by its options; the defaults are the original's.
+    """Options of `ClearUNet`; the defaults are the original's.
 
-    `widths` are the channels of each level, the last one the bottom, each of `depth` blocks (twice so many
-    where it has a way up), and `attention` or not, of `heads` heads. The image enters in squares of `patch`
-    pixels, as `enter` channels. Norms are over `groups` groups. The small one has widths 32, 64, 96, 128 and
-    no attention.
+    The original's small network has widths 32, 64, 96, 128 and no attention.
+
+    Attributes:
+        widths: channels of each stage, from full resolution down; the last one is the bottom.
+        attention: whether each stage has self-attention after its blocks.
+        depth: blocks per stage, on the way down and on the way up.
+        stem: channels of the first convolution.
+        patch: side in pixels of the squares in which the image enters and leaves.
+        heads: number of heads of attention.
+        groups: of each group norm.
+        embedding: channels of the embedding of the conditioning.
+        max_frequency: of the embedding, in turns per unit.
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 512)
     attention: tuple[bool, ...] = (False, False, True, True)
     depth: int = 2
-    enter: int = 64
+    stem: int = 64
     patch: int = 1
     heads: int = 4
     groups: int = 8
@@ -45,84 +62,70 @@ class ClearUNetSpec:
     classes, augment, outputs, takes_classes = 0, 0, 1, False
 
     def __post_init__(self) -> None:
-        check_positive("net", depth=self.depth, enter=self.enter, patch=self.patch, heads=self.heads)
+        check_positive("net", depth=self.depth, stem=self.stem, patch=self.patch, heads=self.heads)
         check_positive("net", groups=self.groups, embedding=self.embedding, max_frequency=self.max_frequency)
         if len(self.widths) != len(self.attention) or min(self.widths, default=0) < 1:
             raise UserError(
-                "net.widths and net.attention must have one entry a level, widths above 0, "
+                "net.widths and net.attention must have one entry per stage, widths above 0, "
                 f"got {self.widths} and {self.attention}"
             )
-        if any(width % self.groups for width in (self.enter, *self.widths)):
+        if any(width % self.groups for width in (self.stem, *self.widths)):
             raise UserError(
-                f"net.enter and net.widths must be multiples of net.groups {self.groups}, "
-                f"got {self.enter} and {self.widths}"
+                f"net.stem and net.widths must be multiples of net.groups {self.groups}, "
+                f"got {self.stem} and {self.widths}"
             )
         if self.embedding % 2:
             raise UserError(f"net.embedding must be even, a sine and a cosine each, got {self.embedding}")
 
     @property
     def multiple(self) -> int:
-        """What heights and widths are padded to a multiple of."""
+        """Heights and widths are padded to a multiple of this."""
         return self.patch * 2 ** (len(self.widths) - 1)
 
+    def norm(self, channels: int) -> nn.GroupNorm:
+        """Build a group norm with weights."""
+        return nn.GroupNorm(self.groups, channels, _EPS)
+
     def network(self, channels: int) -> nn.Module:
-        """The network for images of so many channels, freshly initialised."""
+        """Build the network for images with this number of channels."""
         return ClearUNet(channels, self)
 
 
-class Attending(nn.Module):
-    """Self-attention over the pixels, every head as wide as the level, added to its input."""
+def wide_attention(channels: int, heads: int, groups: int) -> Attention:
+    """Build attention whose heads each have all `channels`, after a group norm without weights."""
+    norm = nn.GroupNorm(groups, channels, _EPS, affine=False)
+    return Attention(norm, channels, heads, inner=heads * channels)
 
-    def __init__(self, channels: int, heads: int, groups: int) -> None:
+
+class Stage(nn.Module):
+    """Blocks of one size, each followed by attention or not; each input gets `skips` channels more."""
+
+    def __init__(self, now: int, stage: int, spec: ClearUNetSpec, skips: int = 0) -> None:
         super().__init__()
-        self.heads = heads
-        self.norm = nn.GroupNorm(groups, channels, _EPS, affine=False)
-        self.qkv = nn.Conv2d(channels, 3 * heads * channels, 1)
-        self.out = nn.Conv2d(heads * channels, channels, 1)
-
-    def start(self) -> None:
-        """Initial weights, within the bounds of Glorot as Keras counts them here.
-
-        Its kernels have an axis of heads, (C, heads, C) and (heads, C, C), and it takes all axes but the last
-        two for places of a convolution.
-        """
-        heads, channels = self.heads, self.norm.num_channels
-        for layer, fans in ((self.qkv, channels * (heads + channels)), (self.out, heads * 2 * channels)):
-            within(layer.weight, (6 / fans) ** 0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) -> the same."""
-        return x + self.out(attended(self.qkv(self.norm(x)), self.heads))
-
-
-class Level(nn.Module):
-    """Blocks of one size, each with attention after it or not; `skips` are the channels that join each."""
-
-    def __init__(self, now: int, level: int, spec: ClearUNetSpec, skips: int = 0) -> None:
-        super().__init__()
-        width, groups = spec.widths[level], spec.groups
-        self.blocks, self.attend = nn.ModuleList(), nn.ModuleList()
+        width = spec.widths[stage]
+        self.blocks, self.attention = nn.ModuleList(), nn.ModuleList()
         for k in range(spec.depth):
             channels = (width if k else now) + skips
-            # The first level is full resolution, where the projection is on the way of x_t.
-            block = Block(channels, width, spec.embedding, groups=groups, eps=_EPS, exact=level == 0)
-            self.blocks.append(block)
-            attends = spec.attention[level]
-            self.attend.append(Attending(width, spec.heads, groups) if attends else nn.Identity())
+            # The first stage is full resolution, where the projection is on the way of x_t.
+            self.blocks.append(Block(channels, width, spec.embedding, norm=spec.norm, exact=stage == 0))
+            attends = spec.attention[stage]
+            self.attention.append(
+                wide_attention(width, spec.heads, spec.groups) if attends else nn.Identity()
+            )
 
-    def forward(self, x: Tensor, told: Tensor, skips: list[Tensor]) -> list[Tensor]:
-        """x (B, now, H, W), told (B, embedding), skips, the last first -> what each block made of them."""
-        made = []
-        for block, attend in zip(self.blocks, self.attend, strict=True):
-            x = attend(block(torch.cat([x, skips.pop()], dim=1) if skips else x, told))
-            made.append(x)
-        return made
+    def forward(self, x: Tensor, embedded: Tensor, skips: list[Tensor]) -> list[Tensor]:
+        """x (B, now, H, W), embedded (B, embedding), skips (the last is used first) -> all block outputs."""
+        outputs = []
+        for block, attention in zip(self.blocks, self.attention, strict=True):
+            x = attention(block(torch.cat([x, skips.pop()], dim=1) if skips else x, embedded))
+            outputs.append(x)
+        return outputs
 
 
 class ClearUNet(nn.Module):
-    """(x, conditioning) -> F of the same shape as x; heights and widths of any size are padded and cropped.
+    """(x, conditioning) -> F of the shape of x; heights and widths of any size are padded and cropped.
 
-    Starts as the zero function, and as Keras starts it.
+    It starts as the zero function, with the initial weights of Keras.
     """
 
     classes, augment, outputs = 0, 0, 1
@@ -132,36 +135,50 @@ class ClearUNet(nn.Module):
         self.multiple, last = spec.multiple, len(spec.widths) - 1
         self.embedding = Sinusoidal(spec.embedding, spec.max_frequency)
         e = spec.embedding
-        self.tell = nn.Sequential(nn.Linear(e, e), nn.SiLU(), nn.Linear(e, e), nn.SiLU())
-        self.enter = Exact(channels, spec.enter, spec.patch, stride=spec.patch)
-        before = (spec.enter, *spec.widths)
-        self.down = nn.ModuleList(Level(before[k], k, spec) for k in range(last))
-        self.middle = Level(before[last], last, spec)
+        self.time_mlp = nn.Sequential(nn.Linear(e, e), nn.SiLU(), nn.Linear(e, e), nn.SiLU())
+        self.in_conv = ExactConv2d(channels, spec.stem, spec.patch, stride=spec.patch)
+        before = (spec.stem, *spec.widths)
+        self.down = nn.ModuleList(Stage(before[k], k, spec) for k in range(last))
+        self.middle = Stage(before[last], last, spec)
         self.up = nn.ModuleList(
-            Level(spec.widths[k + 1], k, spec, skips=spec.widths[k]) for k in reversed(range(last))
+            Stage(spec.widths[k + 1], k, spec, skips=spec.widths[k]) for k in reversed(range(last))
         )
-        self.leave = nn.ConvTranspose2d(spec.widths[0], channels, spec.patch, stride=spec.patch)
-        self.apply(glorot)
+        self.out_conv = nn.ConvTranspose2d(spec.widths[0], channels, spec.patch, stride=spec.patch)
+        self.apply(glorot_init)
         for module in self.modules():
-            if isinstance(module, Attending):
-                module.start()
-        zeroed(self.leave)
+            if isinstance(module, Attention):
+                _initialise_attention(module)
+        zero_init(self.out_conv)
 
     def forward(self, x: Tensor, conditioning: Tensor, label: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), conditioning (B,) -> (B, C, H, W)."""
         with torch.autocast(x.device.type, enabled=False):
-            told = self.tell(self.embedding(conditioning))
-        return padded(x, self.multiple, lambda image: self._padded(image, told))
+            embedded = self.time_mlp(self.embedding(conditioning))
+        return apply_padded(lambda image: self._padded(image, embedded), x, self.multiple)
 
-    def _padded(self, x: Tensor, told: Tensor) -> Tensor:
-        x, skips = self.enter(x), []
-        for level in self.down:
-            made = level(x, told, [])
-            skips.append(made)
-            x = F.avg_pool2d(made[-1], 2)
-        x = self.middle(x, told, [])[-1]
-        for level in self.up:
-            x = level(doubled(x), told, skips.pop())[-1]
-        # See `Exact`.
+    def _padded(self, x: Tensor, embedded: Tensor) -> Tensor:
+        x, skips = self.in_conv(x), []
+        for stage in self.down:
+            outputs = stage(x, embedded, [])
+            skips.append(outputs)
+            x = F.avg_pool2d(outputs[-1], 2)
+        x = self.middle(x, embedded, [])[-1]
+        for stage in self.up:
+            x = stage(upsample_2x(x), embedded, skips.pop())[-1]
+        # In float32, like `ExactConv2d`.
         with torch.autocast(x.device.type, enabled=False):
-            return self.leave(x.float())
+            return self.out_conv(x.float())
+
+
+def _initialise_attention(attention: Attention) -> None:
+    """Draw weights within Glorot's bounds, as Keras computes them for attention.
+
+    Its kernels have an axis of heads, (C, heads, C) and (heads, C, C). Keras takes all axes but the last two
+    for places of a convolution.
+    """
+    heads, channels = attention.heads, attention.qkv.in_channels
+    for layer, fans in (
+        (attention.qkv, channels * (heads + channels)),
+        (attention.proj, heads * 2 * channels),
+    ):
+        uniform_init(layer.weight, (6 / fans) ** 0.5)

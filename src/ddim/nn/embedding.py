@@ -1,4 +1,4 @@
-"""A number as a vector: what the network is told of the noise level."""
+"""Embeddings of the conditioning: a number per image becomes a vector."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class Sinusoidal(nn.Module):
     """sin and cos at `width` / 2 frequencies, geometric from 1 to `max_frequency` turns per unit.
 
-    The positional encoding of Vaswani et al. 2017, section 3.5, of a continuous number, as Béres has it.
-    Angles are float32 whatever the precision around: at 1000 turns bf16 would keep no digit of the phase.
+    The positional encoding of Vaswani et al. 2017, section 3.5, for a continuous number, as in Béres'
+    tutorial. Angles are float32 even under autocast: bf16 keeps no digit of the phase at 1000 turns.
     """
 
     def __init__(self, width: int, max_frequency: float = 1000.0) -> None:
@@ -30,9 +30,9 @@ class Sinusoidal(nn.Module):
 class Positional(nn.Module):
     """sin and cos at `width` / 2 speeds, geometric from 1 to 1/10000 radian per unit, for numbers up to 1000.
 
-    The encoding of timestep indices of Ho et al. 2020, who took it from Vaswani et al. 2017, section 3.5.
-    They reach the slowest speed and put the sines first; Nichol & Dhariwal 2021 (`cos_first`) stop one short
-    of it and put the cosines first.
+    The encoding of timestep indices in Ho et al. 2020, after Vaswani et al. 2017, section 3.5. Ho et al.
+    include the slowest speed and put the sines first. Nichol & Dhariwal 2021 (`cos_first`) stop one speed
+    short of it and put the cosines first.
     """
 
     def __init__(self, width: int, *, cos_first: bool = False) -> None:
@@ -50,18 +50,18 @@ class Positional(nn.Module):
 
 
 class Fourier(nn.Module):
-    """sin and cos at `width` / 2 normal random frequencies, of deviation `scale` turns per unit.
+    """sin and cos at `width` / 2 random frequencies, normal with standard deviation `scale` turns per unit.
 
-    Song et al. 2021b, appendix C.1, after Tancik et al. 2020. The frequencies are drawn once and never
-    learnt; they are kept with the weights.
+    Song et al. 2021b, appendix C.1, after Tancik et al. 2020. The frequencies are drawn once, are never
+    trained and are saved with the weights.
     """
 
     def __init__(self, width: int, scale: float = 16.0) -> None:
         super().__init__()
         self.width = width
-        self.register_buffer("turns", nn.init.normal_(torch.empty(width // 2), std=scale))
+        self.register_buffer("frequencies", nn.init.normal_(torch.empty(width // 2), std=scale))
 
     def forward(self, value: Tensor) -> Tensor:
         """(B,) -> (B, width)."""
-        angles = 2 * math.pi * value.float()[:, None] * self.turns
+        angles = 2 * math.pi * value.float()[:, None] * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=1)

@@ -1,7 +1,8 @@
-"""The U-Net of the seed's family: the noise level is concatenated to the image, once, at the input.
+"""The U-Net of Béres' Keras tutorial and of torch/luz: the noise level is concatenated to the image at the
+input.
 
-Béres' Keras tutorial (2022) and its torch/luz translation are this class under two sets of options; they
-share every idea and differ in widths, in the residual path and in the batch norm.
+The tutorial (2022) and its translation to torch/luz are this class under two sets of options. They share
+every idea and differ in widths, in the residual path and in batch norm.
 """
 
 from __future__ import annotations
@@ -13,19 +14,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddim.errors import UserError, check_positive
-from ddim.nn.blocks import Exact, doubled, glorot, padded, zeroed
+from ddim.nn.blocks import ExactConv2d, apply_padded, glorot_init, upsample_2x, zero_init
 from ddim.nn.embedding import Sinusoidal
 
 
 @dataclass(frozen=True)
 class ResidualUNetSpec:
-    """`ResidualUNet`, by its options; the defaults are the torch/luz network's.
+    """Options of `ResidualUNet`; the defaults are those of the torch/luz network.
 
-    `widths` are the levels, from full resolution down, each of `depth` blocks and followed by a 2x2 mean.
-    `middle` are the blocks at the bottom. With `keras` False it is the torch/luz network: every residual path
-    is a 1x1 convolution, batch norm has weights, and on the way up a level already has the width of the next
-    one. With `keras` True it is the tutorial: identity where widths agree, batch norm without weights, each
-    level its own width, Glorot initialisation.
+    Attributes:
+        widths: channels of each stage, from full resolution down; a 2x2 mean follows each stage.
+        middle: channels of each block at the bottom.
+        depth: blocks per stage, on the way down and on the way up.
+        embedding: channels of the embedding of the conditioning.
+        max_frequency: of the embedding, in turns per unit.
+        keras: False for the torch/luz network: every residual path is a 1x1 convolution, batch norm has
+            weights, and on the way up a stage already has the width of the next one. True for the tutorial:
+            identity where widths agree, batch norm without weights, each stage its own width, Glorot
+            initialisation.
     """
 
     widths: tuple[int, ...] = (32, 64, 96, 128)
@@ -45,34 +51,34 @@ class ResidualUNetSpec:
 
     @property
     def multiple(self) -> int:
-        """What heights and widths are padded to a multiple of."""
+        """Heights and widths are padded to a multiple of this."""
         return 2 ** len(self.widths)
 
     def network(self, channels: int) -> nn.Module:
-        """The network for images of so many channels, freshly initialised."""
+        """Build the network for images with this number of channels."""
         return ResidualUNet(channels, self)
 
 
-class Residual(nn.Module):
-    """Batch norm, 3x3 convolution, swish, 3x3 convolution, added to the input or its 1x1 projection."""
+class ResidualBlock(nn.Module):
+    """Batch norm, 3x3 convolution, swish, 3x3 convolution; added to the input or its 1x1 projection."""
 
     def __init__(self, channels: int, out: int, *, keras: bool) -> None:
         super().__init__()
         # Keras counts the momentum from the other end, and calls the affine part center and scale.
         eps, momentum = (1e-3, 0.01) if keras else (1e-5, 0.1)
         self.norm = nn.BatchNorm2d(channels, eps, momentum, affine=not keras)
-        self.first = nn.Conv2d(channels, out, 3, padding=1)
-        self.second = nn.Conv2d(out, out, 3, padding=1)
+        self.conv1 = nn.Conv2d(channels, out, 3, padding=1)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1)
         identity = keras and channels == out
-        self.project = nn.Identity() if identity else Exact(channels, out, 1)
+        self.shortcut = nn.Identity() if identity else ExactConv2d(channels, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, out, H, W)."""
-        return self.project(x) + self.second(F.silu(self.first(self.norm(x))))
+        return self.shortcut(x) + self.conv2(F.silu(self.conv1(self.norm(x))))
 
 
 class ResidualUNet(nn.Module):
-    """(x, conditioning) -> F of the same shape as x; any height and width are padded and cropped."""
+    """(x, conditioning) -> F of the shape of x; heights and widths of any size are padded and cropped."""
 
     classes, augment, outputs = 0, 0, 1
 
@@ -80,14 +86,14 @@ class ResidualUNet(nn.Module):
         super().__init__()
         self.multiple, widths, keras = spec.multiple, spec.widths, spec.keras
         self.embedding = Sinusoidal(spec.embedding, spec.max_frequency)
-        self.enter = Exact(channels, widths[0], 1)
+        self.in_conv = ExactConv2d(channels, widths[0], 1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         now = widths[0] + spec.embedding
 
-        def block(out: int, skip: int = 0) -> Residual:
+        def block(out: int, skip: int = 0) -> ResidualBlock:
             nonlocal now
-            made, now = Residual(now + skip, out, keras=keras), out
-            return made
+            built, now = ResidualBlock(now + skip, out, keras=keras), out
+            return built
 
         for width in widths:
             self.down.append(nn.ModuleList(block(width) for _ in range(spec.depth)))
@@ -95,27 +101,27 @@ class ResidualUNet(nn.Module):
         outs = widths if keras else (spec.embedding, *widths[:-1])
         for width, out in zip(reversed(widths), reversed(outs), strict=True):
             self.up.append(nn.ModuleList(block(out, skip=width) for _ in range(spec.depth)))
-        self.leave = zeroed(Exact(now, channels, 1))
+        self.out_conv = zero_init(ExactConv2d(now, channels, 1))
         if keras:
-            self.apply(glorot)
-            zeroed(self.leave)
+            self.apply(glorot_init)
+            zero_init(self.out_conv)
 
     def forward(self, x: Tensor, conditioning: Tensor, label: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), conditioning (B,) -> (B, C, H, W)."""
-        told = self.embedding(conditioning)[:, :, None, None]
-        return padded(x, self.multiple, lambda image: self._padded(image, told))
+        embedded = self.embedding(conditioning)[:, :, None, None]
+        return apply_padded(lambda image: self._padded(image, embedded), x, self.multiple)
 
-    def _padded(self, x: Tensor, told: Tensor) -> Tensor:
+    def _padded(self, x: Tensor, embedded: Tensor) -> Tensor:
         skips: list[Tensor] = []
-        x = torch.cat([self.enter(x), told.expand(-1, -1, *x.shape[-2:])], dim=1)
-        for level in self.down:
-            for block in level.children():
+        x = torch.cat([self.in_conv(x), embedded.expand(-1, -1, *x.shape[-2:])], dim=1)
+        for stage in self.down:
+            for block in stage.children():
                 x = block(x)
                 skips.append(x)
             x = F.avg_pool2d(x, 2)
         x = self.middle(x)
-        for level in self.up:
-            x = doubled(x)
-            for block in level.children():
+        for stage in self.up:
+            x = upsample_2x(x)
+            for block in stage.children():
                 x = block(torch.cat([x, skips.pop()], dim=1))
-        return self.leave(x)
+        return self.out_conv(x)

@@ -1,13 +1,13 @@
 """A U-Net that spends its arithmetic where a processor is fast: in 3x3 convolutions, and little beside them.
 
-On processors with bf16 units a 3x3 convolution costs little more than the norms and activations round it, so
-what counts is how often an image goes through memory. Hence a block has one norm, over the channels of each
-pixel (no second pass for statistics); skips are added and not concatenated; sizes are joined by 2x2
-convolutions of stride 2; full resolution is thin.
+On processors with bf16 units a 3x3 convolution costs little more than the norms and activations round it. The
+time depends on how often an image passes through memory. Therefore a block has one norm, over the channels of
+each pixel, which needs no second pass for statistics. Skips are added and not concatenated, sizes change by
+2x2 convolutions of stride 2, and the stage of full resolution is thin.
 
-No norm or activation stands on the way from the input to the output at full resolution: entrance, residual
-stream and last convolution are linear and float32, so that single pixels pass unharmed. Each channel of that
-stream is scaled, at its end, by a gain that depends on the conditioning.
+The way from the input to the output at full resolution has no norm and no activation: the first convolution,
+the residual stream and the last convolution are linear and float32, so that single pixels pass unharmed. At
+its end, each channel of that stream is scaled by a gain that depends on the conditioning.
 """
 
 from __future__ import annotations
@@ -20,43 +20,47 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddim.errors import UserError, check_positive
-from ddim.nn.blocks import Exact, attended, padded, zeroed
+from ddim.nn.blocks import Attention, ExactConv2d, apply_padded, zero_init
 from ddim.nn.embedding import Sinusoidal
 
 
 @dataclass(frozen=True)
 class UNetSpec:
-    """`UNet`, by its options; the defaults are those of recipe `fast`.
+    """Options of `UNet`; the defaults are those of recipe `fast`.
 
-    `widths` are the channels of each level, from full resolution down, each of half the height and width of
-    the one before; `down` and `up` its blocks on the way down and up; `attention` whether it attends, on the
-    way up. The embedding of the conditioning has `told` channels in each block. The network is told
-    `augment` numbers and one of `classes` classes.
+    Attributes:
+        widths: channels of each stage, from full resolution down; each stage halves height and width.
+        down: blocks of each stage on the way down.
+        up: blocks of each stage on the way up.
+        attention: whether each stage has self-attention, on the way up.
+        embedding: channels of the embedding of the conditioning in each block.
+        augment: number of augmentation labels that the network is conditioned on.
+        classes: number of class labels.
     """
 
     widths: tuple[int, ...] = (32, 64, 128, 256)
     down: tuple[int, ...] = (0, 1, 1, 2)
     up: tuple[int, ...] = (1, 1, 2, 2)
     attention: tuple[bool, ...] = (False, False, False, True)
-    told: int = 256
+    embedding: int = 256
     augment: int = 0
     classes: int = 0
     # Without annotations these are not fields: a recipe cannot set them.
     outputs, takes_classes = 1, True
 
     def __post_init__(self) -> None:
-        check_positive("net", told=self.told)
+        check_positive("net", embedding=self.embedding)
         if min(self.classes, self.augment) < 0:
             raise UserError(
                 f"net.classes and net.augment must be at least 0, got {self.classes}, {self.augment}"
             )
         # The norm of one channel is a constant.
         if min(self.widths, default=0) < 2:
-            raise UserError(f"net.widths must name at least one level, each of at least 2, got {self.widths}")
+            raise UserError(f"net.widths must name at least one stage, each of at least 2, got {self.widths}")
         counts = [len(self.widths), len(self.down), len(self.up), len(self.attention)]
         if len(set(counts)) > 1:
             raise UserError(
-                "net.widths, net.down, net.up and net.attention must have one entry a level, "
+                "net.widths, net.down, net.up and net.attention must have one entry per stage, "
                 f"got {counts[0]}, {counts[1]}, {counts[2]} and {counts[3]}"
             )
         if min(self.down + self.up) < 0:
@@ -64,11 +68,11 @@ class UNetSpec:
 
     @property
     def multiple(self) -> int:
-        """What heights and widths are padded to a multiple of."""
+        """Heights and widths are padded to a multiple of this."""
         return 2 ** (len(self.widths) - 1)
 
     def network(self, channels: int) -> nn.Module:
-        """The network for images of so many channels, freshly initialised."""
+        """Build the network for images with this number of channels."""
         return UNet(channels, self)
 
 
@@ -76,97 +80,91 @@ class ChannelNorm(nn.LayerNorm):
     """Layer norm (Ba et al. 2016) over the channels of each pixel."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
-        """(B, C, H, W) -> the same."""
+        """(B, C, H, W) -> the same shape."""
         return super().forward(input.movedim(1, -1)).movedim(-1, 1)
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention over the pixels (Vaswani et al. 2017), added to its input."""
-
-    def __init__(self, channels: int, head: int = 64) -> None:
-        super().__init__()
-        most = max(1, channels // head)
-        self.heads = next(heads for heads in range(most, 0, -1) if channels % heads == 0)
-        self.norm = ChannelNorm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = zeroed(nn.Conv2d(channels, channels, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) -> the same."""
-        return x + self.out(attended(self.qkv(self.norm(x)), self.heads))
-
-
 class Block(nn.Module):
-    """Two 3x3 convolutions, scaled and shifted between them by what is told; starts as the identity.
+    """Two 3x3 convolutions, with a scale and shift by the embedding between them; starts as the identity.
 
     Scale and shift are those of Dhariwal & Nichol 2021, section 3, without their second norm.
     """
 
-    def __init__(self, channels: int, told: int) -> None:
+    def __init__(self, channels: int, embedding: int) -> None:
         super().__init__()
         self.norm = ChannelNorm(channels)
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.told = nn.Linear(told, 2 * channels)
-        self.second = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.time_proj = nn.Linear(embedding, 2 * channels)
+        self.conv2 = zero_init(nn.Conv2d(channels, channels, 3, padding=1))
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
-        """x (B, channels, H, W), told (B, told) -> (B, channels, H, W)."""
-        scale, shift = self.told(told)[:, :, None, None].chunk(2, dim=1)
-        h = self.first(F.silu(self.norm(x))) * (1 + scale) + shift
-        return x + self.second(F.silu(h))
+    def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
+        """x (B, channels, H, W), embedded (B, embedding) -> (B, channels, H, W)."""
+        scale, shift = self.time_proj(embedded)[:, :, None, None].chunk(2, dim=1)
+        h = self.conv1(F.silu(self.norm(x))) * (1 + scale) + shift
+        return x + self.conv2(F.silu(h))
+
+
+def channel_attention(channels: int, head: int = 64) -> Attention:
+    """Build attention that starts as the identity, with heads of `head` channels or more."""
+    most = max(1, channels // head)
+    heads = next(heads for heads in range(most, 0, -1) if channels % heads == 0)
+    attention = Attention(ChannelNorm(channels), channels, heads)
+    zero_init(attention.proj)
+    return attention
 
 
 class Stage(nn.Module):
-    """Blocks of one size, and attention after them or not."""
+    """Blocks of one size, followed by attention or not."""
 
-    def __init__(self, channels: int, depth: int, told: int, *, attend: bool = False) -> None:
+    def __init__(self, channels: int, depth: int, embedding: int, *, attend: bool = False) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(channels, told) for _ in range(depth))
-        self.attend = Attention(channels) if attend else nn.Identity()
+        self.blocks = nn.ModuleList(Block(channels, embedding) for _ in range(depth))
+        self.attention = channel_attention(channels) if attend else nn.Identity()
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
-        """x (B, channels, H, W), told (B, told) -> (B, channels, H, W)."""
+    def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
+        """x (B, channels, H, W), embedded (B, embedding) -> (B, channels, H, W)."""
         for block in self.blocks:
-            x = block(x, told)
-        return self.attend(x)
+            x = block(x, embedded)
+        return self.attention(x)
 
 
 class UNet(nn.Module):
-    """(x, conditioning) -> F of the same shape as x; heights and widths of any size are padded and cropped.
+    """(x, conditioning) -> F of the shape of x; heights and widths of any size are padded and cropped.
 
-    Labels of augmentation are added to the embedding (Karras et al. 2022, appendix F.2), and so is a vector
-    of the class: that of each about as long as the embedding from the start. A short one grows so slowly that
-    classes, or what stands on its head, are told apart late.
+    Augmentation labels are added to the embedding of the conditioning (Karras et al. 2022, appendix F.2), and
+    so is a vector of the class. From the start each class vector is about as long as that embedding: a short
+    one grows so slowly that the network learns late to distinguish classes, or upright images from inverted
+    ones.
     """
 
     def __init__(self, channels: int, spec: UNetSpec) -> None:
         super().__init__()
         self.multiple = spec.multiple
         self.classes, self.augment, self.outputs = spec.classes, spec.augment, spec.outputs
-        widths, told = spec.widths, spec.told
+        widths, width = spec.widths, spec.embedding
         # The conditioning changes slowly with time: a hundred turns over its range resolve it.
         self.embedding = Sinusoidal(64, max_frequency=100.0)
-        self.tell = nn.Sequential(nn.Linear(64, told), nn.SiLU(), nn.Linear(told, told), nn.SiLU())
-        self.enter = Exact(channels, widths[0], 3, padding=1)
+        self.time_mlp = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.in_conv = ExactConv2d(channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(
-            Stage(width, depth, told) for width, depth in zip(widths, spec.down, strict=True)
+            Stage(wide, depth, width) for wide, depth in zip(widths, spec.down, strict=True)
         )
         self.up = nn.ModuleList(
-            Stage(width, depth, told, attend=attend)
-            for width, depth, attend in zip(widths, spec.up, spec.attention, strict=True)
+            Stage(wide, depth, width, attend=attend)
+            for wide, depth, attend in zip(widths, spec.up, spec.attention, strict=True)
         )
-        self.shrink = nn.ModuleList(nn.Conv2d(wide, deep, 2, stride=2) for wide, deep in pairwise(widths))
-        self.grow = nn.ModuleList(
+        self.downsample = nn.ModuleList(nn.Conv2d(wide, deep, 2, stride=2) for wide, deep in pairwise(widths))
+        self.upsample = nn.ModuleList(
             nn.ConvTranspose2d(deep, wide, 2, stride=2) for wide, deep in pairwise(widths)
         )
-        self.gain = zeroed(nn.Linear(told, widths[0]))
-        self.leave = zeroed(Exact(widths[0], channels, 3, padding=1))
+        self.out_gain = zero_init(nn.Linear(width, widths[0]))
+        self.out_conv = zero_init(ExactConv2d(widths[0], channels, 3, padding=1))
         if spec.augment:
-            # Without a bias: labels that are zero say nothing.
-            self.tell_augment = nn.Linear(spec.augment, 64, bias=False)
-            nn.init.normal_(self.tell_augment.weight)
+            # Without a bias, labels that are zero change nothing.
+            self.augment_proj = nn.Linear(spec.augment, 64, bias=False)
+            nn.init.normal_(self.augment_proj.weight)
         if spec.classes:
-            self.tell_class = nn.Embedding(spec.classes, 64)
+            self.class_embedding = nn.Embedding(spec.classes, 64)
 
     def forward(
         self,
@@ -177,26 +175,26 @@ class UNet(nn.Module):
     ) -> Tensor:
         """x (B, C, H, W), conditioning (B,), label (B,) or None, augment (B, n) or None -> (B, C, H, W).
 
-        No label, or -1 for an image, is the null class.
+        The label -1, and no label at all, mean the null class.
         """
         # As exact as the stream that the gain scales.
         with torch.autocast(x.device.type, enabled=False):
             embedded = self.embedding(conditioning)
             if augment is not None:
-                embedded = embedded + self.tell_augment(augment.float())
+                embedded = embedded + self.augment_proj(augment.float())
             if self.classes and label is not None:
-                embedded = embedded + self.tell_class(label.clamp(min=0)) * (label >= 0)[:, None]
-            told = self.tell(embedded)
-            gain = 1 + self.gain(told)[:, :, None, None]
-        return padded(x, self.multiple, lambda image: self._padded(image, told, gain))
+                embedded = embedded + self.class_embedding(label.clamp(min=0)) * (label >= 0)[:, None]
+            embedded = self.time_mlp(embedded)
+            gain = 1 + self.out_gain(embedded)[:, :, None, None]
+        return apply_padded(lambda image: self._padded(image, embedded, gain), x, self.multiple)
 
-    def _padded(self, x: Tensor, told: Tensor, gain: Tensor) -> Tensor:
-        x = self.down[0](self.enter(x), told)
+    def _padded(self, x: Tensor, embedded: Tensor, gain: Tensor) -> Tensor:
+        x = self.down[0](self.in_conv(x), embedded)
         skips = [x]
-        for shrink, stage in zip(self.shrink, self.down[1:], strict=True):
-            x = stage(shrink(x), told)
+        for downsample, stage in zip(self.downsample, self.down[1:], strict=True):
+            x = stage(downsample(x), embedded)
             skips.append(x)
-        x = self.up[-1](skips.pop(), told)
-        for grow, stage in zip(reversed(self.grow), reversed(self.up[:-1]), strict=True):
-            x = stage(skips.pop() + grow(x), told)
-        return self.leave(x * gain)
+        x = self.up[-1](skips.pop(), embedded)
+        for upsample, stage in zip(reversed(self.upsample), reversed(self.up[:-1]), strict=True):
+            x = stage(skips.pop() + upsample(x), embedded)
+        return self.out_conv(x * gain)

@@ -38,25 +38,21 @@ VERSION = "0.42.1"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 _NAMES = (
-    (r"^enter\.", "conv_in."),
-    (r"^tell\.0\.", "time_embedding.linear_1."),
-    (r"^tell\.2\.", "time_embedding.linear_2."),
-    (r"^norm\.", "conv_norm_out."),
-    (r"^leave\.", "conv_out."),
-    (r"^shrink\.(\d+)\.", r"down_blocks.\1.downsamplers.0.conv."),
-    (r"^grow\.(\d+)\.", r"up_blocks.\1.upsamplers.0.conv."),
+    (r"^in_conv\.", "conv_in."),
+    (r"^time_mlp\.0\.", "time_embedding.linear_1."),
+    (r"^time_mlp\.2\.", "time_embedding.linear_2."),
+    (r"^out_norm\.", "conv_norm_out."),
+    (r"^out_conv\.", "conv_out."),
+    (r"^downsample\.(\d+)\.", r"down_blocks.\1.downsamplers.0.conv."),
+    (r"^upsample\.(\d+)\.", r"up_blocks.\1.upsamplers.0.conv."),
     (r"^middle\.(\d+)\.", r"mid_block.\1."),
     (r"^(down|up)\.(\d+)\.(\d+)\.", r"\1_blocks.\2.\3."),
     (r"\.(\d+)\.block\.", r".resnets.\1."),
-    (r"\.(\d+)\.attend\.", r".attentions.\1."),
-    (r"\.first_norm\.", ".norm1."),
-    (r"\.first\.", ".conv1."),
-    (r"\.told\.", ".time_emb_proj."),
-    (r"\.second_norm\.", ".norm2."),
-    (r"\.second\.", ".conv2."),
-    (r"\.project\.", ".conv_shortcut."),
+    (r"\.(\d+)\.attention\.", r".attentions.\1."),
+    (r"\.time_proj\.", ".time_emb_proj."),
+    (r"\.shortcut\.", ".conv_shortcut."),
     (r"(attentions\.\d+)\.norm\.", r"\1.group_norm."),
-    (r"(attentions\.\d+)\.out\.", r"\1.to_out.0."),
+    (r"(attentions\.\d+)\.proj\.", r"\1.to_out.0."),
 )
 """Our names to theirs, one rule after the other."""
 
@@ -222,7 +218,8 @@ def _network_config(trained: Pipeline) -> dict[str, Any]:
     recipe, net, channels = trained.recipe, trained.recipe.net, trained.model.shape.channels
     if not isinstance(net, DDPMUNetSpec):
         raise UserError("export to diffusers needs net ddpm_unet, which this run has not")
-    wanted = {"scale_shift": False, "sde": False, "pyramid": False, "classes": 0, "augment": 0, "outputs": 1}
+    wanted = {"scale_shift": False, "sde": False, "pyramid": False, "group_channels": None}
+    wanted |= {"classes": 0, "augment": 0, "outputs": 1}
     for name, value in wanted.items():
         if getattr(net, name) != value:
             raise UserError(

@@ -181,7 +181,7 @@ def smoke() -> Recipe:
         name="smoke",
         data=Data(size=(32, 32)),
         net=UNetSpec(
-            widths=(16, 32, 64), down=(0, 1, 1), up=(1, 1, 1), attention=(False, False, True), told=32
+            widths=(16, 32, 64), down=(0, 1, 1), up=(1, 1, 1), attention=(False, False, True), embedding=32
         ),
         schedule=Cosine(0.014, 0.99995),
         optim=Optim(lr=2e-3, batch=16, warmup=160, decay="cosine"),
