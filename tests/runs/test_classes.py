@@ -217,7 +217,7 @@ def test_a_network_that_can_be_told_starts_as_the_one_that_cannot():
     x, t = normal(5, 3, 8, 8, dtype=torch.float32), torch.zeros(5)
     assert not with_labels(x, t, torch.arange(5)).any()
     torch.nn.init.normal_(with_labels.out_conv.weight, generator=torch.Generator().manual_seed(0))
-    torch.nn.init.normal_(with_labels.gain.weight, generator=torch.Generator().manual_seed(1))
+    torch.nn.init.normal_(with_labels.out_gain.weight, generator=torch.Generator().manual_seed(1))
     with_labels(x, t, torch.arange(5)).square().mean().backward()
     assert (with_labels.class_embedding.weight.grad.abs().sum(1) > 0).all()
 
