@@ -1,4 +1,4 @@
-"""Files that are whole or absent, or that one process only can make."""
+"""Atomic files, files that one process creates, and locks."""
 
 import errno
 import os
@@ -12,8 +12,8 @@ from ddim.errors import FolderLocked
 from ddim.files import atomic_file, lock_folder, write_once
 
 
-def test_of_two_that_write_one_file_at_once_neither_writes_into_the_other(tmp_path):
-    """Here with one process id: containers that share a drive share these too."""
+def test_two_writers_of_one_file_do_not_mix_their_bytes(tmp_path):
+    """Even with one process id: containers that share a drive may share process ids."""
     path = tmp_path / "page"
     with atomic_file(path) as last:
         last.write(b"the last")
@@ -24,7 +24,7 @@ def test_of_two_that_write_one_file_at_once_neither_writes_into_the_other(tmp_pa
     assert [file.name for file in tmp_path.iterdir()] == ["page"]
 
 
-def test_a_file_is_created_once_and_whole(tmp_path):
+def test_write_once_refuses_an_existing_file(tmp_path):
     path = tmp_path / "page"
     write_once(path, b"first")
     with pytest.raises(FileExistsError):
@@ -33,7 +33,7 @@ def test_a_file_is_created_once_and_whole(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["page"]
 
 
-def test_of_many_that_create_the_same_file_one_succeeds(tmp_path):
+def test_one_of_many_writers_creates_the_file(tmp_path):
     barrier, won = threading.Barrier(12), []
 
     def race(k):
@@ -53,12 +53,12 @@ def test_of_many_that_create_the_same_file_one_succeeds(tmp_path):
     assert (tmp_path / "page").read_text() == str(won[0])
 
 
-def test_a_lost_answer_of_a_file_server_is_not_taken_for_another_worker(tmp_path, monkeypatch):
+def test_a_link_whose_answer_was_lost_counts_as_our_own(tmp_path, monkeypatch):
     link = os.link
 
     def answers_late(source, target):
         link(source, target)
-        raise FileExistsError(17, "the link that was made when it was asked for the first time")
+        raise FileExistsError(17, "the link exists since the first request")
 
     monkeypatch.setattr(os, "link", answers_late)
     write_once(tmp_path / "page", b"mine")
@@ -76,7 +76,7 @@ with lock_folder(pathlib.Path(sys.argv[1])):
 """
 
 
-def test_two_processes_cannot_train_in_one_run_and_death_frees_it(tmp_path):
+def test_a_lock_excludes_other_processes_and_ends_with_its_own(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
@@ -88,7 +88,7 @@ def test_two_processes_cannot_train_in_one_run_and_death_frees_it(tmp_path):
         pass
 
 
-def test_a_lock_is_free_after_its_block_even_when_that_failed(tmp_path):
+def test_a_lock_ends_with_its_block_even_after_an_error(tmp_path):
     with pytest.raises(ZeroDivisionError), lock_folder(tmp_path):
         1 / 0  # noqa: B018
     with lock_folder(tmp_path), pytest.raises(FolderLocked), lock_folder(tmp_path):

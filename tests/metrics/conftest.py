@@ -1,4 +1,4 @@
-"""Inception networks with random weights, in files as the real ones are, known for the time of the tests."""
+"""Inception networks with random weights, in files like the published ones."""
 
 import hashlib
 from dataclasses import replace
@@ -11,7 +11,7 @@ from ddim.metrics.weights import KNOWN
 
 
 def random_inception(path, classes, seed, **options):
-    """A file of weights whose features neither vanish nor explode, drawn without the global generator."""
+    """Write weights whose features neither vanish nor explode, drawn from a generator of their own."""
     draw = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
         names = Inception3(classes, init_weights=False, **options).state_dict()
@@ -42,7 +42,7 @@ def weights_torchvision(tmp_path_factory):
 
 @pytest.fixture
 def known(monkeypatch):
-    """Call with a name and a file: the file counts as the weights of that network."""
+    """Return a function (name, file) that declares the file to be the published weights of that network."""
 
     def add(name, path):
         sha = hashlib.sha256(path.read_bytes()).hexdigest()

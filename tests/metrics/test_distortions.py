@@ -1,4 +1,4 @@
-"""What the metrics say of real images that are spoilt: the benchmark's table on a few blossoms."""
+"""KID of distorted real images: the table of the benchmark, on a few blossoms."""
 
 import importlib.util
 from pathlib import Path
@@ -25,7 +25,7 @@ def table(tmp_path_factory):
     return rows
 
 
-def test_two_halves_of_real_images_are_at_no_distance(table):
+def test_kid_of_two_halves_of_real_images_is_not_distinguishable_from_zero(table):
     (halves,) = table["none"]
     assert halves.low < 0 < halves.high
 

@@ -29,7 +29,7 @@ def images(count, size=(40, 56), channels=3, seed=0):
 
 
 def moments(pictures):
-    """(B, 3, H, W) to (B, 6): features that anybody can check."""
+    """Return means and deviations (B, 6) of the channels of images (B, 3, H, W)."""
     return torch.cat([pictures.mean((2, 3)), pictures.std((2, 3))], 1)
 
 
@@ -47,7 +47,7 @@ def lite0():
 
 
 @pytest.mark.parametrize("size", [(40, 56), (299, 299), (320, 400)])
-def test_inception_2015_makes_the_features_of_torch_fidelity(size, weights_2015, fidelity, known):
+def test_inception_2015_equals_torch_fidelity(size, weights_2015, fidelity, known):
     known("inception-2015", weights_2015)
     pictures = images(2, size)
     (theirs,) = fidelity(pictures)
@@ -58,18 +58,18 @@ def test_inception_2015_makes_the_features_of_torch_fidelity(size, weights_2015,
 
 
 @pytest.mark.parametrize("size", [(7, 9), (32, 32), (64, 100), (299, 299), (400, 301)])
-def test_the_old_resize_is_that_of_tensorflow_1(size):
+def test_the_tf1_resize_equals_torch_fidelity(size):
     pictures = images(2, size).float()
     theirs = interpolate_bilinear_2d_like_tensorflow1x(pictures, size=(299, 299), align_corners=False)
     torch.testing.assert_close(resize_tf1(pictures, 299), theirs, rtol=1e-6, atol=1e-3)
 
 
-def test_the_old_resize_reads_a_ramp_from_the_upper_left_corner():
+def test_the_tf1_resize_aligns_the_upper_left_corner():
     ramp = torch.arange(4.0).expand(1, 1, 4, 4)
     assert resize_tf1(ramp, 8)[0, 0, 0].tolist() == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3]
 
 
-def test_inception_torchvision_is_torchvisions_on_values_from_minus_one_to_one(weights_torchvision, known):
+def test_inception_torchvision_equals_torchvision(weights_torchvision, known):
     known("inception-torchvision", weights_torchvision)
     with torch.random.fork_rng():
         theirs = Inception3(init_weights=False, transform_input=True)
@@ -84,14 +84,14 @@ def test_inception_torchvision_is_torchvisions_on_values_from_minus_one_to_one(w
     assert (ours - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def test_the_default_is_efficientnet_lite0_with_the_weights_of_its_package(lite0):
+def test_the_default_extractor_is_efficientnet_lite0_with_packaged_weights(lite0):
     assert (lite0.name, lite0.dimensions) == (DEFAULT, 1280) == ("efficientnet-lite0", 1280)
     assert lite0.weights == KNOWN[DEFAULT].hashes[0]
     assert lite0.resize == "224 px bicubic antialiased"
     assert lite0(images(2)).shape == (2, 1280)
 
 
-def test_efficientnet_tells_flowers_from_noise(lite0):
+def test_efficientnet_separates_flowers_from_noise(lite0):
     from ddim.data import open_images
 
     flowers = torch.from_numpy(open_images("blossoms:6", (64, 64)).pixels.copy()).permute(0, 3, 1, 2)
@@ -100,7 +100,7 @@ def test_efficientnet_tells_flowers_from_noise(lite0):
     assert alike[:6, :6].min() > alike[:6, 6:].max()
 
 
-def test_gray_is_repeated_and_what_is_transparent_shows_white():
+def test_gray_is_repeated_and_transparent_pixels_show_white():
     gray = images(3, channels=1)
     assert torch.equal(STUB(gray), STUB(gray.expand(-1, 3, -1, -1)))
     colours, opacity = images(3), images(3, channels=1, seed=1)
@@ -120,7 +120,7 @@ def test_gray_is_repeated_and_what_is_transparent_shows_white():
         torch.zeros(2, 3, 8, 8),
     ],
 )
-def test_other_images_are_refused(wrong):
+def test_images_of_other_shapes_or_types_are_refused(wrong):
     with pytest.raises(UserError, match="1, 3 or 4 channels"):
         STUB(wrong)
 
@@ -135,7 +135,7 @@ def test_features_do_not_depend_on_the_batch(lite0, batch):
     )
 
 
-def test_features_go_to_a_file_that_is_whole_or_absent(tmp_path):
+def test_a_file_of_features_is_whole_or_absent(tmp_path):
     rows = images(7).permute(0, 2, 3, 1).numpy()
     told = []
     path = tmp_path / "features.npy"
@@ -156,7 +156,7 @@ def test_features_go_to_a_file_that_is_whole_or_absent(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["features.npy"]
 
 
-def test_a_memory_map_keeps_what_was_written_to_it_but_not_to_its_file(tmp_path):
+def test_private_changes_of_a_memory_map_survive_the_extraction(tmp_path):
     rows = np.memmap(tmp_path / "images.u8", np.uint8, "w+", shape=(4, 8, 8, 3))
     rows.flush()
     private = np.memmap(tmp_path / "images.u8", np.uint8, "c", shape=(4, 8, 8, 3))
@@ -197,18 +197,18 @@ def test_fifty_thousand_images_need_less_than_500_mb(tmp_path):
     assert rest.strip() == "(50000, 2048) 49.0"
 
 
-def test_a_name_that_is_none_is_answered_with_the_near_one():
+def test_an_unknown_extractor_suggests_a_similar_name():
     with pytest.raises(UserError, match="perhaps you meant inception-2015"):
         load_extractor("inception-2016")
 
 
-def test_keras_features_are_refused_in_a_sentence():
+def test_keras_features_are_refused_with_the_reason():
     with pytest.raises(UserError, match="needs h5py and is not read here"):
         load_extractor("inception-keras")
 
 
 @pytest.mark.parametrize("name", ["inception-2015", "inception-torchvision"])
-def test_missing_weights_are_named_with_their_address_and_place(name, tmp_path, monkeypatch):
+def test_missing_weights_are_reported_with_address_and_folder(name, tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     with pytest.raises(UserError, match=re.escape(KNOWN[name].url)) as caught:
@@ -219,9 +219,7 @@ def test_missing_weights_are_named_with_their_address_and_place(name, tmp_path, 
 
 
 @pytest.mark.parametrize("place", ["cache/weights", "torch/hub/checkpoints"])
-def test_weights_are_found_in_our_cache_and_in_that_of_torch(
-    place, weights_2015, known, tmp_path, monkeypatch
-):
+def test_weights_are_found_in_our_cache_and_in_torch_hubs(place, weights_2015, known, tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     sha = known("inception-2015", weights_2015)
@@ -232,8 +230,9 @@ def test_weights_are_found_in_our_cache_and_in_that_of_torch(
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """Call with the bytes that count as the weights of a network, and how many of which bytes come instead:
-    they lie at its address, on this machine. The paths that were asked for.
+    """Return a function that serves the bytes of a network's weights at its address, on this machine.
+
+    `comes` are bytes that are sent instead. It returns the list of paths that were requested.
     """
     servers, asked = [], []
 
@@ -265,7 +264,7 @@ def served(tmp_path, monkeypatch):
         server.server_close()
 
 
-def test_weights_that_are_named_are_fetched_once(served, tmp_path):
+def test_weights_are_downloaded_once(served, tmp_path):
     asked = served("inception-2015", b"weights")
     path = locate_weights("inception-2015")
     assert path == tmp_path / "cache" / "weights" / KNOWN["inception-2015"].names[0]
@@ -277,7 +276,7 @@ def test_weights_that_are_named_are_fetched_once(served, tmp_path):
 
 
 @pytest.mark.parametrize("comes", [b"weighty", b"weig"])
-def test_what_is_not_the_weights_or_not_all_of_them_gets_no_name(comes, served, tmp_path):
+def test_a_wrong_or_partial_download_is_discarded(comes, served, tmp_path):
     served("inception-torchvision", b"weights", comes)
     with pytest.raises(UserError, match=r"cannot be downloaded \(.*--features-weights FILE") as caught:
         locate_weights("inception-torchvision")
@@ -285,12 +284,12 @@ def test_what_is_not_the_weights_or_not_all_of_them_gets_no_name(comes, served, 
     assert list((tmp_path / "cache" / "weights").iterdir()) == []
 
 
-def test_only_known_weights_are_loaded(weights_2015, tmp_path):
+def test_weights_with_an_unknown_hash_are_refused(weights_2015, tmp_path):
     with pytest.raises(UserError, match="does not hold the weights of inception-2015: its SHA-256 is"):
         load_extractor("inception-2015", weights_2015)
 
 
-def test_a_file_of_a_known_hash_can_run_no_code(tmp_path, known):
+def test_a_weights_file_can_run_no_code(tmp_path, known):
     evil = tmp_path / "evil.pth"
     torch.save({"weight": Path("anything but a tensor")}, evil)
     known("inception-2015", evil)
@@ -298,6 +297,6 @@ def test_a_file_of_a_known_hash_can_run_no_code(tmp_path, known):
         load_extractor("inception-2015", evil)
 
 
-def test_the_only_torch_load_is_of_weights_alone():
+def test_torch_load_is_called_once_with_weights_only():
     source = (Path(ddim.__file__).parent / "metrics" / "weights.py").read_text()
     assert source.count("torch.load(") == source.count("weights_only=True)") == 1

@@ -14,7 +14,7 @@ def features(n, d, seed, shift=0.0, scale=1.0):
 
 
 def with_moments(n, mean, covariance, seed=0):
-    """(n, d) features whose sample mean and covariance are exactly these."""
+    """Return features (n, d) whose sample mean and covariance are exactly these."""
     x = features(n, len(mean), seed)
     x -= x.mean(0)
     white = x @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T
@@ -23,7 +23,7 @@ def with_moments(n, mean, covariance, seed=0):
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("n, m, d", SIZES)
-def test_fid_is_that_of_torch_fidelity(n, m, d, seed):
+def test_fid_equals_torch_fidelity(n, m, d, seed):
     mix = features(d, d, seed + 50) / d**0.5
     x, y = features(n, d, seed) @ mix, features(m, d, seed + 100, shift=0.3, scale=1.4)
     statistics = [fid_features_to_statistics(torch.from_numpy(part)) for part in (x, y)]
@@ -31,7 +31,7 @@ def test_fid_is_that_of_torch_fidelity(n, m, d, seed):
     assert fid(x, y) == pytest.approx(theirs, rel=1e-6)
 
 
-def test_fid_of_commuting_gaussians_is_the_distance_of_means_and_of_deviations():
+def test_fid_of_commuting_gaussians_adds_distances_of_means_and_deviations():
     mean1, mean2 = np.array([1.0, -2.0, 0.5]), np.array([0.0, 1.0, 0.5])
     std1, std2 = np.array([1.0, 2.0, 0.1]), np.array([3.0, 0.5, 0.1])
     x = with_moments(50, mean1, np.diag(std1**2), seed=1)
@@ -49,20 +49,20 @@ def test_fid_of_two_dimensions_has_a_closed_form():
 
 
 @pytest.mark.parametrize("n, d", [(30, 8), (8, 30), (1200, 5)])
-def test_identical_sets_are_at_no_distance(n, d):
+def test_fid_of_identical_sets_is_zero(n, d):
     x = features(n, d, 0, shift=3, scale=5)
     assert abs(fid(x, x)) < 1e-6
     assert abs(fid(x, x[::-1])) < 1e-6
 
 
-def test_fewer_images_than_dimensions_need_no_full_rank():
+def test_fid_works_with_fewer_images_than_dimensions():
     # In the plane of the data it is the FID of two dimensions; the other 18 hold nothing.
     turn = np.linalg.qr(features(20, 20, 0))[0][:2]
     x, y = features(10, 2, 1), features(12, 2, 2, shift=0.5, scale=2)
     assert fid(x @ turn, y @ turn) == pytest.approx(fid(x, y), rel=1e-9)
 
 
-def test_neither_the_order_of_images_nor_the_cut_into_blocks_matters(monkeypatch):
+def test_the_order_of_images_and_the_size_of_blocks_do_not_matter(monkeypatch):
     x, y = features(70, 6, 0), features(50, 6, 1, shift=0.3)
     whole = fid(x, y)
     assert fid(x[::-1], y[::-1]) == pytest.approx(whole, rel=1e-10)
@@ -70,7 +70,7 @@ def test_neither_the_order_of_images_nor_the_cut_into_blocks_matters(monkeypatch
     assert fid(x, y) == pytest.approx(whole, rel=1e-10)
 
 
-def test_fid_infinity_takes_off_the_bias_of_few_generated_images():
+def test_fid_infinity_removes_the_bias_of_few_generated_images():
     # Of a set that is the truth: FID of 300 images is biased, that of infinitely many is 0.
     d = 20
     truth = with_moments(60_000, np.zeros(d), np.eye(d), seed=1)
@@ -83,7 +83,7 @@ def test_fid_infinity_takes_off_the_bias_of_few_generated_images():
     assert abs(np.mean(free)) < 0.15 * np.mean(raw)
 
 
-def test_the_interval_of_fid_infinity_holds_the_truth_as_often_as_it_says():
+def test_the_interval_of_fid_infinity_covers_the_true_value_at_its_confidence():
     d, shift = 6, 0.5
     truth = d * (shift**2 + shift**2)  # means and deviations differ by the shift
     held = 0

@@ -14,7 +14,7 @@ def features(n, d, seed, shift=0.0):
 
 
 def pair_by_pair(x, y):
-    """The unbiased MMD^2 as its definition reads: means of the kernel over pairs of different images."""
+    """Return the unbiased MMD^2 by its definition: means of the kernel over pairs of different images."""
     kernel = lambda a, b: (float(np.dot(a, b)) / len(a) + 1) ** 3
     within = lambda z: np.mean([kernel(a, b) for i, a in enumerate(z) for j, b in enumerate(z) if i != j])
     return within(x) + within(y) - 2 * np.mean([kernel(a, b) for a in x for b in y])
@@ -22,7 +22,7 @@ def pair_by_pair(x, y):
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("n, m, d", SIZES)
-def test_kid_over_subsets_is_that_of_torch_fidelity(n, m, d, seed):
+def test_kid_over_subsets_equals_torch_fidelity(n, m, d, seed):
     x, y = features(n, d, seed), features(m, d, seed + 100, shift=0.3)
     size = min(n, m) * 2 // 3
     ours = kid(x, y, subsets=7, size=size, seed=seed)
@@ -59,7 +59,7 @@ def test_the_interval_is_the_jackknife_that_leaves_out_every_image_in_turn():
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.2, 0.6])
-def test_the_interval_holds_the_truth_as_often_as_it_says(shift):
+def test_the_interval_covers_the_true_value_at_its_confidence(shift):
     # The kernel of independent Gaussians needs but the moments of S = x.y / d, a sum of d products.
     d, variance = 16, 0.8**2
 
@@ -78,7 +78,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(shift):
     assert held >= 88
 
 
-def test_the_estimate_is_unbiased_and_so_below_zero_half_of_the_time():
+def test_the_estimate_is_unbiased_and_often_below_zero():
     values = np.array(
         [kid(features(20, 4, seed), features(20, 4, 500 + seed), subsets=1).value for seed in range(200)]
     )
@@ -86,7 +86,7 @@ def test_the_estimate_is_unbiased_and_so_below_zero_half_of_the_time():
     assert 60 < (values < 0).sum() < 160
 
 
-def test_neither_the_order_of_images_nor_the_cut_into_blocks_matters(monkeypatch):
+def test_the_order_of_images_and_the_size_of_blocks_do_not_matter(monkeypatch):
     x, y = features(70, 6, 0), features(50, 6, 1, shift=0.3)
     whole = kid(x, y, subsets=3, size=40)
     turned = kid(x[::-1], y[::-1], subsets=3, size=40)
@@ -98,7 +98,7 @@ def test_neither_the_order_of_images_nor_the_cut_into_blocks_matters(monkeypatch
         assert getattr(cut, name) == pytest.approx(getattr(whole, name), rel=1e-10)
 
 
-def test_a_subset_is_no_larger_than_the_smaller_set():
+def test_a_subset_is_at_most_as_large_as_the_smaller_set():
     found = kid(features(30, 4, 0), features(20, 4, 1), subsets=2)
     assert found.size == 20
 

@@ -1,4 +1,4 @@
-"""How far apart two runs are by KID, and how well that is known."""
+"""The difference of the KID of two sets, and its interval."""
 
 import numpy as np
 import pytest
@@ -20,12 +20,12 @@ def without(x, k):
 
 
 def spread(values):
-    """The variance of the delete-one jackknife, from the values without each."""
+    """Return the variance of the delete-one jackknife, from the values without each image."""
     return (len(values) - 1) * np.var(values)
 
 
 @pytest.mark.parametrize("paired", [True, False])
-def test_it_is_the_difference_of_both_with_the_jackknife_of_what_is_left_out_at_once(paired):
+def test_the_difference_of_kid_has_the_interval_of_the_joint_jackknife(paired):
     x, y, reference = features(12, 5, 0), features(12, 5, 1, 0.3), features(9, 5, 2)
     found = kid_difference(x, y, reference, paired=paired)
     apart = [value(x, without(reference, k)) - value(y, without(reference, k)) for k in range(9)]
@@ -42,23 +42,23 @@ def test_a_run_does_not_differ_from_itself():
     assert kid_difference(x, x, reference, paired=True) == pytest.approx((0, 0, 0), abs=1e-15)
 
 
-def test_counts_may_differ_where_nothing_is_paired():
+def test_unpaired_sets_may_have_different_numbers_of_images():
     x, y, reference = features(30, 4, 0), features(25, 4, 1, 0.2), features(20, 4, 2)
     difference, low, high = kid_difference(x, y, reference, paired=False)
     assert difference == pytest.approx(value(x, reference) - value(y, reference))
     assert low < difference < high
-    with pytest.raises(UserError, match="paired sets must have as many images, got 30 and 25"):
+    with pytest.raises(UserError, match="paired sets must have equally many images, got 30 and 25"):
         kid_difference(x, y, reference, paired=True)
 
 
 @pytest.mark.parametrize("paired", [True, False])
-def test_the_interval_holds_the_truth_as_often_as_it_says(paired):
-    """95 of 100, of sets that are drawn again; where seeds are shared only the paired one is so narrow."""
+def test_the_interval_covers_the_true_difference_at_its_confidence(paired):
+    """In 95 of 100 draws; with shared seeds the paired interval is less than half as wide."""
     held, widths = 0, []
     for seed in range(200):
         draw = np.random.default_rng(seed)
         x, reference = draw.standard_normal((60, 3)) + 1.0, draw.standard_normal((50, 3))
-        # The same law, so that the difference is 0; of the same seeds, nearly the same pictures.
+        # The same distribution, so that the difference is 0; paired samples are nearly equal.
         y = x + 0.1 * draw.standard_normal((60, 3)) if paired else draw.standard_normal((60, 3)) + 1.0
         x = x + 0.1 * draw.standard_normal((60, 3)) if paired else x
         _, low, high = kid_difference(x, y, reference, paired=paired)

@@ -10,7 +10,7 @@ from smooth_images import blurred, smooth
 DRAW = np.random.default_rng
 
 
-def test_the_nearest_are_those_of_all_distances_taken_one_by_one(monkeypatch):
+def test_the_nearest_neighbours_match_brute_force(monkeypatch):
     monkeypatch.setattr(neighbours, "_BLOCK", 7)
     queries, references, also = (DRAW(seed).normal(3, 1, (n, 5)) for seed, n in ((0, 9), (1, 40), (2, 40)))
     apart = np.linalg.norm(queries[:, None].astype("f4") - references.astype("f4"), axis=2)
@@ -34,7 +34,7 @@ def test_an_image_is_not_its_own_neighbour(monkeypatch):
     assert (nearest_neighbours(rows[own], rows, 50, own=own).indices == found.indices).all()
 
 
-def test_a_copy_is_at_distance_zero_to_the_last_bit_even_far_from_the_origin():
+def test_a_copy_is_at_distance_exactly_zero_far_from_the_origin():
     rows = (1e4 + DRAW(0).normal(size=(20, 64))).astype(np.float32)
     found = nearest_neighbours(rows[[7]], rows, 5)
     assert found.indices[0, 0] == 7
@@ -42,7 +42,7 @@ def test_a_copy_is_at_distance_zero_to_the_last_bit_even_far_from_the_origin():
     assert found.closeness[0] == 0
 
 
-def test_standardised_rows_tell_correlation_and_neither_brightness_nor_contrast():
+def test_standardised_rows_keep_correlation_and_drop_brightness_and_contrast():
     images = smooth(6, 0)
     rows = standardise(images)
     apart = torch.cdist(rows.double(), rows.double()).square() / 2
@@ -62,7 +62,7 @@ def test_a_constant_image_is_equally_far_from_all():
     assert found.closeness == pytest.approx(1.0, abs=1e-6)
 
 
-def test_a_mirror_image_is_a_copy_where_both_sides_train():
+def test_a_mirrored_training_image_is_a_copy_where_training_mirrors():
     images = smooth(60, 0)
     other = mirror(images[:5])
     assert (other[0, :, 0] == images[0, :, -1]).all()
@@ -72,7 +72,7 @@ def test_a_mirror_image_is_a_copy_where_both_sides_train():
     assert (both.indices[:, 0] == np.arange(5)).all()
 
 
-def test_training_images_that_come_twice_do_not_hide_their_copies():
+def test_copies_of_duplicated_training_images_are_found():
     images = smooth(100, 0)
     twice = np.concatenate([images, images])
     near = np.clip(images[:20] + DRAW(1).integers(-6, 7, images[:20].shape), 0, 255).astype(np.uint8)
@@ -84,7 +84,7 @@ def test_training_images_that_come_twice_do_not_hide_their_copies():
 
 @pytest.fixture(scope="module")
 def judged():
-    """A function: images -> the share called copies of 300 training images, at a calibrated 1 %."""
+    """Return a function: images -> the share flagged as copies of 300 training images, calibrated to 1 %."""
     train, real = smooth(300, 0), smooth(200, 1)
     own = np.arange(200)
     null = [
@@ -101,7 +101,7 @@ def judged():
     return share
 
 
-def test_copies_and_their_mirror_images_are_called_copies(judged):
+def test_copies_and_mirrored_copies_are_flagged(judged):
     train = smooth(300, 0)
     near = np.clip(train + DRAW(3).normal(0, 4, train.shape), 0, 255).astype(np.uint8)
     assert judged(train) == 1
@@ -110,17 +110,17 @@ def test_copies_and_their_mirror_images_are_called_copies(judged):
 
 
 @pytest.mark.parametrize("seed", [11, 12, 13])
-def test_fresh_draws_are_not_called_copies(judged, seed):
+def test_fresh_draws_are_not_flagged(judged, seed):
     # Chance allows 1 %: of 400 at most 8 but once in forty.
     assert judged(smooth(400, seed)) <= 0.02
 
 
 @pytest.mark.parametrize("radius", [1, 2, 4])
-def test_blurred_fresh_draws_are_not_called_copies(judged, radius):
+def test_blurred_fresh_draws_are_not_flagged(judged, radius):
     assert judged(blurred(smooth(300, 14), radius)) <= 0.02
 
 
-def test_grey_noise_and_the_mean_image_are_not_called_copies(judged):
+def test_gray_noise_and_mean_images_are_not_flagged(judged):
     shape = (50, 16, 16, 3)
     assert judged(np.full(shape, 128, np.uint8)) == 0
     assert judged(DRAW(0).integers(0, 256, shape, dtype=np.uint8)) == 0

@@ -16,7 +16,7 @@ def features(n, d, seed, shift=0.0, scale=1.0):
 
 
 def by_definition(x, y, k):
-    """Precision, recall, density and coverage of generated x and reference y, one distance after another."""
+    """Return precision, recall, density and coverage of generated x and reference y, pair by pair."""
     far = lambda a, b: float(np.sqrt(((a - b) ** 2).sum()))
     radius = lambda z: [sorted(far(a, b) for j, b in enumerate(z) if j != i)[k - 1] for i, a in enumerate(z)]
     of_x, of_y = radius(x), radius(y)
@@ -29,7 +29,7 @@ def by_definition(x, y, k):
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("n, m, d", SIZES)
-def test_precision_and_recall_are_those_of_torch_fidelity(n, m, d, seed):
+def test_precision_and_recall_equal_torch_fidelity(n, m, d, seed):
     x, y = features(n, d, seed), features(m, d, seed + 100, shift=0.3, scale=1.2)
     pair = torch.from_numpy(x), torch.from_numpy(y)
     theirs = prc_features_to_metric(*pair, prc_neighborhood=3, save_cpu_ram=False, verbose=False)
@@ -39,14 +39,14 @@ def test_precision_and_recall_are_those_of_torch_fidelity(n, m, d, seed):
 
 
 @pytest.mark.parametrize("k, k_density", [(1, 1), (2, 4), (4, 2)])
-def test_all_four_are_what_their_definitions_say(k, k_density):
+def test_all_four_metrics_follow_their_definitions(k, k_density):
     x, y = features(23, 3, 0), features(17, 3, 1, shift=0.5, scale=0.7)
     found = astuple(prdc(x, y, k=k, k_density=k_density))
     assert found[:2] == pytest.approx(by_definition(x, y, k)[:2], rel=1e-12)
     assert found[2:] == pytest.approx(by_definition(x, y, k_density)[2:], rel=1e-12)
 
 
-def test_a_subset_of_the_reference_is_precise_and_recalls_little():
+def test_a_subset_of_the_reference_has_precision_one_and_low_recall():
     reference = np.concatenate([features(100, 4, number, shift=20 * number) for number in range(5)])
     found = prdc(reference[:100], reference)
     assert found.precision == 1
@@ -55,7 +55,7 @@ def test_a_subset_of_the_reference_is_precise_and_recalls_little():
     assert found.coverage == pytest.approx(0.2, abs=0.01)
 
 
-def test_a_subset_as_reference_is_recalled_whole_by_generated_images_that_are_imprecise():
+def test_a_superset_of_the_reference_has_recall_one_and_low_precision():
     generated = np.concatenate([features(100, 4, number, shift=20 * number) for number in range(5)])
     found = prdc(generated, generated[:100])
     assert found.recall == 1
@@ -64,7 +64,7 @@ def test_a_subset_as_reference_is_recalled_whole_by_generated_images_that_are_im
     assert found.coverage == 1
 
 
-def test_one_outlier_of_the_reference_does_not_raise_density_as_it_does_precision():
+def test_one_outlier_of_the_reference_raises_precision_but_not_density():
     # The example of Naeem et al. (2020, figure 2): fakes around an outlier, whose ball is huge.
     reference = np.concatenate([features(200, 4, 0, scale=0.1), np.full((1, 4), 30.0)])
     generated = features(200, 4, 1, shift=30, scale=3)
@@ -79,7 +79,7 @@ def test_equal_distributions_have_density_one():
 
 
 @pytest.mark.parametrize("shift", [0, 1000])
-def test_identical_sets_are_within_one_another_even_where_images_are_copies(shift):
+def test_identical_sets_score_one_even_with_duplicate_images(shift):
     x = np.repeat(features(30, 50, 0, shift=shift), 7, axis=0)
     found = prdc(x, x)
     assert (found.precision, found.recall, found.coverage) == (1, 1, 1)
@@ -88,7 +88,7 @@ def test_identical_sets_are_within_one_another_even_where_images_are_copies(shif
         assert prdc(x[:count], x).precision == 1
 
 
-def test_copies_are_at_distance_zero_however_products_and_norms_are_rounded():
+def test_copies_are_at_distance_zero_despite_rounding():
     # Where a processor rounds all products alike, no copy is nearer than another and the balls hold them all.
     x = torch.from_numpy(features(1000, 50, 0, shift=1000))
     assert not _squared(x, x.clone()).diagonal().any()
@@ -96,12 +96,12 @@ def test_copies_are_at_distance_zero_however_products_and_norms_are_rounded():
     assert _squared(x, y).diagonal() == pytest.approx(50 * 1e-4, rel=1e-3)
 
 
-def test_sets_far_apart_have_nothing_in_common():
+def test_distant_sets_score_zero():
     x, y = features(30, 5, 0), features(30, 5, 1, shift=50)
     assert prdc(x, y) == PRDC(0, 0, 0, 0)
 
 
-def test_neither_the_order_of_images_nor_the_cut_into_blocks_matters(monkeypatch):
+def test_the_order_of_images_and_the_size_of_blocks_do_not_matter(monkeypatch):
     x, y = features(70, 6, 0), features(50, 6, 1, shift=0.3)
     whole = prdc(x, y)
     assert prdc(x[::-1], y[::-1]) == whole
@@ -110,7 +110,7 @@ def test_neither_the_order_of_images_nor_the_cut_into_blocks_matters(monkeypatch
         assert prdc(x, y) == whole
 
 
-def test_as_many_images_as_neighbours_are_refused():
+def test_too_few_images_for_the_neighbours_are_refused():
     with pytest.raises(UserError, match="at least 6 images on both sides, got 5 generated and 9"):
         prdc(np.zeros((5, 2)), np.zeros((9, 2)))
     with pytest.raises(UserError, match="at least 8 images on both sides"):

@@ -6,7 +6,7 @@ import pytest
 from ddim.metrics.proportions import false_alarm_threshold, share_interval
 
 
-def test_no_success_of_n_leaves_the_interval_of_the_rule_of_three():
+def test_the_interval_of_zero_successes_has_its_closed_form():
     low, high = share_interval(0, 100)
     assert low == 0
     assert high == pytest.approx(1 - 0.025 ** (1 / 100))
@@ -14,7 +14,7 @@ def test_no_success_of_n_leaves_the_interval_of_the_rule_of_three():
 
 
 @pytest.mark.parametrize("p", [0.01, 0.3, 0.9])
-def test_an_interval_holds_the_truth_at_least_as_often_as_it_says(p):
+def test_the_interval_covers_the_true_share_at_least_at_its_confidence(p):
     n = 40
     held = sum(
         math.comb(n, k) * p**k * (1 - p) ** (n - k)
@@ -25,7 +25,7 @@ def test_an_interval_holds_the_truth_at_least_as_often_as_it_says(p):
 
 
 @pytest.mark.parametrize("n", [20, 299, 1000])
-def test_false_alarms_exceed_the_bound_no_more_often_than_the_confidence_allows(n):
+def test_false_alarms_exceed_the_bound_only_as_often_as_the_confidence_allows(n):
     draw = np.random.default_rng(0)
     # Of uniform draws the rate of false alarms is the threshold itself.
     found = [false_alarm_threshold(draw.random(n)) for _ in range(2000)]
@@ -34,7 +34,7 @@ def test_false_alarms_exceed_the_bound_no_more_often_than_the_confidence_allows(
     assert found[0][1] == pytest.approx(max(0.01, 1 - 0.05 ** (1 / n)))
 
 
-def test_299_draws_are_the_least_that_show_one_per_cent():
+def test_a_bound_of_one_per_cent_needs_299_draws():
     draws = np.arange(1.0, 300.0)
     assert false_alarm_threshold(draws) == (1.0, 0.01)
     assert false_alarm_threshold(draws[:298])[1] > 0.01

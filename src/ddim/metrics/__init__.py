@@ -1,1 +1,1 @@
-"""Metrics: images to features, and features to numbers. No model and no sampler is known here."""
+"""Metrics: features of images, and numbers with intervals computed from them. No model, no sampler."""

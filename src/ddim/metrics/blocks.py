@@ -1,4 +1,4 @@
-"""Two sets of features, checked, and read in blocks: neither they nor all their pairs are ever in memory."""
+"""Sets of features, checked, and read block by block, so that they need not fit into memory."""
 
 from __future__ import annotations
 
@@ -14,21 +14,31 @@ _ROWS = 1024
 
 
 def check_features(what: str, generated: np.ndarray, reference: np.ndarray, least: int) -> None:
-    """UserError where (N, d) and (M, d) features do not fit one another, or N or M is less than least."""
+    """Check that two sets of features can be compared.
+
+    Args:
+        what: the metric, for the message.
+        generated: (N, d).
+        reference: (M, d).
+        least: the smallest N and M that the metric can use.
+
+    Raises:
+        UserError: if the shapes do not fit, or N or M is below `least`.
+    """
     if generated.ndim != 2 or reference.ndim != 2 or generated.shape[1] != reference.shape[1]:
         raise UserError(
             f"{what} compares features (N, d) with features (M, d), "
-            f"got {generated.shape} of the generated and {reference.shape} of the reference images"
+            f"got {generated.shape} for the generated and {reference.shape} for the reference images"
         )
     if min(len(generated), len(reference)) < least:
         raise UserError(
             f"{what} needs at least {least} images on both sides, "
-            f"got {len(generated)} generated and {len(reference)} of the reference"
+            f"got {len(generated)} generated and {len(reference)} reference images"
         )
 
 
 def read_blocks(features: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
-    """(rows, features of these rows as float64) of (N, d), in order."""
+    """Yield (rows, features of these rows as float64) of features (N, d), in order."""
     for start in range(0, len(features), _ROWS):
         rows = slice(start, start + _ROWS)
         yield rows, torch.from_numpy(np.array(features[rows], np.float64, order="C"))

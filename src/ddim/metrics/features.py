@@ -1,4 +1,4 @@
-"""Images to features: the networks by name, and all images of a set, batch by batch."""
+"""Features of images: the networks by name, applied to sets of images batch by batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ddim.files import atomic_file
 from ddim.metrics import efficientnet, inception
 from ddim.metrics.catalogue import DEFAULT
 
-# Name: how the network is made from a file of weights, what is done to images first, how many features.
+# Name: the loader, how images are resized, the number of features.
 _NETWORKS = {
     DEFAULT: (efficientnet.load_efficientnet_lite0, efficientnet.RESIZE, efficientnet.DIMENSIONS),
     "inception-2015": (inception.load_inception_2015, inception.RESIZE_2015, inception.DIMENSIONS),
@@ -32,10 +32,14 @@ _KERAS = "inception-keras"
 
 @dataclass(frozen=True)
 class Extractor:
-    """A network that makes features of images, and all that a number made of them depends on.
+    """A network that computes features of images, with everything that identifies those features.
 
-    weights is the SHA-256 (hex) of its file of weights, resize says what is done to images; network maps
-    (B, 3, H, W) float32 in [0, 255] to (B, dimensions).
+    Attributes:
+        name: its name in the table of networks.
+        weights: the SHA-256 (hex) of its file of weights.
+        resize: how images are resized, in words.
+        dimensions: the number of features.
+        network: (B, 3, H, W) float32 in [0, 255] -> (B, dimensions).
     """
 
     name: str
@@ -46,27 +50,33 @@ class Extractor:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) uint8, C = 1 (gray), 3 (RGB) or 4 (RGBA, laid over white) to (B, dimensions) float32.
+        """Compute features (B, dimensions) float32 of images (B, C, H, W) uint8.
 
-        UserError for other images.
+        C is 1 (gray), 3 (RGB) or 4 (RGBA, laid over white).
+
+        Raises:
+            UserError: if the images have another shape or type.
         """
         if images.ndim != 4 or images.shape[1] not in (1, 3, 4) or images.dtype != torch.uint8:
             raise UserError(
-                "features are of images (B, C, H, W) of type uint8 with 1, 3 or 4 channels, "
+                "features need images (B, C, H, W) of type uint8 with 1, 3 or 4 channels, "
                 f"got {tuple(images.shape)} of type {str(images.dtype).removeprefix('torch.')}"
             )
         return self.network(_rgb(images.float()))
 
 
 def load_extractor(name: str = DEFAULT, weights: Path | None = None) -> Extractor:
-    """The extractor of that name; its weights from a file, or from where they are kept.
+    """Load the extractor of a name, with weights from a file or from the cache.
 
-    UserError where there is none of that name, or its weights are missing or are others.
+    Missing weights are downloaded. See `locate_weights` and `read_weights`.
+
+    Raises:
+        UserError: if there is no such extractor, or its weights are missing or not the published ones.
     """
     if name == _KERAS:
         raise UserError(
-            f"features {_KERAS} cannot be had: Keras keeps its weights as HDF5, which needs h5py and is not "
-            f"read here; possible are {', '.join(_NETWORKS)}"
+            f"features {_KERAS} are not available: Keras keeps their weights as HDF5, which needs h5py and "
+            f"is not read here; possible are {', '.join(_NETWORKS)}"
         )
     if name not in _NETWORKS:
         possible = ", ".join(_NETWORKS)
@@ -83,10 +93,17 @@ def extract_features(
     batch: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """(N, H, W, C) uint8, an array or a memory map of any length, to (N, dimensions) float32.
+    """Compute the features of a set of images.
 
-    With a path they are written there, whole or not at all, and come back as a read-only memory map of that
-    .npy file. batch bounds the memory and changes nothing else; progress is called with (done, total).
+    Args:
+        extractor: the network.
+        images: (N, H, W, C) uint8, an array or a memory map of any length.
+        path: a .npy file for the features; without it they stay in memory.
+        batch: images a batch; it bounds the memory and changes nothing else.
+        progress: called with (done, total) after each batch.
+
+    Returns:
+        (N, dimensions) float32; with a path, a read-only memory map of the file.
     """
     shape = (len(images), extractor.dimensions)
     if path is None:
@@ -104,7 +121,7 @@ def extract_features(
 def _parts(
     extractor: Extractor, images: np.ndarray, batch: int, progress: Callable[[int, int], None] | None
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(number of the first image, features) of one batch after another."""
+    """Yield (number of the first image, features) for each batch."""
     for start in range(0, len(images), batch):
         pixels = np.ascontiguousarray(images[start : start + batch])
         part = extractor(torch.tensor(pixels).permute(0, 3, 1, 2)).numpy()
@@ -115,23 +132,23 @@ def _parts(
 
 
 def write_npy_header(file: BinaryIO, shape: tuple[int, int]) -> None:
-    """Begin a .npy file of float32 features, whose rows are then written one after the other."""
+    """Write the header of a .npy file of float32 features, whose rows the caller then writes in order."""
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
 
 
 def release_pages(images: np.ndarray) -> None:
-    """Let go of what was read of a memory map, which else stays in this process until it ends."""
+    """Release the pages of a memory map that were read, which would stay in memory until the process ends."""
     mapped, mode = images, ""
     while isinstance(mapped, np.ndarray):
         mapped, mode = mapped.base, getattr(mapped, "mode", "")
-    # A map that was not opened to be read alone may hold what is in no file.
+    # A map that is not read-only may hold changes that are in no file.
     if mode == "r" and isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _rgb(images: Tensor) -> Tensor:
-    """(B, C, H, W) in [0, 255], C = 1, 3 or 4, to (B, 3, H, W)."""
+    """Convert (B, C, H, W) in [0, 255], C = 1, 3 or 4, to (B, 3, H, W)."""
     if images.shape[1] == 4:
         colours, opacity = images[:, :3], images[:, 3:] / 255
         return colours * opacity + 255 * (1 - opacity)

@@ -1,4 +1,4 @@
-"""Inception v3 (Szegedy et al. 2016) twice: TensorFlow's of 2015, for FID, and torchvision's."""
+"""Inception v3 (Szegedy et al. 2016) in two versions: TensorFlow's of 2015, for FID, and torchvision's."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ RESIZE_2015 = "299 px bilinear of TensorFlow 1, not antialiased"
 RESIZE_TORCHVISION = "299 px bilinear, not antialiased"
 _SIDE = 299
 
-# Over the pixels that there are: TensorFlow counts no padding in a mean, torchvision counts it as zeros.
+# TensorFlow leaves the padding out of a mean; torchvision counts it as zeros.
 _mean = partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_pad=False)
 _max = partial(F.max_pool2d, kernel_size=3, stride=1, padding=1)
 
 
 def load_inception_2015(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
-    """The network of FID (Heusel et al. 2017), its graph of 2015-12-05: SHA-256 of the weights, and network.
+    """Load the network of FID (Heusel et al. 2017), its graph of 2015-12-05.
 
-    (B, 3, H, W) in [0, 255] to (B, 2048), pooled. It has 1008 classes and pools in its own way.
+    It has 1008 classes, and its pooling layers differ from torchvision's.
+
+    Returns:
+        The SHA-256 of the weights (hex), and the network: (B, 3, H, W) in [0, 255] -> (B, 2048), pooled.
     """
     blocks = [tv.BasicConv2d, _A, tv.InceptionB, _C, tv.InceptionD, _E, tv.InceptionAux]
     sha, network = _inception("inception-2015", weights, blocks, classes=1008)
@@ -35,10 +38,13 @@ def load_inception_2015(weights: Path | None = None) -> tuple[str, Callable[[Ten
 
 
 def load_inception_torchvision(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
-    """torchvision's Inception v3, as the R repository before this one used it: SHA-256, and network.
+    """Load torchvision's Inception v3, which the R torch/luz repository used.
 
-    (B, 3, H, W) in [0, 255] to (B, 2048), pooled. Its normalisation by ImageNet's statistics, undone by the
-    network's own transformation of its input, leaves [-1, 1].
+    Its input lies in [-1, 1]: the normalisation by ImageNet's statistics, and the transformation in the
+    network that undoes it, are both left out.
+
+    Returns:
+        The SHA-256 of the weights (hex), and the network: (B, 3, H, W) in [0, 255] -> (B, 2048), pooled.
     """
     sha, network = _inception("inception-torchvision", weights, None, classes=1000)
 
@@ -50,9 +56,10 @@ def load_inception_torchvision(weights: Path | None = None) -> tuple[str, Callab
 
 
 def resize_tf1(images: Tensor, side: int) -> Tensor:
-    """(B, C, H, W) to (B, C, side, side), bilinear as `tf.image.resize_bilinear` of TensorFlow 1 was.
+    """Resize (B, C, H, W) to (B, C, side, side) as `tf.image.resize_bilinear` of TensorFlow 1 did.
 
-    Pixel i is read at i * H / side: the upper left corners meet, not the centres, and nothing is averaged.
+    Pixel i is read at i * H / side, which aligns the upper left corners and not the centres; nothing is
+    averaged when the image shrinks.
     """
     for axis in (3, 2):
         size = images.shape[axis]
@@ -76,7 +83,7 @@ def _inception(
 
 
 def _pooled_by(pool: Callable[[Tensor], Tensor], block: Any) -> Any:  # noqa: ANN401
-    """A block of torchvision whose last branch, which pools with zeros around, pools by `pool` instead."""
+    """Return a block of torchvision whose last branch pools by `pool` and not by zero-padded means."""
 
     class Pooled(block):
         def _forward(self, x: Tensor) -> list[Tensor]:
@@ -89,5 +96,5 @@ _A, _C = _pooled_by(_mean, tv.InceptionA), _pooled_by(_mean, tv.InceptionC)
 
 
 def _E(channels: int) -> nn.Module:  # noqa: N802
-    """The first of the last two blocks pools by the mean, the second, alone in it, by the maximum."""
+    """Return one of the last two blocks: the first pools by the mean, the second by the maximum."""
     return _pooled_by(_max if channels == DIMENSIONS else _mean, tv.InceptionE)(channels)

@@ -12,15 +12,22 @@ from torch import Tensor
 from ddim.errors import UserError
 from ddim.metrics.blocks import check_features, read_blocks
 
-_NORMAL_95 = 1.959964  # the quantile of a normal of which 95 % lie within +- it
+_NORMAL_95 = 1.959964  # the 97.5 % quantile of the standard normal distribution
 
 
 @dataclass(frozen=True)
 class KID:
-    """value is the unbiased MMD^2 over all images, low ... high its 95 % interval; it may be negative.
+    """KID over all images, and over random subsets as published.
 
-    mean and std are over random subsets of `size` images each, as published. The std says how much one
-    subset varies, not how well the value is known: the interval says that.
+    Attributes:
+        value: the unbiased MMD^2 over all images, which may be negative.
+        low: the lower end of its 95 % interval.
+        high: the upper end of its 95 % interval.
+        mean: the mean over random subsets.
+        std: the standard deviation over random subsets: how much one subset varies, not how well `value` is
+            known.
+        subsets: the number of random subsets.
+        size: images a subset, on each side.
     """
 
     value: float
@@ -35,15 +42,21 @@ class KID:
 def kid(
     generated: np.ndarray, reference: np.ndarray, *, subsets: int = 100, size: int = 1000, seed: int = 0
 ) -> KID:
-    """KID of (N, d) and (M, d) features, in float64: MMD^2 (eq. 4) under k(x, y) = (x.y / d + 1)^3.
+    """Return KID of two sets of features: MMD^2 (eq. 4) under k(x, y) = (x.y / d + 1)^3, in float64.
 
-    Subsets are at most as large as the smaller set, and those that torch-fidelity draws from `seed`. All
-    numbers come out of one pass over the pairs: a subset is a row of zeros and ones beside the kernel matrix.
-    UserError for fewer than 3 images on a side.
+    All numbers come from one pass over the pairs. The interval is the jackknife's over both sets, which
+    leaves out every image in turn (Arvesen 1969). The bootstrap would draw images twice, whose kernel with
+    themselves is large, and be biased away from 0.
 
-    The interval is that of the jackknife over both sets, which leaves out every image in turn (Arvesen
-    1969). The naive bootstrap would draw images twice, whose kernel with themselves is large, and so be
-    biased away from 0.
+    Args:
+        generated: (N, d).
+        reference: (M, d).
+        subsets: the number of random subsets.
+        size: images a subset, at most as many as the smaller set has.
+        seed: of the subsets; torch-fidelity draws the same from it.
+
+    Raises:
+        UserError: if a side has fewer than 3 images.
     """
     check_features("KID", generated, reference, 3)
     n, m = len(generated), len(reference)
@@ -74,21 +87,32 @@ def kid(
 def kid_difference(
     one: np.ndarray, other: np.ndarray, reference: np.ndarray, *, paired: bool
 ) -> tuple[float, float, float]:
-    """(value, low, high): the KID of (N, d) features less that of (M, d), both against the same reference,
-    and its 95 % interval by the jackknife, as in `kid`.
+    """Return the KID of one set minus that of another, against the same reference.
 
-    An image of the reference is left out for both at once; and so is row k of either set where they are
-    `paired`, two pictures of one seed: what two runs make alike cancels. UserError for fewer than 3 images,
-    or where paired sets differ in number.
+    The interval is the jackknife's, as in `kid`. Each reference image is left out of both values at once.
+    Where the sets are `paired`, so is row k of both, two samples of one seed: what is common to both runs
+    cancels.
+
+    Args:
+        one: (N, d).
+        other: (M, d), with M = N where `paired`.
+        reference: (R, d).
+        paired: whether row k of both sets has the same seed.
+
+    Returns:
+        (value, low, high), with the ends of the 95 % interval.
+
+    Raises:
+        UserError: if a set has fewer than 3 images, or paired sets have different numbers of them.
     """
     for features in (one, other):
         check_features("KID", features, reference, 3)
     if paired and len(one) != len(other):
-        raise UserError(f"paired sets must have as many images, got {len(one)} and {len(other)}")
+        raise UserError(f"paired sets must have equally many images, got {len(one)} and {len(other)}")
     terms = []
     for x in (one, other):
         (xx, _), (xy, yx, _) = _within(x), _between(x, reference)
-        # The pairs within the reference are in both values, and cancel.
+        # The pairs within the reference are part of both values, and cancel.
         yy = torch.zeros_like(yx)
         terms.append((_mmd2(xx.sum(), len(xx), yy.sum(), len(yy), xy.sum()), *_left_out(xx, yy, xy, yx)))
     (value, without, apart), (value_2, without_2, apart_2) = terms
@@ -99,16 +123,22 @@ def kid_difference(
 
 
 def _mmd2(xx: Tensor, n: int, yy: Tensor, m: int, xy: Tensor) -> Tensor:
-    """The unbiased estimate (Gretton et al. 2012, eq. 3) from sums of the kernel over pairs.
+    """Return the unbiased estimate of MMD^2 (Gretton et al. 2012, eq. 3) from sums of the kernel over pairs.
 
-    xx over the n (n - 1) ordered pairs of two different x, yy of two different y, xy over all n m.
+    `xx` sums over the n (n - 1) ordered pairs of different x, `yy` over those of different y, `xy` over all
+    n m pairs.
     """
     return xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
 
 
 def _left_out(xx: Tensor, yy: Tensor, xy: Tensor, yx: Tensor) -> tuple[Tensor, Tensor]:
-    """The estimate without each x (n,) and without each y (m,), from sums of the kernel: of each x over the
-    other x, xx (n,), and over all y, xy (n,); of each y over the other y, yy (m,), and over all x, yx (m,).
+    """Return the estimates without each x (n,) and without each y (m,), from sums of the kernel.
+
+    Args:
+        xx: (n,) sums of each x over the other x.
+        yy: (m,) sums of each y over the other y.
+        xy: (n,) sums of each x over all y.
+        yx: (m,) sums of each y over all x.
     """
     n, m = len(xx), len(yy)
     # Without one image, the sum over pairs loses its row and its column.
@@ -120,8 +150,16 @@ def _left_out(xx: Tensor, yy: Tensor, xy: Tensor, yx: Tensor) -> tuple[Tensor, T
 def _between(
     x: np.ndarray, y: np.ndarray, of_x: Tensor | None = None, of_y: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of the kernel matrix of x (n, d) and y (m, d): over each row (n,), over each column (m,), and
-    over each of S submatrices (S,), given by which rows of_x (S, n) and which columns of_y (S, m) are in it.
+    """Sum the kernel matrix of x (n, d) and y (m, d) over rows, columns and submatrices.
+
+    Args:
+        x: (n, d).
+        y: (m, d).
+        of_x: (S, n) ones for the rows of each submatrix, zeros elsewhere.
+        of_y: (S, m) ones for the columns of each submatrix, zeros elsewhere.
+
+    Returns:
+        The sums over each row (n,), over each column (m,) and over each submatrix (S,).
     """
     over_rows, over_columns = (torch.zeros(len(part), dtype=torch.float64) for part in (x, y))
     inside = torch.zeros(0 if of_x is None else len(of_x), dtype=torch.float64)
@@ -136,8 +174,9 @@ def _between(
 
 
 def _within(x: np.ndarray, of_x: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Sums of the kernel over pairs of two different x (n, d): over those of each x (n,), and over those in
-    each of S subsets (S,), given by which x are in it, of_x (S, n).
+    """Sum the kernel over pairs of different x (n, d): for each x (n,), and within each subset (S,).
+
+    `of_x` (S, n) holds ones for the members of each subset and zeros elsewhere.
     """
     over = torch.zeros(len(x), dtype=torch.float64)
     inside = torch.zeros(0 if of_x is None else len(of_x), dtype=torch.float64)
@@ -156,5 +195,5 @@ def _within(x: np.ndarray, of_x: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    """(n, m): k(x, y) = (x.y / d + 1)^3 of x (n, d) and y (m, d)."""
+    """Return the kernel k(x, y) = (x.y / d + 1)^3 (n, m) of x (n, d) and y (m, d)."""
     return (x @ y.T / x.shape[1] + 1).pow(3)

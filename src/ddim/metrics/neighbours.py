@@ -1,16 +1,16 @@
-"""The nearest reference images of each image, and how much nearer the nearest is than the others.
+"""Nearest neighbours, and how much nearer the nearest is than the next ones: the statistic of copies.
 
-The statistic of a copy is `closeness`: the distance to the nearest training image over the mean distance to
-the k nearest. Carlini et al. 2023 ("Extracting Training Data from Diffusion Models") find copies of CIFAR-10
-so, with k = 50; Yoon et al. 2023 ("Diffusion Probabilistic Models Generalize when They Fail to Memorize")
-divide by the second nearest, which sees nothing where training images come twice. A distance alone would not
-do: a blurred or a grey image is near to everything, noise is far from everything, and an honest image in a
-dense part of the data is near by right. Of all these the nearest is about as far away as the next fifty; of a
-copy it is not.
+`Neighbours.closeness` is the distance to the nearest training image over the mean distance to the k nearest.
+Carlini et al. 2023 ("Extracting Training Data from Diffusion Models") find copies of CIFAR-10 by it, with
+k = 50. Yoon et al. 2023 ("Diffusion Probabilistic Models Generalize when They Fail to Memorize") divide by
+the second nearest, which misses copies of training images that come twice. A distance alone is not enough: a
+blurred or gray image is near to everything, noise is far from everything, and an honest image in a dense part
+of the data is near to its neighbours. For all these the nearest is about as far away as the next fifty; for a
+copy it is much nearer.
 
-What remains is contrast. In pixels, images of little contrast are near to all others (hubs: Radovanović et
-al. 2010), so that a blurred image finds the dullest training images much nearer than the rest. Images are
-therefore compared after `standardised`, by the correlation of their pixels; a constant image correlates with
+Contrast is removed first. In pixels, images of low contrast are near to all others (hubs: Radovanović et al.
+2010), so that a blurred image finds the dullest training images much nearer than the rest. Images are
+therefore compared after `standardise`, by the correlation of their pixels. A constant image correlates with
 none, and its closeness is 1.
 """
 
@@ -24,48 +24,48 @@ import torch
 from torch import Tensor
 
 K = 50
-"""Neighbours whose mean distance is the scale of a place (Carlini et al. 2023)."""
+"""The number of neighbours whose mean distance is the scale (Carlini et al. 2023)."""
 
 Embed = Callable[[np.ndarray], Tensor]
-"""(N, ...) numbers -> (N, d) float32, whose Euclidean distances count."""
+"""Maps (N, ...) numbers to (N, d) float32, whose Euclidean distances are compared."""
 
 _BLOCK = 1024
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The k nearest references of N queries: distances (N, k) float64, growing, and their indices (N, k)."""
+    """The k nearest references of N queries: distances (N, k) float64, ascending, and indices (N, k)."""
 
     distances: np.ndarray
     indices: np.ndarray
 
     @property
     def closeness(self) -> np.ndarray:
-        """(N,) in [0, 1]: the nearest distance over the mean of the k; 0 for a copy."""
+        """The nearest distance over the mean of the k nearest, (N,) in [0, 1]; 0 for an exact copy."""
         mean = self.distances.mean(1)
         return np.divide(self.distances[:, 0], mean, out=np.zeros_like(mean), where=mean > 0)
 
 
 def standardise(images: np.ndarray) -> Tensor:
-    """(N, H, W, C) uint8 -> (N, H * W * C) float32: each channel of mean 0, each image of norm 1.
+    """Convert images (N, H, W, C) uint8 to rows (N, H * W * C) float32 with channel mean 0 and norm 1.
 
     Half the squared distance of two such rows is 1 minus the correlation of their pixels. A constant image
     becomes 0, at distance 1 from all others.
     """
     rows = torch.from_numpy(np.ascontiguousarray(images)).double()
     rows = (rows - rows.mean((1, 2), keepdim=True)).flatten(1)
-    # Norms below one grey level in one pixel are rounding.
+    # A norm below one gray level in one pixel is rounding.
     return (rows / rows.norm(dim=1, keepdim=True).clamp(min=1.0)).float()
 
 
 def mirror(images: np.ndarray) -> np.ndarray:
-    """(N, H, W, C) images, left and right exchanged; a view."""
+    """Return a view of images (N, H, W, C) with left and right exchanged."""
     return images[:, :, ::-1]
 
 
 def flatten_features(rows: np.ndarray) -> Tensor:
-    """(N, ...) numbers as (N, d) float32: features as they are."""
-    # A copy: memory maps cannot be written, which torch minds.
+    """Convert (N, ...) numbers to (N, d) float32, otherwise unchanged."""
+    # A copy: torch warns of arrays that cannot be written, such as memory maps.
     return torch.tensor(np.asarray(rows), dtype=torch.float32).flatten(1)
 
 
@@ -78,16 +78,20 @@ def nearest_neighbours(
     own: np.ndarray | None = None,
     embed: Embed = flatten_features,
 ) -> Neighbours:
-    """The k nearest of `references` (M, ...) to each of `queries` (N, ...), Euclidean after `embed`.
+    """Find the k nearest references of each query, by the Euclidean distance after `embed`.
 
-    `also` (M, ...) is a second view of each reference, such as its mirror image: the nearer of both counts.
-    `own` (N,) is the index of the reference that each query itself is, which is left out. k is cut to the
-    number of references that are left. References, which may be memory maps, are read block by block.
+    Args:
+        queries: (N, ...).
+        references: (M, ...), read block by block; they may be a memory map.
+        k: the number of neighbours, cut to the number of references that are left.
+        also: (M, ...) a second view of each reference, such as its mirror image; the nearer one counts.
+        own: (N,) the index of the reference that each query itself is, which is left out.
+        embed: what maps queries and references to vectors.
     """
     views = [references] if also is None else [references, also]
     k = min(k, len(references) - (own is not None))
     x = embed(queries)
-    # Distances by x.x - 2 x.y + y.y lose digits where they are small: about the mean they lose the fewest.
+    # x.x - 2 x.y + y.y loses digits of small distances: the fewest when taken about the mean.
     centre = x.mean(0)
     x = x - centre
     squares = x.double().square().sum(1, keepdim=True)
@@ -109,7 +113,7 @@ def nearest_neighbours(
 
 
 def _exact(x: Tensor, centre: Tensor, views: list[np.ndarray], which: np.ndarray, embed: Embed) -> Neighbours:
-    """The distances of those found once more, by differences, and sorted by them."""
+    """Recompute the distances of the neighbours from differences, and sort by them."""
     distances = np.empty(which.shape)
     for row, (query, indices) in enumerate(zip(x, which, strict=True)):
         both = [(embed(view[indices]) - centre - query).double().norm(dim=1) for view in views]

@@ -1,4 +1,4 @@
-"""Fidelity and variety apart: precision and recall, density and coverage, by nearest neighbours."""
+"""Fidelity and variety as separate numbers: precision, recall, density and coverage."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from torch import Tensor
 
 from ddim.metrics.blocks import check_features, read_blocks
 
-# Below this part of the norms, what is left of |x|^2 + |y|^2 - 2 x.y is rounding, and the two are one point.
+# Below this share of the norms, |x|^2 + |y|^2 - 2 x.y is rounding, and the two points are equal.
 _ROUNDING = 1e-13
 
 
 @dataclass(frozen=True)
 class PRDC:
-    """A set is the union of balls, one about each image, as wide as the distance to its k-th neighbour in it.
+    """Shares of images inside balls around other images; a ball reaches to the k-th neighbour in its set.
 
-    Precision is the part of the generated images inside the reference, recall the part of the reference
-    inside the generated (Kynkaanniemi et al. 2019, eq. 1 and 2).
+    Density and coverage use balls around reference images only, since those around generated outliers are too
+    wide (Naeem et al. 2020, section 3).
 
-    Density and coverage ask the balls of the reference alone, since those about generated outliers are too
-    wide (Naeem et al. 2020, section 3). Density is in how many of them a generated image lies, over k: 1 is
-    expected of equal distributions, and more is possible. Coverage is the part of them that holds one.
+    Attributes:
+        precision: the share of generated images inside a ball of the reference (Kynkaanniemi et al. 2019,
+            eq. 1 and 2).
+        recall: the share of reference images inside a ball of the generated images.
+        density: the mean number of reference balls that hold a generated image, over k. It is 1 in
+            expectation for equal distributions, and can be larger.
+        coverage: the share of reference balls that hold a generated image.
     """
 
     precision: float
@@ -33,10 +37,16 @@ class PRDC:
 
 
 def prdc(generated: np.ndarray, reference: np.ndarray, *, k: int = 3, k_density: int = 5) -> PRDC:
-    """All four of (N, d) and (M, d) features, out of one pass over the pairs.
+    """Return precision, recall, density and coverage of two sets of features, in one pass over the pairs.
 
-    `k` is that of precision and recall, `k_density` that of density and coverage; the defaults are published.
-    UserError where a side has no more images than either k.
+    Args:
+        generated: (N, d).
+        reference: (M, d).
+        k: the neighbour that sets the radius of a ball for precision and recall.
+        k_density: the same for density and coverage. Both defaults are the published ones.
+
+    Raises:
+        UserError: if a side has no more images than `k` or `k_density`.
     """
     check_features("precision, recall, density and coverage", generated, reference, max(k, k_density) + 1)
     around_x = _radii(generated, [k])[0]
@@ -52,29 +62,29 @@ def prdc(generated: np.ndarray, reference: np.ndarray, *, k: int = 3, k_density:
             within = apart <= around_y_wide[columns]
             inside += int(within.sum())
             covered[columns] |= within.any(0)
-    return PRDC(_part(precise), _part(recalled), inside / (k_density * n), _part(covered))
+    return PRDC(_share(precise), _share(recalled), inside / (k_density * n), _share(covered))
 
 
 def _radii(features: np.ndarray, ks: list[int]) -> Tensor:
-    """(len(ks), N) the squared distances of each of (N, d) features to its k-th nearest other ones."""
+    """Return the squared distances (len(ks), N) of each of (N, d) features to its k-th nearest others."""
     radii = []
     for _, some in read_blocks(features):
         nearest = some.new_empty(len(some), 0)
-        # All pairs, each twice: of two halves that round otherwise, a point on a ball would be in or out.
+        # Each pair twice: were the two rounded differently, a point on a sphere could be in or out.
         for _, others in read_blocks(features):
             both = torch.cat([nearest, _squared(some, others)], 1)
-            # Itself is among them.
+            # The row itself is among them.
             nearest = both.topk(min(max(ks) + 1, both.shape[1]), largest=False).values
         radii.append(nearest[:, ks].T)
     return torch.cat(radii, 1)
 
 
 def _squared(x: Tensor, y: Tensor) -> Tensor:
-    """(n, m) squared distances of x (n, d) and y (m, d); exactly 0 between copies."""
+    """Return the squared distances (n, m) of x (n, d) and y (m, d); exactly 0 between copies."""
     norms = x.square().sum(1, keepdim=True) + y.square().sum(1)
     squared = torch.addmm(norms, x, y.T, alpha=-2)
     return squared.masked_fill_(squared < _ROUNDING * norms, 0)
 
 
-def _part(inside: Tensor) -> float:
+def _share(inside: Tensor) -> float:
     return inside.double().mean().item()

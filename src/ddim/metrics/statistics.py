@@ -1,4 +1,4 @@
-"""Ratios of sums over images, with intervals by the jackknife."""
+"""Means, ratios and differences over images, with 95 % intervals by the jackknife."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 NORMAL_95 = 1.96
-"""Standard errors on either side of a value: 95 % of a normal law."""
+"""Standard errors on either side of a value that hold 95 % of a normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Estimate:
     high: np.ndarray
 
     @classmethod
-    def near(cls, value: np.ndarray, error: np.ndarray) -> Estimate:
-        """A value and `WIDE` standard errors on either side."""
+    def from_error(cls, value: np.ndarray, error: np.ndarray) -> Estimate:
+        """Return the estimate of a value and its standard error."""
         value = np.asarray(value, dtype=np.float64)
         return cls(value, value - NORMAL_95 * error, value + NORMAL_95 * error)
 
@@ -31,18 +31,18 @@ class Estimate:
 
 
 def estimate_ratio(above: np.ndarray, below: np.ndarray) -> Estimate:
-    """The sum of `above` over the sum of `below`, both (N, ...), each image left out once (Miller 1974)."""
+    """Return the sum of `above` over the sum of `below`, both (N, ...); by the jackknife (Miller 1974)."""
     n, a, b = len(above), above.sum(0), below.sum(0)
     left = (a - above) / (b - below)
     spread = (left - left.mean(0)) ** 2
-    return Estimate.near(a / b, np.sqrt((n - 1) / n * spread.sum(0)))
+    return Estimate.from_error(a / b, np.sqrt((n - 1) / n * spread.sum(0)))
 
 
 def estimate_mean(values: np.ndarray) -> Estimate:
-    """The mean of (N, ...) values over the first axis."""
+    """Return the mean of (N, ...) values over the first axis."""
     return estimate_ratio(values, np.ones_like(values))
 
 
 def estimate_difference(one: Estimate, other: Estimate) -> Estimate:
-    """One less the other, which are independent."""
-    return Estimate.near(one.value - other.value, np.hypot(one.error, other.error))
+    """Return one estimate minus another, independent one."""
+    return Estimate.from_error(one.value - other.value, np.hypot(one.error, other.error))

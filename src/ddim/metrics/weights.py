@@ -1,4 +1,4 @@
-"""The weights of networks that others trained: files that are known by their hash, or are not read."""
+"""Published weights of feature networks, which are read only if their hash is known."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from ddim.files import cache_folder, download_file
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of weights: its names in the wild (the first is ours), its address, the hashes it may have.
+    """A file of weights.
 
-    A hash is the SHA-256 (hex) of the file, or the beginning of it that the file's makers publish.
+    Attributes:
+        names: the file names in use; the first is ours.
+        url: the address.
+        hashes: the possible SHA-256 (hex) of the file, or the beginning of it that its makers publish.
     """
 
     names: tuple[str, ...]
@@ -27,7 +30,7 @@ class Weights:
     hashes: tuple[str, ...]
 
 
-# All that is ever loaded; nothing else, whatever its name, becomes a number that is called a metric.
+# Only these files are ever loaded: other weights would give other numbers under the same name.
 KNOWN = {
     "efficientnet-lite0": Weights(
         ("efficientnet-lite0-57934424.pth",),
@@ -49,9 +52,12 @@ KNOWN = {
 
 
 def locate_weights(name: str) -> Path:
-    """Where the weights of network `name` lie: our cache folder, that of torch.hub, or ours by a download.
+    """Return the file with the weights of network `name`, downloading it if needed.
 
-    UserError, with the address and the place to put them, where they lie in neither and cannot be had.
+    It is looked for in our cache folder and in that of torch.hub; a download goes to ours.
+
+    Raises:
+        UserError: if the file is in neither folder and cannot be downloaded; the message has its address.
     """
     known, ours = KNOWN[name], cache_folder() / "weights"
     for folder in (ours, Path(torch.hub.get_dir()) / "checkpoints"):
@@ -68,9 +74,10 @@ def locate_weights(name: str) -> Path:
 
 
 def read_weights(name: str, path: Path) -> tuple[str, dict[str, Tensor]]:
-    """The SHA-256 (hex) and the tensors, by name, of a file of weights of network `name`.
+    """Return the SHA-256 (hex) and the tensors by name of a file with the weights of network `name`.
 
-    UserError where the file cannot be read, or is not one of those in KNOWN.
+    Raises:
+        UserError: if the file cannot be read, or its hash is not one of those in `KNOWN`.
     """
     try:
         content = path.read_bytes()
@@ -82,15 +89,15 @@ def read_weights(name: str, path: Path) -> tuple[str, dict[str, Tensor]]:
             f"{str(path)!r} does not hold the weights of {name}: its SHA-256 is {sha}, that of "
             f"{KNOWN[name].url} is {' or '.join(KNOWN[name].hashes)}"
         )
-    # The very bytes that were hashed, and no code in them is run.
+    # The bytes that were hashed, read in a way that runs no code.
     return sha, torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def fill_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """A network made on the device "meta" (which draws no random start) with its weights, fit for use.
+    """Give a network on the device "meta", which drew no random weights, its weights for use in eval mode.
 
-    What the file holds beyond the network is left out: an auxiliary classifier. What it may lack are the
-    counters of batches, which no evaluation reads.
+    Tensors that the network does not have, those of an auxiliary classifier, are ignored. Counters of
+    batches, which eval mode never reads, may be missing.
     """
     wanted = network.state_dict()
     counters = {name: torch.tensor(0) for name in wanted if name.endswith("num_batches_tracked")}
