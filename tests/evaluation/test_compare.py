@@ -7,6 +7,7 @@ import pytest
 
 from ddim.errors import UserError
 from ddim.evaluation.compare import _STATISTICS, Difference, _jackknifed, difference, differing, ranked
+from ddim.evaluation.conditions import Aspect
 from ddim.evaluation.record import read
 from ddim.metrics.catalogue import METRICS
 from ddim.metrics.kid import kid_difference
@@ -61,7 +62,7 @@ def test_what_may_not_be_ranked_comes_last_with_its_reason(make):
     rows = ranked(made, "kid")
     assert [row.evaluation.folder.name for row in rows] == ["c", "a", "best"]
     assert [row.unranked is None for row in rows] == [True, True, False]
-    assert rows[2].unranked.startswith("the reference sets differ")
+    assert rows[2].unranked.aspect is Aspect.REFERENCE
     assert rows[2].difference is None
 
 

@@ -1,7 +1,6 @@
-"""Which numbers may be ranked against which, and what is read as a record."""
+"""What is read as the record of an evaluation."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,65 +8,15 @@ from pathlib import Path
 import pytest
 
 from ddim.errors import UserError
-from ddim.evaluation.record import Evaluation, comparable, evaluations, read
-from ddim.metrics.catalogue import METRICS, find_metric
+from ddim.evaluation.record import Evaluation, evaluations, read
+from ddim.metrics.catalogue import find_metric
 from stubs import RECORD, SAMPLING, record, written
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_records_of_the_same_features_reference_and_count_are_comparable(metric):
-    assert comparable(record(), record(generated__source="runs/b"), metric) is None
-
-
-@pytest.mark.parametrize(
-    "changes, sentence",
-    [
-        ({"features__extractor": "inception-2015"}, "the extractors differ: stub and inception-2015"),
-        ({"features__weights": "v" * 64}, "the weights of the extractor differ: wwwwwwww... and vvvvvvvv..."),
-        ({"features__resize": "3 px"}, "the resizes differ: 2 px and 3 px"),
-        ({"reference__sha256": "q" * 64}, "the reference sets differ: .*rrrrrrrr.* and .*qqqqqqqq"),
-        ({"generated__images": 99}, "99 images are too few to rank by KID, which needs at least 100"),
-        ({"metrics": {}}, "runs/a has no KID"),
-    ],
-)
-def test_what_makes_records_incomparable_is_said_in_one_sentence_either_way(changes, sentence):
-    why = comparable(record(), record(**changes), "kid")
-    assert re.search(sentence, why)
-    assert "\n" not in why
-    assert comparable(record(**changes), record(), "kid") is not None
-
-
-def test_what_fid_tends_to_is_a_metric_of_its_own_with_the_interval_that_is_not_of_fid():
+def test_fid_infinity_is_a_metric_of_its_own_with_the_interval_that_fid_lacks():
     found = Evaluation(Path(), record())
     assert (found.value("fid"), found.interval("fid")) == (30.0, None)
     assert (found.value("fid_infinity"), found.interval("fid_infinity")) == (25.0, (20.0, 30.0))
-    without = record(metrics__fid__infinity=None)
-    assert comparable(record(), without, "fid_infinity") == "runs/a has no FID-infinity"
-    assert comparable(record(), without, "fid") is None
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_another_count_forbids_ranking_by_what_is_biased_by_it(metric):
-    """KID is unbiased (Binkowski et al. 2018); FID-infinity is extrapolated."""
-    why = comparable(record(), record(generated__images=300), metric)
-    assert (why is None) == (metric in ("kid", "fid_infinity"))
-    if why:
-        assert "the numbers differ: 400 and 300" in why
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_a_small_reference_is_too_few_as_well(metric):
-    few = record(reference__images=50, features__dimensions=60)
-    assert "50 images are too few" in comparable(few, few, metric)
-
-
-def test_fid_needs_as_many_images_as_features_have_dimensions():
-    """Fewer make a singular covariance."""
-    wide = record(features__dimensions=401)
-    assert comparable(wide, wide, "kid") is None
-    assert "400 images are too few to rank by FID, which needs at least 401" in comparable(wide, wide, "fid")
-    exact = record(features__dimensions=400)
-    assert comparable(exact, exact, "fid") is None
 
 
 def test_an_unknown_metric_is_refused_with_the_near_one():

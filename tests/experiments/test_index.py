@@ -10,45 +10,45 @@ import pytest
 import sweeping
 from ddim.cli import main
 from ddim.errors import UserError
-from ddim.experiments import index as runs
+from ddim.experiments.index import filter_runs, find_runs, read_run, sort_runs
 from ddim.files import is_locked, lock_folder
-from ddim.runs import flat
 from ddim.runs.codec import dump, override
-from ddim.runs.codec import flat as flat_recipe
+from ddim.runs.codec import flat as list_fields
+from ddim.runs.flat import flatten_as_text
 from ddim.runs.named_recipes import RECIPES, smoke
 from run_folders import ERRORS, judge, make
 
 
 def test_a_run_says_how_far_it_is_and_how_good(tmp_path):
-    run = runs.read(make(tmp_path / "run", seen=(160, 480)))
+    run = read_run(make(tmp_path / "run", seen=(160, 480)))
     assert (run.images, run.total, run.state) == (480, 960, "stopped")
     assert run.errors == ERRORS
-    assert runs.read(make(tmp_path / "whole")).state == "finished"
+    assert read_run(make(tmp_path / "whole")).state == "finished"
 
 
 def test_a_run_that_trains_now_is_running(tmp_path):
     folder = make(tmp_path / "run", seen=(160,))
     with lock_folder(folder):
         assert is_locked(folder)
-        assert runs.read(folder).state == "running"
+        assert read_run(folder).state == "running"
     assert not is_locked(folder)
-    assert runs.read(folder).state == "stopped"
+    assert read_run(folder).state == "stopped"
 
 
 def test_a_run_is_finished_once_its_last_checkpoint_is_there(tmp_path):
     """The log says all images before the last validation, whose checkpoint comes after it."""
     folder = make(tmp_path / "run", step=30)
     with lock_folder(folder):
-        assert runs.read(folder).state == "running"
-    assert (runs.read(folder).state, runs.read(folder).images) == ("stopped", 960)
+        assert read_run(folder).state == "running"
+    assert (read_run(folder).state, read_run(folder).images) == ("stopped", 960)
     (folder / "checkpoints" / "step-000000060").mkdir()
     with lock_folder(folder):
-        assert runs.read(folder).state == "running"
-    assert runs.read(folder).state == "finished"
+        assert read_run(folder).state == "running"
+    assert read_run(folder).state == "finished"
     # Killed while it wrote its only one.
     for step in (folder / "checkpoints").iterdir():
         step.rename(step.with_name(f"{step.name}.new"))
-    assert runs.read(folder).state == "stopped"
+    assert read_run(folder).state == "stopped"
 
 
 def test_looking_at_a_run_does_not_keep_it_from_training(tmp_path):
@@ -66,13 +66,13 @@ def test_looking_at_a_run_does_not_keep_it_from_training(tmp_path):
 
 
 def test_the_log_may_lie_behind_the_checkpoint(tmp_path):
-    run = runs.read(make(tmp_path / "run", seen=(160,), step=60))
+    run = read_run(make(tmp_path / "run", seen=(160,), step=60))
     assert (run.images, run.state) == (960, "finished")
 
 
 def test_a_budget_of_minutes_is_what_the_run_settled_on(tmp_path):
-    assert runs.read(make(tmp_path / "new", images=None, seen=(160,))).total is None
-    run = runs.read(make(tmp_path / "settled", images=None, seen=(160, 320), step=20))
+    assert read_run(make(tmp_path / "new", images=None, seen=(160,))).total is None
+    run = read_run(make(tmp_path / "settled", images=None, seen=(160, 320), step=20))
     assert (run.total, run.state) == (320, "finished")
 
 
@@ -80,8 +80,8 @@ def test_the_latest_evaluation_counts_by_number_not_by_spelling(tmp_path):
     folder = make(tmp_path / "run")
     for number in (1, 2, 10):
         judge(folder, number, kid=number / 100, fid=number)
-    assert runs.read(folder).metrics == {"kid": 0.1, "fid": 10}
-    assert len(runs.read(folder).records) == 3
+    assert read_run(folder).metrics == {"kid": 0.1, "fid": 10}
+    assert len(read_run(folder).records) == 3
 
 
 def test_runs_are_found_at_any_depth_and_only_runs(tmp_path):
@@ -90,9 +90,9 @@ def test_runs_are_found_at_any_depth_and_only_runs(tmp_path):
     (tmp_path / "photos").mkdir()
     # What lies within a run is no run, whatever its name.
     make(tmp_path / "a" / "run" / "samples" / "run")
-    found = runs.find(tmp_path)
+    found = find_runs(tmp_path)
     assert [str(run.path.relative_to(tmp_path)) for run in found] == ["a/run", "b/c/run", "run"]
-    assert runs.find(tmp_path / "run")[0].path == tmp_path / "run"
+    assert find_runs(tmp_path / "run")[0].path == tmp_path / "run"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_damaged_run_is_named_and_hides_no_other(tmp_path, text):
     make(tmp_path / "whole")
     make(tmp_path / "torn")
     (tmp_path / "torn" / "run.json").write_text(text)
-    torn, whole = runs.find(tmp_path)
+    torn, whole = find_runs(tmp_path)
     assert (torn.state, whole.state) == ("damaged", "finished")
     assert torn.why
 
@@ -114,7 +114,7 @@ def test_a_record_that_cannot_be_read_is_left_out_and_named(tmp_path, text):
     judge(folder, 1, kid=0.1)
     (folder / "evaluations" / "2").mkdir()
     (folder / "evaluations" / "2" / "record.json").write_text(text)
-    run = runs.read(folder)
+    run = read_run(folder)
     assert (run.state, run.images, run.errors, run.metrics) == ("stopped", 480, ERRORS, {"kid": 0.1})
     assert run.why.startswith("evaluations/2/record.json is ")
 
@@ -125,7 +125,7 @@ def test_what_another_program_calls_a_sweep_is_passed_over(tmp_path, text):
     (tmp_path / "theirs" / "sweep.json").write_text(text)
     make(tmp_path / "both")
     (tmp_path / "both" / "sweep.json").write_text(text)
-    assert [(run.path.name, run.state) for run in runs.find(tmp_path)] == [
+    assert [(run.path.name, run.state) for run in find_runs(tmp_path)] == [
         ("both", "finished"),
         ("run", "finished"),
     ]
@@ -147,7 +147,7 @@ def test_a_sweep_that_cannot_be_read_is_named_and_hides_no_run(tmp_path, change,
     file = tmp_path / "sweep" / "sweep.json"
     text = file.read_text()
     file.write_text(text[:40] if change is None else json.dumps({**json.loads(text), **change}))
-    found = runs.find(tmp_path)
+    found = find_runs(tmp_path)
     assert [(run.path.name, run.state) for run in found] == [
         ("sweep", "damaged"),
         ("1-l1", "finished"),
@@ -162,7 +162,7 @@ def test_how_a_trial_ended_may_be_unreadable(tmp_path, text):
     make(planned.run_folder(planned.trials[0]))
     planned.outcome_file(planned.trials[0]).parent.mkdir()
     planned.outcome_file(planned.trials[0]).write_text(text)
-    one, other = runs.find(tmp_path)
+    one, other = find_runs(tmp_path)
     assert (one.state, other.state, other.why) == ("finished", "waiting", "")
     assert one.why.startswith("results/a.json ")
 
@@ -177,7 +177,7 @@ def test_every_trial_of_a_sweep_stands_once_from_the_beginning(tmp_path):
     )
     # A run beside the sweep's own.
     make(tmp_path / "sweep" / "trials" / "other")
-    found = {run.path.name: (run.state, run.why) for run in runs.find(tmp_path)}
+    found = {run.path.name: (run.state, run.why) for run in find_runs(tmp_path)}
     assert found == {
         "1-l1": ("finished", ""),
         "2-mse": ("failed", "no room"),
@@ -189,8 +189,8 @@ def test_every_trial_of_a_sweep_stands_once_from_the_beginning(tmp_path):
 @pytest.mark.parametrize("name", RECIPES)
 def test_fields_have_the_paths_that_options_have(name):
     recipe = RECIPES[name]()
-    found = flat.fields(dump(recipe))
-    assert list(found) == [path for path, _, _ in flat_recipe(recipe) if path != "name"]
+    found = flatten_as_text(dump(recipe))
+    assert list(found) == [path for path, _, _ in list_fields(recipe) if path != "name"]
     assert found["schedule"] == dump(recipe.schedule, named=True)["kind"]
     assert found["data.flip"] == str(recipe.data.flip).lower()
     assert found["data.channels"] == "none"
@@ -200,10 +200,10 @@ def test_fields_have_the_paths_that_options_have(name):
 def test_runs_are_chosen_by_columns_metrics_and_fields(tmp_path):
     one, two = make(tmp_path / "one"), make(tmp_path / "two", seen=(160,), seed=7)
     judge(one, 1, kid=0.02)
-    found = runs.find(tmp_path)
+    found = find_runs(tmp_path)
 
     def names(**conditions):
-        return [run.path.name for run in runs.where(found, conditions)]
+        return [run.path.name for run in filter_runs(found, conditions)]
 
     assert names(state="finished") == ["one"]
     assert names(seed="7") == ["two"]
@@ -220,40 +220,40 @@ def test_runs_are_sorted_as_numbers_and_what_has_none_comes_last(tmp_path):
         folder = make(tmp_path / name)
         if kid:
             judge(folder, 1, kid=kid)
-    found = runs.find(tmp_path)
-    assert [run.path.name for run in runs.ordered(found, "kid")] == ["d", "b", "a", "c"]
+    found = find_runs(tmp_path)
+    assert [run.path.name for run in sort_runs(found, "kid")] == ["d", "b", "a", "c"]
     for age, name in enumerate("cabd"):
         for file in ("metrics.jsonl", "run.json"):
             os.utime(tmp_path / name / file, (1e9 - age, 1e9 - age))
-    assert [run.path.name for run in runs.ordered(runs.find(tmp_path), "age")] == list("cabd")
+    assert [run.path.name for run in sort_runs(find_runs(tmp_path), "age")] == list("cabd")
 
 
 def test_a_size_is_chosen_as_it_is_given_to_train(tmp_path):
     for size in ((32, 32), (64, 96)):
         make(tmp_path / f"{size[0]}", data=dump(override(smoke(), {"data.size": size}).data))
-    found = runs.find(tmp_path)
+    found = find_runs(tmp_path)
     for text, named in (("32", ["32"]), ("64x96", ["64"]), ("64,96", ["64"]), ("64", []), ("96x64", [])):
-        assert [run.path.name for run in runs.where(found, {"data.size": text})] == named
-    assert runs.where(found, {"report.valid": "32"}) == found
+        assert [run.path.name for run in filter_runs(found, {"data.size": text})] == named
+    assert filter_runs(found, {"report.valid": "32"}) == found
 
 
 def test_runs_that_nobody_has_judged_yet_can_be_sorted_by_a_metric(tmp_path):
     for name in "ab":
         make(tmp_path / name)
-    found = runs.find(tmp_path)
-    assert runs.ordered(found, "kid") == runs.ordered(found, "coverage") == found
-    assert runs.where(found, {"fid": "3"}) == []
+    found = find_runs(tmp_path)
+    assert sort_runs(found, "kid") == sort_runs(found, "coverage") == found
+    assert filter_runs(found, {"fid": "3"}) == []
 
 
 def test_a_name_that_no_run_has_is_refused_with_the_near_one(tmp_path):
     make(tmp_path / "run")
-    found = runs.find(tmp_path)
+    found = find_runs(tmp_path)
     with pytest.raises(UserError, match="image_may is no column.*perhaps you meant image_mae"):
-        runs.ordered(found, "image_may")
+        sort_runs(found, "image_may")
     with pytest.raises(UserError, match="perhaps you meant optim.lr"):
-        runs.where(found, {"optim.rl": "1"})
+        filter_runs(found, {"optim.rl": "1"})
     with pytest.raises(UserError, match="is not a folder of runs"):
-        runs.find(tmp_path / "nowhere")
+        find_runs(tmp_path / "nowhere")
 
 
 def test_looking_at_runs_imports_nothing_heavy():
@@ -274,6 +274,9 @@ def test_what_is_chosen_is_compared_among_itself(tmp_path, capsys):
     assert main(["runs", str(tmp_path)]) == 0
     said = capsys.readouterr()
     assert "0.2000" not in said.out
-    assert "few: its evaluations do not compare with those of most: other count (50 pictures)" in said.err
+    assert (
+        "few: its evaluations do not compare with those of most runs: other number of samples (50)"
+        in said.err
+    )
     assert main(["runs", str(tmp_path), "--where", "seed=7"]) == 0
     assert "0.2000" in capsys.readouterr().out

@@ -9,9 +9,17 @@ from PIL import Image
 
 from ddim.cli import main
 from ddim.errors import UserError
-from ddim.experiments import index as runs
-from ddim.experiments import report as reports
-from ddim.experiments.summary import Spread
+from ddim.experiments.index import find_runs, read_run
+from ddim.experiments.report import (
+    _loss_curves,
+    build_report,
+    format_spread,
+    last_samples,
+    mean_log,
+    split_sheet,
+    write_report,
+)
+from ddim.experiments.summary import Spread, group_runs
 from ddim.plots.page import Cell, Strips, Table, Text
 from ddim.plots.pictures import make_sheet, save_png, to_uint8
 from ddim.runs.codec import dump
@@ -46,7 +54,7 @@ def make_optim():
 
 
 def block(found, kind):
-    blocks, _ = reports.report(found)
+    blocks, _ = build_report(found)
     return next(each for each in blocks if isinstance(each, kind))
 
 
@@ -56,7 +64,7 @@ def table(found):
 
 
 def test_a_table_has_a_row_for_each_configuration_and_only_their_differences(trained):
-    rows, notes = table(runs.find(trained))
+    rows, notes = table(find_runs(trained))
     assert rows == [
         {
             "optim.lr": Cell("0.002"),
@@ -72,7 +80,7 @@ def test_a_table_has_a_row_for_each_configuration_and_only_their_differences(tra
         },
     ]
     assert any("standard deviation over repeats" in note for note in notes)
-    assert any("numbers are those so far" in note for note in notes)
+    assert any("are those so far" in note for note in notes)
 
 
 def with_record(run, **what):
@@ -85,15 +93,15 @@ def test_the_best_is_marked_among_what_compares(tmp_path):
     for k, kid in enumerate((0.3, 0.1, 0.2)):
         with_record(make(tmp_path / str(k), optim={**optim, "lr": 10.0**-k}), kid=kid)
     with_record(make(tmp_path / "3", optim={**optim, "lr": 1e-3}), kid=0.01, pictures=50)
-    rows, notes = table(runs.find(tmp_path))
+    rows, notes = table(find_runs(tmp_path))
     assert [row["KID ↓"] for row in rows] == [
         Cell("0.3000 [0.2900, 0.3100]"),
         Cell("0.1000 [0.0900, 0.1100]", best=True),
         Cell("0.2000 [0.1900, 0.2100]"),
         Cell("not comparable"),
     ]
-    assert "Not comparable: 0.001, judged with other count (50 pictures)." in notes
-    assert any("1,000 pictures of each run against 700 images" in note for note in notes)
+    assert "Not comparable: 0.001, evaluated with other number of samples (50)." in notes
+    assert any("1,000 samples of each run against 700 images" in note for note in notes)
 
 
 def test_a_number_of_some_of_the_runs_says_of_how_many(tmp_path):
@@ -103,10 +111,12 @@ def test_a_number_of_some_of_the_runs_says_of_how_many(tmp_path):
             folder = make(tmp_path / f"{lr}-{seed}", seed=seed, optim={**optim, "lr": lr})
             if seed < 2 or lr == 1e-4:
                 with_record(folder, kid=0.1 * seed)
-    rows, notes = table(runs.find(tmp_path))
+    rows, notes = table(find_runs(tmp_path))
     assert [row["finished"] for row in rows] == [Cell("3 of 3")] * 2
-    # Of all three are the errors, and every number of the other configuration.
-    assert [note for note in notes if " of the 3 runs" in note] == ["Of 2 of the 3 runs of 0.001 alone: KID."]
+    # The errors, and all numbers of the other configuration, come from three runs.
+    assert [note for note in notes if " of the 3 runs" in note] == [
+        "From 2 of the 3 runs of 0.001 only: KID."
+    ]
 
 
 def test_what_is_large_when_it_is_good_is_marked_so(tmp_path):
@@ -117,14 +127,14 @@ def test_what_is_large_when_it_is_good_is_marked_so(tmp_path):
         document = json.loads(path.read_text())
         document["metrics"]["recall"] = {"value": recall}
         path.write_text(json.dumps(document))
-    rows, _ = table(runs.find(tmp_path))
+    rows, _ = table(find_runs(tmp_path))
     assert [row["Recall ↑"].best for row in rows] == [False, True]
 
 
 def test_of_equals_none_is_the_best(tmp_path):
     for k in range(2):
         with_record(make(tmp_path / str(k), optim={**make_optim(), "lr": 10.0**-k}), kid=0.1)
-    rows, _ = table(runs.find(tmp_path))
+    rows, _ = table(find_runs(tmp_path))
     assert [row["KID ↓"].best for row in rows] == [False, False]
 
 
@@ -133,27 +143,19 @@ def test_what_there_are_too_few_images_for_is_not_ranked(tmp_path):
     for k in range(2):
         folder = make(tmp_path / str(k), optim={**make_optim(), "lr": 10.0**-k})
         with_record(folder, kid=0.1 + k, fid=10.0 + k)
-    rows, notes = table(runs.find(tmp_path))
+    rows, notes = table(find_runs(tmp_path))
     assert [row["KID ↓"].best for row in rows] == [True, False]
     assert [row["FID ↓"].best for row in rows] == [False, False]
     assert "Too few images to rank by FID, FID-infinity." in notes
 
 
-def test_errors_of_different_schedules_are_not_ranked(tmp_path):
-    make(tmp_path / "cosine", errors={"image_mae": 0.1})
-    make(tmp_path / "linear", errors={"image_mae": 0.2}, schedule={"kind": "linear"})
-    rows, notes = table(runs.find(tmp_path))
+@pytest.mark.parametrize("part, field", [("schedule", {"kind": "linear"}), ("pixels", {"std": 2.0})])
+def test_errors_in_different_units_are_not_ranked(tmp_path, part, field):
+    make(tmp_path / "a", errors={"image_mae": 0.1})
+    make(tmp_path / "b", errors={"image_mae": 0.2}, **{part: {**dump(smoke())[part], **field}})
+    rows, notes = table(find_runs(tmp_path))
     assert [row["Image MAE ↓"].best for row in rows] == [False, False]
-    assert any(note.startswith("Schedules or pixels differ") for note in notes)
-
-
-def test_errors_in_units_of_different_pixels_are_not_ranked(tmp_path):
-    for std in (0.5, 2.0):
-        pixels = {**dump(smoke())["pixels"], "std": std}
-        make(tmp_path / str(std), errors={"image_mae": std}, pixels=pixels)
-    rows, notes = table(runs.find(tmp_path))
-    assert [row["Image MAE ↓"].best for row in rows] == [False, False]
-    assert any("in units of its pixels" in note for note in notes)
+    assert any(note.startswith("Schedules, pixels or validation images differ") for note in notes)
 
 
 def test_nothing_is_ranked_over_different_images(tmp_path):
@@ -161,7 +163,7 @@ def test_nothing_is_ranked_over_different_images(tmp_path):
         with_record(make(tmp_path / str(k), optim={**make_optim(), "lr": 10.0**-k}), kid=0.1 * k)
         path = tmp_path / str(k) / "run.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "data": {"fingerprint": str(k)}}))
-    rows, notes = table(runs.find(tmp_path))
+    rows, notes = table(find_runs(tmp_path))
     assert not any(cell.best for row in rows for cell in row.values())
     assert any(note.startswith("Data differ") for note in notes)
 
@@ -170,15 +172,15 @@ def test_what_runs_share_is_said_and_not_where_on_this_machine_their_images_lie(
     for k, source in enumerate(["/home/ada/flowers.zip"] * 2 + ["/mnt/flowers.zip"]):
         make(tmp_path / str(k), seed=k, data={**dump(smoke())["data"], "source": source})
     both, all_three = ([tmp_path / str(k) for k in range(n)] for n in (2, 3))
-    found = [[run for path in paths for run in runs.find(path)] for paths in (both, all_three)]
-    assert "recipe smoke, images flowers.zip, seen" in block(found[0], Text).text
-    assert "images" not in block(found[1], Text).text
+    found = [[run for path in paths for run in find_runs(path)] for paths in (both, all_three)]
+    assert "recipe smoke, images flowers.zip, images seen" in block(found[0], Text).text
+    assert "images flowers" not in block(found[1], Text).text
 
 
 @pytest.mark.parametrize("height, width, n", [(32, 32, 4), (24, 40, 7), (64, 64, 1), (8, 16, 16)])
 def test_a_grid_is_cut_into_the_pictures_that_it_was_laid_of(height, width, n):
     shown = images(n, height, width)
-    cells = reports.cut(make_sheet(shown), height, width)
+    cells = split_sheet(make_sheet(shown), height, width)
     # The last row of a grid may have room left.
     for picture, cell in zip(to_uint8(shown), cells, strict=False):
         np.testing.assert_array_equal(cell, picture)
@@ -186,26 +188,26 @@ def test_a_grid_is_cut_into_the_pictures_that_it_was_laid_of(height, width, n):
 
 
 def test_a_strip_shows_the_last_pictures_of_the_same_seeds(trained):
-    run = runs.read(trained / "a0")
-    strip = reports.last_samples(run)
+    run = read_run(trained / "a0")
+    strip = last_samples(run)
     first = to_uint8(images(4, 32, 32) // 30)
     assert strip.shape == (64, 4 * 64 + 3 * 4, 3)
     for k, picture in enumerate(first):
         np.testing.assert_array_equal(strip[:64:2, k * 68 : k * 68 + 64 : 2], picture)
-    assert len(block(runs.find(trained), Strips).rows) == 3
+    assert len(block(find_runs(trained), Strips).rows) == 3
 
 
 def test_a_log_of_several_is_their_mean_where_all_have_one():
     one = [{"images": 16, "loss": 1.0}, {"images": 32, "loss": 3.0}, {"images": 32, "image_mae": 0.5}]
     two = [{"images": 16, "loss": 2.0}, {"images": 32, "loss": 5.0}, {"images": 48, "loss": 7.0}]
-    assert reports.mean_lines([one, two]) == [{"images": 16, "loss": 1.5}, {"images": 32, "loss": 4.0}]
-    assert reports.mean_lines([one])[1] == {"images": 32, "loss": 3.0, "image_mae": 0.5}
+    assert mean_log([one, two]) == [{"images": 16, "loss": 1.5}, {"images": 32, "loss": 4.0}]
+    assert mean_log([one])[1] == {"images": 32, "loss": 3.0, "image_mae": 0.5}
 
 
 def test_of_many_configurations_the_best_are_drawn(tmp_path):
     for k in range(12):
         make(tmp_path / f"{k:02}", optim={**make_optim(), "lr": 2.0**-k}, errors={"image_mae": 1 / (k + 1)})
-    curves = reports._curves(reports.results.configurations(runs.find(tmp_path)))
+    curves = _loss_curves(group_runs(find_runs(tmp_path)))
     assert list(curves) == [str(2.0**-k) for k in range(4, 12)]
 
 
@@ -243,7 +245,7 @@ def test_what_somebody_else_wrote_is_left_alone(trained, tmp_path):
     for name in ("page.html", "page.md"):
         (tmp_path / name).write_text("mine")
         with pytest.raises(UserError, match="was not made by ddim"):
-            reports.write(runs.find(trained), tmp_path / "page.html", "t")
+            write_report(find_runs(trained), tmp_path / "page.html", "t")
         assert (tmp_path / name).read_text() == "mine"
         (tmp_path / name).unlink()
 
@@ -267,16 +269,16 @@ def test_runs_that_have_only_begun_can_be_reported(tmp_path):
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "run.json").write_text("{")
     judge(tmp_path / "torn", 1, kid=0.1)
-    reports.write(runs.find(tmp_path), tmp_path / "report.html", "t")
+    write_report(find_runs(tmp_path), tmp_path / "report.html", "t")
     assert "1 stopped, 1 damaged" in (tmp_path / "report.html").read_text()
 
 
 def test_one_damaged_run_costs_a_report_nothing_but_its_own_part(trained):
-    whole = reports.report(runs.find(trained))[0]
+    whole = build_report(find_runs(trained))[0]
     (trained / "a1" / "metrics.jsonl").write_text("garbage\n{}\n")
-    found = runs.find(trained)
+    found = find_runs(trained)
     assert [run.state for run in found] == ["finished", "damaged", "stopped"]
-    blocks, pictures = reports.report(found)
+    blocks, pictures = build_report(found)
     assert list(pictures) == ["losses.png", "001.png", "003.png"]
     assert blocks[-1].rows[1][:2] == [Cell("a1"), Cell("damaged")]
     assert blocks[-1].notes[0].startswith("a1: ")
@@ -289,10 +291,10 @@ def test_a_run_whose_last_grid_is_no_picture_is_shown_without_it(trained, part):
     path = trained / "a1" / "samples" / "step-000000060.png"
     png = path.read_bytes()
     path.write_bytes({"half": png[: len(png) // 2], "nothing": b"", "no image": b"no image"}[part])
-    assert [name for name, _ in block(runs.find(trained), Strips).rows] == ["a0", "b<0>"]
+    assert [name for name, _ in block(find_runs(trained), Strips).rows] == ["a0", "b<0>"]
 
 
 def test_a_number_has_the_digits_that_mean_something():
-    assert reports.shown(Spread(0.12344, 1)) == "0.1234"
-    assert reports.shown(Spread(235.996, 3, 0.844)) == "236.00 ± 0.84"
-    assert reports.shown(Spread(30.0, 1, None, (28.04, 31.96))) == "30.00 [28.04, 31.96]"
+    assert format_spread(Spread(0.12344, 1)) == "0.1234"
+    assert format_spread(Spread(235.996, 3, 0.844)) == "236.00 ± 0.84"
+    assert format_spread(Spread(30.0, 1, None, (28.04, 31.96))) == "30.00 [28.04, 31.96]"

@@ -7,9 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddim.experiments import conditions as ways
-from ddim.experiments import summary as results
+from ddim.evaluation.conditions import evaluation_conditions
+from ddim.experiments.evaluations import common_conditions, describe_differences, keep_comparable
 from ddim.experiments.index import Run
+from ddim.experiments.summary import (
+    MISSING,
+    group_runs,
+    other_conditions,
+    summarise_metrics,
+    summarise_values,
+)
 from ddim.runs.codec import dump, override
 from ddim.runs.named_recipes import smoke
 from evaluated_runs import record, run
@@ -17,45 +24,45 @@ from evaluated_runs import record, run
 
 def test_runs_that_differ_in_their_seed_alone_are_one_configuration():
     found = [run(seed=k, optim__lr=lr) for lr in (1e-3, 1e-4) for k in (0, 1, 2)]
-    one, two = results.configurations(found)
+    one, two = group_runs(found)
     assert (one.choice, two.choice) == ({"optim.lr": "0.001"}, {"optim.lr": "0.0001"})
     assert (one.runs, two.runs) == (tuple(found[:3]), tuple(found[3:]))
     assert (one.name, two.name) == ("0.001", "0.0001")
 
 
 def test_one_configuration_differs_in_nothing_and_is_called_by_its_recipe():
-    (one,) = results.configurations([run(seed=0), run(seed=1)])
+    (one,) = group_runs([run(seed=0), run(seed=1)])
     assert one.choice == {}
     assert one.name == "smoke"
 
 
 def test_a_trial_that_has_not_counted_its_classes_is_no_other_configuration():
     told = {"data__labels": "yes"}
-    (one,) = results.configurations([run(**told, net__classes=12), run(state="waiting", seed=1, **told)])
+    (one,) = group_runs([run(**told, net__classes=12), run(state="waiting", seed=1, **told)])
     assert one.choice == {}
 
 
 def test_what_another_kind_brings_with_it_is_no_difference():
     found = [run(), run(schedule="linear")]
-    assert [c.choice for c in results.configurations(found)] == [
+    assert [c.choice for c in group_runs(found)] == [
         {"schedule": "cosine"},
         {"schedule": "linear"},
     ]
     found.append(run(schedule="linear", schedule__clip="powers"))
-    assert [c.choice for c in results.configurations(found)] == [
-        {"schedule": "cosine", "schedule.clip": results.MISSING},
+    assert [c.choice for c in group_runs(found)] == [
+        {"schedule": "cosine", "schedule.clip": MISSING},
         {"schedule": "linear", "schedule.clip": "rates"},
         {"schedule": "linear", "schedule.clip": "powers"},
     ]
 
 
 def test_a_trial_that_has_no_recipe_yet_is_left_out():
-    assert results.configurations([Run("1", "waiting")]) == []
+    assert group_runs([Run("1", "waiting")]) == []
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=12))
 def test_a_spread_is_the_mean_and_the_sample_deviation(values):
-    found = results.spread(values, (0.0, 1.0))
+    found = summarise_values(values, (0.0, 1.0))
     assert found.n == len(values)
     assert found.mean == pytest.approx(statistics.fmean(values), rel=1e-9, abs=1e-6)
     assert found.deviation == pytest.approx(statistics.stdev(values), rel=1e-9, abs=1e-6)
@@ -64,19 +71,19 @@ def test_a_spread_is_the_mean_and_the_sample_deviation(values):
 
 
 def test_one_number_has_its_own_interval_and_no_deviation():
-    found = results.spread([0.5], (0.4, 0.6))
+    found = summarise_values([0.5], (0.4, 0.6))
     assert (found.mean, found.n, found.deviation, found.interval) == (0.5, 1, None, (0.4, 0.6))
 
 
 def test_numbers_are_means_over_the_finished_repeats():
     found = [run(seed=k, errors={"image_mae": 0.1 * (k + 1)}) for k in range(2)]
     found.append(run(seed=2, state="stopped", errors={"image_mae": 9.0}))
-    (one,) = results.configurations(found)
-    assert results.numbers(one, None)["image_mae"].mean == pytest.approx(0.15)
-    assert results.numbers(one, None)["image_mae"].n == 2
+    (one,) = group_runs(found)
+    assert summarise_metrics(one, None)["image_mae"].mean == pytest.approx(0.15)
+    assert summarise_metrics(one, None)["image_mae"].n == 2
     # Of runs that are all under way, what there is.
-    (one,) = results.configurations(found[2:])
-    assert results.numbers(one, None)["image_mae"].mean == 9.0
+    (one,) = group_runs(found[2:])
+    assert summarise_metrics(one, None)["image_mae"].mean == 9.0
 
 
 def test_the_latest_evaluation_in_the_common_way_counts():
@@ -84,50 +91,50 @@ def test_the_latest_evaluation_in_the_common_way_counts():
         run(seed=0, records=[record(0.3), record(0.1), record(7.0, extractor="inception")]),
         run(seed=1, records=[record(0.2)]),
     ]
-    judged = ways.standard(found)
-    assert judged == ways.way(run(), record())
-    (one,) = results.configurations(found)
-    assert results.numbers(one, judged)["kid"].mean == pytest.approx(0.15)
-    assert results.other_ways(one, judged) == []
+    common = common_conditions(found)
+    assert common == evaluation_conditions(record(), run().recipe)
+    (one,) = group_runs(found)
+    assert summarise_metrics(one, common)["kid"].mean == pytest.approx(0.15)
+    assert other_conditions(one, common) == []
 
 
 @pytest.mark.parametrize(
-    "other, said",
+    "changes, said",
     [
-        ({"extractor": "inception"}, "other extractor (inception, weights wwwwwwww, 224 px)"),
+        ({"extractor": "inception"}, "other extractor (inception)"),
         ({"part": "train"}, "other reference (700 images of part train, 64x64)"),
-        ({"pictures": 500}, "other count (500 pictures)"),
+        ({"pictures": 500}, "other number of samples (500)"),
     ],
 )
-def test_what_was_judged_otherwise_is_no_part_of_a_mean_and_is_named(other, said):
+def test_an_evaluation_under_other_conditions_is_left_out_of_the_mean_and_described(changes, said):
     found = [
         *(run(seed=k, records=[record(0.1)]) for k in range(2)),
-        run(seed=2, records=[record(0.9, **other)]),
+        run(seed=2, records=[record(0.9, **changes)]),
     ]
-    judged = ways.standard(found)
-    (one,) = results.configurations(found)
-    assert results.numbers(one, judged)["kid"].mean == pytest.approx(0.1)
-    (way,) = results.other_ways(one, judged)
-    assert ways.unlike(way, judged) == said
+    common = common_conditions(found)
+    (one,) = group_runs(found)
+    assert summarise_metrics(one, common)["kid"].mean == pytest.approx(0.1)
+    (other,) = other_conditions(one, common)
+    assert describe_differences(other.differences(common)) == said
 
 
 def test_each_seed_may_draw_its_own_validation_part_of_the_same_images():
     found = [run(seed=k, records=[record(0.1 * k, sha256=str(k))]) for k in (1, 2, 3)]
-    (one,) = results.configurations(found)
-    assert results.numbers(one, ways.standard(found))["kid"].n == 3
+    (one,) = group_runs(found)
+    assert summarise_metrics(one, common_conditions(found))["kid"].n == 3
 
 
 def test_of_two_ways_as_common_that_of_more_pictures_is_the_standard():
     found = [run(records=[record(pictures=100)]), run(seed=1, records=[record(pictures=5000)])]
-    assert ways.standard(found).pictures == 5000
-    assert ways.standard(found[::-1]).pictures == 5000
-    assert ways.standard([run()]) is None
+    assert common_conditions(found).images == 5000
+    assert common_conditions(found[::-1]).images == 5000
+    assert common_conditions([run()]) is None
 
 
 def test_intervals_belong_to_kid_and_to_what_fid_tends_to():
     found = [run(records=[record(0.1, fid=40.0)])]
-    (one,) = results.configurations(found)
-    numbers = results.numbers(one, ways.standard(found))
+    (one,) = group_runs(found)
+    numbers = summarise_metrics(one, common_conditions(found))
     assert numbers["kid"].interval == pytest.approx((0.09, 0.11))
     assert (numbers["fid"].mean, numbers["fid"].interval) == (40.0, None)
     assert (numbers["fid_infinity"].mean, numbers["fid_infinity"].interval) == (35.0, (34.0, 36.0))
@@ -140,15 +147,15 @@ def test_fields_that_have_come_since_and_other_places_of_the_same_images_are_no_
 
     one, two, other = trained(0, "a", "/1/x.zip"), trained(1, "a", "/2/x.zip"), trained(2, "b", "/3/x.zip")
     del one.recipe["data"]["labels"], one.recipe["sampled_on"]
-    (both,) = results.configurations([one, two])
+    (both,) = group_runs([one, two])
     assert both.choice == {}
-    assert [each.choice for each in results.configurations([two, other])] == [
+    assert [each.choice for each in group_runs([two, other])] == [
         {"data.source": "/2/x.zip"},
         {"data.source": "/3/x.zip"},
     ]
     # Nothing is known of the images of a run that has not begun.
-    assert len(results.configurations([one, replace(two, facts={})])) == 2
-    assert len(results.configurations([replace(one, facts={}), replace(two, facts={})])) == 2
+    assert len(group_runs([one, replace(two, facts={})])) == 2
+    assert len(group_runs([replace(one, facts={}), replace(two, facts={})])) == 2
 
 
 OTHERWISE = {
@@ -168,14 +175,14 @@ OTHERWISE = {
 def test_pictures_that_were_sampled_otherwise_do_not_count_beside_the_others(said):
     odd = run(name="odd", optim__lr=1e-4, records=(record(0.01, **OTHERWISE[said]),))
     found = [run(seed=k, records=(record(0.3),)) for k in range(2)]
-    judged = ways.standard([*found, odd])
-    two, one = results.configurations([*found, odd])
-    assert results.numbers(two, judged)["kid"].mean == pytest.approx(0.3)
-    assert "kid" not in results.numbers(one, judged)
-    (way,) = results.other_ways(one, judged)
-    assert said in ways.unlike(way, judged)
-    assert [each.metrics.get("kid") for each in ways.alike([*found, odd])] == [0.3, 0.3, None]
-    assert "do not compare with those of most: other sampling" in ways.alike([*found, odd])[-1].why
+    common = common_conditions([*found, odd])
+    two, one = group_runs([*found, odd])
+    assert summarise_metrics(two, common)["kid"].mean == pytest.approx(0.3)
+    assert "kid" not in summarise_metrics(one, common)
+    (other,) = other_conditions(one, common)
+    assert said in describe_differences(other.differences(common))
+    assert [each.metrics.get("kid") for each in keep_comparable([*found, odd])] == [0.3, 0.3, None]
+    assert "do not compare with those of most runs: other sampling" in keep_comparable([*found, odd])[-1].why
 
 
 def test_a_run_may_have_its_own_way_of_sampling():
@@ -184,27 +191,27 @@ def test_a_run_may_have_its_own_way_of_sampling():
     other = dump(override(smoke(), choice))
     one = run(records=(record(0.3),))
     two = replace(run(records=(record(0.2, recipe=other),)), recipe=other)
-    assert [each.metrics["kid"] for each in ways.alike([one, two])] == [0.3, 0.2]
+    assert [each.metrics["kid"] for each in keep_comparable([one, two])] == [0.3, 0.2]
 
 
 def test_what_a_finished_run_was_on_the_way_does_not_count():
     early, last = record(0.1, step=30), record(0.3)
-    found = ways.alike([run(records=(last, early)), run(records=(early,))])
+    found = keep_comparable([run(records=(last, early)), run(records=(early,))])
     assert [each.metrics.get("kid") for each in found] == [0.3, None]
     assert "of an earlier step" in found[1].why
-    (begun,) = ways.alike([replace(run(records=(early,)), state="stopped")])
+    (begun,) = keep_comparable([replace(run(records=(early,)), state="stopped")])
     assert begun.metrics["kid"] == 0.1
 
 
 def test_the_same_run_once_more_is_no_repeat():
     """A report on two sweeps that share a configuration has its first seed twice."""
     found = [run(seed=k, records=(record(0.3 + 0.2 * k),)) for k in (0, 0, 1)]
-    (one,) = results.configurations(found)
+    (one,) = group_runs(found)
     assert one.runs == (found[0], found[2])
-    assert one.again == (found[1],)
-    spread = results.numbers(one, ways.standard(found))["kid"]
+    assert one.duplicates == (found[1],)
+    spread = summarise_metrics(one, common_conditions(found))["kid"]
     assert (spread.n, spread.mean) == (2, pytest.approx(0.4))
-    (late,) = results.configurations([replace(found[0], state="stopped"), found[1]])
+    (late,) = group_runs([replace(found[0], state="stopped"), found[1]])
     assert late.runs == (found[1],)
 
 
@@ -212,9 +219,10 @@ def test_levels_that_searches_found_are_one_way_of_sampling():
     """Each run has its own; and a field that has come since is no change of a way."""
     searched = [dump(override(smoke(), {"grid": {"kind": "listed", "times": [1, t]}})) for t in (0.5, 0.4)]
     found = [run(seed=k, records=(record(0.3, recipe=recipe),)) for k, recipe in enumerate(searched)]
-    assert [each.metrics["kid"] for each in ways.alike(found)] == [0.3, 0.3]
+    assert [each.metrics["kid"] for each in keep_comparable(found)] == [0.3, 0.3]
     newer = {**dump(smoke()), "sampler": {**dump(smoke())["sampler"], "new": 1}}
-    assert ways.way(run(), record(recipe=newer)) == ways.way(run(), record())
+    one, other = (evaluation_conditions(each, run().recipe) for each in (record(recipe=newer), record()))
+    assert one == other
 
 
 def begun(source=None, sha256=None, images="c", **changes):
@@ -224,7 +232,7 @@ def begun(source=None, sha256=None, images="c", **changes):
 
 
 def choices(*found):
-    return [dict(each.choice) for each in results.configurations(found)]
+    return [dict(each.choice) for each in group_runs(found)]
 
 
 def test_runs_from_other_weights_or_images_are_configurations_of_their_own():
@@ -260,10 +268,10 @@ def test_of_ways_as_common_the_one_of_the_newest_evaluation_counts():
         return record(0.1 * steps, times=[1.0] * steps) | {"time": f"2026-01-0{day}T00:00:00+00:00"}
 
     for order in ((5, 10, 20), (20, 10, 5), (10, 20, 5)):
-        (kept,) = ways.alike([run(records=tuple(judged(n, day) for day, n in enumerate(order, 1)))])
+        (kept,) = keep_comparable([run(records=tuple(judged(n, day) for day, n in enumerate(order, 1)))])
         assert kept.metrics["kid"] == pytest.approx(0.1 * order[-1])
         found = [run(seed=k, records=(judged(n, k + 1),)) for k, n in enumerate(order)]
-        assert f"{order[-1]} steps" in ways.standard(found).sampled
+        assert common_conditions(found).sampling.steps == order[-1]
 
 
 def test_fid_infinity_is_a_number_of_a_run():

@@ -1,4 +1,4 @@
-"""`ddim report`: what came of runs, on one page."""
+"""`ddim report`: the results of runs, on one page."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from ddim.errors import UserError
 
 _EPILOG = """
-The report has a table of configurations, only in the fields in which they differ, with means and spreads over
-repeats and what `ddim evaluate` measured; loss curves; pictures of the same seeds for each run. It is one
+The report has a table of configurations, in the fields in which they differ, with means and deviations over
+repeats and the metrics of `ddim evaluate`; loss curves; samples of the same seeds for each run. It is one
 HTML file with everything inside, and a Markdown file of the same name with its pictures in NAME-files/.
 
 examples:
@@ -27,21 +27,24 @@ def add(parser: argparse.ArgumentParser) -> None:
         "folders", nargs="+", type=Path, metavar="SWEEP|RUN", help="sweeps, runs, or folders that hold them"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="default: report.html in SWEEP or RUN, or here for several"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the .html file (default report.html in SWEEP or RUN, or here if there are several)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the report and print where it lies."""
-    from ddim.experiments.index import find
-    from ddim.experiments.report import write
+    """Write the report and print its files."""
+    from ddim.experiments.index import find_runs
+    from ddim.experiments.report import write_report
 
-    found = {run.path.resolve(): run for folder in args.folders for run in find(folder)}
+    found = {run.path.resolve(): run for folder in args.folders for run in find_runs(folder)}
     one = args.folders[0] if len(args.folders) == 1 else None
     out = args.out or (one or Path()) / "report.html"
     if not found:
         raise UserError(f"{' and '.join(map(str, args.folders))} hold no run")
     title = one.resolve().name if one else "Runs"
-    for path in write(list(found.values()), out, title):
+    for path in write_report(list(found.values()), out, title):
         sys.stdout.write(f"{path}\n")
     return 0

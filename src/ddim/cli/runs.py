@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 _EPILOG = """
 FIELD is name, recipe, images, total, state, age, noise_mae, image_mae, a metric of `ddim evaluate` such as
-kid or fid, or a field of a recipe such as optim.lr. States are waiting (a trial that no one has begun),
-running, stopped, finished, failed (a trial: its last words follow the table), damaged. What cannot be read,
-such as the record of an evaluation, is left out and named after the table. So is an evaluation that was not
-made as most of these runs' were, or not of the last step of a finished run.
-In a pipe the table has tabs between its columns, and - where there is nothing.
+kid or fid, or a field of a recipe such as optim.lr. States are waiting (a trial that no worker has started),
+running, stopped, finished, failed (a trial; its last message follows the table), damaged. The table leaves
+out evaluations that cannot be read, evaluations under other conditions than most of these runs', and those
+of an earlier step of a finished run; lines after the table name them.
+In a pipe the columns are separated by tabs, and - stands for a missing value.
 
 examples:
   ddim runs --sort image_mae
@@ -39,9 +39,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("runs"),
         metavar="FOLDER",
-        help="where to look, all the way down (default runs)",
+        help="folder to search, with its subfolders (default runs)",
     )
-    parser.add_argument("--sort", metavar="FIELD", help="least first, youngest first for age (default: name)")
+    parser.add_argument(
+        "--sort", metavar="FIELD", help="smallest first; for age, youngest first (default name)"
+    )
     parser.add_argument(
         "--where", action="append", default=[], metavar="FIELD=VALUE", help="only runs with this value"
     )
@@ -49,8 +51,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table."""
-    from ddim.experiments import conditions as ways
-    from ddim.experiments import index as runs
+    from ddim.experiments.evaluations import keep_comparable
+    from ddim.experiments.index import filter_runs, find_runs, sort_runs
 
     conditions = {}
     for text in args.where:
@@ -58,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
         if not equals:
             raise UserError(f"--where must be FIELD=VALUE, got {text!r}")
         conditions[name] = wanted
-    found = ways.alike(runs.where(runs.find(args.folder), conditions))
+    found = keep_comparable(filter_runs(find_runs(args.folder), conditions))
     if args.sort:
-        found = runs.ordered(found, args.sort)
+        found = sort_runs(found, args.sort)
     head = ("name", "recipe", "images", "state", "noise_mae", "image_mae", "kid", "age")
     rows = [_row(each, args.folder) for each in found]
     if sys.stdout.isatty():
@@ -92,7 +94,7 @@ def _name(run: Run, folder: Path) -> str:
 
 
 def _age(seconds: float) -> str:
-    """90 -> "1m", 7300 -> "2h": whole units, so that a column of them can be read."""
+    """Return an age in whole units: 90 -> "1m", 7300 -> "2h"."""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= size:
             return f"{int(seconds // size)}{unit}"

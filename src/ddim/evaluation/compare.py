@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ddim.errors import UserError
-from ddim.evaluation.record import FEATURES, Evaluation, comparable
+from ddim.evaluation.conditions import Obstacle, find_obstacle
+from ddim.evaluation.record import FEATURES, Evaluation
 from ddim.files import hash_file
 from ddim.metrics.catalogue import find_metric
 from ddim.metrics.fid import fid
@@ -51,7 +52,7 @@ class Row:
     """
 
     evaluation: Evaluation
-    unranked: str | None = None
+    unranked: Obstacle | None = None
     difference: Difference | str | None = None
 
 
@@ -64,7 +65,7 @@ def ranked(evaluations: Sequence[Evaluation], metric: str) -> list[Row]:
     if len(evaluations) < 2:
         raise UserError(f"a comparison needs at least two evaluations, got {len(evaluations)}")
     first, *others = evaluations
-    why = [comparable(first.record, other.record, metric) for other in others]
+    why = [find_obstacle(first.record, other.record, metric) for other in others]
     if all(why):
         raise UserError(f"nothing can be compared by {read_as.title}: {why[0]}")
     may = [other for other, reason in zip(others, why, strict=True) if reason is None]

@@ -1,4 +1,4 @@
-"""The record of an evaluation: where it lies, what it must hold, and which numbers may be ranked.
+"""The record of an evaluation: where it lies, and what it must hold.
 
 An evaluation is a folder: ``record.json``, ``features.npy`` (a float32 row a picture, in the order of the
 seeds) and ``grid.png``. Those of a run are ``RUN/evaluations/1``, ``2``, ... Needs no torch.
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError
-from ddim.metrics.catalogue import find_metric
 
 SCHEMA = 1
 """The version of the layout of a record."""
@@ -108,33 +107,6 @@ def evaluations(run: Path) -> list[Path]:
     return [folder / str(number) for number in sorted(numbers)]
 
 
-def comparable(one: dict[str, Any], other: dict[str, Any], metric: str) -> str | None:
-    """Why the values of a metric in two records may not be ranked, in one sentence; None where they may."""
-    read_as, a, b = find_metric(metric), one["features"], other["features"]
-    for name, what in (
-        ("extractor", "extractors"),
-        ("weights", "weights of the extractor"),
-        ("resize", "resizes"),
-    ):
-        if a[name] != b[name]:
-            return f"the {what} differ: {_short(a[name])} and {_short(b[name])}"
-    if one["reference"]["sha256"] != other["reference"]["sha256"]:
-        return f"the reference sets differ: {_reference(one)} and {_reference(other)}"
-    for record in (one, other):
-        if not entry(record, metric):
-            return f"{record['generated']['source']} has no {read_as.title}"
-    counts = [record["generated"]["images"] for record in (one, other)]
-    if read_as.biased and counts[0] != counts[1]:
-        return (
-            f"{read_as.title} depends on how many images there are, and the numbers differ: "
-            f"{counts[0]:,} and {counts[1]:,}"
-        )
-    least = read_as.needs(a["dimensions"])
-    few = min(*counts, one["reference"]["images"])
-    said = f"{few:,} images are too few to rank by {read_as.title}, which needs at least {least:,}"
-    return said if few < least else None
-
-
 def entry(record: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
     """What a record says of a metric, {} where it has none: "value", and "low" and "high" of its interval.
 
@@ -199,13 +171,3 @@ def _fault_of_metrics(metrics: dict[str, Any]) -> str | None:
             if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
                 return f"metrics.{name}.{field} is no number"
     return None
-
-
-def _short(text: str) -> str:
-    """A hash by its first letters."""
-    return f"{text[:8]}..." if len(text) == 64 else text
-
-
-def _reference(record: dict[str, Any]) -> str:
-    r = record["reference"]
-    return f"{r['images']:,} images ({r['part']}) of {r['source']} ({_short(r['sha256'])})"

@@ -1,13 +1,13 @@
-"""Runs as they lie on the disk: what each was asked, how far it is, how good; read without torch.
+"""Runs on the disk: what each was asked, its progress, its numbers. Needs no torch and no Optuna.
 
-A sweep is a folder with ``sweep.json``: its trials are runs from the moment they are planned.
+A sweep is a folder with ``sweep.json``; its trials count as runs as soon as they are planned.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,15 @@ from ddim.evaluation import record as scores
 from ddim.experiments.sweep.outcome import read_outcome
 from ddim.files import is_locked, read_json
 from ddim.metrics import catalogue
-from ddim.runs.flat import ERRORS, fields
+from ddim.runs.flat import ERRORS, flatten_as_text
 from ddim.runs.folder import METRICS, read_metrics
 
 RUN, SWEEP = "run.json", "sweep.json"
 """The files that make a folder a run, or a sweep."""
 SCHEMA = 1
-"""The version of the layout of a sweep's file."""
-UNITS = ("schedule", "pixels")
-"""Parts of a recipe that say what these errors are errors of: between others they do not compare."""
+"""The version of the layout of ``sweep.json``."""
 COLUMNS = ("name", "recipe", "images", "total", "state", "age", *ERRORS)
-"""What every run can be sorted and chosen by, beside its metrics and the fields of its recipe."""
+"""The columns that every run has, beside its metrics and the fields of its recipe."""
 STATES = ("waiting", "running", "stopped", "finished", "failed", "damaged")
 
 
@@ -35,10 +33,17 @@ STATES = ("waiting", "running", "stopped", "finished", "failed", "damaged")
 class Run:
     """A run folder at the moment when it was read.
 
-    `recipe` and `facts` are JSON, `images` those seen of `total` (None while a time budget has not become a
-    number), `state` one of `STATES`, `errors` the latest of `ERRORS`, `records` those of its evaluations,
-    oldest first, `changed` when it last wrote its log (Unix, s); `why` is what a failed run said last, or
-    what of a run cannot be read.
+    Attributes:
+        path: the folder.
+        state: one of `STATES`.
+        recipe: the recipe as JSON.
+        facts: the content of ``run.json``.
+        images: training images seen so far.
+        total: training budget in images; None while a budget in minutes has not become a number.
+        errors: the latest of `ERRORS`, by name.
+        records: the records of the run's evaluations, oldest first.
+        changed: when the run last wrote its log, in seconds since 1970.
+        why: the last line that a failed trial printed, or what of the run cannot be read.
     """
 
     path: Path
@@ -54,53 +59,59 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The numbers of the latest evaluation, by name: {"kid": 0.01, ...}; none where there is none."""
+        """The metrics of the latest evaluation, by name: {"kid": 0.01, ...}; empty without one."""
         record = self.records[-1] if self.records else {"metrics": {}}
         found = {name: scores.entry(record, name) for name in catalogue.METRICS}
-        return {name: of["value"] for name, of in found.items() if of}
+        return {name: values["value"] for name, values in found.items() if values}
 
 
-def find(folder: Path) -> list[Run]:
-    """Every run and every planned trial at or below a folder, by path. UserError where it is no folder."""
+def find_runs(folder: str | Path) -> list[Run]:
+    """Find every run and every planned trial in a folder and below it, sorted by path.
+
+    Raises:
+        UserError: if `folder` is not a folder.
+    """
+    folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{str(folder)!r} is not a folder of runs; `ddim train` makes runs, under runs/")
     found: dict[Path, Run] = {}
     for place, inner, files in os.walk(folder):
         path = Path(place)
         inner.sort()
-        trials = _trials(path) if SWEEP in files else []
+        trials = _read_trials(path) if SWEEP in files else []
         if trials:
             found |= {run.path: run for run in trials}
         elif RUN in files:
-            inner.clear()  # of checkpoints, samples and evaluations, none is a run
+            inner.clear()  # a run holds checkpoints, samples and evaluations, but no runs
             if path not in found:
-                found[path] = read(path)
+                found[path] = read_run(path)
     return [found[path] for path in sorted(found)]
 
 
-def read(path: Path) -> Run:
-    """The run in a folder; one that cannot be read is "damaged", and says why."""
+def read_run(path: Path) -> Run:
+    """Read the run in a folder; if that fails, its state is "damaged" and `why` has the reason."""
     try:
         facts = read_json(path / RUN)
         lines = read_metrics(path)
-        records, why = _records(path)
+        records, why = _read_records(path)
         recipe = facts["recipe"]
-        held = is_locked(path)  # before: a run that ends now may save once more
-        saved, total = _saved(path, recipe["images"])
+        # First: a run that ends just now may save once more.
+        locked = is_locked(path)
+        saved, total = _saved_step_and_budget(path, recipe["images"])
         images = max(lines[-1]["images"] if lines else 0, saved * recipe["optim"]["batch"])
     except (UserError, KeyError, TypeError) as error:
         return Run(path, "damaged", why=str(error))
     errors = {name: line[name] for line in lines for name in ERRORS if line.get(name) is not None}
     changed = max((path / name).stat().st_mtime for name in (METRICS, RUN) if (path / name).exists())
-    # The log is ahead of the last checkpoint by a validation, which may take long and never end.
+    # The log is ahead of the last checkpoint by a validation, which may be interrupted.
     seen = saved * recipe["optim"]["batch"] if (path / "checkpoints").is_dir() else images
     ended = "stopped" if total is None or seen < total else "finished"
-    state = "running" if held else ended
+    state = "running" if locked else ended
     return Run(path, state, recipe, facts, images, total, errors, records, changed, why)
 
 
-def value(run: Run, name: str) -> str | float | None:
-    """A column, a metric, or a field of the recipe, of one run; None where it has none of that name."""
+def run_value(run: Run, name: str) -> str | float | None:
+    """Return a column, a metric or a field of the recipe of a run; None if it has none of that name."""
     plain = {
         "name": run.path.name,
         "recipe": run.recipe.get("name"),
@@ -112,89 +123,98 @@ def value(run: Run, name: str) -> str | float | None:
     if name in plain:
         return plain[name]
     numbers = {**run.errors, **run.metrics}
-    return numbers[name] if name in numbers else fields(run.recipe).get(name)
+    return numbers[name] if name in numbers else flatten_as_text(run.recipe).get(name)
 
 
-def where(runs: Sequence[Run], conditions: Mapping[str, str]) -> list[Run]:
-    """The runs of which every named value is the given one; numbers are compared as numbers."""
-    check(runs, conditions)
-    conditions = {name: _spelt(name, wanted) for name, wanted in conditions.items()}
-    return [
-        run for run in runs if all(_same(value(run, name), wanted) for name, wanted in conditions.items())
-    ]
+def filter_runs(runs: Sequence[Run], wanted: Mapping[str, str]) -> list[Run]:
+    """Return the runs that have every wanted value; numbers are compared as numbers.
+
+    Args:
+        runs: the runs.
+        wanted: values by the names that `run_value` takes.
+
+    Raises:
+        UserError: if no run can have a value of some name.
+    """
+    _check_names(runs, wanted)
+    spelt = {name: _as_in_recipe(name, text) for name, text in wanted.items()}
+    return [run for run in runs if all(_is_same(run_value(run, name), text) for name, text in spelt.items())]
 
 
-def ordered(runs: Sequence[Run], name: str) -> list[Run]:
-    """The runs by a value, least first (the youngest first by age); those that have none come last."""
-    check(runs, [name])
+def sort_runs(runs: Sequence[Run], name: str) -> list[Run]:
+    """Sort runs by a value, the smallest first (the youngest for "age"); runs without the value come last.
 
-    def place(run: Run) -> tuple[int, float, str]:
-        found = value(run, name)
-        number = _number(found)
-        if found is None:
+    Raises:
+        UserError: if no run can have a value of this name.
+    """
+    _check_names(runs, [name])
+
+    def key(run: Run) -> tuple[int, float, str]:
+        value = run_value(run, name)
+        number = _as_number(value)
+        if value is None:
             return 2, 0.0, ""
-        return (1, 0.0, str(found)) if number is None else (0, -number if name == "age" else number, "")
+        return (1, 0.0, str(value)) if number is None else (0, -number if name == "age" else number, "")
 
-    return sorted(runs, key=place)
+    return sorted(runs, key=key)
 
 
-def check(runs: Sequence[Run], names: Iterator[str] | Sequence[str] | Mapping[str, str]) -> None:
-    """UserError for a name that no run can have a value for, with the near one."""
-    found = {name for run in runs for name in [*run.metrics, *fields(run.recipe)]}
+def _check_names(runs: Sequence[Run], names: Iterable[str]) -> None:
+    found = {name for run in runs for name in [*run.metrics, *flatten_as_text(run.recipe)]}
     known = {*COLUMNS, *catalogue.METRICS, *found}
     for name in names:
         if runs and name not in known:
             raise UserError(f"{name} is no column, no metric and no field of a recipe{suggest(name, known)}")
 
 
-def _trials(sweep: Path) -> list[Run]:
-    """The trials of a sweep; none of another program's; of one that cannot be read a run that says why."""
+def _read_trials(sweep: Path) -> list[Run]:
+    """Read the trials of a sweep: none if another program wrote the file, a damaged run if it is damaged."""
     try:
         document = read_json(sweep / SWEEP)
         if not isinstance(document, Mapping) or document.get("kind") != "sweep":
             return []
         if document["schema"] != SCHEMA:
             raise UserError(f"{SWEEP} has schema {document['schema']}, this version reads {SCHEMA}")
-        return [_trial(sweep, trial["name"], trial["recipe"] or {}) for trial in document["trials"]]
+        return [_read_trial(sweep, trial["name"], trial["recipe"] or {}) for trial in document["trials"]]
     except (UserError, KeyError, TypeError) as error:
-        return [Run(sweep, "damaged", why=_said(sweep, SWEEP, error))]
+        return [Run(sweep, "damaged", why=_describe_fault(sweep, SWEEP, error))]
 
 
-def _trial(sweep: Path, name: str, recipe: Mapping[str, Any]) -> Run:
-    """A trial: a run folder where there is one, and what became of it."""
+def _read_trial(sweep: Path, name: str, recipe: Mapping[str, Any]) -> Run:
+    """Read a trial: its run folder if it exists, and its outcome."""
     path, result = sweep / "trials" / name, sweep / "results" / f"{name}.json"
-    run = read(path) if (path / RUN).exists() else Run(path, "waiting", recipe)
+    run = read_run(path) if (path / RUN).exists() else Run(path, "waiting", recipe)
     try:
         outcome = read_outcome(result)
     except UserError as error:
-        return replace(run, why=_said(sweep, f"results/{result.name}", error))
+        return replace(run, why=_describe_fault(sweep, f"results/{result.name}", error))
     if outcome is None or not outcome.failed:
         return run
     changed = run.changed or result.stat().st_mtime
     return replace(run, state="failed", changed=changed, why=outcome.message)
 
 
-def _records(path: Path) -> tuple[tuple[Mapping[str, Any], ...], str]:
-    """The records of a run's evaluations, oldest first, and what is to be said of those that are left out."""
-    folders = (path / scores.FOLDER).glob(f"*/{scores.RECORD}")
-    numbered = {int(file.parent.name): file for file in folders if file.parent.name.isdecimal()}
+def _read_records(path: Path) -> tuple[tuple[Mapping[str, Any], ...], str]:
+    """Read the records of a run's evaluations, oldest first; the text names those that cannot be read."""
+    files = (path / scores.FOLDER).glob(f"*/{scores.RECORD}")
+    numbered = {int(file.parent.name): file for file in files if file.parent.name.isdecimal()}
     records, faults = [], []
     for number in sorted(numbered):
         try:
             records.append(scores.read(numbered[number]).record)
         except UserError as error:
-            faults.append(_said(path, scores.RECORD, error))
+            faults.append(_describe_fault(path, scores.RECORD, error))
     return tuple(records), "; ".join(faults)
 
 
-def _said(folder: Path, file: str, error: Exception) -> str:
-    """What is wrong with a file of a folder; others read it, who need not know where that lies."""
-    said = str(error) if isinstance(error, UserError) else f"{file} is damaged: {error!r}"
-    return said.replace(f"{folder}{os.sep}", "")
+def _describe_fault(folder: Path, file: str, error: Exception) -> str:
+    """Describe what is wrong with a file, without the path of its folder: reports are shown to others."""
+    text = str(error) if isinstance(error, UserError) else f"{file} is damaged: {error!r}"
+    return text.replace(f"{folder}{os.sep}", "")
 
 
-def _saved(path: Path, budget: int | None) -> tuple[int, int | None]:
-    """The step of the newest checkpoint, and the budget: what a run of minutes has settled on, or None."""
+def _saved_step_and_budget(path: Path, budget: int | None) -> tuple[int, int | None]:
+    """Return the step of the newest checkpoint, and the budget in images, from there if it was in minutes."""
     names = [p.name for p in (path / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", p.name)]
     if not names:
         return 0, budget
@@ -204,19 +224,19 @@ def _saved(path: Path, budget: int | None) -> tuple[int, int | None]:
     return int(newest[5:]), budget
 
 
-def _spelt(name: str, wanted: str) -> str:
-    """A value as recipes have it: of a size, the text of `ddim train --size`, "64" or "64x96", is one too."""
-    size = re.fullmatch(r"(\d+)(?:[xX](\d+))?", wanted) if name == "data.size" else None
-    return f"{size[1]},{size[2] or size[1]}" if size else wanted
+def _as_in_recipe(name: str, text: str) -> str:
+    """Return a value as recipes have it: a size may also be given as "64" or "64x96"."""
+    size = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text) if name == "data.size" else None
+    return f"{size[1]},{size[2] or size[1]}" if size else text
 
 
-def _number(text: object) -> float | None:
+def _as_number(value: object) -> float | None:
     try:
-        return float(str(text))
+        return float(str(value))
     except ValueError:
         return None
 
 
-def _same(found: object, wanted: str) -> bool:
-    one, other = _number(found), _number(wanted)
-    return str(found) == wanted if one is None or other is None else one == other
+def _is_same(value: object, text: str) -> bool:
+    one, other = _as_number(value), _as_number(text)
+    return str(value) == text if one is None or other is None else one == other

@@ -1,7 +1,7 @@
-"""What came of runs: configurations, each with its repeats, where they differ, and their numbers.
+"""A summary of runs: configurations with their repeats, where they differ, and their numbers.
 
-Runs that differ in their seed alone are repeats of one configuration. An evaluation counts beside others
-where it was made in the same way (`ddim.experiments.conditions`).
+Runs that differ in nothing but their seed are repeats of one configuration. Evaluations are summarised
+together if they were made under the same conditions (`ddim.experiments.evaluations`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddim.evaluation import record as scores
-from ddim.experiments.conditions import Way, latest, newest, way
+from ddim.evaluation.conditions import Conditions, evaluation_conditions
+from ddim.experiments.evaluations import newest_record
 from ddim.experiments.index import Run
 from ddim.metrics import catalogue
-from ddim.runs import flat
 from ddim.runs.codec import completed
+from ddim.runs.flat import ERRORS, flatten_as_text
 
 METRICS = {
     "image_mae": ("Image MAE", -1),
@@ -26,7 +27,7 @@ METRICS = {
         for name, metric in catalogue.METRICS.items()
     },
 }
-"""Title of each metric, and whether it is good that it is small (-1) or large (1)."""
+"""The title of each metric, and whether small (-1) or large (1) values are good."""
 
 MISSING = "–"
 """The value of a field that a configuration does not have."""
@@ -34,29 +35,35 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Configuration:
-    """Runs that differ in their seed alone; `choice` is where they differ from the other configurations.
+    """Runs that differ in their seed alone.
 
-    `again` are further runs of seeds that are among them: the same runs once more, and no repeats.
+    Attributes:
+        choice: the fields, with their values, in which this configuration differs from the others.
+        runs: one run for each seed.
+        duplicates: further runs with a seed that is among `runs`; they are no repeats.
     """
 
     choice: Mapping[str, str]
     runs: tuple[Run, ...]
-    again: tuple[Run, ...] = ()
+    duplicates: tuple[Run, ...] = ()
 
     @property
     def name(self) -> str:
-        """A short name, of the values that make it different."""
+        """A short name, made of the values that differ."""
         return " ".join(self.choice.values()) or self.runs[0].recipe.get("name", "run")
 
     @property
     def counted(self) -> tuple[Run, ...]:
-        """The runs whose numbers count: the finished ones, or all while none is finished."""
+        """The runs whose numbers count: the finished ones, or all if none is finished."""
         return tuple(run for run in self.runs if run.state == "finished") or self.runs
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A number over `n` repeats: their mean and sample deviation; of one, its own interval if it has one."""
+    """A number over `n` repeats.
+
+    `deviation` is the sample deviation of several values, `interval` the 95 % interval of a single one.
+    """
 
     mean: float
     n: int
@@ -64,46 +71,48 @@ class Spread:
     interval: tuple[float, float] | None = None
 
 
-def configurations(found: Iterable[Run]) -> list[Configuration]:
-    """The runs by configuration, in the order of the first of each; those without a recipe are left out."""
+def group_runs(found: Iterable[Run]) -> list[Configuration]:
+    """Group runs by configuration, in the order of the first run of each; leave out runs without a recipe."""
     known = [run for run in found if run.recipe]
-    planned = [
-        (run, flat.fields(completed(run.recipe)) | facts)
-        for run, facts in zip(known, _beginnings(known), strict=True)
+    described = [
+        (run, flatten_as_text(completed(run.recipe)) | origins)
+        for run, origins in zip(known, _origins(known), strict=True)
     ]
-    names = differences([fields for _, fields in planned])
-    if same_images([run for run, _ in planned]):
-        # The same images may have lain in different places.
+    names = differing_fields([fields for _, fields in described])
+    if have_same_images(known):
+        # The same images may have been read from different places.
         names = [name for name in names if name != "data.source"]
     groups: dict[tuple[str, ...], list[Run]] = {}
-    for run, fields in planned:
+    for run, fields in described:
         groups.setdefault(tuple(fields.get(name, MISSING) for name in names), []).append(run)
     choices = [dict(zip(names, values, strict=True)) for values in groups]
     return [
-        Configuration(choice, *_once(group)) for choice, group in zip(choices, groups.values(), strict=True)
+        Configuration(choice, *_split_duplicates(group))
+        for choice, group in zip(choices, groups.values(), strict=True)
     ]
 
 
-def _beginnings(found: Sequence[Run]) -> list[dict[str, str]]:
-    """What a recipe does not tell of each run: whose weights it began with, and which of its checkpoints and
-    which images, where a name has stood for several.
+def _origins(found: Sequence[Run]) -> list[dict[str, str]]:
+    """Return what the recipe does not say of each run: whose weights it started from and its exact images.
+
+    The checkpoint and the fingerprint of the images are named only if one name stands for several of them.
     """
     facts = [run.facts for run in found]
     sources = [each.get("source") or MISSING if each else None for each in facts]
     digests = [each.get("source_sha256") for each in facts]
     seen = [each.get("data", {}).get("fingerprint") for each in facts]
-    # A fingerprint is of images in a size and with channels.
+    # A fingerprint is of images in one size and with so many channels.
     places = [tuple(str(run.recipe["data"].get(n)) for n in ("source", "size", "channels")) for run in found]
-    told = {
-        "from": _told([None] * len(found), sources),
-        "checkpoint": [text[:8] for text in _told(sources, digests)],
-        "fingerprint": [text[:8] for text in _told(places, seen)],
+    columns = {
+        "from": _values_that_differ([None] * len(found), sources),
+        "checkpoint": [text[:8] for text in _values_that_differ(sources, digests)],
+        "fingerprint": [text[:8] for text in _values_that_differ(places, seen)],
     }
-    return [{name: values[k] for name, values in told.items()} for k in range(len(found))]
+    return [{name: values[k] for name, values in columns.items()} for k in range(len(found))]
 
 
-def _told(places: Sequence[Hashable], values: Sequence[str | None]) -> list[str]:
-    """Of each run its value where those of its place are known to differ; one unknown counts as the first."""
+def _values_that_differ(places: Sequence[Hashable], values: Sequence[str | None]) -> list[str]:
+    """Return each value if those of its place differ, else `MISSING`; an unknown one counts as the first."""
     known: dict[Hashable, list[str]] = {}
     for place, value in zip(places, values, strict=True):
         known.setdefault(place, []).extend([] if value is None else [value])
@@ -113,26 +122,26 @@ def _told(places: Sequence[Hashable], values: Sequence[str | None]) -> list[str]
     ]
 
 
-def differences(recipes: Sequence[Mapping[str, str]]) -> list[str]:
-    """The fields in which recipes differ, but for the seed and the number of classes.
+def differing_fields(recipes: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the fields in which flattened recipes differ, but for the seed and the number of classes.
 
-    A run counts its classes when it has its images: a trial that waits has none yet. A field of a part counts
-    among recipes with the same kind of that part: a linear schedule has other fields than a cosine one, and
-    that says nothing new.
+    A run counts its classes when it reads its images, so a waiting trial has none yet. Fields of a part are
+    compared among recipes with the same kind of that part: a linear schedule has other fields than a cosine
+    schedule, which adds nothing to the difference of the kinds.
     """
-    alike = ("seed", "net.classes")
-    names = dict.fromkeys(name for recipe in recipes for name in recipe if name not in alike)
+    ignored = ("seed", "net.classes")
+    names = dict.fromkeys(name for recipe in recipes for name in recipe if name not in ignored)
     return [name for name in names if _differs(name, recipes)]
 
 
-def same_images(found: Sequence[Run]) -> bool:
-    """Whether all of the runs are known to have seen the same images."""
+def have_same_images(found: Sequence[Run]) -> bool:
+    """Whether all runs are known to have seen the same images."""
     fingerprints = {run.facts.get("data", {}).get("fingerprint") for run in found}
     return len(fingerprints) == 1 and None not in fingerprints
 
 
-def spread(values: Sequence[float], interval: tuple[float, float] | None = None) -> Spread:
-    """Mean and sample deviation (n - 1) of one value or more; `interval` is that of a single one."""
+def summarise_values(values: Sequence[float], interval: tuple[float, float] | None = None) -> Spread:
+    """Return mean and sample deviation (n - 1) of the values; a single value has the given interval."""
     n = len(values)
     mean = math.fsum(values) / n
     if n == 1:
@@ -140,25 +149,26 @@ def spread(values: Sequence[float], interval: tuple[float, float] | None = None)
     return Spread(mean, n, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)))
 
 
-def numbers(configuration: Configuration, judged: Way | None) -> dict[str, Spread]:
-    """Each metric over the runs that count, of evaluations made in the one way `judged`."""
+def summarise_metrics(configuration: Configuration, common: Conditions | None) -> dict[str, Spread]:
+    """Return each metric over the counted runs, from evaluations under the common conditions."""
     found = {}
     for name in METRICS:
-        entries = [_entry(run, name, judged) for run in configuration.counted]
+        entries = [_entry(run, name, common) for run in configuration.counted]
         known = [entry for entry in entries if entry is not None]
         if known:
-            found[name] = spread([value for value, _ in known], known[0][1])
+            found[name] = summarise_values([value for value, _ in known], known[0][1])
     return found
 
 
-def other_ways(configuration: Configuration, judged: Way) -> list[Way]:
-    """The ways in which runs of a configuration were judged that were not judged in the one way."""
-    missed = [run for run in configuration.counted if latest(run, judged) is None]
-    return list(dict.fromkeys(way(run, record) for run in missed if (record := newest(run))))
+def other_conditions(configuration: Configuration, common: Conditions) -> list[Conditions]:
+    """Return the conditions under which counted runs were evaluated that have no common evaluation."""
+    missed = [run for run in configuration.counted if newest_record(run, common) is None]
+    found = (evaluation_conditions(rec, run.recipe) for run in missed if (rec := newest_record(run)))
+    return list(dict.fromkeys(found))
 
 
-def _once(group: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
-    """The first run of each seed, a finished one before others; and the rest."""
+def _split_duplicates(group: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
+    """Return the first run of each seed, preferring a finished one, and the rest."""
     first: dict[Any, Run] = {}
     for run in sorted(group, key=lambda run: run.state != "finished"):
         first.setdefault(run.recipe.get("seed"), run)
@@ -171,14 +181,14 @@ def _differs(name: str, recipes: Sequence[Mapping[str, str]]) -> bool:
     values: dict[str | None, set[str | None]] = {}
     for recipe in recipes:
         values.setdefault(recipe.get(part), set()).add(recipe.get(name))
-    return any(len(alike) > 1 for alike in values.values())
+    return any(len(of_kind) > 1 for of_kind in values.values())
 
 
-def _entry(run: Run, name: str, judged: Way | None) -> tuple[float, tuple[float, float] | None] | None:
-    """The value of a metric for a run, and its 95 % interval where there is one."""
-    if name in flat.ERRORS:
+def _entry(run: Run, name: str, common: Conditions | None) -> tuple[float, tuple[float, float] | None] | None:
+    """Return the value of a metric for a run, and its 95 % interval if it has one."""
+    if name in ERRORS:
         return (run.errors[name], None) if name in run.errors else None
-    record = latest(run, judged)
+    record = newest_record(run, common) if common else None
     found = {} if record is None else scores.entry(record, name)
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""A recipe as one row of text: read without torch."""
+"""A recipe flattened to one row of fields. Needs no torch."""
 
 from __future__ import annotations
 
@@ -6,29 +6,39 @@ from collections.abc import Mapping
 from typing import Any
 
 ERRORS = ("noise_mae", "image_mae")
-"""What training itself measures, on validation images."""
+"""The errors that training logs, of validation images."""
 
 
-def fields(recipe: Mapping[str, Any], path: str = "") -> dict[str, str]:
-    """A recipe's fields as text, by the paths that options have: {"schedule": "cosine", "optim.lr": "0.001"}.
+def flatten(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Return the values of a recipe, or of a part of one, by the paths that options have.
 
-    Its name is no field: it says where the others come from.
+    The kind of a part stands under the part's own path.
+
+    Example:
+        >>> flatten({"schedule": {"kind": "cosine", "clip": "rates"}, "optim": {"lr": 0.001}})
+        {'schedule': 'cosine', 'schedule.clip': 'rates', 'optim.lr': 0.001}
     """
-    flat: dict[str, str] = {}
-    for name, value in recipe.items():
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
         whole = f"{path}.{name}".lstrip(".")
-        if whole == "name":
-            continue
         if isinstance(value, Mapping):
-            flat |= {whole: str(value["kind"])} if "kind" in value else {}
-            flat |= fields({key: inner for key, inner in value.items() if key != "kind"}, whole)
+            flat |= {whole: value["kind"]} if "kind" in value else {}
+            flat |= flatten({key: inner for key, inner in value.items() if key != "kind"}, whole)
         else:
-            flat[whole] = text(value)
+            flat[whole] = value
     return flat
 
 
-def text(value: object) -> str:
-    """As an option takes it: true, not True."""
+def flatten_as_text(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Return the fields of a recipe as options take them: {"schedule": "cosine", "optim.lr": "0.001"}.
+
+    The recipe's name is left out: it says where the other fields come from.
+    """
+    return {name: option_text(value) for name, value in flatten(recipe).items() if name != "name"}
+
+
+def option_text(value: object) -> str:
+    """Return a value as an option takes it: true instead of True."""
     if isinstance(value, list | tuple):
-        return ",".join(text(item) for item in value)
+        return ",".join(option_text(item) for item in value)
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -9,7 +9,7 @@ from ddim.plots.pictures import make_sheet, save_png
 from ddim.runs import checkpoint
 from ddim.runs.classes import choose_label
 from ddim.runs.codec import dump
-from ddim.runs.flat import ERRORS, fields
+from ddim.runs.flat import ERRORS, flatten_as_text
 from ddim.runs.folder import RunLog
 from ddim.runs.generate import generate
 from ddim.runs.pipeline import Pipeline
@@ -47,7 +47,7 @@ class Log(Callback):
     def on_start(self, training: Training, folder: Path) -> None:
         """See `Callback`."""
         if not training.step:
-            choices = {"recipe": training.recipe.name, **fields(dump(training.recipe))}
+            choices = {"recipe": training.recipe.name, **flatten_as_text(dump(training.recipe))}
             self.log.hyperparameters(choices, [*ERRORS, "kid"])
 
     def on_step(self, training: Training, values: dict[str, float]) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 import sweeping
 from ddim.errors import FolderLocked, NoSpace, UserError
-from ddim.experiments import index as runs
+from ddim.experiments import index
 from ddim.experiments.sweep.folder import begin_sweep
 from ddim.experiments.sweep.outcome import read_outcome
 from ddim.experiments.sweep.plan import Request
@@ -63,7 +63,7 @@ def until(condition, seconds=60):
 
 def check_all_ended_once(planned, interruptions):
     """Every trial is listed once and finished; none ran to its end twice or was started needlessly."""
-    table = runs.find(planned.folder)
+    table = index.find_runs(planned.folder)
     assert [run.path.name for run in table] == sorted(trial.name for trial in planned.trials)
     assert {run.state for run in table} == {"finished"}
     begun = 0
@@ -147,7 +147,7 @@ def test_a_failed_trial_has_an_outcome_and_the_others_go_on(tmp_path):
     work(planned, 1, said.append, lambda trial: [fail] if trial.name == "b" else counting(trial))
     assert [outcome.exit_code for outcome in outcomes(planned).values()] == [0, 1, 0]
     assert outcomes(planned)["b"].message == "the loss is not finite"
-    assert [run.state for run in runs.find(tmp_path)] == ["finished", "failed", "finished"]
+    assert [run.state for run in index.find_runs(tmp_path)] == ["finished", "failed", "finished"]
     assert "b failed: the loss is not finite" in said
     # It is not run again.
     work(planned, 1, said.append, lambda trial: 1 / 0)
@@ -313,7 +313,7 @@ def test_a_trial_is_evaluated_once_under_the_conditions_of_the_sweep(tmp_path, m
     trial = planned.trials[0]
 
     def commands(state, *records, **recipe):
-        monkeypatch.setattr(runs, "read", lambda path: run(state=state, records=records, **recipe))
+        monkeypatch.setattr(index, "read_run", lambda path: run(state=state, records=records, **recipe))
         return len(trial_commands(planned, trial, 1))
 
     asked = {"pictures": 500, "extractor": "efficientnet-lite0"}

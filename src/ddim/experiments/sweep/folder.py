@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError
-from ddim.experiments import index as runs
+from ddim.experiments.index import SCHEMA, SWEEP
 from ddim.experiments.sweep.plan import Request, Trial, plan_trials, shared_recipe
 from ddim.experiments.sweep.storage import (
     check_address,
@@ -88,7 +88,7 @@ def begin_sweep(request: Request | None, out: Path | None, storage: str | None =
     from ddim.runs.codec import dump
 
     check_optuna()
-    if out is None or not (out / runs.SWEEP).exists():
+    if out is None or not (out / SWEEP).exists():
         request = request or Request()
         if not request.fields and request.repeats == 1:
             raise UserError("a sweep needs a field, such as schedule=[cosine,linear], or --repeats N")
@@ -97,7 +97,7 @@ def begin_sweep(request: Request | None, out: Path | None, storage: str | None =
             check_address(storage)
         out = _make_folder(out, request)
         document = {
-            "schema": runs.SCHEMA,
+            "schema": SCHEMA,
             "kind": "sweep",
             "request": asdict(request),
             "storage": without_password(storage) if storage else None,
@@ -108,7 +108,7 @@ def begin_sweep(request: Request | None, out: Path | None, storage: str | None =
         }
         # Another worker may create it at the same moment.
         with suppress(FileExistsError):
-            write_once(out / runs.SWEEP, json.dumps(document, indent=1).encode() + b"\n")
+            write_once(out / SWEEP, json.dumps(document, indent=1).encode() + b"\n")
     sweep = read_sweep(out)
     if request is not None:
         _check_same_request(sweep, request)
@@ -123,14 +123,14 @@ def read_sweep(folder: Path) -> Sweep:
     Raises:
         UserError: if the folder holds no sweep, or one that is damaged or of another schema.
     """
-    path = folder / runs.SWEEP
+    path = folder / SWEEP
     if not path.is_file():
-        raise UserError(f"{folder} is no sweep: it holds no {runs.SWEEP}")
+        raise UserError(f"{folder} is no sweep: it holds no {SWEEP}")
     document = read_json(path)
     if not isinstance(document, dict) or document.get("kind") != "sweep":
         raise UserError(f"{path} is not that of a sweep: `ddim sweep` writes those")
-    if document.get("schema") != runs.SCHEMA:
-        raise UserError(f"{folder} has schema {document.get('schema')}, this version reads {runs.SCHEMA}")
+    if document.get("schema") != SCHEMA:
+        raise UserError(f"{folder} has schema {document.get('schema')}, this version reads {SCHEMA}")
     try:
         request, trials = (
             Request(**document["request"]),
@@ -154,7 +154,7 @@ def _make_folder(out: Path | None, request: Request) -> Path:
         # Made before its content is listed: another worker may be as far.
         writable(out, "", "")
         names = [path.name for path in out.iterdir()]
-        if runs.SWEEP in names or all(name.startswith(".tmp-") for name in names):
+        if SWEEP in names or all(name.startswith(".tmp-") for name in names):
             return out
     return new_run_folder(out, request.data or "blossoms", f"{Path(request.recipe).stem}-sweep")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.errors import UserError, check_count
-from ddim.experiments.index import UNITS
+from ddim.evaluation.conditions import UNITS, VALIDATION_FIELDS
 from ddim.experiments.sweep import search_space
 from ddim.experiments.sweep.search_space import Choice, Range, Space
 from ddim.metrics.catalogue import LEAST
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ddim.runs.recipe import Recipe
 
 _BUDGETS = ("images", "minutes")
-_JUDGED_BY = ("data.source", "data.size", "data.channels", "data.valid", "seed")
-"""Fields that decide by which images a run is judged, and in which size."""
 STEPS = 20
 """Sampling steps of a trial's evaluation, the default of `ddim evaluate`."""
 _CORNERS = 4096
@@ -167,7 +165,7 @@ def _check_search(request: Request, space: Space) -> None:
         return
     varied = [name for name, v in space.items() if isinstance(v, Range) or len(v.values) > 1]
     for name in varied:
-        if name in _JUDGED_BY or (name == "report.valid" and not request.evaluate):
+        if name in VALIDATION_FIELDS or (name == "report.valid" and not request.evaluate):
             raise UserError(
                 f"--search judges all trials by the same images, which change with {name}: give it one value"
             )

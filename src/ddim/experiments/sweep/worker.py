@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import FolderLocked, NoSpace, UserError
-from ddim.experiments import index as runs
-from ddim.experiments.conditions import counts, way
+from ddim.evaluation.conditions import Features, Sampling, evaluation_conditions
+from ddim.experiments import index
+from ddim.experiments.evaluations import represents_run
 from ddim.experiments.index import Run
 from ddim.experiments.sweep.folder import Sweep, write_trial_recipe
 from ddim.experiments.sweep.outcome import Outcome, read_outcome
@@ -100,10 +101,10 @@ def trial_commands(sweep: Sweep, trial: Trial, jobs: int) -> list[list[str]]:
     ddim = [sys.executable, "-m", "ddim"]
     train = [*ddim, "train", "--recipe", str(sweep.recipe_file(trial)), "--out", str(run), "--resume"]
     # A run keeps the number of threads that it started with.
-    if jobs > 1 and not (run / runs.RUN).exists():
+    if jobs > 1 and not (run / index.RUN).exists():
         train += ["--threads", str(max(1, _cores() // jobs))]
     samples = sweep.request.evaluate
-    if not samples or sweep_evaluation(runs.read(run), samples):
+    if not samples or sweep_evaluation(index.read_run(run), samples):
         return [train]
     evaluate = [*ddim, "evaluate", str(run), "-n", str(samples), "--steps", str(STEPS)]
     if (trial.recipe or {}).get("data", {}).get("labels"):
@@ -117,13 +118,16 @@ def sweep_evaluation(run: Run, samples: int) -> Mapping[str, Any] | None:
     if run.state != "finished":
         return None
 
-    def asked(record: Mapping[str, Any]) -> bool:
-        how = way(run, record)
-        label = ("label all, guidance 1",) if run.recipe["data"].get("labels") else ()
-        mine = how.pictures == samples and how.sampled == (f"{STEPS} steps", "weights ema", *label)
-        return mine and how.extractor == DEFAULT and how.reference[1] == "valid" and counts(run, record)
+    label = "all" if run.recipe["data"].get("labels") else None
+    expected = Sampling(STEPS, "ema", label, guidance=1.0, changes=())
 
-    return next((record for record in reversed(run.records) if asked(record)), None)
+    def is_wanted(record: Mapping[str, Any]) -> bool:
+        found = evaluation_conditions(record, run.recipe)
+        default = isinstance(found.measure, Features) and found.measure.extractor == DEFAULT
+        same = found.sampling == expected and found.images == samples and found.reference.part == "valid"
+        return default and same and represents_run(run, record)
+
+    return next((record for record in reversed(run.records) if is_wanted(record)), None)
 
 
 class _Job:
@@ -181,7 +185,7 @@ class _Job:
             self._finish(error.exit_code, str(error))
             return False
         values = ", ".join(f"{name} {value}" for name, value in (self.trial.fields or {}).items())
-        resumed = (self.sweep.run_folder(self.trial) / runs.RUN).exists()
+        resumed = (self.sweep.run_folder(self.trial) / index.RUN).exists()
         self.tell(f"{self.trial.name} {'resumes' if resumed else 'starts'}: {values}")
         first, *self.left = self.commands(self.trial)
         self._run(first)
@@ -189,9 +193,9 @@ class _Job:
 
     def _prepare(self) -> None:
         """Write the trial's recipe; in a search, with the values that Optuna proposes."""
-        from ddim.runs.codec import dump, load
-
         if self.trial.recipe is None:
+            from ddim.runs.codec import dump, load
+
             choice = self.queue.propose(self.taken, parse_space(self.sweep.request.fields or {}))
             recipe = dump(build_recipe(load(self.sweep.base), choice))
             self.trial = replace(self.trial, fields=choice, recipe=recipe)
@@ -251,7 +255,7 @@ def _signals_as_interrupts() -> Iterator[None]:
 
 def _objective(sweep: Sweep, trial: Trial) -> float | None:
     """Return what a search minimises: the KID if the sweep evaluates, else the image MAE."""
-    run = runs.read(sweep.run_folder(trial))
+    run = index.read_run(sweep.run_folder(trial))
     if not sweep.request.evaluate:
         return run.errors.get("image_mae")
     record = sweep_evaluation(run, sweep.request.evaluate)

@@ -1,0 +1,289 @@
+"""The conditions of a measurement, which decide everywhere what may be compared with what. Needs no torch.
+
+Two rules use them. Numbers stand in one column of a table, or are repeats of one mean, if their conditions
+are equal. Two evaluations may be ranked by a metric if `find_obstacle` finds none: there the sampling may
+differ, because it is what is studied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from ddim.evaluation.record import entry
+from ddim.metrics.catalogue import METRICS, find_metric
+from ddim.runs.flat import flatten_as_text
+
+UNITS = ("schedule", "pixels")
+"""Parts of a recipe that define what a denoising error is an error of, and its unit."""
+
+VALIDATION_FIELDS = ("data.source", "data.size", "data.channels", "data.valid", "seed")
+"""Fields of a recipe that decide which images a run is validated and evaluated against."""
+
+_SAMPLING_PARTS = ("sampler", "grid", "sampled_on", "clip")
+"""Parts of a recipe that an evaluation may change."""
+
+
+class Aspect(Enum):
+    """A part of the conditions."""
+
+    EXTRACTOR = "extractors"
+    EXTRACTOR_WEIGHTS = "weights of the extractor"
+    RESIZE = "resizes"
+    UNITS = "schedules or pixels"
+    REFERENCE = "reference sets"
+    IMAGES = "numbers of samples"
+    SAMPLING = "ways of sampling"
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features that are compared: of which extractor, with which weights, after which resize."""
+
+    extractor: str
+    weights: str
+    resize: str
+    dimensions: int
+
+    def __str__(self) -> str:
+        return f"{self.extractor} (weights {_short(self.weights)}, {self.resize})"
+
+
+@dataclass(frozen=True)
+class Units:
+    """The unit of denoising errors, by the fields of the recipe that define it."""
+
+    fields: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self.fields)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The images that samples are compared with.
+
+    `source` and `sha256` are no part of equality: each seed draws its own validation images from the same
+    source, and the spread over repeats includes that.
+    """
+
+    fingerprint: str
+    part: str
+    size: tuple[int, ...]
+    images: int
+    source: str = field(default="", compare=False)
+    sha256: str = field(default="", compare=False)
+
+    @property
+    def description(self) -> str:
+        """What counts for equality, in words."""
+        return f"{self.images:,} images of part {self.part}, {'x'.join(map(str, self.size))}"
+
+    def __str__(self) -> str:
+        return f"{self.description}, from {self.source} ({_short(self.sha256)})"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the samples were made, as far as it is not the run's own recipe.
+
+    `changes` are the fields, with their values, in which the sampler, grid, schedule or clipping differ from
+    the run's own. Grids that a search found for each run count as equal.
+    """
+
+    steps: int
+    weights: str
+    label: str | int | None
+    guidance: float
+    changes: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        parts = [f"{self.steps} steps", f"weights {self.weights}"]
+        if self.label is not None:
+            parts.append(f"label {self.label}, guidance {self.guidance:g}")
+        return ", ".join([*parts, *(f"{name} {value}" for name, value in self.changes)])
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One aspect in which two conditions differ, and its two values."""
+
+    aspect: Aspect
+    one: object
+    other: object
+
+    @property
+    def one_text(self) -> str:
+        """The first value in words, without paths."""
+        return self.one.description if isinstance(self.one, Reference) else _text(self.one)
+
+    def __str__(self) -> str:
+        return f"the {self.aspect.value} differ: {_text(self.one)} and {_text(self.other)}"
+
+
+@dataclass(frozen=True)
+class TooFewImages:
+    """A metric needs more images on both sides than there are."""
+
+    metric: str
+    images: int
+    least: int
+
+    def __str__(self) -> str:
+        title = find_metric(self.metric).title
+        return f"{self.images:,} images are too few to rank by {title}, which needs at least {self.least:,}"
+
+
+@dataclass(frozen=True)
+class MissingMetric:
+    """An evaluation does not have a metric."""
+
+    metric: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.source} has no {find_metric(self.metric).title}"
+
+
+Obstacle = Difference | TooFewImages | MissingMetric
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which conditions a number was measured; numbers compare if their conditions are equal.
+
+    `measure` is what the number is a number of, `images` the number of samples; `sampling` is None for images
+    that this package did not sample, and for denoising errors.
+    """
+
+    measure: Features | Units
+    reference: Reference
+    images: int
+    sampling: Sampling | None = None
+
+    def differences(self, other: Conditions) -> Iterator[Difference]:
+        """Yield the aspects in which these conditions differ from others."""
+        if isinstance(self.measure, Features) and isinstance(other.measure, Features):
+            one, two = self.measure, other.measure
+            yield from _differing(Aspect.EXTRACTOR, one.extractor, two.extractor)
+            yield from _differing(Aspect.EXTRACTOR_WEIGHTS, one.weights, two.weights)
+            yield from _differing(Aspect.RESIZE, one.resize, two.resize)
+        else:
+            yield from _differing(Aspect.UNITS, self.measure, other.measure)
+        yield from _differing(Aspect.REFERENCE, self.reference, other.reference)
+        yield from _differing(Aspect.IMAGES, self.images, other.images)
+        yield from _differing(Aspect.SAMPLING, self.sampling, other.sampling)
+
+    def shortage(self, metric: str) -> TooFewImages | None:
+        """Return how many images a ranking by a metric lacks; None if there are enough."""
+        if metric not in METRICS or not isinstance(self.measure, Features):
+            return None
+        least = METRICS[metric].needs(self.measure.dimensions)
+        images = min(self.images, self.reference.images)
+        return TooFewImages(metric, images, least) if images < least else None
+
+
+def evaluation_conditions(record: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> Conditions:
+    """Return the conditions of an evaluation.
+
+    Args:
+        record: the record of the evaluation.
+        recipe: the recipe of the run as JSON, which says what its own way of sampling is; by default that of
+            the record, so that nothing counts as changed.
+    """
+    features, reference = record["features"], record["reference"]
+    return Conditions(
+        Features(*(features[name] for name in ("extractor", "weights", "resize", "dimensions"))),
+        Reference(
+            reference["fingerprint"],
+            reference["part"],
+            tuple(reference["size"]),
+            reference["images"],
+            reference["source"],
+            reference["sha256"],
+        ),
+        record["generated"]["images"],
+        _sampling(record.get("sampling"), recipe),
+    )
+
+
+def error_conditions(recipe: Mapping[str, Any], fingerprint: str) -> Conditions:
+    """Return the conditions of the denoising errors of validation images that training logs.
+
+    Args:
+        recipe: the recipe of the run, as JSON.
+        fingerprint: that of the run's images, "" if the run has not seen any yet.
+    """
+    fields = flatten_as_text({name: recipe.get(name) for name in UNITS})
+    count = recipe["report"]["valid"]
+    reference = Reference(fingerprint, "valid", tuple(recipe["data"]["size"]), count)
+    return Conditions(Units(tuple(fields.items())), reference, count)
+
+
+def find_obstacle(one: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> Obstacle | None:
+    """Return why two evaluations may not be ranked by a metric, or None if they may.
+
+    Args:
+        one: the record of an evaluation.
+        other: the record of another one.
+        metric: the name of a metric.
+    """
+    biased, conditions = find_metric(metric).biased, evaluation_conditions(one)
+    others = evaluation_conditions(other)
+    found = list(conditions.differences(others))
+    for difference in found:
+        if difference.aspect in (Aspect.EXTRACTOR, Aspect.EXTRACTOR_WEIGHTS, Aspect.RESIZE):
+            return difference
+    if conditions.reference.sha256 != others.reference.sha256:
+        return Difference(Aspect.REFERENCE, conditions.reference, others.reference)
+    for record in (one, other):
+        if not entry(record, metric):
+            return MissingMetric(metric, record["generated"]["source"])
+    if biased and conditions.images != others.images:
+        return Difference(Aspect.IMAGES, conditions.images, others.images)
+    return conditions.shortage(metric) or others.shortage(metric)
+
+
+def _sampling(sampling: Mapping[str, Any] | None, recipe: Mapping[str, Any] | None) -> Sampling | None:
+    if not sampling:
+        return None
+    label = sampling.get("label")
+    return Sampling(
+        len(sampling["times"]),
+        sampling["weights"],
+        label,
+        1.0 if label is None else sampling.get("guidance", 1.0),
+        tuple(_changes(recipe or sampling["recipe"], sampling["recipe"])),
+    )
+
+
+def _changes(own: Mapping[str, Any], used: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the fields of the sampling in which the recipe that was used differs from the run's own."""
+    for part in _SAMPLING_PARTS:
+        before, after = (flatten_as_text({part: recipe.get(part)}) for recipe in (own, used))
+        if after.get(part) == "listed":
+            # Each run has its own times, which a search found; all found so are alike.
+            after = {part: "listed"}
+        # A newer version may know more fields of the same kind than the run does.
+        same_kind = after.get(part) == before.get(part)
+        for name, value in after.items():
+            if not same_kind or value != before.get(name, value):
+                yield name, value
+
+
+def _differing(aspect: Aspect, one: object, other: object) -> Iterator[Difference]:
+    if one != other:
+        yield Difference(aspect, one, other)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return _short(value) if isinstance(value, str) else str(value)
+
+
+def _short(text: str) -> str:
+    """Return the first letters of a SHA-256, and any other text as it is."""
+    return f"{text[:8]}..." if len(text) == 64 else text

@@ -1,0 +1,97 @@
+"""The conditions of evaluations decide which numbers compare."""
+
+import re
+
+import pytest
+
+from ddim.evaluation.conditions import Aspect, Difference, TooFewImages, error_conditions, find_obstacle
+from ddim.metrics.catalogue import METRICS
+from ddim.runs.codec import dump, override
+from ddim.runs.named_recipes import smoke
+from stubs import record
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_records_of_the_same_features_reference_and_count_have_no_obstacle(metric):
+    assert find_obstacle(record(), record(generated__source="runs/b"), metric) is None
+
+
+@pytest.mark.parametrize(
+    "changes, aspect, sentence",
+    [
+        (
+            {"features__extractor": "inception-2015"},
+            Aspect.EXTRACTOR,
+            "the extractors differ: stub and inception-2015",
+        ),
+        (
+            {"features__weights": "v" * 64},
+            Aspect.EXTRACTOR_WEIGHTS,
+            "the weights of the extractor differ: wwwwwwww... and vvvvvvvv...",
+        ),
+        ({"features__resize": "3 px"}, Aspect.RESIZE, "the resizes differ: 2 px and 3 px"),
+        (
+            {"reference__sha256": "q" * 64},
+            Aspect.REFERENCE,
+            "the reference sets differ: .*rrrrrrrr.* and .*qqqqqqqq",
+        ),
+        ({"generated__images": 99}, None, "99 images are too few to rank by KID, which needs at least 100"),
+        ({"metrics": {}}, None, "runs/a has no KID"),
+    ],
+)
+def test_an_obstacle_to_a_ranking_is_described_in_one_sentence_either_way(changes, aspect, sentence):
+    obstacle = find_obstacle(record(), record(**changes), "kid")
+    assert re.search(sentence, str(obstacle))
+    assert "\n" not in str(obstacle)
+    assert obstacle.aspect is aspect if aspect else not isinstance(obstacle, Difference)
+    assert find_obstacle(record(**changes), record(), "kid") is not None
+
+
+def test_a_metric_that_one_evaluation_lacks_hinders_no_other_metric():
+    without = record(metrics__fid__infinity=None)
+    assert str(find_obstacle(record(), without, "fid_infinity")) == "runs/a has no FID-infinity"
+    assert find_obstacle(record(), without, "fid") is None
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_biased_metrics_need_equal_numbers_of_samples(metric):
+    """KID is unbiased (Binkowski et al. 2018); FID-infinity is extrapolated."""
+    obstacle = find_obstacle(record(), record(generated__images=300), metric)
+    if metric in ("kid", "fid_infinity"):
+        assert obstacle is None
+    else:
+        assert obstacle == Difference(Aspect.IMAGES, 400, 300)
+        assert str(obstacle) == "the numbers of samples differ: 400 and 300"
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_small_reference_has_too_few_images_too(metric):
+    few = record(reference__images=50, features__dimensions=60)
+    assert "50 images are too few" in str(find_obstacle(few, few, metric))
+
+
+def test_fid_needs_as_many_images_as_features_have_dimensions():
+    """Fewer make a singular covariance."""
+    wide = record(features__dimensions=401)
+    assert find_obstacle(wide, wide, "kid") is None
+    obstacle = find_obstacle(wide, wide, "fid")
+    assert obstacle == TooFewImages("fid", 400, 401)
+    assert str(obstacle) == "400 images are too few to rank by FID, which needs at least 401"
+    exact = record(features__dimensions=400)
+    assert find_obstacle(exact, exact, "fid") is None
+
+
+@pytest.mark.parametrize(
+    "changes, aspects",
+    [
+        ({"optim.lr": 1e-4, "seed": 3}, []),
+        ({"schedule": "linear"}, [Aspect.UNITS]),
+        ({"pixels.std": 2.0}, [Aspect.UNITS]),
+        ({"data.size": "64"}, [Aspect.REFERENCE]),
+        ({"report.valid": 10}, [Aspect.REFERENCE, Aspect.IMAGES]),
+    ],
+)
+def test_denoising_errors_compare_in_the_same_units_on_the_same_images(changes, aspects):
+    one, other = (error_conditions(dump(override(smoke(), each)), "f") for each in ({}, changes))
+    assert [difference.aspect for difference in one.differences(other)] == aspects
+    assert one != error_conditions(dump(smoke()), "another")
