@@ -69,7 +69,7 @@ def pictures(trained: Pipeline, count: int, steps: int, augment: Tensor | None =
     for mine, filled, blank in fill_micro_batches(trained, range(count)):
         told = None if augment is None else augment[torch.tensor(filled)]
         label = assign_labels(choose_label(trained.recipe), filled, trained.model)
-        denoise = trained.denoiser(trained.model.given(label, told))
+        denoise = trained.denoiser(trained.model.with_labels(label, told))
         with trained.runtime.precise():
             *_, last = sample_states(denoise, blank, filled, times, trained.recipe.sampler)
         made.append(trained.pixels.leave(last.x0[: len(mine)].float()).cpu())

@@ -3,7 +3,7 @@
     python benchmarks/orders.py [--out docs/orders.md]
 
 On an oracle, a mixture of Gaussians in image space, in float64, against its flow integrated to about 1e-11:
-the slope of log error over log step for four numbers of levels, of the last state and of the picture.
+the slope of log error over log step for four numbers of levels, of the last state and of the final sample.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from ddim.diffusion.oracles import Mixture, exact
+from ddim.diffusion.grids import SPACINGS
+from ddim.diffusion.oracles import Mixture, exact_flow
 from ddim.diffusion.samplers import DDIM, EDM, AdamsBashforth, DPMSolver, Sampler, UniPC
 from ddim.diffusion.samplers import convergence as c
 from ddim.diffusion.schedules import Cosine
@@ -41,8 +42,8 @@ SAMPLERS: dict[str, tuple[Sampler, str]] = {
     "UniPC-2": (UniPC(2), "3"),
     "UniPC-3": (UniPC(3), "3: first step of order 2"),
 }
-CLOCKS = {"uniform": c.uniform, "quadratic": c.quadratic, "Karras": c.karras} | {
-    f"warped {seed}": c.warped(seed) for seed in range(3)
+GRIDS = {name: SPACINGS[name] for name in ("uniform", "quadratic", "karras")} | {
+    f"warped {seed}": c.Warped(seed) for seed in range(3)
 }
 LEVELS, END = (163, 244, 366, 549), 0.2
 
@@ -53,27 +54,31 @@ def table() -> str:
     draw = torch.Generator().manual_seed(1)
     oracle = Mixture(schedule, torch.randn(3, 1, 2, 2, generator=draw, dtype=torch.float64), 0.5)
     x = torch.randn(2, 1, 2, 2, generator=draw, dtype=torch.float64)
-    truth = exact(oracle, x, 1.0, END)
+    truth = exact_flow(oracle, x, 1.0, END)
     lines = [
         "# Measured orders of convergence",
         "",
         "Written by `python benchmarks/orders.py`. "
-        f"Slopes over {', '.join(map(str, LEVELS))} levels of the error of the last state / of the picture, "
-        f"on a mixture of Gaussians under {schedule}, from t = 1 to {END}, float64; the error is that of "
-        f"{LEVELS[-1]} uniform levels. Slopes above the order come from errors that still cross zero.",
+        f"Slopes over {', '.join(map(str, LEVELS))} levels of the error of the last state / of the final "
+        f"sample, on a mixture of Gaussians under {schedule}, from t = 1 to {END}, float64; the error is "
+        f"that of {LEVELS[-1]} uniform levels. Slopes above the order: errors that still cross zero.",
         "",
-        "| sampler | order | NFE at 20 levels | " + " | ".join(CLOCKS) + " | error |",
-        "|---" * (len(CLOCKS) + 4) + "|",
+        "| sampler | order | NFE at 20 levels | " + " | ".join(GRIDS) + " | error |",
+        "|---" * (len(GRIDS) + 4) + "|",
     ]
     for name, (sampler, order) in SAMPLERS.items():
         cells = []
-        nfe = c.errors(sampler, oracle, x, c.uniform(20, schedule, END), truth).nfe
+        nfe = sampler.evaluations(20)
         last_error = 0.0
-        for clock_name, clock in CLOCKS.items():
-            found = [c.errors(sampler, oracle, x, clock(n, schedule, END), truth) for n in LEVELS]
-            slopes = (c.slope(LEVELS, [e.state for e in found]), c.slope(LEVELS, [e.picture for e in found]))
-            cells.append(f"{slopes[0]:.2f} / {slopes[1]:.2f}")
-            last_error = found[-1].state if clock_name == "uniform" else last_error
+        for grid_name, grid in GRIDS.items():
+            times = [grid.between(n, schedule, 1.0, END) for n in LEVELS]
+            found = [c.run_errors(sampler, oracle, x, t, truth) for t in times]
+            orders = [
+                c.convergence_order(LEVELS, errors)
+                for errors in ([e.state for e in found], [e.sample for e in found])
+            ]
+            cells.append(f"{orders[0]:.2f} / {orders[1]:.2f}")
+            last_error = found[-1].state if grid_name == "uniform" else last_error
         lines.append(f"| {name} | {order} | {nfe} | " + " | ".join(cells) + f" | {last_error:.1e} |")
     return "\n".join([*lines, ""])
 

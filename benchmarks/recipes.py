@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ddim.data.batch import batch as gather
 from ddim.data.batch import unit
 from ddim.diffusion.denoiser import Model
-from ddim.diffusion.log_snr import ends, slices
+from ddim.diffusion.log_snr import log_snr_range, midpoints
 from ddim.diffusion.noise import Noise
 from ddim.runs.checks import check_unconditional
 from ddim.runs.images import own_images
@@ -55,7 +55,7 @@ def held_out(trained: Pipeline) -> Tensor:
 def own_loss(trained: Pipeline, images: Tensor, model: Model) -> float:
     """The recipe's objective at its own times, of the run's network or another in its place."""
     recipe, runtime = trained.recipe, trained.runtime
-    times = recipe.objective.times(slices(len(images)), recipe.schedule)
+    times = recipe.objective.times(midpoints(len(images)), recipe.schedule)
     total = 0.0
     for which in torch.arange(len(images)).split(runtime.micro_batch):
         x0 = runtime.images(trained.pixels.enter(images[which]))
@@ -70,7 +70,7 @@ def image_error(trained: Pipeline, images: Tensor, noise: float) -> float:
     """MAE in steps of 1/255 at this noise on the pixels; NaN where the schedule has no such level."""
     schedule, runtime, pixels = trained.model.schedule, trained.runtime, trained.pixels
     log_snr = -2 * math.log(noise / (sum(pixels.std) / len(pixels.std)))
-    clean, noisy = ends(schedule)
+    clean, noisy = log_snr_range(schedule)
     if not noisy <= log_snr <= clean:
         return math.nan
     t, total = schedule.inverse(torch.tensor(log_snr, dtype=torch.float64)), 0.0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ddim.diffusion.grids import Uniform
     from ddim.diffusion.noise import Noise
-    from ddim.diffusion.samplers import DDIM, last, picture, start
+    from ddim.diffusion.samplers import DDIM, final_sample, initial_noise, last_state
     from ddim.evaluation.evaluate import Pictures, evaluate
     from ddim.evaluation.reference import Reference
     from ddim.runs.generate import sample
@@ -25,9 +25,9 @@ _PUBLIC = {
     "Noise": "ddim.diffusion.noise",
     "Uniform": "ddim.diffusion.grids",
     "DDIM": "ddim.diffusion.samplers",
-    "start": "ddim.diffusion.samplers",
-    "last": "ddim.diffusion.samplers",
-    "picture": "ddim.diffusion.samplers",
+    "initial_noise": "ddim.diffusion.samplers",
+    "last_state": "ddim.diffusion.samplers",
+    "final_sample": "ddim.diffusion.samplers",
 }
 
 __all__ = [
@@ -37,11 +37,11 @@ __all__ = [
     "Reference",
     "Uniform",
     "evaluate",
-    "last",
+    "last_state",
     "load",
-    "picture",
+    "final_sample",
     "sample",
-    "start",
+    "initial_noise",
     "train",
 ]
 

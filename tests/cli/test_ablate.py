@@ -9,7 +9,6 @@ import torch
 import tiny
 from ddim.cli import main
 from ddim.diffusion.samplers import EDM
-from ddim.diffusion.samplers.line import bar
 from ddim.evaluation import grid_search
 from ddim.evaluation import sampler_ablation as ablation
 from ddim.runs import pipeline
@@ -72,7 +71,7 @@ def test_a_run_is_asked_between_the_ends_of_its_own_grid(command, run, capsys, m
         monkeypatch.setattr(module, "pictures", pictures)
     few = {"ablate": ["--evaluations", "3"], "search": ["--steps", "3"]}[command]
     assert main([command, str(copy), *few, "--seeds", "1"]) == 0
-    bars = [bar(trained.recipe.walked(times)) for times in asked]
+    bars = [trained.recipe.walked(times).noise_to_signal for times in asked]
     assert len(bars) > 5
     for each in bars:
         assert (each[0].item(), each[-1].item()) == pytest.approx((4.0, 0.5))

@@ -11,10 +11,11 @@ import torch
 
 import tiny
 from ddim.cli import main
-from ddim.diffusion.loss import Hybrid, TableTimes, UniformTimes
+from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.oracles import Gaussian
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
+from ddim.diffusion.time_sampling import TableTimes, UniformTimes
 from ddim.evaluation.likelihood import measure_bits
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.runtime import Runtime

@@ -11,11 +11,11 @@ from torch.nn.functional import one_hot
 import tiny
 from ddim.cli import main
 from ddim.data.order import indices
-from ddim.diffusion.loss import Hybrid, TableTimes
-from ddim.diffusion.parameterisation import LogSNR
+from ddim.diffusion.conditioning import LogSNR
+from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import LinearBeta
-from ddim.diffusion.time_sampling import LossAware
+from ddim.diffusion.time_sampling import LossAware, TableTimes
 from ddim.evaluation import diagnose as diagnostics
 from ddim.evaluation.gradient_noise import noise_scale
 from ddim.nn.runtime import Runtime

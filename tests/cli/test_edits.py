@@ -167,7 +167,7 @@ def test_mistakes_are_one_sentence(run, photo, tmp_path, capsys):
     assert "two images, or --seeds" in refused(capsys, "interpolate", run)
     assert "must be two seeds" in refused(capsys, "interpolate", run, "--seeds", "3")
     assert "--frames must be" in refused(capsys, "interpolate", run, "--seeds", "3,4", "--frames", 1)
-    assert "the recipe fields it takes are grid" in refused(capsys, "invert", run, photo, "--sampler", "heun")
+    assert "the recipe fields it takes are grid" in refused(capsys, "invert", run, photo, "--sampler", "edm")
     assert "--steps must be" in refused(capsys, "invert", run, photo, "--steps", 0)
     many = 99999999999
     assert "at most 1,000,000" in refused(capsys, "vary", run, photo, "--steps", many)

@@ -4,19 +4,18 @@ import pytest
 import torch
 from torch import nn
 
+from ddim.diffusion.conditioning import LogSNR, NoiseVariance
 from ddim.diffusion.denoiser import Counted, Model, Shape
 from ddim.diffusion.grids import Uniform
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.parameterisation import (
-    LogSNR,
-    NoiseVariance,
     PredictsEDM,
     PredictsImage,
     PredictsNoise,
     PredictsScore,
     PredictsVelocity,
 )
-from ddim.diffusion.samplers import DDIM, last, picture
+from ddim.diffusion.samplers import DDIM, final_sample, last_state
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta
 from ddim.errors import UserError
 from oracles import Answers, Gaussian, TellsTime, normal, uniform
@@ -97,13 +96,13 @@ def test_coefficients_of_almost_equal_rates_keep_their_digits_in_float32():
 def test_a_label_reaches_the_network_for_each_image():
     net = Net(classes=5)
     whole, x, t = model(net), normal(3, 3, 4, 5), torch.tensor(0.5)
-    assert whole.given(None) is whole
+    assert whole.with_labels(None) is whole
     for label, told in ((2, [2, 2, 2]), (torch.tensor([0, 4, 1]), [0, 4, 1])):
-        denoise = whole.given(label)
+        denoise = whole.with_labels(label)
         assert denoise.schedule is whole.schedule
         assert torch.equal(denoise(x, t).x0, whole(x, t, torch.tensor(told)).x0)
         assert net.seen[-2][1].tolist() == told
-    assert not torch.equal(whole.given(2)(x, t).x0, whole.given(None)(x, t).x0)
+    assert not torch.equal(whole.with_labels(2)(x, t).x0, whole.with_labels(None)(x, t).x0)
 
 
 def test_how_images_were_augmented_reaches_the_network_with_and_without_a_label():
@@ -111,25 +110,25 @@ def test_how_images_were_augmented_reaches_the_network_with_and_without_a_label(
     whole, x, t = model(net), normal(3, 3, 4, 5, dtype=torch.float32), torch.tensor(0.5)
     done = normal(3, 2)
     for label in (None, 2):
-        denoise = whole.given(label, augment=done)
+        denoise = whole.with_labels(label, augment=done)
         assert denoise.schedule is whole.schedule
         denoise(x, t)
         _, seen, augment = net.seen[-1]
         assert torch.equal(augment, done.float())
         assert (seen is None) == (label is None)
-    whole.given(2)(x, t)
+    whole.with_labels(2)(x, t)
     assert net.seen[-1][2] is None
 
 
 def test_augmentation_of_which_the_network_is_not_told_is_refused():
     for net, held in ((Net(), 0), (Net(augment=4), 4)):
-        with pytest.raises(UserError, match=f"augment must hold {held} labels an image, .* got 9"):
-            model(net).given(augment=torch.zeros(2, 9))
+        with pytest.raises(UserError, match=f"augment must hold the {held} augmentation labels .* got 9"):
+            model(net).with_labels(augment=torch.zeros(2, 9))
 
 
 def test_a_label_for_a_model_without_classes_is_refused():
     with pytest.raises(UserError, match="label must be None, .* got 0"):
-        model().given(0)
+        model().with_labels(0)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
@@ -137,10 +136,12 @@ def test_a_picture_of_n_levels_costs_n_evaluations(steps):
     oracle = Gaussian(Cosine())
     denoise, x = Counted(oracle), normal(2, 3, 4, 4)
     assert denoise.schedule is oracle.schedule
-    image = picture(denoise, last(DDIM()(denoise, x, Uniform()(steps, denoise.schedule), Noise(range(2)))))
+    image = final_sample(
+        denoise, last_state(DDIM()(denoise, x, Uniform()(steps, denoise.schedule), Noise(range(2))))
+    )
     assert denoise.evaluations == steps
     assert torch.equal(
-        image, picture(oracle, last(DDIM()(oracle, x, Uniform()(steps, Cosine()), Noise([0, 1]))))
+        image, final_sample(oracle, last_state(DDIM()(oracle, x, Uniform()(steps, Cosine()), Noise([0, 1]))))
     )
 
 

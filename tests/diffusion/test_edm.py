@@ -11,7 +11,7 @@ from ddim.diffusion.denoiser import Counted, Shape
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Gaussian
 from ddim.diffusion.parameterisation import PredictsEDM
-from ddim.diffusion.samplers import EDM, last, picture, start
+from ddim.diffusion.samplers import EDM, final_sample, initial_noise, last_state
 from ddim.runs.codec import override
 from ddim.runs.named_recipes import edm, find
 from ddim.runs.recipe import Model
@@ -123,8 +123,8 @@ def test_n_levels_cost_two_n_minus_one_evaluations_down_to_the_papers_end(name, 
     times = recipe.grid(steps, recipe.schedule)
     denoise = Counted(Gaussian(recipe.schedule, 0.0, 0.5))
     noise, blank = Noise([0, 1]), torch.zeros(2, 1, 2, 2, dtype=torch.float64)
-    x = start(recipe.schedule, noise, blank, times[0])
-    picture(denoise, last(recipe.sampler(denoise, x, times, noise)))
+    x = initial_noise(recipe.schedule, noise, blank, times[0])
+    final_sample(denoise, last_state(recipe.sampler(denoise, x, times, noise)))
     assert recipe.sampler == EDM()
     assert denoise.evaluations == 2 * steps - 1
     at = recipe.schedule(times)
@@ -180,8 +180,8 @@ def test_labels_of_augmentation_are_zero_at_sampling():
     x, t = normal(2, 3, 32, 32, dtype=torch.float32), torch.tensor(0.7)
     with torch.no_grad():
         plain = run.model(x, t).x0
-        assert torch.equal(run.model.given(augment=torch.zeros(2, 9))(x, t).x0, plain)
-        assert not torch.equal(run.model.given(augment=torch.ones(2, 9))(x, t).x0, plain)
+        assert torch.equal(run.model.with_labels(augment=torch.zeros(2, 9))(x, t).x0, plain)
+        assert not torch.equal(run.model.with_labels(augment=torch.ones(2, 9))(x, t).x0, plain)
 
 
 def test_the_data_have_the_deviation_that_the_preconditioning_takes_for_granted():

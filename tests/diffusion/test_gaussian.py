@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from ddim.diffusion.gaussian import kl, log_density, log_probability, step
+from ddim.diffusion.gaussian import kl, log_density, log_probability, posterior
 from ddim.diffusion.schedules import Cosine, Level, LinearBeta
 from oracles import normal
 
@@ -26,15 +26,15 @@ def test_a_step_is_bayes_rule(schedule):
     ).exp()
     law = law / law.sum()
     mean = (law * GRID).sum()
-    q = step(now, then)
-    assert (q.of_x * x_t + q.of_x0 * x0).item() == pytest.approx(mean.item(), abs=1e-9)
+    q = posterior(now, then)
+    assert (q.x_weight * x_t + q.x0_weight * x0).item() == pytest.approx(mean.item(), abs=1e-9)
     assert q.small.item() == pytest.approx((law * (GRID - mean) ** 2).sum().item(), rel=1e-9)
     assert q.large.item() == pytest.approx(spread.item() ** 2, rel=1e-9)
 
 
 def test_the_step_to_a_clean_image_is_that_image():
-    q = step(Cosine()(number(0.3)), Level(number(1.0), number(0.0)))
-    assert (q.of_x.item(), q.of_x0.item(), q.small.item()) == (0, 1, 0)
+    q = posterior(Cosine()(number(0.3)), Level(number(1.0), number(0.0)))
+    assert (q.x_weight.item(), q.x0_weight.item(), q.small.item()) == (0, 1, 0)
     assert q.large == Cosine()(number(0.3)).sigma ** 2
     assert q.log_variance(torch.zeros(2)).isfinite().all()
 
@@ -77,7 +77,7 @@ def test_both_tails_keep_their_digits():
 
 
 def test_a_mix_goes_from_small_to_large_in_the_logarithm():
-    q = step(Cosine()(number(0.6)), Cosine()(number(0.5)))
+    q = posterior(Cosine()(number(0.6)), Cosine()(number(0.5)))
     ends = [q.log_variance(normal(3) * 0 + mix)[0].item() for mix in (0.0, 0.5, 1.0)]
     assert ends[0] == pytest.approx(q.small.log().item())
     assert ends[2] == pytest.approx(q.large.log().item())

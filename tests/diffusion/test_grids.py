@@ -173,10 +173,13 @@ def entries(grid, steps):
 
 
 def test_sections_are_the_respacing_of_improved_ddpm():
-    """Nichol & Dhariwal 2021, section 4, and the cases that their code documents."""
+    """Nichol & Dhariwal 2021, section 4, and the cases that their code documents.
+
+    Their code sums strides: seven of 99 / 14 add up to 49.49999999999999, not to 49.5, which rounds to 50.
+    """
     assert entries(Sections(300, (10, 15, 20)), 45) == [
         *(round(k * 99 / 9) for k in range(10)),
-        *(100 + round(k * 99 / 14) for k in range(15)),
+        *(149 if k == 7 else 100 + round(k * 99 / 14) for k in range(15)),
         *(200 + round(k * 99 / 19) for k in range(20)),
     ]
     assert entries(Sections(10), 10) == list(range(10))

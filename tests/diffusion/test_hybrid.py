@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from ddim.diffusion.denoiser import Model, Shape
-from ddim.diffusion.gaussian import step
-from ddim.diffusion.loss import Hybrid, Objective, TableTimes
+from ddim.diffusion.gaussian import posterior
+from ddim.diffusion.loss import Hybrid, Objective
 from ddim.diffusion.oracles import Gaussian
 from ddim.diffusion.parameterisation import PredictsNoise
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.prediction import Prediction
 from ddim.diffusion.samplers import DDPM
-from ddim.diffusion.schedules import Linear, LinearBeta
-from ddim.diffusion.time_sampling import LossAware
-from ddim.diffusion.variational_bound import picture_bits, step_bits, steps
+from ddim.diffusion.schedules import BetaTable, LinearBeta
+from ddim.diffusion.time_sampling import LossAware, TableTimes
+from ddim.diffusion.variational_bound import bound_posterior, image_bits, step_bits
 from ddim.errors import UserError
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.runs.named_recipes import iddpm
@@ -52,11 +52,11 @@ def test_a_fresh_network_puts_the_variance_halfway():
     small = replace(iddpm(), net=NET)
     fresh = made(lambda: build(small, 3))
     p = fresh(normal(2, 3, 8, 8, dtype=torch.float32), torch.tensor([0.3, 0.9]))
-    assert torch.equal(p.mix, torch.full((2, 3, 8, 8), 0.5))
+    assert torch.equal(p.variance_mix, torch.full((2, 3, 8, 8), 0.5))
     one = made(
         lambda: build(replace(small, net=replace(NET, outputs=1), sampler=DDPM(), objective=Objective()), 3)
     )
-    assert one(normal(2, 3, 8, 8, dtype=torch.float32), torch.tensor([0.3, 0.9])).mix is None
+    assert one(normal(2, 3, 8, 8, dtype=torch.float32), torch.tensor([0.3, 0.9])).variance_mix is None
 
 
 def test_the_mix_is_of_the_second_half_of_the_channels_and_the_noise_of_the_first():
@@ -64,7 +64,7 @@ def test_the_mix_is_of_the_second_half_of_the_channels_and_the_noise_of_the_firs
     with torch.no_grad():
         net.net.spread += math.log(3)
     p = net(X0, T)
-    assert torch.allclose(p.mix, torch.full_like(X0, 0.75))
+    assert torch.allclose(p.variance_mix, torch.full_like(X0, 0.75))
     assert torch.allclose(p.eps, 0.5 * X0)
 
 
@@ -88,10 +88,10 @@ def test_the_hybrid_loss_is_the_simple_one_and_the_terms_of_the_bound():
         x_t = at.alpha * x0 + at.sigma * EPS[i : i + 1]
         p, s = net(x_t, t), t - 0.1
         if i == 0:
-            least = step(schedule(2 * t), schedule(t)).small
-            term = picture_bits(p, x0, steps(schedule, t, 0 * t, least), "learned", PIXELS)
+            least = posterior(schedule(2 * t), schedule(t)).small
+            term = image_bits(p, x0, bound_posterior(schedule, t, 0 * t, least), "learned", PIXELS)
         else:
-            term = step_bits(p, x_t, x0, step(schedule(t), schedule(s)), "learned")
+            term = step_bits(p, x_t, x0, posterior(schedule(t), schedule(s)), "learned")
         assert hybrid[i].item() == pytest.approx((simple[i] + 0.5 * entries * term).item(), rel=1e-6)
 
 
@@ -103,12 +103,12 @@ def test_the_last_term_of_dequantised_images_is_of_the_values_that_they_had():
     x0 = PIXELS.enter((values + uniform(4, 3, 8, 8)) / 256)
     at = net.schedule(t).over(x0)
     p = net(at.alpha * x0 + at.sigma * EPS, t)
-    q = steps(net.schedule, t, 0 * t, step(net.schedule(2 * t), net.schedule(t)).small)
-    deviation = 0.5 * (q.log_variance(p.mix[:, 0, 0, 0]) / 2).exp().reshape(-1, 1, 1, 1)
+    q = bound_posterior(net.schedule, t, 0 * t, posterior(net.schedule(2 * t), net.schedule(t)).small)
+    deviation = 0.5 * (q.log_variance(p.variance_mix[:, 0, 0, 0]) / 2).exp().reshape(-1, 1, 1, 1)
     middle = 0.5 + 0.5 * p.x0
     low, high = (torch.special.ndtr(((values + k) / 256 - middle) / deviation) for k in (0, 1))
     wanted = -(high - low).clamp(min=1e-12).log2().flatten(1).mean(1)
-    assert torch.allclose(picture_bits(p, x0, q, "learned", PIXELS.dequantised), wanted)
+    assert torch.allclose(image_bits(p, x0, q, "learned", PIXELS.dequantised), wanted)
 
 
 def test_the_bound_teaches_the_variance_that_is_right():
@@ -120,7 +120,7 @@ def test_the_bound_teaches_the_variance_that_is_right():
         t = torch.full((2000,), 0.5, dtype=torch.float64)
         at = schedule(t).over(x0)
         x_t = at.alpha * x0 + at.sigma * normal(2000, 1, 2, 2, seed=1)
-        p, q = law(x_t, t), step(schedule(t), schedule(t - 0.1))
+        p, q = law(x_t, t), posterior(schedule(t), schedule(t - 0.1))
         costs = {
             mix: step_bits(Prediction(p.x0, p.eps, torch.full_like(x0, mix)), x_t, x0, q, "learned").mean()
             for mix in (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -129,7 +129,7 @@ def test_the_bound_teaches_the_variance_that_is_right():
 
 
 def test_a_learned_variance_at_its_ends_is_the_fixed_one():
-    q = step(LinearBeta()(T), LinearBeta()(T - 0.05))
+    q = posterior(LinearBeta()(T), LinearBeta()(T - 0.05))
     x_t = normal(4, 3, 8, 8, seed=3)
     for mix, name in ((0.0, "small"), (1.0, "large")):
         p = Prediction(X0 * 0.9, EPS, torch.full_like(X0, mix))
@@ -141,7 +141,7 @@ def test_what_learns_no_variance_is_told_so():
         Recipe(objective=Hybrid())
     with pytest.raises(UserError, match=r"sampler\.variance learned needs a network"):
         Recipe(sampler=DDPM("learned"))
-    q = step(LinearBeta()(T), LinearBeta()(T - 0.05))
+    q = posterior(LinearBeta()(T), LinearBeta()(T - 0.05))
     with pytest.raises(UserError, match="predicts none"):
         step_bits(Prediction(X0, EPS), X0, X0, q, "learned")
     for wrong in ({"vlb": -1.0}, {"times": TableTimes(1)}):
@@ -152,7 +152,7 @@ def test_what_learns_no_variance_is_told_so():
 def test_the_recipe_is_that_of_the_paper():
     """4000 steps, cosine with offset 0.008, learned sigma, L_simple + 0.001 L_vlb, indices scaled to 1000."""
     recipe = iddpm()
-    assert recipe.schedule == Linear(4000, clip="none", read="log_snr", betas="cosine")
+    assert recipe.schedule == BetaTable(4000, clip="none", read="log_snr")
     assert (recipe.objective.vlb, recipe.objective.times.entries) == (0.001, 4000)
     told = recipe.conditioning(torch.tensor([1 / 4000, 1.0]), recipe.schedule(torch.tensor([1 / 4000, 1.0])))
     assert told.tolist() == pytest.approx([0.0, 999.75], abs=1e-6)

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from ddim.diffusion import log_snr as levels
-from ddim.diffusion.loss import NormalLogSNR
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
+from ddim.diffusion.time_sampling import NormalLogSNR
 
 
 def test_the_plateau_of_the_seed_repository_is_found():
@@ -24,7 +24,7 @@ def test_rates_clipped_by_rates_have_smaller_plateaus_and_a_smooth_schedule_has_
 
 @pytest.mark.parametrize("schedule", [Cosine(), LinearBeta(), Linear(clip="powers")], ids=str)
 def test_shares_are_those_of_the_times_at_the_edges_of_the_bins(schedule):
-    found = levels.shares(schedule, levels.slices())
+    found = levels.log_snr_shares(schedule, levels.midpoints())
     assert sum(found.values()) == pytest.approx(1)
     for b, share in found.items():
         # Later times hold less signal: a bin lies between the times of its two edges.
@@ -36,7 +36,7 @@ def test_shares_are_those_of_the_times_at_the_edges_of_the_bins(schedule):
 
 def test_shares_of_normally_distributed_log_snr_are_those_of_the_normal_law():
     schedule = Cosine(0.001, 0.999999)
-    found = levels.shares(schedule, NormalLogSNR(1.0, 2.0)(levels.slices(), schedule))
+    found = levels.log_snr_shares(schedule, NormalLogSNR(1.0, 2.0)(levels.midpoints(), schedule))
     law = torch.distributions.Normal(1.0, 2.0)
     for b in (-2, 0, 2):
         exact = law.cdf(torch.tensor(b + 2.0)) - law.cdf(torch.tensor(float(b)))
@@ -45,7 +45,7 @@ def test_shares_of_normally_distributed_log_snr_are_those_of_the_normal_law():
 
 @pytest.mark.parametrize("schedule", [Cosine(), LinearBeta(), Cosine(0.014, 0.99995)], ids=str)
 def test_even_levels_go_from_end_to_end_in_equal_steps(schedule):
-    at = schedule(levels.evenly(schedule, 9)).log_snr
-    assert at[0].item() == pytest.approx(levels.ends(schedule)[0])
+    at = schedule(levels.equal_log_snr_times(schedule, *levels.log_snr_range(schedule), 9)).log_snr
+    assert at[0].item() == pytest.approx(levels.log_snr_range(schedule)[0])
     assert at[-1].item() == pytest.approx(schedule(torch.tensor(1.0)).log_snr.item())
     assert at.diff().tolist() == pytest.approx([at.diff()[0].item()] * 8)

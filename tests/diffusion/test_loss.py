@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from ddim.diffusion.denoiser import Model, Shape
-from ddim.diffusion.loss import EDMWeight, NormalLogSNR, Objective, TableTimes, UniformTimes, Unweighted
+from ddim.diffusion.loss import Objective
 from ddim.diffusion.parameterisation import PredictsEDM, PredictsImage, PredictsNoise, PredictsVelocity
 from ddim.diffusion.prediction import from_image
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta
+from ddim.diffusion.time_sampling import NormalLogSNR, TableTimes, UniformTimes
+from ddim.diffusion.weighting import EDMWeight, Unweighted
 from ddim.errors import UserError
 from oracles import Answers, Gaussian, TellsTime, normal, uniform
 

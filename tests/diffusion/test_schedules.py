@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim.diffusion.schedules import (
+    BetaTable,
     Cosine,
     KarrasSigma,
     Level,
@@ -40,8 +41,8 @@ PRESERVING = [
     Linear(entries=7, first=0.01, last=0.7, clip="none"),
     Linear(entries=7, first=0.01, last=0.7, clip="none", read="log_snr"),
     *TABLES,
-    *(Linear(clip="none", read="log_snr", betas=betas) for betas in ("quad", "const", "sigmoid")),
-    *(Linear(entries=7, clip="rates", read=read, betas="jsd") for read in ("floor", "log_snr")),
+    *(BetaTable(clip="none", read="log_snr", betas=betas) for betas in ("quad", "const", "sigmoid")),
+    *(BetaTable(entries=7, clip="rates", read=read, betas="jsd") for read in ("floor", "log_snr")),
     *(LinearIn(quantity, *ends) for quantity in SEVEN for ends in ((3.0, -10.0), (36.0, -36.0))),
 ]
 SCHEDULES = [*PRESERVING, KarrasSigma(), KarrasSigma(0.02, 100.0, None), KarrasSigma(0.1, 2.0, 1.0)]
@@ -221,12 +222,13 @@ def test_each_table_is_the_product_of_its_fractions(betas, law):
         bar = (bar * (1 - law(i))).limit_denominator(10**40)
         bars.append(float(bar))
     # Clipped where only jsd ends, which has no signal there.
-    table = Linear(clip="powers", min_signal=1e-12, max_signal=1.0, betas=betas)
+    options = {"clip": "powers", "min_signal": 1e-12, "max_signal": 1.0}
+    table = Linear(**options) if betas == "linear" else BetaTable(**options, betas=betas)
     assert np.allclose(table.powers[:-1], bars[:-1], rtol=1e-11)
 
 
 def test_under_jsd_the_power_of_the_signal_falls_linearly():
-    table = Linear(1000, clip="powers", min_signal=1e-9, max_signal=1.0, betas="jsd")
+    table = BetaTable(1000, clip="powers", min_signal=1e-9, max_signal=1.0, betas="jsd")
     assert torch.allclose(
         table.powers[:-1], 1 - torch.arange(1, 1000, dtype=torch.float64) / 1000, rtol=1e-10
     )
@@ -371,7 +373,7 @@ def test_schedules_are_values():
         lambda: Linear(first=0.02, last=1e-4),
         lambda: Linear(last=1.0),
         lambda: Linear(min_signal=0.96),
-        lambda: Linear(clip="none", betas="jsd"),
+        lambda: BetaTable(clip="none", betas="jsd"),
         lambda: KarrasSigma(0.0),
         lambda: KarrasSigma(2.0, 1.0),
         lambda: KarrasSigma(sigma_max=math.inf),
@@ -386,7 +388,7 @@ def test_impossible_schedules_are_refused(make):
 
 def test_the_cosine_table_is_that_of_improved_ddpm():
     """Nichol & Dhariwal 2021, eq. 17: alpha^2 = f(t) / f(0), but for the last betas, held to 0.999."""
-    schedule = Linear(4000, clip="none", read="log_snr", betas="cosine")
+    schedule = BetaTable(4000, clip="none", read="log_snr")
     t = torch.tensor([1 / 4000, 0.25, 0.5, 0.75, 3999 / 4000], dtype=torch.float64)
     f = lambda t: math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
     for time in t.tolist():
@@ -395,7 +397,7 @@ def test_the_cosine_table_is_that_of_improved_ddpm():
     ends = schedule(torch.tensor([3999 / 4000, 1.0], dtype=torch.float64)).alpha ** 2
     assert (ends[1] / ends[0]).item() == pytest.approx(1 - 0.999, rel=1e-9)
     # Section 3.2: of 1000 steps the root of the first beta is a little less than a bin, 1 / 127.5.
-    first = Linear(1000, clip="none", read="log_snr", betas="cosine")(torch.tensor(1e-3, dtype=torch.float64))
+    first = BetaTable(1000, clip="none", read="log_snr")(torch.tensor(1e-3, dtype=torch.float64))
     assert 0.6 / 127.5 < first.sigma.item() < 1 / 127.5
 
 

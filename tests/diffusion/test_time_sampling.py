@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ddim.diffusion.schedules import Cosine
-from ddim.diffusion.time_sampling import LossAware, Memory
+from ddim.diffusion.time_sampling import LossAware, LossMemory
 from ddim.errors import UserError
 from oracles import uniform
 
@@ -13,7 +13,7 @@ FINE = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
 
 def full(choice=LossAware(ENTRIES, 4, 0.01), seed=0):
     """A memory in which each entry has its history, of losses about i^2."""
-    memory = Memory(choice)
+    memory = LossMemory(choice)
     for k in range(choice.history):
         memory.update(EVERY, (EVERY * ENTRIES) ** 2 * (1 + uniform(ENTRIES, seed=seed + k)))
     return memory
@@ -42,7 +42,7 @@ def test_entries_are_drawn_as_the_root_of_their_mean_squared_loss():
 
 def test_draws_are_even_until_each_entry_has_its_history():
     choice = LossAware(ENTRIES, 3)
-    memory = Memory(choice)
+    memory = LossMemory(choice)
     for _ in range(3):
         memory.update(EVERY[:-1], 5 * EVERY[:-1])
         times, counts = memory.draw(FINE[::1000])
@@ -54,7 +54,7 @@ def test_draws_are_even_until_each_entry_has_its_history():
 
 
 def test_the_memory_holds_the_last_losses_of_each_entry_oldest_first():
-    memory = Memory(LossAware(ENTRIES, 3))
+    memory = LossMemory(LossAware(ENTRIES, 3))
     memory.update(EVERY[[2, 2, 5, 2, 2]], torch.tensor([1.0, 2.0, 9.0, 3.0, 4.0]))
     assert memory.losses[2].tolist() == [2, 3, 4]
     assert memory.losses[5].tolist() == [0, 0, 9]
@@ -63,7 +63,7 @@ def test_the_memory_holds_the_last_losses_of_each_entry_oldest_first():
 
 def test_the_variance_of_the_loss_is_least_when_drawn_by_its_size():
     """What importance sampling is for: the weighted loss of such draws hardly varies."""
-    memory = Memory(LossAware(ENTRIES, 2, 1e-6))
+    memory = LossMemory(LossAware(ENTRIES, 2, 1e-6))
     loss = (EVERY * ENTRIES) ** 3
     for _ in range(2):
         memory.update(EVERY, loss)
@@ -74,7 +74,7 @@ def test_the_variance_of_the_loss_is_least_when_drawn_by_its_size():
 
 @pytest.mark.parametrize("edge", [0.0, 1 - 2**-53])
 def test_every_uniform_number_has_a_time(edge):
-    for memory in (full(), Memory(LossAware(3, 2))):
+    for memory in (full(), LossMemory(LossAware(3, 2))):
         times, counts = memory.draw(torch.tensor([edge], dtype=torch.float64))
         assert 0 < times.item() <= 1
         assert counts.isfinite().all()

@@ -13,7 +13,7 @@ from oracles import normal
 
 SCHEDULE = Cosine(0.02, 0.999)
 ORACLE = Gaussian(SCHEDULE, 0.3, 0.5)
-TIMES = levels.evenly(SCHEDULE, 7)
+TIMES = levels.equal_log_snr_times(SCHEDULE, *levels.log_snr_range(SCHEDULE), 7)
 IMAGES = 0.3 + 0.5 * normal(400, 1, 8, 8)
 
 

@@ -86,15 +86,13 @@ def test_the_numbers_are_those_of_the_runs_pictures_against_the_images_held_out(
 
 
 def test_the_record_says_what_the_numbers_depend_on(run):
-    found = evaluate(
-        run, Pictures(40, 3, seed=7, weights="raw", fields={"sampler": "heun"}), extractor=stub()
-    )
+    found = evaluate(run, Pictures(40, 3, seed=7, weights="raw", fields={"sampler": "edm"}), extractor=stub())
     record = json.loads((run / "evaluations" / "1" / "record.json").read_text())
     assert record == found.record
     newest = checkpoint.newest(run / "checkpoints")
     assert record["sampling"]["checkpoint"]["sha256"] == checkpoint.digest(newest)
     assert record["sampling"]["seeds"] == list(range(7, 47))
-    assert record["sampling"]["sampler"]["kind"] == "heun"
+    assert record["sampling"]["sampler"]["kind"] == "edm"
     # Heun asks twice a step, but once for the last.
     assert (len(record["sampling"]["times"]), record["sampling"]["nfe"]) == (3, 5)
     assert record["sampling"]["weights"] == "raw"
@@ -128,8 +126,8 @@ def test_the_pictures_are_those_that_ddim_sample_saves_and_its_grid_is_none_of_t
 def test_samples_in_a_folder_are_judged_as_pictures_of_their_run(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     reference = Reference("blossoms:60")
-    assert main(["sample", str(run), "-n", "41", "--steps", "2", "--sampler", "heun", "--out", "made"]) == 0
-    ways = Pictures(41, 2, fields={"sampler": "heun"})
+    assert main(["sample", str(run), "-n", "41", "--steps", "2", "--sampler", "edm", "--out", "made"]) == 0
+    ways = Pictures(41, 2, fields={"sampler": "edm"})
     of_run, of_files = (evaluate(of, ways, reference, extractor=stub()) for of in (run, "made"))
     assert of_run.record["sampling"] == of_files.record["sampling"]
     assert of_files.record["sampling"]["nfe"] == 3

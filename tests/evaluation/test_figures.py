@@ -107,8 +107,8 @@ def test_a_plateau_is_drawn_thick_where_the_rates_do_not_change():
 
 def test_a_schedule_without_a_plateau_is_not_told_to_have_one():
     assert note(figures.schedules({"cosine": Cosine(), "linear_beta": LinearBeta()})) == ""
-    assert figures.plateaus(torch.tensor([3.0, 3.0, 2.0, 1.0])) == (2, 0)
-    assert figures.plateaus(torch.tensor([3.0, 2.0, 1.0, 1.0, 1.0])) == (0, 3)
+    assert figures.end_shares(Cosine()) == figures.end_shares(Linear(clip="none")) == (0, 0)
+    assert figures.end_shares(Linear(clip="powers")) == pytest.approx((0.067, 0.379), abs=1e-3)
 
 
 def test_schedules_are_chosen_by_name_with_fields_of_those_that_have_them():
@@ -122,7 +122,11 @@ def test_schedules_are_chosen_by_name_with_fields_of_those_that_have_them():
     ("names", "changes", "said"),
     [
         (("lineer",), {}, "perhaps you meant linear"),
-        (("cosine",), {"clip": "powers"}, "schedule.clip is not a field of cosine; it is one of linear$"),
+        (
+            ("cosine",),
+            {"clip": "powers"},
+            "schedule.clip is not a field of cosine; it is one of linear and beta_table$",
+        ),
         (("cosine",), {"clop": "powers"}, "schedule.clop is not a field of cosine$"),
         (("linear",), {"clip": "power"}, "perhaps you meant powers"),
         (("linear",), {"entries": "many"}, "schedule.entries must be a whole number"),
@@ -264,7 +268,7 @@ def test_the_forward_strip_depends_on_its_seed(strips):
 class Oracle(Gaussian):
     """An exact denoiser that passes for a model of images 8 x 8."""
 
-    def given(self, label):
+    def with_labels(self, label):
         return self
 
     def blank(self, n):

@@ -15,7 +15,7 @@ from ddim.diffusion.grids import Listed
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.samplers import DDIM, DPMSolver, last, picture
+from ddim.diffusion.samplers import DDIM, DPMSolver, final_sample, last_state
 from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
 from ddim.evaluation import grid_search
@@ -38,7 +38,7 @@ def error_of(sampler, seed):
     """The error of a grid on an oracle, for images of this seed."""
     x = normal(128, 1, 3, 3, seed=seed)
     fine = grid_search.named_grids(400, SCHEDULE, END)["uniform_log_snr"]
-    run = lambda chosen, times: picture(LAW, last(chosen(LAW, x, times, Noise(range(128)))))
+    run = lambda chosen, times: final_sample(LAW, last_state(chosen(LAW, x, times, Noise(range(128)))))
     truth = run(DPMSolver(2), fine)
     return lambda times: (run(sampler, times) - truth).square().mean().item()
 
@@ -108,8 +108,8 @@ def test_the_one_liner_and_the_command_make_the_same_pictures(run, tmp_path):
         assert torch.equal(images, alone(steps, weights)) == (k > 0)
         record(source, tmp_path / str(k), "--steps", str(steps), "--weights", weights)
         for name, pixels in zip(("00000", "00001"), to_uint8(images), strict=True):
-            with Image.open(tmp_path / str(k) / f"{name}.png") as picture:
-                assert (np.asarray(picture) == pixels).all()
+            with Image.open(tmp_path / str(k) / f"{name}.png") as image:
+                assert (np.asarray(image) == pixels).all()
 
 
 def test_grids_are_kept_by_sampler_and_steps(run):

@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from ddim.diffusion.denoiser import Counted
-from ddim.diffusion.grids import UniformLogSNR
+from ddim.diffusion.grids import Karras, UniformLogSNR
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Gaussian, Mixture
-from ddim.diffusion.samplers import DDIM, EDM, last, picture
-from ddim.diffusion.samplers.convergence import karras
+from ddim.diffusion.samplers import DDIM, EDM, final_sample, last_state
 from ddim.diffusion.schedules import Cosine, KarrasSigma, LinearBeta
 from ddim.errors import UserError
 from ddim.evaluation import sampler_ablation as ablation
@@ -25,7 +24,7 @@ every_schedule = pytest.mark.parametrize(
 
 
 def run(sampler, denoise, x, times):
-    return last(sampler(denoise, x, times, Noise(range(len(x))))).x
+    return last_state(sampler(denoise, x, times, Noise(range(len(x))))).x
 
 
 @every_schedule
@@ -71,7 +70,7 @@ def test_n_levels_cost_n_or_two_n_minus_one_evaluations(steps):
     for order, nfe in ((1, steps), (2, 2 * steps - 1)):
         denoise = Counted(Gaussian(schedule))
         states = Flow(order)(denoise, normal(1, 1, 2, 2), grid("ve", steps, schedule, END), Noise([0]))
-        picture(denoise, last(states))
+        final_sample(denoise, last_state(states))
         assert denoise.evaluations == nfe
 
 
@@ -92,7 +91,7 @@ def test_discretisations_are_those_of_the_schedules_that_they_are_named_after():
     vp, ve, cosine = LinearBeta(), KarrasSigma(0.02, 100.0, None), Cosine(0.01, 0.999)
     for name, schedule in (("vp", vp), ("ve", ve), ("iddpm", cosine)):
         assert torch.allclose(grid(name, 9, schedule, END), torch.linspace(1, END, 9).double()), name
-    assert torch.allclose(grid("edm", 9, cosine, END), karras(9, cosine, END))
+    assert torch.allclose(grid("edm", 9, cosine, END), Karras().between(9, cosine, 1.0, END))
     log_snr = cosine(torch.tensor(END)).log_snr.item()
     assert torch.allclose(grid("ve", 9, cosine, END), UniformLogSNR(log_snr)(9, cosine))
 
@@ -101,7 +100,7 @@ def cells(nfe=9):
     """The ablation of a mixture."""
     schedule = KarrasSigma(0.02, 20.0)
     law, x = Mixture(schedule, normal(3, 1, 2, 2, seed=1), 0.3), 20 * normal(8, 1, 2, 2)
-    made = lambda sampler, times: picture(law, last(sampler(law, x, times, Noise(range(8)))))
+    made = lambda sampler, times: final_sample(law, last_state(sampler(law, x, times, Noise(range(8)))))
     truth = made(EDM(), grid("edm", 200, schedule, END))
     error = lambda sampler, times: (made(sampler, times) - truth).square().mean().item()
     return list(ablation.ablated(error, schedule, END, nfe)), list(

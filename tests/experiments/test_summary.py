@@ -163,7 +163,7 @@ OTHERWISE = {
     "weights raw": {"weights": "raw"},
     "label 3, guidance 2": {"label": 3, "guidance": 2.0},
     "sampler ddpm": {"recipe": dump(override(smoke(), {"sampler": "ddpm"}))},
-    "sampler.s_churn 40": {"recipe": dump(override(smoke(), {"sampler": "heun", "sampler.s_churn": 40}))},
+    "sampler.s_churn 40": {"recipe": dump(override(smoke(), {"sampler": "edm", "sampler.s_churn": 40}))},
     "sampler.eta 1": {"recipe": dump(override(smoke(), {"sampler.eta": 1}))},
     "grid.sigma_min 0.5": {"recipe": dump(override(smoke(), {"grid": "karras", "grid.sigma_min": 0.5}))},
     "grid listed": {"recipe": dump(override(smoke(), {"grid": {"kind": "listed", "times": [1, 0.5]}}))},

@@ -11,10 +11,11 @@ import torch
 
 import tiny
 from ddim.data import Images
+from ddim.diffusion.conditioning import LogSNR
 from ddim.diffusion.denoiser import Model, Shape
-from ddim.diffusion.log_snr import evenly
+from ddim.diffusion.log_snr import equal_log_snr_times, log_snr_range
 from ddim.diffusion.loss import Objective
-from ddim.diffusion.parameterisation import LogSNR, PredictsImage
+from ddim.diffusion.parameterisation import PredictsImage
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM
 from ddim.diffusion.schedules import Cosine
@@ -178,8 +179,9 @@ def test_errors_by_level_are_those_of_a_network_that_knows_the_class(trained):
     red = np.arange(1, 21, 2)
     found = errors(trained, own, red, 10, 3)
     x0 = trained.pixels.enter(torch.from_numpy(source.pixels[red]).permute(0, 3, 1, 2) / 255)
-    times = evenly(trained.model.schedule, 3)
-    wanted, other = (measure(trained.model.given(k), [x0], times) for k in (1, None))
+    schedule = trained.model.schedule
+    times = equal_log_snr_times(schedule, *log_snr_range(schedule), 3)
+    wanted, other = (measure(trained.model.with_labels(k), [x0], times) for k in (1, None))
     assert found.noise_mse.shape == (10, 3)
     np.testing.assert_allclose(found.noise_mse, wanted.noise_mse, rtol=1e-4)
     assert not np.allclose(found.noise_mse, other.noise_mse, rtol=1e-2)
@@ -325,8 +327,8 @@ def test_a_run_that_was_always_told_a_class_makes_pictures_of_one():
 
 def test_a_class_that_the_network_does_not_have_is_refused(trained):
     for label in (2, -2):
-        with pytest.raises(UserError, match="label must be a class, 0 to 1, or none, got"):
-            trained.model.given(label)
+        with pytest.raises(UserError, match="label must be a class, 0 to 1, or -1 for none, got"):
+            trained.model.with_labels(label)
     # Of a picture no class is None alone, which a run may not know.
     for label in (2, NULL, "red"):
         with pytest.raises(UserError, match="label must be a class, 0 to 1, or all, or none, got"):

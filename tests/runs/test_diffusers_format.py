@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:diffusers"),
 ]
 SEEDS = [0, 7, 8]
+QUAD = {"schedule": "beta_table", "schedule__clip": "none", "schedule__read": "log_snr"}
 SCHEDULER = "scheduler_config.json"
 
 
@@ -95,7 +96,7 @@ def test_an_exported_network_gives_the_same_output(tmp_path, size):
     [
         {},
         {"grid__spacing": "trailing"},
-        {"schedule__betas": "quad", "predicts": "velocity"},
+        {**QUAD, "schedule__betas": "quad", "predicts": "velocity"},
         {
             "predicts": "image",
             "schedule__entries": "500",
@@ -206,7 +207,7 @@ def test_where_a_pipeline_clips_its_run_clips_and_a_file_that_says_nothing_clips
         ({"net": "unet"}, (0.5, 0.5), "needs net ddpm_unet"),
         ({}, (0.4, 0.5), "needs pixels fixed with mean 0.5 and std 0.5"),
         ({"schedule": "cosine"}, (0.5, 0.5), "needs schedule linear"),
-        ({"schedule__betas": "sigmoid"}, (0.5, 0.5), "betas linear or quad"),
+        ({**QUAD, "schedule__betas": "sigmoid"}, (0.5, 0.5), "beta_table with betas quad"),
         ({"schedule__clip": "rates"}, (0.5, 0.5), "clip none"),
         ({"schedule__read": "floor"}, (0.5, 0.5), "read log_snr"),
         ({"conditioning": "log_snr"}, (0.5, 0.5), "needs conditioning timestep with entries 1000"),

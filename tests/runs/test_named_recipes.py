@@ -3,10 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddim.diffusion.loss import Objective, TableTimes
-from ddim.diffusion.parameterisation import NoiseVariance, PredictsNoise, Timestep
+from ddim.diffusion.conditioning import NoiseVariance, Timestep
+from ddim.diffusion.loss import Objective
+from ddim.diffusion.parameterisation import PredictsNoise
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine
+from ddim.diffusion.time_sampling import TableTimes
 from ddim.errors import UserError
 from ddim.runs.checks import check_steps
 from ddim.runs.codec import dump, load, override, write_recipe

@@ -8,29 +8,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddim.diffusion.conditioning import CNoise, LogSNR, NoiseVariance, SignalVariance, Time, Timestep
 from ddim.diffusion.grids import Listed, Quadratic, Uniform, UniformLogSNR
-from ddim.diffusion.loss import EDMWeight, NormalLogSNR, Objective, TableTimes, UniformTimes, Unweighted
-from ddim.diffusion.parameterisation import (
-    CNoise,
-    LogSNR,
-    NoiseVariance,
-    PredictsEDM,
-    PredictsImage,
-    PredictsNoise,
-    PredictsScore,
-    SignalVariance,
-    Time,
-    Timestep,
-)
+from ddim.diffusion.loss import Objective
+from ddim.diffusion.parameterisation import PredictsEDM, PredictsImage, PredictsNoise, PredictsScore
 from ddim.diffusion.samplers import DDIM
-from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn
+from ddim.diffusion.schedules import BetaTable, Cosine, KarrasSigma, Linear, LinearBeta, LinearIn
+from ddim.diffusion.time_sampling import NormalLogSNR, TableTimes, UniformTimes
+from ddim.diffusion.weighting import EDMWeight, Unweighted
 from ddim.errors import UserError
 from ddim.nn.ema import Exponential, HalfLife, Power
 from ddim.runs import codec
 from ddim.runs.codec import dump, flat, load, override, read_recipe, write_recipe
 from ddim.runs.named_recipes import clear, fast
 from ddim.runs.recipe import (
-    KINDS,
+    NAMES,
     ClearUNetSpec,
     Data,
     DDPMUNetSpec,
@@ -95,7 +87,11 @@ recipes = st.builds(
             entries=st.integers(2, 10_000),
             clip=st.sampled_from(["none", "rates", "powers"]),
             read=st.sampled_from(["floor", "log_snr"]),
-            betas=st.sampled_from(["linear", "quad", "const", "sigmoid"]),
+        ),
+        st.builds(
+            BetaTable,
+            entries=st.integers(2, 10_000),
+            betas=st.sampled_from(["cosine", "quad", "const", "sigmoid"]),
         ),
         st.builds(KarrasSigma, st.floats(1e-4, 0.1), st.floats(1, 1e3), st.none() | st.floats(0.5, 50)),
     ),
@@ -185,11 +181,10 @@ def test_the_table_of_kinds_is_closed_and_names_every_kind_that_a_recipe_may_hol
             for option in codec._kinds(hint):
                 yield from kinds(option)
 
-    assert set(kinds(Recipe)) == set(KINDS.values())
-    assert len(set(KINDS.values())) == len(KINDS)
+    assert set(kinds(Recipe)) == set(NAMES)
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
+@pytest.mark.parametrize("kind", NAMES, ids=lambda kind: kind.__name__)
 def test_what_has_no_kind_named_is_the_default_kind(kind):
     """Else {"conditioning": {"scale": 5}} would not be the default conditioning with another scale."""
     for field in fields(kind):
@@ -449,7 +444,7 @@ def test_every_field_is_listed_once_with_its_value_and_what_is_possible():
     paths = [path for path, _, _ in rows]
     assert len(set(paths)) == len(paths)
     possible = {path: text for path, text, _ in rows}
-    assert possible["schedule"] == "cosine | linear | linear_beta | linear_in | karras_sigma"
+    assert possible["schedule"] == "cosine | linear | linear_beta | beta_table | linear_in | karras_sigma"
     assert possible["sampled_on"] == possible["schedule"] + " | none"
     assert possible["objective.on"] == "one of noise, image, velocity"
     assert possible["images"] == "a whole number or none"

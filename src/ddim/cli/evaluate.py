@@ -29,7 +29,7 @@ ways of sampling, as `ddim sample` takes them:
 
 examples:
   ddim evaluate runs/photos-fast-1
-  ddim evaluate runs/photos-fast-1 --steps 10 -n 5000 --sampler heun
+  ddim evaluate runs/photos-fast-1 --steps 10 -n 5000 --sampler edm
   ddim evaluate pictures/ --data photos/
 """
 

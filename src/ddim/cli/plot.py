@@ -25,16 +25,16 @@ _EPILOG = """examples:
 
 # Spelt here as well as in `ddim.diffusion.schedules`, so that --help needs no torch; a test compares them.
 SCHEDULES = ("cosine", "linear", "linear_beta")
-OTHERS = ("linear_in", "karras_sigma")
+OTHERS = ("beta_table", "linear_in", "karras_sigma")
 FIELDS = {
-    "clip": "linear: none, rates (default), or powers, as the torch/luz repository",
-    "min_signal": "cosine, linear: the least signal rate (default 0.02)",
-    "max_signal": "cosine, linear: the greatest signal rate (default 0.95)",
-    "read": "linear: between entries, floor (default) or log_snr",
-    "entries": "linear: entries of the table (default 1000)",
-    "first": "linear: the first beta (default 1e-4)",
-    "last": "linear: the last beta (default 0.02)",
-    "betas": "linear: linear (default), quad, const, jsd, sigmoid or cosine",
+    "clip": "linear, beta_table: none, rates (default), or powers, as the torch/luz repository",
+    "min_signal": "cosine, linear, beta_table: the least signal rate (default 0.02)",
+    "max_signal": "cosine, linear, beta_table: the greatest signal rate (default 0.95)",
+    "read": "linear, beta_table: between entries, floor (default) or log_snr",
+    "entries": "linear, beta_table: entries of the table (default 1000)",
+    "first": "linear, beta_table: the first beta (default 1e-4)",
+    "last": "linear, beta_table: the last beta (default 0.02)",
+    "betas": "beta_table: cosine (default), quad, const, jsd or sigmoid",
     "low": "linear_beta: beta at t = 0 (default 0.1)",
     "high": "linear_beta: beta at t = 1 (default 20)",
     "quantity": "linear_in: angle (default), log_snr, noise_power, log_noise, log_signal, noise_step or "

@@ -17,11 +17,12 @@ with the first 256, and record.json, which says what the images depend on. Give 
 --out, to finish one that was stopped.
 
 sampling options, which may have fields such as --sampler.order 3:
-  --sampler     ddim, ddpm, heun, adams_bashforth, dpm_solver or unipc (default: the recipe's);
+  --sampler     ddim, ddpm, edm, adams_bashforth, dpm_solver or unipc (default: the recipe's);
                 --sampler.eta 0 makes ddim and dpm_solver deterministic, 1 as stochastic as DDPM
   --grid        uniform, quadratic, uniform_log_snr, karras, spaced, sections or listed: the sampling times
                 (default: those that `ddim search` found for the sampler and --steps, else the recipe's)
-  --sampled_on  another schedule than in training: cosine, linear, linear_beta, linear_in or karras_sigma
+  --sampled_on  another schedule than in training: cosine, linear, linear_beta, beta_table, linear_in or
+                karras_sigma
   --clip yes    keep the image that each step predicts between black and white; --clip x0 does not change the
                 predicted noise, as in diffusers
 

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     check_count("--seeds", args.seeds)
     trained = load(args.run, args.weights, device=args.device)
     recipe = override(trained.recipe, args.fields)
-    if grid_search.stochastic(recipe.sampler):
+    if recipe.sampler.stochastic:
         raise UserError("--sampler must be deterministic: what renews noise comes no nearer to a fine run")
     # Where the end is named, only the beginning is asked of the run's grid, which may have no so many levels.
     first, end = find_grid_ends(recipe, max(args.steps, 2) if args.end is None else recipe.report.steps)

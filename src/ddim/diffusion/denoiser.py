@@ -1,29 +1,31 @@
-"""The one method and one attribute that pass between a model and all that uses it."""
+"""Denoisers: the one method and one attribute of a model that samplers and losses use."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ddim.diffusion.parameterisation import Conditioning, Parameterisation
+from ddim.diffusion.conditioning import Conditioning, LogSNR
+from ddim.diffusion.parameterisation import PARAMETERISATIONS, Parameterisation
 from ddim.diffusion.prediction import Prediction, from_image
-from ddim.diffusion.schedules import Schedule
-from ddim.errors import UserError
+from ddim.diffusion.schedules import Schedule, as_double
+from ddim.errors import UserError, suggest
 
 
 class Denoiser(Protocol):
-    """All that a sampler may know of a model."""
+    """A model as samplers and losses see it."""
 
     @property
     def schedule(self) -> Schedule:
-        """The schedule whose times this denoiser is asked at."""
+        """The schedule of the times at which this denoiser is evaluated."""
         ...
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
-        """x_t (B, C, H, W), t () or (B,) -> both halves, shaped like x_t."""
+    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
+        """The prediction for noisy images x_t (B, C, H, W) at times t, a number, () or (B,)."""
         ...
 
 
@@ -36,56 +38,114 @@ class Shape:
     width: int
 
 
+class Function(nn.Module):
+    """A plain function as a network without weights."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.classes, self.augment = getattr(function, "classes", 0), getattr(function, "augment", 0)
+
+    def forward(self, *args: Tensor | None, **options: Tensor) -> Tensor:
+        """The output of the function."""
+        return self.function(*args, **options)
+
+
 class Model(nn.Module):
-    """A network made into a denoiser; the only denoiser with weights."""
+    """A network made into a denoiser; the only denoiser with weights.
+
+    Args:
+        net: a module or a function net(x, condition) -> F, with x (B, C, H, W) and condition (B,). Its output
+            F is like x, or has twice the channels where it predicts a variance too. A network that states
+            `classes` also gets class labels (B,); one that states `augment` also gets `augment=` (B, n).
+        schedule: the noise schedule of its times.
+        predicts: the meaning of F, a parameterisation or its name: velocity, noise, image, edm, score.
+        conditioning: the number by which the network gets the noise level.
+        shape: channels, height and width of its images.
+
+    Example:
+        >>> model = Model(net, Cosine(), predicts="velocity", shape=(3, 32, 32))
+        >>> model(x, 0.5).x0
+    """
 
     def __init__(
         self,
-        net: nn.Module,
+        net: nn.Module | Callable[..., Tensor],
         schedule: Schedule,
-        predicts: Parameterisation,
-        conditioning: Conditioning,
-        shape: Shape,
+        predicts: Parameterisation | str = "velocity",
+        conditioning: Conditioning = LogSNR(),  # noqa: B008  (a frozen value)
+        shape: Shape | tuple[int, int, int] = (3, 32, 32),
     ) -> None:
         super().__init__()
-        self.net, self.schedule = net, schedule
-        self.predicts, self.conditioning, self.shape = predicts, conditioning, shape
+        if isinstance(predicts, str):
+            if predicts not in PARAMETERISATIONS:
+                hint = suggest(predicts, PARAMETERISATIONS)
+                raise UserError(
+                    f"predicts must be one of {', '.join(PARAMETERISATIONS)}, got {predicts!r}{hint}"
+                )
+            predicts = PARAMETERISATIONS[predicts]()
+        self.net: nn.Module = net if isinstance(net, nn.Module) else Function(net)
+        self.schedule = schedule
+        self.predicts, self.conditioning = predicts, conditioning
+        self.shape = shape if isinstance(shape, Shape) else Shape(*shape)
 
     def forward(
-        self, x_t: Tensor, t: Tensor, label: Tensor | None = None, augment: Tensor | None = None
+        self,
+        x_t: Tensor,
+        t: Tensor | float,
+        label: Tensor | None = None,
+        augment: Tensor | None = None,
     ) -> Prediction:
-        """x_t (B, C, H, W), t () or (B,) -> Prediction like x_t.
+        """The prediction for noisy images.
 
-        label (B,), -1 or None for the null class; augment (B, n) or None for no augmentation, which is zeros.
+        Args:
+            x_t: noisy images (B, C, H, W).
+            t: times, a number, () or (B,).
+            label: class labels (B,), -1 for no class; None for no class throughout.
+            augment: augmentation labels (B, n); None, or zeros, for no augmentation.
+
+        Returns:
+            Clean images and noise like x_t.
         """
-        t = t.expand(len(x_t))
+        t = as_double(t).expand(len(x_t))
         level = self.schedule(t)
         # Coefficients in float64, where a difference of almost equal rates still has digits.
         c = self.predicts(level)
-        told = self.conditioning(t, level).to(x_t)
+        condition = self.conditioning(t, level).to(x_t)
         over = lambda value: value.reshape(-1, 1, 1, 1).to(x_t)  # noqa: E731
-        told_more = {} if augment is None else {"augment": augment.to(x_t)}
-        output = self.net(over(c.inp) * x_t, told, label, **told_more).to(x_t.dtype)
+        labels = (label,) if self.classes else ()
+        augments = {} if augment is None else {"augment": augment.to(x_t)}
+        output = self.net(over(c.inp) * x_t, condition, *labels, **augments).to(x_t.dtype)
         F, *more = output.split(x_t.shape[1], dim=1)
         p = from_image(x_t, over(c.skip) * x_t + over(c.out) * F, level.over(x_t))
         # A network with twice the channels predicts the variance too: 0 is halfway.
         return Prediction(p.x0, p.eps, more[0].sigmoid() if more else None)
 
+    def __repr__(self) -> str:
+        weights = sum(parameter.numel() for parameter in self.parameters())
+        name = type(self.net).__name__
+        choices = (self.schedule, self.predicts, self.conditioning, self.shape)
+        return f"Model({name} of {weights:,} weights, {', '.join(map(repr, choices))})"
+
     @property
     def classes(self) -> int:
-        """How many labels the network tells apart; 0 where it is told of none."""
+        """Number of classes of the network; 0 if it takes no class labels."""
         return getattr(self.net, "classes", 0)
 
     @property
     def augment(self) -> int:
-        """How many labels of augmentation the network is told; 0 where it is told of none."""
+        """Number of augmentation labels of the network; 0 if it takes none."""
         return getattr(self.net, "augment", 0)
 
-    def given(self, label: Tensor | int | None = None, augment: Tensor | None = None) -> Denoiser:
-        """This model told a class: an index for all images, (B,) indices, or -1 or None for the null class.
+    def with_labels(self, label: Tensor | int | None = None, augment: Tensor | None = None) -> Denoiser:
+        """This model with labels bound.
 
-        And told how its images were augmented: (B, n) labels of `ddim.data.augment`, or None for not at all.
-        UserError if the network was built without, or for a class that it does not have.
+        Args:
+            label: one class label for all images, labels (B,), or -1 or None for no class.
+            augment: augmentation labels (B, n) of `ddim.data.augment`, or None for no augmentation.
+
+        Raises:
+            UserError: if the network takes no such labels, or has no such class.
         """
         if label is None and augment is None:
             return self
@@ -93,23 +153,25 @@ class Model(nn.Module):
             raise UserError(f"label must be None, since this model was trained without labels, got {label}")
         if augment is not None and augment.shape[-1] != self.augment:
             raise UserError(
-                f"augment must hold {self.augment} labels an image, those that this network is told of, "
+                f"augment must hold the {self.augment} augmentation labels of this network for each image, "
                 f"got {augment.shape[-1]}"
             )
-        told = None if label is None else torch.as_tensor(label)
-        if told is not None and not (told.min() >= -1 and told.max() < self.classes):
-            raise UserError(f"label must be a class, 0 to {self.classes - 1}, or none, got {told.tolist()}")
-        return Given(self, told, augment)
+        labels = None if label is None else torch.as_tensor(label)
+        if labels is not None and not (labels.min() >= -1 and labels.max() < self.classes):
+            raise UserError(
+                f"label must be a class, 0 to {self.classes - 1}, or -1 for none, got {labels.tolist()}"
+            )
+        return Labelled(self, labels, augment)
 
     def blank(self, n: int) -> Tensor:
-        """(n, C, H, W) zeros of this model's shape, type and device."""
-        weight = next(self.parameters())
+        """Zeros (n, C, H, W) of this model's shape, dtype and device."""
+        weight = next(self.parameters(), torch.empty(()))
         size = (n, self.shape.channels, self.shape.height, self.shape.width)
         return torch.zeros(size, dtype=weight.dtype, device=weight.device)
 
 
 @dataclass(frozen=True)
-class Given:
+class Labelled:
     """A model with its labels bound."""
 
     model: Model
@@ -118,20 +180,19 @@ class Given:
 
     @property
     def schedule(self) -> Schedule:
-        """The model's."""
+        """The schedule of the model."""
         return self.model.schedule
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
-        """See `Denoiser`."""
+    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
+        """The prediction; see `Denoiser`."""
         label = None if self.label is None else self.label.to(x_t.device).expand(len(x_t))
         return self.model(x_t, t, label, self.augment)
 
 
 class Counted:
-    """A denoiser that counts how often it is asked: `evaluations` is the NFE of the runs it has served.
+    """A denoiser that counts its evaluations: `evaluations` is the NFE of the runs so far.
 
-    Round a model, inside of any guidance: a guided step of two passes counts two. It has state, the count,
-    because that is all it is for.
+    Wrap a model in it inside of any guidance, so that a guided step of two passes counts two.
     """
 
     def __init__(self, inner: Denoiser) -> None:
@@ -139,10 +200,10 @@ class Counted:
 
     @property
     def schedule(self) -> Schedule:
-        """The inner denoiser's."""
+        """The schedule of the inner denoiser."""
         return self.inner.schedule
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
-        """See `Denoiser`."""
+    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
+        """The prediction; see `Denoiser`."""
         self.evaluations += 1
         return self.inner(x_t, t)

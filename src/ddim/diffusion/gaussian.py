@@ -1,4 +1,4 @@
-"""Normal laws: the steps of a diffusion, how far two are apart, and what one gives an 8-bit value."""
+"""Normal distributions: the steps of a diffusion, KL divergences, and probabilities of 8-bit values."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ _LEAST = 1e-12
 
 
 @dataclass(frozen=True)
-class Step:
-    """q(x_s | x_t, x0) = N(of_x * x_t + of_x0 * x0, small), for t > s; coefficients shaped like the levels.
+class Posterior:
+    """q(x_s | x_t, x0) = N(x_weight * x_t + x0_weight * x0, small) for t > s, shaped like the levels.
 
     Ho et al. 2020, eq. 6 and 7, between any two levels. `large` is beta, the variance of q(x_t | x_s).
     """
 
-    of_x: Tensor
-    of_x0: Tensor
+    x_weight: Tensor
+    x0_weight: Tensor
     small: Tensor
     large: Tensor
 
     def log_variance(self, mix: Tensor) -> Tensor:
-        """The logarithm of a variance between `small` at mix 0 and `large` at mix 1, shaped like mix.
+        """The log-variance between `small` at mix 0 and `large` at mix 1, shaped like mix.
 
         Nichol & Dhariwal 2021, eq. 15.
         """
-        # 0, as between equal levels, has no logarithm; the square of float32's digits of nothing will do.
+        # Between equal levels the variance is 0, which has no logarithm; 1e-30 is nothing in float32.
         low, high = (variance.clamp(min=1e-30).log().to(mix) for variance in (self.small, self.large))
         return torch.lerp(low, high, mix)
 
 
-def step(now: Level, then: Level) -> Step:
-    """The step from one level to a cleaner one, which may be free of noise."""
+def posterior(now: Level, then: Level) -> Posterior:
+    """The posterior of the step from one level to a cleaner one, which may be free of noise."""
     # 1 - SNR(t) / SNR(s), in which equal levels and a clean end lose no digits.
     part = -torch.expm1(now.log_snr - then.log_snr)
-    return Step(
-        of_x=now.alpha / then.alpha * (then.sigma / now.sigma) ** 2,
-        of_x0=then.alpha * part,
+    return Posterior(
+        x_weight=now.alpha / then.alpha * (then.sigma / now.sigma) ** 2,
+        x0_weight=then.alpha * part,
         small=then.sigma**2 * part,
         large=now.sigma**2 * part,
     )
@@ -56,10 +56,10 @@ def kl(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_varianc
 
 
 def log_probability(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """log of the mass of N(mean, std^2) in the bin of each 8-bit value, in nats (Ho et al. 2020, eq. 13).
+    """The log-probability, in nats, of the bin of each 8-bit value under N(mean, std^2).
 
-    values 0 to 255, mean and std in the same units; all broadcast. A bin is 1 wide, but that of black is open
-    to below and that of white to above: the masses add up to 1.
+    Ho et al. 2020, eq. 13. Values are 0 to 255, mean and std in the same units; all broadcast. A bin is 1
+    wide; that of black is open below and that of white open above, so that the probabilities add up to 1.
     """
     below, above = (values - 0.5 - mean) / std, (values + 0.5 - mean) / std
     inside = torch.where(values > 254.5, _phi(-below), _mass(below, above))

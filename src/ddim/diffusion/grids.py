@@ -1,74 +1,113 @@
-"""Which levels a run visits: frozen values, grid(steps, schedule) -> times.
+"""Grids: the times at which a sampler evaluates the network, grid(steps, schedule) -> times.
 
-`times` are (steps,) float64, strictly decreasing, each in (0, 1]: the levels at which the network is asked.
-None is free of noise; the picture is one more prediction from the last of them.
+`times` are (steps,) float64, strictly decreasing, each in (0, 1]. None is free of noise; the samples are one
+more prediction, at the last of them.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from ddim.diffusion.log_snr import equal_log_snr_times
 from ddim.diffusion.schedules import Schedule
+from ddim.diffusion.short_repr import ShortRepr
 from ddim.errors import UserError, check_count
 
 
 class Grid(Protocol):
-    """A choice of levels."""
+    """A choice of times."""
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """(steps,) decreasing times, float64; UserError if steps < 1."""
+        """(steps,) decreasing times, float64.
+
+        Raises:
+            UserError: if steps < 1, or the grid does not fit the steps or the schedule.
+        """
+        ...
+
+
+class Spacing(Protocol):
+    """A grid that can also be laid between two given times."""
+
+    def between(self, steps: int, schedule: Schedule, first: float, last: float) -> Tensor:
+        """(steps,) decreasing times from `first` to `last`, float64; both ends are exact."""
         ...
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """1, 1 - 1/N, ..., 1/N: the levels of Béres and, up to rounding, of Song et al."""
+    """Equal steps of time: 1, 1 - 1/N, ..., 1/N, as Béres and, up to rounding, Song et al. have them."""
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """See `Grid`."""
+        """The times; see `Grid`."""
         return _uniform(steps)
+
+    def between(self, steps: int, schedule: Schedule, first: float, last: float) -> Tensor:
+        """The times; see `Spacing`."""
+        return torch.linspace(first, last, steps, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
 class Quadratic:
-    """The squares of the uniform times, closer together near the image (Song et al. 2021, appendix D.2)."""
+    """The squares of the uniform times, closer together near the image (Song et al. 2021, appendix D.2).
+
+    On a table the k-th time from the clean end is at least k / entries, so that no two steps fall on one
+    entry. The plain squares would spend the last 9 of 100 steps on the first 8 of 1000 entries.
+    """
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """See `Grid`."""
-        return _uniform(steps) ** 2
+        """The times; see `Grid`."""
+        squares = _uniform(steps) ** 2
+        if schedule.entries and steps <= schedule.entries:
+            return torch.maximum(squares, torch.arange(steps, 0, -1, dtype=torch.float64) / schedule.entries)
+        return squares
+
+    def between(self, steps: int, schedule: Schedule, first: float, last: float) -> Tensor:
+        """The times, at equal steps of their square root; see `Spacing`."""
+        roots = torch.linspace(math.sqrt(first), math.sqrt(last), steps, dtype=torch.float64)
+        return pin_ends(roots**2, first, last)
 
 
 @dataclass(frozen=True)
 class UniformLogSNR:
     """Equal steps of log-SNR, from t = 1 to the level of log-SNR `end` (Lu et al. 2022, section 5.1).
 
-    A schedule that does not come so near to the image is walked to its own cleanest level.
+    If the schedule does not come that close to the image, the grid ends at its cleanest level.
     """
 
     end: float = 6.0
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """See `Grid`; UserError where `end` is noisier than t = 1."""
-        _check(steps)
-        start = schedule(torch.ones((), dtype=torch.float64)).log_snr.item()
+        """The times; see `Grid`.
+
+        Raises:
+            UserError: if `end` is noisier than t = 1.
+        """
+        _check_steps(steps)
+        start = schedule(1.0).log_snr.item()
         if not start < self.end < torch.inf:
             raise UserError(f"grid.end must be above the log-SNR at t = 1, {start:.2f}, got {self.end}")
         last, end = _end(schedule, self.end)
-        levels = torch.linspace(start, end, max(steps, 2), dtype=torch.float64)[:steps]
-        return _fitting(schedule.inverse(levels), 1.0, last, f"{steps} steps of equal log-SNR up to {end:g}")
+        times = equal_log_snr_times(schedule, start, end, max(steps, 2))[:steps]
+        return _fit(times, 1.0, last, f"{steps} steps of equal log-SNR up to {end:g}")
+
+    def between(self, steps: int, schedule: Schedule, first: float, last: float) -> Tensor:
+        """The times; see `Spacing`."""
+        noisy, clean = schedule(torch.tensor([first, last], dtype=torch.float64)).log_snr.tolist()
+        return pin_ends(equal_log_snr_times(schedule, noisy, clean, steps), first, last)
 
 
 @dataclass(frozen=True)
 class Karras:
     """Equal steps of (sigma / alpha)^(1 / rho), down to `sigma_min` (Karras et al. 2022, eq. 5).
 
-    From `sigma_max`, or where that is None or noisier than the schedule, from t = 1. A schedule that does not
-    come as near to the image as `sigma_min` is walked to its own cleanest level.
+    The grid starts at `sigma_max`, or at t = 1 where that is None or noisier than the schedule. If the
+    schedule does not come as close to the image as `sigma_min`, the grid ends at its cleanest level.
     """
 
     sigma_min: float = 0.002
@@ -84,9 +123,13 @@ class Karras:
             )
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """See `Grid`; UserError where nothing of the schedule lies between `sigma_max` and `sigma_min`."""
-        _check(steps)
-        high = math.exp(-schedule(torch.ones((), dtype=torch.float64)).log_snr.item() / 2)
+        """The times; see `Grid`.
+
+        Raises:
+            UserError: if no level of the schedule lies between `sigma_max` and `sigma_min`.
+        """
+        _check_steps(steps)
+        high = math.exp(-schedule(1.0).log_snr.item() / 2)
         start = high if self.sigma_max is None else min(self.sigma_max, high)
         last, log_snr = _end(schedule, -2 * math.log(self.sigma_min))
         low = math.exp(-log_snr / 2)
@@ -95,26 +138,36 @@ class Karras:
                 "grid.sigma_min and grid.sigma_max leave nothing of this schedule, whose sigma / alpha is at "
                 f"most {high:.4g}, got {low:.4g} and {start:.4g}"
             )
-        top, end = (bar ** (1 / self.rho) for bar in (start, low))
-        bars = torch.linspace(top, end, max(steps, 2), dtype=torch.float64)[:steps] ** self.rho
+        top, end = (ratio ** (1 / self.rho) for ratio in (start, low))
+        ratios = torch.linspace(top, end, max(steps, 2), dtype=torch.float64)[:steps] ** self.rho
         first = 1.0 if start == high else None
-        return _fitting(schedule.inverse(-2 * bars.log()), first, last, f"Karras steps, {steps},")
+        return _fit(schedule.inverse(-2 * ratios.log()), first, last, f"Karras steps, {steps},")
+
+    def between(self, steps: int, schedule: Schedule, first: float, last: float) -> Tensor:
+        """The times; see `Spacing`."""
+        ends = schedule(torch.tensor([first, last], dtype=torch.float64))
+        high, low = ends.noise_to_signal.tolist()
+        return pin_ends(replace(self, sigma_min=low, sigma_max=high)(steps, schedule), first, last)
 
 
 @dataclass(frozen=True)
 class Spaced:
-    """Of the `entries` levels of a discrete schedule, i / entries for i = 1 ... entries, every so many-th.
+    """Evenly spaced entries of a table of `entries` levels, i / entries for i = 1 ... entries.
 
-    "leading" counts from the cleanest, entry 1, as Song et al. and most code does: it never starts from pure
-    noise. "trailing" counts from the noisiest and does (Lin et al. 2024, table 2).
+    "leading" counts from the cleanest, entry 1, as Song et al. and most code does; it never starts from pure
+    noise. "trailing" counts from the noisiest, and does (Lin et al. 2024, table 2).
     """
 
     entries: int = 1000
     spacing: Literal["leading", "trailing"] = "trailing"
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """See `Grid`; UserError where there are more steps than entries."""
-        _check(steps)
+        """The times; see `Grid`.
+
+        Raises:
+            UserError: if there are more steps than entries.
+        """
+        _check_steps(steps)
         if steps > self.entries:
             raise UserError(f"steps must be at most {self.entries}, the entries of the grid, got {steps}")
         if self.spacing == "leading":
@@ -126,10 +179,10 @@ class Spaced:
 
 @dataclass(frozen=True)
 class Sections:
-    """Of the `entries` of a discrete schedule, cut into equal sections, so many of each as its share says.
+    """A table of `entries` levels cut into equal sections, each with its own share of the steps.
 
-    From the first of a section to its last, evenly (Nichol & Dhariwal 2021, section 4). Shares (1,) space all
-    steps over the whole table; (3, 2, 1) give half of them to the cleanest third.
+    The steps of a section go evenly from its first entry to its last (Nichol & Dhariwal 2021, section 4).
+    Shares (1,) spread all steps over the whole table; (3, 2, 1) give half of them to the cleanest third.
     """
 
     entries: int = 1000
@@ -142,30 +195,37 @@ class Sections:
             )
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """See `Grid`; UserError where the shares do not divide the steps, or a section has fewer entries."""
-        _check(steps)
+        """The times; see `Grid`.
+
+        Raises:
+            UserError: if the shares do not divide the steps, or a section has fewer entries than steps.
+        """
+        _check_steps(steps)
         each, rest = divmod(steps, sum(self.shares))
         if rest:
             raise UserError(
                 f"steps must be a multiple of {sum(self.shares)}, the sum of grid.shares, got {steps}"
             )
-        sizes = [self.entries // len(self.shares)] * len(self.shares)
-        for k in range(self.entries % len(self.shares)):
-            sizes[k] += 1
+        size, longer = divmod(self.entries, len(self.shares))
         index, begin = [], 0
-        for size, share in zip(sizes, self.shares, strict=True):
+        for k, share in enumerate(self.shares):
+            length = size + (k < longer)
             count = each * share
-            if count > size:
-                raise UserError(f"grid.shares ask for {count} levels of a section that has {size}")
-            last = size - 1 if count > 1 else 0
-            index.append(begin + 1 + torch.linspace(0, last, count, dtype=torch.float64).round())
-            begin += size
-        return torch.cat(index).flip(0) / self.entries
+            if count > length:
+                raise UserError(f"grid.shares ask for {count} levels of a section that has {length}")
+            stride = (length - 1) / (count - 1) if count > 1 else 0.0
+            # Summed and rounded as `space_timesteps` does: half-way positions depend on the rounding errors.
+            position = 0.0
+            for _ in range(count):
+                index.append(begin + 1 + round(position))
+                position += stride
+            begin += length
+        return torch.tensor(index[::-1], dtype=torch.float64) / self.entries
 
 
-@dataclass(frozen=True)
-class Listed:
-    """Times that the user wrote down, decreasing, in (0, 1]."""
+@dataclass(frozen=True, repr=False)
+class Listed(ShortRepr):
+    """Times given by the user, decreasing, in (0, 1]."""
 
     times: tuple[float, ...]
 
@@ -175,37 +235,65 @@ class Listed:
             raise UserError(f"grid.times must decrease and lie in (0, 1], got {self.times}")
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """See `Grid`; steps must be the number of times."""
+        """The times; see `Grid`. `steps` must be their number."""
         if steps != len(self.times):
             raise UserError(f"steps must be {len(self.times)}, the number of grid.times, got {steps}")
         return torch.tensor(self.times, dtype=torch.float64)
 
 
+GRIDS: dict[str, type[Grid]] = {
+    "uniform": Uniform,
+    "quadratic": Quadratic,
+    "uniform_log_snr": UniformLogSNR,
+    "karras": Karras,
+    "spaced": Spaced,
+    "sections": Sections,
+    "listed": Listed,
+}
+"""Every grid by its name in a recipe."""
+
+SPACINGS: dict[str, Spacing] = {
+    "uniform": Uniform(),
+    "quadratic": Quadratic(),
+    "karras": Karras(),
+    "uniform_log_snr": UniformLogSNR(),
+}
+"""The grids that can be laid between two given times."""
+
+
 def _uniform(steps: int) -> Tensor:
-    _check(steps)
+    _check_steps(steps)
     return torch.arange(steps, 0, -1, dtype=torch.float64) / steps
 
 
 def _end(schedule: Schedule, log_snr: float) -> tuple[float, float]:
-    """The time of a level and its log-SNR, or those of the schedule's cleanest where none is so clean."""
-    t = schedule.inverse(torch.tensor(log_snr, dtype=torch.float64)).clamp(min=0)
+    """The time and log-SNR at which a grid ends: this log-SNR, or the schedule's cleanest, if noisier."""
+    t = schedule.inverse(log_snr).clamp(min=0)
     # No grid holds t = 0; this time comes before the second entry of any table of less than 10,000.
     t = t if t > 0 else torch.full_like(t, 1e-4)
     return t.item(), min(log_snr, schedule(t).log_snr.item())
 
 
-def _fitting(times: Tensor, first: float | None, last: float, what: str) -> Tensor:
-    """The times, checked; their ends, but for a first that is None, themselves, not their images under
-    roundings.
-    """
+def pin_ends(times: Tensor, first: float | None, last: float) -> Tensor:
+    """The times, in place, with exact ends, free of rounding; a `first` of None leaves the first one."""
     if len(times) > 1:
         times[-1] = last
     if first is not None:
         times[0] = first
+    return times
+
+
+def _fit(times: Tensor, first: float | None, last: float, what: str) -> Tensor:
+    """The times with exact ends.
+
+    Raises:
+        UserError: if they do not decrease, or reach 0.
+    """
+    pin_ends(times, first, last)
     if not ((times.diff() < 0).all() and times[-1] > 0):
         raise UserError(f"{what} do not fit this schedule")
     return times
 
 
-def _check(steps: int) -> None:
+def _check_steps(steps: int) -> None:
     check_count("steps", steps)

@@ -1,7 +1,7 @@
-"""Denoisers around denoisers: guidance, clipping, another schedule. A sampler never knows of them.
+"""Denoisers around denoisers: guidance, clipping, another schedule. Samplers do not know of them.
 
-Each is a frozen value with the schedule of what it wraps, and each, but `Clipped` where it is told otherwise,
-keeps the halves adding up: x_t = alpha * x0 + sigma * eps.
+Each is a frozen value with the schedule of the denoiser that it wraps. Each keeps
+x_t = alpha * x0 + sigma * eps, except `Clipped` with `keep`.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from torch import Tensor
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.prediction import Prediction, from_image
 from ddim.diffusion.schedules import Level, Schedule
+from ddim.diffusion.short_repr import ShortRepr
 from ddim.errors import UserError
 
 
 @dataclass(frozen=True)
 class Guided:
-    """Away from a weaker denoiser: weak + scale * (strong - weak), of clean images.
+    """Guidance: clean images weak + scale * (strong - weak), away from those of a weaker denoiser.
 
-    With the same model told a class as `strong` and told none as `weak`, classifier-free guidance (Ho &
-    Salimans 2022, eq. 6, whose w is scale - 1). With a smaller or less trained model as `weak`, autoguidance
-    (Karras et al. 2024, eq. 5). Between log-SNR `low` and `high` alone, guidance in an interval (Kynkäänniemi
-    et al. 2024); outside it, as at scale 1, the weak one is not asked.
+    Classifier-free guidance has one model twice, with a class label as `strong` and without as `weak` (Ho &
+    Salimans 2022, eq. 6, whose w is scale - 1). Autoguidance has a smaller or less trained model as `weak`
+    (Karras et al. 2024, eq. 5). `low` and `high` limit guidance to an interval of log-SNR (Kynkäänniemi et
+    al. 2024). Outside it, and at scale 1, the weak denoiser is not evaluated.
     """
 
     strong: Denoiser
@@ -43,42 +44,46 @@ class Guided:
 
     @property
     def schedule(self) -> Schedule:
-        """That of both."""
+        """The schedule of both denoisers."""
         return self.strong.schedule
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
-        """See `Denoiser`; one time t () for all images."""
+    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
+        """The guided prediction, at one time t () for all images; see `Denoiser`."""
         at = self.schedule(t)
         p = self.strong(x_t, t)
         if self.scale == 1 or not self.low <= at.log_snr <= self.high:
             return p
         weak = self.weak(x_t, t)
         guided = from_image(x_t, torch.lerp(weak.x0, p.x0, self.scale), at.over(x_t))
-        return Prediction(guided.x0, guided.eps, p.mix)
+        return Prediction(guided.x0, guided.eps, p.variance_mix)
 
 
 @dataclass(frozen=True)
 class Rescheduled:
-    """A denoiser that is asked at the times of another `schedule` than its own.
+    """A denoiser at the times of another `schedule` than its own.
 
-    A level is one log-SNR: the inner denoiser is asked where its own schedule has it, about x_t scaled by the
-    ratio of the two alphas, which leaves image and noise as they are.
+    The inner denoiser is evaluated at the time where its own schedule has the same log-SNR. Its x_t is scaled
+    by the ratio of the two alphas, which leaves image and noise as they are.
     """
 
     inner: Denoiser
     schedule: Schedule
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
-        """See `Denoiser`; UserError for a level that the inner schedule does not reach."""
+    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
+        """The prediction; see `Denoiser`.
+
+        Raises:
+            UserError: if the inner schedule does not reach the level.
+        """
         at = self.schedule(t)
         own = self.inner.schedule
         check_reach(own, at)
         time = own.inverse(at.log_snr)
         scale = own(time).alpha / at.alpha
         p = self.inner(scale.reshape(-1, *(1,) * (x_t.ndim - 1)).to(x_t) * x_t, time)
-        # Of a table the nearest level is another one; the halves add up at the level that was asked for.
+        # A table has only a nearby level; image and noise must add up at the level that was asked for.
         whole = from_image(x_t, p.x0, at.over(x_t))
-        return Prediction(whole.x0, whole.eps, p.mix)
+        return Prediction(whole.x0, whole.eps, p.variance_mix)
 
 
 _NEAR = 1e-6
@@ -86,7 +91,11 @@ _NEAR = 1e-6
 
 
 def check_reach(own: Schedule, at: Level) -> None:
-    """UserError where levels () or (N,) lie beyond the ends of a model's own schedule."""
+    """Check that levels () or (N,) lie between the ends of a model's own schedule.
+
+    Raises:
+        UserError: if one of them does not.
+    """
     clean, noisy = own(torch.tensor([0.0, 1.0], dtype=torch.float64)).log_snr.tolist()
     if at.log_snr.min() < noisy - _NEAR or at.log_snr.max() > clean + _NEAR:
         raise UserError(
@@ -95,12 +104,12 @@ def check_reach(own: Schedule, at: Level) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Clipped:
-    """Clean images held within what pixels can be: `low` and `high` (C,), of `Pixels.bounds`.
+@dataclass(frozen=True, repr=False)
+class Clipped(ShortRepr):
+    """Clean images clipped to black and white: `low` and `high` (C,) of `Pixels.bounds`.
 
-    Saharia et al. 2022, section 2.3, static thresholding; eps is what is then left of x_t. With `keep` it is
-    what was predicted, as in diffusers' clip_sample, and the halves no longer add up.
+    Static thresholding (Saharia et al. 2022, section 2.3). eps is then what is left of x_t. With `keep` it
+    stays as predicted, as under diffusers' clip_sample, and x_t is no longer alpha * x0 + sigma * eps.
     """
 
     inner: Denoiser
@@ -110,23 +119,24 @@ class Clipped:
 
     @property
     def schedule(self) -> Schedule:
-        """The inner denoiser's."""
+        """The schedule of the inner denoiser."""
         return self.inner.schedule
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
-        """See `Denoiser`."""
+    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
+        """The prediction; see `Denoiser`."""
         p = self.inner(x_t, t)
         low, high = (bound.reshape(-1, 1, 1).to(x_t) for bound in (self.low, self.high))
         clipped = from_image(x_t, p.x0.clamp(low, high), self.schedule(t).over(x_t))
-        return Prediction(clipped.x0, p.eps if self.keep else clipped.eps, p.mix)
+        return Prediction(clipped.x0, p.eps if self.keep else clipped.eps, p.variance_mix)
 
 
-@dataclass(frozen=True)
-class Thresholded:
-    """Dynamic thresholding (Saharia et al. 2022, section 2.3): an image that leaves its bounds is shrunk.
+@dataclass(frozen=True, repr=False)
+class Thresholded(ShortRepr):
+    """Dynamic thresholding: an image outside its bounds is clipped and shrunk.
 
-    In units where each channel's bounds are -1 and 1, s is the `quantile` of an image's absolute pixels;
-    where s is above 1 the image is clipped to [-s, s] and divided by s.
+    Saharia et al. 2022, section 2.3.
+    In units where the bounds of each channel are -1 and 1, s is the `quantile` of the absolute pixels of an
+    image. Where s is above 1 the image is clipped to [-s, s] and divided by s.
     """
 
     inner: Denoiser
@@ -140,11 +150,11 @@ class Thresholded:
 
     @property
     def schedule(self) -> Schedule:
-        """The inner denoiser's."""
+        """The schedule of the inner denoiser."""
         return self.inner.schedule
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
-        """See `Denoiser`."""
+    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
+        """The prediction; see `Denoiser`."""
         p = self.inner(x_t, t)
         middle = ((self.low + self.high) / 2).reshape(-1, 1, 1).to(x_t)
         half = ((self.high - self.low) / 2).reshape(-1, 1, 1).to(x_t)
@@ -152,4 +162,4 @@ class Thresholded:
         s = unit.abs().flatten(1).quantile(self.quantile, dim=1).clamp(min=1).reshape(-1, 1, 1, 1)
         shrunk = middle + half * (unit.clamp(-s, s) / s)
         thresholded = from_image(x_t, shrunk, self.schedule(t).over(x_t))
-        return Prediction(thresholded.x0, thresholded.eps, p.mix)
+        return Prediction(thresholded.x0, thresholded.eps, p.variance_mix)

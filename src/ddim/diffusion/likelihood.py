@@ -1,8 +1,8 @@
-"""Bits per dimension of 8-bit images under a model: how short its lossless code for them could be.
+"""Likelihood: bits per dimension of 8-bit images under a model, the length of its best lossless code.
 
-Two measures of one law: the variational bound, of the model that DDPM samples from, and the probability flow,
-of the model that deterministic samplers follow. x0 (B, C, H, W) are 8-bit images in model units; each gives
-its own number.
+There are two measures. The variational bound is that of the model that DDPM samples from, the probability
+flow that of the model that deterministic samplers follow. x0 (B, C, H, W) are 8-bit images in model units;
+each image gets its own number.
 """
 
 from __future__ import annotations
@@ -15,63 +15,71 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.gaussian import log_density, step
+from ddim.diffusion.gaussian import log_density, posterior
 from ddim.diffusion.grids import Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.schedules import Linear, Schedule
-from ddim.diffusion.variational_bound import Variance, bits, picture_bits, prior_bits, step_bits, steps
+from ddim.diffusion.schedules import Schedule
+from ddim.diffusion.variational_bound import (
+    Variance,
+    bound_posterior,
+    image_bits,
+    nats_to_bits,
+    prior_bits,
+    step_bits,
+)
 from ddim.errors import UserError, check_count
 
 CLEAN = 0.05
 """The most noise, relative to the signal, under which 8-bit values can be told apart."""
 
 FIRST = 0.25
-"""The noise, in 8-bit values, at which the flow takes an image over.
+"""The noise, in 8-bit values, at which the flow starts: it treats the image as one with that much noise.
 
-It takes the image for one that has so much noise already. Of a law that is 1.8 values wide, noise of 1.3
-values costs 0.05 bits, and this nothing that can be measured.
+On a distribution 1.8 values wide, noise of 1.3 values costs 0.05 bits; this noise costs nothing measurable.
 """
 
 LAST = 0.7
 """The noise, in 8-bit values, at which the steps of the bound end.
 
-With less, steps pay for the place within a bin, which no value tells; with more, the last guess, a normal law
-so wide, is wider than narrow laws are. On the schedule of edm 1000 steps are loose by 0.37, 0.16, 0.14 and
-0.15 bits at 0.25, 0.5, 0.7 and 1 of a law 1.8 values wide, by 0.33, 0.11, 0.09 and 0.08 of one 25 wide; on
-those of other recipes too the narrow law has its least at 0.7. Flat images would have less.
+With less, the steps pay for the place within a bin, which the values do not hold. With more, the last
+prediction, a normal distribution of that width, is wider than narrow distributions of images. On the schedule
+of edm 1000 steps are loose by 0.37, 0.16, 0.14 and 0.15 bits at 0.25, 0.5, 0.7 and 1, on a distribution 1.8
+values wide, and by 0.33, 0.11, 0.09 and 0.08 bits on one 25 wide. Under other recipes too the loss on the
+narrow one is least at 0.7. Flat images would have less.
 """
 
 
-def check(schedule: Schedule, earliest: float = 0.0) -> None:
-    """UserError for a schedule that, from the `earliest` time trained on, never comes near to an image."""
-    at = schedule(torch.tensor(earliest, dtype=torch.float64))
-    bar = (at.sigma / at.alpha).item()
-    if bar > CLEAN:
+def check_reaches_images(schedule: Schedule, earliest: float = 0.0) -> None:
+    """Check that a schedule, from the `earliest` time trained on, comes close to an image.
+
+    Raises:
+        UserError: if its least sigma / alpha is above `CLEAN`.
+    """
+    ratio = schedule(earliest).noise_to_signal.item()
+    if ratio > CLEAN:
         raise UserError(
-            f"likelihood needs a schedule and times of training whose least noise is at most {CLEAN}, in "
-            f"which 8-bit values can be told apart, got {bar:.3g}"
+            f"likelihood needs a schedule and training times whose least noise is at most {CLEAN}, at which "
+            f"8-bit values can be told apart, got {ratio:.3g}"
         )
 
 
-def entries(schedule: Schedule) -> float:
-    """How many levels a schedule has: those of its table, else infinitely many."""
-    return schedule.entries if isinstance(schedule, Linear) else math.inf
+def bound_times(steps: int, schedule: Schedule, pixels: Pixels, earliest: float = 0.0) -> Tensor:
+    """(steps,) decreasing times for the variational bound, in equal steps of log-SNR.
 
+    They go from t = 1 to noise `LAST`, or to the cleanest level from the `earliest` time trained on. On a
+    table, of which only the entries are trained, they are evenly spaced entries.
 
-def grid(steps: int, schedule: Schedule, pixels: Pixels, earliest: float = 0.0) -> Tensor:
-    """(steps,) decreasing times for the bound, in equal steps of log-SNR; UserError if steps < 1.
-
-    From t = 1 to noise `LAST`, or to the cleanest level from the `earliest` time trained on. A table, of
-    which nothing but the entries is trained, is walked evenly over them.
+    Raises:
+        UserError: if steps < 1.
     """
-    if isinstance(schedule, Linear):
+    if schedule.entries:
         return Uniform()(steps, schedule)
-    return UniformLogSNR(_clean(schedule, pixels, LAST, earliest))(steps, schedule)
+    return UniformLogSNR(_clean_log_snr(schedule, pixels, LAST, earliest))(steps, schedule)
 
 
 @torch.no_grad()
-def vlb(
+def bound_bits(  # noqa: PLR0913  (the model, the images, and how they are measured)
     denoise: Denoiser,
     x0: Tensor,
     pixels: Pixels,
@@ -79,35 +87,45 @@ def vlb(
     noise: Noise,
     variance: Variance = "large",
 ) -> Tensor:
-    """(B,) bits per dimension: the variational bound over the steps of decreasing `times` (T,), T >= 2.
+    """The variational bound over the steps of decreasing times; one draw of noise a step makes it unbiased.
 
-    UserError for fewer, or for more than a table has `entries`.
+    Args:
+        denoise: the model.
+        x0: 8-bit images (B, C, H, W) in model units.
+        pixels: the pixels that define the model units.
+        times: decreasing times (T,), from `bound_times`.
+        noise: the random streams, one for each image.
+        variance: that of the steps of p. "large" is right where an image is smooth at the scale of the noise,
+            as all are near the clean end; "learned" needs a network that predicts a variance.
 
-    `variance` is that of the steps of p. "large" is right where an image is smooth at the scale of the noise,
-    as near its end all are; "learned" needs a network that predicts it. One draw of noise a step: unbiased.
+    Returns:
+        Bits per dimension (B,).
+
+    Raises:
+        UserError: if there are fewer than 2 times, or more than the schedule's table has entries.
     """
     if len(times) < 2:
         raise UserError(f"the bound needs at least 2 steps, got {len(times)}")
     schedule = denoise.schedule
-    if len(times) > entries(schedule):
-        # Between them nothing was trained; of equal levels the last step would have no variance at all.
+    if schedule.entries and len(times) > schedule.entries:
+        # Between entries nothing was trained; a last step between equal levels would have no variance.
         raise UserError(
-            f"the bound needs at most {entries(schedule)} steps, the entries of the schedule's table, "
+            f"the bound needs at most {schedule.entries} steps, the entries of the schedule's table, "
             f"got {len(times)}"
         )
     total = prior_bits(x0, schedule(times[0])).double()
-    least = step(schedule(times[-2]), schedule(times[-1])).small
+    least = posterior(schedule(times[-2]), schedule(times[-1])).small
     for t, s in pairwise([*times, torch.zeros_like(times[0])]):
         x_t = schedule(t).noisy(x0, noise.like(x0))
-        p, q = denoise(x_t, t), steps(schedule, t, s, least)
+        p, q = denoise(x_t, t), bound_posterior(schedule, t, s, least)
         if s > 0:
             total += step_bits(p, x_t, x0, q, variance)
         else:
-            total += picture_bits(p, x0, q, variance, pixels)
+            total += image_bits(p, x0, q, variance, pixels)
     return total
 
 
-def flow(
+def flow_bits(  # noqa: PLR0913  (the model, the images, and how they are measured)
     denoise: Denoiser,
     x0: Tensor,
     pixels: Pixels,
@@ -116,18 +134,32 @@ def flow(
     trace: Literal["estimated", "exact"] = "estimated",
     earliest: float = 0.0,
 ) -> Tensor:
-    """(B,) bits per dimension along the probability flow (Song et al. 2021b, eq. 39); 4 evaluations a step.
+    """The likelihood along the probability flow (Song et al. 2021b, eq. 39).
 
-    From noise `FIRST`, or the cleanest level from the `earliest` time trained on, to t = 1, in equal steps of
-    log-SNR by Runge and Kutta's classical rule, of order 4. Each 8-bit value is spread evenly over its bin,
-    so that the density bounds the probability of the values (Theis et al. 2016, section 3.1). The divergence
-    is "exact", an evaluation a number of an image, or "estimated" by one random sign for each (Hutchinson
-    1990; Grathwohl et al. 2019, eq. 7): unbiased. UserError for a schedule that is a table read by "floor".
+    The flow goes from noise `FIRST`, or the cleanest level from the `earliest` time trained on, to t = 1, in
+    equal steps of log-SNR, by Runge and Kutta's classical rule of order 4. Each 8-bit value is spread evenly
+    over its bin, so that the density bounds the probability of the values (Theis et al. 2016, section 3.1).
+
+    Args:
+        denoise: the model.
+        x0: 8-bit images (B, C, H, W) in model units.
+        pixels: the pixels that define the model units.
+        noise: the random streams, one for each image.
+        steps: steps of the flow, of 4 evaluations each.
+        trace: the divergence is "exact", at one evaluation for each number of an image, or "estimated"
+            without bias from one random sign for each (Hutchinson 1990; Grathwohl et al. 2019, eq. 7).
+        earliest: the least time that training draws.
+
+    Returns:
+        Bits per dimension (B,).
+
+    Raises:
+        UserError: if the schedule is a table read by "floor", or has plateaus.
     """
     check_count("steps", steps)
     schedule = denoise.schedule
-    first = _clean(schedule, pixels, FIRST, earliest)
-    end = schedule(torch.ones((), dtype=torch.float64)).log_snr.item()
+    first = _clean_log_snr(schedule, pixels, FIRST, earliest)
+    end = schedule(1.0).log_snr.item()
     clock = -torch.linspace(first, end, 2 * steps + 1, dtype=torch.float64) / 2
     times = schedule.inverse(-2 * clock)
     if not torch.allclose(-schedule(times).log_snr / 2, clock, atol=1e-6):
@@ -156,13 +188,13 @@ def flow(
     at = schedule(times[-1]).over(x0)
     last = log_density(at.alpha * y, at.alpha**2 + at.sigma**2) + at.alpha.log()
     units = pixels.units.log().reshape(-1, 1, 1).to(x0)
-    return bits(units - last).double() - fallen / math.log(2) / x0[0].numel()
+    return nats_to_bits(units - last).double() - fallen / math.log(2) / x0[0].numel()
 
 
-def _clean(schedule: Schedule, pixels: Pixels, noise: float, earliest: float) -> float:
-    """The log-SNR of noise in 8-bit values, or that of the cleanest level from time `earliest` on.
+def _clean_log_snr(schedule: Schedule, pixels: Pixels, noise: float, earliest: float) -> float:
+    """The log-SNR of a noise in 8-bit values, or that of the cleanest level from time `earliest` on.
 
-    Where the units of channels differ, the values of the one in which they lie closest.
+    Where the units of channels differ, the channel in which the values lie closest counts.
     """
     wanted = 2 * math.log(pixels.units.max().item() / noise)
     t = schedule.inverse(torch.tensor(wanted, dtype=torch.float64)).clamp(min=earliest)

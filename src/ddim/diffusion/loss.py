@@ -1,4 +1,4 @@
-"""The training loss, a function of everything it uses."""
+"""Losses: the training error of each image, a function of everything it uses."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.gaussian import step
+from ddim.diffusion.gaussian import posterior
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.prediction import Prediction, velocity
 from ddim.diffusion.schedules import Level, Schedule
-from ddim.diffusion.time_sampling import LossAware
-from ddim.diffusion.variational_bound import picture_bits, step_bits, steps
+from ddim.diffusion.time_sampling import LossAware, NormalLogSNR, TableTimes, TimeSampling, UniformTimes
+from ddim.diffusion.variational_bound import bound_posterior, image_bits, step_bits
+from ddim.diffusion.weighting import EDMWeight, Unweighted
 from ddim.errors import UserError
 
 On = Literal["noise", "image", "velocity"]
@@ -25,106 +26,32 @@ Error = Literal["l1", "mse", "huber"]
 _ERRORS: dict[str, Callable[..., Tensor]] = {"l1": F.l1_loss, "mse": F.mse_loss, "huber": F.huber_loss}
 
 
-class TimeDensity(Protocol):
-    """Where training spends its images."""
+class Loss(Protocol):
+    """The error that training makes small."""
 
-    def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        """(B,) uniform in [0, 1) -> (B,) times in (0, 1], float64."""
+    @property
+    def times(self) -> TimeSampling:
+        """The distribution of the training times."""
         ...
 
-
-@dataclass(frozen=True)
-class UniformTimes:
-    """Times uniform in (low, 1]: t = 0 may hold no noise, and so no noise to predict."""
-
-    low: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.low < 1:
-            raise UserError(f"objective.times.low must be at least 0 and less than 1, got {self.low}")
-
-    def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        """See `TimeDensity`."""
-        return 1 - (1 - self.low) * uniform.double()
-
-
-@dataclass(frozen=True)
-class NormalLogSNR:
-    """Log-SNR normally distributed, clamped to the schedule (Karras et al. 2022, table 1: sigma log-normal).
-
-    The paper's mean -1.2 and deviation 1.2 of log sigma are 2.4 and 2.4 of log-SNR at sigma_data 0.5, and
-    about 1 and 2.4 for data of unit variance.
-    """
-
-    mean: float = 1.0
-    std: float = 2.4
-
-    def __post_init__(self) -> None:
-        if not self.std > 0:
-            raise UserError(f"objective.times.std must be above 0, got {self.std}")
-
-    def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        """See `TimeDensity`."""
-        inside = uniform.double().clamp(1e-9, 1 - 1e-9)
-        return schedule.inverse(self.mean + self.std * torch.special.ndtri(inside))
-
-
-class Weight(Protocol):
-    """What an error counts at each level."""
-
-    def __call__(self, at: Level) -> Tensor:
-        """Level of any shape -> weights of that shape."""
+    @property
+    def needs_variance(self) -> bool:
+        """Whether the network must predict a variance (`outputs` 2)."""
         ...
 
+    def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:
+        """The error (B,) on images x0 (B, C, H, W) in model units, noised to times t (B,) with eps like x0.
 
-@dataclass(frozen=True)
-class Unweighted:
-    """Every level counts as much."""
-
-    def __call__(self, at: Level) -> Tensor:
-        """See `Weight`."""
-        return torch.ones_like(at.sigma)
-
-
-@dataclass(frozen=True)
-class EDMWeight:
-    """lambda = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, in sigma / alpha (Karras et al., table 1).
-
-    With it a squared error of the image is that of what a network of `PredictsEDM` gives (appendix B.6). The
-    lambda = 1 / sigma^2 of the paper's other columns needs no weight: it is the squared error of the noise.
-    """
-
-    sigma_data: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.sigma_data > 0:
-            raise UserError(f"objective.weight.sigma_data must be above 0, got {self.sigma_data}")
-
-    def __call__(self, at: Level) -> Tensor:
-        """See `Weight`."""
-        return (at.alpha / at.sigma) ** 2 + 1 / self.sigma_data**2
-
-
-@dataclass(frozen=True)
-class TableTimes:
-    """Each entry of a table of so many equally often: i / entries for i = 1 ... entries (Ho et al. 2020)."""
-
-    entries: int = 1000
-
-    def __post_init__(self) -> None:
-        if not self.entries > 0:
-            raise UserError(f"objective.times.entries must be above 0, got {self.entries}")
-
-    def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        """See `TimeDensity`."""
-        return ((uniform.double() * self.entries).floor() + 1) / self.entries
+        `pixels` defines the model units.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Which error is made small: its kind, of which quantity, at which times, with which weight.
+    """An error `error` of a quantity `on`, at times drawn from `times`, weighted by `weight`.
 
-    Independent of what the network predicts.
+    It does not depend on what the network predicts.
     """
 
     on: On = "noise"
@@ -132,34 +59,32 @@ class Objective:
     times: UniformTimes | NormalLogSNR | TableTimes = UniformTimes()
     weight: Unweighted | EDMWeight = Unweighted()
 
+    needs_variance = False
+
     def __call__(
         self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels | None = None
     ) -> Tensor:
-        """(B,) error on images x0 (B, C, H, W) in model units, noised to times t (B,) with eps like x0.
-
-        `pixels` says what the units are; this error does not depend on them.
-        """
+        """The error (B,); see `Loss`. It does not depend on `pixels`."""
         level = denoise.schedule(t)
-        at = level.over(x0)
         p = denoise(level.noisy(x0, eps), t)
-        wanted = quantity(Prediction(x0, eps), at, self.on)
-        error = _ERRORS[self.error](quantity(p, at, self.on), wanted, reduction="none")
-        return self.weight(level).to(x0) * error.flatten(1).mean(1)
+        return self.weight(level).to(x0) * _error(self, p, Prediction(x0, eps), level.over(x0))
 
 
 @dataclass(frozen=True)
 class Hybrid:
     """L_simple + `vlb` * L_vlb, for networks that predict a variance (Nichol & Dhariwal 2021, eq. 16).
 
-    `on`, `error` and `times` as of `Objective`. L_vlb is the bound on the likelihood in bits per dimension,
-    over the table of `times`; an image at one time counts for all of them. In it the prediction of the image
-    is held fast, so that it trains the variance alone.
+    `on`, `error` and `times` are as in `Objective`. L_vlb is the variational bound in bits per dimension,
+    over the table of `times`; an image at one time stands for all times. The predicted image is detached in
+    it, so that it trains the variance alone.
     """
 
     on: On = "noise"
     error: Error = "mse"
     times: TableTimes | LossAware = TableTimes(4000)
     vlb: float = 0.001
+
+    needs_variance = True
 
     def __post_init__(self) -> None:
         if not self.vlb >= 0:
@@ -168,14 +93,14 @@ class Hybrid:
             raise UserError(f"objective.times.entries must be at least 2, got {self.times.entries}")
 
     def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:
-        """(B,) error, as of `Objective`, on 8-bit images x0 whose model units are those of `pixels`."""
+        """The error (B,) on 8-bit images; see `Loss`."""
         level = denoise.schedule(t)
-        at, x_t = level.over(x0), level.noisy(x0, eps)
+        x_t = level.noisy(x0, eps)
         p = denoise(x_t, t)
-        wanted = quantity(Prediction(x0, eps), at, self.on)
-        simple = _ERRORS[self.error](quantity(p, at, self.on), wanted, reduction="none").flatten(1).mean(1)
-        fast = Prediction(p.x0.detach(), p.eps.detach(), p.mix)
-        return simple + self.vlb * self.times.entries * self._bits(fast, denoise.schedule, x_t, x0, t, pixels)
+        simple = _error(self, p, Prediction(x0, eps), level.over(x0))
+        detached = Prediction(p.x0.detach(), p.eps.detach(), p.variance_mix)
+        bits = self._bits(detached, denoise.schedule, x_t, x0, t, pixels)
+        return simple + self.vlb * self.times.entries * bits
 
     def _bits(  # noqa: PLR0913  (what a term of the bound is made of)
         self, p: Prediction, schedule: Schedule, x_t: Tensor, x0: Tensor, t: Tensor, pixels: Pixels
@@ -183,13 +108,23 @@ class Hybrid:
         """(B,) the term of the bound that belongs to each time."""
         first, second = torch.tensor([1.0, 2.0], dtype=torch.float64) / self.times.entries
         s = ((t.double() * self.times.entries).round() - 1) / self.times.entries
-        q = steps(schedule, t, s, step(schedule(second), schedule(first)).small)
+        q = bound_posterior(schedule, t, s, posterior(schedule(second), schedule(first)).small)
         between = step_bits(p, x_t, x0, q, "learned")
-        return torch.where((s > 0).to(x0.device), between, picture_bits(p, x0, q, "learned", pixels))
+        return torch.where((s > 0).to(x0.device), between, image_bits(p, x0, q, "learned", pixels))
+
+
+LOSSES: dict[str, type[Loss]] = {"objective": Objective, "hybrid": Hybrid}
+"""Every loss by its name in a recipe."""
+
+
+def _error(loss: Objective | Hybrid, p: Prediction, truth: Prediction, at: Level) -> Tensor:
+    """(B,) the mean error of a prediction over the numbers of each image."""
+    found, wanted = (quantity(half, at, loss.on) for half in (p, truth))
+    return _ERRORS[loss.error](found, wanted, reduction="none").flatten(1).mean(1)
 
 
 def quantity(p: Prediction, at: Level, on: On) -> Tensor:
-    """(B, C, H, W) noise, image or velocity of a prediction."""
+    """The noise, image or velocity (B, C, H, W) of a prediction."""
     if on == "velocity":
         return velocity(p, at)
     return p.eps if on == "noise" else p.x0

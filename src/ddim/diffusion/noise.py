@@ -1,4 +1,4 @@
-"""Randomness as an argument: one stream an image; in training one for each use at each step."""
+"""Randomness as an argument: one random stream for each image, and in training one for each use and step."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from operator import index
 import torch
 from torch import Tensor
 
+from ddim.diffusion.short_repr import short_values
 from ddim.errors import UserError
 
 NOISE, VALIDATION, WEIGHTS, DROPOUT, GRAIN, AUGMENT, LABEL = 1, 2, 3, 4, 5, 6, 7
@@ -15,26 +16,34 @@ NOISE, VALIDATION, WEIGHTS, DROPOUT, GRAIN, AUGMENT, LABEL = 1, 2, 3, 4, 5, 6, 7
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
-    """UserError unless every seed lies in [0, 2^32): a CPU generator keeps no more bits."""
+    """Check that every seed lies in [0, 2^32), since a CPU generator keeps no more bits.
+
+    Raises:
+        UserError: if one does not.
+    """
     for seed in seeds:
         if not 0 <= seed < 2**32:
             raise UserError(f"seed must lie in [0, 2^32), got {seed}")
 
 
 class Noise:
-    """Standard normal noise in which image k depends on seed k and on nothing else.
+    """Standard normal noise in which image k depends on seed k alone.
 
-    It has state, the position in each stream, because a run draws again and again; one value serves one run.
+    It has state, the position in each stream, because a run draws again and again. Each run needs a new one.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
         check_seeds(seeds)
-        self.streams = [torch.Generator().manual_seed(index(seed)) for seed in seeds]
+        self.seeds = tuple(index(seed) for seed in seeds)
+        self.streams = [torch.Generator().manual_seed(seed) for seed in self.seeds]
+
+    def __repr__(self) -> str:
+        return f"Noise(({short_values(self.seeds)}))"
 
     def like(self, x: Tensor) -> Tensor:
-        """x (B, ...) with B the number of seeds -> (B, ...) standard normal, same type and device.
+        """Standard normal noise like x (B, ...), with B the number of seeds.
 
-        Drawn on the CPU, so that every device gets the same image.
+        It is drawn on the CPU, so that every device gets the same image.
         """
         if len(x) != len(self.streams):
             raise ValueError(f"noise has {len(self.streams)} streams, but x holds {len(x)} images")
@@ -43,7 +52,7 @@ class Noise:
 
 
 def stream(device: str, seed: int, use: int, step: int) -> torch.Generator:
-    """A generator on the device for one use at one step: the same after any resume."""
+    """A generator on the device for one use at one training step, the same after any resume."""
     import numpy as np
 
     (state,) = np.random.SeedSequence([seed, use, step]).generate_state(1)

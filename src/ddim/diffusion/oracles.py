@@ -1,6 +1,6 @@
-"""Denoisers whose every answer is known: data laws for which E[x0 | x_t] has a closed form.
+"""Oracles: denoisers with exact answers, for distributions of images whose E[x0 | x_t] has a closed form.
 
-They are what samplers are checked against: no network stands between a method and its error. Each is a frozen
+Samplers are checked against them, since no network stands between a method and its error. Each is a frozen
 `Denoiser` for any schedule; images are (B, C, H, W) in model units.
 """
 
@@ -9,30 +9,33 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from ddim.diffusion.prediction import Prediction, from_image
 from ddim.diffusion.schedules import Level, Schedule
+from ddim.diffusion.short_repr import ShortRepr
 
 
-@dataclass(frozen=True)
-class Gaussian:
+@dataclass(frozen=True, repr=False)
+class Gaussian(ShortRepr):
     """Independent normal pixels: `mean` and `std` are numbers, or tensors that broadcast to an image."""
 
     schedule: Schedule
     mean: float | Tensor = 0.3
     std: float | Tensor = 0.5
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
-        """See `Denoiser`."""
+    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
+        """The exact prediction; see `Denoiser`."""
         at = self.schedule(t).over(x_t)
         gain = at.alpha * self.std**2 / self.spread(at) ** 2
         return from_image(x_t, self.mean + gain * (x_t - at.alpha * self.mean), at)
 
     def flow(self, x: Tensor, t: float | Tensor, s: float | Tensor) -> Tensor:
-        """Where the probability flow carries x (B, C, H, W) from time t to s: standard scores are kept."""
-        now, then = (self.schedule(torch.as_tensor(time, dtype=torch.float64)) for time in (t, s))
+        """x (B, C, H, W) carried by the probability flow from time t to s; standard scores are kept."""
+        now, then = self.schedule(t), self.schedule(s)
         return then.alpha * self.mean + self.spread(then) * (x - now.alpha * self.mean) / self.spread(now)
 
     def spread(self, at: Level) -> Tensor:
@@ -40,22 +43,22 @@ class Gaussian:
         return (at.alpha**2 * self.std**2 + at.sigma**2).sqrt()
 
 
-@dataclass(frozen=True)
-class Mixture:
+@dataclass(frozen=True, repr=False)
+class Mixture(ShortRepr):
     """Equally likely normal clouds: centres (K, C, H, W), all of standard deviation `std`.
 
-    With std 0 the law of a finite data set, whose samples a perfect model repeats.
+    With std 0 it is the distribution of a finite data set, whose images a perfect model repeats.
     """
 
     schedule: Schedule
     centres: Tensor
     std: float = 0.0
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
-        """See `Denoiser`."""
+    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
+        """The exact prediction; see `Denoiser`."""
         at = self.schedule(t).over(x_t)
         centres = self.centres.to(x_t)
-        variance = at.alpha**2 * self.std**2 + at.sigma**2  # of x_t round alpha times a centre
+        variance = at.alpha**2 * self.std**2 + at.sigma**2  # of x_t around alpha times a centre
         away = x_t[:, None] - (at.alpha[:, None] * centres)  # (B, K, C, H, W)
         odds = -away.square().flatten(2).sum(2) / 2 / variance.reshape(-1, 1)
         share = odds.softmax(1).to(x_t)
@@ -64,43 +67,22 @@ class Mixture:
         return from_image(x_t, centre + gain * (x_t - at.alpha * centre), at)
 
 
-def exact(denoise: Gaussian | Mixture, x: Tensor, t: float, s: float, steps: int = 256) -> Tensor:
-    """Where the probability flow carries x (B, C, H, W) float64 from time t to time s, for any oracle.
+def exact_flow(denoise: Gaussian | Mixture, x: Tensor, t: float, s: float) -> Tensor:
+    """x (B, C, H, W) float64 carried by the probability flow from time t to time s, to about 1e-11.
 
+    The equation is dy / d(sigma / alpha) = eps for y = x / alpha (Song et al. 2021, eq. 14). It is solved by
+    Dormand and Prince's rule of order 8, in asinh(sigma / alpha), which neither end of a schedule stretches.
     Neither time may be free of noise, and the schedule must be continuous.
-
-    Dormand & Prince's rule of order 5 in `steps` equal steps of asinh(sigma / alpha), a clock that neither
-    end of a schedule can stretch; 256 steps of a smooth law are exact to about 1e-11.
     """
     schedule = denoise.schedule
-    ends = [schedule(torch.tensor(time, dtype=torch.float64)) for time in (t, s)]
-    bars = [at.sigma / at.alpha for at in ends]
-    begin, end = (bar.asinh().item() for bar in bars)
+    now, then = schedule(t), schedule(s)
 
-    def slope(clock: float, y: Tensor) -> Tensor:
-        """dy / dclock for y = x / alpha: dy / d(sigma / alpha) = eps (Song et al. 2021, eq. 14)."""
-        bar = math.sinh(clock)
-        time = schedule.inverse(torch.tensor(-2 * math.log(bar), dtype=torch.float64))
-        at = schedule(time)
-        return math.cosh(clock) * denoise(at.alpha * y, time).eps
+    def slope(clock: float, y: np.ndarray) -> np.ndarray:
+        time = schedule.inverse(-2 * math.log(math.sinh(clock)))
+        eps = denoise(schedule(time).alpha * torch.from_numpy(y).reshape(x.shape), time).eps
+        return (math.cosh(clock) * eps).flatten().numpy()
 
-    y, h = x.double() / ends[0].alpha, (end - begin) / steps
-    for i in range(steps):
-        clock, k = begin + i * h, []
-        for where, row in zip(_NODES, _ROWS, strict=True):
-            k.append(slope(clock + where * h, y + h * sum(a * b for a, b in zip(row, k, strict=True))))
-        y = y + h * sum(a * b for a, b in zip(_WEIGHTS, k, strict=True))
-    return ends[1].alpha * y
-
-
-# Dormand & Prince 1980: the sixth stage ends the rule of order 5.
-_NODES = (0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1)
-_ROWS = (
-    (),
-    (1 / 5,),
-    (3 / 40, 9 / 40),
-    (44 / 45, -56 / 15, 32 / 9),
-    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-)
-_WEIGHTS = (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84)
+    span = [at.noise_to_signal.asinh().item() for at in (now, then)]
+    start = (x.double() / now.alpha).flatten().numpy()
+    end = solve_ivp(slope, span, start, method="DOP853", t_eval=span[1:], rtol=1e-13, atol=1e-13).y[:, -1]
+    return then.alpha * torch.from_numpy(end).reshape(x.shape)

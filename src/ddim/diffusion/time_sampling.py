@@ -1,22 +1,102 @@
-"""Training times drawn where the loss is large, and weights that keep its mean."""
+"""Time samplings: at which noise levels a network is trained, and how often."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ddim.diffusion.schedules import Schedule
-from ddim.errors import UserError
+from ddim.errors import UserError, check_positive
+
+
+class TimeSampling(Protocol):
+    """The distribution of training times."""
+
+    @property
+    def entries(self) -> int | None:
+        """Number of different times, i / entries for i = 1 ... entries; None where they are continuous."""
+        ...
+
+    def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
+        """Times (B,) in (0, 1], float64, from numbers (B,) uniform in [0, 1)."""
+        ...
+
+    def memory(self) -> LossMemory | None:
+        """A new memory of losses by which times are drawn, or None if losses do not decide."""
+        ...
 
 
 @dataclass(frozen=True)
-class LossAware:
-    """Entry i of a table of so many with probability p_i in proportion to sqrt(E[loss_i^2]).
+class UniformTimes:
+    """Times uniform in (low, 1]. t = 0 is left out: it may hold no noise, and so no noise to predict."""
 
-    Nichol & Dhariwal 2021, eq. 18, the mean over the last `history` losses at the entry. A part `uniform` of
-    the draws is spread evenly; all are, until each entry has its history. What is drawn counts
+    low: float = 0.0
+
+    entries = None  # continuous
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < 1:
+            raise UserError(f"objective.times.low must be at least 0 and less than 1, got {self.low}")
+
+    def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
+        """The times; see `TimeSampling`."""
+        return 1 - (1 - self.low) * uniform.double()
+
+    def memory(self) -> None:
+        """No memory; see `TimeSampling`."""
+
+
+@dataclass(frozen=True)
+class NormalLogSNR:
+    """Log-SNR normally distributed, clamped to the schedule (Karras et al. 2022, table 1: sigma log-normal).
+
+    The paper's mean -1.2 and deviation 1.2 of log sigma are 2.4 and 2.4 of log-SNR at sigma_data 0.5. For
+    data of unit variance they are about 1 and 2.4.
+    """
+
+    mean: float = 1.0
+    std: float = 2.4
+
+    entries = None  # continuous
+
+    def __post_init__(self) -> None:
+        check_positive("objective.times", std=self.std)
+
+    def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
+        """The times; see `TimeSampling`."""
+        inside = uniform.double().clamp(1e-9, 1 - 1e-9)
+        return schedule.inverse(self.mean + self.std * torch.special.ndtri(inside))
+
+    def memory(self) -> None:
+        """No memory; see `TimeSampling`."""
+
+
+@dataclass(frozen=True)
+class TableTimes:
+    """Each entry of a table equally often: t = i / entries for i = 1 ... entries (Ho et al. 2020)."""
+
+    entries: int = 1000
+
+    def __post_init__(self) -> None:
+        check_positive("objective.times", entries=self.entries)
+
+    def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
+        """The times; see `TimeSampling`."""
+        return ((uniform.double() * self.entries).floor() + 1) / self.entries
+
+    def memory(self) -> LossMemory | None:
+        """No memory; see `TimeSampling`."""
+
+
+@dataclass(frozen=True)
+class LossAware(TableTimes):
+    """Entry i of a table with probability p_i in proportion to sqrt(E[loss_i^2]).
+
+    Nichol & Dhariwal 2021, eq. 18, with the mean over the last `history` losses at the entry. A share
+    `uniform` of the draws is spread evenly; all are, until each entry has its history. A draw counts
     1 / (entries p_i), so that the mean of the loss is that of even draws.
     """
 
@@ -33,49 +113,61 @@ class LossAware:
         if not 0 < self.uniform <= 1:
             raise UserError(f"objective.times.uniform must be above 0 and at most 1, got {self.uniform}")
 
-    def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        """(B,) uniform in [0, 1) -> (B,) times of the table, each entry equally often."""
-        return ((uniform.double() * self.entries).floor() + 1) / self.entries
+    def memory(self) -> LossMemory:
+        """An empty memory of these losses."""
+        return LossMemory(self)
 
 
-class Memory:
-    """The last losses at each entry; has state, which a checkpoint holds, because it learns from the run."""
+class LossMemory:
+    """The last losses at each entry, and times drawn by them.
 
-    def __init__(self, choice: LossAware) -> None:
-        self.choice = choice
-        self.losses = torch.zeros(choice.entries, choice.history, dtype=torch.float64)
-        self.counts = torch.zeros(choice.entries, dtype=torch.int64)
+    It has state because it learns from the run; a checkpoint holds that state.
+    """
+
+    def __init__(self, sampling: LossAware) -> None:
+        self.sampling = sampling
+        self.losses = torch.zeros(sampling.entries, sampling.history, dtype=torch.float64)
+        self.counts = torch.zeros(sampling.entries, dtype=torch.int64)
 
     def probabilities(self) -> Tensor:
-        """(entries,) float64 that add up to 1."""
-        even = torch.full((self.choice.entries,), 1 / self.choice.entries, dtype=torch.float64)
+        """(entries,) probabilities of the entries, float64, which add up to 1."""
+        even = torch.full((self.sampling.entries,), 1 / self.sampling.entries, dtype=torch.float64)
         size = self.losses.square().mean(1).sqrt()
-        if self.counts.min() < self.choice.history or not size.sum() > 0:
+        if self.counts.min() < self.sampling.history or not size.sum() > 0:
             return even
-        return torch.lerp(size / size.sum(), even, self.choice.uniform)
+        return torch.lerp(size / size.sum(), even, self.sampling.uniform)
 
     def draw(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,) uniform in [0, 1) -> (B,) times in (0, 1] and what each counts, float64."""
+        """Times (B,) in (0, 1] and the weight of each, float64, from numbers (B,) uniform in [0, 1)."""
         p = self.probabilities()
         index = torch.searchsorted(p.cumsum(0), uniform.double().contiguous(), right=True)
-        # The last sum is 1 but for roundings.
-        index = index.clamp(max=self.choice.entries - 1)
-        return (index + 1).double() / self.choice.entries, 1 / (self.choice.entries * p[index])
+        # The last sum is 1 only up to rounding.
+        index = index.clamp(max=self.sampling.entries - 1)
+        return (index + 1).double() / self.sampling.entries, 1 / (self.sampling.entries * p[index])
 
     def update(self, times: Tensor, losses: Tensor) -> None:
         """Remember the losses (B,) at times (B,) of the table, the newest last."""
         for index, loss in zip(
-            (times * self.choice.entries).round().long() - 1, losses.double().cpu(), strict=True
+            (times * self.sampling.entries).round().long() - 1, losses.double().cpu(), strict=True
         ):
             self.losses[index] = self.losses[index].roll(-1)
             self.losses[index, -1] = loss
             self.counts[index] += 1
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds, by name."""
+        """The tensors that a checkpoint holds, by name."""
         return {"losses": self.losses, "counts": self.counts}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Become the memory that gave this state."""
+        """Take over the state of another memory, as `state` returned it."""
         self.losses.copy_(state["losses"])
         self.counts.copy_(state["counts"])
+
+
+TIME_SAMPLINGS: dict[str, type[TimeSampling]] = {
+    "uniform_times": UniformTimes,
+    "normal_log_snr": NormalLogSNR,
+    "table_times": TableTimes,
+    "loss_aware": LossAware,
+}
+"""Every time sampling by its name in a recipe."""

@@ -12,7 +12,7 @@ import torch
 
 from ddim.diffusion import log_snr as levels
 from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.time_sampling import LossAware, Memory
+from ddim.diffusion.time_sampling import LossMemory
 from ddim.errors import check_count
 from ddim.evaluation.denoising import Errors, gap, measure, together
 from ddim.evaluation.gradient_noise import NoiseScale, noise_scale
@@ -75,10 +75,12 @@ def diagnose(
         return Diagnosis(
             train=errors(trained, own, own.train, images, count),
             valid=errors(trained, own, own.valid, images, count) if len(own.valid) > 1 else None,
-            uniform=levels.shares(schedule, levels.slices()),
-            training=levels.shares(schedule, batches.draw_times(trained.recipe, levels.slices(), memory)[0]),
+            uniform=levels.log_snr_shares(schedule, levels.midpoints()),
+            training=levels.log_snr_shares(
+                schedule, batches.draw_times(trained.recipe, levels.midpoints(), memory)[0]
+            ),
             plateaus=levels.plateaus(schedule),
-            ends=levels.ends(schedule),
+            ends=levels.log_snr_range(schedule),
             bounds=_bounds(trained, own),
             noise_scale=noise_scale(_gradients(trained, own, memory), trained.recipe.optim.batch),
             batch=trained.recipe.optim.batch,
@@ -90,11 +92,13 @@ def errors(trained: LoadedRun, own: OwnImages, which: np.ndarray, images: int, c
 
     Its network is told their classes where it was trained with labels.
     """
-    times = levels.evenly(trained.model.schedule, count)
+    times = levels.equal_log_snr_times(
+        trained.model.schedule, *levels.log_snr_range(trained.model.schedule), count
+    )
     some, parts, first = own.some(which, images), [], 0
     for x0 in entered(trained, own.images, some):
         told = labels.label_images(trained.recipe, own.images, some[first : first + len(x0)])
-        denoise = trained.model.given(told)
+        denoise = trained.model.with_labels(told)
         parts.append(measure(denoise, [x0], times, first, trained.runtime.precise()))
         first += len(x0)
     return together(parts)
@@ -105,7 +109,7 @@ def _bounds(trained: LoadedRun, own: OwnImages) -> Bounds:
     return bounds(torch.cat(some).float().cpu(), trained.pixels.std)
 
 
-def _gradients(trained: LoadedRun, own: OwnImages, memory: Memory | None) -> torch.Tensor:
+def _gradients(trained: LoadedRun, own: OwnImages, memory: LossMemory | None) -> torch.Tensor:
     """(BATCHES, P) gradients of the objective at these weights, of batches as updates of training have them.
 
     In eval mode: the statistics of batch norm are those of the run, and an image does not see its batch.
@@ -139,7 +143,7 @@ def _steps(images: int, batch: int) -> range:
 
 
 def _parts(
-    trained: LoadedRun, own: OwnImages, step: int, memory: Memory | None
+    trained: LoadedRun, own: OwnImages, step: int, memory: LossMemory | None
 ) -> Iterator[tuple[Denoiser, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Micro-batches of the batch of training's update `step`, and the share (b,) of each image in its loss.
 
@@ -155,13 +159,11 @@ def _parts(
         yield *batch.part(mine, trained.model, trained.pixels, runtime), batch.weights[mine] / size
 
 
-def _memory(trained: LoadedRun) -> Memory | None:
+def _memory(trained: LoadedRun) -> LossMemory | None:
     """The losses that a run draws its times by, as of its checkpoint; None where it draws them without."""
-    choice = trained.recipe.objective.times
-    if not isinstance(choice, LossAware):
-        return None
-    memory = Memory(choice)
-    memory.restore(checkpoint.read_tensors(trained.checkpoint.path, "times"))
+    memory = trained.recipe.objective.times.memory()
+    if memory:
+        memory.restore(checkpoint.read_tensors(trained.checkpoint.path, "times"))
     return memory
 
 

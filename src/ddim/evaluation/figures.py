@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddim.diffusion.log_snr import plateaus
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn, Schedule
+from ddim.diffusion.schedules import SCHEDULES as KINDS
+from ddim.diffusion.schedules import BetaTable, Cosine, KarrasSigma, Linear, LinearBeta, LinearIn, Schedule
 from ddim.errors import UserError, suggest
 from ddim.nn.embedding import Sinusoidal
 from ddim.plots import charts
@@ -30,11 +32,11 @@ if TYPE_CHECKING:
     from ddim.evaluation.sampler_errors import Cell
     from ddim.runs.pipeline import Pipeline
 
-_UNION = Cosine | Linear | LinearBeta | LinearIn | KarrasSigma
+_UNION = Cosine | Linear | LinearBeta | BetaTable | LinearIn | KarrasSigma
 SCHEDULES: dict[str, _UNION] = {"cosine": Cosine(), "linear": Linear(), "linear_beta": LinearBeta()}
 """What is compared where nothing else is asked for: the two under the seed's bounds, and DDPM's own."""
 
-KNOWN = SCHEDULES | {"linear_in": LinearIn(), "karras_sigma": KarrasSigma()}
+KNOWN: dict[str, Any] = {name: kind() for name, kind in KINDS.items()}
 """All that can be drawn."""
 
 PHOTOGRAPH = Pixels.fixed(0.5, 0.25)
@@ -52,6 +54,7 @@ def schedules(shown: Mapping[str, Schedule] = SCHEDULES, points: int = 1001) -> 
     """
     t = torch.linspace(0, 1, points, dtype=torch.float64)
     levels = {name: schedule(t) for name, schedule in shown.items()}
+    plateau_shares = {name: end_shares(schedule) for name, schedule in shown.items()}
     panels = {
         "Signal rate alpha": {name: level.alpha for name, level in levels.items()},
         "Noise rate sigma": {name: level.sigma for name, level in levels.items()},
@@ -65,8 +68,8 @@ def schedules(shown: Mapping[str, Schedule] = SCHEDULES, points: int = 1001) -> 
         if {"linear", "linear_beta"} <= series.keys():
             # DDPM's two forms cover each other.
             lines[[*series].index("linear_beta")].set_linestyle((0, (4, 2.5)))
-        for line, level in zip(lines, levels.values(), strict=True):
-            _thicken(axes, line, plateaus(level.log_snr))
+        for line, shares in zip(lines, plateau_shares.values(), strict=True):
+            _thicken(axes, line, shares)
         for alpha in (Cosine().min_signal, Cosine().max_signal):
             sigma = (1 - alpha**2) ** 0.5
             bound = (alpha, sigma, 2 * math.log(alpha / sigma))[k]
@@ -74,7 +77,7 @@ def schedules(shown: Mapping[str, Schedule] = SCHEDULES, points: int = 1001) -> 
             if k == 0:
                 x, side = (0.02, "left") if alpha < 0.5 else (0.98, "right")
                 axes.text(x, bound + 0.012, f"seed: {alpha:g}", color=charts.FAINT, fontsize=8, ha=side)
-    notes = [text for name, level in levels.items() if (text := _plateau_note(name, level.log_snr))]
+    notes = [text for name, shares in plateau_shares.items() if (text := _plateau_note(name, shares))]
     if notes:
         figure.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize=9.5, color=charts.INK)
     return figure
@@ -106,18 +109,18 @@ def chosen(names: Sequence[str], changes: Mapping[str, str]) -> dict[str, Schedu
     }
 
 
-def _thicken(axes: Axes, line: Line2D, ends: tuple[int, int]) -> None:
+def _thicken(axes: Axes, line: Line2D, shares: tuple[float, float]) -> None:
     x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
-    for part in (slice(0, ends[0]), slice(len(x) - ends[1], len(x))):
+    for part in (x < shares[0], x > 1 - shares[1]):
         style = {"linewidth": 5.5, "alpha": 0.5, "solid_capstyle": "butt", "zorder": 1.5}
         axes.plot(x[part], y[part], color=line.get_color(), **style)
 
 
-def plateaus(log_snr: Tensor) -> tuple[int, int]:
-    """(N,) values at growing times -> how many of the first, and of the last, are equal; 0 for one alone."""
-    first = int((log_snr == log_snr[0]).sum())
-    last = int((log_snr == log_snr[-1]).sum())
-    return first if first > 1 else 0, last if last > 1 else 0
+def end_shares(schedule: Schedule) -> tuple[float, float]:
+    """The shares of times on the level of t = 0 and on that of t = 1; 0 where that is no plateau."""
+    found = plateaus(schedule)
+    first, last = schedule(torch.tensor([0.0, 1.0])).log_snr.tolist()
+    return found.get(first, 0.0), found.get(last, 0.0)
 
 
 def gapped(values: Tensor) -> np.ndarray:
@@ -125,8 +128,7 @@ def gapped(values: Tensor) -> np.ndarray:
     return torch.where(values.isfinite(), values, torch.nan).numpy()
 
 
-def _plateau_note(name: str, log_snr: Tensor) -> str:
-    shares = [count / len(log_snr) for count in plateaus(log_snr)]
+def _plateau_note(name: str, shares: tuple[float, float]) -> str:
     ends = [
         f"{100 * share:.0f} % of its times at the level of t = {end}"
         for end, share in enumerate(shares)

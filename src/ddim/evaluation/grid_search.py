@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ddim.diffusion.grids import SPACINGS
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.samplers import DDPM, EDM, Sampler, last, picture, start
-from ddim.diffusion.samplers.convergence import karras, quadratic, uniform, uniform_log_snr
+from ddim.diffusion.samplers import EDM, Sampler, final_sample, initial_noise, last_state
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
 from ddim.runs.checks import check_unconditional
@@ -30,15 +30,8 @@ LEAST_GAP = 0.25
 
 
 def named_grids(steps: int, schedule: Schedule, end: float, first: float = 1.0) -> dict[str, Tensor]:
-    """The named ways from the time `first` to `end`, each (steps,) times."""
-    clocks = (uniform, quadratic, karras, uniform_log_snr)
-    return {clock.__name__: pinned(clock(steps, schedule, end, first), first, end) for clock in clocks}
-
-
-def pinned(times: Tensor, first: float, end: float) -> Tensor:
-    """Times (steps,), in place, with the ends themselves and not their images under roundings."""
-    times[0], times[-1] = first, end
-    return times
+    """The named grids from the time `first` to `end`, each (steps,) times."""
+    return {name: spacing.between(steps, schedule, first, end) for name, spacing in SPACINGS.items()}
 
 
 def pictures(trained: Pipeline, sampler: Sampler, times: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -53,8 +46,10 @@ def pictures(trained: Pipeline, sampler: Sampler, times: Tensor, seeds: Sequence
     with trained.runtime:
         for mine, filled, blank in fill_micro_batches(trained, seeds):
             noise = Noise(filled)
-            x = start(denoise.schedule, noise, blank, times[0])
-            made.append(picture(denoise, last(sampler(denoise, x, times, noise)))[: len(mine)].cpu())
+            x = initial_noise(denoise.schedule, noise, blank, times[0])
+            made.append(
+                final_sample(denoise, last_state(sampler(denoise, x, times, noise)))[: len(mine)].cpu()
+            )
     return torch.cat(made)
 
 
@@ -65,8 +60,8 @@ def fine(steps: int) -> int:
 
 def reference(trained: Pipeline, end: float, seeds: Sequence[int], steps: int, first: float = 1.0) -> Tensor:
     """Pictures (B, C, H, W) of a fine run: Heun's rule on equal steps of log-SNR, 2 steps - 1 evaluations."""
-    times = uniform_log_snr(steps, trained.recipe.walked, end, first)
-    return pictures(trained, EDM(), pinned(times, first, end), seeds)
+    times = SPACINGS["uniform_log_snr"].between(steps, trained.recipe.walked, first, end)
+    return pictures(trained, EDM(), times, seeds)
 
 
 def search(
@@ -119,12 +114,6 @@ def search(
         if best >= 0.98 * before:
             move /= 2
     return Found(tuple(times.tolist()), best, named)
-
-
-def stochastic(sampler: Sampler) -> bool:
-    """Whether a sampler renews noise, so that no grid brings its pictures to those of the flow."""
-    renews = (getattr(sampler, name, 0.0) > 0 for name in ("eta", "s_churn"))
-    return isinstance(sampler, DDPM) or any(renews)
 
 
 def check(steps: int, schedule: Schedule, end: float, first: float = 1.0) -> None:

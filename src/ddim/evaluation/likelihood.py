@@ -17,7 +17,6 @@ from ddim.data.order import order
 from ddim.diffusion import likelihood
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.guidance import Clipped
-from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.schedules import Schedule
 from ddim.diffusion.variational_bound import Variance
@@ -89,7 +88,7 @@ def bits_per_dim(
     """
     check_count("n", n)
     run = open_run(run)
-    likelihood.check(run.model.schedule, earliest_time(run.recipe))
+    likelihood.check_reaches_images(run.model.schedule, earliest_time(run.recipe))
     chosen = open_reference(run, images)
     if not len(chosen.which):
         raise UserError(f"part {chosen.part} of {chosen.source} has no images")
@@ -102,7 +101,7 @@ def bits_per_dim(
     for first in range(0, count, run.runtime.micro_batch):
         part = gather(chosen.images, chosen.which[first : first + run.runtime.micro_batch])
         seeds = range(seed + first, seed + first + len(part))
-        model = run.model.given(None if classes is None else classes[first : first + len(part)])
+        model = run.model.with_labels(None if classes is None else classes[first : first + len(part)])
         with run.runtime:
             bits = torch.cat([bits, measure_bits(run, model, part, method, steps, seeds).cpu()])
         progress(bits, count)
@@ -131,16 +130,16 @@ def measure_bits(
     x0 = pipeline.runtime.images(pixels.enter(unit(images)))
     first = earliest_time(pipeline.recipe)
     if method == "ode":
-        return likelihood.flow(denoise, x0, pixels, noise, steps, earliest=first)
+        return likelihood.flow_bits(denoise, x0, pixels, noise, steps, earliest=first)
     # At high noise a small error of eps is a large one of x0, far outside the bounds.
     clipped = Clipped(denoise, *pipeline.pixels.bounds)
-    times = likelihood.grid(steps, denoise.schedule, pixels, first)
-    return likelihood.vlb(clipped, x0, pixels, times, noise, variance_of(pipeline))
+    times = likelihood.bound_times(steps, denoise.schedule, pixels, first)
+    return likelihood.bound_bits(clipped, x0, pixels, times, noise, variance_of(pipeline))
 
 
 def variance_of(pipeline: Pipeline) -> Variance:
     """Return the variance of the reverse steps: "learned" only if a loss has trained it, else "large"."""
-    return "learned" if isinstance(pipeline.recipe.objective, Hybrid) else "large"
+    return "learned" if pipeline.recipe.objective.needs_variance else "large"
 
 
 def standard_error(bits: Tensor) -> float | None:
@@ -156,8 +155,8 @@ def format_bits(bits: Tensor) -> str:
 
 def _default_steps(method: Method, schedule: Schedule) -> int:
     """Return the number of steps of a method, at most the entries of a tabulated schedule for "vlb"."""
-    entries = likelihood.entries(schedule)
-    return int(min(STEPS[method], entries)) if method == "vlb" else STEPS[method]
+    steps = STEPS[method]
+    return min(steps, schedule.entries or steps) if method == "vlb" else steps
 
 
 def _classes(run: LoadedRun, chosen: Chosen) -> Tensor | None:

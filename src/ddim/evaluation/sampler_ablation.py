@@ -22,13 +22,14 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
+from ddim.diffusion.grids import pin_ends
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.samplers import EDM, Sampler, State
-from ddim.diffusion.samplers.line import bar, time_of
-from ddim.diffusion.schedules import Schedule
+from ddim.diffusion.samplers import EDM, Sampler, State, Times
+from ddim.diffusion.samplers.flow import time_of_ratio
+from ddim.diffusion.schedules import Schedule, as_double
 from ddim.errors import UserError
-from ddim.evaluation.grid_search import check, fine, pictures, pinned, reference
-from ddim.evaluation.sampler_errors import evaluations, levels
+from ddim.evaluation.grid_search import check, fine, pictures, reference
+from ddim.evaluation.sampler_errors import levels
 from ddim.runs.pipeline import Pipeline
 
 LOW, SLOPE = 0.1, 19.9
@@ -59,9 +60,9 @@ iDDPM's is the angle of its cosine, without the offset and the rounding of its t
 def grid(name: str, steps: int, schedule: Schedule, end: float, first: float = 1.0) -> Tensor:
     """(steps,) times of the schedule from `first` to `end`, at the noise levels of a discretisation."""
     clock, sigma = DISCRETISATIONS[name]
-    start, stop = clock(bar(schedule(torch.tensor([first, end], dtype=torch.float64)))).tolist()
-    times = time_of(schedule, sigma(torch.linspace(start, stop, steps, dtype=torch.float64)))
-    return pinned(times, first, end)
+    start, stop = clock(schedule(torch.tensor([first, end], dtype=torch.float64)).noise_to_signal).tolist()
+    times = time_of_ratio(schedule, sigma(torch.linspace(start, stop, steps, dtype=torch.float64)))
+    return pin_ends(times, first, end)
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Flow:
+class Flow(Sampler):
     """Euler's rule (order 1) or Heun's on the flow under a choice of sigma(t) and s(t): algorithm 1.
 
     `schedule`: sigma is t (linear, EDM's and DDIM's), its square root (ve), or that of the VP SDE (vp).
@@ -93,12 +94,19 @@ class Flow:
     schedule: Literal["linear", "ve", "vp"] = "linear"
     scaling: Literal["none", "vp"] = "none"
 
+    def evaluations(self, levels: int) -> int:
+        """Network evaluations of a run; see `Sampler`."""
+        return self.order * (levels - 1) + 1
+
     @torch.no_grad()
-    def __call__(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
-        """See `Sampler`."""
+    def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
+        """Walk down the times; see `Sampler`."""
+        times = as_double(times)
         yield State(x, times[0].item(), torch.zeros_like(x))
         for t, s in pairwise(times):
-            (a, now), (b, then) = ((at.alpha, self.point(bar(at))) for at in map(denoise.schedule, (t, s)))
+            (a, now), (b, then) = (
+                (at.alpha, self.point(at.noise_to_signal)) for at in map(denoise.schedule, (t, s))
+            )
             h = then.t - now.t
             p = denoise(x, t)
             y = (now.s / a).to(x) * x
@@ -186,7 +194,7 @@ def ablated(error: Error, schedule: Schedule, end: float, nfe: int, first: float
                 count = levels(sampler, nfe)
                 times = grid(name, count, schedule, end, first)
                 value = error(sampler, times)
-                yield Cell(name, solver, clock, scaling, evaluations(sampler, count), value)
+                yield Cell(name, solver, clock, scaling, sampler.evaluations(count), value)
 
 
 def churned(

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from ddim.diffusion.denoiser import Counted
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.oracles import Gaussian, Mixture
-from ddim.diffusion.samplers import DDIM, EDM, AdamsBashforth, DPMSolver, Sampler, UniPC, last, picture
-from ddim.diffusion.schedules import Cosine, Schedule
+from ddim.diffusion.oracles import Mixture
+from ddim.diffusion.samplers import (
+    DDIM,
+    EDM,
+    AdamsBashforth,
+    DPMSolver,
+    Sampler,
+    UniPC,
+    final_sample,
+    last_state,
+)
+from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError
 from ddim.evaluation.grid_search import check, named_grids, pictures, reference
 from ddim.runs.pipeline import Pipeline
@@ -43,16 +50,7 @@ class Cell:
 
 def levels(sampler: Sampler, nfe: int) -> int:
     """The most levels that a run of at most `nfe` evaluations can have; at least 2."""
-    return max([2, *(n for n in range(2, nfe + 1) if evaluations(sampler, n) <= nfe)])
-
-
-def evaluations(sampler: Sampler, count: int) -> int:
-    """The evaluations of a run of so many levels, its picture with it."""
-    counted = Counted(Gaussian(Cosine()))
-    x = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
-    times = torch.linspace(1, 0.1, count, dtype=torch.float64)
-    picture(counted, last(sampler(counted, x, times, Noise([0]))))
-    return counted.evaluations
+    return max([2, *(n for n in range(2, nfe + 1) if sampler.evaluations(n) <= nfe)])
 
 
 def compared(
@@ -67,7 +65,7 @@ def compared(
     for name, sampler in SAMPLERS.items():
         for nfe in budgets:
             count = levels(sampler, nfe)
-            spent = evaluations(sampler, count)
+            spent = sampler.evaluations(count)
             for grid, times in named_grids(count, schedule, end, first).items():
                 cells.append(Cell(name, grid, spent, error(sampler, times)))
     return cells
@@ -94,7 +92,7 @@ def of_oracle(law: Mixture, x: Tensor, end: float) -> Callable[[Sampler, Tensor]
     """The error on an oracle, of runs from x (B, C, H, W)."""
 
     def made(sampler: Sampler, times: Tensor) -> Tensor:
-        return picture(law, last(sampler(law, x, times, Noise(range(len(x))))))
+        return final_sample(law, last_state(sampler(law, x, times, Noise(range(len(x))))))
 
     truth = made(EDM(), named_grids(FINE, law.schedule, end)["uniform_log_snr"])
     return lambda sampler, times: (made(sampler, times) - truth).square().mean().item()

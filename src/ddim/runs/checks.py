@@ -11,9 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from ddim.data.augment import LABELS
 from ddim.diffusion.guidance import check_reach
-from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.parameterisation import PredictsEDM
-from ddim.diffusion.schedules import Linear
 from ddim.errors import UserError
 from ddim.runs.classes import Label
 from ddim.runs.codec import flat
@@ -103,8 +101,8 @@ def _find_misfits(recipe: Recipe) -> Iterator[str]:
             f"multiples of {net.multiple}: got {len(net.widths)}"
         )
     needs = {
-        "objective hybrid": isinstance(recipe.objective, Hybrid),
-        "sampler.variance learned": getattr(recipe.sampler, "variance", "") == "learned",
+        "objective hybrid": recipe.objective.needs_variance,
+        "sampler.variance learned": recipe.sampler.needs_variance,
     }
     for name, needed in needs.items():
         if needed and net.outputs != 2:
@@ -131,8 +129,8 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
     outputs, classes = recipe.net.outputs, recipe.net.classes
     if outputs > 2:
         yield f"net.outputs must be 1, or 2 to predict a variance too, got {outputs}"
-    if outputs == 2 and not isinstance(recipe.objective, Hybrid):
-        sampled = " --sampler.variance large" if getattr(recipe.sampler, "variance", "") == "learned" else ""
+    if outputs == 2 and not recipe.objective.needs_variance:
+        sampled = " --sampler.variance large" if recipe.sampler.needs_variance else ""
         yield (
             "net.outputs 2 predicts a variance, which objective hybrid alone trains: set both, --net.outputs "
             f"2 --objective hybrid, or neither, --net.outputs 1 --objective objective{sampled}"
@@ -175,11 +173,11 @@ def _find_unequal(recipe: Recipe) -> Iterator[tuple[str, dict[str, object]]]:
 def _list_shared_numbers(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield each number that must be the same in several fields, and these fields, of any recipe."""
     # Off a table, entries are times like any others.
-    if isinstance(recipe.schedule, Linear):
+    if recipe.schedule.entries:
         walked = () if recipe.sampled_on else ("grid.entries",)
         along = ("schedule.entries", "conditioning.entries", "objective.times.entries")
         yield "the entries of the table", along + walked
-    if isinstance(recipe.sampled_on, Linear):
+    if recipe.sampled_on and recipe.sampled_on.entries:
         yield "the entries of the table", ("sampled_on.entries", "grid.entries")
     if isinstance(recipe.predicts, PredictsEDM):
         # The deviation of images in fixed pixels is the user's to know.

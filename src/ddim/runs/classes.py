@@ -121,7 +121,7 @@ def assign_labels(label: Label, seeds: Sequence[int], model: Model) -> Tensor | 
 
 def guide(model: Model, label: Tensor | int | None, guidance: float) -> tuple[Denoiser, list[Counted]]:
     """Return the model given a label, with classifier-free guidance unless it is 1, and its counters."""
-    strong = Counted(model.given(label))
+    strong = Counted(model.with_labels(label))
     if guidance == 1:
         return strong, [strong]
     weak = Counted(model)

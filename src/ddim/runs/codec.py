@@ -1,7 +1,7 @@
 """A recipe as data, and back: YAML or JSON, and paths with values.
 
 Paths are as on the command line (`schedule=linear schedule.clip=powers`). What data may build is the closed
-table `config.KINDS`.
+table `recipe.NAMES`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import yaml
 
 from ddim.data import parse_size
 from ddim.errors import UserError, suggest
-from ddim.runs.recipe import KINDS, NAMES, Recipe
+from ddim.runs.recipe import NAMES, Recipe
 
 
 def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of the tree)
@@ -37,7 +37,7 @@ def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of
 
 
 def load(data: Any, wanted: Any = Recipe, path: str = "") -> Any:  # noqa: ANN401
-    """The value back: only what `KINDS` names, where the field `wanted` allows it.
+    """The value back: only what `NAMES` names, where the field `wanted` allows it.
 
     Fields that are missing take their defaults. UserError names the field and what is possible.
     """
@@ -176,12 +176,12 @@ def _may_be_none(wanted: Any) -> bool:  # noqa: ANN401
 
 
 def _kind(name: Any, wanted: Any, path: str) -> type:  # noqa: ANN401
-    names = [NAMES[kind] for kind in _kinds(wanted)]
-    if name not in names:
-        possible = [*names, *["none"] * _may_be_none(wanted)]
+    kinds = {NAMES[kind]: kind for kind in _kinds(wanted)}
+    if not isinstance(name, str) or name not in kinds:
+        possible = [*kinds, *["none"] * _may_be_none(wanted)]
         hint = suggest(str(name), possible)
         raise UserError(f"{path or 'kind'} must be one of {', '.join(possible)}, got {name!r}{hint}")
-    return KINDS[name]
+    return kinds[name]
 
 
 def _unknown(path: str, name: str, kind: type, above: str, options: list[type]) -> str:

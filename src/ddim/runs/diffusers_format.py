@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddim.diffusion.conditioning import Timestep
 from ddim.diffusion.grids import Spaced
-from ddim.diffusion.parameterisation import PredictsImage, PredictsNoise, PredictsVelocity, Timestep
+from ddim.diffusion.parameterisation import PredictsImage, PredictsNoise, PredictsVelocity
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DDPM
-from ddim.diffusion.schedules import Linear
+from ddim.diffusion.schedules import BetaTable, Linear
 from ddim.errors import UserError
 from ddim.files import make_folder, read_json, write_atomic, write_json
 from ddim.nn.ema import averaged_tensors
@@ -29,7 +30,7 @@ from ddim.runs.codec import dump, load, write_recipe
 from ddim.runs.named_recipes import ddpm
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.provenance import list_versions
-from ddim.runs.recipe import DDPMUNetSpec, Recipe, build
+from ddim.runs.recipe import NAMES, DDPMUNetSpec, Recipe, build
 from ddim.runs.state import RunState
 
 VERSION = "0.42.1"
@@ -112,7 +113,8 @@ _WHOLE = ("layers_per_block", "norm_num_groups", "attention_head_dim", "num_trai
 _FRACTIONS = ("norm_eps", "dropout", "beta_start", "beta_end")
 
 _SCHEDULERS = {DDIM: "DDIMScheduler", DDPM: "DDPMScheduler"}
-_BETAS = {"linear": "linear", "quad": "scaled_linear"}
+_BETAS = {"linear": "linear", "beta_table": "scaled_linear"}
+"""Kinds of schedule, the latter with betas quad, and their words for them."""
 _PREDICTS = {PredictsNoise(): "epsilon", PredictsImage(): "sample", PredictsVelocity(): "v_prediction"}
 _EMBEDDINGS = {"sin_cos": (1, False), "cos_sin": (0, True)}
 _PADDINGS = {"same": 0, "strided": 1}
@@ -272,13 +274,13 @@ def _noise_config(recipe: Recipe) -> dict[str, Any]:
     """Their scheduler_config.json of our schedule and grid; UserError where they have no such table."""
     table = recipe.schedule
     if (
-        not isinstance(table, Linear)
-        or table.betas not in _BETAS
+        not isinstance(table, Linear | BetaTable)
+        or (isinstance(table, BetaTable) and table.betas != "quad")
         or (table.clip, table.read) != ("none", "log_snr")
     ):
         raise UserError(
-            "export to diffusers needs schedule linear, with betas linear or quad, clip none, read log_snr; "
-            f"this run has {dump(table, named=True)}"
+            "export to diffusers needs schedule linear, or beta_table with betas quad; clip none, "
+            f"read log_snr; this run has {dump(table, named=True)}"
         )
     if recipe.sampled_on:
         raise UserError("export to diffusers needs sampled_on none, this run samples on another schedule")
@@ -313,7 +315,7 @@ def _noise_config(recipe: Recipe) -> dict[str, Any]:
             "beta_start": table.first,
             "beta_end": table.last,
             "num_train_timesteps": table.entries,
-            "beta_schedule": _BETAS[table.betas],
+            "beta_schedule": _BETAS[NAMES[type(table)]],
             "prediction_type": _PREDICTS[recipe.predicts],
             "timestep_spacing": recipe.grid.spacing,
             "clip_sample": _CLIPS[recipe.clip],
@@ -371,8 +373,10 @@ def _recipe(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[Recip
         "entries": entries,
         "first": table["beta_start"],
         "last": table["beta_end"],
-        "betas": _back(_BETAS, table["beta_schedule"], "beta_schedule"),
+        "kind": _back(_BETAS, table["beta_schedule"], "beta_schedule"),
     }
+    if tree["schedule"]["kind"] == "beta_table":
+        tree["schedule"]["betas"] = "quad"
     tree["predicts"] = dump(_back(_PREDICTS, table["prediction_type"], "prediction_type"), named=True)
     tree["conditioning"]["entries"] = tree["objective"]["times"]["entries"] = entries
     spacing = _back(_SPACINGS, table["timestep_spacing"], "timestep_spacing")

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Counted, Denoiser, Model
-from ddim.diffusion.editing import Inpaint, between, invert, restore, vary
+from ddim.diffusion.editing import Inpaint, interpolate_latents, invert, restore, vary
 from ddim.diffusion.grids import Grid, Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise, check_seeds
-from ddim.diffusion.samplers import DDIM, Sampler, State, last, picture, start
+from ddim.diffusion.samplers import DDIM, Sampler, State, final_sample, initial_noise, last_state
 from ddim.errors import UserError, check_count
 from ddim.runs.checks import check_steps, check_unconditional
 from ddim.runs.generate import fill_micro_batches
@@ -124,8 +124,8 @@ def interpolate_seeds(
     work = _open(source, "an interpolation", steps, grid, real=False)
     with work.precision():
         blank = work.pipeline.model.blank(2).cpu()
-        first, second = start(work.denoise.schedule, Noise(seeds), blank, work.times[0])
-        latents = between(first, second, frames)
+        first, second = initial_noise(work.denoise.schedule, Noise(seeds), blank, work.times[0])
+        latents = interpolate_latents(first, second, frames)
         x0 = work.in_batches(lambda z: work.sample(work.pipeline.recipe.sampler, z), latents)
     return work.finish({"frame": work.leave(x0)}, {"between_seeds": list(seeds)})
 
@@ -147,7 +147,7 @@ def interpolate_images(
     with work.precision():
         x0 = work.pipeline.pixels.enter(images)
         first, second = work.in_batches(lambda x0: invert(work.denoise, x0, work.times).latent, x0)
-        latents = between(first, second, frames)
+        latents = interpolate_latents(first, second, frames)
         way = work.in_batches(lambda z: work.sample(DDIM(), z), latents)
         # The ends as they came in, without a last denoising.
         ends = latents[[0, -1]]
@@ -187,7 +187,7 @@ def inpaint_image(
     paint = Inpaint(work.pipeline.pixels.enter(image), hole, resample)
 
     def fill(blank: Tensor, noise: Noise) -> Tensor:
-        x = start(work.denoise.schedule, noise, blank, work.times[0])
+        x = initial_noise(work.denoise.schedule, noise, blank, work.times[0])
         return work.end(paint(work.denoise, x, work.times, noise))
 
     # The image itself, not what is left of it after two changes of unit.
@@ -279,7 +279,7 @@ class _Work:
 
     def end(self, states: Iterator[State]) -> Tensor:
         """Run a sampler to its end and return the sample."""
-        return picture(self.denoise, last(states))
+        return final_sample(self.denoise, last_state(states))
 
     def sample(self, sampler: Sampler, latents: Tensor) -> Tensor:
         """Sample from latents (B, C, H, W)."""

@@ -16,7 +16,7 @@ from ddim.diffusion.denoiser import Denoiser, Model
 from ddim.diffusion.grids import Grid
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.samplers import Sampler, State, picture, start
+from ddim.diffusion.samplers import Sampler, State, final_sample, initial_noise
 from ddim.errors import UserError, check_count
 from ddim.plots.pictures import make_sheet, to_uint8
 from ddim.runs.checks import check_label, check_recipe, check_steps
@@ -151,11 +151,11 @@ def sample_states(
     if not len(times):
         raise UserError("a run needs at least one level in its grid, got none")
     noise = Noise(seeds)
-    x = start(denoise.schedule, noise, blank, times[0])
+    x = initial_noise(denoise.schedule, noise, blank, times[0])
     state = State(x, times[0].item(), torch.zeros_like(x))
     for state in sampler(denoise, x, times, noise):
         yield state
-    x0 = picture(denoise, state)
+    x0 = final_sample(denoise, state)
     yield State(x0, 0.0, x0)
 
 

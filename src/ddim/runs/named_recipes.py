@@ -8,21 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from ddim.data.augment import Augment
+from ddim.diffusion.conditioning import CNoise, LogSNR, NoiseVariance, Time, Timestep
 from ddim.diffusion.grids import Karras, Sections, Spaced, UniformLogSNR
-from ddim.diffusion.loss import EDMWeight, Hybrid, NormalLogSNR, Objective, TableTimes, UniformTimes
-from ddim.diffusion.parameterisation import (
-    CNoise,
-    LogSNR,
-    NoiseVariance,
-    PredictsEDM,
-    PredictsNoise,
-    PredictsScore,
-    PredictsVelocity,
-    Time,
-    Timestep,
-)
+from ddim.diffusion.loss import Hybrid, Objective
+from ddim.diffusion.parameterisation import PredictsEDM, PredictsNoise, PredictsScore, PredictsVelocity
 from ddim.diffusion.samplers import DDIM, DDPM, EDM, DPMSolver
-from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn
+from ddim.diffusion.schedules import BetaTable, Cosine, KarrasSigma, Linear, LinearBeta, LinearIn
+from ddim.diffusion.time_sampling import NormalLogSNR, TableTimes, UniformTimes
+from ddim.diffusion.weighting import EDMWeight
 from ddim.errors import UserError, suggest
 from ddim.nn.clear_unet import ClearUNetSpec
 from ddim.nn.ema import Exponential, HalfLife, Power
@@ -143,7 +136,7 @@ def iddpm() -> Recipe:
             resample="strided",
             outputs=2,
         ),
-        schedule=Linear(4000, clip="none", read="log_snr", betas="cosine"),
+        schedule=BetaTable(4000, clip="none", read="log_snr"),
         predicts=PredictsNoise(),
         conditioning=Timestep(4000, scale=0.25),
         objective=Hybrid("noise", "mse", TableTimes(4000), vlb=0.001),

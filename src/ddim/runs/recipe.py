@@ -1,43 +1,50 @@
 """A recipe: the tree of choices behind a run. The one place where choices meet.
 
-A recipe is frozen values here, and data in `codec`. What data may build is the closed table `KINDS`.
+A recipe is frozen values here, and data in `codec`. What data may build is the closed table `NAMES`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from ddim.data.augment import Augment
 from ddim.data.images import check_size
-from ddim.diffusion.denoiser import Model, Shape
-from ddim.diffusion.grids import Karras, Listed, Quadratic, Sections, Spaced, Uniform, UniformLogSNR
-from ddim.diffusion.loss import (
-    EDMWeight,
-    Hybrid,
-    NormalLogSNR,
-    Objective,
-    TableTimes,
-    UniformTimes,
-    Unweighted,
-)
-from ddim.diffusion.parameterisation import (
+from ddim.diffusion.conditioning import (
+    CONDITIONINGS,
     CNoise,
     LogSNR,
     NoiseVariance,
+    SignalVariance,
+    Time,
+    Timestep,
+)
+from ddim.diffusion.denoiser import Model, Shape
+from ddim.diffusion.grids import GRIDS, Karras, Listed, Quadratic, Sections, Spaced, Uniform, UniformLogSNR
+from ddim.diffusion.loss import LOSSES, Hybrid, Objective
+from ddim.diffusion.parameterisation import (
+    PARAMETERISATIONS,
     PredictsEDM,
     PredictsImage,
     PredictsNoise,
     PredictsScore,
     PredictsVelocity,
-    SignalVariance,
-    Time,
-    Timestep,
 )
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC
-from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn, Schedule
-from ddim.diffusion.time_sampling import LossAware
+from ddim.diffusion.samplers import DDIM, DDPM, EDM, SAMPLERS, AdamsBashforth, DPMSolver, UniPC
+from ddim.diffusion.schedules import (
+    SCHEDULES,
+    BetaTable,
+    Cosine,
+    KarrasSigma,
+    Linear,
+    LinearBeta,
+    LinearIn,
+    Schedule,
+)
+from ddim.diffusion.time_sampling import TIME_SAMPLINGS
+from ddim.diffusion.weighting import WEIGHTINGS
 from ddim.errors import UserError, check_positive
 from ddim.metrics.catalogue import LEAST
 from ddim.nn.clear_unet import ClearUNetSpec
@@ -171,7 +178,7 @@ class Recipe:
     data: Data = Data()
     pixels: Measured | Fixed = Measured()
     net: UNetSpec | ResidualUNetSpec | DDPMUNetSpec | ClearUNetSpec = UNetSpec()
-    schedule: Cosine | Linear | LinearBeta | LinearIn | KarrasSigma = Cosine()
+    schedule: Cosine | Linear | LinearBeta | BetaTable | LinearIn | KarrasSigma = Cosine()
     predicts: PredictsVelocity | PredictsNoise | PredictsImage | PredictsEDM | PredictsScore = (
         PredictsVelocity()
     )
@@ -182,7 +189,7 @@ class Recipe:
     augment: Augment = Augment()
     grid: Uniform | Quadratic | UniformLogSNR | Karras | Spaced | Sections | Listed = Uniform()
     sampler: DDIM | DDPM | EDM | AdamsBashforth | DPMSolver | UniPC = DDIM()
-    sampled_on: Cosine | Linear | LinearBeta | LinearIn | KarrasSigma | None = None
+    sampled_on: Cosine | Linear | LinearBeta | BetaTable | LinearIn | KarrasSigma | None = None
     clip: bool | Literal["x0"] = False
     report: Report = Report()
     minutes: float = 40.0
@@ -200,7 +207,7 @@ class Recipe:
         return self.sampled_on or self.schedule
 
 
-KINDS: dict[str, type] = {
+_OTHERS: dict[str, type] = {
     "recipe": Recipe,
     "data": Data,
     "measured": Measured,
@@ -209,51 +216,26 @@ KINDS: dict[str, type] = {
     "residual_unet": ResidualUNetSpec,
     "ddpm_unet": DDPMUNetSpec,
     "clear_unet": ClearUNetSpec,
-    "cosine": Cosine,
-    "linear": Linear,
-    "linear_beta": LinearBeta,
-    "linear_in": LinearIn,
-    "karras_sigma": KarrasSigma,
-    "velocity": PredictsVelocity,
-    "noise": PredictsNoise,
-    "image": PredictsImage,
-    "edm": PredictsEDM,
-    "score": PredictsScore,
-    "noise_variance": NoiseVariance,
-    "signal_variance": SignalVariance,
-    "log_snr": LogSNR,
-    "timestep": Timestep,
-    "c_noise": CNoise,
-    "time": Time,
-    "objective": Objective,
-    "hybrid": Hybrid,
-    "uniform_times": UniformTimes,
-    "normal_log_snr": NormalLogSNR,
-    "table_times": TableTimes,
-    "unweighted": Unweighted,
-    "edm_weight": EDMWeight,
     "augment": Augment,
-    "loss_aware": LossAware,
     "optim": Optim,
     "exponential": Exponential,
     "power": Power,
     "half_life": HalfLife,
-    "uniform": Uniform,
-    "quadratic": Quadratic,
-    "uniform_log_snr": UniformLogSNR,
-    "karras": Karras,
-    "spaced": Spaced,
-    "sections": Sections,
-    "listed": Listed,
-    "ddim": DDIM,
-    "ddpm": DDPM,
-    "heun": EDM,
-    "adams_bashforth": AdamsBashforth,
-    "dpm_solver": DPMSolver,
-    "unipc": UniPC,
     "report": Report,
 }
-NAMES = {kind: name for name, kind in KINDS.items()}
+_FAMILIES: tuple[Mapping[str, type], ...] = (
+    SCHEDULES,
+    PARAMETERISATIONS,
+    CONDITIONINGS,
+    LOSSES,
+    TIME_SAMPLINGS,
+    WEIGHTINGS,
+    GRIDS,
+    SAMPLERS,
+    _OTHERS,
+)
+NAMES: dict[type, str] = {kind: name for family in _FAMILIES for name, kind in family.items()}
+"""Every kind that a recipe may hold, with its name, which is unique among the kinds of a field."""
 
 
 def build(recipe: Recipe, channels: int) -> Model:

@@ -14,10 +14,10 @@ from ddim.data.batch import batch as gather
 from ddim.data.batch import unit
 from ddim.data.order import flips, indices
 from ddim.diffusion.denoiser import Denoiser, Model
-from ddim.diffusion.log_snr import slices
+from ddim.diffusion.log_snr import midpoints
 from ddim.diffusion.noise import AUGMENT, GRAIN, LABEL, NOISE, stream
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.time_sampling import Memory
+from ddim.diffusion.time_sampling import LossMemory
 from ddim.nn.runtime import Runtime
 from ddim.runs import classes as labels
 from ddim.runs.recipe import Recipe
@@ -63,7 +63,7 @@ class Batch:
         eps = runtime.images(self.noise[part])
         if augment_labels is not None:
             x0 = augmented(x0, augment_labels)
-        return model.given(class_labels, augment_labels), x0, self.times[part], eps
+        return model.with_labels(class_labels, augment_labels), x0, self.times[part], eps
 
 
 def draw_batch(
@@ -73,7 +73,7 @@ def draw_batch(
     model: Model,
     device: str,
     step: int,
-    memory: Memory | None,
+    memory: LossMemory | None,
 ) -> Batch:
     """Draw the batch of update `step`, a function of the recipe's seed and of `step`.
 
@@ -108,7 +108,7 @@ def draw_batch(
     return Batch(images, which, mirrored, times, weights, noise, dequantisation, augment_labels, class_labels)
 
 
-def draw_times(recipe: Recipe, uniform: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor]:
+def draw_times(recipe: Recipe, uniform: Tensor, memory: LossMemory | None) -> tuple[Tensor, Tensor]:
     """Return times (B,) in (0, 1] for uniform numbers (B,) in [0, 1), and their weights (B,) in the loss."""
     if memory:
         return memory.draw(uniform)
@@ -117,4 +117,4 @@ def draw_times(recipe: Recipe, uniform: Tensor, memory: Memory | None) -> tuple[
 
 def earliest_time(recipe: Recipe) -> float:
     """Return the first of 100,000 evenly drawn times of training; cleaner levels are hardly trained."""
-    return draw_times(recipe, slices(), None)[0].min().item()
+    return draw_times(recipe, midpoints(), None)[0].min().item()

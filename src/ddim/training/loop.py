@@ -16,7 +16,6 @@ from ddim.data import Images
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.noise import DROPOUT, WEIGHTS, stream
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.time_sampling import LossAware, Memory
 from ddim.errors import NotFinite, UserError
 from ddim.nn import ema
 from ddim.nn.runtime import Runtime
@@ -78,8 +77,7 @@ class Training:
         self.averages = {
             profile: {name: value.float().clone() for name, value in newest.items()} for profile in self.rules
         }
-        times = recipe.objective.times
-        self.memory = Memory(times) if isinstance(times, LossAware) else None
+        self.memory = recipe.objective.times.memory()
         o = recipe.optim
         self.parameters = dict(self.model.named_parameters())
         self.optimizer = torch.optim.AdamW(

@@ -39,7 +39,7 @@ def validate(training: Training) -> dict[str, float]:
             x0 = runtime.images(training.pixels.enter(unit(gather(split.images, some))))
             eps = runtime.images(torch.randn(x0.shape, generator=draw))
             x_t = model.schedule(times[part]).noisy(x0, eps)
-            p = model.given(labels.label_images(recipe, split.images, some))(x_t, times[part])
+            p = model.with_labels(labels.label_images(recipe, split.images, some))(x_t, times[part])
             for k, error in enumerate((p.eps - eps, p.x0 - x0)):
                 sums[k] += error.abs().mean().item() * len(part)
                 each[k, part] = error.abs().flatten(1).mean(1).double().cpu()
@@ -54,7 +54,7 @@ def mean_by_level(log_snr: Tensor, values: Mapping[str, Tensor]) -> dict[str, fl
     A bin with two values or more also gets the ends of the 95 % interval of its mean, under
     "noise_mae_low/log_snr_-4" and "noise_mae_high/log_snr_-4".
     """
-    bins, means = levels.bins(log_snr), {}
+    bins, means = levels.log_snr_bins(log_snr), {}
     for name, value in values.items():
         for b in bins.unique():
             inside = value[bins == b].double()

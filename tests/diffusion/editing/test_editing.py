@@ -6,19 +6,19 @@ import torch
 from ddim.diffusion.denoiser import Counted
 from ddim.diffusion.editing import (
     Inpaint,
-    attribute,
-    between,
+    attribute_direction,
+    interpolate_latents,
     invert,
-    moved_along,
-    renoised,
+    move_along,
+    renoise,
     restore,
     slerp,
     vary,
 )
 from ddim.diffusion.grids import Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.oracles import Mixture, exact
-from ddim.diffusion.samplers import DDIM, DDPM, last
+from ddim.diffusion.oracles import Mixture, exact_flow
+from ddim.diffusion.samplers import DDIM, DDPM, last_state
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
 from ddim.errors import UserError
 from oracles import Gaussian, normal
@@ -40,7 +40,7 @@ def test_an_inversion_tends_to_the_flow_with_order_one():
     def error(steps):
         grid = torch.linspace(1, 0.05, steps, dtype=torch.float64)
         begin = WIDE(grid[-1]).alpha * x0
-        return (invert(LAW, x0, grid).latent - exact(LAW, begin, 0.05, 1.0)).abs().max()
+        return (invert(LAW, x0, grid).latent - exact_flow(LAW, begin, 0.05, 1.0)).abs().max()
 
     assert error(800) < 0.05
     assert math.log2(error(400) / error(800)) == pytest.approx(1, abs=0.2)
@@ -128,7 +128,7 @@ def test_slerp_ends_at_its_ends_and_keeps_the_law_of_noise():
 
 def test_slerp_goes_evenly_along_the_circle():
     a, b = normal(1, 3, 4, 4, seed=1), normal(1, 3, 4, 4, seed=2)
-    frames = between(a[0], b[0], 5).flatten(1)
+    frames = interpolate_latents(a[0], b[0], 5).flatten(1)
     unit = frames / frames.norm(dim=1, keepdim=True)
     angles = (unit[1:] * unit[:-1]).sum(1).acos()
     assert torch.allclose(angles, angles[0].expand(4))
@@ -142,20 +142,20 @@ def test_slerp_of_equal_latents_is_that_latent_and_of_opposite_ones_an_error():
     with pytest.raises(UserError, match="opposite"):
         slerp(a, -a, 0.5)
     with pytest.raises(UserError, match="at least 2 frames"):
-        between(a[0], a[1], 1)
+        interpolate_latents(a[0], a[1], 1)
 
 
 def test_an_attribute_is_the_difference_of_means_and_leaves_the_norm():
     having, lacking = normal(5, 1, 4, 4, seed=1) + 1, normal(7, 1, 4, 4, seed=2)
-    direction = attribute(having, lacking)
+    direction = attribute_direction(having, lacking)
     assert torch.allclose(direction[0], having.mean(0) - lacking.mean(0))
     latent = normal(3, 1, 4, 4, seed=3)
-    moved = moved_along(latent, direction, 0.8)
+    moved = move_along(latent, direction, 0.8)
     assert torch.allclose(moved.flatten(1).norm(dim=1), latent.flatten(1).norm(dim=1))
     assert (moved.flatten(1) @ direction.flatten() > latent.flatten(1) @ direction.flatten()).all()
-    assert torch.allclose(moved_along(latent, direction, 0.0), latent)
+    assert torch.allclose(move_along(latent, direction, 0.0), latent)
     with pytest.raises(UserError, match="lack"):
-        attribute(having, lacking[:0])
+        attribute_direction(having, lacking[:0])
 
 
 # --- inpainting ---------------------------------------------------------------------------------------------
@@ -171,7 +171,9 @@ def test_the_known_part_of_an_inpainted_picture_is_the_image():
     known = normal(1, 1, 4, 4, seed=5)
     law = Gaussian(WIDE, 0.0, 1.0)
     noise = Noise(range(3))
-    end = last(Inpaint(known, half(), 3)(law, noise.like(torch.zeros(3, 1, 4, 4).double()), times(8), noise))
+    end = last_state(
+        Inpaint(known, half(), 3)(law, noise.like(torch.zeros(3, 1, 4, 4).double()), times(8), noise)
+    )
     assert torch.equal(end.x0[..., :2], known[..., :2].expand(3, -1, -1, -1))
     assert not torch.allclose(end.x0[..., 2:], known[..., 2:].expand(3, -1, -1, -1), atol=0.1)
 
@@ -182,13 +184,15 @@ def test_the_painted_part_follows_from_the_known_one():
     law = Mixture(WIDE, torch.stack([a, b]), 0.05)
     noise = Noise(range(16))
     x = noise.like(torch.zeros(16, 1, 4, 4).double())
-    end = last(Inpaint(a[None], half(), 5)(law, x, times(20), noise))
+    end = last_state(Inpaint(a[None], half(), 5)(law, x, times(20), noise))
     assert torch.allclose(end.x0[..., 2:], torch.ones(()).double(), atol=0.3)
 
 
 def test_inpainting_asks_as_often_as_it_says():
     counted, noise = Counted(LAW), Noise([0])
-    last(Inpaint(normal(1, 1, 2, 2), torch.ones(1, 1, 2, 2), 4)(counted, normal(1, 1, 2, 2), times(6), noise))
+    last_state(
+        Inpaint(normal(1, 1, 2, 2), torch.ones(1, 1, 2, 2), 4)(counted, normal(1, 1, 2, 2), times(6), noise)
+    )
     assert counted.evaluations == 20
     with pytest.raises(UserError, match="resample"):
         Inpaint(normal(1, 1, 2, 2), torch.ones(1, 1, 2, 2), 0)
@@ -212,8 +216,8 @@ def test_painting_everything_once_is_ancestral_sampling():
             return normal(*x.shape, seed=self.count)
 
     x, mask = normal(1, 1, 2, 2, seed=9), torch.ones(1, 1, 2, 2).double()
-    painted = last(Inpaint(normal(1, 1, 2, 2), mask, 1)(LAW, x, times(6), Same()))
-    assert torch.allclose(painted.x, last(DDPM()(LAW, x, times(6), Plain())).x)
+    painted = last_state(Inpaint(normal(1, 1, 2, 2), mask, 1)(LAW, x, times(6), Same()))
+    assert torch.allclose(painted.x, last_state(DDPM()(LAW, x, times(6), Plain())).x)
 
 
 @pytest.mark.parametrize("schedule", [WIDE, LinearBeta()], ids=str)
@@ -221,7 +225,7 @@ def test_noising_again_keeps_the_marginal(schedule):
     law, n = Gaussian(schedule, 0.3, 0.5), 40_000
     now, then = (schedule(torch.tensor(t).double()) for t in (0.3, 0.5))
     x = now.alpha * law.mean + law.spread(now) * normal(1, 1, 1, n)
-    up = renoised(x, now, then, Noise([3]))
+    up = renoise(x, now, then, Noise([3]))
     assert up.std().item() == pytest.approx(law.spread(then).item(), rel=0.02)
     assert up.mean().item() == pytest.approx((then.alpha * law.mean).item(), abs=0.02)
 
@@ -234,7 +238,7 @@ def test_a_stronger_variation_is_farther_from_its_image():
     law = Gaussian(WIDE, 0.0, 0.5)
 
     def away(strength):
-        end = last(vary(law, x0, strength, times(50), DDIM(), Noise(range(8))))
+        end = last_state(vary(law, x0, strength, times(50), DDIM(), Noise(range(8))))
         return (end.x0 - x0).square().mean().item()
 
     distances = [away(s) for s in (0.05, 0.3, 0.6, 1.0)]

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from ddim.diffusion.oracles import Mixture, exact
+from ddim.diffusion.grids import SPACINGS
+from ddim.diffusion.oracles import Mixture, exact_flow
 from ddim.diffusion.samplers import DDIM, EDM, AdamsBashforth, DPMSolver, UniPC
 from ddim.diffusion.samplers import convergence as c
 from ddim.diffusion.schedules import Cosine, LinearBeta
@@ -32,8 +33,8 @@ ORDERS = {
     UniPC(2): 3,
     UniPC(3): 3,
 }
-CLOCKS = {"uniform": c.uniform, "quadratic": c.quadratic, "karras": c.karras} | {
-    f"warped-{seed}": c.warped(seed) for seed in range(2)
+GRIDS = {name: SPACINGS[name] for name in ("uniform", "quadratic", "karras")} | {
+    f"warped-{seed}": c.Warped(seed) for seed in range(2)
 }
 END = 0.2
 # By order: enough levels for the leading term of the error to lead; of those, the last four above rounding.
@@ -47,19 +48,20 @@ def law(request):
     schedule = {"cosine": Cosine(0.3, 0.999), "linear_beta": LinearBeta(0.1, 3.0)}[request.param]
     oracle = Mixture(schedule, normal(3, 1, 2, 2, seed=1), 0.5)
     x = normal(2, 1, 2, 2, seed=2)
-    return oracle, x, exact(oracle, x, 1.0, END)
+    return oracle, x, exact_flow(oracle, x, 1.0, END)
 
 
-@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("sampler, order", ORDERS.items(), ids=str)
-def test_every_sampler_has_its_order_on_every_grid(sampler, order, clock, law):
+def test_every_sampler_has_its_order_on_every_grid(sampler, order, grid, law):
     oracle, x, truth = law
     levels = LEVELS.get(max(2, order), MANY)
-    found = [c.errors(sampler, oracle, x, CLOCKS[clock](n, oracle.schedule, END), truth) for n in levels]
-    for errors in ([e.state for e in found], [e.picture for e in found]):
+    times = [GRIDS[grid].between(n, oracle.schedule, 1.0, END) for n in levels]
+    found = [c.run_errors(sampler, oracle, x, t, truth) for t in times]
+    for errors in ([e.state for e in found], [e.sample for e in found]):
         counted = [(n, e) for n, e in zip(levels, errors, strict=True) if e > c.FLOOR][-4:]
         assert len(counted) == 4
-        assert c.slope(*zip(*counted, strict=True)) > order - 0.2
+        assert c.convergence_order(*zip(*counted, strict=True)) > order - 0.2
     assert found[-1].state < 10 ** -(order + 1)
 
 
@@ -82,7 +84,8 @@ def test_every_sampler_has_its_order_on_every_grid(sampler, order, clock, law):
 def test_evaluations_are_those_that_the_sampler_names(sampler, evaluations):
     oracle = Gaussian(Cosine())
     x = normal(1, 1, 2, 2)
-    assert c.errors(sampler, oracle, x, c.uniform(10, Cosine(), 0.1), x).nfe == evaluations
+    times = torch.linspace(1, 0.1, 10, dtype=torch.float64)
+    assert c.run_errors(sampler, oracle, x, times, x).nfe == sampler.evaluations(10) == evaluations
 
 
 def test_the_reference_is_the_closed_form_where_there_is_one():
@@ -90,13 +93,15 @@ def test_the_reference_is_the_closed_form_where_there_is_one():
     schedule = Cosine(0.014, 0.999)
     cloud = Mixture(schedule, torch.full((1, 1, 2, 2), 0.3, dtype=torch.float64), 0.5)
     x = normal(2, 1, 2, 2) * 1.2
-    assert torch.allclose(exact(cloud, x, 1.0, 0.1), Gaussian(schedule).flow(x, 1, 0.1), rtol=0, atol=1e-11)
-    assert torch.allclose(exact(cloud, exact(cloud, x, 1.0, 0.1), 0.1, 1.0), x, rtol=0, atol=1e-9)
+    assert torch.allclose(
+        exact_flow(cloud, x, 1.0, 0.1), Gaussian(schedule).flow(x, 1, 0.1), rtol=0, atol=1e-11
+    )
+    assert torch.allclose(exact_flow(cloud, exact_flow(cloud, x, 1.0, 0.1), 0.1, 1.0), x, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_warped_clocks_keep_neighbouring_steps_within_a_factor_of_three(seed):
-    steps = -c.warped(seed)(40, Cosine(), END).diff()
+    steps = -c.Warped(seed).between(40, Cosine(), 1.0, END).diff()
     ratio = steps[1:] / steps[:-1]
     assert (steps > 0).all()
     assert ratio.max() < 3
@@ -108,5 +113,5 @@ def test_warped_clocks_keep_neighbouring_steps_within_a_factor_of_three(seed):
 def test_a_slope_is_read_from_a_power_law_and_rounding_is_left_out(order):
     levels = (11, 21, 41, 81)
     exactly = [(n - 1.0) ** -order for n in levels]
-    assert c.slope(levels, exactly) == pytest.approx(order)
-    assert c.slope(levels, [*exactly[:3], 1e-13]) == pytest.approx(order)
+    assert c.convergence_order(levels, exactly) == pytest.approx(order)
+    assert c.convergence_order(levels, [*exactly[:3], 1e-13]) == pytest.approx(order)

@@ -6,7 +6,7 @@ import torch
 
 from ddim.diffusion.grids import Quadratic, Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.samplers import DDIM, last, picture, start
+from ddim.diffusion.samplers import DDIM, final_sample, initial_noise, last_state
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
 from ddim.errors import UserError
 from oracles import Gaussian, normal, uniform
@@ -33,7 +33,7 @@ GRID_NAMES = ["uniform", "quadratic", "log_snr", "warped-0", "warped-1", "warped
 
 
 def run(sampler, denoise, x, times, seeds=EIGHT):
-    return last(sampler(denoise, x, times, Noise(seeds)))
+    return last_state(sampler(denoise, x, times, Noise(seeds)))
 
 
 def at_time(t):
@@ -42,7 +42,7 @@ def at_time(t):
 
 def pure(schedule, n=8, side=2):
     t = torch.ones((), dtype=torch.float64)
-    return start(schedule, Noise(range(n)), torch.zeros(n, 3, side, side, dtype=torch.float64), t)
+    return initial_noise(schedule, Noise(range(n)), torch.zeros(n, 3, side, side, dtype=torch.float64), t)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
@@ -66,7 +66,7 @@ def test_its_picture_tends_to_the_exact_picture_with_order_one(grid, schedule):
     def error(steps):
         end = run(DDIM(), oracle, x, grid(steps, schedule))
         exact = oracle(oracle.flow(x, 1, end.t), at_time(end.t)).x0
-        return (picture(oracle, end) - exact).abs().max()
+        return (final_sample(oracle, end) - exact).abs().max()
 
     assert error(400) < 0.02
     assert math.log2(error(200) / error(400)) == pytest.approx(1, abs=0.2)
@@ -76,7 +76,9 @@ def test_the_picture_tends_to_the_end_of_the_flow_where_the_schedule_has_a_clean
     schedule = LinearBeta()
     oracle, x = Gaussian(schedule), pure(schedule)
     errors = [
-        (picture(oracle, run(DDIM(), oracle, x, Uniform()(n, schedule))) - oracle.flow(x, 1, 0)).abs().max()
+        (final_sample(oracle, run(DDIM(), oracle, x, Uniform()(n, schedule))) - oracle.flow(x, 1, 0))
+        .abs()
+        .max()
         for n in (100, 200, 400)
     ]
     assert errors[0] > 1.6 * errors[1] > 1.6**2 * errors[2]
@@ -89,7 +91,7 @@ def test_data_that_are_one_image_are_found_in_any_number_of_steps(steps, schedul
     oracle, x = Gaussian(schedule, mean=0.7, std=0.0), pure(schedule)
     end = run(DDIM(), oracle, x, Uniform()(steps, schedule))
     assert torch.allclose(end.x, oracle.flow(x, 1, end.t))
-    assert torch.allclose(picture(oracle, end), torch.full_like(x, 0.7))
+    assert torch.allclose(final_sample(oracle, end), torch.full_like(x, 0.7))
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
@@ -143,7 +145,9 @@ def test_float32_images_follow_float64_ones_on_a_fine_grid():
 
     table, n = Linear(clip="none", read="log_snr"), 2
     times, x = Uniform()(1000, table)[:300], pure(table, n)
-    fine, coarse = (last(DDIM(1.0)(Gaussian(table), y, times, Rounded(range(n)))).x for y in (x, x.float()))
+    fine, coarse = (
+        last_state(DDIM(1.0)(Gaussian(table), y, times, Rounded(range(n)))).x for y in (x, x.float())
+    )
     assert coarse.dtype == torch.float32
     assert (fine - coarse).abs().max() < 1e-5
 
@@ -205,7 +209,7 @@ def test_one_step_is_legal():
     end = run(DDIM(1.0), oracle, x, Uniform()(1, Cosine()))
     assert torch.equal(end.x, x)
     assert end.t == 1
-    assert torch.equal(picture(oracle, end), oracle(x, torch.tensor(1.0)).x0)
+    assert torch.equal(final_sample(oracle, end), oracle(x, torch.tensor(1.0)).x0)
 
 
 def test_a_step_between_two_times_of_one_level_changes_nothing():

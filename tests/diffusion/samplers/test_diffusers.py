@@ -10,7 +10,7 @@ import torch
 
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
-from ddim.diffusion.samplers import DDIM, DDPM, EDM, DPMSolver, UniPC, exponential, picture
+from ddim.diffusion.samplers import DDIM, DDPM, EDM, DPMSolver, UniPC, exponential, final_sample
 from ddim.diffusion.schedules import Linear
 from oracles import normal
 
@@ -46,7 +46,7 @@ def told(scheduler, x, t):
 
 def ours(sampler, x, timesteps, seeds=(0,)):
     states = list(sampler(LAW, x, times_of(timesteps), Noise(seeds)))
-    return [state.x for state in states[1:]], picture(LAW, states[-1])
+    return [state.x for state in states[1:]], final_sample(LAW, states[-1])
 
 
 @steps

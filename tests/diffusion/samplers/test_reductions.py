@@ -9,7 +9,7 @@ from ddim.diffusion.grids import Quadratic, Uniform
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.prediction import Prediction
-from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC, last
+from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC, last_state
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
 from ddim.errors import UserError
 from oracles import Gaussian, normal
@@ -111,7 +111,7 @@ def test_a_second_order_step_of_dpm_solver_is_that_of_the_paper(law):
 @pytest.mark.parametrize("sampler", [UniPC(3), DPMSolver(3), DPMSolver(3, start="exact")], ids=str)
 def test_data_that_are_one_image_are_found_at_once(sampler):
     law = Gaussian(Cosine(), mean=0.7, std=0.0)
-    end = last(sampler(law, normal(3, 1, 3, 3), Uniform()(5, law.schedule), Noise(SEEDS)))
+    end = last_state(sampler(law, normal(3, 1, 3, 3), Uniform()(5, law.schedule), Noise(SEEDS)))
     assert torch.allclose(end.x, law.flow(normal(3, 1, 3, 3), 1, end.t), atol=1e-10)
 
 
@@ -119,11 +119,11 @@ class Mixing:
     """A denoiser that also says where between the two variances it wants each pixel."""
 
     def __init__(self, inner, mix):
-        self.inner, self.schedule, self.mix = inner, inner.schedule, mix
+        self.inner, self.schedule, self.variance_mix = inner, inner.schedule, mix
 
     def __call__(self, x_t, t):
         p = self.inner(x_t, t)
-        return Prediction(p.x0, p.eps, torch.full_like(x_t, self.mix))
+        return Prediction(p.x0, p.eps, torch.full_like(x_t, self.variance_mix))
 
 
 def test_a_learned_variance_lies_between_the_fixed_ones_in_the_logarithm():
@@ -156,7 +156,7 @@ def _small(law, times):
 def test_the_deviation_of_a_step_of_ddpm_is_that_of_the_paper(variance):
     law, times = Gaussian(Cosine()), torch.tensor([0.6, 0.4], dtype=torch.float64)
     same = normal(1, 1, 3, 3).expand(4000, -1, -1, -1)
-    after = last(DDPM(variance)(law, same, times, Noise(range(4000)))).x
+    after = last_state(DDPM(variance)(law, same, times, Noise(range(4000)))).x
     wanted = {"small": _small, "large": _large}[variance](law, times)
     assert after.std(0).mean().item() == pytest.approx(wanted.item(), rel=0.02)
 
@@ -170,7 +170,7 @@ def test_an_image_depends_on_its_own_seed_only_and_a_run_leaves_no_trace(sampler
     law, times = LAWS[0], Uniform()(7, LAWS[0].schedule)
     before, x = torch.get_rng_state(), normal(6, 1, 3, 3)
     kept = x.clone()
-    run = lambda i, j: last(sampler(law, x[i:j], times, Noise(range(i, j)))).x
+    run = lambda i, j: last_state(sampler(law, x[i:j], times, Noise(range(i, j)))).x
     whole = run(0, 6)
     assert torch.equal(whole, run(0, 6))
     assert torch.equal(whole, torch.cat([run(0, 1), run(1, 4), run(4, 6)]))
@@ -224,7 +224,7 @@ def test_times_that_share_a_level_of_a_table_count_once(sampler, table, dtype):
         def like(self, x):
             return torch.zeros_like(x)
 
-    twice, single = (last(sampler(law, x, grid, Still())).x for grid in (times, once))
+    twice, single = (last_state(sampler(law, x, grid, Still())).x for grid in (times, once))
     assert torch.isfinite(twice).all()
     assert torch.allclose(twice, single, atol=1e-9 if dtype == torch.float64 else 1e-4)
 

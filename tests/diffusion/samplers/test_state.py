@@ -3,7 +3,7 @@ import torch
 
 from ddim.diffusion.grids import Uniform
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.samplers import DDIM, State, last, picture, start
+from ddim.diffusion.samplers import DDIM, State, final_sample, initial_noise, last_state
 from ddim.diffusion.schedules import Cosine, Level, LinearBeta
 from ddim.errors import UserError
 from oracles import Gaussian, normal
@@ -19,7 +19,7 @@ class Exploding:
 @pytest.mark.parametrize("schedule, scale", [(Cosine(), 1.0), (LinearBeta(), 1.0), (Exploding(), 6401**0.5)])
 def test_a_run_starts_with_noise_of_the_scale_of_its_level(schedule, scale):
     blank = torch.zeros(4, 3, 8, 8, dtype=torch.float64)
-    x = start(schedule, Noise(range(4)), blank, torch.tensor(1.0, dtype=torch.float64))
+    x = initial_noise(schedule, Noise(range(4)), blank, torch.tensor(1.0, dtype=torch.float64))
     assert torch.allclose(x, scale * Noise(range(4)).like(blank))
 
 
@@ -28,22 +28,22 @@ def test_the_last_state_is_the_last_and_no_other_is_kept():
         for k in range(5):
             yield State(torch.zeros(1), float(k), torch.zeros(1))
 
-    assert last(states()).t == 4
+    assert last_state(states()).t == 4
     with pytest.raises(UserError, match="at least one level"):
-        last(iter(()))
+        last_state(iter(()))
 
 
 @pytest.mark.parametrize("sampler", [DDIM(), DDIM(1.0)], ids=str)
 def test_an_empty_grid_is_a_users_error(sampler):
     times = Uniform()(10, Cosine())
     with pytest.raises(UserError, match="at least one level"):
-        last(sampler(Gaussian(Cosine()), normal(2, 3, 4, 4), times[times < 0.05], Noise(range(2))))
+        last_state(sampler(Gaussian(Cosine()), normal(2, 3, 4, 4), times[times < 0.05], Noise(range(2))))
 
 
 def test_the_picture_is_the_clean_image_at_the_state():
     oracle, x = Gaussian(LinearBeta()), normal(2, 3, 4, 4)
     assert torch.equal(
-        picture(oracle, State(x, 0.3, torch.zeros_like(x))),
+        final_sample(oracle, State(x, 0.3, torch.zeros_like(x))),
         oracle(x, torch.tensor(0.3, dtype=torch.float64)).x0,
     )
 
@@ -53,5 +53,5 @@ def test_a_picture_carries_no_gradients():
         def __call__(self, x_t, t):
             return super().__call__(x_t * torch.ones((), requires_grad=True), t)
 
-    assert not picture(Learns(Cosine()), State(normal(1, 1, 2, 2), 0.5, torch.zeros(1))).requires_grad
+    assert not final_sample(Learns(Cosine()), State(normal(1, 1, 2, 2), 0.5, torch.zeros(1))).requires_grad
     assert torch.is_grad_enabled()

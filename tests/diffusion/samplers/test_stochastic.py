@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ddim.diffusion.oracles import Gaussian
-from ddim.diffusion.samplers import DDIM, DDPM, EDM, DPMSolver, last
-from ddim.diffusion.samplers.convergence import slope
+from ddim.diffusion.samplers import DDIM, DDPM, EDM, DPMSolver, last_state
+from ddim.diffusion.samplers.convergence import convergence_order
 from ddim.diffusion.schedules import Cosine, LinearBeta
 
 SCHEDULES = [Cosine(0.1, 0.999), LinearBeta(0.1, 8.0)]
@@ -34,7 +34,7 @@ def law(sampler, oracle, times):
     draws = 2 * len(times)
     x = torch.zeros(1, 1, 1, draws + 2, dtype=torch.float64)
     x[..., -2] = 1
-    end = last(sampler(oracle, x, times, OneHot())).x.flatten()
+    end = last_state(sampler(oracle, x, times, OneHot())).x.flatten()
     still = end[-1]
     first = oracle.schedule(times[0])
     gain = end[-2] - still
@@ -88,7 +88,7 @@ def test_the_small_variance_is_exact_for_one_image_and_the_large_one_for_unit_va
 def test_the_bias_falls_at_the_nominal_weak_order(sampler, order, schedule):
     oracle, levels = Gaussian(schedule, 0.7, 0.5), (101, 151, 226, 339)
     found = [bias(sampler, oracle, n) for n in levels]
-    assert slope(levels, [variance for _, variance in found]) > order - 0.2
+    assert convergence_order(levels, [variance for _, variance in found]) > order - 0.2
     # The mean of x_t is on the path of every mean: nothing moves it away.
     assert max(mean for mean, _ in found) < 1e-12
 
@@ -109,7 +109,7 @@ def test_churn_renews_noise_where_it_is_told_to_and_never_past_the_start():
 
     def draws(**churn):
         noise = OneHot()
-        last(EDM(**churn)(oracle, torch.zeros(1, 1, 1, 60, dtype=torch.float64), times, noise))
+        last_state(EDM(**churn)(oracle, torch.zeros(1, 1, 1, 60, dtype=torch.float64), times, noise))
         return noise.drawn
 
     assert draws() == 0

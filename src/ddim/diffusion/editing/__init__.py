@@ -1,18 +1,18 @@
-"""What deterministic diffusion is good for: real images turned to latents, mixed, mended and varied."""
+"""Edits of real images: inversion to latents, interpolation, inpainting, variations."""
 
-from ddim.diffusion.editing.inpaint import Inpaint, renoised
-from ddim.diffusion.editing.interpolate import attribute, between, moved_along, slerp
+from ddim.diffusion.editing.inpaint import Inpaint, renoise
+from ddim.diffusion.editing.interpolate import attribute_direction, interpolate_latents, move_along, slerp
 from ddim.diffusion.editing.invert import Inverted, invert, restore
 from ddim.diffusion.editing.vary import vary
 
 __all__ = [
     "Inpaint",
     "Inverted",
-    "attribute",
-    "between",
+    "attribute_direction",
+    "interpolate_latents",
     "invert",
-    "moved_along",
-    "renoised",
+    "move_along",
+    "renoise",
     "restore",
     "slerp",
     "vary",

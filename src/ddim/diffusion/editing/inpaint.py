@@ -1,4 +1,4 @@
-"""Filling in a part of an image: RePaint (Lugmayr et al. 2022)."""
+"""Inpainting: new content for a part of an image, by RePaint (Lugmayr et al. 2022)."""
 
 from __future__ import annotations
 
@@ -11,60 +11,68 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.samplers import DDIM, State, last
-from ddim.diffusion.schedules import Level
+from ddim.diffusion.samplers import DDIM, Sampler, State, Times, last_state
+from ddim.diffusion.schedules import Level, as_double
+from ddim.diffusion.short_repr import ShortRepr
 from ddim.errors import UserError
 
 
-@dataclass(frozen=True)
-class Inpaint:
+@dataclass(frozen=True, repr=False)
+class Inpaint(ShortRepr, Sampler):
     """A sampler that paints where `mask` is 1 and keeps `known` where it is 0.
 
-    `known` (B or 1, C, H, W) in model units, `mask` (B or 1, 1, H, W). Algorithm 1 of the paper: each step is
-    ancestral in the painted part and draws the known part from q(x_s | x0); done `resample` times, noised
-    back in between, so that the two parts come to agree. N levels are resample (N - 1) evaluations; the
-    picture, `pasted`, is one more.
+    `known` (B or 1, C, H, W) is in model units, `mask` (B or 1, 1, H, W). Algorithm 1 of the paper: each step
+    is ancestral in the painted part and draws the known part from q(x_s | x0). It is done `resample` times,
+    with noise added back in between, so that the two parts come to agree. A run over N levels takes
+    resample (N - 1) evaluations; the final sample, which `paste` completes, is one more.
     """
 
     known: Tensor
     mask: Tensor
     resample: int = 10
 
+    stochastic = True
+
     def __post_init__(self) -> None:
         if self.resample < 1:
             raise UserError(f"resample must be at least 1, got {self.resample}")
 
+    def evaluations(self, levels: int) -> int:
+        """Network evaluations of a run; see `Sampler`."""
+        return self.resample * (levels - 1) + 1
+
     @torch.no_grad()
-    def __call__(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
-        """See `Sampler`."""
+    def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
+        """Walk down the times; see `Sampler`."""
         if not len(times):
             return
-        x = self._joined(x, denoise.schedule(times[0]), noise)
+        times = as_double(times)
+        x = self._join(x, denoise.schedule(times[0]), noise)
         yield State(x, times[0].item(), torch.zeros_like(x))
         ancestral, x0 = DDIM(1.0), torch.zeros_like(x)
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
             for again in range(self.resample):
                 if again:
-                    x = renoised(x, then, now, noise)
-                step = last(ancestral(denoise, x, torch.stack([t, s]), noise))
-                x, x0 = self._joined(step.x, then, noise), step.x0
-            yield State(x, s.item(), self.pasted(x0))
+                    x = renoise(x, then, now, noise)
+                step = last_state(ancestral(denoise, x, torch.stack([t, s]), noise))
+                x, x0 = self._join(step.x, then, noise), step.x0
+            yield State(x, s.item(), self.paste(x0))
 
-    def pasted(self, x0: Tensor) -> Tensor:
-        """Images (B, C, H, W) with the known part in its place."""
+    def paste(self, x0: Tensor) -> Tensor:
+        """Images (B, C, H, W) with the known part put back in its place."""
         mask = self.mask.to(x0)
         return mask * x0 + (1 - mask) * self.known.to(x0)
 
-    def _joined(self, x: Tensor, at: Level, noise: Noise) -> Tensor:
-        """The painted part of x, and the known part noised to the level ()."""
+    def _join(self, x: Tensor, at: Level, noise: Noise) -> Tensor:
+        """The painted part of x joined with the known part, noised to the level ()."""
         mask = self.mask.to(x)
         known = at.noisy(self.known.to(x), noise.like(x))
         return mask * x + (1 - mask) * known
 
 
-def renoised(x: Tensor, now: Level, then: Level, noise: Noise) -> Tensor:
-    """x (B, C, H, W) brought to a noisier level () by fresh noise: a draw of q(x_t | x_s)."""
+def renoise(x: Tensor, now: Level, then: Level, noise: Noise) -> Tensor:
+    """x (B, C, H, W) at a noisier level (), by fresh noise: a draw of q(x_t | x_s)."""
     scale = then.alpha / now.alpha
     fresh = (then.sigma**2 - (scale * now.sigma) ** 2).clamp(min=0).sqrt()
     return scale.to(x) * x + fresh.to(x) * noise.like(x)

@@ -1,4 +1,4 @@
-"""Image to latent and back, by DDIM run backwards (Song et al. 2021, section 5.4)."""
+"""Inversion: from an image to its latent and back, by DDIM run backwards (Song et al. 2021, section 5.4)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.samplers import DDIM, last
-from ddim.diffusion.samplers.line import moved
+from ddim.diffusion.samplers import DDIM, Times, last_state
+from ddim.diffusion.samplers.flow import move
+from ddim.diffusion.schedules import as_double
+from ddim.diffusion.short_repr import ShortRepr
 from ddim.errors import UserError
 
 
-@dataclass(frozen=True)
-class Inverted:
-    """Latents (B, C, H, W) at the first time of the grid, and how well each step of an exact run was solved.
+@dataclass(frozen=True, repr=False)
+class Inverted(ShortRepr):
+    """Latents (B, C, H, W) at the first time of the grid, and how well the steps of an exact run were solved.
 
-    `residual` is the largest change of any pixel in the last round of any step, in model units: 0 where steps
-    were not iterated. `converged` says whether it fell below the tolerance at every step.
+    `residual` is the largest change of any pixel in the last round of any step, in model units; it is 0 where
+    steps were not iterated. `converged` says whether it fell below the tolerance at every step.
     """
 
     latent: Tensor
@@ -35,25 +37,37 @@ class Inverted:
 def invert(
     denoise: Denoiser,
     x0: Tensor,
-    times: Tensor,
+    times: Times,
     *,
     exact: bool = False,
     tolerance: float = 1e-5,
     rounds: int = 200,
 ) -> Inverted:
-    """Images x0 (B, C, H, W) in model units -> their latents at times[0], up the decreasing times (N,).
+    """Find the latents of images: walk up the times from the image to noise.
 
-    An image enters as alpha x0 at the last level, without the noise of that level: nothing is drawn. DDIM
-    leads from x_t back to x_s with the slope eps(x_t) (Song et al. 2021, eq. 13), which is not known at x_s.
-    Plain, it is the line in log-SNR through the last two slopes, read at t: N - 1 evaluations, and a round
-    trip of order 2; the slope at x_s, which others take, makes it 1. `exact` looks for the x_t with
-    x_t = moved(x_s, eps(x_t)), and iterates until no pixel changes by more than `tolerance`, or `rounds`
-    times: steps that are too long for their network do not converge, which the answer says. UserError for an
-    empty grid.
+    An image enters as alpha x0 at the last level, without the noise of that level, so that nothing is drawn.
+    DDIM leads from x_t to x_s with the slope eps(x_t) (Song et al. 2021, eq. 13), which is not known at x_s.
+    Without `exact` it is extrapolated linearly in log-SNR from the last two slopes: N - 1 evaluations, and a
+    round trip of order 2. (The slope at x_s, which is common, gives order 1.)
+
+    Args:
+        denoise: the model.
+        x0: images (B, C, H, W) in model units.
+        times: the decreasing times (N,) of a run; the latents are those at times[0].
+        exact: solve x_t = move(x_s, eps(x_t)) at each step by iteration.
+        tolerance: the largest change of a pixel, in model units, at which an exact step is solved.
+        rounds: the most iterations of an exact step. Steps too long for their network do not converge.
+
+    Returns:
+        The latents, and whether the exact steps converged.
+
+    Raises:
+        UserError: if the grid is empty or `rounds` < 1.
     """
     if not len(times) or rounds < 1:
         raise UserError(f"an inversion needs a level in its grid and a round, got {len(times)} and {rounds}")
     schedule = denoise.schedule
+    times = as_double(times)
     x = schedule(times[-1]).over(x0).alpha * x0
     residual = 0.0
     past: deque[tuple[Tensor, Tensor]] = deque(maxlen=2)  # (log-SNR, slope)
@@ -61,23 +75,23 @@ def invert(
         then, now = schedule(s), schedule(t)
         if then.log_snr == now.log_snr:  # two times of one level of a table
             continue
-        begun = x
-        past.append((then.log_snr, denoise(begun, s).eps))
-        x = moved(begun, _at(now.log_snr, past), then, now)
+        x_s = x
+        past.append((then.log_snr, denoise(x_s, s).eps))
+        x = move(x_s, _extrapolate(now.log_snr, past), then, now)
         if exact:
             for _ in range(rounds):
-                better = moved(begun, denoise(x, t).eps, then, now)
+                better = move(x_s, denoise(x, t).eps, then, now)
                 change = (better - x).abs().max().item()
                 x = better
                 if not change > tolerance:
                     break
-            # Of a latent that has overflowed the change is no number.
+            # The change is NaN if the latent has overflowed.
             residual = max(residual, change if math.isfinite(change) else math.inf)
     return Inverted(x, residual, residual <= tolerance)
 
 
-def _at(log_snr: Tensor, past: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """The slope at a log-SNR (), on the line through two, or that of one."""
+def _extrapolate(log_snr: Tensor, past: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """The slope at a log-SNR (), on the line through the last two slopes, or the only one so far."""
     (newest, slope), (before, earlier) = past[-1], past[0]
     if len(past) == 1:
         return slope
@@ -86,7 +100,8 @@ def _at(log_snr: Tensor, past: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 @torch.no_grad()
-def restore(denoise: Denoiser, latent: Tensor, times: Tensor) -> Tensor:
-    """Latents (B, C, H, W) at times[0] -> images in model units, out as they came in: x / alpha at last."""
-    end = last(DDIM()(denoise, latent, times, Noise(range(len(latent)))))
+def restore(denoise: Denoiser, latent: Tensor, times: Times) -> Tensor:
+    """Images (B, C, H, W), in model units, from their latents at times[0]: x / alpha at the last time."""
+    times = as_double(times)
+    end = last_state(DDIM()(denoise, latent, times, Noise(range(len(latent)))))
     return end.x / denoise.schedule(times[-1]).over(latent).alpha

@@ -5,18 +5,37 @@ from ddim.diffusion.samplers.ddim import DDIM
 from ddim.diffusion.samplers.ddpm import DDPM
 from ddim.diffusion.samplers.edm import EDM
 from ddim.diffusion.samplers.exponential import DPMSolver, UniPC
-from ddim.diffusion.samplers.state import Sampler, State, last, picture, start
+from ddim.diffusion.samplers.state import (
+    Sampler,
+    State,
+    Times,
+    final_sample,
+    initial_noise,
+    last_state,
+)
 
 __all__ = [
     "DDIM",
     "DDPM",
     "EDM",
+    "SAMPLERS",
     "AdamsBashforth",
     "DPMSolver",
     "Sampler",
     "State",
+    "Times",
     "UniPC",
-    "last",
-    "picture",
-    "start",
+    "final_sample",
+    "initial_noise",
+    "last_state",
 ]
+
+SAMPLERS: dict[str, type[Sampler]] = {
+    "ddim": DDIM,
+    "ddpm": DDPM,
+    "edm": EDM,
+    "adams_bashforth": AdamsBashforth,
+    "dpm_solver": DPMSolver,
+    "unipc": UniPC,
+}
+"""Every sampler by its name in a recipe."""

@@ -11,15 +11,16 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.samplers.state import State
+from ddim.diffusion.samplers.state import Sampler, State, Times
+from ddim.diffusion.schedules import as_double
 from ddim.errors import UserError
 
 
 @dataclass(frozen=True)
-class DDIM:
+class DDIM(Sampler):
     """Song et al. 2021, eq. 12 and 16, at any (alpha, sigma): eta 0 is deterministic, eta 1 ancestral (DDPM).
 
-    N levels are N - 1 steps, N - 1 evaluations; the picture is one more.
+    A run over N levels takes N - 1 evaluations; the final sample is one more.
     """
 
     eta: float = 0.0
@@ -28,12 +29,18 @@ class DDIM:
         if not 0 <= self.eta <= 1:
             raise UserError(f"sampler.eta must lie in [0, 1], got {self.eta}")
 
-    # The decorator, because a `with` round a yield would leave gradients off in the caller.
+    @property
+    def stochastic(self) -> bool:
+        """Whether a run draws noise; see `Sampler`."""
+        return self.eta > 0
+
+    # A decorator, because a `with` around a yield would leave gradients off in the caller.
     @torch.no_grad()
-    def __call__(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
-        """See `Sampler`."""
+    def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
+        """Walk down the times; see `Sampler`."""
         if not len(times):
             return
+        times = as_double(times)
         yield State(x, times[0].item(), torch.zeros_like(x))
         for t, s in pairwise(times):
             # In float64: on a fine grid the rates at t and s are almost equal.

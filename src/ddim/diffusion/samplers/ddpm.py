@@ -11,37 +11,51 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.gaussian import step
+from ddim.diffusion.gaussian import posterior
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.samplers.state import State
+from ddim.diffusion.samplers.state import Sampler, State, Times
+from ddim.diffusion.schedules import as_double
 from ddim.errors import UserError
 
 
 @dataclass(frozen=True)
-class DDPM:
+class DDPM(Sampler):
     """Ho et al. 2020, algorithm 2, between any two levels t > s of a schedule.
 
-    The variance of a step: "small", that of q(x_s | x_t, x0), right for data that are one point; "large",
-    beta, right for data of unit variance; "learned", the geometric mean of the two with the weight `mix` that
-    the network predicts for each pixel (Nichol & Dhariwal 2021, eq. 15). N levels are N - 1 evaluations.
+    The `variance` of a step is "small", that of q(x_s | x_t, x0), which is right for data of one point;
+    "large", beta, which is right for data of unit variance; or "learned". A learned variance lies between the
+    logarithms of the two, where the network puts each pixel (Nichol & Dhariwal 2021, eq. 15). A run over N
+    levels takes N - 1 evaluations; the final sample is one more.
     """
 
     variance: Literal["small", "large", "learned"] = "small"
 
+    stochastic = True
+
+    @property
+    def needs_variance(self) -> bool:
+        """Whether the network must predict a variance; see `Sampler`."""
+        return self.variance == "learned"
+
     @torch.no_grad()
-    def __call__(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
-        """See `Sampler`; UserError where a learned variance is asked of a network that predicts none."""
+    def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
+        """Walk down the times; see `Sampler`.
+
+        Raises:
+            UserError: if the variance is learned, but the network predicts none.
+        """
         if not len(times):
             return
+        times = as_double(times)
         yield State(x, times[0].item(), torch.zeros_like(x))
         for t, s in pairwise(times):
-            q = step(denoise.schedule(t), denoise.schedule(s))
+            q = posterior(denoise.schedule(t), denoise.schedule(s))
             p = denoise(x, t)
-            if self.variance == "learned" and p.mix is None:
+            if self.variance == "learned" and p.variance_mix is None:
                 raise UserError("sampler.variance is learned, but this network predicts no variance")
-            mean = q.of_x.to(x) * x + q.of_x0.to(x) * p.x0
-            if p.mix is not None and self.variance == "learned":
-                spread = (q.log_variance(p.mix) / 2).exp()
+            mean = q.x_weight.to(x) * x + q.x0_weight.to(x) * p.x0
+            if p.variance_mix is not None and self.variance == "learned":
+                spread = (q.log_variance(p.variance_mix) / 2).exp()
             else:
                 spread = (q.small if self.variance == "small" else q.large).sqrt().to(x)
             x = mean + spread * noise.like(x)

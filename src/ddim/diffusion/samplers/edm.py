@@ -12,22 +12,24 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.samplers.line import bar, moved, time_of
-from ddim.diffusion.samplers.state import State
+from ddim.diffusion.samplers.flow import move, time_of_ratio
+from ddim.diffusion.samplers.state import Sampler, State, Times
+from ddim.diffusion.schedules import as_double
 from ddim.errors import UserError
 
 
 @dataclass(frozen=True)
-class EDM:
+class EDM(Sampler):
     """Karras et al. 2022, algorithms 2 and 3, in sigma / alpha, and so for any schedule.
 
-    Of order 2 a step asks twice: at its start and at the fraction `alpha` of it (1 Heun, 1/2 midpoint, 2/3
-    Ralston); of order 1 it is Euler's. `s_churn`, `s_min`, `s_max` and `s_noise` are the paper's: how much
-    noise is renewed in a run, at which sigma / alpha (`s_max` None: at all above `s_min`), and how it is
-    inflated. No churn leads past t = 1; on a table that is read by floor it is rounded up to an entry.
-    The last level is left to the final picture without churn, where algorithm 2 churns at i = N - 1 too if
-    `s_min` lets it.
-    N levels are 2 (N - 1) evaluations, N - 1 of order 1; the picture is one more.
+    A step of order 2 evaluates twice: at its start and at the fraction `alpha` of it (1 is Heun's rule, 1/2
+    the midpoint rule, 2/3 Ralston's). Order 1 is Euler's rule. A run over N levels takes 2 (N - 1)
+    evaluations, or N - 1 of order 1; the final sample is one more.
+
+    `s_churn`, `s_min`, `s_max` and `s_noise` are the paper's: how much noise a run renews, at which sigma /
+    alpha (`s_max` None: everywhere above `s_min`), and the factor by which that noise is inflated. Churn does
+    not lead past t = 1. On a table read by "floor" it is rounded up to an entry. The final sample takes no
+    churn, where algorithm 2 churns at i = N - 1 too if `s_min` lets it.
     """
 
     order: int = 2
@@ -52,41 +54,50 @@ class EDM:
     def _most(self) -> float:
         return math.inf if self.s_max is None else self.s_max
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether a run draws noise; see `Sampler`."""
+        return self.s_churn > 0
+
+    def evaluations(self, levels: int) -> int:
+        """Network evaluations of a run; see `Sampler`."""
+        return self.order * (levels - 1) + 1
+
     @torch.no_grad()
-    def __call__(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
-        """See `Sampler`."""
+    def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
+        """Walk down the times; see `Sampler`."""
         if not len(times):
             return
-        schedule = denoise.schedule
+        schedule, times = denoise.schedule, as_double(times)
         yield State(x, times[0].item(), torch.zeros_like(x))
         for t, s in pairwise(times):
-            x, t = self._churned(denoise, x, t, len(times), noise)  # noqa: PLW2901  (the paper's t-hat)
+            x, t = self._churn(denoise, x, t, len(times), noise)  # noqa: PLW2901  (the paper's t-hat)
             now, then = schedule(t), schedule(s)
             p = denoise(x, t)
             slope = p.eps
             if self.order == 2:
-                where = (
-                    s if self.alpha == 1 else time_of(schedule, torch.lerp(bar(now), bar(then), self.alpha))
-                )
+                begin, end = now.noise_to_signal, then.noise_to_signal
+                where = s if self.alpha == 1 else time_of_ratio(schedule, torch.lerp(begin, end, self.alpha))
                 at = schedule(where)
-                q = denoise(moved(x, p.eps, now, at), where)
-                # The fraction that it is, not the one asked for: a table has no level between its entries.
-                part = (bar(at) - bar(now)) / (bar(then) - bar(now))
+                q = denoise(move(x, p.eps, now, at), where)
+                # The fraction reached, not the one asked for: a table has no level between its entries.
+                part = (at.noise_to_signal - begin) / (end - begin)
                 if part > 0:
                     slope = p.eps + (q.eps - p.eps) / (2 * part).to(x)
-            x = moved(x, slope, now, then)
+            x = move(x, slope, now, then)
             yield State(x, s.item(), p.x0)
 
-    def _churned(
+    def _churn(
         self, denoise: Denoiser, x: Tensor, t: Tensor, levels: int, noise: Noise
     ) -> tuple[Tensor, Tensor]:
         """Algorithm 2, lines 4 to 6: x raised to a noisier time, and that time."""
         schedule = denoise.schedule
         now = schedule(t)
-        if self.s_churn == 0 or not self.s_min <= bar(now) <= self._most:
+        ratio = now.noise_to_signal
+        if self.s_churn == 0 or not self.s_min <= ratio <= self._most:
             return x, t
         gamma = min(self.s_churn / levels, math.sqrt(2) - 1)
-        raised = time_of(schedule, bar(now) * (1 + gamma))
+        raised = time_of_ratio(schedule, ratio * (1 + gamma))
         then = schedule(raised)
-        fresh = (bar(then) ** 2 - bar(now) ** 2).clamp(min=0).sqrt() * self.s_noise
+        fresh = (then.noise_to_signal**2 - ratio**2).clamp(min=0).sqrt() * self.s_noise
         return (then.alpha / now.alpha).to(x) * x + (then.alpha * fresh).to(x) * noise.like(x), raised

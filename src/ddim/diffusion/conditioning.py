@@ -1,0 +1,117 @@
+"""Conditioning: the number by which a network is given the noise level."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from ddim.diffusion.schedules import Level
+from ddim.errors import check_positive
+
+
+class Conditioning(Protocol):
+    """A time and its level as one number."""
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """The network's input (B,), float64, at times (B,) and their level (B,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class NoiseVariance:
+    """sigma^2, as in the torch/luz repository and Béres' Keras example."""
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """The network's input; see `Conditioning`."""
+        return at.sigma**2
+
+
+@dataclass(frozen=True)
+class SignalVariance:
+    """alpha^2, which the torch/luz repository gives to a network that predicts images."""
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """The network's input; see `Conditioning`."""
+        return at.alpha**2
+
+
+@dataclass(frozen=True)
+class Timestep:
+    """The index, from 0, in a table of `entries`: entries * t - 1 (Ho et al. 2020), times `scale`.
+
+    Times before the first entry count as the first. Nichol & Dhariwal's code scales the indices of longer
+    tables to those of DDPM: scale = 1000 / entries.
+    """
+
+    entries: int = 1000
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("conditioning", entries=self.entries, scale=self.scale)
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """The network's input; see `Conditioning`."""
+        return (self.entries * t.double() - 1).clamp(min=0) * self.scale
+
+
+@dataclass(frozen=True)
+class LogSNR:
+    """The log-SNR divided by `scale`, so that the usual range lies in about [-1, 1] (Kingma et al. 2021)."""
+
+    scale: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_positive("conditioning", scale=self.scale)
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """The network's input; see `Conditioning`."""
+        return at.log_snr / self.scale
+
+
+@dataclass(frozen=True)
+class CNoise:
+    """`factor` * log((sigma / alpha) / `unit`): c_noise of Karras et al. 2022, table 1.
+
+    Factor 1/4 and unit 1 give EDM's log(sigma) / 4; factor 1 and unit 2 give VE's log(sigma / 2).
+    """
+
+    factor: float = 0.25
+    unit: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("conditioning", factor=self.factor, unit=self.unit)
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """The network's input; see `Conditioning`."""
+        return self.factor * (-at.log_snr / 2 - math.log(self.unit))
+
+
+@dataclass(frozen=True)
+class Time:
+    """t times `scale`; 999 is the c_noise of VP, for networks made for the indices of a table.
+
+    That is (M - 1) t with M = 1000 (Karras et al. 2022, table 1).
+    """
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("conditioning", scale=self.scale)
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """The network's input; see `Conditioning`."""
+        return self.scale * t.double()
+
+
+CONDITIONINGS: dict[str, type[Conditioning]] = {
+    "log_snr": LogSNR,
+    "noise_variance": NoiseVariance,
+    "signal_variance": SignalVariance,
+    "timestep": Timestep,
+    "c_noise": CNoise,
+    "time": Time,
+}
+"""Every conditioning by its name in a recipe."""

@@ -1,0 +1,89 @@
+"""The seven schedules of Béres' clear-diffusion-keras: one quantity of the level goes linearly with t."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ddim.diffusion.schedules.level import Level, as_double, variance_preserving
+from ddim.errors import UserError
+
+Transform = Callable[[Tensor], Tensor]
+
+QUANTITIES: dict[str, tuple[Transform, Transform]] = {
+    "noise_power": (lambda log_snr: (-log_snr).sigmoid(), lambda power: -torch.logit(power)),
+    "angle": (
+        lambda log_snr: (-log_snr / 2).exp().atan(),
+        lambda angle: -2 * angle.tan().log(),
+    ),
+    "log_snr": (lambda log_snr: log_snr, lambda log_snr: log_snr),
+    "log_noise": (
+        lambda log_snr: torch.nn.functional.logsigmoid(-log_snr),
+        lambda log_power: torch.expm1(-log_power).log(),
+    ),
+    "log_signal": (
+        torch.nn.functional.logsigmoid,
+        lambda log_power: -torch.expm1(-log_power).log(),
+    ),
+}
+"""Each quantity as a function of the log-SNR where alpha^2 + sigma^2 = 1, and the inverse of that function.
+
+The quantities are sigma^2, atan(sigma / alpha), the log-SNR itself, log sigma^2 and log alpha^2.
+"""
+
+
+@dataclass(frozen=True)
+class LinearIn:
+    """A `quantity` of the level goes linearly with t from log-SNR `start` to `end`; alpha^2 + sigma^2 = 1.
+
+    Béres' seven schedules (clear-diffusion-keras 2022). "noise_power" is sigma^2, "angle" the cosine
+    schedule, "log_snr" that of Kingma et al. 2021. Under "log_noise" and "log_signal", the logarithms of
+    sigma^2 and alpha^2, equal steps change a power by equal ratios. Under "noise_step" and "signal_step"
+    these logarithms are parabolas in t, flat at t = 1 and at t = 0. "signal_step" is close to DDPM's linear
+    beta.
+    """
+
+    quantity: Literal[
+        "noise_power", "angle", "log_snr", "log_noise", "log_signal", "noise_step", "signal_step"
+    ] = "angle"
+    start: float = 3.0
+    end: float = -10.0
+
+    entries = None  # continuous
+
+    def __post_init__(self) -> None:
+        # Beyond 36 one of the powers rounds to 1, and its logarithm to 0.
+        if not 36 >= self.start > self.end >= -36:
+            raise UserError(f"LinearIn needs 36 >= start > end >= -36, got {self.start} and {self.end}")
+
+    def __call__(self, t: Tensor | float) -> Level:
+        """The level at times t; see `Schedule`."""
+        t = as_double(t)
+        first, last = self._ends
+        part = {"noise_step": t * (2 - t), "signal_step": t**2}.get(self.quantity, t)
+        log_snr = self._transforms[1](torch.lerp(first, last, part))
+        return variance_preserving(log_snr.clamp(self.end, self.start))
+
+    def inverse(self, log_snr: Tensor | float) -> Tensor:
+        """The time of a log-SNR; see `Schedule`."""
+        first, last = self._ends
+        at = self._transforms[0](as_double(log_snr).clamp(self.end, self.start))
+        part = ((at - first) / (last - first)).clamp(0, 1)
+        if self.quantity == "noise_step":
+            return 1 - (1 - part).sqrt()
+        return part.sqrt() if self.quantity == "signal_step" else part
+
+    @property
+    def _transforms(self) -> tuple[Transform, Transform]:
+        name = {"noise_step": "log_noise", "signal_step": "log_signal"}.get(self.quantity, self.quantity)
+        return QUANTITIES[name]
+
+    @property
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """The linear quantity at t = 0 and at t = 1."""
+        start, end = torch.tensor([self.start, self.end], dtype=torch.float64)
+        return self._transforms[0](start), self._transforms[0](end)

@@ -1,0 +1,147 @@
+"""Discrete schedules: tables of beta, as DDPM and its descendants have them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ddim.diffusion.schedules.level import Level, as_double, variance_preserving
+from ddim.errors import UserError
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table of `entries` levels with alpha_i^2 = prod (1 - beta), for a subclass that gives the betas.
+
+    `clip` bounds the table. "none" leaves it. "rates" holds the signal rate alpha within [min_signal,
+    max_signal]. "powers" holds alpha^2 within the same two numbers, as the torch/luz repository does; that
+    puts 38 % of the default linear table on one level (alpha = 0.141).
+
+    `read` says which level lies between two entries. "floor" takes entry floor((entries - 1) t), as in
+    torch/luz. "log_snr" puts entry i, counted from 0, at t = (i + 1) / entries and is linear in log-SNR in
+    between. Times before the first entry have its level, except t = 0, which is the clean image.
+    """
+
+    entries: int = 1000
+    first: float = 1e-4
+    last: float = 0.02
+    clip: Literal["none", "rates", "powers"] = "rates"
+    min_signal: float = 0.02
+    max_signal: float = 0.95
+    read: Literal["floor", "log_snr"] = "floor"
+
+    def __post_init__(self) -> None:
+        kind = type(self).__name__
+        if not 0 < self.min_signal < self.max_signal <= 1:
+            raise UserError(
+                f"{kind} needs 0 < min_signal < max_signal <= 1, got {self.min_signal} and {self.max_signal}"
+            )
+        if self.entries < 2 or not 0 < self.first < self.last < 1:
+            raise UserError(
+                f"{kind} needs entries >= 2 and 0 < first < last < 1, "
+                f"got {self.entries}, {self.first} and {self.last}"
+            )
+
+    def __call__(self, t: Tensor | float) -> Level:
+        """The level at times t; see `Schedule`."""
+        t = as_double(t).cpu()
+        if self.read == "floor":
+            power = self.powers[(t * (self.entries - 1)).long()]
+            return Level(power.sqrt(), (1 - power).sqrt())
+        # The first entry is the cleanest level that a network sees.
+        position = (t * self.entries - 1).clamp(min=0)
+        below = position.floor().clamp(0, self.entries - 2).long()
+        log_snr = torch.lerp(self._log_snr[below], self._log_snr[below + 1], position - below)
+        return variance_preserving(torch.where(t > 0, log_snr, torch.inf))
+
+    def inverse(self, log_snr: Tensor | float) -> Tensor:
+        """The time of a log-SNR; see `Schedule`. Under "log_snr" no time before that of the first entry."""
+        wanted = -as_double(log_snr).cpu().contiguous()
+        # The first entry that is not above; the last digits of its own log-SNR depend on who computes it.
+        index = torch.searchsorted(-self._log_snr, wanted - 1e-9)
+        if self.read == "floor":
+            # The product with entries - 1 must not round down to the entry before.
+            t = torch.nextafter(
+                index.double() / (self.entries - 1), torch.tensor(torch.inf, dtype=torch.float64)
+            )
+            return torch.where(index > 0, t, 0.0).clamp(0, 1)
+        below = (index - 1).clamp(0, self.entries - 2)
+        high, low = self._log_snr[below], self._log_snr[below + 1]
+        # Equal neighbours are a plateau made by the clip; its first entry stands for it.
+        part = torch.where(high > low, (high + wanted) / (high - low), torch.where(index > 0, 1.0, 0.0))
+        return ((below + 1 + part) / self.entries).clamp(1 / self.entries, 1)
+
+    @cached_property
+    def powers(self) -> Tensor:
+        """(entries,) signal powers alpha_i^2, decreasing, float64."""
+        powers = (1 - self._betas()).cumprod(0)
+        if self.clip == "powers":
+            return powers.clamp(self.min_signal, self.max_signal)
+        if self.clip == "rates":
+            return powers.clamp(self.min_signal**2, self.max_signal**2)
+        return powers
+
+    @cached_property
+    def _log_snr(self) -> Tensor:
+        return torch.logit(self.powers)
+
+    def _betas(self) -> Tensor:
+        """(entries,) the share of its power that the signal loses at each entry, float64."""
+        raise NotImplementedError
+
+    def _line(self, low: float, high: float) -> Tensor:
+        return torch.linspace(low, high, self.entries, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Linear(_Table):
+    """DDPM's table: beta_i linear from `first` to `last` over `entries` (Ho et al. 2020, section 4).
+
+    alpha_i^2 = prod (1 - beta). `clip` bounds the table: "none", the signal rates alpha ("rates"), or alpha^2
+    ("powers", as the torch/luz repository). `read` says which level lies between two entries: that of entry
+    floor((entries - 1) t), or a level linear in log-SNR, with entry i at t = (i + 1) / entries.
+    """
+
+    def _betas(self) -> Tensor:
+        return self._line(self.first, self.last)
+
+
+@dataclass(frozen=True)
+class BetaTable(_Table):
+    """The other tables of beta; `entries`, `clip` and `read` as in `Linear`.
+
+    "cosine" is Nichol & Dhariwal 2021, eq. 17: alpha is the cosine of a time with an offset of 0.008, and
+    beta at most 0.999. The others are in the code of Ho et al. 2020. "quad" is linear in the square root of
+    beta, "sigmoid" rises as that function from -6 to 6, both from `first` to `last`. "const" is `last`
+    throughout. "jsd" is 1 / (entries - i), under which alpha^2 falls linearly to 0, so that it needs a clip.
+    """
+
+    betas: Literal["cosine", "quad", "const", "jsd", "sigmoid"] = "cosine"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.betas == "jsd" and self.clip == "none":
+            raise UserError(
+                "BetaTable needs a clip for betas jsd, whose last entry has no signal, as clip rates with "
+                "min_signal 0.001 and max_signal 1, got none"
+            )
+
+    def _betas(self) -> Tensor:
+        match self.betas:
+            case "cosine":
+                t = torch.arange(self.entries + 1, dtype=torch.float64) / self.entries
+                powers = ((t + 0.008) / 1.008 * math.pi / 2).cos() ** 2
+                return (1 - powers[1:] / powers[:-1]).clamp(max=0.999)
+            case "quad":
+                return self._line(self.first**0.5, self.last**0.5) ** 2
+            case "const":
+                return self._line(self.last, self.last)
+            case "jsd":
+                return 1 / self._line(self.entries, 1)
+            case "sigmoid":
+                return self.first + (self.last - self.first) * self._line(-6, 6).sigmoid()

@@ -1,0 +1,30 @@
+"""A `repr` that fits a screen for values that hold tensors or long tuples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from torch import Tensor
+
+
+class ShortRepr:
+    """For dataclasses with repr=False: tensors show as Tensor(2, 3, 64, 64), long tuples by their ends."""
+
+    def __repr__(self) -> str:
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(f'{name}={_short(value)}' for name, value in values)})"
+
+
+def short_values(values: Sequence[Any]) -> str:
+    """The values separated by commas; of more than six, the first two, their number and the last."""
+    if len(values) > 6:
+        return f"{values[0]!r}, {values[1]!r}, ... {len(values)} values ..., {values[-1]!r}"
+    return ", ".join(map(repr, values))
+
+
+def _short(value: Any) -> str:  # noqa: ANN401  (the value of any field)
+    if isinstance(value, Tensor) and value.numel() > 1:
+        return f"Tensor({', '.join(map(str, value.shape))})"
+    return f"({short_values(value)})" if isinstance(value, tuple) else repr(value)
