@@ -152,7 +152,7 @@ def test_a_comparison_is_a_page_too_with_the_grids_and_nothing_of_this_machine(c
     assert rows[4][-1] == "not ranked: the resizes differ: 2 px and 3 px |"
     assert ["| pictures", "500", "400", "400 |"] in rows
     assert "against 500 images, valid of flowers.zip" in "".join(page.texts)
-    assert "but for KID cautious ones of at least that" in "".join(page.texts)
+    assert "which are conservative except for KID" in "".join(page.texts)
     assert "better/evaluations/1: it is <b>said</b>" in page.texts
     shown = [attrs["src"].partition("base64,")[2] for tag, attrs in page.elements if tag == "img"]
     assert [base64.b64decode(png) for png in shown] == list(grids.values())
@@ -177,7 +177,9 @@ def test_a_run_with_itself_differs_in_nothing(run, capsys, monkeypatch):
     assert ", paired" in text
     assert "sampler.kind" in text
     same = said(capsys, "compare", run / "evaluations" / "1", run / "evaluations" / "1")
-    assert "+0.00000 (+0.00000 ... +0.00000), paired, no difference" in same.replace("-0.0", "+0.0")
+    assert "+0.00000 (+0.00000 ... +0.00000), paired, not distinguishable at 95 %" in same.replace(
+        "-0.0", "+0.0"
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from ddim.cli.tables import print_table
 from ddim.errors import check_count
 
 _EPILOG = """
-The choices of Karras et al. 2022, for any model: which noise levels a sampler visits (rows: edm, vp, ve,
-iddpm), by which rule (Euler's or Heun's, at the same number of evaluations), in which variable (columns:
-sigma(t) and s(t)). Each number is the mean squared error of pictures, in model units, against those of a fine
-run from the same noise. Below it the paper's way from three published samplers to its own, and what renewed
-noise does.
+Measures the choices of Karras et al. 2022 (figure 2) on any run. Rows are the noise levels that a sampler
+visits (edm, vp, ve, iddpm) and its solver (Euler or Heun, at the same number of evaluations). Columns are the
+schedule sigma(t) and the scaling s(t). Each number is the mean squared error of samples, in model units,
+against the samples of a run with many steps from the same noise. A second table goes from three published
+samplers to the paper's own, step by step. A third shows how far renewed noise moves the samples.
 
 examples:
   ddim ablate runs/flowers64-edm-1
@@ -29,13 +29,17 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument(
-        "--evaluations", type=int, default=19, metavar="N", help="of the network, a picture (default 19)"
+        "--evaluations",
+        type=int,
+        default=19,
+        metavar="N",
+        help="network evaluations per sample (default: 19)",
     )
     parser.add_argument(
-        "--seeds", type=int, default=16, metavar="N", help="pictures that are compared (default 16)"
+        "--seeds", type=int, default=16, metavar="N", help="number of samples to compare (default: 16)"
     )
     parser.add_argument(
-        "--end", type=float, metavar="T", help="the last level (default: that of the run's own grid)"
+        "--end", type=float, metavar="T", help="the last sampling time (default: that of the run's grid)"
     )
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument("--device", help=DEVICE)

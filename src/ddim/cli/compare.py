@@ -16,15 +16,17 @@ if TYPE_CHECKING:
     from ddim.plots.page import Block
 
 _EPILOG = """
-Each is a record, the folder of an evaluation, or a run, of which the newest evaluation counts. Ranked is what
-has the features, the reference and, but for KID and FID-infinity, the number of pictures of the first; the
-rest is listed with the reason. Differences are to the first, with their 95 % intervals: one that holds 0 is
-no difference. But for KID they are cautious: they hold the truth at least 95 times in 100, and may be about
-twice as wide as need be. They are paired where both made pictures of the same seeds. FID-infinity is
-ranked without.
+Compares evaluations with the first one. RECORD|RUN is a record, the folder of an evaluation, or a run, which
+stands for its newest evaluation. An evaluation is ranked if it has the features and the reference of the
+first and, except for KID and FID-infinity, its number of images. The others are listed with the reason.
 
---out writes the same with notes and grids as one HTML file with everything inside, and a Markdown file of the
-same name with its pictures in NAME-files/.
+Differences from the first have 95 % intervals. An interval that holds 0 means that the two are not
+distinguishable at 95 %. Except for KID the intervals are conservative: they hold the true difference in at
+least 95 % of cases, and may be twice as wide as needed. Differences are paired if both evaluations sampled
+the same seeds. FID-infinity has no differences.
+
+--out writes the comparison, with notes and sheets of samples, as one HTML file and as Markdown with its
+images in NAME-files/.
 
 examples:
   ddim compare runs/photos-fast-1 runs/photos-fast-2
@@ -34,17 +36,21 @@ examples:
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim compare`."""
+    from ddim.metrics.catalogue import METRICS
+
     parser.usage = "ddim compare RECORD|RUN RECORD|RUN... [--metric kid] [--out FILE.html]"
     parser.epilog = _EPILOG
     parser.add_argument(
-        "evaluations", type=Path, nargs="+", metavar="RECORD|RUN", help="the first is compared with the rest"
+        "evaluations",
+        type=Path,
+        nargs="+",
+        metavar="RECORD|RUN",
+        help="the first is compared with the others",
     )
     parser.add_argument(
-        "--metric",
-        default="kid",
-        help="kid (default), fid, fid_infinity, precision, recall, density, coverage",
+        "--metric", default="kid", metavar="NAME", help=f"{', '.join(METRICS)} (default: kid)"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="a page of it, FILE.html, and Markdown")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write FILE.html and FILE.md as well")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,8 +99,8 @@ def _page(
     how = (
         f"By features of {features['extractor']} (weights {features['weights'][:8]}, {features['resize']}), "
         f"against {reference['images']:,} images, {reference['part']} of {Path(reference['source']).name}. "
-        "Differences have 95 % intervals, but for KID cautious ones of at least that: one that holds 0 is no "
-        "difference."
+        "Differences have 95 % intervals, which are conservative except for KID. If an interval holds "
+        "0, the two are not distinguishable at 95 %."
     )
     names = [line[1] for line in table[1:]]
     notes: list[str] = []
@@ -156,7 +162,7 @@ def _reason(row: Row) -> str:
     if what is None or isinstance(what, str):
         return what or f"not ranked: {row.unranked}"
     kind = "paired" if what.paired else "not paired"
-    verdict = ", no difference" if what.low <= 0 <= what.high else ""
+    verdict = ", not distinguishable at 95 %" if what.low <= 0 <= what.high else ""
     return f"{what.value:+.5f} ({what.low:+.5f} ... {what.high:+.5f}), {kind}{verdict}"
 
 

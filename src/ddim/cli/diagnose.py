@@ -6,21 +6,23 @@ import argparse
 import sys
 from pathlib import Path
 
-from ddim.cli import WEIGHTS, check_run_folder
+from ddim.cli import DEVICE, WEIGHTS, check_run_folder
 from ddim.cli.tables import print_table
 from ddim.files import write_json
 
 _EPILOG = """
-Asks the run at even steps of log-SNR (clean first) for images that it trained on and images that it held out,
-and prints for each level
-  noise MSE, image MSE   the errors of its predictions, in model units, with 95 % intervals
-  slope                  of the true noise on the predicted one: 1 is right, less means predictions too large
-  gap to training        how much worse held-out images are denoised: what is above 0 is memorised
-then the plateaus of the schedule (the share of uniform times on one level), the levels that the images ask
-for, and from which batch on a larger one buys little (the gradient noise scale).
+Denoises training images and held-out images at equal steps of log-SNR, the cleanest first. For each noise
+level it prints
+  noise MSE, image MSE   the errors of the predictions, in model units, with 95 % intervals
+  slope                  regression of the true noise on the predicted noise: 1 is calibrated; below 1, the
+                         predictions are too large
+  gap to training        how much larger the error is on held-out images; above 0, the run memorises
+Then it reports the plateaus of the schedule (shares of uniform times on one noise level), the range of noise
+levels that the images need, and the batch size above which larger batches bring little (the gradient noise
+scale, McCandlish et al. 2018).
 
-RUN/diagnostics/N/ gets record.json and figure.png, which TensorBoard shows too: both say where training
-spends its times.
+RUN/diagnostics/N/ gets record.json and figure.png, which TensorBoard shows too. Both also show which noise
+levels training draws.
 
 examples:
   ddim diagnose runs/flowers64-fast-1
@@ -34,11 +36,17 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument(
-        "--images", type=int, default=128, metavar="N", help="of training, and as many held out (default 128)"
+        "--images",
+        type=int,
+        default=128,
+        metavar="N",
+        help="number of training images, and of held-out images (default: 128)",
     )
-    parser.add_argument("--levels", type=int, default=12, metavar="N", help="levels of noise (default 12)")
+    parser.add_argument(
+        "--levels", type=int, default=12, metavar="N", help="number of noise levels (default: 12)"
+    )
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
-    parser.add_argument("--device", help="default: the one that the run was trained on")
+    parser.add_argument("--device", help=DEVICE)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.cli import WEIGHTS, check_fields
+from ddim.cli import DEVICE, RUN, SAMPLING_FIELDS, WEIGHTS, check_fields
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,54 +16,56 @@ if TYPE_CHECKING:
 TAKES_FIELDS = True
 
 _EPILOG = """
-A run is judged against the images that it held out of training; --data names others, and must for images.
-Numbers can be compared where features, reference and number of pictures are the same: `ddim compare` minds
-that. The record, the features and a grid of the pictures lie in RUN/evaluations/1, 2, ... and TensorBoard
-shows the numbers and the grid beside what the run logged.
+Compares samples of a run, or images in a folder or archive, with reference images: those that the run held
+out of training, or --data. `ddim compare` ranks evaluations with the same features, reference and number of
+images. RUN/evaluations/N/ gets the record, the features and a sheet of the samples; TensorBoard shows the
+numbers and the sheet too.
 
-ways of sampling, as `ddim sample` takes them:
-  --sampler, --grid, --sampled_on, --clip, and their fields; default: the recipe's, or the grid that
-  `ddim search` found
-  --label L, --guidance W, of a run trained with labels; the reference holds images of all classes, and so do
-  pictures of --label all, as many of each
+sampling options, as in `ddim sample`:
+  --sampler, --grid, --sampled_on, --clip and their fields (default: the recipe's, with the sampling times
+  that `ddim search` found)
+  --label L, --guidance W, of a run trained with labels. The reference has images of all classes; --label all
+  samples as many of each.
 
 examples:
   ddim evaluate runs/photos-fast-1
   ddim evaluate runs/photos-fast-1 --steps 10 -n 5000 --sampler edm
-  ddim evaluate pictures/ --data photos/
+  ddim evaluate images/ --data photos/
 """
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim evaluate`."""
+    from ddim.metrics.catalogue import DEFAULT, EXTRACTORS
+
     parser.usage = "ddim evaluate RUN|IMAGES [-n 1000] [--steps 20] [--data DATA] [--part PART] [options]"
     parser.epilog = _EPILOG
+    parser.add_argument("source", metavar="RUN|IMAGES", help=f"{RUN}; or a folder or archive of images")
+    parser.add_argument("-n", type=int, metavar="N", help="number of samples of a run (default: 1000)")
+    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: 20)")
+    parser.add_argument("--seed", type=int, metavar="S", help="first seed: S ... S+N-1 (default: 0)")
+    parser.add_argument("--label", metavar="L", help="class name, class index or all (default: no class)")
     parser.add_argument(
-        "source",
-        metavar="RUN|IMAGES",
-        help="a run, one of its checkpoints, RUN/best for the best of them, a folder or archive of images",
+        "--guidance", type=float, metavar="W", help="classifier-free guidance scale (default: 1, off)"
     )
-    parser.add_argument("-n", type=int, metavar="N", help="how many pictures of a run (default 1000)")
-    parser.add_argument("--steps", type=int, metavar="N", help="levels of the grid (default 20)")
-    parser.add_argument("--seed", type=int, metavar="S", help="pictures of seeds S ... S+N-1 (default 0)")
-    parser.add_argument("--label", metavar="L", help="a class, by name or index, or all")
-    parser.add_argument("--guidance", type=float, metavar="W", help="towards the label; 1 (default) is none")
     parser.add_argument("--weights", help=WEIGHTS)
-    parser.add_argument("--data", metavar="DATA", help="images to be judged against (default: the run's own)")
+    parser.add_argument("--data", metavar="DATA", help="reference images (default: the run's own)")
     parser.add_argument(
         "--part",
         metavar="PART",
-        help="valid, train or all of them (default: valid of the run's, all of DATA)",
+        help="part of the reference: valid, train or all (default: valid of a run's own, all of DATA)",
     )
     parser.add_argument(
         "--features",
         metavar="NAME",
-        help="the network of the features: efficientnet-lite0 (default), inception-2015 or "
-        "inception-torchvision, whose weights are downloaded once",
+        help=f"network of the features: {', '.join(EXTRACTORS)} "
+        f"(default: {DEFAULT}); the weights of inception are downloaded once",
     )
-    parser.add_argument("--features-weights", type=Path, metavar="FILE", help="its weights, from a file")
+    parser.add_argument(
+        "--features-weights", type=Path, metavar="FILE", help="file with the network's weights"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder for the evaluation")
-    parser.add_argument("--device", help="default: the one that the run was trained on")
+    parser.add_argument("--device", help=DEVICE)
 
 
 _OF_RUNS = ("n", "steps", "seed", "label", "guidance", "weights", "device")
@@ -71,7 +73,7 @@ _OF_RUNS = ("n", "steps", "seed", "label", "guidance", "weights", "device")
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the numbers and where the record lies."""
-    check_fields(args, "evaluate", "sampler", "grid", "sampled_on", "clip")
+    check_fields(args, "evaluate", *SAMPLING_FIELDS)
     # Here, so that --help answers without torch.
     from ddim.cli.console import report_progress
     from ddim.evaluation.evaluate import Pictures, evaluate, is_run

@@ -8,20 +8,20 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.cli import WEIGHTS
+from ddim.cli import DEVICE, WEIGHTS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _EPILOG = """
-Bits per dimension are the length of a lossless code for 8-bit images with this model. Lower is better, and a
-model that knows nothing has 8. Compare two models on the same images only.
+Bits per dimension are the length of a lossless code for 8-bit images with this model. Lower is better;
+uniformly random pixels need 8. Compare two models on the same images only.
 
-  --method vlb   the variational bound of DDPM sampling, over --steps steps (default 1000). The steps are
+  --method vlb   the variational bound of DDPM sampling, over --steps steps (default: 1000). The steps are
                  equal in log-SNR; of a tabulated schedule they are its entries, and at most as many. The
                  variance is the learned one if the run has learned it, else the larger fixed one (beta).
-  --method ode   the density along the probability flow, over --steps steps (default 50). Each step costs four
-                 network evaluations and four derivatives.
+  --method ode   the density along the probability flow, over --steps steps (default: 50). Each step costs
+                 four network evaluations and four derivatives.
 
 A run trained with labels gets the class of each image by the name of its folder. An image whose folder is no
 class of the run gets no class.
@@ -39,16 +39,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.usage = "ddim likelihood RUN [--method vlb|ode] [-n 64] [--data DATA] [--part valid] [options]"
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
-    parser.add_argument("--method", choices=("vlb", "ode"), default="vlb", help="vlb (default) or ode")
+    parser.add_argument("--method", choices=("vlb", "ode"), default="vlb", help="vlb or ode (default: vlb)")
     parser.add_argument("--data", metavar="DATA", help="images to measure (default: the run's own)")
     parser.add_argument(
         "--part", choices=("valid", "train"), default="valid", help="the part of the images (default: valid)"
     )
-    parser.add_argument("-n", type=int, default=64, metavar="N", help="number of images (default 64)")
-    parser.add_argument("--steps", type=int, metavar="N", help="default: 1000 for vlb, 50 for ode")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the noise (default 0)")
+    parser.add_argument("-n", type=int, default=64, metavar="N", help="number of images (default: 64)")
+    parser.add_argument("--steps", type=int, metavar="N", help="steps (default: 1000 for vlb, 50 for ode)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the noise (default: 0)")
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
-    parser.add_argument("--device", help="default: the device that the run was trained on")
+    parser.add_argument("--device", help=DEVICE)
 
 
 def run(args: argparse.Namespace) -> int:

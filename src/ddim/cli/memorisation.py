@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ddim.cli import WEIGHTS
+from ddim.cli import DEVICE, WEIGHTS
 from ddim.errors import UserError
 
 _EPILOG = """
@@ -36,14 +36,17 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.usage = "ddim memorisation RUN [-n 500] [--steps 20] [--features NAME|pixels] [options]"
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
-    parser.add_argument("-n", type=int, default=500, metavar="N", help="number of samples (default 500)")
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="sampling steps (default 20)")
+    parser.add_argument("-n", type=int, default=500, metavar="N", help="number of samples (default: 500)")
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="sampling steps (default: 20)")
     parser.add_argument(
-        "--features", default="pixels", metavar="NAME", help="pixels (default) or the name of a network"
+        "--features",
+        default="pixels",
+        metavar="NAME",
+        help="pixels or the name of a network (default: pixels)",
     )
     parser.add_argument("--features-weights", type=Path, metavar="FILE", help="weights of that network")
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
-    parser.add_argument("--device", help="default: the device that the run was trained on")
+    parser.add_argument("--device", help=DEVICE)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.cli import WEIGHTS, check_fields, check_run_folder
+from ddim.cli import DEVICE, WEIGHTS, check_fields, check_run_folder
 from ddim.errors import UserError, check_count
 
 if TYPE_CHECKING:
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 TAKES_FIELDS = True
 
 _EPILOG = """
-Tries grids between the ends of the run's own, or to --end, and keeps what brings pictures nearest to those
-of a fine run, in a few minutes. The best is written to RUN/grids.json, and `ddim sample RUN` with the same
---steps and sampler then uses it unless --grid says otherwise.
+Varies the sampling times between the first and the last time of the run's grid, and keeps those whose samples
+are nearest to the samples of a run with many steps. This takes minutes. The best times are written to
+RUN/grids.json; `ddim sample RUN` with the same --steps and sampler uses them, unless --grid is given.
+
+sampling options:
+  --sampler, --grid and their fields, as in `ddim sample` (default: the recipe's)
 
 examples:
   ddim search runs/photos-fast-1 --steps 10
@@ -32,15 +35,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.usage = "ddim search RUN [--steps 10] [--sampler NAME] [--end T] [--seeds 16] [options]"
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
-    parser.add_argument("--steps", type=int, default=10, metavar="N", help="levels of the grid (default 10)")
+    parser.add_argument("--steps", type=int, default=10, metavar="N", help="sampling steps (default: 10)")
     parser.add_argument(
-        "--end", type=float, metavar="T", help="the last level (default: that of the run's own grid)"
+        "--end", type=float, metavar="T", help="the last sampling time (default: that of the run's grid)"
     )
     parser.add_argument(
-        "--seeds", type=int, default=16, metavar="N", help="pictures that are tried (default 16)"
+        "--seeds", type=int, default=16, metavar="N", help="number of samples to compare (default: 16)"
     )
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
-    parser.add_argument("--device", help="default: the one that the run was trained on")
+    parser.add_argument("--device", help=DEVICE)
 
 
 FIRST_SEED = 2**31

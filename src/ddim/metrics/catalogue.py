@@ -9,6 +9,9 @@ from ddim.errors import UserError, suggest
 DEFAULT = "efficientnet-lite0"
 """The network whose features are used by default."""
 
+EXTRACTORS = (DEFAULT, "inception-2015", "inception-torchvision")
+"""The networks whose features metrics may use, by name; see `ddim.metrics.features`."""
+
 LEAST = 20
 """The smallest number of images on either side for which metrics are computed."""
 

@@ -15,18 +15,20 @@ from torch import Tensor
 from ddim.errors import UserError, suggest
 from ddim.files import atomic_file
 from ddim.metrics import efficientnet, inception
-from ddim.metrics.catalogue import DEFAULT
+from ddim.metrics.catalogue import DEFAULT, EXTRACTORS
 
-# Name: the loader, how images are resized, the number of features.
-_NETWORKS = {
-    DEFAULT: (efficientnet.load_efficientnet_lite0, efficientnet.RESIZE, efficientnet.DIMENSIONS),
-    "inception-2015": (inception.load_inception_2015, inception.RESIZE_2015, inception.DIMENSIONS),
-    "inception-torchvision": (
-        inception.load_inception_torchvision,
-        inception.RESIZE_TORCHVISION,
-        inception.DIMENSIONS,
-    ),
-}
+# For each extractor: the loader, how images are resized, the number of features.
+_NETWORKS = dict(
+    zip(
+        EXTRACTORS,
+        (
+            (efficientnet.load_efficientnet_lite0, efficientnet.RESIZE, efficientnet.DIMENSIONS),
+            (inception.load_inception_2015, inception.RESIZE_2015, inception.DIMENSIONS),
+            (inception.load_inception_torchvision, inception.RESIZE_TORCHVISION, inception.DIMENSIONS),
+        ),
+        strict=True,
+    )
+)
 _KERAS = "inception-keras"
 
 
