@@ -53,7 +53,9 @@ def test_the_bits_of_each_image_are_kept_with_what_they_depend_on(method, steps,
     assert record["variance"] == ("learned" if method == "vlb" else None)
     assert record["reference"]["part"] == "valid"
     assert len(set(record["reference"]["images"])) == 3
-    assert record["checkpoint"]["sha256"] == checkpoint.digest(checkpoint.newest(run / "checkpoints"))
+    assert record["checkpoint"]["sha256"] == checkpoint.hash_checkpoint(
+        checkpoint.find_newest(run / "checkpoints")
+    )
     assert said.startswith(f"{mean:.4f} +- ")
     # The same again is the same, in a new folder.
     assert main(words) == 0
@@ -73,7 +75,7 @@ def test_fewer_images_are_the_first_of_more(run, capsys):
 def test_a_mistake_is_one_sentence(run, capsys, tmp_path):
     seed = train(None, tiny.recipe(schedule="cosine"), out=tmp_path / "seed", machine=tiny.MACHINE)
     assert tiny.BASE.schedule == Cosine()
-    newest = checkpoint.newest(run / "checkpoints")
+    newest = checkpoint.find_newest(run / "checkpoints")
     for words, sentence in [
         ([seed], "likelihood needs a schedule and times of training whose least noise is at most 0.05"),
         ([newest], "is a checkpoint, and results are added to a run"),
@@ -102,7 +104,7 @@ def test_a_variance_that_nothing_has_trained_is_not_measured(run, tmp_path, caps
     """Such a run could be made once: its bits are those of the variance that a sampler can rely on."""
     old, found = tmp_path / "run", {}
     shutil.copytree(run, old)
-    newest = checkpoint.newest(old / "checkpoints")
+    newest = checkpoint.find_newest(old / "checkpoints")
     recipe = checkpoint.read_document(newest, "recipe")
     changed = recipe | {"objective": {"kind": "objective"}}
     tensors = {name: checkpoint.read_tensors(newest, name) for name in ("model", "ema/default")}

@@ -56,8 +56,8 @@ def test_the_first_five_of_twelve_pictures_are_the_same_bytes(run, tmp_path):
 def test_the_record_says_what_the_pictures_depend_on(run, tmp_path):
     words = ["--seed", 3, "-n", 2, "--steps", 4, "--sampler.eta", "0.5", "--grid", "quadratic"]
     record = json.loads(made(run, tmp_path, *words)["record.json"])
-    newest = checkpoint.newest(run / "checkpoints")
-    assert record["checkpoint"] == {"path": str(newest), "sha256": checkpoint.digest(newest)}
+    newest = checkpoint.find_newest(run / "checkpoints")
+    assert record["checkpoint"] == {"path": str(newest), "sha256": checkpoint.hash_checkpoint(newest)}
     assert record["seeds"] == [3, 4]
     assert record["nfe"] == len(record["times"]) == 4
     assert record["sampler"] == {"kind": "ddim", "eta": 0.5}
@@ -181,7 +181,7 @@ def test_weights_can_be_any_average_of_the_run(tmp_path, capsys):
 
 def test_pictures_go_into_a_new_folder_each_time(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    newest = checkpoint.newest(run / "checkpoints")
+    newest = checkpoint.find_newest(run / "checkpoints")
     alone = Path(shutil.copytree(newest, tmp_path / "alone"))
     named = [(run, "one-1"), (run, "one-2"), (run / "best", "one-3"), (newest, "one-4"), (alone, "alone-1")]
     for of, name in named:

@@ -82,7 +82,7 @@ def test_a_run_is_made_shown_and_named(here, capsys):
     assert re.search(r"step 5: noise mae 0\.\d{4}, image mae 0\.\d{4}, samples ", text)
     assert re.search(r"80 of 80 images, [\d.]+ images/s, loss 0\.\d{4}, 0:\d\d left", text)
     assert "\x1b" not in text
-    assert checkpoint.newest(folder / "checkpoints").name == "step-000000010"
+    assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000010"
 
 
 def test_options_and_fields_reach_the_recipe(here, capsys):
@@ -308,7 +308,7 @@ def test_without_a_folder_the_newest_run_with_the_same_arguments_goes_on(here, c
         lines = said(capsys, [*words, "--seed", seed], 0)
         assert f"run folder runs/{folder}, continuing at step 5" in lines
     steps = {
-        folder.name: checkpoint.newest(folder / "checkpoints").name[-2:]
+        folder.name: checkpoint.find_newest(folder / "checkpoints").name[-2:]
         for folder in (here / "runs").glob("r*")
     }
     assert steps == {"r0": "05", "r1": "10", "r2": "10"}

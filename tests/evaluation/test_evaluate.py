@@ -89,8 +89,8 @@ def test_the_record_says_what_the_numbers_depend_on(run):
     found = evaluate(run, Pictures(40, 3, seed=7, weights="raw", fields={"sampler": "edm"}), extractor=stub())
     record = json.loads((run / "evaluations" / "1" / "record.json").read_text())
     assert record == found.record
-    newest = checkpoint.newest(run / "checkpoints")
-    assert record["sampling"]["checkpoint"]["sha256"] == checkpoint.digest(newest)
+    newest = checkpoint.find_newest(run / "checkpoints")
+    assert record["sampling"]["checkpoint"]["sha256"] == checkpoint.hash_checkpoint(newest)
     assert record["sampling"]["seeds"] == list(range(7, 47))
     assert record["sampling"]["sampler"]["kind"] == "edm"
     # Heun asks twice a step, but once for the last.
@@ -210,7 +210,7 @@ def test_what_is_kept_elsewhere_is_not_shown_with_the_run(run, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     evaluate(run, FEW, extractor=stub(), out=tmp_path / "elsewhere")
     alone = tmp_path / "alone"
-    shutil.copytree(checkpoint.newest(run / "checkpoints"), alone)
+    shutil.copytree(checkpoint.find_newest(run / "checkpoints"), alone)
     before = sorted(alone.rglob("*"))
     assert (
         evaluate(alone, FEW, Reference("blossoms:60"), extractor=stub()).folder.parent.name == "evaluations"
@@ -253,7 +253,7 @@ def test_a_name_that_another_evaluation_took_meanwhile_is_left_to_it(run, monkey
 
 
 def test_a_checkpoint_is_judged_too_and_stays_as_it_was(run):
-    path = checkpoint.newest(run / "checkpoints")
+    path = checkpoint.find_newest(run / "checkpoints")
     assert evaluate(path, FEW, extractor=stub()).folder == run / "evaluations" / "1"
     checkpoint.verify(path)
 

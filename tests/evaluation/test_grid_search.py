@@ -98,7 +98,7 @@ def test_the_one_liner_and_the_command_make_the_same_pictures(run, tmp_path):
     """On the levels that were found for six steps of the averaged weights, and where there are none."""
     found = searched.Found((1.0, 0.9, 0.5, 0.4, 0.2, 0.1), 0.1, {"uniform": 0.2})
     searched.save(run, DDIM(), 6, "ema", found)
-    path = checkpoint.newest(run / "checkpoints")
+    path = checkpoint.find_newest(run / "checkpoints")
     alone = lambda steps, weights: generate(load(run, weights), range(2), steps)[0]
     for k, (source, steps, weights) in enumerate(
         ((run, 6, "ema"), (run, 6, "raw"), (run, 5, "ema"), (path, 6, "ema"))
@@ -136,7 +136,7 @@ def test_a_search_tries_pictures_as_they_are_sampled(run):
 
 
 def test_mistakes_are_one_sentence(run, tmp_path, capsys):
-    path = checkpoint.newest(run / "checkpoints")
+    path = checkpoint.find_newest(run / "checkpoints")
     for words, said in (
         ([str(path)], "is a checkpoint"),
         ([str(run), "--seeds", "0"], "--seeds must be"),

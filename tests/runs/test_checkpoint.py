@@ -16,8 +16,8 @@ import torch
 
 import crash
 from ddim.errors import NoSpace, UserError
-from ddim.runs import checkpoint
-from ddim.runs.checkpoint import Damaged, best, newest, read_document, read_tensors, save, verify
+from ddim.runs import checkpoint, manifest
+from ddim.runs.checkpoint import Damaged, find_best, find_newest, read_document, read_tensors, save, verify
 
 
 def names(folder):
@@ -84,7 +84,11 @@ def test_equal_content_has_an_equal_digest_and_other_content_another(tmp_path):
     first, same, other = (
         crash.put(tmp_path / name, 7, version) for name, version in (("a", 0), ("b", 0), ("c", 1))
     )
-    assert checkpoint.digest(first) == checkpoint.digest(same) != checkpoint.digest(other)
+    assert (
+        checkpoint.hash_checkpoint(first)
+        == checkpoint.hash_checkpoint(same)
+        != checkpoint.hash_checkpoint(other)
+    )
 
 
 def test_the_folder_holds_what_is_promised(tmp_path):
@@ -99,7 +103,7 @@ def test_the_folder_holds_what_is_promised(tmp_path):
         "recipe.json",
         "state.json",
     ]
-    assert json.loads((path / "state.json").read_text())["schema"] == 1
+    assert json.loads((path / "MANIFEST.json").read_text())["schema"] == 1
 
 
 @pytest.mark.parametrize("document", [{"loss": float("nan")}, {"loss": float("inf")}, {"path": Path("x")}])
@@ -139,11 +143,11 @@ def test_steps_and_counts_out_of_range_are_refused(tmp_path):
 
 
 def test_the_newest_is_the_highest_step_and_none_where_there_is_none(tmp_path):
-    assert newest(tmp_path / "missing") is None
-    assert newest(tmp_path) is None
+    assert find_newest(tmp_path / "missing") is None
+    assert find_newest(tmp_path) is None
     for step in (9, 1_000_000_000, 123_456_789):
         crash.put(tmp_path, step, keep=9)
-    assert crash.label(newest(tmp_path)) == (1_000_000_000, 0)
+    assert crash.label(find_newest(tmp_path)) == (1_000_000_000, 0)
 
 
 def test_the_newest_and_the_best_stay(tmp_path):
@@ -151,15 +155,15 @@ def test_the_newest_and_the_best_stay(tmp_path):
     for step, mark in marks.items():
         crash.put(tmp_path, step, keep=2, best=mark)
     assert names(tmp_path) == [f"step-{step:09d}" for step in (20, 40, 50)]
-    assert crash.label(best(tmp_path)) == (20, 0)
+    assert crash.label(find_best(tmp_path)) == (20, 0)
     crash.put(tmp_path, 60, keep=1, best=True)
     assert names(tmp_path) == ["step-000000060"]
-    assert best(tmp_path) == newest(tmp_path)
+    assert find_best(tmp_path) == find_newest(tmp_path)
 
 
 def test_there_is_no_best_where_none_was_marked(tmp_path):
     crash.put(tmp_path, 1)
-    assert best(tmp_path) is None
+    assert find_best(tmp_path) is None
 
 
 def test_a_damaged_one_does_not_count_among_the_kept(tmp_path):
@@ -173,14 +177,14 @@ def test_a_damaged_one_does_not_count_among_the_kept(tmp_path):
 def test_the_same_step_can_be_saved_again(tmp_path):
     for version in (0, 0, 1):
         path = crash.put(tmp_path, 5, version)
-        assert crash.label(path) == crash.label(newest(tmp_path)) == (5, version)
+        assert crash.label(path) == crash.label(find_newest(tmp_path)) == (5, version)
     assert names(tmp_path) == ["step-000000005"]
 
 
 def test_a_damaged_one_of_the_same_step_is_replaced(tmp_path):
     (crash.put(tmp_path, 5) / "model.safetensors").unlink()
     crash.put(tmp_path, 5, 1)
-    assert crash.label(newest(tmp_path)) == (5, 1)
+    assert crash.label(find_newest(tmp_path)) == (5, 1)
     assert names(tmp_path) == ["step-000000005"]
 
 
@@ -190,7 +194,7 @@ def test_the_newer_of_two_of_the_same_step_wins_unless_it_is_damaged(tmp_path):
     fresh = tmp_path / "step-000000005.new"
     shutil.move(other, fresh)
     shutil.copytree(tmp_path, tmp_path / "copy")
-    assert crash.label(newest(tmp_path)) == (5, 1)
+    assert crash.label(find_newest(tmp_path)) == (5, 1)
     crash.put(tmp_path, 6)
     assert crash.label(tmp_path / "step-000000005") == (5, 1)
     assert names(tmp_path) == ["copy", "other", "step-000000005", "step-000000006"]
@@ -207,7 +211,7 @@ def test_leftovers_of_dead_writers_go(tmp_path):
     elsewhere = tmp_path / "mine"
     elsewhere.mkdir()
     (tmp_path / ".tmp-3").symlink_to(elsewhere)
-    assert newest(tmp_path) is None
+    assert find_newest(tmp_path) is None
     crash.put(tmp_path, 1)
     assert names(tmp_path) == ["mine", "step-000000001"]
 
@@ -245,7 +249,7 @@ def test_a_failure_of_any_system_call_leaves_the_old_or_the_new(code, kind, tmp_
             break
         # None: what failed did not matter, as making a folder that is there already.
         assert type(error) in {kind, type(None)}
-        assert crash.label(newest(run)) in {(20, 0), (10, 0) if error else (20, 0)}
+        assert crash.label(find_newest(run)) in {(20, 0), (10, 0) if error else (20, 0)}
         assert names(run)[0] == "step-000000010"
         assert not [name for name in names(run) if name.startswith(".tmp")]
         assert crash.label(crash.put(run, 20, 1)) == (20, 1)
@@ -262,7 +266,7 @@ def test_a_disk_that_is_too_full_is_known_before_writing(tmp_path, monkeypatch):
         with pytest.raises(NoSpace, match=r"needs 4\.0 MB and .* has 1\.0 MB free") as caught:
             save(tmp_path, 2, {"model": {"w": torch.zeros(736_000)}}, {})
     assert isinstance(caught.value, OSError)
-    assert crash.label(newest(tmp_path)) == (1, 0)
+    assert crash.label(find_newest(tmp_path)) == (1, 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, 10**7))
     assert crash.label(crash.put(tmp_path, 2)) == (2, 0)
 
@@ -273,7 +277,7 @@ def test_a_reader_never_harms_what_a_trainer_replaces_meanwhile(tmp_path):
     writer.start()
     found = []
     while writer.is_alive():
-        found.append(newest(tmp_path))
+        found.append(find_newest(tmp_path))
     writer.join()
     assert None not in found
     assert names(tmp_path) == ["step-000000005"]
@@ -282,7 +286,7 @@ def test_a_reader_never_harms_what_a_trainer_replaces_meanwhile(tmp_path):
 def test_a_folder_that_has_the_number_of_one_replaced_is_not_taken_for_it(tmp_path, monkeypatch):
     """File systems give the number of a folder that was removed to the next one."""
     crash.put(tmp_path, 5)
-    verified, stat = checkpoint._verified, Path.stat
+    verified, stat = checkpoint.verify, Path.stat
 
     def numbered(path, **options):
         found = stat(path, **options)
@@ -290,13 +294,13 @@ def test_a_folder_that_has_the_number_of_one_replaced_is_not_taken_for_it(tmp_pa
         return SimpleNamespace(**{**values, "st_ino": 1})
 
     def overtaken(path):
-        monkeypatch.setattr(checkpoint, "_verified", verified)
+        monkeypatch.setattr(checkpoint, "verify", verified)
         crash.put(tmp_path, 5, 1, keep=1)
         raise Damaged("read while it was replaced")
 
     monkeypatch.setattr(Path, "stat", numbered)
-    monkeypatch.setattr(checkpoint, "_verified", overtaken)
-    assert newest(tmp_path) == tmp_path / "step-000000005"
+    monkeypatch.setattr(checkpoint, "verify", overtaken)
+    assert find_newest(tmp_path) == tmp_path / "step-000000005"
 
 
 # Damage (R6)
@@ -307,7 +311,7 @@ def damaged_and_passed_over(run, name):
     with pytest.raises(Damaged, match=name.replace(".", r"\.")):
         verify(run / "step-000000020")
     told = []
-    assert crash.label(newest(run, told.append)) == (10, 0)
+    assert crash.label(find_newest(run, told.append)) == (10, 0)
     assert len(told) == 1
     assert name in told[0]
     assert "damaged-step-000000020-1" in told[0]
@@ -376,7 +380,7 @@ def test_files_swapped_with_those_of_another_checkpoint_are_found(fresh):
         shutil.copy(run / "step-000000010" / name, path / name)
         with pytest.raises(Damaged):
             verify(path)
-        assert crash.label(newest(run, str)) == (10, 0)
+        assert crash.label(find_newest(run, str)) == (10, 0)
 
 
 def test_two_files_swapped_in_one_checkpoint_are_found(fresh):
@@ -407,10 +411,10 @@ def test_reading_finds_damage_by_itself(fresh):
 def test_without_a_listener_damage_is_a_warning_and_nothing_whole_is_none(tmp_path):
     (crash.put(tmp_path, 1) / "state.json").unlink()
     with pytest.warns(UserWarning, match=r"state\.json is missing; it is passed over, and was renamed"):
-        assert newest(tmp_path) is None
+        assert find_newest(tmp_path) is None
     crash.put(tmp_path, 1)
     (tmp_path / "step-000000001" / "state.json").unlink()
-    assert newest(tmp_path, str) is None
+    assert find_newest(tmp_path, str) is None
     assert names(tmp_path) == ["damaged-step-000000001-1", "damaged-step-000000001-2"]
 
 
@@ -423,7 +427,7 @@ def test_a_damaged_one_that_cannot_be_renamed_is_still_passed_over(fresh, monkey
 
     monkeypatch.setattr(os, "rename", refuse)
     told = []
-    assert crash.label(newest(run, told.append)) == (10, 0)
+    assert crash.label(find_newest(run, told.append)) == (10, 0)
     assert "could not be renamed (Permission denied)" in told[0]
 
 
@@ -441,7 +445,7 @@ def test_a_bad_sector_is_damage_and_a_lack_of_permission_is_not(fresh, monkeypat
 
     monkeypatch.setattr(Path, "read_bytes", failing(errno.EACCES))
     with pytest.raises(PermissionError):
-        newest(run)
+        find_newest(run)
     monkeypatch.setattr(Path, "read_bytes", failing(errno.EIO))
     damaged_and_passed_over(run, "model.safetensors")
 
@@ -450,8 +454,8 @@ def test_the_best_is_passed_over_too_when_it_is_damaged(tmp_path):
     for step in (10, 20, 30):
         crash.put(tmp_path, step, keep=9, best=step < 30)
     (tmp_path / "step-000000020" / "model.safetensors").write_bytes(b"")
-    assert crash.label(best(tmp_path, str)) == (10, 0)
-    assert crash.label(newest(tmp_path)) == (30, 0)
+    assert crash.label(find_best(tmp_path, str)) == (10, 0)
+    assert crash.label(find_newest(tmp_path)) == (30, 0)
 
 
 # Hostile files (R7)
@@ -474,24 +478,11 @@ def test_hostile_files_run_no_code_and_fail_in_one_line(tmp_path):
 # Schemas
 
 
-def test_a_state_of_an_older_schema_is_brought_to_the_present_one_step_by_step(tmp_path, monkeypatch):
-    path = save(tmp_path, 1, {}, {"state": {"seen": 3}})
-    monkeypatch.setattr(checkpoint, "SCHEMA", 3)
-    one = {1: lambda state: {"images": state["seen"] * 64}}
-    monkeypatch.setattr(checkpoint, "MIGRATIONS", one | {2: lambda state: state | {"epoch": 0}})
-    assert newest(tmp_path) == path
-    assert read_document(path, "state") == {"schema": 3, "images": 192, "epoch": 0}
-
-
-def test_every_older_schema_has_a_migration():
-    assert set(checkpoint.MIGRATIONS) == set(range(1, checkpoint.SCHEMA))
-
-
 def test_a_checkpoint_of_a_newer_ddim_is_refused_and_left_alone(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "SCHEMA", 2)
+        patch.setattr(manifest, "SCHEMA", 2)
         path = crash.put(tmp_path, 1)
-    for open_ in (newest, best, lambda _: verify(path), lambda _: read_document(path, "state")):
+    for open_ in (find_newest, find_best, lambda _: verify(path), lambda _: read_document(path, "state")):
         with pytest.raises(UserError, match=r"newer ddim .*schema is 2.*upgrade ddim") as caught:
             open_(tmp_path)
         assert not isinstance(caught.value, Damaged)

@@ -167,7 +167,11 @@ def test_every_average_of_a_run_can_be_loaded_by_its_name(tmp_path):
 def test_a_run_and_its_checkpoint_are_the_same_to_load(trained):
     again = load(trained.checkpoint.path)
     assert torch.equal(made(trained, [3]), made(again, [3]))
-    assert again.checkpoint.sha256 == trained.checkpoint.sha256 == checkpoint.digest(trained.checkpoint.path)
+    assert (
+        again.checkpoint.sha256
+        == trained.checkpoint.sha256
+        == checkpoint.hash_checkpoint(trained.checkpoint.path)
+    )
     assert (
         recipe_of(trained.checkpoint.path) == recipe_of(trained.checkpoint.path.parents[1]) == trained.recipe
     )

@@ -33,7 +33,7 @@ def test_a_record_holds_all_that_the_pictures_depend_on(folder):
     record = json.loads(json.dumps(sampling_record(trained, [3, 9], 4, 4, None), allow_nan=False))
     assert record["checkpoint"] == {
         "path": str(trained.checkpoint.path),
-        "sha256": checkpoint.digest(trained.checkpoint.path),
+        "sha256": checkpoint.hash_checkpoint(trained.checkpoint.path),
     }
     assert record["sampler"] == {"kind": "ddim", "eta": 0.5}
     assert record["grid"] == {"kind": "quadratic"}
@@ -60,7 +60,7 @@ def test_a_record_outlives_its_checkpoint(folder, tmp_path):
         checkpoint.save(tmp_path, run.step, run.tensors(), run.documents())
         if run.step == 1:
             trained = load(tmp_path / "step-000000001")
-            digest = checkpoint.digest(trained.checkpoint.path)
+            digest = checkpoint.hash_checkpoint(trained.checkpoint.path)
     assert not trained.checkpoint.path.exists()
     assert sampling_record(trained, [0], 1, 1, None)["checkpoint"]["sha256"] == digest
 

@@ -51,7 +51,7 @@ def torture(folder, options, kills, saving, seed=0, longest=1.0):
         report.kills += 1
         # What the dead process left half-written is the proof that it died in a save.
         report.saving += any((killed / "checkpoints").glob(f".tmp-{life.pid}-*"))
-        newest = checkpoint.newest(killed / "checkpoints")
+        newest = checkpoint.find_newest(killed / "checkpoints")
         report.resumed_at.append(int(newest.name[5:]) if newest else 0)
     Life(killed, options).ends(0)
     report.different = _different(whole, killed)
@@ -135,7 +135,7 @@ def _different(whole, killed):
 
 
 def _contents(run):
-    path = checkpoint.newest(run / "checkpoints")
+    path = checkpoint.find_newest(run / "checkpoints")
     files = [*path.rglob("*.safetensors"), *(run / "samples").iterdir()]
     found = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

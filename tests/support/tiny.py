@@ -89,7 +89,7 @@ def gradients(run):
 
 def digests(folder):
     """SHA-256 of each tensor file of the newest checkpoint of a run folder."""
-    path = checkpoint.newest(folder / "checkpoints")
+    path = checkpoint.find_newest(folder / "checkpoints")
     files = sorted(path.rglob("*.safetensors"))
     assert len(files) == 3
     found = {str(f.relative_to(path)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}

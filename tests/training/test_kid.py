@@ -63,7 +63,7 @@ def test_the_best_by_kid_is_kept_where_the_recipe_says_so(tmp_path):
     folder = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
     found, errors = values(folder, "kid"), values(folder, "image_mae")
     least = min(found, key=found.get)
-    assert checkpoint.best(folder / "checkpoints").name == f"step-{least:09d}"
+    assert checkpoint.find_best(folder / "checkpoints").name == f"step-{least:09d}"
     assert least != min(errors, key=errors.get), "the test must tell one from the other"
 
 
@@ -92,9 +92,9 @@ def test_a_resumed_run_logs_the_same_kid_and_keeps_the_same_best(saves, tmp_path
     resume(tmp_path / "run")
     assert tiny.metrics(tmp_path / "run") == tiny.metrics(whole)
     assert tiny.digests(tmp_path / "run") == tiny.digests(whole)
-    best = [checkpoint.best(folder / "checkpoints").name for folder in (whole, tmp_path / "run")]
+    best = [checkpoint.find_best(folder / "checkpoints").name for folder in (whole, tmp_path / "run")]
     assert best[0] == best[1]
-    state = checkpoint.read_document(checkpoint.newest(tmp_path / "run" / "checkpoints"), "state")
+    state = checkpoint.read_document(checkpoint.find_newest(tmp_path / "run" / "checkpoints"), "state")
     assert state["best"] == min(values(whole, "kid").values())
 
 

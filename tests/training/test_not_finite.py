@@ -103,7 +103,7 @@ def test_ruined_weights_end_the_run_and_are_never_saved(step, value, saved, tmp_
     recipe = tiny.recipe(report__checkpoint="0")
     with pytest.raises(NotFinite, match=f"at step {step + 3}"):
         train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[Ruin(step, value)])
-    newest = checkpoint.newest(folder / "checkpoints")
+    newest = checkpoint.find_newest(folder / "checkpoints")
     assert newest.name == f"step-{saved:09d}"
     for name in ("model", "ema/default", "optimizer"):
         tensors = checkpoint.read_tensors(newest, name)
@@ -135,7 +135,7 @@ def test_a_run_whose_event_falls_on_a_skipped_step_is_saved_and_finished(bad, tm
 
     folder = train(None, tiny.recipe(), out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[Once()])
     assert (folder / "checkpoints" / f"step-{bad:09d}").is_dir()
-    assert checkpoint.newest(folder / "checkpoints").name == "step-000000010"
+    assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000010"
     # The mean of a window with a value that is not finite is not finite, and JSON has no such number.
     windows = {line["step"]: line["loss"] for line in tiny.metrics(folder) if "loss" in line}
     assert [step for step, loss in windows.items() if loss is None] == ([6] if bad == 5 else [])
@@ -157,7 +157,7 @@ def test_the_command_says_so_in_one_sentence_and_exits_with_1(tmp_path, monkeypa
     assert [line for line in said if line.startswith("ddim: ")] == said[-1:]
     assert "not finite 3 times in a row, at step 36" in said[-1]
     assert "last good checkpoint is kept" in said[-1]
-    newest = checkpoint.newest(out / "checkpoints")
+    newest = checkpoint.find_newest(out / "checkpoints")
     checkpoint.verify(newest)
     assert newest.name == "step-000000030" or int(newest.name[5:]) in range(31, 34)
     assert torch.isfinite(ddim.sample(out, n=1, steps=1)).all()

@@ -99,7 +99,7 @@ def test_a_time_budget_is_kept_with_all_that_belongs_to_it(minutes, clock, tmp_p
     recipe = tiny.recipe(images="none", minutes=minutes, report__events="4", report__valid="1")
     folder = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[clock])
     assert clock.now - 1000 == pytest.approx(float(minutes) * 60, rel=0.03)
-    state = checkpoint.read_document(checkpoint.newest(folder / "checkpoints"), "state")
+    state = checkpoint.read_document(checkpoint.find_newest(folder / "checkpoints"), "state")
     assert state["plan"]["total"] == state["step"] * 8
     assert 0 < state["plan"]["settled"] < state["plan"]["total"] / 2
     validations = [line["step"] for line in tiny.metrics(folder) if "image_mae" in line]
@@ -126,7 +126,7 @@ def test_a_budget_that_is_over_before_the_pace_is_known_ends_at_once(clock, tmp_
     clock.first = 60.0
     recipe = tiny.recipe(images="none", minutes="0.3", report__valid="1")
     folder = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[clock])
-    state = checkpoint.read_document(checkpoint.newest(folder / "checkpoints"), "state")
+    state = checkpoint.read_document(checkpoint.find_newest(folder / "checkpoints"), "state")
     assert state["plan"]["total"] == state["step"] * 8
     assert clock.now - 1000 < 65
     assert json.loads((folder / "run.json").read_text())["recipe"]["minutes"] == 0.3

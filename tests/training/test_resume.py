@@ -98,7 +98,7 @@ def test_a_run_with_labels_that_crashed_ends_as_the_undisturbed_one(tmp_path):
     resume(folder)
     assert tiny.digests(folder) == tiny.digests(whole)
     assert tiny.metrics(folder) == tiny.metrics(whole)
-    saved = checkpoint.read_document(checkpoint.newest(folder / "checkpoints"), "recipe")
+    saved = checkpoint.read_document(checkpoint.find_newest(folder / "checkpoints"), "recipe")
     assert (
         saved["net"]["classes"]
         == json.loads((folder / "run.json").read_text())["recipe"]["net"]["classes"]
@@ -194,7 +194,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again_with_what_it_had_
     folder = tmp_path / "run"
     with pytest.raises(PowerCutError):
         train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(2, crash)])
-    assert checkpoint.newest(folder / "checkpoints") is None
+    assert checkpoint.find_newest(folder / "checkpoints") is None
     # Killed even earlier: between the two documents.
     (folder / "recipe.yaml").unlink()
     resume(folder)
@@ -222,7 +222,7 @@ def test_a_damaged_newest_checkpoint_costs_only_time(whole, tmp_path):
             machine=tiny.MACHINE,
             callbacks=[CrashAtSave(7)],
         )
-    newest = checkpoint.newest(folder / "checkpoints")
+    newest = checkpoint.find_newest(folder / "checkpoints")
     content = bytearray((newest / "optimizer.safetensors").read_bytes())
     content[-3] ^= 1
     (newest / "optimizer.safetensors").write_bytes(content)
@@ -247,7 +247,7 @@ def test_the_best_and_the_newest_two_checkpoints_are_kept(tmp_path):
     assert len(errors) == 10
     kept = {int(path.name[5:]) for path in (folder / "checkpoints").iterdir()}
     assert kept == {9, 10, min(errors, key=errors.get)}
-    best = checkpoint.best(folder / "checkpoints")
+    best = checkpoint.find_best(folder / "checkpoints")
     assert int(best.name[5:]) == min(errors, key=errors.get)
 
 
@@ -262,7 +262,7 @@ def test_a_resumed_run_remembers_how_good_the_best_was(tmp_path):
     with pytest.raises(PowerCutError):
         train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[CrashAtSave(8)])
     resume(folder)
-    assert checkpoint.best(folder / "checkpoints").name == f"step-{least:09d}"
+    assert checkpoint.find_best(folder / "checkpoints").name == f"step-{least:09d}"
 
 
 def test_a_run_whose_images_changed_is_not_resumed(tmp_path):
@@ -316,7 +316,7 @@ def test_a_run_of_several_averages_that_crashed_ends_as_the_undisturbed_one(tmp_
     with pytest.raises(PowerCutError):
         train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[CrashAtSave(4)])
     resume(folder)
-    found, wanted = (checkpoint.newest(run / "checkpoints") for run in (folder, whole))
+    found, wanted = (checkpoint.find_newest(run / "checkpoints") for run in (folder, whole))
     for name in ("model", "ema/default", "ema/16", "ema/2.5", "optimizer"):
         there, here = checkpoint.read_tensors(wanted, name), checkpoint.read_tensors(found, name)
         assert tiny.different(here, there) == []
@@ -339,7 +339,7 @@ def test_losses_that_times_are_drawn_by_survive_a_stop(tmp_path):
     with pytest.raises(PowerCutError):
         train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[CrashAtSave(7)])
     resume(folder)
-    found, wanted = (checkpoint.newest(run / "checkpoints") for run in (folder, whole))
+    found, wanted = (checkpoint.find_newest(run / "checkpoints") for run in (folder, whole))
     names = ("model", "ema/default", "optimizer", "times")
     for name in names:
         there, here = checkpoint.read_tensors(wanted, name), checkpoint.read_tensors(found, name)

@@ -38,7 +38,7 @@ def test_a_signal_ends_a_run_within_a_step_and_a_save(number, tmp_path):
         train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(3, send(number))])
     assert caught.value.exit_code == 128 + number
     assert {kind: signal.getsignal(kind) for kind in before} == before
-    assert checkpoint.newest(folder / "checkpoints").name == "step-000000003"
+    assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000003"
     resume(folder)
     assert tiny.digests(folder) == tiny.digests(whole)
     assert tiny.metrics(folder) == tiny.metrics(whole)
@@ -66,7 +66,7 @@ def test_a_signal_during_an_event_loses_nothing_of_it(tmp_path):
 def test_a_signal_in_the_last_step_comes_too_late(tmp_path):
     end = tiny.At(10, send(signal.SIGINT))
     folder = train(None, tiny.recipe(), out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[end])
-    assert checkpoint.newest(folder / "checkpoints").name == "step-000000010"
+    assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000010"
 
 
 def test_a_second_signal_acts_at_once_and_the_first_says_so(tmp_path, capsys):
@@ -79,7 +79,7 @@ def test_a_second_signal_acts_at_once_and_the_first_says_so(tmp_path, capsys):
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(3, twice)])
-    assert checkpoint.newest(folder / "checkpoints") is None
+    assert checkpoint.find_newest(folder / "checkpoints") is None
 
 
 def test_a_run_whose_terminal_is_gone_is_saved_all_the_same(tmp_path, monkeypatch):
@@ -94,7 +94,7 @@ def test_a_run_whose_terminal_is_gone_is_saved_all_the_same(tmp_path, monkeypatc
     folder = tmp_path / "run"
     with pytest.raises(Interrupted):
         train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(3, stop)])
-    assert checkpoint.newest(folder / "checkpoints").name == "step-000000003"
+    assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000003"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -115,4 +115,4 @@ def test_the_command_exits_with_the_code_of_the_signal(number, code, tmp_path):
     assert said.count("finishing this step and saving; once more stops at once") == 1
     assert said[-1] == f"ddim: stopped and saved; `--resume` goes on with {tmp_path / 'run'}"
     assert not [line for line in said if "Traceback" in line]
-    checkpoint.verify(checkpoint.newest(tmp_path / "run" / "checkpoints"))
+    checkpoint.verify(checkpoint.find_newest(tmp_path / "run" / "checkpoints"))

@@ -191,7 +191,8 @@ def check_run_folder(run: Path) -> None:
     Raises:
         UserError: if it is a checkpoint.
     """
-    from ddim.runs.checkpoint import MANIFEST, names_best
+    from ddim.runs.checkpoint import MANIFEST
+    from ddim.runs.run_path import names_best
 
     if (run / MANIFEST).is_file() or names_best(run):
         raise UserError(f"{run} is a checkpoint, and this command adds files to a run: give the run folder")

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.evaluation.record import read
     from ddim.metrics.catalogue import find_metric
     from ddim.plots.page import check_page_path, save_page
-    from ddim.runs.checkpoint import names_best
+    from ddim.runs.run_path import names_best
 
     metric = find_metric(args.metric)
     if args.out is not None:

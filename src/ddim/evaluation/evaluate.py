@@ -56,6 +56,7 @@ from ddim.runs.image_features import BATCH, Chosen, features_of
 from ddim.runs.pipeline import load
 from ddim.runs.provenance import make_record, sampling_record
 from ddim.runs.recipe import Data
+from ddim.runs.run_path import find_best_checkpoint, names_best
 
 ENOUGH = 5
 """FID is extrapolated where a fifth of the pictures, its smallest part, outnumbers the dimensions."""
@@ -189,7 +190,7 @@ def measured(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[str, An
 def is_run(path: Path) -> bool:
     """Whether a path is a run's folder, RUN/best or a checkpoint, and no images."""
     names = ("run.json", "checkpoints", checkpoint.MANIFEST)
-    return any((path / name).exists() for name in names) or checkpoint.names_best(path)
+    return any((path / name).exists() for name in names) or names_best(path)
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ class _Subject:
 
 
 def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progress) -> _Subject:
-    run = checkpoint.chosen(run) or run
+    run = find_best_checkpoint(run) or run
     trained = load(run, pictures.weights, device=pictures.device)
     label = labels.find_label(pictures.label, trained.recipe, trained.classes)
     guidance = pictures.guidance

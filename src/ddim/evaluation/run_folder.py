@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ddim.errors import UserError
-from ddim.runs.checkpoint import MANIFEST, names_best
+from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.pipeline import LoadedRun, load
+from ddim.runs.run_path import names_best
 
 
 def open_run(run: str | Path | LoadedRun) -> LoadedRun:

@@ -23,6 +23,7 @@ from ddim.runs import checkpoint
 from ddim.runs.codec import dump
 from ddim.runs.codec import load as load_recipe
 from ddim.runs.recipe import Data, Fixed, Recipe, UNetSpec, build
+from ddim.runs.run_path import find_checkpoint
 from ddim.runs.searched_grids import saved
 from ddim.runs.state import RunState
 
@@ -133,9 +134,9 @@ def load(
     Raises:
         UserError: if there are no such weights, or no checkpoint of this library.
     """
-    path = find_checkpoint(Path(run))
+    path = find_checkpoint(run)
     # Now: a run in progress may have removed the files by the time samples are made.
-    sha256 = checkpoint.digest(path)
+    sha256 = checkpoint.hash_checkpoint(path)
     recipe = load_recipe(checkpoint.read_document(path, "recipe"))
     state = load_state(path)
     possible = ["ema", "raw", *(name for name in name_averages(recipe.ema) if name != "default")]
@@ -199,7 +200,7 @@ def recipe_of(run: str | Path) -> Recipe:
     Raises:
         UserError: if there is no checkpoint.
     """
-    return load_recipe(checkpoint.read_document(find_checkpoint(Path(run)), "recipe"))
+    return load_recipe(checkpoint.read_document(find_checkpoint(run), "recipe"))
 
 
 def load_state(path: Path) -> RunState:
@@ -221,32 +222,6 @@ def misfit(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
     wrong = [name for name in state if name not in tensors or tensors[name].shape != state[name].shape]
     wrong += [name for name in tensors if name not in state]
     return wrong[0] if wrong else None
-
-
-def find_checkpoint(run: Path) -> Path:
-    """Return the newest whole checkpoint of a run, the best of RUN/best, or a checkpoint folder itself.
-
-    Raises:
-        UserError: if there is none.
-    """
-    if found := checkpoint.chosen(run):
-        return found
-    if not run.is_dir():
-        raise UserError(
-            f"run {run} is not a folder; `ddim train` makes runs, under runs/ unless --out says where"
-        )
-    if (run / checkpoint.MANIFEST).is_file():
-        checkpoint.verify(run)
-        return run
-    found = checkpoint.newest(run / "checkpoints")
-    if found is None and not any((run / name).exists() for name in ("run.json", "checkpoints")):
-        raise UserError(
-            f"{run} is no run, for it holds neither run.json nor checkpoints; "
-            f"`ddim runs {run}` lists those below it"
-        )
-    if found is None:
-        raise UserError(f"run {run} holds no checkpoint yet")
-    return found
 
 
 def _runtime(recorded: Runtime, device: str | None, compiling: bool) -> Runtime:

@@ -70,7 +70,7 @@ class RunState:
         Raises:
             TypeError, KeyError, ValueError: if the document is something else.
         """
-        known = {name: value for name, value in document.items() if name != "schema"}
+        known = dict(document)
         images, pixels, sums = known["images"], known["pixels"], known["sums"]
         known |= {
             "pixels": Pixels(tuple(pixels["mean"]), tuple(pixels["std"])),

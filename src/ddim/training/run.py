@@ -114,7 +114,7 @@ def resume(
         raise UserError(f"run {folder} cannot be resumed: it is no run folder, for it holds no {RUN}")
     document = read_json(folder / RUN)
     with lock_folder(folder):
-        path = checkpoint.newest(folder / "checkpoints")
+        path = checkpoint.find_newest(folder / "checkpoints")
         if path is None:
             return _restart(folder, document, callbacks, progress)
         recipe = load_recipe(checkpoint.read_document(path, "recipe"))
@@ -208,7 +208,7 @@ def _validate(training: Training, measure_kid: MeasureKID, hooks: Sequence[Callb
 
 def _advise(folder: Path) -> str:
     """Return what is left of a run whose loss is not finite, and what may help."""
-    if checkpoint.newest(folder / "checkpoints"):
+    if checkpoint.find_newest(folder / "checkpoints"):
         return "the last good checkpoint is kept; a lower optim.lr or --precision fp32 may help"
     return "no checkpoint was written yet; start a new run with a lower optim.lr or --precision fp32"
 

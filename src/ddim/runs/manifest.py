@@ -1,0 +1,234 @@
+"""One checkpoint: the files of its folder, and the manifest that tells whether they are what was written.
+
+A checkpoint is ``step-000000123/`` with ``model.safetensors``, ``ema/<name>.safetensors``,
+``optimizer.safetensors``, ``state.json``, ``recipe.json`` and ``MANIFEST.json``: the size and SHA-256 of
+every other file, the step, whether it was the best so far, and a SHA-256 of the manifest itself.
+Nothing in it can run code.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddim.errors import UserError
+from ddim.files import write_new
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEMA = 1
+"""The version of this layout."""
+MANIFEST = "MANIFEST.json"
+_STEP = re.compile(r"step-(\d{9,})(\.new)?")
+_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
+
+
+class Damaged(UserError):  # noqa: N818 (a state, named as users name it)
+    """A checkpoint is not what was written; the message names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of MANIFEST.json; `files` maps a file name to its size and SHA-256."""
+
+    schema: int
+    step: int
+    best: bool
+    files: dict[str, dict[str, Any]]
+
+
+def parse_step(name: str) -> tuple[int, bool] | None:
+    """Return the step of a checkpoint's folder name and whether it is about to replace one of that step."""
+    match = _STEP.fullmatch(name)
+    return (int(match[1]), match[2] is not None) if match else None
+
+
+def verify(path: Path) -> Manifest:
+    """Compare every file of the checkpoint `path` with its manifest, and return that.
+
+    Raises:
+        Damaged: naming the first file that is missing, extra, or not what was written.
+        UserError: if a newer ddim made the checkpoint.
+    """
+    manifest = read_manifest(path)
+    expected = {*manifest.files, MANIFEST}
+    folders = {parent.as_posix() for name in expected for parent in Path(name).parents}
+    for inner, names, files in os.walk(path):
+        for name in sorted([*names, *files]):
+            place = (Path(inner) / name).relative_to(path).as_posix()
+            if place not in expected | folders or (path / place).is_symlink():
+                raise Damaged(f"{path} is damaged: {place!r} does not belong to it")
+    for name in manifest.files:
+        _compare(path, manifest, name)
+    found = parse_step(path.name)
+    if found and found[0] != manifest.step:
+        raise Damaged(f"{path} is damaged: {MANIFEST} is that of step {manifest.step}")
+    return manifest
+
+
+def hash_checkpoint(path: Path) -> str:
+    """Return the SHA-256 (hex) of the manifest of the checkpoint `path`, which covers every byte of it."""
+    return hashlib.sha256(_seal(asdict(read_manifest(path)))).hexdigest()
+
+
+def read_tensors(path: Path, name: str) -> dict[str, "Tensor"]:
+    """Return the tensors that were saved as `name`, on the CPU.
+
+    Raises:
+        Damaged: unless the file is byte for byte what was written.
+        UserError: if the checkpoint has no such tensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    content = _read(path, f"{name}.safetensors")
+    try:
+        return load(content)
+    # KeyError: a header may name a type that torch does not have.
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise Damaged(f"{path} is damaged: {name}.safetensors is not a safetensors file ({error})") from error
+
+
+def read_document(path: Path, name: str) -> object:
+    """Return the JSON document that was saved as `name`.
+
+    Raises:
+        Damaged: unless the file is byte for byte what was written.
+        UserError: if the checkpoint has no such document.
+    """
+    return _parse(path, f"{name}.json", _read(path, f"{name}.json"))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return the manifest of the checkpoint `path`.
+
+    Raises:
+        Damaged: if it is missing or not what was written.
+        UserError: if a newer ddim made the checkpoint.
+    """
+    content = _load(path, MANIFEST)
+    fields = _parse(path, MANIFEST, content)
+    try:
+        del fields["sha256"]
+        sound = _seal(fields) == content
+    # ValueError and RecursionError: JSON that can be read and not be written, as 1e999.
+    except (TypeError, KeyError, ValueError, RecursionError):
+        sound = False
+    if not sound or type(fields.get("schema")) is not int:
+        raise Damaged(f"{path} is damaged: {MANIFEST} is not what was written")
+    if fields["schema"] > SCHEMA:
+        raise UserError(
+            f"{path} was made by a newer ddim (its schema is {fields['schema']}, this one knows {SCHEMA}): "
+            "upgrade ddim"
+        )
+    kinds = {name: type(value) for name, value in fields.items()}
+    if kinds != {"schema": int, "step": int, "best": bool, "files": dict}:
+        raise Damaged(f"{path} is damaged: {MANIFEST} has not the fields of a manifest")
+    for name in fields["files"]:
+        if not _NAME.fullmatch(name) or name.upper() == MANIFEST.upper():
+            raise Damaged(f"{path} is damaged: {MANIFEST} lists {name!r}, which no checkpoint holds")
+    return Manifest(**fields)
+
+
+def write_parts(folder: Path, step: int, best: bool, contents: Iterable[tuple[str, bytes]]) -> None:
+    """Write files by name into a new folder, and last the manifest that covers them."""
+    files = {}
+    for name, content in contents:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_new(folder / name, content)
+        files[name] = _describe(content)
+    write_new(folder / MANIFEST, _seal(asdict(Manifest(SCHEMA, step, best, files))))
+
+
+def render_json(value: object) -> bytes:
+    """Return a document as the bytes of its file.
+
+    Raises:
+        ValueError, TypeError: if it is not JSON without NaN.
+    """
+    return (json.dumps(value, allow_nan=False, indent=1) + "\n").encode()
+
+
+def pack_tensors(group: Mapping[str, "Tensor"]) -> bytes:
+    """Return tensors of any device and memory layout as the bytes of a safetensors file."""
+    import torch
+    from safetensors.torch import save as pack
+
+    # Copies: the format has neither channels_last nor tensors that share memory.
+    return pack(
+        {
+            name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+            for name, tensor in group.items()
+        }
+    )
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Check the names of the parts of a checkpoint, which become names of files.
+
+    Raises:
+        ValueError: if one cannot be a name.
+    """
+    for name in names:
+        if not _NAME.fullmatch(name) or name.upper() == "MANIFEST":
+            raise ValueError(f"a part of a checkpoint cannot be named {name!r}")
+
+
+def _describe(content: bytes) -> dict[str, Any]:
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _seal(fields: dict[str, Any]) -> bytes:
+    """Return a manifest as it is written: its fields, then their SHA-256. This rule outlives every schema."""
+    return render_json(fields | {"sha256": hashlib.sha256(render_json(fields)).hexdigest()})
+
+
+def _parse(path: Path, name: str, content: bytes) -> Any:  # noqa: ANN401 (JSON)
+    def reject(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        return json.loads(content.decode(), parse_constant=reject)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{path} is damaged: {name} is not JSON ({error})") from error
+
+
+def _load(path: Path, name: str) -> bytes:
+    try:
+        # A link may lead anywhere and a pipe may wait for ever: neither is opened.
+        if stat.S_ISREG((path / name).lstat().st_mode):
+            return (path / name).read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Damaged(f"{path} is damaged: {name} is missing") from error
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise Damaged(f"{path} is damaged: {name} cannot be read ({error.strerror})") from error
+    raise Damaged(f"{path} is damaged: {name} is not a plain file")
+
+
+def _compare(path: Path, manifest: Manifest, name: str) -> bytes:
+    content, said = _load(path, name), manifest.files[name]
+    found = _describe(content)
+    if found != said:
+        what = (
+            "its bytes are not those that were written"
+            if isinstance(said, dict) and found["size"] == said.get("size")
+            else f"it has {len(content)} bytes, which is not what was written"
+        )
+        raise Damaged(f"{path} is damaged: {name}: {what}")
+    return content
+
+
+def _read(path: Path, name: str) -> bytes:
+    manifest = read_manifest(path)
+    if name not in manifest.files:
+        raise UserError(f"{path} has no {name}; it has {', '.join(sorted(manifest.files))}")
+    return _compare(path, manifest, name)
