@@ -1,12 +1,14 @@
 """What a set of pictures says of itself."""
 
 import json
+import platform
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+import ddim
 import tiny
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import State
@@ -15,7 +17,7 @@ from ddim.runs import checkpoint
 from ddim.runs.codec import override
 from ddim.runs.generate import Film, generate
 from ddim.runs.pipeline import load
-from ddim.runs.provenance import sampling_record
+from ddim.runs.provenance import list_versions, sampling_record
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +94,14 @@ def test_a_film_runs_from_noise_to_picture_whatever_the_order_of_its_parts():
         (frame.max() for frame in film.frames()), reverse=True
     )
     assert len(film.frames()) == 3
+
+
+def test_versions_name_what_numbers_depend_on():
+    found = list_versions()
+    assert list(found) == ["python", "torch", "torchvision", "ddim", "platform", "processor", "threads"]
+    assert found["python"] == platform.python_version()
+    assert found["torch"] == torch.__version__
+    assert found["ddim"] == ddim.__version__
+    assert found["threads"] == torch.get_num_threads()
+    assert found["processor"]
+    assert json.loads(json.dumps(found)) == found

@@ -16,7 +16,7 @@ from ddim.data.cache import enlarged
 from ddim.data.images import SMALLEST
 from ddim.files import read_json
 from ddim.plots.pictures import can_preview, render_preview
-from ddim.runs.folder import read_metrics
+from ddim.runs.log import read_metrics
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
 from ddim.training.run import RUN

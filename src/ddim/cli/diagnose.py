@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
     from ddim.evaluation import diagnose as diagnostics
     from ddim.plots.charts import rasterise
     from ddim.plots.pictures import save_png
-    from ddim.runs import folder as tracking
+    from ddim.runs.folder import make_numbered_folder
+    from ddim.runs.log import show_in_tensorboard
     from ddim.runs.pipeline import load
     from ddim.runs.provenance import make_record
 
@@ -69,9 +70,9 @@ def run(args: argparse.Namespace) -> int:
     picture = rasterise(
         diagnostics.figure(found, f"{args.run.resolve().name}, step {step}, {args.weights} weights")
     )
-    folder = tracking.numbered(args.run / "diagnostics")
+    folder = make_numbered_folder(args.run / "diagnostics")
     save_png(folder / "figure.png", picture)
-    tracking.show(args.run, step, "diagnostics", picture)
+    show_in_tensorboard(args.run, step, "diagnostics", picture)
     write_json(folder / "record.json", make_record("diagnosis", diagnostics.record(found), trained))
     sys.stdout.write(f"{folder}/figure.png\n")
     return 0

@@ -80,8 +80,8 @@ def write_line(text: str) -> None:
 def save_outputs(args: argparse.Namespace, command: str, edit: Edit, facts: dict[str, Any]) -> Path:
     """Write the edit into its folder; return the folder."""
     from ddim.runs.edit_files import save_edit
-    from ddim.runs.folder import writable
+    from ddim.runs.folder import make_output_folder
 
-    out = writable(args.out, "edits", command)
+    out = make_output_folder(args.out, "edits", command)
     save_edit(edit, out, command, facts)
     return out

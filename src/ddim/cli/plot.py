@@ -183,7 +183,7 @@ def _samplers(args: argparse.Namespace) -> Figure:
 
 def _losses(args: argparse.Namespace) -> Figure:
     from ddim.evaluation import figures
-    from ddim.runs.folder import read_metrics
+    from ddim.runs.log import read_metrics
 
     missing = [str(run) for run in args.runs if not run.is_dir()]
     if missing:

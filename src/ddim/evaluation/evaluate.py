@@ -49,10 +49,11 @@ from ddim.metrics.precision_recall import prdc
 from ddim.plots.pictures import make_sheet, save_png
 from ddim.runs import checkpoint
 from ddim.runs import classes as labels
-from ddim.runs import folder as tracking
 from ddim.runs.checks import check_label
+from ddim.runs.folder import check_unused, make_numbered_folder
 from ddim.runs.generate import sample_uint8, with_options
 from ddim.runs.image_features import BATCH, Chosen, features_of
+from ddim.runs.log import show_in_tensorboard
 from ddim.runs.pipeline import load
 from ddim.runs.provenance import make_record, sampling_record
 from ddim.runs.recipe import Data
@@ -111,7 +112,7 @@ def evaluate(
     """
     extractor = extractor or load_extractor()
     if out is not None:
-        tracking.check_unused(out)
+        check_unused(out)
     path = Path(source)
     subject = (_of_run if is_run(path) else _of_images)(path, pictures, reference, progress)
     against = subject.against
@@ -305,7 +306,7 @@ def _show(run: Path, found: Evaluation) -> None:
     """Add the numbers and the grid of an evaluation to the TensorBoard events of its run."""
     values = {name: value for name in catalogue.METRICS if (value := found.value(name)) is not None}
     with Image.open(found.folder / scores.GRID) as grid:
-        tracking.show(run, found.record["sampling"]["step"], "evaluation", np.asarray(grid), values)
+        show_in_tensorboard(run, found.record["sampling"]["step"], "evaluation", np.asarray(grid), values)
 
 
 def _facts(against: Chosen, extractor: Extractor) -> dict[str, Any]:
@@ -333,4 +334,4 @@ def _published(beside: Path, subject: _Subject, out: Path | None) -> Path:
     if out is not None:
         publish_folder(beside, out)
         return out
-    return tracking.numbered(subject.home, subject.stem, beside)
+    return make_numbered_folder(subject.home, subject.stem, beside)

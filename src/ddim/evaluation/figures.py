@@ -354,7 +354,7 @@ MEASURES = {
 
 
 def losses(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """The losses of named runs, as `ddim.runs.folder.read_metrics` gives them, against the images seen.
+    """The losses of named runs, as `ddim.runs.log.read_metrics` gives them, against the images seen.
 
     Training losses compare only between runs of one objective. UserError where a run has logged no loss.
     """

@@ -25,8 +25,8 @@ from ddim.evaluation.reference import Reference, open_reference
 from ddim.evaluation.run_folder import open_run
 from ddim.files import write_json
 from ddim.runs import classes as labels
-from ddim.runs import folder as tracking
 from ddim.runs.checks import check_unconditional
+from ddim.runs.folder import make_numbered_folder
 from ddim.runs.image_features import Chosen
 from ddim.runs.pipeline import LoadedRun, Pipeline
 from ddim.runs.provenance import make_record
@@ -183,6 +183,6 @@ def _describe(chosen: Chosen, classes: Tensor | None) -> dict[str, Any]:
 
 def _write(run: LoadedRun, found: dict[str, Any]) -> Path:
     """Write the record into a new folder, and return that folder."""
-    folder = tracking.numbered(run.checkpoint.run / "likelihoods")
+    folder = make_numbered_folder(run.checkpoint.run / "likelihoods")
     write_json(folder / "record.json", make_record("likelihood", found, run))
     return folder

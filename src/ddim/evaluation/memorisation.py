@@ -27,10 +27,11 @@ from ddim.files import write_json
 from ddim.metrics.features import Extractor
 from ddim.plots import charts
 from ddim.plots.pictures import save_png
-from ddim.runs import folder as tracking
 from ddim.runs.classes import choose_label
+from ddim.runs.folder import make_numbered_folder
 from ddim.runs.generate import sample_uint8, with_options
 from ddim.runs.images import OwnImages, own_images
+from ddim.runs.log import show_in_tensorboard
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.provenance import make_record, sampling_record
 
@@ -91,11 +92,11 @@ def check_memorisation(
     else:
         verdict = find_copies_by_features(own, samples, flip, extractor, progress)
     apart, duplicates = _measure_gap(run, own), find_duplicates(own, flip)
-    folder = tracking.numbered(run.checkpoint.run / "memorisation")
+    folder = make_numbered_folder(run.checkpoint.run / "memorisation")
     image = charts.rasterise(draw_pairs(verdict, samples, own))
     save_png(folder / "pairs.png", image)
     share = {"copies": float(verdict.samples.share.value)}
-    tracking.show(run.checkpoint.run, run.checkpoint.state.step, "memorisation", image, share)
+    show_in_tensorboard(run.checkpoint.run, run.checkpoint.state.step, "memorisation", image, share)
     content = {
         **memorisation_record(verdict, list(seeds), own, apart, duplicates),
         "features": extractor and {"extractor": extractor.name, "weights": extractor.weights},

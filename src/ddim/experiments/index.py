@@ -18,7 +18,7 @@ from ddim.experiments.sweep.outcome import read_outcome
 from ddim.files import is_locked, read_json
 from ddim.metrics import catalogue
 from ddim.runs.flat import ERRORS, flatten_as_text
-from ddim.runs.folder import METRICS, read_metrics
+from ddim.runs.log import METRICS, read_metrics
 
 RUN, SWEEP = "run.json", "sweep.json"
 """The files that make a folder a run, or a sweep."""

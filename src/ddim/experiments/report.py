@@ -30,7 +30,7 @@ from ddim.plots import charts
 from ddim.plots.page import Block, Cell, Heading, Picture, Strips, Table, Text, check_page_path, save_page
 from ddim.runs.codec import completed
 from ddim.runs.flat import ERRORS
-from ddim.runs.folder import read_metrics
+from ddim.runs.log import read_metrics
 
 CURVES = len(charts.COLOURS)
 """The largest number of configurations whose curves can be told apart."""

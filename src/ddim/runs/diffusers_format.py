@@ -25,8 +25,8 @@ from ddim.files import make_folder, read_json, write_atomic, write_json
 from ddim.nn.ema import averaged_tensors
 from ddim.nn.runtime import choose_runtime
 from ddim.runs import checkpoint
-from ddim.runs import folder as tracking
 from ddim.runs.codec import dump, load, write_recipe
+from ddim.runs.folder import make_run_folder
 from ddim.runs.named_recipes import ddpm
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.provenance import list_versions
@@ -162,7 +162,7 @@ def import_(folder: Path, out: Path | None = None) -> Path:
     weights = _unpacked(_part(folder, "unet", WEIGHTS))
     model.net.load_state_dict(from_diffusers(weights, model.net.state_dict()))
     pixels, runtime = Pixels.fixed(0.5, 0.5, channels), choose_runtime(precision="fp32", compiling=False)
-    run = tracking.new_run_folder(out, str(folder), recipe.name)
+    run = make_run_folder(out, str(folder), recipe.name)
     facts = {"folder": str(folder.resolve()), "versions": list_versions()}
     write_json(run / "import.json", facts)
     (run / "recipe.yaml").write_text(write_recipe(recipe), encoding="utf-8")

@@ -17,7 +17,7 @@ from ddim.files import read_json, write_json
 from ddim.plots.pictures import make_sheet, save_film, save_png, to_uint8
 from ddim.runs.checks import check_label
 from ddim.runs.classes import Label
-from ddim.runs.folder import writable
+from ddim.runs.folder import make_output_folder
 from ddim.runs.generate import Film, generate, split_into_parts
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.provenance import make_record, sampling_record
@@ -121,4 +121,4 @@ def _open_folder(out: Path | None, record: dict[str, Any]) -> tuple[Path, list[i
     # Users know a run by its name: RUN/best and RUN/checkpoints/N stand for RUN.
     path = Path(record["checkpoint"]["path"]).resolve()
     named = path.parent.parent if path.parent.name == "checkpoints" else path
-    return writable(out, "samples", named.name), before
+    return make_output_folder(out, "samples", named.name), before

@@ -10,8 +10,8 @@ from ddim.runs import checkpoint
 from ddim.runs.classes import choose_label
 from ddim.runs.codec import dump
 from ddim.runs.flat import ERRORS, flatten_as_text
-from ddim.runs.folder import RunLog
 from ddim.runs.generate import generate
+from ddim.runs.log import RunLog
 from ddim.runs.pipeline import Pipeline
 from ddim.training.loop import Training
 

@@ -12,10 +12,11 @@ from ddim.errors import Interrupted, NotFinite, UserError
 from ddim.files import lock_folder, read_json, write_json
 from ddim.nn.runtime import Runtime, check_runtime, find_device
 from ddim.runs import checkpoint
-from ddim.runs import folder as tracking
 from ddim.runs.checks import check_training
 from ddim.runs.codec import dump, write_recipe
 from ddim.runs.codec import load as load_recipe
+from ddim.runs.folder import check_unused, make_run_folder
+from ddim.runs.log import RunLog
 from ddim.runs.pipeline import LoadedRun, load_state, recipe_of
 from ddim.runs.provenance import list_versions
 from ddim.runs.recipe import Recipe
@@ -79,7 +80,7 @@ def train(
     check_runtime(machine.device, machine.precision, machine.threads)
     check_training(recipe, None if source is None else recipe_of(source))
     if out is not None and out.exists() and not _is_aborted(out):
-        tracking.check_unused(out, ", or go on with --resume")
+        check_unused(out, ", or go on with --resume")
     parts = open_split(recipe, progress)
     runtime = machine.choose(estimate_seconds(recipe, parts))
     with runtime:
@@ -88,7 +89,7 @@ def train(
         measure_kid = prepare_kid(training)
         short = _short_name(recipe.data.source)
         used = out is None or not _is_aborted(out)
-        folder = tracking.new_run_folder(out, short, recipe.name) if used else out
+        folder = make_run_folder(out, short, recipe.name) if used else out
         with lock_folder(folder):
             write_json(folder / RUN, _run_document(training, machine, source, parent))
             parent = None  # frees the memory of a second network
@@ -171,7 +172,7 @@ def _fit(
     if resumed is None:
         # For people, and for --recipe; a resume reads the recipe in the checkpoint.
         (folder / "recipe.yaml").write_text(write_recipe(training.recipe), encoding="utf-8")
-    with tracking.RunLog(folder, resumed) as log, note_interrupts() as caught:
+    with RunLog(folder, resumed) as log, note_interrupts() as caught:
         checkpoints = Checkpoints(log, list(callbacks))
         # A checkpoint comes after the log that it covers, and before other callbacks hear of the validation.
         hooks: list[Callback] = [Log(log), SampleGrid(log), checkpoints, *callbacks]

@@ -25,7 +25,7 @@ from ddim.experiments.sweep.storage import (
     without_password,
 )
 from ddim.files import make_folder, read_json, write_json, write_once
-from ddim.runs.folder import new_run_folder, writable
+from ddim.runs.folder import make_output_folder, make_run_folder
 
 _FOLDERS = ("trials", "recipes", "logs", "results")
 
@@ -152,11 +152,11 @@ def _make_folder(out: Path | None, request: Request) -> Path:
     """Make a new folder for a sweep, or return the one in which another worker creates the sweep."""
     if out is not None and not out.is_file():
         # Made before its content is listed: another worker may be as far.
-        writable(out, "", "")
+        make_output_folder(out, "", "")
         names = [path.name for path in out.iterdir()]
         if SWEEP in names or all(name.startswith(".tmp-") for name in names):
             return out
-    return new_run_folder(out, request.data or "blossoms", f"{Path(request.recipe).stem}-sweep")
+    return make_run_folder(out, request.data or "blossoms", f"{Path(request.recipe).stem}-sweep")
 
 
 def _check_same_request(sweep: Sweep, request: Request) -> None:

@@ -1,0 +1,172 @@
+"""The log of a run: ``metrics.jsonl`` and TensorBoard events."""
+
+import json
+import math
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from ddim.errors import UserError
+from ddim.files import make_folder, write_atomic
+
+if TYPE_CHECKING:
+    import numpy as np
+
+METRICS = "metrics.jsonl"
+SHOWN_EVERY = 10.0
+"""Seconds after which TensorBoard sees what was logged, at the latest when more is logged."""
+
+
+def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's log, in order; numbers that were not finite are None.
+
+    A last line that was cut off is left out.
+
+    Raises:
+        UserError: if an earlier line cannot be read.
+    """
+    folder = Path(folder)
+    lines = _lines(folder)
+    metrics = []
+    for number, line in enumerate(lines, 1):
+        entry = _entry(line)
+        if entry is not None:
+            metrics.append(entry)
+        elif number < len(lines):
+            raise UserError(f"{folder / METRICS}, line {number} is not a line of a run's log: {line[:40]!r}")
+    return metrics
+
+
+class RunLog:
+    """Writes a run's ``metrics.jsonl`` and TensorBoard events; a context manager.
+
+    `resumed` is the step of the checkpoint that the run continues from. Later lines are cut, so that the log
+    becomes that of an uninterrupted run, except for its times. None starts a new log.
+    """
+
+    def __init__(self, folder: Path, resumed: int | None = None) -> None:
+        # Not tensorboardX.SummaryWriter: its queue and threads lose events when the process is killed.
+        from tensorboardX.event_file_writer import EventsWriter
+
+        write_atomic(folder / METRICS, b"".join(_kept(folder, resumed)))
+        self._file = (folder / METRICS).open("ab")
+        first = 0 if resumed is None else resumed + 1
+        # The suffix keeps a run that is resumed within a second from writing over its own events.
+        self._events = EventsWriter(str(folder / "events"), f".{first}")
+        self._shown = time.monotonic()
+        # TensorBoard forgets what earlier files say of this step and later ones.
+        self._show(first, session_log={"status": "START"})
+
+    def __enter__(self) -> Self:
+        """Return the log itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close both files."""
+        self.close()
+
+    def write(self, step: int, images: int, values: Mapping[str, float]) -> None:
+        """Add one line: the step, the images seen so far, the time (Unix, s) and `values` by name.
+
+        A value that is not finite becomes null. Write the lines of a step before its checkpoint is saved.
+        """
+        from tensorboardX.summary import scalar
+
+        line: dict[str, Any] = {"step": step, "images": images, "time": time.time()}
+        for name, value in values.items():
+            if name in line:
+                raise ValueError(f"a value cannot be named {name!r}: each line has that field already")
+            number = value if isinstance(value, int) else float(value)
+            line[name] = number if math.isfinite(number) else None
+            if line[name] is not None:
+                self._show(step, summary=scalar(name, number))
+        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        self._file.flush()
+
+    def hyperparameters(self, fields: Mapping[str, str], metrics: Sequence[str]) -> None:
+        """Show a recipe in TensorBoard's table of runs, beside the latest values of some metrics."""
+        from tensorboardX.summary import hparams
+
+        experiment, session, _ = hparams(fields, dict.fromkeys(metrics, 0.0))
+        for summary in (experiment, session):
+            self._show(0, summary=summary)
+
+    def image(self, step: int, name: str, pixels: "np.ndarray") -> None:
+        """Show `pixels`, (H, W, C) or (H, W) uint8, in TensorBoard as `name`."""
+        from tensorboardX.summary import image
+
+        self._show(step, summary=image(name, pixels, dataformats="HWC" if pixels.ndim == 3 else "HW"))
+
+    def sync(self) -> None:
+        """Flush everything to the disk; call it before a checkpoint is saved."""
+        self._events.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close both files."""
+        self._events.close()
+        self._file.close()
+
+    def _show(self, step: int, **what: object) -> None:
+        # pyrefly: ignore[missing-module-attribute] protobuf makes the class at import
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._events.write_event(Event(wall_time=time.time(), step=step, **what))
+        # Not at each event: tensorboardX waits for the disk whenever it flushes.
+        if time.monotonic() > self._shown + SHOWN_EVERY:
+            self._events.flush()
+            self._shown = time.monotonic()
+
+
+def show_in_tensorboard(
+    folder: Path, step: int, name: str, pixels: "np.ndarray", values: Mapping[str, float] | None = None
+) -> None:
+    """Show an image (H, W, C) uint8 and values, as `name`/..., beside the curves of a run in TensorBoard.
+
+    The events have a folder of their own. TensorBoard never returns to an older file of a folder, so a file
+    beside those of a running training would hide its further curves.
+    """
+    from tensorboardX.event_file_writer import EventsWriter
+
+    # pyrefly: ignore[missing-module-attribute] protobuf makes the class at import
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import image, scalar
+
+    # Two calls within a second must not write to one file.
+    home = folder / "events" / name
+    make_folder(home)
+    events = EventsWriter(str(home / "events"), f".{uuid.uuid4().hex}")
+    shown = [scalar(f"{name}/{key}", value) for key, value in (values or {}).items()]
+    for summary in [image(name, pixels, dataformats="HWC"), *shown]:
+        events.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+    events.close()
+
+
+def _lines(folder: Path) -> list[bytes]:
+    try:
+        return (folder / METRICS).read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """Return the line as a mapping with a step, or None if it was cut off or is something else."""
+    try:
+        entry = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
+
+
+def _kept(folder: Path, resumed: int | None) -> Iterator[bytes]:
+    if resumed is not None:
+        for line in _lines(folder):
+            entry = _entry(line)
+            if entry is not None and entry["step"] <= resumed:
+                yield line

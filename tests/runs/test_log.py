@@ -1,0 +1,206 @@
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from ddim.errors import UserError
+from ddim.runs import log as log_module
+from ddim.runs.log import RunLog, read_metrics, show_in_tensorboard
+
+
+def logged(folder, steps, resumed=None):
+    """Log `steps`; values depend on the step only."""
+    with RunLog(folder, resumed) as log:
+        for step in steps:
+            log.write(step, 64 * step, {"loss": 1 / (step + 3), "rate": 1e-3 * step})
+
+
+def timeless(folder):
+    """The log's bytes without the times."""
+    return [json.dumps({k: v for k, v in line.items() if k != "time"}) for line in read_metrics(folder)]
+
+
+def events(folder):
+    """What TensorBoard shows: {name: [(step, value)]} of scalars, {name: [step]} of images."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    shown = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
+    tags = shown.Tags()
+    scalars = {name: [(e.step, e.value) for e in shown.Scalars(name)] for name in tags["scalars"]}
+    return scalars, {name: [e.step for e in shown.Images(name)] for name in tags["images"]}
+
+
+def test_a_line_holds_the_step_the_images_the_time_and_the_values(tmp_path):
+    before = time.time()
+    with RunLog(tmp_path) as log:
+        log.write(
+            5, 320, {"loss": 0.1 + 0.2, "skipped": 2, "rate": np.float32(0.5), "norm": torch.tensor(1.5)}
+        )
+        # Flushed: another process sees it while the run goes on.
+        (line,) = read_metrics(tmp_path)
+    assert before <= line.pop("time") <= time.time()
+    assert line == {"step": 5, "images": 320, "loss": 0.1 + 0.2, "skipped": 2, "rate": 0.5, "norm": 1.5}
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
+
+
+def test_what_is_not_finite_is_null_and_the_step_stays(tmp_path):
+    with RunLog(tmp_path) as log:
+        log.write(1, 64, {"loss": math.nan, "norm": math.inf, "low": -math.inf, "rate": 0.1})
+
+    def reject(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=reject)
+    assert (line["step"], line["loss"], line["norm"], line["low"], line["rate"]) == (1, None, None, None, 0.1)
+    assert list(events(tmp_path)[0]) == ["rate"]
+
+
+def test_values_cannot_take_the_fields_of_every_line(tmp_path):
+    with RunLog(tmp_path) as log, pytest.raises(ValueError, match="'time'"):
+        log.write(1, 64, {"time": 3.0})
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"step": 9, "lo', b'{"step": 3}', b"\0" * 70, b"\xff\xfe", b"[9"])
+def test_a_resumed_log_is_that_of_an_undisturbed_run(torn, tmp_path):
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+    logged(tmp_path / "whole", range(12))
+    logged(tmp_path / "broken", range(9))
+    with (tmp_path / "broken" / "metrics.jsonl").open("ab") as file:
+        file.write(torn)
+    logged(tmp_path / "broken", range(6, 12), resumed=5)
+    assert timeless(tmp_path / "broken") == timeless(tmp_path / "whole")
+    # The times of the lines that stayed are those of the first attempt, in order with the new ones.
+    times = [line["time"] for line in read_metrics(tmp_path / "broken")]
+    assert times == sorted(times)
+
+
+def test_tensorboard_forgets_what_was_cut(tmp_path):
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+    logged(tmp_path / "whole", range(12))
+    with RunLog(tmp_path / "broken") as log:
+        for step in range(9):
+            log.write(step, 0, {"loss": 1 / (step + 3) if step < 6 else 1e9, "rate": 1e-3 * step})
+    logged(tmp_path / "broken", range(6, 12), resumed=5)
+    assert events(tmp_path / "broken") == events(tmp_path / "whole")
+    assert [step for step, _ in events(tmp_path / "whole")[0]["loss"]] == list(range(12))
+
+
+def test_a_run_without_a_checkpoint_starts_its_log_afresh(tmp_path):
+    logged(tmp_path, range(4))
+    logged(tmp_path, range(2))
+    assert [line["step"] for line in read_metrics(tmp_path)] == [0, 1]
+
+
+def test_step_0_stays_when_a_run_resumes_from_step_0(tmp_path):
+    logged(tmp_path, range(3))
+    logged(tmp_path, range(1, 3), resumed=0)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [0, 1, 2]
+
+
+KILLED = """
+import os, pathlib, signal, sys, numpy
+from ddim.runs.log import RunLog
+log = RunLog(pathlib.Path(sys.argv[1]))
+for step in range(50):
+    log.write(step, step, {"loss": step})
+log.image(49, "grid", numpy.zeros((4, 4, 3), numpy.uint8))
+log.sync()
+for step in range(50, 300):
+    log.write(step, step, {"loss": -1})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_kill_loses_no_line_and_no_event_before_the_last_sync(tmp_path):
+    assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False).returncode == -9
+    assert [line["step"] for line in read_metrics(tmp_path)] == list(range(300))
+    with RunLog(tmp_path, resumed=49) as log:
+        log.write(50, 50, {"loss": 50})
+    scalars, images = events(tmp_path)
+    assert scalars == {"loss": [(step, float(step)) for step in range(51)]}
+    assert images == {"grid": [49]}
+
+
+def test_syncing_brings_both_logs_to_the_disk(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+    with RunLog(tmp_path) as log:
+        log.write(1, 64, {"loss": 1.0})
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", lambda file: (synced.append(os.fstat(file).st_ino), fsync(file)))
+            log.write(2, 128, {"loss": 1.0})
+            assert synced == []  # a line costs no wait for the disk
+            log.sync()
+    assert sorted(synced) == sorted(path.stat().st_ino for path in tmp_path.iterdir())
+
+
+def test_tensorboard_sees_a_run_while_it_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(log_module, "SHOWN_EVERY", 0.0)
+    with RunLog(tmp_path) as log:
+        log.write(1, 64, {"loss": 0.5})
+        assert events(tmp_path)[0] == {"loss": [(1, 0.5)]}
+
+
+def test_what_is_shown_later_is_added_to_what_a_run_logged(tmp_path, monkeypatch):
+    logged(tmp_path, range(12))
+    log = (tmp_path / "metrics.jsonl").read_bytes()
+    monkeypatch.setattr(time, "time", lambda: 2e9)
+    for step in (11, 5):
+        show_in_tensorboard(tmp_path, step, "judged", np.zeros((4, 4, 3), np.uint8), {"kid": step / 4})
+    scalars, images = events(tmp_path / "events" / "judged")
+    assert sorted(scalars["judged/kid"]) == [(5, 1.25), (11, 2.75)]
+    assert sorted(images["judged"]) == [5, 11]
+    assert [step for step, _ in events(tmp_path)[0]["loss"]] == list(range(12))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == log
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 3), (6, 5, 4), (6, 5, 1), (6, 5)])
+def test_images_reach_tensorboard_pixel_by_pixel(shape, tmp_path):
+    from io import BytesIO
+
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    with RunLog(tmp_path) as log:
+        log.image(7, "grid", pixels)
+    (event,) = EventAccumulator(str(tmp_path)).Reload().Images("grid")
+    shown = np.asarray(Image.open(BytesIO(event.encoded_image_string)))
+    assert event.step == 7
+    expected = pixels if pixels.ndim == 3 else pixels[..., None]
+    assert np.array_equal(shown, np.broadcast_to(expected, shown.shape))
+
+
+# Reading
+
+
+def test_reading_leaves_out_a_torn_last_line_only(tmp_path):
+    assert read_metrics(tmp_path) == []
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2}\n{"step": 3')
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+    path.write_bytes(b'{"step": 1}\nrubbish\n{"step": 3}\n')
+    with pytest.raises(UserError, match="line 2"):
+        read_metrics(tmp_path)
+
+
+def test_what_is_shown_of_a_run_that_trains_hides_nothing_of_its_curves(tmp_path, monkeypatch):
+    """TensorBoard reads the files of a folder one after the other, and goes back to none."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setattr(log_module, "SHOWN_EVERY", 0.0)
+    with RunLog(tmp_path) as log:
+        log.write(1, 64, {"loss": 0.5})
+        reader = EventAccumulator(str(tmp_path)).Reload()
+        show_in_tensorboard(tmp_path, 1, "judged", np.zeros((4, 4, 3), np.uint8))
+        reader.Reload()
+        log.write(2, 128, {"loss": 0.4})
+        reader.Reload()
+    assert [event.step for event in reader.Scalars("loss")] == [1, 2]
