@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
+from ddim.diffusion.denoising_error import denoising_error
 from ddim.diffusion.noise import Noise
 from ddim.metrics.statistics import Estimate, estimate_difference, estimate_mean, estimate_ratio
 
@@ -71,7 +72,8 @@ def measure(
         for x0 in batches:
             noise = Noise(range(first, first + len(x0)))
             first += len(x0)
-            rows.append(torch.stack([_row(denoise, x0, t, noise.like(x0)) for t in times], 2))
+            found = [denoising_error(denoise, x0, t, noise.like(x0)) for t in times]
+            rows.append(torch.stack([torch.stack([*vars(error).values()]) for error in found], 2))
     return Errors(denoise.schedule(times).log_snr.numpy(), *torch.cat(rows, 1).numpy())
 
 
@@ -79,21 +81,6 @@ def together(parts: Sequence[Errors]) -> Errors:
     """The errors of several sets of images, at the same levels, as of one set."""
     names = [field.name for field in fields(Errors) if field.name != "log_snr"]
     return Errors(parts[0].log_snr, *(np.concatenate([getattr(p, name) for p in parts]) for name in names))
-
-
-def _row(denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-    """(6, B): the fields of `Errors` at one time, in their order."""
-    p = denoise(denoise.schedule(t).noisy(x0, eps), t)
-    noise, image = p.eps.double() - eps.double(), p.x0.double() - x0.double()
-    means = (
-        noise.square(),
-        noise.abs(),
-        image.square(),
-        image.abs(),
-        p.eps.double().square(),
-        -p.eps.double() * noise,
-    )
-    return torch.stack([field.flatten(1).mean(1) for field in means]).cpu()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ddim.data.batch import batch as gather
 from ddim.data.batch import unit
 from ddim.diffusion import log_snr as levels
+from ddim.diffusion.denoising_error import denoising_error
 from ddim.diffusion.noise import VALIDATION, stream
 from ddim.metrics.statistics import estimate_mean
 from ddim.runs import classes as labels
@@ -31,21 +32,20 @@ def validate(training: Training) -> dict[str, float]:
     draw = stream("cpu", recipe.seed, VALIDATION, 0)
     which = split.valid[torch.randperm(len(split.valid), generator=draw)[:count].numpy()]
     times = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    sums = torch.zeros(2, dtype=torch.float64)
-    each = torch.zeros(2, count, dtype=torch.float64)
+    errors = []
     with training.averaged() as model, runtime.precise():
         for part in torch.arange(count).split(runtime.micro_batch):
             some = which[part.numpy()]
             x0 = runtime.images(training.pixels.enter(unit(gather(split.images, some))))
             eps = runtime.images(torch.randn(x0.shape, generator=draw))
-            x_t = model.schedule(times[part]).noisy(x0, eps)
-            p = model.with_labels(labels.label_images(recipe, split.images, some))(x_t, times[part])
-            for k, error in enumerate((p.eps - eps, p.x0 - x0)):
-                sums[k] += error.abs().mean().item() * len(part)
-                each[k, part] = error.abs().flatten(1).mean(1).double().cpu()
-    noise_mae, image_mae = (sums / count).tolist()
-    by_level = mean_by_level(recipe.schedule(times).log_snr, {"noise_mae": each[0], "image_mae": each[1]})
-    return {"noise_mae": noise_mae, "image_mae": image_mae, **by_level}
+            denoise = model.with_labels(labels.label_images(recipe, split.images, some))
+            errors.append(denoising_error(denoise, x0, times[part], eps))
+    each = {
+        "noise_mae": torch.cat([error.noise_mae for error in errors]),
+        "image_mae": torch.cat([error.image_mae for error in errors]),
+    }
+    means = {name: values.mean().item() for name, values in each.items()}
+    return means | mean_by_level(recipe.schedule(times).log_snr, each)
 
 
 def mean_by_level(log_snr: Tensor, values: Mapping[str, Tensor]) -> dict[str, float]:
