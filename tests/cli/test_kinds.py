@@ -7,7 +7,15 @@ import pytest
 from ddim.cli.kinds import list_kinds, read_registry
 
 
-@pytest.mark.parametrize("module, registry", [("runs.named_recipes", "RECIPES")])
+@pytest.mark.parametrize(
+    "module, registry",
+    [
+        ("runs.named_recipes", "RECIPES"),
+        ("diffusion.samplers", "SAMPLERS"),
+        ("diffusion.grids", "GRIDS"),
+        ("diffusion.schedules", "SCHEDULES"),
+    ],
+)
 def test_a_registry_is_read_as_it_is_imported(module, registry):
     read = read_registry(module, registry)
     imported = getattr(import_module(f"ddim.{module}"), registry)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ddim.cli import DEVICE, RUN, SAMPLING_FIELDS, WEIGHTS, check_fields
+from ddim.cli.kinds import read_registry
 from ddim.errors import UserError, check_count
 
 TAKES_FIELDS = True
@@ -42,7 +43,11 @@ examples:
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim sample`."""
     parser.usage = "ddim sample RUN [-n 16] [--steps 20] [--seed 0] [--out DIR] [--film] [options]"
-    parser.epilog = _EPILOG
+    parser.epilog = _EPILOG.format(
+        samplers=", ".join(read_registry("diffusion.samplers", "SAMPLERS")),
+        grids=", ".join(read_registry("diffusion.grids", "GRIDS")),
+        schedules=", ".join(read_registry("diffusion.schedules", "SCHEDULES")),
+    )
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("-n", type=int, metavar="N", help="number of images (default: 16)")
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="sampling steps (default: 20)")
