@@ -18,12 +18,13 @@ with the first 256, and record.json, which says what the images depend on. Give 
 --out, to finish one that was stopped.
 
 sampling options, which may have fields such as --sampler.order 3:
-  --sampler     ddim, ddpm, edm, adams_bashforth, dpm_solver or unipc (default: the recipe's);
-                --sampler.eta 0 makes ddim and dpm_solver deterministic, 1 as stochastic as DDPM
-  --grid        uniform, quadratic, uniform_log_snr, karras, spaced, sections or listed: the sampling times
-                (default: those that `ddim search` found for the sampler and --steps, else the recipe's)
-  --sampled_on  another schedule than in training: cosine, linear, linear_beta, beta_table, linear_in or
-                karras_sigma
+  --sampler     {samplers}
+                (default: the recipe's); --sampler.eta 0 makes ddim and dpm_solver deterministic, 1 makes them
+                as stochastic as DDPM
+  --grid        the sampling times: {grids}
+                (default: the times that `ddim search` found for the sampler and --steps, else the recipe's)
+  --sampled_on  another schedule than in training:
+                {schedules}
   --clip yes    keep the image that each step predicts between black and white; --clip x0 does not change the
                 predicted noise, as in diffusers
 
