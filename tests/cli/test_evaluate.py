@@ -9,7 +9,7 @@ from PIL import Image
 
 import tiny
 from ddim.cli import main
-from ddim.cli.compare import _cells
+from ddim.evaluation.comparison_page import shorten_values
 from ddim.metrics import catalogue, features
 from ddim.training import train
 from html_reader import Reader
@@ -114,14 +114,14 @@ def test_two_evaluations_are_compared_by_what_differs(run, capsys, tmp_path):
     assert lines[3].endswith("the first")
     assert lines[4].split()[:4] == ["-", str(folders[2]), "400", "0.10000"]
     assert lines[4].endswith("not ranked: the resizes differ: 2 px and 3 px")
-    assert [line.split()[0] for line in lines[7:]] == ["pictures"]
+    assert [line.split()[0] for line in lines[7:]] == ["samples"]
 
 
 def test_what_differs_is_cut_short_where_it_still_differs_then():
     long = "x" * 40
-    assert _cells([f"a{long}", f"b{long}"]) == [f"a{'x' * 28}...", f"b{'x' * 28}..."]
-    assert _cells([f"{long}a", f"{long}b", "c"]) == [f"{long}a", f"{long}b", "c"]
-    assert _cells([True, False, None, 50000]) == ["True", "False", "-", "50,000"]
+    assert shorten_values([f"a{long}", f"b{long}"]) == [f"a{'x' * 28}...", f"b{'x' * 28}..."]
+    assert shorten_values([f"{long}a", f"{long}b", "c"]) == [f"{long}a", f"{long}b", "c"]
+    assert shorten_values([True, False, None, 50000]) == ["True", "False", "-", "50,000"]
 
 
 def test_a_comparison_is_a_page_too_with_the_grids_and_nothing_of_this_machine(capsys, tmp_path):
@@ -150,7 +150,7 @@ def test_a_comparison_is_a_page_too_with_the_grids_and_nothing_of_this_machine(c
         ["| -", "foreign/evaluations/1", "400", "0.10000"],
     ]
     assert rows[4][-1] == "not ranked: the resizes differ: 2 px and 3 px |"
-    assert ["| pictures", "500", "400", "400 |"] in rows
+    assert ["| samples", "500", "400", "400 |"] in rows
     assert "against 500 images, valid of flowers.zip" in "".join(page.texts)
     assert "which are conservative except for KID" in "".join(page.texts)
     assert "better/evaluations/1: it is <b>said</b>" in page.texts

@@ -146,12 +146,12 @@ def test_an_evaluation_is_of_the_pictures_that_sample_makes_and_says_which(home,
     words = ["evaluate", home / "run", "-n", 12, "--steps", 2, "--label"]
     did(*words, "all", "--guidance", "2")
     did(*words, "daisy")
-    made = [scores.read(home / "run" / "evaluations" / str(k)) for k in (1, 2)]
+    made = [scores.read_evaluation(home / "run" / "evaluations" / str(k)) for k in (1, 2)]
     sampling = [evaluation.record["sampling"] for evaluation in made]
     assert [(s["label"], s["class"]) for s in sampling] == [("all", None), (3, "daisy")]
     assert [s["guidance"] for s in sampling] == [2.0, 1.0]
     assert [s["nfe"] for s in sampling] == [4, 2]
-    other = ranking.differing(made)
+    other = ranking.list_differing_choices(made)
     assert (other["label"], other["guidance"]) == (["all", 3], [2.0, 1.0])
     wanted = make_sheet(generate(load(home / "run"), range(12), 2, label="all", guidance=2.0)[0])
     with Image.open(made[0].folder / scores.GRID) as shown:

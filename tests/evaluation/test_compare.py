@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 
 from ddim.errors import UserError
-from ddim.evaluation.compare import _STATISTICS, Difference, _jackknifed, difference, differing, ranked
+from ddim.evaluation.compare import (
+    _STATISTICS,
+    Difference,
+    _jackknife,
+    list_differing_choices,
+    measure_difference,
+    rank_evaluations,
+)
 from ddim.evaluation.conditions import Aspect
-from ddim.evaluation.record import read
+from ddim.evaluation.record import read_evaluation
 from ddim.metrics.catalogue import METRICS
 from ddim.metrics.kid import kid_difference
 from ddim.runs.codec import dump
@@ -27,7 +34,9 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def make(tmp_path):
     """Call with a name, features and changes of the record: the evaluation."""
-    return lambda name, features=None, **changes: read(written(tmp_path / name, features, **changes))
+    return lambda name, features=None, **changes: read_evaluation(
+        written(tmp_path / name, features, **changes)
+    )
 
 
 def normal(n, seed, shift=0.0):
@@ -48,7 +57,7 @@ def reference(monkeypatch):
 def test_the_best_is_first(make, metric):
     field = "metrics__fid__infinity" if metric == "fid_infinity" else f"metrics__{metric}__value"
     made = [make(name, **{field: value}) for name, value in (("a", 0.3), ("b", 0.1), ("c", 0.2))]
-    order = [row.evaluation.folder.name for row in ranked(made, metric)]
+    order = [row.evaluation.folder.name for row in rank_evaluations(made, metric)]
     small = metric in ("kid", "fid", "fid_infinity")
     assert order == (["b", "c", "a"] if small else ["a", "c", "b"])
 
@@ -59,7 +68,7 @@ def test_what_may_not_be_ranked_comes_last_with_its_reason(make):
         make("best", metrics__kid={"value": -1.0, "low": -1.0, "high": -1.0}, reference__sha256="q" * 64),
         make("c", metrics__kid={"value": 0.001, "low": 0.0, "high": 0.002}),
     ]
-    rows = ranked(made, "kid")
+    rows = rank_evaluations(made, "kid")
     assert [row.evaluation.folder.name for row in rows] == ["c", "a", "best"]
     assert [row.unranked is None for row in rows] == [True, True, False]
     assert rows[2].unranked.aspect is Aspect.REFERENCE
@@ -68,9 +77,9 @@ def test_what_may_not_be_ranked_comes_last_with_its_reason(make):
 
 def test_where_nothing_can_be_compared_the_reason_is_the_error(make):
     with pytest.raises(UserError, match="nothing can be compared by KID: the extractors differ"):
-        ranked([make("a"), make("b", features__extractor="other")], "kid")
+        rank_evaluations([make("a"), make("b", features__extractor="other")], "kid")
     with pytest.raises(UserError, match="at least two evaluations, got 1"):
-        ranked([make("c")], "kid")
+        rank_evaluations([make("c")], "kid")
 
 
 def test_pictures_of_the_same_seeds_are_paired_and_others_are_not(make, reference):
@@ -80,18 +89,22 @@ def test_pictures_of_the_same_seeds_are_paired_and_others_are_not(make, referenc
     same = make("b", y, sampling=SAMPLING)
     other = make("c", y, sampling=SAMPLING | {"seeds": list(range(1000, 1400))})
     images = make("d", y)
-    paired, unpaired = difference(one, same, "kid"), difference(one, other, "kid")
+    paired, unpaired = measure_difference(one, same, "kid"), measure_difference(one, other, "kid")
     assert paired == Difference(*kid_difference(x, y, reference, paired=True), True)
     assert unpaired == Difference(*kid_difference(x, y, reference, paired=False), False)
     assert paired.value == unpaired.value
     assert paired.high - paired.low < (unpaired.high - unpaired.low) / 2
-    assert difference(images, one, "kid").paired is difference(images, images, "kid").paired is False
+    assert (
+        measure_difference(images, one, "kid").paired
+        is measure_difference(images, images, "kid").paired
+        is False
+    )
 
 
 def test_differences_are_to_the_first_whatever_its_place(make, reference):
     near, far = normal(400, 1, 0.1), normal(400, 2, 0.5)
     worse = make("worse", far, metrics__kid={"value": 0.5, "low": 0.4, "high": 0.6})
-    rows = ranked([worse, make("better", near)], "kid")
+    rows = rank_evaluations([worse, make("better", near)], "kid")
     assert [row.evaluation.folder.name for row in rows] == ["better", "worse"]
     assert rows[0].difference.high < 0
     assert rows[1].difference is None
@@ -108,7 +121,7 @@ def test_the_interval_of_a_difference_holds_the_truth_nineteen_times_in_twenty(s
     held = 0
     for seed in range(draws):
         x, y = normal(sizes[0], 2 * seed, 0.3), normal(sizes[1], 2 * seed + 1)
-        value, low, high = _jackknifed(mean_apart, x, y, truth)
+        value, low, high = _jackknife(mean_apart, x, y, truth)
         assert value == pytest.approx(x[:, 0].mean() - y[:, 0].mean(), abs=1e-6)
         held += low <= 0.3 <= high
     # Within three and a half deviations of the count.
@@ -121,7 +134,7 @@ def test_intervals_of_other_differences_are_cautious_but_not_much_too_wide(metri
     values, radii, held = [], [], 0
     for seed in range(60):
         x, y, truth = (normal(100, 3 * seed + k)[:, :4] for k in range(3))
-        value, low, high = _jackknifed(_STATISTICS[metric], 0.9 * x, 0.9 * y, truth)
+        value, low, high = _jackknife(_STATISTICS[metric], 0.9 * x, 0.9 * y, truth)
         values.append(value)
         radii.append((high - low) / 2)
         held += low <= 0 <= high
@@ -135,17 +148,17 @@ def test_pictures_that_come_class_by_class_in_turn_have_no_wider_an_interval():
     x, y, truth = normal(500, 1), normal(500, 2), normal(500, 3)
     for pictures in (x, y):
         pictures[:, 0] += 20 * (np.arange(500) % 10)
-    _, low, high = _jackknifed(mean_apart, x, y, truth)
+    _, low, high = _jackknife(mean_apart, x, y, truth)
     # The classes cancel in pairs of one seed, and what is left is that of two sets without them.
     assert (high - low) / 2 < 3 * 1.96 * math.sqrt(2 / 500)
-    _, low, high = _jackknifed(mean_apart, x, y[::-1], truth)
+    _, low, high = _jackknife(mean_apart, x, y[::-1], truth)
     assert (high - low) / 2 < 3 * 1.96 * math.sqrt(2 * (400 * 8.25 + 1) / 500)
 
 
 @pytest.mark.parametrize("metric", ALONE)
 def test_what_has_no_interval_of_a_difference_is_ranked_all_the_same(make, reference, metric):
     one, other = make("a", normal(400, 1, 0.1)), make("b", normal(400, 2, 1.0))
-    for row in ranked([one, other], metric):
+    for row in rank_evaluations([one, other], metric):
         assert row.unranked is None
         assert row.difference is None or "no sound interval" in row.difference
 
@@ -153,7 +166,7 @@ def test_what_has_no_interval_of_a_difference_is_ranked_all_the_same(make, refer
 @pytest.mark.parametrize("metric", [name for name in METRICS if name not in ("kid", *ALONE)])
 def test_every_other_metric_has_a_difference_with_an_interval(make, reference, metric):
     one, other = make("a", normal(400, 1, 0.1)), make("b", normal(400, 2, 1.0))
-    found = difference(one, other, metric)
+    found = measure_difference(one, other, metric)
     assert found.low < found.value < found.high
     better = found.high < 0 if METRICS[metric].lower_is_better else found.low > 0
     # Recall and coverage need not fall; the others do, beyond doubt.
@@ -162,12 +175,14 @@ def test_every_other_metric_has_a_difference_with_an_interval(make, reference, m
 
 def test_where_features_are_gone_there_is_no_difference_but_a_reason(make, reference, monkeypatch):
     one = make("a", normal(400, 1))
-    assert "b/features.npy is missing" in difference(one, make("b"), "kid")
+    assert "b/features.npy is missing" in measure_difference(one, make("b"), "kid")
     short = make("c", normal(399, 1))
-    assert "c/features.npy is missing or is not of this record" in difference(one, short, "kid")
-    assert "c/features.npy" in difference(short, one, "kid")
+    assert "c/features.npy is missing or does not belong to its record" in measure_difference(
+        one, short, "kid"
+    )
+    assert "c/features.npy" in measure_difference(short, one, "kid")
     monkeypatch.setattr("ddim.evaluation.compare.kept", lambda identity: None)
-    assert "kept no longer" in difference(one, one, "kid")
+    assert "no longer in the cache" in measure_difference(one, one, "kid")
 
 
 def test_what_differs_is_told_and_nothing_else(make):
@@ -177,7 +192,7 @@ def test_what_differs_is_told_and_nothing_else(make):
         "times": [1.0, 0.5, 0.2],
         "nfe": 3,
     }
-    assert differing([make("a", sampling=SAMPLING), make("b", sampling=other)]) == {
+    assert list_differing_choices([make("a", sampling=SAMPLING), make("b", sampling=other)]) == {
         "sampler.kind": ["ddim", "ddpm"],
         "sampler.eta": [0.0, None],
         "nfe": [2, 3],
@@ -185,8 +200,8 @@ def test_what_differs_is_told_and_nothing_else(make):
         "images seen": [80, 160],
         "optim.batch": [8, 16],
     }
-    assert differing([make("c"), make("d")]) == {}
+    assert list_differing_choices([make("c"), make("d")]) == {}
     whole = dump(smoke())
     before = {**whole, "data": {key: value for key, value in whole["data"].items() if key != "labels"}}
     both = [make(name, sampling=SAMPLING | {"recipe": r}) for name, r in (("e", whole), ("f", before))]
-    assert differing(both) == {}
+    assert list_differing_choices(both) == {}

@@ -22,9 +22,9 @@ from ddim.cli import main
 from ddim.data import open_images, split
 from ddim.errors import UserError
 from ddim.evaluation import evaluate as evaluation
-from ddim.evaluation.compare import Difference, difference
+from ddim.evaluation.compare import Difference, measure_difference
 from ddim.evaluation.evaluate import Pictures, evaluate, measured
-from ddim.evaluation.record import read
+from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.reference import Reference
 from ddim.metrics.features import extract_features
 from ddim.metrics.fid import fid
@@ -131,7 +131,7 @@ def test_samples_in_a_folder_are_judged_as_pictures_of_their_run(run, tmp_path, 
     of_run, of_files = (evaluate(of, ways, reference, extractor=stub()) for of in (run, "made"))
     assert of_run.record["sampling"] == of_files.record["sampling"]
     assert of_files.record["sampling"]["nfe"] == 3
-    found = difference(of_files, of_run, "kid")
+    found = measure_difference(of_files, of_run, "kid")
     assert (found.value, found.low, found.high, found.paired) == (0, 0, 0, True)
     # Of what is there only in part, or of what else has such a record, nothing is known.
     (tmp_path / "made" / "00007.png").unlink()
@@ -146,15 +146,15 @@ def test_samples_in_a_folder_are_judged_as_pictures_of_their_run(run, tmp_path, 
 def test_features_of_another_evaluation_are_not_taken_for_its_own(run):
     """Of as many pictures and of the same network nothing but their bytes tells them apart."""
     one, other = (evaluate(run, Pictures(40, 2, seed), extractor=stub()) for seed in (0, 40))
-    assert isinstance(difference(one, other, "kid"), Difference)
+    assert isinstance(measure_difference(one, other, "kid"), Difference)
     theirs = shutil.copy(one.folder / "features.npy", other.folder / "features.npy")
-    assert difference(one, other, "kid") == f"{theirs} is missing or is not of this record"
+    assert measure_difference(one, other, "kid") == f"{theirs} is missing or is not of this record"
     # A record of before does not say whose they are.
     path = other.folder / "record.json"
     document = json.loads(path.read_text())
     del document["generated"]["sha256"]
     path.write_text(json.dumps(document))
-    assert difference(one, read(path), "kid").value == 0
+    assert measure_difference(one, read_evaluation(path), "kid").value == 0
 
 
 def test_the_second_evaluation_reads_the_features_of_the_reference(run):
@@ -235,7 +235,9 @@ def test_two_evaluations_at_once_leave_one_another_alone(run):
     assert sorted(path.name for path in (run / "evaluations").iterdir()) == ["1", "2"]
     assert found.folder.name == "2"
     assert found.record["sampling"]["seeds"] == list(range(40))
-    assert isinstance(difference(read(run / "evaluations" / "1"), found, "kid"), Difference)
+    assert isinstance(
+        measure_difference(read_evaluation(run / "evaluations" / "1"), found, "kid"), Difference
+    )
 
 
 def test_a_name_that_another_evaluation_took_meanwhile_is_left_to_it(run, monkeypatch):
@@ -303,7 +305,7 @@ def test_a_killed_evaluation_leaves_nothing_that_is_believed(run, batches, tmp_p
     left = list((run / "evaluations").iterdir())
     assert all(path.name.startswith(".tmp-") for path in left)
     with pytest.raises(UserError, match="holds no evaluation"):
-        read(run)
+        read_evaluation(run)
     seen = []
     assert evaluate(run, FEW, extractor=stub(seen)).folder.name == "1"
     assert sum(seen) == (30 + 40 if batches == 1 else 40)

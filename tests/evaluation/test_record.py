@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ddim.errors import UserError
-from ddim.evaluation.record import Evaluation, evaluations, read
+from ddim.evaluation.record import Evaluation, list_evaluations, read_evaluation
 from ddim.metrics.catalogue import find_metric
 from stubs import RECORD, SAMPLING, record, written
 
@@ -29,18 +29,18 @@ def test_a_run_is_read_as_its_newest_whole_evaluation(tmp_path):
         written(tmp_path / "evaluations" / str(n), generated__source=f"number {n}")
     (tmp_path / "evaluations" / "11").mkdir()
     (tmp_path / "evaluations" / ".tmp-77-evaluation").mkdir()
-    assert read(tmp_path).record["generated"]["source"] == "number 10"
-    assert [folder.name for folder in evaluations(tmp_path)] == ["1", "2", "9", "10", "11"]
+    assert read_evaluation(tmp_path).record["generated"]["source"] == "number 10"
+    assert [folder.name for folder in list_evaluations(tmp_path)] == ["1", "2", "9", "10", "11"]
     folder = tmp_path / "evaluations" / "2"
-    assert read(folder).record == read(folder / "record.json").record
-    assert read(folder).folder == folder
+    assert read_evaluation(folder).record == read_evaluation(folder / "record.json").record
+    assert read_evaluation(folder).folder == folder
 
 
 def test_a_folder_without_evaluations_says_how_to_make_one(tmp_path):
     with pytest.raises(UserError, match="holds no evaluation: make one with `ddim evaluate"):
-        read(tmp_path)
+        read_evaluation(tmp_path)
     with pytest.raises(UserError, match="missing does not exist: name a record, the folder of an evaluation"):
-        read(tmp_path / "missing")
+        read_evaluation(tmp_path / "missing")
 
 
 SOUND = json.dumps(RECORD)
@@ -82,17 +82,17 @@ def test_what_is_no_record_is_refused_in_one_sentence(text, sentence, tmp_path):
     file = tmp_path / "record.json"
     file.write_text(text)
     with pytest.raises(UserError) as caught:
-        read(file)
+        read_evaluation(file)
     assert sentence in str(caught.value)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_record_of_a_run_is_read(tmp_path):
-    assert read(written(tmp_path / "one", sampling=SAMPLING)).record["sampling"] == SAMPLING
+    assert read_evaluation(written(tmp_path / "one", sampling=SAMPLING)).record["sampling"] == SAMPLING
     # Other programs write 1.0 as 1.
     whole = SAMPLING | {"times": [1, 0.5]}
-    assert read(written(tmp_path / "two", sampling=whole)).record["sampling"] == whole
+    assert read_evaluation(written(tmp_path / "two", sampling=whole)).record["sampling"] == whole
 
 
 def test_reading_records_needs_no_torch():

@@ -1,17 +1,19 @@
-"""Evaluations side by side: their order by a metric, how far apart they are, and what else differs."""
+"""Compare evaluations: their ranking by a metric, their differences with intervals, and what else differs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from ddim.errors import UserError
 from ddim.evaluation.conditions import Obstacle, find_obstacle
-from ddim.evaluation.record import FEATURES, Evaluation
+from ddim.evaluation.record import FEATURES, Evaluation, read_evaluation
 from ddim.files import hash_file
 from ddim.metrics.catalogue import find_metric
 from ddim.metrics.fid import fid
@@ -19,6 +21,7 @@ from ddim.metrics.kid import kid_difference
 from ddim.metrics.precision_recall import prdc
 from ddim.runs.codec import completed
 from ddim.runs.image_features import kept
+from ddim.runs.run_path import names_best
 
 _STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "fid": fid,
@@ -27,14 +30,16 @@ _STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "density": lambda generated, reference: prdc(generated, reference).density,
     "coverage": lambda generated, reference: prdc(generated, reference).coverage,
 }
-_GROUPS, _STUDENT_95 = 10, 2.262157  # and the quantile of Student's t with 9 degrees of freedom
+
+GROUPS = 10
+"""Parts of a set of images that the jackknife leaves out in turn."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A value less that of the first, and its 95 % interval, a cautious one but of KID (see `difference`).
+    """The value of an evaluation minus that of the first one, with its 95 % interval.
 
-    `paired` where both made the same seeds.
+    `paired` if both sampled the same seeds.
     """
 
     value: float
@@ -42,13 +47,27 @@ class Difference:
     high: float
     paired: bool
 
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return not self.low <= 0 <= self.high
+
+    def __str__(self) -> str:
+        """Return the difference, its interval, and whether it is distinguishable from 0."""
+        kind = "paired" if self.paired else "not paired"
+        verdict = "" if self.distinguishable else ", not distinguishable at 95 %"
+        return f"{self.value:+.5f} ({self.low:+.5f} ... {self.high:+.5f}), {kind}{verdict}"
+
 
 @dataclass(frozen=True)
 class Row:
     """An evaluation in a ranking.
 
-    `unranked` says why it may not be ranked, None where it may; `difference` is to the first evaluation, or
-    one sentence on why there is none; None for the first itself and where nothing may be ranked.
+    Args:
+        evaluation: the evaluation.
+        unranked: why it cannot be ranked with the first one, None if it can.
+        difference: to the first evaluation, or why there is none. None for the first evaluation itself, and
+            for those that cannot be ranked.
     """
 
     evaluation: Evaluation
@@ -56,86 +75,132 @@ class Row:
     difference: Difference | str | None = None
 
 
-def ranked(evaluations: Sequence[Evaluation], metric: str) -> list[Row]:
-    """The evaluations that may be ranked with the first, best first; then those that may not, as given.
+@dataclass(frozen=True)
+class Comparison:
+    """Evaluations in the order of a metric, best first, then those that cannot be ranked.
 
-    UserError for fewer than two, or where none may be ranked with the first.
+    Args:
+        metric: the name of the metric.
+        first: the evaluation that the others are compared with.
+        rows: all evaluations.
+        choices: what differs between them, by name: one value for each row, None if it has none.
     """
-    read_as = find_metric(metric)
+
+    metric: str
+    first: Evaluation
+    rows: list[Row]
+    choices: dict[str, list[Any]]
+
+    @property
+    def title(self) -> str:
+        """The name of the metric, and which values of it are better."""
+        metric = find_metric(self.metric)
+        return f"{metric.title}, {'lower' if metric.lower_is_better else 'higher'} is better"
+
+
+def compare_evaluations(evaluations: Sequence[str | Path], metric: str = "kid") -> Comparison:
+    """Compare evaluations with the first one.
+
+    Args:
+        evaluations: records, folders of evaluations, or runs, whose newest evaluation is taken.
+        metric: "kid", "fid", "fid_infinity", "precision", "recall", "density" or "coverage".
+
+    Raises:
+        UserError: if there are fewer than two, or none can be ranked with the first one.
+    """
+    find_metric(metric)
+    for path in map(Path, evaluations):
+        if names_best(path):
+            raise UserError(f"{path} has no evaluations of its own: name one, {path.parent}/evaluations/N")
+    opened = [read_evaluation(Path(path)) for path in evaluations]
+    rows = rank_evaluations(opened, metric)
+    return Comparison(metric, opened[0], rows, list_differing_choices([row.evaluation for row in rows]))
+
+
+def rank_evaluations(evaluations: Sequence[Evaluation], metric: str) -> list[Row]:
+    """Return the evaluations that can be ranked with the first one, best first; then the others, as given.
+
+    Raises:
+        UserError: if there are fewer than two, or none can be ranked with the first one.
+    """
+    found = find_metric(metric)
     if len(evaluations) < 2:
         raise UserError(f"a comparison needs at least two evaluations, got {len(evaluations)}")
     first, *others = evaluations
-    why = [find_obstacle(first.record, other.record, metric) for other in others]
-    if all(why):
-        raise UserError(f"nothing can be compared by {read_as.title}: {why[0]}")
-    may = [other for other, reason in zip(others, why, strict=True) if reason is None]
-    rows = [Row(first), *(Row(other, None, difference(other, first, metric)) for other in may)]
-    # A record without the metric is not comparable, so that each of these has a value.
-    rows.sort(key=lambda row: row.evaluation.value(metric) or 0.0, reverse=not read_as.lower_is_better)
-    return rows + [Row(other, reason) for other, reason in zip(others, why, strict=True) if reason]
+    reasons = [find_obstacle(first.record, other.record, metric) for other in others]
+    if all(reasons):
+        raise UserError(f"nothing can be compared by {found.title}: {reasons[0]}")
+    rows = [Row(first)]
+    for other, reason in zip(others, reasons, strict=True):
+        if reason is None:
+            rows.append(Row(other, None, measure_difference(other, first, metric)))
+    # Without the metric an evaluation cannot be ranked, so each of these has a value.
+    rows.sort(key=lambda row: row.evaluation.value(metric) or 0.0, reverse=not found.lower_is_better)
+    return rows + [Row(other, reason) for other, reason in zip(others, reasons, strict=True) if reason]
 
 
-def difference(one: Evaluation, other: Evaluation, metric: str) -> Difference | str:
-    """The value of `one` less that of `other`, which is comparable, with an interval; or why there is none.
+def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Difference | str:
+    """Return the value of `one` minus that of `other` with its interval, or why there is none.
 
-    By the jackknife: what is left out of one set is left out at once of the other where they are of the same
-    seeds, and of the reference of both. KID leaves out each image in turn, the others tenths of each set.
-    Their intervals are cautious and hold the truth at least 95 times in 100: the jackknife's variance errs
-    upwards (Efron & Stein 1981), most for shares by nearest neighbours: up to about twice the width.
+    The interval is the jackknife's. What is left out of one set is also left out of the other if both sampled
+    the same seeds, and out of the reference of both. KID leaves out each image in turn, other metrics a tenth
+    of each set. Intervals of the other metrics are cautious: they hold the truth at least 95 times in 100,
+    because the jackknife overestimates variance (Efron & Stein 1981). For shares by nearest neighbours they
+    are up to about twice too wide.
     """
     if metric != "kid" and metric not in _STATISTICS:
-        return f"of a difference of {find_metric(metric).title} there is no sound interval"
+        return f"differences of {find_metric(metric).title} have no sound interval"
     reference = kept(one.record["reference"]["sha256"])
     if reference is None:
-        return "the features of the reference are kept no longer: `ddim evaluate` makes them again"
-    mine, theirs = _features(one), _features(other)
+        return "the features of the reference are no longer in the cache: `ddim evaluate` makes them again"
+    mine, theirs = _load_features(one), _load_features(other)
     if mine is None or theirs is None:
         missing = one if mine is None else other
-        return f"{missing.folder / FEATURES} is missing or is not of this record"
-    seeds = [(of.record["sampling"] or {}).get("seeds") for of in (one, other)]
+        return f"{missing.folder / FEATURES} is missing or does not belong to its record"
+    seeds = [(evaluation.record["sampling"] or {}).get("seeds") for evaluation in (one, other)]
     paired = seeds[0] is not None and seeds[0] == seeds[1]
     if metric == "kid":
         return Difference(*kid_difference(mine, theirs, reference, paired=paired), paired)
-    return Difference(*_jackknifed(_STATISTICS[metric], mine, theirs, reference), paired)
+    return Difference(*_jackknife(_STATISTICS[metric], mine, theirs, reference), paired)
 
 
-def differing(evaluations: Sequence[Evaluation]) -> dict[str, list[Any]]:
-    """What differs between evaluations, by name: a value for each, None where it has none."""
+def list_differing_choices(evaluations: Sequence[Evaluation]) -> dict[str, list[Any]]:
+    """Return what differs between evaluations, by name: one value for each, None if it has none."""
     tables = [_choices(evaluation.record) for evaluation in evaluations]
     names = dict.fromkeys(name for table in tables for name in table)
     columns = {name: [table.get(name) for table in tables] for name in names}
     return {name: values for name, values in columns.items() if any(value != values[0] for value in values)}
 
 
-def _jackknifed(
+def _jackknife(
     statistic: Callable[[np.ndarray, np.ndarray], float],
     one: np.ndarray,
     other: np.ndarray,
     reference: np.ndarray,
 ) -> tuple[float, float, float]:
-    """A difference of statistics and its interval, by leaving out tenths of all three sets at once.
+    """Return a difference of statistics and its interval, by leaving out tenths of all three sets at once.
 
-    Sets that are independent of one another add their variances so too: their tenths have nothing in common.
+    The variances of independent sets still add up, because their tenths have nothing in common.
     """
     value = statistic(one, reference) - statistic(other, reference)
-    # At random, since pictures may come class by class in turn; of pairs both are in the same tenth.
-    sets = [(f, np.random.default_rng(0).permutation(len(f)) % _GROUPS) for f in (one, other, reference)]
+    # At random, because samples may come class by class in turn. Both of a pair are in the same tenth.
+    sets = [(f, np.random.default_rng(0).permutation(len(f)) % GROUPS) for f in (one, other, reference)]
     without = []
-    for k in range(_GROUPS):
-        a, b, truth = (features[tenth != k] for features, tenth in sets)
+    for k in range(GROUPS):
+        a, b, truth = (features[group != k] for features, group in sets)
         without.append(statistic(a, truth) - statistic(b, truth))
-    radius = _STUDENT_95 * math.sqrt((_GROUPS - 1) * float(np.var(without)))
+    quantile = float(stats.t.ppf(0.975, GROUPS - 1))
+    radius = quantile * math.sqrt((GROUPS - 1) * float(np.var(without)))
     return value, value - radius, value + radius
 
 
-def _features(evaluation: Evaluation) -> np.ndarray | None:
-    """The features beside a record, a read-only memory map; None where they are missing or are others."""
+def _load_features(evaluation: Evaluation) -> np.ndarray | None:
+    """Return the features beside a record, as a read-only memory map; None if they are missing or others."""
     generated, path = evaluation.record["generated"], evaluation.folder / FEATURES
     shape = generated["images"], evaluation.record["features"]["dimensions"]
     try:
         features = np.lib.format.open_memmap(path, mode="r")
-        # Older records do not say it.
-        if "sha256" in generated and generated["sha256"] != hash_file(path):
+        if generated.get("sha256", hash_file(path)) != hash_file(path):
             return None
     except (OSError, ValueError):
         return None
@@ -143,23 +208,23 @@ def _features(evaluation: Evaluation) -> np.ndarray | None:
 
 
 def _choices(record: dict[str, Any]) -> dict[str, Any]:
-    """What an evaluation was asked for and of what model, flat, by name."""
-    chosen: dict[str, Any] = {"pictures": record["generated"]["images"]}
+    """Return the choices behind an evaluation, flat, by name."""
+    choices: dict[str, Any] = {"samples": record["generated"]["images"]}
     sampling = record["sampling"]
     if sampling is None:
-        return chosen | {"source": record["generated"]["source"]}
+        return choices | {"source": record["generated"]["source"]}
     recipe = completed(sampling["recipe"])
-    chosen |= _flat({name: sampling[name] for name in ("sampler", "grid", "weights", "nfe")})
-    # Records from before there was guidance have none.
-    chosen |= {"label": sampling.get("label"), "guidance": sampling.get("guidance", 1.0)}
-    chosen |= {"steps": len(sampling["times"]), "first seed": min(sampling["seeds"], default=None)}
-    chosen["images seen"] = sampling["step"] * recipe.get("optim", {}).get("batch", 1)
-    return chosen | _flat({name: value for name, value in recipe.items() if name not in ("sampler", "grid")})
+    choices |= _flatten({name: sampling[name] for name in ("sampler", "grid", "weights", "nfe")})
+    choices |= {"label": sampling.get("label"), "guidance": sampling.get("guidance", 1.0)}
+    choices |= {"steps": len(sampling["times"]), "first seed": min(sampling["seeds"], default=None)}
+    choices["images seen"] = sampling["step"] * recipe.get("optim", {}).get("batch", 1)
+    rest = {name: value for name, value in recipe.items() if name not in ("sampler", "grid")}
+    return choices | _flatten(rest)
 
 
-def _flat(table: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
+def _flatten(table: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Return {"a.b": 1} for {"a": {"b": 1}}."""
     flat: dict[str, Any] = {}
     for name, value in table.items():
-        flat |= _flat(value, f"{path}{name}.") if isinstance(value, dict) else {f"{path}{name}": value}
+        flat |= _flatten(value, f"{path}{name}.") if isinstance(value, dict) else {f"{path}{name}": value}
     return flat

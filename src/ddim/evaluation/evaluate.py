@@ -151,7 +151,7 @@ def evaluate(
             "seconds": {name: round(seconds, 2) for name, seconds in spent.items()},
         }
         write_json(beside / scores.RECORD, make_record("evaluation", content, schema=scores.SCHEMA))
-        found = scores.read(_published(beside, subject, out))
+        found = scores.read_evaluation(_published(beside, subject, out))
     # Beside a run, evaluations are numbers alone.
     if out is None and not subject.stem:
         _show(subject.home.parent, found)

@@ -65,7 +65,7 @@ class Evaluation:
         return (found["low"], found["high"]) if "low" in found else None
 
 
-def read(path: Path) -> Evaluation:
+def read_evaluation(path: Path) -> Evaluation:
     """The evaluation of a record, of an evaluation's folder, or the newest of a run's.
 
     UserError where there is none, or where it is damaged, foreign, or of another schema.
@@ -98,7 +98,7 @@ def is_sampling(found: object) -> bool:
     return isinstance(found, dict) and _fault(found, _SAMPLING) is None
 
 
-def evaluations(run: Path) -> list[Path]:
+def list_evaluations(run: Path) -> list[Path]:
     """The folders of a run's evaluations, oldest first."""
     folder = run / FOLDER
     numbers = (
@@ -130,7 +130,7 @@ def _record_of(path: Path) -> Path:
         return path
     if (path / RECORD).is_file():
         return path / RECORD
-    whole = [folder for folder in evaluations(path) if (folder / RECORD).is_file()]
+    whole = [folder for folder in list_evaluations(path) if (folder / RECORD).is_file()]
     if not whole:
         raise UserError(f"{path} holds no evaluation: make one with `ddim evaluate {path}`")
     return whole[-1] / RECORD

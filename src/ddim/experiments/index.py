@@ -201,7 +201,7 @@ def _read_records(path: Path) -> tuple[tuple[Mapping[str, Any], ...], str]:
     records, faults = [], []
     for number in sorted(numbered):
         try:
-            records.append(scores.read(numbered[number]).record)
+            records.append(scores.read_evaluation(numbered[number]).record)
         except UserError as error:
             faults.append(_describe_fault(path, scores.RECORD, error))
     return tuple(records), "; ".join(faults)
