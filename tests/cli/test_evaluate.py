@@ -151,7 +151,7 @@ def test_a_comparison_is_a_page_too_with_the_grids_and_nothing_of_this_machine(c
     ]
     assert rows[4][-1] == "not ranked: the resizes differ: 2 px and 3 px |"
     assert ["| samples", "500", "400", "400 |"] in rows
-    assert "against 500 images, valid of flowers.zip" in "".join(page.texts)
+    assert "compared with 500 images, valid of flowers.zip" in "".join(page.texts)
     assert "which are conservative except for KID" in "".join(page.texts)
     assert "better/evaluations/1: it is <b>said</b>" in page.texts
     shown = [attrs["src"].partition("base64,")[2] for tag, attrs in page.elements if tag == "img"]
