@@ -58,10 +58,10 @@ def main() -> None:
         check_label(trained.recipe, "all", guidance)
     own, count = own_images(trained), trained.model.classes
     images, labels = own.images.pixels, own.images.labels
-    if labels is None or min(args.n, len(own.valid)) < max(count, 3):
+    if labels is None or min(args.n, len(own.validation)) < max(count, 3):
         parser.error("needs a run with labels, and at least as many pictures and held-out images as classes")
     extractor = load_extractor()
-    known, some = evenly(own.train, labels, KNOWN), evenly(own.valid, labels, args.n)
+    known, some = evenly(own.train, labels, KNOWN), evenly(own.validation, labels, args.n)
     train, real = extract_features(extractor, images[known]), extract_features(extractor, images[some])
 
     def told(name: str, features: np.ndarray, asked: np.ndarray) -> None:

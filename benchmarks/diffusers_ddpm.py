@@ -34,8 +34,7 @@ from diffusers import DDIMPipeline, DDPMScheduler, UNet2DModel
 from torch import nn
 from torch.nn import functional as F
 
-from ddim.data.batch import batch as gather
-from ddim.data.batch import unit
+from ddim.data.batch import gather_batch, to_unit
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.nn.allocator import keep_freed_memory
@@ -89,7 +88,7 @@ def update(net: UNet2DModel, recipe: Recipe, runtime: Runtime) -> Callable[[], o
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
     source = images(recipe.data.size)
     # In the precision of the forward pass, as the script has them.
-    pool = PIXELS.enter(unit(gather(source, np.arange(len(source)))))
+    pool = PIXELS.enter(to_unit(gather_batch(source, np.arange(len(source)))))
     pool = pool.to(device, torch.bfloat16 if bf16 else torch.float32)
 
     def step() -> float:

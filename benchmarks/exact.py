@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ddim.data.images import draw_subset
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.noise import Noise
 from ddim.nn.blocks import ExactConv2d
@@ -42,7 +43,7 @@ def main() -> None:
     args = parser.parse_args()
     trained = load(args.run)
     own = own_images(trained)
-    x0 = torch.cat(list(entered(trained, own.images, own.some(own.valid, args.n))))
+    x0 = torch.cat(list(entered(trained, own.images, draw_subset(own.validation, args.n))))
     noise = Noise(range(len(x0))).like(x0)
     model, throughout = trained.model, rounded(trained.model)
     print("| time | own error | exact path | rounded throughout |\n|---|---|---|---|")

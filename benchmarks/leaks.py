@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 
 from ddim.data.augment import augmented
-from ddim.data.batch import batch as gather
-from ddim.data.batch import unit
+from ddim.data.batch import gather_batch, to_unit
 from ddim.runs.classes import assign_labels, choose_label
 from ddim.runs.generate import fill_micro_batches, sample_states, with_options
 from ddim.runs.images import own_images
@@ -109,7 +108,7 @@ def main() -> None:
             f"{args.control} must have been trained on the same images, neither augmented nor flipped"
         )
     own = own_images(trained)
-    data = unit(gather(own.images, own.train))
+    data = to_unit(gather_batch(own.images, own.train))
     draw = torch.Generator().manual_seed(0)
     labels = trained.recipe.augment.labels(len(data), draw)
     columns = {

@@ -15,21 +15,21 @@ from dataclasses import replace
 
 import torch
 
-from ddim.data import parse_size
+from ddim.data import SplitImages, parse_size
 from ddim.evaluation.denoising import measure
 from ddim.nn.runtime import Runtime, choose_runtime
 from ddim.runs.images import entered
 from ddim.runs.named_recipes import find
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe import Recipe
-from ddim.training.loop import Plan, Split, Training
+from ddim.training.loop import Plan, Training
 from ddim.training.start import measure_pixels, open_split
 
 TIMES = (torch.arange(10, dtype=torch.float64) + 0.5) / 10
 HELD_OUT = 512
 
 
-def trained(recipe: Recipe, parts: Split, runtime: Runtime, images: int) -> Training:
+def trained(recipe: Recipe, parts: SplitImages, runtime: Runtime, images: int) -> Training:
     """A run of so many images under a runtime."""
     training = Training(recipe, parts, measure_pixels(recipe, parts), runtime, Plan(images))
     # In the first updates the network is compiled.
@@ -48,7 +48,7 @@ def errors(training: Training) -> torch.Tensor:
     runtime, parts = training.runtime, training.split
     with training.averaged() as model:
         shown = Pipeline(model, training.pixels, training.recipe, runtime)
-        batches = entered(shown, parts.images, parts.valid[:HELD_OUT])
+        batches = entered(shown, parts.images, parts.validation[:HELD_OUT])
         found = measure(model, batches, TIMES, precise=runtime.precise())
     return torch.from_numpy(found.image_mae.mean(0))
 

@@ -18,8 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ddim.data.batch import batch as gather
-from ddim.data.batch import unit
+from ddim.data.batch import gather_batch, to_unit
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.log_snr import log_snr_range, midpoints
 from ddim.diffusion.noise import Noise
@@ -48,7 +47,7 @@ class Zero(nn.Module):
 def held_out(trained: Pipeline) -> Tensor:
     """(N, C, H, W) in [0, 1], the first of a run's held-out images."""
     own = own_images(trained)
-    return unit(gather(own.images, own.valid[:HELD_OUT]))
+    return to_unit(gather_batch(own.images, own.validation[:HELD_OUT]))
 
 
 @torch.no_grad()

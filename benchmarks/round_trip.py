@@ -13,7 +13,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from ddim.data.batch import batch as gather
+from ddim.data.batch import gather_batch
 from ddim.diffusion.editing import invert, restore
 from ddim.runs.codec import override
 from ddim.runs.pipeline import load
@@ -37,9 +37,9 @@ def main() -> None:
     recipe, model = trained.recipe, trained.denoiser(trained.model)
     parts = open_split(replace(recipe, data=replace(recipe.data, source=args.data)), None)
     known = trained.checkpoint.state.images
-    if known is None or parts.images.fingerprint != known.fingerprint or not len(parts.valid):
+    if known is None or parts.images.fingerprint != known.fingerprint or not len(parts.validation):
         raise SystemExit(f"{args.data} is not what {args.run} was trained on, or holds nothing back")
-    images = gather(parts.images, parts.valid[: args.images]).float() / 255
+    images = gather_batch(parts.images, parts.validation[: args.images]).float() / 255
     x0 = trained.runtime.images(trained.pixels.enter(images))
     grid = override(Recipe(), {"grid": args.grid}).grid
 

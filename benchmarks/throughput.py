@@ -90,7 +90,7 @@ def measure_training(name: str, args: argparse.Namespace, quick: Runtime) -> Non
     print(f"  apart: two updates with compiling {compiled:.1f} s", end="")
     begin = time.perf_counter()
     validate(ours)
-    print(f", a validation of {len(ours.split.valid)} images {time.perf_counter() - begin:.1f} s")
+    print(f", a validation of {len(ours.split.validation)} images {time.perf_counter() - begin:.1f} s")
 
 
 def measure_sampling(args: argparse.Namespace, quick: Runtime) -> None:

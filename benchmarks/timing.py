@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import torch
 
-from ddim.data import Images, split
+from ddim.data import Images, split_images
 from ddim.diffusion.pixels import Pixels
 from ddim.nn.runtime import Runtime
 from ddim.runs.recipe import Recipe
-from ddim.training.loop import Plan, Split, Training
+from ddim.training.loop import Plan, Training
 
 
 def images(size: tuple[int, int], count: int = 512) -> Images:
@@ -27,7 +27,7 @@ def training(recipe: Recipe, runtime: Runtime) -> Training:
     source = images(recipe.data.size)
     made = Training(
         recipe,
-        Split(source, *split(source, 0.1, 0)),
+        split_images(source, 0.1, 0),
         Pixels.fixed(0.5, 0.5),
         runtime,
         Plan(10**9),

@@ -10,7 +10,8 @@ from torch.nn.functional import one_hot
 
 import tiny
 from ddim.cli import main
-from ddim.data.order import indices
+from ddim.data import SplitImages
+from ddim.data.order import select_indices
 from ddim.diffusion.conditioning import LogSNR
 from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.pixels import Pixels
@@ -21,7 +22,6 @@ from ddim.evaluation.gradient_noise import noise_scale
 from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
-from ddim.runs.images import OwnImages
 from ddim.runs.pipeline import Pipeline, load
 from ddim.runs.recipe import DDPMUNetSpec, build
 from ddim.training import train
@@ -83,7 +83,7 @@ def test_a_run_that_learns_its_variance_is_diagnosed(tmp_path, capsys):
 
 
 def test_a_run_without_held_out_images_is_judged_on_those_of_training(tmp_path, capsys):
-    run = train(None, tiny.recipe(data__valid="0"), out=tmp_path / "run", machine=tiny.MACHINE)
+    run = train(None, tiny.recipe(data__validation="0"), out=tmp_path / "run", machine=tiny.MACHINE)
     assert main(["diagnose", str(run), "--images", "3", "--levels", "3"]) == 0
     assert "nothing can be said of memorising" in capsys.readouterr().out
     assert json.loads((run / "diagnostics/1/record.json").read_text())["valid"] is None
@@ -152,7 +152,7 @@ def test_the_gradients_of_a_diagnosis_are_those_of_the_objective_whatever_the_mi
     assert not any(p.requires_grad for p in trained.model.parameters())
 
 
-OWN = OwnImages(tiny.images(), np.arange(32), np.arange(32, 40))
+OWN = SplitImages(tiny.images(), np.arange(32), np.arange(32, 40))
 MIRRORED = override(tiny.AUGMENTED, {"augment.probability": "1e-9"})
 """So seldom anything else that an image is either itself or mirrored left to right."""
 
@@ -231,7 +231,7 @@ def at_the_start(recipe, folder):
 )
 def test_the_gradients_of_a_diagnosis_are_those_of_updates_of_training(recipe, tmp_path):
     training, trained = at_the_start(recipe, tmp_path)
-    own = OwnImages(training.split.images, training.split.train, training.split.valid)
+    own = SplitImages(training.split.images, training.split.train, training.split.validation)
     found = diagnostics._gradients(trained, own, diagnostics._memory(trained))
     for row, step in zip(found[:3], diagnostics._steps(len(own.train), recipe.optim.batch), strict=False):
         training.step = step
@@ -250,7 +250,7 @@ def test_batches_of_a_diagnosis_are_independent(n, batch):
     assert len(set.union(*spans)) == sum(map(len, spans))
     found = []
     for seed in range(300):
-        which = torch.from_numpy(np.stack([indices(n, seed, step * batch, batch) for step in steps]))
+        which = torch.from_numpy(np.stack([select_indices(n, seed, step * batch, batch) for step in steps]))
         found.append(noise_scale(one_hot(which, n).double().mean(1), batch).signal)
     assert np.mean(found) == pytest.approx(1 / n, rel=0.05)
 

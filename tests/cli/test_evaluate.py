@@ -26,7 +26,7 @@ def run(tmp_path_factory):
     """A finished run with 30 images held out, evaluated twice."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "load_extractor", found)
-        recipe = tiny.recipe(data__source="blossoms:60", data__valid="0.5", optim__warmup="0")
+        recipe = tiny.recipe(data__source="blossoms:60", data__validation="0.5", optim__warmup="0")
         folder = train(None, recipe, out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
         for words in (["-n", "120"], ["-n", "120", "--sampler", "edm"]):
             assert main(["evaluate", str(folder), "--steps", "2", *words]) == 0

@@ -28,7 +28,7 @@ def home(tmp_path_factory):
     """A folder with a recipe of a second, and its run by the command, told the 12 kinds of blossoms."""
     home = tmp_path_factory.mktemp("home")
     # From where 8-bit values can be told apart, for likelihoods.
-    recipe = tiny.recipe(data__valid="0.5", optim__warmup="0", schedule__max_signal=0.9999)
+    recipe = tiny.recipe(data__validation="0.5", optim__warmup="0", schedule__max_signal=0.9999)
     (home / "tiny.yaml").write_text(write_recipe(recipe))
     words = ["train", "--recipe", home / "tiny.yaml", "--data.labels", "yes", "--out", home / "run"]
     assert main([str(word) for word in [*words, *FAST]]) == 0
@@ -163,7 +163,7 @@ def test_bits_of_images_that_have_changed_since_training_are_asked_for_by_name_a
         (tmp_path / "all" / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
         grey = np.full((32, 32, 3), 16 * k, np.uint8)
         Image.fromarray(grey).save(tmp_path / "all" / "ab"[k % 2] / f"{k}.png")
-    recipe = tiny.recipe(data__labels=True, data__valid="0.5", images=8, schedule__max_signal=0.9999)
+    recipe = tiny.recipe(data__labels=True, data__validation="0.5", images=8, schedule__max_signal=0.9999)
     run = train(str(tmp_path / "all"), recipe, out=tmp_path / "run", machine=tiny.MACHINE)
     did("likelihood", run, "-n", 2, "--steps", 2)
     (tmp_path / "all" / "b").rename(tmp_path / "all" / "c")

@@ -16,7 +16,7 @@ import pytest
 from bad_images import encoded, fill, picture, refused, usable
 from ddim.cli import data as command
 from ddim.data import open_images
-from ddim.data.cache import rejects
+from ddim.data.cache import read_rejects
 from ddim.data.decode import UnusableError, decode
 from ddim.errors import UserError
 
@@ -32,7 +32,7 @@ def test_the_good_are_used_and_each_bad_one_is_listed_with_its_reason(folder, tm
     used, reasons = fill(folder)
     images = open_images(str(folder), (16, 16), 3, cache=tmp_path / "cache")
     assert set(images.names) == used
-    listed = {reject.name: reject.reason for reject in rejects(images)}
+    listed = {reject.name: reject.reason for reject in read_rejects(images)}
     assert listed.keys() == reasons.keys()
     for name, reason in reasons.items():
         assert re.search(reason, listed[name]), name
@@ -106,7 +106,7 @@ def test_a_file_and_a_folder_without_permission_are_listed(everybodys_folder):
         os.seteuid(65534)
     try:
         images = open_images(str(photos), (16, 16), cache=cache)
-        listed = {reject.name: reject.reason for reject in rejects(images)}
+        listed = {reject.name: reject.reason for reject in read_rejects(images)}
     finally:
         if root:
             os.seteuid(0)

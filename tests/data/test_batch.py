@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ddim.data import Images
-from ddim.data.batch import batch, unit
+from ddim.data.batch import gather_batch, to_unit
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def images():
 
 
 def test_a_batch_holds_the_images_asked_for_channel_first(images):
-    found = batch(images, np.array([3, 0, 3]))
+    found = gather_batch(images, np.array([3, 0, 3]))
     assert found.dtype == torch.uint8
     assert found.shape == (3, 3, 4, 6)
     assert found.is_contiguous(memory_format=torch.channels_last)
@@ -27,7 +27,7 @@ def test_a_batch_holds_the_images_asked_for_channel_first(images):
 
 def test_a_flip_mirrors_left_and_right_and_only_where_it_is_asked(images):
     which = np.array([1, 2, 4])
-    plain, flipped = batch(images, which), batch(images, which, np.array([True, False, True]))
+    plain, flipped = gather_batch(images, which), gather_batch(images, which, np.array([True, False, True]))
     assert torch.equal(flipped[0], torch.flip(plain[0], [-1]))
     assert torch.equal(flipped[1], plain[1])
     assert torch.equal(flipped[2], torch.flip(plain[2], [-1]))
@@ -36,19 +36,19 @@ def test_a_flip_mirrors_left_and_right_and_only_where_it_is_asked(images):
 
 def test_a_batch_is_a_copy(images):
     before = images.pixels.copy()
-    batch(images, np.arange(5)).zero_()
+    gather_batch(images, np.arange(5)).zero_()
     np.testing.assert_array_equal(images.pixels, before)
 
 
 def test_black_is_0_and_white_is_1():
     values = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(1, 3, 1, 1)
-    assert torch.allclose(unit(values).flatten(), torch.tensor([0.0, 0.2, 1.0]))
+    assert torch.allclose(to_unit(values).flatten(), torch.tensor([0.0, 0.2, 1.0]))
 
 
 def test_dequantised_images_fill_the_unit_interval_evenly_and_floor_to_what_they_were():
     values = torch.arange(256, dtype=torch.uint8).repeat(400).reshape(1, 1, 320, 320)
     grain = torch.rand(values.shape, generator=torch.Generator().manual_seed(0))
-    found = unit(values, grain)
+    found = to_unit(values, grain)
     assert torch.equal((found * 256).floor().to(torch.uint8), values)
     counts = torch.histc(found, bins=1000, min=0, max=1)
     # 102.4 to a bin, whose deviation is below its square root.

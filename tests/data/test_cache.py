@@ -10,7 +10,7 @@ import pytest
 from bad_images import encoded, picture
 from ddim.data import cache as cache_module
 from ddim.data import open_images
-from ddim.data.cache import originals
+from ddim.data.cache import read_headers
 from ddim.errors import UserError
 
 
@@ -215,5 +215,5 @@ def test_a_cache_that_cannot_be_written_is_an_error_that_names_the_variable(fold
 
 def test_what_the_files_were_is_remembered(opened, folder):
     (folder / "rose" / "0.png").write_bytes(encoded(picture(30, 50), "JPEG"))
-    found = [(header.height, header.width, header.format) for header in originals(opened())]
+    found = [(header.height, header.width, header.format) for header in read_headers(opened())]
     assert found == [(12, 12, "PNG")] * 3 + [(30, 50, "JPEG")] + [(12, 12, "PNG")] * 2

@@ -11,8 +11,8 @@ import pytest
 
 from bad_images import encoded, picture
 from ddim.data import open_images
-from ddim.data.cache import rejects, survey
-from ddim.data.find_source import find
+from ddim.data.cache import read_rejects, survey_source
+from ddim.data.open import find_source
 from ddim.data.sources import labels_of
 from ddim.errors import UserError
 from ddim.files import cache_folder
@@ -109,8 +109,8 @@ def test_what_is_no_image_is_counted_and_not_listed(tmp_path):
     path = as_zip(tmp_path / "data", {"a/x.png": colour(1), **others})
     images = opened(path, tmp_path)
     assert images.names == ("a/x.png",)
-    assert rejects(images) == []
-    assert survey(find(str(path)), cache_folder(tmp_path / "cache")).others == 4
+    assert read_rejects(images) == []
+    assert survey_source(find_source(str(path)), cache_folder(tmp_path / "cache")).others == 4
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_nothing_leads_out_of_an_archive_and_nothing_is_extracted(make, tmp_path
     sys.addaudithook(lambda event, args: opened_files.append(str(args[0])) if event == "open" else None)
     images = opened(path, tmp_path)
     assert images.names == ("good.png",)
-    reasons = {reject.name: reject.reason for reject in rejects(images)}
+    reasons = {reject.name: reject.reason for reject in read_rejects(images)}
     for name in ("../above.png", "/tmp/absolute.png", "in/../../above.png"):
         assert "leads out" in reasons[name]
     assert "link" in reasons["soft.png"]
@@ -192,7 +192,7 @@ def test_a_zip_bomb_is_refused_by_what_it_unpacks_to(tmp_path, monkeypatch):
         path = make(tmp_path / "data", {"good.png": colour(1), "bomb.png": colour(2) + bytes(10**7)})
         images = opened(path, tmp_path)
         assert images.names == ("good.png",)
-        assert [(reject.name, reject.reason[:11]) for reject in rejects(images)] == [
+        assert [(reject.name, reject.reason[:11]) for reject in read_rejects(images)] == [
             ("bomb.png", "larger than")
         ]
 
@@ -202,7 +202,7 @@ def test_a_torn_tar_keeps_what_came_before(tmp_path):
     path.write_bytes(path.read_bytes()[: 4 * 3072 + 700])
     images = opened(path, tmp_path)
     assert images.names == ("0.png", "1.png", "2.png", "3.png")
-    assert rejects(images)
+    assert read_rejects(images)
 
 
 def test_a_damaged_member_of_a_zip_is_listed(tmp_path):
@@ -215,7 +215,7 @@ def test_a_damaged_member_of_a_zip_is_listed(tmp_path):
     path.write_bytes(data)
     images = opened(path, tmp_path)
     assert images.names == ("b.png",)
-    assert [reject.name for reject in rejects(images)] == ["a.png"]
+    assert [reject.name for reject in read_rejects(images)] == ["a.png"]
 
 
 @pytest.mark.parametrize("data", [b"PK\x05\x06" + bytes(10), b"\x1f\x8b\x08junk", b""])

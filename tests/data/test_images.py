@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bad_images import encoded, picture
-from ddim.data import Images, open_images, parse_size, split
+from ddim.data import Images, open_images, parse_size, split_images
 from ddim.errors import UserError
 
 
@@ -29,23 +29,26 @@ def test_any_other_size_is_an_error_in_one_sentence(text):
 
 def test_an_official_split_wins_over_the_seed():
     official = np.array([0, 3]), np.array([1, 2])
-    assert split(of(4, official), 0.5, 7) is official
+    parts = split_images(of(4, official), 0.5, 7)
+    assert (parts.train is official[0], parts.validation is official[1]) == (True, True)
 
 
 def test_nothing_is_kept_for_validation_where_nothing_is_asked():
-    train, valid = split(of(3), 0.0, 0)
+    parts = split_images(of(3), 0.0, 0)
+    train, valid = parts.train, parts.validation
     assert (train.tolist(), valid.tolist()) == ([0, 1, 2], [])
 
 
 def test_one_of_two_images_is_left_for_each_half():
-    train, valid = split(of(2), 0.1, 0)
+    parts = split_images(of(2), 0.1, 0)
+    train, valid = parts.train, parts.validation
     assert (len(train), len(valid)) == (1, 1)
 
 
 @pytest.mark.parametrize(("n", "fraction"), [(10, 1.0), (10, -0.1), (10, float("nan")), (1, 0.2)])
 def test_a_split_that_leaves_nothing_to_train_on_is_an_error(n, fraction):
-    with pytest.raises(UserError, match=r"data\.valid"):
-        split(of(n), fraction, 0)
+    with pytest.raises(UserError, match=r"data\.validation"):
+        split_images(of(n), fraction, 0)
 
 
 def test_a_typing_error_in_a_name_names_the_near_one():

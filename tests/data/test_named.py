@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from bad_images import encoded
-from ddim.data import named, open_images, split
-from ddim.data.cache import rejects
+from ddim.data import named, open_images, split_images
+from ddim.data.cache import read_rejects
 from ddim.errors import UserError
 
 
@@ -89,7 +89,8 @@ def test_flowers_have_no_split_of_their_own(packing, tmp_path):
     np.testing.assert_allclose(images.pixels[:, 4, 4, 0], [20, 40, 60, 80, 100], atol=2)
     assert images.labels is None
     assert images.official is None
-    train, valid = split(images, 0.2, 0)
+    parts = split_images(images, 0.2, 0)
+    train, valid = parts.train, parts.validation
     assert (len(train), len(valid)) == (4, 1)
 
 
@@ -97,7 +98,8 @@ def test_pets_have_breeds_and_the_official_split(packing, tmp_path):
     pets(tmp_path / "copy", packing)
     images = opened(f"pets:{tmp_path / 'copy'}", tmp_path)
     assert images.classes == ("Abyssinian", "great_pyrenees", "pug")
-    train, valid = split(images, 0.5, 3)
+    parts = split_images(images, 0.5, 3)
+    train, valid = parts.train, parts.validation
     assert [images.names[place] for place in train] == [
         "train/Abyssinian/Abyssinian_1.jpg",
         "train/great_pyrenees/great_pyrenees_1.jpg",
@@ -113,7 +115,8 @@ def test_pets_have_breeds_and_the_official_split(packing, tmp_path):
 def test_cifar10_has_classes_and_the_official_split(packing, tmp_path):
     cifar10(tmp_path / "copy", packing)
     images = opened(f"cifar10:{tmp_path / 'copy'}", tmp_path, (32, 32))
-    train, valid = split(images, 0.5, 3)
+    parts = split_images(images, 0.5, 3)
+    train, valid = parts.train, parts.validation
     assert (len(train), len(valid)) == (10, 2)
     assert [images.classes[label] for label in images.labels[valid]] == ["dog", "truck"]
     assert len(images.classes) == 7
@@ -125,7 +128,7 @@ def test_a_record_with_a_label_that_is_none_is_refused(tmp_path):
     cifar10(tmp_path / "copy", "packed", damage=True)
     images = opened(f"cifar10:{tmp_path / 'copy'}", tmp_path, (32, 32))
     assert len(images) == 11
-    assert [reject.reason for reject in rejects(images)] == ["label 77 is not in 0 ... 9"]
+    assert [reject.reason for reject in read_rejects(images)] == ["label 77 is not in 0 ... 9"]
 
 
 def test_a_copy_may_lie_where_the_environment_says(tmp_path, monkeypatch):

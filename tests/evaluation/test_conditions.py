@@ -88,7 +88,7 @@ def test_fid_needs_as_many_images_as_features_have_dimensions():
         ({"schedule": "linear"}, [Aspect.UNITS]),
         ({"pixels.std": 2.0}, [Aspect.UNITS]),
         ({"data.size": "64"}, [Aspect.REFERENCE]),
-        ({"report.valid": 10}, [Aspect.REFERENCE, Aspect.IMAGES]),
+        ({"report.validation_images": 10}, [Aspect.REFERENCE, Aspect.IMAGES]),
     ],
 )
 def test_denoising_errors_compare_in_the_same_units_on_the_same_images(changes, aspects):

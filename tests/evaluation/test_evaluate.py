@@ -19,7 +19,7 @@ from PIL import Image
 import ddim
 import tiny
 from ddim.cli import main
-from ddim.data import open_images, split
+from ddim.data import open_images, split_images
 from ddim.errors import UserError
 from ddim.evaluation import evaluate as evaluation
 from ddim.evaluation.compare import Difference, measure_difference
@@ -51,7 +51,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A finished run with 30 images held out."""
-    recipe = tiny.recipe(data__source="blossoms:60", data__valid="0.5", optim__warmup="0")
+    recipe = tiny.recipe(data__source="blossoms:60", data__validation="0.5", optim__warmup="0")
     return train(None, recipe, out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
 
 
@@ -64,7 +64,7 @@ def run(trained, tmp_path):
 def held_out(run):
     recipe = recipe_of(run)
     images = open_images(recipe.data.source, recipe.data.size)
-    return images.pixels[split(images, recipe.data.valid, recipe.seed)[1]]
+    return images.pixels[split_images(images, recipe.data.validation, recipe.seed).validation]
 
 
 def as_array(images):
@@ -330,7 +330,7 @@ def test_an_evaluation_that_fails_leaves_no_folder(run):
 @pytest.mark.parametrize("channels", [1, 4])
 def test_gray_and_transparent_runs_are_judged_too(channels, tmp_path):
     recipe = tiny.recipe(
-        data__source="blossoms:60", data__valid="0.5", data__channels=str(channels), images="8"
+        data__source="blossoms:60", data__validation="0.5", data__channels=str(channels), images="8"
     )
     run = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
     found = evaluate(run, FEW, extractor=stub())

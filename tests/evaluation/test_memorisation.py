@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ddim.data import Images
+from ddim.data import Images, SplitImages
 from ddim.errors import UserError
 from ddim.evaluation.copies import (
     find_copies,
@@ -12,7 +12,6 @@ from ddim.evaluation.copies import (
 from ddim.evaluation.memorisation import draw_pairs, memorisation_record, memorisation_sentences
 from ddim.metrics.features import Extractor
 from ddim.metrics.neighbours import flatten_features
-from ddim.runs.images import OwnImages
 from smooth_images import blurred, smooth
 
 DRAW = np.random.default_rng
@@ -23,7 +22,7 @@ def own(train, valid):
     pixels = np.concatenate([train, valid])
     names = tuple(f"{k}.png" for k in range(len(pixels)))
     n = len(train)
-    return OwnImages(Images(pixels, None, (), names, ""), np.arange(n), np.arange(n, len(pixels)))
+    return SplitImages(Images(pixels, None, (), names, ""), np.arange(n), np.arange(n, len(pixels)))
 
 
 def noisy(images, size, seed=0):

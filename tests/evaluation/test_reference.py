@@ -93,7 +93,7 @@ def test_the_identity_moves_with_everything_that_features_are_a_function_of():
     assert renamed.identity(stub()) == some().identity(stub())
 
 
-DATA = Data(source="blossoms:50", size=(32, 32), valid=0.3)
+DATA = Data(source="blossoms:50", size=(32, 32), validation=0.3)
 
 
 def test_by_default_a_run_is_judged_by_what_it_did_not_train_on():

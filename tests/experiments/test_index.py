@@ -234,7 +234,7 @@ def test_a_size_is_chosen_as_it_is_given_to_train(tmp_path):
     found = find_runs(tmp_path)
     for text, named in (("32", ["32"]), ("64x96", ["64"]), ("64,96", ["64"]), ("64", []), ("96x64", [])):
         assert [run.path.name for run in filter_runs(found, {"data.size": text})] == named
-    assert filter_runs(found, {"report.valid": "32"}) == found
+    assert filter_runs(found, {"report.validation_images": "32"}) == found
 
 
 def test_runs_that_nobody_has_judged_yet_can_be_sorted_by_a_metric(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tiny
-from ddim.data import Images
+from ddim.data import Images, SplitImages
 from ddim.diffusion.conditioning import LogSNR
 from ddim.diffusion.denoiser import Model, Shape
 from ddim.diffusion.log_snr import equal_log_snr_times, log_snr_range
@@ -34,7 +34,6 @@ from ddim.runs.classes import (
 )
 from ddim.runs.codec import override
 from ddim.runs.generate import generate, sample
-from ddim.runs.images import OwnImages
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe import DDPMUNetSpec, UNetSpec
 from ddim.training.validation import validate
@@ -164,18 +163,18 @@ def test_the_recipe_of_a_run_says_how_many_classes_it_has_and_no_other_does():
 
 
 def test_validation_tells_each_image_its_class():
-    run = training(data__valid=0.5, report__valid=20)
+    run = training(data__validation=0.5, report__validation_images=20)
     seen = seen_by(run.model.net)
     validate(run)
     x, labels = (torch.cat(part) for part in zip(*seen, strict=True))
     # Times grow: the first images are hardly noisy.
     assert torch.equal(labels[:8] == 1, redness(x[:8]) > 0)
-    assert sorted(labels.tolist()) == sorted(coloured().labels[run.split.valid].tolist())
+    assert sorted(labels.tolist()) == sorted(coloured().labels[run.split.validation].tolist())
 
 
 def test_errors_by_level_are_those_of_a_network_that_knows_the_class(trained):
     source = coloured()
-    own = OwnImages(source, np.arange(40), np.arange(0))
+    own = SplitImages(source, np.arange(40), np.arange(0))
     red = np.arange(1, 21, 2)
     found = errors(trained, own, red, 10, 3)
     x0 = trained.pixels.enter(torch.from_numpy(source.pixels[red]).permute(0, 3, 1, 2) / 255)

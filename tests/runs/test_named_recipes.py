@@ -162,7 +162,7 @@ data:
   size: [64, 64]
   channels: null
   flip: true
-  valid: 0.1
+  validation: 0.1
 pixels: {kind: measured}
 net:
   kind: unet
@@ -190,7 +190,7 @@ optim:
 ema: {kind: power, gamma: 16.97}
 grid: {kind: uniform_log_snr, end: 3.0}
 sampler: {kind: dpm_solver, order: 2, eta: 0.0, start: ramp}
-report: {events: 10, valid: 256, grid: 16, steps: 20, log: 20, checkpoint: 120.0}
+report: {events: 10, validation_images: 256, grid: 16, steps: 20, log: 20, checkpoint: 120.0}
 minutes: 40.0
 images: null
 seed: 0

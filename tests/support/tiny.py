@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ddim.data import Images, split
+from ddim.data import Images, split_images
 from ddim.nn.ema import Power
 from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
 from ddim.runs.recipe import Data, DDPMUNetSpec, Optim, Recipe, Report, ResidualUNetSpec, UNetSpec
 from ddim.training import Callback, Machine
-from ddim.training.loop import Plan, Split, Training
+from ddim.training.loop import Plan, Training
 from ddim.training.start import measure_pixels
 
 COMMAND = [sys.executable, "-c", "import sys; from ddim.cli import main; sys.exit(main())"]
@@ -29,11 +29,11 @@ NETS = {
 }
 BASE = Recipe(
     name="tiny",
-    data=Data(source="blossoms:40", size=(32, 32), valid=0.2),
+    data=Data(source="blossoms:40", size=(32, 32), validation=0.2),
     net=NETS["layer norm"],
     optim=Optim(lr=2e-3, batch=8, warmup=32, decay="cosine"),
     ema=Power(6.94),
-    report=Report(events=2, valid=8, grid=2, steps=2, log=3, checkpoint=1000.0),
+    report=Report(events=2, validation_images=8, grid=2, steps=2, log=3, checkpoint=1000.0),
     images=80,
 )
 """Ten updates over 32 images, so that an epoch is four; events after the fifth and the tenth."""
@@ -60,7 +60,7 @@ def images(n=40, size=(32, 32), channels=3):
 def training(chosen=BASE, source=None):
     """A training at step 0, of images in memory."""
     source = source or images()
-    parts = Split(source, *split(source, chosen.data.valid, chosen.seed))
+    parts = split_images(source, chosen.data.validation, chosen.seed)
     return Training(chosen, parts, measure_pixels(chosen, parts), Runtime(), Plan(chosen.images))
 
 

@@ -19,7 +19,7 @@ from ddim.training import Callback, resume, train
 from ddim.training.start import open_split
 from stubs import stub
 
-CHANGES = {"data__source": "blossoms:60", "data__valid": "0.5", "report__kid": "32"}
+CHANGES = {"data__source": "blossoms:60", "data__validation": "0.5", "report__kid": "32"}
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def test_each_event_logs_the_kid_of_the_averaged_weights(tmp_path):
 def tiny_split(trained):
     """(N, C, H, W) uint8 of the validation images of a run."""
     parts = open_split(trained.recipe, None)
-    return torch.from_numpy(np.array(parts.images.pixels[parts.valid])).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.array(parts.images.pixels[parts.validation])).permute(0, 3, 1, 2)
 
 
 def test_without_report_kid_there_is_none(tmp_path):
@@ -109,7 +109,7 @@ def test_the_features_of_the_reference_are_computed_once(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_judged_is_refused_before_there_is_a_folder(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="at least 20 validation images, got 8: raise data.valid"):
+    with pytest.raises(UserError, match="at least 20 validation images, got 8: raise data.validation"):
         train(None, tiny.recipe(report__kid="20"), out=tmp_path / "run", machine=tiny.MACHINE)
 
     def find():
@@ -165,7 +165,7 @@ def test_the_best_is_asked_for_by_its_name(tmp_path, capsys):
 
 
 def test_without_a_best_that_is_said(tmp_path, capsys):
-    recipe = tiny.recipe(**{**CHANGES, "data__valid": "0", "report__kid": "0"})
+    recipe = tiny.recipe(**{**CHANGES, "data__validation": "0", "report__kid": "0"})
     run = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
     assert main(["sample", str(run / "best")]) == 2
     assert "has no best checkpoint: it has measured nothing yet" in capsys.readouterr().err

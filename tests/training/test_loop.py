@@ -292,7 +292,7 @@ def test_the_weights_come_back_even_when_a_validation_fails(net):
 
 
 def test_a_validation_is_of_the_averaged_weights_and_always_the_same():
-    run = tiny.training(tiny.recipe(report__valid="7"))
+    run = tiny.training(tiny.recipe(report__validation_images="7"))
     for _ in range(6):
         run.advance()
     found = validate(run)
@@ -307,7 +307,7 @@ def test_a_validation_is_of_the_averaged_weights_and_always_the_same():
 
 
 def test_a_validation_does_not_depend_on_the_micro_batch():
-    run = tiny.training(tiny.recipe(report__valid="7"))
+    run = tiny.training(tiny.recipe(report__validation_images="7"))
     run.advance()
     found = validate(run)
     run.runtime = replace(run.runtime, micro_batch=3)
@@ -317,7 +317,9 @@ def test_a_validation_does_not_depend_on_the_micro_batch():
 
 def test_a_network_that_says_zero_errs_by_the_mean_of_the_noise():
     """The error of a prediction of zero noise is E|eps| = sqrt(2 / pi), whatever the images."""
-    run = tiny.training(replace(tiny.recipe(report__valid="400"), predicts=PredictsNoise()), tiny.images(500))
+    run = tiny.training(
+        replace(tiny.recipe(report__validation_images="400"), predicts=PredictsNoise()), tiny.images(500)
+    )
     with torch.no_grad():
         for value in run.average.values():
             value.zero_()
@@ -325,7 +327,7 @@ def test_a_network_that_says_zero_errs_by_the_mean_of_the_noise():
 
 
 def test_the_errors_by_log_snr_are_those_of_the_whole_taken_apart():
-    run = tiny.training(tiny.recipe(report__valid="400"), tiny.images(500))
+    run = tiny.training(tiny.recipe(report__validation_images="400"), tiny.images(500))
     run.advance()
     found = validate(run)
     times = (torch.arange(100, dtype=torch.float64) + 0.5) / 100
@@ -345,7 +347,9 @@ def test_the_errors_by_log_snr_are_those_of_the_whole_taken_apart():
 
 def test_the_errors_by_log_snr_are_those_of_each_image_alone():
     """Who says x0 = 0 errs by the image in the image, and by alpha / sigma times it in the noise."""
-    run = tiny.training(replace(tiny.recipe(report__valid="400"), predicts=PredictsImage()), tiny.images(500))
+    run = tiny.training(
+        replace(tiny.recipe(report__validation_images="400"), predicts=PredictsImage()), tiny.images(500)
+    )
     with torch.no_grad():
         for value in run.average.values():
             value.zero_()
@@ -359,7 +363,7 @@ def test_the_errors_by_log_snr_are_those_of_each_image_alone():
 
 
 def test_without_validation_images_there_is_no_validation():
-    run = tiny.training(tiny.recipe(data__valid="0"))
+    run = tiny.training(tiny.recipe(data__validation="0"))
     assert validate(run) == {}
 
 

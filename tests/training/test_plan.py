@@ -96,7 +96,7 @@ class Stop(Callback):
 @pytest.mark.parametrize("minutes", ["0.3", "0.4"])
 def test_a_time_budget_is_kept_with_all_that_belongs_to_it(minutes, clock, tmp_path):
     """Compiling, the measuring, the events: together as long as was asked for, in whole batches."""
-    recipe = tiny.recipe(images="none", minutes=minutes, report__events="4", report__valid="1")
+    recipe = tiny.recipe(images="none", minutes=minutes, report__events="4", report__validation_images="1")
     folder = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[clock])
     assert clock.now - 1000 == pytest.approx(float(minutes) * 60, rel=0.03)
     state = checkpoint.read_document(checkpoint.find_newest(folder / "checkpoints"), "state")
@@ -109,7 +109,7 @@ def test_a_time_budget_is_kept_with_all_that_belongs_to_it(minutes, clock, tmp_p
 
 
 def test_the_length_that_a_time_budget_became_outlives_a_stop(clock, tmp_path):
-    recipe = tiny.recipe(images="none", minutes="0.3", report__valid="1")
+    recipe = tiny.recipe(images="none", minutes="0.3", report__validation_images="1")
     whole = train(None, recipe, out=tmp_path / "whole", machine=tiny.MACHINE, callbacks=[clock])
     clock.now = 1000.0
     folder = tmp_path / "run"
@@ -124,7 +124,7 @@ def test_the_length_that_a_time_budget_became_outlives_a_stop(clock, tmp_path):
 
 def test_a_budget_that_is_over_before_the_pace_is_known_ends_at_once(clock, tmp_path):
     clock.first = 60.0
-    recipe = tiny.recipe(images="none", minutes="0.3", report__valid="1")
+    recipe = tiny.recipe(images="none", minutes="0.3", report__validation_images="1")
     folder = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[clock])
     state = checkpoint.read_document(checkpoint.find_newest(folder / "checkpoints"), "state")
     assert state["plan"]["total"] == state["step"] * 8

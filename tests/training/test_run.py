@@ -9,13 +9,13 @@ import torch
 
 import ddim
 import tiny
-from ddim.data import split
+from ddim.data import split_images
 from ddim.errors import UserError
 from ddim.nn.runtime import Runtime
 from ddim.runs.codec import read_recipe
 from ddim.runs.recipe import Data
 from ddim.training import Callback, Machine, train
-from ddim.training.loop import Plan, Split, Training
+from ddim.training.loop import Plan, Training
 from ddim.training.start import measure_pixels
 
 
@@ -119,7 +119,7 @@ def test_a_run_from_another_starts_with_its_averaged_weights_and_its_pixels(pare
 
     start = Begin()
     # Other images, so that its own pixels would be others.
-    recipe = replace(tiny.recipe(images=8), data=Data("blossoms:24", (32, 32), valid=0.5))
+    recipe = replace(tiny.recipe(images=8), data=Data("blossoms:24", (32, 32), validation=0.5))
     child = train(None, recipe, out=tmp_path / "run", source=parent, machine=tiny.MACHINE, callbacks=[start])
     averaged, raw = ddim.load(parent), ddim.load(parent, weights="raw")
     for name, value in averaged.model.state_dict().items():
@@ -265,7 +265,7 @@ def test_two_trainers_cannot_share_a_run(parent):
 def test_a_compiled_network_and_its_eager_twin_share_their_weights(monkeypatch):
     """What is validated, sampled and saved is what is trained."""
     chosen, source = tiny.recipe("batch norm"), tiny.images()
-    parts = Split(source, *split(source, 0.2, 0))
+    parts = split_images(source, 0.2, 0)
     runtime = Runtime(compile=True)
     # Nothing is compiled before the first step, which there is not.
     monkeypatch.setattr(torch, "compile", torch.nn.Sequential)

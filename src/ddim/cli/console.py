@@ -12,7 +12,7 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ddim.data import Images
-from ddim.data.cache import enlarged
+from ddim.data.cache import find_enlarged
 from ddim.data.images import SMALLEST
 from ddim.files import read_json
 from ddim.plots.pictures import can_preview, render_preview
@@ -82,7 +82,7 @@ class Pace:
         # The event of this step comes after its update.
         coming = sum(step >= training.step for step in training.validation_steps())
         # Until an event is timed: an evaluation of the network costs about a third of an image's update.
-        guess = (report.valid + (report.grid + report.kid) * report.steps) / 3 / self.speed
+        guess = (report.validation_images + (report.grid + report.kid) * report.steps) / 3 / self.speed
         each = self.aside / self.events if self.events else guess
         return max(0, total - training.seen) / self.speed + coming * each
 
@@ -114,7 +114,8 @@ class Console(Callback):
         how += ", compiled" if runtime.compile else ""
         budget = training.plan.total or training.recipe.images
         goal = f"{budget:,} images" if budget else f"{training.recipe.minutes:g} minutes"
-        say(f"{len(training.split.train):,} training images, {len(training.split.valid):,} validation images")
+        parts = training.split
+        say(f"{len(parts.train):,} training images, {len(parts.validation):,} validation images")
         say(f"{channels} x {height} x {width} pixels; {count:,} parameters; recipe {training.recipe.name}")
         if not training.step and (size := _typical_size(images)):
             say(f"most images are smaller and are enlarged to this size; --size {size} would train faster")
@@ -192,7 +193,7 @@ def _typical_size(images: Images) -> str:
     "" if at most half of the images are enlarged, or if that size is too small to train on.
     """
     _, height, width, _ = images.pixels.shape
-    small = enlarged(images)
+    small = find_enlarged(images)
     scales = sorted(min(header.height / height, header.width / width) for header in small)
     if 2 * len(small) <= len(images):
         return ""

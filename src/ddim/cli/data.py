@@ -59,9 +59,9 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from ddim.data import open_images, parse_size
-    from ddim.data.cache import enlarged, originals, rejects, survey
-    from ddim.data.find_source import find
-    from ddim.data.order import order
+    from ddim.data.cache import find_enlarged, read_headers, read_rejects, survey_source
+    from ddim.data.open import find_source
+    from ddim.data.order import shuffle_epoch
     from ddim.files import cache_folder
     from ddim.plots.pictures import check_png_path, make_sheet, save_png
 
@@ -69,15 +69,15 @@ def run(args: argparse.Namespace) -> int:
     check_png_path(args.out)
     with _bar() as progress:
         images = open_images(args.data, size, args.channels, progress=progress)
-    others = survey(find(args.data), cache_folder()).others
+    others = survey_source(find_source(args.data), cache_folder()).others
     lines = [
-        *_counts(args.data, images, originals(images), len(enlarged(images)), others),
+        *_counts(args.data, images, read_headers(images), len(find_enlarged(images)), others),
         *_classes(images),
-        *_rejected(rejects(images)),
+        *_rejected(read_rejects(images)),
         *_duplicates(images),
     ]
     print("\n".join(lines))
-    shown = order(len(images), 0, 0)[:_SHOWN]
+    shown = shuffle_epoch(len(images), 0, 0)[:_SHOWN]
     save_png(args.out, make_sheet(torch.from_numpy(images.pixels[shown]).permute(0, 3, 1, 2)))
     print(f"grid: {escape(str(args.out))}")
     return 0

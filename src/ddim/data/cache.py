@@ -37,7 +37,7 @@ from ddim.files import (
 _PIXELS, _INDEX, _REJECTS = "images.u8", "index.json", "rejects.json"
 
 
-def cached(
+def load_cached(
     source: Source,
     text: str,
     size: tuple[int, int],
@@ -52,7 +52,7 @@ def cached(
     open_images. UserError where no image can be used, or the cache folder cannot be written.
     """
     root = cache_folder(cache)
-    known = survey(source, root)
+    known = survey_source(source, root)
     channels = channels or known.channels
     fingerprint = _sha(f"{decode.VERSION} {known.content} {size[0]}x{size[1]}x{channels}".encode())
     folder = root / f"{fingerprint[:32]}-{size[0]}x{size[1]}x{channels}"
@@ -73,14 +73,14 @@ def cached(
     return found
 
 
-def rejects(images: Images) -> list[Reject]:
+def read_rejects(images: Images) -> list[Reject]:
     """The files of the source that could not be used, and why, sorted by name."""
     if images.folder is None:
         return []
     return [Reject(**entry) for entry in json.loads((images.folder / _REJECTS).read_text("utf-8"))]
 
 
-def originals(images: Images) -> list[decode.Header]:
+def read_headers(images: Images) -> list[decode.Header]:
     """(N,) what each file said of itself before it was decoded."""
     if images.folder is None:
         return []
@@ -90,13 +90,13 @@ def originals(images: Images) -> list[decode.Header]:
     ]
 
 
-def enlarged(images: Images) -> list[decode.Header]:
+def find_enlarged(images: Images) -> list[decode.Header]:
     """What those files said that were smaller, in height or width, than they are used."""
     _, height, width, _ = images.pixels.shape
-    return [header for header in originals(images) if header.height < height or header.width < width]
+    return [header for header in read_headers(images) if header.height < height or header.width < width]
 
 
-def survey(source: Source, root: Path) -> Survey:
+def survey_source(source: Source, root: Path) -> Survey:
     """What a source holds. Read from the files themselves, or from a note where they have not changed
     since.
     """

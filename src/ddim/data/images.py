@@ -1,30 +1,32 @@
-"""The images that training sees, how they are opened, and how they are split."""
+"""Decoded images, their size, and their split into training and validation images."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+
+from ddim.data.order import split_indices
 from ddim.errors import UserError
 
-if TYPE_CHECKING:
-    import numpy as np
-
 SMALLEST, LARGEST = 8, 1024
-"""Pixels of a side that can be trained on."""
+"""Side of an image in pixels, at least and at most, for training."""
 
 
 @dataclass(frozen=True)
 class Images:
     """N images of one size, decoded once.
 
-    pixels (N, H, W, C) uint8, usually a read-only memory map; labels (N,) int64 indices into classes, or
-    None where there are no classes; names (N,) say where each came from; fingerprint is a SHA-256 (hex)
-    over content, size and channels; official holds the sorted indices (train, valid) where the source has a
-    split of its own; folder is where they are cached, None where they are not.
+    Attributes:
+        pixels: (N, H, W, C) uint8, usually a read-only memory map.
+        labels: (N,) int64 indices into `classes`, or None if there are no classes.
+        classes: the class names, sorted.
+        names: (N,) where each image came from.
+        fingerprint: a SHA-256 (hex) over content, size and channels.
+        official: sorted indices (train, validation) if the source has a split of its own.
+        folder: where the images are cached; None if they are not.
     """
 
     pixels: np.ndarray
@@ -36,37 +38,51 @@ class Images:
     folder: Path | None = None
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.pixels)
 
 
-def open_images(
-    source: str,
-    size: tuple[int, int],
-    channels: int | None = None,
-    *,
-    cache: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Images:
-    """The images of a source at a size (height, width), cropped at the centre to its aspect and resized.
+@dataclass(frozen=True)
+class SplitImages:
+    """Images and the sorted, disjoint int64 indices of those for training and of those for validation."""
 
-    source is a folder, a .zip, a .tar[.gz|.xz], or one of the names blossoms (or blossoms:COUNT), flowers,
-    pets, cifar10 (the last three also with a local copy: "pets:/where/it/lies"); a path that exists wins over
-    a name. channels is 1 (gray), 3 (RGB) or 4 (RGBA); None follows the majority of the files. The images are
-    decoded once, into the folder cache (None: $DDIM_CACHE, or else the user's cache folder); progress is
-    called with (done, total) meanwhile. UserError where there is no such source, or no usable image in it.
+    images: Images
+    train: np.ndarray
+    validation: np.ndarray
+
+
+def split_images(images: Images, fraction: float, seed: int) -> SplitImages:
+    """Split images into training and validation images; together they are all images.
+
+    Args:
+        images: the source's own split is used if there is one.
+        fraction: else this share, in [0, 1), is kept for validation: at least one image if it is above 0.
+        seed: selects the images.
+
+    Raises:
+        UserError: if no image is left to train on.
     """
-    from ddim.data.cache import cached
-    from ddim.data.find_source import find
+    if not 0 <= fraction < 1:
+        raise UserError(f"data.validation must be at least 0 and less than 1, got {fraction}")
+    if images.official is not None:
+        return SplitImages(images, *images.official)
+    if fraction > 0 and len(images) < 2:
+        raise UserError(f"data.validation {fraction} needs at least two images, the source has {len(images)}")
+    return SplitImages(images, *split_indices(len(images), fraction, seed))
 
-    check_size(size)
-    if channels not in (None, 1, 3, 4):
-        raise UserError(f"data.channels must be 1 (gray), 3 (RGB) or 4 (RGBA), got {channels}")
-    return cached(find(source), source, size, channels, cache=cache, progress=progress)
+
+def draw_subset(indices: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """Draw at most `count` of the indices by a seed; they are sorted. The first ones may be of one class."""
+    draw = np.random.default_rng(seed)
+    return np.sort(draw.permutation(indices)[:count])
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """(height, width) of "64" (a square) or "64x96" (height x width). UserError where the text is neither."""
+    """Return (height, width) of "64" (a square) or "64x96" (height x width).
+
+    Raises:
+        UserError: if the text is neither, or the size is not possible.
+    """
     found = re.fullmatch(r"([0-9]{1,9})(?:[xX]([0-9]{1,9}))?", text.strip())
     if not found:
         raise UserError(
@@ -78,26 +94,12 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def check_size(size: tuple[int, int]) -> None:
-    """UserError where a size (height, width) is outside what can be trained on."""
+    """Refuse a size (height, width) that cannot be trained on.
+
+    Raises:
+        UserError: if a side is too small or too large.
+    """
     if not all(SMALLEST <= side <= LARGEST for side in size):
         raise UserError(
             f"data.size must lie between {SMALLEST} and {LARGEST} pixels, got {size[0]}x{size[1]}"
         )
-
-
-def split(images: Images, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(train, valid): sorted, disjoint int64 indices that together are all images.
-
-    The source's own split wins where it has one; otherwise the fraction (0 <= fraction < 1) of the images,
-    chosen by the seed, is kept for validation: at least one where fraction > 0. UserError where no image is
-    left to train on.
-    """
-    from ddim.data.order import halves
-
-    if not 0 <= fraction < 1:
-        raise UserError(f"data.valid must be at least 0 and less than 1, got {fraction}")
-    if images.official is not None:
-        return images.official
-    if fraction > 0 and len(images) < 2:
-        raise UserError(f"data.valid {fraction} needs at least two images, the source has {len(images)}")
-    return halves(len(images), fraction, seed)

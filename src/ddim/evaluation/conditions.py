@@ -19,7 +19,7 @@ from ddim.runs.flat import flatten_as_text
 UNITS = ("schedule", "pixels")
 """Parts of a recipe that define what a denoising error is an error of, and its unit."""
 
-VALIDATION_FIELDS = ("data.source", "data.size", "data.channels", "data.valid", "seed")
+VALIDATION_FIELDS = ("data.source", "data.size", "data.channels", "data.validation", "seed")
 """Fields of a recipe that decide which images a run is validated and evaluated against."""
 
 _SAMPLING_PARTS = ("sampler", "grid", "sampled_on", "clip")

@@ -20,6 +20,7 @@ from functools import partial
 
 import numpy as np
 
+from ddim.data import SplitImages
 from ddim.errors import UserError
 from ddim.metrics.features import Extractor, extract_features
 from ddim.metrics.neighbours import (
@@ -33,7 +34,6 @@ from ddim.metrics.neighbours import (
 from ddim.metrics.proportions import false_alarm_threshold, share_interval
 from ddim.metrics.statistics import Estimate
 from ddim.runs.image_features import Chosen, features_of
-from ddim.runs.images import OwnImages
 
 PIXELS = "pixels"
 QUERIES = 2000
@@ -192,14 +192,14 @@ def _near_duplicates(found: Neighbours, images: np.ndarray, train: np.ndarray, f
     return (found.closeness == 0) | (apart[:, 0] == 0) | (alike[:, 0] & ~alike[:, 1])
 
 
-def find_copies_by_pixels(own: OwnImages, samples: np.ndarray, flip: bool) -> Verdict:
+def find_copies_by_pixels(own: SplitImages, samples: np.ndarray, flip: bool) -> Verdict:
     """Find copies among samples (N, H, W, C) uint8 by pixels; `flip` compares with mirror images too."""
-    train, valid = own.images.pixels[own.train], own.images.pixels[own.valid]
+    train, valid = own.images.pixels[own.train], own.images.pixels[own.validation]
     return find_copies(samples, train, valid, also=mirror(train) if flip else None)
 
 
 def find_copies_by_features(
-    own: OwnImages,
+    own: SplitImages,
     samples: np.ndarray,
     flip: bool,
     extractor: Extractor,
@@ -224,26 +224,26 @@ def find_copies_by_features(
     return find_copies(
         extract_features(extractor, samples, progress=partial(progress, "samples")),
         features("training", own.train),
-        features("held out", own.valid),
+        features("held out", own.validation),
         also=features("mirrored", own.train, mirror=True) if flip else None,
         embed=flatten_features,
         space=f"{extractor.name} features",
-        images=(own.images.pixels[own.train], own.images.pixels[own.valid]),
+        images=(own.images.pixels[own.train], own.images.pixels[own.validation]),
     )
 
 
-def find_duplicates(own: OwnImages, flip: bool) -> Duplicates:
+def find_duplicates(own: SplitImages, flip: bool) -> Duplicates:
     """Find the held-out images that are, or nearly are, training images; `flip` counts mirror images too."""
-    if not len(own.valid):
+    if not len(own.validation):
         return Duplicates([], [])
-    train, valid = own.images.pixels[own.train], own.images.pixels[own.valid]
+    train, valid = own.images.pixels[own.train], own.images.pixels[own.validation]
     views = [train, mirror(train)] if flip else [train]
     found = nearest_neighbours(valid, train, 1, also=mirror(train) if flip else None, embed=standardise)
     same, alike = [], []
     # For rows of norm 1, half the squared distance is 1 minus the correlation.
     for k in np.flatnonzero(found.distances[:, 0] ** 2 / 2 <= 1 - DUPLICATE_CORRELATION):
         index = found.indices[k, 0]
-        pair = int(own.valid[k]), int(own.train[index])
+        pair = int(own.validation[k]), int(own.train[index])
         equal = any(np.array_equal(view[index], valid[k]) for view in views)
         (same if equal else alike).append(pair)
     return Duplicates(same, alike)

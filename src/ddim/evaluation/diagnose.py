@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ddim.data import SplitImages
+from ddim.data.images import draw_subset
 from ddim.diffusion import log_snr as levels
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.time_sampling import LossMemory
@@ -21,7 +23,7 @@ from ddim.metrics.statistics import Estimate, estimate_mean
 from ddim.plots import charts
 from ddim.runs import checkpoint
 from ddim.runs import classes as labels
-from ddim.runs.images import OwnImages, entered, own_images
+from ddim.runs.images import entered, own_images
 from ddim.runs.pipeline import LoadedRun
 from ddim.training import batches
 
@@ -74,7 +76,7 @@ def diagnose(
     with trained.runtime:
         return Diagnosis(
             train=errors(trained, own, own.train, images, count),
-            valid=errors(trained, own, own.valid, images, count) if len(own.valid) > 1 else None,
+            valid=errors(trained, own, own.validation, images, count) if len(own.validation) > 1 else None,
             uniform=levels.log_snr_shares(schedule, levels.midpoints()),
             training=levels.log_snr_shares(
                 schedule, batches.draw_times(trained.recipe, levels.midpoints(), memory)[0]
@@ -87,7 +89,7 @@ def diagnose(
         )
 
 
-def errors(trained: LoadedRun, own: OwnImages, which: np.ndarray, images: int, count: int) -> Errors:
+def errors(trained: LoadedRun, own: SplitImages, which: np.ndarray, images: int, count: int) -> Errors:
     """Errors of a run on at most `images` of its own at these indices, at `count` even steps of log-SNR.
 
     Its network is told their classes where it was trained with labels.
@@ -95,7 +97,7 @@ def errors(trained: LoadedRun, own: OwnImages, which: np.ndarray, images: int, c
     times = levels.equal_log_snr_times(
         trained.model.schedule, *levels.log_snr_range(trained.model.schedule), count
     )
-    some, parts, first = own.some(which, images), [], 0
+    some, parts, first = draw_subset(which, images), [], 0
     for x0 in entered(trained, own.images, some):
         told = labels.label_images(trained.recipe, own.images, some[first : first + len(x0)])
         denoise = trained.model.with_labels(told)
@@ -104,12 +106,12 @@ def errors(trained: LoadedRun, own: OwnImages, which: np.ndarray, images: int, c
     return together(parts)
 
 
-def _bounds(trained: LoadedRun, own: OwnImages) -> Bounds:
-    some = list(entered(trained, own.images, own.some(own.train, SPECTRUM)))
+def _bounds(trained: LoadedRun, own: SplitImages) -> Bounds:
+    some = list(entered(trained, own.images, draw_subset(own.train, SPECTRUM)))
     return bounds(torch.cat(some).float().cpu(), trained.pixels.std)
 
 
-def _gradients(trained: LoadedRun, own: OwnImages, memory: LossMemory | None) -> torch.Tensor:
+def _gradients(trained: LoadedRun, own: SplitImages, memory: LossMemory | None) -> torch.Tensor:
     """(BATCHES, P) gradients of the objective at these weights, of batches as updates of training have them.
 
     In eval mode: the statistics of batch norm are those of the run, and an image does not see its batch.
@@ -143,7 +145,7 @@ def _steps(images: int, batch: int) -> range:
 
 
 def _parts(
-    trained: LoadedRun, own: OwnImages, step: int, memory: LossMemory | None
+    trained: LoadedRun, own: SplitImages, step: int, memory: LossMemory | None
 ) -> Iterator[tuple[Denoiser, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Micro-batches of the batch of training's update `step`, and the share (b,) of each image in its loss.
 

@@ -21,10 +21,9 @@ from PIL import Image
 from torch import Tensor
 
 from ddim.data import Images, open_images
-from ddim.data.batch import batch as gather
+from ddim.data.batch import gather_batch
 from ddim.data.decode import UnusableError, header
-from ddim.data.find_source import find as find_source
-from ddim.data.find_source import there
+from ddim.data.open import find_source, source_exists
 from ddim.data.sources import Member
 from ddim.diffusion.noise import check_seeds
 from ddim.errors import UserError, check_count
@@ -231,7 +230,7 @@ def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progr
 
 def _of_images(source: Path, _: Pictures, reference: Reference, progress: Progress) -> _Subject:
     if reference.data is None:
-        if not there(str(source)):
+        if not source_exists(str(source)):
             raise UserError(f"{source} does not exist: name a run or a folder or archive of images")
         raise UserError(f"{source} is no run, so --data must say what images it is judged against")
     tell = partial(progress, "images")
@@ -247,7 +246,7 @@ def _of_images(source: Path, _: Pictures, reference: Reference, progress: Progre
 
 def _read(images: Images, which: np.ndarray, nfe: int) -> Iterator[tuple[Tensor, int]]:
     for first in range(0, len(which), BATCH):
-        yield gather(images, which[first : first + BATCH]), nfe
+        yield gather_batch(images, which[first : first + BATCH]), nfe
         release_pages(images.pixels)
 
 

@@ -230,14 +230,14 @@ def one_image(source: str, size: tuple[int, int]) -> Tensor:
     UserError where there is none.
     """
     from ddim.data.decode import UnusableError, decode, is_image_name
-    from ddim.data.find_source import find
+    from ddim.data.open import find_source
     from ddim.data.sources import Member
 
     path, refusal = Path(source).expanduser(), ""
     if is_image_name(path.name, b"") and not path.is_dir():
         members = iter([Member(path.name, _bytes(path))])
     else:
-        members = find(source).members(size)
+        members = find_source(source).members(size)
     for member in members:
         if not isinstance(member, Member):
             continue

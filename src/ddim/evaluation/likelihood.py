@@ -11,9 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ddim.data.batch import batch as gather
-from ddim.data.batch import unit
-from ddim.data.order import order
+from ddim.data.batch import gather_batch, to_unit
+from ddim.data.order import shuffle_epoch
 from ddim.diffusion import likelihood
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.guidance import Clipped
@@ -92,14 +91,14 @@ def bits_per_dim(
     chosen = open_reference(run, images)
     if not len(chosen.which):
         raise UserError(f"part {chosen.part} of {chosen.source} has no images")
-    chosen = replace(chosen, which=chosen.which[order(len(chosen.which), 0, 0)[:n]])
+    chosen = replace(chosen, which=chosen.which[shuffle_epoch(len(chosen.which), 0, 0)[:n]])
     classes = _classes(run, chosen)
     count = len(chosen.which)
     check_seeds([seed, seed + count - 1])
     steps = _default_steps(method, run.model.schedule) if steps is None else steps
     began, bits = time.monotonic(), torch.zeros(0, dtype=torch.float64)
     for first in range(0, count, run.runtime.micro_batch):
-        part = gather(chosen.images, chosen.which[first : first + run.runtime.micro_batch])
+        part = gather_batch(chosen.images, chosen.which[first : first + run.runtime.micro_batch])
         seeds = range(seed + first, seed + first + len(part))
         model = run.model.with_labels(None if classes is None else classes[first : first + len(part)])
         with run.runtime:
@@ -127,7 +126,7 @@ def measure_bits(
     training was.
     """
     pixels, noise = pipeline.recipe.data.bins(pipeline.pixels), Noise(seeds)
-    x0 = pipeline.runtime.images(pixels.enter(unit(images)))
+    x0 = pipeline.runtime.images(pixels.enter(to_unit(images)))
     first = earliest_time(pipeline.recipe)
     if method == "ode":
         return likelihood.flow_bits(denoise, x0, pixels, noise, steps, earliest=first)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ddim.data import SplitImages
 from ddim.errors import check_count
 from ddim.evaluation import diagnose
 from ddim.evaluation.copies import (
@@ -30,7 +31,7 @@ from ddim.plots.pictures import save_png
 from ddim.runs.classes import choose_label
 from ddim.runs.folder import make_numbered_folder
 from ddim.runs.generate import sample_uint8, with_options
-from ddim.runs.images import OwnImages, own_images
+from ddim.runs.images import own_images
 from ddim.runs.log import show_in_tensorboard
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.provenance import make_record, sampling_record
@@ -106,14 +107,14 @@ def check_memorisation(
     return Memorisation(verdict, apart, duplicates, folder)
 
 
-def _measure_gap(run: LoadedRun, own: OwnImages) -> Gap | None:
-    if len(own.valid) < 2:
+def _measure_gap(run: LoadedRun, own: SplitImages) -> Gap | None:
+    if len(own.validation) < 2:
         return None
     images, levels = diagnose.IMAGES, diagnose.LEVELS
-    return gap(*(diagnose.errors(run, own, part, images, levels) for part in (own.train, own.valid)))
+    return gap(*(diagnose.errors(run, own, part, images, levels) for part in (own.train, own.validation)))
 
 
-def draw_pairs(verdict: Verdict, samples: np.ndarray, own: OwnImages, count: int = 12) -> Figure:
+def draw_pairs(verdict: Verdict, samples: np.ndarray, own: SplitImages, count: int = 12) -> Figure:
     """Draw the samples closest to training images, closest first, each above its nearest training image."""
     closeness = verdict.samples.neighbours.closeness
     worst = np.argsort(closeness, kind="stable")[:count]
@@ -131,7 +132,7 @@ def draw_pairs(verdict: Verdict, samples: np.ndarray, own: OwnImages, count: int
 
 
 def memorisation_record(
-    verdict: Verdict, seeds: list[int], own: OwnImages, apart: Gap | None, duplicates: Duplicates
+    verdict: Verdict, seeds: list[int], own: SplitImages, apart: Gap | None, duplicates: Duplicates
 ) -> dict[str, Any]:
     """Return all that was found, as JSON; samples in the order of their seeds, training images by name."""
     matches, names = verdict.samples, own.images.names

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from ddim.data import open_images, split
+from ddim.data import open_images, split_images
 from ddim.errors import UserError, suggest
 from ddim.runs.image_features import Chosen
 from ddim.runs.images import check_own, check_unchanged
@@ -53,8 +53,8 @@ def select_reference(
     images = open_images(source, data.size, data.channels, progress=progress)
     if part == "all":
         return Chosen(images, np.arange(len(images)), source, part)
-    train, valid = split(images, data.valid, seed)
-    return Chosen(images, valid if part == "valid" else train, source, part)
+    parts = split_images(images, data.validation, seed)
+    return Chosen(images, parts.validation if part == "valid" else parts.train, source, part)
 
 
 def open_reference(

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ddim.data import Images
-from ddim.data.batch import batch as gather
+from ddim.data.batch import gather_batch
 from ddim.errors import UserError
 from ddim.files import atomic_file, cache_folder, hash_file, make_folder, remove_leftovers, write_atomic
 from ddim.metrics.features import Extractor, release_pages, write_npy_header
@@ -66,7 +66,7 @@ def features_of(
             write_npy_header(file, (len(of.which), extractor.dimensions))
             for first in range(0, len(of.which), BATCH):
                 part = of.which[first : first + BATCH]
-                pixels = gather(of.images, part)
+                pixels = gather_batch(of.images, part)
                 file.write(extractor(pixels.flip(3) if of.mirrored else pixels).numpy().tobytes())
                 release_pages(of.images.pixels)
                 if progress:

@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from ddim.data import Images, open_images, split
-from ddim.data.batch import batch, unit
-from ddim.data.find_source import there
+from ddim.data import Images, SplitImages, open_images, split_images
+from ddim.data.batch import gather_batch, to_unit
+from ddim.data.open import source_exists
 from ddim.errors import UserError
 from ddim.runs.pipeline import LoadedRun
 
 
-@dataclass(frozen=True)
-class OwnImages:
-    """All images, and the sorted indices of those that trained the run and of those held out."""
-
-    images: Images
-    train: np.ndarray
-    valid: np.ndarray
-
-    def some(self, which: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-        """(at most count,) of the indices, drawn by a seed, sorted: a file's order may be one of classes."""
-        draw = np.random.default_rng(seed)
-        return np.sort(draw.permutation(which)[:count])
-
-
-def own_images(trained: LoadedRun, progress: Callable[[int, int], None] | None = None) -> OwnImages:
+def own_images(trained: LoadedRun, progress: Callable[[int, int], None] | None = None) -> SplitImages:
     """The images that a run was trained on. UserError where they are not there or are others by now."""
     check_own(trained)
     d = trained.recipe.data
     images = open_images(d.source, d.size, trained.checkpoint.state.channels, progress=progress)
     check_unchanged(trained, images)
-    return OwnImages(images, *split(images, d.valid, trained.recipe.seed))
+    return split_images(images, d.validation, trained.recipe.seed)
 
 
 def check_own(trained: LoadedRun, otherwise: str = "") -> None:
@@ -55,7 +40,7 @@ def check_there(run: Path, source: str, otherwise: str = "") -> None:
 
     The path of a recipe may be one that holds only where the run was trained.
     """
-    if not there(source):
+    if not source_exists(source):
         said = f", or {otherwise}" if otherwise else ""
         raise UserError(
             f"the images of run {run}, {source!r}, are not there, seen from {Path.cwd()}: "
@@ -78,5 +63,5 @@ def entered(trained: LoadedRun, images: Images, which: np.ndarray) -> Iterator[T
     """Batches (B, C, H, W) in model units of the images at these indices, as the run's network takes them."""
     size = trained.runtime.micro_batch
     for first in range(0, len(which), size):
-        part = unit(batch(images, which[first : first + size]))
+        part = to_unit(gather_batch(images, which[first : first + size]))
         yield trained.runtime.images(trained.pixels.enter(part))

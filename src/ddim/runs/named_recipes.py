@@ -179,7 +179,7 @@ def smoke() -> Recipe:
         schedule=Cosine(0.014, 0.99995),
         optim=Optim(lr=2e-3, batch=16, warmup=160, decay="cosine"),
         ema=Power(6.94),
-        report=Report(events=2, valid=32, grid=4, steps=4, log=5, checkpoint=1.0),
+        report=Report(events=2, validation_images=32, grid=4, steps=4, log=5, checkpoint=1.0),
         images=960,
     )
 
@@ -188,6 +188,7 @@ DDPMPP = DDPMUNetSpec(
     multipliers=(2, 2, 2),
     attention=(False, True, False),
     blocks=4,
+    group_channels=4,
     dropout=0.13,
     resample="box",
     sde=True,
@@ -201,7 +202,7 @@ def edm() -> Recipe:
 
     Theirs take data of deviation 0.5 for granted, in pixels from -1 to 1 (`--pixels fixed`); here it is
     measured. The numbers are the paper's, for 200 million images. 2.2 million parameters for a laptop:
-    `--net.width 32 --net.blocks 2 --net.groups 8 --optim.batch 32 --optim.warmup 6400`.
+    `--net.width 32 --net.blocks 2 --optim.batch 32 --optim.warmup 6400`.
     """
     return Recipe(
         name="edm",

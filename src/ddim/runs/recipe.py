@@ -67,7 +67,7 @@ class Data:
     size: tuple[int, int] = (64, 64)
     channels: int | None = None
     flip: bool = True
-    valid: float = 0.1
+    validation: float = 0.1
     dequantise: bool = False
     labels: bool = False
     unlabelled: float = 0.1
@@ -76,8 +76,8 @@ class Data:
         check_size(self.size)
         if self.channels not in (None, 1, 3, 4):
             raise UserError(f"data.channels must be 1 (gray), 3 (RGB), 4 (RGBA) or none, got {self.channels}")
-        if not 0 <= self.valid < 1:
-            raise UserError(f"data.valid must be at least 0 and less than 1, got {self.valid}")
+        if not 0 <= self.validation < 1:
+            raise UserError(f"data.validation must be at least 0 and less than 1, got {self.validation}")
         if not 0 <= self.unlabelled < 1:
             raise UserError(f"data.unlabelled must be at least 0 and less than 1, got {self.unlabelled}")
 
@@ -138,7 +138,7 @@ class Optim:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run shows of itself: `events` times a validation on at most `valid` images and a grid.
+    """What a run shows of itself: `events` times a validation on at most `validation_images` and a grid.
 
     A line of losses every `log` updates; a checkpoint at each event, and after every `checkpoint` seconds.
     `kid` pictures are made at each event for KID against the validation images (0: none). The checkpoint that
@@ -146,7 +146,7 @@ class Report:
     """
 
     events: int = 10
-    valid: int = 256
+    validation_images: int = 256
     grid: int = 16
     steps: int = 20
     log: int = 20
@@ -156,7 +156,12 @@ class Report:
 
     def __post_init__(self) -> None:
         check_positive(
-            "report", events=self.events, grid=self.grid, steps=self.steps, log=self.log, valid=self.valid
+            "report",
+            events=self.events,
+            grid=self.grid,
+            steps=self.steps,
+            log=self.log,
+            validation_images=self.validation_images,
         )
         if self.kid and self.kid < LEAST:
             raise UserError(f"report.kid must be 0 or at least {LEAST} pictures, got {self.kid}")

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from ddim.data import Images
 from ddim.data.augment import augmented
-from ddim.data.batch import batch as gather
-from ddim.data.batch import unit
-from ddim.data.order import flips, indices
+from ddim.data.batch import gather_batch, to_unit
+from ddim.data.order import draw_flips, select_indices
 from ddim.diffusion.denoiser import Denoiser, Model
 from ddim.diffusion.log_snr import midpoints
 from ddim.diffusion.noise import AUGMENT, GRAIN, LABEL, NOISE, stream
@@ -58,8 +57,8 @@ class Batch:
             None if values is None else values[part]
             for values in (self.dequantisation, self.augment_labels, self.class_labels)
         )
-        images = gather(self.images, self.which[part], mirrored)
-        x0 = runtime.images(pixels.enter(unit(images, dequantisation)))
+        images = gather_batch(self.images, self.which[part], mirrored)
+        x0 = runtime.images(pixels.enter(to_unit(images, dequantisation)))
         eps = runtime.images(self.noise[part])
         if augment_labels is not None:
             x0 = augmented(x0, augment_labels)
@@ -88,7 +87,7 @@ def draw_batch(
     """
     size, n, seed = recipe.optim.batch, len(train), recipe.seed
     first = step * size
-    which = train[indices(n, seed, first, size)]
+    which = train[select_indices(n, seed, first, size)]
     random = stream(device, seed, NOISE, step)
     # One time in each of B equal slices of [0, 1): the density of B independent times with less variance.
     uniform = torch.rand(size, generator=random, device=device, dtype=torch.float32).cpu()
@@ -104,7 +103,7 @@ def draw_batch(
     if class_labels is not None:
         draw = stream("cpu", seed, LABEL, step)
         class_labels = labels.drop_labels(class_labels, recipe.data.unlabelled, draw)
-    mirrored = flips(n, seed, first, size) if recipe.data.flip else None
+    mirrored = draw_flips(n, seed, first, size) if recipe.data.flip else None
     return Batch(images, which, mirrored, times, weights, noise, dequantisation, augment_labels, class_labels)
 
 

@@ -32,12 +32,13 @@ def prepare_kid(training: Training) -> MeasureKID:
     report, split, recipe = training.recipe.report, training.split, training.recipe
     if not report.kid:
         return dict
-    if len(split.valid) < LEAST:
+    if len(split.validation) < LEAST:
         raise UserError(
-            f"report.kid needs at least {LEAST} validation images, got {len(split.valid)}: raise data.valid"
+            f"report.kid needs at least {LEAST} validation images, got {len(split.validation)}: "
+            "raise data.validation"
         )
     extractor = load_extractor()
-    reference = features_of(Chosen(split.images, split.valid, recipe.data.source, "valid"), extractor)
+    reference = features_of(Chosen(split.images, split.validation, recipe.data.source, "valid"), extractor)
 
     def measure() -> dict[str, float]:
         with training.averaged() as model:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ddim.data import Images
+from ddim.data import SplitImages
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.noise import DROPOUT, WEIGHTS, stream
 from ddim.diffusion.pixels import Pixels
@@ -27,15 +26,6 @@ from ddim.training.batches import draw_batch
 
 IN_A_ROW = 3
 """Updates in a row that are not finite, after which training stops."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """The images of a run, and the sorted indices of those for training and for validation."""
-
-    images: Images
-    train: np.ndarray
-    valid: np.ndarray
 
 
 class Training:
@@ -54,7 +44,9 @@ class Training:
         plan: how many images the run sees.
     """
 
-    def __init__(self, recipe: Recipe, split: Split, pixels: Pixels, runtime: Runtime, plan: Plan) -> None:
+    def __init__(
+        self, recipe: Recipe, split: SplitImages, pixels: Pixels, runtime: Runtime, plan: Plan
+    ) -> None:
         self.recipe, self.split, self.pixels = recipe, split, pixels
         self.runtime, self.plan = runtime, plan
         self.step, self.updates, self.not_finite = 0, 0, 0

@@ -230,7 +230,7 @@ def _run_document(
             "fingerprint": images.fingerprint,
             "images": len(images),
             "train": len(training.split.train),
-            "valid": len(training.split.valid),
+            "valid": len(training.split.validation),
             "classes": list(images.classes),
         },
         "parameters": sum(p.numel() for p in training.model.parameters()),

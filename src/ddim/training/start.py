@@ -9,9 +9,8 @@ from pathlib import Path
 
 import torch
 
-from ddim.data import open_images, split
-from ddim.data.batch import batch as gather
-from ddim.data.batch import unit
+from ddim.data import SplitImages, open_images, split_images
+from ddim.data.batch import gather_batch, to_unit
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
@@ -21,7 +20,7 @@ from ddim.runs.images import check_there
 from ddim.runs.named_recipes import find
 from ddim.runs.pipeline import LoadedRun, load, recipe_of
 from ddim.runs.recipe import Fixed, Recipe, build
-from ddim.training.loop import Plan, Split, Training
+from ddim.training.loop import Plan, Training
 
 
 @dataclass(frozen=True)
@@ -51,14 +50,14 @@ def load_named_recipe(name: str, source: Path | None) -> Recipe:
     return recipe if source is None else replace(recipe, pixels=recipe_of(source).pixels)
 
 
-def open_split(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> Split:
+def open_split(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> SplitImages:
     """Open the images of a recipe and split them by its seed."""
     d = recipe.data
     images = open_images(d.source, d.size, d.channels, progress=progress)
-    return Split(images, *split(images, d.valid, recipe.seed))
+    return split_images(images, d.validation, recipe.seed)
 
 
-def reopen_split(folder: Path, recipe: Recipe, progress: Callable[[int, int], None] | None) -> Split:
+def reopen_split(folder: Path, recipe: Recipe, progress: Callable[[int, int], None] | None) -> SplitImages:
     """Open the images of a run that is resumed.
 
     Raises:
@@ -68,13 +67,13 @@ def reopen_split(folder: Path, recipe: Recipe, progress: Callable[[int, int], No
     return open_split(recipe, progress)
 
 
-def measure_pixels(recipe: Recipe, parts: Split) -> Pixels:
+def measure_pixels(recipe: Recipe, parts: SplitImages) -> Pixels:
     """Return the map between images and model units: fixed, or measured over the training images."""
     channels = parts.images.pixels.shape[-1]
     if isinstance(recipe.pixels, Fixed):
         return Pixels.fixed(recipe.pixels.mean, recipe.pixels.std, channels)
     chunks = (parts.train[k : k + 256] for k in range(0, len(parts.train), 256))
-    batches = (unit(gather(parts.images, chunk)) for chunk in chunks)
+    batches = (to_unit(gather_batch(parts.images, chunk)) for chunk in chunks)
     return Pixels.measured(batches, recipe.pixels.std)
 
 
@@ -83,7 +82,9 @@ def load_parent(source: Path | None) -> LoadedRun | None:
     return None if source is None else load(source, device="cpu")
 
 
-def start_training(recipe: Recipe, parts: Split, runtime: Runtime, parent: LoadedRun | None) -> Training:
+def start_training(
+    recipe: Recipe, parts: SplitImages, runtime: Runtime, parent: LoadedRun | None
+) -> Training:
     """Return a training at step 0, with random weights or with the EMA weights of the run `parent`.
 
     Raises:
@@ -104,7 +105,7 @@ def start_training(recipe: Recipe, parts: Split, runtime: Runtime, parent: Loade
     return training
 
 
-def estimate_seconds(recipe: Recipe, parts: Split) -> float:
+def estimate_seconds(recipe: Recipe, parts: SplitImages) -> float:
     """Estimate how long the run will take, by timing one update of four images."""
     if recipe.images is None:
         return recipe.minutes * 60

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ddim.data.batch import batch as gather
-from ddim.data.batch import unit
+from ddim.data.batch import gather_batch, to_unit
 from ddim.diffusion import log_snr as levels
 from ddim.diffusion.denoising_error import denoising_error
 from ddim.diffusion.noise import VALIDATION, stream
@@ -26,17 +25,17 @@ def validate(training: Training) -> dict[str, float]:
     log-SNR lies in [-4, -2) (see `mean_by_level`). Empty without validation images.
     """
     recipe, split, runtime = training.recipe, training.split, training.runtime
-    count = min(recipe.report.valid, len(split.valid))
+    count = min(recipe.report.validation_images, len(split.validation))
     if not count:
         return {}
     draw = stream("cpu", recipe.seed, VALIDATION, 0)
-    which = split.valid[torch.randperm(len(split.valid), generator=draw)[:count].numpy()]
+    which = split.validation[torch.randperm(len(split.validation), generator=draw)[:count].numpy()]
     times = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     errors = []
     with training.averaged() as model, runtime.precise():
         for part in torch.arange(count).split(runtime.micro_batch):
             some = which[part.numpy()]
-            x0 = runtime.images(training.pixels.enter(unit(gather(split.images, some))))
+            x0 = runtime.images(training.pixels.enter(to_unit(gather_batch(split.images, some))))
             eps = runtime.images(torch.randn(x0.shape, generator=draw))
             denoise = model.with_labels(labels.label_images(recipe, split.images, some))
             errors.append(denoising_error(denoise, x0, times[part], eps))

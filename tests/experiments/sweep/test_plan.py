@@ -73,7 +73,10 @@ def test_random_draws_some_of_them_the_same_for_a_seed():
         ({"fields": {"optim.lr": "[1e-4..1e-2]"}}, "optim.lr is a range"),
         ({"fields": {"optim.warmup": "[0..1e3]"}, "search": 3}, "optim.warmup must be a whole number"),
         ({"fields": {"optim.batch": "[1e1..1e2]"}, "search": 3}, "optim.batch must be a whole number, got"),
-        ({"fields": {"report.valid": "[0.0..2.0]"}, "search": 3}, "report.valid must be a whole number, got"),
+        (
+            {"fields": {"report.validation_images": "[0.0..2.0]"}, "search": 3},
+            "report.validation_images must be a whole number, got",
+        ),
         ({"fields": {"sampled_on": "[none,linear_in]"}}, "sampled_on must lead to"),
         ({"recipe": "smok"}, "perhaps you meant smoke"),
         ({"data": "blosoms"}, "data.source 'blosoms' is neither"),
@@ -90,14 +93,17 @@ def test_random_draws_some_of_them_the_same_for_a_seed():
         ({"search": 2, "repeats": 2}, "--repeats must be 1, got 2"),
         ({"evaluate": 0}, "--evaluate must be at least 20 samples, got 0"),
         ({"evaluate": 19}, "--evaluate must be at least 20 samples, got 19"),
-        ({"evaluate": 20, "fields": {"data.valid": "[0.1,0]"}}, "data.valid 0 of blossoms leaves 0"),
         (
-            {"fields": {"data.valid": "0", "optim.lr": "[1e-4..1e-2]"}, "search": 2},
-            "--search judges by at least 1 validation images, and data.valid 0 of blossoms leaves 0",
+            {"evaluate": 20, "fields": {"data.validation": "[0.1,0]"}},
+            "data.validation 0 of blossoms leaves 0",
+        ),
+        (
+            {"fields": {"data.validation": "0", "optim.lr": "[1e-4..1e-2]"}, "search": 2},
+            "--search judges by at least 1 validation images, and data.validation 0 of blossoms leaves 0",
         ),
         (
             {"evaluate": 20, "data": "blossoms:190"},
-            "at least 20 validation images, and data.valid 0.1 of blossoms:190 leaves 19",
+            "at least 20 validation images, and data.validation 0.1 of blossoms:190 leaves 19",
         ),
         (
             {
@@ -134,11 +140,11 @@ def test_what_is_known_to_leave_images_enough_can_be_judged(tmp_path, monkeypatc
     # How many images there are in a folder, nobody knows before they are read.
     (tmp_path / "photos").mkdir()
     assert plan_trials(request(data=str(tmp_path / "photos"), evaluate=20))
-    with pytest.raises(UserError, match="data.valid 0 of .*photos leaves 0"):
-        plan_trials(request(data=str(tmp_path / "photos"), evaluate=20, fields={"data.valid": "0"}))
+    with pytest.raises(UserError, match="data.validation 0 of .*photos leaves 0"):
+        plan_trials(request(data=str(tmp_path / "photos"), evaluate=20, fields={"data.validation": "0"}))
     # Of these some are set apart already.
     monkeypatch.setitem(NAMED, "pets", lambda copy: Blossoms(19, official=True))
-    assert plan_trials(request(data="pets", evaluate=20, fields={"data.valid": "0"}))
+    assert plan_trials(request(data="pets", evaluate=20, fields={"data.validation": "0"}))
 
 
 @pytest.mark.parametrize("evaluate", [None, 50])
@@ -148,15 +154,15 @@ def test_what_is_known_to_leave_images_enough_can_be_judged(tmp_path, monkeypatc
         ("data.source", "[blossoms:900,blossoms:901]"),
         ("data.size", "[32,64]"),
         ("data.channels", "[1,3]"),
-        ("data.valid", "[0.1..0.5]"),
-        ("report.valid", "[10,20]"),
+        ("data.validation", "[0.1..0.5]"),
+        ("report.validation_images", "[10,20]"),
         ("seed", "[1..9]"),
     ],
 )
 def test_a_search_judges_all_trials_by_the_same_images(name, values, evaluate):
     """An error of smaller images, or of other ones, may be the smaller for that alone."""
     given = {"fields": {"optim.lr": "[1e-4..1e-2]", name: values}, "evaluate": evaluate}
-    if name == "report.valid" and evaluate:
+    if name == "report.validation_images" and evaluate:
         # What an evaluation judges by is not what training is shown.
         assert plan_trials(request(search=2, **given))
         return

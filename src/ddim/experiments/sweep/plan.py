@@ -86,7 +86,7 @@ def plan_trials(request: Request) -> list[Trial]:
         UserError: if a field is unknown, a value or a combination is impossible, the images are missing, or
             the runs could not be judged.
     """
-    from ddim.data.find_source import find as find_source
+    from ddim.data.open import find_source
     from ddim.runs.codec import dump
 
     _check_evaluation(request)
@@ -115,7 +115,7 @@ def plan_trials(request: Request) -> list[Trial]:
     _check_search(request, space)
     found = {name: find_source(name) for name in {recipe.data.source for recipe in recipes}}
     if request.evaluate or request.search:
-        for name, share in dict.fromkeys((recipe.data.source, recipe.data.valid) for recipe in recipes):
+        for name, share in dict.fromkeys((recipe.data.source, recipe.data.validation) for recipe in recipes):
             _check_validation(request, name, found[name], share)
     return planned
 
@@ -165,7 +165,7 @@ def _check_search(request: Request, space: Space) -> None:
         return
     varied = [name for name, v in space.items() if isinstance(v, Range) or len(v.values) > 1]
     for name in varied:
-        if name in VALIDATION_FIELDS or (name == "report.valid" and not request.evaluate):
+        if name in VALIDATION_FIELDS or (name == "report.validation_images" and not request.evaluate):
             raise UserError(
                 f"--search judges all trials by the same images, which change with {name}: give it one value"
             )
@@ -209,17 +209,17 @@ def _check_recipes(request: Request, recipes: list[Recipe]) -> None:
 
 def _check_validation(request: Request, name: str, source: Source, share: float) -> None:
     """Check that a source leaves enough validation images, as far as is known without reading it."""
-    from ddim.data.order import halves
+    from ddim.data.order import split_indices
 
     if source.official:
         return
     known = source.survey()
     # If the images must be read to be counted, any share above 0 may be enough.
-    left = len(halves(known.count, share, 0)[1]) if known else LEAST * (share > 0)
+    left = len(split_indices(known.count, share, 0)[1]) if known else LEAST * (share > 0)
     option, least = ("--evaluate", LEAST) if request.evaluate else ("--search", 1)
     if left < least:
         raise UserError(
-            f"{option} judges by at least {least} validation images, and data.valid {share:g} of {name} "
+            f"{option} judges by at least {least} validation images, and data.validation {share:g} of {name} "
             f"leaves {left}"
         )
 

@@ -1,0 +1,74 @@
+"""From the text that a user gives as DATA to its images."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from ddim.data.blossoms.source import Blossoms
+from ddim.data.cache import load_cached
+from ddim.data.folder import open_path
+from ddim.data.images import Images, check_size
+from ddim.data.named import NAMED
+from ddim.data.sources import Source
+from ddim.errors import UserError, suggest
+
+NAMES = ("blossoms", *NAMED)
+
+
+def open_images(
+    source: str | Path,
+    size: tuple[int, int],
+    channels: int | None = None,
+    *,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Images:
+    """Open the images of a source at one size; they are decoded once, into a cache.
+
+    Each image is cropped at the centre to the aspect of the size, then resized.
+
+    Args:
+        source: a folder, a .zip, a .tar[.gz|.xz], or a name: blossoms, blossoms:COUNT, flowers, pets,
+            cifar10. The last three may have a local copy: "pets:/path/to/copy". A path that exists wins over
+            a name.
+        size: (height, width) in pixels.
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA); None follows the majority of the files.
+        cache: folder of the cache; None means $DDIM_CACHE, or else the user's cache folder.
+        progress: called with (done, total) while images are decoded.
+
+    Raises:
+        UserError: if there is no such source, or no usable image in it.
+    """
+    check_size(size)
+    if channels not in (None, 1, 3, 4):
+        raise UserError(f"data.channels must be 1 (gray), 3 (RGB) or 4 (RGBA), got {channels}")
+    text = str(source)
+    return load_cached(find_source(text), text, size, channels, cache=cache, progress=progress)
+
+
+def source_exists(text: str) -> bool:
+    """Tell whether a text still names a source of images, as far as can be seen without opening it."""
+    return os.path.exists(os.path.expanduser(text)) or text.partition(":")[0] in NAMES
+
+
+def find_source(text: str) -> Source:
+    """Return the source of a path, of a name, of "blossoms:COUNT", or of "name:/path/to/copy".
+
+    A path that exists wins over a name.
+
+    Raises:
+        UserError: if there is neither; it suggests the nearest name.
+    """
+    path = os.path.expanduser(text)
+    if text and os.path.lexists(path):
+        return open_path(Path(path))
+    name, _, copy = text.partition(":")
+    if name == "blossoms" and (text == name or re.fullmatch("[1-9][0-9]{0,6}", copy)):
+        return Blossoms(int(copy)) if copy else Blossoms()
+    if name in NAMED and (copy or text == name):
+        return NAMED[name](Path(os.path.expanduser(copy)) if copy else None)
+    message = f"data.source {text!r} is neither a folder, a .zip or .tar file, nor one of {', '.join(NAMES)}"
+    raise UserError(message + suggest(name, NAMES))
