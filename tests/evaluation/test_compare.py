@@ -76,7 +76,7 @@ def test_what_may_not_be_ranked_comes_last_with_its_reason(make):
 
 
 def test_where_nothing_can_be_compared_the_reason_is_the_error(make):
-    with pytest.raises(UserError, match="nothing can be compared by KID: the extractors differ"):
+    with pytest.raises(UserError, match="nothing can be compared by KID: different features"):
         rank_evaluations([make("a"), make("b", features__extractor="other")], "kid")
     with pytest.raises(UserError, match="at least two evaluations, got 1"):
         rank_evaluations([make("c")], "kid")
@@ -193,7 +193,7 @@ def test_what_differs_is_told_and_nothing_else(make):
         "nfe": 3,
     }
     assert list_differing_choices([make("a", sampling=SAMPLING), make("b", sampling=other)]) == {
-        "sampler.kind": ["ddim", "ddpm"],
+        "sampler": ["ddim", "ddpm"],
         "sampler.eta": [0.0, None],
         "nfe": [2, 3],
         "steps": [2, 3],

@@ -275,7 +275,7 @@ def test_what_is_chosen_is_compared_among_itself(tmp_path, capsys):
     said = capsys.readouterr()
     assert "0.2000" not in said.out
     assert (
-        "few: its evaluations do not compare with those of most runs: other number of samples (50)"
+        "few: its evaluations do not compare with those of most runs: different number of samples (50)"
         in said.err
     )
     assert main(["runs", str(tmp_path), "--where", "seed=7"]) == 0

@@ -100,7 +100,7 @@ def test_the_best_is_marked_among_what_compares(tmp_path):
         Cell("0.2000 [0.1900, 0.2100]"),
         Cell("not comparable"),
     ]
-    assert "Not comparable: 0.001, evaluated with other number of samples (50)." in notes
+    assert "Not comparable: 0.001, evaluated with different number of samples (50)." in notes
     assert any("1,000 samples of each run against 700 images" in note for note in notes)
 
 

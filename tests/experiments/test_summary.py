@@ -101,9 +101,9 @@ def test_the_latest_evaluation_in_the_common_way_counts():
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"extractor": "inception"}, "other extractor (inception)"),
-        ({"part": "train"}, "other reference (700 images of part train, 64x64)"),
-        ({"pictures": 500}, "other number of samples (500)"),
+        ({"extractor": "inception"}, "different features (inception (weights wwwwwwww..., 224 px))"),
+        ({"part": "train"}, "different reference (700 images of part train, 64x64)"),
+        ({"pictures": 500}, "different number of samples (500)"),
     ],
 )
 def test_an_evaluation_under_other_conditions_is_left_out_of_the_mean_and_described(changes, said):
@@ -182,7 +182,9 @@ def test_pictures_that_were_sampled_otherwise_do_not_count_beside_the_others(sai
     (other,) = other_conditions(one, common)
     assert said in describe_differences(other.differences(common))
     assert [each.metrics.get("kid") for each in keep_comparable([*found, odd])] == [0.3, 0.3, None]
-    assert "do not compare with those of most runs: other sampling" in keep_comparable([*found, odd])[-1].why
+    assert (
+        "do not compare with those of most runs: different sampling" in keep_comparable([*found, odd])[-1].why
+    )
 
 
 def test_a_run_may_have_its_own_way_of_sampling():

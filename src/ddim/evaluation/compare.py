@@ -20,6 +20,7 @@ from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid_difference
 from ddim.metrics.precision_recall import prdc
 from ddim.runs.codec import completed
+from ddim.runs.flat import flatten
 from ddim.runs.image_features import kept
 from ddim.runs.run_path import names_best
 
@@ -214,17 +215,9 @@ def _choices(record: dict[str, Any]) -> dict[str, Any]:
     if sampling is None:
         return choices | {"source": record["generated"]["source"]}
     recipe = completed(sampling["recipe"])
-    choices |= _flatten({name: sampling[name] for name in ("sampler", "grid", "weights", "nfe")})
+    choices |= flatten({name: sampling[name] for name in ("sampler", "grid", "weights", "nfe")})
     choices |= {"label": sampling.get("label"), "guidance": sampling.get("guidance", 1.0)}
     choices |= {"steps": len(sampling["times"]), "first seed": min(sampling["seeds"], default=None)}
     choices["images seen"] = sampling["step"] * recipe.get("optim", {}).get("batch", 1)
     rest = {name: value for name, value in recipe.items() if name not in ("sampler", "grid")}
-    return choices | _flatten(rest)
-
-
-def _flatten(table: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """Return {"a.b": 1} for {"a": {"b": 1}}."""
-    flat: dict[str, Any] = {}
-    for name, value in table.items():
-        flat |= _flatten(value, f"{path}{name}.") if isinstance(value, dict) else {f"{path}{name}": value}
-    return flat
+    return choices | flatten(rest)

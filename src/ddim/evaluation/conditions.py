@@ -8,7 +8,7 @@ differ, because it is what is studied.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
@@ -27,15 +27,12 @@ _SAMPLING_PARTS = ("sampler", "grid", "sampled_on", "clip")
 
 
 class Aspect(Enum):
-    """A part of the conditions."""
+    """A part of the conditions, by the name that messages use."""
 
-    EXTRACTOR = "extractors"
-    EXTRACTOR_WEIGHTS = "weights of the extractor"
-    RESIZE = "resizes"
-    UNITS = "schedules or pixels"
-    REFERENCE = "reference sets"
-    IMAGES = "numbers of samples"
-    SAMPLING = "ways of sampling"
+    MEASURE = "features"
+    REFERENCE = "reference"
+    IMAGES = "number of samples"
+    SAMPLING = "sampling"
 
 
 @dataclass(frozen=True)
@@ -111,16 +108,11 @@ class Difference:
     """One aspect in which two conditions differ, and its two values."""
 
     aspect: Aspect
-    one: object
-    other: object
-
-    @property
-    def one_text(self) -> str:
-        """The first value in words, without paths."""
-        return self.one.description if isinstance(self.one, Reference) else _text(self.one)
+    one: Any
+    other: Any
 
     def __str__(self) -> str:
-        return f"the {self.aspect.value} differ: {_text(self.one)} and {_text(self.other)}"
+        return f"different {self.aspect.value}: {self.one} and {self.other}"
 
 
 @dataclass(frozen=True)
@@ -165,16 +157,10 @@ class Conditions:
 
     def differences(self, other: Conditions) -> Iterator[Difference]:
         """Yield the aspects in which these conditions differ from others."""
-        if isinstance(self.measure, Features) and isinstance(other.measure, Features):
-            one, two = self.measure, other.measure
-            yield from _differing(Aspect.EXTRACTOR, one.extractor, two.extractor)
-            yield from _differing(Aspect.EXTRACTOR_WEIGHTS, one.weights, two.weights)
-            yield from _differing(Aspect.RESIZE, one.resize, two.resize)
-        else:
-            yield from _differing(Aspect.UNITS, self.measure, other.measure)
-        yield from _differing(Aspect.REFERENCE, self.reference, other.reference)
-        yield from _differing(Aspect.IMAGES, self.images, other.images)
-        yield from _differing(Aspect.SAMPLING, self.sampling, other.sampling)
+        for aspect in Aspect:
+            one, two = (getattr(each, aspect.name.lower()) for each in (self, other))
+            if one != two:
+                yield Difference(aspect, one, two)
 
     def shortage(self, metric: str) -> TooFewImages | None:
         """Return how many images a ranking by a metric lacks; None if there are enough."""
@@ -193,17 +179,11 @@ def evaluation_conditions(record: Mapping[str, Any], recipe: Mapping[str, Any] |
         recipe: the recipe of the run as JSON, which says what its own way of sampling is; by default that of
             the record, so that nothing counts as changed.
     """
-    features, reference = record["features"], record["reference"]
+    features = {f.name: record["features"][f.name] for f in fields(Features)}
+    reference = {f.name: record["reference"][f.name] for f in fields(Reference)}
     return Conditions(
-        Features(*(features[name] for name in ("extractor", "weights", "resize", "dimensions"))),
-        Reference(
-            reference["fingerprint"],
-            reference["part"],
-            tuple(reference["size"]),
-            reference["images"],
-            reference["source"],
-            reference["sha256"],
-        ),
+        Features(**features),
+        Reference(**reference | {"size": tuple(reference["size"])}),
         record["generated"]["images"],
         _sampling(record.get("sampling"), recipe),
     )
@@ -216,10 +196,10 @@ def error_conditions(recipe: Mapping[str, Any], fingerprint: str) -> Conditions:
         recipe: the recipe of the run, as JSON.
         fingerprint: that of the run's images, "" if the run has not seen any yet.
     """
-    fields = flatten_as_text({name: recipe.get(name) for name in UNITS})
+    units = flatten_as_text({name: recipe.get(name) for name in UNITS})
     count = recipe["report"]["valid"]
     reference = Reference(fingerprint, "valid", tuple(recipe["data"]["size"]), count)
-    return Conditions(Units(tuple(fields.items())), reference, count)
+    return Conditions(Units(tuple(units.items())), reference, count)
 
 
 def find_obstacle(one: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> Obstacle | None:
@@ -230,19 +210,17 @@ def find_obstacle(one: Mapping[str, Any], other: Mapping[str, Any], metric: str)
         other: the record of another one.
         metric: the name of a metric.
     """
-    biased, conditions = find_metric(metric).biased, evaluation_conditions(one)
-    others = evaluation_conditions(other)
-    found = list(conditions.differences(others))
-    for difference in found:
-        if difference.aspect in (Aspect.EXTRACTOR, Aspect.EXTRACTOR_WEIGHTS, Aspect.RESIZE):
-            return difference
+    conditions, others = evaluation_conditions(one), evaluation_conditions(other)
+    found = {difference.aspect: difference for difference in conditions.differences(others)}
+    if Aspect.MEASURE in found:
+        return found[Aspect.MEASURE]
     if conditions.reference.sha256 != others.reference.sha256:
         return Difference(Aspect.REFERENCE, conditions.reference, others.reference)
     for record in (one, other):
         if not entry(record, metric):
             return MissingMetric(metric, record["generated"]["source"])
-    if biased and conditions.images != others.images:
-        return Difference(Aspect.IMAGES, conditions.images, others.images)
+    if find_metric(metric).biased and Aspect.IMAGES in found:
+        return found[Aspect.IMAGES]
     return conditions.shortage(metric) or others.shortage(metric)
 
 
@@ -271,17 +249,6 @@ def _changes(own: Mapping[str, Any], used: Mapping[str, Any]) -> Iterator[tuple[
         for name, value in after.items():
             if not same_kind or value != before.get(name, value):
                 yield name, value
-
-
-def _differing(aspect: Aspect, one: object, other: object) -> Iterator[Difference]:
-    if one != other:
-        yield Difference(aspect, one, other)
-
-
-def _text(value: object) -> str:
-    if isinstance(value, int):
-        return f"{value:,}"
-    return _short(value) if isinstance(value, str) else str(value)
 
 
 def _short(text: str) -> str:

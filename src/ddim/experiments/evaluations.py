@@ -7,11 +7,11 @@ under these; `ddim.evaluation.conditions` decides which conditions are equal.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ddim.evaluation.conditions import Aspect, Conditions, Difference, evaluation_conditions
+from ddim.evaluation.conditions import Conditions, Difference, Reference, evaluation_conditions
 from ddim.experiments.index import Run
 
 Record = Mapping[str, Any]
@@ -71,18 +71,10 @@ def keep_comparable(found: Sequence[Run]) -> list[Run]:
 
 
 def describe_differences(differences: Iterable[Difference]) -> str:
-    """Describe in what the conditions of a run's evaluation differ from the common ones, with its values."""
-    return ", ".join(_describe(differences))
+    """Describe in what the conditions of an evaluation differ from the common ones, with its own values."""
+    return ", ".join(f"different {each.aspect.value} ({_describe(each.one)})" for each in differences)
 
 
-def _describe(differences: Iterable[Difference]) -> Iterator[str]:
-    names = {
-        Aspect.EXTRACTOR: "extractor",
-        Aspect.EXTRACTOR_WEIGHTS: "weights of the extractor",
-        Aspect.RESIZE: "resize",
-        Aspect.REFERENCE: "reference",
-        Aspect.IMAGES: "number of samples",
-        Aspect.SAMPLING: "sampling",
-    }
-    for difference in differences:
-        yield f"other {names[difference.aspect]} ({difference.one_text})"
+def _describe(value: object) -> str:
+    """Return a value without paths: reports are shown to others."""
+    return value.description if isinstance(value, Reference) else str(value)

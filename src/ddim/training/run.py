@@ -20,11 +20,11 @@ from ddim.runs.log import RunLog
 from ddim.runs.pipeline import LoadedRun, load_state, recipe_of
 from ddim.runs.provenance import list_versions
 from ddim.runs.recipe import Recipe
+from ddim.runs.signals import note_interrupts
 from ddim.training.budget import TimeBudget
 from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid
 from ddim.training.kid import MeasureKID, prepare_kid
 from ddim.training.loop import Plan, Training
-from ddim.training.signals import note_interrupts
 from ddim.training.start import (
     Machine,
     estimate_seconds,

@@ -7,13 +7,10 @@ resumes its trial where it stopped.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from ddim.experiments.sweep.search_space import parse_space
 from ddim.experiments.sweep.trial_queue import TakenTrial, TrialQueue
 from ddim.files import is_locked
 from ddim.metrics.catalogue import DEFAULT
+from ddim.runs.signals import handle_signals
 
 POLL = 0.2
 """Seconds between two looks at the children and the queue."""
@@ -68,7 +66,7 @@ def run_trials(
     commands = commands or (lambda trial: trial_commands(sweep, trial, jobs))
     active: list[_Job] = []
     looked = float("-inf")
-    with _signals_as_interrupts():
+    with handle_signals(("SIGTERM", "SIGHUP"), _interrupt):
         try:
             while True:
                 active = [job for job in active if not job.is_over()]
@@ -236,21 +234,8 @@ def _stop(queue: TrialQueue, active: Sequence[_Job]) -> None:
         queue.free(job.taken)
 
 
-@contextmanager
-def _signals_as_interrupts() -> Iterator[None]:
-    """Raise KeyboardInterrupt at SIGTERM and SIGHUP, as at Ctrl-C."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
-    kinds = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    saved = {kind: signal.signal(kind, interrupt) for kind in kinds}
-    try:
-        yield
-    finally:
-        for kind, before in saved.items():
-            signal.signal(kind, before)
+def _interrupt(number: int) -> None:
+    raise KeyboardInterrupt
 
 
 def _objective(sweep: Sweep, trial: Trial) -> float | None:
