@@ -222,7 +222,7 @@ def test_the_first_usable_image_of_an_archive_is_taken(tmp_path):
 
 def test_the_first_flower_of_the_embedded_set_is_taken_without_drawing_the_others():
     image = figures.one_image("blossoms", (32, 48))
-    assert np.array_equal(to_uint8(image)[0], blossoms.draw(0, (32, 48)))
+    assert np.array_equal(to_uint8(image)[0], blossoms.draw_blossom(0, (32, 48)))
 
 
 def test_a_broken_image_is_told_with_its_reason(tmp_path):

@@ -8,14 +8,14 @@ import pytest
 
 from ddim.data import open_images
 from ddim.data.blossoms.kinds import KINDS
-from ddim.data.blossoms.source import draw, kind
+from ddim.data.blossoms.source import draw_blossom, name_kind
 from ddim.errors import UserError
 
 
 def test_a_flower_is_the_same_in_another_process():
     program = (
-        "import hashlib; from ddim.data.blossoms.source import draw;"
-        "print(hashlib.sha256(b''.join(draw(k, (32, 48)).tobytes() for k in (5, 0, 99))).hexdigest())"
+        "import hashlib; from ddim.data.blossoms.source import draw_blossom;"
+        "print(hashlib.sha256(b''.join(draw_blossom(k, (32, 48)).tobytes() for k in (5, 0, 99))).hexdigest())"
     )
     found = {
         subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
@@ -25,25 +25,25 @@ def test_a_flower_is_the_same_in_another_process():
 
 
 def test_a_flower_does_not_depend_on_what_was_drawn_before():
-    alone = draw(17, (32, 32))
+    alone = draw_blossom(17, (32, 32))
     for index in range(5):
-        draw(index, (32, 32))
-    np.testing.assert_array_equal(draw(17, (32, 32)), alone)
+        draw_blossom(index, (32, 32))
+    np.testing.assert_array_equal(draw_blossom(17, (32, 32)), alone)
 
 
 def test_no_two_flowers_are_alike():
-    drawn = [draw(index, (32, 32)).astype(int) for index in range(60)]
+    drawn = [draw_blossom(index, (32, 32)).astype(int) for index in range(60)]
     distances = [np.abs(a - b).mean() for n, a in enumerate(drawn) for b in drawn[:n]]
     assert min(distances) > 5
 
 
 def test_there_is_no_last_flower():
-    assert draw(10**9, (32, 32)).std() > 10
+    assert draw_blossom(10**9, (32, 32)).std() > 10
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (128, 128), (64, 96), (96, 64)])
 def test_every_size_is_drawn(size):
-    pixels = draw(3, size)
+    pixels = draw_blossom(3, size)
     assert pixels.shape == (*size, 3)
     assert pixels.dtype == np.uint8
 
@@ -56,19 +56,22 @@ def test_other_sizes_are_an_error(size, tmp_path):
 
 def test_the_same_flower_at_twice_the_size_is_the_same_picture():
     for index in range(12):
-        small, large = draw(index, (64, 64)).astype(float), draw(index, (128, 128)).astype(float)
+        small, large = (
+            draw_blossom(index, (64, 64)).astype(float),
+            draw_blossom(index, (128, 128)).astype(float),
+        )
         halved = large.reshape(64, 2, 64, 2, 3).mean((1, 3))
         assert np.abs(small - halved).mean() < 8, index
 
 
 def test_every_kind_comes_up_about_equally_often():
-    counts = {name: sum(kind(index) == name for index in range(1200)) for name in KINDS}
+    counts = {name: sum(name_kind(index) == name for index in range(1200)) for name in KINDS}
     assert min(counts.values()) > 60
     assert max(counts.values()) < 140
 
 
 def test_the_flower_stands_out_in_the_middle():
-    mean = np.stack([draw(index, (32, 32)) for index in range(200)]).astype(float)
+    mean = np.stack([draw_blossom(index, (32, 32)) for index in range(200)]).astype(float)
     deviation = mean.std(axis=0).mean(axis=-1)
     warmth = (mean[..., 0] - mean[..., 1]).mean(axis=0)
     assert deviation[10:22, 10:22].mean() > 45
@@ -81,8 +84,8 @@ def test_the_data_set_has_the_kinds_as_classes(tmp_path):
     assert images.classes == tuple(sorted(KINDS))
     for name, label, pixels in list(zip(images.names, images.labels, images.pixels, strict=True))[::9]:
         index = int(name.split("/")[1].removesuffix(".ppm"))
-        assert images.classes[label] == kind(index)
-        np.testing.assert_array_equal(pixels, draw(index, (32, 32)))
+        assert images.classes[label] == name_kind(index)
+        np.testing.assert_array_equal(pixels, draw_blossom(index, (32, 32)))
 
 
 def test_the_fingerprint_is_of_size_and_count(tmp_path):

@@ -1,1 +1,1 @@
-"""Flowers that the program draws itself: an image set without any file."""
+"""Flowers drawn by the program itself: an image set without any file."""

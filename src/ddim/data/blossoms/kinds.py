@@ -1,130 +1,38 @@
-"""The twelve kinds of flower of the embedded data set, each a function that paints one into a scene."""
+"""The twelve kinds of flowers of the embedded data set; each is a function that paints one into a scene."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
-
-from ddim.data.blossoms.paint import Blade, Canvas, Place, blade, disc, grains, ramp, rgb, stroke
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What every kind of flower is drawn with.
-
-    The canvas, the random stream of the picture, the angle of the light, and how large and where the flower
-    is.
-    """
-
-    canvas: Canvas
-    random: np.random.Generator
-    light: float
-    scale: float = 1.0
-    x: float = 0.0
-    y: float = 0.0
-
-    def pick(self, *palettes: str) -> list[np.ndarray]:
-        """The colours (3,) of one of some palettes ("f5c842 ffffff"), a little off in brightness and hue."""
-        colours = [rgb(text) for text in palettes[self.random.integers(len(palettes))].split()]
-        shift = self.random.normal(0, 0.03, 3).astype(np.float32)
-        return [(colour + shift * (0.4 + colour)).clip(0, 1) for colour in colours]
-
-    def between(self, low: float, high: float) -> float:
-        """A number from a range."""
-        return float(self.random.uniform(low, high))
-
-    def whole(self, low: int, high: int) -> int:
-        """One of low ... high - 1."""
-        return int(self.random.integers(low, high))
-
-
-def _place(scene: Scene, spread: float = 0.16, tilt: float = 0.5) -> Place:
-    """Where the flower stands and how it is turned: tilt is the most by which its plane is shortened."""
-    x, y = scene.random.uniform(-spread, spread, 2) + (scene.x, scene.y)
-    short, turn = 1 - tilt * scene.random.random() ** 1.5, scene.between(0, math.tau)
-    # Shortened along a direction of the picture, turned within the plane.
-    lean = scene.between(-0.5, 0.5)
-    cos, sin = math.cos(lean), math.sin(lean)
-    return Place(float(x), float(y), (cos, sin), (-sin * short, cos * short)).turned(turn)
-
-
-def _stem(scene: Scene, place: Place, size: float, leaves: int) -> None:
-    """A stalk to the lower edge and leaves along it, behind the flower."""
-    canvas, bottom = scene.canvas, float(scene.canvas.y[-1, 0]) + 0.1
-    foot, bow = place.x + scene.between(-0.5, 0.5), scene.between(-0.15, 0.15)
-    dark, fresh = scene.pick("2c4a1e 7fa650", "35562a 93b45c", "21432c 5f9a62", "3d4f22 a5ad5a")
-    look = Blade(ramp(dark, fresh, dark * 0.9), veins=4, rib=-0.25, rise=0.9, fall=0.9, round=0.3, shadow=0.3)
-    for number in range(leaves):
-        down = scene.between(0.25, 0.95)
-        x = place.x + (foot - place.x) * down + 4 * bow * down * (1 - down)
-        y = place.y + (bottom - place.y) * down
-        aside = (1 if number % 2 else -1) * scene.between(0.5, 1.2) - math.pi / 2
-        leaf = replace(look, width=scene.between(0.12, 0.25), bend=scene.between(-0.2, 0.2))
-        at = Place(x, y).turned(aside)
-        blade(canvas, at, size * scene.between(0.8, 1.4), leaf, scene.between(0.75, 1.1), _side(scene, aside))
-    stroke(canvas, (place.x, place.y), (foot, bottom), bow, scene.between(0.025, 0.05), (dark + fresh) / 2)
-
-
-def _side(scene: Scene, angle: float) -> float:
-    return math.sin(scene.light - angle)
-
-
-def _whorl(scene: Scene, place: Place, count: int, length: float, look: Blade, uneven: float = 0.06) -> None:
-    """A ring of petals, each a little different, brighter where they face the light."""
-    turn, random = math.tau / count, scene.random
-    for number in random.permutation(count) if random.random() < 0.5 else range(count):
-        angle = (number + random.normal(0, uneven)) * turn
-        petal = place.turned(angle)
-        seen = math.atan2(petal.along[1], petal.along[0])
-        light = 1 + 0.13 * math.cos(seen - scene.light) + random.normal(0, 0.03)
-        blade(scene.canvas, petal, length * (1 + random.normal(0, uneven)), look, light, _side(scene, seen))
-
-
-def _eye(
-    scene: Scene, place: Place, radius: float, colour: np.ndarray, count: int = 0, grain: str = ""
-) -> None:
-    """The middle of a flower: a domed disc, with grains in the spiral of a sunflower."""
-    disc(scene.canvas, place, radius * 1.18, colour * 0.45, soft=radius * 0.5, alpha=0.5)
-    disc(scene.canvas, place, radius, colour)
-    if count:
-        number = np.arange(count, dtype=np.float32)
-        far, angle = radius * 0.92 * np.sqrt((number + 0.5) / count), number * 2.39996
-        spots = np.stack([far * np.cos(angle), far * np.sin(angle)], axis=1)
-        grains(scene.canvas, place, max(0.024, radius * 0.13), spots, rgb(grain))
-
-
-def _at(place: Place, far: float, angle: float) -> Place:
-    ray = place.turned(angle).along
-    return replace(place, x=place.x + far * ray[0], y=place.y + far * ray[1])
-
-
-def _stamens(scene: Scene, place: Place, count: int, reach: float, thread: str, tip: str) -> None:
-    """Threads from the middle outwards with a dot at the end of each."""
-    look = Blade(ramp(rgb(thread), rgb(thread)), width=0.05, rise=0.2, fall=0.2, shadow=0.1)
-    for number in range(count):
-        angle = (number + scene.between(-0.3, 0.3)) * math.tau / count
-        far = reach * scene.between(0.75, 1.05)
-        blade(scene.canvas, place.turned(angle), far, look, 1.0, 0.0)
-        disc(scene.canvas, _at(place, far, angle), 0.03, rgb(tip) * scene.between(0.85, 1.1))
+from ddim.data.blossoms.paint import Blade, Place, blend_colours, paint_blade, parse_colour
+from ddim.data.blossoms.scene import (
+    Scene,
+    light_side,
+    move_place,
+    paint_eye,
+    paint_stamens,
+    paint_stem,
+    paint_whorl,
+    place_flower,
+)
 
 
 def _daisy(scene: Scene) -> None:
-    place, size = _place(scene), scene.scale * scene.between(0.6, 0.92)
-    _stem(scene, place, size, scene.whole(0, 3))
+    place, size = place_flower(scene), scene.scale * scene.between(0.6, 0.92)
+    paint_stem(scene, place, size, scene.whole(0, 3))
     base, tip = scene.pick(
         "e8e2d0 ffffff", "f7e9ee ffffff", "f2b8cf fdeaf2", "efd54a fff3a8", "c9a4e0 efe0fa"
     )
     look = Blade(
-        ramp(base * 0.85, tip, tip), width=scene.between(0.09, 0.14), rise=0.35, fall=0.25, veins=1.5
+        blend_colours(base * 0.85, tip, tip), width=scene.between(0.09, 0.14), rise=0.35, fall=0.25, veins=1.5
     )
     count = scene.whole(13, 22)
     if scene.random.random() < 0.5:
-        _whorl(scene, place.turned(0.5 * math.tau / count), count, size, look)
-    _whorl(scene, place, count, size * 0.95, look)
-    _eye(
+        paint_whorl(scene, place.turned(0.5 * math.tau / count), count, size, look)
+    paint_whorl(scene, place, count, size * 0.95, look)
+    paint_eye(
         scene,
         place,
         size * scene.between(0.2, 0.3),
@@ -135,28 +43,35 @@ def _daisy(scene: Scene) -> None:
 
 
 def _sunflower(scene: Scene) -> None:
-    place, size = _place(scene), scene.scale * scene.between(0.75, 1.0)
-    _stem(scene, place, size, scene.whole(1, 4))
+    place, size = place_flower(scene), scene.scale * scene.between(0.75, 1.0)
+    paint_stem(scene, place, size, scene.whole(1, 4))
     base, tip = scene.pick("d97a06 ffd22e", "e69a0a ffe25a", "b5460f f3a024")
     look = Blade(
-        ramp(base, tip, tip), width=scene.between(0.11, 0.16), rise=0.5, fall=0.6, veins=1.5, rib=0.08
+        blend_colours(base, tip, tip),
+        width=scene.between(0.11, 0.16),
+        rise=0.5,
+        fall=0.6,
+        veins=1.5,
+        rib=0.08,
     )
     count = scene.whole(15, 22)
-    _whorl(scene, place.turned(0.5 * math.tau / count), count, size, replace(look, ramp=look.ramp * 0.85))
-    _whorl(scene, place, count, size * 0.9, look)
+    paint_whorl(
+        scene, place.turned(0.5 * math.tau / count), count, size, replace(look, ramp=look.ramp * 0.85)
+    )
+    paint_whorl(scene, place, count, size * 0.9, look)
     eye = size * scene.between(0.36, 0.46)
-    _eye(scene, place, eye, scene.pick("3a210f", "4a2c12", "2b1a10")[0], 40, "7a4a1c")
-    _eye(scene, place, eye * 0.45, rgb("2a1a10"), 10, "5b4a1e")
+    paint_eye(scene, place, eye, scene.pick("3a210f", "4a2c12", "2b1a10")[0], 40, "7a4a1c")
+    paint_eye(scene, place, eye * 0.45, parse_colour("2a1a10"), 10, "5b4a1e")
 
 
 def _cosmos(scene: Scene) -> None:
-    place, size = _place(scene, tilt=0.6), scene.scale * scene.between(0.65, 0.95)
-    _stem(scene, place, size, scene.whole(0, 3))
+    place, size = place_flower(scene, tilt=0.6), scene.scale * scene.between(0.65, 0.95)
+    paint_stem(scene, place, size, scene.whole(0, 3))
     base, middle, tip = scene.pick(
         "9c1f66 e05aa6 f4a3cf", "b85a90 f3c1dc ffffff", "7d0f3f b3195c d4407e", "f5a86b ffd9a8 fff0d8"
     )
     look = Blade(
-        ramp(base, middle, tip),
+        blend_colours(base, middle, tip),
         width=0.3,
         rise=0.9,
         fall=0.22,
@@ -164,13 +79,13 @@ def _cosmos(scene: Scene) -> None:
         veins=3,
         notch=scene.between(0, 0.06),
     )
-    _whorl(scene, place, 8, size, look)
-    _eye(scene, place, size * 0.17, scene.pick("e8b21e", "c9821a")[0], 14, "ffe27a")
+    paint_whorl(scene, place, 8, size, look)
+    paint_eye(scene, place, size * 0.17, scene.pick("e8b21e", "c9821a")[0], 14, "ffe27a")
 
 
 def _primrose(scene: Scene) -> None:
-    place, size = _place(scene), scene.scale * scene.between(0.6, 0.9)
-    _stem(scene, place, size, scene.whole(2, 5))
+    place, size = place_flower(scene), scene.scale * scene.between(0.6, 0.9)
+    paint_stem(scene, place, size, scene.whole(2, 5))
     base, middle, tip = scene.pick(
         "f0b51e f9ee9e fff8c8",
         "f3c11c 7a3fb0 a879d8",
@@ -179,20 +94,20 @@ def _primrose(scene: Scene) -> None:
         "f5cf3a f4f0f8 ffffff",
     )
     look = Blade(
-        ramp(base, middle, tip),
+        blend_colours(base, middle, tip),
         width=scene.between(0.36, 0.44),
         rise=0.9,
         fall=0.3,
         notch=scene.between(0.14, 0.3),
         veins=3,
     )
-    _whorl(scene, place, 5, size, look)
-    _eye(scene, place, size * 0.09, scene.pick("d9a512", "8a9a2c")[0])
+    paint_whorl(scene, place, 5, size, look)
+    paint_eye(scene, place, size * 0.09, scene.pick("d9a512", "8a9a2c")[0])
 
 
 def _poppy(scene: Scene) -> None:
-    place, size = _place(scene, tilt=0.45), scene.scale * scene.between(0.65, 0.92)
-    _stem(scene, place, size, scene.whole(0, 2))
+    place, size = place_flower(scene, tilt=0.45), scene.scale * scene.between(0.65, 0.92)
+    paint_stem(scene, place, size, scene.whole(0, 2))
     base, middle, tip = scene.pick(
         "1a0508 d3200f f2502a",
         "2a0a10 c21a1a e8432f",
@@ -201,18 +116,20 @@ def _poppy(scene: Scene) -> None:
         "c9b04a f6efe2 ffffff",
     )
     look = Blade(
-        ramp(base, middle, tip, tip), width=0.55, rise=0.7, fall=0.3, frill=0.03, veins=5, round=0.35
+        blend_colours(base, middle, tip, tip), width=0.55, rise=0.7, fall=0.3, frill=0.03, veins=5, round=0.35
     )
     count = scene.whole(4, 7)
-    _whorl(scene, place.turned(0.5 * math.tau / count), count, size, replace(look, ramp=look.ramp * 0.88))
-    _whorl(scene, place, count, size * 0.86, look)
-    _stamens(scene, place, 14, size * 0.32, "2a1a2a", scene.random.choice(["1a1018", "e2c04a"]))
-    _eye(scene, place, size * 0.12, scene.pick("7f9a4a", "a5b06a")[0])
+    paint_whorl(
+        scene, place.turned(0.5 * math.tau / count), count, size, replace(look, ramp=look.ramp * 0.88)
+    )
+    paint_whorl(scene, place, count, size * 0.86, look)
+    paint_stamens(scene, place, 14, size * 0.32, "2a1a2a", scene.random.choice(["1a1018", "e2c04a"]))
+    paint_eye(scene, place, size * 0.12, scene.pick("7f9a4a", "a5b06a")[0])
 
 
 def _lily(scene: Scene) -> None:
-    place, size = _place(scene, tilt=0.4), scene.scale * scene.between(0.75, 1.0)
-    _stem(scene, place, size, scene.whole(1, 4))
+    place, size = place_flower(scene, tilt=0.4), scene.scale * scene.between(0.75, 1.0)
+    paint_stem(scene, place, size, scene.whole(1, 4))
     base, middle, tip = scene.pick(
         "a8c060 ffffff f6f3ea",
         "e8c04a f28a1e e8651a",
@@ -221,7 +138,7 @@ def _lily(scene: Scene) -> None:
         "8a1030 c22a50 e77a90",
     )
     look = Blade(
-        ramp(base, middle, tip),
+        blend_colours(base, middle, tip),
         width=scene.between(0.2, 0.27),
         rise=0.8,
         fall=0.85,
@@ -229,21 +146,21 @@ def _lily(scene: Scene) -> None:
         veins=2,
         bend=scene.between(-0.1, 0.1),
     )
-    _whorl(scene, place.turned(math.pi / 3), 3, size, replace(look, ramp=look.ramp * 0.92))
-    _whorl(scene, place, 3, size * 0.97, replace(look, width=look.width * 1.2))
-    _stamens(scene, place, 6, size * 0.45, "d8e0a0", scene.random.choice(["7a3410", "b5651a"]))
+    paint_whorl(scene, place.turned(math.pi / 3), 3, size, replace(look, ramp=look.ramp * 0.92))
+    paint_whorl(scene, place, 3, size * 0.97, replace(look, width=look.width * 1.2))
+    paint_stamens(scene, place, 6, size * 0.45, "d8e0a0", scene.random.choice(["7a3410", "b5651a"]))
 
 
 def _rose(scene: Scene) -> None:
-    place, size = _place(scene, tilt=0.3), scene.scale * scene.between(0.6, 0.85)
-    _stem(scene, place, size, scene.whole(2, 5))
+    place, size = place_flower(scene, tilt=0.3), scene.scale * scene.between(0.6, 0.85)
+    paint_stem(scene, place, size, scene.whole(2, 5))
     deep, tip = scene.pick(
         "6a0a18 d22a3c", "b0476a f6b8c8", "c9803a ffe0b0", "c9b48a fffaf0", "8a1a4a e0508a", "c9900f ffe46a"
     )
     for ring in range(5):
         share = 1 - 0.19 * ring
         look = Blade(
-            ramp(deep, deep + (tip - deep) * (0.75 - 0.1 * ring), tip),
+            blend_colours(deep, deep + (tip - deep) * (0.75 - 0.1 * ring), tip),
             width=0.55,
             rise=0.6,
             fall=0.22,
@@ -252,18 +169,18 @@ def _rose(scene: Scene) -> None:
             shadow=0.5,
         )
         count = 6 - (ring + 1) // 2
-        _whorl(scene, place.turned(0.9 * ring), count, size * share, look, uneven=0.1)
+        paint_whorl(scene, place.turned(0.9 * ring), count, size * share, look, uneven=0.1)
 
 
 def _dahlia(scene: Scene) -> None:
-    place, size = _place(scene, tilt=0.35), scene.scale * scene.between(0.65, 0.92)
-    _stem(scene, place, size, scene.whole(1, 4))
+    place, size = place_flower(scene, tilt=0.35), scene.scale * scene.between(0.65, 0.92)
+    paint_stem(scene, place, size, scene.whole(1, 4))
     deep, tip = scene.pick(
         "7a0f2a d8405a", "a03a0a f9a03a", "6a1a6a c77ad6", "b8507a fbd3e0", "c9a02a fff0a0", "b5a58a ffffff"
     )
     for ring in range(4):
         look = Blade(
-            ramp(deep * 0.8, deep + (tip - deep) * 0.7, tip),
+            blend_colours(deep * 0.8, deep + (tip - deep) * 0.7, tip),
             width=0.2,
             rise=0.7,
             fall=0.5,
@@ -272,20 +189,22 @@ def _dahlia(scene: Scene) -> None:
             shadow=0.45,
         )
         count = 14 - 3 * ring
-        _whorl(scene, place.turned(0.37 * ring), count, size * (1 - 0.23 * ring), look)
-    _eye(scene, place, size * 0.08, (deep + tip) / 2)
+        paint_whorl(scene, place.turned(0.37 * ring), count, size * (1 - 0.23 * ring), look)
+    paint_eye(scene, place, size * 0.08, (deep + tip) / 2)
 
 
 def _pansy(scene: Scene) -> None:
-    place, size = _place(scene, tilt=0.2), scene.scale * scene.between(0.62, 0.85)
-    _stem(scene, place, size, scene.whole(1, 4))
+    place, size = place_flower(scene, tilt=0.2), scene.scale * scene.between(0.62, 0.85)
+    paint_stem(scene, place, size, scene.whole(1, 4))
     upright = Place(place.x, place.y, (1, 0), (0, 1)).turned(scene.between(-0.35, 0.35) - math.pi / 2)
     back, _ = scene.pick("4a1f8a 8a5ac0", "7a1030 b03050", "2a3f9a 6a80d8", "e0a81a f8d84a")
     blotch, front, edge = scene.pick(
         "1a0a2a f2c53a ffe98a", "2a0a3a b58ad8 e3d0f4", "2a0a10 e88a2a f8c06a", "14102a f4f0f8 ffffff"
     )
-    upper = Blade(ramp(back * 0.6, back, (back * 1.15).clip(0, 1)), width=0.44, rise=0.8, fall=0.42, veins=2)
-    lower = Blade(ramp(blotch, blotch, front, edge), width=0.42, rise=0.8, fall=0.45, veins=3)
+    upper = Blade(
+        blend_colours(back * 0.6, back, (back * 1.15).clip(0, 1)), width=0.44, rise=0.8, fall=0.42, veins=2
+    )
+    lower = Blade(blend_colours(blotch, blotch, front, edge), width=0.42, rise=0.8, fall=0.45, veins=3)
     for angle, look, share in (
         (0.5, upper, 1.0),
         (-0.5, upper, 1.0),
@@ -295,22 +214,22 @@ def _pansy(scene: Scene) -> None:
     ):
         petal = upright.turned(angle)
         seen = math.atan2(petal.along[1], petal.along[0])
-        blade(
+        paint_blade(
             scene.canvas,
             petal,
             size * share,
             look,
             1 + 0.1 * math.cos(seen - scene.light),
-            _side(scene, seen),
+            light_side(scene, seen),
         )
-    _eye(scene, place, size * 0.08, rgb("f2d020"))
+    paint_eye(scene, place, size * 0.08, parse_colour("f2d020"))
 
 
 def _tulip(scene: Scene) -> None:
-    """Seen from the side: a cup of overlapping petals on a straight stalk."""
+    """Paint a tulip seen from the side: a cup of overlapping petals on a straight stalk."""
     size = scene.scale * scene.between(0.8, 1.1)
     foot = Place(scene.x + scene.between(-0.2, 0.2), scene.y + 0.1 + size * scene.between(0.1, 0.35))
-    _stem(scene, foot, size, scene.whole(2, 5))
+    paint_stem(scene, foot, size, scene.whole(2, 5))
     base, middle, tip = scene.pick(
         "e0c04a d21f2a f0503a",
         "f0e0b0 e86a9a f8b0c8",
@@ -320,7 +239,7 @@ def _tulip(scene: Scene) -> None:
         "c9301a f28a1e ffd040",
     )
     look = Blade(
-        ramp(base, middle, tip),
+        blend_colours(base, middle, tip),
         width=scene.between(0.25, 0.32),
         rise=0.6,
         fall=0.5,
@@ -339,23 +258,29 @@ def _tulip(scene: Scene) -> None:
         (0.05, 0.86, 1.06),
     ):
         turn = lean + angle * opening * 0.7
-        blade(
+        paint_blade(
             scene.canvas,
             Place(foot.x, foot.y).turned(turn),
             size * share,
             replace(look, bend=-0.22 * angle),
             dim,
-            _side(scene, turn),
+            light_side(scene, turn),
         )
 
 
 def _crocus(scene: Scene) -> None:
-    """Six wide pointed petals in two rings around long orange stamens."""
-    place, size = _place(scene, tilt=0.55), scene.scale * scene.between(0.65, 0.95)
-    grass = Blade(ramp(rgb("2a4a1e"), rgb("6f9a4a")), width=0.04, rise=0.3, fall=0.8, rib=-0.3)
+    """Paint six wide pointed petals in two rings round long orange stamens."""
+    place, size = place_flower(scene, tilt=0.55), scene.scale * scene.between(0.65, 0.95)
+    grass = Blade(
+        blend_colours(parse_colour("2a4a1e"), parse_colour("6f9a4a")),
+        width=0.04,
+        rise=0.3,
+        fall=0.8,
+        rib=-0.3,
+    )
     for _ in range(scene.whole(4, 10)):
         at = Place(place.x + scene.between(-0.6, 0.6), 1.2).turned(-math.pi / 2 + scene.between(-0.5, 0.5))
-        blade(
+        paint_blade(
             scene.canvas,
             at,
             scene.between(0.8, 1.7),
@@ -367,26 +292,31 @@ def _crocus(scene: Scene) -> None:
         "3a1a6a 8a5ad0 b898ec", "e8e0f0 f4f0fa ffffff", "d98a0f f7b81e ffd85a", "6a3a9a d8c8f0 f4ecfc"
     )
     look = Blade(
-        ramp(base, middle, tip), width=scene.between(0.27, 0.34), rise=0.75, fall=0.55, veins=4, round=0.3
+        blend_colours(base, middle, tip),
+        width=scene.between(0.27, 0.34),
+        rise=0.75,
+        fall=0.55,
+        veins=4,
+        round=0.3,
     )
-    _whorl(scene, place.turned(math.pi / 3), 3, size, replace(look, ramp=look.ramp * 0.88))
-    _whorl(scene, place, 3, size * 0.92, look)
-    _stamens(scene, place, 3, size * 0.35, "f0a010", "ff8a10")
+    paint_whorl(scene, place.turned(math.pi / 3), 3, size, replace(look, ramp=look.ramp * 0.88))
+    paint_whorl(scene, place, 3, size * 0.92, look)
+    paint_stamens(scene, place, 3, size * 0.35, "f0a010", "ff8a10")
 
 
 def _forget_me_not(scene: Scene) -> None:
-    """A cluster of small five-petalled flowers."""
-    centre = _place(scene, spread=0.1, tilt=0.2)
-    _stem(scene, centre, 0.7 * scene.scale, scene.whole(2, 5))
+    """Paint a cluster of small flowers with five petals."""
+    centre = place_flower(scene, spread=0.1, tilt=0.2)
+    paint_stem(scene, centre, 0.7 * scene.scale, scene.whole(2, 5))
     base, tip = scene.pick(
         "f4f8ff 6a9ae8", "f8f4ff 8a7ae0", "fff4f8 f08ab8", "fdf6d8 f4f4fa", "fff0c0 f8d040"
     )
     for number in range(scene.whole(4, 9)):
-        at = _at(centre, 0.3 * scene.scale * math.sqrt(number) * scene.between(0.8, 1.2), number * 2.4)
+        at = move_place(centre, 0.3 * scene.scale * math.sqrt(number) * scene.between(0.8, 1.2), number * 2.4)
         size = scene.scale * scene.between(0.28, 0.4)
-        look = Blade(ramp(base, tip, tip), width=0.42, rise=0.8, fall=0.3, round=0.3, shadow=0.4)
-        _whorl(scene, at.turned(scene.between(0, 6)), 5, size, look)
-        _eye(scene, at, size * 0.2, rgb("f0c020"))
+        look = Blade(blend_colours(base, tip, tip), width=0.42, rise=0.8, fall=0.3, round=0.3, shadow=0.4)
+        paint_whorl(scene, at.turned(scene.between(0, 6)), 5, size, look)
+        paint_eye(scene, at, size * 0.2, parse_colour("f0c020"))
 
 
 KINDS: dict[str, Callable[[Scene], None]] = {

@@ -1,7 +1,7 @@
 """A small painter in numpy: smooth fields, discs, and blades (petals and leaves) with light and shadow.
 
 Positions are in units of half the shorter side, x to the right and y down, (0, 0) in the middle of the
-picture. Everything is drawn at twice the size and averaged, on top of edges that are soft over one pixel.
+image. Everything is drawn at twice the size and averaged; edges are soft over one pixel.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ Window = tuple[slice, slice]
 
 
 class Canvas:
-    """A picture in the making: rgb (3, 2H, 2W) float32 in [0, 1], and where its pixels are."""
+    """An image being painted: rgb (3, 2H, 2W) float32 in [0, 1], and the positions of its pixels."""
 
     def __init__(self, height: int, width: int) -> None:
-        """Black, at twice the size height x width in pixels."""
+        """Begin with black, at twice the size height x width in pixels."""
         rows, columns = 2 * height, 2 * width
         self.unit = min(rows, columns) / 2
         self.pixel = 1 / self.unit
@@ -30,7 +30,7 @@ class Canvas:
         self.y = ((np.arange(rows, dtype=np.float32) + 0.5 - rows / 2) / self.unit)[:, None]
 
     def window(self, left: float, top: float, right: float, bottom: float) -> Window | None:
-        """The part of the picture in a box, or None where the box lies outside."""
+        """Return the part of the image in a box, or None if the box lies outside."""
         rows, columns = self.rgb.shape[1:]
         first, last = (max(0, int((side * self.unit) + rows / 2)) for side in (top, bottom + 2 * self.pixel))
         start, stop = (
@@ -39,8 +39,8 @@ class Canvas:
         found = slice(first, min(last, rows)), slice(start, min(stop, columns))
         return found if found[0].start < found[0].stop and found[1].start < found[1].stop else None
 
-    def finished(self) -> np.ndarray:
-        """(H, W, 3) uint8: the average of each 2 x 2 pixels."""
+    def finish(self) -> np.ndarray:
+        """Return the image (H, W, 3) uint8: the means of 2 x 2 pixels."""
         tall = self.rgb[:, ::2] + self.rgb[:, 1::2]
         mean = (tall[:, :, ::2] + tall[:, :, 1::2]) / 4
         return np.ascontiguousarray(np.rint(mean.clip(0, 1) * 255).astype(np.uint8).transpose(1, 2, 0))
@@ -48,10 +48,9 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a flower or a leaf begins, and the plane in which it lies.
+    """The position where a flower or a leaf begins, and the plane in which it lies.
 
-    along and across are where the plane's two unit vectors go: their lengths are at most 1 where it is
-    tilted.
+    `along` and `across` are the plane's two unit vectors as seen in the image; a tilted plane shortens them.
     """
 
     x: float
@@ -60,7 +59,7 @@ class Place:
     across: tuple[float, float] = (0.0, 1.0)
 
     def turned(self, angle: float) -> Place:
-        """The same place with the plane's axes turned by an angle within it."""
+        """Turn the axes of the plane by an angle within it."""
         cos, sin = math.cos(angle), math.sin(angle)
         (ax, ay), (bx, by) = self.along, self.across
         return Place(
@@ -75,10 +74,20 @@ class Place:
 class Blade:
     """The look of a petal or a leaf of length 1 along the axis u, at most 2 * width wide.
 
-    It is widest at u = rise / (rise + fall); a small fall makes a round tip, 1 a pointed one. notch cuts a
-    heart into the tip, frill waves it, bend bows the axis. ramp (3, 256) is the colour from base to tip;
-    veins (number), rib (depth), round (how much the sides fall into shade) and shadow (on what lies below)
-    are its relief.
+    It is widest at u = rise / (rise + fall).
+
+    Attributes:
+        ramp: colours (3, 256) from base to tip.
+        width: half of the largest width.
+        rise: exponent of the base.
+        fall: exponent of the tip; a small one makes it round, 1 makes it pointed.
+        notch: depth of a notch in the tip, like that of a heart.
+        frill: height of waves along the tip.
+        bend: how far the axis is bowed.
+        veins: number of veins.
+        rib: depth of the middle rib.
+        round: how much the sides fall into shade.
+        shadow: strength of the shadow on what lies below.
     """
 
     ramp: np.ndarray
@@ -103,9 +112,16 @@ def _outline(rise: float, fall: float) -> np.ndarray:
     return shape.astype(np.float32)
 
 
-def blade(canvas: Canvas, place: Place, length: float, look: Blade, light: float, side: float) -> None:
-    """Paint a petal or leaf of a length; light multiplies its colour, side in [-1, 1] is from where light
-    comes.
+def paint_blade(canvas: Canvas, place: Place, length: float, look: Blade, light: float, side: float) -> None:
+    """Paint a petal or leaf.
+
+    Args:
+        canvas: the image.
+        place: its base and its plane.
+        length: of the axis.
+        look: its shape and colours.
+        light: factor of its colours.
+        side: side in [-1, 1] from which the light comes.
     """
     (ax, ay), (bx, by) = place.along, place.across
     bow = look.width + abs(look.bend)
@@ -151,15 +167,22 @@ def blade(canvas: Canvas, place: Place, length: float, look: Blade, light: float
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
-    """Cut off at 0 and 1, in place: numpy's clip costs more than the two on pictures this small."""
+    """Clip to [0, 1], in place; on arrays this small numpy's clip costs more."""
     return np.minimum(np.maximum(values, 0, out=values), 1, out=values)
 
 
-def disc(
+def paint_disc(
     canvas: Canvas, place: Place, radius: float, colour: np.ndarray, soft: float = 0.0, alpha: float = 1.0
 ) -> None:
-    """Paint a disc in the plane of a place; colour (3,) is lit from above left; soft is the width of its
-    edge.
+    """Paint a disc in the plane of a place, lit from above left.
+
+    Args:
+        canvas: the image.
+        place: centre and plane.
+        radius: of the disc.
+        colour: (3,).
+        soft: width of its edge.
+        alpha: opacity.
     """
     found = _round_window(canvas, place, radius + soft)
     if found is None:
@@ -174,8 +197,8 @@ def disc(
     patch += mask * (colour[:, None, None] * shade - patch)
 
 
-def grains(canvas: Canvas, place: Place, radius: float, spots: np.ndarray, colour: np.ndarray) -> None:
-    """Paint small discs of a radius at spots (N, 2) of the plane of a place; colour is (3,)."""
+def paint_grains(canvas: Canvas, place: Place, radius: float, spots: np.ndarray, colour: np.ndarray) -> None:
+    """Paint small discs of a radius and colour (3,) at the spots (N, 2) of the plane of a place."""
     found = _round_window(canvas, place, float(np.abs(spots).max()) + 2 * radius)
     if found is None:
         return
@@ -188,7 +211,7 @@ def grains(canvas: Canvas, place: Place, radius: float, spots: np.ndarray, colou
 def _round_window(
     canvas: Canvas, place: Place, reach: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """The part of the picture within reach of a place, and the place's own coordinates of its pixels."""
+    """Return the part of the image within reach of a place, and its pixels' coordinates in the plane."""
     box = canvas.window(place.x - reach, place.y - reach, place.x + reach, place.y + reach)
     (ax, ay), (bx, by) = place.along, place.across
     area = ax * by - ay * bx
@@ -198,7 +221,7 @@ def _round_window(
     return canvas.rgb[:, box[0], box[1]], by * dx - bx * dy, ax * dy - ay * dx
 
 
-def stroke(
+def paint_stalk(
     canvas: Canvas,
     start: tuple[float, float],
     end: tuple[float, float],
@@ -206,7 +229,7 @@ def stroke(
     width: float,
     colour: np.ndarray,
 ) -> None:
-    """Paint a stalk that goes down from start to end, bowed sideways; colour (3,) is lit from the left."""
+    """Paint a stalk from start down to end, bowed sideways, in a colour (3,) that is lit from the left."""
     top, bottom = start[1], end[1]
     box = canvas.window(
         min(start[0], end[0]) - abs(bow) - width, top, max(start[0], end[0]) + abs(bow) + width, bottom
@@ -223,23 +246,23 @@ def stroke(
 
 @lru_cache(maxsize=64)
 def _smoothing(length: int, knots: int) -> np.ndarray:
-    """(length, knots): weights of a smooth curve through equally spaced values."""
+    """Return weights (length, knots) of a smooth curve through equally spaced values."""
     at = np.linspace(0, knots - 1, length, dtype=np.float32)[:, None] - np.arange(knots, dtype=np.float32)
     near = (1 - np.abs(at)).clip(0, 1)
     return near * near * (3 - 2 * near)
 
 
-def field(canvas: Canvas, values: np.ndarray) -> np.ndarray:
-    """(rows, columns) of the canvas: a smooth field through a small grid of values (knots, knots)."""
+def smooth_field(canvas: Canvas, values: np.ndarray) -> np.ndarray:
+    """Return a smooth field (rows, columns) of the canvas through a small grid of values (knots, knots)."""
     _, rows, columns = canvas.rgb.shape
     return _smoothing(rows, values.shape[0]) @ values @ _smoothing(columns, values.shape[1]).T
 
 
-def ramp(*colours: np.ndarray) -> np.ndarray:
-    """(3, 256) float32: colours (3,) at equal distances, blended smoothly."""
+def blend_colours(*colours: np.ndarray) -> np.ndarray:
+    """Blend colours (3,) at equal distances smoothly: (3, 256) float32."""
     return np.ascontiguousarray((_smoothing(_STEPS, len(colours)) @ np.stack(colours)).T, dtype=np.float32)
 
 
-def rgb(text: str) -> np.ndarray:
-    """(3,) float32 in [0, 1] of a colour such as "f5c842"."""
+def parse_colour(text: str) -> np.ndarray:
+    """Return a colour such as "f5c842" as (3,) float32 in [0, 1]."""
     return np.array([int(text[at : at + 2], 16) for at in (0, 2, 4)], np.float32) / 255

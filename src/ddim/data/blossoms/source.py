@@ -1,6 +1,6 @@
-"""An embedded data set: flowers of twelve kinds, drawn by code. No file, no network, no end.
+"""An embedded data set: flowers of twelve kinds, drawn by code, without files, network or an end.
 
-Flower k of a size is a function of k and the size alone. The kinds are the classes of the data set.
+Flower k is a function of k and the size alone. The kinds are the classes of the data set.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ddim.data.blossoms.kinds import KINDS, Scene
-from ddim.data.blossoms.paint import Canvas, Place, disc, field, rgb
+from ddim.data.blossoms.kinds import KINDS
+from ddim.data.blossoms.paint import Canvas, Place, paint_disc, parse_colour, smooth_field
+from ddim.data.blossoms.scene import Scene
 from ddim.data.sources import Member, Reject, Survey
 from ddim.errors import UserError
 
-# Whatever changes a picture must change this number: it is part of the fingerprint.
+# Every change of the images must change this number: it is part of the fingerprint.
 VERSION = 1
 _SMALLEST, _LARGEST = 32, 128
 _SEED = 7919
@@ -31,52 +32,53 @@ class Blossoms:
     official: bool = False
 
     def stamp(self) -> str:
-        """Never asked for: survey knows it all."""
+        """Return "": `survey` needs no stamp."""
         return ""
 
     def survey(self) -> Survey | None:
-        """Known without drawing."""
+        """Return the survey, which is known without drawing."""
         content = hashlib.sha256(f"blossoms {VERSION} {self.count}".encode()).hexdigest()
         return Survey(content, channels=3, count=self.count, others=0)
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
-        """Every flower, drawn at a size (height, width), as a small PPM file. UserError for other sizes."""
+        """Draw every flower at a size (height, width), as a PPM file; see `draw_blossom`."""
         for index in range(self.count):
             header = b"P6 %d %d 255\n" % (size[1], size[0])
-            yield Member(f"{kind(index)}/{index:06d}.ppm", header + draw(index, size).tobytes())
+            yield Member(f"{name_kind(index)}/{index:06d}.ppm", header + draw_blossom(index, size).tobytes())
 
 
-def kind(index: int) -> str:
-    """The name of the kind of flower that has this index."""
-    return _chosen(index)[0]
+def name_kind(index: int) -> str:
+    """Return the name of the kind of the flower with this index."""
+    return _draw_kind(index)[0]
 
 
-def draw(index: int, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) uint8: the flower with this index (0, 1, 2, ... without end), at a size (height, width).
+def draw_blossom(index: int, size: tuple[int, int]) -> np.ndarray:
+    """Draw the flower with this index (0, 1, 2, ... without end) at a size (height, width): (H, W, 3) uint8.
 
-    UserError where a side is not between 32 and 128 pixels.
+    Raises:
+        UserError: if a side is not between 32 and 128 pixels.
     """
     if not all(_SMALLEST <= side <= _LARGEST for side in size):
         raise UserError(
             f"data.size of blossoms must lie between {_SMALLEST} and {_LARGEST} pixels, "
             f"got {size[0]}x{size[1]}"
         )
-    name, random = _chosen(index)
+    name, random = _draw_kind(index)
     canvas = Canvas(*size)
     light = random.uniform(-2.6, -0.5)
     _background(canvas, random)
     scene = Scene(canvas, random, light)
     if random.random() < 0.2:
-        # A second flower, farther away: to one side and higher than the first.
+        # A second flower farther away, to one side and higher than the first.
         aside = random.choice([-1, 1]) * random.uniform(0.4, 0.6)
         KINDS[name](replace(scene, scale=random.uniform(0.4, 0.6), x=aside, y=-random.uniform(0.2, 0.5)))
         scene = replace(scene, scale=0.75, x=-aside / 2, y=0.15)
     KINDS[name](scene)
     _sunlight(canvas, random, light)
-    return canvas.finished()
+    return canvas.finish()
 
 
-def _chosen(index: int) -> tuple[str, np.random.Generator]:
+def _draw_kind(index: int) -> tuple[str, np.random.Generator]:
     random = np.random.Generator(np.random.PCG64([_SEED, index]))
     names = tuple(KINDS)
     return names[random.integers(len(names))], random
@@ -84,16 +86,18 @@ def _chosen(index: int) -> tuple[str, np.random.Generator]:
 
 def _background(canvas: Canvas, random: np.random.Generator) -> None:
     palettes, grain, bokeh = _BACKGROUNDS[random.choice(len(_BACKGROUNDS), p=_BACKGROUND_ODDS)]
-    low, high = (rgb(text) for text in palettes[random.integers(len(palettes))].split())
-    blend = field(canvas, random.random((4, 4), dtype=np.float32)) * 0.6
+    low, high = (parse_colour(text) for text in palettes[random.integers(len(palettes))].split())
+    blend = smooth_field(canvas, random.random((4, 4), dtype=np.float32)) * 0.6
     blend = blend + 0.4 * (canvas.y + 1) / 2
     if grain:
-        blend = blend + grain * (field(canvas, random.random((18, 18), dtype=np.float32)) - 0.5)
+        blend = blend + grain * (smooth_field(canvas, random.random((18, 18), dtype=np.float32)) - 0.5)
     canvas.rgb[:] = high[:, None, None] + blend * (low - high)[:, None, None]
     for _ in range(random.integers(bokeh + 1)):
         x, y = random.uniform(-1.2, 1.2, 2)
         glow = (high + 0.25 * random.random(3)).clip(0, 1).astype(np.float32)
-        disc(canvas, Place(x, y), random.uniform(0.1, 0.32), glow, soft=0.06, alpha=random.uniform(0.1, 0.4))
+        paint_disc(
+            canvas, Place(x, y), random.uniform(0.1, 0.32), glow, soft=0.06, alpha=random.uniform(0.1, 0.4)
+        )
 
 
 _BACKGROUNDS: tuple[tuple[tuple[str, ...], float, int], ...] = (
@@ -112,7 +116,7 @@ _BACKGROUND_ODDS = (0.5, 0.16, 0.14, 0.1, 0.1)
 
 
 def _sunlight(canvas: Canvas, random: np.random.Generator, light: float) -> None:
-    """Brighter towards the light, darker in the corners."""
+    """Brighten the image towards the light and darken its corners."""
     slope = random.uniform(0.0, 0.14)
     toward = canvas.x * math.cos(light) + canvas.y * math.sin(light)
     vignette = random.uniform(0.0, 0.12) * (canvas.x**2 + canvas.y**2)
