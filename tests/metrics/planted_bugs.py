@@ -1,0 +1,45 @@
+"""Bugs that the tests of metrics must catch; see `planted`."""
+
+from planted import bug
+
+BUGS = [
+    bug(
+        "KID pairs an image with itself",
+        "metrics/kid.py",
+        "k.fill_diagonal_(0)",
+        "pass",
+        "metrics/test_kid.py::test_the_value_is_the_mean_over_pairs_of_different_images",
+        "metrics/test_kid.py::test_the_estimate_is_unbiased_and_often_below_zero",
+    ),
+    bug(
+        "the jackknife of KID removes a row but not its column",
+        "metrics/kid.py",
+        "_mmd2(xx.sum() - 2 * xx, n - 1",
+        "_mmd2(xx.sum() - xx, n - 1",
+        "metrics/test_kid.py::test_the_interval_is_the_jackknife_that_leaves_out_every_image_in_turn",
+        "metrics/test_kid_difference.py::test_the_interval_covers_the_true_difference_at_its_confidence",
+    ),
+    bug(
+        "FID divides the covariance by N",
+        "metrics/fid.py",
+        "math.sqrt(len(features) - 1)",
+        "math.sqrt(len(features))",
+        "metrics/test_fid.py::test_fid_of_commuting_gaussians_adds_distances_of_means_and_deviations",
+        "metrics/test_fid.py::test_fid_of_two_dimensions_has_a_closed_form",
+    ),
+    bug(
+        "FID-infinity fits a line in N and not in 1 / N",
+        "metrics/fid.py",
+        "at.append(cuts / len(generated))",
+        "at.append(len(generated) / cuts)",
+        "metrics/test_fid.py::test_fid_infinity_removes_the_bias_of_few_generated_images",
+    ),
+    bug(
+        "an image is its own nearest neighbour",
+        "metrics/precision_recall.py",
+        "nearest[:, ks]",
+        "nearest[:, [k - 1 for k in ks]]",
+        "metrics/test_precision_recall.py::test_precision_and_recall_equal_torch_fidelity",
+        "metrics/test_precision_recall.py::test_all_four_metrics_follow_their_definitions",
+    ),
+]

@@ -1,0 +1,97 @@
+"""Plant bugs one at a time, and check that the tests beside them catch each.
+
+    python tests/planted_bugs.py [NAME...]
+
+NAME is a part of the name of a bug; without one all are planted. Each is planted in a forked child: torch is
+imported before the fork and takes no time in it, ddim after it, with the bug in its source. The files stay as
+they are. Exits with 1 if a bug survives or can no longer be planted.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent
+sys.path[:0] = [str(TESTS.parent / "src"), str(TESTS / "support")]
+# Threads do not survive a fork, and plugins that no test here needs take seconds to load.
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+
+import hypothesis  # noqa: E402, F401
+import matplotlib.figure  # noqa: E402, F401
+import numpy  # noqa: E402, F401
+import pytest  # noqa: E402
+import scipy.stats  # noqa: E402, F401
+import torch  # noqa: E402, F401
+import torchvision  # noqa: E402, F401
+
+from planted import SOURCE, find_bugs, find_fault  # noqa: E402
+
+OPTIONS = ["-x", "--assert=plain", "--timeout=120", "-p", "pytest_timeout", "-p", "no:cacheprovider"]
+AT_ONCE = 2
+CAUGHT = 1
+"""pytest's exit code where a test failed."""
+
+
+def main(words):
+    """Plant the bugs whose names hold one of the words, or all; print what came of each; the exit code."""
+    begin = time.monotonic()
+    bugs = [bug for bug in find_bugs() if not words or any(word in bug.name for word in words)]
+    waiting, running, caught = list(bugs), {}, 0
+    while waiting or running:
+        while waiting and len(running) < AT_ONCE:
+            bug = waiting.pop(0)
+            if fault := find_fault(bug):
+                print(f"NOT PLANTED  {bug.name}: {fault}", flush=True)
+                continue
+            output = tempfile.TemporaryFile()  # noqa: SIM115 (open until the child has ended)
+            running[start(bug, output)] = bug, output, time.monotonic()
+        if not running:
+            break
+        pid, status = os.wait()
+        bug, output, began = running.pop(pid)
+        code = os.waitstatus_to_exitcode(status)
+        caught += code == CAUGHT
+        verdict = {0: "SURVIVED", CAUGHT: "caught"}.get(code, f"ENDED WITH {code}")
+        print(f"{verdict:<9} {time.monotonic() - began:5.1f} s  {bug.name}", flush=True)
+        if code != CAUGHT:
+            output.seek(0)
+            print(output.read().decode(errors="replace")[-2000:], flush=True)
+    print(f"{caught} of {len(bugs)} caught in {time.monotonic() - begin:.0f} s")
+    return int(caught < len(bugs) or not bugs)
+
+
+def start(bug, output):
+    """Fork a child that runs the tests of the bug with the bug planted; its process id."""
+    sys.stdout.flush()
+    if pid := os.fork():
+        return pid
+    code = 70
+    try:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+        plant(bug)
+        code = int(pytest.main([*OPTIONS, *(f"tests/{test}" for test in bug.tests)]))
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def plant(bug):
+    """Let imports of this process find the bug in the source of its module."""
+    target, load = str(SOURCE / bug.file), SourceFileLoader.get_code
+
+    def get_code(loader, name):
+        if loader.path != target:
+            return load(loader, name)
+        source = Path(target).read_text().replace(bug.old, bug.new)
+        return compile(source, target, "exec", dont_inherit=True)
+
+    SourceFileLoader.get_code = get_code
+
+
+if __name__ == "__main__":
+    os.chdir(TESTS.parent)
+    sys.exit(main(sys.argv[1:]))
