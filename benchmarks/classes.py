@@ -1,12 +1,12 @@
-"""Whether a run that was trained with labels makes the pictures that it is asked for.
+"""Measure whether a run trained with labels samples the classes that it is asked for.
 
     python benchmarks/classes.py RUN [-n 500] [--steps 20] [--guidance 1,2,4]
 
-Each picture is asked for by its class, all in turn, and put into one by the `NEIGHBOURS` nearest training
-images in the features of EfficientNet-Lite0, of which each class has equally many. The share that comes out
-as asked, with a 95 % interval, stands beside that of held-out images: a yardstick and no bound, for guidance
-makes pictures that are more like their class than images are. And KID against the held-out images, which says
-what that costs.
+Samples are of all classes in turn. A sample is assigned to the class of most of its `NEIGHBOURS` nearest
+training images, in features of EfficientNet-Lite0; each class has equally many training images. The table
+shows the share of samples assigned to their own class, with a 95 % interval, beside that of held-out images.
+That share is no upper bound: guidance makes samples that are more typical of their class than images are. The
+table also shows KID against the held-out images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ KNOWN, NEIGHBOURS = 5000, 20
 
 
 def evenly(which: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` of the indices, equally many of each class, drawn at random."""
+    """Return at most `count` of the indices, equally many of each class, drawn at random."""
     which = np.random.default_rng(0).permutation(which)
     groups = [which[labels[which] == k] for k in np.unique(labels[which])]
     each = min(count // len(groups), *map(len, groups))
@@ -38,14 +38,14 @@ def evenly(which: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def judged(found: np.ndarray, classes: int) -> np.ndarray:
-    """(N,) the class that most of the neighbours have, of their classes (N, k); of two the nearer one's."""
+    """Return (N,) the class of most of the neighbours, whose classes are (N, k); ties go to the nearer."""
     votes = np.stack([(found == k).sum(1) for k in range(classes)], 1)
     most = np.take_along_axis(votes, found, 1) == votes.max(1, keepdims=True)
     return found[np.arange(len(found)), most.argmax(1)]
 
 
 def main() -> None:
-    """Make pictures, judge them, print a line for each guidance."""
+    """Sample, assign classes, and print a line for each guidance scale."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("-n", type=int, default=500, help="pictures (default 500)")

@@ -1,18 +1,21 @@
-"""Recipe `ddpm` beside diffusers' own network, training script and pipeline: images a second, as ratios.
+"""Compare recipe `ddpm` with diffusers' network, training script and pipeline, in images per second.
 
     python benchmarks/diffusers_ddpm.py [--batch 32] [--seconds 20] [--rounds 3] [--images 16] [--steps 10]
 
-Both compute one function: diffusers' `UNet2DModel` is made of our weights, and outputs are compared before
-anything is timed. All is measured in one run, interleaved round by round; then each of ours stands beside the
-one of theirs that runs most like it.
+Both compute one function: diffusers' `UNet2DModel` gets our weights, and outputs are compared before anything
+is timed. All rows are measured in one run, interleaved round by round. Then each of ours is divided by the
+most similar one of diffusers.
 
-Training: the whole run (flips, noise, loss, checks, optimiser, average) as `ddim train` runs it; theirs as
-examples/unconditional_image_generation/train_unconditional.py has it, in float32 unless asked and without an
-average. Its images lie ready on the device: loading is given to it. Sampling by DDIM: ours as `ddim sample`
-runs it, the last micro-batch filled up; theirs by `DDIMPipeline`, in float32 unless asked, all images at once
-and left as tensors. Compiled is what a user of diffusers could do by hand. One row is ours rounded throughout
-as theirs is in bf16, without the path of x_t in float32 (exact.py says what it is good for). Memory is kept
-for ours and given back for theirs, as each has it in a process of its own.
+Training: ours is the whole run (flips, noise, loss, checks, optimiser, EMA) as `ddim train` runs it. Theirs
+is examples/unconditional_image_generation/train_unconditional.py, in float32 by default and without EMA.
+Its images are already on the device.
+
+Sampling by DDIM: ours is that of `ddim sample`, with the last micro-batch filled up. Theirs is
+`DDIMPipeline`, in float32 by default, with all images at once and left as tensors.
+
+The compiled rows of diffusers are what a user could do by hand. One row is ours in bf16 throughout, as theirs
+is, without the float32 path of x_t (see exact.py). Freed memory is kept for our rows and returned to the
+system for theirs, as in a process of their own.
 """
 
 from __future__ import annotations
@@ -54,15 +57,16 @@ SAME = 1e-4
 
 
 def pair(recipe: Recipe, folder: Path) -> tuple[Pipeline, DDIMPipeline]:
-    """Our network, and diffusers' pipeline with its weights, both on the CPU in float32.
+    """Return our network, and diffusers' pipeline with its weights, both on the CPU in float32.
 
-    SystemExit where their outputs differ.
+    Raises:
+        SystemExit: if their outputs differ.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         model = build(recipe, 3).eval().requires_grad_(False)
         for module in model.modules():
-            # Branches that start at zero would hide what is in them.
+            # Branches that start at zero would hide their weights.
             if isinstance(module, nn.Conv2d):
                 module.reset_parameters()
     trained = Pipeline(model, PIXELS, recipe, Runtime())
@@ -81,13 +85,13 @@ def pair(recipe: Recipe, folder: Path) -> tuple[Pipeline, DDIMPipeline]:
 
 
 def update(net: UNet2DModel, recipe: Recipe, runtime: Runtime) -> Callable[[], object]:
-    """One update of a copy of the network as diffusers' script makes it; it compiles at the first."""
+    """Return one update of a copy of the network as in diffusers' script; the first call compiles."""
     batch, bf16, device = recipe.optim.batch, runtime.precision == "bf16", runtime.device
     net = runtime.place(copy.deepcopy(net)).train().requires_grad_(True)
     quick, scheduler = runtime.compiled(net), DDPMScheduler(1000)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
     source = images(recipe.data.size)
-    # In the precision of the forward pass, as the script has them.
+    # In the precision of the forward pass, as in the script.
     pool = PIXELS.enter(to_unit(gather_batch(source, np.arange(len(source)))))
     pool = pool.to(device, torch.bfloat16 if bf16 else torch.float32)
 
@@ -109,7 +113,7 @@ def update(net: UNet2DModel, recipe: Recipe, runtime: Runtime) -> Callable[[], o
 
 
 def sampled(trained: Pipeline, runtime: Runtime, count: int, steps: int) -> Callable[[], object]:
-    """So many pictures of a copy of our model, once made."""
+    """Return a function that samples images with a copy of our model; it is called once before."""
     model = runtime.place(copy.deepcopy(trained.model))
     model.net = runtime.compiled(model.net, frozen=True)
     trained = replace(trained, model=model, runtime=runtime)
@@ -122,7 +126,7 @@ def sampled(trained: Pipeline, runtime: Runtime, count: int, steps: int) -> Call
 
 
 def piped(pipeline: DDIMPipeline, runtime: Runtime, count: int, steps: int) -> Callable[[], object]:
-    """So many pictures of a copy of diffusers' pipeline, once made."""
+    """Return a function that samples images with a copy of diffusers' pipeline; it is called once before."""
     pipeline = copy.deepcopy(pipeline).to(runtime.device)
     if runtime.precision == "bf16":
         pipeline.to(torch.bfloat16)
@@ -137,7 +141,7 @@ def piped(pipeline: DDIMPipeline, runtime: Runtime, count: int, steps: int) -> C
 
 
 def give_back() -> None:
-    """Undo `keep_freed_memory`: the thresholds that glibc comes to by itself; what is free to the system."""
+    """Undo `keep_freed_memory`: restore the thresholds of glibc and return free memory to the system."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for parameter, value in ((M_MMAP_MAX, 65536), (M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**26)):
             libc.mallopt(parameter, value)
@@ -145,10 +149,10 @@ def give_back() -> None:
 
 
 def compare(title: str, rows: dict[str, Callable[[], float]], alike: dict[str, str], rounds: int) -> None:
-    """The table of all rows, and each of ours that runs alike one of diffusers beside it."""
+    """Print the table of all rows, and the ratio of each of ours to the most similar one of diffusers."""
 
     def run(name: str) -> float:
-        # `ddim` has C's allocator keep memory, where a process of diffusers' leaves it as it is.
+        # `ddim` makes the C allocator keep freed memory; diffusers does not.
         (keep_freed_memory if name.startswith("ours") else give_back)()
         return rows[name]()
 
@@ -159,7 +163,7 @@ def compare(title: str, rows: dict[str, Callable[[], float]], alike: dict[str, s
 
 
 def measure_training(recipe: Recipe, net: UNet2DModel, args: argparse.Namespace, quick: Runtime) -> None:
-    """The tables of training."""
+    """Print the tables of training."""
     bf16, fp32, plain_bf16, plain_fp32, by_hand = runtimes(quick)
     steps = {
         "ours, as ddim train runs it": training(recipe, quick).advance,
@@ -184,7 +188,7 @@ def measure_training(recipe: Recipe, net: UNet2DModel, args: argparse.Namespace,
 def measure_sampling(
     trained: Pipeline, pipeline: DDIMPipeline, args: argparse.Namespace, quick: Runtime
 ) -> None:
-    """The tables of sampling."""
+    """Print the tables of sampling."""
     count, steps = args.images, args.steps
     bf16, fp32, plain_bf16, plain_fp32, by_hand = runtimes(quick)
     compiled, coarse = replace(bf16, compile=True), replace(trained, model=rounded(trained.model))
@@ -217,7 +221,7 @@ def measure_sampling(
 
 
 def runtimes(quick: Runtime) -> tuple[Runtime, ...]:
-    """Beside what this machine's runs choose: eager in bf16 and fp32, both contiguous, and bf16 by hand."""
+    """Return the runtimes to compare with the machine's choice: eager in bf16 and fp32, and compiled bf16."""
     bf16, fp32 = (replace(quick, precision=precision, compile=False) for precision in ("bf16", "fp32"))
     plain = (replace(runtime, channels_last=False) for runtime in (bf16, fp32))
     return bf16, fp32, *plain, replace(bf16, channels_last=True, compile=True)

@@ -1,10 +1,10 @@
-"""Whether the metrics see what eyes see: real images, distorted ever more, against other real images.
+"""Measure whether the metrics notice what eyes notice: distorted real images against other real images.
 
     python benchmarks/distortions.py DATA [--size 64] [--images 300] [--features efficientnet-lite0]
 
-A Markdown table. One random half of the images, as it is and distorted in four ways at three strengths each,
-against the other half: KID, its 95 % interval, FID, precision and recall. The first row is of real images
-alone: its interval should hold 0.
+Prints a Markdown table. One random half of the images is distorted in four ways at three strengths each, and
+compared with the other half: KID, its 95 % interval, FID, precision and recall. The first row has no
+distortion: its interval should hold 0.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from ddim.metrics.precision_recall import prdc
 
 
 def blurred(image: Image.Image, radius: float) -> Image.Image:
-    """Blurred by a Gaussian of this deviation in pixels."""
+    """Blur by a Gaussian with this standard deviation in pixels."""
     return image.filter(ImageFilter.GaussianBlur(radius))
 
 
 def compressed(image: Image.Image, quality: float) -> Image.Image:
-    """Through JPEG at this quality."""
+    """Compress and decompress as JPEG at this quality."""
     file = io.BytesIO()
     image.save(file, "jpeg", quality=int(quality))
     return Image.open(file)
 
 
 def noisy(image: Image.Image, deviation: float) -> Image.Image:
-    """With normal noise of this deviation in steps of 255, the same for every image."""
+    """Add normal noise of this standard deviation in steps of 1/255, the same for every image."""
     noise = deviation * np.random.default_rng(0).standard_normal((image.height, image.width, 3))
     return Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8))
 
 
 def pixelated(image: Image.Image, side: float) -> Image.Image:
-    """As squares of so many pixels a side."""
+    """Replace squares of this side in pixels by their mean."""
     few = image.resize((image.width // int(side), image.height // int(side)), Image.Resampling.BOX)
     return few.resize(image.size, Image.Resampling.NEAREST)
 
@@ -60,9 +60,9 @@ DISTORTIONS: dict[str, tuple[Callable[[Image.Image, float], Image.Image], tuple[
 def distorted(
     extractor: Extractor, images: np.ndarray
 ) -> Iterator[tuple[str, float | None, np.ndarray, np.ndarray]]:
-    """(distortion, strength, features of one half, features of the other) of (N, H, W, 3) uint8 images.
+    """Yield (distortion, strength, features of one half, features of the other) of (N, H, W, 3) uint8 images.
 
-    The first is of no distortion.
+    The first has no distortion.
     """
     order = np.random.default_rng(0).permutation(len(images))
     half, rest = images[np.sort(order[::2])], images[np.sort(order[1::2])]

@@ -1,9 +1,9 @@
-"""What an evaluation costs beside what it cannot do without: sampling, and features at the extractor's speed.
+"""Measure what an evaluation costs beyond sampling and feature extraction.
 
     python benchmarks/evaluate.py RUN [-n 1000] [--steps 20]
 
-One process, one run: first pictures are made and kept, then their features extracted, then all of it is done
-by `ddim.evaluate` with the reference's features already kept. The ratio should be at most 1.1.
+In one process, samples are generated and kept, then their features are extracted, then `ddim.evaluate` does
+all of it with the features of the reference in the cache. The ratio should be at most 1.1.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> None:
     args = parser.parse_args()
     extractor = load_extractor()
     with tempfile.TemporaryDirectory() as folder:
-        # The reference's features, and everything that is slow the first time.
+        # Cache the features of the reference, and warm up.
         evaluate(args.run, Pictures(32, args.steps), extractor=extractor, out=Path(folder) / "warm")
         trained = load(args.run)
         began = time.perf_counter()

@@ -1,10 +1,10 @@
-"""What bf16 adds to the error of a trained network, with its exact path and without.
+"""Measure what bf16 adds to the error of a trained network, with and without its float32 path.
 
     python benchmarks/exact.py RUN [-n 128]
 
-On held-out images, by time, in the noise that they hold: the network's own error in float32, as a root mean
-square; then, as a share of it, how far the network under autocast lies from itself in float32: as it is
-(`ExactConv2d` is float32), and rounded throughout, as a network that is converted to bf16 is.
+On held-out images, for each time, it prints the root mean square error of the network's noise prediction in
+float32. Beside it, as a share of that error, is the distance between the network in bf16 and in float32: as
+it is (`ExactConv2d` stays in float32), and in bf16 throughout, as a converted network.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TIMES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
 
 
 def rounded(model: Model) -> Model:
-    """A copy without its exact path."""
+    """Return a copy without the float32 path."""
     model = copy.deepcopy(model)
     for module in model.modules():
         if isinstance(module, ExactConv2d):

@@ -1,9 +1,9 @@
-"""Which sampler and grid come nearest to a fine run in few evaluations, as a Markdown table.
+"""Measure the error of every sampler and grid at few evaluations, as a Markdown table.
 
     python benchmarks/few_steps.py RUN [--seeds 32] [--budgets 5,10,20]
 
-Mean squared error of the pictures, in model units, to those of Heun's rule on 500 levels between the same
-ends and from the same noise.
+The error is the mean squared error of samples, in model units, against the samples of Heun's method with 500
+levels, from the same noise and between the same first and last time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ddim.runs.pipeline import load
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--seeds", type=int, default=32)
@@ -32,16 +32,16 @@ def main() -> None:
     base = {c.nfe: c.error for c in cells if (c.sampler, c.grid) == ("DDIM", "uniform")}
     grids = list(dict.fromkeys(cell.grid for cell in cells))
     print(
-        "Errors, and how many times less than DDIM's on the uniform grid; "
-        f"from t = {first:.4g} to {end:.4g}.\n"
+        "Errors; in brackets, how many times smaller than DDIM's on the uniform grid. "
+        f"Times go from t = {first:.4g} to {end:.4g}.\n"
     )
     print("| sampler | NFE | " + " | ".join(grids) + " |\n" + "|---" * (2 + len(grids)) + "|")
     for name in comparison.SAMPLERS:
         for nfe in dict.fromkeys(c.nfe for c in cells if c.sampler == name):
             row = [c for c in cells if (c.sampler, c.nfe) == (name, nfe)]
             budget = min((b for b in budgets if b >= nfe), default=nfe)
-            told = " | ".join(f"{c.error:.2e} ({base[budget] / c.error:.1f})" for c in row)
-            print(f"| {name} | {nfe} | {told} |", flush=True)
+            cells_text = " | ".join(f"{c.error:.2e} ({base[budget] / c.error:.1f})" for c in row)
+            print(f"| {name} | {nfe} | {cells_text} |", flush=True)
 
 
 if __name__ == "__main__":

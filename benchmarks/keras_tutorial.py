@@ -1,6 +1,7 @@
 """The network and training step of the Keras DDIM tutorial, written from its description, for timing only.
 
-Run by `throughput.py` in a process of its own; prints one line of JSON. Needs Keras 3 with a backend.
+`throughput.py` runs this file in a process of its own; it prints one line of JSON. It needs Keras 3 with a
+backend.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ WIDTHS, DEPTH, SIZE, BATCH, EMBEDDING = (32, 64, 96, 128), 2, 64, 64, 32
 
 
 def residual(x: object, width: int) -> object:
-    """Batch norm without weights, two 3x3 convolutions, and the input or its projection."""
+    """Apply batch norm without weights and two 3x3 convolutions, and add the input or its projection."""
     skip = x if x.shape[3] == width else layers.Conv2D(width, 1)(x)
     x = layers.BatchNormalization(center=False, scale=False)(x)
     x = layers.Conv2D(width, 3, padding="same", activation="swish")(x)
@@ -26,7 +27,7 @@ def residual(x: object, width: int) -> object:
 
 
 def network() -> keras.Model:
-    """Noisy images and noise variances -> noise."""
+    """Build the network: noisy images and noise variances to noise."""
     images, variances = keras.Input((SIZE, SIZE, 3)), keras.Input((1, 1, 1))
     speeds = 2 * math.pi * np.exp(np.linspace(0, math.log(1000.0), EMBEDDING // 2)).astype("float32")
     told = layers.Lambda(lambda v: ops.concatenate([ops.sin(v * speeds), ops.cos(v * speeds)], axis=3))(
@@ -52,7 +53,7 @@ def network() -> keras.Model:
 
 
 class Diffusion(keras.Model):
-    """Fits noise as the tutorial does, without its average of the weights, whose cost is given to Keras."""
+    """Predicts noise as the tutorial does, without its EMA of the weights, which favours Keras."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,8 +61,8 @@ class Diffusion(keras.Model):
         self.seeds = keras.random.SeedGenerator(0)
 
     def call(self, x0: object, training: bool = False) -> object:
-        """The loss, as a batch of errors."""
-        # Mixed precision hands the images over in bf16; noise is added in float32, as the tutorial does.
+        """Return the loss, as a batch of errors."""
+        # Mixed precision passes the images in bf16; noise is added in float32, as in the tutorial.
         x0 = ops.cast(x0, "float32")
         eps = keras.random.normal(ops.shape(x0), seed=self.seeds)
         t = keras.random.uniform((ops.shape(x0)[0], 1, 1, 1), seed=self.seeds)
@@ -72,7 +73,7 @@ class Diffusion(keras.Model):
 
 
 class Timed(keras.callbacks.Callback):
-    """Counts the batches of one `fit`, but for the first ones, and ends it after so many seconds."""
+    """Counts the batches of one `fit` after the first ones, and ends it after a number of seconds."""
 
     def __init__(self, seconds: float, warm: int = 3) -> None:
         super().__init__()
@@ -80,7 +81,7 @@ class Timed(keras.callbacks.Callback):
         self.batches, self.begin, self.now = 0, 0.0, 0.0
 
     def on_train_batch_end(self, batch: int, logs: object = None) -> None:
-        """One batch more."""
+        """Count one batch."""
         self.batches, self.now = self.batches + 1, time.perf_counter()
         if self.batches == self.warm:
             self.begin = self.now
@@ -88,12 +89,12 @@ class Timed(keras.callbacks.Callback):
 
     @property
     def images_per_second(self) -> float:
-        """Of the batches that were timed."""
+        """The speed over the timed batches."""
         return BATCH * (self.batches - self.warm) / (self.now - self.begin)
 
 
 def main() -> None:
-    """Time the batches of one `fit`, once the step is traced and compiled."""
+    """Time the batches of one `fit`, after the step is traced and compiled."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--mixed", action="store_true")

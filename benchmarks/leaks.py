@@ -1,16 +1,21 @@
-"""Whether what was done to training images shows in a run's pictures.
+"""Measure whether the augmentation of training images shows in samples.
 
     python benchmarks/leaks.py RUN [CONTROL] [-n 2000] [--steps 20]
 
-Statistics that mirroring, turning, stretching and shifting change, each a mean with its standard error: of
-the run's training images; of the same images augmented as in training; of pictures of the run that is told
-of no augmentation, as when it is sampled; of the same seeds where it is told of one, drawn as in training;
-and of CONTROL, a run alike that was trained without. `leak` is how far the first pictures are on the way from
-the images (or, with a control, from its pictures, which are as imperfect) to the augmented images; `told` how
-far the second are from the first: about all the way, 1, or the statistic could not see a leak. Their standard
-errors are of the images and pictures alone: two runs that differ in their seed may lie further apart.
+Prints statistics that mirroring, rotation, stretching and shifting change, each a mean with its standard
+error, of
+  - the training images of the run,
+  - the same images augmented as in training,
+  - samples of the run, conditioned on no augmentation, as `ddim sample` does,
+  - samples of the same seeds, conditioned on augmentations drawn as in training,
+  - samples of CONTROL, a run of the same recipe without augmentation.
 
-Of a run with labels, pictures are of its classes in turn: that is the data's own mix where all are alike.
+`leak` is how far the samples are on the way from the images to the augmented images; with a control, from its
+samples. `told` is how far the conditioned samples are from the others on that way; if it is not about 1, the
+statistic cannot show a leak. Standard errors are those of images and samples alone: two runs of different
+seeds may differ by more.
+
+For a run with labels, samples are of its classes in turn. Equal classes make that the mix of the data.
 """
 
 from __future__ import annotations
@@ -34,7 +39,7 @@ SEEN = 5
 
 
 def statistics(images: Tensor) -> dict[str, Tensor]:
-    """Of each image (B, C, H, W) in [0, 1] a number (B,), by name."""
+    """Return statistics (B,) of images (B, C, H, W) in [0, 1] by name."""
     gray = images.mean(1)
     half, (h, w) = [size // 2 for size in gray.shape[1:]], [size // 4 for size in gray.shape[1:]]
     # A constant image has no slopes.
@@ -59,9 +64,9 @@ def statistics(images: Tensor) -> dict[str, Tensor]:
 
 
 def pictures(trained: Pipeline, count: int, steps: int, augment: Tensor | None = None) -> Tensor:
-    """(count, C, H, W) in [0, 1] of the seeds from 0 on, told of augmentations (count, labels) or of none.
+    """Sample (count, C, H, W) in [0, 1], seeds from 0, conditioned on augmentations (count, labels) or none.
 
-    On the levels of `ddim sample`; of a run with classes these come in turn.
+    The sampling times are those of `ddim sample`; classes come in turn.
     """
     trained, _ = with_options(trained, {}, steps)
     times, made = trained.recipe.grid(steps, trained.recipe.walked), []
@@ -76,24 +81,24 @@ def pictures(trained: Pipeline, count: int, steps: int, augment: Tensor | None =
 
 
 def mean(values: Tensor) -> tuple[float, float]:
-    """The mean of (B,) values and its standard error."""
+    """Return the mean of (B,) values and its standard error."""
     return values.mean().item(), values.std().item() / math.sqrt(len(values))
 
 
 def ratio(top: tuple[float, float], bottom: tuple[float, float]) -> str:
-    """The ratio of two independent means with their standard errors, and its own, to first order."""
+    """Return the ratio of two independent means and its standard error to first order."""
     value = top[0] / bottom[0]
     return f"{value:>8.2f} +- {math.hypot(top[1], value * bottom[1]) / abs(bottom[0]):.2f}"
 
 
 def alike(run: LoadedRun, control: LoadedRun) -> bool:
-    """Whether a control was trained on a run's images as they are, and on nothing else."""
+    """Return whether a control was trained on the images of the run without augmentation."""
     d, other = (trained.checkpoint.state.images.fingerprint for trained in (run, control))
     return d == other and not control.recipe.augment.probability and not control.recipe.data.flip
 
 
 def main() -> None:
-    """Make pictures, and print the table."""
+    """Sample, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("control", type=Path, nargs="?", metavar="CONTROL")
@@ -125,7 +130,7 @@ def main() -> None:
     for name in found["pictures"]:
         rows = {column: values[name] for column, values in found.items()}
         cells = "".join(f"{m:>11.4f} +- {e:.4f}" for m, e in map(mean, rows.values()))
-        # Pairs of one image, or of one seed, are compared as pairs.
+        # Two values of one image, or of one seed, are paired.
         way = mean(rows["augmented"] - rows["training images"])
         if control:
             leak = mean(rows["pictures"] - rows["control"])

@@ -1,9 +1,10 @@
-"""The measured order of convergence of every deterministic sampler, as docs/orders.md.
+"""Measure the order of convergence of every deterministic sampler and write docs/orders.md.
 
     python benchmarks/orders.py [--out docs/orders.md]
 
-On an oracle, a mixture of Gaussians in image space, in float64, against its flow integrated to about 1e-11:
-the slope of log error over log step for four numbers of levels, of the last state and of the final sample.
+The model is an oracle, a mixture of Gaussians in image space, in float64. The error is that against its flow,
+integrated to about 1e-11. The order is the slope of log error over log step for four numbers of levels, of
+the last state and of the sample.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ LEVELS, END = (163, 244, 366, 549), 0.2
 
 
 def table() -> str:
-    """The whole page."""
+    """Return the whole page."""
     schedule = Cosine(0.3, 0.999)
     draw = torch.Generator().manual_seed(1)
     oracle = Mixture(schedule, torch.randn(3, 1, 2, 2, generator=draw, dtype=torch.float64), 0.5)
@@ -59,9 +60,11 @@ def table() -> str:
         "# Measured orders of convergence",
         "",
         "Written by `python benchmarks/orders.py`. "
-        f"Slopes over {', '.join(map(str, LEVELS))} levels of the error of the last state / of the final "
-        f"sample, on a mixture of Gaussians under {schedule}, from t = 1 to {END}, float64; the error is "
-        f"that of {LEVELS[-1]} uniform levels. Slopes above the order: errors that still cross zero.",
+        "Each cell shows the slope of the log error over the log step for "
+        f"{', '.join(map(str, LEVELS[:-1]))} and {LEVELS[-1]} levels: that of the last state / that of the "
+        f"sample. The model is a mixture of Gaussians under {schedule}, from t = 1 to {END}, in float64. The "
+        f"last column is the error at {LEVELS[-1]} uniform levels. A slope above the order comes from an "
+        "error that still changes its sign.",
         "",
         "| sampler | order | NFE at 20 levels | " + " | ".join(GRIDS) + " | error |",
         "|---" * (len(GRIDS) + 4) + "|",
@@ -84,7 +87,7 @@ def table() -> str:
 
 
 def main() -> None:
-    """Measure, write, print."""
+    """Measure, write and print the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/orders.md"))
     args = parser.parse_args()

@@ -1,10 +1,10 @@
-"""What speed costs in quality: image MAE by noise level after the same training in bf16 and in float32.
+"""Measure the cost of bf16 in quality: image MAE by noise level after training in bf16 and in float32.
 
-    python benchmarks/precision.py DATA [--recipes seed,keras,fast] [--images 20000] [--size 64]
+    python benchmarks/precision.py DATA [--recipes luz,keras,fast] [--images 20000] [--size 64]
 
-Two compiled runs of each recipe that differ in precision alone, from the same weights, on the same images,
-times and noise; then the averaged weights of each, in the precision that they were trained in, on the same
-held-out images and noise at ten times.
+Trains two compiled runs of each recipe that differ in precision only: same weights, images, times and noise.
+Then it compares their EMA weights, each in its own precision, on the same held-out images and noise at ten
+times.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HELD_OUT = 512
 
 
 def trained(recipe: Recipe, parts: SplitImages, runtime: Runtime, images: int) -> Training:
-    """A run of so many images under a runtime."""
+    """Train a run on a number of images under a runtime."""
     training = Training(recipe, parts, measure_pixels(recipe, parts), runtime, Plan(images))
     # In the first updates the network is compiled.
     for _ in range(2):
@@ -44,7 +44,7 @@ def trained(recipe: Recipe, parts: SplitImages, runtime: Runtime, images: int) -
 
 
 def errors(training: Training) -> torch.Tensor:
-    """(10,) image MAE of the averaged weights at TIMES, on the first of the held-out images."""
+    """Return (10,) image MAE of the EMA weights at TIMES, on the first held-out images."""
     runtime, parts = training.runtime, training.split
     with training.averaged() as model:
         shown = Pipeline(model, training.pixels, training.recipe, runtime)

@@ -1,12 +1,12 @@
-"""What runs of different recipes have learned, on one scale.
+"""Compare on one scale what runs of different recipes have learned.
 
     python benchmarks/recipes.py RUN...
 
-First each run's own loss on its held-out images, beside that of the zero function, the best network that does
-not look at its image: targets have mean zero at every level, but for images in pixels that were not measured.
-Then, for all runs alike, the mean absolute error of the denoised image in steps of 1/255, at the same noise
-on the pixels, where the schedule has it; beside it what needs no network, the noisy image or the mean one.
-Runs with labels are asked without one.
+The first table shows each run's own loss on its held-out images, beside that of the zero function. That is
+the best network that ignores its input, because targets have mean zero at every noise level, except for
+images whose pixels were not measured. The second table shows the mean absolute error of the denoised image in
+steps of 1/255, at the same noise on the pixels for all runs, if the schedule has it. Two references need no
+network: the noisy image and the mean image. Runs with labels are conditioned on none.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HELD_OUT = 512
 
 
 class Zero(nn.Module):
-    """The zero function of a network with so many outputs a channel."""
+    """The zero function of a network with `outputs` outputs per channel."""
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
@@ -45,14 +45,14 @@ class Zero(nn.Module):
 
 
 def held_out(trained: Pipeline) -> Tensor:
-    """(N, C, H, W) in [0, 1], the first of a run's held-out images."""
+    """Return (N, C, H, W) in [0, 1], the first of a run's held-out images."""
     own = own_images(trained)
     return to_unit(gather_batch(own.images, own.validation[:HELD_OUT]))
 
 
 @torch.no_grad()
 def own_loss(trained: Pipeline, images: Tensor, model: Model) -> float:
-    """The recipe's objective at its own times, of the run's network or another in its place."""
+    """Return the recipe's loss at its own times, of the run's network or another one."""
     recipe, runtime = trained.recipe, trained.runtime
     times = recipe.objective.times(midpoints(len(images)), recipe.schedule)
     total = 0.0
@@ -66,7 +66,7 @@ def own_loss(trained: Pipeline, images: Tensor, model: Model) -> float:
 
 @torch.no_grad()
 def image_error(trained: Pipeline, images: Tensor, noise: float) -> float:
-    """MAE in steps of 1/255 at this noise on the pixels; NaN where the schedule has no such level."""
+    """Return the MAE in steps of 1/255 at this noise on the pixels; NaN if the schedule has no such level."""
     schedule, runtime, pixels = trained.model.schedule, trained.runtime, trained.pixels
     log_snr = -2 * math.log(noise / (sum(pixels.std) / len(pixels.std)))
     clean, noisy = log_snr_range(schedule)

@@ -1,10 +1,10 @@
-"""Real images to latents and back: the error of the round trip by number of levels, as a Markdown table.
+"""Measure the error of a round trip of real images through latents by number of steps, as a Markdown table.
 
     python benchmarks/round_trip.py RUN DATA [--images 16] [--steps 10,20,50,100,200,500,1000] [--exact 20]
 
-Mean squared error per dimension of images in [0, 1], an image entering as alpha x0 at the last level, on
-held-out images of the run's own split, in float32. Beside it what Song et al. 2021 report for CIFAR-10 (table
-2, which scales images to [0, 1] too).
+The error is the mean squared error per dimension of images in [0, 1], on held-out images of the run's split,
+in float32. An image enters as alpha x0 at the last level. Beside it is what Song et al. 2021 report for
+CIFAR-10 (table 2, images in [0, 1] too).
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""Images a second of whole training runs and of sampling, as ratios to peers measured in the same run.
+"""Measure images per second of training and sampling, as ratios to peers measured in the same run.
 
-    python benchmarks/throughput.py [--recipes seed,keras,fast] [--seconds 20] [--rounds 3]
+    python benchmarks/throughput.py [--recipes luz,keras,fast] [--seconds 20] [--rounds 3]
     python benchmarks/throughput.py --recipes keras --keras tensorflow,torch [--keras-python PYTHON]
 
-Keras 3 and its backend are in this environment, or in that of another Python: no dependency of this project.
+Keras 3 and its backend are in this environment or in that of another Python; this project needs neither.
 
-For each recipe, interleaved round by round: the whole update (memory map, flips, noise, loss, optimiser,
-average, checks) as `ddim train` runs it; the bare step of the same network (forward, loss, backward,
-optimiser on one fixed batch) as it runs; the same network in fp32, contiguous, eager. Compiling, a grid and a
-validation stand on lines of their own. Sampling: 64 images of 20 steps, warm, against fp32 contiguous eager.
+For each recipe three rows are interleaved round by round: the whole update (memory map, flips, noise, loss,
+optimiser, EMA, checks) as `ddim train` runs it; the bare step of the same network (forward, loss, backward,
+optimiser on one fixed batch); and the same network in fp32, contiguous and eager. Compilation, a sheet of
+samples and a validation have lines of their own. Sampling is 64 images of 20 steps, against fp32 contiguous
+eager.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ KERAS = Path(__file__).with_name("keras_tutorial.py")
 
 
 def bare_step(made: Training) -> Callable[[], object]:
-    """Forward, loss, backward and optimiser on one fixed batch."""
+    """Return a function of one step: forward, loss, backward and optimiser on one fixed batch."""
     o, runtime = made.recipe.optim, made.runtime
     stream = torch.Generator().manual_seed(1)
     size = (o.batch, 3, *made.recipe.data.size)
@@ -60,7 +61,7 @@ def bare_step(made: Training) -> Callable[[], object]:
 
 
 def keras_pace(python: str, backend: str, mixed: bool, seconds: float) -> float:
-    """Images a second of the Keras tutorial in a process of its own."""
+    """Return the images per second of the Keras tutorial in a process of its own."""
     command = [python, str(KERAS), "--seconds", str(seconds)] + (["--mixed"] if mixed else [])
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -68,7 +69,7 @@ def keras_pace(python: str, backend: str, mixed: bool, seconds: float) -> float:
 
 
 def measure_training(name: str, args: argparse.Namespace, quick: Runtime) -> None:
-    """One recipe's training table, and what does not belong to its pace."""
+    """Print one recipe's training table, and the costs beside its steps."""
     slow = replace(quick, precision="fp32", channels_last=False, compile=False)
     begin = time.perf_counter()
     ours = training(find(name), quick)
@@ -94,7 +95,7 @@ def measure_training(name: str, args: argparse.Namespace, quick: Runtime) -> Non
 
 
 def measure_sampling(args: argparse.Namespace, quick: Runtime) -> None:
-    """64 images of 20 steps with the luz recipe's network: eager, compiled, and fp32 contiguous eager."""
+    """Print the speed of 64 images, 20 steps, luz network: eager, compiled, and fp32 contiguous eager."""
     recipe = find("luz")
     runtimes = {
         "compiled": replace(quick, compile=True),
@@ -106,7 +107,7 @@ def measure_sampling(args: argparse.Namespace, quick: Runtime) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             model = build(recipe, 3).eval().requires_grad_(False)
-            # A network that starts at zero would not show what rounding does.
+            # A network that starts at zero would hide rounding errors.
             torch.nn.init.normal_(model.net.out_conv.weight, std=0.1)
         runtime.place(model)
         model.net = runtime.compiled(model.net)
@@ -132,7 +133,7 @@ def measure_sampling(args: argparse.Namespace, quick: Runtime) -> None:
 
 
 def overhead(recipe: Recipe, runtime: Runtime, rounds: int) -> None:
-    """What a run of 20 steps takes beyond 20 calls of the network, at the run's micro-batch and at 64."""
+    """Print what 20 sampling steps cost beyond 20 network calls, at the micro-batch of the run and at 64."""
     for size in (runtime.micro_batch, 64):
         sized = replace(runtime, micro_batch=size)
         model = sized.place(build(recipe, 3).eval().requires_grad_(False))

@@ -1,4 +1,4 @@
-"""Paces of candidates in turn, and a run to be timed: what the benchmarks of speed share."""
+"""Time candidates in turn: what the speed benchmarks share."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ddim.training.loop import Plan, Training
 
 
 def images(size: tuple[int, int], count: int = 512) -> Images:
-    """Noise as images: the speed of a network does not depend on what it sees."""
+    """Return noise as images: the speed of a network does not depend on its input."""
     stream = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, *size, 3), generator=stream, dtype=torch.uint8).numpy()
     return Images(pixels, None, (), tuple(map(str, range(count))), "noise")
 
 
 def training(recipe: Recipe, runtime: Runtime) -> Training:
-    """A run of a recipe under a runtime, its network already compiled by two updates."""
+    """Return a training of a recipe under a runtime, after two updates, which compile its network."""
     source = images(recipe.data.size)
     made = Training(
         recipe,
@@ -38,7 +38,7 @@ def training(recipe: Recipe, runtime: Runtime) -> Training:
 
 
 def pace(step: Callable[[], object], batch: int, seconds: float) -> float:
-    """Images a second of a step, repeated for so many seconds."""
+    """Return the images per second of a step, repeated for a number of seconds."""
     step()
     begin, count = time.perf_counter(), 0
     while time.perf_counter() - begin < seconds:
@@ -48,7 +48,7 @@ def pace(step: Callable[[], object], batch: int, seconds: float) -> float:
 
 
 def in_turn(candidates: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Every candidate once a round, so that a drift of the machine meets all alike."""
+    """Time every candidate once a round, so that a drift of the machine affects all alike."""
     paces: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, measure in candidates.items():
@@ -57,7 +57,7 @@ def in_turn(candidates: dict[str, Callable[[], float]], rounds: int) -> dict[str
 
 
 def show(title: str, paces: dict[str, list[float]]) -> None:
-    """A table of medians, and of the first row's ratio to each other, pair by pair."""
+    """Print a table of medians, and the ratio of the first row to each other, pair by pair."""
     first = next(iter(paces.values()))
     print(f"\n{title}")
     for name, values in paces.items():
