@@ -37,7 +37,7 @@ def evenly(which: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([group[:each] for group in groups])
 
 
-def judged(found: np.ndarray, classes: int) -> np.ndarray:
+def vote(found: np.ndarray, classes: int) -> np.ndarray:
     """Return (N,) the class of most of the neighbours, whose classes are (N, k); ties go to the nearer."""
     votes = np.stack([(found == k).sum(1) for k in range(classes)], 1)
     most = np.take_along_axis(votes, found, 1) == votes.max(1, keepdims=True)
@@ -64,20 +64,20 @@ def main() -> None:
     known, some = evenly(own.train, labels, KNOWN), evenly(own.validation, labels, args.n)
     train, real = extract_features(extractor, images[known]), extract_features(extractor, images[some])
 
-    def told(name: str, features: np.ndarray, asked: np.ndarray) -> None:
+    def print_row(name: str, features: np.ndarray, wanted: np.ndarray) -> None:
         found = labels[known][nearest_neighbours(features, train, NEIGHBOURS, embed=flatten_features).indices]
-        right = int((judged(found, count) == asked).sum())
-        low, high = share_interval(right, len(asked))
-        share = f"{100 * right / len(asked):.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {len(asked)}"
+        right = int((vote(found, count) == wanted).sum())
+        low, high = share_interval(right, len(wanted))
+        share = f"{100 * right / len(wanted):.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {len(wanted)}"
         print(f"{name:<18}{share:>28}", end="", flush=True)
 
-    told("held-out images", real, labels[some])
+    print_row("held-out images", real, labels[some])
     for guidance in strengths:
         parts = (part for part, _ in sample_uint8(trained, range(args.n), args.steps, "all", guidance))
         pictures = np.concatenate([part.permute(0, 2, 3, 1).numpy() for part in parts])
         features = extract_features(extractor, pictures)
         print()
-        told(f"guidance {guidance:g}", features, np.arange(args.n) % count)
+        print_row(f"guidance {guidance:g}", features, np.arange(args.n) % count)
         far = kid(features, real)
         print(f", KID {far.value:.4f} [{far.low:.4f}, {far.high:.4f}]", end="", flush=True)
     print()

@@ -30,11 +30,11 @@ def network() -> keras.Model:
     """Build the network: noisy images and noise variances to noise."""
     images, variances = keras.Input((SIZE, SIZE, 3)), keras.Input((1, 1, 1))
     speeds = 2 * math.pi * np.exp(np.linspace(0, math.log(1000.0), EMBEDDING // 2)).astype("float32")
-    told = layers.Lambda(lambda v: ops.concatenate([ops.sin(v * speeds), ops.cos(v * speeds)], axis=3))(
-        variances
-    )
-    told = layers.UpSampling2D(SIZE, interpolation="nearest")(told)
-    x = layers.Concatenate()([layers.Conv2D(WIDTHS[0], 1)(images), told])
+    noise_level = layers.Lambda(
+        lambda v: ops.concatenate([ops.sin(v * speeds), ops.cos(v * speeds)], axis=3)
+    )(variances)
+    noise_level = layers.UpSampling2D(SIZE, interpolation="nearest")(noise_level)
+    x = layers.Concatenate()([layers.Conv2D(WIDTHS[0], 1)(images), noise_level])
     skips = []
     for width in WIDTHS[:-1]:
         for _ in range(DEPTH):

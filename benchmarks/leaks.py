@@ -11,7 +11,7 @@ error, of
   - samples of CONTROL, a run of the same recipe without augmentation.
 
 `leak` is how far the samples are on the way from the images to the augmented images; with a control, from its
-samples. `told` is how far the conditioned samples are from the others on that way; if it is not about 1, the
+samples. `conditioned` is how far the conditioned samples are from the others on that way; if it is not about 1, the
 statistic cannot show a leak. Standard errors are those of images and samples alone: two runs of different
 seeds may differ by more.
 
@@ -35,7 +35,7 @@ from ddim.runs.images import own_images
 from ddim.runs.pipeline import LoadedRun, Pipeline, load
 
 SEEN = 5
-"""Standard errors by which augmentation must move a statistic of the images for `leak` to be told."""
+"""Standard errors by which augmentation must move a statistic of the images for `leak` to be meaningful."""
 
 
 def statistics(images: Tensor) -> dict[str, Tensor]:
@@ -63,21 +63,21 @@ def statistics(images: Tensor) -> dict[str, Tensor]:
     }
 
 
-def pictures(trained: Pipeline, count: int, steps: int, augment: Tensor | None = None) -> Tensor:
+def sample_images(trained: Pipeline, count: int, steps: int, augment: Tensor | None = None) -> Tensor:
     """Sample (count, C, H, W) in [0, 1], seeds from 0, conditioned on augmentations (count, labels) or none.
 
     The sampling times are those of `ddim sample`; classes come in turn.
     """
     trained, _ = with_options(trained, {}, steps)
-    times, made = trained.recipe.grid(steps, trained.recipe.walked), []
+    times, samples = trained.recipe.grid(steps, trained.recipe.walked), []
     for mine, filled, blank in fill_micro_batches(trained, range(count)):
-        told = None if augment is None else augment[torch.tensor(filled)]
+        conditions = None if augment is None else augment[torch.tensor(filled)]
         label = assign_labels(choose_label(trained.recipe), filled, trained.model)
-        denoise = trained.denoiser(trained.model.with_labels(label, told))
+        denoise = trained.denoiser(trained.model.with_labels(label, conditions))
         with trained.runtime.precise():
             *_, last = sample_states(denoise, blank, filled, times, trained.recipe.sampler)
-        made.append(trained.pixels.leave(last.x0[: len(mine)].float()).cpu())
-    return torch.cat(made)
+        samples.append(trained.pixels.leave(last.x0[: len(mine)].float()).cpu())
+    return torch.cat(samples)
 
 
 def mean(values: Tensor) -> tuple[float, float]:
@@ -119,26 +119,28 @@ def main() -> None:
     columns = {
         "training images": data,
         "augmented": trained.pixels.leave(augmented(trained.pixels.enter(data), labels)),
-        "pictures": pictures(trained, args.n, args.steps),
-        "told": pictures(trained, args.n, args.steps, trained.recipe.augment.labels(args.n, draw)),
+        "samples": sample_images(trained, args.n, args.steps),
+        "conditioned": sample_images(
+            trained, args.n, args.steps, trained.recipe.augment.labels(args.n, draw)
+        ),
     }
     if control:
-        columns["control"] = pictures(control, args.n, args.steps)
+        columns["control"] = sample_images(control, args.n, args.steps)
     found = {name: statistics(images) for name, images in columns.items()}
     print(f"{len(data)} training images, {args.n} pictures of each kind, of {args.run.name}")
-    print(f"{'':<25}" + "".join(f"{name:>20}" for name in columns) + f"{'leak':>16}{'told':>16}")
-    for name in found["pictures"]:
+    print(f"{'':<25}" + "".join(f"{name:>20}" for name in columns) + f"{'leak':>16}{'conditioned':>16}")
+    for name in found["samples"]:
         rows = {column: values[name] for column, values in found.items()}
         cells = "".join(f"{m:>11.4f} +- {e:.4f}" for m, e in map(mean, rows.values()))
         # Two values of one image, or of one seed, are paired.
         way = mean(rows["augmented"] - rows["training images"])
         if control:
-            leak = mean(rows["pictures"] - rows["control"])
+            leak = mean(rows["samples"] - rows["control"])
         else:
-            (a, a_error), (b, b_error) = mean(rows["pictures"]), mean(rows["training images"])
+            (a, a_error), (b, b_error) = mean(rows["samples"]), mean(rows["training images"])
             leak = a - b, math.hypot(a_error, b_error)
         if abs(way[0]) > SEEN * way[1]:
-            cells += ratio(leak, way) + ratio(mean(rows["told"] - rows["pictures"]), way)
+            cells += ratio(leak, way) + ratio(mean(rows["conditioned"] - rows["samples"]), way)
         print(f"{name:<25}{cells}", flush=True)
 
 

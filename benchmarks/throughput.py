@@ -42,20 +42,20 @@ from timing import in_turn, pace, show, training
 KERAS = Path(__file__).with_name("keras_tutorial.py")
 
 
-def bare_step(made: Training) -> Callable[[], object]:
+def bare_step(training: Training) -> Callable[[], object]:
     """Return a function of one step: forward, loss, backward and optimiser on one fixed batch."""
-    o, runtime = made.recipe.optim, made.runtime
+    o, runtime = training.recipe.optim, training.runtime
     stream = torch.Generator().manual_seed(1)
-    size = (o.batch, 3, *made.recipe.data.size)
+    size = (o.batch, 3, *training.recipe.data.size)
     x0, eps = (runtime.images(torch.randn(size, generator=stream)) for _ in range(2))
     t = (torch.arange(o.batch, dtype=torch.float64) + 0.5) / o.batch
 
     def step() -> None:
         with runtime.precise():
-            loss = made.recipe.objective(made.quick, x0, t, eps).mean()
+            loss = training.recipe.objective(training.quick, x0, t, eps).mean()
         loss.backward()
-        made.optimizer.step()
-        made.optimizer.zero_grad(set_to_none=True)
+        training.optimizer.step()
+        training.optimizer.zero_grad(set_to_none=True)
 
     return step
 
@@ -139,13 +139,13 @@ def overhead(recipe: Recipe, runtime: Runtime, rounds: int) -> None:
         model = sized.place(build(recipe, 3).eval().requires_grad_(False))
         trained = Pipeline(model, Pixels.fixed(0.5, 0.5), recipe, sized)
         x = sized.images(model.blank(size))
-        told = torch.full((size,), 0.5)
+        noise_level = torch.full((size,), 0.5)
 
-        def bare(x: torch.Tensor = x, told: torch.Tensor = told, model: Model = model) -> float:
+        def bare(x: torch.Tensor = x, noise_level: torch.Tensor = noise_level, model: Model = model) -> float:
             begin = time.perf_counter()
             with torch.no_grad(), runtime.precise():
                 for _ in range(20):
-                    model.net(x, told)
+                    model.net(x, noise_level)
             return len(x) / (time.perf_counter() - begin)
 
         def whole(trained: Pipeline = trained, size: int = size) -> float:

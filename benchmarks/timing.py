@@ -25,7 +25,7 @@ def images(size: tuple[int, int], count: int = 512) -> Images:
 def training(recipe: Recipe, runtime: Runtime) -> Training:
     """Return a training of a recipe under a runtime, after two updates, which compile its network."""
     source = images(recipe.data.size)
-    made = Training(
+    run = Training(
         recipe,
         split_images(source, 0.1, 0),
         Pixels.fixed(0.5, 0.5),
@@ -33,8 +33,8 @@ def training(recipe: Recipe, runtime: Runtime) -> Training:
         Plan(10**9),
     )
     for _ in range(2):
-        made.advance()
-    return made
+        run.advance()
+    return run
 
 
 def pace(step: Callable[[], object], batch: int, seconds: float) -> float:
