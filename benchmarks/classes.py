@@ -48,7 +48,7 @@ def main() -> None:
     """Sample, assign classes, and print a line for each guidance scale."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN")
-    parser.add_argument("-n", type=int, default=500, help="pictures (default 500)")
+    parser.add_argument("-n", type=int, default=500, help="number of samples (default: 500)")
     parser.add_argument("--steps", type=int, default=20, help="levels of the grid (default 20)")
     parser.add_argument("--guidance", default="1,2,4", metavar="W,...", help="strengths (default 1,2,4)")
     args = parser.parse_args()
@@ -59,7 +59,7 @@ def main() -> None:
     own, count = own_images(trained), trained.model.classes
     images, labels = own.images.pixels, own.images.labels
     if labels is None or min(args.n, len(own.validation)) < max(count, 3):
-        parser.error("needs a run with labels, and at least as many pictures and held-out images as classes")
+        parser.error("needs a run with labels, and at least as many samples and held-out images as classes")
     extractor = load_extractor()
     known, some = evenly(own.train, labels, KNOWN), evenly(own.validation, labels, args.n)
     train, real = extract_features(extractor, images[known]), extract_features(extractor, images[some])
@@ -74,8 +74,8 @@ def main() -> None:
     print_row("held-out images", real, labels[some])
     for guidance in strengths:
         parts = (part for part, _ in sample_uint8(trained, range(args.n), args.steps, "all", guidance))
-        pictures = np.concatenate([part.permute(0, 2, 3, 1).numpy() for part in parts])
-        features = extract_features(extractor, pictures)
+        samples = np.concatenate([part.permute(0, 2, 3, 1).numpy() for part in parts])
+        features = extract_features(extractor, samples)
         print()
         print_row(f"guidance {guidance:g}", features, np.arange(args.n) % count)
         far = kid(features, real)

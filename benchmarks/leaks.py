@@ -11,9 +11,9 @@ error, of
   - samples of CONTROL, a run of the same recipe without augmentation.
 
 `leak` is how far the samples are on the way from the images to the augmented images; with a control, from its
-samples. `conditioned` is how far the conditioned samples are from the others on that way; if it is not about 1, the
-statistic cannot show a leak. Standard errors are those of images and samples alone: two runs of different
-seeds may differ by more.
+samples. `conditioned` is how far the conditioned samples are from the others on that way; if it is not about
+1, the statistic cannot show a leak. Standard errors are those of images and samples alone: two runs of
+different seeds may differ by more.
 
 For a run with labels, samples are of its classes in turn. Equal classes make that the mix of the data.
 """
@@ -102,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("control", type=Path, nargs="?", metavar="CONTROL")
-    parser.add_argument("-n", type=int, default=2000, help="pictures (default 2000)")
+    parser.add_argument("-n", type=int, default=2000, help="number of samples (default: 2000)")
     parser.add_argument("--steps", type=int, default=20, help="levels of the grid (default 20)")
     args = parser.parse_args()
     trained, control = load(args.run), load(args.control) if args.control else None
@@ -127,7 +127,7 @@ def main() -> None:
     if control:
         columns["control"] = sample_images(control, args.n, args.steps)
     found = {name: statistics(images) for name, images in columns.items()}
-    print(f"{len(data)} training images, {args.n} pictures of each kind, of {args.run.name}")
+    print(f"{len(data)} training images, {args.n} samples of each kind, of {args.run.name}")
     print(f"{'':<25}" + "".join(f"{name:>20}" for name in columns) + f"{'leak':>16}{'conditioned':>16}")
     for name in found["samples"]:
         rows = {column: values[name] for column, values in found.items()}

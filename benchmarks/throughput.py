@@ -102,7 +102,7 @@ def measure_sampling(args: argparse.Namespace, quick: Runtime) -> None:
         "as ddim sample runs it (nothing compiled)": replace(quick, compile=False),
         "fp32 contiguous eager": replace(quick, precision="fp32", channels_last=False, compile=False),
     }
-    pictures, candidates = {}, {}
+    samples, candidates = {}, {}
     for label, runtime in runtimes.items():
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
@@ -115,7 +115,7 @@ def measure_sampling(args: argparse.Namespace, quick: Runtime) -> None:
 
         def measure(trained: Pipeline = trained, label: str = label) -> float:
             begin = time.perf_counter()
-            pictures[label] = generate(trained, range(64), 20)[0]
+            samples[label] = generate(trained, range(64), 20)[0]
             return 64 / (time.perf_counter() - begin)
 
         measure()
@@ -125,11 +125,9 @@ def measure_sampling(args: argparse.Namespace, quick: Runtime) -> None:
         in_turn(candidates, args.rounds),
     )
     overhead(recipe, runtimes["as ddim sample runs it (nothing compiled)"], args.rounds)
-    *ours, reference = pictures
+    *ours, reference = samples
     for label in ours:
-        print(
-            f"  largest pixel difference, {label}: {(pictures[label] - pictures[reference]).abs().max():.2e}"
-        )
+        print(f"  largest pixel difference, {label}: {(samples[label] - samples[reference]).abs().max():.2e}")
 
 
 def overhead(recipe: Recipe, runtime: Runtime, rounds: int) -> None:
