@@ -27,8 +27,8 @@ def main() -> None:
     schedule = trained.recipe.walked
     first, end = find_grid_ends(trained.recipe, trained.recipe.report.steps)
     budgets = tuple(map(int, args.budgets.split(",")))
-    error = comparison.of_run(trained, end, range(args.seeds), first)
-    cells = comparison.compared(error, schedule, end, budgets, first)
+    error = comparison.sampling_error_of_run(trained, end, range(args.seeds), first)
+    cells = comparison.compare_samplers(error, schedule, end, budgets, first)
     base = {c.nfe: c.error for c in cells if (c.sampler, c.grid) == ("DDIM", "uniform")}
     grids = list(dict.fromkeys(cell.grid for cell in cells))
     print(

@@ -15,7 +15,11 @@ import argparse
 from pathlib import Path
 
 from ddim.diffusion.samplers import DPMSolver
-from ddim.evaluation.grid_search import named_grids, pictures, reference
+from ddim.evaluation.sampling_error import (
+    error_against_reference,
+    lay_named_grids,
+    sample_in_model_units,
+)
 from ddim.runs.pipeline import load
 from ddim.runs.searched_grids import saved
 
@@ -40,16 +44,15 @@ def main() -> None:
             )
         times = found(steps, schedule)
         first, end = times[0].item(), times[-1].item()
-        grids[steps] = {"searched": times, **named_grids(steps, schedule, end, first)}
-    fine = named_grids(LEVELS, schedule, end, first)["uniform_log_snr"]
-    truth = pictures(trained, DPMSolver(3), fine, seeds)
-    exact = reference(trained, end, seeds[:TRUSTED], 500, first)
-    off = (truth[:TRUSTED] - exact).square().mean()
+        grids[steps] = {"searched": times, **lay_named_grids(steps, schedule, end, first)}
+    fine = lay_named_grids(LEVELS, schedule, end, first)["uniform_log_snr"]
+    truth = sample_in_model_units(trained, DPMSolver(3), fine, seeds)
+    off = error_against_reference(trained, end, seeds[:TRUSTED], 500, first)(DPMSolver(3), fine)
     print(f"From t = {first:.4g} to {end:.4g}, {args.seeds} seeds; it differs from Heun's by {off:.1e}.\n")
     print("| NFE | " + " | ".join(grids[steps]) + " |\n" + "|---" * (1 + len(grids[steps])) + "|")
     for steps, named in grids.items():
         errors = [
-            (pictures(trained, sampler, at, seeds) - truth).square().flatten(1).mean(1)
+            (sample_in_model_units(trained, sampler, at, seeds) - truth).square().flatten(1).mean(1)
             for at in named.values()
         ]
         cells = [f"{error.mean():.2e}" for error in errors]

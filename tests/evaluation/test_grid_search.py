@@ -18,7 +18,8 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DPMSolver, final_sample, last_state
 from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
-from ddim.evaluation import grid_search
+from ddim.evaluation import grid_search, sampling_error
+from ddim.evaluation.sampling_error import lay_named_grids
 from ddim.plots.pictures import to_uint8
 from ddim.runs import checkpoint
 from ddim.runs import searched_grids as searched
@@ -37,7 +38,7 @@ END = 0.1
 def error_of(sampler, seed):
     """The error of a grid on an oracle, for images of this seed."""
     x = normal(128, 1, 3, 3, seed=seed)
-    fine = grid_search.named_grids(400, SCHEDULE, END)["uniform_log_snr"]
+    fine = lay_named_grids(400, SCHEDULE, END)["uniform_log_snr"]
     run = lambda chosen, times: final_sample(LAW, last_state(chosen(LAW, x, times, Noise(range(128)))))
     truth = run(DPMSolver(2), fine)
     return lambda times: (run(sampler, times) - truth).square().mean().item()
@@ -46,18 +47,18 @@ def error_of(sampler, seed):
 @pytest.mark.parametrize("steps", [5, 10])
 @pytest.mark.parametrize("sampler", [DDIM(), DPMSolver(2)], ids=str)
 def test_a_found_grid_beats_every_named_one_on_images_it_never_saw(sampler, steps):
-    found = grid_search.search(steps, SCHEDULE, END, error_of(sampler, 2))
+    found = grid_search.search_times(steps, SCHEDULE, END, error_of(sampler, 2))
     assert found.error < min(found.named.values())
     times = torch.tensor(found.times, dtype=torch.float64)
     assert (times[0], times[-1]) == (1, pytest.approx(END))
     assert (times.diff() < 0).all()
     unseen = error_of(sampler, 3)
-    named = grid_search.named_grids(steps, SCHEDULE, END)
+    named = lay_named_grids(steps, SCHEDULE, END)
     assert unseen(times) < min(unseen(grid) for grid in named.values())
 
 
 def test_named_grids_have_the_same_ends():
-    for name, times in grid_search.named_grids(7, SCHEDULE, END).items():
+    for name, times in lay_named_grids(7, SCHEDULE, END).items():
         assert times.shape == (7,), name
         assert times[0] == 1, name
         assert times[-1].item() == pytest.approx(END), name
@@ -66,7 +67,7 @@ def test_named_grids_have_the_same_ends():
 
 def test_two_levels_leave_nothing_to_search():
     with pytest.raises(UserError, match="steps must be at least 3"):
-        grid_search.search(2, SCHEDULE, END, lambda times: 0.0)
+        grid_search.search_times(2, SCHEDULE, END, lambda times: 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,7 @@ def test_a_search_tries_pictures_as_they_are_sampled(run):
         chosen = replace(trained, recipe=override(trained.recipe, changes))
         times = torch.tensor([1.0, 0.5, 0.2], dtype=torch.float64)
         wanted, _ = generate(chosen.with_recipe(sampler=DDIM(), grid=Listed((1.0, 0.5, 0.2))), range(2), 3)
-        found = chosen.pixels.leave(grid_search.pictures(chosen, DDIM(), times, range(2)))
+        found = chosen.pixels.leave(sampling_error.sample_in_model_units(chosen, DDIM(), times, range(2)))
         assert torch.allclose(found, wanted, atol=1e-6)
         assert plain is None or not torch.allclose(wanted, plain, atol=1e-3)
         plain = wanted if plain is None else plain
@@ -139,7 +140,7 @@ def test_mistakes_are_one_sentence(run, tmp_path, capsys):
     path = checkpoint.find_newest(run / "checkpoints")
     for words, said in (
         ([str(path)], "is a checkpoint"),
-        ([str(run), "--seeds", "0"], "--seeds must be"),
+        ([str(run), "--seeds", "0"], "seeds must be"),
         ([str(run), "--end", "2"], "--end must lie"),
         ([str(run), "--steps", "2"], "steps must be at least 3"),
         ([str(run), "--steps", "99999999999", "--end", "0.1"], "at most 1,000,000"),
@@ -158,11 +159,11 @@ def test_a_file_of_grids_that_is_something_else_is_named(tmp_path):
 
 def test_a_way_may_begin_below_the_start_of_the_schedule():
     """Where a recipe's own grid begins: sigma 80 of a cosine schedule that goes on to infinity, say."""
-    for name, times in grid_search.named_grids(7, SCHEDULE, END, 0.8).items():
+    for name, times in lay_named_grids(7, SCHEDULE, END, 0.8).items():
         assert (times[0], times[-1]) == (0.8, END), name
         assert (times.diff() < 0).all()
     with pytest.raises(UserError, match=r"--end must lie between 0 and the first level, t = 0\.8, got 0\.9"):
-        grid_search.check(7, SCHEDULE, 0.9, 0.8)
+        sampling_error.check_times_between(7, SCHEDULE, 0.9, 0.8)
 
 
 def test_a_search_ends_where_nothing_is_left_to_gain():
@@ -173,15 +174,15 @@ def test_a_search_ends_where_nothing_is_left_to_gain():
         assert len(asked) < 1000, "the search goes on for good"
         return 0.0
 
-    assert grid_search.search(4, SCHEDULE, END, error).error == 0
+    assert grid_search.search_times(4, SCHEDULE, END, error).error == 0
 
 
 def test_the_truth_of_a_search_is_of_the_pictures_that_it_judges(run):
     """Heun's rule goes by the noise alone, which clip x0 leaves as predicted: there it is clip yes."""
     trained = replace(load(run), pixels=Pixels.fixed(0.5, 2.0))
-    times = grid_search.named_grids(40, trained.recipe.walked, 0.2)["uniform_log_snr"]
+    times = lay_named_grids(40, trained.recipe.walked, 0.2)["uniform_log_snr"]
     clips = [replace(trained, recipe=override(trained.recipe, {"clip": clip})) for clip in ("x0", "yes")]
-    kept, clipped = (grid_search.pictures(each, DDIM(), times, [0]) for each in clips)
+    kept, clipped = (sampling_error.sample_in_model_units(each, DDIM(), times, [0]) for each in clips)
     assert torch.equal(kept, clipped)
 
 
@@ -192,7 +193,7 @@ def test_with_an_end_of_its_own_a_search_asks_only_for_the_beginning(run, tmp_pa
     trained = load(copy)
     trained = replace(trained, recipe=override(trained.recipe, shares))
     monkeypatch.setattr("ddim.runs.pipeline.load", lambda *_, **__: trained)
-    monkeypatch.setattr(grid_search, "pictures", lambda *_: torch.zeros(1))
+    monkeypatch.setattr(sampling_error, "sample_in_model_units", lambda *_: torch.zeros(1))
     assert main(["search", str(copy), "--steps", "3", "--end", "0.1", "--seeds", "1"]) == 0
     assert main(["search", str(copy), "--steps", "3", "--seeds", "1"]) == 2
     assert "multiple of 2" in capsys.readouterr().err

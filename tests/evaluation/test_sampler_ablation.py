@@ -13,7 +13,7 @@ from ddim.diffusion.samplers import DDIM, EDM, final_sample, last_state
 from ddim.diffusion.schedules import Cosine, KarrasSigma, LinearBeta
 from ddim.errors import UserError
 from ddim.evaluation import sampler_ablation as ablation
-from ddim.evaluation.sampler_ablation import DISCRETISATIONS, FLOWS, Flow, grid
+from ddim.evaluation.sampler_ablation import DISCRETISATIONS, FLOWS, Flow, discretise
 from oracles import normal
 
 END = 0.2
@@ -37,7 +37,7 @@ def test_every_choice_converges_to_the_one_flow_at_the_order_of_its_rule(order, 
     truth = law.flow(x, 1.0, END)
 
     def error(steps):
-        times = grid("edm", steps + 1, schedule, END)
+        times = discretise("edm", steps + 1, schedule, END)
         return (run(Flow(order, clock, scaling), law, x, times) - truth).abs().max().item()
 
     errors = [error(steps) for steps in (200, 400)]
@@ -48,7 +48,7 @@ def test_every_choice_converges_to_the_one_flow_at_the_order_of_its_rule(order, 
 @every_schedule
 def test_sigma_that_is_t_and_no_scaling_are_ddim_and_heun(schedule):
     law, x = Mixture(schedule, normal(3, 1, 2, 2, seed=1), 0.5), 3 * normal(4, 1, 2, 2)
-    times = grid("edm", 7, schedule, END)
+    times = discretise("edm", 7, schedule, END)
     assert torch.allclose(run(Flow(1), law, x, times), run(DDIM(), law, x, times))
     assert torch.allclose(run(Flow(2), law, x, times), run(EDM(), law, x, times))
 
@@ -57,7 +57,7 @@ def test_sigma_that_is_t_and_no_scaling_are_ddim_and_heun(schedule):
 def test_choices_differ_where_steps_are_few(clock, scaling):
     schedule = Cosine(0.05, 0.999)
     law, x = Gaussian(schedule), normal(2, 1, 2, 2)
-    times = grid("edm", 5, schedule, END)
+    times = discretise("edm", 5, schedule, END)
     found = run(Flow(1, clock, scaling), law, x, times)
     for other in FLOWS:
         same = torch.allclose(run(Flow(1, *other), law, x, times), found, atol=1e-6)
@@ -69,7 +69,7 @@ def test_n_levels_cost_n_or_two_n_minus_one_evaluations(steps):
     schedule = Cosine(0.05, 0.999)
     for order, nfe in ((1, steps), (2, 2 * steps - 1)):
         denoise = Counted(Gaussian(schedule))
-        states = Flow(order)(denoise, normal(1, 1, 2, 2), grid("ve", steps, schedule, END), Noise([0]))
+        states = Flow(order)(denoise, normal(1, 1, 2, 2), discretise("ve", steps, schedule, END), Noise([0]))
         final_sample(denoise, last_state(states))
         assert denoise.evaluations == nfe
 
@@ -77,11 +77,11 @@ def test_n_levels_cost_n_or_two_n_minus_one_evaluations(steps):
 @every_schedule
 @pytest.mark.parametrize("name", DISCRETISATIONS)
 def test_discretisations_share_their_ends(name, schedule):
-    times = grid(name, 9, schedule, END)
+    times = discretise(name, 9, schedule, END)
     assert times.shape == (9,)
     assert (times[0], times[-1]) == (1, END)
     assert (times.diff() < 0).all()
-    later = grid(name, 9, schedule, END, 0.9)
+    later = discretise(name, 9, schedule, END, 0.9)
     assert (later[0], later[-1]) == (0.9, END)
     assert (later.diff() < 0).all()
 
@@ -90,10 +90,10 @@ def test_discretisations_are_those_of_the_schedules_that_they_are_named_after():
     """Equal times of the VP SDE, of the VE SDE and of the cosine, and EDM's own."""
     vp, ve, cosine = LinearBeta(), KarrasSigma(0.02, 100.0, None), Cosine(0.01, 0.999)
     for name, schedule in (("vp", vp), ("ve", ve), ("iddpm", cosine)):
-        assert torch.allclose(grid(name, 9, schedule, END), torch.linspace(1, END, 9).double()), name
-    assert torch.allclose(grid("edm", 9, cosine, END), Karras().between(9, cosine, 1.0, END))
+        assert torch.allclose(discretise(name, 9, schedule, END), torch.linspace(1, END, 9).double()), name
+    assert torch.allclose(discretise("edm", 9, cosine, END), Karras().between(9, cosine, 1.0, END))
     log_snr = cosine(torch.tensor(END)).log_snr.item()
-    assert torch.allclose(grid("ve", 9, cosine, END), UniformLogSNR(log_snr)(9, cosine))
+    assert torch.allclose(discretise("ve", 9, cosine, END), UniformLogSNR(log_snr)(9, cosine))
 
 
 def cells(nfe=9):
@@ -101,10 +101,10 @@ def cells(nfe=9):
     schedule = KarrasSigma(0.02, 20.0)
     law, x = Mixture(schedule, normal(3, 1, 2, 2, seed=1), 0.3), 20 * normal(8, 1, 2, 2)
     made = lambda sampler, times: final_sample(law, last_state(sampler(law, x, times, Noise(range(8)))))
-    truth = made(EDM(), grid("edm", 200, schedule, END))
+    truth = made(EDM(), discretise("edm", 200, schedule, END))
     error = lambda sampler, times: (made(sampler, times) - truth).square().mean().item()
-    return list(ablation.ablated(error, schedule, END, nfe)), list(
-        ablation.churned(error, schedule, END, nfe)
+    return list(ablation.ablate_flows(error, schedule, END, nfe)), list(
+        ablation.ablate_churn(error, schedule, END, nfe)
     )
 
 
@@ -122,16 +122,16 @@ def test_an_ablation_has_every_combination_once_at_the_same_cost():
 def test_the_papers_way_begins_as_published_and_ends_at_its_own():
     table, _ = cells()
     for origin, first in ablation.ORIGINS.items():
-        errors = ablation.path(table, origin)
+        errors = ablation.trace_improvements(table, origin)
         (begin,) = (
             c.error for c in table if (c.discretisation, c.schedule, c.scaling, c.solver) == (*first, "euler")
         )
         assert errors[0] == begin
     # Where the variance explodes Euler's rule in sigma^2 is worst.
-    assert ablation.path(table, "VE")[0] > 10 * ablation.path(table, "VE")[-1]
-    assert len({ablation.path(table, origin)[-1] for origin in ablation.ORIGINS}) == 1
+    assert ablation.trace_improvements(table, "VE")[0] > 10 * ablation.trace_improvements(table, "VE")[-1]
+    assert len({ablation.trace_improvements(table, origin)[-1] for origin in ablation.ORIGINS}) == 1
 
 
 def test_too_few_evaluations_are_refused():
-    with pytest.raises(UserError, match="at least 3 evaluations"):
-        list(ablation.ablated(lambda *_: 0.0, Cosine(), END, 2))
+    with pytest.raises(UserError, match="evaluations must be at least 3"):
+        ablation.ablate_sampler(None, evaluations=2)

@@ -25,12 +25,12 @@ LAW = Mixture(Cosine(0.1, 0.999), normal(3, 1, 2, 2, seed=1), 0.5)
     ],
 )
 def test_a_budget_buys_so_many_levels(sampler, nfe, count):
-    assert comparison.levels(sampler, nfe) == count
+    assert comparison.count_levels(sampler, nfe) == count
 
 
 def test_more_evaluations_of_better_samplers_err_less():
-    error = comparison.of_oracle(LAW, normal(4, 1, 2, 2), 0.1)
-    cells = comparison.compared(error, LAW.schedule, 0.1, (5, 40))
+    error = comparison.sampling_error_of_oracle(LAW, normal(4, 1, 2, 2), 0.1)
+    cells = comparison.compare_samplers(error, LAW.schedule, 0.1, (5, 40))
     table = {(c.sampler, c.grid, c.nfe): c.error for c in cells}
     assert len(table) == len(comparison.SAMPLERS) * 4 * 2
     for (sampler, grid, nfe), value in table.items():
@@ -41,8 +41,8 @@ def test_more_evaluations_of_better_samplers_err_less():
 
 
 def test_a_figure_has_a_panel_a_grid_and_a_line_a_sampler():
-    error = comparison.of_oracle(LAW, torch.zeros(1, 1, 2, 2, dtype=torch.float64), 0.1)
-    figure = samplers(comparison.compared(error, LAW.schedule, 0.1, (5, 10)), "oracle")
+    error = comparison.sampling_error_of_oracle(LAW, torch.zeros(1, 1, 2, 2, dtype=torch.float64), 0.1)
+    figure = samplers(comparison.compare_samplers(error, LAW.schedule, 0.1, (5, 10)), "oracle")
     assert len(figure.axes) == 4
     for axes in figure.axes:
         assert len(axes.get_lines()) == len(comparison.SAMPLERS)
@@ -52,4 +52,4 @@ def test_a_figure_has_a_panel_a_grid_and_a_line_a_sampler():
 def test_a_table_is_refused_in_one_sentence():
     run = types.SimpleNamespace(recipe=types.SimpleNamespace(walked=Linear()))
     with pytest.raises(UserError, match="has no 500 different levels"):
-        comparison.of_run(run, 0.05, [0])
+        comparison.sampling_error_of_run(run, 0.05, [0])

@@ -386,8 +386,8 @@ def test_weights_of_other_classes_can_be_trained_further_without_labels():
 
 
 def test_levels_are_not_searched_on_pictures_that_a_run_cannot_make(trained):
-    from ddim.evaluation.grid_search import pictures
+    from ddim.evaluation.sampling_error import sample_in_model_units
 
     always = replace(trained, recipe=with_data(unlabelled=0))
     with pytest.raises(UserError, match="a search of levels .* with data.unlabelled 0"):
-        pictures(always, DDIM(), torch.tensor([1.0, 0.5]), [0])
+        sample_in_model_units(always, DDIM(), torch.tensor([1.0, 0.5]), [0])

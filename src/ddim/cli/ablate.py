@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ddim.cli import DEVICE, RUN, WEIGHTS
 from ddim.cli.tables import print_table
-from ddim.errors import check_count
 
 _EPILOG = """
 Measures the choices of Karras et al. 2022 (figure 2) on any run. Rows are the noise levels that a sampler
@@ -46,27 +45,17 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print the tables."""
+    """Measure the errors and print the tables."""
     from ddim.cli.console import report_progress
-    from ddim.evaluation import sampler_ablation as ablation
-    from ddim.runs.generate import find_grid_ends
+    from ddim.evaluation.sampler_ablation import FLOWS, ORIGINS, ablate_sampler, trace_improvements
     from ddim.runs.pipeline import load
 
-    check_count("--seeds", args.seeds)
-    check_count("--evaluations", args.evaluations, 3)
-    trained = load(args.run, args.weights, device=args.device)
-    schedule = trained.recipe.walked
-    first, end = find_grid_ends(trained.recipe, trained.recipe.report.steps)
-    end = end if args.end is None else args.end
-    nfe = args.evaluations
-    error = ablation.of_run(trained, end, range(args.seeds), nfe, first)
-    progress, cells = report_progress(), []
-    columns = [f"{clock}, {scaling}" for clock, scaling in ablation.FLOWS]
-    for cell in ablation.ablated(error, schedule, end, nfe, first):
-        cells.append(cell)
-        progress("samplers", len(cells), len(ablation.SOLVERS) * len(ablation.DISCRETISATIONS) * len(columns))
-    sys.stdout.write(f"mean squared error of {args.seeds} samples, {nfe} evaluations each; sigma(t), s(t):\n")
-    rows = [cells[k : k + len(columns)] for k in range(0, len(cells), len(columns))]
+    run = load(args.run, args.weights, device=args.device)
+    found = ablate_sampler(run, args.evaluations, args.seeds, end=args.end, progress=report_progress())
+    columns = [f"{clock}, {scaling}" for clock, scaling in FLOWS]
+    rows = [found.errors[k : k + len(columns)] for k in range(0, len(found.errors), len(columns))]
+    samples = f"{args.seeds} samples, {args.evaluations} evaluations each"
+    sys.stdout.write(f"mean squared error of {samples}; sigma(t), s(t):\n")
     print_table(
         ("levels", "solver", *columns),
         [(row[0].discretisation, row[0].solver, *(f"{cell.error:.3g}" for cell in row)) for row in rows],
@@ -75,14 +64,12 @@ def run(args: argparse.Namespace) -> int:
     sys.stdout.write("\n")
     print_table(
         ("from", "as published", "Heun's rule", "EDM's levels", "sigma = t, s = 1"),
-        [(o, *(f"{value:.3g}" for value in ablation.path(cells, o))) for o in ablation.ORIGINS],
+        [(o, *(f"{value:.3g}" for value in trace_improvements(found.errors, o))) for o in ORIGINS],
         numbers=1,
     )
     sys.stdout.write(
         "\nwith renewed noise, which leads to other samples: their distance, not their quality\n"
     )
-    churned = ablation.churned(error, schedule, end, nfe, first)
-    print_table(
-        ("churn", "distance"), [(f"gamma {gamma:.3g}", f"{value:.3g}") for gamma, value in churned], 1
-    )
+    churned = [(f"gamma {gamma:.3g}", f"{value:.3g}") for gamma, value in found.churned]
+    print_table(("churn", "distance"), churned, numbers=1)
     return 0

@@ -161,24 +161,23 @@ def _samplers(args: argparse.Namespace) -> Figure:
     from ddim.diffusion.oracles import Mixture
     from ddim.diffusion.schedules import Cosine
     from ddim.evaluation import figures
-    from ddim.evaluation import sampler_errors as comparison
-    from ddim.runs.generate import find_grid_ends
+    from ddim.evaluation.sampler_errors import (
+        compare_samplers,
+        compare_samplers_on_run,
+        sampling_error_of_oracle,
+    )
     from ddim.runs.pipeline import load
 
     check_count("--seeds", args.seeds)
     budgets = (5, 10, 20, 40)
     if args.run is not None:
-        trained = load(args.run)
-        schedule = trained.recipe.walked
-        first, end = find_grid_ends(trained.recipe, trained.recipe.report.steps)
-        error = comparison.of_run(trained, end, range(args.seeds), first)
-        cells = comparison.compared(error, schedule, end, budgets, first)
-        return figures.samplers(cells, Path(args.run).name)
+        errors = compare_samplers_on_run(load(args.run), budgets, range(args.seeds))
+        return figures.samplers(errors, Path(args.run).name)
     draw = torch.Generator().manual_seed(0)
     centres, x = torch.randn(2, max(3, args.seeds), 1, 4, 4, generator=draw, dtype=torch.float64)
     law = Mixture(Cosine(0.014, 0.99995), centres[:3], 0.5)
-    error = comparison.of_oracle(law, x[: args.seeds], 0.1)
-    return figures.samplers(comparison.compared(error, law.schedule, 0.1, budgets), "mixture of Gaussians")
+    error = sampling_error_of_oracle(law, x[: args.seeds], 0.1)
+    return figures.samplers(compare_samplers(error, law.schedule, 0.1, budgets), "mixture of Gaussians")
 
 
 def _losses(args: argparse.Namespace) -> Figure:

@@ -6,13 +6,8 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ddim.cli import DEVICE, WEIGHTS, check_fields, check_run_folder
-from ddim.errors import UserError, check_count
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from ddim.cli import DEVICE, WEIGHTS, check_fields
 
 TAKES_FIELDS = True
 
@@ -46,45 +41,20 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help=DEVICE)
 
 
-FIRST_SEED = 2**31
-"""Pictures of a search are of seeds that nobody is likely to ask for."""
-
-
 def run(args: argparse.Namespace) -> int:
-    """Search, print, save."""
-    from ddim.evaluation import grid_search
-    from ddim.runs import searched_grids as searched
-    from ddim.runs.codec import override
-    from ddim.runs.generate import find_grid_ends
+    """Search the times, and print the error of the best and of the named ones."""
+    from ddim.evaluation.grid_search import search_grid
     from ddim.runs.pipeline import load
 
     check_fields(args, "search", "sampler", "grid")
-    check_run_folder(args.run)
-    check_count("--seeds", args.seeds)
-    trained = load(args.run, args.weights, device=args.device)
-    recipe = override(trained.recipe, args.fields)
-    if recipe.sampler.stochastic:
-        raise UserError("--sampler must be deterministic: what renews noise comes no nearer to a fine run")
-    # Where the end is named, only the beginning is asked of the run's grid, which may have no so many levels.
-    first, end = find_grid_ends(recipe, max(args.steps, 2) if args.end is None else recipe.report.steps)
-    end = end if args.end is None else args.end
-    grid_search.check(args.steps, recipe.walked, end, first)
-    # A file that is something else is found now, not when there is a grid to add to it.
-    searched.saved(args.run, recipe.sampler, args.steps, args.weights)
-    seeds = range(FIRST_SEED, FIRST_SEED + args.seeds)
     began = time.monotonic()
-    truth = grid_search.reference(trained, end, seeds, grid_search.fine(args.steps), first)
 
-    def error(times: Tensor) -> float:
-        made = grid_search.pictures(trained, recipe.sampler, times, seeds)
-        return (made - truth).square().mean().item()
-
-    def tell(text: str) -> None:
+    def show(text: str) -> None:
         sys.stdout.write(f"{time.monotonic() - began:6.0f} s  {text}\n")
         sys.stdout.flush()
 
-    found = grid_search.search(args.steps, recipe.walked, end, error, tell, first)
-    searched.save(args.run, recipe.sampler, args.steps, args.weights, found)
+    run = load(args.run, args.weights, device=args.device)
+    found = search_grid(run, args.steps, end=args.end, seeds=args.seeds, fields=args.fields, progress=show)
     best = min(found.named, key=found.named.__getitem__)
     gain = found.named[best] / found.error if found.error else float("inf")
     sys.stdout.write(

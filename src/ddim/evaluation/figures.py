@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    from ddim.evaluation.sampler_errors import Cell
+    from ddim.evaluation.sampler_errors import SamplerError
     from ddim.runs.pipeline import Pipeline
 
 _UNION = Cosine | Linear | LinearBeta | BetaTable | LinearIn | KarrasSigma
@@ -315,7 +315,7 @@ def reverse(trained: Pipeline, steps: int = 20, seed: int = 0, columns: int = 10
 # --- samplers -----------------------------------------------------------------------------------------------
 
 
-def samplers(cells: Sequence[Cell], title: str) -> Figure:
+def samplers(cells: Sequence[SamplerError], title: str) -> Figure:
     """Error of pictures against evaluations: a panel a grid, a line a sampler, both axes logarithmic."""
     from matplotlib.ticker import FixedLocator, NullLocator
 

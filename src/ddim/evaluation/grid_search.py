@@ -1,139 +1,145 @@
-"""The best levels for a model, a sampler and a number of steps, found by trying.
-
-The error of a grid is that of its pictures: mean squared, in model units, against those of a fine run of
-second order between the same ends, from the same noise. Nothing is assumed of the model or of the sampler.
-"""
+"""Search for the best sampling times of a run, for a sampler and a number of steps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ddim.diffusion.grids import SPACINGS
-from ddim.diffusion.noise import Noise
-from ddim.diffusion.samplers import EDM, Sampler, final_sample, initial_noise, last_state
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
-from ddim.runs.checks import check_unconditional
-from ddim.runs.generate import fill_micro_batches
-from ddim.runs.pipeline import Pipeline
+from ddim.evaluation.run_folder import open_run
+from ddim.evaluation.sampling_error import (
+    check_times_between,
+    choose_ends,
+    count_reference_levels,
+    error_against_reference,
+    lay_named_grids,
+)
+from ddim.runs import searched_grids
+from ddim.runs.codec import override
+from ddim.runs.pipeline import LoadedRun
 from ddim.runs.searched_grids import Found
 
 FIRST_MOVE, LAST_MOVE = 0.35, 0.03
 """Moves of a level, as parts of the gap to its neighbour, at the start and at the end of a search."""
 
 LEAST_GAP = 0.25
-"""No two levels come nearer than this part of the mean gap: such pairs fit the images, not the model."""
+"""Smallest gap between levels, as a part of the mean gap: closer pairs fit the images, not the model."""
+
+FIRST_SEED = 2**31
+"""The first seed of a search: its samples are hardly those that a user asks for."""
 
 
-def named_grids(steps: int, schedule: Schedule, end: float, first: float = 1.0) -> dict[str, Tensor]:
-    """The named grids from the time `first` to `end`, each (steps,) times."""
-    return {name: spacing.between(steps, schedule, first, end) for name, spacing in SPACINGS.items()}
+def search_grid(
+    run: str | Path | LoadedRun,
+    steps: int = 10,
+    *,
+    end: float | None = None,
+    seeds: int = 16,
+    fields: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Found:
+    """Search for the best times of a run, and save them in RUN/grids.json, where sampling finds them.
 
+    Args:
+        run: a run folder, or what `ddim.load` returned.
+        steps: sampling steps, at least 3.
+        end: the last time, by default that of the run's own grid.
+        seeds: number of samples whose error is measured.
+        fields: changes of the recipe's sampler and grid, as `override` takes them.
+        progress: called with a line of text after each part of the search.
 
-def pictures(trained: Pipeline, sampler: Sampler, times: Tensor, seeds: Sequence[int]) -> Tensor:
-    """(B, C, H, W) in model units on the CPU, one a seed; in float32: rounding is no error of a grid.
-
-    Of no class: UserError where the run's network was always told one.
+    Raises:
+        UserError: if the sampler is stochastic, or the schedule has too few different levels.
     """
-    check_unconditional(trained.recipe, "a search of levels or a comparison of samplers")
-    made = []
-    # The truth is Heun's, which sees the noise alone.
-    denoise = trained.denoiser(trained.model, consistent=True)
-    with trained.runtime:
-        for mine, filled, blank in fill_micro_batches(trained, seeds):
-            noise = Noise(filled)
-            x = initial_noise(denoise.schedule, noise, blank, times[0])
-            made.append(
-                final_sample(denoise, last_state(sampler(denoise, x, times, noise)))[: len(mine)].cpu()
-            )
-    return torch.cat(made)
+    check_count("seeds", seeds)
+    run = open_run(run)
+    recipe, folder, weights = override(run.recipe, fields or {}), run.checkpoint.run, run.checkpoint.weights
+    if recipe.sampler.stochastic:
+        raise UserError("--sampler must be deterministic: renewed noise leads to other samples")
+    # With an `end`, only the first time of the run's grid is needed, which may not allow so many steps.
+    first, last = choose_ends(recipe, max(steps, 2) if end is None else recipe.report.steps, end)
+    check_times_between(steps, recipe.walked, last, first)
+    # A foreign file is found now, not after the search.
+    searched_grids.saved(folder, recipe.sampler, steps, weights)
+    tried = range(FIRST_SEED, FIRST_SEED + seeds)
+    error = error_against_reference(run, last, tried, count_reference_levels(steps), first)
+    found = search_times(
+        steps, recipe.walked, last, lambda times: error(recipe.sampler, times), progress, first
+    )
+    searched_grids.save(folder, recipe.sampler, steps, weights, found)
+    return found
 
 
-def fine(steps: int) -> int:
-    """Levels of the run of Heun's rule that judges runs of `steps`: with a hundredth of their error."""
-    return max(100, 10 * steps)
-
-
-def reference(trained: Pipeline, end: float, seeds: Sequence[int], steps: int, first: float = 1.0) -> Tensor:
-    """Pictures (B, C, H, W) of a fine run: Heun's rule on equal steps of log-SNR, 2 steps - 1 evaluations."""
-    times = SPACINGS["uniform_log_snr"].between(steps, trained.recipe.walked, first, end)
-    return pictures(trained, EDM(), times, seeds)
-
-
-def search(
+def search_times(
     steps: int,
     schedule: Schedule,
     end: float,
     error: Callable[[Tensor], float],
-    tell: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str], None] = lambda text: None,
     first: float = 1.0,
 ) -> Found:
-    """Coordinate descent on the levels from the time `first` to `end`, from the best named grid or mixture.
+    """Search for the times with the least error by coordinate descent.
 
-    The best named grid is mixed, on the clock of log-SNR, with each other; then each level in turn moves
-    towards a neighbour by a part of the gap between; what lowers `error` (times (steps,) -> a number) is
-    kept; moves are halved when none helps. UserError for fewer than 3 steps: there is nothing between.
+    The best named grid is mixed with each other one, on the scale of log-SNR. Then each level in turn moves
+    towards a neighbour by a part of the gap. A change that lowers the error is kept; moves are halved when
+    none does.
+
+    Args:
+        steps: number of times, at least 3.
+        schedule: the schedule of the times.
+        end: the last time.
+        error: the error of times (steps,).
+        progress: called with a line of text after each part of the search.
+        first: the first time.
+
+    Raises:
+        UserError: if there are fewer than 3 steps, or no grid gives finite samples.
     """
-    check(steps, schedule, end, first)
+    check_times_between(steps, schedule, end, first)
 
-    def judged(times: Tensor) -> float:
+    def finite_error(times: Tensor) -> float:
         value = error(times)
         return value if math.isfinite(value) else math.inf
 
-    grids = named_grids(steps, schedule, end, first)
-    named = {name: judged(times) for name, times in grids.items()}
+    grids = lay_named_grids(steps, schedule, end, first)
+    named = {name: finite_error(times) for name, times in grids.items()}
     for name, value in named.items():
-        tell(f"{name}: {value:.3g}")
+        progress(f"{name}: {value:.3g}")
     best = min(named.values())
     if best == math.inf:
-        raise UserError("no named grid gives pictures that are finite: the model cannot be used")
+        raise UserError("no named grid gives finite samples: the model cannot be used")
     times, move = grids[min(named, key=named.__getitem__)], FIRST_MOVE
-    clock = schedule(times).log_snr
+    log_snr = schedule(times).log_snr
     for other in grids.values():
         for part in (0.25, 0.5, 0.75):
-            mixed = schedule.inverse(torch.lerp(clock, schedule(other).log_snr, part))
+            mixed = schedule.inverse(torch.lerp(log_snr, schedule(other).log_snr, part))
             mixed[0], mixed[-1] = times[0], times[-1]
-            if _apart(mixed, schedule) and (value := judged(mixed)) < best:
+            if _are_apart(mixed, schedule) and (value := finite_error(mixed)) < best:
                 times, best = mixed, value
-    tell(f"mixtures: {best:.3g}")
+    progress(f"mixtures: {best:.3g}")
     while move >= LAST_MOVE:
         before = best
         for k in range(1, steps - 1):
             for towards in (k - 1, k + 1):
-                clock = schedule(times).log_snr
+                log_snr = schedule(times).log_snr
                 tried = times.clone()
-                tried[k] = schedule.inverse(torch.lerp(clock[k], clock[towards], move))
-                if _apart(tried, schedule) and (value := judged(tried)) < best:
+                tried[k] = schedule.inverse(torch.lerp(log_snr[k], log_snr[towards], move))
+                if _are_apart(tried, schedule) and (value := finite_error(tried)) < best:
                     times, best = tried, value
                     break
-        tell(f"moves of {move:.2g}: {best:.3g}")
+        progress(f"moves of {move:.2g}: {best:.3g}")
         if best >= 0.98 * before:
             move /= 2
     return Found(tuple(times.tolist()), best, named)
 
 
-def check(steps: int, schedule: Schedule, end: float, first: float = 1.0) -> None:
-    """UserError where there is nothing to search: fewer than 3 steps, or no way from `first` to `end`."""
-    # Something between the ends.
-    check_count("steps", steps, 3)
-    if not 0 < end < first:
-        raise UserError(f"--end must lie between 0 and the first level, t = {first:.4g}, got {end}")
-    try:
-        grids = named_grids(steps, schedule, end, first)
-    except UserError as error:
-        raise UserError(f"--end {end:.4g} cannot be the last of {steps} levels: {error}") from None
-    if not all((schedule(times).log_snr.diff() > 0).all() for times in grids.values()):
-        raise UserError(
-            f"{steps} levels from t = {first:.4g} to --end {end:.4g} are not all different: this schedule is "
-            "a table that is flat in places"
-        )
-
-
-def _apart(times: Tensor, schedule: Schedule) -> bool:
-    """Whether levels fall and no two are nearer than `LEAST_GAP` allows."""
+def _are_apart(times: Tensor, schedule: Schedule) -> bool:
+    """Return whether times fall, and no two levels are closer than `LEAST_GAP` allows."""
     gaps = schedule(times).log_snr.diff()
     return bool((times.diff() < 0).all() and gaps.min() >= LEAST_GAP * gaps.mean())

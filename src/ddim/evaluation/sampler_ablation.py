@@ -1,13 +1,13 @@
-"""What discretisation, schedule, scaling and solver are worth to a model (Karras et al. 2022, figure 2).
+"""How discretisation, schedule, scaling and solver affect the sampling error (Karras et al. 2022, figure 2).
 
-A model says where clean images lie, and with that fixes the flow. How a sampler walks along it is free: over
-which noise levels, in which variable, by which rule. The paper's x, under any noise sigma(t) and scale s(t),
-is s(t) times the image with noise sigma, and moves by (its eq. 81)
+A model defines where clean images lie, and with that the flow. A sampler is free in how it follows the flow:
+over which noise levels, in which variable, by which rule. The paper's x, under a noise sigma(t) and a scale
+s(t), is s(t) times the image with noise sigma, and moves by (eq. 81)
 
     dx/dt = (s' / s + sigma' / sigma) x - (sigma' s / sigma) D(x / s; sigma).
 
-An exact solver sees no difference between any two choices; steps that are not small do. Here sigma is the
-noise on a clean image of weight one, sigma / alpha of the model's own schedule, whatever that is.
+For an exact solver these choices are equal; for large steps they differ. Here sigma is sigma / alpha of the
+model's own schedule: the noise on a clean image of weight one.
 """
 
 from __future__ import annotations
@@ -27,9 +27,15 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import EDM, Sampler, State, Times
 from ddim.diffusion.samplers.flow import time_of_ratio
 from ddim.diffusion.schedules import Schedule, as_double
-from ddim.errors import UserError
-from ddim.evaluation.grid_search import check, fine, pictures, reference
-from ddim.evaluation.sampler_errors import levels
+from ddim.errors import check_count
+from ddim.evaluation.sampler_errors import count_levels
+from ddim.evaluation.sampling_error import (
+    SamplingError,
+    check_times_between,
+    choose_ends,
+    count_reference_levels,
+    error_against_reference,
+)
 from ddim.runs.pipeline import Pipeline
 
 LOW, SLOPE = 0.1, 19.9
@@ -37,7 +43,7 @@ LOW, SLOPE = 0.1, 19.9
 
 
 def _vp_time(sigma: Tensor) -> Tensor:
-    """The t at which sigma^2 = exp(SLOPE t^2 / 2 + LOW t) - 1."""
+    """Return the t at which sigma^2 = exp(SLOPE t^2 / 2 + LOW t) - 1."""
     integral = (sigma**2).log1p()
     return 2 * integral / (LOW + (LOW**2 + 2 * SLOPE * integral).sqrt())
 
@@ -52,13 +58,13 @@ DISCRETISATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], 
     "ve": (torch.log, torch.exp),
     "iddpm": (torch.atan, torch.tan),
 }
-"""What grows in equal steps from one noise level to the next, and sigma of it (table 1, time steps).
+"""A function of sigma that grows in equal steps over the noise levels, and its inverse (table 1, time steps).
 
-iDDPM's is the angle of its cosine, without the offset and the rounding of its table."""
+For iDDPM it is the angle of the cosine schedule, without the offset and the rounding of its table."""
 
 
-def grid(name: str, steps: int, schedule: Schedule, end: float, first: float = 1.0) -> Tensor:
-    """(steps,) times of the schedule from `first` to `end`, at the noise levels of a discretisation."""
+def discretise(name: str, steps: int, schedule: Schedule, end: float, first: float = 1.0) -> Tensor:
+    """Return the times (steps,) from `first` to `end`, at the noise levels of a discretisation."""
     clock, sigma = DISCRETISATIONS[name]
     start, stop = clock(schedule(torch.tensor([first, end], dtype=torch.float64)).noise_to_signal).tolist()
     times = time_of_ratio(schedule, sigma(torch.linspace(start, stop, steps, dtype=torch.float64)))
@@ -75,19 +81,20 @@ class Point:
     sigma_slope: Tensor
     s_slope: Tensor
 
-    def moved(self, x: Tensor, x0: Tensor, h: Tensor) -> Tensor:
-        """h dx/dt at x (B, C, H, W), where the clean image is x0."""
+    def move(self, x: Tensor, x0: Tensor, h: Tensor) -> Tensor:
+        """Return h dx/dt at x (B, C, H, W), given the clean image x0."""
         ratio = self.sigma_slope / self.sigma
         return (h * (self.s_slope / self.s + ratio)).to(x) * x - (h * ratio * self.s).to(x) * x0
 
 
 @dataclass(frozen=True)
 class Flow(Sampler):
-    """Euler's rule (order 1) or Heun's on the flow under a choice of sigma(t) and s(t): algorithm 1.
+    """Euler's or Heun's rule on the flow under a choice of sigma(t) and s(t) (algorithm 1).
 
-    `schedule`: sigma is t (linear, EDM's and DDIM's), its square root (ve), or that of the VP SDE (vp).
-    `scaling`: s is 1 (none) or keeps x at unit variance (vp). N levels are 2 (N - 1) evaluations, N - 1 of
-    order 1; the picture is one more.
+    Args:
+        order: 1 for Euler's rule, 2 for Heun's.
+        schedule: sigma is t (linear, as in EDM and DDIM), its square root (ve), or that of the VP SDE (vp).
+        scaling: s is 1 (none), or keeps x at unit variance (vp).
     """
 
     order: int = 2
@@ -110,16 +117,16 @@ class Flow(Sampler):
             h = then.t - now.t
             p = denoise(x, t)
             y = (now.s / a).to(x) * x
-            step = now.moved(y, p.x0, h)
+            step = now.move(y, p.x0, h)
             if self.order == 2:
                 ahead = y + step
                 q = denoise((b / then.s).to(x) * ahead, s)
-                step = (step + then.moved(ahead, q.x0, h)) / 2
+                step = (step + then.move(ahead, q.x0, h)) / 2
             x = (b / then.s).to(x) * (y + step)
             yield State(x, s.item(), p.x0)
 
     def point(self, sigma: Tensor) -> Point:
-        """All that the flow depends on at the level of noise sigma ()."""
+        """Return the values that the flow depends on, at the noise level sigma ()."""
         one = torch.ones_like(sigma)
         if self.schedule == "linear":
             t, slope = sigma, one
@@ -146,19 +153,19 @@ FLOWS: tuple[tuple[Literal["linear", "ve", "vp"], Literal["none", "vp"]], ...] =
 """Every schedule with every scaling."""
 
 CHURN = (0.05, 0.2, math.sqrt(2) - 1)
-"""By which part the noise is raised at each step, up to the paper's most."""
+"""The part by which the noise is raised at each step, up to the largest of the paper."""
 
 ORIGINS: dict[str, tuple[str, str, str]] = {
     "VP": ("vp", "vp", "vp"),
     "VE": ("ve", "ve", "none"),
     "DDIM": ("iddpm", "linear", "none"),
 }
-"""Discretisation, schedule and scaling of the samplers that the paper starts from (table 1)."""
+"""Discretisation, schedule and scaling of the published samplers that the paper improves (table 1)."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One way along the flow: its evaluations and the mean squared error of its pictures, in model units."""
+class FlowError:
+    """One way along the flow: its network evaluations and the mean squared error of its samples."""
 
     discretisation: str
     solver: str
@@ -168,50 +175,78 @@ class Cell:
     error: float
 
 
-Error = Callable[[Sampler, Tensor], float]
-"""A sampler and its times -> the mean squared error of its pictures."""
+@dataclass(frozen=True)
+class Ablation:
+    """The errors of all ways along the flow, in the order of rows of `FLOWS`, and of renewed noise.
 
-
-def of_run(trained: Pipeline, end: float, seeds: Sequence[int], nfe: int, first: float = 1.0) -> Error:
-    """Against the pictures of the same noise by a run that is finer than any of `nfe` evaluations.
-
-    UserError where the schedule has no so fine a run: a table, whose levels coincide.
+    `churned` are pairs (gamma, error): renewed noise leads to other samples, so the error is their distance
+    and not their quality.
     """
-    steps = fine(levels(EDM(), nfe))
-    check(steps, trained.recipe.walked, end, first)
-    truth = reference(trained, end, seeds, steps, first)
-    return lambda sampler, times: (pictures(trained, sampler, times, seeds) - truth).square().mean().item()
+
+    errors: list[FlowError]
+    churned: list[tuple[float, float]]
 
 
-def ablated(error: Error, schedule: Schedule, end: float, nfe: int, first: float = 1.0) -> Iterator[Cell]:
-    """Every discretisation, solver, schedule and scaling, at no more than `nfe` evaluations a picture."""
-    if nfe < 3:
-        raise UserError(f"an ablation needs at least 3 evaluations, two levels of Heun's rule, got {nfe}")
+def ablate_sampler(
+    pipeline: Pipeline,
+    evaluations: int = 19,
+    seeds: int = 16,
+    *,
+    end: float | None = None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Ablation:
+    """Measure every choice of a sampler on a run, at the same number of network evaluations.
+
+    Args:
+        pipeline: the run.
+        evaluations: network evaluations for each sample, at least 3.
+        seeds: number of samples whose error is measured.
+        end: the last time, by default that of the run's own grid.
+        progress: called with "samplers", how many of them are measured, and of how many.
+
+    Raises:
+        UserError: if the schedule is a table with too few different levels.
+    """
+    check_count("seeds", seeds)
+    # Heun's rule needs 3 for two levels.
+    check_count("evaluations", evaluations, 3)
+    schedule = pipeline.recipe.walked
+    first, end = choose_ends(pipeline.recipe, pipeline.recipe.report.steps, end)
+    levels = count_reference_levels(count_levels(EDM(), evaluations))
+    check_times_between(levels, schedule, end, first)
+    error = error_against_reference(pipeline, end, range(seeds), levels, first)
+    total, errors = len(DISCRETISATIONS) * len(SOLVERS) * len(FLOWS), []
+    for found in ablate_flows(error, schedule, end, evaluations, first):
+        errors.append(found)
+        progress("samplers", len(errors), total)
+    return Ablation(errors, list(ablate_churn(error, schedule, end, evaluations, first)))
+
+
+def ablate_flows(
+    error: SamplingError, schedule: Schedule, end: float, nfe: int, first: float = 1.0
+) -> Iterator[FlowError]:
+    """Yield the error of every combination of choices, at `nfe` network evaluations or fewer."""
     for name in DISCRETISATIONS:
         for solver, order in SOLVERS.items():
             for clock, scaling in FLOWS:
                 sampler = Flow(order, clock, scaling)
-                count = levels(sampler, nfe)
-                times = grid(name, count, schedule, end, first)
-                value = error(sampler, times)
-                yield Cell(name, solver, clock, scaling, sampler.evaluations(count), value)
+                count = count_levels(sampler, nfe)
+                value = error(sampler, discretise(name, count, schedule, end, first))
+                yield FlowError(name, solver, clock, scaling, sampler.evaluations(count), value)
 
 
-def churned(
-    error: Error, schedule: Schedule, end: float, nfe: int, first: float = 1.0
+def ablate_churn(
+    error: SamplingError, schedule: Schedule, end: float, nfe: int, first: float = 1.0
 ) -> Iterator[tuple[float, float]]:
-    """(gamma, error) of Heun's rule on EDM's levels with noise renewed (algorithm 2), for each of `CHURN`.
-
-    Renewed noise leads to another picture: the error says how far pictures go, not how good they are.
-    """
-    count = levels(EDM(), nfe)
-    times = grid("edm", count, schedule, end, first)
+    """Yield (gamma, error) of Heun's rule with renewed noise (algorithm 2), for each of `CHURN`."""
+    count = count_levels(EDM(), nfe)
+    times = discretise("edm", count, schedule, end, first)
     for gamma in CHURN:
         yield gamma, error(EDM(s_churn=gamma * count), times)
 
 
-def path(cells: Sequence[Cell], origin: str) -> list[float]:
-    """The errors along figure 2: as published, by Heun's rule, on EDM's levels, with sigma = t and s = 1."""
+def trace_improvements(errors: Sequence[FlowError], origin: str) -> list[float]:
+    """Return the errors along figure 2: published, Heun's rule, EDM's levels, then sigma = t and s = 1."""
     discretisation, schedule, scaling = ORIGINS[origin]
     stages = [
         (discretisation, "euler", schedule, scaling),
@@ -219,5 +254,5 @@ def path(cells: Sequence[Cell], origin: str) -> list[float]:
         ("edm", "heun", schedule, scaling),
         ("edm", "heun", "linear", "none"),
     ]
-    found = {(c.discretisation, c.solver, c.schedule, c.scaling): c.error for c in cells}
+    found = {(c.discretisation, c.solver, c.schedule, c.scaling): c.error for c in errors}
     return [found[stage] for stage in stages]

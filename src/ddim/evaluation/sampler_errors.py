@@ -1,8 +1,8 @@
-"""What few evaluations cost: the error of every deterministic sampler on every named grid."""
+"""The error of every deterministic sampler on every named grid, at a few network evaluations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,7 +21,13 @@ from ddim.diffusion.samplers import (
 )
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError
-from ddim.evaluation.grid_search import check, named_grids, pictures, reference
+from ddim.evaluation.sampling_error import (
+    SamplingError,
+    check_times_between,
+    choose_ends,
+    error_against_reference,
+    lay_named_grids,
+)
 from ddim.runs.pipeline import Pipeline
 
 SAMPLERS: dict[str, Sampler] = {
@@ -34,13 +40,13 @@ SAMPLERS: dict[str, Sampler] = {
     "UniPC-2": UniPC(2),
     "UniPC-3": UniPC(3),
 }
-FINE = 500
-"""Levels of the runs of Heun's rule that errors are measured against."""
+REFERENCE_LEVELS = 500
+"""Levels of the runs of Heun's rule against which errors are measured."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A sampler on a named grid: its evaluations, and the mean squared error of its pictures."""
+class SamplerError:
+    """The network evaluations of a sampler on a named grid, and the mean squared error of its samples."""
 
     sampler: str
     grid: str
@@ -48,51 +54,67 @@ class Cell:
     error: float
 
 
-def levels(sampler: Sampler, nfe: int) -> int:
-    """The most levels that a run of at most `nfe` evaluations can have; at least 2."""
+def count_levels(sampler: Sampler, nfe: int) -> int:
+    """Return the most levels that a run of at most `nfe` evaluations can have, at least 2."""
     return max([2, *(n for n in range(2, nfe + 1) if sampler.evaluations(n) <= nfe)])
 
 
-def compared(
-    error: Callable[[Sampler, Tensor], float],
-    schedule: Schedule,
-    end: float,
-    budgets: Sequence[int],
-    first: float = 1.0,
-) -> list[Cell]:
-    """Every sampler on every named grid from the time `first` to `end`, at each budget of evaluations."""
-    cells = []
+def compare_samplers_on_run(
+    pipeline: Pipeline, budgets: Sequence[int], seeds: Sequence[int]
+) -> list[SamplerError]:
+    """Measure every sampler on every named grid of a run, between the ends of the run's own grid.
+
+    Args:
+        pipeline: the run.
+        budgets: the numbers of network evaluations for each sample.
+        seeds: of the samples whose error is measured.
+
+    Raises:
+        UserError: if the schedule is a table with too few different levels.
+    """
+    schedule = pipeline.recipe.walked
+    first, end = choose_ends(pipeline.recipe, pipeline.recipe.report.steps, None)
+    error = sampling_error_of_run(pipeline, end, seeds, first)
+    return compare_samplers(error, schedule, end, budgets, first)
+
+
+def compare_samplers(
+    error: SamplingError, schedule: Schedule, end: float, budgets: Sequence[int], first: float = 1.0
+) -> list[SamplerError]:
+    """Measure every sampler on every named grid from `first` to `end`, at each budget of evaluations."""
+    found = []
     for name, sampler in SAMPLERS.items():
         for nfe in budgets:
-            count = levels(sampler, nfe)
-            spent = sampler.evaluations(count)
-            for grid, times in named_grids(count, schedule, end, first).items():
-                cells.append(Cell(name, grid, spent, error(sampler, times)))
-    return cells
+            levels = count_levels(sampler, nfe)
+            spent = sampler.evaluations(levels)
+            for grid, times in lay_named_grids(levels, schedule, end, first).items():
+                found.append(SamplerError(name, grid, spent, error(sampler, times)))
+    return found
 
 
-def of_run(
-    trained: Pipeline, end: float, seeds: Sequence[int], first: float = 1.0
-) -> Callable[[Sampler, Tensor], float]:
-    """The error of a run's pictures against a fine run between the same ends, in model units.
+def sampling_error_of_run(
+    pipeline: Pipeline, end: float, seeds: Sequence[int], first: float = 1.0
+) -> SamplingError:
+    """Return the error of a run's samples against `REFERENCE_LEVELS` levels between the same ends.
 
-    UserError where the schedule has no so fine a run: a table, whose levels coincide.
+    Raises:
+        UserError: if the schedule is a table with too few different levels.
     """
     try:
-        check(FINE, trained.recipe.walked, end, first)
+        check_times_between(REFERENCE_LEVELS, pipeline.recipe.walked, end, first)
     except UserError:
         raise UserError(
-            f"samplers cannot be compared on this run: its schedule has no {FINE} different levels"
+            "samplers cannot be compared on this run: its schedule has no "
+            f"{REFERENCE_LEVELS} different levels"
         ) from None
-    truth = reference(trained, end, seeds, FINE, first)
-    return lambda sampler, times: (pictures(trained, sampler, times, seeds) - truth).square().mean().item()
+    return error_against_reference(pipeline, end, seeds, REFERENCE_LEVELS, first)
 
 
-def of_oracle(law: Mixture, x: Tensor, end: float) -> Callable[[Sampler, Tensor], float]:
-    """The error on an oracle, of runs from x (B, C, H, W)."""
+def sampling_error_of_oracle(law: Mixture, x: Tensor, end: float) -> SamplingError:
+    """Return the error on an oracle, of runs from x (B, C, H, W)."""
 
-    def made(sampler: Sampler, times: Tensor) -> Tensor:
+    def sample(sampler: Sampler, times: Tensor) -> Tensor:
         return final_sample(law, last_state(sampler(law, x, times, Noise(range(len(x))))))
 
-    truth = made(EDM(), named_grids(FINE, law.schedule, end)["uniform_log_snr"])
-    return lambda sampler, times: (made(sampler, times) - truth).square().mean().item()
+    reference = sample(EDM(), lay_named_grids(REFERENCE_LEVELS, law.schedule, end)["uniform_log_snr"])
+    return lambda sampler, times: (sample(sampler, times) - reference).square().mean().item()
