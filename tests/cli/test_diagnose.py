@@ -19,11 +19,12 @@ from ddim.diffusion.schedules import LinearBeta
 from ddim.diffusion.time_sampling import LossAware, TableTimes
 from ddim.evaluation import diagnose as diagnostics
 from ddim.evaluation.gradient_noise import noise_scale
+from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
 from ddim.runs.pipeline import Pipeline, load
-from ddim.runs.recipe import DDPMUNetSpec, build
+from ddim.runs.recipe import build
 from ddim.training import train
 from oracles import made, shaken
 from stubs import stub

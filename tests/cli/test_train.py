@@ -16,7 +16,7 @@ from ddim.cli.console import WARM, Console, Pace, format_duration
 from ddim.data import open_images, parse_size
 from ddim.runs import checkpoint
 from ddim.runs import named_recipes as recipes
-from ddim.runs.codec import dump, flat, override, read_recipe, write_recipe
+from ddim.runs.codec import dump, list_fields, override, read_recipe, write_recipe
 from ddim.runs.pipeline import load
 from ddim.runs.recipe import Fixed, Recipe
 from ddim.training import train
@@ -61,7 +61,7 @@ def test_help_recipe_lists_every_field_as_it_can_be_given(name, capsys):
     assert main(["train", "--help-recipe", name]) == 0
     lines = capsys.readouterr().out.splitlines()
     listed = [line.split() for line in lines if line.startswith("  --")]
-    rows = flat(recipes.find(name))
+    rows = list_fields(recipes.find(name))
     assert [words[0] for words in listed] == [f"--{path}" for path, *_ in rows]
     # What is shown, given back, changes nothing.
     shown = {words[0].removeprefix("--"): words[1] for words in listed}

@@ -19,6 +19,7 @@ from ddim.diffusion.time_sampling import LossAware, TableTimes
 from ddim.diffusion.variational_bound import bound_posterior, image_bits, step_bits
 from ddim.errors import UserError
 from ddim.nn.ddpm_unet import DDPMUNetSpec
+from ddim.runs.checks import check_recipe
 from ddim.runs.named_recipes import iddpm
 from ddim.runs.recipe import Recipe, build
 from oracles import TellsTime, made, normal, uniform
@@ -138,9 +139,9 @@ def test_a_learned_variance_at_its_ends_is_the_fixed_one():
 
 def test_what_learns_no_variance_is_told_so():
     with pytest.raises(UserError, match=r"objective hybrid needs a network .* --net\.outputs 2"):
-        Recipe(objective=Hybrid())
+        check_recipe(Recipe(objective=Hybrid()))
     with pytest.raises(UserError, match=r"sampler\.variance learned needs a network"):
-        Recipe(sampler=DDPM("learned"))
+        check_recipe(Recipe(sampler=DDPM("learned")))
     q = posterior(LinearBeta()(T), LinearBeta()(T - 0.05))
     with pytest.raises(UserError, match="predicts none"):
         step_bits(Prediction(X0, EPS), X0, X0, q, "learned")

@@ -5,9 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from ddim.nn.blocks import ExactConv2d
-from ddim.nn.residual_unet import ResidualBlock
+from ddim.nn.residual_unet import ResidualBlock, ResidualUNetSpec
 from ddim.runs.named_recipes import keras, luz
-from ddim.runs.recipe import ResidualUNetSpec
 from oracles import made, normal, shaken, uniform
 
 RECIPES = {"luz": luz, "keras": keras}

@@ -8,7 +8,7 @@ import torch
 from ddim.errors import UserError
 from ddim.experiments.sweep.plan import Request, plan_trials
 from ddim.runs.checks import check_recipe, check_training
-from ddim.runs.codec import dump, load, override
+from ddim.runs.codec import dump, load_recipe, override
 from ddim.runs.named_recipes import RECIPES, find
 
 
@@ -38,7 +38,7 @@ def test_no_recipe_contradicts_itself():
 )
 def test_parts_of_a_recipe_that_do_not_fit_together_are_refused(changes, said):
     with pytest.raises(UserError, match=said) as error:
-        check_recipe(load(changes))
+        check_recipe(load_recipe(changes))
     assert "\n" not in str(error.value)
 
 
@@ -103,7 +103,7 @@ def test_fields_that_contradict_each_other_are_named_before_anything_begins(name
         check_training(changed(name, **changes))
     assert "\n" not in str(error.value)
     # A run that was made so is read as it was made.
-    assert load(dump(changed(name, **changes))) == changed(name, **changes)
+    assert load_recipe(dump(changed(name, **changes))) == changed(name, **changes)
 
 
 @pytest.mark.parametrize("name", ["ddpm", "iddpm"])

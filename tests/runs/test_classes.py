@@ -22,7 +22,9 @@ from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
 from ddim.evaluation.denoising import measure
 from ddim.evaluation.diagnose import errors
+from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.runtime import Runtime
+from ddim.nn.unet import UNetSpec
 from ddim.runs.checks import check_label, check_recipe
 from ddim.runs.classes import (
     NULL,
@@ -35,7 +37,6 @@ from ddim.runs.classes import (
 from ddim.runs.codec import override
 from ddim.runs.generate import generate, sample
 from ddim.runs.pipeline import Pipeline
-from ddim.runs.recipe import DDPMUNetSpec, UNetSpec
 from ddim.training.validation import validate
 from oracles import made, normal, shaken
 

@@ -11,7 +11,7 @@ from ddim.diffusion.schedules import Cosine
 from ddim.diffusion.time_sampling import TableTimes
 from ddim.errors import UserError
 from ddim.runs.checks import check_steps
-from ddim.runs.codec import dump, load, override, write_recipe
+from ddim.runs.codec import dump, load_recipe, override, write_recipe
 from ddim.runs.named_recipes import RECIPES, ddpm, fast, find, keras, luz, smoke
 from ddim.runs.recipe import Fixed, build
 from oracles import made, normal, uniform
@@ -24,7 +24,7 @@ def test_a_recipe_has_its_name_and_survives_data(name):
     recipe = find(name)
     assert recipe.name == name
     assert recipe == find(name)
-    assert load(dump(recipe)) == recipe
+    assert load_recipe(dump(recipe)) == recipe
 
 
 @every_recipe

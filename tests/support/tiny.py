@@ -9,11 +9,14 @@ import numpy as np
 import torch
 
 from ddim.data import Images, split_images
+from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.ema import Power
+from ddim.nn.residual_unet import ResidualUNetSpec
 from ddim.nn.runtime import Runtime
+from ddim.nn.unet import UNetSpec
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
-from ddim.runs.recipe import Data, DDPMUNetSpec, Optim, Recipe, Report, ResidualUNetSpec, UNetSpec
+from ddim.runs.recipe import Data, Optim, Recipe, Report
 from ddim.training import Callback, Machine
 from ddim.training.loop import Plan, Training
 from ddim.training.start import measure_pixels

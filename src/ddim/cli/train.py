@@ -143,13 +143,13 @@ def _help_recipe(name: str) -> int:
     """Print the fields of a recipe with their values and the possible values, one line each."""
     import inspect
 
-    from ddim.runs.codec import flat
+    from ddim.runs.codec import list_fields
     from ddim.runs.named_recipes import RECIPES, find
 
     recipe = find(name)
     about = inspect.getdoc(RECIPES[name]) if name in RECIPES else name
     sys.stdout.write(f"{about}\n\n")
-    for path, possible, value in flat(recipe):
+    for path, possible, value in list_fields(recipe):
         items = value if isinstance(value, tuple) else (value,)
         # As an option takes it: true, not True.
         shown = ",".join(str(item).lower() if item in (True, False, None) else str(item) for item in items)

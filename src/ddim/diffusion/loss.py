@@ -15,9 +15,9 @@ from ddim.diffusion.gaussian import posterior
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.prediction import Prediction, velocity
 from ddim.diffusion.schedules import Level, Schedule
-from ddim.diffusion.time_sampling import LossAware, NormalLogSNR, TableTimes, TimeSampling, UniformTimes
+from ddim.diffusion.time_sampling import TableTimes, TimeSampling, UniformTimes
 from ddim.diffusion.variational_bound import bound_posterior, image_bits, step_bits
-from ddim.diffusion.weighting import EDMWeight, Unweighted
+from ddim.diffusion.weighting import Unweighted, Weighting
 from ddim.errors import UserError
 
 On = Literal["noise", "image", "velocity"]
@@ -56,8 +56,8 @@ class Objective:
 
     on: On = "noise"
     error: Error = "l1"
-    times: UniformTimes | NormalLogSNR | TableTimes = UniformTimes()
-    weight: Unweighted | EDMWeight = Unweighted()
+    times: TimeSampling = UniformTimes()
+    weight: Weighting = Unweighted()
 
     needs_variance = False
 
@@ -81,7 +81,7 @@ class Hybrid:
 
     on: On = "noise"
     error: Error = "mse"
-    times: TableTimes | LossAware = TableTimes(4000)
+    times: TimeSampling = TableTimes(4000)
     vlb: float = 0.001
 
     needs_variance = True
@@ -89,8 +89,15 @@ class Hybrid:
     def __post_init__(self) -> None:
         if not self.vlb >= 0:
             raise UserError(f"objective.vlb must be at least 0, got {self.vlb}")
-        if self.times.entries < 2:
-            raise UserError(f"objective.times.entries must be at least 2, got {self.times.entries}")
+        if self.entries < 2:
+            raise UserError(
+                f"objective.times must be a table of at least 2 entries for hybrid, got {self.times.entries}"
+            )
+
+    @property
+    def entries(self) -> int:
+        """The entries of the table of times."""
+        return self.times.entries or 0
 
     def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:
         """The error (B,) on 8-bit images; see `Loss`."""
@@ -100,14 +107,14 @@ class Hybrid:
         simple = _error(self, p, Prediction(x0, eps), level.over(x0))
         detached = Prediction(p.x0.detach(), p.eps.detach(), p.variance_mix)
         bits = self._bits(detached, denoise.schedule, x_t, x0, t, pixels)
-        return simple + self.vlb * self.times.entries * bits
+        return simple + self.vlb * self.entries * bits
 
     def _bits(  # noqa: PLR0913  (what a term of the bound is made of)
         self, p: Prediction, schedule: Schedule, x_t: Tensor, x0: Tensor, t: Tensor, pixels: Pixels
     ) -> Tensor:
         """(B,) the term of the bound that belongs to each time."""
-        first, second = torch.tensor([1.0, 2.0], dtype=torch.float64) / self.times.entries
-        s = ((t.double() * self.times.entries).round() - 1) / self.times.entries
+        first, second = torch.tensor([1.0, 2.0], dtype=torch.float64) / self.entries
+        s = ((t.double() * self.entries).round() - 1) / self.entries
         q = bound_posterior(schedule, t, s, posterior(schedule(second), schedule(first)).small)
         between = step_bits(p, x_t, x0, q, "learned")
         return torch.where((s > 0).to(x0.device), between, image_bits(p, x0, q, "learned", pixels))

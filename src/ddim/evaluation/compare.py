@@ -19,7 +19,6 @@ from ddim.metrics.catalogue import find_metric
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid_difference
 from ddim.metrics.precision_recall import prdc
-from ddim.runs.codec import completed
 from ddim.runs.flat import flatten
 from ddim.runs.image_features import kept
 from ddim.runs.run_path import names_best
@@ -214,7 +213,7 @@ def _choices(record: dict[str, Any]) -> dict[str, Any]:
     sampling = record["sampling"]
     if sampling is None:
         return choices | {"source": record["generated"]["source"]}
-    recipe = completed(sampling["recipe"])
+    recipe = sampling["recipe"]
     choices |= flatten({name: sampling[name] for name in ("sampler", "grid", "weights", "nfe")})
     choices |= {"label": sampling.get("label"), "guidance": sampling.get("guidance", 1.0)}
     choices |= {"steps": len(sampling["times"]), "first seed": min(sampling["seeds"], default=None)}

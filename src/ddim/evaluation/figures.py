@@ -17,12 +17,12 @@ from ddim.diffusion.log_snr import plateaus
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import SCHEDULES as KINDS
-from ddim.diffusion.schedules import BetaTable, Cosine, KarrasSigma, Linear, LinearBeta, LinearIn, Schedule
+from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, Schedule
 from ddim.errors import UserError, suggest
 from ddim.nn.embedding import Sinusoidal
 from ddim.plots import charts
 from ddim.plots.pictures import to_uint8
-from ddim.runs.codec import load
+from ddim.runs.codec import load_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from ddim.evaluation.sampler_errors import SamplerError
     from ddim.runs.pipeline import Pipeline
 
-_UNION = Cosine | Linear | LinearBeta | BetaTable | LinearIn | KarrasSigma
-SCHEDULES: dict[str, _UNION] = {"cosine": Cosine(), "linear": Linear(), "linear_beta": LinearBeta()}
+SCHEDULES: dict[str, Schedule] = {"cosine": Cosine(), "linear": Linear(), "linear_beta": LinearBeta()}
 """What is compared where nothing else is asked for: the two under the seed's bounds, and DDPM's own."""
 
 KNOWN: dict[str, Any] = {name: kind() for name, kind in KINDS.items()}
@@ -100,8 +99,8 @@ def chosen(names: Sequence[str], changes: Mapping[str, str]) -> dict[str, Schedu
             hint = f"; it is one of {' and '.join(owners)}" if owners else ""
             raise UserError(f"schedule.{field} is not a field of {', '.join(known)}{hint}")
     return {
-        name: load(
-            {"kind": name, **{k: v for k, v in changes.items() if k in known[name]}}, _UNION, "schedule"
+        name: load_value(
+            {"kind": name, **{k: v for k, v in changes.items() if k in known[name]}}, Schedule, "schedule"
         )
         # In one order, whatever was asked for: what covers what depends on it.
         for name in KNOWN

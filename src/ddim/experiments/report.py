@@ -28,7 +28,6 @@ from ddim.experiments.summary import (
 )
 from ddim.plots import charts
 from ddim.plots.page import Block, Cell, Heading, Picture, Strips, Table, Text, check_page_path, save_page
-from ddim.runs.codec import completed
 from ddim.runs.flat import ERRORS
 from ddim.runs.log import read_metrics
 
@@ -248,7 +247,7 @@ def _error_conditions(rows: Sequence[Configuration]) -> set[Conditions]:
     known = _fingerprints(rows)
     default = next(iter(known), "")
     found = ((run.recipe, run.facts.get("data", {})) for row in rows for run in row.runs)
-    return {error_conditions(completed(recipe), data.get("fingerprint", default)) for recipe, data in found}
+    return {error_conditions(recipe, data.get("fingerprint", default)) for recipe, data in found}
 
 
 def _fingerprints(rows: Sequence[Configuration]) -> set[str]:

@@ -16,7 +16,6 @@ from ddim.evaluation.conditions import Conditions, evaluation_conditions
 from ddim.experiments.evaluations import newest_record
 from ddim.experiments.index import Run
 from ddim.metrics import catalogue
-from ddim.runs.codec import completed
 from ddim.runs.flat import ERRORS, flatten_as_text
 
 METRICS = {
@@ -75,7 +74,7 @@ def group_runs(found: Iterable[Run]) -> list[Configuration]:
     """Group runs by configuration, in the order of the first run of each; leave out runs without a recipe."""
     known = [run for run in found if run.recipe]
     described = [
-        (run, flatten_as_text(completed(run.recipe)) | origins)
+        (run, flatten_as_text(run.recipe) | origins)
         for run, origins in zip(known, _origins(known), strict=True)
     ]
     names = differing_fields([fields for _, fields in described])

@@ -14,8 +14,8 @@ from ddim.diffusion.guidance import check_reach
 from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.errors import UserError
 from ddim.runs.classes import Label
-from ddim.runs.codec import flat
-from ddim.runs.recipe import NAMES, Fixed, Measured, Recipe
+from ddim.runs.codec import kind_name, list_fields
+from ddim.runs.recipe import PixelRule, Recipe
 
 LARGEST = 2**16
 """The largest batch, in images: a batch is drawn at once, and no published model needs as many."""
@@ -92,7 +92,7 @@ def _find_misfits(recipe: Recipe) -> Iterator[str]:
     if recipe.data.labels and not net.takes_classes:
         yield (
             "data.labels needs a network that can be conditioned on classes, net unet or ddpm_unet, got "
-            f"{NAMES[type(net)]}"
+            f"{kind_name(net)}"
         )
     if net.multiple > 2 * max(recipe.data.size):
         height, width = recipe.data.size
@@ -163,7 +163,7 @@ def _find_label_problems(recipe: Recipe, label: Label, guidance: float) -> Itera
 
 def _find_unequal(recipe: Recipe) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield each number that stands in several fields with different values, and these fields."""
-    values = {name: value for name, _, value in flat(recipe)}
+    values = {name: value for name, _, value in list_fields(recipe)}
     for what, names in _list_shared_numbers(recipe):
         found = {name: values[name] for name in names if name in values}
         if len(set(found.values())) > 1:
@@ -180,15 +180,14 @@ def _list_shared_numbers(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]
     if recipe.sampled_on and recipe.sampled_on.entries:
         yield "the entries of the table", ("sampled_on.entries", "grid.entries")
     if isinstance(recipe.predicts, PredictsEDM):
-        # The deviation of images in fixed pixels is the user's to know.
-        measured = ("pixels.std",) if isinstance(recipe.pixels, Measured) else ()
+        measured = ("pixels.std",) if recipe.pixels.deviation else ()
         told = ("predicts.sigma_data", "objective.weight.sigma_data")
         yield "the deviation of the images", measured + told
 
 
-def _spell(pixels: Measured | Fixed) -> str:
+def _spell(pixels: PixelRule) -> str:
     """Return pixels as options, without the dashes: measured, std 1.0."""
-    return ", ".join([NAMES[type(pixels)], *(f"{name} {value}" for name, value in vars(pixels).items())])
+    return ", ".join([kind_name(pixels), *(f"{name} {value}" for name, value in vars(pixels).items())])
 
 
 def _join(items: Iterable[object]) -> str:

@@ -22,15 +22,16 @@ from ddim.diffusion.samplers import DDIM, DDPM
 from ddim.diffusion.schedules import BetaTable, Linear
 from ddim.errors import UserError
 from ddim.files import make_folder, read_json, write_atomic, write_json
+from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.ema import averaged_tensors
 from ddim.nn.runtime import choose_runtime
 from ddim.runs import checkpoint
-from ddim.runs.codec import dump, load, write_recipe
+from ddim.runs.codec import dump, kind_name, load_recipe, write_recipe
 from ddim.runs.folder import make_run_folder
 from ddim.runs.named_recipes import ddpm
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.provenance import list_versions
-from ddim.runs.recipe import NAMES, DDPMUNetSpec, Recipe, build
+from ddim.runs.recipe import Recipe, build
 from ddim.runs.state import RunState
 
 VERSION = "0.42.1"
@@ -315,7 +316,7 @@ def _noise_config(recipe: Recipe) -> dict[str, Any]:
             "beta_start": table.first,
             "beta_end": table.last,
             "num_train_timesteps": table.entries,
-            "beta_schedule": _BETAS[NAMES[type(table)]],
+            "beta_schedule": _BETAS[kind_name(table)],
             "prediction_type": _PREDICTS[recipe.predicts],
             "timestep_spacing": recipe.grid.spacing,
             "clip_sample": _CLIPS[recipe.clip],
@@ -387,7 +388,7 @@ def _recipe(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[Recip
         variance = "fixed_small" if variance == "fixed_small_log" else variance
         tree["sampler"] = dump(_back(_VARIANCES, variance, "variance_type"), named=True)
     tree["clip"] = _back(_CLIPS, table["clip_sample"], "clip_sample")
-    return load(tree), channels
+    return load_recipe(tree), channels
 
 
 def _check_numbers(given: Mapping[str, Any]) -> None:

@@ -18,19 +18,12 @@ from ddim.diffusion.time_sampling import NormalLogSNR, TableTimes, UniformTimes
 from ddim.diffusion.weighting import EDMWeight
 from ddim.errors import UserError, suggest
 from ddim.nn.clear_unet import ClearUNetSpec
+from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.ema import Exponential, HalfLife, Power
+from ddim.nn.residual_unet import ResidualUNetSpec
+from ddim.nn.unet import UNetSpec
 from ddim.runs.codec import read_recipe
-from ddim.runs.recipe import (
-    Data,
-    DDPMUNetSpec,
-    Fixed,
-    Measured,
-    Optim,
-    Recipe,
-    Report,
-    ResidualUNetSpec,
-    UNetSpec,
-)
+from ddim.runs.recipe import Data, Fixed, Measured, Optim, Recipe, Report
 
 
 def luz() -> Recipe:

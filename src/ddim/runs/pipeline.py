@@ -19,10 +19,10 @@ from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError
 from ddim.nn.ema import name_averages
 from ddim.nn.runtime import Runtime, choose_runtime, find_device
+from ddim.nn.unet import UNetSpec
 from ddim.runs import checkpoint
-from ddim.runs.codec import dump
-from ddim.runs.codec import load as load_recipe
-from ddim.runs.recipe import Data, Fixed, Recipe, UNetSpec, build
+from ddim.runs.codec import dump, load_recipe
+from ddim.runs.recipe import Data, Fixed, Recipe, build
 from ddim.runs.run_path import find_checkpoint
 from ddim.runs.searched_grids import saved
 from ddim.runs.state import RunState

@@ -1,56 +1,25 @@
-"""A recipe: the tree of choices behind a run. The one place where choices meet.
-
-A recipe is frozen values here, and data in `codec`. What data may build is the closed table `NAMES`.
-"""
+"""A recipe: the tree of choices behind a run, as frozen values. See `codec` for recipes as data."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from ddim.data.augment import Augment
 from ddim.data.images import check_size
-from ddim.diffusion.conditioning import (
-    CONDITIONINGS,
-    CNoise,
-    LogSNR,
-    NoiseVariance,
-    SignalVariance,
-    Time,
-    Timestep,
-)
+from ddim.diffusion.conditioning import Conditioning, LogSNR
 from ddim.diffusion.denoiser import Model, Shape
-from ddim.diffusion.grids import GRIDS, Karras, Listed, Quadratic, Sections, Spaced, Uniform, UniformLogSNR
-from ddim.diffusion.loss import LOSSES, Hybrid, Objective
-from ddim.diffusion.parameterisation import (
-    PARAMETERISATIONS,
-    PredictsEDM,
-    PredictsImage,
-    PredictsNoise,
-    PredictsScore,
-    PredictsVelocity,
-)
+from ddim.diffusion.grids import Grid, Uniform
+from ddim.diffusion.loss import Loss, Objective
+from ddim.diffusion.parameterisation import Parameterisation, PredictsVelocity
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.samplers import DDIM, DDPM, EDM, SAMPLERS, AdamsBashforth, DPMSolver, UniPC
-from ddim.diffusion.schedules import (
-    SCHEDULES,
-    BetaTable,
-    Cosine,
-    KarrasSigma,
-    Linear,
-    LinearBeta,
-    LinearIn,
-    Schedule,
-)
-from ddim.diffusion.time_sampling import TIME_SAMPLINGS
-from ddim.diffusion.weighting import WEIGHTINGS
+from ddim.diffusion.samplers import DDIM, Sampler
+from ddim.diffusion.schedules import Cosine, Schedule
 from ddim.errors import UserError, check_positive
 from ddim.metrics.catalogue import LEAST
-from ddim.nn.clear_unet import ClearUNetSpec
-from ddim.nn.ddpm_unet import DDPMUNetSpec
-from ddim.nn.ema import Exponential, HalfLife, Power
-from ddim.nn.residual_unet import ResidualUNetSpec
+from ddim.nn.ema import Averaging, Exponential
+from ddim.nn.networks import NetworkSpec
 from ddim.nn.unet import UNetSpec
 
 
@@ -86,25 +55,56 @@ class Data:
         return pixels.dequantised if self.dequantise else pixels
 
 
+class PixelRule(Protocol):
+    """How images in [0, 1] become model units; a frozen dataclass, listed in `PIXELS`."""
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation of the training images in model units; None if it is not known."""
+        ...
+
+    def find_pixels(self, channels: int, measure: Callable[[float], Pixels]) -> Pixels:
+        """Return the pixels of a run; `measure` makes those that give the training set a deviation."""
+        ...
+
+
 @dataclass(frozen=True)
 class Measured:
-    """Pixels by the mean and deviation of each channel over the training set, which becomes `std`."""
+    """Each channel of the training set gets mean 0 and standard deviation `std`."""
 
     std: float = 1.0
 
     def __post_init__(self) -> None:
         check_positive("pixels", std=self.std)
 
+    @property
+    def deviation(self) -> float:
+        """Return `std`."""
+        return self.std
+
+    def find_pixels(self, channels: int, measure: Callable[[float], Pixels]) -> Pixels:
+        """Measure the training set; see `PixelRule`."""
+        return measure(self.std)
+
 
 @dataclass(frozen=True)
 class Fixed:
-    """Pixels by a mean and a deviation of your own; 0.5 and 0.5 are the usual [-1, 1]."""
+    """Images minus `mean`, divided by `std`; 0.5 and 0.5 are the usual [-1, 1]."""
 
     mean: float = 0.5
     std: float = 0.5
+    deviation = None  # the user's to know
 
     def __post_init__(self) -> None:
         check_positive("pixels", std=self.std)
+
+    def find_pixels(self, channels: int, measure: Callable[[float], Pixels]) -> Pixels:
+        """Return the same map for every channel; see `PixelRule`."""
+        return Pixels.fixed(self.mean, self.std, channels)
+
+
+PIXELS: dict[str, type[PixelRule]] = {"measured": Measured, "fixed": Fixed}
+"""Every kind of pixels by its name in a recipe."""
 
 
 @dataclass(frozen=True)
@@ -181,20 +181,18 @@ class Recipe:
 
     name: str = "custom"
     data: Data = Data()
-    pixels: Measured | Fixed = Measured()
-    net: UNetSpec | ResidualUNetSpec | DDPMUNetSpec | ClearUNetSpec = UNetSpec()
-    schedule: Cosine | Linear | LinearBeta | BetaTable | LinearIn | KarrasSigma = Cosine()
-    predicts: PredictsVelocity | PredictsNoise | PredictsImage | PredictsEDM | PredictsScore = (
-        PredictsVelocity()
-    )
-    conditioning: LogSNR | NoiseVariance | SignalVariance | Timestep | CNoise | Time = LogSNR()
-    objective: Objective | Hybrid = Objective()
+    pixels: PixelRule = Measured()
+    net: NetworkSpec = UNetSpec()
+    schedule: Schedule = Cosine()
+    predicts: Parameterisation = PredictsVelocity()
+    conditioning: Conditioning = LogSNR()
+    objective: Loss = Objective()
     optim: Optim = Optim()
-    ema: Exponential | Power | HalfLife = Exponential()
+    ema: Averaging = Exponential()
     augment: Augment = Augment()
-    grid: Uniform | Quadratic | UniformLogSNR | Karras | Spaced | Sections | Listed = Uniform()
-    sampler: DDIM | DDPM | EDM | AdamsBashforth | DPMSolver | UniPC = DDIM()
-    sampled_on: Cosine | Linear | LinearBeta | BetaTable | LinearIn | KarrasSigma | None = None
+    grid: Grid = Uniform()
+    sampler: Sampler = DDIM()
+    sampled_on: Schedule | None = None
     clip: bool | Literal["x0"] = False
     report: Report = Report()
     minutes: float = 40.0
@@ -210,37 +208,6 @@ class Recipe:
     def walked(self) -> Schedule:
         """The schedule whose times a sampler walks along."""
         return self.sampled_on or self.schedule
-
-
-_OTHERS: dict[str, type] = {
-    "recipe": Recipe,
-    "data": Data,
-    "measured": Measured,
-    "fixed": Fixed,
-    "unet": UNetSpec,
-    "residual_unet": ResidualUNetSpec,
-    "ddpm_unet": DDPMUNetSpec,
-    "clear_unet": ClearUNetSpec,
-    "augment": Augment,
-    "optim": Optim,
-    "exponential": Exponential,
-    "power": Power,
-    "half_life": HalfLife,
-    "report": Report,
-}
-_FAMILIES: tuple[Mapping[str, type], ...] = (
-    SCHEDULES,
-    PARAMETERISATIONS,
-    CONDITIONINGS,
-    LOSSES,
-    TIME_SAMPLINGS,
-    WEIGHTINGS,
-    GRIDS,
-    SAMPLERS,
-    _OTHERS,
-)
-NAMES: dict[type, str] = {kind: name for family in _FAMILIES for name, kind in family.items()}
-"""Every kind that a recipe may hold, with its name, which is unique among the kinds of a field."""
 
 
 def build(recipe: Recipe, channels: int) -> Model:

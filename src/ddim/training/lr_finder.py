@@ -71,7 +71,7 @@ class CurvePlot(Callback):
         self.figure = plot_curves(
             {f"suggested {curve.suggested:.2g}": (curve.rates, curve.losses)},
             "learning rate",
-            f"{recipe.objective.error} of {recipe.objective.on}, smoothed",
+            "training loss, smoothed",
             log_x=True,
             title="Learning-rate range test",
         )

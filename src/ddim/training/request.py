@@ -10,7 +10,7 @@ from typing import Any
 
 from ddim.errors import UserError
 from ddim.files import read_json
-from ddim.runs.codec import flat, load, override
+from ddim.runs.codec import list_fields, load_recipe, override
 from ddim.runs.named_recipes import find
 from ddim.runs.pipeline import recipe_of
 from ddim.runs.recipe import Recipe
@@ -121,9 +121,9 @@ def find_difference(folder: Path, request: Request) -> Difference | None:
         UserError: if the run's recipe cannot be read.
     """
     facts = read_json(folder / RUN)
-    recipe = load(facts["recipe"])
-    requested = {name: value for name, _, value in flat(_expected(recipe, facts, request))}
-    pairs = [Difference(name, value, requested.get(name)) for name, _, value in flat(recipe)]
+    recipe = load_recipe(facts["recipe"])
+    requested = {name: value for name, _, value in list_fields(_expected(recipe, facts, request))}
+    pairs = [Difference(name, value, requested.get(name)) for name, _, value in list_fields(recipe)]
     machine = request.machine
     choices = {"device": machine.device, "precision": machine.precision}
     choices |= {"compile": machine.compiling, "threads": machine.threads}

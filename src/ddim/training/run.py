@@ -13,8 +13,7 @@ from ddim.files import lock_folder, read_json, write_json
 from ddim.nn.runtime import Runtime, check_runtime, find_device
 from ddim.runs import checkpoint
 from ddim.runs.checks import check_training
-from ddim.runs.codec import dump, write_recipe
-from ddim.runs.codec import load as load_recipe
+from ddim.runs.codec import dump, load_recipe, write_recipe
 from ddim.runs.folder import check_unused, make_run_folder
 from ddim.runs.log import RunLog
 from ddim.runs.pipeline import LoadedRun, load_state, recipe_of

@@ -19,7 +19,7 @@ from ddim.runs.classes import count_classes
 from ddim.runs.images import check_there
 from ddim.runs.named_recipes import find
 from ddim.runs.pipeline import LoadedRun, load, recipe_of
-from ddim.runs.recipe import Fixed, Recipe, build
+from ddim.runs.recipe import Recipe, build
 from ddim.training.loop import Plan, Training
 
 
@@ -70,11 +70,12 @@ def reopen_split(folder: Path, recipe: Recipe, progress: Callable[[int, int], No
 def measure_pixels(recipe: Recipe, parts: SplitImages) -> Pixels:
     """Return the map between images and model units: fixed, or measured over the training images."""
     channels = parts.images.pixels.shape[-1]
-    if isinstance(recipe.pixels, Fixed):
-        return Pixels.fixed(recipe.pixels.mean, recipe.pixels.std, channels)
-    chunks = (parts.train[k : k + 256] for k in range(0, len(parts.train), 256))
-    batches = (to_unit(gather_batch(parts.images, chunk)) for chunk in chunks)
-    return Pixels.measured(batches, recipe.pixels.std)
+
+    def measure(deviation: float) -> Pixels:
+        chunks = (parts.train[k : k + 256] for k in range(0, len(parts.train), 256))
+        return Pixels.measured((to_unit(gather_batch(parts.images, chunk)) for chunk in chunks), deviation)
+
+    return recipe.pixels.find_pixels(channels, measure)
 
 
 def load_parent(source: Path | None) -> LoadedRun | None:

@@ -12,7 +12,7 @@ from ddim.errors import UserError
 from ddim.experiments.sweep import folder as sweep_folder
 from ddim.experiments.sweep.folder import begin_sweep, read_sweep, write_trial_recipe
 from ddim.experiments.sweep.plan import Request, plan_trials
-from ddim.runs.codec import load, override
+from ddim.runs.codec import load_recipe, override
 from ddim.runs.named_recipes import smoke
 
 FIELDS = {"objective.error": "[l1,mse]", "schedule": "[cosine,linear]"}
@@ -33,7 +33,7 @@ def test_every_combination_has_a_run_for_each_seed():
 def test_a_trial_is_the_recipe_with_its_values_as_train_would_set_them():
     for trial in plan_trials(request(images="320", data="blossoms:100")):
         changes = {**trial.fields, "images": "320", "data.source": "blossoms:100"}
-        assert load(trial.recipe) == override(smoke(), changes)
+        assert load_recipe(trial.recipe) == override(smoke(), changes)
 
 
 def test_minutes_replace_the_images_of_a_recipe():

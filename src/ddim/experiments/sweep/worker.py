@@ -192,10 +192,10 @@ class _Job:
     def _prepare(self) -> None:
         """Write the trial's recipe; in a search, with the values that Optuna proposes."""
         if self.trial.recipe is None:
-            from ddim.runs.codec import dump, load
+            from ddim.runs.codec import dump, load_recipe
 
             choice = self.queue.propose(self.taken, parse_space(self.sweep.request.fields or {}))
-            recipe = dump(build_recipe(load(self.sweep.base), choice))
+            recipe = dump(build_recipe(load_recipe(self.sweep.base), choice))
             self.trial = replace(self.trial, fields=choice, recipe=recipe)
         write_trial_recipe(self.sweep, self.trial)
 
