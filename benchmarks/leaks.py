@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddim.data.augment import augmented
+from ddim.data.augment import apply_augmentation
 from ddim.data.batch import gather_batch, to_unit
 from ddim.runs.classes import assign_labels, choose_label
 from ddim.runs.generate import fill_micro_batches, sample_states, with_options
@@ -115,13 +115,13 @@ def main() -> None:
     own = own_images(trained)
     data = to_unit(gather_batch(own.images, own.train))
     draw = torch.Generator().manual_seed(0)
-    labels = trained.recipe.augment.labels(len(data), draw)
+    labels = trained.recipe.augment.draw_labels(len(data), draw)
     columns = {
         "training images": data,
-        "augmented": trained.pixels.leave(augmented(trained.pixels.enter(data), labels)),
+        "augmented": trained.pixels.leave(apply_augmentation(trained.pixels.enter(data), labels)),
         "samples": sample_images(trained, args.n, args.steps),
         "conditioned": sample_images(
-            trained, args.n, args.steps, trained.recipe.augment.labels(args.n, draw)
+            trained, args.n, args.steps, trained.recipe.augment.draw_labels(args.n, draw)
         ),
     }
     if control:

@@ -63,7 +63,7 @@ def test_it_prints_what_there_is_to_know_before_training(folder, capsys):
         "  aster: 3",
         "  rose: 2",
         "rejected: 2",
-        r"  aster/broken\x1b[31m.png: its name holds control characters",
+        r"  aster/broken\x1b[31m.png: its name contains control characters",
         "  aster/torn.png: damaged: Truncated File Read",
         "duplicates: 2, exact copies of 1",
         "  across classes: 1",

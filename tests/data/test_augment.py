@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddim.data.augment import LABELS, Augment, augmented
+from ddim.data.augment import LABELS, Augment, apply_augmentation
 from ddim.errors import UserError
 from oracles import normal
 
@@ -49,9 +49,9 @@ def smooth(height=48, width=48, centre=(0.0, 0.0), spread=(4.0, 4.0), angle=0.0)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_labels_of_zero_give_the_images_back_bit_for_bit(dtype, layout):
     x = X.to(dtype).contiguous(memory_format=layout)
-    assert torch.equal(augmented(x, torch.zeros(3, LABELS)), x)
+    assert torch.equal(apply_augmentation(x, torch.zeros(3, LABELS)), x)
     some = torch.stack([torch.zeros(LABELS).double(), QUARTER + SCALED, torch.zeros(LABELS).double()])
-    found = augmented(x, some)
+    found = apply_augmentation(x, some)
     assert torch.equal(found[[0, 2]], x[[0, 2]])
     assert not torch.equal(found[1], x[1])
     assert found.dtype == dtype
@@ -60,7 +60,7 @@ def test_labels_of_zero_give_the_images_back_bit_for_bit(dtype, layout):
 
 def test_nothing_is_written_into_the_images_given():
     x = X.clone()
-    augmented(x, alike(QUARTER + MIRRORED))
+    apply_augmentation(x, alike(QUARTER + MIRRORED))
     assert torch.equal(x, X)
 
 
@@ -68,9 +68,9 @@ def test_nothing_is_written_into_the_images_given():
 def test_mirroring_moves_pixels_and_undoes_itself(height, width):
     x = normal(2, 3, height, width)
     for label, axis in ((MIRRORED, 3), (UPENDED, 2)):
-        once = augmented(x, alike(label, 2))
+        once = apply_augmentation(x, alike(label, 2))
         assert torch.equal(once, x.flip(axis))
-        assert torch.equal(augmented(once, alike(label, 2)), x)
+        assert torch.equal(apply_augmentation(once, alike(label, 2)), x)
 
 
 @pytest.mark.parametrize("dtype, near", [(torch.float32, 2e-5), (torch.float64, 1e-12)])
@@ -78,21 +78,21 @@ def test_mirroring_moves_pixels_and_undoes_itself(height, width):
 def test_quarter_turns_move_pixels(dtype, near, size):
     x = normal(3, 2, size, size).to(dtype)
     for turns, labels in ((1, QUARTER), (2, HALF), (3, -SIN - COS)):
-        found = augmented(x, alike(labels))
+        found = apply_augmentation(x, alike(labels))
         assert torch.allclose(found, x.rot90(turns, (2, 3)), rtol=0, atol=near)
 
 
 def test_four_quarter_turns_are_none():
     x = X
     for _ in range(4):
-        x = augmented(x, alike(QUARTER))
+        x = apply_augmentation(x, alike(QUARTER))
     assert torch.allclose(x, X, rtol=0, atol=1e-12)
 
 
 @every_size
 def test_a_translation_by_whole_pixels_moves_pixels(height, width):
     x = normal(1, 2, height, width)
-    found = augmented(x, alike(RIGHT * 8 * 3 / width - DOWN * 8 * 2 / height, 1))
+    found = apply_augmentation(x, alike(RIGHT * 8 * 3 / width - DOWN * 8 * 2 / height, 1))
     assert torch.allclose(found[..., :-2, 3:], x[..., 2:, :-3], rtol=0, atol=1e-12)
     # What comes in from outside is the image in the mirror of its edge.
     assert torch.allclose(found[..., :-2, :3], x[..., 2:, :3].flip(3), rtol=0, atol=1e-12)
@@ -111,12 +111,14 @@ def test_a_translation_by_whole_pixels_moves_pixels(height, width):
     ],
 )
 def test_a_round_cloud_becomes_what_the_labels_say(labels, wanted):
-    found = augmented(smooth(), alike(labels, 1))
+    found = apply_augmentation(smooth(), alike(labels, 1))
     assert torch.allclose(found, smooth(**wanted), **NEAR)
 
 
 def test_a_turn_is_counter_clockwise_as_one_sees_it():
-    found = augmented(smooth(spread=(5.0, 3.0)), alike(COS * (math.cos(0.7) - 1) + SIN * math.sin(0.7), 1))
+    found = apply_augmentation(
+        smooth(spread=(5.0, 3.0)), alike(COS * (math.cos(0.7) - 1) + SIN * math.sin(0.7), 1)
+    )
     assert torch.allclose(found, smooth(spread=(5.0, 3.0), angle=0.7), **NEAR)
 
 
@@ -125,20 +127,20 @@ def test_transformations_follow_one_another_in_the_order_that_is_written():
     x = smooth(centre=(5.0, 2.0), spread=(6.0, 4.0))
     found = x
     for one in (MIRRORED, SCALED / 2, QUARTER, STRETCHED, 0.3 * RIGHT):
-        found = augmented(found, alike(one, 1))
-    assert torch.allclose(augmented(x, alike(whole, 1))[INSIDE], found[INSIDE], rtol=0, atol=0.03)
+        found = apply_augmentation(found, alike(one, 1))
+    assert torch.allclose(apply_augmentation(x, alike(whole, 1))[INSIDE], found[INSIDE], rtol=0, atol=0.03)
     other = x
     for one in (QUARTER, MIRRORED, 0.3 * RIGHT, STRETCHED, SCALED / 2):
-        other = augmented(other, alike(one, 1))
+        other = apply_augmentation(other, alike(one, 1))
     assert (found - other).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("labels", [SCALED, STRETCHED + 0.5 * SKEWED, RIGHT - 0.3 * DOWN], ids=str)
 def test_labels_of_opposite_sign_undo_each_other(labels):
     x = smooth(centre=(3.0, -2.0), spread=(6.0, 4.0))
-    there = augmented(x, alike(labels, 1))
+    there = apply_augmentation(x, alike(labels, 1))
     assert (there - x).abs().max() > 0.05
-    assert torch.allclose(augmented(there, alike(-labels, 1))[INSIDE], x[INSIDE], rtol=0, atol=0.03)
+    assert torch.allclose(apply_augmentation(there, alike(-labels, 1))[INSIDE], x[INSIDE], rtol=0, atol=0.03)
 
 
 @given(st.lists(st.floats(-2, 2), min_size=LABELS, max_size=LABELS), st.floats(-5, 5), st.floats(0.1, 3))
@@ -147,23 +149,23 @@ def test_colours_are_left_alone(values, shift, factor):
     labels = torch.tensor(values, dtype=torch.float64)
     angle = labels[SIN.bool()].item()
     labels[COS.bool()], labels[SIN.bool()] = math.cos(angle) - 1, math.sin(angle)
-    found = augmented(X, alike(labels))
-    assert torch.allclose(augmented(X.flip(1), alike(labels)), found.flip(1))
-    assert torch.allclose(augmented(factor * X + shift, alike(labels)), factor * found + shift)
+    found = apply_augmentation(X, alike(labels))
+    assert torch.allclose(apply_augmentation(X.flip(1), alike(labels)), found.flip(1))
+    assert torch.allclose(apply_augmentation(factor * X + shift, alike(labels)), factor * found + shift)
     flat = torch.full_like(X, shift)
-    assert torch.allclose(augmented(flat, alike(labels)), flat)
+    assert torch.allclose(apply_augmentation(flat, alike(labels)), flat)
 
 
 def test_each_image_has_its_own_transformation():
-    labels = Augment(0.9).labels(3, torch.Generator().manual_seed(0))
-    whole = augmented(X, labels)
+    labels = Augment(0.9).draw_labels(3, torch.Generator().manual_seed(0))
+    whole = apply_augmentation(X, labels)
     for i in range(3):
-        assert torch.allclose(augmented(X[i : i + 1], labels[i : i + 1]), whole[i : i + 1])
+        assert torch.allclose(apply_augmentation(X[i : i + 1], labels[i : i + 1]), whole[i : i + 1])
 
 
 def test_each_transformation_comes_as_often_as_it_is_asked_for_and_alone():
     n = 40_000
-    labels = Augment(0.12).labels(n, torch.Generator().manual_seed(0))
+    labels = Augment(0.12).draw_labels(n, torch.Generator().manual_seed(0))
     assert labels.shape == (n, LABELS)
     parts = [labels[:, k].ne(0).any(1) for k in ([0], [1], [2], [3, 4], [5, 6], [7, 8])]
     for part, wanted in zip(parts, (0.5, 0.06, 0.12, 0.12, 0.12, 0.12), strict=True):
@@ -174,7 +176,7 @@ def test_each_transformation_comes_as_often_as_it_is_asked_for_and_alone():
 
 def test_labels_have_the_spread_of_the_paper():
     """Normal of unit variance, and angles that are uniform: the mean of cos - 1 is -1."""
-    labels = Augment(1.0).labels(40_000, torch.Generator().manual_seed(1))
+    labels = Augment(1.0).draw_labels(40_000, torch.Generator().manual_seed(1))
     assert set(labels[:, :2].unique().tolist()) == {0.0, 1.0}
     deviations = [1, math.sqrt(0.5), math.sqrt(0.5), math.sqrt(0.5), math.sqrt(0.5), 1, 1]
     assert labels[:, 2:].std(0).tolist() == pytest.approx(deviations, abs=0.02)
@@ -183,7 +185,7 @@ def test_labels_have_the_spread_of_the_paper():
 
 
 def test_without_augmentation_nothing_is_done():
-    assert not Augment().labels(1000, torch.Generator().manual_seed(0)).any()
+    assert not Augment().draw_labels(1000, torch.Generator().manual_seed(0)).any()
 
 
 @pytest.mark.parametrize("probability", [-0.1, 1.1, math.nan])

@@ -17,7 +17,7 @@ from bad_images import encoded, fill, picture, refused, usable
 from ddim.cli import data as command
 from ddim.data import open_images
 from ddim.data.cache import read_rejects
-from ddim.data.decode import UnusableError, decode
+from ddim.data.decode import UnusableError, decode_image
 from ddim.errors import UserError
 
 
@@ -55,7 +55,7 @@ def test_the_command_names_each_bad_image_in_one_printable_line(folder, tmp_path
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("name", sorted(usable()))
 def test_every_odd_mode_gives_every_number_of_channels(name, channels):
-    _, pixels = decode(usable()[name], (16, 24), channels)
+    _, pixels = decode_image(usable()[name], (16, 24), channels)
     assert pixels.shape == (16, 24, channels)
     assert pixels.dtype == np.uint8
 
@@ -65,7 +65,7 @@ def test_no_bad_image_takes_long_or_much_memory():
     for name, (data, _) in refused().items():
         start = time.perf_counter()
         with suppress(UnusableError):
-            decode(data, (16, 16), 3)
+            decode_image(data, (16, 16), 3)
         assert time.perf_counter() - start < 5, name
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 512 * 1024
@@ -73,13 +73,15 @@ def test_no_bad_image_takes_long_or_much_memory():
 
 def test_a_folder_of_bad_images_only_is_an_error_that_says_why(folder, tmp_path):
     (folder / "empty.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"holds no image that can be used: 1 .*'empty.png'.*an empty file"):
+    with pytest.raises(
+        UserError, match=r"contains no image that can be used: 1 .*'empty.png'.*an empty file"
+    ):
         open_images(str(folder), (16, 16), cache=tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*x*"))
 
 
 def test_an_empty_folder_is_an_error(folder, tmp_path):
-    with pytest.raises(UserError, match="holds no image"):
+    with pytest.raises(UserError, match="contains no image"):
         open_images(str(folder), (16, 16), cache=tmp_path / "cache")
 
 

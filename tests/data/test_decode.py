@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bad_images import animation, encoded, interlaced, picture, with_orientation
-from ddim.data.decode import UnusableError, decode, header
+from ddim.data.decode import UnusableError, decode_image, read_header
 
 
 def pixels_of(data, size, channels=3):
-    return decode(data, size, channels)[1]
+    return decode_image(data, size, channels)[1]
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
@@ -21,9 +21,9 @@ def pixels_of(data, size, channels=3):
 def test_an_image_comes_out_upright_whatever_its_exif_orientation(orientation, format):
     upright = picture(12, 20)
     data = with_orientation(upright, orientation, format, **({"lossless": True} if format == "WEBP" else {}))
-    found, pixels = decode(data, (12, 20), 3)
+    found, pixels = decode_image(data, (12, 20), 3)
     assert (found.height, found.width) == (12, 20)
-    assert (header(data).height, header(data).width) == (12, 20)
+    assert (read_header(data).height, read_header(data).width) == (12, 20)
     np.testing.assert_array_equal(pixels, upright)
 
 
@@ -96,7 +96,7 @@ def test_transparent_pixels_are_laid_on_white_or_kept():
     clear = np.zeros((8, 8, 4), np.uint8)
     clear[:, 4:] = (10, 20, 30, 255)
     data = encoded(clear, "PNG")
-    assert header(data).channels == 4
+    assert read_header(data).channels == 4
     flat, whole = pixels_of(data, (8, 8), 3), pixels_of(data, (8, 8), 4)
     assert (flat[:, :4] == 255).all()
     assert (flat[:, 4:] == (10, 20, 30)).all()
@@ -113,13 +113,13 @@ def test_hidden_colours_do_not_bleed_into_the_resize():
 
 def test_a_palette_may_be_transparent():
     image = Image.fromarray(picture()).quantize(8)
-    assert header(encoded(image, "PNG")).channels == 3
-    assert header(encoded(image, "PNG", transparency=0)).channels == 4
+    assert read_header(encoded(image, "PNG")).channels == 3
+    assert read_header(encoded(image, "PNG", transparency=0)).channels == 4
 
 
 def test_gray_says_so():
     for mode in ("1", "L"):
-        assert header(encoded(Image.fromarray(picture()).convert(mode), "PNG")).channels == 1
+        assert read_header(encoded(Image.fromarray(picture()).convert(mode), "PNG")).channels == 1
 
 
 @pytest.mark.parametrize("format", ["GIF", "PNG", "TIFF"])

@@ -13,7 +13,7 @@ from bad_images import encoded, picture
 from ddim.data import open_images
 from ddim.data.cache import read_rejects, survey_source
 from ddim.data.open import find_source
-from ddim.data.sources import labels_of
+from ddim.data.sources import find_classes
 from ddim.errors import UserError
 from ddim.files import cache_folder
 
@@ -101,7 +101,7 @@ def test_the_fingerprint_is_of_the_content_and_not_of_the_container(tmp_path):
     ],
 )
 def test_classes_come_from_the_folders(names, classes, labels):
-    assert labels_of(names) == (classes, labels)
+    assert find_classes(names) == (classes, labels)
 
 
 def test_what_is_no_image_is_counted_and_not_listed(tmp_path):

@@ -69,7 +69,7 @@ def test_a_source_that_is_not_there_is_an_error(text):
 def test_a_file_that_is_no_archive_is_an_error(tmp_path):
     path = tmp_path / "one.png"
     path.write_bytes(encoded(picture(), "PNG"))
-    with pytest.raises(UserError, match="no archive"):
+    with pytest.raises(UserError, match="not an archive"):
         open_images(str(path), (32, 32))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tiny
-from ddim.data.augment import augmented
+from ddim.data.augment import apply_augmentation
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.loss import Objective
 from ddim.diffusion.parameterisation import PredictsImage, PredictsNoise
@@ -424,7 +424,7 @@ def test_images_are_augmented_as_the_network_is_told(monkeypatch):
     told = [denoise.augment for denoise, *_ in seen[:4]]
     for (_, x0, t, eps, _), (plain, *wanted), labels in zip(seen[:4], seen[4:], told, strict=True):
         assert isinstance(plain, Model)
-        assert torch.equal(x0, augmented(wanted[0], labels))
+        assert torch.equal(x0, apply_augmentation(wanted[0], labels))
         assert torch.equal(t, wanted[1])
         assert torch.equal(eps, wanted[2])
     assert not torch.equal(told[0], told[1])

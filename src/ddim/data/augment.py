@@ -1,7 +1,8 @@
-"""Augmentation that does not leak: the network is told what was done to an image, and asked for none of it.
+"""Augmentation that does not leak into samples: the network is conditioned on what was done to an image.
 
-Karras et al. 2022, appendix F.2, whose geometric transformations are those of Karras et al. 2020, appendix B.
-The labels are coordinates of the transformation, zero where nothing was done, so that they say all of it:
+Sampling asks for images to which nothing was done. Karras et al. 2022, appendix F.2, with the geometric
+transformations of Karras et al. 2020, appendix B. The labels are coordinates of the transformation, zero
+where nothing was done, and determine it completely:
 
     0     1 if mirrored left to right
     1     1 if mirrored top to bottom
@@ -11,8 +12,12 @@ The labels are coordinates of the transformation, zero where nothing was done, s
           as much across it
     7, 8  moved right and down by these parts of an eighth of the width and of the height
 
-in this order, all about the middle of the image. The paper tells b and not 2b, and so the same labels for a
-stretch and its inverse: a < 0 in direction b against -a in the opposite one, which is direction b again.
+in this order, all about the middle of the image. Stretching differs in two ways from the paper or its code:
+
+- The direction b is uniform in every stretch, as in the paper (appendix F.2). The published code draws b for
+  half of the stretches and stretches the others along the axes (`aniso_rotate_prob` 0.5).
+- The paper and its code use the labels a (cos b, sin b). They are the same for a stretch and its inverse:
+  a < 0 in direction b, and -a in the opposite direction, which is direction b again.
 """
 
 from __future__ import annotations
@@ -27,23 +32,23 @@ from torch.nn import functional as F
 from ddim.errors import UserError
 
 LABELS = 9
-"""How many numbers say what was done to an image."""
+"""Number of labels per image."""
 
 _TRANSFORMATION = [0, 1, 2, 3, 3, 4, 4, 5, 5]
-"""Which of the six each label belongs to."""
+"""The transformation, of six, to which each label belongs."""
 
 _SIZE = 0.2
-"""log2 of one unit of scaling and of stretching."""
+"""Unit of scaling and of stretching, as a log2."""
 _SHIFT = 1 / 8
-"""One unit of translation, as a part of the image."""
+"""Unit of translation, as a part of the image."""
 
 
 @dataclass(frozen=True)
 class Augment:
-    """How often images are transformed: each transformation with this `probability`; 0 never.
+    """How often images are transformed: each transformation has this `probability`; 0 turns all off.
 
-    Of those, half are mirrored top to bottom. Left to right half of all images are: a mirrored image is
-    another one, of which the network is told. Then `data.flip`, of which it is not, should be off.
+    Mirroring top to bottom has half of it. Above 0, half of all images are mirrored left to right. The
+    network is conditioned on that, but not on `data.flip`, which should then be off.
     """
 
     probability: float = 0.0
@@ -52,8 +57,8 @@ class Augment:
         if not 0 <= self.probability <= 1:
             raise UserError(f"augment.probability must lie in [0, 1], got {self.probability}")
 
-    def labels(self, count: int, draw: torch.Generator) -> Tensor:
-        """(count, 9) float64 of random transformations, of a generator on the CPU."""
+    def draw_labels(self, count: int, draw: torch.Generator) -> Tensor:
+        """Draw the labels of random transformations: (count, 9) float64, from a generator on the CPU."""
         chance = torch.rand(count, 6, generator=draw, dtype=torch.float64)
         uniform = torch.rand(count, 4, generator=draw, dtype=torch.float64)
         scale, stretch, right, down = torch.randn(4, count, generator=draw, dtype=torch.float64)
@@ -75,12 +80,13 @@ class Augment:
         return torch.where(done[:, _TRANSFORMATION], torch.stack(values, dim=1), 0.0)
 
 
-def augmented(x: Tensor, labels: Tensor) -> Tensor:
-    """x (B, C, H, W), floats in any units, transformed as labels (B, 9) say; where all are 0, the same bits.
+def apply_augmentation(x: Tensor, labels: Tensor) -> Tensor:
+    """Transform images (B, C, H, W), floats in any units, by labels (B, 9); zeros keep all bits.
 
     Mirroring moves pixels and rounds nothing. The rest is one bicubic resampling (Keys 1981, a = -3/4) of the
-    image continued by reflection, which gives the pixel itself where one falls on another. ADA filters before
-    it shrinks an image; here nobody makes a picture of a transformed one, and aliasing does not matter.
+    image continued by reflection; a pixel that falls on another pixel keeps its value. Unlike ADA (Karras et
+    al. 2020) nothing is filtered before an image is shrunk: nobody looks at these images, so aliasing is
+    harmless.
     """
     labels = labels.double().cpu()
     for column, axis in ((0, 3), (1, 2)):
@@ -94,19 +100,19 @@ def augmented(x: Tensor, labels: Tensor) -> Tensor:
 
 
 def _resampled(x: Tensor, labels: Tensor) -> Tensor:
-    """Images x (B, C, H, W) scaled, rotated, stretched and moved."""
+    """Scale, rotate, stretch and move images (B, C, H, W)."""
     height, width = x.shape[2:]
     down, across = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in (height, width))
     ends = torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=-1)  # (H, W, 2): x, y from the middle
     size = torch.tensor([width, height], dtype=torch.float64)
     shift = labels[:, 7:] * _SHIFT * size
-    # Where each pixel of the result comes from.
+    # The source position of each pixel of the result.
     begins = torch.einsum("bij,bhwj->bhwi", torch.linalg.inv(_matrix(labels)), ends - shift[:, None, None])
     return F.grid_sample(x, (begins * 2 / size).to(x), "bicubic", "reflection", align_corners=False)
 
 
 def _matrix(labels: Tensor) -> Tensor:
-    """(B, 9) -> (B, 2, 2): what scaling, rotation and stretching make of (right, down)."""
+    """Return the matrices (B, 2, 2) of scaling, rotation and stretching, on vectors (right, down)."""
     scale, cos, sin, c, s = labels[:, 2:7].unbind(1)
     cos = 1 + cos
     turn = torch.stack([cos, sin, -sin, cos], dim=1).reshape(-1, 2, 2)  # y points down

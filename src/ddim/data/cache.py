@@ -1,8 +1,8 @@
 """Images decoded once, into a uint8 memory map in the user's cache folder.
 
-The folder of a data set is named by what is in it (names, bytes, size, channels), never by where it came
-from, and it appears in one piece: it is written beside and renamed, so any number of processes may build it
-at once.
+The name of a data set's folder depends on its contents (names, bytes, size, channels), never on its origin.
+The folder appears complete: it is written under another name and renamed, so that any number of processes may
+build it at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 
 from ddim.data import decode
 from ddim.data.images import Images
-from ddim.data.sources import OTHER, Member, Reject, Source, Survey, labels_of
+from ddim.data.sources import OTHER, Member, Reject, Source, Survey, find_classes
 from ddim.errors import UserError
 from ddim.files import (
     cache_folder,
@@ -46,10 +46,18 @@ def load_cached(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Images:
-    """The images of a source from the cache, which is built where it is missing or damaged.
+    """Load the images of a source from the cache; build the cache first if it is missing or damaged.
 
-    text is what the user called the source, for messages; size is (height, width); the rest as in
-    open_images. UserError where no image can be used, or the cache folder cannot be written.
+    Args:
+        source: the source.
+        text: the user's name of the source, for messages.
+        size: (height, width).
+        channels: as in `open_images`.
+        cache: as in `open_images`.
+        progress: as in `open_images`.
+
+    Raises:
+        UserError: if no image can be used, or the cache folder cannot be written.
     """
     root = cache_folder(cache)
     known = survey_source(source, root)
@@ -67,21 +75,19 @@ def load_cached(
             _build(source, text, folder, (*size, channels), tell)
         found = _read(folder, fingerprint, (*size, channels))
     if found is None:
-        raise UserError(
-            f"the cache {str(folder)!r} cannot be kept: another process removes it while it is read"
-        )
+        raise UserError(f"the cache {str(folder)!r} cannot be read: another process keeps removing it")
     return found
 
 
 def read_rejects(images: Images) -> list[Reject]:
-    """The files of the source that could not be used, and why, sorted by name."""
+    """Return the files of the source that could not be used, with reasons, sorted by name."""
     if images.folder is None:
         return []
     return [Reject(**entry) for entry in json.loads((images.folder / _REJECTS).read_text("utf-8"))]
 
 
 def read_headers(images: Images) -> list[decode.Header]:
-    """(N,) what each file said of itself before it was decoded."""
+    """Return the header of each file, (N,), read before it was decoded."""
     if images.folder is None:
         return []
     return [
@@ -91,15 +97,13 @@ def read_headers(images: Images) -> list[decode.Header]:
 
 
 def find_enlarged(images: Images) -> list[decode.Header]:
-    """What those files said that were smaller, in height or width, than they are used."""
+    """Return the headers of the files that were enlarged in height or width."""
     _, height, width, _ = images.pixels.shape
     return [header for header in read_headers(images) if header.height < height or header.width < width]
 
 
 def survey_source(source: Source, root: Path) -> Survey:
-    """What a source holds. Read from the files themselves, or from a note where they have not changed
-    since.
-    """
+    """Survey a source: read its files, or a stored survey if they have not changed since."""
     if known := source.survey():
         return known
     stamp = source.stamp()
@@ -126,12 +130,12 @@ def _surveyed(source: Source) -> Survey:
             count += 1
             lines.append((item.name, _sha(item.data)))
             with suppress(decode.UnusableError):
-                votes[decode.header(item.data).channels] += 1
+                votes[decode.read_header(item.data).channels] += 1
         elif item.reason == OTHER:
             others += 1
         else:
             lines.append((item.name, item.reason))
-    # Of equally many, RGB: it holds gray images without loss, and few transparent ones are meant to be.
+    # RGB wins a tie: it keeps gray images without loss, and few transparent images are meant to be so.
     channels = max((3, 4, 1), key=lambda wanted: votes[wanted])
     return Survey(_sha(json.dumps(sorted(lines)).encode()), channels, count, others)
 
@@ -143,7 +147,7 @@ def _build(
     shape: tuple[int, int, int],
     progress: Callable[[int], None],
 ) -> None:
-    """Decode the source into the folder: all of it or nothing."""
+    """Decode the source into the folder, completely or not at all."""
     make_folder(folder.parent)
     remove_leftovers(folder.parent)
     with temporary_folder(folder) as beside:
@@ -153,7 +157,7 @@ def _build(
         rank = sorted(range(len(names)), key=names.__getitem__)
         if rank != list(range(len(names))):
             _reorder(beside / _PIXELS, rank, shape)
-        classes, labels = labels_of([names[place] for place in rank])
+        classes, labels = find_classes([names[place] for place in rank])
         index = {
             "names": [names[place] for place in rank],
             "classes": classes,
@@ -181,7 +185,7 @@ def _decode_all(
                     refused.append(item)
                 continue
             try:
-                found, pixels = decode.decode(item.data, shape[:2], shape[2])
+                found, pixels = decode.decode_image(item.data, shape[:2], shape[2])
                 file.write(pixels.tobytes())
                 names.append(item.name)
                 headers.append(found)
@@ -207,16 +211,16 @@ def _reorder(path: Path, rank: list[int], shape: tuple[int, int, int]) -> None:
 
 
 def _move(beside: Path, folder: Path, shape: tuple[int, int, int]) -> None:
-    """Put a whole data set in its place, where a damaged one, or that of a faster process, may lie."""
+    """Move a complete data set to its place, where a damaged or another process's one may already be."""
     try:
         publish_folder(beside, folder)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise
-        # The same bytes: who is about to read them must not find them gone for a moment.
+        # The same bytes: another process may be about to read them, so they stay.
         if _read(folder, "", shape):
             return
-        # Whoever reads the old one keeps its open file.
+        # A process that reads the old one keeps its open file.
         with temporary_folder(folder) as aside, suppress(FileNotFoundError):
             folder.rename(aside / "old")
         with suppress(OSError):
@@ -224,7 +228,7 @@ def _move(beside: Path, folder: Path, shape: tuple[int, int, int]) -> None:
 
 
 def _read(folder: Path, fingerprint: str, shape: tuple[int, int, int]) -> Images | None:
-    """The data set in a folder, or None where it is missing or damaged."""
+    """Return the data set in a folder, or None if it is missing or damaged."""
     try:
         index = json.loads((folder / _INDEX).read_text("utf-8"))
         json.loads((folder / _REJECTS).read_text("utf-8"))
@@ -253,10 +257,10 @@ def _official(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 def _nothing(text: str, refused: Sequence[Reject]) -> str:
     if not refused:
-        return f"data.source {text!r} holds no image: {', '.join(decode.FORMATS)} can be read"
+        return f"data.source {text!r} contains no image: {', '.join(decode.FORMATS)} can be read"
     first = min(refused, key=lambda reject: reject.name)
     return (
-        f"data.source {text!r} holds no image that can be used: {len(refused)} are refused, "
+        f"data.source {text!r} contains no image that can be used: {len(refused)} are refused, "
         f"the first, {first.name!r}, because: {first.reason}"
     )
 

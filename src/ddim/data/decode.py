@@ -1,4 +1,4 @@
-"""The bytes of an image file -> uint8 pixels of the wanted size, or the reason why not."""
+"""From the bytes of an image file to uint8 pixels of one size, or the reason why this is impossible."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-# Whatever changes the pixels that come out must change this number: it is part of every fingerprint.
+# Every change of the decoded pixels must change this number: it is part of every fingerprint.
 VERSION = 1
-# Formats read all day by everybody; the rarer decoders of Pillow are where its security fixes are.
+# Common formats only: most of Pillow's security fixes are in its rarer decoders.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 128 * 2**20
@@ -23,7 +23,7 @@ MAX_BYTES = 128 * 2**20
 MAX_SCANS = 100
 
 _READ = ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm"
-# Not read, but listed: their owner believes that they are images of the set.
+# Not read, but listed as unusable: their owner believes that they belong to the set.
 _KNOWN = ".heic .heif .avif .jxl .jp2 .svg .psd .ico .tga .dng .cr2 .nef .arw .eps .pcx .exr .hdr"
 _SUFFIXES = tuple(f"{_READ} {_KNOWN}".split())
 _MAGIC = (
@@ -38,7 +38,7 @@ _MAGIC = (
     b"P6\n",
 )
 
-# Pillow's decoders answer damaged files with any of these: they parse bytes of strangers in plain Python.
+# Pillow's decoders raise any of these for damaged files: they parse untrusted bytes in plain Python.
 _BROKEN = (
     OSError,
     SyntaxError,
@@ -63,7 +63,7 @@ class UnusableError(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself: upright height and width, Pillow's mode and format, channels."""
+    """The header of a file: upright height and width, Pillow's mode and format, channels."""
 
     height: int
     width: int
@@ -73,20 +73,20 @@ class Header:
 
 
 def is_image_name(name: str, head: bytes) -> bool:
-    """Whether somebody meant the file to be an image, by its suffix or by its first bytes."""
+    """Tell whether a file is meant to be an image, by its suffix or its first bytes."""
     webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
     return name.lower().endswith(_SUFFIXES) or head.startswith(_MAGIC) or webp
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
-    """The image inside, header read and judged; every failure in the block becomes UnusableError."""
+def _open_image(data: bytes) -> Iterator[Image.Image]:
+    """Open the image and check its header; every failure inside the block becomes an UnusableError."""
     if not data:
         raise UnusableError("an empty file")
     if len(data) > MAX_BYTES:
         raise UnusableError(f"larger than {MAX_BYTES >> 20} MiB")
     try:
-        # Pillow warns of what it mends by itself (odd EXIF, palettes with alpha): nobody need act on it.
+        # Pillow warns about what it repairs by itself (odd EXIF, palettes with alpha).
         with (
             warnings.catch_warnings(action="ignore"),
             Image.open(io.BytesIO(data), formats=FORMATS) as image,
@@ -101,7 +101,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     except Image.DecompressionBombError:
         raise UnusableError(_too_many("its header")) from None
     except UnidentifiedImageError:
-        raise UnusableError("holds no image that can be read (" + ", ".join(FORMATS) + ")") from None
+        raise UnusableError("contains no image that can be read (" + ", ".join(FORMATS) + ")") from None
     except _BROKEN as error:
         raise UnusableError(f"damaged: {error or type(error).__name__}") from None
 
@@ -110,43 +110,56 @@ def _too_many(what: str) -> str:
     return f"{what}: more than {MAX_PIXELS // 10**6} megapixels"
 
 
-def header(data: bytes) -> Header:
-    """What the file says of itself, without decoding it. UnusableError where it makes no sense."""
-    with _opened(data) as image:
+def read_header(data: bytes) -> Header:
+    """Read the header of a file without decoding it.
+
+    Raises:
+        UnusableError: if the header is damaged or unsupported.
+    """
+    with _open_image(data) as image:
         return _header(image)
 
 
-def decode(data: bytes, size: tuple[int, int], channels: int) -> tuple[Header, np.ndarray]:
-    """The header and the pixels (height, width, channels) uint8: upright, cropped at the centre, resized.
+def decode_image(data: bytes, size: tuple[int, int], channels: int) -> tuple[Header, np.ndarray]:
+    """Decode a file: turn the image upright, crop it at the centre to the aspect of `size`, resize it.
 
-    The crop has the aspect of size (height, width); the resize is Pillow's bicubic, which is antialiased.
-    channels is 1, 3 or 4. Transparent pixels are laid on white where there is no fourth channel to keep them.
-    Animations give their first frame. UnusableError says why an image cannot be decoded.
+    The resize is Pillow's bicubic, which is antialiased. An animation gives its first frame.
+
+    Args:
+        data: the bytes of the file.
+        size: (height, width).
+        channels: 1, 3 or 4; without a fourth channel, transparent pixels are laid on white.
+
+    Returns:
+        The header, and the pixels (height, width, channels) uint8.
+
+    Raises:
+        UnusableError: if the image cannot be decoded; the message is the reason.
     """
-    with _opened(data) as image:
+    with _open_image(data) as image:
         found = _header(image)
         if image.format == "JPEG":
             _draft(image, size)
         if image.format == "PNG":
-            # Pillow decodes pixels without looking at their checksum.
+            # Pillow decodes pixels without checking their checksum.
             with Image.open(io.BytesIO(data), formats=("PNG",)) as again:
                 again.verify()
         image.load()
         upright = _upright(_eight_bits(image), _orientation(image))
-        pixels = np.asarray(_fitted(_with_channels(upright, channels), size))
+        pixels = np.asarray(_fit(_with_channels(upright, channels), size))
         return found, pixels.reshape(*size, channels)
 
 
 def _header(image: Image.Image) -> Header:
     height, width = image.height, image.width
-    # Pillow gives the upright size, and the upright image, of TIFF files only.
+    # Only for TIFF files does Pillow give the upright size and the upright image.
     if image.format != "TIFF" and _orientation(image) >= 5:
         height, width = width, height
     return Header(height, width, image.mode, str(image.format), _channels(image))
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 ... 8; an unreadable one does not make the image unreadable."""
+    """Return the EXIF orientation, 1 ... 8; 1 if it cannot be read."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except _BROKEN:
@@ -178,25 +191,26 @@ def _channels(image: Image.Image) -> int:
 
 
 def _draft(image: Image.Image, size: tuple[int, int]) -> None:
-    """Let libjpeg leave out the finest frequencies, keeping at least twice the wanted size for the resize."""
+    """Let libjpeg skip the finest frequencies, but keep at least twice the size for the resize."""
     height, width = size if _orientation(image) < 5 else (size[1], size[0])
     scale = min(image.height / height, image.width / width)
     if scale >= 4:
-        # Of the whole image, not of the crop, and rounded up: draft never goes below what it is asked for.
+        # The size of the whole image, not of the crop, rounded up: draft never goes below its argument.
         image.draft(None, (-(-2 * image.width // int(scale)), -(-2 * image.height // int(scale))))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """The image in a mode of 8 bits a channel; wider numbers are scaled, not cut off.
+    """Convert the image to 8 bits per channel; larger numbers are scaled, not clipped.
 
-    16-bit gray maps 0 ... 65535 to 0 ... 255. Floats and 32-bit integers say nothing of their range: [0, 1]
-    (floats), [0, 255] and [0, 65535] are recognised by what the image holds, anything else is stretched.
+    16-bit gray maps 0 ... 65535 to 0 ... 255. Floats and 32-bit integers have no known range. If all values
+    lie in [0, 1] (floats), [0, 255] or [0, 65535], that is the range; otherwise it is the range of the
+    values.
     """
     if image.mode != "F" and not image.mode.startswith("I"):
         return image
     values = np.asarray(image).astype(np.float32)
     if not np.isfinite(values).all():
-        raise UnusableError("holds values that are not finite")
+        raise UnusableError("contains values that are not finite")
     low, high = 0.0, 65535.0
     if image.mode in ("I", "F"):
         low, high = _range(float(values.min()), float(values.max()), image.mode == "F")
@@ -226,8 +240,8 @@ def _with_channels(image: Image.Image, channels: int) -> Image.Image:
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Crop and resize in one step: Pillow's bicubic widens with the scale, so it is antialiased."""
+def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Crop and resize in one step; Pillow's bicubic filter widens with the scale, so it is antialiased."""
     height, width = size
     scale = min(image.height / height, image.width / width)
     left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2

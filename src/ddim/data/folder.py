@@ -1,4 +1,4 @@
-"""Image files in a folder, a .zip or a .tar[.gz|.xz|.bz2], read where they lie: nothing is ever extracted."""
+"""Image files in a folder, a .zip or a .tar[.gz|.xz|.bz2], read in place: nothing is ever extracted."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from lzma import LZMAError
 from pathlib import Path
 
 from ddim.data.decode import MAX_BYTES, is_image_name
-from ddim.data.sources import OTHER, Member, Reject, Source, Survey, bad_name
+from ddim.data.sources import OTHER, Member, Reject, Source, Survey, name_problem
 from ddim.errors import UserError
 
-# Seconds; a few times the clock of any common file system.
+# Seconds: a few ticks of the clock of any common file system.
 _CLOCK_TICK = 2.0
 _TOO_LARGE = f"larger than {MAX_BYTES >> 20} MiB"
 
 
 def open_path(path: Path) -> Source:
-    """The images of a folder or an archive. UserError where the path is neither."""
+    """Return the source for a folder or an archive.
+
+    Raises:
+        UserError: if the path is neither.
+    """
     try:
         if path.is_dir():
             return Folder(path)
@@ -37,26 +41,26 @@ def open_path(path: Path) -> Source:
             return Tar(path)
     except OSError as error:
         raise UserError(f"data.source {str(path)!r} cannot be read: {error.strerror}") from None
-    raise UserError(f"data.source {str(path)!r} is no archive: give a folder, a .zip or a .tar[.gz|.xz]")
+    raise UserError(f"data.source {str(path)!r} is not an archive: give a folder, a .zip or a .tar[.gz|.xz]")
 
 
 def _is_tar(path: Path) -> bool:
     try:
         return tarfile.is_tarfile(path)
     except (EOFError, zlib.error, LZMAError):
-        # tarfile lets through what the decompressors say of a torn beginning.
+        # tarfile passes on the decompressors' errors for a damaged beginning.
         return False
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Every image below a folder, sorted by path; links to files and to folders outside it are followed."""
+    """All images below a folder, sorted by path; links to files and to folders outside are followed."""
 
     path: Path
     official: bool = False
 
     def stamp(self) -> str:
-        """Place, names, sizes and times of all files."""
+        """Return path, names, sizes and times of all files; see `Source`."""
         lines = []
         for name, where in self._files():
             if not isinstance(where, Path):
@@ -71,16 +75,16 @@ class Folder:
         return "\n".join([str(self.path.resolve()), *lines])
 
     def survey(self) -> Survey | None:
-        """None: the files must be read."""
+        """Return None: the files must be read."""
         return None
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
-        """The files in the order of their paths; what cannot be read comes as Reject."""
+        """Read the files in the order of their paths; one that cannot be read becomes a Reject."""
         for name, where in self._files():
-            yield _file(name, where) if isinstance(where, Path) else Reject(name, where)
+            yield _read_file(name, where) if isinstance(where, Path) else Reject(name, where)
 
     def _files(self) -> list[tuple[str, Path | str]]:
-        """(name, path or the reason why there is none) of every file, sorted by name."""
+        """Return (name, path or the reason why it cannot be read) of every file, sorted by name."""
         found: list[tuple[str, Path | str]] = []
         root = os.path.realpath(self.path)
         seen, todo = {root}, [(self.path, "")]
@@ -98,7 +102,7 @@ class Folder:
                 elif not entry.is_symlink():
                     todo.append((Path(entry.path), name + "/"))
                 else:
-                    # A link to a folder inside adds nothing, and one to a folder above never ends.
+                    # A link to a folder inside adds nothing; one to a folder above never ends.
                     real = os.path.realpath(entry.path)
                     if real in seen or Path(real).is_relative_to(root) or Path(root).is_relative_to(real):
                         found.append((name, "a link to a folder that is read anyway"))
@@ -110,21 +114,21 @@ class Folder:
 
 @dataclass(frozen=True)
 class Zip:
-    """Every image in a zip file, sorted by path."""
+    """All images in a zip file, sorted by path."""
 
     path: Path
     official: bool = False
 
     def stamp(self) -> str:
-        """Place, size and times of the archive."""
+        """Return path, size and times of the archive; see `Source`."""
         return path_stamp(self.path)
 
     def survey(self) -> Survey | None:
-        """None: the files must be read."""
+        """Return None: the files must be read."""
         return None
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
-        """The files in the order of their paths; what cannot be read comes as Reject."""
+        """Read the files in the order of their paths; one that cannot be read becomes a Reject."""
         try:
             archive = zipfile.ZipFile(self.path)
         except (OSError, zipfile.BadZipFile) as error:
@@ -142,7 +146,7 @@ class Zip:
             return Reject(info.filename, "a link")
         try:
             with archive.open(info) as file:
-                return _judged(info.filename, file.read(MAX_BYTES + 1))
+                return _check_member(info.filename, file.read(MAX_BYTES + 1))
         except (OSError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, RuntimeError) as error:
             # RuntimeError: encrypted, or (NotImplementedError) a compression that Python does not know.
             return Reject(info.filename, f"cannot be unpacked: {error}")
@@ -150,28 +154,28 @@ class Zip:
 
 @dataclass(frozen=True)
 class Tar:
-    """Every image in a tar file, in the order of the file: compressed streams cannot be read in another."""
+    """All images in a tar file, in its order: a compressed stream cannot be read in another order."""
 
     path: Path
     official: bool = False
 
     def stamp(self) -> str:
-        """Place, size and times of the archive."""
+        """Return path, size and times of the archive; see `Source`."""
         return path_stamp(self.path)
 
     def survey(self) -> Survey | None:
-        """None: the files must be read."""
+        """Return None: the files must be read."""
         return None
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
-        """The files as they come; what cannot be read comes as Reject, and so does a torn end."""
+        """Read the files in their order; what cannot be read becomes a Reject, and so does a damaged end."""
         try:
             with tarfile.open(self.path, "r:*") as archive:
                 for info in archive:
                     if not info.isdir():
                         yield self._member(archive, info)
         except (OSError, tarfile.TarError, zlib.error, LZMAError, EOFError) as error:
-            yield Reject(self.path.name, f"the archive is damaged and cannot be read on: {error}")
+            yield Reject(self.path.name, f"the archive is damaged and cannot be read further: {error}")
 
     @staticmethod
     def _member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Member | Reject:
@@ -182,11 +186,11 @@ class Tar:
         if info.size > MAX_BYTES:
             return Reject(info.name, _TOO_LARGE)
         file = archive.extractfile(info)
-        return _judged(info.name, file.read() if file else b"")
+        return _check_member(info.name, file.read() if file else b"")
 
 
 def path_stamp(*paths: Path) -> str:
-    """Place, size and times of files and folders, or "" where one of them is too young for times to tell."""
+    """Return path, size and times of files and folders; "" if one is too new for its times to be reliable."""
     try:
         return "\n".join(f"{path.resolve()}\0{_times(path)}" for path in paths)
     except (OSError, _TooYoungError):
@@ -194,32 +198,32 @@ def path_stamp(*paths: Path) -> str:
 
 
 class _TooYoungError(Exception):
-    """Written a moment ago: written again within one tick of the clock, a file would look the same."""
+    """The file was written a moment ago: rewritten within one tick of the clock, it would look the same."""
 
 
 def _times(path: Path) -> str:
-    # ctime as well: it sees a file that was replaced by one of the same size with the old one's mtime.
+    # ctime reveals a file that was replaced by one of the same size and mtime.
     found = path.stat()
     if max(found.st_mtime, found.st_ctime) > time.time() - _CLOCK_TICK:
         raise _TooYoungError
     return f"{found.st_size}\0{found.st_mtime_ns}\0{found.st_ctime_ns}"
 
 
-def _file(name: str, path: Path) -> Member | Reject:
+def _read_file(name: str, path: Path) -> Member | Reject:
     try:
-        # Before opening: opening a pipe waits for a writer.
+        # Checked first, because opening a pipe waits for a writer.
         if not stat.S_ISREG(path.stat().st_mode):
             return Reject(name, "not a regular file")
         with path.open("rb") as file:
             head = file.read(16)
             if not is_image_name(name, head):
                 return Reject(name, OTHER)
-            return _judged(name, head + file.read(MAX_BYTES + 1 - len(head)))
+            return _check_member(name, head + file.read(MAX_BYTES + 1 - len(head)))
     except OSError as error:
         return Reject(name, f"cannot be read: {error.strerror}")
 
 
-def _judged(name: str, data: bytes) -> Member | Reject:
+def _check_member(name: str, data: bytes) -> Member | Reject:
     name = name.removeprefix("./")
     parts = name.split("/")
     if any(part.startswith(".") and part != ".." or part == "__MACOSX" for part in parts):
@@ -228,7 +232,7 @@ def _judged(name: str, data: bytes) -> Member | Reject:
         return Reject(name, OTHER)
     if ".." in parts or name.startswith("/"):
         return Reject(name, "a path that leads out of the archive")
-    if reason := bad_name(name):
+    if reason := name_problem(name):
         return Reject(name, reason)
     if len(data) > MAX_BYTES:
         return Reject(name, _TOO_LARGE)

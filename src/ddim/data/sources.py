@@ -1,4 +1,4 @@
-"""What a data set is before it is decoded: a stream of named image files, wherever they lie."""
+"""Sources of images before decoding: a stream of named files, from a folder, an archive or a program."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-# The reason of a file that nobody meant to be an image: counted, never listed.
+# The reason for a file that was never meant to be an image: it is counted, not listed.
 OTHER = "not an image"
 
 
@@ -21,7 +21,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Reject:
-    """A file that cannot be used, and why."""
+    """A file that cannot be used, and the reason."""
 
     name: str
     reason: str
@@ -29,10 +29,13 @@ class Reject:
 
 @dataclass(frozen=True)
 class Survey:
-    """What is known of a source before it is decoded.
+    """What is known about a source before it is decoded.
 
-    content is a SHA-256 over names and bytes; channels is what most of the files have; count is the number of
-    image files, others the number of files that are no images.
+    Attributes:
+        content: a SHA-256 over names and bytes.
+        channels: the number of channels that most files have.
+        count: number of image files.
+        others: number of files that are not images.
     """
 
     content: str
@@ -46,39 +49,38 @@ class Source(Protocol):
 
     @property
     def official(self) -> bool:
-        """Whether the source has a split of its own: its names then begin with "train/" or another folder."""
+        """Whether the source has a split of its own: names of training images then begin with "train/"."""
         ...
 
     def stamp(self) -> str:
-        """A text that changes whenever the files may have changed, or "" where that cannot be known."""
+        """Return a text that changes if the files may have changed; "" if that cannot be known."""
         ...
 
     def survey(self) -> Survey | None:
-        """What is known without reading; None where the files must be read to know."""
+        """Return the survey if it is known without reading the files, else None."""
         ...
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
-        """Every file of the source; only drawn images depend on the size (height, width)."""
+        """Read every file of the source; only drawn images depend on the size (height, width)."""
         ...
 
 
-def bad_name(name: str) -> str | None:
-    """Why the name of a file cannot be kept in records and shown on terminals, or None where it can."""
+def name_problem(name: str) -> str | None:
+    """Return why the name of a file cannot be stored and shown on terminals; None if it can."""
     kinds = {unicodedata.category(letter) for letter in name}
     if "Cs" in kinds:
         return "its name is not UTF-8"
     if "Cc" in kinds:
-        return "its name holds control characters"
+        return "its name contains control characters"
     return None
 
 
-def labels_of(names: Sequence[str]) -> tuple[tuple[str, ...], list[int] | None]:
-    """The class names, sorted, and the class index of each file name; ((), None) where there are no
-    classes.
+def find_classes(names: Sequence[str]) -> tuple[tuple[str, ...], list[int] | None]:
+    """Return the sorted class names, and the class index of each file; ((), None) without classes.
 
-    Where every file lies equally deep, the class is the folder that holds it (train/rose/1.png and
-    test/rose/2.png are both roses); otherwise, or where all these folders have one name, it is the first
-    folder in which the paths differ. A file beside the class folders means that there are no classes.
+    If all files lie equally deep, the class of a file is its folder: train/rose/1.png and test/rose/2.png are
+    both roses. Otherwise, or if all these folders have one name, it is the first folder in which the paths
+    differ. A file beside the class folders means that there are no classes.
     """
     folders = [tuple(name.split("/")[:-1]) for name in names]
     if not folders or len(set(folders)) < 2:

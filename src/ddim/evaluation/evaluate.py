@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ddim.data import Images, open_images
 from ddim.data.batch import gather_batch
-from ddim.data.decode import UnusableError, header
+from ddim.data.decode import UnusableError, read_header
 from ddim.data.open import find_source, source_exists
 from ddim.data.sources import Member
 from ddim.diffusion.noise import check_seeds
@@ -255,7 +255,7 @@ def _size_of(source: Path) -> tuple[int, int]:
     for item in find_source(str(source)).members((64, 64)):
         if isinstance(item, Member):
             with suppress(UnusableError):
-                found = header(item.data)
+                found = read_header(item.data)
                 return found.height, found.width
     raise UserError(f"{source} is neither a run nor a folder or archive of images")
 

@@ -228,7 +228,7 @@ def one_image(source: str, size: tuple[int, int]) -> Tensor:
 
     UserError where there is none.
     """
-    from ddim.data.decode import UnusableError, decode, is_image_name
+    from ddim.data.decode import UnusableError, decode_image, is_image_name
     from ddim.data.open import find_source
     from ddim.data.sources import Member
 
@@ -241,7 +241,7 @@ def one_image(source: str, size: tuple[int, int]) -> Tensor:
         if not isinstance(member, Member):
             continue
         try:
-            _, pixels = decode(member.data, size, 3)
+            _, pixels = decode_image(member.data, size, 3)
         except UnusableError as error:
             refusal = f": {member.name}: {error}"
             continue

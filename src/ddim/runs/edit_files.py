@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddim.data.decode import UnusableError, decode, header
+from ddim.data.decode import UnusableError, decode_image, read_header
 from ddim.errors import UserError
 from ddim.files import write_json
 from ddim.plots.charts import plot_strip, save_figure
@@ -38,7 +38,7 @@ def read_images(
     images = []
     for path in map(Path, paths):
         try:
-            found, pixels = decode(path.read_bytes(), size, channels)
+            found, pixels = decode_image(path.read_bytes(), size, channels)
         except OSError as error:
             raise UserError(f"{str(path)!r} cannot be read: {error.strerror}") from None
         except UnusableError as error:
@@ -68,7 +68,7 @@ def read_hole(
         UserError: if the file is not of the size of the image file, or all white or all black.
     """
     hole = (read_images([path], size, 1, on_change) > 0.5).float()
-    heads = [header(Path(file).read_bytes()) for file in (image, path)]
+    heads = [read_header(Path(file).read_bytes()) for file in (image, path)]
     sizes = [f"{head.height}x{head.width}" for head in heads]
     if sizes[0] != sizes[1]:
         raise UserError(f"the mask must be of the size of the image, {sizes[0]}, got {sizes[1]}")

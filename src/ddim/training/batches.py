@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddim.data import Images
-from ddim.data.augment import augmented
+from ddim.data.augment import apply_augmentation
 from ddim.data.batch import gather_batch, to_unit
 from ddim.data.order import draw_flips, select_indices
 from ddim.diffusion.denoiser import Denoiser, Model
@@ -61,7 +61,7 @@ class Batch:
         x0 = runtime.images(pixels.enter(to_unit(images, dequantisation)))
         eps = runtime.images(self.noise[part])
         if augment_labels is not None:
-            x0 = augmented(x0, augment_labels)
+            x0 = apply_augmentation(x0, augment_labels)
         return model.with_labels(class_labels, augment_labels), x0, self.times[part], eps
 
 
@@ -98,7 +98,7 @@ def draw_batch(
     if recipe.data.dequantise:
         dequantisation = torch.rand(full, generator=stream("cpu", seed, GRAIN, step))
     if recipe.augment.probability:
-        augment_labels = recipe.augment.labels(size, stream("cpu", seed, AUGMENT, step))
+        augment_labels = recipe.augment.draw_labels(size, stream("cpu", seed, AUGMENT, step))
     class_labels = labels.label_images(recipe, images, which)
     if class_labels is not None:
         draw = stream("cpu", seed, LABEL, step)
