@@ -86,6 +86,18 @@ def test_the_cleanest_level_of_a_table_is_its_first_entry():
         assert grid(20, TABLE)[-1] == 1 / 1000
 
 
+@pytest.mark.parametrize("read", ["floor", "log_snr"])
+@pytest.mark.parametrize("steps", [2, 20, 63, 64, 100, 500, 1000])
+def test_quadratic_steps_each_have_a_level_of_their_own_on_a_table(steps, read):
+    table = Linear(clip="none", read=read)
+    times = Quadratic()(steps, table)
+    assert (table(times).log_snr.diff() > 0).all()
+    # Without waste, and away from the clean end, they are the squares.
+    squares = Quadratic()(steps, Cosine())
+    assert torch.equal(times[: steps // 2], squares[: steps // 2]) or steps == 1000
+    assert torch.equal(times, squares) == (steps < 64)
+
+
 def test_more_levels_than_a_table_has_are_refused():
     with pytest.raises(UserError, match="5000 steps"):
         UniformLogSNR(1.9)(5000, Linear())

@@ -56,15 +56,17 @@ class Uniform:
 class Quadratic:
     """The squares of the uniform times, closer together near the image (Song et al. 2021, appendix D.2).
 
-    On a table the k-th time from the clean end is at least k / entries, so that no two steps fall on one
-    entry. The plain squares would spend the last 9 of 100 steps on the first 8 of 1000 entries.
+    The plain squares would put 3 of 100 steps on the first of 1000 entries of a table. Where two steps or
+    more would fall on the first entry, the k-th time from the clean end is at least k / entries, so that each
+    step has an entry of its own.
     """
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
         """The times; see `Grid`."""
         squares = _uniform(steps) ** 2
-        if schedule.entries and steps <= schedule.entries:
-            return torch.maximum(squares, torch.arange(steps, 0, -1, dtype=torch.float64) / schedule.entries)
+        entries = schedule.entries
+        if entries and 4 * entries <= steps**2 and steps <= entries:
+            return torch.maximum(squares, torch.arange(steps, 0, -1, dtype=torch.float64) / entries)
         return squares
 
     def between(self, steps: int, schedule: Schedule, first: float, last: float) -> Tensor:

@@ -3,9 +3,21 @@
 import pytest
 import torch
 
+from ddim.diffusion.denoiser import Counted
+from ddim.diffusion.editing import Inpaint
 from ddim.diffusion.grids import SPACINGS
+from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture, exact_flow
-from ddim.diffusion.samplers import DDIM, EDM, AdamsBashforth, DPMSolver, UniPC
+from ddim.diffusion.samplers import (
+    DDIM,
+    DDPM,
+    EDM,
+    AdamsBashforth,
+    DPMSolver,
+    UniPC,
+    final_sample,
+    last_state,
+)
 from ddim.diffusion.samplers import convergence as c
 from ddim.diffusion.schedules import Cosine, LinearBeta
 from oracles import Gaussian, normal
@@ -32,6 +44,8 @@ ORDERS = {
     UniPC(1): 2,
     UniPC(2): 3,
     UniPC(3): 3,
+    UniPC(1, "bh1"): 2,
+    UniPC(2, "bh1"): 3,
 }
 GRIDS = {name: SPACINGS[name] for name in ("uniform", "quadratic", "karras")} | {
     f"warped-{seed}": c.Warped(seed) for seed in range(2)
@@ -81,11 +95,30 @@ def test_every_sampler_has_its_order_on_every_grid(sampler, order, grid, law):
     ],
     ids=str,
 )
-def test_evaluations_are_those_that_the_sampler_names(sampler, evaluations):
-    oracle = Gaussian(Cosine())
-    x = normal(1, 1, 2, 2)
-    times = torch.linspace(1, 0.1, 10, dtype=torch.float64)
-    assert c.run_errors(sampler, oracle, x, times, x).nfe == sampler.evaluations(10) == evaluations
+def test_the_evaluations_of_ten_levels_are_those_of_the_papers(sampler, evaluations):
+    assert sampler.evaluations(10) == evaluations
+
+
+STOCHASTIC = (DDIM(0.5), DDPM(), EDM(s_churn=5.0), EDM(order=1, s_churn=5.0), DPMSolver(3, 1.0, "exact"))
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 4, 5, 17])
+@pytest.mark.parametrize(
+    "sampler", [*ORDERS, *STOCHASTIC, Inpaint(*2 * (torch.ones(1, 1, 2, 2),), 3)], ids=str
+)
+def test_a_sampler_states_its_evaluations_and_whether_it_is_stochastic(sampler, levels):
+    class Draws(Noise):
+        drawn = 0
+
+        def like(self, x):
+            self.drawn += 1
+            return super().like(x)
+
+    counted, noise = Counted(Gaussian(Cosine())), Draws([0])
+    times = torch.linspace(1, 0.1, levels, dtype=torch.float64)
+    final_sample(counted, last_state(sampler(counted, normal(1, 1, 2, 2), times, noise)))
+    assert counted.evaluations == sampler.evaluations(levels)
+    assert (noise.drawn > 0) == (sampler.stochastic and (levels > 1 or isinstance(sampler, Inpaint)))
 
 
 def test_the_reference_is_the_closed_form_where_there_is_one():

@@ -100,24 +100,28 @@ def test_dpm_solver_2m(count):
 
 
 @steps
+@pytest.mark.parametrize("variant", ["bh1", "bh2"])
 @pytest.mark.parametrize("order", [1, 2])
-def test_unipc(count, order):
+def test_unipc(count, order, variant):
     x = normal(1, 3, 4, 4)
     scheduler = diffusers.UniPCMultistepScheduler(
-        **BETAS, solver_order=order, solver_type="bh2", timestep_spacing="trailing"
+        **BETAS, solver_order=order, solver_type=variant, timestep_spacing="trailing"
     )
     states, asked = theirs(scheduler, count, x)
-    _, found = ours(UniPC(order), x, asked)
-    assert torch.allclose(found, states[-1], rtol=0, atol=1e-4)
+    between, found = ours(UniPC(order, variant), x, asked)
+    assert torch.allclose(between[-1], states[-2], rtol=0, atol=1e-4)
+    if variant == "bh2":  # Under bh1 theirs ends in NaN at sigma 0, where B(h) = h is infinite.
+        assert torch.allclose(found, states[-1], rtol=0, atol=1e-4)
 
 
 @steps
-def test_unipc_of_order_three_until_its_last_steps(count):
+@pytest.mark.parametrize("variant", ["bh1", "bh2"])
+def test_unipc_of_order_three_until_its_last_steps(count, variant):
     x = normal(1, 3, 4, 4)
     scheduler = diffusers.UniPCMultistepScheduler(
-        **BETAS, solver_order=3, solver_type="bh2", timestep_spacing="trailing"
+        **BETAS, solver_order=3, solver_type=variant, timestep_spacing="trailing"
     )
-    assert torch.allclose(*before_the_last_steps(UniPC(3), scheduler, count, x), rtol=0, atol=1e-4)
+    assert torch.allclose(*before_the_last_steps(UniPC(3, variant), scheduler, count, x), rtol=0, atol=1e-4)
 
 
 @steps

@@ -1,0 +1,106 @@
+"""What a notebook does: plain functions as networks, numbers as times, values that print in a line."""
+
+import pytest
+import torch
+
+from ddim.diffusion.conditioning import NoiseVariance
+from ddim.diffusion.denoiser import Model
+from ddim.diffusion.editing import Inpaint, Inverted
+from ddim.diffusion.grids import GRIDS, Listed, Uniform
+from ddim.diffusion.guidance import Clipped, Guided
+from ddim.diffusion.loss import LOSSES
+from ddim.diffusion.noise import Noise
+from ddim.diffusion.oracles import Gaussian, Mixture
+from ddim.diffusion.parameterisation import PARAMETERISATIONS, PredictsVelocity
+from ddim.diffusion.prediction import Prediction
+from ddim.diffusion.samplers import SAMPLERS, State, final_sample, initial_noise, last_state
+from ddim.diffusion.schedules import SCHEDULES, Cosine, LinearBeta
+from ddim.errors import UserError
+from oracles import Answers, made, normal
+
+
+@pytest.mark.parametrize("kind", SCHEDULES.values(), ids=SCHEDULES)
+def test_a_schedule_takes_a_time_as_a_number(kind):
+    schedule, t = kind(), torch.tensor(0.37, dtype=torch.float64)
+    assert torch.equal(schedule(0.37).alpha, schedule(t).alpha)
+    log_snr = schedule(t).log_snr
+    assert torch.equal(schedule.inverse(log_snr.item()), schedule.inverse(log_snr))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_plain_function_is_sampled_at_times_that_are_numbers(name):
+    """The function is the exact velocity of a Gaussian, given the noise variance of each image."""
+    oracle, seen = Gaussian(LinearBeta()), []
+
+    def net(x, noise_variance):
+        seen.append(noise_variance)
+        t = oracle.schedule.inverse(((1 - noise_variance) / noise_variance).double().log())
+        return Answers(oracle, PredictsVelocity())(x, t)
+
+    model = Model(net, oracle.schedule, predicts="velocity", conditioning=NoiseVariance(), shape=(3, 4, 4))
+    sampler, times = SAMPLERS[name](), [1.0, 0.6, 0.2]
+    runs = []
+    for denoise, grid in ((model, times), (oracle, torch.tensor(times, dtype=torch.float64))):
+        noise = Noise([3, 4])
+        x = initial_noise(denoise.schedule, noise, model.blank(2), 1.0)
+        runs.append(final_sample(denoise, last_state(sampler(denoise, x, grid, noise))))
+    assert torch.allclose(*runs, atol=1e-4)
+    assert {len(given) for given in seen} == {2}
+    x = normal(2, 3, 4, 4)
+    assert torch.allclose(model(x, 0.5).x0, oracle(x, 0.5).x0)
+    assert torch.equal(oracle(x, 0.5).x0, oracle(x, torch.tensor(0.5, dtype=torch.float64)).x0)
+
+
+def test_labels_reach_a_function_only_if_it_states_classes():
+    def net(x, condition, label=None):
+        return x if label is None else 2 * x
+
+    model, x = Model(net, Cosine(), shape=(1, 2, 2)), normal(2, 1, 2, 2)
+    with pytest.raises(UserError, match="label must be None"):
+        model.with_labels(0)
+    net.classes = 3
+    labelled = Model(net, Cosine(), shape=(1, 2, 2))
+    assert torch.equal(labelled(x, 0.5).x0, model(x, 0.5).x0)
+    assert not torch.equal(labelled.with_labels(2)(x, 0.5).x0, model(x, 0.5).x0)
+
+
+@pytest.mark.parametrize("name", PARAMETERISATIONS)
+def test_a_model_takes_the_name_of_its_parameterisation(name):
+    assert Model(torch.nn.Identity(), Cosine(), name).predicts == PARAMETERISATIONS[name]()
+    with pytest.raises(UserError, match=f"predicts must be one of velocity.*; perhaps you meant {name}"):
+        Model(torch.nn.Identity(), Cosine(), name + "s")
+
+
+def test_every_value_prints_in_a_line():
+    big = torch.zeros(16, 3, 64, 64)
+    oracle = Mixture(Cosine(), big)
+    layers = made(lambda: [torch.nn.Conv2d(3, 3, 1) for _ in range(40)])
+    model = Model(torch.nn.Sequential(*layers), Cosine())
+    values = [
+        Listed(tuple(Uniform()(1000, Cosine()).tolist())),
+        Noise(range(1000)),
+        Noise([1, 2]),
+        oracle,
+        Clipped(oracle, torch.zeros(3), torch.ones(3)),
+        Prediction(big, big),
+        State(big, 0.5, big),
+        Inverted(big, 0.0, True),
+        Inpaint(big, big[:, :1]),
+        model,
+        Guided(model, model, 2.0),
+        *(
+            kind()
+            for family in (GRIDS, LOSSES, SCHEDULES, SAMPLERS)
+            for kind in family.values()
+            if kind != Listed
+        ),
+    ]
+    for value in values:
+        assert len(repr(value)) < 400
+        assert "\n" not in repr(value)
+    assert repr(values[0]) == "Listed(times=(1.0, 0.999, ... 1000 values ..., 0.001))"
+    assert repr(values[1]) == "Noise((0, 1, ... 1000 values ..., 999))"
+    assert (
+        repr(values[5])
+        == "Prediction(x0=Tensor(16, 3, 64, 64), eps=Tensor(16, 3, 64, 64), variance_mix=None)"
+    )
