@@ -1,9 +1,8 @@
-"""Oxford Flowers 102, Oxford-IIIT Pets and CIFAR-10: from a local copy, or downloaded where they are named.
+"""Oxford Flowers 102, Oxford-IIIT Pets and CIFAR-10: from a local copy, or downloaded when they are named.
 
-The archives are read as they are, never extracted, and no file of them can run code: CIFAR-10 is read in
-its binary version, since the Python version that torchvision reads is a pickle, and the labels of Flowers,
-which are MATLAB files, are left out (the originals of this project did not use them; class folders give
-labels).
+The archives are read in place, never extracted, and nothing in them can run code. CIFAR-10 is read in its
+binary version, because the Python version that torchvision reads is a pickle. The labels of Flowers are
+MATLAB files and are left out; the original systems of this project did not use them.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from ddim.files import cache_folder, download_file
 
 @dataclass(frozen=True)
 class Archive:
-    """One file to download: of which data set, from where, and its folder where it is unpacked already."""
+    """A file to download: data set, address, MD5 sum, and the name of its folder if it is unpacked."""
 
     name: str
     url: str
@@ -32,7 +31,7 @@ class Archive:
 
     @property
     def file(self) -> str:
-        """The name of the file."""
+        """Return the name of the file."""
         return self.url.rsplit("/", 1)[-1]
 
 
@@ -48,24 +47,22 @@ CIFAR10 = Archive(
     "c32a1d4ab5d03f1284b67883e8d87530",
     "cifar-10-batches-bin",
 )
-# Below the root that it is given, torchvision makes these folders.
+# The folders that torchvision makes below its root.
 _TORCHVISION = {"flowers": "flowers-102", "pets": "oxford-iiit-pet", "cifar10": "."}
 _CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _CIFAR10_FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
 _CIFAR10_RECORD = 1 + 3 * 32 * 32
 
 
-def flowers(copy: Path | None) -> Source:
-    """All 8,189 photographs of Oxford Flowers 102, without labels; they are split by seed."""
-    path = locate(FLOWERS, copy)
+def open_flowers(copy: Path | None) -> Source:
+    """Open the 8,189 photographs of Oxford Flowers 102, without labels; they are split by seed."""
+    path = locate_archive(FLOWERS, copy)
     return Renamed(open_path(path), lambda name: name.rsplit("/", 1)[-1], path_stamp(path), official=False)
 
 
-def pets(copy: Path | None) -> Source:
-    """Oxford-IIIT Pets: 3,680 photographs to train on and 3,669 to validate (its trainval and test), 37
-    breeds.
-    """
-    path, lists = locate(PETS, copy), locate(PETS_LISTS, copy)
+def open_pets(copy: Path | None) -> Source:
+    """Open Oxford-IIIT Pets: 3,680 photographs for training and 3,669 for validation, 37 breeds."""
+    path, lists = locate_archive(PETS, copy), locate_archive(PETS_LISTS, copy)
     parts: dict[str, str] = {}
     for name, data in _files(lists, ("trainval.txt", "test.txt")):
         part = "train" if name == "trainval.txt" else "test"
@@ -81,17 +78,21 @@ def pets(copy: Path | None) -> Source:
     return Renamed(open_path(path), rename, path_stamp(path, lists), official=True)
 
 
-def cifar10(copy: Path | None) -> Source:
-    """CIFAR-10: 50,000 images of 32x32 to train on and 10,000 to validate, 10 classes."""
-    return Cifar10(locate(CIFAR10, copy))
+def open_cifar10(copy: Path | None) -> Source:
+    """Open CIFAR-10: 50,000 images of 32x32 for training and 10,000 for validation, 10 classes."""
+    return Cifar10(locate_archive(CIFAR10, copy))
 
 
-NAMED: dict[str, Callable[[Path | None], Source]] = {"flowers": flowers, "pets": pets, "cifar10": cifar10}
+NAMED: dict[str, Callable[[Path | None], Source]] = {
+    "flowers": open_flowers,
+    "pets": open_pets,
+    "cifar10": open_cifar10,
+}
 
 
 @dataclass(frozen=True)
 class Renamed:
-    """Another source under names that carry its classes and its split; what has no new name is left out."""
+    """A source with new names, which contain class and split; files without a new name are left out."""
 
     source: Source
     rename: Callable[[str], str | None]
@@ -99,16 +100,16 @@ class Renamed:
     official: bool
 
     def stamp(self) -> str:
-        """Place, size and times of all files that were read."""
+        """Return path, size and times of all files that were read; see `Source`."""
         own = self.source.stamp()
         return f"{own}\0{self.stamped}\0{self.official}" if own and self.stamped else ""
 
     def survey(self) -> Survey | None:
-        """None: the files must be read."""
+        """Return None: the files must be read."""
         return None
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
-        """The files of the source."""
+        """Read the files of the source."""
         for item in self.source.members(size):
             if isinstance(item, Reject):
                 yield item
@@ -120,13 +121,13 @@ class Renamed:
 
 @dataclass(frozen=True)
 class Cifar10:
-    """The binary version: records of a label and 3 x 32 x 32 bytes, each given out as a small PPM file."""
+    """The binary version: records of a label and 3 x 32 x 32 bytes, each returned as a small PPM file."""
 
     path: Path
     official: bool = True
 
     def stamp(self) -> str:
-        """Place, size and times of the batches."""
+        """Return path, size and times of the batches; see `Source`."""
         return (
             path_stamp(*(self.path / name for name in _CIFAR10_FILES))
             if self.path.is_dir()
@@ -134,11 +135,11 @@ class Cifar10:
         )
 
     def survey(self) -> Survey | None:
-        """None: the files must be read."""
+        """Return None: the files must be read."""
         return None
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
-        """Every record, in the order of the files."""
+        """Read every record, in the order of the files."""
         import numpy as np
 
         for file, data in _files(self.path, _CIFAR10_FILES):
@@ -146,7 +147,7 @@ class Cifar10:
                 ("test", "test") if file == "test_batch.bin" else ("train", file[len("data_batch_") : -4])
             )
             if len(data) % _CIFAR10_RECORD:
-                yield Reject(file, f"{len(data)} bytes are no whole number of records of {_CIFAR10_RECORD}")
+                yield Reject(file, f"{len(data)} bytes are not a multiple of a record of {_CIFAR10_RECORD}")
             for number in range(len(data) // _CIFAR10_RECORD):
                 record = np.frombuffer(data, np.uint8, _CIFAR10_RECORD, number * _CIFAR10_RECORD)
                 if record[0] >= len(_CIFAR10_CLASSES):
@@ -158,7 +159,11 @@ class Cifar10:
 
 
 def _files(path: Path, wanted: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of the wanted files of a folder or a tar file. UserError where one is missing."""
+    """Read the wanted files, as (name, bytes), from a folder or a tar file.
+
+    Raises:
+        UserError: if one is missing.
+    """
     missing = set(wanted)
     try:
         if path.is_dir():
@@ -182,11 +187,17 @@ def _files(path: Path, wanted: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
         raise UserError(f"{str(path)!r} lacks {', '.join(sorted(missing))}")
 
 
-def locate(archive: Archive, copy: Path | None) -> Path:
-    """The folder or the archive file of a local copy, else (where no copy is named) of a fresh download.
+def locate_archive(archive: Archive, copy: Path | None) -> Path:
+    """Return the folder or the archive file of a local copy, or download it if no copy is given.
 
-    Looked for in copy, or else in $DDIM_DATA and among earlier downloads, as the archive file or as
-    torchvision unpacks it. UserError, with what to put where, when there is neither a copy nor a network.
+    The copy is either the archive file or the folder that torchvision unpacks.
+
+    Args:
+        archive: the file to find.
+        copy: where to look; None means $DDIM_DATA and earlier downloads.
+
+    Raises:
+        UserError: if there is neither a copy nor a network; it says which file to put where.
     """
     downloads = cache_folder() / "downloads"
     if copy is not None:
