@@ -1,4 +1,4 @@
-"""Runs as they lie on the disk."""
+"""Runs on the disk."""
 
 import json
 import os
@@ -18,14 +18,14 @@ from ddim.runs.named_recipes import RECIPES, smoke
 from run_folders import ERRORS, judge, make
 
 
-def test_a_run_says_how_far_it_is_and_how_good(tmp_path):
+def test_a_run_has_its_progress_and_its_errors(tmp_path):
     run = read_run(make(tmp_path / "run", seen=(160, 480)))
     assert (run.images, run.total, run.state) == (480, 960, "stopped")
     assert run.errors == ERRORS
     assert read_run(make(tmp_path / "whole")).state == "finished"
 
 
-def test_a_run_that_trains_now_is_running(tmp_path):
+def test_a_run_in_training_is_running(tmp_path):
     folder = make(tmp_path / "run", seen=(160,))
     with lock_folder(folder):
         assert is_locked(folder)
@@ -35,7 +35,7 @@ def test_a_run_that_trains_now_is_running(tmp_path):
 
 
 def test_a_run_is_finished_once_its_last_checkpoint_is_there(tmp_path):
-    """The log says all images before the last validation, whose checkpoint comes after it."""
+    """The log reports all images before the last validation; the last checkpoint follows it."""
     folder = make(tmp_path / "run", step=30)
     with lock_folder(folder):
         assert read_run(folder).state == "running"
@@ -44,14 +44,14 @@ def test_a_run_is_finished_once_its_last_checkpoint_is_there(tmp_path):
     with lock_folder(folder):
         assert read_run(folder).state == "running"
     assert read_run(folder).state == "finished"
-    # Killed while it wrote its only one.
+    # The run was killed while it wrote its only checkpoint.
     for step in (folder / "checkpoints").iterdir():
         step.rename(step.with_name(f"{step.name}.new"))
     assert read_run(folder).state == "stopped"
 
 
-def test_looking_at_a_run_does_not_keep_it_from_training(tmp_path):
-    """A trainer that comes while somebody holds the lock to look, for longer than a look takes."""
+def test_reading_a_run_does_not_keep_it_from_training(tmp_path):
+    """A trainer starts while a reader holds the lock, for longer than reading takes."""
     import fcntl
     import threading
     import time
@@ -64,18 +64,18 @@ def test_looking_at_a_run_does_not_keep_it_from_training(tmp_path):
         pass
 
 
-def test_the_log_may_lie_behind_the_checkpoint(tmp_path):
+def test_the_checkpoint_may_be_ahead_of_the_log(tmp_path):
     run = read_run(make(tmp_path / "run", seen=(160,), step=60))
     assert (run.images, run.state) == (960, "finished")
 
 
-def test_a_budget_of_minutes_is_what_the_run_settled_on(tmp_path):
+def test_a_budget_in_minutes_becomes_the_number_of_images_that_the_run_settled_on(tmp_path):
     assert read_run(make(tmp_path / "new", images=None, seen=(160,))).total is None
     run = read_run(make(tmp_path / "settled", images=None, seen=(160, 320), step=20))
     assert (run.total, run.state) == (320, "finished")
 
 
-def test_the_latest_evaluation_counts_by_number_not_by_spelling(tmp_path):
+def test_evaluations_are_sorted_by_number(tmp_path):
     folder = make(tmp_path / "run")
     for number in (1, 2, 10):
         judge(folder, number, kid=number / 100, fid=number)
@@ -83,11 +83,11 @@ def test_the_latest_evaluation_counts_by_number_not_by_spelling(tmp_path):
     assert len(read_run(folder).records) == 3
 
 
-def test_runs_are_found_at_any_depth_and_only_runs(tmp_path):
+def test_runs_are_found_at_any_depth(tmp_path):
     for name in ("a/run", "b/c/run", "run"):
         make(tmp_path / name, step=1)
     (tmp_path / "photos").mkdir()
-    # What lies within a run is no run, whatever its name.
+    # Folders inside a run are no runs, whatever their names.
     make(tmp_path / "a" / "run" / "samples" / "run")
     found = find_runs(tmp_path)
     assert [str(run.path.relative_to(tmp_path)) for run in found] == ["a/run", "b/c/run", "run"]
@@ -98,7 +98,7 @@ def test_runs_are_found_at_any_depth_and_only_runs(tmp_path):
     "text",
     ["{", "[]", "{}", '{"recipe": 3}', '{"recipe": {"optim": {"batch": 16}}}', '{"recipe": {"images": 9}}'],
 )
-def test_a_damaged_run_is_named_and_hides_no_other(tmp_path, text):
+def test_a_damaged_run_is_listed_beside_the_others(tmp_path, text):
     make(tmp_path / "whole")
     make(tmp_path / "torn")
     (tmp_path / "torn" / "run.json").write_text(text)
@@ -108,7 +108,7 @@ def test_a_damaged_run_is_named_and_hides_no_other(tmp_path, text):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": 1, "kind": "evaluation"}', '{"schema": 2}'])
-def test_a_record_that_cannot_be_read_is_left_out_and_named(tmp_path, text):
+def test_an_unreadable_record_is_left_out_and_named(tmp_path, text):
     folder = make(tmp_path / "run", seen=(160, 480))
     judge(folder, 1, kid=0.1)
     (folder / "evaluations" / "2").mkdir()
@@ -119,7 +119,7 @@ def test_a_record_that_cannot_be_read_is_left_out_and_named(tmp_path, text):
 
 
 @pytest.mark.parametrize("text", ["[1]", "{}", '{"program": "train.py", "method": "grid"}'])
-def test_what_another_program_calls_a_sweep_is_passed_over(tmp_path, text):
+def test_a_sweep_file_of_another_program_is_ignored(tmp_path, text):
     make(tmp_path / "theirs" / "run")
     (tmp_path / "theirs" / "sweep.json").write_text(text)
     make(tmp_path / "both")
@@ -139,7 +139,7 @@ def test_what_another_program_calls_a_sweep_is_passed_over(tmp_path, text):
         (None, "sweep.json cannot be read"),
     ],
 )
-def test_a_sweep_that_cannot_be_read_is_named_and_hides_no_run(tmp_path, change, said):
+def test_an_unreadable_sweep_is_listed_beside_the_runs(tmp_path, change, said):
     planned = sweeping.plan_sweep(tmp_path / "sweep", ["1-l1", "2-mse"])
     make(planned.run_folder(planned.trials[0]))
     make(tmp_path / "whole")
@@ -156,7 +156,7 @@ def test_a_sweep_that_cannot_be_read_is_named_and_hides_no_run(tmp_path, change,
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]"])
-def test_how_a_trial_ended_may_be_unreadable(tmp_path, text):
+def test_an_unreadable_outcome_is_named(tmp_path, text):
     planned = sweeping.plan_sweep(tmp_path, ["a", "b"])
     make(planned.run_folder(planned.trials[0]))
     planned.outcome_file(planned.trials[0]).parent.mkdir()
@@ -166,7 +166,7 @@ def test_how_a_trial_ended_may_be_unreadable(tmp_path, text):
     assert one.why.startswith("results/a.json ")
 
 
-def test_every_trial_of_a_sweep_stands_once_from_the_beginning(tmp_path):
+def test_every_planned_trial_is_listed_once(tmp_path):
     planned = sweeping.plan_sweep(tmp_path / "sweep", ["1-l1", "2-mse", "3-huber"])
     make(planned.run_folder(planned.trials[0]))
     make(planned.run_folder(planned.trials[1]), seen=(160,))
@@ -174,7 +174,7 @@ def test_every_trial_of_a_sweep_stands_once_from_the_beginning(tmp_path):
     planned.outcome_file(planned.trials[1]).write_text(
         json.dumps({"exit_code": 1, "seconds": 2, "message": "no room"})
     )
-    # A run beside the sweep's own.
+    # A run that is no trial of the sweep.
     make(tmp_path / "sweep" / "trials" / "other")
     found = {run.path.name: (run.state, run.why) for run in find_runs(tmp_path)}
     assert found == {
@@ -186,7 +186,7 @@ def test_every_trial_of_a_sweep_stands_once_from_the_beginning(tmp_path):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_fields_have_the_paths_that_options_have(name):
+def test_flattened_fields_have_the_names_of_options(name):
     recipe = RECIPES[name]()
     found = flatten_as_text(dump(recipe))
     assert list(found) == [path for path, _, _ in list_fields(recipe) if path != "name"]
@@ -196,7 +196,7 @@ def test_fields_have_the_paths_that_options_have(name):
     assert found["data.size"] == ",".join(map(str, recipe.data.size))
 
 
-def test_runs_are_chosen_by_columns_metrics_and_fields(tmp_path):
+def test_runs_are_filtered_by_columns_metrics_and_fields(tmp_path):
     one, two = make(tmp_path / "one"), make(tmp_path / "two", seen=(160,), seed=7)
     judge(one, 1, kid=0.02)
     found = find_runs(tmp_path)
@@ -214,7 +214,7 @@ def test_runs_are_chosen_by_columns_metrics_and_fields(tmp_path):
     assert two.exists()
 
 
-def test_runs_are_sorted_as_numbers_and_what_has_none_comes_last(tmp_path):
+def test_runs_are_sorted_numerically_and_those_without_a_value_come_last(tmp_path):
     for name, kid in (("a", 0.1), ("b", 0.02), ("c", None), ("d", 1e-3)):
         folder = make(tmp_path / name)
         if kid:
@@ -227,7 +227,7 @@ def test_runs_are_sorted_as_numbers_and_what_has_none_comes_last(tmp_path):
     assert [run.path.name for run in sort_runs(find_runs(tmp_path), "age")] == list("cabd")
 
 
-def test_a_size_is_chosen_as_it_is_given_to_train(tmp_path):
+def test_runs_are_filtered_by_a_size_spelt_as_for_train(tmp_path):
     for size in ((32, 32), (64, 96)):
         make(tmp_path / f"{size[0]}", data=dump(override(smoke(), {"data.size": size}).data))
     found = find_runs(tmp_path)
@@ -236,7 +236,7 @@ def test_a_size_is_chosen_as_it_is_given_to_train(tmp_path):
     assert filter_runs(found, {"report.validation_images": "32"}) == found
 
 
-def test_runs_that_nobody_has_judged_yet_can_be_sorted_by_a_metric(tmp_path):
+def test_runs_without_evaluations_can_be_sorted_by_a_metric(tmp_path):
     for name in "ab":
         make(tmp_path / name)
     found = find_runs(tmp_path)
@@ -244,7 +244,7 @@ def test_runs_that_nobody_has_judged_yet_can_be_sorted_by_a_metric(tmp_path):
     assert filter_runs(found, {"fid": "3"}) == []
 
 
-def test_a_name_that_no_run_has_is_refused_with_the_near_one(tmp_path):
+def test_an_unknown_name_is_refused_with_a_suggestion(tmp_path):
     make(tmp_path / "run")
     found = find_runs(tmp_path)
     with pytest.raises(UserError, match="image_may is no column.*perhaps you meant image_mae"):
@@ -255,15 +255,15 @@ def test_a_name_that_no_run_has_is_refused_with_the_near_one(tmp_path):
         find_runs(tmp_path / "nowhere")
 
 
-def test_looking_at_runs_imports_nothing_heavy():
+def test_listing_runs_imports_nothing_heavy():
     heavy = {"torch", "numpy", "matplotlib", "yaml", "rich", "optuna"}
     code = "import sys, ddim.experiments.index, ddim.experiments.sweep.worker;"
     code += f"print(*{heavy} & {{*sys.modules}})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"\n"
 
 
-def test_what_is_chosen_is_compared_among_itself(tmp_path, capsys):
-    """Runs of other images, judged in other ways, may be more, and do not hide the numbers of the chosen."""
+def test_filtered_runs_are_compared_only_with_each_other(tmp_path, capsys):
+    """The conditions of the runs that were filtered out do not count, even if these runs are more."""
     for k in range(3):
         judge(make(tmp_path / f"many{k}"), 1, kid=0.3)
     few = make(tmp_path / "few", seed=7)

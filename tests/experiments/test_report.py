@@ -1,4 +1,4 @@
-"""Reports of runs: what is in them, and that they lose nobody's files."""
+"""Reports on runs: their content, and the files that they may replace."""
 
 import json
 
@@ -36,7 +36,7 @@ def images(n, height, width):
 
 @pytest.fixture
 def trained(tmp_path):
-    """Two configurations, of two repeats and of one, with pictures; the last is under way."""
+    """Two configurations, one with two repeats, one with an unfinished run; all have samples."""
     root = tmp_path / "runs"
     for seed, error in ((0, 0.25), (1, 0.35)):
         make(root / f"a{seed}", seed=seed, errors={"image_mae": error, "noise_mae": 0.5})
@@ -63,7 +63,7 @@ def table(found):
     return [dict(zip(shown.heads, row, strict=True)) for row in shown.rows], shown.notes
 
 
-def test_a_table_has_a_row_for_each_configuration_and_only_their_differences(trained):
+def test_the_table_has_a_row_for_each_configuration_and_columns_where_they_differ(trained):
     rows, notes = table(find_runs(trained))
     assert rows == [
         {
@@ -88,7 +88,7 @@ def with_record(run, **what):
     (run / "evaluations" / "1" / "record.json").write_text(json.dumps(record(**what)))
 
 
-def test_the_best_is_marked_among_what_compares(tmp_path):
+def test_the_best_of_comparable_numbers_is_marked(tmp_path):
     optim = make_optim()
     for k, kid in enumerate((0.3, 0.1, 0.2)):
         with_record(make(tmp_path / str(k), optim={**optim, "lr": 10.0**-k}), kid=kid)
@@ -104,7 +104,7 @@ def test_the_best_is_marked_among_what_compares(tmp_path):
     assert any("1,000 samples of each run against 700 images" in note for note in notes)
 
 
-def test_a_number_of_some_of_the_runs_says_of_how_many(tmp_path):
+def test_a_note_says_which_numbers_come_from_some_of_the_runs(tmp_path):
     optim = make_optim()
     for seed in range(3):
         for lr in (1e-3, 1e-4):
@@ -119,7 +119,7 @@ def test_a_number_of_some_of_the_runs_says_of_how_many(tmp_path):
     ]
 
 
-def test_what_is_large_when_it_is_good_is_marked_so(tmp_path):
+def test_the_largest_recall_is_the_best(tmp_path):
     for k, recall in enumerate((0.3, 0.5)):
         folder = make(tmp_path / str(k), optim={**make_optim(), "lr": 10.0**-k})
         with_record(folder)
@@ -131,14 +131,14 @@ def test_what_is_large_when_it_is_good_is_marked_so(tmp_path):
     assert [row["Recall ↑"].best for row in rows] == [False, True]
 
 
-def test_of_equals_none_is_the_best(tmp_path):
+def test_equal_numbers_have_no_best(tmp_path):
     for k in range(2):
         with_record(make(tmp_path / str(k), optim={**make_optim(), "lr": 10.0**-k}), kid=0.1)
     rows, _ = table(find_runs(tmp_path))
     assert [row["KID ↓"].best for row in rows] == [False, False]
 
 
-def test_what_there_are_too_few_images_for_is_not_ranked(tmp_path):
+def test_metrics_with_too_few_images_are_not_ranked(tmp_path):
     """A FID needs as many images as there are dimensions, 1280; here the reference has 700."""
     for k in range(2):
         folder = make(tmp_path / str(k), optim={**make_optim(), "lr": 10.0**-k})
@@ -158,7 +158,7 @@ def test_errors_in_different_units_are_not_ranked(tmp_path, part, field):
     assert any(note.startswith("Schedules, pixels or validation images differ") for note in notes)
 
 
-def test_nothing_is_ranked_over_different_images(tmp_path):
+def test_runs_on_different_images_are_not_ranked(tmp_path):
     for k in range(2):
         with_record(make(tmp_path / str(k), optim={**make_optim(), "lr": 10.0**-k}), kid=0.1 * k)
         path = tmp_path / str(k) / "run.json"
@@ -168,7 +168,7 @@ def test_nothing_is_ranked_over_different_images(tmp_path):
     assert any(note.startswith("Data differ") for note in notes)
 
 
-def test_what_runs_share_is_said_and_not_where_on_this_machine_their_images_lie(tmp_path):
+def test_the_overview_names_shared_images_without_their_folder(tmp_path):
     for k, source in enumerate(["/home/ada/flowers.zip"] * 2 + ["/mnt/flowers.zip"]):
         make(tmp_path / str(k), seed=k, data={**dump(smoke())["data"], "source": source})
     both, all_three = ([tmp_path / str(k) for k in range(n)] for n in (2, 3))
@@ -178,16 +178,16 @@ def test_what_runs_share_is_said_and_not_where_on_this_machine_their_images_lie(
 
 
 @pytest.mark.parametrize("height, width, n", [(32, 32, 4), (24, 40, 7), (64, 64, 1), (8, 16, 16)])
-def test_a_grid_is_cut_into_the_pictures_that_it_was_laid_of(height, width, n):
+def test_a_sheet_is_split_into_its_images(height, width, n):
     shown = images(n, height, width)
     cells = split_sheet(make_sheet(shown), height, width)
-    # The last row of a grid may have room left.
+    # The last row of a sheet may have empty cells.
     for picture, cell in zip(to_uint8(shown), cells, strict=False):
         np.testing.assert_array_equal(cell, picture)
     assert len(cells) >= n
 
 
-def test_a_strip_shows_the_last_pictures_of_the_same_seeds(trained):
+def test_a_strip_shows_the_last_samples(trained):
     run = read_run(trained / "a0")
     strip = last_samples(run)
     first = to_uint8(images(4, 32, 32) // 30)
@@ -197,14 +197,14 @@ def test_a_strip_shows_the_last_pictures_of_the_same_seeds(trained):
     assert len(block(find_runs(trained), Strips).rows) == 3
 
 
-def test_a_log_of_several_is_their_mean_where_all_have_one():
+def test_the_mean_of_logs_has_the_lines_that_all_of_them_have():
     one = [{"images": 16, "loss": 1.0}, {"images": 32, "loss": 3.0}, {"images": 32, "image_mae": 0.5}]
     two = [{"images": 16, "loss": 2.0}, {"images": 32, "loss": 5.0}, {"images": 48, "loss": 7.0}]
     assert mean_log([one, two]) == [{"images": 16, "loss": 1.5}, {"images": 32, "loss": 4.0}]
     assert mean_log([one])[1] == {"images": 32, "loss": 3.0, "image_mae": 0.5}
 
 
-def test_of_many_configurations_the_best_are_drawn(tmp_path):
+def test_only_the_best_of_many_configurations_have_curves(tmp_path):
     for k in range(12):
         make(tmp_path / f"{k:02}", optim={**make_optim(), "lr": 2.0**-k}, errors={"image_mae": 1 / (k + 1)})
     curves = _loss_curves(group_runs(find_runs(tmp_path)))
@@ -223,25 +223,25 @@ def test_a_report_is_two_files_and_a_folder_of_pictures(trained, tmp_path, capsy
         assert f"(comparison-files/{name})" in text
         with Image.open(tmp_path / "out" / "comparison-files" / name) as picture:
             assert picture.format == "PNG"
-    # Its own files are replaced, by the same bytes.
+    # A report replaces its own files, with the same bytes.
     before = out.read_bytes()
     assert main(["report", str(trained), "--out", str(out)]) == 0
     assert out.read_bytes() == before
 
 
-def test_without_out_a_report_lies_in_the_folder_it_is_about(trained, capsys):
+def test_a_report_lies_in_the_folder_of_its_runs_by_default(trained, capsys):
     assert main(["report", str(trained)]) == 0
     assert capsys.readouterr().out.startswith(f"{trained}/report.html\n")
 
 
-def test_runs_may_be_named_one_by_one_and_count_once(trained, tmp_path, monkeypatch, capsys):
+def test_a_run_that_is_named_twice_counts_once(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["report", str(trained / "a0"), str(trained / "a1"), str(trained / "a0")]) == 0
     assert capsys.readouterr().out == "report.html\nreport.md\n"
     assert "2 runs of 1 configuration: 2 finished." in (tmp_path / "report.html").read_text()
 
 
-def test_what_somebody_else_wrote_is_left_alone(trained, tmp_path):
+def test_files_of_other_programs_are_not_overwritten(trained, tmp_path):
     for name in ("page.html", "page.md"):
         (tmp_path / name).write_text("mine")
         with pytest.raises(UserError, match="was not made by ddim"):
@@ -254,7 +254,7 @@ def test_what_somebody_else_wrote_is_left_alone(trained, tmp_path):
     "words, said",
     [(["--out", "x.png"], "must end in .html"), (["--out", "no/x.html"], "a folder that does not exist")],
 )
-def test_a_place_that_cannot_be_is_refused(trained, words, said, capsys):
+def test_an_impossible_output_path_is_refused(trained, words, said, capsys):
     assert main(["report", str(trained), *words]) == 2
     assert said in capsys.readouterr().err
 
@@ -264,7 +264,7 @@ def test_a_folder_without_runs_has_no_report(tmp_path, capsys):
     assert "hold no run" in capsys.readouterr().err
 
 
-def test_runs_that_have_only_begun_can_be_reported(tmp_path):
+def test_a_report_on_runs_without_numbers_can_be_written(tmp_path):
     make(tmp_path / "new", seen=())
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "run.json").write_text("{")
@@ -273,7 +273,7 @@ def test_runs_that_have_only_begun_can_be_reported(tmp_path):
     assert "1 stopped, 1 damaged" in (tmp_path / "report.html").read_text()
 
 
-def test_one_damaged_run_costs_a_report_nothing_but_its_own_part(trained):
+def test_a_damaged_run_leaves_the_rest_of_a_report_as_it_was(trained):
     whole = build_report(find_runs(trained))[0]
     (trained / "a1" / "metrics.jsonl").write_text("garbage\n{}\n")
     found = find_runs(trained)
@@ -282,19 +282,19 @@ def test_one_damaged_run_costs_a_report_nothing_but_its_own_part(trained):
     assert list(pictures) == ["losses.png", "001.png", "003.png"]
     assert blocks[-1].rows[1][:2] == [Cell("a1"), Cell("damaged")]
     assert blocks[-1].notes[0].startswith("a1: ")
-    # What is told of the others is as before.
+    # The other rows are as before.
     assert [blocks[-1].rows[k] for k in (0, 2)] == [whole[-1].rows[k] for k in (0, 2)]
 
 
 @pytest.mark.parametrize("part", ["half", "nothing", "no image"])
-def test_a_run_whose_last_grid_is_no_picture_is_shown_without_it(trained, part):
+def test_a_run_with_an_unreadable_sheet_has_no_strip(trained, part):
     path = trained / "a1" / "samples" / "step-000000060.png"
     png = path.read_bytes()
     path.write_bytes({"half": png[: len(png) // 2], "nothing": b"", "no image": b"no image"}[part])
     assert [name for name, _ in block(find_runs(trained), Strips).rows] == ["a0", "b<0>"]
 
 
-def test_a_number_has_the_digits_that_mean_something():
+def test_numbers_have_their_significant_digits():
     assert format_spread(Spread(0.12344, 1)) == "0.1234"
     assert format_spread(Spread(235.996, 3, 0.844)) == "236.00 ± 0.84"
     assert format_spread(Spread(30.0, 1, None, (28.04, 31.96))) == "30.00 [28.04, 31.96]"

@@ -1,4 +1,4 @@
-"""Configurations, spreads over repeats, and which evaluations compare."""
+"""Configurations, spreads over repeats, and which evaluations count."""
 
 import statistics
 from dataclasses import replace
@@ -30,19 +30,19 @@ def test_runs_that_differ_in_their_seed_alone_are_one_configuration():
     assert (one.name, two.name) == ("0.001", "0.0001")
 
 
-def test_one_configuration_differs_in_nothing_and_is_called_by_its_recipe():
+def test_a_single_configuration_is_named_after_its_recipe():
     (one,) = group_runs([run(seed=0), run(seed=1)])
     assert one.choice == {}
     assert one.name == "smoke"
 
 
-def test_a_trial_that_has_not_counted_its_classes_is_no_other_configuration():
+def test_a_waiting_trial_without_its_number_of_classes_is_the_same_configuration():
     told = {"data__labels": "yes"}
     (one,) = group_runs([run(**told, net__classes=12), run(state="waiting", seed=1, **told)])
     assert one.choice == {}
 
 
-def test_what_another_kind_brings_with_it_is_no_difference():
+def test_fields_that_only_one_kind_has_are_no_differences():
     found = [run(), run(schedule="linear")]
     assert [c.choice for c in group_runs(found)] == [
         {"schedule": "cosine"},
@@ -56,7 +56,7 @@ def test_what_another_kind_brings_with_it_is_no_difference():
     ]
 
 
-def test_a_trial_that_has_no_recipe_yet_is_left_out():
+def test_a_trial_without_a_recipe_is_left_out():
     assert group_runs([Run("1", "waiting")]) == []
 
 
@@ -66,11 +66,11 @@ def test_a_spread_is_the_mean_and_the_sample_deviation(values):
     assert found.n == len(values)
     assert found.mean == pytest.approx(statistics.fmean(values), rel=1e-9, abs=1e-6)
     assert found.deviation == pytest.approx(statistics.stdev(values), rel=1e-9, abs=1e-6)
-    # The interval of one run says nothing of the mean of several.
+    # The interval of one run is not that of a mean over several.
     assert found.interval is None
 
 
-def test_one_number_has_its_own_interval_and_no_deviation():
+def test_a_single_number_has_its_own_interval_and_no_deviation():
     found = summarise_values([0.5], (0.4, 0.6))
     assert (found.mean, found.n, found.deviation, found.interval) == (0.5, 1, None, (0.4, 0.6))
 
@@ -81,12 +81,12 @@ def test_numbers_are_means_over_the_finished_repeats():
     (one,) = group_runs(found)
     assert summarise_metrics(one, None)["image_mae"].mean == pytest.approx(0.15)
     assert summarise_metrics(one, None)["image_mae"].n == 2
-    # Of runs that are all under way, what there is.
+    # If no run is finished, all count.
     (one,) = group_runs(found[2:])
     assert summarise_metrics(one, None)["image_mae"].mean == 9.0
 
 
-def test_the_latest_evaluation_in_the_common_way_counts():
+def test_the_latest_evaluation_under_the_common_conditions_counts():
     found = [
         run(seed=0, records=[record(0.3), record(0.1), record(7.0, extractor="inception")]),
         run(seed=1, records=[record(0.2)]),
@@ -118,20 +118,20 @@ def test_an_evaluation_under_other_conditions_is_left_out_of_the_mean_and_descri
     assert describe_differences(other.differences(common)) == said
 
 
-def test_each_seed_may_draw_its_own_validation_part_of_the_same_images():
+def test_each_seed_may_draw_its_own_validation_images():
     found = [run(seed=k, records=[record(0.1 * k, sha256=str(k))]) for k in (1, 2, 3)]
     (one,) = group_runs(found)
     assert summarise_metrics(one, common_conditions(found))["kid"].n == 3
 
 
-def test_of_two_ways_as_common_that_of_more_pictures_is_the_standard():
+def test_of_equally_common_conditions_those_with_more_samples_count():
     found = [run(records=[record(pictures=100)]), run(seed=1, records=[record(pictures=5000)])]
     assert common_conditions(found).images == 5000
     assert common_conditions(found[::-1]).images == 5000
     assert common_conditions([run()]) is None
 
 
-def test_intervals_belong_to_kid_and_to_what_fid_tends_to():
+def test_kid_and_fid_infinity_have_intervals():
     found = [run(records=[record(0.1, fid=40.0)])]
     (one,) = group_runs(found)
     numbers = summarise_metrics(one, common_conditions(found))
@@ -152,7 +152,7 @@ def test_other_places_of_the_same_images_are_no_differences():
         {"data.source": "/2/x.zip"},
         {"data.source": "/3/x.zip"},
     ]
-    # Nothing is known of the images of a run that has not begun.
+    # The images of a run that has not started are unknown.
     assert len(group_runs([one, replace(two, facts={})])) == 2
     assert len(group_runs([replace(one, facts={}), replace(two, facts={})])) == 2
 
@@ -171,7 +171,7 @@ OTHERWISE = {
 
 
 @pytest.mark.parametrize("said", OTHERWISE)
-def test_pictures_that_were_sampled_otherwise_do_not_count_beside_the_others(said):
+def test_evaluations_of_samples_made_in_another_way_do_not_compare(said):
     odd = run(name="odd", optim__lr=1e-4, records=(record(0.01, **OTHERWISE[said]),))
     found = [run(seed=k, records=(record(0.3),)) for k in range(2)]
     common = common_conditions([*found, odd])
@@ -186,8 +186,8 @@ def test_pictures_that_were_sampled_otherwise_do_not_count_beside_the_others(sai
     )
 
 
-def test_a_run_may_have_its_own_way_of_sampling():
-    """Each is judged by its own recipe: a sweep may be over samplers."""
+def test_runs_with_their_own_samplers_compare():
+    """Each run is evaluated with its own recipe: a sweep may vary the sampler."""
     choice = {"sampler": "ddim", "sampler.eta": 1.0}
     other = dump(override(smoke(), choice))
     one = run(records=(record(0.3),))
@@ -195,7 +195,7 @@ def test_a_run_may_have_its_own_way_of_sampling():
     assert [each.metrics["kid"] for each in keep_comparable([one, two])] == [0.3, 0.2]
 
 
-def test_what_a_finished_run_was_on_the_way_does_not_count():
+def test_an_evaluation_of_an_earlier_step_of_a_finished_run_does_not_count():
     early, last = record(0.1, step=30), record(0.3)
     found = keep_comparable([run(records=(last, early)), run(records=(early,))])
     assert [each.metrics.get("kid") for each in found] == [0.3, None]
@@ -204,7 +204,7 @@ def test_what_a_finished_run_was_on_the_way_does_not_count():
     assert begun.metrics["kid"] == 0.1
 
 
-def test_the_same_run_once_more_is_no_repeat():
+def test_two_runs_with_one_seed_are_duplicates():
     """A report on two sweeps that share a configuration has its first seed twice."""
     found = [run(seed=k, records=(record(0.3 + 0.2 * k),)) for k in (0, 0, 1)]
     (one,) = group_runs(found)
@@ -216,8 +216,8 @@ def test_the_same_run_once_more_is_no_repeat():
     assert late.runs == (found[1],)
 
 
-def test_levels_that_searches_found_are_one_way_of_sampling():
-    """Each run has its own; and a field that has come since is no change of a way."""
+def test_grids_that_searches_found_count_as_equal():
+    """Each run has its own times; and a field that a newer version added is no change."""
     searched = [dump(override(smoke(), {"grid": {"kind": "listed", "times": [1, t]}})) for t in (0.5, 0.4)]
     found = [run(seed=k, records=(record(0.3, recipe=recipe),)) for k, recipe in enumerate(searched)]
     assert [each.metrics["kid"] for each in keep_comparable(found)] == [0.3, 0.3]
@@ -227,7 +227,7 @@ def test_levels_that_searches_found_are_one_way_of_sampling():
 
 
 def begun(source=None, sha256=None, images="c", **changes):
-    """A run that says whose weights it began with and on which images."""
+    """Return a run with the weights that it started from and its images."""
     facts = {"source": source, "data": {"fingerprint": images * 64}}
     return replace(run(**changes), facts=facts | ({"source_sha256": sha256 * 64} if sha256 else {}))
 
@@ -236,7 +236,7 @@ def choices(*found):
     return [dict(each.choice) for each in group_runs(found)]
 
 
-def test_runs_from_other_weights_or_images_are_configurations_of_their_own():
+def test_runs_from_other_weights_or_images_are_other_configurations():
     assert choices(begun(), begun("w")) == [{"from": "–"}, {"from": "w"}]
     assert choices(begun("w", "a"), begun("w", "b")) == [
         {"checkpoint": "aaaaaaaa"},
@@ -248,15 +248,15 @@ def test_runs_from_other_weights_or_images_are_configurations_of_their_own():
     ]
 
 
-def test_what_is_not_known_of_a_run_makes_it_no_configuration_of_its_own():
+def test_unknown_weights_or_images_make_no_other_configuration():
     waiting = run(seed=2, state="waiting")
     assert choices(begun("w", seed=0), begun("w", seed=1), waiting) == [{}]
-    # An older version did not say which checkpoint.
+    # The second run does not say which checkpoint it started from.
     assert choices(begun("w", "a", seed=0), begun("w", seed=1)) == [{}]
     assert len(choices(begun(images="a", seed=0), begun(images="b", seed=1), waiting)) == 2
 
 
-def test_images_in_other_sizes_have_not_changed():
+def test_fingerprints_differ_between_sizes_without_a_change_of_the_images():
     sized = [
         begun(images=k, seed=n, data__size=size) for k, size in (("a", "32"), ("b", "64")) for n in (0, 1)
     ]
@@ -264,7 +264,7 @@ def test_images_in_other_sizes_have_not_changed():
     assert choices(*sized, waiting) == [{"data.size": "32,32"}, {"data.size": "64,64"}]
 
 
-def test_of_ways_as_common_the_one_of_the_newest_evaluation_counts():
+def test_of_equally_common_conditions_those_of_the_newest_evaluation_count():
     def judged(steps, day):
         return record(0.1 * steps, times=[1.0] * steps) | {"time": f"2026-01-0{day}T00:00:00+00:00"}
 
@@ -275,5 +275,5 @@ def test_of_ways_as_common_the_one_of_the_newest_evaluation_counts():
         assert common_conditions(found).sampling.steps == order[-1]
 
 
-def test_fid_infinity_is_a_number_of_a_run():
+def test_fid_infinity_is_a_metric_of_a_run():
     assert run(records=(record(fid=50.0),)).metrics["fid_infinity"] == 45.0

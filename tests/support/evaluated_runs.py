@@ -1,4 +1,4 @@
-"""Runs in memory and records of evaluations that nobody made."""
+"""Runs in memory and invented records of evaluations."""
 
 from ddim.experiments.index import Run
 from ddim.runs.codec import dump, override
@@ -6,13 +6,13 @@ from ddim.runs.named_recipes import smoke
 
 
 def run(name="run", state="finished", errors=None, records=(), **changes):
-    """A run in memory; fields by path, dots written as double underscores."""
+    """Return a run in memory; fields of its recipe by path, with double underscores for dots."""
     recipe = dump(override(smoke(), {path.replace("__", "."): value for path, value in changes.items()}))
     return Run(name, state, recipe, images=960, total=960, errors=errors or {}, records=records)
 
 
 def record(kid=0.1, fid=None, extractor="lite", pictures=1000, part="valid", sha256="a", **sampling):  # noqa: PLR0913
-    """An evaluation's record; of the last step of `run`, with its own sampler, where nothing else is said."""
+    """Return the record of an evaluation, by default of the last step of `run` with its own sampler."""
     metrics = {"kid": {"value": kid, "low": kid - 0.01, "high": kid + 0.01}}
     metrics |= {"fid": {"value": fid, "infinity": fid - 5, "low": fid - 6, "high": fid - 4}} if fid else {}
     against = {"source": "x", "fingerprint": "f", "part": part, "size": [64, 64], "images": 700}

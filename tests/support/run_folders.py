@@ -10,7 +10,7 @@ ERRORS = {"noise_mae": 0.4, "image_mae": 0.3}
 
 
 def make(folder, images=960, seen=(480, 960), errors=ERRORS, step=None, **recipe):
-    """A run folder as `ddim train` leaves it, without weights."""
+    """Write a run folder as `ddim train` leaves it, without weights."""
     folder.mkdir(parents=True)
     whole = {**dump(smoke()), "images": images, **recipe}
     (folder / "run.json").write_text(json.dumps({"recipe": whole, "seed": 0}))
@@ -25,6 +25,6 @@ def make(folder, images=960, seen=(480, 960), errors=ERRORS, step=None, **recipe
 
 
 def judge(folder, number, **metrics):
-    """An evaluation of a run."""
+    """Write an evaluation of a run."""
     values = {name: {"value": value, "low": value, "high": value} for name, value in metrics.items()}
     written(folder / "evaluations" / str(number), metrics=values)

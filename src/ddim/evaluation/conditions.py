@@ -197,7 +197,7 @@ def error_conditions(recipe: Mapping[str, Any], fingerprint: str) -> Conditions:
         fingerprint: that of the run's images, "" if the run has not seen any yet.
     """
     units = flatten_as_text({name: recipe.get(name) for name in UNITS})
-    count = recipe["report"]["valid"]
+    count = recipe["report"]["validation_images"]
     reference = Reference(fingerprint, "valid", tuple(recipe["data"]["size"]), count)
     return Conditions(Units(tuple(units.items())), reference, count)
 

@@ -1,4 +1,4 @@
-"""What a sweep plans, and who may join it."""
+"""The plan of a sweep, and who may join it."""
 
 import importlib.util
 import json
@@ -22,7 +22,7 @@ def request(**given):
     return Request(**{"recipe": "smoke", "fields": FIELDS, **given})
 
 
-def test_every_combination_has_a_run_for_each_seed():
+def test_every_combination_has_a_trial_for_each_seed():
     trials = plan_trials(request(repeats=3))
     assert len(trials) == len({trial.name for trial in trials}) == 12
     found = {(t["objective"]["error"], t["schedule"]["kind"], t["seed"]) for t in (t.recipe for t in trials)}
@@ -30,7 +30,7 @@ def test_every_combination_has_a_run_for_each_seed():
     assert trials[0].name == "01-l1-cosine-seed0"
 
 
-def test_a_trial_is_the_recipe_with_its_values_as_train_would_set_them():
+def test_a_trial_has_the_recipe_that_train_would_have_with_its_values():
     for trial in plan_trials(request(images="320", data="blossoms:100")):
         changes = {**trial.fields, "images": "320", "data.source": "blossoms:100"}
         assert load_recipe(trial.recipe) == override(smoke(), changes)
@@ -41,21 +41,21 @@ def test_minutes_replace_the_images_of_a_recipe():
     assert {(t.recipe["minutes"], t.recipe["images"]) for t in trials} == {(3.0, None)}
 
 
-def test_minutes_of_a_field_replace_them_too():
+def test_minutes_given_as_a_field_replace_the_images_too():
     trials = plan_trials(request(fields={"minutes": "[1,2]"}))
     assert [(t.recipe["minutes"], t.recipe["images"]) for t in trials] == [(1.0, None), (2.0, None)]
     trials = plan_trials(request(fields={"images": "[100,200]"}))
     assert [t.recipe["images"] for t in trials] == [100, 200]
 
 
-def test_images_of_a_path_are_found_from_any_folder(tmp_path, monkeypatch):
+def test_the_path_of_the_images_becomes_absolute(tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     monkeypatch.chdir(tmp_path)
     trials = plan_trials(request(data="photos"))
     assert {t.recipe["data"]["source"] for t in trials} == {str(tmp_path / "photos")}
 
 
-def test_random_draws_some_of_them_the_same_for_a_seed():
+def test_random_combinations_depend_on_the_seed_alone():
     drawn = plan_trials(request(random=3))
     assert drawn == plan_trials(request(random=3))
     assert len({json.dumps(trial.fields) for trial in drawn}) == 3
@@ -128,21 +128,21 @@ def test_random_draws_some_of_them_the_same_for_a_seed():
         ({"images": "some"}, "images must be a whole number or none, got 'some'"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_starts(given, said, tmp_path):
+def test_impossible_requests_are_refused_before_anything_starts(given, said, tmp_path):
     with pytest.raises(UserError) as error:
         begin_sweep(request(**given), tmp_path / "sweep")
     assert said in str(error.value)
     assert not (tmp_path / "sweep").exists()
 
 
-def test_what_is_known_to_leave_images_enough_can_be_judged(tmp_path, monkeypatch):
+def test_sources_with_enough_validation_images_can_be_evaluated(tmp_path, monkeypatch):
     assert plan_trials(request(data="blossoms:191", evaluate=20))
-    # How many images there are in a folder, nobody knows before they are read.
+    # The number of images in a folder is unknown before they are read.
     (tmp_path / "photos").mkdir()
     assert plan_trials(request(data=str(tmp_path / "photos"), evaluate=20))
     with pytest.raises(UserError, match="data.validation 0 of .*photos leaves 0"):
         plan_trials(request(data=str(tmp_path / "photos"), evaluate=20, fields={"data.validation": "0"}))
-    # Of these some are set apart already.
+    # An official source has its own validation images.
     monkeypatch.setitem(NAMED, "pets", lambda copy: Blossoms(19, official=True))
     assert plan_trials(request(data="pets", evaluate=20, fields={"data.validation": "0"}))
 
@@ -159,23 +159,23 @@ def test_what_is_known_to_leave_images_enough_can_be_judged(tmp_path, monkeypatc
         ("seed", "[1..9]"),
     ],
 )
-def test_a_search_judges_all_trials_by_the_same_images(name, values, evaluate):
-    """An error of smaller images, or of other ones, may be the smaller for that alone."""
+def test_a_search_may_not_vary_the_images_that_judge_it(name, values, evaluate):
+    """On smaller or other images an error may be smaller without a better model."""
     given = {"fields": {"optim.lr": "[1e-4..1e-2]", name: values}, "evaluate": evaluate}
     if name == "report.validation_images" and evaluate:
-        # What an evaluation judges by is not what training is shown.
+        # An evaluation does not use the validation images of the training.
         assert plan_trials(request(search=2, **given))
         return
     with pytest.raises(UserError, match=f"by the same images, which change with {name}: give it one value"):
         plan_trials(request(search=2, **given))
-    # What is compared by hand, on a page that says so, may differ.
+    # Trials that a reader compares may differ: the report says so.
     assert plan_trials(request(random=2, **given))
     first = values.strip("[]").replace("..", ",").split(",")[0]
     given["fields"][name] = first
     assert plan_trials(request(search=2, **given))
 
 
-def test_without_the_networks_of_the_features_one_is_told_what_to_install(monkeypatch):
+def test_a_missing_feature_extractor_is_refused_with_the_package_to_install(monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if "efficient" in name else real(name))
     assert plan_trials(request())
@@ -209,14 +209,14 @@ def test_without_the_networks_of_the_features_one_is_told_what_to_install(monkey
         ),
     ],
 )
-def test_a_combination_that_cannot_be_is_named(fields, said):
+def test_an_impossible_combination_is_named(fields, said):
     for given in ({}, {"search": 3}):
         with pytest.raises(UserError) as error:
             plan_trials(request(recipe="ddpm", fields=fields, **given))
         assert str(error.value).startswith(said)
 
 
-def test_a_sweep_is_read_back_as_it_was_begun(tmp_path):
+def test_a_sweep_is_read_back_as_it_was_created(tmp_path):
     sweep = begin_sweep(request(repeats=2), tmp_path / "sweep")
     assert sweep.request == request(repeats=2)
     assert sweep == read_sweep(tmp_path / "sweep")
@@ -230,19 +230,19 @@ def prepared_recipe(sweep):
     return json.loads(sweep.recipe_file(sweep.trials[0]).read_text())
 
 
-def test_a_sweep_is_joined_by_its_folder_or_by_the_same_words(tmp_path):
+def test_a_sweep_is_joined_by_its_folder_or_by_the_same_request(tmp_path):
     folder = tmp_path / "sweep"
     sweep = begin_sweep(request(), folder)
     (folder / "trials").mkdir()
     assert begin_sweep(None, folder) == begin_sweep(request(), folder) == sweep
     with pytest.raises(UserError, match="has repeats = 1, which 2 contradicts"):
         begin_sweep(request(repeats=2), folder)
-    # Said or not, the default is another recipe.
+    # The default recipe is another one, whether it is given or not.
     with pytest.raises(UserError, match="has recipe = smoke, which fast contradicts|has data"):
         begin_sweep(Request(recipe="fast"), folder)
 
 
-def test_two_workers_that_begin_a_sweep_together_work_on_one(tmp_path):
+def test_workers_that_create_a_sweep_at_once_share_it(tmp_path):
     found = []
     begin = lambda: found.append(begin_sweep(request(), tmp_path / "sweep"))
     threads = [threading.Thread(target=begin) for _ in range(4)]
@@ -254,16 +254,16 @@ def test_two_workers_that_begin_a_sweep_together_work_on_one(tmp_path):
     assert all(sweep == found[0] for sweep in found)
 
 
-def test_a_worker_joins_what_another_began_a_moment_before(tmp_path, monkeypatch):
+def test_a_worker_joins_a_sweep_that_another_created_a_moment_before(tmp_path, monkeypatch):
     def overtaken(folder, *_):
         monkeypatch.undo()
         begin_sweep(request(), folder)
 
-    monkeypatch.setattr(sweep_folder, "writable", overtaken)
+    monkeypatch.setattr(sweep_folder, "make_output_folder", overtaken)
     assert begin_sweep(request(), tmp_path / "sweep") == read_sweep(tmp_path / "sweep")
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
+def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "photo.png").touch()
     with pytest.raises(UserError, match="is not empty; give a new or empty folder$"):
         begin_sweep(request(), tmp_path)
@@ -274,13 +274,13 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
 
 
-def test_a_sweep_without_a_field_is_no_sweep(tmp_path):
+def test_a_sweep_needs_a_field_or_repeats(tmp_path):
     with pytest.raises(UserError, match="a sweep needs a field"):
         begin_sweep(Request(), tmp_path / "sweep")
     assert len(begin_sweep(Request(recipe="smoke", repeats=2), tmp_path / "sweep").trials) == 2
 
 
-def test_a_sweep_of_a_later_version_is_not_misread(tmp_path):
+def test_a_sweep_of_another_schema_is_refused(tmp_path):
     begin_sweep(request(), tmp_path / "sweep")
     document = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
     (tmp_path / "sweep" / "sweep.json").write_text(json.dumps({**document, "schema": 2}))
@@ -288,7 +288,7 @@ def test_a_sweep_of_a_later_version_is_not_misread(tmp_path):
         read_sweep(tmp_path / "sweep")
 
 
-def test_what_is_drawn_at_random_may_come_twice():
+def test_random_draws_from_a_range_may_repeat():
     trials = plan_trials(request(fields={"optim.batch": "[1..2]"}, random=3))
     assert len(trials) == 3
     assert len({trial.recipe["optim"]["batch"] for trial in trials}) < 3
@@ -303,13 +303,13 @@ def test_what_is_drawn_at_random_may_come_twice():
         ({"kind": "sweep", "schema": 1, "trials": [], "request": {"new": 1}}, "is damaged: .*'new'"),
     ],
 )
-def test_a_file_that_is_no_sweep_is_refused_in_a_sentence(document, said, tmp_path):
+def test_a_damaged_or_foreign_sweep_file_is_refused(document, said, tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps(document))
     with pytest.raises(UserError, match=f"sweep.json {said}"):
         read_sweep(tmp_path)
 
 
-def test_without_out_sweeps_are_numbered_under_runs(tmp_path, monkeypatch):
+def test_sweeps_are_numbered_under_runs_by_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folders = [str(begin_sweep(request(), None).folder) for _ in range(2)]
     assert folders == ["runs/blossoms-smoke-sweep-1", "runs/blossoms-smoke-sweep-2"]

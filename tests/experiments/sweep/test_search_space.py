@@ -120,7 +120,7 @@ def test_corners_are_an_inner_point_then_every_end_with_every_value():
 
 
 def test_corners_of_a_whole_range_are_its_ends():
-    """Whole numbers often must be multiples: of eight between 8 and 64, say."""
+    """Whole numbers often must be multiples, such as of eight between 8 and 64."""
     assert {choice["width"] for choice in list_corners(parse_space({"width": "[8..64]"}))} == {"8", "64"}
 
 

@@ -57,11 +57,14 @@ def without_password(address: str) -> str:
         UserError: if Optuna is not installed or the address is malformed.
     """
     check_optuna()
-    from sqlalchemy import make_url
+    from sqlalchemy import URL, make_url
     from sqlalchemy.exc import ArgumentError
 
     try:
-        return make_url(address).set(password=None).render_as_string(hide_password=False)
+        url = make_url(address)
+        # `URL.set` cannot remove a part.
+        kept = URL.create(url.drivername, url.username, None, url.host, url.port, url.database, url.query)
+        return kept.render_as_string(hide_password=False)
     except ArgumentError:
         raise UserError(
             "--storage must be an address such as postgresql+psycopg://user@host/database, got one that "
