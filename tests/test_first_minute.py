@@ -10,6 +10,7 @@ import torch
 import ddim
 import tiny
 from ddim.nn import allocator
+from oracles import made
 
 MACHINE = replace(tiny.MACHINE, threads=2)
 
@@ -54,3 +55,75 @@ def test_sampling_runs_with_the_threads_of_the_run(run):
     trained.model.net.register_forward_hook(lambda *_: used.append(torch.get_num_threads()))
     ddim.sample(trained, n=1, steps=1)
     assert used == [2]
+
+
+def test_submodules_and_public_names_are_attributes():
+    assert ddim.samplers.DDIM is ddim.DDIM
+    assert ddim.schedules.Cosine is ddim.diffusion.schedules.cosine.Cosine is ddim.Cosine
+    assert ddim.runs.pipeline.load is ddim.load
+    assert set(ddim.__all__) | {"samplers", "schedules", "grids", "runs", "diffusion"} <= set(dir(ddim))
+    for name in dir(ddim):
+        assert getattr(ddim, name) is not None
+
+
+def test_paths_may_be_text(run, tmp_path):
+    images = ddim.sample(str(run), 2, 2)
+    assert torch.equal(images, ddim.sample(run, 2, 2))
+    assert torch.equal(images, ddim.sample(ddim.load(str(run)), 2, 2))
+    ddim.resume(str(run))
+    other = ddim.train(
+        None, tiny.recipe(images=8), out=str(tmp_path / "other"), source=str(run), machine=MACHINE
+    )
+    assert other == tmp_path / "other"
+
+
+class Net(torch.nn.Module):
+    """A network as one writes it in a notebook."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, padding=1), torch.nn.Dropout(0.5))
+
+    def forward(self, x, t):
+        return self.layers(x)
+
+
+def test_a_network_of_your_own_is_sampled_and_left_in_training_mode():
+    net = made(Net)
+    for given in (net, lambda x, t: torch.zeros_like(x)):
+        model = ddim.Model(given, ddim.Cosine(), predicts="velocity", shape=(3, 8, 8))
+        images = ddim.sample(model, n=3, steps=4, sampler=ddim.DPMSolver(2), seed=[5, 6, 7])
+        assert images.shape == (3, 3, 8, 8)
+        assert torch.equal(images[:1], ddim.sample(model, n=1, steps=4, sampler=ddim.DPMSolver(2), seed=5))
+    assert model(torch.zeros(2, 3, 8, 8), 0.5).x0.shape == (2, 3, 8, 8)
+    assert all(layer.training for layer in net.modules())
+
+
+def test_image_k_depends_on_seed_k_and_seeds_are_numbers_or_lists(run):
+    three = ddim.sample(run, 3, 2, seed=4)
+    assert torch.equal(three, ddim.sample(run, steps=2, seed=[4, 5, 6]))
+    assert torch.equal(three[1:2], ddim.sample(run, 1, 2, seed=np.int64(5)))
+    with pytest.raises(ddim.errors.UserError, match="n must be the number of seeds, 2, or left out, got 3"):
+        ddim.sample(run, 3, 2, seed=[1, 2])
+    with pytest.raises(TypeError, match="sample has no option 'seeds'; it has sampler, grid, seed, "):
+        ddim.sample(run, 3, 2, seeds=[1, 2, 3])
+
+
+def test_every_repr_fits_a_screen(run):
+    pipeline = ddim.load(run)
+    values = [
+        pipeline,
+        pipeline.model,
+        pipeline.checkpoint,
+        pipeline.checkpoint.state,
+        pipeline.recipe,
+        ddim.Recipe(),
+        ddim.Noise(range(1000)),
+        ddim.Reference(),
+        ddim.Pictures(),
+        ddim.DPMSolver(2),
+        ddim.Listed(tuple(1 - k / 1000 for k in range(1000))),
+        ddim.KarrasSigma(),
+    ]
+    for value in values:
+        assert len(repr(value)) < 1500, type(value)

@@ -2,53 +2,103 @@
 
 __version__ = "0.1.0"
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ddim.diffusion.grids import Uniform
+    from ddim.diffusion.denoiser import Model
+    from ddim.diffusion.grids import Karras, Listed, Quadratic, Sections, Spaced, Uniform, UniformLogSNR
     from ddim.diffusion.noise import Noise
-    from ddim.diffusion.samplers import DDIM, final_sample, initial_noise, last_state
+    from ddim.diffusion.samplers import (
+        DDIM,
+        DDPM,
+        EDM,
+        AdamsBashforth,
+        DPMSolver,
+        UniPC,
+        final_sample,
+        initial_noise,
+        last_state,
+    )
+    from ddim.diffusion.schedules import BetaTable, Cosine, KarrasSigma, Linear, LinearBeta, LinearIn
     from ddim.evaluation.evaluate import Pictures, evaluate
     from ddim.evaluation.reference import Reference
     from ddim.runs.generate import sample
-    from ddim.runs.pipeline import load
-    from ddim.training import train
+    from ddim.runs.pipeline import Pipeline, load
+    from ddim.runs.recipe import Recipe
+    from ddim.training import Machine, resume, train
 
-# Name -> module. Lazily, because `ddim --help` must not wait for torch.
-_PUBLIC = {
-    "train": "ddim.training",
-    "load": "ddim.runs.pipeline",
-    "sample": "ddim.runs.generate",
-    "evaluate": "ddim.evaluation.evaluate",
-    "Pictures": "ddim.evaluation.evaluate",
-    "Reference": "ddim.evaluation.reference",
-    "Noise": "ddim.diffusion.noise",
-    "Uniform": "ddim.diffusion.grids",
-    "DDIM": "ddim.diffusion.samplers",
-    "initial_noise": "ddim.diffusion.samplers",
-    "last_state": "ddim.diffusion.samplers",
-    "final_sample": "ddim.diffusion.samplers",
-}
-
-__all__ = [
-    "DDIM",
-    "Noise",
-    "Pictures",
-    "Reference",
-    "Uniform",
-    "evaluate",
-    "last_state",
-    "load",
-    "final_sample",
-    "sample",
-    "initial_noise",
+__all__ = [  # noqa: RUF022 (in the order of use)
     "train",
+    "resume",
+    "load",
+    "sample",
+    "evaluate",
+    "Machine",
+    "Model",
+    "Pictures",
+    "Pipeline",
+    "Recipe",
+    "Reference",
+    "Noise",
+    "final_sample",
+    "initial_noise",
+    "last_state",
+    # Samplers
+    "AdamsBashforth",
+    "DDIM",
+    "DDPM",
+    "DPMSolver",
+    "EDM",
+    "UniPC",
+    # Schedules
+    "BetaTable",
+    "Cosine",
+    "KarrasSigma",
+    "Linear",
+    "LinearBeta",
+    "LinearIn",
+    # Grids of times
+    "Karras",
+    "Listed",
+    "Quadratic",
+    "Sections",
+    "Spaced",
+    "Uniform",
+    "UniformLogSNR",
 ]
 
+# Module -> its names above. They are imported at first use, because `ddim --help` must not wait for torch.
+_HOMES = {
+    "training": ("train", "resume", "Machine"),
+    "runs.pipeline": ("load", "Pipeline"),
+    "runs.generate": ("sample",),
+    "runs.recipe": ("Recipe",),
+    "evaluation.evaluate": ("evaluate", "Pictures"),
+    "evaluation.reference": ("Reference",),
+    "diffusion.denoiser": ("Model",),
+    "diffusion.noise": ("Noise",),
+    "diffusion.samplers": (
+        *("AdamsBashforth", "DDIM", "DDPM", "DPMSolver", "EDM", "UniPC"),
+        *("final_sample", "initial_noise", "last_state"),
+    ),
+    "diffusion.schedules": ("BetaTable", "Cosine", "KarrasSigma", "Linear", "LinearBeta", "LinearIn"),
+    "diffusion.grids": ("Karras", "Listed", "Quadratic", "Sections", "Spaced", "Uniform", "UniformLogSNR"),
+}
+_ROOMS = ("data", "diffusion", "evaluation", "experiments", "metrics", "nn", "plots", "runs", "training")
+_MODULES = {room: f"ddim.{room}" for room in _ROOMS} | {
+    name: f"ddim.diffusion.{name}" for name in ("editing", "grids", "oracles", "samplers", "schedules")
+}
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'ddim' has no attribute {name!r}")
-    from importlib import import_module
 
-    return getattr(import_module(_PUBLIC[name]), name)
+def __getattr__(name: str) -> Any:  # noqa: ANN401 (any name of the package)
+    if name in _MODULES:
+        return import_module(_MODULES[name])
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"ddim.{module}"), name)
+    raise AttributeError(f"module 'ddim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_MODULES, "__version__"])
