@@ -8,6 +8,7 @@ each image gets its own number.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal
 
@@ -79,7 +80,7 @@ def bound_times(steps: int, schedule: Schedule, pixels: Pixels, earliest: float 
 
 
 @torch.no_grad()
-def bound_bits(  # noqa: PLR0913  (the model, the images, and how they are measured)
+def bound_bits(
     denoise: Denoiser,
     x0: Tensor,
     pixels: Pixels,
@@ -125,7 +126,7 @@ def bound_bits(  # noqa: PLR0913  (the model, the images, and how they are measu
     return total
 
 
-def flow_bits(  # noqa: PLR0913  (the model, the images, and how they are measured)
+def flow_bits(
     denoise: Denoiser,
     x0: Tensor,
     pixels: Pixels,
@@ -168,27 +169,45 @@ def flow_bits(  # noqa: PLR0913  (the model, the images, and how they are measur
         )
     spread = torch.special.ndtr(noise.like(x0)) - 0.5
     signs = noise.like(x0).sign()
-    # y = x / alpha moves by eps as sigma / alpha grows, and log p(y) falls by the divergence of eps in y.
     y = x0 + spread / pixels.units.reshape(-1, 1, 1).to(x0)
-    fallen = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
+    y, fallen = _integrate(denoise, y, clock, times, lambda eps, y: _divergence(eps, y, signs, trace))
+    at = schedule(times[-1]).over(x0)
+    last = log_density(at.alpha * y, at.alpha**2 + at.sigma**2) + at.alpha.log()
+    units = pixels.units.log().reshape(-1, 1, 1).to(x0)
+    return nats_to_bits(units - last).double() - fallen / math.log(2) / x0[0].numel()
+
+
+def _integrate(
+    denoise: Denoiser,
+    y: Tensor,
+    clock: Tensor,
+    times: Tensor,
+    divergence: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Carry y = x / alpha (B, C, H, W) along the flow; return it and the fall (B,) of log p(y).
+
+    y moves by eps as sigma / alpha grows, and log p(y) falls by the divergence of eps in y. `clock` holds log
+    (sigma / alpha) at the ends and middles of the steps, `times` their times.
+    """
+    fallen = torch.zeros(len(y), dtype=torch.float64, device=y.device)
 
     def slope(y: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        eps, divergence = _eps_and_divergence(denoise, y, times[k], signs, trace)
-        bar = clock[k].exp().to(y)
-        return bar * eps, bar * divergence
+        alpha = denoise.schedule(times[k]).over(y).alpha
+        ratio = clock[k].exp().to(y)
+        with torch.enable_grad():
+            y = y.detach().requires_grad_()
+            eps = denoise(alpha * y, times[k]).eps
+            return ratio * eps.detach(), ratio * divergence(eps, y)
 
     h = (clock[2] - clock[0]).item()
-    for k in range(0, 2 * steps, 2):
+    for k in range(0, len(clock) - 1, 2):
         a = slope(y, k)
         b = slope(y + h / 2 * a[0], k + 1)
         c = slope(y + h / 2 * b[0], k + 1)
         d = slope(y + h * c[0], k + 2)
         move, fall = ((p + 2 * q + 2 * r + s) * h / 6 for p, q, r, s in zip(a, b, c, d, strict=True))
         y, fallen = y + move, fallen + fall
-    at = schedule(times[-1]).over(x0)
-    last = log_density(at.alpha * y, at.alpha**2 + at.sigma**2) + at.alpha.log()
-    units = pixels.units.log().reshape(-1, 1, 1).to(x0)
-    return nats_to_bits(units - last).double() - fallen / math.log(2) / x0[0].numel()
+    return y, fallen
 
 
 def _clean_log_snr(schedule: Schedule, pixels: Pixels, noise: float, earliest: float) -> float:
@@ -201,21 +220,15 @@ def _clean_log_snr(schedule: Schedule, pixels: Pixels, noise: float, earliest: f
     return schedule(t).log_snr.item()
 
 
-def _eps_and_divergence(
-    denoise: Denoiser, y: Tensor, t: Tensor, signs: Tensor, trace: Literal["estimated", "exact"]
-) -> tuple[Tensor, Tensor]:
-    """eps (B, C, H, W) at x = alpha * y, and its divergence (B,) in y."""
-    alpha = denoise.schedule(t).over(y).alpha
-    with torch.enable_grad():
-        y = y.detach().requires_grad_()
-        eps = denoise(alpha * y, t).eps
-        if trace == "estimated":
-            (pulled,) = torch.autograd.grad(eps, y, signs)
-            return eps.detach(), (pulled * signs).flatten(1).sum(1)
-        divergence = torch.zeros_like(signs[:, 0, 0, 0])
-        for i in range(y[0].numel()):
-            one = torch.zeros_like(y).flatten(1)
-            one[:, i] = 1
-            (pulled,) = torch.autograd.grad(eps, y, one.reshape(y.shape), retain_graph=True)
-            divergence += pulled.flatten(1)[:, i]
-        return eps.detach(), divergence
+def _divergence(eps: Tensor, y: Tensor, signs: Tensor, trace: Literal["estimated", "exact"]) -> Tensor:
+    """(B,) the divergence of eps (B, C, H, W) in y."""
+    if trace == "estimated":
+        (pulled,) = torch.autograd.grad(eps, y, signs)
+        return (pulled * signs).flatten(1).sum(1)
+    divergence = torch.zeros_like(signs[:, 0, 0, 0])
+    for i in range(y[0].numel()):
+        one = torch.zeros_like(y).flatten(1)
+        one[:, i] = 1
+        (pulled,) = torch.autograd.grad(eps, y, one.reshape(y.shape), retain_graph=True)
+        divergence += pulled.flatten(1)[:, i]
+    return divergence

@@ -109,7 +109,7 @@ class Hybrid:
         bits = self._bits(detached, denoise.schedule, x_t, x0, t, pixels)
         return simple + self.vlb * self.entries * bits
 
-    def _bits(  # noqa: PLR0913  (what a term of the bound is made of)
+    def _bits(
         self, p: Prediction, schedule: Schedule, x_t: Tensor, x0: Tensor, t: Tensor, pixels: Pixels
     ) -> Tensor:
         """(B,) the term of the bound that belongs to each time."""

@@ -145,7 +145,7 @@ def half_log_snr(at: Level) -> Tensor:
     return at.log_snr / 2
 
 
-def exponential_step(  # noqa: PLR0913  (two levels, what is known, and two choices)
+def exponential_step(
     x: Tensor,
     known: Sequence[Known],
     now: Level,
