@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,23 +8,8 @@ from torch.nn import functional as F
 from ddim.errors import UserError
 from ddim.nn.blocks import Attention
 from ddim.nn.clear_unet import ClearUNetSpec
-from oracles import made, normal, shaken, uniform
-
-PLAIN = {"widths": (8, 16), "attention": (False, False), "groups": 4, "stem": 8, "embedding": 8}
-FORMS = [
-    PLAIN,
-    {**PLAIN, "widths": (8, 16, 24), "attention": (False, True, True), "heads": 2},
-    {**PLAIN, "attention": (True, False), "depth": 1, "patch": 2},
-]
-every_form = pytest.mark.parametrize("form", FORMS, ids=str)
-
-
-def small(form, channels=3):
-    return made(lambda: ClearUNetSpec(**form).network(channels))
-
-
-def images(*shape):
-    return normal(*shape, dtype=torch.float32)
+from oracles import shaken, uniform
+from small_nets import CLEARS, build, images
 
 
 @pytest.mark.parametrize(
@@ -36,30 +22,6 @@ def test_the_parameters_are_as_many_as_in_the_original(options, count):
     assert sum(p.numel() for p in net.parameters()) == count
 
 
-@every_form
-@pytest.mark.parametrize("channels, height, width", [(1, 8, 8), (3, 13, 7), (4, 1, 17)])
-def test_any_size_and_channels_start_as_the_zero_function(form, channels, height, width):
-    x = images(2, channels, height, width)
-    out = small(form, channels)(x, torch.tensor([0.1, 0.9]))
-    assert out.shape == x.shape
-    assert not out.any()
-
-
-@every_form
-def test_any_size_is_that_of_the_padded_image_cropped(form):
-    net, x, told = shaken(small(form)), images(2, 3, 13, 7), torch.tensor([0.1, 0.9])
-    whole = F.pad(x, (0, -7 % net.multiple, 0, -13 % net.multiple))
-    with torch.no_grad():
-        assert torch.equal(net(x, told), net(whole, told)[..., :13, :7])
-
-
-@every_form
-def test_every_weight_has_a_gradient(form):
-    net = shaken(small(form)).train()
-    net(images(2, 3, 12, 12), uniform(2).float()).square().mean().backward()
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
-
-
 def keras_bound(shape):
     """The bound of Glorot & Bengio 2010, eq. 16, for a kernel as Keras counts its fans."""
     places = math.prod(shape[:-2])
@@ -68,7 +30,7 @@ def keras_bound(shape):
 
 def test_attention_starts_as_in_keras():
     """MultiHeadAttention's kernels are (C, heads, key_dim) thrice and (heads, key_dim, C)."""
-    net = made(lambda: ClearUNetSpec((8, 64), (False, True), heads=4, stem=8).network(3))
+    net = build(ClearUNetSpec((8, 64), (False, True), heads=4, stem=8))
     layers = [module for module in net.modules() if isinstance(module, Attention)]
     assert layers
     for attend in layers:
@@ -79,26 +41,26 @@ def test_attention_starts_as_in_keras():
 
 
 def test_only_its_last_convolution_starts_at_zero():
-    net = small(FORMS[1])
+    net = build(CLEARS["clear with attention"])
     zero = [name for name, p in net.named_parameters() if name.endswith("weight") and not p.any()]
     assert zero == ["out_conv.weight"]
 
 
-@pytest.mark.parametrize("form", [FORMS[0], FORMS[2]], ids=str)
-def test_the_path_of_the_image_stays_float32_under_autocast(form):
-    net, x, told = shaken(small(form)), images(2, 3, 12, 12), torch.tensor([0.1, 0.9])
+@pytest.mark.parametrize("name", ["clear", "clear of patches"])
+def test_the_path_of_the_image_stays_float32_under_autocast(name):
+    net, x, embedded = shaken(build(CLEARS[name])), images(2, 3, 12, 12), torch.tensor([0.1, 0.9])
     with torch.no_grad():
-        for level in (net.down[0], net.up[-1]):
-            for branch in [b.conv2 for b in level.blocks] + [
-                a.proj for a in level.attention if hasattr(a, "proj")
+        for stage in (net.down[0], net.up[-1]):
+            for branch in [b.conv2 for b in stage.blocks] + [
+                a.proj for a in stage.attention if hasattr(a, "proj")
             ]:
                 branch.weight.zero_()
                 branch.bias.zero_()
-        # What comes from the level below is cut off.
-        net.up[-1].blocks[0].shortcut.weight[:, : form["widths"][1]] = 0
-        plain = net(x, told)
+        # The input from the stage below is cut off.
+        net.up[-1].blocks[0].shortcut.weight[:, : CLEARS[name].widths[1]] = 0
+        plain = net(x, embedded)
         with torch.autocast("cpu", torch.bfloat16):
-            rounded = net(x, told)
+            rounded = net(x, embedded)
     assert plain.std() > 0.01
     assert rounded.dtype == torch.float32
     assert torch.allclose(plain, rounded, rtol=0, atol=1e-5 * plain.abs().max().item())
@@ -125,16 +87,16 @@ def affine(x, layer, groups):
     return normed(x, groups) * layer.weight.double()[:, None, None] + layer.bias.double()[:, None, None]
 
 
-def stage(x, level, k, told, groups, heads):
-    block, attend = level.blocks[k], level.attention[k]
+def apply_stage(x, stage, k, embedded, groups, heads):
+    block, attend = stage.blocks[k], stage.attention[k]
     straight = conv(x, block.shortcut) if x.shape[1] != block.conv1.out_channels else x
     h = conv(swish(affine(x, block.norm1, groups)), block.conv1, padding=1)
-    h = h + (told @ block.time_proj.weight.double().T + block.time_proj.bias.double())[:, :, None, None]
+    h = h + (embedded @ block.time_proj.weight.double().T + block.time_proj.bias.double())[:, :, None, None]
     x = straight + conv(swish(affine(h, block.norm2, groups)), block.conv2, padding=1)
     if not hasattr(attend, "qkv"):
         return x
     b, c, height, width = x.shape
-    # Each head is as wide as the level.
+    # Each head is as wide as the stage.
     qs, ks, vs = (part.flatten(2).chunk(heads, 1) for part in conv(normed(x, groups), attend.qkv).chunk(3, 1))
     mixed = []
     for q, k_, v in zip(qs, ks, vs, strict=True):
@@ -144,15 +106,15 @@ def stage(x, level, k, told, groups, heads):
 
 
 def test_the_network_is_the_original_layer_by_layer():
-    form = {**PLAIN, "attention": (False, True), "heads": 2, "patch": 2}
-    net, x, variance = shaken(small(form)), images(2, 3, 16, 24), uniform(2).float()
-    step = lambda x, level, k: stage(x, level, k, told, 4, 2)
+    spec = replace(CLEARS["clear"], attention=(False, True), heads=2, patch=2)
+    net, x, variance = shaken(build(spec)), images(2, 3, 16, 24), uniform(2).float()
+    step = lambda x, stage, k: apply_stage(x, stage, k, embedded, 4, 2)
     with torch.no_grad():
         turns = torch.logspace(0, math.log10(1000.0), 4, dtype=torch.float64)
         angles = 2 * math.pi * turns * variance.double()[:, None]
-        told = torch.cat([angles.sin(), angles.cos()], 1)
+        embedded = torch.cat([angles.sin(), angles.cos()], 1)
         for layer in (net.time_mlp[0], net.time_mlp[2]):
-            told = swish(told @ layer.weight.double().T + layer.bias.double())
+            embedded = swish(embedded @ layer.weight.double().T + layer.bias.double())
         entered = conv(x.double(), net.in_conv, stride=2)
         first = step(entered, net.down[0], 0)
         second = step(first, net.down[0], 1)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import diffusers
 import pytest
@@ -10,90 +11,46 @@ from ddim.nn.blocks import Attention, ExactConv2d
 from ddim.nn.ddpm_blocks import Block, Filter
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.runs.diffusers_format import to_diffusers
+from ddim.runs.named_recipes import find
 from oracles import made, normal, shaken
+from small_nets import DDPMS, IDDPM, PAPERS, ask, build, images
 
 F_, T_ = False, True
-IDDPM = {"embedding": "cos_sin", "scale_shift": True, "resample": "strided", "eps": 1e-5}
-SDE = {"multipliers": (2, 2, 2), "attention": (F_, T_, F_), "sde": True, "augment": 9}
-PAPERS = {
-    "ddpm": ({}, 35_746_307),
-    "iddpm": ({**IDDPM, "blocks": 3, "attention": (F_, T_, T_, F_), "heads": 4, "outputs": 2}, 52_546_438),
-    "iddpm of ImageNet-64": (
-        {
-            **IDDPM,
-            "multipliers": (1, 2, 3, 4),
-            "blocks": 3,
-            "attention": (F_, F_, T_, T_),
-            "heads": 4,
-            "outputs": 2,
-            "classes": 1000,
-        },
-        121_575_942,
-    ),
-    "ddpm++": ({**SDE, "blocks": 4, "resample": "box"}, 55_733_891),
-    "ncsn++": (
-        {**SDE, "blocks": 4, "resample": "blur", "pyramid": True, "embedding": "fourier"},
-        56_397_827,
-    ),
-    "adm of ImageNet-64": (
-        {
-            **IDDPM,
-            "width": 192,
-            "multipliers": (1, 2, 3, 4),
-            "blocks": 3,
-            "attention": (F_, T_, T_, T_),
-            "head": 64,
-            "resample": "box",
-            "classes": 1000,
-        },
-        295_899_267,
-    ),
+PARAMETERS = {
+    "ddpm": 35_746_307,
+    "iddpm": 52_546_438,
+    "iddpm of ImageNet-64": 121_575_942,
+    "ddpm++": 55_733_891,
+    "ncsn++": 56_397_827,
+    "adm of ImageNet-64": 295_899_267,
 }
-LITTLE = {"width": 8, "groups": 4, "blocks": 1, "dropout": 0.0}
-SMALL = {
-    name: {**options, **LITTLE, **({"head": 8} if "head" in options else {})}
-    for name, (options, _) in PAPERS.items()
-}
-every_form = pytest.mark.parametrize("name", list(SMALL))
+every_form = pytest.mark.parametrize("name", DDPMS)
 
 
-def small(name, channels=3, **changes):
-    return made(lambda: DDPMUNetSpec(**{**SMALL[name], **changes}).network(channels))
+def small(name, **changes):
+    return build(replace(DDPMS[name], **changes))
 
 
-def images(*shape, seed=0):
-    return normal(*shape, seed=seed, dtype=torch.float32)
-
-
-def asked(net, x, label=None):
-    """The network at two levels, told what it can be told."""
-    given = [] if not net.augment else [normal(len(x), 9, seed=3, dtype=torch.float32)]
-    return net(x, torch.linspace(0.3, 700, len(x)), label, *given)
-
-
-@pytest.mark.parametrize("name", list(PAPERS))
-def test_the_parameters_are_as_many_as_in_the_originals(name):
-    options, count = PAPERS[name]
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_number_of_parameters_is_that_of_the_original(name):
     with torch.device("meta"):
-        net = DDPMUNetSpec(**options).network(3)
-    assert sum(p.numel() for p in net.parameters()) == count
+        net = DDPMUNetSpec(**PAPERS[name]).network(3)
+    assert sum(p.numel() for p in net.parameters()) == PARAMETERS[name]
 
 
-@every_form
-@pytest.mark.parametrize("channels, height, width", [(1, 8, 8), (3, 13, 7), (4, 1, 17)])
-def test_any_size_and_channels_start_as_the_zero_function(name, channels, height, width):
-    x, net = images(2, channels, height, width), small(name, channels)
-    out = asked(net, x)
-    assert out.shape == (2, SMALL[name].get("outputs", 1) * channels, height, width)
-    assert not out.any()
+@pytest.mark.parametrize("width", [8, 12, 32, 128, 192])
+def test_with_group_channels_each_norm_has_the_groups_of_karras_et_al(width):
+    """min(32, C / 4) groups of C channels, in the code of Karras et al. 2022, at every width."""
+    spec = DDPMUNetSpec(width, (1, 2), 1, (F_, F_), group_channels=4)
+    with torch.device("meta"):
+        norms = [m for m in spec.network(3).modules() if isinstance(m, torch.nn.GroupNorm)]
+    assert {norm.num_channels for norm in norms} >= {width, 2 * width, 3 * width}
+    assert all(norm.num_groups == min(32, norm.num_channels // 4) for norm in norms)
 
 
-@every_form
-def test_any_size_is_that_of_the_padded_image_cropped(name):
-    net, x = shaken(small(name)), images(2, 3, 13, 7)
-    whole = F.pad(x, (0, -7 % net.multiple, 0, -13 % net.multiple))
-    with torch.no_grad():
-        assert torch.equal(asked(net, x), asked(net, whole)[..., :13, :7])
+def test_the_edm_recipes_have_these_groups():
+    specs = [find(name).net for name in ("edm", "edm-vp", "edm-ve", "edm-iddpm")]
+    assert [(spec.groups, spec.group_channels) for spec in specs] == [(32, 4)] * 4
 
 
 @every_form
@@ -118,53 +75,35 @@ def test_the_score_networks_start_attention_and_classes_as_karras_et_al_do():
     assert 0.99 < label.abs().max() / (10**0.5 * (6 / (10 + 128)) ** 0.5) <= 1
 
 
-def test_adm_starts_deaf_to_augmentation():
+def test_adm_ignores_augmentation_at_first():
     assert not small("adm of ImageNet-64", augment=9).augment_proj.weight.any()
 
 
-@every_form
-def test_every_weight_has_a_gradient(name):
-    net = shaken(small(name, dropout=0.0)).train()
-    label = torch.tensor([0, 1]) if net.classes else None
-    asked(net, images(2, 3, 16, 16), label).square().mean().backward()
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
-
-
-@every_form
-def test_evaluation_gives_the_same_bits_again_and_images_are_independent(name):
-    net, x, told = shaken(small(name)), images(4, 3, 16, 16), torch.tensor([1.0, 50.0, 300.0, 999.0])
-    with torch.no_grad():
-        first = net(x, told)
-        assert torch.equal(first, net(x, told))
-        assert torch.allclose(first[1:3], net(x[1:3], told[1:3]), atol=1e-4)
-        assert not torch.allclose(first[0], net(x, told.flip(0))[0], atol=1e-3)
-
-
-def test_a_class_is_told_to_its_image_and_none_is_the_null_class():
+def test_a_class_changes_its_image_only_and_minus_one_is_the_null_class():
     net, x = shaken(small("adm of ImageNet-64")), images(3, 3, 8, 8)
-    told = torch.tensor([5.0, 5.0, 5.0])
+    embedded = torch.tensor([5.0, 5.0, 5.0])
     with torch.no_grad():
-        null, some = net(x, told), net(x, told, torch.tensor([7, -1, 999]))
+        null, some = net(x, embedded), net(x, embedded, torch.tensor([7, -1, 999]))
     assert torch.equal(null[1], some[1])
     assert not torch.allclose(null[0], some[0], atol=1e-3)
     assert not torch.allclose(null[2], some[2], atol=1e-3)
 
 
-def test_no_augmentation_is_nine_zeros():
-    net, x, told = shaken(small("ddpm++")), images(2, 3, 8, 8), torch.tensor([5.0, 9.0])
+def test_no_augmentation_equals_nine_zeros():
+    net, x, embedded = shaken(small("ddpm++")), images(2, 3, 8, 8), torch.tensor([5.0, 9.0])
     with torch.no_grad():
-        assert torch.equal(net(x, told), net(x, told, None, torch.zeros(2, 9)))
-        other = net(x, told, None, torch.tensor([[0.0] * 9, [0.0] * 8 + [1.0]]))
-    assert torch.equal(net(x, told)[0], other[0])
-    assert not torch.allclose(net(x, told)[1], other[1], atol=1e-3)
+        assert torch.equal(net(x, embedded), net(x, embedded, None, torch.zeros(2, 9)))
+        other = net(x, embedded, None, torch.tensor([[0.0] * 9, [0.0] * 8 + [1.0]]))
+    assert torch.equal(net(x, embedded)[0], other[0])
+    assert not torch.allclose(net(x, embedded)[1], other[1], atol=1e-3)
 
 
 def test_dropout_is_for_training_only():
-    net, x, told = shaken(small("ddpm", dropout=0.5)), images(2, 3, 8, 8), torch.tensor([5.0, 9.0])
+    net, x, embedded = shaken(small("ddpm", dropout=0.5)), images(2, 3, 8, 8), torch.tensor([5.0, 9.0])
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        assert torch.equal(net(x, told), net(x, told))
+        assert torch.equal(net(x, embedded), net(x, embedded))
         net.train()
-        assert not torch.allclose(net(x, told), net(x, told), atol=1e-3)
+        assert not torch.allclose(net(x, embedded), net(x, embedded), atol=1e-3)
 
 
 @every_form
@@ -175,18 +114,18 @@ def test_the_path_of_the_image_at_full_resolution_stays_float32_under_autocast(n
         for stage in full:
             stage.block.conv2.weight.zero_()
             stage.block.conv2.bias.zero_()
-        # What comes from the levels below is cut off.
+        # The input from the stages below is cut off.
         net.up[-1][0].block.shortcut.weight[:, : net.up[-2][-1].block.conv2.out_channels] = 0
-        plain = asked(net, x)
+        plain = ask(net, x)
         with torch.autocast("cpu", torch.bfloat16):
-            rounded = asked(net, x)
+            rounded = ask(net, x)
     assert plain.std() > 0.01
     assert rounded.dtype == torch.float32
     assert torch.allclose(plain, rounded, rtol=0, atol=1e-5 * plain.abs().max().item())
 
 
 @every_form
-def test_only_full_resolution_pays_for_exactness(name):
+def test_only_layers_of_full_resolution_are_exact(name):
     net = small(name)
     exact = {key for key, module in net.named_modules() if isinstance(module, ExactConv2d)}
     last = len(net.up) - 1
@@ -232,12 +171,12 @@ def the_same(spec, other, rename=lambda name: name, sizes=((16, 16), (8, 24))):
 
 @pytest.mark.parametrize("head", [None, 8])
 @pytest.mark.parametrize("attention", [(F_, T_, F_), (T_, F_, T_)])
-def test_it_is_the_ddpm_of_diffusers(attention, head):
+def test_it_equals_the_ddpm_of_diffusers(attention, head):
     spec = DDPMUNetSpec(width=16, multipliers=(1, 2, 2), blocks=2, attention=attention, head=head, groups=8)
     the_same(spec, theirs(spec, freq_shift=1, flip_sin_to_cos=False, downsample_padding=0))
 
 
-def test_improved_ddpm_and_adm_are_those_of_diffusers_where_it_has_them():
+def test_improved_ddpm_and_adm_equal_those_of_diffusers():
     """Scale and shift, padding on both sides, cosines first; then blocks that resample, on every level."""
     form = {
         "width": 16,
@@ -256,7 +195,7 @@ def test_improved_ddpm_and_adm_are_those_of_diffusers_where_it_has_them():
     the_same(spec, blocks, resnet)
 
 
-# What diffusers has not, from the description of the papers, in float64 on plain weights.
+# The networks that diffusers lacks, from the papers' description, in float64 on plain weights.
 
 
 def convolved(x, layer, **options):
@@ -298,9 +237,9 @@ def larger(x, taps, pad):
     return x
 
 
-def score_block(x, block, told, resize=lambda x: x):
+def score_block(x, block, embedded, resize=lambda x: x):
     h = convolved(resize(swish(normed(x, block.norm1))), block.conv1, padding=1)
-    shift = told @ block.time_proj.weight.double().T + block.time_proj.bias.double()
+    shift = embedded @ block.time_proj.weight.double().T + block.time_proj.bias.double()
     h = convolved(swish(normed(h + shift[:, :, None, None], block.norm2)), block.conv2, padding=1)
     straight = convolved(resize(x), block.shortcut) if hasattr(block.shortcut, "weight") else resize(x)
     return (straight + h) / math.sqrt(2)
@@ -314,7 +253,7 @@ def score_attention(x, attend):
 
 
 @pytest.mark.parametrize("name", ["ddpm++", "ncsn++"])
-def test_the_score_networks_are_those_described_layer_by_layer(name):
+def test_the_score_networks_equal_their_description_layer_by_layer(name):
     """Song et al. 2021b, appendix H: two levels, so that the order and place of every skip matter."""
     net = shaken(small(name, multipliers=(2, 2), attention=(F_, T_), augment=9))
     taps, pad = ([1.0, 1.0], 0) if name == "ddpm++" else ([1.0, 3.0, 3.0, 1.0], 1)
@@ -322,24 +261,26 @@ def test_the_score_networks_are_those_described_layer_by_layer(name):
     x, index, augment = images(2, 3, 8, 12), torch.tensor([0.3, 1.4]), normal(2, 9, seed=2).float()
     with torch.no_grad():
         position = net.embedding(index).double() + augment.double() @ net.augment_proj.weight.double().T
-        told = swish(position @ net.time_mlp[0].weight.double().T + net.time_mlp[0].bias.double())
-        told = swish(told @ net.time_mlp[2].weight.double().T + net.time_mlp[2].bias.double())
+        embedded = swish(position @ net.time_mlp[0].weight.double().T + net.time_mlp[0].bias.double())
+        embedded = swish(embedded @ net.time_mlp[2].weight.double().T + net.time_mlp[2].bias.double())
         entered = convolved(x.double(), net.in_conv, padding=1)
-        first = score_block(entered, net.down[0][0].block, told)
-        shrunk = score_block(first, net.downsample[0], told, down)
+        first = score_block(entered, net.down[0][0].block, embedded)
+        shrunk = score_block(first, net.downsample[0], embedded, down)
         if name == "ncsn++":
             # The image gets the zeros of convolution and filter at once, so that the filter needs no others.
             image = smaller(convolved(x.double(), net.pyramid[0][0], padding=1 + pad), taps, 0)
             shrunk = (shrunk + image) / math.sqrt(2)
-        second = score_attention(score_block(shrunk, net.down[1][0].block, told), net.down[1][0].attention)
-        h = score_attention(score_block(second, net.middle[0].block, told), net.middle[0].attention)
-        h = score_block(h, net.middle[1].block, told)
-        h = score_block(torch.cat([h, second], 1), net.up[0][0].block, told)
-        h = score_block(torch.cat([h, shrunk], 1), net.up[0][1].block, told)
+        second = score_attention(
+            score_block(shrunk, net.down[1][0].block, embedded), net.down[1][0].attention
+        )
+        h = score_attention(score_block(second, net.middle[0].block, embedded), net.middle[0].attention)
+        h = score_block(h, net.middle[1].block, embedded)
+        h = score_block(torch.cat([h, second], 1), net.up[0][0].block, embedded)
+        h = score_block(torch.cat([h, shrunk], 1), net.up[0][1].block, embedded)
         h = score_attention(h, net.up[0][1].attention)
-        h = score_block(h, net.upsample[0], told, up)
-        h = score_block(torch.cat([h, first], 1), net.up[1][0].block, told)
-        h = score_block(torch.cat([h, entered], 1), net.up[1][1].block, told)
+        h = score_block(h, net.upsample[0], embedded, up)
+        h = score_block(torch.cat([h, first], 1), net.up[1][0].block, embedded)
+        h = score_block(torch.cat([h, entered], 1), net.up[1][1].block, embedded)
         wanted = convolved(swish(normed(h, net.out_norm)), net.out_conv, padding=1)
         found = net(x, index, None, augment).double()
     assert wanted.std() > 0.1
@@ -347,7 +288,7 @@ def test_the_score_networks_are_those_described_layer_by_layer(name):
 
 
 @pytest.mark.parametrize("blur, taps, pad", [(False, [1.0, 1.0], 0), (True, [1.0, 3.0, 3.0, 1.0], 1)])
-def test_filters_halve_and_double_and_keep_the_mean_of_what_is_inside(blur, taps, pad):
+def test_filters_halve_and_double_the_size_and_keep_the_mean_inside(blur, taps, pad):
     x = images(2, 3, 6, 10)
     down, up = Filter(blur=blur)(x), Filter(up=True, blur=blur)(x)
     assert torch.allclose(down.double(), smaller(x.double(), taps, pad), atol=1e-6)

@@ -7,26 +7,15 @@ from torch.nn import functional as F
 from ddim.nn.blocks import ExactConv2d
 from ddim.nn.residual_unet import ResidualBlock, ResidualUNetSpec
 from ddim.runs.named_recipes import keras, luz
-from oracles import made, normal, shaken, uniform
+from oracles import made, shaken, uniform
+from small_nets import RESIDUALS, build, images
 
 RECIPES = {"luz": luz, "keras": keras}
 both = pytest.mark.parametrize("name", ["luz", "keras"])
-small_nets = pytest.mark.parametrize(
-    "options", [{}, {"keras": True}, {"keras": True, "middle": (24, 16), "depth": 1}], ids=str
-)
 
 
 def network(name, channels=3):
     return made(lambda: RECIPES[name]().net.network(channels))
-
-
-def small(channels=3, **options):
-    spec = ResidualUNetSpec((16, 24), options.pop("middle", (32, 24)), embedding=8, **options)
-    return made(lambda: spec.network(channels))
-
-
-def images(*shape):
-    return normal(*shape, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("name, trainable", [("luz", 3_562_211), ("keras", 1_950_627)])
@@ -88,8 +77,8 @@ def residual_block(x, block, *, tutorial):
 def original(net, x, variance, *, widths, middle, tutorial):
     turns = torch.exp(torch.linspace(0, math.log(1000.0), 16, dtype=torch.float64))
     angles = 2 * math.pi * turns * variance[:, None]
-    told = torch.cat([angles.sin(), angles.cos()], 1)[:, :, None, None].expand(-1, -1, *x.shape[2:])
-    x = torch.cat([conv1(x, net.in_conv), told.to(x)], 1)
+    embedded = torch.cat([angles.sin(), angles.cos()], 1)[:, :, None, None].expand(-1, -1, *x.shape[2:])
+    x = torch.cat([conv1(x, net.in_conv), embedded.to(x)], 1)
     skips = []
     for level in range(len(widths)):
         for k in range(2):
@@ -151,28 +140,6 @@ def test_it_starts_as_the_zero_function_on_any_channels(name, channels):
     assert not out.any()
 
 
-@small_nets
-@pytest.mark.parametrize("height, width", [(1, 1), (9, 7), (12, 20), (5, 16)])
-def test_any_size_is_that_of_the_padded_image_cropped(height, width, options):
-    net, x, told = shaken(small(**options)), images(2, 3, height, width), torch.tensor([0.1, 0.9])
-    whole = torch.zeros(2, 3, -(-height // 4) * 4, -(-width // 4) * 4)
-    whole[..., :height, :width] = x
-    with torch.no_grad():
-        assert torch.equal(net(x, told), net(whole, told)[..., :height, :width])
-
-
-@small_nets
-def test_evaluation_gives_the_same_bits_again_and_moves_nothing(options):
-    net, x, told = shaken(small(**options)), images(4, 3, 8, 8), uniform(4).float()
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    with torch.no_grad():
-        first = net(x, told)
-        assert torch.equal(first, net(x, told))
-        assert torch.allclose(first[1:3], net(x[1:3], told[1:3]), atol=1e-5)
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    assert not torch.allclose(first[0], net(x, told.flip(0))[0], atol=1e-3)
-
-
 @pytest.mark.parametrize("keras, kept, affine", [(True, 0.99, False), (False, 0.9, True)])
 def test_batch_norm_has_the_momentum_and_affine_part_of_the_original(keras, kept, affine):
     block = made(lambda: ResidualBlock(4, 4, keras=keras))
@@ -194,18 +161,18 @@ def test_the_tutorials_convolutions_start_as_keras_starts_them():
             assert not layer.bias.any()
 
 
-@small_nets
-def test_the_path_of_the_image_stays_float32_under_autocast(options):
-    net, x, told = shaken(small(**options)), images(2, 3, 12, 12), torch.tensor([0.1, 0.9])
+@pytest.mark.parametrize("name", RESIDUALS)
+def test_the_path_of_the_image_stays_float32_under_autocast(name):
+    net, x, embedded = shaken(build(RESIDUALS[name])), images(2, 3, 12, 12), torch.tensor([0.1, 0.9])
     with torch.no_grad():
-        # The branches that are added to the path, which may be rounded, are silenced.
+        # The branches added to the path may be rounded; they are set to zero.
         for module in net.modules():
             if isinstance(module, ResidualBlock):
                 module.conv2.weight.zero_()
                 module.conv2.bias.zero_()
-        plain = net(x, told)
+        plain = net(x, embedded)
         with torch.autocast("cpu", torch.bfloat16):
-            rounded = net(x, told)
+            rounded = net(x, embedded)
     assert plain.std() > 0.01
     assert rounded.dtype == torch.float32
     assert torch.equal(plain, rounded)
