@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 
 from ddim.data import SplitImages, parse_size
-from ddim.evaluation.denoising import measure
+from ddim.evaluation.denoising import measure_errors
 from ddim.nn.runtime import Runtime, choose_runtime
 from ddim.runs.images import entered
 from ddim.runs.named_recipes import find
@@ -49,7 +49,7 @@ def errors(training: Training) -> torch.Tensor:
     with training.averaged() as model:
         shown = Pipeline(model, training.pixels, training.recipe, runtime)
         batches = entered(shown, parts.images, parts.validation[:HELD_OUT])
-        found = measure(model, batches, TIMES, precise=runtime.precise())
+        found = measure_errors([(model, batch) for batch in batches], TIMES, precise=runtime.precise())
     return torch.from_numpy(found.image_mae.mean(0))
 
 

@@ -18,7 +18,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import LinearBeta
 from ddim.diffusion.time_sampling import LossAware, TableTimes
 from ddim.evaluation import diagnose as diagnostics
-from ddim.evaluation.gradient_noise import noise_scale
+from ddim.evaluation import gradient_noise
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
@@ -54,7 +54,7 @@ def test_a_diagnosis_is_a_table_a_figure_and_a_record_and_leaves_the_log(run, ca
     assert record == {**first, "time": record["time"]}
     assert record["schema"] == 1
     assert record["gradient_noise_scale"]["batches"] == 16
-    assert record["valid"]["images"] == record["train"]["images"] == 4
+    assert record["held_out"]["images"] == record["train"]["images"] == 4
     assert [round(p["share"], 2) for p in record["plateaus"]] == [0.38, 0.07]
     assert (run / "metrics.jsonl").read_bytes() == log
 
@@ -86,8 +86,8 @@ def test_a_run_that_learns_its_variance_is_diagnosed(tmp_path, capsys):
 def test_a_run_without_held_out_images_is_judged_on_those_of_training(tmp_path, capsys):
     run = train(None, tiny.recipe(data__validation="0"), out=tmp_path / "run", machine=tiny.MACHINE)
     assert main(["diagnose", str(run), "--images", "3", "--levels", "3"]) == 0
-    assert "nothing can be said of memorising" in capsys.readouterr().out
-    assert json.loads((run / "diagnostics/1/record.json").read_text())["valid"] is None
+    assert "memorisation cannot be measured" in capsys.readouterr().out
+    assert json.loads((run / "diagnostics/1/record.json").read_text())["held_out"] is None
 
 
 @pytest.mark.parametrize(
@@ -145,9 +145,9 @@ def test_the_gradients_of_a_diagnosis_are_those_of_the_objective_whatever_the_mi
 
     trained = load(run)
     own = own_images(trained)
-    whole = diagnostics._gradients(trained, own, None)
+    whole = gradient_noise.collect_gradients(trained, own, None)
     fewer = replace(trained, runtime=replace(trained.runtime, micro_batch=3))
-    parts = diagnostics._gradients(fewer, own, None)
+    parts = gradient_noise.collect_gradients(fewer, own, None)
     assert whole.shape == (16, sum(p.numel() for p in trained.model.parameters()))
     assert (whole - parts).norm() < 1e-4 * whole.norm()
     assert not any(p.requires_grad for p in trained.model.parameters())
@@ -165,8 +165,10 @@ def untrained(recipe):
 
 
 def test_a_diagnosis_dequantises_as_training_does():
-    plain = diagnostics._parts(untrained(tiny.BASE), OWN, 1, None)
-    grained = diagnostics._parts(untrained(override(tiny.BASE, {"data.dequantise": True})), OWN, 1, None)
+    plain = gradient_noise.draw_parts(untrained(tiny.BASE), OWN, 1, None)
+    grained = gradient_noise.draw_parts(
+        untrained(override(tiny.BASE, {"data.dequantise": True})), OWN, 1, None
+    )
     seen = 0
     for (_, bytes_, *_), (_, x0, *_) in zip(plain, grained, strict=True):
         grain = 256 * x0 - (255 * bytes_).round()
@@ -178,9 +180,9 @@ def test_a_diagnosis_dequantises_as_training_does():
 
 
 def test_a_diagnosis_augments_images_and_tells_the_network_of_each():
-    plain = diagnostics._parts(untrained(override(MIRRORED, {"augment.probability": 0})), OWN, 1, None)
+    plain = gradient_noise.draw_parts(untrained(override(MIRRORED, {"augment.probability": 0})), OWN, 1, None)
     told = []
-    parts = diagnostics._parts(untrained(MIRRORED), OWN, 1, None)
+    parts = gradient_noise.draw_parts(untrained(MIRRORED), OWN, 1, None)
     for (_, before, *_), (denoise, x0, *_) in zip(plain, parts, strict=True):
         mirrored = denoise.augment[:, 0]
         assert not denoise.augment[:, 1:].any()
@@ -192,7 +194,7 @@ def test_a_diagnosis_augments_images_and_tells_the_network_of_each():
 
 def test_the_gradients_of_a_diagnosis_are_of_a_network_that_is_told():
     trained = untrained(MIRRORED)
-    found = diagnostics._gradients(trained, OWN, None)
+    found = gradient_noise.collect_gradients(trained, OWN, None)
     sizes = [p.numel() for p in trained.model.parameters()]
     names = [name for name, _ in trained.model.named_parameters()]
     mine = dict(zip(names, found.split(sizes, dim=1), strict=True))["net.augment_proj.weight"]
@@ -233,8 +235,10 @@ def at_the_start(recipe, folder):
 def test_the_gradients_of_a_diagnosis_are_those_of_updates_of_training(recipe, tmp_path):
     training, trained = at_the_start(recipe, tmp_path)
     own = SplitImages(training.split.images, training.split.train, training.split.validation)
-    found = diagnostics._gradients(trained, own, diagnostics._memory(trained))
-    for row, step in zip(found[:3], diagnostics._steps(len(own.train), recipe.optim.batch), strict=False):
+    found = gradient_noise.collect_gradients(trained, own, gradient_noise.load_loss_memory(trained))
+    for row, step in zip(
+        found[:3], gradient_noise.space_steps(len(own.train), recipe.optim.batch), strict=False
+    ):
         training.step = step
         gradients, _ = tiny.gradients(training)
         wanted = torch.cat([gradient.flatten() for gradient in gradients.values()])
@@ -245,21 +249,21 @@ def test_the_gradients_of_a_diagnosis_are_those_of_updates_of_training(recipe, t
 @pytest.mark.parametrize(("n", "batch"), [(32, 2), (33, 8), (5, 3), (5, 8)])
 def test_batches_of_a_diagnosis_are_independent(n, batch):
     """Where the gradient of image i is the unit vector e_i, |G|^2 is 1 / n; within an epoch none have any."""
-    steps = diagnostics._steps(n, batch)
+    steps = gradient_noise.space_steps(n, batch)
     assert len(steps) == 16
     spans = [set(range(step * batch // n, ((step + 1) * batch - 1) // n + 1)) for step in steps]
     assert len(set.union(*spans)) == sum(map(len, spans))
     found = []
     for seed in range(300):
         which = torch.from_numpy(np.stack([select_indices(n, seed, step * batch, batch) for step in steps]))
-        found.append(noise_scale(one_hot(which, n).double().mean(1), batch).signal)
+        found.append(gradient_noise.estimate_noise_scale(one_hot(which, n).double().mean(1), batch).signal)
     assert np.mean(found) == pytest.approx(1 / n, rel=0.05)
 
 
 def test_times_that_are_drawn_by_their_losses_are_shown_as_drawn(tmp_path, monkeypatch):
     training, trained = at_the_start(AWARE, tmp_path)
     monkeypatch.setattr("ddim.runs.images.open_images", lambda *a, **k: training.split.images)
-    times = diagnostics.diagnose(trained, 2, 2).training
+    times = diagnostics.diagnose(trained, 2, 2).training_times
     # Of losses 1, 1/4, 1/16, ... and a hundredth of the draws that are even.
     shares = 0.99 * 0.75 * 4.0 ** -torch.arange(8.0) + 0.01 / 8
     level = LinearBeta()(torch.arange(1, 9, dtype=torch.float64) / 8).log_snr

@@ -8,13 +8,18 @@ from ddim.diffusion import log_snr as levels
 from ddim.diffusion.oracles import Gaussian, Mixture
 from ddim.diffusion.prediction import from_image, from_noise
 from ddim.diffusion.schedules import Cosine
-from ddim.evaluation.denoising import gap, measure
+from ddim.evaluation.denoising import measure_errors, measure_gap
 from oracles import normal
 
 SCHEDULE = Cosine(0.02, 0.999)
 ORACLE = Gaussian(SCHEDULE, 0.3, 0.5)
 TIMES = levels.equal_log_snr_times(SCHEDULE, *levels.log_snr_range(SCHEDULE), 7)
 IMAGES = 0.3 + 0.5 * normal(400, 1, 8, 8)
+
+
+def measure(denoise, batches, times, **options):
+    """The errors of one denoiser on all batches."""
+    return measure_errors([(denoise, batch) for batch in batches], times, **options)
 
 
 @dataclass(frozen=True)
@@ -89,16 +94,16 @@ def test_an_image_has_its_own_noise_in_whatever_batches_it_comes():
 def test_images_of_one_law_have_no_gap_and_a_remembered_set_has():
     seen, unseen = normal(200, 1, 8, 8, seed=5), normal(200, 1, 8, 8, seed=6)
     honest, rote = Gaussian(SCHEDULE, 0.0, 1.0), Mixture(SCHEDULE, seen)
-    found = gap(*(measure(honest, [images], TIMES) for images in (seen, unseen)))
+    found = measure_gap(*(measure(honest, [images], TIMES) for images in (seen, unseen)))
     assert found.overall.low < 0 < found.overall.high
     assert (abs(found.by_level.value) < 4 * found.by_level.error).all()
-    found = gap(*(measure(rote, [images], TIMES[2:5]) for images in (seen, unseen)))
+    found = measure_gap(*(measure(rote, [images], TIMES[2:5]) for images in (seen, unseen)))
     assert found.overall.low > 1
 
 
 def test_a_gap_is_the_part_by_which_the_error_is_greater():
     train = measure(ORACLE, [IMAGES[:50]], TIMES)
-    found = gap(train, replace(train, noise_mse=1.5 * train.noise_mse))
+    found = measure_gap(train, replace(train, noise_mse=1.5 * train.noise_mse))
     assert found.by_level.value == pytest.approx(0.5)
     assert found.overall.value == pytest.approx(0.5)
 
@@ -109,7 +114,7 @@ def test_the_interval_of_a_gap_holds_the_truth_as_often_as_it_says(truth):
     draw, sets, n = np.random.default_rng(0), 1000, 128
     blank = measure(ORACLE, [IMAGES[:2]], TIMES)
     train, other = draw.exponential(1, (n, sets)), (1 + truth) * draw.exponential(1, (n, sets))
-    apart = lambda seen, unseen: gap(replace(blank, noise_mse=seen), replace(blank, noise_mse=unseen))
+    apart = lambda seen, unseen: measure_gap(replace(blank, noise_mse=seen), replace(blank, noise_mse=unseen))
     # Each level another draw of both sets; then each draw at three levels, whose mean gap is the same.
     by = np.resize([0.5, 1, 1.5], sets)
     found, truths = apart(train, by * other).by_level, (1 + truth) * by - 1

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from ddim.evaluation.gradient_noise import noise_scale
+from ddim.evaluation.gradient_noise import estimate_noise_scale
 from oracles import normal, uniform
 
 
@@ -18,7 +18,7 @@ def linear(away, tau, batches, batch, seed=0):
 def test_the_scale_of_a_linear_model_is_its_closed_form(batch):
     """E[(v . x)^2 |x|^2] = (d + 2) |v|^2 for normal x, so tr(Sigma) = (d + 1) |v|^2 + d tau^2."""
     away, tau = normal(6, seed=9), 0.7
-    found = noise_scale(linear(away, tau, 4000, batch), batch)
+    found = estimate_noise_scale(linear(away, tau, 4000, batch), batch)
     square = away.square().sum().item()
     noise = 7 * square + 6 * tau**2
     assert found.signal == pytest.approx(square, rel=0.1)
@@ -29,7 +29,7 @@ def test_the_scale_of_a_linear_model_is_its_closed_form(batch):
 
 def test_the_estimates_are_without_bias_from_few_batches():
     away, tau, square = torch.full((5,), 0.3, dtype=torch.float64), 1.0, 0.45
-    found = [noise_scale(linear(away, tau, 4, 2, seed=2 * k), 2) for k in range(1500)]
+    found = [estimate_noise_scale(linear(away, tau, 4, 2, seed=2 * k), 2) for k in range(1500)]
     mean = lambda name: sum(getattr(f, name) for f in found) / len(found)
     assert mean("signal") == pytest.approx(square, rel=0.1)
     assert mean("noise") == pytest.approx(6 * square + 5, rel=0.05)
@@ -41,7 +41,7 @@ def test_the_noise_is_that_of_batches_as_they_are_drawn():
     a, b = normal(d, seed=5), 2 * normal(d, seed=6)
     t = (torch.arange(batch) + uniform(4000, batch, seed=7)) / batch
     each = a + b * t[..., None] + tau * normal(4000, batch, d, seed=8)
-    found = noise_scale(each.mean(1), batch)
+    found = estimate_noise_scale(each.mean(1), batch)
     assert found.signal == pytest.approx((a + b / 2).square().sum().item(), rel=0.02)
     assert found.noise == pytest.approx(b.square().sum().item() / (12 * batch**2) + d * tau**2, rel=0.05)
 
@@ -49,17 +49,17 @@ def test_the_noise_is_that_of_batches_as_they_are_drawn():
 def test_the_intervals_hold_the_truth_about_as_often_as_they_say():
     away, tau = torch.full((5,), 0.5, dtype=torch.float64), 0.5
     truth = (6 * 1.25 + 5 * 0.25) / 1.25
-    found = [noise_scale(linear(away, tau, 16, 16, seed=2 * k), 16) for k in range(400)]
+    found = [estimate_noise_scale(linear(away, tau, 16, 16, seed=2 * k), 16) for k in range(400)]
     held = sum(f.low <= truth <= f.high for f in found) / len(found)
     assert 0.88 < held < 0.99
 
 
 def test_a_gradient_that_is_all_noise_has_no_scale():
-    found = noise_scale(torch.eye(6), 4)
+    found = estimate_noise_scale(torch.eye(6), 4)
     assert (found.value, found.high) == (math.inf, math.inf)
     assert found.signal == pytest.approx(0, abs=1e-12)
 
 
 def test_equal_gradients_have_no_noise():
-    found = noise_scale(torch.tensor([[3.0, 4.0], [3.0, 4.0], [3.0, 4.1]]), 10)
+    found = estimate_noise_scale(torch.tensor([[3.0, 4.0], [3.0, 4.0], [3.0, 4.1]]), 10)
     assert found.value == pytest.approx(10 * (0.1**2 / 3) / 25, rel=0.05)

@@ -5,7 +5,12 @@ import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from ddim.diffusion.schedules import variance_preserving
-from ddim.evaluation.noise_range import TOLD_APART, bounds, divergence, moments
+from ddim.evaluation.noise_range import (
+    DISTINGUISHABLE,
+    covariance_spectrum,
+    divergence_from_noise,
+    find_noise_range,
+)
 from oracles import normal
 
 
@@ -18,16 +23,18 @@ def test_the_divergence_is_that_of_the_two_gaussians(log_snr, count):
     noised = MultivariateNormal(at.alpha * rows.mean(0), covariance)
     start = MultivariateNormal(torch.zeros(8, dtype=torch.float64), torch.eye(8, dtype=torch.float64))
     exact = kl_divergence(noised, start).item()
-    assert divergence(log_snr, *moments(rows), 8) == pytest.approx(exact, rel=1e-6)
+    assert divergence_from_noise(log_snr, *covariance_spectrum(rows), 8) == pytest.approx(exact, rel=1e-6)
 
 
 def test_the_noisiest_level_is_where_the_divergence_is_small_enough():
     images = normal(30, 3, 4, 4)
-    found = bounds(images, (0.25, 0.25, 0.25))
-    spectrum, square = moments(images.flatten(1))
-    assert divergence(found.noisiest, spectrum, square, 48) == pytest.approx(TOLD_APART, rel=1e-6)
+    found = find_noise_range(images, (0.25, 0.25, 0.25))
+    spectrum, square = covariance_spectrum(images.flatten(1))
+    assert divergence_from_noise(found.noisiest, spectrum, square, 48) == pytest.approx(
+        DISTINGUISHABLE, rel=1e-6
+    )
     # Images of four times the deviation are told from noise of four times the deviation.
-    wide = bounds(4 * images, (0.25, 0.25, 0.25))
+    wide = find_noise_range(4 * images, (0.25, 0.25, 0.25))
     assert found.noisiest - wide.noisiest == pytest.approx(2 * math.log(4), abs=0.5)
     assert found.distance - wide.distance == pytest.approx(2 * math.log(4))
 
@@ -35,12 +42,12 @@ def test_the_noisiest_level_is_where_the_divergence_is_small_enough():
 def test_the_distance_is_that_of_the_two_images_that_are_farthest_apart():
     images = torch.zeros(3, 1, 2, 2)
     images[1, 0, 0, 0], images[2, 0, 1, 1] = 3.0, 4.0
-    assert bounds(images, (0.5,)).distance == pytest.approx(-2 * math.log(5))
+    assert find_noise_range(images, (0.5,)).distance == pytest.approx(-2 * math.log(5))
 
 
 def test_the_cleanest_level_has_the_noise_of_rounding_to_8_bits():
     std = 0.2
     values = torch.linspace(0, 1, 100_001, dtype=torch.float64)
     rounding = ((values * 255).round() / 255 - values).std().item() / std
-    found = bounds(normal(4, 1, 2, 2), (std,)).cleanest
+    found = find_noise_range(normal(4, 1, 2, 2), (std,)).cleanest
     assert math.exp(-found / 2) == pytest.approx(rounding, rel=1e-3)

@@ -20,8 +20,8 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM
 from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
-from ddim.evaluation.denoising import measure
-from ddim.evaluation.diagnose import errors
+from ddim.evaluation.denoising import measure_errors
+from ddim.evaluation.diagnose import measure_run_errors
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.runtime import Runtime
 from ddim.nn.unet import UNetSpec
@@ -177,11 +177,11 @@ def test_errors_by_level_are_those_of_a_network_that_knows_the_class(trained):
     source = coloured()
     own = SplitImages(source, np.arange(40), np.arange(0))
     red = np.arange(1, 21, 2)
-    found = errors(trained, own, red, 10, 3)
+    found = measure_run_errors(trained, own, red, 10, 3)
     x0 = trained.pixels.enter(torch.from_numpy(source.pixels[red]).permute(0, 3, 1, 2) / 255)
     schedule = trained.model.schedule
     times = equal_log_snr_times(schedule, *log_snr_range(schedule), 3)
-    wanted, other = (measure(trained.model.with_labels(k), [x0], times) for k in (1, None))
+    wanted, other = (measure_errors([(trained.model.with_labels(k), x0)], times) for k in (1, None))
     assert found.noise_mse.shape == (10, 3)
     np.testing.assert_allclose(found.noise_mse, wanted.noise_mse, rtol=1e-4)
     assert not np.allclose(found.noise_mse, other.noise_mse, rtol=1e-2)

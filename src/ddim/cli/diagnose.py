@@ -6,9 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from ddim.cli import DEVICE, WEIGHTS, check_run_folder
+from ddim.cli import DEVICE, WEIGHTS
 from ddim.cli.tables import print_table
-from ddim.files import write_json
 
 _EPILOG = """
 Denoises training images and held-out images at equal steps of log-SNR, the cleanest first. For each noise
@@ -50,29 +49,16 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask the run, print the table, write the figure and the record."""
+    """Diagnose the run, print what was found, write the figure and the record."""
     from ddim.cli.console import report_decoding
-    from ddim.evaluation import diagnose as diagnostics
-    from ddim.plots.charts import rasterise
-    from ddim.plots.pictures import save_png
-    from ddim.runs.folder import make_numbered_folder
-    from ddim.runs.log import show_in_tensorboard
+    from ddim.evaluation.diagnose import diagnose
+    from ddim.evaluation.diagnosis_report import HEAD, level_rows, list_findings, write_diagnosis
     from ddim.runs.pipeline import load
-    from ddim.runs.provenance import make_record
 
-    check_run_folder(args.run)
-    trained = load(args.run, args.weights, device=args.device)
-    found = diagnostics.diagnose(trained, args.images, args.levels, report_decoding())
-    sys.stdout.write(f"{'training' if found.valid is None else 'held-out'} images\n")
-    print_table(diagnostics.HEAD, diagnostics.level_rows(found), numbers=0)
-    sys.stdout.write("\n" + "".join(f"{sentence}\n" for sentence in diagnostics.findings(found)))
-    step = trained.checkpoint.state.step
-    picture = rasterise(
-        diagnostics.figure(found, f"{args.run.resolve().name}, step {step}, {args.weights} weights")
-    )
-    folder = make_numbered_folder(args.run / "diagnostics")
-    save_png(folder / "figure.png", picture)
-    show_in_tensorboard(args.run, step, "diagnostics", picture)
-    write_json(folder / "record.json", make_record("diagnosis", diagnostics.record(found), trained))
-    sys.stdout.write(f"{folder}/figure.png\n")
+    run = load(args.run, args.weights, device=args.device)
+    found = diagnose(run, args.images, args.levels, report_decoding())
+    sys.stdout.write(f"{'training' if found.held_out is None else 'held-out'} images\n")
+    print_table(HEAD, level_rows(found), numbers=0)
+    sys.stdout.write("\n" + "".join(f"{sentence}\n" for sentence in list_findings(found)))
+    sys.stdout.write(f"{write_diagnosis(found, run)}/figure.png\n")
     return 0

@@ -1,17 +1,17 @@
-"""How well a denoiser does at each level of noise, and whether its predictions have the size they should.
+"""Denoising errors by noise level, and whether the predicted noise has the right size.
 
 The optimal prediction of the noise, E[eps | x_t], is orthogonal to its own error at every level:
-E[eps_hat . (eps - eps_hat)] = 0, so that the regression of eps on eps_hat has slope 1. A slope below 1 says
-that predictions are too large, above 1 that they are too small; to multiply them by it is the best that
-scaling alone can do. The optimum is that of the squared error: a network trained on the absolute one may
-differ where the law of the noise given x_t is skewed.
+E[eps_hat . (eps - eps_hat)] = 0. The regression of eps on eps_hat then has slope 1. A slope below 1 means
+that predictions are too large, above 1 that they are too small. Multiplying predictions by the slope is the
+best that scaling alone can do. This optimum belongs to the squared error: a network trained on the absolute
+error may differ where the distribution of the noise given x_t is skewed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,10 +24,17 @@ from ddim.metrics.statistics import Estimate, estimate_difference, estimate_mean
 
 
 @dataclass(frozen=True)
-class Errors:
-    """Of N images at L levels, means over each image's numbers in model units, (N, L) float64.
+class LevelErrors:
+    """Errors of N images at L levels, (N, L) float64: means over the numbers of each image, in model units.
 
-    `power` is that of eps_hat^2, `inner` that of eps_hat * (eps - eps_hat). `log_snr` (L,) are the levels.
+    Args:
+        log_snr: the levels (L,).
+        noise_mse: squared error of the predicted noise eps_hat.
+        noise_mae: absolute error of the predicted noise.
+        image_mse: squared error of the predicted clean image.
+        image_mae: absolute error of the predicted clean image.
+        power: eps_hat^2.
+        inner: eps_hat * (eps - eps_hat).
     """
 
     log_snr: np.ndarray
@@ -40,54 +47,54 @@ class Errors:
 
     @property
     def slope(self) -> Estimate:
-        """(L,) of the regression of eps on eps_hat, through the origin; 1 for the optimal denoiser."""
+        """The slope (L,) of the regression of eps on eps_hat, through the origin; 1 for the optimum."""
         return estimate_ratio(self.power + self.inner, self.power)
 
     @property
     def residual(self) -> Estimate:
-        """(L,) E[eps_hat . (eps - eps_hat)], a number of an image; 0 for the optimal denoiser."""
+        """The mean (L,) of eps_hat . (eps - eps_hat) for each number; 0 for the optimal denoiser."""
         return estimate_mean(self.inner)
 
     @property
     def miscalibrated(self) -> np.ndarray:
-        """(L,) the share of the noise MSE that multiplying eps_hat by the slope would take away."""
+        """The share (L,) of the noise MSE that vanishes if eps_hat is multiplied by the slope."""
         return self.inner.mean(0) ** 2 / (self.power.mean(0) * self.noise_mse.mean(0))
 
 
 @torch.no_grad()
-def measure(
-    denoise: Denoiser,
-    batches: Iterable[Tensor],
+def measure_errors(
+    batches: Iterable[tuple[Denoiser, Tensor]],
     times: Tensor,
     seed: int = 0,
     precise: AbstractContextManager[object] | None = None,
-) -> Errors:
-    """Errors on batches (B, C, H, W) of images in model units, at each of the times (L,).
+) -> LevelErrors:
+    """Measure the denoising errors of images at each of the times (L,).
 
-    Image i is noised by the stream of seed + i, in whatever batches it comes. The network is asked within
-    `precise`.
+    Args:
+        batches: pairs of a denoiser, with the labels of its images, and images (B, C, H, W) in model units.
+        times: the times (L,).
+        seed: image i gets the noise of seed `seed` + i, in whatever batches it comes.
+        precise: the context in which the network runs.
     """
-    rows, first = [], seed
+    rows, levels, first = [], times, seed
     with precise or nullcontext():
-        for x0 in batches:
+        for denoise, x0 in batches:
+            levels = denoise.schedule(times).log_snr
             noise = Noise(range(first, first + len(x0)))
             first += len(x0)
             found = [denoising_error(denoise, x0, t, noise.like(x0)) for t in times]
             rows.append(torch.stack([torch.stack([*vars(error).values()]) for error in found], 2))
-    return Errors(denoise.schedule(times).log_snr.numpy(), *torch.cat(rows, 1).numpy())
-
-
-def together(parts: Sequence[Errors]) -> Errors:
-    """The errors of several sets of images, at the same levels, as of one set."""
-    names = [field.name for field in fields(Errors) if field.name != "log_snr"]
-    return Errors(parts[0].log_snr, *(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+    return LevelErrors(levels.numpy(), *torch.cat(rows, 1).numpy())
 
 
 @dataclass(frozen=True)
 class Gap:
-    """How much worse other images are denoised than those of training, as a part of the latter's error.
+    """How much worse other images are denoised than training images, relative to the training error.
 
-    `by_level` (L,), and their mean over the levels, `overall` (); of so many `images` of training and others.
+    Args:
+        by_level: the gap at each level (L,).
+        overall: its mean over the levels ().
+        images: the numbers of training images and of other images.
     """
 
     by_level: Estimate
@@ -95,11 +102,11 @@ class Gap:
     images: tuple[int, int]
 
 
-def gap(train: Errors, other: Errors) -> Gap:
-    """The noise MSE of other images over that of training images, less 1: 0 unless training memorises."""
+def measure_gap(train: LevelErrors, other: LevelErrors) -> Gap:
+    """Return the noise MSE of other images over that of training images, minus 1; 0 without memorisation."""
     scale = train.noise_mse.mean(0)
     unseen = other.noise_mse / scale
-    # To first order an error of the scale moves the ratio by as many times as it is great.
+    # To first order, a relative error of the scale moves the ratio by that part of the ratio.
     seen = 1 + unseen.mean(0) * (train.noise_mse / scale - 1)
     return Gap(
         estimate_difference(estimate_mean(unseen), estimate_mean(seen)),

@@ -1,22 +1,33 @@
-"""The gradient noise scale: from which batch a larger one buys little (McCandlish et al. 2018, eq. 2.9)."""
+"""The gradient noise scale: the batch size from which larger batches help little (McCandlish et al. 2018)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from ddim.data import SplitImages
+from ddim.diffusion.denoiser import Denoiser
+from ddim.diffusion.time_sampling import LossMemory
 from ddim.metrics.statistics import NORMAL_95
+from ddim.runs import checkpoint
+from ddim.runs.pipeline import LoadedRun
+from ddim.training import batches
+
+BATCHES = 16
+"""Batches whose gradients give the noise scale."""
 
 
 @dataclass(frozen=True)
 class NoiseScale:
-    """tr(Sigma) / |G|^2 in images, with its 95 % interval; infinite where no gradient shows above the noise.
+    """tr(Sigma) / |G|^2 in images (eq. 2.9), with its 95 % interval; infinite if no gradient shows.
 
-    `signal` estimates |G|^2, `noise` the trace of the covariance of a batch's gradient times its images, both
-    without bias. That is tr(Sigma) of a single image where those of a batch are independent; times that are
-    drawn one in each equal slice take off what differs between times, in training as here.
+    `signal` is an unbiased estimate of |G|^2. `noise` is one of the trace of the covariance of a batch's
+    gradient, times the images in the batch. That is tr(Sigma) of a single image if the images of a batch are
+    independent. Drawing one time in each equal slice removes what differs between times, as in training.
     """
 
     value: float
@@ -26,14 +37,14 @@ class NoiseScale:
     noise: float
 
 
-def noise_scale(gradients: Tensor, batch: int) -> NoiseScale:
-    """From the gradients (K, P) of K batches of `batch` images, K at least 3, independent of one another.
+def estimate_noise_scale(gradients: Tensor, batch: int) -> NoiseScale:
+    """Estimate the noise scale from independent gradients (K, P) of batches of `batch` images, K >= 3.
 
-    Within a batch nothing need be independent. The squared norms of these gradients and of their mean give
-    estimates without bias (appendix A.1). The interval is the jackknife's over batches, of 1 / scale: the
-    scale itself has no finite spread where the signal may be 0.
+    The images of one batch need not be independent. The squared norms of these gradients and of their mean
+    give unbiased estimates (appendix A.1). The interval is that of 1 / scale, by the jackknife over batches:
+    the scale itself has no finite variance if the signal may be 0.
     """
-    # Of all that follows the inner products are enough; each batch can then be left out for nothing.
+    # Inner products are enough for everything below, and leaving a batch out costs nothing.
     gram = (gradients @ gradients.T).double()
     own, all_of_it, count = gram.diagonal(), gram.sum(), len(gram)
     signal, noise = _moments(own.sum(), all_of_it, count, batch)
@@ -49,6 +60,63 @@ def noise_scale(gradients: Tensor, batch: int) -> NoiseScale:
 
 
 def _moments(own: Tensor, all_of_it: Tensor, count: int, batch: int) -> tuple[Tensor, Tensor]:
-    """|G|^2 and tr(Sigma), from `count` gradients' summed products with themselves, and with all."""
+    """Return |G|^2 and tr(Sigma), from the summed products of `count` gradients with themselves and all."""
     small, large = own / count, all_of_it / count**2
     return (count * large - small) / (count - 1), batch * (small - large) * count / (count - 1)
+
+
+def collect_gradients(run: LoadedRun, own: SplitImages, memory: LossMemory | None) -> Tensor:
+    """Return gradients (BATCHES, P) of the objective at a run's weights, for batches as in training.
+
+    The model is in eval mode: batch norm uses the statistics of the run, and an image does not see its batch.
+    """
+    recipe, model = run.recipe, run.model
+    parameters = [p for p in model.parameters() if p.is_floating_point()]
+    bins, rows = recipe.data.bins(run.pixels), []
+    for step in space_steps(len(own.train), recipe.optim.batch):
+        total: list[Tensor] = []
+        for denoise, x0, t, eps, share in draw_parts(run, own, step, memory):
+            for p in parameters:
+                p.requires_grad_(True)
+            with run.runtime.precise():
+                each = recipe.objective(denoise, x0, t, eps, bins)
+                loss = (each * share.to(each)).sum()
+            found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+            total = [a + b for a, b in zip(total, found, strict=True)] if total else list(found)
+            for p in parameters:
+                p.requires_grad_(False)
+        rows.append(torch.cat([g.float().flatten().cpu() for g in total]))
+    return torch.stack(rows)
+
+
+def space_steps(images: int, batch: int) -> range:
+    """Return `BATCHES` updates of which no two see images of the same epoch.
+
+    Batches of one epoch have no image in common. They are not independent: their gradients cancel.
+    """
+    apart = math.ceil(images / batch) + 1
+    return range(0, BATCHES * apart, apart)
+
+
+def draw_parts(
+    run: LoadedRun, own: SplitImages, step: int, memory: LossMemory | None
+) -> Iterator[tuple[Denoiser, Tensor, Tensor, Tensor, Tensor]]:
+    """Yield the micro-batches of the training update `step`.
+
+    Each is the model with the labels of its images, x0, times, noise, and the share (b,) of each image in the
+    loss.
+    """
+    runtime = run.runtime
+    batch = batches.draw_batch(run.recipe, own.images, own.train, run.model, runtime.device, step, memory)
+    size = len(batch.which)
+    for start in range(0, size, runtime.micro_batch):
+        part = slice(start, start + runtime.micro_batch)
+        yield *batch.part(part, run.model, run.pixels, runtime), batch.weights[part] / size
+
+
+def load_loss_memory(run: LoadedRun) -> LossMemory | None:
+    """Return the losses, of the run's checkpoint, that times are drawn by; None if they are drawn without."""
+    memory = run.recipe.objective.times.memory()
+    if memory:
+        memory.restore(checkpoint.read_tensors(run.checkpoint.path, "times"))
+    return memory

@@ -22,7 +22,7 @@ from ddim.evaluation.copies import (
     find_duplicates,
     format_share,
 )
-from ddim.evaluation.denoising import Gap, gap
+from ddim.evaluation.denoising import Gap, measure_gap
 from ddim.evaluation.run_folder import open_run
 from ddim.files import write_json
 from ddim.metrics.features import Extractor
@@ -111,7 +111,9 @@ def _measure_gap(run: LoadedRun, own: SplitImages) -> Gap | None:
     if len(own.validation) < 2:
         return None
     images, levels = diagnose.IMAGES, diagnose.LEVELS
-    return gap(*(diagnose.errors(run, own, part, images, levels) for part in (own.train, own.validation)))
+    return measure_gap(
+        *(diagnose.measure_run_errors(run, own, part, images, levels) for part in (own.train, own.validation))
+    )
 
 
 def draw_pairs(verdict: Verdict, samples: np.ndarray, own: SplitImages, count: int = 12) -> Figure:

@@ -1,30 +1,37 @@
-"""Which levels of noise a data set asks for: from where it cannot be told from noise to where it is exact.
+"""The noise levels that a data set needs: from indistinguishable from noise to as clean as 8 bits are.
 
-All in log-SNR, for images in model units; the levels of a schedule that lie outside teach a network nothing.
+All values are log-SNR, for images in model units. Levels of a schedule outside this range teach a network
+nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from scipy.optimize import root_scalar
 from torch import Tensor
 
 from ddim.diffusion.schedules import variance_preserving
 
-TOLD_APART = 0.02
-"""Nats of divergence: by Pinsker's inequality no test of one image then is right above 55 % of the time."""
+DISTINGUISHABLE = 0.02
+"""Nats of divergence: by Pinsker's inequality, a test on one image is then right at most 55 % of the time."""
+
+EXTREME = 40.0
+"""The noisiest level is looked for between -40 and 40."""
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """Log-SNR of the noisiest and of the cleanest level that are of use.
+class NoiseRange:
+    """The log-SNR of the noisiest and of the cleanest useful level.
 
-    `noisiest`: below, no test tells noised images from pure noise; `distance`: sigma / alpha is the largest
-    distance of two images (Song & Ermon 2020, technique 1), a cautious bound; `cleanest`: above, noise is
-    finer than the rounding of 8 bits.
+    Args:
+        noisiest: below it, no test distinguishes noisy images from pure noise.
+        distance: where sigma / alpha is the largest distance between two images, a cautious alternative for
+            `noisiest` (Song & Ermon 2020, technique 1).
+        cleanest: above it, the noise is finer than the rounding to 8 bits.
     """
 
     noisiest: float
@@ -32,43 +39,46 @@ class Bounds:
     cleanest: float
 
 
-def bounds(images: Tensor, stds: Sequence[float]) -> Bounds:
-    """From images (N, C, H, W) in model units, and the deviation of each channel of images in [0, 1]."""
+def find_noise_range(images: Tensor, stds: Sequence[float]) -> NoiseRange:
+    """Find the range for images (N, C, H, W) in model units; `stds` are those of channels in [0, 1]."""
     rows = images.flatten(1).double()
-    spectrum, square = moments(rows)
-    noisiest = _falls_to(TOLD_APART, lambda level: divergence(level, spectrum, square, rows.shape[1]))
+    spectrum, square = covariance_spectrum(rows)
+
+    def excess(log_snr: float) -> float:
+        return divergence_from_noise(log_snr, spectrum, square, rows.shape[1]) - DISTINGUISHABLE
+
     farthest = torch.cdist(rows, rows).max().item()
-    # Rounding to steps q is noise of deviation q / sqrt(12); in the channel where it is finest.
+    # Rounding to steps q is noise of deviation q / sqrt(12); the finest is that of the widest channel.
     rounding = 1 / 255 / math.sqrt(12) / max(stds)
-    return Bounds(noisiest, -2 * math.log(max(farthest, 1e-12)), -2 * math.log(rounding))
+    if excess(-EXTREME) > 0:
+        noisiest = -EXTREME
+    elif excess(EXTREME) < 0:
+        noisiest = EXTREME
+    else:
+        noisiest = root_scalar(excess, bracket=(-EXTREME, EXTREME), method="brentq").root
+    return NoiseRange(noisiest, -2 * math.log(max(farthest, 1e-12)), -2 * math.log(rounding))
 
 
-def moments(rows: Tensor) -> tuple[Tensor, float]:
-    """(N, d) -> the eigenvalues of their covariance, the largest min(N, d) of them, growing; |mean|^2."""
+def covariance_spectrum(rows: Tensor) -> tuple[Tensor, float]:
+    """Return the min(N, d) largest eigenvalues of the covariance of rows (N, d), ascending, and |mean|^2."""
     mean = rows.mean(0)
     away = rows - mean
-    # Of N images the N x N matrix of inner products has the same eigenvalues as the d x d covariance.
+    # The N x N matrix of inner products has the same eigenvalues as the d x d covariance.
     spectrum = torch.linalg.eigvalsh(away @ away.T / (len(rows) - 1)).clamp(min=0)
     return spectrum[-rows.shape[1] :], mean.square().sum().item()
 
 
-def divergence(log_snr: float, spectrum: Tensor, square: float, dimensions: int) -> float:
-    """KL(noised images || the noise that runs start from) in nats, both taken as Gaussian.
+def divergence_from_noise(log_snr: float, spectrum: Tensor, square: float, dimensions: int) -> float:
+    """Return KL(noisy images || the noise that sampling starts from) in nats, both taken as Gaussian.
 
-    The images have a covariance of these eigenvalues, the rest of `dimensions` being 0, and a mean of this
-    squared length; a run starts from N(0, alpha^2 + sigma^2).
+    Args:
+        log_snr: the noise level.
+        spectrum: eigenvalues of the covariance of the clean images; the rest of `dimensions` are 0.
+        square: the squared length of their mean.
+        dimensions: numbers of an image. Sampling starts from N(0, alpha^2 + sigma^2).
     """
     at = variance_preserving(torch.tensor(log_snr))
     total = torch.cat([spectrum, spectrum.new_zeros(dimensions - len(spectrum))])
-    # Variances over that of the start, which is 1: alpha^2 lambda + sigma^2.
+    # Variances alpha^2 lambda + sigma^2, relative to that of the start, which is 1.
     excess = at.alpha**2 * (total - 1)
     return 0.5 * ((excess - excess.log1p()).sum() + at.alpha**2 * square).item()
-
-
-def _falls_to(least: float, rising: Callable[[float], float]) -> float:
-    """Where a rising function of the log-SNR is `least`, within [-40, 40]."""
-    low, high = -40.0, 40.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if rising(middle) < least else (low, middle)
-    return low

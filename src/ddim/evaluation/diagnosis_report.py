@@ -1,0 +1,190 @@
+"""A diagnosis of a run as a table, sentences, a figure and a record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ddim.diffusion import log_snr as levels
+from ddim.evaluation.denoising import LevelErrors
+from ddim.evaluation.diagnose import Diagnosis
+from ddim.evaluation.gradient_noise import BATCHES
+from ddim.files import write_json
+from ddim.metrics.statistics import Estimate, estimate_mean
+from ddim.plots import charts
+from ddim.plots.pictures import save_png
+from ddim.runs.folder import make_numbered_folder
+from ddim.runs.log import show_in_tensorboard
+from ddim.runs.pipeline import LoadedRun
+from ddim.runs.provenance import make_record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_SIDES = {"training": charts.COLOURS[0], "held out": charts.COLOURS[1]}
+
+
+def write_diagnosis(d: Diagnosis, run: LoadedRun) -> Path:
+    """Write record and figure into RUN/diagnostics/N/, and the figure for TensorBoard; return that folder."""
+    found, step = run.checkpoint, run.checkpoint.state.step
+    figure = draw_diagnosis(d, f"{found.run.resolve().name}, step {step}, {found.weights} weights")
+    image = charts.rasterise(figure)
+    folder = make_numbered_folder(found.run / "diagnostics")
+    save_png(folder / "figure.png", image)
+    show_in_tensorboard(found.run, step, "diagnostics", image)
+    write_json(folder / "record.json", make_record("diagnosis", diagnosis_record(d), run))
+    return folder
+
+
+HEAD = ("log-SNR", "noise MSE", "image MSE", "slope", "gap to training")
+
+
+def level_rows(d: Diagnosis) -> list[tuple[str, ...]]:
+    """Format the errors as a table under `HEAD`, one row for each noise level."""
+    errors, gap = d.held_out or d.train, d.gap
+    noise, image, slope = estimate_mean(errors.noise_mse), estimate_mean(errors.image_mse), errors.slope
+    return [
+        (
+            f"{level:.2f}",
+            _within(noise, k),
+            _within(image, k),
+            _within(slope, k),
+            "" if gap is None else _percent(gap.by_level, k),
+        )
+        for k, level in enumerate(errors.log_snr)
+    ]
+
+
+def list_findings(d: Diagnosis) -> Iterator[str]:
+    """Yield, one sentence each, what was found besides the errors at each noise level."""
+    gap, (cleanest, noisiest) = d.gap, d.schedule_range
+    if gap is None:
+        yield "The run has no held-out images, so memorisation cannot be measured."
+    else:
+        chance = "not distinguishable from 0 at 95 %"
+        what = "more than chance: the run memorises" if gap.overall.low > 0 else chance
+        yield f"The gap to training is {_percent(gap.overall)} over all levels, {what}."
+    errors = d.held_out or d.train
+    worst = int(np.argmax(errors.miscalibrated))
+    yield (
+        f"Scaling the predicted noise would lower its MSE by at most "
+        f"{100 * errors.miscalibrated[worst]:.1f} %, at log-SNR {errors.log_snr[worst]:.1f}."
+    )
+    for level, share in d.plateaus.items():
+        yield f"{100 * share:.0f} % of uniform times lie on one level, log-SNR {level:.2f}: a plateau."
+    useful = d.noise_range
+    yield (
+        f"The schedule goes from log-SNR {cleanest:.1f} to {noisiest:.1f}; the images need "
+        f"{useful.cleanest:.1f} (cleaner levels are finer than 8-bit rounding) to {useful.noisiest:.1f} "
+        f"(noisier levels cannot be distinguished from noise; {useful.distance:.1f} by the largest distance "
+        "between two images)."
+    )
+    s = d.noise_scale
+    scale = "too large to be measured" if math.isinf(s.value) else f"{s.value:,.0f} images"
+    yield (
+        f"The gradient noise scale is {scale} [{s.low:,.0f}, {s.high:,.0f}], and the run's batch is "
+        f"{d.batch}. A much smaller batch averages too little, a much larger one helps little."
+    )
+
+
+def diagnosis_record(d: Diagnosis) -> dict[str, Any]:
+    """Return the diagnosis as JSON."""
+    gap, s = d.gap, d.noise_scale
+    return {
+        "train": _errors(d.train),
+        "held_out": None if d.held_out is None else _errors(d.held_out),
+        "gap": gap and {"by_level": _estimate(gap.by_level), "overall": _estimate(gap.overall)},
+        "times": {"uniform": d.uniform_times, "training": d.training_times},
+        "plateaus": [{"log_snr": level, "share": share} for level, share in d.plateaus.items()],
+        "schedule": {"cleanest": d.schedule_range[0], "noisiest": d.schedule_range[1]},
+        "noise_range": vars(d.noise_range),
+        # JSON has no infinity.
+        "gradient_noise_scale": {k: v if math.isfinite(v) else None for k, v in vars(s).items()}
+        | {"batches": BATCHES},
+        "batch": d.batch,
+    }
+
+
+def draw_diagnosis(d: Diagnosis, title: str) -> Figure:
+    """Draw six panels by log-SNR, clean on the left: noise and image error, gap, slope, residual, times."""
+    sheet = charts.new_figure(14.0, 8.0)
+    panels = iter(sheet.subplots(2, 3).flat)
+    sheet.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=charts.INK)
+    sides = {"training": d.train} | ({} if d.held_out is None else {"held out": d.held_out})
+
+    def panel(title: str, of: Callable[[LevelErrors], Estimate], truth: float | None = None) -> Axes:
+        axes = next(panels)
+        _bands(axes, {name: (e.log_snr, of(e)) for name, e in sides.items()}, title, truth)
+        return axes
+
+    panel("MSE of the noise", lambda e: estimate_mean(e.noise_mse)).set_yscale("log")
+    panel("MSE of the image, model units", lambda e: estimate_mean(e.image_mse)).set_yscale("log")
+    if (gap := d.gap) is None:
+        next(panels).set_axis_off()
+    else:
+        _bands(next(panels), {"held out": (d.train.log_snr, gap.by_level)}, "Gap to training, noise MSE", 0)
+    panel("Slope of eps on predicted eps", lambda e: e.slope, 1)
+    panel("E[eps_hat . (eps - eps_hat)]", lambda e: e.residual, 0)
+    _shares(next(panels), d)
+    return sheet
+
+
+def _bands(
+    axes: Axes, sides: dict[str, tuple[np.ndarray, Estimate]], title: str, truth: float | None = None
+) -> None:
+    """Draw lines with their intervals, and a dotted line at the optimum if it is known."""
+    for name, (x, e) in sides.items():
+        colour = _SIDES[name]
+        axes.plot(x, e.value, color=colour, linewidth=1.8, label=name, marker="o", markersize=3)
+        axes.fill_between(x, e.low, e.high, color=colour, alpha=0.2, linewidth=0)
+    if truth is not None:
+        axes.axhline(truth, color=charts.FAINT, linestyle=":", linewidth=1)
+    charts.style_panel(axes, "log-SNR", "", title)
+    axes.grid(color="#e6e6e6", linewidth=0.7)
+    axes.invert_xaxis()
+    if len(sides) > 1:
+        axes.legend(frameon=False, fontsize=9, labelcolor=charts.INK)
+
+
+def _shares(axes: Axes, d: Diagnosis) -> None:
+    """Draw the shares of times by level, and the useful noise levels."""
+    half = levels.BIN / 2
+    for k, (name, found) in enumerate(
+        (("uniform times", d.uniform_times), ("training times", d.training_times))
+    ):
+        x = [b + half * (0.5 + k) for b in found]
+        axes.bar(x, [100 * s for s in found.values()], width=0.9 * half, color=charts.COLOURS[k], label=name)
+    for level in (d.noise_range.noisiest, d.noise_range.cleanest):
+        axes.axvline(level, color=charts.FAINT, linestyle=":", linewidth=1)
+    charts.style_panel(axes, "log-SNR; dotted: what the images need", "% of times", "Times by level")
+    axes.invert_xaxis()
+    axes.legend(frameon=False, fontsize=9, labelcolor=charts.INK)
+
+
+def _within(e: Estimate, k: int) -> str:
+    return f"{e.value[k]:.3g} ± {e.high[k] - e.value[k]:.1g}"
+
+
+def _percent(e: Estimate, k: int | tuple[()] = ()) -> str:
+    return f"{100 * e.value[k]:+.1f} % [{100 * e.low[k]:.1f}, {100 * e.high[k]:.1f}]"
+
+
+def _estimate(e: Estimate) -> dict[str, Any]:
+    return {name: value.tolist() for name, value in vars(e).items()}
+
+
+def _errors(e: LevelErrors) -> dict[str, Any]:
+    fields = ("noise_mse", "noise_mae", "image_mse", "image_mae")
+    return {
+        "images": len(e.noise_mse),
+        "log_snr": e.log_snr.tolist(),
+        **{name: _estimate(estimate_mean(getattr(e, name))) for name in fields},
+        "slope": _estimate(e.slope),
+        "residual": _estimate(e.residual),
+        "miscalibrated": e.miscalibrated.tolist(),
+    }
