@@ -51,14 +51,14 @@ def model(net=None, schedule=None, predicts=None, conditioning=None):
 
 @all_parameterisations
 @pytest.mark.parametrize("schedule", [Cosine(), LinearBeta(), Linear(), KarrasSigma()], ids=type)
-def test_the_halves_add_up_whatever_the_network_says(predicts, schedule):
+def test_image_and_noise_add_up_to_x_t_whatever_the_network_outputs(predicts, schedule):
     x, t = normal(8, 3, 4, 5), 0.1 + 0.9 * uniform(8)
     p, at = model(schedule=schedule, predicts=predicts)(x, t), schedule(t).over(x)
     assert torch.allclose(at.alpha * p.x0 + at.sigma * p.eps, x)
 
 
 @all_parameterisations
-def test_the_truth_can_be_said_in_every_parameterisation(predicts):
+def test_every_parameterisation_can_represent_the_exact_prediction(predicts):
     oracle = Gaussian(Cosine())
     x, t = normal(8, 3, 4, 5), uniform(8)
     p = model(Answers(oracle, predicts), predicts=predicts, conditioning=TellsTime())(x, t)
@@ -105,7 +105,7 @@ def test_a_label_reaches_the_network_for_each_image():
     assert not torch.equal(whole.with_labels(2)(x, t).x0, whole.with_labels(None)(x, t).x0)
 
 
-def test_how_images_were_augmented_reaches_the_network_with_and_without_a_label():
+def test_augmentation_labels_reach_the_network_with_and_without_a_class_label():
     net = Net(classes=5, augment=2)
     whole, x, t = model(net), normal(3, 3, 4, 5, dtype=torch.float32), torch.tensor(0.5)
     done = normal(3, 2)
@@ -120,7 +120,7 @@ def test_how_images_were_augmented_reaches_the_network_with_and_without_a_label(
     assert net.seen[-1][2] is None
 
 
-def test_augmentation_of_which_the_network_is_not_told_is_refused():
+def test_augmentation_labels_that_the_network_does_not_take_are_refused():
     for net, held in ((Net(), 0), (Net(augment=4), 4)):
         with pytest.raises(UserError, match=f"augment must hold the {held} augmentation labels .* got 9"):
             model(net).with_labels(augment=torch.zeros(2, 9))
@@ -132,7 +132,7 @@ def test_a_label_for_a_model_without_classes_is_refused():
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_a_picture_of_n_levels_costs_n_evaluations(steps):
+def test_a_sample_of_n_levels_takes_n_evaluations(steps):
     oracle = Gaussian(Cosine())
     denoise, x = Counted(oracle), normal(2, 3, 4, 4)
     assert denoise.schedule is oracle.schedule

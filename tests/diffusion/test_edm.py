@@ -42,7 +42,7 @@ def levels(recipe):
 
 
 @every_recipe
-def test_a_recipe_has_the_row_of_the_table(name):
+def test_a_recipe_has_the_values_of_its_column_in_table_1(name):
     recipe = find(name)
     _, at, sigma = levels(recipe)
     found = recipe.predicts(at)
@@ -54,7 +54,7 @@ def test_a_recipe_has_the_row_of_the_table(name):
 @pytest.mark.parametrize(
     "name, told", [("edm", lambda s: s.log() / 4), ("edm-ve", lambda s: (s / 2).log())], ids=["edm", "ve"]
 )
-def test_the_network_is_told_c_noise(name, told):
+def test_the_network_gets_c_noise(name, told):
     recipe = find(name)
     t, at, sigma = levels(recipe)
     assert torch.allclose(recipe.conditioning(t, at), told(sigma))
@@ -172,7 +172,7 @@ def test_a_short_training_lowers_the_loss(name):
     assert loss() < 0.85 * before
 
 
-def test_labels_of_augmentation_are_zero_at_sampling():
+def test_augmentation_labels_are_zero_in_sampling():
     """Pictures are of a network that is told of no augmentation, which is the same as zeros."""
     run = tiny.training(tiny.AUGMENTED)
     for _ in range(3):
@@ -184,7 +184,7 @@ def test_labels_of_augmentation_are_zero_at_sampling():
         assert not torch.equal(run.model.with_labels(augment=torch.ones(2, 9))(x, t).x0, plain)
 
 
-def test_the_data_have_the_deviation_that_the_preconditioning_takes_for_granted():
+def test_images_have_the_deviation_that_the_preconditioning_assumes():
     recipe = edm()
     assert recipe.pixels.std == recipe.predicts.sigma_data == recipe.objective.weight.sigma_data == 0.5
     assert replace(recipe, predicts=PredictsEDM(0.5)) == recipe

@@ -15,7 +15,7 @@ def number(value):
 
 
 @pytest.mark.parametrize("schedule", [Cosine(0.05, 0.999), LinearBeta()], ids=str)
-def test_a_step_is_bayes_rule(schedule):
+def test_a_posterior_follows_bayes_rule(schedule):
     """q(x_s | x_t, x0) is proportional to q(x_t | x_s) q(x_s | x0), on a grid of x_s."""
     now, then = schedule(number(0.6)), schedule(number(0.45))
     x0, x_t = 0.7, -0.4
@@ -39,7 +39,7 @@ def test_the_step_to_a_clean_image_is_that_image():
     assert q.log_variance(torch.zeros(2)).isfinite().all()
 
 
-def test_the_divergence_is_the_integral_that_defines_it():
+def test_the_kl_divergence_is_the_integral_that_defines_it():
     a, b, m, n = 0.3, 1.4, 0.5, -0.2
     p, q = (log_density(GRID - mean, number(v)) for mean, v in ((m, a), (n, b)))
     wanted = (p.exp() * (p - q)).sum() * (GRID[1] - GRID[0])
@@ -76,7 +76,7 @@ def test_both_tails_keep_their_digits():
     assert single.item() == pytest.approx(right.item(), rel=1e-4)
 
 
-def test_a_mix_goes_from_small_to_large_in_the_logarithm():
+def test_the_learned_variance_goes_from_small_to_large_in_the_logarithm():
     q = posterior(Cosine()(number(0.6)), Cosine()(number(0.5)))
     ends = [q.log_variance(normal(3) * 0 + mix)[0].item() for mix in (0.0, 0.5, 1.0)]
     assert ends[0] == pytest.approx(q.small.log().item())

@@ -41,7 +41,7 @@ def test_uniform_times_are_those_of_the_originals(steps):
     assert torch.allclose(Uniform()(steps, Cosine()), torch.tensor(exact, dtype=torch.float64), rtol=1e-15)
 
 
-def test_quadratic_times_have_steps_that_shrink_evenly():
+def test_quadratic_steps_shrink_evenly():
     times = Quadratic()(10, Cosine())
     assert times[-1] == pytest.approx(0.01)
     second = times.diff().diff()
@@ -70,7 +70,7 @@ TABLE = Linear(clip="none", read="log_snr")
 @pytest.mark.parametrize(
     "schedule", [Cosine(), Linear(), Linear(4000, clip="none"), TABLE, KarrasSigma()], ids=str
 )
-def test_a_grid_ends_at_the_cleanest_level_where_the_schedule_has_none_so_clean(grid, schedule):
+def test_a_grid_ends_at_the_cleanest_level_of_a_schedule_that_is_noisier_than_its_end(grid, schedule):
     """A sweep over schedules walks each as far as it goes, as k-diffusion does."""
     times = grid(7, schedule)
     assert (times.diff() < 0).all()
@@ -105,7 +105,7 @@ def test_more_levels_than_a_table_has_are_refused():
 
 @every_grid
 @pytest.mark.parametrize("steps", [0, -1, 10**6 + 1, 99999999999])
-def test_no_steps_and_more_than_fit_into_memory_are_refused(grid, steps):
+def test_zero_steps_and_more_than_a_million_are_refused(grid, steps):
     with pytest.raises(UserError, match="steps must be at least 1 and at most 1,000,000, got"):
         grid(steps, Cosine())
 
@@ -145,7 +145,7 @@ def test_karras_steps_may_begin_below_the_start_of_the_schedule():
 
 
 @pytest.mark.parametrize("make", [lambda: Karras(0.0), lambda: Karras(2.0, 1.0), lambda: Karras(rho=0.0)])
-def test_karras_steps_that_cannot_be_are_refused(make):
+def test_impossible_karras_steps_are_refused(make):
     with pytest.raises(UserError, match="sigma_min"):
         make()
 
@@ -200,7 +200,7 @@ def test_sections_are_the_respacing_of_improved_ddpm():
     assert entries(Sections(10, (1, 1, 1)), 9) == [0, 2, 3, 4, 5, 6, 7, 8, 9]
 
 
-def test_leading_spacing_is_the_one_that_they_name_after_ddim():
+def test_leading_spacing_is_the_ddim_spacing_of_improved_ddpm():
     assert entries(Spaced(1000, "leading"), 50) == list(range(0, 1000, 20))
 
 

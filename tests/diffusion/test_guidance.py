@@ -38,7 +38,7 @@ def test_guidance_raises_the_strong_density_over_the_weak_one(scale, t):
     assert adds_up(p, x.detach(), t)
 
 
-def test_scale_one_is_no_guidance_and_asks_once():
+def test_guidance_of_scale_one_evaluates_only_the_strong_denoiser():
     strong, weak, x = Counted(STRONG), Counted(WEAK), normal(2, 1, 3, 3)
     assert torch.equal(Guided(strong, weak, 1.0)(x, at(0.4)).x0, STRONG(x, at(0.4)).x0)
     assert (strong.evaluations, weak.evaluations) == (1, 0)
@@ -65,7 +65,7 @@ def test_guidance_in_an_interval_is_guidance_inside_and_none_outside():
         lambda: Guided(STRONG, Gaussian(LinearBeta()), 2.0),
     ],
 )
-def test_guidance_that_cannot_be_is_an_error(make):
+def test_impossible_guidance_is_refused(make):
     with pytest.raises(UserError, match="guidance"):
         make()
 
@@ -139,7 +139,7 @@ def test_the_threshold_is_a_quantile_of_each_image():
     "schedule", [Cosine(), LinearBeta(), LinearIn("log_noise", 3.0, -8.0), KarrasSigma(0.1, 40.0)], ids=str
 )
 @pytest.mark.parametrize("trained_on", [Cosine(0.014, 0.99995), KarrasSigma()], ids=str)
-def test_what_knows_the_images_knows_them_on_every_schedule(trained_on, schedule):
+def test_an_oracle_stays_exact_on_another_schedule(trained_on, schedule):
     law = lambda on: Gaussian(on, mean=0.4, std=0.7)
     x = normal(3, 1, 4, 4)
     for t in (0.2, 0.5, 0.9):
@@ -148,13 +148,13 @@ def test_what_knows_the_images_knows_them_on_every_schedule(trained_on, schedule
         assert torch.allclose(p.eps, wanted.eps, atol=1e-5)
 
 
-def test_on_its_own_schedule_nothing_changes():
+def test_a_denoiser_on_its_own_schedule_is_unchanged():
     x = normal(3, 1, 4, 4)
     p, wanted = Rescheduled(STRONG, SCHEDULE)(x, at(0.3)), STRONG(x, at(0.3))
     assert torch.allclose(p.x0, wanted.x0, atol=1e-12)
 
 
-def test_the_halves_of_a_table_add_up_at_the_level_that_was_asked_for():
+def test_image_and_noise_add_up_at_the_requested_level_of_a_table():
     """Between two entries a table answers with the noisier one."""
     x, schedule = normal(3, 1, 4, 4), Cosine(0.1, 0.9)
     p = Rescheduled(Gaussian(Linear(entries=9, last=0.9, clip="none")), schedule)(x, at(0.4))

@@ -60,7 +60,7 @@ def test_a_fresh_network_puts_the_variance_halfway():
     assert one(normal(2, 3, 8, 8, dtype=torch.float32), torch.tensor([0.3, 0.9])).variance_mix is None
 
 
-def test_the_mix_is_of_the_second_half_of_the_channels_and_the_noise_of_the_first():
+def test_the_first_half_of_the_channels_is_the_noise_and_the_second_the_variance():
     net = model()
     with torch.no_grad():
         net.net.spread += math.log(3)
@@ -69,7 +69,7 @@ def test_the_mix_is_of_the_second_half_of_the_channels_and_the_noise_of_the_firs
     assert torch.allclose(p.eps, 0.5 * X0)
 
 
-def test_the_bound_moves_no_gradient_of_the_mean():
+def test_the_bound_gives_the_predicted_mean_no_gradient():
     with_bound, without = model(), model()
     Hybrid(vlb=1.0, times=TableTimes(10))(with_bound, X0, T, EPS, PIXELS).mean().backward()
     Objective("noise", "mse")(without, X0, T, EPS).mean().backward()
@@ -79,7 +79,7 @@ def test_the_bound_moves_no_gradient_of_the_mean():
     assert without.net.spread.grad is None or without.net.spread.grad == 0
 
 
-def test_the_hybrid_loss_is_the_simple_one_and_the_terms_of_the_bound():
+def test_the_hybrid_loss_is_the_simple_loss_plus_the_terms_of_the_bound():
     net, entries = model(), 10
     hybrid = Hybrid(vlb=0.5, times=TableTimes(entries))(net, X0, T, EPS, PIXELS)
     simple = Objective("noise", "mse")(net, X0, T, EPS)
@@ -96,7 +96,7 @@ def test_the_hybrid_loss_is_the_simple_one_and_the_terms_of_the_bound():
         assert hybrid[i].item() == pytest.approx((simple[i] + 0.5 * entries * term).item(), rel=1e-6)
 
 
-def test_the_last_term_of_dequantised_images_is_of_the_values_that_they_had():
+def test_the_last_term_uses_the_8_bit_values_of_dequantised_images():
     """-log of the mass that p gives [v / 256, (v + 1) / 256), whatever the grain in it."""
     net, t = model(), torch.full((4,), 0.1, dtype=torch.float64)
     values = (256 * (0.5 + 0.1 * normal(4, 3, 8, 8))).floor()
@@ -112,7 +112,7 @@ def test_the_last_term_of_dequantised_images_is_of_the_values_that_they_had():
     assert torch.allclose(image_bits(p, x0, q, "learned", PIXELS.dequantised), wanted)
 
 
-def test_the_bound_teaches_the_variance_that_is_right():
+def test_the_right_variance_has_the_least_bound():
     """On one known image the small variance is exact, on white noise the large one."""
     schedule = LinearBeta(0.1, 8.0)
     for std, right in ((0.0, 0.0), (1.0, 1.0)):
@@ -129,7 +129,7 @@ def test_the_bound_teaches_the_variance_that_is_right():
         assert min(costs, key=costs.get) == right
 
 
-def test_a_learned_variance_at_its_ends_is_the_fixed_one():
+def test_a_learned_variance_equals_the_fixed_ones_at_its_ends():
     q = posterior(LinearBeta()(T), LinearBeta()(T - 0.05))
     x_t = normal(4, 3, 8, 8, seed=3)
     for mix, name in ((0.0, "small"), (1.0, "large")):
@@ -137,7 +137,7 @@ def test_a_learned_variance_at_its_ends_is_the_fixed_one():
         assert torch.allclose(step_bits(p, x_t, X0, q, "learned"), step_bits(p, x_t, X0, q, name))
 
 
-def test_what_learns_no_variance_is_told_so():
+def test_a_learned_variance_is_refused_without_a_network_that_predicts_it():
     with pytest.raises(UserError, match=r"objective hybrid needs a network .* --net\.outputs 2"):
         check_recipe(Recipe(objective=Hybrid()))
     with pytest.raises(UserError, match=r"sampler\.variance learned needs a network"):

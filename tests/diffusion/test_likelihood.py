@@ -119,7 +119,7 @@ def within(found, exact, sigmas=3.0):
 @pytest.mark.parametrize("kind", ["gaussian", "mixture"])
 @pytest.mark.parametrize("trace", ["estimated", "exact"])
 @pytest.mark.parametrize("schedule", [Cosine(0.014, 0.99998), LinearBeta()], ids=str)
-def test_the_flow_gives_the_exact_bits_of_a_law(schedule, trace, kind, pixels):
+def test_the_flow_gives_the_exact_bits_of_a_distribution(schedule, trace, kind, pixels):
     n = 400
     x0, exact = drawn(kind, n, pixels)
     found = flow_bits(law(kind, schedule), x0, pixels, Noise(range(n)), trace=trace)
@@ -139,7 +139,7 @@ def test_the_flow_gives_the_exact_bits_of_a_law(schedule, trace, kind, pixels):
         ("edm-ve", 0.41),
     ],
 )
-def test_on_each_recipes_schedule_the_flow_begins_where_narrow_laws_can_be_seen(name, most):
+def test_the_flow_starts_early_enough_for_narrow_distributions_on_the_schedule_of_each_recipe(name, most):
     """Of a law 1.8 values wide."""
     n, recipe = 2000, find(name)
     x0, exact, denoise, pixels = law_of_values(n, recipe, 1.8)
@@ -156,7 +156,7 @@ def test_on_each_recipes_schedule_the_flow_begins_where_narrow_laws_can_be_seen(
         *(("edm-vp", 0.095), ("edm-ve", 0.52), ("edm-iddpm", 0.12)),
     ],
 )
-def test_on_each_recipes_schedule_the_bound_is_near_the_bits_of_narrow_laws(name, most):
+def test_the_bound_is_near_the_bits_of_narrow_distributions_on_the_schedule_of_each_recipe(name, most):
     """Of a law 1.8 values wide, in 1000 steps."""
     recipe = find(name)
     x0, exact, denoise, pixels = law_of_values(1000, recipe, 1.8)
@@ -165,7 +165,7 @@ def test_on_each_recipes_schedule_the_bound_is_near_the_bits_of_narrow_laws(name
 
 
 @pytest.mark.parametrize("name", ["fast", "clear", "edm", "edm-vp", "edm-ve", "edm-iddpm"])
-def test_on_continuous_schedules_the_gap_closes_with_the_steps(name):
+def test_the_gap_of_the_bound_closes_with_more_steps_on_continuous_schedules(name):
     """Of a law 25 values wide, with the small variance, whose gap steps alone make."""
     recipe = find(name)
     x0, exact, denoise, pixels = law_of_values(1000, recipe, 25.0)
@@ -178,12 +178,12 @@ def test_on_continuous_schedules_the_gap_closes_with_the_steps(name):
     assert 0 < 3 * many < few
 
 
-def test_a_table_is_walked_over_its_entries():
+def test_the_steps_of_the_bound_are_entries_on_a_table():
     table = Linear(20, clip="none", read="log_snr")
     assert torch.equal(20 * bound_times(20, table, PIXELS["fixed"], 0.05), torch.arange(20.0, 0, -1).double())
 
 
-def test_no_network_is_asked_at_times_that_training_does_not_draw():
+def test_no_network_is_evaluated_at_times_that_training_does_not_draw():
     recipe = find("edm-vp")
     recipe = replace(recipe, objective=replace(recipe.objective, times=UniformTimes(1e-3)))
     x0, _, denoise, pixels = law_of_values(2, recipe, 1.8)
@@ -195,7 +195,7 @@ def test_no_network_is_asked_at_times_that_training_does_not_draw():
     )
 
 
-def test_of_dequantised_images_flow_and_bound_are_of_bins_of_a_256th():
+def test_bits_per_dim_of_dequantised_images_use_bins_of_one_256th():
     """A dark law, hardly wider than a bin, of images with value v in [v / 256, (v + 1) / 256) of the way."""
     n, schedule, pixels = 2000, LinearBeta(), Pixels((0.04,), (0.01,))
     mean, std, width = 0.03, 1.2 / 256, 1 / 256
@@ -282,7 +282,7 @@ def test_each_image_has_its_own_bits_by_its_own_seed():
         assert not torch.allclose(measure(x0[2:4], range(2)), whole[2:4])
 
 
-def test_the_rule_of_the_flow_is_of_order_four():
+def test_the_flow_is_integrated_with_order_four():
     x0, _ = drawn("gaussian", 50, PIXELS["fixed"])
     denoise = law("gaussian", Cosine(0.014, 0.99998))
     level = lambda steps: flow_bits(denoise, x0, PIXELS["fixed"], Noise(range(50)), steps)
@@ -303,12 +303,12 @@ def test_a_schedule_that_is_not_trained_on_where_it_is_clean_is_refused():
         check_reaches_images(LinearBeta(), 0.07)
 
 
-def test_schedules_that_come_near_enough_are_taken():
+def test_schedules_that_come_close_enough_to_an_image_are_accepted():
     for schedule in (Cosine(0.014, 0.99995), LinearBeta(), Linear(clip="none", read="log_snr")):
         check_reaches_images(schedule)
 
 
-def test_what_cannot_be_measured_is_refused():
+def test_impossible_steps_and_schedules_are_refused():
     x0, _ = drawn("gaussian", 2, PIXELS["fixed"])
     denoise = law("gaussian", LinearBeta())
     with pytest.raises(UserError, match="at least 2 steps, got 1"):

@@ -6,7 +6,7 @@ from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
 from ddim.diffusion.time_sampling import NormalLogSNR
 
 
-def test_the_plateau_of_the_seed_repository_is_found():
+def test_the_plateaus_of_the_torch_luz_repository_are_found():
     """Of its 1000 entries 620 to 999 are clipped to power 0.02 and the first 67 to 0.95."""
     (noisy, noisy_share), (clean, clean_share) = levels.plateaus(Linear(clip="powers")).items()
     assert noisy == pytest.approx(torch.logit(torch.tensor(0.02)).item(), abs=1e-6)
@@ -15,7 +15,7 @@ def test_the_plateau_of_the_seed_repository_is_found():
     assert clean_share == pytest.approx(0.067, abs=1e-3)
 
 
-def test_rates_clipped_by_rates_have_smaller_plateaus_and_a_smooth_schedule_has_none():
+def test_plateaus_are_smaller_under_a_clip_of_rates_and_absent_from_continuous_schedules():
     assert sum(levels.plateaus(Linear(clip="rates")).values()) < 0.23
     assert levels.plateaus(Linear(clip="none", read="log_snr")) == {}
     assert levels.plateaus(Cosine()) == {}
@@ -23,7 +23,7 @@ def test_rates_clipped_by_rates_have_smaller_plateaus_and_a_smooth_schedule_has_
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), LinearBeta(), Linear(clip="powers")], ids=str)
-def test_shares_are_those_of_the_times_at_the_edges_of_the_bins(schedule):
+def test_shares_of_log_snr_are_the_times_between_the_edges_of_bins(schedule):
     found = levels.log_snr_shares(schedule, levels.midpoints())
     assert sum(found.values()) == pytest.approx(1)
     for b, share in found.items():
@@ -34,7 +34,7 @@ def test_shares_are_those_of_the_times_at_the_edges_of_the_bins(schedule):
     assert max(found.values()) > (0.38 if isinstance(schedule, Linear) else 0.1)
 
 
-def test_shares_of_normally_distributed_log_snr_are_those_of_the_normal_law():
+def test_shares_of_normal_log_snr_are_those_of_the_normal_distribution():
     schedule = Cosine(0.001, 0.999999)
     found = levels.log_snr_shares(schedule, NormalLogSNR(1.0, 2.0)(levels.midpoints(), schedule))
     law = torch.distributions.Normal(1.0, 2.0)
@@ -44,7 +44,7 @@ def test_shares_of_normally_distributed_log_snr_are_those_of_the_normal_law():
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), LinearBeta(), Cosine(0.014, 0.99995)], ids=str)
-def test_even_levels_go_from_end_to_end_in_equal_steps(schedule):
+def test_equal_steps_of_log_snr_reach_both_ends(schedule):
     at = schedule(levels.equal_log_snr_times(schedule, *levels.log_snr_range(schedule), 9)).log_snr
     assert at[0].item() == pytest.approx(levels.log_snr_range(schedule)[0])
     assert at[-1].item() == pytest.approx(schedule(torch.tensor(1.0)).log_snr.item())

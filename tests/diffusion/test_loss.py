@@ -35,7 +35,7 @@ class Blind:
 
 @every_quantity
 @every_error
-def test_the_truth_has_the_least_error(on, error):
+def test_the_exact_prediction_has_the_least_error(on, error):
     oracle, objective = Gaussian(Cosine()), Objective(on, error)
     n = 2048
     x0, eps, t = 0.3 + 0.5 * normal(n, 3, 2, 2), normal(n, 3, 2, 2, seed=1), uniform(n, seed=2)
@@ -58,7 +58,7 @@ def test_the_error_does_not_depend_on_what_the_network_predicts(on, error):
         assert torch.allclose(cost, Objective(on, error)(oracle, X0, T, EPS))
 
 
-def test_the_denoiser_is_asked_at_the_noisy_image():
+def test_the_loss_evaluates_the_denoiser_at_the_noisy_image():
     denoise = Blind()
     Objective()(denoise, X0, T, EPS)
     x_t, t = denoise.asked
@@ -156,7 +156,7 @@ def test_a_time_in_each_slice_has_less_variance_than_times_and_their_mirror_imag
 
 @pytest.mark.parametrize("schedule", [Cosine(0.0005, 0.999999), LinearBeta(0.1, 40.0)], ids=str)
 @pytest.mark.parametrize("mean, std", [(1.0, 2.4), (-2.0, 1.0)])
-def test_normal_log_snr_has_the_density_that_its_name_says(mean, std, schedule):
+def test_normal_log_snr_is_normally_distributed(mean, std, schedule):
     log_snr = schedule(NormalLogSNR(mean, std)(UNIFORM, schedule)).log_snr
     normal_ = NormalDist(mean, std)
     for level in (mean - 2 * std, mean - std, mean, mean + 0.5 * std, mean + 2 * std):
@@ -181,7 +181,7 @@ def test_edms_sigma_is_log_normal_with_the_mean_and_deviation_of_the_paper():
         assert (log_sigma <= level).double().mean().item() == pytest.approx(law.cdf(level), abs=2e-4)
 
 
-def test_a_weight_multiplies_the_error_of_its_level():
+def test_a_weighting_multiplies_the_error_at_each_level():
     """lambda (sigma) of Karras et al. 2022, table 1, whatever alpha is; the default counts all alike."""
     assert Objective().weight == Unweighted()
     for schedule in (Cosine(), KarrasSigma()):
@@ -216,7 +216,7 @@ def test_gradients_reach_the_network():
     assert model.net.factor.grad < -0.1
 
 
-def test_an_impossible_density_is_refused():
+def test_impossible_time_samplings_and_weightings_are_refused():
     for std in (0.0, -1.0, math.nan):
         with pytest.raises(UserError, match=r"objective\.times\.std must be above 0, got"):
             NormalLogSNR(std=std)

@@ -113,7 +113,7 @@ def test_edm_and_velocity_are_one_for_data_of_unit_variance():
     assert torch.allclose(edm.inp, v.inp)
 
 
-def test_the_network_is_told_what_its_conditioning_says():
+def test_the_network_gets_the_value_of_its_conditioning():
     t = uniform(20)
     for schedule in (Cosine(), LinearBeta()):
         at = schedule(t)

@@ -16,7 +16,7 @@ def images(n=40, channels=3):
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("sizes", [[40], [7, 1, 32], [1] * 40])
-def test_measured_is_the_mean_and_deviation_over_the_whole_set_however_it_is_cut(channels, sizes):
+def test_measured_pixels_do_not_depend_on_the_batches(channels, sizes):
     data = images(channels=channels)
     pixels = Pixels.measured(data.split(sizes))
     rows = data.numpy().transpose(1, 0, 2, 3).reshape(channels, -1)
@@ -24,14 +24,14 @@ def test_measured_is_the_mean_and_deviation_over_the_whole_set_however_it_is_cut
     assert np.allclose(pixels.std, rows.std(1), rtol=1e-12)
 
 
-def test_a_measured_set_enters_with_mean_zero_and_deviation_one():
+def test_measured_pixels_give_mean_zero_and_deviation_one():
     data = images()
     entered = Pixels.measured([data]).enter(data)
     assert entered.mean((0, 2, 3)).abs().max() < 1e-12
     assert torch.allclose(entered.std((0, 2, 3), correction=0), torch.ones(3, dtype=torch.float64))
 
 
-def test_a_measured_set_can_enter_with_the_deviation_that_a_paper_has():
+def test_measured_pixels_can_give_another_deviation():
     """Karras et al. 2022 take data of deviation 0.5 for granted; measured, it is."""
     data = images()
     pixels = Pixels.measured([data], 0.5)
@@ -40,24 +40,24 @@ def test_a_measured_set_can_enter_with_the_deviation_that_a_paper_has():
 
 
 @given(mean=st.floats(0, 1), std=st.floats(0.01, 2))
-def test_leaving_undoes_entering(mean, std):
+def test_leave_inverts_enter(mean, std):
     pixels, data = Pixels.fixed(mean, std), uniform(4, 3, 5, 5)
     assert torch.allclose(pixels.leave(pixels.enter(data)), data, rtol=0, atol=1e-6)
     assert pixels.enter(data.float()).dtype == torch.float32
 
 
-def test_a_half_and_a_half_is_the_usual_unit_range():
+def test_fixed_pixels_of_one_half_give_the_range_from_minus_one_to_one():
     ends = torch.tensor([0.0, 0.5, 1.0]).reshape(1, 1, 1, 3)
     assert Pixels.fixed(0.5, 0.5, channels=1).enter(ends).flatten().tolist() == [-1, 0, 1]
 
 
-def test_what_leaves_lies_in_the_unit_interval():
+def test_images_leave_clamped_to_the_unit_interval():
     left = Pixels.fixed(0.5, 0.5).leave(10 * normal(2, 3, 4, 4))
     assert left.min() == 0
     assert left.max() == 1
 
 
-def test_dequantised_values_lie_about_those_of_the_image_and_its_units_are_bins_of_256():
+def test_dequantised_values_lie_around_those_of_the_image_and_units_are_bins_of_one_256th():
     pixels = Pixels((0.4, 0.5), (0.2, 0.3))
     values = torch.arange(256, dtype=torch.float64).reshape(1, 1, 16, 16).expand(2, 2, 16, 16)
     dequantised = pixels.dequantised
@@ -93,7 +93,7 @@ def test_impossible_pixels_are_refused(mean, std):
 
 
 @pytest.mark.parametrize("measured, given_", [(3, 1), (1, 3), (3, 4)])
-def test_images_of_other_channels_are_refused_rather_than_spread(measured, given_):
+def test_images_with_other_channels_are_refused(measured, given_):
     pixels = Pixels.fixed(0.5, 0.5, measured)
     for border in (pixels.enter, pixels.leave):
         with pytest.raises(UserError, match=rf"must have {measured} channels.* got {given_}"):

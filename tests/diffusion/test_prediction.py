@@ -14,20 +14,20 @@ any_level = pytest.mark.parametrize("at", [VP, VE], ids=["vp", "ve"])
 
 @any_level
 @pytest.mark.parametrize("read", [from_noise, from_image, from_velocity])
-def test_the_halves_add_up_to_the_noisy_image(read, at):
+def test_image_and_noise_add_up_to_the_noisy_image(read, at):
     p = read(X, OUTPUT, at)
     assert torch.allclose(at.alpha * p.x0 + at.sigma * p.eps, X)
 
 
 @any_level
-def test_what_the_network_said_is_kept(at):
+def test_a_prediction_keeps_the_output_of_the_network(at):
     assert torch.equal(from_noise(X, OUTPUT, at).eps, OUTPUT)
     assert torch.equal(from_image(X, OUTPUT, at).x0, OUTPUT)
     assert torch.allclose(velocity(from_velocity(X, OUTPUT, at), at), OUTPUT)
 
 
 @any_level
-def test_every_reading_finds_the_truth_when_told_the_truth(at):
+def test_exact_outputs_give_the_exact_prediction(at):
     truth = Prediction(normal(8, 3, 2, 2, seed=2), normal(8, 3, 2, 2, seed=3))
     x_t = at.alpha * truth.x0 + at.sigma * truth.eps
     for p in (

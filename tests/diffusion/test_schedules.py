@@ -80,7 +80,7 @@ def test_levels_have_the_shape_of_the_times_and_are_float64(schedule, shape):
 
 
 @every_schedule
-def test_a_level_of_many_times_is_that_of_each(schedule):
+def test_many_times_at_once_give_the_level_of_each(schedule):
     whole = schedule(TIMES[::97])
     for i, t in enumerate(TIMES[::97]):
         assert schedule(t).log_snr == pytest.approx(whole.log_snr[i].item(), rel=1e-12)
@@ -135,7 +135,7 @@ def test_linear_beta_solves_its_differential_equation():
 
 
 @pytest.mark.parametrize("quantity", SEVEN)
-def test_a_schedule_is_linear_in_what_it_is_called_by(quantity):
+def test_a_linear_in_schedule_is_linear_in_its_quantity(quantity):
     t = torch.linspace(0, 1, 101, dtype=torch.float64)
     at = LinearIn(quantity, 2.0, -3.0)(t)
     noise, signal = at.sigma**2, at.alpha**2
@@ -187,7 +187,7 @@ def test_cosine_turns_at_a_constant_angle_between_its_bounds():
     assert torch.allclose(turns, turns[:1].expand(10))
 
 
-def test_under_the_originals_bounds_no_time_is_clean():
+def test_no_time_is_clean_under_the_original_bounds():
     assert Cosine()(torch.tensor(0.0)).sigma.item() == pytest.approx(0.3122, abs=1e-4)
 
 
@@ -249,7 +249,7 @@ def test_the_table_tends_to_the_continuous_schedule():
     # dfalbel/denoising-diffusion, diffusion.R:28, recomputed: 38.0 and 6.7 % of the times on two levels.
     [("powers", 0.380, 0.067), ("rates", 0.121, 0.097), ("none", 0.001, 0.001)],
 )
-def test_the_clip_of_powers_collapses_the_times_that_the_seed_collapses(clip, noisy, clean):
+def test_the_clip_of_powers_collapses_the_same_times_as_torch_luz(clip, noisy, clean):
     alpha = Linear(clip=clip)(torch.arange(1000, dtype=torch.float64) / 999 + 1e-9).alpha
     assert (alpha == alpha.min()).double().mean().item() == pytest.approx(noisy, abs=5e-4)
     assert (alpha == alpha.max()).double().mean().item() == pytest.approx(clean, abs=5e-4)

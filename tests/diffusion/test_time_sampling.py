@@ -20,7 +20,7 @@ def full(choice=LossAware(ENTRIES, 4, 0.01), seed=0):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_weighted_loss_has_the_mean_of_even_draws(seed):
+def test_the_weighted_loss_has_the_mean_of_evenly_drawn_times(seed):
     """Over the law of the draws, whatever the loss is: also one that the memory has never seen."""
     memory, loss = full(seed=seed), uniform(ENTRIES, seed=99)
     times, counts = memory.draw(FINE)

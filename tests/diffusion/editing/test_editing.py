@@ -105,7 +105,7 @@ def test_an_inversion_that_does_not_converge_says_so():
         assert found.residual > 1
 
 
-def test_a_plain_inversion_asks_once_a_step():
+def test_an_inversion_that_is_not_exact_takes_one_evaluation_a_step():
     counted = Counted(LAW)
     invert(counted, normal(1, 1, 2, 2), times(10))
     assert counted.evaluations == 9
@@ -116,7 +116,7 @@ def test_a_plain_inversion_asks_once_a_step():
 # --- interpolating ------------------------------------------------------------------------------------------
 
 
-def test_slerp_ends_at_its_ends_and_keeps_the_law_of_noise():
+def test_slerp_reaches_its_ends_and_keeps_the_distribution_of_noise():
     a, b = normal(4, 3, 16, 16, seed=1), normal(4, 3, 16, 16, seed=2)
     assert torch.allclose(slerp(a, b, 0.0), a)
     assert torch.allclose(slerp(a, b, 1.0), b)
@@ -167,7 +167,7 @@ def half():
     return mask
 
 
-def test_the_known_part_of_an_inpainted_picture_is_the_image():
+def test_the_known_part_of_an_inpainted_sample_is_the_image():
     known = normal(1, 1, 4, 4, seed=5)
     law = Gaussian(WIDE, 0.0, 1.0)
     noise = Noise(range(3))
@@ -188,7 +188,7 @@ def test_the_painted_part_follows_from_the_known_one():
     assert torch.allclose(end.x0[..., 2:], torch.ones(()).double(), atol=0.3)
 
 
-def test_inpainting_asks_as_often_as_it_says():
+def test_inpainting_takes_the_evaluations_that_it_states():
     counted, noise = Counted(LAW), Noise([0])
     last_state(
         Inpaint(normal(1, 1, 2, 2), torch.ones(1, 1, 2, 2), 4)(counted, normal(1, 1, 2, 2), times(6), noise)
@@ -221,7 +221,7 @@ def test_painting_everything_once_is_ancestral_sampling():
 
 
 @pytest.mark.parametrize("schedule", [WIDE, LinearBeta()], ids=str)
-def test_noising_again_keeps_the_marginal(schedule):
+def test_renoising_keeps_the_marginal_distribution(schedule):
     law, n = Gaussian(schedule, 0.3, 0.5), 40_000
     now, then = (schedule(torch.tensor(t).double()) for t in (0.3, 0.5))
     x = now.alpha * law.mean + law.spread(now) * normal(1, 1, 1, n)

@@ -121,7 +121,7 @@ def test_a_sampler_states_its_evaluations_and_whether_it_is_stochastic(sampler, 
     assert (noise.drawn > 0) == (sampler.stochastic and (levels > 1 or isinstance(sampler, Inpaint)))
 
 
-def test_the_reference_is_the_closed_form_where_there_is_one():
+def test_the_exact_flow_of_one_gaussian_is_its_closed_form():
     """Of one Gaussian cloud the flow is known: standard scores are kept."""
     schedule = Cosine(0.014, 0.999)
     cloud = Mixture(schedule, torch.full((1, 1, 2, 2), 0.3, dtype=torch.float64), 0.5)
@@ -133,7 +133,7 @@ def test_the_reference_is_the_closed_form_where_there_is_one():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_warped_clocks_keep_neighbouring_steps_within_a_factor_of_three(seed):
+def test_neighbouring_warped_steps_differ_by_a_factor_below_three(seed):
     steps = -c.Warped(seed).between(40, Cosine(), 1.0, END).diff()
     ratio = steps[1:] / steps[:-1]
     assert (steps > 0).all()
@@ -143,7 +143,7 @@ def test_warped_clocks_keep_neighbouring_steps_within_a_factor_of_three(seed):
 
 
 @pytest.mark.parametrize("order", [1, 2, 3.5])
-def test_a_slope_is_read_from_a_power_law_and_rounding_is_left_out(order):
+def test_the_order_of_a_power_law_is_found_without_errors_of_rounding(order):
     levels = (11, 21, 41, 81)
     exactly = [(n - 1.0) ** -order for n in levels]
     assert c.convergence_order(levels, exactly) == pytest.approx(order)

@@ -1,5 +1,4 @@
 import math
-from itertools import pairwise
 
 import pytest
 import torch
@@ -47,32 +46,21 @@ def pure(schedule, n=8, side=2):
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 @pytest.mark.parametrize("grid", GRIDS, ids=GRID_NAMES)
-def test_it_follows_the_flow_with_order_one_on_any_grid(grid, schedule):
+def test_states_and_samples_converge_to_the_exact_flow_with_order_one_on_any_grid(grid, schedule):
     oracle, x = Gaussian(schedule), pure(schedule)
 
-    def error(steps):
+    def errors(steps):
         end = run(DDIM(), oracle, x, grid(steps, schedule))
-        return (end.x - oracle.flow(x, 1, end.t)).abs().max()
+        exact = oracle.flow(x, 1, end.t)
+        pairs = (end.x, exact), (final_sample(oracle, end), oracle(exact, end.t).x0)
+        return [(found - wanted).abs().max() for found, wanted in pairs]
 
-    assert error(400) < 0.02
-    assert math.log2(error(200) / error(400)) == pytest.approx(1, abs=0.2)
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-@pytest.mark.parametrize("grid", GRIDS, ids=GRID_NAMES)
-def test_its_picture_tends_to_the_exact_picture_with_order_one(grid, schedule):
-    oracle, x = Gaussian(schedule), pure(schedule)
-
-    def error(steps):
-        end = run(DDIM(), oracle, x, grid(steps, schedule))
-        exact = oracle(oracle.flow(x, 1, end.t), at_time(end.t)).x0
-        return (final_sample(oracle, end) - exact).abs().max()
-
-    assert error(400) < 0.02
-    assert math.log2(error(200) / error(400)) == pytest.approx(1, abs=0.2)
+    for coarse, fine in zip(errors(200), errors(400), strict=True):
+        assert fine < 0.02
+        assert math.log2(coarse / fine) == pytest.approx(1, abs=0.2)
 
 
-def test_the_picture_tends_to_the_end_of_the_flow_where_the_schedule_has_a_clean_end():
+def test_samples_tend_to_the_end_of_the_flow_where_the_schedule_has_a_clean_end():
     schedule = LinearBeta()
     oracle, x = Gaussian(schedule), pure(schedule)
     errors = [
@@ -152,36 +140,7 @@ def test_float32_images_follow_float64_ones_on_a_fine_grid():
     assert (fine - coarse).abs().max() < 1e-5
 
 
-def test_an_image_depends_on_its_own_seed_only():
-    oracle, x = Gaussian(Cosine()), pure(Cosine())
-    times = Uniform()(5, Cosine())
-    whole = run(DDIM(1.0), oracle, x, times).x
-    parts = [run(DDIM(1.0), oracle, x[i:j], times, range(i, j)).x for i, j in ((0, 3), (3, 8))]
-    assert torch.equal(whole, torch.cat(parts))
-    backwards = run(DDIM(1.0), oracle, x.flip(0), times, range(7, -1, -1)).x
-    assert torch.equal(whole, backwards.flip(0))
-
-
-def test_a_run_leaves_no_trace():
-    oracle, x, times = Gaussian(Cosine()), pure(Cosine()), Uniform()(9, Cosine())
-    before, kept = torch.get_rng_state(), x.clone()
-    sampler = DDIM(1.0)
-    assert torch.equal(run(sampler, oracle, x, times).x, run(sampler, oracle, x, times).x)
-    assert torch.equal(before, torch.get_rng_state())
-    assert torch.equal(x, kept)
-
-
-def test_the_states_are_at_the_levels_of_the_grid_and_the_start_is_the_first():
-    oracle, x, times = Gaussian(Cosine()), pure(Cosine()), Warped(0)(7, None)
-    states = list(DDIM()(oracle, x, times, Noise(EIGHT)))
-    assert [state.t for state in states] == times.tolist()
-    assert torch.equal(states[0].x, x)
-    assert not states[0].x0.any()
-    for before, after in pairwise(states):
-        assert torch.equal(after.x0, oracle(before.x, at_time(before.t)).x0)
-
-
-def test_a_run_can_be_watched_and_left_early():
+def test_a_run_can_be_stopped_early_and_leaves_gradients_on():
     for state in DDIM()(Gaussian(Cosine()), pure(Cosine()), Uniform()(1000, Cosine()), Noise(EIGHT)):
         assert torch.is_grad_enabled()
         if state.t < 0.9:
@@ -198,13 +157,13 @@ def test_a_run_needs_no_gradients():
     assert not run(DDIM(), Learns(Cosine()), pure(Cosine()), Uniform()(3, Cosine())).x.requires_grad
 
 
-def test_a_slice_of_a_grid_goes_on_where_the_other_ended():
+def test_a_run_continues_from_the_state_of_another():
     oracle, x, times = Gaussian(Cosine()), pure(Cosine()), Uniform()(12, Cosine())
     half = run(DDIM(), oracle, x, times[:6])
     assert torch.equal(run(DDIM(), oracle, half.x, times[5:]).x, run(DDIM(), oracle, x, times).x)
 
 
-def test_one_step_is_legal():
+def test_a_grid_of_one_level_gives_one_prediction_from_noise():
     oracle, x = Gaussian(Cosine()), pure(Cosine())
     end = run(DDIM(1.0), oracle, x, Uniform()(1, Cosine()))
     assert torch.equal(end.x, x)

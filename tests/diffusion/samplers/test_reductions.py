@@ -44,7 +44,7 @@ def test_methods_of_order_one_are_ddim(sampler, grid, law):
 
 
 @every_law
-def test_ancestral_methods_are_one(law):
+def test_ancestral_methods_agree(law):
     times = Uniform()(12, law.schedule)
     ddpm = states(DDPM(), law, times)
     assert close(ddpm, states(DDIM(1.0), law, times))
@@ -54,7 +54,7 @@ def test_ancestral_methods_are_one(law):
 
 @every_law
 @pytest.mark.parametrize("alpha, weights", [(0.5, (0, 1)), (1.0, (0.5, 0.5))])
-def test_the_family_of_order_two_holds_midpoint_and_heun(alpha, weights, law):
+def test_edm_is_the_midpoint_rule_and_heuns_rule(alpha, weights, law):
     """Written out in y = x / alpha over sigma / alpha (Karras et al. 2022, algorithm 3)."""
     times = Uniform()(12, law.schedule)
     bar = lambda at: at.sigma / at.alpha
@@ -163,7 +163,16 @@ def test_the_deviation_of_a_step_of_ddpm_is_that_of_the_paper(variance):
 
 @pytest.mark.parametrize(
     "sampler",
-    [DDIM(0.7), DDPM(), DDPM("large"), EDM(s_churn=8.0), DPMSolver(2, eta=1.0), UniPC(), AdamsBashforth(4)],
+    [
+        DDIM(0.7),
+        DDIM(1.0),
+        DDPM(),
+        DDPM("large"),
+        EDM(s_churn=8.0),
+        DPMSolver(2, eta=1.0),
+        UniPC(),
+        AdamsBashforth(4),
+    ],
     ids=str,
 )
 def test_an_image_depends_on_its_own_seed_only_and_a_run_leaves_no_trace(sampler):
@@ -174,12 +183,14 @@ def test_an_image_depends_on_its_own_seed_only_and_a_run_leaves_no_trace(sampler
     whole = run(0, 6)
     assert torch.equal(whole, run(0, 6))
     assert torch.equal(whole, torch.cat([run(0, 1), run(1, 4), run(4, 6)]))
+    backwards = last_state(sampler(law, x.flip(0), times, Noise(range(5, -1, -1)))).x
+    assert torch.equal(whole, backwards.flip(0))
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(x, kept)
 
 
 @pytest.mark.parametrize(
-    "sampler", [DDPM(), EDM(), AdamsBashforth(3), DPMSolver(3, start="exact"), UniPC()], ids=str
+    "sampler", [DDIM(), DDPM(), EDM(), AdamsBashforth(3), DPMSolver(3, start="exact"), UniPC()], ids=str
 )
 def test_the_states_are_at_the_levels_of_the_grid_and_the_start_is_the_first(sampler):
     law, x = LAWS[0], normal(3, 1, 3, 3)
@@ -188,6 +199,8 @@ def test_the_states_are_at_the_levels_of_the_grid_and_the_start_is_the_first(sam
     assert [state.t for state in found] == times.tolist()
     assert torch.equal(found[0].x, x)
     assert not found[0].x0.any()
+    for before, after in pairwise(found):
+        assert isinstance(sampler, UniPC) or torch.equal(after.x0, law(before.x, before.t).x0)
     assert not list(sampler(law, x, times[:0], Noise(SEEDS)))
     assert len(list(sampler(law, x, times[:1], Noise(SEEDS)))) == 1
 
@@ -210,7 +223,7 @@ def test_the_states_are_at_the_levels_of_the_grid_and_the_start_is_the_first(sam
 )
 @pytest.mark.parametrize("table", [Linear(), Linear(clip="powers")], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_times_that_share_a_level_of_a_table_count_once(sampler, table, dtype):
+def test_a_step_between_two_times_of_one_level_does_nothing(sampler, table, dtype):
     """The tables are flat at one end or at both: some of the first and last of twenty times are one level."""
     law, times = Mixture(table, normal(4, 1, 3, 3, seed=1), 0.4), Uniform()(20, table)
     levels = table(times).log_snr
@@ -229,7 +242,7 @@ def test_times_that_share_a_level_of_a_table_count_once(sampler, table, dtype):
     assert torch.allclose(twice, single, atol=1e-9 if dtype == torch.float64 else 1e-4)
 
 
-def test_a_learned_variance_on_one_level_of_a_table_is_none():
+def test_a_learned_variance_is_zero_between_two_times_of_one_level():
     table = Linear(clip="powers")
     law, times = Mixing(Gaussian(table), 0.5), torch.tensor([1.0, 0.9], dtype=torch.float64)
     x = normal(3, 1, 3, 3)
@@ -248,6 +261,6 @@ def test_a_learned_variance_on_one_level_of_a_table_is_none():
         lambda: UniPC(0),
     ],
 )
-def test_what_no_sampler_can_be_is_an_error(make):
+def test_impossible_samplers_are_refused(make):
     with pytest.raises(UserError, match="sampler."):
         make()

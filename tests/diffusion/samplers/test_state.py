@@ -17,13 +17,13 @@ class Exploding:
 
 
 @pytest.mark.parametrize("schedule, scale", [(Cosine(), 1.0), (LinearBeta(), 1.0), (Exploding(), 6401**0.5)])
-def test_a_run_starts_with_noise_of_the_scale_of_its_level(schedule, scale):
+def test_initial_noise_has_the_deviation_of_its_level(schedule, scale):
     blank = torch.zeros(4, 3, 8, 8, dtype=torch.float64)
     x = initial_noise(schedule, Noise(range(4)), blank, torch.tensor(1.0, dtype=torch.float64))
     assert torch.allclose(x, scale * Noise(range(4)).like(blank))
 
 
-def test_the_last_state_is_the_last_and_no_other_is_kept():
+def test_last_state_returns_the_last_state():
     def states():
         for k in range(5):
             yield State(torch.zeros(1), float(k), torch.zeros(1))
@@ -40,7 +40,7 @@ def test_an_empty_grid_is_a_users_error(sampler):
         last_state(sampler(Gaussian(Cosine()), normal(2, 3, 4, 4), times[times < 0.05], Noise(range(2))))
 
 
-def test_the_picture_is_the_clean_image_at_the_state():
+def test_the_final_sample_is_the_clean_image_predicted_at_the_state():
     oracle, x = Gaussian(LinearBeta()), normal(2, 3, 4, 4)
     assert torch.equal(
         final_sample(oracle, State(x, 0.3, torch.zeros_like(x))),
@@ -48,7 +48,7 @@ def test_the_picture_is_the_clean_image_at_the_state():
     )
 
 
-def test_a_picture_carries_no_gradients():
+def test_a_final_sample_carries_no_gradients():
     class Learns(Gaussian):
         def __call__(self, x_t, t):
             return super().__call__(x_t * torch.ones((), requires_grad=True), t)

@@ -103,7 +103,7 @@ def test_at_a_thousand_steps_the_bias_is_below_the_error_of_ten_thousand_images(
     assert variance < spread**2 * (2 / 10_000) ** 0.5
 
 
-def test_churn_renews_noise_where_it_is_told_to_and_never_past_the_start():
+def test_churn_renews_noise_between_s_min_and_s_max_and_never_past_the_start():
     schedule = Cosine(0.1, 0.999)
     oracle, times = Gaussian(schedule, 0.0, 0.5), torch.linspace(1, 0.1, 20, dtype=torch.float64)
 
@@ -121,7 +121,7 @@ def test_churn_renews_noise_where_it_is_told_to_and_never_past_the_start():
     assert max(bias(EDM(s_churn=1e6), Gaussian(schedule, 0.0, 0.5), 400)) < 1e-2
 
 
-def test_inflated_noise_is_more_noise():
+def test_s_noise_above_one_raises_the_variance():
     oracle = Gaussian(Cosine(0.1, 0.999), 0.0, 0.5)
     times = torch.linspace(1, 0.1, 20, dtype=torch.float64)
     plain, inflated = (law(EDM(s_churn=5.0, s_noise=n), oracle, times)[1] for n in (1.0, 1.1))
