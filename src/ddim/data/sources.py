@@ -50,19 +50,15 @@ class Source(Protocol):
     @property
     def official(self) -> bool:
         """Whether the source has a split of its own: names of training images then begin with "train/"."""
-        ...
 
     def stamp(self) -> str:
         """Return a text that changes if the files may have changed; "" if that cannot be known."""
-        ...
 
     def survey(self) -> Survey | None:
         """Return the survey if it is known without reading the files, else None."""
-        ...
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
         """Read every file of the source; only drawn images depend on the size (height, width)."""
-        ...
 
 
 def name_problem(name: str) -> str | None:

@@ -26,9 +26,8 @@ the projections and the last convolution. The branches that are added to it are 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -189,28 +188,6 @@ class DDPMUNet(nn.Module):
         )
         self.augment_proj = nn.Linear(spec.augment, positions, bias=False) if spec.augment else None
 
-        block = partial(
-            Block,
-            embedding=width,
-            norm=spec.norm,
-            dropout=spec.dropout,
-            scale_shift=spec.scale_shift,
-            scale=spec.scale,
-        )
-
-        def attention_block(now: int, stage: int, attend: bool) -> AttentionBlock:
-            # The first stage is full resolution, where the projection is on the way of x_t.
-            built, out = block(now, widths[stage], exact=stage == 0), widths[stage]
-            heads = out // spec.head if spec.head else spec.heads
-            attention = Attention(spec.norm(out), out, heads, scale=spec.scale) if attend else None
-            return AttentionBlock(built, attention)
-
-        def resampled(width: int, up: bool) -> nn.Module:
-            if spec.resizes_in_blocks:
-                resize = Filter(up=up, blur=spec.resample == "blur")
-                return block(width, width, resize=resize, project=spec.sde)
-            return Upsample(width) if up else Downsample(width, same=spec.resample == "same")
-
         self.in_conv = ExactConv2d(channels, spec.width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         now, skips = spec.width, []
@@ -219,23 +196,21 @@ class DDPMUNet(nn.Module):
             skips.append(now)
             blocks = nn.ModuleList()
             for _ in range(spec.blocks):
-                blocks.append(attention_block(now, stage, spec.attention[stage]))
+                blocks.append(_attention_block(spec, now, stage, spec.attention[stage]))
                 now = out
                 skips.append(now)
             self.down.append(blocks)
         bottom = len(widths) - 1
-        self.middle = nn.ModuleList(
-            [attention_block(now, bottom, attend=True), attention_block(now, bottom, attend=False)]
-        )
+        self.middle = nn.ModuleList(_attention_block(spec, now, bottom, attend) for attend in (True, False))
         for stage in range(bottom, -1, -1):
             blocks = nn.ModuleList()
             for k in range(spec.blocks + 1):
                 attend = spec.attention[stage] and (not spec.sde or k == spec.blocks)
-                blocks.append(attention_block(now + skips.pop(), stage, attend))
+                blocks.append(_attention_block(spec, now + skips.pop(), stage, attend))
                 now = widths[stage]
             self.up.append(blocks)
-        self.downsample = nn.ModuleList(resampled(width, up=False) for width in widths[:-1])
-        self.upsample = nn.ModuleList(resampled(width, up=True) for width in widths[:0:-1])
+        self.downsample = nn.ModuleList(_resampling(spec, width, up=False) for width in widths[:-1])
+        self.upsample = nn.ModuleList(_resampling(spec, width, up=True) for width in widths[:0:-1])
         self.pyramid = _pyramid(channels, spec) if spec.pyramid else None
         self.out_norm = spec.norm(now)
         self.out_conv = ExactConv2d(now, spec.outputs * channels, 3, padding=1)
@@ -310,6 +285,33 @@ def _embedding(spec: DDPMUNetSpec) -> Positional | Fourier:
     if spec.embedding == "fourier":
         return Fourier(2 * spec.width)
     return Positional(spec.width, cos_first=spec.embedding == "cos_sin")
+
+
+def _block(spec: DDPMUNetSpec, channels: int, out: int, **options: Any) -> Block:  # noqa: ANN401  (of `Block`)
+    return Block(
+        channels,
+        out,
+        4 * spec.width,
+        norm=spec.norm,
+        dropout=spec.dropout,
+        scale_shift=spec.scale_shift,
+        scale=spec.scale,
+        **options,
+    )
+
+
+def _attention_block(spec: DDPMUNetSpec, now: int, stage: int, attend: bool) -> AttentionBlock:
+    # The first stage is full resolution, where the projection is on the way of x_t.
+    block, out = _block(spec, now, spec.widths[stage], exact=stage == 0), spec.widths[stage]
+    heads = out // spec.head if spec.head else spec.heads
+    return AttentionBlock(block, Attention(spec.norm(out), out, heads, scale=spec.scale) if attend else None)
+
+
+def _resampling(spec: DDPMUNetSpec, width: int, *, up: bool) -> nn.Module:
+    if spec.resizes_in_blocks:
+        resize = Filter(up=up, blur=spec.resample == "blur")
+        return _block(spec, width, width, resize=resize, project=spec.sde)
+    return Upsample(width) if up else Downsample(width, same=spec.resample == "same")
 
 
 def _pyramid(channels: int, spec: DDPMUNetSpec) -> nn.ModuleList:

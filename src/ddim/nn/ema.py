@@ -18,7 +18,6 @@ class Averaging(Protocol):
     @property
     def more(self) -> tuple[float, ...]:
         """Values of the main parameter for further averages of the same run."""
-        ...
 
     def __call__(self, k: int, batch: int) -> float:
         """Return the weight in (0, 1] of the newest weights in the average.
@@ -27,11 +26,9 @@ class Averaging(Protocol):
             k: number of the update, from 1. The result is 1 at k = 1: initial weights are forgotten.
             batch: images per update.
         """
-        ...
 
     def at(self, value: float) -> Averaging:
         """Return this rule with another value of its main parameter, and without further averages."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -23,36 +23,29 @@ class NetworkSpec(Protocol):
     @property
     def classes(self) -> int:
         """Number of class labels that the network distinguishes; 0 for none."""
-        ...
 
     @property
     def takes_classes(self) -> bool:
         """Whether `classes` is a field that may be set, because the network can be conditioned on a class."""
-        ...
 
     @property
     def augment(self) -> int:
         """Number of augmentation labels that the network is conditioned on; 0 for none."""
-        ...
 
     @property
     def outputs(self) -> int:
         """Channels of the output per channel of the image: 1, or 2 if a variance is predicted as well."""
-        ...
 
     @property
     def multiple(self) -> int:
         """Heights and widths are padded to a multiple of this number of pixels."""
-        ...
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels of each stage, from full resolution down."""
-        ...
 
     def network(self, channels: int) -> nn.Module:
         """Build the network for images with this number of channels; initial weights are random."""
-        ...
 
 
 NETWORKS: dict[str, type[NetworkSpec]] = {
