@@ -137,9 +137,9 @@ def _rejected(rejects: Sequence[Reject]) -> Iterator[str]:
 
 
 def _duplicates(images: Images) -> Iterator[str]:
-    from ddim.data.duplicates import crosses_classes, find_duplicates
+    from ddim.data.duplicates import crosses_classes, group_equal_images
 
-    groups = find_duplicates(images)
+    groups = group_equal_images(images)
     if not groups:
         yield "duplicates: none"
         return

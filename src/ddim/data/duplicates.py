@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ddim.data.images import Images
 
 
-def find_duplicates(images: Images) -> list[list[int]]:
+def group_equal_images(images: Images) -> list[list[int]]:
     """Group the images whose pixels are equal after crop and resize.
 
     Returns:

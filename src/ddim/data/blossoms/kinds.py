@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from ddim.data.blossoms.paint import Blade, Place, blend_colours, paint_blade, parse_colour
+from ddim.data.blossoms.paint import Blade, Place, blend, paint_blade, parse_rgb
 from ddim.data.blossoms.scene import (
     Scene,
     light_side,
@@ -26,7 +26,7 @@ def _daisy(scene: Scene) -> None:
         "e8e2d0 ffffff", "f7e9ee ffffff", "f2b8cf fdeaf2", "efd54a fff3a8", "c9a4e0 efe0fa"
     )
     look = Blade(
-        blend_colours(base * 0.85, tip, tip), width=scene.between(0.09, 0.14), rise=0.35, fall=0.25, veins=1.5
+        blend(base * 0.85, tip, tip), width=scene.between(0.09, 0.14), rise=0.35, fall=0.25, veins=1.5
     )
     count = scene.whole(13, 22)
     if scene.random.random() < 0.5:
@@ -47,12 +47,7 @@ def _sunflower(scene: Scene) -> None:
     paint_stem(scene, place, size, scene.whole(1, 4))
     base, tip = scene.pick("d97a06 ffd22e", "e69a0a ffe25a", "b5460f f3a024")
     look = Blade(
-        blend_colours(base, tip, tip),
-        width=scene.between(0.11, 0.16),
-        rise=0.5,
-        fall=0.6,
-        veins=1.5,
-        rib=0.08,
+        blend(base, tip, tip), width=scene.between(0.11, 0.16), rise=0.5, fall=0.6, veins=1.5, rib=0.08
     )
     count = scene.whole(15, 22)
     paint_whorl(
@@ -61,7 +56,7 @@ def _sunflower(scene: Scene) -> None:
     paint_whorl(scene, place, count, size * 0.9, look)
     eye = size * scene.between(0.36, 0.46)
     paint_eye(scene, place, eye, scene.pick("3a210f", "4a2c12", "2b1a10")[0], 40, "7a4a1c")
-    paint_eye(scene, place, eye * 0.45, parse_colour("2a1a10"), 10, "5b4a1e")
+    paint_eye(scene, place, eye * 0.45, parse_rgb("2a1a10"), 10, "5b4a1e")
 
 
 def _cosmos(scene: Scene) -> None:
@@ -71,7 +66,7 @@ def _cosmos(scene: Scene) -> None:
         "9c1f66 e05aa6 f4a3cf", "b85a90 f3c1dc ffffff", "7d0f3f b3195c d4407e", "f5a86b ffd9a8 fff0d8"
     )
     look = Blade(
-        blend_colours(base, middle, tip),
+        blend(base, middle, tip),
         width=0.3,
         rise=0.9,
         fall=0.22,
@@ -94,7 +89,7 @@ def _primrose(scene: Scene) -> None:
         "f5cf3a f4f0f8 ffffff",
     )
     look = Blade(
-        blend_colours(base, middle, tip),
+        blend(base, middle, tip),
         width=scene.between(0.36, 0.44),
         rise=0.9,
         fall=0.3,
@@ -116,7 +111,7 @@ def _poppy(scene: Scene) -> None:
         "c9b04a f6efe2 ffffff",
     )
     look = Blade(
-        blend_colours(base, middle, tip, tip), width=0.55, rise=0.7, fall=0.3, frill=0.03, veins=5, round=0.35
+        blend(base, middle, tip, tip), width=0.55, rise=0.7, fall=0.3, frill=0.03, veins=5, round=0.35
     )
     count = scene.whole(4, 7)
     paint_whorl(
@@ -138,7 +133,7 @@ def _lily(scene: Scene) -> None:
         "8a1030 c22a50 e77a90",
     )
     look = Blade(
-        blend_colours(base, middle, tip),
+        blend(base, middle, tip),
         width=scene.between(0.2, 0.27),
         rise=0.8,
         fall=0.85,
@@ -160,7 +155,7 @@ def _rose(scene: Scene) -> None:
     for ring in range(5):
         share = 1 - 0.19 * ring
         look = Blade(
-            blend_colours(deep, deep + (tip - deep) * (0.75 - 0.1 * ring), tip),
+            blend(deep, deep + (tip - deep) * (0.75 - 0.1 * ring), tip),
             width=0.55,
             rise=0.6,
             fall=0.22,
@@ -180,7 +175,7 @@ def _dahlia(scene: Scene) -> None:
     )
     for ring in range(4):
         look = Blade(
-            blend_colours(deep * 0.8, deep + (tip - deep) * 0.7, tip),
+            blend(deep * 0.8, deep + (tip - deep) * 0.7, tip),
             width=0.2,
             rise=0.7,
             fall=0.5,
@@ -201,10 +196,8 @@ def _pansy(scene: Scene) -> None:
     blotch, front, edge = scene.pick(
         "1a0a2a f2c53a ffe98a", "2a0a3a b58ad8 e3d0f4", "2a0a10 e88a2a f8c06a", "14102a f4f0f8 ffffff"
     )
-    upper = Blade(
-        blend_colours(back * 0.6, back, (back * 1.15).clip(0, 1)), width=0.44, rise=0.8, fall=0.42, veins=2
-    )
-    lower = Blade(blend_colours(blotch, blotch, front, edge), width=0.42, rise=0.8, fall=0.45, veins=3)
+    upper = Blade(blend(back * 0.6, back, (back * 1.15).clip(0, 1)), width=0.44, rise=0.8, fall=0.42, veins=2)
+    lower = Blade(blend(blotch, blotch, front, edge), width=0.42, rise=0.8, fall=0.45, veins=3)
     for angle, look, share in (
         (0.5, upper, 1.0),
         (-0.5, upper, 1.0),
@@ -222,7 +215,7 @@ def _pansy(scene: Scene) -> None:
             1 + 0.1 * math.cos(seen - scene.light),
             light_side(scene, seen),
         )
-    paint_eye(scene, place, size * 0.08, parse_colour("f2d020"))
+    paint_eye(scene, place, size * 0.08, parse_rgb("f2d020"))
 
 
 def _tulip(scene: Scene) -> None:
@@ -239,7 +232,7 @@ def _tulip(scene: Scene) -> None:
         "c9301a f28a1e ffd040",
     )
     look = Blade(
-        blend_colours(base, middle, tip),
+        blend(base, middle, tip),
         width=scene.between(0.25, 0.32),
         rise=0.6,
         fall=0.5,
@@ -271,13 +264,7 @@ def _tulip(scene: Scene) -> None:
 def _crocus(scene: Scene) -> None:
     """Paint six wide pointed petals in two rings round long orange stamens."""
     place, size = place_flower(scene, tilt=0.55), scene.scale * scene.between(0.65, 0.95)
-    grass = Blade(
-        blend_colours(parse_colour("2a4a1e"), parse_colour("6f9a4a")),
-        width=0.04,
-        rise=0.3,
-        fall=0.8,
-        rib=-0.3,
-    )
+    grass = Blade(blend(parse_rgb("2a4a1e"), parse_rgb("6f9a4a")), width=0.04, rise=0.3, fall=0.8, rib=-0.3)
     for _ in range(scene.whole(4, 10)):
         at = Place(place.x + scene.between(-0.6, 0.6), 1.2).turned(-math.pi / 2 + scene.between(-0.5, 0.5))
         paint_blade(
@@ -292,12 +279,7 @@ def _crocus(scene: Scene) -> None:
         "3a1a6a 8a5ad0 b898ec", "e8e0f0 f4f0fa ffffff", "d98a0f f7b81e ffd85a", "6a3a9a d8c8f0 f4ecfc"
     )
     look = Blade(
-        blend_colours(base, middle, tip),
-        width=scene.between(0.27, 0.34),
-        rise=0.75,
-        fall=0.55,
-        veins=4,
-        round=0.3,
+        blend(base, middle, tip), width=scene.between(0.27, 0.34), rise=0.75, fall=0.55, veins=4, round=0.3
     )
     paint_whorl(scene, place.turned(math.pi / 3), 3, size, replace(look, ramp=look.ramp * 0.88))
     paint_whorl(scene, place, 3, size * 0.92, look)
@@ -314,9 +296,9 @@ def _forget_me_not(scene: Scene) -> None:
     for number in range(scene.whole(4, 9)):
         at = move_place(centre, 0.3 * scene.scale * math.sqrt(number) * scene.between(0.8, 1.2), number * 2.4)
         size = scene.scale * scene.between(0.28, 0.4)
-        look = Blade(blend_colours(base, tip, tip), width=0.42, rise=0.8, fall=0.3, round=0.3, shadow=0.4)
+        look = Blade(blend(base, tip, tip), width=0.42, rise=0.8, fall=0.3, round=0.3, shadow=0.4)
         paint_whorl(scene, at.turned(scene.between(0, 6)), 5, size, look)
-        paint_eye(scene, at, size * 0.2, parse_colour("f0c020"))
+        paint_eye(scene, at, size * 0.2, parse_rgb("f0c020"))
 
 
 KINDS: dict[str, Callable[[Scene], None]] = {

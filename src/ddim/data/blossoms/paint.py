@@ -258,11 +258,11 @@ def smooth_field(canvas: Canvas, values: np.ndarray) -> np.ndarray:
     return _smoothing(rows, values.shape[0]) @ values @ _smoothing(columns, values.shape[1]).T
 
 
-def blend_colours(*colours: np.ndarray) -> np.ndarray:
+def blend(*colours: np.ndarray) -> np.ndarray:
     """Blend colours (3,) at equal distances smoothly: (3, 256) float32."""
     return np.ascontiguousarray((_smoothing(_STEPS, len(colours)) @ np.stack(colours)).T, dtype=np.float32)
 
 
-def parse_colour(text: str) -> np.ndarray:
+def parse_rgb(text: str) -> np.ndarray:
     """Return a colour such as "f5c842" as (3,) float32 in [0, 1]."""
     return np.array([int(text[at : at + 2], 16) for at in (0, 2, 4)], np.float32) / 255

@@ -11,12 +11,12 @@ from ddim.data.blossoms.paint import (
     Blade,
     Canvas,
     Place,
-    blend_colours,
+    blend,
     paint_blade,
     paint_disc,
     paint_grains,
     paint_stalk,
-    parse_colour,
+    parse_rgb,
 )
 
 
@@ -42,7 +42,7 @@ class Scene:
 
     def pick(self, *palettes: str) -> list[np.ndarray]:
         """Draw one of the palettes ("f5c842 ffffff"); its colours (3,) vary in brightness and hue."""
-        colours = [parse_colour(text) for text in palettes[self.random.integers(len(palettes))].split()]
+        colours = [parse_rgb(text) for text in palettes[self.random.integers(len(palettes))].split()]
         shift = self.random.normal(0, 0.03, 3).astype(np.float32)
         return [(colour + shift * (0.4 + colour)).clip(0, 1) for colour in colours]
 
@@ -71,7 +71,7 @@ def paint_stem(scene: Scene, place: Place, size: float, leaves: int) -> None:
     foot, bow = place.x + scene.between(-0.5, 0.5), scene.between(-0.15, 0.15)
     dark, fresh = scene.pick("2c4a1e 7fa650", "35562a 93b45c", "21432c 5f9a62", "3d4f22 a5ad5a")
     look = Blade(
-        blend_colours(dark, fresh, dark * 0.9), veins=4, rib=-0.25, rise=0.9, fall=0.9, round=0.3, shadow=0.3
+        blend(dark, fresh, dark * 0.9), veins=4, rib=-0.25, rise=0.9, fall=0.9, round=0.3, shadow=0.3
     )
     for number in range(leaves):
         down = scene.between(0.25, 0.95)
@@ -123,7 +123,7 @@ def paint_eye(
         number = np.arange(count, dtype=np.float32)
         far, angle = radius * 0.92 * np.sqrt((number + 0.5) / count), number * 2.39996
         spots = np.stack([far * np.cos(angle), far * np.sin(angle)], axis=1)
-        paint_grains(scene.canvas, place, max(0.024, radius * 0.13), spots, parse_colour(grain))
+        paint_grains(scene.canvas, place, max(0.024, radius * 0.13), spots, parse_rgb(grain))
 
 
 def move_place(place: Place, far: float, angle: float) -> Place:
@@ -134,13 +134,11 @@ def move_place(place: Place, far: float, angle: float) -> Place:
 
 def paint_stamens(scene: Scene, place: Place, count: int, reach: float, thread: str, tip: str) -> None:
     """Paint threads from the middle outwards, each with a dot at its end."""
-    look = Blade(
-        blend_colours(parse_colour(thread), parse_colour(thread)), width=0.05, rise=0.2, fall=0.2, shadow=0.1
-    )
+    look = Blade(blend(parse_rgb(thread), parse_rgb(thread)), width=0.05, rise=0.2, fall=0.2, shadow=0.1)
     for number in range(count):
         angle = (number + scene.between(-0.3, 0.3)) * math.tau / count
         far = reach * scene.between(0.75, 1.05)
         paint_blade(scene.canvas, place.turned(angle), far, look, 1.0, 0.0)
         paint_disc(
-            scene.canvas, move_place(place, far, angle), 0.03, parse_colour(tip) * scene.between(0.85, 1.1)
+            scene.canvas, move_place(place, far, angle), 0.03, parse_rgb(tip) * scene.between(0.85, 1.1)
         )
