@@ -88,8 +88,9 @@ def find_runs(folder: str | Path) -> list[Run]:
     return [found[path] for path in sorted(found)]
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: str | Path) -> Run:
     """Read the run in a folder; if that fails, its state is "damaged" and `why` has the reason."""
+    path = Path(path)
     try:
         facts = read_json(path / RUN)
         lines = read_metrics(path)

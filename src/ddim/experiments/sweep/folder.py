@@ -72,7 +72,7 @@ class Sweep:
             make_folder(self.folder / name)
 
 
-def begin_sweep(request: Request | None, out: Path | None, storage: str | None = None) -> Sweep:
+def begin_sweep(request: Request | None, out: str | Path | None = None, storage: str | None = None) -> Sweep:
     """Create a sweep in the folder `out`, or join the one that is there.
 
     Args:
@@ -88,6 +88,7 @@ def begin_sweep(request: Request | None, out: Path | None, storage: str | None =
     from ddim.runs.codec import dump
 
     check_optuna()
+    out = None if out is None else Path(out)
     if out is None or not (out / SWEEP).exists():
         request = request or Request()
         if not request.fields and request.repeats == 1:
@@ -117,12 +118,13 @@ def begin_sweep(request: Request | None, out: Path | None, storage: str | None =
     return sweep
 
 
-def read_sweep(folder: Path) -> Sweep:
+def read_sweep(folder: str | Path) -> Sweep:
     """Read the sweep in a folder.
 
     Raises:
         UserError: if the folder holds no sweep, or one that is damaged or of another schema.
     """
+    folder = Path(folder)
     path = folder / SWEEP
     if not path.is_file():
         raise UserError(f"{folder} is no sweep: it holds no {SWEEP}")
