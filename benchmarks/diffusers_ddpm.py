@@ -42,7 +42,7 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.nn.allocator import keep_freed_memory
 from ddim.nn.runtime import COMPILE_PAYS_AFTER, Runtime, choose_runtime
-from ddim.runs.diffusers_format import export
+from ddim.runs.diffusers_format import export_to_diffusers
 from ddim.runs.generate import generate
 from ddim.runs.named_recipes import find
 from ddim.runs.pipeline import Pipeline
@@ -70,7 +70,7 @@ def pair(recipe: Recipe, folder: Path) -> tuple[Pipeline, DDIMPipeline]:
             if isinstance(module, nn.Conv2d):
                 module.reset_parameters()
     trained = Pipeline(model, PIXELS, recipe, Runtime())
-    export(trained, folder / "pipeline")
+    export_to_diffusers(trained, folder / "pipeline")
     pipeline = DDIMPipeline.from_pretrained(folder / "pipeline", local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     x, index = Noise(range(4)).like(model.blank(4)), torch.tensor([0, 1, 500, 999])

@@ -4,7 +4,7 @@ import pytest
 from ddim.cli import main
 from ddim.evaluation.evaluate import Pictures, evaluate
 from ddim.evaluation.reference import Reference
-from ddim.runs.diffusers_format import export, import_
+from ddim.runs.diffusers_format import export_to_diffusers, import_from_diffusers
 from ddim.runs.pipeline import load
 from stubs import stub
 from untrained import recipe, run_of
@@ -36,8 +36,8 @@ def test_every_average_can_be_exported(tmp_path):
 
 def test_an_imported_run_has_no_images_of_its_own(tmp_path, capsys, monkeypatch):
     """Which is said before any are opened, or downloaded."""
-    export(load(run_of(recipe(), tmp_path / "run")), tmp_path / "out")
-    run, opened = import_(tmp_path / "out", tmp_path / "back"), []
+    export_to_diffusers(load(run_of(recipe(), tmp_path / "run")), tmp_path / "out")
+    run, opened = import_from_diffusers(tmp_path / "out", tmp_path / "back"), []
     monkeypatch.setattr("ddim.metrics.features.load_extractor", lambda *a: stub())
     for module in ("runs.images", "evaluation.reference", "training.start"):
         monkeypatch.setattr(f"ddim.{module}.open_images", lambda *a, **k: opened.append(a))
@@ -54,8 +54,8 @@ def test_an_imported_run_has_no_images_of_its_own(tmp_path, capsys, monkeypatch)
 
 
 def test_an_imported_run_is_judged_by_images_that_are_named(tmp_path, capsys):
-    export(load(run_of(recipe(data__size="32"), tmp_path / "run")), tmp_path / "out")
-    run = import_(tmp_path / "out", tmp_path / "back")
+    export_to_diffusers(load(run_of(recipe(data__size="32"), tmp_path / "run")), tmp_path / "out")
+    run = import_from_diffusers(tmp_path / "out", tmp_path / "back")
     words = ["likelihood", str(run), "--data", "blossoms:40", "-n", "2", "--steps", "2"]
     assert main(words) == 0
     assert "bits per dimension" in capsys.readouterr().out

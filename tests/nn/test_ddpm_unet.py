@@ -10,7 +10,7 @@ from ddim.errors import UserError
 from ddim.nn.blocks import Attention, ExactConv2d
 from ddim.nn.ddpm_blocks import Block, Filter
 from ddim.nn.ddpm_unet import DDPMUNetSpec
-from ddim.runs.diffusers_format import to_diffusers
+from ddim.runs.diffusers_weights import convert_to_diffusers
 from ddim.runs.named_recipes import find
 from oracles import made, normal, shaken
 from small_nets import DDPMS, IDDPM, PAPERS, ask, build, images
@@ -159,7 +159,7 @@ def theirs(spec, channels=3, **options):
 def the_same(spec, other, rename=lambda name: name, sizes=((16, 16), (8, 24))):
     """Our network and theirs with the same random weights, on images and indices."""
     net = shaken(made(lambda: spec.network(3)))
-    other.load_state_dict({rename(name): value for name, value in to_diffusers(net.state_dict()).items()})
+    other.load_state_dict({rename(name): value for name, value in convert_to_diffusers(net.state_dict()).items()})
     index = torch.tensor([0, 1, 500, 999])
     for height, width in sizes:
         x = images(4, 3, height, width)

@@ -11,7 +11,8 @@ import torch
 
 from ddim.errors import UserError
 from ddim.runs.codec import override
-from ddim.runs.diffusers_format import WEIGHTS, export, from_diffusers, import_, to_diffusers
+from ddim.runs.diffusers_format import export_to_diffusers, import_from_diffusers
+from ddim.runs.diffusers_weights import WEIGHTS, convert_from_diffusers, convert_to_diffusers
 from ddim.runs.generate import generate
 from ddim.runs.named_recipes import ddpm
 from ddim.runs.pipeline import load
@@ -46,9 +47,9 @@ def pictures(pipeline, steps):
 
 def test_weights_come_back_from_their_names_bit_for_bit(run):
     state = load(run).model.net.state_dict()
-    theirs = to_diffusers(state)
+    theirs = convert_to_diffusers(state)
     assert not set(theirs) & set(state)
-    back = from_diffusers(theirs, state)
+    back = convert_from_diffusers(theirs, state)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], value) for name, value in state.items())
 
@@ -57,30 +58,30 @@ def test_attention_may_have_the_names_of_old_files(run):
     state = load(run).model.net.state_dict()
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     theirs = {}
-    for name, value in to_diffusers(state).items():
+    for name, value in convert_to_diffusers(state).items():
         for new, word in old.items():
             name = name.replace(new, word)  # noqa: PLW2901
         theirs[name] = value
     assert any("proj_attn" in name for name in theirs)
-    back = from_diffusers(theirs, state)
+    back = convert_from_diffusers(theirs, state)
     assert all(torch.equal(back[name], value) for name, value in state.items())
 
 
 def test_weights_that_do_not_fit_are_named(run):
     state = load(run).model.net.state_dict()
-    theirs = to_diffusers(state)
+    theirs = convert_to_diffusers(state)
     with pytest.raises(UserError, match="conv_in.weight is missing or of another size"):
-        from_diffusers({n: v for n, v in theirs.items() if n != "conv_in.weight"}, state)
+        convert_from_diffusers({n: v for n, v in theirs.items() if n != "conv_in.weight"}, state)
     with pytest.raises(UserError, match="conv_in.bias is missing or of another size"):
-        from_diffusers({**theirs, "conv_in.bias": torch.zeros(3)}, state)
+        convert_from_diffusers({**theirs, "conv_in.bias": torch.zeros(3)}, state)
     with pytest.raises(UserError, match="no place for conv_more.weight"):
-        from_diffusers({**theirs, "conv_more.weight": torch.zeros(3)}, state)
+        convert_from_diffusers({**theirs, "conv_more.weight": torch.zeros(3)}, state)
 
 
 @pytest.mark.parametrize("size", ["16", "16x24"])
 def test_an_exported_network_gives_the_same_output(tmp_path, size):
     source = run_of(recipe(data__size=size), tmp_path / "run")
-    export(load(source), tmp_path / "out")
+    export_to_diffusers(load(source), tmp_path / "out")
     net, other = load(source).model.net, opened(tmp_path / "out").unet
     index = torch.tensor([0, 1, 500, 999])
     x = normal(4, 3, 16, 24, dtype=torch.float32)
@@ -110,7 +111,7 @@ def test_an_exported_network_gives_the_same_output(tmp_path, size):
 )
 def test_diffusers_opens_an_exported_run_and_makes_the_same_pictures(tmp_path, changes, steps):
     source = run_of(recipe(**changes), tmp_path / "run")
-    export(load(source), tmp_path / "out")
+    export_to_diffusers(load(source), tmp_path / "out")
     wanted = pictures(opened(tmp_path / "out"), steps)
     found, nfe = generate(load(source), SEEDS, steps)
     assert nfe == steps
@@ -129,14 +130,14 @@ def test_a_model_of_diffusers_samples_here_as_there(tmp_path, steps, old, said):
         # As the first pipelines: all files in one folder.
         for path in (tmp_path / "theirs").glob("*/*"):
             shutil.move(path, tmp_path / "theirs" / path.name)
-    made_run = import_(tmp_path / "theirs", tmp_path / "run")
+    made_run = import_from_diffusers(tmp_path / "theirs", tmp_path / "run")
     found, _ = generate(load(made_run), SEEDS, steps)
     wanted = pictures(pipeline, steps)
     assert wanted.std() > 0.1
     assert torch.allclose(found, wanted, rtol=0, atol=1e-4)
     assert json.loads((made_run / "import.json").read_text())["folder"] == str(tmp_path / "theirs")
     # And back.
-    export(load(made_run), tmp_path / "ours")
+    export_to_diffusers(load(made_run), tmp_path / "ours")
     assert torch.equal(pictures(opened(tmp_path / "ours"), steps), wanted)
 
 
@@ -157,7 +158,7 @@ def test_a_model_that_diffusers_samples_by_ddpm_is_sampled_so_here(tmp_path, var
     )
     pipeline = diffusers.DDPMPipeline(network(), scheduler)
     pipeline.save_pretrained(tmp_path / "theirs")
-    found, _ = generate(load(import_(tmp_path / "theirs", tmp_path / "run")), SEEDS, steps)
+    found, _ = generate(load(import_from_diffusers(tmp_path / "theirs", tmp_path / "run")), SEEDS, steps)
     wanted = pictures(pipeline, steps)
     assert wanted.std() > 0.1
     assert torch.allclose(found, wanted, rtol=0, atol=1e-4)
@@ -181,8 +182,8 @@ def network():
 
 
 def test_a_run_that_is_exported_and_imported_is_the_same_run(run, tmp_path):
-    export(load(run), tmp_path / "out")
-    back = load(import_(tmp_path / "out", tmp_path / "back"))
+    export_to_diffusers(load(run), tmp_path / "out")
+    back = load(import_from_diffusers(tmp_path / "out", tmp_path / "back"))
     before = load(run)
     assert replace(back.recipe, ema=before.recipe.ema) == before.recipe
     assert back.pixels == before.pixels
@@ -190,14 +191,14 @@ def test_a_run_that_is_exported_and_imported_is_the_same_run(run, tmp_path):
 
 
 def test_where_a_pipeline_clips_its_run_clips_and_a_file_that_says_nothing_clips(run, tmp_path):
-    export(load(run), tmp_path / "out")
+    export_to_diffusers(load(run), tmp_path / "out")
     path = tmp_path / "out" / "scheduler" / SCHEDULER
     there = json.loads(path.read_text())
     assert there["clip_sample"] is False
     for name, clips in (("a", True), ("b", False), ("c", None)):
         said = {key: value for key, value in there.items() if key != "clip_sample"}
         path.write_text(json.dumps(said if clips is None else {**said, "clip_sample": clips}))
-        made_run = load(import_(tmp_path / "out", tmp_path / name))
+        made_run = load(import_from_diffusers(tmp_path / "out", tmp_path / name))
         assert made_run.recipe.clip == (False if clips is False else "x0")
 
 
@@ -242,7 +243,7 @@ def test_what_diffusers_has_no_words_for_is_refused_in_one_sentence(tmp_path, ch
     chosen = override(ddpm(), changes) if "net" in changes else recipe(**changes)
     source = run_of(chosen, tmp_path / "run", pixels)
     with pytest.raises(UserError, match=said) as error:
-        export(load(source), tmp_path / "out")
+        export_to_diffusers(load(source), tmp_path / "out")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
 
@@ -252,7 +253,7 @@ def test_nothing_is_written_over(run, tmp_path):
     (tmp_path / "full" / "mine.txt").write_text("")
     for path in (tmp_path / "full", tmp_path / "full" / "mine.txt"):
         with pytest.raises(UserError, match="not an empty folder"):
-            export(load(run), path)
+            export_to_diffusers(load(run), path)
 
 
 @pytest.mark.parametrize(
@@ -301,22 +302,22 @@ def test_nothing_is_written_over(run, tmp_path):
     ],
 )  # fmt: skip
 def test_what_is_no_ddpm_is_refused_in_one_sentence(run, tmp_path, part, file, changes, said):
-    export(load(run), tmp_path / "out")
+    export_to_diffusers(load(run), tmp_path / "out")
     path = tmp_path / "out" / part / file
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(UserError, match=said) as error:
-        import_(tmp_path / "out", tmp_path / "back")
+        import_from_diffusers(tmp_path / "out", tmp_path / "back")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "back").exists()
 
 
 def test_a_folder_that_is_no_pipeline_is_refused(run, tmp_path):
     with pytest.raises(UserError, match=r"holds no unet/config\.json"):
-        import_(tmp_path)
-    export(load(run), tmp_path / "out")
+        import_from_diffusers(tmp_path)
+    export_to_diffusers(load(run), tmp_path / "out")
     (tmp_path / "out" / "unet" / WEIGHTS).write_bytes(b"pickle")
     with pytest.raises(UserError, match="cannot be read as safetensors"):
-        import_(tmp_path / "out", tmp_path / "back")
+        import_from_diffusers(tmp_path / "out", tmp_path / "back")
     (tmp_path / "out" / "unet" / WEIGHTS).unlink()
     with pytest.raises(UserError, match="holds no unet/diffusion_pytorch_model.safetensors"):
-        import_(tmp_path / "out", tmp_path / "back")
+        import_from_diffusers(tmp_path / "out", tmp_path / "back")

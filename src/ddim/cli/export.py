@@ -30,9 +30,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export the run and print where the pipeline is."""
     # Here, so that --help answers without torch.
-    from ddim.runs.diffusers_format import export
+    from ddim.runs.diffusers_format import export_to_diffusers
     from ddim.runs.pipeline import load
 
-    export(load(args.run, args.weights, device="cpu"), args.folder)
+    export_to_diffusers(load(args.run, args.weights, device="cpu"), args.folder)
     sys.stdout.write(f"diffusers DDIMPipeline: {args.folder}\n")
     return 0

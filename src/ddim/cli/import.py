@@ -30,7 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Import the pipeline and print where the run is."""
     # Here, so that --help answers without torch.
-    from ddim.runs.diffusers_format import import_
+    from ddim.runs.diffusers_format import import_from_diffusers
 
-    sys.stdout.write(f"run: {import_(args.folder, args.out)}\n")
+    sys.stdout.write(f"run: {import_from_diffusers(args.folder, args.out)}\n")
     return 0

@@ -1,0 +1,100 @@
+"""The weights of diffusers' `UNet2DModel`, by our names and theirs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddim.errors import UserError
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+_NAMES = (
+    (r"^in_conv\.", "conv_in."),
+    (r"^time_mlp\.0\.", "time_embedding.linear_1."),
+    (r"^time_mlp\.2\.", "time_embedding.linear_2."),
+    (r"^out_norm\.", "conv_norm_out."),
+    (r"^out_conv\.", "conv_out."),
+    (r"^downsample\.(\d+)\.", r"down_blocks.\1.downsamplers.0.conv."),
+    (r"^upsample\.(\d+)\.", r"up_blocks.\1.upsamplers.0.conv."),
+    (r"^middle\.(\d+)\.", r"mid_block.\1."),
+    (r"^(down|up)\.(\d+)\.(\d+)\.", r"\1_blocks.\2.\3."),
+    (r"\.(\d+)\.block\.", r".resnets.\1."),
+    (r"\.(\d+)\.attention\.", r".attentions.\1."),
+    (r"\.time_proj\.", ".time_emb_proj."),
+    (r"\.shortcut\.", ".conv_shortcut."),
+    (r"(attentions\.\d+)\.norm\.", r"\1.group_norm."),
+    (r"(attentions\.\d+)\.proj\.", r"\1.to_out.0."),
+)
+"""Rules that turn our names into theirs, applied in this order."""
+
+_OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Their names of attention before version 0.17, and now."""
+
+
+def convert_to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a `DDPMUNet` by the names, and in the shapes, of a `UNet2DModel`."""
+    theirs = {}
+    for name, value in state.items():
+        names = _theirs(name)
+        # Their attention has linear layers, ours has 1x1 convolutions.
+        flat = value.flatten(1) if "attentions" in names[0] and value.ndim > 1 else value
+        theirs |= dict(zip(names, flat.chunk(len(names)), strict=True))
+    return theirs
+
+
+def convert_from_diffusers(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a `UNet2DModel` by the names, and in the shapes, of a `DDPMUNet`'s state.
+
+    Raises:
+        UserError: naming the first that is missing, superfluous or of another size.
+    """
+    old = re.compile(rf"\b({'|'.join(_OLD)})\b")
+    left = {old.sub(lambda found: _OLD[found[0]], name): value for name, value in weights.items()}
+    ours = {}
+    for name, like in state.items():
+        names = _theirs(name)
+        parts = [left.pop(part) for part in names if part in left]
+        if len(parts) < len(names) or sum(part.numel() for part in parts) != like.numel():
+            raise UserError(
+                f"the weights do not fit their config.json: {names[0]} is missing or of another size"
+            )
+        ours[name] = torch.cat(parts).reshape(like.shape).to(like.dtype)
+    if left:
+        raise UserError(f"the weights do not fit their config.json, which has no place for {min(left)}")
+    return ours
+
+
+def pack_weights(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return tensors as the bytes of a safetensors file that diffusers reads."""
+    from safetensors.torch import save
+
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    # diffusers refuses files without this entry.
+    return save(plain, metadata={"format": "pt"})
+
+
+def unpack_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(path.read_bytes())
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def _theirs(name: str) -> tuple[str, ...]:
+    """Return their name of one of our weights; three for queries, keys and values, which are one here."""
+    for pattern, new in _NAMES:
+        name = re.sub(pattern, new, name)
+    return tuple(name.replace("qkv", part) for part in ("to_q", "to_k", "to_v")) if "qkv" in name else (name,)
