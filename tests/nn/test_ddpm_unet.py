@@ -159,7 +159,8 @@ def theirs(spec, channels=3, **options):
 def the_same(spec, other, rename=lambda name: name, sizes=((16, 16), (8, 24))):
     """Our network and theirs with the same random weights, on images and indices."""
     net = shaken(made(lambda: spec.network(3)))
-    other.load_state_dict({rename(name): value for name, value in convert_to_diffusers(net.state_dict()).items()})
+    theirs = convert_to_diffusers(net.state_dict())
+    other.load_state_dict({rename(name): value for name, value in theirs.items()})
     index = torch.tensor([0, 1, 500, 999])
     for height, width in sizes:
         x = images(4, 3, height, width)

@@ -76,7 +76,11 @@ _FRACTIONS = ("norm_eps", "dropout", "beta_start", "beta_end")
 _SCHEDULERS = {DDIM: "DDIMScheduler", DDPM: "DDPMScheduler"}
 _BETAS = {"linear": "linear", "beta_table": "scaled_linear"}
 """Kinds of schedule, the latter with betas quad, and their words for them."""
-_PREDICTS: dict[Any, str] = {PredictsNoise(): "epsilon", PredictsImage(): "sample", PredictsVelocity(): "v_prediction"}
+_PREDICTS: dict[Any, str] = {
+    PredictsNoise(): "epsilon",
+    PredictsImage(): "sample",
+    PredictsVelocity(): "v_prediction",
+}
 _EMBEDDINGS = {"sin_cos": (1, False), "cos_sin": (0, True)}
 _PADDINGS = {"same": 0, "strided": 1}
 _CLIPS = {False: False, "x0": True}
