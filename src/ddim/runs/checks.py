@@ -13,6 +13,7 @@ from ddim.data.augment import LABELS
 from ddim.diffusion.guidance import check_reach
 from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.errors import UserError
+from ddim.nn.networks import NETWORKS
 from ddim.runs.classes import Label
 from ddim.runs.codec import kind_name, list_fields
 from ddim.runs.recipe import PixelRule, Recipe
@@ -90,8 +91,9 @@ def _find_misfits(recipe: Recipe) -> Iterator[str]:
             f"is above 0, got {net.augment}"
         )
     if recipe.data.labels and not net.takes_classes:
+        possible = " or ".join(kind for kind, spec in NETWORKS.items() if spec.takes_classes)
         yield (
-            "data.labels needs a network that can be conditioned on classes, net unet or ddpm_unet, got "
+            f"data.labels needs a network that can be conditioned on classes, net {possible}, got "
             f"{kind_name(net)}"
         )
     if net.multiple > 2 * max(recipe.data.size):
