@@ -67,7 +67,7 @@ class Extractor:
         return self.network(_rgb(images.float()))
 
 
-def load_extractor(name: str = DEFAULT, weights: Path | None = None) -> Extractor:
+def load_extractor(name: str = DEFAULT, weights: str | Path | None = None) -> Extractor:
     """Load the extractor of a name, with weights from a file or from the cache.
 
     Missing weights are downloaded. See `locate_weights` and `read_weights`.
@@ -84,14 +84,14 @@ def load_extractor(name: str = DEFAULT, weights: Path | None = None) -> Extracto
         possible = ", ".join(_NETWORKS)
         raise UserError(f"features must be one of {possible}, got {name!r}{suggest(name, _NETWORKS)}")
     make, resize, dimensions = _NETWORKS[name]
-    sha, network = make(weights)
+    sha, network = make(None if weights is None else Path(weights))
     return Extractor(name, sha, resize, dimensions, network)
 
 
 def extract_features(
     extractor: Extractor,
     images: np.ndarray,
-    path: Path | None = None,
+    path: str | Path | None = None,
     batch: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
@@ -113,7 +113,7 @@ def extract_features(
         for start, part in _parts(extractor, images, batch, progress):
             features[start : start + len(part)] = part
         return features
-    with atomic_file(path) as file:
+    with atomic_file(Path(path)) as file:
         write_npy_header(file, shape)
         for _, part in _parts(extractor, images, batch, progress):
             file.write(part.tobytes())

@@ -43,7 +43,7 @@ def rasterise(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def save_figure(path: Path, figure: Figure) -> None:
+def save_figure(path: str | Path, figure: Figure) -> None:
     """Write a figure as a PNG file; see `save_png`."""
     save_png(path, rasterise(figure))
 

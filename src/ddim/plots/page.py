@@ -69,7 +69,7 @@ class Strips:
 Block = Heading | Text | Table | Picture | Strips
 
 
-def check_page_path(out: Path) -> None:
+def check_page_path(out: str | Path) -> None:
     """Check that a page can be written to `out` without replacing files that are not ours.
 
     A folder of images counts as ours where a page of ours lies beside it.
@@ -77,6 +77,7 @@ def check_page_path(out: Path) -> None:
     Raises:
         UserError: if `out` does not end in .html, its folder does not exist, or it would replace other files.
     """
+    out = Path(out)
     if out.suffix != ".html":
         raise UserError(f"--out must end in .html, got {str(out)!r}")
     if not out.parent.is_dir():
@@ -89,7 +90,9 @@ def check_page_path(out: Path) -> None:
         raise UserError(f"{others[0]} exists and was not made by ddim: give another name as --out")
 
 
-def save_page(out: Path, title: str, blocks: Sequence[Block], images: Mapping[str, bytes]) -> list[Path]:
+def save_page(
+    out: str | Path, title: str, blocks: Sequence[Block], images: Mapping[str, bytes]
+) -> list[Path]:
     """Write a page as HTML to `out`, and as Markdown with its images beside it.
 
     Args:
@@ -104,6 +107,7 @@ def save_page(out: Path, title: str, blocks: Sequence[Block], images: Mapping[st
     Raises:
         UserError: as `check_page_path`.
     """
+    out = Path(out)
     check_page_path(out)
     folder = _image_folder(out)
     pages = to_html(title, blocks, images), to_markdown(title, blocks, folder.name)

@@ -91,7 +91,7 @@ def blend_alpha(pixels: np.ndarray) -> np.ndarray:
 # Files
 
 
-def save_png(path: Path, pixels: np.ndarray) -> None:
+def save_png(path: str | Path, pixels: np.ndarray) -> None:
     """Write an image (H, W) or (H, W, 1, 3 or 4) uint8 as PNG; equal pixels give equal bytes.
 
     Raises:
@@ -103,10 +103,10 @@ def save_png(path: Path, pixels: np.ndarray) -> None:
     mark.add_text("Software", MARK)
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "PNG", pnginfo=mark)
-    _write(path, content.getvalue())
+    _write(Path(path), content.getvalue())
 
 
-def save_film(path: Path, frames: Sequence[np.ndarray], seconds: float = 4.0) -> None:
+def save_film(path: str | Path, frames: Sequence[np.ndarray], seconds: float = 4.0) -> None:
     """Write frames (H, W, 1, 3 or 4) uint8 of one size as a lossless animated WebP that repeats.
 
     All frames but the last share `seconds`; the last stays for half as long again. Equal neighbours become
@@ -133,15 +133,16 @@ def save_film(path: Path, frames: Sequence[np.ndarray], seconds: float = 4.0) ->
         method=0,
         quality=0,
     )
-    _write(path, content.getvalue())
+    _write(Path(path), content.getvalue())
 
 
-def check_png_path(path: Path) -> None:
+def check_png_path(path: str | Path) -> None:
     """Check that a PNG file can be written to `path` without replacing a file that is not ours.
 
     Raises:
         UserError: if `path` does not end in .png, its folder does not exist, or it is not a PNG of ours.
     """
+    path = Path(path)
     if path.suffix.lower() != ".png":
         raise UserError(f"--out must end in .png, got {str(path)!r}")
     if not path.parent.is_dir():
