@@ -25,16 +25,16 @@ all_parameterisations = pytest.mark.parametrize("predicts", ALL, ids=str)
 
 
 class Net(nn.Module):
-    """Answers with what it was told, so that a test can see it; classes and labels as given."""
+    """A network whose output depends on its condition, and which keeps its conditions and labels."""
 
     def __init__(self, classes=0, augment=0, dtype=None):
         super().__init__()
         self.classes, self.augment, self.dtype, self.seen = classes, augment, dtype, []
         self.weight = nn.Parameter(torch.ones(()))
 
-    def forward(self, x, told, label=None, augment=None):
-        self.seen.append((told, label, augment))
-        F = self.weight * x.tanh() + told.reshape(-1, 1, 1, 1)
+    def forward(self, x, condition, label=None, augment=None):
+        self.seen.append((condition, label, augment))
+        F = self.weight * x.tanh() + condition.reshape(-1, 1, 1, 1)
         F = F if label is None else F + label.reshape(-1, 1, 1, 1)
         return F if self.dtype is None else F.to(self.dtype)
 
@@ -97,11 +97,11 @@ def test_a_label_reaches_the_network_for_each_image():
     net = Net(classes=5)
     whole, x, t = model(net), normal(3, 3, 4, 5), torch.tensor(0.5)
     assert whole.with_labels(None) is whole
-    for label, told in ((2, [2, 2, 2]), (torch.tensor([0, 4, 1]), [0, 4, 1])):
+    for label, labels in ((2, [2, 2, 2]), (torch.tensor([0, 4, 1]), [0, 4, 1])):
         denoise = whole.with_labels(label)
         assert denoise.schedule is whole.schedule
-        assert torch.equal(denoise(x, t).x0, whole(x, t, torch.tensor(told)).x0)
-        assert net.seen[-2][1].tolist() == told
+        assert torch.equal(denoise(x, t).x0, whole(x, t, torch.tensor(labels)).x0)
+        assert net.seen[-2][1].tolist() == labels
     assert not torch.equal(whole.with_labels(2)(x, t).x0, whole.with_labels(None)(x, t).x0)
 
 

@@ -23,7 +23,7 @@ UNIFORM = (torch.arange(512, dtype=torch.float64) + 0.5) / 512
 
 
 def table_1(name, sigma):
-    """c_skip, c_out, c_in and lambda of a noise level, as the paper's table has them."""
+    """c_skip, c_out, c_in and lambda at a noise level, from the paper's table."""
     one = torch.ones_like(sigma)
     if name == "edm":
         c_out = sigma * 0.5 / (0.25 + sigma**2).sqrt()
@@ -52,20 +52,22 @@ def test_a_recipe_has_the_values_of_its_column_in_table_1(name):
 
 
 @pytest.mark.parametrize(
-    "name, told", [("edm", lambda s: s.log() / 4), ("edm-ve", lambda s: (s / 2).log())], ids=["edm", "ve"]
+    "name, condition",
+    [("edm", lambda s: s.log() / 4), ("edm-ve", lambda s: (s / 2).log())],
+    ids=["edm", "ve"],
 )
-def test_the_network_gets_c_noise(name, told):
+def test_the_network_gets_c_noise(name, condition):
     recipe = find(name)
     t, at, sigma = levels(recipe)
-    assert torch.allclose(recipe.conditioning(t, at), told(sigma))
+    assert torch.allclose(recipe.conditioning(t, at), condition(sigma))
 
 
 def test_vp_counts_its_own_time():
     """sigma(t)^2 = exp(19.9 t^2 / 2 + 0.1 t) - 1, and c_noise is t up to the network's scale."""
     recipe = find("edm-vp")
     t, at, sigma = levels(recipe)
-    told = recipe.conditioning(t, at) / 999
-    assert torch.allclose(sigma**2, torch.expm1(19.9 * told**2 / 2 + 0.1 * told))
+    condition = recipe.conditioning(t, at) / 999
+    assert torch.allclose(sigma**2, torch.expm1(19.9 * condition**2 / 2 + 0.1 * condition))
 
 
 @every_recipe
@@ -103,7 +105,7 @@ def test_the_objective_is_the_weighted_denoising_error(name):
     ],
 )
 def test_input_and_target_have_unit_variance(name, std, inp, out):
-    """Of data of deviation `std`, at every level of training; where None, at not all of them."""
+    """For data of deviation `std`, at every training level; not at all of them where std is None."""
     recipe = find(name)
     t, at, _ = levels(recipe)
     at = at.over(torch.empty(512, 1, 1, 1, dtype=torch.float64))
@@ -140,7 +142,7 @@ def test_ve_draws_log_sigma_uniformly_between_its_bounds():
 
 @every_recipe
 def test_a_short_training_lowers_the_loss(name):
-    """On fixed images, times and noise: from what a network gives that gives nothing, one, downwards."""
+    """On fixed images, times and noise; a network whose output is zero has loss 1."""
     changes = {
         "data.source": "blossoms:40",
         "net.width": 16,
@@ -173,7 +175,7 @@ def test_a_short_training_lowers_the_loss(name):
 
 
 def test_augmentation_labels_are_zero_in_sampling():
-    """Pictures are of a network that is told of no augmentation, which is the same as zeros."""
+    """Samples are made without augmentation labels, which is the same as with zeros."""
     run = tiny.training(tiny.AUGMENTED)
     for _ in range(3):
         run.advance()

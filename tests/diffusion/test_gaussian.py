@@ -69,7 +69,7 @@ def test_a_value_far_from_the_mean_costs_no_more_than_the_least_probability(mean
 
 
 def test_both_tails_keep_their_digits():
-    """A mass far to the right is 1 - 1 unless it is taken from the other side."""
+    """The mass far to the right rounds to 1 - 1 unless it is taken from the other side."""
     left, right = (log_probability(number(128 + d), number(128.0), number(1.0)) for d in (-6.0, 6.0))
     assert left.item() == pytest.approx(right.item(), rel=1e-9)
     single = log_probability(torch.tensor(134.0), torch.tensor(128.0), torch.tensor(1.0))

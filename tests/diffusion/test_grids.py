@@ -36,7 +36,7 @@ def test_times_fall_from_one_and_never_reach_zero(grid, schedule, steps):
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 20, 1000])
 def test_uniform_times_are_those_of_the_originals(steps):
-    """Béres asks at t = 1 - k/N, k = 0 ... N - 1."""
+    """Béres evaluates at t = 1 - k/N, k = 0 ... N - 1."""
     exact = [float(1 - Fraction(k, steps)) for k in range(steps)]
     assert torch.allclose(Uniform()(steps, Cosine()), torch.tensor(exact, dtype=torch.float64), rtol=1e-15)
 
@@ -71,7 +71,7 @@ TABLE = Linear(clip="none", read="log_snr")
     "schedule", [Cosine(), Linear(), Linear(4000, clip="none"), TABLE, KarrasSigma()], ids=str
 )
 def test_a_grid_ends_at_the_cleanest_level_of_a_schedule_that_is_noisier_than_its_end(grid, schedule):
-    """A sweep over schedules walks each as far as it goes, as k-diffusion does."""
+    """A sweep over schedules uses each to its end, as k-diffusion does."""
     times = grid(7, schedule)
     assert (times.diff() < 0).all()
     cleanest = schedule(torch.tensor(1e-9, dtype=torch.float64)).log_snr

@@ -34,14 +34,14 @@ X0, EPS = (
 
 
 class Halves(torch.nn.Module):
-    """A network of two numbers: what it says of the noise, and of the variance."""
+    """A network of two numbers: one for the noise and one for the variance."""
 
     def __init__(self):
         super().__init__()
         self.mean = torch.nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
         self.spread = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
 
-    def forward(self, x, told, label=None):
+    def forward(self, x, condition, label=None):
         return torch.cat([self.mean * x, self.spread + 0 * x], dim=1)
 
 
@@ -97,7 +97,7 @@ def test_the_hybrid_loss_is_the_simple_loss_plus_the_terms_of_the_bound():
 
 
 def test_the_last_term_uses_the_8_bit_values_of_dequantised_images():
-    """-log of the mass that p gives [v / 256, (v + 1) / 256), whatever the grain in it."""
+    """-log of the probability of [v / 256, (v + 1) / 256), whatever the dequantisation noise."""
     net, t = model(), torch.full((4,), 0.1, dtype=torch.float64)
     values = (256 * (0.5 + 0.1 * normal(4, 3, 8, 8))).floor()
     assert 0 < values.min() <= values.max() < 255
@@ -113,7 +113,7 @@ def test_the_last_term_uses_the_8_bit_values_of_dequantised_images():
 
 
 def test_the_right_variance_has_the_least_bound():
-    """On one known image the small variance is exact, on white noise the large one."""
+    """The small variance is exact for data of one image, the large one for white noise."""
     schedule = LinearBeta(0.1, 8.0)
     for std, right in ((0.0, 0.0), (1.0, 1.0)):
         law = Gaussian(schedule, 0.2, std)
@@ -155,8 +155,10 @@ def test_the_recipe_is_that_of_the_paper():
     recipe = iddpm()
     assert recipe.schedule == BetaTable(4000, clip="none", read="log_snr")
     assert (recipe.objective.vlb, recipe.objective.times.entries) == (0.001, 4000)
-    told = recipe.conditioning(torch.tensor([1 / 4000, 1.0]), recipe.schedule(torch.tensor([1 / 4000, 1.0])))
-    assert told.tolist() == pytest.approx([0.0, 999.75], abs=1e-6)
+    condition = recipe.conditioning(
+        torch.tensor([1 / 4000, 1.0]), recipe.schedule(torch.tensor([1 / 4000, 1.0]))
+    )
+    assert condition.tolist() == pytest.approx([0.0, 999.75], abs=1e-6)
     with torch.device("meta"):
         assert sum(p.numel() for p in build(recipe, 3).parameters()) == 52_546_438
 

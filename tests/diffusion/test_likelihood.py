@@ -1,4 +1,4 @@
-"""Bits per dimension against the exact likelihood of known laws."""
+"""Bits per dimension against the exact likelihood of known distributions."""
 
 import math
 from dataclasses import replace
@@ -26,7 +26,7 @@ CENTRES = torch.tensor([-0.6, 0.5], dtype=torch.float64).reshape(2, 1, 1, 1)
 
 
 def rounded(x, pixels):
-    """Images in model units as 8-bit files keep them; none is so far out that it is black or white."""
+    """Images in model units, rounded to 8-bit values, none of them black or white."""
     values = pixels.values(x).round()
     assert 0 < values.min() <= values.max() < 255
     return pixels.enter(values / 255)
@@ -39,7 +39,7 @@ def law(kind, schedule):
 
 
 def drawn(kind, n, pixels):
-    """8-bit images of a law, and the exact bits per dimension of each."""
+    """8-bit images of a distribution, and the exact bits per dimension of each."""
     x = normal(n, 1, 1, 2, seed=5)
     if kind == "gaussian":
         x0 = rounded(0.1 + 0.2 * x, pixels)
@@ -58,7 +58,7 @@ def _bin(x0, mean, std, pixels):
 
 
 def law_of_values(n, recipe, width):
-    """8-bit images normal about 127.5, the exact bits of each, and the law and pixels under a recipe."""
+    """8-bit images normal around 127.5, their exact bits, and their oracle and pixels under a recipe."""
     std = getattr(recipe.pixels, "std", 1.0)
     # Of measured pixels the deviation that flowers have, in so many units.
     pixels = Pixels.fixed(0.5, std if isinstance(recipe.pixels, Fixed) else 0.28 / std, 1)
@@ -70,7 +70,7 @@ def law_of_values(n, recipe, width):
 
 
 class KarrasLike:
-    """Noise added to a signal that stays: never less than a tenth."""
+    """A schedule of unit signal whose noise is never below a tenth."""
 
     def __call__(self, t):
         t = as_double(t)
@@ -78,7 +78,7 @@ class KarrasLike:
 
 
 class Halfway:
-    """A law that puts its variance halfway."""
+    """An oracle that predicts a variance halfway between small and large."""
 
     def __init__(self, inner):
         self.inner, self.schedule = inner, inner.schedule
@@ -89,7 +89,7 @@ class Halfway:
 
 
 class OneStream:
-    """Stands for Noise where images are many and none is looked at."""
+    """In place of Noise, where single images do not matter: one stream for all."""
 
     def __init__(self):
         self.stream = torch.Generator().manual_seed(0)
@@ -99,7 +99,7 @@ class OneStream:
 
 
 class Even(OneStream):
-    """Of mean 0, variance 1 and no correlation with x over the images, of which a mean needs far fewer."""
+    """Noise of mean 0, variance 1 and no correlation with x over the images, so that few images suffice."""
 
     def like(self, x):
         noise, apart = super().like(x), x - x.mean(0)
@@ -109,7 +109,7 @@ class Even(OneStream):
 
 
 def within(found, exact, sigmas=3.0):
-    """Whether the mean difference is no further from 0 than its standard errors, and by how many."""
+    """Whether the mean difference lies within `errors` standard errors of 0."""
     apart = found - exact
     error = apart.std() / len(apart) ** 0.5
     return abs(apart.mean()) <= sigmas * error
@@ -125,7 +125,7 @@ def test_the_flow_gives_the_exact_bits_of_a_distribution(schedule, trace, kind, 
     found = flow_bits(law(kind, schedule), x0, pixels, Noise(range(n)), trace=trace)
     assert found.shape == (n,)
     assert within(found, exact)
-    # A law that is wrong by a fifth in its spread is told apart.
+    # A distribution whose spread is wrong by a fifth is distinguished.
     wrong = flow_bits(Gaussian(schedule, 0.1, 0.24), x0, pixels, Noise(range(n)), trace=trace)
     assert wrong.mean() > exact.mean() + 0.01
 
@@ -140,7 +140,7 @@ def test_the_flow_gives_the_exact_bits_of_a_distribution(schedule, trace, kind, 
     ],
 )
 def test_the_flow_starts_early_enough_for_narrow_distributions_on_the_schedule_of_each_recipe(name, most):
-    """Of a law 1.8 values wide."""
+    """On a distribution 1.8 values wide."""
     n, recipe = 2000, find(name)
     x0, exact, denoise, pixels = law_of_values(n, recipe, 1.8)
     # The divergence of numbers that do not depend on each other is exact with any signs.
@@ -157,7 +157,7 @@ def test_the_flow_starts_early_enough_for_narrow_distributions_on_the_schedule_o
     ],
 )
 def test_the_bound_is_near_the_bits_of_narrow_distributions_on_the_schedule_of_each_recipe(name, most):
-    """Of a law 1.8 values wide, in 1000 steps."""
+    """On a distribution 1.8 values wide, in 1000 steps."""
     recipe = find(name)
     x0, exact, denoise, pixels = law_of_values(1000, recipe, 1.8)
     times = bound_times(1000, recipe.schedule, pixels, earliest_time(recipe))
@@ -166,7 +166,7 @@ def test_the_bound_is_near_the_bits_of_narrow_distributions_on_the_schedule_of_e
 
 @pytest.mark.parametrize("name", ["fast", "clear", "edm", "edm-vp", "edm-ve", "edm-iddpm"])
 def test_the_gap_of_the_bound_closes_with_more_steps_on_continuous_schedules(name):
-    """Of a law 25 values wide, with the small variance, whose gap steps alone make."""
+    """On a distribution 25 values wide, with the small variance, whose gap comes from the steps alone."""
     recipe = find(name)
     x0, exact, denoise, pixels = law_of_values(1000, recipe, 25.0)
     few, many = (
@@ -196,7 +196,7 @@ def test_no_network_is_evaluated_at_times_that_training_does_not_draw():
 
 
 def test_bits_per_dim_of_dequantised_images_use_bins_of_one_256th():
-    """A dark law, hardly wider than a bin, of images with value v in [v / 256, (v + 1) / 256) of the way."""
+    """A dark distribution hardly wider than a bin; value v lies in [v / 256, (v + 1) / 256)."""
     n, schedule, pixels = 2000, LinearBeta(), Pixels((0.04,), (0.01,))
     mean, std, width = 0.03, 1.2 / 256, 1 / 256
     values = (256 * (mean + std * normal(n, 1, 1, 2, seed=5))).floor()
@@ -232,7 +232,7 @@ def test_bits_per_dim_of_dequantised_images_use_bins_of_one_256th():
     ids=str,
 )
 def test_the_bound_is_above_the_flow_and_its_gap_closes_with_the_steps(kind, pixels, levels):
-    """With the small variance, whose gap is the larger, and so measured well."""
+    """With the small variance, whose gap is larger and so measured well."""
     n, schedule, pixels = 2000, LinearBeta(), PIXELS[pixels]
     x0, exact = drawn(kind, n, pixels)
     denoise = law(kind, schedule)
@@ -257,7 +257,7 @@ def test_the_bound_bounds_whatever_the_variance_and_however_few_the_steps(varian
 
 
 def test_a_start_that_is_not_noise_costs_bits():
-    """A schedule that ends with half of the signal left: the prior must be told of it."""
+    """The schedule ends with half of the signal left, for which the prior pays."""
     n, schedule = 2000, Cosine(0.5, 0.99995)
     x0, exact = drawn("gaussian", n, PIXELS["fixed"])
     found = bound_bits(

@@ -7,7 +7,7 @@ from ddim.diffusion.time_sampling import NormalLogSNR
 
 
 def test_the_plateaus_of_the_torch_luz_repository_are_found():
-    """Of its 1000 entries 620 to 999 are clipped to power 0.02 and the first 67 to 0.95."""
+    """Its entries 620 to 999 are clipped to power 0.02, and its first 67 to 0.95."""
     (noisy, noisy_share), (clean, clean_share) = levels.plateaus(Linear(clip="powers")).items()
     assert noisy == pytest.approx(torch.logit(torch.tensor(0.02)).item(), abs=1e-6)
     assert clean == pytest.approx(torch.logit(torch.tensor(0.95)).item(), abs=1e-6)

@@ -24,7 +24,7 @@ UNIFORM = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
 
 
 class Blind:
-    """A denoiser that always sees the same image; it keeps what it was asked."""
+    """A denoiser that always predicts the same image, and keeps its input."""
 
     schedule = Cosine()
 
@@ -85,7 +85,7 @@ def test_the_error_of_the_image_is_the_mean_over_its_numbers(error, of):
 
 
 def test_noise_image_and_velocity_errors_differ_by_known_factors():
-    """With halves that add up, an error d of the image is alpha / sigma d of the noise and d / sigma of v."""
+    """As x_t is fixed, an error d of the image is alpha / sigma d of the noise and d / sigma of v."""
     at = Cosine()(T)
     image, noise, v = (Objective(on, "l1")(Blind(), X0, T, EPS) for on in ("image", "noise", "velocity"))
     assert torch.allclose(noise, image * at.alpha / at.sigma)
@@ -139,7 +139,7 @@ def test_each_entry_of_a_table_is_trained_equally_often():
 
 
 def test_a_time_in_each_slice_has_less_variance_than_times_and_their_mirror_images():
-    """Song et al.'s antithetic times against the loop's, on a loss that, as theirs, falls steeply with t."""
+    """Song et al.'s antithetic times against those of our training, on a loss that falls steeply with t."""
     batch, draws = 16, 4000
     entries = TableTimes(1000)
     loss = lambda t: (0.02 + t) ** -0.5
@@ -182,7 +182,7 @@ def test_edms_sigma_is_log_normal_with_the_mean_and_deviation_of_the_paper():
 
 
 def test_a_weighting_multiplies_the_error_at_each_level():
-    """lambda (sigma) of Karras et al. 2022, table 1, whatever alpha is; the default counts all alike."""
+    """lambda(sigma) of Karras et al. 2022, table 1, at any alpha; the default weights all levels equally."""
     assert Objective().weight == Unweighted()
     for schedule in (Cosine(), KarrasSigma()):
         oracle = Gaussian(schedule, mean=0.2)
@@ -207,7 +207,7 @@ def test_gradients_reach_the_network():
             super().__init__()
             self.factor = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
 
-        def forward(self, x, told, label=None):
+        def forward(self, x, condition, label=None):
             return self.factor * x
 
     model = Model(Scales(), Cosine(), PredictsNoise(), TellsTime(), Shape(3, 4, 4))

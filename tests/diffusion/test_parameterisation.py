@@ -21,11 +21,11 @@ ALL = [PredictsNoise(), PredictsScore(), PredictsImage(), PredictsVelocity(), Pr
 
 
 class Net(torch.nn.Module):
-    """Mixes its inputs, and remembers them."""
+    """A network that mixes its inputs and keeps them."""
 
-    def forward(self, x, told, label=None):
-        self.x, self.told = x, told
-        return 0.3 * x.flip(0) + told.reshape(-1, 1, 1, 1)
+    def forward(self, x, condition, label=None):
+        self.x, self.condition = x, condition
+        return 0.3 * x.flip(0) + condition.reshape(-1, 1, 1, 1)
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), LinearBeta()], ids=str)
@@ -36,13 +36,13 @@ class Net(torch.nn.Module):
 def test_coefficients_agree_with_the_algebra(predicts, read, schedule):
     x, t, net = normal(8, 3, 2, 2), 0.05 + 0.95 * uniform(8), Net()
     through = Model(net, schedule, predicts, NoiseVariance(), Shape(3, 2, 2))(x, t)
-    direct = read(x, Net()(net.x, net.told), schedule(t).over(x))
+    direct = read(x, Net()(net.x, net.condition), schedule(t).over(x))
     assert torch.allclose(through.x0, direct.x0)
     assert torch.allclose(through.eps, direct.eps)
 
 
 def test_the_score_is_the_gradient_of_the_log_density_times_sigma():
-    """Of normal data of mean 0.3 and deviation 0.5 the density of x_t is known, and torch can derive it."""
+    """Torch derives the known density of x_t for normal data of mean 0.3 and deviation 0.5."""
     for schedule in (Cosine(), KarrasSigma()):
         x = normal(8, 1, 2, 2).requires_grad_()
         t = torch.tensor(0.6, dtype=torch.float64)
@@ -82,7 +82,7 @@ def test_the_network_sees_and_gives_unit_variance(predicts, std, log_snr, scale)
 
 
 def test_edm_keeps_the_least_of_the_networks_error():
-    """Karras et al. 2022, appendix B.6: the skip makes the factor `out` on the network's error least."""
+    """Karras et al. 2022, appendix B.6: the skip minimises the factor `out` on the network's error."""
     at = variance_preserving(torch.tensor(0.7))
     x0, eps = 0.5 * normal(100_000), normal(100_000, seed=1)
     x_t, skip = at.alpha * x0 + at.sigma * eps, PredictsEDM(0.5)(at).skip
@@ -127,18 +127,18 @@ def test_a_timestep_is_the_index_of_the_entry_whose_level_it_is():
     table = Linear(50, 1e-3, 0.3, clip="none", read="log_snr")
     index = torch.arange(50, dtype=torch.float64)
     t = (index + 1) / 50
-    told = Timestep(50)(t, table(t))
-    assert torch.allclose(told, index, rtol=0, atol=1e-9)
-    assert torch.allclose(table(t).alpha ** 2, table.powers[told.round().long()], rtol=1e-9)
+    condition = Timestep(50)(t, table(t))
+    assert torch.allclose(condition, index, rtol=0, atol=1e-9)
+    assert torch.allclose(table(t).alpha ** 2, table.powers[condition.round().long()], rtol=1e-9)
 
 
 def test_c_noise_is_a_logarithm_of_the_noise_on_a_clean_image_of_weight_one():
-    """Table 1 of Karras et al. 2022: log(sigma) / 4 of EDM, log(sigma / 2) of VE, at any alpha."""
+    """Karras et al. 2022, table 1: log(sigma) / 4 for EDM, log(sigma / 2) for VE, at any alpha."""
     sigma = torch.tensor([0.002, 0.5, 2.0, 80.0], dtype=torch.float64)
     for alpha in (1.0, 0.3):
         at = Level(torch.full_like(sigma, alpha), alpha * sigma)
-        told = CNoise()(torch.zeros(4), at)
-        assert torch.allclose((4 * told).exp(), sigma)
+        condition = CNoise()(torch.zeros(4), at)
+        assert torch.allclose((4 * condition).exp(), sigma)
         assert torch.allclose(2 * CNoise(1.0, 2.0)(torch.zeros(4), at).exp(), sigma)
 
 
@@ -167,7 +167,7 @@ def test_impossible_choices_are_refused(make):
 
 def test_rescaled_timesteps_run_as_far_as_those_of_a_table_of_1000():
     t = torch.tensor([1, 2, 4000], dtype=torch.float64) / 4000
-    told = Timestep(4000, scale=0.25)(t, Cosine()(t))
-    assert torch.allclose(told, torch.tensor([0.0, 0.25, 999.75], dtype=torch.float64), atol=1e-9)
+    condition = Timestep(4000, scale=0.25)(t, Cosine()(t))
+    assert torch.allclose(condition, torch.tensor([0.0, 0.25, 999.75], dtype=torch.float64), atol=1e-9)
     with pytest.raises(UserError, match=r"conditioning\.scale must be above 0, got 0"):
         Timestep(scale=0)

@@ -32,7 +32,7 @@ def test_measured_pixels_give_mean_zero_and_deviation_one():
 
 
 def test_measured_pixels_can_give_another_deviation():
-    """Karras et al. 2022 take data of deviation 0.5 for granted; measured, it is."""
+    """Karras et al. 2022 assume data of deviation 0.5; measured pixels ensure it."""
     data = images()
     pixels = Pixels.measured([data], 0.5)
     assert pixels.enter(data).std(correction=0).item() == pytest.approx(0.5, rel=1e-12)

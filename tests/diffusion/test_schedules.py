@@ -87,7 +87,7 @@ def test_many_times_at_once_give_the_level_of_each(schedule):
 
 
 def earliest(schedule):
-    """A table that is read between its entries has nothing before the first of them."""
+    """A table read between its entries has no level before the first of them."""
     return 1 / schedule.entries if getattr(schedule, "read", "") == "log_snr" else 0
 
 
@@ -192,7 +192,7 @@ def test_no_time_is_clean_under_the_original_bounds():
 
 
 def test_the_table_is_the_product_of_exact_fractions():
-    """Ho et al. 2020: alpha_bar_i = prod (1 - beta_j); here in rational numbers."""
+    """Ho et al. 2020: alpha_bar_i = prod (1 - beta_j), in rational numbers."""
     betas = [Fraction(1, 10000) + (Fraction(2, 100) - Fraction(1, 10000)) * i / 999 for i in range(1000)]
     bar, bars = Fraction(1), []
     for beta in betas:
@@ -320,7 +320,7 @@ def test_the_inverse_of_a_table_never_calls_a_noisy_image_clean():
 
 
 def test_equal_times_of_karras_sigma_are_equal_steps_of_its_root():
-    """Karras et al. 2022, eq. 5, between 80 and 0.002: the seven levels that numpy makes of it."""
+    """Karras et al. 2022, eq. 5, between 80 and 0.002: seven levels computed with NumPy."""
     at = KarrasSigma(0.002, 80.0)(torch.linspace(1, 0, 7, dtype=torch.float64))
     assert (at.alpha == 1).all()
     assert np.allclose(at.sigma, np.linspace(80 ** (1 / 7), 0.002 ** (1 / 7), 7) ** 7, rtol=1e-12)
@@ -387,7 +387,7 @@ def test_impossible_schedules_are_refused(make):
 
 
 def test_the_cosine_table_is_that_of_improved_ddpm():
-    """Nichol & Dhariwal 2021, eq. 17: alpha^2 = f(t) / f(0), but for the last betas, held to 0.999."""
+    """Nichol & Dhariwal 2021, eq. 17: alpha^2 = f(t) / f(0), except for the last betas, capped at 0.999."""
     schedule = BetaTable(4000, clip="none", read="log_snr")
     t = torch.tensor([1 / 4000, 0.25, 0.5, 0.75, 3999 / 4000], dtype=torch.float64)
     f = lambda t: math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -403,7 +403,7 @@ def test_the_cosine_table_is_that_of_improved_ddpm():
 
 @pytest.mark.parametrize("clip", ["none", "rates"])
 def test_a_table_holds_its_first_entry_for_every_time_before_it(clip):
-    """No network was trained on less noise than that of entry 1."""
+    """No network was trained with less noise than at entry 1."""
     schedule = Linear(1000, clip=clip, read="log_snr")
     early = schedule(torch.tensor([1e-9, 4e-4, 1e-3], dtype=torch.float64)).log_snr
     first = torch.logit(schedule.powers[0])

@@ -12,7 +12,7 @@ FINE = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
 
 
 def full(choice=LossAware(ENTRIES, 4, 0.01), seed=0):
-    """A memory in which each entry has its history, of losses about i^2."""
+    """A memory in which each entry has its full history, with losses around i^2."""
     memory = LossMemory(choice)
     for k in range(choice.history):
         memory.update(EVERY, (EVERY * ENTRIES) ** 2 * (1 + uniform(ENTRIES, seed=seed + k)))
@@ -21,7 +21,7 @@ def full(choice=LossAware(ENTRIES, 4, 0.01), seed=0):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_weighted_loss_has_the_mean_of_evenly_drawn_times(seed):
-    """Over the law of the draws, whatever the loss is: also one that the memory has never seen."""
+    """In expectation over the draws, for any loss, also one that the memory has never seen."""
     memory, loss = full(seed=seed), uniform(ENTRIES, seed=99)
     times, counts = memory.draw(FINE)
     index = (times * ENTRIES).round().long() - 1
@@ -62,7 +62,7 @@ def test_the_memory_holds_the_last_losses_of_each_entry_oldest_first():
 
 
 def test_the_variance_of_the_loss_is_least_when_drawn_by_its_size():
-    """What importance sampling is for: the weighted loss of such draws hardly varies."""
+    """The purpose of importance sampling: the weighted loss of such draws hardly varies."""
     memory = LossMemory(LossAware(ENTRIES, 2, 1e-6))
     loss = (EVERY * ENTRIES) ** 3
     for _ in range(2):

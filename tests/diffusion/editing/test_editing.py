@@ -56,7 +56,7 @@ def test_a_round_trip_comes_back_better_with_more_steps():
 
 @pytest.mark.parametrize("grid", [UniformLogSNR(6.0), UniformLogSNR(3.0), Uniform()], ids=str)
 def test_a_round_trip_is_of_order_two(grid):
-    """The slope where a step begins would make it 1."""
+    """With the slope at the start of each step it would be of order 1."""
     x0 = LAW.centres[:2] + 0.5 * normal(2, 1, 2, 2, seed=3)
 
     def error(steps):
@@ -179,7 +179,7 @@ def test_the_known_part_of_an_inpainted_sample_is_the_image():
 
 
 def test_the_painted_part_follows_from_the_known_one():
-    """Of two images that share no pixel, half of one leaves no doubt about the rest."""
+    """The data are two images that share no pixel, so that half of one determines the rest."""
     a, b = torch.ones(1, 4, 4).double(), -torch.ones(1, 4, 4).double()
     law = Mixture(WIDE, torch.stack([a, b]), 0.05)
     noise = Noise(range(16))

@@ -58,7 +58,7 @@ MANY = (73, 109, 163, 244, 366, 549, 824)
 
 @pytest.fixture(scope="module", params=["cosine", "linear_beta"])
 def law(request):
-    """An oracle that is not linear, where its run starts, and where the exact flow ends."""
+    """A nonlinear oracle, the start of its run, and the end of the exact flow."""
     schedule = {"cosine": Cosine(0.3, 0.999), "linear_beta": LinearBeta(0.1, 3.0)}[request.param]
     oracle = Mixture(schedule, normal(3, 1, 2, 2, seed=1), 0.5)
     x = normal(2, 1, 2, 2, seed=2)
@@ -122,7 +122,7 @@ def test_a_sampler_states_its_evaluations_and_whether_it_is_stochastic(sampler, 
 
 
 def test_the_exact_flow_of_one_gaussian_is_its_closed_form():
-    """Of one Gaussian cloud the flow is known: standard scores are kept."""
+    """The flow of one Gaussian cloud keeps standard scores."""
     schedule = Cosine(0.014, 0.999)
     cloud = Mixture(schedule, torch.full((1, 1, 2, 2), 0.3, dtype=torch.float64), 0.5)
     x = normal(2, 1, 2, 2) * 1.2

@@ -97,7 +97,7 @@ def test_any_eta_keeps_the_marginal(eta):
 @pytest.mark.parametrize("eta", [0.25, 0.5, 1.0])
 @pytest.mark.parametrize("t, s", [(0.6, 0.4), (1.0, 0.9), (0.2, 0.01)])
 def test_eta_scales_the_deviation_of_the_posterior(t, s, eta):
-    """Not visible in the marginals, which are kept whatever noise is put back (see the test above)."""
+    """The marginals do not show it, since every eta keeps them (see the test above)."""
     times, schedule = torch.tensor([t, s], dtype=torch.float64), Cosine()
     bar = schedule(times).alpha ** 2
     posterior = (1 - bar[1]) / (1 - bar[0]) * (1 - bar[0] / bar[1])  # Ho et al. 2020, eq. 7
@@ -125,7 +125,7 @@ def test_eta_one_on_the_whole_table_is_ddpm(entries):
 
 
 def test_float32_images_follow_float64_ones_on_a_fine_grid():
-    """The injected variance is a difference of almost equal numbers, 16 digits of which are needed."""
+    """The variance of the fresh noise is a difference of almost equal numbers and needs 16 digits."""
 
     class Rounded(Noise):
         def like(self, x):

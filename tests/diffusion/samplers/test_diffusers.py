@@ -1,7 +1,7 @@
 """Against diffusers: the same network, noise and timesteps, on the table that it is written for.
 
-Its runs end at sigma = 0, which is our picture. Of methods of order 3 it makes the last two steps with less
-(`lower_order_final`), so that they are compared before.
+Its runs end at sigma = 0, which is our final sample. It makes the last two steps of methods of order 3 with a
+lower order (`lower_order_final`), so that those are compared before these steps.
 """
 
 import diffusers
@@ -28,19 +28,19 @@ def times_of(timesteps):
 
 
 def theirs(scheduler, count, x, **options):
-    """The states of a diffusers run, its picture last, and the timesteps that it asked for."""
+    """The states of a diffusers run, its final sample last, and the timesteps of its evaluations."""
     scheduler.set_timesteps(count)
-    x, states, asked = x * scheduler.init_noise_sigma, [], []
+    x, states, timesteps = x * scheduler.init_noise_sigma, [], []
     for t in scheduler.timesteps:
-        eps = told(scheduler, x, t)
+        eps = predicted_noise(scheduler, x, t)
         x = scheduler.step(eps, t, x, **options).prev_sample
         states.append(x)
-        asked.append(t)
-    return states, torch.stack(asked)
+        timesteps.append(t)
+    return states, torch.stack(timesteps)
 
 
-def told(scheduler, x, t):
-    """The oracle's noise, asked as diffusers asks a network."""
+def predicted_noise(scheduler, x, t):
+    """The noise that the oracle predicts for the input that diffusers gives a network."""
     return LAW(scheduler.scale_model_input(x, t), times_of(t)).eps
 
 
@@ -56,8 +56,8 @@ def test_ddim(count, spacing):
     scheduler = diffusers.DDIMScheduler(
         **BETAS, clip_sample=False, set_alpha_to_one=True, timestep_spacing=spacing
     )
-    states, asked = theirs(scheduler, count, x)
-    _, found = ours(DDIM(), x, asked)
+    states, timesteps = theirs(scheduler, count, x)
+    _, found = ours(DDIM(), x, timesteps)
     assert torch.allclose(found, states[-1], rtol=0, atol=1e-4)
 
 
@@ -68,11 +68,11 @@ def test_ddpm(count, variance):
     scheduler = diffusers.DDPMScheduler(
         **BETAS, clip_sample=False, variance_type=f"fixed_{variance}", timestep_spacing="trailing"
     )
-    states, asked = theirs(scheduler, count, x, generator=torch.Generator().manual_seed(0))
-    between, found = ours(DDPM(variance), x, asked)
+    states, timesteps = theirs(scheduler, count, x, generator=torch.Generator().manual_seed(0))
+    between, found = ours(DDPM(variance), x, timesteps)
     assert torch.allclose(torch.stack(between), torch.stack(states[:-1]), rtol=0, atol=1e-4)
     if variance == "small":
-        # Its large variance is added to the picture too, since its last timestep is not 0.
+        # Its large variance is added to the final sample too, since its last timestep is not 0.
         assert torch.allclose(found, states[-1], rtol=0, atol=1e-4)
 
 
@@ -81,10 +81,10 @@ def test_heun(count):
     """Its states are x / alpha."""
     x = normal(1, 3, 4, 4)
     scheduler = diffusers.HeunDiscreteScheduler(**BETAS, timestep_spacing="trailing")
-    states, asked = theirs(scheduler, count, x)
-    first = TABLE(times_of(asked[0]))
+    states, timesteps = theirs(scheduler, count, x)
+    first = TABLE(times_of(timesteps[0]))
     begin = x * scheduler.init_noise_sigma * first.alpha
-    _, found = ours(EDM(), begin, asked.unique().flip(0))
+    _, found = ours(EDM(), begin, timesteps.unique().flip(0))
     assert torch.allclose(found, states[-1], rtol=0, atol=1e-4)
 
 
@@ -94,8 +94,8 @@ def test_dpm_solver_2m(count):
     scheduler = diffusers.DPMSolverMultistepScheduler(
         **BETAS, solver_order=2, algorithm_type="dpmsolver++", timestep_spacing="trailing"
     )
-    states, asked = theirs(scheduler, count, x)
-    _, found = ours(DPMSolver(2), x, asked)
+    states, timesteps = theirs(scheduler, count, x)
+    _, found = ours(DPMSolver(2), x, timesteps)
     assert torch.allclose(found, states[-1], rtol=0, atol=1e-4)
 
 
@@ -107,8 +107,8 @@ def test_unipc(count, order, variant):
     scheduler = diffusers.UniPCMultistepScheduler(
         **BETAS, solver_order=order, solver_type=variant, timestep_spacing="trailing"
     )
-    states, asked = theirs(scheduler, count, x)
-    between, found = ours(UniPC(order, variant), x, asked)
+    states, timesteps = theirs(scheduler, count, x)
+    between, found = ours(UniPC(order, variant), x, timesteps)
     assert torch.allclose(between[-1], states[-2], rtol=0, atol=1e-4)
     if variant == "bh2":  # Under bh1 theirs ends in NaN at sigma 0, where B(h) = h is infinite.
         assert torch.allclose(found, states[-1], rtol=0, atol=1e-4)
@@ -126,7 +126,7 @@ def test_unipc_of_order_three_until_its_last_steps(count, variant):
 
 @steps
 def test_dpm_solver_3m_halves_the_second_difference(count, monkeypatch):
-    """Its phi_3 is the weight of the second derivative, and stands before half of it: order 2, not 3.
+    """Its phi_3, the weight of the second derivative, multiplies half of it: order 2, not 3.
 
     With that half in ours the numbers agree.
     """
@@ -146,6 +146,6 @@ def test_dpm_solver_3m_halves_the_second_difference(count, monkeypatch):
 
 def before_the_last_steps(sampler, scheduler, count, x):
     """Our state and theirs after the last step of full order."""
-    states, asked = theirs(scheduler, count, x)
-    found = list(sampler(LAW, x, times_of(asked[: count - 2]), Noise([0])))
+    states, timesteps = theirs(scheduler, count, x)
+    found = list(sampler(LAW, x, times_of(timesteps[: count - 2]), Noise([0])))
     return found[-1].x, states[count - 4]

@@ -116,7 +116,7 @@ def test_data_that_are_one_image_are_found_at_once(sampler):
 
 
 class Mixing:
-    """A denoiser that also says where between the two variances it wants each pixel."""
+    """A denoiser that also predicts a variance: the same mix of the two for each pixel."""
 
     def __init__(self, inner, mix):
         self.inner, self.schedule, self.variance_mix = inner, inner.schedule, mix
@@ -224,7 +224,7 @@ def test_the_states_are_at_the_levels_of_the_grid_and_the_start_is_the_first(sam
 @pytest.mark.parametrize("table", [Linear(), Linear(clip="powers")], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_step_between_two_times_of_one_level_does_nothing(sampler, table, dtype):
-    """The tables are flat at one end or at both: some of the first and last of twenty times are one level."""
+    """The tables have plateaus at one end or both, so that some of twenty times share a level."""
     law, times = Mixture(table, normal(4, 1, 3, 3, seed=1), 0.4), Uniform()(20, table)
     levels = table(times).log_snr
     once = times[torch.cat([torch.ones(1, dtype=torch.bool), levels.diff() != 0])]
@@ -232,7 +232,7 @@ def test_a_step_between_two_times_of_one_level_does_nothing(sampler, table, dtyp
     x = normal(3, 1, 3, 3, seed=2).to(dtype)
 
     class Still:
-        """Stands for Noise, because a level visited twice draws twice."""
+        """Noise that is zero, since a level visited twice would draw twice."""
 
         def like(self, x):
             return torch.zeros_like(x)

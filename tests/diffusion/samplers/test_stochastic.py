@@ -1,4 +1,4 @@
-"""Samplers that renew noise: their law is computed exactly, since on a Gaussian every one of them is affine.
+"""Stochastic samplers: the distribution of their states is computed exactly, as each is affine on a Gaussian.
 
 One run is enough: pixel i of the image is pushed by draw i alone, the last but one starts at 1 without any
 noise, the last starts at 0 without any. The final mean and variance follow from their final values.
@@ -17,7 +17,7 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: ty
 
 
 class OneHot:
-    """Stands for Noise: draw i pushes pixel i."""
+    """In place of Noise: draw i moves pixel i alone."""
 
     def __init__(self):
         self.drawn = 0
@@ -30,7 +30,7 @@ class OneHot:
 
 
 def law(sampler, oracle, times):
-    """(mean, variance) of the last state, started from the exact law at times[0]."""
+    """(mean, variance) of the last state of a run from the exact distribution at times[0]."""
     draws = 2 * len(times)
     x = torch.zeros(1, 1, 1, draws + 2, dtype=torch.float64)
     x[..., -2] = 1
