@@ -1,6 +1,8 @@
 """Atomic files, files that one process creates, and locks."""
 
 import errno
+import json
+import math
 import os
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import threading
 import pytest
 
 from ddim.errors import FolderLocked
-from ddim.files import atomic_file, lock_folder, write_once
+from ddim.files import atomic_file, lock_folder, write_json, write_once
 
 
 def test_two_writers_of_one_file_do_not_mix_their_bytes(tmp_path):
@@ -63,6 +65,35 @@ def test_a_link_whose_answer_was_lost_counts_as_our_own(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", answers_late)
     write_once(tmp_path / "page", b"mine")
     assert (tmp_path / "page").read_bytes() == b"mine"
+
+
+# Documents
+
+
+def test_a_value_that_json_cannot_express_leaves_the_old_document(tmp_path):
+    path = tmp_path / "run.json"
+    write_json(path, {"seed": 1, "loss": 0.1})
+    for wrong, error in (({"loss": math.nan}, ValueError), ({"path": path}, TypeError)):
+        with pytest.raises(error):
+            write_json(path, wrong)
+        assert json.loads(path.read_text()) == {"seed": 1, "loss": 0.1}
+    assert [inner.name for inner in tmp_path.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_document_and_nothing_else(call, tmp_path, monkeypatch):
+    path = tmp_path / "run.json"
+    write_json(path, {"seed": 1})
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, refuse)
+        with pytest.raises(OSError, match="No space"):
+            write_json(path, {"seed": 2})
+    assert json.loads(path.read_text()) == {"seed": 1}
+    assert [inner.name for inner in tmp_path.iterdir()] == ["run.json"]
 
 
 # Locks

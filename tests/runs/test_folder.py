@@ -1,6 +1,3 @@
-import json
-import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from ddim.errors import UserError
-from ddim.files import write_json
 from ddim.runs.folder import make_numbered_folder, make_output_folder, make_run_folder
 
 # Folders
@@ -143,32 +139,3 @@ def test_a_given_folder_is_used_when_new_or_empty_and_never_overwritten(tmp_path
     with pytest.raises(UserError, match="is a file"):
         make_run_folder(tmp_path / "a" / "b" / "mine.txt", "blossoms", "fast")
     assert (tmp_path / "a" / "b" / "mine.txt").read_text() == "mine"
-
-
-# Documents
-
-
-def test_a_document_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "run.json"
-    write_json(path, {"seed": 1, "loss": 0.1})
-    for wrong, error in (({"loss": math.nan}, ValueError), ({"path": path}, TypeError)):
-        with pytest.raises(error):
-            write_json(path, wrong)
-        assert json.loads(path.read_text()) == {"seed": 1, "loss": 0.1}
-    assert [inner.name for inner in tmp_path.iterdir()] == ["run.json"]
-
-
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_document_that_cannot_be_written_leaves_the_old_one_and_no_rubbish(call, tmp_path, monkeypatch):
-    path = tmp_path / "run.json"
-    write_json(path, {"seed": 1})
-
-    def refuse(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, call, refuse)
-        with pytest.raises(OSError, match="No space"):
-            write_json(path, {"seed": 2})
-    assert json.loads(path.read_text()) == {"seed": 1}
-    assert [inner.name for inner in tmp_path.iterdir()] == ["run.json"]

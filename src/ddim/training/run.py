@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import Interrupted, NotFinite, UserError
-from ddim.files import lock_folder, read_json, write_json
+from ddim.files import TEMPORARY, lock_folder, read_json, write_json
 from ddim.nn.runtime import Runtime, check_runtime, find_device
 from ddim.runs import checkpoint
 from ddim.runs.checks import check_training
@@ -156,7 +156,7 @@ def _restart(
 
 def _is_aborted(folder: Path) -> bool:
     """Return whether a folder is left by a run that was killed before it had written its first file."""
-    return folder.is_dir() and all(path.name.startswith((".lock", ".tmp-")) for path in folder.iterdir())
+    return folder.is_dir() and all(path.name.startswith((".lock", TEMPORARY)) for path in folder.iterdir())
 
 
 def _fit(

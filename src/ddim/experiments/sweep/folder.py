@@ -24,7 +24,7 @@ from ddim.experiments.sweep.storage import (
     sqlite_address,
     without_password,
 )
-from ddim.files import make_folder, read_json, write_json, write_once
+from ddim.files import TEMPORARY, make_folder, read_json, write_json, write_once
 from ddim.runs.folder import make_output_folder, make_run_folder
 
 _FOLDERS = ("trials", "recipes", "logs", "results")
@@ -156,7 +156,7 @@ def _make_folder(out: Path | None, request: Request) -> Path:
         # Made before its content is listed: another worker may be as far.
         make_output_folder(out, "", "")
         names = [path.name for path in out.iterdir()]
-        if SWEEP in names or all(name.startswith(".tmp-") for name in names):
+        if SWEEP in names or all(name.startswith(TEMPORARY) for name in names):
             return out
     return make_run_folder(out, request.data or "blossoms", f"{Path(request.recipe).stem}-sweep")
 
