@@ -1,4 +1,8 @@
+"""How tests of commands run them."""
+
 import pytest
+
+from ddim.cli import main
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -7,3 +11,33 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DDIM_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def command(capsys):
+    """A function that runs a command, checks its exit code and returns what it printed (out, err)."""
+
+    def run(*words, code=0):
+        capsys.readouterr()
+        try:
+            found = main([str(word) for word in words])
+        except SystemExit as end:
+            found = end.code
+        captured = capsys.readouterr()
+        assert found == code, captured.err
+        return captured
+
+    return run
+
+
+@pytest.fixture
+def refused(command):
+    """A function that runs a command that must fail with exit code 2, and returns its one sentence."""
+
+    def run(*words):
+        error = command(*words, code=2).err
+        assert error.startswith("ddim: ")
+        assert error.count("\n") == 1
+        return error.removeprefix("ddim: ").rstrip()
+
+    return run

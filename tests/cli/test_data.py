@@ -1,4 +1,4 @@
-"""`ddim data`: what it prints, and the grid it leaves."""
+"""`ddim data`: what it prints, and the sheet it writes."""
 
 import argparse
 import io
@@ -50,7 +50,7 @@ def run(*words):
     return command.run(parser.parse_args(list(words)))
 
 
-def test_it_prints_what_there_is_to_know_before_training(folder, capsys):
+def test_the_images_are_described_line_by_line(folder, capsys):
     assert run("photos", "--size", "12") == 0
     assert capsys.readouterr().out.splitlines() == [
         "photos: 5 images, used at 12x12, RGB",
@@ -72,7 +72,7 @@ def test_it_prints_what_there_is_to_know_before_training(folder, capsys):
     ]
 
 
-def test_the_grid_shows_the_images(folder, tmp_path):
+def test_the_sheet_shows_the_images(folder, tmp_path):
     run("photos", "--size", "8x12")
     with Image.open(tmp_path / "data-grid.png") as grid:
         assert grid.size == (40, 18)
@@ -89,7 +89,7 @@ def test_images_of_any_number_of_channels_are_shown(folder, tmp_path, channels):
         assert (grid.mode, grid.size) == ("RGB", (28, 18))
 
 
-def test_its_own_grid_is_written_again_and_nothing_else_is(folder, tmp_path):
+def test_only_a_sheet_of_ddim_is_overwritten(folder, tmp_path):
     assert run("photos", "--size", "8") == run("photos", "--size", "8") == 0
     for strange in (png(noise(0)), b"my letters"):
         (tmp_path / "data-grid.png").write_bytes(strange)
@@ -102,7 +102,7 @@ def test_its_own_grid_is_written_again_and_nothing_else_is(folder, tmp_path):
     ("out", "message"),
     [("no/folder/grid.png", "does not exist"), ("grid.jpg", "must end in .png")],
 )
-def test_a_place_where_no_grid_can_be_is_an_error(folder, out, message):
+def test_a_path_that_cannot_hold_a_sheet_is_refused(folder, out, message):
     with pytest.raises(UserError, match=message):
         run("photos", "--out", out)
 
@@ -118,7 +118,7 @@ def test_many_classes_are_summarised(folder, tmp_path, capsys):
     assert "  ... 20 others" in lines
 
 
-def test_the_command_is_there_without_torch_and_numpy():
+def test_adding_the_options_imports_nothing_heavy():
     program = (
         "import sys, argparse; from ddim.cli import data; data.add(argparse.ArgumentParser());"
         "print([name for name in ('torch', 'numpy', 'PIL', 'rich') if name in sys.modules])"

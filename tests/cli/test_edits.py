@@ -8,14 +8,13 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import tiny
-from ddim.cli import main
 from ddim.runs.codec import override
 from ddim.training import train
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run, whose pictures are made in a way of its own."""
+    """A finished run with a sampler and a grid of its own."""
     recipe = tiny.recipe(optim__warmup=0, sampler="dpm_solver", grid="uniform_log_snr", grid__end="1")
     return train(None, recipe, out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
 
@@ -28,24 +27,22 @@ def side():
 
 @pytest.fixture
 def photo(tmp_path):
-    """An image that is not of the size of the run."""
+    """An image of another size than the run's."""
     pixels = np.random.default_rng(0).integers(0, 256, (48, 90, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     return tmp_path / "photo.png"
 
 
-def made(capsys, command, run, out, *words):
-    assert main([command, str(run), "--out", str(out), "--steps", "4", *map(str, words)]) == 0
-    assert (out / "strip.png").is_file()
-    return json.loads((out / "record.json").read_text()), capsys.readouterr().out
+@pytest.fixture
+def edit(command):
+    """A function that runs an edit in four steps, and returns its record and what it printed."""
 
+    def run(name, run, out, *words):
+        said = command(name, run, "--out", out, "--steps", 4, *words).out
+        assert (out / "strip.png").is_file()
+        return json.loads((out / "record.json").read_text()), said
 
-def refused(capsys, *words):
-    assert main(list(map(str, words))) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("ddim: ")
-    assert captured.err.count("\n") == 1
-    return captured.err
+    return run
 
 
 def pixels(path):
@@ -53,8 +50,8 @@ def pixels(path):
         return np.asarray(image)
 
 
-def test_invert_writes_latents_and_says_what_it_did(run, side, photo, tmp_path, capsys):
-    record, said = made(capsys, "invert", run, tmp_path / "out", photo, photo)
+def test_invert_writes_latents_and_reports_the_round_trip(run, side, photo, tmp_path, edit):
+    record, said = edit("invert", run, tmp_path / "out", photo, photo)
     height, width = side
     assert f"{photo}: 48x90, cropped to 48x48, resized to {height}x{width}" in said
     assert f"{photo}: mean squared error of the round trip " in said
@@ -68,38 +65,35 @@ def test_invert_writes_latents_and_says_what_it_did(run, side, photo, tmp_path, 
     assert ((back - image) ** 2).mean() == pytest.approx(record["squared_errors"][0], rel=0.1, abs=1e-4)
 
 
-def test_an_exact_inversion_comes_back_better(run, photo, tmp_path, capsys):
-    plain, _ = made(capsys, "invert", run, tmp_path / "a", photo, "--steps", 40)
-    exact, said = made(capsys, "invert", run, tmp_path / "b", photo, "--steps", 40, "--exact")
+def test_an_exact_inversion_has_a_smaller_round_trip_error(run, photo, tmp_path, edit):
+    plain, _ = edit("invert", run, tmp_path / "a", photo, "--steps", 40)
+    exact, said = edit("invert", run, tmp_path / "b", photo, "--steps", 40, "--exact")
     assert exact["converged"]
     assert "did not converge" not in said
     assert exact["squared_errors"][0] < 1e-8 < plain["squared_errors"][0]
 
 
-def test_an_edit_walks_the_grid_that_is_named_as_sample_does(run, photo, tmp_path, capsys):
+def test_an_edit_takes_the_grid_of_the_options(run, photo, tmp_path, edit):
     words = ["--steps", 4, "--grid", "uniform_log_snr", "--grid.end", "1"]
-    record, _ = made(capsys, "vary", run, tmp_path / "a", photo, *words)
+    record, _ = edit("vary", run, tmp_path / "a", photo, *words)
     assert record["grid"] == {"kind": "uniform_log_snr", "end": 1.0}
 
 
-@pytest.mark.parametrize("command, words", [("vary", []), ("inpaint", ["--resample", 1])])
-def test_an_edit_depends_on_its_seed_and_not_on_how_many_there_are(
-    command, words, run, photo, tmp_path, capsys
-):
+@pytest.mark.parametrize("name, words", [("vary", []), ("inpaint", ["--resample", 1])])
+def test_an_edit_depends_on_its_seed_and_not_on_the_number_of_images(name, words, run, photo, tmp_path, edit):
     Image.fromarray(np.repeat(np.arange(90, dtype=np.uint8)[None] * 2, 48, 0)).save(tmp_path / "mask.png")
-    words = [photo, *words] + (["--mask", tmp_path / "mask.png"] if command == "inpaint" else [])
-    name = {"vary": "varied", "inpaint": "painted"}[command]
-    made(capsys, command, run, tmp_path / "three", *words, "-n", 3)
-    made(capsys, command, run, tmp_path / "one", *words, "-n", 1, "--seed", 2)
-    one, three = (tmp_path / "one" / f"{name}-00.png", tmp_path / "three" / f"{name}-02.png")
+    words = [photo, *words] + (["--mask", tmp_path / "mask.png"] if name == "inpaint" else [])
+    row = {"vary": "varied", "inpaint": "painted"}[name]
+    edit(name, run, tmp_path / "three", *words, "-n", 3)
+    edit(name, run, tmp_path / "one", *words, "-n", 1, "--seed", 2)
+    one, three = (tmp_path / "one" / f"{row}-00.png", tmp_path / "three" / f"{row}-02.png")
     assert one.read_bytes() == three.read_bytes()
 
 
-def test_interpolations_between_seeds_end_at_the_pictures_of_those_seeds(run, tmp_path, capsys):
-    record, _ = made(capsys, "interpolate", run, tmp_path / "out", "--seeds", "3,8", "--frames", 5)
+def test_interpolations_between_seeds_end_at_the_samples_of_those_seeds(run, tmp_path, command, edit):
+    record, _ = edit("interpolate", run, tmp_path / "out", "--seeds", "3,8", "--frames", 5)
     assert record["between_seeds"] == [3, 8]
-    words = ["--seeds", "3,8", "--steps", "4", "--out", str(tmp_path / "s")]
-    assert main(["sample", str(run), *words]) == 0
+    command("sample", run, "--seeds", "3,8", "--steps", 4, "--out", tmp_path / "s")
     for frame, seed in ((0, 3), (4, 8)):
         ends = pixels(tmp_path / "out" / f"frame-{frame:02d}.png").astype(int)
         assert abs(ends - pixels(tmp_path / "s" / f"{seed:05d}.png")).max() <= 1
@@ -107,31 +101,31 @@ def test_interpolations_between_seeds_end_at_the_pictures_of_those_seeds(run, tm
         assert film.n_frames == 5
 
 
-def test_an_edit_asks_the_model_as_it_is_sampled(tmp_path, capsys):
+def test_an_interpolation_samples_as_the_recipe_says(tmp_path, command, edit):
     changes = {"clip": "yes", "sampled_on": "linear_in", "sampled_on.start": "2", "sampled_on.end": "-6"}
     recipe = override(tiny.recipe(optim__warmup=0), changes)
     run = train(None, recipe, out=tmp_path / "one", machine=tiny.MACHINE)
-    made(capsys, "interpolate", run, tmp_path / "way", "--seeds", "3,8", "--frames", "2")
-    assert main(["sample", str(run), "--seeds", "3,8", "--steps", "4", "--out", str(tmp_path / "ends")]) == 0
+    edit("interpolate", run, tmp_path / "way", "--seeds", "3,8", "--frames", "2")
+    command("sample", run, "--seeds", "3,8", "--steps", 4, "--out", tmp_path / "ends")
     for frame, seed in ((0, 3), (1, 8)):
         wanted = pixels(tmp_path / "ends" / f"{seed:05d}.png")
         assert np.array_equal(pixels(tmp_path / "way" / f"frame-{frame:02d}.png"), wanted)
 
 
-def test_interpolations_between_images_end_near_them(run, photo, tmp_path, capsys):
+def test_interpolations_between_images_write_nine_frames(run, photo, tmp_path, edit):
     Image.fromarray(pixels(photo)[::-1]).save(tmp_path / "other.png")
-    record, said = made(capsys, "interpolate", run, tmp_path / "out", photo, tmp_path / "other.png")
+    record, said = edit("interpolate", run, tmp_path / "out", photo, tmp_path / "other.png")
     assert len(list((tmp_path / "out").glob("frame-*.png"))) == 9
     assert record["images"] == [str(photo), str(tmp_path / "other.png")]
     assert said.count("resized") == 2
 
 
-def test_what_is_not_masked_stays_byte_for_byte(run, side, photo, tmp_path, capsys):
+def test_pixels_outside_the_mask_keep_their_bytes(run, side, photo, tmp_path, edit):
     mask = np.zeros((48, 90), np.uint8)
     mask[:, 45:] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     words = [photo, "--mask", tmp_path / "mask.png", "-n", 2, "--resample", 2]
-    made(capsys, "inpaint", run, tmp_path / "out", *words)
+    edit("inpaint", run, tmp_path / "out", *words)
     image = pixels(tmp_path / "out" / "image-00.png")
     half = side[1] // 2 - 1
     for k in range(2):
@@ -140,10 +134,10 @@ def test_what_is_not_masked_stays_byte_for_byte(run, side, photo, tmp_path, caps
         assert (painted[:, half + 2 :] != image[:, half + 2 :]).any()
 
 
-def test_variations_are_nearer_where_the_strength_is_less(run, photo, tmp_path, capsys):
+def test_variations_are_nearer_at_a_smaller_strength(run, photo, tmp_path, edit):
     away = []
     for strength in (0.05, 0.9):
-        made(capsys, "vary", run, tmp_path / str(strength), photo, "-n", 3, "--strength", strength)
+        edit("vary", run, tmp_path / str(strength), photo, "-n", 3, "--strength", strength)
         image = pixels(tmp_path / str(strength) / "image-00.png").astype(float)
         varied = [pixels(tmp_path / str(strength) / f"varied-{k:02d}.png") for k in range(3)]
         away.append(np.mean([(v - image) ** 2 for v in varied]))
@@ -151,44 +145,48 @@ def test_variations_are_nearer_where_the_strength_is_less(run, photo, tmp_path, 
     assert away[0] < away[1]
 
 
-def test_mistakes_are_one_sentence(run, photo, tmp_path, capsys):
+def test_mistakes_are_one_sentence(run, photo, tmp_path, refused):
     (tmp_path / "words.png").write_text("no image")
     Image.new("L", (90, 48)).save(tmp_path / "black.png")
-    assert "cannot be used" in refused(capsys, "invert", run, tmp_path / "words.png")
-    assert "cannot be read" in refused(capsys, "vary", run, tmp_path / "none.png")
-    assert "--strength must lie in" in refused(capsys, "vary", run, photo, "--strength", 2)
-    assert "-n must be" in refused(capsys, "vary", run, photo, "-n", 0)
-    assert "white to paint" in refused(capsys, "inpaint", run, photo, "--mask", tmp_path / "black.png")
+    assert "cannot be used" in refused("invert", run, tmp_path / "words.png")
+    assert "cannot be read" in refused("vary", run, tmp_path / "none.png")
+    assert "--strength must lie in" in refused("vary", run, photo, "--strength", 2)
+    assert "-n must be" in refused("vary", run, photo, "-n", 0)
+    assert "white to paint" in refused("inpaint", run, photo, "--mask", tmp_path / "black.png")
     Image.new("L", (48, 48), 255).save(tmp_path / "square.png")
     assert "must be of the size of the image, 48x90, got 48x48" in refused(
-        capsys, "inpaint", run, photo, "--mask", tmp_path / "square.png"
+        "inpaint", run, photo, "--mask", tmp_path / "square.png"
     )
-    assert "two images, or --seeds" in refused(capsys, "interpolate", run, photo)
-    assert "two images, or --seeds" in refused(capsys, "interpolate", run)
-    assert "must be two seeds" in refused(capsys, "interpolate", run, "--seeds", "3")
-    assert "--frames must be" in refused(capsys, "interpolate", run, "--seeds", "3,4", "--frames", 1)
-    assert "the recipe fields it takes are grid" in refused(capsys, "invert", run, photo, "--sampler", "edm")
-    assert "--steps must be" in refused(capsys, "invert", run, photo, "--steps", 0)
+    assert "two images, or --seeds" in refused("interpolate", run, photo)
+    assert "two images, or --seeds" in refused("interpolate", run)
+    assert "must be two seeds" in refused("interpolate", run, "--seeds", "3")
+    assert "--frames must be" in refused("interpolate", run, "--seeds", "3,4", "--frames", 1)
+    assert "the recipe fields it takes are grid" in refused("invert", run, photo, "--sampler", "edm")
+    assert "--steps must be" in refused("invert", run, photo, "--steps", 0)
     many = 99999999999
-    assert "at most 1,000,000" in refused(capsys, "vary", run, photo, "--steps", many)
-    assert "at most 1,000,000" in refused(capsys, "interpolate", run, "--seeds", "3,4", "--frames", many)
+    assert "at most 1,000,000" in refused("vary", run, photo, "--steps", many)
+    assert "at most 1,000,000" in refused("interpolate", run, "--seeds", "3,4", "--frames", many)
     painted = ["inpaint", run, photo, "--mask", photo]
-    assert "--resample must be at least 1 and at most" in refused(capsys, *painted, "--resample", many)
-    assert "holds files already" in refused(capsys, "invert", run, photo, "--out", tmp_path)
+    assert "--resample must be at least 1 and at most" in refused(*painted, "--resample", many)
+    assert "holds files already" in refused("invert", run, photo, "--out", tmp_path)
 
 
 @pytest.mark.parametrize(
     "name, reason",
-    [("none.png", "read: No such file"), ("folder", "read: Is a directory"), ("words.png", "used: holds no")],
+    [
+        ("none.png", "read: No such file"),
+        ("folder", "read: Is a directory"),
+        ("words.png", "used: contains no"),
+    ],
 )
-def test_a_mask_that_is_no_image_is_refused_as_an_image_is(name, reason, run, photo, tmp_path, capsys):
+def test_a_mask_that_is_not_an_image_is_refused(name, reason, run, photo, tmp_path, refused):
     (tmp_path / "words.png").write_text("no image")
     (tmp_path / "folder").mkdir()
-    said = refused(capsys, "inpaint", run, photo, "--mask", tmp_path / name)
+    said = refused("inpaint", run, photo, "--mask", tmp_path / name)
     assert f"{str(tmp_path / name)!r} cannot be {reason}" in said
 
 
-def test_what_is_refused_leaves_no_folder(run, photo, tmp_path, monkeypatch, capsys):
+def test_a_refused_edit_leaves_no_folder(run, photo, tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
     Image.new("L", (90, 48)).save("black.png")
     before = sorted(tmp_path.iterdir())
@@ -199,19 +197,19 @@ def test_what_is_refused_leaves_no_folder(run, photo, tmp_path, monkeypatch, cap
         ["inpaint", run, photo, "--mask", "none.png"],
         ["inpaint", run, photo, "--mask", "black.png"],
     ):
-        refused(capsys, *words)
+        refused(*words)
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_schedule_that_is_never_clean_is_named(run, tmp_path, photo, capsys):
-    _, said = made(capsys, "invert", run, tmp_path / "noisy", photo)
+def test_invert_warns_of_noise_at_the_end_of_schedule_or_grid(run, tmp_path, photo, edit):
+    _, said = edit("invert", run, tmp_path / "noisy", photo)
     assert "at t = 0 this run's schedule still holds noise, sigma = 0.31" in said
     recipe = tiny.recipe(optim__warmup=0, schedule__max_signal=0.99995)
     clean = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
     coarse = ["--grid", "uniform"]
-    _, said = made(capsys, "invert", clean, tmp_path / "clean", photo, *coarse)
+    _, said = edit("invert", clean, tmp_path / "clean", photo, *coarse)
     assert "still holds noise" not in said
     assert "the last of these 4 levels has sigma = 0.38" in said
-    record, said = made(capsys, "invert", clean, tmp_path / "fine", photo)
+    record, said = edit("invert", clean, tmp_path / "fine", photo)
     assert record["grid"] == {"kind": "uniform_log_snr", "end": 6.0}
     assert "note:" not in said

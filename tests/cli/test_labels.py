@@ -25,9 +25,9 @@ FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with a recipe of a second, and its run by the command, told the 12 kinds of blossoms."""
+    """A folder with a recipe of a second and a run of it with the 12 classes of blossoms."""
     home = tmp_path_factory.mktemp("home")
-    # From where 8-bit values can be told apart, for likelihoods.
+    # Clean enough to distinguish 8-bit values, for likelihoods.
     recipe = tiny.recipe(data__validation="0.5", optim__warmup="0", schedule__max_signal=0.9999)
     (home / "tiny.yaml").write_text(write_recipe(recipe))
     words = ["train", "--recipe", home / "tiny.yaml", "--data.labels", "yes", "--out", home / "run"]
@@ -35,51 +35,37 @@ def home(tmp_path_factory):
     return home
 
 
-def did(*words):
-    assert main([str(word) for word in words]) == 0
-
-
-def refused(capsys, *words):
-    assert main([str(word) for word in words]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("ddim: ")
-    assert captured.err.count("\n") == 1
-    return captured.err.removeprefix("ddim: ").rstrip()
-
-
-def pictures(folder):
+def sample_files(folder):
     return {path.name: path.read_bytes() for path in folder.glob("0*.png")}
 
 
-def test_the_same_command_resumes_a_run_that_has_counted_its_classes(home, capsys):
+def test_the_same_command_resumes_a_run_with_classes(home, command, refused):
     words = ["train", "--recipe", home / "tiny.yaml", "--data.labels", "yes", "--out", home / "run"]
-    did(*words, *FAST, "--resume")
-    said = capsys.readouterr().err
+    said = command(*words, *FAST, "--resume").err
     assert "is finished: nothing to resume" in said
     assert f"next: ddim sample {home / 'run'} --label all\n" in said
-    contradicting = refused(capsys, *words, *FAST, "--resume", "--net.classes", "3")
+    contradicting = refused(*words, *FAST, "--resume", "--net.classes", "3")
     assert "has net.classes = 12, which net.classes = 3 contradicts" in contradicting
     assert "data.labels = True, which data.labels = False" in refused(
-        capsys, *words[:3], *words[5:], *FAST, "--resume"
+        *words[:3], *words[5:], *FAST, "--resume"
     )
 
 
-def test_weights_of_other_classes_can_be_trained_on_without_labels_alone(home, tmp_path, capsys):
+def test_a_run_from_weights_of_other_classes_must_train_without_labels(home, tmp_path, command, refused):
     for kind, n in {"red": 0, "blue": 1}.items():
         (tmp_path / "two" / kind).mkdir(parents=True)
         for k in range(8):
             pixels = np.full((32, 32, 3), 20 * k + n, np.uint8)
             Image.fromarray(pixels).save(tmp_path / "two" / kind / f"{k}.png")
     words = ["train", tmp_path / "two", "--from", home / "run", "--images", 8, *FAST, "--out"]
-    did(*words, tmp_path / "without", "--data.labels", "no")
-    capsys.readouterr()
-    said = refused(capsys, *words, tmp_path / "run")
+    command(*words, tmp_path / "without", "--data.labels", "no")
+    said = refused(*words, tmp_path / "run")
     assert "weights of a network with 12 classes, and" in said
     assert "has 2: train it without labels (--data.labels no)" in said
     assert not (tmp_path / "run").exists()
 
 
-def test_the_grid_of_a_run_shows_its_classes_in_turn(home):
+def test_the_sheet_of_a_run_cycles_through_its_classes(home):
     run = load(home / "run")
     wanted = make_sheet(generate(run, range(2), 2, label="all")[0])
     assert not np.array_equal(wanted, make_sheet(generate(run, range(2), 2)[0]))
@@ -87,26 +73,26 @@ def test_the_grid_of_a_run_shows_its_classes_in_turn(home):
         assert np.array_equal(np.asarray(shown), wanted)
 
 
-def test_a_class_by_name_by_index_and_in_turn_is_one_picture(home, tmp_path):
+def test_a_class_by_name_by_index_and_by_cycling_gives_the_same_sample(home, tmp_path, command):
     for name, words in {
         "name": ["--label", "daisy"],
         "index": ["--label", "3"],
         "turn": ["--label", "all"],
         "none": [],
     }.items():
-        did("sample", home / "run", "--seeds", "3,15", "--steps", 2, "--out", tmp_path / name, *words)
-    found = {name: pictures(tmp_path / name) for name in ("name", "index", "turn", "none")}
+        command("sample", home / "run", "--seeds", "3,15", "--steps", 2, "--out", tmp_path / name, *words)
+    found = {name: sample_files(tmp_path / name) for name in ("name", "index", "turn", "none")}
     assert found["name"] == found["index"] == found["turn"] != found["none"]
 
 
-def test_the_record_says_label_and_guidance_and_no_two_are_mixed(home, tmp_path, capsys):
+def test_the_record_names_label_and_guidance_and_a_folder_holds_one_of_each(home, tmp_path, command, refused):
     words = ["sample", home / "run", "-n", 1, "--steps", 2, "--out", tmp_path]
-    did(*words, "--label", "daisy", "--guidance", "2.5")
+    command(*words, "--label", "daisy", "--guidance", "2.5")
     record = json.loads((tmp_path / "record.json").read_text())
     assert (record["label"], record["class"], record["guidance"], record["nfe"]) == (3, "daisy", 2.5, 4)
     for other in (["--label", "daisy"], ["--label", "all", "--guidance", "2.5"], []):
-        assert "holds samples of another run or other sampling options" in refused(capsys, *words, *other)
-    did(*words, "--label", "3", "--guidance", "2.5", "--seed", "1")
+        assert "holds samples of another run or other sampling options" in refused(*words, *other)
+    command(*words, "--label", "3", "--guidance", "2.5", "--seed", "1")
 
 
 @pytest.mark.parametrize(
@@ -121,31 +107,29 @@ def test_the_record_says_label_and_guidance_and_no_two_are_mixed(home, tmp_path,
         (["--label", "all", "--guidance", "-1"], "guidance must be at least 0 and finite, got -1"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_leaves_nothing(words, said, home, tmp_path, monkeypatch, capsys):
+def test_a_mistake_is_one_sentence_and_leaves_nothing(words, said, home, tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
-    assert refused(capsys, "sample", home / "run", *words).startswith(said)
+    assert refused("sample", home / "run", *words).startswith(said)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_that_knows_no_images_of_no_class_must_be_told_one(tmp_path, monkeypatch, capsys):
+def test_a_run_without_unlabelled_images_needs_a_label(tmp_path, monkeypatch, command, refused):
     monkeypatch.chdir(tmp_path)
     recipe = tiny.recipe(data__labels=True, data__unlabelled=0, images=8)
     run = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
-    assert "without a label sampling gives the network no class" in refused(capsys, "sample", run)
-    assert "guidance must be 1" in refused(capsys, "sample", run, "--label", "rose", "--guidance", "2")
-    assert "ddim interpolate gives the network no class" in refused(
-        capsys, "interpolate", run, "--seeds", "0,1"
-    )
-    did("sample", run, "-n", 1, "--steps", 1, "--label", "rose")
+    assert "without a label sampling gives the network no class" in refused("sample", run)
+    assert "guidance must be 1" in refused("sample", run, "--label", "rose", "--guidance", "2")
+    assert "an interpolation gives the network no class" in refused("interpolate", run, "--seeds", "0,1")
+    command("sample", run, "-n", 1, "--steps", 1, "--label", "rose")
 
 
-def test_an_evaluation_is_of_the_pictures_that_sample_makes_and_says_which(home, monkeypatch):
+def test_an_evaluation_uses_the_samples_of_the_label_and_records_it(home, monkeypatch, command):
     monkeypatch.setattr(features, "load_extractor", lambda *_: stub())
     monkeypatch.setattr("ddim.metrics.catalogue.LEAST", 2)
     monkeypatch.setattr("ddim.evaluation.evaluate.LEAST", 2)
     words = ["evaluate", home / "run", "-n", 12, "--steps", 2, "--label"]
-    did(*words, "all", "--guidance", "2")
-    did(*words, "daisy")
+    command(*words, "all", "--guidance", "2")
+    command(*words, "daisy")
     made = [scores.read_evaluation(home / "run" / "evaluations" / str(k)) for k in (1, 2)]
     sampling = [evaluation.record["sampling"] for evaluation in made]
     assert [(s["label"], s["class"]) for s in sampling] == [("all", None), (3, "daisy")]
@@ -158,31 +142,30 @@ def test_an_evaluation_is_of_the_pictures_that_sample_makes_and_says_which(home,
         assert np.array_equal(np.asarray(shown), wanted)
 
 
-def test_bits_of_images_that_have_changed_since_training_are_asked_for_by_name_alone(tmp_path, capsys):
+def test_likelihood_of_images_changed_since_training_needs_data(tmp_path, command, refused):
     for k in range(16):
         (tmp_path / "all" / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
         grey = np.full((32, 32, 3), 16 * k, np.uint8)
         Image.fromarray(grey).save(tmp_path / "all" / "ab"[k % 2] / f"{k}.png")
     recipe = tiny.recipe(data__labels=True, data__validation="0.5", images=8, schedule__max_signal=0.9999)
     run = train(str(tmp_path / "all"), recipe, out=tmp_path / "run", machine=tiny.MACHINE)
-    did("likelihood", run, "-n", 2, "--steps", 2)
+    command("likelihood", run, "-n", 2, "--steps", 2)
     (tmp_path / "all" / "b").rename(tmp_path / "all" / "c")
-    capsys.readouterr()
-    assert main(["likelihood", str(run), "-n", "2", "--steps", "2"]) == 2
-    assert f"has changed since {run} was trained on it: name images with --data" in capsys.readouterr().err
-    did("likelihood", run, "-n", 2, "--steps", 2, "--data", tmp_path / "all")
+    said = refused("likelihood", run, "-n", 2, "--steps", 2)
+    assert f"has changed since {run} was trained on it: name images with --data" in said
+    command("likelihood", run, "-n", 2, "--steps", 2, "--data", tmp_path / "all")
 
 
-def test_bits_per_dimension_are_of_an_image_whose_class_is_known(home, monkeypatch):
-    told, sound = [], likelihood.vlb
+def test_likelihood_conditions_on_the_class_of_each_image(home, monkeypatch, command):
+    told, sound = [], likelihood.bound_bits
 
     def spy(denoise, *rest):
         told.extend(denoise.inner.label.tolist())
         return sound(denoise, *rest)
 
-    monkeypatch.setattr(likelihood, "vlb", spy)
+    monkeypatch.setattr(likelihood, "bound_bits", spy)
     run = home / "run"
-    did("likelihood", run, "-n", 4, "--steps", 3)
+    command("likelihood", run, "-n", 4, "--steps", 3)
     record = json.loads((run / "likelihoods" / "1" / "record.json").read_text())
     wanted = open_images("blossoms:40", (32, 32)).labels[record["reference"]["images"]].tolist()
     assert told == record["reference"]["labels"] == wanted

@@ -23,7 +23,7 @@ SAVED = "stopped and saved; `--resume` goes on with runs/one"
 
 
 @pytest.mark.parametrize("words", [["--help"], [], ["--version"], *([name, "--help"] for name in COMMANDS)])
-def test_help_needs_nothing_heavy(words):
+def test_help_imports_nothing_heavy(words):
     code = f"""
 import sys
 from ddim.cli import COMMANDS, main
@@ -40,25 +40,25 @@ sys.exit(code)
     assert max(map(len, done.stdout.splitlines())) <= 110
 
 
-def test_the_library_is_imported_without_torch():
+def test_importing_the_library_does_not_import_torch():
     code = "import ddim, sys; dir(ddim); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("name", ddim.__all__)
-def test_what_the_library_names_is_there(name):
+def test_every_public_name_resolves_and_has_a_docstring(name):
     assert getattr(ddim, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'scheduler'"):
         ddim.scheduler  # noqa: B018
 
 
 @pytest.mark.parametrize("words", [["--version"], ["-V"]])
-def test_the_version_is_the_packages(words, capsys):
+def test_the_version_is_that_of_the_package(words, capsys):
     assert main(words) == 0
     assert capsys.readouterr().out == f"ddim {ddim.__version__}\n"
 
 
-def test_the_overview_names_every_command(capsys):
+def test_the_overview_groups_every_command(capsys):
     assert main([]) == 0
     said = capsys.readouterr().out
     for group, commands in cli.GROUPS.items():
@@ -114,7 +114,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, said, capsys):
 
 @pytest.fixture
 def failing(monkeypatch):
-    """A command that raises what it is given."""
+    """A function that makes `ddim train` raise an error."""
 
     def raising(error):
         def run(args):
@@ -158,13 +158,13 @@ def test_an_error_is_one_line_and_its_exit_code(error, code, said, failing, caps
 
 
 @pytest.mark.parametrize("error", [UserError("said"), RuntimeError("broken")])
-def test_debug_shows_where_an_error_came_from(error, failing):
+def test_debug_raises_the_error(error, failing):
     failing(error)
     with pytest.raises(type(error), match=str(error)):
         main(["train", "--debug"])
 
 
-def test_a_reader_that_has_enough_is_no_error():
+def test_a_closed_pipe_is_not_an_error():
     code = "import sys; from ddim.cli import main; sys.exit(main(['train', '--help-recipe', 'fast']))"
     reader, writer = os.pipe()
     os.close(reader)

@@ -1,4 +1,4 @@
-"""`ddim plot`: each kind leaves its picture and says where."""
+"""`ddim plot`: each kind writes its figure and prints where it is."""
 
 import dataclasses
 import json
@@ -10,8 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddim.cli import main
-from ddim.cli import plot as command
+from ddim.cli import main, plot
 from ddim.diffusion.pixels import Pixels
 from ddim.evaluation import figures
 from ddim.nn.runtime import Runtime
@@ -56,7 +55,7 @@ def run(here):
         ["forward", "--size", "32x48", "--seed", "2"],
     ],
 )
-def test_a_figure_is_written_to_the_current_folder_and_its_path_printed(here, capsys, words):
+def test_a_figure_is_written_to_the_current_folder_and_its_path_is_printed(here, capsys, words):
     assert main(["plot", *words]) == 0
     assert capsys.readouterr().out == f"{words[0]}.png\n"
     with Image.open(here / f"{words[0]}.png") as image:
@@ -70,7 +69,7 @@ def test_a_figure_is_written_to_the_current_folder_and_its_path_printed(here, ca
 
 
 @pytest.mark.parametrize("kind", ["reverse", "losses"])
-def test_a_run_is_shown(run, here, capsys, kind):
+def test_figures_of_a_run_are_written(run, here, capsys, kind):
     steps = ["--steps", "3"] if kind == "reverse" else []
     assert main(["plot", kind, str(run), *steps, "--out", "shown.png"]) == 0
     assert capsys.readouterr().out == "shown.png\n"
@@ -78,7 +77,7 @@ def test_a_run_is_shown(run, here, capsys, kind):
         assert shown.mode == "RGB"
 
 
-def test_runs_are_named_by_as_much_of_their_paths_as_tells_them_apart(run, here, monkeypatch):
+def test_runs_are_named_by_the_shortest_distinct_ends_of_their_paths(run, here, monkeypatch):
     named = []
     draw = figures.losses
     monkeypatch.setattr(figures, "losses", lambda runs: named.append(list(runs)) or draw(runs))
@@ -108,7 +107,7 @@ def test_runs_are_named_by_as_much_of_their_paths_as_tells_them_apart(run, here,
         (["losses", "."], "no loss is logged yet"),
     ],
 )
-def test_a_users_mistake_is_one_sentence_and_leaves_nothing(here, capsys, words, said):
+def test_a_mistake_is_one_sentence_and_leaves_nothing(here, capsys, words, said):
     Image.new("RGB", (2, 2)).save(here / "mine.png")
     before = (here / "mine.png").read_bytes()
     assert main(["plot", *words]) == 2
@@ -123,7 +122,7 @@ def test_a_users_mistake_is_one_sentence_and_leaves_nothing(here, capsys, words,
 @pytest.mark.parametrize(
     "words", [["plot"], ["plot", "shedule"], ["plot", "schedule", "--schedule.clop", "x"]]
 )
-def test_words_that_are_no_option_end_with_exit_code_2(here, capsys, words):
+def test_unknown_words_exit_with_code_2(here, capsys, words):
     with pytest.raises(SystemExit) as end:
         main(words)
     assert end.value.code == 2
@@ -132,15 +131,15 @@ def test_words_that_are_no_option_end_with_exit_code_2(here, capsys, words):
 
 
 def test_the_options_are_those_that_schedules_have():
-    assert tuple(figures.SCHEDULES) == command.SCHEDULES
-    assert tuple(figures.KNOWN) == command.SCHEDULES + command.OTHERS
+    assert tuple(figures.SCHEDULES) == plot.SCHEDULES
+    assert tuple(figures.KNOWN) == plot.SCHEDULES + plot.OTHERS
     owners = {}
     for name, schedule in figures.KNOWN.items():
         for field in dataclasses.fields(schedule):
             owners.setdefault(field.name, []).append((name, field.default))
-    assert set(owners) == set(command.FIELDS)
+    assert set(owners) == set(plot.FIELDS)
     for field, found in owners.items():
-        text = command.FIELDS[field]
+        text = plot.FIELDS[field]
         assert text.split(":")[0].split(", ") == [name for name, _ in found]
         for _, default in found:
             told = f"{default} (default)" if isinstance(default, str) else "(default "
@@ -160,11 +159,11 @@ def test_help_is_readable_and_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert "ddim plot forward photo.jpg" in done.stdout
-    for kind in command._DRAW:
+    for kind in plot._DRAW:
         assert f"    {kind}" in done.stdout
 
 
-def test_drawing_never_touches_pyplot(here):
+def test_drawing_does_not_import_pyplot(here):
     code = (
         "import sys\nfrom ddim.cli import main\nassert main(['plot', 'schedule']) == 0\n"
         "assert 'matplotlib.pyplot' not in sys.modules"

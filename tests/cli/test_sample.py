@@ -26,36 +26,28 @@ def run(tmp_path_factory):
     return train(None, recipe, out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
 
 
-def made(run, out, *words):
+def sample_files(run, out, *words):
     assert main(["sample", str(run), "--out", str(out), *map(str, words)]) == 0
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
-def refused(capsys, *words):
-    assert main(["sample", *map(str, words)]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("ddim: ")
-    assert captured.err.count("\n") == 1
-    return captured.err.removeprefix("ddim: ").rstrip()
-
-
-def test_the_first_five_of_twelve_pictures_are_the_same_bytes(run, tmp_path):
-    twelve = made(run, tmp_path / "a", "-n", 12, "--steps", 3)
-    five = made(run, tmp_path / "b", "-n", 5, "--steps", 3)
+def test_a_sample_depends_on_its_seed_and_not_on_the_number_of_samples(run, tmp_path):
+    twelve = sample_files(run, tmp_path / "a", "-n", 12, "--steps", 3)
+    five = sample_files(run, tmp_path / "b", "-n", 5, "--steps", 3)
     names = [f"{k:05d}.png" for k in range(12)]
     assert sorted(twelve) == sorted([*names, "grid.png", "record.json"])
     assert sorted(five) == sorted([*names[:5], "grid.png", "record.json"])
     for name in names[:5]:
         assert five[name] == twelve[name]
-    some = made(run, tmp_path / "c", "--seeds", "11,2-3,7", "--steps", 3)
+    some = sample_files(run, tmp_path / "c", "--seeds", "11,2-3,7", "--steps", 3)
     for k in (11, 2, 3, 7):
         assert some[f"{k:05d}.png"] == twelve[f"{k:05d}.png"]
     assert len({twelve[name] for name in names}) == 12
 
 
-def test_the_record_says_what_the_pictures_depend_on(run, tmp_path):
+def test_the_record_says_what_the_samples_depend_on(run, tmp_path):
     words = ["--seed", 3, "-n", 2, "--steps", 4, "--sampler.eta", "0.5", "--grid", "quadratic"]
-    record = json.loads(made(run, tmp_path, *words)["record.json"])
+    record = json.loads(sample_files(run, tmp_path, *words)["record.json"])
     newest = checkpoint.find_newest(run / "checkpoints")
     assert record["checkpoint"] == {"path": str(newest), "sha256": checkpoint.hash_checkpoint(newest)}
     assert record["seeds"] == [3, 4]
@@ -67,30 +59,30 @@ def test_the_record_says_what_the_pictures_depend_on(run, tmp_path):
     assert record["seconds"] > 0
 
 
-def test_a_picture_is_of_the_size_of_the_run(run, tmp_path):
-    made(run, tmp_path, "-n", 1, "--steps", 1)
+def test_a_sample_has_the_size_of_the_run(run, tmp_path):
+    sample_files(run, tmp_path, "-n", 1, "--steps", 1)
     with Image.open(tmp_path / "00000.png") as image:
         assert (image.size, image.mode) == ((32, 32), "RGB")
 
 
-def test_a_run_can_be_sampled_on_another_schedule_that_the_record_names(run, tmp_path):
+def test_the_record_names_another_sampling_schedule(run, tmp_path, command, refused):
     on = ["--sampled_on", "linear_in", "--sampled_on.start", "2", "--sampled_on.end", "-6"]
-    sampling = ["sample", str(run), "-n", "2", "--steps", "3", "--out"]
+    sampling = ["sample", run, "-n", 2, "--steps", 3, "--out"]
     for name, words in (("own", []), ("other", on)):
-        assert main([*sampling, str(tmp_path / name), *words]) == 0
+        command(*sampling, tmp_path / name, *words)
     record = json.loads((tmp_path / "other" / "record.json").read_text())
     assert record["schedule"] == {"kind": "linear_in", "quantity": "angle", "start": 2.0, "end": -6.0}
     first = [(tmp_path / name / "00000.png").read_bytes() for name in ("own", "other")]
     assert first[0] != first[1]
     # Not into the same folder, though the times are alike.
-    assert main([*sampling, str(tmp_path / "own"), *on]) == 2
+    refused(*sampling, tmp_path / "own", *on)
     wide = ["--sampled_on", "cosine", "--sampled_on.min_signal", "1e-6"]
-    assert main([*sampling, str(tmp_path / "wide"), *wide]) == 2
+    refused(*sampling, tmp_path / "wide", *wide)
     assert not (tmp_path / "wide").exists()
 
 
-def test_a_film_ends_with_the_grid(run, tmp_path):
-    made(run, tmp_path, "-n", 4, "--steps", 3, "--film")
+def test_a_film_ends_with_the_sheet(run, tmp_path):
+    sample_files(run, tmp_path, "-n", 4, "--steps", 3, "--film")
     with Image.open(tmp_path / "film.webp") as film, Image.open(tmp_path / "grid.png") as sheet:
         assert film.n_frames == 4
         first = np.asarray(film.convert("RGB")).astype(int)
@@ -100,16 +92,16 @@ def test_a_film_ends_with_the_grid(run, tmp_path):
     assert np.abs(final - pictures).mean() < 8 < np.abs(first - pictures).mean()
 
 
-def test_averaged_and_raw_weights_make_other_pictures(run, tmp_path):
-    ema = made(run, tmp_path / "a", "-n", 1, "--steps", 2)
-    raw = made(run, tmp_path / "b", "-n", 1, "--steps", 2, "--weights", "raw")
+def test_ema_and_raw_weights_give_different_samples(run, tmp_path):
+    ema = sample_files(run, tmp_path / "a", "-n", 1, "--steps", 2)
+    raw = sample_files(run, tmp_path / "b", "-n", 1, "--steps", 2, "--weights", "raw")
     assert ema["00000.png"] != raw["00000.png"]
     assert json.loads(raw["record.json"])["weights"] == "raw"
 
 
-def test_the_files_are_those_of_all_pictures_made_at_once(run, tmp_path):
-    """20 pictures are more than a micro-batch; there is no other way to them than through the tensor here."""
-    files = made(run, tmp_path / "a", "-n", 20, "--steps", 2, "--seed", 5)
+def test_files_are_those_of_all_samples_at_once(run, tmp_path):
+    """20 samples are more than a micro-batch; here they are one tensor."""
+    files = sample_files(run, tmp_path / "a", "-n", 20, "--steps", 2, "--seed", 5)
     images = ddim.sample(run, 20, 2, seed=5)
     assert load(run).runtime.micro_batch < 20
     for k, pixels in enumerate(to_uint8(images), 5):
@@ -119,7 +111,7 @@ def test_the_files_are_those_of_all_pictures_made_at_once(run, tmp_path):
     assert files["grid.png"] == (tmp_path / "grid.png").read_bytes()
 
 
-def test_pictures_are_written_and_forgotten_before_the_next_are_made(run, tmp_path, monkeypatch):
+def test_samples_are_written_and_freed_before_the_next_are_made(run, tmp_path, monkeypatch):
     size, sound = load(run).runtime.micro_batch, sample_folder.generate
     out, seen = tmp_path / "a", []
 
@@ -133,17 +125,17 @@ def test_pictures_are_written_and_forgotten_before_the_next_are_made(run, tmp_pa
 
     monkeypatch.setattr(sample_folder, "generate", noting)
     monkeypatch.setattr(sample_folder, "SHOWN", 9)
-    files = made(run, out, "-n", 4 * size + 1, "--steps", 2, "--film")
+    files = sample_files(run, out, "-n", 4 * size + 1, "--steps", 2, "--film")
     assert [count for _, count, *_ in seen] == [size] * 4 + [1]
     assert [there for *_, there, _ in seen] == [size * k for k in range(5)]
     assert not any(alive for *_, alive in seen)
     assert len(files) == 4 * size + 1 + 3
-    few = made(run, tmp_path / "b", "-n", 9, "--steps", 2, "--film")
+    few = sample_files(run, tmp_path / "b", "-n", 9, "--steps", 2, "--film")
     assert few["grid.png"] == files["grid.png"]
     assert few["film.webp"] == files["film.webp"]
 
 
-def test_what_was_stopped_is_finished_by_the_same_command(run, tmp_path, monkeypatch, capsys):
+def test_a_stopped_command_is_finished_by_the_same_command(run, tmp_path, monkeypatch, command, refused):
     size, sound = load(run).runtime.micro_batch, sample_folder.generate
     words = ["-n", size + 2, "--steps", 2]
 
@@ -154,65 +146,64 @@ def test_what_was_stopped_is_finished_by_the_same_command(run, tmp_path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(sample_folder, "generate", stopping)
-        assert main(["sample", str(run), "--out", str(tmp_path / "a"), *map(str, words)]) == 130
-    capsys.readouterr()
+        command("sample", run, "--out", tmp_path / "a", *words, code=130)
     assert len(list((tmp_path / "a").glob("0*.png"))) == size
     assert json.loads((tmp_path / "a" / "record.json").read_text())["seeds"] == []
-    assert "holds samples of another run" in refused(capsys, run, "--steps", 3, "--out", tmp_path / "a")
-    finished, whole = (made(run, tmp_path / name, *words) for name in ("a", "b"))
+    assert "holds samples of another run" in refused("sample", run, "--steps", 3, "--out", tmp_path / "a")
+    finished, whole = (sample_files(run, tmp_path / name, *words) for name in ("a", "b"))
     for name in whole.keys() - {"record.json"}:
         assert finished[name] == whole[name]
     assert finished.keys() == whole.keys()
     assert json.loads(finished["record.json"])["seeds"] == list(range(size + 2))
 
 
-def test_weights_can_be_any_average_of_the_run(tmp_path, capsys):
+def test_weights_can_be_any_average_of_the_run(tmp_path, refused):
     recipe = tiny.recipe(optim__warmup=0, images="40", ema="exponential", ema__more="0.1,0")
     run = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
     pictures = {}
     for weights in ("ema", "raw", "0.1", "0"):
-        files = made(run, tmp_path / weights, "-n", 1, "--steps", 2, "--weights", weights)
+        files = sample_files(run, tmp_path / weights, "-n", 1, "--steps", 2, "--weights", weights)
         assert json.loads(files["record.json"])["weights"] == weights
         pictures[weights] = files["00000.png"]
     assert pictures["0"] == pictures["raw"]
     assert len(set(pictures.values())) == 3
-    assert refused(capsys, run, "--weights", "0.9") == "weights must be ema, raw, 0.1 or 0, got '0.9'"
+    assert refused("sample", run, "--weights", "0.9") == "weights must be ema, raw, 0.1 or 0, got '0.9'"
 
 
-def test_pictures_go_into_a_new_folder_each_time(run, tmp_path, monkeypatch, capsys):
+def test_samples_go_into_a_new_folder_each_time(run, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     newest = checkpoint.find_newest(run / "checkpoints")
     alone = Path(shutil.copytree(newest, tmp_path / "alone"))
     named = [(run, "one-1"), (run, "one-2"), (run / "best", "one-3"), (newest, "one-4"), (alone, "alone-1")]
     for of, name in named:
-        assert main(["sample", str(of), "-n", "1", "--steps", "1"]) == 0
-        assert f"1 network evaluations each: samples/{name}/grid.png" in capsys.readouterr().out
+        said = command("sample", of, "-n", 1, "--steps", 1).out
+        assert f"1 network evaluations each: samples/{name}/grid.png" in said
     assert {path.name for path in (tmp_path / "samples").iterdir()} == {name for _, name in named}
 
 
-def test_a_folder_with_files_of_ones_own_is_refused(run, tmp_path, capsys):
+def test_a_folder_with_other_files_is_refused(run, tmp_path, refused):
     (tmp_path / "mine.png").write_bytes(b"")
-    assert "holds files that are not samples" in refused(capsys, run, "--out", tmp_path)
-    assert "must be a folder" in refused(capsys, run, "--out", tmp_path / "mine.png")
+    assert "holds files that are not samples" in refused("sample", run, "--out", tmp_path)
+    assert "must be a folder" in refused("sample", run, "--out", tmp_path / "mine.png")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.png"]
 
 
-def test_a_folder_holds_the_pictures_of_one_experiment(run, tmp_path, capsys):
-    """More seeds of the same join it; anything else is refused, and what is there stays."""
+def test_a_folder_holds_samples_of_one_run_and_one_way_of_sampling(run, tmp_path, refused):
+    """More seeds are added to it; anything else is refused and changes nothing."""
     words = ["--steps", 2, "--out", tmp_path / "a"]
-    first = made(run, tmp_path / "a", "-n", 3, "--steps", 2)
-    both = made(run, tmp_path / "a", "--seeds", "1,7", "--steps", 2)
+    first = sample_files(run, tmp_path / "a", "-n", 3, "--steps", 2)
+    both = sample_files(run, tmp_path / "a", "--seeds", "1,7", "--steps", 2)
     assert sorted(both) == sorted([*first, "00007.png"])
     assert all(both[f"{k:05d}.png"] == first[f"{k:05d}.png"] for k in range(3))
     assert json.loads(both["record.json"])["seeds"] == [0, 1, 2, 7]
     for other in (["--sampler.eta", 1], ["--weights", "raw"], ["--grid", "quadratic"]):
-        said = refused(capsys, run, *words, *other)
+        said = refused("sample", run, *words, *other)
         assert "holds samples of another run or other sampling options" in said
-    assert "holds samples of another run" in refused(capsys, run, "--steps", 3, "--out", tmp_path / "a")
+    assert "holds samples of another run" in refused("sample", run, "--steps", 3, "--out", tmp_path / "a")
     assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == both
     (tmp_path / "mine.txt").write_text("mine")
-    assert "must be a folder" in refused(capsys, run, "--out", tmp_path / "mine.txt")
-    assert "cannot be made a folder" in refused(capsys, run, "--out", tmp_path / "mine.txt" / "b")
+    assert "must be a folder" in refused("sample", run, "--out", tmp_path / "mine.txt")
+    assert "cannot be made a folder" in refused("sample", run, "--out", tmp_path / "mine.txt" / "b")
 
 
 @pytest.mark.parametrize(
@@ -242,27 +233,27 @@ def test_a_folder_holds_the_pictures_of_one_experiment(run, tmp_path, capsys):
         (["--grid", "uniformly"], "grid must be one of"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_leaves_nothing(words, said, run, tmp_path, monkeypatch, capsys):
+def test_a_mistake_is_one_sentence_and_leaves_nothing(words, said, run, tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
-    assert refused(capsys, run, *words).startswith(said)
+    assert refused("sample", run, *words).startswith(said)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_typo_in_an_option_names_the_near_one(run, capsys):
-    assert refused(capsys, run, "--stepz", "3").endswith("perhaps you meant --steps")
-    assert refused(capsys, run, "--clp", "yes").endswith("perhaps you meant --clip")
+def test_a_mistyped_option_gets_a_suggestion(run, refused):
+    assert refused("sample", run, "--stepz", "3").endswith("perhaps you meant --steps")
+    assert refused("sample", run, "--clp", "yes").endswith("perhaps you meant --clip")
 
 
-def test_a_run_that_is_missing_or_empty_is_said_to_be(tmp_path, capsys):
-    assert "is not a folder" in refused(capsys, tmp_path / "nowhere")
-    assert "is no run, for it holds neither run.json nor checkpoints" in refused(capsys, tmp_path)
+def test_a_missing_or_empty_run_is_refused(tmp_path, refused):
+    assert "is not a folder" in refused("sample", tmp_path / "nowhere")
+    assert "is no run, for it holds neither run.json nor checkpoints" in refused("sample", tmp_path)
     (tmp_path / "run.json").touch()
-    assert "holds no checkpoint yet" in refused(capsys, tmp_path)
+    assert "holds no checkpoint yet" in refused("sample", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("text", "seeds"),
     [("0-3", [0, 1, 2, 3]), ("5", [5]), ("3, 1-2", [3, 1, 2]), ("7-7", [7])],
 )
-def test_a_list_of_seeds_is_read_in_its_order(text, seeds):
+def test_a_list_of_seeds_keeps_its_order(text, seeds):
     assert parse_seeds(text, None, None) == seeds

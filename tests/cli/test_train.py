@@ -1,4 +1,4 @@
-"""`ddim train`: what it takes, what it refuses, what it resumes, what it says."""
+"""`ddim train`: options, mistakes, resuming, progress."""
 
 import contextlib
 import json
@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 import tiny
-from ddim.cli import main
 from ddim.cli.console import WARM, Console, Pace, format_duration
 from ddim.data import open_images, parse_size
 from ddim.runs import checkpoint
@@ -28,7 +27,7 @@ FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder to work in, with the recipe of a run of a second."""
+    """A working folder with the recipe of a run of a second."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(write_recipe(tiny.recipe()))
     return tmp_path
@@ -36,17 +35,21 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished run, made once, and left as it is."""
+    """A finished run that no test changes."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     return train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE)
 
 
-def said(capsys, words, code):
-    """What a command says on standard error, in lines."""
-    assert main(["train", *map(str, words)]) == code
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.err
-    return captured.err.splitlines()
+@pytest.fixture
+def train_command(command):
+    """A function that runs `ddim train` and returns what it printed on standard error, in lines."""
+
+    def run(words, code=0):
+        error = command("train", *words, code=code).err
+        assert "Traceback" not in error
+        return error.splitlines()
+
+    return run
 
 
 def contents(folder):
@@ -57,13 +60,12 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
-def test_help_recipe_lists_every_field_as_it_can_be_given(name, capsys):
-    assert main(["train", "--help-recipe", name]) == 0
-    lines = capsys.readouterr().out.splitlines()
+def test_help_recipe_lists_every_field_as_an_option_takes_it(name, command):
+    lines = command("train", "--help-recipe", name).out.splitlines()
     listed = [line.split() for line in lines if line.startswith("  --")]
     rows = list_fields(recipes.find(name))
     assert [words[0] for words in listed] == [f"--{path}" for path, *_ in rows]
-    # What is shown, given back, changes nothing.
+    # The listed values, given as options, change nothing.
     shown = {words[0].removeprefix("--"): words[1] for words in listed}
     assert override(recipes.find(name), shown) == recipes.find(name)
     assert override(Recipe(), shown) == recipes.find(name)
@@ -72,8 +74,8 @@ def test_help_recipe_lists_every_field_as_it_can_be_given(name, capsys):
 # New runs
 
 
-def test_a_run_is_made_shown_and_named(here, capsys):
-    lines = said(capsys, ["--recipe", "tiny.yaml", *FAST], 0)
+def test_a_run_shows_its_progress_and_the_next_command(here, train_command):
+    lines = train_command(["--recipe", "tiny.yaml", *FAST])
     folder = next((here / "runs").iterdir())
     assert lines[-1] == f"next: ddim sample runs/{folder.name}"
     text = "\n".join(lines)
@@ -85,9 +87,9 @@ def test_a_run_is_made_shown_and_named(here, capsys):
     assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000010"
 
 
-def test_options_and_fields_reach_the_recipe(here, capsys):
+def test_options_and_fields_reach_the_recipe(here, train_command):
     words = ["--recipe", "tiny.yaml", "--images", "8", "--size", "32x40", "--seed", "3", "--optim.lr=3e-4"]
-    said(capsys, ["blossoms:24", *words, "--schedule", "linear", "--out", "run", *FAST], 0)
+    train_command(["blossoms:24", *words, "--schedule", "linear", "--out", "run", *FAST])
     made = read_recipe(here / "run" / "recipe.yaml")
     assert (made.images, made.data.size, made.seed, made.optim.lr) == (8, (32, 40), 3, 3e-4)
     assert made.data.source == "blossoms:24"
@@ -105,7 +107,7 @@ def test_options_and_fields_reach_the_recipe(here, capsys):
         ([(4, 4)] * 12, "32", None),
     ],
 )
-def test_images_that_are_enlarged_are_told_with_the_size_that_they_have(here, capsys, sizes, size, advised):
+def test_enlarged_images_are_reported_with_their_own_size(here, capsys, sizes, size, advised):
     (here / "small").mkdir()
     for k, shape in enumerate(sizes):
         pixels = np.random.default_rng(k).integers(0, 256, (*shape, 3), dtype=np.uint8)
@@ -126,9 +128,9 @@ def test_minutes_replace_the_images_of_a_recipe():
     assert (changed.images, changed.minutes) == (None, 7.0)
 
 
-def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, capsys):
+def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, train_command):
     before = contents(finished)
-    lines = said(capsys, ["--recipe", "tiny.yaml", "--out", finished], 2)
+    lines = train_command(["--recipe", "tiny.yaml", "--out", finished], 2)
     assert lines == [
         f"ddim: --out {finished} is not empty; give a new or empty folder, or go on with --resume"
     ]
@@ -172,74 +174,71 @@ def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, cap
         (["--recipe", "missing.yaml"], "recipe missing.yaml cannot be read"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_leaves_nothing(words, sentence, tmp_path, monkeypatch, capsys):
+def test_a_mistake_is_one_sentence_and_leaves_nothing(words, sentence, tmp_path, monkeypatch, train_command):
     monkeypatch.chdir(tmp_path)
     recipe = [] if {"--recipe", "--from", "--help-recipe", "--resume"} & set(words) else ["--recipe", "smoke"]
-    lines = said(capsys, [*words, *recipe], 2)
+    lines = train_command([*words, *recipe], 2)
     assert len([line for line in lines if not line.startswith("reading images")]) == 1
     assert lines[-1].startswith(f"ddim: {sentence}")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_starts_from_another_with_its_recipe(here, finished, capsys):
-    said(capsys, ["--from", finished, "--images", "8", "--out", "child", *FAST], 0)
+def test_a_run_from_another_run_takes_its_recipe(here, finished, train_command):
+    train_command(["--from", finished, "--images", "8", "--out", "child", *FAST])
     made = read_recipe(here / "child" / "recipe.yaml")
     assert made == replace(tiny.recipe(), images=8)
     words = ["blossoms:40", "--from", finished, "--recipe", "smoke", "--out", "other"]
-    lines = said(capsys, [*words, *FAST], 2)
+    lines = train_command([*words, *FAST], 2)
     assert "another network" in lines[-1]
     assert not (here / "other").exists()
 
 
-def test_a_recipe_beside_a_run_to_start_from_takes_its_pixels_unless_others_are_asked_for(
-    here, finished, capsys
-):
+def test_a_named_recipe_takes_the_pixels_of_the_run_it_starts_from(here, finished, train_command):
     (here / "fixed.yaml").write_text(write_recipe(replace(tiny.recipe(), pixels=Fixed())))
     words = ["--recipe", "fixed.yaml", "--from", finished, "--images", "8", *FAST]
-    said(capsys, [*words, "--out", "child"], 0)
+    train_command([*words, "--out", "child"])
     assert read_recipe(here / "child" / "recipe.yaml").pixels == tiny.recipe().pixels != Fixed()
     assert load(here / "child").pixels == load(finished).pixels
     resumed = [word for word in words if word not in ("--from", finished)]
-    assert "is finished" in said(capsys, [*resumed, "--out", "child", "--resume"], 0)[0]
+    assert "is finished" in train_command([*resumed, "--out", "child", "--resume"])[0]
     for asked in (["--pixels", "fixed"], ["--pixels.std", "0.5"]):
         for more in ([], ["--find-lr"]):
-            (line,) = said(capsys, [*words, *asked, *more, "--out", "other"], 2)
+            (line,) = train_command([*words, *asked, *more, "--out", "other"], 2)
             assert line.startswith("ddim: pixels must be those in which the weights of --from were trained")
     # From Python too.
     train(None, "fixed.yaml", out=here / "python", source=finished, machine=tiny.MACHINE)
     assert read_recipe(here / "python" / "recipe.yaml").pixels == tiny.recipe().pixels
 
 
-def test_edm_must_take_for_granted_the_deviation_of_the_pixels_that_it_starts_from(here, finished, capsys):
+def test_sigma_data_must_be_the_deviation_of_the_pixels_of_the_run_it_starts_from(
+    here, finished, train_command
+):
     edm = override(tiny.recipe(images=8), {"pixels.std": 0.5, "predicts": "edm", "predicts.sigma_data": 0.5})
     (here / "edm.yaml").write_text(write_recipe(edm))
     words = ["--recipe", "edm.yaml", "--from", finished, "--out", "run", *FAST]
-    (line,) = said(capsys, words, 2)
+    (line,) = train_command(words, 2)
     assert "pixels.std and predicts.sigma_data must be one number" in line
     assert "got 1.0 and 0.5" in line
-    said(capsys, [*words, "--predicts.sigma_data", "1"], 0)
+    train_command([*words, "--predicts.sigma_data", "1"])
 
 
-def test_a_learning_rate_is_found_used_and_drawn(here, capsys):
-    lines = said(capsys, ["--recipe", "tiny.yaml", "--find-lr", "--images", "8", "--out", "run", *FAST], 0)
+def test_the_learning_rate_of_the_range_test_is_used_and_drawn(here, train_command):
+    lines = train_command(["--recipe", "tiny.yaml", "--find-lr", "--images", "8", "--out", "run", *FAST])
     found = float(re.search(r"learning rate (\S+);", "\n".join(lines))[1])
     assert read_recipe(here / "run" / "recipe.yaml").optim.lr == pytest.approx(found, rel=0.06)
     assert (here / "run" / "lr-finder.png").is_file()
     assert {path.name for path in here.iterdir()} == {"run", "tiny.yaml"}
-    # The same command goes on: the rate that it found is no contradiction.
-    assert (
-        main(["train", "--recipe", "tiny.yaml", "--find-lr", "--images", "8", "--out", "run", "--resume"])
-        == 0
-    )
+    # The same command resumes it: the learning rate that it found is no contradiction.
+    train_command(["--recipe", "tiny.yaml", "--find-lr", "--images", "8", "--out", "run", "--resume"])
 
 
 # Resuming
 
 
 @pytest.mark.parametrize("words", [[], ["blossoms:40"], ["blossoms:40", "--recipe", "tiny.yaml"], FAST])
-def test_a_finished_run_says_so_and_is_left_as_it_is(words, here, finished, capsys):
+def test_resuming_a_finished_run_changes_nothing(words, here, finished, train_command):
     before = contents(finished)
-    lines = said(capsys, [*words, "--resume", "--out", finished], 0)
+    lines = train_command([*words, "--resume", "--out", finished])
     assert lines == [f"run {finished} is finished: nothing to resume", f"next: ddim sample {finished}"]
     assert contents(finished) == before
 
@@ -260,16 +259,16 @@ def test_a_finished_run_says_so_and_is_left_as_it_is(words, here, finished, caps
         (["--compile"], "compile"),
     ],
 )
-def test_arguments_that_contradict_the_run_are_refused(words, name, here, finished, capsys):
+def test_options_that_contradict_the_run_are_refused(words, name, here, finished, train_command):
     before = contents(finished)
-    lines = said(capsys, [*words, "--resume", "--out", finished], 2)
+    lines = train_command([*words, "--resume", "--out", finished], 2)
     assert len(lines) == 1
     assert re.match(rf"ddim: run {finished} has {re.escape(name)} = .*, which {re.escape(name)} = ", lines[0])
     assert contents(finished) == before
 
 
 def unfinished(folder, seed, step=5):
-    """A run that stopped after its first event."""
+    """Train a run that stops after its first event."""
 
     class StopError(Exception):
         pass
@@ -287,17 +286,17 @@ def unfinished(folder, seed, step=5):
         )
 
 
-def test_an_imported_run_cannot_be_resumed_but_begun_from(here, capsys):
+def test_an_imported_run_cannot_be_resumed(here, train_command):
     unfinished(here / "run", 1)
     (here / "run" / "run.json").unlink()
-    (line,) = said(capsys, ["--recipe", "tiny.yaml", "--resume", "--out", "run", *FAST], 2)
+    (line,) = train_command(["--recipe", "tiny.yaml", "--resume", "--out", "run", *FAST], 2)
     assert line == (
         "ddim: --out run holds weights without a training state, as an imported run does: "
         "start a new run from them with --from run"
     )
 
 
-def test_without_a_folder_the_newest_run_with_the_same_arguments_goes_on(here, capsys):
+def test_without_a_folder_the_newest_run_with_the_same_options_is_resumed(here, train_command):
     for k, seed in enumerate((1, 2, 1)):
         unfinished(here / "runs" / f"r{k}", seed)
         time.sleep(0.02)
@@ -305,7 +304,7 @@ def test_without_a_folder_the_newest_run_with_the_same_arguments_goes_on(here, c
     (here / "runs" / "broken" / "run.json").write_text("{")
     words = ["blossoms:40", "--recipe", "tiny.yaml", "--resume", *FAST]
     for seed, folder in ((2, "r1"), (1, "r2")):
-        lines = said(capsys, [*words, "--seed", seed], 0)
+        lines = train_command([*words, "--seed", seed])
         assert f"run folder runs/{folder}, continuing at step 5" in lines
     steps = {
         folder.name: checkpoint.find_newest(folder / "checkpoints").name[-2:]
@@ -314,27 +313,27 @@ def test_without_a_folder_the_newest_run_with_the_same_arguments_goes_on(here, c
     assert steps == {"r0": "05", "r1": "10", "r2": "10"}
 
 
-def test_without_a_run_that_fits_a_new_one_begins_and_why_is_said(here, capsys):
+def test_without_a_run_that_fits_a_new_one_starts_with_the_reason(here, train_command):
     words = ["blossoms:40", "--recipe", "tiny.yaml", "--resume", *FAST]
-    assert said(capsys, [*words, "--images", "8"], 0)[0] == "no run in runs/ fits; starting a new run"
-    assert said(capsys, words, 0)[0].startswith(
+    assert train_command([*words, "--images", "8"])[0] == "no run in runs/ fits; starting a new run"
+    assert train_command(words)[0].startswith(
         "no run in runs/ fits: runs/blossoms-tiny-1 has images = 8, not "
     )
-    lines = said(capsys, [*words, "--seed", "9"], 0)
+    lines = train_command([*words, "--seed", "9"])
     assert lines[0] == "no run in runs/ fits: runs/blossoms-tiny-2 has seed = 0, not 9; starting a new run"
-    assert not any("going on" in line for line in lines)
+    assert not any("continuing" in line for line in lines)
     assert len(list((here / "runs").iterdir())) == 3
-    # A run on other images is not what was looked for.
-    lines = said(capsys, ["blossoms:24", *words[1:], "--seed", "9"], 0)
+    # A run on other images is not named as the reason.
+    lines = train_command(["blossoms:24", *words[1:], "--seed", "9"])
     assert lines[0] == "no run in runs/ fits; starting a new run"
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_run_without_a_checkpoint_starts_afresh(there, here, finished, capsys):
+def test_a_run_without_a_checkpoint_starts_again(there, here, finished, train_command):
     if there:
         unfinished(here / "run", 0, step=1)
     words = ["blossoms:40", "--recipe", "tiny.yaml", "--resume", "--out", "run", *FAST]
-    lines = said(capsys, words, 0)
+    lines = train_command(words)
     assert ("--out run holds no run to resume; starting a new run" in lines) is not there
     assert tiny.digests(here / "run") == tiny.digests(finished)
     assert tiny.metrics(here / "run") == tiny.metrics(finished)
@@ -343,7 +342,7 @@ def test_a_run_without_a_checkpoint_starts_afresh(there, here, finished, capsys)
 # What is shown
 
 
-def test_a_clock_reads_as_people_write_it():
+def test_durations_are_formatted_in_minutes_and_hours():
     assert [format_duration(seconds) for seconds in (0, 59.6, 90, 3600, 3700)] == [
         "0:00",
         "1:00",
@@ -354,7 +353,7 @@ def test_a_clock_reads_as_people_write_it():
 
 
 def simulated(update, event, first=60.0, images=8000, events=10):
-    """(estimate, truth) of the seconds to go after each update, in a run whose parts take these seconds."""
+    """Return (estimate, truth) of the seconds left after each update of a run with these durations."""
     run = tiny.training(tiny.recipe(images=images, report__events=events))
     pace, now, shown, times = Pace(0.0, 8), 0.0, [], []
     while not run.finished:
@@ -370,8 +369,8 @@ def simulated(update, event, first=60.0, images=8000, events=10):
 
 
 @pytest.mark.parametrize(("update", "event"), [(0.1, 5.0), (0.5, 20.0), (1.0, 0.0)])
-def test_the_time_to_go_is_right_from_the_first_event_on(update, event):
-    """Compiling, validations and grids are no part of the pace; those to come are part of the time."""
+def test_the_time_left_is_right_after_the_first_event(update, event):
+    """Compilation and events are not part of the speed; the remaining events are part of the time left."""
     rows = simulated(update, event)
     assert [left is None for left, _ in rows[: WARM + 1]] == [True] * WARM + [False]
     assert rows[100:]
@@ -379,13 +378,13 @@ def test_the_time_to_go_is_right_from_the_first_event_on(update, event):
         assert left == pytest.approx(truth, rel=1e-6, abs=1e-6)
 
 
-def test_before_the_first_event_its_length_is_guessed_from_the_pace():
+def test_before_the_first_event_its_duration_is_estimated_from_the_speed():
     rows = simulated(0.1, 5.0)
     # 8 validation images and 2 samples of 2 steps: 12 evaluations, each a third of 1/80 s, ten times.
     assert rows[10][0] == pytest.approx(989 * 0.1 + 10 * 12 / 3 / 80, rel=1e-6)
 
 
-def test_an_estimate_of_a_run_of_unknown_length_is_none():
+def test_the_time_left_of_a_run_of_unknown_length_is_none():
     run = tiny.training()
     run.plan = Plan(None)
     pace = Pace(0.0, 8)
@@ -395,7 +394,7 @@ def test_an_estimate_of_a_run_of_unknown_length_is_none():
     assert pace.left(run) is None
 
 
-def test_the_bar_leaves_the_terminal_as_it_was_whatever_happens(monkeypatch):
+def test_the_bar_stops_after_an_error(monkeypatch):
     stopped = []
 
     class Bar:
@@ -408,7 +407,7 @@ def test_the_bar_leaves_the_terminal_as_it_was_whatever_happens(monkeypatch):
     assert stopped == [1]
 
 
-def test_both_documents_of_a_run_hold_one_recipe(finished):
+def test_run_json_and_recipe_yaml_hold_the_same_recipe(finished):
     assert json.loads((finished / "run.json").read_text())["recipe"] == dump(
         read_recipe(finished / "recipe.yaml")
     )
