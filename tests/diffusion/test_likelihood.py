@@ -109,7 +109,7 @@ class Even(OneStream):
 
 
 def within(found, exact, sigmas=3.0):
-    """Whether the mean difference lies within `errors` standard errors of 0."""
+    """Whether the mean difference lies within `sigmas` standard errors of 0."""
     apart = found - exact
     error = apart.std() / len(apart) ** 0.5
     return abs(apart.mean()) <= sigmas * error
