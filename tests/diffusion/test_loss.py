@@ -1,6 +1,4 @@
-import math
 from dataclasses import replace
-from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -121,66 +119,6 @@ def test_the_loss_is_finite_at_every_time_that_training_may_draw(times, schedule
     assert loss.isfinite().all()
 
 
-def test_uniform_times_are_uniform():
-    t = UniformTimes()(UNIFORM, Cosine())
-    assert t.min() > 0
-    assert t.max() <= 1
-    assert torch.allclose(t.sort().values, UNIFORM, rtol=0, atol=1e-9)
-
-
-def test_each_entry_of_a_table_is_trained_equally_often():
-    # As many numbers between the entries' bounds as entries: none rounds into its neighbour's.
-    t = TableTimes(40)((torch.arange(4000, dtype=torch.float64) + 0.5) / 4000, Cosine())
-    entries, counts = (t * 40).round().long().unique(return_counts=True)
-    assert torch.equal(entries, torch.arange(1, 41))
-    assert torch.equal(counts, torch.full((40,), 100))
-    assert torch.allclose(t * 40, (t * 40).round())
-    assert TableTimes(40)(torch.tensor([0.0, 1 - 2**-24]), Cosine()).tolist() == [1 / 40, 1.0]
-
-
-def test_a_time_in_each_slice_has_less_variance_than_times_and_their_mirror_images():
-    """Song et al.'s antithetic times against those of our training, on a loss that falls steeply with t."""
-    batch, draws = 16, 4000
-    entries = TableTimes(1000)
-    loss = lambda t: (0.02 + t) ** -0.5
-    free, half = uniform(draws, batch), uniform(draws, batch // 2, seed=1)
-    slices = (torch.arange(batch) + uniform(draws, batch, seed=2)) / batch
-    mirrored = torch.cat([entries(half, Cosine()), 1.001 - entries(half, Cosine())], 1)
-    means = [loss(t).mean(1) for t in (entries(free, Cosine()), mirrored, entries(slices, Cosine()))]
-    exact = loss(torch.arange(1, 1001, dtype=torch.float64) / 1000).mean()
-    for mean in means:
-        assert mean.mean().item() == pytest.approx(exact.item(), abs=5 * mean.std().item() / draws**0.5)
-    independent, antithetic, sliced = (mean.var().item() for mean in means)
-    assert sliced < antithetic / 5 < independent / 5
-
-
-@pytest.mark.parametrize("schedule", [Cosine(0.0005, 0.999999), LinearBeta(0.1, 40.0)], ids=str)
-@pytest.mark.parametrize("mean, std", [(1.0, 2.4), (-2.0, 1.0)])
-def test_normal_log_snr_is_normally_distributed(mean, std, schedule):
-    log_snr = schedule(NormalLogSNR(mean, std)(UNIFORM, schedule)).log_snr
-    normal_ = NormalDist(mean, std)
-    for level in (mean - 2 * std, mean - std, mean, mean + 0.5 * std, mean + 2 * std):
-        assert (log_snr <= level).double().mean().item() == pytest.approx(normal_.cdf(level), abs=2e-4)
-    assert log_snr.mean().item() == pytest.approx(mean, abs=0.01)
-    assert log_snr.std().item() == pytest.approx(std, abs=0.01)
-
-
-def test_uniform_times_can_leave_out_the_cleanest():
-    t = UniformTimes(0.25)(UNIFORM, Cosine())
-    assert t.min() > 0.25
-    assert t.max() <= 1
-    assert torch.allclose(t.sort().values, 0.25 + 0.75 * UNIFORM, rtol=0, atol=1e-9)
-
-
-def test_edms_sigma_is_log_normal_with_the_mean_and_deviation_of_the_paper():
-    """Karras et al. 2022, table 1: log sigma of mean -1.2 and deviation 1.2."""
-    schedule = KarrasSigma()
-    log_sigma = schedule(NormalLogSNR(2.4, 2.4)(UNIFORM, schedule)).sigma.log()
-    law = NormalDist(-1.2, 1.2)
-    for level in (-4.0, -2.0, -1.2, 0.0, 1.0):
-        assert (log_sigma <= level).double().mean().item() == pytest.approx(law.cdf(level), abs=2e-4)
-
-
 def test_a_weighting_multiplies_the_error_at_each_level():
     """lambda(sigma) of Karras et al. 2022, table 1, at any alpha; the default weights all levels equally."""
     assert Objective().weight == Unweighted()
@@ -191,14 +129,6 @@ def test_a_weighting_multiplies_the_error_at_each_level():
         sigma = at.sigma / at.alpha
         known = (sigma**2 + 0.25) / (0.5 * sigma) ** 2
         assert torch.allclose(weighted(oracle, X0, T, EPS), known * plain(oracle, X0, T, EPS))
-
-
-def test_normal_log_snr_is_clamped_where_the_schedule_ends():
-    schedule = Cosine()
-    t = NormalLogSNR(1.0, 2.4)(UNIFORM, schedule)
-    ends = schedule(torch.tensor([0.0, 1.0])).log_snr.tolist()
-    assert (t == 0).double().mean().item() == pytest.approx(1 - NormalDist(1.0, 2.4).cdf(ends[0]), abs=1e-3)
-    assert ((t >= 0) & (t <= 1)).all()
 
 
 def test_gradients_reach_the_network():
@@ -216,14 +146,6 @@ def test_gradients_reach_the_network():
     assert model.net.factor.grad < -0.1
 
 
-def test_impossible_time_samplings_and_weightings_are_refused():
-    for std in (0.0, -1.0, math.nan):
-        with pytest.raises(UserError, match=r"objective\.times\.std must be above 0, got"):
-            NormalLogSNR(std=std)
-    with pytest.raises(UserError, match=r"objective\.times\.entries must be above 0, got 0"):
-        TableTimes(0)
-    for low in (-0.1, 1.0, math.nan):
-        with pytest.raises(UserError, match=r"objective\.times\.low must be at least 0"):
-            UniformTimes(low)
+def test_impossible_weightings_are_refused():
     with pytest.raises(UserError, match=r"objective\.weight\.sigma_data must be above 0, got"):
         EDMWeight(0.0)
