@@ -1,4 +1,4 @@
-"""Augmentation does what its labels say, which are all that is known of it."""
+"""Augmentation transforms images exactly as its labels say."""
 
 import math
 
@@ -11,30 +11,30 @@ from ddim.data.augment import LABELS, Augment, apply_augmentation
 from ddim.errors import UserError
 from oracles import normal
 
-MIRRORED, UPENDED, SCALED, COS, SIN, STRETCHED, SKEWED, RIGHT, DOWN = torch.eye(LABELS, dtype=torch.float64)
+MIRRORED, FLIPPED, SCALED, COS, SIN, STRETCHED, SKEWED, RIGHT, DOWN = torch.eye(LABELS, dtype=torch.float64)
 QUARTER, HALF = SIN - COS, -2 * COS
-"""Turns of 90 and of 180 degrees, counter-clockwise."""
+"""Rotations by 90 and by 180 degrees, counter-clockwise."""
 
 X = normal(3, 2, 16, 16)
 every_size = pytest.mark.parametrize("height, width", [(16, 16), (12, 20), (9, 15)])
 
 
 INSIDE = (..., slice(12, 36), slice(12, 36))
-"""Of 48 pixels those that the continued image does not reach."""
+"""The part of images of 48 pixels that the reflected border does not reach."""
 
 NEAR = {"rtol": 0, "atol": 0.012}
-"""What a bicubic resampling may err by, of a cloud of deviation 3 and height 1."""
+"""Tolerance of a bicubic resampling, for a cloud of standard deviation 3 and height 1."""
 
 
-def alike(labels, n=3):
-    """The same labels for n images."""
+def repeated(labels, n=3):
+    """Return the same labels for n images."""
     return labels.expand(n, LABELS)
 
 
 def smooth(height=48, width=48, centre=(0.0, 0.0), spread=(4.0, 4.0), angle=0.0):
-    """(1, 1, H, W) a cloud of these deviations (right, down) about a point right and down of the middle.
+    """Return an image (1, 1, H, W) of a cloud, with its centre and standard deviations as (right, down).
 
-    Turned counter-clockwise by an angle.
+    The centre is relative to the middle; the cloud is rotated counter-clockwise by the angle.
     """
     down, right = torch.meshgrid(
         *(torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in (height, width)), indexing="ij"
@@ -47,7 +47,7 @@ def smooth(height=48, width=48, centre=(0.0, 0.0), spread=(4.0, 4.0), angle=0.0)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_labels_of_zero_give_the_images_back_bit_for_bit(dtype, layout):
+def test_zero_labels_keep_every_bit(dtype, layout):
     x = X.to(dtype).contiguous(memory_format=layout)
     assert torch.equal(apply_augmentation(x, torch.zeros(3, LABELS)), x)
     some = torch.stack([torch.zeros(LABELS).double(), QUARTER + SCALED, torch.zeros(LABELS).double()])
@@ -58,19 +58,19 @@ def test_labels_of_zero_give_the_images_back_bit_for_bit(dtype, layout):
     assert found.is_contiguous(memory_format=layout)
 
 
-def test_nothing_is_written_into_the_images_given():
+def test_the_given_images_are_not_modified():
     x = X.clone()
-    apply_augmentation(x, alike(QUARTER + MIRRORED))
+    apply_augmentation(x, repeated(QUARTER + MIRRORED))
     assert torch.equal(x, X)
 
 
 @every_size
 def test_mirroring_moves_pixels_and_undoes_itself(height, width):
     x = normal(2, 3, height, width)
-    for label, axis in ((MIRRORED, 3), (UPENDED, 2)):
-        once = apply_augmentation(x, alike(label, 2))
+    for label, axis in ((MIRRORED, 3), (FLIPPED, 2)):
+        once = apply_augmentation(x, repeated(label, 2))
         assert torch.equal(once, x.flip(axis))
-        assert torch.equal(apply_augmentation(once, alike(label, 2)), x)
+        assert torch.equal(apply_augmentation(once, repeated(label, 2)), x)
 
 
 @pytest.mark.parametrize("dtype, near", [(torch.float32, 2e-5), (torch.float64, 1e-12)])
@@ -78,21 +78,21 @@ def test_mirroring_moves_pixels_and_undoes_itself(height, width):
 def test_quarter_turns_move_pixels(dtype, near, size):
     x = normal(3, 2, size, size).to(dtype)
     for turns, labels in ((1, QUARTER), (2, HALF), (3, -SIN - COS)):
-        found = apply_augmentation(x, alike(labels))
+        found = apply_augmentation(x, repeated(labels))
         assert torch.allclose(found, x.rot90(turns, (2, 3)), rtol=0, atol=near)
 
 
-def test_four_quarter_turns_are_none():
+def test_four_quarter_turns_give_the_image_back():
     x = X
     for _ in range(4):
-        x = apply_augmentation(x, alike(QUARTER))
+        x = apply_augmentation(x, repeated(QUARTER))
     assert torch.allclose(x, X, rtol=0, atol=1e-12)
 
 
 @every_size
 def test_a_translation_by_whole_pixels_moves_pixels(height, width):
     x = normal(1, 2, height, width)
-    found = apply_augmentation(x, alike(RIGHT * 8 * 3 / width - DOWN * 8 * 2 / height, 1))
+    found = apply_augmentation(x, repeated(RIGHT * 8 * 3 / width - DOWN * 8 * 2 / height, 1))
     assert torch.allclose(found[..., :-2, 3:], x[..., 2:, :-3], rtol=0, atol=1e-12)
     # What comes in from outside is the image in the mirror of its edge.
     assert torch.allclose(found[..., :-2, :3], x[..., 2:, :3].flip(3), rtol=0, atol=1e-12)
@@ -110,50 +110,52 @@ def test_a_translation_by_whole_pixels_moves_pixels(height, width):
         (RIGHT + DOWN / 2, {"centre": (6.0, 3.0)}),
     ],
 )
-def test_a_round_cloud_becomes_what_the_labels_say(labels, wanted):
-    found = apply_augmentation(smooth(), alike(labels, 1))
+def test_a_round_cloud_gets_the_size_place_and_stretch_of_its_labels(labels, wanted):
+    found = apply_augmentation(smooth(), repeated(labels, 1))
     assert torch.allclose(found, smooth(**wanted), **NEAR)
 
 
-def test_a_turn_is_counter_clockwise_as_one_sees_it():
+def test_rotations_are_counter_clockwise():
     found = apply_augmentation(
-        smooth(spread=(5.0, 3.0)), alike(COS * (math.cos(0.7) - 1) + SIN * math.sin(0.7), 1)
+        smooth(spread=(5.0, 3.0)), repeated(COS * (math.cos(0.7) - 1) + SIN * math.sin(0.7), 1)
     )
     assert torch.allclose(found, smooth(spread=(5.0, 3.0), angle=0.7), **NEAR)
 
 
-def test_transformations_follow_one_another_in_the_order_that_is_written():
+def test_transformations_are_applied_in_the_documented_order():
     whole = MIRRORED + SCALED / 2 + QUARTER + STRETCHED + 0.3 * RIGHT
     x = smooth(centre=(5.0, 2.0), spread=(6.0, 4.0))
     found = x
     for one in (MIRRORED, SCALED / 2, QUARTER, STRETCHED, 0.3 * RIGHT):
-        found = apply_augmentation(found, alike(one, 1))
-    assert torch.allclose(apply_augmentation(x, alike(whole, 1))[INSIDE], found[INSIDE], rtol=0, atol=0.03)
+        found = apply_augmentation(found, repeated(one, 1))
+    assert torch.allclose(apply_augmentation(x, repeated(whole, 1))[INSIDE], found[INSIDE], rtol=0, atol=0.03)
     other = x
     for one in (QUARTER, MIRRORED, 0.3 * RIGHT, STRETCHED, SCALED / 2):
-        other = apply_augmentation(other, alike(one, 1))
+        other = apply_augmentation(other, repeated(one, 1))
     assert (found - other).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("labels", [SCALED, STRETCHED + 0.5 * SKEWED, RIGHT - 0.3 * DOWN], ids=str)
 def test_labels_of_opposite_sign_undo_each_other(labels):
     x = smooth(centre=(3.0, -2.0), spread=(6.0, 4.0))
-    there = apply_augmentation(x, alike(labels, 1))
+    there = apply_augmentation(x, repeated(labels, 1))
     assert (there - x).abs().max() > 0.05
-    assert torch.allclose(apply_augmentation(there, alike(-labels, 1))[INSIDE], x[INSIDE], rtol=0, atol=0.03)
+    assert torch.allclose(
+        apply_augmentation(there, repeated(-labels, 1))[INSIDE], x[INSIDE], rtol=0, atol=0.03
+    )
 
 
 @given(st.lists(st.floats(-2, 2), min_size=LABELS, max_size=LABELS), st.floats(-5, 5), st.floats(0.1, 3))
-def test_colours_are_left_alone(values, shift, factor):
-    """What is geometric does the same to every channel, and commutes with any change of units."""
+def test_colours_do_not_change(values, shift, factor):
+    """Geometry treats all channels the same and commutes with a change of units."""
     labels = torch.tensor(values, dtype=torch.float64)
     angle = labels[SIN.bool()].item()
     labels[COS.bool()], labels[SIN.bool()] = math.cos(angle) - 1, math.sin(angle)
-    found = apply_augmentation(X, alike(labels))
-    assert torch.allclose(apply_augmentation(X.flip(1), alike(labels)), found.flip(1))
-    assert torch.allclose(apply_augmentation(factor * X + shift, alike(labels)), factor * found + shift)
+    found = apply_augmentation(X, repeated(labels))
+    assert torch.allclose(apply_augmentation(X.flip(1), repeated(labels)), found.flip(1))
+    assert torch.allclose(apply_augmentation(factor * X + shift, repeated(labels)), factor * found + shift)
     flat = torch.full_like(X, shift)
-    assert torch.allclose(apply_augmentation(flat, alike(labels)), flat)
+    assert torch.allclose(apply_augmentation(flat, repeated(labels)), flat)
 
 
 def test_each_image_has_its_own_transformation():
@@ -163,7 +165,7 @@ def test_each_image_has_its_own_transformation():
         assert torch.allclose(apply_augmentation(X[i : i + 1], labels[i : i + 1]), whole[i : i + 1])
 
 
-def test_each_transformation_comes_as_often_as_it_is_asked_for_and_alone():
+def test_each_transformation_has_its_probability_independently():
     n = 40_000
     labels = Augment(0.12).draw_labels(n, torch.Generator().manual_seed(0))
     assert labels.shape == (n, LABELS)
@@ -184,7 +186,7 @@ def test_labels_have_the_spread_of_the_paper():
     assert torch.allclose((labels[:, 3] + 1) ** 2 + labels[:, 4] ** 2, torch.ones(40_000).double())
 
 
-def test_without_augmentation_nothing_is_done():
+def test_probability_zero_draws_zero_labels():
     assert not Augment().draw_labels(1000, torch.Generator().manual_seed(0)).any()
 
 

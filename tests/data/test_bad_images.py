@@ -1,4 +1,4 @@
-"""Every kind of bad image at once: the run goes on, and each is listed with its reason."""
+"""A folder with every kind of bad image can be used; each bad image is listed with its reason."""
 
 import argparse
 import os
@@ -28,7 +28,7 @@ def folder(tmp_path):
     return path
 
 
-def test_the_good_are_used_and_each_bad_one_is_listed_with_its_reason(folder, tmp_path):
+def test_good_images_are_used_and_bad_ones_are_listed_with_their_reason(folder, tmp_path):
     used, reasons = fill(folder)
     images = open_images(str(folder), (16, 16), 3, cache=tmp_path / "cache")
     assert set(images.names) == used
@@ -54,7 +54,7 @@ def test_the_command_names_each_bad_image_in_one_printable_line(folder, tmp_path
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("name", sorted(usable()))
-def test_every_odd_mode_gives_every_number_of_channels(name, channels):
+def test_every_image_mode_can_be_decoded_to_any_number_of_channels(name, channels):
     _, pixels = decode_image(usable()[name], (16, 24), channels)
     assert pixels.shape == (16, 24, channels)
     assert pixels.dtype == np.uint8
@@ -71,7 +71,7 @@ def test_no_bad_image_takes_long_or_much_memory():
     assert grown < 512 * 1024
 
 
-def test_a_folder_of_bad_images_only_is_an_error_that_says_why(folder, tmp_path):
+def test_a_folder_with_bad_images_only_is_refused_with_a_reason(folder, tmp_path):
     (folder / "empty.png").write_bytes(b"")
     with pytest.raises(
         UserError, match=r"contains no image that can be used: 1 .*'empty.png'.*an empty file"
@@ -86,15 +86,15 @@ def test_an_empty_folder_is_an_error(folder, tmp_path):
 
 
 @pytest.fixture
-def everybodys_folder():
+def public_folder():
     path = Path(tempfile.mkdtemp())
     path.chmod(0o777)
     yield path
     shutil.rmtree(path)
 
 
-def test_a_file_and_a_folder_without_permission_are_listed(everybodys_folder):
-    photos, cache = everybodys_folder / "photos", everybodys_folder / "cache"
+def test_a_file_and_a_folder_without_permission_are_listed(public_folder):
+    photos, cache = public_folder / "photos", public_folder / "cache"
     (photos / "closed").mkdir(parents=True)
     (photos / "good.png").write_bytes(encoded(picture(), "PNG"))
     (photos / "locked.png").write_bytes(encoded(picture()[::-1].copy(), "PNG"))

@@ -15,7 +15,7 @@ def images():
     return Images(pixels, None, (), tuple("abcde"), "")
 
 
-def test_a_batch_holds_the_images_asked_for_channel_first(images):
+def test_a_batch_contains_the_selected_images_channels_first(images):
     found = gather_batch(images, np.array([3, 0, 3]))
     assert found.dtype == torch.uint8
     assert found.shape == (3, 3, 4, 6)
@@ -25,7 +25,7 @@ def test_a_batch_holds_the_images_asked_for_channel_first(images):
             np.testing.assert_array_equal(found[row, channel].numpy(), images.pixels[place, :, :, channel])
 
 
-def test_a_flip_mirrors_left_and_right_and_only_where_it_is_asked(images):
+def test_only_selected_images_are_mirrored_left_to_right(images):
     which = np.array([1, 2, 4])
     plain, flipped = gather_batch(images, which), gather_batch(images, which, np.array([True, False, True]))
     assert torch.equal(flipped[0], torch.flip(plain[0], [-1]))
@@ -45,7 +45,7 @@ def test_black_is_0_and_white_is_1():
     assert torch.allclose(to_unit(values).flatten(), torch.tensor([0.0, 0.2, 1.0]))
 
 
-def test_dequantised_images_fill_the_unit_interval_evenly_and_floor_to_what_they_were():
+def test_dequantised_images_are_uniform_and_round_down_to_the_original():
     values = torch.arange(256, dtype=torch.uint8).repeat(400).reshape(1, 1, 320, 320)
     grain = torch.rand(values.shape, generator=torch.Generator().manual_seed(0))
     found = to_unit(values, grain)

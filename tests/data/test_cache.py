@@ -1,4 +1,4 @@
-"""The cache: built once, noticed when the source changes, rebuilt when damaged."""
+"""The cache is built once, and again when the source changes or the cache is damaged."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from ddim.errors import UserError
 
 
 def noise(seed):
-    """A PNG of noise: all of one size in bytes."""
+    """Return a PNG of noise; all have the same size in bytes."""
     return encoded(
         np.random.default_rng(seed).integers(0, 256, (12, 12, 3), np.uint8), "PNG", compress_level=0
     )
@@ -33,7 +33,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def opened(folder, tmp_path):
-    """Open the folder, noting what was decoded."""
+    """Return a function that opens the folder and notes what was decoded."""
     decoded = []
 
     def again(size=(8, 8)):
@@ -56,7 +56,7 @@ def test_a_source_is_decoded_once(opened):
     np.testing.assert_array_equal(again.pixels, first.pixels)
 
 
-def test_every_size_has_its_own(opened):
+def test_every_size_has_its_own_cache(opened):
     small, large = opened(), opened((12, 12))
     assert small.fingerprint != large.fingerprint
     assert small.folder != large.folder
@@ -84,7 +84,7 @@ def test_a_changed_file_is_noticed(opened, folder, keep_times):
     np.testing.assert_array_equal(second.pixels[5], first.pixels[5])
 
 
-def test_a_file_that_came_or_went_is_noticed(opened, folder):
+def test_added_and_removed_files_are_noticed(opened, folder):
     assert len(opened()) == 6
     (folder / "aster" / "3.png").write_bytes(noise(1))
     assert len(opened()) == 7
@@ -92,7 +92,7 @@ def test_a_file_that_came_or_went_is_noticed(opened, folder):
     assert len(opened()) == 6
 
 
-def test_old_files_are_not_read_again_to_know_that_they_are_the_same(opened, folder, monkeypatch):
+def test_unchanged_old_files_are_not_read_again(opened, folder, monkeypatch):
     monkeypatch.setattr("ddim.data.folder._CLOCK_TICK", -3600.0)
     first = opened()
     monkeypatch.setattr(cache_module, "_surveyed", lambda source: pytest.fail("read again"))
@@ -102,7 +102,7 @@ def test_old_files_are_not_read_again_to_know_that_they_are_the_same(opened, fol
         opened()
 
 
-def test_files_of_this_very_moment_are_read_again(opened, monkeypatch):
+def test_files_written_a_moment_ago_are_read_again(opened, monkeypatch):
     opened()
     read, inner = [], cache_module._surveyed
     monkeypatch.setattr(cache_module, "_surveyed", lambda source: read.append(source) or inner(source))
@@ -131,7 +131,7 @@ DAMAGE = {
     "half an index": shorten_index,
     "another index": lambda folder: (folder / "index.json").write_text("[1, 2]"),
     "labels too few": drop_labels,
-    "an index in no known letters": lambda folder: (folder / "index.json").write_bytes(b"\xff\xfe\x00"),
+    "an index that is not UTF-8": lambda folder: (folder / "index.json").write_bytes(b"\xff\xfe\x00"),
 }
 
 
@@ -148,7 +148,7 @@ def test_a_damaged_cache_is_built_again(damage, opened):
     assert opened.decoded == []
 
 
-def test_a_build_that_is_cut_off_leaves_nothing_that_looks_whole(opened, folder, tmp_path):
+def test_an_interrupted_build_leaves_no_cache(opened, folder, tmp_path):
     class Killed(BaseException):
         pass
 
@@ -162,7 +162,7 @@ def test_a_build_that_is_cut_off_leaves_nothing_that_looks_whole(opened, folder,
     assert len(opened()) == 6
 
 
-def test_many_may_build_at_once(folder, tmp_path):
+def test_several_threads_can_build_one_cache_at_once(folder, tmp_path):
     gate, found = threading.Barrier(4), []
 
     def build():
@@ -180,7 +180,7 @@ def test_many_may_build_at_once(folder, tmp_path):
     assert not list((tmp_path / "cache").glob(".*"))
 
 
-def test_what_a_faster_builder_has_put_in_place_stays_there(folder, tmp_path):
+def test_the_cache_of_a_faster_builder_stays_in_place(folder, tmp_path):
     cache, found = tmp_path / "cache", []
 
     def overtaken(done, total):
@@ -193,7 +193,7 @@ def test_what_a_faster_builder_has_put_in_place_stays_there(folder, tmp_path):
     assert not list(cache.glob(".*"))
 
 
-def test_what_a_killed_builder_left_is_swept_after_a_day(opened, tmp_path):
+def test_files_of_a_killed_builder_are_removed_after_a_day(opened, tmp_path):
     for name, age in (("old", 2 * 24 * 3600), ("new", 60)):
         left = tmp_path / "cache" / f".tmp-{name}"
         left.mkdir(parents=True)
@@ -202,18 +202,18 @@ def test_what_a_killed_builder_left_is_swept_after_a_day(opened, tmp_path):
     assert [path.name for path in (tmp_path / "cache").glob(".tmp-*")] == [".tmp-new"]
 
 
-def test_the_environment_says_where_the_cache_is(folder, tmp_path, monkeypatch):
+def test_the_environment_variable_sets_the_cache_folder(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "mine"))
     assert open_images(str(folder), (8, 8)).folder.parent == tmp_path / "mine"
 
 
-def test_a_cache_that_cannot_be_written_is_an_error_that_names_the_variable(folder, tmp_path):
+def test_the_error_for_an_unwritable_cache_names_the_environment_variable(folder, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="DDIM_CACHE"):
         open_images(str(folder), (8, 8), cache=tmp_path / "file" / "cache")
 
 
-def test_what_the_files_were_is_remembered(opened, folder):
+def test_the_original_sizes_and_formats_are_stored(opened, folder):
     (folder / "rose" / "0.png").write_bytes(encoded(picture(30, 50), "JPEG"))
     found = [(header.height, header.width, header.format) for header in read_headers(opened())]
     assert found == [(12, 12, "PNG")] * 3 + [(30, 50, "JPEG")] + [(12, 12, "PNG")] * 2

@@ -18,7 +18,7 @@ def pixels_of(data, size, channels=3):
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_comes_out_upright_whatever_its_exif_orientation(orientation, format):
+def test_images_are_upright_for_every_exif_orientation(orientation, format):
     upright = picture(12, 20)
     data = with_orientation(upright, orientation, format, **({"lossless": True} if format == "WEBP" else {}))
     found, pixels = decode_image(data, (12, 20), 3)
@@ -28,7 +28,7 @@ def test_an_image_comes_out_upright_whatever_its_exif_orientation(orientation, f
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_large_jpeg_that_is_decoded_at_a_fraction_is_upright_too(orientation):
+def test_a_large_jpeg_decoded_at_reduced_size_is_upright(orientation):
     upright = picture(640, 960)
     pixels = pixels_of(with_orientation(upright, orientation, "JPEG", quality=95), (16, 24))
     np.testing.assert_allclose(pixels, pixels_of(encoded(upright, "PNG"), (16, 24)), atol=6)
@@ -44,7 +44,7 @@ def marked(height, width):
 
 
 @pytest.mark.parametrize("shape", [(100, 160), (160, 100), (101, 163)])
-def test_the_crop_keeps_the_middle_and_squashes_nothing(shape):
+def test_the_crop_keeps_the_middle_and_the_aspect(shape):
     pixels = pixels_of(encoded(marked(*shape), "PNG"), (100, 100)).astype(int)
     white = np.argwhere((pixels > 128).all(axis=-1))
     assert np.abs(white.mean(axis=0) - 49.5).max() <= 0.5
@@ -59,7 +59,7 @@ def test_a_wide_target_crops_the_height():
     assert np.abs(np.ptp(white, axis=0) + 1 - 20).max() <= 1
 
 
-def test_shrinking_averages_what_it_leaves_out():
+def test_shrinking_is_antialiased():
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 200
     error = np.abs(pixels_of(encoded(stripes, "PNG"), (8, 8)).astype(int) - 100)
@@ -67,13 +67,13 @@ def test_shrinking_averages_what_it_leaves_out():
     assert error.max() < 10
 
 
-def test_an_image_of_the_right_size_is_not_touched():
+def test_an_image_of_the_right_size_is_unchanged():
     noise = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
     np.testing.assert_array_equal(pixels_of(encoded(noise, "PNG"), (16, 24)), noise)
 
 
 @given(value=st.integers(0, 255))
-def test_sixteen_bits_are_scaled_and_not_cut_off(value):
+def test_sixteen_bits_are_scaled_not_clipped(value):
     gray = np.full((8, 8), value * 257, np.uint16)
     for format in ("PNG", "TIFF"):
         assert (pixels_of(encoded(gray, format), (8, 8), 1) == value).all()
@@ -111,13 +111,13 @@ def test_hidden_colours_do_not_bleed_into_the_resize():
     assert (pixels[pixels[..., 3] > 128][:, 1] == 0).all()
 
 
-def test_a_palette_may_be_transparent():
+def test_transparent_palettes_are_recognised():
     image = Image.fromarray(picture()).quantize(8)
     assert read_header(encoded(image, "PNG")).channels == 3
     assert read_header(encoded(image, "PNG", transparency=0)).channels == 4
 
 
-def test_gray_says_so():
+def test_gray_images_have_one_channel():
     for mode in ("1", "L"):
         assert read_header(encoded(Image.fromarray(picture()).convert(mode), "PNG")).channels == 1
 
@@ -128,11 +128,11 @@ def test_an_animation_gives_its_first_frame(format):
     np.testing.assert_array_equal(pixels_of(animation(format), (20, 24)), still)
 
 
-def test_an_interlaced_image_is_the_image():
+def test_an_interlaced_image_equals_the_plain_one():
     np.testing.assert_array_equal(pixels_of(interlaced(picture(13, 9)), (13, 9)), picture(13, 9))
 
 
-def test_inverted_cmyk_of_photographic_programs_is_not_a_negative():
+def test_inverted_cmyk_of_photo_editors_is_not_decoded_as_a_negative():
     cmyk = encoded(Image.fromarray(picture()).convert("CMYK"), "JPEG", quality=95)
     np.testing.assert_allclose(
         pixels_of(cmyk, (20, 24)).astype(int), pixels_of(encoded(picture(), "PNG"), (20, 24)), atol=12
@@ -140,7 +140,7 @@ def test_inverted_cmyk_of_photographic_programs_is_not_a_negative():
 
 
 @given(cut=st.integers(0, 400), byte=st.integers(0, 255))
-def test_no_damage_raises_anything_but_unusable(cut, byte):
+def test_damaged_files_raise_only_unusable_error(cut, byte):
     for format in ("PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "PPM"):
         data = bytearray(encoded(picture(20, 24), format))
         data[cut % len(data)] = byte

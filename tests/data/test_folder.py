@@ -1,4 +1,4 @@
-"""Folders and archives: what is in them, in which order, with which labels."""
+"""Folders and archives: their images, in which order and with which labels."""
 
 import io
 import os
@@ -19,7 +19,7 @@ from ddim.files import cache_folder
 
 
 def colour(number, channels=3):
-    """A PNG of one colour that no other number has."""
+    """Return a PNG of one colour, different for each number."""
     shape = (8, 8) if channels == 1 else (8, 8, channels)
     return encoded(np.full(shape, 40 + number, np.uint8), "PNG")
 
@@ -79,7 +79,7 @@ def test_every_container_gives_the_same_images_in_the_order_of_their_names(kind,
     assert len(images) == 6
 
 
-def test_the_fingerprint_is_of_the_content_and_not_of_the_container(tmp_path):
+def test_the_fingerprint_depends_on_the_content_only(tmp_path):
     found = {opened(make(tmp_path / kind, FLOWERS), tmp_path).fingerprint for kind, make in KINDS.items()}
     assert len(found) == 1
     assert len(found.pop()) == 64
@@ -104,7 +104,7 @@ def test_classes_come_from_the_folders(names, classes, labels):
     assert find_classes(names) == (classes, labels)
 
 
-def test_what_is_no_image_is_counted_and_not_listed(tmp_path):
+def test_files_that_are_not_images_are_counted_not_listed(tmp_path):
     others = {"read me.txt": b"x", "__MACOSX/._a.png": b"x", ".DS_Store": b"x", "a/.b/c.png": colour(1)}
     path = as_zip(tmp_path / "data", {"a/x.png": colour(1), **others})
     images = opened(path, tmp_path)
@@ -137,7 +137,7 @@ def test_channels_can_be_named(tmp_path):
 
 
 def hostile_tar(path):
-    """Good images, and every way to lead out of an archive."""
+    """Write good images, and every kind of member that could lead out of an archive."""
     with tarfile.open(path, "w") as archive:
 
         def put(name, kind=tarfile.REGTYPE, target=""):
@@ -158,7 +158,7 @@ def hostile_tar(path):
 
 
 def hostile_zip(path):
-    """The same for zip."""
+    """Do the same for zip."""
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("good.png", "../above.png", "/tmp/absolute.png", "in/../../above.png"):
             archive.writestr(name, colour(1))
@@ -186,7 +186,7 @@ def test_nothing_leads_out_of_an_archive_and_nothing_is_extracted(make, tmp_path
     assert os.listdir(tmp_path / "inside") == []
 
 
-def test_a_zip_bomb_is_refused_by_what_it_unpacks_to(tmp_path, monkeypatch):
+def test_a_zip_bomb_is_refused_by_its_unpacked_size(tmp_path, monkeypatch):
     monkeypatch.setattr("ddim.data.folder.MAX_BYTES", 10_000)
     for make in (as_zip, as_tar("gz")):
         path = make(tmp_path / "data", {"good.png": colour(1), "bomb.png": colour(2) + bytes(10**7)})
@@ -197,7 +197,7 @@ def test_a_zip_bomb_is_refused_by_what_it_unpacks_to(tmp_path, monkeypatch):
         ]
 
 
-def test_a_torn_tar_keeps_what_came_before(tmp_path):
+def test_a_truncated_tar_keeps_the_images_before_the_damage(tmp_path):
     path = as_tar("")(tmp_path / "data", {f"{n}.png": colour(n) + bytes(2000) for n in range(8)})
     path.write_bytes(path.read_bytes()[: 4 * 3072 + 700])
     images = opened(path, tmp_path)
@@ -234,6 +234,6 @@ def test_links_to_files_and_folders_outside_are_followed(tmp_path):
     assert opened(folder, tmp_path).names == ("c.png", "d.png", "linked/a.png")
 
 
-def test_a_picture_in_a_small_frame_is_enlarged_and_not_refused(tmp_path):
+def test_a_small_image_is_enlarged_not_refused(tmp_path):
     folder = as_folder(tmp_path / "data", {"a.png": encoded(picture(5, 5), "PNG")})
     assert opened(folder, tmp_path, size=(32, 48)).pixels.shape == (1, 32, 48, 3)

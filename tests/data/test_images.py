@@ -21,7 +21,7 @@ def test_a_size_is_a_side_or_height_by_width():
 @pytest.mark.parametrize(
     "text", ["", "x", "64x", "x64", "64x64x3", "-64", "6.4", "64 x 64", "7", "1025", "1" * 30, "٦٤"]
 )
-def test_any_other_size_is_an_error_in_one_sentence(text):
+def test_any_other_size_is_refused_in_one_sentence(text):
     with pytest.raises(UserError, match=r"data\.size") as error:
         parse_size(text)
     assert "\n" not in str(error.value)
@@ -33,25 +33,25 @@ def test_an_official_split_wins_over_the_seed():
     assert (parts.train is official[0], parts.validation is official[1]) == (True, True)
 
 
-def test_nothing_is_kept_for_validation_where_nothing_is_asked():
+def test_a_validation_share_of_zero_keeps_no_image():
     parts = split_images(of(3), 0.0, 0)
     train, valid = parts.train, parts.validation
     assert (train.tolist(), valid.tolist()) == ([0, 1, 2], [])
 
 
-def test_one_of_two_images_is_left_for_each_half():
+def test_two_images_are_split_one_and_one():
     parts = split_images(of(2), 0.1, 0)
     train, valid = parts.train, parts.validation
     assert (len(train), len(valid)) == (1, 1)
 
 
 @pytest.mark.parametrize(("n", "fraction"), [(10, 1.0), (10, -0.1), (10, float("nan")), (1, 0.2)])
-def test_a_split_that_leaves_nothing_to_train_on_is_an_error(n, fraction):
+def test_a_split_without_training_images_is_refused(n, fraction):
     with pytest.raises(UserError, match=r"data\.validation"):
         split_images(of(n), fraction, 0)
 
 
-def test_a_typing_error_in_a_name_names_the_near_one():
+def test_a_misspelt_name_suggests_the_nearest_one():
     with pytest.raises(UserError, match="perhaps you meant blossoms"):
         open_images("blosoms", (32, 32))
     with pytest.raises(UserError, match="perhaps you meant cifar10"):
@@ -61,19 +61,19 @@ def test_a_typing_error_in_a_name_names_the_near_one():
 @pytest.mark.parametrize(
     "text", ["", "no/such/folder", "~nobody-of-this-name/x", "blossoms:0", "blossoms:-3", "pets:"]
 )
-def test_a_source_that_is_not_there_is_an_error(text):
+def test_a_missing_source_is_refused(text):
     with pytest.raises(UserError, match=r"data\.source"):
         open_images(text, (32, 32))
 
 
-def test_a_file_that_is_no_archive_is_an_error(tmp_path):
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path):
     path = tmp_path / "one.png"
     path.write_bytes(encoded(picture(), "PNG"))
     with pytest.raises(UserError, match="not an archive"):
         open_images(str(path), (32, 32))
 
 
-def test_two_channels_are_an_error():
+def test_two_channels_are_refused():
     with pytest.raises(UserError, match=r"data\.channels"):
         open_images("blossoms", (32, 32), 2)
 

@@ -16,12 +16,12 @@ from ddim.errors import UserError
 
 
 def photo(number, height=20, width=30):
-    """A JPEG of one gray."""
+    """Return a JPEG of one gray."""
     return encoded(np.full((height, width, 3), number, np.uint8), "JPEG")
 
 
 def write(path, files, packed):
-    """Files as a folder (the first part of each name is dropped), or as a .tar.gz."""
+    """Write files as a folder (without the first part of each name) or as a .tar.gz."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if packed:
         with tarfile.open(path, "w:gz") as archive:
@@ -36,7 +36,7 @@ def write(path, files, packed):
             where.write_bytes(data)
 
 
-@pytest.fixture(params=["packed", "unpacked", "as torchvision lays it"])
+@pytest.fixture(params=["packed", "unpacked", "as torchvision unpacks it"])
 def packing(request):
     return request.param
 
@@ -124,25 +124,25 @@ def test_cifar10_has_classes_and_the_official_split(packing, tmp_path):
     assert sorted({int(pixels[0, 0, 0]) for pixels in images.pixels[train]}) == [0, 1, 2, 3, 4]
 
 
-def test_a_record_with_a_label_that_is_none_is_refused(tmp_path):
+def test_a_record_with_an_impossible_label_is_refused(tmp_path):
     cifar10(tmp_path / "copy", "packed", damage=True)
     images = opened(f"cifar10:{tmp_path / 'copy'}", tmp_path, (32, 32))
     assert len(images) == 11
     assert [reject.reason for reject in read_rejects(images)] == ["label 77 is not in 0 ... 9"]
 
 
-def test_a_copy_may_lie_where_the_environment_says(tmp_path, monkeypatch):
+def test_a_copy_is_found_through_the_environment_variable(tmp_path, monkeypatch):
     flowers(tmp_path / "copies", "unpacked")
     monkeypatch.setenv("DDIM_DATA", str(tmp_path / "copies"))
     assert len(opened("flowers", tmp_path)) == 5
 
 
-def test_the_archive_itself_may_be_named(tmp_path):
+def test_the_path_of_the_archive_itself_can_be_given(tmp_path):
     flowers(tmp_path / "copy", "packed")
     assert len(opened(f"flowers:{tmp_path / 'copy' / '102flowers.tgz'}", tmp_path)) == 5
 
 
-def test_an_incomplete_copy_is_an_error_that_says_what_is_missing(tmp_path):
+def test_the_error_for_an_incomplete_copy_names_the_missing_file(tmp_path):
     cifar10(tmp_path / "copy", "unpacked")
     (tmp_path / "copy" / "cifar-10-batches-bin" / "data_batch_3.bin").unlink()
     with pytest.raises(UserError, match=r"lacks .*data_batch_3\.bin"):
@@ -153,13 +153,13 @@ def test_an_incomplete_copy_is_an_error_that_says_what_is_missing(tmp_path):
     ("name", "file"),
     [("flowers", "102flowers.tgz"), ("pets", "images.tar.gz"), ("cifar10", "cifar-10-binary.tar.gz")],
 )
-def test_an_empty_copy_is_an_error_that_names_the_archive(name, file, tmp_path):
+def test_the_error_for_an_empty_copy_names_the_archive(name, file, tmp_path):
     with pytest.raises(UserError, match=f"{file}.*https://"):
         opened(f"{name}:{tmp_path}", tmp_path)
 
 
 @pytest.mark.parametrize("error", [OSError("no network"), RuntimeError("File not found or corrupted.")])
-def test_without_a_network_the_error_says_what_to_put_where(error, tmp_path, monkeypatch):
+def test_without_a_network_the_error_says_which_file_to_put_where(error, tmp_path, monkeypatch):
     def fail(*args):
         raise error
 
@@ -172,7 +172,7 @@ def test_without_a_network_the_error_says_what_to_put_where(error, tmp_path, mon
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_named_is_downloaded_once_and_checked(tmp_path, monkeypatch):
+def test_a_named_data_set_is_downloaded_once_and_checked(tmp_path, monkeypatch):
     calls = []
     files = {f"jpg/image_{n:05d}.jpg": photo(20 * n) for n in (1, 2)}
     write(tmp_path / "served.tgz", files, packed=True)

@@ -56,19 +56,19 @@ def test_half_of_all_images_are_mirrored():
     assert abs(draw_flips(1000, 0, 0, 100_000).mean() - 0.5) < 0.01
 
 
-def test_an_image_is_flipped_in_some_epochs_and_not_in_others():
+def test_an_image_is_mirrored_in_some_epochs_and_not_in_others():
     n, epochs = 20, 64
     shown, mirrored = select_indices(n, 5, 0, n * epochs), draw_flips(n, 5, 0, n * epochs)
     for image in range(n):
         assert 0.2 < mirrored[shown == image].mean() < 0.8
 
 
-def test_flips_are_by_seed():
+def test_mirroring_depends_on_the_seed():
     assert (draw_flips(100, 0, 0, 100) != draw_flips(100, 1, 0, 100)).any()
 
 
 @given(n=st.integers(2, 500), fraction=st.sampled_from([0.05, 0.1, 0.2, 0.3, 0.5]), seed=SEEDS)
-def test_the_two_halves_are_disjoint_and_complete(n, fraction, seed):
+def test_training_and_validation_indices_are_disjoint_and_complete(n, fraction, seed):
     train, valid = split_indices(n, fraction, seed)
     assert sorted([*train, *valid]) == list(range(n))
     assert list(train) == sorted(train)
@@ -77,12 +77,12 @@ def test_the_two_halves_are_disjoint_and_complete(n, fraction, seed):
     assert len(valid) > 0
 
 
-def test_the_split_of_the_seed_repository_has_its_sizes():
+def test_the_split_has_the_sizes_of_the_torch_luz_repository():
     train, valid = split_indices(8189, 0.2, 1)
     assert (len(train), len(valid)) == (6551, 1638)
 
 
-def test_the_split_is_by_seed_and_not_the_order_of_the_files():
+def test_the_split_depends_on_the_seed_not_on_the_order_of_files():
     first, again, other = (split_indices(1000, 0.2, seed)[1] for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert len(np.intersect1d(first, other)) < 80

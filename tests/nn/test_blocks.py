@@ -26,13 +26,13 @@ def test_exact_gives_the_same_float32_bits_under_autocast():
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_zeroed_is_the_zero_function(bias):
+def test_zero_init_gives_the_zero_function(bias):
     layer = zero_init(made(lambda: nn.Conv2d(3, 5, 3, bias=bias)))
     assert not layer(normal(1, 3, 4, 4, dtype=torch.float32)).any()
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (8, 8), (9, 8), (7, 15), (16, 3)])
-def test_any_size_is_padded_with_zeros_below_and_right_and_cropped(height, width):
+def test_images_are_padded_with_zeros_below_and_right_and_cropped(height, width):
     seen = []
 
     def net(x):
@@ -53,7 +53,7 @@ def test_any_size_is_padded_with_zeros_below_and_right_and_cropped(height, width
 @pytest.mark.parametrize("shape", [(2, 3, 4, 6), (1, 1, 1, 1), (2, 16, 3, 5)])
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of opcheck itself
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
-def test_doubled_is_torchs_own_forwards_and_backwards_seen_or_opaque(mode, shape, kind, layout):
+def test_upsampling_equals_torchs_forwards_and_backwards(mode, shape, kind, layout):
     x = normal(*shape, dtype=torch.float32).to(kind).contiguous(memory_format=layout)
     results = []
     for double in (
@@ -72,7 +72,7 @@ def test_doubled_is_torchs_own_forwards_and_backwards_seen_or_opaque(mode, shape
     torch.library.opcheck(opaque_upsample_2x, (x.clone().requires_grad_(), mode), test_utils=checks)
 
 
-def test_a_compiled_network_doubles_by_the_opaque_operation():
+def test_a_compiled_network_upsamples_by_the_opaque_operation():
     seen = []
 
     def backend(graph, inputs):
@@ -90,7 +90,7 @@ def test_nearest_copies_each_pixel_to_four():
 
 @pytest.mark.parametrize("p", [0.1, 0.5])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_dropout_scales_what_it_keeps_and_drops_each_number_on_its_own(p, layout):
+def test_dropout_scales_what_it_keeps_and_drops_numbers_independently(p, layout):
     n = 40_000
     x = torch.ones(5, 40, 20, 10).contiguous(memory_format=layout).requires_grad_()
     with torch.random.fork_rng(devices=[]):
@@ -101,7 +101,7 @@ def test_dropout_scales_what_it_keeps_and_drops_each_number_on_its_own(p, layout
     dropped = (found == 0).double()
     assert found[found != 0].unique().numel() == 1
     assert found.max().item() == pytest.approx(1 / (1 - p), rel=1e-4)
-    # In the order of the draws, each of which is shared by four.
+    # In the order of the random numbers, each of which gives four entries.
     row = dropped.permute(0, 2, 3, 1).flatten()
     for lane in range(4):
         assert row[lane::4].mean().item() == pytest.approx(p, abs=4 * (p * (1 - p) / (n / 4)) ** 0.5)
@@ -111,7 +111,7 @@ def test_dropout_scales_what_it_keeps_and_drops_each_number_on_its_own(p, layout
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 1, 1, 1), (1, 2, 1, 2), (1, 1, 5, 1), (2, 3, 4, 5)])
-def test_dropout_is_of_any_size_and_of_training_only(shape):
+def test_dropout_works_at_any_size_and_in_training_only(shape):
     x = torch.ones(shape)
     torch.library.opcheck(draw_mask, (torch.tensor(7), list(shape), 2**15))
     with torch.random.fork_rng(devices=[]):
@@ -122,7 +122,7 @@ def test_dropout_is_of_any_size_and_of_training_only(shape):
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is")  # of the compiler itself
-def test_a_compiled_network_has_a_mask_of_its_own_in_each_layer_and_both_ways():
+def test_a_compiled_network_has_one_mask_per_layer_for_both_passes():
     one, two = Dropout(0.5), Dropout(0.5)
     x = torch.ones(2, 8, 8, 8, requires_grad=True)
     both = torch.compile(lambda x: torch.stack([one(x), two(x)]), backend="aot_eager_decomp_partition")
@@ -136,8 +136,8 @@ def test_a_compiled_network_has_a_mask_of_its_own_in_each_layer_and_both_ways():
 @pytest.mark.parametrize("size", [(3, 5), (32, 32)], ids=["few pixels", "many"])
 @pytest.mark.parametrize("heads", [1, 4])
 @pytest.mark.parametrize(("scores", "error"), [(1, 0.01), (4, 0.02), (9, 0.04)])
-def test_attention_in_bf16_is_that_in_float32_rounded_both_ways(scores, error, heads, size):
-    """`scores` is their deviation; those of few pixels are rounded to 8 bits, which large ones show more."""
+def test_attention_in_bf16_equals_float32_up_to_rounding_in_both_passes(scores, error, heads, size):
+    """`scores` is their standard deviation. With few pixels, scores are rounded to 8 bits."""
     qkv = normal(2, 192, *size, dtype=torch.float32)
     qkv[:, :128] *= scores**0.5
     results = []
@@ -151,7 +151,7 @@ def test_attention_in_bf16_is_that_in_float32_rounded_both_ways(scores, error, h
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
-def test_attention_is_that_of_the_paper_head_by_head(heads):
+def test_attention_equals_the_formula_of_the_paper_head_by_head(heads):
     """Vaswani et al. 2017, eq. 1, on each head's channels of queries, keys and values."""
     qkv = normal(2, 24, 3, 5)
     q, k, v = (part.flatten(2).chunk(heads, 1) for part in qkv.chunk(3, 1))

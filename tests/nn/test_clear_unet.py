@@ -16,7 +16,7 @@ from small_nets import CLEARS, build, images
     "options, count",
     [({}, 29_828_419), ({"widths": (32, 64, 96, 128), "attention": (False,) * 4}, 2_030_563)],
 )
-def test_the_parameters_are_as_many_as_in_the_original(options, count):
+def test_the_number_of_parameters_is_that_of_the_original(options, count):
     with torch.device("meta"):
         net = ClearUNetSpec(**options).network(3)
     assert sum(p.numel() for p in net.parameters()) == count
@@ -28,7 +28,7 @@ def keras_bound(shape):
     return (6 / (places * (shape[-2] + shape[-1]))) ** 0.5
 
 
-def test_attention_starts_as_in_keras():
+def test_attention_has_the_initial_weights_of_keras():
     """MultiHeadAttention's kernels are (C, heads, key_dim) thrice and (heads, key_dim, C)."""
     net = build(ClearUNetSpec((8, 64), (False, True), heads=4, stem=8))
     layers = [module for module in net.modules() if isinstance(module, Attention)]
@@ -105,7 +105,7 @@ def apply_stage(x, stage, k, embedded, groups, heads):
     return x + conv(torch.cat(mixed, 1).reshape(b, -1, height, width), attend.proj)
 
 
-def test_the_network_is_the_original_layer_by_layer():
+def test_the_network_equals_the_original_layer_by_layer():
     spec = replace(CLEARS["clear"], attention=(False, True), heads=2, patch=2)
     net, x, variance = shaken(build(spec)), images(2, 3, 16, 24), uniform(2).float()
     step = lambda x, stage, k: apply_stage(x, stage, k, embedded, 4, 2)

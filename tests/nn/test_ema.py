@@ -11,7 +11,7 @@ from oracles import made, normal
 
 
 def weights(rule, k, batch=8):
-    """(k,) how much of each update is in the average after k, found by averaging the unit vectors."""
+    """Return the weight of each update in the average after k of them, (k,), by averaging unit vectors."""
     average = [torch.full((k,), math.nan, dtype=torch.float64).nan_to_num(7.0)]
     for j in range(k):
         update_average(average, [torch.eye(k, dtype=torch.float64)[j]], rule(j + 1, batch))
@@ -19,7 +19,7 @@ def weights(rule, k, batch=8):
 
 
 def on_a_ramp(rule, k, batch=8):
-    """The average after k updates of something that is j at update j."""
+    """Return the average after k updates of a value that is j at update j."""
     average = [torch.tensor(-99.0, dtype=torch.float64)]
     for j in range(1, k + 1):
         update_average(average, [torch.tensor(float(j), dtype=torch.float64)], rule(j, batch))
@@ -40,21 +40,21 @@ RULES = [
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
 @pytest.mark.parametrize("k", [1, 2, 50, 300])
-def test_the_average_is_one_and_has_forgotten_where_it_began(rule, k):
+def test_weights_sum_to_one_and_the_initial_value_is_forgotten(rule, k):
     found = weights(rule, k)
     assert found.sum().item() == pytest.approx(1, abs=1e-12)
     assert (found >= 0).all()
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
-def test_a_constant_stays_itself(rule):
+def test_the_average_of_a_constant_is_that_constant(rule):
     average, value = [normal(3)], normal(3, seed=1)
     for k in range(1, 20):
         update_average(average, [value], rule(k, 8))
         assert torch.allclose(average[0], value)
 
 
-def test_after_the_warm_up_each_update_weighs_decay_times_the_next():
+def test_after_the_warm_up_weights_decay_geometrically():
     """The decay 0.9 is reached where (k - 1) / (k + 8) = 0.9, at k = 82."""
     found = weights(Exponential(0.9), 200)
     assert torch.allclose(found[81:-1] / found[82:], torch.full((118,), 0.9, dtype=torch.float64))
@@ -71,8 +71,8 @@ def test_during_the_warm_up_the_average_lags_by_a_tenth_of_the_run(k):
     assert k - on_a_ramp(Exponential(0.9999), k) == pytest.approx((k - 1) / 10)
 
 
-def test_a_short_run_under_the_default_decay_has_nothing_of_its_start():
-    """Without a warm-up 0.999^100 = 90 % of the average would be the random start."""
+def test_a_short_run_forgets_its_initial_weights():
+    """Without a warm-up 0.999^100 = 90 % of the average would be the initial weights."""
     assert on_a_ramp(Exponential(0.999), 100) > 89
 
 
@@ -94,7 +94,7 @@ def test_the_power_profiles_have_the_widths_of_the_paper(gamma, deviation):
     assert ((found * (k - mean) ** 2).sum().sqrt() / n).item() == pytest.approx(deviation, rel=0.01)
 
 
-def test_what_was_learnt_a_half_life_ago_weighs_a_half():
+def test_weights_halve_with_every_half_life():
     """In images: 80 are 10 updates of 8 or 5 of 16, once they are less than 5 % of the run, from 1600 on."""
     for batch, updates in ((8, 10), (16, 5)):
         found = weights(HalfLife(80.0), 400, batch)
@@ -102,7 +102,7 @@ def test_what_was_learnt_a_half_life_ago_weighs_a_half():
 
 
 @pytest.mark.parametrize("batch", [1, 8, 512])
-def test_a_young_average_lags_by_a_part_of_the_run(batch):
+def test_early_in_training_the_average_lags_by_a_share_of_the_run(batch):
     """A half-life of r k updates forgets at the rate log 2 / (r k), as k^(log 2 / r - 1) weighs update k."""
     n, ramp = 2000, 0.05
     lag = 1 / (1 + math.log(2) / ramp) * n
@@ -128,7 +128,7 @@ def test_batch_norm_statistics_are_averaged_with_the_weights():
     assert torch.allclose(average["1.running_mean"], 0.75 * before + 0.25 * net[1].running_mean)
 
 
-def test_what_is_averaged_is_the_models_own_memory_without_gradients():
+def test_averaged_tensors_share_the_models_memory_without_gradients():
     net = made(lambda: nn.Linear(2, 2))
     for value in averaged_tensors(net).values():
         assert not value.requires_grad
@@ -153,7 +153,7 @@ def test_impossible_rules_are_refused(make):
     ],
     ids=str,
 )
-def test_each_further_value_is_another_average_that_differs_in_the_main_parameter_only(rule, others):
+def test_further_averages_differ_in_the_main_parameter_only(rule, others):
     found = name_averages(rule)
     assert list(found) == ["default", *others]
     assert {name: other for name, other in found.items() if name != "default"} == others
@@ -166,7 +166,7 @@ def test_a_rule_alone_has_the_default_average_only():
 
 
 @pytest.mark.parametrize("value", [1e-300, 1e-5, 0.1 + 0.2, 1 / 3, 2, 123456789.125, 1e16, 5e22, -0.0])
-def test_a_profile_has_the_name_of_a_file_that_is_read_back_as_its_value(value):
+def test_the_name_of_an_average_is_a_file_name_and_its_value(value):
     (name,) = [name for name in name_averages(Power(6.94, (value,))) if name != "default"]
     assert re.fullmatch(r"[0-9][0-9a-z.-]*", name)
     assert float(name) == value

@@ -14,7 +14,7 @@ def keras_embedding(x, width, max_frequency):
 
 
 @pytest.mark.parametrize("width, max_frequency", [(32, 1000.0), (64, 200.0), (2, 1000.0)])
-def test_it_is_the_tutorials_embedding(width, max_frequency):
+def test_it_equals_the_tutorials_embedding(width, max_frequency):
     x = uniform(50)
     found = Sinusoidal(width, max_frequency)(x)
     assert found.shape == (50, width)
@@ -30,13 +30,13 @@ def test_the_phase_survives_bf16_autocast():
     assert torch.equal(found, embed(x))
 
 
-def test_the_table_of_speeds_is_no_weight():
+def test_the_frequencies_are_not_weights():
     assert not Sinusoidal(32).state_dict()
     assert not list(Sinusoidal(32).parameters())
 
 
 @pytest.mark.parametrize("cos_first", [False, True])
-def test_indices_turn_at_speeds_from_one_to_a_ten_thousandth(cos_first):
+def test_positional_speeds_run_from_one_to_a_ten_thousandth(cos_first):
     index = torch.tensor([0.0, 1.0, 37.0, 999.0])
     found = Positional(16, cos_first=cos_first)(index).double()
     # Vaswani et al. 2017, section 3.5; Ho et al. reach the last speed, Nichol & Dhariwal stop one short.
@@ -46,7 +46,7 @@ def test_indices_turn_at_speeds_from_one_to_a_ten_thousandth(cos_first):
     assert np.allclose(found, np.concatenate(halves, 1), atol=2e-4)
 
 
-def test_random_frequencies_are_kept_and_of_their_deviation():
+def test_random_frequencies_are_saved_and_have_the_right_deviation():
     embed = made(lambda: Fourier(2000))
     assert list(embed.state_dict()) == ["frequencies"]
     assert not list(embed.parameters())

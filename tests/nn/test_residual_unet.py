@@ -19,7 +19,7 @@ def network(name, channels=3):
 
 
 @pytest.mark.parametrize("name, trainable", [("luz", 3_562_211), ("keras", 1_950_627)])
-def test_the_parameters_are_as_many_as_in_the_originals(name, trainable):
+def test_the_number_of_parameters_is_that_of_the_original(name, trainable):
     assert sum(p.numel() for p in network(name).parameters()) == trainable
 
 
@@ -98,7 +98,7 @@ def original(net, x, variance, *, widths, middle, tutorial):
 @pytest.mark.parametrize(
     "name, widths, middle", [("luz", (32, 64, 96, 128), (256, 128)), ("keras", (32, 64, 96), (128, 128))]
 )
-def test_the_network_is_the_original_layer_by_layer(name, widths, middle):
+def test_the_network_equals_the_original_layer_by_layer(name, widths, middle):
     net = shaken(network(name))
     x, variance = images(2, 3, 16, 32), uniform(2).float()
     options = {"widths": widths, "middle": middle, "tutorial": name == "keras"}
@@ -111,7 +111,7 @@ def test_the_network_is_the_original_layer_by_layer(name, widths, middle):
 
 
 @both
-def test_the_sizes_and_channels_of_levels_are_those_of_the_originals(name):
+def test_sizes_and_channels_of_stages_are_those_of_the_original(name):
     seen, net = [], network(name)
     for module in net.modules():
         if isinstance(module, ResidualBlock):
@@ -133,7 +133,7 @@ def test_the_sizes_and_channels_of_levels_are_those_of_the_originals(name):
 
 @both
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_it_starts_as_the_zero_function_on_any_channels(name, channels):
+def test_the_recipes_network_starts_as_the_zero_function(name, channels):
     x = images(2, channels, 16, 16)
     out = network(name, channels)(x, torch.tensor([0.1, 0.9]))
     assert out.shape == x.shape
@@ -150,7 +150,7 @@ def test_batch_norm_has_the_momentum_and_affine_part_of_the_original(keras, kept
     assert block.norm.affine is affine
 
 
-def test_the_tutorials_convolutions_start_as_keras_starts_them():
+def test_the_tutorials_convolutions_have_the_initial_weights_of_keras():
     net = network("keras")
     for layer in net.modules():
         if isinstance(layer, torch.nn.Conv2d) and layer is not net.out_conv:
@@ -179,7 +179,7 @@ def test_the_path_of_the_image_stays_float32_under_autocast(name):
 
 
 @both
-def test_ends_and_projections_are_exact(name):
+def test_first_last_and_projecting_convolutions_are_exact(name):
     net = network(name)
     ones = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (1, 1)]
     assert net.in_conv in ones

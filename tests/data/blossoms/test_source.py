@@ -1,4 +1,4 @@
-"""The embedded flowers: the same everywhere, different from each other, and looking like something."""
+"""The embedded flowers: the same everywhere, different from each other, and visible."""
 
 import subprocess
 import sys
@@ -24,20 +24,20 @@ def test_a_flower_is_the_same_in_another_process():
     assert len(found) == 1
 
 
-def test_a_flower_does_not_depend_on_what_was_drawn_before():
+def test_a_flower_does_not_depend_on_earlier_ones():
     alone = draw_blossom(17, (32, 32))
     for index in range(5):
         draw_blossom(index, (32, 32))
     np.testing.assert_array_equal(draw_blossom(17, (32, 32)), alone)
 
 
-def test_no_two_flowers_are_alike():
+def test_all_flowers_differ():
     drawn = [draw_blossom(index, (32, 32)).astype(int) for index in range(60)]
     distances = [np.abs(a - b).mean() for n, a in enumerate(drawn) for b in drawn[:n]]
     assert min(distances) > 5
 
 
-def test_there_is_no_last_flower():
+def test_the_number_of_flowers_is_unlimited():
     assert draw_blossom(10**9, (32, 32)).std() > 10
 
 
@@ -49,12 +49,12 @@ def test_every_size_is_drawn(size):
 
 
 @pytest.mark.parametrize("size", [(31, 64), (64, 129)])
-def test_other_sizes_are_an_error(size, tmp_path):
+def test_other_sizes_are_refused(size, tmp_path):
     with pytest.raises(UserError, match="between 32 and 128"):
         open_images("blossoms:2", size, cache=tmp_path)
 
 
-def test_the_same_flower_at_twice_the_size_is_the_same_picture():
+def test_a_flower_at_twice_the_size_is_the_same_image():
     for index in range(12):
         small, large = (
             draw_blossom(index, (64, 64)).astype(float),
@@ -64,7 +64,7 @@ def test_the_same_flower_at_twice_the_size_is_the_same_picture():
         assert np.abs(small - halved).mean() < 8, index
 
 
-def test_every_kind_comes_up_about_equally_often():
+def test_all_kinds_are_about_equally_frequent():
     counts = {name: sum(name_kind(index) == name for index in range(1200)) for name in KINDS}
     assert min(counts.values()) > 60
     assert max(counts.values()) < 140
@@ -88,7 +88,7 @@ def test_the_data_set_has_the_kinds_as_classes(tmp_path):
         np.testing.assert_array_equal(pixels, draw_blossom(index, (32, 32)))
 
 
-def test_the_fingerprint_is_of_size_and_count(tmp_path):
+def test_the_fingerprint_depends_on_size_and_count(tmp_path):
     prints = {
         open_images(text, size, cache=tmp_path).fingerprint
         for text, size in (("blossoms:2", (32, 32)), ("blossoms:3", (32, 32)), ("blossoms:2", (32, 34)))
