@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ddim.evaluation.conditions import Aspect, Difference, TooFewImages, error_conditions, find_obstacle
+from ddim.evaluation.conditions import Aspect, Mismatch, TooFewImages, error_conditions, find_obstacle
 from ddim.metrics.catalogue import METRICS
 from ddim.runs.codec import dump, override
 from ddim.runs.named_recipes import smoke
@@ -31,7 +31,7 @@ def test_an_obstacle_to_a_ranking_is_described_in_one_sentence_either_way(change
     obstacle = find_obstacle(record(), record(**changes), "kid")
     assert re.search(sentence, str(obstacle))
     assert "\n" not in str(obstacle)
-    assert obstacle.aspect is aspect if aspect else not isinstance(obstacle, Difference)
+    assert obstacle.aspect is aspect if aspect else not isinstance(obstacle, Mismatch)
     assert find_obstacle(record(**changes), record(), "kid") is not None
 
 
@@ -48,7 +48,7 @@ def test_biased_metrics_need_equal_numbers_of_samples(metric):
     if metric in ("kid", "fid_infinity"):
         assert obstacle is None
     else:
-        assert obstacle == Difference(Aspect.IMAGES, 400, 300)
+        assert obstacle == Mismatch(Aspect.IMAGES, 400, 300)
         assert str(obstacle) == "different number of samples: 400 and 300"
 
 
@@ -81,5 +81,5 @@ def test_fid_needs_as_many_images_as_features_have_dimensions():
 )
 def test_denoising_errors_compare_in_the_same_units_on_the_same_images(changes, aspects):
     one, other = (error_conditions(dump(override(smoke(), each)), "f") for each in ({}, changes))
-    assert [difference.aspect for difference in one.differences(other)] == aspects
+    assert [mismatch.aspect for mismatch in one.mismatches(other)] == aspects
     assert one != error_conditions(dump(smoke()), "another")

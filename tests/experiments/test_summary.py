@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim.evaluation.conditions import evaluation_conditions
-from ddim.experiments.evaluations import common_conditions, describe_differences, keep_comparable
+from ddim.experiments.evaluations import common_conditions, describe_mismatches, keep_comparable
 from ddim.experiments.index import Run
 from ddim.experiments.summary import (
     MISSING,
@@ -115,7 +115,7 @@ def test_an_evaluation_under_other_conditions_is_left_out_of_the_mean_and_descri
     (one,) = group_runs(found)
     assert summarise_metrics(one, common)["kid"].mean == pytest.approx(0.1)
     (other,) = other_conditions(one, common)
-    assert describe_differences(other.differences(common)) == said
+    assert describe_mismatches(other.mismatches(common)) == said
 
 
 def test_each_seed_may_draw_its_own_validation_images():
@@ -179,7 +179,7 @@ def test_evaluations_of_samples_made_in_another_way_do_not_compare(said):
     assert summarise_metrics(two, common)["kid"].mean == pytest.approx(0.3)
     assert "kid" not in summarise_metrics(one, common)
     (other,) = other_conditions(one, common)
-    assert said in describe_differences(other.differences(common))
+    assert said in describe_mismatches(other.mismatches(common))
     assert [each.metrics.get("kid") for each in keep_comparable([*found, odd])] == [0.3, 0.3, None]
     assert (
         "do not compare with those of most runs: different sampling" in keep_comparable([*found, odd])[-1].why

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddim.errors import UserError
-from ddim.experiments.sweep.plan import Request, plan_trials
+from ddim.experiments.sweep.plan import SweepRequest, plan_trials
 from ddim.runs.checks import check_recipe, check_training
 from ddim.runs.codec import dump, load_recipe, override
 from ddim.runs.named_recipes import RECIPES, find
@@ -166,4 +166,4 @@ def test_a_sweep_of_contradictions_is_refused_as_one_run_of_them_is():
         UserError,
         match="^schedule.entries=500: schedule.entries, .* got 500, 1000, 1000 and 1000: set them together",
     ):
-        plan_trials(Request(recipe="ddpm", fields=fields))
+        plan_trials(SweepRequest(recipe="ddpm", fields=fields))

@@ -12,7 +12,7 @@ from ddim.errors import UserError
 
 if TYPE_CHECKING:
     from ddim.experiments.sweep.folder import Sweep
-    from ddim.experiments.sweep.plan import Request
+    from ddim.experiments.sweep.plan import SweepRequest
 
 _EPILOG = """
 FIELD is a field of a recipe, spelt as `ddim train` spells it; `ddim train --help-recipe fast` lists them.
@@ -96,8 +96,8 @@ def run(args: argparse.Namespace) -> int:
     return _print_outcomes(sweep)
 
 
-def _request(args: argparse.Namespace) -> Request | None:
-    from ddim.experiments.sweep.plan import Request
+def _request(args: argparse.Namespace) -> SweepRequest | None:
+    from ddim.experiments.sweep.plan import SweepRequest
 
     fields: dict[str, str] = {}
     sources = []
@@ -115,7 +115,7 @@ def _request(args: argparse.Namespace) -> Request | None:
     names = ("recipe", "repeats", "random", "search", "images", "minutes", "evaluate")
     given |= {name: getattr(args, name) for name in names}
     given = {name: value for name, value in given.items() if value is not None}
-    return Request(**given) if given else None
+    return SweepRequest(**given) if given else None
 
 
 def _print_outcomes(sweep: Sweep) -> int:

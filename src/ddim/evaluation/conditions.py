@@ -1,8 +1,8 @@
-"""The conditions of a measurement, which decide everywhere what may be compared with what. Needs no torch.
+"""The conditions of a measurement, which decide what may be compared. Needs no torch.
 
-Two rules use them. Numbers stand in one column of a table, or are repeats of one mean, if their conditions
-are equal. Two evaluations may be ranked by a metric if `find_obstacle` finds none: there the sampling may
-differ, because it is what is studied.
+There are two rules. Numbers may stand in one column of a table, and be averaged over repeats, if their
+conditions are equal. Two evaluations may be ranked by a metric if `find_obstacle` returns None; their
+sampling may differ, because a ranking is made to study it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Aspect(Enum):
 
 @dataclass(frozen=True)
 class Features:
-    """The features that are compared: of which extractor, with which weights, after which resize."""
+    """The features of images: extractor, SHA-256 of its weights, resize before it, number of dimensions."""
 
     extractor: str
     weights: str
@@ -50,7 +50,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Units:
-    """The unit of denoising errors, by the fields of the recipe that define it."""
+    """The unit of denoising errors: the fields of a recipe that define it, with their values."""
 
     fields: tuple[tuple[str, str], ...]
 
@@ -59,11 +59,12 @@ class Units:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """The images that samples are compared with.
+class ReferenceSet:
+    """The real images that samples are compared with.
 
-    `source` and `sha256` are no part of equality: each seed draws its own validation images from the same
-    source, and the spread over repeats includes that.
+    Two sets are equal if they are of the same part of the same images, in the same size and number. Their
+    `source` and `sha256` may differ: each seed draws its own validation images, and the spread over repeats
+    includes that.
     """
 
     fingerprint: str
@@ -84,10 +85,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the samples were made, as far as it is not the run's own recipe.
+    """How samples were made, relative to the run's own recipe.
 
-    `changes` are the fields, with their values, in which the sampler, grid, schedule or clipping differ from
-    the run's own. Grids that a search found for each run count as equal.
+    `changes` lists the fields of sampler, grid, schedule and clipping, with their values, that differ from
+    the run's recipe. Grids that a search found for each run count as equal.
     """
 
     steps: int
@@ -104,7 +105,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Difference:
+class Mismatch:
     """One aspect in which two conditions differ, and its two values."""
 
     aspect: Aspect
@@ -139,31 +140,34 @@ class MissingMetric:
         return f"{self.source} has no {find_metric(self.metric).title}"
 
 
-Obstacle = Difference | TooFewImages | MissingMetric
+Obstacle = Mismatch | TooFewImages | MissingMetric
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under which conditions a number was measured; numbers compare if their conditions are equal.
+    """The conditions under which a number was measured.
 
-    `measure` is what the number is a number of, `images` the number of samples; `sampling` is None for images
-    that this package did not sample, and for denoising errors.
+    Attributes:
+        measure: the features that a metric compares, or the unit of a denoising error.
+        reference: the real images.
+        images: the number of samples, or of images for a denoising error.
+        sampling: how the samples were made; None for denoising errors and images from elsewhere.
     """
 
     measure: Features | Units
-    reference: Reference
+    reference: ReferenceSet
     images: int
     sampling: Sampling | None = None
 
-    def differences(self, other: Conditions) -> Iterator[Difference]:
+    def mismatches(self, other: Conditions) -> Iterator[Mismatch]:
         """Yield the aspects in which these conditions differ from others."""
         for aspect in Aspect:
             one, two = (getattr(each, aspect.name.lower()) for each in (self, other))
             if one != two:
-                yield Difference(aspect, one, two)
+                yield Mismatch(aspect, one, two)
 
     def shortage(self, metric: str) -> TooFewImages | None:
-        """Return how many images a ranking by a metric lacks; None if there are enough."""
+        """Return the number of images that a ranking by a metric needs if there are too few, else None."""
         if metric not in METRICS or not isinstance(self.measure, Features):
             return None
         least = METRICS[metric].needs(self.measure.dimensions)
@@ -180,10 +184,10 @@ def evaluation_conditions(record: Mapping[str, Any], recipe: Mapping[str, Any] |
             the record, so that nothing counts as changed.
     """
     features = {f.name: record["features"][f.name] for f in fields(Features)}
-    reference = {f.name: record["reference"][f.name] for f in fields(Reference)}
+    reference = {f.name: record["reference"][f.name] for f in fields(ReferenceSet)}
     return Conditions(
         Features(**features),
-        Reference(**reference | {"size": tuple(reference["size"])}),
+        ReferenceSet(**reference | {"size": tuple(reference["size"])}),
         record["generated"]["images"],
         _sampling(record.get("sampling"), recipe),
     )
@@ -198,7 +202,7 @@ def error_conditions(recipe: Mapping[str, Any], fingerprint: str) -> Conditions:
     """
     units = flatten_as_text({name: recipe.get(name) for name in UNITS})
     count = recipe["report"]["validation_images"]
-    reference = Reference(fingerprint, "valid", tuple(recipe["data"]["size"]), count)
+    reference = ReferenceSet(fingerprint, "valid", tuple(recipe["data"]["size"]), count)
     return Conditions(Units(tuple(units.items())), reference, count)
 
 
@@ -211,11 +215,11 @@ def find_obstacle(one: Mapping[str, Any], other: Mapping[str, Any], metric: str)
         metric: the name of a metric.
     """
     conditions, others = evaluation_conditions(one), evaluation_conditions(other)
-    found = {difference.aspect: difference for difference in conditions.differences(others)}
+    found = {mismatch.aspect: mismatch for mismatch in conditions.mismatches(others)}
     if Aspect.MEASURE in found:
         return found[Aspect.MEASURE]
     if conditions.reference.sha256 != others.reference.sha256:
-        return Difference(Aspect.REFERENCE, conditions.reference, others.reference)
+        return Mismatch(Aspect.REFERENCE, conditions.reference, others.reference)
     for record in (one, other):
         if not entry(record, metric):
             return MissingMetric(metric, record["generated"]["source"])

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ddim.evaluation.conditions import Conditions, Difference, Reference, evaluation_conditions
+from ddim.evaluation.conditions import Conditions, Mismatch, ReferenceSet, evaluation_conditions
 from ddim.experiments.index import Run
 
 Record = Mapping[str, Any]
@@ -63,18 +63,18 @@ def keep_comparable(found: Sequence[Run]) -> list[Run]:
         newest = newest_record(run)
         reason = "of an earlier step"
         if common and newest:
-            reason = describe_differences(evaluation_conditions(newest, run.recipe).differences(common))
+            reason = describe_mismatches(evaluation_conditions(newest, run.recipe).mismatches(common))
         why = run.why or f"its evaluations do not compare with those of most runs: {reason}"
         return replace(run, records=(), why=why)
 
     return [kept(run) for run in found]
 
 
-def describe_differences(differences: Iterable[Difference]) -> str:
+def describe_mismatches(mismatches: Iterable[Mismatch]) -> str:
     """Describe in what the conditions of an evaluation differ from the common ones, with its own values."""
-    return ", ".join(f"different {each.aspect.value} ({_describe(each.one)})" for each in differences)
+    return ", ".join(f"different {each.aspect.value} ({_describe(each.one)})" for each in mismatches)
 
 
 def _describe(value: object) -> str:
     """Return a value without paths: reports are shown to others."""
-    return value.description if isinstance(value, Reference) else str(value)
+    return value.description if isinstance(value, ReferenceSet) else str(value)

@@ -14,7 +14,7 @@ from PIL import Image
 from ddim.errors import UserError
 from ddim.evaluation import figures
 from ddim.evaluation.conditions import Conditions, error_conditions
-from ddim.experiments.evaluations import common_conditions, describe_differences
+from ddim.experiments.evaluations import common_conditions, describe_mismatches
 from ddim.experiments.index import Run
 from ddim.experiments.summary import (
     METRICS,
@@ -218,7 +218,7 @@ def _notes(rows: Sequence[Configuration], common: Conditions | None, metrics: Se
             notes.append(f"Too few images to rank by {', '.join(unranked)}.")
         for row in rows:
             for other in other_conditions(row, common):
-                text = describe_differences(other.differences(common))
+                text = describe_mismatches(other.mismatches(common))
                 notes.append(f"Not comparable: {row.name}, evaluated with {text}.")
     if len(_error_conditions(rows)) > 1:
         notes.append(

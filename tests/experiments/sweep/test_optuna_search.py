@@ -6,7 +6,7 @@ import pytest
 
 from ddim.experiments.sweep.folder import begin_sweep
 from ddim.experiments.sweep.outcome import Outcome
-from ddim.experiments.sweep.plan import Request
+from ddim.experiments.sweep.plan import SweepRequest
 from ddim.experiments.sweep.search_space import parse_space
 from ddim.experiments.sweep.trial_queue import TrialQueue
 
@@ -22,7 +22,9 @@ def loss(choice):
 @pytest.fixture
 def search(tmp_path):
     """The queue of a search with forty trials."""
-    queue = TrialQueue(begin_sweep(Request(recipe="smoke", fields=FIELDS, search=40), tmp_path / "sweep"))
+    queue = TrialQueue(
+        begin_sweep(SweepRequest(recipe="smoke", fields=FIELDS, search=40), tmp_path / "sweep")
+    )
     queue.refill()
     return queue
 

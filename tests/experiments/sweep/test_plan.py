@@ -11,7 +11,7 @@ from ddim.data.named import NAMED
 from ddim.errors import UserError
 from ddim.experiments.sweep import folder as sweep_folder
 from ddim.experiments.sweep.folder import begin_sweep, read_sweep, write_trial_recipe
-from ddim.experiments.sweep.plan import Request, plan_trials
+from ddim.experiments.sweep.plan import SweepRequest, plan_trials
 from ddim.runs.codec import load_recipe, override
 from ddim.runs.named_recipes import smoke
 
@@ -19,7 +19,7 @@ FIELDS = {"objective.error": "[l1,mse]", "schedule": "[cosine,linear]"}
 
 
 def request(**given):
-    return Request(**{"recipe": "smoke", "fields": FIELDS, **given})
+    return SweepRequest(**{"recipe": "smoke", "fields": FIELDS, **given})
 
 
 def test_every_combination_has_a_trial_for_each_seed():
@@ -239,7 +239,7 @@ def test_a_sweep_is_joined_by_its_folder_or_by_the_same_request(tmp_path):
         begin_sweep(request(repeats=2), folder)
     # The default recipe is another one, whether it is given or not.
     with pytest.raises(UserError, match="has recipe = smoke, which fast contradicts|has data"):
-        begin_sweep(Request(recipe="fast"), folder)
+        begin_sweep(SweepRequest(recipe="fast"), folder)
 
 
 def test_workers_that_create_a_sweep_at_once_share_it(tmp_path):
@@ -276,8 +276,8 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 
 def test_a_sweep_needs_a_field_or_repeats(tmp_path):
     with pytest.raises(UserError, match="a sweep needs a field"):
-        begin_sweep(Request(), tmp_path / "sweep")
-    assert len(begin_sweep(Request(recipe="smoke", repeats=2), tmp_path / "sweep").trials) == 2
+        begin_sweep(SweepRequest(), tmp_path / "sweep")
+    assert len(begin_sweep(SweepRequest(recipe="smoke", repeats=2), tmp_path / "sweep").trials) == 2
 
 
 def test_a_sweep_of_another_schema_is_refused(tmp_path):

@@ -6,11 +6,11 @@ import pytest
 
 from ddim.errors import UserError
 from ddim.experiments.sweep.folder import begin_sweep
-from ddim.experiments.sweep.plan import Request
+from ddim.experiments.sweep.plan import SweepRequest
 from ddim.experiments.sweep.storage import without_password
 from ddim.experiments.sweep.trial_queue import TrialQueue
 
-REQUEST = Request(recipe="smoke", fields={"seed": "[0,1]"})
+REQUEST = SweepRequest(recipe="smoke", fields={"seed": "[0,1]"})
 
 
 @pytest.mark.parametrize(

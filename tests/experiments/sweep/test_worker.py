@@ -19,7 +19,7 @@ from ddim.errors import FolderLocked, NoSpace, UserError
 from ddim.experiments import index
 from ddim.experiments.sweep.folder import begin_sweep
 from ddim.experiments.sweep.outcome import read_outcome
-from ddim.experiments.sweep.plan import Request
+from ddim.experiments.sweep.plan import SweepRequest
 from ddim.experiments.sweep.trial_queue import TrialQueue
 from ddim.experiments.sweep.worker import run_trials, trial_commands
 from ddim.files import is_locked
@@ -160,7 +160,7 @@ def test_a_search_needs_neither_its_recipe_file_nor_its_first_working_folder(tmp
     for k in range(3):
         Image.new("RGB", (32, 32), (k, 0, 0)).save(f"images/{k}.png")
     fields = {"optim.lr": "[1e-4..1e-2]"}
-    planned = begin_sweep(Request("images", "mine.yaml", fields, search=2), tmp_path / "sweep")
+    planned = begin_sweep(SweepRequest("images", "mine.yaml", fields, search=2), tmp_path / "sweep")
     Path("mine.yaml").unlink()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
@@ -176,7 +176,7 @@ def test_a_search_needs_neither_its_recipe_file_nor_its_first_working_folder(tmp
 
 
 def test_a_worker_without_optuna_is_refused_and_leaves_the_trials_to_others(tmp_path, monkeypatch):
-    planned = begin_sweep(Request(fields={"optim.lr": "[1e-4..1e-2]"}, search=1), tmp_path / "sweep")
+    planned = begin_sweep(SweepRequest(fields={"optim.lr": "[1e-4..1e-2]"}, search=1), tmp_path / "sweep")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "optuna", None)
         with pytest.raises(UserError, match="Optuna, which is not installed"):

@@ -17,7 +17,7 @@ from typing import Any
 
 from ddim.errors import UserError
 from ddim.experiments.index import SCHEMA, SWEEP
-from ddim.experiments.sweep.plan import Request, Trial, plan_trials, shared_recipe
+from ddim.experiments.sweep.plan import SweepRequest, Trial, plan_trials, shared_recipe
 from ddim.experiments.sweep.storage import (
     check_address,
     check_optuna,
@@ -39,7 +39,7 @@ class Sweep:
     """
 
     folder: Path
-    request: Request
+    request: SweepRequest
     storage: str | None
     study: str
     base: dict[str, Any]
@@ -72,7 +72,9 @@ class Sweep:
             make_folder(self.folder / name)
 
 
-def begin_sweep(request: Request | None, out: str | Path | None = None, storage: str | None = None) -> Sweep:
+def begin_sweep(
+    request: SweepRequest | None, out: str | Path | None = None, storage: str | None = None
+) -> Sweep:
     """Create a sweep in the folder `out`, or join the one that is there.
 
     Args:
@@ -90,7 +92,7 @@ def begin_sweep(request: Request | None, out: str | Path | None = None, storage:
     check_optuna()
     out = None if out is None else Path(out)
     if out is None or not (out / SWEEP).exists():
-        request = request or Request()
+        request = request or SweepRequest()
         if not request.fields and request.repeats == 1:
             raise UserError("a sweep needs a field, such as schedule=[cosine,linear], or --repeats N")
         planned = [asdict(trial) for trial in plan_trials(request)]
@@ -135,7 +137,7 @@ def read_sweep(folder: str | Path) -> Sweep:
         raise UserError(f"{folder} has schema {document.get('schema')}, this version reads {SCHEMA}")
     try:
         request, trials = (
-            Request(**document["request"]),
+            SweepRequest(**document["request"]),
             tuple(Trial(**trial) for trial in document["trials"]),
         )
         return Sweep(folder, request, document["storage"], document["study"], document["base"], trials)
@@ -150,7 +152,7 @@ def write_trial_recipe(sweep: Sweep, trial: Trial) -> None:
         write_json(path, trial.recipe)
 
 
-def _make_folder(out: Path | None, request: Request) -> Path:
+def _make_folder(out: Path | None, request: SweepRequest) -> Path:
     """Make a new folder for a sweep, or return the one in which another worker creates the sweep."""
     if out is not None and not out.is_file():
         # Made before its content is listed: another worker may be as far.
@@ -161,7 +163,7 @@ def _make_folder(out: Path | None, request: Request) -> Path:
     return make_run_folder(out, request.data or "blossoms", f"{Path(request.recipe).stem}-sweep")
 
 
-def _check_same_request(sweep: Sweep, request: Request) -> None:
+def _check_same_request(sweep: Sweep, request: SweepRequest) -> None:
     """Check that the sweep is what is asked for now.
 
     Raises:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ class Unfit(UserError):  # noqa: N818
 
 
 @dataclass(frozen=True)
-class Request:
+class SweepRequest:
     """What a user asks of a sweep, each field in the words of the command line, None if not given.
 
     Attributes:
@@ -79,7 +79,7 @@ class Trial:
     recipe: dict[str, Any] | None
 
 
-def plan_trials(request: Request) -> list[Trial]:
+def plan_trials(request: SweepRequest) -> list[Trial]:
     """Return every trial of a sweep, with whole and checked recipes.
 
     Raises:
@@ -93,7 +93,9 @@ def plan_trials(request: Request) -> list[Trial]:
     space, base = search_space.parse_space(request.fields or {}), shared_recipe(request)
     _check_given_once(request, space)
     if request.search:
-        recipes = [build_recipe(base, choice) for choice in _first(search_space.list_corners(space))]
+        recipes = [
+            build_recipe(base, choice) for choice in islice(search_space.list_corners(space), _CORNERS)
+        ]
         width = len(str(request.search))
         planned = [Trial(f"{k:0{width}}", None, None) for k in range(1, request.search + 1)]
     else:
@@ -120,7 +122,7 @@ def plan_trials(request: Request) -> list[Trial]:
     return planned
 
 
-def shared_recipe(request: Request) -> Recipe:
+def shared_recipe(request: SweepRequest) -> Recipe:
     """Return the recipe that all trials share; the path of its images holds in any folder."""
     from ddim.runs.codec import override
     from ddim.runs.named_recipes import find
@@ -146,7 +148,7 @@ def build_recipe(base: Recipe, choice: Choice) -> Recipe:
         raise Unfit(f"{words}: {error}" if words else str(error)) from None
 
 
-def _check_given_once(request: Request, space: Space) -> None:
+def _check_given_once(request: SweepRequest, space: Space) -> None:
     """Check that no field is given both by an option and as FIELD=..., and that there is one budget."""
     given = {"seed": "--repeats gives seeds"} if request.repeats > 1 else {}
     given |= {"data.source": "DATA names images"} if request.data is not None else {}
@@ -159,7 +161,7 @@ def _check_given_once(request: Request, space: Space) -> None:
         raise UserError(f"{' and '.join(budgets)} are two budgets: give one of them")
 
 
-def _check_search(request: Request, space: Space) -> None:
+def _check_search(request: SweepRequest, space: Space) -> None:
     """Check that the numbers by which a search judges its trials may be compared."""
     if not request.search:
         return
@@ -176,7 +178,7 @@ def _check_search(request: Request, space: Space) -> None:
             )
 
 
-def _check_evaluation(request: Request) -> None:
+def _check_evaluation(request: SweepRequest) -> None:
     """Check before any training that the runs can be evaluated."""
     from importlib.util import find_spec
 
@@ -191,7 +193,7 @@ def _check_evaluation(request: Request) -> None:
             )
 
 
-def _check_recipes(request: Request, recipes: list[Recipe]) -> None:
+def _check_recipes(request: SweepRequest, recipes: list[Recipe]) -> None:
     """Check that every recipe can be evaluated, and that the combinations of a grid differ."""
     from ddim.runs.checks import check_steps
 
@@ -207,7 +209,7 @@ def _check_recipes(request: Request, recipes: list[Recipe]) -> None:
         raise UserError("two combinations are one recipe: name different values")
 
 
-def _check_validation(request: Request, name: str, source: Source, share: float) -> None:
+def _check_validation(request: SweepRequest, name: str, source: Source, share: float) -> None:
     """Check that a source leaves enough validation images, as far as is known without reading it."""
     from ddim.data.order import split_indices
 
@@ -241,10 +243,6 @@ def _with_absolute_source(recipe: Recipe) -> Recipe:
     if not path.exists():
         return recipe
     return replace(recipe, data=replace(recipe.data, source=str(path.resolve())))
-
-
-def _first(corners: Iterator[Choice]) -> Iterator[Choice]:
-    return (corner for corner, _ in zip(corners, range(_CORNERS), strict=False))
 
 
 def _trial_name(number: int, total: int, choice: Choice, seed: int) -> str:
