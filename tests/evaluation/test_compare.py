@@ -18,8 +18,6 @@ from ddim.evaluation.conditions import Aspect
 from ddim.evaluation.record import read_evaluation
 from ddim.metrics.catalogue import METRICS
 from ddim.metrics.kid import kid_difference
-from ddim.runs.codec import dump
-from ddim.runs.named_recipes import smoke
 from stubs import SAMPLING, written
 
 ALONE = ("fid_infinity",)
@@ -201,7 +199,3 @@ def test_what_differs_is_told_and_nothing_else(make):
         "optim.batch": [8, 16],
     }
     assert list_differing_choices([make("c"), make("d")]) == {}
-    whole = dump(smoke())
-    before = {**whole, "data": {key: value for key, value in whole["data"].items() if key != "labels"}}
-    both = [make(name, sampling=SAMPLING | {"recipe": r}) for name, r in (("e", whole), ("f", before))]
-    assert list_differing_choices(both) == {}
