@@ -13,7 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from ddim.evaluation.evaluate import Pictures, evaluate
+from ddim.evaluation.evaluate import evaluate
+from ddim.evaluation.subject import Samples
 from ddim.metrics.features import extract_features, load_extractor
 from ddim.plots.pictures import to_uint8
 from ddim.runs.generate import generate
@@ -30,14 +31,14 @@ def main() -> None:
     extractor = load_extractor()
     with tempfile.TemporaryDirectory() as folder:
         # Cache the features of the reference, and warm up.
-        evaluate(args.run, Pictures(32, args.steps), extractor=extractor, out=Path(folder) / "warm")
+        evaluate(args.run, Samples(32, args.steps), extractor=extractor, out=Path(folder) / "warm")
         trained = load(args.run)
         began = time.perf_counter()
         images, _ = generate(trained, range(args.n), args.steps)
         sampled = time.perf_counter()
         extract_features(extractor, to_uint8(images))
         extracted = time.perf_counter()
-        evaluate(args.run, Pictures(args.n, args.steps), extractor=extractor, out=Path(folder) / "timed")
+        evaluate(args.run, Samples(args.n, args.steps), extractor=extractor, out=Path(folder) / "timed")
         done = time.perf_counter()
     parts, whole = extracted - began, done - extracted
     print(f"sampling {sampled - began:.1f} s, features {extracted - sampled:.1f} s, together {parts:.1f} s")

@@ -120,7 +120,7 @@ def test_every_repr_fits_a_screen(run):
         ddim.Recipe(),
         ddim.Noise(range(1000)),
         ddim.Reference(),
-        ddim.Pictures(),
+        ddim.Samples(),
         ddim.DPMSolver(2),
         ddim.Listed(tuple(1 - k / 1000 for k in range(1000))),
         ddim.KarrasSigma(),

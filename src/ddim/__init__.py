@@ -21,8 +21,9 @@ if TYPE_CHECKING:
         last_state,
     )
     from ddim.diffusion.schedules import BetaTable, Cosine, KarrasSigma, Linear, LinearBeta, LinearIn
-    from ddim.evaluation.evaluate import Pictures, evaluate
+    from ddim.evaluation.evaluate import evaluate
     from ddim.evaluation.reference import Reference
+    from ddim.evaluation.subject import Samples
     from ddim.runs.generate import sample
     from ddim.runs.pipeline import Pipeline, load
     from ddim.runs.recipe import Recipe
@@ -36,7 +37,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "evaluate",
     "Machine",
     "Model",
-    "Pictures",
+    "Samples",
     "Pipeline",
     "Recipe",
     "Reference",
@@ -74,7 +75,8 @@ _HOMES = {
     "runs.pipeline": ("load", "Pipeline"),
     "runs.generate": ("sample",),
     "runs.recipe": ("Recipe",),
-    "evaluation.evaluate": ("evaluate", "Pictures"),
+    "evaluation.evaluate": ("evaluate",),
+    "evaluation.subject": ("Samples",),
     "evaluation.reference": ("Reference",),
     "diffusion.denoiser": ("Model",),
     "diffusion.noise": ("Noise",),

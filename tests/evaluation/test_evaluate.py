@@ -21,11 +21,11 @@ import tiny
 from ddim.cli import main
 from ddim.data import open_images, split_images
 from ddim.errors import UserError
-from ddim.evaluation import evaluate as evaluation
 from ddim.evaluation.compare import Difference, measure_difference
-from ddim.evaluation.evaluate import Pictures, evaluate, measured
+from ddim.evaluation.evaluate import evaluate, measure_metrics
 from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.reference import Reference
+from ddim.evaluation.subject import Samples
 from ddim.metrics.features import extract_features
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid
@@ -38,7 +38,7 @@ from ddim.runs.state import TrainedOn
 from ddim.training import train
 from stubs import stub
 
-FEW = Pictures(n=40, steps=2)
+FEW = Samples(n=40, steps=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,7 +86,7 @@ def test_the_numbers_are_those_of_the_runs_pictures_against_the_images_held_out(
 
 
 def test_the_record_says_what_the_numbers_depend_on(run):
-    found = evaluate(run, Pictures(40, 3, seed=7, weights="raw", fields={"sampler": "edm"}), extractor=stub())
+    found = evaluate(run, Samples(40, 3, seed=7, weights="raw", fields={"sampler": "edm"}), extractor=stub())
     record = json.loads((run / "evaluations" / "1" / "record.json").read_text())
     assert record == found.record
     newest = checkpoint.find_newest(run / "checkpoints")
@@ -127,7 +127,7 @@ def test_samples_in_a_folder_are_judged_as_pictures_of_their_run(run, tmp_path, 
     monkeypatch.chdir(tmp_path)
     reference = Reference("blossoms:60")
     assert main(["sample", str(run), "-n", "41", "--steps", "2", "--sampler", "edm", "--out", "made"]) == 0
-    ways = Pictures(41, 2, fields={"sampler": "edm"})
+    ways = Samples(41, 2, fields={"sampler": "edm"})
     of_run, of_files = (evaluate(of, ways, reference, extractor=stub()) for of in (run, "made"))
     assert of_run.record["sampling"] == of_files.record["sampling"]
     assert of_files.record["sampling"]["nfe"] == 3
@@ -145,10 +145,10 @@ def test_samples_in_a_folder_are_judged_as_pictures_of_their_run(run, tmp_path, 
 
 def test_features_of_another_evaluation_are_not_taken_for_its_own(run):
     """Of as many pictures and of the same network nothing but their bytes tells them apart."""
-    one, other = (evaluate(run, Pictures(40, 2, seed), extractor=stub()) for seed in (0, 40))
+    one, other = (evaluate(run, Samples(40, 2, seed), extractor=stub()) for seed in (0, 40))
     assert isinstance(measure_difference(one, other, "kid"), Difference)
     theirs = shutil.copy(one.folder / "features.npy", other.folder / "features.npy")
-    assert measure_difference(one, other, "kid") == f"{theirs} is missing or is not of this record"
+    assert measure_difference(one, other, "kid") == f"{theirs} is missing or does not belong to its record"
     # A record of before does not say whose they are.
     path = other.folder / "record.json"
     document = json.loads(path.read_text())
@@ -229,7 +229,7 @@ def test_two_evaluations_at_once_leave_one_another_alone(run):
             super().append(count)
             # The first batch of pictures, after those of the reference.
             if sum(self) > 30 and not (run / "evaluations" / "1").exists():
-                evaluate(run, Pictures(40, 2, seed=40), extractor=stub())
+                evaluate(run, Samples(40, 2, seed=40), extractor=stub())
 
     found = evaluate(run, FEW, extractor=stub(Other()))
     assert sorted(path.name for path in (run / "evaluations").iterdir()) == ["1", "2"]
@@ -264,9 +264,9 @@ def test_levels_that_a_search_found_are_used_unless_a_grid_is_named(run):
     sampler = recipe_of(run).sampler
     found = searched.Found((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})
     searched.save(run, sampler, 3, "ema", found)
-    on_found = evaluate(run, Pictures(40, 3), extractor=stub())
+    on_found = evaluate(run, Samples(40, 3), extractor=stub())
     assert on_found.record["sampling"]["times"] == [1.0, 0.4, 0.1]
-    named = evaluate(run, Pictures(40, 3, fields={"grid": "uniform"}), extractor=stub())
+    named = evaluate(run, Samples(40, 3, fields={"grid": "uniform"}), extractor=stub())
     assert named.record["sampling"]["grid"]["kind"] == "uniform"
     one, other = (np.load(e.folder / "features.npy") for e in (on_found, named))
     assert not np.array_equal(one, other)
@@ -283,7 +283,8 @@ def test_pictures_come_a_few_at_a_time_and_each_is_its_seeds(run):
 
 KILLED = """
 import os, signal, sys
-from ddim.evaluation.evaluate import Pictures, evaluate
+from ddim.evaluation.evaluate import evaluate
+from ddim.evaluation.subject import Samples
 from stubs import stub
 seen = []
 class Killer(list):
@@ -291,7 +292,7 @@ class Killer(list):
         super().append(count)
         if len(self) == int(sys.argv[2]):
             os.kill(os.getpid(), signal.SIGKILL)
-evaluate(sys.argv[1], Pictures(40, 2), extractor=stub(Killer()))
+evaluate(sys.argv[1], Samples(40, 2), extractor=stub(Killer()))
 """
 
 
@@ -365,7 +366,7 @@ def refused(*args, **options):
 
 def test_what_cannot_be_judged_is_refused_in_one_sentence(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "--data must say what images" in refused("blossoms:40")
+    assert "is no run: name the images that it is compared with" in refused("blossoms:40")
     assert "neither a folder" in refused("nowhere", reference=Reference("blossoms:40"))
     (tmp_path / "empty").mkdir()
     assert "neither a run nor" in refused("empty", reference=Reference("blossoms:40"))
@@ -375,12 +376,12 @@ def test_what_cannot_be_judged_is_refused_in_one_sentence(run, tmp_path, monkeyp
     assert "is not empty" in refused(run, FEW, out=run)
     (tmp_path / "file").touch()
     assert "is a file" in refused(run, FEW, out=tmp_path / "file")
-    with pytest.raises(UserError, match="n must be at least 20 pictures, got 19"):
-        Pictures(n=19)
+    with pytest.raises(UserError, match="n must be at least 20 and at most 1,000,000, got 19"):
+        Samples(n=19)
     with pytest.raises(UserError, match="steps must be at least 1 and at most 1,000,000, got 0"):
-        Pictures(steps=0)
+        Samples(steps=0)
     with pytest.raises(UserError, match="seed must lie in"):
-        Pictures(seed=2**32 - 5)
+        Samples(seed=2**32 - 5)
     assert not (run / "evaluations").exists()
 
 
@@ -393,7 +394,9 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_looked_at(ru
 
 
 def test_a_run_whose_images_changed_needs_another_reference(run, monkeypatch):
-    monkeypatch.setattr(evaluation, "load", lambda *args, **options: changed(load(*args, **options)))
+    monkeypatch.setattr(
+        "ddim.evaluation.subject.load", lambda *args, **options: changed(load(*args, **options))
+    )
 
     def changed(opened):
         other = replace(opened.checkpoint.state, images=TrainedOn("0" * 64, 1))
@@ -415,9 +418,9 @@ def test_what_lies_beside_the_folder_that_a_user_named_is_let_be(run, tmp_path):
     for folder in (mine, ours):
         folder.mkdir(parents=True)
         os.utime(folder, (0, 0))
-    evaluate(run, Pictures(20, 2), extractor=stub(), out=tmp_path / "other")
+    evaluate(run, Samples(20, 2), extractor=stub(), out=tmp_path / "other")
     assert mine.is_dir()
-    evaluate(run, Pictures(20, 2), extractor=stub())
+    evaluate(run, Samples(20, 2), extractor=stub())
     assert not ours.exists()
 
 
@@ -428,20 +431,20 @@ def normal(n, d, seed):
 def test_fid_is_extrapolated_only_where_every_part_outnumbers_the_dimensions():
     reference = normal(200, 8, 0)
     for n, enough in ((40, False), (41, True)):
-        metrics, notes = measured(normal(n, 8, 1), reference)
+        metrics, notes = measure_metrics(normal(n, 8, 1), reference)
         assert (metrics["fid"]["infinity"] is not None) == enough
         assert any("FID-infinity needs more than 40" in note for note in notes) != enough
-        assert any("about FID against these 200 reference images" in note for note in notes) == enough
+        assert any("for these 200 reference images" in note for note in notes) == enough
     assert metrics["fid"]["low"] < metrics["fid"]["infinity"] < metrics["fid"]["high"]
 
 
 def test_few_images_are_warned_of():
-    metrics, notes = measured(normal(30, 60, 0), normal(90, 60, 1))
+    metrics, notes = measure_metrics(normal(30, 60, 0), normal(90, 60, 1))
     assert any("mostly bias" in note for note in notes)
     assert any("30 images are few" in note for note in notes)
     assert metrics["kid"]["size"] == 15
-    (said,) = measured(normal(120, 4, 0), normal(150, 4, 1) + 1)[1]
-    assert said.startswith("FID-infinity and its interval are about")
+    (said,) = measure_metrics(normal(120, 4, 0), normal(150, 4, 1) + 1)[1]
+    assert said.startswith("FID-infinity and its interval are for")
 
 
 @pytest.mark.slow
@@ -450,14 +453,16 @@ def test_fifty_thousand_pictures_do_not_fill_the_memory(run):
     code = """
 import resource, sys, torch
 from ddim.evaluation import evaluate as evaluation
+from ddim.evaluation.subject import Samples
+from ddim.runs import generate as sampling
 from stubs import stub
 def generate(trained, seeds, steps, **options):
     return torch.zeros(len(seeds), 3, 64, 64).add_(torch.tensor(seeds).reshape(-1, 1, 1, 1) / 5e4), steps
-evaluation.generate = generate
-evaluation.measured = lambda generated, reference: ({}, [])
-evaluation.evaluate(sys.argv[1], evaluation.Pictures(40, 2), extractor=stub())
+sampling.generate = generate
+evaluation.measure_metrics = lambda generated, reference: ({}, [])
+evaluation.evaluate(sys.argv[1], Samples(40, 2), extractor=stub())
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-evaluation.evaluate(sys.argv[1], evaluation.Pictures(50_000, 2), extractor=stub())
+evaluation.evaluate(sys.argv[1], Samples(50_000, 2), extractor=stub())
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

@@ -76,8 +76,9 @@ def run(args: argparse.Namespace) -> int:
     check_fields(args, "evaluate", *SAMPLING_FIELDS)
     # Here, so that --help answers without torch.
     from ddim.cli.console import report_progress
-    from ddim.evaluation.evaluate import Pictures, evaluate, is_run
+    from ddim.evaluation.evaluate import evaluate
     from ddim.evaluation.reference import Reference
+    from ddim.evaluation.subject import Samples, is_run
     from ddim.metrics.catalogue import DEFAULT
     from ddim.metrics.features import load_extractor
 
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{dashes}{names[0]} is for runs, and {args.source} is none")
     found = evaluate(
         args.source,
-        Pictures(**given, fields=args.fields),
+        Samples(**given, fields=args.fields),
         Reference(args.data, args.part),
         extractor=load_extractor(args.features or DEFAULT, args.features_weights),
         out=args.out,

@@ -1,16 +1,15 @@
-"""Pictures -> features -> metrics -> a record: how good a run's pictures, or a folder of images, are.
+"""Evaluate samples of a run, or a folder of images: images -> features -> metrics -> a record.
 
-Pictures are made, shown to the extractor and forgotten, micro-batch by micro-batch: 50,000 of them are never
-in memory. An evaluation's folder appears in one piece, by one rename: one that was killed leaves no record.
+Samples are shown to the extractor batch by batch and forgotten, so that 50,000 of them are never in memory.
+The folder of an evaluation appears by one rename: an evaluation that is killed leaves no record.
 """
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,151 +17,107 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from ddim.data import Images, open_images
-from ddim.data.batch import gather_batch
-from ddim.data.decode import UnusableError, read_header
-from ddim.data.open import find_source, source_exists
-from ddim.data.sources import Member
-from ddim.diffusion.noise import check_seeds
-from ddim.errors import UserError, check_count
-from ddim.evaluation import record as scores
-from ddim.evaluation.record import Evaluation
-from ddim.evaluation.reference import Reference, open_reference, select_reference
+from ddim.errors import UserError
+from ddim.evaluation.record import FEATURES, GRID, RECORD, SCHEMA, Evaluation, read_evaluation
+from ddim.evaluation.reference import Reference
+from ddim.evaluation.subject import Progress, Samples, Subject, open_subject
 from ddim.files import (
     atomic_file,
     hash_file,
     publish_folder,
-    read_json,
     remove_leftovers,
     temporary_folder,
     write_json,
 )
-from ddim.metrics import catalogue
-from ddim.metrics.catalogue import LEAST
-from ddim.metrics.features import Extractor, load_extractor, release_pages, write_npy_header
+from ddim.metrics.catalogue import LEAST, METRICS
+from ddim.metrics.features import Extractor, load_extractor, write_npy_header
 from ddim.metrics.fid import explain_fid_bias, fid, fid_infinity
 from ddim.metrics.kid import kid
 from ddim.metrics.precision_recall import prdc
 from ddim.plots.pictures import make_sheet, save_png
-from ddim.runs import checkpoint
-from ddim.runs import classes as labels
-from ddim.runs.checks import check_label
 from ddim.runs.folder import check_unused, make_numbered_folder
-from ddim.runs.generate import sample_uint8, with_options
-from ddim.runs.image_features import BATCH, Chosen, features_of
+from ddim.runs.image_features import Chosen, features_of
 from ddim.runs.log import show_in_tensorboard
-from ddim.runs.pipeline import load
-from ddim.runs.provenance import make_record, sampling_record
-from ddim.runs.recipe import Data
-from ddim.runs.run_path import find_best_checkpoint, names_best
+from ddim.runs.provenance import make_record
 
 ENOUGH = 5
-"""FID is extrapolated where a fifth of the pictures, its smallest part, outnumbers the dimensions."""
+"""FID is extrapolated if a fifth of the samples, its smallest part, outnumbers the dimensions."""
 
 SHOWN = 36
-"""Pictures in the grid of an evaluation."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is looked at, "reference" or "pictures", how many are done, and of how many."""
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Which pictures of a run: those of `n` seeds from `seed` on, in so many steps.
-
-    `fields` are those of the recipe's sampler, grid, clip and sampled_on to change, as `override` takes
-    them; without a grid among them, levels that a search found for this sampler and number of steps are used.
-    `label` is a class by name or index, or "all"; see `ddim.runs.generate.generate` for it and `guidance`.
-    """
-
-    n: int = 1000
-    steps: int = 20
-    seed: int = 0
-    weights: str = "ema"
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    device: str | None = None
-    label: str | int | None = None
-    guidance: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_count("steps", self.steps)
-        if self.n < LEAST:
-            raise UserError(f"n must be at least {LEAST} pictures, got {self.n}")
-        check_count("n", self.n)
-        check_seeds([self.seed, self.seed + self.n - 1])
+"""Samples in the sheet of an evaluation."""
 
 
 def evaluate(
     source: str | Path,
-    pictures: Pictures = Pictures(),  # noqa: B008  (a frozen value)
+    samples: Samples = Samples(),  # noqa: B008  (a frozen value)
     reference: Reference = Reference(),  # noqa: B008
     *,
     extractor: Extractor | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Evaluation:
-    """Judge pictures of a run (its folder or a checkpoint), or the images of a folder or archive.
+    """Measure KID, FID, precision, recall, density and coverage of samples, and write a record.
 
-    The record lies in `out`, by default RUN/evaluations/1, 2, ..., of images evaluations/NAME-1, 2, ...
-    `extractor` is by default `ddim.metrics.features.DEFAULT`. UserError where there are too few images of
-    either kind, images without a reference, or a folder that is not empty or cannot be made.
+    Args:
+        source: a run folder or checkpoint, or a folder or archive of images.
+        samples: which samples of a run.
+        reference: the images that they are compared with, by default the run's own held-out images.
+        extractor: the network of the features, by default `ddim.metrics.catalogue.DEFAULT`.
+        out: a new folder, by default RUN/evaluations/N, or evaluations/NAME-N for images.
+        progress: called with what is read or sampled, and how many of how many are done.
+
+    Raises:
+        UserError: if there are too few images, images have no reference, or the folder cannot be made.
+
+    Example:
+        >>> found = ddim.evaluate(run, ddim.Samples(n=1000, steps=20))
+        >>> found.value("kid"), found.interval("kid")
     """
-    extractor = extractor or load_extractor()
+    extractor, out = extractor or load_extractor(), None if out is None else Path(out)
     if out is not None:
         check_unused(out)
-    path = Path(source)
-    subject = (_of_run if is_run(path) else _of_images)(path, pictures, reference, progress)
-    against = subject.against
-    named = f"{against.part} of {against.source}"
-    for count, what in ((subject.count, str(source)), (len(against.which), f"the reference, {named},")):
+    subject = open_subject(Path(source), samples, reference, progress)
+    selected = subject.reference
+    of_reference = f"the reference, {selected.part} of {selected.source},"
+    for count, what in ((subject.count, str(source)), (len(selected.which), of_reference)):
         if count < LEAST:
             raise UserError(f"{what} has {count} images, and at least {LEAST} are needed")
-    parent = subject.home if out is None else out.parent
-    with ExitStack() as stack:
-        # Before the features, which may take long.
-        try:
-            beside = stack.enter_context(temporary_folder(parent / "evaluation"))
-        except OSError as error:
-            raise UserError(f"an evaluation cannot be written in {parent}: {error.strerror}") from None
-        if out is None:
-            # What lies beside a folder that the user named is not ours.
-            remove_leftovers(parent)
+    with _unfinished_folder(subject, out) as folder:
         began = time.monotonic()
-        truth = features_of(against, extractor, partial(progress, "reference"))
-        spent = {"sampling": 0.0, "features": time.monotonic() - began, "metrics": 0.0}
-        features, nfe = _extracted(subject, extractor, beside, spent, progress)
+        truth = features_of(selected, extractor, partial(progress, "reference"))
+        seconds = {"sampling": 0.0, "features": time.monotonic() - began, "metrics": 0.0}
+        features, nfe = _extract_features(subject, extractor, folder, seconds, progress)
         began = time.monotonic()
-        metrics, notes = measured(features, truth)
-        spent["metrics"] = time.monotonic() - began
+        metrics, notes = measure_metrics(features, truth)
+        seconds["metrics"] = time.monotonic() - began
         content = {
             "metrics": metrics,
             "notes": notes,
-            **_facts(against, extractor),
+            **_describe_reference(selected, extractor),
             "generated": {
                 "images": subject.count,
                 "source": str(source),
                 "fingerprint": subject.fingerprint,
-                "sha256": hash_file(beside / scores.FEATURES),
+                "sha256": hash_file(folder / FEATURES),
             },
             "sampling": subject.sampling and {**subject.sampling, "nfe": nfe},
-            "seconds": {name: round(seconds, 2) for name, seconds in spent.items()},
+            "seconds": {name: round(value, 2) for name, value in seconds.items()},
         }
-        write_json(beside / scores.RECORD, make_record("evaluation", content, schema=scores.SCHEMA))
-        found = scores.read_evaluation(_published(beside, subject, out))
-    # Beside a run, evaluations are numbers alone.
+        write_json(folder / RECORD, make_record("evaluation", content, schema=SCHEMA))
+        found = read_evaluation(_publish(folder, subject, out))
     if out is None and not subject.stem:
         _show(subject.home.parent, found)
     return found
 
 
-def measured(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[str, Any], list[str]]:
-    """The metrics of features (N, d) and (M, d), by name as a record holds them; and a sentence for each
-    number that is missing or that is easily misread.
+def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[str, Any], list[str]]:
+    """Return the metrics of features (N, d) and (M, d), as a record holds them, and notes on them.
+
+    A note is a sentence on a number that is missing or easily misread.
     """
     count, dimensions, few = len(generated), generated.shape[1], min(len(generated), len(reference))
-    # Subsets of a thousand, as published; of sets of fewer than two, halves: wholes would all be one subset.
+    # Subsets of 1000, as published; half of a smaller set, because whole sets would all be the same subset.
     k = kid(generated, reference, size=min(1000, few // 2))
     f: dict[str, float | None] = {"value": fid(generated, reference)}
     f |= {"infinity": None, "low": None, "high": None}
@@ -170,146 +125,62 @@ def measured(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[str, An
     if count > ENOUGH * dimensions:
         f["infinity"], f["low"], f["high"] = fid_infinity(generated, reference)
         notes.append(
-            f"FID-infinity and its interval are about FID against these {len(reference):,} reference images, "
-            "not against all that they stand for"
+            f"FID-infinity and its interval are for these {len(reference):,} reference images, "
+            "not for the distribution that they come from"
         )
     elif notes == [None]:
-        notes.append(f"FID-infinity needs more than {ENOUGH * dimensions:,} pictures, got {count:,}")
+        notes.append(f"FID-infinity needs more than {ENOUGH * dimensions:,} samples, got {count:,}")
     if k.value < 0:
-        notes.append(
-            "KID is below 0: its estimate is unbiased, so that of like sets falls on either side of 0"
-        )
-    least = catalogue.METRICS["kid"].least
+        notes.append("KID is below 0: the estimate is unbiased, so it may fall below 0 for similar sets")
+    least = METRICS["kid"].least
     if few < least:
-        notes.append(f"{few} images are few: nothing is ranked by fewer than {least}")
+        notes.append(f"{few} images are few: no metric ranks fewer than {least}")
     overlap = {name: {"value": value} for name, value in asdict(prdc(generated, reference)).items()}
-    metrics = {"kid": asdict(k), "fid": f, **overlap}
-    return metrics, [note for note in notes if note]
+    return {"kid": asdict(k), "fid": f, **overlap}, [note for note in notes if note]
 
 
-def is_run(path: Path) -> bool:
-    """Whether a path is a run's folder, RUN/best or a checkpoint, and no images."""
-    names = ("run.json", "checkpoints", checkpoint.MANIFEST)
-    return any((path / name).exists() for name in names) or names_best(path)
+@contextmanager
+def _unfinished_folder(subject: Subject, out: Path | None) -> Iterator[Path]:
+    """Yield a temporary folder, before the features, which may take long, and remove it at the end."""
+    parent = subject.home if out is None else out.parent
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(temporary_folder(parent / "evaluation"))
+        except OSError as error:
+            raise UserError(f"an evaluation cannot be written in {parent}: {error.strerror}") from None
+        if out is None:
+            # What lies beside a folder that the user named is not ours.
+            remove_leftovers(parent)
+        yield folder
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """What is judged: `count` pictures, in batches (B, C, H, W) uint8 with the NFE of each picture; against
-    what; what they depend on, as far as it is known; where its evaluations go, `home` / (`stem` + number);
-    and the fingerprint of images that were given.
-    """
-
-    count: int
-    batches: Iterator[tuple[Tensor, int]]
-    against: Chosen
-    sampling: dict[str, Any] | None
-    home: Path
-    stem: str = ""
-    fingerprint: str | None = None
-
-
-def _of_run(run: Path, pictures: Pictures, reference: Reference, progress: Progress) -> _Subject:
-    run = find_best_checkpoint(run) or run
-    trained = load(run, pictures.weights, device=pictures.device)
-    label = labels.find_label(pictures.label, trained.recipe, trained.classes)
-    guidance = pictures.guidance
-    check_label(trained.recipe, label, guidance)
-    against = open_reference(trained, reference, partial(progress, "images"))
-    trained, _ = with_options(trained, pictures.fields, pictures.steps)
-    seeds = range(pictures.seed, pictures.seed + pictures.n)
-    sampling = sampling_record(trained, seeds, pictures.steps, 0, label, guidance)
-    batches = sample_uint8(trained, seeds, pictures.steps, label, guidance)
-    if not (run / checkpoint.MANIFEST).is_file():
-        return _Subject(pictures.n, batches, against, sampling, run / scores.FOLDER)
-    # Nothing may be added to a checkpoint; its run's folder is two above.
-    if run.resolve().parent.name == "checkpoints":
-        return _Subject(pictures.n, batches, against, sampling, run.resolve().parent.parent / scores.FOLDER)
-    return _Subject(pictures.n, batches, against, sampling, Path(scores.FOLDER), f"{run.resolve().name}-")
-
-
-def _of_images(source: Path, _: Pictures, reference: Reference, progress: Progress) -> _Subject:
-    if reference.data is None:
-        if not source_exists(str(source)):
-            raise UserError(f"{source} does not exist: name a run or a folder or archive of images")
-        raise UserError(f"{source} is no run, so --data must say what images it is judged against")
-    tell = partial(progress, "images")
-    images = open_images(str(source), _size_of(source), progress=tell)
-    which, sampling = _pictures_of(source, images)
-    data = Data(size=(images.pixels.shape[1], images.pixels.shape[2]))
-    against = select_reference(reference, data, 0, tell)
-    stem = re.sub(r"[^\w.-]+", "-", source.resolve().name)
-    batches = _read(images, which, sampling["nfe"] if sampling else 0)
-    home = Path(scores.FOLDER)
-    return _Subject(len(which), batches, against, sampling, home, f"{stem}-", images.fingerprint)
-
-
-def _read(images: Images, which: np.ndarray, nfe: int) -> Iterator[tuple[Tensor, int]]:
-    for first in range(0, len(which), BATCH):
-        yield gather_batch(images, which[first : first + BATCH]), nfe
-        release_pages(images.pixels)
-
-
-def _size_of(source: Path) -> tuple[int, int]:
-    """(height, width) of the first image of a source that can be read."""
-    for item in find_source(str(source)).members((64, 64)):
-        if isinstance(item, Member):
-            with suppress(UnusableError):
-                found = read_header(item.data)
-                return found.height, found.width
-    raise UserError(f"{source} is neither a run nor a folder or archive of images")
-
-
-def _pictures_of(source: Path, images: Images) -> tuple[np.ndarray, dict[str, Any] | None]:
-    """Indices of the pictures, in a folder of `ddim sample` those of seeds, in their order, and not its grid;
-    and what they depend on, where its record is of just these.
-    """
-    if not (source / "record.json").is_file():
-        return np.arange(len(images)), None
-    places = {int(name[:-4]): k for k, name in enumerate(images.names) if re.fullmatch(r"\d{5,}\.png", name)}
-    seeds = sorted(places)
-    sampling = None
-    with suppress(UserError):
-        record = read_json(source / "record.json")
-        if scores.is_sampling(record) and record["seeds"] == seeds:
-            outside = {"schema", "kind", "time", "seconds"}
-            sampling = {name: value for name, value in record.items() if name not in outside}
-    return np.array([places[seed] for seed in seeds], np.int64), sampling
-
-
-def _extracted(
-    subject: _Subject, extractor: Extractor, folder: Path, spent: dict[str, float], progress: Progress
+def _extract_features(
+    subject: Subject, extractor: Extractor, folder: Path, seconds: dict[str, float], progress: Progress
 ) -> tuple[np.ndarray, int]:
-    """The features of the pictures, kept in the folder with a grid of the first, and the NFE of each; adds
-    the seconds that they took.
+    """Write the features of the images and a sheet of the first ones; return the features and the NFE.
+
+    Adds the seconds that sampling and features took.
     """
     done, nfe, shown = 0, 0, []
-    with atomic_file(folder / scores.FEATURES) as file:
+    with atomic_file(folder / FEATURES) as file:
         write_npy_header(file, (subject.count, extractor.dimensions))
         began = time.monotonic()
-        for pictures, each in subject.batches:
+        for images, each in subject.batches:
             sampled, nfe = time.monotonic(), each
-            file.write(extractor(pictures).numpy().tobytes())
+            file.write(extractor(images).numpy().tobytes())
             if done < SHOWN:
-                shown.append(pictures[: SHOWN - done])
-            done += len(pictures)
-            progress("pictures", done, subject.count)
-            spent["sampling"] += sampled - began
+                shown.append(images[: SHOWN - done])
+            done += len(images)
+            progress("samples", done, subject.count)
+            seconds["sampling"] += sampled - began
             began = time.monotonic()
-            spent["features"] += began - sampled
-    save_png(folder / scores.GRID, make_sheet(torch.cat(shown)))
-    return np.lib.format.open_memmap(folder / scores.FEATURES, mode="r"), nfe
+            seconds["features"] += began - sampled
+    save_png(folder / GRID, make_sheet(torch.cat(shown)))
+    return np.lib.format.open_memmap(folder / FEATURES, mode="r"), nfe
 
 
-def _show(run: Path, found: Evaluation) -> None:
-    """Add the numbers and the grid of an evaluation to the TensorBoard events of its run."""
-    values = {name: value for name in catalogue.METRICS if (value := found.value(name)) is not None}
-    with Image.open(found.folder / scores.GRID) as grid:
-        show_in_tensorboard(run, found.record["sampling"]["step"], "evaluation", np.asarray(grid), values)
-
-
-def _facts(against: Chosen, extractor: Extractor) -> dict[str, Any]:
-    """What a record says of the features and of the images that pictures are judged against."""
+def _describe_reference(reference: Chosen, extractor: Extractor) -> dict[str, Any]:
+    """Return what a record says about the features and the reference."""
     return {
         "features": {
             "extractor": extractor.name,
@@ -318,19 +189,26 @@ def _facts(against: Chosen, extractor: Extractor) -> dict[str, Any]:
             "dimensions": extractor.dimensions,
         },
         "reference": {
-            "source": against.source,
-            "fingerprint": against.images.fingerprint,
-            "part": against.part,
-            "size": list(against.images.pixels.shape[1:3]),
-            "images": len(against.which),
-            "sha256": against.identity(extractor),
+            "source": reference.source,
+            "fingerprint": reference.images.fingerprint,
+            "part": reference.part,
+            "size": list(reference.images.pixels.shape[1:3]),
+            "images": len(reference.which),
+            "sha256": reference.identity(extractor),
         },
     }
 
 
-def _published(beside: Path, subject: _Subject, out: Path | None) -> Path:
-    """Give the finished folder its name: `out`, or the next free number."""
+def _publish(folder: Path, subject: Subject, out: Path | None) -> Path:
+    """Rename the finished folder to `out`, or to the next free number."""
     if out is not None:
-        publish_folder(beside, out)
+        publish_folder(folder, out)
         return out
-    return make_numbered_folder(subject.home, subject.stem, beside)
+    return make_numbered_folder(subject.home, subject.stem, folder)
+
+
+def _show(run: Path, found: Evaluation) -> None:
+    """Add the numbers and the sheet of an evaluation to the TensorBoard events of its run."""
+    values = {name: value for name in METRICS if (value := found.value(name)) is not None}
+    with Image.open(found.folder / GRID) as sheet:
+        show_in_tensorboard(run, found.record["sampling"]["step"], "evaluation", np.asarray(sheet), values)

@@ -1,0 +1,181 @@
+"""The images that an evaluation measures: samples of a run, or images of a folder or archive."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ddim.data import Images, open_images
+from ddim.data.batch import gather_batch
+from ddim.data.decode import UnusableError, read_header
+from ddim.data.open import find_source, source_exists
+from ddim.data.sources import Member
+from ddim.diffusion.noise import check_seeds
+from ddim.errors import UserError, check_count
+from ddim.evaluation.record import FOLDER, is_sampling
+from ddim.evaluation.reference import Reference, open_reference, select_reference
+from ddim.files import read_json
+from ddim.metrics.catalogue import LEAST
+from ddim.metrics.features import release_pages
+from ddim.runs.checkpoint import MANIFEST
+from ddim.runs.checks import check_label
+from ddim.runs.classes import find_label
+from ddim.runs.generate import sample_uint8, with_options
+from ddim.runs.image_features import BATCH, Chosen
+from ddim.runs.pipeline import load
+from ddim.runs.provenance import sampling_record
+from ddim.runs.recipe import Data
+from ddim.runs.run_path import find_best_checkpoint, names_best
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is read or sampled, such as "reference", and how many of how many are done."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of a run that are evaluated.
+
+    Args:
+        n: number of samples.
+        steps: sampling steps.
+        seed: the samples have seeds `seed` ... `seed` + n - 1.
+        weights: "ema", "raw", or the name of another average that the run keeps.
+        fields: changes of the recipe's sampler, grid, clip and sampled_on, as `override` takes them. Unless
+            they name a grid, the times that a search saved for this sampler and number of steps are used.
+        device: where to sample; by default the device that the run was trained on.
+        label: a class by name or index, or "all" for the classes in turn.
+        guidance: classifier-free guidance scale; 1 turns it off.
+
+    Raises:
+        UserError: if a number is too small or too large.
+    """
+
+    n: int = 1000
+    steps: int = 20
+    seed: int = 0
+    weights: str = "ema"
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    device: str | None = None
+    label: str | int | None = None
+    guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_count("steps", self.steps)
+        check_count("n", self.n, LEAST)
+        check_seeds([self.seed, self.seed + self.n - 1])
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Images to be evaluated, and what they are compared with.
+
+    Args:
+        count: number of images.
+        batches: the images, in batches (B, C, H, W) uint8 with the NFE of each image.
+        reference: the images that they are compared with.
+        sampling: what they depend on, as JSON; None if it is not known.
+        home: the folder of their evaluations.
+        stem: the start of the names of these folders, before a number.
+        fingerprint: SHA-256 of images that were given, None for samples of a run.
+    """
+
+    count: int
+    batches: Iterator[tuple[Tensor, int]]
+    reference: Chosen
+    sampling: dict[str, Any] | None
+    home: Path
+    stem: str = ""
+    fingerprint: str | None = None
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a path is a run folder, RUN/best or a checkpoint, and not images."""
+    return any((path / name).exists() for name in ("run.json", "checkpoints", MANIFEST)) or names_best(path)
+
+
+def open_subject(source: Path, samples: Samples, reference: Reference, progress: Progress) -> Subject:
+    """Return the samples of a run, or the images of a folder or archive, with their reference.
+
+    Raises:
+        UserError: if there are none, or images have no reference.
+    """
+    decoding = partial(progress, "images")
+    if is_run(source):
+        return _sample_run(source, samples, reference, decoding)
+    if reference.data is None:
+        if not source_exists(str(source)):
+            raise UserError(f"{source} does not exist: name a run or a folder or archive of images")
+        raise UserError(f"{source} is no run: name the images that it is compared with, with --data")
+    return _read_images(source, reference, decoding)
+
+
+def _sample_run(
+    path: Path, samples: Samples, reference: Reference, decoding: Callable[[int, int], None]
+) -> Subject:
+    path = find_best_checkpoint(path) or path
+    run = load(path, samples.weights, device=samples.device)
+    label = find_label(samples.label, run.recipe, run.classes)
+    check_label(run.recipe, label, samples.guidance)
+    selected = open_reference(run, reference, decoding)
+    run, _ = with_options(run, samples.fields, samples.steps)
+    seeds = range(samples.seed, samples.seed + samples.n)
+    sampling = sampling_record(run, seeds, samples.steps, 0, label, samples.guidance)
+    batches = sample_uint8(run, seeds, samples.steps, label, samples.guidance)
+    home, stem, folder = path / FOLDER, "", path.resolve()
+    if (path / MANIFEST).is_file():
+        # Nothing is added to a checkpoint; the folder of its run is two above.
+        in_run = folder.parent.name == "checkpoints"
+        home, stem = (folder.parents[1] / FOLDER, "") if in_run else (Path(FOLDER), f"{folder.name}-")
+    return Subject(samples.n, batches, selected, sampling, home, stem)
+
+
+def _read_images(source: Path, reference: Reference, decoding: Callable[[int, int], None]) -> Subject:
+    images = open_images(str(source), _first_size(source), progress=decoding)
+    which, sampling = _select_samples(source, images)
+    data = Data(size=(images.pixels.shape[1], images.pixels.shape[2]))
+    selected = select_reference(reference, data, 0, decoding)
+    nfe = sampling["nfe"] if sampling else 0
+
+    def batches() -> Iterator[tuple[Tensor, int]]:
+        for first in range(0, len(which), BATCH):
+            yield gather_batch(images, which[first : first + BATCH]), nfe
+            release_pages(images.pixels)
+
+    stem = re.sub(r"[^\w.-]+", "-", source.resolve().name)
+    return Subject(len(which), batches(), selected, sampling, Path(FOLDER), f"{stem}-", images.fingerprint)
+
+
+def _first_size(source: Path) -> tuple[int, int]:
+    """Return (height, width) of the first image of a source that can be read."""
+    for item in find_source(str(source)).members((64, 64)):
+        if isinstance(item, Member):
+            with suppress(UnusableError):
+                header = read_header(item.data)
+                return header.height, header.width
+    raise UserError(f"{source} is neither a run nor a folder or archive of images")
+
+
+def _select_samples(source: Path, images: Images) -> tuple[np.ndarray, dict[str, Any] | None]:
+    """Return the indices of the samples, and what they depend on if their record says it.
+
+    In a folder of `ddim sample` these are the images of seeds, in their order, without the sheet.
+    """
+    if not (source / "record.json").is_file():
+        return np.arange(len(images)), None
+    places = {int(name[:-4]): k for k, name in enumerate(images.names) if re.fullmatch(r"\d{5,}\.png", name)}
+    seeds = sorted(places)
+    sampling = None
+    with suppress(UserError):
+        record = read_json(source / "record.json")
+        if is_sampling(record) and record["seeds"] == seeds:
+            outside = {"schema", "kind", "time", "seconds"}
+            sampling = {name: value for name, value in record.items() if name not in outside}
+    return np.array([places[seed] for seed in seeds], np.int64), sampling
