@@ -6,7 +6,7 @@ x_t = alpha * x0 + sigma * eps, except `Clipped` with `keep`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -54,8 +54,7 @@ class Guided:
         if self.scale == 1 or not self.low <= at.log_snr <= self.high:
             return p
         weak = self.weak(x_t, t)
-        guided = from_image(x_t, torch.lerp(weak.x0, p.x0, self.scale), at.over(x_t))
-        return Prediction(guided.x0, guided.eps, p.variance_mix)
+        return _with_image(p, x_t, torch.lerp(weak.x0, p.x0, self.scale), at)
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,7 @@ class Rescheduled:
         scale = own(time).alpha / at.alpha
         p = self.inner(scale.reshape(-1, *(1,) * (x_t.ndim - 1)).to(x_t) * x_t, time)
         # A table has only a nearby level; image and noise must add up at the level that was asked for.
-        whole = from_image(x_t, p.x0, at.over(x_t))
-        return Prediction(whole.x0, whole.eps, p.variance_mix)
+        return _with_image(p, x_t, p.x0, at)
 
 
 _NEAR = 1e-6
@@ -126,8 +124,8 @@ class Clipped(ShortRepr):
         """The prediction; see `Denoiser`."""
         p = self.inner(x_t, t)
         low, high = (bound.reshape(-1, 1, 1).to(x_t) for bound in (self.low, self.high))
-        clipped = from_image(x_t, p.x0.clamp(low, high), self.schedule(t).over(x_t))
-        return Prediction(clipped.x0, p.eps if self.keep else clipped.eps, p.variance_mix)
+        clipped = p.x0.clamp(low, high)
+        return replace(p, x0=clipped) if self.keep else _with_image(p, x_t, clipped, self.schedule(t))
 
 
 @dataclass(frozen=True, repr=False)
@@ -161,5 +159,9 @@ class Thresholded(ShortRepr):
         unit = (p.x0 - middle) / half
         s = unit.abs().flatten(1).quantile(self.quantile, dim=1).clamp(min=1).reshape(-1, 1, 1, 1)
         shrunk = middle + half * (unit.clamp(-s, s) / s)
-        thresholded = from_image(x_t, shrunk, self.schedule(t).over(x_t))
-        return Prediction(thresholded.x0, thresholded.eps, p.variance_mix)
+        return _with_image(p, x_t, shrunk, self.schedule(t))
+
+
+def _with_image(p: Prediction, x_t: Tensor, x0: Tensor, at: Level) -> Prediction:
+    """The prediction with another clean image; eps is what is then left of x_t."""
+    return replace(from_image(x_t, x0, at.over(x_t)), variance_mix=p.variance_mix)
