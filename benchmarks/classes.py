@@ -22,7 +22,7 @@ from ddim.metrics.neighbours import flatten_features, nearest_neighbours
 from ddim.metrics.proportions import share_interval
 from ddim.runs.checks import check_label
 from ddim.runs.generate import sample_uint8, with_options
-from ddim.runs.images import own_images
+from ddim.runs.images import open_run_images
 from ddim.runs.pipeline import load
 
 KNOWN, NEIGHBOURS = 5000, 20
@@ -56,7 +56,7 @@ def main() -> None:
     strengths = [float(guidance) for guidance in args.guidance.split(",")]
     for guidance in strengths:
         check_label(trained.recipe, "all", guidance)
-    own, count = own_images(trained), trained.model.classes
+    own, count = open_run_images(trained), trained.model.classes
     images, labels = own.images.pixels, own.images.labels
     if labels is None or min(args.n, len(own.validation)) < max(count, 3):
         parser.error("needs a run with labels, and at least as many samples and held-out images as classes")

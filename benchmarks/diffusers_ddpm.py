@@ -44,9 +44,9 @@ from ddim.nn.allocator import keep_freed_memory
 from ddim.nn.runtime import COMPILE_PAYS_AFTER, Runtime, choose_runtime
 from ddim.runs.diffusers_format import export_to_diffusers
 from ddim.runs.generate import generate
-from ddim.runs.named_recipes import find
+from ddim.runs.named_recipes import find_recipe
 from ddim.runs.pipeline import Pipeline
-from ddim.runs.recipe import Recipe, build
+from ddim.runs.recipe import Recipe, build_model
 from exact import rounded
 from timing import images, in_turn, pace, show, training
 
@@ -64,7 +64,7 @@ def pair(recipe: Recipe, folder: Path) -> tuple[Pipeline, DDIMPipeline]:
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        model = build(recipe, 3).eval().requires_grad_(False)
+        model = build_model(recipe, 3).eval().requires_grad_(False)
         for module in model.modules():
             # Branches that start at zero would hide their weights.
             if isinstance(module, nn.Conv2d):
@@ -239,7 +239,7 @@ def main() -> None:
     args = parser.parse_args()
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
-    recipe = find(args.recipe)
+    recipe = find_recipe(args.recipe)
     recipe = replace(recipe, optim=replace(recipe.optim, batch=args.batch))
     quick = choose_runtime(seconds=COMPILE_PAYS_AFTER)
     print(f"{quick}\ntorch {torch.__version__}, diffusers {diffusers.__version__}")

@@ -20,7 +20,7 @@ from ddim.data.images import draw_subset
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.noise import Noise
 from ddim.nn.blocks import ExactConv2d
-from ddim.runs.images import entered, own_images
+from ddim.runs.images import open_run_images, to_model_batches
 from ddim.runs.pipeline import load
 
 TIMES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
@@ -42,8 +42,8 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=128, help="held-out images (default 128)")
     args = parser.parse_args()
     trained = load(args.run)
-    own = own_images(trained)
-    x0 = torch.cat(list(entered(trained, own.images, draw_subset(own.validation, args.n))))
+    own = open_run_images(trained)
+    x0 = torch.cat(list(to_model_batches(trained, own.images, draw_subset(own.validation, args.n))))
     noise = Noise(range(len(x0))).like(x0)
     model, throughout = trained.model, rounded(trained.model)
     print("| time | own error | exact path | rounded throughout |\n|---|---|---|---|")

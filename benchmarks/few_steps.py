@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--budgets", default="5,10,20")
     args = parser.parse_args()
     trained = load(args.run)
-    schedule = trained.recipe.walked
+    schedule = trained.recipe.sampling_schedule
     first, end = find_grid_ends(trained.recipe, trained.recipe.report.steps)
     budgets = tuple(map(int, args.budgets.split(",")))
     error = comparison.sampling_error_of_run(trained, end, range(args.seeds), first)

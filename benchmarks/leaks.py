@@ -31,7 +31,7 @@ from ddim.data.augment import apply_augmentation
 from ddim.data.batch import gather_batch, to_unit
 from ddim.runs.classes import assign_labels, choose_label
 from ddim.runs.generate import fill_micro_batches, sample_states, with_options
-from ddim.runs.images import own_images
+from ddim.runs.images import open_run_images
 from ddim.runs.pipeline import LoadedRun, Pipeline, load
 
 SEEN = 5
@@ -69,7 +69,7 @@ def sample_images(trained: Pipeline, count: int, steps: int, augment: Tensor | N
     The sampling times are those of `ddim sample`; classes come in turn.
     """
     trained, _ = with_options(trained, {}, steps)
-    times, samples = trained.recipe.grid(steps, trained.recipe.walked), []
+    times, samples = trained.recipe.grid(steps, trained.recipe.sampling_schedule), []
     for mine, filled, blank in fill_micro_batches(trained, range(count)):
         conditions = None if augment is None else augment[torch.tensor(filled)]
         label = assign_labels(choose_label(trained.recipe), filled, trained.model)
@@ -112,7 +112,7 @@ def main() -> None:
         parser.error(
             f"{args.control} must have been trained on the same images, neither augmented nor flipped"
         )
-    own = own_images(trained)
+    own = open_run_images(trained)
     data = to_unit(gather_batch(own.images, own.train))
     draw = torch.Generator().manual_seed(0)
     labels = trained.recipe.augment.draw_labels(len(data), draw)

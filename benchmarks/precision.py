@@ -18,8 +18,8 @@ import torch
 from ddim.data import SplitImages, parse_size
 from ddim.evaluation.denoising import measure_errors
 from ddim.nn.runtime import Runtime, choose_runtime
-from ddim.runs.images import entered
-from ddim.runs.named_recipes import find
+from ddim.runs.images import to_model_batches
+from ddim.runs.named_recipes import find_recipe
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe import Recipe
 from ddim.training.loop import Plan, Training
@@ -48,7 +48,7 @@ def errors(training: Training) -> torch.Tensor:
     runtime, parts = training.runtime, training.split
     with training.averaged() as model:
         shown = Pipeline(model, training.pixels, training.recipe, runtime)
-        batches = entered(shown, parts.images, parts.validation[:HELD_OUT])
+        batches = to_model_batches(shown, parts.images, parts.validation[:HELD_OUT])
         found = measure_errors([(model, batch) for batch in batches], TIMES, precise=runtime.precise())
     return torch.from_numpy(found.image_mae.mean(0))
 
@@ -63,7 +63,7 @@ def main() -> None:
     args = parser.parse_args()
     quick = choose_runtime(precision="bf16", compiling=True)
     for name in args.recipes.split(","):
-        recipe = find(name)
+        recipe = find_recipe(name)
         recipe = replace(recipe, data=replace(recipe.data, source=args.data, size=parse_size(args.size)))
         parts = open_split(recipe, None)
         print(f"recipe {name}, {args.images} images", flush=True)

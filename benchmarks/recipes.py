@@ -23,7 +23,7 @@ from ddim.diffusion.denoiser import Model
 from ddim.diffusion.log_snr import log_snr_range, midpoints
 from ddim.diffusion.noise import Noise
 from ddim.runs.checks import check_unconditional
-from ddim.runs.images import own_images
+from ddim.runs.images import open_run_images
 from ddim.runs.pipeline import Pipeline, load
 
 NOISE = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -46,7 +46,7 @@ class Zero(nn.Module):
 
 def held_out(trained: Pipeline) -> Tensor:
     """Return (N, C, H, W) in [0, 1], the first of a run's held-out images."""
-    own = own_images(trained)
+    own = open_run_images(trained)
     return to_unit(gather_batch(own.images, own.validation[:HELD_OUT]))
 
 

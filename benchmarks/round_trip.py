@@ -44,7 +44,7 @@ def main() -> None:
     grid = override(Recipe(), {"grid": args.grid}).grid
 
     def error(steps: int, exact: bool) -> str:
-        times = grid(steps, recipe.walked)
+        times = grid(steps, recipe.sampling_schedule)
         found = invert(model, x0, times, exact=exact)
         back = trained.pixels.leave(restore(model, found.latent, times))
         missed = "" if found.converged or not exact else f" (not converged, {found.residual:.1e})"

@@ -21,7 +21,7 @@ from ddim.evaluation.sampling_error import (
     sample_in_model_units,
 )
 from ddim.runs.pipeline import load
-from ddim.runs.searched_grids import saved
+from ddim.runs.searched_grids import find_saved_grid
 
 LEVELS, TRUSTED = 100, 16
 
@@ -34,10 +34,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=256)
     args = parser.parse_args()
     trained = load(args.run)
-    sampler, schedule, seeds = trained.recipe.sampler, trained.recipe.walked, range(args.seeds)
+    sampler, schedule, seeds = trained.recipe.sampler, trained.recipe.sampling_schedule, range(args.seeds)
     grids = {}
     for steps in map(int, args.steps.split(",")):
-        found = saved(args.run, sampler, steps, "ema")
+        found = find_saved_grid(args.run, sampler, steps, "ema")
         if found is None:
             raise SystemExit(
                 f"{args.run} has no grid of {steps} steps: ddim search {args.run} --steps {steps}"

@@ -32,9 +32,9 @@ from ddim.diffusion.pixels import Pixels
 from ddim.nn.allocator import keep_freed_memory
 from ddim.nn.runtime import Runtime, choose_runtime
 from ddim.runs.generate import generate
-from ddim.runs.named_recipes import find
+from ddim.runs.named_recipes import find_recipe
 from ddim.runs.pipeline import Pipeline
-from ddim.runs.recipe import Recipe, build
+from ddim.runs.recipe import Recipe, build_model
 from ddim.training.loop import Training
 from ddim.training.validation import validate
 from timing import in_turn, pace, show, training
@@ -72,9 +72,9 @@ def measure_training(name: str, args: argparse.Namespace, quick: Runtime) -> Non
     """Print one recipe's training table, and the costs beside its steps."""
     slow = replace(quick, precision="fp32", channels_last=False, compile=False)
     begin = time.perf_counter()
-    ours = training(find(name), quick)
+    ours = training(find_recipe(name), quick)
     compiled = time.perf_counter() - begin
-    plain, bare = training(find(name), slow), training(find(name), quick)
+    plain, bare = training(find_recipe(name), slow), training(find_recipe(name), quick)
     batch = ours.recipe.optim.batch
     step, plain_step = bare_step(bare), bare_step(plain)
     candidates = {
@@ -96,7 +96,7 @@ def measure_training(name: str, args: argparse.Namespace, quick: Runtime) -> Non
 
 def measure_sampling(args: argparse.Namespace, quick: Runtime) -> None:
     """Print the speed of 64 images, 20 steps, luz network: eager, compiled, and fp32 contiguous eager."""
-    recipe = find("luz")
+    recipe = find_recipe("luz")
     runtimes = {
         "compiled": replace(quick, compile=True),
         "as ddim sample runs it (nothing compiled)": replace(quick, compile=False),
@@ -106,7 +106,7 @@ def measure_sampling(args: argparse.Namespace, quick: Runtime) -> None:
     for label, runtime in runtimes.items():
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            model = build(recipe, 3).eval().requires_grad_(False)
+            model = build_model(recipe, 3).eval().requires_grad_(False)
             # A network that starts at zero would hide rounding errors.
             torch.nn.init.normal_(model.net.out_conv.weight, std=0.1)
         runtime.place(model)
@@ -134,7 +134,7 @@ def overhead(recipe: Recipe, runtime: Runtime, rounds: int) -> None:
     """Print what 20 sampling steps cost beyond 20 network calls, at the micro-batch of the run and at 64."""
     for size in (runtime.micro_batch, 64):
         sized = replace(runtime, micro_batch=size)
-        model = sized.place(build(recipe, 3).eval().requires_grad_(False))
+        model = sized.place(build_model(recipe, 3).eval().requires_grad_(False))
         trained = Pipeline(model, Pixels.fixed(0.5, 0.5), recipe, sized)
         x = sized.images(model.blank(size))
         noise_level = torch.full((size,), 0.5)

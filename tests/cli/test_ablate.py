@@ -70,7 +70,7 @@ def test_a_run_is_asked_between_the_ends_of_its_own_grid(command, run, capsys, m
     monkeypatch.setattr(sampling_error, "sample_in_model_units", pictures)
     few = {"ablate": ["--evaluations", "3"], "search": ["--steps", "3"]}[command]
     assert main([command, str(copy), *few, "--seeds", "1"]) == 0
-    bars = [trained.recipe.walked(times).noise_to_signal for times in asked]
+    bars = [trained.recipe.sampling_schedule(times).noise_to_signal for times in asked]
     assert len(bars) > 5
     for each in bars:
         assert (each[0].item(), each[-1].item()) == pytest.approx((4.0, 0.5))

@@ -24,7 +24,7 @@ from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
 from ddim.runs.pipeline import Pipeline, load
-from ddim.runs.recipe import build
+from ddim.runs.recipe import build_model
 from ddim.training import train
 from oracles import made, shaken
 from stubs import stub
@@ -141,10 +141,10 @@ def test_commands_that_look_at_the_images_of_a_run_say_where_they_are_not(tmp_pa
 
 
 def test_the_gradients_of_a_diagnosis_are_those_of_the_objective_whatever_the_micro_batch(run):
-    from ddim.runs.images import own_images
+    from ddim.runs.images import open_run_images
 
     trained = load(run)
-    own = own_images(trained)
+    own = open_run_images(trained)
     whole = gradient_noise.collect_gradients(trained, own, None)
     fewer = replace(trained, runtime=replace(trained.runtime, micro_batch=3))
     parts = gradient_noise.collect_gradients(fewer, own, None)
@@ -160,7 +160,7 @@ MIRRORED = override(tiny.AUGMENTED, {"augment.probability": "1e-9"})
 
 def untrained(recipe):
     """A run of a recipe with random weights, whose pixels are left in [0, 1]."""
-    model = shaken(made(lambda: build(recipe, 3))).requires_grad_(False)
+    model = shaken(made(lambda: build_model(recipe, 3))).requires_grad_(False)
     return Pipeline(model, Pixels.fixed(0.0, 1.0), recipe, Runtime(micro_batch=3))
 
 

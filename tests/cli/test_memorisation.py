@@ -55,8 +55,10 @@ def test_the_record_says_of_how_many_images_and_levels_the_gap_is(run, tmp_path,
 
 def test_the_pictures_are_those_that_sample_makes_on_levels_that_a_search_found(run, tmp_path, capsys):
     run, recipe = shutil.copytree(run, tmp_path / "run"), tiny.recipe()
-    searched.save(run, recipe.sampler, 3, "ema", searched.Found((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0}))
-    for steps, levels in ((3, [1.0, 0.4, 0.1]), (2, recipe.grid(2, recipe.walked).tolist())):
+    searched.save_grid(
+        run, recipe.sampler, 3, "ema", searched.SearchedGrid((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})
+    )
+    for steps, levels in ((3, [1.0, 0.4, 0.1]), (2, recipe.grid(2, recipe.sampling_schedule).tolist())):
         assert main(["memorisation", str(run), "-n", "5", "--steps", str(steps)]) == 0
         folder = Path(capsys.readouterr().out.splitlines()[-1]).parent
         assert json.loads((folder / "record.json").read_text())["sampling"]["times"] == levels

@@ -17,7 +17,7 @@ from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.codec import dump
 from ddim.runs.named_recipes import smoke
-from ddim.runs.recipe import build
+from ddim.runs.recipe import build_model
 from ddim.runs.state import RunState
 
 
@@ -34,7 +34,7 @@ def run(here):
     folder = here / "runs" / "blossoms-smoke-1"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = build(smoke(), 3)
+        model = build_model(smoke(), 3)
     runtime = Runtime(micro_batch=1)
     state = RunState(1, Pixels.fixed(0.5, 0.25), 3, (), runtime).to_json()
     tensors = {"model": model.state_dict(), "ema/default": model.state_dict()}

@@ -13,7 +13,7 @@ from ddim.diffusion.oracles import Gaussian
 from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.diffusion.samplers import EDM, final_sample, initial_noise, last_state
 from ddim.runs.codec import override
-from ddim.runs.named_recipes import edm, find
+from ddim.runs.named_recipes import edm, find_recipe
 from ddim.runs.recipe import Model
 from oracles import Answers, TellsTime, normal
 
@@ -43,7 +43,7 @@ def levels(recipe):
 
 @every_recipe
 def test_a_recipe_has_the_values_of_its_column_in_table_1(name):
-    recipe = find(name)
+    recipe = find_recipe(name)
     _, at, sigma = levels(recipe)
     found = recipe.predicts(at)
     skip, out, inp, _ = table_1(name, sigma)
@@ -57,14 +57,14 @@ def test_a_recipe_has_the_values_of_its_column_in_table_1(name):
     ids=["edm", "ve"],
 )
 def test_the_network_gets_c_noise(name, condition):
-    recipe = find(name)
+    recipe = find_recipe(name)
     t, at, sigma = levels(recipe)
     assert torch.allclose(recipe.conditioning(t, at), condition(sigma))
 
 
 def test_vp_counts_its_own_time():
     """sigma(t)^2 = exp(19.9 t^2 / 2 + 0.1 t) - 1, and c_noise is t up to the network's scale."""
-    recipe = find("edm-vp")
+    recipe = find_recipe("edm-vp")
     t, at, sigma = levels(recipe)
     condition = recipe.conditioning(t, at) / 999
     assert torch.allclose(sigma**2, torch.expm1(19.9 * condition**2 / 2 + 0.1 * condition))
@@ -73,7 +73,7 @@ def test_vp_counts_its_own_time():
 @every_recipe
 def test_the_objective_is_the_weighted_denoising_error(name):
     """lambda |D - x0|^2, which is |F - its target|^2 in all four: lambda c_out^2 = 1 (appendix B.6)."""
-    recipe = find(name)
+    recipe = find_recipe(name)
     t, at, sigma = levels(recipe)
     x0, eps = 0.5 * normal(512, 3, 4, 4), normal(512, 3, 4, 4, seed=1)
     wrong = Gaussian(recipe.schedule, mean=0.2, std=0.6)
@@ -106,7 +106,7 @@ def test_the_objective_is_the_weighted_denoising_error(name):
 )
 def test_input_and_target_have_unit_variance(name, std, inp, out):
     """For data of deviation `std`, at every training level; not at all of them where std is None."""
-    recipe = find(name)
+    recipe = find_recipe(name)
     t, at, _ = levels(recipe)
     at = at.over(torch.empty(512, 1, 1, 1, dtype=torch.float64))
     x0, eps = std * normal(512, 3, 40, 40), normal(512, 3, 40, 40, seed=1)
@@ -121,7 +121,7 @@ def test_input_and_target_have_unit_variance(name, std, inp, out):
 @every_recipe
 @pytest.mark.parametrize("steps", [2, 5, 18])
 def test_n_levels_cost_two_n_minus_one_evaluations_down_to_the_papers_end(name, steps):
-    recipe = find(name)
+    recipe = find_recipe(name)
     times = recipe.grid(steps, recipe.schedule)
     denoise = Counted(Gaussian(recipe.schedule, 0.0, 0.5))
     noise, blank = Noise([0, 1]), torch.zeros(2, 1, 2, 2, dtype=torch.float64)
@@ -135,7 +135,7 @@ def test_n_levels_cost_two_n_minus_one_evaluations_down_to_the_papers_end(name, 
 
 
 def test_ve_draws_log_sigma_uniformly_between_its_bounds():
-    _, _, sigma = levels(find("edm-ve"))
+    _, _, sigma = levels(find_recipe("edm-ve"))
     part = (sigma.log() - math.log(0.02)) / math.log(100 / 0.02)
     assert torch.allclose(part.sort().values, UNIFORM, rtol=0, atol=1e-9)
 
@@ -156,7 +156,7 @@ def test_a_short_training_lowers_the_loss(name):
         "optim.lr": 2e-3,
         "images": 800,
     }
-    recipe = override(find(name), changes)
+    recipe = override(find_recipe(name), changes)
     run = tiny.training(recipe)
     times = recipe.objective.times((torch.arange(32, dtype=torch.float64) + 0.5) / 32, recipe.schedule)
     images = torch.from_numpy(run.split.images.pixels[:32]).permute(0, 3, 1, 2).float() / 255

@@ -21,7 +21,7 @@ from ddim.errors import UserError
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.runs.checks import check_recipe
 from ddim.runs.named_recipes import iddpm
-from ddim.runs.recipe import Recipe, build
+from ddim.runs.recipe import Recipe, build_model
 from oracles import TellsTime, made, normal, uniform
 
 PIXELS = Pixels.fixed(0.5, 0.5)
@@ -51,11 +51,13 @@ def model(schedule=LinearBeta()):
 
 def test_a_fresh_network_puts_the_variance_halfway():
     small = replace(iddpm(), net=NET)
-    fresh = made(lambda: build(small, 3))
+    fresh = made(lambda: build_model(small, 3))
     p = fresh(normal(2, 3, 8, 8, dtype=torch.float32), torch.tensor([0.3, 0.9]))
     assert torch.equal(p.variance_mix, torch.full((2, 3, 8, 8), 0.5))
     one = made(
-        lambda: build(replace(small, net=replace(NET, outputs=1), sampler=DDPM(), objective=Objective()), 3)
+        lambda: build_model(
+            replace(small, net=replace(NET, outputs=1), sampler=DDPM(), objective=Objective()), 3
+        )
     )
     assert one(normal(2, 3, 8, 8, dtype=torch.float32), torch.tensor([0.3, 0.9])).variance_mix is None
 
@@ -160,7 +162,7 @@ def test_the_recipe_is_that_of_the_paper():
     )
     assert condition.tolist() == pytest.approx([0.0, 999.75], abs=1e-6)
     with torch.device("meta"):
-        assert sum(p.numel() for p in build(recipe, 3).parameters()) == 52_546_438
+        assert sum(p.numel() for p in build_model(recipe, 3).parameters()) == 52_546_438
 
 
 def test_loss_aware_times_are_a_choice_of_the_hybrid_loss():

@@ -15,7 +15,7 @@ from ddim.diffusion.prediction import Prediction
 from ddim.diffusion.schedules import Cosine, Level, Linear, LinearBeta, as_double
 from ddim.diffusion.time_sampling import UniformTimes
 from ddim.errors import UserError
-from ddim.runs.named_recipes import find
+from ddim.runs.named_recipes import find_recipe
 from ddim.runs.recipe import Fixed
 from ddim.training.batches import earliest_time
 from oracles import Asked, normal
@@ -141,7 +141,7 @@ def test_the_flow_gives_the_exact_bits_of_a_distribution(schedule, trace, kind, 
 )
 def test_the_flow_starts_early_enough_for_narrow_distributions_on_the_schedule_of_each_recipe(name, most):
     """On a distribution 1.8 values wide."""
-    n, recipe = 2000, find(name)
+    n, recipe = 2000, find_recipe(name)
     x0, exact, denoise, pixels = law_of_values(n, recipe, 1.8)
     # The divergence of numbers that do not depend on each other is exact with any signs.
     found = flow_bits(denoise, x0, pixels, OneStream(), earliest=earliest_time(recipe))
@@ -158,7 +158,7 @@ def test_the_flow_starts_early_enough_for_narrow_distributions_on_the_schedule_o
 )
 def test_the_bound_is_near_the_bits_of_narrow_distributions_on_the_schedule_of_each_recipe(name, most):
     """On a distribution 1.8 values wide, in 1000 steps."""
-    recipe = find(name)
+    recipe = find_recipe(name)
     x0, exact, denoise, pixels = law_of_values(1000, recipe, 1.8)
     times = bound_times(1000, recipe.schedule, pixels, earliest_time(recipe))
     assert 0 < (bound_bits(denoise, x0, pixels, times, Even()) - exact).mean() < most
@@ -167,7 +167,7 @@ def test_the_bound_is_near_the_bits_of_narrow_distributions_on_the_schedule_of_e
 @pytest.mark.parametrize("name", ["fast", "clear", "edm", "edm-vp", "edm-ve", "edm-iddpm"])
 def test_the_gap_of_the_bound_closes_with_more_steps_on_continuous_schedules(name):
     """On a distribution 25 values wide, with the small variance, whose gap comes from the steps alone."""
-    recipe = find(name)
+    recipe = find_recipe(name)
     x0, exact, denoise, pixels = law_of_values(1000, recipe, 25.0)
     few, many = (
         (
@@ -184,7 +184,7 @@ def test_the_steps_of_the_bound_are_entries_on_a_table():
 
 
 def test_no_network_is_evaluated_at_times_that_training_does_not_draw():
-    recipe = find("edm-vp")
+    recipe = find_recipe("edm-vp")
     recipe = replace(recipe, objective=replace(recipe.objective, times=UniformTimes(1e-3)))
     x0, _, denoise, pixels = law_of_values(2, recipe, 1.8)
     asked = Asked(denoise)

@@ -33,7 +33,7 @@ from ddim.metrics.precision_recall import prdc
 from ddim.runs import checkpoint
 from ddim.runs import searched_grids as searched
 from ddim.runs.generate import sample_uint8
-from ddim.runs.pipeline import load, recipe_of
+from ddim.runs.pipeline import load, read_run_recipe
 from ddim.runs.state import TrainedOn
 from ddim.training import train
 from stubs import stub
@@ -62,7 +62,7 @@ def run(trained, tmp_path):
 
 
 def held_out(run):
-    recipe = recipe_of(run)
+    recipe = read_run_recipe(run)
     images = open_images(recipe.data.source, recipe.data.size)
     return images.pixels[split_images(images, recipe.data.validation, recipe.seed).validation]
 
@@ -261,9 +261,9 @@ def test_a_checkpoint_is_judged_too_and_stays_as_it_was(run):
 
 
 def test_levels_that_a_search_found_are_used_unless_a_grid_is_named(run):
-    sampler = recipe_of(run).sampler
-    found = searched.Found((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})
-    searched.save(run, sampler, 3, "ema", found)
+    sampler = read_run_recipe(run).sampler
+    found = searched.SearchedGrid((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})
+    searched.save_grid(run, sampler, 3, "ema", found)
     on_found = evaluate(run, Samples(40, 3), extractor=stub())
     assert on_found.record["sampling"]["times"] == [1.0, 0.4, 0.1]
     named = evaluate(run, Samples(40, 3, fields={"grid": "uniform"}), extractor=stub())

@@ -97,8 +97,8 @@ def test_a_run_is_sampled_on_the_grid_that_was_found_for_it(run, tmp_path):
 
 def test_the_one_liner_and_the_command_make_the_same_pictures(run, tmp_path):
     """On the levels that were found for six steps of the averaged weights, and where there are none."""
-    found = searched.Found((1.0, 0.9, 0.5, 0.4, 0.2, 0.1), 0.1, {"uniform": 0.2})
-    searched.save(run, DDIM(), 6, "ema", found)
+    found = searched.SearchedGrid((1.0, 0.9, 0.5, 0.4, 0.2, 0.1), 0.1, {"uniform": 0.2})
+    searched.save_grid(run, DDIM(), 6, "ema", found)
     path = checkpoint.find_newest(run / "checkpoints")
     alone = lambda steps, weights: generate(load(run, weights), range(2), steps)[0]
     for k, (source, steps, weights) in enumerate(
@@ -114,12 +114,12 @@ def test_the_one_liner_and_the_command_make_the_same_pictures(run, tmp_path):
 
 
 def test_grids_are_kept_by_sampler_and_steps(run):
-    found = searched.Found((1.0, 0.5, 0.25), 0.1, {"uniform": 0.2})
-    searched.save(run, DPMSolver(3), 3, "ema", found)
-    assert searched.saved(run, DPMSolver(3), 3, "ema") == Listed(found.times)
-    assert searched.saved(run, DPMSolver(2), 3, "ema") is None
-    assert searched.saved(run, DDIM(), 4, "ema") is not None
-    assert searched.saved(run, DPMSolver(3), 3, "0.99") is None
+    found = searched.SearchedGrid((1.0, 0.5, 0.25), 0.1, {"uniform": 0.2})
+    searched.save_grid(run, DPMSolver(3), 3, "ema", found)
+    assert searched.find_saved_grid(run, DPMSolver(3), 3, "ema") == Listed(found.times)
+    assert searched.find_saved_grid(run, DPMSolver(2), 3, "ema") is None
+    assert searched.find_saved_grid(run, DDIM(), 4, "ema") is not None
+    assert searched.find_saved_grid(run, DPMSolver(3), 3, "0.99") is None
 
 
 def test_a_search_tries_pictures_as_they_are_sampled(run):
@@ -153,8 +153,8 @@ def test_mistakes_are_one_sentence(run, tmp_path, capsys):
 def test_a_file_of_grids_that_is_something_else_is_named(tmp_path):
     (tmp_path / "grids.json").write_text('{"a": 3}')
     with pytest.raises(UserError, match=r"grids\.json is not what"):
-        searched.saved(tmp_path, DDIM(), 4, "ema")
-    assert searched.saved(tmp_path / "none", DDIM(), 4, "ema") is None
+        searched.find_saved_grid(tmp_path, DDIM(), 4, "ema")
+    assert searched.find_saved_grid(tmp_path / "none", DDIM(), 4, "ema") is None
 
 
 def test_a_way_may_begin_below_the_start_of_the_schedule():
@@ -180,7 +180,7 @@ def test_a_search_ends_where_nothing_is_left_to_gain():
 def test_the_truth_of_a_search_is_of_the_pictures_that_it_judges(run):
     """Heun's rule goes by the noise alone, which clip x0 leaves as predicted: there it is clip yes."""
     trained = replace(load(run), pixels=Pixels.fixed(0.5, 2.0))
-    times = lay_named_grids(40, trained.recipe.walked, 0.2)["uniform_log_snr"]
+    times = lay_named_grids(40, trained.recipe.sampling_schedule, 0.2)["uniform_log_snr"]
     clips = [replace(trained, recipe=override(trained.recipe, {"clip": clip})) for clip in ("x0", "yes")]
     kept, clipped = (sampling_error.sample_in_model_units(each, DDIM(), times, [0]) for each in clips)
     assert torch.equal(kept, clipped)

@@ -8,7 +8,7 @@ import tiny
 from ddim.errors import UserError
 from ddim.evaluation.reference import Reference, select_reference
 from ddim.files import cache_folder
-from ddim.runs.image_features import Chosen, features_of, kept
+from ddim.runs.image_features import ImageSet, compute_features, find_features
 from ddim.runs.recipe import Data
 from stubs import stub
 
@@ -19,21 +19,21 @@ def cache(tmp_path, monkeypatch):
 
 
 def some(which=range(40)):
-    return Chosen(tiny.images(), np.array(which), "memory", "all")
+    return ImageSet(tiny.images(), np.array(which), "memory", "all")
 
 
 def test_features_are_those_of_the_images_that_are_meant_in_their_order():
     which = [*range(39, 2, -2), 4]
     expected = stub()(torch.from_numpy(tiny.images().pixels[which]).permute(0, 3, 1, 2)).numpy()
-    np.testing.assert_array_equal(features_of(some(which), stub()), expected)
+    np.testing.assert_array_equal(compute_features(some(which), stub()), expected)
 
 
 def test_they_are_computed_once():
     seen, told = [], []
-    first = features_of(some(), stub(seen), lambda done, total: told.append((done, total)))
+    first = compute_features(some(), stub(seen), lambda done, total: told.append((done, total)))
     assert seen == [32, 8]
     assert told == [(32, 40), (40, 40)]
-    again = features_of(some(), stub(seen))
+    again = compute_features(some(), stub(seen))
     assert seen == [32, 8]
     np.testing.assert_array_equal(first, again)
     assert not again.flags.writeable
@@ -41,7 +41,7 @@ def test_they_are_computed_once():
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "no seal", "no features", "foreign"])
 def test_damaged_features_are_computed_again(damage):
-    whole = np.array(features_of(some(), stub()))
+    whole = np.array(compute_features(some(), stub()))
     identity = some().identity(stub())
     file = cache_folder() / "features" / f"{identity}.npy"
     content = file.read_bytes()
@@ -57,11 +57,11 @@ def test_damaged_features_are_computed_again(damage):
         file.unlink()
     else:
         file.with_suffix(".sha256").write_bytes(b"\xff" * 64)
-    assert kept(identity) is None
+    assert find_features(identity) is None
     seen = []
-    np.testing.assert_array_equal(features_of(some(), stub(seen)), whole)
+    np.testing.assert_array_equal(compute_features(some(), stub(seen)), whole)
     assert sum(seen) == 40
-    assert kept(identity) is not None
+    assert find_features(identity) is not None
 
 
 def test_what_fails_half_way_leaves_nothing_that_is_believed():
@@ -73,13 +73,13 @@ def test_what_fails_half_way_leaves_nothing_that_is_believed():
     broken = stub()
     object.__setattr__(broken, "network", network)
     with pytest.raises(KeyboardInterrupt):
-        features_of(some(), broken)
-    assert kept(some().identity(stub())) is None
+        compute_features(some(), broken)
+    assert find_features(some().identity(stub())) is None
     assert list((cache_folder() / "features").iterdir()) == []
 
 
 def test_the_identity_moves_with_everything_that_features_are_a_function_of():
-    other_images = Chosen(tiny.images(n=41), np.arange(40), "memory", "all")
+    other_images = ImageSet(tiny.images(n=41), np.arange(40), "memory", "all")
     extractors = [stub(), stub(name="other")]
     for field, value in (("weights", "v" * 64), ("resize", "3 px")):
         changed = stub()
@@ -89,7 +89,7 @@ def test_the_identity_moves_with_everything_that_features_are_a_function_of():
     identities += [some(range(39)).identity(stub()), other_images.identity(stub())]
     identities += [some(range(39, -1, -1)).identity(stub())]
     assert len(set(identities)) == len(identities)
-    renamed = Chosen(tiny.images(), np.arange(40), "elsewhere", "valid")
+    renamed = ImageSet(tiny.images(), np.arange(40), "elsewhere", "valid")
     assert renamed.identity(stub()) == some().identity(stub())
 
 
@@ -121,4 +121,4 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match="set DDIM_CACHE to a folder that can be written"):
-        features_of(some(), stub())
+        compute_features(some(), stub())

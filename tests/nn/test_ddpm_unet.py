@@ -11,7 +11,7 @@ from ddim.nn.blocks import Attention, ExactConv2d
 from ddim.nn.ddpm_blocks import Block, Filter
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.runs.diffusers_weights import convert_to_diffusers
-from ddim.runs.named_recipes import find
+from ddim.runs.named_recipes import find_recipe
 from oracles import made, normal, shaken
 from small_nets import DDPMS, IDDPM, PAPERS, ask, build, images
 
@@ -49,7 +49,7 @@ def test_with_group_channels_each_norm_has_the_groups_of_karras_et_al(width):
 
 
 def test_the_edm_recipes_have_these_groups():
-    specs = [find(name).net for name in ("edm", "edm-vp", "edm-ve", "edm-iddpm")]
+    specs = [find_recipe(name).net for name in ("edm", "edm-vp", "edm-ve", "edm-iddpm")]
     assert [(spec.groups, spec.group_channels) for spec in specs] == [(32, 4)] * 4
 
 

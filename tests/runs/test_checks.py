@@ -9,17 +9,17 @@ from ddim.errors import UserError
 from ddim.experiments.sweep.plan import SweepRequest, plan_trials
 from ddim.runs.checks import check_recipe, check_training
 from ddim.runs.codec import dump, load_recipe, override
-from ddim.runs.named_recipes import RECIPES, find
+from ddim.runs.named_recipes import RECIPES, find_recipe
 
 
 def changed(name, **changes):
     """A recipe with fields by path, dots written as double underscores."""
-    return override(find(name), {field.replace("__", "."): value for field, value in changes.items()})
+    return override(find_recipe(name), {field.replace("__", "."): value for field, value in changes.items()})
 
 
 def test_no_recipe_contradicts_itself():
     for name in RECIPES:
-        check_training(find(name))
+        check_training(find_recipe(name))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_what_the_sentence_says_of_a_table_makes_it_whole(name):
     with pytest.raises(UserError) as error:
         check_training(changed(name, schedule__entries=500))
     options = re.findall(r"--(\S+) N", str(error.value))
-    check_training(override(find(name), dict.fromkeys(options, "500")))
+    check_training(override(find_recipe(name), dict.fromkeys(options, "500")))
 
 
 def test_what_edm_predicts_is_of_unit_variance_and_weight_where_no_number_is_given():

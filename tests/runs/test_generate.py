@@ -18,7 +18,7 @@ from ddim.errors import UserError
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
 from ddim.runs.generate import generate, sample, sample_states
-from ddim.runs.pipeline import load, recipe_of
+from ddim.runs.pipeline import load, read_run_recipe
 
 SIZE = 4
 """Images in a micro-batch of these tests, so that few images fill several."""
@@ -172,7 +172,9 @@ def test_a_run_and_its_checkpoint_are_the_same_to_load(trained):
         == checkpoint.hash_checkpoint(trained.checkpoint.path)
     )
     assert (
-        recipe_of(trained.checkpoint.path) == recipe_of(trained.checkpoint.path.parents[1]) == trained.recipe
+        read_run_recipe(trained.checkpoint.path)
+        == read_run_recipe(trained.checkpoint.path.parents[1])
+        == trained.recipe
     )
 
 

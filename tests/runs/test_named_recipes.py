@@ -12,8 +12,8 @@ from ddim.diffusion.time_sampling import TableTimes
 from ddim.errors import UserError
 from ddim.runs.checks import check_steps
 from ddim.runs.codec import dump, load_recipe, override, write_recipe
-from ddim.runs.named_recipes import RECIPES, ddpm, fast, find, keras, luz, smoke
-from ddim.runs.recipe import Fixed, build
+from ddim.runs.named_recipes import RECIPES, ddpm, fast, find_recipe, keras, luz, smoke
+from ddim.runs.recipe import Fixed, build_model
 from oracles import made, normal, uniform
 
 every_recipe = pytest.mark.parametrize("name", sorted(RECIPES))
@@ -21,16 +21,16 @@ every_recipe = pytest.mark.parametrize("name", sorted(RECIPES))
 
 @every_recipe
 def test_a_recipe_has_its_name_and_survives_data(name):
-    recipe = find(name)
+    recipe = find_recipe(name)
     assert recipe.name == name
-    assert recipe == find(name)
+    assert recipe == find_recipe(name)
     assert load_recipe(dump(recipe)) == recipe
 
 
 @every_recipe
 def test_a_recipe_makes_a_model_that_learns(name):
-    recipe = find(name)
-    model = made(lambda: build(recipe, 3))
+    recipe = find_recipe(name)
+    model = made(lambda: build_model(recipe, 3))
     x0, eps = normal(2, 3, 32, 32, dtype=torch.float32), normal(2, 3, 32, 32, seed=1, dtype=torch.float32)
     t = recipe.objective.times(uniform(2), recipe.schedule)
     with torch.random.fork_rng(devices=[]):
@@ -43,7 +43,7 @@ def test_a_recipe_makes_a_model_that_learns(name):
 
 @every_recipe
 def test_its_batches_need_no_other_size_than_its_own(name):
-    recipe = find(name)
+    recipe = find_recipe(name)
     assert recipe.optim.batch % recipe.optim.accumulate == 0
 
 
@@ -51,7 +51,7 @@ def test_its_batches_need_no_other_size_than_its_own(name):
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "linear_beta", "karras_sigma"])
 def test_every_recipe_can_be_tried_on_other_schedules_and_losses(name, schedule):
     """As a sweep does, of which the arm that names what the recipe has is the recipe."""
-    recipe = find(name)
+    recipe = find_recipe(name)
     asked = {"schedule": schedule, "objective.error": "l1", "predicts": "image"}
     other = override(recipe, asked)
     check_steps(replace(other, sampled_on=None), other.report.steps)
@@ -92,7 +92,7 @@ def test_ddpm_keeps_its_hyper_parameters():
 
 def test_iddpm_keeps_its_hyper_parameters():
     """Nichol & Dhariwal 2021, appendix A, and their code for CIFAR-10: no image is mirrored."""
-    recipe = find("iddpm")
+    recipe = find_recipe("iddpm")
     assert (recipe.optim.lr, recipe.optim.batch, recipe.optim.weight_decay) == (1e-4, 128, 0)
     assert recipe.ema.decay == 0.9999
     assert recipe.net.dropout == 0.3
@@ -103,7 +103,7 @@ def test_iddpm_keeps_its_hyper_parameters():
 
 def test_edm_ve_knows_no_level_that_it_is_not_trained_at():
     """Karras et al. 2022, table 1: sigma from 0.02."""
-    recipe = find("edm-ve")
+    recipe = find_recipe("edm-ve")
     ends = recipe.objective.times(torch.tensor([0.0, 1 - 1e-9], dtype=torch.float64), recipe.schedule)
     assert recipe.schedule(ends).sigma.min().item() == pytest.approx(0.02, rel=1e-6)
     assert recipe.schedule(torch.tensor(0.0)).sigma > 0.0199
@@ -113,14 +113,14 @@ def test_edm_ve_knows_no_level_that_it_is_not_trained_at():
 def test_classes_enter_where_the_papers_have_them(name, wide):
     """Beside the level in Song et al. 2021b's network, and behind the layers after it in the others."""
     with torch.device("meta"):
-        plain, told = (build(override(find(name), {"net.classes": k}), 3) for k in (0, 10))
+        plain, told = (build_model(override(find_recipe(name), {"net.classes": k}), 3) for k in (0, 10))
     more = sum(p.numel() for p in told.parameters()) - sum(p.numel() for p in plain.parameters())
     assert more == 10 * wide
 
 
 def test_ddpm_is_made_small_by_the_options_that_it_names():
     small = override(ddpm(), {"net.width": "32", "net.groups": "8"})
-    count = sum(p.numel() for p in made(lambda: build(small, 3)).parameters())
+    count = sum(p.numel() for p in made(lambda: build_model(small, 3)).parameters())
     assert 2_200_000 < count < 2_300_000
 
 
@@ -146,13 +146,13 @@ def test_a_recipe_can_be_a_file(tmp_path):
     for suffix in (".yaml", ".yml", ".json"):
         path = tmp_path / f"mine{suffix}"
         path.write_text(write_recipe(smoke()))
-        assert find(str(path)) == smoke()
+        assert find_recipe(str(path)) == smoke()
 
 
 @pytest.mark.parametrize("name, near", [("fsat", "fast"), ("Keras", "keras"), ("smok", "smoke")])
 def test_a_typo_is_told_the_near_name(name, near):
     with pytest.raises(UserError, match=f"recipe must be one of .*perhaps you meant {near}"):
-        find(name)
+        find_recipe(name)
 
 
 FAST = """
@@ -200,7 +200,7 @@ seed: 0
 
 def test_a_recipe_that_an_older_version_wrote_is_read_as_what_it_was(tmp_path):
     (tmp_path / "recipe.yaml").write_text(FAST)
-    assert find(str(tmp_path / "recipe.yaml")) == fast()
+    assert find_recipe(str(tmp_path / "recipe.yaml")) == fast()
     whole = "times: {kind: normal_log_snr, mean: -1.0, std: 2.5}"
     (tmp_path / "recipe.yaml").write_text(FAST.replace(whole, "times: {kind: uniform_times}"))
-    assert find(str(tmp_path / "recipe.yaml")).objective == Objective("noise", "l1")
+    assert find_recipe(str(tmp_path / "recipe.yaml")).objective == Objective("noise", "l1")

@@ -24,7 +24,7 @@ from ddim.nn.unet import UNetSpec
 from ddim.runs import codec
 from ddim.runs.codec import dump, list_fields, load_recipe, override, read_recipe, write_recipe
 from ddim.runs.named_recipes import clear, fast
-from ddim.runs.recipe import Data, Fixed, Measured, Optim, Recipe, Report, build
+from ddim.runs.recipe import Data, Fixed, Measured, Optim, Recipe, Report, build_model
 from oracles import made
 
 positive = st.floats(1e-6, 1e6)
@@ -459,7 +459,7 @@ def test_a_model_has_the_shape_and_choices_of_its_recipe():
             "predicts": "edm",
         },
     )
-    model = made(lambda: build(recipe, 4))
+    model = made(lambda: build_model(recipe, 4))
     assert model.blank(2).shape == (2, 4, 16, 24)
     assert (model.schedule, model.predicts, model.conditioning) == (Cosine(), PredictsEDM(), LogSNR())
     assert model(model.blank(2), torch.tensor(0.5)).x0.shape == (2, 4, 16, 24)

@@ -6,7 +6,7 @@ from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.codec import dump, override
 from ddim.runs.named_recipes import ddpm
-from ddim.runs.recipe import build
+from ddim.runs.recipe import build_model
 from ddim.runs.state import RunState
 from oracles import made, shaken
 
@@ -26,7 +26,7 @@ def recipe(**changes):
 
 def run_of(chosen, folder, pixels=(0.5, 0.5), channels=3, others=None):
     """A run folder with random weights, of which no branch is zero; `others` are their multiples, by file."""
-    model = shaken(made(lambda: build(chosen, channels)))
+    model = shaken(made(lambda: build_model(chosen, channels)))
     state = RunState(3, Pixels.fixed(*pixels, channels), channels, (), Runtime())
     tensors = {"model": model.state_dict(), "ema/default": averaged_tensors(model)}
     for file, factor in (others or {}).items():

@@ -15,7 +15,7 @@ from ddim.evaluation.subject import Samples
 from ddim.metrics.kid import kid
 from ddim.runs import checkpoint
 from ddim.runs.generate import generate
-from ddim.runs.pipeline import load, recipe_of
+from ddim.runs.pipeline import load, read_run_recipe
 from ddim.training import Callback, resume, train
 from ddim.training.start import open_split
 from stubs import stub
@@ -144,7 +144,7 @@ def test_the_best_is_asked_for_by_its_name(tmp_path, capsys):
     least = min(errors, key=errors.get)
     trained = load(run / "best")
     assert trained.checkpoint.state.step == least < load(run).checkpoint.state.step
-    assert recipe_of(run / "best") == trained.recipe
+    assert read_run_recipe(run / "best") == trained.recipe
     found = evaluate(run / "best", Samples(20, 2), extractor=stub())
     assert found.record["sampling"]["step"] == least
     assert found.folder.parent == run / "evaluations"

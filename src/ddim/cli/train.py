@@ -144,9 +144,9 @@ def _help_recipe(name: str) -> int:
     import inspect
 
     from ddim.runs.codec import list_fields
-    from ddim.runs.named_recipes import RECIPES, find
+    from ddim.runs.named_recipes import RECIPES, find_recipe
 
-    recipe = find(name)
+    recipe = find_recipe(name)
     about = inspect.getdoc(RECIPES[name]) if name in RECIPES else name
     sys.stdout.write(f"{about}\n\n")
     for path, possible, value in list_fields(recipe):

@@ -20,7 +20,7 @@ from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid_difference
 from ddim.metrics.precision_recall import prdc
 from ddim.runs.flat import flatten
-from ddim.runs.image_features import kept
+from ddim.runs.image_features import find_features
 from ddim.runs.run_path import names_best
 
 _STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -150,7 +150,7 @@ def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Diffe
     """
     if metric != "kid" and metric not in _STATISTICS:
         return f"differences of {find_metric(metric).title} have no sound interval"
-    reference = kept(one.record["reference"]["sha256"])
+    reference = find_features(one.record["reference"]["sha256"])
     if reference is None:
         return "the features of the reference are no longer in the cache: `ddim evaluate` makes them again"
     mine, theirs = _load_features(one), _load_features(other)

@@ -33,7 +33,7 @@ from ddim.metrics.neighbours import (
 )
 from ddim.metrics.proportions import false_alarm_threshold, share_interval
 from ddim.metrics.statistics import Estimate
-from ddim.runs.image_features import Chosen, features_of
+from ddim.runs.image_features import ImageSet, compute_features
 
 PIXELS = "pixels"
 QUERIES = 2000
@@ -219,7 +219,9 @@ def find_copies_by_features(
     """
 
     def features(what: str, which: np.ndarray, mirror: bool = False) -> np.ndarray:
-        return features_of(Chosen(own.images, which, "", what, mirror), extractor, partial(progress, what))
+        return compute_features(
+            ImageSet(own.images, which, "", what, mirror), extractor, partial(progress, what)
+        )
 
     return find_copies(
         extract_features(extractor, samples, progress=partial(progress, "samples")),

@@ -25,7 +25,7 @@ from ddim.evaluation.gradient_noise import (
 from ddim.evaluation.noise_range import NoiseRange, find_noise_range
 from ddim.evaluation.run_folder import open_run
 from ddim.runs import classes as labels
-from ddim.runs.images import entered, own_images
+from ddim.runs.images import open_run_images, to_model_batches
 from ddim.runs.pipeline import LoadedRun
 from ddim.training.batches import draw_times
 
@@ -88,7 +88,7 @@ def diagnose(
     check_count("images", images, 2)
     check_count("levels", count, 2)
     run = open_run(run)
-    own, memory, schedule = own_images(run, progress), load_loss_memory(run), run.recipe.schedule
+    own, memory, schedule = open_run_images(run, progress), load_loss_memory(run), run.recipe.schedule
     even, batch = levels.midpoints(), run.recipe.optim.batch
     with run.runtime:
         held_out = len(own.validation) > 1
@@ -123,7 +123,7 @@ def measure_run_errors(
 
     def batches() -> Iterator[tuple[Denoiser, Tensor]]:
         first = 0
-        for x0 in entered(run, own.images, some):
+        for x0 in to_model_batches(run, own.images, some):
             classes = labels.label_images(run.recipe, own.images, some[first : first + len(x0)])
             first += len(x0)
             yield run.model.with_labels(classes), x0
@@ -132,5 +132,5 @@ def measure_run_errors(
 
 
 def _find_noise_range(run: LoadedRun, own: SplitImages) -> NoiseRange:
-    some = list(entered(run, own.images, draw_subset(own.train, SPECTRUM)))
+    some = list(to_model_batches(run, own.images, draw_subset(own.train, SPECTRUM)))
     return find_noise_range(torch.cat(some).float().cpu(), run.pixels.std)

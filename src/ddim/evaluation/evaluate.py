@@ -37,7 +37,7 @@ from ddim.metrics.kid import kid
 from ddim.metrics.precision_recall import prdc
 from ddim.plots.pictures import make_sheet, save_png
 from ddim.runs.folder import check_unused, make_numbered_folder
-from ddim.runs.image_features import Chosen, features_of
+from ddim.runs.image_features import ImageSet, compute_features
 from ddim.runs.log import show_in_tensorboard
 from ddim.runs.provenance import make_record
 
@@ -85,7 +85,7 @@ def evaluate(
             raise UserError(f"{what} has {count} images, and at least {LEAST} are needed")
     with _unfinished_folder(subject, out) as folder:
         began = time.monotonic()
-        truth = features_of(selected, extractor, partial(progress, "reference"))
+        truth = compute_features(selected, extractor, partial(progress, "reference"))
         seconds = {"sampling": 0.0, "features": time.monotonic() - began, "metrics": 0.0}
         features, nfe = _extract_features(subject, extractor, folder, seconds, progress)
         began = time.monotonic()
@@ -179,7 +179,7 @@ def _extract_features(
     return np.lib.format.open_memmap(folder / FEATURES, mode="r"), nfe
 
 
-def _describe_reference(reference: Chosen, extractor: Extractor) -> dict[str, Any]:
+def _describe_reference(reference: ImageSet, extractor: Extractor) -> dict[str, Any]:
     """Return what a record says about the features and the reference."""
     return {
         "features": {

@@ -299,7 +299,7 @@ def reverse(trained: Pipeline, steps: int = 20, seed: int = 0, columns: int = 10
     fresh = Noise([2**32 - 1 - seed]).like(picture)
     times = torch.tensor([t for _, t, _ in chosen], dtype=torch.float64)
     # The schedule of a model may hold noise at t = 0; the picture holds none.
-    back = noised(picture, fresh, trained.recipe.walked, times[:-1], trained.pixels)
+    back = noised(picture, fresh, trained.recipe.sampling_schedule, times[:-1], trained.pixels)
     rows = {
         "reverse:\nstate x_t": [trained.pixels.leave(x.float().cpu()) for x, _, _ in chosen],
         "reverse:\npredicted x0": [trained.pixels.leave(x0.float().cpu()) for _, _, x0 in chosen],

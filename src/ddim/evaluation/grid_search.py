@@ -23,7 +23,7 @@ from ddim.evaluation.sampling_error import (
 from ddim.runs import searched_grids
 from ddim.runs.codec import override
 from ddim.runs.pipeline import LoadedRun
-from ddim.runs.searched_grids import Found
+from ddim.runs.searched_grids import SearchedGrid
 
 FIRST_MOVE, LAST_MOVE = 0.35, 0.03
 """Moves of a level, as parts of the gap to its neighbour, at the start and at the end of a search."""
@@ -43,7 +43,7 @@ def search_grid(
     seeds: int = 16,
     fields: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] = lambda text: None,
-) -> Found:
+) -> SearchedGrid:
     """Search for the best times of a run, and save them in RUN/grids.json, where sampling finds them.
 
     Args:
@@ -64,15 +64,15 @@ def search_grid(
         raise UserError("--sampler must be deterministic: renewed noise leads to other samples")
     # With an `end`, only the first time of the run's grid is needed, which may not allow so many steps.
     first, last = choose_ends(recipe, max(steps, 2) if end is None else recipe.report.steps, end)
-    check_times_between(steps, recipe.walked, last, first)
+    check_times_between(steps, recipe.sampling_schedule, last, first)
     # A foreign file is found now, not after the search.
-    searched_grids.saved(folder, recipe.sampler, steps, weights)
+    searched_grids.find_saved_grid(folder, recipe.sampler, steps, weights)
     tried = range(FIRST_SEED, FIRST_SEED + seeds)
     error = error_against_reference(run, last, tried, count_reference_levels(steps), first)
     found = search_times(
-        steps, recipe.walked, last, lambda times: error(recipe.sampler, times), progress, first
+        steps, recipe.sampling_schedule, last, lambda times: error(recipe.sampler, times), progress, first
     )
-    searched_grids.save(folder, recipe.sampler, steps, weights, found)
+    searched_grids.save_grid(folder, recipe.sampler, steps, weights, found)
     return found
 
 
@@ -83,7 +83,7 @@ def search_times(
     error: Callable[[Tensor], float],
     progress: Callable[[str], None] = lambda text: None,
     first: float = 1.0,
-) -> Found:
+) -> SearchedGrid:
     """Search for the times with the least error by coordinate descent.
 
     The best named grid is mixed with each other one, on the scale of log-SNR. Then each level in turn moves
@@ -136,7 +136,7 @@ def search_times(
         progress(f"moves of {move:.2g}: {best:.3g}")
         if best >= 0.98 * before:
             move /= 2
-    return Found(tuple(times.tolist()), best, named)
+    return SearchedGrid(tuple(times.tolist()), best, named)
 
 
 def _are_apart(times: Tensor, schedule: Schedule) -> bool:

@@ -26,7 +26,7 @@ from ddim.files import write_json
 from ddim.runs import classes as labels
 from ddim.runs.checks import check_unconditional
 from ddim.runs.folder import make_numbered_folder
-from ddim.runs.image_features import Chosen
+from ddim.runs.image_features import ImageSet
 from ddim.runs.pipeline import LoadedRun, Pipeline
 from ddim.runs.provenance import make_record
 from ddim.training.batches import earliest_time
@@ -158,7 +158,7 @@ def _default_steps(method: Method, schedule: Schedule) -> int:
     return min(steps, schedule.entries or steps) if method == "vlb" else steps
 
 
-def _classes(run: LoadedRun, chosen: Chosen) -> Tensor | None:
+def _classes(run: LoadedRun, chosen: ImageSet) -> Tensor | None:
     """Return the run's class of each image, by the name of its folder; None for a run without labels."""
     classes = labels.label_by_folder_name(run.recipe, run.classes, chosen.images, chosen.which)
     if classes is not None and (classes == labels.NULL).any():
@@ -168,7 +168,7 @@ def _classes(run: LoadedRun, chosen: Chosen) -> Tensor | None:
     return classes
 
 
-def _describe(chosen: Chosen, classes: Tensor | None) -> dict[str, Any]:
+def _describe(chosen: ImageSet, classes: Tensor | None) -> dict[str, Any]:
     """Return the images of a record, as JSON."""
     return {
         "source": chosen.source,

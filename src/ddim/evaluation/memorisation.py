@@ -31,7 +31,7 @@ from ddim.plots.pictures import save_png
 from ddim.runs.classes import choose_label
 from ddim.runs.folder import make_numbered_folder
 from ddim.runs.generate import sample_uint8, with_options
-from ddim.runs.images import own_images
+from ddim.runs.images import open_run_images
 from ddim.runs.log import show_in_tensorboard
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.provenance import make_record, sampling_record
@@ -84,7 +84,7 @@ def check_memorisation(
     check_count("n", n)
     check_count("steps", steps)
     run, _ = with_options(open_run(run), {}, steps)
-    own = own_images(run, decoding)
+    own = open_run_images(run, decoding)
     flip, label, seeds = run.recipe.data.flip, choose_label(run.recipe), range(n)
     parts, nfes = zip(*sample_uint8(run, seeds, steps, label), strict=True)
     samples = torch.cat(parts).permute(0, 2, 3, 1).numpy()

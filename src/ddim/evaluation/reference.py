@@ -10,8 +10,8 @@ import numpy as np
 
 from ddim.data import open_images, split_images
 from ddim.errors import UserError, suggest
-from ddim.runs.image_features import Chosen
-from ddim.runs.images import check_own, check_unchanged
+from ddim.runs.image_features import ImageSet
+from ddim.runs.images import check_run_images, check_unchanged
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.recipe import Data
 
@@ -43,7 +43,7 @@ class Reference:
 
 def select_reference(
     reference: Reference, data: Data, seed: int, progress: Callable[[int, int], None] | None = None
-) -> Chosen:
+) -> ImageSet:
     """Return the images of a reference as a run on `data` sees them.
 
     They have the run's size and channels, and are split into parts as the run splits them by its `seed`.
@@ -52,21 +52,21 @@ def select_reference(
     part = reference.part or ("valid" if reference.data is None else "all")
     images = open_images(source, data.size, data.channels, progress=progress)
     if part == "all":
-        return Chosen(images, np.arange(len(images)), source, part)
+        return ImageSet(images, np.arange(len(images)), source, part)
     parts = split_images(images, data.validation, seed)
-    return Chosen(images, parts.validation if part == "valid" else parts.train, source, part)
+    return ImageSet(images, parts.validation if part == "valid" else parts.train, source, part)
 
 
 def open_reference(
     run: LoadedRun, reference: Reference, progress: Callable[[int, int], None] | None = None
-) -> Chosen:
+) -> ImageSet:
     """Return the images of a reference as `run` sees them.
 
     Raises:
         UserError: if the reference is the run's own images, and they are missing or have changed.
     """
     if reference.data is None:
-        check_own(run, "name images with --data")
+        check_run_images(run, "name images with --data")
     data = replace(run.recipe.data, channels=run.model.shape.channels)
     selected = select_reference(reference, data, run.recipe.seed, progress)
     if reference.data is None:

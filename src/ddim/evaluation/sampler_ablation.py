@@ -210,7 +210,7 @@ def ablate_sampler(
     check_count("seeds", seeds)
     # Heun's rule needs 3 for two levels.
     check_count("evaluations", evaluations, 3)
-    schedule = pipeline.recipe.walked
+    schedule = pipeline.recipe.sampling_schedule
     first, end = choose_ends(pipeline.recipe, pipeline.recipe.report.steps, end)
     levels = count_reference_levels(count_levels(EDM(), evaluations))
     check_times_between(levels, schedule, end, first)

@@ -72,7 +72,7 @@ def compare_samplers_on_run(
     Raises:
         UserError: if the schedule is a table with too few different levels.
     """
-    schedule = pipeline.recipe.walked
+    schedule = pipeline.recipe.sampling_schedule
     first, end = choose_ends(pipeline.recipe, pipeline.recipe.report.steps, None)
     error = sampling_error_of_run(pipeline, end, seeds, first)
     return compare_samplers(error, schedule, end, budgets, first)
@@ -101,7 +101,7 @@ def sampling_error_of_run(
         UserError: if the schedule is a table with too few different levels.
     """
     try:
-        check_times_between(REFERENCE_LEVELS, pipeline.recipe.walked, end, first)
+        check_times_between(REFERENCE_LEVELS, pipeline.recipe.sampling_schedule, end, first)
     except UserError:
         raise UserError(
             "samplers cannot be compared on this run: its schedule has no "

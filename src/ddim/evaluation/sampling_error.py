@@ -88,7 +88,7 @@ def error_against_reference(
     pipeline: Pipeline, end: float, seeds: Sequence[int], levels: int, first: float = 1.0
 ) -> SamplingError:
     """Sample the reference, by Heun's rule over `levels` levels, and return the error against it."""
-    times = SPACINGS["uniform_log_snr"].between(levels, pipeline.recipe.walked, first, end)
+    times = SPACINGS["uniform_log_snr"].between(levels, pipeline.recipe.sampling_schedule, first, end)
     reference = sample_in_model_units(pipeline, EDM(), times, seeds)
 
     def error(sampler: Sampler, times: Tensor) -> float:

@@ -29,7 +29,7 @@ from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.checks import check_label
 from ddim.runs.classes import find_label
 from ddim.runs.generate import sample_uint8, with_options
-from ddim.runs.image_features import BATCH, Chosen
+from ddim.runs.image_features import BATCH, ImageSet
 from ddim.runs.pipeline import load
 from ddim.runs.provenance import sampling_record
 from ddim.runs.recipe import Data
@@ -89,7 +89,7 @@ class Subject:
 
     count: int
     batches: Iterator[tuple[Tensor, int]]
-    reference: Chosen
+    reference: ImageSet
     sampling: dict[str, Any] | None
     home: Path
     stem: str = ""

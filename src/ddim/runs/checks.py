@@ -54,7 +54,7 @@ def check_steps(recipe: Recipe, steps: int) -> None:
     Raises:
         UserError: if not.
     """
-    levels = recipe.walked(recipe.grid(steps, recipe.walked))
+    levels = recipe.sampling_schedule(recipe.grid(steps, recipe.sampling_schedule))
     if recipe.sampled_on:
         check_reach(recipe.schedule, levels)
 

@@ -28,7 +28,7 @@ from ddim.runs.diffusers_weights import (
 from ddim.runs.folder import make_run_folder
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.provenance import list_versions
-from ddim.runs.recipe import build
+from ddim.runs.recipe import build_model
 from ddim.runs.state import RunState
 
 
@@ -81,7 +81,7 @@ def import_from_diffusers(folder: str | Path, out: str | Path | None = None) -> 
     noise = _read(folder, "scheduler", "scheduler_config.json")
     recipe, channels = read_configs(network, noise)
     with torch.random.fork_rng(devices=[]):
-        model = build(recipe, channels)
+        model = build_model(recipe, channels)
     weights = unpack_weights(_part(folder, "unet", WEIGHTS))
     model.net.load_state_dict(convert_from_diffusers(weights, model.net.state_dict()))
     pixels, runtime = Pixels.fixed(0.5, 0.5, channels), choose_runtime(precision="fp32", compiling=False)

@@ -239,13 +239,13 @@ def choose_edit_grid(recipe: Recipe) -> Grid:
     Equal steps of log-SNR to 6 (sigma 0.05), on which the slopes of an inversion lie nearest to a line;
     uniform times on a schedule that ends before.
     """
-    cleanest = recipe.walked(torch.zeros((), dtype=torch.float64)).log_snr
+    cleanest = recipe.sampling_schedule(torch.zeros((), dtype=torch.float64)).log_snr
     return UniformLogSNR() if cleanest > UniformLogSNR().end else Uniform()
 
 
 def warn_of_noise(edit: Edit) -> str | None:
     """Return a sentence if the schedule or the grid ends where images still hold noise, else None."""
-    schedule = edit.pipeline.recipe.walked
+    schedule = edit.pipeline.recipe.sampling_schedule
     clean, end = (schedule(t) for t in (torch.zeros((), dtype=torch.float64), edit.times[-1]))
     if clean.sigma > NOISY:
         return (
@@ -317,5 +317,8 @@ def _open(source: Source, what: str, steps: int, grid: Grid | None, *, real: boo
     check_steps(recipe, steps)
     counter = Counted(pipeline.model)
     return _Work(
-        pipeline, pipeline.denoiser(counter, consistent=real), counter, recipe.grid(steps, recipe.walked)
+        pipeline,
+        pipeline.denoiser(counter, consistent=real),
+        counter,
+        recipe.grid(steps, recipe.sampling_schedule),
     )

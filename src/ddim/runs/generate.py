@@ -118,7 +118,7 @@ def generate(
     """
     model, runtime, recipe = pipeline.model, pipeline.runtime, pipeline.recipe
     check_label(recipe, label, guidance)
-    times = recipe.grid(steps, recipe.walked)
+    times = recipe.grid(steps, recipe.sampling_schedule)
     images, nfe = [], 0
     for mine, filled, blank in fill_micro_batches(pipeline, seeds):
         guided, counters = guide(model, assign_labels(label, filled, model), guidance)
@@ -205,7 +205,7 @@ def with_options(pipeline: P, fields: Mapping[str, Any], steps: int) -> tuple[P,
 
 def find_grid_ends(recipe: Recipe, steps: int) -> tuple[float, float]:
     """Return the first and the last time of a recipe's grid of `steps` times."""
-    times = recipe.grid(steps, recipe.walked)
+    times = recipe.grid(steps, recipe.sampling_schedule)
     return times[0].item(), times[-1].item()
 
 

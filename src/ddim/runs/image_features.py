@@ -26,7 +26,7 @@ BATCH = 32
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ImageSet:
     """Images, which of them (N,) are meant, and the names of their source and part.
 
     `mirrored`: left and right exchanged.
@@ -46,8 +46,8 @@ class Chosen:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def features_of(
-    of: Chosen, extractor: Extractor, progress: Callable[[int, int], None] | None = None
+def compute_features(
+    of: ImageSet, extractor: Extractor, progress: Callable[[int, int], None] | None = None
 ) -> np.ndarray:
     """(N, dimensions) float32 features, a read-only memory map: those that were kept, or new ones.
 
@@ -55,7 +55,7 @@ def features_of(
     written.
     """
     identity = of.identity(extractor)
-    found = kept(identity)
+    found = find_features(identity)
     if found is not None and found.shape == (len(of.which), extractor.dimensions):
         return found
     path = _path(identity)
@@ -81,7 +81,7 @@ def features_of(
     return np.lib.format.open_memmap(path, mode="r")
 
 
-def kept(identity: str) -> np.ndarray | None:
+def find_features(identity: str) -> np.ndarray | None:
     """The features kept under an identity, a read-only memory map; None where there are none, or damaged."""
     path = _path(identity)
     with suppress(OSError, ValueError):

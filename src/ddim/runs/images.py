@@ -15,16 +15,16 @@ from ddim.errors import UserError
 from ddim.runs.pipeline import LoadedRun
 
 
-def own_images(trained: LoadedRun, progress: Callable[[int, int], None] | None = None) -> SplitImages:
+def open_run_images(trained: LoadedRun, progress: Callable[[int, int], None] | None = None) -> SplitImages:
     """The images that a run was trained on. UserError where they are not there or are others by now."""
-    check_own(trained)
+    check_run_images(trained)
     d = trained.recipe.data
     images = open_images(d.source, d.size, trained.checkpoint.state.channels, progress=progress)
     check_unchanged(trained, images)
     return split_images(images, d.validation, trained.recipe.seed)
 
 
-def check_own(trained: LoadedRun, otherwise: str = "") -> None:
+def check_run_images(trained: LoadedRun, otherwise: str = "") -> None:
     """UserError for a run that was imported, and not trained on its recipe's images, before they are opened;
     and where they are not there. `otherwise` says what can be done.
     """
@@ -32,10 +32,10 @@ def check_own(trained: LoadedRun, otherwise: str = "") -> None:
     if trained.checkpoint.state.images is None:
         said = f": {otherwise}" if otherwise else ""
         raise UserError(f"run {run} was imported and has no images of its own{said}")
-    check_there(run, trained.recipe.data.source, otherwise)
+    check_source_exists(run, trained.recipe.data.source, otherwise)
 
 
-def check_there(run: Path, source: str, otherwise: str = "") -> None:
+def check_source_exists(run: Path, source: str, otherwise: str = "") -> None:
     """UserError where nothing lies at the source of a run's images; `otherwise` says what else can be done.
 
     The path of a recipe may be one that holds only where the run was trained.
@@ -59,7 +59,7 @@ def check_unchanged(trained: LoadedRun, images: Images, otherwise: str = "put it
         raise UserError(f"data {source} has changed since {run} was trained on it: {otherwise}")
 
 
-def entered(trained: LoadedRun, images: Images, which: np.ndarray) -> Iterator[Tensor]:
+def to_model_batches(trained: LoadedRun, images: Images, which: np.ndarray) -> Iterator[Tensor]:
     """Batches (B, C, H, W) in model units of the images at these indices, as the run's network takes them."""
     size = trained.runtime.micro_batch
     for first in range(0, len(which), size):

@@ -279,7 +279,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
-def find(name: str) -> Recipe:
+def find_recipe(name: str) -> Recipe:
     """The recipe of a name, or of a YAML or JSON file; UserError suggests the near name."""
     if name in RECIPES:
         return RECIPES[name]()

@@ -22,9 +22,9 @@ from ddim.nn.runtime import Runtime, choose_runtime, find_device
 from ddim.nn.unet import UNetSpec
 from ddim.runs import checkpoint
 from ddim.runs.codec import dump, load_recipe
-from ddim.runs.recipe import Data, Fixed, Recipe, build
+from ddim.runs.recipe import Data, Fixed, Recipe, build_model
 from ddim.runs.run_path import find_checkpoint
-from ddim.runs.searched_grids import saved
+from ddim.runs.searched_grids import find_saved_grid
 from ddim.runs.state import RunState
 
 
@@ -116,7 +116,7 @@ class LoadedRun(Pipeline):
 
     def searched_grid(self, sampler: Sampler, steps: int) -> Listed | None:
         """Return the grid that `ddim search` saved with the run, or None."""
-        return saved(self.checkpoint.run, sampler, steps, self.checkpoint.weights)
+        return find_saved_grid(self.checkpoint.run, sampler, steps, self.checkpoint.weights)
 
 
 def load(
@@ -144,11 +144,11 @@ def load(
         raise UserError(f"weights must be {', '.join(possible[:-1])} or {possible[-1]}, got {weights!r}")
     # Initial weights are drawn and thrown away; the caller's stream must not notice.
     with torch.random.fork_rng(devices=[]):
-        model = build(recipe, state.channels)
+        model = build_model(recipe, state.channels)
     tensors = checkpoint.read_tensors(path, "model")
     if weights != "raw":
         tensors |= checkpoint.read_tensors(path, f"ema/{'default' if weights == 'ema' else weights}")
-    if wrong := misfit(model, tensors):
+    if wrong := find_misfit(model, tensors):
         raise checkpoint.Damaged(
             f"{path}/model.safetensors does not fit its recipe: {wrong} is missing or of another shape"
         )
@@ -194,7 +194,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             layer.training = mode
 
 
-def recipe_of(run: str | Path) -> Recipe:
+def read_run_recipe(run: str | Path) -> Recipe:
     """Return the recipe of a run folder or of a checkpoint folder.
 
     Raises:
@@ -216,7 +216,7 @@ def load_state(path: Path) -> RunState:
         raise checkpoint.Damaged(f"{path}/state.json is not the state of a run: {error}") from None
 
 
-def misfit(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
+def find_misfit(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
     """Return the first name that does not fit: in only one of the two, or of another shape."""
     state = model.state_dict()
     wrong = [name for name in state if name not in tensors or tensors[name].shape != state[name].shape]

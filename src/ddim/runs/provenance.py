@@ -61,9 +61,9 @@ def describe_times(pipeline: Pipeline, steps: int) -> dict[str, Any]:
     recipe = pipeline.recipe
     return {
         "grid": dump(recipe.grid, named=True),
-        "schedule": dump(recipe.walked, named=True),
+        "schedule": dump(recipe.sampling_schedule, named=True),
         "clip": recipe.clip,
-        "times": recipe.grid(steps, recipe.walked).tolist(),
+        "times": recipe.grid(steps, recipe.sampling_schedule).tolist(),
     }
 
 

@@ -205,12 +205,12 @@ class Recipe:
             raise UserError(f"seed must lie in [0, 2^32), got {self.seed}")
 
     @property
-    def walked(self) -> Schedule:
+    def sampling_schedule(self) -> Schedule:
         """The schedule whose times a sampler walks along."""
         return self.sampled_on or self.schedule
 
 
-def build(recipe: Recipe, channels: int) -> Model:
+def build_model(recipe: Recipe, channels: int) -> Model:
     """The model of a recipe for images of so many channels, freshly initialised from the global generator."""
     shape = Shape(channels, *recipe.data.size)
     net = recipe.net.network(channels)

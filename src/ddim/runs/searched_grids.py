@@ -17,7 +17,7 @@ FILE = "grids.json"
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchedGrid:
     """Times (N,), decreasing, their error, and those of the named grids between the same ends."""
 
     times: tuple[float, ...]
@@ -25,7 +25,7 @@ class Found:
     named: dict[str, float]
 
 
-def saved(run: Path, sampler: Sampler, steps: int, weights: str) -> Listed | None:
+def find_saved_grid(run: Path, sampler: Sampler, steps: int, weights: str) -> Listed | None:
     """The grid that a search left with the run for this sampler and number of steps, or None."""
     if not (run / FILE).is_file():
         return None
@@ -33,7 +33,7 @@ def saved(run: Path, sampler: Sampler, steps: int, weights: str) -> Listed | Non
     return None if entry is None else Listed(tuple(entry["times"]))
 
 
-def save(run: Path, sampler: Sampler, steps: int, weights: str, found: Found) -> None:
+def save_grid(run: Path, sampler: Sampler, steps: int, weights: str, found: SearchedGrid) -> None:
     """Keep the grid with the run; `ddim sample` takes it where no other is asked for."""
     entries = _entries(run) if (run / FILE).is_file() else {}
     entries[_key(sampler, steps, weights)] = {

@@ -12,7 +12,7 @@ from ddim.metrics.features import load_extractor
 from ddim.metrics.kid import kid
 from ddim.runs.classes import choose_label
 from ddim.runs.generate import sample_uint8
-from ddim.runs.image_features import Chosen, features_of
+from ddim.runs.image_features import ImageSet, compute_features
 from ddim.runs.pipeline import Pipeline
 from ddim.training.loop import Training
 
@@ -38,7 +38,9 @@ def prepare_kid(training: Training) -> MeasureKID:
             "raise data.validation"
         )
     extractor = load_extractor()
-    reference = features_of(Chosen(split.images, split.validation, recipe.data.source, "valid"), extractor)
+    reference = compute_features(
+        ImageSet(split.images, split.validation, recipe.data.source, "valid"), extractor
+    )
 
     def measure() -> dict[str, float]:
         with training.averaged() as model:

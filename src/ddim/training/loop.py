@@ -19,8 +19,8 @@ from ddim.errors import NotFinite, UserError
 from ddim.nn import ema
 from ddim.nn.runtime import Runtime
 from ddim.runs.codec import dump
-from ddim.runs.pipeline import misfit
-from ddim.runs.recipe import Recipe, build
+from ddim.runs.pipeline import find_misfit
+from ddim.runs.recipe import Recipe, build_model
 from ddim.runs.state import Plan, RunState, TrainedOn
 from ddim.training.batches import draw_batch
 
@@ -54,7 +54,7 @@ class Training:
         self.sums: dict[str, float] = {}
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.set_state(stream("cpu", recipe.seed, WEIGHTS, 0).get_state())
-            self.model = build(recipe, split.images.pixels.shape[-1])
+            self.model = build_model(recipe, split.images.pixels.shape[-1])
         runtime.place(self.model)
         # Shares the weights of `model`, whose network is not compiled.
         self.compiled = Model(
@@ -242,7 +242,7 @@ class Training:
         Raises:
             UserError: if they do not fit this network.
         """
-        if wrong := misfit(self.model, tensors):
+        if wrong := find_misfit(self.model, tensors):
             raise UserError(
                 f"--from gives weights of another network than recipe {self.recipe.name} has: "
                 f"{wrong} is missing or of another shape; leave --recipe and --net out to take that run's"

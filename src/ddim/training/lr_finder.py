@@ -9,7 +9,7 @@ from pathlib import Path
 from ddim.errors import NotFinite, UserError
 from ddim.plots.charts import plot_curves, save_figure
 from ddim.runs.checks import check_training
-from ddim.runs.pipeline import recipe_of
+from ddim.runs.pipeline import read_run_recipe
 from ddim.runs.recipe import Recipe
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
@@ -83,7 +83,7 @@ class CurvePlot(Callback):
 
 def find_learning_rate(recipe: Recipe, machine: Machine, source: Path | None = None) -> Curve:
     """Run a range test of a recipe on its images, starting as the run itself will start."""
-    check_training(recipe, None if source is None else recipe_of(source))
+    check_training(recipe, None if source is None else read_run_recipe(source))
     parts = open_split(recipe)
     runtime = machine.choose()
     with runtime:

@@ -11,8 +11,8 @@ from typing import Any
 from ddim.errors import UserError
 from ddim.files import read_json
 from ddim.runs.codec import list_fields, load_recipe, override
-from ddim.runs.named_recipes import find
-from ddim.runs.pipeline import recipe_of
+from ddim.runs.named_recipes import find_recipe
+from ddim.runs.pipeline import read_run_recipe
 from ddim.runs.recipe import Recipe
 from ddim.training.run import RUN
 from ddim.training.start import Machine, load_named_recipe
@@ -41,7 +41,7 @@ class Request:
         source = None if self.source is None else Path(self.source)
         if self.recipe is None and source is not None:
             # Weights fit the network that they were trained in.
-            return self.change(replace(recipe_of(source), images=None))
+            return self.change(replace(read_run_recipe(source), images=None))
         return self.change(load_named_recipe(self.recipe or "fast", source))
 
     def change(self, recipe: Recipe) -> Recipe:
@@ -136,7 +136,7 @@ def find_difference(folder: Path, request: Request) -> Difference | None:
 def _expected(recipe: Recipe, facts: Mapping[str, Any], request: Request) -> Recipe:
     """Build the recipe that the run would have, had the request begun it."""
     # Without a name, the run's own recipe is meant: only requested fields can differ from it.
-    meant = recipe if request.recipe is None else find(request.recipe)
+    meant = recipe if request.recipe is None else find_recipe(request.recipe)
     if facts.get("source"):
         # A named recipe takes the pixels of the run that it starts from.
         meant = replace(meant, pixels=recipe.pixels)

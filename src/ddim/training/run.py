@@ -16,7 +16,7 @@ from ddim.runs.checks import check_training
 from ddim.runs.codec import dump, load_recipe, write_recipe
 from ddim.runs.folder import check_unused, make_run_folder
 from ddim.runs.log import RunLog
-from ddim.runs.pipeline import LoadedRun, load_state, recipe_of
+from ddim.runs.pipeline import LoadedRun, load_state, read_run_recipe
 from ddim.runs.provenance import list_versions
 from ddim.runs.recipe import Recipe
 from ddim.runs.signals import note_interrupts
@@ -77,7 +77,7 @@ def train(
     recipe = replace(recipe, data=replace(recipe.data, source=str(data or recipe.data.source)))
     # Checked before the images are decoded, which may take long.
     check_runtime(machine.device, machine.precision, machine.threads)
-    check_training(recipe, None if source is None else recipe_of(source))
+    check_training(recipe, None if source is None else read_run_recipe(source))
     if out is not None and out.exists() and not _is_aborted(out):
         check_unused(out, ", or go on with --resume")
     parts = open_split(recipe, progress)

@@ -16,10 +16,10 @@ from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
 from ddim.nn.runtime import Runtime, choose_runtime
 from ddim.runs.classes import count_classes
-from ddim.runs.images import check_there
-from ddim.runs.named_recipes import find
-from ddim.runs.pipeline import LoadedRun, load, recipe_of
-from ddim.runs.recipe import Recipe, build
+from ddim.runs.images import check_source_exists
+from ddim.runs.named_recipes import find_recipe
+from ddim.runs.pipeline import LoadedRun, load, read_run_recipe
+from ddim.runs.recipe import Recipe, build_model
 from ddim.training.loop import Plan, Training
 
 
@@ -46,8 +46,8 @@ class Machine:
 
 def load_named_recipe(name: str, source: Path | None) -> Recipe:
     """Return the recipe of a name or a file, with the pixels of the run that it starts from, if any."""
-    recipe = find(name)
-    return recipe if source is None else replace(recipe, pixels=recipe_of(source).pixels)
+    recipe = find_recipe(name)
+    return recipe if source is None else replace(recipe, pixels=read_run_recipe(source).pixels)
 
 
 def open_split(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> SplitImages:
@@ -63,7 +63,7 @@ def reopen_split(folder: Path, recipe: Recipe, progress: Callable[[int, int], No
     Raises:
         UserError: if they are missing.
     """
-    check_there(folder, recipe.data.source)
+    check_source_exists(folder, recipe.data.source)
     return open_split(recipe, progress)
 
 
@@ -113,7 +113,7 @@ def estimate_seconds(recipe: Recipe, parts: SplitImages) -> float:
     few = 4
     # Weights and dropout must not move the caller's random state.
     with torch.random.fork_rng(devices=[]):
-        model = Runtime().place(build(recipe, parts.images.pixels.shape[-1]))
+        model = Runtime().place(build_model(recipe, parts.images.pixels.shape[-1]))
         x0 = Runtime().images(Noise(range(few)).like(model.blank(few)))
         pixels = Pixels.fixed(0.5, 0.5, model.shape.channels)
 

@@ -125,9 +125,9 @@ def plan_trials(request: SweepRequest) -> list[Trial]:
 def shared_recipe(request: SweepRequest) -> Recipe:
     """Return the recipe that all trials share; the path of its images holds in any folder."""
     from ddim.runs.codec import override
-    from ddim.runs.named_recipes import find
+    from ddim.runs.named_recipes import find_recipe
 
-    recipe = find(request.recipe)
+    recipe = find_recipe(request.recipe)
     if request.minutes is not None:
         recipe = replace(recipe, images=None)
     plain = {"data.source": request.data, "images": request.images, "minutes": request.minutes}
