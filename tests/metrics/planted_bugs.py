@@ -12,14 +12,6 @@ BUGS = [
         "metrics/test_kid.py::test_the_estimate_is_unbiased_and_often_below_zero",
     ),
     bug(
-        "the jackknife of KID removes a row but not its column",
-        "metrics/kid.py",
-        "_mmd2(xx.sum() - 2 * xx, n - 1",
-        "_mmd2(xx.sum() - xx, n - 1",
-        "metrics/test_kid.py::test_the_interval_is_the_jackknife_that_leaves_out_every_image_in_turn",
-        "metrics/test_kid_difference.py::test_the_interval_covers_the_true_difference_at_its_confidence",
-    ),
-    bug(
         "FID divides the covariance by N",
         "metrics/fid.py",
         "math.sqrt(len(features) - 1)",
@@ -41,5 +33,19 @@ BUGS = [
         "nearest[:, [k - 1 for k in ks]]",
         "metrics/test_precision_recall.py::test_precision_and_recall_equal_torch_fidelity",
         "metrics/test_precision_recall.py::test_all_four_metrics_follow_their_definitions",
+    ),
+    bug(
+        "the interval of a share has one tail",
+        "metrics/proportions.py",
+        'proportion_ci(confidence, "exact")',
+        'proportion_ci(2 * confidence - 1, "exact")',
+        "metrics/test_proportions.py::test_the_interval_of_zero_successes_has_its_closed_form",
+    ),
+    bug(
+        "precision and recall are swapped",
+        "metrics/precision_recall.py",
+        "PRDC(_share(precise), _share(recalled), ",
+        "PRDC(_share(recalled), _share(precise), ",
+        "metrics/test_precision_recall.py::test_a_subset_of_the_reference_has_precision_one_and_low_recall",
     ),
 ]

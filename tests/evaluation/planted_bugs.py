@@ -1,0 +1,34 @@
+"""Bugs that the tests of evaluation must catch; see `planted`."""
+
+from planted import bug
+
+BUGS = [
+    bug(
+        "mirrored images reuse the features of plain ones",
+        "runs/image_features.py",
+        'facts += ["mirrored"] if self.mirrored else []',
+        "facts += []",
+        "evaluation/test_memorisation.py::test_features_tell_copies_too_and_those_of_images_are_asked_for_once",
+    ),
+    bug(
+        "samples are compared with the training images",
+        "evaluation/reference.py",
+        'parts.validation if part == "valid" else parts.train',
+        'parts.train if part == "valid" else parts.validation',
+        "evaluation/test_reference.py::test_by_default_a_run_is_judged_by_what_it_did_not_train_on",
+    ),
+    bug(
+        "the jackknife of a comparison lacks its factor",
+        "evaluation/compare.py",
+        "math.sqrt((GROUPS - 1) * float(np.var(without)))",
+        "math.sqrt(float(np.var(without)))",
+        "evaluation/test_compare.py::test_the_interval_of_a_difference_holds_the_truth_nineteen_times_in_twenty",
+    ),
+    bug(
+        "a record is compared by the features of another evaluation",
+        "evaluation/compare.py",
+        'if generated.get("sha256", hash_file(path)) != hash_file(path):',
+        'if not generated.get("sha256", hash_file(path)):',
+        "evaluation/test_evaluate.py::test_features_of_another_evaluation_are_not_taken_for_its_own",
+    ),
+]

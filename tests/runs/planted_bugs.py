@@ -1,0 +1,56 @@
+"""Bugs that the tests of runs must catch; see `planted`."""
+
+from planted import bug
+
+BUGS = [
+    bug(
+        "a checkpoint is loaded without comparing hashes",
+        "runs/manifest.py",
+        "    if found != said:\n",
+        '    if found["size"] != said["size"]:\n',
+        "runs/test_checkpoint.py::test_a_flipped_bit_anywhere_is_found",
+        "runs/test_checkpoint.py::test_reading_finds_damage_by_itself",
+    ),
+    bug(
+        "the best checkpoint is removed with the old ones",
+        "runs/checkpoint.py",
+        "            spared |= manifest.best and not marked\n",
+        "",
+        "runs/test_checkpoint.py::test_the_newest_and_the_best_stay",
+    ),
+    bug(
+        "the oldest checkpoint is taken for the newest",
+        "runs/checkpoint.py",
+        "sorted(found, reverse=True)",
+        "sorted(found)",
+        "runs/test_checkpoint.py::test_the_newest_is_the_highest_step_and_none_where_there_is_none",
+    ),
+    bug(
+        "a recipe file can run code",
+        "runs/codec.py",
+        "yaml.load(text, _Loader)",
+        "yaml.unsafe_load(text)",
+        "runs/test_recipe.py::test_hostile_and_broken_files_are_refused_in_one_sentence",
+    ),
+    bug(
+        "the default EMA weights are loaded for every profile",
+        "runs/pipeline.py",
+        "{'default' if weights == 'ema' else weights}",
+        "default",
+        "runs/test_generate.py::test_every_average_of_a_run_can_be_loaded_by_its_name",
+    ),
+    bug(
+        "files are not flushed before they are renamed",
+        "files.py",
+        "        os.fsync(file)\n    finally:\n        os.close(file)\n\n\ndef write_atomic",
+        "    finally:\n        os.close(file)\n\n\ndef write_atomic",
+        "test_files.py::test_a_failed_write_leaves_the_old_document_and_nothing_else",
+    ),
+    bug(
+        "the NFE of guidance counts one of its two evaluations",
+        "runs/generate.py",
+        "sum(counter.evaluations for counter in counters)",
+        "counters[0].evaluations",
+        "runs/test_classes.py::test_guidance_one_asks_once_and_any_other_twice",
+    ),
+]

@@ -1,0 +1,42 @@
+"""Bugs that the tests of training must catch; see `planted`."""
+
+from planted import bug
+
+BUGS = [
+    bug(
+        "gradients are not clipped",
+        "training/loop.py",
+        "o.clip or math.inf",
+        "math.inf",
+        "training/test_loop.py::test_gradients_are_clipped_to_the_norm_asked_for",
+    ),
+    bug(
+        "training times are not stratified",
+        "training/batches.py",
+        "(torch.arange(size) + uniform.double()) / size",
+        "uniform.double()",
+        "training/test_loop.py::test_an_update_draws_one_time_in_each_equal_slice",
+    ),
+    bug(
+        "every EMA profile follows the rule of the default",
+        "training/loop.py",
+        "rule(self.updates, o.batch)",
+        "self.recipe.ema(self.updates, o.batch)",
+        "training/test_loop.py::test_each_profile_is_the_weighted_mean_of_the_weights_seen",
+        "training/test_loop.py::test_a_power_of_zero_is_the_plain_mean_of_the_weights_seen",
+    ),
+    bug(
+        "every update draws the noise of the first",
+        "training/batches.py",
+        "NOISE, step)",
+        "NOISE, 0)",
+        "training/test_loop.py::test_each_update_draws_its_own_noise_and_times",
+    ),
+    bug(
+        "validation uses the raw weights",
+        "training/loop.py",
+        "                for name, value in self.average.items():\n                    state[name].copy_(value)",
+        "                pass",
+        "training/test_loop.py::test_a_validation_is_of_the_averaged_weights_and_always_the_same",
+    ),
+]
