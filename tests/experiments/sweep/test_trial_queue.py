@@ -1,0 +1,47 @@
+"""The queue of trials works on when a database or a worker does not answer."""
+
+import time
+
+import pytest
+from optuna.exceptions import StorageInternalError
+
+import sweeping
+from ddim.errors import UserError
+from ddim.experiments.sweep import trial_queue
+from ddim.experiments.sweep.trial_queue import TrialQueue
+from ddim.files import lock_folder
+
+
+@pytest.fixture
+def queue(tmp_path):
+    """The empty queue of a sweep with one trial."""
+    return TrialQueue(sweeping.plan_sweep(tmp_path, ["a"]), grace=1)
+
+
+def test_a_worker_waits_for_a_database_that_does_not_answer(queue, monkeypatch):
+    answers = [StorageInternalError("the server restarts"), StorageInternalError("no connection")]
+    record = queue.storage.record_heartbeat
+
+    def record_later(trial_id):
+        if answers:
+            raise answers.pop()
+        record(trial_id)
+
+    queue.refill()
+    monkeypatch.setattr(queue.storage, "record_heartbeat", record_later)
+    monkeypatch.setattr(trial_queue.time, "sleep", lambda seconds: None)
+    assert queue.take().trial.name == "a"
+    answers.append(StorageInternalError("the server is gone"))
+    monkeypatch.setattr(trial_queue, "PATIENCE", 0.0)
+    queue.interval = 0
+    with pytest.raises(UserError, match="has not answered for 0 s: the server is gone"):
+        queue.beat(trial_queue.TakenTrial(queue.sweep.trials[0], 0, 1))
+
+
+def test_a_worker_that_froze_while_it_filled_the_queue_does_not_stop_the_others(queue):
+    with lock_folder(queue.sweep.folder):
+        queue.refill()
+        assert queue.take() is None
+        time.sleep(1.1)
+        queue.refill()
+    assert queue.take().trial.name == "a"
