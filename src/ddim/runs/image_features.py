@@ -1,7 +1,7 @@
-"""Features of sets of images: computed once, then kept.
+"""Features of sets of images: computed once, then read from the cache folder.
 
-What is kept is named by all that the features are a function of, never by where the images lie, and is
-believed only if its bytes are those that were written.
+A file is named by everything that its features depend on, never by where the images lie. It is used only if
+its bytes are those that were written.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images, which of them (N,) are meant, and the names of their source and part.
+    """A part of some images: the indices (N,), and the names of the source and of the part.
 
     `mirrored`: left and right exchanged.
     """
@@ -39,7 +39,7 @@ class ImageSet:
     mirrored: bool = False
 
     def identity(self, extractor: Extractor) -> str:
-        """SHA-256 (hex) of all that the features of these images are a function of."""
+        """Return the SHA-256 (hex) of everything that the features of these images depend on."""
         which = hashlib.sha256(np.ascontiguousarray(self.which, np.int64).tobytes()).hexdigest()
         facts = [self.images.fingerprint, which, extractor.name, extractor.weights, extractor.resize]
         facts += ["mirrored"] if self.mirrored else []
@@ -49,10 +49,15 @@ class ImageSet:
 def compute_features(
     of: ImageSet, extractor: Extractor, progress: Callable[[int, int], None] | None = None
 ) -> np.ndarray:
-    """(N, dimensions) float32 features, a read-only memory map: those that were kept, or new ones.
+    """Return features (N, dimensions), float32, as a read-only memory map: from the cache, or new ones.
 
-    `progress(done, total)` is called while they are computed. UserError where the cache folder cannot be
-    written.
+    Args:
+        of: the images.
+        extractor: computes the features.
+        progress: is called with (done, total) while they are computed.
+
+    Raises:
+        UserError: if the cache folder cannot be written.
     """
     identity = of.identity(extractor)
     found = find_features(identity)
@@ -71,7 +76,7 @@ def compute_features(
                 release_pages(of.images.pixels)
                 if progress:
                     progress(first + len(part), len(of.which))
-        # Last: features without it are not believed.
+        # Last: features without their hash are not used.
         write_atomic(_seal(path), hash_file(path).encode())
     except OSError as error:
         raise UserError(
@@ -82,7 +87,7 @@ def compute_features(
 
 
 def find_features(identity: str) -> np.ndarray | None:
-    """The features kept under an identity, a read-only memory map; None where there are none, or damaged."""
+    """Return the features in the cache under an identity, or None if they are missing or damaged."""
     path = _path(identity)
     with suppress(OSError, ValueError):
         if _seal(path).read_text("ascii") == hash_file(path):

@@ -1,4 +1,4 @@
-"""The images of a run, as it saw and split them."""
+"""The images that a run was trained on, and their split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from ddim.runs.pipeline import LoadedRun
 
 
 def open_run_images(trained: LoadedRun, progress: Callable[[int, int], None] | None = None) -> SplitImages:
-    """The images that a run was trained on. UserError where they are not there or are others by now."""
+    """Open the images that a run was trained on, split as they were.
+
+    Raises:
+        UserError: if they are missing or have changed.
+    """
     check_run_images(trained)
     d = trained.recipe.data
     images = open_images(d.source, d.size, trained.checkpoint.state.channels, progress=progress)
@@ -25,8 +29,10 @@ def open_run_images(trained: LoadedRun, progress: Callable[[int, int], None] | N
 
 
 def check_run_images(trained: LoadedRun, otherwise: str = "") -> None:
-    """UserError for a run that was imported, and not trained on its recipe's images, before they are opened;
-    and where they are not there. `otherwise` says what can be done.
+    """Check, before they are opened, that a run has images of its own.
+
+    Raises:
+        UserError: if it was imported, or nothing lies there; `otherwise` says what else to do.
     """
     run = trained.checkpoint.run
     if trained.checkpoint.state.images is None:
@@ -36,9 +42,12 @@ def check_run_images(trained: LoadedRun, otherwise: str = "") -> None:
 
 
 def check_source_exists(run: Path, source: str, otherwise: str = "") -> None:
-    """UserError where nothing lies at the source of a run's images; `otherwise` says what else can be done.
+    """Check that something lies at the source of a run's images.
 
-    The path of a recipe may be one that holds only where the run was trained.
+    The path of a recipe may hold only in the folder where the run was trained.
+
+    Raises:
+        UserError: if nothing lies there; `otherwise` says what else to do.
     """
     if not source_exists(source):
         said = f", or {otherwise}" if otherwise else ""
@@ -49,9 +58,12 @@ def check_source_exists(run: Path, source: str, otherwise: str = "") -> None:
 
 
 def check_unchanged(trained: LoadedRun, images: Images, otherwise: str = "put its images back") -> None:
-    """UserError where images read from a run's source are not those of its training.
+    """Check that images read from a run's source are those of its training.
 
-    Split anew, images that trained the run would pass for held out. `otherwise` says what can be done.
+    In a new split, images that the run was trained on would pass for held-out ones.
+
+    Raises:
+        UserError: if they have changed; `otherwise` says what to do.
     """
     known = trained.checkpoint.state.images
     if known is None or images.fingerprint != known.fingerprint:
@@ -60,7 +72,7 @@ def check_unchanged(trained: LoadedRun, images: Images, otherwise: str = "put it
 
 
 def to_model_batches(trained: LoadedRun, images: Images, which: np.ndarray) -> Iterator[Tensor]:
-    """Batches (B, C, H, W) in model units of the images at these indices, as the run's network takes them."""
+    """Yield the images at these indices as batches (B, C, H, W) in model units, on the device of the run."""
     size = trained.runtime.micro_batch
     for first in range(0, len(which), size):
         part = to_unit(gather_batch(images, which[first : first + size]))

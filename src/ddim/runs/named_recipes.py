@@ -280,7 +280,11 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of a name, or of a YAML or JSON file; UserError suggests the near name."""
+    """Return the recipe of a name, or of a YAML or JSON file.
+
+    Raises:
+        UserError: if there is none; suggests the nearest name.
+    """
     if name in RECIPES:
         return RECIPES[name]()
     if Path(name).suffix in (".yaml", ".yml", ".json"):

@@ -25,11 +25,12 @@ from ddim.nn.unet import UNetSpec
 
 @dataclass(frozen=True)
 class Data:
-    """Which images: source, (height, width), channels (None: the majority's), mirroring, validation part.
+    """The images: source, (height, width), channels (None: those of most), mirroring, validation share.
 
-    `dequantise` spreads each of the 256 values evenly over its bin, anew each time an image is seen. `labels`
-    tells the network the class, the folder, of each image, but of a part `unlabelled`, drawn anew each time
-    an image is seen: of these it learns images of no class, which guidance needs (Ho & Salimans 2022).
+    `dequantise` adds uniform noise within the bin of each 8-bit value, each time an image is seen. `labels`
+    conditions the network on the class, the folder, of each image. A share `unlabelled` of the labels is
+    dropped, at random each time, so that it learns images without a class too, which guidance needs (Ho &
+    Salimans 2022).
     """
 
     source: str = "blossoms"
@@ -51,7 +52,7 @@ class Data:
             raise UserError(f"data.unlabelled must be at least 0 and less than 1, got {self.unlabelled}")
 
     def bins(self, pixels: Pixels) -> Pixels:
-        """The pixels of a run, with `values` and `units` of 8-bit values as they enter in training."""
+        """Return the pixels of a run, dequantised if the images are."""
         return pixels.dequantised if self.dequantise else pixels
 
 
@@ -111,8 +112,8 @@ PIXELS: dict[str, type[PixelRule]] = {"measured": Measured, "fixed": Fixed}
 class Optim:
     """AdamW (Loshchilov & Hutter 2019) and its learning rate, a function of the images seen.
 
-    `batch` images an update, in `accumulate` parts; gradients clipped to norm `clip` (0: not); `warmup`
-    images of linear rise; then constant, or a cosine down to 0 at the end of the budget.
+    An update takes `batch` images, in `accumulate` parts. Gradients are clipped to norm `clip`; 0 turns this
+    off. The rate rises linearly over `warmup` images, then is constant or decays as a cosine to 0 at the end.
     """
 
     lr: float = 1e-3
@@ -138,11 +139,12 @@ class Optim:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run shows of itself: `events` times a validation on at most `validation_images` and a grid.
+    """What a run measures and shows while it trains, `events` times and between.
 
-    A line of losses every `log` updates; a checkpoint at each event, and after every `checkpoint` seconds.
-    `kid` pictures are made at each event for KID against the validation images (0: none). The checkpoint that
-    is kept as the best has the least `best`.
+    At each event: a validation on at most `validation_images`, a sheet of `grid` samples in `steps` steps,
+    KID of `kid` samples against the validation images (0: none), and a checkpoint. Between them: a line of
+    losses every `log` updates, and a checkpoint every `checkpoint` seconds. The checkpoint with the lowest
+    `best` is kept.
     """
 
     events: int = 10
@@ -164,19 +166,19 @@ class Report:
             validation_images=self.validation_images,
         )
         if self.kid and self.kid < LEAST:
-            raise UserError(f"report.kid must be 0 or at least {LEAST} pictures, got {self.kid}")
+            raise UserError(f"report.kid must be 0 or at least {LEAST} samples, got {self.kid}")
         if self.best == "kid" and not self.kid:
-            raise UserError("report.best can be kid only where report.kid says of how many pictures, got 0")
+            raise UserError("report.best kid needs report.kid, a number of samples above 0, got 0")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """The tree of choices behind a run.
 
-    `schedule` is trained on, and sampled on as well unless `sampled_on` is another one, within its levels.
-    `clip` holds the images that a sampler is told of within black and white: where hardly any signal is left,
-    as at the end of the cosine table, noise that is predicted a little wrong is an image far outside. Of True
-    the noise becomes what is then left of x_t; of "x0" it stays as predicted, as diffusers has it.
+    The run is trained on `schedule`, and sampled on it unless `sampled_on` is another schedule with the same
+    levels. `clip` limits the predicted x0 to what pixels can be. With little signal, as at the end of the
+    cosine table, a small error of eps is a large error of x0. True recomputes eps from the clipped x0; "x0"
+    leaves eps as predicted, as diffusers does.
     """
 
     name: str = "custom"
@@ -206,12 +208,12 @@ class Recipe:
 
     @property
     def sampling_schedule(self) -> Schedule:
-        """The schedule whose times a sampler walks along."""
+        """Return the schedule whose times a sampler uses."""
         return self.sampled_on or self.schedule
 
 
 def build_model(recipe: Recipe, channels: int) -> Model:
-    """The model of a recipe for images of so many channels, freshly initialised from the global generator."""
+    """Build the model of a recipe; the global generator draws its initial weights."""
     shape = Shape(channels, *recipe.data.size)
     net = recipe.net.network(channels)
     return Model(net, recipe.schedule, recipe.predicts, recipe.conditioning, shape)

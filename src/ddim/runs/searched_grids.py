@@ -1,4 +1,4 @@
-"""The levels that searches found for a run: a file beside its checkpoints, by sampler, steps and weights."""
+"""Grids that `ddim search` found for a run: a file beside its checkpoints, by sampler, steps and weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILE = "grids.json"
 
 @dataclass(frozen=True)
 class SearchedGrid:
-    """Times (N,), decreasing, their error, and those of the named grids between the same ends."""
+    """Decreasing times (N,), their error, and the errors of the named grids between the same ends."""
 
     times: tuple[float, ...]
     error: float
@@ -26,7 +26,7 @@ class SearchedGrid:
 
 
 def find_saved_grid(run: Path, sampler: Sampler, steps: int, weights: str) -> Listed | None:
-    """The grid that a search left with the run for this sampler and number of steps, or None."""
+    """Return the grid that a search saved for this sampler, number of steps and weights, or None."""
     if not (run / FILE).is_file():
         return None
     entry = _entries(run).get(_key(sampler, steps, weights))
@@ -34,7 +34,7 @@ def find_saved_grid(run: Path, sampler: Sampler, steps: int, weights: str) -> Li
 
 
 def save_grid(run: Path, sampler: Sampler, steps: int, weights: str, found: SearchedGrid) -> None:
-    """Keep the grid with the run; `ddim sample` takes it where no other is asked for."""
+    """Save the grid with the run; `ddim sample` uses it unless another one is named."""
     entries = _entries(run) if (run / FILE).is_file() else {}
     entries[_key(sampler, steps, weights)] = {
         "times": list(found.times),
