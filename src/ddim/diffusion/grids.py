@@ -56,9 +56,9 @@ class Uniform:
 class Quadratic:
     """The squares of the uniform times, closer together near the image (Song et al. 2021, appendix D.2).
 
-    The plain squares would put 3 of 100 steps on the first of 1000 entries of a table. Where two steps or
-    more would fall on the first entry, the k-th time from the clean end is at least k / entries, so that each
-    step has an entry of its own.
+    The plain squares would put 3 of 100 steps on the first of 1000 entries of a table. Each step gets an
+    entry of its own: where two steps or more would fall on the first entry, the k-th time from the clean
+    end is at least k / entries.
     """
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:

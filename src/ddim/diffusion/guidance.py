@@ -22,8 +22,8 @@ from ddim.errors import UserError
 class Guided:
     """Guidance: clean images weak + scale * (strong - weak), away from those of a weaker denoiser.
 
-    Classifier-free guidance has one model twice, with a class label as `strong` and without as `weak` (Ho &
-    Salimans 2022, eq. 6, whose w is scale - 1). Autoguidance has a smaller or less trained model as `weak`
+    Classifier-free guidance has one model with a class label as `strong` and without as `weak` (Ho & Salimans
+    2022, eq. 6; their w is scale - 1). Autoguidance has a smaller or less trained model as `weak`
     (Karras et al. 2024, eq. 5). `low` and `high` limit guidance to an interval of log-SNR (Kynkäänniemi et
     al. 2024). Outside it, and at scale 1, the weak denoiser is not evaluated.
     """

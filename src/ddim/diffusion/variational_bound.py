@@ -26,7 +26,7 @@ Variance = Literal["small", "large", "learned"]
 def bound_posterior(schedule: Schedule, t: Tensor, s: Tensor, least: Tensor) -> Posterior:
     """The posteriors of the steps from times t to s, (B,) or (); s = 0 is the clean image.
 
-    The step to the clean image has the variance `least` () in place of its small one, which is 0: a learned
+    The step to the clean image has the variance `least` () in place of its small one, which is 0. A learned
     variance could not come near 0. Nichol & Dhariwal take that of the step before.
     """
     then = schedule(s)

@@ -12,8 +12,8 @@ def slerp(a: Tensor, b: Tensor, u: float) -> Tensor:
     """The point from a (u = 0) to b (u = 1), both (B, C, H, W), on the great circle between them.
 
     Shoemake 1985, for each image by itself. Where the norms differ, the norm goes evenly from one to the
-    other. A straight line would pass through latents whose norm is too small, at the middle by sqrt(1/2), and
-    whose samples are flat (Song et al. 2021, appendix D.5).
+    other. A straight line would pass through latents whose norm is too small, at the middle by sqrt(1/2).
+    Their samples are flat (Song et al. 2021, appendix D.5).
 
     Raises:
         UserError: if the latents are opposite, so that no one circle joins them.

@@ -24,7 +24,7 @@ from ddim.errors import UserError
 class Inverted(ShortRepr):
     """Latents (B, C, H, W) at the first time of the grid, and how well the steps of an exact run were solved.
 
-    `residual` is the largest change of any pixel in the last round of any step, in model units; it is 0 where
+    `residual` is the largest change of any pixel in the last round of any step, in model units. It is 0 where
     steps were not iterated. `converged` says whether it fell below the tolerance at every step.
     """
 

@@ -34,11 +34,11 @@ class AdamsBashforth(Sampler):
 
     `steps` "unequal" takes the polynomial through the levels where they are. "equal" uses the textbook's
     weights for equal steps, whatever the grid, as Béres' multistep sampler and iPNDM do (Liu et al. 2022,
-    eq. 9). Unless sigma / alpha falls in equal steps, these are of order 2 at most where the step size
-    changes smoothly, and of order 1 where it does not.
+    eq. 9). Unless sigma / alpha falls in equal steps, these are of order 2 at most. Where the step size does
+    not change smoothly they are of order 1.
 
     `start` says how a run begins, when there are no earlier slopes. "ramp" takes orders 1, 2, 3, ...; its
-    first step holds the whole run to order 2. "exact" keeps the order: it first takes order - 2 steps of a
+    first step holds the whole run to order 2. "exact" keeps the order. It first takes order - 2 steps of a
     Runge-Kutta rule of order - 1, each at order - 2 further evaluations. Between the entries of a table read
     by "floor" there is no level, and a start is of order 1.
 

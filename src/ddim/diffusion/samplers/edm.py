@@ -22,14 +22,14 @@ from ddim.errors import UserError
 class EDM(Sampler):
     """Karras et al. 2022, algorithms 2 and 3, in sigma / alpha, and so for any schedule.
 
-    A step of order 2 evaluates twice: at its start and at the fraction `alpha` of it (1 is Heun's rule, 1/2
-    the midpoint rule, 2/3 Ralston's). Order 1 is Euler's rule. A run over N levels takes 2 (N - 1)
+    A step of order 2 evaluates twice, at its start and at the fraction `alpha` of it. An alpha of 1 is Heun's
+    rule, 1/2 the midpoint rule, 2/3 Ralston's. Order 1 is Euler's rule. A run over N levels takes 2 (N - 1)
     evaluations, or N - 1 of order 1; the final sample is one more.
 
-    `s_churn`, `s_min`, `s_max` and `s_noise` are the paper's: how much noise a run renews, at which sigma /
-    alpha (`s_max` None: everywhere above `s_min`), and the factor by which that noise is inflated. Churn does
-    not lead past t = 1. On a table read by "floor" it is rounded up to an entry. The final sample takes no
-    churn, where algorithm 2 churns at i = N - 1 too if `s_min` lets it.
+    `s_churn`, `s_min`, `s_max` and `s_noise` are the paper's. A run renews noise in the amount `s_churn`,
+    where sigma / alpha lies between `s_min` and `s_max` (None: no upper limit), inflated by `s_noise`.
+    Churn does not lead past t = 1. On a table read by "floor" it is rounded up to an entry. The final
+    sample takes no churn, where algorithm 2 churns at i = N - 1 too if `s_min` lets it.
     """
 
     order: int = 2

@@ -46,7 +46,7 @@ class Sampler(Protocol):
         return False
 
     def evaluations(self, levels: int) -> int:
-        """Network evaluations of a run over so many different levels, with the last one, `final_sample`."""
+        """Network evaluations of a run over `levels` different levels, including that of `final_sample`."""
         return levels
 
     def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:

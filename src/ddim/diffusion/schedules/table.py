@@ -19,7 +19,7 @@ class _Table:
     """A table of `entries` levels with alpha_i^2 = prod (1 - beta), for a subclass that gives the betas.
 
     `clip` bounds the table. "none" leaves it. "rates" holds the signal rate alpha within [min_signal,
-    max_signal]. "powers" holds alpha^2 within the same two numbers, as the torch/luz repository does; that
+    max_signal]. "powers" holds alpha^2 within the same two numbers, as the torch/luz repository does. That
     puts 38 % of the default linear table on one level (alpha = 0.141).
 
     `read` says which level lies between two entries. "floor" takes entry floor((entries - 1) t), as in
@@ -103,8 +103,8 @@ class Linear(_Table):
     """DDPM's table: beta_i linear from `first` to `last` over `entries` (Ho et al. 2020, section 4).
 
     alpha_i^2 = prod (1 - beta). `clip` bounds the table: "none", the signal rates alpha ("rates"), or alpha^2
-    ("powers", as the torch/luz repository). `read` says which level lies between two entries: that of entry
-    floor((entries - 1) t), or a level linear in log-SNR, with entry i at t = (i + 1) / entries.
+    ("powers", as the torch/luz repository). `read` says which level lies between two entries: "floor" takes
+    entry floor((entries - 1) t), "log_snr" is linear in log-SNR with entry i at t = (i + 1) / entries.
     """
 
     def _betas(self) -> Tensor:
