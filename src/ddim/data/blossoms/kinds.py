@@ -7,21 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ddim.data.blossoms.paint import Blade, Place, blend, paint_blade, parse_rgb
-from ddim.data.blossoms.scene import (
-    Scene,
-    light_side,
-    move_place,
-    paint_eye,
-    paint_stamens,
-    paint_stem,
-    paint_whorl,
-    place_flower,
-)
+from ddim.data.blossoms.scene import Scene
 
 
 def _daisy(scene: Scene) -> None:
-    place, size = place_flower(scene), scene.scale * scene.between(0.6, 0.92)
-    paint_stem(scene, place, size, scene.whole(0, 3))
+    place, size = scene.place_flower(), scene.scale * scene.between(0.6, 0.92)
+    scene.paint_stem(place, size, scene.whole(0, 3))
     base, tip = scene.pick(
         "e8e2d0 ffffff", "f7e9ee ffffff", "f2b8cf fdeaf2", "efd54a fff3a8", "c9a4e0 efe0fa"
     )
@@ -30,10 +21,9 @@ def _daisy(scene: Scene) -> None:
     )
     count = scene.whole(13, 22)
     if scene.random.random() < 0.5:
-        paint_whorl(scene, place.turned(0.5 * math.tau / count), count, size, look)
-    paint_whorl(scene, place, count, size * 0.95, look)
-    paint_eye(
-        scene,
+        scene.paint_whorl(place.turned(0.5 * math.tau / count), count, size, look)
+    scene.paint_whorl(place, count, size * 0.95, look)
+    scene.paint_eye(
         place,
         size * scene.between(0.2, 0.3),
         scene.pick("e0a010", "f2c21a", "d98c0f")[0],
@@ -43,25 +33,23 @@ def _daisy(scene: Scene) -> None:
 
 
 def _sunflower(scene: Scene) -> None:
-    place, size = place_flower(scene), scene.scale * scene.between(0.75, 1.0)
-    paint_stem(scene, place, size, scene.whole(1, 4))
+    place, size = scene.place_flower(), scene.scale * scene.between(0.75, 1.0)
+    scene.paint_stem(place, size, scene.whole(1, 4))
     base, tip = scene.pick("d97a06 ffd22e", "e69a0a ffe25a", "b5460f f3a024")
     look = Blade(
         blend(base, tip, tip), width=scene.between(0.11, 0.16), rise=0.5, fall=0.6, veins=1.5, rib=0.08
     )
     count = scene.whole(15, 22)
-    paint_whorl(
-        scene, place.turned(0.5 * math.tau / count), count, size, replace(look, ramp=look.ramp * 0.85)
-    )
-    paint_whorl(scene, place, count, size * 0.9, look)
+    scene.paint_whorl(place.turned(0.5 * math.tau / count), count, size, replace(look, ramp=look.ramp * 0.85))
+    scene.paint_whorl(place, count, size * 0.9, look)
     eye = size * scene.between(0.36, 0.46)
-    paint_eye(scene, place, eye, scene.pick("3a210f", "4a2c12", "2b1a10")[0], 40, "7a4a1c")
-    paint_eye(scene, place, eye * 0.45, parse_rgb("2a1a10"), 10, "5b4a1e")
+    scene.paint_eye(place, eye, scene.pick("3a210f", "4a2c12", "2b1a10")[0], 40, "7a4a1c")
+    scene.paint_eye(place, eye * 0.45, parse_rgb("2a1a10"), 10, "5b4a1e")
 
 
 def _cosmos(scene: Scene) -> None:
-    place, size = place_flower(scene, tilt=0.6), scene.scale * scene.between(0.65, 0.95)
-    paint_stem(scene, place, size, scene.whole(0, 3))
+    place, size = scene.place_flower(tilt=0.6), scene.scale * scene.between(0.65, 0.95)
+    scene.paint_stem(place, size, scene.whole(0, 3))
     base, middle, tip = scene.pick(
         "9c1f66 e05aa6 f4a3cf", "b85a90 f3c1dc ffffff", "7d0f3f b3195c d4407e", "f5a86b ffd9a8 fff0d8"
     )
@@ -74,13 +62,13 @@ def _cosmos(scene: Scene) -> None:
         veins=3,
         notch=scene.between(0, 0.06),
     )
-    paint_whorl(scene, place, 8, size, look)
-    paint_eye(scene, place, size * 0.17, scene.pick("e8b21e", "c9821a")[0], 14, "ffe27a")
+    scene.paint_whorl(place, 8, size, look)
+    scene.paint_eye(place, size * 0.17, scene.pick("e8b21e", "c9821a")[0], 14, "ffe27a")
 
 
 def _primrose(scene: Scene) -> None:
-    place, size = place_flower(scene), scene.scale * scene.between(0.6, 0.9)
-    paint_stem(scene, place, size, scene.whole(2, 5))
+    place, size = scene.place_flower(), scene.scale * scene.between(0.6, 0.9)
+    scene.paint_stem(place, size, scene.whole(2, 5))
     base, middle, tip = scene.pick(
         "f0b51e f9ee9e fff8c8",
         "f3c11c 7a3fb0 a879d8",
@@ -96,13 +84,13 @@ def _primrose(scene: Scene) -> None:
         notch=scene.between(0.14, 0.3),
         veins=3,
     )
-    paint_whorl(scene, place, 5, size, look)
-    paint_eye(scene, place, size * 0.09, scene.pick("d9a512", "8a9a2c")[0])
+    scene.paint_whorl(place, 5, size, look)
+    scene.paint_eye(place, size * 0.09, scene.pick("d9a512", "8a9a2c")[0])
 
 
 def _poppy(scene: Scene) -> None:
-    place, size = place_flower(scene, tilt=0.45), scene.scale * scene.between(0.65, 0.92)
-    paint_stem(scene, place, size, scene.whole(0, 2))
+    place, size = scene.place_flower(tilt=0.45), scene.scale * scene.between(0.65, 0.92)
+    scene.paint_stem(place, size, scene.whole(0, 2))
     base, middle, tip = scene.pick(
         "1a0508 d3200f f2502a",
         "2a0a10 c21a1a e8432f",
@@ -114,17 +102,15 @@ def _poppy(scene: Scene) -> None:
         blend(base, middle, tip, tip), width=0.55, rise=0.7, fall=0.3, frill=0.03, veins=5, round=0.35
     )
     count = scene.whole(4, 7)
-    paint_whorl(
-        scene, place.turned(0.5 * math.tau / count), count, size, replace(look, ramp=look.ramp * 0.88)
-    )
-    paint_whorl(scene, place, count, size * 0.86, look)
-    paint_stamens(scene, place, 14, size * 0.32, "2a1a2a", scene.random.choice(["1a1018", "e2c04a"]))
-    paint_eye(scene, place, size * 0.12, scene.pick("7f9a4a", "a5b06a")[0])
+    scene.paint_whorl(place.turned(0.5 * math.tau / count), count, size, replace(look, ramp=look.ramp * 0.88))
+    scene.paint_whorl(place, count, size * 0.86, look)
+    scene.paint_stamens(place, 14, size * 0.32, "2a1a2a", scene.random.choice(["1a1018", "e2c04a"]))
+    scene.paint_eye(place, size * 0.12, scene.pick("7f9a4a", "a5b06a")[0])
 
 
 def _lily(scene: Scene) -> None:
-    place, size = place_flower(scene, tilt=0.4), scene.scale * scene.between(0.75, 1.0)
-    paint_stem(scene, place, size, scene.whole(1, 4))
+    place, size = scene.place_flower(tilt=0.4), scene.scale * scene.between(0.75, 1.0)
+    scene.paint_stem(place, size, scene.whole(1, 4))
     base, middle, tip = scene.pick(
         "a8c060 ffffff f6f3ea",
         "e8c04a f28a1e e8651a",
@@ -141,14 +127,14 @@ def _lily(scene: Scene) -> None:
         veins=2,
         bend=scene.between(-0.1, 0.1),
     )
-    paint_whorl(scene, place.turned(math.pi / 3), 3, size, replace(look, ramp=look.ramp * 0.92))
-    paint_whorl(scene, place, 3, size * 0.97, replace(look, width=look.width * 1.2))
-    paint_stamens(scene, place, 6, size * 0.45, "d8e0a0", scene.random.choice(["7a3410", "b5651a"]))
+    scene.paint_whorl(place.turned(math.pi / 3), 3, size, replace(look, ramp=look.ramp * 0.92))
+    scene.paint_whorl(place, 3, size * 0.97, replace(look, width=look.width * 1.2))
+    scene.paint_stamens(place, 6, size * 0.45, "d8e0a0", scene.random.choice(["7a3410", "b5651a"]))
 
 
 def _rose(scene: Scene) -> None:
-    place, size = place_flower(scene, tilt=0.3), scene.scale * scene.between(0.6, 0.85)
-    paint_stem(scene, place, size, scene.whole(2, 5))
+    place, size = scene.place_flower(tilt=0.3), scene.scale * scene.between(0.6, 0.85)
+    scene.paint_stem(place, size, scene.whole(2, 5))
     deep, tip = scene.pick(
         "6a0a18 d22a3c", "b0476a f6b8c8", "c9803a ffe0b0", "c9b48a fffaf0", "8a1a4a e0508a", "c9900f ffe46a"
     )
@@ -164,12 +150,12 @@ def _rose(scene: Scene) -> None:
             shadow=0.5,
         )
         count = 6 - (ring + 1) // 2
-        paint_whorl(scene, place.turned(0.9 * ring), count, size * share, look, uneven=0.1)
+        scene.paint_whorl(place.turned(0.9 * ring), count, size * share, look, uneven=0.1)
 
 
 def _dahlia(scene: Scene) -> None:
-    place, size = place_flower(scene, tilt=0.35), scene.scale * scene.between(0.65, 0.92)
-    paint_stem(scene, place, size, scene.whole(1, 4))
+    place, size = scene.place_flower(tilt=0.35), scene.scale * scene.between(0.65, 0.92)
+    scene.paint_stem(place, size, scene.whole(1, 4))
     deep, tip = scene.pick(
         "7a0f2a d8405a", "a03a0a f9a03a", "6a1a6a c77ad6", "b8507a fbd3e0", "c9a02a fff0a0", "b5a58a ffffff"
     )
@@ -184,13 +170,13 @@ def _dahlia(scene: Scene) -> None:
             shadow=0.45,
         )
         count = 14 - 3 * ring
-        paint_whorl(scene, place.turned(0.37 * ring), count, size * (1 - 0.23 * ring), look)
-    paint_eye(scene, place, size * 0.08, (deep + tip) / 2)
+        scene.paint_whorl(place.turned(0.37 * ring), count, size * (1 - 0.23 * ring), look)
+    scene.paint_eye(place, size * 0.08, (deep + tip) / 2)
 
 
 def _pansy(scene: Scene) -> None:
-    place, size = place_flower(scene, tilt=0.2), scene.scale * scene.between(0.62, 0.85)
-    paint_stem(scene, place, size, scene.whole(1, 4))
+    place, size = scene.place_flower(tilt=0.2), scene.scale * scene.between(0.62, 0.85)
+    scene.paint_stem(place, size, scene.whole(1, 4))
     upright = Place(place.x, place.y, (1, 0), (0, 1)).turned(scene.between(-0.35, 0.35) - math.pi / 2)
     back, _ = scene.pick("4a1f8a 8a5ac0", "7a1030 b03050", "2a3f9a 6a80d8", "e0a81a f8d84a")
     blotch, front, edge = scene.pick(
@@ -213,16 +199,16 @@ def _pansy(scene: Scene) -> None:
             size * share,
             look,
             1 + 0.1 * math.cos(seen - scene.light),
-            light_side(scene, seen),
+            scene.light_side(seen),
         )
-    paint_eye(scene, place, size * 0.08, parse_rgb("f2d020"))
+    scene.paint_eye(place, size * 0.08, parse_rgb("f2d020"))
 
 
 def _tulip(scene: Scene) -> None:
     """Paint a tulip seen from the side: a cup of overlapping petals on a straight stalk."""
     size = scene.scale * scene.between(0.8, 1.1)
     foot = Place(scene.x + scene.between(-0.2, 0.2), scene.y + 0.1 + size * scene.between(0.1, 0.35))
-    paint_stem(scene, foot, size, scene.whole(2, 5))
+    scene.paint_stem(foot, size, scene.whole(2, 5))
     base, middle, tip = scene.pick(
         "e0c04a d21f2a f0503a",
         "f0e0b0 e86a9a f8b0c8",
@@ -257,13 +243,13 @@ def _tulip(scene: Scene) -> None:
             size * share,
             replace(look, bend=-0.22 * angle),
             dim,
-            light_side(scene, turn),
+            scene.light_side(turn),
         )
 
 
 def _crocus(scene: Scene) -> None:
     """Paint six wide pointed petals in two rings round long orange stamens."""
-    place, size = place_flower(scene, tilt=0.55), scene.scale * scene.between(0.65, 0.95)
+    place, size = scene.place_flower(tilt=0.55), scene.scale * scene.between(0.65, 0.95)
     grass = Blade(blend(parse_rgb("2a4a1e"), parse_rgb("6f9a4a")), width=0.04, rise=0.3, fall=0.8, rib=-0.3)
     for _ in range(scene.whole(4, 10)):
         at = Place(place.x + scene.between(-0.6, 0.6), 1.2).turned(-math.pi / 2 + scene.between(-0.5, 0.5))
@@ -281,24 +267,24 @@ def _crocus(scene: Scene) -> None:
     look = Blade(
         blend(base, middle, tip), width=scene.between(0.27, 0.34), rise=0.75, fall=0.55, veins=4, round=0.3
     )
-    paint_whorl(scene, place.turned(math.pi / 3), 3, size, replace(look, ramp=look.ramp * 0.88))
-    paint_whorl(scene, place, 3, size * 0.92, look)
-    paint_stamens(scene, place, 3, size * 0.35, "f0a010", "ff8a10")
+    scene.paint_whorl(place.turned(math.pi / 3), 3, size, replace(look, ramp=look.ramp * 0.88))
+    scene.paint_whorl(place, 3, size * 0.92, look)
+    scene.paint_stamens(place, 3, size * 0.35, "f0a010", "ff8a10")
 
 
 def _forget_me_not(scene: Scene) -> None:
     """Paint a cluster of small flowers with five petals."""
-    centre = place_flower(scene, spread=0.1, tilt=0.2)
-    paint_stem(scene, centre, 0.7 * scene.scale, scene.whole(2, 5))
+    centre = scene.place_flower(spread=0.1, tilt=0.2)
+    scene.paint_stem(centre, 0.7 * scene.scale, scene.whole(2, 5))
     base, tip = scene.pick(
         "f4f8ff 6a9ae8", "f8f4ff 8a7ae0", "fff4f8 f08ab8", "fdf6d8 f4f4fa", "fff0c0 f8d040"
     )
     for number in range(scene.whole(4, 9)):
-        at = move_place(centre, 0.3 * scene.scale * math.sqrt(number) * scene.between(0.8, 1.2), number * 2.4)
+        at = centre.moved(0.3 * scene.scale * math.sqrt(number) * scene.between(0.8, 1.2), number * 2.4)
         size = scene.scale * scene.between(0.28, 0.4)
         look = Blade(blend(base, tip, tip), width=0.42, rise=0.8, fall=0.3, round=0.3, shadow=0.4)
-        paint_whorl(scene, at.turned(scene.between(0, 6)), 5, size, look)
-        paint_eye(scene, at, size * 0.2, parse_rgb("f0c020"))
+        scene.paint_whorl(at.turned(scene.between(0, 6)), 5, size, look)
+        scene.paint_eye(at, size * 0.2, parse_rgb("f0c020"))
 
 
 KINDS: dict[str, Callable[[Scene], None]] = {

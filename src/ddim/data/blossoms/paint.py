@@ -7,7 +7,7 @@ image. Everything is drawn at twice the size and averaged; edges are soft over o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -68,6 +68,11 @@ class Place:
             (cos * ax + sin * bx, cos * ay + sin * by),
             (cos * bx - sin * ax, cos * by - sin * ay),
         )
+
+    def moved(self, far: float, angle: float) -> Place:
+        """Move the place by a distance in a direction of its plane."""
+        ray = self.turned(angle).along
+        return replace(self, x=self.x + far * ray[0], y=self.y + far * ray[1])
 
 
 @dataclass(frozen=True)

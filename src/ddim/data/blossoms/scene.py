@@ -1,4 +1,4 @@
-"""What all kinds of drawn flowers share: the scene, stems, rings of petals, eyes and stamens."""
+"""What all kinds of drawn flowers share: position, stems, rings of petals, eyes and stamens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ddim.data.blossoms.paint import (
 
 @dataclass(frozen=True)
 class Scene:
-    """What every kind of flower is drawn with.
+    """An image with the random stream, light and place of one flower; it paints the parts of flowers.
 
     Attributes:
         canvas: the image.
@@ -54,91 +54,80 @@ class Scene:
         """Draw one of low ... high - 1."""
         return int(self.random.integers(low, high))
 
+    def place_flower(self, spread: float = 0.16, tilt: float = 0.5) -> Place:
+        """Draw the position and orientation of a flower; `tilt` is the largest shortening of its plane."""
+        x, y = self.random.uniform(-spread, spread, 2) + (self.x, self.y)
+        short, turn = 1 - tilt * self.random.random() ** 1.5, self.between(0, math.tau)
+        # Shortened along a direction of the image, turned within the plane.
+        lean = self.between(-0.5, 0.5)
+        cos, sin = math.cos(lean), math.sin(lean)
+        return Place(float(x), float(y), (cos, sin), (-sin * short, cos * short)).turned(turn)
 
-def place_flower(scene: Scene, spread: float = 0.16, tilt: float = 0.5) -> Place:
-    """Draw the position and orientation of a flower; `tilt` is the most by which its plane is shortened."""
-    x, y = scene.random.uniform(-spread, spread, 2) + (scene.x, scene.y)
-    short, turn = 1 - tilt * scene.random.random() ** 1.5, scene.between(0, math.tau)
-    # Shortened along a direction of the image, turned within the plane.
-    lean = scene.between(-0.5, 0.5)
-    cos, sin = math.cos(lean), math.sin(lean)
-    return Place(float(x), float(y), (cos, sin), (-sin * short, cos * short)).turned(turn)
-
-
-def paint_stem(scene: Scene, place: Place, size: float, leaves: int) -> None:
-    """Paint a stalk to the lower edge and leaves along it, behind the flower."""
-    canvas, bottom = scene.canvas, float(scene.canvas.y[-1, 0]) + 0.1
-    foot, bow = place.x + scene.between(-0.5, 0.5), scene.between(-0.15, 0.15)
-    dark, fresh = scene.pick("2c4a1e 7fa650", "35562a 93b45c", "21432c 5f9a62", "3d4f22 a5ad5a")
-    look = Blade(
-        blend(dark, fresh, dark * 0.9), veins=4, rib=-0.25, rise=0.9, fall=0.9, round=0.3, shadow=0.3
-    )
-    for number in range(leaves):
-        down = scene.between(0.25, 0.95)
-        x = place.x + (foot - place.x) * down + 4 * bow * down * (1 - down)
-        y = place.y + (bottom - place.y) * down
-        aside = (1 if number % 2 else -1) * scene.between(0.5, 1.2) - math.pi / 2
-        leaf = replace(look, width=scene.between(0.12, 0.25), bend=scene.between(-0.2, 0.2))
-        at = Place(x, y).turned(aside)
-        paint_blade(
-            canvas,
-            at,
-            size * scene.between(0.8, 1.4),
-            leaf,
-            scene.between(0.75, 1.1),
-            light_side(scene, aside),
+    def paint_stem(self, place: Place, size: float, leaves: int) -> None:
+        """Paint a stalk to the lower edge and leaves along it, behind the flower."""
+        canvas, bottom = self.canvas, float(self.canvas.y[-1, 0]) + 0.1
+        foot, bow = place.x + self.between(-0.5, 0.5), self.between(-0.15, 0.15)
+        dark, fresh = self.pick("2c4a1e 7fa650", "35562a 93b45c", "21432c 5f9a62", "3d4f22 a5ad5a")
+        look = Blade(
+            blend(dark, fresh, dark * 0.9), veins=4, rib=-0.25, rise=0.9, fall=0.9, round=0.3, shadow=0.3
         )
-    paint_stalk(
-        canvas, (place.x, place.y), (foot, bottom), bow, scene.between(0.025, 0.05), (dark + fresh) / 2
-    )
-
-
-def light_side(scene: Scene, angle: float) -> float:
-    """Return the side, in [-1, 1], from which the light falls on a petal at this angle."""
-    return math.sin(scene.light - angle)
-
-
-def paint_whorl(
-    scene: Scene, place: Place, count: int, length: float, look: Blade, uneven: float = 0.06
-) -> None:
-    """Paint a ring of petals, each a little different, brighter where it faces the light."""
-    turn, random = math.tau / count, scene.random
-    for number in random.permutation(count) if random.random() < 0.5 else range(count):
-        angle = (number + random.normal(0, uneven)) * turn
-        petal = place.turned(angle)
-        seen = math.atan2(petal.along[1], petal.along[0])
-        light = 1 + 0.13 * math.cos(seen - scene.light) + random.normal(0, 0.03)
-        paint_blade(
-            scene.canvas, petal, length * (1 + random.normal(0, uneven)), look, light, light_side(scene, seen)
+        for number in range(leaves):
+            down = self.between(0.25, 0.95)
+            x = place.x + (foot - place.x) * down + 4 * bow * down * (1 - down)
+            y = place.y + (bottom - place.y) * down
+            aside = (1 if number % 2 else -1) * self.between(0.5, 1.2) - math.pi / 2
+            leaf = replace(look, width=self.between(0.12, 0.25), bend=self.between(-0.2, 0.2))
+            at = Place(x, y).turned(aside)
+            paint_blade(
+                canvas,
+                at,
+                size * self.between(0.8, 1.4),
+                leaf,
+                self.between(0.75, 1.1),
+                self.light_side(aside),
+            )
+        paint_stalk(
+            canvas, (place.x, place.y), (foot, bottom), bow, self.between(0.025, 0.05), (dark + fresh) / 2
         )
 
+    def light_side(self, angle: float) -> float:
+        """Return the side, in [-1, 1], from which the light falls on a petal at this angle."""
+        return math.sin(self.light - angle)
 
-def paint_eye(
-    scene: Scene, place: Place, radius: float, colour: np.ndarray, count: int = 0, grain: str = ""
-) -> None:
-    """Paint the middle of a flower: a domed disc, with grains in the spiral of a sunflower."""
-    paint_disc(scene.canvas, place, radius * 1.18, colour * 0.45, soft=radius * 0.5, alpha=0.5)
-    paint_disc(scene.canvas, place, radius, colour)
-    if count:
-        number = np.arange(count, dtype=np.float32)
-        far, angle = radius * 0.92 * np.sqrt((number + 0.5) / count), number * 2.39996
-        spots = np.stack([far * np.cos(angle), far * np.sin(angle)], axis=1)
-        paint_grains(scene.canvas, place, max(0.024, radius * 0.13), spots, parse_rgb(grain))
+    def paint_whorl(self, place: Place, count: int, length: float, look: Blade, uneven: float = 0.06) -> None:
+        """Paint a ring of petals, each a little different, brighter where it faces the light."""
+        turn, random = math.tau / count, self.random
+        for number in random.permutation(count) if random.random() < 0.5 else range(count):
+            angle = (number + random.normal(0, uneven)) * turn
+            petal = place.turned(angle)
+            seen = math.atan2(petal.along[1], petal.along[0])
+            light = 1 + 0.13 * math.cos(seen - self.light) + random.normal(0, 0.03)
+            paint_blade(
+                self.canvas,
+                petal,
+                length * (1 + random.normal(0, uneven)),
+                look,
+                light,
+                self.light_side(seen),
+            )
 
+    def paint_eye(
+        self, place: Place, radius: float, colour: np.ndarray, count: int = 0, grain: str = ""
+    ) -> None:
+        """Paint the middle of a flower: a domed disc, with grains in the spiral of a sunflower."""
+        paint_disc(self.canvas, place, radius * 1.18, colour * 0.45, soft=radius * 0.5, alpha=0.5)
+        paint_disc(self.canvas, place, radius, colour)
+        if count:
+            number = np.arange(count, dtype=np.float32)
+            far, angle = radius * 0.92 * np.sqrt((number + 0.5) / count), number * 2.39996
+            spots = np.stack([far * np.cos(angle), far * np.sin(angle)], axis=1)
+            paint_grains(self.canvas, place, max(0.024, radius * 0.13), spots, parse_rgb(grain))
 
-def move_place(place: Place, far: float, angle: float) -> Place:
-    """Move a place by a distance in a direction of its plane."""
-    ray = place.turned(angle).along
-    return replace(place, x=place.x + far * ray[0], y=place.y + far * ray[1])
-
-
-def paint_stamens(scene: Scene, place: Place, count: int, reach: float, thread: str, tip: str) -> None:
-    """Paint threads from the middle outwards, each with a dot at its end."""
-    look = Blade(blend(parse_rgb(thread), parse_rgb(thread)), width=0.05, rise=0.2, fall=0.2, shadow=0.1)
-    for number in range(count):
-        angle = (number + scene.between(-0.3, 0.3)) * math.tau / count
-        far = reach * scene.between(0.75, 1.05)
-        paint_blade(scene.canvas, place.turned(angle), far, look, 1.0, 0.0)
-        paint_disc(
-            scene.canvas, move_place(place, far, angle), 0.03, parse_rgb(tip) * scene.between(0.85, 1.1)
-        )
+    def paint_stamens(self, place: Place, count: int, reach: float, thread: str, tip: str) -> None:
+        """Paint threads from the middle outwards, each with a dot at its end."""
+        look = Blade(blend(parse_rgb(thread), parse_rgb(thread)), width=0.05, rise=0.2, fall=0.2, shadow=0.1)
+        for number in range(count):
+            angle = (number + self.between(-0.3, 0.3)) * math.tau / count
+            far = reach * self.between(0.75, 1.05)
+            paint_blade(self.canvas, place.turned(angle), far, look, 1.0, 0.0)
+            paint_disc(self.canvas, place.moved(far, angle), 0.03, parse_rgb(tip) * self.between(0.85, 1.1))
