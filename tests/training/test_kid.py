@@ -125,9 +125,9 @@ def test_what_cannot_be_judged_is_refused_before_there_is_a_folder(tmp_path, mon
 @pytest.mark.parametrize(
     "changes, sentence",
     [
-        ({"report__kid": "5"}, "report.kid must be 0 or at least 20 pictures, got 5"),
-        ({"report__kid": "-1"}, "report.kid must be 0 or at least 20 pictures, got -1"),
-        ({"report__best": "kid"}, "report.best can be kid only where report.kid"),
+        ({"report__kid": "5"}, "report.kid must be 0 or at least 20 samples, got 5"),
+        ({"report__kid": "-1"}, "report.kid must be 0 or at least 20 samples, got -1"),
+        ({"report__best": "kid"}, "report.best kid needs report.kid, a number of samples above 0"),
         ({"report__best": "fid"}, "report.best"),
     ],
 )

@@ -158,8 +158,8 @@ def _find_label_problems(recipe: Recipe, label: Label, guidance: float) -> Itera
         yield f"guidance needs a label, a class or all, towards which to guide, got {guidance}"
     if guidance != 1 and not recipe.data.unlabelled:
         yield (
-            "guidance must be 1, since this run was trained with data.unlabelled 0 and knows no images of no "
-            f"class to guide away from, got {guidance}"
+            "guidance must be 1, since this run was trained with data.unlabelled 0 and never saw images without "
+            f"a class to guide away from, got {guidance}"
         )
 
 
@@ -183,8 +183,8 @@ def _list_shared_numbers(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]
         yield "the entries of the table", ("sampled_on.entries", "grid.entries")
     if isinstance(recipe.predicts, PredictsEDM):
         measured = ("pixels.std",) if recipe.pixels.deviation else ()
-        told = ("predicts.sigma_data", "objective.weight.sigma_data")
-        yield "the deviation of the images", measured + told
+        others = ("predicts.sigma_data", "objective.weight.sigma_data")
+        yield "the deviation of the images", measured + others
 
 
 def _spell(pixels: PixelRule) -> str:

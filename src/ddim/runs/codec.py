@@ -224,7 +224,7 @@ def _list_slots(kind: type) -> list[_Slot]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which `on` is a word, as a field of the objective is, and nothing is repeated by name."""
+    """Safe YAML in which `on` is a word, as it is a field of the objective, and aliases are refused."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:bool"]
@@ -232,7 +232,7 @@ class _Loader(yaml.SafeLoader):
     }
 
     def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401  (PyYAML's)
-        """A few lines of aliases can stand for gigabytes."""
+        """Refuse aliases: a few lines of them can stand for gigabytes."""
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("a recipe has no aliases")
         return super().compose_node(parent, index)
@@ -290,7 +290,7 @@ def _unknown(path: str, name: str, kind: type, above: str, slot: _Slot) -> str:
 
 
 def _scalar(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0911, PLR0912
-    """A plain value of the wanted type, from JSON or from text."""
+    """Return a plain value of the wanted type, from JSON or from text."""
     origin, args = get_origin(wanted), get_args(wanted)
     refusal = UserError(f"{path} must be {_readable(wanted)}, got {data!r}")
     if origin in (Union, types.UnionType):

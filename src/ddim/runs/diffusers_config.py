@@ -191,7 +191,7 @@ def _check_noise(recipe: Recipe) -> tuple[Linear | BetaTable, Spaced]:
         raise UserError("export to diffusers needs sampled_on none, this run samples on another schedule")
     if recipe.clip not in _CLIPS:
         raise UserError(
-            "export to diffusers needs clip no or x0, this run has yes, with which pictures would be others"
+            "export to diffusers needs clip no or x0, this run has yes, which gives other samples"
         )
     if recipe.conditioning != Timestep(table.entries):
         raise UserError(
@@ -271,7 +271,7 @@ def _check_blocks(network: Mapping[str, Any], net: Mapping[str, Any]) -> None:
     if not all(type(width) is int and width > 0 for width in widths):
         raise UserError(f"config.json needs block_out_channels that are whole numbers above 0, got {widths}")
     if type(channels) is not int or channels not in (1, 3, 4):
-        raise UserError(f"config.json needs in_channels 1, 3 or 4, as pictures have, got {channels}")
+        raise UserError(f"config.json needs in_channels 1, 3 or 4, as images have, got {channels}")
     up = [str(kind).replace("Down", "Up") for kind in reversed(down)]
     _same(network, {**_NETWORK, "out_channels": channels, "up_block_types": up}, "config.json")
     known = all(kind in ("DownBlock2D", "AttnDownBlock2D") for kind in down)

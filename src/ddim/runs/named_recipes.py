@@ -29,7 +29,7 @@ from ddim.runs.recipe import Data, Fixed, Measured, Optim, Recipe, Report
 def luz() -> Recipe:
     """The torch/luz "Denoising Diffusion Implicit Models": its network, loss, schedule and optimiser.
 
-    Mended as little as needed: pixels are measured before training, weights are averaged.
+    Two changes: mean and deviation of the pixels are measured before training, and samples use EMA weights.
     """
     return Recipe(
         name="luz",
@@ -46,7 +46,7 @@ def luz() -> Recipe:
 
 
 def keras() -> Recipe:
-    """Béres' Keras tutorial: its network, loss, schedule and optimiser, with a warm-up of the average."""
+    """Béres' Keras tutorial: its network, loss, schedule and optimiser, with a warm-up of the EMA."""
     net = ResidualUNetSpec(widths=(32, 64, 96), middle=(128, 128), keras=True)
     return Recipe(
         name="keras",
@@ -86,10 +86,10 @@ def clear() -> Recipe:
 def ddpm() -> Recipe:
     """Song et al. 2021: DDPM's network, table and training for CIFAR-10 (Ho et al. 2020), with DDIM.
 
-    They train at a time and its mirror image in the table; here a batch takes one time in each of as many
-    equal slices of it, which has the same density and less variance. Of their transforms of the data there is
-    uniform dequantisation, `--data.dequantise yes`, and no logit. The average is warmed up. For a laptop:
-    `--net.width 32 --net.groups 8`, 2.2 million parameters.
+    The original pairs each time with its mirror image in the table. Here the table is cut into equal slices
+    and each image of a batch takes a time in one of them: the same density with less variance. Uniform
+    dequantisation is `--data.dequantise yes`; the logit transform is left out. The EMA is warmed up. For a
+    laptop: `--net.width 32 --net.groups 8`, 2.2 million parameters.
     """
     return Recipe(
         name="ddpm",
@@ -110,9 +110,10 @@ def ddpm() -> Recipe:
 def iddpm() -> Recipe:
     """Nichol & Dhariwal 2021, improved DDPM for CIFAR-10: cosine table, learned variance, hybrid loss.
 
-    The average is warmed up; their code keeps several, as `--ema.more 0.999,0.99` does. The variance is held
-    between its bounds, which theirs may leave. `--objective.times loss_aware` draws times by their losses, as
-    the paper's runs of L_vlb alone do. For a laptop: `--net.width 32 --net.groups 8`, 3.3 million parameters.
+    The EMA is warmed up. The original keeps several averages, as `--ema.more 0.999,0.99` does. The variance
+    stays between its bounds; in the original it may leave them. `--objective.times loss_aware` draws times by
+    their losses, as the paper does for L_vlb alone. For a laptop: `--net.width 32 --net.groups 8`, 3.3
+    million parameters.
     """
     return Recipe(
         name="iddpm",
@@ -193,20 +194,20 @@ DDPMPP = DDPMUNetSpec(
 def edm() -> Recipe:
     """Karras et al. 2022, CIFAR-10: preconditioned, weighted, augmented; its sampler in 35 evaluations.
 
-    Theirs take data of deviation 0.5 for granted, in pixels from -1 to 1 (`--pixels fixed`); here it is
-    measured. The numbers are the paper's, for 200 million images. 2.2 million parameters for a laptop:
-    `--net.width 32 --net.blocks 2 --optim.batch 32 --optim.warmup 6400`.
+    The original assumes data of deviation 0.5, in pixels from -1 to 1 (`--pixels fixed`); here the deviation
+    is measured. The hyper-parameters are the paper's, for 200 million images. For a laptop: `--net.width 32
+    --net.blocks 2 --optim.batch 32 --optim.warmup 6400`, 2.2 million parameters.
     """
     return Recipe(
         name="edm",
-        # Mirrored images are other images, of which the network is told.
+        # Augmentation mirrors images instead, and conditions the network on it.
         data=Data(size=(32, 32), flip=False),
         pixels=Measured(0.5),
         net=DDPMPP,
         schedule=KarrasSigma(0.001, 80.0, 7.0),
         predicts=PredictsEDM(0.5),
         conditioning=CNoise(1 / 4),
-        # log sigma of mean -1.2 and deviation 1.2.
+        # log sigma with mean -1.2 and deviation 1.2.
         objective=Objective("image", "mse", NormalLogSNR(2.4, 2.4), EDMWeight(0.5)),
         optim=Optim(lr=1e-3, weight_decay=0.0, batch=512, clip=0.0, warmup=10_000_000),
         ema=HalfLife(500_000, 0.05),
@@ -242,7 +243,7 @@ def edm_ve() -> Recipe:
         conditioning=CNoise(1.0, 2.0),
         # log sigma uniform from `least` to `most`.
         objective=Objective("noise", "mse", UniformTimes(math.log(least / low) / math.log(most / low))),
-        # Their sampler begins at 80 here too.
+        # As in the original, the sampler starts at sigma 80.
         grid=Karras(least, 80.0, 7.0),
     )
 
@@ -250,8 +251,8 @@ def edm_ve() -> Recipe:
 def edm_iddpm() -> Recipe:
     """`edm` with the preconditioning, noise levels and weighting of Nichol & Dhariwal (table 1, iDDPM).
 
-    Their cosine in continuous time, down to the signal where their table of 1000 ends, and without the offset
-    C2 = 0.008 of table 1.
+    The cosine schedule is continuous, ends at the signal of the last of their 1000 entries, and has no offset
+    (C2 = 0.008 in table 1).
     """
     return replace(
         edm(),
