@@ -72,7 +72,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  (argparse's own options)
         self.arguments: list[argparse.Action] = []
-        self.nested = False
+        self.commands: dict[str, Parser] = {}
         super().__init__(*args, **kwargs)
 
     def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:  # noqa: ANN401
@@ -81,14 +81,16 @@ class Parser(argparse.ArgumentParser):
         return self.arguments[-1]
 
     def add_subparsers(self, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Add commands within the command and remember that there are some."""
-        self.nested = True
-        return super().add_subparsers(**kwargs)
+        """Add commands within the command and remember them."""
+        action: Any = super().add_subparsers(**kwargs)
+        self.commands = action.choices
+        return action
 
     @property
     def options(self) -> list[str]:
-        """The option strings, such as --steps."""
-        return [option for argument in self.arguments for option in argument.option_strings]
+        """The option strings, such as --steps, with those of commands within the command."""
+        own = [option for argument in self.arguments for option in argument.option_strings]
+        return [*own, *(option for parser in self.commands.values() for option in parser.options)]
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """Print the message and where to find help, and exit with code 2."""
@@ -130,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         if getattr(command, "TAKES_FIELDS", False):
             words, fields = _split_fields(words, parser.options)
         # Options may stand between positionals; argparse cannot do that for commands within commands.
-        parse = parser.parse_args if parser.nested else parser.parse_intermixed_args
+        parse = parser.parse_args if parser.commands else parser.parse_intermixed_args
         args = parse(words, argparse.Namespace(fields=fields, options=parser.options))
         keep_freed_memory()
         return command.run(args)
@@ -179,10 +181,8 @@ def check_fields(args: argparse.Namespace, command: str, *allowed: str) -> None:
     for name in args.fields:
         if name.split(".")[0] not in allowed:
             hint = suggest(f"--{name}", [*args.options, *(f"--{field}" for field in allowed)])
-            raise UserError(
-                f"--{name} is not an option of ddim {command}; the recipe fields it takes are "
-                f"{', '.join(allowed)}{hint}"
-            )
+            fields = f"the recipe fields it takes are {', '.join(allowed)}" if allowed else "it takes none"
+            raise UserError(f"--{name} is not an option of ddim {command}; {fields}{hint}")
 
 
 def check_run_folder(run: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ddim.diffusion.noise import Noise
@@ -19,7 +20,7 @@ from ddim.diffusion.samplers import (
     final_sample,
     last_state,
 )
-from ddim.diffusion.schedules import Schedule
+from ddim.diffusion.schedules import Cosine, Schedule
 from ddim.errors import UserError
 from ddim.evaluation.sampling_error import (
     SamplingError,
@@ -76,6 +77,19 @@ def compare_samplers_on_run(
     first, end = choose_ends(pipeline.recipe, pipeline.recipe.report.steps, None)
     error = sampling_error_of_run(pipeline, end, seeds, first)
     return compare_samplers(error, schedule, end, budgets, first)
+
+
+def compare_samplers_on_oracle(budgets: Sequence[int], count: int) -> list[SamplerError]:
+    """Measure every sampler on every named grid of a mixture of three Gaussians, whose score is exact.
+
+    Args:
+        budgets: the numbers of network evaluations for each sample.
+        count: number of samples whose error is measured.
+    """
+    draw = torch.Generator().manual_seed(0)
+    centres, x = torch.randn(2, max(3, count), 1, 4, 4, generator=draw, dtype=torch.float64)
+    oracle = Mixture(Cosine(0.014, 0.99995), centres[:3], 0.5)
+    return compare_samplers(sampling_error_of_oracle(oracle, x[:count], 0.1), oracle.schedule, 0.1, budgets)
 
 
 def compare_samplers(
