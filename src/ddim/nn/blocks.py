@@ -17,9 +17,9 @@ class ExactConv2d(nn.Conv2d):
 
     Everything on the way of x_t through a network at full resolution is an ExactConv2d; only the branches
     added to it are rounded. A network that predicts noise at a signal rate of 0.02 has its errors multiplied
-    by 50, so x_t must reach the output unrounded. After ten minutes of training DDPM's network, rounded
-    throughout, strays in pure noise by 8 % of its own error, and by 1.4 % with its exact path
-    (benchmarks/exact.py).
+    by 50, so x_t must reach the output unrounded. Measured in pure noise on DDPM's network after ten minutes
+    of training (benchmarks/exact.py): rounding throughout adds 8 % of the network's own error, with the exact
+    path 1.4 %.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
@@ -70,7 +70,7 @@ class Dropout(nn.Dropout):
 
 
 # An operation that the compiler does not look into: its own version of torch's random masks takes a tenth of
-# a training step of DDPM's network. The mask is a function of a seed, so that the backward pass can compute
+# a training step of DDPM's network. Because the mask is a function of a seed, the backward pass can compute
 # it again, and two masks of one shape are not merged.
 @torch.library.custom_op("ddim::draw_mask", mutates_args=(), device_types="cpu")
 def draw_mask(seed: Tensor, shape: list[int], dropped: int) -> Tensor:

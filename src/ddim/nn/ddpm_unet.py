@@ -41,9 +41,10 @@ from ddim.nn.embedding import Fourier, Positional
 Resample = Literal["same", "strided", "box", "blur"]
 """How the size changes between stages.
 
-Convolutions: a 3x3 one of stride 2, padded at the end ("same", as in TensorFlow) or on both sides
-("strided"), and on the way up a 3x3 one after copying each pixel to 2x2. Residual blocks: one that takes
-means of 2x2 and copies ("box"), or one with the filter 1, 3, 3, 1 ("blur").
+"same" and "strided": by a 3x3 convolution of stride 2, padded at the end only (as in TensorFlow) or on both
+sides. On the way up, each pixel is copied to 2x2 before a 3x3 convolution.
+
+"box" and "blur": by a residual block that takes means of 2x2 and copies, or uses the filter 1, 3, 3, 1.
 """
 
 
@@ -68,8 +69,8 @@ class DDPMUNetSpec:
         scale_shift: the embedding scales and shifts the second norm of a block (Nichol & Dhariwal 2021, eq.
             21), instead of being added before it.
         resample: how the size changes between stages; see `Resample`.
-        sde: as in Song et al. 2021b, sums are divided by sqrt(2), blocks that resample project their input,
-            only the last block of a stage on the way up has attention, and weights have Glorot
+        sde: as in Song et al. 2021b: sums are divided by sqrt(2), and blocks that resample project their
+            input. On the way up only the last block of a stage has attention. Weights have Glorot
             initialisation.
         pyramid: the image, downsampled, also enters at each stage.
         classes: number of class labels.
@@ -287,7 +288,7 @@ def _embedding(spec: DDPMUNetSpec) -> Positional | Fourier:
     return Positional(spec.width, cos_first=spec.embedding == "cos_sin")
 
 
-def _block(spec: DDPMUNetSpec, channels: int, out: int, **options: Any) -> Block:  # noqa: ANN401  (of `Block`)
+def _block(spec: DDPMUNetSpec, channels: int, out: int, **options: Any) -> Block:  # noqa: ANN401
     return Block(
         channels,
         out,

@@ -28,8 +28,8 @@ class ResidualUNetSpec:
         depth: blocks per stage, on the way down and on the way up.
         embedding: channels of the embedding of the conditioning.
         max_frequency: of the embedding, in turns per unit.
-        keras: False for the torch/luz network: every residual path is a 1x1 convolution, batch norm has
-            weights, and on the way up a stage already has the width of the next one. True for the tutorial:
+        keras: False for the torch/luz network: every residual path is a 1x1 convolution and batch norm has
+            weights. On the way up a stage already has the width of the next one. True for the tutorial:
             identity where widths agree, batch norm without weights, each stage its own width, Glorot
             initialisation.
     """
