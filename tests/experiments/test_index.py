@@ -15,7 +15,7 @@ from ddim.files import is_locked, lock_folder
 from ddim.runs.codec import dump, list_fields, override
 from ddim.runs.flat import flatten_as_text
 from ddim.runs.named_recipes import RECIPES, smoke
-from run_folders import ERRORS, judge, make
+from run_folders import ERRORS, make, write_evaluation
 
 
 def test_a_run_has_its_progress_and_its_errors(tmp_path):
@@ -78,7 +78,7 @@ def test_a_budget_in_minutes_becomes_the_number_of_images_that_the_run_settled_o
 def test_evaluations_are_sorted_by_number(tmp_path):
     folder = make(tmp_path / "run")
     for number in (1, 2, 10):
-        judge(folder, number, kid=number / 100, fid=number)
+        write_evaluation(folder, number, kid=number / 100, fid=number)
     assert read_run(folder).metrics == {"kid": 0.1, "fid": 10}
     assert len(read_run(folder).records) == 3
 
@@ -110,7 +110,7 @@ def test_a_damaged_run_is_listed_beside_the_others(tmp_path, text):
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": 1, "kind": "evaluation"}', '{"schema": 2}'])
 def test_an_unreadable_record_is_left_out_and_named(tmp_path, text):
     folder = make(tmp_path / "run", seen=(160, 480))
-    judge(folder, 1, kid=0.1)
+    write_evaluation(folder, 1, kid=0.1)
     (folder / "evaluations" / "2").mkdir()
     (folder / "evaluations" / "2" / "record.json").write_text(text)
     run = read_run(folder)
@@ -198,7 +198,7 @@ def test_flattened_fields_have_the_names_of_options(name):
 
 def test_runs_are_filtered_by_columns_metrics_and_fields(tmp_path):
     one, two = make(tmp_path / "one"), make(tmp_path / "two", seen=(160,), seed=7)
-    judge(one, 1, kid=0.02)
+    write_evaluation(one, 1, kid=0.02)
     found = find_runs(tmp_path)
 
     def names(**conditions):
@@ -218,7 +218,7 @@ def test_runs_are_sorted_numerically_and_those_without_a_value_come_last(tmp_pat
     for name, kid in (("a", 0.1), ("b", 0.02), ("c", None), ("d", 1e-3)):
         folder = make(tmp_path / name)
         if kid:
-            judge(folder, 1, kid=kid)
+            write_evaluation(folder, 1, kid=kid)
     found = find_runs(tmp_path)
     assert [run.path.name for run in sort_runs(found, "kid")] == ["d", "b", "a", "c"]
     for age, name in enumerate("cabd"):
@@ -265,9 +265,9 @@ def test_listing_runs_imports_nothing_heavy():
 def test_filtered_runs_are_compared_only_with_each_other(tmp_path, capsys):
     """The conditions of the runs that were filtered out do not count, even if these runs are more."""
     for k in range(3):
-        judge(make(tmp_path / f"many{k}"), 1, kid=0.3)
+        write_evaluation(make(tmp_path / f"many{k}"), 1, kid=0.3)
     few = make(tmp_path / "few", seed=7)
-    judge(few, 1, kid=0.2)
+    write_evaluation(few, 1, kid=0.2)
     path = few / "evaluations" / "1" / "record.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "generated": {"images": 50, "source": "x"}}))
     assert main(["runs", str(tmp_path)]) == 0

@@ -26,7 +26,7 @@ from ddim.runs.codec import dump
 from ddim.runs.named_recipes import smoke
 from evaluated_runs import record
 from html_reader import Reader
-from run_folders import judge, make
+from run_folders import make, write_evaluation
 
 
 def images(n, height, width):
@@ -92,7 +92,7 @@ def test_the_best_of_comparable_numbers_is_marked(tmp_path):
     optim = make_optim()
     for k, kid in enumerate((0.3, 0.1, 0.2)):
         with_record(make(tmp_path / str(k), optim={**optim, "lr": 10.0**-k}), kid=kid)
-    with_record(make(tmp_path / "3", optim={**optim, "lr": 1e-3}), kid=0.01, pictures=50)
+    with_record(make(tmp_path / "3", optim={**optim, "lr": 1e-3}), kid=0.01, samples=50)
     rows, notes = table(find_runs(tmp_path))
     assert [row["KID ↓"] for row in rows] == [
         Cell("0.3000 [0.2900, 0.3100]"),
@@ -182,8 +182,8 @@ def test_a_sheet_is_split_into_its_images(height, width, n):
     shown = images(n, height, width)
     cells = split_sheet(make_sheet(shown), height, width)
     # The last row of a sheet may have empty cells.
-    for picture, cell in zip(to_uint8(shown), cells, strict=False):
-        np.testing.assert_array_equal(cell, picture)
+    for image, cell in zip(to_uint8(shown), cells, strict=False):
+        np.testing.assert_array_equal(cell, image)
     assert len(cells) >= n
 
 
@@ -192,8 +192,8 @@ def test_a_strip_shows_the_last_samples(trained):
     strip = last_samples(run)
     first = to_uint8(images(4, 32, 32) // 30)
     assert strip.shape == (64, 4 * 64 + 3 * 4, 3)
-    for k, picture in enumerate(first):
-        np.testing.assert_array_equal(strip[:64:2, k * 68 : k * 68 + 64 : 2], picture)
+    for k, image in enumerate(first):
+        np.testing.assert_array_equal(strip[:64:2, k * 68 : k * 68 + 64 : 2], image)
     assert len(block(find_runs(trained), Strips).rows) == 3
 
 
@@ -268,7 +268,7 @@ def test_a_report_on_runs_without_numbers_can_be_written(tmp_path):
     make(tmp_path / "new", seen=())
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "run.json").write_text("{")
-    judge(tmp_path / "torn", 1, kid=0.1)
+    write_evaluation(tmp_path / "torn", 1, kid=0.1)
     write_report(find_runs(tmp_path), tmp_path / "report.html", "t")
     assert "1 stopped, 1 damaged" in (tmp_path / "report.html").read_text()
 

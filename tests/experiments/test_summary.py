@@ -37,8 +37,8 @@ def test_a_single_configuration_is_named_after_its_recipe():
 
 
 def test_a_waiting_trial_without_its_number_of_classes_is_the_same_configuration():
-    told = {"data__labels": "yes"}
-    (one,) = group_runs([run(**told, net__classes=12), run(state="waiting", seed=1, **told)])
+    labelled = {"data__labels": "yes"}
+    (one,) = group_runs([run(**labelled, net__classes=12), run(state="waiting", seed=1, **labelled)])
     assert one.choice == {}
 
 
@@ -103,7 +103,7 @@ def test_the_latest_evaluation_under_the_common_conditions_counts():
     [
         ({"extractor": "inception"}, "different features (inception (weights wwwwwwww..., 224 px))"),
         ({"part": "train"}, "different reference (700 images of part train, 64x64)"),
-        ({"pictures": 500}, "different number of samples (500)"),
+        ({"samples": 500}, "different number of samples (500)"),
     ],
 )
 def test_an_evaluation_under_other_conditions_is_left_out_of_the_mean_and_described(changes, said):
@@ -125,7 +125,7 @@ def test_each_seed_may_draw_its_own_validation_images():
 
 
 def test_of_equally_common_conditions_those_with_more_samples_count():
-    found = [run(records=[record(pictures=100)]), run(seed=1, records=[record(pictures=5000)])]
+    found = [run(records=[record(samples=100)]), run(seed=1, records=[record(samples=5000)])]
     assert common_conditions(found).images == 5000
     assert common_conditions(found[::-1]).images == 5000
     assert common_conditions([run()]) is None
@@ -200,8 +200,8 @@ def test_an_evaluation_of_an_earlier_step_of_a_finished_run_does_not_count():
     found = keep_comparable([run(records=(last, early)), run(records=(early,))])
     assert [each.metrics.get("kid") for each in found] == [0.3, None]
     assert "of an earlier step" in found[1].why
-    (begun,) = keep_comparable([replace(run(records=(early,)), state="stopped")])
-    assert begun.metrics["kid"] == 0.1
+    (started,) = keep_comparable([replace(run(records=(early,)), state="stopped")])
+    assert started.metrics["kid"] == 0.1
 
 
 def test_two_runs_with_one_seed_are_duplicates():
@@ -226,7 +226,7 @@ def test_grids_that_searches_found_count_as_equal():
     assert one == other
 
 
-def begun(source=None, sha256=None, images="c", **changes):
+def started(source=None, sha256=None, images="c", **changes):
     """Return a run with the weights that it started from and its images."""
     facts = {"source": source, "data": {"fingerprint": images * 64}}
     return replace(run(**changes), facts=facts | ({"source_sha256": sha256 * 64} if sha256 else {}))
@@ -237,12 +237,12 @@ def choices(*found):
 
 
 def test_runs_from_other_weights_or_images_are_other_configurations():
-    assert choices(begun(), begun("w")) == [{"from": "–"}, {"from": "w"}]
-    assert choices(begun("w", "a"), begun("w", "b")) == [
+    assert choices(started(), started("w")) == [{"from": "–"}, {"from": "w"}]
+    assert choices(started("w", "a"), started("w", "b")) == [
         {"checkpoint": "aaaaaaaa"},
         {"checkpoint": "bbbbbbbb"},
     ]
-    assert choices(begun(images="a"), begun(images="b")) == [
+    assert choices(started(images="a"), started(images="b")) == [
         {"fingerprint": "aaaaaaaa"},
         {"fingerprint": "bbbbbbbb"},
     ]
@@ -250,28 +250,28 @@ def test_runs_from_other_weights_or_images_are_other_configurations():
 
 def test_unknown_weights_or_images_make_no_other_configuration():
     waiting = run(seed=2, state="waiting")
-    assert choices(begun("w", seed=0), begun("w", seed=1), waiting) == [{}]
+    assert choices(started("w", seed=0), started("w", seed=1), waiting) == [{}]
     # The second run does not say which checkpoint it started from.
-    assert choices(begun("w", "a", seed=0), begun("w", seed=1)) == [{}]
-    assert len(choices(begun(images="a", seed=0), begun(images="b", seed=1), waiting)) == 2
+    assert choices(started("w", "a", seed=0), started("w", seed=1)) == [{}]
+    assert len(choices(started(images="a", seed=0), started(images="b", seed=1), waiting)) == 2
 
 
 def test_fingerprints_differ_between_sizes_without_a_change_of_the_images():
     sized = [
-        begun(images=k, seed=n, data__size=size) for k, size in (("a", "32"), ("b", "64")) for n in (0, 1)
+        started(images=k, seed=n, data__size=size) for k, size in (("a", "32"), ("b", "64")) for n in (0, 1)
     ]
     waiting = run(seed=2, state="waiting", data__size="64")
     assert choices(*sized, waiting) == [{"data.size": "32,32"}, {"data.size": "64,64"}]
 
 
 def test_of_equally_common_conditions_those_of_the_newest_evaluation_count():
-    def judged(steps, day):
+    def evaluated(steps, day):
         return record(0.1 * steps, times=[1.0] * steps) | {"time": f"2026-01-0{day}T00:00:00+00:00"}
 
     for order in ((5, 10, 20), (20, 10, 5), (10, 20, 5)):
-        (kept,) = keep_comparable([run(records=tuple(judged(n, day) for day, n in enumerate(order, 1)))])
+        (kept,) = keep_comparable([run(records=tuple(evaluated(n, day) for day, n in enumerate(order, 1)))])
         assert kept.metrics["kid"] == pytest.approx(0.1 * order[-1])
-        found = [run(seed=k, records=(judged(n, k + 1),)) for k, n in enumerate(order)]
+        found = [run(seed=k, records=(evaluated(n, k + 1),)) for k, n in enumerate(order)]
         assert common_conditions(found).sampling.steps == order[-1]
 
 

@@ -11,7 +11,7 @@ def run(name="run", state="finished", errors=None, records=(), **changes):
     return Run(name, state, recipe, images=960, total=960, errors=errors or {}, records=records)
 
 
-def record(kid=0.1, fid=None, extractor="lite", pictures=1000, part="valid", sha256="a", **sampling):  # noqa: PLR0913
+def record(kid=0.1, fid=None, extractor="lite", samples=1000, part="valid", sha256="a", **sampling):  # noqa: PLR0913
     """Return the record of an evaluation, by default of the last step of `run` with its own sampler."""
     metrics = {"kid": {"value": kid, "low": kid - 0.01, "high": kid + 0.01}}
     metrics |= {"fid": {"value": fid, "infinity": fid - 5, "low": fid - 6, "high": fid - 4}} if fid else {}
@@ -22,14 +22,14 @@ def record(kid=0.1, fid=None, extractor="lite", pictures=1000, part="valid", sha
         "metrics": metrics,
         "features": {"extractor": extractor, "weights": "w" * 64, "resize": "224 px", "dimensions": 1280},
         "reference": {**against, "sha256": sha256},
-        "generated": {"images": pictures, "source": "run"},
+        "generated": {"images": samples, "source": "run"},
         "sampling": {
             "step": 60,
             "recipe": dump(smoke()),
             "sampler": {"kind": "ddim"},
             "grid": {"kind": "uniform"},
             "nfe": 20,
-            "seeds": list(range(pictures)),
+            "seeds": list(range(samples)),
             "weights": "ema",
             "times": [1.0] * 20,
             "label": None,

@@ -24,7 +24,7 @@ def make(folder, images=960, seen=(480, 960), errors=ERRORS, step=None, **recipe
     return folder
 
 
-def judge(folder, number, **metrics):
+def write_evaluation(folder, number, **metrics):
     """Write an evaluation of a run."""
     values = {name: {"value": value, "low": value, "high": value} for name, value in metrics.items()}
     written(folder / "evaluations" / str(number), metrics=values)

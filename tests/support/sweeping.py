@@ -24,8 +24,8 @@ with lock_folder(run):
     (run / "run.json").write_text(json.dumps({{"recipe": {{"optim": {{"batch": 1}}, "images": {STEPS}}}}}))
     log = (run / "metrics.jsonl").open("a")
     done = len((run / "metrics.jsonl").read_text().splitlines())
-    with (run / "begun").open("a") as begun:
-        print(done, file=begun)
+    with (run / "starts").open("a") as starts:
+        print(done, file=starts)
     for step in range(done + 1, {STEPS} + 1):
         time.sleep(pause)
         print(json.dumps({{"step": step, "images": step}}), file=log, flush=True)

@@ -37,8 +37,8 @@ machines share the folder and need a database server for the queue:
 sweep.json keeps this address without its password, so that workers who join need --storage only for that.
 
 --search lets Optuna propose values from the outcomes so far. It minimises the KID with --evaluate, else the
-error of validation images, which does not compare between schedules or pixels. All trials are judged by the
-same images: their source, size, channels and split cannot be searched, nor can the seed.
+error of validation images, which does not compare between schedules or pixels. All trials are compared
+on the same images: their source, size, channels and split cannot be searched, nor can the seed.
 
 examples:
   ddim sweep photos/ objective.error=[l1,mse] schedule=[cosine,linear] --repeats 3 --images 100000

@@ -246,7 +246,7 @@ def _changes(own: Mapping[str, Any], used: Mapping[str, Any]) -> Iterator[tuple[
     for part in _SAMPLING_PARTS:
         before, after = (flatten_as_text({part: recipe.get(part)}) for recipe in (own, used))
         if after.get(part) == "listed":
-            # Each run has its own times, which a search found; all found so are alike.
+            # A search found these times for each run; all grids that searches found count as equal.
             after = {part: "listed"}
         # A newer version may know more fields of the same kind than the run does.
         same_kind = after.get(part) == before.get(part)

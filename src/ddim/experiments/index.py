@@ -1,4 +1,4 @@
-"""Runs on the disk: what each was asked, its progress, its numbers. Needs no torch and no Optuna.
+"""Runs on the disk: their recipes, progress and numbers. Needs no torch and no Optuna.
 
 A sweep is a folder with ``sweep.json``; its trials count as runs as soon as they are planned.
 """

@@ -99,7 +99,7 @@ def test_random_combinations_depend_on_the_seed_alone():
         ),
         (
             {"fields": {"data.validation": "0", "optim.lr": "[1e-4..1e-2]"}, "search": 2},
-            "--search judges by at least 1 validation images, and data.validation 0 of blossoms leaves 0",
+            "--search needs at least 1 validation images, and data.validation 0 of blossoms leaves 0",
         ),
         (
             {"evaluate": 20, "data": "blossoms:190"},
@@ -119,9 +119,9 @@ def test_random_combinations_depend_on_the_seed_alone():
         ),
         (
             {"fields": {"schedule": "[cosine,linear]", "optim.lr": "[1e-4..1e-2]"}, "search": 2},
-            "do not compare where schedule differs: judge by samples with --evaluate N",
+            "does not compare where schedule differs: add --evaluate N",
         ),
-        ({"fields": {"pixels.std": "[0.5..2.0]"}, "search": 2}, "do not compare where pixels.std differs"),
+        ({"fields": {"pixels.std": "[0.5..2.0]"}, "search": 2}, "does not compare where pixels.std differs"),
         ({"fields": {"optim.lr": "[0.001,1e-3]"}}, "two combinations are one recipe"),
         ({"fields": {"name": "[a,b]"}}, "two combinations are one recipe"),
         ({"images": "10", "minutes": "1"}, "give one of them"),
@@ -159,14 +159,14 @@ def test_sources_with_enough_validation_images_can_be_evaluated(tmp_path, monkey
         ("seed", "[1..9]"),
     ],
 )
-def test_a_search_may_not_vary_the_images_that_judge_it(name, values, evaluate):
+def test_a_search_may_not_vary_the_images_that_compare_its_trials(name, values, evaluate):
     """On smaller or other images an error may be smaller without a better model."""
     given = {"fields": {"optim.lr": "[1e-4..1e-2]", name: values}, "evaluate": evaluate}
     if name == "report.validation_images" and evaluate:
         # An evaluation does not use the validation images of the training.
         assert plan_trials(request(search=2, **given))
         return
-    with pytest.raises(UserError, match=f"by the same images, which change with {name}: give it one value"):
+    with pytest.raises(UserError, match=f"on the same images, which change with {name}: give it one value"):
         plan_trials(request(search=2, **given))
     # Trials that a reader compares may differ: the report says so.
     assert plan_trials(request(random=2, **given))

@@ -66,15 +66,15 @@ def check_all_ended_once(planned, interruptions):
     table = index.find_runs(planned.folder)
     assert [run.path.name for run in table] == sorted(trial.name for trial in planned.trials)
     assert {run.state for run in table} == {"finished"}
-    begun = 0
+    starts = 0
     for trial in planned.trials:
         run = planned.run_folder(trial)
         assert not read_outcome(planned.outcome_file(trial)).failed
         assert len(sweeping.lines(run / "ended")) == 1
         steps = [json.loads(line)["step"] for line in sweeping.lines(run / "metrics.jsonl")]
         assert steps == list(range(1, sweeping.STEPS + 1))
-        begun += len(sweeping.lines(run / "begun"))
-    assert begun <= len(planned.trials) + interruptions
+        starts += len(sweeping.lines(run / "starts"))
+    assert starts <= len(planned.trials) + interruptions
 
 
 def storm(planned, workers, kills, longest, frozen):  # noqa: PLR0913
@@ -225,7 +225,7 @@ def test_ctrl_c_stops_the_child_and_frees_the_trial_at_once(tmp_path, number):
     said = []
     work(planned, 1, said.append, grace=600)
     assert said[0].startswith("a resumes")
-    assert [int(line) > 0 for line in sweeping.lines(run / "begun")] == [False, True]
+    assert [int(line) > 0 for line in sweeping.lines(run / "starts")] == [False, True]
     check_all_ended_once(planned, 1)
 
 
@@ -238,7 +238,7 @@ def test_the_child_of_a_killed_worker_runs_on_undisturbed(tmp_path):
     worker.communicate()
     # The grace period ends before the child does.
     work(planned, grace=1)
-    assert sweeping.lines(run / "begun") == ["0", str(sweeping.STEPS)]
+    assert sweeping.lines(run / "starts") == ["0", str(sweeping.STEPS)]
     check_all_ended_once(planned, 1)
 
 
@@ -254,12 +254,12 @@ def test_a_child_that_finds_its_run_folder_locked_does_not_end_its_trial(tmp_pat
         if orphans:
             return [count]
         orphans.append(subprocess.Popen(count))
-        until(lambda: sweeping.lines(run / "begun"))
+        until(lambda: sweeping.lines(run / "starts"))
         return [refused]
 
     work(planned, commands=commands)
     assert orphans[0].wait() == 0
-    assert sweeping.lines(run / "begun") == ["0", str(sweeping.STEPS)]
+    assert sweeping.lines(run / "starts") == ["0", str(sweeping.STEPS)]
     check_all_ended_once(planned, 1)
 
 
@@ -296,12 +296,12 @@ def test_the_commands_of_a_trial_are_those_of_train_and_evaluate(tmp_path):
     (train,) = trial_commands(planned, trial, 1)
     recipe = str(tmp_path / "recipes" / "a.json")
     assert train == [sys.executable, "-m", "ddim", "train", "--recipe", recipe, "--out", run, "--resume"]
-    judged = json.loads((tmp_path / "sweep.json").read_text())
-    judged["request"]["evaluate"] = 500
-    (tmp_path / "sweep.json").write_text(json.dumps(judged))
+    document = json.loads((tmp_path / "sweep.json").read_text())
+    document["request"]["evaluate"] = 500
+    (tmp_path / "sweep.json").write_text(json.dumps(document))
     planned = sweeping.read_sweep(tmp_path)
-    judge = [sys.executable, "-m", "ddim", "evaluate", run, "-n", "500", "--steps", "20"]
-    assert trial_commands(planned, trial, 1)[1] == judge
+    evaluate = [sys.executable, "-m", "ddim", "evaluate", run, "-n", "500", "--steps", "20"]
+    assert trial_commands(planned, trial, 1)[1] == evaluate
     labelled = replace(trial, recipe={"name": "stub", "data": {"labels": True}})
     assert trial_commands(planned, labelled, 1)[1][-2:] == ["--label", "all"]
 
@@ -316,12 +316,12 @@ def test_a_trial_is_evaluated_once_under_the_conditions_of_the_sweep(tmp_path, m
         monkeypatch.setattr(index, "read_run", lambda path: run(state=state, records=records, **recipe))
         return len(trial_commands(planned, trial, 1))
 
-    asked = {"pictures": 500, "extractor": "efficientnet-lite0"}
+    asked = {"samples": 500, "extractor": "efficientnet-lite0"}
     assert commands("finished", record(**asked)) == 1
     assert commands("finished") == 2
     assert commands("stopped", record(**asked)) == 2
     for other in (
-        {"pictures": 20},
+        {"samples": 20},
         {"step": 30},
         {"times": [1.0] * 5},
         {"extractor": "inception-2015"},

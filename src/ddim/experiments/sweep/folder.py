@@ -32,7 +32,7 @@ _FOLDERS = ("trials", "recipes", "logs", "results")
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep: its folder, what was asked, and its trials.
+    """A sweep: its folder, its request, and its trials.
 
     `storage` is the address of Optuna's storage without a password, None for the SQLite file in the folder;
     `study` is the name of the study there. `base` is the recipe that all trials share, as JSON.
@@ -164,7 +164,7 @@ def _make_folder(out: Path | None, request: SweepRequest) -> Path:
 
 
 def _check_same_request(sweep: Sweep, request: SweepRequest) -> None:
-    """Check that the sweep is what is asked for now.
+    """Check that the sweep has the same request.
 
     Raises:
         UserError: if it is not; the message names the first difference.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def propose(study: Study, trial_id: int, space: Space, seed: int) -> Choice:
-    """Return the values that a trial of a study should try; the same values whenever it is asked again.
+    """Return the values that a trial of a study should try; calling it again returns the same values.
 
     Args:
         study: the study of the sweep, which minimises.

@@ -62,7 +62,7 @@ class SweepRequest:
         if self.random and self.search:
             raise UserError("--random draws the trials and --search proposes them: give one of them")
         if self.search and self.repeats > 1:
-            raise UserError(f"--search judges a trial by one run: --repeats must be 1, got {self.repeats}")
+            raise UserError(f"--search trains one run a trial: --repeats must be 1, got {self.repeats}")
         if self.images and self.minutes:
             raise UserError("--images and --minutes are two budgets: give one of them")
 
@@ -84,7 +84,7 @@ def plan_trials(request: SweepRequest) -> list[Trial]:
 
     Raises:
         UserError: if a field is unknown, a value or a combination is impossible, the images are missing, or
-            the runs could not be judged.
+            the runs could not be evaluated.
     """
     from ddim.data.open import find_source
     from ddim.runs.codec import dump
@@ -162,19 +162,19 @@ def _check_given_once(request: SweepRequest, space: Space) -> None:
 
 
 def _check_search(request: SweepRequest, space: Space) -> None:
-    """Check that the numbers by which a search judges its trials may be compared."""
+    """Check that the numbers that a search minimises may be compared."""
     if not request.search:
         return
     varied = [name for name, v in space.items() if isinstance(v, Range) or len(v.values) > 1]
     for name in varied:
         if name in VALIDATION_FIELDS or (name == "report.validation_images" and not request.evaluate):
             raise UserError(
-                f"--search judges all trials by the same images, which change with {name}: give it one value"
+                f"--search compares trials on the same images, which change with {name}: give it one value"
             )
         if name.split(".")[0] in UNITS and not request.evaluate:
             raise UserError(
-                "--search judges by errors of validation images, which do not compare where "
-                f"{name} differs: judge by samples with --evaluate N"
+                "--search minimises the error of validation images, which does not compare where "
+                f"{name} differs: add --evaluate N to minimise the KID"
             )
 
 
@@ -221,7 +221,7 @@ def _check_validation(request: SweepRequest, name: str, source: Source, share: f
     option, least = ("--evaluate", LEAST) if request.evaluate else ("--search", 1)
     if left < least:
         raise UserError(
-            f"{option} judges by at least {least} validation images, and data.validation {share:g} of {name} "
+            f"{option} needs at least {least} validation images, and data.validation {share:g} of {name} "
             f"leaves {left}"
         )
 

@@ -189,8 +189,8 @@ class TrialQueue:
     def _alone(self, wait: bool) -> Iterator[bool]:
         """Lock the sweep's folder for this worker; False if another holds it and this one does not wait.
 
-        A worker that holds it for longer than the grace period is frozen. This one then goes on all the same:
-        a trial may be enqueued twice, and its second run finds the outcome of the first.
+        A worker that holds it for longer than the grace period is frozen. This one then proceeds without the
+        lock: a trial may be enqueued twice, and whoever takes it again finds its outcome.
         """
         with ExitStack() as stack:
             while True:
