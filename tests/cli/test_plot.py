@@ -14,7 +14,7 @@ from PIL import Image
 from ddim.cli import main, plot
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import SCHEDULES
-from ddim.evaluation import figures
+from ddim.evaluation import run_figures
 from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.codec import dump
@@ -81,8 +81,8 @@ def test_figures_of_a_run_are_written(run, here, capsys, kind):
 
 def test_runs_are_named_by_the_shortest_distinct_ends_of_their_paths(run, here, monkeypatch):
     named = []
-    draw = figures.losses
-    monkeypatch.setattr(figures, "losses", lambda runs: named.append(list(runs)) or draw(runs))
+    draw = run_figures.plot_losses
+    monkeypatch.setattr(run_figures, "plot_losses", lambda runs: named.append(list(runs)) or draw(runs))
     other = here / "elsewhere" / run.name
     other.mkdir(parents=True)
     (other / "metrics.jsonl").write_bytes((run / "metrics.jsonl").read_bytes())

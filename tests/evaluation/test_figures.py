@@ -13,7 +13,7 @@ from ddim.data.blossoms import source as blossoms
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, LinearIn
 from ddim.errors import UserError
-from ddim.evaluation import figures
+from ddim.evaluation import run_figures, schedule_figures
 from ddim.nn.runtime import Runtime
 from ddim.plots import charts
 from ddim.plots.pictures import to_uint8
@@ -52,13 +52,13 @@ def test_of_two_curves_that_cover_each_other_the_upper_is_dashed():
         (["cosine", "linear_in"], []),
         (["linear_beta"], []),
     ):
-        axes = figures.schedules(figures.chosen(names, {})).axes[0]
+        axes = schedule_figures.plot_schedules(schedule_figures.choose_schedules(names, {})).axes[0]
         named = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
         assert [line.get_label() for line in named if line.get_linestyle() != "-"] == dashed
 
 
 def test_the_curves_of_a_schedule_are_its_own_values():
-    figure = figures.schedules()
+    figure = schedule_figures.plot_schedules()
     alpha, sigma, log_snr = (lines(axes) for axes in figure.axes)
     assert set(alpha) == set(sigma) == set(log_snr) == {"cosine", "linear", "linear_beta"}
     for name in alpha:
@@ -87,14 +87,16 @@ def note(figure):
 
 
 def test_the_plateau_of_a_table_clipped_by_powers_is_told():
-    words = note(figures.schedules({"linear": Linear(clip="powers")}))
+    words = note(schedule_figures.plot_schedules({"linear": Linear(clip="powers")}))
     assert "38 % of its times at the level of t = 1" in words
     assert "7 % of its times at the level of t = 0" in words
-    assert "12 % of its times at the level of t = 1" in note(figures.schedules({"linear": Linear()}))
+    assert "12 % of its times at the level of t = 1" in note(
+        schedule_figures.plot_schedules({"linear": Linear()})
+    )
 
 
 def test_a_plateau_is_drawn_thick_where_the_rates_do_not_change():
-    for axes in figures.schedules({"linear": Linear(clip="powers")}).axes:
+    for axes in schedule_figures.plot_schedules({"linear": Linear(clip="powers")}).axes:
         t, y = lines(axes)["linear"]
         thick = [line for line in axes.get_lines() if line.get_linewidth() > 4]
         start, end = sorted(thick, key=lambda line: line.get_xdata()[0])
@@ -106,16 +108,18 @@ def test_a_plateau_is_drawn_thick_where_the_rates_do_not_change():
 
 
 def test_a_schedule_without_a_plateau_is_not_told_to_have_one():
-    assert note(figures.schedules({"cosine": Cosine(), "linear_beta": LinearBeta()})) == ""
-    assert figures.end_shares(Cosine()) == figures.end_shares(Linear(clip="none")) == (0, 0)
-    assert figures.end_shares(Linear(clip="powers")) == pytest.approx((0.067, 0.379), abs=1e-3)
+    assert note(schedule_figures.plot_schedules({"cosine": Cosine(), "linear_beta": LinearBeta()})) == ""
+    assert schedule_figures.end_shares(Cosine()) == schedule_figures.end_shares(Linear(clip="none")) == (0, 0)
+    assert schedule_figures.end_shares(Linear(clip="powers")) == pytest.approx((0.067, 0.379), abs=1e-3)
 
 
 def test_schedules_are_chosen_by_name_with_fields_of_those_that_have_them():
-    chosen = figures.chosen(("linear", "cosine"), {"clip": "powers", "min_signal": "0.1"})
+    chosen = schedule_figures.choose_schedules(("linear", "cosine"), {"clip": "powers", "min_signal": "0.1"})
     assert chosen == {"cosine": Cosine(min_signal=0.1), "linear": Linear(clip="powers", min_signal=0.1)}
-    assert figures.chosen(tuple(figures.KNOWN), {}) == figures.KNOWN
-    assert figures.chosen(["linear_in"], {"quantity": "log_noise"}) == {"linear_in": LinearIn("log_noise")}
+    assert schedule_figures.choose_schedules(tuple(schedule_figures.KNOWN), {}) == schedule_figures.KNOWN
+    assert schedule_figures.choose_schedules(["linear_in"], {"quantity": "log_noise"}) == {
+        "linear_in": LinearIn("log_noise")
+    }
 
 
 @pytest.mark.parametrize(
@@ -134,16 +138,16 @@ def test_schedules_are_chosen_by_name_with_fields_of_those_that_have_them():
 )
 def test_a_schedule_that_cannot_be_chosen_is_told(names, changes, said):
     with pytest.raises(UserError, match=said):
-        figures.chosen(names, changes)
+        schedule_figures.choose_schedules(names, changes)
 
 
 # --- embeddings ---------------------------------------------------------------------------------------------
 
 
 def test_the_embedding_is_drawn_as_a_blur_of_it_that_pixels_can_show():
-    net = figures.sinusoidal(8, 100.0)
+    net = schedule_figures.make_embedding(8, 100.0)
     pixels = 50
-    shown = figures.resolved(net, 1.0, pixels)
+    shown = schedule_figures.blur_embedding(net, 1.0, pixels)
     # The Gaussian mean by a sum over a fine grid, of angles written out.
     offsets = np.linspace(-5, 5, 4001)
     weights = np.exp(-(offsets**2) / 2) / np.exp(-(offsets**2) / 2).sum()
@@ -156,7 +160,7 @@ def test_the_embedding_is_drawn_as_a_blur_of_it_that_pixels_can_show():
 
 
 def test_where_pixels_are_fine_the_drawing_is_the_embedding_itself():
-    (left, right) = figures.embedding().axes[:2]
+    (left, right) = schedule_figures.plot_embedding().axes[:2]
     for axes, channels in ((left, 3), (right, 16)):
         values = np.asarray(axes.images[0].get_array())
         assert values.shape[0] == 32
@@ -170,8 +174,8 @@ def test_where_pixels_are_fine_the_drawing_is_the_embedding_itself():
 
 
 def test_inner_products_of_embeddings_depend_on_the_difference_alone():
-    net = figures.sinusoidal(32, 1000.0)
-    values = figures.products(net, torch.linspace(0, 1, 101, dtype=torch.float64))
+    net = schedule_figures.make_embedding(32, 1000.0)
+    values = schedule_figures.multiply_embeddings(net, torch.linspace(0, 1, 101, dtype=torch.float64))
     for shift in range(101):
         diagonal = np.diagonal(values, shift)
         expected = sum(math.cos(2 * math.pi * 1000 ** (k / 15) * shift / 100) for k in range(16))
@@ -180,7 +184,7 @@ def test_inner_products_of_embeddings_depend_on_the_difference_alone():
 
 
 def test_the_distance_figure_draws_the_same_line_for_every_level():
-    left, right = figures.distance(16, 200.0).axes[:2]
+    left, right = schedule_figures.plot_embedding_products(16, 200.0).axes[:2]
     assert np.allclose(np.diagonal(np.asarray(left.images[0].get_array())), 8, atol=1e-4)
     drawn = list(lines(right).values())
     assert len(drawn) == 3
@@ -193,7 +197,7 @@ def test_the_distance_figure_draws_the_same_line_for_every_level():
 @pytest.mark.parametrize(("width", "most"), [(3, 10.0), (2, 10.0), (8, 1.0), (8, math.nan)])
 def test_an_embedding_that_cannot_be_is_refused(width, most):
     with pytest.raises(UserError, match="must be"):
-        figures.sinusoidal(width, most)
+        schedule_figures.make_embedding(width, most)
 
 
 # --- strips -------------------------------------------------------------------------------------------------
@@ -207,7 +211,7 @@ def photograph(path, size=(40, 30), seed=0):
 
 def test_an_image_file_is_taken_as_it_is_where_it_has_the_size(tmp_path):
     pixels = photograph(tmp_path / "photo.png", (24, 32))
-    image = figures.one_image(str(tmp_path / "photo.png"), (24, 32))
+    image = run_figures.read_image(str(tmp_path / "photo.png"), (24, 32))
     assert np.array_equal(to_uint8(image)[0], pixels)
 
 
@@ -216,30 +220,30 @@ def test_the_first_usable_image_of_an_archive_is_taken(tmp_path):
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         archive.writestr("a.png", b"\x89PNG\r\n\x1a\n and then nothing")
         archive.write(tmp_path / "b.png", "b.png")
-    image = figures.one_image(str(tmp_path / "all.zip"), (16, 16))
+    image = run_figures.read_image(str(tmp_path / "all.zip"), (16, 16))
     assert np.array_equal(to_uint8(image)[0], pixels)
 
 
 def test_the_first_flower_of_the_embedded_set_is_taken_without_drawing_the_others():
-    image = figures.one_image("blossoms", (32, 48))
+    image = run_figures.read_image("blossoms", (32, 48))
     assert np.array_equal(to_uint8(image)[0], blossoms.draw_blossom(0, (32, 48)))
 
 
 def test_a_broken_image_is_told_with_its_reason(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"broken\.png.*holds no image that can be used"):
-        figures.one_image(str(tmp_path / "broken.png"), (16, 16))
+    with pytest.raises(UserError, match=r"broken\.png.*has no usable image"):
+        run_figures.read_image(str(tmp_path / "broken.png"), (16, 16))
 
 
 def test_a_source_that_does_not_exist_is_told():
     with pytest.raises(UserError, match=r"nowhere\.png"):
-        figures.one_image("nowhere.png", (16, 16))
+        run_figures.read_image("nowhere.png", (16, 16))
 
 
 def test_the_forward_strip_runs_from_the_image_to_the_same_noise_under_each_schedule(strips):
-    image = figures.one_image("blossoms", (32, 32))
+    image = run_figures.read_image("blossoms", (32, 32))
     shown = {"clean": LinearBeta(), "bounded": Cosine()}
-    charts.rasterise(figures.forward(image, shown, columns=5, seed=3))
+    charts.rasterise(run_figures.plot_forward(image, shown, columns=5, seed=3))
     ((rows, heads, notes),) = strips
     assert heads == ["t = 0", "t = 0.25", "t = 0.5", "t = 0.75", "t = 1"]
     # A schedule that begins clean begins with the image; one that does not, does not.
@@ -256,9 +260,9 @@ def test_the_forward_strip_runs_from_the_image_to_the_same_noise_under_each_sche
 
 
 def test_the_forward_strip_depends_on_its_seed(strips):
-    image = figures.one_image("blossoms", (32, 32))
+    image = run_figures.read_image("blossoms", (32, 32))
     for seed in (1, 1, 2):
-        figures.forward(image, {"cosine": Cosine()}, columns=2, seed=seed)
+        run_figures.plot_forward(image, {"cosine": Cosine()}, columns=2, seed=seed)
     first, again, other = (rows["cosine"][1] for rows, _, _ in strips)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -282,7 +286,7 @@ def trained():
 
 
 def test_the_reverse_strip_ends_in_the_picture_that_sampling_gives(strips):
-    charts.rasterise(figures.reverse(trained(), steps=20, seed=7))
+    charts.rasterise(run_figures.plot_reverse(trained(), steps=20, seed=7))
     ((rows, heads, _),) = strips
     states, predictions, back = rows.values()
     images, _ = generate(trained(), [7], 20)
@@ -294,7 +298,7 @@ def test_the_reverse_strip_ends_in_the_picture_that_sampling_gives(strips):
 
 def test_each_prediction_of_the_reverse_strip_is_the_one_made_from_the_state_above_it(strips):
     run = trained()
-    figures.reverse(run, steps=4, seed=1)
+    run_figures.plot_reverse(run, steps=4, seed=1)
     ((rows, heads, _),) = strips
     assert heads == ["t = 1", "t = 0.75", "t = 0.5", "t = 0.25", "t = 0"]
     states, predictions, _ = rows.values()
@@ -309,7 +313,7 @@ def test_each_prediction_of_the_reverse_strip_is_the_one_made_from_the_state_abo
 
 def test_the_way_back_is_the_picture_under_noise_that_does_not_know_it(strips):
     run = trained()
-    figures.reverse(run, steps=4, seed=1)
+    run_figures.plot_reverse(run, steps=4, seed=1)
     states, _, back = strips[0][0].values()
     # At t = 1 both are noise: of the same spread, but not the same noise.
     assert np.corrcoef(states[0].ravel(), back[0].ravel())[0, 1] < 0.3
@@ -323,17 +327,17 @@ def test_the_way_back_is_the_picture_under_noise_that_does_not_know_it(strips):
 
 
 def test_one_step_is_a_strip_of_noise_and_picture(strips):
-    figures.reverse(trained(), steps=1)
+    run_figures.plot_reverse(trained(), steps=1)
     assert strips[0][1] == ["t = 1", "t = 0"]
     with pytest.raises(UserError, match="steps"):
-        figures.reverse(trained(), steps=0)
+        run_figures.plot_reverse(trained(), steps=0)
 
 
 def test_noised_images_have_the_rates_of_the_schedule():
     x0, eps = torch.full((1, 1, 2, 2), 0.4), normal(1, 1, 2, 2)
     pixels = Pixels.fixed(0.5, 0.01, channels=1)  # nothing is clamped
     times = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    first, last = (pixels.enter(image) for image in figures.noised(x0, eps, Cosine(), times, pixels))
+    first, last = (pixels.enter(image) for image in run_figures.add_noise(x0, eps, Cosine(), times, pixels))
     assert torch.allclose(first, 0.95 * x0 + math.sqrt(1 - 0.95**2) * eps, atol=1e-5)
     assert torch.allclose(last, 0.02 * x0 + math.sqrt(1 - 0.02**2) * eps, atol=1e-5)
 
@@ -349,7 +353,7 @@ def test_losses_are_drawn_against_the_images_seen_without_what_was_not_finite():
         {"step": 3, "images": 192, "loss": 0.7, "lr": 1e-3},
     ]
     other = [{"step": 1, "images": 32, "loss": 0.8}]
-    figure = figures.losses({"mine": log, "other": other})
+    figure = run_figures.plot_losses({"mine": log, "other": other})
     drawn = {axes.get_title(loc="left"): lines(axes) for axes in figure.axes}
     loss, noise, image = drawn.values()
     assert [values.tolist() for values in loss["mine"]] == [[64, 192], [0.9, 0.7]]
@@ -363,7 +367,7 @@ def test_losses_are_drawn_against_the_images_seen_without_what_was_not_finite():
 def test_a_run_keeps_its_colour_in_every_panel():
     first = [{"step": 1, "images": 1, "loss": 0.9}]
     second = [{"step": 1, "images": 1, "loss": 0.8}, {"step": 1, "images": 1, "image_mae": 0.8}]
-    figure = figures.losses({"first": first, "second": second})
+    figure = run_figures.plot_losses({"first": first, "second": second})
     colours = {
         line.get_color() for axes in figure.axes for line in axes.get_lines() if line.get_label() == "second"
     }
@@ -374,4 +378,4 @@ def test_a_run_keeps_its_colour_in_every_panel():
 def test_a_run_that_has_logged_nothing_is_named():
     log = [{"step": 1, "images": 64, "loss": 0.9}]
     with pytest.raises(UserError, match="young"):
-        figures.losses({"old": log, "young": [{"step": 1, "images": 64, "loss": None}]})
+        run_figures.plot_losses({"old": log, "young": [{"step": 1, "images": 64, "loss": None}]})

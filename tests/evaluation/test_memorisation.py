@@ -7,7 +7,7 @@ from ddim.evaluation.copies import (
     find_copies,
     find_copies_by_features,
     find_copies_by_pixels,
-    find_duplicates,
+    find_held_out_duplicates,
 )
 from ddim.evaluation.memorisation import draw_pairs, memorisation_record, memorisation_sentences
 from ddim.metrics.features import Extractor
@@ -193,11 +193,11 @@ def test_duplicates_between_the_halves_are_found_also_mirrored():
     train, valid = smooth(50, 0), smooth(20, 1)
     valid[3], valid[7], valid[9] = train[11], noisy(train[12:13], 2)[0], train[13, :, ::-1]
     images = own(train, valid)
-    found = find_duplicates(images, flip=True)
+    found = find_held_out_duplicates(images, flip=True)
     assert found.same == [(53, 11), (59, 13)]
     assert found.alike == [(57, 12)]
-    assert find_duplicates(images, flip=False).same == [(53, 11)]
-    assert find_duplicates(own(train, valid[:0]), flip=True).same == []
+    assert find_held_out_duplicates(images, flip=False).same == [(53, 11)]
+    assert find_held_out_duplicates(own(train, valid[:0]), flip=True).same == []
 
 
 def test_too_few_images_are_refused():
@@ -213,12 +213,12 @@ def test_pairs_begin_with_the_worst_and_the_record_names_them():
     figure = draw_pairs(found, samples, images, count=4)
     words = [text.get_text() for text in figure.texts]
     assert any("20.png" in word for word in words)
-    said = memorisation_record(found, list(range(10)), images, None, find_duplicates(images, False))
+    said = memorisation_record(found, list(range(10)), images, None, find_held_out_duplicates(images, False))
     assert said["samples"][9] == {**said["samples"][9], "seed": 9, "copy": True, "nearest": "20.png"}
     assert said["copies"]["count"] == 1
     assert said["false_alarms"]["of"] == 20
     assert (said["learned_from"], said["left_out"]) == (84, 0)
-    lines = memorisation_sentences(found, None, find_duplicates(images, False))
+    lines = memorisation_sentences(found, None, find_held_out_duplicates(images, False))
     assert lines[0] == found.sentence
     assert lines[2] == "0 real images were left out: they are near-duplicates of training images."
     assert draw_pairs(found, samples, images, count=1).texts

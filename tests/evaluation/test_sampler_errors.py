@@ -8,7 +8,7 @@ from ddim.diffusion.samplers import DDIM, EDM, AdamsBashforth
 from ddim.diffusion.schedules import Cosine, Linear
 from ddim.errors import UserError
 from ddim.evaluation import sampler_errors as comparison
-from ddim.evaluation.figures import samplers
+from ddim.evaluation.run_figures import plot_sampler_errors
 from oracles import normal
 
 LAW = Mixture(Cosine(0.1, 0.999), normal(3, 1, 2, 2, seed=1), 0.5)
@@ -42,7 +42,7 @@ def test_more_evaluations_of_better_samplers_err_less():
 
 def test_a_figure_has_a_panel_a_grid_and_a_line_a_sampler():
     error = comparison.sampling_error_of_oracle(LAW, torch.zeros(1, 1, 2, 2, dtype=torch.float64), 0.1)
-    figure = samplers(comparison.compare_samplers(error, LAW.schedule, 0.1, (5, 10)), "oracle")
+    figure = plot_sampler_errors(comparison.compare_samplers(error, LAW.schedule, 0.1, (5, 10)), "oracle")
     assert len(figure.axes) == 4
     for axes in figure.axes:
         assert len(axes.get_lines()) == len(comparison.SAMPLERS)

@@ -119,61 +119,69 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _schedule(args: argparse.Namespace) -> Figure:
-    from ddim.evaluation import figures
+    from ddim.evaluation import schedule_figures
 
     changes = {name.removeprefix("schedule."): value for name, value in args.fields.items()}
-    return figures.schedules(figures.chosen(args.names or SCHEDULES, changes))
+    return schedule_figures.plot_schedules(
+        schedule_figures.choose_schedules(args.names or SCHEDULES, changes)
+    )
 
 
 def _embedding(args: argparse.Namespace) -> Figure:
-    from ddim.evaluation import figures
+    from ddim.evaluation import schedule_figures
 
-    return figures.embedding(args.width, args.max_frequency)
+    return schedule_figures.plot_embedding(args.width, args.max_frequency)
 
 
 def _distance(args: argparse.Namespace) -> Figure:
-    from ddim.evaluation import figures
+    from ddim.evaluation import schedule_figures
 
-    return figures.distance(args.width, args.max_frequency)
+    return schedule_figures.plot_embedding_products(args.width, args.max_frequency)
 
 
 def _forward(args: argparse.Namespace) -> Figure:
     from ddim.data import parse_size
-    from ddim.evaluation import figures
+    from ddim.evaluation import run_figures, schedule_figures
 
-    image = figures.one_image(args.source, parse_size(args.size))
-    return figures.forward(image, figures.chosen(("linear", "cosine"), {}), seed=args.seed)
+    image = run_figures.read_image(args.source, parse_size(args.size))
+    return run_figures.plot_forward(
+        image, schedule_figures.choose_schedules(("linear", "cosine"), {}), seed=args.seed
+    )
 
 
 def _reverse(args: argparse.Namespace) -> Figure:
-    from ddim.evaluation import figures
+    from ddim.evaluation import run_figures
     from ddim.runs.pipeline import load
 
-    return figures.reverse(load(args.run), args.steps, args.seed)
+    return run_figures.plot_reverse(load(args.run), args.steps, args.seed)
 
 
 def _samplers(args: argparse.Namespace) -> Figure:
-    from ddim.evaluation import figures
+    from ddim.evaluation import run_figures
     from ddim.evaluation.sampler_errors import compare_samplers_on_oracle, compare_samplers_on_run
     from ddim.runs.pipeline import load
 
     check_count("--seeds", args.seeds)
     budgets = (5, 10, 20, 40)
     if args.run is None:
-        return figures.samplers(compare_samplers_on_oracle(budgets, args.seeds), "mixture of Gaussians")
+        return run_figures.plot_sampler_errors(
+            compare_samplers_on_oracle(budgets, args.seeds), "mixture of Gaussians"
+        )
     errors = compare_samplers_on_run(load(args.run), budgets, range(args.seeds))
-    return figures.samplers(errors, Path(args.run).name)
+    return run_figures.plot_sampler_errors(errors, Path(args.run).name)
 
 
 def _losses(args: argparse.Namespace) -> Figure:
-    from ddim.evaluation import figures
+    from ddim.evaluation import run_figures
     from ddim.runs.log import read_metrics
 
     missing = [str(run) for run in args.runs if not run.is_dir()]
     if missing:
         raise UserError(f"run {missing[0]!r} is not a folder")
     runs = list(dict.fromkeys(run.resolve() for run in args.runs))
-    return figures.losses({name: read_metrics(run) for name, run in zip(_names(runs), runs, strict=True)})
+    return run_figures.plot_losses(
+        {name: read_metrics(run) for name, run in zip(_names(runs), runs, strict=True)}
+    )
 
 
 def _names(runs: list[Path]) -> list[str]:

@@ -148,20 +148,19 @@ def find_copies(
     learn, rest = halves[: len(valid) // 2], halves[len(valid) // 2 :]
     train_pixels, valid_pixels = images or (train, valid)
 
-    def find_nearest(queries: np.ndarray, own: np.ndarray | None = None) -> Neighbours:
-        return nearest_neighbours(queries, train, also=also, own=own, embed=embed)
+    find_nearest = partial(nearest_neighbours, references=train, also=also, embed=embed)
 
     def find_real(which: np.ndarray, training: bool) -> Neighbours:
         """Return the neighbours of real images, without those of near-duplicates."""
         queries, pixels = (train, train_pixels) if training else (valid, valid_pixels)
-        found = find_nearest(queries[which], which if training else None)
+        found = find_nearest(queries[which], own=which if training else None)
         single = ~_near_duplicates(found, pixels[which], train_pixels, also is not None)
         return Neighbours(found.distances[single], found.indices[single])
 
     null = [find_real(own, True), *([find_real(learn, False)] if len(learn) else [])]
     closeness = np.concatenate([found.closeness for found in null])
     held_out = find_real(rest, False) if len(rest) else None
-    judged = 0 if held_out is None else len(held_out.closeness)
+    judged = len(held_out.closeness) if held_out else 0
     left_out = len(own) + len(valid) - len(closeness) - judged
     if len(closeness) < LEAST:
         raise UserError(
@@ -173,7 +172,7 @@ def find_copies(
     def match(found: Neighbours) -> Matches:
         return Matches(found, found.closeness < limit)
 
-    others = match(held_out) if held_out is not None and judged else None
+    others = match(held_out) if held_out and judged else None
     return Verdict(space, limit, bound, len(closeness), left_out, match(find_nearest(samples)), others)
 
 
@@ -234,7 +233,7 @@ def find_copies_by_features(
     )
 
 
-def find_duplicates(own: SplitImages, flip: bool) -> Duplicates:
+def find_held_out_duplicates(own: SplitImages, flip: bool) -> Duplicates:
     """Find the held-out images that are, or nearly are, training images; `flip` counts mirror images too."""
     if not len(own.validation):
         return Duplicates([], [])

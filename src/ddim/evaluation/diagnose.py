@@ -23,7 +23,7 @@ from ddim.evaluation.gradient_noise import (
     load_loss_memory,
 )
 from ddim.evaluation.noise_range import NoiseRange, find_noise_range
-from ddim.evaluation.run_folder import open_run
+from ddim.evaluation.run_folder import open_run_folder
 from ddim.runs import classes as labels
 from ddim.runs.images import open_run_images, to_model_batches
 from ddim.runs.pipeline import LoadedRun
@@ -87,7 +87,7 @@ def diagnose(
     """
     check_count("images", images, 2)
     check_count("levels", count, 2)
-    run = open_run(run)
+    run = open_run_folder(run)
     own, memory, schedule = open_run_images(run, progress), load_loss_memory(run), run.recipe.schedule
     even, batch = levels.midpoints(), run.recipe.optim.batch
     with run.runtime:

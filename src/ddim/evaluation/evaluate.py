@@ -95,12 +95,7 @@ def evaluate(
             "metrics": metrics,
             "notes": notes,
             **_describe_reference(selected, extractor),
-            "generated": {
-                "images": subject.count,
-                "source": str(source),
-                "fingerprint": subject.fingerprint,
-                "sha256": hash_file(folder / FEATURES),
-            },
+            "generated": subject.describe(str(source)) | {"sha256": hash_file(folder / FEATURES)},
             "sampling": subject.sampling and {**subject.sampling, "nfe": nfe},
             "seconds": {name: round(value, 2) for name, value in seconds.items()},
         }

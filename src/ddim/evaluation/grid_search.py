@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
-from ddim.evaluation.run_folder import open_run
+from ddim.evaluation.run_folder import open_run_folder
 from ddim.evaluation.sampling_error import (
     check_times_between,
     choose_ends,
@@ -58,7 +58,7 @@ def search_grid(
         UserError: if the sampler is stochastic, or the schedule has too few different levels.
     """
     check_count("seeds", seeds)
-    run = open_run(run)
+    run = open_run_folder(run)
     recipe, folder, weights = override(run.recipe, fields or {}), run.checkpoint.run, run.checkpoint.weights
     if recipe.sampler.stochastic:
         raise UserError("--sampler must be deterministic: renewed noise leads to other samples")
@@ -114,7 +114,7 @@ def search_times(
     best = min(named.values())
     if best == math.inf:
         raise UserError("no named grid gives finite samples: the model cannot be used")
-    times, move = grids[min(named, key=named.__getitem__)], FIRST_MOVE
+    times = grids[min(named, key=named.__getitem__)]
     log_snr = schedule(times).log_snr
     for other in grids.values():
         for part in (0.25, 0.5, 0.75):
@@ -123,20 +123,33 @@ def search_times(
             if _are_apart(mixed, schedule) and (value := finite_error(mixed)) < best:
                 times, best = mixed, value
     progress(f"mixtures: {best:.3g}")
+    times, best = _descend(times, best, schedule, finite_error, progress)
+    return SearchedGrid(tuple(times.tolist()), best, named)
+
+
+def _descend(
+    times: Tensor,
+    best: float,
+    schedule: Schedule,
+    error: Callable[[Tensor], float],
+    progress: Callable[[str], None],
+) -> tuple[Tensor, float]:
+    """Move one level at a time while that lowers the error, `best` at first; return times and error."""
+    move = FIRST_MOVE
     while move >= LAST_MOVE:
         before = best
-        for k in range(1, steps - 1):
+        for k in range(1, len(times) - 1):
             for towards in (k - 1, k + 1):
                 log_snr = schedule(times).log_snr
                 tried = times.clone()
                 tried[k] = schedule.inverse(torch.lerp(log_snr[k], log_snr[towards], move))
-                if _are_apart(tried, schedule) and (value := finite_error(tried)) < best:
+                if _are_apart(tried, schedule) and (value := error(tried)) < best:
                     times, best = tried, value
                     break
         progress(f"moves of {move:.2g}: {best:.3g}")
         if best >= 0.98 * before:
             move /= 2
-    return SearchedGrid(tuple(times.tolist()), best, named)
+    return times, best
 
 
 def _are_apart(times: Tensor, schedule: Schedule) -> bool:

@@ -21,7 +21,7 @@ from ddim.diffusion.schedules import Schedule
 from ddim.diffusion.variational_bound import Variance
 from ddim.errors import UserError, check_count
 from ddim.evaluation.reference import Reference, open_reference
-from ddim.evaluation.run_folder import open_run
+from ddim.evaluation.run_folder import open_run_folder
 from ddim.files import write_json
 from ddim.runs import classes as labels
 from ddim.runs.checks import check_unconditional
@@ -86,7 +86,7 @@ def bits_per_dim(
         UserError: if the schedule or the images cannot be used.
     """
     check_count("n", n)
-    run = open_run(run)
+    run = open_run_folder(run)
     likelihood.check_reaches_images(run.model.schedule, earliest_time(run.recipe))
     chosen = open_reference(run, images)
     if not len(chosen.which):

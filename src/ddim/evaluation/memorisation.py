@@ -19,11 +19,11 @@ from ddim.evaluation.copies import (
     Verdict,
     find_copies_by_features,
     find_copies_by_pixels,
-    find_duplicates,
+    find_held_out_duplicates,
     format_share,
 )
 from ddim.evaluation.denoising import Gap, measure_gap
-from ddim.evaluation.run_folder import open_run
+from ddim.evaluation.run_folder import open_run_folder
 from ddim.files import write_json
 from ddim.metrics.features import Extractor
 from ddim.plots import charts
@@ -83,7 +83,7 @@ def check_memorisation(
     """
     check_count("n", n)
     check_count("steps", steps)
-    run, _ = with_options(open_run(run), {}, steps)
+    run, _ = with_options(open_run_folder(run), {}, steps)
     own = open_run_images(run, decoding)
     flip, label, seeds = run.recipe.data.flip, choose_label(run.recipe), range(n)
     parts, nfes = zip(*sample_uint8(run, seeds, steps, label), strict=True)
@@ -92,7 +92,7 @@ def check_memorisation(
         verdict = find_copies_by_pixels(own, samples, flip)
     else:
         verdict = find_copies_by_features(own, samples, flip, extractor, progress)
-    apart, duplicates = _measure_gap(run, own), find_duplicates(own, flip)
+    apart, duplicates = _measure_gap(run, own), find_held_out_duplicates(own, flip)
     folder = make_numbered_folder(run.checkpoint.run / "memorisation")
     image = charts.rasterise(draw_pairs(verdict, samples, own))
     save_png(folder / "pairs.png", image)

@@ -10,7 +10,7 @@ from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.run_path import names_best
 
 
-def open_run(run: str | Path | LoadedRun) -> LoadedRun:
+def open_run_folder(run: str | Path | LoadedRun) -> LoadedRun:
     """Load a run, or take a loaded one, to whose folder results can be added.
 
     Raises:

@@ -95,6 +95,10 @@ class Subject:
     stem: str = ""
     fingerprint: str | None = None
 
+    def describe(self, source: str) -> dict[str, Any]:
+        """Return what a record says about the images, as JSON."""
+        return {"images": self.count, "source": source, "fingerprint": self.fingerprint}
+
 
 def is_run(path: Path) -> bool:
     """Return whether a path is a run folder, RUN/best or a checkpoint, and not images."""

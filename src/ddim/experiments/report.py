@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ddim.errors import UserError
-from ddim.evaluation import figures
+from ddim.evaluation import run_figures
 from ddim.evaluation.conditions import Conditions, error_conditions
 from ddim.experiments.evaluations import common_conditions, describe_mismatches
 from ddim.experiments.index import Run
@@ -69,7 +69,7 @@ def build_report(found: Sequence[Run]) -> tuple[list[Block], dict[str, bytes]]:
         blocks += [Heading("Results"), _results_table(rows, common_conditions(found))]
     curves = _loss_curves(rows)
     if curves:
-        images["losses.png"] = encode_png(charts.rasterise(figures.losses(curves)))
+        images["losses.png"] = encode_png(charts.rasterise(run_figures.plot_losses(curves)))
         blocks += [Heading("Losses"), Picture("losses.png", _loss_caption(rows, curves))]
     strips = {}
     for number, run in enumerate(found, 1):
@@ -268,13 +268,13 @@ def mean_log(logs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]
     for log in logs:
         page: dict[int, dict[str, float]] = {}
         for line in log:
-            known = {name: line[name] for name in figures.MEASURES if line.get(name) is not None}
+            known = {name: line[name] for name in run_figures.MEASURES if line.get(name) is not None}
             page.setdefault(line["images"], {}).update(known)
         pages.append(page)
     lines = []
     for images in sorted(set.intersection(*(set(page) for page in pages))):
         here = [page[images] for page in pages]
-        names = [name for name in figures.MEASURES if all(name in values for values in here)]
+        names = [name for name in run_figures.MEASURES if all(name in values for values in here)]
         lines.append({"images": images, **{n: sum(values[n] for values in here) / len(here) for n in names}})
     return lines
 

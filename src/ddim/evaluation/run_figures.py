@@ -1,0 +1,192 @@
+"""Figures of images under noise, of how samples develop, of sampling errors and of losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddim.diffusion.noise import Noise
+from ddim.diffusion.pixels import Pixels
+from ddim.diffusion.schedules import Schedule
+from ddim.errors import UserError
+from ddim.plots import charts
+from ddim.plots.pictures import to_uint8
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ddim.evaluation.sampler_errors import SamplerError
+    from ddim.runs.pipeline import Pipeline
+
+PHOTOGRAPH = Pixels.fixed(0.5, 0.25)
+"""About the mean and deviation of photographs, for an image without a training set."""
+
+
+def read_image(source: str, size: tuple[int, int]) -> Tensor:
+    """Return an image (1, 3, H, W) in [0, 1]: a file, or the first usable image of a folder or archive.
+
+    Raises:
+        UserError: if there is none.
+    """
+    from ddim.data.decode import UnusableError, decode_image, is_image_name
+    from ddim.data.open import find_source
+    from ddim.data.sources import Member
+
+    path, refusal = Path(source).expanduser(), ""
+    if is_image_name(path.name, b"") and not path.is_dir():
+        members = iter([Member(path.name, _bytes(path))])
+    else:
+        members = find_source(source).members(size)
+    for member in members:
+        if not isinstance(member, Member):
+            continue
+        try:
+            _, pixels = decode_image(member.data, size, 3)
+        except UnusableError as error:
+            refusal = f": {member.name}: {error}"
+            continue
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255
+    raise UserError(f"{source!r} has no usable image{refusal}")
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+
+
+def plot_forward(image: Tensor, shown: Mapping[str, Schedule], columns: int = 9, seed: int = 0) -> Figure:
+    """Plot an image (1, C, H, W) in [0, 1] with the same noise at even times, under named schedules."""
+    times = torch.linspace(0, 1, columns, dtype=torch.float64)
+    x0 = PHOTOGRAPH.enter(image)
+    eps = Noise([seed]).like(x0)
+    rows, notes = {}, {}
+    for name, schedule in shown.items():
+        rows[name] = [p[0] for p in map(to_uint8, add_noise(x0, eps, schedule, times, PHOTOGRAPH))]
+        notes[name] = [f"alpha {alpha:.2f}" for alpha in schedule(times).alpha.tolist()]
+    heads = [f"t = {t:g}" for t in times.tolist()]
+    return charts.plot_strip(
+        rows, heads, notes, "Forward diffusion: the same image and noise under each schedule"
+    )
+
+
+def add_noise(x0: Tensor, eps: Tensor, schedule: Schedule, times: Tensor, pixels: Pixels) -> list[Tensor]:
+    """Images (B, C, H, W) in [0, 1]: alpha * x0 + sigma * eps, in model units, at each of the times (N,)."""
+    return [pixels.leave(schedule(t).noisy(x0, eps)) for t in times]
+
+
+def plot_reverse(pipeline: Pipeline, steps: int = 20, seed: int = 0, columns: int = 10) -> Figure:
+    """Plot how a sample develops, at up to `columns` of its levels, and the sample with noise again.
+
+    Rows are the states x_t from noise to the sample, the clean image predicted from each, and the finished
+    sample with fresh noise. If the run has labels, seed s has class s % classes.
+
+    Raises:
+        UserError: if there are fewer than 1 step.
+    """
+    from ddim.runs.classes import choose_label
+    from ddim.runs.generate import generate
+
+    states = []
+    label = choose_label(pipeline.recipe)
+    generate(pipeline, [seed], steps, label=label, watch=lambda _, state: states.append(state))
+    # A state carries the prediction that led to it; the prediction made from it comes with the next.
+    shown = [(state.x, state.t, after.x0) for state, after in pairwise(states)]
+    shown.append((states[-1].x, 0.0, states[-1].x0))
+    which = np.unique(np.linspace(0, len(shown) - 1, min(columns, len(shown))).round().astype(int))
+    kept = [shown[k] for k in which]
+    sample = states[-1].x0.float().cpu()
+    # Fresh noise: the sample depends on the noise that it started from.
+    fresh = Noise([2**32 - 1 - seed]).like(sample)
+    times = torch.tensor([t for _, t, _ in kept], dtype=torch.float64)
+    # A schedule may have noise at t = 0; the sample has none.
+    back = add_noise(sample, fresh, pipeline.recipe.sampling_schedule, times[:-1], pipeline.pixels)
+    rows = {
+        "reverse:\nstate x_t": [pipeline.pixels.leave(x.float().cpu()) for x, _, _ in kept],
+        "reverse:\npredicted x0": [pipeline.pixels.leave(x0.float().cpu()) for _, _, x0 in kept],
+        "forward:\nthe sample,\nnoise added": [*back, pipeline.pixels.leave(sample)],
+    }
+    images = {name: [to_uint8(image)[0] for image in images] for name, images in rows.items()}
+    heads = [f"t = {t:.2g}" for t in times.tolist()]
+    title = f"Reverse diffusion: seed {seed} in {steps} steps"
+    return charts.plot_strip(images, heads, title=title)
+
+
+def plot_sampler_errors(cells: Sequence[SamplerError], title: str) -> Figure:
+    """Plot sampling errors against network evaluations: a panel for each grid, a line for each sampler."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    grids = list(dict.fromkeys(cell.grid for cell in cells))
+    figure = charts.new_figure(11.5, 4 * math.ceil(len(grids) / 2))
+    spots = figure.subplots(math.ceil(len(grids) / 2), 2, squeeze=False, sharey=True).flat
+    for axes, grid in zip(spots, grids, strict=False):
+        axes.loglog()
+        for k, name in enumerate(dict.fromkeys(cell.sampler for cell in cells)):
+            line = [(c.nfe, c.error) for c in cells if (c.sampler, c.grid) == (name, grid)]
+            colour = charts.COLOURS[k % len(charts.COLOURS)]
+            axes.plot(
+                *zip(*line, strict=True), color=colour, linewidth=1.8, marker="o", markersize=3, label=name
+            )
+        charts.style_panel(axes, "evaluations", "", f"{grid} grid")
+        axes.grid(color="#e6e6e6", linewidth=0.7)
+        ticks = sorted({cell.nfe for cell in cells if cell.sampler == cells[0].sampler})
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+    figure.supylabel(f"mean squared error of samples, {title}", color=charts.INK, fontsize=10)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=9)
+    return figure
+
+
+MEASURES = {
+    "loss": "Training loss, by each run's objective",
+    "noise_mae": "Validation: MAE of noise",
+    "image_mae": "Validation: MAE of images",
+}
+"""The fields of metrics.jsonl that are plotted, and their titles."""
+
+
+def plot_losses(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Plot the losses of named runs, as `ddim.runs.log.read_metrics` gives them, against the images seen.
+
+    Training losses are comparable only between runs with the same objective.
+
+    Raises:
+        UserError: if a run has logged no loss yet.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    empty = [
+        name
+        for name, lines in runs.items()
+        if not any(line.get(f) is not None for line in lines for f in MEASURES)
+    ]
+    if empty or not runs:
+        raise UserError(f"no loss is logged yet in {', '.join(empty)}")
+    panels = {}
+    for field, title in MEASURES.items():
+        series = {}
+        for name, lines in runs.items():
+            points = [(line["images"], line[field]) for line in lines if line.get(field) is not None]
+            series[name] = [images for images, _ in points], [value for _, value in points]
+        if any(images for images, _ in series.values()):
+            panels[title] = series
+    figure = charts.new_figure(0.8 + 4.6 * len(panels), 4.2)
+    spots = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, series) in zip(spots, panels.items(), strict=True):
+        charts.draw_curves(axes, series, "images seen", "", title=title)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_formatter(
+            lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
+        )
+    return figure

@@ -1,0 +1,207 @@
+"""Figures of schedules and of the sinusoidal embedding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddim.diffusion.log_snr import plateaus
+from ddim.diffusion.schedules import SCHEDULES, Cosine, Linear, LinearBeta, Schedule
+from ddim.errors import UserError, suggest
+from ddim.nn.embedding import Sinusoidal
+from ddim.plots import charts
+from ddim.runs.codec import load_value
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+DEFAULT: dict[str, Schedule] = {"cosine": Cosine(), "linear": Linear(), "linear_beta": LinearBeta()}
+"""The schedules that are plotted by default: two with the bounds of torch/luz, and DDPM's own."""
+
+KNOWN: dict[str, Any] = {name: kind() for name, kind in SCHEDULES.items()}
+"""All schedules that can be plotted."""
+
+
+def plot_schedules(shown: Mapping[str, Schedule] = DEFAULT, points: int = 1001) -> Figure:
+    """Plot alpha, sigma and log-SNR of named schedules at `points` even times from 0 to 1.
+
+    Times on the level of t = 0 or of t = 1 are drawn thick, and a note gives their share: training spends it
+    on a single level. Dotted lines are the bounds of the torch/luz repository and of the Keras example.
+    """
+    t = torch.linspace(0, 1, points, dtype=torch.float64)
+    levels = {name: schedule(t) for name, schedule in shown.items()}
+    plateau_shares = {name: end_shares(schedule) for name, schedule in shown.items()}
+    panels = {
+        "Signal rate alpha": {name: level.alpha for name, level in levels.items()},
+        "Noise rate sigma": {name: level.sigma for name, level in levels.items()},
+        "log-SNR, 2 log(alpha / sigma)": {name: level.log_snr for name, level in levels.items()},
+    }
+    figure = charts.new_figure(14.0, 4.6)
+    for k, (axes, (title, values)) in enumerate(zip(figure.subplots(1, 3), panels.items(), strict=True)):
+        series = {name: (t.numpy(), _leave_gaps(value)) for name, value in values.items()}
+        charts.draw_curves(axes, series, "t  (0 clean, 1 noise)", "", title=title)
+        lines = axes.get_lines()
+        if {"linear", "linear_beta"} <= series.keys():
+            # The two forms of DDPM's schedule overlap.
+            lines[[*series].index("linear_beta")].set_linestyle((0, (4, 2.5)))
+        for line, shares in zip(lines, plateau_shares.values(), strict=True):
+            _thicken(axes, line, shares)
+        for alpha in (Cosine().min_signal, Cosine().max_signal):
+            sigma = (1 - alpha**2) ** 0.5
+            bound = (alpha, sigma, 2 * math.log(alpha / sigma))[k]
+            axes.axhline(bound, color=charts.FAINT, linestyle=":", linewidth=1, zorder=1)
+            if k == 0:
+                x, side = (0.02, "left") if alpha < 0.5 else (0.98, "right")
+                axes.text(x, bound + 0.012, f"luz: {alpha:g}", color=charts.FAINT, fontsize=8, ha=side)
+    notes = [text for name, shares in plateau_shares.items() if (text := _plateau_note(name, shares))]
+    if notes:
+        figure.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize=9.5, color=charts.INK)
+    return figure
+
+
+def choose_schedules(names: Sequence[str], changes: Mapping[str, str]) -> dict[str, Schedule]:
+    """Return the schedules of these names, with fields such as {"clip": "powers"} set in each that has them.
+
+    Raises:
+        UserError: if a name is not one of `KNOWN`, no schedule has a field, or a value is bad.
+    """
+    known = {}
+    for name in names:
+        if name not in KNOWN:
+            hint = suggest(name, KNOWN)
+            raise UserError(f"schedule must be one of {', '.join(KNOWN)}, got {name!r}{hint}")
+        known[name] = {f.name for f in fields(KNOWN[name])}
+    for field in changes:
+        if not any(field in names_of for names_of in known.values()):
+            owners = [name for name, schedule in KNOWN.items() if hasattr(schedule, field)]
+            hint = f"; it is one of {' and '.join(owners)}" if owners else ""
+            raise UserError(f"schedule.{field} is not a field of {', '.join(known)}{hint}")
+    return {
+        name: load_value(
+            {"kind": name, **{k: v for k, v in changes.items() if k in known[name]}}, Schedule, "schedule"
+        )
+        # Always in the same order, because later lines cover earlier ones.
+        for name in KNOWN
+        if name in known
+    }
+
+
+def _thicken(axes: Axes, line: Line2D, shares: tuple[float, float]) -> None:
+    x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+    for part in (x < shares[0], x > 1 - shares[1]):
+        style = {"linewidth": 5.5, "alpha": 0.5, "solid_capstyle": "butt", "zorder": 1.5}
+        axes.plot(x[part], y[part], color=line.get_color(), **style)
+
+
+def end_shares(schedule: Schedule) -> tuple[float, float]:
+    """Return the shares of times on the level of t = 0 and on that of t = 1; 0 if it is no plateau."""
+    found = plateaus(schedule)
+    first, last = schedule(torch.tensor([0.0, 1.0])).log_snr.tolist()
+    return found.get(first, 0.0), found.get(last, 0.0)
+
+
+def _leave_gaps(values: Tensor) -> np.ndarray:
+    """Return values with NaN in place of infinities, which leaves a gap in a line."""
+    return torch.where(values.isfinite(), values, torch.nan).numpy()
+
+
+def _plateau_note(name: str, shares: tuple[float, float]) -> str:
+    ends = [
+        f"{100 * share:.0f} % of its times at the level of t = {end}"
+        for end, share in enumerate(shares)
+        if share
+    ]
+    return f"{name} (thick): {' and '.join(ends)}" if ends else ""
+
+
+def plot_embedding(width: int = 32, max_frequency: float = 1000.0) -> Figure:
+    """Plot heat maps of the sinusoidal embedding of the noise variance, from 0 to 1 and from 0 to 0.02.
+
+    Channels oscillate up to `max_frequency` times. On the left many oscillate several times within a pixel,
+    and are faded, because they would show patterns that do not exist.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    net = make_embedding(width, max_frequency)
+    figure = charts.new_figure(12.0, 4.8)
+    titles = ("All noise variances; the fastest channels fade", "The first fiftieth of them")
+    for axes, end, title in zip(figure.subplots(1, 2), (1.0, 0.02), titles, strict=True):
+        values = blur_embedding(net, end, pixels=720)
+        charts.draw_heat_map(figure, axes, values.T.numpy(), (0, end, 0.5, width + 0.5), most=1)
+        axes.axhline(width / 2 + 0.5, color=charts.INK, linewidth=0.8)
+        charts.style_panel(axes, "noise variance, sigma squared", "channel", title)
+        axes.set_yticks([1, width // 2, width])
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+        spot = {"transform": axes.transAxes, "ha": "right", "va": "center", "bbox": box}
+        for height, name in ((0.25, "sin"), (0.75, "cos")):
+            axes.text(0.98, height, name, color=charts.INK, fontsize=9, **spot)
+    return figure
+
+
+def blur_embedding(net: Sinusoidal, end: float, pixels: int) -> Tensor:
+    """Return the embedding (pixels, width) at the middle of each of `pixels` parts of [0, end], blurred.
+
+    The blur is a Gaussian of 0.6 parts, in closed form: a sinusoid of angular speed w is scaled by
+    exp(-(0.6 w end / pixels)^2 / 2).
+    """
+    at = (torch.arange(pixels, dtype=torch.float64) + 0.5) * end / pixels
+    fading = (-((0.6 * end / pixels * net.speeds) ** 2) / 2).exp()
+    return net(at) * fading.repeat(2)
+
+
+def plot_embedding_products(width: int = 32, max_frequency: float = 1000.0) -> Figure:
+    """Plot the inner products of embeddings of a and b, which depend on a - b alone (Kazemnejad 2019).
+
+    On the left for all pairs of 201 noise variances; on the right against a - b for three a, on one line.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    net = make_embedding(width, max_frequency)
+    figure = charts.new_figure(12.0, 4.8)
+    left, right = figure.subplots(1, 2)
+    values = multiply_embeddings(net, torch.linspace(0, 1, 201, dtype=torch.float64))
+    charts.draw_heat_map(figure, left, values, (0, 1, 0, 1), most=width / 2)
+    charts.style_panel(
+        left, "noise variance b", "noise variance a", "e(a) . e(b) is constant along diagonals"
+    )
+    left.set_aspect("equal")
+    apart = torch.linspace(-0.03, 0.03, 1201, dtype=torch.float64)
+    for k, a in enumerate((0.2, 0.5, 0.8)):
+        line = net(torch.tensor([a])) @ net(a - apart).T
+        # From thick to thin, so that lines that coincide can be seen.
+        style = {"linewidth": (7, 3.5, 1.2)[k], "alpha": (0.25, 0.5, 1)[k]}
+        right.plot(apart.numpy(), line[0].numpy(), color=charts.COLOURS[k], label=f"a = {a}", **style)
+    charts.style_panel(right, "a - b", "e(a) . e(b)", "The same line for every a")
+    right.grid(color="#e6e6e6", linewidth=0.7)
+    right.margins(x=0)
+    right.xaxis.set_major_locator(MaxNLocator(6))
+    right.legend(frameon=False, fontsize=9.5, labelcolor=charts.INK)
+    return figure
+
+
+def multiply_embeddings(net: Sinusoidal, at: Tensor) -> np.ndarray:
+    """Return the inner products (N, N) of the embeddings of numbers (N,)."""
+    values = net(at)
+    return (values @ values.T).numpy()
+
+
+def make_embedding(width: int, max_frequency: float) -> Sinusoidal:
+    """Return the embedding.
+
+    Raises:
+        UserError: if the width is odd or below 4, or the frequency is not above 1.
+    """
+    if width < 4 or width % 2:
+        raise UserError(f"width must be even and at least 4, got {width}")
+    if not max_frequency > 1:
+        raise UserError(f"max-frequency must be above 1, got {max_frequency}")
+    return Sinusoidal(width, max_frequency)
