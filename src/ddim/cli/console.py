@@ -177,12 +177,12 @@ class Console(Callback):
         else:
             say(f"run {folder} is finished: nothing to resume")
         recipe = read_json(folder / RUN)["recipe"]
-        name, lines = recipe["report"].get("best", "image_mae"), read_metrics(folder)
+        name, lines = recipe["report"]["best"], read_metrics(folder)
         measured = [line for line in lines if line.get(name) is not None]
         best = min(measured, key=lambda line: line[name], default=None)
         if best is not None and best["step"] < lines[-1]["step"]:
             say(f"best by {name}, {best[name]:.4f}, at {best['images']:,} images: {folder}/best")
-        labelled = recipe["data"].get("labels")
+        labelled = recipe["data"]["labels"]
         say(f"next: ddim sample {folder}{' --label all' if labelled else ''}")
         return 0
 

@@ -158,7 +158,7 @@ def _find_label_problems(recipe: Recipe, label: Label, guidance: float) -> Itera
         yield f"guidance needs a label, a class or all, towards which to guide, got {guidance}"
     if guidance != 1 and not recipe.data.unlabelled:
         yield (
-            "guidance must be 1, since this run was trained with data.unlabelled 0, and so never without a "
+            "guidance must be 1, since this run was trained with data.unlabelled 0 and so never without a "
             f"class to guide away from, got {guidance}"
         )
 
