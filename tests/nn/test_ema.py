@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ddim.errors import UserError
-from ddim.nn.ema import Exponential, HalfLife, Power, averaged_tensors, name_averages, update_average
+from ddim.nn.ema import Exponential, HalfLife, Power, name_averages, select_averaged, update_average
 from oracles import made, normal
 
 
@@ -111,7 +111,7 @@ def test_early_in_training_the_average_lags_by_a_share_of_the_run(batch):
 
 def test_batch_norm_statistics_are_averaged_with_the_weights():
     net = made(lambda: nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)))
-    average = {name: value.clone() for name, value in averaged_tensors(net).items()}
+    average = {name: value.clone() for name, value in select_averaged(net).items()}
     assert set(average) == {
         "0.weight",
         "0.bias",
@@ -122,7 +122,7 @@ def test_batch_norm_statistics_are_averaged_with_the_weights():
     }
     before = average["1.running_mean"].clone()
     net.train()(5 + normal(8, 2, 4, 4, dtype=torch.float32))
-    newest = averaged_tensors(net)
+    newest = select_averaged(net)
     assert not torch.equal(newest["1.running_mean"], before)
     update_average(list(average.values()), list(newest.values()), 0.25)
     assert torch.allclose(average["1.running_mean"], 0.75 * before + 0.25 * net[1].running_mean)
@@ -130,7 +130,7 @@ def test_batch_norm_statistics_are_averaged_with_the_weights():
 
 def test_averaged_tensors_share_the_models_memory_without_gradients():
     net = made(lambda: nn.Linear(2, 2))
-    for value in averaged_tensors(net).values():
+    for value in select_averaged(net).values():
         assert not value.requires_grad
         value.fill_(3)
     assert (net.weight == 3).all()

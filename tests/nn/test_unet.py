@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from ddim.nn.blocks import Attention
-from ddim.nn.unet import Block, ChannelNorm, UNetSpec, channel_attention
+from ddim.nn.unet import Block, ChannelNorm, UNetSpec, build_attention
 from oracles import made, shaken, uniform
 from small_nets import UNETS, build, images
 
@@ -81,7 +81,7 @@ def test_a_block_starts_as_the_identity_and_then_depends_on_the_embedding():
 
 @pytest.mark.parametrize("channels", [8, 40, 64, 104, 168, 192])
 def test_attention_works_at_any_width_and_ignores_the_order_of_pixels(channels):
-    attention, x = shaken(made(lambda: channel_attention(channels))), images(2, channels, 3, 4)
+    attention, x = shaken(made(lambda: build_attention(channels))), images(2, channels, 3, 4)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     shuffle = lambda image: image.flatten(2)[:, :, order].reshape(image.shape)
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_attention_works_at_any_width_and_ignores_the_order_of_pixels(channels):
 
 def test_attention_is_that_of_the_paper_head_by_head():
     """Vaswani et al. 2017, eq. 1, on each head's slice of queries, keys and values."""
-    attention, x = shaken(made(lambda: channel_attention(128))), images(2, 128, 3, 4)
+    attention, x = shaken(made(lambda: build_attention(128))), images(2, 128, 3, 4)
     with torch.no_grad():
         pixels = F.layer_norm(
             x.flatten(2).transpose(1, 2), (128,), attention.norm.weight, attention.norm.bias

@@ -1,7 +1,7 @@
 """A run of the recipe ddpm with a small network and random weights, for what goes to diffusers and back."""
 
 from ddim.diffusion.pixels import Pixels
-from ddim.nn.ema import averaged_tensors
+from ddim.nn.ema import select_averaged
 from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.codec import dump, override
@@ -28,8 +28,8 @@ def run_of(chosen, folder, pixels=(0.5, 0.5), channels=3, others=None):
     """A run folder with random weights, of which no branch is zero; `others` are their multiples, by file."""
     model = shaken(made(lambda: build_model(chosen, channels)))
     state = RunState(3, Pixels.fixed(*pixels, channels), channels, (), Runtime())
-    tensors = {"model": model.state_dict(), "ema/default": averaged_tensors(model)}
+    tensors = {"model": model.state_dict(), "ema/default": select_averaged(model)}
     for file, factor in (others or {}).items():
-        tensors[file] = {name: factor * value for name, value in averaged_tensors(model).items()}
+        tensors[file] = {name: factor * value for name, value in select_averaged(model).items()}
     checkpoint.save(folder / "checkpoints", 3, tensors, {"state": state.to_json(), "recipe": dump(chosen)})
     return folder

@@ -202,10 +202,10 @@ def test_gradients_are_clipped_to_the_norm_asked_for():
 @pytest.mark.parametrize("net", tiny.NETS)
 def test_the_average_follows_its_rule_with_the_statistics_of_batch_norm(net):
     run = tiny.training(tiny.recipe(net))
-    expected = {name: value.double().clone() for name, value in ema.averaged_tensors(run.model).items()}
+    expected = {name: value.double().clone() for name, value in ema.select_averaged(run.model).items()}
     for k in range(1, 5):
         run.advance()
-        for name, value in ema.averaged_tensors(run.model).items():
+        for name, value in ema.select_averaged(run.model).items():
             expected[name] += run.recipe.ema(k, 8) * (value.double() - expected[name])
     assert any("running_var" in name for name in expected) == (net in ("batch norm", "keras"))
     for name, value in run.average.items():
@@ -221,7 +221,7 @@ def test_each_profile_is_the_weighted_mean_of_the_weights_seen(rule):
     seen = []
     for _ in range(n):
         run.advance()
-        seen.append({name: value.double().clone() for name, value in ema.averaged_tensors(run.model).items()})
+        seen.append({name: value.double().clone() for name, value in ema.select_averaged(run.model).items()})
     alone = {"default": replace(rule, more=())}
     main = fields(rule)[0].name
     alone |= {
@@ -247,7 +247,7 @@ def test_a_power_of_zero_is_the_plain_mean_of_the_weights_seen():
     seen = []
     for _ in range(5):
         run.advance()
-        seen.append({name: value.double().clone() for name, value in ema.averaged_tensors(run.model).items()})
+        seen.append({name: value.double().clone() for name, value in ema.select_averaged(run.model).items()})
     for name, value in run.averages["0"].items():
         mean = torch.stack([weights[name] for weights in seen]).mean(0)
         torch.testing.assert_close(value.double(), mean, rtol=1e-5, atol=1e-6)
@@ -284,7 +284,7 @@ def test_the_weights_come_back_even_when_a_validation_fails(net):
         run.advance()
     before = tiny.bits(run)
     with contextlib.suppress(KeyboardInterrupt), run.averaged() as model:
-        assert tiny.different(ema.averaged_tensors(model), run.average) == []
+        assert tiny.different(ema.select_averaged(model), run.average) == []
         assert not model.training
         raise KeyboardInterrupt
     assert tiny.different(before, tiny.bits(run)) == []
@@ -298,7 +298,7 @@ def test_a_validation_is_of_the_averaged_weights_and_always_the_same():
     found = validate(run)
     assert validate(run) == found
     with torch.no_grad():
-        for name, value in ema.averaged_tensors(run.model).items():
+        for name, value in ema.select_averaged(run.model).items():
             value.copy_(run.average[name])
     assert validate(run) == found
     for value in run.average.values():

@@ -14,7 +14,7 @@ from lzma import LZMAError
 from pathlib import Path
 
 from ddim.data.decode import MAX_BYTES, is_image_name
-from ddim.data.sources import OTHER, Member, Reject, Source, Survey, name_problem
+from ddim.data.sources import OTHER, Member, Reject, Source, Survey, explain_bad_name
 from ddim.errors import UserError
 
 # Seconds: a few ticks of the clock of any common file system.
@@ -121,7 +121,7 @@ class Zip:
 
     def stamp(self) -> str:
         """Return path, size and times of the archive; see `Source`."""
-        return path_stamp(self.path)
+        return stamp_paths(self.path)
 
     def survey(self) -> Survey | None:
         """Return None: the files must be read."""
@@ -161,7 +161,7 @@ class Tar:
 
     def stamp(self) -> str:
         """Return path, size and times of the archive; see `Source`."""
-        return path_stamp(self.path)
+        return stamp_paths(self.path)
 
     def survey(self) -> Survey | None:
         """Return None: the files must be read."""
@@ -189,7 +189,7 @@ class Tar:
         return _check_member(info.name, file.read() if file else b"")
 
 
-def path_stamp(*paths: Path) -> str:
+def stamp_paths(*paths: Path) -> str:
     """Return path, size and times of files and folders; "" if one is too new for its times to be reliable."""
     try:
         return "\n".join(f"{path.resolve()}\0{_times(path)}" for path in paths)
@@ -232,7 +232,7 @@ def _check_member(name: str, data: bytes) -> Member | Reject:
         return Reject(name, OTHER)
     if ".." in parts or name.startswith("/"):
         return Reject(name, "a path that leads out of the archive")
-    if reason := name_problem(name):
+    if reason := explain_bad_name(name):
         return Reject(name, reason)
     if len(data) > MAX_BYTES:
         return Reject(name, _TOO_LARGE)

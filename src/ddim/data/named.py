@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddim.data.folder import open_path, path_stamp
+from ddim.data.folder import open_path, stamp_paths
 from ddim.data.sources import OTHER, Member, Reject, Source, Survey
 from ddim.errors import UserError
 from ddim.files import cache_folder, download_file
@@ -57,7 +57,7 @@ _CIFAR10_RECORD = 1 + 3 * 32 * 32
 def open_flowers(copy: Path | None) -> Source:
     """Open the 8,189 photographs of Oxford Flowers 102, without labels; they are split by seed."""
     path = locate_archive(FLOWERS, copy)
-    return Renamed(open_path(path), lambda name: name.rsplit("/", 1)[-1], path_stamp(path), official=False)
+    return Renamed(open_path(path), lambda name: name.rsplit("/", 1)[-1], stamp_paths(path), official=False)
 
 
 def open_pets(copy: Path | None) -> Source:
@@ -75,7 +75,7 @@ def open_pets(copy: Path | None) -> Source:
         stem = file.rsplit(".", 1)[0]
         return f"{parts[stem]}/{stem.rsplit('_', 1)[0]}/{file}" if stem in parts else None
 
-    return Renamed(open_path(path), rename, path_stamp(path, lists), official=True)
+    return Renamed(open_path(path), rename, stamp_paths(path, lists), official=True)
 
 
 def open_cifar10(copy: Path | None) -> Source:
@@ -129,9 +129,9 @@ class Cifar10:
     def stamp(self) -> str:
         """Return path, size and times of the batches; see `Source`."""
         return (
-            path_stamp(*(self.path / name for name in _CIFAR10_FILES))
+            stamp_paths(*(self.path / name for name in _CIFAR10_FILES))
             if self.path.is_dir()
-            else path_stamp(self.path)
+            else stamp_paths(self.path)
         )
 
     def survey(self) -> Survey | None:

@@ -61,7 +61,7 @@ class Source(Protocol):
         """Read every file of the source; only drawn images depend on the size (height, width)."""
 
 
-def name_problem(name: str) -> str | None:
+def explain_bad_name(name: str) -> str | None:
     """Return why the name of a file cannot be stored and shown on terminals; None if it can."""
     kinds = {unicodedata.category(letter) for letter in name}
     if "Cs" in kinds:

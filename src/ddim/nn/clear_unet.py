@@ -91,7 +91,7 @@ class ClearUNetSpec:
         return ClearUNet(channels, self)
 
 
-def wide_attention(channels: int, heads: int, groups: int) -> Attention:
+def build_wide_attention(channels: int, heads: int, groups: int) -> Attention:
     """Build attention whose heads each have all `channels`, after a group norm without weights."""
     norm = nn.GroupNorm(groups, channels, _EPS, affine=False)
     return Attention(norm, channels, heads, inner=heads * channels)
@@ -110,7 +110,7 @@ class Stage(nn.Module):
             self.blocks.append(Block(channels, width, spec.embedding, norm=spec.norm, exact=stage == 0))
             attends = spec.attention[stage]
             self.attention.append(
-                wide_attention(width, spec.heads, spec.groups) if attends else nn.Identity()
+                build_wide_attention(width, spec.heads, spec.groups) if attends else nn.Identity()
             )
 
     def forward(self, x: Tensor, embedded: Tensor, skips: list[Tensor]) -> list[Tensor]:

@@ -137,7 +137,7 @@ def _name(value: float) -> str:
     return str(value + 0.0).removesuffix(".0").replace("+", "")
 
 
-def averaged_tensors(model: nn.Module) -> dict[str, Tensor]:
+def select_averaged(model: nn.Module) -> dict[str, Tensor]:
     """Return, by name, the tensors of a model that are averaged: parameters and floating-point buffers.
 
     The buffers are statistics of batch norm. The tensors share the model's memory and record no gradients.

@@ -104,7 +104,7 @@ class Block(nn.Module):
         return x + self.conv2(F.silu(h))
 
 
-def channel_attention(channels: int, head: int = 64) -> Attention:
+def build_attention(channels: int, head: int = 64) -> Attention:
     """Build attention that starts as the identity, with heads of `head` channels or more."""
     most = max(1, channels // head)
     heads = next(heads for heads in range(most, 0, -1) if channels % heads == 0)
@@ -119,7 +119,7 @@ class Stage(nn.Module):
     def __init__(self, channels: int, depth: int, embedding: int, *, attend: bool = False) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(channels, embedding) for _ in range(depth))
-        self.attention = channel_attention(channels) if attend else nn.Identity()
+        self.attention = build_attention(channels) if attend else nn.Identity()
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
         """x (B, channels, H, W), embedded (B, embedding) -> (B, channels, H, W)."""

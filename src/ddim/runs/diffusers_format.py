@@ -13,7 +13,7 @@ import torch
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
 from ddim.files import make_folder, read_json, write_atomic, write_json
-from ddim.nn.ema import averaged_tensors
+from ddim.nn.ema import select_averaged
 from ddim.nn.runtime import choose_runtime
 from ddim.runs import checkpoint
 from ddim.runs.codec import dump, write_recipe
@@ -93,7 +93,7 @@ def import_from_diffusers(folder: str | Path, out: str | Path | None = None) -> 
     checkpoint.save(
         run / "checkpoints",
         0,
-        {"model": model.state_dict(), "ema/default": averaged_tensors(model)},
+        {"model": model.state_dict(), "ema/default": select_averaged(model)},
         {"state": state.to_json(), "recipe": dump(recipe)},
     )
     return run

@@ -65,7 +65,7 @@ class Training:
             self.model.shape,
         ).train()
         self.rules = ema.name_averages(recipe.ema)
-        newest = ema.averaged_tensors(self.model)
+        newest = ema.select_averaged(self.model)
         self.averages = {
             profile: {name: value.float().clone() for name, value in newest.items()} for profile in self.rules
         }
@@ -94,7 +94,7 @@ class Training:
     @property
     def weights_finite(self) -> bool:
         """Whether every weight and statistic is finite, so that a run can continue from a checkpoint."""
-        return all(bool(value.isfinite().all()) for value in ema.averaged_tensors(self.model).values())
+        return all(bool(value.isfinite().all()) for value in ema.select_averaged(self.model).values())
 
     def validation_steps(self) -> set[int]:
         """Return the `report.events` steps after which a run of known length validates, the last included."""
@@ -124,7 +124,7 @@ class Training:
                 self.memory.update(times, losses)
             self.updates += 1
             self.not_finite = 0
-            newest = ema.averaged_tensors(self.model)
+            newest = ema.select_averaged(self.model)
             for profile, rule in self.rules.items():
                 average = [self.averages[profile][name] for name in newest]
                 ema.update_average(average, list(newest.values()), rule(self.updates, o.batch))
@@ -248,7 +248,7 @@ class Training:
                 f"{wrong} is missing or of another shape; leave --recipe and --net out to take that run's"
             )
         self.model.load_state_dict(tensors)
-        newest = ema.averaged_tensors(self.model)
+        newest = ema.select_averaged(self.model)
         for average in self.averages.values():
             for name, value in average.items():
                 value.copy_(newest[name])

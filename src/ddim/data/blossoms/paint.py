@@ -257,7 +257,7 @@ def _smoothing(length: int, knots: int) -> np.ndarray:
     return near * near * (3 - 2 * near)
 
 
-def smooth_field(canvas: Canvas, values: np.ndarray) -> np.ndarray:
+def paint_field(canvas: Canvas, values: np.ndarray) -> np.ndarray:
     """Return a smooth field (rows, columns) of the canvas through a small grid of values (knots, knots)."""
     _, rows, columns = canvas.rgb.shape
     return _smoothing(rows, values.shape[0]) @ values @ _smoothing(columns, values.shape[1]).T

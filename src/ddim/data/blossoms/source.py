@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ddim.data.blossoms.kinds import KINDS
-from ddim.data.blossoms.paint import Canvas, Place, paint_disc, parse_rgb, smooth_field
+from ddim.data.blossoms.paint import Canvas, Place, paint_disc, paint_field, parse_rgb
 from ddim.data.blossoms.scene import Scene
 from ddim.data.sources import Member, Reject, Survey
 from ddim.errors import UserError
@@ -87,10 +87,10 @@ def _draw_kind(index: int) -> tuple[str, np.random.Generator]:
 def _background(canvas: Canvas, random: np.random.Generator) -> None:
     palettes, grain, bokeh = _BACKGROUNDS[random.choice(len(_BACKGROUNDS), p=_BACKGROUND_ODDS)]
     low, high = (parse_rgb(text) for text in palettes[random.integers(len(palettes))].split())
-    blend = smooth_field(canvas, random.random((4, 4), dtype=np.float32)) * 0.6
+    blend = paint_field(canvas, random.random((4, 4), dtype=np.float32)) * 0.6
     blend = blend + 0.4 * (canvas.y + 1) / 2
     if grain:
-        blend = blend + grain * (smooth_field(canvas, random.random((18, 18), dtype=np.float32)) - 0.5)
+        blend = blend + grain * (paint_field(canvas, random.random((18, 18), dtype=np.float32)) - 0.5)
     canvas.rgb[:] = high[:, None, None] + blend * (low - high)[:, None, None]
     for _ in range(random.integers(bokeh + 1)):
         x, y = random.uniform(-1.2, 1.2, 2)
