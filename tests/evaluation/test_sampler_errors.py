@@ -50,6 +50,6 @@ def test_a_figure_has_a_panel_a_grid_and_a_line_a_sampler():
 
 
 def test_a_table_is_refused_in_one_sentence():
-    run = types.SimpleNamespace(recipe=types.SimpleNamespace(walked=Linear()))
+    run = types.SimpleNamespace(recipe=types.SimpleNamespace(sampling_schedule=Linear()))
     with pytest.raises(UserError, match="has no 500 different levels"):
         comparison.sampling_error_of_run(run, 0.05, [0])
