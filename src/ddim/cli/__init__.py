@@ -185,19 +185,6 @@ def check_fields(args: argparse.Namespace, command: str, *allowed: str) -> None:
             raise UserError(f"--{name} is not an option of ddim {command}; {fields}{hint}")
 
 
-def check_run_folder(run: Path) -> None:
-    """Check that a path is not a checkpoint, where a command adds files to the run.
-
-    Raises:
-        UserError: if it is a checkpoint.
-    """
-    from ddim.runs.checkpoint import MANIFEST
-    from ddim.runs.run_path import names_best
-
-    if (run / MANIFEST).is_file() or names_best(run):
-        raise UserError(f"{run} is a checkpoint, and this command adds files to a run: give the run folder")
-
-
 def _report(error: BaseException) -> int:
     """Print an error as one sentence and return its exit code."""
     if isinstance(error, BrokenPipeError):
