@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from ddim import __version__
