@@ -4,7 +4,8 @@
 
 NAME is a part of the name of a bug; without one all are planted. Each is planted in a forked child: torch is
 imported before the fork and takes no time in it, ddim after it, with the bug in its source. The files stay as
-they are. Exits with 1 if a bug survives or can no longer be planted.
+they are. First, all named tests run without a bug and must pass. Exits with 1 if they do not, or if a bug
+survives or can no longer be planted.
 """
 
 import os
@@ -27,40 +28,46 @@ import scipy.stats  # noqa: E402, F401
 import torch  # noqa: E402, F401
 import torchvision  # noqa: E402, F401
 
-from planted import SOURCE, find_bugs, find_fault  # noqa: E402
+from planted import SOURCE, Bug, find_bugs, find_fault  # noqa: E402
 
 OPTIONS = ["-x", "--assert=plain", "--timeout=120", "-p", "pytest_timeout", "-p", "no:cacheprovider"]
 AT_ONCE = 2
-CAUGHT = 1
-"""pytest's exit code where a test failed."""
+PASSED, FAILED = 0, 1
+"""Exit codes of pytest."""
 
 
 def main(words):
     """Plant the bugs whose names hold one of the words, or all; print what came of each; the exit code."""
     begin = time.monotonic()
     bugs = [bug for bug in find_bugs() if not words or any(word in bug.name for word in words)]
-    waiting, running, caught = list(bugs), {}, 0
+    faults = {bug: fault for bug in bugs if (fault := find_fault(bug))}
+    for bug, fault in faults.items():
+        print(f"NOT PLANTED  {bug.name}: {fault}")
+    control = Bug("(no bug)", "", "", "", tuple(dict.fromkeys(test for bug in bugs for test in bug.tests)))
+    waiting, running, caught, passed = [control, *(bug for bug in bugs if bug not in faults)], {}, 0, False
     while waiting or running:
         while waiting and len(running) < AT_ONCE:
-            bug = waiting.pop(0)
-            if fault := find_fault(bug):
-                print(f"NOT PLANTED  {bug.name}: {fault}", flush=True)
-                continue
-            output = tempfile.TemporaryFile()  # noqa: SIM115 (open until the child has ended)
+            bug, output = waiting.pop(0), tempfile.TemporaryFile()  # noqa: SIM115 (open until the child ends)
             running[start(bug, output)] = bug, output, time.monotonic()
-        if not running:
-            break
         pid, status = os.wait()
         bug, output, began = running.pop(pid)
         code = os.waitstatus_to_exitcode(status)
-        caught += code == CAUGHT
-        verdict = {0: "SURVIVED", CAUGHT: "caught"}.get(code, f"ENDED WITH {code}")
-        print(f"{verdict:<9} {time.monotonic() - began:5.1f} s  {bug.name}", flush=True)
-        if code != CAUGHT:
+        if bug is control:
+            right = passed = code == PASSED
+        else:
+            right = code == FAILED
+            caught += right
+        names = {PASSED: "passed", FAILED: "failed" if bug is control else "caught"}
+        verdict = names.get(code, f"ended with {code}")
+        print(
+            f"{verdict if right else verdict.upper():<9} {time.monotonic() - began:5.1f} s  {bug.name}",
+            flush=True,
+        )
+        if not right:
             output.seek(0)
             print(output.read().decode(errors="replace")[-2000:], flush=True)
     print(f"{caught} of {len(bugs)} caught in {time.monotonic() - begin:.0f} s")
-    return int(caught < len(bugs) or not bugs)
+    return int(not passed or not bugs or caught < len(bugs))
 
 
 def start(bug, output):
@@ -72,7 +79,8 @@ def start(bug, output):
     try:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-        plant(bug)
+        if bug.file:
+            plant(bug)
         code = int(pytest.main([*OPTIONS, *(f"tests/{test}" for test in bug.tests)]))
     finally:
         sys.stdout.flush()
