@@ -60,7 +60,7 @@ def test_the_best_is_first(make, metric):
     assert order == (["b", "c", "a"] if small else ["a", "c", "b"])
 
 
-def test_what_may_not_be_ranked_comes_last_with_its_reason(make):
+def test_evaluations_that_cannot_be_ranked_come_last_with_the_reason(make):
     made = [
         make("a"),
         make("best", metrics__kid={"value": -1.0, "low": -1.0, "high": -1.0}, reference__sha256="q" * 64),
@@ -73,14 +73,14 @@ def test_what_may_not_be_ranked_comes_last_with_its_reason(make):
     assert rows[2].difference is None
 
 
-def test_where_nothing_can_be_compared_the_reason_is_the_error(make):
+def test_an_error_gives_the_reason_if_nothing_can_be_compared(make):
     with pytest.raises(UserError, match="nothing can be compared by KID: different features"):
         rank_evaluations([make("a"), make("b", features__extractor="other")], "kid")
     with pytest.raises(UserError, match="at least two evaluations, got 1"):
         rank_evaluations([make("c")], "kid")
 
 
-def test_pictures_of_the_same_seeds_are_paired_and_others_are_not(make, reference):
+def test_only_samples_of_the_same_seeds_are_paired(make, reference):
     x = normal(400, 1, 0.2)
     y = x + normal(400, 2) * np.float32(0.1)
     one = make("a", x, sampling=SAMPLING)
@@ -99,7 +99,7 @@ def test_pictures_of_the_same_seeds_are_paired_and_others_are_not(make, referenc
     )
 
 
-def test_differences_are_to_the_first_whatever_its_place(make, reference):
+def test_differences_are_to_the_first_evaluation_given(make, reference):
     near, far = normal(400, 1, 0.1), normal(400, 2, 0.5)
     worse = make("worse", far, metrics__kid={"value": 0.5, "low": 0.4, "high": 0.6})
     rows = rank_evaluations([worse, make("better", near)], "kid")
@@ -114,7 +114,7 @@ def mean_apart(generated, reference):
 
 
 @pytest.mark.parametrize("sizes", [(200, 200), (200, 90)])
-def test_the_interval_of_a_difference_holds_the_truth_nineteen_times_in_twenty(sizes):
+def test_the_interval_of_a_difference_holds_the_truth_in_95_percent_of_cases(sizes):
     truth, draws = normal(100, 3), 1000
     held = 0
     for seed in range(draws):
@@ -127,7 +127,7 @@ def test_the_interval_of_a_difference_holds_the_truth_nineteen_times_in_twenty(s
 
 
 @pytest.mark.parametrize("metric", ["recall", "fid"])
-def test_intervals_of_other_differences_are_cautious_but_not_much_too_wide(metric):
+def test_intervals_of_other_differences_are_conservative_but_not_twice_too_wide(metric):
     """Of two sets of one law, whose difference is 0."""
     values, radii, held = [], [], 0
     for seed in range(60):
@@ -141,7 +141,7 @@ def test_intervals_of_other_differences_are_cautious_but_not_much_too_wide(metri
     assert 1 < np.mean(radii) / (2.262 * np.std(values)) < 2.2
 
 
-def test_pictures_that_come_class_by_class_in_turn_have_no_wider_an_interval():
+def test_samples_with_classes_in_turn_have_no_wider_interval():
     """Of `--label all`, seed s has class s % classes: each tenth of every tenth would lack a class."""
     x, y, truth = normal(500, 1), normal(500, 2), normal(500, 3)
     for pictures in (x, y):
@@ -154,7 +154,7 @@ def test_pictures_that_come_class_by_class_in_turn_have_no_wider_an_interval():
 
 
 @pytest.mark.parametrize("metric", ALONE)
-def test_what_has_no_interval_of_a_difference_is_ranked_all_the_same(make, reference, metric):
+def test_a_metric_without_intervals_of_differences_is_ranked(make, reference, metric):
     one, other = make("a", normal(400, 1, 0.1)), make("b", normal(400, 2, 1.0))
     for row in rank_evaluations([one, other], metric):
         assert row.unranked is None
@@ -171,7 +171,7 @@ def test_every_other_metric_has_a_difference_with_an_interval(make, reference, m
     assert better or metric in ("recall", "coverage")
 
 
-def test_where_features_are_gone_there_is_no_difference_but_a_reason(make, reference, monkeypatch):
+def test_missing_features_give_a_reason_instead_of_a_difference(make, reference, monkeypatch):
     one = make("a", normal(400, 1))
     assert "b/features.npy is missing" in measure_difference(one, make("b"), "kid")
     short = make("c", normal(399, 1))
@@ -183,7 +183,7 @@ def test_where_features_are_gone_there_is_no_difference_but_a_reason(make, refer
     assert "no longer in the cache" in measure_difference(one, one, "kid")
 
 
-def test_what_differs_is_told_and_nothing_else(make):
+def test_only_the_choices_that_differ_are_listed(make):
     other = SAMPLING | {
         "recipe": {"name": "tiny", "optim": {"batch": 16, "lr": 0.1}, "sampler": {}, "grid": {}},
         "sampler": {"kind": "ddpm"},

@@ -70,7 +70,7 @@ def test_the_optimal_denoiser_has_slope_one_and_no_residual(kind):
 
 
 @pytest.mark.parametrize("by", [0.8, 1.25])
-def test_predictions_of_the_wrong_size_are_seen(by):
+def test_predictions_of_the_wrong_size_change_the_slope(by):
     found = measure(Scaled(ORACLE, by), IMAGES.split(100), TIMES)
     right = measure(ORACLE, IMAGES.split(100), TIMES)
     assert found.slope.value == pytest.approx(right.slope.value / by)
@@ -91,7 +91,7 @@ def test_an_image_has_its_own_noise_in_whatever_batches_it_comes():
     assert later.noise_mse == pytest.approx(one.noise_mse[5:], rel=1e-12)
 
 
-def test_images_of_one_law_have_no_gap_and_a_remembered_set_has():
+def test_only_memorised_images_have_a_gap():
     seen, unseen = normal(200, 1, 8, 8, seed=5), normal(200, 1, 8, 8, seed=6)
     honest, rote = Gaussian(SCHEDULE, 0.0, 1.0), Mixture(SCHEDULE, seen)
     found = measure_gap(*(measure(honest, [images], TIMES) for images in (seen, unseen)))
@@ -101,7 +101,7 @@ def test_images_of_one_law_have_no_gap_and_a_remembered_set_has():
     assert found.overall.low > 1
 
 
-def test_a_gap_is_the_part_by_which_the_error_is_greater():
+def test_a_gap_is_the_relative_increase_of_the_error():
     train = measure(ORACLE, [IMAGES[:50]], TIMES)
     found = measure_gap(train, replace(train, noise_mse=1.5 * train.noise_mse))
     assert found.by_level.value == pytest.approx(0.5)
@@ -109,7 +109,7 @@ def test_a_gap_is_the_part_by_which_the_error_is_greater():
 
 
 @pytest.mark.parametrize("truth", [0.0, 9.0])
-def test_the_interval_of_a_gap_holds_the_truth_as_often_as_it_says(truth):
+def test_the_interval_of_a_gap_holds_the_truth_in_95_percent_of_cases(truth):
     """The ratio of two means of 128 exponential errors is (1 + gap) F(256, 256)."""
     draw, sets, n = np.random.default_rng(0), 1000, 128
     blank = measure(ORACLE, [IMAGES[:2]], TIMES)

@@ -72,7 +72,7 @@ def as_array(images):
     return (images.permute(0, 2, 3, 1) * 255).round().byte().numpy()
 
 
-def test_the_numbers_are_those_of_the_runs_pictures_against_the_images_held_out(run):
+def test_metrics_compare_the_runs_samples_with_its_held_out_images(run):
     found = evaluate(run, FEW, extractor=stub())
     generated = extract_features(stub(), as_array(ddim.sample(run, 40, 2)))
     reference = extract_features(stub(), held_out(run))
@@ -85,7 +85,7 @@ def test_the_numbers_are_those_of_the_runs_pictures_against_the_images_held_out(
     assert low < found.value("kid") < high
 
 
-def test_the_record_says_what_the_numbers_depend_on(run):
+def test_the_record_holds_what_the_metrics_depend_on(run):
     found = evaluate(run, Samples(40, 3, seed=7, weights="raw", fields={"sampler": "edm"}), extractor=stub())
     record = json.loads((run / "evaluations" / "1" / "record.json").read_text())
     assert record == found.record
@@ -107,9 +107,7 @@ def test_the_record_says_what_the_numbers_depend_on(run):
     assert record["versions"]["torch"] == torch.__version__
 
 
-def test_the_pictures_are_those_that_ddim_sample_saves_and_its_grid_is_none_of_them(
-    run, tmp_path, monkeypatch
-):
+def test_the_samples_are_those_of_ddim_sample_without_its_sheet(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["sample", str(run), "-n", "40", "--steps", "2", "--out", "made"]) == 0
     of_run = evaluate(run, FEW, extractor=stub())
@@ -123,7 +121,7 @@ def test_the_pictures_are_those_that_ddim_sample_saves_and_its_grid_is_none_of_t
     assert of_files.record["reference"]["part"] == "all"
 
 
-def test_samples_in_a_folder_are_judged_as_pictures_of_their_run(run, tmp_path, monkeypatch):
+def test_samples_in_a_folder_are_evaluated_like_samples_of_their_run(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     reference = Reference("blossoms:60")
     assert main(["sample", str(run), "-n", "41", "--steps", "2", "--sampler", "edm", "--out", "made"]) == 0
@@ -143,7 +141,7 @@ def test_samples_in_a_folder_are_judged_as_pictures_of_their_run(run, tmp_path, 
         assert evaluate("made", reference=reference, extractor=stub()).record["sampling"] is None
 
 
-def test_features_of_another_evaluation_are_not_taken_for_its_own(run):
+def test_features_of_another_evaluation_are_not_reused(run):
     """Of as many pictures and of the same network nothing but their bytes tells them apart."""
     one, other = (evaluate(run, Samples(40, 2, seed), extractor=stub()) for seed in (0, 40))
     assert isinstance(measure_difference(one, other, "kid"), Difference)
@@ -164,7 +162,7 @@ def test_the_second_evaluation_reads_the_features_of_the_reference(run):
     assert sum(seen) == 40
 
 
-def test_evaluations_of_a_run_are_counted_and_none_is_written_over(run):
+def test_evaluations_of_a_run_are_numbered_and_never_overwritten(run):
     folders = [evaluate(run, FEW, extractor=stub()).folder for _ in range(3)]
     assert folders == [run / "evaluations" / str(n) for n in (1, 2, 3)]
     (run / "evaluations" / "10").mkdir()
@@ -186,7 +184,7 @@ def shown(run):
     return values, [(e.step, e.encoded_image_string) for e in grids]
 
 
-def test_tensorboard_shows_the_numbers_and_the_grid_at_the_step_that_was_judged(run):
+def test_tensorboard_shows_metrics_and_sheet_at_the_evaluated_step(run):
     first, last = sorted((run / "checkpoints").glob("step-*"))
     found = [evaluate(subject, FEW, extractor=stub()) for subject in (run, first, run)]
     steps = [each.record["sampling"]["step"] for each in found]
@@ -206,7 +204,7 @@ def test_tensorboard_shows_the_numbers_and_the_grid_at_the_step_that_was_judged(
         checkpoint.verify(path)
 
 
-def test_what_is_kept_elsewhere_is_not_shown_with_the_run(run, tmp_path, monkeypatch):
+def test_an_evaluation_in_another_folder_is_not_shown_with_the_run(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     evaluate(run, FEW, extractor=stub(), out=tmp_path / "elsewhere")
     alone = tmp_path / "alone"
@@ -221,7 +219,7 @@ def test_what_is_kept_elsewhere_is_not_shown_with_the_run(run, tmp_path, monkeyp
     assert not list(tmp_path.glob("events*"))
 
 
-def test_two_evaluations_at_once_leave_one_another_alone(run):
+def test_two_evaluations_at_once_do_not_interfere(run):
     """Here of one process id: containers that share a drive share these too."""
 
     class Other(list):
@@ -240,7 +238,7 @@ def test_two_evaluations_at_once_leave_one_another_alone(run):
     )
 
 
-def test_a_name_that_another_evaluation_took_meanwhile_is_left_to_it(run, monkeypatch):
+def test_a_number_taken_by_another_evaluation_meanwhile_is_not_reused(run, monkeypatch):
     rename = os.rename
 
     def late(source, target):
@@ -254,13 +252,13 @@ def test_a_name_that_another_evaluation_took_meanwhile_is_left_to_it(run, monkey
     assert (run / "evaluations" / "1" / "record.json").read_text() == "another's"
 
 
-def test_a_checkpoint_is_judged_too_and_stays_as_it_was(run):
+def test_a_checkpoint_is_evaluated_and_not_changed(run):
     path = checkpoint.find_newest(run / "checkpoints")
     assert evaluate(path, FEW, extractor=stub()).folder == run / "evaluations" / "1"
     checkpoint.verify(path)
 
 
-def test_levels_that_a_search_found_are_used_unless_a_grid_is_named(run):
+def test_searched_times_are_used_unless_a_grid_is_given(run):
     sampler = read_run_recipe(run).sampler
     found = searched.SearchedGrid((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})
     searched.save_grid(run, sampler, 3, "ema", found)
@@ -272,7 +270,7 @@ def test_levels_that_a_search_found_are_used_unless_a_grid_is_named(run):
     assert not np.array_equal(one, other)
 
 
-def test_pictures_come_a_few_at_a_time_and_each_is_its_seeds(run):
+def test_samples_are_made_in_batches_and_each_belongs_to_its_seed(run):
     opened = load(run)
     parts = [pictures for pictures, _ in sample_uint8(opened, range(3, 75), 2)]
     assert [len(part) for part in parts] == [32, 32, 8]
@@ -297,7 +295,7 @@ evaluate(sys.argv[1], Samples(40, 2), extractor=stub(Killer()))
 
 
 @pytest.mark.parametrize("batches", [1, 2])
-def test_a_killed_evaluation_leaves_nothing_that_is_believed(run, batches, tmp_path, monkeypatch):
+def test_a_killed_evaluation_leaves_no_record(run, batches, tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", KILLED, str(run), str(batches)]
@@ -329,7 +327,7 @@ def test_an_evaluation_that_fails_leaves_no_folder(run):
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_gray_and_transparent_runs_are_judged_too(channels, tmp_path):
+def test_gray_and_transparent_runs_are_evaluated(channels, tmp_path):
     recipe = tiny.recipe(
         data__source="blossoms:60", data__validation="0.5", data__channels=str(channels), images="8"
     )
@@ -338,7 +336,7 @@ def test_gray_and_transparent_runs_are_judged_too(channels, tmp_path):
     assert np.isfinite(found.value("kid"))
 
 
-def test_parts_and_other_data_are_judged_against_when_named(run):
+def test_a_given_part_or_other_images_are_the_reference(run):
     for reference, images in (
         (Reference(part="train"), 30),
         (Reference(part="all"), 60),
@@ -348,7 +346,7 @@ def test_parts_and_other_data_are_judged_against_when_named(run):
         assert record["reference"]["images"] == images
 
 
-def test_images_judged_against_themselves_are_perfect(tmp_path, monkeypatch):
+def test_images_compared_with_themselves_have_perfect_metrics(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = evaluate("blossoms:60", reference=Reference("blossoms:60"), extractor=stub())
     assert found.value("fid") == pytest.approx(0, abs=1e-6)
@@ -364,7 +362,7 @@ def refused(*args, **options):
     return str(caught.value)
 
 
-def test_what_cannot_be_judged_is_refused_in_one_sentence(run, tmp_path, monkeypatch):
+def test_what_cannot_be_evaluated_is_refused_in_one_sentence(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "is no run: name the images that it is compared with" in refused("blossoms:40")
     assert "neither a folder" in refused("nowhere", reference=Reference("blossoms:40"))
@@ -385,7 +383,7 @@ def test_what_cannot_be_judged_is_refused_in_one_sentence(run, tmp_path, monkeyp
     assert not (run / "evaluations").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_looked_at(run, tmp_path):
+def test_a_folder_that_cannot_be_made_is_refused_before_images_are_read(run, tmp_path):
     (tmp_path / "file").touch()
     seen = []
     with pytest.raises(UserError, match=f"an evaluation cannot be written in {tmp_path}/file: "):
@@ -412,7 +410,7 @@ def test_out_is_the_folder_of_the_evaluation(run, tmp_path):
     assert evaluate(run, FEW, extractor=stub(), out=tmp_path / "there").folder == tmp_path / "there"
 
 
-def test_what_lies_beside_the_folder_that_a_user_named_is_let_be(run, tmp_path):
+def test_files_beside_a_given_folder_are_not_touched(run, tmp_path):
     """Old names that begin as ours do are swept from our own folders alone."""
     mine, ours = tmp_path / ".tmp-thesis", run / "evaluations" / ".tmp-7-evaluation"
     for folder in (mine, ours):
@@ -428,7 +426,7 @@ def normal(n, d, seed):
     return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
 
 
-def test_fid_is_extrapolated_only_where_every_part_outnumbers_the_dimensions():
+def test_fid_is_extrapolated_only_if_every_part_outnumbers_the_dimensions():
     reference = normal(200, 8, 0)
     for n, enough in ((40, False), (41, True)):
         metrics, notes = measure_metrics(normal(n, 8, 1), reference)
@@ -438,7 +436,7 @@ def test_fid_is_extrapolated_only_where_every_part_outnumbers_the_dimensions():
     assert metrics["fid"]["low"] < metrics["fid"]["infinity"] < metrics["fid"]["high"]
 
 
-def test_few_images_are_warned_of():
+def test_few_images_give_notes():
     metrics, notes = measure_metrics(normal(30, 60, 0), normal(90, 60, 1))
     assert any("mostly bias" in note for note in notes)
     assert any("30 images are few" in note for note in notes)
@@ -448,7 +446,7 @@ def test_few_images_are_warned_of():
 
 
 @pytest.mark.slow
-def test_fifty_thousand_pictures_do_not_fill_the_memory(run):
+def test_fifty_thousand_samples_do_not_fill_the_memory(run):
     """Kept as pictures they would be 2.4 GB."""
     code = """
 import resource, sys, torch

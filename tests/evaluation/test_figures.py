@@ -46,7 +46,7 @@ def strips(monkeypatch):
 # --- schedules ----------------------------------------------------------------------------------------------
 
 
-def test_of_two_curves_that_cover_each_other_the_upper_is_dashed():
+def test_the_upper_of_two_curves_that_overlap_is_dashed():
     for names, dashed in (
         (["linear", "linear_beta", "karras_sigma"], ["linear_beta"]),
         (["cosine", "linear_in"], []),
@@ -86,7 +86,7 @@ def note(figure):
     return figure.get_supxlabel()
 
 
-def test_the_plateau_of_a_table_clipped_by_powers_is_told():
+def test_a_note_gives_the_plateau_of_a_table_clipped_by_powers():
     words = note(schedule_figures.plot_schedules({"linear": Linear(clip="powers")}))
     assert "38 % of its times at the level of t = 1" in words
     assert "7 % of its times at the level of t = 0" in words
@@ -95,7 +95,7 @@ def test_the_plateau_of_a_table_clipped_by_powers_is_told():
     )
 
 
-def test_a_plateau_is_drawn_thick_where_the_rates_do_not_change():
+def test_a_plateau_is_drawn_thick():
     for axes in schedule_figures.plot_schedules({"linear": Linear(clip="powers")}).axes:
         t, y = lines(axes)["linear"]
         thick = [line for line in axes.get_lines() if line.get_linewidth() > 4]
@@ -107,7 +107,7 @@ def test_a_plateau_is_drawn_thick_where_the_rates_do_not_change():
         assert set(end.get_ydata()) == {y[-1]}
 
 
-def test_a_schedule_without_a_plateau_is_not_told_to_have_one():
+def test_a_schedule_without_a_plateau_has_no_note():
     assert note(schedule_figures.plot_schedules({"cosine": Cosine(), "linear_beta": LinearBeta()})) == ""
     assert schedule_figures.end_shares(Cosine()) == schedule_figures.end_shares(Linear(clip="none")) == (0, 0)
     assert schedule_figures.end_shares(Linear(clip="powers")) == pytest.approx((0.067, 0.379), abs=1e-3)
@@ -136,7 +136,7 @@ def test_schedules_are_chosen_by_name_with_fields_of_those_that_have_them():
         (("linear",), {"entries": "many"}, "schedule.entries must be a whole number"),
     ],
 )
-def test_a_schedule_that_cannot_be_chosen_is_told(names, changes, said):
+def test_an_unknown_schedule_is_refused(names, changes, said):
     with pytest.raises(UserError, match=said):
         schedule_figures.choose_schedules(names, changes)
 
@@ -144,7 +144,7 @@ def test_a_schedule_that_cannot_be_chosen_is_told(names, changes, said):
 # --- embeddings ---------------------------------------------------------------------------------------------
 
 
-def test_the_embedding_is_drawn_as_a_blur_of_it_that_pixels_can_show():
+def test_the_drawn_embedding_is_blurred_to_the_width_of_a_pixel():
     net = schedule_figures.make_embedding(8, 100.0)
     pixels = 50
     shown = schedule_figures.blur_embedding(net, 1.0, pixels)
@@ -159,7 +159,7 @@ def test_the_embedding_is_drawn_as_a_blur_of_it_that_pixels_can_show():
         assert np.allclose(shown[place], expected, atol=1e-4)
 
 
-def test_where_pixels_are_fine_the_drawing_is_the_embedding_itself():
+def test_with_fine_pixels_the_drawing_is_the_embedding():
     (left, right) = schedule_figures.plot_embedding().axes[:2]
     for axes, channels in ((left, 3), (right, 16)):
         values = np.asarray(axes.images[0].get_array())
@@ -195,7 +195,7 @@ def test_the_distance_figure_draws_the_same_line_for_every_level():
 
 
 @pytest.mark.parametrize(("width", "most"), [(3, 10.0), (2, 10.0), (8, 1.0), (8, math.nan)])
-def test_an_embedding_that_cannot_be_is_refused(width, most):
+def test_an_impossible_embedding_is_refused(width, most):
     with pytest.raises(UserError, match="must be"):
         schedule_figures.make_embedding(width, most)
 
@@ -209,7 +209,7 @@ def photograph(path, size=(40, 30), seed=0):
     return pixels
 
 
-def test_an_image_file_is_taken_as_it_is_where_it_has_the_size(tmp_path):
+def test_an_image_file_of_the_right_size_is_not_changed(tmp_path):
     pixels = photograph(tmp_path / "photo.png", (24, 32))
     image = run_figures.read_image(str(tmp_path / "photo.png"), (24, 32))
     assert np.array_equal(to_uint8(image)[0], pixels)
@@ -229,13 +229,13 @@ def test_the_first_flower_of_the_embedded_set_is_taken_without_drawing_the_other
     assert np.array_equal(to_uint8(image)[0], blossoms.draw_blossom(0, (32, 48)))
 
 
-def test_a_broken_image_is_told_with_its_reason(tmp_path):
+def test_a_broken_image_is_refused_with_the_reason(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"broken\.png.*has no usable image"):
         run_figures.read_image(str(tmp_path / "broken.png"), (16, 16))
 
 
-def test_a_source_that_does_not_exist_is_told():
+def test_a_missing_source_is_refused():
     with pytest.raises(UserError, match=r"nowhere\.png"):
         run_figures.read_image("nowhere.png", (16, 16))
 
@@ -285,7 +285,7 @@ def trained():
     return Pipeline(oracle, Pixels.fixed(0.5, 0.5), smoke(), runtime)
 
 
-def test_the_reverse_strip_ends_in_the_picture_that_sampling_gives(strips):
+def test_the_reverse_strip_ends_in_the_sample(strips):
     charts.rasterise(run_figures.plot_reverse(trained(), steps=20, seed=7))
     ((rows, heads, _),) = strips
     states, predictions, back = rows.values()
@@ -311,7 +311,7 @@ def test_each_prediction_of_the_reverse_strip_is_the_one_made_from_the_state_abo
         assert np.abs(prediction.astype(int) - asked)[readable].max() <= 2
 
 
-def test_the_way_back_is_the_picture_under_noise_that_does_not_know_it(strips):
+def test_the_forward_row_of_the_reverse_strip_uses_independent_noise(strips):
     run = trained()
     run_figures.plot_reverse(run, steps=4, seed=1)
     states, _, back = strips[0][0].values()
@@ -326,7 +326,7 @@ def test_the_way_back_is_the_picture_under_noise_that_does_not_know_it(strips):
     assert noise.std() == pytest.approx(1, abs=0.25)
 
 
-def test_one_step_is_a_strip_of_noise_and_picture(strips):
+def test_one_step_is_a_strip_of_noise_and_sample(strips):
     run_figures.plot_reverse(trained(), steps=1)
     assert strips[0][1] == ["t = 1", "t = 0"]
     with pytest.raises(UserError, match="steps"):
@@ -345,7 +345,7 @@ def test_noised_images_have_the_rates_of_the_schedule():
 # --- losses -------------------------------------------------------------------------------------------------
 
 
-def test_losses_are_drawn_against_the_images_seen_without_what_was_not_finite():
+def test_losses_are_plotted_against_images_seen_without_infinite_ones():
     log = [
         {"step": 1, "images": 64, "loss": 0.9},
         {"step": 2, "images": 128, "loss": None},
@@ -375,7 +375,7 @@ def test_a_run_keeps_its_colour_in_every_panel():
     assert len(colours) == 1
 
 
-def test_a_run_that_has_logged_nothing_is_named():
+def test_a_run_without_logged_losses_is_refused_by_name():
     log = [{"step": 1, "images": 64, "loss": 0.9}]
     with pytest.raises(UserError, match="young"):
         run_figures.plot_losses({"old": log, "young": [{"step": 1, "images": 64, "loss": None}]})

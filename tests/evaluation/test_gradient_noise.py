@@ -27,7 +27,7 @@ def test_the_scale_of_a_linear_model_is_its_closed_form(batch):
     assert found.low < noise / square < found.high
 
 
-def test_the_estimates_are_without_bias_from_few_batches():
+def test_the_estimates_are_unbiased_with_few_batches():
     away, tau, square = torch.full((5,), 0.3, dtype=torch.float64), 1.0, 0.45
     found = [estimate_noise_scale(linear(away, tau, 4, 2, seed=2 * k), 2) for k in range(1500)]
     mean = lambda name: sum(getattr(f, name) for f in found) / len(found)
@@ -35,7 +35,7 @@ def test_the_estimates_are_without_bias_from_few_batches():
     assert mean("noise") == pytest.approx(6 * square + 5, rel=0.05)
 
 
-def test_the_noise_is_that_of_batches_as_they_are_drawn():
+def test_the_noise_is_that_of_batches_with_stratified_times():
     """Image i of B has the gradient a + b t_i + tau e_i, t_i uniform in slice i: Var t_i = 1 / (12 B^2)."""
     batch, d, tau = 4, 3, 0.2
     a, b = normal(d, seed=5), 2 * normal(d, seed=6)
@@ -46,7 +46,7 @@ def test_the_noise_is_that_of_batches_as_they_are_drawn():
     assert found.noise == pytest.approx(b.square().sum().item() / (12 * batch**2) + d * tau**2, rel=0.05)
 
 
-def test_the_intervals_hold_the_truth_about_as_often_as_they_say():
+def test_the_intervals_hold_the_truth_in_about_95_percent_of_cases():
     away, tau = torch.full((5,), 0.5, dtype=torch.float64), 0.5
     truth = (6 * 1.25 + 5 * 0.25) / 1.25
     found = [estimate_noise_scale(linear(away, tau, 16, 16, seed=2 * k), 16) for k in range(400)]

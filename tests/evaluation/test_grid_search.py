@@ -46,7 +46,7 @@ def error_of(sampler, seed):
 
 @pytest.mark.parametrize("steps", [5, 10])
 @pytest.mark.parametrize("sampler", [DDIM(), DPMSolver(2)], ids=str)
-def test_a_found_grid_beats_every_named_one_on_images_it_never_saw(sampler, steps):
+def test_a_searched_grid_beats_every_named_one_on_unseen_images(sampler, steps):
     found = grid_search.search_times(steps, SCHEDULE, END, error_of(sampler, 2))
     assert found.error < min(found.named.values())
     times = torch.tensor(found.times, dtype=torch.float64)
@@ -84,7 +84,7 @@ def record(run, out, *words):
     return json.loads((out / "record.json").read_text())
 
 
-def test_a_run_is_sampled_on_the_grid_that_was_found_for_it(run, tmp_path):
+def test_a_run_is_sampled_on_its_searched_grid(run, tmp_path):
     entries = json.loads((run / "grids.json").read_text())
     (entry,) = (entry for key, entry in entries.items() if key.startswith("steps=4 "))
     assert record(run, tmp_path / "a", "--steps", "4")["times"] == entry["times"]
@@ -95,7 +95,7 @@ def test_a_run_is_sampled_on_the_grid_that_was_found_for_it(run, tmp_path):
     assert math.isfinite(entry["error"])
 
 
-def test_the_one_liner_and_the_command_make_the_same_pictures(run, tmp_path):
+def test_ddim_sample_in_python_and_on_the_command_line_gives_the_same_samples(run, tmp_path):
     """On the levels that were found for six steps of the averaged weights, and where there are none."""
     found = searched.SearchedGrid((1.0, 0.9, 0.5, 0.4, 0.2, 0.1), 0.1, {"uniform": 0.2})
     searched.save_grid(run, DDIM(), 6, "ema", found)
@@ -122,7 +122,7 @@ def test_grids_are_kept_by_sampler_and_steps(run):
     assert searched.find_saved_grid(run, DPMSolver(3), 3, "0.99") is None
 
 
-def test_a_search_tries_pictures_as_they_are_sampled(run):
+def test_a_search_samples_as_the_recipe_does(run):
     """On the schedule that a recipe is sampled on, and clipped where it clips."""
     # Of pixels with so little room the network goes far out of bounds.
     trained, plain = replace(load(run), pixels=Pixels.fixed(0.5, 2.0)), None
@@ -150,14 +150,14 @@ def test_mistakes_are_one_sentence(run, tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
-def test_a_file_of_grids_that_is_something_else_is_named(tmp_path):
+def test_a_foreign_file_of_grids_is_refused_by_name(tmp_path):
     (tmp_path / "grids.json").write_text('{"a": 3}')
     with pytest.raises(UserError, match=r"grids\.json is not what"):
         searched.find_saved_grid(tmp_path, DDIM(), 4, "ema")
     assert searched.find_saved_grid(tmp_path / "none", DDIM(), 4, "ema") is None
 
 
-def test_a_way_may_begin_below_the_start_of_the_schedule():
+def test_named_grids_may_start_after_the_start_of_the_schedule():
     """Where a recipe's own grid begins: sigma 80 of a cosine schedule that goes on to infinity, say."""
     for name, times in lay_named_grids(7, SCHEDULE, END, 0.8).items():
         assert (times[0], times[-1]) == (0.8, END), name
@@ -166,7 +166,7 @@ def test_a_way_may_begin_below_the_start_of_the_schedule():
         sampling_error.check_times_between(7, SCHEDULE, 0.9, 0.8)
 
 
-def test_a_search_ends_where_nothing_is_left_to_gain():
+def test_a_search_ends_if_nothing_lowers_the_error():
     asked = []
 
     def error(times):
@@ -177,7 +177,7 @@ def test_a_search_ends_where_nothing_is_left_to_gain():
     assert grid_search.search_times(4, SCHEDULE, END, error).error == 0
 
 
-def test_the_truth_of_a_search_is_of_the_pictures_that_it_judges(run):
+def test_a_search_clips_its_samples_like_its_reference(run):
     """Heun's rule goes by the noise alone, which clip x0 leaves as predicted: there it is clip yes."""
     trained = replace(load(run), pixels=Pixels.fixed(0.5, 2.0))
     times = lay_named_grids(40, trained.recipe.sampling_schedule, 0.2)["uniform_log_snr"]
@@ -186,7 +186,7 @@ def test_the_truth_of_a_search_is_of_the_pictures_that_it_judges(run):
     assert torch.equal(kept, clipped)
 
 
-def test_with_an_end_of_its_own_a_search_asks_only_for_the_beginning(run, tmp_path, capsys, monkeypatch):
+def test_a_search_with_a_given_end_needs_only_the_first_time_of_the_grid(run, tmp_path, capsys, monkeypatch):
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     shares = {"grid": "sections", "grid.entries": 1000, "grid.shares": "2", "report.steps": 4}

@@ -33,7 +33,7 @@ SETS = {"many": (400, 400), "few": (64, 0), "few, many held out": (64, 600)}
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_a_sampler_of_copies_is_called_memorised_and_one_of_the_same_law_is_not(name):
+def test_only_a_sampler_of_copies_is_called_memorised(name):
     train, valid = smooth(SETS[name][0], 0), smooth(SETS[name][1], 1)
     copies = noisy(train[DRAW(2).integers(0, len(train), 200)], 5)
     found = find_copies(copies, train, valid)
@@ -48,7 +48,7 @@ def test_a_sampler_of_copies_is_called_memorised_and_one_of_the_same_law_is_not(
 
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("kind", ["grey", "noise", "blur", "mean"])
-def test_what_is_near_to_everything_or_to_nothing_is_not_called_memorised(name, kind):
+def test_images_near_to_everything_or_nothing_are_not_called_memorised(name, kind):
     train, valid = smooth(SETS[name][0], 0), smooth(SETS[name][1], 1)
     samples = {
         "grey": np.full((100, 16, 16, 3), 127, np.uint8),
@@ -59,7 +59,7 @@ def test_what_is_near_to_everything_or_to_nothing_is_not_called_memorised(name, 
     assert not find_copies(samples, train, valid).memorised
 
 
-def test_samples_of_a_dense_part_of_the_data_are_not_called_copies():
+def test_samples_in_a_dense_part_of_the_data_are_not_called_copies():
     wide = lambda n, seed: DRAW(seed).normal(size=(n, 8))
     dense = lambda n, seed: 5 + wide(n, seed) / 10
     train = np.concatenate([wide(1350, 0), dense(150, 1)])
@@ -79,7 +79,7 @@ def test_some_copies_among_honest_samples_are_counted():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_real_images_that_were_not_learned_from_give_no_more_alarms_than_promised(seed):
+def test_other_real_images_give_no_more_false_alarms_than_promised(seed):
     found = find_copies(smooth(10, 99), smooth(300, 10 + seed), smooth(800, 20 + seed))
     assert found.bound == 0.01
     assert found.learned_from == 300 + 400
@@ -116,7 +116,7 @@ def test_duplicates_among_real_images_do_not_hide_copies_nor_raise_alarms(kind, 
     assert found.held_out.share.value <= 0.02
 
 
-def test_images_that_are_all_alike_are_not_duplicates_but_those_that_are_the_same_are():
+def test_only_equal_images_are_duplicates_if_all_images_are_alike():
     """As X-ray images, or digits: any two correlate by more than 0.95."""
     close = lambda n, seed: (0.92 * smooth(1, 9) + 0.08 * smooth(n, seed)).round().astype(np.uint8)
     train, valid = close(400, 0), close(100, 1)
@@ -130,7 +130,7 @@ def test_images_that_are_all_alike_are_not_duplicates_but_those_that_are_the_sam
 
 
 @pytest.mark.parametrize("times", [2, 60])
-def test_a_set_of_duplicates_alone_is_not_judged(times):
+def test_a_set_of_duplicates_alone_is_refused(times):
     images = np.concatenate([smooth(20, 0)] * times)
     count = 20 * times
     with pytest.raises(UserError, match=f"no near-duplicates of training images, and {count} of {count} are"):
@@ -154,7 +154,7 @@ class Sums:
         return torch.nn.functional.adaptive_avg_pool2d(images, 8).flatten(1)
 
 
-def test_features_tell_copies_too_and_those_of_images_are_asked_for_once(tmp_path, monkeypatch):
+def test_features_find_copies_too_and_are_computed_once(tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path))
     train, valid = smooth(300, 0), smooth(100, 1)
     extractor, seen = Extractor("sums", "0" * 64, "none", 192, Sums()), {}
@@ -205,7 +205,7 @@ def test_too_few_images_are_refused():
         find_copies(smooth(3, 0), smooth(7, 1), smooth(3, 2))
 
 
-def test_pairs_begin_with_the_worst_and_the_record_names_them():
+def test_pairs_start_with_the_closest_and_the_record_names_them():
     train, valid = smooth(64, 0), smooth(40, 1)
     samples = np.concatenate([smooth(9, 3), noisy(train[20:21], 4)])
     images = own(train, valid)

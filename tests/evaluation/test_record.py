@@ -24,7 +24,7 @@ def test_an_unknown_metric_is_refused_with_the_near_one():
         find_metric("precison")
 
 
-def test_a_run_is_read_as_its_newest_whole_evaluation(tmp_path):
+def test_a_run_stands_for_its_newest_complete_evaluation(tmp_path):
     for n in (1, 2, 9, 10):
         written(tmp_path / "evaluations" / str(n), generated__source=f"number {n}")
     (tmp_path / "evaluations" / "11").mkdir()
@@ -78,7 +78,7 @@ SOUND = json.dumps(RECORD)
         (json.dumps(record(reference__size=[32, True])), "reference.size is missing or of another type"),
     ],
 )
-def test_what_is_no_record_is_refused_in_one_sentence(text, sentence, tmp_path):
+def test_a_file_that_is_no_record_is_refused_in_one_sentence(text, sentence, tmp_path):
     file = tmp_path / "record.json"
     file.write_text(text)
     with pytest.raises(UserError) as caught:

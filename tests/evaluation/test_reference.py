@@ -22,13 +22,13 @@ def some(which=range(40)):
     return ImageSet(tiny.images(), np.array(which), "memory", "all")
 
 
-def test_features_are_those_of_the_images_that_are_meant_in_their_order():
+def test_features_are_those_of_the_selected_images_in_order():
     which = [*range(39, 2, -2), 4]
     expected = stub()(torch.from_numpy(tiny.images().pixels[which]).permute(0, 3, 1, 2)).numpy()
     np.testing.assert_array_equal(compute_features(some(which), stub()), expected)
 
 
-def test_they_are_computed_once():
+def test_features_are_computed_once():
     seen, told = [], []
     first = compute_features(some(), stub(seen), lambda done, total: told.append((done, total)))
     assert seen == [32, 8]
@@ -64,7 +64,7 @@ def test_damaged_features_are_computed_again(damage):
     assert find_features(identity) is not None
 
 
-def test_what_fails_half_way_leaves_nothing_that_is_believed():
+def test_features_that_fail_half_way_are_not_kept():
     def network(images):
         if len(images) < 32:
             raise KeyboardInterrupt
@@ -78,7 +78,7 @@ def test_what_fails_half_way_leaves_nothing_that_is_believed():
     assert list((cache_folder() / "features").iterdir()) == []
 
 
-def test_the_identity_moves_with_everything_that_features_are_a_function_of():
+def test_the_identity_changes_with_everything_that_features_depend_on():
     other_images = ImageSet(tiny.images(n=41), np.arange(40), "memory", "all")
     extractors = [stub(), stub(name="other")]
     for field, value in (("weights", "v" * 64), ("resize", "3 px")):
@@ -96,7 +96,7 @@ def test_the_identity_moves_with_everything_that_features_are_a_function_of():
 DATA = Data(source="blossoms:50", size=(32, 32), validation=0.3)
 
 
-def test_by_default_a_run_is_judged_by_what_it_did_not_train_on():
+def test_the_default_reference_is_the_held_out_images():
     valid, train = select_reference(Reference(), DATA, 3), select_reference(Reference(part="train"), DATA, 3)
     assert (valid.part, len(valid.which), train.part, len(train.which)) == ("valid", 15, "train", 35)
     assert sorted([*valid.which, *train.which]) == list(range(50))
@@ -105,7 +105,7 @@ def test_by_default_a_run_is_judged_by_what_it_did_not_train_on():
     assert list(everything.which) == list(range(50))
 
 
-def test_all_of_another_source_in_the_size_of_the_run():
+def test_all_images_of_another_source_are_the_reference_in_the_runs_size():
     other = select_reference(Reference("blossoms:30"), DATA, 3)
     assert (other.part, len(other.which), other.source) == ("all", 30, "blossoms:30")
     assert other.images.pixels.shape == (30, 32, 32, 3)

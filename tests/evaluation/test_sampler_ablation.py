@@ -54,7 +54,7 @@ def test_sigma_that_is_t_and_no_scaling_are_ddim_and_heun(schedule):
 
 
 @every_flow
-def test_choices_differ_where_steps_are_few(clock, scaling):
+def test_choices_differ_at_large_steps(clock, scaling):
     schedule = Cosine(0.05, 0.999)
     law, x = Gaussian(schedule), normal(2, 1, 2, 2)
     times = discretise("edm", 5, schedule, END)
@@ -119,7 +119,7 @@ def test_an_ablation_has_every_combination_once_at_the_same_cost():
     assert all(error > 10 * least for _, error in churned)
 
 
-def test_the_papers_way_begins_as_published_and_ends_at_its_own():
+def test_improvements_start_as_published_and_end_at_edm():
     table, _ = cells()
     for origin, first in ablation.ORIGINS.items():
         errors = ablation.trace_improvements(table, origin)

@@ -24,11 +24,11 @@ LAW = Mixture(Cosine(0.1, 0.999), normal(3, 1, 2, 2, seed=1), 0.5)
         (AdamsBashforth(3, start="exact"), 10, 9),
     ],
 )
-def test_a_budget_buys_so_many_levels(sampler, nfe, count):
+def test_a_budget_of_evaluations_gives_this_many_levels(sampler, nfe, count):
     assert comparison.count_levels(sampler, nfe) == count
 
 
-def test_more_evaluations_of_better_samplers_err_less():
+def test_more_evaluations_and_better_samplers_have_less_error():
     error = comparison.sampling_error_of_oracle(LAW, normal(4, 1, 2, 2), 0.1)
     cells = comparison.compare_samplers(error, LAW.schedule, 0.1, (5, 40))
     table = {(c.sampler, c.grid, c.nfe): c.error for c in cells}

@@ -8,7 +8,7 @@ BUGS = [
         "training/loop.py",
         "o.clip or math.inf",
         "math.inf",
-        "training/test_loop.py::test_gradients_are_clipped_to_the_norm_asked_for",
+        "training/test_loop.py::test_gradients_are_clipped_to_the_norm_of_the_recipe",
     ),
     bug(
         "training times are not stratified",
@@ -37,6 +37,6 @@ BUGS = [
         "training/loop.py",
         "                for name, value in self.average.items():\n                    state[name].copy_(value)",
         "                pass",
-        "training/test_loop.py::test_a_validation_is_of_the_averaged_weights_and_always_the_same",
+        "training/test_loop.py::test_a_validation_uses_the_ema_weights_and_is_always_the_same",
     ),
 ]

@@ -30,7 +30,7 @@ def values(folder, name):
     return {line["step"]: line[name] for line in tiny.metrics(folder) if name in line}
 
 
-def test_each_event_logs_the_kid_of_the_averaged_weights(tmp_path):
+def test_each_validation_logs_the_kid_of_the_ema_weights(tmp_path):
     folder = train(None, tiny.recipe(**CHANGES), out=tmp_path / "run", machine=tiny.MACHINE)
     found, low, high = (values(folder, name) for name in ("kid", "kid_low", "kid_high"))
     assert list(found) == [5, 10]
@@ -49,7 +49,7 @@ def tiny_split(trained):
     return torch.from_numpy(np.array(parts.images.pixels[parts.validation])).permute(0, 3, 1, 2)
 
 
-def test_without_report_kid_there_is_none(tmp_path):
+def test_without_report_kid_no_kid_is_logged(tmp_path):
     folder = train(None, tiny.recipe(), out=tmp_path / "run", machine=tiny.MACHINE)
     assert not values(folder, "kid")
 
@@ -57,7 +57,7 @@ def test_without_report_kid_there_is_none(tmp_path):
 BAD = {"optim__lr": "0.3", "optim__decay": "constant", "optim__warmup": "0", "report__events": "10"}
 
 
-def test_the_best_by_kid_is_kept_where_the_recipe_says_so(tmp_path):
+def test_the_best_checkpoint_by_kid_is_kept_if_the_recipe_says_so(tmp_path):
     recipe = tiny.recipe(**CHANGES, **BAD, report__best="kid")
     folder = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
     found, errors = values(folder, "kid"), values(folder, "image_mae")
@@ -107,7 +107,7 @@ def test_the_features_of_the_reference_are_computed_once(tmp_path, monkeypatch):
     assert sum(seen) == 30 + 4 * 32
 
 
-def test_what_cannot_be_judged_is_refused_before_there_is_a_folder(tmp_path, monkeypatch):
+def test_impossible_kid_is_refused_before_there_is_a_folder(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="at least 20 validation images, got 8: raise data.validation"):
         train(None, tiny.recipe(report__kid="20"), out=tmp_path / "run", machine=tiny.MACHINE)
 
@@ -129,12 +129,12 @@ def test_what_cannot_be_judged_is_refused_before_there_is_a_folder(tmp_path, mon
         ({"report__best": "fid"}, "report.best"),
     ],
 )
-def test_recipes_that_cannot_be_judged_are_refused(changes, sentence):
+def test_recipes_with_impossible_kid_are_refused(changes, sentence):
     with pytest.raises(UserError, match=sentence):
         tiny.recipe(**changes)
 
 
-def test_the_best_is_asked_for_by_its_name(tmp_path, capsys):
+def test_the_best_checkpoint_is_given_by_its_name(tmp_path, capsys):
     """RUN/best is no folder, but every command that looks at a run takes it."""
     recipe = tiny.recipe(**CHANGES, **BAD)
     run = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
@@ -158,7 +158,7 @@ def test_the_best_is_asked_for_by_its_name(tmp_path, capsys):
     assert f"name one, {run}/evaluations/N" in capsys.readouterr().err
 
 
-def test_without_a_best_that_is_said(tmp_path, capsys):
+def test_a_missing_best_checkpoint_is_refused(tmp_path, capsys):
     recipe = tiny.recipe(**{**CHANGES, "data__validation": "0", "report__kid": "0"})
     run = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
     assert main(["sample", str(run / "best")]) == 2

@@ -108,7 +108,7 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(net):
     assert set(tiny.different(end[0], end[2])) >= {f"model/{name}" for name in runs[0].parameters}
 
 
-def test_the_callers_global_stream_changes_nothing():
+def test_the_callers_random_state_changes_nothing():
     first = tiny.bits(tiny.training())
     with torch.random.fork_rng(devices=[]):
         torch.rand(7)
@@ -152,7 +152,7 @@ def test_the_dropout_of_a_step_is_not_that_of_another(monkeypatch):
     assert not torch.equal(alike[0], alike[1])
 
 
-def test_dequantised_images_are_seen_in_other_grains_each_time_and_validated_without(monkeypatch):
+def test_dequantisation_noise_is_new_at_each_update_and_absent_in_validation(monkeypatch):
     entered = []
     sound = Pixels.enter
     monkeypatch.setattr(Pixels, "enter", lambda self, x: entered.append(x) or sound(self, x))
@@ -172,7 +172,7 @@ def test_dequantised_images_are_seen_in_other_grains_each_time_and_validated_wit
 
 
 @pytest.mark.parametrize("dequantise", ["true", "false"])
-def test_a_loss_is_told_how_to_find_the_8_bit_values_of_its_images(dequantise, monkeypatch):
+def test_a_loss_gets_the_8_bit_bins_of_its_images(dequantise, monkeypatch):
     run = tiny.training(tiny.recipe(data__dequantise=dequantise, data__flip="false"))
     seen, sound = [], Objective.__call__
 
@@ -188,7 +188,7 @@ def test_a_loss_is_told_how_to_find_the_8_bit_values_of_its_images(dequantise, m
     assert all(((everything - image).abs() > 0).float().mean((1, 2, 3)).min() < 1e-3 for image in seen)
 
 
-def test_gradients_are_clipped_to_the_norm_asked_for():
+def test_gradients_are_clipped_to_the_norm_of_the_recipe():
     run = tiny.training(warm_recipe(optim__clip="1e-4"))
     kept = {}
     run.optimizer.register_step_pre_hook(
@@ -291,7 +291,7 @@ def test_the_weights_come_back_even_when_a_validation_fails(net):
     assert all(module.training for module in run.model.modules())
 
 
-def test_a_validation_is_of_the_averaged_weights_and_always_the_same():
+def test_a_validation_uses_the_ema_weights_and_is_always_the_same():
     run = tiny.training(tiny.recipe(report__validation_images="7"))
     for _ in range(6):
         run.advance()
@@ -315,7 +315,7 @@ def test_a_validation_does_not_depend_on_the_micro_batch():
         assert value == pytest.approx(found[name], rel=1e-5)
 
 
-def test_a_network_that_says_zero_errs_by_the_mean_of_the_noise():
+def test_a_network_that_predicts_zero_has_the_mean_noise_as_its_error():
     """The error of a prediction of zero noise is E|eps| = sqrt(2 / pi), whatever the images."""
     run = tiny.training(
         replace(tiny.recipe(report__validation_images="400"), predicts=PredictsNoise()), tiny.images(500)
@@ -326,7 +326,7 @@ def test_a_network_that_says_zero_errs_by_the_mean_of_the_noise():
     assert validate(run)["noise_mae"] == pytest.approx(math.sqrt(2 / math.pi), rel=5e-3)
 
 
-def test_the_errors_by_log_snr_are_those_of_the_whole_taken_apart():
+def test_the_errors_by_log_snr_add_up_to_the_whole():
     run = tiny.training(tiny.recipe(report__validation_images="400"), tiny.images(500))
     run.advance()
     found = validate(run)
@@ -367,7 +367,7 @@ def test_without_validation_images_there_is_no_validation():
     assert validate(run) == {}
 
 
-def test_a_training_starts_from_anothers_weights_in_the_averages_too():
+def test_a_training_starts_from_another_runs_weights_in_the_averages_too():
     parent = tiny.training(tiny.recipe(seed=5))
     parent.advance()
     child = tiny.training(replace(tiny.BASE, ema=Power(6.94, (1.0,))))
@@ -390,7 +390,7 @@ def test_weights_that_do_not_fit_are_one_sentence_and_change_nothing(net):
     assert tiny.different(before, tiny.bits(child)) == []
 
 
-def test_a_longer_budget_is_spent_in_whole_batches_and_ends_in_an_event():
+def test_a_budget_is_spent_in_whole_batches_and_ends_with_a_validation():
     for images in (1, 79, 80, 81, 1000):
         run = tiny.training(tiny.recipe(images=images))
         last = -(-images // 8)
@@ -402,7 +402,7 @@ def test_a_longer_budget_is_spent_in_whole_batches_and_ends_in_an_event():
         assert run.finished
 
 
-def test_a_settled_plan_is_a_whole_number_of_batches_and_never_in_the_past():
+def test_a_fixed_total_is_a_whole_number_of_batches_and_never_in_the_past():
     run = tiny.training()
     run.plan = Plan(None)
     assert not run.finished
@@ -413,7 +413,7 @@ def test_a_settled_plan_is_a_whole_number_of_batches_and_never_in_the_past():
     assert (run.plan.total, run.finished) == (80, True)
 
 
-def test_images_are_augmented_as_the_network_is_told(monkeypatch):
+def test_images_are_augmented_by_the_labels_that_the_network_gets(monkeypatch):
     """At each step anew, with the images, times and noise that the step has without."""
     seen, sound = [], Objective.__call__
     monkeypatch.setattr(Objective, "__call__", lambda self, *given: seen.append(given) or sound(self, *given))
@@ -438,6 +438,6 @@ def test_how_a_batch_is_divided_changes_no_augmentation():
         assert torch.allclose(parts[name], gradient, atol=1e-5), name
 
 
-def test_a_validation_is_of_images_as_they_are():
+def test_a_validation_uses_images_without_augmentation():
     """An untrained network gives zero: its error is that of its skip, whatever training does to images."""
     assert validate(tiny.training(tiny.AUGMENTED)) == validate(tiny.training())

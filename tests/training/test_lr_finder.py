@@ -11,7 +11,7 @@ from ddim.training import train
 from ddim.training.lr_finder import Curve, CurvePlot, find_learning_rate, range_test
 
 
-def test_the_rate_found_lies_between_those_too_small_and_those_too_large():
+def test_the_suggested_rate_is_neither_too_small_nor_too_large():
     """It learns in thirty steps what a thousandth of it does not, and a thousand times it breaks."""
 
     def loss(rate):
@@ -36,7 +36,7 @@ def test_the_rates_tried_grow_geometrically_and_are_those_of_the_optimiser():
     assert all(math.isfinite(loss) for loss in curve.losses)
 
 
-def test_it_ends_where_the_loss_explodes():
+def test_a_range_test_ends_when_the_loss_explodes():
     curve = range_test(tiny.training(tiny.recipe(optim__clip=0)), high=1e4)
     assert 10 < len(curve.rates) < 100
     assert curve.losses[-1] > 4 * min(curve.losses) or curve.rates[-1] > 1
@@ -53,13 +53,13 @@ def test_losses_that_are_never_finite_are_one_sentence():
         range_test(run)
 
 
-def test_no_rate_is_looked_for_of_a_recipe_that_will_not_be_trained():
+def test_no_range_test_is_made_for_a_recipe_that_cannot_be_trained():
     table = {"schedule": "linear", "schedule__entries": 500, "conditioning": "timestep"}
     with pytest.raises(UserError, match="must be one number, the entries of the table, got 500 and 1000"):
         find_learning_rate(tiny.recipe(data__source="nowhere/", **table), tiny.MACHINE)
 
 
-def test_a_run_that_finds_its_rate_first_starts_from_untouched_weights_and_keeps_the_drawing(tmp_path):
+def test_a_run_after_a_range_test_starts_from_untouched_weights_and_keeps_the_plot(tmp_path):
     recipe = tiny.recipe()
     curve = find_learning_rate(recipe, tiny.MACHINE)
     drawn = train(
@@ -72,7 +72,7 @@ def test_a_run_that_finds_its_rate_first_starts_from_untouched_weights_and_keeps
         assert len(image.convert("RGB").getcolors(1 << 20)) > 2
 
 
-def test_a_run_that_starts_from_anothers_weights_is_tested_on_those(tmp_path):
+def test_the_range_test_of_a_run_from_another_uses_its_weights(tmp_path):
     parent = train(None, tiny.recipe(optim__lr=0.01), out=tmp_path / "parent", machine=tiny.MACHINE)
     fresh, begun = (find_learning_rate(tiny.recipe(), tiny.MACHINE, source) for source in (None, parent))
     # A network that has learnt errs less at rates too small to teach it anything.

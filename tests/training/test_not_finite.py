@@ -68,7 +68,7 @@ def test_a_step_that_is_not_finite_equals_one_that_moved_nothing(net, where, val
     assert hurt.seen == sound.seen
 
 
-def test_three_in_a_row_are_the_end_and_two_are_not():
+def test_three_steps_in_a_row_that_are_not_finite_end_a_run():
     run = tiny.training()
     cure = poison(run, "loss", math.nan)
     run.advance()
@@ -98,7 +98,7 @@ class Ruin(Callback):
 
 
 @pytest.mark.parametrize(("step", "value", "saved"), [(3, math.nan, 2), (5, math.inf, 4), (6, -math.inf, 5)])
-def test_ruined_weights_end_the_run_and_are_never_saved(step, value, saved, tmp_path):
+def test_weights_that_are_not_finite_end_the_run_and_are_never_saved(step, value, saved, tmp_path):
     folder = tmp_path / "run"
     recipe = tiny.recipe(report__checkpoint="0")
     with pytest.raises(NotFinite, match=f"at step {step + 3}"):
@@ -122,7 +122,7 @@ def test_a_run_that_broke_down_can_be_resumed(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [10, 5])
-def test_a_run_whose_event_falls_on_a_skipped_step_is_saved_and_finished(bad, tmp_path, monkeypatch):
+def test_a_run_whose_validation_falls_on_a_skipped_step_is_saved_and_finished(bad, tmp_path, monkeypatch):
     class Once(Callback):
         def on_start(self, training, folder):
             self.on_step(training, {})
@@ -141,7 +141,9 @@ def test_a_run_whose_event_falls_on_a_skipped_step_is_saved_and_finished(bad, tm
     assert [step for step, loss in windows.items() if loss is None] == ([6] if bad == 5 else [])
 
 
-def test_the_command_says_so_in_one_sentence_and_exits_with_1(tmp_path, monkeypatch, capfd):
+def test_the_command_reports_a_loss_that_is_not_finite_in_one_sentence_and_exits_with_1(
+    tmp_path, monkeypatch, capfd
+):
     sound, calls = Objective.__call__, []
 
     def breaking(self, *args):

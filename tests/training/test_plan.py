@@ -94,7 +94,7 @@ class Stop(Callback):
 
 
 @pytest.mark.parametrize("minutes", ["0.3", "0.4"])
-def test_a_time_budget_is_kept_with_all_that_belongs_to_it(minutes, clock, tmp_path):
+def test_a_time_budget_includes_compilation_measurement_and_validations(minutes, clock, tmp_path):
     """Compiling, the measuring, the events: together as long as was asked for, in whole batches."""
     recipe = tiny.recipe(images="none", minutes=minutes, report__events="4", report__validation_images="1")
     folder = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[clock])
@@ -108,7 +108,7 @@ def test_a_time_budget_is_kept_with_all_that_belongs_to_it(minutes, clock, tmp_p
     assert validations[-1] == state["step"]
 
 
-def test_the_length_that_a_time_budget_became_outlives_a_stop(clock, tmp_path):
+def test_the_total_of_a_time_budget_survives_a_resume(clock, tmp_path):
     recipe = tiny.recipe(images="none", minutes="0.3", report__validation_images="1")
     whole = train(None, recipe, out=tmp_path / "whole", machine=tiny.MACHINE, callbacks=[clock])
     clock.now = 1000.0

@@ -106,7 +106,7 @@ def test_a_run_with_labels_that_crashed_ends_as_the_undisturbed_one(tmp_path):
     )
 
 
-def test_a_restored_moment_lies_in_memory_as_its_weight_does(tmp_path):
+def test_a_restored_moment_has_the_memory_format_of_its_weight(tmp_path):
     """The fused optimiser walks memory: elsewhere each moment would meet another weight."""
     first = tiny.training()
     first.advance()
@@ -181,7 +181,7 @@ def test_a_run_that_crashed_at_every_step_ends_as_the_undisturbed_one(whole, tmp
     assert tiny.metrics(folder) == tiny.metrics(whole("layer norm"))
 
 
-def test_what_was_logged_after_the_checkpoint_is_not_logged_twice(whole, tmp_path):
+def test_lines_logged_after_the_checkpoint_are_not_logged_twice(whole, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(PowerCutError):
         train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(9, crash)])
@@ -190,7 +190,7 @@ def test_what_was_logged_after_the_checkpoint_is_not_logged_twice(whole, tmp_pat
     assert tiny.metrics(folder) == tiny.metrics(whole("layer norm"))
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_again_with_what_it_had_chosen(whole, tmp_path):
+def test_a_run_killed_before_its_first_checkpoint_starts_again_with_its_recorded_choices(whole, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(PowerCutError):
         train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(2, crash)])
@@ -203,7 +203,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again_with_what_it_had_
     assert (folder / "recipe.yaml").read_text() == (whole("layer norm") / "recipe.yaml").read_text()
 
 
-def test_a_folder_killed_before_it_was_a_run_can_be_used(whole, tmp_path):
+def test_the_folder_of_a_run_killed_before_its_first_file_can_be_used(whole, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / ".lock").touch()
@@ -212,7 +212,7 @@ def test_a_folder_killed_before_it_was_a_run_can_be_used(whole, tmp_path):
     assert tiny.digests(folder) == tiny.digests(whole("layer norm"))
 
 
-def test_a_damaged_newest_checkpoint_costs_only_time(whole, tmp_path):
+def test_a_damaged_newest_checkpoint_is_replaced_by_the_one_before(whole, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(PowerCutError):
         train(
@@ -251,7 +251,7 @@ def test_the_best_and_the_newest_two_checkpoints_are_kept(tmp_path):
     assert int(best.name[5:]) == min(errors, key=errors.get)
 
 
-def test_a_resumed_run_remembers_how_good_the_best_was(tmp_path):
+def test_a_resumed_run_remembers_the_best_value(tmp_path):
     """Else the first validation after a resume would be the best, however bad."""
     recipe = tiny.recipe(optim__lr="0.3", optim__decay="constant", optim__warmup="0", report__events="10")
     whole = train(None, recipe, out=tmp_path / "whole", machine=tiny.MACHINE)
@@ -323,7 +323,7 @@ def test_a_run_of_several_averages_that_crashed_ends_as_the_undisturbed_one(tmp_
     assert tiny.metrics(folder) == tiny.metrics(whole)
 
 
-def test_losses_that_times_are_drawn_by_survive_a_stop(tmp_path):
+def test_losses_that_times_are_drawn_by_survive_a_resume(tmp_path):
     """The memory is full after four updates, so that the last six draw by it."""
     net = DDPMUNetSpec(8, (1, 2), 1, (False, True), groups=4, dropout=0.0, outputs=2)
     hybrid = Hybrid(times=LossAware(4, history=4, uniform=0.01))
@@ -350,7 +350,7 @@ def test_losses_that_times_are_drawn_by_survive_a_stop(tmp_path):
     assert tiny.metrics(folder) == tiny.metrics(whole)
 
 
-def test_losses_of_an_update_that_was_skipped_are_not_remembered(monkeypatch):
+def test_losses_of_a_skipped_update_are_not_remembered(monkeypatch):
     net = DDPMUNetSpec(8, (1, 2), 1, (False, True), groups=4, dropout=0.0, outputs=2)
     run = tiny.training(
         replace(tiny.BASE, net=net, objective=Hybrid(times=LossAware(4)), schedule=LinearBeta())

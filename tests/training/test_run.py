@@ -29,7 +29,7 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_run_folder_says_what_it_is(parent):
+def test_run_json_describes_the_run(parent):
     facts = json.loads((parent / "run.json").read_text())
     assert read_recipe(parent / "recipe.yaml") == tiny.recipe()
     assert facts["seed"] == 0
@@ -75,7 +75,7 @@ def test_the_losses_logged_are_the_means_since_the_last_line(tmp_path):
                 assert line[name] == pytest.approx(sum(values[name] for values in window) / 3)
 
 
-def test_callbacks_are_called_in_their_order_and_after_the_checkpoint_is_there(tmp_path):
+def test_callbacks_are_called_in_order_and_after_the_checkpoint(tmp_path):
     said = []
 
     class Say(Callback):
@@ -110,7 +110,7 @@ def test_callbacks_are_called_in_their_order_and_after_the_checkpoint_is_there(t
     ]
 
 
-def test_a_run_from_another_starts_with_its_averaged_weights_and_its_pixels(parent, tmp_path):
+def test_a_run_from_another_starts_with_its_ema_weights_and_its_pixels(parent, tmp_path):
     class Begin(Callback):
         def on_start(self, training, folder):
             self.bits = tiny.bits(training)
@@ -213,7 +213,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("named", [True, False])
-def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(mistake, named, parent, tmp_path, monkeypatch):
+def test_a_user_error_is_one_sentence_and_leaves_no_files(mistake, named, parent, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given, said = MISTAKES[mistake]
     if given.get("source") == "parent":
@@ -227,7 +227,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(mistake, named, par
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_holds_anything_is_refused_before_anything_is_read(tmp_path):
+def test_a_folder_with_files_is_refused_before_images_are_read(tmp_path):
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty"):
         train("nowhere/", tiny.recipe(), out=tmp_path, machine=tiny.MACHINE)
@@ -248,14 +248,14 @@ def test_an_empty_folder_is_used(tmp_path):
     assert (tmp_path / "run.json").is_file()
 
 
-def test_a_recipe_brings_its_images_unless_others_are_named(tmp_path):
+def test_the_recipes_images_are_used_unless_others_are_given(tmp_path):
     for data, count in ((None, 32), ("blossoms:24", 19)):
         out = tmp_path / str(count)
         train(data, tiny.recipe(images=8), out=out, machine=tiny.MACHINE)
         assert json.loads((out / "run.json").read_text())["data"]["train"] == count
 
 
-def test_two_trainers_cannot_share_a_run(parent):
+def test_two_processes_cannot_train_the_same_run(parent):
     from ddim.files import lock_folder
 
     with lock_folder(parent), pytest.raises(UserError, match="another process is training"):

@@ -53,7 +53,7 @@ class InEvent(Callback):
             signal.raise_signal(signal.SIGTERM)
 
 
-def test_a_signal_during_an_event_loses_nothing_of_it(tmp_path):
+def test_a_signal_during_a_validation_loses_nothing(tmp_path):
     whole = train(None, tiny.recipe(), out=tmp_path / "whole", machine=tiny.MACHINE)
     folder = tmp_path / "run"
     with pytest.raises(Interrupted):
@@ -69,7 +69,7 @@ def test_a_signal_in_the_last_step_comes_too_late(tmp_path):
     assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000010"
 
 
-def test_a_second_signal_acts_at_once_and_the_first_says_so(tmp_path, capsys):
+def test_a_second_signal_acts_at_once_and_the_first_prints_a_line(tmp_path, capsys):
     def twice(training):
         signal.raise_signal(signal.SIGINT)
         assert training.step == 3
@@ -82,7 +82,7 @@ def test_a_second_signal_acts_at_once_and_the_first_says_so(tmp_path, capsys):
     assert checkpoint.find_newest(folder / "checkpoints") is None
 
 
-def test_a_run_whose_terminal_is_gone_is_saved_all_the_same(tmp_path, monkeypatch):
+def test_a_run_without_its_terminal_is_saved(tmp_path, monkeypatch):
     class Gone:
         def write(self, text):
             raise BrokenPipeError

@@ -6,7 +6,7 @@ import torch
 from ddim.training.validation import mean_by_level
 
 
-def test_means_by_log_snr_are_of_the_values_in_each_bin():
+def test_means_by_log_snr_use_the_values_in_each_bin():
     log_snr = torch.tensor([-3.9, -2.1, -2.0, 0.5])
     found = mean_by_level(log_snr, {"a": torch.tensor([1.0, 3.0, 5.0, 7.0])})
     values = {name: value for name, value in found.items() if name.startswith("a/")}
