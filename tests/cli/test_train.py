@@ -63,12 +63,12 @@ def contents(folder):
 def test_help_recipe_lists_every_field_as_an_option_takes_it(name, command):
     lines = command("train", "--help-recipe", name).out.splitlines()
     listed = [line.split() for line in lines if line.startswith("  --")]
-    rows = list_fields(recipes.find(name))
+    rows = list_fields(recipes.find_recipe(name))
     assert [words[0] for words in listed] == [f"--{path}" for path, *_ in rows]
     # The listed values, given as options, change nothing.
     shown = {words[0].removeprefix("--"): words[1] for words in listed}
-    assert override(recipes.find(name), shown) == recipes.find(name)
-    assert override(Recipe(), shown) == recipes.find(name)
+    assert override(recipes.find_recipe(name), shown) == recipes.find_recipe(name)
+    assert override(Recipe(), shown) == recipes.find_recipe(name)
 
 
 # New runs
