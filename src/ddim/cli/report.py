@@ -11,7 +11,7 @@ from ddim.errors import UserError
 _EPILOG = """
 The report has a table of configurations, in the fields in which they differ, with means and deviations over
 repeats and the metrics of `ddim evaluate`; loss curves; samples of the same seeds for each run. It is one
-HTML file with everything inside, and a Markdown file of the same name with its pictures in NAME-files/.
+HTML file with everything inside, and a Markdown file of the same name with its images in NAME-files/.
 
 examples:
   ddim report runs/photos-fast-sweep-1
@@ -30,7 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="FILE",
-        help="the .html file (default report.html in SWEEP or RUN, or here if there are several)",
+        help="the .html file (default: report.html in SWEEP or RUN, or here if there are several)",
     )
 
 

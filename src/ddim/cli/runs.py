@@ -39,10 +39,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("runs"),
         metavar="FOLDER",
-        help="folder to search, with its subfolders (default runs)",
+        help="folder to search, with its subfolders (default: runs)",
     )
     parser.add_argument(
-        "--sort", metavar="FIELD", help="smallest first; for age, youngest first (default name)"
+        "--sort", metavar="FIELD", help="smallest first; for age, youngest first (default: name)"
     )
     parser.add_argument(
         "--where", action="append", default=[], metavar="FIELD=VALUE", help="only runs with this value"

@@ -57,9 +57,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         "words", nargs="*", metavar="DATA|FIELD=[A,B]", help="the images, and the values to try for fields"
     )
     parser.add_argument(
-        "--recipe", metavar="NAME|FILE", help="the recipe that all trials share (default fast)"
+        "--recipe", metavar="NAME|FILE", help="the recipe that all trials share (default: fast)"
     )
-    parser.add_argument("--repeats", type=int, metavar="N", help="seeds for each combination (default 1)")
+    parser.add_argument("--repeats", type=int, metavar="N", help="seeds for each combination (default: 1)")
     parser.add_argument("--random", type=int, metavar="N", help="draw N random combinations instead of all")
     parser.add_argument("--search", type=int, metavar="N", help="let Optuna propose N trials, one by one")
     parser.add_argument("--images", metavar="N", help="train each run for N images")
@@ -70,12 +70,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="evaluate each run with N samples, as `ddim evaluate` does; of all classes if it has labels",
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trials at a time (default 1)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trials at a time (default: 1)")
     parser.add_argument(
-        "--out", type=Path, metavar="SWEEP", help="a new folder, or a sweep to work on (default under runs/)"
+        "--out", type=Path, metavar="SWEEP", help="a new folder, or a sweep to work on (default: under runs/)"
     )
     parser.add_argument(
-        "--storage", metavar="ADDRESS", help="database of the queue (default a SQLite file in the folder)"
+        "--storage", metavar="ADDRESS", help="database of the queue (default: a SQLite file in the folder)"
     )
 
 
