@@ -51,8 +51,8 @@ def test_the_numbers_are_printed_with_what_they_are_of(run, capsys):
     text = said(capsys, "evaluate", run, "-n", 40, "--steps", 2, "--seed", 5, "--part", "all")
     file = text.split()[-1]
     record = json.loads(Path(file).read_text())
-    assert f"40 pictures of {run}, 2 evaluations each" in text
-    assert "against 60 images, all of blossoms:60, 32x32 pixels" in text
+    assert f"40 samples of {run}, 2 evaluations each" in text
+    assert "compared with 60 images, all of blossoms:60, 32x32 pixels" in text
     assert f"KID        {record['metrics']['kid']['value']:9.5f}   95 % interval" in text
     for name in ("FID", "precision", "recall", "density", "coverage"):
         assert f"\n{name}" in text
@@ -64,7 +64,7 @@ def test_the_numbers_are_printed_with_what_they_are_of(run, capsys):
 def test_fid_infinity_is_said_to_keep_the_bias_of_the_reference(run, capsys):
     text = said(capsys, "evaluate", run, "-n", 70, "--steps", 1)
     (line,) = (line for line in text.splitlines() if line.startswith("FID-inf"))
-    assert line.endswith("without the bias of the number of pictures; that of 30 reference images remains")
+    assert line.endswith("without the bias of the number of samples, but with that of 30 reference images")
 
 
 def test_features_are_taken_by_name(run, capsys):
@@ -85,7 +85,7 @@ def test_features_are_taken_by_name(run, capsys):
         (["RUN", "--stepz", 3], "perhaps you meant --steps"),
         (["RUN", "--weights", "best"], "weights must be ema or raw, got 'best'"),
         (["blossoms:40"], "blossoms:40 is no run: name the images that it is compared with, with --data"),
-        (["blossoms:40", "--data", "blossoms:40", "-n", 50], "-n is for runs, and blossoms:40 is none"),
+        (["blossoms:40", "--data", "blossoms:40", "-n", 50], "-n is for runs, and blossoms:40 is not a run"),
         (["blossoms:40", "--data", "blossoms:40", "--sampler", "ddim"], "--sampler is for runs"),
         (["nowhere", "--data", "blossoms:40"], "'nowhere' is neither a folder"),
         (["runs/typo"], "runs/typo does not exist: name a run or a folder or archive of images"),

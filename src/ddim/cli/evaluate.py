@@ -72,7 +72,7 @@ _OF_RUNS = ("n", "steps", "seed", "label", "guidance", "weights", "device")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, print the numbers and where the record lies."""
+    """Evaluate, and print the metrics and where the record is."""
     check_fields(args, "evaluate", *SAMPLING_FIELDS)
     # Here, so that --help answers without torch.
     from ddim.cli.console import report_progress
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in _OF_RUNS if getattr(args, name) is not None}
     if (names := [*given, *args.fields]) and not is_run(Path(args.source)):
         dashes = "-" if names[0] == "n" else "--"
-        raise UserError(f"{dashes}{names[0]} is for runs, and {args.source} is none")
+        raise UserError(f"{dashes}{names[0]} is for runs, and {args.source} is not a run")
     found = evaluate(
         args.source,
         Samples(**given, fields=args.fields),
@@ -99,33 +99,34 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _lines(found: Evaluation) -> list[str]:
-    """The numbers of an evaluation, as they are printed."""
+    """Return the lines that are printed."""
     r = found.record
     of, features, m, spent = r["reference"], r["features"], r["metrics"], r["seconds"]
     size = "x".join(map(str, of["size"]))
     k, f = m["kid"], m["fid"]
     lines = [
-        f"{r['generated']['images']:,} pictures of {r['generated']['source']}"
+        f"{r['generated']['images']:,} samples of {r['generated']['source']}"
         + (f", {r['sampling']['nfe']} evaluations each" if r["sampling"] else ""),
-        f"against {of['images']:,} images, {of['part']} of {of['source']}, {size} pixels",
+        f"compared with {of['images']:,} images, {of['part']} of {of['source']}, {size} pixels",
         f"features {features['extractor']}, {features['dimensions']:,} of images at {features['resize']}",
         "",
         f"KID        {k['value']:9.5f}   95 % interval {k['low']:.5f} ... {k['high']:.5f}",
         f"           {k['mean']:9.5f}   over {k['subsets']} subsets of {k['size']}, deviation {k['std']:.5f}",
-        f"FID        {f['value']:9.3f}   biased upwards, the more the fewer images",
+        f"FID        {f['value']:9.3f}   biased upwards, more so with fewer images",
     ]
     if f["infinity"] is not None:
         interval = f"95 % interval {f['low']:.3f} ... {f['high']:.3f}"
-        bias = "without the bias of the number of pictures; "
-        bias += f"that of {of['images']:,} reference images remains"
+        bias = (
+            f"without the bias of the number of samples, but with that of {of['images']:,} reference images"
+        )
         lines.append(f"FID-inf    {f['infinity']:9.3f}   {interval}, {bias}")
-    said = {
-        "precision": "share of pictures that look like images of the reference",
-        "recall": "share of the reference that pictures cover",
-        "density": "how many images of the reference pictures are near to, 1 for the reference itself",
-        "coverage": "share of the reference with a picture near it",
+    meanings = {
+        "precision": "share of samples that look like reference images",
+        "recall": "share of reference images that the samples cover",
+        "density": "how many reference images the samples are near to; 1 for the reference itself",
+        "coverage": "share of reference images with a sample near them",
     }
-    lines += [f"{name:<11}{m[name]['value']:9.3f}   {text}" for name, text in said.items()]
+    lines += [f"{name:<11}{m[name]['value']:9.3f}   {text}" for name, text in meanings.items()]
     lines += ["", *(f"note: {note}" for note in r["notes"])]
     lines.append(
         f"{spent['sampling']:.0f} s of sampling, {spent['features']:.0f} s of features, "

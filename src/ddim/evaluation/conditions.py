@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
-from ddim.evaluation.record import entry
+from ddim.evaluation.record import metric_entry
 from ddim.metrics.catalogue import METRICS, find_metric
 from ddim.runs.flat import flatten_as_text
 
@@ -221,7 +221,7 @@ def find_obstacle(one: Mapping[str, Any], other: Mapping[str, Any], metric: str)
     if conditions.reference.sha256 != others.reference.sha256:
         return Mismatch(Aspect.REFERENCE, conditions.reference, others.reference)
     for record in (one, other):
-        if not entry(record, metric):
+        if not metric_entry(record, metric):
             return MissingMetric(metric, record["generated"]["source"])
     if find_metric(metric).biased and Aspect.IMAGES in found:
         return found[Aspect.IMAGES]

@@ -1,7 +1,7 @@
-"""The record of an evaluation: where it lies, and what it must hold.
+"""The record of an evaluation: where it is, and what it must hold. Needs no torch.
 
-An evaluation is a folder: ``record.json``, ``features.npy`` (a float32 row a picture, in the order of the
-seeds) and ``grid.png``. Those of a run are ``RUN/evaluations/1``, ``2``, ... Needs no torch.
+An evaluation is a folder with ``record.json``, ``features.npy`` (one float32 row for each image, in the order
+of the seeds) and ``grid.png``. Those of a run are ``RUN/evaluations/1``, ``2``, ...
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FIELDS: dict[str, Any] = {
     },
     "generated": {"images": int, "source": str},
 }
-"""What a record must hold for its numbers to be compared, by type; [type] is a list of it."""
+"""The fields that a comparison needs, by type; [type] is a list of that type."""
 
 _SAMPLING: dict[str, Any] = {
     "recipe": {},
@@ -50,36 +50,37 @@ _SAMPLING: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A folder and the record in it."""
+    """An evaluation: its folder and its record."""
 
     folder: Path
     record: dict[str, Any]
 
     def value(self, metric: str) -> float | None:
-        """The value of a metric, None where the record has none."""
-        return entry(self.record, metric).get("value")
+        """Return the value of a metric, None if the record has none."""
+        return metric_entry(self.record, metric).get("value")
 
     def interval(self, metric: str) -> tuple[float, float] | None:
-        """The 95 % interval of the value, None where the record has none."""
-        found = entry(self.record, metric)
+        """Return the 95 % interval of a metric, None if the record has none."""
+        found = metric_entry(self.record, metric)
         return (found["low"], found["high"]) if "low" in found else None
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """The evaluation of a record, of an evaluation's folder, or the newest of a run's.
+    """Read the evaluation of a record, of an evaluation's folder, or the newest one of a run.
 
-    UserError where there is none, or where it is damaged, foreign, or of another schema.
+    Raises:
+        UserError: if there is none, or it is damaged, foreign, or of another schema.
     """
     file = _record_of(path)
     try:
         record = json.loads(file.read_bytes(), parse_constant=_refuse)
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from None
-    # RecursionError: a thousand brackets.
+    # A thousand brackets raise RecursionError.
     except (ValueError, RecursionError):
         raise UserError(f"{file} is damaged: it is not JSON") from None
     if not isinstance(record, dict) or record.get("kind") != "evaluation":
-        raise UserError(f"{file} is not the record of an evaluation: `ddim evaluate` writes those")
+        raise UserError(f"{file} is not the record of an evaluation: make one with `ddim evaluate`")
     schema = record.get("schema")
     if schema != SCHEMA:
         newer = isinstance(schema, int) and schema > SCHEMA
@@ -94,12 +95,12 @@ def read_evaluation(path: Path) -> Evaluation:
 
 
 def is_sampling(found: object) -> bool:
-    """Whether JSON, such as the record of `ddim sample`, says of pictures what that of an evaluation must."""
+    """Return whether JSON, such as the record of `ddim sample`, has the sampling of an evaluation."""
     return isinstance(found, dict) and _fault(found, _SAMPLING) is None
 
 
 def list_evaluations(run: Path) -> list[Path]:
-    """The folders of a run's evaluations, oldest first."""
+    """Return the folders of a run's evaluations, oldest first."""
     folder = run / FOLDER
     numbers = (
         [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
@@ -107,16 +108,15 @@ def list_evaluations(run: Path) -> list[Path]:
     return [folder / str(number) for number in sorted(numbers)]
 
 
-def entry(record: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
-    """What a record says of a metric, {} where it has none: "value", and "low" and "high" of its interval.
+def metric_entry(record: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
+    """Return "value", and "low" and "high" if there is an interval, of a metric; {} if the record has none.
 
-    That of FID belongs to what it tends to, FID-infinity.
+    The interval beside FID belongs to its limit, FID-infinity.
     """
     metrics = record["metrics"]
     fid = metrics.get("fid", {})
     if metric == "fid":
         return {"value": fid["value"]} if fid else {}
-    # It stands with its interval beside the value that it is the limit of.
     if metric == "fid_infinity":
         known = fid.get("infinity") is not None
         return {"value": fid["infinity"], "low": fid["low"], "high": fid["high"]} if known else {}
@@ -141,7 +141,7 @@ def _refuse(constant: str) -> None:
 
 
 def _fault(record: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str | None:
-    """What is missing of a table of fields or is of another type, or None."""
+    """Return which field is missing or of another type, or None."""
     for name, kind in wanted.items():
         value, inner = record.get(name), f"{path}{name}"
         if isinstance(kind, dict):
@@ -157,7 +157,7 @@ def _fault(record: dict[str, Any], wanted: dict[str, Any], path: str = "") -> st
 def _is(value: object, kind: Any) -> bool:  # noqa: ANN401  (a type, or [type])
     if isinstance(kind, list):
         return isinstance(value, list) and all(_is(item, kind[0]) for item in value)
-    # In Python, but not in JSON, true is a number.
+    # In Python true is a number, in JSON it is not.
     return isinstance(value, kind) and not isinstance(value, bool)
 
 

@@ -61,7 +61,7 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """The metrics of the latest evaluation, by name: {"kid": 0.01, ...}; empty without one."""
         record = self.records[-1] if self.records else {"metrics": {}}
-        found = {name: scores.entry(record, name) for name in catalogue.METRICS}
+        found = {name: scores.metric_entry(record, name) for name in catalogue.METRICS}
         return {name: values["value"] for name, values in found.items() if values}
 
 

@@ -188,7 +188,7 @@ def _entry(run: Run, name: str, common: Conditions | None) -> tuple[float, tuple
     if name in ERRORS:
         return (run.errors[name], None) if name in run.errors else None
     record = newest_record(run, common) if common else None
-    found = {} if record is None else scores.entry(record, name)
+    found = {} if record is None else scores.metric_entry(record, name)
     if not found:
         return None
     return found["value"], (found["low"], found["high"]) if "low" in found else None
