@@ -99,8 +99,7 @@ def test_only_a_sheet_of_ddim_is_overwritten(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("out", "message"),
-    [("no/folder/grid.png", "does not exist"), ("grid.jpg", "must end in .png")],
+    ("out", "message"), [("no/folder/grid.png", "does not exist"), ("grid.jpg", "must end in .png")]
 )
 def test_a_path_that_cannot_hold_a_sheet_is_refused(folder, out, message):
     with pytest.raises(UserError, match=message):

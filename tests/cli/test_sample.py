@@ -216,18 +216,12 @@ def test_a_folder_holds_samples_of_one_run_and_one_way_of_sampling(run, tmp_path
         (["--seeds", "3-1"], "--seeds must be a list such as 0-35,70, got '3-1'"),
         (["--seeds", "a"], "--seeds must be a list such as 0-35,70, got 'a'"),
         (["--seeds", "1,1"], "--seeds must name each seed once, got '1,1'"),
-        (
-            ["--seeds", "1", "-n", "3"],
-            "--seeds lists the seeds; leave out -n and --seed",
-        ),
+        (["--seeds", "1", "-n", "3"], "--seeds lists the seeds; leave out -n and --seed"),
         (["--weights", "best"], "weights must be ema or raw, got 'best'"),
         (["--device", "abacus"], "device must be one of auto, cpu"),
         (["--label", "xyzzy"], "label cannot be used, since this run was trained without labels"),
         (["--stepz", "3"], "--stepz is not an option; perhaps you meant --steps"),
-        (
-            ["--optim.lr", "3"],
-            "--optim.lr is not an option of ddim sample; the recipe fields it takes are ",
-        ),
+        (["--optim.lr", "3"], "--optim.lr is not an option of ddim sample; the recipe fields it takes are "),
         (["--sampler.etta", "1"], "sampler.etta is not a field of a recipe; perhaps you meant sampler.eta"),
         (["--sampler.eta", "2"], "sampler.eta must lie in [0, 1], got 2"),
         (["--grid", "uniformly"], "grid must be one of"),
@@ -252,8 +246,7 @@ def test_a_missing_or_empty_run_is_refused(tmp_path, refused):
 
 
 @pytest.mark.parametrize(
-    ("text", "seeds"),
-    [("0-3", [0, 1, 2, 3]), ("5", [5]), ("3, 1-2", [3, 1, 2]), ("7-7", [7])],
+    ("text", "seeds"), [("0-3", [0, 1, 2, 3]), ("5", [5]), ("3, 1-2", [3, 1, 2]), ("7-7", [7])]
 )
 def test_a_list_of_seeds_keeps_its_order(text, seeds):
     assert parse_seeds(text, None, None) == seeds

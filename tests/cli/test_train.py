@@ -152,10 +152,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, tra
         (["--size", "huge"], "data.size must be a number"),
         (["--seed", "4294967296"], "seed must lie in [0, 2^32), got 4294967296"),
         (["--optim.batch", "0"], "optim.batch must be above 0, got 0"),
-        (
-            ["--optim.batch", "100000000000"],
-            "optim.batch must be at most 65,536 to be trained, got 100,00",
-        ),
+        (["--optim.batch", "100000000000"], "optim.batch must be at most 65,536 to be trained, got 100,00"),
         (
             ["--optim.batch", "70000", "--find-lr"],
             "optim.batch must be at most 65,536 to be trained, got 70,",
@@ -164,10 +161,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, tra
         (["blosoms"], ""),
         (["--from", "nowhere"], "run nowhere is not a folder"),
         (["--from", "x", "--resume"], "--resume continues a run and --from starts a new one"),
-        (
-            ["--resume", "--out", "runs/mistyped"],
-            "--out runs/mistyped does not exist; name DATA",
-        ),
+        (["--resume", "--out", "runs/mistyped"], "--out runs/mistyped does not exist; name DATA"),
         (["--device", "abacus"], "device must be one of auto, cpu"),
         (["--precision", "fp8"], "precision must be auto, fp32 or bf16, got 'fp8'"),
         (["--help-recipe", "fats"], "recipe must be one of"),

@@ -23,15 +23,7 @@ from ddim.errors import UserError
 TABLES = [
     Linear(clip=clip, read=read) for clip in ("none", "rates", "powers") for read in ("floor", "log_snr")
 ]
-SEVEN = [
-    "noise_power",
-    "angle",
-    "log_snr",
-    "log_noise",
-    "log_signal",
-    "noise_step",
-    "signal_step",
-]
+SEVEN = ["noise_power", "angle", "log_snr", "log_noise", "log_signal", "noise_step", "signal_step"]
 PRESERVING = [
     Cosine(),
     Cosine(0.014, 0.99995),
@@ -209,10 +201,7 @@ def test_the_table_is_the_product_of_exact_fractions():
         ("const", lambda i: Fraction(2, 100)),
         ("jsd", lambda i: Fraction(1, 1000 - i)),
         ("quad", lambda i: (Fraction(1, 100) + (Fraction(2**0.5 / 10) - Fraction(1, 100)) * i / 999) ** 2),
-        (
-            "sigmoid",
-            lambda i: Fraction(1e-4 + (0.02 - 1e-4) / (1 + math.exp(6 - 12 * i / 999))),
-        ),
+        ("sigmoid", lambda i: Fraction(1e-4 + (0.02 - 1e-4) / (1 + math.exp(6 - 12 * i / 999)))),
     ],
 )
 def test_each_table_is_the_product_of_its_fractions(betas, law):

@@ -44,10 +44,7 @@ def test_a_waiting_trial_without_its_number_of_classes_is_the_same_configuration
 
 def test_fields_that_only_one_kind_has_are_no_differences():
     found = [run(), run(schedule="linear")]
-    assert [c.choice for c in group_runs(found)] == [
-        {"schedule": "cosine"},
-        {"schedule": "linear"},
-    ]
+    assert [c.choice for c in group_runs(found)] == [{"schedule": "cosine"}, {"schedule": "linear"}]
     found.append(run(schedule="linear", schedule__clip="powers"))
     assert [c.choice for c in group_runs(found)] == [
         {"schedule": "cosine", "schedule.clip": MISSING},

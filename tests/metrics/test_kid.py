@@ -47,10 +47,7 @@ def test_the_value_is_the_mean_over_pairs_of_different_images():
 def test_the_interval_is_the_jackknife_that_leaves_out_every_image_in_turn():
     x, y = features(9, 4, 0), features(7, 4, 1, shift=0.4)
     variance = 0.0
-    for one, without in (
-        (x, lambda i: (np.delete(x, i, 0), y)),
-        (y, lambda i: (x, np.delete(y, i, 0))),
-    ):
+    for one, without in ((x, lambda i: (np.delete(x, i, 0), y)), (y, lambda i: (x, np.delete(y, i, 0)))):
         values = np.array([pair_by_pair(*without(i)) for i in range(len(one))])
         variance += (len(one) - 1) / len(one) * ((values - values.mean()) ** 2).sum()
     found = kid(x, y, subsets=1)

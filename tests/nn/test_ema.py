@@ -112,14 +112,7 @@ def test_early_in_training_the_average_lags_by_a_share_of_the_run(batch):
 def test_batch_norm_statistics_are_averaged_with_the_weights():
     net = made(lambda: nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)))
     average = {name: value.clone() for name, value in select_averaged(net).items()}
-    assert set(average) == {
-        "0.weight",
-        "0.bias",
-        "1.weight",
-        "1.bias",
-        "1.running_mean",
-        "1.running_var",
-    }
+    assert set(average) == {"0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var"}
     before = average["1.running_mean"].clone()
     net.train()(5 + normal(8, 2, 4, 4, dtype=torch.float32))
     newest = select_averaged(net)

@@ -117,10 +117,7 @@ def test_sizes_and_channels_of_stages_are_those_of_the_original(name):
         if isinstance(module, ResidualBlock):
             module.register_forward_hook(lambda m, i, o: seen.append((o.shape[1], o.shape[2])))
     net.eval()(images(1, 3, 64, 64), torch.zeros(1))
-    down = {
-        "luz": [(32, 64), (64, 32), (96, 16), (128, 8)],
-        "keras": [(32, 64), (64, 32), (96, 16)],
-    }[name]
+    down = {"luz": [(32, 64), (64, 32), (96, 16), (128, 8)], "keras": [(32, 64), (64, 32), (96, 16)]}[name]
     middle = {"luz": [(256, 4), (128, 4)], "keras": [(128, 8), (128, 8)]}[name]
     up = {
         # The luz network's levels already have the width of the next on the way up, the last the embedding's.

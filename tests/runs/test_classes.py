@@ -26,14 +26,7 @@ from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.runtime import Runtime
 from ddim.nn.unet import UNetSpec
 from ddim.runs.checks import check_label, check_recipe
-from ddim.runs.classes import (
-    NULL,
-    count_classes,
-    drop_labels,
-    find_label,
-    label_by_folder_name,
-    label_images,
-)
+from ddim.runs.classes import NULL, count_classes, drop_labels, find_label, label_by_folder_name, label_images
 from ddim.runs.codec import override
 from ddim.runs.generate import generate, sample
 from ddim.runs.pipeline import Pipeline

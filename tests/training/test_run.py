@@ -98,16 +98,7 @@ def test_callbacks_are_called_in_order_and_after_the_checkpoint(tmp_path):
             said.append("end")
 
     train(None, tiny.recipe(), out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[Say()])
-    assert said == [
-        "begin",
-        *range(1, 6),
-        "saved",
-        "event",
-        *range(6, 11),
-        "saved",
-        "event",
-        "end",
-    ]
+    assert said == ["begin", *range(1, 6), "saved", "event", *range(6, 11), "saved", "event", "end"]
 
 
 def test_a_run_from_another_starts_with_its_ema_weights_and_its_pixels(parent, tmp_path):
@@ -203,10 +194,7 @@ MISTAKES = {
         {"recipe": tiny.recipe(schedule="linear", conditioning="timestep", conditioning__entries=100)},
         "schedule.entries and conditioning.entries must be one number",
     ),
-    "a batch beyond memory": (
-        {"recipe": tiny.recipe(optim__batch="1e11")},
-        "optim.batch must be at most",
-    ),
+    "a batch beyond memory": ({"recipe": tiny.recipe(optim__batch="1e11")}, "optim.batch must be at most"),
     "a grid of other steps": ({"recipe": tiny.recipe(grid="listed", grid__times="1")}, "steps"),
 }
 

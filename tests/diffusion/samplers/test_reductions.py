@@ -34,9 +34,7 @@ def close(a, b):
 @every_law
 @pytest.mark.parametrize("grid", [Uniform(), Quadratic()], ids=str)
 @pytest.mark.parametrize(
-    "sampler",
-    [AdamsBashforth(1), AdamsBashforth(1, steps="equal"), EDM(order=1), DPMSolver(1)],
-    ids=str,
+    "sampler", [AdamsBashforth(1), AdamsBashforth(1, steps="equal"), EDM(order=1), DPMSolver(1)], ids=str
 )
 def test_methods_of_order_one_are_ddim(sampler, grid, law):
     times = grid(12, law.schedule)
