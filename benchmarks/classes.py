@@ -20,10 +20,10 @@ from ddim.metrics.features import extract_features, load_extractor
 from ddim.metrics.kid import kid
 from ddim.metrics.neighbours import flatten_features, nearest_neighbours
 from ddim.metrics.proportions import share_interval
-from ddim.runs.checks import check_label
 from ddim.runs.generate import sample_uint8, with_options
 from ddim.runs.images import open_run_images
 from ddim.runs.pipeline import load
+from ddim.runs.recipe_checks import check_label
 
 KNOWN, NEIGHBOURS = 5000, 20
 """Training images that are looked among, and how many of them decide."""

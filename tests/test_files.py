@@ -1,17 +1,13 @@
-"""Atomic files, files that one process creates, and locks."""
+"""Atomic files, and files that one process creates."""
 
-import errno
 import json
 import math
 import os
-import subprocess
-import sys
 import threading
 
 import pytest
 
-from ddim.errors import FolderLocked
-from ddim.files import atomic_file, lock_folder, write_json, write_once
+from ddim.files import atomic_file, write_json, write_once
 
 
 def test_two_writers_of_one_file_do_not_mix_their_bytes(tmp_path):
@@ -94,51 +90,3 @@ def test_a_failed_write_leaves_the_old_document_and_nothing_else(call, tmp_path,
             write_json(path, {"seed": 2})
     assert json.loads(path.read_text()) == {"seed": 1}
     assert [inner.name for inner in tmp_path.iterdir()] == ["run.json"]
-
-
-# Locks
-
-HOLD = """
-import sys, pathlib
-from ddim.files import lock_folder
-with lock_folder(pathlib.Path(sys.argv[1])):
-    print("held", flush=True)
-    input()
-"""
-
-
-def test_a_lock_excludes_other_processes_and_ends_with_its_own(tmp_path):
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
-        assert other.stdout.readline() == b"held\n"
-        with pytest.raises(FolderLocked, match="another process is training in"), lock_folder(tmp_path):
-            pass
-        other.kill()
-    with lock_folder(tmp_path):
-        pass
-
-
-def test_a_lock_ends_with_its_block_even_after_an_error(tmp_path):
-    with pytest.raises(ZeroDivisionError), lock_folder(tmp_path):
-        1 / 0  # noqa: B018
-    with lock_folder(tmp_path), pytest.raises(FolderLocked), lock_folder(tmp_path):
-        pass
-
-
-@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK])
-def test_a_drive_without_locks_holds_nothing(code, tmp_path, monkeypatch):
-    import fcntl
-
-    def refuse(*_):
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    with lock_folder(tmp_path), lock_folder(tmp_path):
-        pass
-
-
-def test_a_system_without_locks_holds_nothing(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fcntl", None)
-    with lock_folder(tmp_path), lock_folder(tmp_path):
-        pass

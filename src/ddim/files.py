@@ -1,9 +1,8 @@
-"""Files and folders that survive a crash or a power cut: whole or absent, and flushed to the disk. And locks.
+"""Files and folders that survive a crash or a power cut: whole or absent, and flushed to the disk.
 
 Whatever is not finished lies beside its place under a name ``.tmp-...``, and one rename gives it its own.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -16,13 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ddim.errors import FolderLocked, UserError
+from ddim.errors import UserError
 
 TEMPORARY = ".tmp-"
 """How the name of an unfinished file or folder begins."""
 
 _DAY = 24 * 3600
-_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 def cache_folder(folder: str | Path | None = None) -> Path:
@@ -220,60 +218,3 @@ def _link_once(temporary: Path, path: Path) -> None:
         # A file server may have made the link, lost its answer, and refused it when asked again.
         if not os.path.samefile(temporary, path):
             raise
-
-
-# Locks
-
-
-@contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold a run folder for the process that trains in it, until the block or the process ends.
-
-    Where the system or the drive has no such locks (Windows, some network drives) nothing is held: do not
-    train twice in one folder there.
-
-    Raises:
-        FolderLocked: if another process holds the folder.
-    """
-    try:
-        import fcntl
-    except ModuleNotFoundError:
-        yield
-        return
-    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                time.sleep(0.05)  # `is_locked` of another process holds it for an instant
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FolderLocked(folder) from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-        yield
-    finally:
-        # The file stays: removing it would let two processes lock two files of the same name.
-        os.close(file)
-
-
-def is_locked(folder: Path) -> bool:
-    """Return whether a process holds the folder now, as far as system and drive tell; see `lock_folder`."""
-    try:
-        import fcntl
-
-        file = os.open(folder / ".lock", os.O_RDONLY)
-    except (ModuleNotFoundError, FileNotFoundError):
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-    finally:
-        os.close(file)
-    return False

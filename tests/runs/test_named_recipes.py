@@ -10,10 +10,10 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine
 from ddim.diffusion.time_sampling import TableTimes
 from ddim.errors import UserError
-from ddim.runs.checks import check_steps
 from ddim.runs.codec import dump, load_recipe, override, write_recipe
 from ddim.runs.named_recipes import RECIPES, ddpm, fast, find_recipe, keras, luz, smoke
 from ddim.runs.recipe import Fixed, build_model
+from ddim.runs.recipe_checks import check_steps
 from oracles import made, normal, uniform
 
 every_recipe = pytest.mark.parametrize("name", sorted(RECIPES))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ddim.diffusion.grids import Grid
-    from ddim.runs.edit import Edit
+    from ddim.runs.edit_images import Edit
     from ddim.runs.pipeline import LoadedRun
 
 
@@ -50,7 +50,7 @@ def open_run(args: argparse.Namespace, command: str, *, real: bool = True) -> tu
         UserError: if an argument cannot be used.
     """
     from ddim.runs.codec import override
-    from ddim.runs.edit import choose_edit_grid
+    from ddim.runs.edit_images import choose_edit_grid
     from ddim.runs.pipeline import load
 
     check_count("--steps", args.steps)
@@ -66,7 +66,7 @@ def open_run(args: argparse.Namespace, command: str, *, real: bool = True) -> tu
 
 def read_inputs(run: LoadedRun, paths: Sequence[Path]) -> Tensor:
     """Read images (B, C, H, W) in [0, 1] of the run's size; print how each was cropped and resized."""
-    from ddim.runs.edit_files import read_images
+    from ddim.runs.edit_folder import read_images
 
     shape = run.model.shape
     return read_images(paths, (shape.height, shape.width), shape.channels, write_line)
@@ -79,7 +79,7 @@ def write_line(text: str) -> None:
 
 def save_outputs(args: argparse.Namespace, command: str, edit: Edit, facts: dict[str, Any]) -> Path:
     """Write the edit into its folder; return the folder."""
-    from ddim.runs.edit_files import save_edit
+    from ddim.runs.edit_folder import save_edit
     from ddim.runs.folder import make_output_folder
 
     out = make_output_folder(args.out, "edits", command)

@@ -36,8 +36,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Inpaint the image, and print where the results are."""
-    from ddim.runs.edit import inpaint_image
-    from ddim.runs.edit_files import read_hole
+    from ddim.runs.edit_folder import read_hole
+    from ddim.runs.edit_images import inpaint_image
 
     check_count("-n", args.n)
     check_count("--resample", args.resample)

@@ -37,7 +37,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Interpolate, and print where the frames are."""
     from ddim.plots.pictures import save_film, to_uint8
-    from ddim.runs.edit import interpolate_images, interpolate_seeds
+    from ddim.runs.edit_images import interpolate_images, interpolate_seeds
 
     if (len(args.images) == 2) == (args.seeds is not None) or len(args.images) not in (0, 2):
         raise UserError("give two images, or --seeds with two seeds, such as --seeds 3,8")

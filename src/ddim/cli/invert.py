@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from safetensors.torch import save
 
     from ddim.files import write_atomic
-    from ddim.runs.edit import invert_images, warn_of_noise
+    from ddim.runs.edit_images import invert_images, warn_of_noise
 
     run, grid = editing.open_run(args, "invert")
     edit = invert_images(run, editing.read_inputs(run, args.images), args.steps, grid=grid, exact=args.exact)

@@ -38,7 +38,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Vary the image, and print where the results are."""
-    from ddim.runs.edit import vary_image
+    from ddim.runs.edit_images import vary_image
 
     check_count("-n", args.n)
     if not 0 < args.strength <= 1:

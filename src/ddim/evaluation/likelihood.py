@@ -24,11 +24,11 @@ from ddim.evaluation.reference import Reference, open_reference
 from ddim.evaluation.run_folder import open_run_folder
 from ddim.files import write_json
 from ddim.runs import classes as labels
-from ddim.runs.checks import check_unconditional
 from ddim.runs.folder import make_numbered_folder
 from ddim.runs.image_features import ImageSet
 from ddim.runs.pipeline import LoadedRun, Pipeline
 from ddim.runs.provenance import make_record
+from ddim.runs.recipe_checks import check_unconditional
 from ddim.training.batches import earliest_time
 
 Method = Literal["vlb", "ode"]

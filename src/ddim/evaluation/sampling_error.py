@@ -16,10 +16,10 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import EDM, Sampler, final_sample, initial_noise, last_state
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
-from ddim.runs.checks import check_unconditional
 from ddim.runs.generate import fill_micro_batches, find_grid_ends
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe import Recipe
+from ddim.runs.recipe_checks import check_unconditional
 
 SamplingError = Callable[[Sampler, Tensor], float]
 """Returns the mean squared error of the samples of a sampler at decreasing times (N,)."""

@@ -26,13 +26,13 @@ from ddim.files import read_json
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import release_pages
 from ddim.runs.checkpoint import MANIFEST
-from ddim.runs.checks import check_label
 from ddim.runs.classes import find_label
 from ddim.runs.generate import sample_uint8, with_options
 from ddim.runs.image_features import BATCH, ImageSet
 from ddim.runs.pipeline import load
 from ddim.runs.provenance import sampling_record
 from ddim.runs.recipe import Data
+from ddim.runs.recipe_checks import check_label
 from ddim.runs.run_path import find_best_checkpoint, names_best
 
 Progress = Callable[[str, int, int], None]

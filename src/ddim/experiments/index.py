@@ -15,9 +15,10 @@ from typing import Any
 from ddim.errors import UserError, suggest
 from ddim.evaluation import record as scores
 from ddim.experiments.sweep.outcome import read_outcome
-from ddim.files import is_locked, read_json
+from ddim.files import read_json
 from ddim.metrics import catalogue
 from ddim.runs.flat import ERRORS, flatten_as_text
+from ddim.runs.lock import is_locked
 from ddim.runs.log import METRICS, read_metrics
 
 RUN, SWEEP = "run.json", "sweep.json"

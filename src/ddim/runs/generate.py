@@ -19,12 +19,12 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Sampler, State, final_sample, initial_noise
 from ddim.errors import UserError, check_count
 from ddim.plots.pictures import make_sheet, to_uint8
-from ddim.runs.checks import check_label, check_recipe, check_steps
 from ddim.runs.classes import Label, assign_labels, find_label, guide
 from ddim.runs.codec import override
 from ddim.runs.image_features import BATCH
 from ddim.runs.pipeline import Pipeline, evaluating, open_pipeline
 from ddim.runs.recipe import Recipe
+from ddim.runs.recipe_checks import check_label, check_recipe, check_steps
 
 P = TypeVar("P", bound=Pipeline)
 Watch = Callable[[Sequence[int], State], None]

@@ -15,12 +15,12 @@ from ddim.diffusion.noise import check_seeds
 from ddim.errors import UserError
 from ddim.files import read_json, write_json
 from ddim.plots.pictures import make_sheet, save_film, save_png, to_uint8
-from ddim.runs.checks import check_label
 from ddim.runs.classes import Label
 from ddim.runs.folder import make_output_folder
 from ddim.runs.generate import Film, generate, split_into_parts
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.provenance import make_record, sampling_record
+from ddim.runs.recipe_checks import check_label
 
 RECORD = "record.json"
 SHOWN = 256

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ddim.errors import NotFinite, UserError
 from ddim.plots.charts import plot_curves, save_figure
-from ddim.runs.checks import check_training
 from ddim.runs.pipeline import read_run_recipe
 from ddim.runs.recipe import Recipe
+from ddim.runs.recipe_checks import check_training
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
 from ddim.training.start import Machine, load_parent, open_split, start_training

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import Interrupted, NotFinite, UserError
-from ddim.files import TEMPORARY, lock_folder, read_json, write_json
+from ddim.files import TEMPORARY, read_json, write_json
 from ddim.nn.runtime import Runtime, check_runtime, find_device
 from ddim.runs import checkpoint
-from ddim.runs.checks import check_training
 from ddim.runs.codec import dump, load_recipe, write_recipe
 from ddim.runs.folder import check_unused, make_run_folder
+from ddim.runs.lock import lock_folder
 from ddim.runs.log import RunLog
 from ddim.runs.pipeline import LoadedRun, load_state, read_run_recipe
 from ddim.runs.provenance import list_versions
 from ddim.runs.recipe import Recipe
+from ddim.runs.recipe_checks import check_training
 from ddim.runs.signals import note_interrupts
 from ddim.training.budget import TimeBudget
 from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid

@@ -9,7 +9,7 @@ import sweeping
 from ddim.errors import UserError
 from ddim.experiments.sweep import trial_queue
 from ddim.experiments.sweep.trial_queue import TrialQueue
-from ddim.files import lock_folder
+from ddim.runs.lock import lock_folder
 
 
 @pytest.fixture

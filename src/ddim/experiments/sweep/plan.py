@@ -195,7 +195,7 @@ def _check_evaluation(request: SweepRequest) -> None:
 
 def _check_recipes(request: SweepRequest, recipes: list[Recipe]) -> None:
     """Check that every recipe can be evaluated, and that the combinations of a grid differ."""
-    from ddim.runs.checks import check_steps
+    from ddim.runs.recipe_checks import check_steps
 
     if request.evaluate:
         for recipe in recipes:
@@ -227,8 +227,8 @@ def _check_validation(request: SweepRequest, name: str, source: Source, share: f
 
 
 def _with_values(base: Recipe, choice: Choice) -> Recipe:
-    from ddim.runs.checks import check_training
     from ddim.runs.codec import override
+    from ddim.runs.recipe_checks import check_training
 
     if "minutes" in choice:
         base = replace(base, images=None)

@@ -23,7 +23,7 @@ from ddim.experiments.sweep.outcome import Outcome, read_outcome
 from ddim.experiments.sweep.plan import Trial
 from ddim.experiments.sweep.search_space import Choice, Space
 from ddim.experiments.sweep.storage import connect, storage_errors
-from ddim.files import lock_folder
+from ddim.runs.lock import lock_folder
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

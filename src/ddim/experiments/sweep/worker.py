@@ -25,8 +25,8 @@ from ddim.experiments.sweep.outcome import Outcome, read_outcome
 from ddim.experiments.sweep.plan import STEPS, Trial, Unfit, build_recipe
 from ddim.experiments.sweep.search_space import parse_space
 from ddim.experiments.sweep.trial_queue import TakenTrial, TrialQueue
-from ddim.files import is_locked
 from ddim.metrics.catalogue import DEFAULT
+from ddim.runs.lock import is_locked
 from ddim.runs.signals import handle_signals
 
 POLL = 0.2

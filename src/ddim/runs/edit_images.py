@@ -1,6 +1,6 @@
 """Edits of real images with a run: invert, interpolate, inpaint, vary.
 
-Each takes a pipeline and images (B, C, H, W) in [0, 1], and returns an `Edit`. See `edit_files` for files.
+Each takes a pipeline and images (B, C, H, W) in [0, 1], and returns an `Edit`. See `edit_folder` for files.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ddim.diffusion.grids import Grid, Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.samplers import DDIM, Sampler, State, final_sample, initial_noise, last_state
 from ddim.errors import UserError, check_count
-from ddim.runs.checks import check_steps, check_unconditional
 from ddim.runs.generate import fill_micro_batches
 from ddim.runs.pipeline import Pipeline, open_pipeline
 from ddim.runs.recipe import Recipe
+from ddim.runs.recipe_checks import check_steps, check_unconditional
 
 NOISY = 0.05
 """An image without noise is nearly a state of a model whose cleanest level has at most this sigma."""

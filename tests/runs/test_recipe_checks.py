@@ -7,9 +7,9 @@ import torch
 
 from ddim.errors import UserError
 from ddim.experiments.sweep.plan import SweepRequest, plan_trials
-from ddim.runs.checks import check_recipe, check_training
 from ddim.runs.codec import dump, load_recipe, override
 from ddim.runs.named_recipes import RECIPES, find_recipe
+from ddim.runs.recipe_checks import check_recipe, check_training
 
 
 def changed(name, **changes):

@@ -14,7 +14,7 @@ from ddim.errors import UserError
 from ddim.files import write_json
 from ddim.plots.charts import plot_strip, save_figure
 from ddim.plots.pictures import save_png, to_uint8
-from ddim.runs.edit import Edit
+from ddim.runs.edit_images import Edit
 from ddim.runs.provenance import describe_times, make_record
 
 

@@ -1,0 +1,56 @@
+"""The lock of a run folder."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ddim.errors import FolderLocked
+from ddim.runs.lock import lock_folder
+
+HOLD = """
+import sys, pathlib
+from ddim.runs.lock import lock_folder
+with lock_folder(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
+
+
+def test_a_lock_excludes_other_processes_and_ends_with_its_own(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(FolderLocked, match="another process is training in"), lock_folder(tmp_path):
+            pass
+        other.kill()
+    with lock_folder(tmp_path):
+        pass
+
+
+def test_a_lock_ends_with_its_block_even_after_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), lock_folder(tmp_path):
+        1 / 0  # noqa: B018
+    with lock_folder(tmp_path), pytest.raises(FolderLocked), lock_folder(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK])
+def test_a_drive_without_locks_holds_nothing(code, tmp_path, monkeypatch):
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with lock_folder(tmp_path), lock_folder(tmp_path):
+        pass
+
+
+def test_a_system_without_locks_holds_nothing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with lock_folder(tmp_path), lock_folder(tmp_path):
+        pass
