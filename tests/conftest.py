@@ -1,4 +1,4 @@
-"""What every test may rely on: no network, one thread, and a global random state that nobody moves."""
+"""What every test may rely on: no network, one thread, an empty cache, no global random state that moves."""
 
 import ipaddress
 import os
@@ -56,6 +56,14 @@ def _here(host):
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory):
+    """Images are decoded into a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DDIM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.hookimpl(wrapper=True)

@@ -5,14 +5,6 @@ import pytest
 from ddim.cli import main
 
 
-@pytest.fixture(autouse=True, scope="session")
-def cache(tmp_path_factory):
-    """Images are decoded into a folder of the tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DDIM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture
 def command(capsys):
     """A function that runs a command, checks its exit code and returns what it printed (out, err)."""

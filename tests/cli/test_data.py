@@ -2,8 +2,6 @@
 
 import argparse
 import io
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -115,12 +113,3 @@ def test_many_classes_are_summarised(folder, tmp_path, capsys):
     assert "classes: 30, of 1 to 1 images" in lines
     assert sum(line.startswith("  class-") for line in lines) == 10
     assert "  ... 20 others" in lines
-
-
-def test_adding_the_options_imports_nothing_heavy():
-    program = (
-        "import sys, argparse; from ddim.cli import data; data.add(argparse.ArgumentParser());"
-        "print([name for name in ('torch', 'numpy', 'PIL', 'rich') if name in sys.modules])"
-    )
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
-    assert found.stdout == "[]\n"

@@ -24,11 +24,6 @@ ALONE = ("fid_infinity",)
 """Metrics without an interval of a difference."""
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def make(tmp_path):
     """Call with a name, features and changes of the record: the evaluation."""
@@ -46,7 +41,7 @@ def reference(monkeypatch):
     """500 features under the identity of the records, as the cache would give them."""
     features = normal(500, 0)
     monkeypatch.setattr(
-        "ddim.evaluation.compare.kept", lambda identity: features if identity == "r" * 64 else None
+        "ddim.evaluation.compare.find_features", lambda identity: features if identity == "r" * 64 else None
     )
     return features
 
@@ -179,7 +174,7 @@ def test_missing_features_give_a_reason_instead_of_a_difference(make, reference,
         one, short, "kid"
     )
     assert "c/features.npy" in measure_difference(short, one, "kid")
-    monkeypatch.setattr("ddim.evaluation.compare.kept", lambda identity: None)
+    monkeypatch.setattr("ddim.evaluation.compare.find_features", lambda identity: None)
     assert "no longer in the cache" in measure_difference(one, one, "kid")
 
 

@@ -41,13 +41,6 @@ from stubs import stub
 FEW = Samples(n=40, steps=2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DDIM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A finished run with 30 images held out."""

@@ -1,8 +1,6 @@
 """What is read as the record of an evaluation."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -93,9 +91,3 @@ def test_a_record_of_a_run_is_read(tmp_path):
     # Other programs write 1.0 as 1.
     whole = SAMPLING | {"times": [1, 0.5]}
     assert read_evaluation(written(tmp_path / "two", sampling=whole)).record["sampling"] == whole
-
-
-def test_reading_records_needs_no_torch():
-    code = "import sys, ddim.evaluation.record; print('torch' in sys.modules)"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == "False"

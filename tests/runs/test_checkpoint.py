@@ -487,9 +487,3 @@ def test_a_checkpoint_of_a_newer_ddim_is_refused_and_left_alone(tmp_path, monkey
             open_(tmp_path)
         assert not isinstance(caught.value, Damaged)
     assert names(tmp_path) == ["step-000000001"]
-
-
-def test_importing_checkpoints_imports_no_torch():
-    heavy = {"torch", "numpy", "tensorboardX", "safetensors"}
-    code = f"import sys, ddim.runs.checkpoint, ddim.runs.folder; print(*{heavy} & {{*sys.modules}})"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"\n"
