@@ -104,7 +104,7 @@ def test_differences_are_to_the_first_evaluation_given(make, reference):
 
 
 def mean_apart(generated, reference):
-    """A statistic of which all is known; the mean of the reference cancels in a difference."""
+    """A statistic with a known distribution; the mean of the reference cancels in a difference."""
     return float(generated[:, 0].mean() - reference[:, 0].mean())
 
 

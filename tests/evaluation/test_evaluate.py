@@ -1,4 +1,4 @@
-"""An evaluation: of the pictures that a run makes, against images that it has not seen; whole or absent."""
+"""An evaluation compares samples of a run with held-out images, and is written as a whole or not at all."""
 
 import hashlib
 import io
@@ -61,7 +61,7 @@ def held_out(run):
 
 
 def as_array(images):
-    """(B, C, H, W) in [0, 1] -> (B, H, W, C) uint8, as a picture is saved."""
+    """Images (B, C, H, W) in [0, 1] as (B, H, W, C) uint8, as they are saved."""
     return (images.permute(0, 2, 3, 1) * 255).round().byte().numpy()
 
 
@@ -135,7 +135,7 @@ def test_samples_in_a_folder_are_evaluated_like_samples_of_their_run(run, tmp_pa
 
 
 def test_features_of_another_evaluation_are_not_reused(run):
-    """Of as many pictures and of the same network nothing but their bytes tells them apart."""
+    """With the same number of samples and the same network, only their bytes differ."""
     one, other = (evaluate(run, Samples(40, 2, seed), extractor=stub()) for seed in (0, 40))
     assert isinstance(measure_difference(one, other, "kid"), Difference)
     theirs = shutil.copy(one.folder / "features.npy", other.folder / "features.npy")
@@ -440,7 +440,7 @@ def test_few_images_give_notes():
 
 @pytest.mark.slow
 def test_fifty_thousand_samples_do_not_fill_the_memory(run):
-    """Kept as pictures they would be 2.4 GB."""
+    """All samples together would take 2.4 GB."""
     code = """
 import resource, sys, torch
 from ddim.evaluation import evaluate as evaluation

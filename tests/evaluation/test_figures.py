@@ -31,7 +31,7 @@ def lines(axes):
 
 @pytest.fixture
 def strips(monkeypatch):
-    """What `charts.plot_strip` is asked to draw, beside drawing it."""
+    """Record the arguments of `charts.plot_strip`, and draw the strip."""
     seen = []
 
     def strip(rows, heads, notes=None, title=""):

@@ -1,4 +1,4 @@
-"""The choices of a sampler that an exact solver would not notice, told apart where the truth is known."""
+"""The choices of a sampler, which an exact solver makes equal, on models with known flows."""
 
 import math
 

@@ -95,7 +95,7 @@ class Stop(Callback):
 
 @pytest.mark.parametrize("minutes", ["0.3", "0.4"])
 def test_a_time_budget_includes_compilation_measurement_and_validations(minutes, clock, tmp_path):
-    """Compiling, the measuring, the events: together as long as was asked for, in whole batches."""
+    """Compilation, measurement and validations together take the given time, in whole batches."""
     recipe = tiny.recipe(images="none", minutes=minutes, report__events="4", report__validation_images="1")
     folder = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[clock])
     assert clock.now - 1000 == pytest.approx(float(minutes) * 60, rel=0.03)

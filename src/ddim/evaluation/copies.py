@@ -136,11 +136,7 @@ def find_copies(
     Raises:
         UserError: if there are too few images.
     """
-    if len(samples) < 1 or len(train) < LEAST:
-        raise UserError(
-            f"memorisation needs at least 1 sample and {LEAST} training images, "
-            f"got {len(samples)} and {len(train)}"
-        )
+    _check_counts(len(samples), len(train))
     # At random, because files may be sorted by class.
     draw = np.random.default_rng(0)
     own = draw.permutation(len(train))[:QUERIES]
@@ -174,6 +170,13 @@ def find_copies(
 
     others = match(held_out) if held_out and judged else None
     return Verdict(space, limit, bound, len(closeness), left_out, match(find_nearest(samples)), others)
+
+
+def _check_counts(samples: int, train: int) -> None:
+    if samples < 1 or train < LEAST:
+        raise UserError(
+            f"memorisation needs at least 1 sample and {LEAST} training images, got {samples} and {train}"
+        )
 
 
 def _near_duplicates(found: Neighbours, images: np.ndarray, train: np.ndarray, flip: bool) -> np.ndarray:
