@@ -160,3 +160,61 @@ def test_a_test_that_moves_the_global_generators_fails(tmp_path):
     said = subprocess.run(run, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert "2 failed, 2 passed" in said.stdout
     assert said.stdout.count("the global random state of numpy was moved") >= 2
+
+
+# The house: rooms, sizes and names.
+
+PACKAGE = Path(ddim.__file__).parent
+ROOMS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+
+
+def imported_rooms(path):
+    """The rooms and root files that a module imports from, type-checking imports included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ddim":
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name.split(".")[1] for name in names)
+
+
+def public_functions(path):
+    """The functions of a module that have a public name, those of classes not among them."""
+    tree = ast.parse(path.read_text())
+    return [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
+
+
+def test_rooms_know_few_other_rooms():
+    arrows = {
+        (path.relative_to(PACKAGE).parts[0].removesuffix(".py"), room)
+        for path in SOURCES
+        if path.parent != PACKAGE or path.stem in ("errors", "files")
+        for room in imported_rooms(path)
+    }
+    between = {(one, other) for one, other in arrows if one != other}
+    assert {room for arrow in between for room in arrow} <= ROOMS | {"errors", "files", "__version__"}
+    assert 30 < len(between) <= 60
+
+
+def test_the_root_holds_the_rooms_and_at_most_five_files():
+    assert len([path for path in PACKAGE.iterdir() if path.is_file()]) <= 5
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_modules_and_functions_are_short_and_take_few_parameters(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 350
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 60, node.name
+            names = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            public = node.name[0] != "_"
+            assert not public or len([name for name in names if name not in ("self", "cls")]) <= 7, node.name
+
+
+def test_public_functions_of_different_jobs_have_different_names():
+    homes = {}
+    for path in SOURCES:
+        for function in public_functions(path):
+            # Each command has `add` and `run`: the same job.
+            if path.parent.name != "cli" or function.name not in ("add", "run"):
+                homes.setdefault(function.name, []).append(path.relative_to(PACKAGE).as_posix())
+    assert {name: paths for name, paths in homes.items() if len(paths) > 1} == {}
