@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 from ddim.diffusion.samplers import DPMSolver
-from ddim.evaluation.sampling_error import (
+from ddim.evaluation.discretisation_error import (
     error_against_reference,
     lay_named_grids,
     sample_in_model_units,

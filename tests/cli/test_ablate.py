@@ -9,8 +9,8 @@ import torch
 import tiny
 from ddim.cli import main
 from ddim.diffusion.samplers import EDM
+from ddim.evaluation import discretisation_error
 from ddim.evaluation import sampler_ablation as ablation
-from ddim.evaluation import sampling_error
 from ddim.runs import pipeline
 from ddim.runs.codec import override
 from ddim.training import train
@@ -67,7 +67,7 @@ def test_a_run_is_asked_between_the_ends_of_its_own_grid(command, run, capsys, m
     trained = pipeline.load(copy)
     trained = replace(trained, recipe=override(trained.recipe, narrow))
     monkeypatch.setattr(pipeline, "load", lambda *_, **__: trained)
-    monkeypatch.setattr(sampling_error, "sample_in_model_units", pictures)
+    monkeypatch.setattr(discretisation_error, "sample_in_model_units", pictures)
     few = {"ablate": ["--evaluations", "3"], "search": ["--steps", "3"]}[command]
     assert main([command, str(copy), *few, "--seeds", "1"]) == 0
     bars = [trained.recipe.sampling_schedule(times).noise_to_signal for times in asked]
@@ -96,7 +96,7 @@ def test_the_truth_has_ten_times_the_levels_of_what_it_judges(
         asked.append((sampler, len(times)))
         return torch.zeros(1, 1, 1, 1)
 
-    monkeypatch.setattr(sampling_error, "sample_in_model_units", pictures)
+    monkeypatch.setattr(discretisation_error, "sample_in_model_units", pictures)
     assert main([words[0], str(copy), *words[1:], "--seeds", "1"]) == 0
     assert asked[0] == (EDM(), count)
     heun = [levels for sampler, levels in asked[1:] if sampler in (EDM(), ablation.Flow())]

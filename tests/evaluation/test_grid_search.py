@@ -18,8 +18,8 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DPMSolver, final_sample, last_state
 from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
-from ddim.evaluation import grid_search, sampling_error
-from ddim.evaluation.sampling_error import lay_named_grids
+from ddim.evaluation import discretisation_error, grid_search
+from ddim.evaluation.discretisation_error import lay_named_grids
 from ddim.plots.pictures import to_uint8
 from ddim.runs import checkpoint
 from ddim.runs import searched_grids as searched
@@ -130,7 +130,9 @@ def test_a_search_samples_as_the_recipe_does(run):
         chosen = replace(trained, recipe=override(trained.recipe, changes))
         times = torch.tensor([1.0, 0.5, 0.2], dtype=torch.float64)
         wanted, _ = generate(chosen.with_recipe(sampler=DDIM(), grid=Listed((1.0, 0.5, 0.2))), range(2), 3)
-        found = chosen.pixels.leave(sampling_error.sample_in_model_units(chosen, DDIM(), times, range(2)))
+        found = chosen.pixels.leave(
+            discretisation_error.sample_in_model_units(chosen, DDIM(), times, range(2))
+        )
         assert torch.allclose(found, wanted, atol=1e-6)
         assert plain is None or not torch.allclose(wanted, plain, atol=1e-3)
         plain = wanted if plain is None else plain
@@ -163,7 +165,7 @@ def test_named_grids_may_start_after_the_start_of_the_schedule():
         assert (times[0], times[-1]) == (0.8, END), name
         assert (times.diff() < 0).all()
     with pytest.raises(UserError, match=r"--end must lie between 0 and the first level, t = 0\.8, got 0\.9"):
-        sampling_error.check_times_between(7, SCHEDULE, 0.9, 0.8)
+        discretisation_error.check_times_between(7, SCHEDULE, 0.9, 0.8)
 
 
 def test_a_search_ends_if_nothing_lowers_the_error():
@@ -182,7 +184,7 @@ def test_a_search_clips_its_samples_like_its_reference(run):
     trained = replace(load(run), pixels=Pixels.fixed(0.5, 2.0))
     times = lay_named_grids(40, trained.recipe.sampling_schedule, 0.2)["uniform_log_snr"]
     clips = [replace(trained, recipe=override(trained.recipe, {"clip": clip})) for clip in ("x0", "yes")]
-    kept, clipped = (sampling_error.sample_in_model_units(each, DDIM(), times, [0]) for each in clips)
+    kept, clipped = (discretisation_error.sample_in_model_units(each, DDIM(), times, [0]) for each in clips)
     assert torch.equal(kept, clipped)
 
 
@@ -193,7 +195,7 @@ def test_a_search_with_a_given_end_needs_only_the_first_time_of_the_grid(run, tm
     trained = load(copy)
     trained = replace(trained, recipe=override(trained.recipe, shares))
     monkeypatch.setattr("ddim.runs.pipeline.load", lambda *_, **__: trained)
-    monkeypatch.setattr(sampling_error, "sample_in_model_units", lambda *_: torch.zeros(1))
+    monkeypatch.setattr(discretisation_error, "sample_in_model_units", lambda *_: torch.zeros(1))
     assert main(["search", str(copy), "--steps", "3", "--end", "0.1", "--seeds", "1"]) == 0
     assert main(["search", str(copy), "--steps", "3", "--seeds", "1"]) == 2
     assert "multiple of 2" in capsys.readouterr().err

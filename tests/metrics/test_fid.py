@@ -66,7 +66,7 @@ def test_the_order_of_images_and_the_size_of_blocks_do_not_matter(monkeypatch):
     x, y = features(70, 6, 0), features(50, 6, 1, shift=0.3)
     whole = fid(x, y)
     assert fid(x[::-1], y[::-1]) == pytest.approx(whole, rel=1e-10)
-    monkeypatch.setattr("ddim.metrics.blocks._ROWS", 13)
+    monkeypatch.setattr("ddim.metrics.feature_blocks._ROWS", 13)
     assert fid(x, y) == pytest.approx(whole, rel=1e-10)
 
 

@@ -87,7 +87,7 @@ def test_the_order_of_images_and_the_size_of_blocks_do_not_matter(monkeypatch):
     x, y = features(70, 6, 0), features(50, 6, 1, shift=0.3)
     whole = kid(x, y, subsets=3, size=40)
     turned = kid(x[::-1], y[::-1], subsets=3, size=40)
-    monkeypatch.setattr("ddim.metrics.blocks._ROWS", 13)
+    monkeypatch.setattr("ddim.metrics.feature_blocks._ROWS", 13)
     cut = kid(x, y, subsets=3, size=40)
     for name in ("value", "low", "high"):
         assert getattr(turned, name) == pytest.approx(getattr(whole, name), rel=1e-10)

@@ -106,7 +106,7 @@ def test_the_order_of_images_and_the_size_of_blocks_do_not_matter(monkeypatch):
     whole = prdc(x, y)
     assert prdc(x[::-1], y[::-1]) == whole
     for rows in (3, 13):
-        monkeypatch.setattr("ddim.metrics.blocks._ROWS", rows)
+        monkeypatch.setattr("ddim.metrics.feature_blocks._ROWS", rows)
         assert prdc(x, y) == whole
 
 

@@ -380,7 +380,7 @@ def test_weights_of_other_classes_can_be_trained_further_without_labels():
 
 
 def test_levels_are_not_searched_on_pictures_that_a_run_cannot_make(trained):
-    from ddim.evaluation.sampling_error import sample_in_model_units
+    from ddim.evaluation.discretisation_error import sample_in_model_units
 
     always = replace(trained, recipe=with_data(unlabelled=0))
     with pytest.raises(UserError, match="a search of levels .* with data.unlabelled 0"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.cli import RUN, check_fields
-from ddim.cli.kinds import read_registry
+from ddim.cli.choices import read_registry
 from ddim.errors import UserError, check_count
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ddim.cli import DEVICE, RUN, SAMPLING_FIELDS, WEIGHTS, check_fields
-from ddim.cli.kinds import read_registry
+from ddim.cli.choices import read_registry
 from ddim.errors import UserError, check_count
 
 TAKES_FIELDS = True

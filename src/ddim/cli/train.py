@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim.cli import DATA
-from ddim.cli.kinds import list_kinds
+from ddim.cli.choices import list_kinds
 from ddim.errors import UserError
 
 if TYPE_CHECKING:

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
-from ddim.evaluation.run_folder import open_run_folder
-from ddim.evaluation.sampling_error import (
+from ddim.evaluation.discretisation_error import (
     check_times_between,
     choose_ends,
     count_reference_levels,
     error_against_reference,
     lay_named_grids,
 )
+from ddim.evaluation.run_folder import open_run_folder
 from ddim.runs import searched_grids
 from ddim.runs.codec import override
 from ddim.runs.pipeline import LoadedRun

@@ -28,14 +28,14 @@ from ddim.diffusion.samplers import EDM, Sampler, State, Times
 from ddim.diffusion.samplers.flow import time_of_ratio
 from ddim.diffusion.schedules import Schedule, as_double
 from ddim.errors import check_count
-from ddim.evaluation.sampler_errors import count_levels
-from ddim.evaluation.sampling_error import (
+from ddim.evaluation.discretisation_error import (
     SamplingError,
     check_times_between,
     choose_ends,
     count_reference_levels,
     error_against_reference,
 )
+from ddim.evaluation.sampler_errors import count_levels
 from ddim.runs.pipeline import Pipeline
 
 LOW, SLOPE = 0.1, 19.9

@@ -22,7 +22,7 @@ from ddim.diffusion.samplers import (
 )
 from ddim.diffusion.schedules import Cosine, Schedule
 from ddim.errors import UserError
-from ddim.evaluation.sampling_error import (
+from ddim.evaluation.discretisation_error import (
     SamplingError,
     check_times_between,
     choose_ends,

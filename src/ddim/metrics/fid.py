@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.metrics.blocks import check_features, read_blocks
+from ddim.metrics.feature_blocks import check_features, read_blocks
 
 _CUTS = 5  # FID-infinity fits FID of 1, 2 ... 5 equal parts of the set
 _GROUPS, _STUDENT_95 = 10, 2.262157  # the 97.5 % quantile of Student's t with 9 degrees of freedom

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddim.errors import UserError
-from ddim.metrics.blocks import check_features, read_blocks
+from ddim.metrics.feature_blocks import check_features, read_blocks
 
 _NORMAL_95 = 1.959964  # the 97.5 % quantile of the standard normal distribution
 

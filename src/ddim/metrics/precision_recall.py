@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.metrics.blocks import check_features, read_blocks
+from ddim.metrics.feature_blocks import check_features, read_blocks
 
 # Below this share of the norms, |x|^2 + |y|^2 - 2 x.y is rounding, and the two points are equal.
 _ROUNDING = 1e-13

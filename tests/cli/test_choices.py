@@ -4,7 +4,7 @@ from importlib import import_module
 
 import pytest
 
-from ddim.cli.kinds import list_kinds, read_registry
+from ddim.cli.choices import list_kinds, read_registry
 
 
 @pytest.mark.parametrize(
