@@ -219,7 +219,7 @@ def test_a_folder_holds_samples_of_one_run_and_one_way_of_sampling(run, tmp_path
         (["--seeds", "1", "-n", "3"], "--seeds lists the seeds; leave out -n and --seed"),
         (["--weights", "best"], "weights must be ema or raw, got 'best'"),
         (["--device", "abacus"], "device must be one of auto, cpu"),
-        (["--label", "xyzzy"], "label cannot be used, since this run was trained without labels"),
+        (["--label", "xyzzy"], "label must be left out, since this run was trained without labels"),
         (["--stepz", "3"], "--stepz is not an option; perhaps you meant --steps"),
         (["--optim.lr", "3"], "--optim.lr is not an option of ddim sample; the recipe fields it takes are "),
         (["--sampler.etta", "1"], "sampler.etta is not a field of a recipe; perhaps you meant sampler.eta"),

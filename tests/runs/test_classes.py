@@ -357,7 +357,7 @@ def test_recipes_that_cannot_be_told_of_classes_are_refused_in_one_sentence():
     with pytest.raises(UserError, match="data.labels needs a network .* got clear_unet"):
         check_recipe(override(LABELLED, {"net": "clear_unet"}))
     with pytest.raises(
-        UserError, match="two class folders or more, and none beside these: blossoms:40 is not so"
+        UserError, match="two class folders or more, and no image outside these: blossoms:40 is not sorted"
     ):
         count_classes(LABELLED, tiny.images(8))
     with pytest.raises(UserError, match="net.classes must be 2, the class folders of blossoms:40, .* got 5"):

@@ -331,8 +331,8 @@ def test_a_kind_that_is_there_keeps_its_fields():
         ("objective.time", "uniform_times", "perhaps you meant objective.times"),
         ("schedule", "lineer", "perhaps you meant linear"),
         ("objective.on", "nois", "perhaps you meant noise"),
-        ("ema.gamma", "1", "ema.gamma is not a field of exponential; it is one of power"),
-        ("grid.shares", "1,2", "grid.shares is not a field of uniform; it is one of sections"),
+        ("ema.gamma", "1", "ema.gamma is not a field of exponential; it is a field of power"),
+        ("grid.shares", "1,2", "grid.shares is not a field of uniform; it is a field of sections"),
         ("grid.xyzzyx", "1", "grid.xyzzyx is not a field of a recipe; possible here: none"),
         ("batch_size", "3", "batch_size is not a field of a recipe; perhaps you meant optim.batch"),
         # Not report.steps: the part was named.

@@ -1,4 +1,4 @@
-"""Class labels: those of the images that a network is trained on, and those of samples."""
+"""Class labels of training images and of samples."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from ddim.errors import UserError, suggest
 from ddim.runs.recipe import Recipe
 
 NULL = -1
-"""The label of one image without a class, in a batch where others have one."""
+"""The label of an image without a class, in a batch of labels."""
 
 Label: TypeAlias = int | Literal["all"] | None
 """The label of samples: a class index, None for no class, or "all" for class s % classes at seed s."""
 
 
-# --- of training images -------------------------------------------------------------------------------------
+# Labels of training images
 
 
 def count_classes(recipe: Recipe, images: Images) -> Recipe:
     """Return the recipe with `net.classes` set to the number of class folders, if the run uses labels.
 
     Raises:
-        UserError: if the images have no class folders, or another number of them than the recipe says.
+        UserError: if the images have no class folders, or their number is not `net.classes`.
     """
     source = recipe.data.source
     if not recipe.data.labels:
         return recipe
     if images.labels is None:
         raise UserError(
-            "data.labels needs images sorted into two class folders or more, and none beside these: "
-            f"{source} is not so sorted"
+            "data.labels needs images in two class folders or more, and no image outside these: "
+            f"{source} is not sorted like this"
         )
     count, given = len(images.classes), recipe.net.classes
     if given not in (0, count):
@@ -50,7 +50,7 @@ def count_classes(recipe: Recipe, images: Images) -> Recipe:
 
 
 def label_images(recipe: Recipe, images: Images, which: np.ndarray) -> Tensor | None:
-    """Return the classes (B,) of a run's own images at the indices `which`; None for a run without labels."""
+    """Return class labels (B,) of training images, at the indices `which`; None for a run without labels."""
     if not recipe.data.labels or images.labels is None:
         return None
     return torch.from_numpy(images.labels[which])
@@ -59,16 +59,16 @@ def label_images(recipe: Recipe, images: Images, which: np.ndarray) -> Tensor | 
 def label_by_folder_name(
     recipe: Recipe, classes: Sequence[str], images: Images, which: np.ndarray
 ) -> Tensor | None:
-    """Return the run's classes (B,) of any images, matched by the names of their folders.
+    """Return class labels (B,) of images that a run was not trained on, found by their folder names.
 
     Args:
-        recipe: that of the run.
+        recipe: the recipe of the run.
         classes: the class names of the run.
-        images: images from anywhere.
-        which: indices (B,) of some of them.
+        images: any images.
+        which: indices (B,) of the images to label.
 
     Returns:
-        Class indices, `NULL` for a folder that is no class of the run; None for a run without labels.
+        Class indices, with `NULL` where a folder is not a class of the run; None for a run without labels.
     """
     if not recipe.data.labels:
         return None
@@ -79,25 +79,29 @@ def label_by_folder_name(
 
 
 def drop_labels(labels: Tensor, probability: float, draw: torch.Generator) -> Tensor:
-    """Replace each of the labels (B,) by `NULL` with this probability (Ho & Salimans 2022, algorithm 1)."""
+    """Replace each label of (B,) by `NULL` with this probability (Ho & Salimans 2022, algorithm 1).
+
+    `draw` generates the random numbers.
+    """
     return torch.where(
         torch.rand(len(labels), generator=draw, dtype=torch.float64) < probability, NULL, labels
     )
 
 
-# --- of samples ---------------------------------------------------------------------------------------------
+# Labels of samples
 
 
 def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) -> Label:
-    """Return the label that text means: a class of the run by name, else by index, or "all".
+    """Return the label for a class name, for the text of a class index, or for "all".
 
     Raises:
-        UserError: if the run was trained without labels or has no such class; suggests the nearest name.
+        UserError: if the run was trained without labels, or has no such class; the message suggests the
+            nearest name.
     """
     if label is None or isinstance(label, int):
         return label
     if not recipe.data.labels:
-        raise UserError(f"label cannot be used, since this run was trained without labels, got {label!r}")
+        raise UserError(f"label must be left out, since this run was trained without labels, got {label!r}")
     if label == "all":
         return "all"
     if label in classes:
@@ -110,17 +114,20 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
 
 
 def choose_label(recipe: Recipe) -> Label:
-    """Return the label of samples that show a run as a whole: its classes in turn, or None without labels."""
+    """Return the label for samples of all classes in turn: "all", or None for a run without labels."""
     return "all" if recipe.data.labels else None
 
 
 def assign_labels(label: Label, seeds: Sequence[int], model: Model) -> Tensor | int | None:
-    """Return the label of each seed, as `Model.given` takes it."""
+    """Return the class labels of samples with these seeds, as `Model.with_labels` takes them."""
     return torch.tensor([seed % model.classes for seed in seeds]) if label == "all" else label
 
 
 def guide(model: Model, label: Tensor | int | None, guidance: float) -> tuple[Denoiser, list[Counted]]:
-    """Return the model given a label, with classifier-free guidance unless it is 1, and its counters."""
+    """Return the model conditioned on a label, with guidance, and the counters of its evaluations.
+
+    A guidance scale of 1 needs one evaluation of the network, any other scale two.
+    """
     strong = Counted(model.with_labels(label))
     if guidance == 1:
         return strong, [strong]

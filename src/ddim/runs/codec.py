@@ -1,26 +1,22 @@
-"""A recipe as data, and back: YAML or JSON, and paths with values.
+"""Convert recipes to and from YAML and JSON, and set their fields by path.
 
-Paths are as on the command line (`schedule=linear schedule.clip=powers`). Data may build nothing but the
-kinds of the registries in `FAMILIES` and the dataclasses that a recipe names.
+Paths are those of the command line (`schedule=linear schedule.clip=powers`). For safety, data can only build
+the kinds registered in `FAMILIES` and the dataclasses that are fields of a recipe.
 """
 
 from __future__ import annotations
 
-import datetime
 import difflib
-import math
 import re
 import types
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from ddim.data import parse_size
 from ddim.diffusion.conditioning import CONDITIONINGS, Conditioning
 from ddim.diffusion.grids import GRIDS, Grid
 from ddim.diffusion.loss import LOSSES, Loss
@@ -32,6 +28,7 @@ from ddim.diffusion.weighting import WEIGHTINGS, Weighting
 from ddim.errors import UserError, suggest
 from ddim.nn.ema import AVERAGES, Averaging
 from ddim.nn.networks import NETWORKS, NetworkSpec
+from ddim.runs.plain_values import describe_type, parse_plain
 from ddim.runs.recipe import PIXELS, PixelRule, Recipe
 
 FAMILIES: dict[Any, Mapping[str, type]] = {
@@ -47,13 +44,17 @@ FAMILIES: dict[Any, Mapping[str, type]] = {
     TimeSampling: TIME_SAMPLINGS,
     Weighting: WEIGHTINGS,
 }
-"""The registry of each family of kinds, by its protocol, which annotates the fields that hold one."""
+"""The registry of each family of kinds, by the protocol that annotates recipe fields of this family."""
 
 
 def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of the tree)
-    """Return a value as JSON, with its kind where a field may hold several kinds.
+    """Return a recipe, or a part of one, as JSON; `named` adds the entry "kind" to the outermost part.
 
-    Objective() -> {"on": "noise", "error": "l1", "times": {"kind": "uniform_times", "low": 0.0}, ...}.
+    Inner parts have this entry wherever several kinds are possible.
+
+    Example:
+        >>> dump(Objective())
+        {"on": "noise", "error": "l1", "times": {"kind": "uniform_times", "low": 0.0}, ...}
     """
     if not is_dataclass(value):
         return [dump(item) for item in value] if isinstance(value, tuple) else value
@@ -62,7 +63,7 @@ def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of
 
 
 def kind_name(value: object) -> str:
-    """Return the name of a value's kind: that of its family's registry, or of its class."""
+    """Return the name of a value's kind in its registry, or else the lower-case name of its class."""
     for family in FAMILIES.values():
         for name, kind in family.items():
             if type(value) is kind:
@@ -71,26 +72,31 @@ def kind_name(value: object) -> str:
 
 
 def load_recipe(data: Any) -> Recipe:  # noqa: ANN401 (JSON)
-    """Return the recipe that `dump` made, or that is written by hand; missing fields take their defaults.
+    """Build a recipe from JSON, written by `dump` or by hand; missing fields take their defaults.
 
     Raises:
-        UserError: naming the field, and what is possible there.
+        UserError: if a field or value is impossible; the message names the field and the possible values.
     """
     return load_value(data, Recipe)
 
 
 def load_value(data: Any, wanted: Any, path: str = "") -> Any:  # noqa: ANN401
-    """Return the value of the type `wanted`, a dataclass or the protocol of a family, from JSON.
+    """Build a value from JSON.
+
+    Args:
+        data: the JSON.
+        wanted: the type of the value: a dataclass, or the protocol of a family.
+        path: the path of the value in a recipe, for messages.
 
     Raises:
-        UserError: naming the field, and what is possible there.
+        UserError: if a field or value is impossible; the message names the field and the possible values.
     """
     return _load(data, _Slot(path, wanted, MISSING), path)
 
 
 def _load(data: Any, slot: _Slot, path: str) -> Any:  # noqa: ANN401
     if not slot.kinds:
-        return _scalar(data, slot.wanted, path)
+        return parse_plain(data, slot.wanted, path)
     if data in (None, "none") and slot.optional:
         return None
     if isinstance(data, str):
@@ -113,13 +119,13 @@ def _load(data: Any, slot: _Slot, path: str) -> Any:  # noqa: ANN401
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """Return the recipe with values set by path: {"schedule": "linear", "schedule.clip": "powers"}.
+    """Return a recipe with some fields changed by path: {"schedule": "linear", "schedule.clip": "powers"}.
 
-    Values are text, as on a command line, or JSON. Kinds are set before their fields, whatever the order of
-    `changes`. A new kind starts from its defaults; the kind that is there already keeps its fields.
+    Values are text, as on the command line, or JSON. The order of `changes` does not matter. A new kind
+    starts with default fields. If the recipe already has this kind, its fields are kept.
 
     Raises:
-        UserError: for a value that is not possible, or an unknown path; suggests the nearest one.
+        UserError: if a value is impossible or a path unknown; the message suggests the nearest path.
     """
     tree = dump(recipe)
     for path in sorted(changes, key=lambda p: (p.count("."), p)):
@@ -131,7 +137,7 @@ def read_recipe(path: str | Path) -> Recipe:
     """Return the recipe in a YAML or JSON file.
 
     Raises:
-        UserError: if the file cannot be read or holds no recipe.
+        UserError: if the file cannot be read or is not a recipe.
     """
     path = Path(path)
     try:
@@ -140,24 +146,27 @@ def read_recipe(path: str | Path) -> Recipe:
         raise UserError(f"recipe {path} cannot be read: {error}") from error
     try:
         data = yaml.load(text, _Loader)
-    # ValueError: what looks like a date or a number and is none; RecursionError: a thousand brackets.
+    # ValueError: an impossible date or number; RecursionError: a thousand nested brackets.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
     return load_recipe(data)
 
 
 def write_recipe(recipe: Recipe) -> str:
-    """Return the recipe as YAML text, which `read_recipe` reads."""
+    """Return a recipe as YAML text, as `read_recipe` reads it from a file."""
     return yaml.safe_dump(dump(recipe), sort_keys=False, default_flow_style=None, width=100)
 
 
 def list_fields(value: Any, path: str = "") -> list[tuple[str, str, Any]]:  # noqa: ANN401
-    """Return every field under a value, in order: its path, what may stand there, and its value."""
+    """Return (path, possible values in words, value) for every field of a recipe, in order.
+
+    `value` may also be a part of a recipe; `path` is then the path of that part.
+    """
     rows = []
     for slot in _list_slots(type(value)):
         inner, name = getattr(value, slot.name), f"{path}.{slot.name}".lstrip(".")
         if not slot.kinds:
-            rows.append((name, _readable(slot.wanted), inner))
+            rows.append((name, describe_type(slot.wanted), inner))
             continue
         if slot.named:
             rows.append((name, " | ".join(slot.options), "none" if inner is None else kind_name(inner)))
@@ -167,7 +176,7 @@ def list_fields(value: Any, path: str = "") -> list[tuple[str, str, Any]]:  # no
 
 @dataclass(frozen=True)
 class _Slot:
-    """A field of a kind: what may stand there."""
+    """A field of a recipe or of one of its parts: name, type (`wanted`) and default."""
 
     name: str
     wanted: Any
@@ -175,7 +184,7 @@ class _Slot:
 
     @cached_property
     def kinds(self) -> dict[str, type]:
-        """The kinds that the field may hold, by name; none for a plain value."""
+        """The possible kinds by name; empty if the field holds a plain value."""
         found: dict[str, type] = {}
         for option in self._union:
             if option in FAMILIES:
@@ -186,27 +195,27 @@ class _Slot:
 
     @property
     def optional(self) -> bool:
-        """Whether the field may be none."""
+        """Whether the field may be None."""
         return types.NoneType in self._union
 
     @property
     def named(self) -> bool:
-        """Whether data must name the kind."""
+        """Whether several kinds are possible, so that `dump` must name the kind."""
         return len(self.kinds) > 1
 
     @property
     def usual(self) -> str:
-        """The kind of data that names none."""
+        """The name of the kind that is built if the data name no kind."""
         return kind_name(self.default) if is_dataclass(self.default) else next(iter(self.kinds))
 
     @property
     def options(self) -> list[str]:
-        """The names of the kinds, the usual one first, and none where it is possible."""
+        """The names of the possible kinds, the usual one first; last "none", if that is possible."""
         others = [name for name in self.kinds if name != self.usual]
         return [self.usual, *others, *["none"] * self.optional]
 
     def find_kind(self, name: Any, path: str) -> type:  # noqa: ANN401
-        """Return the kind of a name."""
+        """Return the class of the kind with this name; `path` is for the message of the UserError."""
         if not isinstance(name, str) or name not in self.kinds:
             hint = suggest(str(name), self.options)
             raise UserError(f"{path or 'kind'} must be one of {', '.join(self.options)}, got {name!r}{hint}")
@@ -224,7 +233,7 @@ def _list_slots(kind: type) -> list[_Slot]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which `on` is a word, as it is a field of the objective, and aliases are refused."""
+    """A safe YAML loader without aliases that reads `on`, a field of the objective, as text."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:bool"]
@@ -232,9 +241,9 @@ class _Loader(yaml.SafeLoader):
     }
 
     def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401  (PyYAML's)
-        """Refuse aliases: a few lines of them can stand for gigabytes."""
+        """Refuse aliases: a few lines with nested aliases can expand to gigabytes."""
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("a recipe has no aliases")
+            raise yaml.YAMLError("aliases are not allowed in a recipe")
         return super().compose_node(parent, index)
 
 
@@ -244,7 +253,7 @@ _Loader.add_implicit_resolver(
 
 
 def _set(tree: dict[str, Any], path: Sequence[str], new: Any) -> None:  # noqa: ANN401
-    """Put a value into a tree as `dump` makes it; `load_recipe` finds out whether it is possible."""
+    """Set a value in a recipe that `dump` returned; `load_recipe` later checks whether it is possible."""
     slot, whole = _Slot("", Recipe, MISSING), ".".join(path)
     for depth, head in enumerate(path):
         above = ".".join(path[:depth])
@@ -268,15 +277,15 @@ def _set(tree: dict[str, Any], path: Sequence[str], new: Any) -> None:  # noqa: 
 
 
 def _unknown(path: str, name: str, kind: type, above: str, slot: _Slot) -> str:
-    """Return the message about an unknown field.
+    """Return the message about an unknown field, with a suggestion.
 
-    It names the other kinds that have the field; else a similar field here; else, anywhere in a recipe, a
-    field of this name, of a word of it, or a similar one.
+    If other kinds have the field, the message names them. Otherwise it suggests a similar field of this kind
+    or of the whole recipe.
     """
     own = next(other for other, found in slot.kinds.items() if found is kind)
     known = [f.name for f in fields(kind)]
     if others := [o for o, found in slot.kinds.items() if name in [f.name for f in fields(found)]]:
-        return f"{path} is not a field of {own}; it is one of {' and '.join(others)}"
+        return f"{path} is not a field of {own}; it is a field of {' and '.join(others)}"
     here = difflib.get_close_matches(name, known, 1, 0.6)
     paths = [row[0] for row in list_fields(Recipe())]
     words = (name,) if above else (name, *name.split("_"))
@@ -287,63 +296,3 @@ def _unknown(path: str, name: str, kind: type, above: str, slot: _Slot) -> str:
     if here:
         return f"{path} is not a field of a recipe; perhaps you meant {f'{above}.{here[0]}'.lstrip('.')}"
     return f"{path} is not a field of a recipe; possible here: {', '.join(known) or 'none'}"
-
-
-def _scalar(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0911, PLR0912
-    """Return a plain value of the wanted type, from JSON or from text."""
-    origin, args = get_origin(wanted), get_args(wanted)
-    refusal = UserError(f"{path} must be {_readable(wanted)}, got {data!r}")
-    if origin in (Union, types.UnionType):
-        if data in (None, "none") and types.NoneType in args:
-            return None
-        for option in args:
-            if option is not types.NoneType:
-                with suppress(UserError):
-                    return _scalar(data, option, path)
-        raise refusal
-    if origin is Literal:
-        if data not in args:
-            raise UserError(f"{refusal}{suggest(str(data), args)}")
-        return data
-    if origin is tuple:
-        if path == "data.size" and isinstance(data, str | int) and "," not in str(data):
-            return parse_size(str(data))
-        items = data
-        if isinstance(data, str):
-            inside = data.strip("()[] ")
-            # Brackets round nothing are an empty list.
-            items = [item.strip() for item in inside.split(",")] if inside or not data.strip() else []
-        if not isinstance(items, list | tuple) or (args[-1] is not ... and len(items) != len(args)):
-            raise refusal
-        return tuple(_scalar(item, args[0], path) for item in items)
-    if wanted is bool:
-        truth = {True: True, False: False, "true": True, "false": False, "yes": True, "no": False}
-        if isinstance(data, str | bool) and data in truth:
-            return truth[data]
-        raise refusal
-    # A folder may be called 2024 or 2024-05-01.
-    plain = str | int | float | datetime.date
-    if not isinstance(data, plain) or isinstance(data, bool) or not str(data).strip():
-        raise refusal
-    return str(data) if wanted is str else _number(data, wanted, refusal)
-
-
-def _number(data: Any, wanted: type, refusal: UserError) -> int | float:  # noqa: ANN401
-    try:
-        number = float(data)
-    except (TypeError, ValueError, OverflowError):
-        raise refusal from None
-    if not math.isfinite(number) or (wanted is int and number != int(number)):
-        raise refusal
-    return int(number) if wanted is int else number
-
-
-def _readable(wanted: Any) -> str:  # noqa: ANN401
-    origin, args = get_origin(wanted), get_args(wanted)
-    if origin in (Union, types.UnionType):
-        return " or ".join("none" if arg is types.NoneType else _readable(arg) for arg in args)
-    if origin is Literal:
-        return "one of " * (len(args) > 1) + ", ".join(args)
-    if origin is tuple:
-        return f"a list of {_readable(args[0]).removeprefix('a ').replace('number', 'numbers')}"
-    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[wanted]

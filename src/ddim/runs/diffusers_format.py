@@ -1,6 +1,6 @@
-"""Models of diffusers, in and out: DDPM's U-Net in a `DDIMPipeline` folder.
+"""Export to and import from diffusers: DDPM's U-Net in a `DDIMPipeline` folder.
 
-Weights travel as safetensors, nothing is unpickled, and diffusers itself is not needed.
+Weights are safetensors files, nothing is unpickled, and diffusers itself is not needed.
 """
 
 from __future__ import annotations
@@ -33,21 +33,22 @@ from ddim.runs.state import RunState
 
 
 def export_to_diffusers(pipeline: Pipeline, folder: str | Path) -> None:
-    """Write a model as a `DDIMPipeline` folder of diffusers, which samples the same images.
+    """Write a model as a `DDIMPipeline` folder, from which diffusers samples the same images.
 
-    On a trailing grid this holds for numbers of steps that divide its entries; with others, diffusers steps
-    to levels that are not in its own grid.
+    On a grid with trailing spacing, the images are the same only if the number of steps divides the number
+    of entries. Otherwise diffusers steps to levels outside its own grid.
 
     Args:
         pipeline: a model with DDPM's network.
         folder: a new or empty folder.
 
     Raises:
-        UserError: if diffusers has no words for the pixels, size, schedule, conditioning, grid or sampler.
+        UserError: if diffusers lacks the network, pixels, schedule, conditioning, grid or sampler of the
+            model, or the folder is not empty.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there and not an empty folder; name a new one to export to")
+        raise UserError(f"{folder} exists and is not an empty folder; give a new or empty folder")
     network = make_network_config(pipeline)
     noise = make_noise_config(pipeline.recipe)
     weights = convert_to_diffusers(pipeline.model.net.state_dict())
@@ -57,24 +58,26 @@ def export_to_diffusers(pipeline: Pipeline, folder: str | Path) -> None:
     write_json(folder / "unet" / "config.json", network)
     write_json(folder / "scheduler" / "scheduler_config.json", noise)
     index = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDIMScheduler"]}
-    # Last: with it the folder is a pipeline.
+    # Written last, because this file makes the folder a pipeline.
     write_json(folder / "model_index.json", head_config("DDIMPipeline") | index)
 
 
 def import_from_diffusers(folder: str | Path, out: str | Path | None = None) -> Path:
-    """Make a run of a `DDIMPipeline` or `DDPMPipeline` folder of diffusers, and return its folder.
+    """Create a run from a `DDIMPipeline` or `DDPMPipeline` folder of diffusers; return the run folder.
 
-    The run has the recipe `ddpm` with what their files say, and no images. It is sampled in float32, by DDIM
-    or DDPM as their scheduler does. Two cases differ: a trailing grid in numbers of steps that do not divide
-    its entries (see `export_to_diffusers`); and, trailing, the variance fixed_large in fewer steps than
-    entries, where theirs leaves noise in the samples. import.json says where the run came from.
+    The run has the recipe `ddpm`, with the options from the pipeline's files, and no training images. It is
+    sampled in float32, with DDIM or DDPM as the pipeline's scheduler says. import.json records its origin.
+
+    Samples differ from those of diffusers in two cases, both with trailing spacing. In one, the number of
+    steps does not divide the number of entries (see `export_to_diffusers`). In the other, DDPM with variance
+    fixed_large takes fewer steps than entries: diffusers then leaves noise in the samples.
 
     Args:
         folder: the pipeline folder.
         out: the run folder, by default one under runs/.
 
     Raises:
-        UserError: if it is no DDPM.
+        UserError: if the pipeline is not a DDPM that this library can sample.
     """
     folder = Path(folder)
     network = _read(folder, "unet", "config.json")
@@ -100,7 +103,7 @@ def import_from_diffusers(folder: str | Path, out: str | Path | None = None) -> 
 
 
 def _part(folder: Path, part: str, file: str) -> Path:
-    """Find a file of a pipeline, in a folder of its own or, in older pipelines, beside the others."""
+    """Return the path of a pipeline's file: in the folder `part`, or at the top in older pipelines."""
     for path in (folder / part / file, folder / file):
         if path.is_file():
             return path
@@ -110,5 +113,5 @@ def _part(folder: Path, part: str, file: str) -> Path:
 def _read(folder: Path, part: str, file: str) -> dict[str, Any]:
     found = read_json(_part(folder, part, file))
     if not isinstance(found, dict):
-        raise UserError(f"{part}/{file} of {folder} is not a table")
+        raise UserError(f"{part}/{file} of {folder} is not a JSON object")
     return found

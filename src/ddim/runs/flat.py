@@ -1,4 +1,4 @@
-"""A recipe flattened to one row of fields. Needs no torch."""
+"""Flatten a recipe to one row of fields. Needs no torch."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 ERRORS = ("noise_mae", "image_mae")
-"""The errors that training logs, of validation images."""
+"""The denoising errors of validation images, by their names in the log of training."""
 
 
 def flatten(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Return the values of a recipe, or of a part of one, by the paths that options have.
+    """Return the values of a recipe, or of a part of it, by the paths of command-line options.
 
-    The kind of a part stands under the part's own path.
+    The kind of a part has the path of the part itself.
 
     Example:
         >>> flatten({"schedule": {"kind": "cosine", "clip": "rates"}, "optim": {"lr": 0.001}})
@@ -30,15 +30,15 @@ def flatten(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def flatten_as_text(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """Return the fields of a recipe as options take them: {"schedule": "cosine", "optim.lr": "0.001"}.
+    """Return the fields of a recipe as the text of options: {"schedule": "cosine", "optim.lr": "0.001"}.
 
-    The recipe's name is left out: it says where the other fields come from.
+    The name of the recipe is left out, because it only says where the other fields come from.
     """
     return {name: option_text(value) for name, value in flatten(recipe).items() if name != "name"}
 
 
 def option_text(value: object) -> str:
-    """Return a value as an option takes it: true instead of True."""
+    """Return a value as the text of an option: "true" for True, "1,2" for (1, 2)."""
     if isinstance(value, list | tuple):
         return ",".join(option_text(item) for item in value)
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 METRICS = "metrics.jsonl"
 SHOWN_EVERY = 10.0
-"""Seconds after which TensorBoard sees what was logged, at the latest when more is logged."""
+"""Seconds between two flushes of the events, which TensorBoard cannot see earlier."""
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     """Return the lines of a run's log, in order; numbers that were not finite are None.
 
-    A last line that was cut off is left out.
+    An incomplete last line is left out.
 
     Raises:
-        UserError: if an earlier line cannot be read.
+        UserError: if any other line cannot be read.
     """
     folder = Path(folder)
     lines = _lines(folder)
@@ -44,8 +44,10 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
 class RunLog:
     """Writes a run's ``metrics.jsonl`` and TensorBoard events; a context manager.
 
-    `resumed` is the step of the checkpoint that the run continues from. Later lines are cut, so that the log
-    becomes that of an uninterrupted run, except for its times. None starts a new log.
+    Args:
+        folder: the run folder.
+        resumed: the step of the checkpoint that the run continues from; None starts a new log. Lines of later
+            steps are removed, so that the log equals that of an uninterrupted run, except for its times.
     """
 
     def __init__(self, folder: Path, resumed: int | None = None) -> None:
@@ -55,10 +57,10 @@ class RunLog:
         write_atomic(folder / METRICS, b"".join(_kept(folder, resumed)))
         self._file = (folder / METRICS).open("ab")
         first = 0 if resumed is None else resumed + 1
-        # The suffix keeps a run that is resumed within a second from writing over its own events.
+        # Without this suffix, a run that is resumed within a second would overwrite its own events.
         self._events = EventsWriter(str(folder / "events"), f".{first}")
         self._shown = time.monotonic()
-        # TensorBoard forgets what earlier files say of this step and later ones.
+        # With this event, TensorBoard drops what earlier files hold for this step and later steps.
         self._show(first, session_log={"status": "START"})
 
     def __enter__(self) -> Self:
@@ -90,7 +92,7 @@ class RunLog:
         self._file.flush()
 
     def hyperparameters(self, fields: Mapping[str, str], metrics: Sequence[str]) -> None:
-        """Show a recipe in TensorBoard's table of runs, beside the latest values of some metrics."""
+        """Add the fields of a recipe to TensorBoard's table of hyperparameters, with these metrics."""
         from tensorboardX.summary import hparams
 
         experiment, session, _ = hparams(fields, dict.fromkeys(metrics, 0.0))
@@ -118,7 +120,7 @@ class RunLog:
         from tensorboardX.proto.event_pb2 import Event
 
         self._events.write_event(Event(wall_time=time.time(), step=step, **what))
-        # Not at each event: tensorboardX waits for the disk whenever it flushes.
+        # A flush at each event would be slow, because tensorboardX waits for the disk.
         if time.monotonic() > self._shown + SHOWN_EVERY:
             self._events.flush()
             self._shown = time.monotonic()
@@ -127,10 +129,17 @@ class RunLog:
 def show_in_tensorboard(
     folder: Path, step: int, name: str, pixels: "np.ndarray", values: Mapping[str, float] | None = None
 ) -> None:
-    """Show an image (H, W, C) uint8 and values, as `name`/..., beside the curves of a run in TensorBoard.
+    """Show an image and values in TensorBoard beside the curves of a run.
 
-    The events have a folder of their own. TensorBoard never returns to an older file of a folder, so a file
-    beside those of a running training would hide its further curves.
+    The events get a separate folder. TensorBoard never returns to an older file of a folder, so a new file
+    in the folder of a running training would hide the rest of its curves.
+
+    Args:
+        folder: the run folder.
+        step: the training step of the image.
+        name: the tag of the image, and the first part of the tags of the values.
+        pixels: the image, (H, W, C) uint8.
+        values: values by name.
     """
     from tensorboardX.event_file_writer import EventsWriter
 
@@ -138,7 +147,7 @@ def show_in_tensorboard(
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.summary import image, scalar
 
-    # Two calls within a second must not write to one file.
+    # The random suffix keeps two calls within one second from writing to the same file.
     home = folder / "events" / name
     make_folder(home)
     events = EventsWriter(str(home / "events"), f".{uuid.uuid4().hex}")
@@ -156,7 +165,7 @@ def _lines(folder: Path) -> list[bytes]:
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
-    """Return the line as a mapping with a step, or None if it was cut off or is something else."""
+    """Return a line of the log as a mapping, or None if it is incomplete or is not a line of a log."""
     try:
         entry = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:

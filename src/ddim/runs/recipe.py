@@ -1,4 +1,4 @@
-"""A recipe: the tree of choices behind a run, as frozen values. See `codec` for recipes as data."""
+"""A recipe: all choices of a run, as nested frozen dataclasses. See `codec` for recipes as YAML and JSON."""
 
 from __future__ import annotations
 
@@ -25,12 +25,19 @@ from ddim.nn.unet import UNetSpec
 
 @dataclass(frozen=True)
 class Data:
-    """The images: source, (height, width), channels (None: those of most), mirroring, validation share.
+    """The training images and how they are prepared.
 
-    `dequantise` adds uniform noise within the bin of each 8-bit value, each time an image is seen. `labels`
-    conditions the network on the class, the folder, of each image. A share `unlabelled` of the labels is
-    dropped, at random each time, so that it learns images without a class too, which guidance needs (Ho &
-    Salimans 2022).
+    Attributes:
+        source: a folder, an archive or a name.
+        size: (height, width) to which images are cropped and resized.
+        channels: 1, 3 or 4; None for the number that most images have.
+        flip: whether images are mirrored at random.
+        validation: share of the images that is held out for validation.
+        dequantise: whether uniform noise within the bin of each 8-bit value is added each time an image is
+            seen.
+        labels: whether the network is conditioned on the class label of each image, which is its folder.
+        unlabelled: share of the labels that is dropped, drawn anew each time an image is seen. The network
+            then also learns images without a class, which guidance needs (Ho & Salimans 2022).
     """
 
     source: str = "blossoms"
@@ -52,12 +59,12 @@ class Data:
             raise UserError(f"data.unlabelled must be at least 0 and less than 1, got {self.unlabelled}")
 
     def bins(self, pixels: Pixels) -> Pixels:
-        """Return the pixels of a run, dequantised if the images are."""
+        """Return the map between images and model units, for dequantised images if `dequantise` is set."""
         return pixels.dequantised if self.dequantise else pixels
 
 
 class PixelRule(Protocol):
-    """How images in [0, 1] become model units; a frozen dataclass, listed in `PIXELS`."""
+    """A rule that maps images in [0, 1] to model units; a frozen dataclass, listed in `PIXELS`."""
 
     @property
     def deviation(self) -> float | None:
@@ -65,13 +72,19 @@ class PixelRule(Protocol):
         ...
 
     def find_pixels(self, channels: int, measure: Callable[[float], Pixels]) -> Pixels:
-        """Return the pixels of a run; `measure` makes those that give the training set a deviation."""
+        """Return the map between images and model units.
+
+        Args:
+            channels: number of channels of the images.
+            measure: returns the map that gives each channel of the training set mean 0 and the standard
+                deviation that it is called with.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Each channel of the training set gets mean 0 and standard deviation `std`."""
+    """Normalise each channel of the training set to mean 0 and standard deviation `std`."""
 
     std: float = 1.0
 
@@ -90,11 +103,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Fixed:
-    """Images minus `mean`, divided by `std`; 0.5 and 0.5 are the usual [-1, 1]."""
+    """Subtract `mean` from images and divide them by `std`; 0.5 and 0.5 give the usual range [-1, 1]."""
 
     mean: float = 0.5
     std: float = 0.5
-    deviation = None  # the user's to know
+    deviation = None  # depends on the images, which are not measured
 
     def __post_init__(self) -> None:
         check_positive("pixels", std=self.std)
@@ -105,15 +118,22 @@ class Fixed:
 
 
 PIXELS: dict[str, type[PixelRule]] = {"measured": Measured, "fixed": Fixed}
-"""Every kind of pixels by its name in a recipe."""
+"""Every rule for pixels, by its name in a recipe."""
 
 
 @dataclass(frozen=True)
 class Optim:
-    """AdamW (Loshchilov & Hutter 2019) and its learning rate, a function of the images seen.
+    """The optimiser AdamW (Loshchilov & Hutter 2019) and its learning-rate schedule.
 
-    An update takes `batch` images, in `accumulate` parts. Gradients are clipped to norm `clip`; 0 turns this
-    off. The rate rises linearly over `warmup` images, then is constant or decays as a cosine to 0 at the end.
+    Attributes:
+        lr: the highest learning rate.
+        weight_decay: decoupled weight decay.
+        betas: decay rates of the two moments.
+        batch: images per update.
+        accumulate: number of parts in which a batch passes through the network, to save memory.
+        clip: the largest norm of the gradient; 0 turns clipping off.
+        warmup: images over which the learning rate rises linearly from 0.
+        decay: what follows the warm-up: "constant", or "cosine" down to 0 at the end of training.
     """
 
     lr: float = 1e-3
@@ -139,12 +159,17 @@ class Optim:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run measures and shows while it trains, `events` times and between.
+    """What a run measures and saves while it trains.
 
-    At each event: a validation on at most `validation_images`, a sheet of `grid` samples in `steps` steps,
-    KID of `kid` samples against the validation images (0: none), and a checkpoint. Between them: a line of
-    losses every `log` updates, and a checkpoint every `checkpoint` seconds. The checkpoint with the lowest
-    `best` is kept.
+    Attributes:
+        events: number of validations, evenly spaced; each also saves samples and a checkpoint.
+        validation_images: largest number of images in a validation.
+        grid: number of samples that each validation saves.
+        steps: sampling steps of these samples.
+        log: updates between two lines of the log.
+        checkpoint: seconds between two checkpoints.
+        kid: number of samples whose KID against the validation images is measured; 0 for no KID.
+        best: the metric by which the best checkpoint is kept; the lowest value is the best.
     """
 
     events: int = 10
@@ -173,12 +198,30 @@ class Report:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The tree of choices behind a run.
+    """All choices of a run.
 
-    The run is trained on `schedule`, and sampled on it unless `sampled_on` is another schedule with the same
-    levels. `clip` limits the predicted x0 to what pixels can be. With little signal, as at the end of the
-    cosine table, a small error of eps is a large error of x0. True recomputes eps from the clipped x0; "x0"
-    leaves eps as predicted, as diffusers does.
+    Attributes:
+        name: a name for folders and tables.
+        data: the training images.
+        pixels: the map from images to model units.
+        net: the network.
+        schedule: the noise schedule of training.
+        predicts: what the network predicts, such as the noise or the velocity.
+        conditioning: the form in which the network gets the noise level.
+        objective: the loss.
+        optim: the optimiser.
+        ema: the rule of the EMA weights.
+        augment: augmentation of the training images.
+        grid: the times at which a sampler evaluates the network.
+        sampler: the sampler.
+        sampled_on: another schedule for sampling, over noise levels of `schedule`; None for `schedule`.
+        clip: whether the predicted x0 is clipped to black and white. Where there is little signal, a small
+            error of eps is a large error of x0. True recomputes eps from the clipped x0; "x0" keeps eps as
+            predicted, as diffusers does.
+        report: what is measured and saved during training.
+        minutes: training budget in minutes, if `images` is None.
+        images: training budget in images.
+        seed: the seed of all random numbers of the run.
     """
 
     name: str = "custom"
@@ -208,12 +251,15 @@ class Recipe:
 
     @property
     def sampling_schedule(self) -> Schedule:
-        """Return the schedule whose times a sampler uses."""
+        """The noise schedule of sampling: `sampled_on`, or else `schedule`."""
         return self.sampled_on or self.schedule
 
 
 def build_model(recipe: Recipe, channels: int) -> Model:
-    """Build the model of a recipe; the global generator draws its initial weights."""
+    """Build the model of a recipe for images with this number of channels.
+
+    The initial weights are drawn from torch's global generator.
+    """
     shape = Shape(channels, *recipe.data.size)
     net = recipe.net.network(channels)
     return Model(net, recipe.schedule, recipe.predicts, recipe.conditioning, shape)

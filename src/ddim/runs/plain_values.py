@@ -1,0 +1,82 @@
+"""Plain values of recipe fields (numbers, texts, tuples): from JSON or text, and their types in words."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import types
+from contextlib import suppress
+from typing import Any, Literal, Union, get_args, get_origin
+
+from ddim.data import parse_size
+from ddim.errors import UserError, suggest
+
+
+def parse_plain(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0911, PLR0912
+    """Convert JSON or the text of an option to a plain value: a number, a text, a truth value or a tuple.
+
+    Args:
+        data: the JSON or text.
+        wanted: the type of the value.
+        path: the path of the value in a recipe, for messages.
+
+    Raises:
+        UserError: if `data` is not such a value.
+    """
+    origin, args = get_origin(wanted), get_args(wanted)
+    refusal = UserError(f"{path} must be {describe_type(wanted)}, got {data!r}")
+    if origin in (Union, types.UnionType):
+        if data in (None, "none") and types.NoneType in args:
+            return None
+        for option in args:
+            if option is not types.NoneType:
+                with suppress(UserError):
+                    return parse_plain(data, option, path)
+        raise refusal
+    if origin is Literal:
+        if data not in args:
+            raise UserError(f"{refusal}{suggest(str(data), args)}")
+        return data
+    if origin is tuple:
+        if path == "data.size" and isinstance(data, str | int) and "," not in str(data):
+            return parse_size(str(data))
+        items = data
+        if isinstance(data, str):
+            inside = data.strip("()[] ")
+            # "[]" is an empty list, and an empty text is an error.
+            items = [item.strip() for item in inside.split(",")] if inside or not data.strip() else []
+        if not isinstance(items, list | tuple) or (args[-1] is not ... and len(items) != len(args)):
+            raise refusal
+        return tuple(parse_plain(item, args[0], path) for item in items)
+    if wanted is bool:
+        truth = {True: True, False: False, "true": True, "false": False, "yes": True, "no": False}
+        if isinstance(data, str | bool) and data in truth:
+            return truth[data]
+        raise refusal
+    # A folder may be called 2024 or 2024-05-01.
+    plain = str | int | float | datetime.date
+    if not isinstance(data, plain) or isinstance(data, bool) or not str(data).strip():
+        raise refusal
+    return str(data) if wanted is str else _parse_number(data, wanted, refusal)
+
+
+def _parse_number(data: Any, wanted: type, refusal: UserError) -> int | float:  # noqa: ANN401
+    try:
+        number = float(data)
+    except (TypeError, ValueError, OverflowError):
+        raise refusal from None
+    if not math.isfinite(number) or (wanted is int and number != int(number)):
+        raise refusal
+    return int(number) if wanted is int else number
+
+
+def describe_type(wanted: Any) -> str:  # noqa: ANN401
+    """Return a type of plain values in words, such as "a list of whole numbers"."""
+    origin, args = get_origin(wanted), get_args(wanted)
+    if origin in (Union, types.UnionType):
+        return " or ".join("none" if arg is types.NoneType else describe_type(arg) for arg in args)
+    if origin is Literal:
+        return "one of " * (len(args) > 1) + ", ".join(args)
+    if origin is tuple:
+        return f"a list of {describe_type(args[0]).removeprefix('a ').replace('number', 'numbers')}"
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[wanted]
