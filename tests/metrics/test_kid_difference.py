@@ -51,6 +51,14 @@ def test_unpaired_sets_may_have_different_numbers_of_images():
         kid_difference(x, y, reference, paired=True)
 
 
+def test_differences_of_three_images_a_set_are_the_smallest():
+    x, reference = features(3, 4, 0), features(3, 4, 1)
+    assert np.isfinite(kid_difference(x, x + 1, reference, paired=True)).all()
+    for sets in ((x[:2], x, reference), (x, x[:2], reference), (x, x, reference[:2])):
+        with pytest.raises(UserError, match="^KID needs at least 3 images"):
+            kid_difference(*sets, paired=False)
+
+
 @pytest.mark.parametrize("paired", [True, False])
 def test_the_interval_covers_the_true_difference_at_its_confidence(paired):
     """In 95 of 100 draws; with shared seeds the paired interval is less than half as wide."""

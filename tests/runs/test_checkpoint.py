@@ -3,6 +3,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -271,6 +272,16 @@ def test_a_disk_that_is_too_full_is_known_before_writing(tmp_path, monkeypatch):
     assert crash.label(crash.put(tmp_path, 2)) == (2, 0)
 
 
+def test_space_for_the_tensors_and_one_mebibyte_is_enough(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    free = 2**20 + 4 * 1000
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, free - 1))
+    with pytest.raises(NoSpace):
+        save(tmp_path, 1, {"model": {"w": torch.zeros(1000)}}, {})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, free))
+    assert save(tmp_path, 1, {"model": {"w": torch.zeros(1000)}}, {}).is_dir()
+
+
 def test_a_reader_never_harms_what_a_trainer_replaces_meanwhile(tmp_path):
     crash.put(tmp_path, 5)
     writer = threading.Thread(target=lambda: [crash.put(tmp_path, 5, k, keep=1) for k in range(40)])
@@ -396,6 +407,39 @@ def test_a_whole_checkpoint_under_the_name_of_another_step_is_found(fresh):
     shutil.rmtree(path)
     shutil.copytree(run / "step-000000010", path)
     damaged_and_passed_over(run, "step 10")
+
+
+def test_the_message_names_the_checkpoint_the_file_and_the_damage(fresh):
+    def flip(file):
+        file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:])
+
+    def replace_by_folder(file):
+        file.unlink()
+        file.mkdir()
+
+    for damage, words in (
+        (flip, "recipe.json: its bytes are not those that were written"),
+        (lambda file: os.truncate(file, 3), "recipe.json: it has 3 bytes, which is not what was written"),
+        (Path.unlink, "recipe.json is missing"),
+        (replace_by_folder, "recipe.json is not a plain file"),
+    ):
+        _, path, _ = fresh()
+        damage(path / "recipe.json")
+        with pytest.raises(Damaged, match=f"^{re.escape(f'{path} is damaged: {words}')}$"):
+            verify(path)
+
+
+def test_sealed_files_of_another_format_and_names_no_checkpoint_has_are_damage(tmp_path):
+    path = crash.forged(tmp_path / "a", {"state.json": b"[1", "model.safetensors": b"x"})
+    start = re.escape(f"{path} is damaged: ")
+    with pytest.raises(Damaged, match=f"^{start}state.json is not JSON"):
+        read_document(path, "state")
+    with pytest.raises(Damaged, match=f"^{start}model.safetensors is not a safetensors file"):
+        read_tensors(path, "model")
+    for k, name in enumerate((manifest.MANIFEST, manifest.MANIFEST.lower(), "../state.json")):
+        path = crash.forged(tmp_path / str(k), {}, files={name: {}})
+        with pytest.raises(Damaged, match=f"lists '{name}', which no checkpoint holds"):
+            verify(path)
 
 
 def test_reading_finds_damage_by_itself(fresh):
