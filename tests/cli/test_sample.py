@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import ddim
@@ -155,6 +156,19 @@ def test_a_stopped_command_is_finished_by_the_same_command(run, tmp_path, monkey
         assert finished[name] == whole[name]
     assert finished.keys() == whole.keys()
     assert json.loads(finished["record.json"])["seeds"] == list(range(size + 2))
+
+
+def test_a_folder_is_continued_with_other_threads_of_torch(run, tmp_path):
+    """Samples depend on the threads of the run, which the record has."""
+    threads, first = torch.get_num_threads(), sample_files(run, tmp_path, "-n", 1, "--steps", 2)
+    torch.set_num_threads(threads + 1)
+    try:
+        more = sample_files(run, tmp_path, "-n", 2, "--steps", 2)
+    finally:
+        torch.set_num_threads(threads)
+    assert more["00000.png"] == first["00000.png"]
+    record = json.loads(more["record.json"])
+    assert record["versions"]["threads"] == record["runtime"]["threads"]
 
 
 def test_weights_can_be_any_average_of_the_run(tmp_path, refused):

@@ -88,12 +88,19 @@ def run(args: argparse.Namespace) -> int:
     # Before there is a folder.
     check_jobs(args.jobs)
     sweep = begin_sweep(_request(args), args.out, args.storage)
+    _quieten_optuna()
     _say(f"{len(sweep.trials)} trials in {sweep.folder}")
     try:
         run_trials(sweep, args.jobs, _say, queue=TrialQueue(sweep, args.storage))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; `ddim sweep --out {sweep.folder}` resumes it") from None
     return _print_outcomes(sweep)
+
+
+def _quieten_optuna() -> None:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def _request(args: argparse.Namespace) -> SweepRequest | None:

@@ -35,7 +35,7 @@ def make_record(
         **content,
         **({} if run is None else run.describe()),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": list_versions(),
+        "versions": list_versions(None if run is None else run.runtime.threads),
     }
 
 
@@ -52,7 +52,7 @@ def sampling_record(
         "label": label,
         "class": pipeline.classes[label] if isinstance(label, int) and pipeline.classes else None,
         "guidance": guidance,
-        "versions": list_versions(),
+        "versions": list_versions(pipeline.runtime.threads),
     }
 
 
@@ -67,8 +67,11 @@ def describe_times(pipeline: Pipeline, steps: int) -> dict[str, Any]:
     }
 
 
-def list_versions() -> dict[str, Any]:
-    """Return the versions that numbers depend on, with platform, processor and threads of torch."""
+def list_versions(threads: int | None = None) -> dict[str, Any]:
+    """Return the versions that numbers depend on, with platform, processor and threads.
+
+    `threads` are those that made the numbers; None for the threads of torch now.
+    """
     import torch
     import torchvision
 
@@ -79,7 +82,7 @@ def list_versions() -> dict[str, Any]:
         "ddim": version("ddim"),
         "platform": platform.platform(),
         "processor": _processor(),
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads() if threads is None else threads,
     }
 
 

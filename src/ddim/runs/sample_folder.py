@@ -80,7 +80,7 @@ def write_samples(
     """
     check_seeds(seeds)
     check_label(pipeline.recipe, label, guidance)
-    record = make_record("samples", sampling_record(pipeline, seeds, steps, 0, label, guidance))
+    record = make_record("samples", sampling_record(pipeline, seeds, steps, 0, label, guidance), pipeline)
     folder, before = _open_folder(None if out is None else Path(out), record)
     if not (folder / RECORD).is_file():
         # The record makes the folder one of samples, which the same call may finish.

@@ -87,7 +87,6 @@ def connect(address: str, study: str, heartbeat: int, grace: int) -> tuple[RDBSt
     check_optuna()
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = _open(address, heartbeat, grace)
     return storage, optuna.create_study(study_name=study, storage=storage, load_if_exists=True)
 
