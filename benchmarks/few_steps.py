@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ddim.evaluation import sampler_errors as comparison
+from ddim.evaluation import sampler_errors
 from ddim.runs.generate import find_grid_ends
 from ddim.runs.pipeline import load
 
@@ -27,8 +27,8 @@ def main() -> None:
     schedule = trained.recipe.sampling_schedule
     first, end = find_grid_ends(trained.recipe, trained.recipe.report.steps)
     budgets = tuple(map(int, args.budgets.split(",")))
-    error = comparison.sampling_error_of_run(trained, end, range(args.seeds), first)
-    cells = comparison.compare_samplers(error, schedule, end, budgets, first)
+    error = sampler_errors.sampling_error_of_run(trained, end, range(args.seeds), first)
+    cells = sampler_errors.compare_samplers(error, schedule, end, budgets, first)
     base = {c.nfe: c.error for c in cells if (c.sampler, c.grid) == ("DDIM", "uniform")}
     grids = list(dict.fromkeys(cell.grid for cell in cells))
     print(
@@ -36,7 +36,7 @@ def main() -> None:
         f"Times go from t = {first:.4g} to {end:.4g}.\n"
     )
     print("| sampler | NFE | " + " | ".join(grids) + " |\n" + "|---" * (2 + len(grids)) + "|")
-    for name in comparison.SAMPLERS:
+    for name in sampler_errors.SAMPLERS:
         for nfe in dict.fromkeys(c.nfe for c in cells if c.sampler == name):
             row = [c for c in cells if (c.sampler, c.nfe) == (name, nfe)]
             budget = min((b for b in budgets if b >= nfe), default=nfe)

@@ -9,8 +9,7 @@ import torch
 import tiny
 from ddim.cli import main
 from ddim.diffusion.samplers import EDM
-from ddim.evaluation import discretisation_error
-from ddim.evaluation import sampler_ablation as ablation
+from ddim.evaluation import discretisation_error, sampler_ablation
 from ddim.runs import pipeline
 from ddim.runs.codec import override
 from ddim.training import train
@@ -99,7 +98,7 @@ def test_the_truth_has_ten_times_the_levels_of_what_it_judges(
     monkeypatch.setattr(discretisation_error, "sample_in_model_units", pictures)
     assert main([words[0], str(copy), *words[1:], "--seeds", "1"]) == 0
     assert asked[0] == (EDM(), count)
-    heun = [levels for sampler, levels in asked[1:] if sampler in (EDM(), ablation.Flow())]
+    heun = [levels for sampler, levels in asked[1:] if sampler in (EDM(), sampler_ablation.Flow())]
     assert heun == [] if words[0] == "search" else max(heun) <= count / 10
 
 

@@ -17,8 +17,7 @@ from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import LinearBeta
 from ddim.diffusion.time_sampling import LossAware, TableTimes
-from ddim.evaluation import diagnose as diagnostics
-from ddim.evaluation import gradient_noise
+from ddim.evaluation import diagnose, gradient_noise
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
@@ -263,7 +262,7 @@ def test_batches_of_a_diagnosis_are_independent(n, batch):
 def test_times_that_are_drawn_by_their_losses_are_shown_as_drawn(tmp_path, monkeypatch):
     training, trained = at_the_start(AWARE, tmp_path)
     monkeypatch.setattr("ddim.runs.images.open_images", lambda *a, **k: training.split.images)
-    times = diagnostics.diagnose(trained, 2, 2).training_times
+    times = diagnose.diagnose(trained, 2, 2).training_times
     # Of losses 1, 1/4, 1/16, ... and a hundredth of the draws that are even.
     shares = 0.99 * 0.75 * 4.0 ** -torch.arange(8.0) + 0.01 / 8
     level = LinearBeta()(torch.arange(1, 9, dtype=torch.float64) / 8).log_snr

@@ -10,7 +10,7 @@ import tiny
 from ddim.cli import main
 from ddim.data import open_images
 from ddim.diffusion import likelihood
-from ddim.evaluation import compare as ranking
+from ddim.evaluation import compare
 from ddim.evaluation import record as scores
 from ddim.metrics import features
 from ddim.plots.pictures import make_sheet
@@ -135,7 +135,7 @@ def test_an_evaluation_uses_the_samples_of_the_label_and_records_it(home, monkey
     assert [(s["label"], s["class"]) for s in sampling] == [("all", None), (3, "daisy")]
     assert [s["guidance"] for s in sampling] == [2.0, 1.0]
     assert [s["nfe"] for s in sampling] == [4, 2]
-    other = ranking.list_differing_choices(made)
+    other = compare.list_differing_choices(made)
     assert (other["label"], other["guidance"]) == (["all", 3], [2.0, 1.0])
     wanted = make_sheet(generate(load(home / "run"), range(12), 2, label="all", guidance=2.0)[0])
     with Image.open(made[0].folder / scores.GRID) as shown:

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import tiny
 from ddim.cli import main
-from ddim.runs import searched_grids as searched
+from ddim.runs import searched_grids
 from ddim.training import train
 
 
@@ -55,8 +55,8 @@ def test_the_record_says_of_how_many_images_and_levels_the_gap_is(run, tmp_path,
 
 def test_the_pictures_are_those_that_sample_makes_on_levels_that_a_search_found(run, tmp_path, capsys):
     run, recipe = shutil.copytree(run, tmp_path / "run"), tiny.recipe()
-    searched.save_grid(
-        run, recipe.sampler, 3, "ema", searched.SearchedGrid((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})
+    searched_grids.save_grid(
+        run, recipe.sampler, 3, "ema", searched_grids.SearchedGrid((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})
     )
     for steps, levels in ((3, [1.0, 0.4, 0.1]), (2, recipe.grid(2, recipe.sampling_schedule).tolist())):
         assert main(["memorisation", str(run), "-n", "5", "--steps", str(steps)]) == 0

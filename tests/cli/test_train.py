@@ -13,8 +13,7 @@ from PIL import Image
 import tiny
 from ddim.cli.console import WARM, Console, Pace, format_duration
 from ddim.data import open_images, parse_size
-from ddim.runs import checkpoint
-from ddim.runs import named_recipes as recipes
+from ddim.runs import checkpoint, named_recipes
 from ddim.runs.codec import dump, list_fields, override, read_recipe, write_recipe
 from ddim.runs.pipeline import load
 from ddim.runs.recipe import Fixed, Recipe
@@ -59,16 +58,16 @@ def contents(folder):
 # Help
 
 
-@pytest.mark.parametrize("name", recipes.RECIPES)
+@pytest.mark.parametrize("name", named_recipes.RECIPES)
 def test_help_recipe_lists_every_field_as_an_option_takes_it(name, command):
     lines = command("train", "--help-recipe", name).out.splitlines()
     listed = [line.split() for line in lines if line.startswith("  --")]
-    rows = list_fields(recipes.find_recipe(name))
+    rows = list_fields(named_recipes.find_recipe(name))
     assert [words[0] for words in listed] == [f"--{path}" for path, *_ in rows]
     # The listed values, given as options, change nothing.
     shown = {words[0].removeprefix("--"): words[1] for words in listed}
-    assert override(recipes.find_recipe(name), shown) == recipes.find_recipe(name)
-    assert override(Recipe(), shown) == recipes.find_recipe(name)
+    assert override(named_recipes.find_recipe(name), shown) == named_recipes.find_recipe(name)
+    assert override(Recipe(), shown) == named_recipes.find_recipe(name)
 
 
 # New runs
@@ -124,7 +123,7 @@ def test_enlarged_images_are_reported_with_their_own_size(here, capsys, sizes, s
 
 
 def test_minutes_replace_the_images_of_a_recipe():
-    changed = Request(fields={"minutes": "7"}).change(recipes.smoke())
+    changed = Request(fields={"minutes": "7"}).change(named_recipes.smoke())
     assert (changed.images, changed.minutes) == (None, 7.0)
 
 

@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from ddim.diffusion import log_snr as levels
+from ddim.diffusion import log_snr
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
 from ddim.diffusion.time_sampling import NormalLogSNR
 
 
 def test_the_plateaus_of_the_torch_luz_repository_are_found():
     """Its entries 620 to 999 are clipped to power 0.02, and its first 67 to 0.95."""
-    (noisy, noisy_share), (clean, clean_share) = levels.plateaus(Linear(clip="powers")).items()
+    (noisy, noisy_share), (clean, clean_share) = log_snr.plateaus(Linear(clip="powers")).items()
     assert noisy == pytest.approx(torch.logit(torch.tensor(0.02)).item(), abs=1e-6)
     assert clean == pytest.approx(torch.logit(torch.tensor(0.95)).item(), abs=1e-6)
     assert noisy_share == pytest.approx(0.380, abs=1e-3)
@@ -16,15 +16,15 @@ def test_the_plateaus_of_the_torch_luz_repository_are_found():
 
 
 def test_plateaus_are_smaller_under_a_clip_of_rates_and_absent_from_continuous_schedules():
-    assert sum(levels.plateaus(Linear(clip="rates")).values()) < 0.23
-    assert levels.plateaus(Linear(clip="none", read="log_snr")) == {}
-    assert levels.plateaus(Cosine()) == {}
-    assert levels.plateaus(LinearBeta()) == {}
+    assert sum(log_snr.plateaus(Linear(clip="rates")).values()) < 0.23
+    assert log_snr.plateaus(Linear(clip="none", read="log_snr")) == {}
+    assert log_snr.plateaus(Cosine()) == {}
+    assert log_snr.plateaus(LinearBeta()) == {}
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), LinearBeta(), Linear(clip="powers")], ids=str)
 def test_shares_of_log_snr_are_the_times_between_the_edges_of_bins(schedule):
-    found = levels.log_snr_shares(schedule, levels.midpoints())
+    found = log_snr.log_snr_shares(schedule, log_snr.midpoints())
     assert sum(found.values()) == pytest.approx(1)
     for b, share in found.items():
         # Later times hold less signal: a bin lies between the times of its two edges.
@@ -36,7 +36,7 @@ def test_shares_of_log_snr_are_the_times_between_the_edges_of_bins(schedule):
 
 def test_shares_of_normal_log_snr_are_those_of_the_normal_distribution():
     schedule = Cosine(0.001, 0.999999)
-    found = levels.log_snr_shares(schedule, NormalLogSNR(1.0, 2.0)(levels.midpoints(), schedule))
+    found = log_snr.log_snr_shares(schedule, NormalLogSNR(1.0, 2.0)(log_snr.midpoints(), schedule))
     law = torch.distributions.Normal(1.0, 2.0)
     for b in (-2, 0, 2):
         exact = law.cdf(torch.tensor(b + 2.0)) - law.cdf(torch.tensor(float(b)))
@@ -45,7 +45,7 @@ def test_shares_of_normal_log_snr_are_those_of_the_normal_distribution():
 
 @pytest.mark.parametrize("schedule", [Cosine(), LinearBeta(), Cosine(0.014, 0.99995)], ids=str)
 def test_equal_steps_of_log_snr_reach_both_ends(schedule):
-    at = schedule(levels.equal_log_snr_times(schedule, *levels.log_snr_range(schedule), 9)).log_snr
-    assert at[0].item() == pytest.approx(levels.log_snr_range(schedule)[0])
+    at = schedule(log_snr.equal_log_snr_times(schedule, *log_snr.log_snr_range(schedule), 9)).log_snr
+    assert at[0].item() == pytest.approx(log_snr.log_snr_range(schedule)[0])
     assert at[-1].item() == pytest.approx(schedule(torch.tensor(1.0)).log_snr.item())
     assert at.diff().tolist() == pytest.approx([at.diff()[0].item()] * 8)

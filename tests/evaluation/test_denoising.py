@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddim.diffusion import log_snr as levels
+from ddim.diffusion import log_snr
 from ddim.diffusion.oracles import Gaussian, Mixture
 from ddim.diffusion.prediction import from_image, from_noise
 from ddim.diffusion.schedules import Cosine
@@ -13,7 +13,7 @@ from oracles import normal
 
 SCHEDULE = Cosine(0.02, 0.999)
 ORACLE = Gaussian(SCHEDULE, 0.3, 0.5)
-TIMES = levels.equal_log_snr_times(SCHEDULE, *levels.log_snr_range(SCHEDULE), 7)
+TIMES = log_snr.equal_log_snr_times(SCHEDULE, *log_snr.log_snr_range(SCHEDULE), 7)
 IMAGES = 0.3 + 0.5 * normal(400, 1, 8, 8)
 
 

@@ -30,8 +30,7 @@ from ddim.metrics.features import extract_features
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid
 from ddim.metrics.precision_recall import prdc
-from ddim.runs import checkpoint
-from ddim.runs import searched_grids as searched
+from ddim.runs import checkpoint, searched_grids
 from ddim.runs.generate import sample_uint8
 from ddim.runs.pipeline import load, read_run_recipe
 from ddim.runs.state import TrainedOn
@@ -253,8 +252,8 @@ def test_a_checkpoint_is_evaluated_and_not_changed(run):
 
 def test_searched_times_are_used_unless_a_grid_is_given(run):
     sampler = read_run_recipe(run).sampler
-    found = searched.SearchedGrid((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})
-    searched.save_grid(run, sampler, 3, "ema", found)
+    found = searched_grids.SearchedGrid((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})
+    searched_grids.save_grid(run, sampler, 3, "ema", found)
     on_found = evaluate(run, Samples(40, 3), extractor=stub())
     assert on_found.record["sampling"]["times"] == [1.0, 0.4, 0.1]
     named = evaluate(run, Samples(40, 3, fields={"grid": "uniform"}), extractor=stub())

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddim.data.blossoms import source as blossoms
+from ddim.data.blossoms import source
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, LinearIn
 from ddim.errors import UserError
@@ -226,7 +226,7 @@ def test_the_first_usable_image_of_an_archive_is_taken(tmp_path):
 
 def test_the_first_flower_of_the_embedded_set_is_taken_without_drawing_the_others():
     image = run_figures.read_image("blossoms", (32, 48))
-    assert np.array_equal(to_uint8(image)[0], blossoms.draw_blossom(0, (32, 48)))
+    assert np.array_equal(to_uint8(image)[0], source.draw_blossom(0, (32, 48)))
 
 
 def test_a_broken_image_is_refused_with_the_reason(tmp_path):

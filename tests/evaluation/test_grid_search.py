@@ -21,8 +21,7 @@ from ddim.errors import UserError
 from ddim.evaluation import discretisation_error, grid_search
 from ddim.evaluation.discretisation_error import lay_named_grids
 from ddim.plots.pictures import to_uint8
-from ddim.runs import checkpoint
-from ddim.runs import searched_grids as searched
+from ddim.runs import checkpoint, searched_grids
 from ddim.runs.codec import override
 from ddim.runs.generate import generate
 from ddim.runs.pipeline import load
@@ -97,8 +96,8 @@ def test_a_run_is_sampled_on_its_searched_grid(run, tmp_path):
 
 def test_ddim_sample_in_python_and_on_the_command_line_gives_the_same_samples(run, tmp_path):
     """On the levels that were found for six steps of the averaged weights, and where there are none."""
-    found = searched.SearchedGrid((1.0, 0.9, 0.5, 0.4, 0.2, 0.1), 0.1, {"uniform": 0.2})
-    searched.save_grid(run, DDIM(), 6, "ema", found)
+    found = searched_grids.SearchedGrid((1.0, 0.9, 0.5, 0.4, 0.2, 0.1), 0.1, {"uniform": 0.2})
+    searched_grids.save_grid(run, DDIM(), 6, "ema", found)
     path = checkpoint.find_newest(run / "checkpoints")
     alone = lambda steps, weights: generate(load(run, weights), range(2), steps)[0]
     for k, (source, steps, weights) in enumerate(
@@ -114,12 +113,12 @@ def test_ddim_sample_in_python_and_on_the_command_line_gives_the_same_samples(ru
 
 
 def test_grids_are_kept_by_sampler_and_steps(run):
-    found = searched.SearchedGrid((1.0, 0.5, 0.25), 0.1, {"uniform": 0.2})
-    searched.save_grid(run, DPMSolver(3), 3, "ema", found)
-    assert searched.find_saved_grid(run, DPMSolver(3), 3, "ema") == Listed(found.times)
-    assert searched.find_saved_grid(run, DPMSolver(2), 3, "ema") is None
-    assert searched.find_saved_grid(run, DDIM(), 4, "ema") is not None
-    assert searched.find_saved_grid(run, DPMSolver(3), 3, "0.99") is None
+    found = searched_grids.SearchedGrid((1.0, 0.5, 0.25), 0.1, {"uniform": 0.2})
+    searched_grids.save_grid(run, DPMSolver(3), 3, "ema", found)
+    assert searched_grids.find_saved_grid(run, DPMSolver(3), 3, "ema") == Listed(found.times)
+    assert searched_grids.find_saved_grid(run, DPMSolver(2), 3, "ema") is None
+    assert searched_grids.find_saved_grid(run, DDIM(), 4, "ema") is not None
+    assert searched_grids.find_saved_grid(run, DPMSolver(3), 3, "0.99") is None
 
 
 def test_a_search_samples_as_the_recipe_does(run):
@@ -155,8 +154,8 @@ def test_mistakes_are_one_sentence(run, tmp_path, capsys):
 def test_a_foreign_file_of_grids_is_refused_by_name(tmp_path):
     (tmp_path / "grids.json").write_text('{"a": 3}')
     with pytest.raises(UserError, match=r"grids\.json is not what"):
-        searched.find_saved_grid(tmp_path, DDIM(), 4, "ema")
-    assert searched.find_saved_grid(tmp_path / "none", DDIM(), 4, "ema") is None
+        searched_grids.find_saved_grid(tmp_path, DDIM(), 4, "ema")
+    assert searched_grids.find_saved_grid(tmp_path / "none", DDIM(), 4, "ema") is None
 
 
 def test_named_grids_may_start_after_the_start_of_the_schedule():

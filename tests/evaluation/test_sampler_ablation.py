@@ -12,8 +12,17 @@ from ddim.diffusion.oracles import Gaussian, Mixture
 from ddim.diffusion.samplers import DDIM, EDM, final_sample, last_state
 from ddim.diffusion.schedules import Cosine, KarrasSigma, LinearBeta
 from ddim.errors import UserError
-from ddim.evaluation import sampler_ablation as ablation
-from ddim.evaluation.sampler_ablation import DISCRETISATIONS, FLOWS, Flow, discretise
+from ddim.evaluation.sampler_ablation import (
+    DISCRETISATIONS,
+    FLOWS,
+    ORIGINS,
+    Flow,
+    ablate_churn,
+    ablate_flows,
+    ablate_sampler,
+    discretise,
+    trace_improvements,
+)
 from oracles import normal
 
 END = 0.2
@@ -103,9 +112,7 @@ def cells(nfe=9):
     made = lambda sampler, times: final_sample(law, last_state(sampler(law, x, times, Noise(range(8)))))
     truth = made(EDM(), discretise("edm", 200, schedule, END))
     error = lambda sampler, times: (made(sampler, times) - truth).square().mean().item()
-    return list(ablation.ablate_flows(error, schedule, END, nfe)), list(
-        ablation.ablate_churn(error, schedule, END, nfe)
-    )
+    return list(ablate_flows(error, schedule, END, nfe)), list(ablate_churn(error, schedule, END, nfe))
 
 
 def test_an_ablation_has_every_combination_once_at_the_same_cost():
@@ -121,17 +128,17 @@ def test_an_ablation_has_every_combination_once_at_the_same_cost():
 
 def test_improvements_start_as_published_and_end_at_edm():
     table, _ = cells()
-    for origin, first in ablation.ORIGINS.items():
-        errors = ablation.trace_improvements(table, origin)
+    for origin, first in ORIGINS.items():
+        errors = trace_improvements(table, origin)
         (begin,) = (
             c.error for c in table if (c.discretisation, c.schedule, c.scaling, c.solver) == (*first, "euler")
         )
         assert errors[0] == begin
     # Where the variance explodes Euler's rule in sigma^2 is worst.
-    assert ablation.trace_improvements(table, "VE")[0] > 10 * ablation.trace_improvements(table, "VE")[-1]
-    assert len({ablation.trace_improvements(table, origin)[-1] for origin in ablation.ORIGINS}) == 1
+    assert trace_improvements(table, "VE")[0] > 10 * trace_improvements(table, "VE")[-1]
+    assert len({trace_improvements(table, origin)[-1] for origin in ORIGINS}) == 1
 
 
 def test_too_few_evaluations_are_refused():
     with pytest.raises(UserError, match="evaluations must be at least 3"):
-        ablation.ablate_sampler(None, evaluations=2)
+        ablate_sampler(None, evaluations=2)

@@ -7,7 +7,7 @@ from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.samplers import DDIM, EDM, AdamsBashforth
 from ddim.diffusion.schedules import Cosine, Linear
 from ddim.errors import UserError
-from ddim.evaluation import sampler_errors as comparison
+from ddim.evaluation import sampler_errors
 from ddim.evaluation.run_figures import plot_sampler_errors
 from oracles import normal
 
@@ -25,14 +25,14 @@ LAW = Mixture(Cosine(0.1, 0.999), normal(3, 1, 2, 2, seed=1), 0.5)
     ],
 )
 def test_a_budget_of_evaluations_gives_this_many_levels(sampler, nfe, count):
-    assert comparison.count_levels(sampler, nfe) == count
+    assert sampler_errors.count_levels(sampler, nfe) == count
 
 
 def test_more_evaluations_and_better_samplers_have_less_error():
-    error = comparison.sampling_error_of_oracle(LAW, normal(4, 1, 2, 2), 0.1)
-    cells = comparison.compare_samplers(error, LAW.schedule, 0.1, (5, 40))
+    error = sampler_errors.sampling_error_of_oracle(LAW, normal(4, 1, 2, 2), 0.1)
+    cells = sampler_errors.compare_samplers(error, LAW.schedule, 0.1, (5, 40))
     table = {(c.sampler, c.grid, c.nfe): c.error for c in cells}
-    assert len(table) == len(comparison.SAMPLERS) * 4 * 2
+    assert len(table) == len(sampler_errors.SAMPLERS) * 4 * 2
     for (sampler, grid, nfe), value in table.items():
         if nfe > 5:
             few = next(v for (s, g, n), v in table.items() if (s, g) == (sampler, grid) and n <= 5)
@@ -41,15 +41,15 @@ def test_more_evaluations_and_better_samplers_have_less_error():
 
 
 def test_a_figure_has_a_panel_a_grid_and_a_line_a_sampler():
-    error = comparison.sampling_error_of_oracle(LAW, torch.zeros(1, 1, 2, 2, dtype=torch.float64), 0.1)
-    figure = plot_sampler_errors(comparison.compare_samplers(error, LAW.schedule, 0.1, (5, 10)), "oracle")
+    error = sampler_errors.sampling_error_of_oracle(LAW, torch.zeros(1, 1, 2, 2, dtype=torch.float64), 0.1)
+    figure = plot_sampler_errors(sampler_errors.compare_samplers(error, LAW.schedule, 0.1, (5, 10)), "oracle")
     assert len(figure.axes) == 4
     for axes in figure.axes:
-        assert len(axes.get_lines()) == len(comparison.SAMPLERS)
+        assert len(axes.get_lines()) == len(sampler_errors.SAMPLERS)
         assert axes.get_yscale() == axes.get_xscale() == "log"
 
 
 def test_a_table_is_refused_in_one_sentence():
     run = types.SimpleNamespace(recipe=types.SimpleNamespace(sampling_schedule=Linear()))
     with pytest.raises(UserError, match="has no 500 different levels"):
-        comparison.sampling_error_of_run(run, 0.05, [0])
+        sampler_errors.sampling_error_of_run(run, 0.05, [0])

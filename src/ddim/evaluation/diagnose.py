@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ddim.data import SplitImages
 from ddim.data.images import draw_subset
-from ddim.diffusion import log_snr as levels
 from ddim.diffusion.denoiser import Denoiser
+from ddim.diffusion.log_snr import equal_log_snr_times, log_snr_range, log_snr_shares, midpoints, plateaus
 from ddim.errors import check_count
 from ddim.evaluation.denoising import Gap, LevelErrors, measure_errors, measure_gap
 from ddim.evaluation.gradient_noise import (
@@ -24,7 +24,7 @@ from ddim.evaluation.gradient_noise import (
 )
 from ddim.evaluation.noise_range import NoiseRange, find_noise_range
 from ddim.evaluation.run_folder import open_run_folder
-from ddim.runs import classes as labels
+from ddim.runs.classes import label_images
 from ddim.runs.images import open_run_images, to_model_batches
 from ddim.runs.pipeline import LoadedRun
 from ddim.training.batches import draw_times
@@ -89,16 +89,16 @@ def diagnose(
     check_count("levels", count, 2)
     run = open_run_folder(run)
     own, memory, schedule = open_run_images(run, progress), load_loss_memory(run), run.recipe.schedule
-    even, batch = levels.midpoints(), run.recipe.optim.batch
+    even, batch = midpoints(), run.recipe.optim.batch
     with run.runtime:
         held_out = len(own.validation) > 1
         return Diagnosis(
             train=measure_run_errors(run, own, own.train, images, count),
             held_out=measure_run_errors(run, own, own.validation, images, count) if held_out else None,
-            uniform_times=levels.log_snr_shares(schedule, even),
-            training_times=levels.log_snr_shares(schedule, draw_times(run.recipe, even, memory)[0]),
-            plateaus=levels.plateaus(schedule),
-            schedule_range=levels.log_snr_range(schedule),
+            uniform_times=log_snr_shares(schedule, even),
+            training_times=log_snr_shares(schedule, draw_times(run.recipe, even, memory)[0]),
+            plateaus=plateaus(schedule),
+            schedule_range=log_snr_range(schedule),
             noise_range=_find_noise_range(run, own),
             noise_scale=estimate_noise_scale(collect_gradients(run, own, memory), batch),
             batch=batch,
@@ -118,13 +118,13 @@ def measure_run_errors(
         count: number of levels, at equal steps of log-SNR.
     """
     schedule = run.model.schedule
-    times = levels.equal_log_snr_times(schedule, *levels.log_snr_range(schedule), count)
+    times = equal_log_snr_times(schedule, *log_snr_range(schedule), count)
     some = draw_subset(which, images)
 
     def batches() -> Iterator[tuple[Denoiser, Tensor]]:
         first = 0
         for x0 in to_model_batches(run, own.images, some):
-            classes = labels.label_images(run.recipe, own.images, some[first : first + len(x0)])
+            classes = label_images(run.recipe, own.images, some[first : first + len(x0)])
             first += len(x0)
             yield run.model.with_labels(classes), x0
 

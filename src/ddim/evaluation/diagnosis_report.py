@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddim.diffusion import log_snr as levels
+from ddim.diffusion.log_snr import BIN
 from ddim.evaluation.denoising import LevelErrors
 from ddim.evaluation.diagnose import Diagnosis
 from ddim.evaluation.gradient_noise import BATCHES
@@ -153,7 +153,7 @@ def _bands(
 
 def _shares(axes: Axes, d: Diagnosis) -> None:
     """Draw the shares of times by level, and the useful noise levels."""
-    half = levels.BIN / 2
+    half = BIN / 2
     for k, (name, found) in enumerate(
         (("uniform times", d.uniform_times), ("training times", d.training_times))
     ):

@@ -23,7 +23,7 @@ from ddim.errors import UserError, check_count
 from ddim.evaluation.reference import Reference, open_reference
 from ddim.evaluation.run_folder import open_run_folder
 from ddim.files import write_json
-from ddim.runs import classes as labels
+from ddim.runs.classes import NULL, label_by_folder_name
 from ddim.runs.folder import make_numbered_folder
 from ddim.runs.image_features import ImageSet
 from ddim.runs.pipeline import LoadedRun, Pipeline
@@ -160,8 +160,8 @@ def _default_steps(method: Method, schedule: Schedule) -> int:
 
 def _classes(run: LoadedRun, chosen: ImageSet) -> Tensor | None:
     """Return the run's class of each image, by the name of its folder; None for a run without labels."""
-    classes = labels.label_by_folder_name(run.recipe, run.classes, chosen.images, chosen.which)
-    if classes is not None and (classes == labels.NULL).any():
+    classes = label_by_folder_name(run.recipe, run.classes, chosen.images, chosen.which)
+    if classes is not None and (classes == NULL).any():
         check_unconditional(
             run.recipe, f"an image of {chosen.source} that is in no class folder of the run's"
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError, suggest
-from ddim.evaluation import record as scores
+from ddim.evaluation.record import FOLDER, RECORD, metric_entry, read_evaluation
 from ddim.experiments.sweep.outcome import read_outcome
 from ddim.files import read_json
 from ddim.metrics import catalogue
@@ -62,7 +62,7 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """The metrics of the latest evaluation, by name: {"kid": 0.01, ...}; empty without one."""
         record = self.records[-1] if self.records else {"metrics": {}}
-        found = {name: scores.metric_entry(record, name) for name in catalogue.METRICS}
+        found = {name: metric_entry(record, name) for name in catalogue.METRICS}
         return {name: values["value"] for name, values in found.items() if values}
 
 
@@ -198,14 +198,14 @@ def _read_trial(sweep: Path, name: str, recipe: Mapping[str, Any]) -> Run:
 
 def _read_records(path: Path) -> tuple[tuple[Mapping[str, Any], ...], str]:
     """Read the records of a run's evaluations, oldest first; the text names those that cannot be read."""
-    files = (path / scores.FOLDER).glob(f"*/{scores.RECORD}")
+    files = (path / FOLDER).glob(f"*/{RECORD}")
     numbered = {int(file.parent.name): file for file in files if file.parent.name.isdecimal()}
     records, faults = [], []
     for number in sorted(numbered):
         try:
-            records.append(scores.read_evaluation(numbered[number]).record)
+            records.append(read_evaluation(numbered[number]).record)
         except UserError as error:
-            faults.append(_describe_fault(path, scores.RECORD, error))
+            faults.append(_describe_fault(path, RECORD, error))
     return tuple(records), "; ".join(faults)
 
 

@@ -11,8 +11,8 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ddim.evaluation import record as scores
 from ddim.evaluation.conditions import Conditions, evaluation_conditions
+from ddim.evaluation.record import metric_entry
 from ddim.experiments.evaluations import newest_record
 from ddim.experiments.index import Run
 from ddim.metrics import catalogue
@@ -188,7 +188,7 @@ def _entry(run: Run, name: str, common: Conditions | None) -> tuple[float, tuple
     if name in ERRORS:
         return (run.errors[name], None) if name in run.errors else None
     record = newest_record(run, common) if common else None
-    found = {} if record is None else scores.metric_entry(record, name)
+    found = {} if record is None else metric_entry(record, name)
     if not found:
         return None
     return found["value"], (found["low"], found["high"]) if "low" in found else None

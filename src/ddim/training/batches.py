@@ -18,7 +18,7 @@ from ddim.diffusion.noise import AUGMENT, GRAIN, LABEL, NOISE, stream
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.time_sampling import LossMemory
 from ddim.nn.runtime import Runtime
-from ddim.runs import classes as labels
+from ddim.runs.classes import drop_labels, label_images
 from ddim.runs.recipe import Recipe
 
 
@@ -99,10 +99,10 @@ def draw_batch(
         dequantisation = torch.rand(full, generator=stream("cpu", seed, GRAIN, step))
     if recipe.augment.probability:
         augment_labels = recipe.augment.draw_labels(size, stream("cpu", seed, AUGMENT, step))
-    class_labels = labels.label_images(recipe, images, which)
+    class_labels = label_images(recipe, images, which)
     if class_labels is not None:
         draw = stream("cpu", seed, LABEL, step)
-        class_labels = labels.drop_labels(class_labels, recipe.data.unlabelled, draw)
+        class_labels = drop_labels(class_labels, recipe.data.unlabelled, draw)
     mirrored = draw_flips(n, seed, first, size) if recipe.data.flip else None
     return Batch(images, which, mirrored, times, weights, noise, dequantisation, augment_labels, class_labels)
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ddim.data.batch import gather_batch, to_unit
-from ddim.diffusion import log_snr as levels
 from ddim.diffusion.denoising_error import denoising_error
+from ddim.diffusion.log_snr import log_snr_bins
 from ddim.diffusion.noise import VALIDATION, stream
 from ddim.metrics.statistics import estimate_mean
-from ddim.runs import classes as labels
+from ddim.runs.classes import label_images
 from ddim.training.loop import Training
 
 
@@ -37,7 +37,7 @@ def validate(training: Training) -> dict[str, float]:
             some = which[part.numpy()]
             x0 = runtime.images(training.pixels.enter(to_unit(gather_batch(split.images, some))))
             eps = runtime.images(torch.randn(x0.shape, generator=draw))
-            denoise = model.with_labels(labels.label_images(recipe, split.images, some))
+            denoise = model.with_labels(label_images(recipe, split.images, some))
             errors.append(denoising_error(denoise, x0, times[part], eps))
     each = {
         "noise_mae": torch.cat([error.noise_mae for error in errors]),
@@ -53,7 +53,7 @@ def mean_by_level(log_snr: Tensor, values: Mapping[str, Tensor]) -> dict[str, fl
     A bin with two values or more also gets the ends of the 95 % interval of its mean, under
     "noise_mae_low/log_snr_-4" and "noise_mae_high/log_snr_-4".
     """
-    bins, means = levels.log_snr_bins(log_snr), {}
+    bins, means = log_snr_bins(log_snr), {}
     for name, value in values.items():
         for b in bins.unique():
             inside = value[bins == b].double()
