@@ -7,7 +7,6 @@ import pytest
 
 from ddim.errors import UserError
 from ddim.evaluation.record import Evaluation, list_evaluations, read_evaluation
-from ddim.metrics.catalogue import find_metric
 from stubs import RECORD, SAMPLING, record, written
 
 
@@ -15,11 +14,6 @@ def test_fid_infinity_is_a_metric_of_its_own_with_the_interval_that_fid_lacks():
     found = Evaluation(Path(), record())
     assert (found.value("fid"), found.interval("fid")) == (30.0, None)
     assert (found.value("fid_infinity"), found.interval("fid_infinity")) == (25.0, (20.0, 30.0))
-
-
-def test_an_unknown_metric_is_refused_with_the_near_one():
-    with pytest.raises(UserError, match=r"got 'precison'; perhaps you meant precision"):
-        find_metric("precison")
 
 
 def test_a_run_stands_for_its_newest_complete_evaluation(tmp_path):
