@@ -430,16 +430,27 @@ def test_the_message_names_the_checkpoint_the_file_and_the_damage(fresh):
 
 
 def test_sealed_files_of_another_format_and_names_no_checkpoint_has_are_damage(tmp_path):
-    path = crash.forged(tmp_path / "a", {"state.json": b"[1", "model.safetensors": b"x"})
+    contents = {"state.json": b"[1", "sums.json": b'{"loss": NaN}', "model.safetensors": b"x"}
+    path = crash.forged(tmp_path / "a", contents)
     start = re.escape(f"{path} is damaged: ")
-    with pytest.raises(Damaged, match=f"^{start}state.json is not JSON"):
-        read_document(path, "state")
+    for name in ("state", "sums"):
+        with pytest.raises(Damaged, match=f"^{start}{name}.json is not JSON"):
+            read_document(path, name)
     with pytest.raises(Damaged, match=f"^{start}model.safetensors is not a safetensors file"):
         read_tensors(path, "model")
     for k, name in enumerate((manifest.MANIFEST, manifest.MANIFEST.lower(), "../state.json")):
         path = crash.forged(tmp_path / str(k), {}, files={name: {}})
         with pytest.raises(Damaged, match=f"lists '{name}', which no checkpoint holds"):
             verify(path)
+
+
+def test_a_manifest_without_its_seal_is_damage(tmp_path):
+    path = crash.put(tmp_path, 1)
+    fields = json.loads((path / manifest.MANIFEST).read_text())
+    del fields["sha256"]
+    (path / manifest.MANIFEST).write_text(json.dumps(fields, indent=1) + "\n")
+    with pytest.raises(Damaged, match=r"MANIFEST\.json is not what was written"):
+        verify(path)
 
 
 def test_reading_finds_damage_by_itself(fresh):
