@@ -62,10 +62,6 @@ DEVICE = "cpu, cuda or mps (default: the device that the run was trained on)"
 """Help of --device in commands that read a run."""
 
 
-SAMPLING_FIELDS = ("sampler", "grid", "sampled_on", "clip")
-"""Fields of a recipe that say how a run is sampled."""
-
-
 class Parser(argparse.ArgumentParser):
     """An argparse parser that knows its arguments; its errors are one sentence, with exit code 2."""
 

@@ -16,10 +16,10 @@ from ddim.data.cache import find_enlarged
 from ddim.data.images import SMALLEST
 from ddim.files import read_json
 from ddim.plots.pictures import can_preview, render_preview
+from ddim.runs.folder import RUN
 from ddim.runs.log import read_metrics
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
-from ddim.training.run import RUN
 
 WARM = 3
 """First updates, which compile the network and lay out its memory."""

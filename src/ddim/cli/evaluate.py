@@ -1,4 +1,4 @@
-"""`ddim evaluate`: how good pictures are, as numbers that carry what they depend on."""
+"""`ddim evaluate`: measure the quality of samples, as numbers with intervals and a record."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.cli import DEVICE, RUN, SAMPLING_FIELDS, WEIGHTS, check_fields
+from ddim.cli import DEVICE, RUN, WEIGHTS, check_fields
 from ddim.errors import UserError
+from ddim.evaluation.conditions import SAMPLING_FIELDS
 
 if TYPE_CHECKING:
     from ddim.evaluation.record import Evaluation

@@ -6,9 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from ddim.cli import DEVICE, RUN, SAMPLING_FIELDS, WEIGHTS, check_fields
+from ddim.cli import DEVICE, RUN, WEIGHTS, check_fields
 from ddim.cli.choices import read_registry
 from ddim.errors import UserError, check_count
+from ddim.evaluation.conditions import SAMPLING_FIELDS
 
 TAKES_FIELDS = True
 

@@ -22,8 +22,8 @@ UNITS = ("schedule", "pixels")
 VALIDATION_FIELDS = ("data.source", "data.size", "data.channels", "data.validation", "seed")
 """Fields of a recipe that decide which images a run is validated and evaluated against."""
 
-_SAMPLING_PARTS = ("sampler", "grid", "sampled_on", "clip")
-"""Parts of a recipe that an evaluation may change."""
+SAMPLING_FIELDS = ("sampler", "grid", "sampled_on", "clip")
+"""Fields of a recipe that say how a run is sampled; commands may change them."""
 
 
 class Aspect(Enum):
@@ -243,7 +243,7 @@ def _sampling(sampling: Mapping[str, Any] | None, recipe: Mapping[str, Any] | No
 
 def _changes(own: Mapping[str, Any], used: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the fields of the sampling in which the recipe that was used differs from the run's own."""
-    for part in _SAMPLING_PARTS:
+    for part in SAMPLING_FIELDS:
         before, after = (flatten_as_text({part: recipe.get(part)}) for recipe in (own, used))
         if after.get(part) == "listed":
             # A search found these times for each run; all grids that searches found count as equal.

@@ -27,6 +27,7 @@ from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import release_pages
 from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.classes import find_label
+from ddim.runs.folder import RUN
 from ddim.runs.generate import sample_uint8, with_options
 from ddim.runs.image_features import BATCH, ImageSet
 from ddim.runs.pipeline import load
@@ -102,7 +103,7 @@ class Subject:
 
 def is_run(path: Path) -> bool:
     """Return whether a path is a run folder, RUN/best or a checkpoint, and not images."""
-    return any((path / name).exists() for name in ("run.json", "checkpoints", MANIFEST)) or names_best(path)
+    return any((path / name).exists() for name in (RUN, "checkpoints", MANIFEST)) or names_best(path)
 
 
 def open_subject(source: Path, samples: Samples, reference: Reference, progress: Progress) -> Subject:

@@ -18,11 +18,13 @@ from ddim.experiments.sweep.outcome import read_outcome
 from ddim.files import read_json
 from ddim.metrics import catalogue
 from ddim.runs.flat import ERRORS, flatten_as_text
+from ddim.runs.folder import RUN
 from ddim.runs.lock import is_locked
 from ddim.runs.log import METRICS, read_metrics
+from ddim.runs.manifest import parse_step
 
-RUN, SWEEP = "run.json", "sweep.json"
-"""The files that make a folder a run, or a sweep."""
+SWEEP = "sweep.json"
+"""The file that makes a folder a sweep."""
 SCHEMA = 1
 """The version of the layout of ``sweep.json``."""
 COLUMNS = ("name", "recipe", "images", "total", "state", "age", *ERRORS)
@@ -217,13 +219,13 @@ def _describe_fault(folder: Path, file: str, error: Exception) -> str:
 
 def _saved_step_and_budget(path: Path, budget: int | None) -> tuple[int, int | None]:
     """Return the step of the newest checkpoint, and the budget in images, from there if it was in minutes."""
-    names = [p.name for p in (path / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", p.name)]
-    if not names:
-        return 0, budget
-    newest = max(names, key=lambda name: int(name[5:]))
-    if budget is None:
-        budget = read_json(path / "checkpoints" / newest / "state.json")["plan"]["total"]
-    return int(newest[5:]), budget
+    places = ((parse_step(folder.name), folder) for folder in (path / "checkpoints").glob("step-*"))
+    # One that is about to replace another may be unfinished.
+    whole = {place[0]: folder for place, folder in places if place and not place[1]}
+    step = max(whole, default=0)
+    if budget is None and whole:
+        budget = read_json(whole[step] / "state.json")["plan"]["total"]
+    return step, budget
 
 
 def _as_in_recipe(name: str, text: str) -> str:

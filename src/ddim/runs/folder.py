@@ -8,6 +8,9 @@ from pathlib import Path
 from ddim.errors import UserError
 from ddim.files import make_folder, sync_folder
 
+RUN = "run.json"
+"""The file that makes a folder a run: its recipe, images, runtime and start."""
+
 
 def make_run_folder(out: Path | None, data: str, recipe: str) -> Path:
     """Create the folder of a new run: `out`, or ``runs/<data>-<recipe>-<n>`` with the next n.

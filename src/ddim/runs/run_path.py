@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ddim.errors import UserError
 from ddim.runs import checkpoint
+from ddim.runs.folder import RUN
 
 BEST = "best"
 """RUN/best is no folder: it stands for the best checkpoint that a run kept."""
@@ -49,7 +50,7 @@ def find_checkpoint(run: str | Path) -> Path:
         checkpoint.verify(run)
         return run
     found = checkpoint.find_newest(run / "checkpoints")
-    if found is None and not any((run / name).exists() for name in ("run.json", "checkpoints")):
+    if found is None and not any((run / name).exists() for name in (RUN, "checkpoints")):
         raise UserError(
             f"{run} is no run, for it holds neither run.json nor checkpoints; "
             f"`ddim runs {run}` lists those below it"

@@ -11,10 +11,10 @@ from typing import Any
 from ddim.errors import UserError
 from ddim.files import read_json
 from ddim.runs.codec import list_fields, load_recipe, override
+from ddim.runs.folder import RUN
 from ddim.runs.named_recipes import find_recipe
 from ddim.runs.pipeline import read_run_recipe
 from ddim.runs.recipe import Recipe
-from ddim.training.run import RUN
 from ddim.training.start import Machine, load_named_recipe
 
 

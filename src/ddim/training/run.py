@@ -13,7 +13,7 @@ from ddim.files import TEMPORARY, read_json, write_json
 from ddim.nn.runtime import Runtime, check_runtime, find_device
 from ddim.runs import checkpoint
 from ddim.runs.codec import dump, load_recipe, write_recipe
-from ddim.runs.folder import check_unused, make_run_folder
+from ddim.runs.folder import RUN, check_unused, make_run_folder
 from ddim.runs.lock import lock_folder
 from ddim.runs.log import RunLog
 from ddim.runs.pipeline import LoadedRun, load_state, read_run_recipe
@@ -35,9 +35,6 @@ from ddim.training.start import (
     start_training,
 )
 from ddim.training.validation import validate
-
-RUN = "run.json"
-"""The file that makes a folder a run: its recipe, images, runtime and start."""
 
 
 def train(
@@ -142,7 +139,7 @@ def _restart(
     recipe = load_recipe(document["recipe"])
     source = Path(document["source"]) if document["source"] else None
     parent = load_parent(source)
-    if parent and parent.checkpoint.sha256 != document.get("source_sha256", parent.checkpoint.sha256):
+    if parent and parent.checkpoint.sha256 != document["source_sha256"]:
         raise UserError(
             f"run {folder} cannot be resumed: it started from a checkpoint of {source} that has since been "
             "replaced; start a new run with --from"

@@ -26,6 +26,7 @@ from ddim.experiments.sweep.plan import STEPS, Trial, Unfit, build_recipe
 from ddim.experiments.sweep.search_space import parse_space
 from ddim.experiments.sweep.trial_queue import TakenTrial, TrialQueue
 from ddim.metrics.catalogue import DEFAULT
+from ddim.runs.folder import RUN
 from ddim.runs.lock import is_locked
 from ddim.runs.signals import handle_signals
 
@@ -99,7 +100,7 @@ def trial_commands(sweep: Sweep, trial: Trial, jobs: int) -> list[list[str]]:
     ddim = [sys.executable, "-m", "ddim"]
     train = [*ddim, "train", "--recipe", str(sweep.recipe_file(trial)), "--out", str(run), "--resume"]
     # A run keeps the number of threads that it started with.
-    if jobs > 1 and not (run / index.RUN).exists():
+    if jobs > 1 and not (run / RUN).exists():
         train += ["--threads", str(max(1, _cores() // jobs))]
     samples = sweep.request.evaluate
     if not samples or sweep_evaluation(index.read_run(run), samples):
@@ -183,7 +184,7 @@ class _Job:
             self._finish(error.exit_code, str(error))
             return False
         values = ", ".join(f"{name} {value}" for name, value in (self.trial.fields or {}).items())
-        resumed = (self.sweep.run_folder(self.trial) / index.RUN).exists()
+        resumed = (self.sweep.run_folder(self.trial) / RUN).exists()
         self.tell(f"{self.trial.name} {'resumes' if resumed else 'starts'}: {values}")
         first, *self.left = self.commands(self.trial)
         self._run(first)
