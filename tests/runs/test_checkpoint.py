@@ -134,6 +134,7 @@ def test_a_part_that_is_not_there_is_named_with_those_that_are(tmp_path):
 
 
 def test_steps_and_counts_out_of_range_are_refused(tmp_path):
+    assert crash.label(crash.put(tmp_path, 0, keep=1)) == (0, 0)
     with pytest.raises(UserError, match="step -1"):
         crash.put(tmp_path, -1)
     with pytest.raises(UserError, match="keep 0"):
