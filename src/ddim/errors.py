@@ -1,4 +1,7 @@
-"""The errors that a user can do something about, each with the exit code of the command line; no torch."""
+"""Errors that a user can fix, each with the exit code of the command line.
+
+This module does not import torch.
+"""
 
 import difflib
 import errno
@@ -6,13 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""The system's error numbers for a disk, a quota or a file system that has no room left."""
+"""Error numbers of the operating system for a full disk, a full quota and a file that became too large."""
 
 
 class UserError(ValueError):
     """The input cannot be used. The message says in one sentence what is wrong, what was given, what to do.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints the message without a traceback and exits with code 2.
     """
 
     exit_code = 2
@@ -42,13 +45,13 @@ class NoSpace(OSError):  # noqa: N818
 
 
 class Interrupted(Exception):  # noqa: N818
-    """A signal ended the training of `folder`, after its checkpoint was saved.
+    """A signal, such as Ctrl-C, stopped the training in `folder`; a checkpoint was saved first.
 
     The exit code is 128 plus the signal's number, as shells report it.
     """
 
     def __init__(self, signal_number: int, folder: Path) -> None:
-        super().__init__(f"stopped and saved; `--resume` goes on with {folder}")
+        super().__init__(f"stopped and saved; continue {folder} with `--resume`")
         self.exit_code = 128 + signal_number
 
 
@@ -56,8 +59,8 @@ def check_positive(owner: str, **values: float) -> None:
     """Check that every value is above 0.
 
     Args:
-        owner: the part of the recipe that the values belong to; the message names the field `owner`.NAME.
-        values: the values by name.
+        owner: the part of the recipe to which the values belong; the message names the field OWNER.NAME.
+        values: the values by field name.
 
     Raises:
         UserError: if a value is 0, negative or not a number.
@@ -68,12 +71,12 @@ def check_positive(owner: str, **values: float) -> None:
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
-    """Check a number of steps, levels or images before memory is reserved for them.
+    """Check a number of steps, levels or images before memory is allocated for them.
 
     Args:
-        name: what the message calls the number.
-        value: the number; above a million it is taken for a typing error, as it would fill the memory.
-        least: the smallest number that makes sense.
+        name: the name of the number in the message.
+        value: the number; a value above a million would fill the memory, and is treated as a typing error.
+        least: the smallest value that is allowed.
 
     Raises:
         UserError: if `value` is below `least` or above a million.
@@ -83,9 +86,12 @@ def check_count(name: str, value: int, least: int = 1) -> None:
 
 
 def suggest(word: str, possible: Iterable[str], likeness: float = 0.5) -> str:
-    """Return the end of a message about an unknown word: "; perhaps you meant ...", or nothing.
+    """Return "; perhaps you meant WORD" for the end of an error message, or "" if no word is similar.
 
-    The most similar of the `possible` words is named if its likeness, in [0, 1], is at least `likeness`.
+    Args:
+        word: the unknown word.
+        possible: the words that are allowed; the most similar one is suggested.
+        likeness: the smallest similarity of a suggestion, in [0, 1], by `difflib`.
     """
     found = difflib.get_close_matches(word, list(possible), 1, likeness)
     return f"; perhaps you meant {found[0]}" if found else ""

@@ -1,6 +1,7 @@
-"""Files and folders that survive a crash or a power cut: whole or absent, and flushed to the disk.
+"""Write files and folders so that a crash or a power cut leaves each one complete or absent.
 
-Whatever is not finished lies beside its place under a name ``.tmp-...``, and one rename gives it its own.
+An unfinished file or folder has a temporary name ``.tmp-...`` in the same folder. When it is complete and
+flushed to the disk, it is renamed to its final name.
 """
 
 import hashlib
@@ -18,15 +19,15 @@ from typing import Any, BinaryIO
 from ddim.errors import UserError
 
 TEMPORARY = ".tmp-"
-"""How the name of an unfinished file or folder begins."""
+"""Prefix of the name of an unfinished file or folder."""
 
 _DAY = 24 * 3600
 
 
 def cache_folder(folder: str | Path | None = None) -> Path:
-    """Return the folder for what can be computed or downloaded again.
+    """Return the cache folder: `folder` if given, else $DDIM_CACHE, else the user's cache folder.
 
-    It is `folder` where given, else $DDIM_CACHE, else the user's cache folder on this system.
+    Everything in it can be computed or downloaded again.
     """
     import platformdirs
 
@@ -34,7 +35,7 @@ def cache_folder(folder: str | Path | None = None) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Create `folder` and its missing parents, and flush their names to the disk."""
+    """Create `folder` and its missing parents, and flush their directory entries to the disk."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -45,9 +46,12 @@ def make_folder(folder: Path) -> None:
 
 
 def write_new(path: Path, content: bytes) -> None:
-    """Write `content` to a file that does not exist yet, and flush it to the disk.
+    """Write `content` to a new file and flush it to the disk.
 
-    A crash may leave a part of it: use this inside a `temporary_folder`, and `write_atomic` elsewhere.
+    A crash may leave an incomplete file: use this inside a `temporary_folder`, and `write_atomic` elsewhere.
+
+    Raises:
+        FileExistsError: if the file exists.
     """
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
@@ -60,38 +64,41 @@ def write_new(path: Path, content: bytes) -> None:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, in place of what is there: after a crash, one or the other is whole."""
-    with _named_last(path, os.replace) as temporary:
+    """Write `content` to `path` and replace an existing file.
+
+    After a crash, `path` is the old file or the new one, never an incomplete file.
+    """
+    with _renamed_at_end(path, os.replace) as temporary:
         write_new(temporary, content)
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes its place at `path` when the block ends without an error; as `write_atomic`."""
-    with _named_last(path, os.replace) as temporary, temporary.open("xb") as file:
+    """Open a temporary file that replaces `path` if the block ends without an error; see `write_atomic`."""
+    with _renamed_at_end(path, os.replace) as temporary, temporary.open("xb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
 
 
 def write_once(path: Path, content: bytes) -> None:
-    """Write `content` to a file that only one process can create, even among several machines.
+    """Write `content` to a file that only one process can create, even if several machines share the drive.
 
-    The drive must know hard links.
+    The file system must support hard links.
 
     Raises:
-        FileExistsError: if the file exists, or another process was faster.
+        FileExistsError: if the file exists, or another process created it first.
     """
-    with _named_last(path, _link_once) as temporary:
+    with _renamed_at_end(path, _link_once) as temporary:
         write_new(temporary, content)
 
 
 def write_json(path: Path, document: object) -> None:
-    """Write `document` as JSON to `path`, like `write_atomic`.
+    """Write `document` as JSON to `path`; see `write_atomic`. After an error, `path` is unchanged.
 
     Raises:
-        ValueError: if it holds NaN or an infinity; `path` is then untouched.
-        TypeError: if it holds a value that JSON cannot express; `path` is then untouched.
+        ValueError: if the document contains NaN or an infinity.
+        TypeError: if the document contains a value that JSON cannot express.
     """
     write_atomic(path, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
 
@@ -109,26 +116,26 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON)
 
 
 def download_file(url: str, path: Path, kind: str, hashes: tuple[str, ...]) -> Path:
-    """Download a file to `path`, with a progress bar, and check its hash before it gets its name.
+    """Download a file with a progress bar; it appears at `path` only if its hash is correct.
 
     Args:
         url: the address.
-        path: where the file goes; missing folders are created.
+        path: the path of the file; missing folders are created.
         kind: "md5" or "sha256".
-        hashes: the hashes (hex), or their beginnings, of which the file must have one.
+        hashes: the allowed hashes, or their first digits, in hex.
 
     Returns:
         `path`.
 
     Raises:
-        OSError: if the download fails, the hash is another one, or `path` cannot be written.
+        OSError: if the download fails, the hash is wrong, or `path` cannot be written.
         RuntimeError: if the server cannot be reached.
     """
     from torchvision.datasets.utils import download_url
 
     make_folder(path.parent)
     remove_leftovers(path.parent)
-    with _named_last(path, os.replace) as temporary:
+    with _renamed_at_end(path, os.replace) as temporary:
         download_url(url, temporary.parent, temporary.name)
         with temporary.open("r+b") as file:
             found = hashlib.file_digest(file, partial(hashlib.new, kind, usedforsecurity=False)).hexdigest()
@@ -140,9 +147,10 @@ def download_file(url: str, path: Path, kind: str, hashes: tuple[str, ...]) -> P
 
 @contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
-    """Create an empty folder beside `path`, to be filled and published; remove it if the block leaves it.
+    """Create an empty temporary folder beside `path` and yield it; the block fills it.
 
-    The missing parents of `path` are created. See `publish_folder`.
+    The block then renames it with `publish_folder`. A folder that was not renamed is removed at the end of
+    the block. Missing parents of `path` are created.
     """
     make_folder(path.parent)
     temporary = _temporary(path)
@@ -154,10 +162,10 @@ def temporary_folder(path: Path) -> Iterator[Path]:
 
 
 def publish_folder(temporary: Path, path: Path) -> None:
-    """Rename a filled folder to `path`, where nothing may lie but an empty folder, and flush all names.
+    """Rename a filled temporary folder to `path`, and flush all directory entries to the disk.
 
     Raises:
-        OSError: if `path` is a file or a folder that is not empty.
+        OSError: if `path` is a file, or a folder that is not empty.
     """
     for inner, _, _ in os.walk(temporary, topdown=False):
         sync_folder(Path(inner))
@@ -166,7 +174,10 @@ def publish_folder(temporary: Path, path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the unfinished files and folders in `folder` that killed processes left a day ago or more."""
+    """Remove unfinished files and folders from `folder` that are at least a day old.
+
+    They belong to processes that were killed.
+    """
     for left in folder.glob(f"{TEMPORARY}*"):
         with suppress(OSError):
             if left.stat().st_mtime > time.time() - _DAY:
@@ -184,7 +195,10 @@ def hash_file(path: Path) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the names in `folder` to the disk. Windows has no such call and needs none."""
+    """Flush the directory entries of `folder` to the disk.
+
+    Windows does not need this, and nothing is done.
+    """
     if hasattr(os, "O_DIRECTORY"):
         file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -194,18 +208,18 @@ def sync_folder(folder: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside `path` that no other process uses."""
-    # Machines that share a drive may share process ids too.
+    """Return a temporary name in the folder of `path` that no other process uses."""
+    # A process id would not be enough: machines that share a drive can have equal process ids.
     return path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{path.name}")
 
 
 @contextmanager
-def _named_last(path: Path, name: Callable[[Path, Path], None]) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; `name(temporary, path)` is called when the block is done."""
+def _renamed_at_end(path: Path, rename: Callable[[Path, Path], None]) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; call `rename(temporary, path)` when the block has succeeded."""
     temporary = _temporary(path)
     try:
         yield temporary
-        name(temporary, path)
+        rename(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -215,6 +229,6 @@ def _link_once(temporary: Path, path: Path) -> None:
     try:
         os.link(temporary, path)
     except FileExistsError:
-        # A file server may have made the link, lost its answer, and refused it when asked again.
+        # A file server may have created the link, lost the reply, and refused the repeated request.
         if not os.path.samefile(temporary, path):
             raise

@@ -19,7 +19,7 @@ from ddim.runs import checkpoint
 HEAVY = {"torch", "torchvision", "numpy", "PIL", "matplotlib", "rich", "yaml", "tensorboardX"}
 """Modules that take tenths of a second, or more, to import."""
 RUN = Path("runs/one")
-SAVED = "stopped and saved; `--resume` goes on with runs/one"
+SAVED = "stopped and saved; continue runs/one with `--resume`"
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_impossible_karras_steps_are_refused(make):
 
 @pytest.mark.parametrize("low, high", [(0.001, 0.3), (60.0, 70.0)])
 def test_karras_steps_outside_the_schedule_are_refused_and_its_start_named(low, high):
-    with pytest.raises(UserError, match=r"leave nothing of this schedule, .* at most 49\.99, got"):
+    with pytest.raises(UserError, match=r"leave no noise level of this schedule, .* at most 49\.99, got"):
         Karras(low, high)(10, Cosine())
 
 

@@ -1,1 +1,1 @@
-"""The mathematics of diffusion: schedules, losses, samplers. It knows no network and no file."""
+"""The mathematics of diffusion: schedules, losses, samplers. It does not depend on networks or files."""

@@ -1,4 +1,4 @@
-"""Conditioning: the number by which a network is given the noise level."""
+"""Conditioning: the function of the noise level that a network receives as its input."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ddim.errors import check_positive
 
 
 class Conditioning(Protocol):
-    """A time and its level as one number."""
+    """A function of the time and its noise level; its value is the network's second input."""
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """The network's input (B,), float64, at times (B,) and their level (B,)."""
+        """Return the network's input (B,), float64, at times (B,) with noise level (B,)."""
         ...
 
 
@@ -25,7 +25,7 @@ class NoiseVariance:
     """sigma^2, as in the torch/luz repository and Béres' Keras example."""
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """The network's input; see `Conditioning`."""
+        """Return the network's input; see `Conditioning`."""
         return at.sigma**2
 
 
@@ -34,16 +34,16 @@ class SignalVariance:
     """alpha^2, which the torch/luz repository gives to a network that predicts images."""
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """The network's input; see `Conditioning`."""
+        """Return the network's input; see `Conditioning`."""
         return at.alpha**2
 
 
 @dataclass(frozen=True)
 class Timestep:
-    """The index, from 0, in a table of `entries`: entries * t - 1 (Ho et al. 2020), times `scale`.
+    """The timestep, an index from 0 in a table of `entries`: entries * t - 1 (Ho et al. 2020), times `scale`.
 
-    Times before the first entry count as the first. Nichol & Dhariwal's code scales the indices of longer
-    tables to those of DDPM: scale = 1000 / entries.
+    Times before the first entry have index 0. Nichol & Dhariwal's code rescales the indices of longer tables
+    to the range of DDPM's: scale = 1000 / entries.
     """
 
     entries: int = 1000
@@ -53,13 +53,13 @@ class Timestep:
         check_positive("conditioning", entries=self.entries, scale=self.scale)
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """The network's input; see `Conditioning`."""
+        """Return the network's input; see `Conditioning`."""
         return (self.entries * t.double() - 1).clamp(min=0) * self.scale
 
 
 @dataclass(frozen=True)
 class LogSNR:
-    """The log-SNR divided by `scale`, so that the usual range lies in about [-1, 1] (Kingma et al. 2021)."""
+    """The log-SNR divided by `scale`, which maps the usual range to about [-1, 1] (Kingma et al. 2021)."""
 
     scale: float = 10.0
 
@@ -67,7 +67,7 @@ class LogSNR:
         check_positive("conditioning", scale=self.scale)
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """The network's input; see `Conditioning`."""
+        """Return the network's input; see `Conditioning`."""
         return at.log_snr / self.scale
 
 
@@ -85,13 +85,13 @@ class CNoise:
         check_positive("conditioning", factor=self.factor, unit=self.unit)
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """The network's input; see `Conditioning`."""
+        """Return the network's input; see `Conditioning`."""
         return self.factor * (-at.log_snr / 2 - math.log(self.unit))
 
 
 @dataclass(frozen=True)
 class Time:
-    """t times `scale`; 999 is the c_noise of VP, for networks made for the indices of a table.
+    """t times `scale`; a scale of 999 is c_noise of VP for networks that expect an index of a table.
 
     That is (M - 1) t with M = 1000 (Karras et al. 2022, table 1).
     """
@@ -102,7 +102,7 @@ class Time:
         check_positive("conditioning", scale=self.scale)
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """The network's input; see `Conditioning`."""
+        """Return the network's input; see `Conditioning`."""
         return self.scale * t.double()
 
 

@@ -1,4 +1,4 @@
-"""Denoisers: the one method and one attribute of a model that samplers and losses use."""
+"""Denoisers: functions (x_t, t) -> predicted clean image and noise, which samplers and losses call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ddim.errors import UserError, suggest
 
 
 class Denoiser(Protocol):
-    """A model as samplers and losses see it."""
+    """A model for samplers and losses: a call that predicts, and the noise schedule of its times."""
 
     @property
     def schedule(self) -> Schedule:
@@ -25,7 +25,7 @@ class Denoiser(Protocol):
         ...
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
-        """The prediction for noisy images x_t (B, C, H, W) at times t, a number, () or (B,)."""
+        """Return the prediction for noisy images x_t (B, C, H, W) at times t: a number, () or (B,)."""
         ...
 
 
@@ -39,7 +39,7 @@ class Shape:
 
 
 class Function(nn.Module):
-    """A plain function as a network without weights."""
+    """A network without weights that calls a plain function."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -47,21 +47,22 @@ class Function(nn.Module):
         self.classes, self.augment = getattr(function, "classes", 0), getattr(function, "augment", 0)
 
     def forward(self, *args: Tensor | None, **options: Tensor) -> Tensor:
-        """The output of the function."""
+        """Return the output of the function."""
         return self.function(*args, **options)
 
 
 class Model(nn.Module):
-    """A network made into a denoiser; the only denoiser with weights.
+    """A denoiser that evaluates a network; the only denoiser with weights.
 
     Args:
         net: a module or a function net(x, condition) -> F, with x (B, C, H, W) and condition (B,). Its output
-            F is like x, or has twice the channels where it predicts a variance too. A network that states
-            `classes` also gets class labels (B,); one that states `augment` also gets `augment=` (B, n).
-        schedule: the noise schedule of its times.
+            F has the shape of x, or twice the channels if it also predicts a variance. If `net.classes` is
+            above 0, it is also called with class labels (B,). Augmentation labels are passed as `augment=`
+            (B, n).
+        schedule: the noise schedule.
         predicts: the meaning of F, a parameterisation or its name: velocity, noise, image, edm, score.
-        conditioning: the number by which the network gets the noise level.
-        shape: channels, height and width of its images.
+        conditioning: the function of the noise level that the network receives as `condition`.
+        shape: channels, height and width of the images.
 
     Example:
         >>> model = Model(net, Cosine(), predicts="velocity", shape=(3, 32, 32))
@@ -96,20 +97,20 @@ class Model(nn.Module):
         label: Tensor | None = None,
         augment: Tensor | None = None,
     ) -> Prediction:
-        """The prediction for noisy images.
+        """Return the prediction for noisy images.
 
         Args:
             x_t: noisy images (B, C, H, W).
             t: times, a number, () or (B,).
-            label: class labels (B,), -1 for no class; None for no class throughout.
-            augment: augmentation labels (B, n); None, or zeros, for no augmentation.
+            label: class labels (B,), -1 for no class; None means no class for all images.
+            augment: augmentation labels (B, n); None or zeros mean no augmentation.
 
         Returns:
-            Clean images and noise like x_t.
+            Predicted clean images and noise, with the shape and dtype of x_t.
         """
         t = as_double(t).expand(len(x_t))
         level = self.schedule(t)
-        # Coefficients in float64, where a difference of almost equal rates still has digits.
+        # The coefficients are float64: in float32, differences of almost equal rates would lose digits.
         c = self.predicts(level)
         condition = self.conditioning(t, level).to(x_t)
         over = lambda value: value.reshape(-1, 1, 1, 1).to(x_t)  # noqa: E731
@@ -118,7 +119,7 @@ class Model(nn.Module):
         output = self.net(over(c.inp) * x_t, condition, *labels, **augments).to(x_t.dtype)
         F, *more = output.split(x_t.shape[1], dim=1)
         p = from_image(x_t, over(c.skip) * x_t + over(c.out) * F, level.over(x_t))
-        # A network with twice the channels predicts the variance too: 0 is halfway.
+        # A network with twice the channels also predicts the variance; an output of 0 means a mix of 1/2.
         return Prediction(p.x0, p.eps, more[0].sigmoid() if more else None)
 
     def __repr__(self) -> str:
@@ -138,14 +139,14 @@ class Model(nn.Module):
         return getattr(self.net, "augment", 0)
 
     def with_labels(self, label: Tensor | int | None = None, augment: Tensor | None = None) -> Denoiser:
-        """This model with labels bound.
+        """Return a denoiser that calls this model with fixed labels.
 
         Args:
             label: one class label for all images, labels (B,), or -1 or None for no class.
             augment: augmentation labels (B, n) of `ddim.data.augment`, or None for no augmentation.
 
         Raises:
-            UserError: if the network takes no such labels, or has no such class.
+            UserError: if the network does not take these labels, or does not have this class.
         """
         if label is None and augment is None:
             return self
@@ -164,7 +165,7 @@ class Model(nn.Module):
         return Labelled(self, labels, augment)
 
     def blank(self, n: int) -> Tensor:
-        """Zeros (n, C, H, W) of this model's shape, dtype and device."""
+        """Return zeros (n, C, H, W) with this model's image shape, dtype and device."""
         weight = next(self.parameters(), torch.empty(()))
         size = (n, self.shape.channels, self.shape.height, self.shape.width)
         return torch.zeros(size, dtype=weight.dtype, device=weight.device)
@@ -172,7 +173,7 @@ class Model(nn.Module):
 
 @dataclass(frozen=True)
 class Labelled:
-    """A model with its labels bound."""
+    """A denoiser that calls a model with fixed class labels and augmentation labels."""
 
     model: Model
     label: Tensor | None
@@ -184,15 +185,15 @@ class Labelled:
         return self.model.schedule
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
-        """The prediction; see `Denoiser`."""
+        """Return the prediction; see `Denoiser`."""
         label = None if self.label is None else self.label.to(x_t.device).expand(len(x_t))
         return self.model(x_t, t, label, self.augment)
 
 
 class Counted:
-    """A denoiser that counts its evaluations: `evaluations` is the NFE of the runs so far.
+    """A denoiser that counts evaluations of the inner denoiser: `evaluations` is the NFE so far.
 
-    Wrap a model in it inside of any guidance, so that a guided step of two passes counts two.
+    Put it inside `Guided`, not around it: then a guided step with two network evaluations counts as two.
     """
 
     def __init__(self, inner: Denoiser) -> None:
@@ -204,6 +205,6 @@ class Counted:
         return self.inner.schedule
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
-        """The prediction; see `Denoiser`."""
+        """Return the prediction; see `Denoiser`."""
         self.evaluations += 1
         return self.inner(x_t, t)

@@ -1,4 +1,4 @@
-"""The denoising error: how far predicted noise and clean images are from the true ones, image by image."""
+"""The denoising error: the error of the predicted noise and of the predicted clean image, for each image."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ddim.diffusion.denoiser import Denoiser
 
 @dataclass(frozen=True)
 class DenoisingError:
-    """Means over the numbers of each image (B,), in model units, float64 on the CPU.
+    """Mean errors of each image (B,), over its pixels and channels, in model units; float64 on the CPU.
 
-    `power` is the mean of eps_hat^2 and `inner` that of eps_hat * (eps - eps_hat), for the predicted noise
-    eps_hat.
+    With eps_hat the predicted noise, `power` is the mean of eps_hat^2, and `inner` is the mean of eps_hat *
+    (eps - eps_hat).
     """
 
     noise_mse: Tensor
@@ -28,7 +28,14 @@ class DenoisingError:
 
 @torch.no_grad()
 def denoising_error(denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> DenoisingError:
-    """The errors on images x0 (B, C, H, W) in model units, noised with eps to times t, () or (B,)."""
+    """Return the denoising errors of a model on clean images.
+
+    Args:
+        denoise: the model.
+        x0: clean images (B, C, H, W) in model units.
+        t: times, () or (B,), whose noise level is used.
+        eps: standard normal noise with the shape of x0.
+    """
     p = denoise(denoise.schedule(t).noisy(x0, eps), t)
     found, noise, image = (value.cpu().double() for value in (p.eps, eps, x0))
     wrong, away = found - noise, p.x0.cpu().double() - image

@@ -1,7 +1,7 @@
 """Grids: the times at which a sampler evaluates the network, grid(steps, schedule) -> times.
 
-`times` are (steps,) float64, strictly decreasing, each in (0, 1]. None is free of noise; the samples are one
-more prediction, at the last of them.
+`times` are (steps,) float64, strictly decreasing, in (0, 1]. t = 0 is never included: the samples are the
+clean images that the model predicts at the last time.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ddim.errors import UserError, check_count
 
 
 class Grid(Protocol):
-    """A choice of times."""
+    """A rule for the times of a sampling run."""
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """(steps,) decreasing times, float64.
+        """Return decreasing times (steps,), float64.
 
         Raises:
             UserError: if steps < 1, or the grid does not fit the steps or the schedule.
@@ -32,23 +32,26 @@ class Grid(Protocol):
 
 
 class Spacing(Protocol):
-    """A grid that can also be laid between two given times."""
+    """A grid with a method for the times between two given times."""
 
     def between(self, steps: int, schedule: Schedule, first: float, last: float) -> Tensor:
-        """(steps,) decreasing times from `first` to `last`, float64; both ends are exact."""
+        """Return decreasing times (steps,) from `first` to `last`, float64; both ends are exact."""
         ...
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Equal steps of time: 1, 1 - 1/N, ..., 1/N, as Béres and, up to rounding, Song et al. have them."""
+    """Equal steps of time: 1, 1 - 1/N, ..., 1/N.
+
+    These are the times of Béres' code and, up to rounding, of Song et al. 2021.
+    """
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """The times; see `Grid`."""
+        """Return the times; see `Grid`."""
         return _uniform(steps)
 
     def between(self, steps: int, schedule: Schedule, first: float, last: float) -> Tensor:
-        """The times; see `Spacing`."""
+        """Return the times; see `Spacing`."""
         return torch.linspace(first, last, steps, dtype=torch.float64)
 
 
@@ -56,13 +59,12 @@ class Uniform:
 class Quadratic:
     """The squares of the uniform times, closer together near the image (Song et al. 2021, appendix D.2).
 
-    The plain squares would put 3 of 100 steps on the first of 1000 entries of a table. Each step gets an
-    entry of its own: where two steps or more would fall on the first entry, the k-th time from the clean
-    end is at least k / entries.
+    On a table of 1000 entries, the plain squares would put 3 of 100 steps on the first entry. Therefore, if
+    several steps would share the first entry, the k-th time from the clean end is at least k / entries.
     """
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """The times; see `Grid`."""
+        """Return the times; see `Grid`."""
         squares = _uniform(steps) ** 2
         entries = schedule.entries
         if entries and 4 * entries <= steps**2 and steps <= entries:
@@ -70,22 +72,22 @@ class Quadratic:
         return squares
 
     def between(self, steps: int, schedule: Schedule, first: float, last: float) -> Tensor:
-        """The times, at equal steps of their square root; see `Spacing`."""
+        """Return times in equal steps of their square root; see `Spacing`."""
         roots = torch.linspace(math.sqrt(first), math.sqrt(last), steps, dtype=torch.float64)
         return pin_ends(roots**2, first, last)
 
 
 @dataclass(frozen=True)
 class UniformLogSNR:
-    """Equal steps of log-SNR, from t = 1 to the level of log-SNR `end` (Lu et al. 2022, section 5.1).
+    """Equal steps of log-SNR, from t = 1 to log-SNR `end` (Lu et al. 2022, section 5.1).
 
-    If the schedule does not come that close to the image, the grid ends at its cleanest level.
+    If the log-SNR of the schedule does not reach `end`, the grid ends at the cleanest noise level.
     """
 
     end: float = 6.0
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """The times; see `Grid`.
+        """Return the times; see `Grid`.
 
         Raises:
             UserError: if `end` is noisier than t = 1.
@@ -99,7 +101,7 @@ class UniformLogSNR:
         return _fit(times, 1.0, last, f"{steps} steps of equal log-SNR up to {end:g}")
 
     def between(self, steps: int, schedule: Schedule, first: float, last: float) -> Tensor:
-        """The times; see `Spacing`."""
+        """Return the times; see `Spacing`."""
         noisy, clean = schedule(torch.tensor([first, last], dtype=torch.float64)).log_snr.tolist()
         return pin_ends(equal_log_snr_times(schedule, noisy, clean, steps), first, last)
 
@@ -108,8 +110,8 @@ class UniformLogSNR:
 class Karras:
     """Equal steps of (sigma / alpha)^(1 / rho), down to `sigma_min` (Karras et al. 2022, eq. 5).
 
-    The grid starts at `sigma_max`, or at t = 1 where that is None or noisier than the schedule. If the
-    schedule does not come as close to the image as `sigma_min`, the grid ends at its cleanest level.
+    The grid starts at `sigma_max`, or at t = 1 if `sigma_max` is None or above the largest sigma / alpha of
+    the schedule. If the schedule does not reach `sigma_min`, the grid ends at its cleanest noise level.
     """
 
     sigma_min: float = 0.002
@@ -125,7 +127,7 @@ class Karras:
             )
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """The times; see `Grid`.
+        """Return the times; see `Grid`.
 
         Raises:
             UserError: if no level of the schedule lies between `sigma_max` and `sigma_min`.
@@ -137,8 +139,8 @@ class Karras:
         low = math.exp(-log_snr / 2)
         if not low < start:
             raise UserError(
-                "grid.sigma_min and grid.sigma_max leave nothing of this schedule, whose sigma / alpha is at "
-                f"most {high:.4g}, got {low:.4g} and {start:.4g}"
+                "grid.sigma_min and grid.sigma_max leave no noise level of this schedule, "
+                f"whose sigma / alpha is at most {high:.4g}, got {low:.4g} and {start:.4g}"
             )
         top, end = (ratio ** (1 / self.rho) for ratio in (start, low))
         ratios = torch.linspace(top, end, max(steps, 2), dtype=torch.float64)[:steps] ** self.rho
@@ -146,7 +148,7 @@ class Karras:
         return _fit(schedule.inverse(-2 * ratios.log()), first, last, f"Karras steps, {steps},")
 
     def between(self, steps: int, schedule: Schedule, first: float, last: float) -> Tensor:
-        """The times; see `Spacing`."""
+        """Return the times; see `Spacing`."""
         ends = schedule(torch.tensor([first, last], dtype=torch.float64))
         high, low = ends.noise_to_signal.tolist()
         return pin_ends(replace(self, sigma_min=low, sigma_max=high)(steps, schedule), first, last)
@@ -154,17 +156,17 @@ class Karras:
 
 @dataclass(frozen=True)
 class Spaced:
-    """Evenly spaced entries of a table of `entries` levels, i / entries for i = 1 ... entries.
+    """Evenly spaced entries of a table of `entries` noise levels, at times i / entries for i = 1 ... entries.
 
-    "leading" counts from the cleanest, entry 1, as Song et al. and most code does; it never starts from pure
-    noise. "trailing" counts from the noisiest, and does (Lin et al. 2024, table 2).
+    "leading" spacing starts at the cleanest entry, 1, as in Song et al. 2021 and most code; it omits the
+    noisiest entry. "trailing" starts at the noisiest entry, pure noise (Lin et al. 2024, table 2).
     """
 
     entries: int = 1000
     spacing: Literal["leading", "trailing"] = "trailing"
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """The times; see `Grid`.
+        """Return the times; see `Grid`.
 
         Raises:
             UserError: if there are more steps than entries.
@@ -181,10 +183,11 @@ class Spaced:
 
 @dataclass(frozen=True)
 class Sections:
-    """A table of `entries` levels cut into equal sections, each with its own share of the steps.
+    """A table of `entries` noise levels cut into equal sections, each with its own share of the steps.
 
-    The steps of a section go evenly from its first entry to its last (Nichol & Dhariwal 2021, section 4).
-    Shares (1,) spread all steps over the whole table; (3, 2, 1) give half of them to the cleanest third.
+    The steps of a section are evenly spaced from its first entry to its last (Nichol & Dhariwal 2021, section
+    4). Shares (1,) spread all steps over the whole table. Shares (3, 2, 1) give half of the steps to the
+    cleanest third.
     """
 
     entries: int = 1000
@@ -197,10 +200,11 @@ class Sections:
             )
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """The times; see `Grid`.
+        """Return the times; see `Grid`.
 
         Raises:
-            UserError: if the shares do not divide the steps, or a section has fewer entries than steps.
+            UserError: if `steps` is not a multiple of the sum of the shares, or a section has fewer entries
+                than steps.
         """
         _check_steps(steps)
         each, rest = divmod(steps, sum(self.shares))
@@ -216,7 +220,7 @@ class Sections:
             if count > length:
                 raise UserError(f"grid.shares ask for {count} levels of a section that has {length}")
             stride = (length - 1) / (count - 1) if count > 1 else 0.0
-            # Summed and rounded as `space_timesteps` does: half-way positions depend on the rounding errors.
+            # Add and round as `space_timesteps` of Nichol & Dhariwal's code does, to get the same entries.
             position = 0.0
             for _ in range(count):
                 index.append(begin + 1 + round(position))
@@ -237,7 +241,7 @@ class Listed(ShortRepr):
             raise UserError(f"grid.times must decrease and lie in (0, 1], got {self.times}")
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """The times; see `Grid`. `steps` must be their number."""
+        """Return the times; see `Grid`. `steps` must be the number of times."""
         if steps != len(self.times):
             raise UserError(f"steps must be {len(self.times)}, the number of grid.times, got {steps}")
         return torch.tensor(self.times, dtype=torch.float64)
@@ -260,7 +264,7 @@ SPACINGS: dict[str, Spacing] = {
     "karras": Karras(),
     "uniform_log_snr": UniformLogSNR(),
 }
-"""The grids that can be laid between two given times."""
+"""The grids that also give the times between two given times; see `Spacing`."""
 
 
 def _uniform(steps: int) -> Tensor:
@@ -269,15 +273,18 @@ def _uniform(steps: int) -> Tensor:
 
 
 def _end(schedule: Schedule, log_snr: float) -> tuple[float, float]:
-    """The time and log-SNR at which a grid ends: this log-SNR, or the schedule's cleanest, if noisier."""
+    """Return the time and the log-SNR at which a grid ends: at `log_snr`, or at the schedule's largest."""
     t = schedule.inverse(log_snr).clamp(min=0)
-    # No grid holds t = 0; this time comes before the second entry of any table of less than 10,000.
+    # No grid contains t = 0; 1e-4 lies before the second entry of a table of less than 10,000 entries.
     t = t if t > 0 else torch.full_like(t, 1e-4)
     return t.item(), min(log_snr, schedule(t).log_snr.item())
 
 
 def pin_ends(times: Tensor, first: float | None, last: float) -> Tensor:
-    """The times, in place, with exact ends, free of rounding; a `first` of None leaves the first one."""
+    """Set the last time, and the first unless `first` is None, to their exact values; return the times.
+
+    The tensor is changed in place. This removes the rounding errors of the ends.
+    """
     if len(times) > 1:
         times[-1] = last
     if first is not None:
@@ -286,10 +293,10 @@ def pin_ends(times: Tensor, first: float | None, last: float) -> Tensor:
 
 
 def _fit(times: Tensor, first: float | None, last: float, what: str) -> Tensor:
-    """The times with exact ends.
+    """Pin the ends of the times and check the times; `what` names the grid in the message.
 
     Raises:
-        UserError: if they do not decrease, or reach 0.
+        UserError: if the times do not decrease, or include 0.
     """
     pin_ends(times, first, last)
     if not ((times.diff() < 0).all() and times[-1] > 0):

@@ -1,7 +1,7 @@
-"""Denoisers around denoisers: guidance, clipping, another schedule. Samplers do not know of them.
+"""Denoisers that wrap other denoisers: guidance, clipping, another noise schedule.
 
-Each is a frozen value with the schedule of the denoiser that it wraps. Each keeps
-x_t = alpha * x0 + sigma * eps, except `Clipped` with `keep`.
+Samplers treat them like any denoiser. Their predictions satisfy x_t = alpha * x0 + sigma * eps, except those
+of `Clipped` with `keep`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ddim.errors import UserError
 
 @dataclass(frozen=True)
 class Guided:
-    """Guidance: clean images weak + scale * (strong - weak), away from those of a weaker denoiser.
+    """Guidance: predict the clean image weak + scale * (strong - weak) from two denoisers.
 
-    Classifier-free guidance has one model with a class label as `strong` and without as `weak` (Ho & Salimans
-    2022, eq. 6; their w is scale - 1). Autoguidance has a smaller or less trained model as `weak`
-    (Karras et al. 2024, eq. 5). `low` and `high` limit guidance to an interval of log-SNR (Kynkäänniemi et
-    al. 2024). Outside it, and at scale 1, the weak denoiser is not evaluated.
+    In classifier-free guidance, `strong` is a model with a class label and `weak` the same model without one
+    (Ho & Salimans 2022, eq. 6; their w is scale - 1). In autoguidance, `weak` is a smaller or less trained
+    model (Karras et al. 2024, eq. 5). `low` and `high` limit guidance to an interval of log-SNR (Kynkäänniemi
+    et al. 2024). Outside this interval, and at scale 1, only `strong` is evaluated.
     """
 
     strong: Denoiser
@@ -40,7 +40,10 @@ class Guided:
         if not self.low < self.high:
             raise UserError(f"guidance needs an interval low < high, got {self.low} and {self.high}")
         if self.weak.schedule != self.strong.schedule:
-            raise UserError("guidance needs two models of one schedule")
+            raise UserError(
+                "guidance needs two models with the same schedule, "
+                f"got {self.strong.schedule} and {self.weak.schedule}"
+            )
 
     @property
     def schedule(self) -> Schedule:
@@ -48,7 +51,7 @@ class Guided:
         return self.strong.schedule
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
-        """The guided prediction, at one time t () for all images; see `Denoiser`."""
+        """Return the guided prediction at one time t () for all images; see `Denoiser`."""
         at = self.schedule(t)
         p = self.strong(x_t, t)
         if self.scale == 1 or not self.low <= at.log_snr <= self.high:
@@ -59,20 +62,20 @@ class Guided:
 
 @dataclass(frozen=True)
 class Rescheduled:
-    """A denoiser at the times of another `schedule` than its own.
+    """A denoiser that uses another `schedule` than the one that its model was trained with.
 
-    The inner denoiser is evaluated at the time where its own schedule has the same log-SNR. Its x_t is scaled
-    by the ratio of the two alphas, which leaves image and noise as they are.
+    The inner denoiser is evaluated at the time at which its own schedule has the same log-SNR. Its x_t is
+    scaled by the ratio of the two alphas. Clean image and noise stay the same.
     """
 
     inner: Denoiser
     schedule: Schedule
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
-        """The prediction; see `Denoiser`.
+        """Return the prediction; see `Denoiser`.
 
         Raises:
-            UserError: if the inner schedule does not reach the level.
+            UserError: if the inner schedule does not reach this noise level.
         """
         at = self.schedule(t)
         own = self.inner.schedule
@@ -80,34 +83,35 @@ class Rescheduled:
         time = own.inverse(at.log_snr)
         scale = own(time).alpha / at.alpha
         p = self.inner(scale.reshape(-1, *(1,) * (x_t.ndim - 1)).to(x_t) * x_t, time)
-        # A table has only a nearby level; image and noise must add up at the level that was asked for.
+        # A table has only a nearby level; x_t = alpha * x0 + sigma * eps must hold at the requested one.
         return _with_image(p, x_t, p.x0, at)
 
 
 _NEAR = 1e-6
-"""Log-SNRs that differ by less are one level."""
+"""Log-SNRs that differ by less than this are treated as equal."""
 
 
 def check_reach(own: Schedule, at: Level) -> None:
-    """Check that levels () or (N,) lie between the ends of a model's own schedule.
+    """Check that noise levels () or (N,) lie within the range of the schedule that a model was trained with.
 
     Raises:
-        UserError: if one of them does not.
+        UserError: if a level is outside this range.
     """
     clean, noisy = own(torch.tensor([0.0, 1.0], dtype=torch.float64)).log_snr.tolist()
     if at.log_snr.min() < noisy - _NEAR or at.log_snr.max() > clean + _NEAR:
         raise UserError(
-            f"sampled_on must lead to levels that the model is trained on, log-SNR {noisy:.2f} to "
-            f"{clean:.2f}, got {at.log_snr.min():.2f} to {at.log_snr.max():.2f}"
+            "sampled_on must lead to noise levels on which the model is trained, log-SNR "
+            f"{noisy:.2f} to {clean:.2f}, got {at.log_snr.min():.2f} to {at.log_snr.max():.2f}"
         )
 
 
 @dataclass(frozen=True, repr=False)
 class Clipped(ShortRepr):
-    """Clean images clipped to black and white: `low` and `high` (C,) of `Pixels.bounds`.
+    """Static thresholding: clip the clean image to the range of pixels (Saharia et al. 2022, section 2.3).
 
-    Static thresholding (Saharia et al. 2022, section 2.3). eps is then what is left of x_t. With `keep` it
-    stays as predicted, as under diffusers' clip_sample, and x_t is no longer alpha * x0 + sigma * eps.
+    `low` and `high` (C,) are the values of black and white, from `Pixels.bounds`. eps is recomputed from x_t
+    and the clipped image. With `keep`, eps stays as predicted, as with diffusers' clip_sample; then x_t is no
+    longer alpha * x0 + sigma * eps.
     """
 
     inner: Denoiser
@@ -121,7 +125,7 @@ class Clipped(ShortRepr):
         return self.inner.schedule
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
-        """The prediction; see `Denoiser`."""
+        """Return the prediction; see `Denoiser`."""
         p = self.inner(x_t, t)
         low, high = (bound.reshape(-1, 1, 1).to(x_t) for bound in (self.low, self.high))
         clipped = p.x0.clamp(low, high)
@@ -130,11 +134,11 @@ class Clipped(ShortRepr):
 
 @dataclass(frozen=True, repr=False)
 class Thresholded(ShortRepr):
-    """Dynamic thresholding: an image outside its bounds is clipped and shrunk.
+    """Dynamic thresholding: clip and rescale clean images that exceed the range of pixels.
 
-    Saharia et al. 2022, section 2.3.
-    In units where the bounds of each channel are -1 and 1, s is the `quantile` of the absolute pixels of an
-    image. Where s is above 1 the image is clipped to [-s, s] and divided by s.
+    Saharia et al. 2022, section 2.3. Pixels are scaled so that `low` is -1 and `high` is 1 in each channel.
+    Let s be the `quantile` of the absolute pixels of an image. If s is above 1, the image is clipped to [-s,
+    s] and divided by s.
     """
 
     inner: Denoiser
@@ -152,7 +156,7 @@ class Thresholded(ShortRepr):
         return self.inner.schedule
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
-        """The prediction; see `Denoiser`."""
+        """Return the prediction; see `Denoiser`."""
         p = self.inner(x_t, t)
         middle = ((self.low + self.high) / 2).reshape(-1, 1, 1).to(x_t)
         half = ((self.high - self.low) / 2).reshape(-1, 1, 1).to(x_t)
@@ -163,5 +167,5 @@ class Thresholded(ShortRepr):
 
 
 def _with_image(p: Prediction, x_t: Tensor, x0: Tensor, at: Level) -> Prediction:
-    """The prediction with another clean image; eps is what is then left of x_t."""
+    """Return the prediction with another clean image x0; eps is recomputed from x_t and x0."""
     return replace(from_image(x_t, x0, at.over(x_t)), variance_mix=p.variance_mix)

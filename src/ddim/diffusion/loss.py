@@ -1,4 +1,4 @@
-"""Losses: the training error of each image, a function of everything it uses."""
+"""Losses: the training error of each image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ERRORS: dict[str, Callable[..., Tensor]] = {"l1": F.l1_loss, "mse": F.mse_loss,
 
 
 class Loss(Protocol):
-    """The error that training makes small."""
+    """The loss that training minimises."""
 
     @property
     def times(self) -> TimeSampling:
@@ -40,18 +40,23 @@ class Loss(Protocol):
         ...
 
     def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:
-        """The error (B,) on images x0 (B, C, H, W) in model units, noised to times t (B,) with eps like x0.
+        """Return the loss (B,) of each image.
 
-        `pixels` defines the model units.
+        Args:
+            denoise: the model.
+            x0: clean images (B, C, H, W) in model units.
+            t: times (B,); noise is added to the images up to the noise level of these times.
+            eps: standard normal noise with the shape of x0.
+            pixels: the map between images in [0, 1] and model units.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Objective:
-    """An error `error` of a quantity `on`, at times drawn from `times`, weighted by `weight`.
+    """The error `error` of the predicted quantity `on`, at times drawn from `times`, weighted by `weight`.
 
-    It does not depend on what the network predicts.
+    `on` need not be the quantity that the network outputs: predictions are converted.
     """
 
     on: On = "noise"
@@ -64,7 +69,7 @@ class Objective:
     def __call__(
         self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels | None = None
     ) -> Tensor:
-        """The error (B,); see `Loss`. It does not depend on `pixels`."""
+        """Return the loss (B,); see `Loss`. `pixels` is not used."""
         level = denoise.schedule(t)
         p = denoise(level.noisy(x0, eps), t)
         return self.weight(level).to(x0) * _error(self, p, Prediction(x0, eps), level.over(x0))
@@ -74,9 +79,9 @@ class Objective:
 class Hybrid:
     """L_simple + `vlb` * L_vlb, for networks that predict a variance (Nichol & Dhariwal 2021, eq. 16).
 
-    `on`, `error` and `times` are as in `Objective`. L_vlb is the variational bound in bits per dimension,
-    over the table of `times`; an image at one time stands for all times. The predicted image is detached in
-    it, so that it trains the variance alone.
+    `on`, `error` and `times` are as in `Objective`; L_simple is their error. L_vlb is the variational bound
+    in bits per dimension, over the table of `times`, estimated from one random time for each image. In L_vlb
+    the predicted image is detached, so that this term trains only the variance.
     """
 
     on: On = "noise"
@@ -96,11 +101,11 @@ class Hybrid:
 
     @property
     def entries(self) -> int:
-        """The entries of the table of times."""
+        """Number of entries of the table of times."""
         return self.times.entries or 0
 
     def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:
-        """The error (B,) on 8-bit images; see `Loss`."""
+        """Return the loss (B,) of 8-bit images; see `Loss`."""
         level = denoise.schedule(t)
         x_t = level.noisy(x0, eps)
         p = denoise(x_t, t)
@@ -112,7 +117,7 @@ class Hybrid:
     def _bits(
         self, p: Prediction, schedule: Schedule, x_t: Tensor, x0: Tensor, t: Tensor, pixels: Pixels
     ) -> Tensor:
-        """(B,) the term of the bound that belongs to each time."""
+        """Return the term (B,) of the bound at each time, in bits per dimension."""
         first, second = torch.tensor([1.0, 2.0], dtype=torch.float64) / self.entries
         s = ((t.double() * self.entries).round() - 1) / self.entries
         q = bound_posterior(schedule, t, s, posterior(schedule(second), schedule(first)).small)
@@ -125,13 +130,13 @@ LOSSES: dict[str, type[Loss]] = {"objective": Objective, "hybrid": Hybrid}
 
 
 def _error(loss: Objective | Hybrid, p: Prediction, truth: Prediction, at: Level) -> Tensor:
-    """(B,) the mean error of a prediction over the numbers of each image."""
+    """Return the mean error (B,) of a prediction over the pixels and channels of each image."""
     found, wanted = (quantity(half, at, loss.on) for half in (p, truth))
     return _ERRORS[loss.error](found, wanted, reduction="none").flatten(1).mean(1)
 
 
 def quantity(p: Prediction, at: Level, on: On) -> Tensor:
-    """The noise, image or velocity (B, C, H, W) of a prediction."""
+    """Return the noise, image or velocity (B, C, H, W) of a prediction."""
     if on == "velocity":
         return velocity(p, at)
     return p.eps if on == "noise" else p.x0

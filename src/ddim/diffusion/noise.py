@@ -1,4 +1,4 @@
-"""Randomness as an argument: one random stream for each image, and in training one for each use and step."""
+"""Random streams: one for each sampled image, and in training one for each use and step."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NOISE, VALIDATION, WEIGHTS, DROPOUT, GRAIN, AUGMENT, LABEL = 1, 2, 3, 4, 5, 6, 7
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
-    """Check that every seed lies in [0, 2^32), since a CPU generator keeps no more bits.
+    """Check that every seed lies in [0, 2^32), because a CPU generator uses only 32 bits of its seed.
 
     Raises:
-        UserError: if one does not.
+        UserError: if a seed is outside this range.
     """
     for seed in seeds:
         if not 0 <= seed < 2**32:
@@ -27,9 +27,9 @@ def check_seeds(seeds: Sequence[int]) -> None:
 
 
 class Noise:
-    """Standard normal noise in which image k depends on seed k alone.
+    """Standard normal noise for a batch of images; the noise of image k depends on seed k alone.
 
-    It has state, the position in each stream, because a run draws again and again. Each run needs a new one.
+    Every draw advances the random streams, so each sampling run needs a new `Noise`.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
@@ -41,9 +41,9 @@ class Noise:
         return f"Noise(({short_values(self.seeds)}))"
 
     def like(self, x: Tensor) -> Tensor:
-        """Standard normal noise like x (B, ...), with B the number of seeds.
+        """Draw standard normal noise with the shape, dtype and device of x (B, ...), for B seeds.
 
-        It is drawn on the CPU, so that every device gets the same image.
+        The noise is drawn on the CPU, so that samples do not depend on the device.
         """
         if len(x) != len(self.streams):
             raise ValueError(f"noise has {len(self.streams)} streams, but x holds {len(x)} images")
@@ -52,7 +52,16 @@ class Noise:
 
 
 def stream(device: str, seed: int, use: int, step: int) -> torch.Generator:
-    """A generator on the device for one use at one training step, the same after any resume."""
+    """Return the random generator, on the device, for one use at one training step.
+
+    It depends on the arguments alone, so a resumed run draws the same numbers.
+
+    Args:
+        device: the device of the generator, such as "cpu".
+        seed: the seed of the run.
+        use: the purpose of the numbers, such as `NOISE` or `DROPOUT`.
+        step: the training step.
+    """
     import numpy as np
 
     (state,) = np.random.SeedSequence([seed, use, step]).generate_state(1)

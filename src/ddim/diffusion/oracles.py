@@ -1,7 +1,7 @@
-"""Oracles: denoisers with exact answers, for distributions of images whose E[x0 | x_t] has a closed form.
+"""Exact denoisers, for distributions of images for which E[x0 | x_t] has a closed form.
 
-Samplers are checked against them, since no network stands between a method and its error. Each is a frozen
-`Denoiser` for any schedule; images are (B, C, H, W) in model units.
+With them the error of a sampler is measured without the error of a network. Each is a frozen `Denoiser` for
+any schedule. Images are (B, C, H, W) in model units.
 """
 
 from __future__ import annotations
@@ -21,33 +21,40 @@ from ddim.diffusion.short_repr import ShortRepr
 
 @dataclass(frozen=True, repr=False)
 class Gaussian(ShortRepr):
-    """Independent normal pixels: `mean` and `std` are numbers, or tensors that broadcast to an image."""
+    """The exact denoiser for independent normal pixels.
+
+    `mean` and `std` are numbers, or tensors that broadcast to an image.
+    """
 
     schedule: Schedule
     mean: float | Tensor = 0.3
     std: float | Tensor = 0.5
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
-        """The exact prediction; see `Denoiser`."""
+        """Return the exact prediction; see `Denoiser`."""
         at = self.schedule(t).over(x_t)
         gain = at.alpha * self.std**2 / self.spread(at) ** 2
         return from_image(x_t, self.mean + gain * (x_t - at.alpha * self.mean), at)
 
     def flow(self, x: Tensor, t: float | Tensor, s: float | Tensor) -> Tensor:
-        """x (B, C, H, W) carried by the probability flow from time t to s; standard scores are kept."""
+        """Return x (B, C, H, W) moved by the probability flow from time t to s.
+
+        The flow keeps (x - mean) / std of every pixel.
+        """
         now, then = self.schedule(t), self.schedule(s)
         return then.alpha * self.mean + self.spread(then) * (x - now.alpha * self.mean) / self.spread(now)
 
     def spread(self, at: Level) -> Tensor:
-        """The standard deviation of x_t."""
+        """Return the standard deviation of x_t."""
         return (at.alpha**2 * self.std**2 + at.sigma**2).sqrt()
 
 
 @dataclass(frozen=True, repr=False)
 class Mixture(ShortRepr):
-    """Equally likely normal clouds: centres (K, C, H, W), all of standard deviation `std`.
+    """The exact denoiser for a mixture of K equally likely normal distributions.
 
-    With std 0 it is the distribution of a finite data set, whose images a perfect model repeats.
+    Their means are `centres` (K, C, H, W), and all have standard deviation `std`. With std 0 the mixture is
+    the distribution of a finite training set.
     """
 
     schedule: Schedule
@@ -55,7 +62,7 @@ class Mixture(ShortRepr):
     std: float = 0.0
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
-        """The exact prediction; see `Denoiser`."""
+        """Return the exact prediction; see `Denoiser`."""
         at = self.schedule(t).over(x_t)
         centres = self.centres.to(x_t)
         variance = at.alpha**2 * self.std**2 + at.sigma**2  # of x_t around alpha times a centre
@@ -68,11 +75,11 @@ class Mixture(ShortRepr):
 
 
 def exact_flow(denoise: Gaussian | Mixture, x: Tensor, t: float, s: float) -> Tensor:
-    """x (B, C, H, W) float64 carried by the probability flow from time t to time s, to about 1e-11.
+    """Return x (B, C, H, W) moved by the probability flow from time t to time s: float64, to about 1e-11.
 
     The equation is dy / d(sigma / alpha) = eps for y = x / alpha (Song et al. 2021, eq. 14). It is solved by
-    Dormand and Prince's rule of order 8, in asinh(sigma / alpha), which neither end of a schedule stretches.
-    Neither time may be free of noise, and the schedule must be continuous.
+    the method of Dormand and Prince of order 8, with asinh(sigma / alpha) as the independent variable. sigma
+    must be above 0 at both times, and the schedule must be continuous.
     """
     schedule = denoise.schedule
     now, then = schedule(t), schedule(s)

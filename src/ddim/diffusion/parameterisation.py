@@ -1,6 +1,6 @@
-"""Parameterisations: what the output F of a network means.
+"""Parameterisations: the meaning of the output F of a network, such as the noise or the velocity.
 
-Each is a row of coefficients: x0 = skip * x_t + out * F(inp * x_t, conditioning).
+Each gives the coefficients of x0 = skip * x_t + out * F(inp * x_t, conditioning) at a noise level.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ class Scales:
 
 
 class Parameterisation(Protocol):
-    """What the network's output means: the coefficients at each level."""
+    """The meaning of the network's output, as the coefficients at each noise level."""
 
     def __call__(self, at: Level) -> Scales:
-        """The coefficients at a level of any shape, shaped like it."""
+        """Return the coefficients at a noise level, with the shape of the level."""
         ...
 
 
 @dataclass(frozen=True)
 class PredictsNoise:
-    """F = eps (Ho et al. 2020)."""
+    """F = eps, the noise (Ho et al. 2020)."""
 
     def __call__(self, at: Level) -> Scales:
-        """The coefficients; see `Parameterisation`."""
+        """Return the coefficients; see `Parameterisation`."""
         return Scales(1 / at.alpha, -at.sigma / at.alpha, torch.ones_like(at.alpha))
 
 
@@ -46,16 +46,16 @@ class PredictsScore:
     """F = -eps, sigma times the score of x_t (Song et al. 2021b; Karras et al. 2022, table 1, column VE)."""
 
     def __call__(self, at: Level) -> Scales:
-        """The coefficients; see `Parameterisation`."""
+        """Return the coefficients; see `Parameterisation`."""
         return Scales(1 / at.alpha, at.sigma / at.alpha, torch.ones_like(at.alpha))
 
 
 @dataclass(frozen=True)
 class PredictsImage:
-    """F = x0."""
+    """F = x0, the clean image."""
 
     def __call__(self, at: Level) -> Scales:
-        """The coefficients; see `Parameterisation`."""
+        """Return the coefficients; see `Parameterisation`."""
         one = torch.ones_like(at.alpha)
         return Scales(0 * one, one, one)
 
@@ -65,17 +65,17 @@ class PredictsVelocity:
     """F = alpha * eps - sigma * x0, for an x_t scaled to unit variance (Salimans & Ho 2022)."""
 
     def __call__(self, at: Level) -> Scales:
-        """The coefficients; see `Parameterisation`."""
+        """Return the coefficients; see `Parameterisation`."""
         norm = at.alpha**2 + at.sigma**2
         return Scales(at.alpha / norm, -at.sigma / norm, norm.rsqrt())
 
 
 @dataclass(frozen=True)
 class PredictsEDM:
-    """Unit variance in and out, for data of standard deviation sigma_data (Karras et al. 2022, eq. 7).
+    """EDM: input and output of the network have unit variance (Karras et al. 2022, eq. 7).
 
-    `skip`, `out` and `inp` are the paper's c_skip, c_out and c_in (table 1; derived in appendix B.6), written
-    for any alpha; the paper's alpha is 1.
+    This holds for data with standard deviation `sigma_data`. `skip`, `out` and `inp` are the paper's c_skip,
+    c_out and c_in (table 1; derived in appendix B.6), generalised from alpha = 1 to any alpha.
     """
 
     sigma_data: float = 1.0
@@ -85,7 +85,7 @@ class PredictsEDM:
             raise UserError(f"predicts.sigma_data must be above 0, got {self.sigma_data}")
 
     def __call__(self, at: Level) -> Scales:
-        """The coefficients; see `Parameterisation`."""
+        """Return the coefficients; see `Parameterisation`."""
         ratio, data = at.noise_to_signal, self.sigma_data
         norm = (ratio**2 + data**2).sqrt()
         return Scales(data**2 / norm**2 / at.alpha, ratio * data / norm, 1 / (norm * at.alpha))

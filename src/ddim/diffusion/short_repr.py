@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class ShortRepr:
-    """For dataclasses with repr=False: tensors show as Tensor(2, 3, 64, 64), long tuples by their ends."""
+    """A base of dataclasses with repr=False: tensors are printed as Tensor(2, 3, 64, 64), long tuples cut."""
 
     def __repr__(self) -> str:
         values = ((f.name, getattr(self, f.name)) for f in fields(self))  # type: ignore[arg-type]
@@ -18,7 +18,10 @@ class ShortRepr:
 
 
 def short_values(values: Sequence[Any]) -> str:
-    """The values separated by commas; of more than six, the first two, their number and the last."""
+    """Return the values separated by commas.
+
+    Of more than six values only the first two, their number and the last are shown.
+    """
     if len(values) > 6:
         return f"{values[0]!r}, {values[1]!r}, ... {len(values)} values ..., {values[-1]!r}"
     return ", ".join(map(repr, values))

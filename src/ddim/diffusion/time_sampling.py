@@ -1,4 +1,4 @@
-"""Time samplings: at which noise levels a network is trained, and how often."""
+"""Time samplings: the distributions of the times, and so of the noise levels, of training."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ class TimeSampling(Protocol):
 
     @property
     def entries(self) -> int | None:
-        """Number of different times, i / entries for i = 1 ... entries; None where they are continuous."""
+        """Number of different times, i / entries for i = 1 ... entries; None if times are continuous."""
         ...
 
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        """Times (B,) in (0, 1], float64, from numbers (B,) uniform in [0, 1)."""
+        """Return times (B,) in (0, 1], float64, from random numbers (B,) uniform in [0, 1)."""
         ...
 
     def memory(self) -> LossMemory | None:
-        """A new memory of losses by which times are drawn, or None if losses do not decide."""
+        """Return an empty memory of losses if the distribution depends on past losses, else None."""
         ...
 
 
 @dataclass(frozen=True)
 class UniformTimes:
-    """Times uniform in (low, 1]. t = 0 is left out: it may hold no noise, and so no noise to predict."""
+    """Times uniform in (low, 1].
+
+    The time t = 0 is excluded, because an image without noise has no noise to predict.
+    """
 
     low: float = 0.0
 
@@ -42,19 +45,20 @@ class UniformTimes:
             raise UserError(f"objective.times.low must be at least 0 and less than 1, got {self.low}")
 
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        """The times; see `TimeSampling`."""
+        """Return the times; see `TimeSampling`."""
         return 1 - (1 - self.low) * uniform.double()
 
     def memory(self) -> None:
-        """No memory; see `TimeSampling`."""
+        """Return None, since no losses are remembered; see `TimeSampling`."""
 
 
 @dataclass(frozen=True)
 class NormalLogSNR:
-    """Log-SNR normally distributed, clamped to the schedule (Karras et al. 2022, table 1: sigma log-normal).
+    """Times whose log-SNR is normally distributed, clamped to the range of the schedule.
 
-    The paper's mean -1.2 and deviation 1.2 of log sigma are 2.4 and 2.4 of log-SNR at sigma_data 0.5. For
-    data of unit variance they are about 1 and 2.4.
+    In Karras et al. 2022, table 1, log sigma has mean -1.2 and standard deviation 1.2, for data of standard
+    deviation 0.5. The log-SNR then has mean 2.4 and standard deviation 2.4. For data of unit variance the
+    mean is about 1.
     """
 
     mean: float = 1.0
@@ -66,17 +70,17 @@ class NormalLogSNR:
         check_positive("objective.times", std=self.std)
 
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        """The times; see `TimeSampling`."""
+        """Return the times; see `TimeSampling`."""
         inside = uniform.double().clamp(1e-9, 1 - 1e-9)
         return schedule.inverse(self.mean + self.std * torch.special.ndtri(inside))
 
     def memory(self) -> None:
-        """No memory; see `TimeSampling`."""
+        """Return None, since no losses are remembered; see `TimeSampling`."""
 
 
 @dataclass(frozen=True)
 class TableTimes:
-    """Each entry of a table equally often: t = i / entries for i = 1 ... entries (Ho et al. 2020)."""
+    """All entries of a table with equal probability (Ho et al. 2020): t = i / entries, i = 1 ... entries."""
 
     entries: int = 1000
 
@@ -84,20 +88,20 @@ class TableTimes:
         check_positive("objective.times", entries=self.entries)
 
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        """The times; see `TimeSampling`."""
+        """Return the times; see `TimeSampling`."""
         return ((uniform.double() * self.entries).floor() + 1) / self.entries
 
     def memory(self) -> LossMemory | None:
-        """No memory; see `TimeSampling`."""
+        """Return None, since no losses are remembered; see `TimeSampling`."""
 
 
 @dataclass(frozen=True)
 class LossAware(TableTimes):
-    """Entry i of a table with probability p_i in proportion to sqrt(E[loss_i^2]).
+    """Entry i of a table with probability p_i proportional to sqrt(E[loss_i^2]).
 
-    Nichol & Dhariwal 2021, eq. 18, with the mean over the last `history` losses at the entry. A share
-    `uniform` of the draws is spread evenly; all are, until each entry has its history. A draw counts
-    1 / (entries p_i), so that the mean of the loss is that of even draws.
+    Nichol & Dhariwal 2021, eq. 18; the mean is over the last `history` losses at the entry. A fraction
+    `uniform` of the draws is uniform. All draws are uniform until each entry has `history` losses. The loss
+    of a draw has weight 1 / (entries p_i), so that its expectation is that of uniform times.
     """
 
     entries: int = 4000
@@ -114,14 +118,14 @@ class LossAware(TableTimes):
             raise UserError(f"objective.times.uniform must be above 0 and at most 1, got {self.uniform}")
 
     def memory(self) -> LossMemory:
-        """An empty memory of these losses."""
+        """Return an empty memory of losses."""
         return LossMemory(self)
 
 
 class LossMemory:
-    """The last losses at each entry, and times drawn by them.
+    """The last losses at each entry of a table, and times drawn with probabilities that depend on them.
 
-    It has state because it learns from the run; a checkpoint holds that state.
+    It has state, which is saved in checkpoints.
     """
 
     def __init__(self, sampling: LossAware) -> None:
@@ -130,7 +134,7 @@ class LossMemory:
         self.counts = torch.zeros(sampling.entries, dtype=torch.int64)
 
     def probabilities(self) -> Tensor:
-        """(entries,) probabilities of the entries, float64, which add up to 1."""
+        """Return the probabilities of the entries (entries,), float64; they add up to 1."""
         even = torch.full((self.sampling.entries,), 1 / self.sampling.entries, dtype=torch.float64)
         size = self.losses.square().mean(1).sqrt()
         if self.counts.min() < self.sampling.history or not size.sum() > 0:
@@ -138,15 +142,15 @@ class LossMemory:
         return torch.lerp(size / size.sum(), even, self.sampling.uniform)
 
     def draw(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """Times (B,) in (0, 1] and the weight of each, float64, from numbers (B,) uniform in [0, 1)."""
+        """Draw times (B,) in (0, 1] and their weights (B,), float64, from random numbers (B,) in [0, 1)."""
         p = self.probabilities()
         index = torch.searchsorted(p.cumsum(0), uniform.double().contiguous(), right=True)
-        # The last sum is 1 only up to rounding.
+        # The last cumulative sum is 1 only up to rounding.
         index = index.clamp(max=self.sampling.entries - 1)
         return (index + 1).double() / self.sampling.entries, 1 / (self.sampling.entries * p[index])
 
     def update(self, times: Tensor, losses: Tensor) -> None:
-        """Remember the losses (B,) at times (B,) of the table, the newest last."""
+        """Store the losses (B,) at times (B,) of the table, in the order of the batch."""
         for index, loss in zip(
             (times * self.sampling.entries).round().long() - 1, losses.double().cpu(), strict=True
         ):
@@ -155,11 +159,11 @@ class LossMemory:
             self.counts[index] += 1
 
     def state(self) -> dict[str, Tensor]:
-        """The tensors that a checkpoint holds, by name."""
+        """Return the tensors that a checkpoint saves, by name."""
         return {"losses": self.losses, "counts": self.counts}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take over the state of another memory, as `state` returned it."""
+        """Restore a state that `state` returned."""
         self.losses.copy_(state["losses"])
         self.counts.copy_(state["counts"])
 

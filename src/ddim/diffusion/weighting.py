@@ -1,4 +1,4 @@
-"""Weightings: how much an error counts in the loss at each level."""
+"""Weightings: the weight of the loss at each noise level."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from ddim.errors import check_positive
 
 
 class Weighting(Protocol):
-    """How much an error counts at each level."""
+    """The weight of the loss at each noise level."""
 
     def __call__(self, at: Level) -> Tensor:
-        """The weights at a level of any shape, shaped like it."""
+        """Return the weights at a noise level, with the shape of the level."""
         ...
 
 
 @dataclass(frozen=True)
 class Unweighted:
-    """Every level counts the same."""
+    """The weight is 1 at every noise level."""
 
     def __call__(self, at: Level) -> Tensor:
-        """The weights; see `Weighting`."""
+        """Return the weights; see `Weighting`."""
         return torch.ones_like(at.sigma)
 
 
 @dataclass(frozen=True)
 class EDMWeight:
-    """lambda = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, in sigma / alpha.
+    """lambda = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, with sigma / alpha in place of sigma.
 
-    Karras et al. 2022, table 1. With it the squared error of the image equals that of the output of a network
-    under `PredictsEDM` (appendix B.6). The lambda = 1 / sigma^2 of the paper's other columns needs no
-    weighting: it is the squared error of the noise.
+    Karras et al. 2022, table 1. With this weight, the squared error of the image equals the squared error of
+    the network's output F under `PredictsEDM` (appendix B.6). The paper's other columns have lambda = 1 /
+    sigma^2. That is the unweighted squared error of the noise.
     """
 
     sigma_data: float = 1.0
@@ -44,7 +44,7 @@ class EDMWeight:
         check_positive("objective.weight", sigma_data=self.sigma_data)
 
     def __call__(self, at: Level) -> Tensor:
-        """The weights; see `Weighting`."""
+        """Return the weights; see `Weighting`."""
         return (at.alpha / at.sigma) ** 2 + 1 / self.sigma_data**2
 
 

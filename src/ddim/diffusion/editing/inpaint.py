@@ -38,12 +38,12 @@ class Inpaint(ShortRepr, Sampler):
             raise UserError(f"resample must be at least 1, got {self.resample}")
 
     def evaluations(self, levels: int) -> int:
-        """Network evaluations of a run; see `Sampler`."""
+        """Return the number of network evaluations of a run; see `Sampler`."""
         return self.resample * (levels - 1) + 1
 
     @torch.no_grad()
     def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Walk down the times; see `Sampler`."""
+        """Yield one state for each time; see `Sampler`."""
         if not len(times):
             return
         times = as_double(times)

@@ -73,7 +73,7 @@ def invert(
     past: deque[tuple[Tensor, Tensor]] = deque(maxlen=2)  # (log-SNR, slope)
     for s, t in pairwise(times.flip(0)):
         then, now = schedule(s), schedule(t)
-        if then.log_snr == now.log_snr:  # two times of one level of a table
+        if then.log_snr == now.log_snr:  # two times with the same level of a table
             continue
         x_s = x
         past.append((then.log_snr, denoise(x_s, s).eps))

@@ -1,4 +1,4 @@
-"""Samplers: generators of states, on the caller's grid."""
+"""Samplers: methods that turn noise into samples, step by step along the times of a grid."""
 
 from ddim.diffusion.samplers.adams import AdamsBashforth
 from ddim.diffusion.samplers.ddim import DDIM

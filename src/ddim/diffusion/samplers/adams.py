@@ -1,4 +1,4 @@
-"""Adams-Bashforth: a step from the slopes of earlier steps, at no further evaluation."""
+"""Adams-Bashforth methods: each step reuses the slopes of earlier steps and needs one network evaluation."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ _RUNGE_KUTTA: dict[int, tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]]
     3: (((1 / 2,), (-1, 2)), (1 / 6, 2 / 3, 1 / 6)),
     4: (((1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
 }
-"""Rules by order (Kutta 1901): the weights of earlier slopes in each later stage, and in the step."""
+"""Runge-Kutta methods by order (Kutta 1901): weights of the earlier slopes in each stage, and in the step."""
 
 
 @dataclass(frozen=True)
 class AdamsBashforth(Sampler):
-    """The polynomial through the last `order` slopes, integrated over the step, in sigma / alpha.
+    """Adams-Bashforth method: the polynomial through the last `order` slopes, integrated over the step.
 
-    `steps` "unequal" takes the polynomial through the levels where they are. "equal" uses the textbook's
-    weights for equal steps, whatever the grid, as Béres' multistep sampler and iPNDM do (Liu et al. 2022,
-    eq. 9). Unless sigma / alpha falls in equal steps, these are of order 2 at most. Where the step size does
-    not change smoothly they are of order 1.
+    The variable of the polynomial is sigma / alpha. With `steps` "unequal" it goes through the slopes at
+    their actual noise levels. "equal" uses the textbook weights for equal steps on any grid, as Béres'
+    multistep sampler and iPNDM do (Liu et al. 2022, eq. 9). If the steps in sigma / alpha are not equal, this
+    has order 2 at most, and order 1 if the step size does not change smoothly.
 
-    `start` says how a run begins, when there are no earlier slopes. "ramp" takes orders 1, 2, 3, ...; its
-    first step holds the whole run to order 2. "exact" keeps the order. It first takes order - 2 steps of a
-    Runge-Kutta rule of order - 1, each at order - 2 further evaluations. Between the entries of a table read
-    by "floor" there is no level, and a start is of order 1.
+    `start` defines the first steps, which have no earlier slopes. "ramp" uses orders 1, 2, 3, ...; its first
+    step limits the whole run to order 2. "exact" keeps the full order: it begins with order - 2 steps of a
+    Runge-Kutta method of order `order` - 1, each with order - 2 additional evaluations. On a table with read
+    "floor", which has no levels between its entries, these steps have order 1.
 
-    A run over N levels takes N - 1 evaluations and those of the start; the final sample is one more.
+    Sampling with N times takes N - 1 evaluations plus those of the start. The final sample takes one more.
     """
 
     order: int = 2
@@ -55,16 +55,16 @@ class AdamsBashforth(Sampler):
 
     @property
     def _single_steps(self) -> int:
-        """Steps of Runge and Kutta's rule at the start."""
+        """Number of Runge-Kutta steps at the start."""
         return max(0, self.order - 2) if self.start == "exact" else 0
 
     def evaluations(self, levels: int) -> int:
-        """Network evaluations of a run; see `Sampler`."""
+        """Return the number of network evaluations of a run; see `Sampler`."""
         return levels + min(self._single_steps, levels - 1) * (self.order - 2)
 
     @torch.no_grad()
     def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Walk down the times; see `Sampler`."""
+        """Yield one state for each time; see `Sampler`."""
         if not len(times):
             return
         times = as_double(times)
@@ -73,7 +73,7 @@ class AdamsBashforth(Sampler):
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
             p = denoise(x, t)
-            if now.noise_to_signal == then.noise_to_signal:  # two times of one level of a table
+            if now.noise_to_signal == then.noise_to_signal:  # two times with the same level of a table
                 yield State(x, s.item(), p.x0)
                 continue
             past.append((now.noise_to_signal, p.eps))
@@ -85,7 +85,7 @@ class AdamsBashforth(Sampler):
             yield State(x, s.item(), p.x0)
 
     def _slope(self, past: deque[tuple[Tensor, Tensor]], end: Tensor) -> Tensor:
-        """The mean of the polynomial over the step that begins at the newest slope."""
+        """Return the mean, over the step that begins at the newest slope, of the polynomial of slopes."""
         begin = past[-1][0]
         if self.steps == "equal":
             nodes = torch.arange(1 - len(past), 1, dtype=torch.float64)
@@ -98,7 +98,10 @@ class AdamsBashforth(Sampler):
 def _runge_kutta_slope(
     denoise: Denoiser, x: Tensor, t: Tensor, s: Tensor, first: Tensor, order: int
 ) -> Tensor:
-    """The mean slope of a step from x at time t to time s, by the rule of this order."""
+    """Return the mean slope of the step from x at time t to time s, by the Runge-Kutta method of this order.
+
+    `first` is the slope at time t.
+    """
     now, then = denoise.schedule(t), denoise.schedule(s)
     stages, weights = _RUNGE_KUTTA[order]
     slopes = [first]

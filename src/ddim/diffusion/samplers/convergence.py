@@ -1,4 +1,7 @@
-"""Orders of convergence: how fast the error of a sampler falls with its steps, where the truth is known."""
+"""Orders of convergence: how fast the error of a sampler falls with the number of steps.
+
+The errors are measured against exact solutions.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ from ddim.diffusion.samplers import Sampler, final_sample, last_state
 from ddim.diffusion.schedules import Schedule
 
 FLOOR = 1e-11
-"""Errors below this are rounding."""
+"""Errors below this are rounding errors."""
 
 
 @dataclass(frozen=True)
 class RunErrors:
-    """The evaluations of one run, and the largest errors of its last state and of its final sample."""
+    """The NFE of one sampling run, and the largest error of its last state x and of its final sample."""
 
     nfe: int
     state: float
@@ -29,15 +32,15 @@ class RunErrors:
 
 @dataclass(frozen=True)
 class Warped:
-    """Equal steps of a smooth function of time drawn from a seed, as a `ddim.diffusion.grids.Spacing`.
+    """A `Spacing` with equal steps of a smooth random function of time, which `seed` determines.
 
-    Neighbouring steps differ by a factor below 3.
+    The lengths of neighbouring steps differ by a factor below 3. See `ddim.diffusion.grids`.
     """
 
     seed: int
 
     def between(self, steps: int, schedule: Schedule, first: float, last: float) -> Tensor:
-        """The times; see `Spacing`."""
+        """Return the times; see `Spacing`."""
         draw = torch.Generator().manual_seed(self.seed)
         phase, size = torch.rand(2, 3, generator=draw, dtype=torch.float64)
         u = torch.linspace(0, 1, steps, dtype=torch.float64)
@@ -49,7 +52,15 @@ class Warped:
 
 
 def run_errors(sampler: Sampler, denoise: Denoiser, x: Tensor, times: Tensor, truth: Tensor) -> RunErrors:
-    """Errors of a run from x (B, C, H, W) at times[0], against the exact state `truth` at times[-1]."""
+    """Run a sampler and return its NFE and its errors.
+
+    Args:
+        sampler: the sampler.
+        denoise: an exact denoiser.
+        x: the start (B, C, H, W), at times[0].
+        times: decreasing times (N,).
+        truth: the exact state (B, C, H, W) at times[-1].
+    """
     counted = Counted(denoise)
     end = last_state(sampler(counted, x, times, Noise(range(len(x)))))
     exact = denoise(truth, times[-1]).x0
@@ -58,7 +69,15 @@ def run_errors(sampler: Sampler, denoise: Denoiser, x: Tensor, times: Tensor, tr
 
 
 def convergence_order(levels: Sequence[int], errors: Sequence[float]) -> float:
-    """The slope of log error over log step; NaN for fewer than two errors above rounding."""
+    """Return the order of convergence: the slope of log(error) as a function of log(step size).
+
+    Args:
+        levels: the number of times of each run; the steps are one fewer.
+        errors: the error of each run.
+
+    Returns:
+        The slope, or NaN if fewer than two errors are above `FLOOR`.
+    """
     points = [(math.log(n - 1), math.log(e)) for n, e in zip(levels, errors, strict=True) if e > FLOOR]
     if len(points) < 2:
         return math.nan

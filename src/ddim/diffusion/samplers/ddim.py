@@ -18,9 +18,9 @@ from ddim.errors import UserError
 
 @dataclass(frozen=True)
 class DDIM(Sampler):
-    """Song et al. 2021, eq. 12 and 16, at any (alpha, sigma): eta 0 is deterministic, eta 1 ancestral (DDPM).
+    """DDIM (Song et al. 2021, eq. 12 and 16): eta 0 is deterministic, eta 1 is ancestral sampling (DDPM).
 
-    A run over N levels takes N - 1 evaluations; the final sample is one more.
+    It works for any schedule. Sampling with N times takes N - 1 evaluations; the final sample takes one more.
     """
 
     eta: float = 0.0
@@ -37,13 +37,13 @@ class DDIM(Sampler):
     # A decorator, because a `with` around a yield would leave gradients off in the caller.
     @torch.no_grad()
     def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Walk down the times; see `Sampler`."""
+        """Yield one state for each time; see `Sampler`."""
         if not len(times):
             return
         times = as_double(times)
         yield State(x, times[0].item(), torch.zeros_like(x))
         for t, s in pairwise(times):
-            # In float64: on a fine grid the rates at t and s are almost equal.
+            # In float64, because on a fine grid the rates at t and s are almost equal.
             now, then = denoise.schedule(t), denoise.schedule(s)
             ratio = (now.alpha * then.sigma) / (then.alpha * now.sigma)
             fresh = self.eta * then.sigma * (1 - ratio**2).clamp(min=0).sqrt()

@@ -20,12 +20,13 @@ from ddim.errors import UserError
 
 @dataclass(frozen=True)
 class DDPM(Sampler):
-    """Ho et al. 2020, algorithm 2, between any two levels t > s of a schedule.
+    """Ancestral sampling, DDPM (Ho et al. 2020, algorithm 2), between any two times t > s.
 
-    The `variance` of a step is "small", that of q(x_s | x_t, x0), which is right for data of one point;
-    "large", beta, which is right for data of unit variance; or "learned". A learned variance lies between the
-    logarithms of the two, where the network puts each pixel (Nichol & Dhariwal 2021, eq. 15). A run over N
-    levels takes N - 1 evaluations; the final sample is one more.
+    `variance` is the variance of a step. "small" is that of q(x_s | x_t, x0), optimal if all data are one
+    image. "large" is beta, optimal for normal data of unit variance. "learned" interpolates between their
+    logarithms, by an output of the network for each pixel (Nichol & Dhariwal 2021, eq. 15).
+
+    Sampling with N times takes N - 1 evaluations; the final sample takes one more.
     """
 
     variance: Literal["small", "large", "learned"] = "small"
@@ -39,10 +40,10 @@ class DDPM(Sampler):
 
     @torch.no_grad()
     def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Walk down the times; see `Sampler`.
+        """Yield one state for each time; see `Sampler`.
 
         Raises:
-            UserError: if the variance is learned, but the network predicts none.
+            UserError: if `variance` is "learned", but the network does not predict a variance.
         """
         if not len(times):
             return
@@ -52,7 +53,9 @@ class DDPM(Sampler):
             q = posterior(denoise.schedule(t), denoise.schedule(s))
             p = denoise(x, t)
             if self.variance == "learned" and p.variance_mix is None:
-                raise UserError("sampler.variance is learned, but this network predicts no variance")
+                raise UserError(
+                    "sampler.variance is learned, but this network predicts no variance: give small or large"
+                )
             mean = q.x_weight.to(x) * x + q.x0_weight.to(x) * p.x0
             if p.variance_mix is not None and self.variance == "learned":
                 spread = (q.log_variance(p.variance_mix) / 2).exp()

@@ -20,16 +20,18 @@ from ddim.errors import UserError
 
 @dataclass(frozen=True)
 class EDM(Sampler):
-    """Karras et al. 2022, algorithms 2 and 3, in sigma / alpha, and so for any schedule.
+    """The EDM sampler, with Heun steps and churn (Karras et al. 2022, algorithms 2 and 3).
 
-    A step of order 2 evaluates twice, at its start and at the fraction `alpha` of it. An alpha of 1 is Heun's
-    rule, 1/2 the midpoint rule, 2/3 Ralston's. Order 1 is Euler's rule. A run over N levels takes 2 (N - 1)
-    evaluations, or N - 1 of order 1; the final sample is one more.
+    It works with sigma / alpha, and so for any schedule. A step of order 2 evaluates the network twice: at
+    its start, and after the fraction `alpha` of the step. An alpha of 1 is Heun's method, 1/2 the midpoint
+    method, 2/3 Ralston's method. Order 1 is Euler's method. Sampling with N times takes 2 (N - 1)
+    evaluations, or N - 1 for order 1. The final sample takes one more.
 
-    `s_churn`, `s_min`, `s_max` and `s_noise` are the paper's. A run renews noise in the amount `s_churn`,
-    where sigma / alpha lies between `s_min` and `s_max` (None: no upper limit), inflated by `s_noise`.
-    Churn does not lead past t = 1. On a table read by "floor" it is rounded up to an entry. The final
-    sample takes no churn, where algorithm 2 churns at i = N - 1 too if `s_min` lets it.
+    `s_churn`, `s_min`, `s_max` and `s_noise` are those of the paper. Before each step, "churn" adds noise and
+    moves to a noisier time. It happens if sigma / alpha lies between `s_min` and `s_max` (None: no upper
+    limit). `s_churn` is the amount of noise, `s_noise` its standard deviation. The noisier time is at most 1;
+    on a table with read "floor" it is rounded up to an entry. There is no churn before the final sample,
+    unlike in algorithm 2 at i = N - 1.
     """
 
     order: int = 2
@@ -60,12 +62,12 @@ class EDM(Sampler):
         return self.s_churn > 0
 
     def evaluations(self, levels: int) -> int:
-        """Network evaluations of a run; see `Sampler`."""
+        """Return the number of network evaluations of a run; see `Sampler`."""
         return self.order * (levels - 1) + 1
 
     @torch.no_grad()
     def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Walk down the times; see `Sampler`."""
+        """Yield one state for each time; see `Sampler`."""
         if not len(times):
             return
         schedule, times = denoise.schedule, as_double(times)
@@ -80,7 +82,7 @@ class EDM(Sampler):
                 where = s if self.alpha == 1 else time_of_ratio(schedule, torch.lerp(begin, end, self.alpha))
                 at = schedule(where)
                 q = denoise(move(x, p.eps, now, at), where)
-                # The fraction reached, not the one asked for: a table has no level between its entries.
+                # The actual fraction: it can differ from alpha, as a table has no level between entries.
                 part = (at.noise_to_signal - begin) / (end - begin)
                 if part > 0:
                     slope = p.eps + (q.eps - p.eps) / (2 * part).to(x)
@@ -90,7 +92,7 @@ class EDM(Sampler):
     def _churn(
         self, denoise: Denoiser, x: Tensor, t: Tensor, levels: int, noise: Noise
     ) -> tuple[Tensor, Tensor]:
-        """Algorithm 2, lines 4 to 6: x raised to a noisier time, and that time."""
+        """Add noise to x at time t; return it and its noisier time (algorithm 2, lines 4 to 6)."""
         schedule = denoise.schedule
         now = schedule(t)
         ratio = now.noise_to_signal

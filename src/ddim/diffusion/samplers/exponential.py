@@ -1,12 +1,13 @@
-"""Exponential multistep methods: DPM-Solver++ and UniPC, which are one method with two ends.
+"""Exponential multistep methods: DPM-Solver++ and UniPC, which share the same step.
 
-In the clock lambda = log(alpha / sigma) the flow has the exact solution (Lu et al. 2022b, proposition 4.1;
-its SDE for eta = 1, and k-diffusion's for any eta), from t to s over h = lambda_s - lambda_t,
+With lambda = log(alpha / sigma) and h = lambda_s - lambda_t, the exact solution from time t to s is
 
     x_s = (sigma_s / sigma_t) e^(-eta h) x_t + alpha_s (1 + eta) int_0^h e^(-(1 + eta)(h - tau)) x0 dtau
           + sigma_s sqrt(1 - e^(-2 eta h)) z.
 
-Only x0 is not known. The polynomial through the predictions at the last levels takes its place.
+eta = 0 is the probability flow (Lu et al. 2022b, proposition 4.1), eta = 1 the SDE of that paper; other
+values are from k-diffusion. In the integral, x0 along the path is not known. It is replaced by the polynomial
+through the clean images predicted at the last noise levels.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from ddim.diffusion.schedules import Level, as_double
 from ddim.errors import UserError
 
 Known = tuple[Tensor, Tensor]
-"""lambda () of a level, and the clean images predicted there."""
+"""lambda () of a noise level, and the clean images (B, C, H, W) predicted at that level."""
 
 _GAUSS = torch.from_numpy(np.stack(np.polynomial.legendre.leggauss(24)))
 _NODES, _WEIGHTS = (1 + _GAUSS[0]) / 2, _GAUSS[1] / 2
@@ -38,16 +39,18 @@ _MOST = 3
 
 @dataclass(frozen=True)
 class DPMSolver(Sampler):
-    """DPM-Solver++ as a multistep method, 2M and 3M, and its stochastic variants (Lu et al. 2022b).
+    """DPM-Solver++, the multistep methods 2M and 3M, and their stochastic variants (Lu et al. 2022b).
 
-    `eta` renews noise: 0 follows the flow, 1 gives the paper's SDE variants. Other values, and order 3, are
-    those of k-diffusion. `start` says how a run of order 3 begins. "ramp" takes orders 1 and 2, as published;
-    its first step holds the flow to order 2. "exact" takes one single step of order 2 (2S), which costs one
-    further evaluation and keeps order 3. A run over N levels takes N - 1 evaluations and that of the start;
-    the final sample is one more.
+    `eta` is the amount of noise that each step adds. 0 is deterministic, 1 gives the paper's SDE variants.
+    Other values, and stochastic variants of order 3, are those of k-diffusion.
 
-    The 3M of diffusers and k-diffusion takes half of the second difference, where phi_3 weighs the whole
-    second derivative. It is of order 2 whatever its start.
+    `start` defines the first steps of order 3. "ramp" uses orders 1 and 2, as published; its first step
+    limits the deterministic method to order 2. "exact" begins with one single step of order 2 (2S). This
+    costs one more evaluation and keeps order 3.
+
+    Sampling with N times takes N - 1 evaluations, plus one for an "exact" start. The final sample takes one
+    more. The 3M of diffusers and k-diffusion differs from this one: its weight of the second difference is
+    half of the exact one, so it has order 2 with any start.
     """
 
     order: int = 2
@@ -65,12 +68,12 @@ class DPMSolver(Sampler):
         return self.eta > 0
 
     def evaluations(self, levels: int) -> int:
-        """Network evaluations of a run; see `Sampler`."""
+        """Return the number of network evaluations of a run; see `Sampler`."""
         return levels + (self.order == _MOST and self.start == "exact" and levels > 1)
 
     @torch.no_grad()
     def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Walk down the times; see `Sampler`."""
+        """Yield one state for each time; see `Sampler`."""
         if not len(times):
             return
         times = as_double(times)
@@ -79,13 +82,13 @@ class DPMSolver(Sampler):
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
             p = denoise(x, t)
-            if half_log_snr(now) == half_log_snr(then):  # two times of one level of a table
+            if half_log_snr(now) == half_log_snr(then):  # two times with the same level of a table
                 yield State(x, s.item(), p.x0)
                 continue
             past.append((half_log_snr(now), p.x0))
             used = [*past]
             if len(past) == 1 and self.order == _MOST and self.start == "exact":
-                # In the middle of the step, by order 1.
+                # An additional evaluation in the middle of the step, reached by a step of order 1.
                 middle = denoise.schedule.inverse(half_log_snr(now) + half_log_snr(then))
                 at = denoise.schedule(middle)
                 if half_log_snr(at) != half_log_snr(now):
@@ -99,15 +102,15 @@ class DPMSolver(Sampler):
 
 @dataclass(frozen=True)
 class UniPC(Sampler):
-    """The unified predictor-corrector on clean images (Zhao et al. 2023).
+    """UniPC, the unified predictor-corrector, on clean images (Zhao et al. 2023).
 
-    Each step predicts with the last `order` predictions. Once the network has been evaluated at its end, the
-    step is corrected with that prediction too, at no further evaluation. The order is `order` + 1, but at
-    most 3, to which the first step holds the run. A run over N levels takes N - 1 evaluations; the final
-    sample is one more.
+    The predictor of each step uses the last `order` predictions of the network. The next evaluation, at the
+    end of the step, also corrects the step; this needs no additional evaluation. The order of convergence is
+    `order` + 1, but at most 3, because the first step limits it. Sampling with N times takes N - 1
+    evaluations; the final sample takes one more.
 
-    `variant` is the paper's B(h): "bh1" is h, "bh2" is e^h - 1. It decides steps through two predictions
-    alone; through more its factor cancels.
+    `variant` is the paper's B(h): "bh1" is h, "bh2" is e^h - 1. It matters only for steps that use exactly
+    two predictions. With more predictions B(h) cancels.
     """
 
     order: int = 3
@@ -118,12 +121,12 @@ class UniPC(Sampler):
 
     @torch.no_grad()
     def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Walk down the times; see `Sampler`."""
+        """Yield one state for each time; see `Sampler`."""
         if not len(times):
             return
         times = as_double(times)
         past: deque[Known] = deque(maxlen=self.order)
-        before = None  # the level and the images at the start of the last step
+        before = None  # the noise level and the images x at the start of the last step
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
             p = denoise(x, t)
@@ -131,7 +134,7 @@ class UniPC(Sampler):
                 known = [*past, (half_log_snr(now), p.x0)]
                 x = exponential_step(before[1], known, before[0], now, variant=self.variant)
             yield State(x, t.item(), past[-1][1] if past else torch.zeros_like(x))
-            if half_log_snr(now) == half_log_snr(then):  # two times of one level of a table
+            if half_log_snr(now) == half_log_snr(then):  # two times with the same level of a table
                 before = None
                 continue
             past.append((half_log_snr(now), p.x0))
@@ -141,7 +144,7 @@ class UniPC(Sampler):
 
 
 def half_log_snr(at: Level) -> Tensor:
-    """lambda = log(alpha / sigma), half the log-SNR."""
+    """Return lambda = log(alpha / sigma), half the log-SNR."""
     return at.log_snr / 2
 
 
@@ -153,11 +156,20 @@ def exponential_step(
     eta: float = 0.0,
     variant: Literal["bh1", "bh2"] = "bh2",
 ) -> Tensor:
-    """x (B, C, H, W) carried from one level () to another, without the noise that eta renews.
+    """Move images from one noise level to another, without the noise that is added if eta is above 0.
 
-    x0 is the polynomial through the known predictions. Through two of them its slope has half the weight
-    B(h), as both papers have it: `variant` "bh2" is the weight of the whole step, "bh1" the step h itself.
-    Either way the step is wrong by a third power of h.
+    Args:
+        x: noisy images (B, C, H, W) at level `now`.
+        known: lambda and predicted clean images of earlier levels; x0 is the polynomial through them.
+        now: the noise level () of x.
+        then: the noise level () to which x is moved.
+        eta: the amount of noise, as in `DPMSolver`.
+        variant: B(h) of `UniPC`. With two predictions, the weight of the slope of x0 is half of B(h), as in
+            both papers: "bh2" is the weight of the whole step, "bh1" the step h. Both have errors of order
+            h^3.
+
+    Returns:
+        The images (B, C, H, W) at level `then`.
     """
     h = half_log_snr(then) - half_log_snr(now)
     nodes = (torch.stack([level for level, _ in known]) - half_log_snr(now)) / h
@@ -170,9 +182,10 @@ def exponential_step(
 
 
 def _moments(h: Tensor, count: int) -> Tensor:
-    """(count,) integrals of h e^(-h (1 - u)) u^m over u in [0, 1], by Gauss's rule, exact for h below 30.
+    """Return the integrals (count,) of h e^(-h (1 - u)) u^m over u in [0, 1], for m = 0, 1, ...
 
-    The closed forms (phi functions) lose a digit with each power m where h is small.
+    Gauss-Legendre quadrature is accurate to rounding for h below 30. The closed forms (phi functions) lose
+    digits with each power m if h is small.
     """
     weight = h * (-h * (1 - _NODES)).exp() * _WEIGHTS
     return torch.stack([(weight * _NODES**m).sum() for m in range(count)])

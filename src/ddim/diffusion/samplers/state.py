@@ -1,4 +1,4 @@
-"""The sampler protocol, the state of a run, and how a run starts and ends."""
+"""The protocol of samplers, the state of a sampling run, its initial noise and its final sample."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Times = Tensor | Sequence[float]
 
 @dataclass(frozen=True, repr=False)
 class State(ShortRepr):
-    """The noisy images x (B, C, H, W) at time t, and the clean images x0 predicted by the step to them.
+    """Noisy images x (B, C, H, W) at time t, and the clean images x0 that the step to time t predicted.
 
-    At the start of a run, before the first prediction, x0 is zero: the mean of the images, in model units.
+    In the first state, before any prediction, x0 is zero, the mean of the training set in model units.
     """
 
     x: Tensor
@@ -33,11 +33,11 @@ class State(ShortRepr):
 
 
 class Sampler(Protocol):
-    """A frozen value whose call is a generator of states, one for each level of the grid."""
+    """A sampler: a frozen value; a call is a generator that yields one state for each time of the grid."""
 
     @property
     def stochastic(self) -> bool:
-        """Whether a run draws noise after its start."""
+        """Whether steps add noise, so that samples depend on more than the initial noise."""
         return False
 
     @property
@@ -46,43 +46,53 @@ class Sampler(Protocol):
         return False
 
     def evaluations(self, levels: int) -> int:
-        """Network evaluations of a run over `levels` different levels, including that of `final_sample`."""
+        """Return the number of network evaluations of a run, including that of `final_sample`.
+
+        `levels` is the number of different noise levels of the grid.
+        """
         return levels
 
     def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Walk from images x (B, C, H, W) at times[0] down the decreasing times (N,).
+        """Sample step by step, from noisy images at times[0] to noisy images at the last time.
 
         Args:
             denoise: the model.
-            x: noisy images at times[0], from `initial_noise`.
-            times: decreasing times in (0, 1], from a grid.
-            noise: the random streams, one for each image; unused unless the sampler is stochastic.
+            x: noisy images (B, C, H, W) at times[0], from `initial_noise`.
+            times: decreasing times (N,) in (0, 1], from a grid.
+            noise: the random streams, one for each image; they are used only if the sampler is stochastic.
 
         Yields:
-            N states, of which the first is the start.
+            N states, one for each time; the first holds x. `final_sample` turns the last one into samples.
         """
         ...
 
 
 def initial_noise(schedule: Schedule, noise: Noise, blank: Tensor, t: Tensor | float) -> Tensor:
-    """Pure noise (B, C, H, W), like `blank`, with the deviation at time t: sqrt(alpha^2 + sigma^2) eps."""
+    """Draw the noise (B, C, H, W) from which sampling starts: sqrt(alpha^2 + sigma^2) * eps at time t.
+
+    Args:
+        schedule: the noise schedule.
+        noise: the random streams, one for each image.
+        blank: a tensor with the shape, dtype and device of the result.
+        t: the first time of the grid.
+    """
     at = schedule(t).over(blank)
     return (at.alpha**2 + at.sigma**2).sqrt() * noise.like(blank)
 
 
 def last_state(states: Iterable[State]) -> State:
-    """Run to the end and return the last state. (A star-unpack would keep every state.)
+    """Run a sampler to its end and return the last state; earlier states are not kept in memory.
 
     Raises:
-        UserError: if there is no state, since the grid is empty.
+        UserError: if there is no state, because the grid is empty.
     """
     end = deque(states, maxlen=1)
     if not end:
-        raise UserError("a run needs at least one level in its grid, got none")
+        raise UserError("a sampling run needs at least one time in its grid, got none")
     return end[0]
 
 
 @torch.no_grad()
 def final_sample(denoise: Denoiser, state: State) -> Tensor:
-    """The samples (B, C, H, W), in model units: the step to sigma = 0, by one more evaluation."""
+    """Return the samples (B, C, H, W) in model units: the step to sigma = 0, by one network evaluation."""
     return denoise(state.x, torch.tensor(state.t, dtype=torch.float64)).x0

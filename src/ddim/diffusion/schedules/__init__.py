@@ -1,6 +1,6 @@
-"""Noise schedules: how much signal and how much noise an image holds at each time, t -> Level(alpha, sigma).
+"""Noise schedules: functions t -> Level(alpha, sigma), the signal rate and the noise rate at time t.
 
-x_t = alpha * x0 + sigma * eps, with t = 0 clean and t = 1 noise, everywhere.
+In the whole package x_t = alpha * x0 + sigma * eps; t = 0 is the clean image and t = 1 is noise.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ __all__ = [
 
 
 class Schedule(Protocol):
-    """A small immutable value; its log-SNR never grows with t."""
+    """A noise schedule: a frozen value, called with times. The log-SNR never increases with t."""
 
     @property
     def entries(self) -> int | None:
-        """Number of levels where the schedule is a table; None where it is continuous."""
+        """Number of noise levels if the schedule is a table; None if it is continuous."""
         ...
 
     def __call__(self, t: Tensor | float) -> Level:
-        """Times t in [0, 1] of any shape -> the level at each, float64."""
+        """Return the noise level at times t in [0, 1]: a `Level` of float64 tensors shaped like t."""
         ...
 
     def inverse(self, log_snr: Tensor | float) -> Tensor:
-        """The earliest time at which the log-SNR is at most this value, float64, clamped to [0, 1]."""
+        """Return the earliest time at which the log-SNR is at most this value: float64, clamped to [0, 1]."""
         ...
 
 

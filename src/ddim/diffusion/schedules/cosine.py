@@ -16,8 +16,8 @@ from ddim.errors import UserError
 class Cosine:
     """alpha = cos and sigma = sin of an angle that grows linearly with t, between two signal rates.
 
-    The schedule of Béres' Keras example, after Nichol & Dhariwal 2021, eq. 17. Under the original bounds,
-    0.95 and 0.02, no time is clean: sigma(0) = 0.31.
+    The schedule of Béres' Keras example, after Nichol & Dhariwal 2021, eq. 17. With the original bounds, 0.95
+    and 0.02, the image at t = 0 is not clean: sigma(0) = 0.31.
     """
 
     min_signal: float = 0.02
@@ -32,13 +32,13 @@ class Cosine:
             )
 
     def __call__(self, t: Tensor | float) -> Level:
-        """The level at times t; see `Schedule`."""
+        """Return the level at times t; see `Schedule`."""
         start, end = math.acos(self.max_signal), math.acos(self.min_signal)
         angle = start + as_double(t) * (end - start)
         return Level(angle.cos(), angle.sin())
 
     def inverse(self, log_snr: Tensor | float) -> Tensor:
-        """The time of a log-SNR; see `Schedule`."""
+        """Return the time of a log-SNR; see `Schedule`."""
         start, end = math.acos(self.max_signal), math.acos(self.min_signal)
         angle = torch.atan((-as_double(log_snr) / 2).exp())
         return ((angle - start) / (end - start)).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Schedules of unit signal, where noise is added until it hides the image."""
+"""Schedules with alpha = 1: noise is added to an image of constant scale."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ddim.errors import UserError
 class KarrasSigma:
     """alpha = 1, and sigma^(1 / rho) linear in t from `sigma_min` to `sigma_max` (Karras et al. 2022, eq. 5).
 
-    rho None is the limit of large rho, log sigma linear in t: the variance-exploding SDE (Song et al. 2021b,
-    appendix C). No time is clean: sigma(0) = sigma_min. The last level of a grid lies above sigma_min, since
-    no grid holds t = 0.
+    If rho is None, log sigma is linear in t, the limit of large rho: the variance-exploding SDE (Song et al.
+    2021b, appendix C). The image at t = 0 is not clean: sigma(0) = sigma_min. The last noise level of a grid
+    is above sigma_min, because no grid contains t = 0.
     """
 
     sigma_min: float = 0.001
@@ -35,14 +35,14 @@ class KarrasSigma:
             )
 
     def __call__(self, t: Tensor | float) -> Level:
-        """The level at times t; see `Schedule`."""
+        """Return the level at times t; see `Schedule`."""
         low, high = self._ends
         root = low + as_double(t) * (high - low)
         sigma = root.exp() if self.rho is None else root**self.rho
         return Level(torch.ones_like(sigma), sigma)
 
     def inverse(self, log_snr: Tensor | float) -> Tensor:
-        """The time of a log-SNR; see `Schedule`."""
+        """Return the time of a log-SNR; see `Schedule`."""
         low, high = self._ends
         log_sigma = -as_double(log_snr) / 2
         root = log_sigma if self.rho is None else (log_sigma / self.rho).exp()
@@ -50,7 +50,7 @@ class KarrasSigma:
 
     @property
     def _ends(self) -> tuple[float, float]:
-        """The linear quantity, sigma^(1 / rho) or log sigma, at t = 0 and at t = 1."""
+        """The quantity that is linear in t, sigma^(1 / rho) or log sigma, at t = 0 and at t = 1."""
         if self.rho is None:
             return math.log(self.sigma_min), math.log(self.sigma_max)
         return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)

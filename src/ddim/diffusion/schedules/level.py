@@ -1,4 +1,4 @@
-"""Signal rate and noise rate at one time, and how they mix an image with noise."""
+"""Noise levels: the signal rate and the noise rate at a time, and the noisy images that they give."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Level:
-    """Signal rate alpha and noise rate sigma: tensors of one shape, float64 where a schedule made them."""
+    """A noise level: signal rate alpha and noise rate sigma, tensors of the same shape.
+
+    Schedules return float64.
+    """
 
     alpha: Tensor
     sigma: Tensor
@@ -23,26 +26,26 @@ class Level:
 
     @property
     def noise_to_signal(self) -> Tensor:
-        """sigma / alpha: the noise on a clean image of weight one (Song et al. 2021, section 4.3)."""
+        """sigma / alpha: the noise rate after x_t is divided by alpha (Song et al. 2021, section 4.3)."""
         return self.sigma / self.alpha
 
     def over(self, x: Tensor) -> Level:
-        """The level with the dtype and device of x, shaped to multiply x: () or (B,) -> (1 or B, 1, 1, 1)."""
+        """Return the level with the dtype and device of x, reshaped from () or (B,) to (1 or B, 1, 1, 1)."""
         shape = (-1,) + (1,) * (x.ndim - 1)
         return Level(self.alpha.reshape(shape).to(x), self.sigma.reshape(shape).to(x))
 
     def noisy(self, x0: Tensor, eps: Tensor) -> Tensor:
-        """Noisy images x_t = alpha * x0 + sigma * eps, all (B, C, H, W); the level is () or (B,)."""
+        """Return noisy images x_t = alpha * x0 + sigma * eps, all (B, C, H, W), at a level () or (B,)."""
         at = self.over(x0)
         return at.alpha * x0 + at.sigma * eps
 
 
 def variance_preserving(log_snr: Tensor) -> Level:
-    """The level of this log-SNR with alpha^2 + sigma^2 = 1 (Kingma et al. 2021, section 3.2)."""
+    """Return the level with this log-SNR and alpha^2 + sigma^2 = 1 (Kingma et al. 2021, section 3.2)."""
     log_snr = log_snr.double()
     return Level(log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt())
 
 
 def as_double(value: Tensor | float | Sequence[float]) -> Tensor:
-    """Times or log-SNRs, given as numbers or as a tensor of any dtype, as a float64 tensor."""
+    """Convert times or log-SNRs, numbers or a tensor of any dtype, to a float64 tensor."""
     return torch.as_tensor(value, dtype=torch.float64)

@@ -16,7 +16,7 @@ class LinearBeta:
     """DDPM's linear beta in continuous time: the variance-preserving SDE (Song et al. 2021b, eq. 32 and 33).
 
     `low` and `high` are beta(0) and beta(1) for t in [0, 1]: 1000 times DDPM's 1e-4 and 0.02. At t = 0 the
-    image is clean, alpha = 1 and sigma = 0; no grid holds that time.
+    image is clean, alpha = 1 and sigma = 0; no grid contains that time.
     """
 
     low: float = 0.1
@@ -29,17 +29,17 @@ class LinearBeta:
             raise UserError(f"LinearBeta needs 0 < low < high, got {self.low} and {self.high}")
 
     def __call__(self, t: Tensor | float) -> Level:
-        """The level at times t; see `Schedule`."""
+        """Return the level at times t; see `Schedule`."""
         integral = self._integral(as_double(t))
         return Level((-integral / 2).exp(), (-torch.expm1(-integral)).sqrt())
 
     def inverse(self, log_snr: Tensor | float) -> Tensor:
-        """The time of a log-SNR; see `Schedule`."""
+        """Return the time of a log-SNR; see `Schedule`."""
         # alpha^2 = sigmoid(log_snr) = exp(-integral); the integral is a quadratic in t.
         slope = self.high - self.low
         integral = -torch.nn.functional.logsigmoid(as_double(log_snr)).clamp(min=-self.low - slope / 2)
         return (2 * integral / (self.low + (self.low**2 + 2 * slope * integral).sqrt())).clamp(0, 1)
 
     def _integral(self, t: Tensor) -> Tensor:
-        """The integral of beta from 0 to t."""
+        """Return the integral of beta from 0 to t."""
         return self.low * t + (self.high - self.low) / 2 * t**2

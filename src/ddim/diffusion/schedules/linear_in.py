@@ -1,4 +1,4 @@
-"""The seven schedules of Béres' clear-diffusion-keras: one quantity of the level goes linearly with t."""
+"""The seven schedules of Béres' clear-diffusion-keras: one quantity of the noise level is linear in t."""
 
 from __future__ import annotations
 
@@ -38,13 +38,17 @@ The quantities are sigma^2, atan(sigma / alpha), the log-SNR itself, log sigma^2
 
 @dataclass(frozen=True)
 class LinearIn:
-    """A `quantity` of the level goes linearly with t from log-SNR `start` to `end`; alpha^2 + sigma^2 = 1.
+    """A `quantity` of the level is linear in t, from log-SNR `start` to `end`; alpha^2 + sigma^2 = 1.
 
-    Béres' seven schedules (clear-diffusion-keras 2022). "noise_power" is sigma^2, "angle" the cosine
-    schedule, "log_snr" that of Kingma et al. 2021. Under "log_noise" and "log_signal", the logarithms of
-    sigma^2 and alpha^2, equal steps change a power by equal ratios. Under "noise_step" and "signal_step"
-    these logarithms are parabolas in t, flat at t = 1 and at t = 0. "signal_step" is close to DDPM's linear
-    beta.
+    These are Béres' seven schedules (clear-diffusion-keras 2022), by `quantity`:
+
+    - "noise_power": sigma^2 is linear in t.
+    - "angle": atan(sigma / alpha) is linear, as in the cosine schedule.
+    - "log_snr": the log-SNR is linear, as in Kingma et al. 2021.
+    - "log_noise": log sigma^2 is linear.
+    - "log_signal": log alpha^2 is linear.
+    - "noise_step": log sigma^2 is a parabola in t, flat at t = 1.
+    - "signal_step": log alpha^2 is a parabola in t, flat at t = 0, close to DDPM's linear beta.
     """
 
     quantity: Literal[
@@ -61,7 +65,7 @@ class LinearIn:
             raise UserError(f"LinearIn needs 36 >= start > end >= -36, got {self.start} and {self.end}")
 
     def __call__(self, t: Tensor | float) -> Level:
-        """The level at times t; see `Schedule`."""
+        """Return the level at times t; see `Schedule`."""
         t = as_double(t)
         first, last = self._ends
         part = {"noise_step": t * (2 - t), "signal_step": t**2}.get(self.quantity, t)
@@ -69,7 +73,7 @@ class LinearIn:
         return variance_preserving(log_snr.clamp(self.end, self.start))
 
     def inverse(self, log_snr: Tensor | float) -> Tensor:
-        """The time of a log-SNR; see `Schedule`."""
+        """Return the time of a log-SNR; see `Schedule`."""
         first, last = self._ends
         at = self._transforms[0](as_double(log_snr).clamp(self.end, self.start))
         part = ((at - first) / (last - first)).clamp(0, 1)
@@ -84,6 +88,6 @@ class LinearIn:
 
     @property
     def _ends(self) -> tuple[Tensor, Tensor]:
-        """The linear quantity at t = 0 and at t = 1."""
+        """The quantity that is linear in t, at t = 0 and at t = 1."""
         start, end = torch.tensor([self.start, self.end], dtype=torch.float64)
         return self._transforms[0](start), self._transforms[0](end)

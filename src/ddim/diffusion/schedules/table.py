@@ -1,4 +1,4 @@
-"""Discrete schedules: tables of beta, as DDPM and its descendants have them."""
+"""Discrete schedules: tables of beta, as in DDPM and its successors."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from ddim.errors import UserError
 
 @dataclass(frozen=True)
 class _Table:
-    """A table of `entries` levels with alpha_i^2 = prod (1 - beta), for a subclass that gives the betas.
+    """A table of `entries` noise levels with alpha_i^2 = prod (1 - beta); a subclass defines the betas.
 
-    `clip` bounds the table. "none" leaves it. "rates" holds the signal rate alpha within [min_signal,
-    max_signal]. "powers" holds alpha^2 within the same two numbers, as the torch/luz repository does. That
-    puts 38 % of the default linear table on one level (alpha = 0.141).
+    `clip` limits the levels. "none" does not limit them. "rates" clamps the signal rate alpha to [min_signal,
+    max_signal]. "powers" clamps alpha^2 to the same interval, as the torch/luz repository does. In the
+    default linear table, 38 % of the entries then have the same level (alpha = 0.141).
 
-    `read` says which level lies between two entries. "floor" takes entry floor((entries - 1) t), as in
-    torch/luz. "log_snr" puts entry i, counted from 0, at t = (i + 1) / entries and is linear in log-SNR in
-    between. Times before the first entry have its level, except t = 0, which is the clean image.
+    `read` defines the level at a time between two entries. "floor" takes entry floor((entries - 1) t), as in
+    torch/luz. "log_snr" interpolates the log-SNR linearly; entry i, counted from 0, is at t = (i + 1) /
+    entries. Times before the first entry have the level of that entry, except t = 0, which is the clean
+    image.
     """
 
     entries: int = 1000
@@ -48,7 +49,7 @@ class _Table:
             )
 
     def __call__(self, t: Tensor | float) -> Level:
-        """The level at times t; see `Schedule`."""
+        """Return the level at times t; see `Schedule`."""
         t = as_double(t).cpu()
         if self.read == "floor":
             power = self.powers[(t * (self.entries - 1)).long()]
@@ -60,9 +61,9 @@ class _Table:
         return variance_preserving(torch.where(t > 0, log_snr, torch.inf))
 
     def inverse(self, log_snr: Tensor | float) -> Tensor:
-        """The time of a log-SNR; see `Schedule`. Under "log_snr" no time before that of the first entry."""
+        """Return the time of a log-SNR; see `Schedule`. With "log_snr" it is at least 1 / entries."""
         wanted = -as_double(log_snr).cpu().contiguous()
-        # The first entry that is not above; the last digits of its own log-SNR depend on who computes it.
+        # The first entry whose log-SNR is not above the wanted one, up to 1e-9 of rounding.
         index = torch.searchsorted(-self._log_snr, wanted - 1e-9)
         if self.read == "floor":
             # The product with entries - 1 must not round down to the entry before.
@@ -72,13 +73,13 @@ class _Table:
             return torch.where(index > 0, t, 0.0).clamp(0, 1)
         below = (index - 1).clamp(0, self.entries - 2)
         high, low = self._log_snr[below], self._log_snr[below + 1]
-        # Equal neighbours are a plateau made by the clip; its first entry stands for it.
+        # Equal neighbours are a plateau that the clip produced; its time is that of its first entry.
         part = torch.where(high > low, (high + wanted) / (high - low), torch.where(index > 0, 1.0, 0.0))
         return ((below + 1 + part) / self.entries).clamp(1 / self.entries, 1)
 
     @cached_property
     def powers(self) -> Tensor:
-        """(entries,) signal powers alpha_i^2, decreasing, float64."""
+        """Signal powers alpha_i^2 (entries,), decreasing, float64."""
         powers = (1 - self._betas()).cumprod(0)
         if self.clip == "powers":
             return powers.clamp(self.min_signal, self.max_signal)
@@ -91,7 +92,7 @@ class _Table:
         return torch.logit(self.powers)
 
     def _betas(self) -> Tensor:
-        """(entries,) the share of its power that the signal loses at each entry, float64."""
+        """Return beta (entries,), float64: the fraction of its power that the signal loses at each entry."""
         raise NotImplementedError
 
     def _line(self, low: float, high: float) -> Tensor:
@@ -102,9 +103,10 @@ class _Table:
 class Linear(_Table):
     """DDPM's table: beta_i linear from `first` to `last` over `entries` (Ho et al. 2020, section 4).
 
-    alpha_i^2 = prod (1 - beta). `clip` bounds the table: "none", the signal rates alpha ("rates"), or alpha^2
-    ("powers", as the torch/luz repository). `read` says which level lies between two entries: "floor" takes
-    entry floor((entries - 1) t), "log_snr" is linear in log-SNR with entry i at t = (i + 1) / entries.
+    alpha_i^2 = prod (1 - beta). `clip` clamps nothing ("none"), the signal rate alpha ("rates"), or alpha^2
+    ("powers", as in the torch/luz repository) to [min_signal, max_signal]. `read` defines the level at a time
+    between two entries: "floor" takes entry floor((entries - 1) t); "log_snr" is linear in log-SNR, with
+    entry i, counted from 0, at t = (i + 1) / entries.
     """
 
     def _betas(self) -> Tensor:
@@ -113,12 +115,16 @@ class Linear(_Table):
 
 @dataclass(frozen=True)
 class BetaTable(_Table):
-    """The other tables of beta; `entries`, `clip` and `read` as in `Linear`.
+    """Other tables of beta; `entries`, `clip` and `read` are as in `Linear`.
 
-    "cosine" is Nichol & Dhariwal 2021, eq. 17: alpha is the cosine of a time with an offset of 0.008, and
-    beta at most 0.999. The others are in the code of Ho et al. 2020. "quad" is linear in the square root of
-    beta, "sigmoid" rises as that function from -6 to 6, both from `first` to `last`. "const" is `last`
-    throughout. "jsd" is 1 / (entries - i), under which alpha^2 falls linearly to 0, so that it needs a clip.
+    By `betas`; all but the first are in the code of Ho et al. 2020:
+
+    - "cosine": alpha is the cosine of the time with an offset of 0.008, and beta is at most 0.999 (Nichol &
+      Dhariwal 2021, eq. 17).
+    - "quad": the square root of beta is linear, from `first` to `last`.
+    - "sigmoid": beta follows the sigmoid function on [-6, 6], from `first` to `last`.
+    - "const": beta is `last` at every entry.
+    - "jsd": beta is 1 / (entries - i), so that alpha^2 falls linearly to 0; this needs a `clip`.
     """
 
     betas: Literal["cosine", "quad", "const", "jsd", "sigmoid"] = "cosine"
@@ -127,8 +133,8 @@ class BetaTable(_Table):
         super().__post_init__()
         if self.betas == "jsd" and self.clip == "none":
             raise UserError(
-                "BetaTable needs a clip for betas jsd, whose last entry has no signal, as clip rates with "
-                "min_signal 0.001 and max_signal 1, got none"
+                "BetaTable needs a clip for betas jsd, because the last entry has no signal: give, for "
+                "example, clip rates with min_signal 0.001 and max_signal 1, got none"
             )
 
     def _betas(self) -> Tensor:
