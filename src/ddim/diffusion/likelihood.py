@@ -1,8 +1,8 @@
-"""Likelihood: bits per dimension of 8-bit images under a model, the length of its best lossless code.
+"""Likelihood: bits per dimension of 8-bit images under a model.
 
-There are two measures. The variational bound is that of the model that DDPM samples from. The probability
-flow is that of the model that deterministic samplers follow. x0 (B, C, H, W) are 8-bit images in model units;
-each image gets its own number.
+There are two measures. `bound_bits` is the variational bound for the distribution from which DDPM samples.
+`flow_bits` is the likelihood for the distribution of the probability flow, from which deterministic samplers
+sample. Both take 8-bit images x0 (B, C, H, W) in model units and return one number for each image.
 """
 
 from __future__ import annotations
@@ -32,45 +32,47 @@ from ddim.diffusion.variational_bound import (
 from ddim.errors import UserError, check_count
 
 CLEAN = 0.05
-"""The most noise, relative to the signal, under which 8-bit values can be told apart."""
+"""The largest sigma / alpha at which neighbouring 8-bit values can still be distinguished."""
 
 FIRST = 0.25
-"""The noise, in 8-bit values, at which the flow starts: it treats the image as one with that much noise.
+"""The standard deviation of the noise, in 8-bit values, at which the probability flow starts.
 
-On a distribution 1.8 values wide, noise of 1.3 values costs 0.05 bits; this noise costs nothing measurable.
+The image is treated as if it contained this noise. For a distribution with a width of 1.8 values, a noise of
+1.3 values costs 0.05 bits; this noise costs nothing measurable.
 """
 
 LAST = 0.7
-"""The noise, in 8-bit values, at which the steps of the bound end.
+"""The standard deviation of the noise, in 8-bit values, at which the steps of the bound end.
 
-With less, the steps pay for the place within a bin, which the values do not hold. With more, the last
-prediction, a normal distribution of that width, is wider than narrow distributions of images.
+With less noise, the steps encode the position within a bin, which 8-bit values do not contain. With more
+noise, the last prediction, a normal distribution of that width, is wider than narrow distributions of images.
 
-Loss of 1000 steps on the schedule of edm, for noise 0.25, 0.5, 0.7 and 1: 0.37, 0.16, 0.14 and 0.15 bits
-on a distribution 1.8 values wide; 0.33, 0.11, 0.09 and 0.08 bits on one 25 wide. Under other recipes too
-the loss on the narrow one is least at 0.7. Flat images would have less.
+The bound with 1000 steps on the schedule of recipe edm is too large by these numbers of bits, for noise 0.25,
+0.5, 0.7 and 1: 0.37, 0.16, 0.14 and 0.15 for a distribution with a width of 1.8 values; 0.33, 0.11, 0.09 and
+0.08 for a width of 25. With other recipes, too, 0.7 is best for the narrow distribution.
 """
 
 
 def check_reaches_images(schedule: Schedule, earliest: float = 0.0) -> None:
-    """Check that a schedule, from the `earliest` time trained on, comes close to an image.
+    """Check that a schedule, from the `earliest` training time on, includes almost clean images.
 
     Raises:
-        UserError: if its least sigma / alpha is above `CLEAN`.
+        UserError: if its smallest sigma / alpha is above `CLEAN`.
     """
     ratio = schedule(earliest).noise_to_signal.item()
     if ratio > CLEAN:
         raise UserError(
-            f"likelihood needs a schedule and training times whose least noise is at most {CLEAN}, at which "
-            f"8-bit values can be told apart, got {ratio:.3g}"
+            f"likelihood needs a schedule and training times whose least noise is at most {CLEAN}, "
+            f"at which 8-bit values can be distinguished, got {ratio:.3g}"
         )
 
 
 def bound_times(steps: int, schedule: Schedule, pixels: Pixels, earliest: float = 0.0) -> Tensor:
-    """(steps,) decreasing times for the variational bound, in equal steps of log-SNR.
+    """Return decreasing times (steps,) for the variational bound.
 
-    They go from t = 1 to noise `LAST`, or to the cleanest level from the `earliest` time trained on. On a
-    table, of which only the entries are trained, they are evenly spaced entries.
+    They are in equal steps of log-SNR, from t = 1 to noise `LAST`, or to the noise level of the `earliest`
+    training time if that is noisier. If the schedule is a table, they are evenly spaced entries, because only
+    entries are trained.
 
     Raises:
         UserError: if steps < 1.
@@ -89,16 +91,17 @@ def bound_bits(
     noise: Noise,
     variance: Variance = "large",
 ) -> Tensor:
-    """The variational bound over the steps of decreasing times; one draw of noise a step makes it unbiased.
+    """Return an unbiased estimate of the variational bound, with one draw of noise for each step.
 
     Args:
         denoise: the model.
         x0: 8-bit images (B, C, H, W) in model units.
-        pixels: the pixels that define the model units.
+        pixels: the map that defines the model units.
         times: decreasing times (T,), from `bound_times`.
         noise: the random streams, one for each image.
-        variance: that of the steps of p. "large" is right where an image is smooth at the scale of the noise,
-            as all are near the clean end; "learned" needs a network that predicts a variance.
+        variance: the variance of the steps p(x_s | x_t). "large" is right if the distribution of images is
+            smooth on the scale of the noise, which holds near the clean end. "learned" needs a network that
+            predicts a variance.
 
     Returns:
         Bits per dimension (B,).
@@ -110,7 +113,7 @@ def bound_bits(
         raise UserError(f"the bound needs at least 2 steps, got {len(times)}")
     schedule = denoise.schedule
     if schedule.entries and len(times) > schedule.entries:
-        # Between entries nothing was trained; a last step between equal levels would have no variance.
+        # The network is not trained between entries, and a last step between equal levels has variance 0.
         raise UserError(
             f"the bound needs at most {schedule.entries} steps, the entries of the schedule's table, "
             f"got {len(times)}"
@@ -136,22 +139,23 @@ def flow_bits(
     trace: Literal["estimated", "exact"] = "estimated",
     earliest: float = 0.0,
 ) -> Tensor:
-    """The likelihood along the probability flow (Song et al. 2021b, eq. 39).
+    """Return the likelihood along the probability flow (Song et al. 2021b, eq. 39).
 
-    The flow goes from noise `FIRST`, or the cleanest level from the `earliest` time trained on, to t = 1. It
-    takes equal steps of log-SNR by Runge and Kutta's classical rule of order 4. Each 8-bit value is
-    spread evenly over its bin, so that the density bounds the probability of the values (Theis et al.
-    2016, section 3.1).
+    The flow starts at noise `FIRST`, or at the noise level of the `earliest` training time if that is
+    noisier, and ends at t = 1. It is solved with equal steps of log-SNR by the classical Runge-Kutta method
+    of order 4. Uniform noise is added to each 8-bit value within its bin, so that the density bounds the
+    probability of the values (Theis et al. 2016, section 3.1).
 
     Args:
         denoise: the model.
         x0: 8-bit images (B, C, H, W) in model units.
-        pixels: the pixels that define the model units.
+        pixels: the map that defines the model units.
         noise: the random streams, one for each image.
         steps: steps of the flow, of 4 evaluations each.
-        trace: the divergence is "exact", at one evaluation for each number of an image, or "estimated"
-            without bias from one random sign for each (Hutchinson 1990; Grathwohl et al. 2019, eq. 7).
-        earliest: the least time that training draws.
+        trace: how the divergence is computed. "exact" needs one backward pass for each dimension of an image.
+            "estimated" is unbiased and needs one, with a random sign for each dimension (Hutchinson 1990;
+            Grathwohl et al. 2019, eq. 7).
+        earliest: the smallest training time.
 
     Returns:
         Bits per dimension (B,).
@@ -167,7 +171,8 @@ def flow_bits(
     times = schedule.inverse(-2 * clock)
     if not torch.allclose(-schedule(times).log_snr / 2, clock, atol=1e-6):
         raise UserError(
-            "the probability flow needs a continuous schedule: a table with schedule.read log_snr"
+            "the probability flow needs a continuous schedule without plateaus: for a table, "
+            "set schedule.read to log_snr and choose schedule.clip so that no level repeats"
         )
     spread = torch.special.ndtr(noise.like(x0)) - 0.5
     signs = noise.like(x0).sign()
@@ -186,10 +191,17 @@ def _integrate(
     times: Tensor,
     divergence: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Carry y = x / alpha (B, C, H, W) along the flow; return it and the fall (B,) of log p(y).
+    """Move y = x / alpha (B, C, H, W) along the flow; return it and the decrease (B,) of log p(y) in nats.
 
-    y moves by eps as sigma / alpha grows, and log p(y) falls by the divergence of eps in y. `clock` holds log
-    (sigma / alpha) at the ends and middles of the steps, `times` their times.
+    dy / d(sigma / alpha) = eps, and log p(y) decreases at the rate of the divergence of eps with respect to
+    y.
+
+    Args:
+        denoise: the model.
+        y: the start of the flow.
+        clock: log(sigma / alpha) at the ends and the middles of the steps.
+        times: the times of `clock`.
+        divergence: the function (eps, y) -> divergence (B,).
     """
     fallen = torch.zeros(len(y), dtype=torch.float64, device=y.device)
 
@@ -213,9 +225,9 @@ def _integrate(
 
 
 def _clean_log_snr(schedule: Schedule, pixels: Pixels, noise: float, earliest: float) -> float:
-    """The log-SNR of a noise in 8-bit values, or that of the cleanest level from time `earliest` on.
+    """Return the log-SNR at which the noise is `noise` 8-bit values, but at most that of time `earliest`.
 
-    Where the units of channels differ, the channel in which the values lie closest counts.
+    If channels differ, the channel with the most 8-bit values in a model unit is used.
     """
     wanted = 2 * math.log(pixels.units.max().item() / noise)
     t = schedule.inverse(torch.tensor(wanted, dtype=torch.float64)).clamp(min=earliest)
@@ -223,7 +235,7 @@ def _clean_log_snr(schedule: Schedule, pixels: Pixels, noise: float, earliest: f
 
 
 def _divergence(eps: Tensor, y: Tensor, signs: Tensor, trace: Literal["estimated", "exact"]) -> Tensor:
-    """(B,) the divergence of eps (B, C, H, W) in y."""
+    """Return the divergence (B,) of eps (B, C, H, W) with respect to y."""
     if trace == "estimated":
         (pulled,) = torch.autograd.grad(eps, y, signs)
         return (pulled * signs).flatten(1).sum(1)

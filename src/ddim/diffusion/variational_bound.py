@@ -20,14 +20,16 @@ from ddim.diffusion.schedules import Level, Schedule
 from ddim.errors import UserError
 
 Variance = Literal["small", "large", "learned"]
-"""The variance of p(x_s | x_t): `small` or `large` of the posterior, or in between as a network predicts."""
+"""The variance of p(x_s | x_t): `small` or `large` of the posterior, or "learned", predicted by the
+network.
+"""
 
 
 def bound_posterior(schedule: Schedule, t: Tensor, s: Tensor, least: Tensor) -> Posterior:
-    """The posteriors of the steps from times t to s, (B,) or (); s = 0 is the clean image.
+    """Return the posteriors of the steps from times t to times s, (B,) or (); s = 0 is the clean image.
 
-    The step to the clean image has the variance `least` () in place of its small one, which is 0. A learned
-    variance could not come near 0. Nichol & Dhariwal take that of the step before.
+    For the step to the clean image, the small variance would be 0, which a learned variance cannot approach.
+    It is replaced by `least` (). Nichol & Dhariwal use the small variance of the step before.
     """
     then = schedule(s)
     end = s <= 0
@@ -37,7 +39,10 @@ def bound_posterior(schedule: Schedule, t: Tensor, s: Tensor, least: Tensor) -> 
 
 
 def step_bits(p: Prediction, x_t: Tensor, x0: Tensor, q: Posterior, variance: Variance) -> Tensor:
-    """(B,) KL(q(x_s | x_t, x0) || p(x_s | x_t)) for images (B, C, H, W) and posteriors q () or (B,)."""
+    """Return KL(q(x_s | x_t, x0) || p(x_s | x_t)) (B,) for images (B, C, H, W) and posteriors q () or (B,).
+
+    It is in bits per dimension.
+    """
     q = _over(q, x_t)
     mean, wanted = (q.x_weight * x_t + q.x0_weight * image for image in (p.x0, x0))
     apart = kl(wanted, q.log_variance(torch.zeros_like(x0)), mean, _log_variance(p, q, variance))
@@ -45,9 +50,9 @@ def step_bits(p: Prediction, x_t: Tensor, x0: Tensor, q: Posterior, variance: Va
 
 
 def image_bits(p: Prediction, x0: Tensor, q: Posterior, variance: Variance, pixels: Pixels) -> Tensor:
-    """(B,) -log p(x0 | x_t) of 8-bit images in model units, for the step q to the clean image.
+    """Return -log p(x0 | x_t) (B,), in bits per dimension, for the step q to the clean 8-bit image x0.
 
-    "small" acts as "large", since q(x0 | x_t, x0) has no variance.
+    The variance "small" is treated like "large", because q(x0 | x_t, x0) has variance 0.
     """
     q = _over(q, x0)
     deviation = (_log_variance(p, q, "learned" if variance == "learned" else "large") / 2).exp()
@@ -56,31 +61,33 @@ def image_bits(p: Prediction, x0: Tensor, q: Posterior, variance: Variance, pixe
 
 
 def prior_bits(x0: Tensor, at: Level) -> Tensor:
-    """(B,) KL(q(x_1 | x0) || N(0, alpha^2 + sigma^2)), for the level () at which a run starts."""
+    """Return KL(q(x_1 | x0) || N(0, alpha^2 + sigma^2)) (B,) in bits per dimension, at the first level ()."""
     at = at.over(x0)
     start = (at.alpha**2 + at.sigma**2).log()
     return nats_to_bits(kl(at.alpha * x0, 2 * at.sigma.log(), torch.zeros_like(x0), start))
 
 
 def nats_to_bits(nats: Tensor) -> Tensor:
-    """(B,) mean bits per dimension from nats (B, C, H, W)."""
+    """Convert nats (B, C, H, W) to mean bits per dimension (B,)."""
     return nats.flatten(1).mean(1) / math.log(2)
 
 
 def _log_variance(p: Prediction, q: Posterior, variance: Variance) -> Tensor:
-    """(B, C, H, W) the log-variance of p.
+    """Return the log-variance (B, C, H, W) of p(x_s | x_t).
 
     Raises:
-        UserError: if the variance is learned, but the network predicts none.
+        UserError: if `variance` is "learned", but the network does not predict a variance.
     """
     if variance == "learned":
         if p.variance_mix is None:
-            raise UserError("variance is learned, but this network predicts none: give it net.outputs 2")
+            raise UserError(
+                "variance is learned, but this network predicts no variance: set net.outputs to 2"
+            )
         return q.log_variance(p.variance_mix)
     return q.log_variance(torch.full_like(p.x0, variance == "large"))
 
 
 def _over(q: Posterior, x: Tensor) -> Posterior:
-    """The posterior with the dtype and device of x, shaped to multiply x."""
+    """Return the posterior with the dtype and device of x, reshaped to multiply x."""
     shape = (-1,) + (1,) * (x.ndim - 1)
     return Posterior(*(value.reshape(shape).to(x) for value in (q.x_weight, q.x0_weight, q.small, q.large)))

@@ -1,4 +1,4 @@
-"""Edits of real images: inversion to latents, interpolation, inpainting, variations."""
+"""Editing of real images: inversion to latents, interpolation, inpainting, variations."""
 
 from ddim.diffusion.editing.inpaint import Inpaint, renoise
 from ddim.diffusion.editing.interpolate import attribute_direction, interpolate_latents, move_along, slerp

@@ -19,12 +19,17 @@ from ddim.errors import UserError
 
 @dataclass(frozen=True, repr=False)
 class Inpaint(ShortRepr, Sampler):
-    """A sampler that paints where `mask` is 1 and keeps `known` where it is 0.
+    """A sampler that generates the image where `mask` is 1, and keeps the image `known` where it is 0.
 
-    `known` (B or 1, C, H, W) is in model units, `mask` (B or 1, 1, H, W). Algorithm 1 of the paper: each step
-    is ancestral in the painted part and draws the known part from q(x_s | x0). It is done `resample` times,
-    with noise added back in between, so that the two parts come to agree. A run over N levels takes
-    resample (N - 1) evaluations; the final sample, which `paste` completes, is one more.
+    It is algorithm 1 of RePaint. Each step is an ancestral step in the masked part, and draws the known part
+    from q(x_s | x0). The step is repeated `resample` times, with noise added back in between, so that the two
+    parts fit together. Sampling with N times takes resample * (N - 1) evaluations; the final sample takes one
+    more. Apply `paste` to the final sample.
+
+    Attributes:
+        known: images (B or 1, C, H, W) in model units.
+        mask: (B or 1, 1, H, W), 1 where new content is generated.
+        resample: how often each step is done.
     """
 
     known: Tensor
@@ -60,19 +65,19 @@ class Inpaint(ShortRepr, Sampler):
             yield State(x, s.item(), self.paste(x0))
 
     def paste(self, x0: Tensor) -> Tensor:
-        """Images (B, C, H, W) with the known part put back in its place."""
+        """Return images (B, C, H, W) whose known part is replaced by the exact known image."""
         mask = self.mask.to(x0)
         return mask * x0 + (1 - mask) * self.known.to(x0)
 
     def _join(self, x: Tensor, at: Level, noise: Noise) -> Tensor:
-        """The painted part of x joined with the known part, noised to the level ()."""
+        """Combine the masked part of x with the known part, to which noise of the level () is added."""
         mask = self.mask.to(x)
         known = at.noisy(self.known.to(x), noise.like(x))
         return mask * x + (1 - mask) * known
 
 
 def renoise(x: Tensor, now: Level, then: Level, noise: Noise) -> Tensor:
-    """x (B, C, H, W) at a noisier level (), by fresh noise: a draw of q(x_t | x_s)."""
+    """Add noise to x (B, C, H, W) up to a noisier level (): return a draw from q(x_t | x_s)."""
     scale = then.alpha / now.alpha
     fresh = (then.sigma**2 - (scale * now.sigma) ** 2).clamp(min=0).sqrt()
     return scale.to(x) * x + fresh.to(x) * noise.like(x)

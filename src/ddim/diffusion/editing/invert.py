@@ -1,4 +1,4 @@
-"""Inversion: from an image to its latent and back, by DDIM run backwards (Song et al. 2021, section 5.4)."""
+"""DDIM inversion: from an image to its latent and back (Song et al. 2021, section 5.4)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from ddim.errors import UserError
 
 @dataclass(frozen=True, repr=False)
 class Inverted(ShortRepr):
-    """Latents (B, C, H, W) at the first time of the grid, and how well the steps of an exact run were solved.
+    """Latents (B, C, H, W) at the first time of the grid, and the accuracy of an exact inversion.
 
-    `residual` is the largest change of any pixel in the last round of any step, in model units. It is 0 where
-    steps were not iterated. `converged` says whether it fell below the tolerance at every step.
+    `residual` is the largest change of a pixel in the last iteration, over all steps, in model units. It is 0
+    if `exact` was off. `converged` says whether every step reached the tolerance.
     """
 
     latent: Tensor
@@ -43,20 +43,21 @@ def invert(
     tolerance: float = 1e-5,
     rounds: int = 200,
 ) -> Inverted:
-    """Find the latents of images: walk up the times from the image to noise.
+    """Find the latents of images: run DDIM backwards through the times, from the image to noise.
 
-    An image enters as alpha x0 at the last level, without the noise of that level, so that nothing is drawn.
-    DDIM leads from x_t to x_s with the slope eps(x_t) (Song et al. 2021, eq. 13), which is not known at x_s.
-    Without `exact` it is extrapolated linearly in log-SNR from the last two slopes: N - 1 evaluations, and a
-    round trip of order 2. (The slope at x_s, which is common, gives order 1.)
+    The start is alpha * x0 at the last time, without noise, so that the result is deterministic. A DDIM step
+    from x_t to x_s uses the slope eps(x_t) (Song et al. 2021, eq. 13); the backward step knows only x_s.
+    Without `exact`, eps(x_t) is extrapolated linearly in log-SNR from the last two slopes. This takes N - 1
+    evaluations, and the error of inversion and restoration is of order 2. The common choice, the slope
+    eps(x_s), has order 1.
 
     Args:
         denoise: the model.
         x0: images (B, C, H, W) in model units.
-        times: the decreasing times (N,) of a run; the latents are those at times[0].
+        times: the decreasing times (N,) of a sampling run; the latents are those at times[0].
         exact: solve x_t = move(x_s, eps(x_t)) at each step by iteration.
-        tolerance: the largest change of a pixel, in model units, at which an exact step is solved.
-        rounds: the most iterations of an exact step. Steps too long for their network do not converge.
+        tolerance: an exact step has converged if no pixel changes by more than this, in model units.
+        rounds: the largest number of iterations of an exact step. Steps that are too long do not converge.
 
     Returns:
         The latents, and whether the exact steps converged.
@@ -65,7 +66,7 @@ def invert(
         UserError: if the grid is empty or `rounds` < 1.
     """
     if not len(times) or rounds < 1:
-        raise UserError(f"an inversion needs a level in its grid and a round, got {len(times)} and {rounds}")
+        raise UserError(f"an inversion needs at least 1 time and 1 round, got {len(times)} and {rounds}")
     schedule = denoise.schedule
     times = as_double(times)
     x = schedule(times[-1]).over(x0).alpha * x0
@@ -85,13 +86,16 @@ def invert(
                 x = better
                 if not change > tolerance:
                     break
-            # The change is NaN if the latent has overflowed.
+            # The change is NaN after an overflow of the latent.
             residual = max(residual, change if math.isfinite(change) else math.inf)
     return Inverted(x, residual, residual <= tolerance)
 
 
 def _extrapolate(log_snr: Tensor, past: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """The slope at a log-SNR (), on the line through the last two slopes, or the only one so far."""
+    """Return the slope at a log-SNR (), extrapolated from the last two slopes.
+
+    The first one if it is alone.
+    """
     (newest, slope), (before, earlier) = past[-1], past[0]
     if len(past) == 1:
         return slope
@@ -101,7 +105,7 @@ def _extrapolate(log_snr: Tensor, past: Sequence[tuple[Tensor, Tensor]]) -> Tens
 
 @torch.no_grad()
 def restore(denoise: Denoiser, latent: Tensor, times: Times) -> Tensor:
-    """Images (B, C, H, W), in model units, from their latents at times[0]: x / alpha at the last time."""
+    """Restore images (B, C, H, W), in model units, from latents at times[0] by DDIM: x / alpha at the end."""
     times = as_double(times)
     end = last_state(DDIM()(denoise, latent, times, Noise(range(len(latent)))))
     return end.x / denoise.schedule(times[-1]).over(latent).alpha

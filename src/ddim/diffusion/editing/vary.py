@@ -1,4 +1,4 @@
-"""Variations of an image: noise it half-way and denoise it again (SDEdit, Meng et al. 2022)."""
+"""Variations of an image: add noise up to an intermediate time, then denoise (SDEdit, Meng et al. 2022)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ddim.errors import UserError
 def vary(
     denoise: Denoiser, x0: Tensor, strength: float, times: Times, sampler: Sampler, noise: Noise
 ) -> Iterator[State]:
-    """Run a sampler from images x0 (B, C, H, W), in model units, noised to time `strength`.
+    """Run a sampler from images with noise added up to time `strength`.
 
-    Near strength 0 the sample is the image; at 1 it is nearly independent of it.
+    With a strength near 0 the sample is almost the image. With strength 1 it hardly depends on the image.
 
     Args:
         denoise: the model.
-        x0: the images.
-        strength: the time at which the run starts, in (0, 1].
-        times: decreasing times (N,) of a whole run; those below `strength` follow it.
+        x0: images (B, C, H, W) in model units.
+        strength: the time at which sampling starts, in (0, 1].
+        times: decreasing times (N,) of a full sampling run; those below `strength` are used.
         sampler: the sampler.
         noise: the random streams, one for each image.
 
