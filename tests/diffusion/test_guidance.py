@@ -165,5 +165,5 @@ def test_image_and_noise_add_up_at_the_requested_level_of_a_table():
 @pytest.mark.parametrize("t", [0.0, 1.0])
 def test_levels_that_a_model_was_not_trained_on_are_refused(t):
     wide = Rescheduled(Gaussian(Cosine(0.1, 0.9)), Cosine(0.02, 0.95))
-    with pytest.raises(UserError, match=r"is trained on, log-SNR -4\.60 to 1\.45, got"):
+    with pytest.raises(UserError, match=r"is trained, log-SNR -4\.60 to 1\.45, got"):
         wide(normal(1, 1, 2, 2), at(t))

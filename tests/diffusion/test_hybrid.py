@@ -145,7 +145,7 @@ def test_a_learned_variance_is_refused_without_a_network_that_predicts_it():
     with pytest.raises(UserError, match=r"sampler\.variance learned needs a network"):
         check_recipe(Recipe(sampler=DDPM("learned")))
     q = posterior(LinearBeta()(T), LinearBeta()(T - 0.05))
-    with pytest.raises(UserError, match="predicts none"):
+    with pytest.raises(UserError, match="predicts no variance"):
         step_bits(Prediction(X0, EPS), X0, X0, q, "learned")
     for wrong in ({"vlb": -1.0}, {"times": TableTimes(1)}):
         with pytest.raises(UserError, match=r"objective\."):

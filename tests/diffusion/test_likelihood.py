@@ -320,5 +320,5 @@ def test_impossible_steps_and_schedules_are_refused():
         flow_bits(denoise, x0, PIXELS["fixed"], Noise(range(2)), 0)
     with pytest.raises(UserError, match="needs a continuous schedule"):
         flow_bits(law("gaussian", Linear(clip="none")), x0, PIXELS["fixed"], Noise(range(2)))
-    with pytest.raises(UserError, match="predicts none"):
+    with pytest.raises(UserError, match="predicts no variance"):
         bound_bits(denoise, x0, PIXELS["fixed"], Uniform()(4, LinearBeta()), Noise(range(2)), "learned")

@@ -175,15 +175,15 @@ def test_the_name_of_an_average_is_a_file_name_and_its_value(value):
         (lambda: HalfLife(9.0, more=(0.0,)), "ema.more must be above 0, got 0.0"),
         (
             lambda: Exponential(0.9, (0.9,)),
-            "ema.more must hold values that differ from one another and from ema.decay, got 0.9 beside 0.9",
+            "ema.more must not repeat a value, nor the value of ema.decay, got 0.9 and ema.decay 0.9",
         ),
         (
             lambda: HalfLife(9, more=(4, 4.0)),
-            "ema.more must hold values that differ from one another and from ema.images, got 4, 4.0 beside 9",
+            "ema.more must not repeat a value, nor the value of ema.images, got 4, 4.0 and ema.images 9",
         ),
         (
             lambda: Power(0.0, (-0.0,)),
-            "ema.more must hold values that differ from one another and from ema.gamma, got -0.0 beside 0.0",
+            "ema.more must not repeat a value, nor the value of ema.gamma, got -0.0 and ema.gamma 0.0",
         ),
     ],
 )

@@ -20,9 +20,7 @@ from ddim.diffusion.schedules import Level, Schedule
 from ddim.errors import UserError
 
 Variance = Literal["small", "large", "learned"]
-"""The variance of p(x_s | x_t): `small` or `large` of the posterior, or "learned", predicted by the
-network.
-"""
+"""The variance of p(x_s | x_t): `small` or `large` of the posterior, or predicted by the network."""
 
 
 def bound_posterior(schedule: Schedule, t: Tensor, s: Tensor, least: Tensor) -> Posterior:

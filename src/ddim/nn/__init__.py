@@ -1,1 +1,1 @@
-"""Networks: (x, conditioning, label) -> F; the averages of their weights; how they are run."""
+"""Networks, functions (x, conditioning, label) -> F; EMA of their weights; device, precision, compilation."""

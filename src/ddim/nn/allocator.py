@@ -1,4 +1,4 @@
-"""Memory that a process keeps after it was freed."""
+"""The setting of the C allocator that keeps freed memory for reuse."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Make C's allocator keep freed memory for reuse; this holds for the whole process and cannot be undone.
+    """Make the C allocator keep freed memory for reuse, in the whole process; this cannot be undone.
 
-    glibc returns freed blocks of 32 MB and more to the system. The next layer of a network then gets them
-    back page by page, zeroed. That takes up to half of the time of feature extraction and a quarter of a
-    training step. Without glibc this function does nothing.
+    By default glibc returns freed blocks of 32 MB and more to the system. The next layer of a network then
+    receives them page by page, filled with zeros. This takes up to half of the time of feature extraction and
+    a quarter of a training step. Without glibc this function does nothing.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):

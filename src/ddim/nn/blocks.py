@@ -13,17 +13,17 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 class ExactConv2d(nn.Conv2d):
-    """A convolution in float32 even under autocast.
+    """A convolution that is computed in float32 even under autocast.
 
-    Everything on the way of x_t through a network at full resolution is an ExactConv2d; only the branches
-    added to it are rounded. A network that predicts noise at a signal rate of 0.02 has its errors multiplied
-    by 50, so x_t must reach the output unrounded. Measured in pure noise on DDPM's network after ten minutes
-    of training (benchmarks/exact.py): rounding throughout adds 8 % of the network's own error, with the exact
-    path 1.4 %.
+    All convolutions on the path of x_t at full resolution are of this kind; only the branches that are added
+    to it are bf16. If a network predicts noise, errors in the predicted image are 50 times as large at a
+    signal rate of 0.02. So x_t must reach the output without rounding. On DDPM's network after ten minutes of
+    training, at t = 1, bf16 everywhere adds 8 % to the network's own error. With the float32 path it adds 1.4
+    % (benchmarks/exact.py).
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
-        """(B, C, H, W) -> (B, C', H', W') float32."""
+        """Convolve (B, C, H, W); the result is float32."""
         with torch.autocast(input.device.type, enabled=False):
             return super().forward(input.float())
 
@@ -37,7 +37,7 @@ def zero_init(layer: Layer) -> Layer:
 
 
 def uniform_init(weight: Tensor, bound: float) -> None:
-    """Draw a weight uniformly from [-bound, bound]."""
+    """Draw the elements of a weight uniformly from [-bound, bound]."""
     nn.init.uniform_(weight, -bound, bound)
 
 
@@ -53,28 +53,28 @@ SIXTEEN = 2**16
 
 
 class Dropout(nn.Dropout):
-    """Dropout (Srivastava et al. 2014) with masks that cost a processor a fraction of torch's (`draw_mask`).
+    """Dropout (Srivastava et al. 2014) with masks that are cheaper than torch's on a CPU; see `draw_mask`.
 
-    On processors the probability is rounded to a multiple of 2^-16, and the output is channels last.
+    On a CPU the probability is rounded to a multiple of 2^-16, and the output is in channels_last format.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
-        """(B, C, H, W) -> the same shape."""
+        """Apply dropout to (B, C, H, W); the shape stays the same."""
         dropped = round(self.p * SIXTEEN)
         if not self.training or not 0 < dropped < SIXTEEN or input.device.type != "cpu":
             return super().forward(input)
-        # Drawn from the global generator, like all dropout, because training sets that one. 32 bits suffice:
-        # a generator reads no more of a seed.
+        # Like all dropout it uses the global generator, which training seeds at each step. 32 bits suffice,
+        # because a CPU generator uses only 32 bits of its seed.
         mask = draw_mask(torch.randint(2**32, ()), list(input.shape), dropped)
         return torch.where(mask, input * (SIXTEEN / (SIXTEEN - dropped)), 0)
 
 
-# An operation that the compiler does not look into: its own version of torch's random masks takes a tenth of
-# a training step of DDPM's network. Because the mask is a function of a seed, the backward pass can compute
-# it again, and two masks of one shape are not merged.
+# A custom operation is opaque to torch.compile, whose own random masks take a tenth of a training step of
+# DDPM's network. Since the mask is a function of a seed, the backward pass can recompute it, and two masks of
+# the same shape are not merged.
 @torch.library.custom_op("ddim::draw_mask", mutates_args=(), device_types="cpu")
 def draw_mask(seed: Tensor, shape: list[int], dropped: int) -> Tensor:
-    """Draw a mask (B, C, H, W), channels last, that is False with probability `dropped` / 2^16.
+    """Draw a mask (B, C, H, W), channels_last, whose entries are False with probability `dropped` / 2^16.
 
     Each random number of 64 bits gives four entries.
     """
@@ -91,11 +91,11 @@ draw_mask.register_fake(
 )
 
 EXPLICIT_PIXELS = 512
-"""Largest number of pixels for which attention in bf16 on a processor stores the whole matrix of scores."""
+"""Largest number of pixels for which attention in bf16 on a CPU computes the full matrix of scores."""
 
 
 def self_attention(qkv: Tensor, heads: int) -> Tensor:
-    """Mix all pixels by scaled dot-product attention (Vaswani et al. 2017, eq. 1).
+    """Apply scaled dot-product attention over all pixels (Vaswani et al. 2017, eq. 1).
 
     Args:
         qkv: queries, keys and values (B, 3C, H, W).
@@ -108,8 +108,8 @@ def self_attention(qkv: Tensor, heads: int) -> Tensor:
     pixels = qkv.flatten(2).transpose(1, 2).reshape(b, h * w, 3, heads, -1)
     q, k, v = pixels.permute(2, 0, 3, 1, 4)
     if qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16 and h * w <= EXPLICIT_PIXELS:
-        # torch's kernel multiplies in float32 here and takes three times as long. This rounds scores to 8
-        # bits, which changes the errors of trained networks at no noise level in the first four digits.
+        # torch's kernel multiplies in float32 here, which takes three times as long. Scores are rounded to
+        # bf16 instead; the first four digits of the errors of trained networks do not change.
         mixed = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(-1) @ v
     else:
         mixed = F.scaled_dot_product_attention(q, k, v)  # (B, heads, HW, C / heads)
@@ -120,11 +120,11 @@ class Attention(nn.Module):
     """Self-attention over the pixels, added to its input (Vaswani et al. 2017).
 
     Args:
-        norm: the norm before it.
-        channels: of its input and output.
+        norm: the norm that is applied first.
+        channels: channels of the input and the output.
         heads: number of heads.
         inner: channels of the queries, of the keys and of the values; by default `channels`.
-        scale: factor of the sum.
+        scale: factor of the residual sum.
     """
 
     def __init__(
@@ -137,15 +137,15 @@ class Attention(nn.Module):
         self.proj = nn.Conv2d(inner, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) -> the same shape."""
+        """Apply self-attention to (B, channels, H, W); the shape stays the same."""
         x = x + self.proj(self_attention(self.qkv(self.norm(x)), self.heads))
         return x if self.scale == 1 else x * self.scale
 
 
 def apply_padded(net: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> Tensor:
-    """Apply a network to images (B, C, H, W) of any height and width, padded to multiples of `multiple`.
+    """Apply a network to images (B, C, H, W) whose height and width are padded to multiples of `multiple`.
 
-    Zeros are added at the bottom and right, like the zeros round a convolution, and cropped from the output.
+    Zeros are added at the bottom and right, as in the padding of a convolution; the output is cropped.
     """
     height, width = x.shape[-2:]
     extra = (0, -width % multiple, 0, -height % multiple)
@@ -153,9 +153,9 @@ def apply_padded(net: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> T
 
 
 def upsample_2x(x: Tensor, mode: str = "bilinear") -> Tensor:
-    """(B, C, H, W) -> (B, C, 2H, 2W); the mode is "bilinear", or "nearest" to copy each pixel to 2x2."""
-    # On processors the compiler scatters these gradients pixel by pixel, which takes a fifth of a training
-    # step of the torch/luz network. An operation that it does not look into keeps torch's own kernels.
+    """Resize (B, C, H, W) to (B, C, 2H, 2W); the mode is "bilinear" or "nearest"."""
+    # On a CPU, torch.compile scatters these gradients pixel by pixel, which takes a fifth of a training step
+    # of the torch/luz network. An opaque operation uses torch's own kernels instead.
     if x.device.type == "cpu" and torch.compiler.is_compiling() and not torch.compiler.is_exporting():
         return opaque_upsample_2x(x, mode)
     return F.interpolate(x, scale_factor=2, mode=mode)
@@ -163,7 +163,7 @@ def upsample_2x(x: Tensor, mode: str = "bilinear") -> Tensor:
 
 @torch.library.custom_op("ddim::upsample_2x", mutates_args=(), device_types="cpu")
 def opaque_upsample_2x(x: Tensor, mode: str) -> Tensor:
-    """Do the same as `upsample_2x`; the compiler does not look into it."""
+    """Do the same as `upsample_2x`, as an operation that is opaque to torch.compile."""
     return F.interpolate(x, scale_factor=2, mode=mode)
 
 

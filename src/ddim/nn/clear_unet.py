@@ -1,9 +1,8 @@
-"""The U-Net of clear-diffusion-keras (Béres 2022): residual blocks conditioned on the noise, attention,
-patches.
+"""The U-Net of clear-diffusion-keras (Béres 2022): conditioned residual blocks, attention and patches.
 
-It shares its block with `ddpm_unet` but is not one of that family. Sizes change by means and by bilinear
-interpolation, without weights. The last stage is the bottom and has no way up. Each head of attention is as
-wide as its stage. No norm stands before the last convolution.
+It shares its block with `ddpm_unet`. Unlike that network, it changes the resolution without weights, by mean
+pooling and bilinear interpolation. Each attention head has as many channels as its stage. There is no norm
+before the last convolution.
 """
 
 from __future__ import annotations
@@ -28,25 +27,25 @@ from ddim.nn.ddpm_blocks import Block
 from ddim.nn.embedding import Sinusoidal
 
 _EPS = 1e-3
-"""Of group norms in Keras."""
+"""Epsilon of group norms in Keras."""
 
 
 @dataclass(frozen=True)
 class ClearUNetSpec:
-    """Options of `ClearUNet`; the defaults are the original's.
+    """Options of `ClearUNet`; the defaults are those of the original.
 
-    The original's small network has widths 32, 64, 96, 128 and no attention.
+    The small network of the original has widths 32, 64, 96, 128 and no attention.
 
     Attributes:
-        widths: channels of each stage, from full resolution down; the last one is the bottom.
+        widths: channels of each stage, from full resolution down; the last one is the lowest resolution.
         attention: whether each stage has self-attention after its blocks.
         depth: blocks per stage, on the way down and on the way up.
         stem: channels of the first convolution.
-        patch: side in pixels of the squares in which the image enters and leaves.
-        heads: number of heads of attention.
-        groups: of each group norm.
+        patch: side, in pixels, of the patches of the first and the last convolution.
+        heads: number of attention heads.
+        groups: number of groups of each group norm.
         embedding: channels of the embedding of the conditioning.
-        max_frequency: of the embedding, in turns per unit.
+        max_frequency: the largest frequency of the embedding, in periods per unit.
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 512)
@@ -75,11 +74,11 @@ class ClearUNetSpec:
                 f"got {self.stem} and {self.widths}"
             )
         if self.embedding % 2:
-            raise UserError(f"net.embedding must be even, a sine and a cosine each, got {self.embedding}")
+            raise UserError(f"net.embedding must be even (pairs of sine and cosine), got {self.embedding}")
 
     @property
     def multiple(self) -> int:
-        """Heights and widths are padded to a multiple of this."""
+        """Heights and widths are padded to a multiple of this number of pixels."""
         return self.patch * 2 ** (len(self.widths) - 1)
 
     def norm(self, channels: int) -> nn.GroupNorm:
@@ -92,13 +91,16 @@ class ClearUNetSpec:
 
 
 def build_wide_attention(channels: int, heads: int, groups: int) -> Attention:
-    """Build attention whose heads each have all `channels`, after a group norm without weights."""
+    """Build self-attention with heads of `channels` channels each, after a group norm without weights."""
     norm = nn.GroupNorm(groups, channels, _EPS, affine=False)
     return Attention(norm, channels, heads, inner=heads * channels)
 
 
 class Stage(nn.Module):
-    """Blocks of one size, each followed by attention or not; each input gets `skips` channels more."""
+    """Blocks at one resolution, each optionally followed by self-attention.
+
+    The input of each block has `skips` additional channels, from a skip connection.
+    """
 
     def __init__(self, now: int, stage: int, spec: ClearUNetSpec, skips: int = 0) -> None:
         super().__init__()
@@ -106,7 +108,7 @@ class Stage(nn.Module):
         self.blocks, self.attention = nn.ModuleList(), nn.ModuleList()
         for k in range(spec.depth):
             channels = (width if k else now) + skips
-            # The first stage is full resolution, where the projection is on the way of x_t.
+            # At full resolution the projection is on the path of x_t, which stays float32.
             self.blocks.append(Block(channels, width, spec.embedding, norm=spec.norm, exact=stage == 0))
             attends = spec.attention[stage]
             self.attention.append(
@@ -114,7 +116,10 @@ class Stage(nn.Module):
             )
 
     def forward(self, x: Tensor, embedded: Tensor, skips: list[Tensor]) -> list[Tensor]:
-        """x (B, now, H, W), embedded (B, embedding), skips (the last is used first) -> all block outputs."""
+        """Apply the blocks to x (B, now, H, W), given embedded (B, embedding).
+
+        `skips` are the skip connections; the last one is used first. All block outputs are returned.
+        """
         outputs = []
         for block, attention in zip(self.blocks, self.attention, strict=True):
             x = attention(block(torch.cat([x, skips.pop()], dim=1) if skips else x, embedded))
@@ -123,9 +128,9 @@ class Stage(nn.Module):
 
 
 class ClearUNet(nn.Module):
-    """(x, conditioning) -> F of the shape of x; heights and widths of any size are padded and cropped.
+    """The network (x, conditioning) -> F, with F shaped like x; any height and width (padded and cropped).
 
-    It starts as the zero function, with the initial weights of Keras.
+    Initial weights are drawn as in Keras; the last convolution is zero, so that F is initially zero.
     """
 
     classes, augment, outputs = 0, 0, 1
@@ -151,7 +156,7 @@ class ClearUNet(nn.Module):
         zero_init(self.out_conv)
 
     def forward(self, x: Tensor, conditioning: Tensor, label: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), conditioning (B,) -> (B, C, H, W)."""
+        """Apply to x (B, C, H, W), given conditioning (B,); return F (B, C, H, W). `label` is not used."""
         with torch.autocast(x.device.type, enabled=False):
             embedded = self.time_mlp(self.embedding(conditioning))
         return apply_padded(lambda image: self._padded(image, embedded), x, self.multiple)
@@ -171,10 +176,10 @@ class ClearUNet(nn.Module):
 
 
 def _initialise_attention(attention: Attention) -> None:
-    """Draw weights within Glorot's bounds, as Keras computes them for attention.
+    """Draw weights uniformly within Glorot's bounds, as Keras computes these for attention.
 
-    Its kernels have an axis of heads, (C, heads, C) and (heads, C, C). Keras takes all axes but the last two
-    for places of a convolution.
+    The kernels in Keras have an axis of heads: (C, heads, C) and (heads, C, C). Keras treats all axes except
+    the last two as the spatial axes of a convolution.
     """
     heads, channels = attention.heads, attention.qkv.in_channels
     for layer, fans in (

@@ -1,4 +1,4 @@
-"""The blocks of the U-Net of Ho et al. 2020 and its successors, and how they change the size of images."""
+"""The blocks of the U-Net of Ho et al. 2020 and its successors, and its up- and downsampling layers."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ddim.nn.blocks import Attention, Dropout, ExactConv2d, upsample_2x
 
 
 class Block(nn.Module):
-    """Group norm, swish, 3x3 convolution, twice, with the embedding between them; added to its input.
+    """A residual block: twice group norm, swish and 3x3 convolution, conditioned on the embedding.
 
     Args:
-        channels: of the input; it is projected by a 1x1 convolution if they differ from `out`.
+        channels: channels of the input; a 1x1 convolution projects it if they differ from `out`.
         out: channels of the output.
         embedding: channels of the embedding.
-        norm: builds a norm over a number of channels.
-        dropout: probability, before the second convolution.
-        scale_shift: the embedding scales and shifts the second norm (Nichol & Dhariwal 2021, eq. 21), instead
-            of being added before it.
-        scale: factor of the sum of input and branch.
-        resize: applied to the input and, in the branch, before the first convolution (Song et al. 2021b,
-            after Brock et al. 2019).
-        project: project the input even if the widths agree.
-        exact: the projection is float32 even under autocast.
+        norm: builds a norm for a number of channels.
+        dropout: probability of dropout, before the second convolution.
+        scale_shift: the embedding scales and shifts the output of the second norm (Nichol & Dhariwal 2021,
+            eq. 21). Otherwise it is added before that norm.
+        scale: factor of the residual sum.
+        resize: layer that changes the resolution, for the input and, in the branch, before the first
+            convolution (Song et al. 2021b, after Brock et al. 2019).
+        project: project the input even if `channels` equals `out`.
+        exact: compute the projection in float32 even under autocast.
     """
 
     def __init__(  # noqa: PLR0913  (the options of one block)
@@ -56,7 +56,10 @@ class Block(nn.Module):
         self.shortcut = kind(channels, out, 1) if project or channels != out else nn.Identity()
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        """x (B, channels, H, W), embedded (B, embedding) -> (B, out, H, W), with the H and W of `resize`."""
+        """Apply to x (B, channels, H, W), given embedded (B, embedding).
+
+        The result is (B, out, H, W), or has the height and width that `resize` gives.
+        """
         h = self.conv1(self.resize(F.silu(self.norm1(x))))
         embedded = self.time_proj(embedded)[:, :, None, None]
         if self.scale_shift:
@@ -69,47 +72,50 @@ class Block(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """A block, followed by attention or not."""
+    """A residual block, optionally followed by self-attention."""
 
     def __init__(self, block: Block, attention: Attention | None) -> None:
         super().__init__()
         self.block, self.attention = block, attention or nn.Identity()
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        """x (B, channels, H, W), embedded (B, embedding) -> (B, out, H, W)."""
+        """Apply to x (B, channels, H, W), given embedded (B, embedding); return (B, out, H, W)."""
         return self.attention(self.block(x, embedded))
 
 
 class Downsample(nn.Conv2d):
-    """A 3x3 convolution of stride 2, padded on both sides, or ("same", as in TensorFlow) at the end only."""
+    """A 3x3 convolution of stride 2.
+
+    It is padded on all sides, or with `same`, as in TensorFlow, only at the bottom and right.
+    """
 
     def __init__(self, channels: int, *, same: bool) -> None:
         super().__init__(channels, channels, 3, stride=2, padding=0 if same else 1)
         self.same = same
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:  # type: ignore[override]
-        """x (B, channels, H, W) with even H and W -> (B, channels, H / 2, W / 2)."""
+        """Halve the resolution of x (B, channels, H, W), with even H and W. `embedded` is not used."""
         return super().forward(F.pad(x, (0, 1, 0, 1)) if self.same else x)
 
 
 class Upsample(nn.Conv2d):
-    """Each pixel copied to 2x2, then a 3x3 convolution."""
+    """Nearest-neighbour upsampling by 2, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:  # type: ignore[override]
-        """x (B, channels, H, W) -> (B, channels, 2H, 2W)."""
+        """Double the resolution of x (B, channels, H, W). `embedded` is not used."""
         return super().forward(upsample_2x(x, "nearest"))
 
 
 class Filter(nn.Module):
-    """Halve or double the size: by means of 2x2 and by copies, or with the filter 1, 3, 3, 1 (Zhang 2019).
+    """A layer without weights that halves or doubles the resolution (Zhang 2019).
 
     Args:
-        up: double the size instead of halving it.
-        blur: use the filter 1, 3, 3, 1 along both axes.
-        pad: put zeros round the image before it is halved, so that it keeps its whole border.
+        up: double the resolution instead of halving it.
+        blur: use the filter 1, 3, 3, 1 along both axes, instead of 2x2 mean pooling or copies of pixels.
+        pad: pad the image with the zeros that `blur` needs; False if it is already padded.
     """
 
     def __init__(self, *, up: bool = False, blur: bool = False, pad: bool = True) -> None:
@@ -120,7 +126,7 @@ class Filter(nn.Module):
         self.register_buffer("taps", torch.outer(taps, taps) / taps.sum() ** 2, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H / 2, W / 2), or (B, C, 2H, 2W) if `up`."""
+        """Resize x (B, C, H, W) to (B, C, H / 2, W / 2), or to (B, C, 2H, 2W) if `up`."""
         channels = x.shape[1]
         weight = self.taps.to(x.dtype).expand(channels, 1, -1, -1)
         if self.up:

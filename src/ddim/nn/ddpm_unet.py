@@ -1,4 +1,4 @@
-"""The U-Net of Ho et al. 2020 and its successors: one network, whose options are the choices of the papers.
+"""The U-Net of Ho et al. 2020 and its successors: one network with the options of these papers.
 
 |                  | DDPM       | improved DDPM   | DDPM++     | NCSN++     | ADM            |
 |------------------|------------|-----------------|------------|------------|----------------|
@@ -19,8 +19,8 @@ DDPM for images of 32 pixels is from Ho et al. 2020, appendix B, and Song et al.
 Nichol & Dhariwal 2021; DDPM++ and NCSN++ from Song et al. 2021b, section 4 and appendix H, as Karras et al.
 2022 have them (table 7); ADM for images of 64 pixels from Dhariwal & Nichol 2021, as Karras et al. have it.
 
-At full resolution, everything on the way of x_t is float32 under autocast: the first convolution, the sums,
-the projections and the last convolution. The branches that are added to it are rounded (see `ExactConv2d`).
+At full resolution, the path of x_t stays float32 under autocast: the first convolution, the residual sums,
+the projections and the last convolution. The branches that are added to it are bf16 (see `ExactConv2d`).
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ from ddim.nn.ddpm_blocks import AttentionBlock, Block, Downsample, Filter, Upsam
 from ddim.nn.embedding import Fourier, Positional
 
 Resample = Literal["same", "strided", "box", "blur"]
-"""How the size changes between stages.
+"""How the resolution changes between stages.
 
-"same" and "strided": by a 3x3 convolution of stride 2, padded at the end only (as in TensorFlow) or on both
-sides. On the way up, each pixel is copied to 2x2 before a 3x3 convolution.
+"same" and "strided": on the way down by a 3x3 convolution of stride 2, padded only at the bottom and right
+(as in TensorFlow), or on all sides. On the way up by nearest-neighbour upsampling before a 3x3 convolution.
 
-"box" and "blur": by a residual block that takes means of 2x2 and copies, or uses the filter 1, 3, 3, 1.
+"box" and "blur": by a residual block with 2x2 mean pooling and nearest-neighbour upsampling, or with the
+filter 1, 3, 3, 1 for both.
 """
 
 
@@ -54,28 +55,27 @@ class DDPMUNetSpec:
 
     Attributes:
         width: channels at full resolution; even.
-        multipliers: of `width`, the channels of each stage; each stage halves height and width.
-        blocks: blocks per stage on the way down; one more on the way up.
+        multipliers: channels of each stage, as multiples of `width`; each stage halves height and width.
+        blocks: blocks per stage on the way down; there is one more on the way up.
         attention: whether each stage has self-attention.
-        heads: number of heads of attention.
-        head: channels per head, instead of a number of heads.
-        groups: of each group norm.
-        group_channels: the least number of channels in a group, so that narrow layers have fewer groups: of C
-            channels min(groups, C / group_channels), as in the code of Karras et al. 2022. None: always
-            `groups`.
-        eps: of each group norm.
-        dropout: probability.
-        embedding: of the conditioning: sines first, cosines first, or random Fourier frequencies.
-        scale_shift: the embedding scales and shifts the second norm of a block (Nichol & Dhariwal 2021, eq.
-            21), instead of being added before it.
-        resample: how the size changes between stages; see `Resample`.
-        sde: as in Song et al. 2021b: sums are divided by sqrt(2), and blocks that resample project their
-            input. On the way up only the last block of a stage has attention. Weights have Glorot
-            initialisation.
-        pyramid: the image, downsampled, also enters at each stage.
+        heads: number of attention heads.
+        head: channels per head; if given, it replaces `heads`.
+        groups: number of groups of each group norm.
+        group_channels: the smallest number of channels in a group. A layer of C channels then has min(groups,
+            C / group_channels) groups, as in the code of Karras et al. 2022. None: always `groups`.
+        eps: epsilon of each group norm.
+        dropout: probability of dropout.
+        embedding: embedding of the conditioning: sines first, cosines first, or random Fourier frequencies.
+        scale_shift: the embedding scales and shifts the output of the second norm of a block (Nichol &
+            Dhariwal 2021, eq. 21). Otherwise it is added before that norm.
+        resample: how the resolution changes between stages; see `Resample`.
+        sde: use the choices of Song et al. 2021b: residual sums are divided by sqrt(2), and blocks that
+            change the resolution project their input. On the way up only the last block of a stage has
+            attention. Weights have Glorot initialisation.
+        pyramid: the downsampled image is also an input of each stage on the way down.
         classes: number of class labels.
-        augment: number of augmentation labels that the network is conditioned on.
-        outputs: channels of the output per channel of x.
+        augment: number of augmentation labels on which the network is conditioned.
+        outputs: output channels for each channel of x.
     """
 
     width: int = 128
@@ -125,7 +125,7 @@ class DDPMUNetSpec:
         if self.pyramid and not self.resizes_in_blocks:
             raise UserError(f"net.pyramid needs net.resample box or blur, got {self.resample}")
         attended = [w for w, attend in zip(self.widths, self.attention, strict=True) if attend]
-        # The bottom always has attention.
+        # The middle of the network always has attention.
         for channels in (*attended, self.widths[-1]):
             if channels % (self.head or self.heads):
                 name, value = ("head", self.head) if self.head else ("heads", self.heads)
@@ -140,21 +140,21 @@ class DDPMUNetSpec:
 
     @property
     def resizes_in_blocks(self) -> bool:
-        """Whether the size changes in residual blocks, by a filter, and not in convolutions."""
+        """Whether residual blocks with a filter change the resolution, instead of convolutions."""
         return self.resample in ("box", "blur")
 
     @property
     def scale(self) -> float:
-        """Factor of each sum, which keeps its variance if `sde`."""
+        """Factor of each residual sum; with `sde` it is sqrt(1/2), which keeps the variance."""
         return 0.5**0.5 if self.sde else 1.0
 
     @property
     def multiple(self) -> int:
-        """Heights and widths are padded to a multiple of this."""
+        """Heights and widths are padded to a multiple of this number of pixels."""
         return 2 ** (len(self.multipliers) - 1)
 
     def norm(self, channels: int) -> nn.GroupNorm:
-        """Build a group norm of `groups` groups, or fewer where `group_channels` asks for that."""
+        """Build a group norm with `groups` groups, or fewer if `group_channels` requires it."""
         groups = self.groups
         if self.group_channels is not None:
             most = max(1, min(groups, channels // self.group_channels))
@@ -167,9 +167,9 @@ class DDPMUNetSpec:
 
 
 class DDPMUNet(nn.Module):
-    """(x, conditioning, label, augment) -> F; heights and widths of any size are padded and cropped.
+    """The network (x, conditioning, label, augment) -> F; any height and width (padded and cropped).
 
-    Blocks, their attention and the last convolution start as the zero function.
+    The residual branches, the attention and the last convolution are initially zero.
     """
 
     def __init__(self, channels: int, spec: DDPMUNetSpec) -> None:
@@ -180,7 +180,7 @@ class DDPMUNet(nn.Module):
         self.embedding = _embedding(spec)
         positions = self.embedding.width
         self.time_mlp = nn.Sequential(nn.Linear(positions, width), nn.SiLU(), nn.Linear(width, width))
-        # Song et al. 2021b add the class to the positions, the others to the output of the MLP.
+        # Song et al. 2021b add the class vector to the input of the MLP, the other papers to its output.
         self.class_before_mlp = spec.sde
         self.class_embedding = (
             nn.Embedding(spec.classes, positions if self.class_before_mlp else width)
@@ -193,7 +193,7 @@ class DDPMUNet(nn.Module):
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         now, skips = spec.width, []
         for stage, out in enumerate(widths):
-            # The first convolution, or the downsampled output of the stage before.
+            # The skip connection of the first convolution, or of the downsampled output of the last stage.
             skips.append(now)
             blocks = nn.ModuleList()
             for _ in range(spec.blocks):
@@ -227,10 +227,10 @@ class DDPMUNet(nn.Module):
             elif isinstance(module, Attention):
                 zero_init(module.proj)
                 if spec.sde:
-                    # Queries, keys and values have a tenth of Glorot's variance each, as in Song et al.
+                    # As in Song et al., queries, keys and values each have a tenth of Glorot's variance.
                     uniform_init(module.qkv.weight, (0.1 * 3 / module.qkv.in_channels) ** 0.5)
         if self.class_embedding is not None and spec.sde:
-            # In Karras et al. a class is its row of the identity times sqrt(classes), in a Glorot layer.
+            # In Karras et al. a layer with Glorot weights is applied to a one-hot vector times sqrt(classes).
             classes, positions = self.class_embedding.weight.shape
             uniform_init(self.class_embedding.weight, (6 * classes / (classes + positions)) ** 0.5)
         if self.augment_proj is not None and not spec.sde:
@@ -240,10 +240,16 @@ class DDPMUNet(nn.Module):
     def forward(
         self, x: Tensor, conditioning: Tensor, label: Tensor | None = None, augment: Tensor | None = None
     ) -> Tensor:
-        """x (B, C, H, W), conditioning (B,), label (B,), augment (B, augment) -> (B, outputs * C, H, W).
+        """Apply the network.
 
-        The label -1, and no label at all, mean the null class. No augment means images as they are, all
-        zeros.
+        Args:
+            x: (B, C, H, W).
+            conditioning: (B,).
+            label: class indices (B,); -1 or None means no class.
+            augment: augmentation labels (B, augment); zeros or None mean no augmentation.
+
+        Returns:
+            F, (B, outputs * C, H, W).
         """
         with torch.autocast(x.device.type, enabled=False):
             embedded = self.embedding(conditioning)
@@ -302,7 +308,7 @@ def _block(spec: DDPMUNetSpec, channels: int, out: int, **options: Any) -> Block
 
 
 def _attention_block(spec: DDPMUNetSpec, now: int, stage: int, attend: bool) -> AttentionBlock:
-    # The first stage is full resolution, where the projection is on the way of x_t.
+    # At full resolution the projection is on the path of x_t, which stays float32.
     block, out = _block(spec, now, spec.widths[stage], exact=stage == 0), spec.widths[stage]
     heads = out // spec.head if spec.head else spec.heads
     return AttentionBlock(block, Attention(spec.norm(out), out, heads, scale=spec.scale) if attend else None)
@@ -316,11 +322,11 @@ def _resampling(spec: DDPMUNetSpec, width: int, *, up: bool) -> nn.Module:
 
 
 def _pyramid(channels: int, spec: DDPMUNetSpec) -> nn.ModuleList:
-    """Build the layers that turn the image of each stage into the image of the next stage."""
+    """Build the layers that downsample the image of each stage to that of the next stage (`pyramid`)."""
     blur = spec.resample == "blur"
     layers = nn.ModuleList()
     for now, width in pairwise((channels, *spec.widths[:-1])):
-        # The zeros of both the convolution and the filter stand round the larger image.
+        # The image is padded once, before the convolution, with the zeros that the filter needs too.
         conv = nn.Conv2d(now, width, 3, padding=2 if blur else 1)
         layers.append(nn.Sequential(conv, Filter(blur=blur, pad=False)))
     return layers

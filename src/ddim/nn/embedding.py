@@ -1,4 +1,4 @@
-"""Embeddings of the conditioning: a number per image becomes a vector."""
+"""Embeddings of the conditioning: layers that map one number per image to a vector."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 
 class Sinusoidal(nn.Module):
-    """sin and cos at `width` / 2 frequencies, geometric from 1 to `max_frequency` turns per unit.
+    """Sine and cosine at `width` / 2 frequencies, geometrically spaced from 1 to `max_frequency`.
 
-    The positional encoding of Vaswani et al. 2017, section 3.5, for a continuous number, as in Béres'
-    tutorial. Angles are float32 even under autocast: bf16 keeps no digit of the phase at 1000 turns.
+    Frequencies are in periods per unit. This is the positional encoding of Vaswani et al. 2017, section 3.5,
+    for a continuous number, as in Béres' tutorial. Angles are float32 even under autocast, because bf16
+    cannot represent the phase after 1000 periods.
     """
 
     def __init__(self, width: int, max_frequency: float = 1000.0) -> None:
@@ -22,17 +23,17 @@ class Sinusoidal(nn.Module):
         self.register_buffer("speeds", (2 * math.pi * turns).float(), persistent=False)
 
     def forward(self, value: Tensor) -> Tensor:
-        """(B,) -> (B, width)."""
+        """Embed numbers (B,) as vectors (B, width)."""
         angles = value.float()[:, None] * self.speeds
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 class Positional(nn.Module):
-    """sin and cos at `width` / 2 speeds, geometric from 1 to 1/10000 radian per unit, for numbers up to 1000.
+    """Sine and cosine at `width` / 2 frequencies, geometrically spaced from 1 to 1/10000 radian per unit.
 
-    The encoding of timestep indices in Ho et al. 2020, after Vaswani et al. 2017, section 3.5. Ho et al.
-    include the slowest speed and put the sines first. Nichol & Dhariwal 2021 (`cos_first`) stop one speed
-    short of it and put the cosines first.
+    This encodes timesteps up to about 1000, as in Ho et al. 2020, after Vaswani et al. 2017, section 3.5. Ho
+    et al. include the lowest frequency and put the sines first. Nichol & Dhariwal 2021 (`cos_first`) omit the
+    lowest frequency and put the cosines first.
     """
 
     def __init__(self, width: int, *, cos_first: bool = False) -> None:
@@ -43,17 +44,17 @@ class Positional(nn.Module):
         self.register_buffer("speeds", (-math.log(10000) * steps).exp(), persistent=False)
 
     def forward(self, value: Tensor) -> Tensor:
-        """(B,) -> (B, width)."""
+        """Embed numbers (B,) as vectors (B, width)."""
         angles = value.float()[:, None] * self.speeds
         both = (angles.cos(), angles.sin()) if self.cos_first else (angles.sin(), angles.cos())
         return torch.cat(both, dim=1)
 
 
 class Fourier(nn.Module):
-    """sin and cos at `width` / 2 random frequencies, normal with standard deviation `scale` turns per unit.
+    """Sine and cosine at `width` / 2 random frequencies, in periods per unit.
 
-    Song et al. 2021b, appendix C.1, after Tancik et al. 2020. The frequencies are drawn once, are never
-    trained and are saved with the weights.
+    Song et al. 2021b, appendix C.1, after Tancik et al. 2020. The frequencies are normal with standard
+    deviation `scale`. They are drawn once, are not trained, and are saved with the weights.
     """
 
     def __init__(self, width: int, scale: float = 16.0) -> None:
@@ -62,6 +63,6 @@ class Fourier(nn.Module):
         self.register_buffer("frequencies", nn.init.normal_(torch.empty(width // 2), std=scale))
 
     def forward(self, value: Tensor) -> Tensor:
-        """(B,) -> (B, width)."""
+        """Embed numbers (B,) as vectors (B, width)."""
         angles = 2 * math.pi * value.float()[:, None] * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=1)

@@ -1,4 +1,7 @@
-"""The networks by name. A new network is a file with its spec and its class, and a line in `NETWORKS`."""
+"""The networks by name.
+
+To add a network, write a module with its spec and its class, and add a line to `NETWORKS`.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,21 @@ from ddim.nn.unet import UNetSpec
 
 
 class NetworkSpec(Protocol):
-    """The options of a network, a frozen dataclass; it builds the network.
+    """The options of a network, a frozen dataclass with a method that builds the network.
 
     The network is called as net(x, conditioning, label), or net(x, conditioning, label, augment) if `augment`
-    is above 0: x (B, C, H, W), conditioning (B,), label (B,) class indices or None, augment (B, augment) or
-    None -> (B, outputs * C, H, W). It states `classes`, `augment` and `outputs` as attributes, like its spec.
+    is above 0. The arguments are x (B, C, H, W), conditioning (B,), class indices label (B,) or None, and
+    augment (B, augment) or None. The output is (B, outputs * C, H, W). Like its spec, the network has the
+    attributes `classes`, `augment` and `outputs`.
     """
 
     @property
     def classes(self) -> int:
-        """Number of class labels that the network distinguishes; 0 for none."""
+        """Number of classes on which the network is conditioned; 0 for none."""
 
     @property
     def takes_classes(self) -> bool:
-        """Whether `classes` is a field that may be set, because the network can be conditioned on a class."""
+        """Whether the network can be conditioned on a class, so that `classes` is a field of the spec."""
 
     @property
     def augment(self) -> int:
@@ -34,7 +38,7 @@ class NetworkSpec(Protocol):
 
     @property
     def outputs(self) -> int:
-        """Channels of the output per channel of the image: 1, or 2 if a variance is predicted as well."""
+        """Output channels for each image channel: 1, or 2 if the network also predicts a variance."""
 
     @property
     def multiple(self) -> int:

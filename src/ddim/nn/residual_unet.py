@@ -1,8 +1,8 @@
-"""The U-Net of Béres' Keras tutorial and of torch/luz: the noise level is concatenated to the image at the
-input.
+"""The U-Net of Béres' Keras tutorial and of torch/luz.
 
-The tutorial (2022) and its translation to torch/luz are this class under two sets of options. They share
-every idea and differ in widths, in the residual path and in batch norm.
+Its input is the image, concatenated with an embedding of the noise level. The tutorial (2022) and its
+translation to torch/luz are two sets of options of this class. They differ in widths, residual connections
+and batch norm.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ class ResidualUNetSpec:
     """Options of `ResidualUNet`; the defaults are those of the torch/luz network.
 
     Attributes:
-        widths: channels of each stage, from full resolution down; a 2x2 mean follows each stage.
-        middle: channels of each block at the bottom.
+        widths: channels of each stage, from full resolution down; 2x2 mean pooling follows each stage.
+        middle: channels of each block at the lowest resolution.
         depth: blocks per stage, on the way down and on the way up.
         embedding: channels of the embedding of the conditioning.
-        max_frequency: of the embedding, in turns per unit.
-        keras: False for the torch/luz network: every residual path is a 1x1 convolution and batch norm has
-            weights. On the way up a stage already has the width of the next one. True for the tutorial:
-            identity where widths agree, batch norm without weights, each stage its own width, Glorot
-            initialisation.
+        max_frequency: the largest frequency of the embedding, in periods per unit.
+        keras: whether the network is the Keras tutorial's or that of torch/luz. True: residual connections
+            are the identity if the widths are equal, batch norm has no weights, each stage on the way up has
+            its own width, and weights have Glorot initialisation. False: residual connections are 1x1
+            convolutions, batch norm has weights, and each stage on the way up has the width of the next one.
     """
 
     widths: tuple[int, ...] = (32, 64, 96, 128)
@@ -47,11 +47,11 @@ class ResidualUNetSpec:
         check_positive("net", depth=self.depth, embedding=self.embedding, max_frequency=self.max_frequency)
         check_positive("net", widths=min(self.widths, default=0), middle=min(self.middle, default=1))
         if self.embedding % 2:
-            raise UserError(f"net.embedding must be even, a sine and a cosine each, got {self.embedding}")
+            raise UserError(f"net.embedding must be even (pairs of sine and cosine), got {self.embedding}")
 
     @property
     def multiple(self) -> int:
-        """Heights and widths are padded to a multiple of this."""
+        """Heights and widths are padded to a multiple of this number of pixels."""
         return 2 ** len(self.widths)
 
     def network(self, channels: int) -> nn.Module:
@@ -60,11 +60,14 @@ class ResidualUNetSpec:
 
 
 class ResidualBlock(nn.Module):
-    """Batch norm, 3x3 convolution, swish, 3x3 convolution; added to the input or its 1x1 projection."""
+    """A residual block: batch norm, 3x3 convolution, swish, 3x3 convolution.
+
+    The result is added to the input, or to a 1x1 convolution of the input.
+    """
 
     def __init__(self, channels: int, out: int, *, keras: bool) -> None:
         super().__init__()
-        # Keras counts the momentum from the other end, and calls the affine part center and scale.
+        # The momentum of Keras is 1 minus that of torch; its `center` and `scale` are torch's `affine`.
         eps, momentum = (1e-3, 0.01) if keras else (1e-5, 0.1)
         self.norm = nn.BatchNorm2d(channels, eps, momentum, affine=not keras)
         self.conv1 = nn.Conv2d(channels, out, 3, padding=1)
@@ -73,12 +76,12 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if identity else ExactConv2d(channels, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) -> (B, out, H, W)."""
+        """Apply to x (B, channels, H, W); return (B, out, H, W)."""
         return self.shortcut(x) + self.conv2(F.silu(self.conv1(self.norm(x))))
 
 
 class ResidualUNet(nn.Module):
-    """(x, conditioning) -> F of the shape of x; heights and widths of any size are padded and cropped."""
+    """The network (x, conditioning) -> F, with F shaped like x; any height and width (padded and cropped)."""
 
     classes, augment, outputs = 0, 0, 1
 
@@ -107,7 +110,7 @@ class ResidualUNet(nn.Module):
             zero_init(self.out_conv)
 
     def forward(self, x: Tensor, conditioning: Tensor, label: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), conditioning (B,) -> (B, C, H, W)."""
+        """Apply to x (B, C, H, W), given conditioning (B,); return F (B, C, H, W). `label` is not used."""
         embedded = self.embedding(conditioning)[:, :, None, None]
         return apply_padded(lambda image: self._padded(image, embedded), x, self.multiple)
 

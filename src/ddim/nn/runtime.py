@@ -1,6 +1,7 @@
-"""How a network runs: device, precision, memory format, compiler, threads, micro-batch.
+"""The runtime of a network: device, precision, memory format, compilation, threads, micro-batch.
 
-A run chooses them once, by measuring this machine, and records them: the bits of its results depend on them.
+A training run chooses its runtime once, by measurements on this machine, and stores it, because results
+depend on it in the last bits.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from ddim.errors import UserError
 Precision = Literal["fp32", "bf16"]
 M = TypeVar("M", bound=nn.Module)
 MOST_THREADS = 1024
-"""May exceed the cores here: bits depend on the threads, and a run of a larger machine can be repeated."""
+"""The largest number of threads. It may exceed the cores of this machine, to repeat a run of a larger one."""
 COMPILE_PAYS_AFTER = 300.0
-"""Seconds of training below which compiling, about a minute on two cores, does not pay."""
+"""Seconds of training below which compilation, about a minute on two cores, does not pay."""
 
 
 class _Outer(threading.local):
-    """The caller's (threads, convolution precision) of each open runtime of this thread, innermost last."""
+    """For each open runtime of this thread, the caller's (threads, convolution precision), innermost last."""
 
     def __init__(self) -> None:
         self.settings: list[tuple[int, str]] = []
@@ -41,10 +42,18 @@ _outer = _Outer()
 
 @dataclass(frozen=True)
 class Runtime:
-    """How a network runs. Images are sampled `micro_batch` at a time, always exactly that many.
+    """How a network runs. Images are sampled in batches of exactly `micro_batch`.
 
-    `with runtime:` sets the threads of torch and full float32 for convolutions; both are restored at the end.
-    Runtimes may be nested.
+    `with runtime:` sets the number of torch's threads, and full float32 precision for convolutions. Both are
+    restored at the end of the block. Runtimes may be nested.
+
+    Attributes:
+        device: a torch device, such as "cpu" or "cuda".
+        precision: "fp32", or "bf16" for autocast.
+        channels_last: whether weights and images are in channels_last memory format.
+        compile: whether networks are compiled by torch.compile.
+        threads: torch's threads on the CPU.
+        micro_batch: images per forward pass of sampling.
     """
 
     device: str = "cpu"
@@ -55,43 +64,43 @@ class Runtime:
     micro_batch: int = 16
 
     def __enter__(self) -> Self:
-        """Set the threads and the precision of convolutions."""
+        """Set the number of threads and the precision of convolutions."""
         _outer.settings.append((torch.get_num_threads(), _convolutions().fp32_precision))
         torch.set_num_threads(self.threads)
-        # By default Nvidia's cards keep 10 bits in convolutions, also in those that must be exact (`Exact`).
+        # By default Nvidia's GPUs convolve in TF32, with 10 bits of mantissa, even in `ExactConv2d`.
         _convolutions().fp32_precision = "ieee"
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Restore what the caller had."""
+        """Restore the caller's number of threads and precision."""
         threads, _convolutions().fp32_precision = _outer.settings.pop()
         torch.set_num_threads(threads)
 
     def place(self, model: M) -> M:
-        """Move the model, in place, to its device and memory format; return it."""
+        """Move the model, in place, to the device and memory format of this runtime; return it."""
         model.to(self.device)
         # pyrefly: ignore[no-matching-overload] torch's annotations leave memory_format out
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
     def images(self, x: Tensor) -> Tensor:
-        """Return images (B, C, H, W) on the device and in the memory format."""
+        """Return images (B, C, H, W) on the device and in the memory format of this runtime."""
         x = x.to(self.device, non_blocking=True)
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
     @contextmanager
     def precise(self) -> Iterator[None]:
-        """Enter the runtime for a forward pass: bf16 autocast or float32."""
+        """Enter the runtime for a forward pass, with bf16 autocast if `precision` is "bf16"."""
         kind, enabled = self.device.split(":")[0], self.precision == "bf16"
-        # A cache of cast weights would outlive a step, in which they change under no_grad.
+        # No cache of cast weights: it could outlive a training step, which changes the weights.
         with self, torch.autocast(kind, torch.bfloat16, enabled=enabled, cache_enabled=False):
             yield
 
     def compiled(self, net: nn.Module, *, frozen: bool = False) -> nn.Module:
-        """Return the network through torch.compile if this runtime compiles, else itself; weights are shared.
+        """Return the network compiled by torch.compile if `compile` is set, else itself; weights are shared.
 
-        `frozen` promises that the weights never change again; on processors they then become part of the
+        Set `frozen` only if the weights never change again: on a CPU they then become constants of the
         compiled program (see `Compiled`).
         """
         if not self.compile:
@@ -104,10 +113,10 @@ def _convolutions() -> Any:  # noqa: ANN401  (torch makes it at import; its anno
 
 
 class Compiled(nn.Module):
-    """A network through torch.compile.
+    """A network compiled by torch.compile.
 
-    `frozen` weights are rounded and laid out once, when the program is compiled, not at each call. They must
-    not change any more. Calls that record gradients use the compiled network with its living weights.
+    With `frozen`, weights are cast and laid out once, during compilation, and not at each call. They must not
+    change afterwards. Calls that record gradients do not use frozen weights.
     """
 
     def __init__(self, compiled: nn.Module, *, frozen: bool = False) -> None:
@@ -122,9 +131,9 @@ class Compiled(nn.Module):
 
     def forward(self, *args: Any, **options: Any) -> Tensor:  # noqa: ANN401  (whatever the network takes)
         """Apply the network."""
-        from torch._inductor import config  # two seconds, only for those who compile
+        from torch._inductor import config  # this import takes two seconds
 
-        # A program is compiled at the first call with gradients, and at the first without.
+        # torch compiles at the first call with gradients, and again at the first call without.
         gradients = torch.is_grad_enabled()
         first = gradients not in self.called
         self.called.add(gradients)
@@ -133,7 +142,7 @@ class Compiled(nn.Module):
             config.patch(freezing=not gradients) if self.frozen else nullcontext(),
         ):
             if first:
-                # The compiler's notes on itself do not help the user.
+                # The compiler's warnings about its own code do not help the user.
                 warnings.filterwarnings("ignore", module=r"torch\._(inductor|dynamo).*")
             return self.compiled(*args, **options)
 
@@ -145,14 +154,14 @@ def choose_runtime(
     threads: int | None = None,
     seconds: float = 0.0,
 ) -> Runtime:
-    """Choose the runtime of a training run of about `seconds`; choices that are given are kept.
+    """Choose the runtime of a training run on this machine.
 
     Args:
-        device: "auto" takes the accelerator if there is one, else the processor.
-        precision: "fp32", "bf16", or "auto" to time both on this machine.
-        compiling: None compiles if there is a compiler and the run is long enough.
-        threads: None takes the cores that this process may use.
-        seconds: expected length of the run.
+        device: a device; "auto" is the accelerator if there is one, else the CPU.
+        precision: "fp32", "bf16", or "auto" to measure which one is faster.
+        compiling: whether to compile; None compiles if there is a compiler and the run is long enough.
+        threads: number of threads; None is the number of cores that this process may use.
+        seconds: the expected duration of the run in seconds.
 
     Raises:
         UserError: if this machine lacks the device, or a choice is not possible.
@@ -171,7 +180,7 @@ def choose_runtime(
 
 
 def check_runtime(device: str, precision: str, threads: int | None) -> None:
-    """Refuse choices that `choose_runtime` cannot use, before time is spent on anything else.
+    """Check the arguments of `choose_runtime`, before time is spent on anything else.
 
     Raises:
         UserError: if this machine lacks the device, or a choice is not possible.
@@ -184,7 +193,7 @@ def check_runtime(device: str, precision: str, threads: int | None) -> None:
 
 
 def find_device(wanted: str) -> str:
-    """Return the device of a name; "auto" is the accelerator if there is one, else "cpu".
+    """Return the device for `wanted`; "auto" is the accelerator if there is one, else "cpu".
 
     Raises:
         UserError: if this machine has no such device.
@@ -202,7 +211,7 @@ def find_device(wanted: str) -> str:
 
 
 def _physical_cores() -> int:
-    """Return the number of cores that this process may use, without second threads of a core if known."""
+    """Return the number of physical cores that this process may use; hyper-threads do not count if known."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, torch.get_num_threads()))
 
@@ -216,12 +225,12 @@ def _has_compiler(device: str) -> bool:
 
 
 def _bf16_pays(device: str) -> bool:
-    """Tell whether bf16 autocast makes a training step of a 3x3 convolution at least 1.3 times as fast."""
+    """Return whether bf16 autocast makes a training step of a 3x3 convolution at least 1.3 times as fast."""
     if device == "mps":
         return False
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Drawing initial weights must not move the caller's random state.
+    # Drawing initial weights must not change the caller's random state.
     with torch.random.fork_rng(devices=[]):
         conv = Runtime().place(nn.Conv2d(64, 64, 3, padding=1))
     x = Runtime().images(torch.ones(8, 64, 32, 32))
@@ -231,7 +240,7 @@ def _bf16_pays(device: str) -> bool:
             begin = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
                 y = conv(x)
-            # The output serves as its own gradient: a loss would add the same cost to both.
+            # The output serves as its own gradient: a loss would add the same cost to both precisions.
             y.backward(y.detach())
             return time.perf_counter() - begin
 

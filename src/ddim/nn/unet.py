@@ -1,13 +1,14 @@
-"""A U-Net that spends its arithmetic where a processor is fast: in 3x3 convolutions, and little beside them.
+"""A U-Net that is fast on CPUs: most of its computation is in 3x3 convolutions.
 
-On processors with bf16 units a 3x3 convolution costs little more than the norms and activations round it. The
-time depends on how often an image passes through memory. Therefore a block has one norm, over the channels of
-each pixel, which needs no second pass for statistics. Skips are added and not concatenated, sizes change by
-2x2 convolutions of stride 2, and the stage of full resolution is thin.
+On CPUs with bf16 units, a 3x3 convolution costs little more than the norms and activations around it. The
+time depends on how often the activations are read from memory and written to it. Therefore a block has one
+norm, over the channels of each pixel, which needs no second pass for statistics. Skip connections are added,
+not concatenated. The resolution changes by 2x2 convolutions of stride 2, and the stage at full resolution has
+few channels.
 
-The way from the input to the output at full resolution has no norm and no activation: the first convolution,
-the residual stream and the last convolution are linear and float32, so that single pixels pass unharmed. At
-its end, each channel of that stream is scaled by a gain that depends on the conditioning.
+The path from the input to the output at full resolution has no norm and no activation. Its first convolution,
+residual sums and last convolution are linear and float32, so that pixels keep their precision. Before the
+last convolution, each channel is multiplied by a gain that depends on the conditioning.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class UNetSpec:
         widths: channels of each stage, from full resolution down; each stage halves height and width.
         down: blocks of each stage on the way down.
         up: blocks of each stage on the way up.
-        attention: whether each stage has self-attention, on the way up.
+        attention: whether each stage has self-attention; it is used on the way up only.
         embedding: channels of the embedding of the conditioning in each block.
         augment: number of augmentation labels that the network is conditioned on.
         classes: number of class labels.
@@ -54,9 +55,9 @@ class UNetSpec:
             raise UserError(
                 f"net.classes and net.augment must be at least 0, got {self.classes}, {self.augment}"
             )
-        # The norm of one channel is a constant.
+        # Normalising a single channel would give a constant.
         if min(self.widths, default=0) < 2:
-            raise UserError(f"net.widths must name at least one stage, each of at least 2, got {self.widths}")
+            raise UserError(f"net.widths must be one or more numbers of at least 2, got {self.widths}")
         counts = [len(self.widths), len(self.down), len(self.up), len(self.attention)]
         if len(set(counts)) > 1:
             raise UserError(
@@ -68,7 +69,7 @@ class UNetSpec:
 
     @property
     def multiple(self) -> int:
-        """Heights and widths are padded to a multiple of this."""
+        """Heights and widths are padded to a multiple of this number of pixels."""
         return 2 ** (len(self.widths) - 1)
 
     def network(self, channels: int) -> nn.Module:
@@ -80,14 +81,15 @@ class ChannelNorm(nn.LayerNorm):
     """Layer norm (Ba et al. 2016) over the channels of each pixel."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
-        """(B, C, H, W) -> the same shape."""
+        """Normalise (B, C, H, W); the shape stays the same."""
         return super().forward(input.movedim(1, -1)).movedim(-1, 1)
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions, with a scale and shift by the embedding between them; starts as the identity.
+    """A residual block of two 3x3 convolutions; between them the embedding scales and shifts the channels.
 
-    Scale and shift are those of Dhariwal & Nichol 2021, section 3, without their second norm.
+    The initial weights make it the identity. Scale and shift are as in Dhariwal & Nichol 2021, section 3, but
+    without a second norm.
     """
 
     def __init__(self, channels: int, embedding: int) -> None:
@@ -98,14 +100,14 @@ class Block(nn.Module):
         self.conv2 = zero_init(nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        """x (B, channels, H, W), embedded (B, embedding) -> (B, channels, H, W)."""
+        """Apply to x (B, channels, H, W), given embedded (B, embedding); return (B, channels, H, W)."""
         scale, shift = self.time_proj(embedded)[:, :, None, None].chunk(2, dim=1)
         h = self.conv1(F.silu(self.norm(x))) * (1 + scale) + shift
         return x + self.conv2(F.silu(h))
 
 
 def build_attention(channels: int, head: int = 64) -> Attention:
-    """Build attention that starts as the identity, with heads of `head` channels or more."""
+    """Build self-attention that is initially the identity, with heads of at least `head` channels."""
     most = max(1, channels // head)
     heads = next(heads for heads in range(most, 0, -1) if channels % heads == 0)
     attention = Attention(ChannelNorm(channels), channels, heads)
@@ -114,7 +116,7 @@ def build_attention(channels: int, head: int = 64) -> Attention:
 
 
 class Stage(nn.Module):
-    """Blocks of one size, followed by attention or not."""
+    """Blocks at one resolution, optionally followed by self-attention."""
 
     def __init__(self, channels: int, depth: int, embedding: int, *, attend: bool = False) -> None:
         super().__init__()
@@ -122,19 +124,18 @@ class Stage(nn.Module):
         self.attention = build_attention(channels) if attend else nn.Identity()
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        """x (B, channels, H, W), embedded (B, embedding) -> (B, channels, H, W)."""
+        """Apply to x (B, channels, H, W), given embedded (B, embedding); return (B, channels, H, W)."""
         for block in self.blocks:
             x = block(x, embedded)
         return self.attention(x)
 
 
 class UNet(nn.Module):
-    """(x, conditioning) -> F of the shape of x; heights and widths of any size are padded and cropped.
+    """The network (x, conditioning) -> F, with F shaped like x; any height and width (padded and cropped).
 
-    Augmentation labels are added to the embedding of the conditioning (Karras et al. 2022, appendix F.2), and
-    so is a vector of the class. From the start each class vector is about as long as that embedding: a short
-    one grows so slowly that the network learns late to distinguish classes, or upright images from inverted
-    ones.
+    A projection of the augmentation labels is added to the embedding of the conditioning (Karras et al. 2022,
+    appendix F.2), and so is a vector for the class. The initial vectors have about the norm of that
+    embedding: with small ones, the network learns classes and augmentations late.
     """
 
     def __init__(self, channels: int, spec: UNetSpec) -> None:
@@ -142,7 +143,7 @@ class UNet(nn.Module):
         self.multiple = spec.multiple
         self.classes, self.augment, self.outputs = spec.classes, spec.augment, spec.outputs
         widths, width = spec.widths, spec.embedding
-        # The conditioning changes slowly with time: a hundred turns over its range resolve it.
+        # The output varies smoothly with the conditioning, so a maximum frequency of 100 is enough.
         self.embedding = Sinusoidal(64, max_frequency=100.0)
         self.time_mlp = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.in_conv = ExactConv2d(channels, widths[0], 3, padding=1)
@@ -160,7 +161,7 @@ class UNet(nn.Module):
         self.out_gain = zero_init(nn.Linear(width, widths[0]))
         self.out_conv = zero_init(ExactConv2d(widths[0], channels, 3, padding=1))
         if spec.augment:
-            # Without a bias, labels that are zero change nothing.
+            # There is no bias, so that labels of zero change nothing.
             self.augment_proj = nn.Linear(spec.augment, 64, bias=False)
             nn.init.normal_(self.augment_proj.weight)
         if spec.classes:
@@ -173,11 +174,18 @@ class UNet(nn.Module):
         label: Tensor | None = None,
         augment: Tensor | None = None,
     ) -> Tensor:
-        """x (B, C, H, W), conditioning (B,), label (B,) or None, augment (B, n) or None -> (B, C, H, W).
+        """Apply the network.
 
-        The label -1, and no label at all, mean the null class.
+        Args:
+            x: (B, C, H, W).
+            conditioning: (B,).
+            label: class indices (B,); -1 or None means no class.
+            augment: augmentation labels (B, n), or None.
+
+        Returns:
+            F, (B, C, H, W).
         """
-        # As exact as the stream that the gain scales.
+        # In float32, like the path at full resolution that the gain scales.
         with torch.autocast(x.device.type, enabled=False):
             embedded = self.embedding(conditioning)
             if augment is not None:

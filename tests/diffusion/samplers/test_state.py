@@ -29,14 +29,14 @@ def test_last_state_returns_the_last_state():
             yield State(torch.zeros(1), float(k), torch.zeros(1))
 
     assert last_state(states()).t == 4
-    with pytest.raises(UserError, match="at least one level"):
+    with pytest.raises(UserError, match="at least one time"):
         last_state(iter(()))
 
 
 @pytest.mark.parametrize("sampler", [DDIM(), DDIM(1.0)], ids=str)
 def test_an_empty_grid_is_a_users_error(sampler):
     times = Uniform()(10, Cosine())
-    with pytest.raises(UserError, match="at least one level"):
+    with pytest.raises(UserError, match="at least one time"):
         last_state(sampler(Gaussian(Cosine()), normal(2, 3, 4, 4), times[times < 0.05], Noise(range(2))))
 
 
