@@ -202,7 +202,7 @@ def test_a_run_of_an_accelerator_is_sampled_as_this_machine_would(trained, tmp_p
 def test_a_run_without_steps_is_refused(trained):
     with pytest.raises(UserError, match="steps must be at least 1"):
         made(trained, [0], 0)
-    with pytest.raises(UserError, match="at least one level"):
+    with pytest.raises(UserError, match="at least one time"):
         list(sample_states(trained.model, trained.model.blank(1), [0], torch.ones(0), DDIM()))
 
 

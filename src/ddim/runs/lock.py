@@ -15,13 +15,13 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold a run folder for the process that trains in it, until the block or the process ends.
+    """Lock a run folder for the process that trains in it, until the block or the process ends.
 
-    Where the system or the drive has no such locks (Windows, some network drives) nothing is held: do not
-    train twice in one folder there.
+    Windows and some network drives have no such locks. There nothing is locked: do not train in one folder
+    from two processes.
 
     Raises:
-        FolderLocked: if another process holds the folder.
+        FolderLocked: if another process has locked the folder.
     """
     try:
         import fcntl
@@ -34,7 +34,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                time.sleep(0.05)  # `is_locked` of another process holds it for an instant
+                time.sleep(0.05)  # `is_locked` in another process locks the folder for less than this
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise FolderLocked(folder) from error
@@ -43,12 +43,12 @@ def lock_folder(folder: Path) -> Iterator[None]:
                 raise
         yield
     finally:
-        # The file stays: removing it would let two processes lock two files of the same name.
+        # The file is not removed: otherwise two processes could lock two files of the same name.
         os.close(file)
 
 
 def is_locked(folder: Path) -> bool:
-    """Return whether a process holds the folder now, as far as system and drive tell; see `lock_folder`."""
+    """Return whether a process has locked the folder now; False if locks are not supported."""
     try:
         import fcntl
 
