@@ -70,7 +70,7 @@ def test_the_pictures_are_those_that_sample_makes_on_levels_that_a_search_found(
         (["-n", "0"], "n must be at least 1"),
         (["--steps", "0"], "steps must be at least 1"),
         (["--features", "pixel"], "features must be one of"),
-        (["--features", "inception-2015"], "or name the file (--features-weights FILE)"),
+        (["--features", "inception-2015"], "or give the file as --features-weights FILE"),
         (
             ["--features", "inception-2015", "--features-weights", "nowhere.pth"],
             "the weights 'nowhere.pth' cannot be read",

@@ -203,7 +203,7 @@ def test_an_unknown_extractor_suggests_a_similar_name():
 
 
 def test_keras_features_are_refused_with_the_reason():
-    with pytest.raises(UserError, match="needs h5py and is not read here"):
+    with pytest.raises(UserError, match="stores their weights as HDF5"):
         load_extractor("inception-keras")
 
 

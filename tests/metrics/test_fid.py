@@ -118,7 +118,7 @@ def test_fid_infinity_is_a_function_of_its_seed():
 
 
 def test_a_caution_is_said_where_a_covariance_lacks_rank():
-    assert "compare it only with FID of as many images" in explain_fid_bias(1000, 5000, 1280)
+    assert "compare it only with FID of the same number of images" in explain_fid_bias(1000, 5000, 1280)
     assert "FID of 721 images" in explain_fid_bias(5000, 721, 1280)
     assert explain_fid_bias(1281, 1281, 1280) is None
 

@@ -47,7 +47,7 @@ def test_unpaired_sets_may_have_different_numbers_of_images():
     difference, low, high = kid_difference(x, y, reference, paired=False)
     assert difference == pytest.approx(value(x, reference) - value(y, reference))
     assert low < difference < high
-    with pytest.raises(UserError, match="paired sets must have equally many images, got 30 and 25"):
+    with pytest.raises(UserError, match="paired sets must have the same number of images, got 30 and 25"):
         kid_difference(x, y, reference, paired=True)
 
 

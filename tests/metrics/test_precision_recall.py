@@ -111,7 +111,7 @@ def test_the_order_of_images_and_the_size_of_blocks_do_not_matter(monkeypatch):
 
 
 def test_too_few_images_for_the_neighbours_are_refused():
-    with pytest.raises(UserError, match="at least 6 images on both sides, got 5 generated and 9"):
+    with pytest.raises(UserError, match="at least 6 generated and 6 reference images, got 5 and 9"):
         prdc(np.zeros((5, 2)), np.zeros((9, 2)))
-    with pytest.raises(UserError, match="at least 8 images on both sides"):
+    with pytest.raises(UserError, match="at least 8 generated and 8 reference images"):
         prdc(np.zeros((9, 2)), np.zeros((7, 2)), k=7)

@@ -159,7 +159,7 @@ def test_a_film_holds_every_frame_exactly_and_shows_the_last_longer(tmp_path):
 
 
 def test_a_film_without_frames_is_refused(tmp_path):
-    with pytest.raises(UserError, match="a film needs a frame"):
+    with pytest.raises(UserError, match="an animation needs at least 1 frame"):
         save_film(tmp_path / "film.webp", [])
 
 

@@ -1,4 +1,7 @@
-"""Images as uint8 or in [0, 1], never normalised, and their labels: sources, cache, order, split."""
+"""Training images and class labels: sources, decoding, cache, order of images, split, augmentation.
+
+Images are uint8, or floats in [0, 1]; normalisation is not part of this package.
+"""
 
 from ddim.data.images import Images, SplitImages, parse_size, split_images
 from ddim.data.open import open_images

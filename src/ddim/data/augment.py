@@ -1,23 +1,25 @@
-"""Augmentation that does not leak into samples: the network is conditioned on what was done to an image.
+"""Non-leaking augmentation: the network is conditioned on the transformation of each training image.
 
-Sampling asks for images to which nothing was done. Karras et al. 2022, appendix F.2, with the geometric
-transformations of Karras et al. 2020, appendix B. The labels are coordinates of the transformation, zero
-where nothing was done, and determine it completely:
+Sampling uses labels of zero, no transformation, so samples are not augmented. This follows Karras et al.
+2022, appendix F.2, with the geometric transformations of Karras et al. 2020, appendix B. The labels of an
+image determine its transformation; a label is zero if its transformation was not applied:
 
     0     1 if mirrored left to right
     1     1 if mirrored top to bottom
-    2     a: scaled by 2^(a / 5)
+    2     a, for scaling by 2^(a / 5)
     3, 4  cos - 1 and sin of the angle of a rotation, counter-clockwise
-    5, 6  a (cos 2b, sin 2b): stretched by 2^(a / 5) in direction b, clockwise from the right, and shrunk by
-          as much across it
-    7, 8  moved right and down by these parts of an eighth of the width and of the height
+    5, 6  a (cos 2b, sin 2b), for stretching by 2^(a / 5) in direction b, measured clockwise from the right,
+          and shrinking by the same factor in the perpendicular direction
+    7, 8  translation to the right and down, in units of an eighth of the width and of the height
 
-in this order, all about the middle of the image. Stretching differs in two ways from the paper or its code:
+The transformations are applied in this order, about the centre of the image. Stretching differs in two ways
+from the paper or its code:
 
-- The direction b is uniform in every stretch, as in the paper (appendix F.2). The published code draws b for
+- The direction b is uniform for every stretch, as in the paper (appendix F.2). The published code draws b for
   half of the stretches and stretches the others along the axes (`aniso_rotate_prob` 0.5).
-- The paper and its code use the labels a (cos b, sin b). They are the same for a stretch and its inverse:
-  a < 0 in direction b, and -a in the opposite direction, which is direction b again.
+- The paper and its code use the labels a (cos b, sin b). These are equal for a stretch and its inverse: the
+  labels of -a in direction b are those of a in direction b + 180 degrees, and these two directions are the
+  same axis.
 """
 
 from __future__ import annotations
@@ -35,20 +37,21 @@ LABELS = 9
 """Number of labels per image."""
 
 _TRANSFORMATION = [0, 1, 2, 3, 3, 4, 4, 5, 5]
-"""The transformation, of six, to which each label belongs."""
+"""For each label, the index of its transformation, of six."""
 
 _SIZE = 0.2
-"""Unit of scaling and of stretching, as a log2."""
+"""Unit of scaling and of stretching, as a logarithm to base 2."""
 _SHIFT = 1 / 8
-"""Unit of translation, as a part of the image."""
+"""Unit of translation, as a fraction of the image."""
 
 
 @dataclass(frozen=True)
 class Augment:
-    """How often images are transformed: each transformation has this `probability`; 0 turns all off.
+    """Options of augmentation: each transformation is applied with `probability`; 0 turns all of them off.
 
-    Mirroring top to bottom has half of it. Above 0, half of all images are mirrored left to right. The
-    network is conditioned on that, but not on `data.flip`, which should then be off.
+    Mirroring top to bottom has half of this probability. Mirroring left to right has probability 1/2 if
+    `probability` is above 0. The network is conditioned on this mirroring, but not on that of `data.flip`, so
+    turn `data.flip` off.
     """
 
     probability: float = 0.0
@@ -58,7 +61,7 @@ class Augment:
             raise UserError(f"augment.probability must lie in [0, 1], got {self.probability}")
 
     def draw_labels(self, count: int, draw: torch.Generator) -> Tensor:
-        """Draw the labels of random transformations: (count, 9) float64, from a generator on the CPU."""
+        """Draw labels (count, 9) float64 of random transformations, with a generator on the CPU."""
         chance = torch.rand(count, 6, generator=draw, dtype=torch.float64)
         uniform = torch.rand(count, 4, generator=draw, dtype=torch.float64)
         scale, stretch, right, down = torch.randn(4, count, generator=draw, dtype=torch.float64)
@@ -81,12 +84,11 @@ class Augment:
 
 
 def apply_augmentation(x: Tensor, labels: Tensor) -> Tensor:
-    """Transform images (B, C, H, W), floats in any units, by labels (B, 9); zeros keep all bits.
+    """Transform images (B, C, H, W) of floats by labels (B, 9); labels of zero leave an image unchanged.
 
-    Mirroring moves pixels and rounds nothing. The rest is one bicubic resampling (Keys 1981, a = -3/4) of the
-    image continued by reflection; a pixel that falls on another pixel keeps its value. Unlike ADA (Karras et
-    al. 2020) nothing is filtered before an image is shrunk: nobody looks at these images, so aliasing is
-    harmless.
+    Mirroring is exact. All other transformations are one bicubic resampling (Keys 1981, a = -3/4), with the
+    image continued by reflection. Unlike in ADA (Karras et al. 2020), images are not low-pass filtered before
+    they are shrunk; aliasing is accepted, since these images are used only for training.
     """
     labels = labels.double().cpu()
     for column, axis in ((0, 3), (1, 2)):
@@ -95,18 +97,18 @@ def apply_augmentation(x: Tensor, labels: Tensor) -> Tensor:
     moved = labels[:, 2:].any(1)
     if moved.any():
         which = moved.nonzero().flatten().to(x.device)
-        x[which] = _resampled(x[which], labels[moved])  # `where` has made a copy
+        x[which] = _resampled(x[which], labels[moved])  # x is a copy, from `torch.where`
     return x
 
 
 def _resampled(x: Tensor, labels: Tensor) -> Tensor:
-    """Scale, rotate, stretch and move images (B, C, H, W)."""
+    """Scale, rotate, stretch and translate images (B, C, H, W) by labels (B, 9)."""
     height, width = x.shape[2:]
     down, across = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in (height, width))
-    ends = torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=-1)  # (H, W, 2): x, y from the middle
+    ends = torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=-1)  # (H, W, 2): x, y from the centre
     size = torch.tensor([width, height], dtype=torch.float64)
     shift = labels[:, 7:] * _SHIFT * size
-    # The source position of each pixel of the result.
+    # For each pixel of the result, its position in the original image.
     begins = torch.einsum("bij,bhwj->bhwi", torch.linalg.inv(_matrix(labels)), ends - shift[:, None, None])
     return F.grid_sample(x, (begins * 2 / size).to(x), "bicubic", "reflection", align_corners=False)
 
@@ -116,7 +118,7 @@ def _matrix(labels: Tensor) -> Tensor:
     scale, cos, sin, c, s = labels[:, 2:7].unbind(1)
     cos = 1 + cos
     turn = torch.stack([cos, sin, -sin, cos], dim=1).reshape(-1, 2, 2)  # y points down
-    # The labels are the logarithm of the stretch, a symmetric matrix of trace 0.
+    # The labels 5 and 6 are the matrix logarithm of the stretch, a symmetric matrix with trace 0.
     stretch = torch.linalg.matrix_exp(
         math.log(2) * _SIZE * torch.stack([c, s, s, -c], dim=1).reshape(-1, 2, 2)
     )

@@ -1,4 +1,4 @@
-"""From cached images to batches for a network."""
+"""Batches of cached images for a network."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ if TYPE_CHECKING:
 
 
 def gather_batch(images: Images, which: np.ndarray, flips: np.ndarray | None = None) -> Tensor:
-    """Copy the images at the indices which (B,) into a batch.
+    """Copy the images at indices `which` into a batch.
 
     Args:
         images: all images.
         which: indices (B,).
-        flips: (B,) bool, the images to mirror left to right; None mirrors none.
+        flips: (B,) bool, whether to mirror each image left to right; None mirrors none.
 
     Returns:
-        (B, C, H, W) uint8 in channels_last memory format; a copy, never a view.
+        (B, C, H, W) uint8 in channels_last memory format; always a copy.
     """
     import torch
 
     rows = np.array(images.pixels[which])
     if flips is not None:
         rows[flips] = rows[flips, :, ::-1]
-    # Pixels lie in the order height, width, channel: permuting gives channels_last without moving a byte.
+    # Pixels are stored as (B, H, W, C): the permutation gives channels_last without a copy.
     return torch.from_numpy(rows).permute(0, 3, 1, 2)
 
 
 def to_unit(images: Tensor, grain: Tensor | None = None) -> Tensor:
     """Scale uint8 images (B, C, H, W) to float32 in [0, 1]: v / 255, or (v + grain) / 256.
 
-    A grain in [0, 1) of the same shape is uniform dequantisation (Uria et al. 2013): its density bounds the
-    probability of the integers.
+    `grain`, uniform in [0, 1) and of the same shape, gives uniform dequantisation (Uria et al. 2013). The
+    density of dequantised images then bounds the probability of the integers.
     """
     return images.float() / 255 if grain is None else (images.float() + grain) / 256

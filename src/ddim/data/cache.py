@@ -1,8 +1,8 @@
-"""Images decoded once, into a uint8 memory map in the user's cache folder.
+"""The cache of decoded images: a uint8 memory map in the user's cache folder.
 
-The name of a data set's folder depends on its contents (names, bytes, size, channels), never on its origin.
-The folder appears complete: it is written under another name and renamed, so that any number of processes may
-build it at once.
+The name of a data set's folder depends on its contents (names, bytes, size, channels), not on its source. The
+folder is written under a temporary name and renamed when it is complete. Any number of processes can build it
+at the same time.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def load_cached(
 
     Args:
         source: the source.
-        text: the user's name of the source, for messages.
+        text: the name of the source that the user gave, for messages.
         size: (height, width).
         channels: as in `open_images`.
         cache: as in `open_images`.
@@ -75,19 +75,22 @@ def load_cached(
             _build(source, text, folder, (*size, channels), tell)
         found = _read(folder, fingerprint, (*size, channels))
     if found is None:
-        raise UserError(f"the cache {str(folder)!r} cannot be read: another process keeps removing it")
+        raise UserError(
+            f"the cache {str(folder)!r} cannot be read after it was written: "
+            "stop other processes that remove it, or set DDIM_CACHE to another folder"
+        )
     return found
 
 
 def read_rejects(images: Images) -> list[Reject]:
-    """Return the files of the source that could not be used, with reasons, sorted by name."""
+    """Return the files of the source that could not be used, with the reasons, sorted by name."""
     if images.folder is None:
         return []
     return [Reject(**entry) for entry in json.loads((images.folder / _REJECTS).read_text("utf-8"))]
 
 
 def read_headers(images: Images) -> list[decode.Header]:
-    """Return the header of each file, (N,), read before it was decoded."""
+    """Return the headers (N,) of the original image files."""
     if images.folder is None:
         return []
     return [
@@ -97,13 +100,13 @@ def read_headers(images: Images) -> list[decode.Header]:
 
 
 def find_enlarged(images: Images) -> list[decode.Header]:
-    """Return the headers of the files that were enlarged in height or width."""
+    """Return the headers of the original files that are smaller than the images in height or width."""
     _, height, width, _ = images.pixels.shape
     return [header for header in read_headers(images) if header.height < height or header.width < width]
 
 
 def survey_source(source: Source, root: Path) -> Survey:
-    """Survey a source: read its files, or a stored survey if they have not changed since."""
+    """Return the survey of a source; a stored survey is used if the files have not changed since then."""
     if known := source.survey():
         return known
     stamp = source.stamp()
@@ -135,7 +138,7 @@ def _surveyed(source: Source) -> Survey:
             others += 1
         else:
             lines.append((item.name, item.reason))
-    # RGB wins a tie: it keeps gray images without loss, and few transparent images are meant to be so.
+    # RGB wins a tie: it represents gray images without loss, and transparency is seldom intended.
     channels = max((3, 4, 1), key=lambda wanted: votes[wanted])
     return Survey(_sha(json.dumps(sorted(lines)).encode()), channels, count, others)
 
@@ -147,7 +150,7 @@ def _build(
     shape: tuple[int, int, int],
     progress: Callable[[int], None],
 ) -> None:
-    """Decode the source into the folder, completely or not at all."""
+    """Decode all images of the source into the folder; after an error the folder does not exist."""
     make_folder(folder.parent)
     remove_leftovers(folder.parent)
     with temporary_folder(folder) as beside:
@@ -211,16 +214,16 @@ def _reorder(path: Path, rank: list[int], shape: tuple[int, int, int]) -> None:
 
 
 def _move(beside: Path, folder: Path, shape: tuple[int, int, int]) -> None:
-    """Move a complete data set to its place, where a damaged or another process's one may already be."""
+    """Rename a complete data set to its final folder, which may exist: damaged, or from another process."""
     try:
         publish_folder(beside, folder)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise
-        # The same bytes: another process may be about to read them, so they stay.
+        # The existing folder has the same contents, and another process may be using it: keep it.
         if _read(folder, "", shape):
             return
-        # A process that reads the old one keeps its open file.
+        # A process that reads the damaged folder keeps its open files.
         with temporary_folder(folder) as aside, suppress(FileNotFoundError):
             folder.rename(aside / "old")
         with suppress(OSError):
@@ -257,10 +260,10 @@ def _official(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 def _nothing(text: str, refused: Sequence[Reject]) -> str:
     if not refused:
-        return f"data.source {text!r} contains no image: {', '.join(decode.FORMATS)} can be read"
+        return f"data.source {text!r} contains no image: give {', '.join(decode.FORMATS)} files"
     first = min(refused, key=lambda reject: reject.name)
     return (
-        f"data.source {text!r} contains no image that can be used: {len(refused)} are refused, "
+        f"data.source {text!r} contains no image that can be used: {len(refused)} files were refused, "
         f"the first, {first.name!r}, because: {first.reason}"
     )
 
@@ -272,7 +275,7 @@ def _writable(root: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"the cache folder {str(root)!r} cannot be written ({error.strerror}): "
-            "set DDIM_CACHE to a folder that can"
+            "set DDIM_CACHE to a folder that can be written"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to uint8 pixels of one size, or the reason why this is impossible."""
+"""Decode image files: from bytes to uint8 pixels of a given size, or the reason why this is impossible."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-# Every change of the decoded pixels must change this number: it is part of every fingerprint.
+# Increase this number with every change that affects decoded pixels; it is part of every fingerprint.
 VERSION = 1
-# Common formats only: most of Pillow's security fixes are in its rarer decoders.
+# Only common formats, because most of Pillow's security fixes are in its rarer decoders.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 128 * 2**20
@@ -23,7 +23,7 @@ MAX_BYTES = 128 * 2**20
 MAX_SCANS = 100
 
 _READ = ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm"
-# Not read, but listed as unusable: their owner believes that they belong to the set.
+# Files of these formats cannot be read, but are listed as unusable, because they are images.
 _KNOWN = ".heic .heif .avif .jxl .jp2 .svg .psd .ico .tga .dng .cr2 .nef .arw .eps .pcx .exr .hdr"
 _SUFFIXES = tuple(f"{_READ} {_KNOWN}".split())
 _MAGIC = (
@@ -38,7 +38,7 @@ _MAGIC = (
     b"P6\n",
 )
 
-# Pillow's decoders raise any of these for damaged files: they parse untrusted bytes in plain Python.
+# Pillow's decoders can raise any of these errors for damaged files.
 _BROKEN = (
     OSError,
     SyntaxError,
@@ -58,12 +58,12 @@ _BROKEN = (
 
 
 class UnusableError(Exception):
-    """This image file cannot be used; the message is the reason."""
+    """An image file cannot be used; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """The header of a file: upright height and width, Pillow's mode and format, channels."""
+    """The header of an image file: size after EXIF rotation, Pillow's mode and format, channels."""
 
     height: int
     width: int
@@ -73,20 +73,20 @@ class Header:
 
 
 def is_image_name(name: str, head: bytes) -> bool:
-    """Tell whether a file is meant to be an image, by its suffix or its first bytes."""
+    """Return whether the suffix or the first bytes (`head`) of a file are those of an image."""
     webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
     return name.lower().endswith(_SUFFIXES) or head.startswith(_MAGIC) or webp
 
 
 @contextmanager
 def _open_image(data: bytes) -> Iterator[Image.Image]:
-    """Open the image and check its header; every failure inside the block becomes an UnusableError."""
+    """Open an image and check its header; decoding errors inside the block become UnusableErrors."""
     if not data:
         raise UnusableError("an empty file")
     if len(data) > MAX_BYTES:
         raise UnusableError(f"larger than {MAX_BYTES >> 20} MiB")
     try:
-        # Pillow warns about what it repairs by itself (odd EXIF, palettes with alpha).
+        # Pillow warns about faults that it repairs itself (invalid EXIF, palettes with alpha).
         with (
             warnings.catch_warnings(action="ignore"),
             Image.open(io.BytesIO(data), formats=FORMATS) as image,
@@ -121,14 +121,14 @@ def read_header(data: bytes) -> Header:
 
 
 def decode_image(data: bytes, size: tuple[int, int], channels: int) -> tuple[Header, np.ndarray]:
-    """Decode a file: turn the image upright, crop it at the centre to the aspect of `size`, resize it.
+    """Decode a file: rotate the image by EXIF, crop it at the centre to the aspect of `size`, resize it.
 
-    The resize is Pillow's bicubic, which is antialiased. An animation gives its first frame.
+    Resizing is Pillow's bicubic, which is antialiased. Only the first frame of an animation is decoded.
 
     Args:
         data: the bytes of the file.
         size: (height, width).
-        channels: 1, 3 or 4; without a fourth channel, transparent pixels are laid on white.
+        channels: 1, 3 or 4; with 1 or 3, transparent pixels are composited on white.
 
     Returns:
         The header, and the pixels (height, width, channels) uint8.
@@ -141,7 +141,7 @@ def decode_image(data: bytes, size: tuple[int, int], channels: int) -> tuple[Hea
         if image.format == "JPEG":
             _draft(image, size)
         if image.format == "PNG":
-            # Pillow decodes pixels without checking their checksum.
+            # Pillow does not verify checksums when it decodes PNG files.
             with Image.open(io.BytesIO(data), formats=("PNG",)) as again:
                 again.verify()
         image.load()
@@ -152,7 +152,7 @@ def decode_image(data: bytes, size: tuple[int, int], channels: int) -> tuple[Hea
 
 def _header(image: Image.Image) -> Header:
     height, width = image.height, image.width
-    # Only for TIFF files does Pillow give the upright size and the upright image.
+    # Pillow applies the EXIF rotation itself, but only to TIFF files.
     if image.format != "TIFF" and _orientation(image) >= 5:
         height, width = width, height
     return Header(height, width, image.mode, str(image.format), _channels(image))
@@ -191,20 +191,20 @@ def _channels(image: Image.Image) -> int:
 
 
 def _draft(image: Image.Image, size: tuple[int, int]) -> None:
-    """Let libjpeg skip the finest frequencies, but keep at least twice the size for the resize."""
+    """Let libjpeg decode at a lower resolution, which is faster, but at no less than twice `size`."""
     height, width = size if _orientation(image) < 5 else (size[1], size[0])
     scale = min(image.height / height, image.width / width)
     if scale >= 4:
-        # The size of the whole image, not of the crop, rounded up: draft never goes below its argument.
+        # `draft` takes the size of the whole image, not of the crop, and never decodes at less than that.
         image.draft(None, (-(-2 * image.width // int(scale)), -(-2 * image.height // int(scale))))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Convert the image to 8 bits per channel; larger numbers are scaled, not clipped.
+    """Convert the image to 8 bits per channel; larger values are scaled, not clipped.
 
-    16-bit gray maps 0 ... 65535 to 0 ... 255. Floats and 32-bit integers have no known range. If all values
-    lie in [0, 1] (floats), [0, 255] or [0, 65535], that is the range; otherwise it is the range of the
-    values.
+    16-bit gray values 0 ... 65535 become 0 ... 255. Floats and 32-bit integers have no defined range. Their
+    range is the first of [0, 1] (floats only), [0, 255] and [0, 65535] that contains all values. If none
+    does, it is the range of the values themselves.
     """
     if image.mode != "F" and not image.mode.startswith("I"):
         return image
@@ -241,7 +241,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Crop and resize in one step; Pillow's bicubic filter widens with the scale, so it is antialiased."""
+    """Crop and resize in one step, by Pillow's bicubic filter, which is antialiased."""
     height, width = size
     scale = min(image.height / height, image.width / width)
     left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2

@@ -1,4 +1,4 @@
-"""Images that are equal, pixel by pixel."""
+"""Images whose pixels are equal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def group_equal_images(images: Images) -> list[list[int]]:
     """Group the images whose pixels are equal after crop and resize.
 
     Returns:
-        The indices of each group of two or more, those with images of several classes first.
+        The indices of each group of two or more images; groups with several classes come first.
     """
     groups: dict[bytes, list[int]] = defaultdict(list)
     for index, pixels in enumerate(images.pixels):
@@ -24,5 +24,5 @@ def group_equal_images(images: Images) -> list[list[int]]:
 
 
 def crosses_classes(images: Images, indices: list[int]) -> bool:
-    """Return whether images of several classes are among these."""
+    """Return whether the images at these indices have different classes."""
     return images.labels is not None and len(set(images.labels[indices].tolist())) > 1

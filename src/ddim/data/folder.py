@@ -1,4 +1,4 @@
-"""Image files in a folder, a .zip or a .tar[.gz|.xz|.bz2], read in place: nothing is ever extracted."""
+"""Image files in a folder, a .zip or a .tar[.gz|.xz|.bz2]; archives are read in place and not extracted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ddim.data.decode import MAX_BYTES, is_image_name
 from ddim.data.sources import OTHER, Member, Reject, Source, Survey, explain_bad_name
 from ddim.errors import UserError
 
-# Seconds: a few ticks of the clock of any common file system.
+# In seconds: longer than the resolution of file times on any common file system.
 _CLOCK_TICK = 2.0
 _TOO_LARGE = f"larger than {MAX_BYTES >> 20} MiB"
 
@@ -48,19 +48,22 @@ def _is_tar(path: Path) -> bool:
     try:
         return tarfile.is_tarfile(path)
     except (EOFError, zlib.error, LZMAError):
-        # tarfile passes on the decompressors' errors for a damaged beginning.
+        # If the first bytes are damaged, tarfile raises the errors of the decompressors.
         return False
 
 
 @dataclass(frozen=True)
 class Folder:
-    """All images below a folder, sorted by path; links to files and to folders outside are followed."""
+    """All images below a folder, sorted by path.
+
+    Links to files, and links to folders outside this one, are followed.
+    """
 
     path: Path
     official: bool = False
 
     def stamp(self) -> str:
-        """Return path, names, sizes and times of all files; see `Source`."""
+        """Return the path, and names, sizes and times of all files; see `Source`."""
         lines = []
         for name, where in self._files():
             if not isinstance(where, Path):
@@ -75,16 +78,16 @@ class Folder:
         return "\n".join([str(self.path.resolve()), *lines])
 
     def survey(self) -> Survey | None:
-        """Return None: the files must be read."""
+        """Return None, because the files must be read; see `Source`."""
         return None
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
-        """Read the files in the order of their paths; one that cannot be read becomes a Reject."""
+        """Yield the files, sorted by path; a file that cannot be read becomes a `Reject`."""
         for name, where in self._files():
             yield _read_file(name, where) if isinstance(where, Path) else Reject(name, where)
 
     def _files(self) -> list[tuple[str, Path | str]]:
-        """Return (name, path or the reason why it cannot be read) of every file, sorted by name."""
+        """Return (name, path) of every file, sorted by name; if it is unreadable, (name, reason)."""
         found: list[tuple[str, Path | str]] = []
         root = os.path.realpath(self.path)
         seen, todo = {root}, [(self.path, "")]
@@ -102,10 +105,10 @@ class Folder:
                 elif not entry.is_symlink():
                     todo.append((Path(entry.path), name + "/"))
                 else:
-                    # A link to a folder inside adds nothing; one to a folder above never ends.
+                    # A link to a folder inside adds no files; a link to a parent folder would never end.
                     real = os.path.realpath(entry.path)
                     if real in seen or Path(real).is_relative_to(root) or Path(root).is_relative_to(real):
-                        found.append((name, "a link to a folder that is read anyway"))
+                        found.append((name, "a link to a folder that is already read"))
                     else:
                         seen.add(real)
                         todo.append((Path(entry.path), name + "/"))
@@ -120,15 +123,15 @@ class Zip:
     official: bool = False
 
     def stamp(self) -> str:
-        """Return path, size and times of the archive; see `Source`."""
+        """Return the path, size and times of the archive; see `Source`."""
         return stamp_paths(self.path)
 
     def survey(self) -> Survey | None:
-        """Return None: the files must be read."""
+        """Return None, because the files must be read; see `Source`."""
         return None
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
-        """Read the files in the order of their paths; one that cannot be read becomes a Reject."""
+        """Yield the files, sorted by path; a file that cannot be read becomes a `Reject`."""
         try:
             archive = zipfile.ZipFile(self.path)
         except (OSError, zipfile.BadZipFile) as error:
@@ -148,27 +151,33 @@ class Zip:
             with archive.open(info) as file:
                 return _check_member(info.filename, file.read(MAX_BYTES + 1))
         except (OSError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, RuntimeError) as error:
-            # RuntimeError: encrypted, or (NotImplementedError) a compression that Python does not know.
+            # RuntimeError: the file is encrypted. NotImplementedError: Python cannot decompress it.
             return Reject(info.filename, f"cannot be unpacked: {error}")
 
 
 @dataclass(frozen=True)
 class Tar:
-    """All images in a tar file, in its order: a compressed stream cannot be read in another order."""
+    """All images in a tar file, in the order of the archive.
+
+    They are not sorted, because a compressed stream has no random access.
+    """
 
     path: Path
     official: bool = False
 
     def stamp(self) -> str:
-        """Return path, size and times of the archive; see `Source`."""
+        """Return the path, size and times of the archive; see `Source`."""
         return stamp_paths(self.path)
 
     def survey(self) -> Survey | None:
-        """Return None: the files must be read."""
+        """Return None, because the files must be read; see `Source`."""
         return None
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
-        """Read the files in their order; what cannot be read becomes a Reject, and so does a damaged end."""
+        """Yield the files in the order of the archive.
+
+        Unreadable files and a damaged end become `Reject`s.
+        """
         try:
             with tarfile.open(self.path, "r:*") as archive:
                 for info in archive:
@@ -190,7 +199,7 @@ class Tar:
 
 
 def stamp_paths(*paths: Path) -> str:
-    """Return path, size and times of files and folders; "" if one is too new for its times to be reliable."""
+    """Return paths, sizes and times of files and folders; "" if one was changed in the last two seconds."""
     try:
         return "\n".join(f"{path.resolve()}\0{_times(path)}" for path in paths)
     except (OSError, _TooYoungError):
@@ -198,11 +207,11 @@ def stamp_paths(*paths: Path) -> str:
 
 
 class _TooYoungError(Exception):
-    """The file was written a moment ago: rewritten within one tick of the clock, it would look the same."""
+    """The file was written in the last two seconds; another change now might not change its times."""
 
 
 def _times(path: Path) -> str:
-    # ctime reveals a file that was replaced by one of the same size and mtime.
+    # ctime changes even if a file is replaced by one with the same size and mtime.
     found = path.stat()
     if max(found.st_mtime, found.st_ctime) > time.time() - _CLOCK_TICK:
         raise _TooYoungError
@@ -211,7 +220,7 @@ def _times(path: Path) -> str:
 
 def _read_file(name: str, path: Path) -> Member | Reject:
     try:
-        # Checked first, because opening a pipe waits for a writer.
+        # This is checked first, because opening a named pipe would block.
         if not stat.S_ISREG(path.stat().st_mode):
             return Reject(name, "not a regular file")
         with path.open("rb") as file:

@@ -12,7 +12,7 @@ from ddim.data.order import split_indices
 from ddim.errors import UserError
 
 SMALLEST, LARGEST = 8, 1024
-"""Side of an image in pixels, at least and at most, for training."""
+"""Smallest and largest height and width of images, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Images:
         pixels: (N, H, W, C) uint8, usually a read-only memory map.
         labels: (N,) int64 indices into `classes`, or None if there are no classes.
         classes: the class names, sorted.
-        names: (N,) where each image came from.
-        fingerprint: a SHA-256 (hex) over content, size and channels.
-        official: sorted indices (train, validation) if the source has a split of its own.
-        folder: where the images are cached; None if they are not.
+        names: (N,) the name of each image's file in the source.
+        fingerprint: a SHA-256 (hex) of content, size and channels.
+        official: sorted indices (train, validation) if the source defines a split, else None.
+        folder: the folder of these images in the cache; None if they are not cached.
     """
 
     pixels: np.ndarray
@@ -44,7 +44,7 @@ class Images:
 
 @dataclass(frozen=True)
 class SplitImages:
-    """Images and the sorted, disjoint int64 indices of those for training and of those for validation."""
+    """Images, and the sorted, disjoint int64 indices of the training images and of the validation images."""
 
     images: Images
     train: np.ndarray
@@ -52,15 +52,17 @@ class SplitImages:
 
 
 def split_images(images: Images, fraction: float, seed: int) -> SplitImages:
-    """Split images into training and validation images; together they are all images.
+    """Split images into training and validation images, without leaving any out.
+
+    If the source defines a split, it is used, and `fraction` and `seed` are not.
 
     Args:
-        images: the source's own split is used if there is one.
-        fraction: else this share, in [0, 1), is kept for validation: at least one image if it is above 0.
-        seed: selects the images.
+        images: the images.
+        fraction: the share of validation images, in [0, 1); above 0 it gives at least one image.
+        seed: the seed with which validation images are drawn.
 
     Raises:
-        UserError: if no image is left to train on.
+        UserError: if no training image would be left, or `fraction` is not in [0, 1).
     """
     if not 0 <= fraction < 1:
         raise UserError(f"data.validation must be at least 0 and less than 1, got {fraction}")
@@ -72,16 +74,19 @@ def split_images(images: Images, fraction: float, seed: int) -> SplitImages:
 
 
 def draw_subset(indices: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """Draw at most `count` of the indices by a seed; they are sorted. The first ones may be of one class."""
+    """Draw at most `count` of the indices at random, and sort them.
+
+    The first `count` indices would not do, since neighbouring images often belong to one class.
+    """
     draw = np.random.default_rng(seed)
     return np.sort(draw.permutation(indices)[:count])
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Return (height, width) of "64" (a square) or "64x96" (height x width).
+    """Convert "64" (a square) or "64x96" (height x width) to (height, width).
 
     Raises:
-        UserError: if the text is neither, or the size is not possible.
+        UserError: if the text has another form, or the size is too small or too large.
     """
     found = re.fullmatch(r"([0-9]{1,9})(?:[xX]([0-9]{1,9}))?", text.strip())
     if not found:
@@ -94,10 +99,10 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def check_size(size: tuple[int, int]) -> None:
-    """Refuse a size (height, width) that cannot be trained on.
+    """Check a size (height, width).
 
     Raises:
-        UserError: if a side is too small or too large.
+        UserError: if height or width is below `SMALLEST` or above `LARGEST`.
     """
     if not all(SMALLEST <= side <= LARGEST for side in size):
         raise UserError(

@@ -1,8 +1,8 @@
-"""Oxford Flowers 102, Oxford-IIIT Pets and CIFAR-10: from a local copy, or downloaded when they are named.
+"""Oxford Flowers 102, Oxford-IIIT Pets and CIFAR-10, from a local copy or by download.
 
-The archives are read in place, never extracted, and nothing in them can run code. CIFAR-10 is read in its
-binary version, because the Python version that torchvision reads is a pickle. The labels of Flowers are
-MATLAB files and are left out; the original systems of this project did not use them.
+The archives are read in place and not extracted, and nothing in them is run as code. CIFAR-10 is read in its
+binary version, because the Python version is a pickle, which can run code. The labels of Flowers are MATLAB
+files and are not read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ddim.files import cache_folder, download_file
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to download: data set, address, MD5 sum, and the name of its folder if it is unpacked."""
+    """A file to download: data set, address, MD5 (hex), and the name of the folder after unpacking."""
 
     name: str
     url: str
@@ -31,7 +31,7 @@ class Archive:
 
     @property
     def file(self) -> str:
-        """Return the name of the file."""
+        """The name of the file."""
         return self.url.rsplit("/", 1)[-1]
 
 
@@ -47,7 +47,7 @@ CIFAR10 = Archive(
     "c32a1d4ab5d03f1284b67883e8d87530",
     "cifar-10-batches-bin",
 )
-# The folders that torchvision makes below its root.
+# The folders that torchvision creates below its root folder.
 _TORCHVISION = {"flowers": "flowers-102", "pets": "oxford-iiit-pet", "cifar10": "."}
 _CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _CIFAR10_FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
@@ -55,7 +55,7 @@ _CIFAR10_RECORD = 1 + 3 * 32 * 32
 
 
 def open_flowers(copy: Path | None) -> Source:
-    """Open the 8,189 photographs of Oxford Flowers 102, without labels; they are split by seed."""
+    """Open the 8,189 photographs of Oxford Flowers 102, without labels and without an official split."""
     path = locate_archive(FLOWERS, copy)
     return Renamed(open_path(path), lambda name: name.rsplit("/", 1)[-1], stamp_paths(path), official=False)
 
@@ -92,7 +92,7 @@ NAMED: dict[str, Callable[[Path | None], Source]] = {
 
 @dataclass(frozen=True)
 class Renamed:
-    """A source with new names, which contain class and split; files without a new name are left out."""
+    """A source whose files get new names, which contain class and split; files without one are skipped."""
 
     source: Source
     rename: Callable[[str], str | None]
@@ -100,16 +100,16 @@ class Renamed:
     official: bool
 
     def stamp(self) -> str:
-        """Return path, size and times of all files that were read; see `Source`."""
+        """Return paths, sizes and times of all files on which the source depends; see `Source`."""
         own = self.source.stamp()
         return f"{own}\0{self.stamped}\0{self.official}" if own and self.stamped else ""
 
     def survey(self) -> Survey | None:
-        """Return None: the files must be read."""
+        """Return None, because the files must be read; see `Source`."""
         return None
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
-        """Read the files of the source."""
+        """Yield the renamed files of the source; see `Source`."""
         for item in self.source.members(size):
             if isinstance(item, Reject):
                 yield item
@@ -121,13 +121,13 @@ class Renamed:
 
 @dataclass(frozen=True)
 class Cifar10:
-    """The binary version: records of a label and 3 x 32 x 32 bytes, each returned as a small PPM file."""
+    """CIFAR-10 in its binary version: records of a label and 3 x 32 x 32 bytes, returned as PPM files."""
 
     path: Path
     official: bool = True
 
     def stamp(self) -> str:
-        """Return path, size and times of the batches; see `Source`."""
+        """Return paths, sizes and times of the files of batches; see `Source`."""
         return (
             stamp_paths(*(self.path / name for name in _CIFAR10_FILES))
             if self.path.is_dir()
@@ -135,11 +135,11 @@ class Cifar10:
         )
 
     def survey(self) -> Survey | None:
-        """Return None: the files must be read."""
+        """Return None, because the files must be read; see `Source`."""
         return None
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
-        """Read every record, in the order of the files."""
+        """Yield every record, in the order of the files; see `Source`."""
         import numpy as np
 
         for file, data in _files(self.path, _CIFAR10_FILES):
@@ -159,10 +159,10 @@ class Cifar10:
 
 
 def _files(path: Path, wanted: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    """Read the wanted files, as (name, bytes), from a folder or a tar file.
+    """Yield the wanted files, as (name, bytes), from a folder or a tar file.
 
     Raises:
-        UserError: if one is missing.
+        UserError: if one of them is missing.
     """
     missing = set(wanted)
     try:
@@ -181,23 +181,21 @@ def _files(path: Path, wanted: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
                         yield name, file.read()
     except (OSError, tarfile.TarError, zlib.error, EOFError) as error:
         raise UserError(
-            f"{str(path)!r} cannot be read ({error}); it lacks {', '.join(sorted(missing))}"
+            f"{str(path)!r} cannot be read ({error}) and lacks {', '.join(sorted(missing))}: get a new copy"
         ) from None
     if missing:
-        raise UserError(f"{str(path)!r} lacks {', '.join(sorted(missing))}")
+        raise UserError(f"{str(path)!r} lacks {', '.join(sorted(missing))}: get a new copy")
 
 
 def locate_archive(archive: Archive, copy: Path | None) -> Path:
-    """Return the folder or the archive file of a local copy, or download it if no copy is given.
-
-    The copy is either the archive file or the folder that torchvision unpacks.
+    """Return the path of a local copy, the archive file or its unpacked folder; download it if necessary.
 
     Args:
         archive: the file to find.
-        copy: where to look; None means $DDIM_DATA and earlier downloads.
+        copy: the folder or file to search; None means $DDIM_DATA and earlier downloads, then a download.
 
     Raises:
-        UserError: if there is neither a copy nor a network; it says which file to put where.
+        UserError: if there is no copy and the download fails; the message says where to put which file.
     """
     downloads = cache_folder() / "downloads"
     if copy is not None:
@@ -220,5 +218,5 @@ def locate_archive(archive: Archive, copy: Path | None) -> Path:
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"{archive.name} cannot be downloaded ({error}): put {archive.file} from {archive.url} "
-            f"into a folder and give {archive.name}:FOLDER"
+            f"into a folder, and give {archive.name}:FOLDER as data.source"
         ) from None

@@ -1,4 +1,4 @@
-"""From the text that a user gives as DATA to its images."""
+"""Open the images of a source that the user names: a path or the name of a data set."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def open_images(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Images:
-    """Open the images of a source at one size; they are decoded once, into a cache.
+    """Open the images of a source at one size; they are decoded once and stored in a cache.
 
-    Each image is cropped at the centre to the aspect of the size, then resized.
+    Each image is cropped at the centre to the aspect ratio of `size`, then resized.
 
     Args:
         source: a folder, a .zip, a .tar[.gz|.xz], or a name: blossoms, blossoms:COUNT, flowers, pets,
-            cifar10. The last three may have a local copy: "pets:/path/to/copy". A path that exists wins over
-            a name.
+            cifar10. A local copy of the last three is given as "pets:/path/to/copy". If a path with that name
+            exists, it takes precedence.
         size: (height, width) in pixels.
-        channels: 1 (gray), 3 (RGB) or 4 (RGBA); None follows the majority of the files.
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA); None takes the most frequent number in the files.
         cache: folder of the cache; None means $DDIM_CACHE, or else the user's cache folder.
         progress: called with (done, total) while images are decoded.
 
@@ -50,17 +50,17 @@ def open_images(
 
 
 def source_exists(text: str) -> bool:
-    """Tell whether a text still names a source of images, as far as can be seen without opening it."""
+    """Return whether a text is an existing path or begins with the name of a data set; nothing is opened."""
     return os.path.exists(os.path.expanduser(text)) or text.partition(":")[0] in NAMES
 
 
 def find_source(text: str) -> Source:
-    """Return the source of a path, of a name, of "blossoms:COUNT", or of "name:/path/to/copy".
+    """Return the source for a path, a name, "blossoms:COUNT" or "name:/path/to/copy".
 
-    A path that exists wins over a name.
+    If a path with the given name exists, it takes precedence.
 
     Raises:
-        UserError: if there is neither; it suggests the nearest name.
+        UserError: if there is no such path or name; the message suggests a similar name.
     """
     path = os.path.expanduser(text)
     if text and os.path.lexists(path):

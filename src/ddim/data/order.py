@@ -1,7 +1,7 @@
-"""The order of the images, their mirroring and their split: functions of their arguments, without state.
+"""The random order, mirroring and split of images, as functions of a seed, without state.
 
-Position p of a run (0, 1, 2, ... over all epochs) sees the same image in the same way. It does not depend on
-the batch size, the number of processes, or the step from which the run was resumed.
+The image at position p of a run (0, 1, 2, ... over all epochs), and whether it is mirrored, depend on p and
+the seed alone. They do not depend on the batch size, the number of processes or the step of a resume.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-# Each use has its own stream of random numbers, so that mirroring does not depend on the order.
+# Each purpose has its own random stream, so that mirroring is independent of the order.
 _ORDER, _FLIPS, _SPLIT = 1, 2, 3
 
 
@@ -19,10 +19,10 @@ def _stream(seed: int, use: int, epoch: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, use, epoch])))
 
 
-# Consecutive batches are of the same epoch: without the cache each would shuffle the whole epoch again.
+# Consecutive batches belong to one epoch; without the cache each of them would shuffle the whole epoch again.
 @lru_cache(maxsize=8)
 def shuffle_epoch(n: int, seed: int, epoch: int) -> np.ndarray:
-    """Return the permutation of range(n) that an epoch (from 0) follows: (n,) int64, read-only."""
+    """Return the order of the images in an epoch, counted from 0: a permutation (n,) int64, read-only."""
     permutation = _stream(seed, _ORDER, epoch).permutation(n)
     permutation.setflags(write=False)
     return permutation
@@ -34,21 +34,31 @@ def _flip_epoch(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def select_indices(n: int, seed: int, first: int, count: int) -> np.ndarray:
-    """Return the images at positions first ... first + count - 1 of a run over n images: (count,) int64."""
+    """Return the indices (count,) int64 of the images at positions `first` to `first` + `count` - 1 of a run.
+
+    Args:
+        n: number of training images.
+        seed: the seed of the order.
+        first: the first position.
+        count: number of positions.
+    """
     return _slice_epochs(shuffle_epoch, n, seed, first, count)
 
 
 def draw_flips(n: int, seed: int, first: int, count: int) -> np.ndarray:
-    """Return whether the images at these positions are mirrored, about half of them: (count,) bool."""
+    """Return whether the images at these positions are mirrored, (count,) bool; see `select_indices`.
+
+    Each image is mirrored with probability 1/2.
+    """
     return _slice_epochs(_flip_epoch, n, seed, first, count)
 
 
 def split_indices(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Split range(n) into sorted int64 indices (train, validation).
 
-    Validation has this fraction of n, rounded up; the seed selects it.
+    The validation set has `fraction` * n images, rounded up, drawn with the seed.
     """
-    # The tolerance keeps 0.1 of 30 at 3: (1 - 0.1) * 30 is a little less than 27 in floating point.
+    # With the tolerance, 0.1 of 30 is 3: in floating point, (1 - 0.1) * 30 is slightly less than 27.
     train = int((1 - fraction) * n + 1e-6)
     shuffled = _stream(seed, _SPLIT, 0).permutation(n)
     return np.sort(shuffled[:train]), np.sort(shuffled[train:])
@@ -57,7 +67,7 @@ def split_indices(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.nd
 def _slice_epochs(
     values_of: Callable[[int, int, int], np.ndarray], n: int, seed: int, first: int, count: int
 ) -> np.ndarray:
-    """Return entries first ... first + count - 1 of the values of all epochs, end to end."""
+    """Concatenate the values of all epochs, and return entries `first` to `first` + `count` - 1."""
     epochs = range(first // n, (first + count - 1) // n + 1)
     if not epochs:
         return values_of(n, seed, first // n)[:0]

@@ -1,4 +1,4 @@
-"""Sources of images before decoding: a stream of named files, from a folder, an archive or a program."""
+"""Sources of images before decoding: streams of named files from a folder, an archive or a program."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-# The reason for a file that was never meant to be an image: it is counted, not listed.
+# The reason for files that are not images, such as text files: they are counted, but not listed.
 OTHER = "not an image"
 
 
@@ -29,11 +29,11 @@ class Reject:
 
 @dataclass(frozen=True)
 class Survey:
-    """What is known about a source before it is decoded.
+    """Facts about a source that are known before images are decoded.
 
     Attributes:
-        content: a SHA-256 over names and bytes.
-        channels: the number of channels that most files have.
+        content: a SHA-256 of the names and bytes of all files.
+        channels: the most frequent number of channels.
         count: number of image files.
         others: number of files that are not images.
     """
@@ -49,20 +49,20 @@ class Source(Protocol):
 
     @property
     def official(self) -> bool:
-        """Whether the source has a split of its own: names of training images then begin with "train/"."""
+        """Whether the source defines a split; then the names of training images begin with "train/"."""
 
     def stamp(self) -> str:
-        """Return a text that changes if the files may have changed; "" if that cannot be known."""
+        """Return a text that changes if the files may have changed; "" if changes cannot be detected."""
 
     def survey(self) -> Survey | None:
         """Return the survey if it is known without reading the files, else None."""
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
-        """Read every file of the source; only drawn images depend on the size (height, width)."""
+        """Yield every file of the source; `size` (height, width) matters only for generated images."""
 
 
 def explain_bad_name(name: str) -> str | None:
-    """Return why the name of a file cannot be stored and shown on terminals; None if it can."""
+    """Return the reason why a file name cannot be stored or printed, or None if it can."""
     kinds = {unicodedata.category(letter) for letter in name}
     if "Cs" in kinds:
         return "its name is not UTF-8"
@@ -72,11 +72,11 @@ def explain_bad_name(name: str) -> str | None:
 
 
 def find_classes(names: Sequence[str]) -> tuple[tuple[str, ...], list[int] | None]:
-    """Return the sorted class names, and the class index of each file; ((), None) without classes.
+    """Return the sorted class names, and the class index of each file; ((), None) if there are no classes.
 
-    If all files lie equally deep, the class of a file is its folder: train/rose/1.png and test/rose/2.png are
-    both roses. Otherwise, or if all these folders have one name, it is the first folder in which the paths
-    differ. A file beside the class folders means that there are no classes.
+    If all files are at the same depth, the class of a file is the name of its folder: train/rose/1.png and
+    test/rose/2.png have class rose. If depths differ, or all these folders have the same name, the class is
+    the first folder in which the paths differ. If a file lies beside the class folders, there are no classes.
     """
     folders = [tuple(name.split("/")[:-1]) for name in names]
     if not folders or len(set(folders)) < 2:

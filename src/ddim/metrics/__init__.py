@@ -1,1 +1,1 @@
-"""Metrics: features of images, and numbers with intervals computed from them. No model, no sampler."""
+"""Metrics: features of images, and metrics with confidence intervals that are computed from features."""

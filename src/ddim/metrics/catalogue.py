@@ -1,4 +1,4 @@
-"""The metrics by name: which direction is better, and how many images each needs."""
+"""The metrics by name, with the direction of better values and the number of images that each needs."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from dataclasses import dataclass
 from ddim.errors import UserError, suggest
 
 DEFAULT = "efficientnet-lite0"
-"""The network whose features are used by default."""
+"""The name of the network whose features are used by default."""
 
 EXTRACTORS = (DEFAULT, "inception-2015", "inception-torchvision")
-"""The networks whose features metrics may use, by name; see `ddim.metrics.features`."""
+"""The names of the networks whose features metrics can use; see `ddim.metrics.features`."""
 
 LEAST = 20
-"""The smallest number of images on either side for which metrics are computed."""
+"""The smallest number of generated and of reference images for which metrics are computed."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How to read a metric.
+    """Facts that are needed to interpret a metric.
 
     Attributes:
         title: its name in tables and messages.
-        lower_is_better: the direction of better values.
-        biased: whether its expectation depends on the number of generated images, so that values of different
-            numbers cannot be compared.
-        least: images on either side that a ranking needs; 0 means as many as the features have dimensions.
+        lower_is_better: whether lower values are better.
+        biased: whether its expectation depends on the number of generated images. If so, values for different
+            numbers of images cannot be compared.
+        least: the number of generated and of reference images that a ranking needs; 0 means the number of
+            features.
     """
 
     title: str
@@ -34,7 +35,7 @@ class Metric:
     least: int
 
     def needs(self, dimensions: int) -> int:
-        """Return how many images a ranking by this metric needs, for features of `dimensions` dimensions."""
+        """Return the number of images that a ranking by this metric needs, for this number of features."""
         return self.least or dimensions
 
 
@@ -51,10 +52,10 @@ METRICS = {
 
 
 def find_metric(name: str) -> Metric:
-    """Return the metric of a name.
+    """Return the metric with this name.
 
     Raises:
-        UserError: if there is none; the message suggests a similar name.
+        UserError: if there is no such metric; the message suggests a similar name.
     """
     if name not in METRICS:
         raise UserError(f"metric must be one of {', '.join(METRICS)}, got {name!r}{suggest(name, METRICS)}")

@@ -18,7 +18,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def load_efficientnet_lite0(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
-    """Load the network, from a file of weights or from its package.
+    """Load EfficientNet-Lite0 with weights from a file, or from its package if `weights` is None.
 
     Returns:
         The SHA-256 of the weights (hex), and the network: (B, 3, H, W) in [0, 255] -> (B, 1280).

@@ -1,4 +1,4 @@
-"""Sets of features, checked, and read block by block, so that they need not fit into memory."""
+"""Checks of sets of features, and reading block by block, since a set may not fit into memory."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def check_features(what: str, generated: np.ndarray, reference: np.ndarray, leas
     """Check that two sets of features can be compared.
 
     Args:
-        what: the metric, for the message.
+        what: the name of the metric in the message.
         generated: (N, d).
         reference: (M, d).
-        least: the smallest N and M that the metric can use.
+        least: the smallest N and M that the metric allows.
 
     Raises:
         UserError: if the shapes do not fit, or N or M is below `least`.
@@ -32,13 +32,13 @@ def check_features(what: str, generated: np.ndarray, reference: np.ndarray, leas
         )
     if min(len(generated), len(reference)) < least:
         raise UserError(
-            f"{what} needs at least {least} images on both sides, "
-            f"got {len(generated)} generated and {len(reference)} reference images"
+            f"{what} needs at least {least} generated and {least} reference images, "
+            f"got {len(generated)} and {len(reference)}"
         )
 
 
 def read_blocks(features: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
-    """Yield (rows, features of these rows as float64) of features (N, d), in order."""
+    """Yield features (N, d) block by block: (slice of rows, these rows as float64), in order."""
     for start in range(0, len(features), _ROWS):
         rows = slice(start, start + _ROWS)
         yield rows, torch.from_numpy(np.array(features[rows], np.float64, order="C"))

@@ -1,4 +1,4 @@
-"""Features of images: the networks by name, applied to sets of images batch by batch."""
+"""Features of images, computed by a pretrained network batch by batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ddim.files import atomic_file
 from ddim.metrics import efficientnet, inception
 from ddim.metrics.catalogue import DEFAULT, EXTRACTORS
 
-# For each extractor: the loader, how images are resized, the number of features.
+# For each extractor: its loader, a description of the resizing of images, and the number of features.
 _NETWORKS = dict(
     zip(
         EXTRACTORS,
@@ -34,12 +34,12 @@ _KERAS = "inception-keras"
 
 @dataclass(frozen=True)
 class Extractor:
-    """A network that computes features of images, with everything that identifies those features.
+    """A network that computes features of images, with all facts that define these features.
 
     Attributes:
-        name: its name in the table of networks.
+        name: its name in `EXTRACTORS`.
         weights: the SHA-256 (hex) of its file of weights.
-        resize: how images are resized, in words.
+        resize: a description of the resizing of images.
         dimensions: the number of features.
         network: (B, 3, H, W) float32 in [0, 255] -> (B, dimensions).
     """
@@ -54,7 +54,7 @@ class Extractor:
     def __call__(self, images: Tensor) -> Tensor:
         """Compute features (B, dimensions) float32 of images (B, C, H, W) uint8.
 
-        C is 1 (gray), 3 (RGB) or 4 (RGBA, laid over white).
+        C is 1 (gray), 3 (RGB) or 4 (RGBA, composited on white).
 
         Raises:
             UserError: if the images have another shape or type.
@@ -68,17 +68,19 @@ class Extractor:
 
 
 def load_extractor(name: str = DEFAULT, weights: str | Path | None = None) -> Extractor:
-    """Load the extractor of a name, with weights from a file or from the cache.
+    """Load an extractor by name.
 
-    Missing weights are downloaded. See `locate_weights` and `read_weights`.
+    Args:
+        name: one of `EXTRACTORS`.
+        weights: the file of weights; None searches the cache and downloads missing weights.
 
     Raises:
         UserError: if there is no such extractor, or its weights are missing or not the published ones.
     """
     if name == _KERAS:
         raise UserError(
-            f"features {_KERAS} are not available: Keras keeps their weights as HDF5, which needs h5py and "
-            f"is not read here; possible are {', '.join(_NETWORKS)}"
+            f"features {_KERAS} are not available, because Keras stores their weights as HDF5, which this "
+            f"library cannot read: choose one of {', '.join(_NETWORKS)}"
         )
     if name not in _NETWORKS:
         possible = ", ".join(_NETWORKS)
@@ -99,9 +101,9 @@ def extract_features(
 
     Args:
         extractor: the network.
-        images: (N, H, W, C) uint8, an array or a memory map of any length.
-        path: a .npy file for the features; without it they stay in memory.
-        batch: images a batch; it bounds the memory and changes nothing else.
+        images: (N, H, W, C) uint8, an array or a memory map.
+        path: a .npy file to which the features are written; None keeps them in memory.
+        batch: images per batch; it affects only memory use.
         progress: called with (done, total) after each batch.
 
     Returns:
@@ -123,7 +125,7 @@ def extract_features(
 def _parts(
     extractor: Extractor, images: np.ndarray, batch: int, progress: Callable[[int, int], None] | None
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (number of the first image, features) for each batch."""
+    """Yield (index of the first image, features) for each batch."""
     for start in range(0, len(images), batch):
         pixels = np.ascontiguousarray(images[start : start + batch])
         part = extractor(torch.tensor(pixels).permute(0, 3, 1, 2)).numpy()
@@ -134,23 +136,23 @@ def _parts(
 
 
 def write_npy_header(file: BinaryIO, shape: tuple[int, int]) -> None:
-    """Write the header of a .npy file of float32 features, whose rows the caller then writes in order."""
+    """Write the header of a .npy file of float32 features; the caller then writes the rows in order."""
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
 
 
 def release_pages(images: np.ndarray) -> None:
-    """Release the pages of a memory map that were read, which would stay in memory until the process ends."""
+    """Release the memory of pages of a memory map that were read; the map stays usable."""
     mapped, mode = images, ""
     while isinstance(mapped, np.ndarray):
         mapped, mode = mapped.base, getattr(mapped, "mode", "")
-    # A map that is not read-only may hold changes that are in no file.
+    # A map that is not read-only may contain changes that are not in the file.
     if mode == "r" and isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _rgb(images: Tensor) -> Tensor:
-    """Convert (B, C, H, W) in [0, 255], C = 1, 3 or 4, to (B, 3, H, W)."""
+    """Convert images (B, C, H, W) in [0, 255], with C = 1, 3 or 4, to RGB (B, 3, H, W)."""
     if images.shape[1] == 4:
         colours, opacity = images[:, :3], images[:, 3:] / 255
         return colours * opacity + 255 * (1 - opacity)

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from ddim.metrics.feature_blocks import check_features, read_blocks
 
-_CUTS = 5  # FID-infinity fits FID of 1, 2 ... 5 equal parts of the set
+_CUTS = 5  # FID-infinity is fitted to FID of the set cut into 1, 2 ... 5 equal parts
 _GROUPS, _STUDENT_95 = 10, 2.262157  # the 97.5 % quantile of Student's t with 9 degrees of freedom
 
 
 def fid(generated: np.ndarray, reference: np.ndarray) -> float:
-    """Return FID of features (N, d) and (M, d), computed in float64.
+    """Return the FID of features (N, d) and (M, d), computed in float64.
 
     Raises:
-        UserError: if a side has fewer than 2 images.
+        UserError: if one of the sets has fewer than 2 images.
     """
     check_features("FID", generated, reference, 2)
     return _frechet(_gaussian(generated), _gaussian(reference))
@@ -30,17 +30,23 @@ def fid_infinity(
     """Extrapolate FID to infinitely many generated images.
 
     The bias of FID is linear in 1 / N (Chong & Forsyth 2020). The generated images, shuffled by `seed`, are
-    cut into 1, 2 ... 5 parts; a line in 1 / N is fitted to the mean FID of the parts, and its value at 0 is
-    returned. The bias of M reference images remains: value and interval describe FID against this reference,
-    not against the distribution behind it. With fewer images than dimensions the bias is not linear yet (see
-    `explain_fid_bias`). The interval comes from the spread of FID over ten pairs of disjoint tenths of both
-    sets, and is therefore rather too wide.
+    cut into 1, 2 ... 5 parts. A line in 1 / N is fitted to the mean FID of the parts; the value is that of
+    the line at 0. With fewer images than dimensions the bias is not linear (see `explain_fid_bias`).
+
+    The bias from the M reference images remains: value and interval are for this reference set, not for its
+    distribution. The interval comes from the spread of FID over ten pairs of disjoint tenths of both sets,
+    which makes it too wide rather than too narrow.
+
+    Args:
+        generated: (N, d).
+        reference: (M, d).
+        seed: the seed of the shuffle.
 
     Returns:
         (value, low, high), with the ends of the 95 % interval.
 
     Raises:
-        UserError: if a side has fewer than 20 images.
+        UserError: if one of the sets has fewer than 20 images.
     """
     check_features("FID-infinity", generated, reference, 2 * _GROUPS)
     draw = np.random.default_rng(seed)
@@ -59,31 +65,36 @@ def fid_infinity(
 
 
 def explain_fid_bias(generated: int, reference: int, dimensions: int) -> str | None:
-    """Return a warning for FID of few images, or None where there are enough on both sides.
+    """Return a warning if FID is computed from too few images, else None.
 
-    A covariance of d dimensions has full rank from d + 1 images on. With fewer, FID depends more on their
-    number than on their looks.
+    A covariance in d dimensions needs d + 1 images for full rank. With fewer, FID depends more on the number
+    of images than on their quality.
+
+    Args:
+        generated: number of generated images.
+        reference: number of reference images.
+        dimensions: number of features.
     """
     least = min(generated, reference)
     if least > dimensions:
         return None
     return (
         f"FID of {least} images in {dimensions} dimensions is mostly bias, which FID-infinity cannot remove: "
-        "compare it only with FID of as many images, or use KID, which is unbiased"
+        "compare it only with FID of the same number of images, or use KID, which is unbiased"
     )
 
 
 def _gaussian(features: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Return the mean (d,) of features (N, d), and a root R (r, d) of their covariance R^T R, r <= min(N, d).
+    """Return the mean (d,) of features (N, d), and a root R (r, d) of their covariance R^T R.
 
-    The root is the triangle of a QR decomposition, built block by block. Forming the covariance itself would
-    halve the digits of its small eigenvalues.
+    R is the triangular factor of a QR decomposition, computed block by block. The covariance itself is not
+    computed, because its small eigenvalues would lose half of their digits.
     """
     mean = torch.stack([some.sum(0) for _, some in read_blocks(features)]).sum(0) / len(features)
     root = mean.new_zeros(0, len(mean))
     for _, some in read_blocks(features):
         root = torch.cat([root, some - mean])
-        # Not after each block: the triangle would be recomputed for a few new rows.
+        # A QR decomposition after each block would be slow, as it would add only a few rows.
         if len(root) > 2 * len(mean):
             root = torch.linalg.qr(root, mode="r").R
     if len(root) > len(mean):

@@ -19,13 +19,13 @@ RESIZE_2015 = "299 px bilinear of TensorFlow 1, not antialiased"
 RESIZE_TORCHVISION = "299 px bilinear, not antialiased"
 _SIDE = 299
 
-# TensorFlow leaves the padding out of a mean; torchvision counts it as zeros.
+# TensorFlow excludes the padding from mean pooling; torchvision includes it as zeros.
 _mean = partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_pad=False)
 _max = partial(F.max_pool2d, kernel_size=3, stride=1, padding=1)
 
 
 def load_inception_2015(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
-    """Load the network of FID (Heusel et al. 2017), its graph of 2015-12-05.
+    """Load the Inception network of FID (Heusel et al. 2017), TensorFlow's graph of 2015-12-05.
 
     It has 1008 classes, and its pooling layers differ from torchvision's.
 
@@ -40,8 +40,8 @@ def load_inception_2015(weights: Path | None = None) -> tuple[str, Callable[[Ten
 def load_inception_torchvision(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
     """Load torchvision's Inception v3, which the R torch/luz repository used.
 
-    Its input lies in [-1, 1]: the normalisation by ImageNet's statistics, and the transformation in the
-    network that undoes it, are both left out.
+    Its input lies in [-1, 1]. torchvision normalises images by ImageNet's statistics, and the network then
+    undoes this; both are omitted here.
 
     Returns:
         The SHA-256 of the weights (hex), and the network: (B, 3, H, W) in [0, 255] -> (B, 2048), pooled.
@@ -56,10 +56,10 @@ def load_inception_torchvision(weights: Path | None = None) -> tuple[str, Callab
 
 
 def resize_tf1(images: Tensor, side: int) -> Tensor:
-    """Resize (B, C, H, W) to (B, C, side, side) as `tf.image.resize_bilinear` of TensorFlow 1 did.
+    """Resize images (B, C, H, W) to (B, C, side, side) like `tf.image.resize_bilinear` of TensorFlow 1.
 
-    Pixel i is read at i * H / side, which aligns the upper left corners and not the centres; nothing is
-    averaged when the image shrinks.
+    Row i is interpolated at i * H / side, and columns likewise. This aligns upper left corners, not centres
+    of pixels. Smaller images are not antialiased.
     """
     for axis in (3, 2):
         size = images.shape[axis]
@@ -83,7 +83,7 @@ def _inception(
 
 
 def _pooled_by(pool: Callable[[Tensor], Tensor], block: Any) -> Any:  # noqa: ANN401
-    """Return a block of torchvision whose last branch pools by `pool` and not by zero-padded means."""
+    """Return a block of torchvision whose last branch uses `pool` instead of zero-padded mean pooling."""
 
     class Pooled(block):
         def _forward(self, x: Tensor) -> list[Tensor]:
@@ -96,5 +96,5 @@ _A, _C = _pooled_by(_mean, tv.InceptionA), _pooled_by(_mean, tv.InceptionC)
 
 
 def _E(channels: int) -> nn.Module:  # noqa: N802
-    """Return one of the last two blocks: the first pools by the mean, the second by the maximum."""
+    """Return one of the last two blocks: the first one has mean pooling, the second one maximum pooling."""
     return _pooled_by(_max if channels == DIMENSIONS else _mean, tv.InceptionE)(channels)

@@ -17,17 +17,16 @@ _NORMAL_95 = 1.959964  # the 97.5 % quantile of the standard normal distribution
 
 @dataclass(frozen=True)
 class KID:
-    """KID over all images, and over random subsets as published.
+    """KID of all images, and of random subsets as in the paper.
 
     Attributes:
         value: the unbiased MMD^2 over all images, which may be negative.
         low: the lower end of its 95 % interval.
         high: the upper end of its 95 % interval.
         mean: the mean over random subsets.
-        std: the standard deviation over random subsets: how much one subset varies, not how well `value` is
-            known.
+        std: the standard deviation over random subsets; it is not the uncertainty of `value`.
         subsets: the number of random subsets.
-        size: images a subset, on each side.
+        size: images of each set in a subset.
     """
 
     value: float
@@ -42,21 +41,21 @@ class KID:
 def kid(
     generated: np.ndarray, reference: np.ndarray, *, subsets: int = 100, size: int = 1000, seed: int = 0
 ) -> KID:
-    """Return KID of two sets of features: MMD^2 (eq. 4) under k(x, y) = (x.y / d + 1)^3, in float64.
+    """Return the KID of two sets of features: MMD^2 (eq. 4) with kernel (x.y / d + 1)^3, in float64.
 
-    All numbers come from one pass over the pairs. The interval is the jackknife's over both sets, which
-    leaves out every image in turn (Arvesen 1969). The bootstrap would draw images twice, whose kernel with
-    themselves is large, and be biased away from 0.
+    All numbers come from one pass over the pairs. The interval is that of the jackknife, which leaves out
+    every image of both sets in turn (Arvesen 1969). The bootstrap would be biased away from 0: it draws
+    images twice, and the kernel of an image with itself is large.
 
     Args:
         generated: (N, d).
         reference: (M, d).
         subsets: the number of random subsets.
-        size: images a subset, at most as many as the smaller set has.
-        seed: of the subsets; torch-fidelity draws the same from it.
+        size: images of each set in a subset; at most the size of the smaller set is used.
+        seed: the seed of the subsets, which are those of torch-fidelity.
 
     Raises:
-        UserError: if a side has fewer than 3 images.
+        UserError: if one of the sets has fewer than 3 images.
     """
     check_features("KID", generated, reference, 3)
     n, m = len(generated), len(reference)
@@ -89,30 +88,30 @@ def kid_difference(
 ) -> tuple[float, float, float]:
     """Return the KID of one set minus that of another, against the same reference.
 
-    The interval is the jackknife's, as in `kid`. Each reference image is left out of both values at once.
-    Where the sets are `paired`, so is row k of both, two samples of one seed: what is common to both runs
+    The interval is that of the jackknife, as in `kid`. Each reference image is left out of both values at
+    once. In `paired` sets, row k of both sets is left out at once, so that the variation common to both
     cancels.
 
     Args:
         one: (N, d).
-        other: (M, d), with M = N where `paired`.
+        other: (M, d), with M = N if `paired`.
         reference: (R, d).
-        paired: whether row k of both sets has the same seed.
+        paired: whether row k of both sets was sampled with the same seed.
 
     Returns:
         (value, low, high), with the ends of the 95 % interval.
 
     Raises:
-        UserError: if a set has fewer than 3 images, or paired sets have different numbers of them.
+        UserError: if a set has fewer than 3 images, or paired sets have different numbers of images.
     """
     for features in (one, other):
         check_features("KID", features, reference, 3)
     if paired and len(one) != len(other):
-        raise UserError(f"paired sets must have equally many images, got {len(one)} and {len(other)}")
+        raise UserError(f"paired sets must have the same number of images, got {len(one)} and {len(other)}")
     terms = []
     for x in (one, other):
         (xx, _), (xy, yx, _) = _within(x), _between(x, reference)
-        # The pairs within the reference are part of both values, and cancel.
+        # The pairs within the reference contribute equally to both values, and cancel.
         yy = torch.zeros_like(yx)
         terms.append((_mmd2(xx.sum(), len(xx), yy.sum(), len(yy), xy.sum()), *_left_out(xx, yy, xy, yx)))
     (value, without, apart), (value_2, without_2, apart_2) = terms
@@ -125,8 +124,8 @@ def kid_difference(
 def _mmd2(xx: Tensor, n: int, yy: Tensor, m: int, xy: Tensor) -> Tensor:
     """Return the unbiased estimate of MMD^2 (Gretton et al. 2012, eq. 3) from sums of the kernel over pairs.
 
-    `xx` sums over the n (n - 1) ordered pairs of different x, `yy` over those of different y, `xy` over all
-    n m pairs.
+    `xx` is the sum over the n (n - 1) ordered pairs of different x, `yy` that over the m (m - 1) pairs of
+    different y, and `xy` that over all n m pairs.
     """
     return xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
 

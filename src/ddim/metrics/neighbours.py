@@ -1,17 +1,19 @@
-"""Nearest neighbours, and how much nearer the nearest is than the next ones: the statistic of copies.
+"""Nearest neighbours of samples in the training set, and the statistic that detects copies.
 
-`Neighbours.closeness` is the distance to the nearest training image over the mean distance to the k nearest.
-Carlini et al. 2023 ("Extracting Training Data from Diffusion Models") find copies of CIFAR-10 by it, with
-k = 50. Yoon et al. 2023 ("Diffusion Probabilistic Models Generalize when They Fail to Memorize") divide by
-the second nearest, which misses copies of training images that come twice. A distance alone is not enough: a
-blurred or gray image is near to everything, noise is far from everything, and an honest image in a dense part
-of the data is near to its neighbours. For all these the nearest is about as far away as the next fifty; for a
-copy it is much nearer.
+`Neighbours.closeness` is the distance to the nearest training image, divided by the mean distance to the k
+nearest ones. With k = 50, Carlini et al. 2023 ("Extracting Training Data from Diffusion Models") find copies
+of CIFAR-10 by it. Yoon et al. 2023 ("Diffusion Probabilistic Models Generalize when They Fail to Memorize")
+divide by the distance to the second nearest image. That misses copies of images that occur twice in the
+training set.
 
-Contrast is removed first. In pixels, images of low contrast are near to all others (hubs: Radovanović et al.
-2010), so that a blurred image finds the dullest training images much nearer than the rest. Images are
-therefore compared after `standardise`, by the correlation of their pixels. A constant image correlates with
-none, and its closeness is 1.
+The distance alone is not enough. A blurred or gray image is close to all images, and noise is far from all. A
+new image in a dense region of the data is close to its neighbours. In all these cases the nearest image is
+about as far away as the next fifty. For a copy it is much closer.
+
+Contrast is removed first. In pixel space, images of low contrast are close to all others (hubs: Radovanović
+et al. 2010). A blurred sample would be much closer to the training images of lowest contrast than to the
+rest. Images are therefore compared after `standardise`, that is, by the correlation of their pixels. A
+constant image has correlation 0 with all images, and its closeness is 1.
 """
 
 from __future__ import annotations
@@ -24,10 +26,10 @@ import torch
 from torch import Tensor
 
 K = 50
-"""The number of neighbours whose mean distance is the scale (Carlini et al. 2023)."""
+"""Number of neighbours whose mean distance divides the nearest distance (Carlini et al. 2023)."""
 
 Embed = Callable[[np.ndarray], Tensor]
-"""Maps (N, ...) numbers to (N, d) float32, whose Euclidean distances are compared."""
+"""A function from an array (N, ...) to vectors (N, d) float32, whose Euclidean distances are compared."""
 
 _BLOCK = 1024
 
@@ -41,7 +43,7 @@ class Neighbours:
 
     @property
     def closeness(self) -> np.ndarray:
-        """The nearest distance over the mean of the k nearest, (N,) in [0, 1]; 0 for an exact copy."""
+        """The nearest distance divided by the mean of the k nearest, (N,) in [0, 1]; 0 for an exact copy."""
         mean = self.distances.mean(1)
         return np.divide(self.distances[:, 0], mean, out=np.zeros_like(mean), where=mean > 0)
 
@@ -49,12 +51,12 @@ class Neighbours:
 def standardise(images: np.ndarray) -> Tensor:
     """Convert images (N, H, W, C) uint8 to rows (N, H * W * C) float32 with channel mean 0 and norm 1.
 
-    Half the squared distance of two such rows is 1 minus the correlation of their pixels. A constant image
-    becomes 0, at distance 1 from all others.
+    Half the squared distance of two rows is 1 minus the correlation of their pixels. A constant image becomes
+    a row of zeros, at distance 1 from all others.
     """
     rows = torch.from_numpy(np.ascontiguousarray(images)).double()
     rows = (rows - rows.mean((1, 2), keepdim=True)).flatten(1)
-    # A norm below one gray level in one pixel is rounding.
+    # A norm below 1, one gray level in one pixel, is due to rounding.
     return (rows / rows.norm(dim=1, keepdim=True).clamp(min=1.0)).float()
 
 
@@ -64,8 +66,8 @@ def mirror(images: np.ndarray) -> np.ndarray:
 
 
 def flatten_features(rows: np.ndarray) -> Tensor:
-    """Convert (N, ...) numbers to (N, d) float32, otherwise unchanged."""
-    # A copy: torch warns of arrays that cannot be written, such as memory maps.
+    """Flatten an array (N, ...) to vectors (N, d) float32."""
+    # This copies: torch warns about read-only arrays, such as memory maps.
     return torch.tensor(np.asarray(rows), dtype=torch.float32).flatten(1)
 
 
@@ -82,16 +84,16 @@ def nearest_neighbours(
 
     Args:
         queries: (N, ...).
-        references: (M, ...), read block by block; they may be a memory map.
-        k: the number of neighbours, cut to the number of references that are left.
-        also: (M, ...) a second view of each reference, such as its mirror image; the nearer one counts.
-        own: (N,) the index of the reference that each query itself is, which is left out.
-        embed: what maps queries and references to vectors.
+        references: (M, ...), read block by block; a memory map is possible.
+        k: the number of neighbours; at most the number of references is used.
+        also: a second view (M, ...) of each reference, such as its mirror image; the nearer view counts.
+        own: if the queries are themselves references, their indices (N,); a query is not its own neighbour.
+        embed: the function that maps queries and references to vectors.
     """
     views = [references] if also is None else [references, also]
     k = min(k, len(references) - (own is not None))
     x = embed(queries)
-    # x.x - 2 x.y + y.y loses digits of small distances: the fewest when taken about the mean.
+    # x.x - 2 x.y + y.y loses digits of small distances; subtracting the mean keeps most of them.
     centre = x.mean(0)
     x = x - centre
     squares = x.double().square().sum(1, keepdim=True)
@@ -113,7 +115,7 @@ def nearest_neighbours(
 
 
 def _exact(x: Tensor, centre: Tensor, views: list[np.ndarray], which: np.ndarray, embed: Embed) -> Neighbours:
-    """Recompute the distances of the neighbours from differences, and sort by them."""
+    """Recompute the distances of the neighbours from differences, without rounding errors, and sort them."""
     distances = np.empty(which.shape)
     for row, (query, indices) in enumerate(zip(x, which, strict=True)):
         both = [(embed(view[indices]) - centre - query).double().norm(dim=1) for view in views]

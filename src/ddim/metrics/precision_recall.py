@@ -1,4 +1,4 @@
-"""Fidelity and variety as separate numbers: precision, recall, density and coverage."""
+"""Precision, recall, density and coverage: the quality and the diversity of samples as separate numbers."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from torch import Tensor
 
 from ddim.metrics.feature_blocks import check_features, read_blocks
 
-# Below this share of the norms, |x|^2 + |y|^2 - 2 x.y is rounding, and the two points are equal.
+# If |x|^2 + |y|^2 - 2 x.y is below this fraction of the norms, it is rounding, and the points are equal.
 _ROUNDING = 1e-13
 
 
 @dataclass(frozen=True)
 class PRDC:
-    """Shares of images inside balls around other images; a ball reaches to the k-th neighbour in its set.
+    """Precision, recall, density and coverage, in terms of balls around images in feature space.
 
-    Density and coverage use balls around reference images only, since those around generated outliers are too
-    wide (Naeem et al. 2020, section 3).
+    The radius of a ball is the distance to the k-th nearest neighbour in the same set. Density and coverage
+    use only balls around reference images, because balls around generated outliers are too large (Naeem et
+    al. 2020, section 3).
 
     Attributes:
-        precision: the share of generated images inside a ball of the reference (Kynkaanniemi et al. 2019,
-            eq. 1 and 2).
-        recall: the share of reference images inside a ball of the generated images.
-        density: the mean number of reference balls that hold a generated image, over k. It is 1 in
-            expectation for equal distributions, and can be larger.
-        coverage: the share of reference balls that hold a generated image.
+        precision: the share of generated images that lie in a ball around a reference image (Kynkäänniemi et
+            al. 2019, eq. 1 and 2).
+        recall: the share of reference images that lie in a ball around a generated image.
+        density: the number of reference balls in which a generated image lies, divided by k; the mean over
+            generated images. Its expectation for equal distributions is 1; it can be larger.
+        coverage: the share of reference balls in which at least one generated image lies.
     """
 
     precision: float
@@ -42,11 +43,11 @@ def prdc(generated: np.ndarray, reference: np.ndarray, *, k: int = 3, k_density:
     Args:
         generated: (N, d).
         reference: (M, d).
-        k: the neighbour that sets the radius of a ball for precision and recall.
-        k_density: the same for density and coverage. Both defaults are the published ones.
+        k: the radius of a ball is the distance to the k-th neighbour, for precision and recall.
+        k_density: the same for density and coverage. Both defaults are those of the papers.
 
     Raises:
-        UserError: if a side has no more images than `k` or `k_density`.
+        UserError: if one of the sets has no more images than `k` or `k_density`.
     """
     check_features("precision, recall, density and coverage", generated, reference, max(k, k_density) + 1)
     around_x = _radii(generated, [k])[0]
@@ -66,21 +67,24 @@ def prdc(generated: np.ndarray, reference: np.ndarray, *, k: int = 3, k_density:
 
 
 def _radii(features: np.ndarray, ks: list[int]) -> Tensor:
-    """Return the squared distances (len(ks), N) of each of (N, d) features to its k-th nearest others."""
+    """Return, for each k, the squared distances of features (N, d) to their k-th nearest neighbour.
+
+    The result is (len(ks), N).
+    """
     radii = []
     for _, some in read_blocks(features):
         nearest = some.new_empty(len(some), 0)
-        # Each pair twice: were the two rounded differently, a point on a sphere could be in or out.
+        # Each pair is computed twice, in the same way as in `prdc`, so that equal distances compare as equal.
         for _, others in read_blocks(features):
             both = torch.cat([nearest, _squared(some, others)], 1)
-            # The row itself is among them.
+            # The nearest one is the row itself.
             nearest = both.topk(min(max(ks) + 1, both.shape[1]), largest=False).values
         radii.append(nearest[:, ks].T)
     return torch.cat(radii, 1)
 
 
 def _squared(x: Tensor, y: Tensor) -> Tensor:
-    """Return the squared distances (n, m) of x (n, d) and y (m, d); exactly 0 between copies."""
+    """Return the squared distances (n, m) of x (n, d) and y (m, d); exactly 0 for equal points."""
     norms = x.square().sum(1, keepdim=True) + y.square().sum(1)
     squared = torch.addmm(norms, x, y.T, alpha=-2)
     return squared.masked_fill_(squared < _ROUNDING * norms, 0)

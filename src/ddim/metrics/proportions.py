@@ -1,4 +1,4 @@
-"""Shares with their exact intervals, and thresholds with a bounded rate of false alarms."""
+"""Exact confidence intervals of proportions, and thresholds with a bounded false-alarm rate."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 
 
 def share_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the exact interval (low, high) of a share of which `count` of `n` were seen.
+    """Return the exact confidence interval (low, high) of a share, of which `count` out of `n` were observed.
 
-    It holds the true share with at least the given confidence (Clopper & Pearson 1934).
+    It contains the true share with at least the given confidence (Clopper & Pearson 1934).
     """
     from scipy import stats
 
@@ -18,25 +18,25 @@ def share_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float,
 def false_alarm_threshold(
     null: np.ndarray, level: float = 0.01, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Return a threshold that honest values rarely fall below, and a bound on how often they do.
+    """Return a threshold below which a value counts as an alarm, and a bound on the false-alarm rate.
 
-    A new draw from the distribution of `null` lies below `threshold` with probability at most `bound`. This
-    holds with the given confidence over the draw of `null`, for any distribution: the share of it below the
-    r-th smallest of n draws is Beta(r, n + 1 - r) (Wilks 1941).
+    A new draw from the distribution of `null` is below `threshold` with probability at most `bound`. For any
+    distribution, this holds with the given confidence over the draws in `null`. The reason: the
+    probability mass below the r-th smallest of n draws has distribution Beta(r, n + 1 - r) (Wilks 1941).
 
     Args:
-        null: (n,) values of the statistic for honest images.
-        level: the wanted rate of false alarms.
+        null: values (n,) of the statistic for images that are not copies.
+        level: the desired false-alarm rate.
         confidence: the probability that the bound holds.
 
     Returns:
-        (threshold, bound). `bound` is `level` where n allows, from n = 299 for 1 % and 95 %. With fewer draws
-        the threshold is the smallest of them and `bound` is 1 - (1 - confidence)^(1 / n).
+        (threshold, bound). `bound` is `level` if n is large enough, at least 299 for 1 % and 95 %. With fewer
+        draws the threshold is the smallest of them, and `bound` is 1 - (1 - confidence)^(1 / n).
     """
     from scipy import stats
 
     n = len(null)
-    # The r-th smallest draw will do while P(Binomial(n, level) <= r - 1) is at most 1 - confidence.
+    # The r-th smallest draw is a valid threshold if P(Binomial(n, level) <= r - 1) <= 1 - confidence.
     rank = min(max(int(stats.binom.ppf(1 - confidence, n, level)), 1), n)
     bound = max(level, 1 - (1 - confidence) ** (1 / n))
     return float(np.sort(null)[rank - 1]), bound

@@ -1,4 +1,4 @@
-"""Means, ratios and differences over images, with 95 % intervals by the jackknife."""
+"""Means, ratios and differences over images, with 95 % confidence intervals by the jackknife."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 NORMAL_95 = 1.96
-"""Standard errors on either side of a value that hold 95 % of a normal distribution."""
+"""Half of a 95 % confidence interval, in standard errors."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and the ends of its 95 % interval, each () or (L,) float64."""
+    """A value and the ends of its 95 % confidence interval, each () or (L,) float64."""
 
     value: np.ndarray
     low: np.ndarray
@@ -20,7 +20,7 @@ class Estimate:
 
     @classmethod
     def from_error(cls, value: np.ndarray, error: np.ndarray) -> Estimate:
-        """Return the estimate of a value and its standard error."""
+        """Return the estimate with this value and this standard error."""
         value = np.asarray(value, dtype=np.float64)
         return cls(value, value - NORMAL_95 * error, value + NORMAL_95 * error)
 
@@ -31,7 +31,10 @@ class Estimate:
 
 
 def estimate_ratio(above: np.ndarray, below: np.ndarray) -> Estimate:
-    """Return the sum of `above` over the sum of `below`, both (N, ...); by the jackknife (Miller 1974)."""
+    """Return the sum of `above` divided by the sum of `below`, both (N, ...), over the first axis.
+
+    The interval is that of the jackknife (Miller 1974).
+    """
     n, a, b = len(above), above.sum(0), below.sum(0)
     left = (a - above) / (b - below)
     spread = (left - left.mean(0)) ** 2
@@ -44,5 +47,5 @@ def estimate_mean(values: np.ndarray) -> Estimate:
 
 
 def estimate_difference(one: Estimate, other: Estimate) -> Estimate:
-    """Return one estimate minus another, independent one."""
+    """Return the difference of two independent estimates, `one` minus `other`."""
     return Estimate.from_error(one.value - other.value, np.hypot(one.error, other.error))

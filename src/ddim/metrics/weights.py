@@ -1,4 +1,4 @@
-"""Published weights of feature networks, which are read only if their hash is known."""
+"""Published weights of feature networks; a file is read only if its hash is known."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Weights:
     """A file of weights.
 
     Attributes:
-        names: the file names in use; the first is ours.
+        names: possible names of the file; the first one is used for downloads.
         url: the address.
-        hashes: the possible SHA-256 (hex) of the file, or the beginning of it that its makers publish.
+        hashes: the allowed SHA-256 (hex) of the file, or its first digits as its authors published them.
     """
 
     names: tuple[str, ...]
@@ -30,7 +30,7 @@ class Weights:
     hashes: tuple[str, ...]
 
 
-# Only these files are ever loaded: other weights would give other numbers under the same name.
+# No other files are loaded: other weights would give other numbers under the same name.
 KNOWN = {
     "efficientnet-lite0": Weights(
         ("efficientnet-lite0-57934424.pth",),
@@ -54,10 +54,10 @@ KNOWN = {
 def locate_weights(name: str) -> Path:
     """Return the file with the weights of network `name`, downloading it if needed.
 
-    It is looked for in our cache folder and in that of torch.hub; a download goes to ours.
+    It is searched in the cache folders of this library and of torch.hub, and downloaded to the first one.
 
     Raises:
-        UserError: if the file is in neither folder and cannot be downloaded; the message has its address.
+        UserError: if the file is in neither folder and cannot be downloaded; the message gives its address.
     """
     known, ours = KNOWN[name], cache_folder() / "weights"
     for folder in (ours, Path(torch.hub.get_dir()) / "checkpoints"):
@@ -69,12 +69,12 @@ def locate_weights(name: str) -> Path:
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"the weights of {name} are not on this machine and cannot be downloaded ({error}): get "
-            f"{known.url} and put it into {str(ours)!r}, or name the file (--features-weights FILE)"
+            f"{known.url} and put it into {str(ours)!r}, or give the file as --features-weights FILE"
         ) from None
 
 
 def read_weights(name: str, path: Path) -> tuple[str, dict[str, Tensor]]:
-    """Return the SHA-256 (hex) and the tensors by name of a file with the weights of network `name`.
+    """Read a file with the weights of network `name`: return its SHA-256 (hex) and its tensors by name.
 
     Raises:
         UserError: if the file cannot be read, or its hash is not one of those in `KNOWN`.
@@ -87,17 +87,18 @@ def read_weights(name: str, path: Path) -> tuple[str, dict[str, Tensor]]:
     if not sha.startswith(KNOWN[name].hashes):
         raise UserError(
             f"{str(path)!r} does not hold the weights of {name}: its SHA-256 is {sha}, that of "
-            f"{KNOWN[name].url} is {' or '.join(KNOWN[name].hashes)}"
+            f"{KNOWN[name].url} is {' or '.join(KNOWN[name].hashes)}: download that file"
         )
-    # The bytes that were hashed, read in a way that runs no code.
+    # These are the bytes that were hashed; weights_only ensures that no code in them runs.
     return sha, torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def fill_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give a network on the device "meta", which drew no random weights, its weights for use in eval mode.
+    """Set the weights of a network on the device "meta", in place, and set it to eval mode.
 
-    Tensors that the network does not have, those of an auxiliary classifier, are ignored. Counters of
-    batches, which eval mode never reads, may be missing.
+    A network on "meta" draws no random weights. Tensors that the network does not have, such as those of an
+    auxiliary classifier, are ignored. Batch counters of batch norm may be missing, because eval mode does not
+    use them.
     """
     wanted = network.state_dict()
     counters = {name: torch.tensor(0) for name in wanted if name.endswith("num_batches_tracked")}
@@ -105,4 +106,4 @@ def fill_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     network.load_state_dict(have, assign=True)
     network.eval().requires_grad_(False)
     # pyrefly: ignore[no-matching-overload] torch's annotations leave memory_format out
-    network.to(memory_format=torch.channels_last)  # half the time on a processor
+    network.to(memory_format=torch.channels_last)  # halves the time on a CPU

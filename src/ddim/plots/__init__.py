@@ -1,1 +1,1 @@
-"""Pictures, charts and pages."""
+"""Image files, charts and pages (HTML and Markdown)."""

@@ -1,6 +1,6 @@
-"""Charts: curves, heat maps and strips of images as matplotlib figures, in one style.
+"""Charts: curves, heat maps and rows of images as matplotlib figures, all in one style.
 
-Figures are matplotlib's `Figure` objects and never pyplot's, which keeps global state.
+They use matplotlib's `Figure` objects and not pyplot, because pyplot has global state.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Curve = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
-"""x and y of one line, equally long; where y is not finite the line has a gap."""
+"""x and y of a line, of equal length; the line has a gap where y is not finite."""
 
 COLOURS = ("#1f6fb4", "#d1601f", "#2f8a57", "#8a4fa3", "#b8860b", "#c23b5a", "#4d6b7a", "#6b4f3a")
 INK, FAINT = "#2b2b2b", "#8c8c8c"
@@ -26,7 +26,7 @@ DPI = 160
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Create an empty figure of this size in inches; its panels and their labels are fitted into it."""
+    """Create an empty figure of this size in inches; matplotlib fits panels and labels into it."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -35,7 +35,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def rasterise(figure: Figure) -> np.ndarray:
-    """Draw a figure as (H, W, 3) uint8, exactly as `save_figure` writes it."""
+    """Render a figure as pixels (H, W, 3) uint8, the same that `save_figure` writes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -60,10 +60,10 @@ def plot_curves(
 def draw_curves(
     axes: Axes, series: Mapping[str, Curve], xlabel: str, ylabel: str, *, log_x: bool = False, title: str = ""
 ) -> None:
-    """Draw named lines into a panel; the name of each stands at its right end, in its colour.
+    """Draw named lines into a panel; the name of each line is written at its right end, in its colour.
 
-    A line without points is not drawn, but takes its colour: a name has the same colour in every panel. A
-    line of one point is drawn as a dot.
+    A line without points is not drawn, but still uses up its colour, so that a name has the same colour in
+    all panels. A line with one point is drawn as a dot.
     """
     if log_x:
         axes.set_xscale("log")
@@ -83,14 +83,14 @@ def draw_curves(
 def draw_heat_map(
     figure: Figure, axes: Axes, values: np.ndarray, extent: tuple[float, float, float, float], most: float
 ) -> None:
-    """Draw (rows, columns) values as colours, with a colour bar.
+    """Draw a heat map of values (rows, columns), with a colour bar.
 
     Args:
-        figure: the figure of `axes`.
+        figure: the figure that contains `axes`.
         axes: the panel.
         values: (rows, columns); the first row is drawn at the bottom.
-        extent: (left, right, bottom, top) of the panel in units of the data.
-        most: the colours go from -`most` to `most`, and 0 is white.
+        extent: (left, right, bottom, top) of the panel in data units.
+        most: the largest absolute value of the colour scale, which is white at 0.
     """
     span = {"vmin": -most, "vmax": most, "cmap": "RdBu_r"}
     drawing = axes.imshow(
@@ -102,7 +102,7 @@ def draw_heat_map(
 
 
 def style_panel(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
-    """Set the labels, the title and the frame of a panel in the style of all charts."""
+    """Set the labels, the title and the frame of a panel in the common style."""
     axes.set_xlabel(xlabel, color=INK, fontsize=10)
     axes.set_ylabel(ylabel, color=INK, fontsize=10)
     axes.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold", pad=10)
@@ -120,12 +120,12 @@ def plot_strip(
 ) -> Figure:
     """Return a figure of images in named rows.
 
-    Images are enlarged by a whole number, so that each of their pixels is an even square of the figure.
+    Images are enlarged by a whole factor, so that all their pixels have the same size in the figure.
 
     Args:
-        rows: images (H, W, C) uint8, all of one size, by the name of their row.
-        heads: the words above each column.
-        notes: small words under the images of a row, by its name.
+        rows: for each row name, images (H, W, C) uint8; all images have the same size.
+        heads: the headings of the columns.
+        notes: for each row name, small text below each image.
         title: the title of the figure.
     """
     from matplotlib.figure import Figure
@@ -133,7 +133,7 @@ def plot_strip(
     height, width = next(iter(rows.values()))[0].shape[:2]
     scale = max(1, round(128 / max(height, width)))
     height, width, gap = height * scale, width * scale, 8
-    # Room for the words, in pixels of the figure.
+    # Space for the text, in pixels of the figure.
     longest = max(len(line) for name in rows for line in name.split("\n"))
     left, top, below = 28 + 12 * longest, 96 if title else 44, 30 if notes else 6
     wide = left + len(heads) * (width + gap) + 16
@@ -160,34 +160,34 @@ def plot_strip(
 
 
 def _name_ends(axes: Axes) -> None:
-    """Write the name of each line to the right of the panel, where the line ends, moved apart as needed."""
+    """Write the name of each line to the right of its end; names that would overlap are moved apart."""
     ends = []
     for line in axes.get_lines():
         y = np.asarray(line.get_ydata(), dtype=float)
         finite = np.flatnonzero(np.isfinite(y))
         if len(finite):
             ends.append((y[finite[-1]], line))
-    apart = 13 / 72 * DPI / axes.bbox.height  # 13 points a line
+    apart = 13 / 72 * DPI / axes.bbox.height  # a line of text is 13 points high
     low, high = axes.get_ylim()
     heights = move_apart([(y - low) / (high - low) for y, _ in ends], apart)
     for height, (_, line) in zip(heights, ends, strict=True):
-        # In the units of y, so that a name stays with its line where the caller widens the panel.
+        # In data units of y, so that a name stays at its line if the caller changes the limits of the panel.
         y, spot = low + height * (high - low), axes.get_yaxis_transform()
         style = {"color": line.get_color(), "fontsize": 9.5, "va": "center"}
-        # A run may be called "$1": names are no formulas.
+        # Names such as "$1" are not formulas.
         axes.text(1.015, y, shorten(str(line.get_label())), transform=spot, parse_math=False, **style)
 
 
 def shorten(name: str, most: int = 28) -> str:
-    """Return a name of at most `most` letters, cut in its middle: a longer one would leave no panel."""
+    """Return a name with at most `most` characters, cut in the middle; a longer one would fill the figure."""
     end = most // 2
     return name if len(name) <= most else f"{name[: most - end - 1]}…{name[-end:]}"
 
 
 def move_apart(places: Sequence[float], apart: float) -> list[float]:
-    """Return the places, in their order, moved so that neighbours are at least `apart`.
+    """Return positions moved so that neighbours are at least `apart` from each other, in the given order.
 
-    Groups of places that are too close are spaced evenly about their mean.
+    Positions that are too close form a group, which is spaced evenly around its mean.
     """
     order = sorted(range(len(places)), key=places.__getitem__)
     groups: list[tuple[list[int], float]] = []

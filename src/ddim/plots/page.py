@@ -1,6 +1,6 @@
-"""Pages: blocks rendered as one self-contained HTML file, and as Markdown with its images beside it.
+"""Pages: a list of blocks, rendered as a self-contained HTML file, and as Markdown with a folder of images.
 
-Text in blocks is plain. Both templates escape every expression, so that no text can become markup.
+The text of blocks is plain text. Both templates escape it, so that no text is interpreted as markup.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ddim.errors import UserError
 from ddim.files import make_folder, write_atomic
 
 MARK = "made by ddim"
-"""What both files say of their maker; only files that say so are replaced."""
+"""A text that both files contain; existing files are replaced only if they contain it."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table; `best` makes it bold."""
+    """A cell of a table; it is bold if `best` is set."""
 
     text: str
     best: bool = False
@@ -43,7 +43,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under heads, with `notes` below; the first `words` columns are text, the rest numbers."""
+    """A table with `notes` below it; the first `words` columns contain text, the others numbers."""
 
     heads: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -53,7 +53,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file by its name, with a caption."""
+    """An image with a caption; `file` is the name of its PNG file."""
 
     file: str
     caption: str
@@ -61,7 +61,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Strips:
-    """Wide PNG files, one a row, each after its name: (name, file)."""
+    """Wide images, one in each row, to the right of a name: (name, PNG file)."""
 
     rows: Sequence[tuple[str, str]]
 
@@ -70,18 +70,19 @@ Block = Heading | Text | Table | Picture | Strips
 
 
 def check_page_path(out: str | Path) -> None:
-    """Check that a page can be written to `out` without replacing files that are not ours.
+    """Check that a page can be written to `out` and would replace no files except those of an earlier page.
 
-    A folder of images counts as ours where a page of ours lies beside it.
+    An existing folder of images is accepted only if a page of this library lies beside it.
 
     Raises:
-        UserError: if `out` does not end in .html, its folder does not exist, or it would replace other files.
+        UserError: if `out` does not end in .html, its folder does not exist, or other files would be
+            replaced.
     """
     out = Path(out)
     if out.suffix != ".html":
         raise UserError(f"--out must end in .html, got {str(out)!r}")
     if not out.parent.is_dir():
-        raise UserError(f"--out {str(out)!r} lies in a folder that does not exist")
+        raise UserError(f"--out {str(out)!r} lies in a folder that does not exist: create the folder first")
     pages, images = [path for path in _files(out) if path.exists()], _image_folder(out)
     others = [path for path in pages if not _is_ours(path)]
     if images.exists() and not (pages and images.is_dir()):
@@ -105,13 +106,13 @@ def save_page(
         The paths of the two files.
 
     Raises:
-        UserError: as `check_page_path`.
+        UserError: for the reasons given in `check_page_path`.
     """
     out = Path(out)
     check_page_path(out)
     folder = _image_folder(out)
     pages = to_html(title, blocks, images), to_markdown(title, blocks, folder.name)
-    # First: images without a page are taken for somebody else's.
+    # Pages are written before images, because `check_page_path` refuses images without a page.
     for path, page in zip(_files(out), pages, strict=True):
         write_atomic(path, page.encode())
     make_folder(folder)
@@ -121,13 +122,13 @@ def save_page(
 
 
 def to_html(title: str, blocks: Sequence[Block], images: Mapping[str, bytes]) -> str:
-    """Render one self-contained page; `images` holds the content of its PNG files by name."""
+    """Render a self-contained HTML page; `images` holds the content of its PNG files by name."""
     data = {name: f"data:image/png;base64,{base64.b64encode(png).decode()}" for name, png in images.items()}
     return _render("page.html", title, blocks, {"images": data}, autoescape=True)
 
 
 def to_markdown(title: str, blocks: Sequence[Block], folder: str) -> str:
-    """Render the page as Markdown; its images lie in `folder`, beside it."""
+    """Render a page as Markdown; its images are in `folder`, in the same folder as the page."""
     files = [block.file for block in blocks if isinstance(block, Picture)]
     files += [file for block in blocks if isinstance(block, Strips) for _, file in block.rows]
     links = {file: _Link(f"{folder}/{file}") for file in files}
@@ -135,7 +136,7 @@ def to_markdown(title: str, blocks: Sequence[Block], folder: str) -> str:
 
 
 class _Link(str):
-    """A path in Markdown that is written as it is."""
+    """A path in Markdown, which is not escaped."""
 
 
 def _render(
@@ -160,7 +161,7 @@ def _render(
 
 
 def _escape_markdown(value: str) -> str:
-    """Return text that means nothing to Markdown, on one line."""
+    """Return the text on one line, with all special characters of Markdown escaped."""
     if isinstance(value, _Link):
         return value
     return re.sub(r"([\\`*_{}\[\]()#+!|<>~&$])", r"\\\1", " ".join(value.split()))

@@ -1,4 +1,4 @@
-"""Images as files: PNG, sheets of many images, films, and a preview in the terminal.
+"""Output of images: PNG files, sheets of several images, animations, and previews in the terminal.
 
 Images are (H, W, C) uint8 arrays with 1 (gray), 3 (RGB) or 4 (RGBA) channels.
 """
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MARK = "ddim"
-"""What the PNG files of this library say of their maker; only files that say so are replaced."""
+"""The "Software" entry of PNG files that this library writes; only such files are replaced."""
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
     """Convert images (B, C, H, W), in [0, 1] or uint8, to (B, H, W, C) uint8.
 
-    Values are rounded to the nearest of 256 levels; those outside [0, 1] are clamped, and NaN becomes black.
+    Values are clamped to [0, 1] and rounded to 256 levels; NaN becomes 0.
 
     Raises:
         UserError: if the shape is not (B, C, H, W) with 1, 3 or 4 channels.
@@ -37,18 +37,18 @@ def to_uint8(images: Tensor) -> np.ndarray:
         raise UserError(f"images must be (B, C, H, W) with 1, 3 or 4 channels, got {tuple(images.shape)}")
     images = images.detach().permute(0, 2, 3, 1)
     if images.is_floating_point():
-        # A model that diverged gives NaN, whose cast to an integer depends on the processor.
+        # A diverged model returns NaN, and casting NaN to an integer depends on the hardware.
         images = (images.float().nan_to_num(0.0).clamp(0, 1) * 255).round().byte()
     return images.cpu().contiguous().numpy()
 
 
 def make_sheet(images: Tensor, columns: int | None = None, gap: int = 2) -> np.ndarray:
-    """Put images side by side on one sheet, row by row from the top left.
+    """Arrange images on one sheet, row by row from the top left.
 
     Args:
-        images: (B, C, H, W), in [0, 1] or uint8; see `blend_alpha` for gray and transparent ones.
-        columns: images a row, by default the square root of B, rounded up.
-        gap: white pixels between images.
+        images: (B, C, H, W), in [0, 1] or uint8; gray and transparent images are converted by `blend_alpha`.
+        columns: images per row, by default the square root of B, rounded up.
+        gap: number of white pixels between images.
 
     Returns:
         The sheet, (H', W', 3) uint8.
@@ -61,7 +61,8 @@ def make_sheet(images: Tensor, columns: int | None = None, gap: int = 2) -> np.n
     columns = math.ceil(math.sqrt(count)) if columns is None else columns
     if count < 1 or columns < 1 or gap < 0:
         raise UserError(
-            f"a sheet needs at least 1 image, 1 column and a gap of 0, got {count}, {columns} and {gap}"
+            "a sheet needs at least 1 image and 1 column, and a gap of at least 0, "
+            f"got {count}, {columns} and {gap}"
         )
     columns = min(columns, count)
     rows = -(-count // columns)
@@ -73,9 +74,9 @@ def make_sheet(images: Tensor, columns: int | None = None, gap: int = 2) -> np.n
 
 
 def blend_alpha(pixels: np.ndarray) -> np.ndarray:
-    """Convert (..., H, W, 1, 3 or 4) uint8 to RGB (..., H, W, 3).
+    """Convert images (..., H, W, 1, 3 or 4) uint8 to RGB (..., H, W, 3).
 
-    Gray is repeated. RGBA is laid over a light checker-board, so that white on transparent can be seen.
+    Gray is repeated. RGBA is composited on a light checkerboard, so that white on transparent is visible.
     """
     channels = pixels.shape[-1]
     if channels != 4:
@@ -92,7 +93,7 @@ def blend_alpha(pixels: np.ndarray) -> np.ndarray:
 
 
 def save_png(path: str | Path, pixels: np.ndarray) -> None:
-    """Write an image (H, W) or (H, W, 1, 3 or 4) uint8 as PNG; equal pixels give equal bytes.
+    """Write an image (H, W) or (H, W, 1, 3 or 4) uint8 as a PNG file; equal pixels give equal files.
 
     Raises:
         UserError: if the folder of `path` does not exist.
@@ -107,16 +108,22 @@ def save_png(path: str | Path, pixels: np.ndarray) -> None:
 
 
 def save_film(path: str | Path, frames: Sequence[np.ndarray], seconds: float = 4.0) -> None:
-    """Write frames (H, W, 1, 3 or 4) uint8 of one size as a lossless animated WebP that repeats.
+    """Write frames as a lossless animated WebP that repeats.
 
-    All frames but the last share `seconds`; the last stays for half as long again. Equal neighbours become
-    one longer frame.
+    Consecutive equal frames become one longer frame.
+
+    Args:
+        path: the path of the file.
+        frames: images (H, W, 1, 3 or 4) uint8, all of one size.
+        seconds: duration of all frames except the last, which is shown for another `seconds` / 2.
 
     Raises:
         UserError: if there is no frame, `seconds` is not above 0, or the folder of `path` does not exist.
     """
     if not frames or not seconds > 0:
-        raise UserError(f"a film needs a frame and more than 0 seconds, got {len(frames)} and {seconds}")
+        raise UserError(
+            f"an animation needs at least 1 frame and more than 0 seconds, got {len(frames)} and {seconds}"
+        )
     images = [Image.fromarray(blend_alpha(frame)) for frame in frames]
     each = max(1, round(1000 * seconds / max(1, len(frames) - 1)))
     durations = [each] * (len(frames) - 1) + [max(each, round(500 * seconds))]
@@ -129,7 +136,7 @@ def save_film(path: str | Path, frames: Sequence[np.ndarray], seconds: float = 4
         duration=durations,
         loop=0,
         lossless=True,
-        # The least effort: noise hardly compresses; the default takes 30 times as long to save a tenth.
+        # The lowest effort: the default takes 30 times as long, and noisy frames become only a tenth smaller.
         method=0,
         quality=0,
     )
@@ -137,16 +144,16 @@ def save_film(path: str | Path, frames: Sequence[np.ndarray], seconds: float = 4
 
 
 def check_png_path(path: str | Path) -> None:
-    """Check that a PNG file can be written to `path` without replacing a file that is not ours.
+    """Check that a PNG file can be written to `path` and would replace no file of another program.
 
     Raises:
-        UserError: if `path` does not end in .png, its folder does not exist, or it is not a PNG of ours.
+        UserError: if `path` does not end in .png, its folder does not exist, or another program wrote it.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise UserError(f"--out must end in .png, got {str(path)!r}")
     if not path.parent.is_dir():
-        raise UserError(f"--out {str(path)!r} lies in a folder that does not exist")
+        raise UserError(f"--out {str(path)!r} lies in a folder that does not exist: create the folder first")
     if path.exists() and not _is_ours(path):
         raise UserError(f"--out {str(path)!r} exists and was not made by ddim: give another name")
 
@@ -161,7 +168,7 @@ def _is_ours(path: Path) -> bool:
 
 def _write(path: Path, content: bytes) -> None:
     if not path.parent.is_dir():
-        raise UserError(f"{str(path)!r} lies in a folder that does not exist")
+        raise UserError(f"{str(path)!r} lies in a folder that does not exist: create the folder first")
     write_atomic(path, content)
 
 
@@ -169,11 +176,11 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def render_preview(pixels: np.ndarray, columns: int) -> str:
-    """Render an image (H, W, 1, 3 or 4) uint8 as text of at most `columns` characters a line.
+    """Render an image (H, W, 1, 3 or 4) uint8 as text with at most `columns` characters per line.
 
-    A character shows two pixels: the upper half block in the colour of the upper one, on the colour of the
-    lower one. A wider image is made smaller. Colours are exact where COLORTERM promises it, else the nearest
-    of 216.
+    Each character shows two pixels: a half block in the colour of the upper pixel, on a background in the
+    colour of the lower pixel. Wider images are downsampled. Colours are exact if COLORTERM says that the
+    terminal supports it; otherwise the nearest of 216 colours is used.
     """
     pixels = blend_alpha(pixels)
     height, width = pixels.shape[:2]
@@ -184,7 +191,7 @@ def render_preview(pixels: np.ndarray, columns: int) -> str:
     lines = []
     for y in range(0, len(pixels), 2):
         upper = [_colour_code(38, pixel, exact) for pixel in pixels[y].tolist()]
-        # Below an odd last line there is nothing: the terminal's own background.
+        # An odd last row has no lower pixels; the background of the terminal is kept there.
         lower = (
             [_colour_code(48, pixel, exact) for pixel in pixels[y + 1].tolist()]
             if y + 1 < len(pixels)
@@ -214,6 +221,6 @@ def _has_exact_colours() -> bool:
 def _colour_code(ground: int, pixel: Sequence[int], exact: bool) -> str:
     if exact:
         return "\x1b[{};2;{};{};{}m".format(ground, *pixel)
-    # The cube of xterm has the levels 0, 95, 135, 175, 215, 255, numbered red, green, blue from 16.
+    # xterm's colour cube has the levels 0, 95, 135, 175, 215 and 255; its colours are numbered from 16.
     red, green, blue = (max(1, round((value - 55) / 40)) if value >= 48 else 0 for value in pixel)
     return f"\x1b[{ground};5;{16 + 36 * red + 6 * green + blue}m"

@@ -1,1 +1,1 @@
-"""Flowers drawn by the program itself: an image set without any file."""
+"""A synthetic data set: flowers that this package draws, without any file."""

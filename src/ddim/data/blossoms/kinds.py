@@ -1,4 +1,7 @@
-"""The twelve kinds of flowers of the embedded data set; each is a function that paints one into a scene."""
+"""The twelve kinds of flowers of the synthetic data set.
+
+Each is a function that paints a flower into a scene.
+"""
 
 from __future__ import annotations
 
@@ -248,7 +251,7 @@ def _tulip(scene: Scene) -> None:
 
 
 def _crocus(scene: Scene) -> None:
-    """Paint six wide pointed petals in two rings round long orange stamens."""
+    """Paint six wide pointed petals in two rings around long orange stamens."""
     place, size = scene.place_flower(tilt=0.55), scene.scale * scene.between(0.65, 0.95)
     grass = Blade(blend(parse_rgb("2a4a1e"), parse_rgb("6f9a4a")), width=0.04, rise=0.3, fall=0.8, rib=-0.3)
     for _ in range(scene.whole(4, 10)):

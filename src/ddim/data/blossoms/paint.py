@@ -1,7 +1,7 @@
-"""A small painter in numpy: smooth fields, discs, and blades (petals and leaves) with light and shadow.
+"""Drawing in numpy: smooth fields, discs, and blades (petals and leaves) with light and shadow.
 
-Positions are in units of half the shorter side, x to the right and y down, (0, 0) in the middle of the
-image. Everything is drawn at twice the size and averaged; edges are soft over one pixel.
+Positions are in units of half the shorter side; x points right, y down, and (0, 0) is the centre of the
+image. Images are drawn at twice their size and averaged, and edges are one pixel wide.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ Window = tuple[slice, slice]
 
 
 class Canvas:
-    """An image being painted: rgb (3, 2H, 2W) float32 in [0, 1], and the positions of its pixels."""
+    """An unfinished image: rgb (3, 2H, 2W) float32 in [0, 1], and the positions of its pixels."""
 
     def __init__(self, height: int, width: int) -> None:
-        """Begin with black, at twice the size height x width in pixels."""
+        """Create a black image with twice this height and width in pixels."""
         rows, columns = 2 * height, 2 * width
         self.unit = min(rows, columns) / 2
         self.pixel = 1 / self.unit
@@ -30,7 +30,7 @@ class Canvas:
         self.y = ((np.arange(rows, dtype=np.float32) + 0.5 - rows / 2) / self.unit)[:, None]
 
     def window(self, left: float, top: float, right: float, bottom: float) -> Window | None:
-        """Return the part of the image in a box, or None if the box lies outside."""
+        """Return the slices of the image that a box covers, or None if the box lies outside."""
         rows, columns = self.rgb.shape[1:]
         first, last = (max(0, int((side * self.unit) + rows / 2)) for side in (top, bottom + 2 * self.pixel))
         start, stop = (
@@ -40,7 +40,7 @@ class Canvas:
         return found if found[0].start < found[0].stop and found[1].start < found[1].stop else None
 
     def finish(self) -> np.ndarray:
-        """Return the image (H, W, 3) uint8: the means of 2 x 2 pixels."""
+        """Return the finished image (H, W, 3) uint8, the means of 2 x 2 pixels."""
         tall = self.rgb[:, ::2] + self.rgb[:, 1::2]
         mean = (tall[:, :, ::2] + tall[:, :, 1::2]) / 4
         return np.ascontiguousarray(np.rint(mean.clip(0, 1) * 255).astype(np.uint8).transpose(1, 2, 0))
@@ -50,7 +50,8 @@ class Canvas:
 class Place:
     """The position where a flower or a leaf begins, and the plane in which it lies.
 
-    `along` and `across` are the plane's two unit vectors as seen in the image; a tilted plane shortens them.
+    `along` and `across` are the two unit vectors of the plane, projected into the image. In a tilted plane
+    their projections are shorter.
     """
 
     x: float
@@ -59,7 +60,7 @@ class Place:
     across: tuple[float, float] = (0.0, 1.0)
 
     def turned(self, angle: float) -> Place:
-        """Turn the axes of the plane by an angle within it."""
+        """Return the place with the axes rotated by an angle, in radians, within the plane."""
         cos, sin = math.cos(angle), math.sin(angle)
         (ax, ay), (bx, by) = self.along, self.across
         return Place(
@@ -70,29 +71,29 @@ class Place:
         )
 
     def moved(self, far: float, angle: float) -> Place:
-        """Move the place by a distance in a direction of its plane."""
+        """Return the place moved by a distance `far`, in the direction of an angle within the plane."""
         ray = self.turned(angle).along
         return replace(self, x=self.x + far * ray[0], y=self.y + far * ray[1])
 
 
 @dataclass(frozen=True)
 class Blade:
-    """The look of a petal or a leaf of length 1 along the axis u, at most 2 * width wide.
+    """The shape and colours of a petal or a leaf of length 1.
 
-    It is widest at u = rise / (rise + fall).
+    With u in [0, 1] along its axis, the half width is proportional to u^rise (1 - u)^fall.
 
     Attributes:
         ramp: colours (3, 256) from base to tip.
-        width: half of the largest width.
+        width: the largest half width.
         rise: exponent of the base.
-        fall: exponent of the tip; a small one makes it round, 1 makes it pointed.
-        notch: depth of a notch in the tip, like that of a heart.
+        fall: exponent of the tip; small values give a round tip, 1 gives a pointed tip.
+        notch: depth of a notch in the tip, as in a heart.
         frill: height of waves along the tip.
-        bend: how far the axis is bowed.
+        bend: curvature of the axis.
         veins: number of veins.
         rib: depth of the middle rib.
-        round: how much the sides fall into shade.
-        shadow: strength of the shadow on what lies below.
+        round: strength of the shading towards the sides.
+        shadow: strength of the shadow on the image below.
     """
 
     ramp: np.ndarray
@@ -112,7 +113,7 @@ class Blade:
 def _outline(rise: float, fall: float) -> np.ndarray:
     u = (np.arange(_STEPS, dtype=np.float32) + 0.5) / _STEPS
     shape = u**rise * (1 - u) ** fall
-    # The ends are outside, whatever the exponents.
+    # Points beyond the ends are outside for all exponents.
     shape = np.concatenate([[-9.0], shape / shape.max(), [-9.0]])
     return shape.astype(np.float32)
 
@@ -123,10 +124,10 @@ def paint_blade(canvas: Canvas, place: Place, length: float, look: Blade, light:
     Args:
         canvas: the image.
         place: its base and its plane.
-        length: of the axis.
+        length: the length of the axis.
         look: its shape and colours.
-        light: factor of its colours.
-        side: side in [-1, 1] from which the light comes.
+        light: the brightness, a factor of the colours.
+        side: the side from which the light comes, in [-1, 1].
     """
     (ax, ay), (bx, by) = place.along, place.across
     bow = look.width + abs(look.bend)
@@ -172,22 +173,22 @@ def paint_blade(canvas: Canvas, place: Place, length: float, look: Blade, light:
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
-    """Clip to [0, 1], in place; on arrays this small numpy's clip costs more."""
+    """Clip to [0, 1] in place; on small arrays this is faster than numpy's clip."""
     return np.minimum(np.maximum(values, 0, out=values), 1, out=values)
 
 
 def paint_disc(
     canvas: Canvas, place: Place, radius: float, colour: np.ndarray, soft: float = 0.0, alpha: float = 1.0
 ) -> None:
-    """Paint a disc in the plane of a place, lit from above left.
+    """Paint a disc in the plane of a place, lit from the upper left.
 
     Args:
         canvas: the image.
-        place: centre and plane.
-        radius: of the disc.
+        place: the centre and the plane.
+        radius: the radius of the disc.
         colour: (3,).
-        soft: width of its edge.
-        alpha: opacity.
+        soft: the width of the edge; above 0 the disc has no shading.
+        alpha: the opacity, in [0, 1].
     """
     found = _round_window(canvas, place, radius + soft)
     if found is None:
@@ -203,7 +204,7 @@ def paint_disc(
 
 
 def paint_grains(canvas: Canvas, place: Place, radius: float, spots: np.ndarray, colour: np.ndarray) -> None:
-    """Paint small discs of a radius and colour (3,) at the spots (N, 2) of the plane of a place."""
+    """Paint small discs with a radius and colour (3,) at positions `spots` (N, 2) in the plane of a place."""
     found = _round_window(canvas, place, float(np.abs(spots).max()) + 2 * radius)
     if found is None:
         return
@@ -216,7 +217,7 @@ def paint_grains(canvas: Canvas, place: Place, radius: float, spots: np.ndarray,
 def _round_window(
     canvas: Canvas, place: Place, reach: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Return the part of the image within reach of a place, and its pixels' coordinates in the plane."""
+    """Return the part of the image around a place, and the coordinates of its pixels in the plane."""
     box = canvas.window(place.x - reach, place.y - reach, place.x + reach, place.y + reach)
     (ax, ay), (bx, by) = place.along, place.across
     area = ax * by - ay * bx
@@ -234,7 +235,16 @@ def paint_stalk(
     width: float,
     colour: np.ndarray,
 ) -> None:
-    """Paint a stalk from start down to end, bowed sideways, in a colour (3,) that is lit from the left."""
+    """Paint a stalk from `start` down to `end`.
+
+    Args:
+        canvas: the image.
+        start: the upper end (x, y).
+        end: the lower end (x, y).
+        bow: how far its middle is curved sideways.
+        width: half of its width.
+        colour: (3,); it is lit from the left.
+    """
     top, bottom = start[1], end[1]
     box = canvas.window(
         min(start[0], end[0]) - abs(bow) - width, top, max(start[0], end[0]) + abs(bow) + width, bottom
@@ -251,20 +261,20 @@ def paint_stalk(
 
 @lru_cache(maxsize=64)
 def _smoothing(length: int, knots: int) -> np.ndarray:
-    """Return weights (length, knots) of a smooth curve through equally spaced values."""
+    """Return weights (length, knots) that interpolate equally spaced values smoothly."""
     at = np.linspace(0, knots - 1, length, dtype=np.float32)[:, None] - np.arange(knots, dtype=np.float32)
     near = (1 - np.abs(at)).clip(0, 1)
     return near * near * (3 - 2 * near)
 
 
 def paint_field(canvas: Canvas, values: np.ndarray) -> np.ndarray:
-    """Return a smooth field (rows, columns) of the canvas through a small grid of values (knots, knots)."""
+    """Interpolate a small grid of values (knots, knots) smoothly to all pixels of the canvas."""
     _, rows, columns = canvas.rgb.shape
     return _smoothing(rows, values.shape[0]) @ values @ _smoothing(columns, values.shape[1]).T
 
 
 def blend(*colours: np.ndarray) -> np.ndarray:
-    """Blend colours (3,) at equal distances smoothly: (3, 256) float32."""
+    """Return a smooth colour gradient (3, 256) float32 through equally spaced colours (3,)."""
     return np.ascontiguousarray((_smoothing(_STEPS, len(colours)) @ np.stack(colours)).T, dtype=np.float32)
 
 

@@ -1,4 +1,4 @@
-"""What all kinds of drawn flowers share: position, stems, rings of petals, eyes and stamens."""
+"""The parts that all kinds of flowers share: position, stem, rings of petals, centre and stamens."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from ddim.data.blossoms.paint import (
 
 @dataclass(frozen=True)
 class Scene:
-    """An image with the random stream, light and place of one flower; it paints the parts of flowers.
+    """An image with one flower's random stream, light and position; its methods paint parts of the flower.
 
     Attributes:
         canvas: the image.
         random: the random stream of the image.
-        light: the angle of the light.
+        light: the angle of the light, in radians.
         scale: the size of the flower.
-        x: its position to the right.
-        y: its position downwards.
+        x: the horizontal position of the flower, to the right.
+        y: the vertical position of the flower, downwards.
     """
 
     canvas: Canvas
@@ -41,24 +41,27 @@ class Scene:
     y: float = 0.0
 
     def pick(self, *palettes: str) -> list[np.ndarray]:
-        """Draw one of the palettes ("f5c842 ffffff"); its colours (3,) vary in brightness and hue."""
+        """Draw one of the palettes, such as "f5c842 ffffff", and vary its colours (3,) at random."""
         colours = [parse_rgb(text) for text in palettes[self.random.integers(len(palettes))].split()]
         shift = self.random.normal(0, 0.03, 3).astype(np.float32)
         return [(colour + shift * (0.4 + colour)).clip(0, 1) for colour in colours]
 
     def between(self, low: float, high: float) -> float:
-        """Draw a number from a range."""
+        """Draw a number uniformly from [low, high)."""
         return float(self.random.uniform(low, high))
 
     def whole(self, low: int, high: int) -> int:
-        """Draw one of low ... high - 1."""
+        """Draw a whole number from `low` to `high` - 1."""
         return int(self.random.integers(low, high))
 
     def place_flower(self, spread: float = 0.16, tilt: float = 0.5) -> Place:
-        """Draw the position and orientation of a flower; `tilt` is the largest shortening of its plane."""
+        """Draw the position and orientation of a flower.
+
+        `spread` is the largest offset, and `tilt` the largest relative shortening of the tilted plane.
+        """
         x, y = self.random.uniform(-spread, spread, 2) + (self.x, self.y)
         short, turn = 1 - tilt * self.random.random() ** 1.5, self.between(0, math.tau)
-        # Shortened along a direction of the image, turned within the plane.
+        # The plane is shortened along one direction of the image, and the flower is rotated within it.
         lean = self.between(-0.5, 0.5)
         cos, sin = math.cos(lean), math.sin(lean)
         return Place(float(x), float(y), (cos, sin), (-sin * short, cos * short)).turned(turn)
@@ -91,11 +94,11 @@ class Scene:
         )
 
     def light_side(self, angle: float) -> float:
-        """Return the side, in [-1, 1], from which the light falls on a petal at this angle."""
+        """Return the side, in [-1, 1], from which light falls on a petal at this angle in radians."""
         return math.sin(self.light - angle)
 
     def paint_whorl(self, place: Place, count: int, length: float, look: Blade, uneven: float = 0.06) -> None:
-        """Paint a ring of petals, each a little different, brighter where it faces the light."""
+        """Paint a ring of petals, with small random differences; petals that face the light are brighter."""
         turn, random = math.tau / count, self.random
         for number in random.permutation(count) if random.random() < 0.5 else range(count):
             angle = (number + random.normal(0, uneven)) * turn
@@ -114,7 +117,7 @@ class Scene:
     def paint_eye(
         self, place: Place, radius: float, colour: np.ndarray, count: int = 0, grain: str = ""
     ) -> None:
-        """Paint the middle of a flower: a domed disc, with grains in the spiral of a sunflower."""
+        """Paint the centre of a flower: a shaded disc, with `count` grains in a spiral as in a sunflower."""
         paint_disc(self.canvas, place, radius * 1.18, colour * 0.45, soft=radius * 0.5, alpha=0.5)
         paint_disc(self.canvas, place, radius, colour)
         if count:
@@ -124,7 +127,7 @@ class Scene:
             paint_grains(self.canvas, place, max(0.024, radius * 0.13), spots, parse_rgb(grain))
 
     def paint_stamens(self, place: Place, count: int, reach: float, thread: str, tip: str) -> None:
-        """Paint threads from the middle outwards, each with a dot at its end."""
+        """Paint `count` stamens from the centre outwards: threads with a dot at the end."""
         look = Blade(blend(parse_rgb(thread), parse_rgb(thread)), width=0.05, rise=0.2, fall=0.2, shadow=0.1)
         for number in range(count):
             angle = (number + self.between(-0.3, 0.3)) * math.tau / count

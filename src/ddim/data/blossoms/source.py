@@ -1,6 +1,6 @@
-"""An embedded data set: flowers of twelve kinds, drawn by code, without files, network or an end.
+"""A synthetic data set: any number of images of flowers, drawn by code, without files or downloads.
 
-Flower k is a function of k and the size alone. The kinds are the classes of the data set.
+Image k depends only on k and the size. The twelve kinds of flowers are the classes of the data set.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ddim.data.blossoms.scene import Scene
 from ddim.data.sources import Member, Reject, Survey
 from ddim.errors import UserError
 
-# Every change of the images must change this number: it is part of the fingerprint.
+# Increase this number with every change of the images; it is part of the fingerprint.
 VERSION = 1
 _SMALLEST, _LARGEST = 32, 128
 _SEED = 7919
@@ -26,37 +26,37 @@ _SEED = 7919
 
 @dataclass(frozen=True)
 class Blossoms:
-    """The drawn flowers 0 ... count - 1, between 32 and 128 pixels high and wide."""
+    """The source of the flowers 0 ... count - 1, with heights and widths of 32 to 128 pixels."""
 
     count: int = 8192
     official: bool = False
 
     def stamp(self) -> str:
-        """Return "": `survey` needs no stamp."""
+        """Return "", because `survey` needs no stamp; see `Source`."""
         return ""
 
     def survey(self) -> Survey | None:
-        """Return the survey, which is known without drawing."""
+        """Return the survey, which is known without drawing; see `Source`."""
         content = hashlib.sha256(f"blossoms {VERSION} {self.count}".encode()).hexdigest()
         return Survey(content, channels=3, count=self.count, others=0)
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
-        """Draw every flower at a size (height, width), as a PPM file; see `draw_blossom`."""
+        """Yield every flower, drawn at a size (height, width), as a PPM file; see `draw_blossom`."""
         for index in range(self.count):
             header = b"P6 %d %d 255\n" % (size[1], size[0])
             yield Member(f"{name_kind(index)}/{index:06d}.ppm", header + draw_blossom(index, size).tobytes())
 
 
 def name_kind(index: int) -> str:
-    """Return the name of the kind of the flower with this index."""
+    """Return the kind of flower, the class name, of the image with this index."""
     return _draw_kind(index)[0]
 
 
 def draw_blossom(index: int, size: tuple[int, int]) -> np.ndarray:
-    """Draw the flower with this index (0, 1, 2, ... without end) at a size (height, width): (H, W, 3) uint8.
+    """Draw the flower with this index, 0, 1, 2, ..., at a size (height, width): (H, W, 3) uint8.
 
     Raises:
-        UserError: if a side is not between 32 and 128 pixels.
+        UserError: if height or width is not between 32 and 128 pixels.
     """
     if not all(_SMALLEST <= side <= _LARGEST for side in size):
         raise UserError(
@@ -69,7 +69,7 @@ def draw_blossom(index: int, size: tuple[int, int]) -> np.ndarray:
     _background(canvas, random)
     scene = Scene(canvas, random, light)
     if random.random() < 0.2:
-        # A second flower farther away, to one side and higher than the first.
+        # A second flower, farther away, to one side of the first and higher.
         aside = random.choice([-1, 1]) * random.uniform(0.4, 0.6)
         KINDS[name](replace(scene, scale=random.uniform(0.4, 0.6), x=aside, y=-random.uniform(0.2, 0.5)))
         scene = replace(scene, scale=0.75, x=-aside / 2, y=0.15)
@@ -101,7 +101,7 @@ def _background(canvas: Canvas, random: np.random.Generator) -> None:
 
 
 _BACKGROUNDS: tuple[tuple[tuple[str, ...], float, int], ...] = (
-    # Leaves far behind, out of focus.
+    # Leaves in the background, out of focus.
     (("1d3a1c 6f9a4a", "24421f 9db86a", "163025 4f8058", "30481e b9c46e"), 0.15, 7),
     # Sky.
     (("cfe4f2 5a9bd5", "e9eef2 86b7e0", "f3dfd0 7fa3d1"), 0.0, 2),
@@ -116,7 +116,7 @@ _BACKGROUND_ODDS = (0.5, 0.16, 0.14, 0.1, 0.1)
 
 
 def _sunlight(canvas: Canvas, random: np.random.Generator, light: float) -> None:
-    """Brighten the image towards the light and darken its corners."""
+    """Brighten the side of the image that is towards the light, and darken its corners."""
     slope = random.uniform(0.0, 0.14)
     toward = canvas.x * math.cos(light) + canvas.y * math.sin(light)
     vignette = random.uniform(0.0, 0.12) * (canvas.x**2 + canvas.y**2)
