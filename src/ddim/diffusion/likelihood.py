@@ -47,9 +47,12 @@ LAST = 0.7
 With less noise, the steps encode the position within a bin, which 8-bit values do not contain. With more
 noise, the last prediction, a normal distribution of that width, is wider than narrow distributions of images.
 
-The bound with 1000 steps on the schedule of recipe edm is too large by these numbers of bits, for noise 0.25,
-0.5, 0.7 and 1: 0.37, 0.16, 0.14 and 0.15 for a distribution with a width of 1.8 values; 0.33, 0.11, 0.09 and
-0.08 for a width of 25. With other recipes, too, 0.7 is best for the narrow distribution.
+With 1000 steps on the schedule of recipe edm, the bound is too large by these bits per dimension:
+
+- for a distribution with a width of 1.8 values: 0.37 at noise 0.25, 0.16 at 0.5, 0.14 at 0.7, 0.15 at 1;
+- for a distribution with a width of 25 values: 0.33 at noise 0.25, 0.11 at 0.5, 0.09 at 0.7, 0.08 at 1.
+
+With other recipes, too, 0.7 is best for the narrow distribution.
 """
 
 
@@ -70,9 +73,9 @@ def check_reaches_images(schedule: Schedule, earliest: float = 0.0) -> None:
 def bound_times(steps: int, schedule: Schedule, pixels: Pixels, earliest: float = 0.0) -> Tensor:
     """Return decreasing times (steps,) for the variational bound.
 
-    They are in equal steps of log-SNR, from t = 1 to noise `LAST`, or to the noise level of the `earliest`
-    training time if that is noisier. If the schedule is a table, they are evenly spaced entries, because only
-    entries are trained.
+    They are in equal steps of log-SNR, from t = 1 to noise `LAST`. If the `earliest` training time is
+    noisier, they end there. If the schedule is a table, they are evenly spaced entries, because only entries
+    are trained.
 
     Raises:
         UserError: if steps < 1.
@@ -141,10 +144,10 @@ def flow_bits(
 ) -> Tensor:
     """Return the likelihood along the probability flow (Song et al. 2021b, eq. 39).
 
-    The flow starts at noise `FIRST`, or at the noise level of the `earliest` training time if that is
-    noisier, and ends at t = 1. It is solved with equal steps of log-SNR by the classical Runge-Kutta method
-    of order 4. Uniform noise is added to each 8-bit value within its bin, so that the density bounds the
-    probability of the values (Theis et al. 2016, section 3.1).
+    The flow goes from noise `FIRST` to t = 1. If the `earliest` training time is noisier, it starts there. It
+    is solved with equal steps of log-SNR by the classical Runge-Kutta method of order 4. Uniform noise is
+    added to each 8-bit value within its bin, so that the density bounds the probability of the values (Theis
+    et al. 2016, section 3.1).
 
     Args:
         denoise: the model.

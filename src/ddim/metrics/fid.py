@@ -34,8 +34,8 @@ def fid_infinity(
     the line at 0. With fewer images than dimensions the bias is not linear (see `explain_fid_bias`).
 
     The bias from the M reference images remains: value and interval are for this reference set, not for its
-    distribution. The interval comes from the spread of FID over ten pairs of disjoint tenths of both sets,
-    which makes it too wide rather than too narrow.
+    distribution. The interval comes from the spread of FID over ten pairs of disjoint tenths of both sets. It
+    is therefore too wide rather than too narrow.
 
     Args:
         generated: (N, d).

@@ -124,8 +124,8 @@ def kid_difference(
 def _mmd2(xx: Tensor, n: int, yy: Tensor, m: int, xy: Tensor) -> Tensor:
     """Return the unbiased estimate of MMD^2 (Gretton et al. 2012, eq. 3) from sums of the kernel over pairs.
 
-    `xx` is the sum over the n (n - 1) ordered pairs of different x, `yy` that over the m (m - 1) pairs of
-    different y, and `xy` that over all n m pairs.
+    `xx` is the sum over the n (n - 1) ordered pairs of different x. `yy` is the same for the m (m - 1) pairs
+    of y, and `xy` is the sum over all n m pairs of x and y.
     """
     return xx / (n * (n - 1)) + yy / (m * (m - 1)) - 2 * xy / (n * m)
 

@@ -28,9 +28,9 @@ class ResidualUNetSpec:
         depth: blocks per stage, on the way down and on the way up.
         embedding: channels of the embedding of the conditioning.
         max_frequency: the largest frequency of the embedding, in periods per unit.
-        keras: whether the network is the Keras tutorial's or that of torch/luz. True: residual connections
-            are the identity if the widths are equal, batch norm has no weights, each stage on the way up has
-            its own width, and weights have Glorot initialisation. False: residual connections are 1x1
+        keras: True for the network of the Keras tutorial. Residual connections are the identity if the widths
+            are equal. Batch norm has no weights. Each stage on the way up has its own width. Weights have
+            Glorot initialisation. False for the network of torch/luz: residual connections are 1x1
             convolutions, batch norm has weights, and each stage on the way up has the width of the next one.
     """
 

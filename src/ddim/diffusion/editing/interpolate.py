@@ -61,9 +61,7 @@ def attribute_direction(having: Tensor, lacking: Tensor) -> Tensor:
 
 
 def move_along(latent: Tensor, direction: Tensor, amount: float) -> Tensor:
-    """Return latents (B, C, H, W) plus `amount` times a direction (1, C, H, W), each with its norm
-    restored.
-    """
+    """Return latents (B, C, H, W) plus `amount` times a direction (1, C, H, W), with unchanged norms."""
     changed = latent + amount * direction
     norm = [v.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1) for v in (latent, changed)]
     return changed * (norm[0] / norm[1])

@@ -35,12 +35,12 @@ class AdamsBashforth(Sampler):
     The variable of the polynomial is sigma / alpha. With `steps` "unequal" it goes through the slopes at
     their actual noise levels. "equal" uses the textbook weights for equal steps on any grid, as Béres'
     multistep sampler and iPNDM do (Liu et al. 2022, eq. 9). If the steps in sigma / alpha are not equal, this
-    has order 2 at most, and order 1 if the step size does not change smoothly.
+    has order 2 at most. If the step size does not change smoothly, it has order 1.
 
     `start` defines the first steps, which have no earlier slopes. "ramp" uses orders 1, 2, 3, ...; its first
     step limits the whole run to order 2. "exact" keeps the full order: it begins with order - 2 steps of a
-    Runge-Kutta method of order `order` - 1, each with order - 2 additional evaluations. On a table with read
-    "floor", which has no levels between its entries, these steps have order 1.
+    Runge-Kutta method of order `order` - 1, each with order - 2 additional evaluations. A table whose `read`
+    is "floor" has no levels between its entries; there these steps have order 1.
 
     Sampling with N times takes N - 1 evaluations plus those of the start. The final sample takes one more.
     """

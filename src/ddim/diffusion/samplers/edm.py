@@ -30,8 +30,8 @@ class EDM(Sampler):
     `s_churn`, `s_min`, `s_max` and `s_noise` are those of the paper. Before each step, "churn" adds noise and
     moves to a noisier time. It happens if sigma / alpha lies between `s_min` and `s_max` (None: no upper
     limit). `s_churn` is the amount of noise, `s_noise` its standard deviation. The noisier time is at most 1;
-    on a table with read "floor" it is rounded up to an entry. There is no churn before the final sample,
-    unlike in algorithm 2 at i = N - 1.
+    on a table whose `read` is "floor" it is rounded up to an entry. There is no churn before the final
+    sample, unlike in algorithm 2 at i = N - 1.
     """
 
     order: int = 2
