@@ -76,7 +76,7 @@ def split_images(images: Images, fraction: float, seed: int) -> SplitImages:
 def draw_subset(indices: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     """Draw at most `count` of the indices at random, and sort them.
 
-    The first `count` indices would not do, since neighbouring images often belong to one class.
+    The first `count` indices are not used, because neighbouring images often belong to one class.
     """
     draw = np.random.default_rng(seed)
     return np.sort(draw.permutation(indices)[:count])

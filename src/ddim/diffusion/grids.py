@@ -273,7 +273,9 @@ def _uniform(steps: int) -> Tensor:
 
 
 def _end(schedule: Schedule, log_snr: float) -> tuple[float, float]:
-    """Return the time and the log-SNR at which a grid ends: at `log_snr`, or at the schedule's largest."""
+    """Return the time and the log-SNR at the end of a grid: `log_snr`, or the schedule's largest if
+    smaller.
+    """
     t = schedule.inverse(log_snr).clamp(min=0)
     # No grid contains t = 0; 1e-4 lies before the second entry of a table of less than 10,000 entries.
     t = t if t > 0 else torch.full_like(t, 1e-4)
@@ -300,7 +302,7 @@ def _fit(times: Tensor, first: float | None, last: float, what: str) -> Tensor:
     """
     pin_ends(times, first, last)
     if not ((times.diff() < 0).all() and times[-1] > 0):
-        raise UserError(f"{what} do not fit this schedule")
+        raise UserError(f"{what} do not fit this schedule: give fewer steps or another grid")
     return times
 
 

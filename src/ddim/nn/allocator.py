@@ -1,4 +1,4 @@
-"""The setting of the C allocator that keeps freed memory for reuse."""
+"""A setting of the C allocator for faster reuse of memory."""
 
 from __future__ import annotations
 

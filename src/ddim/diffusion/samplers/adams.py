@@ -85,7 +85,7 @@ class AdamsBashforth(Sampler):
             yield State(x, s.item(), p.x0)
 
     def _slope(self, past: deque[tuple[Tensor, Tensor]], end: Tensor) -> Tensor:
-        """Return the mean, over the step that begins at the newest slope, of the polynomial of slopes."""
+        """Return the mean of the polynomial of slopes over the step to `end`, in sigma / alpha."""
         begin = past[-1][0]
         if self.steps == "equal":
             nodes = torch.arange(1 - len(past), 1, dtype=torch.float64)
