@@ -131,5 +131,5 @@ def test_sets_that_cannot_be_compared_are_refused(shapes):
 
 def test_fid_infinity_asks_for_two_images_a_group():
     assert np.isfinite(fid_infinity(features(20, 2, 0), features(20, 2, 1))).all()
-    with pytest.raises(UserError, match="^FID-infinity needs at least 20 images"):
+    with pytest.raises(UserError, match="^FID-infinity needs at least 20 generated"):
         fid_infinity(features(19, 2, 0), features(40, 2, 1))

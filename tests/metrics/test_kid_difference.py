@@ -55,7 +55,7 @@ def test_differences_of_three_images_a_set_are_the_smallest():
     x, reference = features(3, 4, 0), features(3, 4, 1)
     assert np.isfinite(kid_difference(x, x + 1, reference, paired=True)).all()
     for sets in ((x[:2], x, reference), (x, x[:2], reference), (x, x, reference[:2])):
-        with pytest.raises(UserError, match="^KID needs at least 3 images"):
+        with pytest.raises(UserError, match="^KID needs at least 3 generated"):
             kid_difference(*sets, paired=False)
 
 
