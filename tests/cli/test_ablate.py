@@ -7,24 +7,21 @@ import pytest
 import torch
 
 import tiny
-from ddim.cli import main
 from ddim.diffusion.samplers import EDM
 from ddim.evaluation import discretisation_error, sampler_ablation
 from ddim.runs import pipeline
 from ddim.runs.codec import override
-from ddim.training import train
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run of a second."""
     folder = tmp_path_factory.mktemp("run") / "one"
-    return train(None, tiny.recipe(images="16"), out=folder, machine=tiny.MACHINE)
+    return tiny.train(tiny.recipe(images="16"), folder)
 
 
-def test_a_run_is_ablated(run, capsys):
-    assert main(["ablate", str(run), "--evaluations", "3", "--seeds", "1"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+def test_a_run_is_ablated(run, command):
+    lines = command("ablate", run, "--evaluations", "3", "--seeds", "1").out.splitlines()
     rows = [line.split() for line in lines if line.startswith(("edm", "vp", "ve", "iddpm"))]
     assert [row[:2] for row in rows] == [
         [name, solver] for name in ("edm", "vp", "ve", "iddpm") for solver in ("euler", "heun")
@@ -46,13 +43,12 @@ def test_a_run_is_ablated(run, capsys):
         (["--end", "2"], "--end must lie between 0 and the first level, t = 1, got 2"),
     ],
 )
-def test_mistakes_are_one_sentence(run, capsys, words, said):
-    assert main(["ablate", str(run), *words]) == 2
-    assert said in capsys.readouterr().err
+def test_mistakes_are_one_sentence(run, words, said, refused):
+    assert said in refused("ablate", run, *words)
 
 
-@pytest.mark.parametrize("command", ["ablate", "search"])
-def test_a_run_is_asked_between_the_ends_of_its_own_grid(command, run, capsys, monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["ablate", "search"])
+def test_a_run_is_asked_between_the_ends_of_its_own_grid(name, run, monkeypatch, tmp_path, command):
     """Its model may know levels that its pictures are never made from: sigma 20,000 of a cosine."""
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
@@ -67,8 +63,8 @@ def test_a_run_is_asked_between_the_ends_of_its_own_grid(command, run, capsys, m
     trained = replace(trained, recipe=override(trained.recipe, narrow))
     monkeypatch.setattr(pipeline, "load", lambda *_, **__: trained)
     monkeypatch.setattr(discretisation_error, "sample_in_model_units", pictures)
-    few = {"ablate": ["--evaluations", "3"], "search": ["--steps", "3"]}[command]
-    assert main([command, str(copy), *few, "--seeds", "1"]) == 0
+    few = {"ablate": ["--evaluations", "3"], "search": ["--steps", "3"]}[name]
+    command(name, copy, *few, "--seeds", "1")
     bars = [trained.recipe.sampling_schedule(times).noise_to_signal for times in asked]
     assert len(bars) > 5
     for each in bars:
@@ -84,7 +80,7 @@ def test_a_run_is_asked_between_the_ends_of_its_own_grid(command, run, capsys, m
     ],
 )
 def test_the_truth_has_ten_times_the_levels_of_what_it_judges(
-    words, count, run, capsys, monkeypatch, tmp_path
+    words, count, run, monkeypatch, tmp_path, command
 ):
     """At least; Heun's rule, of order 2, is then a hundredth as far from the flow as what it judges."""
     copy = tmp_path / "copy"
@@ -96,14 +92,14 @@ def test_the_truth_has_ten_times_the_levels_of_what_it_judges(
         return torch.zeros(1, 1, 1, 1)
 
     monkeypatch.setattr(discretisation_error, "sample_in_model_units", pictures)
-    assert main([words[0], str(copy), *words[1:], "--seeds", "1"]) == 0
+    command(words[0], copy, *words[1:], "--seeds", "1")
     assert asked[0] == (EDM(), count)
     heun = [levels for sampler, levels in asked[1:] if sampler in (EDM(), sampler_ablation.Flow())]
     assert heun == [] if words[0] == "search" else max(heun) <= count / 10
 
 
-def test_a_grid_of_one_length_is_ablated_too(run, capsys, monkeypatch):
+def test_a_grid_of_one_length_is_ablated_too(run, monkeypatch, command):
     trained = pipeline.load(run)
     listed = override(trained.recipe, {"grid": {"kind": "listed", "times": [1, 0.5, 0.1]}, "report.steps": 3})
     monkeypatch.setattr(pipeline, "load", lambda *_, **__: replace(trained, recipe=listed))
-    assert main(["ablate", str(run), "--evaluations", "3", "--seeds", "1"]) == 0
+    command("ablate", run, "--evaluations", "3", "--seeds", "1")

@@ -17,20 +17,19 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
 from ddim.diffusion.time_sampling import TableTimes, UniformTimes
 from ddim.evaluation.likelihood import measure_bits
-from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.pipeline import Pipeline
-from ddim.training import train
 from oracles import Asked, normal
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run of a network that learns its variance."""
-    net = DDPMUNetSpec(8, (1, 2), 1, (False, True), groups=4, dropout=0.0, outputs=2)
-    recipe = replace(tiny.BASE, net=net, objective=Hybrid(times=TableTimes(100)), schedule=LinearBeta())
-    return train(None, recipe, out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
+    recipe = replace(
+        tiny.BASE, net=tiny.VARIANCE, objective=Hybrid(times=TableTimes(100)), schedule=LinearBeta()
+    )
+    return tiny.train(recipe, tmp_path_factory.mktemp("run") / "one")
 
 
 def kept(said):
@@ -73,7 +72,7 @@ def test_fewer_images_are_the_first_of_more(run, capsys):
 
 
 def test_a_mistake_is_one_sentence(run, capsys, tmp_path):
-    seed = train(None, tiny.recipe(schedule="cosine"), out=tmp_path / "seed", machine=tiny.MACHINE)
+    seed = tiny.train(tiny.recipe(schedule="cosine"), tmp_path / "seed")
     assert tiny.BASE.schedule == Cosine()
     newest = checkpoint.find_newest(run / "checkpoints")
     for words, sentence in [
@@ -92,7 +91,7 @@ def test_a_mistake_is_one_sentence(run, capsys, tmp_path):
 
 def test_a_table_is_walked_by_its_entries_and_no_more(tmp_path, capsys):
     table = Linear(30, 1e-4, 0.5, clip="none", read="log_snr")
-    run = train(None, replace(tiny.BASE, schedule=table), out=tmp_path / "run", machine=tiny.MACHINE)
+    run = tiny.train(replace(tiny.BASE, schedule=table), tmp_path / "run")
     assert main(["likelihood", str(run), "-n", "1"]) == 0
     assert kept(capsys.readouterr().out.splitlines()[-1])["steps"] == 30
     assert main(["likelihood", str(run), "-n", "1", "--steps", "31"]) == 2

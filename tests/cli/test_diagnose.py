@@ -9,7 +9,6 @@ from PIL import Image
 from torch.nn.functional import one_hot
 
 import tiny
-from ddim.cli import main
 from ddim.data import SplitImages
 from ddim.data.order import select_indices
 from ddim.diffusion.conditioning import LogSNR
@@ -24,7 +23,6 @@ from ddim.runs import checkpoint
 from ddim.runs.codec import override
 from ddim.runs.pipeline import Pipeline, load
 from ddim.runs.recipe import build_model
-from ddim.training import train
 from oracles import made, shaken
 from stubs import stub
 
@@ -33,15 +31,14 @@ from stubs import stub
 def run(tmp_path_factory):
     """A finished run on the torch/luz repository's schedule, whose clip leaves plateaus."""
     recipe = tiny.recipe(schedule="linear", schedule__clip="powers", optim__warmup=0)
-    return train(None, recipe, out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
+    return tiny.train(recipe, tmp_path_factory.mktemp("run") / "one")
 
 
-def test_a_diagnosis_is_a_table_a_figure_and_a_record_and_leaves_the_log(run, capsys):
+def test_a_diagnosis_is_a_table_a_figure_and_a_record_and_leaves_the_log(run, command):
     log = (run / "metrics.jsonl").read_bytes()
     records = []
     for _ in range(2):
-        assert main(["diagnose", str(run), "--images", "4", "--levels", "5"]) == 0
-        said = capsys.readouterr().out
+        said = command("diagnose", run, "--images", "4", "--levels", "5").out
         folder = max((run / "diagnostics").iterdir(), key=lambda path: int(path.name))
         records.append(json.loads((folder / "record.json").read_text()))
         assert f"{folder}/figure.png" in said
@@ -58,34 +55,25 @@ def test_a_diagnosis_is_a_table_a_figure_and_a_record_and_leaves_the_log(run, ca
     assert (run / "metrics.jsonl").read_bytes() == log
 
 
-def test_the_figure_is_among_the_runs_events(run):
+def test_the_figure_is_among_the_runs_events(run, command):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     if not (run / "diagnostics").is_dir():
-        assert main(["diagnose", str(run), "--images", "2", "--levels", "2"]) == 0
+        command("diagnose", run, "--images", "2", "--levels", "2")
     events = EventAccumulator(str(run / "events" / "diagnostics"), size_guidance={"images": 0})
     events.Reload()
     assert "diagnostics" in events.Tags()["images"]
 
 
-def test_a_run_that_learns_its_variance_is_diagnosed(tmp_path, capsys):
-    net = DDPMUNetSpec(8, (1,), 1, (False,), groups=4, outputs=2)
-    recipe = replace(
-        tiny.recipe(),
-        net=net,
-        objective=Hybrid(times=TableTimes(8)),
-        conditioning=LogSNR(),
-        schedule=LinearBeta(),
-    )
-    run = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
-    assert main(["diagnose", str(run), "--images", "2", "--levels", "3"]) == 0
-    assert "gradient noise scale" in capsys.readouterr().out
+def test_a_run_that_learns_its_variance_is_diagnosed(tmp_path, command):
+    recipe = replace(AWARE, objective=Hybrid(times=TableTimes(8)), conditioning=LogSNR())
+    run = tiny.train(recipe, tmp_path / "run")
+    assert "gradient noise scale" in command("diagnose", run, "--images", "2", "--levels", "3").out
 
 
-def test_a_run_without_held_out_images_is_judged_on_those_of_training(tmp_path, capsys):
-    run = train(None, tiny.recipe(data__validation="0"), out=tmp_path / "run", machine=tiny.MACHINE)
-    assert main(["diagnose", str(run), "--images", "3", "--levels", "3"]) == 0
-    assert "memorisation cannot be measured" in capsys.readouterr().out
+def test_a_run_without_held_out_images_is_judged_on_those_of_training(tmp_path, command):
+    run = tiny.train(tiny.recipe(data__validation="0"), tmp_path / "run")
+    assert "memorisation cannot be measured" in command("diagnose", run, "--images", "3", "--levels", "3").out
     assert json.loads((run / "diagnostics/1/record.json").read_text())["held_out"] is None
 
 
@@ -99,44 +87,34 @@ def test_a_run_without_held_out_images_is_judged_on_those_of_training(tmp_path, 
         (["--levelz", "3"], "--levelz"),
     ],
 )
-def test_a_mistake_is_one_sentence(run, words, said, capsys):
-    try:
-        code = main(["diagnose", str(run), *words])
-    except SystemExit as end:
-        code = end.code
-    assert code == 2
-    assert said in capsys.readouterr().err
+def test_a_mistake_is_one_sentence(run, words, said, refused):
+    assert said in refused("diagnose", run, *words)
 
 
-def test_a_checkpoint_and_other_images_are_refused(run, tmp_path, capsys, monkeypatch):
-    assert main(["diagnose", str(next((run / "checkpoints").glob("step-*")))]) == 2
-    assert "is a checkpoint" in capsys.readouterr().err
+def test_a_checkpoint_and_other_images_are_refused(run, tmp_path, monkeypatch, refused):
+    assert "is a checkpoint" in refused("diagnose", str(next((run / "checkpoints").glob("step-*"))))
     other = tiny.images(40)
     monkeypatch.setattr("ddim.runs.images.open_images", lambda *a, **k: other)
-    assert main(["diagnose", str(run)]) == 2
-    assert f"has changed since {run} was trained on it: put its images back" in capsys.readouterr().err
+    assert f"has changed since {run} was trained on it: put its images back" in refused("diagnose", run)
 
 
-def test_commands_that_look_at_the_images_of_a_run_say_where_they_are_not(tmp_path, capsys, monkeypatch):
+def test_commands_that_look_at_the_images_of_a_run_say_where_they_are_not(tmp_path, monkeypatch, refused):
     monkeypatch.setattr("ddim.metrics.features.load_extractor", lambda *a: stub())
     (tmp_path / "flower").mkdir()
     for k in range(16):
         Image.fromarray(np.full((32, 32, 3), 16 * k, np.uint8)).save(tmp_path / "flower" / f"{k}.png")
     # From where 8-bit values can be told apart, for likelihoods.
     recipe = tiny.recipe(images=8, schedule__max_signal=0.9999)
-    run = train(str(tmp_path / "flower"), recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    run = tiny.train(recipe, tmp_path / "run", data=str(tmp_path / "flower"))
     (tmp_path / "flower").rename(tmp_path / "moved")
-    capsys.readouterr()
-    for command, more in [
+    for name, more in [
         ("diagnose", ""),
         ("memorisation", ""),
         ("likelihood", ", or name images with --data"),
         ("evaluate", ", or name images with --data"),
     ]:
         said = f"the images of run {run}, {str(tmp_path / 'flower')!r}, are not there, seen from {Path.cwd()}"
-        wanted = f"{said}: put them back, or go where it was trained{more}"
-        assert main([command, str(run)]) == 2
-        assert capsys.readouterr().err == f"ddim: {wanted}\n"
+        assert refused(name, run) == f"{said}: put them back, or go where it was trained{more}"
 
 
 def test_the_gradients_of_a_diagnosis_are_those_of_the_objective_whatever_the_micro_batch(run):

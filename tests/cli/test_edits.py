@@ -9,14 +9,13 @@ from safetensors.numpy import load_file
 
 import tiny
 from ddim.runs.codec import override
-from ddim.training import train
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run with a sampler and a grid of its own."""
     recipe = tiny.recipe(optim__warmup=0, sampler="dpm_solver", grid="uniform_log_snr", grid__end="1")
-    return train(None, recipe, out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
+    return tiny.train(recipe, tmp_path_factory.mktemp("run") / "one")
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +103,7 @@ def test_interpolations_between_seeds_end_at_the_samples_of_those_seeds(run, tmp
 def test_an_interpolation_samples_as_the_recipe_says(tmp_path, command, edit):
     changes = {"clip": "yes", "sampled_on": "linear_in", "sampled_on.start": "2", "sampled_on.end": "-6"}
     recipe = override(tiny.recipe(optim__warmup=0), changes)
-    run = train(None, recipe, out=tmp_path / "one", machine=tiny.MACHINE)
+    run = tiny.train(recipe, tmp_path / "one")
     edit("interpolate", run, tmp_path / "way", "--seeds", "3,8", "--frames", "2")
     command("sample", run, "--seeds", "3,8", "--steps", 4, "--out", tmp_path / "ends")
     for frame, seed in ((0, 3), (1, 8)):
@@ -205,7 +204,7 @@ def test_invert_warns_of_noise_at_the_end_of_schedule_or_grid(run, tmp_path, pho
     _, said = edit("invert", run, tmp_path / "noisy", photo)
     assert "at t = 0 this run's schedule still holds noise, sigma = 0.31" in said
     recipe = tiny.recipe(optim__warmup=0, schedule__max_signal=0.99995)
-    clean = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    clean = tiny.train(recipe, tmp_path / "run")
     coarse = ["--grid", "uniform"]
     _, said = edit("invert", clean, tmp_path / "clean", photo, *coarse)
     assert "still holds noise" not in said

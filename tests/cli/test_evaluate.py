@@ -11,7 +11,6 @@ import tiny
 from ddim.cli import main
 from ddim.evaluation.comparison_page import shorten_values
 from ddim.metrics import catalogue, features
-from ddim.training import train
 from html_reader import Reader
 from stubs import stub, written
 
@@ -27,7 +26,7 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "load_extractor", found)
         recipe = tiny.recipe(data__source="blossoms:60", data__validation="0.5", optim__warmup="0")
-        folder = train(None, recipe, out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
+        folder = tiny.train(recipe, tmp_path_factory.mktemp("run") / "one")
         for words in (["-n", "120"], ["-n", "120", "--sampler", "edm"]):
             assert main(["evaluate", str(folder), "--steps", "2", *words]) == 0
     return folder

@@ -17,7 +17,6 @@ from ddim.plots.pictures import make_sheet
 from ddim.runs.codec import write_recipe
 from ddim.runs.generate import generate
 from ddim.runs.pipeline import load
-from ddim.training import train
 from stubs import stub
 
 FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]
@@ -116,7 +115,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(words, said, home, tmp_pat
 def test_a_run_without_unlabelled_images_needs_a_label(tmp_path, monkeypatch, command, refused):
     monkeypatch.chdir(tmp_path)
     recipe = tiny.recipe(data__labels=True, data__unlabelled=0, images=8)
-    run = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    run = tiny.train(recipe, tmp_path / "run")
     assert "without a label sampling gives the network no class" in refused("sample", run)
     assert "guidance must be 1" in refused("sample", run, "--label", "rose", "--guidance", "2")
     assert "an interpolation gives the network no class" in refused("interpolate", run, "--seeds", "0,1")
@@ -148,7 +147,7 @@ def test_likelihood_of_images_changed_since_training_needs_data(tmp_path, comman
         grey = np.full((32, 32, 3), 16 * k, np.uint8)
         Image.fromarray(grey).save(tmp_path / "all" / "ab"[k % 2] / f"{k}.png")
     recipe = tiny.recipe(data__labels=True, data__validation="0.5", images=8, schedule__max_signal=0.9999)
-    run = train(str(tmp_path / "all"), recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    run = tiny.train(recipe, tmp_path / "run", data=str(tmp_path / "all"))
     command("likelihood", run, "-n", 2, "--steps", 2)
     (tmp_path / "all" / "b").rename(tmp_path / "all" / "c")
     said = refused("likelihood", run, "-n", 2, "--steps", 2)

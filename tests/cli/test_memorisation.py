@@ -9,20 +9,17 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tiny
-from ddim.cli import main
 from ddim.runs import searched_grids
-from ddim.training import train
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run, which has learnt next to nothing."""
-    return train(None, tiny.recipe(), out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
+    return tiny.train(tiny.recipe(), tmp_path_factory.mktemp("run") / "one")
 
 
-def test_a_run_that_has_hardly_learnt_is_not_called_memorised(run, capsys):
-    assert main(["memorisation", str(run), "-n", "12", "--steps", "2"]) == 0
-    said = capsys.readouterr().out
+def test_a_run_that_has_hardly_learnt_is_not_called_memorised(run, command):
+    said = command("memorisation", run, "-n", "12", "--steps", "2").out
     folder = run / "memorisation" / "1"
     assert said.startswith(
         "By pixels, this run is not seen to repeat training images: 0.0 % [0.0, 26.5] of 12"
@@ -43,24 +40,23 @@ def test_a_run_that_has_hardly_learnt_is_not_called_memorised(run, capsys):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(two))
 
 
-def test_the_record_says_of_how_many_images_and_levels_the_gap_is(run, tmp_path, capsys, monkeypatch):
+def test_the_record_says_of_how_many_images_and_levels_the_gap_is(run, tmp_path, monkeypatch, command):
     run = shutil.copytree(run, tmp_path / "run")
     monkeypatch.setattr("ddim.evaluation.diagnose.IMAGES", 20)
     monkeypatch.setattr("ddim.evaluation.diagnose.LEVELS", 3)
-    assert main(["memorisation", str(run), "-n", "1", "--steps", "1"]) == 0
-    folder = Path(capsys.readouterr().out.splitlines()[-1]).parent
+    folder = Path(command("memorisation", run, "-n", "1", "--steps", "1").out.splitlines()[-1]).parent
     found = json.loads((folder / "record.json").read_text())["gap"]
     assert (found["images"], found["levels"]) == ({"train": 20, "valid": 8}, 3)
 
 
-def test_the_pictures_are_those_that_sample_makes_on_levels_that_a_search_found(run, tmp_path, capsys):
+def test_the_pictures_are_those_that_sample_makes_on_levels_that_a_search_found(run, tmp_path, command):
     run, recipe = shutil.copytree(run, tmp_path / "run"), tiny.recipe()
     searched_grids.save_grid(
         run, recipe.sampler, 3, "ema", searched_grids.SearchedGrid((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})
     )
     for steps, levels in ((3, [1.0, 0.4, 0.1]), (2, recipe.grid(2, recipe.sampling_schedule).tolist())):
-        assert main(["memorisation", str(run), "-n", "5", "--steps", str(steps)]) == 0
-        folder = Path(capsys.readouterr().out.splitlines()[-1]).parent
+        said = command("memorisation", run, "-n", 5, "--steps", steps).out
+        folder = Path(said.splitlines()[-1]).parent
         assert json.loads((folder / "record.json").read_text())["sampling"]["times"] == levels
 
 
@@ -79,15 +75,13 @@ def test_the_pictures_are_those_that_sample_makes_on_levels_that_a_search_found(
         (["--weights", "best"], "weights must be ema or raw"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_leaves_nothing(run, words, said, capsys, monkeypatch, tmp_path):
+def test_a_mistake_is_one_sentence_and_leaves_nothing(run, words, said, monkeypatch, tmp_path, refused):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     before = sorted(run.rglob("*"))
-    assert main(["memorisation", str(run), *words]) == 2
-    assert said in capsys.readouterr().err
+    assert said in refused("memorisation", run, *words)
     assert sorted(run.rglob("*")) == before
 
 
-def test_a_checkpoint_is_refused(run, capsys):
-    assert main(["memorisation", str(next((run / "checkpoints").glob("step-*")))]) == 2
-    assert "is a checkpoint" in capsys.readouterr().err
+def test_a_checkpoint_is_refused(run, refused):
+    assert "is a checkpoint" in refused("memorisation", str(next((run / "checkpoints").glob("step-*"))))

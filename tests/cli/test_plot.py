@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddim.cli import main, plot
+from ddim.cli import plot
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import SCHEDULES
 from ddim.evaluation import run_figures
@@ -57,38 +57,36 @@ def run(here):
         ["forward", "--size", "32x48", "--seed", "2"],
     ],
 )
-def test_a_figure_is_written_to_the_current_folder_and_its_path_is_printed(here, capsys, words):
-    assert main(["plot", *words]) == 0
-    assert capsys.readouterr().out == f"{words[0]}.png\n"
+def test_a_figure_is_written_to_the_current_folder_and_its_path_is_printed(here, words, command):
+    assert command("plot", *words).out == f"{words[0]}.png\n"
     with Image.open(here / f"{words[0]}.png") as image:
         pixels = np.asarray(image)
     assert min(pixels.shape[:2]) > 300
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1
     # The second time it replaces its own picture, by the same bytes.
     before = (here / f"{words[0]}.png").read_bytes()
-    assert main(["plot", *words]) == 0
+    command("plot", *words)
     assert (here / f"{words[0]}.png").read_bytes() == before
 
 
 @pytest.mark.parametrize("kind", ["reverse", "losses"])
-def test_figures_of_a_run_are_written(run, here, capsys, kind):
+def test_figures_of_a_run_are_written(run, here, kind, command):
     steps = ["--steps", "3"] if kind == "reverse" else []
-    assert main(["plot", kind, str(run), *steps, "--out", "shown.png"]) == 0
-    assert capsys.readouterr().out == "shown.png\n"
+    assert command("plot", kind, run, *steps, "--out", "shown.png").out == "shown.png\n"
     with Image.open(here / "shown.png") as shown:
         assert shown.mode == "RGB"
 
 
-def test_runs_are_named_by_the_shortest_distinct_ends_of_their_paths(run, here, monkeypatch):
+def test_runs_are_named_by_the_shortest_distinct_ends_of_their_paths(run, here, monkeypatch, command):
     named = []
     draw = run_figures.plot_losses
     monkeypatch.setattr(run_figures, "plot_losses", lambda runs: named.append(list(runs)) or draw(runs))
     other = here / "elsewhere" / run.name
     other.mkdir(parents=True)
     (other / "metrics.jsonl").write_bytes((run / "metrics.jsonl").read_bytes())
-    assert main(["plot", "losses", str(run)]) == 0
-    assert main(["plot", "losses", str(run), str(other)]) == 0
-    assert main(["plot", "losses", str(run), str(run)]) == 0
+    command("plot", "losses", run)
+    command("plot", "losses", run, other)
+    command("plot", "losses", run, run)
     assert named == [[run.name], [f"runs/{run.name}", f"elsewhere/{run.name}"], [run.name]]
 
 
@@ -112,24 +110,17 @@ def test_runs_are_named_by_the_shortest_distinct_ends_of_their_paths(run, here, 
         (["losses", "."], "no loss is logged yet"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_leaves_nothing(here, capsys, words, said):
+def test_a_mistake_is_one_sentence_and_leaves_nothing(here, words, said, refused):
     Image.new("RGB", (2, 2)).save(here / "mine.png")
     before = (here / "mine.png").read_bytes()
-    assert main(["plot", *words]) == 2
-    heard = capsys.readouterr()
-    assert heard.out == ""
-    assert said in heard.err
-    assert heard.err.count("\n") == 1
+    assert said in refused("plot", *words)
     assert [path.name for path in here.iterdir()] == ["mine.png"]
     assert (here / "mine.png").read_bytes() == before
 
 
 @pytest.mark.parametrize("words", [["plot"], ["plot", "shedule"]])
-def test_unknown_words_exit_with_code_2(here, capsys, words):
-    with pytest.raises(SystemExit) as end:
-        main(words)
-    assert end.value.code == 2
-    assert "ddim plot" in capsys.readouterr().err
+def test_unknown_words_exit_with_code_2(here, words, command):
+    assert "ddim plot" in command(*words, code=2).err
     assert not list(here.iterdir())
 
 

@@ -17,14 +17,13 @@ from ddim.cli.sample import parse_seeds
 from ddim.plots.pictures import make_sheet, save_png, to_uint8
 from ddim.runs import checkpoint, sample_folder
 from ddim.runs.pipeline import load
-from ddim.training import train
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run."""
     recipe = tiny.recipe(optim__warmup=0)
-    return train(None, recipe, out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
+    return tiny.train(recipe, tmp_path_factory.mktemp("run") / "one")
 
 
 def sample_files(run, out, *words):
@@ -173,7 +172,7 @@ def test_a_folder_is_continued_with_other_threads_of_torch(run, tmp_path):
 
 def test_weights_can_be_any_average_of_the_run(tmp_path, refused):
     recipe = tiny.recipe(optim__warmup=0, images="40", ema="exponential", ema__more="0.1,0")
-    run = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    run = tiny.train(recipe, tmp_path / "run")
     pictures = {}
     for weights in ("ema", "raw", "0.1", "0"):
         files = sample_files(run, tmp_path / weights, "-n", 1, "--steps", 2, "--weights", weights)

@@ -32,17 +32,16 @@ def counting(monkeypatch):
 
 
 @pytest.mark.usefixtures("counting")
-def test_a_sweep_runs_and_prints_the_next_step(here, capsys):
+def test_a_sweep_runs_and_prints_the_next_step(here, command):
     words = ["sweep", "blossoms:100", "objective.error=[l1,mse]", "--recipe", "smoke", "--repeats", "2"]
-    assert main([*words, "--jobs", "2"]) == 0
-    said = capsys.readouterr().err
+    said = command(*words, "--jobs", "2").err
     assert "4 trials in runs/blossoms-100-smoke-sweep-1" in said
     assert "4 of 4 trials are finished" in said
     assert "next: ddim report runs/blossoms-100-smoke-sweep-1" in said
     names = sorted(path.name for path in (here / "runs/blossoms-100-smoke-sweep-1/trials").iterdir())
     assert names == ["1-l1-seed0", "2-l1-seed1", "3-mse-seed0", "4-mse-seed1"]
     # A worker that joins when all trials have ended says so.
-    assert main(["sweep", "--out", "runs/blossoms-100-smoke-sweep-1"]) == 0
+    command("sweep", "--out", "runs/blossoms-100-smoke-sweep-1")
 
 
 @pytest.mark.parametrize(
@@ -55,21 +54,18 @@ def test_a_sweep_runs_and_prints_the_next_step(here, capsys):
         ([], "a sweep needs a field"),
     ],
 )
-def test_mistakes_are_one_sentence_and_leave_no_folder(here, capsys, words, said):
-    assert main(["sweep", *words]) == 2
-    assert said in capsys.readouterr().err
+def test_mistakes_are_one_sentence_and_leave_no_folder(here, words, said, refused):
+    assert said in refused("sweep", *words)
     assert list(here.iterdir()) == []
 
 
 @pytest.mark.usefixtures("here")
-def test_a_failed_trial_is_named_with_the_last_line_it_printed(capsys, monkeypatch):
+def test_a_failed_trial_is_named_with_the_last_line_it_printed(monkeypatch, command):
     fail = [sys.executable, "-c", "import sys; sys.exit('the loss is not finite')"]
     monkeypatch.setattr("ddim.experiments.sweep.worker.trial_commands", lambda sweep, trial, jobs: [fail])
-    assert main(["sweep", "seed=[3]", "--recipe", "smoke"]) == 1
-    said = capsys.readouterr().err
+    said = command("sweep", "seed=[3]", "--recipe", "smoke", code=1).err
     assert "0 of 1 trials are finished, these failed:\n  1-3: the loss is not finite\n" in said
-    assert main(["runs"]) == 0
-    out = capsys.readouterr()
+    out = command("runs")
     assert "failed" in out.out
     assert "the loss is not finite" in out.err
 
@@ -99,10 +95,10 @@ def study_trials(sweep):
 
 
 @pytest.mark.usefixtures("erring")
-def test_a_search_learns_from_runs(here):
+def test_a_search_learns_from_runs(here, command):
     """It minimises the error of the run's validation images."""
     words = ["optim.lr=[1e-4..1e-2]", "--recipe", "smoke", "--search", "3", "--out", "sweep"]
-    assert main(["sweep", *words]) == 0
+    command("sweep", *words)
     trials = study_trials(here / "sweep")
     assert len(trials) == 3
     for trial in trials:
@@ -110,10 +106,10 @@ def test_a_search_learns_from_runs(here):
 
 
 @pytest.mark.usefixtures("erring")
-def test_a_search_goes_on_after_it_proposed_impossible_values(here):
+def test_a_search_goes_on_after_it_proposed_impossible_values(here, command):
     """The number of groups, from 1 to 8, must divide the 32 channels, as both ends do."""
     words = ["blossoms", "net.groups=[1..8]", "net.width=32", "--recipe", "ddpm", "--search", "9"]
-    assert main(["sweep", *words, "--out", "sweep"]) == 1
+    command("sweep", *words, "--out", "sweep", code=1)
     trials = study_trials(here / "sweep")
     assert len(trials) == 9
     assert {trial.params["net.groups"] in (1, 2, 4, 8) for trial in trials} == {True, False}
@@ -136,9 +132,8 @@ def planned(here):
 
 
 @pytest.mark.usefixtures("planned")
-def test_a_table_in_a_pipe_has_tabs_and_no_control_codes(capsys):
-    assert main(["runs"]) == 0
-    head, *rows = capsys.readouterr().out.splitlines()
+def test_a_table_in_a_pipe_has_tabs_and_no_control_codes(command):
+    head, *rows = command("runs").out.splitlines()
     assert head.split("\t")[:4] == ["name", "recipe", "images", "state"]
     assert [row.split("\t")[:4] for row in rows] == [
         ["s/trials/a", "-", "4/4", "finished"],
@@ -148,12 +143,10 @@ def test_a_table_in_a_pipe_has_tabs_and_no_control_codes(capsys):
 
 
 @pytest.mark.usefixtures("planned")
-def test_runs_are_filtered_and_sorted(capsys):
-    assert main(["runs", "runs/s", "--where", "name=a", "--sort", "images"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2
+def test_runs_are_filtered_and_sorted(command, refused):
+    assert len(command("runs", "runs/s", "--where", "name=a", "--sort", "images").out.splitlines()) == 2
     assert main(["runs", "--where", "state"]) == 2
-    assert main(["runs", "--sort", "staet"]) == 2
-    assert "perhaps you meant state" in capsys.readouterr().err
+    assert "perhaps you meant state" in refused("runs", "--sort", "staet")
     assert main(["runs", "elsewhere"]) == 2
 
 

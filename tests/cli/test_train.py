@@ -17,7 +17,6 @@ from ddim.runs import checkpoint, named_recipes
 from ddim.runs.codec import dump, list_fields, override, read_recipe, write_recipe
 from ddim.runs.pipeline import load
 from ddim.runs.recipe import Fixed, Recipe
-from ddim.training import train
 from ddim.training.loop import Plan
 from ddim.training.request import Request
 
@@ -36,7 +35,7 @@ def here(tmp_path, monkeypatch):
 def finished(tmp_path_factory):
     """A finished run that no test changes."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    return train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE)
+    return tiny.train(tiny.recipe(), folder)
 
 
 @pytest.fixture
@@ -199,7 +198,7 @@ def test_a_named_recipe_takes_the_pixels_of_the_run_it_starts_from(here, finishe
             (line,) = train_command([*words, *asked, *more, "--out", "other"], 2)
             assert line.startswith("ddim: pixels must be those in which the weights of --from were trained")
     # From Python too.
-    train(None, "fixed.yaml", out=here / "python", source=finished, machine=tiny.MACHINE)
+    tiny.train("fixed.yaml", here / "python", source=finished)
     assert read_recipe(here / "python" / "recipe.yaml").pixels == tiny.recipe().pixels
 
 
@@ -270,13 +269,7 @@ def unfinished(folder, seed, step=5):
         raise StopError
 
     with pytest.raises(StopError):
-        train(
-            None,
-            tiny.recipe(seed=seed),
-            out=folder,
-            machine=tiny.MACHINE,
-            callbacks=[tiny.At(step + 1, stop)],
-        )
+        tiny.train(tiny.recipe(seed=seed), folder, callbacks=[tiny.At(step + 1, stop)])
 
 
 def test_an_imported_run_cannot_be_resumed(here, train_command):
@@ -328,8 +321,7 @@ def test_a_run_without_a_checkpoint_starts_again(there, here, finished, train_co
     words = ["blossoms:40", "--recipe", "tiny.yaml", "--resume", "--out", "run", *FAST]
     lines = train_command(words)
     assert ("--out run holds no run to resume; starting a new run" in lines) is not there
-    assert tiny.digests(here / "run") == tiny.digests(finished)
-    assert tiny.metrics(here / "run") == tiny.metrics(finished)
+    tiny.check_same_run(here / "run", finished)
 
 
 # What is shown

@@ -63,7 +63,6 @@ BUGS = [
         "ratio * data / norm,",
         "ratio * data / norm**2,",
         "diffusion/test_parameterisation.py::test_the_network_sees_and_gives_unit_variance",
-        "diffusion/test_parameterisation.py::test_edm_at_equal_noise_and_data_has_the_numbers_of_table_1",
     ),
     bug(
         "the network is conditioned on the signal variance for the noise variance",

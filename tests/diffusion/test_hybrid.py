@@ -15,7 +15,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.prediction import Prediction
 from ddim.diffusion.samplers import DDPM
 from ddim.diffusion.schedules import BetaTable, LinearBeta
-from ddim.diffusion.time_sampling import LossAware, TableTimes
+from ddim.diffusion.time_sampling import TableTimes
 from ddim.diffusion.variational_bound import bound_posterior, image_bits, step_bits
 from ddim.errors import UserError
 from ddim.nn.ddpm_unet import DDPMUNetSpec
@@ -163,7 +163,3 @@ def test_the_recipe_is_that_of_the_paper():
     assert condition.tolist() == pytest.approx([0.0, 999.75], abs=1e-6)
     with torch.device("meta"):
         assert sum(p.numel() for p in build_model(recipe, 3).parameters()) == 52_546_438
-
-
-def test_loss_aware_times_are_a_choice_of_the_hybrid_loss():
-    assert Hybrid(times=LossAware(100)).times.entries == 100

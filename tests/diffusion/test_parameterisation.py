@@ -98,13 +98,6 @@ def test_edm_sees_only_the_ratio_of_noise_to_signal():
         assert torch.allclose(ours, theirs)
 
 
-def test_edm_at_equal_noise_and_data_has_the_numbers_of_table_1():
-    c = PredictsEDM(0.5)(Level(torch.tensor(1.0).double(), torch.tensor(0.5).double()))
-    assert c.skip == pytest.approx(1 / 2)
-    assert c.out == pytest.approx(1 / math.sqrt(8))
-    assert c.inp == pytest.approx(math.sqrt(2))
-
-
 def test_edm_and_velocity_are_one_for_data_of_unit_variance():
     at = Cosine()(uniform(8))
     edm, v = PredictsEDM(1.0)(at), PredictsVelocity()(at)

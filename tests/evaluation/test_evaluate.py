@@ -34,7 +34,6 @@ from ddim.runs import checkpoint, searched_grids
 from ddim.runs.generate import sample_uint8
 from ddim.runs.pipeline import load, read_run_recipe
 from ddim.runs.state import TrainedOn
-from ddim.training import train
 from stubs import stub
 
 FEW = Samples(n=40, steps=2)
@@ -44,7 +43,7 @@ FEW = Samples(n=40, steps=2)
 def trained(tmp_path_factory):
     """A finished run with 30 images held out."""
     recipe = tiny.recipe(data__source="blossoms:60", data__validation="0.5", optim__warmup="0")
-    return train(None, recipe, out=tmp_path_factory.mktemp("run") / "one", machine=tiny.MACHINE)
+    return tiny.train(recipe, tmp_path_factory.mktemp("run") / "one")
 
 
 @pytest.fixture
@@ -323,7 +322,7 @@ def test_gray_and_transparent_runs_are_evaluated(channels, tmp_path):
     recipe = tiny.recipe(
         data__source="blossoms:60", data__validation="0.5", data__channels=str(channels), images="8"
     )
-    run = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    run = tiny.train(recipe, tmp_path / "run")
     found = evaluate(run, FEW, extractor=stub())
     assert np.isfinite(found.value("kid"))
 

@@ -25,7 +25,6 @@ from ddim.runs import checkpoint, searched_grids
 from ddim.runs.codec import override
 from ddim.runs.generate import generate
 from ddim.runs.pipeline import load
-from ddim.training import train
 from oracles import normal
 
 SCHEDULE = Cosine(0.014, 0.99995)
@@ -73,7 +72,7 @@ def test_two_levels_leave_nothing_to_search():
 def run(tmp_path_factory):
     """A finished run, and the grid that a search left with it."""
     folder = tmp_path_factory.mktemp("run") / "one"
-    train(None, tiny.recipe(optim__warmup=0), out=folder, machine=tiny.MACHINE)
+    tiny.train(tiny.recipe(optim__warmup=0), folder)
     assert main(["search", str(folder), "--steps", "4", "--seeds", "2"]) == 0
     return folder
 

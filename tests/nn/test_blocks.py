@@ -83,11 +83,6 @@ def test_a_compiled_network_upsamples_by_the_opaque_operation():
     assert torch.ops.ddim.upsample_2x in seen or torch.ops.ddim.upsample_2x.default in seen
 
 
-def test_nearest_copies_each_pixel_to_four():
-    found = upsample_2x(torch.tensor([[[[1.0, 2.0]]]]), "nearest")
-    assert torch.equal(found, torch.tensor([[[[1.0, 1, 2, 2], [1, 1, 2, 2]]]]))
-
-
 @pytest.mark.parametrize("p", [0.1, 0.5])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_dropout_scales_what_it_keeps_and_drops_numbers_independently(p, layout):

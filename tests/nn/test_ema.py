@@ -46,14 +46,6 @@ def test_weights_sum_to_one_and_the_initial_value_is_forgotten(rule, k):
     assert (found >= 0).all()
 
 
-@pytest.mark.parametrize("rule", RULES, ids=str)
-def test_the_average_of_a_constant_is_that_constant(rule):
-    average, value = [normal(3)], normal(3, seed=1)
-    for k in range(1, 20):
-        update_average(average, [value], rule(k, 8))
-        assert torch.allclose(average[0], value)
-
-
 def test_after_the_warm_up_weights_decay_geometrically():
     """The decay 0.9 is reached where (k - 1) / (k + 8) = 0.9, at k = 82."""
     found = weights(Exponential(0.9), 200)
@@ -61,19 +53,10 @@ def test_after_the_warm_up_weights_decay_geometrically():
     assert found[-1] == pytest.approx(0.1)
 
 
-def test_the_warmed_up_average_lags_a_ramp_by_decay_over_one_minus_decay():
-    assert 3000 - on_a_ramp(Exponential(0.99), 3000) == pytest.approx(0.99 / 0.01, rel=1e-6)
-
-
 @pytest.mark.parametrize("k", [1, 2, 11, 101, 1001])
 def test_during_the_warm_up_the_average_lags_by_a_tenth_of_the_run(k):
     """The mean age a_k = d_k (a_{k-1} + 1) with d_k = (k - 1) / (k + 8) is (k - 1) / 10."""
     assert k - on_a_ramp(Exponential(0.9999), k) == pytest.approx((k - 1) / 10)
-
-
-def test_a_short_run_forgets_its_initial_weights():
-    """Without a warm-up 0.999^100 = 90 % of the average would be the initial weights."""
-    assert on_a_ramp(Exponential(0.999), 100) > 89
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.5, 6.94])

@@ -7,29 +7,18 @@ from torch.nn import functional as F
 from ddim.nn.blocks import Attention
 from ddim.nn.unet import Block, ChannelNorm, UNetSpec, build_attention
 from oracles import made, shaken, uniform
-from small_nets import UNETS, build, images
+from small_nets import UNETS, build, check_float32_path, convolved, images, projected, silence, swish
 
 
 @pytest.mark.parametrize("name", UNETS)
 def test_the_path_of_the_image_stays_float32_under_autocast(name):
     net, x, embedded = shaken(build(UNETS[name])), images(2, 3, 12, 12), torch.tensor([0.1, 0.9])
-    with torch.no_grad():
-        # The branches added at full resolution may be rounded; they are set to zero.
-        branches = [block.conv2 for stage in (net.down[0], net.up[0]) for block in stage.blocks]
-        branches += [stage.attention.proj for stage in (net.up[0],) if isinstance(stage.attention, Attention)]
-        for branch in branches + list(net.upsample[:1]):
-            branch.weight.zero_()
-            branch.bias.zero_()
-        plain = net(x, embedded)
-        with torch.autocast("cpu", torch.bfloat16):
-            rounded = net(x, embedded)
-    assert plain.std() > 0.01
-    assert rounded.dtype == torch.float32
-    assert torch.allclose(plain, rounded, rtol=0, atol=1e-6 * plain.abs().max().item())
-
-
-def convolved(x, layer, **options):
-    return F.conv2d(x, layer.weight.double(), layer.bias.double(), **options)
+    # The branches added at full resolution may be rounded; they are set to zero.
+    branches = [block.conv2 for stage in (net.down[0], net.up[0]) for block in stage.blocks]
+    branches += [stage.attention.proj for stage in (net.up[0],) if isinstance(stage.attention, Attention)]
+    for branch in branches + list(net.upsample[:1]):
+        silence(branch)
+    check_float32_path(net, x, 1e-6, embedded)
 
 
 def normed(x, norm):
@@ -38,14 +27,10 @@ def normed(x, norm):
     return x * norm.weight.double()[:, None, None] + norm.bias.double()[:, None, None]
 
 
-def swish(x):
-    return x * torch.sigmoid(x)
-
-
 def staged(x, stage, embedded):
     for block in stage.blocks:
         h = convolved(swish(normed(x, block.norm)), block.conv1, padding=1)
-        both = embedded @ block.time_proj.weight.double().T + block.time_proj.bias.double()
+        both = projected(embedded, block.time_proj)
         c = x.shape[1]
         h = h * (1 + both[:, :c, None, None]) + both[:, c:, None, None]
         x = x + convolved(swish(h), block.conv2, padding=1)
@@ -66,7 +51,7 @@ def test_the_network_equals_its_description_layer_by_layer():
             # Each pixel becomes 2x2 pixels, each by a matrix of its own.
             wider = torch.einsum("bchw,cdij->bdhiwj", h, grow.weight.double()).flatten(2, 3).flatten(3, 4)
             h = staged(skip + wider + grow.bias.double()[:, None, None], stage, embedded)
-        gain = 1 + embedded @ net.out_gain.weight.double().T + net.out_gain.bias.double()
+        gain = 1 + projected(embedded, net.out_gain)
         wanted = convolved(h * gain[:, :, None, None], net.out_conv, padding=1)
         assert wanted.std() > 0.1
         assert torch.allclose(net(x, value).double(), wanted, rtol=0, atol=1e-4 * wanted.std().item())

@@ -27,9 +27,7 @@ SIZE = 4
 @pytest.fixture(scope="module", params=["layer norm", "batch norm"])
 def trained(request, tmp_path_factory):
     """A model with weights that are not those at the start, whose averages differ from them."""
-    run = tiny.training(tiny.recipe(request.param, optim__warmup=0, optim__decay="constant"))
-    for _ in range(12):
-        run.advance()
+    run = tiny.training(tiny.recipe(request.param, optim__warmup=0, optim__decay="constant"), updates=12)
     folder = tmp_path_factory.mktemp("run")
     documents = run.documents()
     documents["state"]["runtime"] |= {"micro_batch": SIZE}
@@ -94,9 +92,7 @@ NARROW = {"sampled_on": "cosine", "sampled_on__min_signal": "0.1", "sampled_on__
 def test_the_python_of_the_readme_runs_and_its_two_ways_to_sample_agree(tmp_path, monkeypatch, changes):
     """`sample` gives the bits of its steps, whatever the recipe samples with."""
     chosen = tiny.recipe(sampler="dpm_solver", grid="uniform_log_snr", grid__end="1", **changes)
-    run = tiny.training(chosen)
-    for _ in range(5):
-        run.advance()
+    run = tiny.training(chosen, updates=5)
     documents = run.documents()
     documents["state"]["runtime"] |= {"precision": "bf16", "micro_batch": 16}
     checkpoint.save(tmp_path / "checkpoints", run.step, run.tensors(), documents)
@@ -144,9 +140,9 @@ def test_averaged_and_raw_weights_make_other_images(trained):
 
 
 def test_every_average_of_a_run_can_be_loaded_by_its_name(tmp_path):
-    run = tiny.training(tiny.recipe("batch norm", ema="exponential", ema__decay="0.9", ema__more="0.1,0"))
-    for _ in range(4):
-        run.advance()
+    run = tiny.training(
+        tiny.recipe("batch norm", ema="exponential", ema__decay="0.9", ema__more="0.1,0"), updates=4
+    )
     checkpoint.save(tmp_path / "checkpoints", run.step, run.tensors(), run.documents())
     for weights, profile in (("ema", "default"), ("0.1", "0.1"), ("0", "0")):
         trained = load(tmp_path, weights)

@@ -22,8 +22,7 @@ from ddim.runs.provenance import list_versions, sampling_record
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    run = tiny.training()
-    run.advance()
+    run = tiny.training(updates=1)
     folder = tmp_path_factory.mktemp("run")
     checkpoint.save(folder / "checkpoints", run.step, run.tensors(), run.documents())
     return folder

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from ddim.data import Images, split_images
@@ -18,6 +19,7 @@ from ddim.runs import checkpoint
 from ddim.runs.codec import override
 from ddim.runs.recipe import Data, Optim, Recipe, Report
 from ddim.training import Callback, Machine
+from ddim.training import train as train_run
 from ddim.training.loop import Plan, Training
 from ddim.training.start import measure_pixels
 
@@ -30,6 +32,8 @@ NETS = {
     "group norm": DDPMUNetSpec(width=8, multipliers=(1, 2), blocks=1, attention=(False, True), groups=4),
     "keras": ResidualUNetSpec(widths=(8, 16), middle=(16,), depth=1, embedding=8, keras=True),
 }
+VARIANCE = DDPMUNetSpec(8, (1, 2), 1, (False, True), groups=4, dropout=0.0, outputs=2)
+"""A network that learns the variance too."""
 BASE = Recipe(
     name="tiny",
     data=Data(source="blossoms:40", size=(32, 32), validation=0.2),
@@ -60,11 +64,26 @@ def images(n=40, size=(32, 32), channels=3):
     return Images(pixels, None, (), names, hashlib.sha256(pixels.tobytes()).hexdigest())
 
 
-def training(chosen=BASE, source=None):
-    """A training at step 0, of images in memory."""
+def training(chosen=BASE, source=None, updates=0):
+    """A training after so many updates, on images in memory."""
     source = source or images()
     parts = split_images(source, chosen.data.validation, chosen.seed)
-    return Training(chosen, parts, measure_pixels(chosen, parts), Runtime(), Plan(chosen.images))
+    run = Training(chosen, parts, measure_pixels(chosen, parts), Runtime(), Plan(chosen.images))
+    for _ in range(updates):
+        run.advance()
+    return run
+
+
+def train(recipe, folder, data=None, **options):
+    """Train a run on this machine; returns its folder."""
+    return train_run(data, recipe, **{"out": folder, "machine": MACHINE, **options})
+
+
+def train_until_crash(recipe, folder, *callbacks, **options):
+    """Train a run until a callback cuts the power; returns its folder."""
+    with pytest.raises(PowerCutError):
+        train(recipe, folder, callbacks=callbacks, **options)
+    return folder
 
 
 def bits(run):
@@ -90,12 +109,12 @@ def gradients(run):
     return found, loss
 
 
-def digests(folder):
-    """SHA-256 of each tensor file of the newest checkpoint of a run folder."""
+def digests(folder, files=3):
+    """SHA-256 of each tensor file of the newest checkpoint of a run folder, which must be so many."""
     path = checkpoint.find_newest(folder / "checkpoints")
-    files = sorted(path.rglob("*.safetensors"))
-    assert len(files) == 3
-    found = {str(f.relative_to(path)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    paths = sorted(path.rglob("*.safetensors"))
+    assert len(paths) == files
+    found = {str(f.relative_to(path)): hashlib.sha256(f.read_bytes()).hexdigest() for f in paths}
     return {"step": path.name, **found}
 
 
@@ -115,3 +134,31 @@ class At(Callback):
         """See `Callback`."""
         if training.step == self.step:
             self.act(training)
+
+
+def check_same_run(folder, whole, files=3):
+    """Check that two runs end with the same bits and logged the same numbers."""
+    assert digests(folder, files) == digests(whole, files)
+    assert metrics(folder) == metrics(whole)
+
+
+class PowerCutError(Exception):
+    """A power cut, as far as a process can tell."""
+
+
+def crash(*_):
+    """Cut the power."""
+    raise PowerCutError
+
+
+class CrashAtSave(Callback):
+    """Crashes right after the n-th checkpoint of this process."""
+
+    def __init__(self, n):
+        self.left = n
+
+    def on_checkpoint(self, training, path):
+        """See `Callback`."""
+        self.left -= 1
+        if not self.left:
+            raise PowerCutError

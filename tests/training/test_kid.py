@@ -14,7 +14,7 @@ from ddim.metrics.kid import kid
 from ddim.runs import checkpoint
 from ddim.runs.generate import generate
 from ddim.runs.pipeline import load, read_run_recipe
-from ddim.training import Callback, resume, train
+from ddim.training import resume
 from ddim.training.start import open_split
 from stubs import stub
 
@@ -31,7 +31,7 @@ def values(folder, name):
 
 
 def test_each_validation_logs_the_kid_of_the_ema_weights(tmp_path):
-    folder = train(None, tiny.recipe(**CHANGES), out=tmp_path / "run", machine=tiny.MACHINE)
+    folder = tiny.train(tiny.recipe(**CHANGES), tmp_path / "run")
     found, low, high = (values(folder, name) for name in ("kid", "kid_low", "kid_high"))
     assert list(found) == [5, 10]
     trained = load(folder)
@@ -50,7 +50,7 @@ def tiny_split(trained):
 
 
 def test_without_report_kid_no_kid_is_logged(tmp_path):
-    folder = train(None, tiny.recipe(), out=tmp_path / "run", machine=tiny.MACHINE)
+    folder = tiny.train(tiny.recipe(), tmp_path / "run")
     assert not values(folder, "kid")
 
 
@@ -59,38 +59,20 @@ BAD = {"optim__lr": "0.3", "optim__decay": "constant", "optim__warmup": "0", "re
 
 def test_the_best_checkpoint_by_kid_is_kept_if_the_recipe_says_so(tmp_path):
     recipe = tiny.recipe(**CHANGES, **BAD, report__best="kid")
-    folder = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    folder = tiny.train(recipe, tmp_path / "run")
     found, errors = values(folder, "kid"), values(folder, "image_mae")
     least = min(found, key=found.get)
     assert checkpoint.find_best(folder / "checkpoints").name == f"step-{least:09d}"
     assert least != min(errors, key=errors.get), "the test must tell one from the other"
 
 
-class CrashError(Exception):
-    """A power cut, as far as a process can tell."""
-
-
-class Crash(Callback):
-    """Crashes after the n-th checkpoint."""
-
-    def __init__(self, n):
-        self.left = n
-
-    def on_checkpoint(self, training, path):
-        self.left -= 1
-        if not self.left:
-            raise CrashError
-
-
 @pytest.mark.parametrize("saves", [3, 8])
 def test_a_resumed_run_logs_the_same_kid_and_keeps_the_same_best(saves, tmp_path):
     recipe = tiny.recipe(**CHANGES, **BAD, report__best="kid")
-    whole = train(None, recipe, out=tmp_path / "whole", machine=tiny.MACHINE)
-    with pytest.raises(CrashError):
-        train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[Crash(saves)])
+    whole = tiny.train(recipe, tmp_path / "whole")
+    tiny.train_until_crash(recipe, tmp_path / "run", tiny.CrashAtSave(saves))
     resume(tmp_path / "run")
-    assert tiny.metrics(tmp_path / "run") == tiny.metrics(whole)
-    assert tiny.digests(tmp_path / "run") == tiny.digests(whole)
+    tiny.check_same_run(tmp_path / "run", whole)
     best = [checkpoint.find_best(folder / "checkpoints").name for folder in (whole, tmp_path / "run")]
     assert best[0] == best[1]
     state = checkpoint.read_document(checkpoint.find_newest(tmp_path / "run" / "checkpoints"), "state")
@@ -101,22 +83,22 @@ def test_the_features_of_the_reference_are_computed_once(tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     seen = []
     monkeypatch.setattr("ddim.training.kid.load_extractor", lambda: stub(seen))
-    train(None, tiny.recipe(**CHANGES), out=tmp_path / "one", machine=tiny.MACHINE)
+    tiny.train(tiny.recipe(**CHANGES), tmp_path / "one")
     assert sum(seen) == 30 + 2 * 32
-    train(None, tiny.recipe(**CHANGES), out=tmp_path / "two", machine=tiny.MACHINE)
+    tiny.train(tiny.recipe(**CHANGES), tmp_path / "two")
     assert sum(seen) == 30 + 4 * 32
 
 
 def test_impossible_kid_is_refused_before_there_is_a_folder(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="at least 20 validation images, got 8: raise data.validation"):
-        train(None, tiny.recipe(report__kid="20"), out=tmp_path / "run", machine=tiny.MACHINE)
+        tiny.train(tiny.recipe(report__kid="20"), tmp_path / "run")
 
     def find():
         raise UserError("the features need a package: pip install 'ddim[metrics]'")
 
     monkeypatch.setattr("ddim.training.kid.load_extractor", find)
     with pytest.raises(UserError, match="pip install"):
-        train(None, tiny.recipe(**CHANGES), out=tmp_path / "run", machine=tiny.MACHINE)
+        tiny.train(tiny.recipe(**CHANGES), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -137,7 +119,7 @@ def test_recipes_with_impossible_kid_are_refused(changes, sentence):
 def test_the_best_checkpoint_is_given_by_its_name(tmp_path, capsys):
     """RUN/best is no folder, but every command that looks at a run takes it."""
     recipe = tiny.recipe(**CHANGES, **BAD)
-    run = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    run = tiny.train(recipe, tmp_path / "run")
     errors = values(run, "image_mae")
     least = min(errors, key=errors.get)
     trained = load(run / "best")
@@ -160,6 +142,6 @@ def test_the_best_checkpoint_is_given_by_its_name(tmp_path, capsys):
 
 def test_a_missing_best_checkpoint_is_refused(tmp_path, capsys):
     recipe = tiny.recipe(**{**CHANGES, "data__validation": "0", "report__kid": "0"})
-    run = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    run = tiny.train(recipe, tmp_path / "run")
     assert main(["sample", str(run / "best")]) == 2
     assert "has no best checkpoint: it has measured nothing yet" in capsys.readouterr().err

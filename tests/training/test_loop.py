@@ -62,8 +62,7 @@ def warm_recipe(**changes):
 
 def test_an_update_draws_one_time_in_each_equal_slice(monkeypatch):
     for _ in range(3):
-        run = tiny.training()
-        run.advance()
+        run = tiny.training(updates=1)
         _, rows, *_ = recorded(run, monkeypatch)
         slices = sorted(math.ceil(t * 8) for t, *_ in rows)
         assert slices == list(range(1, 9))
@@ -141,8 +140,7 @@ def test_the_dropout_of_a_step_is_not_that_of_another(monkeypatch):
         return masks[-1]
 
     monkeypatch.setattr(blocks, "draw_mask", noting)
-    run = tiny.training(tiny.recipe("group norm"))
-    run.advance()
+    run = tiny.training(tiny.recipe("group norm"), updates=1)
     a = len(masks)
     run.advance()
     assert a == len(masks) // 2 > 1
@@ -268,9 +266,7 @@ def test_further_averages_change_nothing_else_of_a_run():
 
 @pytest.mark.parametrize("net", tiny.NETS)
 def test_a_validation_leaves_the_training_untouched(net):
-    run = tiny.training(tiny.recipe(net))
-    for _ in range(3):
-        run.advance()
+    run = tiny.training(tiny.recipe(net), updates=3)
     before = tiny.bits(run)
     assert {"noise_mae", "image_mae"} < set(validate(run))
     assert tiny.different(before, tiny.bits(run)) == []
@@ -279,9 +275,7 @@ def test_a_validation_leaves_the_training_untouched(net):
 
 @pytest.mark.parametrize("net", tiny.NETS)
 def test_the_weights_come_back_even_when_a_validation_fails(net):
-    run = tiny.training(tiny.recipe(net))
-    for _ in range(3):
-        run.advance()
+    run = tiny.training(tiny.recipe(net), updates=3)
     before = tiny.bits(run)
     with contextlib.suppress(KeyboardInterrupt), run.averaged() as model:
         assert tiny.different(ema.select_averaged(model), run.average) == []
@@ -292,9 +286,7 @@ def test_the_weights_come_back_even_when_a_validation_fails(net):
 
 
 def test_a_validation_uses_the_ema_weights_and_is_always_the_same():
-    run = tiny.training(tiny.recipe(report__validation_images="7"))
-    for _ in range(6):
-        run.advance()
+    run = tiny.training(tiny.recipe(report__validation_images="7"), updates=6)
     found = validate(run)
     assert validate(run) == found
     with torch.no_grad():
@@ -307,8 +299,7 @@ def test_a_validation_uses_the_ema_weights_and_is_always_the_same():
 
 
 def test_a_validation_does_not_depend_on_the_micro_batch():
-    run = tiny.training(tiny.recipe(report__validation_images="7"))
-    run.advance()
+    run = tiny.training(tiny.recipe(report__validation_images="7"), updates=1)
     found = validate(run)
     run.runtime = replace(run.runtime, micro_batch=3)
     for name, value in validate(run).items():
@@ -327,8 +318,7 @@ def test_a_network_that_predicts_zero_has_the_mean_noise_as_its_error():
 
 
 def test_the_errors_by_log_snr_add_up_to_the_whole():
-    run = tiny.training(tiny.recipe(report__validation_images="400"), tiny.images(500))
-    run.advance()
+    run = tiny.training(tiny.recipe(report__validation_images="400"), tiny.images(500), updates=1)
     found = validate(run)
     times = (torch.arange(100, dtype=torch.float64) + 0.5) / 100
     bins = (run.recipe.schedule(times).log_snr / 2).floor() * 2
@@ -368,8 +358,7 @@ def test_without_validation_images_there_is_no_validation():
 
 
 def test_a_training_starts_from_another_runs_weights_in_the_averages_too():
-    parent = tiny.training(tiny.recipe(seed=5))
-    parent.advance()
+    parent = tiny.training(tiny.recipe(seed=5), updates=1)
     child = tiny.training(replace(tiny.BASE, ema=Power(6.94, (1.0,))))
     child.start_from(parent.model.state_dict())
     state = parent.model.state_dict()
@@ -418,9 +407,7 @@ def test_images_are_augmented_by_the_labels_that_the_network_gets(monkeypatch):
     seen, sound = [], Objective.__call__
     monkeypatch.setattr(Objective, "__call__", lambda self, *given: seen.append(given) or sound(self, *given))
     for recipe in (tiny.AUGMENTED, override(tiny.AUGMENTED, {"augment.probability": 0})):
-        run = tiny.training(recipe)
-        for _ in range(4):
-            run.advance()
+        tiny.training(recipe, updates=4)
     told = [denoise.augment for denoise, *_ in seen[:4]]
     for (_, x0, t, eps, _), (plain, *wanted), labels in zip(seen[:4], seen[4:], told, strict=True):
         assert isinstance(plain, Model)

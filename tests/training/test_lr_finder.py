@@ -7,7 +7,6 @@ from PIL import Image
 
 import tiny
 from ddim.errors import UserError
-from ddim.training import train
 from ddim.training.lr_finder import Curve, CurvePlot, find_learning_rate, range_test
 
 
@@ -62,10 +61,8 @@ def test_no_range_test_is_made_for_a_recipe_that_cannot_be_trained():
 def test_a_run_after_a_range_test_starts_from_untouched_weights_and_keeps_the_plot(tmp_path):
     recipe = tiny.recipe()
     curve = find_learning_rate(recipe, tiny.MACHINE)
-    drawn = train(
-        None, recipe, out=tmp_path / "drawn", machine=tiny.MACHINE, callbacks=[CurvePlot(curve, recipe)]
-    )
-    plain = train(None, recipe, out=tmp_path / "plain", machine=tiny.MACHINE)
+    drawn = tiny.train(recipe, tmp_path / "drawn", callbacks=[CurvePlot(curve, recipe)])
+    plain = tiny.train(recipe, tmp_path / "plain")
     assert tiny.digests(drawn) == tiny.digests(plain)
     with Image.open(drawn / "lr-finder.png") as image:
         assert min(image.size) > 200
@@ -73,7 +70,7 @@ def test_a_run_after_a_range_test_starts_from_untouched_weights_and_keeps_the_pl
 
 
 def test_the_range_test_of_a_run_from_another_uses_its_weights(tmp_path):
-    parent = train(None, tiny.recipe(optim__lr=0.01), out=tmp_path / "parent", machine=tiny.MACHINE)
+    parent = tiny.train(tiny.recipe(optim__lr=0.01), tmp_path / "parent")
     fresh, begun = (find_learning_rate(tiny.recipe(), tiny.MACHINE, source) for source in (None, parent))
     # A network that has learnt errs less at rates too small to teach it anything.
     assert begun.losses[0] < fresh.losses[0]

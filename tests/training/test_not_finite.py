@@ -12,7 +12,7 @@ from ddim.cli import main
 from ddim.diffusion.loss import Objective
 from ddim.errors import NotFinite
 from ddim.runs import checkpoint
-from ddim.training import Callback, resume, train
+from ddim.training import Callback, resume
 
 KINDS = [
     (where, value) for where in ("loss", "gradient", "data") for value in (math.nan, math.inf, -math.inf)
@@ -102,7 +102,7 @@ def test_weights_that_are_not_finite_end_the_run_and_are_never_saved(step, value
     folder = tmp_path / "run"
     recipe = tiny.recipe(report__checkpoint="0")
     with pytest.raises(NotFinite, match=f"at step {step + 3}"):
-        train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[Ruin(step, value)])
+        tiny.train(recipe, folder, callbacks=[Ruin(step, value)])
     newest = checkpoint.find_newest(folder / "checkpoints")
     assert newest.name == f"step-{saved:09d}"
     for name in ("model", "ema/default", "optimizer"):
@@ -113,10 +113,10 @@ def test_weights_that_are_not_finite_end_the_run_and_are_never_saved(step, value
 
 
 def test_a_run_that_broke_down_can_be_resumed(tmp_path):
-    whole = train(None, tiny.recipe(), out=tmp_path / "whole", machine=tiny.MACHINE)
+    whole = tiny.train(tiny.recipe(), tmp_path / "whole")
     folder = tmp_path / "run"
     with pytest.raises(NotFinite):
-        train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[Ruin(6)])
+        tiny.train(tiny.recipe(), folder, callbacks=[Ruin(6)])
     resume(folder)
     assert tiny.digests(folder) == tiny.digests(whole)
 
@@ -133,7 +133,7 @@ def test_a_run_whose_validation_falls_on_a_skipped_step_is_saved_and_finished(ba
             elif training.step == bad:
                 self.cure()
 
-    folder = train(None, tiny.recipe(), out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[Once()])
+    folder = tiny.train(tiny.recipe(), tmp_path / "run", callbacks=[Once()])
     assert (folder / "checkpoints" / f"step-{bad:09d}").is_dir()
     assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000010"
     # The mean of a window with a value that is not finite is not finite, and JSON has no such number.
@@ -167,5 +167,5 @@ def test_the_command_reports_a_loss_that_is_not_finite_in_one_sentence_and_exits
 
 def test_a_run_that_broke_down_before_its_first_checkpoint_says_that_there_is_none(tmp_path):
     with pytest.raises(NotFinite, match="step 4: no checkpoint was written yet; start a new run"):
-        train(None, tiny.recipe(), out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[Ruin(1)])
+        tiny.train(tiny.recipe(), tmp_path / "run", callbacks=[Ruin(1)])
     assert not (tmp_path / "run" / "checkpoints").exists()

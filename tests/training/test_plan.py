@@ -10,7 +10,7 @@ import ddim.training.run
 import tiny
 from ddim.runs import checkpoint
 from ddim.runs.recipe import Optim
-from ddim.training import Callback, resume, train
+from ddim.training import Callback, resume
 from ddim.training.loop import Plan
 
 
@@ -81,23 +81,11 @@ def clock(monkeypatch):
     return ticking
 
 
-class Stop(Callback):
-    """Ends a run from inside after a step."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step(self, training, values):
-        """See `Callback`."""
-        if training.step == self.step:
-            raise ConnectionError
-
-
 @pytest.mark.parametrize("minutes", ["0.3", "0.4"])
 def test_a_time_budget_includes_compilation_measurement_and_validations(minutes, clock, tmp_path):
     """Compilation, measurement and validations together take the given time, in whole batches."""
     recipe = tiny.recipe(images="none", minutes=minutes, report__events="4", report__validation_images="1")
-    folder = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[clock])
+    folder = tiny.train(recipe, tmp_path / "run", callbacks=[clock])
     assert clock.now - 1000 == pytest.approx(float(minutes) * 60, rel=0.03)
     state = checkpoint.read_document(checkpoint.find_newest(folder / "checkpoints"), "state")
     assert state["plan"]["total"] == state["step"] * 8
@@ -110,22 +98,20 @@ def test_a_time_budget_includes_compilation_measurement_and_validations(minutes,
 
 def test_the_total_of_a_time_budget_survives_a_resume(clock, tmp_path):
     recipe = tiny.recipe(images="none", minutes="0.3", report__validation_images="1")
-    whole = train(None, recipe, out=tmp_path / "whole", machine=tiny.MACHINE, callbacks=[clock])
+    whole = tiny.train(recipe, tmp_path / "whole", callbacks=[clock])
     clock.now = 1000.0
     folder = tmp_path / "run"
-    with pytest.raises(ConnectionError):
-        train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[clock, Stop(40)])
+    tiny.train_until_crash(recipe, folder, clock, tiny.At(40, tiny.crash))
     # A resumed run is quicker, or slower, by far: its length is written down and does not change.
     clock.update *= 10
     resume(folder, callbacks=[clock])
-    assert tiny.digests(folder) == tiny.digests(whole)
-    assert tiny.metrics(folder) == tiny.metrics(whole)
+    tiny.check_same_run(folder, whole)
 
 
 def test_a_budget_that_is_over_before_the_pace_is_known_ends_at_once(clock, tmp_path):
     clock.first = 60.0
     recipe = tiny.recipe(images="none", minutes="0.3", report__validation_images="1")
-    folder = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[clock])
+    folder = tiny.train(recipe, tmp_path / "run", callbacks=[clock])
     state = checkpoint.read_document(checkpoint.find_newest(folder / "checkpoints"), "state")
     assert state["plan"]["total"] == state["step"] * 8
     assert clock.now - 1000 < 65

@@ -16,32 +16,12 @@ from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.schedules import LinearBeta
 from ddim.diffusion.time_sampling import LossAware
 from ddim.errors import UserError
-from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.ema import Exponential, Power
 from ddim.runs import checkpoint
+from ddim.runs.codec import override
 from ddim.runs.pipeline import load_state
 from ddim.runs.state import RunState
-from ddim.training import Callback, resume, train
-
-
-class PowerCutError(Exception):
-    """A power cut, as far as a process can tell."""
-
-
-def crash(*_):
-    raise PowerCutError
-
-
-class CrashAtSave(Callback):
-    """Crashes right after the n-th checkpoint of this process."""
-
-    def __init__(self, n):
-        self.left = n
-
-    def on_checkpoint(self, training, path):
-        self.left -= 1
-        if not self.left:
-            raise PowerCutError
+from ddim.training import resume
 
 
 def restored(run, folder):
@@ -55,11 +35,7 @@ def restored(run, folder):
 
 def compare_restored(recipe, stop, steps, folder):
     """A run restored after `stop` of its steps, and one that was not, are the same after all of them."""
-    whole, first = tiny.training(recipe), tiny.training(recipe)
-    for _ in range(steps):
-        whole.advance()
-    for _ in range(stop):
-        first.advance()
+    whole, first = (tiny.training(recipe, updates=n) for n in (steps, stop))
     second = restored(first, folder)
     assert tiny.different(tiny.bits(first), tiny.bits(second)) == []
     for _ in range(steps - stop):
@@ -71,8 +47,7 @@ def compare_restored(recipe, stop, steps, folder):
 @pytest.mark.parametrize("net", tiny.NETS)
 @pytest.mark.parametrize(("parts", "stop"), [(1, 1), (1, 4), (2, 5)])
 def test_steps_after_a_restore_are_those_without_one(net, parts, stop, tmp_path):
-    recipe = tiny.recipe(net, optim__accumulate=parts)
-    compare_restored(recipe, stop, 8, tmp_path)
+    compare_restored(tiny.recipe(net, optim__accumulate=parts), stop, 8, tmp_path)
 
 
 def test_augmented_steps_after_a_restore_are_those_without_one(tmp_path):
@@ -89,27 +64,20 @@ def test_steps_after_a_restore_of_several_averages_are_those_without_one(tmp_pat
 def test_a_run_with_labels_that_crashed_ends_as_the_undisturbed_one(tmp_path):
     """Which labels are withheld is no state; how many classes there are is in the recipe that is saved."""
     recipe = tiny.recipe(data__labels=True, data__unlabelled=0.5, report__checkpoint="0")
-    whole = train(None, recipe, out=tmp_path / "whole", machine=tiny.MACHINE)
-    folder = tmp_path / "run"
-    with pytest.raises(PowerCutError):
-        train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(3, crash)])
-    with pytest.raises(PowerCutError):
-        resume(folder, callbacks=[tiny.At(7, crash)])
+    whole = tiny.train(recipe, tmp_path / "whole")
+    folder = tiny.train_until_crash(recipe, tmp_path / "run", tiny.At(3, tiny.crash))
+    with pytest.raises(tiny.PowerCutError):
+        resume(folder, callbacks=[tiny.At(7, tiny.crash)])
     resume(folder)
-    assert tiny.digests(folder) == tiny.digests(whole)
-    assert tiny.metrics(folder) == tiny.metrics(whole)
+    tiny.check_same_run(folder, whole)
     saved = checkpoint.read_document(checkpoint.find_newest(folder / "checkpoints"), "recipe")
-    assert (
-        saved["net"]["classes"]
-        == json.loads((folder / "run.json").read_text())["recipe"]["net"]["classes"]
-        == 12
-    )
+    begun = json.loads((folder / "run.json").read_text())["recipe"]
+    assert saved["net"]["classes"] == begun["net"]["classes"] == 12
 
 
 def test_a_restored_moment_has_the_memory_format_of_its_weight(tmp_path):
     """The fused optimiser walks memory: elsewhere each moment would meet another weight."""
-    first = tiny.training()
-    first.advance()
+    first = tiny.training(updates=1)
     second = restored(first, tmp_path)
     assert any(p.dim() == 4 and not p.is_contiguous() for p in second.parameters.values())
     for parameter, slot in second.optimizer.state.items():
@@ -126,7 +94,7 @@ def whole(tmp_path_factory):
         key = (net, *changes.items())
         if key not in made:
             folder = tmp_path_factory.mktemp("whole") / "run"
-            made[key] = train(None, tiny.recipe(net, **changes), out=folder, machine=tiny.MACHINE)
+            made[key] = tiny.train(tiny.recipe(net, **changes), folder)
         return made[key]
 
     return run
@@ -135,19 +103,9 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize(("net", "stop"), [("layer norm", 1), ("layer norm", 9), ("batch norm", 6)])
 def test_a_run_that_crashed_at_any_step_ends_as_the_undisturbed_one(net, stop, whole, tmp_path):
     # Checkpoints at different steps than the undisturbed run has them: it must not matter.
-    changes = {"report__checkpoint": "0"}
-    folder = tmp_path / "run"
-    with pytest.raises(PowerCutError):
-        train(
-            None,
-            tiny.recipe(net, **changes),
-            out=folder,
-            machine=tiny.MACHINE,
-            callbacks=[tiny.At(stop, crash)],
-        )
-    resume(folder)
-    assert tiny.digests(folder) == tiny.digests(whole(net))
-    assert tiny.metrics(folder) == tiny.metrics(whole(net))
+    recipe = tiny.recipe(net, report__checkpoint="0")
+    folder = resume(tiny.train_until_crash(recipe, tmp_path / "run", tiny.At(stop, tiny.crash)))
+    tiny.check_same_run(folder, whole(net))
     names = [path.name for path in sorted((folder / "samples").iterdir())]
     assert names == ["step-000000005.png", "step-000000010.png"]
     for name in names:
@@ -157,49 +115,34 @@ def test_a_run_that_crashed_at_any_step_ends_as_the_undisturbed_one(net, stop, w
 @pytest.mark.parametrize("saves", [4, 5, 6, 10])
 def test_a_run_that_crashed_after_any_save_ends_as_the_undisturbed_one(saves, whole, tmp_path):
     """With a save each step there is one just before each event, were the event not waited for."""
-    folder = tmp_path / "run"
     recipe = tiny.recipe(report__checkpoint="0")
-    with pytest.raises(PowerCutError):
-        train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[CrashAtSave(saves)])
-    resume(folder)
-    assert tiny.digests(folder) == tiny.digests(whole("layer norm"))
-    assert tiny.metrics(folder) == tiny.metrics(whole("layer norm"))
+    folder = resume(tiny.train_until_crash(recipe, tmp_path / "run", tiny.CrashAtSave(saves)))
+    tiny.check_same_run(folder, whole("layer norm"))
 
 
 def test_a_run_that_crashed_at_every_step_ends_as_the_undisturbed_one(whole, tmp_path):
-    folder, crashes = tmp_path / "run", 0
     recipe = tiny.recipe(report__checkpoint="0")
-    try:
-        train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[CrashAtSave(1)])
-    except PowerCutError:
-        crashes += 1
-    while crashes < 10:
-        with pytest.raises(PowerCutError):
-            resume(folder, callbacks=[CrashAtSave(1)])
-        crashes += 1
-    assert tiny.digests(folder) == tiny.digests(whole("layer norm"))
-    assert tiny.metrics(folder) == tiny.metrics(whole("layer norm"))
+    folder = tiny.train_until_crash(recipe, tmp_path / "run", tiny.CrashAtSave(1))
+    for _ in range(9):
+        with pytest.raises(tiny.PowerCutError):
+            resume(folder, callbacks=[tiny.CrashAtSave(1)])
+    tiny.check_same_run(folder, whole("layer norm"))
 
 
 def test_lines_logged_after_the_checkpoint_are_not_logged_twice(whole, tmp_path):
-    folder = tmp_path / "run"
-    with pytest.raises(PowerCutError):
-        train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(9, crash)])
+    folder = tiny.train_until_crash(tiny.recipe(), tmp_path / "run", tiny.At(9, tiny.crash))
     assert [line["step"] for line in tiny.metrics(folder)] == [3, 5, 6, 9]
     resume(folder)
     assert tiny.metrics(folder) == tiny.metrics(whole("layer norm"))
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again_with_its_recorded_choices(whole, tmp_path):
-    folder = tmp_path / "run"
-    with pytest.raises(PowerCutError):
-        train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(2, crash)])
+    folder = tiny.train_until_crash(tiny.recipe(), tmp_path / "run", tiny.At(2, tiny.crash))
     assert checkpoint.find_newest(folder / "checkpoints") is None
     # Killed even earlier: between the two documents.
     (folder / "recipe.yaml").unlink()
     resume(folder)
-    assert tiny.digests(folder) == tiny.digests(whole("layer norm"))
-    assert tiny.metrics(folder) == tiny.metrics(whole("layer norm"))
+    tiny.check_same_run(folder, whole("layer norm"))
     assert (folder / "recipe.yaml").read_text() == (whole("layer norm") / "recipe.yaml").read_text()
 
 
@@ -208,28 +151,20 @@ def test_the_folder_of_a_run_killed_before_its_first_file_can_be_used(whole, tmp
     folder.mkdir()
     (folder / ".lock").touch()
     (folder / ".tmp-123-run.json").write_text("{")
-    train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE)
+    tiny.train(tiny.recipe(), folder)
     assert tiny.digests(folder) == tiny.digests(whole("layer norm"))
 
 
 def test_a_damaged_newest_checkpoint_is_replaced_by_the_one_before(whole, tmp_path):
-    folder = tmp_path / "run"
-    with pytest.raises(PowerCutError):
-        train(
-            None,
-            tiny.recipe(report__checkpoint="0"),
-            out=folder,
-            machine=tiny.MACHINE,
-            callbacks=[CrashAtSave(7)],
-        )
+    recipe = tiny.recipe(report__checkpoint="0")
+    folder = tiny.train_until_crash(recipe, tmp_path / "run", tiny.CrashAtSave(7))
     newest = checkpoint.find_newest(folder / "checkpoints")
     content = bytearray((newest / "optimizer.safetensors").read_bytes())
     content[-3] ^= 1
     (newest / "optimizer.safetensors").write_bytes(content)
     with pytest.warns(UserWarning, match="damaged-step-000000007-1"):
         resume(folder)
-    assert tiny.digests(folder) == tiny.digests(whole("layer norm"))
-    assert tiny.metrics(folder) == tiny.metrics(whole("layer norm"))
+    tiny.check_same_run(folder, whole("layer norm"))
 
 
 def test_a_finished_run_is_left_as_it_is(whole):
@@ -242,7 +177,7 @@ def test_a_finished_run_is_left_as_it_is(whole):
 def test_the_best_and_the_newest_two_checkpoints_are_kept(tmp_path):
     # A rate that ruins the weights after a good start: the best is an early one.
     recipe = tiny.recipe(optim__lr="0.3", optim__decay="constant", optim__warmup="0", report__events="10")
-    folder = train(None, recipe, out=tmp_path / "run", machine=tiny.MACHINE)
+    folder = tiny.train(recipe, tmp_path / "run")
     errors = {line["step"]: line["image_mae"] for line in tiny.metrics(folder) if "image_mae" in line}
     assert len(errors) == 10
     kept = {int(path.name[5:]) for path in (folder / "checkpoints").iterdir()}
@@ -254,20 +189,16 @@ def test_the_best_and_the_newest_two_checkpoints_are_kept(tmp_path):
 def test_a_resumed_run_remembers_the_best_value(tmp_path):
     """Else the first validation after a resume would be the best, however bad."""
     recipe = tiny.recipe(optim__lr="0.3", optim__decay="constant", optim__warmup="0", report__events="10")
-    whole = train(None, recipe, out=tmp_path / "whole", machine=tiny.MACHINE)
+    whole = tiny.train(recipe, tmp_path / "whole")
     errors = {line["step"]: line["image_mae"] for line in tiny.metrics(whole) if "image_mae" in line}
     least = min(errors, key=errors.get)
     assert least < 7
-    folder = tmp_path / "run"
-    with pytest.raises(PowerCutError):
-        train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[CrashAtSave(8)])
-    resume(folder)
+    folder = resume(tiny.train_until_crash(recipe, tmp_path / "run", tiny.CrashAtSave(8)))
     assert checkpoint.find_best(folder / "checkpoints").name == f"step-{least:09d}"
 
 
 def test_a_run_whose_images_changed_is_not_resumed(tmp_path):
-    first = tiny.training()
-    first.advance()
+    first = tiny.training(updates=1)
     other = tiny.training(source=tiny.images(41))
     with pytest.raises(UserError, match="data has changed since the run began"):
         other.restore(first.tensors(), RunState.from_json(first.documents()["state"]))
@@ -280,7 +211,7 @@ def test_a_run_whose_images_are_gone_says_where_they_were_expected(saved, tmp_pa
     for k in range(16):
         (tmp_path / "flower").mkdir(exist_ok=True)
         Image.fromarray(np.full((32, 32, 3), 16 * k, np.uint8)).save(tmp_path / "flower" / f"{k}.png")
-    train("flower", tiny.recipe(images=16), out=tmp_path / "run", machine=tiny.MACHINE)
+    tiny.train(tiny.recipe(images=16), tmp_path / "run", data="flower")
     if not saved:
         shutil.rmtree(tmp_path / "run" / "checkpoints")
     (tmp_path / "else").mkdir()
@@ -300,8 +231,7 @@ def test_a_folder_that_is_no_run_is_not_resumed(tmp_path):
 
 
 def test_sums_that_are_not_finite_survive_the_checkpoint_as_null(tmp_path):
-    run = tiny.training()
-    run.advance()
+    run = tiny.training(updates=1)
     run.sums["loss"] = float("inf")
     state = run.documents()["state"]
     assert json.loads(json.dumps(state, allow_nan=False))["sums"]["loss"] is None
@@ -311,51 +241,28 @@ def test_sums_that_are_not_finite_survive_the_checkpoint_as_null(tmp_path):
 
 def test_a_run_of_several_averages_that_crashed_ends_as_the_undisturbed_one(tmp_path):
     recipe = replace(tiny.recipe(report__checkpoint="0"), ema=Power(6.94, (16, 2.5)))
-    whole = train(None, recipe, out=tmp_path / "whole", machine=tiny.MACHINE)
-    folder = tmp_path / "run"
-    with pytest.raises(PowerCutError):
-        train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[CrashAtSave(4)])
-    resume(folder)
-    found, wanted = (checkpoint.find_newest(run / "checkpoints") for run in (folder, whole))
-    for name in ("model", "ema/default", "ema/16", "ema/2.5", "optimizer"):
-        there, here = checkpoint.read_tensors(wanted, name), checkpoint.read_tensors(found, name)
-        assert tiny.different(here, there) == []
-    assert tiny.metrics(folder) == tiny.metrics(whole)
+    whole = tiny.train(recipe, tmp_path / "whole")
+    folder = resume(tiny.train_until_crash(recipe, tmp_path / "run", tiny.CrashAtSave(4)))
+    tiny.check_same_run(folder, whole, files=5)
+
+
+HYBRID = replace(tiny.BASE, net=tiny.VARIANCE, objective=Hybrid(times=LossAware(4)), schedule=LinearBeta())
 
 
 def test_losses_that_times_are_drawn_by_survive_a_resume(tmp_path):
     """The memory is full after four updates, so that the last six draw by it."""
-    net = DDPMUNetSpec(8, (1, 2), 1, (False, True), groups=4, dropout=0.0, outputs=2)
-    hybrid = Hybrid(times=LossAware(4, history=4, uniform=0.01))
-    recipe = replace(
-        tiny.BASE,
-        net=net,
-        objective=hybrid,
-        schedule=LinearBeta(),
-        report=replace(tiny.BASE.report, checkpoint=0.0),
-    )
-    whole = train(None, recipe, out=tmp_path / "whole", machine=tiny.MACHINE)
-    folder = tmp_path / "run"
-    with pytest.raises(PowerCutError):
-        train(None, recipe, out=folder, machine=tiny.MACHINE, callbacks=[CrashAtSave(7)])
-    resume(folder)
-    found, wanted = (checkpoint.find_newest(run / "checkpoints") for run in (folder, whole))
-    names = ("model", "ema/default", "optimizer", "times")
-    for name in names:
-        there, here = checkpoint.read_tensors(wanted, name), checkpoint.read_tensors(found, name)
-        assert tiny.different(here, there) == []
-    counts = checkpoint.read_tensors(found, "times")["counts"]
+    aware = replace(HYBRID, objective=Hybrid(times=LossAware(4, history=4, uniform=0.01)))
+    recipe = override(aware, {"report.checkpoint": 0})
+    whole = tiny.train(recipe, tmp_path / "whole")
+    folder = resume(tiny.train_until_crash(recipe, tmp_path / "run", tiny.CrashAtSave(7)))
+    tiny.check_same_run(folder, whole, files=4)
+    counts = checkpoint.read_tensors(checkpoint.find_newest(folder / "checkpoints"), "times")["counts"]
     assert counts.sum() == 80
     assert counts.float().std() > 0
-    assert tiny.metrics(folder) == tiny.metrics(whole)
 
 
 def test_losses_of_a_skipped_update_are_not_remembered(monkeypatch):
-    net = DDPMUNetSpec(8, (1, 2), 1, (False, True), groups=4, dropout=0.0, outputs=2)
-    run = tiny.training(
-        replace(tiny.BASE, net=net, objective=Hybrid(times=LossAware(4)), schedule=LinearBeta())
-    )
-    run.advance()
+    run = tiny.training(HYBRID, updates=1)
     before = run.memory.counts.clone()
     assert before.sum() == 8
     sound = Hybrid.__call__

@@ -22,7 +22,7 @@ from ddim.training.start import measure_pixels
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory):
     """A finished run."""
-    return train(None, tiny.recipe(), out=tmp_path_factory.mktemp("parent") / "run", machine=tiny.MACHINE)
+    return tiny.train(tiny.recipe(), tmp_path_factory.mktemp("parent") / "run")
 
 
 def contents(folder):
@@ -67,7 +67,7 @@ def test_the_losses_logged_are_the_means_since_the_last_line(tmp_path):
         def on_step(self, training, values):
             seen.append(values)
 
-    folder = train(None, tiny.recipe(), out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[Note()])
+    folder = tiny.train(tiny.recipe(), tmp_path / "run", callbacks=[Note()])
     for line in tiny.metrics(folder):
         if "loss" in line:
             window = seen[line["step"] - 3 : line["step"]]
@@ -97,7 +97,7 @@ def test_callbacks_are_called_in_order_and_after_the_checkpoint(tmp_path):
         def on_end(self, training):
             said.append("end")
 
-    train(None, tiny.recipe(), out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[Say()])
+    tiny.train(tiny.recipe(), tmp_path / "run", callbacks=[Say()])
     assert said == ["begin", *range(1, 6), "saved", "event", *range(6, 11), "saved", "event", "end"]
 
 
@@ -111,7 +111,7 @@ def test_a_run_from_another_starts_with_its_ema_weights_and_its_pixels(parent, t
     start = Begin()
     # Other images, so that its own pixels would be others.
     recipe = replace(tiny.recipe(images=8), data=Data("blossoms:24", (32, 32), validation=0.5))
-    child = train(None, recipe, out=tmp_path / "run", source=parent, machine=tiny.MACHINE, callbacks=[start])
+    child = tiny.train(recipe, tmp_path / "run", source=parent, callbacks=[start])
     averaged, raw = ddim.load(parent), ddim.load(parent, weights="raw")
     for name, value in averaged.model.state_dict().items():
         assert torch.equal(start.bits[f"model/{name}"], value)
@@ -120,27 +120,17 @@ def test_a_run_from_another_starts_with_its_ema_weights_and_its_pixels(parent, t
     )
     assert start.pixels == averaged.pixels
     plain = Begin()
-    train(None, recipe, out=tmp_path / "plain", machine=tiny.MACHINE, callbacks=[plain])
+    tiny.train(recipe, tmp_path / "plain", callbacks=[plain])
     assert plain.pixels != averaged.pixels
     facts = json.loads((child / "run.json").read_text())
     assert (facts["source"], facts["source_sha256"]) == (str(parent), averaged.checkpoint.sha256)
     assert json.loads((tmp_path / "plain" / "run.json").read_text())["source_sha256"] is None
 
 
-class PowerCutError(Exception):
-    """What ends a run at once."""
-
-
-def crash(training):
-    raise PowerCutError
-
-
 def test_a_run_that_was_killed_early_starts_again_from_the_same_weights_or_not_at_all(parent, tmp_path):
     moved = tmp_path / "parent"
     shutil.copytree(parent, moved)
-    words = {"out": tmp_path / "run", "source": moved, "machine": tiny.MACHINE}
-    with pytest.raises(PowerCutError):
-        train(None, tiny.recipe(), **words, callbacks=[tiny.At(2, crash)])
+    tiny.train_until_crash(tiny.recipe(), tmp_path / "run", tiny.At(2, tiny.crash), source=moved)
     shutil.rmtree(moved / "checkpoints" / "step-000000010")
     before = contents(tmp_path)
     with pytest.raises(UserError, match="that has since been replaced"):
@@ -149,17 +139,8 @@ def test_a_run_that_was_killed_early_starts_again_from_the_same_weights_or_not_a
 
 
 def test_a_run_from_another_that_was_killed_early_starts_from_it_again(parent, tmp_path):
-    whole = train(None, tiny.recipe(), out=tmp_path / "whole", source=parent, machine=tiny.MACHINE)
-    folder = tmp_path / "run"
-    with pytest.raises(PowerCutError):
-        train(
-            None,
-            tiny.recipe(),
-            out=folder,
-            source=parent,
-            machine=tiny.MACHINE,
-            callbacks=[tiny.At(2, crash)],
-        )
+    whole = tiny.train(tiny.recipe(), tmp_path / "whole", source=parent)
+    folder = tiny.train_until_crash(tiny.recipe(), tmp_path / "run", tiny.At(2, tiny.crash), source=parent)
     ddim.training.resume(folder)
     assert tiny.digests(folder) == tiny.digests(whole)
 
@@ -168,7 +149,7 @@ def test_a_run_started_from_another_run_uses_its_own_number_of_threads(parent, t
     used = []
     note = tiny.At(1, lambda training: used.append(torch.get_num_threads()))
     machine = replace(tiny.MACHINE, threads=3)
-    train(None, tiny.recipe(images=8), out=tmp_path / "run", source=parent, machine=machine, callbacks=[note])
+    tiny.train(tiny.recipe(images=8), tmp_path / "run", source=parent, machine=machine, callbacks=[note])
     assert json.loads((tmp_path / "run" / "run.json").read_text())["runtime"]["threads"] == 3
     assert used == [3]
 
@@ -218,28 +199,24 @@ def test_a_user_error_is_one_sentence_and_leaves_no_files(mistake, named, parent
 def test_a_folder_with_files_is_refused_before_images_are_read(tmp_path):
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty"):
-        train("nowhere/", tiny.recipe(), out=tmp_path, machine=tiny.MACHINE)
+        tiny.train(tiny.recipe(), tmp_path, data="nowhere/")
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
     with pytest.raises(UserError, match="is a file"):
-        train(None, tiny.recipe(), out=tmp_path / "note.txt", machine=tiny.MACHINE)
+        tiny.train(tiny.recipe(), tmp_path / "note.txt")
+    with pytest.raises(UserError, match="note.txt cannot be made a folder: File exists"):
+        tiny.train(tiny.recipe(), tmp_path / "note.txt" / "run")
     assert (tmp_path / "note.txt").read_text() == "mine"
 
 
-def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="file cannot be made a folder: File exists"):
-        train(None, tiny.recipe(), out=tmp_path / "file" / "run", machine=tiny.MACHINE)
-
-
 def test_an_empty_folder_is_used(tmp_path):
-    assert train(None, tiny.recipe(images=8), out=tmp_path, machine=tiny.MACHINE) == tmp_path
+    assert tiny.train(tiny.recipe(images=8), tmp_path) == tmp_path
     assert (tmp_path / "run.json").is_file()
 
 
 def test_the_recipes_images_are_used_unless_others_are_given(tmp_path):
     for data, count in ((None, 32), ("blossoms:24", 19)):
         out = tmp_path / str(count)
-        train(data, tiny.recipe(images=8), out=out, machine=tiny.MACHINE)
+        tiny.train(tiny.recipe(images=8), out, data=data)
         assert json.loads((out / "run.json").read_text())["data"]["train"] == count
 
 

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from ddim.errors import Interrupted
 from ddim.runs import checkpoint
-from ddim.training import Callback, resume, train
+from ddim.training import Callback, resume
 
 
 @pytest.fixture(autouse=True)
@@ -31,17 +31,16 @@ def send(number):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_run_within_a_step_and_a_save(number, tmp_path):
-    whole = train(None, tiny.recipe(), out=tmp_path / "whole", machine=tiny.MACHINE)
+    whole = tiny.train(tiny.recipe(), tmp_path / "whole")
     before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
     folder = tmp_path / "run"
     with pytest.raises(Interrupted) as caught:
-        train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(3, send(number))])
+        tiny.train(tiny.recipe(), folder, callbacks=[tiny.At(3, send(number))])
     assert caught.value.exit_code == 128 + number
     assert {kind: signal.getsignal(kind) for kind in before} == before
     assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000003"
     resume(folder)
-    assert tiny.digests(folder) == tiny.digests(whole)
-    assert tiny.metrics(folder) == tiny.metrics(whole)
+    tiny.check_same_run(folder, whole)
 
 
 class InEvent(Callback):
@@ -54,18 +53,17 @@ class InEvent(Callback):
 
 
 def test_a_signal_during_a_validation_loses_nothing(tmp_path):
-    whole = train(None, tiny.recipe(), out=tmp_path / "whole", machine=tiny.MACHINE)
+    whole = tiny.train(tiny.recipe(), tmp_path / "whole")
     folder = tmp_path / "run"
     with pytest.raises(Interrupted):
-        train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[InEvent()])
+        tiny.train(tiny.recipe(), folder, callbacks=[InEvent()])
     resume(folder)
-    assert tiny.digests(folder) == tiny.digests(whole)
-    assert tiny.metrics(folder) == tiny.metrics(whole)
+    tiny.check_same_run(folder, whole)
 
 
 def test_a_signal_in_the_last_step_comes_too_late(tmp_path):
     end = tiny.At(10, send(signal.SIGINT))
-    folder = train(None, tiny.recipe(), out=tmp_path / "run", machine=tiny.MACHINE, callbacks=[end])
+    folder = tiny.train(tiny.recipe(), tmp_path / "run", callbacks=[end])
     assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000010"
 
 
@@ -78,7 +76,7 @@ def test_a_second_signal_acts_at_once_and_the_first_prints_a_line(tmp_path, caps
 
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(3, twice)])
+        tiny.train(tiny.recipe(), folder, callbacks=[tiny.At(3, twice)])
     assert checkpoint.find_newest(folder / "checkpoints") is None
 
 
@@ -93,7 +91,7 @@ def test_a_run_without_its_terminal_is_saved(tmp_path, monkeypatch):
 
     folder = tmp_path / "run"
     with pytest.raises(Interrupted):
-        train(None, tiny.recipe(), out=folder, machine=tiny.MACHINE, callbacks=[tiny.At(3, stop)])
+        tiny.train(tiny.recipe(), folder, callbacks=[tiny.At(3, stop)])
     assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000003"
 
 
