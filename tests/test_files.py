@@ -3,11 +3,11 @@
 import json
 import math
 import os
-import threading
 
 import pytest
 
 from ddim.files import atomic_file, write_json, write_once
+from race import race
 
 
 def test_two_writers_of_one_file_do_not_mix_their_bytes(tmp_path):
@@ -32,21 +32,16 @@ def test_write_once_refuses_an_existing_file(tmp_path):
 
 
 def test_one_of_many_writers_creates_the_file(tmp_path):
-    barrier, won = threading.Barrier(12), []
+    won = []
 
-    def race(k):
-        barrier.wait()
+    def write(k):
         try:
             write_once(tmp_path / "page", str(k).encode())
         except FileExistsError:
             return
         won.append(k)
 
-    threads = [threading.Thread(target=race, args=(k,)) for k in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    race(write, 12)
     assert len(won) == 1
     assert (tmp_path / "page").read_text() == str(won[0])
 

@@ -33,3 +33,10 @@ def refused(command):
         return error.removeprefix("ddim: ").rstrip()
 
     return run
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,20 +1,15 @@
 """`ddim data`: what it prints, and the sheet it writes."""
 
 import argparse
-import io
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from archives import as_folder
+from bad_images import encoded
 from ddim.cli import data as command
 from ddim.errors import UserError
-
-
-def png(pixels, format="PNG"):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format)
-    return file.getvalue()
 
 
 def noise(seed, height=12, width=12):
@@ -27,19 +22,16 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     files = {
-        "rose/a.png": png(noise(0)),
-        "rose/b.png": png(noise(0)),
-        "aster/a.png": png(noise(0)),
-        "aster/c.png": png(noise(1, 6, 40)),
-        "aster/d.bmp": png(noise(2, 30, 20)[..., 0], "BMP"),
+        "rose/a.png": encoded(noise(0), "PNG"),
+        "rose/b.png": encoded(noise(0), "PNG"),
+        "aster/a.png": encoded(noise(0), "PNG"),
+        "aster/c.png": encoded(noise(1, 6, 40), "PNG"),
+        "aster/d.bmp": encoded(noise(2, 30, 20)[..., 0], "BMP"),
         "aster/broken\x1b[31m.png": b"",
-        "aster/torn.png": png(noise(3))[:-40],
+        "aster/torn.png": encoded(noise(3), "PNG")[:-40],
         "notes.txt": b"",
     }
-    for name, data in files.items():
-        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "photos" / name).write_bytes(data)
-    return tmp_path / "photos"
+    return as_folder(tmp_path / "photos", files)
 
 
 def run(*words):
@@ -89,7 +81,7 @@ def test_images_of_any_number_of_channels_are_shown(folder, tmp_path, channels):
 
 def test_only_a_sheet_of_ddim_is_overwritten(folder, tmp_path):
     assert run("photos", "--size", "8") == run("photos", "--size", "8") == 0
-    for strange in (png(noise(0)), b"my letters"):
+    for strange in (encoded(noise(0), "PNG"), b"my letters"):
         (tmp_path / "data-grid.png").write_bytes(strange)
         with pytest.raises(UserError, match="exists and was not made by ddim"):
             run("photos", "--size", "8")
@@ -105,9 +97,8 @@ def test_a_path_that_cannot_hold_a_sheet_is_refused(folder, out, message):
 
 
 def test_many_classes_are_summarised(folder, tmp_path, capsys):
-    for number in range(30):
-        (tmp_path / "many" / f"class-{number:02d}").mkdir(parents=True)
-        (tmp_path / "many" / f"class-{number:02d}" / "a.png").write_bytes(png(noise(number)))
+    files = {f"class-{number:02d}/a.png": encoded(noise(number), "PNG") for number in range(30)}
+    as_folder(tmp_path / "many", files)
     run("many", "--size", "8")
     lines = capsys.readouterr().out.splitlines()
     assert "classes: 30, of 1 to 1 images" in lines

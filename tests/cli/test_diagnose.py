@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.nn.functional import one_hot
 
 import tiny
@@ -100,9 +99,7 @@ def test_a_checkpoint_and_other_images_are_refused(run, tmp_path, monkeypatch, r
 
 def test_commands_that_look_at_the_images_of_a_run_say_where_they_are_not(tmp_path, monkeypatch, refused):
     monkeypatch.setattr("ddim.metrics.features.load_extractor", lambda *a: stub())
-    (tmp_path / "flower").mkdir()
-    for k in range(16):
-        Image.fromarray(np.full((32, 32, 3), 16 * k, np.uint8)).save(tmp_path / "flower" / f"{k}.png")
+    tiny.write_grays(tmp_path / "flower", range(0, 256, 16))
     # From where 8-bit values can be told apart, for likelihoods.
     recipe = tiny.recipe(images=8, schedule__max_signal=0.9999)
     run = tiny.train(recipe, tmp_path / "run", data=str(tmp_path / "flower"))

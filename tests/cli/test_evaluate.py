@@ -37,17 +37,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(features, "load_extractor", found)
 
 
-def said(capsys, *words, code=0):
-    assert main([str(word) for word in words]) == code
-    captured = capsys.readouterr()
-    if code:
-        assert captured.err.startswith("ddim: ")
-        assert captured.err.count("\n") == 1
-    return captured.err.removeprefix("ddim: ").rstrip() if code else captured.out
-
-
-def test_the_numbers_are_printed_with_what_they_are_of(run, capsys):
-    text = said(capsys, "evaluate", run, "-n", 40, "--steps", 2, "--seed", 5, "--part", "all")
+def test_the_numbers_are_printed_with_what_they_are_of(run, command):
+    text = command("evaluate", run, "-n", 40, "--steps", 2, "--seed", 5, "--part", "all").out
     file = text.split()[-1]
     record = json.loads(Path(file).read_text())
     assert f"40 samples of {run}, 2 evaluations each" in text
@@ -60,14 +51,14 @@ def test_the_numbers_are_printed_with_what_they_are_of(run, capsys):
     assert record["sampling"]["seeds"] == list(range(5, 45))
 
 
-def test_fid_infinity_is_said_to_keep_the_bias_of_the_reference(run, capsys):
-    text = said(capsys, "evaluate", run, "-n", 70, "--steps", 1)
+def test_fid_infinity_is_said_to_keep_the_bias_of_the_reference(run, command):
+    text = command("evaluate", run, "-n", 70, "--steps", 1).out
     (line,) = (line for line in text.splitlines() if line.startswith("FID-inf"))
     assert line.endswith("without the bias of the number of samples, but with that of 30 reference images")
 
 
-def test_features_are_taken_by_name(run, capsys):
-    text = said(capsys, "evaluate", run, "-n", 20, "--steps", 1, "--features", "other")
+def test_features_are_taken_by_name(run, command):
+    text = command("evaluate", run, "-n", 20, "--steps", 1, "--features", "other").out
     assert "features other, 12 of images at 2 px" in text
 
 
@@ -91,14 +82,14 @@ def test_features_are_taken_by_name(run, capsys):
         (["/"], "/ is no run: name the images that it is compared with"),
     ],
 )
-def test_mistakes_are_one_sentence(run, capsys, words, sentence):
+def test_mistakes_are_one_sentence(run, words, sentence, refused):
     words = [str(run) if word == "RUN" else word for word in words]
-    assert sentence in said(capsys, "evaluate", *words, code=2)
+    assert sentence in refused("evaluate", *words)
 
 
-def test_two_evaluations_are_compared_by_what_differs(run, capsys, tmp_path):
+def test_two_evaluations_are_compared_by_what_differs(run, tmp_path, command, refused):
     first, second = (run / "evaluations" / name for name in "12")
-    why = said(capsys, "compare", first, second, code=2)
+    why = refused("compare", first, second)
     assert why.startswith("nothing can be compared by KID: 30 images are too few to rank by KID")
     value = lambda v: {"value": v, "low": v - 0.01, "high": v + 0.01}
     folders = [
@@ -106,7 +97,7 @@ def test_two_evaluations_are_compared_by_what_differs(run, capsys, tmp_path):
         written(tmp_path / "better", metrics__kid=value(0.2), generated__images=500),
         written(tmp_path / "foreign", metrics__kid=value(0.1), features__resize="3 px"),
     ]
-    lines = said(capsys, "compare", *folders).splitlines()
+    lines = command("compare", *folders).out.splitlines()
     assert lines[0] == "KID, lower is better"
     assert lines[2].split()[:4] == ["1", str(folders[1]), "500", "0.20000"]
     assert lines[3].split()[:4] == ["2", str(folders[0]), "400", "0.30000"]
@@ -126,7 +117,7 @@ def test_what_differs_is_cut_short_where_it_still_differs_then():
     assert shorten_values([True, False, None, 50000]) == ["True", "False", "-", "50,000"]
 
 
-def test_a_comparison_is_a_page_too_with_the_grids_and_nothing_of_this_machine(capsys, tmp_path):
+def test_a_comparison_is_a_page_too_with_the_grids_and_nothing_of_this_machine(tmp_path, command):
     value = lambda v: {"value": v, "low": v - 0.01, "high": v + 0.01}
     folders = [
         written(tmp_path / "home" / name / "evaluations" / "1", metrics__kid=value(kid), **changes)
@@ -141,8 +132,8 @@ def test_a_comparison_is_a_page_too_with_the_grids_and_nothing_of_this_machine(c
         Image.new("RGB", (4 + number, 5)).save(folder / "grid.png")
         grids[f"{number:03}.png"] = (folder / "grid.png").read_bytes()
     out = tmp_path / "comparison.html"
-    printed = said(capsys, "compare", *folders)
-    assert said(capsys, "compare", *folders, "--out", out) == f"{printed}{out}\n{out.with_suffix('.md')}\n"
+    printed = command("compare", *folders).out
+    assert command("compare", *folders, "--out", out).out == f"{printed}{out}\n{out.with_suffix('.md')}\n"
     page, text = Reader(out.read_text()), out.with_suffix(".md").read_text()
     assert page.texts.count("KID, lower is better") == 2
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("|")]
@@ -168,20 +159,20 @@ def test_a_comparison_is_a_page_too_with_the_grids_and_nothing_of_this_machine(c
         assert str(tmp_path) not in written_page.replace("\\", "")
 
 
-def test_a_page_of_others_is_left_alone_before_anything_is_compared(run, capsys, tmp_path):
+def test_a_page_of_others_is_left_alone_before_anything_is_compared(run, tmp_path, refused):
     (tmp_path / "mine.md").write_text("mine")
     for name, why in (("mine.html", "mine.md exists and was not made by ddim"), ("a.png", "end in .html")):
-        assert why in said(capsys, "compare", run, run, "--out", tmp_path / name, code=2)
+        assert why in refused("compare", run, run, "--out", tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.md"]
     assert (tmp_path / "mine.md").read_text() == "mine"
 
 
-def test_a_run_with_itself_differs_in_nothing(run, capsys, monkeypatch):
+def test_a_run_with_itself_differs_in_nothing(run, monkeypatch, command):
     monkeypatch.setitem(catalogue.METRICS, "kid", catalogue.Metric("KID", True, biased=False, least=20))
-    text = said(capsys, "compare", run / "evaluations" / "1", run / "evaluations" / "2")
+    text = command("compare", run / "evaluations" / "1", run / "evaluations" / "2").out
     assert ", paired" in text
     assert "\nsampler " in text
-    same = said(capsys, "compare", run / "evaluations" / "1", run / "evaluations" / "1")
+    same = command("compare", run / "evaluations" / "1", run / "evaluations" / "1").out
     assert "+0.00000 (+0.00000 ... +0.00000), paired, not distinguishable at 95 %" in same.replace(
         "-0.0", "+0.0"
     )
@@ -195,6 +186,6 @@ def test_a_run_with_itself_differs_in_nothing(run, capsys, monkeypatch):
         (["RUN", "RUN", "--metric", "fed"], "metric must be one of kid, fid, "),
     ],
 )
-def test_what_cannot_be_compared_is_one_sentence(run, capsys, words, sentence):
+def test_what_cannot_be_compared_is_one_sentence(run, words, sentence, refused):
     words = [str(run) if word == "RUN" else word for word in words]
-    assert sentence in said(capsys, "compare", *words, code=2)
+    assert sentence in refused("compare", *words)

@@ -52,10 +52,7 @@ def test_the_same_command_resumes_a_run_with_classes(home, command, refused):
 
 def test_a_run_from_weights_of_other_classes_must_train_without_labels(home, tmp_path, command, refused):
     for kind, n in {"red": 0, "blue": 1}.items():
-        (tmp_path / "two" / kind).mkdir(parents=True)
-        for k in range(8):
-            pixels = np.full((32, 32, 3), 20 * k + n, np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "two" / kind / f"{k}.png")
+        tiny.write_grays(tmp_path / "two" / kind, range(n, 160, 20))
     words = ["train", tmp_path / "two", "--from", home / "run", "--images", 8, *FAST, "--out"]
     command(*words, tmp_path / "without", "--data.labels", "no")
     said = refused(*words, tmp_path / "run")
@@ -73,14 +70,11 @@ def test_the_sheet_of_a_run_cycles_through_its_classes(home):
 
 
 def test_a_class_by_name_by_index_and_by_cycling_gives_the_same_sample(home, tmp_path, command):
-    for name, words in {
-        "name": ["--label", "daisy"],
-        "index": ["--label", "3"],
-        "turn": ["--label", "all"],
-        "none": [],
-    }.items():
+    labels = {"name": "daisy", "index": "3", "turn": "all", "none": None}
+    for name, label in labels.items():
+        words = ["--label", label] if label else []
         command("sample", home / "run", "--seeds", "3,15", "--steps", 2, "--out", tmp_path / name, *words)
-    found = {name: sample_files(tmp_path / name) for name in ("name", "index", "turn", "none")}
+    found = {name: sample_files(tmp_path / name) for name in labels}
     assert found["name"] == found["index"] == found["turn"] != found["none"]
 
 
@@ -142,10 +136,8 @@ def test_an_evaluation_uses_the_samples_of_the_label_and_records_it(home, monkey
 
 
 def test_likelihood_of_images_changed_since_training_needs_data(tmp_path, command, refused):
-    for k in range(16):
-        (tmp_path / "all" / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
-        grey = np.full((32, 32, 3), 16 * k, np.uint8)
-        Image.fromarray(grey).save(tmp_path / "all" / "ab"[k % 2] / f"{k}.png")
+    for kind, darkest in {"a": 0, "b": 16}.items():
+        tiny.write_grays(tmp_path / "all" / kind, range(darkest, 256, 32))
     recipe = tiny.recipe(data__labels=True, data__validation="0.5", images=8, schedule__max_signal=0.9999)
     run = tiny.train(recipe, tmp_path / "run", data=str(tmp_path / "all"))
     command("likelihood", run, "-n", 2, "--steps", 2)

@@ -24,13 +24,6 @@ from ddim.runs.state import RunState
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty current folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def run(here):
     """A run of two lines of log and one checkpoint of untrained weights."""
     folder = here / "runs" / "blossoms-smoke-1"

@@ -16,13 +16,6 @@ from ddim.experiments.sweep.worker import run_trials
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty current folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def counting(monkeypatch):
     """Trials that count in place of training."""
     monkeypatch.setattr(

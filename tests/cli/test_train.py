@@ -24,11 +24,10 @@ FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(here):
     """A working folder with the recipe of a run of a second."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(write_recipe(tiny.recipe()))
-    return tmp_path
+    (here / "tiny.yaml").write_text(write_recipe(tiny.recipe()))
+    return here
 
 
 @pytest.fixture(scope="module")
@@ -261,15 +260,7 @@ def test_options_that_contradict_the_run_are_refused(words, name, here, finished
 
 def unfinished(folder, seed, step=5):
     """Train a run that stops after its first event."""
-
-    class StopError(Exception):
-        pass
-
-    def stop(training):
-        raise StopError
-
-    with pytest.raises(StopError):
-        tiny.train(tiny.recipe(seed=seed), folder, callbacks=[tiny.At(step + 1, stop)])
+    tiny.train_until_crash(tiny.recipe(seed=seed), folder, tiny.At(step + 1, tiny.crash))
 
 
 def test_an_imported_run_cannot_be_resumed(here, train_command):

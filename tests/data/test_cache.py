@@ -2,16 +2,17 @@
 
 import json
 import os
-import threading
 
 import numpy as np
 import pytest
 
 from bad_images import encoded, picture
+from damage import damage_file
 from ddim.data import cache as cache_module
 from ddim.data import open_images
 from ddim.data.cache import read_headers
 from ddim.errors import UserError
+from race import race
 
 
 def noise(seed):
@@ -110,28 +111,15 @@ def test_files_written_a_moment_ago_are_read_again(opened, monkeypatch):
     assert len(read) == 1
 
 
-def truncate(folder):
-    (folder / "images.u8").write_bytes((folder / "images.u8").read_bytes()[:-1])
-
-
-def shorten_index(folder):
-    (folder / "index.json").write_bytes((folder / "index.json").read_bytes()[:40])
-
-
-def drop_labels(folder):
-    index = json.loads((folder / "index.json").read_text())
-    (folder / "index.json").write_text(json.dumps(index | {"labels": [0]}))
-
-
 DAMAGE = {
-    "truncated pixels": truncate,
-    "no pixels": lambda folder: (folder / "images.u8").unlink(),
-    "no index": lambda folder: (folder / "index.json").unlink(),
-    "no rejects": lambda folder: (folder / "rejects.json").unlink(),
-    "half an index": shorten_index,
-    "another index": lambda folder: (folder / "index.json").write_text("[1, 2]"),
-    "labels too few": drop_labels,
-    "an index that is not UTF-8": lambda folder: (folder / "index.json").write_bytes(b"\xff\xfe\x00"),
+    "truncated pixels": ("images.u8", lambda data: data[:-1]),
+    "no pixels": ("images.u8", None),
+    "no index": ("index.json", None),
+    "no rejects": ("rejects.json", None),
+    "half an index": ("index.json", lambda data: data[:40]),
+    "another index": ("index.json", lambda data: b"[1, 2]"),
+    "labels too few": ("index.json", lambda data: json.dumps(json.loads(data) | {"labels": [0]}).encode()),
+    "an index that is not UTF-8": ("index.json", lambda data: b"\xff\xfe\x00"),
 }
 
 
@@ -139,7 +127,8 @@ DAMAGE = {
 def test_a_damaged_cache_is_built_again(damage, opened):
     first = opened()
     pixels = np.array(first.pixels)
-    DAMAGE[damage](first.folder)
+    name, change = DAMAGE[damage]
+    damage_file(first.folder / name, change)
     again = opened()
     assert len(opened.decoded) == 6
     np.testing.assert_array_equal(again.pixels, pixels)
@@ -163,17 +152,8 @@ def test_an_interrupted_build_leaves_no_cache(opened, folder, tmp_path):
 
 
 def test_several_threads_can_build_one_cache_at_once(folder, tmp_path):
-    gate, found = threading.Barrier(4), []
-
-    def build():
-        gate.wait()
-        found.append(open_images(str(folder), (8, 8), cache=tmp_path / "cache"))
-
-    threads = [threading.Thread(target=build) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = []
+    race(lambda k: found.append(open_images(str(folder), (8, 8), cache=tmp_path / "cache")), 4)
     assert len(found) == 4
     for images in found:
         np.testing.assert_array_equal(images.pixels, found[0].pixels)

@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from archives import as_folder, as_tar, as_zip
 from bad_images import encoded, picture
 from ddim.data import open_images
 from ddim.data.cache import read_rejects, survey_source
@@ -27,34 +28,6 @@ def colour(number, channels=3):
 FLOWERS = {
     f"set/{kind}/{n}.png": colour(10 * k + n) for k, kind in enumerate(("rose", "aster")) for n in range(3)
 }
-
-
-def as_folder(path, files):
-    for name, data in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(data)
-    return path
-
-
-def as_zip(path, files):
-    path = path.with_suffix(".zip")
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
-
-
-def as_tar(mode):
-    def write(path, files):
-        path = path.with_suffix(".tar")
-        with tarfile.open(path, f"w:{mode}") as archive:
-            for name, data in files.items():
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
-        return path
-
-    return write
 
 
 KINDS = {"folder": as_folder, "zip": as_zip} | {

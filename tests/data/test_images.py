@@ -35,14 +35,12 @@ def test_an_official_split_wins_over_the_seed():
 
 def test_a_validation_share_of_zero_keeps_no_image():
     parts = split_images(of(3), 0.0, 0)
-    train, valid = parts.train, parts.validation
-    assert (train.tolist(), valid.tolist()) == ([0, 1, 2], [])
+    assert (parts.train.tolist(), parts.validation.tolist()) == ([0, 1, 2], [])
 
 
 def test_two_images_are_split_one_and_one():
     parts = split_images(of(2), 0.1, 0)
-    train, valid = parts.train, parts.validation
-    assert (len(train), len(valid)) == (1, 1)
+    assert (len(parts.train), len(parts.validation)) == (1, 1)
 
 
 @pytest.mark.parametrize(("n", "fraction"), [(10, 1.0), (10, -0.1), (10, float("nan")), (1, 0.2)])

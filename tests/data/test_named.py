@@ -1,14 +1,13 @@
 """Flowers, pets and CIFAR-10 from small imitations of their archives, with no network."""
 
 import hashlib
-import io
 import shutil
-import tarfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from archives import as_folder, write_tar
 from bad_images import encoded
 from ddim.data import named, open_images, split_images
 from ddim.data.cache import read_rejects
@@ -24,16 +23,9 @@ def write(path, files, packed):
     """Write files as a folder (without the first part of each name) or as a .tar.gz."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if packed:
-        with tarfile.open(path, "w:gz") as archive:
-            for name, data in files.items():
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
+        write_tar(path, files, "gz")
     else:
-        for name, data in files.items():
-            where = path.parent / name
-            where.parent.mkdir(parents=True, exist_ok=True)
-            where.write_bytes(data)
+        as_folder(path.parent, files)
 
 
 @pytest.fixture(params=["packed", "unpacked", "as torchvision unpacks it"])
@@ -53,9 +45,7 @@ def pets(root, packing):
     images |= {"images/pug_7.mat": b"MATLAB", "images/unlisted_1.jpg": photo(200)}
     line = "{} 1 1 1\n".format
     lists = {
-        "annotations/trainval.txt": "".join(
-            map(line, ("Abyssinian_1", "great_pyrenees_1", "pug_8"))
-        ).encode(),
+        "annotations/trainval.txt": "".join(map(line, (breeds[0], breeds[2], breeds[4]))).encode(),
         "annotations/test.txt": "".join(map(line, ("Abyssinian_2", "pug_7"))).encode(),
         "annotations/list.txt": b"#",
     }
@@ -72,9 +62,8 @@ def cifar10(root, packing, damage=False):
         records = [bytes([label]) + b"".join(planes) for label in (batch, 9)]
         files[f"cifar-10-batches-bin/{name}"] = b"".join(records)
     if damage:
-        files["cifar-10-batches-bin/data_batch_1.bin"] = (
-            bytes([77]) + files["cifar-10-batches-bin/data_batch_1.bin"][1:]
-        )
+        first = f"cifar-10-batches-bin/{names[0]}"
+        files[first] = bytes([77]) + files[first][1:]
     write(root / "cifar-10-binary.tar.gz", files, packing == "packed")
 
 
@@ -90,8 +79,7 @@ def test_flowers_have_no_split_of_their_own(packing, tmp_path):
     assert images.labels is None
     assert images.official is None
     parts = split_images(images, 0.2, 0)
-    train, valid = parts.train, parts.validation
-    assert (len(train), len(valid)) == (4, 1)
+    assert (len(parts.train), len(parts.validation)) == (4, 1)
 
 
 def test_pets_have_breeds_and_the_official_split(packing, tmp_path):

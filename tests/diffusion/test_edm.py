@@ -13,6 +13,7 @@ from ddim.diffusion.samplers import EDM, final_sample, initial_noise, last_state
 from ddim.runs.codec import override
 from ddim.runs.named_recipes import find_recipe
 from ddim.runs.recipe import Model
+from options import options
 from oracles import Answers, TellsTime, normal
 
 NAMES = ["edm", "edm-vp", "edm-ve", "edm-iddpm"]
@@ -141,20 +142,9 @@ def test_ve_draws_log_sigma_uniformly_between_its_bounds():
 @every_recipe
 def test_a_short_training_lowers_the_loss(name):
     """On fixed images, times and noise; a network whose output is zero has loss 1."""
-    changes = {
-        "data.source": "blossoms:40",
-        "net.width": 16,
-        "net.groups": 8,
-        "net.blocks": 1,
-        "net.multipliers": "1,1",
-        "net.attention": "no,no",
-        "net.dropout": 0,
-        "optim.batch": 16,
-        "optim.warmup": 160,
-        "optim.lr": 2e-3,
-        "images": 800,
-    }
-    recipe = override(find_recipe(name), changes)
+    small = "net.width=16 net.groups=8 net.blocks=1 net.multipliers=1,1 net.attention=no,no net.dropout=0"
+    short = "data.source=blossoms:40 optim.batch=16 optim.warmup=160 optim.lr=2e-3 images=800"
+    recipe = override(find_recipe(name), options(f"{small} {short}"))
     run = tiny.training(recipe)
     times = recipe.objective.times((torch.arange(32, dtype=torch.float64) + 0.5) / 32, recipe.schedule)
     images = torch.from_numpy(run.split.images.pixels[:32]).permute(0, 3, 1, 2).float() / 255

@@ -6,29 +6,25 @@ BUGS = [
     bug(
         "mirrored images reuse the features of plain ones",
         "runs/image_features.py",
-        'facts += ["mirrored"] if self.mirrored else []',
-        "facts += []",
+        'facts += ["mirrored"] if self.mirrored else [] => facts += []',
         "evaluation/test_memorisation.py::test_features_find_copies_too_and_are_computed_once",
     ),
     bug(
         "samples are compared with the training images",
         "evaluation/reference.py",
-        'parts.validation if part == "valid" else parts.train',
-        'parts.train if part == "valid" else parts.validation',
+        'parts.validation if part == "valid" else parts.train => parts.train if part == "valid" else parts.validation',
         "evaluation/test_reference.py::test_the_default_reference_is_the_held_out_images",
     ),
     bug(
         "the jackknife of a comparison lacks its factor",
         "evaluation/compare.py",
-        "math.sqrt((GROUPS - 1) * float(np.var(without)))",
-        "math.sqrt(float(np.var(without)))",
+        "math.sqrt((GROUPS - 1) * float(np.var(without))) => math.sqrt(float(np.var(without)))",
         "evaluation/test_compare.py::test_the_interval_of_a_difference_holds_the_truth_in_95_percent_of_cases",
     ),
     bug(
         "a record is compared by the features of another evaluation",
         "evaluation/compare.py",
-        'if generated.get("sha256", hash_file(path)) != hash_file(path):',
-        'if not generated.get("sha256", hash_file(path)):',
+        'if generated.get("sha256", hash_file(path)) != hash_file(path): => if not generated.get("sha256", hash_file(path)):',
         "evaluation/test_evaluate.py::test_features_of_another_evaluation_are_not_reused",
     ),
 ]

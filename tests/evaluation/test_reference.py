@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import tiny
+from damage import damage_file, flip_bit
 from ddim.errors import UserError
 from ddim.evaluation.reference import Reference, select_reference
 from ddim.files import cache_folder
@@ -39,24 +40,22 @@ def test_features_are_computed_once():
     assert not again.flags.writeable
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "no seal", "no features", "foreign"])
+DAMAGE = {
+    "flip": (".npy", flip_bit),
+    "cut": (".npy", lambda content: content[:-40]),
+    "empty": (".npy", lambda content: b""),
+    "no seal": (".sha256", None),
+    "no features": (".npy", None),
+    "foreign": (".sha256", lambda content: b"\xff" * 64),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_features_are_computed_again(damage):
     whole = np.array(compute_features(some(), stub()))
     identity = some().identity(stub())
-    file = cache_folder() / "features" / f"{identity}.npy"
-    content = file.read_bytes()
-    if damage == "flip":
-        file.write_bytes(content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
-    elif damage == "cut":
-        file.write_bytes(content[:-40])
-    elif damage == "empty":
-        file.write_bytes(b"")
-    elif damage == "no seal":
-        file.with_suffix(".sha256").unlink()
-    elif damage == "no features":
-        file.unlink()
-    else:
-        file.with_suffix(".sha256").write_bytes(b"\xff" * 64)
+    suffix, change = DAMAGE[damage]
+    damage_file(cache_folder() / "features" / f"{identity}{suffix}", change)
     assert find_features(identity) is None
     seen = []
     np.testing.assert_array_equal(compute_features(some(), stub(seen)), whole)

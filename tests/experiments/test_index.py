@@ -9,11 +9,15 @@ import sweeping
 from ddim.cli import main
 from ddim.errors import UserError
 from ddim.experiments.index import filter_runs, find_runs, read_run, sort_runs
-from ddim.runs.codec import dump, list_fields, override
+from ddim.runs.codec import dump, list_fields
 from ddim.runs.flat import flatten_as_text
 from ddim.runs.lock import is_locked, lock_folder
-from ddim.runs.named_recipes import RECIPES, smoke
+from ddim.runs.named_recipes import RECIPES
 from run_folders import ERRORS, make, write_evaluation
+
+
+def list_states(folder):
+    return [(run.path.name, run.state) for run in find_runs(folder)]
 
 
 def test_a_run_has_its_progress_and_its_errors(tmp_path):
@@ -122,10 +126,7 @@ def test_a_sweep_file_of_another_program_is_ignored(tmp_path, text):
     (tmp_path / "theirs" / "sweep.json").write_text(text)
     make(tmp_path / "both")
     (tmp_path / "both" / "sweep.json").write_text(text)
-    assert [(run.path.name, run.state) for run in find_runs(tmp_path)] == [
-        ("both", "finished"),
-        ("run", "finished"),
-    ]
+    assert list_states(tmp_path) == [("both", "finished"), ("run", "finished")]
 
 
 @pytest.mark.parametrize(
@@ -144,13 +145,8 @@ def test_an_unreadable_sweep_is_listed_beside_the_runs(tmp_path, change, said):
     file = tmp_path / "sweep" / "sweep.json"
     text = file.read_text()
     file.write_text(text[:40] if change is None else json.dumps({**json.loads(text), **change}))
-    found = find_runs(tmp_path)
-    assert [(run.path.name, run.state) for run in found] == [
-        ("sweep", "damaged"),
-        ("1-l1", "finished"),
-        ("whole", "finished"),
-    ]
-    assert found[0].why.startswith(said)
+    assert list_states(tmp_path) == [("sweep", "damaged"), ("1-l1", "finished"), ("whole", "finished")]
+    assert find_runs(tmp_path)[0].why.startswith(said)
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]"])
@@ -168,10 +164,9 @@ def test_every_planned_trial_is_listed_once(tmp_path):
     planned = sweeping.plan_sweep(tmp_path / "sweep", ["1-l1", "2-mse", "3-huber"])
     make(planned.run_folder(planned.trials[0]))
     make(planned.run_folder(planned.trials[1]), seen=(160,))
-    planned.outcome_file(planned.trials[1]).parent.mkdir()
-    planned.outcome_file(planned.trials[1]).write_text(
-        json.dumps({"exit_code": 1, "seconds": 2, "message": "no room"})
-    )
+    outcome = planned.outcome_file(planned.trials[1])
+    outcome.parent.mkdir()
+    outcome.write_text(json.dumps({"exit_code": 1, "seconds": 2, "message": "no room"}))
     # A run that is no trial of the sweep.
     make(tmp_path / "sweep" / "trials" / "other")
     found = {run.path.name: (run.state, run.why) for run in find_runs(tmp_path)}
@@ -227,7 +222,7 @@ def test_runs_are_sorted_numerically_and_those_without_a_value_come_last(tmp_pat
 
 def test_runs_are_filtered_by_a_size_spelt_as_for_train(tmp_path):
     for size in ((32, 32), (64, 96)):
-        make(tmp_path / f"{size[0]}", data=dump(override(smoke(), {"data.size": size}).data))
+        make(tmp_path / f"{size[0]}", data__size=size)
     found = find_runs(tmp_path)
     for text, named in (("32", ["32"]), ("64x96", ["64"]), ("64,96", ["64"]), ("64", []), ("96x64", [])):
         assert [run.path.name for run in filter_runs(found, {"data.size": text})] == named

@@ -22,8 +22,6 @@ from ddim.experiments.report import (
 from ddim.experiments.summary import Spread, group_runs
 from ddim.plots.page import Cell, Strips, Table, Text
 from ddim.plots.pictures import make_sheet, save_png, to_uint8
-from ddim.runs.codec import dump
-from ddim.runs.named_recipes import smoke
 from evaluated_runs import record
 from html_reader import Reader
 from run_folders import make, write_evaluation
@@ -40,17 +38,13 @@ def trained(tmp_path):
     root = tmp_path / "runs"
     for seed, error in ((0, 0.25), (1, 0.35)):
         make(root / f"a{seed}", seed=seed, errors={"image_mae": error, "noise_mae": 0.5})
-    make(root / "b<0>", seen=(480,), optim={**make_optim(), "lr": 1e-4}, errors={"image_mae": 0.2})
+    make(root / "b<0>", seen=(480,), optim__lr=1e-4, errors={"image_mae": 0.2})
     for folder in root.iterdir():
         (folder / "samples").mkdir()
         for step in (30, 60):
             sheet = make_sheet(images(4, 32, 32) // (90 - step))
             save_png(folder / "samples" / f"step-{step:09d}.png", sheet)
     return root
-
-
-def make_optim():
-    return dump(smoke())["optim"]
 
 
 def block(found, kind):
@@ -89,10 +83,9 @@ def with_record(run, **what):
 
 
 def test_the_best_of_comparable_numbers_is_marked(tmp_path):
-    optim = make_optim()
     for k, kid in enumerate((0.3, 0.1, 0.2)):
-        with_record(make(tmp_path / str(k), optim={**optim, "lr": 10.0**-k}), kid=kid)
-    with_record(make(tmp_path / "3", optim={**optim, "lr": 1e-3}), kid=0.01, samples=50)
+        with_record(make(tmp_path / str(k), optim__lr=10.0**-k), kid=kid)
+    with_record(make(tmp_path / "3", optim__lr=1e-3), kid=0.01, samples=50)
     rows, notes = table(find_runs(tmp_path))
     assert [row["KID ↓"] for row in rows] == [
         Cell("0.3000 [0.2900, 0.3100]"),
@@ -105,10 +98,9 @@ def test_the_best_of_comparable_numbers_is_marked(tmp_path):
 
 
 def test_a_note_says_which_numbers_come_from_some_of_the_runs(tmp_path):
-    optim = make_optim()
     for seed in range(3):
         for lr in (1e-3, 1e-4):
-            folder = make(tmp_path / f"{lr}-{seed}", seed=seed, optim={**optim, "lr": lr})
+            folder = make(tmp_path / f"{lr}-{seed}", seed=seed, optim__lr=lr)
             if seed < 2 or lr == 1e-4:
                 with_record(folder, kid=0.1 * seed)
     rows, notes = table(find_runs(tmp_path))
@@ -121,7 +113,7 @@ def test_a_note_says_which_numbers_come_from_some_of_the_runs(tmp_path):
 
 def test_the_largest_recall_is_the_best(tmp_path):
     for k, recall in enumerate((0.3, 0.5)):
-        folder = make(tmp_path / str(k), optim={**make_optim(), "lr": 10.0**-k})
+        folder = make(tmp_path / str(k), optim__lr=10.0**-k)
         with_record(folder)
         path = folder / "evaluations" / "1" / "record.json"
         document = json.loads(path.read_text())
@@ -133,7 +125,7 @@ def test_the_largest_recall_is_the_best(tmp_path):
 
 def test_equal_numbers_have_no_best(tmp_path):
     for k in range(2):
-        with_record(make(tmp_path / str(k), optim={**make_optim(), "lr": 10.0**-k}), kid=0.1)
+        with_record(make(tmp_path / str(k), optim__lr=10.0**-k), kid=0.1)
     rows, _ = table(find_runs(tmp_path))
     assert [row["KID ↓"].best for row in rows] == [False, False]
 
@@ -141,7 +133,7 @@ def test_equal_numbers_have_no_best(tmp_path):
 def test_metrics_with_too_few_images_are_not_ranked(tmp_path):
     """A FID needs as many images as there are dimensions, 1280; here the reference has 700."""
     for k in range(2):
-        folder = make(tmp_path / str(k), optim={**make_optim(), "lr": 10.0**-k})
+        folder = make(tmp_path / str(k), optim__lr=10.0**-k)
         with_record(folder, kid=0.1 + k, fid=10.0 + k)
     rows, notes = table(find_runs(tmp_path))
     assert [row["KID ↓"].best for row in rows] == [True, False]
@@ -149,10 +141,10 @@ def test_metrics_with_too_few_images_are_not_ranked(tmp_path):
     assert "Too few images to rank by FID, FID-infinity." in notes
 
 
-@pytest.mark.parametrize("part, field", [("schedule", {"kind": "linear"}), ("pixels", {"std": 2.0})])
-def test_errors_in_different_units_are_not_ranked(tmp_path, part, field):
+@pytest.mark.parametrize("field, value", [("schedule", "linear"), ("pixels__std", 2.0)])
+def test_errors_in_different_units_are_not_ranked(tmp_path, field, value):
     make(tmp_path / "a", errors={"image_mae": 0.1})
-    make(tmp_path / "b", errors={"image_mae": 0.2}, **{part: {**dump(smoke())[part], **field}})
+    make(tmp_path / "b", errors={"image_mae": 0.2}, **{field: value})
     rows, notes = table(find_runs(tmp_path))
     assert [row["Image MAE ↓"].best for row in rows] == [False, False]
     assert any(note.startswith("Schedules, pixels or validation images differ") for note in notes)
@@ -160,7 +152,7 @@ def test_errors_in_different_units_are_not_ranked(tmp_path, part, field):
 
 def test_runs_on_different_images_are_not_ranked(tmp_path):
     for k in range(2):
-        with_record(make(tmp_path / str(k), optim={**make_optim(), "lr": 10.0**-k}), kid=0.1 * k)
+        with_record(make(tmp_path / str(k), optim__lr=10.0**-k), kid=0.1 * k)
         path = tmp_path / str(k) / "run.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "data": {"fingerprint": str(k)}}))
     rows, notes = table(find_runs(tmp_path))
@@ -170,7 +162,7 @@ def test_runs_on_different_images_are_not_ranked(tmp_path):
 
 def test_the_overview_names_shared_images_without_their_folder(tmp_path):
     for k, source in enumerate(["/home/ada/flowers.zip"] * 2 + ["/mnt/flowers.zip"]):
-        make(tmp_path / str(k), seed=k, data={**dump(smoke())["data"], "source": source})
+        make(tmp_path / str(k), seed=k, data__source=source)
     both, all_three = ([tmp_path / str(k) for k in range(n)] for n in (2, 3))
     found = [[run for path in paths for run in find_runs(path)] for paths in (both, all_three)]
     assert "recipe smoke, images flowers.zip, images seen" in block(found[0], Text).text
@@ -206,7 +198,7 @@ def test_the_mean_of_logs_has_the_lines_that_all_of_them_have():
 
 def test_only_the_best_of_many_configurations_have_curves(tmp_path):
     for k in range(12):
-        make(tmp_path / f"{k:02}", optim={**make_optim(), "lr": 2.0**-k}, errors={"image_mae": 1 / (k + 1)})
+        make(tmp_path / f"{k:02}", optim__lr=2.0**-k, errors={"image_mae": 1 / (k + 1)})
     curves = _loss_curves(group_runs(find_runs(tmp_path)))
     assert list(curves) == [str(2.0**-k) for k in range(4, 12)]
 

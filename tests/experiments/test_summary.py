@@ -270,7 +270,3 @@ def test_of_equally_common_conditions_those_of_the_newest_evaluation_count():
         assert kept.metrics["kid"] == pytest.approx(0.1 * order[-1])
         found = [run(seed=k, records=(evaluated(n, k + 1),)) for k, n in enumerate(order)]
         assert common_conditions(found).sampling.steps == order[-1]
-
-
-def test_fid_infinity_is_a_metric_of_a_run():
-    assert run(records=(record(fid=50.0),)).metrics["fid_infinity"] == 45.0

@@ -15,7 +15,6 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 from torchvision.models import Inception3
 
-import ddim
 from ddim.errors import UserError
 from ddim.metrics.catalogue import DEFAULT
 from ddim.metrics.features import Extractor, extract_features, load_extractor
@@ -295,8 +294,3 @@ def test_a_weights_file_can_run_no_code(tmp_path, known):
     known("inception-2015", evil)
     with pytest.raises(Exception, match="(?i)weights.only"):
         load_extractor("inception-2015", evil)
-
-
-def test_torch_load_is_called_once_with_weights_only():
-    source = (Path(ddim.__file__).parent / "metrics" / "weights.py").read_text()
-    assert source.count("torch.load(") == source.count("weights_only=True)") == 1

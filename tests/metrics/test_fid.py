@@ -5,12 +5,9 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 
 from ddim.errors import UserError
 from ddim.metrics.fid import explain_fid_bias, fid, fid_infinity
+from gaussian_features import features
 
 SIZES = [(40, 40, 8), (60, 35, 3), (30, 90, 20), (1500, 1100, 16)]
-
-
-def features(n, d, seed, shift=0.0, scale=1.0):
-    return np.random.default_rng(seed).standard_normal((n, d)) * scale + shift
 
 
 def with_moments(n, mean, covariance, seed=0):

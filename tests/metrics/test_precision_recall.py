@@ -7,12 +7,9 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 
 from ddim.errors import UserError
 from ddim.metrics.precision_recall import PRDC, _squared, prdc
+from gaussian_features import features
 
 SIZES = [(40, 40, 8), (60, 35, 3), (30, 90, 20), (1500, 1100, 16)]
-
-
-def features(n, d, seed, shift=0.0, scale=1.0):
-    return np.random.default_rng(seed).standard_normal((n, d)) * scale + shift
 
 
 def by_definition(x, y, k):

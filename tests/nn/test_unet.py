@@ -77,21 +77,15 @@ def test_attention_works_at_any_width_and_ignores_the_order_of_pixels(channels):
 def test_attention_is_that_of_the_paper_head_by_head():
     """Vaswani et al. 2017, eq. 1, on each head's slice of queries, keys and values."""
     attention, x = shaken(made(lambda: build_attention(128))), images(2, 128, 3, 4)
+    norm, qkv, proj = attention.norm, attention.qkv, attention.proj
     with torch.no_grad():
-        pixels = F.layer_norm(
-            x.flatten(2).transpose(1, 2), (128,), attention.norm.weight, attention.norm.bias
-        )
-        q, k, v = (
-            pixels @ w.T + b
-            for w, b in zip(
-                attention.qkv.weight[:, :, 0, 0].chunk(3), attention.qkv.bias.chunk(3), strict=True
-            )
-        )
+        pixels = F.layer_norm(x.flatten(2).transpose(1, 2), (128,), norm.weight, norm.bias)
+        q, k, v = (pixels @ qkv.weight[:, :, 0, 0].T + qkv.bias).chunk(3, -1)
         heads = []
         for part in (slice(0, 64), slice(64, 128)):
             scores = q[..., part] @ k[..., part].transpose(1, 2) / 64**0.5
             heads.append(scores.softmax(-1) @ v[..., part])
-        mixed = torch.cat(heads, -1) @ attention.proj.weight[:, :, 0, 0].T + attention.proj.bias
+        mixed = torch.cat(heads, -1) @ proj.weight[:, :, 0, 0].T + proj.bias
         assert torch.allclose(attention(x), x + mixed.transpose(1, 2).reshape(x.shape), atol=1e-4)
 
 

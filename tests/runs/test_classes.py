@@ -106,8 +106,7 @@ def told(run, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Objective, "__call__", spy)
-        run._backward()
-    run.optimizer.zero_grad(set_to_none=True)
+        tiny.gradients(run)
     return [torch.cat(part) for part in zip(*rows, strict=True)]
 
 
@@ -147,10 +146,9 @@ def test_which_labels_are_withheld_is_a_function_of_seed_and_step(monkeypatch):
 
 
 def test_the_recipe_of_a_run_says_how_many_classes_it_has_and_no_other_does():
-    assert count_classes(LABELLED, coloured()).net.classes == 2
-    assert count_classes(count_classes(LABELLED, coloured()), coloured()) == count_classes(
-        LABELLED, coloured()
-    )
+    counted = count_classes(LABELLED, coloured())
+    assert counted.net.classes == 2
+    assert count_classes(counted, coloured()) == counted
     plain = override(LABELLED, {"data.labels": False})
     assert count_classes(plain, coloured()) is plain
     assert label_images(plain, coloured(), np.arange(3)) is None
@@ -205,8 +203,7 @@ def test_a_label_that_is_withheld_is_none_bit_for_bit(spec):
 
 def test_a_network_that_can_be_told_starts_as_the_one_that_cannot():
     with_labels, without = (made(lambda c=c: UNetSpec(classes=c).network(3)) for c in (5, 0))
-    more = with_labels.state_dict()
-    plain = without.state_dict()
+    more, plain = with_labels.state_dict(), without.state_dict()
     assert set(more) - set(plain) == {"class_embedding.weight"}
     assert all(torch.equal(more[name], plain[name]) for name in plain)
     x, t = normal(5, 3, 8, 8, dtype=torch.float32), torch.zeros(5)

@@ -179,10 +179,6 @@ def test_a_loaded_model_is_at_rest(trained):
     assert not any(parameter.requires_grad for parameter in trained.model.parameters())
 
 
-def test_seeds_count_upwards_from_the_one_given(trained):
-    assert torch.equal(sample(trained, n=2, steps=2, seed=8), made(trained, [8, 9], 2))
-
-
 def test_a_run_of_an_accelerator_is_sampled_as_this_machine_would(trained, tmp_path):
     """Its micro-batch, threads and precision are those of a machine that is not here."""
     run = tiny.training(tiny.recipe())

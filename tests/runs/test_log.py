@@ -141,13 +141,6 @@ def test_syncing_brings_both_logs_to_the_disk(tmp_path, monkeypatch):
     assert sorted(synced) == sorted(path.stat().st_ino for path in tmp_path.iterdir())
 
 
-def test_tensorboard_sees_a_run_while_it_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(log_module, "SHOWN_EVERY", 0.0)
-    with RunLog(tmp_path) as log:
-        log.write(1, 64, {"loss": 0.5})
-        assert events(tmp_path)[0] == {"loss": [(1, 0.5)]}
-
-
 def test_what_is_shown_later_is_added_to_what_a_run_logged(tmp_path, monkeypatch):
     logged(tmp_path, range(12))
     log = (tmp_path / "metrics.jsonl").read_bytes()

@@ -10,6 +10,7 @@ from ddim.experiments.sweep.plan import SweepRequest, plan_trials
 from ddim.runs.codec import dump, load_recipe, override
 from ddim.runs.named_recipes import RECIPES, find_recipe
 from ddim.runs.recipe_checks import check_recipe, check_training
+from options import options
 
 
 def changed(name, **changes):
@@ -44,66 +45,48 @@ def test_parts_of_a_recipe_that_do_not_fit_together_are_refused(changes, said):
 
 DEVIATION = "pixels.std, predicts.sigma_data and objective.weight.sigma_data"
 TABLE = "schedule.entries, conditioning.entries, objective.times.entries and grid.entries"
+ONE = "must be one number, .*, got"
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "said"),
     [
-        (
-            "iddpm",
-            {"schedule__entries": 1000},
-            f"{TABLE} must be one number, .* got 1000, 4000, 4000 and 4000",
-        ),
-        ("iddpm", {"objective__times__entries": 1000}, f"{TABLE} .* got 4000, 4000, 1000 and 4000"),
-        ("iddpm", {"objective__times": "loss_aware", "objective__times__entries": 400}, f"{TABLE} must be"),
-        ("ddpm", {"conditioning__entries": 100}, f"{TABLE} must be one number, .* got 1000, 100, 1000 and"),
-        ("ddpm", {"grid__entries": 500}, f"{TABLE} must be one number"),
-        ("ddpm", {"grid": "sections", "grid__entries": 500}, f"{TABLE} must be one number"),
+        ("iddpm", "schedule.entries=1000", f"{TABLE} {ONE} 1000, 4000, 4000 and 4000"),
+        ("iddpm", "objective.times.entries=1000", f"{TABLE} .* got 4000, 4000, 1000 and 4000"),
+        ("iddpm", "objective.times=loss_aware objective.times.entries=400", f"{TABLE} must be"),
+        ("ddpm", "conditioning.entries=100", f"{TABLE} {ONE} 1000, 100, 1000 and"),
+        ("ddpm", "grid.entries=500", f"{TABLE} must be one number"),
+        ("ddpm", "grid=sections grid.entries=500", f"{TABLE} must be one number"),
         # What a recipe does not have is not asked for.
-        (
-            "fast",
-            {"schedule": "linear", "grid": "spaced", "grid__entries": 9},
-            "^schedule.entries and grid.ent",
-        ),
-        (
-            "ddpm",
-            {"sampled_on": "linear", "sampled_on__entries": 500},
-            "^sampled_on.entries and grid.entries",
-        ),
+        ("fast", "schedule=linear grid=spaced grid.entries=9", "^schedule.entries and grid.ent"),
+        ("ddpm", "sampled_on=linear sampled_on.entries=500", "^sampled_on.entries and grid.entries"),
+        ("edm", "pixels.std=1", f"{DEVIATION} {ONE} 1.0, 0.5 and 0.5: set them tog"),
+        ("edm", "predicts.sigma_data=1", f"{DEVIATION} {ONE} 0.5, 1.0 and 0.5"),
+        ("edm", "objective.weight.sigma_data=1", f"{DEVIATION} must be one number"),
+        ("edm", "objective.weight=unweighted pixels.std=1", "^pixels.std and predicts.sigma_data"),
         (
             "edm",
-            {"pixels__std": 1},
-            f"{DEVIATION} must be one number, .*, got 1.0, 0.5 and 0.5: set them tog",
-        ),
-        ("edm", {"predicts__sigma_data": 1}, f"{DEVIATION} must be one number, .*, got 0.5, 1.0 and 0.5"),
-        ("edm", {"objective__weight__sigma_data": 1}, f"{DEVIATION} must be one number"),
-        ("edm", {"objective__weight": "unweighted", "pixels__std": 1}, "^pixels.std and predicts.sigma_data"),
-        (
-            "edm",
-            {"pixels": "fixed", "predicts__sigma_data": 1},
+            "pixels=fixed predicts.sigma_data=1",
             "^predicts.sigma_data and objective.weight.sigma_data must be one number",
         ),
-        ("ddpm", {"net__outputs": 3}, "^net.outputs must be 1, or 2 to predict a variance too, got 3"),
+        ("ddpm", "net.outputs=3", "^net.outputs must be 1, or 2 to predict a variance too, got 3"),
+        ("ddpm", "net.outputs=2", "^net.outputs 2 predicts a variance, which objective hybrid alone trains"),
+        ("iddpm", "objective=objective", "set both, --net.outputs 2 --objective hybrid, or neither, "),
         (
             "ddpm",
-            {"net__outputs": 2},
-            "^net.outputs 2 predicts a variance, which objective hybrid alone trains",
-        ),
-        ("iddpm", {"objective": "objective"}, "set both, --net.outputs 2 --objective hybrid, or neither, "),
-        (
-            "ddpm",
-            {"net__classes": 10},
+            "net.classes=10",
             "^net.classes 10 and data.labels no give a network classes that it is nev",
         ),
-        ("edm-vp", {"predicts": "edm"}, "^pixels.std and predicts.sigma_data .*, got 0.5 and 1.0: "),
+        ("edm-vp", "predicts=edm", "^pixels.std and predicts.sigma_data .*, got 0.5 and 1.0: "),
     ],
 )
 def test_fields_that_contradict_each_other_are_named_before_anything_begins(name, changes, said):
+    recipe = override(find_recipe(name), options(changes))
     with pytest.raises(UserError, match=said) as error:
-        check_training(changed(name, **changes))
+        check_training(recipe)
     assert "\n" not in str(error.value)
     # A run that was made so is read as it was made.
-    assert load_recipe(dump(changed(name, **changes))) == changed(name, **changes)
+    assert load_recipe(dump(recipe)) == recipe
 
 
 @pytest.mark.parametrize("name", ["ddpm", "iddpm"])

@@ -24,36 +24,16 @@ from ddim.errors import UserError
 from ddim.runs import checkpoint
 from ddim.runs.pipeline import load_state
 
-CALLS = (
-    "open",
-    "write",
-    "fsync",
-    "close",
-    "mkdir",
-    "rename",
-    "replace",
-    "unlink",
-    "rmdir",
-    "link",
-    "symlink",
-)
+MAY_FAIL = ("open", "write", "fsync", "mkdir", "rename")
+CALLS = (*MAY_FAIL, "close", "replace", "unlink", "rmdir", "link", "symlink")
 
 
 @contextmanager
-def watched(after):
-    """Call `after(name, args, keywords, result)` after each system call of CALLS that succeeds."""
-
-    def wrapped(name, call):
-        def hooked(*args, **keywords):
-            result = call(*args, **keywords)
-            after(name, args, keywords, result)
-            return result
-
-        return hooked
-
-    originals = {name: getattr(os, name) for name in CALLS}
+def wrapped_calls(names, wrap):
+    """Let each of these system calls be `wrap(name, call)`."""
+    originals = {name: getattr(os, name) for name in names}
     for name, call in originals.items():
-        setattr(os, name, wrapped(name, call))
+        setattr(os, name, wrap(name, call))
     try:
         yield
     finally:
@@ -61,12 +41,26 @@ def watched(after):
             setattr(os, name, call)
 
 
+def watched(after):
+    """Call `after(name, args, keywords, result)` after each system call of CALLS that succeeds."""
+
+    def wrap(name, call):
+        def hooked(*args, **keywords):
+            result = call(*args, **keywords)
+            after(name, args, keywords, result)
+            return result
+
+        return hooked
+
+    return wrapped_calls(CALLS, wrap)
+
+
 @contextmanager
 def failing(n, code):
     """Let the n-th system call fail with the error `code`; yields a list, empty if there were fewer."""
     countdown, failed = itertools.count(n - 1, -1), []
 
-    def refused(name, call):
+    def wrap(name, call):
         def hooked(*args, **keywords):
             if next(countdown) == 0:
                 failed.append(name)
@@ -75,14 +69,8 @@ def failing(n, code):
 
         return hooked
 
-    originals = {name: getattr(os, name) for name in ("open", "write", "fsync", "mkdir", "rename")}
-    for name, call in originals.items():
-        setattr(os, name, refused(name, call))
-    try:
+    with wrapped_calls(MAY_FAIL, wrap):
         yield failed
-    finally:
-        for name, call in originals.items():
-            setattr(os, name, call)
 
 
 def content(step, version=0):
@@ -340,10 +328,8 @@ def replay(folder):
         done = label(checkpoint.find_newest(run / PLACE))
         for k, state in enumerate(states.values()):
             assert recovered(folder / f"{name}-{k}", state) in newest, (name, k)
-            assert label(checkpoint.find_best(folder / f"{name}-{k}" / PLACE, on_damage=str)) in best, (
-                name,
-                k,
-            )
+            found = checkpoint.find_best(folder / f"{name}-{k}" / PLACE, on_damage=str)
+            assert label(found) in best, (name, k)
         # Once save() has returned, nothing can take the new checkpoint away.
         for data, names in itertools.product(LEFT, NAMES):
             place = folder / f"{name}-done-{data}-{names}"
@@ -440,37 +426,26 @@ def _manifests(folder):
     inside = {"model.safetensors": packed({})}
     (folder / "secret.json").write_text("{}")
     entry = {"size": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
-    for name in (
-        "../secret.json",
-        str(folder / "secret.json"),
-        "a/../../secret.json",
-        "..\\secret.json",
-        "a//b",
-    ):
-        yield f"a manifest that names {name}", forged(folder / f"m{abs(hash(name))}", {}, files={name: entry})
+    secret = str(folder / "secret.json")
+    for k, name in enumerate(("../secret.json", secret, "a/../../secret.json", "..\\secret.json", "a//b")):
+        yield f"a manifest that names {name}", forged(folder / f"m{k}", {}, files={name: entry})
     for k, odd in enumerate(([], {"a": 1}, {"model.safetensors": []}, {checkpoint.MANIFEST: entry}, "x")):
         yield f"a manifest whose files are {odd}", forged(folder / f"odd{k}", inside, files=odd)
     yield "a manifest of a newer ddim", forged(folder / "newer", inside, schema=1000, soul="x")
     yield "a manifest with a field too many", forged(folder / "field", inside, _class_path="os.system")
     yield "a manifest without a step", forged(folder / "step", inside, step=None)
-    for k, text in enumerate(
-        (b"", b"[]", b"1e999", b'"x"', b"[" * 100_000, b'{"sha256": 1e999}', b"\x00" * 64)
-    ):
+    texts = (b"", b"[]", b"1e999", b'"x"', b"[" * 100_000, b'{"sha256": 1e999}', b"\x00" * 64)
+    for k, text in enumerate(texts):
         path = forged(folder / f"raw{k}", inside)
         (path / checkpoint.MANIFEST).write_bytes(text)
         yield f"a manifest that is {text[:20]!r}", path
-    path = forged(folder / "link", {"state.json": b"{}"})
-    (path / "state.json").unlink()
-    (path / "state.json").symlink_to(folder / "secret.json")
-    yield "a link in place of a file", path
-    path = forged(folder / "pipe", {"state.json": b"{}"})
-    (path / "state.json").unlink()
-    os.mkfifo(path / "state.json")
-    yield "a pipe in place of a file", path
-    path = forged(folder / "inner", {"state.json": b"{}"})
-    (path / "state.json").unlink()
-    (path / "state.json").mkdir()
-    yield "a folder in place of a file", path
+    link = lambda file: file.symlink_to(folder / "secret.json")
+    puts = {"link": link, "pipe": os.mkfifo, "folder": os.mkdir}
+    for kind, put_kind in puts.items():
+        path = forged(folder / kind, {"state.json": b"{}"})
+        (path / "state.json").unlink()
+        put_kind(path / "state.json")
+        yield f"a {kind} in place of a file", path
     path = forged(folder / "outer", {"ema/default.safetensors": packed({})})
     shutil.move(path / "ema", folder / "elsewhere")
     (path / "ema").symlink_to(folder / "elsewhere")

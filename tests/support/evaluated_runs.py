@@ -1,5 +1,6 @@
 """Runs in memory and invented records of evaluations."""
 
+import stubs
 from ddim.experiments.index import Run
 from ddim.runs.codec import dump, override
 from ddim.runs.named_recipes import smoke
@@ -15,25 +16,17 @@ def record(kid=0.1, fid=None, extractor="lite", samples=1000, part="valid", sha2
     """Return the record of an evaluation, by default of the last step of `run` with its own sampler."""
     metrics = {"kid": {"value": kid, "low": kid - 0.01, "high": kid + 0.01}}
     metrics |= {"fid": {"value": fid, "infinity": fid - 5, "low": fid - 6, "high": fid - 4}} if fid else {}
-    against = {"source": "x", "fingerprint": "f", "part": part, "size": [64, 64], "images": 700}
-    return {
-        "schema": 1,
-        "kind": "evaluation",
+    evaluation = {
         "metrics": metrics,
-        "features": {"extractor": extractor, "weights": "w" * 64, "resize": "224 px", "dimensions": 1280},
-        "reference": {**against, "sha256": sha256},
-        "generated": {"images": samples, "source": "run"},
-        "sampling": {
-            "step": 60,
-            "recipe": dump(smoke()),
-            "sampler": {"kind": "ddim"},
-            "grid": {"kind": "uniform"},
-            "nfe": 20,
-            "seeds": list(range(samples)),
-            "weights": "ema",
-            "times": [1.0] * 20,
-            "label": None,
-            "guidance": 1.0,
-            **sampling,
-        },
+        "features__extractor": extractor,
+        "features__resize": "224 px",
+        "features__dimensions": 1280,
+        "reference__part": part,
+        "reference__size": [64, 64],
+        "reference__images": 700,
+        "reference__sha256": sha256,
+        "generated__images": samples,
     }
+    steps = {"step": 60, "nfe": 20, "times": [1.0] * 20, "seeds": list(range(samples))}
+    choices = {"recipe": dump(smoke()), "sampler": {"kind": "ddim"}, "label": None, "guidance": 1.0}
+    return stubs.record(**evaluation, sampling={**stubs.SAMPLING, **steps, **choices, **sampling})

@@ -21,8 +21,9 @@ class Bug(NamedTuple):
     tests: tuple[str, ...]
 
 
-def bug(name, file, old, new, *tests):
-    """Return a bug with any number of tests."""
+def bug(name, file, change, *tests):
+    """Return a bug with any number of tests; `change` is "old => new"."""
+    old, _, new = change.partition(" => ")
     return Bug(name, file, old, new, tests)
 
 

@@ -2,7 +2,7 @@
 
 import json
 
-from ddim.runs.codec import dump
+from ddim.runs.codec import dump, override
 from ddim.runs.named_recipes import smoke
 from stubs import written
 
@@ -12,8 +12,9 @@ ERRORS = {"noise_mae": 0.4, "image_mae": 0.3}
 def make(folder, images=960, seen=(480, 960), errors=ERRORS, step=None, **recipe):
     """Write a run folder as `ddim train` leaves it, without weights."""
     folder.mkdir(parents=True)
-    whole = {**dump(smoke()), "images": images, **recipe}
-    (folder / "run.json").write_text(json.dumps({"recipe": whole, "seed": 0}))
+    fields = {"images": images, **{path.replace("__", "."): value for path, value in recipe.items()}}
+    whole = {"recipe": dump(override(smoke(), fields)), "seed": 0}
+    (folder / "run.json").write_text(json.dumps(whole))
     lines = [{"step": n // 16, "images": n, "time": 0.0, "loss": 1.0} for n in seen]
     lines += [{**lines[-1], **errors}] if seen else []
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

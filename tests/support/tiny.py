@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ddim.data import Images, split_images
 from ddim.nn.ddpm_unet import DDPMUNetSpec
@@ -62,6 +63,13 @@ def images(n=40, size=(32, 32), channels=3):
     pixels = coarse.repeat(size[0] // 4, 1).repeat(size[1] // 4, 2)
     names = tuple(str(k) for k in range(n))
     return Images(pixels, None, (), names, hashlib.sha256(pixels.tobytes()).hexdigest())
+
+
+def write_grays(folder, grays):
+    """Write one image of each gray into a new folder."""
+    folder.mkdir(parents=True)
+    for k, gray in enumerate(grays):
+        Image.fromarray(np.full((32, 32, 3), gray, np.uint8)).save(folder / f"{k}.png")
 
 
 def training(chosen=BASE, source=None, updates=0):

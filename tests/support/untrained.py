@@ -8,16 +8,12 @@ from ddim.runs.codec import dump, override
 from ddim.runs.named_recipes import ddpm
 from ddim.runs.recipe import build_model
 from ddim.runs.state import RunState
+from options import options
 from oracles import made, shaken
 
-SMALL = {
-    "net.width": "16",
-    "net.groups": "8",
-    "net.multipliers": "1,2",
-    "net.attention": "false,true",
-    "net.blocks": "1",
-    "data.size": "16",
-}
+SMALL = options(
+    "net.width=16 net.groups=8 net.multipliers=1,2 net.attention=false,true net.blocks=1 data.size=16"
+)
 
 
 def recipe(**changes):

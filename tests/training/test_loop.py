@@ -21,21 +21,30 @@ from ddim.training.loop import Plan
 from ddim.training.validation import validate
 
 
+def watch_losses(patch):
+    """Return a list that fills with what each loss is given: denoiser, images, times, noise, pixels."""
+    seen, sound = [], Objective.__call__
+    patch.setattr(Objective, "__call__", lambda self, *given: seen.append(given) or sound(self, *given))
+    return seen
+
+
+def silenced(predicts):
+    """A training whose averaged network says 0, with 400 validation images."""
+    recipe = replace(tiny.recipe(report__validation_images="400"), predicts=predicts)
+    run = tiny.training(recipe, tiny.images(500))
+    for value in run.average.values():
+        value.zero_()
+    return run
+
+
 def recorded(run, monkeypatch):
     """Times and noise that the next update draws, by the image that they meet."""
-    seen = []
-    sound = Objective.__call__
-
-    def noting(self, denoise, x0, t, eps, pixels):
-        seen.append((x0.clone(), t.clone(), eps.clone()))
-        return sound(self, denoise, x0, t, eps, pixels)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Objective, "__call__", noting)
+        seen = watch_losses(patch)
         found, loss = tiny.gradients(run)
     rows = sorted(
         (float(t), x0.numpy().tobytes(), eps.numpy().tobytes())
-        for part in seen
+        for _, *part, _ in seen
         for x0, t, eps in zip(*part, strict=True)
     )
     return len(seen), rows, found, loss
@@ -172,14 +181,9 @@ def test_dequantisation_noise_is_new_at_each_update_and_absent_in_validation(mon
 @pytest.mark.parametrize("dequantise", ["true", "false"])
 def test_a_loss_gets_the_8_bit_bins_of_its_images(dequantise, monkeypatch):
     run = tiny.training(tiny.recipe(data__dequantise=dequantise, data__flip="false"))
-    seen, sound = [], Objective.__call__
-
-    def noting(self, denoise, x0, t, eps, pixels):
-        seen.extend(pixels.values(x0).round())
-        return sound(self, denoise, x0, t, eps, pixels)
-
-    monkeypatch.setattr(Objective, "__call__", noting)
+    given = watch_losses(monkeypatch)
     tiny.gradients(run)
+    seen = [image for _, x0, *_, pixels in given for image in pixels.values(x0).round()]
     everything = torch.from_numpy(run.split.images.pixels).permute(0, 3, 1, 2).float()
     assert len(seen) == 8
     # But where a grain lies on the edge of its bin.
@@ -240,17 +244,6 @@ def test_each_profile_is_the_weighted_mean_of_the_weights_seen(rule):
         assert same == (profile == "default")
 
 
-def test_a_power_of_zero_is_the_plain_mean_of_the_weights_seen():
-    run = tiny.training(replace(tiny.recipe(), ema=Power(6.94, (0.0,))))
-    seen = []
-    for _ in range(5):
-        run.advance()
-        seen.append({name: value.double().clone() for name, value in ema.select_averaged(run.model).items()})
-    for name, value in run.averages["0"].items():
-        mean = torch.stack([weights[name] for weights in seen]).mean(0)
-        torch.testing.assert_close(value.double(), mean, rtol=1e-5, atol=1e-6)
-
-
 def test_further_averages_change_nothing_else_of_a_run():
     """Weights, the default average, the optimiser and the validation are, to the bit, those without."""
     one, several = tiny.training(), tiny.training(replace(tiny.BASE, ema=Power(6.94, (1.0, 2.0))))
@@ -308,13 +301,7 @@ def test_a_validation_does_not_depend_on_the_micro_batch():
 
 def test_a_network_that_predicts_zero_has_the_mean_noise_as_its_error():
     """The error of a prediction of zero noise is E|eps| = sqrt(2 / pi), whatever the images."""
-    run = tiny.training(
-        replace(tiny.recipe(report__validation_images="400"), predicts=PredictsNoise()), tiny.images(500)
-    )
-    with torch.no_grad():
-        for value in run.average.values():
-            value.zero_()
-    assert validate(run)["noise_mae"] == pytest.approx(math.sqrt(2 / math.pi), rel=5e-3)
+    assert validate(silenced(PredictsNoise()))["noise_mae"] == pytest.approx(math.sqrt(2 / math.pi), rel=5e-3)
 
 
 def test_the_errors_by_log_snr_add_up_to_the_whole():
@@ -337,12 +324,7 @@ def test_the_errors_by_log_snr_add_up_to_the_whole():
 
 def test_the_errors_by_log_snr_are_those_of_each_image_alone():
     """Who says x0 = 0 errs by the image in the image, and by alpha / sigma times it in the noise."""
-    run = tiny.training(
-        replace(tiny.recipe(report__validation_images="400"), predicts=PredictsImage()), tiny.images(500)
-    )
-    with torch.no_grad():
-        for value in run.average.values():
-            value.zero_()
+    run = silenced(PredictsImage())
     found = validate(run)
     times = (torch.arange(100, dtype=torch.float64) + 0.5) / 100
     at = run.recipe.schedule(times)
@@ -404,8 +386,7 @@ def test_a_fixed_total_is_a_whole_number_of_batches_and_never_in_the_past():
 
 def test_images_are_augmented_by_the_labels_that_the_network_gets(monkeypatch):
     """At each step anew, with the images, times and noise that the step has without."""
-    seen, sound = [], Objective.__call__
-    monkeypatch.setattr(Objective, "__call__", lambda self, *given: seen.append(given) or sound(self, *given))
+    seen = watch_losses(monkeypatch)
     for recipe in (tiny.AUGMENTED, override(tiny.AUGMENTED, {"augment.probability": 0})):
         tiny.training(recipe, updates=4)
     told = [denoise.augment for denoise, *_ in seen[:4]]

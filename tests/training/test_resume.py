@@ -6,12 +6,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import tiny
+from damage import damage_file, flip_bit
 from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.schedules import LinearBeta
 from ddim.diffusion.time_sampling import LossAware
@@ -158,10 +157,7 @@ def test_the_folder_of_a_run_killed_before_its_first_file_can_be_used(whole, tmp
 def test_a_damaged_newest_checkpoint_is_replaced_by_the_one_before(whole, tmp_path):
     recipe = tiny.recipe(report__checkpoint="0")
     folder = tiny.train_until_crash(recipe, tmp_path / "run", tiny.CrashAtSave(7))
-    newest = checkpoint.find_newest(folder / "checkpoints")
-    content = bytearray((newest / "optimizer.safetensors").read_bytes())
-    content[-3] ^= 1
-    (newest / "optimizer.safetensors").write_bytes(content)
+    damage_file(checkpoint.find_newest(folder / "checkpoints") / "optimizer.safetensors", flip_bit)
     with pytest.warns(UserWarning, match="damaged-step-000000007-1"):
         resume(folder)
     tiny.check_same_run(folder, whole("layer norm"))
@@ -208,9 +204,7 @@ def test_a_run_whose_images_changed_is_not_resumed(tmp_path):
 @pytest.mark.parametrize("saved", [True, False])
 def test_a_run_whose_images_are_gone_says_where_they_were_expected(saved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for k in range(16):
-        (tmp_path / "flower").mkdir(exist_ok=True)
-        Image.fromarray(np.full((32, 32, 3), 16 * k, np.uint8)).save(tmp_path / "flower" / f"{k}.png")
+    tiny.write_grays(tmp_path / "flower", range(0, 256, 16))
     tiny.train(tiny.recipe(images=16), tmp_path / "run", data="flower")
     if not saved:
         shutil.rmtree(tmp_path / "run" / "checkpoints")

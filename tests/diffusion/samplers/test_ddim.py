@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -6,29 +7,17 @@ import torch
 from ddim.diffusion.grids import Quadratic, Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import DDIM, final_sample, initial_noise, last_state
+from ddim.diffusion.samplers.convergence import Warped
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
 from ddim.errors import UserError
-from oracles import Gaussian, normal, uniform
+from oracles import Gaussian, normal
 
 EIGHT = range(8)
 SCHEDULES = [Cosine(), Cosine(0.014, 0.99995), LinearBeta()]
 
 
-class Warped:
-    """Times from 1 to 0.05, unevenly and differently for each seed, and a smooth function of k / N."""
-
-    def __init__(self, seed):
-        bumps = 0.12 * (2 * uniform(3, seed=seed) - 1)
-        self.warp = lambda u: (
-            u + sum(b * torch.sin((k + 1) * math.pi * u) / (k + 1) for k, b in enumerate(bumps))
-        )
-
-    def __call__(self, steps, schedule):
-        return 1 - 0.95 * self.warp(torch.arange(steps, dtype=torch.float64) / (steps - 1))
-
-
-GRIDS = [Uniform(), Quadratic(), UniformLogSNR(2.0), Warped(0), Warped(1), Warped(2)]
-GRID_NAMES = ["uniform", "quadratic", "log_snr", "warped-0", "warped-1", "warped-2"]
+GRIDS = {"uniform": Uniform(), "quadratic": Quadratic(), "log_snr": UniformLogSNR(2.0)}
+GRIDS |= {f"warped-{seed}": partial(Warped(seed).between, first=1.0, last=0.05) for seed in range(3)}
 
 
 def run(sampler, denoise, x, times, seeds=EIGHT):
@@ -45,7 +34,7 @@ def pure(schedule, n=8, side=2):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-@pytest.mark.parametrize("grid", GRIDS, ids=GRID_NAMES)
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 def test_states_and_samples_converge_to_the_exact_flow_with_order_one_on_any_grid(grid, schedule):
     oracle, x = Gaussian(schedule), pure(schedule)
 

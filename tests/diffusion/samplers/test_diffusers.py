@@ -16,6 +16,7 @@ from oracles import normal
 
 TABLE = Linear(1000, 1e-4, 0.02, clip="none", read="log_snr")
 LAW = Mixture(TABLE, normal(4, 3, 4, 4, seed=1), 0.5)
+X = normal(1, 3, 4, 4)
 BETAS = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
 # Its tables are made of tensors where numpy asks for arrays.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -49,79 +50,76 @@ def ours(sampler, x, timesteps, seeds=(0,)):
     return [state.x for state in states[1:]], final_sample(LAW, states[-1])
 
 
+def scheduler_of(name, **options):
+    """A scheduler of diffusers on the table."""
+    return getattr(diffusers, name)(**BETAS, **{"timestep_spacing": "trailing", **options})
+
+
+def close(found, wanted):
+    return torch.allclose(found, wanted, rtol=0, atol=1e-4)
+
+
 @steps
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 def test_ddim(count, spacing):
-    x = normal(1, 3, 4, 4)
-    scheduler = diffusers.DDIMScheduler(
-        **BETAS, clip_sample=False, set_alpha_to_one=True, timestep_spacing=spacing
-    )
-    states, timesteps = theirs(scheduler, count, x)
-    _, found = ours(DDIM(), x, timesteps)
-    assert torch.allclose(found, states[-1], rtol=0, atol=1e-4)
+    options = {"clip_sample": False, "set_alpha_to_one": True, "timestep_spacing": spacing}
+    states, timesteps = theirs(scheduler_of("DDIMScheduler", **options), count, X)
+    _, found = ours(DDIM(), X, timesteps)
+    assert close(found, states[-1])
 
 
 @steps
 @pytest.mark.parametrize("variance", ["small", "large"])
 def test_ddpm(count, variance):
-    x = normal(1, 3, 4, 4)
-    scheduler = diffusers.DDPMScheduler(
-        **BETAS, clip_sample=False, variance_type=f"fixed_{variance}", timestep_spacing="trailing"
-    )
-    states, timesteps = theirs(scheduler, count, x, generator=torch.Generator().manual_seed(0))
-    between, found = ours(DDPM(variance), x, timesteps)
-    assert torch.allclose(torch.stack(between), torch.stack(states[:-1]), rtol=0, atol=1e-4)
+    scheduler = scheduler_of("DDPMScheduler", clip_sample=False, variance_type=f"fixed_{variance}")
+    states, timesteps = theirs(scheduler, count, X, generator=torch.Generator().manual_seed(0))
+    between, found = ours(DDPM(variance), X, timesteps)
+    assert close(torch.stack(between), torch.stack(states[:-1]))
     if variance == "small":
         # Its large variance is added to the final sample too, since its last timestep is not 0.
-        assert torch.allclose(found, states[-1], rtol=0, atol=1e-4)
+        assert close(found, states[-1])
 
 
 @steps
 def test_heun(count):
     """Its states are x / alpha."""
-    x = normal(1, 3, 4, 4)
-    scheduler = diffusers.HeunDiscreteScheduler(**BETAS, timestep_spacing="trailing")
-    states, timesteps = theirs(scheduler, count, x)
-    first = TABLE(times_of(timesteps[0]))
-    begin = x * scheduler.init_noise_sigma * first.alpha
+    scheduler = scheduler_of("HeunDiscreteScheduler")
+    states, timesteps = theirs(scheduler, count, X)
+    begin = X * scheduler.init_noise_sigma * TABLE(times_of(timesteps[0])).alpha
     _, found = ours(EDM(), begin, timesteps.unique().flip(0))
-    assert torch.allclose(found, states[-1], rtol=0, atol=1e-4)
+    assert close(found, states[-1])
 
 
 @steps
 def test_dpm_solver_2m(count):
-    x = normal(1, 3, 4, 4)
-    scheduler = diffusers.DPMSolverMultistepScheduler(
-        **BETAS, solver_order=2, algorithm_type="dpmsolver++", timestep_spacing="trailing"
-    )
-    states, timesteps = theirs(scheduler, count, x)
-    _, found = ours(DPMSolver(2), x, timesteps)
-    assert torch.allclose(found, states[-1], rtol=0, atol=1e-4)
+    states, timesteps = theirs(dpm_solver(2), count, X)
+    _, found = ours(DPMSolver(2), X, timesteps)
+    assert close(found, states[-1])
+
+
+def dpm_solver(order):
+    return scheduler_of("DPMSolverMultistepScheduler", solver_order=order, algorithm_type="dpmsolver++")
+
+
+def unipc(order, variant):
+    return scheduler_of("UniPCMultistepScheduler", solver_order=order, solver_type=variant)
 
 
 @steps
 @pytest.mark.parametrize("variant", ["bh1", "bh2"])
 @pytest.mark.parametrize("order", [1, 2])
 def test_unipc(count, order, variant):
-    x = normal(1, 3, 4, 4)
-    scheduler = diffusers.UniPCMultistepScheduler(
-        **BETAS, solver_order=order, solver_type=variant, timestep_spacing="trailing"
-    )
-    states, timesteps = theirs(scheduler, count, x)
-    between, found = ours(UniPC(order, variant), x, timesteps)
-    assert torch.allclose(between[-1], states[-2], rtol=0, atol=1e-4)
+    states, timesteps = theirs(unipc(order, variant), count, X)
+    between, found = ours(UniPC(order, variant), X, timesteps)
+    assert close(between[-1], states[-2])
     if variant == "bh2":  # Under bh1 theirs ends in NaN at sigma 0, where B(h) = h is infinite.
-        assert torch.allclose(found, states[-1], rtol=0, atol=1e-4)
+        assert close(found, states[-1])
 
 
 @steps
 @pytest.mark.parametrize("variant", ["bh1", "bh2"])
 def test_unipc_of_order_three_until_its_last_steps(count, variant):
-    x = normal(1, 3, 4, 4)
-    scheduler = diffusers.UniPCMultistepScheduler(
-        **BETAS, solver_order=3, solver_type=variant, timestep_spacing="trailing"
-    )
-    assert torch.allclose(*before_the_last_steps(UniPC(3, variant), scheduler, count, x), rtol=0, atol=1e-4)
+    assert close(*before_the_last_steps(UniPC(3, variant), unipc(3, variant), count))
 
 
 @steps
@@ -130,22 +128,16 @@ def test_dpm_solver_3m_halves_the_second_difference(count, monkeypatch):
 
     With that half in ours the numbers agree.
     """
-    x = normal(1, 3, 4, 4)
-    scheduler = diffusers.DPMSolverMultistepScheduler(
-        **BETAS, solver_order=3, algorithm_type="dpmsolver++", timestep_spacing="trailing"
-    )
     if count > 5:
-        assert not torch.allclose(
-            *before_the_last_steps(DPMSolver(3), scheduler, count, x), rtol=0, atol=1e-4
-        )
+        assert not close(*before_the_last_steps(DPMSolver(3), dpm_solver(3), count))
     moments = exponential._moments
     half = torch.tensor([1.0, 1.0, 0.5]).double()
     monkeypatch.setattr(exponential, "_moments", lambda h, n: moments(h, n) * half[:n])
-    assert torch.allclose(*before_the_last_steps(DPMSolver(3), scheduler, count, x), rtol=0, atol=1e-4)
+    assert close(*before_the_last_steps(DPMSolver(3), dpm_solver(3), count))
 
 
-def before_the_last_steps(sampler, scheduler, count, x):
+def before_the_last_steps(sampler, scheduler, count):
     """Our state and theirs after the last step of full order."""
-    states, timesteps = theirs(scheduler, count, x)
-    found = list(sampler(LAW, x, times_of(timesteps[: count - 2]), Noise([0])))
+    states, timesteps = theirs(scheduler, count, X)
+    found = list(sampler(LAW, X, times_of(timesteps[: count - 2]), Noise([0])))
     return found[-1].x, states[count - 4]

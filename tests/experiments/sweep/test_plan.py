@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import threading
 
 import pytest
 
@@ -14,6 +13,7 @@ from ddim.experiments.sweep.folder import begin_sweep, read_sweep, write_trial_r
 from ddim.experiments.sweep.plan import SweepRequest, plan_trials
 from ddim.runs.codec import load_recipe, override
 from ddim.runs.named_recipes import smoke
+from race import race
 
 FIELDS = {"objective.error": "[l1,mse]", "schedule": "[cosine,linear]"}
 
@@ -244,12 +244,7 @@ def test_a_sweep_is_joined_by_its_folder_or_by_the_same_request(tmp_path):
 
 def test_workers_that_create_a_sweep_at_once_share_it(tmp_path):
     found = []
-    begin = lambda: found.append(begin_sweep(request(), tmp_path / "sweep"))
-    threads = [threading.Thread(target=begin) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    race(lambda k: found.append(begin_sweep(request(), tmp_path / "sweep")), 4)
     assert len(found) == 4
     assert all(sweep == found[0] for sweep in found)
 
