@@ -34,6 +34,7 @@ from ddim.runs import checkpoint, searched_grids
 from ddim.runs.generate import sample_uint8
 from ddim.runs.pipeline import load, read_run_recipe
 from ddim.runs.state import TrainedOn
+from shown_events import read_events
 from stubs import stub
 
 FEW = Samples(n=40, steps=2)
@@ -163,16 +164,9 @@ def test_evaluations_of_a_run_are_numbered_and_never_overwritten(run):
 
 def shown(run):
     """What TensorBoard shows of evaluations: {name: [(step, value)]}, and [(step, PNG)] of their grids."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     folder = run / "events" / "evaluation"
-    if not folder.exists():
-        return {}, []
-    events = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
-    names = [name for name in events.Tags()["scalars"] if name.startswith("evaluation/")]
-    values = {name: [(e.step, e.value) for e in events.Scalars(name)] for name in names}
-    grids = events.Images("evaluation") if "evaluation" in events.Tags()["images"] else []
-    return values, [(e.step, e.encoded_image_string) for e in grids]
+    values, images = read_events(folder) if folder.exists() else ({}, {})
+    return {name: rows for name, rows in values.items() if "/" in name}, images.get("evaluation", [])
 
 
 def test_tensorboard_shows_metrics_and_sheet_at_the_evaluated_step(run):

@@ -4,14 +4,17 @@ import os
 import subprocess
 import sys
 import time
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ddim.errors import UserError
 from ddim.runs import log as log_module
 from ddim.runs.log import RunLog, read_metrics, show_in_tensorboard
+from shown_events import read_events
 
 
 def logged(folder, steps, resumed=None):
@@ -28,12 +31,8 @@ def timeless(folder):
 
 def events(folder):
     """What TensorBoard shows: {name: [(step, value)]} of scalars, {name: [step]} of images."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    shown = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
-    tags = shown.Tags()
-    scalars = {name: [(e.step, e.value) for e in shown.Scalars(name)] for name in tags["scalars"]}
-    return scalars, {name: [e.step for e in shown.Images(name)] for name in tags["images"]}
+    scalars, images = read_events(folder)
+    return scalars, {name: [step for step, _ in shown] for name, shown in images.items()}
 
 
 def test_a_line_holds_the_step_the_images_the_time_and_the_values(tmp_path):
@@ -156,17 +155,12 @@ def test_what_is_shown_later_is_added_to_what_a_run_logged(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("shape", [(6, 5, 3), (6, 5, 4), (6, 5, 1), (6, 5)])
 def test_images_reach_tensorboard_pixel_by_pixel(shape, tmp_path):
-    from io import BytesIO
-
-    from PIL import Image
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     with RunLog(tmp_path) as log:
         log.image(7, "grid", pixels)
-    (event,) = EventAccumulator(str(tmp_path)).Reload().Images("grid")
-    shown = np.asarray(Image.open(BytesIO(event.encoded_image_string)))
-    assert event.step == 7
+    ((step, png),) = read_events(tmp_path)[1]["grid"]
+    shown = np.asarray(Image.open(BytesIO(png)))
+    assert step == 7
     expected = pixels if pixels.ndim == 3 else pixels[..., None]
     assert np.array_equal(shown, np.broadcast_to(expected, shown.shape))
 
