@@ -1,14 +1,14 @@
-import types
-
 import pytest
 import torch
 
+from ddim.diffusion.denoiser import Model
 from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.samplers import DDIM, EDM, AdamsBashforth
 from ddim.diffusion.schedules import Cosine, Linear
 from ddim.errors import UserError
 from ddim.evaluation import sampler_errors
 from ddim.evaluation.run_figures import plot_sampler_errors
+from ddim.runs.pipeline import open_pipeline
 from oracles import normal
 
 LAW = Mixture(Cosine(0.1, 0.999), normal(3, 1, 2, 2, seed=1), 0.5)
@@ -50,6 +50,6 @@ def test_a_figure_has_a_panel_a_grid_and_a_line_a_sampler():
 
 
 def test_a_table_is_refused_in_one_sentence():
-    run = types.SimpleNamespace(recipe=types.SimpleNamespace(sampling_schedule=Linear()))
+    run = open_pipeline(Model(lambda x, t: x, Linear(), shape=(1, 8, 8)))
     with pytest.raises(UserError, match="has no 500 different levels"):
         sampler_errors.sampling_error_of_run(run, 0.05, [0])
