@@ -139,12 +139,6 @@ def test_features_of_another_evaluation_are_not_reused(run):
     assert isinstance(measure_difference(one, other, "kid"), Difference)
     theirs = shutil.copy(one.folder / "features.npy", other.folder / "features.npy")
     assert measure_difference(one, other, "kid") == f"{theirs} is missing or does not belong to its record"
-    # A record of before does not say whose they are.
-    path = other.folder / "record.json"
-    document = json.loads(path.read_text())
-    del document["generated"]["sha256"]
-    path.write_text(json.dumps(document))
-    assert measure_difference(one, read_evaluation(path), "kid").value == 0
 
 
 def test_the_second_evaluation_reads_the_features_of_the_reference(run):

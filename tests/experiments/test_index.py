@@ -255,7 +255,8 @@ def test_filtered_runs_are_compared_only_with_each_other(tmp_path, capsys):
     few = make(tmp_path / "few", seed=7)
     write_evaluation(few, 1, kid=0.2)
     path = few / "evaluations" / "1" / "record.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "generated": {"images": 50, "source": "x"}}))
+    few_images = {"images": 50, "source": "x", "sha256": "g"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "generated": few_images}))
     assert main(["runs", str(tmp_path)]) == 0
     said = capsys.readouterr()
     assert "0.2000" not in said.out

@@ -6,6 +6,7 @@ import json
 import numpy as np
 from torch.nn import functional as F
 
+from ddim.files import hash_file
 from ddim.metrics.features import Extractor
 
 RECORD = {
@@ -26,7 +27,7 @@ RECORD = {
         "images": 500,
         "sha256": "r" * 64,
     },
-    "generated": {"images": 400, "source": "runs/a"},
+    "generated": {"images": 400, "source": "runs/a", "sha256": "g" * 64},
     "sampling": None,
     "seconds": {"sampling": 1.0, "features": 1.0, "metrics": 1.0},
     "time": "2026-11-25T00:00:00+00:00",
@@ -59,9 +60,10 @@ def record(**changes):
 def written(folder, features=None, **changes):
     """The folder of an evaluation with that record."""
     folder.mkdir(parents=True)
-    (folder / "record.json").write_text(json.dumps(record(**changes)))
     if features is not None:
         np.save(folder / "features.npy", features.astype(np.float32))
+        changes = {"generated__sha256": hash_file(folder / "features.npy"), **changes}
+    (folder / "record.json").write_text(json.dumps(record(**changes)))
     return folder
 
 

@@ -200,7 +200,7 @@ def _load_features(evaluation: Evaluation) -> np.ndarray | None:
     shape = generated["images"], evaluation.record["features"]["dimensions"]
     try:
         features = np.lib.format.open_memmap(path, mode="r")
-        if generated.get("sha256", hash_file(path)) != hash_file(path):
+        if generated["sha256"] != hash_file(path):
             return None
     except (OSError, ValueError):
         return None

@@ -32,7 +32,7 @@ _FIELDS: dict[str, Any] = {
         "images": int,
         "sha256": str,
     },
-    "generated": {"images": int, "source": str},
+    "generated": {"images": int, "source": str, "sha256": str},
 }
 """The fields that a comparison needs, by type; [type] is a list of that type."""
 
