@@ -42,15 +42,36 @@ def _parse(module: str) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def _first_line(tree: ast.Module, name: str) -> str:
-    """Read the first line of the docstring of a class or function that a module defines or imports."""
+def _find_definition(tree: ast.Module, name: str) -> tuple[ast.Module, ast.ClassDef | ast.FunctionDef] | None:
+    """Find the class or function that a module defines or imports, and the module that defines it."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-            return (ast.get_docstring(node) or "").partition("\n")[0].removesuffix(".")
+            return tree, node
         if isinstance(node, ast.ImportFrom) and any((a.asname or a.name) == name for a in node.names):
             found = next(a.name for a in node.names if (a.asname or a.name) == name)
-            return _first_line(_parse((node.module or "").removeprefix("ddim.")), found)
-    return ""
+            return _find_definition(_parse((node.module or "").removeprefix("ddim.")), found)
+    return None
+
+
+def _first_line(tree: ast.Module, name: str) -> str:
+    """Read the first line of the docstring of a class or function that a module defines or imports."""
+    found = _find_definition(tree, name)
+    return (ast.get_docstring(found[1]) or "").partition("\n")[0].removesuffix(".") if found else ""
+
+
+def _list_class_fields(tree: ast.Module, name: str) -> list[str]:
+    """List the fields of a dataclass that a module defines or imports, those of its bases first."""
+    home, node = _find_definition(tree, name) or (tree, None)
+    if not isinstance(node, ast.ClassDef):
+        return []
+    names = [
+        name
+        for base in node.bases
+        if isinstance(base, ast.Name)
+        for name in _list_class_fields(home, base.id)
+    ]
+    targets = (item.target for item in node.body if isinstance(item, ast.AnnAssign))
+    return [*names, *(target.id for target in targets if isinstance(target, ast.Name))]
 
 
 def list_kinds(module: str, registry: str) -> str:
@@ -58,3 +79,16 @@ def list_kinds(module: str, registry: str) -> str:
     entries = read_registry(module, registry)
     width = max(map(len, entries))
     return "\n".join(f"  {name:<{width}}  {text}" for name, text in entries.items())
+
+
+def list_kind_fields(module: str, registry: str) -> str:
+    """Format the fields of each dataclass of a registry for the end of a help text, one line each."""
+    tree = _parse(module)
+    entries = _find_dictionary(tree, registry)
+    pairs = [
+        (ast.literal_eval(key), ", ".join(_list_class_fields(tree, value.id)))
+        for key, value in zip(entries.keys, entries.values, strict=True)
+        if key is not None and isinstance(value, ast.Name)
+    ]
+    width = max(len(name) for name, _ in pairs)
+    return "\n".join(f"  {name:<{width}}  {fields}" for name, fields in pairs)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.cli import RUN, check_fields
-from ddim.cli.choices import read_registry
+from ddim.cli.choices import list_kind_fields, read_registry
 from ddim.errors import UserError, check_count
 
 if TYPE_CHECKING:
@@ -31,13 +31,7 @@ _EPILOG = """examples:
 
 _FIELDS = """
 --schedule.FIELD VALUE sets a field in every schedule that has it, as in `ddim train`:
-  cosine         min_signal, max_signal: signal rates at t = 1 and t = 0
-  linear         entries, first, last: the table of betas; clip, min_signal, max_signal: its limits;
-                 read: floor or log_snr, how times between entries are read
-  beta_table     betas: the kind of table; the other fields of linear
-  linear_beta    low, high: beta at t = 0 and t = 1
-  linear_in      quantity: what is linear in t; start, end: log-SNR at t = 0 and t = 1
-  karras_sigma   sigma_min, sigma_max: sigma at t = 0 and t = 1; rho: the power whose root is linear in t
+{fields}
 """
 
 
@@ -65,7 +59,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
     schedule = kind("schedule", "draw alpha, sigma and log-SNR of schedules against t")
     schedule.usage = "ddim plot schedule [NAME ...] [--schedule.FIELD VALUE ...] [--out FILE]"
-    schedule.epilog = _FIELDS
+    schedule.epilog = _FIELDS.format(fields=list_kind_fields("diffusion.schedules", "SCHEDULES"))
     known = ", ".join(read_registry("diffusion.schedules", "SCHEDULES"))
     schedule.add_argument(
         "names", nargs="*", metavar="NAME", help=f"{known} (default: {', '.join(SCHEDULES)})"
