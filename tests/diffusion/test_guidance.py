@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -167,3 +169,29 @@ def test_levels_that_a_model_was_not_trained_on_are_refused(t):
     wide = Rescheduled(Gaussian(Cosine(0.1, 0.9)), Cosine(0.02, 0.95))
     with pytest.raises(UserError, match=r"is trained, log-SNR -4\.60 to 1\.45, got"):
         wide(normal(1, 1, 2, 2), at(t))
+
+
+def test_another_schedule_takes_a_time_for_each_image():
+    x, times, other = normal(3, 1, 3, 3), at([0.2, 0.5, 0.8]), Rescheduled(STRONG, Cosine(0.02, 0.99))
+    together = other(x, times).x0
+    for k, t in enumerate(times):
+        assert torch.allclose(together[k], other(x[k : k + 1], t).x0[0])
+
+
+def test_guidance_and_other_schedules_keep_the_predicted_variance():
+    class Hybrid:
+        schedule = SCHEDULE
+
+        def __call__(self, x_t, t):
+            return replace(STRONG(x_t, t), variance_mix=x_t + 1)
+
+    x = normal(2, 1, 3, 3)
+    for denoise in (Guided(Hybrid(), WEAK, 2.0), Rescheduled(Hybrid(), SCHEDULE)):
+        assert torch.allclose(denoise(x, at(0.4)).variance_mix, x + 1)
+
+
+def test_a_mixture_of_one_cloud_is_a_gaussian():
+    x, centre = normal(2, 1, 3, 3), normal(1, 1, 3, 3, seed=1)
+    for t in (0.1, 0.5, 0.9):
+        one = Mixture(SCHEDULE, centre, 0.5)(x, at(t))
+        assert torch.allclose(one.x0, Gaussian(SCHEDULE, centre[0], 0.5)(x, at(t)).x0)

@@ -349,6 +349,7 @@ def test_schedules_are_values():
         lambda: Linear(first=0.02, last=1e-4),
         lambda: Linear(last=1.0),
         lambda: Linear(min_signal=0.96),
+        lambda: Linear(max_signal=1.01),
         lambda: BetaTable(clip="none", betas="jsd"),
         lambda: KarrasSigma(0.0),
         lambda: KarrasSigma(2.0, 1.0),

@@ -128,7 +128,9 @@ def test_slerp_reaches_its_ends_and_keeps_the_distribution_of_noise():
 
 def test_slerp_goes_evenly_along_the_circle():
     a, b = normal(1, 3, 4, 4, seed=1), normal(1, 3, 4, 4, seed=2)
-    frames = interpolate_latents(a[0], b[0], 5).flatten(1)
+    frames = interpolate_latents(a[0], b[0], 5)
+    assert torch.allclose(frames[[0, -1]], torch.cat([a, b]))
+    frames = frames.flatten(1)
     unit = frames / frames.norm(dim=1, keepdim=True)
     angles = (unit[1:] * unit[:-1]).sum(1).acos()
     assert torch.allclose(angles, angles[0].expand(4))
@@ -228,6 +230,7 @@ def test_renoising_keeps_the_marginal_distribution(schedule):
     up = renoise(x, now, then, Noise([3]))
     assert up.std().item() == pytest.approx(law.spread(then).item(), rel=0.02)
     assert up.mean().item() == pytest.approx((then.alpha * law.mean).item(), abs=0.02)
+    assert renoise(x.float(), now, then, Noise([3])).dtype == torch.float32
 
 
 # --- varying ------------------------------------------------------------------------------------------------
