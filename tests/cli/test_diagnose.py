@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from shown_events import read_events
 from torch.nn.functional import one_hot
 
 import tiny
@@ -24,6 +23,7 @@ from ddim.runs.codec import override
 from ddim.runs.pipeline import Pipeline, load
 from ddim.runs.recipe import build_model
 from oracles import made, shaken
+from shown_events import read_events
 from stubs import stub
 
 

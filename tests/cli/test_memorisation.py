@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from shown_events import read_events
 
 import tiny
 from ddim.runs import searched_grids
+from shown_events import read_events
 
 
 @pytest.fixture(scope="module")
