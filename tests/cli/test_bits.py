@@ -120,7 +120,7 @@ def test_the_bits_are_of_images_as_the_run_was_trained_on_them(dequantise):
     exact = -(high - low).log2().flatten(1).mean(1)
     recipe = replace(tiny.BASE, data=replace(tiny.BASE.data, dequantise=dequantise))
     law = Gaussian(LinearBeta(), (mean - 0.04) / 0.01, std / 0.01)
-    trained = Pipeline(None, Pixels.fixed(0.04, 0.01, 1), recipe, Runtime())
+    trained = Pipeline(law, Pixels.fixed(0.04, 0.01, 1), recipe, Runtime())
     apart = measure_bits(trained, law, values.byte(), "ode", 30, range(n)) - exact
     assert 0 < apart.mean() < 0.08
 
@@ -132,7 +132,7 @@ def test_bits_begin_at_the_noise_of_a_value_or_at_the_least_that_the_run_was_tra
     for low, least in ((0.0, of_a_value), (0.002, 0.002)):
         objective = replace(tiny.BASE.objective, times=UniformTimes(low))
         trained = Pipeline(
-            None,
+            Gaussian(schedule),
             Pixels.fixed(0.5, 0.5, 1),
             replace(tiny.BASE, schedule=schedule, objective=objective),
             Runtime(),
