@@ -1,4 +1,4 @@
-"""`ddim ablate` prints one table for any run."""
+"""`ddim ablate`: its tables, its mistakes, and the reference that it shares with `ddim search`."""
 
 import shutil
 from dataclasses import replace
@@ -15,7 +15,7 @@ from ddim.runs.codec import override
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run of a second."""
+    """A finished run that trained for about a second."""
     folder = tmp_path_factory.mktemp("run") / "one"
     return tiny.train(tiny.recipe(images="16"), folder)
 
@@ -48,13 +48,13 @@ def test_mistakes_are_one_sentence(run, words, said, refused):
 
 
 @pytest.mark.parametrize("name", ["ablate", "search"])
-def test_a_run_is_asked_between_the_ends_of_its_own_grid(name, run, monkeypatch, tmp_path, command):
-    """Its model may know levels that its pictures are never made from: sigma 20,000 of a cosine."""
+def test_sampling_times_lie_between_the_ends_of_the_runs_grid(name, run, monkeypatch, tmp_path, command):
+    """Its model may know levels that its sample are never made from: sigma 20,000 of a cosine."""
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     asked = []
 
-    def pictures(trained, sampler, times, seeds):
+    def sample(trained, sampler, times, seeds):
         asked.append(times)
         return torch.zeros(1, 1, 1, 1)
 
@@ -62,7 +62,7 @@ def test_a_run_is_asked_between_the_ends_of_its_own_grid(name, run, monkeypatch,
     trained = pipeline.load(copy)
     trained = replace(trained, recipe=override(trained.recipe, narrow))
     monkeypatch.setattr(pipeline, "load", lambda *_, **__: trained)
-    monkeypatch.setattr(discretisation_error, "sample_in_model_units", pictures)
+    monkeypatch.setattr(discretisation_error, "sample_in_model_units", sample)
     few = {"ablate": ["--evaluations", "3"], "search": ["--steps", "3"]}[name]
     command(name, copy, *few, "--seeds", "1")
     bars = [trained.recipe.sampling_schedule(times).noise_to_signal for times in asked]
@@ -79,19 +79,19 @@ def test_a_run_is_asked_between_the_ends_of_its_own_grid(name, run, monkeypatch,
         (["search", "--steps", "40"], 400),
     ],
 )
-def test_the_truth_has_ten_times_the_levels_of_what_it_judges(
+def test_the_reference_has_at_least_ten_times_the_levels_of_the_samples(
     words, count, run, monkeypatch, tmp_path, command
 ):
-    """At least; Heun's rule, of order 2, is then a hundredth as far from the flow as what it judges."""
+    """Heun's rule has order 2: the error of the reference is then a hundredth of that of the samples."""
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     asked = []
 
-    def pictures(trained, sampler, times, seeds):
+    def sample(trained, sampler, times, seeds):
         asked.append((sampler, len(times)))
         return torch.zeros(1, 1, 1, 1)
 
-    monkeypatch.setattr(discretisation_error, "sample_in_model_units", pictures)
+    monkeypatch.setattr(discretisation_error, "sample_in_model_units", sample)
     command(words[0], copy, *words[1:], "--seeds", "1")
     assert asked[0] == (EDM(), count)
     heun = [levels for sampler, levels in asked[1:] if sampler in (EDM(), sampler_ablation.Flow())]

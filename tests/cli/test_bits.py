@@ -1,4 +1,4 @@
-"""`ddim likelihood`: what it says, what it keeps, mistakes."""
+"""`ddim likelihood`: its output, its record, mistakes."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def kept(said):
 
 
 @pytest.mark.parametrize(("method", "steps", "nfe"), [("vlb", 20, 20), ("ode", 3, 12)])
-def test_the_bits_of_each_image_are_kept_with_what_they_depend_on(method, steps, nfe, run, command):
+def test_the_record_has_the_bits_of_each_image_and_the_settings(method, steps, nfe, run, command):
     words = ["likelihood", run, "--method", method, "-n", 3, "--steps", steps]
     said = command(*words).out.splitlines()[-1]
     record = kept(said)
@@ -54,7 +54,7 @@ def test_the_bits_of_each_image_are_kept_with_what_they_depend_on(method, steps,
         checkpoint.find_newest(run / "checkpoints")
     )
     assert said.startswith(f"{mean:.4f} +- ")
-    # The same again is the same, in a new folder.
+    # A second measurement gives the same bits, in a new folder.
     again = command(*words).out.splitlines()[-1]
     assert again != said
     assert kept(again)["bits"] == record["bits"]
@@ -81,7 +81,7 @@ def test_a_mistake_is_one_sentence(run, tmp_path, refused):
         assert sentence in refused("likelihood", *words)
 
 
-def test_a_table_is_walked_by_its_entries_and_no_more(tmp_path, command, refused):
+def test_the_steps_on_a_tabulated_schedule_are_at_most_its_entries(tmp_path, command, refused):
     table = Linear(30, 1e-4, 0.5, clip="none", read="log_snr")
     run = tiny.train(replace(tiny.BASE, schedule=table), tmp_path / "run")
     assert kept(command("likelihood", run, "-n", "1").out)["steps"] == 30
@@ -89,8 +89,8 @@ def test_a_table_is_walked_by_its_entries_and_no_more(tmp_path, command, refused
     assert len(list((run / "likelihoods").iterdir())) == 1
 
 
-def test_a_variance_that_nothing_has_trained_is_not_measured(run, tmp_path, command):
-    """Such a run could be made once: its bits are those of the variance that a sampler can rely on."""
+def test_a_learned_variance_is_used_only_if_a_loss_trained_it(run, tmp_path, command):
+    """If no loss trained the predicted variance, the fixed one is used."""
     old, found = tmp_path / "run", {}
     shutil.copytree(run, old)
     newest = checkpoint.find_newest(old / "checkpoints")
@@ -107,10 +107,11 @@ def test_a_variance_that_nothing_has_trained_is_not_measured(run, tmp_path, comm
 
 
 @pytest.mark.parametrize("dequantise", [False, True])
-def test_the_bits_are_of_images_as_the_run_was_trained_on_them(dequantise):
-    """Of a dark law, hardly wider than a bin: of value v about v / 255, or from v / 256 to (v + 1) / 256.
+def test_the_bits_use_the_bins_that_the_run_was_trained_with(dequantise):
+    """The pixels are dark, with a spread hardly wider than a bin.
 
-    They are more than the exact ones by what the place within a bin tells.
+    The bin of value v is centred at v / 255, or goes from v / 256 to (v + 1) / 256 with dequantisation. The
+    bound exceeds the exact bits by the information on the place within a bin.
     """
     n, mean, std = 1000, 0.03, 1.2 / 256
     x = mean + std * normal(n, 1, 1, 2)
@@ -126,7 +127,7 @@ def test_the_bits_are_of_images_as_the_run_was_trained_on_them(dequantise):
 
 
 @pytest.mark.parametrize(("method", "noise"), [("vlb", 0.7), ("ode", 0.25)])
-def test_bits_begin_at_the_noise_of_a_value_or_at_the_least_that_the_run_was_trained_on(method, noise):
+def test_bits_begin_at_the_noise_of_a_bin_or_at_the_earliest_training_time(method, noise):
     schedule, values = LinearBeta(), torch.full((2, 1, 4, 4), 128, dtype=torch.uint8)
     of_a_value = schedule.inverse(2 * torch.tensor(127.5 / noise).log()).item()
     for low, least in ((0.0, of_a_value), (0.002, 0.002)):

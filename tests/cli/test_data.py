@@ -1,4 +1,4 @@
-"""`ddim data`: what it prints, and the sheet it writes."""
+"""`ddim data`: its output and its sheet."""
 
 import argparse
 
@@ -18,7 +18,7 @@ def noise(seed, height=12, width=12):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Five images in two classes: copies within and across classes, a small one; and two broken ones."""
+    """Five images in two classes, with copies within and across classes, and two broken files."""
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     files = {

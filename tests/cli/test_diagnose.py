@@ -67,7 +67,7 @@ def test_a_run_that_learns_its_variance_is_diagnosed(tmp_path, command):
     assert "gradient noise scale" in command("diagnose", run, "--images", "2", "--levels", "3").out
 
 
-def test_a_run_without_held_out_images_is_judged_on_those_of_training(tmp_path, command):
+def test_a_run_without_held_out_images_is_diagnosed_on_training_images(tmp_path, command):
     run = tiny.train(tiny.recipe(data__validation="0"), tmp_path / "run")
     assert "memorisation cannot be measured" in command("diagnose", run, "--images", "3", "--levels", "3").out
     assert json.loads((run / "diagnostics/1/record.json").read_text())["held_out"] is None
@@ -94,10 +94,10 @@ def test_a_checkpoint_and_other_images_are_refused(run, tmp_path, monkeypatch, r
     assert f"has changed since {run} was trained on it: put its images back" in refused("diagnose", run)
 
 
-def test_commands_that_look_at_the_images_of_a_run_say_where_they_are_not(tmp_path, monkeypatch, refused):
+def test_commands_that_need_the_images_of_a_run_report_missing_ones(tmp_path, monkeypatch, refused):
     monkeypatch.setattr("ddim.metrics.features.load_extractor", lambda *a: stub())
     tiny.write_grays(tmp_path / "flower", range(0, 256, 16))
-    # From where 8-bit values can be told apart, for likelihoods.
+    # The schedule is clean enough to distinguish 8-bit values, which a likelihood needs.
     recipe = tiny.recipe(images=8, schedule__max_signal=0.9999)
     run = tiny.train(recipe, tmp_path / "run", data=str(tmp_path / "flower"))
     (tmp_path / "flower").rename(tmp_path / "moved")
@@ -126,11 +126,11 @@ def test_the_gradients_of_a_diagnosis_are_those_of_the_objective_whatever_the_mi
 
 OWN = SplitImages(tiny.images(), np.arange(32), np.arange(32, 40))
 MIRRORED = override(tiny.AUGMENTED, {"augment.probability": "1e-9"})
-"""So seldom anything else that an image is either itself or mirrored left to right."""
+"""Augmentation whose only frequent change is mirroring left to right."""
 
 
 def untrained(recipe):
-    """A run of a recipe with random weights, whose pixels are left in [0, 1]."""
+    """Return a run of a recipe with random weights, whose model units are pixels in [0, 1]."""
     model = shaken(made(lambda: build_model(recipe, 3))).requires_grad_(False)
     return Pipeline(model, Pixels.fixed(0.0, 1.0), recipe, Runtime(micro_batch=3))
 
@@ -150,20 +150,20 @@ def test_a_diagnosis_dequantises_as_training_does():
     assert seen == tiny.BASE.optim.batch
 
 
-def test_a_diagnosis_augments_images_and_tells_the_network_of_each():
+def test_a_diagnosis_augments_images_and_conditions_the_network_on_it():
     plain = gradient_noise.draw_parts(untrained(override(MIRRORED, {"augment.probability": 0})), OWN, 1, None)
-    told = []
+    flags = []
     parts = gradient_noise.draw_parts(untrained(MIRRORED), OWN, 1, None)
     for (_, before, *_), (denoise, x0, *_) in zip(plain, parts, strict=True):
         mirrored = denoise.augment[:, 0]
         assert not denoise.augment[:, 1:].any()
         for image, one, flipped in zip(x0, before, mirrored, strict=True):
             assert torch.equal(image, one.flip(2) if flipped else one)
-        told += mirrored.tolist()
-    assert set(told) == {0.0, 1.0}
+        flags += mirrored.tolist()
+    assert set(flags) == {0.0, 1.0}
 
 
-def test_the_gradients_of_a_diagnosis_are_of_a_network_that_is_told():
+def test_the_gradients_of_a_diagnosis_include_the_conditioning_on_augmentation():
     trained = untrained(MIRRORED)
     found = gradient_noise.collect_gradients(trained, OWN, None)
     sizes = [p.numel() for p in trained.model.parameters()]
@@ -181,7 +181,7 @@ AWARE = replace(
 
 
 def at_the_start(recipe, folder):
-    """A training with random weights, which knows that the loss is at the cleanest times, and its run."""
+    """Return a training with random weights and its run; its loss memory prefers the cleanest times."""
     training = tiny.training(recipe)
     shaken(training.model.net)
     if training.memory:
@@ -219,7 +219,7 @@ def test_the_gradients_of_a_diagnosis_are_those_of_updates_of_training(recipe, t
 
 @pytest.mark.parametrize(("n", "batch"), [(32, 2), (33, 8), (5, 3), (5, 8)])
 def test_batches_of_a_diagnosis_are_independent(n, batch):
-    """Where the gradient of image i is the unit vector e_i, |G|^2 is 1 / n; within an epoch none have any."""
+    """If the gradient of image i is the unit vector e_i, |G|^2 is 1 / n, and batches of one epoch give 0."""
     steps = gradient_noise.space_steps(n, batch)
     assert len(steps) == 16
     spans = [set(range(step * batch // n, ((step + 1) * batch - 1) // n + 1)) for step in steps]
@@ -235,7 +235,7 @@ def test_times_that_are_drawn_by_their_losses_are_shown_as_drawn(tmp_path, monke
     training, trained = at_the_start(AWARE, tmp_path)
     monkeypatch.setattr("ddim.runs.images.open_images", lambda *a, **k: training.split.images)
     times = diagnose.diagnose(trained, 2, 2).training_times
-    # Of losses 1, 1/4, 1/16, ... and a hundredth of the draws that are even.
+    # The squared losses are 1, 1/4, 1/16, ...; a hundredth of the draws is uniform.
     shares = 0.99 * 0.75 * 4.0 ** -torch.arange(8.0) + 0.01 / 8
     level = LinearBeta()(torch.arange(1, 9, dtype=torch.float64) / 8).log_snr
     for low, share in times.items():

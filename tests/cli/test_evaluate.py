@@ -1,4 +1,4 @@
-"""`ddim evaluate` and `ddim compare`: what is printed, what is refused."""
+"""`ddim evaluate` and `ddim compare`: output and mistakes."""
 
 import base64
 import json
@@ -37,7 +37,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(features, "load_extractor", found)
 
 
-def test_the_numbers_are_printed_with_what_they_are_of(run, command):
+def test_the_metrics_are_printed_with_their_conditions(run, command):
     text = command("evaluate", run, "-n", 40, "--steps", 2, "--seed", 5, "--part", "all").out
     file = text.split()[-1]
     record = json.loads(Path(file).read_text())
@@ -59,7 +59,7 @@ def test_fid_infinity_is_said_to_keep_the_bias_of_the_reference(run, command):
 
 def test_features_are_taken_by_name(run, command):
     text = command("evaluate", run, "-n", 20, "--steps", 1, "--features", "other").out
-    assert "features other, 12 of images at 2 px" in text
+    assert "features other, 12 dimensions, images at 2 px" in text
 
 
 @pytest.mark.parametrize(
@@ -74,12 +74,12 @@ def test_features_are_taken_by_name(run, command):
         ),
         (["RUN", "--stepz", 3], "perhaps you meant --steps"),
         (["RUN", "--weights", "best"], "weights must be ema or raw, got 'best'"),
-        (["blossoms:40"], "blossoms:40 is no run: name the images that it is compared with, with --data"),
+        (["blossoms:40"], "blossoms:40 is not a run: name the reference images with --data"),
         (["blossoms:40", "--data", "blossoms:40", "-n", 50], "-n is for runs, and blossoms:40 is not a run"),
         (["blossoms:40", "--data", "blossoms:40", "--sampler", "ddim"], "--sampler is for runs"),
         (["nowhere", "--data", "blossoms:40"], "'nowhere' is neither a folder"),
         (["runs/typo"], "runs/typo does not exist: name a run or a folder or archive of images"),
-        (["/"], "/ is no run: name the images that it is compared with"),
+        (["/"], "/ is not a run: name the reference images with --data"),
     ],
 )
 def test_mistakes_are_one_sentence(run, words, sentence, refused):
@@ -87,7 +87,7 @@ def test_mistakes_are_one_sentence(run, words, sentence, refused):
     assert sentence in refused("evaluate", *words)
 
 
-def test_two_evaluations_are_compared_by_what_differs(run, tmp_path, command, refused):
+def test_evaluations_are_ranked_and_their_differing_settings_are_listed(run, tmp_path, command, refused):
     first, second = (run / "evaluations" / name for name in "12")
     why = refused("compare", first, second)
     assert why.startswith("nothing can be compared by KID: 30 images are too few to rank by KID")
@@ -110,14 +110,14 @@ def test_two_evaluations_are_compared_by_what_differs(run, tmp_path, command, re
     assert [line.split()[0] for line in lines[7:]] == ["samples"]
 
 
-def test_what_differs_is_cut_short_where_it_still_differs_then():
+def test_values_are_cut_short_only_if_they_still_differ_after_the_cut():
     long = "x" * 40
     assert shorten_values([f"a{long}", f"b{long}"]) == [f"a{'x' * 28}...", f"b{'x' * 28}..."]
     assert shorten_values([f"{long}a", f"{long}b", "c"]) == [f"{long}a", f"{long}b", "c"]
     assert shorten_values([True, False, None, 50000]) == ["True", "False", "-", "50,000"]
 
 
-def test_a_comparison_is_a_page_too_with_the_grids_and_nothing_of_this_machine(tmp_path, command):
+def test_the_page_of_a_comparison_has_the_sheets_and_no_local_paths(tmp_path, command):
     value = lambda v: {"value": v, "low": v - 0.01, "high": v + 0.01}
     folders = [
         written(tmp_path / "home" / name / "evaluations" / "1", metrics__kid=value(kid), **changes)
@@ -159,7 +159,7 @@ def test_a_comparison_is_a_page_too_with_the_grids_and_nothing_of_this_machine(t
         assert str(tmp_path) not in written_page.replace("\\", "")
 
 
-def test_a_page_of_others_is_left_alone_before_anything_is_compared(run, tmp_path, refused):
+def test_a_file_that_ddim_did_not_write_is_not_overwritten(run, tmp_path, refused):
     (tmp_path / "mine.md").write_text("mine")
     for name, why in (("mine.html", "mine.md exists and was not made by ddim"), ("a.png", "end in .html")):
         assert why in refused("compare", run, run, "--out", tmp_path / name)
@@ -167,7 +167,7 @@ def test_a_page_of_others_is_left_alone_before_anything_is_compared(run, tmp_pat
     assert (tmp_path / "mine.md").read_text() == "mine"
 
 
-def test_a_run_with_itself_differs_in_nothing(run, monkeypatch, command):
+def test_an_evaluation_has_the_difference_0_to_itself(run, monkeypatch, command):
     monkeypatch.setitem(catalogue.METRICS, "kid", catalogue.Metric("KID", True, biased=False, least=20))
     text = command("compare", run / "evaluations" / "1", run / "evaluations" / "2").out
     assert ", paired" in text
@@ -186,6 +186,6 @@ def test_a_run_with_itself_differs_in_nothing(run, monkeypatch, command):
         (["RUN", "RUN", "--metric", "fed"], "metric must be one of kid, fid, "),
     ],
 )
-def test_what_cannot_be_compared_is_one_sentence(run, words, sentence, refused):
+def test_evaluations_that_cannot_be_compared_give_one_sentence(run, words, sentence, refused):
     words = [str(run) if word == "RUN" else word for word in words]
     assert sentence in refused("compare", *words)

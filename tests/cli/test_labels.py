@@ -24,7 +24,7 @@ FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with a recipe of a second and a run of it with the 12 classes of blossoms."""
+    """A folder with a recipe that trains for a second, and its run with the 12 classes of blossoms."""
     home = tmp_path_factory.mktemp("home")
     # Clean enough to distinguish 8-bit values, for likelihoods.
     recipe = tiny.recipe(data__validation="0.5", optim__warmup="0", schedule__max_signal=0.9999)

@@ -14,7 +14,7 @@ from shown_events import read_events
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run, which has learnt next to nothing."""
+    """A finished run that was trained for a few updates."""
     return tiny.train(tiny.recipe(), tmp_path_factory.mktemp("run") / "one")
 
 
@@ -40,7 +40,7 @@ def test_a_run_that_has_hardly_learnt_is_not_called_memorised(run, command):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(two))
 
 
-def test_the_record_says_of_how_many_images_and_levels_the_gap_is(run, tmp_path, monkeypatch, command):
+def test_the_record_has_the_numbers_of_images_and_levels_of_the_gap(run, tmp_path, monkeypatch, command):
     run = shutil.copytree(run, tmp_path / "run")
     monkeypatch.setattr("ddim.evaluation.diagnose.IMAGES", 20)
     monkeypatch.setattr("ddim.evaluation.diagnose.LEVELS", 3)
@@ -49,7 +49,7 @@ def test_the_record_says_of_how_many_images_and_levels_the_gap_is(run, tmp_path,
     assert (found["images"], found["levels"]) == ({"train": 20, "valid": 8}, 3)
 
 
-def test_the_pictures_are_those_that_sample_makes_on_levels_that_a_search_found(run, tmp_path, command):
+def test_samples_use_the_searched_times_of_the_run(run, tmp_path, command):
     run, recipe = shutil.copytree(run, tmp_path / "run"), tiny.recipe()
     searched_grids.save_grid(
         run, recipe.sampler, 3, "ema", searched_grids.SearchedGrid((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})

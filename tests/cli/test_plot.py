@@ -25,7 +25,7 @@ from ddim.runs.state import RunState
 
 @pytest.fixture
 def run(here):
-    """A run of two lines of log and one checkpoint of untrained weights."""
+    """A run with two lines of log and one checkpoint of untrained weights."""
     folder = here / "runs" / "blossoms-smoke-1"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -56,7 +56,7 @@ def test_a_figure_is_written_to_the_current_folder_and_its_path_is_printed(here,
         pixels = np.asarray(image)
     assert min(pixels.shape[:2]) > 300
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1
-    # The second time it replaces its own picture, by the same bytes.
+    # The second call overwrites the figure with the same bytes.
     before = (here / f"{words[0]}.png").read_bytes()
     command("plot", *words)
     assert (here / f"{words[0]}.png").read_bytes() == before

@@ -70,7 +70,7 @@ def test_the_record_names_another_sampling_schedule(run, tmp_path, command, refu
     assert record["schedule"] == {"kind": "linear_in", "quantity": "angle", "start": 2.0, "end": -6.0}
     first = [(tmp_path / name / "00000.png").read_bytes() for name in ("own", "other")]
     assert first[0] != first[1]
-    # Not into the same folder, though the times are alike.
+    # Another schedule is refused in the same folder, even if the times are equal.
     refused(*sampling, tmp_path / "own", *on)
     wide = ["--sampled_on", "cosine", "--sampled_on.min_signal", "1e-6"]
     refused(*sampling, tmp_path / "wide", *wide)
@@ -96,7 +96,7 @@ def test_ema_and_raw_weights_give_different_samples(run, tmp_path):
 
 
 def test_files_are_those_of_all_samples_at_once(run, tmp_path):
-    """20 samples are more than a micro-batch; here they are one tensor."""
+    """The command splits 20 samples into micro-batches; `ddim.sample` returns one tensor."""
     files = sample_files(run, tmp_path / "a", "-n", 20, "--steps", 2, "--seed", 5)
     images = ddim.sample(run, 20, 2, seed=5)
     assert load(run).runtime.micro_batch < 20
@@ -107,13 +107,13 @@ def test_files_are_those_of_all_samples_at_once(run, tmp_path):
     assert files["grid.png"] == (tmp_path / "grid.png").read_bytes()
 
 
-def test_samples_are_written_and_freed_before_the_next_are_made(run, tmp_path, monkeypatch):
+def test_samples_are_written_and_freed_before_the_next_batch(run, tmp_path, monkeypatch):
     size, sound = load(run).runtime.micro_batch, sample_folder.generate
     out, seen = tmp_path / "a", []
 
     def noting(trained, seeds, *args, **options):
         there = len(list(out.glob("0*.png")))
-        # The first are in the grid, and the last are let go as soon as there are others.
+        # The first batch is kept for the grid, and the last one is freed when the next one is sampled.
         alive = sum(images() is not None for images, *_ in seen[1:-1])
         images, nfe = sound(trained, seeds, *args, **options)
         seen.append((weakref.ref(images), len(seeds), there, alive))

@@ -17,7 +17,7 @@ from ddim.experiments.sweep.worker import run_trials
 
 @pytest.fixture
 def counting(monkeypatch):
-    """Trials that count in place of training."""
+    """Replace the training of trials by counting."""
     monkeypatch.setattr(
         "ddim.experiments.sweep.worker.trial_commands",
         lambda sweep, trial, jobs: sweeping.counting(sweep)(trial),
@@ -65,7 +65,7 @@ def test_a_failed_trial_is_named_with_the_last_line_it_printed(monkeypatch, comm
 
 @pytest.fixture
 def erring(monkeypatch):
-    """Trials whose error of validation images is their learning rate."""
+    """Replace training by trials whose validation error is their learning rate."""
     stub = """
 import json, sys
 from pathlib import Path

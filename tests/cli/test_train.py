@@ -25,7 +25,7 @@ FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]
 
 @pytest.fixture
 def here(here):
-    """A working folder with the recipe of a run of a second."""
+    """A working folder with a recipe that trains for a second."""
     (here / "tiny.yaml").write_text(write_recipe(tiny.recipe()))
     return here
 

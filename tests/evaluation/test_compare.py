@@ -1,4 +1,4 @@
-"""Evaluations side by side: what is ranked, what is not, how far apart they are, and what else differs."""
+"""Comparisons of evaluations: ranking, differences with intervals, and settings that differ."""
 
 import math
 
@@ -26,7 +26,7 @@ ALONE = ("fid_infinity",)
 
 @pytest.fixture
 def make(tmp_path):
-    """Call with a name, features and changes of the record: the evaluation."""
+    """Return a function that writes an evaluation, given a name, features and changes of its record."""
     return lambda name, features=None, **changes: read_evaluation(
         written(tmp_path / name, features, **changes)
     )
@@ -38,7 +38,7 @@ def normal(n, seed, shift=0.0):
 
 @pytest.fixture
 def reference(monkeypatch):
-    """500 features under the identity of the records, as the cache would give them."""
+    """Features of 500 reference images, which the cache returns for the reference of the records."""
     features = normal(500, 0)
     monkeypatch.setattr(
         "ddim.evaluation.compare.find_features", lambda identity: features if identity == "r" * 64 else None
@@ -47,7 +47,7 @@ def reference(monkeypatch):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_the_best_is_first(make, metric):
+def test_the_best_evaluation_is_ranked_first(make, metric):
     field = "metrics__fid__infinity" if metric == "fid_infinity" else f"metrics__{metric}__value"
     made = [make(name, **{field: value}) for name, value in (("a", 0.3), ("b", 0.1), ("c", 0.2))]
     order = [row.evaluation.folder.name for row in rank_evaluations(made, metric)]
@@ -123,7 +123,7 @@ def test_the_interval_of_a_difference_holds_the_truth_in_95_percent_of_cases(siz
 
 @pytest.mark.parametrize("metric", ["recall", "fid"])
 def test_intervals_of_other_differences_are_conservative_but_not_twice_too_wide(metric):
-    """Of two sets of one law, whose difference is 0."""
+    """Both sets have the same distribution, so the true difference is 0."""
     values, radii, held = [], [], 0
     for seed in range(60):
         x, y, truth = (normal(100, 3 * seed + k)[:, :4] for k in range(3))
@@ -132,17 +132,17 @@ def test_intervals_of_other_differences_are_conservative_but_not_twice_too_wide(
         radii.append((high - low) / 2)
         held += low <= 0 <= high
     assert held >= 57
-    # 9 degrees of freedom, whose quantile of 95 % is 2.26.
+    # 2.262 is the 97.5 % quantile of Student's t with 9 degrees of freedom.
     assert 1 < np.mean(radii) / (2.262 * np.std(values)) < 2.2
 
 
-def test_samples_with_classes_in_turn_have_no_wider_interval():
-    """Of `--label all`, seed s has class s % classes: each tenth of every tenth would lack a class."""
+def test_samples_that_cycle_through_classes_have_no_wider_interval():
+    """With `--label all`, seed s has class s % classes: leaving out every tenth seed leaves out a class."""
     x, y, truth = normal(500, 1), normal(500, 2), normal(500, 3)
-    for pictures in (x, y):
-        pictures[:, 0] += 20 * (np.arange(500) % 10)
+    for samples in (x, y):
+        samples[:, 0] += 20 * (np.arange(500) % 10)
     _, low, high = _jackknife(mean_apart, x, y, truth)
-    # The classes cancel in pairs of one seed, and what is left is that of two sets without them.
+    # In pairs of equal seeds the classes cancel, so the interval is that of two sets without classes.
     assert (high - low) / 2 < 3 * 1.96 * math.sqrt(2 / 500)
     _, low, high = _jackknife(mean_apart, x, y[::-1], truth)
     assert (high - low) / 2 < 3 * 1.96 * math.sqrt(2 * (400 * 8.25 + 1) / 500)

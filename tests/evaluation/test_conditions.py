@@ -59,7 +59,7 @@ def test_a_small_reference_has_too_few_images_too(metric):
 
 
 def test_fid_needs_as_many_images_as_features_have_dimensions():
-    """Fewer make a singular covariance."""
+    """With fewer images the covariance is singular."""
     wide = record(features__dimensions=401)
     assert find_obstacle(wide, wide, "kid") is None
     obstacle = find_obstacle(wide, wide, "fid")

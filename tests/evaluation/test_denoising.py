@@ -18,13 +18,13 @@ IMAGES = 0.3 + 0.5 * normal(400, 1, 8, 8)
 
 
 def measure(denoise, batches, times, **options):
-    """The errors of one denoiser on all batches."""
+    """Return the errors of one denoiser on all batches."""
     return measure_errors([(denoise, batch) for batch in batches], times, **options)
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """A denoiser whose predicted noise is an oracle's, times a number."""
+    """A denoiser that multiplies the predicted noise of an oracle by a number."""
 
     inner: object
     by: float
@@ -38,7 +38,7 @@ class Scaled:
 
 
 def test_the_errors_of_the_optimal_denoiser_are_its_closed_forms():
-    """Of normal pixels with variance v the posterior's is v sigma^2 / (alpha^2 v + sigma^2)."""
+    """For normal pixels with variance v, the posterior variance is v sigma^2 / (alpha^2 v + sigma^2)."""
     found = measure(ORACLE, IMAGES.split(100), TIMES)
     at = SCHEDULE(TIMES)
     image = 0.25 * at.sigma**2 / (at.alpha**2 * 0.25 + at.sigma**2)
@@ -46,10 +46,10 @@ def test_the_errors_of_the_optimal_denoiser_are_its_closed_forms():
     assert found.log_snr == pytest.approx(at.log_snr.numpy())
     assert found.image_mse.mean(0) == pytest.approx(image.numpy(), rel=0.03)
     assert found.noise_mse.mean(0) == pytest.approx(noise.numpy(), rel=0.03)
-    # The error is normal: its mean size is sqrt(2 / pi) of its deviation.
+    # The error is normal: its mean absolute value is sqrt(2 / pi) times its standard deviation.
     for mae, mse in ((found.image_mae, image), (found.noise_mae, noise)):
         assert mae.mean(0) == pytest.approx((mse * 2 / np.pi).sqrt().numpy(), rel=0.03)
-    # What is not error is prediction: E[eps_hat^2] = 1 - E[(eps - eps_hat)^2].
+    # The prediction and its error are orthogonal: E[eps_hat^2] = 1 - E[(eps - eps_hat)^2].
     assert found.power.mean(0) == pytest.approx(1 - noise.numpy(), rel=0.05)
 
 
@@ -77,12 +77,12 @@ def test_predictions_of_the_wrong_size_change_the_slope(by):
     noisy = slice(2, None)
     assert (abs(found.slope.value - 1) > 4 * found.slope.error)[noisy].all()
     assert (np.sign(found.residual.value) == np.sign(1 - by))[noisy].all()
-    # To multiply by the slope is all that scaling can do.
+    # Multiplying by the slope is the best that scaling can do.
     mended = right.noise_mse.mean(0) / found.noise_mse.mean(0)
     assert found.miscalibrated == pytest.approx(1 - mended, abs=0.01)
 
 
-def test_an_image_has_its_own_noise_in_whatever_batches_it_comes():
+def test_the_noise_of_an_image_does_not_depend_on_its_batch():
     one = measure(ORACLE, IMAGES[:20].split(20), TIMES)
     other = measure(ORACLE, IMAGES[:20].split(7), TIMES)
     for name, value in vars(one).items():
@@ -115,7 +115,7 @@ def test_the_interval_of_a_gap_holds_the_truth_in_95_percent_of_cases(truth):
     blank = measure(ORACLE, [IMAGES[:2]], TIMES)
     train, other = draw.exponential(1, (n, sets)), (1 + truth) * draw.exponential(1, (n, sets))
     apart = lambda seen, unseen: measure_gap(replace(blank, noise_mse=seen), replace(blank, noise_mse=unseen))
-    # Each level another draw of both sets; then each draw at three levels, whose mean gap is the same.
+    # In `found`, each level is another draw of both sets. In `over`, each draw has three levels.
     by = np.resize([0.5, 1, 1.5], sets)
     found, truths = apart(train, by * other).by_level, (1 + truth) * by - 1
     over = [apart(train[:, [k]] * [1, 20, 300], other[:, [k]] * [0.5, 20, 450]).overall for k in range(sets)]

@@ -1,4 +1,4 @@
-"""An evaluation compares samples of a run with held-out images, and is written as a whole or not at all."""
+"""An evaluation compares samples of a run with held-out images; its folder is complete or absent."""
 
 import hashlib
 import io
@@ -49,7 +49,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """A copy of it, to be written into."""
+    """A copy of the finished run, to which tests may write."""
     return Path(shutil.copytree(trained, tmp_path / "one"))
 
 
@@ -60,7 +60,7 @@ def held_out(run):
 
 
 def as_array(images):
-    """Images (B, C, H, W) in [0, 1] as (B, H, W, C) uint8, as they are saved."""
+    """Convert images (B, C, H, W) in [0, 1] to the saved form, (B, H, W, C) uint8."""
     return (images.permute(0, 2, 3, 1) * 255).round().byte().numpy()
 
 
@@ -85,7 +85,7 @@ def test_the_record_holds_what_the_metrics_depend_on(run):
     assert record["sampling"]["checkpoint"]["sha256"] == checkpoint.hash_checkpoint(newest)
     assert record["sampling"]["seeds"] == list(range(7, 47))
     assert record["sampling"]["sampler"]["kind"] == "edm"
-    # Heun asks twice a step, but once for the last.
+    # Heun's rule evaluates the network twice per step, and once in the last step.
     assert (len(record["sampling"]["times"]), record["sampling"]["nfe"]) == (3, 5)
     assert record["sampling"]["weights"] == "raw"
     features = {"extractor": "stub", "weights": "w" * 64, "resize": "2 px", "dimensions": 12}
@@ -123,7 +123,7 @@ def test_samples_in_a_folder_are_evaluated_like_samples_of_their_run(run, tmp_pa
     assert of_files.record["sampling"]["nfe"] == 3
     found = measure_difference(of_files, of_run, "kid")
     assert (found.value, found.low, found.high, found.paired) == (0, 0, 0, True)
-    # Of what is there only in part, or of what else has such a record, nothing is known.
+    # If a sample is missing, or the record is of another kind, the sampling is unknown.
     (tmp_path / "made" / "00007.png").unlink()
     of_some = evaluate("made", reference=reference, extractor=stub())
     assert (of_some.record["generated"]["images"], of_some.record["sampling"]) == (40, None)
@@ -157,7 +157,7 @@ def test_evaluations_of_a_run_are_numbered_and_never_overwritten(run):
 
 
 def shown(run):
-    """What TensorBoard shows of evaluations: {name: [(step, value)]}, and [(step, PNG)] of their grids."""
+    """Return what TensorBoard shows: scalars {name: [(step, value)]}, and sheets [(step, image)]."""
     folder = run / "events" / "evaluation"
     values, images = read_events(folder) if folder.exists() else ({}, {})
     return {name: rows for name, rows in values.items() if "/" in name}, images.get("evaluation", [])
@@ -199,12 +199,12 @@ def test_an_evaluation_in_another_folder_is_not_shown_with_the_run(run, tmp_path
 
 
 def test_two_evaluations_at_once_do_not_interfere(run):
-    """Here of one process id: containers that share a drive share these too."""
+    """Both have the same process id, as in containers that share a drive."""
 
     class Other(list):
         def append(self, count):
             super().append(count)
-            # The first batch of pictures, after those of the reference.
+            # The first batch of samples comes after the 30 reference images.
             if sum(self) > 30 and not (run / "evaluations" / "1").exists():
                 evaluate(run, Samples(40, 2, seed=40), extractor=stub())
 
@@ -217,7 +217,7 @@ def test_two_evaluations_at_once_do_not_interfere(run):
     )
 
 
-def test_a_number_taken_by_another_evaluation_meanwhile_is_not_reused(run, monkeypatch):
+def test_a_number_that_another_evaluation_takes_first_is_not_reused(run, monkeypatch):
     rename = os.rename
 
     def late(source, target):
@@ -249,9 +249,9 @@ def test_searched_times_are_used_unless_a_grid_is_given(run):
     assert not np.array_equal(one, other)
 
 
-def test_samples_are_made_in_batches_and_each_belongs_to_its_seed(run):
+def test_batches_of_samples_are_those_of_their_seeds(run):
     opened = load(run)
-    parts = [pictures for pictures, _ in sample_uint8(opened, range(3, 75), 2)]
+    parts = [images for images, _ in sample_uint8(opened, range(3, 75), 2)]
     assert [len(part) for part in parts] == [32, 32, 8]
     assert all(part.dtype == torch.uint8 for part in parts)
     whole = torch.from_numpy(as_array(ddim.sample(run, 72, 2, seed=3))).permute(0, 3, 1, 2)
@@ -278,7 +278,7 @@ def test_a_killed_evaluation_leaves_no_record(run, batches, tmp_path, monkeypatc
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", KILLED, str(run), str(batches)]
-    # The first batch is of the reference, the second of pictures.
+    # The first batch is of the reference, the second of samples.
     assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
     left = list((run / "evaluations").iterdir())
     assert all(path.name.startswith(".tmp-") for path in left)
@@ -341,9 +341,9 @@ def refused(*args, **options):
     return str(caught.value)
 
 
-def test_what_cannot_be_evaluated_is_refused_in_one_sentence(run, tmp_path, monkeypatch):
+def test_mistakes_are_refused_in_one_sentence(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "is no run: name the images that it is compared with" in refused("blossoms:40")
+    assert "is not a run: name the reference images with --data" in refused("blossoms:40")
     assert "neither a folder" in refused("nowhere", reference=Reference("blossoms:40"))
     (tmp_path / "empty").mkdir()
     assert "neither a run nor" in refused("empty", reference=Reference("blossoms:40"))
@@ -390,7 +390,7 @@ def test_out_is_the_folder_of_the_evaluation(run, tmp_path):
 
 
 def test_files_beside_a_given_folder_are_not_touched(run, tmp_path):
-    """Old names that begin as ours do are swept from our own folders alone."""
+    """Old temporary folders are removed only from folders of ddim, not from a folder that the user named."""
     mine, ours = tmp_path / ".tmp-thesis", run / "evaluations" / ".tmp-7-evaluation"
     for folder in (mine, ours):
         folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Figures show the values of the things that they are of."""
+"""Figures show the values of the schedules, embeddings, samples and losses that they plot."""
 
 import math
 import zipfile
@@ -24,7 +24,7 @@ from oracles import Gaussian, normal
 
 
 def lines(axes):
-    """The lines that have a name: name -> (x, y)."""
+    """Return the lines that have a name, as {name: (x, y)}."""
     named = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
     return {line.get_label(): (np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in named}
 
@@ -237,12 +237,12 @@ def test_the_forward_strip_runs_from_the_image_to_the_same_noise_under_each_sche
     charts.rasterise(run_figures.plot_forward(image, shown, columns=5, seed=3))
     ((rows, heads, notes),) = strips
     assert heads == ["t = 0", "t = 0.25", "t = 0.5", "t = 0.75", "t = 1"]
-    # A schedule that begins clean begins with the image; one that does not, does not.
+    # Only a schedule without noise at t = 0 begins with the image.
     assert np.array_equal(rows["clean"][0], to_uint8(image)[0])
     assert not np.array_equal(rows["bounded"][0], to_uint8(image)[0])
     assert notes["bounded"][0] == "alpha 0.95"
     assert notes["bounded"][4] == "alpha 0.02"
-    # At the other end both are noise of deviation a quarter about the middle gray, and the same noise.
+    # At t = 1 both are the same noise, with a standard deviation of a quarter around middle gray.
     ends = [row[4].astype(float) for row in rows.values()]
     unclipped = (ends[0] > 0) & (ends[0] < 255) & (ends[1] > 0) & (ends[1] < 255)
     assert np.abs(ends[0] - ends[1])[unclipped].max() <= 3
@@ -261,7 +261,7 @@ def test_the_forward_strip_depends_on_its_seed(strips):
 
 @dataclass(frozen=True)
 class Oracle(Gaussian):
-    """An exact denoiser that passes for a model of images 8 x 8."""
+    """An exact denoiser with the attributes of a model of images 8 x 8."""
 
     def with_labels(self, label):
         return self
@@ -287,14 +287,14 @@ def test_the_reverse_strip_ends_in_the_sample(strips):
     assert (heads[0], heads[-1]) == ("t = 1", "t = 0")
 
 
-def test_each_prediction_of_the_reverse_strip_is_the_one_made_from_the_state_above_it(strips):
+def test_each_predicted_image_of_the_reverse_strip_belongs_to_the_state_above_it(strips):
     run = trained()
     run_figures.plot_reverse(run, steps=4, seed=1)
     ((rows, heads, _),) = strips
     assert heads == ["t = 1", "t = 0.75", "t = 0.5", "t = 0.25", "t = 0"]
     states, predictions, _ = rows.values()
     for state, prediction, t in zip(states, predictions, (1.0, 0.75, 0.5, 0.25), strict=False):
-        # Only pixels that were not clamped can be read back; an eighth bit of x_t is worth little in x0.
+        # Only pixels that were not clamped can be read back. Rounding x_t to 8 bits changes x0 little.
         x = run.pixels.enter(torch.from_numpy(state.copy()).permute(2, 0, 1)[None] / 255)
         asked = to_uint8(run.pixels.leave(run.model(x, torch.tensor(t, dtype=torch.float64)).x0))[0]
         readable = (state > 0) & (state < 255)
@@ -306,7 +306,7 @@ def test_the_forward_row_of_the_reverse_strip_uses_independent_noise(strips):
     run = trained()
     run_figures.plot_reverse(run, steps=4, seed=1)
     states, _, back = strips[0][0].values()
-    # At t = 1 both are noise: of the same spread, but not the same noise.
+    # At t = 1 both are noise, but not the same noise.
     assert np.corrcoef(states[0].ravel(), back[0].ravel())[0, 1] < 0.3
     x0 = run.pixels.enter(torch.from_numpy(back[-1].copy()).permute(2, 0, 1)[None] / 255)
     at = run.model.schedule(torch.tensor(0.25, dtype=torch.float64))

@@ -8,7 +8,10 @@ from oracles import normal, uniform
 
 
 def linear(away, tau, batches, batch, seed=0):
-    """(batches, d) gradients of half the squared error of w . x, in x ~ N(0, 1), at `away` from the truth."""
+    """Return gradients (batches, d) of half the squared error of w . x, for x ~ N(0, 1) and noise tau.
+
+    The weights w differ from the true ones by `away`.
+    """
     x = normal(batches, batch, len(away), seed=seed)
     error = x @ away + tau * normal(batches, batch, seed=seed + 1)
     return (error[..., None] * x).mean(1)
@@ -54,7 +57,7 @@ def test_the_intervals_hold_the_truth_in_about_95_percent_of_cases():
     assert 0.88 < held < 0.99
 
 
-def test_a_gradient_that_is_all_noise_has_no_scale():
+def test_gradients_that_are_only_noise_have_an_infinite_scale():
     found = estimate_noise_scale(torch.eye(6), 4)
     assert (found.value, found.high) == (math.inf, math.inf)
     assert found.signal == pytest.approx(0, abs=1e-12)

@@ -28,13 +28,13 @@ from ddim.runs.pipeline import load
 from oracles import normal
 
 SCHEDULE = Cosine(0.014, 0.99995)
-# Of unit variance the uniform grid would be the best already: on this schedule DDIM then turns an angle.
+# With unit variance the uniform grid would be optimal: each DDIM step of this schedule would be a rotation.
 LAW = Mixture(SCHEDULE, normal(4, 1, 3, 3, seed=1) / 3, 0.2)
 END = 0.1
 
 
 def error_of(sampler, seed):
-    """The error of a grid on an oracle, for images of this seed."""
+    """Return a function for the error of times on an oracle, with start noise of this seed."""
     x = normal(128, 1, 3, 3, seed=seed)
     fine = lay_named_grids(400, SCHEDULE, END)["uniform_log_snr"]
     run = lambda chosen, times: final_sample(LAW, last_state(chosen(LAW, x, times, Noise(range(128)))))
@@ -62,7 +62,7 @@ def test_two_levels_leave_nothing_to_search():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run, and the grid that a search left with it."""
+    """A finished run with a searched grid for four steps."""
     folder = tmp_path_factory.mktemp("run") / "one"
     tiny.train(tiny.recipe(optim__warmup=0), folder)
     assert main(["search", str(folder), "--steps", "4", "--seeds", "2"]) == 0
@@ -86,7 +86,7 @@ def test_a_run_is_sampled_on_its_searched_grid(run, tmp_path):
 
 
 def test_ddim_sample_in_python_and_on_the_command_line_gives_the_same_samples(run, tmp_path):
-    """On the levels that were found for six steps of the averaged weights, and where there are none."""
+    """Both use the searched times of the EMA weights for six steps, and the recipe's grid otherwise."""
     found = searched_grids.SearchedGrid((1.0, 0.9, 0.5, 0.4, 0.2, 0.1), 0.1, {"uniform": 0.2})
     searched_grids.save_grid(run, DDIM(), 6, "ema", found)
     path = checkpoint.find_newest(run / "checkpoints")
@@ -113,8 +113,8 @@ def test_grids_are_kept_by_sampler_and_steps(run):
 
 
 def test_a_search_samples_as_the_recipe_does(run):
-    """On the schedule that a recipe is sampled on, and clipped where it clips."""
-    # Of pixels with so little room the network goes far out of bounds.
+    """A search uses the recipe's sampling schedule and its clipping."""
+    # With this scaling of pixels, predictions lie far outside the bounds.
     trained, plain = replace(load(run), pixels=Pixels.fixed(0.5, 2.0)), None
     for changes in ({}, {"clip": "yes"}, {"sampled_on": "linear_in", "sampled_on.end": "-5"}):
         chosen = replace(trained, recipe=override(trained.recipe, changes))
@@ -142,7 +142,7 @@ def test_mistakes_are_one_sentence(run, tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
-def test_a_foreign_file_of_grids_is_refused_by_name(tmp_path):
+def test_a_damaged_file_of_grids_is_refused_by_name(tmp_path):
     (tmp_path / "grids.json").write_text('{"a": 3}')
     with pytest.raises(UserError, match=r"grids\.json is not what"):
         searched_grids.find_saved_grid(tmp_path, DDIM(), 4, "ema")
@@ -173,7 +173,7 @@ def test_a_search_ends_if_nothing_lowers_the_error():
 
 
 def test_a_search_clips_its_samples_like_its_reference(run):
-    """Heun's rule goes by the noise alone, which clip x0 leaves as predicted: there it is clip yes."""
+    """Heun's rule uses the predicted noise only, so clip x0 must act as clip yes."""
     trained = replace(load(run), pixels=Pixels.fixed(0.5, 2.0))
     times = lay_named_grids(40, trained.recipe.sampling_schedule, 0.2)["uniform_log_snr"]
     clips = [replace(trained, recipe=override(trained.recipe, {"clip": clip})) for clip in ("x0", "yes")]

@@ -18,7 +18,7 @@ DRAW = np.random.default_rng
 
 
 def own(train, valid):
-    """Images of a run, as it split them."""
+    """Return the training and the held-out images of a run."""
     pixels = np.concatenate([train, valid])
     names = tuple(f"{k}.png" for k in range(len(pixels)))
     n = len(train)
@@ -116,8 +116,8 @@ def test_duplicates_among_real_images_do_not_hide_copies_nor_raise_alarms(kind, 
     assert found.held_out.share.value <= 0.02
 
 
-def test_only_equal_images_are_duplicates_if_all_images_are_alike():
-    """As X-ray images, or digits: any two correlate by more than 0.95."""
+def test_only_equal_images_are_duplicates_if_all_images_look_similar():
+    """In sets such as X-ray images or digits, any two images have a correlation above 0.95."""
     close = lambda n, seed: (0.92 * smooth(1, 9) + 0.08 * smooth(n, seed)).round().astype(np.uint8)
     train, valid = close(400, 0), close(100, 1)
     found = find_copies(close(200, 2), train, valid)
@@ -146,7 +146,7 @@ def test_mirror_images_are_copies_only_where_training_saw_them():
 
 
 class Sums:
-    """A network of features: means over quarters of the image."""
+    """A network whose features are means over an 8 x 8 grid of patches."""
 
     def __call__(self, images):
         import torch

@@ -33,7 +33,7 @@ def test_the_noisiest_level_is_where_the_divergence_is_small_enough():
     assert divergence_from_noise(found.noisiest, spectrum, square, 48) == pytest.approx(
         DISTINGUISHABLE, rel=1e-6
     )
-    # Images of four times the deviation are told from noise of four times the deviation.
+    # Images with four times the deviation can be distinguished from noise with four times the deviation.
     wide = find_noise_range(4 * images, (0.25, 0.25, 0.25))
     assert found.noisiest - wide.noisiest == pytest.approx(2 * math.log(4), abs=0.5)
     assert found.distance - wide.distance == pytest.approx(2 * math.log(4))

@@ -1,4 +1,4 @@
-"""What is read as the record of an evaluation."""
+"""Reading the record of an evaluation."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,13 @@ from ddim.evaluation.record import Evaluation, list_evaluations, read_evaluation
 from stubs import RECORD, SAMPLING, record, written
 
 
-def test_fid_infinity_is_a_metric_of_its_own_with_the_interval_that_fid_lacks():
+def test_fid_infinity_is_a_separate_metric_with_an_interval_and_fid_has_none():
     found = Evaluation(Path(), record())
     assert (found.value("fid"), found.interval("fid")) == (30.0, None)
     assert (found.value("fid_infinity"), found.interval("fid_infinity")) == (25.0, (20.0, 30.0))
 
 
-def test_a_run_stands_for_its_newest_complete_evaluation(tmp_path):
+def test_the_newest_complete_evaluation_of_a_run_is_read(tmp_path):
     for n in (1, 2, 9, 10):
         written(tmp_path / "evaluations" / str(n), generated__source=f"number {n}")
     (tmp_path / "evaluations" / "11").mkdir()
@@ -54,10 +54,10 @@ SOUND = json.dumps(RECORD)
         (json.dumps(record(features__weights=3)), "is damaged: features.weights is missing or of another"),
         (json.dumps(record(reference__images=True)), "is damaged: reference.images is missing or of another"),
         (json.dumps(record(generated={})), "is damaged: generated.images is missing"),
-        (json.dumps(record(metrics__kid__value="1")), "is damaged: metrics.kid.value is no number"),
-        (json.dumps(record(metrics__kid={"value": 1})), "is damaged: metrics.kid.low is no number"),
-        (json.dumps(record(metrics__fid__low=None)), "is damaged: metrics.fid.low is no number"),
-        (json.dumps(record(metrics__fid=[])), "is damaged: metrics.fid.value is no number"),
+        (json.dumps(record(metrics__kid__value="1")), "is damaged: metrics.kid.value is not a number"),
+        (json.dumps(record(metrics__kid={"value": 1})), "is damaged: metrics.kid.low is not a number"),
+        (json.dumps(record(metrics__fid__low=None)), "is damaged: metrics.fid.low is not a number"),
+        (json.dumps(record(metrics__fid=[])), "is damaged: metrics.fid.value is not a number"),
         (json.dumps(record(sampling={"seeds": []})), "is damaged: sampling.recipe is not a table"),
         (json.dumps(record(sampling=SAMPLING | {"seeds": ["a", 1]})), "sampling.seeds is missing or of a"),
         (json.dumps(record(sampling=SAMPLING | {"times": [1, None]})), "sampling.times is missing or of a"),

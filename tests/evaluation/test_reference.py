@@ -1,4 +1,4 @@
-"""Features of a reference: of the images that are meant, computed once, never believed when damaged."""
+"""Features of a reference belong to the selected images, are computed once, and again if damaged."""
 
 import numpy as np
 import pytest
@@ -30,10 +30,10 @@ def test_features_are_those_of_the_selected_images_in_order():
 
 
 def test_features_are_computed_once():
-    seen, told = [], []
-    first = compute_features(some(), stub(seen), lambda done, total: told.append((done, total)))
+    seen, progress = [], []
+    first = compute_features(some(), stub(seen), lambda done, total: progress.append((done, total)))
     assert seen == [32, 8]
-    assert told == [(32, 40), (40, 40)]
+    assert progress == [(32, 40), (40, 40)]
     again = compute_features(some(), stub(seen))
     assert seen == [32, 8]
     np.testing.assert_array_equal(first, again)

@@ -1,4 +1,4 @@
-"""The choices of a sampler, which an exact solver makes equal, on models with known flows."""
+"""The ablation of samplers, on models whose flows have closed forms."""
 
 import math
 
@@ -55,7 +55,7 @@ def test_every_choice_converges_to_the_one_flow_at_the_order_of_its_rule(order, 
 
 
 @every_schedule
-def test_sigma_that_is_t_and_no_scaling_are_ddim_and_heun(schedule):
+def test_sigma_equal_to_t_without_scaling_gives_ddim_and_heun(schedule):
     law, x = Mixture(schedule, normal(3, 1, 2, 2, seed=1), 0.5), 3 * normal(4, 1, 2, 2)
     times = discretise("edm", 7, schedule, END)
     assert torch.allclose(run(Flow(1), law, x, times), run(DDIM(), law, x, times))
@@ -96,7 +96,7 @@ def test_discretisations_share_their_ends(name, schedule):
 
 
 def test_discretisations_are_those_of_the_schedules_that_they_are_named_after():
-    """Equal times of the VP SDE, of the VE SDE and of the cosine, and EDM's own."""
+    """They are equal steps of time of the VP SDE, the VE SDE and the cosine schedule, and EDM's grid."""
     vp, ve, cosine = LinearBeta(), KarrasSigma(0.02, 100.0, None), Cosine(0.01, 0.999)
     for name, schedule in (("vp", vp), ("ve", ve), ("iddpm", cosine)):
         assert torch.allclose(discretise(name, 9, schedule, END), torch.linspace(1, END, 9).double()), name
@@ -106,7 +106,7 @@ def test_discretisations_are_those_of_the_schedules_that_they_are_named_after():
 
 
 def cells(nfe=9):
-    """The ablation of a mixture."""
+    """Return the errors of the flows and of churn on a mixture of Gaussians."""
     schedule = KarrasSigma(0.02, 20.0)
     law, x = Mixture(schedule, normal(3, 1, 2, 2, seed=1), 0.3), 20 * normal(8, 1, 2, 2)
     made = lambda sampler, times: final_sample(law, last_state(sampler(law, x, times, Noise(range(8)))))
@@ -122,7 +122,7 @@ def test_an_ablation_has_every_combination_once_at_the_same_cost():
     assert all(math.isfinite(c.error) for c in table)
     assert [gamma for gamma, _ in churned] == [0.05, 0.2, math.sqrt(2) - 1]
     least = min(c.error for c in table)
-    # Renewed noise leads elsewhere.
+    # Fresh noise leads to other samples.
     assert all(error > 10 * least for _, error in churned)
 
 
@@ -134,7 +134,7 @@ def test_improvements_start_as_published_and_end_at_edm():
             c.error for c in table if (c.discretisation, c.schedule, c.scaling, c.solver) == (*first, "euler")
         )
         assert errors[0] == begin
-    # Where the variance explodes Euler's rule in sigma^2 is worst.
+    # Of the published samplers, that of the VE SDE, Euler's rule in sigma^2, has the largest gain.
     assert trace_improvements(table, "VE")[0] > 10 * trace_improvements(table, "VE")[-1]
     assert len({trace_improvements(table, origin)[-1] for origin in ORIGINS}) == 1
 

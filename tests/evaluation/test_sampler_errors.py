@@ -40,7 +40,7 @@ def test_more_evaluations_and_better_samplers_have_less_error():
     assert table["UniPC-3", "uniform_log_snr", 40] < table["DDIM", "uniform_log_snr", 40] / 1000
 
 
-def test_a_figure_has_a_panel_a_grid_and_a_line_a_sampler():
+def test_a_figure_has_a_panel_for_each_grid_and_a_line_for_each_sampler():
     error = sampler_errors.sampling_error_of_oracle(LAW, torch.zeros(1, 1, 2, 2, dtype=torch.float64), 0.1)
     figure = plot_sampler_errors(sampler_errors.compare_samplers(error, LAW.schedule, 0.1, (5, 10)), "oracle")
     assert len(figure.axes) == 4
@@ -49,7 +49,7 @@ def test_a_figure_has_a_panel_a_grid_and_a_line_a_sampler():
         assert axes.get_yscale() == axes.get_xscale() == "log"
 
 
-def test_a_table_is_refused_in_one_sentence():
+def test_a_schedule_with_fewer_levels_than_the_reference_is_refused():
     run = open_pipeline(Model(lambda x, t: x, Linear(), shape=(1, 8, 8)))
     with pytest.raises(UserError, match="has no 500 different levels"):
         sampler_errors.sampling_error_of_run(run, 0.05, [0])

@@ -1,4 +1,8 @@
-"""The command line: a command is a file with `add` (its options) and `run` (one public function, printed)."""
+"""The command line.
+
+Each command is a module with two functions. `add` adds its options; `run` calls one public function and
+prints its result.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +53,7 @@ GROUPS = {
 
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
 
-WEIGHTS = "ema, raw, or another average of the run by its value, such as 0.99 (default: ema)"
+WEIGHTS = "ema, raw, or the value of another average that the run keeps, such as 0.99 (default: ema)"
 """Help of --weights."""
 
 DATA = "a folder, a .zip or a .tar[.gz|.xz] of images, or blossoms, flowers, pets or cifar10"
@@ -63,7 +67,7 @@ DEVICE = "cpu, cuda or mps (default: the device that the run was trained on)"
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser that knows its arguments; its errors are one sentence, with exit code 2."""
+    """An argparse parser that keeps a list of its arguments and prints an error as one sentence."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  (argparse's own options)
         self.arguments: list[argparse.Action] = []
@@ -76,14 +80,14 @@ class Parser(argparse.ArgumentParser):
         return self.arguments[-1]
 
     def add_subparsers(self, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Add commands within the command and remember them."""
+        """Add subcommands and remember them."""
         action: Any = super().add_subparsers(**kwargs)
         self.commands = action.choices
         return action
 
     @property
     def options(self) -> list[str]:
-        """The option strings, such as --steps, with those of commands within the command."""
+        """The option strings, such as --steps, including those of subcommands."""
         own = [option for argument in self.arguments for option in argument.option_strings]
         return [*own, *(option for parser in self.commands.values() for option in parser.options)]
 
@@ -126,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
         words, fields = argv[1:], {}
         if getattr(command, "TAKES_FIELDS", False):
             words, fields = _split_fields(words, parser.options)
-        # Options may stand between positionals; argparse cannot do that for commands within commands.
+        # Options may stand between positional arguments; argparse cannot do that with subcommands.
         parse = parser.parse_args if parser.commands else parser.parse_intermixed_args
         args = parse(words, argparse.Namespace(fields=fields, options=parser.options))
         keep_freed_memory()
@@ -138,9 +142,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _split_fields(words: list[str], options: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Separate the fields of a recipe, --optim.lr 3e-4 or --optim.lr=3e-4, from the words for argparse.
+    """Split words into those for argparse and the fields of a recipe, --optim.lr 3e-4 or --optim.lr=3e-4.
 
-    argparse would take the value of an option it does not know for a positional argument.
+    argparse would read the value of an unknown option as a positional argument.
     """
     rest, fields, following = [], {}, iter(words)
     for word in following:
@@ -168,7 +172,12 @@ def _recipe_fields() -> list[str]:
 
 
 def check_fields(args: argparse.Namespace, command: str, *allowed: str) -> None:
-    """Check that only these fields of a recipe are given to a command.
+    """Check that only allowed fields of a recipe are given to a command.
+
+    Args:
+        args: the parsed arguments.
+        command: the command's name, for the message.
+        allowed: the first parts of the allowed fields, such as "sampler".
 
     Raises:
         UserError: if another field is given.

@@ -1,4 +1,4 @@
-"""`ddim ablate`: what discretisation, schedule, scaling and solver are worth to a run."""
+"""`ddim ablate`: measure how discretisation, schedule, scaling and solver affect the sampling error."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ddim.cli import DEVICE, RUN, WEIGHTS
 from ddim.cli.tables import print_table
 
 _EPILOG = """
-Measures the choices of Karras et al. 2022 (figure 2) on any run. Rows are the noise levels that a sampler
+Measures the design choices of Karras et al. 2022 (figure 2) on any run. Rows are the noise levels a sampler
 visits (edm, vp, ve, iddpm) and its solver (Euler or Heun, at the same number of evaluations). Columns are the
 schedule sigma(t) and the scaling s(t). Each number is the mean squared error of samples, in model units,
 against the samples of a run with many steps from the same noise. A second table goes from three published
-samplers to the paper's own, step by step. A third shows how far renewed noise moves the samples.
+samplers to the paper's own, step by step. A third shows how far the samples move if each step adds noise.
 
 examples:
   ddim ablate runs/flowers64-edm-1
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         numbers=1,
     )
     sys.stdout.write(
-        "\nwith renewed noise, which leads to other samples: their distance, not their quality\n"
+        "\nwith noise added at each step, which leads to other samples: their distance, not their quality\n"
     )
     churned = [(f"gamma {gamma:.3g}", f"{value:.3g}") for gamma, value in found.churned]
     print_table(("churn", "distance"), churned, numbers=1)

@@ -1,4 +1,4 @@
-"""`ddim compare`: evaluations side by side, ranked where they may be."""
+"""`ddim compare`: rank evaluations that were made under the same conditions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from ddim.cli.tables import print_table
 
 _EPILOG = """
 Compares evaluations with the first one. RECORD|RUN is a record, the folder of an evaluation, or a run, which
-stands for its newest evaluation. An evaluation is ranked if it has the features and the reference of the
-first and, except for KID and FID-infinity, its number of images. The others are listed with the reason.
+stands for its newest evaluation. An evaluation is ranked if it has the same features and reference as the
+first one. Metrics other than KID and FID-infinity also need the same number of images. Evaluations that
+cannot be ranked are listed with the reason.
 
 Differences from the first have 95 % intervals. An interval that holds 0 means that the two are not
 distinguishable at 95 %. Except for KID the intervals are conservative: they hold the true difference in at
@@ -38,7 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="RECORD|RUN",
-        help="the first is compared with the others",
+        help="two or more; the first is compared with the others",
     )
     parser.add_argument(
         "--metric", default="kid", metavar="NAME", help=f"{', '.join(METRICS)} (default: kid)"

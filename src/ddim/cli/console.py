@@ -22,7 +22,7 @@ from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
 
 WARM = 3
-"""First updates, which compile the network and lay out its memory."""
+"""Number of first updates that the speed leaves out: they compile the network and allocate its memory."""
 
 
 def report_decoding() -> Callable[[int, int], None]:
@@ -51,7 +51,7 @@ def format_duration(seconds: float) -> str:
 
 
 class Pace:
-    """The speed of a run and the time that is left, from the times at which updates and events end."""
+    """Estimates the speed of a run and the time left, from the times at which updates and events end."""
 
     def __init__(self, now: float, batch: int) -> None:
         self.batch, self.last = batch, now
@@ -81,7 +81,7 @@ class Pace:
             return None
         # The event of this step comes after its update.
         coming = sum(step >= training.step for step in training.validation_steps())
-        # Until an event is timed: an evaluation of the network costs about a third of an image's update.
+        # Used before the first event: a network evaluation costs about a third of a training image.
         guess = (report.validation_images + (report.grid + report.kid) * report.steps) / 3 / self.speed
         each = self.aside / self.events if self.events else guess
         return max(0, total - training.seen) / self.speed + coming * each
@@ -188,9 +188,9 @@ class Console(Callback):
 
 
 def _typical_size(images: Images) -> str:
-    """Return the median size of the enlarged images after cropping, as --size takes it.
+    """Return the median size of the enlarged images after cropping, in the form that --size takes.
 
-    "" if at most half of the images are enlarged, or if that size is too small to train on.
+    "" if at most half of the images are enlarged, or if that size is too small for training.
     """
     _, height, width, _ = images.pixels.shape
     small = find_enlarged(images)

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def escape(text: str) -> str:
-    """Spell out every character that could move the cursor of a terminal."""
+    """Return a text in which characters that could control a terminal are written as escapes."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
     )
@@ -118,7 +118,7 @@ def _tally(values: Iterator[str]) -> str:
 
 def _classes(images: Images) -> Iterator[str]:
     if images.labels is None:
-        yield "classes: none; for classes, put the images of each class into a folder of its own"
+        yield "classes: none; for classes, put the images of each class into a separate folder"
         return
     counts = Counter(images.labels.tolist())
     ranked = [(escape(images.classes[label]), count) for label, count in counts.most_common()]
@@ -155,7 +155,7 @@ def _duplicates(images: Images) -> Iterator[str]:
 
 @contextmanager
 def _bar() -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on a terminal, nothing elsewhere."""
+    """Yield a callback that draws a progress bar, or None if standard error is not a terminal."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,4 +1,4 @@
-"""`ddim diagnose`: what a run does at each level of noise, as a table, a figure and a record."""
+"""`ddim diagnose`: measure the errors of a run at each noise level."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ level it prints
   noise MSE, image MSE   the errors of the predictions, in model units, with 95 % intervals
   slope                  regression of the true noise on the predicted noise: 1 is calibrated; below 1, the
                          predictions are too large
-  gap to training        how much larger the error is on held-out images; above 0, the run memorises
+  gap to training        how much larger the error is on held-out images; if its interval lies above 0, the
+                         run memorises
 Then it reports the plateaus of the schedule (shares of uniform times on one noise level), the range of noise
 levels that the images need, and the batch size above which larger batches bring little (the gradient noise
 scale, McCandlish et al. 2018).
 
-RUN/diagnostics/N/ gets record.json and figure.png, which TensorBoard shows too. Both also show which noise
-levels training draws.
+RUN/diagnostics/N/ gets record.json and figure.png, which TensorBoard shows too. Both also have the
+distribution of training times over noise levels.
 
 examples:
   ddim diagnose runs/flowers64-fast-1

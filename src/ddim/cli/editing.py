@@ -41,7 +41,7 @@ def open_run(args: argparse.Namespace, command: str, *, real: bool = True) -> tu
     Args:
         args: the parsed arguments.
         command: the command's name.
-        real: whether the edit starts from real images, which need the grid of `choose_edit_grid`.
+        real: whether the edit starts from real images. Then its default grid is that of `choose_edit_grid`.
 
     Returns:
         The run, and the grid of the edit with the fields that the arguments set.
@@ -78,7 +78,14 @@ def write_line(text: str) -> None:
 
 
 def save_outputs(args: argparse.Namespace, command: str, edit: Edit, facts: dict[str, Any]) -> Path:
-    """Write the edit into its folder; return the folder."""
+    """Write an edit into its folder; return the folder.
+
+    Args:
+        args: the parsed arguments.
+        command: the command's name, in the name of a new folder and in the record.
+        edit: the images, and what the edit depends on.
+        facts: further fields of the record.
+    """
     from ddim.runs.edit_folder import save_edit
     from ddim.runs.folder import make_output_folder
 

@@ -25,8 +25,8 @@ numbers and the sheet too.
 sampling options, as in `ddim sample`:
   --sampler, --grid, --sampled_on, --clip and their fields (default: the recipe's, with the sampling times
   that `ddim search` found)
-  --label L, --guidance W, of a run trained with labels. The reference has images of all classes; --label all
-  samples as many of each.
+  --label L, --guidance W, for a run trained with labels. The reference has images of all classes; use
+  --label all to cycle through the classes.
 
 examples:
   ddim evaluate runs/photos-fast-1
@@ -54,7 +54,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--part",
         metavar="PART",
-        help="part of the reference: valid, train or all (default: valid of a run's own, all of DATA)",
+        help="part of the reference: valid, train or all (default: valid for the run's own images, all for "
+        "--data)",
     )
     parser.add_argument(
         "--features",
@@ -73,7 +74,7 @@ _OF_RUNS = ("n", "steps", "seed", "label", "guidance", "weights", "device")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, and print the metrics and where the record is."""
+    """Evaluate the samples; print the metrics and the path of the record."""
     check_fields(args, "evaluate", *SAMPLING_FIELDS)
     # Here, so that --help answers without torch.
     from ddim.cli.console import report_progress
@@ -109,7 +110,8 @@ def _lines(found: Evaluation) -> list[str]:
         f"{r['generated']['images']:,} samples of {r['generated']['source']}"
         + (f", {r['sampling']['nfe']} evaluations each" if r["sampling"] else ""),
         f"compared with {of['images']:,} images, {of['part']} of {of['source']}, {size} pixels",
-        f"features {features['extractor']}, {features['dimensions']:,} of images at {features['resize']}",
+        f"features {features['extractor']}, {features['dimensions']:,} dimensions, images at "
+        f"{features['resize']}",
         "",
         f"KID        {k['value']:9.5f}   95 % interval {k['low']:.5f} ... {k['high']:.5f}",
         f"           {k['mean']:9.5f}   over {k['subsets']} subsets of {k['size']}, deviation {k['std']:.5f}",
@@ -124,8 +126,8 @@ def _lines(found: Evaluation) -> list[str]:
     meanings = {
         "precision": "share of samples that look like reference images",
         "recall": "share of reference images that the samples cover",
-        "density": "how many reference images the samples are near to; 1 for the reference itself",
-        "coverage": "share of reference images with a sample near them",
+        "density": "how many reference images are near each sample; 1 for the reference itself",
+        "coverage": "share of reference images with a sample nearby",
     }
     lines += [f"{name:<11}{m[name]['value']:9.3f}   {text}" for name, text in meanings.items()]
     lines += ["", *(f"note: {note}" for note in r["notes"])]

@@ -9,9 +9,10 @@ from pathlib import Path
 from ddim.cli import RUN, WEIGHTS
 
 _EPILOG = """
-`diffusers.DDIMPipeline.from_pretrained("DIR")` loads the folder. It makes the same images from the same noise
-if its grid is trailing and the number of steps divides the number of table entries. Only runs of the recipe
-ddpm that DDIM samples can be exported, or runs that differ from it in ways that diffusers supports.
+`diffusers.DDIMPipeline.from_pretrained("DIR")` loads the folder. It gives the same samples from the same
+noise if its grid is trailing and the number of steps divides the number of table entries. A run can be
+exported if it has the recipe ddpm and the sampler ddim, or differs from that only in ways that diffusers
+supports.
 
 example:
   ddim export runs/cifar10-ddpm-1 pipeline
@@ -28,7 +29,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export the run and print where the pipeline is."""
+    """Export the run and print the folder of the pipeline."""
     # Here, so that --help answers without torch.
     from ddim.runs.diffusers_format import export_to_diffusers
     from ddim.runs.pipeline import load

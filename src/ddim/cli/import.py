@@ -28,7 +28,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Import the pipeline and print where the run is."""
+    """Import the pipeline and print the run folder."""
     # Here, so that --help answers without torch.
     from ddim.runs.diffusers_format import import_from_diffusers
 

@@ -11,9 +11,9 @@ from ddim.errors import check_count
 TAKES_FIELDS = True
 
 _EPILOG = """
-The white pixels of MASK, an image of the same size as IMAGE, are generated anew; the others stay as they are,
-bit for bit. Each step is taken --resample times, with noise added again in between, so that both parts agree
-(RePaint, Lugmayr et al. 2022). DIR gets the images, strip.png and record.json.
+The pixels that are white in MASK, an image of the same size as IMAGE, are generated anew; the others stay as
+they are, bit for bit. Each step is taken --resample times, with noise added again in between, so that both
+parts agree (RePaint, Lugmayr et al. 2022). DIR gets the images, strip.png and record.json.
 
 example:
   ddim inpaint runs/photos-fast-1 rose.jpg --mask mask.png -n 4
@@ -26,7 +26,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file")
-    parser.add_argument("--mask", type=Path, required=True, help="an image file, white where to generate")
+    parser.add_argument(
+        "--mask", type=Path, required=True, help="an image file; its white pixels are generated anew"
+    )
     editing.add_seed_options(parser, 4)
     parser.add_argument(
         "--resample", type=int, default=5, metavar="R", help="times that each step is taken (default: 5)"
@@ -35,7 +37,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Inpaint the image, and print where the results are."""
+    """Inpaint the image and print the path of the results."""
     from ddim.runs.edit_folder import read_hole
     from ddim.runs.edit_images import inpaint_image
 

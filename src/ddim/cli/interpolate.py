@@ -12,7 +12,7 @@ TAKES_FIELDS = True
 
 _EPILOG = """
 Blends the samples of two seeds, or two real images, which are inverted first. The latents are interpolated
-along the sphere on which noise lies, because on a straight line images lose their contrast. DIR gets the
+along the sphere on which noise lies; on a straight line, images would lose their contrast. DIR gets the
 frames, strip.png, film.webp and record.json.
 
 examples:
@@ -35,7 +35,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Interpolate, and print where the frames are."""
+    """Interpolate and print the path of the frames."""
     from ddim.plots.pictures import save_film, to_uint8
     from ddim.runs.edit_images import interpolate_images, interpolate_seeds
 

@@ -11,8 +11,8 @@ from ddim.cli import RUN, editing
 TAKES_FIELDS = True
 
 _EPILOG = """
-A latent is the noise from which DDIM makes the image. DIR gets the images at the size of the run, their
-latents, the images restored from these, strip.png, latents.safetensors and record.json.
+A latent is the noise from which DDIM generates the image. DIR gets the images at the size of the run, the
+images restored from their latents, strip.png, latents.safetensors and record.json.
 
 sampling options:
   --grid   the sampling times (default: uniform_log_snr with --grid.end 6; uniform if the schedule ends at a

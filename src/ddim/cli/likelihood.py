@@ -1,4 +1,4 @@
-"""`ddim likelihood`: bits per dimension of images under a run, with a standard error and a record."""
+"""`ddim likelihood`: measure the bits per dimension of images under a run."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _EPILOG = """
-Bits per dimension are the length of a lossless code for 8-bit images with this model. Lower is better;
-uniformly random pixels need 8. Compare two models on the same images only.
+Bits per dimension are the length of a lossless code with this model, for each 8-bit value of an image. Lower
+is better; uniformly random pixels need 8. Compare two models on the same images only.
 
   --method vlb   the variational bound of DDPM sampling, over --steps steps (default: 1000). The steps are
-                 equal in log-SNR; of a tabulated schedule they are its entries, and at most as many. The
-                 variance is the learned one if the run has learned it, else the larger fixed one (beta).
+                 equal in log-SNR. If the schedule is a table, they are its entries, which limits their
+                 number. The variance is the learned one if the run has learned it, else the larger fixed
+                 one (beta).
   --method ode   the density along the probability flow, over --steps steps (default: 50). Each step costs
                  four network evaluations and four derivatives.
 
-A run trained with labels gets the class of each image by the name of its folder. An image whose folder is no
-class of the run gets no class.
+A run trained with labels is conditioned on the class that is named like the folder of each image, or on no
+class if the run has no class of this name.
 
 RUN/likelihoods/N/record.json has the bits of every image.
 
@@ -52,7 +53,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure the bits, and print them as they come."""
+    """Measure the bits and print them after each batch."""
     from ddim.evaluation.likelihood import bits_per_dim, format_bits
     from ddim.evaluation.reference import Reference
     from ddim.runs.pipeline import load

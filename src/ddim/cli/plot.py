@@ -20,7 +20,7 @@ SCHEDULES = ("cosine", "linear", "linear_beta")
 _EPILOG = """examples:
   ddim plot schedule                                 cosine, linear and linear_beta side by side
   ddim plot schedule linear --schedule.clip powers   the table of the torch/luz repository, and its plateau
-  ddim plot schedule linear_in --schedule.quantity log_noise   one of Béres' seven
+  ddim plot schedule linear_in --schedule.quantity log_noise   a schedule of clear-diffusion-keras
   ddim plot forward photo.jpg --size 128             an image that becomes noise
   ddim plot reverse runs/blossoms-fast-1 --seed 7    noise that becomes an image
   ddim plot samplers runs/blossoms-fast-1            the error of each sampler against its evaluations
@@ -66,12 +66,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     for name, text in (
         ("embedding", "draw the sinusoidal embedding of the noise variance as heat maps"),
-        ("distance", "draw inner products of embeddings, which depend on their distance only"),
+        ("distance", "draw inner products of embeddings of two noise variances, against their difference"),
     ):
         inner = kind(name, text)
         inner.add_argument("--width", type=int, default=32, metavar="N", help="channels (default: 32)")
         inner.add_argument(
-            "--max-frequency", type=float, default=1000.0, metavar="F", help="turns (default: 1000)"
+            "--max-frequency",
+            type=float,
+            default=1000.0,
+            metavar="F",
+            help="oscillations of the fastest channel (default: 1000)",
         )
     forward = kind("forward", "draw an image at growing t, under the linear and the cosine schedule")
     forward.add_argument(
@@ -85,7 +89,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--size", default="64", metavar="64|64x96", help="height x width in pixels (default: 64)"
     )
     forward.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the noise (default: 0)")
-    reverse = kind("reverse", "draw how a run samples one image, and the way back")
+    reverse = kind("reverse", "draw how a run samples one image, and that image with noise again")
     reverse.add_argument("run", metavar="RUN", help=RUN)
     reverse.add_argument("--steps", type=int, default=20, metavar="N", help="sampling steps (default: 20)")
     reverse.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the sample (default: 0)")
@@ -101,7 +105,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw the figure and print where it is."""
+    """Draw the figure and print its path."""
     from ddim.plots.charts import save_figure
     from ddim.plots.pictures import check_png_path
 
@@ -179,7 +183,7 @@ def _losses(args: argparse.Namespace) -> Figure:
 
 
 def _names(runs: list[Path]) -> list[str]:
-    """Return the shortest ends of paths that differ from one another."""
+    """Return the shortest path endings that are all different."""
     parts = 1
     while len({run.parts[-parts:] for run in runs}) < len(runs):
         parts += 1

@@ -1,4 +1,4 @@
-"""`ddim report`: the results of runs, on one page."""
+"""`ddim report`: summarise runs on one page."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 from ddim.errors import UserError
 
 _EPILOG = """
-The report has a table of configurations, in the fields in which they differ, with means and deviations over
-repeats and the metrics of `ddim evaluate`; loss curves; samples of the same seeds for each run. It is one
-HTML file with everything inside, and a Markdown file of the same name with its images in NAME-files/.
+The report has a table, loss curves, and samples of the same seeds for each run. The table has one row for
+each configuration, with the fields that differ, and means and standard deviations over repeats. It includes
+the metrics of `ddim evaluate`. The report is one HTML file with everything inside, and a Markdown file of the
+same name with its images in NAME-files/.
 
 examples:
   ddim report runs/photos-fast-sweep-1

@@ -1,4 +1,4 @@
-"""`ddim runs`: a table of runs, and of the trials of sweeps."""
+"""`ddim runs`: list runs, and the trials of sweeps, in a table."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 _EPILOG = """
 FIELD is name, recipe, images, total, state, age, noise_mae, image_mae, a metric of `ddim evaluate` such as
 kid or fid, or a field of a recipe such as optim.lr. States are waiting (a trial that no worker has started),
-running, stopped, finished, failed (a trial; its last message follows the table), damaged. The table leaves
-out evaluations that cannot be read, evaluations under other conditions than most of these runs', and those
-of an earlier step of a finished run; lines after the table name them.
-In a pipe the columns are separated by tabs, and - stands for a missing value.
+running, stopped, finished, failed (a trial; its last message follows the table), damaged.
+
+The table leaves out an evaluation if it cannot be read, if its conditions differ from those of most of these
+runs, or if it is of an earlier step of a finished run. Lines after the table name these evaluations. In a
+pipe the columns are separated by tabs, and - stands for a missing value.
 
 examples:
   ddim runs --sort image_mae

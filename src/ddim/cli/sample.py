@@ -14,9 +14,9 @@ from ddim.evaluation.conditions import SAMPLING_FIELDS
 TAKES_FIELDS = True
 
 _EPILOG = """
-Each image depends on its seed alone, however many are made. DIR gets 00000.png, ... named by seed, grid.png
-with the first 256, and record.json, which says what the images depend on. Give the same command again, with
---out, to finish one that was stopped.
+Each image depends on its seed alone, not on the number of images. DIR gets 00000.png, ... named by seed,
+grid.png with the first 256, and record.json with everything that the images depend on. To finish a command
+that was stopped, give it again with --out.
 
 sampling options, which may have fields such as --sampler.order 3:
   --sampler     {samplers}
@@ -24,12 +24,12 @@ sampling options, which may have fields such as --sampler.order 3:
                 as stochastic as DDPM
   --grid        the sampling times: {grids}
                 (default: the times that `ddim search` found for the sampler and --steps, else the recipe's)
-  --sampled_on  another schedule than in training:
+  --sampled_on  a schedule for sampling that differs from that of training:
                 {schedules}
   --clip yes    keep the image that each step predicts between black and white; --clip x0 does not change the
                 predicted noise, as in diffusers
 
-classes, of a run trained with labels (`ddim train photos/ --data.labels yes`):
+options for a run trained with labels (`ddim train photos/ --data.labels yes`):
   --label       a class name, a class index, or all to cycle through the classes: seed s gives class
                 s % classes
   --guidance    above 1, images are more typical of their class and less varied; each step evaluates the
@@ -68,7 +68,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder (default: a new samples/RUN-N)")
     parser.add_argument(
-        "--film", action="store_true", help="also write film.webp, the way from noise to images"
+        "--film", action="store_true", help="also write film.webp, an animation from noise to the images"
     )
     parser.add_argument("--device", help=DEVICE)
     parser.add_argument(
@@ -79,7 +79,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Sample, and print where the images are."""
+    """Sample the images and print their path."""
     seeds = parse_seeds(args.seeds, args.n, args.seed)
     check_count("--steps", args.steps)
     check_fields(args, "sample", *SAMPLING_FIELDS)
@@ -97,14 +97,14 @@ def run(args: argparse.Namespace) -> int:
             f"sampling times found by ddim search, {args.run}/grids.json; --grid overrides them\n"
         )
     label = find_label(args.label, pipeline.recipe, pipeline.classes)
-    made = write_samples(
+    written = write_samples(
         pipeline, seeds, args.steps, out=args.out, label=label, guidance=args.guidance, film=args.film
     )
     if can_preview(sys.stdout):
-        sys.stdout.write(render_preview(made.sheet, 72) + "\n")
+        sys.stdout.write(render_preview(written.sheet, 72) + "\n")
     sys.stdout.write(
-        f"{len(seeds)} images in {made.seconds:.1f} s ({len(seeds) / made.seconds:.1f}/s), "
-        f"{made.nfe} network evaluations each: {made.folder}/grid.png\n"
+        f"{len(seeds)} images in {written.seconds:.1f} s ({len(seeds) / written.seconds:.1f}/s), "
+        f"{written.nfe} network evaluations each: {written.folder}/grid.png\n"
     )
     return 0
 

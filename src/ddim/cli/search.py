@@ -1,4 +1,4 @@
-"""`ddim search`: the best levels for a run, a sampler and a number of steps."""
+"""`ddim search`: find the best sampling times for a run, a sampler and a number of steps."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Search the times, and print the error of the best and of the named ones."""
+    """Search for the best times; print their error and those of the named grids."""
     from ddim.evaluation.grid_search import search_grid
     from ddim.runs.pipeline import load
 
@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     best = min(found.named, key=found.named.__getitem__)
     gain = found.named[best] / found.error if found.error else float("inf")
     sys.stdout.write(
-        f"mean squared error {found.error:.3g}, {gain:.2f} times less than {best}: {args.run}/grids.json\n"
+        f"mean squared error {found.error:.3g}, {gain:.2f} times smaller than on the {best} grid: "
+        f"{args.run}/grids.json\n"
     )
     return 0

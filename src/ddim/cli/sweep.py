@@ -1,4 +1,4 @@
-"""`ddim sweep`: many runs that differ in fields of their recipe, by any number of workers."""
+"""`ddim sweep`: train many runs that differ in fields of their recipe, with any number of workers."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
 
 _EPILOG = """
 FIELD is a field of a recipe, spelt as `ddim train` spells it; `ddim train --help-recipe fast` lists them.
-  schedule=[cosine,linear]     each of these, with each value of every other field
-  net.widths=[[16,32],[32,64]] values that are lists themselves
+  schedule=[cosine,linear]     each of these values, combined with each value of every other field
+  net.widths=[[16,32],[32,64]] two values, which are lists
   optim.lr=[1e-4..1e-2]        any number in this range, for --random and --search: uniform in its logarithm,
                                or in the number itself if the range holds 0
   optim.batch=[16..128]        any whole number in this range, because both ends are whole numbers
   optim.batch=32               this value in every trial
 Shells other than bash need quotes around the brackets: 'schedule=[cosine,linear]'.
 
-A sweep is a folder: sweep.json (the plan), trials/NAME (run folders, as of `ddim train`), logs/NAME.txt,
-results/NAME.json (outcomes). All recipes are checked before anything starts; a search is checked at the ends
-of its ranges and at one point inside. If a trial fails, the others go on; remove its file in results/ to run
-it again. Ctrl-C saves; run the same command with --out to resume.
+A sweep is a folder: sweep.json (the plan), trials/NAME (run folders, as `ddim train` writes them),
+logs/NAME.txt, results/NAME.json (outcomes). All recipes are checked before anything starts; a search checks
+the ends of its ranges and one point inside. If a trial fails, the others go on; remove its file in results/
+to run it again. Ctrl-C saves; run the same command with --out to resume.
 
 Start `ddim sweep --out SWEEP` in other terminals to work on the same sweep. If a worker dies, another one
 resumes its trial after a minute. The queue of trials is a SQLite file in the folder. Workers on several
 machines share the folder and need a database server for the queue:
   --storage postgresql+psycopg://user@host/database     PostgreSQL; pip install 'ddim[postgres]'
   --storage mysql+pymysql://user@host/database          MySQL; pip install pymysql
-sweep.json keeps this address without its password, so that workers who join need --storage only for that.
+sweep.json keeps this address without its password. Workers that join need --storage only if it has one.
 
 --search lets Optuna propose values from the outcomes so far. It minimises the KID with --evaluate, else the
-error of validation images, which does not compare between schedules or pixels. All trials are compared
-on the same images: their source, size, channels and split cannot be searched, nor can the seed.
+image_mae of validation images, which is not comparable between schedules or pixel scalings. All trials are
+compared on the same images: their source, size, channels and split cannot be searched, nor can the seed.
 
 examples:
   ddim sweep photos/ objective.error=[l1,mse] schedule=[cosine,linear] --repeats 3 --images 100000
@@ -59,18 +59,22 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe", metavar="NAME|FILE", help="the recipe that all trials share (default: fast)"
     )
-    parser.add_argument("--repeats", type=int, metavar="N", help="seeds for each combination (default: 1)")
+    parser.add_argument(
+        "--repeats", type=int, metavar="N", help="number of seeds for each combination (default: 1)"
+    )
     parser.add_argument("--random", type=int, metavar="N", help="draw N random combinations instead of all")
     parser.add_argument("--search", type=int, metavar="N", help="let Optuna propose N trials, one by one")
     parser.add_argument("--images", metavar="N", help="train each run for N images")
-    parser.add_argument("--minutes", metavar="M", help="or for M minutes")
+    parser.add_argument("--minutes", metavar="M", help="train each run for M minutes")
     parser.add_argument(
         "--evaluate",
         type=int,
         metavar="N",
-        help="evaluate each run with N samples, as `ddim evaluate` does; of all classes if it has labels",
+        help="evaluate each run with N samples, as `ddim evaluate` does; with labels, of all classes in turn",
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trials at a time (default: 1)")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="number of trials that run at once (default: 1)"
+    )
     parser.add_argument(
         "--out", type=Path, metavar="SWEEP", help="a new folder, or a sweep to work on (default: under runs/)"
     )
@@ -80,12 +84,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Create or join the sweep, run its trials, print their outcomes; 0, or 1 if some failed."""
+    """Create or join the sweep, run its trials and print their outcomes; return 0, or 1 if some failed."""
     from ddim.experiments.sweep.folder import begin_sweep
     from ddim.experiments.sweep.trial_queue import TrialQueue
     from ddim.experiments.sweep.worker import check_jobs, run_trials
 
-    # Before there is a folder.
+    # A wrong number of jobs is reported before a folder is made.
     check_jobs(args.jobs)
     sweep = begin_sweep(_request(args), args.out, args.storage)
     _quieten_optuna()

@@ -11,8 +11,8 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: int
 
     Args:
         head: the names of the columns.
-        rows: the cells, as many in each row as in `head`.
-        numbers: the first column of numbers, aligned right from there on; None for text in all columns.
+        rows: the cells; each row has one for each column.
+        numbers: index of the first column that is aligned right, as are all after it; None aligns all left.
     """
     from rich.console import Console
     from rich.table import Table
@@ -23,7 +23,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: int
         table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="crop")
     for row in rows:
         table.add_row(*row)
-    # As wide as the table: a path that is cut short cannot be copied.
+    # Wide enough for any table: a path that is cut short cannot be copied.
     console = Console(width=10**5, color_system=None, markup=False, highlight=False, emoji=False)
     with console.capture() as capture:
         console.print(table)

@@ -69,7 +69,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--compile",
         action=argparse.BooleanOptionalAction,
         dest="compiling",
-        help="compile the network, or do not (default: if the run is long enough to repay it)",
+        help="compile the network, or do not (default: compile if the run is long enough to gain from it)",
     )
     parser.add_argument("--help-recipe", metavar="NAME", help="list the fields of a recipe and exit")
 
@@ -151,7 +151,7 @@ def _help_recipe(name: str) -> int:
     sys.stdout.write(f"{about}\n\n")
     for path, possible, value in list_fields(recipe):
         items = value if isinstance(value, tuple) else (value,)
-        # As an option takes it: true, not True.
+        # In the form that an option takes: true, not True.
         shown = ",".join(str(item).lower() if item in (True, False, None) else str(item) for item in items)
         sys.stdout.write(f"  --{path:<24} {shown or '[]':<16} {possible}\n")
     return 0

@@ -37,7 +37,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Vary the image, and print where the results are."""
+    """Vary the image and print the path of the results."""
     from ddim.runs.edit_images import vary_image
 
     check_count("-n", args.n)

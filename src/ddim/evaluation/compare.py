@@ -32,14 +32,18 @@ _STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 GROUPS = 10
-"""Parts of a set of images that the jackknife leaves out in turn."""
+"""Number of parts of each set of images; the jackknife leaves out one part at a time."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The value of an evaluation minus that of the first one, with its 95 % interval.
+    """The value of an evaluation minus that of the first one.
 
-    `paired` if both sampled the same seeds.
+    Args:
+        value: the difference.
+        low: the lower end of its 95 % interval.
+        high: the upper end.
+        paired: whether both evaluations sampled the same seeds.
     """
 
     value: float
@@ -49,7 +53,7 @@ class Difference:
 
     @property
     def distinguishable(self) -> bool:
-        """Whether the interval leaves 0 out."""
+        """Whether the 95 % interval excludes 0."""
         return not self.low <= 0 <= self.high
 
     def __str__(self) -> str:
@@ -66,8 +70,8 @@ class Row:
     Args:
         evaluation: the evaluation.
         unranked: why it cannot be ranked with the first one, None if it can.
-        difference: to the first evaluation, or why there is none. None for the first evaluation itself, and
-            for those that cannot be ranked.
+        difference: the difference from the first evaluation, or a sentence that says why it is not known.
+            None for the first evaluation itself, and for those that cannot be ranked.
     """
 
     evaluation: Evaluation
@@ -83,7 +87,8 @@ class Comparison:
         metric: the name of the metric.
         first: the evaluation that the others are compared with.
         rows: all evaluations.
-        choices: what differs between them, by name: one value for each row, None if it has none.
+        choices: for each setting that differs between the evaluations, its value in each row. None stands
+            for a row without this setting.
     """
 
     metric: str
@@ -93,7 +98,7 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        """The name of the metric, and which values of it are better."""
+        """The name of the metric, and whether lower or higher values are better."""
         metric = find_metric(self.metric)
         return f"{metric.title}, {'lower' if metric.lower_is_better else 'higher'} is better"
 
@@ -105,13 +110,16 @@ def compare_evaluations(evaluations: Sequence[str | Path], metric: str = "kid") 
         evaluations: records, folders of evaluations, or runs, whose newest evaluation is taken.
         metric: "kid", "fid", "fid_infinity", "precision", "recall", "density" or "coverage".
 
+    Returns:
+        The ranking, the differences from the first evaluation, and the settings that differ.
+
     Raises:
         UserError: if there are fewer than two, or none can be ranked with the first one.
     """
     find_metric(metric)
     for path in map(Path, evaluations):
         if names_best(path):
-            raise UserError(f"{path} has no evaluations of its own: name one, {path.parent}/evaluations/N")
+            raise UserError(f"{path} is a checkpoint: name an evaluation, {path.parent}/evaluations/N")
     opened = [read_evaluation(Path(path)) for path in evaluations]
     rows = rank_evaluations(opened, metric)
     return Comparison(metric, opened[0], rows, list_differing_choices([row.evaluation for row in rows]))
@@ -140,19 +148,21 @@ def rank_evaluations(evaluations: Sequence[Evaluation], metric: str) -> list[Row
 
 
 def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Difference | str:
-    """Return the value of `one` minus that of `other` with its interval, or why there is none.
+    """Return the value of `one` minus that of `other` with its interval, or why it is not known.
 
-    The interval is the jackknife's. What is left out of one set is also left out of the other if both sampled
-    the same seeds, and out of the reference of both. KID leaves out each image in turn, other metrics a tenth
-    of each set. Intervals of the other metrics are cautious: they hold the truth at least 95 times in 100,
-    because the jackknife overestimates variance (Efron & Stein 1981). For shares by nearest neighbours they
-    are up to about twice too wide.
+    The interval comes from a jackknife. For KID it leaves out one image at a time, for the other metrics a
+    tenth of each set. Both evaluations lose the same reference images, and the same samples if they sampled
+    the same seeds.
+
+    Intervals of the other metrics are conservative: they hold the true difference in at least 95 % of cases,
+    because the jackknife overestimates variance (Efron & Stein 1981). For precision, recall, density and
+    coverage they are up to about twice as wide as needed.
     """
     if metric != "kid" and metric not in _STATISTICS:
         return f"differences of {find_metric(metric).title} have no sound interval"
     reference = find_features(one.record["reference"]["sha256"])
     if reference is None:
-        return "the features of the reference are no longer in the cache: `ddim evaluate` makes them again"
+        return "the features of the reference are no longer in the cache: `ddim evaluate` computes them again"
     mine, theirs = _load_features(one), _load_features(other)
     if mine is None or theirs is None:
         missing = one if mine is None else other
@@ -165,7 +175,7 @@ def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Diffe
 
 
 def list_differing_choices(evaluations: Sequence[Evaluation]) -> dict[str, list[Any]]:
-    """Return what differs between evaluations, by name: one value for each, None if it has none."""
+    """Return the settings that differ, by name: the value in each evaluation, None where it is missing."""
     tables = [_choices(evaluation.record) for evaluation in evaluations]
     names = dict.fromkeys(name for table in tables for name in table)
     columns = {name: [table.get(name) for table in tables] for name in names}
@@ -178,12 +188,13 @@ def _jackknife(
     other: np.ndarray,
     reference: np.ndarray,
 ) -> tuple[float, float, float]:
-    """Return a difference of statistics and its interval, by leaving out tenths of all three sets at once.
+    """Return (value, low, high) of a difference of statistics, by a jackknife over tenths.
 
-    The variances of independent sets still add up, because their tenths have nothing in common.
+    Each round leaves out a tenth of all three sets at once. The variances of independent sets still add up,
+    because their tenths are independent.
     """
     value = statistic(one, reference) - statistic(other, reference)
-    # At random, because samples may come class by class in turn. Both of a pair are in the same tenth.
+    # Tenths are random, because seed s may have class s % classes. Equal seeds are in the same tenth.
     sets = [(f, np.random.default_rng(0).permutation(len(f)) % GROUPS) for f in (one, other, reference)]
     without = []
     for k in range(GROUPS):
@@ -195,7 +206,10 @@ def _jackknife(
 
 
 def _load_features(evaluation: Evaluation) -> np.ndarray | None:
-    """Return the features beside a record, as a read-only memory map; None if they are missing or others."""
+    """Return the features beside a record as a read-only memory map.
+
+    None if they are missing or belong to another record.
+    """
     generated, path = evaluation.record["generated"], evaluation.folder / FEATURES
     shape = generated["images"], evaluation.record["features"]["dimensions"]
     try:
@@ -208,7 +222,7 @@ def _load_features(evaluation: Evaluation) -> np.ndarray | None:
 
 
 def _choices(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the choices behind an evaluation, flat, by name."""
+    """Return the settings of an evaluation as one flat dictionary."""
     choices: dict[str, Any] = {"samples": record["generated"]["images"]}
     sampling = record["sampling"]
     if sampling is None:

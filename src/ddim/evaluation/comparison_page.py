@@ -16,7 +16,7 @@ HEAD = ["place", "evaluation", "samples", "value", "95 % interval", "minus the f
 """The names of the columns of `ranking_rows`."""
 
 WIDEST = 32
-"""Letters from which a value is cut short, if it can still be told from the others."""
+"""Longest value in characters; a longer one is cut if it can still be distinguished from the others."""
 
 
 def ranking_rows(comparison: Comparison, names: Sequence[str]) -> Rows:
@@ -72,13 +72,13 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
 
 
 def shorten_folder(folder: Path) -> str:
-    """Return RUN/evaluations/1 for a folder, without its place on this machine."""
+    """Return the end of a path, such as RUN/evaluations/1, which says nothing about this machine."""
     parts = folder.resolve().parts
     return "/".join(parts[-3:] if parts[-2:-1] == (FOLDER,) else parts[-1:])
 
 
 def shorten_values(values: Sequence[Any]) -> list[str]:
-    """Return values as text, cut short if they still differ then."""
+    """Return values as text, cut to `WIDEST` characters if different values still differ after the cut."""
     whole = [_format(value) for value in values]
     short = [text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..." for text in whole]
     return short if len(set(short)) == len(set(whole)) else whole

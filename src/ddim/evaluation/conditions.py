@@ -2,7 +2,7 @@
 
 There are two rules. Numbers may stand in one column of a table, and be averaged over repeats, if their
 conditions are equal. Two evaluations may be ranked by a metric if `find_obstacle` returns None; their
-sampling may differ, because a ranking is made to study it.
+sampling may differ, because rankings compare ways of sampling.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ddim.metrics.catalogue import METRICS, find_metric
 from ddim.runs.flat import flatten_as_text
 
 UNITS = ("schedule", "pixels")
-"""Parts of a recipe that define what a denoising error is an error of, and its unit."""
+"""Parts of a recipe that define the unit of a denoising error: noise levels, and the scaling of pixels."""
 
 VALIDATION_FIELDS = ("data.source", "data.size", "data.channels", "data.validation", "seed")
 """Fields of a recipe that decide which images a run is validated and evaluated against."""
@@ -62,9 +62,9 @@ class Units:
 class ReferenceSet:
     """The real images that samples are compared with.
 
-    Two sets are equal if they are of the same part of the same images, in the same size and number. Their
-    `source` and `sha256` may differ: each seed draws its own validation images, and the spread over repeats
-    includes that.
+    Two sets are equal if they are the same part of the same data, with equal image sizes and numbers of
+    images. `source` and `sha256` are not compared: each seed of a run draws other validation images, and the
+    spread over repeats includes this variation.
     """
 
     fingerprint: str
@@ -76,7 +76,7 @@ class ReferenceSet:
 
     @property
     def description(self) -> str:
-        """What counts for equality, in words."""
+        """The fields that equality compares, in words."""
         return f"{self.images:,} images of part {self.part}, {'x'.join(map(str, self.size))}"
 
     def __str__(self) -> str:
@@ -85,7 +85,7 @@ class ReferenceSet:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How samples were made, relative to the run's own recipe.
+    """How images were sampled, relative to the run's own recipe.
 
     `changes` lists the fields of sampler, grid, schedule and clipping, with their values, that differ from
     the run's recipe. Grids that a search found for each run count as equal.
@@ -118,7 +118,7 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class TooFewImages:
-    """A metric needs more images on both sides than there are."""
+    """There are fewer samples or reference images than a metric needs."""
 
     metric: str
     images: int
@@ -150,8 +150,8 @@ class Conditions:
     Attributes:
         measure: the features that a metric compares, or the unit of a denoising error.
         reference: the real images.
-        images: the number of samples, or of images for a denoising error.
-        sampling: how the samples were made; None for denoising errors and images from elsewhere.
+        images: the number of samples; for a denoising error, the number of validation images.
+        sampling: how the images were sampled; None for denoising errors and for images of unknown origin.
     """
 
     measure: Features | Units
@@ -167,7 +167,7 @@ class Conditions:
                 yield Mismatch(aspect, one, two)
 
     def shortage(self, metric: str) -> TooFewImages | None:
-        """Return the number of images that a ranking by a metric needs if there are too few, else None."""
+        """Return `TooFewImages` if a metric needs more samples or reference images, else None."""
         if metric not in METRICS or not isinstance(self.measure, Features):
             return None
         least = METRICS[metric].needs(self.measure.dimensions)
@@ -180,8 +180,8 @@ def evaluation_conditions(record: Mapping[str, Any], recipe: Mapping[str, Any] |
 
     Args:
         record: the record of the evaluation.
-        recipe: the recipe of the run as JSON, which says what its own way of sampling is; by default that of
-            the record, so that nothing counts as changed.
+        recipe: the run's recipe as JSON, with which the sampling is compared. By default the recipe of the
+            record, so that no field counts as changed.
     """
     features = {f.name: record["features"][f.name] for f in fields(Features)}
     reference = {f.name: record["reference"][f.name] for f in fields(ReferenceSet)}
@@ -198,7 +198,7 @@ def error_conditions(recipe: Mapping[str, Any], fingerprint: str) -> Conditions:
 
     Args:
         recipe: the recipe of the run, as JSON.
-        fingerprint: that of the run's images, "" if the run has not seen any yet.
+        fingerprint: the fingerprint of the run's images, "" if the run has not opened them yet.
     """
     units = flatten_as_text({name: recipe.get(name) for name in UNITS})
     count = recipe["report"]["validation_images"]

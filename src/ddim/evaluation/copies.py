@@ -2,14 +2,14 @@
 
 A sample counts as a copy if its nearest training image is unusually close, compared with its next neighbours
 (`closeness`, see `ddim.metrics.neighbours`). A real image falls below the threshold with a bounded
-probability, at most 1 % if there are about 300 images to learn it from. The threshold is learned from the
+probability: at most 1 % if the threshold is learned from about 300 images or more. It is learned from the
 training images, each compared with the others, and from half of the held-out images. The other half is
-judged like the samples, so that the rate of false alarms is measured. No law is assumed for the images, and
-nothing is tuned to the model.
+compared like the samples, which measures the rate of false alarms. The bound holds for any distribution of
+images and for any model.
 
 Real images that are near-duplicates of training images are left out. A few of them would move the threshold
-to 0, below which no copy falls, and held-out ones would rightly count as copies. The promise therefore holds
-for images that are no near-duplicates.
+to 0, and no sample could count as a copy. Held-out near-duplicates would count as copies, and rightly so. The
+bound therefore holds for images that are no near-duplicates.
 """
 
 from __future__ import annotations
@@ -37,13 +37,16 @@ from ddim.runs.image_features import ImageSet, compute_features
 
 PIXELS = "pixels"
 QUERIES = 2000
-"""Training images, at most, from which the threshold is learned."""
+"""Largest number of training images from which the threshold is learned."""
 
 DUPLICATE_CORRELATION = 0.95
-"""Correlation of pixels from which two images count as near-duplicates."""
+"""Two images count as near-duplicates if their pixels have at least this correlation."""
 
 LEAST = 8
-"""Fewest training images, and fewest real images to learn from: each needs neighbours besides its copy."""
+"""Smallest number of training images, and of real images to learn from.
+
+An image needs neighbours besides the one that it may copy.
+"""
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,12 @@ class Verdict:
     Args:
         space: what was compared, "pixels" or the name of features.
         threshold: the closeness below which an image counts as a copy.
-        bound: the largest share of real images below the threshold, near-duplicates not counted.
+        bound: an upper bound on the share of real images below the threshold, without near-duplicates.
         learned_from: number of real images from which the threshold was learned.
         left_out: number of real images that were left out as near-duplicates.
         samples: the matches of the samples; the indices of neighbours count training images.
-        held_out: the matches of the held-out images not learned from, None if there are none.
+        held_out: the matches of the held-out images that the threshold was not learned from; None if there
+            are none.
     """
 
     space: str
@@ -93,18 +97,18 @@ class Verdict:
         what = "repeats training images" if self.memorised else "is not seen to repeat training images"
         return (
             f"By {self.space}, this run {what}: {format_share(self.samples.share)} of "
-            f"{len(self.samples.copies)} samples count as copies. Of real images that are no near-duplicates "
-            f"of training images, at most {100 * self.bound:.1f} % do."
+            f"{len(self.samples.copies)} samples count as copies. At most {100 * self.bound:.1f} % of real "
+            "images do, without near-duplicates of training images."
         )
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Held-out images that are training images too: pairs (held out, training) of indices into all images.
+    """Pairs of a held-out and a training image that are equal or nearly equal, as indices into all images.
 
     Args:
         same: pairs that are equal to the last bit.
-        alike: other pairs whose pixels correlate by 0.95 or more.
+        alike: other pairs whose pixels have a correlation of at least 0.95.
     """
 
     same: list[tuple[int, int]]
@@ -126,18 +130,21 @@ def find_copies(
     Args:
         samples: pixels or features of the samples.
         train: those of the training images (M, ...).
-        valid: those of the held-out images.
-        also: the mirrored training images (M, ...), if the run was trained on them too.
-        embed: how to compare two of them.
-        space: the name of what is compared.
+        valid: those of the held-out images (V, ...).
+        also: those of the mirrored training images (M, ...), if the run was trained on mirror images too.
+        embed: maps pixels or features to rows, whose Euclidean distances are compared.
+        space: the name of what is compared, "pixels" or the name of features.
         images: the pixels of training and held-out images, which decide what is a near-duplicate. Needed only
             if `train` and `valid` are features.
+
+    Returns:
+        The share of copies among the samples, and among held-out images.
 
     Raises:
         UserError: if there are too few images.
     """
     _check_counts(len(samples), len(train))
-    # At random, because files may be sorted by class.
+    # The images are drawn at random, because files may be sorted by class.
     draw = np.random.default_rng(0)
     own = draw.permutation(len(train))[:QUERIES]
     halves = draw.permutation(len(valid))
@@ -158,11 +165,7 @@ def find_copies(
     held_out = find_real(rest, False) if len(rest) else None
     judged = len(held_out.closeness) if held_out else 0
     left_out = len(own) + len(valid) - len(closeness) - judged
-    if len(closeness) < LEAST:
-        raise UserError(
-            f"memorisation needs at least {LEAST} real images that are no near-duplicates of training "
-            f"images, and {left_out} of {len(own) + len(valid)} are: give each image once"
-        )
+    _check_learned(len(closeness), left_out, len(own) + len(valid))
     limit, bound = false_alarm_threshold(closeness)
 
     def match(found: Neighbours) -> Matches:
@@ -179,10 +182,18 @@ def _check_counts(samples: int, train: int) -> None:
         )
 
 
+def _check_learned(count: int, left_out: int, total: int) -> None:
+    if count < LEAST:
+        raise UserError(
+            f"memorisation needs at least {LEAST} real images that are no near-duplicates of training "
+            f"images, and {left_out} of {total} are: give each image once"
+        )
+
+
 def _near_duplicates(found: Neighbours, images: np.ndarray, train: np.ndarray, flip: bool) -> np.ndarray:
     """Return which (N,) of images (N, H, W, C) are near-duplicates of their nearest in `train`."""
-    # If the middle neighbour is alike too, all images of this set are: then only equal ones are duplicates,
-    # equal in this space or in pixels.
+    # If even the middle neighbour has this correlation, all images of the set look similar. Then only images
+    # that are equal, in this space or in pixels, are duplicates.
     pairs = found.indices[:, [0, found.indices.shape[1] // 2]]
     apart = np.empty(pairs.shape)
     for row, (image, pair) in enumerate(zip(images, pairs, strict=True)):
@@ -216,8 +227,8 @@ def find_copies_by_features(
         samples: the samples.
         flip: whether the run was trained on mirror images too.
         extractor: the network of the features.
-        progress: called with "samples", "held out", "training" or "mirrored", and how many of how many are
-            done.
+        progress: called with "samples", "held out", "training" or "mirrored", the number of images done, and
+            the total.
     """
 
     def features(what: str, which: np.ndarray, mirror: bool = False) -> np.ndarray:
@@ -237,7 +248,7 @@ def find_copies_by_features(
 
 
 def find_held_out_duplicates(own: SplitImages, flip: bool) -> Duplicates:
-    """Find the held-out images that are, or nearly are, training images; `flip` counts mirror images too."""
+    """Find held-out images that equal a training image, or nearly do; `flip` includes mirror images."""
     if not len(own.validation):
         return Duplicates([], [])
     train, valid = own.images.pixels[own.train], own.images.pixels[own.validation]

@@ -25,7 +25,7 @@ from ddim.metrics.statistics import Estimate, estimate_difference, estimate_mean
 
 @dataclass(frozen=True)
 class LevelErrors:
-    """Errors of N images at L levels, (N, L) float64: means over the numbers of each image, in model units.
+    """Errors of N images at L levels, (N, L) float64: means over pixels and channels, in model units.
 
     Args:
         log_snr: the levels (L,).
@@ -52,7 +52,7 @@ class LevelErrors:
 
     @property
     def residual(self) -> Estimate:
-        """The mean (L,) of eps_hat . (eps - eps_hat) for each number; 0 for the optimal denoiser."""
+        """The mean (L,) of eps_hat * (eps - eps_hat) over images and pixels; 0 for the optimal denoiser."""
         return estimate_mean(self.inner)
 
     @property
@@ -73,8 +73,8 @@ def measure_errors(
     Args:
         batches: pairs of a denoiser, with the labels of its images, and images (B, C, H, W) in model units.
         times: the times (L,).
-        seed: image i gets the noise of seed `seed` + i, in whatever batches it comes.
-        precise: the context in which the network runs.
+        seed: image i gets the noise of seed `seed` + i, whatever the batches are.
+        precise: a context manager that sets the precision of the network, by default none.
     """
     rows, levels, first = [], times, seed
     with precise or nullcontext():
@@ -103,10 +103,13 @@ class Gap:
 
 
 def measure_gap(train: LevelErrors, other: LevelErrors) -> Gap:
-    """Return the noise MSE of other images over that of training images, minus 1; 0 without memorisation."""
+    """Return the ratio of the noise MSE of other images to that of training images, minus 1.
+
+    Its expectation is about 0 without memorisation.
+    """
     scale = train.noise_mse.mean(0)
     unseen = other.noise_mse / scale
-    # To first order, a relative error of the scale moves the ratio by that part of the ratio.
+    # Delta method: to first order, a relative error of the scale is the same relative error of the ratio.
     seen = 1 + unseen.mean(0) * (train.noise_mse / scale - 1)
     return Gap(
         estimate_difference(estimate_mean(unseen), estimate_mean(seen)),

@@ -1,4 +1,4 @@
-"""What a run does at each noise level: errors, calibration, times, useful noise levels, gradient noise."""
+"""Diagnose a run: errors and calibration at each noise level, times, useful noise levels, gradient noise."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ IMAGES, LEVELS = 128, 12
 """The default numbers of images of each part, and of noise levels."""
 
 SPECTRUM = 512
-"""Training images, at most, from which the useful noise levels are found."""
+"""Largest number of training images from which the useful noise levels are computed."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What a run does at each noise level.
+    """The results of `diagnose`.
 
     Args:
         train: errors on training images.
         held_out: errors on held-out images, None if there are fewer than two.
         uniform_times: the share of uniform times in each bin of log-SNR.
         training_times: the share of the run's training times in each bin.
-        plateaus: the share of uniform times on one level, by log-SNR.
+        plateaus: the share of uniform times on each plateau of the schedule, by its log-SNR.
         schedule_range: the cleanest and the noisiest log-SNR of the schedule.
         noise_range: the noise levels that the images need.
         noise_scale: the gradient noise scale.
-        batch: the batch of the run.
+        batch: the batch size of the run.
     """
 
     train: LevelErrors
@@ -78,9 +78,9 @@ def diagnose(
 
     Args:
         run: a run folder, or what `ddim.load` returned.
-        images: number of training images, and of held-out images, at most.
+        images: largest number of training images, and of held-out images.
         count: number of noise levels.
-        progress: called with how many images of how many are decoded.
+        progress: called with the number of images decoded and the total.
 
     Raises:
         UserError: if the images of the run are missing or have changed.
@@ -114,7 +114,7 @@ def measure_run_errors(
         run: the run.
         own: its images.
         which: indices of the images to draw from.
-        images: number of images, at most.
+        images: largest number of images.
         count: number of levels, at equal steps of log-SNR.
     """
     schedule = run.model.schedule

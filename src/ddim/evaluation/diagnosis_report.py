@@ -61,7 +61,7 @@ def level_rows(d: Diagnosis) -> list[tuple[str, ...]]:
 
 
 def list_findings(d: Diagnosis) -> Iterator[str]:
-    """Yield, one sentence each, what was found besides the errors at each noise level."""
+    """Yield the findings that are not errors at one noise level, one sentence each."""
     gap, (cleanest, noisiest) = d.gap, d.schedule_range
     if gap is None:
         yield "The run has no held-out images, so memorisation cannot be measured."
@@ -79,10 +79,10 @@ def list_findings(d: Diagnosis) -> Iterator[str]:
         yield f"{100 * share:.0f} % of uniform times lie on one level, log-SNR {level:.2f}: a plateau."
     useful = d.noise_range
     yield (
-        f"The schedule goes from log-SNR {cleanest:.1f} to {noisiest:.1f}; the images need "
-        f"{useful.cleanest:.1f} (cleaner levels are finer than 8-bit rounding) to {useful.noisiest:.1f} "
-        f"(noisier levels cannot be distinguished from noise; {useful.distance:.1f} by the largest distance "
-        "between two images)."
+        f"The schedule goes from log-SNR {cleanest:.1f} to {noisiest:.1f}. The images need "
+        f"{useful.cleanest:.1f} to {useful.noisiest:.1f}: at cleaner levels the noise is finer than 8-bit "
+        "rounding, at noisier levels images cannot be distinguished from noise. The largest distance between "
+        f"two images suggests {useful.distance:.1f} as the noisiest level."
     )
     s = d.noise_scale
     scale = "too large to be measured" if math.isinf(s.value) else f"{s.value:,.0f} images"

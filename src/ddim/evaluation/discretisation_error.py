@@ -1,7 +1,7 @@
-"""The error of a sampler and its times: how far its samples are from those of a run with many steps.
+"""The discretisation error of a sampler: the distance of its samples from those with many steps.
 
-It is the mean squared error in model units, from the same noise and between the same ends, against Heun's
-rule on many equal steps of log-SNR. Nothing is assumed about the model or the sampler.
+It is the mean squared error in model units, of samples from the same noise, over the same range of times. The
+reference samples use Heun's rule on many equal steps of log-SNR.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_unconditional
 
 SamplingError = Callable[[Sampler, Tensor], float]
-"""Returns the mean squared error of the samples of a sampler at decreasing times (N,)."""
+"""Maps a sampler and decreasing times (N,) to the mean squared error of its samples."""
 
 
 def choose_ends(recipe: Recipe, steps: int, end: float | None) -> tuple[float, float]:
@@ -37,10 +37,10 @@ def lay_named_grids(steps: int, schedule: Schedule, end: float, first: float = 1
 
 
 def check_times_between(steps: int, schedule: Schedule, end: float, first: float = 1.0) -> None:
-    """Check that a schedule has `steps` different levels from the time `first` to `end`.
+    """Check that every named grid has `steps` different levels from the time `first` to `end`.
 
     Raises:
-        UserError: if it has not, or there are fewer than 3 steps, which leave nothing between the ends.
+        UserError: if one has not, or there are fewer than 3 steps, so that no level lies between the ends.
     """
     check_count("steps", steps, 3)
     if not 0 < end < first:
@@ -59,16 +59,16 @@ def check_times_between(steps: int, schedule: Schedule, end: float, first: float
 def sample_in_model_units(
     pipeline: Pipeline, sampler: Sampler, times: Tensor, seeds: Sequence[int]
 ) -> Tensor:
-    """Return samples (B, C, H, W) in model units on the CPU, one for each seed, of no class.
+    """Return samples (B, C, H, W) in model units on the CPU, one for each seed, without a class label.
 
-    They are made in float32, so that rounding is no part of the error.
+    Sampling runs in float32, so that rounding adds nothing to the error.
 
     Raises:
-        UserError: if the network was always given a class.
+        UserError: if every training image of the run had a class label.
     """
     check_unconditional(pipeline.recipe, "a search of levels or a comparison of samplers")
     samples = []
-    # Heun's rule, which gives the reference, uses the noise alone.
+    # Heun's rule, used for the reference, reads the predicted noise only, so clipping must change it too.
     denoise = pipeline.denoiser(pipeline.model, consistent=True)
     with pipeline.runtime:
         for mine, filled, blank in fill_micro_batches(pipeline, seeds):
@@ -80,14 +80,25 @@ def sample_in_model_units(
 
 
 def count_reference_levels(steps: int) -> int:
-    """Return the levels of the reference for runs of `steps`: Heun's rule then has 1/100 of their error."""
+    """Return the number of levels of the reference, ten times `steps`, at least 100.
+
+    Heun's rule has order 2: with ten times the steps it has a hundredth of the error.
+    """
     return max(100, 10 * steps)
 
 
 def error_against_reference(
     pipeline: Pipeline, end: float, seeds: Sequence[int], levels: int, first: float = 1.0
 ) -> SamplingError:
-    """Sample the reference, by Heun's rule over `levels` levels, and return the error against it."""
+    """Sample the reference by Heun's rule; return a function for the error against it.
+
+    Args:
+        pipeline: the run.
+        end: the last time.
+        seeds: the seeds of the samples.
+        levels: number of levels of the reference.
+        first: the first time.
+    """
     times = SPACINGS["uniform_log_snr"].between(levels, pipeline.recipe.sampling_schedule, first, end)
     reference = sample_in_model_units(pipeline, EDM(), times, seeds)
 

@@ -1,7 +1,7 @@
 """Evaluate samples of a run, or a folder of images: images -> features -> metrics -> a record.
 
-Samples are shown to the extractor batch by batch and forgotten, so that 50,000 of them are never in memory.
-The folder of an evaluation appears by one rename: an evaluation that is killed leaves no record.
+Samples go through the extractor batch by batch and are freed, so that 50,000 of them need little memory. The
+folder of an evaluation appears by one rename: an evaluation that is killed leaves no record.
 """
 
 from __future__ import annotations
@@ -42,10 +42,13 @@ from ddim.runs.log import show_in_tensorboard
 from ddim.runs.provenance import make_record
 
 ENOUGH = 5
-"""FID is extrapolated if a fifth of the samples, its smallest part, outnumbers the dimensions."""
+"""FID-infinity needs more than this many samples for each dimension of the features.
+
+Its smallest subset is a fifth of the samples, and must have more images than dimensions.
+"""
 
 SHOWN = 36
-"""Samples in the sheet of an evaluation."""
+"""Number of samples in the sheet of an evaluation."""
 
 
 def evaluate(
@@ -64,8 +67,11 @@ def evaluate(
         samples: which samples of a run.
         reference: the images that they are compared with, by default the run's own held-out images.
         extractor: the network of the features, by default `ddim.metrics.catalogue.DEFAULT`.
-        out: a new folder, by default RUN/evaluations/N, or evaluations/NAME-N for images.
-        progress: called with what is read or sampled, and how many of how many are done.
+        out: a new or empty folder, by default RUN/evaluations/N, or evaluations/NAME-N for images.
+        progress: see `Progress`.
+
+    Returns:
+        The folder of the evaluation and its record.
 
     Raises:
         UserError: if there are too few images, images have no reference, or the folder cannot be made.
@@ -107,12 +113,12 @@ def evaluate(
 
 
 def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[str, Any], list[str]]:
-    """Return the metrics of features (N, d) and (M, d), as a record holds them, and notes on them.
+    """Return the metrics of features (N, d) and (M, d), in the form of a record, and notes on them.
 
-    A note is a sentence on a number that is missing or easily misread.
+    A note is a sentence about a number that is missing or easily misread.
     """
     count, dimensions, few = len(generated), generated.shape[1], min(len(generated), len(reference))
-    # Subsets of 1000, as published; half of a smaller set, because whole sets would all be the same subset.
+    # Subsets have 1000 images, as published; at most half of a set, because subsets of all would be equal.
     k = kid(generated, reference, size=min(1000, few // 2))
     f: dict[str, float | None] = {"value": fid(generated, reference)}
     f |= {"infinity": None, "low": None, "high": None}
@@ -136,7 +142,10 @@ def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[
 
 @contextmanager
 def _unfinished_folder(subject: Subject, out: Path | None) -> Iterator[Path]:
-    """Yield a temporary folder, before the features, which may take long, and remove it at the end."""
+    """Yield a temporary folder, and remove it at the end.
+
+    It is created before features are computed, so that an unusable path is reported at once.
+    """
     parent = subject.home if out is None else out.parent
     with ExitStack() as stack:
         try:
@@ -144,7 +153,7 @@ def _unfinished_folder(subject: Subject, out: Path | None) -> Iterator[Path]:
         except OSError as error:
             raise UserError(f"an evaluation cannot be written in {parent}: {error.strerror}") from None
         if out is None:
-            # What lies beside a folder that the user named is not ours.
+            # Files beside a folder that the user named do not belong to us.
             remove_leftovers(parent)
         yield folder
 
@@ -154,7 +163,7 @@ def _extract_features(
 ) -> tuple[np.ndarray, int]:
     """Write the features of the images and a sheet of the first ones; return the features and the NFE.
 
-    Adds the seconds that sampling and features took.
+    Adds the seconds of sampling and of computing features to `seconds`.
     """
     done, nfe, shown = 0, 0, []
     with atomic_file(folder / FEATURES) as file:

@@ -1,4 +1,4 @@
-"""The gradient noise scale: the batch size from which larger batches help little (McCandlish et al. 2018)."""
+"""The gradient noise scale: the batch size above which larger ones help little (McCandlish et al. 2018)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,23 @@ from ddim.runs.pipeline import LoadedRun
 from ddim.training import batches
 
 BATCHES = 16
-"""Batches whose gradients give the noise scale."""
+"""Number of batches whose gradients give the noise scale."""
 
 
 @dataclass(frozen=True)
 class NoiseScale:
-    """tr(Sigma) / |G|^2 in images (eq. 2.9), with its 95 % interval; infinite if no gradient shows.
+    """tr(Sigma) / |G|^2 in images (eq. 2.9), with its 95 % interval.
 
-    `signal` is an unbiased estimate of |G|^2. `noise` is one of the trace of the covariance of a batch's
-    gradient, times the images in the batch. That is tr(Sigma) of a single image if the images of a batch are
-    independent. Drawing one time in each equal slice removes what differs between times, as in training.
+    It is infinite if the gradient cannot be distinguished from 0.
+
+    Args:
+        value: `noise` / `signal`.
+        low: the lower end of the interval.
+        high: the upper end.
+        signal: an unbiased estimate of |G|^2.
+        noise: an unbiased estimate of the trace of the covariance of a batch's gradient, times the batch
+            size. If the images of a batch are independent, it is tr(Sigma) of a single image. Stratified
+            times, one in each equal slice as in training, make it smaller.
     """
 
     value: float
@@ -44,7 +51,7 @@ def estimate_noise_scale(gradients: Tensor, batch: int) -> NoiseScale:
     give unbiased estimates (appendix A.1). The interval is that of 1 / scale, by the jackknife over batches:
     the scale itself has no finite variance if the signal may be 0.
     """
-    # Inner products are enough for everything below, and leaving a batch out costs nothing.
+    # Everything below needs inner products only, so that leaving out a batch costs nothing.
     gram = (gradients @ gradients.T).double()
     own, all_of_it, count = gram.diagonal(), gram.sum(), len(gram)
     signal, noise = _moments(own.sum(), all_of_it, count, batch)
@@ -60,7 +67,10 @@ def estimate_noise_scale(gradients: Tensor, batch: int) -> NoiseScale:
 
 
 def _moments(own: Tensor, all_of_it: Tensor, count: int, batch: int) -> tuple[Tensor, Tensor]:
-    """Return |G|^2 and tr(Sigma), from the summed products of `count` gradients with themselves and all."""
+    """Return |G|^2 and tr(Sigma) of `count` gradients g_i.
+
+    `own` is the sum of g_i . g_i, and `all_of_it` the sum of g_i . g_j over all i and j.
+    """
     small, large = own / count, all_of_it / count**2
     return (count * large - small) / (count - 1), batch * (small - large) * count / (count - 1)
 
@@ -68,7 +78,7 @@ def _moments(own: Tensor, all_of_it: Tensor, count: int, batch: int) -> tuple[Te
 def collect_gradients(run: LoadedRun, own: SplitImages, memory: LossMemory | None) -> Tensor:
     """Return gradients (BATCHES, P) of the objective at a run's weights, for batches as in training.
 
-    The model is in eval mode: batch norm uses the statistics of the run, and an image does not see its batch.
+    The model is in eval mode: batch norm uses the statistics of the run, so the images do not interact.
     """
     recipe, model = run.recipe, run.model
     parameters = [p for p in model.parameters() if p.is_floating_point()]
@@ -90,9 +100,9 @@ def collect_gradients(run: LoadedRun, own: SplitImages, memory: LossMemory | Non
 
 
 def space_steps(images: int, batch: int) -> range:
-    """Return `BATCHES` updates of which no two see images of the same epoch.
+    """Return the numbers of `BATCHES` updates, so far apart that no two use images of the same epoch.
 
-    Batches of one epoch have no image in common. They are not independent: their gradients cancel.
+    Batches of one epoch are not independent: they have no image in common, so their deviations cancel.
     """
     apart = math.ceil(images / batch) + 1
     return range(0, BATCHES * apart, apart)
@@ -115,7 +125,7 @@ def draw_parts(
 
 
 def load_loss_memory(run: LoadedRun) -> LossMemory | None:
-    """Return the losses, of the run's checkpoint, that times are drawn by; None if they are drawn without."""
+    """Return the losses by which training draws times, from the run's checkpoint; None if it uses none."""
     memory = run.recipe.objective.times.memory()
     if memory:
         memory.restore(checkpoint.read_tensors(run.checkpoint.path, "times"))

@@ -26,13 +26,13 @@ from ddim.runs.pipeline import LoadedRun
 from ddim.runs.searched_grids import SearchedGrid
 
 FIRST_MOVE, LAST_MOVE = 0.35, 0.03
-"""Moves of a level, as parts of the gap to its neighbour, at the start and at the end of a search."""
+"""Size of a move at the start and at the end of a search, as a fraction of the gap to the next level."""
 
 LEAST_GAP = 0.25
-"""Smallest gap between levels, as a part of the mean gap: closer pairs fit the images, not the model."""
+"""Smallest gap between levels, as a fraction of the mean gap. Closer levels would overfit the samples."""
 
 FIRST_SEED = 2**31
-"""The first seed of a search: its samples are hardly those that a user asks for."""
+"""First seed of the samples of a search. Users rarely sample such large seeds."""
 
 
 def search_grid(
@@ -54,6 +54,9 @@ def search_grid(
         fields: changes of the recipe's sampler and grid, as `override` takes them.
         progress: called with a line of text after each part of the search.
 
+    Returns:
+        The times, their mean squared error, and the error of every named grid.
+
     Raises:
         UserError: if the sampler is stochastic, or the schedule has too few different levels.
     """
@@ -61,11 +64,11 @@ def search_grid(
     run = open_run_folder(run)
     recipe, folder, weights = override(run.recipe, fields or {}), run.checkpoint.run, run.checkpoint.weights
     if recipe.sampler.stochastic:
-        raise UserError("--sampler must be deterministic: renewed noise leads to other samples")
-    # With an `end`, only the first time of the run's grid is needed, which may not allow so many steps.
+        raise UserError("--sampler must be deterministic: fresh noise leads to other samples")
+    # With an `end`, only the first time of the run's grid is needed; the grid may not allow this many steps.
     first, last = choose_ends(recipe, max(steps, 2) if end is None else recipe.report.steps, end)
     check_times_between(steps, recipe.sampling_schedule, last, first)
-    # A foreign file is found now, not after the search.
+    # If grids.json cannot be read, this fails now and not after the search.
     searched_grids.find_saved_grid(folder, recipe.sampler, steps, weights)
     tried = range(FIRST_SEED, FIRST_SEED + seeds)
     error = error_against_reference(run, last, tried, count_reference_levels(steps), first)
@@ -134,7 +137,10 @@ def _descend(
     error: Callable[[Tensor], float],
     progress: Callable[[str], None],
 ) -> tuple[Tensor, float]:
-    """Move one level at a time while that lowers the error, `best` at first; return times and error."""
+    """Move one level at a time while that lowers the error; return times and error.
+
+    `best` is the error of `times` at the start.
+    """
     move = FIRST_MOVE
     while move >= LAST_MOVE:
         before = best
@@ -153,6 +159,6 @@ def _descend(
 
 
 def _are_apart(times: Tensor, schedule: Schedule) -> bool:
-    """Return whether times fall, and no two levels are closer than `LEAST_GAP` allows."""
+    """Return whether times decrease, and no two levels are closer than `LEAST_GAP` allows."""
     gaps = schedule(times).log_snr.diff()
     return bool((times.diff() < 0).all() and gaps.min() >= LEAST_GAP * gaps.mean())

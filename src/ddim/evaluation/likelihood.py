@@ -70,17 +70,21 @@ def bits_per_dim(
 ) -> Likelihood:
     """Measure the bits per dimension of images under a run, and write RUN/likelihoods/N/record.json.
 
-    A run trained with labels gets the class of each image by the name of its folder. An image whose folder is
-    no class of the run gets no class.
+    If the run was trained with labels, each image is conditioned on the class that is named like its folder,
+    or on no class if the run has no class of this name.
 
     Args:
         run: a run folder, or what `ddim.load` returned.
         images: by default the run's own held-out images.
         method: "vlb" is the variational bound of DDPM sampling, "ode" the density along the probability flow.
         n: number of images.
-        steps: by default 1000 for "vlb" (at most the entries of a table) and 50 for "ode".
+        steps: number of steps, by default 50 for "ode". For "vlb" 1000, or the number of entries if the
+            schedule is a shorter table.
         seed: image k gets noise of seed `seed` + k.
         progress: called after each batch with the bits so far and the number of images.
+
+    Returns:
+        The bits per dimension of each image, and the folder of the record.
 
     Raises:
         UserError: if the schedule or the images cannot be used.
@@ -88,10 +92,7 @@ def bits_per_dim(
     check_count("n", n)
     run = open_run_folder(run)
     likelihood.check_reaches_images(run.model.schedule, earliest_time(run.recipe))
-    chosen = open_reference(run, images)
-    if not len(chosen.which):
-        raise UserError(f"part {chosen.part} of {chosen.source} has no images")
-    chosen = replace(chosen, which=chosen.which[shuffle_epoch(len(chosen.which), 0, 0)[:n]])
+    chosen = _choose_images(run, images, n)
     classes = _classes(run, chosen)
     count = len(chosen.which)
     check_seeds([seed, seed + count - 1])
@@ -120,17 +121,22 @@ def bits_per_dim(
 def measure_bits(
     pipeline: Pipeline, denoise: Denoiser, images: Tensor, method: Method, steps: int, seeds: range
 ) -> Tensor:
-    """Return the bits per dimension (B,) of images (B, C, H, W) uint8, one seed an image.
+    """Return the bits per dimension (B,) of images, computed in float32.
 
-    `denoise` is the pipeline's model, with the images' classes. It runs in float32 whatever the precision of
-    training was.
+    Args:
+        pipeline: the run.
+        denoise: the pipeline's model, conditioned on the images' classes.
+        images: (B, C, H, W) uint8.
+        method: see `bits_per_dim`.
+        steps: number of steps.
+        seeds: one seed for each image.
     """
     pixels, noise = pipeline.recipe.data.bins(pipeline.pixels), Noise(seeds)
     x0 = pipeline.runtime.images(pixels.enter(to_unit(images)))
     first = earliest_time(pipeline.recipe)
     if method == "ode":
         return likelihood.flow_bits(denoise, x0, pixels, noise, steps, earliest=first)
-    # At high noise a small error of eps is a large one of x0, far outside the bounds.
+    # At high noise a small error of eps is a large error of x0, which then lies far outside [black, white].
     clipped = Clipped(denoise, *pipeline.pixels.bounds)
     times = likelihood.bound_times(steps, denoise.schedule, pixels, first)
     return likelihood.bound_bits(clipped, x0, pixels, times, noise, variance_of(pipeline))
@@ -152,6 +158,14 @@ def format_bits(bits: Tensor) -> str:
     return f"{bits.mean():.4f}" + (f" +- {error:.4f}" if error is not None else "")
 
 
+def _choose_images(run: LoadedRun, images: Reference, n: int) -> ImageSet:
+    """Return the first `n` images of a reference in a random order, which is always the same."""
+    chosen = open_reference(run, images)
+    if not len(chosen.which):
+        raise UserError(f"part {chosen.part} of {chosen.source} has no images")
+    return replace(chosen, which=chosen.which[shuffle_epoch(len(chosen.which), 0, 0)[:n]])
+
+
 def _default_steps(method: Method, schedule: Schedule) -> int:
     """Return the number of steps of a method, at most the entries of a tabulated schedule for "vlb"."""
     steps = STEPS[method]
@@ -163,13 +177,13 @@ def _classes(run: LoadedRun, chosen: ImageSet) -> Tensor | None:
     classes = label_by_folder_name(run.recipe, run.classes, chosen.images, chosen.which)
     if classes is not None and (classes == NULL).any():
         check_unconditional(
-            run.recipe, f"an image of {chosen.source} that is in no class folder of the run's"
+            run.recipe, f"an image of {chosen.source} whose folder is not named like a class of the run"
         )
     return classes
 
 
 def _describe(chosen: ImageSet, classes: Tensor | None) -> dict[str, Any]:
-    """Return the images of a record, as JSON."""
+    """Return the fields of a record that describe the images, as JSON."""
     return {
         "source": chosen.source,
         "fingerprint": chosen.images.fingerprint,

@@ -1,4 +1,4 @@
-"""Whether a run repeats its training images: copies among its samples, and the gap to held-out images."""
+"""Check whether a run repeats its training images: copies among samples, and the gap to held-out images."""
 
 from __future__ import annotations
 
@@ -42,9 +42,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Memorisation:
-    """What was found about a run: copies among its samples, the gap to held-out images, duplicates.
+    """The results of `check_memorisation`.
 
-    `gap` is None if fewer than two images were held out. `folder` holds the record and the figure.
+    Args:
+        verdict: the copies among the samples.
+        gap: the gap to held-out images; None if fewer than two images were held out.
+        duplicates: the held-out images that are training images too.
+        folder: the folder of the record and the figure.
     """
 
     verdict: Verdict
@@ -68,15 +72,19 @@ def check_memorisation(
 ) -> Memorisation:
     """Find copies of training images among samples, and write RUN/memorisation/N/ with record and figure.
 
-    A run with labels is sampled with its classes in turn.
+    If the run was trained with labels, the samples cycle through its classes.
 
     Args:
         run: a run folder, or what `ddim.load` returned.
-        n: number of samples, of the seeds 0 ... n - 1.
+        n: number of samples; their seeds are 0 ... n - 1.
         steps: sampling steps.
-        extractor: compares features of this network; by default pixels are compared.
-        decoding: called with how many images of how many are decoded.
-        progress: called with what has features computed, and how many of how many are done.
+        extractor: the network whose features are compared; by default pixels are compared.
+        decoding: called with the number of images decoded and the total.
+        progress: called while features are computed, with the name of the set of images, the number of
+            images done, and the total.
+
+    Returns:
+        The verdict, the gap to held-out images, duplicates, and the folder of the record.
 
     Raises:
         UserError: if there are too few images, or the images of the run are missing or have changed.
@@ -92,19 +100,19 @@ def check_memorisation(
         verdict = find_copies_by_pixels(own, samples, flip)
     else:
         verdict = find_copies_by_features(own, samples, flip, extractor, progress)
-    apart, duplicates = _measure_gap(run, own), find_held_out_duplicates(own, flip)
+    gap, duplicates = _measure_gap(run, own), find_held_out_duplicates(own, flip)
     folder = make_numbered_folder(run.checkpoint.run / "memorisation")
     image = charts.rasterise(draw_pairs(verdict, samples, own))
     save_png(folder / "pairs.png", image)
     share = {"copies": float(verdict.samples.share.value)}
     show_in_tensorboard(run.checkpoint.run, run.checkpoint.state.step, "memorisation", image, share)
     content = {
-        **memorisation_record(verdict, list(seeds), own, apart, duplicates),
+        **memorisation_record(verdict, list(seeds), own, gap, duplicates),
         "features": extractor and {"extractor": extractor.name, "weights": extractor.weights},
         "sampling": sampling_record(run, seeds, steps, nfes[0], label),
     }
     write_json(folder / "record.json", make_record("memorisation", content, run))
-    return Memorisation(verdict, apart, duplicates, folder)
+    return Memorisation(verdict, gap, duplicates, folder)
 
 
 def _measure_gap(run: LoadedRun, own: SplitImages) -> Gap | None:
@@ -134,9 +142,9 @@ def draw_pairs(verdict: Verdict, samples: np.ndarray, own: SplitImages, count: i
 
 
 def memorisation_record(
-    verdict: Verdict, seeds: list[int], own: SplitImages, apart: Gap | None, duplicates: Duplicates
+    verdict: Verdict, seeds: list[int], own: SplitImages, gap: Gap | None, duplicates: Duplicates
 ) -> dict[str, Any]:
-    """Return all that was found, as JSON; samples in the order of their seeds, training images by name."""
+    """Return the results as JSON; samples are in the order of their seeds, training images have names."""
     matches, names = verdict.samples, own.images.names
     nearest_of = own.train[matches.neighbours.indices[:, 0]]
     rows = zip(seeds, matches.neighbours.closeness, matches.copies, nearest_of, strict=True)
@@ -155,11 +163,11 @@ def memorisation_record(
             for seed, c, copy, k in rows
         ],
         "gap": None
-        if apart is None
+        if gap is None
         else {
-            **{k: v.tolist() for k, v in vars(apart.overall).items()},
-            "images": dict(zip(("train", "valid"), apart.images, strict=True)),
-            "levels": len(apart.by_level.value),
+            **{k: v.tolist() for k, v in vars(gap.overall).items()},
+            "images": dict(zip(("train", "valid"), gap.images, strict=True)),
+            "levels": len(gap.by_level.value),
         },
         "duplicates": {
             kind: [{"valid": names[a], "train": names[b]} for a, b in pairs]
@@ -173,8 +181,8 @@ def _share(matches: Matches) -> dict[str, Any]:
     return {"count": int(matches.copies.sum()), "of": len(matches.copies), **share}
 
 
-def memorisation_sentences(verdict: Verdict, apart: Gap | None, duplicates: Duplicates) -> list[str]:
-    """Return what was found in sentences, the verdict first."""
+def memorisation_sentences(verdict: Verdict, gap: Gap | None, duplicates: Duplicates) -> list[str]:
+    """Return the results as sentences, the verdict first."""
     lines = [verdict.sentence]
     if verdict.held_out is None:
         lines.append("No image was held out: the rate of false alarms is bounded, but not measured.")
@@ -184,12 +192,12 @@ def memorisation_sentences(verdict: Verdict, apart: Gap | None, duplicates: Dupl
     lines.append(
         f"{verdict.left_out} real images were left out: they are near-duplicates of training images."
     )
-    if apart is not None:
-        times, low, high = (1 + end for end in (apart.overall.value, apart.overall.low, apart.overall.high))
+    if gap is not None:
+        times, low, high = (1 + end for end in (gap.overall.value, gap.overall.low, gap.overall.high))
         chance = "not distinguishable from 1 at 95 %"
-        what = "more than chance: it memorises" if apart.overall.low > 0 else chance
+        what = "more than chance: it memorises" if gap.overall.low > 0 else chance
         lines.append(
-            "Over all levels the noise MSE on held-out images is "
+            "Over all noise levels, the noise MSE on held-out images is "
             f"{times:.3g} [{low:.3g}, {high:.3g}] times that on training images, {what}."
         )
     same, alike = len(duplicates.same), len(duplicates.alike)

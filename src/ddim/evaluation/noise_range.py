@@ -1,7 +1,8 @@
-"""The noise levels that a data set needs: from indistinguishable from noise to as clean as 8 bits are.
+"""The range of noise levels that a data set needs.
 
-All values are log-SNR, for images in model units. Levels of a schedule outside this range teach a network
-nothing.
+At the noisiest level, images cannot be distinguished from noise. At the cleanest, the noise is as small as
+the rounding to 8 bits. All values are log-SNR, for images in model units. A network learns nothing at the
+levels of a schedule outside this range.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from torch import Tensor
 from ddim.diffusion.schedules import variance_preserving
 
 DISTINGUISHABLE = 0.02
-"""Nats of divergence: by Pinsker's inequality, a test on one image is then right at most 55 % of the time."""
+"""Divergence in nats below which noisy images count as noise.
+
+By Pinsker's inequality, a test on one image is then right at most 55 % of the time.
+"""
 
 EXTREME = 40.0
-"""The noisiest level is looked for between -40 and 40."""
+"""The noisiest level is searched for between -40 and 40."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,10 @@ class NoiseRange:
     """The log-SNR of the noisiest and of the cleanest useful level.
 
     Args:
-        noisiest: below it, no test distinguishes noisy images from pure noise.
-        distance: where sigma / alpha is the largest distance between two images, a cautious alternative for
-            `noisiest` (Song & Ermon 2020, technique 1).
-        cleanest: above it, the noise is finer than the rounding to 8 bits.
+        noisiest: the level below which no test distinguishes noisy images from pure noise.
+        distance: the level at which sigma / alpha is the largest distance between two images, a cautious
+            alternative to `noisiest` (Song & Ermon 2020, technique 1).
+        cleanest: the level above which the noise is finer than the rounding to 8 bits.
     """
 
     noisiest: float
@@ -40,7 +44,12 @@ class NoiseRange:
 
 
 def find_noise_range(images: Tensor, stds: Sequence[float]) -> NoiseRange:
-    """Find the range for images (N, C, H, W) in model units; `stds` are those of channels in [0, 1]."""
+    """Find the range of noise levels that images need.
+
+    Args:
+        images: (N, C, H, W) in model units.
+        stds: the standard deviation of each channel, of values in [0, 1].
+    """
     rows = images.flatten(1).double()
     spectrum, square = covariance_spectrum(rows)
 
@@ -48,7 +57,8 @@ def find_noise_range(images: Tensor, stds: Sequence[float]) -> NoiseRange:
         return divergence_from_noise(log_snr, spectrum, square, rows.shape[1]) - DISTINGUISHABLE
 
     farthest = torch.cdist(rows, rows).max().item()
-    # Rounding to steps q is noise of deviation q / sqrt(12); the finest is that of the widest channel.
+    # Rounding to steps q adds noise of deviation q / sqrt(12). In model units it is divided by a channel's
+    # deviation, so the widest channel has the finest noise.
     rounding = 1 / 255 / math.sqrt(12) / max(stds)
     if excess(-EXTREME) > 0:
         noisiest = -EXTREME
@@ -69,16 +79,18 @@ def covariance_spectrum(rows: Tensor) -> tuple[Tensor, float]:
 
 
 def divergence_from_noise(log_snr: float, spectrum: Tensor, square: float, dimensions: int) -> float:
-    """Return KL(noisy images || the noise that sampling starts from) in nats, both taken as Gaussian.
+    """Return KL(noisy images || noise) in nats, both approximated by Gaussians.
+
+    The noise is N(0, alpha^2 + sigma^2), from which sampling starts.
 
     Args:
         log_snr: the noise level.
         spectrum: eigenvalues of the covariance of the clean images; the rest of `dimensions` are 0.
-        square: the squared length of their mean.
-        dimensions: numbers of an image. Sampling starts from N(0, alpha^2 + sigma^2).
+        square: the squared norm of their mean.
+        dimensions: number of values in an image.
     """
     at = variance_preserving(torch.tensor(log_snr))
     total = torch.cat([spectrum, spectrum.new_zeros(dimensions - len(spectrum))])
-    # Variances alpha^2 lambda + sigma^2, relative to that of the start, which is 1.
+    # Variances alpha^2 lambda + sigma^2, minus that of the noise, which is 1.
     excess = at.alpha**2 * (total - 1)
     return 0.5 * ((excess - excess.log1p()).sum() + at.alpha**2 * square).item()

@@ -34,7 +34,7 @@ _FIELDS: dict[str, Any] = {
     },
     "generated": {"images": int, "source": str, "sha256": str},
 }
-"""The fields that a comparison needs, by type; [type] is a list of that type."""
+"""The fields that a comparison needs, with their types; [type] stands for a list of that type."""
 
 _SAMPLING: dict[str, Any] = {
     "recipe": {},
@@ -66,10 +66,10 @@ class Evaluation:
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """Read the evaluation of a record, of an evaluation's folder, or the newest one of a run.
+    """Read an evaluation, given its record, its folder, or a run, whose newest evaluation is read.
 
     Raises:
-        UserError: if there is none, or it is damaged, foreign, or of another schema.
+        UserError: if there is none, or the record is damaged, of another kind, or of another schema.
     """
     file = _record_of(path)
     try:
@@ -95,7 +95,7 @@ def read_evaluation(path: Path) -> Evaluation:
 
 
 def is_sampling(found: object) -> bool:
-    """Return whether JSON, such as the record of `ddim sample`, has the sampling of an evaluation."""
+    """Return whether JSON, such as the record of `ddim sample`, says how images were sampled."""
     return isinstance(found, dict) and _fault(found, _SAMPLING) is None
 
 
@@ -109,9 +109,9 @@ def list_evaluations(run: Path) -> list[Path]:
 
 
 def metric_entry(record: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
-    """Return "value", and "low" and "high" if there is an interval, of a metric; {} if the record has none.
+    """Return the entry of a metric: "value", and "low" and "high" if it has an interval; {} if missing.
 
-    The interval beside FID belongs to its limit, FID-infinity.
+    The interval in the record's entry of FID belongs to FID-infinity.
     """
     metrics = record["metrics"]
     fid = metrics.get("fid", {})
@@ -137,7 +137,7 @@ def _record_of(path: Path) -> Path:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a number in JSON")
 
 
 def _fault(record: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str | None:
@@ -157,7 +157,7 @@ def _fault(record: dict[str, Any], wanted: dict[str, Any], path: str = "") -> st
 def _is(value: object, kind: Any) -> bool:  # noqa: ANN401  (a type, or [type])
     if isinstance(kind, list):
         return isinstance(value, list) and all(_is(item, kind[0]) for item in value)
-    # In Python true is a number, in JSON it is not.
+    # In Python True is an int; in JSON true is not a number.
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
@@ -169,5 +169,5 @@ def _fault_of_metrics(metrics: dict[str, Any]) -> str | None:
         for field in wanted:
             value = values.get(field) if isinstance(values, dict) else None
             if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-                return f"metrics.{name}.{field} is no number"
+                return f"metrics.{name}.{field} is not a number"
     return None

@@ -23,11 +23,11 @@ class Reference:
     """The images that samples are compared with.
 
     Args:
-        data: a folder, an archive or a name of images; None for the run's own images.
+        data: a folder, an archive or the name of a data set; None for the run's own images.
         part: "valid", "train" or "all"; None for "valid" of the run's own images and "all" of other images.
 
     Raises:
-        UserError: if there is no such part.
+        UserError: if `part` is another word.
     """
 
     data: str | None = None
@@ -44,9 +44,13 @@ class Reference:
 def select_reference(
     reference: Reference, data: Data, seed: int, progress: Callable[[int, int], None] | None = None
 ) -> ImageSet:
-    """Return the images of a reference as a run on `data` sees them.
+    """Return the images of a reference, decoded and split as for a run.
 
-    They have the run's size and channels, and are split into parts as the run splits them by its `seed`.
+    Args:
+        reference: which images.
+        data: the run's data fields, which give the size, the channels and the validation share.
+        seed: the run's seed, which decides the split.
+        progress: called with the number of images decoded and the total.
     """
     source = reference.data or data.source
     part = reference.part or ("valid" if reference.data is None else "all")
@@ -60,7 +64,7 @@ def select_reference(
 def open_reference(
     run: LoadedRun, reference: Reference, progress: Callable[[int, int], None] | None = None
 ) -> ImageSet:
-    """Return the images of a reference as `run` sees them.
+    """Return the images of a reference, decoded and split as for `run`.
 
     Raises:
         UserError: if the reference is the run's own images, and they are missing or have changed.

@@ -1,4 +1,4 @@
-"""Figures of images under noise, of how samples develop, of sampling errors and of losses."""
+"""Figures of forward diffusion, reverse diffusion, sampling errors and losses."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from ddim.runs.pipeline import Pipeline
 
 PHOTOGRAPH = Pixels.fixed(0.5, 0.25)
-"""About the mean and deviation of photographs, for an image without a training set."""
+"""Approximate mean and standard deviation of photographs, for an image without a training set."""
 
 
 def read_image(source: str, size: tuple[int, int]) -> Tensor:
-    """Return an image (1, 3, H, W) in [0, 1]: a file, or the first usable image of a folder or archive.
+    """Read an image (1, 3, H, W) in [0, 1] from a file, or the first usable one of a folder or archive.
 
     Raises:
         UserError: if there is none.
@@ -64,7 +64,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def plot_forward(image: Tensor, shown: Mapping[str, Schedule], columns: int = 9, seed: int = 0) -> Figure:
-    """Plot an image (1, C, H, W) in [0, 1] with the same noise at even times, under named schedules."""
+    """Plot an image (1, C, H, W) in [0, 1] with the same noise at even times, under each schedule."""
     times = torch.linspace(0, 1, columns, dtype=torch.float64)
     x0 = PHOTOGRAPH.enter(image)
     eps = Noise([seed]).like(x0)
@@ -79,18 +79,27 @@ def plot_forward(image: Tensor, shown: Mapping[str, Schedule], columns: int = 9,
 
 
 def add_noise(x0: Tensor, eps: Tensor, schedule: Schedule, times: Tensor, pixels: Pixels) -> list[Tensor]:
-    """Images (B, C, H, W) in [0, 1]: alpha * x0 + sigma * eps, in model units, at each of the times (N,)."""
+    """Return the noisy images alpha * x0 + sigma * eps, as (B, C, H, W) in [0, 1], at each of the times.
+
+    Args:
+        x0: clean images (B, C, H, W) in model units.
+        eps: noise of the same shape.
+        schedule: gives alpha and sigma.
+        times: (N,).
+        pixels: converts model units to [0, 1].
+    """
     return [pixels.leave(schedule(t).noisy(x0, eps)) for t in times]
 
 
 def plot_reverse(pipeline: Pipeline, steps: int = 20, seed: int = 0, columns: int = 10) -> Figure:
-    """Plot how a sample develops, at up to `columns` of its levels, and the sample with noise again.
+    """Plot the reverse diffusion of one sample, and the forward diffusion of the finished sample.
 
     Rows are the states x_t from noise to the sample, the clean image predicted from each, and the finished
-    sample with fresh noise. If the run has labels, seed s has class s % classes.
+    sample with fresh noise. At most `columns` of the times are shown. If the run has labels, the sample of
+    seed s has class s % classes.
 
     Raises:
-        UserError: if there are fewer than 1 step.
+        UserError: if `steps` is below 1.
     """
     from ddim.runs.classes import choose_label
     from ddim.runs.generate import generate
@@ -98,13 +107,13 @@ def plot_reverse(pipeline: Pipeline, steps: int = 20, seed: int = 0, columns: in
     states = []
     label = choose_label(pipeline.recipe)
     generate(pipeline, [seed], steps, label=label, watch=lambda _, state: states.append(state))
-    # A state carries the prediction that led to it; the prediction made from it comes with the next.
+    # A state has the prediction from the state before it; the next state has the prediction from this one.
     shown = [(state.x, state.t, after.x0) for state, after in pairwise(states)]
     shown.append((states[-1].x, 0.0, states[-1].x0))
     which = np.unique(np.linspace(0, len(shown) - 1, min(columns, len(shown))).round().astype(int))
     kept = [shown[k] for k in which]
     sample = states[-1].x0.float().cpu()
-    # Fresh noise: the sample depends on the noise that it started from.
+    # Fresh noise, because the sample depends on the noise from which it started.
     fresh = Noise([2**32 - 1 - seed]).like(sample)
     times = torch.tensor([t for _, t, _ in kept], dtype=torch.float64)
     # A schedule may have noise at t = 0; the sample has none.
@@ -121,7 +130,7 @@ def plot_reverse(pipeline: Pipeline, steps: int = 20, seed: int = 0, columns: in
 
 
 def plot_sampler_errors(cells: Sequence[SamplerError], title: str) -> Figure:
-    """Plot sampling errors against network evaluations: a panel for each grid, a line for each sampler."""
+    """Plot sampling errors against network evaluations, with a panel for each grid and a line per sampler."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     grids = list(dict.fromkeys(cell.grid for cell in cells))
@@ -156,9 +165,10 @@ MEASURES = {
 
 
 def plot_losses(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Plot the losses of named runs, as `ddim.runs.log.read_metrics` gives them, against the images seen.
+    """Plot the losses of named runs against the training images seen.
 
-    Training losses are comparable only between runs with the same objective.
+    `runs` has the lines of `ddim.runs.log.read_metrics` for each name. Training losses are comparable only
+    between runs with the same objective.
 
     Raises:
         UserError: if a run has logged no loss yet.

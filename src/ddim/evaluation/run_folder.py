@@ -1,4 +1,4 @@
-"""Open a run whose folder gets the results."""
+"""Open the run to whose folder results are added."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ddim.runs.run_path import names_best
 
 
 def open_run_folder(run: str | Path | LoadedRun) -> LoadedRun:
-    """Load a run, or take a loaded one, to whose folder results can be added.
+    """Return the run, loaded if a path is given, after checking that results can be added to its folder.
 
     Raises:
         UserError: if it is not a run folder but one of its checkpoints.

@@ -1,13 +1,13 @@
 """How discretisation, schedule, scaling and solver affect the sampling error (Karras et al. 2022, figure 2).
 
-A model defines where clean images lie, and with that the flow. A sampler is free in how it follows the flow:
-over which noise levels, in which variable, by which rule. The paper's x, under a noise sigma(t) and a scale
-s(t), is s(t) times the image with noise sigma, and moves by (eq. 81)
+A trained denoiser D defines the probability flow. A sampler chooses how to integrate it: over which noise
+levels, in which variable, with which solver. The paper scales a noisy image: x = s(t) (x0 + sigma(t) eps),
+with a schedule sigma(t) and a scaling s(t). This x follows (eq. 81)
 
     dx/dt = (s' / s + sigma' / sigma) x - (sigma' s / sigma) D(x / s; sigma).
 
-For an exact solver these choices are equal; for large steps they differ. Here sigma is sigma / alpha of the
-model's own schedule: the noise on a clean image of weight one.
+With an exact solver, all choices give the same samples; with large steps they do not. Here sigma stands for
+sigma / alpha of the model's own schedule: the noise that is added to an image of weight 1.
 """
 
 from __future__ import annotations
@@ -58,9 +58,10 @@ DISCRETISATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], 
     "ve": (torch.log, torch.exp),
     "iddpm": (torch.atan, torch.tan),
 }
-"""A function of sigma that grows in equal steps over the noise levels, and its inverse (table 1, time steps).
+"""For each discretisation, a function of sigma in which the levels are equally spaced, and its inverse.
 
-For iDDPM it is the angle of the cosine schedule, without the offset and the rounding of its table."""
+See table 1, time steps. For iDDPM it is the angle of the cosine schedule, without the offset and the rounding
+of its table."""
 
 
 def discretise(name: str, steps: int, schedule: Schedule, end: float, first: float = 1.0) -> Tensor:
@@ -73,7 +74,7 @@ def discretise(name: str, steps: int, schedule: Schedule, end: float, first: flo
 
 @dataclass(frozen=True)
 class Point:
-    """A level (): the time t of the paper, sigma there, s, and the derivatives of both over t."""
+    """Scalars at one noise level: the paper's t, sigma(t), s(t), and the derivatives sigma'(t) and s'(t)."""
 
     t: Tensor
     sigma: Tensor
@@ -126,7 +127,7 @@ class Flow(Sampler):
             yield State(x, s.item(), p.x0)
 
     def point(self, sigma: Tensor) -> Point:
-        """Return the values that the flow depends on, at the noise level sigma ()."""
+        """Return the time, the scaling and the derivatives at the noise level sigma ()."""
         one = torch.ones_like(sigma)
         if self.schedule == "linear":
             t, slope = sigma, one
@@ -153,7 +154,7 @@ FLOWS: tuple[tuple[Literal["linear", "ve", "vp"], Literal["none", "vp"]], ...] =
 """Every schedule with every scaling."""
 
 CHURN = (0.05, 0.2, math.sqrt(2) - 1)
-"""The part by which the noise is raised at each step, up to the largest of the paper."""
+"""Values of gamma, the relative increase of sigma at each step (algorithm 2); the last is the largest."""
 
 ORIGINS: dict[str, tuple[str, str, str]] = {
     "VP": ("vp", "vp", "vp"),
@@ -165,7 +166,7 @@ ORIGINS: dict[str, tuple[str, str, str]] = {
 
 @dataclass(frozen=True)
 class FlowError:
-    """One way along the flow: its network evaluations and the mean squared error of its samples."""
+    """One combination of choices, its network evaluations, and the mean squared error of its samples."""
 
     discretisation: str
     solver: str
@@ -177,10 +178,12 @@ class FlowError:
 
 @dataclass(frozen=True)
 class Ablation:
-    """The errors of all ways along the flow, in the order of rows of `FLOWS`, and of renewed noise.
+    """The errors of all combinations of choices, and of sampling with fresh noise.
 
-    `churned` are pairs (gamma, error): renewed noise leads to other samples, so the error is their distance
-    and not their quality.
+    Args:
+        errors: for each discretisation and each solver, one error for each of `FLOWS`.
+        churned: pairs (gamma, error). Fresh noise leads to other samples, so this error is their distance
+            from the reference and does not measure their quality.
     """
 
     errors: list[FlowError]
@@ -195,20 +198,20 @@ def ablate_sampler(
     end: float | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Ablation:
-    """Measure every choice of a sampler on a run, at the same number of network evaluations.
+    """Measure the error of every combination of choices, at the same number of network evaluations.
 
     Args:
         pipeline: the run.
         evaluations: network evaluations for each sample, at least 3.
         seeds: number of samples whose error is measured.
         end: the last time, by default that of the run's own grid.
-        progress: called with "samplers", how many of them are measured, and of how many.
+        progress: called with "samplers", the number of combinations measured, and the total.
 
     Raises:
         UserError: if the schedule is a table with too few different levels.
     """
     check_count("seeds", seeds)
-    # Heun's rule needs 3 for two levels.
+    # Heun's rule needs 3 evaluations for two levels.
     check_count("evaluations", evaluations, 3)
     schedule = pipeline.recipe.sampling_schedule
     first, end = choose_ends(pipeline.recipe, pipeline.recipe.report.steps, end)
@@ -238,7 +241,7 @@ def ablate_flows(
 def ablate_churn(
     error: SamplingError, schedule: Schedule, end: float, nfe: int, first: float = 1.0
 ) -> Iterator[tuple[float, float]]:
-    """Yield (gamma, error) of Heun's rule with renewed noise (algorithm 2), for each of `CHURN`."""
+    """Yield (gamma, error) of Heun's rule with fresh noise (algorithm 2), for each of `CHURN`."""
     count = count_levels(EDM(), nfe)
     times = discretise("edm", count, schedule, end, first)
     for gamma in CHURN:
@@ -246,7 +249,11 @@ def ablate_churn(
 
 
 def trace_improvements(errors: Sequence[FlowError], origin: str) -> list[float]:
-    """Return the errors along figure 2: published, Heun's rule, EDM's levels, then sigma = t and s = 1."""
+    """Return the four errors of figure 2 for a key of `ORIGINS`.
+
+    They are those of the published sampler, then with Heun's rule, with EDM's levels, and with sigma = t and
+    s = 1, each added to the change before it.
+    """
     discretisation, schedule, scaling = ORIGINS[origin]
     stages = [
         (discretisation, "euler", schedule, scaling),

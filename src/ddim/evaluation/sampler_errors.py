@@ -42,7 +42,7 @@ SAMPLERS: dict[str, Sampler] = {
     "UniPC-3": UniPC(3),
 }
 REFERENCE_LEVELS = 500
-"""Levels of the runs of Heun's rule against which errors are measured."""
+"""Number of levels of the reference samples, which Heun's rule computes."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class SamplerError:
 
 
 def count_levels(sampler: Sampler, nfe: int) -> int:
-    """Return the most levels that a run of at most `nfe` evaluations can have, at least 2."""
+    """Return the largest number of levels, at least 2, that needs at most `nfe` network evaluations."""
     return max([2, *(n for n in range(2, nfe + 1) if sampler.evaluations(n) <= nfe)])
 
 
@@ -68,7 +68,7 @@ def compare_samplers_on_run(
     Args:
         pipeline: the run.
         budgets: the numbers of network evaluations for each sample.
-        seeds: of the samples whose error is measured.
+        seeds: the seeds of the samples whose error is measured.
 
     Raises:
         UserError: if the schedule is a table with too few different levels.
@@ -109,7 +109,7 @@ def compare_samplers(
 def sampling_error_of_run(
     pipeline: Pipeline, end: float, seeds: Sequence[int], first: float = 1.0
 ) -> SamplingError:
-    """Return the error of a run's samples against `REFERENCE_LEVELS` levels between the same ends.
+    """Return a function for the error of a run's samples, against a reference with `REFERENCE_LEVELS` levels.
 
     Raises:
         UserError: if the schedule is a table with too few different levels.
@@ -125,7 +125,7 @@ def sampling_error_of_run(
 
 
 def sampling_error_of_oracle(law: Mixture, x: Tensor, end: float) -> SamplingError:
-    """Return the error on an oracle, of runs from x (B, C, H, W)."""
+    """Return a function for the error of samples of an oracle; sampling starts from x (B, C, H, W)."""
 
     def sample(sampler: Sampler, times: Tensor) -> Tensor:
         return final_sample(law, last_state(sampler(law, x, times, Noise(range(len(x))))))

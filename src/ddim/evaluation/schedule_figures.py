@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 DEFAULT: dict[str, Schedule] = {"cosine": Cosine(), "linear": Linear(), "linear_beta": LinearBeta()}
-"""The schedules that are plotted by default: two with the bounds of torch/luz, and DDPM's own."""
+"""The schedules that are plotted by default: two with the bounds of torch/luz, and that of DDPM."""
 
 KNOWN: dict[str, Any] = {name: kind() for name, kind in SCHEDULES.items()}
 """All schedules that can be plotted."""
 
 
 def plot_schedules(shown: Mapping[str, Schedule] = DEFAULT, points: int = 1001) -> Figure:
-    """Plot alpha, sigma and log-SNR of named schedules at `points` even times from 0 to 1.
+    """Plot alpha, sigma and log-SNR of named schedules at `points` evenly spaced times from 0 to 1.
 
-    Times on the level of t = 0 or of t = 1 are drawn thick, and a note gives their share: training spends it
-    on a single level. Dotted lines are the bounds of the torch/luz repository and of the Keras example.
+    Plateaus at t = 0 and t = 1 are drawn thick. A note gives the share of times on them, which training
+    spends on a single level. Dotted lines are the bounds of the torch/luz repository and the Keras example.
     """
     t = torch.linspace(0, 1, points, dtype=torch.float64)
     levels = {name: schedule(t) for name, schedule in shown.items()}
@@ -50,7 +50,7 @@ def plot_schedules(shown: Mapping[str, Schedule] = DEFAULT, points: int = 1001) 
         charts.draw_curves(axes, series, "t  (0 clean, 1 noise)", "", title=title)
         lines = axes.get_lines()
         if {"linear", "linear_beta"} <= series.keys():
-            # The two forms of DDPM's schedule overlap.
+            # The table and the continuous form of DDPM's schedule overlap.
             lines[[*series].index("linear_beta")].set_linestyle((0, (4, 2.5)))
         for line, shares in zip(lines, plateau_shares.values(), strict=True):
             _thicken(axes, line, shares)
@@ -102,7 +102,7 @@ def _thicken(axes: Axes, line: Line2D, shares: tuple[float, float]) -> None:
 
 
 def end_shares(schedule: Schedule) -> tuple[float, float]:
-    """Return the shares of times on the level of t = 0 and on that of t = 1; 0 if it is no plateau."""
+    """Return the shares of times on the plateaus at t = 0 and at t = 1; 0 where there is no plateau."""
     found = plateaus(schedule)
     first, last = schedule(torch.tensor([0.0, 1.0])).log_snr.tolist()
     return found.get(first, 0.0), found.get(last, 0.0)
@@ -125,8 +125,8 @@ def _plateau_note(name: str, shares: tuple[float, float]) -> str:
 def plot_embedding(width: int = 32, max_frequency: float = 1000.0) -> Figure:
     """Plot heat maps of the sinusoidal embedding of the noise variance, from 0 to 1 and from 0 to 0.02.
 
-    Channels oscillate up to `max_frequency` times. On the left many oscillate several times within a pixel,
-    and are faded, because they would show patterns that do not exist.
+    Channels oscillate up to `max_frequency` times. In the left panel many oscillate several times within a
+    pixel. They are blurred, because aliasing would show patterns that do not exist.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -161,7 +161,8 @@ def blur_embedding(net: Sinusoidal, end: float, pixels: int) -> Tensor:
 def plot_embedding_products(width: int = 32, max_frequency: float = 1000.0) -> Figure:
     """Plot the inner products of embeddings of a and b, which depend on a - b alone (Kazemnejad 2019).
 
-    On the left for all pairs of 201 noise variances; on the right against a - b for three a, on one line.
+    The left panel has all pairs of 201 noise variances. The right panel shows the products for three values
+    of a against a - b; the three lines coincide.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -195,7 +196,7 @@ def multiply_embeddings(net: Sinusoidal, at: Tensor) -> np.ndarray:
 
 
 def make_embedding(width: int, max_frequency: float) -> Sinusoidal:
-    """Return the embedding.
+    """Return the sinusoidal embedding with `width` channels.
 
     Raises:
         UserError: if the width is odd or below 4, or the frequency is not above 1.

@@ -37,12 +37,12 @@ from ddim.runs.recipe_checks import check_label
 from ddim.runs.run_path import find_best_checkpoint, names_best
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is read or sampled, such as "reference", and how many of how many are done."""
+"""Called with the kind of images, such as "reference", the number of images done, and the total."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a run that are evaluated.
+    """Which samples of a run are evaluated.
 
     Args:
         n: number of samples.
@@ -52,7 +52,7 @@ class Samples:
         fields: changes of the recipe's sampler, grid, clip and sampled_on, as `override` takes them. Unless
             they name a grid, the times that a search saved for this sampler and number of steps are used.
         device: where to sample; by default the device that the run was trained on.
-        label: a class by name or index, or "all" for the classes in turn.
+        label: a class by name or index, or "all" to cycle through the classes; None for no class.
         guidance: classifier-free guidance scale; 1 turns it off.
 
     Raises:
@@ -80,12 +80,12 @@ class Subject:
 
     Args:
         count: number of images.
-        batches: the images, in batches (B, C, H, W) uint8 with the NFE of each image.
+        batches: the images, in batches (B, C, H, W) uint8, each with the network evaluations per image.
         reference: the images that they are compared with.
-        sampling: what they depend on, as JSON; None if it is not known.
-        home: the folder of their evaluations.
-        stem: the start of the names of these folders, before a number.
-        fingerprint: SHA-256 of images that were given, None for samples of a run.
+        sampling: how they were sampled, as JSON; None if this is not known.
+        home: the folder in which the folder of an evaluation is made.
+        stem: the start of the name of that folder, before its number.
+        fingerprint: the fingerprint of images from a folder or archive; None for samples of a run.
     """
 
     count: int
@@ -118,7 +118,7 @@ def open_subject(source: Path, samples: Samples, reference: Reference, progress:
     if reference.data is None:
         if not source_exists(str(source)):
             raise UserError(f"{source} does not exist: name a run or a folder or archive of images")
-        raise UserError(f"{source} is no run: name the images that it is compared with, with --data")
+        raise UserError(f"{source} is not a run: name the reference images with --data")
     return _read_images(source, reference, decoding)
 
 
@@ -169,9 +169,9 @@ def _first_size(source: Path) -> tuple[int, int]:
 
 
 def _select_samples(source: Path, images: Images) -> tuple[np.ndarray, dict[str, Any] | None]:
-    """Return the indices of the samples, and what they depend on if their record says it.
+    """Return the indices of the samples, and how they were sampled if a record says so, else None.
 
-    In a folder of `ddim sample` these are the images of seeds, in their order, without the sheet.
+    In a folder of `ddim sample` the samples are the files named by seed, in this order, without the sheet.
     """
     if not (source / "record.json").is_file():
         return np.arange(len(images)), None
