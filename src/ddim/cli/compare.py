@@ -49,7 +49,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare the evaluations, print the tables and write the page."""
-    # Here, so that --help answers without torch.
+    # Imported here, so that --help does not import torch.
     from ddim.evaluation.compare import compare_evaluations
     from ddim.evaluation.comparison_page import HEAD, choice_rows, ranking_rows, write_comparison
     from ddim.plots.page import check_page_path

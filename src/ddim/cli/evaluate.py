@@ -76,7 +76,7 @@ _OF_RUNS = ("n", "steps", "seed", "label", "guidance", "weights", "device")
 def run(args: argparse.Namespace) -> int:
     """Evaluate the samples; print the metrics and the path of the record."""
     check_fields(args, "evaluate", *SAMPLING_FIELDS)
-    # Here, so that --help answers without torch.
+    # Imported here, so that --help does not import torch.
     from ddim.cli.console import report_progress
     from ddim.evaluation.evaluate import evaluate
     from ddim.evaluation.reference import Reference

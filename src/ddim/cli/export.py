@@ -30,7 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export the run and print the folder of the pipeline."""
-    # Here, so that --help answers without torch.
+    # Imported here, so that --help does not import torch.
     from ddim.runs.diffusers_format import export_to_diffusers
     from ddim.runs.pipeline import load
 

@@ -29,7 +29,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Import the pipeline and print the run folder."""
-    # Here, so that --help answers without torch.
+    # Imported here, so that --help does not import torch.
     from ddim.runs.diffusers_format import import_from_diffusers
 
     sys.stdout.write(f"run: {import_from_diffusers(args.folder, args.out)}\n")

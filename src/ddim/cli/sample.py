@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     seeds = parse_seeds(args.seeds, args.n, args.seed)
     check_count("--steps", args.steps)
     check_fields(args, "sample", *SAMPLING_FIELDS)
-    # Here, so that --help answers without torch.
+    # Imported here, so that --help does not import torch.
     from ddim.plots.pictures import can_preview, render_preview
     from ddim.runs.classes import find_label
     from ddim.runs.generate import with_options

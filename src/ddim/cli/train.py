@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     """Train and show the progress."""
     if args.help_recipe:
         return _help_recipe(args.help_recipe)
-    # Here, so that --help answers without torch.
+    # Imported here, so that --help does not import torch.
     from ddim.cli.console import Console, report_decoding, say
     from ddim.training import Machine, resume, train
     from ddim.training.request import Request, find_resumable
