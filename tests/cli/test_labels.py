@@ -110,9 +110,11 @@ def test_a_run_without_unlabelled_images_needs_a_label(tmp_path, monkeypatch, co
     monkeypatch.chdir(tmp_path)
     recipe = tiny.recipe(data__labels=True, data__unlabelled=0, images=8)
     run = tiny.train(recipe, tmp_path / "run")
-    assert "without a label sampling gives the network no class" in refused("sample", run)
+    assert "sampling without a label evaluates the network without a class" in refused("sample", run)
     assert "guidance must be 1" in refused("sample", run, "--label", "rose", "--guidance", "2")
-    assert "an interpolation gives the network no class" in refused("interpolate", run, "--seeds", "0,1")
+    assert "an interpolation evaluates the network without a class" in refused(
+        "interpolate", run, "--seeds", "0,1"
+    )
     command("sample", run, "-n", 1, "--steps", 1, "--label", "rose")
 
 

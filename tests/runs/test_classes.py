@@ -300,7 +300,7 @@ def with_data(**changes):
             with_data(unlabelled=0),
             None,
             1.0,
-            "gives the network no class, and this run, with data.unlabelled 0",
+            "evaluates the network without a class, but this run was trained with a class for every image",
         ),
         (with_data(unlabelled=0), "all", 2.0, "guidance must be 1, since .* data.unlabelled 0 .* got 2"),
     ],
@@ -380,5 +380,5 @@ def test_levels_are_not_searched_on_pictures_that_a_run_cannot_make(trained):
     from ddim.evaluation.discretisation_error import sample_in_model_units
 
     always = replace(trained, recipe=with_data(unlabelled=0))
-    with pytest.raises(UserError, match="a search of levels .* with data.unlabelled 0"):
+    with pytest.raises(UserError, match="a search of levels .* without a class, .*data.unlabelled 0"):
         sample_in_model_units(always, DDIM(), torch.tensor([1.0, 0.5]), [0])

@@ -1,4 +1,4 @@
-"""The lists in --help, read from the source of the registries: importing those would import torch."""
+"""The lists in --help, read from the source of the registries: an import of them would import torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def read_registry(module: str, registry: str) -> dict[str, str]:
-    """Read the entries of a registry, a dictionary of names in the source of a module.
+    """Read a registry, a dictionary literal {kind name: class}, from a module's source, without importing it.
 
     Args:
         module: the module's name within the package, such as "diffusion.samplers".

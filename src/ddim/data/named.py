@@ -109,7 +109,7 @@ class Renamed:
         return None
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
-        """Yield the renamed files of the source; see `Source`."""
+        """Yield the files under their new names, such as train/Abyssinian/Abyssinian_1.jpg; see `Source`."""
         for item in self.source.members(size):
             if isinstance(item, Reject):
                 yield item

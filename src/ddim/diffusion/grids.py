@@ -1,4 +1,4 @@
-"""Grids: the times at which a sampler evaluates the network, grid(steps, schedule) -> times.
+"""Grids: the times at which a sampler evaluates the network; `grid(steps, schedule)` returns `times`.
 
 `times` are (steps,) float64, strictly decreasing, in (0, 1]. t = 0 is never included: the samples are the
 clean images that the model predicts at the last time.

@@ -51,7 +51,7 @@ class Guided:
         return self.strong.schedule
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
-        """Return the guided prediction at one time t () for all images; see `Denoiser`."""
+        """Return the guided prediction at a scalar time t, the same for all images; see `Denoiser`."""
         at = self.schedule(t)
         p = self.strong(x_t, t)
         if self.scale == 1 or not self.low <= at.log_snr <= self.high:

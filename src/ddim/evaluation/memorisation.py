@@ -57,7 +57,7 @@ class Memorisation:
     folder: Path
 
     def __str__(self) -> str:
-        """Return one sentence a line, the verdict first."""
+        """Return the findings, each sentence on its own line, the verdict first."""
         return "\n".join(memorisation_sentences(self.verdict, self.gap, self.duplicates))
 
 

@@ -218,9 +218,12 @@ def _describe_fault(folder: Path, file: str, error: Exception) -> str:
 
 
 def _saved_step_and_budget(path: Path, budget: int | None) -> tuple[int, int | None]:
-    """Return the step of the newest checkpoint, and the budget in images, from there if it was in minutes."""
+    """Return the step of the newest checkpoint and the budget in images.
+
+    A budget in minutes is read from the checkpoint, where it is a number of images.
+    """
     places = ((parse_step(folder.name), folder) for folder in (path / "checkpoints").glob("step-*"))
-    # One that is about to replace another may be unfinished.
+    # A checkpoint that is about to replace another one may be unfinished.
     whole = {place[0]: folder for place, folder in places if place and not place[1]}
     step = max(whole, default=0)
     if budget is None and whole:

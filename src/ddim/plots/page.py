@@ -136,7 +136,7 @@ def to_markdown(title: str, blocks: Sequence[Block], folder: str) -> str:
 
 
 class _Link(str):
-    """A path in Markdown, which is not escaped."""
+    """A path in a Markdown link, inserted without escaping."""
 
 
 def _render(

@@ -1,8 +1,8 @@
 """The checkpoints of a run: each is whole or absent, and never loaded when damaged.
 
-A checkpoint is written beside as ``.tmp-...``, every file and folder is flushed to the disk, and one rename
-makes it exist. The newest whole one is found by looking; no file points to another, so nothing can dangle.
-`ddim.runs.manifest` has the files of one checkpoint.
+A checkpoint is written under a temporary name, ``.tmp-...``, in the same folder. When every file and folder
+is flushed to the disk, one rename gives it its final name. The newest whole checkpoint is found by listing
+the folder; no file refers to another. `ddim.runs.manifest` describes the files of one checkpoint.
 """
 
 import os
@@ -57,25 +57,25 @@ def save(
     keep: int = 2,
     best: bool = False,
 ) -> Path:
-    """Write the checkpoint of `step` into `folder`, then remove older ones.
+    """Write the checkpoint of `step` into `folder`, then remove older checkpoints.
 
-    A checkpoint of the same step is replaced, and at no instant is there neither. One process writes at a
-    time (see `lock_folder`): what an earlier one left unfinished is removed.
+    A checkpoint of the same step is replaced; at every instant the old or the new one exists. Only one
+    process may write at a time (see `lock_folder`). Unfinished files of an earlier process are removed.
 
     Args:
         folder: the folder of a run's checkpoints.
         step: updates of the weights so far.
-        tensors: by a name such as "model" or "ema/default", of any shape and device.
+        tensors: groups of tensors, of any shape and device, by a name such as "model" or "ema/default".
         documents: JSON values without NaN, by name.
-        keep: how many of the newest whole checkpoints stay, beside the newest saved with `best`.
-        best: whether this is the best so far.
+        keep: how many of the newest whole checkpoints are kept, besides the newest one saved with `best`.
+        best: whether this checkpoint is the best so far.
 
     Returns:
         The folder of the new checkpoint.
 
     Raises:
-        NoSpace: if the disk is too full, before writing if that can be known; no checkpoint is touched.
-        ValueError, TypeError: if a document is not JSON; no checkpoint is touched.
+        NoSpace: if the disk is too full (checked before writing where possible); no checkpoint is changed.
+        ValueError, TypeError: if a document is not JSON; no checkpoint is changed.
     """
     if step < 0 or keep < 1:
         raise UserError(f"a checkpoint needs step >= 0 and keep >= 1, got step {step} and keep {keep}")
@@ -85,7 +85,7 @@ def save(
 
     def list_contents() -> Iterator[tuple[str, bytes]]:
         yield from pages.items()
-        # One at a time in memory.
+        # Only one group of tensors is in memory at a time.
         yield from ((f"{name}.safetensors", pack_tensors(group)) for name, group in tensors.items())
 
     try:
@@ -108,7 +108,7 @@ def save(
 def find_newest(folder: Path, on_damage: Callable[[str], object] = warnings.warn) -> Path | None:
     """Return the newest whole checkpoint in `folder`, or None.
 
-    A damaged one is renamed to ``damaged-step-...-k`` and passed over; `on_damage` is called with a sentence.
+    A damaged checkpoint is renamed to ``damaged-step-...-k`` and skipped; `on_damage` gets a message.
 
     Raises:
         UserError: if a newer ddim made the checkpoint.
@@ -162,7 +162,7 @@ def _remove(path: Path) -> None:
 
 
 def _finish_writing(folder: Path) -> None:
-    """Finish or remove what a killed process left."""
+    """Finish or remove the checkpoints that a killed process left unfinished."""
     for path in folder.glob(f"{TEMPORARY}*"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -182,7 +182,7 @@ def _prune(folder: Path, written: Path, keep: int) -> None:
     kept, marked = 0, False
     for path in _checkpoints(folder):
         spared = kept < keep
-        # A damaged one is not counted; find_newest sets it aside if it is ever looked at.
+        # A damaged checkpoint is not counted; `find_newest` renames it if it ever reads it.
         with suppress(Damaged):
             manifest = read_manifest(path) if path == written or not spared else verify(path)
             kept += 1
@@ -196,7 +196,7 @@ def _prune(folder: Path, written: Path, keep: int) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Return all that look like checkpoints, newest first."""
+    """Return all folders that are named like checkpoints, newest first."""
     found = []
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
@@ -218,7 +218,7 @@ def _find(
                 return path
             passed.add(path)
         except Damaged as damage:
-            # A trainer may have moved or replaced it between two reads: look again, and harm nothing.
+            # Training may have moved or replaced it between two reads: read it again first.
             if identity is not None and identity == _identity(path):
                 passed.add(path)
                 on_damage(f"{damage}; {_set_aside(path)}")
@@ -230,12 +230,12 @@ def _identity(path: Path) -> tuple[int, int] | None:
         found = path.stat()
     except FileNotFoundError:
         return None
-    # The number of a folder that was removed is soon given to a new one.
+    # The inode number of a removed folder is soon reused for a new folder.
     return found.st_ino, found.st_mtime_ns
 
 
 def _set_aside(path: Path) -> str:
-    """Rename a damaged checkpoint, and return what was done, in words."""
+    """Rename a damaged checkpoint; return a text that says what was done."""
     k, name = 1, path.name.removesuffix(".new")
     while (aside := path.with_name(f"damaged-{name}-{k}")).exists():
         k += 1

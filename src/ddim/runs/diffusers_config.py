@@ -1,4 +1,4 @@
-"""The JSON of diffusers: what it says of DDPM's network and noise, as tables; both ways."""
+"""Convert recipes to and from the JSON files of diffusers, which describe DDPM's network and noise."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _NETWORK = {
     "class_embed_type": None,
     "num_class_embeds": None,
 }
-"""What DDPM's network always has, by their names; these are their defaults."""
+"""Options of diffusers' network that are fixed for DDPM: by diffusers' names, with diffusers' defaults."""
 
 _CHOSEN = {
     "layers_per_block": 2,
@@ -48,7 +48,7 @@ _CHOSEN = {
     "flip_sin_to_cos": True,
     "downsample_padding": 1,
 }
-"""What we have an option for, and their default, which a file may leave out."""
+"""Options that our network has too, with diffusers' defaults, which a file may leave out."""
 
 _NOISE = {
     "beta_start": 1e-4,
@@ -65,17 +65,17 @@ _NOISE = {
     "clip_sample": True,
     "clip_sample_range": 1.0,
 }
-"""What their schedulers say of the noise, and the default of each."""
+"""Options of diffusers' schedulers, with diffusers' defaults."""
 
 _NEVER = ("set_alpha_to_one", "steps_offset", "trained_betas", "rescale_betas_zero_snr", "thresholding")
-"""The entries of these that can only be imported with their defaults."""
+"""The options of schedulers that can only be imported with their defaults."""
 
 _WHOLE = ("layers_per_block", "norm_num_groups", "attention_head_dim", "num_train_timesteps")
 _FRACTIONS = ("norm_eps", "dropout", "beta_start", "beta_end")
 
 _SCHEDULERS = {DDIM: "DDIMScheduler", DDPM: "DDPMScheduler"}
 _BETAS = {"linear": "linear", "beta_table": "scaled_linear"}
-"""Kinds of schedule, the latter with betas quad, and their words for them."""
+"""Kinds of schedule, with diffusers' names for them; "beta_table" is meant with betas "quad"."""
 _PREDICTS: dict[Any, str] = {
     PredictsNoise(): "epsilon",
     PredictsImage(): "sample",
@@ -89,10 +89,10 @@ _SPACINGS = {"leading": "leading", "trailing": "trailing"}
 
 
 def make_network_config(pipeline: Pipeline) -> dict[str, Any]:
-    """Return their config.json of our network.
+    """Return the config.json of diffusers that describes our network.
 
     Raises:
-        UserError: if the network is not DDPM's, or diffusers has no words for it.
+        UserError: if the network is not DDPM's, or diffusers cannot express one of its options.
     """
     net, channels = _check_network(pipeline), pipeline.model.shape.channels
     shift, flip = _EMBEDDINGS[net.embedding]
@@ -117,7 +117,7 @@ def make_network_config(pipeline: Pipeline) -> dict[str, Any]:
 
 
 def _check_network(pipeline: Pipeline) -> DDPMUNetSpec:
-    """Return the options of the network; refuse what diffusers has no words for."""
+    """Return the options of the network; refuse options that diffusers cannot express."""
     recipe, net = pipeline.recipe, pipeline.recipe.net
     if not isinstance(net, DDPMUNetSpec):
         raise UserError("export to diffusers needs net ddpm_unet, which this run has not")
@@ -154,10 +154,10 @@ def _check_network(pipeline: Pipeline) -> DDPMUNetSpec:
 
 
 def make_noise_config(recipe: Recipe) -> dict[str, Any]:
-    """Return their scheduler_config.json of our schedule and grid.
+    """Return the scheduler_config.json of diffusers that describes our schedule and grid.
 
     Raises:
-        UserError: if diffusers has no words for them.
+        UserError: if diffusers cannot express them.
     """
     table, grid = _check_noise(recipe)
     return (
@@ -176,7 +176,7 @@ def make_noise_config(recipe: Recipe) -> dict[str, Any]:
 
 
 def _check_noise(recipe: Recipe) -> tuple[Linear | BetaTable, Spaced]:
-    """Return schedule and grid; refuse what diffusers has no words for."""
+    """Return schedule and grid; refuse options that diffusers cannot express."""
     table = recipe.schedule
     if (
         not isinstance(table, Linear | BetaTable)
@@ -188,7 +188,10 @@ def _check_noise(recipe: Recipe) -> tuple[Linear | BetaTable, Spaced]:
             f"read log_snr; this run has {dump(table, named=True)}"
         )
     if recipe.sampled_on:
-        raise UserError("export to diffusers needs sampled_on none, this run samples on another schedule")
+        raise UserError(
+            "export to diffusers needs sampled_on none, but this run samples on another schedule than it was "
+            "trained on"
+        )
     if recipe.clip not in _CLIPS:
         raise UserError(
             "export to diffusers needs clip no or x0, this run has yes, which gives other samples"
@@ -217,10 +220,14 @@ def _check_noise(recipe: Recipe) -> tuple[Linear | BetaTable, Spaced]:
 
 
 def read_configs(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[Recipe, int]:
-    """Return the recipe `ddpm` with what their two files say, and the channels of its images.
+    """Return the recipe `ddpm` with the options of diffusers' two files, and the number of image channels.
+
+    Args:
+        network: the content of config.json.
+        noise: the content of scheduler_config.json.
 
     Raises:
-        UserError: if they describe no DDPM.
+        UserError: if the files do not describe a DDPM.
     """
     _same(network, {"_class_name": "UNet2DModel"}, "config.json")
     _back(_SCHEDULERS, noise.get("_class_name", "DDIMScheduler"), "_class_name in scheduler_config.json")
@@ -258,12 +265,15 @@ def read_configs(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[
 
 
 def head_config(kind: str) -> dict[str, Any]:
-    """Return the first entries of each of their files."""
+    """Return the entries with which each JSON file of diffusers begins."""
     return {"_class_name": kind, "_diffusers_version": VERSION}
 
 
 def _check_blocks(network: Mapping[str, Any], net: Mapping[str, Any]) -> None:
-    """Refuse channels and blocks that are not those of DDPM's network; `network` is the file alone."""
+    """Refuse channels and blocks that DDPM's network does not have.
+
+    `network` is the content of the file; `net` also has the defaults.
+    """
     for name, kind in {"block_out_channels": list, "down_block_types": list, "in_channels": int}.items():
         if not isinstance(net.get(name), kind) or not net[name]:
             raise UserError(f"config.json is not that of a UNet2DModel: its {name} is {net.get(name)}")
@@ -283,7 +293,7 @@ def _check_blocks(network: Mapping[str, Any], net: Mapping[str, Any]) -> None:
 
 
 def _find_sides(size: Any) -> list[int]:  # noqa: ANN401 (JSON)
-    """Return height and width."""
+    """Return height and width from `sample_size`: one number or two."""
     sides = size if isinstance(size, list) else [size, size]
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise UserError(f"config.json needs a sample_size of one or two whole numbers above 0, got {size}")
@@ -291,7 +301,7 @@ def _find_sides(size: Any) -> list[int]:  # noqa: ANN401 (JSON)
 
 
 def _net_fields(net: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of our network that theirs stands for."""
+    """Return the fields of our network that correspond to diffusers' network."""
     widths, down = net["block_out_channels"], net["down_block_types"]
     return {
         "kind": "ddpm_unet",
@@ -309,7 +319,7 @@ def _net_fields(net: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_numbers(given: Mapping[str, Any]) -> None:
-    """Refuse what cannot be a number of theirs; attention_head_dim None stands for one head."""
+    """Refuse numbers that diffusers' files cannot have; attention_head_dim None stands for one head."""
     for name in _WHOLE:
         value = given[name]
         if not (type(value) is int and value > 0) and (name, value) != ("attention_head_dim", None):
@@ -326,14 +336,14 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
 
 
 def _same(given: Mapping[str, Any], wanted: Mapping[str, Any], file: str) -> None:
-    """Refuse a file with other values than those that are wanted; what it leaves out is not compared."""
+    """Refuse a file with other values than `wanted`; fields that the file leaves out are not compared."""
     for name, value in wanted.items():
         if given.get(name, value) != value:
             raise UserError(f"{file} has {name} {given[name]}, where only {value} can be imported")
 
 
 def _back(table: Mapping[Any, Any], value: Any, name: str) -> Any:  # noqa: ANN401  (a row of any table)
-    """Return our name of what they call `value`; refuse what has none."""
+    """Return our name for what diffusers calls `value`; refuse values without one."""
     for ours, theirs in table.items():
         if theirs == value:
             return ours

@@ -1,4 +1,4 @@
-"""The weights of diffusers' `UNet2DModel`, by our names and theirs."""
+"""Convert the weights of diffusers' `UNet2DModel` between our names and diffusers' names."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _NAMES = (
     (r"(attentions\.\d+)\.norm\.", r"\1.group_norm."),
     (r"(attentions\.\d+)\.proj\.", r"\1.to_out.0."),
 )
-"""Rules that turn our names into theirs, applied in this order."""
+"""Rules that turn our names into diffusers' names, applied in this order."""
 
 _OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Their names of attention before version 0.17, and now."""
+"""Diffusers' names of attention layers before version 0.17, and now."""
 
 
 def convert_to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -41,7 +41,7 @@ def convert_to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     theirs = {}
     for name, value in state.items():
         names = _theirs(name)
-        # Their attention has linear layers, ours has 1x1 convolutions.
+        # Attention in diffusers has linear layers; our attention has 1x1 convolutions.
         flat = value.flatten(1) if "attentions" in names[0] and value.ndim > 1 else value
         theirs |= dict(zip(names, flat.chunk(len(names)), strict=True))
     return theirs
@@ -51,7 +51,7 @@ def convert_from_diffusers(weights: Mapping[str, Tensor], state: Mapping[str, Te
     """Return the weights of a `UNet2DModel` by the names, and in the shapes, of a `DDPMUNet`'s state.
 
     Raises:
-        UserError: naming the first that is missing, superfluous or of another size.
+        UserError: if a weight is missing, superfluous or of another size; the message names the first one.
     """
     old = re.compile(rf"\b({'|'.join(_OLD)})\b")
     left = {old.sub(lambda found: _OLD[found[0]], name): value for name, value in weights.items()}
@@ -94,7 +94,7 @@ def unpack_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _theirs(name: str) -> tuple[str, ...]:
-    """Return their name of one of our weights; three for queries, keys and values, which are one here."""
+    """Return diffusers' names of one of our weights: three for queries, keys and values, else one."""
     for pattern, new in _NAMES:
         name = re.sub(pattern, new, name)
     return tuple(name.replace("qkv", part) for part in ("to_q", "to_k", "to_v")) if "qkv" in name else (name,)

@@ -27,7 +27,7 @@ from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_steps, check_unconditional
 
 NOISY = 0.05
-"""An image without noise is nearly a state of a model whose cleanest level has at most this sigma."""
+"""The largest sigma of the cleanest level at which an image without noise may pass for a state."""
 
 Source = str | Path | Pipeline | Model
 
@@ -83,7 +83,7 @@ def invert_images(
         exact: solve each step by iteration, in float32, instead of extrapolating its slope.
 
     Raises:
-        UserError: if the run was always given a class, or its grid has no such number of times.
+        UserError: if the run was trained with a class for every image, or its grid cannot have `steps` times.
     """
     work = _open(source, "an inversion", steps, grid)
     residuals = [0.0]
@@ -97,7 +97,7 @@ def invert_images(
         latents = work.in_batches(find_latents, work.pipeline.pixels.enter(images)).float()
         restored = work.leave(work.in_batches(lambda z: restore(work.denoise, z, work.times), latents))
     errors = (restored - images).square().mean((1, 2, 3))
-    # Latents that overflowed come back as no number, which JSON does not have.
+    # Latents that overflowed give NaN, which JSON does not have.
     facts = {
         "exact": exact,
         "converged": max(residuals) == 0,
@@ -111,9 +111,9 @@ def invert_images(
 def interpolate_seeds(
     source: Source, seeds: Sequence[int], frames: int = 9, steps: int = 50, *, grid: Grid | None = None
 ) -> Edit:
-    """Sample a way between the samples of two seeds, with the run's own sampler and grid.
+    """Interpolate between the samples of two seeds, with the run's own sampler and grid.
 
-    Latents are mixed along the sphere on which noise lies.
+    Latents are interpolated along the sphere near which noise lies.
 
     Raises:
         UserError: if there are not two seeds, or fewer than two frames.
@@ -133,10 +133,10 @@ def interpolate_seeds(
 def interpolate_images(
     source: Source, images: Tensor, frames: int = 9, steps: int = 50, *, grid: Grid | None = None
 ) -> Edit:
-    """Sample a way between two real images (2, C, H, W) in [0, 1], which are inverted first.
+    """Interpolate between two real images (2, C, H, W) in [0, 1], which are inverted first.
 
-    Latents are mixed along the sphere on which noise lies. The first and the last frame are the images as
-    they come back from their latents.
+    Latents are interpolated along the sphere near which noise lies. The first and the last frame are the two
+    images restored from their latents.
 
     Raises:
         UserError: if there are not two images, or fewer than two frames.
@@ -149,7 +149,7 @@ def interpolate_images(
         first, second = work.in_batches(lambda x0: invert(work.denoise, x0, work.times).latent, x0)
         latents = interpolate_latents(first, second, frames)
         way = work.in_batches(lambda z: work.sample(DDIM(), z), latents)
-        # The ends as they came in, without a last denoising.
+        # At the ends the images are restored from their latents, without the final denoising of a sample.
         ends = latents[[0, -1]]
         way[[0, -1]] = work.in_batches(lambda z: restore(work.denoise, z, work.times), ends)
     return work.finish({"frame": work.leave(way)}, {"between_seeds": []})
@@ -165,19 +165,19 @@ def inpaint_image(
     resample: int = 5,
     grid: Grid | None = None,
 ) -> Edit:
-    """Paint a part of an image anew (RePaint, Lugmayr et al. 2022); the rest stays as it is, bit for bit.
+    """Generate a part of an image anew (RePaint, Lugmayr et al. 2022); the rest is unchanged, bit for bit.
 
     Args:
         source: a run folder, a pipeline or a model.
         image: (1, C, H, W) in [0, 1].
-        hole: (1, 1, H, W), 1 where to paint and 0 where to keep.
+        hole: (1, 1, H, W), 1 where new content is generated and 0 where the image is kept.
         seeds: one for each result.
         steps: number of times in the grid.
-        resample: how often each step is taken, noised back in between, so that both parts agree.
+        resample: how often each step is done; noise is added back in between, so that both parts agree.
         grid: the times, by default those of `choose_edit_grid`.
 
     Raises:
-        UserError: if the hole is empty or everything, or a number is out of range.
+        UserError: if the hole is empty or covers the whole image, or a number is out of range.
     """
     check_count("resample", resample)
     check_seeds(seeds)
@@ -190,7 +190,7 @@ def inpaint_image(
         x = initial_noise(work.denoise.schedule, noise, blank, work.times[0])
         return work.end(paint(work.denoise, x, work.times, noise))
 
-    # The image itself, not what is left of it after two changes of unit.
+    # The given image: converting it to model units and back would round it.
     painted = work.for_seeds(fill, seeds) * hole + image * (1 - hole)
     facts = {"resample": resample, "seed": seeds[0]}
     return work.finish({"image": image, "hole": image * (1 - hole) + hole, "painted": painted}, facts)
@@ -205,7 +205,7 @@ def vary_image(
     *,
     grid: Grid | None = None,
 ) -> Edit:
-    """Sample images like one image: noise it to time `strength` and denoise it (SDEdit, Meng et al. 2022).
+    """Generate variations of an image: add noise to time `strength`, then denoise (Meng et al. 2022).
 
     Args:
         source: a run folder, a pipeline or a model.
@@ -234,10 +234,10 @@ def vary_image(
 
 
 def choose_edit_grid(recipe: Recipe) -> Grid:
-    """Return the grid for edits of real images, which the recipe's own may end far from.
+    """Return the grid for edits of real images: the grid of the recipe may end at a noisy level.
 
-    Equal steps of log-SNR to 6 (sigma 0.05), on which the slopes of an inversion lie nearest to a line;
-    uniform times on a schedule that ends before.
+    It has equal steps of log-SNR up to 6 (sigma 0.05), on which the slopes of an inversion are closest to
+    linear. If the log-SNR of the schedule ends below 6, the times are uniform.
     """
     cleanest = recipe.sampling_schedule(torch.zeros((), dtype=torch.float64)).log_snr
     return UniformLogSNR() if cleanest > UniformLogSNR().end else Uniform()
@@ -262,7 +262,7 @@ def warn_of_noise(edit: Edit) -> str | None:
 
 @dataclass(frozen=True)
 class _Work:
-    """A pipeline open for an edit: its denoiser, what counts the calls of its network, the times (N,)."""
+    """A pipeline that is open for an edit: its denoiser, the counter of its network calls, the times (N,)."""
 
     pipeline: Pipeline
     denoise: Denoiser

@@ -1,4 +1,4 @@
-"""From a pipeline to images: samples in micro-batches of one fixed size, one random stream an image."""
+"""Generate images in micro-batches of one fixed size; each image has its own random stream."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def sample(
         n: number of images (16, or the number of seeds).
         steps: sampling steps, each one evaluation of the network (two for a second-order or guided step).
         options:
-            sampler: how to walk from noise to image (the run's own). See `ddim.samplers`.
+            sampler: the sampler, by default that of the run. See `ddim.samplers`.
             grid: a choice of the times at which the network is evaluated. See `ddim.grids`.
             seed: seed of the first image, which the others count up from (0); or a sequence of seeds.
             label: class name or index, "all" for class s % classes at seed s, None for no class (None).
@@ -143,7 +143,7 @@ def sample_states(
         blank: zeros (B, C, H, W) of the type and device of the samples.
         seeds: one for each image.
         times: decreasing times (N,) in (0, 1].
-        sampler: how to walk along them.
+        sampler: the sampler.
 
     Raises:
         UserError: if there are no times.

@@ -22,14 +22,14 @@ from ddim.files import atomic_file, cache_folder, hash_file, make_folder, remove
 from ddim.metrics.features import Extractor, release_pages, write_npy_header
 
 BATCH = 32
-"""Images whose features are computed at once."""
+"""Number of images whose features are computed in one batch."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A part of some images: the indices (N,), and the names of the source and of the part.
+    """A part of some images: the indices `which` (N,), and the names of the source and of the part.
 
-    `mirrored`: left and right exchanged.
+    If `mirrored` is set, the images are mirrored left to right.
     """
 
     images: Images
@@ -54,7 +54,7 @@ def compute_features(
     Args:
         of: the images.
         extractor: computes the features.
-        progress: is called with (done, total) while they are computed.
+        progress: called with (done, total) while they are computed.
 
     Raises:
         UserError: if the cache folder cannot be written.

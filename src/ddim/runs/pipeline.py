@@ -1,4 +1,4 @@
-"""A model that is ready to sample; and a run's checkpoint, loaded as one."""
+"""Pipelines: a model that is ready to sample, alone or loaded from the checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -135,14 +135,14 @@ def load(
         UserError: if there are no such weights, or no checkpoint of this library.
     """
     path = find_checkpoint(run)
-    # Now: a run in progress may have removed the files by the time samples are made.
+    # Read now: a run in progress may remove these files before the samples are made.
     sha256 = checkpoint.hash_checkpoint(path)
     recipe = load_recipe(checkpoint.read_document(path, "recipe"))
     state = load_state(path)
     possible = ["ema", "raw", *(name for name in name_averages(recipe.ema) if name != "default")]
     if weights not in possible:
         raise UserError(f"weights must be {', '.join(possible[:-1])} or {possible[-1]}, got {weights!r}")
-    # Initial weights are drawn and thrown away; the caller's stream must not notice.
+    # Initial weights are drawn and discarded; the caller's random state must not change.
     with torch.random.fork_rng(devices=[]):
         model = build_model(recipe, state.channels)
     tensors = checkpoint.read_tensors(path, "model")
@@ -161,9 +161,10 @@ def load(
 
 
 def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:
-    """Return a pipeline as it is, load one from a run, or make one round a bare model.
+    """Return the given pipeline, load a pipeline from a run, or make a pipeline for a model without a run.
 
-    Images of a bare model are taken to be in [-1, 1]. It is sampled where its weights are, in their type.
+    A model without a run is assumed to use images in [-1, 1]. It is sampled on the device and in the dtype
+    of its weights.
     """
     if isinstance(source, Pipeline):
         return source
@@ -184,7 +185,7 @@ def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Hold every layer in evaluation mode inside the block, and put back the mode of each."""
+    """Set every layer to evaluation mode inside the block, and restore the mode of each layer at the end."""
     modes = [(layer, layer.training) for layer in model.modules()]
     model.eval()
     try:
@@ -217,7 +218,7 @@ def load_state(path: Path) -> RunState:
 
 
 def find_misfit(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the first name that does not fit: in only one of the two, or of another shape."""
+    """Return the first name that is missing in the model or the tensors, or differs in shape; else None."""
     state = model.state_dict()
     wrong = [name for name in state if name not in tensors or tensors[name].shape != state[name].shape]
     wrong += [name for name in tensors if name not in state]
@@ -225,7 +226,7 @@ def find_misfit(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def _runtime(recorded: Runtime, device: str | None, compiling: bool) -> Runtime:
-    """The run's own choices if this machine has its kind of device and it is wanted, else this machine's."""
+    """Return the recorded runtime if the device to use is of the recorded type, else a runtime for it."""
     try:
         where = find_device(device or recorded.device)
     except UserError:

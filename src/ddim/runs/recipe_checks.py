@@ -63,23 +63,29 @@ def check_label(recipe: Recipe, label: Label, guidance: float = 1.0) -> None:
     """Check that a run of this recipe can make samples of this label at this guidance scale.
 
     Raises:
-        UserError: if it was trained without labels, has no such class, or never without a class.
+        UserError: if the run was trained without labels, has no such class, or was never trained without a
+            class although the samples need that.
     """
     for problem in _find_label_problems(recipe, label, guidance):
         raise UserError(problem)
     if label is None:
-        check_unconditional(recipe, "without a label sampling")
+        check_unconditional(recipe, "sampling without a label")
 
 
 def check_unconditional(recipe: Recipe, what: str) -> None:
-    """Check that the network was trained without a class too, as `what` needs.
+    """Check that the network was also trained without a class.
+
+    Args:
+        recipe: the recipe of the run.
+        what: names the task that evaluates the network without a class, for the message.
 
     Raises:
-        UserError: if the run always gave its network a class.
+        UserError: if the run was trained with a class for every image.
     """
     if recipe.data.labels and not recipe.data.unlabelled:
         raise UserError(
-            f"{what} gives the network no class, and this run, with data.unlabelled 0, was always given one"
+            f"{what} evaluates the network without a class, but this run was trained with a class for every "
+            "image (data.unlabelled 0)"
         )
 
 
@@ -188,7 +194,7 @@ def _list_shared_numbers(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]
 
 
 def _spell(pixels: PixelRule) -> str:
-    """Return pixels as options, without the dashes: measured, std 1.0."""
+    """Return a rule for pixels as text for a message, such as "measured, std 1.0"."""
     return ", ".join([kind_name(pixels), *(f"{name} {value}" for name, value in vars(pixels).items())])
 
 

@@ -261,7 +261,7 @@ class Training:
 
 @contextmanager
 def seed_globally(device: str, seed: int, use: int, step: int) -> Iterator[None]:
-    """Seed torch's global generators inside the context, for dropout, which can draw from no other."""
+    """Seed torch's global generators inside the block: dropout cannot use a generator of its own."""
     cuda = [device] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices=cuda):
         torch.default_generator.set_state(stream("cpu", seed, use, step).get_state())

@@ -220,7 +220,8 @@ def _run_document(
         "recipe": dump(training.recipe),
         "seed": training.recipe.seed,
         "source": None if source is None else str(source.resolve()),
-        # Of its checkpoint: a run that is trained further gives another start.
+        # The hash of the checkpoint, not of the run: if that run is trained further, a run started from it
+        # begins with other weights.
         "source_sha256": None if parent is None else parent.checkpoint.sha256,
         "data": {
             "source": training.recipe.data.source,

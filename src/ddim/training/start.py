@@ -31,7 +31,7 @@ class Machine:
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         precision: "auto", "fp32" or "bf16".
         compiling: whether to use torch.compile; None compiles if the run is long enough to repay it.
-        threads: processor threads; None takes one a core.
+        threads: processor threads; None means one per core.
     """
 
     device: str = "auto"
@@ -79,7 +79,7 @@ def measure_pixels(recipe: Recipe, parts: SplitImages) -> Pixels:
 
 
 def load_parent(source: Path | None) -> LoadedRun | None:
-    """Load the run whose weights another starts from, on the processor; None for None."""
+    """Load the run from whose weights a new run starts, on the CPU; return None if `source` is None."""
     return None if source is None else load(source, device="cpu")
 
 

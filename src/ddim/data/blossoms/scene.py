@@ -61,7 +61,8 @@ class Scene:
         """
         x, y = self.random.uniform(-spread, spread, 2) + (self.x, self.y)
         short, turn = 1 - tilt * self.random.random() ** 1.5, self.between(0, math.tau)
-        # The plane is shortened along one direction of the image, and the flower is rotated within it.
+        # The plane of the flower is tilted: shortened along one direction of the image.
+        # The flower is rotated within this plane.
         lean = self.between(-0.5, 0.5)
         cos, sin = math.cos(lean), math.sin(lean)
         return Place(float(x), float(y), (cos, sin), (-sin * short, cos * short)).turned(turn)

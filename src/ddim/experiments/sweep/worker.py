@@ -142,7 +142,7 @@ class _Job:
         self.child: subprocess.Popen[bytes] | None = None
 
     def is_over(self) -> bool:
-        """Look after the trial, without waiting; True once this worker is done with it."""
+        """Do the pending work for the trial without blocking; True once this worker is done with it."""
         if not self.queue.beat(self.taken):
             self.tell(f"{self.trial.name} was given to another worker: this one sent no heartbeat in time")
             self.end(kill=True)
@@ -159,7 +159,8 @@ class _Job:
         if code == 0 and self.left:
             self._run(self.left.pop(0))
         elif code == FolderLocked.exit_code:
-            # The child of a dead worker was still reading images when this worker looked, and locked first.
+            # The child of a dead worker was still reading images when this worker checked, and then
+            # locked the run folder first.
             self.child = None
         else:
             self._finish(code, _last_line(self.log))
