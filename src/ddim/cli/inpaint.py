@@ -11,8 +11,8 @@ from ddim.errors import check_count
 TAKES_FIELDS = True
 
 _EPILOG = """
-The pixels that are white in MASK, an image of the same size as IMAGE, are generated anew; the others stay as
-they are, bit for bit. Each step is taken --resample times, with noise added again in between, so that both
+The pixels that are white in MASK, an image of the same size as IMAGE, are generated anew; the other
+pixels do not change. Each step is done --resample times, with noise added again in between, so that both
 parts agree (RePaint, Lugmayr et al. 2022). DIR gets the images, strip.png and record.json.
 
 example:
@@ -31,7 +31,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     editing.add_seed_options(parser, 4)
     parser.add_argument(
-        "--resample", type=int, default=5, metavar="R", help="times that each step is taken (default: 5)"
+        "--resample", type=int, default=5, metavar="R", help="how often to repeat each step (default: 5)"
     )
     editing.add_options(parser)
 

@@ -72,7 +72,7 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
 
 
 def shorten_folder(folder: Path) -> str:
-    """Return the end of a path, such as RUN/evaluations/1, which says nothing about this machine."""
+    """Return a path from the run's name on, "RUN/evaluations/1": pages must not show where runs lie."""
     parts = folder.resolve().parts
     return "/".join(parts[-3:] if parts[-2:-1] == (FOLDER,) else parts[-1:])
 

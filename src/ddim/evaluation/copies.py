@@ -129,9 +129,9 @@ def find_copies(
 
     Args:
         samples: pixels or features of the samples.
-        train: those of the training images (M, ...).
-        valid: those of the held-out images (V, ...).
-        also: those of the mirrored training images (M, ...), if the run was trained on mirror images too.
+        train: pixels or features of the training images (M, ...).
+        valid: pixels or features of the held-out images (V, ...).
+        also: pixels or features of the mirrored training images (M, ...), if the run was trained on them.
         embed: maps pixels or features to rows, whose Euclidean distances are compared.
         space: the name of what is compared, "pixels" or the name of features.
         images: the pixels of training and held-out images, which decide what is a near-duplicate. Needed only

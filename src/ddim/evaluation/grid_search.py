@@ -159,6 +159,6 @@ def _descend(
 
 
 def _are_apart(times: Tensor, schedule: Schedule) -> bool:
-    """Return whether times decrease, and no two levels are closer than `LEAST_GAP` allows."""
+    """Return whether times are strictly decreasing, and no two levels are closer than `LEAST_GAP` allows."""
     gaps = schedule(times).log_snr.diff()
     return bool((times.diff() < 0).all() and gaps.min() >= LEAST_GAP * gaps.mean())

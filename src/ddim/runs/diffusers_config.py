@@ -222,10 +222,6 @@ def _check_noise(recipe: Recipe) -> tuple[Linear | BetaTable, Spaced]:
 def read_configs(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[Recipe, int]:
     """Return the recipe `ddpm` with the options of diffusers' two files, and the number of image channels.
 
-    Args:
-        network: the content of config.json.
-        noise: the content of scheduler_config.json.
-
     Raises:
         UserError: if the files do not describe a DDPM.
     """
@@ -270,10 +266,7 @@ def head_config(kind: str) -> dict[str, Any]:
 
 
 def _check_blocks(network: Mapping[str, Any], net: Mapping[str, Any]) -> None:
-    """Refuse channels and blocks that DDPM's network does not have.
-
-    `network` is the content of the file; `net` also has the defaults.
-    """
+    """Refuse channels and blocks that DDPM's network does not have; `network` has no defaults, `net` has."""
     for name, kind in {"block_out_channels": list, "down_block_types": list, "in_channels": int}.items():
         if not isinstance(net.get(name), kind) or not net[name]:
             raise UserError(f"config.json is not that of a UNet2DModel: its {name} is {net.get(name)}")
