@@ -1,4 +1,4 @@
-"""Folders of runs and of results: their names, which no two processes share."""
+"""Create folders for runs and results; no two processes get the same folder."""
 
 import errno
 import os
@@ -29,7 +29,7 @@ def check_unused(out: Path, more: str = "") -> None:
     """Check that `out` is new or an empty folder.
 
     Raises:
-        UserError: if it is not; `more` ends the message with what else is possible.
+        UserError: if `out` is a file or not empty; `more` ends the message with an alternative.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; give a new or empty folder")
@@ -70,7 +70,7 @@ def make_output_folder(out: Path | None, parent: str, stem: str, *, least: bool 
             return make_numbered_folder(Path(parent), f"{stem}-", least=least)
         make_folder(out)
     except OSError as error:
-        # The part of the path at fault, if the system tells it.
+        # The part of the path that caused the error, if the system names it.
         where = error.filename or out or parent
         raise UserError(f"{where} cannot be made a folder: {error.strerror}") from None
     return out

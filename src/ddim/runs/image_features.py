@@ -1,7 +1,7 @@
 """Features of sets of images: computed once, then read from the cache folder.
 
-A file is named by everything that its features depend on, never by where the images lie. It is used only if
-its bytes are those that were written.
+A file is named by everything that its features depend on, not by the path of the images. It is used only if
+its SHA-256 is the recorded one.
 """
 
 from __future__ import annotations

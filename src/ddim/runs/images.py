@@ -16,7 +16,7 @@ from ddim.runs.pipeline import LoadedRun
 
 
 def open_run_images(trained: LoadedRun, progress: Callable[[int, int], None] | None = None) -> SplitImages:
-    """Open the images that a run was trained on, split as they were.
+    """Open the images that a run was trained on, with the split that the run used.
 
     Raises:
         UserError: if they are missing or have changed.
@@ -29,10 +29,10 @@ def open_run_images(trained: LoadedRun, progress: Callable[[int, int], None] | N
 
 
 def check_run_images(trained: LoadedRun, otherwise: str = "") -> None:
-    """Check, before they are opened, that a run has images of its own.
+    """Check, before the images are opened, that a run has images of its own.
 
     Raises:
-        UserError: if it was imported, or nothing lies there; `otherwise` says what else to do.
+        UserError: if the run was imported, or its images are missing; `otherwise` says what else to do.
     """
     run = trained.checkpoint.run
     if trained.checkpoint.state.images is None:
@@ -42,12 +42,12 @@ def check_run_images(trained: LoadedRun, otherwise: str = "") -> None:
 
 
 def check_source_exists(run: Path, source: str, otherwise: str = "") -> None:
-    """Check that something lies at the source of a run's images.
+    """Check that the source of a run's images exists.
 
-    The path of a recipe may hold only in the folder where the run was trained.
+    A relative path in a recipe is valid only in the folder from which the run was trained.
 
     Raises:
-        UserError: if nothing lies there; `otherwise` says what else to do.
+        UserError: if the source is missing; `otherwise` says what else to do.
     """
     if not source_exists(source):
         said = f", or {otherwise}" if otherwise else ""
@@ -58,12 +58,12 @@ def check_source_exists(run: Path, source: str, otherwise: str = "") -> None:
 
 
 def check_unchanged(trained: LoadedRun, images: Images, otherwise: str = "put its images back") -> None:
-    """Check that images read from a run's source are those of its training.
+    """Check that the images at a run's source are the images that the run was trained on.
 
-    In a new split, images that the run was trained on would pass for held-out ones.
+    If images change, the split changes too: training images would then count as held-out images.
 
     Raises:
-        UserError: if they have changed; `otherwise` says what to do.
+        UserError: if the images have changed; `otherwise` says what to do.
     """
     known = trained.checkpoint.state.images
     if known is None or images.fingerprint != known.fingerprint:

@@ -1,4 +1,4 @@
-"""One checkpoint: the files of its folder, and the manifest that tells whether they are what was written.
+"""One checkpoint: the files of its folder, and the manifest, by which damage to the files is detected.
 
 A checkpoint is ``step-000000123/`` with ``model.safetensors``, ``ema/<name>.safetensors``,
 ``optimizer.safetensors``, ``state.json``, ``recipe.json`` and ``MANIFEST.json``: the size and SHA-256 of
@@ -45,13 +45,13 @@ class Manifest:
 
 
 def parse_step(name: str) -> tuple[int, bool] | None:
-    """Return the step of a checkpoint's folder name and whether it is about to replace one of that step."""
+    """Return the step in a folder's name, and whether the folder is about to replace that checkpoint."""
     match = _STEP.fullmatch(name)
     return (int(match[1]), match[2] is not None) if match else None
 
 
 def verify(path: Path) -> Manifest:
-    """Compare every file of the checkpoint `path` with its manifest, and return that.
+    """Compare every file of the checkpoint `path` with its manifest, and return the manifest.
 
     Raises:
         Damaged: naming the first file that is missing, extra, or not what was written.
@@ -118,7 +118,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         del fields["sha256"]
         sound = _seal(fields) == content
-    # ValueError and RecursionError: JSON that can be read and not be written, as 1e999.
+    # ValueError and RecursionError: JSON that can be read but not written, such as 1e999.
     except (TypeError, KeyError, ValueError, RecursionError):
         sound = False
     if not sound or type(fields.get("schema")) is not int:
@@ -174,7 +174,7 @@ def check_names(names: Iterable[str]) -> None:
     """Check the names of the parts of a checkpoint, which become names of files.
 
     Raises:
-        ValueError: if one cannot be a name.
+        ValueError: if a part has a name that no file can have.
     """
     for name in names:
         if not _NAME.fullmatch(name) or name.upper() == "MANIFEST":
@@ -202,7 +202,7 @@ def _parse(path: Path, name: str, content: bytes) -> Any:  # noqa: ANN401 (JSON)
 
 def _load(path: Path, name: str) -> bytes:
     try:
-        # A link may lead anywhere and a pipe may wait for ever: neither is opened.
+        # A link may lead anywhere, and opening a pipe may block: links and pipes are not opened.
         if stat.S_ISREG((path / name).lstat().st_mode):
             return (path / name).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -26,7 +26,7 @@ def check_recipe(recipe: Recipe) -> None:
     """Check that network, data, loss and sampler of a recipe fit together.
 
     Raises:
-        UserError: if they do not.
+        UserError: if they do not fit together.
     """
     for problem in _find_misfits(recipe):
         raise UserError(problem)
@@ -40,7 +40,7 @@ def check_training(recipe: Recipe, source: Recipe | None = None) -> None:
         source: the recipe of the run from whose weights it starts, if there is one.
 
     Raises:
-        UserError: if it cannot; the message names the fields and how to set them together.
+        UserError: if the recipe cannot be trained; the message names the fields and how to set them together.
     """
     check_recipe(recipe)
     for problem in _find_contradictions(recipe, source):
@@ -52,7 +52,7 @@ def check_steps(recipe: Recipe, steps: int) -> None:
     """Check that the recipe's grid has `steps` times, at noise levels that the model was trained on.
 
     Raises:
-        UserError: if not.
+        UserError: if the grid cannot have these times.
     """
     levels = recipe.sampling_schedule(recipe.grid(steps, recipe.sampling_schedule))
     if recipe.sampled_on:
@@ -180,7 +180,7 @@ def _find_unequal(recipe: Recipe) -> Iterator[tuple[str, dict[str, object]]]:
 
 def _list_shared_numbers(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield each number that must be the same in several fields, and these fields, of any recipe."""
-    # Off a table, entries are times like any others.
+    # If the schedule is continuous, entries of a grid are ordinary times.
     if recipe.schedule.entries:
         walked = () if recipe.sampled_on else ("grid.entries",)
         along = ("schedule.entries", "conditioning.entries", "objective.times.entries")

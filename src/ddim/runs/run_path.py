@@ -9,11 +9,11 @@ from ddim.runs import checkpoint
 from ddim.runs.folder import RUN
 
 BEST = "best"
-"""RUN/best is no folder: it stands for the best checkpoint that a run kept."""
+"""The name in RUN/best, which is not a folder: it stands for the best checkpoint of the run."""
 
 
 def names_best(run: str | Path) -> bool:
-    """Return whether a path is RUN/best of a run folder, whether the run kept one or not."""
+    """Return whether a path is RUN/best of a run folder, even if the run has no best checkpoint."""
     run = Path(run)
     return run.name == BEST and not run.exists() and (run.parent / "checkpoints").is_dir()
 
@@ -22,7 +22,7 @@ def find_best_checkpoint(run: str | Path) -> Path | None:
     """Return the checkpoint that RUN/best stands for, and None for any other path.
 
     Raises:
-        UserError: if the run kept none.
+        UserError: if the run has no best checkpoint.
     """
     run = Path(run)
     if not names_best(run):
@@ -37,7 +37,7 @@ def find_checkpoint(run: str | Path) -> Path:
     """Return the newest whole checkpoint of a run, the best of RUN/best, or a checkpoint folder itself.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is no checkpoint.
     """
     run = Path(run)
     if found := find_best_checkpoint(run):

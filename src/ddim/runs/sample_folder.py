@@ -1,4 +1,4 @@
-"""A folder of samples: a PNG for each seed, a sheet, a film, and a record of what they depend on."""
+"""A folder of samples: a PNG for each seed, a sheet, a film, and a record of how they were made."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ddim.runs.recipe_checks import check_label
 
 RECORD = "record.json"
 SHOWN = 256
-"""Most samples in the sheet and in the film."""
+"""The largest number of samples in the sheet and in the film."""
 
 _CONDITIONS = (
     "checkpoint",
@@ -38,12 +38,12 @@ _CONDITIONS = (
     "runtime",
     "versions",
 )
-"""What samples depend on beside their seeds, by the names of a record."""
+"""The entries of a record that samples depend on, besides their seeds."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What `write_samples` made: the folder, the sheet (H, W, 3) uint8, seconds of sampling, NFE."""
+    """The result of `write_samples`: the folder, the sheet (H, W, 3) uint8, seconds of sampling, NFE."""
 
     folder: Path
     sheet: np.ndarray
@@ -63,8 +63,8 @@ def write_samples(
 ) -> Written:
     """Sample images and write each as soon as it is made, with a sheet, a record and perhaps a film.
 
-    A folder that holds samples made in the same way takes more of them; a stopped call is finished by the
-    same call. The memory does not grow with the number of seeds.
+    More samples can be added to a folder by a call with the same options. If a call was stopped, the same
+    call completes its samples. The memory does not grow with the number of seeds.
 
     Args:
         pipeline: the run to sample.
@@ -73,7 +73,7 @@ def write_samples(
         out: the folder, by default a new folder samples/RUN-N.
         label: class index, "all" to cycle through the classes, None for no class.
         guidance: classifier-free guidance scale; 1 turns it off.
-        film: whether to write the way from noise to images as film.webp.
+        film: whether to write the states from noise to images as film.webp.
 
     Raises:
         UserError: if a seed, the label or the guidance scale cannot be used, or `out` holds other files.
@@ -83,7 +83,7 @@ def write_samples(
     record = make_record("samples", sampling_record(pipeline, seeds, steps, 0, label, guidance), pipeline)
     folder, before = _open_folder(None if out is None else Path(out), record)
     if not (folder / RECORD).is_file():
-        # The record makes the folder one of samples, which the same call may finish.
+        # The record marks the folder as a folder of samples, so that the same call can complete it.
         write_json(folder / RECORD, {**record, "seeds": [], "seconds": 0.0})
     frames, shown, seconds, nfe = Film(pipeline.pixels, seeds[:SHOWN]), [], 0.0, 0
     for part in split_into_parts(pipeline, seeds):

@@ -39,7 +39,7 @@ def save_grid(run: Path, sampler: Sampler, steps: int, weights: str, found: Sear
     entries[_key(sampler, steps, weights)] = {
         "times": list(found.times),
         "error": found.error,
-        # A grid that diverged has no error, and infinity is no JSON.
+        # The error of a grid that diverged is infinite, which JSON does not have.
         "named": {name: e if math.isfinite(e) else None for name, e in found.named.items()},
     }
     write_json(run / FILE, entries)

@@ -1,4 +1,4 @@
-"""What a checkpoint says of its run beside tensors: one typed value."""
+"""The state of a run in its checkpoint, without the tensors, as one typed value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ddim.runs.recipe import Optim
 
 @dataclass(frozen=True)
 class Plan:
-    """How many images the run sees; `total` is None until a time budget has become a number of images.
+    """The budget of a run; `total` is None until a time budget has become a number of images.
 
     `settled` is the number of images seen when it did: learning-rate decay starts there.
     """
@@ -32,7 +32,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """The images of a run: SHA-256 of all of them, and how many were trained on."""
+    """The images of a run: the SHA-256 of all images, and the number of training images."""
 
     fingerprint: str
     train: int

@@ -24,18 +24,18 @@ from ddim.runs.recipe import Recipe
 
 @dataclass(frozen=True)
 class Batch:
-    """All that is drawn for one update of B images, at once, however the batch is then divided.
+    """Everything that is drawn for one update of B images; it is drawn at once, before the batch is divided.
 
     Args:
         images: the images of the run.
         which: indices (B,) of the images of the batch.
-        mirrored: which of them (B,) are mirrored.
-        times: their times (B,).
+        mirrored: whether each image is mirrored (B,), or None.
+        times: the time of each image (B,).
         weights: the weight (B,) of each time in the loss.
         noise: standard normal noise (B, C, H, W).
         dequantisation: uniform noise (B, C, H, W) within a bin of 8 bits, or None.
-        augment_labels: what augmentation does to each image (B, 9), or None.
-        class_labels: the classes (B,) that the network gets, or None.
+        augment_labels: the augmentation labels of each image (B, 9), or None.
+        class_labels: the class labels (B,) that the network is conditioned on, or None.
     """
 
     images: Images
@@ -51,7 +51,7 @@ class Batch:
     def part(
         self, part: slice, model: Model, pixels: Pixels, runtime: Runtime
     ) -> tuple[Denoiser, Tensor, Tensor, Tensor]:
-        """Return the model with the labels of a part of the images, and their x0, times and noise."""
+        """Return the model with the labels of a part of the images, and the part of x0, times and noise."""
         mirrored = None if self.mirrored is None else self.mirrored[part]
         dequantisation, augment_labels, class_labels = (
             None if values is None else values[part]
@@ -74,7 +74,7 @@ def draw_batch(
     step: int,
     memory: LossMemory | None,
 ) -> Batch:
-    """Draw the batch of update `step`, a function of the recipe's seed and of `step`.
+    """Draw the batch of update `step`; it depends only on the recipe, its seed, the images and `step`.
 
     Args:
         recipe: the recipe of the run.
@@ -83,7 +83,7 @@ def draw_batch(
         model: gives the shape of the noise.
         device: where the noise is drawn.
         step: the number of the update.
-        memory: the losses that times are drawn by, None if they are drawn without.
+        memory: the losses by which times are drawn; None if times do not depend on losses.
     """
     size, n, seed = recipe.optim.batch, len(train), recipe.seed
     first = step * size
@@ -115,5 +115,5 @@ def draw_times(recipe: Recipe, uniform: Tensor, memory: LossMemory | None) -> tu
 
 
 def earliest_time(recipe: Recipe) -> float:
-    """Return the first of 100,000 evenly drawn times of training; cleaner levels are hardly trained."""
+    """Return the earliest of 100,000 evenly spaced training times; cleaner levels are hardly trained."""
     return draw_times(recipe, midpoints(), None)[0].min().item()

@@ -7,7 +7,7 @@ import time
 from ddim.training.loop import Training
 
 MEASURED = 60.0
-"""Seconds of training after which the pace is known; a tenth of the budget if that is shorter."""
+"""Seconds of training after which the pace is known; a tenth of the budget if the tenth is shorter."""
 
 WARM_UP = 3
 """Updates that are not timed: in them the network is compiled and its memory laid out."""

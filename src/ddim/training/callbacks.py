@@ -109,7 +109,7 @@ class Checkpoints(Callback):
         self._last, self._saved, self._best = time.monotonic(), training.step, -1
 
     def save_if_due(self, training: Training) -> None:
-        """Save if the last checkpoint is old. Not before a step's validation, which a resume would miss."""
+        """Save if the last checkpoint is old, not before the step's validation: a resume would skip it."""
         if time.monotonic() - self._last > training.recipe.report.checkpoint:
             self.save(training)
 
@@ -126,7 +126,7 @@ class Checkpoints(Callback):
             self.save(training)
 
     def save(self, training: Training) -> None:
-        """Write a checkpoint now, unless a weight is not finite: then the last good one is kept."""
+        """Write a checkpoint now, unless a weight is not finite: then the last good checkpoint is kept."""
         if not training.weights_finite:
             return
         self.log.sync()

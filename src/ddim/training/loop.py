@@ -41,7 +41,7 @@ class Training:
         split: its images.
         pixels: the map between images and model units.
         runtime: how the network runs.
-        plan: how many images the run sees.
+        plan: the number of images that the run sees.
     """
 
     def __init__(
@@ -232,12 +232,12 @@ class Training:
         for parameter, slot in self.optimizer.state.items():
             for key, value in slot.items():
                 if value.shape == parameter.shape:
-                    # The fused kernel walks memory, not indices, so a moment needs the memory format of
+                    # The fused kernel follows memory, not indices, so a moment needs the memory format of
                     # its parameter: files are contiguous, weights channels_last.
                     slot[key] = torch.empty_like(parameter).copy_(value)
 
     def start_from(self, tensors: dict[str, Tensor]) -> None:
-        """Take another run's weights, in the averages too.
+        """Load another run's weights into the model and into its averages.
 
         Raises:
             UserError: if they do not fit this network.
@@ -254,7 +254,7 @@ class Training:
                 value.copy_(newest[name])
 
     def fix_total(self, total: int) -> None:
-        """Fix the number of images, in whole batches and at least as many as were seen."""
+        """Set the number of images, rounded to whole batches, but at least the number already seen."""
         batch = self.recipe.optim.batch
         self.plan = replace(self.plan, total=max(self.seen, round(total / batch) * batch), settled=self.seen)
 

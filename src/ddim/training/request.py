@@ -1,4 +1,4 @@
-"""A run as a user asks for it: the recipe of a new one, or the run that --resume means."""
+"""What a user requests: the recipe of a new run, or the run that --resume means."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ddim.training.start import Machine, load_named_recipe
 
 @dataclass(frozen=True)
 class Request:
-    """What a user says of a run to train.
+    """A request to train a run.
 
     Attributes:
         recipe: name or file of a recipe; None for the default, or for the recipe of `source`.
@@ -87,7 +87,7 @@ def find_resumable(
             continue
         if difference is None:
             return folder, ""
-        # Only for the newest run on the same images: others are not what the user means.
+        # Only the newest run on the same images is named: the user does not mean other runs.
         if difference.name != "data.source" and not why:
             why = f": {folder} has {difference.name} = {difference.run}, not {difference.requested}"
     return None, f"no run in {runs}/ fits{why}"
@@ -134,7 +134,7 @@ def find_difference(folder: Path, request: Request) -> Difference | None:
 
 
 def _expected(recipe: Recipe, facts: Mapping[str, Any], request: Request) -> Recipe:
-    """Build the recipe that the run would have, had the request begun it."""
+    """Build the recipe that the run would have if it had been started by this request."""
     # Without a name, the run's own recipe is meant: only requested fields can differ from it.
     meant = recipe if request.recipe is None else find_recipe(request.recipe)
     if facts.get("source"):

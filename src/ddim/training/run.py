@@ -57,7 +57,7 @@ def train(
             `Recipe` must have the same ones.
         machine: device, precision, compilation and threads; by default chosen by measuring.
         callbacks: called during training, see `Callback`.
-        progress: called with how many images of how many are decoded.
+        progress: called with (done, total) while images are decoded.
 
     Raises:
         UserError: if the images, the recipe or the folder cannot be used.
