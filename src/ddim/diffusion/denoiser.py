@@ -25,7 +25,7 @@ class Denoiser(Protocol):
         ...
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
-        """Return the prediction for noisy images x_t (B, C, H, W) at times t: a number, () or (B,)."""
+        """Return the prediction for noisy images x_t (B, C, H, W) at times t, scalar or (B,)."""
         ...
 
 
@@ -101,7 +101,7 @@ class Model(nn.Module):
 
         Args:
             x_t: noisy images (B, C, H, W).
-            t: times, a number, () or (B,).
+            t: times: a number, a scalar tensor or (B,).
             label: class labels (B,), -1 for no class; None means no class for all images.
             augment: augmentation labels (B, n); None or zeros mean no augmentation.
 

@@ -33,7 +33,7 @@ def denoising_error(denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> De
     Args:
         denoise: the model.
         x0: clean images (B, C, H, W) in model units.
-        t: times, () or (B,), whose noise level is used.
+        t: times, a scalar or (B,), whose noise level is used.
         eps: standard normal noise with the shape of x0.
     """
     p = denoise(denoise.schedule(t).noisy(x0, eps), t)

@@ -39,7 +39,7 @@ class Posterior:
 
 def posterior(now: Level, then: Level) -> Posterior:
     """Return the posterior of the step from level `now` to the cleaner level `then`, whose sigma may be 0."""
-    # 1 - SNR(t) / SNR(s); written so, it stays accurate for almost equal levels and for sigma = 0.
+    # 1 - SNR(t) / SNR(s); this form is accurate for almost equal levels and for sigma = 0.
     part = -torch.expm1(now.log_snr - then.log_snr)
     return Posterior(
         x_weight=now.alpha / then.alpha * (then.sigma / now.sigma) ** 2,

@@ -92,7 +92,7 @@ _NEAR = 1e-6
 
 
 def check_reach(own: Schedule, at: Level) -> None:
-    """Check that noise levels () or (N,) lie within the range of the schedule that a model was trained with.
+    """Check that noise levels, scalar or (N,), are within the range of a model's training schedule.
 
     Raises:
         UserError: if a level is outside this range.

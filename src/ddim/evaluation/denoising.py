@@ -93,7 +93,7 @@ class Gap:
 
     Args:
         by_level: the gap at each level (L,).
-        overall: its mean over the levels ().
+        overall: its mean over the levels, a scalar.
         images: the numbers of training images and of other images.
     """
 

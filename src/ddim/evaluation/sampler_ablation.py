@@ -127,7 +127,7 @@ class Flow(Sampler):
             yield State(x, s.item(), p.x0)
 
     def point(self, sigma: Tensor) -> Point:
-        """Return the time, the scaling and the derivatives at the noise level sigma ()."""
+        """Return the time, the scaling and the derivatives at the scalar noise level sigma."""
         one = torch.ones_like(sigma)
         if self.schedule == "linear":
             t, slope = sigma, one

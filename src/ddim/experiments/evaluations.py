@@ -18,7 +18,7 @@ Record = Mapping[str, Any]
 
 
 def represents_run(run: Run, record: Record) -> bool:
-    """Whether an evaluation is of the run as it is; False for an earlier step of a finished run."""
+    """Return whether an evaluation represents a run; False for an earlier step of a finished run."""
     sampling = record.get("sampling")
     if not sampling or run.state != "finished":
         return True
@@ -26,9 +26,9 @@ def represents_run(run: Run, record: Record) -> bool:
 
 
 def common_conditions(found: Iterable[Run]) -> Conditions | None:
-    """Return the conditions under which most runs were evaluated; None if none was.
+    """Return the conditions under which most runs were evaluated; None if no run was.
 
-    Of two that are equally common, those with more samples count, then those of the newest evaluation.
+    Among equally common conditions, more samples are preferred, then the newest evaluation.
     """
     counts: Counter[Conditions] = Counter()
     newest: dict[Conditions, tuple[str, int]] = {}
@@ -43,7 +43,7 @@ def common_conditions(found: Iterable[Run]) -> Conditions | None:
 
 
 def newest_record(run: Run, conditions: Conditions | None = None) -> Record | None:
-    """Return the record of a run's newest evaluation, under given conditions or any; None without one."""
+    """Return the record of a run's newest evaluation under these conditions, or under any; else None."""
     for record in reversed(run.records):
         if represents_run(run, record) and conditions in (None, evaluation_conditions(record, run.recipe)):
             return record

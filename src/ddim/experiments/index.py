@@ -28,7 +28,7 @@ SWEEP = "sweep.json"
 SCHEMA = 1
 """The version of the layout of ``sweep.json``."""
 COLUMNS = ("name", "recipe", "images", "total", "state", "age", *ERRORS)
-"""The columns that every run has, beside its metrics and the fields of its recipe."""
+"""The columns that every run has, besides its metrics and the fields of its recipe."""
 STATES = ("waiting", "running", "stopped", "finished", "failed", "damaged")
 
 
@@ -62,7 +62,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics of the latest evaluation, by name: {"kid": 0.01, ...}; empty without one."""
+        """The metrics of the latest evaluation, by name: {"kid": 0.01, ...}; empty without an evaluation."""
         record = self.records[-1] if self.records else {"metrics": {}}
         found = {name: metric_entry(record, name) for name in catalogue.METRICS}
         return {name: values["value"] for name, values in found.items() if values}
@@ -232,7 +232,7 @@ def _saved_step_and_budget(path: Path, budget: int | None) -> tuple[int, int | N
 
 
 def _as_in_recipe(name: str, text: str) -> str:
-    """Return a value as recipes have it: a size may also be given as "64" or "64x96"."""
+    """Return a value in the form that recipes use: "64" and "64x96" become "64,64" and "64,96" for sizes."""
     size = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text) if name == "data.size" else None
     return f"{size[1]},{size[2] or size[1]}" if size else text
 

@@ -109,7 +109,7 @@ def last_samples(run: Run) -> np.ndarray | None:
 
 
 def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
-    """Split a sheet as of `ddim.plots.pictures.make_sheet` into its images (height, width, C), row by row."""
+    """Split a sheet from `ddim.plots.pictures.make_sheet` into its images (height, width, C), row by row."""
     tops = range(0, sheet.shape[0] - height + 1, height + GAP)
     lefts = range(0, sheet.shape[1] - width + 1, width + GAP)
     return [sheet[top : top + height, left : left + width] for top in tops for left in lefts]
@@ -134,7 +134,7 @@ def format_spread(number: Spread) -> str:
 
 
 def _overview(found: Sequence[Run], rows: Sequence[Configuration]) -> str:
-    """Describe how many runs there are in which states, and what they share."""
+    """Describe the number of runs in each state, and the fields that all runs share."""
     counts = f"{_count(len(found), 'run')} of {_count(len(rows), 'configuration')}"
     states = ", ".join(f"{count} {state}" for state, count in Counter(run.state for run in found).items())
     known = [run for run in found if run.recipe]
@@ -194,13 +194,13 @@ def _best_row(
 
 
 def _absent_text(row: Configuration, common: Conditions | None, name: str) -> str:
-    """Return what stands in place of a number that is missing, or does not compare."""
+    """Return the text in place of a number that is missing or not comparable."""
     differs = common is not None and name not in ERRORS and other_conditions(row, common)
     return "not comparable" if differs else MISSING
 
 
 def _notes(rows: Sequence[Configuration], common: Conditions | None, metrics: Sequence[str]) -> list[str]:
-    """Return what must be known to read the numbers of a table of some metrics."""
+    """Return the notes that explain the numbers in a table of these metrics."""
     notes = []
     if any(len(row.counted) > 1 for row in rows):
         notes.append("± is the standard deviation over repeats, which differ in their seed alone.")
@@ -263,7 +263,7 @@ def _loss_curves(rows: Sequence[Configuration]) -> dict[str, list[dict[str, Any]
 
 
 def mean_log(logs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Return one log for several: at each number of images, the means of the measures that all have there."""
+    """Average logs: at each number of images, the means of the values that all logs have there."""
     pages: list[dict[int, dict[str, float]]] = []
     for log in logs:
         page: dict[int, dict[str, float]] = {}
@@ -280,7 +280,7 @@ def mean_log(logs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]
 
 
 def _rows_with_curves(rows: Sequence[Configuration]) -> list[Configuration]:
-    """Return the rows in order, only those of the least image MAE if there are too many for one figure."""
+    """Return the rows in order; if they are too many for one figure, only those with the least image MAE."""
 
     def error(row: Configuration) -> float:
         numbers = summarise_metrics(row, None)

@@ -92,7 +92,7 @@ def group_runs(found: Iterable[Run]) -> list[Configuration]:
 
 
 def _origins(found: Sequence[Run]) -> list[dict[str, str]]:
-    """Return what the recipe does not say of each run: whose weights it started from and its exact images.
+    """Return two facts of each run that are not in its recipe: the source of its weights, its exact images.
 
     The checkpoint and the fingerprint of the images are named only if one name stands for several of them.
     """
@@ -100,7 +100,7 @@ def _origins(found: Sequence[Run]) -> list[dict[str, str]]:
     sources = [each.get("source") or MISSING if each else None for each in facts]
     digests = [each.get("source_sha256") for each in facts]
     seen = [each.get("data", {}).get("fingerprint") for each in facts]
-    # A fingerprint is of images in one size and with so many channels.
+    # A fingerprint depends on the size and the number of channels of the images.
     places = [tuple(str(run.recipe["data"].get(n)) for n in ("source", "size", "channels")) for run in found]
     columns = {
         "from": _values_that_differ([None] * len(found), sources),
@@ -167,7 +167,7 @@ def other_conditions(configuration: Configuration, common: Conditions) -> list[C
 
 
 def _split_duplicates(group: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
-    """Return the first run of each seed, preferring a finished one, and the rest."""
+    """Return the first run of each seed, preferring a finished run; and the remaining runs."""
     first: dict[Any, Run] = {}
     for run in sorted(group, key=lambda run: run.state != "finished"):
         first.setdefault(run.recipe.get("seed"), run)

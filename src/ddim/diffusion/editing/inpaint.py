@@ -70,14 +70,14 @@ class Inpaint(ShortRepr, Sampler):
         return mask * x0 + (1 - mask) * self.known.to(x0)
 
     def _join(self, x: Tensor, at: Level, noise: Noise) -> Tensor:
-        """Combine the masked part of x with the known part, to which noise of the level () is added."""
+        """Combine the masked part of x with the known part, to which noise of a scalar level is added."""
         mask = self.mask.to(x)
         known = at.noisy(self.known.to(x), noise.like(x))
         return mask * x + (1 - mask) * known
 
 
 def renoise(x: Tensor, now: Level, then: Level, noise: Noise) -> Tensor:
-    """Add noise to x (B, C, H, W) up to a noisier level (): return a draw from q(x_t | x_s)."""
+    """Add noise to x (B, C, H, W) up to a noisier scalar level: return a draw from q(x_t | x_s)."""
     scale = then.alpha / now.alpha
     fresh = (then.sigma**2 - (scale * now.sigma) ** 2).clamp(min=0).sqrt()
     return scale.to(x) * x + fresh.to(x) * noise.like(x)

@@ -92,9 +92,9 @@ def invert(
 
 
 def _extrapolate(log_snr: Tensor, past: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Return the slope at a log-SNR (), extrapolated from the last two slopes.
+    """Return the slope at a scalar log-SNR, extrapolated from the last two slopes.
 
-    The first one if it is alone.
+    If there is only one slope, it is returned.
     """
     (newest, slope), (before, earlier) = past[-1], past[0]
     if len(past) == 1:

@@ -30,7 +30,7 @@ from ddim.diffusion.schedules import Level, as_double
 from ddim.errors import UserError
 
 Known = tuple[Tensor, Tensor]
-"""lambda () of a noise level, and the clean images (B, C, H, W) predicted at that level."""
+"""lambda (a scalar) of a noise level, and the clean images (B, C, H, W) predicted at that level."""
 
 _GAUSS = torch.from_numpy(np.stack(np.polynomial.legendre.leggauss(24)))
 _NODES, _WEIGHTS = (1 + _GAUSS[0]) / 2, _GAUSS[1] / 2
@@ -161,8 +161,8 @@ def exponential_step(
     Args:
         x: noisy images (B, C, H, W) at level `now`.
         known: lambda and predicted clean images of earlier levels; x0 is the polynomial through them.
-        now: the noise level () of x.
-        then: the noise level () to which x is moved.
+        now: the scalar noise level of x.
+        then: the scalar noise level to which x is moved.
         eta: the amount of noise, as in `DPMSolver`.
         variant: B(h) of `UniPC`. With two predictions, the weight of the slope of x0 is half of B(h), as in
             both papers: "bh2" is the weight of the whole step, "bh1" the step h. Both have errors of order

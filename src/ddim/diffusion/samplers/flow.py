@@ -11,7 +11,7 @@ from ddim.diffusion.schedules import Level, Schedule
 
 
 def move(x: Tensor, slope: Tensor, now: Level, then: Level) -> Tensor:
-    """Move x (B, C, H, W) from one noise level () to another with a slope d(x / alpha) / d(sigma / alpha).
+    """Move x (B, C, H, W) from a scalar noise level to another with a slope d(x / alpha) / d(sigma / alpha).
 
     With the slope eps this is a step of DDIM (Song et al. 2021, eq. 13). The levels are float64, because on a
     fine grid neighbouring rates are almost equal.
@@ -37,7 +37,7 @@ def interpolation_weights(nodes: Tensor, moments: Tensor) -> Tensor:
 
 
 def weighted_sum(weights: Iterable[Tensor | float], values: Sequence[Tensor]) -> Tensor:
-    """Return the sum of values (B, C, H, W), each multiplied by its weight ()."""
+    """Return the sum of values (B, C, H, W), each multiplied by its scalar weight."""
     total = torch.zeros_like(values[0])
     for weight, value in zip(weights, values, strict=True):
         total = total + torch.as_tensor(weight, dtype=torch.float64).to(value) * value

@@ -30,12 +30,12 @@ class Level:
         return self.sigma / self.alpha
 
     def over(self, x: Tensor) -> Level:
-        """Return the level with the dtype and device of x, reshaped from () or (B,) to (1 or B, 1, 1, 1)."""
+        """Return the level, scalar or (B,), as (1 or B, 1, 1, 1) with the dtype and device of x."""
         shape = (-1,) + (1,) * (x.ndim - 1)
         return Level(self.alpha.reshape(shape).to(x), self.sigma.reshape(shape).to(x))
 
     def noisy(self, x0: Tensor, eps: Tensor) -> Tensor:
-        """Return noisy images x_t = alpha * x0 + sigma * eps, all (B, C, H, W), at a level () or (B,)."""
+        """Return noisy images x_t = alpha * x0 + sigma * eps, all (B, C, H, W), at a scalar or (B,) level."""
         at = self.over(x0)
         return at.alpha * x0 + at.sigma * eps
 

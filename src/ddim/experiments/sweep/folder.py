@@ -1,4 +1,4 @@
-"""The folder of a sweep: ``sweep.json`` with its plan, and beside it what its workers write.
+"""The folder of a sweep: ``sweep.json`` with its plan, and the files that its workers write.
 
 ``trials/<name>/`` are run folders, ``recipes/<name>.json`` the recipes that they start from,
 ``logs/<name>.txt`` what their commands print, ``results/<name>.json`` their outcomes. ``study.db`` is
@@ -59,7 +59,7 @@ class Sweep:
         return self.folder / "recipes" / f"{trial.name}.json"
 
     def log_file(self, trial: Trial) -> Path:
-        """Return the file of what the commands of a trial print."""
+        """Return the file with the output of a trial's commands."""
         return self.folder / "logs" / f"{trial.name}.txt"
 
     def outcome_file(self, trial: Trial) -> Path:
@@ -75,7 +75,7 @@ class Sweep:
 def begin_sweep(
     request: SweepRequest | None, out: str | Path | None = None, storage: str | None = None
 ) -> Sweep:
-    """Create a sweep in the folder `out`, or join the one that is there.
+    """Create a sweep in the folder `out`, or join the sweep that is already there.
 
     Args:
         request: what the sweep should be; None joins any sweep.
@@ -155,7 +155,7 @@ def write_trial_recipe(sweep: Sweep, trial: Trial) -> None:
 def _make_folder(out: Path | None, request: SweepRequest) -> Path:
     """Make a new folder for a sweep, or return the one in which another worker creates the sweep."""
     if out is not None and not out.is_file():
-        # Made before its content is listed: another worker may be as far.
+        # Create the folder before listing it: another worker may do the same at this moment.
         make_output_folder(out, "", "")
         names = [path.name for path in out.iterdir()]
         if SWEEP in names or all(name.startswith(TEMPORARY) for name in names):

@@ -30,7 +30,7 @@ class Outcome:
         return self.exit_code != 0
 
     def write(self, path: Path) -> None:
-        """Write the file; if it exists, the earlier outcome stays."""
+        """Write the file; an earlier outcome is not replaced."""
         with suppress(FileExistsError):
             write_once(path, json.dumps(asdict(self), indent=1).encode() + b"\n")
 

@@ -1,4 +1,4 @@
-"""The plan of a sweep: from what a user asks for to trials with whole recipes, checked before any starts."""
+"""The plan of a sweep: turn a user's request into trials with whole recipes, checked before any starts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Unfit(UserError):  # noqa: N818
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """What a user asks of a sweep, each field in the words of the command line, None if not given.
+    """A user's request for a sweep: each field is text as on the command line, None if not given.
 
     Attributes:
         data: the images.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ddim.errors import UserError
 
 INSIDE = 0.314159
-"""The quantile of a range that is tried beside its ends. At 0.3 the range [0.0..10.0] has a whole number."""
+"""The quantile of a range that is tried besides its ends. At 0.3 the range [0.0..10.0] has a whole number."""
 
 Choice = dict[str, str]
 """One value for each field of a sweep."""
@@ -42,7 +42,7 @@ class Range:
 
     def at(self, u: float) -> str:
         """Return the value at the quantile u in [0, 1)."""
-        # Each whole number takes the room of half a number on both sides.
+        # Each whole number k stands for the interval from k - 1/2 to k + 1/2.
         low, high = (self.low - 0.5, self.high + 0.5) if self.whole else (self.low, self.high)
         value = low * (high / low) ** u if self.log else low + (high - low) * u
         return self.text(min(max(value, self.low), self.high))

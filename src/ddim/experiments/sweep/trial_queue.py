@@ -99,7 +99,7 @@ class TrialQueue:
 
         for waiting in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             trial_id = self._id(waiting.number)
-            # First, so that a trial whose worker dies right after it took it has a heartbeat to go stale.
+            # First: if this worker dies right after taking the trial, a heartbeat exists and can expire.
             self.storage.record_heartbeat(trial_id)
             try:
                 taken = self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
@@ -111,7 +111,7 @@ class TrialQueue:
 
     @_patient
     def beat(self, taken: TakenTrial) -> bool:
-        """Send a heartbeat if one is due; False if the trial was given to another worker meanwhile."""
+        """Send a heartbeat if it is due; return False if another worker has taken the trial meanwhile."""
         from optuna.trial import TrialState
 
         if time.monotonic() - taken.last < self.interval:
@@ -179,7 +179,7 @@ class TrialQueue:
         from optuna.storages import RetryHeartbeatStaleTrialCallback
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Optuna calls it experimental.
+            warnings.simplefilter("ignore")  # Optuna marks this method as experimental.
             RetryHeartbeatStaleTrialCallback()(self.study, attempt)
 
     def _id(self, number: int) -> int:

@@ -31,7 +31,7 @@ from ddim.runs.lock import is_locked
 from ddim.runs.signals import handle_signals
 
 POLL = 0.2
-"""Seconds between two looks at the children and the queue."""
+"""Seconds between two checks of the children and the queue."""
 
 Commands = Callable[[Trial], list[list[str]]]
 """Returns the command lines of a trial; each is run if the one before ended with exit code 0."""
@@ -113,7 +113,7 @@ def trial_commands(sweep: Sweep, trial: Trial, jobs: int) -> list[list[str]]:
 
 
 def sweep_evaluation(run: Run, samples: int) -> Mapping[str, Any] | None:
-    """Return the newest record of a finished run's evaluation that was made as a sweep makes it, or None."""
+    """Return the newest record of a finished run that has the settings of a sweep's evaluation, or None."""
     if run.state != "finished":
         return None
 
@@ -176,7 +176,7 @@ class _Job:
         """Run the first command; False if there is nothing to run."""
         outcome = read_outcome(self.sweep.outcome_file(self.trial))
         if outcome is not None:
-            # Its worker died after it wrote the outcome and before it told the study.
+            # The earlier worker died between writing the outcome and reporting it to the study.
             self.queue.finish(self.taken, outcome)
             return False
         try:
