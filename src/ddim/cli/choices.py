@@ -60,7 +60,7 @@ def _first_line(tree: ast.Module, name: str) -> str:
 
 
 def _list_class_fields(tree: ast.Module, name: str) -> list[str]:
-    """List the fields of a dataclass that a module defines or imports, those of its bases first."""
+    """List the fields of a dataclass that a module defines or imports, fields of base classes first."""
     home, node = _find_definition(tree, name) or (tree, None)
     if not isinstance(node, ast.ClassDef):
         return []

@@ -47,7 +47,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--channels",
         type=int,
         metavar="C",
-        help="1 for grayscale, 3 for RGB, 4 for RGBA (default: those of most files)",
+        help="1 for grayscale, 3 for RGB, 4 for RGBA (default: the number of most files)",
     )
     parser.add_argument(
         "--out", type=Path, default=_GRID, metavar="FILE", help=f"PNG of the first images (default: {_GRID})"

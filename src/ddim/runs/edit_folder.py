@@ -30,7 +30,7 @@ def read_images(
         paths: image files.
         size: height and width to which each is cropped and resized.
         channels: 1 for gray, 3 for RGB, 4 for RGBA.
-        on_change: is called with a sentence for each image that was cropped or resized.
+        on_change: called with a sentence for each image that was cropped or resized.
 
     Raises:
         UserError: if a file cannot be read or is no image.
@@ -62,7 +62,7 @@ def read_hole(
     size: tuple[int, int],
     on_change: Callable[[str], object] | None = None,
 ) -> Tensor:
-    """Read a mask file as (1, 1, H, W): 1 where it is white, to paint, and 0 where it is black, to keep.
+    """Read a mask file as (1, 1, H, W): 1 where the mask is white, to be generated; 0 where it is black.
 
     Raises:
         UserError: if the file is not of the size of the image file, or all white or all black.
@@ -81,7 +81,7 @@ def save_edit(edit: Edit, folder: str | Path, command: str, facts: dict[str, Any
     """Write each image as a PNG, strip.png with a line for each row, and record.json.
 
     Args:
-        edit: the result of one of the functions above.
+        edit: the result of a function of `edit_images`.
         folder: an existing folder.
         command: the name of the edit in the record.
         facts: more entries of the record, such as the names of the image files.

@@ -43,8 +43,8 @@ def make_numbered_folder(
     """Create a new folder ``parent/<stem><n>``; each of two processes gets a folder of its own.
 
     Args:
-        parent: is created if it is missing.
-        stem: how the name begins.
+        parent: the parent folder, created if it is missing.
+        stem: the start of the name.
         filled: a finished folder beside it that takes this name; without it the new folder is empty.
         least: take the least free n, not one more than the largest.
     """

@@ -52,7 +52,7 @@ def sample(
     grid of the recipe.
 
     Args:
-        model: a run folder, a `Pipeline` from `load`, or a `Model`, whose images are taken to be in [-1, 1].
+        model: a run folder, a `Pipeline` from `load`, or a `Model` for images in [-1, 1].
         n: number of images (16, or the number of seeds).
         steps: sampling steps, each one evaluation of the network (two for a second-order or guided step).
         options:
@@ -108,7 +108,7 @@ def generate(
         steps: number of times in the grid.
         label: class index, "all" for class s % classes at seed s, None for no class.
         guidance: classifier-free guidance scale; 1 turns it off, any other doubles the evaluations.
-        watch: is called after each state with its seeds.
+        watch: called after each state with its seeds.
 
     Returns:
         Images (N, C, H, W), float32 in [0, 1], on the CPU; and the NFE, network evaluations per image.
@@ -162,8 +162,8 @@ def sample_states(
 def sample_uint8(
     pipeline: Pipeline, seeds: Sequence[int], steps: int, label: Label = None, guidance: float = 1.0
 ) -> Iterator[tuple[Tensor, int]]:
-    """Yield samples (B, C, H, W) uint8, as they are saved, a few micro-batches at a time; and their NFE."""
-    # An extractor should be given about as many at once as suits it.
+    """Yield samples (B, C, H, W) uint8, as in PNG files, a few micro-batches at a time; and the NFE."""
+    # Features are computed in batches of about `BATCH` images.
     for part in split_into_parts(pipeline, seeds, BATCH):
         images, nfe = generate(pipeline, part, steps, label=label, guidance=guidance)
         yield torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2), nfe
@@ -217,7 +217,7 @@ class Film:
         self._parts: dict[float, list[Tensor]] = {}
 
     def add(self, seeds: Sequence[int], state: State) -> None:
-        """Take the state (B, C, H, W) of these seeds; those of other seeds are left out."""
+        """Add the state (B, C, H, W) of a micro-batch; images of seeds that are not filmed are left out."""
         mine = [k for k, seed in enumerate(seeds) if seed in self.seeds]
         if mine:
             self._parts.setdefault(state.t, []).append(self.pixels.leave(state.x[mine].float()).cpu())
@@ -228,7 +228,7 @@ class Film:
 
 
 def _on_searched_grid(pipeline: P, steps: int, *, searched: bool) -> tuple[P, bool]:
-    """Return the pipeline on the grid that a search saved for it, if there is one and it is wanted."""
+    """Return the pipeline with the grid that a search saved for it, if that grid exists and is wanted."""
     found = pipeline.searched_grid(pipeline.recipe.sampler, steps) if searched else None
     pipeline = pipeline.with_recipe(grid=found) if found else pipeline
     check_recipe(pipeline.recipe)

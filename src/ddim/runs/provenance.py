@@ -1,4 +1,4 @@
-"""Records: what images and numbers depend on, as JSON that is kept beside them."""
+"""Records: JSON files that say what the images and numbers of a result depend on."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SCHEMA = 1
 def make_record(
     kind: str, content: Mapping[str, Any], run: Pipeline | None = None, schema: int = SCHEMA
 ) -> dict[str, Any]:
-    """Return the record of a result: what it is, what it says, the run, the time and the versions.
+    """Return the record of a result: its kind, its content, the run, the time and the versions.
 
     Args:
         kind: "evaluation", "samples", "edit", ...
         content: the result, as JSON.
-        run: the run that it is about, if there is one.
+        run: the run that the result belongs to, if any.
         schema: the version of the layout of this kind.
     """
     return {
