@@ -48,7 +48,7 @@ def test_an_imported_run_has_no_images_and_none_are_opened(tmp_path, monkeypatch
         ("likelihood", ": name images with --data"),
         ("evaluate", ": name images with --data"),
     ]:
-        assert refused(name, run) == f"run {run} was imported and has no images of its own{hint}"
+        assert refused(name, run) == f"run {run} was imported and has no training images{hint}"
     assert not opened
 
 

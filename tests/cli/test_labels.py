@@ -84,7 +84,7 @@ def test_the_record_names_label_and_guidance_and_a_folder_holds_one_of_each(home
     record = json.loads((tmp_path / "record.json").read_text())
     assert (record["label"], record["class"], record["guidance"], record["nfe"]) == (3, "daisy", 2.5, 4)
     for other in (["--label", "daisy"], ["--label", "all", "--guidance", "2.5"], []):
-        assert "holds samples of another run or other sampling options" in refused(*words, *other)
+        assert "holds samples of another run or with other options" in refused(*words, *other)
     command(*words, "--label", "3", "--guidance", "2.5", "--seed", "1")
 
 

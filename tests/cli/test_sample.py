@@ -207,12 +207,12 @@ def test_a_folder_holds_samples_of_one_run_and_one_way_of_sampling(run, tmp_path
     assert json.loads(both["record.json"])["seeds"] == [0, 1, 2, 7]
     for other in (["--sampler.eta", 1], ["--weights", "raw"], ["--grid", "quadratic"]):
         said = refused("sample", run, *words, *other)
-        assert "holds samples of another run or other sampling options" in said
+        assert "holds samples of another run or with other options" in said
     assert "holds samples of another run" in refused("sample", run, "--steps", 3, "--out", tmp_path / "a")
     assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == both
     (tmp_path / "mine.txt").write_text("mine")
     assert "must be a folder" in refused("sample", run, "--out", tmp_path / "mine.txt")
-    assert "cannot be made a folder" in refused("sample", run, "--out", tmp_path / "mine.txt" / "b")
+    assert "cannot be created" in refused("sample", run, "--out", tmp_path / "mine.txt" / "b")
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_a_mistyped_field_gets_a_suggestion(run, refused):
 
 def test_a_missing_or_empty_run_is_refused(tmp_path, refused):
     assert "is not a folder" in refused("sample", tmp_path / "nowhere")
-    assert "is no run, for it holds neither run.json nor checkpoints" in refused("sample", tmp_path)
+    assert "is no run: it holds neither run.json nor checkpoints" in refused("sample", tmp_path)
     (tmp_path / "run.json").touch()
     assert "holds no checkpoint yet" in refused("sample", tmp_path)
 

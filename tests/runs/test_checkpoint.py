@@ -442,7 +442,7 @@ def test_reading_finds_damage_by_itself(fresh):
 
 def test_without_a_listener_damage_is_a_warning_and_nothing_whole_is_none(tmp_path):
     (crash.put(tmp_path, 1) / "state.json").unlink()
-    with pytest.warns(UserWarning, match=r"state\.json is missing; it is passed over, and was renamed"):
+    with pytest.warns(UserWarning, match=r"state\.json is missing; it is skipped, and was renamed"):
         assert find_newest(tmp_path) is None
     crash.put(tmp_path, 1)
     (tmp_path / "step-000000001" / "state.json").unlink()

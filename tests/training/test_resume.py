@@ -210,7 +210,7 @@ def test_a_run_whose_images_are_gone_says_where_they_were_expected(saved, tmp_pa
         shutil.rmtree(tmp_path / "run" / "checkpoints")
     (tmp_path / "else").mkdir()
     monkeypatch.chdir(tmp_path / "else")
-    said = f"the images of run ../run, 'flower', are not there, seen from {tmp_path / 'else'}: put them back"
+    said = f"the images of run ../run, 'flower', do not exist, seen from {tmp_path / 'else'}: put them back"
     with pytest.raises(UserError, match=re.escape(said)):
         resume(Path("../run"))
     monkeypatch.chdir(tmp_path)

@@ -71,7 +71,7 @@ def test_a_second_signal_acts_at_once_and_the_first_prints_a_line(tmp_path, caps
     def twice(training):
         signal.raise_signal(signal.SIGINT)
         assert training.step == 3
-        assert "once more stops at once" in capsys.readouterr().err
+        assert "a second signal stops at once" in capsys.readouterr().err
         signal.raise_signal(signal.SIGINT)
 
     folder = tmp_path / "run"

@@ -1,1 +1,1 @@
-"""A run in memory and on disk: recipe, checkpoint, pipeline, samples."""
+"""Runs in memory and on disk: recipes, checkpoints, pipelines, samples, edits of images."""

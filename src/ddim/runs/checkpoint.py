@@ -1,8 +1,9 @@
-"""The checkpoints of a run: each is whole or absent, and never loaded when damaged.
+"""Save, find and remove the checkpoints of a run. Even after a crash, each is complete or absent.
 
-A checkpoint is written under a temporary name, ``.tmp-...``, in the same folder. When every file and folder
-is flushed to the disk, one rename gives it its final name. The newest whole checkpoint is found by listing
-the folder; no file refers to another. `ddim.runs.manifest` describes the files of one checkpoint.
+A checkpoint is first written under a temporary name, ``.tmp-...``. After every file and folder is flushed to
+the disk, one rename gives it its name. No file points to the newest checkpoint, so no pointer can be wrong:
+it is found by listing the folder. Damaged checkpoints are never loaded. `ddim.runs.manifest` reads and writes
+the files of one checkpoint.
 """
 
 import os
@@ -59,22 +60,22 @@ def save(
 ) -> Path:
     """Write the checkpoint of `step` into `folder`, then remove older checkpoints.
 
-    A checkpoint of the same step is replaced; at every instant the old or the new one exists. Only one
+    A checkpoint of the same step is replaced; the old one exists until the new one is complete. Only one
     process may write at a time (see `lock_folder`). Unfinished files of an earlier process are removed.
 
     Args:
         folder: the folder of a run's checkpoints.
-        step: updates of the weights so far.
-        tensors: groups of tensors, of any shape and device, by a name such as "model" or "ema/default".
+        step: training steps so far.
+        tensors: tensors of any shape and device, in groups with names such as "model" or "ema/default".
         documents: JSON values without NaN, by name.
-        keep: how many of the newest whole checkpoints are kept, besides the newest one saved with `best`.
-        best: whether this checkpoint is the best so far.
+        keep: how many of the newest undamaged checkpoints are kept, beside the newest with `best`.
+        best: whether this is the best checkpoint so far.
 
     Returns:
         The folder of the new checkpoint.
 
     Raises:
-        NoSpace: if the disk is too full (checked before writing where possible); no checkpoint is changed.
+        NoSpace: if the disk is too full, which is checked before writing; no checkpoint is changed.
         ValueError, TypeError: if a document is not JSON; no checkpoint is changed.
     """
     if step < 0 or keep < 1:
@@ -85,7 +86,7 @@ def save(
 
     def list_contents() -> Iterator[tuple[str, bytes]]:
         yield from pages.items()
-        # Only one group of tensors is in memory at a time.
+        # A generator, so that only one group of tensors at a time is in memory.
         yield from ((f"{name}.safetensors", pack_tensors(group)) for name, group in tensors.items())
 
     try:
@@ -98,7 +99,7 @@ def save(
     except OSError as error:
         if error.errno in FULL_DISK:
             raise NoSpace(
-                f"{folder} is full: {target.name} was not written, earlier checkpoints are untouched"
+                f"{folder} is full: {target.name} was not written, earlier checkpoints are unchanged"
             ) from error
         raise
     _prune(folder, target, keep)
@@ -106,18 +107,19 @@ def save(
 
 
 def find_newest(folder: Path, on_damage: Callable[[str], object] = warnings.warn) -> Path | None:
-    """Return the newest whole checkpoint in `folder`, or None.
+    """Return the newest undamaged checkpoint in `folder`, or None.
 
-    A damaged checkpoint is renamed to ``damaged-step-...-k`` and skipped; `on_damage` gets a message.
+    A damaged checkpoint is renamed to ``damaged-step-...-k`` and skipped; `on_damage` is called with a
+    sentence about it.
 
     Raises:
-        UserError: if a newer ddim made the checkpoint.
+        UserError: if a newer version of ddim wrote the checkpoint.
     """
     return _find(folder, on_damage, lambda manifest: True)
 
 
 def find_best(folder: Path, on_damage: Callable[[str], object] = warnings.warn) -> Path | None:
-    """Return the newest whole checkpoint that was saved as the best so far, or None; see `find_newest`."""
+    """Return the newest undamaged checkpoint saved with `best`, or None; see `find_newest`."""
     return _find(folder, on_damage, lambda manifest: manifest.best)
 
 
@@ -140,7 +142,7 @@ def _publish(temporary: Path, target: Path) -> None:
     if not target.exists():
         publish_folder(temporary, target)
         return
-    # A folder cannot be renamed onto a full one: for an instant there are both, and readers prefer the new.
+    # A rename cannot replace a folder with content. For an instant both exist; readers prefer the new one.
     fresh = target.with_name(target.name + ".new")
     publish_folder(temporary, fresh)
     _settle(fresh)
@@ -155,14 +157,14 @@ def _settle(fresh: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    # Renamed first, so that a half-deleted checkpoint never looks like a damaged one.
+    # Renamed first, or a partly deleted checkpoint would look like a damaged one.
     rubbish = path.with_name(f"{TEMPORARY}{os.getpid()}-old-{path.name}")
     os.rename(path, rubbish)
     shutil.rmtree(rubbish)
 
 
 def _finish_writing(folder: Path) -> None:
-    """Finish or remove the checkpoints that a killed process left unfinished."""
+    """Remove the unfinished checkpoints of a killed process, and finish its replacements."""
     for path in folder.glob(f"{TEMPORARY}*"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -182,7 +184,7 @@ def _prune(folder: Path, written: Path, keep: int) -> None:
     kept, marked = 0, False
     for path in _checkpoints(folder):
         spared = kept < keep
-        # A damaged checkpoint is not counted; `find_newest` renames it if it ever reads it.
+        # A damaged checkpoint is not counted; `find_newest` renames it if it reads it.
         with suppress(Damaged):
             manifest = read_manifest(path) if path == written or not spared else verify(path)
             kept += 1
@@ -196,7 +198,7 @@ def _prune(folder: Path, written: Path, keep: int) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Return all folders that are named like checkpoints, newest first."""
+    """Return all folders with the name of a checkpoint, the newest first."""
     found = []
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
@@ -218,7 +220,7 @@ def _find(
                 return path
             passed.add(path)
         except Damaged as damage:
-            # Training may have moved or replaced it between two reads: read it again first.
+            # A training may have moved or replaced the folder meanwhile: then read again, and rename nothing.
             if identity is not None and identity == _identity(path):
                 passed.add(path)
                 on_damage(f"{damage}; {_set_aside(path)}")
@@ -230,17 +232,17 @@ def _identity(path: Path) -> tuple[int, int] | None:
         found = path.stat()
     except FileNotFoundError:
         return None
-    # The inode number of a removed folder is soon reused for a new folder.
+    # The time is needed too, because the inode number of a removed folder is soon used again.
     return found.st_ino, found.st_mtime_ns
 
 
 def _set_aside(path: Path) -> str:
-    """Rename a damaged checkpoint; return a text that says what was done."""
+    """Rename a damaged checkpoint, and return a description of what was done."""
     k, name = 1, path.name.removesuffix(".new")
     while (aside := path.with_name(f"damaged-{name}-{k}")).exists():
         k += 1
     try:
         os.rename(path, aside)
     except OSError as error:
-        return f"it is passed over, and could not be renamed ({error.strerror})"
-    return f"it is passed over, and was renamed to {aside.name}"
+        return f"it is skipped, and could not be renamed ({error.strerror})"
+    return f"it is skipped, and was renamed to {aside.name}"

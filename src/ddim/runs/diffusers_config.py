@@ -1,4 +1,4 @@
-"""Convert recipes to and from the JSON files of diffusers, which describe DDPM's network and noise."""
+"""Convert recipes to and from the JSON files of diffusers for DDPM's network and scheduler."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _NETWORK = {
     "class_embed_type": None,
     "num_class_embeds": None,
 }
-"""Options of diffusers' network that are fixed for DDPM: by diffusers' names, with diffusers' defaults."""
+"""Options that always have these values for DDPM's network; the values are the defaults of diffusers."""
 
 _CHOSEN = {
     "layers_per_block": 2,
@@ -48,7 +48,7 @@ _CHOSEN = {
     "flip_sin_to_cos": True,
     "downsample_padding": 1,
 }
-"""Options that our network has too, with diffusers' defaults, which a file may leave out."""
+"""Options that a recipe has too, with the defaults of diffusers for files that leave them out."""
 
 _NOISE = {
     "beta_start": 1e-4,
@@ -65,17 +65,17 @@ _NOISE = {
     "clip_sample": True,
     "clip_sample_range": 1.0,
 }
-"""Options of diffusers' schedulers, with diffusers' defaults."""
+"""Options of the schedulers of diffusers, with their defaults."""
 
 _NEVER = ("set_alpha_to_one", "steps_offset", "trained_betas", "rescale_betas_zero_snr", "thresholding")
-"""The options of schedulers that can only be imported with their defaults."""
+"""Options of a scheduler that can only be imported with their defaults."""
 
 _WHOLE = ("layers_per_block", "norm_num_groups", "attention_head_dim", "num_train_timesteps")
 _FRACTIONS = ("norm_eps", "dropout", "beta_start", "beta_end")
 
 _SCHEDULERS = {DDIM: "DDIMScheduler", DDPM: "DDPMScheduler"}
 _BETAS = {"linear": "linear", "beta_table": "scaled_linear"}
-"""Kinds of schedule, with diffusers' names for them; "beta_table" is meant with betas "quad"."""
+"""Kinds of schedule here and in diffusers; beta_table has betas quad."""
 _PREDICTS: dict[Any, str] = {
     PredictsNoise(): "epsilon",
     PredictsImage(): "sample",
@@ -89,10 +89,10 @@ _SPACINGS = {"leading": "leading", "trailing": "trailing"}
 
 
 def make_network_config(pipeline: Pipeline) -> dict[str, Any]:
-    """Return the config.json of diffusers that describes our network.
+    """Return the config.json of diffusers for the network of a pipeline.
 
     Raises:
-        UserError: if the network is not DDPM's, or diffusers cannot express one of its options.
+        UserError: if the network is not DDPM's, or has options that diffusers lacks.
     """
     net, channels = _check_network(pipeline), pipeline.model.shape.channels
     shift, flip = _EMBEDDINGS[net.embedding]
@@ -117,10 +117,10 @@ def make_network_config(pipeline: Pipeline) -> dict[str, Any]:
 
 
 def _check_network(pipeline: Pipeline) -> DDPMUNetSpec:
-    """Return the options of the network; refuse options that diffusers cannot express."""
+    """Return the options of the network; raise UserError for options that diffusers lacks."""
     recipe, net = pipeline.recipe, pipeline.recipe.net
     if not isinstance(net, DDPMUNetSpec):
-        raise UserError("export to diffusers needs net ddpm_unet, which this run has not")
+        raise UserError(f"export to diffusers needs net ddpm_unet, this run has {kind_name(net)}")
     wanted = {"scale_shift": False, "sde": False, "pyramid": False, "group_channels": None}
     wanted |= {"classes": 0, "augment": 0, "outputs": 1}
     for name, value in wanted.items():
@@ -141,8 +141,8 @@ def _check_network(pipeline: Pipeline) -> DDPMUNetSpec:
     if any(side % net.multiple for side in recipe.data.size):
         height, width = recipe.data.size
         raise UserError(
-            f"export to diffusers needs data.size in multiples of {net.multiple} with so many levels, "
-            f"this run has {height}x{width}"
+            f"export to diffusers needs data.size in multiples of {net.multiple}, as the network has "
+            f"{len(net.widths)} stages, this run has {height}x{width}"
         )
     half = (0.5,) * pipeline.model.shape.channels
     if pipeline.pixels != Pixels(half, half):
@@ -154,10 +154,10 @@ def _check_network(pipeline: Pipeline) -> DDPMUNetSpec:
 
 
 def make_noise_config(recipe: Recipe) -> dict[str, Any]:
-    """Return the scheduler_config.json of diffusers that describes our schedule and grid.
+    """Return the scheduler_config.json of diffusers for the schedule, grid and sampler of a recipe.
 
     Raises:
-        UserError: if diffusers cannot express them.
+        UserError: if diffusers lacks one of them.
     """
     table, grid = _check_noise(recipe)
     return (
@@ -176,7 +176,7 @@ def make_noise_config(recipe: Recipe) -> dict[str, Any]:
 
 
 def _check_noise(recipe: Recipe) -> tuple[Linear | BetaTable, Spaced]:
-    """Return schedule and grid; refuse options that diffusers cannot express."""
+    """Return schedule and grid; raise UserError for options of the recipe that diffusers lacks."""
     table = recipe.schedule
     if (
         not isinstance(table, Linear | BetaTable)
@@ -220,7 +220,11 @@ def _check_noise(recipe: Recipe) -> tuple[Linear | BetaTable, Spaced]:
 
 
 def read_configs(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[Recipe, int]:
-    """Return the recipe `ddpm` with the options of diffusers' two files, and the number of image channels.
+    """Return the recipe `ddpm` with the options from two files of diffusers, and the number of channels.
+
+    Args:
+        network: the content of config.json.
+        noise: the content of scheduler_config.json.
 
     Raises:
         UserError: if the files do not describe a DDPM.
@@ -253,7 +257,7 @@ def read_configs(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[
     tree["grid"] |= {"entries": entries, "spacing": spacing}
     if noise.get("_class_name") == "DDPMScheduler":
         variance = noise.get("variance_type", "fixed_small")
-        # The logarithm is another way to compute the same variance.
+        # fixed_small_log is the same variance, computed through its logarithm.
         variance = "fixed_small" if variance == "fixed_small_log" else variance
         tree["sampler"] = dump(_back(_VARIANCES, variance, "variance_type"), named=True)
     tree["clip"] = _back(_CLIPS, table["clip_sample"], "clip_sample")
@@ -261,12 +265,12 @@ def read_configs(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[
 
 
 def head_config(kind: str) -> dict[str, Any]:
-    """Return the entries with which each JSON file of diffusers begins."""
+    """Return the first entries of a file of diffusers: the class `kind` and the version."""
     return {"_class_name": kind, "_diffusers_version": VERSION}
 
 
 def _check_blocks(network: Mapping[str, Any], net: Mapping[str, Any]) -> None:
-    """Refuse channels and blocks that DDPM's network does not have; `network` has no defaults, `net` has."""
+    """Check channels and blocks; `network` is config.json, and `net` the same with defaults filled in."""
     for name, kind in {"block_out_channels": list, "down_block_types": list, "in_channels": int}.items():
         if not isinstance(net.get(name), kind) or not net[name]:
             raise UserError(f"config.json is not that of a UNet2DModel: its {name} is {net.get(name)}")
@@ -286,7 +290,7 @@ def _check_blocks(network: Mapping[str, Any], net: Mapping[str, Any]) -> None:
 
 
 def _find_sides(size: Any) -> list[int]:  # noqa: ANN401 (JSON)
-    """Return height and width from `sample_size`: one number or two."""
+    """Return [height, width] from the sample_size of a config.json."""
     sides = size if isinstance(size, list) else [size, size]
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise UserError(f"config.json needs a sample_size of one or two whole numbers above 0, got {size}")
@@ -294,7 +298,7 @@ def _find_sides(size: Any) -> list[int]:  # noqa: ANN401 (JSON)
 
 
 def _net_fields(net: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of our network that correspond to diffusers' network."""
+    """Return the fields of `DDPMUNetSpec` for the options of a config.json."""
     widths, down = net["block_out_channels"], net["down_block_types"]
     return {
         "kind": "ddpm_unet",
@@ -312,7 +316,7 @@ def _net_fields(net: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_numbers(given: Mapping[str, Any]) -> None:
-    """Refuse numbers that diffusers' files cannot have; attention_head_dim None stands for one head."""
+    """Check the ranges of numbers from diffusers; attention_head_dim None means one head."""
     for name in _WHOLE:
         value = given[name]
         if not (type(value) is int and value > 0) and (name, value) != ("attention_head_dim", None):
@@ -329,14 +333,14 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
 
 
 def _same(given: Mapping[str, Any], wanted: Mapping[str, Any], file: str) -> None:
-    """Refuse a file with other values than `wanted`; fields that the file leaves out are not compared."""
+    """Check that options of a file have the wanted values; options that it leaves out are not compared."""
     for name, value in wanted.items():
         if given.get(name, value) != value:
             raise UserError(f"{file} has {name} {given[name]}, where only {value} can be imported")
 
 
 def _back(table: Mapping[Any, Any], value: Any, name: str) -> Any:  # noqa: ANN401  (a row of any table)
-    """Return our name for what diffusers calls `value`; refuse values without one."""
+    """Return the key of `table` with this value; raise UserError about `name` if there is none."""
     for ours, theirs in table.items():
         if theirs == value:
             return ours

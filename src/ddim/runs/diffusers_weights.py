@@ -1,4 +1,4 @@
-"""Convert the weights of diffusers' `UNet2DModel` between our names and diffusers' names."""
+"""Convert weights between our `DDPMUNet` and the `UNet2DModel` of diffusers."""
 
 from __future__ import annotations
 
@@ -30,28 +30,32 @@ _NAMES = (
     (r"(attentions\.\d+)\.norm\.", r"\1.group_norm."),
     (r"(attentions\.\d+)\.proj\.", r"\1.to_out.0."),
 )
-"""Rules that turn our names into diffusers' names, applied in this order."""
+"""Rules that turn our names of weights into those of diffusers, applied in this order."""
 
 _OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Diffusers' names of attention layers before version 0.17, and now."""
+"""Names of attention weights in diffusers before version 0.17, and the present names."""
 
 
 def convert_to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of a `DDPMUNet` by the names, and in the shapes, of a `UNet2DModel`."""
+    """Return the weights of a `DDPMUNet` with the names and shapes of a `UNet2DModel`."""
     theirs = {}
     for name, value in state.items():
         names = _theirs(name)
-        # Attention in diffusers has linear layers; our attention has 1x1 convolutions.
+        # Attention in diffusers has linear layers; ours has 1x1 convolutions.
         flat = value.flatten(1) if "attentions" in names[0] and value.ndim > 1 else value
         theirs |= dict(zip(names, flat.chunk(len(names)), strict=True))
     return theirs
 
 
 def convert_from_diffusers(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of a `UNet2DModel` by the names, and in the shapes, of a `DDPMUNet`'s state.
+    """Return the weights of a `UNet2DModel` with the names and shapes of a `DDPMUNet`.
+
+    Args:
+        weights: the weights of the `UNet2DModel`.
+        state: the state dict of the `DDPMUNet`, for names and shapes.
 
     Raises:
-        UserError: if a weight is missing, superfluous or of another size; the message names the first one.
+        UserError: if a weight is missing, unknown or of another size; the message names the first one.
     """
     old = re.compile(rf"\b({'|'.join(_OLD)})\b")
     left = {old.sub(lambda found: _OLD[found[0]], name): value for name, value in weights.items()}
@@ -94,7 +98,7 @@ def unpack_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _theirs(name: str) -> tuple[str, ...]:
-    """Return diffusers' names of one of our weights: three for queries, keys and values, else one."""
+    """Return the name in diffusers of one of our weights; "qkv", one weight here, gives three names."""
     for pattern, new in _NAMES:
         name = re.sub(pattern, new, name)
     return tuple(name.replace("qkv", part) for part in ("to_q", "to_k", "to_v")) if "qkv" in name else (name,)

@@ -1,4 +1,4 @@
-"""Files of edits: image and mask files in; PNGs, a strip and a record out."""
+"""Read the image and mask files of an edit, and write its folder: PNGs, strip.png and record.json."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def read_images(
 
     Args:
         paths: image files.
-        size: height and width to which each is cropped and resized.
+        size: height and width to which each image is cropped and resized.
         channels: 1 for gray, 3 for RGB, 4 for RGBA.
         on_change: called with a sentence for each image that was cropped or resized.
 
     Raises:
-        UserError: if a file cannot be read or is no image.
+        UserError: if a file cannot be read or is not an image.
     """
     images = []
     for path in map(Path, paths):
@@ -44,7 +44,7 @@ def read_images(
         except UnusableError as error:
             raise UserError(f"{str(path)!r} cannot be used: {error}") from None
         if (found.height, found.width) != size and on_change:
-            # The crop has the aspect of the model's images.
+            # The crop has the aspect ratio of the model's images.
             scale = min(found.height / size[0], found.width / size[1])
             cropped = (round(scale * size[0]), round(scale * size[1]))
             crop = "" if cropped == (found.height, found.width) else f"cropped to {cropped[0]}x{cropped[1]}, "
@@ -62,23 +62,29 @@ def read_hole(
     size: tuple[int, int],
     on_change: Callable[[str], object] | None = None,
 ) -> Tensor:
-    """Read a mask file as (1, 1, H, W): 1 where the mask is white, to be generated; 0 where it is black.
+    """Read a mask file as (1, 1, H, W): 1 where it is white (to paint), 0 where it is black (to keep).
+
+    Args:
+        path: the mask file.
+        image: the image file, which must have the same size.
+        size: height and width to which the mask is cropped and resized.
+        on_change: called with a sentence if the mask was cropped or resized.
 
     Raises:
-        UserError: if the file is not of the size of the image file, or all white or all black.
+        UserError: if the two files have different sizes, or the mask is all white or all black.
     """
     hole = (read_images([path], size, 1, on_change) > 0.5).float()
     heads = [read_header(Path(file).read_bytes()) for file in (image, path)]
     sizes = [f"{head.height}x{head.width}" for head in heads]
     if sizes[0] != sizes[1]:
-        raise UserError(f"the mask must be of the size of the image, {sizes[0]}, got {sizes[1]}")
+        raise UserError(f"the mask must have the size of the image, {sizes[0]}, got {sizes[1]}")
     if not 0 < hole.mean() < 1:
-        raise UserError(f"the mask {str(path)!r} must have white to paint, and black to keep")
+        raise UserError(f"the mask {str(path)!r} must have white pixels, to paint, and black ones, to keep")
     return hole
 
 
 def save_edit(edit: Edit, folder: str | Path, command: str, facts: dict[str, Any] | None = None) -> None:
-    """Write each image as a PNG, strip.png with a line for each row, and record.json.
+    """Write each image of an edit as a PNG, strip.png with all images, and record.json.
 
     Args:
         edit: the result of a function of `edit_images`.

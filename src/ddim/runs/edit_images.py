@@ -1,6 +1,7 @@
 """Edits of real images with a run: invert, interpolate, inpaint, vary.
 
-Each takes a pipeline and images (B, C, H, W) in [0, 1], and returns an `Edit`. See `edit_folder` for files.
+Each function takes a run and images (B, C, H, W) in [0, 1], and returns an `Edit`. `edit_folder` reads and
+writes the files of an edit.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_steps, check_unconditional
 
 NOISY = 0.05
-"""The largest sigma of the cleanest level at which an image without noise may pass for a state."""
+"""The largest sigma of a grid's last level at which an image without noise can still be inverted well."""
 
 Source = str | Path | Pipeline | Model
 
@@ -36,8 +37,12 @@ Source = str | Path | Pipeline | Model
 class Edit:
     """The result of an edit.
 
-    `rows` are images (B, C, H, W) in [0, 1] by name, from the input to the result. `calls` counts the calls
-    of the network, each on one micro-batch. `facts` are further results and choices, as JSON.
+    Attributes:
+        pipeline: the model that was used.
+        times: the times (N,) of the grid.
+        rows: images (B, C, H, W) in [0, 1] by name, from the input to the result.
+        calls: number of calls of the network, each on one micro-batch.
+        facts: further results and options, as JSON.
     """
 
     pipeline: Pipeline
@@ -59,10 +64,13 @@ class Edit:
 
 @dataclass(frozen=True, repr=False)
 class Inversion(Edit):
-    """An edit with the latents (B, C, H, W) of its images.
+    """The result of an inversion.
 
-    `errors` (B,) are the mean squared errors of the round trip. `residual` is the largest change in the last
-    iteration of a step that did not converge, else 0; only exact inversions iterate.
+    Attributes:
+        latents: the latents (B, C, H, W) of the images.
+        errors: mean squared errors (B,) between the images and their reconstructions from the latents.
+        residual: for an exact inversion, the largest change in the last iteration of a step that did not
+            converge; 0 if every step converged.
     """
 
     latents: Tensor = torch.zeros(0)
@@ -73,17 +81,20 @@ class Inversion(Edit):
 def invert_images(
     source: Source, images: Tensor, steps: int = 50, *, grid: Grid | None = None, exact: bool = False
 ) -> Inversion:
-    """Find the latents, the noise from which DDIM makes the images, and the images that they lead back to.
+    """Find the latents of images, and reconstruct the images from them.
+
+    The latent of an image is the noise from which DDIM samples this image.
 
     Args:
         source: a run folder, a pipeline or a model.
         images: (B, C, H, W) in [0, 1], of the model's size.
         steps: number of times in the grid.
-        grid: the times, by default those of `choose_edit_grid`.
-        exact: solve each step by iteration, in float32, instead of extrapolating its slope.
+        grid: the grid of times, by default that of `choose_edit_grid`.
+        exact: whether each step is solved by iteration, in float32, instead of by extrapolation.
 
     Raises:
-        UserError: if the run was trained with a class for every image, or its grid cannot have `steps` times.
+        UserError: if the network was never trained without a class label, or the grid cannot have `steps`
+            times.
     """
     work = _open(source, "an inversion", steps, grid)
     residuals = [0.0]
@@ -97,7 +108,7 @@ def invert_images(
         latents = work.in_batches(find_latents, work.pipeline.pixels.enter(images)).float()
         restored = work.leave(work.in_batches(lambda z: restore(work.denoise, z, work.times), latents))
     errors = (restored - images).square().mean((1, 2, 3))
-    # Latents that overflowed give NaN, which JSON does not have.
+    # Where latents overflowed, the error is NaN, which JSON does not have.
     facts = {
         "exact": exact,
         "converged": max(residuals) == 0,
@@ -111,12 +122,17 @@ def invert_images(
 def interpolate_seeds(
     source: Source, seeds: Sequence[int], frames: int = 9, steps: int = 50, *, grid: Grid | None = None
 ) -> Edit:
-    """Interpolate between the samples of two seeds, with the run's own sampler and grid.
+    """Sample images that lead from the sample of one seed to that of another, by spherical interpolation.
 
-    Latents are interpolated along the sphere near which noise lies.
+    Args:
+        source: a run folder, a pipeline or a model.
+        seeds: two seeds.
+        frames: number of images, with both ends.
+        steps: number of times in the grid.
+        grid: the grid of times, by default that of the run.
 
     Raises:
-        UserError: if there are not two seeds, or fewer than two frames.
+        UserError: if there are not exactly two seeds, or fewer than two frames.
     """
     if len(seeds) != 2:
         raise UserError(f"an interpolation needs two seeds, got {len(seeds)}")
@@ -133,13 +149,19 @@ def interpolate_seeds(
 def interpolate_images(
     source: Source, images: Tensor, frames: int = 9, steps: int = 50, *, grid: Grid | None = None
 ) -> Edit:
-    """Interpolate between two real images (2, C, H, W) in [0, 1], which are inverted first.
+    """Sample images that lead from one real image to another, by spherical interpolation of their latents.
 
-    Latents are interpolated along the sphere near which noise lies. The first and the last frame are the two
-    images restored from their latents.
+    The first and the last frame are the reconstructions of the two images from their latents.
+
+    Args:
+        source: a run folder, a pipeline or a model.
+        images: two images (2, C, H, W) in [0, 1].
+        frames: number of images, with both ends.
+        steps: number of times in the grid.
+        grid: the grid of times, by default that of `choose_edit_grid`.
 
     Raises:
-        UserError: if there are not two images, or fewer than two frames.
+        UserError: if there are not exactly two images, or fewer than two frames.
     """
     if len(images) != 2:
         raise UserError(f"an interpolation needs two images, got {len(images)}")
@@ -149,7 +171,7 @@ def interpolate_images(
         first, second = work.in_batches(lambda x0: invert(work.denoise, x0, work.times).latent, x0)
         latents = interpolate_latents(first, second, frames)
         way = work.in_batches(lambda z: work.sample(DDIM(), z), latents)
-        # At the ends the images are restored from their latents, without the final denoising of a sample.
+        # At both ends, `restore` leaves out the last denoising, as the inversion did.
         ends = latents[[0, -1]]
         way[[0, -1]] = work.in_batches(lambda z: restore(work.denoise, z, work.times), ends)
     return work.finish({"frame": work.leave(way)}, {"between_seeds": []})
@@ -165,24 +187,25 @@ def inpaint_image(
     resample: int = 5,
     grid: Grid | None = None,
 ) -> Edit:
-    """Generate a part of an image anew (RePaint, Lugmayr et al. 2022); the rest is unchanged, bit for bit.
+    """Sample a part of an image anew (RePaint, Lugmayr et al. 2022); all other pixels stay bit-identical.
 
     Args:
         source: a run folder, a pipeline or a model.
         image: (1, C, H, W) in [0, 1].
-        hole: (1, 1, H, W), 1 where new content is generated and 0 where the image is kept.
+        hole: (1, 1, H, W), 1 for pixels to paint and 0 for pixels to keep.
         seeds: one for each result.
         steps: number of times in the grid.
-        resample: how often each step is done; noise is added back in between, so that both parts agree.
-        grid: the times, by default those of `choose_edit_grid`.
+        resample: how often each step is repeated. Noise is added before each repetition, so that the painted
+            part comes to fit the rest.
+        grid: the grid of times, by default that of `choose_edit_grid`.
 
     Raises:
-        UserError: if the hole is empty or covers the whole image, or a number is out of range.
+        UserError: if the hole contains no pixel or all pixels, or a number is out of range.
     """
     check_count("resample", resample)
     check_seeds(seeds)
     if not 0 < hole.mean() < 1:
-        raise UserError("a hole needs pixels to paint and pixels to keep")
+        raise UserError("the hole must contain pixels to paint (1) and pixels to keep (0)")
     work = _open(source, "inpainting", steps, grid)
     paint = Inpaint(work.pipeline.pixels.enter(image), hole, resample)
 
@@ -190,7 +213,7 @@ def inpaint_image(
         x = initial_noise(work.denoise.schedule, noise, blank, work.times[0])
         return work.end(paint(work.denoise, x, work.times, noise))
 
-    # The given image: converting it to model units and back would round it.
+    # Kept pixels are taken from the image itself: changing units twice would change their last bits.
     painted = work.for_seeds(fill, seeds) * hole + image * (1 - hole)
     facts = {"resample": resample, "seed": seeds[0]}
     return work.finish({"image": image, "hole": image * (1 - hole) + hole, "painted": painted}, facts)
@@ -205,15 +228,15 @@ def vary_image(
     *,
     grid: Grid | None = None,
 ) -> Edit:
-    """Generate variations of an image: add noise to time `strength`, then denoise (Meng et al. 2022).
+    """Sample variations of an image: noise it to time `strength`, then denoise it (SDEdit, Meng et al. 2022).
 
     Args:
         source: a run folder, a pipeline or a model.
         image: (1, C, H, W) in [0, 1].
         strength: time in (0, 1]; 0.3 changes details, 0.6 shapes, 1 nearly everything.
         seeds: one for each result.
-        steps: number of times in the grid, of which those below `strength` are used.
-        grid: the times, by default those of `choose_edit_grid`.
+        steps: number of times in the grid; only times below `strength` are used.
+        grid: the grid of times, by default that of `choose_edit_grid`.
 
     Raises:
         UserError: if the strength or a seed is out of range.
@@ -234,35 +257,36 @@ def vary_image(
 
 
 def choose_edit_grid(recipe: Recipe) -> Grid:
-    """Return the grid for edits of real images: the grid of the recipe may end at a noisy level.
+    """Return the default grid for edits of real images.
 
-    It has equal steps of log-SNR up to 6 (sigma 0.05), on which the slopes of an inversion are closest to
-    linear. If the log-SNR of the schedule ends below 6, the times are uniform.
+    The recipe's own grid may end at a level with much noise, but real images have none. This grid has equal
+    steps of log-SNR up to 6 (sigma 0.05), for which inversion is most accurate. A schedule that does not
+    reach this level gets uniform times.
     """
     cleanest = recipe.sampling_schedule(torch.zeros((), dtype=torch.float64)).log_snr
     return UniformLogSNR() if cleanest > UniformLogSNR().end else Uniform()
 
 
 def warn_of_noise(edit: Edit) -> str | None:
-    """Return a sentence if the schedule or the grid ends where images still hold noise, else None."""
+    """Return a warning if the schedule or the grid ends at a level with noise, else None."""
     schedule = edit.pipeline.recipe.sampling_schedule
     clean, end = (schedule(t) for t in (torch.zeros((), dtype=torch.float64), edit.times[-1]))
     if clean.sigma > NOISY:
         return (
-            f"at t = 0 this run's schedule still holds noise, sigma = {clean.sigma:.2f}: an image "
-            "without noise is no state of it, and its latent is that of a slightly different, grainy image"
+            f"at t = 0 this run's schedule still has noise, sigma = {clean.sigma:.2f}, which a real image "
+            "lacks: the latent belongs to a slightly different, grainy image"
         )
     if end.sigma > NOISY:
         return (
-            f"the last of these {len(edit.times)} levels has sigma = {end.sigma:.2f}, which an image "
-            "without noise lacks: its latent is that of a slightly different one; more steps come nearer"
+            f"the last of these {len(edit.times)} levels still has noise, sigma = {end.sigma:.2f}, which a "
+            "real image lacks: the latent belongs to a slightly different image; more steps bring it closer"
         )
     return None
 
 
 @dataclass(frozen=True)
 class _Work:
-    """A pipeline that is open for an edit: its denoiser, the counter of its network calls, the times (N,)."""
+    """A pipeline in use by an edit: its denoiser, the counter of its network's calls, and the times (N,)."""
 
     pipeline: Pipeline
     denoise: Denoiser
@@ -270,15 +294,15 @@ class _Work:
     times: Tensor
 
     def leave(self, x0: Tensor) -> Tensor:
-        """Return images in [0, 1] on the CPU."""
+        """Convert x0 from model units to images in [0, 1] on the CPU."""
         return self.pipeline.pixels.leave(x0.float()).cpu()
 
     def precision(self, exact: bool = False) -> AbstractContextManager[Any]:
-        """Enter the precision of the run, or float32 for an edit that must be exact."""
+        """Return a context with the precision of the run, or with float32 if the edit must be exact."""
         return self.pipeline.runtime if exact else self.pipeline.runtime.precise()
 
     def end(self, states: Iterator[State]) -> Tensor:
-        """Run a sampler to its end and return the sample."""
+        """Run a sampler over all its states and return the sample."""
         return final_sample(self.denoise, last_state(states))
 
     def sample(self, sampler: Sampler, latents: Tensor) -> Tensor:
@@ -302,12 +326,12 @@ class _Work:
         return torch.cat(results)
 
     def finish(self, rows: dict[str, Tensor], facts: dict[str, Any]) -> Edit:
-        """Return the result of the edit."""
+        """Return the `Edit` with these rows and facts."""
         return Edit(self.pipeline, self.times, rows, self.counter.evaluations, facts)
 
 
 def _open(source: Source, what: str, steps: int, grid: Grid | None, *, real: bool = True) -> _Work:
-    """Open a pipeline for an edit, of real images or of samples, on a grid of `steps` times."""
+    """Open a pipeline for the edit `what`; the default grid depends on whether `real` images are edited."""
     check_count("steps", steps)
     pipeline = open_pipeline(source)
     check_unconditional(pipeline.recipe, what)

@@ -1,4 +1,4 @@
-"""Create folders for runs and results; no two processes get the same folder."""
+"""Create folders for runs and results, with names that no other process takes."""
 
 import errno
 import os
@@ -13,12 +13,15 @@ RUN = "run.json"
 
 
 def make_run_folder(out: Path | None, data: str, recipe: str) -> Path:
-    """Create the folder of a new run: `out`, or ``runs/<data>-<recipe>-<n>`` with the next n.
+    """Create the folder of a new run: `out`, or ``runs/<data>-<recipe>-<n>`` with the next free number n.
 
-    `data` and `recipe` are names or paths, of which the last part is used.
+    Args:
+        out: a new or empty folder, or None.
+        data: name or path of the images; its last part is used.
+        recipe: name or path of the recipe; its last part is used.
 
     Raises:
-        UserError: if `out` holds anything, or cannot be made a folder; nothing is overwritten.
+        UserError: if `out` is not empty or cannot be created.
     """
     if out is not None:
         check_unused(out)
@@ -29,7 +32,7 @@ def check_unused(out: Path, more: str = "") -> None:
     """Check that `out` is new or an empty folder.
 
     Raises:
-        UserError: if `out` is a file or not empty; `more` ends the message with an alternative.
+        UserError: if it is not; the message ends with `more`, another thing to do.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; give a new or empty folder")
@@ -40,13 +43,13 @@ def check_unused(out: Path, more: str = "") -> None:
 def make_numbered_folder(
     parent: Path, stem: str = "", filled: Path | None = None, *, least: bool = False
 ) -> Path:
-    """Create a new folder ``parent/<stem><n>``; each of two processes gets a folder of its own.
+    """Create a new folder ``parent/<stem><n>``, and return its path; no two processes get the same folder.
 
     Args:
-        parent: the parent folder, created if it is missing.
-        stem: the start of the name.
-        filled: a finished folder beside it that takes this name; without it the new folder is empty.
-        least: take the least free n, not one more than the largest.
+        parent: the parent folder, which is created if it is missing.
+        stem: the beginning of the name.
+        filled: a folder on the same drive that is renamed to the new name; None creates an empty folder.
+        least: whether n is the smallest free number, instead of the largest number plus one.
     """
     make_folder(parent)
     ends = [path.name.removeprefix(stem) for path in parent.iterdir() if path.name.startswith(stem)]
@@ -58,27 +61,31 @@ def make_numbered_folder(
 
 
 def make_output_folder(out: Path | None, parent: str, stem: str, *, least: bool = True) -> Path:
-    """Create `out` if it is missing, or, without `out`, the next folder ``parent/<stem>-<n>``.
+    """Create an output folder and return its path.
 
-    `least` as in `make_numbered_folder`.
+    Args:
+        out: the folder, which may exist; None for a new folder ``parent/<stem>-<n>``.
+        parent: the parent of the new folder.
+        stem: the beginning of its name.
+        least: see `make_numbered_folder`.
 
     Raises:
-        UserError: if it cannot be made a folder.
+        UserError: if the folder cannot be created.
     """
     try:
         if out is None:
             return make_numbered_folder(Path(parent), f"{stem}-", least=least)
         make_folder(out)
     except OSError as error:
-        # The part of the path that caused the error, if the system names it.
+        # The system may report which part of the path is at fault.
         where = error.filename or out or parent
-        raise UserError(f"{where} cannot be made a folder: {error.strerror}") from None
+        raise UserError(f"folder {where} cannot be created: {error.strerror}") from None
     return out
 
 
 def _take(folder: Path, filled: Path | None) -> bool:
-    """Take the name `folder`; return False if another process has it."""
-    # A rename would replace an empty folder.
+    """Create `folder`, or rename `filled` to it; return False if `folder` exists already."""
+    # Checked first, because a rename would silently replace an empty folder.
     if folder.exists():
         return False
     try:

@@ -1,4 +1,4 @@
-"""Generate images in micro-batches of one fixed size; each image has its own random stream."""
+"""Sample images from a pipeline: in micro-batches of a fixed size, with one random stream for each image."""
 
 from __future__ import annotations
 
@@ -48,26 +48,26 @@ def sample(
 ) -> Tensor:
     """Sample images; image k depends on the k-th seed alone.
 
-    Without `grid`, the times that `ddim search` saved for the sampler and number of steps are used, else the
-    grid of the recipe.
+    The default `grid` is the one that `ddim search` saved for the sampler and number of steps. If there is
+    none, it is the grid of the recipe.
 
     Args:
-        model: a run folder, a `Pipeline` from `load`, or a `Model` for images in [-1, 1].
-        n: number of images (16, or the number of seeds).
+        model: a run folder, a `Pipeline` from `load`, or a `Model` of images in [-1, 1].
+        n: number of images; by default 16, or the number of seeds.
         steps: sampling steps, each one evaluation of the network (two for a second-order or guided step).
         options:
             sampler: the sampler, by default that of the run. See `ddim.samplers`.
-            grid: a choice of the times at which the network is evaluated. See `ddim.grids`.
-            seed: seed of the first image, which the others count up from (0); or a sequence of seeds.
-            label: class name or index, "all" for class s % classes at seed s, None for no class (None).
-            guidance: classifier-free guidance scale (Ho & Salimans 2022); 1 turns it off (1).
+            grid: the grid of times at which the network is evaluated. See `ddim.grids`.
+            seed: the seed of the first image, by default 0; image k gets `seed` + k. Or a sequence of seeds.
+            label: class name or index, "all" for class s % classes at seed s, None (default) for no class.
+            guidance: classifier-free guidance scale (Ho & Salimans 2022); 1 (default) turns guidance off.
 
     Returns:
         Images (n, C, H, W), float32 in [0, 1], on the CPU.
 
     Raises:
-        UserError: if there is no checkpoint yet, or the model cannot make such samples: a label of a run that
-            was trained without labels, more steps than the grid has times.
+        UserError: if there is no checkpoint yet, a label is given for a run that was trained without labels,
+            or the grid cannot have `steps` times.
 
     Example:
         >>> images = ddim.sample("runs/photos-fast-1", n=16, steps=20)
@@ -99,22 +99,22 @@ def generate(
 ) -> tuple[Tensor, int]:
     """Sample one image for each seed, with the sampler and grid of the pipeline's recipe.
 
-    Samples are made in micro-batches of one fixed size, the last one filled up, because the bits of a
-    convolution depend on the size of its batch.
+    The network always runs on micro-batches of one fixed size, because the last bits of a convolution depend
+    on the batch size. The last micro-batch is filled up.
 
     Args:
         pipeline: the model to sample.
         seeds: image k is a function of seeds[k] alone.
         steps: number of times in the grid.
         label: class index, "all" for class s % classes at seed s, None for no class.
-        guidance: classifier-free guidance scale; 1 turns it off, any other doubles the evaluations.
-        watch: called after each state with its seeds.
+        guidance: classifier-free guidance scale; 1 turns guidance off, any other scale doubles the NFE.
+        watch: called with the seeds of a micro-batch and each of its states.
 
     Returns:
-        Images (N, C, H, W), float32 in [0, 1], on the CPU; and the NFE, network evaluations per image.
+        Images (N, C, H, W), float32 in [0, 1], on the CPU; and the NFE (network evaluations per image).
 
     Raises:
-        UserError: if the run cannot make such samples, see `check_label`.
+        UserError: if the run has no such label or cannot be guided; see `check_label`.
     """
     model, runtime, recipe = pipeline.model, pipeline.runtime, pipeline.recipe
     check_label(recipe, label, guidance)
@@ -139,8 +139,8 @@ def sample_states(
     """Yield the states of a sampler from pure noise; the last one is the sample, at t = 0.
 
     Args:
-        denoise: the model, with label and guidance.
-        blank: zeros (B, C, H, W) of the type and device of the samples.
+        denoise: the model, conditioned on a label and guided.
+        blank: zeros (B, C, H, W) with the dtype and device of the samples.
         seeds: one for each image.
         times: decreasing times (N,) in (0, 1].
         sampler: the sampler.
@@ -162,8 +162,11 @@ def sample_states(
 def sample_uint8(
     pipeline: Pipeline, seeds: Sequence[int], steps: int, label: Label = None, guidance: float = 1.0
 ) -> Iterator[tuple[Tensor, int]]:
-    """Yield samples (B, C, H, W) uint8, as in PNG files, a few micro-batches at a time; and the NFE."""
-    # Features are computed in batches of about `BATCH` images.
+    """Yield pairs of samples (B, C, H, W), uint8 as in their PNG files, and their NFE.
+
+    See `generate` for the arguments.
+    """
+    # B is about the batch size of feature extractors.
     for part in split_into_parts(pipeline, seeds, BATCH):
         images, nfe = generate(pipeline, part, steps, label=label, guidance=guidance)
         yield torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2), nfe
@@ -172,7 +175,7 @@ def sample_uint8(
 def fill_micro_batches(
     pipeline: Pipeline, seeds: Sequence[int]
 ) -> Iterator[tuple[Sequence[int], Sequence[int], Tensor]]:
-    """Yield each micro-batch: its seeds, the same filled up to the fixed size, and zeros (B, C, H, W)."""
+    """Yield each micro-batch: its seeds, these seeds filled up to the fixed size B, zeros (B, C, H, W)."""
     size = pipeline.runtime.micro_batch
     for mine in split_into_parts(pipeline, seeds):
         filled = [*mine] + [0] * (size - len(mine))
@@ -180,9 +183,9 @@ def fill_micro_batches(
 
 
 def split_into_parts(pipeline: Pipeline, seeds: Sequence[int], about: int = 1) -> Iterator[Sequence[int]]:
-    """Yield the seeds in parts of whole micro-batches, about `about` seeds each.
+    """Yield the seeds in parts of about `about` seeds, each of whole micro-batches.
 
-    Generating the parts one after the other gives the same bits as generating all at once, in less memory.
+    Generating part by part needs less memory, and the samples are bit-identical to those of one call.
     """
     size = pipeline.runtime.micro_batch * max(1, about // pipeline.runtime.micro_batch)
     for first in range(0, len(seeds), size):
@@ -190,13 +193,18 @@ def split_into_parts(pipeline: Pipeline, seeds: Sequence[int], about: int = 1) -
 
 
 def with_options(pipeline: P, fields: Mapping[str, Any], steps: int) -> tuple[P, bool]:
-    """Return the pipeline with fields of its recipe changed, and whether a search found its grid.
+    """Return the pipeline with fields of its recipe changed, and whether its grid comes from a search.
 
-    `fields` are paths and values as `override` takes them. Where they name neither a grid nor a schedule, the
-    times that `ddim search` saved for the sampler and number of steps come before the grid of the recipe.
+    If `ddim search` saved a grid for the sampler and number of steps, this grid is used, unless `fields`
+    contains a grid or a schedule.
+
+    Args:
+        pipeline: the pipeline.
+        fields: values by path, as for `override`.
+        steps: number of times in the grid.
 
     Raises:
-        UserError: if the fields do not fit together, or the grid has no such number of times.
+        UserError: if the fields do not fit together, or the grid cannot have `steps` times.
     """
     named = {name.split(".")[0] for name in fields}
     changed = replace(pipeline, recipe=override(pipeline.recipe, fields))
@@ -204,31 +212,31 @@ def with_options(pipeline: P, fields: Mapping[str, Any], steps: int) -> tuple[P,
 
 
 def find_grid_ends(recipe: Recipe, steps: int) -> tuple[float, float]:
-    """Return the first and the last time of a recipe's grid of `steps` times."""
+    """Return the first and the last of the `steps` times in a recipe's grid."""
     times = recipe.grid(steps, recipe.sampling_schedule)
     return times[0].item(), times[-1].item()
 
 
 class Film:
-    """Collects the states of some seeds, micro-batch by micro-batch, into frames of a film."""
+    """Collects the states of a sampler, for some seeds, into the frames of a film."""
 
     def __init__(self, pixels: Pixels, seeds: Sequence[int]) -> None:
         self.pixels, self.seeds = pixels, frozenset(seeds)
         self._parts: dict[float, list[Tensor]] = {}
 
     def add(self, seeds: Sequence[int], state: State) -> None:
-        """Add the state (B, C, H, W) of a micro-batch; images of seeds that are not filmed are left out."""
+        """Add the state of a micro-batch with these seeds; seeds that are not in the film are ignored."""
         mine = [k for k, seed in enumerate(seeds) if seed in self.seeds]
         if mine:
             self._parts.setdefault(state.t, []).append(self.pixels.leave(state.x[mine].float()).cpu())
 
     def frames(self) -> list[np.ndarray]:
-        """Return one sheet of images for each time, from noise to sample."""
+        """Return one sheet of images (H, W, 3) uint8 for each time, from noise to samples."""
         return [make_sheet(torch.cat(self._parts[t])) for t in sorted(self._parts, reverse=True)]
 
 
 def _on_searched_grid(pipeline: P, steps: int, *, searched: bool) -> tuple[P, bool]:
-    """Return the pipeline with the grid that a search saved for it, if that grid exists and is wanted."""
+    """Return the pipeline, with its searched grid if `searched` and there is one, and whether it has it."""
     found = pipeline.searched_grid(pipeline.recipe.sampler, steps) if searched else None
     pipeline = pipeline.with_recipe(grid=found) if found else pipeline
     check_recipe(pipeline.recipe)

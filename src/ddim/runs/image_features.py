@@ -1,7 +1,7 @@
 """Features of sets of images: computed once, then read from the cache folder.
 
-A file is named by everything that its features depend on, not by the path of the images. It is used only if
-its SHA-256 is the recorded one.
+The name of a cache file is a hash of everything on which its features depend; the path of the images is not
+part of it. A file is used only if its SHA-256 is the recorded one.
 """
 
 from __future__ import annotations
@@ -27,9 +27,14 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A part of some images: the indices `which` (N,), and the names of the source and of the part.
+    """A set of images whose features are computed.
 
-    If `mirrored` is set, the images are mirrored left to right.
+    Attributes:
+        images: the images of a source.
+        which: indices (N,) of the images in the set.
+        source: the name of the source.
+        part: the name of the part of the source, such as "valid".
+        mirrored: whether left and right are exchanged.
     """
 
     images: Images
@@ -49,12 +54,12 @@ class ImageSet:
 def compute_features(
     of: ImageSet, extractor: Extractor, progress: Callable[[int, int], None] | None = None
 ) -> np.ndarray:
-    """Return features (N, dimensions), float32, as a read-only memory map: from the cache, or new ones.
+    """Return features (N, dimensions), float32, as a read-only memory map; compute those not in the cache.
 
     Args:
-        of: the images.
+        of: the set of images.
         extractor: computes the features.
-        progress: called with (done, total) while they are computed.
+        progress: called with (done, total) while features are computed.
 
     Raises:
         UserError: if the cache folder cannot be written.
@@ -76,7 +81,7 @@ def compute_features(
                 release_pages(of.images.pixels)
                 if progress:
                     progress(first + len(part), len(of.which))
-        # Last: features without their hash are not used.
+        # Written last, because features without a recorded hash are not used.
         write_atomic(_seal(path), hash_file(path).encode())
     except OSError as error:
         raise UserError(
@@ -87,7 +92,7 @@ def compute_features(
 
 
 def find_features(identity: str) -> np.ndarray | None:
-    """Return the features in the cache under an identity, or None if they are missing or damaged."""
+    """Return the cached features with this `ImageSet.identity`, or None if missing or damaged."""
     path = _path(identity)
     with suppress(OSError, ValueError):
         if _seal(path).read_text("ascii") == hash_file(path):

@@ -1,4 +1,4 @@
-"""The images that a run was trained on, and their split."""
+"""Open the images that a run was trained on, with their split into training and validation images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from ddim.runs.pipeline import LoadedRun
 
 
 def open_run_images(trained: LoadedRun, progress: Callable[[int, int], None] | None = None) -> SplitImages:
-    """Open the images that a run was trained on, with the split that the run used.
+    """Open the images that a run was trained on, with the split of its training.
+
+    `progress` is called with (done, total) while images are decoded.
 
     Raises:
         UserError: if they are missing or have changed.
@@ -29,41 +31,52 @@ def open_run_images(trained: LoadedRun, progress: Callable[[int, int], None] | N
 
 
 def check_run_images(trained: LoadedRun, otherwise: str = "") -> None:
-    """Check, before the images are opened, that a run has images of its own.
+    """Check that a run has training images and that they still exist, without opening them.
 
     Raises:
-        UserError: if the run was imported, or its images are missing; `otherwise` says what else to do.
+        UserError: if the run was imported or its images are missing; `otherwise` ends the message with
+            another thing to do.
     """
     run = trained.checkpoint.run
     if trained.checkpoint.state.images is None:
         said = f": {otherwise}" if otherwise else ""
-        raise UserError(f"run {run} was imported and has no images of its own{said}")
+        raise UserError(f"run {run} was imported and has no training images{said}")
     check_source_exists(run, trained.recipe.data.source, otherwise)
 
 
 def check_source_exists(run: Path, source: str, otherwise: str = "") -> None:
-    """Check that the source of a run's images exists.
+    """Check that the source of a run's training images exists.
 
-    A relative path in a recipe is valid only in the folder from which the run was trained.
+    A relative path in a recipe is valid only in the folder where the run was trained.
+
+    Args:
+        run: the run folder, for the message.
+        source: the source of the images.
+        otherwise: another thing to do, for the end of the message.
 
     Raises:
-        UserError: if the source is missing; `otherwise` says what else to do.
+        UserError: if the source does not exist.
     """
     if not source_exists(source):
         said = f", or {otherwise}" if otherwise else ""
         raise UserError(
-            f"the images of run {run}, {source!r}, are not there, seen from {Path.cwd()}: "
-            f"put them back, or go where it was trained{said}"
+            f"the images of run {run}, {source!r}, do not exist, seen from {Path.cwd()}: "
+            f"put them back, or change to the folder where the run was trained{said}"
         )
 
 
 def check_unchanged(trained: LoadedRun, images: Images, otherwise: str = "put its images back") -> None:
-    """Check that the images at a run's source are the images that the run was trained on.
+    """Check that images, opened from the source of a run, are the same as in its training.
 
-    If images change, the split changes too: training images would then count as held-out images.
+    Other images have another split, in which training images could count as held-out images.
+
+    Args:
+        trained: the run.
+        images: the opened images.
+        otherwise: what to do, for the end of the message.
 
     Raises:
-        UserError: if the images have changed; `otherwise` says what to do.
+        UserError: if the images have changed.
     """
     known = trained.checkpoint.state.images
     if known is None or images.fingerprint != known.fingerprint:
@@ -72,7 +85,7 @@ def check_unchanged(trained: LoadedRun, images: Images, otherwise: str = "put it
 
 
 def to_model_batches(trained: LoadedRun, images: Images, which: np.ndarray) -> Iterator[Tensor]:
-    """Yield the images at these indices as batches (B, C, H, W) in model units, on the device of the run."""
+    """Yield the images at indices `which` as batches (B, C, H, W) in model units, on the run's device."""
     size = trained.runtime.micro_batch
     for first in range(0, len(which), size):
         part = to_unit(gather_batch(images, which[first : first + size]))

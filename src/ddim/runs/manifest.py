@@ -1,9 +1,9 @@
-"""One checkpoint: the files of its folder, and the manifest, by which damage to the files is detected.
+"""Read and write the files of one checkpoint, and detect damage by its manifest.
 
-A checkpoint is ``step-000000123/`` with ``model.safetensors``, ``ema/<name>.safetensors``,
-``optimizer.safetensors``, ``state.json``, ``recipe.json`` and ``MANIFEST.json``: the size and SHA-256 of
-every other file, the step, whether it was the best so far, and a SHA-256 of the manifest itself.
-Nothing in it can run code.
+A checkpoint is a folder ``step-000000123/`` with ``model.safetensors``, ``ema/<name>.safetensors``,
+``optimizer.safetensors``, ``state.json``, ``recipe.json`` and ``MANIFEST.json``. The manifest holds the size
+and SHA-256 of every other file, the step, whether the checkpoint was the best so far, and a SHA-256 of the
+manifest itself. No file can run code.
 """
 
 import errno
@@ -31,7 +31,7 @@ _NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 
 
 class Damaged(UserError):  # noqa: N818 (a state, named as users name it)
-    """A checkpoint is not what was written; the message names the file and what is wrong with it."""
+    """A checkpoint is damaged: a file differs from what was written. The message names the file."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,10 @@ class Manifest:
 
 
 def parse_step(name: str) -> tuple[int, bool] | None:
-    """Return the step in a folder's name, and whether the folder is about to replace that checkpoint."""
+    """Return the step in a checkpoint's folder name, and whether the name ends in ".new"; else None.
+
+    A folder ``step-....new`` is about to replace the checkpoint of the same step.
+    """
     match = _STEP.fullmatch(name)
     return (int(match[1]), match[2] is not None) if match else None
 
@@ -54,8 +57,8 @@ def verify(path: Path) -> Manifest:
     """Compare every file of the checkpoint `path` with its manifest, and return the manifest.
 
     Raises:
-        Damaged: naming the first file that is missing, extra, or not what was written.
-        UserError: if a newer ddim made the checkpoint.
+        Damaged: if a file is missing, unknown or changed; the message names the first one.
+        UserError: if a newer version of ddim wrote the checkpoint.
     """
     manifest = read_manifest(path)
     expected = {*manifest.files, MANIFEST}
@@ -74,7 +77,7 @@ def verify(path: Path) -> Manifest:
 
 
 def hash_checkpoint(path: Path) -> str:
-    """Return the SHA-256 (hex) of the manifest of the checkpoint `path`, which covers every byte of it."""
+    """Return the SHA-256 (hex) of a checkpoint's manifest, which depends on every byte of the checkpoint."""
     return hashlib.sha256(_seal(asdict(read_manifest(path)))).hexdigest()
 
 
@@ -82,7 +85,7 @@ def read_tensors(path: Path, name: str) -> dict[str, "Tensor"]:
     """Return the tensors that were saved as `name`, on the CPU.
 
     Raises:
-        Damaged: unless the file is byte for byte what was written.
+        Damaged: if any byte of the file has changed.
         UserError: if the checkpoint has no such tensors.
     """
     from safetensors import SafetensorError
@@ -91,7 +94,7 @@ def read_tensors(path: Path, name: str) -> dict[str, "Tensor"]:
     content = _read(path, f"{name}.safetensors")
     try:
         return load(content)
-    # KeyError: a header may name a type that torch does not have.
+    # KeyError: the header names a dtype that torch does not have.
     except (SafetensorError, ValueError, KeyError) as error:
         raise Damaged(f"{path} is damaged: {name}.safetensors is not a safetensors file ({error})") from error
 
@@ -100,7 +103,7 @@ def read_document(path: Path, name: str) -> object:
     """Return the JSON document that was saved as `name`.
 
     Raises:
-        Damaged: unless the file is byte for byte what was written.
+        Damaged: if any byte of the file has changed.
         UserError: if the checkpoint has no such document.
     """
     return _parse(path, f"{name}.json", _read(path, f"{name}.json"))
@@ -110,8 +113,8 @@ def read_manifest(path: Path) -> Manifest:
     """Return the manifest of the checkpoint `path`.
 
     Raises:
-        Damaged: if it is missing or not what was written.
-        UserError: if a newer ddim made the checkpoint.
+        Damaged: if it is missing or has changed.
+        UserError: if a newer version of ddim wrote the checkpoint.
     """
     content = _load(path, MANIFEST)
     fields = _parse(path, MANIFEST, content)
@@ -125,20 +128,27 @@ def read_manifest(path: Path) -> Manifest:
         raise Damaged(f"{path} is damaged: {MANIFEST} is not what was written")
     if fields["schema"] > SCHEMA:
         raise UserError(
-            f"{path} was made by a newer ddim (its schema is {fields['schema']}, this one knows {SCHEMA}): "
+            f"{path} was written by a newer ddim (schema is {fields['schema']}, this one reads {SCHEMA}): "
             "upgrade ddim"
         )
     kinds = {name: type(value) for name, value in fields.items()}
     if kinds != {"schema": int, "step": int, "best": bool, "files": dict}:
-        raise Damaged(f"{path} is damaged: {MANIFEST} has not the fields of a manifest")
+        raise Damaged(f"{path} is damaged: {MANIFEST} does not have the fields of a manifest")
     for name in fields["files"]:
         if not _NAME.fullmatch(name) or name.upper() == MANIFEST.upper():
-            raise Damaged(f"{path} is damaged: {MANIFEST} lists {name!r}, which no checkpoint holds")
+            raise Damaged(f"{path} is damaged: {MANIFEST} lists the impossible file name {name!r}")
     return Manifest(**fields)
 
 
 def write_parts(folder: Path, step: int, best: bool, contents: Iterable[tuple[str, bytes]]) -> None:
-    """Write files by name into a new folder, and last the manifest that covers them."""
+    """Write the files of a checkpoint into a new folder, then its manifest.
+
+    Args:
+        folder: the new folder.
+        step: the step of the checkpoint.
+        best: whether it is the best so far.
+        contents: pairs of a file name and the bytes of the file.
+    """
     files = {}
     for name, content in contents:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +161,7 @@ def render_json(value: object) -> bytes:
     """Return a document as the bytes of its file.
 
     Raises:
-        ValueError, TypeError: if it is not JSON without NaN.
+        ValueError, TypeError: if it is not JSON, or contains NaN.
     """
     return (json.dumps(value, allow_nan=False, indent=1) + "\n").encode()
 
@@ -161,7 +171,7 @@ def pack_tensors(group: Mapping[str, "Tensor"]) -> bytes:
     import torch
     from safetensors.torch import save as pack
 
-    # Copies: the format has neither channels_last nor tensors that share memory.
+    # Copies, because the format has neither channels_last nor tensors that share memory.
     return pack(
         {
             name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -171,10 +181,10 @@ def pack_tensors(group: Mapping[str, "Tensor"]) -> bytes:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Check the names of the parts of a checkpoint, which become names of files.
+    """Check the names of the parts of a checkpoint, which become file names.
 
     Raises:
-        ValueError: if a part has a name that no file can have.
+        ValueError: if a name is impossible.
     """
     for name in names:
         if not _NAME.fullmatch(name) or name.upper() == "MANIFEST":
@@ -186,7 +196,7 @@ def _describe(content: bytes) -> dict[str, Any]:
 
 
 def _seal(fields: dict[str, Any]) -> bytes:
-    """Return a manifest as it is written: its fields, then their SHA-256. This rule outlives every schema."""
+    """Return the bytes of a manifest: its fields, then their SHA-256. This rule holds for every schema."""
     return render_json(fields | {"sha256": hashlib.sha256(render_json(fields)).hexdigest()})
 
 
@@ -202,7 +212,7 @@ def _parse(path: Path, name: str, content: bytes) -> Any:  # noqa: ANN401 (JSON)
 
 def _load(path: Path, name: str) -> bytes:
     try:
-        # A link may lead anywhere, and opening a pipe may block: links and pipes are not opened.
+        # Only plain files are opened: a link may lead anywhere, and reading a pipe may never end.
         if stat.S_ISREG((path / name).lstat().st_mode):
             return (path / name).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -219,9 +229,9 @@ def _compare(path: Path, manifest: Manifest, name: str) -> bytes:
     found = _describe(content)
     if found != said:
         what = (
-            "its bytes are not those that were written"
+            "its bytes have changed"
             if isinstance(said, dict) and found["size"] == said.get("size")
-            else f"it has {len(content)} bytes, which is not what was written"
+            else f"its size has changed to {len(content)} bytes"
         )
         raise Damaged(f"{path} is damaged: {name}: {what}")
     return content

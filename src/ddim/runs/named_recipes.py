@@ -1,4 +1,4 @@
-"""Named recipes, as functions."""
+"""The named recipes: one function for each. `ddim train --help-recipe NAME` prints its docstring."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from ddim.runs.recipe import Data, Fixed, Measured, Optim, Recipe, Report
 def luz() -> Recipe:
     """The torch/luz "Denoising Diffusion Implicit Models": its network, loss, schedule and optimiser.
 
-    Two changes: mean and deviation of the pixels are measured before training, and samples use EMA weights.
+    There are two changes. The mean and standard deviation of the pixels are measured before training, and
+    samples use EMA weights.
     """
     return Recipe(
         name="luz",
@@ -62,17 +63,19 @@ def keras() -> Recipe:
 
 
 def clear() -> Recipe:
-    """Béres' clear-diffusion-keras: its larger network, of velocity, trained on uniform noise powers.
+    """Béres' clear-diffusion-keras: a larger network that predicts velocity, and uniform noise powers.
 
-    It samples on a narrower schedule, one of seven: `--sampled_on.quantity log_snr` chooses another. It
-    trains with any `--predicts` and any `--objective.on`. The original can clip the predicted images while
-    sampling: `--clip x0` here. The EMA is warmed up; 29.8 million parameters. For a laptop: `--net.widths
-    32,64,96,128 --net.attention no,no,no,no --optim.lr 1e-3`, 2.0 million parameters.
+    The noise power sigma^2 of training is uniform. Samples use a schedule with a narrower range of noise
+    levels, one of seven in the original; for another one, use for example `--sampled_on.quantity log_snr`.
+    All values of `--predicts` and `--objective.on` are possible. `--clip x0` clips the predicted images
+    during sampling, as an option of the original does. The EMA is warmed up. The network has 29.8 million
+    parameters. For a laptop: `--net.widths 32,64,96,128 --net.attention no,no,no,no --optim.lr 1e-3`, with
+    2.0 million parameters.
     """
     return Recipe(
         name="clear",
         net=ClearUNetSpec(),
-        # Noise powers from one in a million to all but one in a million.
+        # Noise powers sigma^2 from 1e-6 to 1 - 1e-6.
         schedule=LinearIn("noise_power", 13.8, -13.8),
         predicts=PredictsVelocity(),
         conditioning=NoiseVariance(),
@@ -86,10 +89,10 @@ def clear() -> Recipe:
 def ddpm() -> Recipe:
     """Song et al. 2021: DDPM's network, table and training for CIFAR-10 (Ho et al. 2020), with DDIM.
 
-    The original pairs each time with its mirror image in the table. Here the table is cut into equal slices
-    and each image of a batch takes a time in one of them: the same density with less variance. Uniform
-    dequantisation is `--data.dequantise yes`; the logit transform is left out. The EMA is warmed up. For a
-    laptop: `--net.width 32 --net.groups 8`, 2.2 million parameters.
+    The original draws half of the times of a batch, and T - 1 - t for the other half. Here the table is cut
+    into equal slices, and each image of a batch gets a time from one slice: the same distribution with less
+    variance. `--data.dequantise yes` adds uniform dequantisation; the logit transform is left out. The EMA is
+    warmed up. For a laptop: `--net.width 32 --net.groups 8`, with 2.2 million parameters.
     """
     return Recipe(
         name="ddpm",
@@ -110,10 +113,10 @@ def ddpm() -> Recipe:
 def iddpm() -> Recipe:
     """Nichol & Dhariwal 2021, improved DDPM for CIFAR-10: cosine table, learned variance, hybrid loss.
 
-    The EMA is warmed up. The original keeps several averages, as `--ema.more 0.999,0.99` does. The variance
-    stays between its bounds; in the original it may leave them. `--objective.times loss_aware` draws times by
-    their losses, as the paper does for L_vlb alone. For a laptop: `--net.width 32 --net.groups 8`, 3.3
-    million parameters.
+    The EMA is warmed up. `--ema.more 0.999,0.99` keeps several EMAs, as the original does. The variance stays
+    between its bounds; in the original it may leave them. `--objective.times loss_aware` draws times in
+    proportion to their losses; in the paper this is for L_vlb alone. For a laptop: `--net.width 32
+    --net.groups 8`, with 3.3 million parameters.
     """
     return Recipe(
         name="iddpm",
@@ -150,8 +153,8 @@ def fast() -> Recipe:
         schedule=Cosine(0.014, 0.99995),
         predicts=PredictsVelocity(),
         conditioning=LogSNR(),
-        # The L1 of noise weighs an error of the image by alpha / sigma; noisy times, where that is little,
-        # are asked for more often instead.
+        # The L1 error of the noise is alpha / sigma times that of the image. This is small at noisy times,
+        # so they are drawn more often.
         objective=Objective("noise", "l1", NormalLogSNR(-1.0, 2.5)),
         optim=Optim(
             lr=3e-3, weight_decay=1e-2, betas=(0.9, 0.99), batch=16, clip=1.0, warmup=3200, decay="cosine"
@@ -163,7 +166,7 @@ def fast() -> Recipe:
 
 
 def smoke() -> Recipe:
-    """A run of seconds, to test that everything works; its samples are not flowers yet."""
+    """A run of a few seconds, to test that everything works; its samples do not look like the images yet."""
     return Recipe(
         name="smoke",
         data=Data(size=(32, 32)),
@@ -192,22 +195,23 @@ DDPMPP = DDPMUNetSpec(
 
 
 def edm() -> Recipe:
-    """Karras et al. 2022, CIFAR-10: preconditioned, weighted, augmented; its sampler in 35 evaluations.
+    """Karras et al. 2022 (EDM), CIFAR-10: preconditioning, weighting, augmentation; sampling with 35 NFE.
 
-    The original assumes data of deviation 0.5, in pixels from -1 to 1 (`--pixels fixed`); here the deviation
-    is measured. The hyper-parameters are the paper's, for 200 million images. For a laptop: `--net.width 32
-    --net.blocks 2 --optim.batch 32 --optim.warmup 6400`, 2.2 million parameters.
+    The original takes pixels from -1 to 1 (`--pixels fixed`) and assumes that their standard deviation is
+    0.5. Here pixels are measured and scaled to this deviation. The hyper-parameters are those of the paper,
+    for 200 million images. For a laptop: `--net.width 32 --net.blocks 2 --optim.batch 32 --optim.warmup
+    6400`, with 2.2 million parameters.
     """
     return Recipe(
         name="edm",
-        # Augmentation mirrors images instead, and conditions the network on it.
+        # No flips here: augmentation mirrors images too, and conditions the network on it.
         data=Data(size=(32, 32), flip=False),
         pixels=Measured(0.5),
         net=DDPMPP,
         schedule=KarrasSigma(0.001, 80.0, 7.0),
         predicts=PredictsEDM(0.5),
         conditioning=CNoise(1 / 4),
-        # log sigma with mean -1.2 and deviation 1.2.
+        # log sigma is normal with mean -1.2 and standard deviation 1.2; log-SNR is -2 log sigma.
         objective=Objective("image", "mse", NormalLogSNR(2.4, 2.4), EDMWeight(0.5)),
         optim=Optim(lr=1e-3, weight_decay=0.0, batch=512, clip=0.0, warmup=10_000_000),
         ema=HalfLife(500_000, 0.05),
@@ -233,7 +237,7 @@ def edm_vp() -> Recipe:
 def edm_ve() -> Recipe:
     """`edm` with the preconditioning, noise levels and weighting of Song et al.'s NCSN++ (table 1, VE)."""
     least, most = 0.02, 100.0
-    low = 0.999 * least  # no grid holds t = 0, and below `least` nothing is trained
+    low = 0.999 * least  # a little below `least`, because a grid cannot contain the end t = 0
     return replace(
         edm(),
         name="edm-ve",
@@ -241,7 +245,7 @@ def edm_ve() -> Recipe:
         schedule=KarrasSigma(low, most, None),
         predicts=PredictsScore(),
         conditioning=CNoise(1.0, 2.0),
-        # log sigma uniform from `least` to `most`.
+        # log sigma is uniform from `least` to `most`.
         objective=Objective("noise", "mse", UniformTimes(math.log(least / low) / math.log(most / low))),
         # As in the original, the sampler starts at sigma 80.
         grid=Karras(least, 80.0, 7.0),
@@ -251,8 +255,8 @@ def edm_ve() -> Recipe:
 def edm_iddpm() -> Recipe:
     """`edm` with the preconditioning, noise levels and weighting of Nichol & Dhariwal (table 1, iDDPM).
 
-    The cosine schedule is continuous, ends at the signal of the last of their 1000 entries, and has no offset
-    (C2 = 0.008 in table 1).
+    The cosine schedule is continuous and has no offset (C2 = 0.008 in table 1). It ends at the signal level
+    of the last of the original's 1000 entries.
     """
     return replace(
         edm(),
@@ -281,10 +285,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def find_recipe(name: str) -> Recipe:
-    """Return the recipe of a name, or of a YAML or JSON file.
+    """Return the recipe with this name, or from a YAML or JSON file of this name.
 
     Raises:
-        UserError: if there is none; suggests the nearest name.
+        UserError: if there is no such recipe; the message suggests the nearest name.
     """
     if name in RECIPES:
         return RECIPES[name]()

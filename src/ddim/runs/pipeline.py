@@ -1,4 +1,4 @@
-"""Pipelines: a model that is ready to sample, alone or loaded from the checkpoint of a run."""
+"""Pipelines: models with all that sampling needs. `load` builds a pipeline from a run's checkpoint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,14 @@ from ddim.runs.state import RunState
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A model ready to sample: in eval mode, with its pixels, recipe and runtime. It needs no file."""
+    """A model with all that sampling needs; it exists in memory, without any file.
+
+    Attributes:
+        model: the model, in eval mode.
+        pixels: the map between images and model units.
+        recipe: its sampler, grid, schedule and clipping are used.
+        runtime: how the network runs.
+    """
 
     model: Model
     pixels: Pixels
@@ -48,22 +55,24 @@ class Pipeline:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes, by index; empty if they have none."""
+        """The names of the classes by index; empty if the names are not known."""
         return ()
 
     def describe(self) -> dict[str, Any]:
-        """Return what identifies the pipeline in a record, as JSON."""
+        """Return the entries about this pipeline in a record, as JSON."""
         return {"recipe": dump(self.recipe), "runtime": vars(self.runtime)}
 
     def with_recipe(self, **fields: Any) -> Self:  # noqa: ANN401 (any field of a recipe)
-        """Return the pipeline with other values in its recipe, such as `sampler=DDIM()`."""
+        """Return a copy of the pipeline with other values in its recipe, such as `sampler=DDIM()`."""
         return replace(self, recipe=replace(self.recipe, **fields))
 
     def denoiser(self, inner: Denoiser | None = None, *, consistent: bool = False) -> Denoiser:
-        """Return the model, or a denoiser made from it, on the sampling schedule and clipped.
+        """Return the model with the recipe's schedule of sampling and clipping.
 
-        With `consistent`, x0 and eps of each prediction add up to x_t, which inversion needs: clip "x0" then
-        acts as clip True.
+        Args:
+            inner: a denoiser that wraps the model, to use in its place.
+            consistent: whether x0 and eps of each prediction must add up to x_t, as inversion needs. Then
+                clip "x0" is treated as clip True.
         """
         denoise = self.model if inner is None else inner
         denoise = Rescheduled(denoise, on) if (on := self.recipe.sampled_on) else denoise
@@ -78,10 +87,14 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """Where a pipeline was loaded from.
+    """The checkpoint from which a pipeline was loaded.
 
-    `path` is the checkpoint folder and `sha256` that of its manifest. `weights` is "ema", "raw" or the
-    name of another average. `run` is the folder that `load` was given: a run, RUN/best or a checkpoint.
+    Attributes:
+        path: the checkpoint folder.
+        sha256: SHA-256 (hex) of its manifest.
+        weights: "ema", "raw" or the name of another EMA.
+        state: the state of the run at the checkpoint.
+        run: the argument of `load`: a run folder, RUN/best or a checkpoint folder.
     """
 
     path: Path
@@ -110,7 +123,7 @@ class LoadedRun(Pipeline):
             "step": found.state.step,
             "weights": found.weights,
             **super().describe(),
-            # Samples have the same bits only in the runtime of the run, without torch.compile.
+            # Samples are bit-identical only in the runtime of the training, without torch.compile.
             "bit_equal": self.runtime == replace(found.state.runtime, compile=False),
         }
 
@@ -122,27 +135,31 @@ class LoadedRun(Pipeline):
 def load(
     run: str | Path, weights: str = "ema", *, compiling: bool = False, device: str | None = None
 ) -> LoadedRun:
-    """Load the newest whole checkpoint of a run, ready to sample.
+    """Load the newest undamaged checkpoint of a run, ready to sample.
 
     Args:
         run: a run folder, RUN/best for its best checkpoint, or a checkpoint folder.
-        weights: "ema", "raw", or the name of another average of the run (see `ddim.nn.ema.name_averages`).
-        compiling: run the network through torch.compile: faster after a slow first batch; results
-            differ in the last bits.
-        device: where to run; by default the device that the run was trained on, if this machine has one.
+        weights: "ema", "raw", or the name of another EMA of the run (see `ddim.nn.ema.name_averages`).
+        compiling: whether to use torch.compile: faster after a slow first batch; results differ in the last
+            bits.
+        device: where the network runs; by default the device of the training, if this machine has one.
 
     Raises:
-        UserError: if there are no such weights, or no checkpoint of this library.
+        UserError: if there is no checkpoint, or it has no such weights.
+
+    Example:
+        >>> pipeline = ddim.load("runs/photos-fast-1")
+        >>> images = ddim.sample(pipeline, n=16)
     """
     path = find_checkpoint(run)
-    # Read now: a run in progress may remove these files before the samples are made.
+    # Hashed now, because a training in progress may soon remove the files.
     sha256 = checkpoint.hash_checkpoint(path)
     recipe = load_recipe(checkpoint.read_document(path, "recipe"))
     state = load_state(path)
     possible = ["ema", "raw", *(name for name in name_averages(recipe.ema) if name != "default")]
     if weights not in possible:
         raise UserError(f"weights must be {', '.join(possible[:-1])} or {possible[-1]}, got {weights!r}")
-    # Initial weights are drawn and discarded; the caller's random state must not change.
+    # Building a model draws initial weights, which must not change the caller's random state.
     with torch.random.fork_rng(devices=[]):
         model = build_model(recipe, state.channels)
     tensors = checkpoint.read_tensors(path, "model")
@@ -161,10 +178,10 @@ def load(
 
 
 def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:
-    """Return the given pipeline, load a pipeline from a run, or make a pipeline for a model without a run.
+    """Return a pipeline for sampling: `source` itself, or one from a run or a bare model.
 
-    A model without a run is assumed to use images in [-1, 1]. It is sampled on the device and in the dtype
-    of its weights.
+    For a bare model, images are assumed to be in [-1, 1]. It runs on the device of its weights, in their
+    dtype.
     """
     if isinstance(source, Pipeline):
         return source
@@ -185,7 +202,7 @@ def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Set every layer to evaluation mode inside the block, and restore the mode of each layer at the end."""
+    """Set every layer to eval mode inside the block, and restore each layer's mode after it."""
     modes = [(layer, layer.training) for layer in model.modules()]
     model.eval()
     try:
@@ -218,7 +235,7 @@ def load_state(path: Path) -> RunState:
 
 
 def find_misfit(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the first name that is missing in the model or the tensors, or differs in shape; else None."""
+    """Return the first name that is missing in `tensors` or in the model, or has another shape; else None."""
     state = model.state_dict()
     wrong = [name for name in state if name not in tensors or tensors[name].shape != state[name].shape]
     wrong += [name for name in tensors if name not in state]
@@ -226,7 +243,7 @@ def find_misfit(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def _runtime(recorded: Runtime, device: str | None, compiling: bool) -> Runtime:
-    """Return the recorded runtime if the device to use is of the recorded type, else a runtime for it."""
+    """Return the recorded runtime if its kind of device is used here, else a new one for this machine."""
     try:
         where = find_device(device or recorded.device)
     except UserError:

@@ -1,4 +1,4 @@
-"""Records: JSON files that say what the images and numbers of a result depend on."""
+"""Records: JSON beside images and numbers that holds everything on which they depend."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SCHEMA = 1
 def make_record(
     kind: str, content: Mapping[str, Any], run: Pipeline | None = None, schema: int = SCHEMA
 ) -> dict[str, Any]:
-    """Return the record of a result: its kind, its content, the run, the time and the versions.
+    """Return the record of a result: its kind and content, the run, the time and the versions.
 
     Args:
         kind: "evaluation", "samples", "edit", ...
         content: the result, as JSON.
-        run: the run that the result belongs to, if any.
-        schema: the version of the layout of this kind.
+        run: the run from which the result comes, if there is one.
+        schema: the version of the layout of such records.
     """
     return {
         "schema": schema,
@@ -42,7 +42,7 @@ def make_record(
 def sampling_record(
     pipeline: Pipeline, seeds: Sequence[int], steps: int, nfe: int, label: Label, guidance: float = 1.0
 ) -> dict[str, Any]:
-    """Return what samples depend on: run, sampler, times, NFE, seeds, label, guidance, versions."""
+    """Return a record of the run, sampler, times, NFE, seeds, label, guidance and versions of samples."""
     return {
         **pipeline.describe(),
         "sampler": dump(pipeline.recipe.sampler, named=True),
@@ -57,7 +57,7 @@ def sampling_record(
 
 
 def describe_times(pipeline: Pipeline, steps: int) -> dict[str, Any]:
-    """Return the grid of a recipe, its schedule and the times, as JSON."""
+    """Return grid, schedule, clipping and the `steps` times of a pipeline's recipe, as JSON."""
     recipe = pipeline.recipe
     return {
         "grid": dump(recipe.grid, named=True),
@@ -87,7 +87,7 @@ def list_versions(threads: int | None = None) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Return the model of the processor if the system tells it (Linux), else its architecture."""
+    """Return the model of the processor on Linux, and its architecture on other systems."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:

@@ -1,7 +1,8 @@
-"""Checks of a recipe as a whole: fields that must fit each other, the images, or what is asked of a run.
+"""Check a recipe as a whole: that its fields fit together, and that a run of it can do what a user wants.
 
-Each is `check_...(recipe, ...)`, costs nothing, and raises UserError with one sentence: what is wrong, what
-was given, what to do. A single value is checked where it is built; a stored recipe is read without these.
+Each function is `check_...(recipe, ...)`, takes no time, and raises UserError with one sentence: what is
+wrong, what was given, what to do. Single values are checked where they are built. The recipe of a stored run
+is read without these checks.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from ddim.runs.codec import kind_name, list_fields
 from ddim.runs.recipe import PixelRule, Recipe
 
 LARGEST = 2**16
-"""The largest batch, in images: a batch is drawn at once, and no published model needs as many."""
+"""The largest batch, in images. A batch must fit into memory; larger numbers are typing errors."""
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Check that network, data, loss and sampler of a recipe fit together.
+    """Check that the network, data, loss and sampler of a recipe fit together.
 
     Raises:
-        UserError: if they do not fit together.
+        UserError: if they do not; the message names the fields.
     """
     for problem in _find_misfits(recipe):
         raise UserError(problem)
@@ -37,10 +38,10 @@ def check_training(recipe: Recipe, source: Recipe | None = None) -> None:
 
     Args:
         recipe: the recipe of the new run.
-        source: the recipe of the run from whose weights it starts, if there is one.
+        source: the recipe of the run whose weights the new run starts from, if there is one.
 
     Raises:
-        UserError: if the recipe cannot be trained; the message names the fields and how to set them together.
+        UserError: if it cannot be trained; the message names the fields and how to set them together.
     """
     check_recipe(recipe)
     for problem in _find_contradictions(recipe, source):
@@ -49,10 +50,10 @@ def check_training(recipe: Recipe, source: Recipe | None = None) -> None:
 
 
 def check_steps(recipe: Recipe, steps: int) -> None:
-    """Check that the recipe's grid has `steps` times, at noise levels that the model was trained on.
+    """Check that the recipe's grid can have `steps` times, all at noise levels of training.
 
     Raises:
-        UserError: if the grid cannot have these times.
+        UserError: if it cannot.
     """
     levels = recipe.sampling_schedule(recipe.grid(steps, recipe.sampling_schedule))
     if recipe.sampled_on:
@@ -60,11 +61,11 @@ def check_steps(recipe: Recipe, steps: int) -> None:
 
 
 def check_label(recipe: Recipe, label: Label, guidance: float = 1.0) -> None:
-    """Check that a run of this recipe can make samples of this label at this guidance scale.
+    """Check that a run of this recipe can sample this label at this guidance scale.
 
     Raises:
-        UserError: if the run was trained without labels, has no such class, or was never trained without a
-            class although the samples need that.
+        UserError: if the run was trained without labels or has no such class; or if sampling needs a network
+            trained without a class too, and `data.unlabelled` is 0.
     """
     for problem in _find_label_problems(recipe, label, guidance):
         raise UserError(problem)
@@ -93,8 +94,8 @@ def _find_misfits(recipe: Recipe) -> Iterator[str]:
     net = recipe.net
     if recipe.augment.probability and net.augment != LABELS:
         yield (
-            f"net.augment must be {LABELS}, the labels that augmentation has, where augment.probability "
-            f"is above 0, got {net.augment}"
+            f"net.augment must be {LABELS}, the number of augmentation labels, if augment.probability is "
+            f"above 0, got {net.augment}"
         )
     if recipe.data.labels and not net.takes_classes:
         possible = " or ".join(kind for kind, spec in NETWORKS.items() if spec.takes_classes)
@@ -105,8 +106,8 @@ def _find_misfits(recipe: Recipe) -> Iterator[str]:
     if net.multiple > 2 * max(recipe.data.size):
         height, width = recipe.data.size
         yield (
-            f"net has too many stages for data.size {height}x{width}, which would be padded to "
-            f"multiples of {net.multiple}: got {len(net.widths)}"
+            f"net has too many stages for data.size {height}x{width}, got {len(net.widths)}: images would be "
+            f"padded to multiples of {net.multiple}"
         )
     needs = {
         "objective hybrid": recipe.objective.needs_variance,
@@ -118,7 +119,7 @@ def _find_misfits(recipe: Recipe) -> Iterator[str]:
 
 
 def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]:
-    # First, because the other messages speak of these pixels.
+    # Checked first, because the other messages assume that the pixels are the same.
     if source is not None and recipe.pixels != source.pixels:
         yield (
             f"pixels must be those in which the weights of --from were trained, {_spell(source.pixels)}, got "
@@ -126,7 +127,7 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
         )
     known = [] if source is None else [found for _, found in _find_unequal(source)]
     for what, found in _find_unequal(recipe):
-        # A run that starts from weights keeps the numbers with which they were trained.
+        # A run that starts from weights may keep the unequal numbers with which they were trained.
         if found not in known:
             yield (
                 f"{_join(found)} must be one number, {what}, got {_join(found.values())}: set them "
@@ -143,11 +144,11 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
             "net.outputs 2 predicts a variance, which objective hybrid alone trains: set both, --net.outputs "
             f"2 --objective hybrid, or neither, --net.outputs 1 --objective objective{sampled}"
         )
-    # Weights of a network with classes can be trained further without.
+    # The weights of a network with classes can be trained further without labels.
     if source is None and not recipe.data.labels and classes > 0:
         yield (
-            f"net.classes {classes} and data.labels no give a network classes that it is never trained on: "
-            "--data.labels yes counts those of the images, and --net.classes 0 does without"
+            f"net.classes is {classes}, but with data.labels no the network is never trained on a class: set "
+            "--data.labels yes to use the classes of the images, or --net.classes 0"
         )
 
 
@@ -161,16 +162,16 @@ def _find_label_problems(recipe: Recipe, label: Label, guidance: float) -> Itera
     if label not in (None, "all", *range(classes)):
         yield f"label must be a class, 0 to {classes - 1}, or all, or none, got {label!r}"
     if guidance != 1 and label is None:
-        yield f"guidance needs a label, a class or all, towards which to guide, got {guidance}"
+        yield f"guidance needs a label towards which to guide: a class or all; got guidance {guidance}"
     if guidance != 1 and not recipe.data.unlabelled:
         yield (
-            "guidance must be 1, since this run was trained with data.unlabelled 0 and so never without a "
-            f"class to guide away from, got {guidance}"
+            "guidance must be 1, since guidance needs a network that was also trained without a class, and "
+            f"this run has data.unlabelled 0; got {guidance}"
         )
 
 
 def _find_unequal(recipe: Recipe) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield each number that stands in several fields with different values, and these fields."""
+    """Yield each number that several fields must share but do not: its description, and their values."""
     values = {name: value for name, _, value in list_fields(recipe)}
     for what, names in _list_shared_numbers(recipe):
         found = {name: values[name] for name in names if name in values}
@@ -179,8 +180,11 @@ def _find_unequal(recipe: Recipe) -> Iterator[tuple[str, dict[str, object]]]:
 
 
 def _list_shared_numbers(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each number that must be the same in several fields, and these fields, of any recipe."""
-    # If the schedule is continuous, entries of a grid are ordinary times.
+    """Yield each number that several fields must share: its description, and the names of the fields.
+
+    Some of these fields may not exist in this recipe.
+    """
+    # On a continuous schedule, the entries of other fields need not agree with a table.
     if recipe.schedule.entries:
         walked = () if recipe.sampled_on else ("grid.entries",)
         along = ("schedule.entries", "conditioning.entries", "objective.times.entries")
@@ -194,7 +198,7 @@ def _list_shared_numbers(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]
 
 
 def _spell(pixels: PixelRule) -> str:
-    """Return a rule for pixels as text for a message, such as "measured, std 1.0"."""
+    """Return a rule for pixels as text, such as "measured, std 1.0"."""
     return ", ".join([kind_name(pixels), *(f"{name} {value}" for name, value in vars(pixels).items())])
 
 

@@ -1,4 +1,4 @@
-"""A folder of samples: a PNG for each seed, a sheet, a film, and a record of how they were made."""
+"""Write a folder of samples: a PNG for each seed, a sheet, a film, and a record of all sampling options."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _CONDITIONS = (
     "runtime",
     "versions",
 )
-"""The entries of a record that samples depend on, besides their seeds."""
+"""Entries of a record on which samples depend, in addition to their seeds."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """The result of `write_samples`: the folder, the sheet (H, W, 3) uint8, seconds of sampling, NFE."""
+    """The result of `write_samples`: folder, sheet (H, W, 3) uint8, seconds of sampling, NFE."""
 
     folder: Path
     sheet: np.ndarray
@@ -61,10 +61,11 @@ def write_samples(
     guidance: float = 1.0,
     film: bool = False,
 ) -> Written:
-    """Sample images and write each as soon as it is made, with a sheet, a record and perhaps a film.
+    """Sample images into a folder, with a sheet, a record and on request a film.
 
-    More samples can be added to a folder by a call with the same options. If a call was stopped, the same
-    call completes its samples. The memory does not grow with the number of seeds.
+    Samples are added to a folder that holds samples of the same run with the same options. If a call was
+    stopped, the same call finishes it. Each image is written at once, so memory does not grow with the
+    number of seeds.
 
     Args:
         pipeline: the run to sample.
@@ -73,7 +74,7 @@ def write_samples(
         out: the folder, by default a new folder samples/RUN-N.
         label: class index, "all" to cycle through the classes, None for no class.
         guidance: classifier-free guidance scale; 1 turns it off.
-        film: whether to write the states from noise to images as film.webp.
+        film: whether to write film.webp, the states of the sampler from noise to samples.
 
     Raises:
         UserError: if a seed, the label or the guidance scale cannot be used, or `out` holds other files.
@@ -83,7 +84,7 @@ def write_samples(
     record = make_record("samples", sampling_record(pipeline, seeds, steps, 0, label, guidance), pipeline)
     folder, before = _open_folder(None if out is None else Path(out), record)
     if not (folder / RECORD).is_file():
-        # The record marks the folder as a folder of samples, so that the same call can complete it.
+        # The record marks the folder as one of samples, so that the same call can finish it later.
         write_json(folder / RECORD, {**record, "seeds": [], "seconds": 0.0})
     frames, shown, seconds, nfe = Film(pipeline.pixels, seeds[:SHOWN]), [], 0.0, 0
     for part in split_into_parts(pipeline, seeds):
@@ -105,20 +106,20 @@ def write_samples(
 
 
 def _open_folder(out: Path | None, record: dict[str, Any]) -> tuple[Path, list[int]]:
-    """Open the folder to write to; return it and the seeds of the samples that it holds."""
+    """Create or check the output folder; return it and the seeds of the samples that it holds already."""
     before = []
     if out and out.exists() and not out.is_dir():
         raise UserError(f"--out must be a folder, got the file {out}")
     if out and out.is_dir() and any(out.iterdir()):
         if not (out / RECORD).is_file():
-            raise UserError(f"--out {out} holds files that are not samples; name a new folder")
+            raise UserError(f"--out {out} holds files that are not samples; give a new folder")
         there = read_json(out / RECORD)
         if not isinstance(there, dict) or any(there.get(name) != record[name] for name in _CONDITIONS):
             raise UserError(
-                f"--out {out} holds samples of another run or other sampling options; name a new folder"
+                f"--out {out} holds samples of another run or with other options; give a new folder"
             )
         before = there["seeds"]
-    # Users know a run by its name: RUN/best and RUN/checkpoints/N stand for RUN.
+    # The folder is named after the run, also for RUN/best and for RUN/checkpoints/N.
     path = Path(record["checkpoint"]["path"]).resolve()
     named = path.parent.parent if path.parent.name == "checkpoints" else path
     return make_output_folder(out, "samples", named.name), before

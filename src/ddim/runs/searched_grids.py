@@ -1,4 +1,4 @@
-"""Grids that `ddim search` found for a run: a file beside its checkpoints, by sampler, steps and weights."""
+"""The grids that `ddim search` found for a run, in its file grids.json, by sampler, steps and weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ FILE = "grids.json"
 
 @dataclass(frozen=True)
 class SearchedGrid:
-    """Decreasing times (N,), their error, and the errors of the named grids between the same ends."""
+    """The result of a search: decreasing times (N,) and their sampling error.
+
+    `named` holds the errors of the usual grids between the same first and last time, by name.
+    """
 
     times: tuple[float, ...]
     error: float
@@ -34,12 +37,12 @@ def find_saved_grid(run: Path, sampler: Sampler, steps: int, weights: str) -> Li
 
 
 def save_grid(run: Path, sampler: Sampler, steps: int, weights: str, found: SearchedGrid) -> None:
-    """Save the grid with the run; `ddim sample` uses it unless another one is named."""
+    """Save a grid in the run folder; `ddim sample` uses it unless the user names another grid."""
     entries = _entries(run) if (run / FILE).is_file() else {}
     entries[_key(sampler, steps, weights)] = {
         "times": list(found.times),
         "error": found.error,
-        # The error of a grid that diverged is infinite, which JSON does not have.
+        # The error of a grid that diverged is infinite, which JSON cannot express.
         "named": {name: e if math.isfinite(e) else None for name, e in found.named.items()},
     }
     write_json(run / FILE, entries)
@@ -50,7 +53,7 @@ def _entries(run: Path) -> dict[str, Any]:
     if not isinstance(entries, dict) or not all(
         isinstance(entry, dict) and isinstance(entry.get("times"), list) for entry in entries.values()
     ):
-        raise UserError(f"{run / FILE} is not what ddim search writes: remove it")
+        raise UserError(f"{run / FILE} was not written by ddim search or is damaged: remove it")
     return entries
 
 

@@ -1,4 +1,4 @@
-"""Signal handlers that hold inside a context."""
+"""Signal handlers that are set inside a `with` block and restored after it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 
 @contextmanager
 def handle_signals(names: tuple[str, ...], handler: Callable[[int], None]) -> Iterator[Callable[[], None]]:
-    """Call `handler` with the number of each of these signals, and restore the handlers at the end.
+    """Call `handler` with the number of each signal that arrives inside the block.
 
-    Yields a function that restores them at once. Does nothing outside the main thread, where Python has no
-    handlers, or for signals that this system does not have.
+    Yields a function that restores the earlier handlers before the end of the block. Nothing happens outside
+    the main thread, where Python allows no handlers, and for signals that this system does not have.
     """
     main = threading.current_thread() is threading.main_thread()
     kinds = [getattr(signal, name) for name in names if main and hasattr(signal, name)]
@@ -34,15 +34,15 @@ def handle_signals(names: tuple[str, ...], handler: Callable[[int], None]) -> It
 
 @contextmanager
 def note_interrupts() -> Iterator[list[int]]:
-    """Yield a list that gets the number of the first SIGINT or SIGTERM; a second signal acts at once."""
+    """Yield a list that gets the number of the first SIGINT or SIGTERM; the second has its usual effect."""
     caught: list[int] = []
 
     def note(number: int) -> None:
         caught.append(number)
         restore()
-        # It may interrupt another write. The run is saved even if this one fails.
+        # The signal may have interrupted another write to stderr. The run is saved even if this one fails.
         with suppress(Exception):
-            sys.stderr.write("finishing this step and saving; once more stops at once\n")
+            sys.stderr.write("finishing this step and saving; a second signal stops at once\n")
 
     with handle_signals(("SIGINT", "SIGTERM"), note) as restore:
         yield caught

@@ -1,4 +1,4 @@
-"""The state of a run in its checkpoint, without the tensors, as one typed value."""
+"""The state of a run in a checkpoint, except for its tensors: `RunState`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ddim.runs.recipe import Optim
 
 @dataclass(frozen=True)
 class Plan:
-    """The budget of a run; `total` is None until a time budget has become a number of images.
+    """The training budget: `total` images, None while a time budget is not yet converted to images.
 
-    `settled` is the number of images seen when it did: learning-rate decay starts there.
+    `settled` is the number of images seen before the conversion; learning-rate decay starts there.
     """
 
     total: int | None
@@ -32,7 +32,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """The images of a run: the SHA-256 of all images, and the number of training images."""
+    """The images of a run: `fingerprint` is the SHA-256 of all, `train` the number of training images."""
 
     fingerprint: str
     train: int
@@ -42,8 +42,18 @@ class TrainedOn:
 class RunState:
     """The counters and choices of a run at a checkpoint.
 
-    `best` is the least value of `report.best` so far. `sums` are the losses since the last line of the log.
-    `images` is None for a run that was imported and not trained here.
+    Attributes:
+        step: training steps so far.
+        pixels: the map between images and model units.
+        channels: channels of the images.
+        classes: names of the classes by index.
+        runtime: how the network runs.
+        updates: steps that changed the weights; a step with a loss that is not finite does not.
+        not_finite: number of such steps in a row, up to now.
+        best: lowest value so far of the metric `report.best`.
+        sums: sums of losses and other values since the last line of the log.
+        plan: the training budget.
+        images: the images of the run; None for a run that was imported.
     """
 
     step: int
@@ -68,7 +78,7 @@ class RunState:
         """Return the state that `to_json` wrote.
 
         Raises:
-            TypeError, KeyError, ValueError: if the document is something else.
+            TypeError, KeyError, ValueError: if the document is not such a state.
         """
         known = dict(document)
         images, pixels, sums = known["images"], known["pixels"], known["sums"]
