@@ -397,8 +397,8 @@ def test_the_message_names_the_checkpoint_the_file_and_the_damage(fresh):
         file.mkdir()
 
     for damage, words in (
-        (flip, "recipe.json: its bytes are not those that were written"),
-        (lambda file: os.truncate(file, 3), "recipe.json: it has 3 bytes, which is not what was written"),
+        (flip, "recipe.json: its bytes have changed"),
+        (lambda file: os.truncate(file, 3), "recipe.json: its size has changed to 3 bytes"),
         (Path.unlink, "recipe.json is missing"),
         (replace_by_folder, "recipe.json is not a plain file"),
     ):
@@ -419,7 +419,7 @@ def test_sealed_files_of_another_format_and_names_no_checkpoint_has_are_damage(t
         read_tensors(path, "model")
     for k, name in enumerate((manifest.MANIFEST, manifest.MANIFEST.lower(), "../state.json")):
         path = crash.forged(tmp_path / str(k), {}, files={name: {}})
-        with pytest.raises(Damaged, match=f"lists '{name}', which no checkpoint holds"):
+        with pytest.raises(Damaged, match=f"lists the impossible file name '{name}'"):
             verify(path)
 
 

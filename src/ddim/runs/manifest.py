@@ -125,7 +125,7 @@ def read_manifest(path: Path) -> Manifest:
     except (TypeError, KeyError, ValueError, RecursionError):
         sound = False
     if not sound or type(fields.get("schema")) is not int:
-        raise Damaged(f"{path} is damaged: {MANIFEST} is not what was written")
+        raise Damaged(f"{path} is damaged: {MANIFEST} has changed since it was written")
     if fields["schema"] > SCHEMA:
         raise UserError(
             f"{path} was written by a newer ddim (schema is {fields['schema']}, this one reads {SCHEMA}): "
