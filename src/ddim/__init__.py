@@ -1,4 +1,4 @@
-"""Train a diffusion model on your own images, sample it in a handful of steps, and know how good it is."""
+"""Train a diffusion model on your own images, sample it in few steps, and measure how good it is."""
 
 __version__ = "0.1.0"
 

@@ -268,8 +268,8 @@ def test_an_imported_run_cannot_be_resumed(here, train_command):
     (here / "run" / "run.json").unlink()
     (line,) = train_command(["--recipe", "tiny.yaml", "--resume", "--out", "run", *FAST], 2)
     assert line == (
-        "ddim: --out run holds weights without a training state, as an imported run does: "
-        "start a new run from them with --from run"
+        "ddim: --out run is an imported run, with weights but without a training state: "
+        "start a new run from its weights with --from run"
     )
 
 

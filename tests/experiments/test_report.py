@@ -74,7 +74,7 @@ def test_the_table_has_a_row_for_each_configuration_and_columns_where_they_diffe
         },
     ]
     assert any("standard deviation over repeats" in note for note in notes)
-    assert any("are those so far" in note for note in notes)
+    assert any("are the latest so far" in note for note in notes)
 
 
 def with_record(run, **what):

@@ -1,1 +1,1 @@
-"""Many runs: which evaluations compare, tables, reports, sweeps."""
+"""Many runs: their index, comparable evaluations, summaries, reports and sweeps."""

@@ -1,7 +1,7 @@
-"""Which evaluation of each run counts, so that their numbers compare. Needs no torch.
+"""Select one evaluation of each run, so that the numbers of all runs are comparable. Needs no torch.
 
-The common conditions are those under which most runs were evaluated. A run counts with its newest evaluation
-under these; `ddim.evaluation.conditions` decides which conditions are equal.
+The common conditions are those under which most runs were evaluated. For each run, its newest evaluation
+under the common conditions is selected. `ddim.evaluation.conditions` decides which conditions are equal.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Record = Mapping[str, Any]
 
 
 def represents_run(run: Run, record: Record) -> bool:
-    """Return whether an evaluation represents a run; False for an earlier step of a finished run."""
+    """Return whether an evaluation is valid for the run; False for an earlier step of a finished run."""
     sampling = record.get("sampling")
     if not sampling or run.state != "finished":
         return True
@@ -26,9 +26,9 @@ def represents_run(run: Run, record: Record) -> bool:
 
 
 def common_conditions(found: Iterable[Run]) -> Conditions | None:
-    """Return the conditions under which most runs were evaluated; None if no run was.
+    """Return the conditions under which most runs were evaluated; None if no run was evaluated.
 
-    Among equally common conditions, more samples are preferred, then the newest evaluation.
+    If two are equally common, those with more samples are preferred, then those of the newest evaluation.
     """
     counts: Counter[Conditions] = Counter()
     newest: dict[Conditions, tuple[str, int]] = {}
@@ -43,7 +43,7 @@ def common_conditions(found: Iterable[Run]) -> Conditions | None:
 
 
 def newest_record(run: Run, conditions: Conditions | None = None) -> Record | None:
-    """Return the record of a run's newest evaluation under these conditions, or under any; else None."""
+    """Return the record of a run's newest evaluation, under these conditions if given, or None."""
     for record in reversed(run.records):
         if represents_run(run, record) and conditions in (None, evaluation_conditions(record, run.recipe)):
             return record
@@ -51,7 +51,10 @@ def newest_record(run: Run, conditions: Conditions | None = None) -> Record | No
 
 
 def keep_comparable(found: Sequence[Run]) -> list[Run]:
-    """Return the runs with one evaluation each, under the common conditions; `why` explains a missing one."""
+    """Return copies of the runs that keep only the newest evaluation under the common conditions.
+
+    If a run has no such evaluation, its `why` gives the reason.
+    """
     common = common_conditions(found)
 
     def kept(run: Run) -> Run:
@@ -71,10 +74,10 @@ def keep_comparable(found: Sequence[Run]) -> list[Run]:
 
 
 def describe_mismatches(mismatches: Iterable[Mismatch]) -> str:
-    """Describe in what the conditions of an evaluation differ from the common ones, with its own values."""
+    """Describe how the conditions of an evaluation differ from the common ones, with its own values."""
     return ", ".join(f"different {each.aspect.value} ({_describe(each.one)})" for each in mismatches)
 
 
 def _describe(value: object) -> str:
-    """Return a value without paths: reports are shown to others."""
+    """Return a value as text without paths, because reports may be shown to other people."""
     return value.description if isinstance(value, ReferenceSet) else str(value)

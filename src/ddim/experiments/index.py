@@ -1,6 +1,6 @@
-"""Runs on the disk: their recipes, progress and numbers. Needs no torch and no Optuna.
+"""Find, read, filter and sort the runs in a folder. Needs no torch and no Optuna.
 
-A sweep is a folder with ``sweep.json``; its trials count as runs as soon as they are planned.
+A sweep is a folder with ``sweep.json``. Its trials are listed as runs as soon as they are planned.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ SWEEP = "sweep.json"
 SCHEMA = 1
 """The version of the layout of ``sweep.json``."""
 COLUMNS = ("name", "recipe", "images", "total", "state", "age", *ERRORS)
-"""The columns that every run has, besides its metrics and the fields of its recipe."""
+"""The columns that every run has, in addition to its metrics and the fields of its recipe."""
 STATES = ("waiting", "running", "stopped", "finished", "failed", "damaged")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder at the moment when it was read.
+    """The content of a run folder when it was read.
 
     Attributes:
         path: the folder.
@@ -42,11 +42,11 @@ class Run:
         recipe: the recipe as JSON.
         facts: the content of ``run.json``.
         images: training images seen so far.
-        total: training budget in images; None while a budget in minutes has not become a number.
-        errors: the latest of `ERRORS`, by name.
+        total: training budget in images; None while a budget in minutes is not yet converted.
+        errors: the latest values of the metrics in `ERRORS`, by name.
         records: the records of the run's evaluations, oldest first.
         changed: when the run last wrote its log, in seconds since 1970.
-        why: the last line that a failed trial printed, or what of the run cannot be read.
+        why: the last line that a failed trial printed, or the reason why the run cannot be read.
     """
 
     path: Path
@@ -62,7 +62,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics of the latest evaluation, by name: {"kid": 0.01, ...}; empty without an evaluation."""
+        """The metrics of the latest evaluation by name, {"kid": 0.01, ...}; empty without an evaluation."""
         record = self.records[-1] if self.records else {"metrics": {}}
         found = {name: metric_entry(record, name) for name in catalogue.METRICS}
         return {name: values["value"] for name, values in found.items() if values}
@@ -76,7 +76,7 @@ def find_runs(folder: str | Path) -> list[Run]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{str(folder)!r} is not a folder of runs; `ddim train` makes runs, under runs/")
+        raise UserError(f"{str(folder)!r} is not a folder of runs; `ddim train` creates runs, in runs/")
     found: dict[Path, Run] = {}
     for place, inner, files in os.walk(folder):
         path = Path(place)
@@ -99,7 +99,7 @@ def read_run(path: str | Path) -> Run:
         lines = read_metrics(path)
         records, why = _read_records(path)
         recipe = facts["recipe"]
-        # First: a run that ends just now may save once more.
+        # Checked before the checkpoints are listed, because a run that is ending may save once more.
         locked = is_locked(path)
         saved, total = _saved_step_and_budget(path, recipe["images"])
         images = max(lines[-1]["images"] if lines else 0, saved * recipe["optim"]["batch"])
@@ -107,7 +107,7 @@ def read_run(path: str | Path) -> Run:
         return Run(path, "damaged", why=str(error))
     errors = {name: line[name] for line in lines for name in ERRORS if line.get(name) is not None}
     changed = max((path / name).stat().st_mtime for name in (METRICS, RUN) if (path / name).exists())
-    # The log is ahead of the last checkpoint by a validation, which may be interrupted.
+    # The log may be ahead of the last checkpoint, if the run was stopped between the two.
     seen = saved * recipe["optim"]["batch"] if (path / "checkpoints").is_dir() else images
     ended = "stopped" if total is None or seen < total else "finished"
     state = "running" if locked else ended
@@ -115,7 +115,7 @@ def read_run(path: str | Path) -> Run:
 
 
 def run_value(run: Run, name: str) -> str | float | None:
-    """Return a column, a metric or a field of the recipe of a run; None if it has none of that name."""
+    """Return a column, a metric or a recipe field of a run by name; None if the run does not have it."""
     plain = {
         "name": run.path.name,
         "recipe": run.recipe.get("name"),
@@ -131,14 +131,12 @@ def run_value(run: Run, name: str) -> str | float | None:
 
 
 def filter_runs(runs: Sequence[Run], wanted: Mapping[str, str]) -> list[Run]:
-    """Return the runs that have every wanted value; numbers are compared as numbers.
+    """Return the runs that have all wanted values; numbers are compared as numbers.
 
-    Args:
-        runs: the runs.
-        wanted: values by the names that `run_value` takes.
+    `wanted` maps names, as for `run_value`, to values.
 
     Raises:
-        UserError: if no run can have a value of some name.
+        UserError: if a name is not a column, a metric or a recipe field.
     """
     _check_names(runs, wanted)
     spelt = {name: _as_in_recipe(name, text) for name, text in wanted.items()}
@@ -149,7 +147,7 @@ def sort_runs(runs: Sequence[Run], name: str) -> list[Run]:
     """Sort runs by a value, the smallest first (the youngest for "age"); runs without the value come last.
 
     Raises:
-        UserError: if no run can have a value of this name.
+        UserError: if the name is not a column, a metric or a recipe field.
     """
     _check_names(runs, [name])
 
@@ -172,7 +170,12 @@ def _check_names(runs: Sequence[Run], names: Iterable[str]) -> None:
 
 
 def _read_trials(sweep: Path) -> list[Run]:
-    """Read the trials of a sweep: none if another program wrote the file, a damaged run if it is damaged."""
+    """Read the trials of a sweep.
+
+    Returns:
+        One run for each trial; an empty list if another program wrote the file; a single run with the state
+        "damaged" if the file is damaged.
+    """
     try:
         document = read_json(sweep / SWEEP)
         if not isinstance(document, Mapping) or document.get("kind") != "sweep":
@@ -185,7 +188,7 @@ def _read_trials(sweep: Path) -> list[Run]:
 
 
 def _read_trial(sweep: Path, name: str, recipe: Mapping[str, Any]) -> Run:
-    """Read a trial: its run folder if it exists, and its outcome."""
+    """Return a trial as a run, from its run folder, if it exists, and its outcome."""
     path, result = sweep / "trials" / name, sweep / "results" / f"{name}.json"
     run = read_run(path) if (path / RUN).exists() else Run(path, "waiting", recipe)
     try:
@@ -212,7 +215,7 @@ def _read_records(path: Path) -> tuple[tuple[Mapping[str, Any], ...], str]:
 
 
 def _describe_fault(folder: Path, file: str, error: Exception) -> str:
-    """Describe what is wrong with a file, without the path of its folder: reports are shown to others."""
+    """Describe an error in a file without the path of its folder, because others may see reports."""
     text = str(error) if isinstance(error, UserError) else f"{file} is damaged: {error!r}"
     return text.replace(f"{folder}{os.sep}", "")
 
@@ -232,7 +235,7 @@ def _saved_step_and_budget(path: Path, budget: int | None) -> tuple[int, int | N
 
 
 def _as_in_recipe(name: str, text: str) -> str:
-    """Return a value in the form that recipes use: "64" and "64x96" become "64,64" and "64,96" for sizes."""
+    """Return a value in the form of recipes: for data.size, "64" and "64x96" become "64,64" and "64,96"."""
     size = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text) if name == "data.size" else None
     return f"{size[1]},{size[2] or size[1]}" if size else text
 

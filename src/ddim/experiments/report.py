@@ -1,4 +1,4 @@
-"""A report on runs: their configurations and results, loss curves, and samples of the same seeds."""
+"""Write a report on runs: their configurations, results, loss curves, and samples of the same seeds."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from ddim.runs.flat import ERRORS
 from ddim.runs.log import read_metrics
 
 CURVES = len(charts.COLOURS)
-"""The largest number of configurations whose curves can be told apart."""
+"""The largest number of configurations in a figure: one for each distinguishable colour."""
 COLUMNS = 8
-"""Samples in a strip."""
+"""The largest number of samples in a strip."""
 GAP = 2
 """White pixels between the samples of a sheet."""
 
 
 def write_report(found: Sequence[Run], out: str | Path, title: str) -> list[Path]:
-    """Write a report on runs as an .html file, and as Markdown with its pictures beside it.
+    """Write a report on runs as an .html file, and as Markdown with image files beside it.
 
     Args:
         found: the runs.
@@ -48,7 +48,7 @@ def write_report(found: Sequence[Run], out: str | Path, title: str) -> list[Path
         title: the title of the page.
 
     Returns:
-        The two files.
+        The paths of the two files.
 
     Raises:
         UserError: if there is no run, or `out` cannot be written (see `ddim.plots.page.check_page_path`).
@@ -61,7 +61,7 @@ def write_report(found: Sequence[Run], out: str | Path, title: str) -> list[Path
 
 
 def build_report(found: Sequence[Run]) -> tuple[list[Block], dict[str, bytes]]:
-    """Return the blocks of a report on runs, and its pictures as PNG files by name."""
+    """Return the blocks of a report on runs, and the bytes of its PNG files by name."""
     rows = group_runs(found)
     blocks: list[Block] = [Text(_overview(found, rows))]
     images: dict[str, bytes] = {}
@@ -80,16 +80,16 @@ def build_report(found: Sequence[Run]) -> tuple[list[Block], dict[str, bytes]]:
     if strips:
         blocks += [
             Heading("Samples"),
-            Text("The last samples of each run, of seeds 0, 1, ... from left to right: from the same noise."),
+            Text("The last samples of each run, with seeds 0, 1, ... from left to right."),
             Strips([(name, file) for file, name in strips.items()]),
         ]
     return [*blocks, Heading("Runs"), _runs_table(found)], images
 
 
 def last_samples(run: Run) -> np.ndarray | None:
-    """Return the first samples of a run's last sheet in one row, enlarged: (H, W, 3) uint8.
+    """Return the first samples of a run's last sheet as one row, (H, W, 3) uint8; small images are enlarged.
 
-    None if the run has no readable sheet, or no recipe that gives the size of its images.
+    Returns None if the run has no recipe, or no sheet that can be read.
     """
     files = sorted((run.path / "samples").glob("step-*.png"))
     if not files or not run.recipe:
@@ -116,15 +116,15 @@ def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Return an image (H, W, 3) uint8 as a PNG file."""
+    """Return the bytes of a PNG file of an image (H, W, 3) uint8."""
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "PNG", optimize=True)
     return content.getvalue()
 
 
 def format_spread(number: Spread) -> str:
-    """Return a number with its deviation over repeats, or with its own interval."""
-    # In a FID of hundreds fewer digits are significant.
+    """Return a mean as text, with its standard deviation over repeats or with its 95 % interval."""
+    # Fewer digits are significant in large numbers, such as a FID of several hundred.
     digits = 4 if abs(number.mean) < 10 else 2
     if number.deviation is not None:
         return f"{number.mean:.{digits}f} ± {number.deviation:.{digits}f}"
@@ -134,14 +134,14 @@ def format_spread(number: Spread) -> str:
 
 
 def _overview(found: Sequence[Run], rows: Sequence[Configuration]) -> str:
-    """Describe the number of runs in each state, and the fields that all runs share."""
+    """Describe the number of runs in each state, and the facts that all runs share."""
     counts = f"{_count(len(found), 'run')} of {_count(len(rows), 'configuration')}"
     states = ", ".join(f"{count} {state}" for state, count in Counter(run.state for run in found).items())
     known = [run for run in found if run.recipe]
     versions = [run.facts.get("versions", {}) for run in found if run.facts]
     facts = {
         "recipe": [run.recipe["name"] for run in known],
-        # Without the folder: the report is shown to others.
+        # Without its folder, because others may see the report.
         "images": [Path(run.recipe["data"]["source"]).name for run in known],
         "images seen": [f"{run.total:,}" if run.total else "" for run in known],
         "parameters": [f"{run.facts.get('parameters', 0):,}" for run in found if run.facts],
@@ -180,7 +180,10 @@ def _best_row(
     found: Sequence[Mapping[str, Spread]],
     common: Conditions | None,
 ) -> int | None:
-    """Return the finished row with the best mean; None if no two may be ranked, or the two best are equal."""
+    """Return the index of the finished row with the best mean of a metric.
+
+    Returns None if fewer than two rows can be ranked, or the two best means are equal.
+    """
     if len(_fingerprints(rows)) > 1 or (name in ERRORS and len(_error_conditions(rows)) > 1):
         return None
     if common is not None and common.shortage(name):
@@ -200,10 +203,10 @@ def _absent_text(row: Configuration, common: Conditions | None, name: str) -> st
 
 
 def _notes(rows: Sequence[Configuration], common: Conditions | None, metrics: Sequence[str]) -> list[str]:
-    """Return the notes that explain the numbers in a table of these metrics."""
+    """Return the notes below the table of results."""
     notes = []
     if any(len(row.counted) > 1 for row in rows):
-        notes.append("± is the standard deviation over repeats, which differ in their seed alone.")
+        notes.append("± is the standard deviation over repeats, which differ only in their seed.")
     duplicates = [run.path.name for row in rows for run in row.duplicates]
     if duplicates:
         notes.append(f"Not counted, as another run has the same recipe and seed: {', '.join(duplicates)}.")
@@ -222,18 +225,18 @@ def _notes(rows: Sequence[Configuration], common: Conditions | None, metrics: Se
                 notes.append(f"Not comparable: {row.name}, evaluated with {text}.")
     if len(_error_conditions(rows)) > 1:
         notes.append(
-            "Schedules, pixels or validation images differ: an MAE is of the noise of its schedule, in units "
-            "of its pixels, and compares only where these are the same."
+            "Schedules, pixels or validation images differ. They define what an MAE measures and its unit: "
+            "compare MAEs only where all three are the same."
         )
     if len(_fingerprints(rows)) > 1:
-        notes.append("Data differ: no number compares between runs of different images.")
+        notes.append("Data differ: numbers of runs with different images are not comparable.")
     if any(run.state != "finished" for row in rows for run in row.counted):
-        notes.append("The numbers of a configuration without a finished run are those so far.")
+        notes.append("For a configuration without a finished run, the numbers are the latest so far.")
     return notes
 
 
 def _partial_numbers(rows: Sequence[Configuration], found: Sequence[Mapping[str, Spread]]) -> Iterator[str]:
-    """Yield which numbers come from some of the counted runs only."""
+    """Yield a note for numbers that only some of the counted runs have."""
     for row, numbers in zip(rows, found, strict=True):
         total = len(row.counted)
         for n in range(1, total):
@@ -243,7 +246,10 @@ def _partial_numbers(rows: Sequence[Configuration], found: Sequence[Mapping[str,
 
 
 def _error_conditions(rows: Sequence[Configuration]) -> set[Conditions]:
-    """Return the conditions of the runs' denoising errors, as far as their images are known to differ."""
+    """Return the different conditions of the runs' denoising errors.
+
+    Unknown images count as equal to those of the other runs.
+    """
     known = _fingerprints(rows)
     default = next(iter(known), "")
     found = ((run.recipe, run.facts.get("data", {})) for row in rows for run in row.runs)
@@ -256,14 +262,18 @@ def _fingerprints(rows: Sequence[Configuration]) -> set[str]:
 
 
 def _loss_curves(rows: Sequence[Configuration]) -> dict[str, list[dict[str, Any]]]:
-    """Return means over repeats of the logged losses, of as many configurations as can be told apart."""
+    """Return the logged losses, means over repeats, of at most `CURVES` configurations by name."""
     shown = _rows_with_curves(rows)
     logged = {row.name: mean_log([read_metrics(run.path) for run in row.counted]) for row in shown}
     return {name: lines for name, lines in logged.items() if any("loss" in line for line in lines)}
 
 
 def mean_log(logs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Average logs: at each number of images, the means of the values that all logs have there."""
+    """Return the mean of several logs.
+
+    It has a line for each number of images that all logs contain, with means of the measures that all have
+    there.
+    """
     pages: list[dict[int, dict[str, float]]] = []
     for log in logs:
         page: dict[int, dict[str, float]] = {}
@@ -280,7 +290,7 @@ def mean_log(logs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]
 
 
 def _rows_with_curves(rows: Sequence[Configuration]) -> list[Configuration]:
-    """Return the rows in order; if they are too many for one figure, only those with the least image MAE."""
+    """Return the rows in order; if there are more than `CURVES`, only those with the lowest image MAE."""
 
     def error(row: Configuration) -> float:
         numbers = summarise_metrics(row, None)
@@ -291,9 +301,9 @@ def _rows_with_curves(rows: Sequence[Configuration]) -> list[Configuration]:
 
 
 def _loss_caption(rows: Sequence[Configuration], curves: Mapping[str, object]) -> str:
-    caption = "Losses against the images seen, means over repeats."
+    caption = "Losses against images seen; means over repeats."
     if len(curves) < len(rows):
-        caption += f" {len(curves)} of {len(rows)} configurations: those of the least image MAE."
+        caption += f" {len(curves)} of {len(rows)} configurations: those with the lowest image MAE."
     return caption
 
 

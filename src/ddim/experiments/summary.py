@@ -1,7 +1,7 @@
-"""A summary of runs: configurations with their repeats, where they differ, and their numbers.
+"""Summarise runs: group them into configurations, find how these differ, and average their metrics.
 
-Runs that differ in nothing but their seed are repeats of one configuration. Evaluations are summarised
-together if they were made under the same conditions (`ddim.experiments.evaluations`).
+Runs that differ only in their seed are repeats of one configuration. Only evaluations under the same
+conditions are averaged (`ddim.experiments.evaluations`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ METRICS = {
         for name, metric in catalogue.METRICS.items()
     },
 }
-"""The title of each metric, and whether small (-1) or large (1) values are good."""
+"""The title of each metric, and -1 if small values are good or 1 if large values are good."""
 
 MISSING = "–"
 """The value of a field that a configuration does not have."""
@@ -34,12 +34,12 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Configuration:
-    """Runs that differ in their seed alone.
+    """Runs that differ only in their seed.
 
     Attributes:
         choice: the fields, with their values, in which this configuration differs from the others.
         runs: one run for each seed.
-        duplicates: further runs with a seed that is among `runs`; they are no repeats.
+        duplicates: further runs with a seed of one of `runs`; they do not count as repeats.
     """
 
     choice: Mapping[str, str]
@@ -48,20 +48,21 @@ class Configuration:
 
     @property
     def name(self) -> str:
-        """A short name, made of the values that differ."""
+        """A short name: the values in which this configuration differs from the others."""
         return " ".join(self.choice.values()) or self.runs[0].recipe.get("name", "run")
 
     @property
     def counted(self) -> tuple[Run, ...]:
-        """The runs whose numbers count: the finished ones, or all if none is finished."""
+        """The runs that are averaged: the finished ones, or all if none is finished."""
         return tuple(run for run in self.runs if run.state == "finished") or self.runs
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A number over `n` repeats.
+    """The mean of a metric over `n` repeats.
 
-    `deviation` is the sample deviation of several values, `interval` the 95 % interval of a single one.
+    `deviation` is the sample standard deviation of several values, `interval` the 95 % interval of a single
+    value.
     """
 
     mean: float
@@ -79,7 +80,7 @@ def group_runs(found: Iterable[Run]) -> list[Configuration]:
     ]
     names = differing_fields([fields for _, fields in described])
     if have_same_images(known):
-        # The same images may have been read from different places.
+        # The same images may have been read from different paths.
         names = [name for name in names if name != "data.source"]
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run, fields in described:
@@ -92,15 +93,16 @@ def group_runs(found: Iterable[Run]) -> list[Configuration]:
 
 
 def _origins(found: Sequence[Run]) -> list[dict[str, str]]:
-    """Return two facts of each run that are not in its recipe: the source of its weights, its exact images.
+    """Return, for each run, the facts that its recipe lacks: the source of its initial weights and images.
 
-    The checkpoint and the fingerprint of the images are named only if one name stands for several of them.
+    The hash of the source checkpoint is given only if runs have the same source but different checkpoints.
+    The fingerprint of the images is given only if runs have the same path but different images.
     """
     facts = [run.facts for run in found]
     sources = [each.get("source") or MISSING if each else None for each in facts]
     digests = [each.get("source_sha256") for each in facts]
     seen = [each.get("data", {}).get("fingerprint") for each in facts]
-    # A fingerprint depends on the size and the number of channels of the images.
+    # A fingerprint depends on the size and the channels of the images too.
     places = [tuple(str(run.recipe["data"].get(n)) for n in ("source", "size", "channels")) for run in found]
     columns = {
         "from": _values_that_differ([None] * len(found), sources),
@@ -111,7 +113,10 @@ def _origins(found: Sequence[Run]) -> list[dict[str, str]]:
 
 
 def _values_that_differ(places: Sequence[Hashable], values: Sequence[str | None]) -> list[str]:
-    """Return each value if those of its place differ, else `MISSING`; an unknown one counts as the first."""
+    """Return `MISSING` in place of each value that is the same as all others of its place.
+
+    An unknown value (None) counts as the first value of its place.
+    """
     known: dict[Hashable, list[str]] = {}
     for place, value in zip(places, values, strict=True):
         known.setdefault(place, []).extend([] if value is None else [value])
@@ -122,11 +127,11 @@ def _values_that_differ(places: Sequence[Hashable], values: Sequence[str | None]
 
 
 def differing_fields(recipes: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return the fields in which flattened recipes differ, but for the seed and the number of classes.
+    """Return the fields in which flattened recipes differ, except for the seed and the number of classes.
 
-    A run counts its classes when it reads its images, so a waiting trial has none yet. Fields of a part are
-    compared among recipes with the same kind of that part: a linear schedule has other fields than a cosine
-    schedule, which adds nothing to the difference of the kinds.
+    A run counts its classes when it reads its images, so a waiting trial has no number yet. Fields of a part
+    are compared only among recipes with the same kind of this part. Different kinds, such as a linear and a
+    cosine schedule, have different fields anyway.
     """
     ignored = ("seed", "net.classes")
     names = dict.fromkeys(name for recipe in recipes for name in recipe if name not in ignored)
@@ -134,13 +139,13 @@ def differing_fields(recipes: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def have_same_images(found: Sequence[Run]) -> bool:
-    """Whether all runs are known to have seen the same images."""
+    """Return whether all runs are known to be trained on the same images."""
     fingerprints = {run.facts.get("data", {}).get("fingerprint") for run in found}
     return len(fingerprints) == 1 and None not in fingerprints
 
 
 def summarise_values(values: Sequence[float], interval: tuple[float, float] | None = None) -> Spread:
-    """Return mean and sample deviation (n - 1) of the values; a single value has the given interval."""
+    """Return mean and sample standard deviation (n - 1) of values; `interval` is that of a single value."""
     n = len(values)
     mean = math.fsum(values) / n
     if n == 1:
@@ -149,7 +154,7 @@ def summarise_values(values: Sequence[float], interval: tuple[float, float] | No
 
 
 def summarise_metrics(configuration: Configuration, common: Conditions | None) -> dict[str, Spread]:
-    """Return each metric over the counted runs, from evaluations under the common conditions."""
+    """Return the mean of each metric over the counted runs, from evaluations under common conditions."""
     found = {}
     for name in METRICS:
         entries = [_entry(run, name, common) for run in configuration.counted]
@@ -160,14 +165,14 @@ def summarise_metrics(configuration: Configuration, common: Conditions | None) -
 
 
 def other_conditions(configuration: Configuration, common: Conditions) -> list[Conditions]:
-    """Return the conditions under which counted runs were evaluated that have no common evaluation."""
+    """Return the conditions of the newest evaluations of counted runs that lack one under `common`."""
     missed = [run for run in configuration.counted if newest_record(run, common) is None]
     found = (evaluation_conditions(rec, run.recipe) for run in missed if (rec := newest_record(run)))
     return list(dict.fromkeys(found))
 
 
 def _split_duplicates(group: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
-    """Return the first run of each seed, preferring a finished run; and the remaining runs."""
+    """Return one run for each seed, a finished one if possible, and all other runs."""
     first: dict[Any, Run] = {}
     for run in sorted(group, key=lambda run: run.state != "finished"):
         first.setdefault(run.recipe.get("seed"), run)

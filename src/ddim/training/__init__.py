@@ -1,4 +1,4 @@
-"""Training: the loop, its callbacks, and the learning-rate finder."""
+"""Training: the loop, its callbacks, and the learning-rate range test."""
 
 from ddim.training.callbacks import Callback
 from ddim.training.run import resume, train

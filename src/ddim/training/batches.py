@@ -1,4 +1,4 @@
-"""The batches of training: the images, times, noise and labels of one update."""
+"""Draw the batches of training: the images, times, noise and labels of one step."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from ddim.runs.recipe import Recipe
 
 @dataclass(frozen=True)
 class Batch:
-    """Everything that is drawn for one update of B images; it is drawn at once, before the batch is divided.
+    """All random values of one step with B images; they do not depend on `optim.accumulate`.
 
     Args:
-        images: the images of the run.
+        images: all images of the run.
         which: indices (B,) of the images of the batch.
         mirrored: whether each image is mirrored (B,), or None.
-        times: the time of each image (B,).
-        weights: the weight (B,) of each time in the loss.
+        times: times (B,) of the images.
+        weights: weights (B,) of the times in the loss.
         noise: standard normal noise (B, C, H, W).
-        dequantisation: uniform noise (B, C, H, W) within a bin of 8 bits, or None.
-        augment_labels: the augmentation labels of each image (B, 9), or None.
-        class_labels: the class labels (B,) that the network is conditioned on, or None.
+        dequantisation: uniform noise (B, C, H, W) within the bin of an 8-bit value, or None.
+        augment_labels: augmentation labels (B, 9), which define the augmentation of each image, or None.
+        class_labels: class labels (B,), or None.
     """
 
     images: Images
@@ -51,7 +51,17 @@ class Batch:
     def part(
         self, part: slice, model: Model, pixels: Pixels, runtime: Runtime
     ) -> tuple[Denoiser, Tensor, Tensor, Tensor]:
-        """Return the model with the labels of a part of the images, and the part of x0, times and noise."""
+        """Return what the loss needs for a part of the batch.
+
+        Args:
+            part: the part, as a slice of the batch.
+            model: the model.
+            pixels: the map between images and model units.
+            runtime: how the network runs.
+
+        Returns:
+            The model conditioned on the labels of the part, and its images x0, times and noise.
+        """
         mirrored = None if self.mirrored is None else self.mirrored[part]
         dequantisation, augment_labels, class_labels = (
             None if values is None else values[part]
@@ -74,22 +84,22 @@ def draw_batch(
     step: int,
     memory: LossMemory | None,
 ) -> Batch:
-    """Draw the batch of update `step`; it depends only on the recipe, its seed, the images and `step`.
+    """Draw the batch of a step, a function of the recipe's seed and of `step`.
 
     Args:
         recipe: the recipe of the run.
         images: all images of the run.
-        train: the indices (N,) of its training images.
-        model: gives the shape of the noise.
-        device: where the noise is drawn.
-        step: the number of the update.
-        memory: the losses by which times are drawn; None if times do not depend on losses.
+        train: indices (N,) of its training images.
+        model: the model, for the shape of the noise.
+        device: the device on which the noise is drawn.
+        step: the number of the step.
+        memory: the losses by which loss-aware times are drawn; None for other times.
     """
     size, n, seed = recipe.optim.batch, len(train), recipe.seed
     first = step * size
     which = train[select_indices(n, seed, first, size)]
     random = stream(device, seed, NOISE, step)
-    # One time in each of B equal slices of [0, 1): the density of B independent times with less variance.
+    # One time from each of B equal slices of [0, 1): the distribution of independent times, less variance.
     uniform = torch.rand(size, generator=random, device=device, dtype=torch.float32).cpu()
     times, weights = draw_times(recipe, (torch.arange(size) + uniform.double()) / size, memory)
     full = (size, model.shape.channels, model.shape.height, model.shape.width)
@@ -108,12 +118,15 @@ def draw_batch(
 
 
 def draw_times(recipe: Recipe, uniform: Tensor, memory: LossMemory | None) -> tuple[Tensor, Tensor]:
-    """Return times (B,) in (0, 1] for uniform numbers (B,) in [0, 1), and their weights (B,) in the loss."""
+    """Return times (B,) in (0, 1] and their weights (B,) in the loss, from uniform numbers (B,) in [0, 1).
+
+    `memory` holds the losses by which loss-aware times are drawn.
+    """
     if memory:
         return memory.draw(uniform)
     return recipe.objective.times(uniform, recipe.schedule), torch.ones(len(uniform))
 
 
 def earliest_time(recipe: Recipe) -> float:
-    """Return the earliest of 100,000 evenly spaced training times; cleaner levels are hardly trained."""
+    """Return the earliest of 100,000 training times; noise levels below it are hardly trained."""
     return draw_times(recipe, midpoints(), None)[0].min().item()

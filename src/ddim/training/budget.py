@@ -1,4 +1,4 @@
-"""A time budget, turned into a number of images."""
+"""Convert a time budget to a number of images."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import time
 from ddim.training.loop import Training
 
 MEASURED = 60.0
-"""Seconds of training after which the pace is known; a tenth of the budget if the tenth is shorter."""
+"""Seconds of training over which the speed is measured; a tenth of the budget if that is shorter."""
 
 WARM_UP = 3
-"""Updates that are not timed: in them the network is compiled and its memory laid out."""
+"""Number of first steps that are not timed, because compilation and memory allocation slow them down."""
 
 
 class TimeBudget:
-    """Turns the minutes of a recipe into a number of images, once, from the pace at the start.
+    """Converts the minutes of a recipe to a number of images, once, by the speed at the start of training.
 
     Args:
-        training: the training whose pace is measured.
-        began: `time.monotonic()` when the command started; reading the images counts too.
+        training: the training whose speed is measured.
+        began: `time.monotonic()` when the command started, because the time to read the images counts too.
     """
 
     def __init__(self, training: Training, began: float) -> None:
@@ -28,7 +28,7 @@ class TimeBudget:
         self.marked: tuple[float, int] | None = None
 
     def is_measured(self) -> bool:
-        """Return whether the pace is known."""
+        """Return whether the speed has been measured."""
         if self.training.step - self.first < WARM_UP:
             return False
         if self.marked is None:
@@ -37,7 +37,7 @@ class TimeBudget:
         return time.monotonic() - self.marked[0] >= measured and self.training.seen > self.marked[1]
 
     def fix_total(self, validation: float) -> None:
-        """Fix the number of images; each validation to come takes `validation` seconds of the budget."""
+        """Set the number of images of the training, if each later validation takes `validation` seconds."""
         training, now = self.training, time.monotonic() - validation
         begin, seen = self.marked or (now, 0)
         pace = (training.seen - seen) / max(1e-9, now - begin)

@@ -1,4 +1,4 @@
-"""Callbacks of training: the log, samples, checkpoints."""
+"""Callbacks of training: they write the log, samples and checkpoints."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from ddim.training.loop import Training
 
 
 class Callback:
-    """Hooks of a run, in the order of their calls. Each does nothing unless a subclass overrides it."""
+    """The hooks of a training. Each does nothing unless a subclass overrides it."""
 
     def on_start(self, training: Training, folder: Path) -> None:
-        """Run before the first update of this process, of a new or a resumed run."""
+        """Called before the first step of this process, in a new or a resumed run."""
 
     def on_step(self, training: Training, values: dict[str, float]) -> None:
-        """Run after each update, with its loss, gradient norm and learning rate."""
+        """Called after each step, with its loss, gradient norm and learning rate."""
 
     def on_validation(self, training: Training, values: dict[str, float]) -> None:
-        """Run after each validation, with its results."""
+        """Called after each validation, with its results."""
 
     def on_checkpoint(self, training: Training, path: Path) -> None:
-        """Run after each checkpoint, with its folder."""
+        """Called after each checkpoint, with its folder."""
 
     def on_end(self, training: Training) -> None:
-        """Run after the last update of this process, whether the run is finished or stopped."""
+        """Called after the last step of this process, whether the run is finished or stopped."""
 
 
 class Log(Callback):
-    """Writes metrics.jsonl and TensorBoard scalars: mean losses every `report.log` updates, and validations.
+    """Writes mean losses, every `report.log` steps, and validations to metrics.jsonl and TensorBoard.
 
     TensorBoard also gets the fields of the recipe.
     """
@@ -65,7 +65,7 @@ class Log(Callback):
 
 
 class SampleGrid(Callback):
-    """Writes samples/step-*.png at each validation: samples of the EMA weights, of the same seeds every time.
+    """Writes samples/step-*.png at each validation: samples of the EMA weights, always with the same seeds.
 
     If the run has labels, sample k has class k % classes.
     """
@@ -93,10 +93,10 @@ class SampleGrid(Callback):
 class Checkpoints(Callback):
     """Writes a checkpoint at each validation, every `report.checkpoint` seconds, and at the end.
 
-    Keeps the newest two and the best by `report.best`.
+    The newest two checkpoints and the best by `report.best` are kept.
 
     Args:
-        log: the log, which is synced before each checkpoint.
+        log: the log, which is flushed to the disk before each checkpoint.
         others: callbacks whose `on_checkpoint` is called.
     """
 
@@ -109,7 +109,10 @@ class Checkpoints(Callback):
         self._last, self._saved, self._best = time.monotonic(), training.step, -1
 
     def save_if_due(self, training: Training) -> None:
-        """Save if the last checkpoint is old, not before the step's validation: a resume would skip it."""
+        """Save if the last checkpoint is older than `report.checkpoint` seconds.
+
+        Do not call this between a step and its validation: a resumed run would miss the validation.
+        """
         if time.monotonic() - self._last > training.recipe.report.checkpoint:
             self.save(training)
 
@@ -126,7 +129,7 @@ class Checkpoints(Callback):
             self.save(training)
 
     def save(self, training: Training) -> None:
-        """Write a checkpoint now, unless a weight is not finite: then the last good checkpoint is kept."""
+        """Write a checkpoint now. If a weight is not finite, do nothing, so that the last good one stays."""
         if not training.weights_finite:
             return
         self.log.sync()

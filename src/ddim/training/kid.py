@@ -1,4 +1,4 @@
-"""KID of a run in training, at its validations."""
+"""Measure the KID of a run during training, at its validations."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ddim.runs.pipeline import Pipeline
 from ddim.training.loop import Training
 
 MeasureKID = Callable[[], dict[str, float]]
-"""Returns {"kid": ..., "kid_low": ..., "kid_high": ...}, or nothing if the recipe wants no KID."""
+"""Returns {"kid": ..., "kid_low": ..., "kid_high": ...}, or {} if `report.kid` is 0."""
 
 
 def prepare_kid(training: Training) -> MeasureKID:
     """Return a function that measures the KID of `report.kid` samples, with its 95 % interval.
 
-    The EMA weights sample the same seeds every time, in `report.steps` steps, with the classes in turn if the
-    run has labels. The reference is all validation images.
+    Samples come from the EMA weights, with the same seeds each time, in `report.steps` steps. If the run has
+    labels, the classes are taken in turn. The reference set is all validation images.
 
     Raises:
         UserError: if there are too few validation images, or the packages for features are missing.

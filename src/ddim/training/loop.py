@@ -1,4 +1,4 @@
-"""One training in progress: its state, and the update that moves it by one step."""
+"""The state of a training, and the update that advances it by one step."""
 
 from __future__ import annotations
 
@@ -25,23 +25,22 @@ from ddim.runs.state import Plan, RunState, TrainedOn
 from ddim.training.batches import draw_batch
 
 IN_A_ROW = 3
-"""Updates in a row that are not finite, after which training stops."""
+"""Training stops after this number of steps in a row whose loss or gradient is not finite."""
 
 
 class Training:
-    """A run between two updates.
+    """The state of a run between two updates.
 
-    A checkpoint holds its state: weights, their averages by name, the optimiser, the losses that times may be
-    drawn by, counters, `sums` since the last line of the log, and `best`, the least value of `report.best`.
-    Everything else is a function of the recipe's seed and `step`: the order of the images, their mirroring,
-    times, noise and dropout.
+    A checkpoint holds the weights, the EMAs by name, the state of the optimiser, the memory of losses for
+    loss-aware times, and `RunState`. All else is a function of the recipe's seed and of `step`: the order of
+    the images, their mirroring, times, noise and dropout.
 
     Args:
-        recipe: all choices of the run.
-        split: its images.
+        recipe: the recipe of the run.
+        split: its images, split.
         pixels: the map between images and model units.
         runtime: how the network runs.
-        plan: the number of images that the run sees.
+        plan: the training budget.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class Training:
             torch.default_generator.set_state(stream("cpu", recipe.seed, WEIGHTS, 0).get_state())
             self.model = build_model(recipe, split.images.pixels.shape[-1])
         runtime.place(self.model)
-        # Shares the weights of `model`, whose network is not compiled.
+        # `compiled` shares the weights of `model`, whose network is not compiled.
         self.compiled = Model(
             runtime.compiled(self.model.net),
             recipe.schedule,
@@ -78,7 +77,7 @@ class Training:
 
     @property
     def average(self) -> dict[str, Tensor]:
-        """The default average (EMA weights), which is validated and sampled."""
+        """The EMA weights that are validated and sampled."""
         return self.averages["default"]
 
     @property
@@ -88,32 +87,32 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is spent."""
+        """Whether the training budget is used up."""
         return self.plan.total is not None and self.seen >= self.plan.total
 
     @property
     def weights_finite(self) -> bool:
-        """Whether every weight and statistic is finite, so that a run can continue from a checkpoint."""
+        """Whether every weight and buffer is finite, so that a run can continue from a checkpoint."""
         return all(bool(value.isfinite().all()) for value in ema.select_averaged(self.model).values())
 
     def validation_steps(self) -> set[int]:
-        """Return the `report.events` steps after which a run of known length validates, the last included."""
+        """Return the evenly spaced steps after which a run of known length validates, with its last step."""
         total, count = self.plan.total or 0, self.recipe.report.events
         return {math.ceil(total * k / count / self.recipe.optim.batch) for k in range(1, count + 1)}
 
     def advance(self) -> dict[str, float]:
-        """Make one update and return its loss, gradient norm and learning rate.
+        """Train for one step, and return its loss, gradient norm and learning rate.
 
-        An update whose loss or gradient is not finite is skipped: only `step` moves.
+        If the loss or gradient is not finite, the weights are not updated, but `step` still increases.
 
         Raises:
-            NotFinite: at the third such update in a row.
+            NotFinite: at the third such step in a row.
         """
         o = self.recipe.optim
         rate = self.plan.rate(o, self.seen)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        # Batch norm moves its statistics in the forward pass, before the loss is known to be finite.
+        # The forward pass changes the statistics of batch norm, before the loss is known to be finite.
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         loss, times, losses = self._backward()
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), o.clip or math.inf, foreach=True)
@@ -141,7 +140,7 @@ class Training:
         return values
 
     def _backward(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Add the gradients of this step's batch; return the mean loss, the times and the losses (B,)."""
+        """Accumulate the gradients of this step's batch; return its mean loss, times (B,) and losses (B,)."""
         o, runtime = self.recipe.optim, self.runtime
         images, train = self.split.images, self.split.train
         batch = draw_batch(self.recipe, images, train, self.model, runtime.device, self.step, self.memory)
@@ -177,7 +176,7 @@ class Training:
             self.model.train()
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return the tensors of a checkpoint, by file and name."""
+        """Return the tensors of a checkpoint, by the name of their file and their own name."""
         slots = self.optimizer.state_dict()["state"]
         names = list(self.parameters)
         kept = {f"{names[i]}/{key}": value for i, slot in slots.items() for key, value in slot.items()}
@@ -186,7 +185,7 @@ class Training:
         return held | ({"times": self.memory.state()} if self.memory else {})
 
     def documents(self) -> dict[str, Any]:
-        """Return the JSON documents of a checkpoint."""
+        """Return the JSON documents of a checkpoint by name."""
         images = self.split.images
         state = RunState(
             self.step,
@@ -204,10 +203,10 @@ class Training:
         return {"state": state.to_json(), "recipe": dump(self.recipe)}
 
     def restore(self, tensors: dict[str, dict[str, Tensor]], state: RunState) -> None:
-        """Continue, bit for bit, from the tensors and the state of a checkpoint.
+        """Set the state to that of a checkpoint; further steps are bit-identical to an uninterrupted run.
 
         Raises:
-            UserError: if the images are not those of that run.
+            UserError: if the images differ from those of the checkpoint.
         """
         if state.images is None or state.images.fingerprint != self.split.images.fingerprint:
             raise UserError(
@@ -232,20 +231,20 @@ class Training:
         for parameter, slot in self.optimizer.state.items():
             for key, value in slot.items():
                 if value.shape == parameter.shape:
-                    # The fused kernel follows memory, not indices, so a moment needs the memory format of
-                    # its parameter: files are contiguous, weights channels_last.
+                    # The fused kernel reads memory in order, so a moment needs the memory format of its
+                    # parameter. Moments in files are contiguous, but weights may be channels_last.
                     slot[key] = torch.empty_like(parameter).copy_(value)
 
     def start_from(self, tensors: dict[str, Tensor]) -> None:
-        """Load another run's weights into the model and into its averages.
+        """Set the weights and all EMAs to another run's weights.
 
         Raises:
-            UserError: if they do not fit this network.
+            UserError: if the weights do not fit this network.
         """
         if wrong := find_misfit(self.model, tensors):
             raise UserError(
-                f"--from gives weights of another network than recipe {self.recipe.name} has: "
-                f"{wrong} is missing or of another shape; leave --recipe and --net out to take that run's"
+                f"--from gives the weights of another network than that of recipe {self.recipe.name}: "
+                f"{wrong} is missing or of another shape; leave out --recipe and --net to use that network"
             )
         self.model.load_state_dict(tensors)
         newest = ema.select_averaged(self.model)
@@ -254,14 +253,14 @@ class Training:
                 value.copy_(newest[name])
 
     def fix_total(self, total: int) -> None:
-        """Set the number of images, rounded to whole batches, but at least the number already seen."""
+        """Set the training budget to about `total` images: whole batches, and at least the images seen."""
         batch = self.recipe.optim.batch
         self.plan = replace(self.plan, total=max(self.seen, round(total / batch) * batch), settled=self.seen)
 
 
 @contextmanager
 def seed_globally(device: str, seed: int, use: int, step: int) -> Iterator[None]:
-    """Seed torch's global generators inside the block: dropout cannot use a generator of its own."""
+    """Seed torch's global generators inside the block, because dropout can use no other generator."""
     cuda = [device] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices=cuda):
         torch.default_generator.set_state(stream("cpu", seed, use, step).get_state())

@@ -1,4 +1,4 @@
-"""The learning-rate range test (Smith 2017, section 3.3): a short training with a growing learning rate."""
+"""The learning-rate range test (Smith 2017, section 3.3): a short training with increasing learning rate."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ddim.training.start import Machine, load_parent, open_split, start_training
 
 @dataclass(frozen=True)
 class Curve:
-    """Smoothed losses at growing learning rates.
+    """Smoothed losses at increasing learning rates.
 
-    The suggested rate is a tenth of the rate with the least loss. Beyond it the loss rises because steps are
-    too long; the tenth keeps a margin, as in luz and fastai.
+    The suggested rate is a tenth of the rate with the lowest loss. Above that rate the loss rises, because
+    steps are too long. The factor of ten is a margin, as in luz and fastai.
     """
 
     rates: list[float]
@@ -29,15 +29,19 @@ class Curve:
 
     @property
     def suggested(self) -> float:
-        """A tenth of the rate with the least loss."""
+        """A tenth of the rate with the lowest loss."""
         best = min(range(len(self.losses)), key=self.losses.__getitem__)
         return self.rates[best] / 10
 
 
 def range_test(training: Training, low: float = 1e-7, high: float = 0.1, updates: int = 100) -> Curve:
-    """Train for `updates` steps at rates that grow geometrically from `low` to `high`; return the losses.
+    """Train with increasing learning rates, and return the losses; the weights of `training` change.
 
-    Stops early once the loss is four times its least value. It moves the weights of `training`.
+    Args:
+        training: a training at its start.
+        low: the first learning rate.
+        high: the last learning rate; the rates in between grow by a constant factor.
+        updates: number of updates. The test ends early when the loss is four times its lowest value.
 
     Raises:
         UserError: if no loss was finite.
@@ -55,17 +59,17 @@ def range_test(training: Training, low: float = 1e-7, high: float = 0.1, updates
             break
         mean = 0.9 * mean + 0.1 * loss
         rates.append(rate)
-        # The running mean starts at 0, so the first losses would look too small without the division.
+        # Bias correction: the running mean starts at 0, so it is too small at first.
         losses.append(mean / (1 - 0.9 ** (k + 1)))
         if losses[-1] > 4 * min(losses):
             break
     if not losses:
-        raise UserError(f"the loss was not finite, even at the learning rate {low}: check the recipe")
+        raise UserError(f"the loss was not finite even at the learning rate {low}: check the recipe")
     return Curve(rates, losses)
 
 
 class CurvePlot(Callback):
-    """Writes lr-finder.png into the run folder: the curve behind the learning rate of the run."""
+    """Writes lr-finder.png into the run folder: the curve by which the learning rate was chosen."""
 
     def __init__(self, curve: Curve, recipe: Recipe) -> None:
         self.figure = plot_curves(
@@ -82,7 +86,7 @@ class CurvePlot(Callback):
 
 
 def find_learning_rate(recipe: Recipe, machine: Machine, source: Path | None = None) -> Curve:
-    """Run a range test of a recipe on its images, starting as the run itself will start."""
+    """Run a range test of a recipe on its images, with the same initial weights as the run itself."""
     check_training(recipe, None if source is None else read_run_recipe(source))
     parts = open_split(recipe)
     runtime = machine.choose()

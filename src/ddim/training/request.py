@@ -1,4 +1,4 @@
-"""What a user requests: the recipe of a new run, or the run that --resume means."""
+"""A user's request for a run: it gives the recipe of a new run, or finds the run to resume."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ddim.training.start import Machine, load_named_recipe
 
 @dataclass(frozen=True)
 class Request:
-    """A request to train a run.
+    """A user's request for a run to train.
 
     Attributes:
         recipe: name or file of a recipe; None for the default, or for the recipe of `source`.
-        fields: fields of the recipe that differ from it, as text by dotted name, such as "optim.lr".
-        source: a run whose weights to start from.
+        fields: fields that are changed in the recipe, as text by path, such as {"optim.lr": "1e-3"}.
+        source: a run whose weights the new run starts from.
         machine: device, precision, compilation and threads.
         find_lr: whether a learning-rate range test sets `optim.lr`.
     """
@@ -40,12 +40,12 @@ class Request:
         """Build the recipe of a new run."""
         source = None if self.source is None else Path(self.source)
         if self.recipe is None and source is not None:
-            # Weights fit the network that they were trained in.
+            # The weights fit only the network of their own recipe.
             return self.change(replace(read_run_recipe(source), images=None))
         return self.change(load_named_recipe(self.recipe or "fast", source))
 
     def change(self, recipe: Recipe) -> Recipe:
-        """Set the requested fields in a recipe."""
+        """Return a recipe with the requested fields changed."""
         if "minutes" in self.fields:
             recipe = replace(recipe, images=None)
         return override(recipe, dict(self.fields))
@@ -53,7 +53,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Difference:
-    """A recipe field or machine choice in which a run differs from a request."""
+    """A recipe field or machine option whose value in a run differs from the requested value."""
 
     name: str
     run: Any
@@ -66,15 +66,15 @@ def find_resumable(
     """Find the run that a request resumes.
 
     Args:
-        request: what the user asks for; what it leaves out may have any value in the run.
-        out: the run folder, if the user names one.
-        runs: where the newest run that fits is looked for otherwise.
+        request: what the user asks for; options that are not given may have any value in the run.
+        out: the run folder; None to find the newest run that fits the request.
+        runs: the folder in which that run is searched.
 
     Returns:
-        The run folder and "", or None and the reason why a new run begins.
+        The run folder and ""; or, if a new run must begin, None and the reason.
 
     Raises:
-        UserError: if `out` differs from the request, or cannot be resumed.
+        UserError: if the run in `out` differs from the request, or cannot be resumed.
     """
     if out is not None:
         return _check_out(Path(out), request)
@@ -87,7 +87,7 @@ def find_resumable(
             continue
         if difference is None:
             return folder, ""
-        # Only the newest run on the same images is named: the user does not mean other runs.
+        # The reason is about the newest run on the same images, which the user most probably means.
         if difference.name != "data.source" and not why:
             why = f": {folder} has {difference.name} = {difference.run}, not {difference.requested}"
     return None, f"no run in {runs}/ fits{why}"
@@ -98,24 +98,24 @@ def _check_out(out: Path, request: Request) -> tuple[Path | None, str]:
         if d := find_difference(out, request):
             raise UserError(
                 f"run {out} has {d.name} = {d.run}, which {d.name} = {d.requested} contradicts; "
-                "resume without it, or start a new run"
+                "resume it without this option, or start a new run"
             )
         return out, ""
     if (out / "checkpoints").is_dir():
         raise UserError(
-            f"--out {out} holds weights without a training state, as an imported run does: "
-            f"start a new run from them with --from {out}"
+            f"--out {out} is an imported run, with weights but without a training state: "
+            f"start a new run from its weights with --from {out}"
         )
-    # A command that names what to train may be repeated until the run is finished.
+    # A command with images or a recipe may start a new run, so that it can be repeated until it is finished.
     if not out.exists() and request.recipe is None and "data.source" not in request.fields:
-        raise UserError(f"--out {out} does not exist; name DATA to start a new run there")
+        raise UserError(f"--out {out} does not exist; give DATA to start a new run there")
     return None, f"--out {out} holds no run to resume"
 
 
 def find_difference(folder: Path, request: Request) -> Difference | None:
-    """Find a field or choice in which a run differs from a request; None if there is none.
+    """Return the first difference between a run and a request, or None if there is none.
 
-    A difference in the images comes before all others.
+    A difference in the images is returned before all others.
 
     Raises:
         UserError: if the run's recipe cannot be read.
@@ -134,18 +134,18 @@ def find_difference(folder: Path, request: Request) -> Difference | None:
 
 
 def _expected(recipe: Recipe, facts: Mapping[str, Any], request: Request) -> Recipe:
-    """Build the recipe that the run would have if it had been started by this request."""
-    # Without a name, the run's own recipe is meant: only requested fields can differ from it.
+    """Return the recipe that the run would have if this request had started it."""
+    # Without the name of a recipe, only the requested fields can differ from the recipe of the run.
     meant = recipe if request.recipe is None else find_recipe(request.recipe)
     if facts.get("source"):
-        # A named recipe takes the pixels of the run that it starts from.
+        # With --from, a named recipe gets the pixels of the source run.
         meant = replace(meant, pixels=recipe.pixels)
     wanted = request.change(meant)
     source, given = recipe.data.source, request.fields.get("data.source")
     if given is None or os.path.normpath(given) == os.path.normpath(source):
         wanted = replace(wanted, data=replace(wanted.data, source=source))
     if wanted.data.labels and recipe.data.labels and not wanted.net.classes:
-        # The run has counted the classes of its images.
+        # The run counted the classes of its images when it started.
         wanted = override(wanted, {"net.classes": recipe.net.classes})
     if request.find_lr:
         wanted = replace(wanted, optim=replace(wanted.optim, lr=recipe.optim.lr))

@@ -50,11 +50,11 @@ def train(
     """Train a model on images and return the run folder.
 
     Args:
-        data: a folder, an archive or a name (see `ddim.data.open_images`); by default the recipe's.
-        recipe: a name, a YAML file or a `Recipe`; its `images` or `minutes` are the budget.
+        data: a folder, an archive or a name (see `ddim.data.open_images`); by default that of the recipe.
+        recipe: a name, a YAML file or a `Recipe`; its `images` or `minutes` are the training budget.
         out: the run folder, by default runs/DATA-RECIPE-N.
-        source: a run whose EMA weights to start from. A recipe given by name also takes over its pixels; a
-            `Recipe` must have the same ones.
+        source: a run whose EMA weights the new run starts from. A recipe given by name also gets the pixels
+            of that run; a `Recipe` must have the same pixels.
         machine: device, precision, compilation and threads; by default chosen by measuring.
         callbacks: called during training, see `Callback`.
         progress: called with (done, total) while images are decoded.
@@ -62,7 +62,7 @@ def train(
     Raises:
         UserError: if the images, the recipe or the folder cannot be used.
         NotFinite: if the loss is not finite several times in a row.
-        Interrupted: after a signal, once a checkpoint is saved.
+        Interrupted: after a signal, when a checkpoint has been saved.
 
     Example:
         >>> run = ddim.train("photos/", "fast")
@@ -73,7 +73,7 @@ def train(
     source = None if source is None else Path(source)
     recipe = recipe if isinstance(recipe, Recipe) else load_named_recipe(recipe, source)
     recipe = replace(recipe, data=replace(recipe.data, source=str(data or recipe.data.source)))
-    # Checked before the images are decoded, which may take long.
+    # Checked before the images are decoded, because decoding may take long.
     check_runtime(machine.device, machine.precision, machine.threads)
     check_training(recipe, None if source is None else read_run_recipe(source))
     if out is not None and out.exists() and not _is_aborted(out):
@@ -89,7 +89,7 @@ def train(
         folder = make_run_folder(out, short, recipe.name) if used else out
         with lock_folder(folder):
             write_json(folder / RUN, _run_document(training, machine, source, parent))
-            parent = None  # frees the memory of a second network
+            parent = None  # frees the memory of its network
             _fit(training, measure_kid, folder, callbacks, None, began)
     return folder
 
@@ -100,16 +100,17 @@ def resume(
     callbacks: Sequence[Callback] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Continue a run exactly: the result is bit-identical to an uninterrupted run. Return its folder.
+    """Continue a run and return its folder; the result is bit-identical to that of an uninterrupted run.
 
-    The runtime is the recorded one. A finished run is left as it is.
+    The run uses its recorded device, precision and threads. A finished run is not changed. See `train` for
+    the arguments.
 
     Raises:
         UserError: if the folder is not a run, or its images are missing or have changed.
     """
     began, folder = time.monotonic(), Path(folder)
     if not (folder / RUN).is_file():
-        raise UserError(f"run {folder} cannot be resumed: it is no run folder, for it holds no {RUN}")
+        raise UserError(f"run {folder} cannot be resumed: it is no run folder, because it holds no {RUN}")
     document = read_json(folder / RUN)
     with lock_folder(folder):
         path = checkpoint.find_newest(folder / "checkpoints")
@@ -134,7 +135,7 @@ def _restart(
     callbacks: Sequence[Callback],
     progress: Callable[[int, int], None] | None,
 ) -> Path:
-    """Start again a run that was killed before its first checkpoint, with the recorded choices."""
+    """Restart a run that was killed before its first checkpoint, with the recorded recipe and runtime."""
     began = time.monotonic()
     recipe = load_recipe(document["recipe"])
     source = Path(document["source"]) if document["source"] else None
@@ -147,13 +148,13 @@ def _restart(
     runtime = Runtime(**document["runtime"])
     with runtime:
         training = start_training(recipe, reopen_split(folder, recipe, progress), runtime, parent)
-        parent = None  # frees the memory of a second network
+        parent = None  # frees the memory of its network
         _fit(training, prepare_kid(training), folder, callbacks, None, began)
     return folder
 
 
 def _is_aborted(folder: Path) -> bool:
-    """Return whether a folder is left by a run that was killed before it had written its first file."""
+    """Return whether a folder is from a run that was killed before it wrote its first file."""
     return folder.is_dir() and all(path.name.startswith((".lock", TEMPORARY)) for path in folder.iterdir())
 
 
@@ -165,13 +166,22 @@ def _fit(
     resumed: int | None,
     began: float,
 ) -> None:
-    """Update, validate and save until the budget is spent or a signal comes."""
+    """Train, validate and save until the budget is used up or a signal arrives.
+
+    Args:
+        training: the training, at its start or restored from a checkpoint.
+        measure_kid: see `prepare_kid`.
+        folder: the run folder.
+        callbacks: called after the callbacks of this library.
+        resumed: the step of the checkpoint; None for a new run.
+        began: `time.monotonic()` when the command started.
+    """
     if resumed is None:
-        # For people, and for --recipe; a resume reads the recipe in the checkpoint.
+        # For readers and for --recipe; `resume` reads the recipe in the checkpoint instead.
         (folder / "recipe.yaml").write_text(write_recipe(training.recipe), encoding="utf-8")
     with RunLog(folder, resumed) as log, note_interrupts() as caught:
         checkpoints = Checkpoints(log, list(callbacks))
-        # A checkpoint comes after the log that it covers, and before other callbacks hear of the validation.
+        # A checkpoint is written after the log of its step, and before other callbacks are called.
         hooks: list[Callback] = [Log(log), SampleGrid(log), checkpoints, *callbacks]
         for hook in hooks:
             hook.on_start(training, folder)
@@ -205,7 +215,7 @@ def _validate(training: Training, measure_kid: MeasureKID, hooks: Sequence[Callb
 
 
 def _advise(folder: Path) -> str:
-    """Return what is left of a run whose loss is not finite, and what may help."""
+    """Return advice for a run whose loss is not finite: which checkpoint exists, and what may help."""
     if checkpoint.find_newest(folder / "checkpoints"):
         return "the last good checkpoint is kept; a lower optim.lr or --precision fp32 may help"
     return "no checkpoint was written yet; start a new run with a lower optim.lr or --precision fp32"
@@ -220,8 +230,7 @@ def _run_document(
         "recipe": dump(training.recipe),
         "seed": training.recipe.seed,
         "source": None if source is None else str(source.resolve()),
-        # The hash of the checkpoint, not of the run: if that run is trained further, a run started from it
-        # begins with other weights.
+        # The hash of the checkpoint, because a run that is trained further has other weights.
         "source_sha256": None if parent is None else parent.checkpoint.sha256,
         "data": {
             "source": training.recipe.data.source,

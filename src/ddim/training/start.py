@@ -1,4 +1,4 @@
-"""What a run starts from: its recipe, its images and their pixels, the runtime, the weights."""
+"""Prepare a training: its recipe, its images and their pixels, its runtime and its initial weights."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from ddim.training.loop import Plan, Training
 
 @dataclass(frozen=True)
 class Machine:
-    """How a user wants a run to use the machine; what is left at its default is chosen by measuring.
+    """How a run should use the machine; defaults are chosen by measuring the machine.
 
     Args:
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         precision: "auto", "fp32" or "bf16".
-        compiling: whether to use torch.compile; None compiles if the run is long enough to repay it.
-        threads: processor threads; None means one per core.
+        compiling: whether to use torch.compile; None compiles only if this saves time over the run.
+        threads: number of processor threads; None uses one for each core.
     """
 
     device: str = "auto"
@@ -40,28 +40,31 @@ class Machine:
     threads: int | None = None
 
     def choose(self, seconds: float = 0.0) -> Runtime:
-        """Choose the runtime of a run of about `seconds`."""
+        """Choose the runtime for a run that takes about `seconds`."""
         return choose_runtime(self.device, self.precision, self.compiling, self.threads, seconds)
 
 
 def load_named_recipe(name: str, source: Path | None) -> Recipe:
-    """Return the recipe of a name or a file, with the pixels of the run that it starts from, if any."""
+    """Return the recipe with a name or from a file; it takes the pixels of the run `source`, if given."""
     recipe = find_recipe(name)
     return recipe if source is None else replace(recipe, pixels=read_run_recipe(source).pixels)
 
 
 def open_split(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> SplitImages:
-    """Open the images of a recipe and split them by its seed."""
+    """Open the images of a recipe, and split them into training and validation images by its seed.
+
+    `progress` is called with (done, total) while images are decoded.
+    """
     d = recipe.data
     images = open_images(d.source, d.size, d.channels, progress=progress)
     return split_images(images, d.validation, recipe.seed)
 
 
 def reopen_split(folder: Path, recipe: Recipe, progress: Callable[[int, int], None] | None) -> SplitImages:
-    """Open the images of a run that is resumed.
+    """Open and split the images of a run that is resumed; see `open_split`.
 
     Raises:
-        UserError: if they are missing.
+        UserError: if the images are missing.
     """
     check_source_exists(folder, recipe.data.source)
     return open_split(recipe, progress)
@@ -79,14 +82,20 @@ def measure_pixels(recipe: Recipe, parts: SplitImages) -> Pixels:
 
 
 def load_parent(source: Path | None) -> LoadedRun | None:
-    """Load the run from whose weights a new run starts, on the CPU; return None if `source` is None."""
+    """Load the run whose weights a new run starts from, on the CPU; return None for None."""
     return None if source is None else load(source, device="cpu")
 
 
 def start_training(
     recipe: Recipe, parts: SplitImages, runtime: Runtime, parent: LoadedRun | None
 ) -> Training:
-    """Return a training at step 0, with random weights or with the EMA weights of the run `parent`.
+    """Return a training at step 0.
+
+    Args:
+        recipe: the recipe of the run.
+        parts: its images, split.
+        runtime: how the network runs.
+        parent: the run whose EMA weights and pixels are used; None for random weights.
 
     Raises:
         UserError: if the recipe needs class labels that the images do not have, or that differ from those of
@@ -95,8 +104,8 @@ def start_training(
     known, count = parent.model.classes if parent else 0, len(parts.images.classes)
     if parent and recipe.data.labels and known != count:
         raise UserError(
-            f"--from gives the weights of a network with {known} classes, and {recipe.data.source} has "
-            f"{count}: train it without labels (--data.labels no), or start without --from"
+            f"--from gives the weights of a network with {known} classes, but {recipe.data.source} has "
+            f"{count}: train without labels (--data.labels no), or without --from"
         )
     recipe = count_classes(recipe, parts.images)
     pixels = parent.pixels if parent else measure_pixels(recipe, parts)
@@ -107,11 +116,11 @@ def start_training(
 
 
 def estimate_seconds(recipe: Recipe, parts: SplitImages) -> float:
-    """Estimate how long the run will take, by timing one update of four images."""
+    """Return the estimated time of a run in seconds; one update of four images is timed."""
     if recipe.images is None:
         return recipe.minutes * 60
     few = 4
-    # Weights and dropout must not move the caller's random state.
+    # Initial weights and dropout must not change the caller's random state.
     with torch.random.fork_rng(devices=[]):
         model = Runtime().place(build_model(recipe, parts.images.pixels.shape[-1]))
         x0 = Runtime().images(Noise(range(few)).like(model.blank(few)))

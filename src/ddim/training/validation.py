@@ -1,4 +1,4 @@
-"""The validation of a run in training: errors of its EMA weights on held-out images."""
+"""Validate a run during training: denoising errors of its EMA weights on held-out images."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ddim.training.loop import Training
 def validate(training: Training) -> dict[str, float]:
     """Return the noise MAE and image MAE, in model units, of the EMA weights on validation images.
 
-    The images, the times (one in each equal slice) and the noise are always the same. A network with class
-    labels gets those of the images. Names such as "noise_mae/log_snr_-4" are means over the images whose
-    log-SNR lies in [-4, -2) (see `mean_by_level`). Empty without validation images.
+    The images, the evenly spaced times and the noise are the same in each validation. A network with class
+    labels gets the labels of the images. Entries such as "noise_mae/log_snr_-4" are means over the images
+    with a log-SNR in [-4, -2) (see `mean_by_level`). Without validation images the result is empty.
     """
     recipe, split, runtime = training.recipe, training.split, training.runtime
     count = min(recipe.report.validation_images, len(split.validation))
@@ -48,10 +48,14 @@ def validate(training: Training) -> dict[str, float]:
 
 
 def mean_by_level(log_snr: Tensor, values: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the means of named values (N,) in each bin of their log-SNR (N,): {"noise_mae/log_snr_-4": 0.2}.
+    """Return means in bins of log-SNR, such as {"noise_mae/log_snr_-4": 0.2}.
 
-    A bin with two values or more also gets the ends of the 95 % interval of its mean, under
-    "noise_mae_low/log_snr_-4" and "noise_mae_high/log_snr_-4".
+    A bin with at least two values also gets the 95 % interval of its mean, as "noise_mae_low/log_snr_-4" and
+    "noise_mae_high/log_snr_-4".
+
+    Args:
+        log_snr: the log-SNR (N,) of each value.
+        values: values (N,) by name.
     """
     bins, means = log_snr_bins(log_snr), {}
     for name, value in values.items():

@@ -119,11 +119,14 @@ def test_random_combinations_depend_on_the_seed_alone():
         ),
         (
             {"fields": {"schedule": "[cosine,linear]", "optim.lr": "[1e-4..1e-2]"}, "search": 2},
-            "does not compare where schedule differs: add --evaluate N",
+            "not comparable between trials with different schedule: add --evaluate N",
         ),
-        ({"fields": {"pixels.std": "[0.5..2.0]"}, "search": 2}, "does not compare where pixels.std differs"),
-        ({"fields": {"optim.lr": "[0.001,1e-3]"}}, "two combinations are one recipe"),
-        ({"fields": {"name": "[a,b]"}}, "two combinations are one recipe"),
+        (
+            {"fields": {"pixels.std": "[0.5..2.0]"}, "search": 2},
+            "comparable between trials with different pixels.std",
+        ),
+        ({"fields": {"optim.lr": "[0.001,1e-3]"}}, "two combinations give the same recipe"),
+        ({"fields": {"name": "[a,b]"}}, "two combinations give the same recipe"),
         ({"images": "10", "minutes": "1"}, "give one of them"),
         ({"images": "some"}, "images must be a whole number or none, got 'some'"),
     ],
@@ -292,8 +295,8 @@ def test_random_draws_from_a_range_may_repeat():
 @pytest.mark.parametrize(
     "document, said",
     [
-        ([], "is not that of a sweep"),
-        ({"schema": 1}, "is not that of a sweep"),
+        ([], "was not written by `ddim sweep`"),
+        ({"schema": 1}, "was not written by `ddim sweep`"),
         ({"kind": "sweep", "schema": 1}, "is damaged: 'request'"),
         ({"kind": "sweep", "schema": 1, "trials": [], "request": {"new": 1}}, "is damaged: .*'new'"),
     ],

@@ -125,8 +125,8 @@ def test_corners_of_a_whole_range_are_its_ends():
         ("[1]]", "brackets that do not match"),
         ("[1..]", "must be a range such as"),
         ("[a..3]", "must be a range such as"),
-        ("[1e-2..1e-4]", "the least first"),
-        ("[2..1]", "the least first"),
+        ("[1e-2..1e-4]", "the smaller end first"),
+        ("[2..1]", "the smaller end first"),
         ("[0..inf]", "must be a range such as"),
     ],
 )

@@ -1,9 +1,9 @@
-"""The folder of a sweep: ``sweep.json`` with its plan, and the files that its workers write.
+"""Create and read the folder of a sweep.
 
-``trials/<name>/`` are run folders, ``recipes/<name>.json`` the recipes that they start from,
-``logs/<name>.txt`` what their commands print, ``results/<name>.json`` their outcomes. ``study.db`` is
-Optuna's storage unless the sweep has an address of another. A trial is a run of `ddim train --resume` in its
-own process, so another worker resumes it where a dead one stopped.
+``sweep.json`` holds the plan. Workers write the rest: ``trials/<name>/`` are run folders,
+``recipes/<name>.json`` the recipes of the trials, ``logs/<name>.txt`` the output of their commands, and
+``results/<name>.json`` their outcomes. ``study.db`` is Optuna's storage, unless the sweep uses a database.
+A trial is a process `ddim train --resume`, so a new worker can resume the trial of a dead one.
 """
 
 from __future__ import annotations
@@ -32,10 +32,15 @@ _FOLDERS = ("trials", "recipes", "logs", "results")
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep: its folder, its request, and its trials.
+    """A sweep.
 
-    `storage` is the address of Optuna's storage without a password, None for the SQLite file in the folder;
-    `study` is the name of the study there. `base` is the recipe that all trials share, as JSON.
+    Attributes:
+        folder: the folder of the sweep.
+        request: what the user asked for.
+        storage: address of Optuna's storage without a password; None for the SQLite file in the folder.
+        study: name of the study in the storage.
+        base: the recipe that all trials share, as JSON.
+        trials: the planned trials.
     """
 
     folder: Path
@@ -67,7 +72,7 @@ class Sweep:
         return self.folder / "results" / f"{trial.name}.json"
 
     def make_folders(self) -> None:
-        """Make the folders that workers write to."""
+        """Create the folders that workers write to."""
         for name in _FOLDERS:
             make_folder(self.folder / name)
 
@@ -75,17 +80,17 @@ class Sweep:
 def begin_sweep(
     request: SweepRequest | None, out: str | Path | None = None, storage: str | None = None
 ) -> Sweep:
-    """Create a sweep in the folder `out`, or join the sweep that is already there.
+    """Create a sweep in the folder `out`, or read the sweep that exists there to join it.
 
     Args:
-        request: what the sweep should be; None joins any sweep.
-        out: the folder; None makes a new one under runs/.
-        storage: the address of a database for Optuna's storage; None for a SQLite file in the folder, or when
-            joining for that of the sweep.
+        request: what the user asks for; None joins a sweep with any request.
+        out: the folder; None creates a new folder in runs/.
+        storage: the address of a database for Optuna's storage. None means a SQLite file in the folder, or,
+            for an existing sweep, its storage.
 
     Raises:
-        UserError: if Optuna is not installed, the request is impossible, nothing answers at the address, or
-            the folder holds something else or a sweep of another request or storage.
+        UserError: if Optuna is not installed, the request is impossible, the storage cannot be opened, or the
+            folder has other content or a sweep with another request or storage.
     """
     from ddim.runs.codec import dump
 
@@ -104,12 +109,12 @@ def begin_sweep(
             "kind": "sweep",
             "request": asdict(request),
             "storage": without_password(storage) if storage else None,
-            # Other sweeps may share the database.
+            # With a random part, because other sweeps may use the same database.
             "study": f"{out.name}-{uuid.uuid4().hex[:12]}",
             "base": dump(shared_recipe(request)),
             "trials": planned,
         }
-        # Another worker may create it at the same moment.
+        # Another worker may create the file at the same moment; the first one counts.
         with suppress(FileExistsError):
             write_once(out / SWEEP, json.dumps(document, indent=1).encode() + b"\n")
     sweep = read_sweep(out)
@@ -121,10 +126,10 @@ def begin_sweep(
 
 
 def read_sweep(folder: str | Path) -> Sweep:
-    """Read the sweep in a folder.
+    """Return the sweep in a folder.
 
     Raises:
-        UserError: if the folder holds no sweep, or one that is damaged or of another schema.
+        UserError: if the folder has no sweep, or its sweep.json is damaged or has another schema.
     """
     folder = Path(folder)
     path = folder / SWEEP
@@ -132,7 +137,7 @@ def read_sweep(folder: str | Path) -> Sweep:
         raise UserError(f"{folder} is no sweep: it holds no {SWEEP}")
     document = read_json(path)
     if not isinstance(document, dict) or document.get("kind") != "sweep":
-        raise UserError(f"{path} is not that of a sweep: `ddim sweep` writes those")
+        raise UserError(f"{path} was not written by `ddim sweep`: give the folder of a sweep")
     if document.get("schema") != SCHEMA:
         raise UserError(f"{folder} has schema {document.get('schema')}, this version reads {SCHEMA}")
     try:
@@ -146,16 +151,16 @@ def read_sweep(folder: str | Path) -> Sweep:
 
 
 def write_trial_recipe(sweep: Sweep, trial: Trial) -> None:
-    """Write the file of a trial's recipe if it does not exist."""
+    """Write the recipe file of a trial, unless it exists."""
     path = sweep.recipe_file(trial)
     if not path.exists():
         write_json(path, trial.recipe)
 
 
 def _make_folder(out: Path | None, request: SweepRequest) -> Path:
-    """Make a new folder for a sweep, or return the one in which another worker creates the sweep."""
+    """Create a folder for a new sweep, or return the folder in which another worker is creating it."""
     if out is not None and not out.is_file():
-        # Create the folder before listing it: another worker may do the same at this moment.
+        # Created before its content is listed, because another worker may create it at the same moment.
         make_output_folder(out, "", "")
         names = [path.name for path in out.iterdir()]
         if SWEEP in names or all(name.startswith(TEMPORARY) for name in names):
@@ -167,7 +172,7 @@ def _check_same_request(sweep: Sweep, request: SweepRequest) -> None:
     """Check that the sweep has the same request.
 
     Raises:
-        UserError: if it is not; the message names the first difference.
+        UserError: if the request differs; the message names the first difference.
     """
     known = asdict(sweep.request)
     for name, wanted in asdict(request).items():

@@ -1,6 +1,6 @@
-"""A search: Optuna proposes the values of a trial from the outcomes of earlier ones (Akiba et al. 2019).
+"""Let Optuna propose the values of a trial from the outcomes of earlier trials (Akiba et al. 2019).
 
-The sampler is the tree-structured Parzen estimator (Bergstra et al. 2011), after ten random trials.
+The algorithm is the tree-structured Parzen estimator (Bergstra et al. 2011), after ten random trials.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def propose(study: Study, trial_id: int, space: Space, seed: int) -> Choice:
-    """Return the values that a trial of a study should try; calling it again returns the same values.
+    """Return proposed values for a trial of a study; a second call for a trial returns the same values.
 
     Args:
-        study: the study of the sweep, which minimises.
-        trial_id: a running trial of the study's storage.
+        study: the study of the sweep, which minimises its objective.
+        trial_id: the id of a running trial in the study's storage.
         space: the possible values of each field.
-        seed: the sampler's seed; trials proposed at the same moment need different ones.
+        seed: the seed of Optuna's sampler; trials that are proposed at the same moment need different seeds.
     """
     from optuna import Trial
     from optuna.samplers import TPESampler

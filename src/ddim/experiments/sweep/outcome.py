@@ -1,4 +1,4 @@
-"""The outcome of a trial: one JSON file, written once, read without torch and without Optuna."""
+"""The outcome of a trial: a JSON file that is written once. Needs no torch and no Optuna."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from ddim.files import read_json, write_once
 class Outcome:
     """How a trial ended.
 
-    `exit_code` is that of its last command, 0 if all went well. `seconds` is the time that the last worker
-    spent on it, `message` the last line that it printed. `value` is the number that a search minimises.
+    Attributes:
+        exit_code: exit code of the last command; 0 means success.
+        seconds: time that the last worker spent on the trial.
+        message: the last line that the trial printed.
+        value: the number that a search minimises.
     """
 
     exit_code: int
@@ -30,13 +33,13 @@ class Outcome:
         return self.exit_code != 0
 
     def write(self, path: Path) -> None:
-        """Write the file; an earlier outcome is not replaced."""
+        """Write the outcome to a file, unless the file exists already."""
         with suppress(FileExistsError):
             write_once(path, json.dumps(asdict(self), indent=1).encode() + b"\n")
 
 
 def read_outcome(path: Path) -> Outcome | None:
-    """Read the outcome of a trial; None while the trial has none.
+    """Return the outcome in a file, or None if the file does not exist yet.
 
     Raises:
         UserError: if the file is damaged.

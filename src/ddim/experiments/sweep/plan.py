@@ -1,4 +1,4 @@
-"""The plan of a sweep: turn a user's request into trials with whole recipes, checked before any starts."""
+"""Plan the trials of a sweep from a user's request; every recipe is checked before the first trial starts."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _BUDGETS = ("images", "minutes")
 STEPS = 20
 """Sampling steps of a trial's evaluation, the default of `ddim evaluate`."""
 _CORNERS = 4096
-"""Corners of a search space that are checked: many fields have more than can be checked in seconds."""
+"""The largest number of corners of a search space that are checked, which takes seconds."""
 
 
 class Unfit(UserError):  # noqa: N818
-    """No recipe can have the values of a combination."""
+    """A combination of values is impossible in a recipe."""
 
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """A user's request for a sweep: each field is text as on the command line, None if not given.
+    """A user's request for a sweep; text is as on the command line, and None means not given.
 
     Attributes:
         data: the images.
@@ -60,18 +60,18 @@ class SweepRequest:
             if count is not None:
                 check_count(f"--{name}", count)
         if self.random and self.search:
-            raise UserError("--random draws the trials and --search proposes them: give one of them")
+            raise UserError("--random and --search are two ways to choose trials: give one of them")
         if self.search and self.repeats > 1:
-            raise UserError(f"--search trains one run a trial: --repeats must be 1, got {self.repeats}")
+            raise UserError(f"--repeats must be 1 with --search, got {self.repeats}")
         if self.images and self.minutes:
             raise UserError("--images and --minutes are two budgets: give one of them")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of a sweep: its name, the values that make it different, its whole recipe as JSON.
+    """One run of a sweep: its name, its values of the varied fields, and its complete recipe as JSON.
 
-    In a search, fields and recipe are None until a worker has taken the trial and Optuna proposed its values.
+    In a search, `fields` and `recipe` are None until a worker takes the trial and Optuna proposes values.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Trial:
 
 
 def plan_trials(request: SweepRequest) -> list[Trial]:
-    """Return every trial of a sweep, with whole and checked recipes.
+    """Return every trial of a sweep, with complete recipes that were checked.
 
     Raises:
         UserError: if a field is unknown, a value or a combination is impossible, the images are missing, or
@@ -123,7 +123,7 @@ def plan_trials(request: SweepRequest) -> list[Trial]:
 
 
 def shared_recipe(request: SweepRequest) -> Recipe:
-    """Return the recipe that all trials share; the path of its images holds in any folder."""
+    """Return the recipe that all trials share, with an absolute path of its images."""
     from ddim.runs.codec import override
     from ddim.runs.named_recipes import find_recipe
 
@@ -149,7 +149,7 @@ def build_recipe(base: Recipe, choice: Choice) -> Recipe:
 
 
 def _check_given_once(request: SweepRequest, space: Space) -> None:
-    """Check that no field is given both by an option and as FIELD=..., and that there is one budget."""
+    """Check that no field is given both by an option and as FIELD=..., with at most one budget."""
     given = {"seed": "--repeats gives seeds"} if request.repeats > 1 else {}
     given |= {"data.source": "DATA names images"} if request.data is not None else {}
     given |= {name: f"--{name} gives a budget" for name in _BUDGETS if getattr(request, name) is not None}
@@ -162,7 +162,7 @@ def _check_given_once(request: SweepRequest, space: Space) -> None:
 
 
 def _check_search(request: SweepRequest, space: Space) -> None:
-    """Check that the numbers that a search minimises may be compared."""
+    """Check that the trials of a search are comparable by the number that it minimises."""
     if not request.search:
         return
     varied = [name for name, v in space.items() if isinstance(v, Range) or len(v.values) > 1]
@@ -173,13 +173,13 @@ def _check_search(request: SweepRequest, space: Space) -> None:
             )
         if name.split(".")[0] in UNITS and not request.evaluate:
             raise UserError(
-                "--search minimises the error of validation images, which does not compare where "
-                f"{name} differs: add --evaluate N to minimise the KID"
+                "--search minimises the error on validation images, which is not comparable between trials "
+                f"with different {name}: add --evaluate N to minimise the KID"
             )
 
 
 def _check_evaluation(request: SweepRequest) -> None:
-    """Check before any training that the runs can be evaluated."""
+    """Check that the packages and the number of samples allow evaluations of the runs."""
     from importlib.util import find_spec
 
     if request.evaluate is None:
@@ -203,20 +203,20 @@ def _check_recipes(request: SweepRequest, recipes: list[Recipe]) -> None:
                 check_steps(recipe, STEPS)
             except UserError as error:
                 raise UserError(f"--evaluate samples in {STEPS} steps: {error}") from None
-    # The corners of ranges and random draws may repeat a recipe.
+    # Only checked for grids: corners of ranges and random draws may repeat a recipe.
     nameless = {replace(recipe, name="") for recipe in recipes}
     if not (request.search or request.random) and len(nameless) < len(recipes):
-        raise UserError("two combinations are one recipe: name different values")
+        raise UserError("two combinations give the same recipe: give different values")
 
 
 def _check_validation(request: SweepRequest, name: str, source: Source, share: float) -> None:
-    """Check that a source leaves enough validation images, as far as is known without reading it."""
+    """Check that a source has enough validation images, if their number is known without reading images."""
     from ddim.data.order import split_indices
 
     if source.official:
         return
     known = source.survey()
-    # If the images must be read to be counted, any share above 0 may be enough.
+    # If images must be read to be counted, any share above 0 is accepted here.
     left = len(split_indices(known.count, share, 0)[1]) if known else LEAST * (share > 0)
     option, least = ("--evaluate", LEAST) if request.evaluate else ("--search", 1)
     if left < least:
@@ -238,7 +238,7 @@ def _with_values(base: Recipe, choice: Choice) -> Recipe:
 
 
 def _with_absolute_source(recipe: Recipe) -> Recipe:
-    """Return the recipe with the absolute path of its images: workers may run in other folders."""
+    """Return the recipe with an absolute path of its images, because workers may run in other folders."""
     path = Path(recipe.data.source).expanduser()
     if not path.exists():
         return recipe
@@ -246,7 +246,7 @@ def _with_absolute_source(recipe: Recipe) -> Recipe:
 
 
 def _trial_name(number: int, total: int, choice: Choice, seed: int) -> str:
-    """Return a folder name that tells trials apart: 03-l1-image-seed1."""
+    """Return a unique folder name for a trial, such as 03-l1-image-seed1."""
     words = [f"{number:0{len(str(total))}}", *choice.values()]
     if "seed" not in choice:
         words.append(f"seed{seed}")

@@ -1,6 +1,6 @@
-"""The values that a sweep tries: `objective.error=[l1,mse] optim.lr=[1e-4..1e-2]` -> values of recipe fields.
+"""Parse the search space of a sweep, such as `objective.error=[l1,mse] optim.lr=[1e-4..1e-2]`.
 
-Values stay text, as on the command line of `ddim train`; `ddim.runs.recipe` gives them their meaning.
+Values stay text, as on the command line of `ddim train`; `ddim.runs.codec` converts them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from ddim.errors import UserError
 
 INSIDE = 0.314159
-"""The quantile of a range that is tried besides its ends. At 0.3 the range [0.0..10.0] has a whole number."""
+"""The quantile of a range that is checked, beside its ends, to find fields that need whole numbers.
+
+A rounder quantile, such as 0.3, gives a whole number in some ranges, such as [0.0..10.0].
+"""
 
 Choice = dict[str, str]
 """One value for each field of a sweep."""
@@ -29,7 +32,7 @@ class Values:
 
 @dataclass(frozen=True)
 class Range:
-    """All numbers from `low` to `high`, uniform in log where low > 0; whole numbers if both ends are."""
+    """Numbers from `low` to `high`, only whole ones if `whole`; log-uniform if low > 0, else uniform."""
 
     low: float
     high: float
@@ -37,18 +40,18 @@ class Range:
 
     @property
     def log(self) -> bool:
-        """Whether the range is uniform in the logarithm."""
+        """Whether the distribution is log-uniform."""
         return self.low > 0
 
     def at(self, u: float) -> str:
         """Return the value at the quantile u in [0, 1)."""
-        # Each whole number k stands for the interval from k - 1/2 to k + 1/2.
+        # Each whole number k stands for the interval from k - 0.5 to k + 0.5.
         low, high = (self.low - 0.5, self.high + 0.5) if self.whole else (self.low, self.high)
         value = low * (high / low) ** u if self.log else low + (high - low) * u
         return self.text(min(max(value, self.low), self.high))
 
     def text(self, value: float) -> str:
-        """Return a value as an option takes it, with six digits so that names and tables stay readable."""
+        """Return a value as the text of an option; six digits keep names and tables readable."""
         return str(round(value)) if self.whole else f"{value:.6g}"
 
 
@@ -65,17 +68,17 @@ def list_combinations(space: Space) -> list[Choice]:
     """List every combination, the last field changing fastest.
 
     Raises:
-        UserError: if a field is a range, which has endless values.
+        UserError: if a field is a range, which has infinitely many values.
     """
     lists = [_listed(name, values) for name, values in space.items()]
     return [dict(zip(space, choice, strict=True)) for choice in itertools.product(*lists)]
 
 
 def draw_combinations(space: Space, count: int, seed: int) -> list[Choice]:
-    """Draw `count` random combinations; distinct ones if the space holds lists only.
+    """Draw `count` random combinations; they are distinct if all fields are lists.
 
     Raises:
-        UserError: if a space of lists has fewer than `count` combinations.
+        UserError: if all fields are lists with fewer than `count` combinations.
     """
     import numpy as np
 
@@ -86,14 +89,15 @@ def draw_combinations(space: Space, count: int, seed: int) -> list[Choice]:
         ]
     every = list_combinations(space)
     if count > len(every):
-        raise UserError(f"--random {count} is more than the {len(every)} combinations that there are")
+        raise UserError(f"--random {count} is more than the {len(every)} combinations of these values")
     return [every[k] for k in generator.choice(len(every), count, replace=False)]
 
 
 def list_corners(space: Space) -> Iterator[Choice]:
-    """Yield a combination from inside the continuous ranges, then all of the listed values and range ends.
+    """Yield an inner combination, then all combinations of listed values and range ends.
 
-    The inner one finds fields that need whole numbers: both ends of a range may be whole by chance.
+    The inner combination takes values from inside continuous ranges. It finds fields that need whole numbers,
+    because the ends of a range may be whole numbers by chance.
     """
     yield {k: _at(v, INSIDE if isinstance(v, Range) and not v.whole else 0.0) for k, v in space.items()}
     lists = [v.values if isinstance(v, Values) else (v.text(v.low), v.text(v.high)) for v in space.values()]
@@ -106,7 +110,7 @@ def _parse_field(name: str, text: str) -> Values | Range:
     if not (inner.startswith("[") and inner.endswith("]")):
         return Values((inner,))
     inner = inner[1:-1]
-    # In [../a,../b] the dots are part of paths.
+    # In [../a,../b], the dots are parts of paths, not of a range.
     if ".." in inner and not re.search(r"[,/\\]", inner):
         return _parse_range(name, inner)
     values = tuple(_split(name, inner))
@@ -116,7 +120,7 @@ def _parse_field(name: str, text: str) -> Values | Range:
 
 
 def _split(name: str, text: str) -> list[str]:
-    """Split at the commas outside brackets: a value may be a list itself."""
+    """Split text at commas, but not inside brackets, because a value may be a list."""
     depth, parts = 0, [""]
     for letter in text:
         depth += (letter == "[") - (letter == "]")
@@ -138,7 +142,7 @@ def _parse_range(name: str, text: str) -> Range:
     except ValueError:
         ends = math.nan, math.nan
     if not (math.isfinite(ends[0]) and math.isfinite(ends[1]) and ends[0] < ends[1]):
-        raise UserError(f"{name} must be a range such as [1e-4..1e-2], the least first, got [{text}]")
+        raise UserError(f"{name} must be a range such as [1e-4..1e-2], the smaller end first, got [{text}]")
     return Range(*ends, whole=all(re.fullmatch("[+-]?[0-9]+", end) for end in (low, high)))
 
 

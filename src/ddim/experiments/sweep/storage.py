@@ -1,6 +1,6 @@
-"""Optuna's storage of a sweep: a SQLite file, or a PostgreSQL or MySQL database by its address.
+"""Connect to Optuna's storage of a sweep: a SQLite file, or a PostgreSQL or MySQL database.
 
-An address is SQLAlchemy's, such as ``postgresql+psycopg://user@host/database``.
+An address has the form of SQLAlchemy, such as ``postgresql+psycopg://user@host/database``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
 TIMEOUT = 60
-"""Seconds that a worker waits for another's transaction; a frozen worker loses its own after as long."""
+"""Seconds that a worker waits for the transaction of another; then that of a frozen worker is ended."""
 
 
 def check_optuna() -> None:
@@ -32,7 +32,7 @@ def check_optuna() -> None:
 
 
 def check_address(address: str) -> None:
-    """Check that a storage answers at an address.
+    """Check that the storage at an address can be opened.
 
     Raises:
         UserError: if Optuna is not installed, the address is malformed, or nothing answers there.
@@ -46,12 +46,12 @@ def sqlite_address(file: Path) -> str:
     from sqlalchemy import URL
 
     address = URL.create("sqlite", database=str(file.absolute())).render_as_string()
-    # Optuna formats addresses as templates.
+    # Optuna formats addresses with str.format, so braces are doubled.
     return address.replace("{", "{{").replace("}", "}}")
 
 
 def without_password(address: str) -> str:
-    """Return an address without its password.
+    """Return an address with its password removed.
 
     Raises:
         UserError: if Optuna is not installed or the address is malformed.
@@ -73,13 +73,13 @@ def without_password(address: str) -> str:
 
 
 def connect(address: str, study: str, heartbeat: int, grace: int) -> tuple[RDBStorage, Study]:
-    """Open a storage, and a study in it, which is created if it does not exist.
+    """Open a storage and a study in it; a study that does not exist is created.
 
     Args:
         address: the address of the storage.
-        study: the name of the study, which minimises.
+        study: the name of the study, which minimises its objective.
         heartbeat: seconds between two heartbeats of a running trial.
-        grace: seconds without a heartbeat after which a running trial is stale.
+        grace: seconds without a heartbeat after which the worker of a running trial counts as dead.
 
     Raises:
         UserError: if Optuna is not installed or the storage cannot be reached.
@@ -92,7 +92,7 @@ def connect(address: str, study: str, heartbeat: int, grace: int) -> tuple[RDBSt
 
 
 def storage_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions of a database that does not answer, or not in time."""
+    """Return the types of exceptions that mean that the database does not answer in time."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -128,8 +128,8 @@ def _guard_transactions(storage: RDBStorage, kind: str) -> None:
 
     def set_up(connection: Any, record: object) -> None:  # noqa: ANN401  (a connection of any driver)
         if kind == "sqlite":
-            # Python's driver would begin a transaction only at its first change, and others could change
-            # what it has read. SQLAlchemy's documentation has this remedy.
+            # Otherwise Python's driver begins a transaction only at its first write, and other workers can
+            # change what it has read before. The SQLAlchemy documentation recommends this remedy.
             connection.isolation_level = None
         elif kind == "postgresql":
             cursor = connection.cursor()
@@ -142,5 +142,5 @@ def _guard_transactions(storage: RDBStorage, kind: str) -> None:
         event.listen(
             storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")
         )
-    # Connections that are open already were not set up.
+    # Closes connections that were opened before these listeners existed.
     storage.engine.dispose()

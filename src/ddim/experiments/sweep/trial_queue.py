@@ -1,9 +1,9 @@
-"""The queue of a sweep's trials in Optuna's storage: which worker does which trial.
+"""The queue of a sweep's trials, in Optuna's storage.
 
-A trial waits in the queue until a worker takes it. The worker then sends heartbeats; without one for as long
-as the grace period, the worker counts as dead and its trial returns to the queue. Times are those of the
-database's clock. The database says who works on what, the outcome files say what is done. Nothing breaks
-when a worker is killed between two steps: a trial that is neither done nor in the queue is enqueued again.
+A trial waits in the queue until a worker takes it. The worker then sends heartbeats. If there is none for the
+grace period, by the clock of the database, the worker counts as dead and its trial returns to the queue.
+The database records which worker has which trial; outcome files record which trials are done. A worker may be
+killed at any moment: a trial that is neither done nor in the queue is enqueued again.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ R = TypeVar("R")
 GRACE = 60
 """Seconds without a heartbeat after which a worker counts as dead."""
 BEATS = 10
-"""Heartbeats in a grace period; a second is the least time between two."""
+"""Heartbeats in a grace period; they are at least a second apart."""
 PATIENCE = 600.0
 """Seconds that a worker waits for a database that does not answer."""
 
 
 @dataclass
 class TakenTrial:
-    """A trial that this worker holds, its number and id in the study, and when it last sent a heartbeat."""
+    """A trial that this worker has taken, with its number and id in the study and its last heartbeat (s)."""
 
     trial: Trial
     number: int
@@ -52,7 +52,7 @@ class TakenTrial:
 def _patient(
     method: Callable[Concatenate[TrialQueue, P], R],
 ) -> Callable[Concatenate[TrialQueue, P], R]:
-    """Repeat a method while the database does not answer, for up to `PATIENCE` seconds."""
+    """Decorate a method so that it is repeated, for up to `PATIENCE` seconds, until the database answers."""
 
     @wraps(method)
     def call(queue: TrialQueue, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -71,11 +71,11 @@ def _patient(
 
 
 class TrialQueue:
-    """One worker's view of the queue of a sweep.
+    """The queue of a sweep, as one worker uses it.
 
     Args:
         sweep: the sweep.
-        address: the address of the storage where it differs from the sweep's, such as by a password.
+        address: the address of the storage, such as with a password; by default that of the sweep.
         grace: seconds without a heartbeat after which a worker counts as dead.
 
     Raises:
@@ -86,20 +86,20 @@ class TrialQueue:
         self.sweep, self.grace, self.interval = sweep, grace, max(1, grace // BEATS)
         self._trials = {trial.name: trial for trial in sweep.trials}
         self._refused: float | None = None
-        # Workers that begin at the same moment would create the same tables.
+        # Locked, because workers that begin at the same moment would create the same tables.
         with self._alone(wait=True):
             self.storage, self.study = connect(address or sweep.address, sweep.study, self.interval, grace)
         self._study_id = self.storage.get_study_id_from_name(sweep.study)
 
     @_patient
     def take(self) -> TakenTrial | None:
-        """Take the first trial that waits; None if there is none."""
+        """Take the first waiting trial and return it; return None if no trial waits."""
         from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
         for waiting in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             trial_id = self._id(waiting.number)
-            # First: if this worker dies right after taking the trial, a heartbeat exists and can expire.
+            # A heartbeat before the trial is taken: without one, the trial of a dead worker never returns.
             self.storage.record_heartbeat(trial_id)
             try:
                 taken = self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
@@ -111,7 +111,7 @@ class TrialQueue:
 
     @_patient
     def beat(self, taken: TakenTrial) -> bool:
-        """Send a heartbeat if it is due; return False if another worker has taken the trial meanwhile."""
+        """Send a heartbeat if one is due; return False if the trial was given to another worker."""
         from optuna.trial import TrialState
 
         if time.monotonic() - taken.last < self.interval:
@@ -124,12 +124,12 @@ class TrialQueue:
 
     @_patient
     def propose(self, taken: TakenTrial, space: Space) -> Choice:
-        """Return the values that a trial of a search should try; the same ones after a worker's death."""
+        """Return the values of a trial in a search; if the trial is resumed, they are the same."""
         return propose(self.study, taken.trial_id, space, int(taken.trial.name))
 
     @_patient
     def finish(self, taken: TakenTrial, outcome: Outcome) -> None:
-        """Tell the study how the trial ended."""
+        """Report the outcome of a trial to the study."""
         from optuna.trial import TrialState
 
         value = None if outcome.failed else outcome.value
@@ -137,14 +137,14 @@ class TrialQueue:
         self.study.tell(taken.number, value, state=state, skip_if_finished=True)
 
     def free(self, taken: TakenTrial) -> None:
-        """Return a trial that is not done to the queue, so that another worker can take it at once."""
+        """Return an unfinished trial to the queue, so that another worker can take it at once."""
         from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
         try:
             self.storage.set_trial_state_values(taken.trial_id, TrialState.FAIL)
             self._retry(self.storage.get_trial(taken.trial_id))
-        # Another worker has taken it over; or the trial returns by itself after the grace period.
+        # Another worker has the trial already, or it returns to the queue after the grace period.
         except (UpdateFinishedTrialError, *storage_errors()):
             return
 
@@ -175,7 +175,7 @@ class TrialQueue:
                     self.study.enqueue_trial({}, user_attrs={"name": name, "fields": fields})
 
     def _retry(self, attempt: FrozenTrial) -> None:
-        """Enqueue a trial once more, with the values that a search gave it."""
+        """Enqueue a trial again, with the values that a search proposed for it."""
         from optuna.storages import RetryHeartbeatStaleTrialCallback
 
         with warnings.catch_warnings():
@@ -187,10 +187,10 @@ class TrialQueue:
 
     @contextmanager
     def _alone(self, wait: bool) -> Iterator[bool]:
-        """Lock the sweep's folder for this worker; False if another holds it and this one does not wait.
+        """Lock the sweep's folder and yield True; without `wait`, yield False if another worker has the lock.
 
-        A worker that holds it for longer than the grace period is frozen. This one then proceeds without the
-        lock: a trial may be enqueued twice, and whoever takes it again finds its outcome.
+        A worker that keeps the lock for longer than the grace period is frozen. Then this worker proceeds
+        without the lock. A trial may so be enqueued twice, but its second worker finds the outcome.
         """
         with ExitStack() as stack:
             while True:

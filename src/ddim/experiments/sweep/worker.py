@@ -1,7 +1,7 @@
-"""A worker of a sweep: takes trials from the queue, runs their commands, writes their outcomes.
+"""A worker of a sweep: it takes trials from the queue, runs their commands and writes their outcomes.
 
-Any number of workers share one sweep. Each trial is run to its end once; if a worker dies, another one
-resumes its trial where it stopped.
+Any number of workers can share one sweep. Each trial is finished once. If a worker dies, another worker
+resumes its trial.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from ddim.runs.lock import is_locked
 from ddim.runs.signals import handle_signals
 
 POLL = 0.2
-"""Seconds between two checks of the children and the queue."""
+"""Seconds between two checks of the child processes and the queue."""
 
 Commands = Callable[[Trial], list[list[str]]]
-"""Returns the command lines of a trial; each is run if the one before ended with exit code 0."""
+"""Returns the command lines of a trial; each is run only if the one before it ended with exit code 0."""
 
 
 def run_trials(
@@ -44,17 +44,17 @@ def run_trials(
     commands: Commands | None = None,
     queue: TrialQueue | None = None,
 ) -> None:
-    """Run trials, `jobs` at a time, until every trial of the sweep has ended, here or with another worker.
+    """Run trials, `jobs` at a time, until this worker and all others have ended every trial of the sweep.
 
-    A trial that fails has that as its outcome, and the others go on. Ctrl-C, SIGTERM and SIGHUP stop the
-    commands, which save, and return their trials to the queue.
+    If a trial fails, its outcome records this, and the other trials continue. After Ctrl-C, SIGTERM or
+    SIGHUP, the running commands save a checkpoint and stop, and their trials return to the queue.
 
     Args:
         sweep: the sweep.
         jobs: number of trials at a time.
         tell: called with a sentence whenever a trial starts or ends.
         commands: the commands of a trial; by default those of `ddim train` and `ddim evaluate`.
-        queue: this worker's view of the queue; by default one with a grace period of a minute.
+        queue: the queue of trials; by default with a grace period of a minute.
 
     Raises:
         UserError: if `jobs` is below 1, Optuna is not installed, or the storage does not answer.
@@ -85,7 +85,7 @@ def run_trials(
 
 
 def check_jobs(jobs: int) -> None:
-    """Check a number of trials at a time.
+    """Check the number of trials that run at a time.
 
     Raises:
         UserError: if it is below 1.
@@ -95,7 +95,7 @@ def check_jobs(jobs: int) -> None:
 
 
 def trial_commands(sweep: Sweep, trial: Trial, jobs: int) -> list[list[str]]:
-    """Return the commands of a trial: train, and evaluate if the sweep asks for it and it is not done."""
+    """Return the commands of a trial: train, then evaluate, if the sweep evaluates and it is not yet done."""
     run = sweep.run_folder(trial)
     ddim = [sys.executable, "-m", "ddim"]
     train = [*ddim, "train", "--recipe", str(sweep.recipe_file(trial)), "--out", str(run), "--resume"]
@@ -107,13 +107,13 @@ def trial_commands(sweep: Sweep, trial: Trial, jobs: int) -> list[list[str]]:
         return [train]
     evaluate = [*ddim, "evaluate", str(run), "-n", str(samples), "--steps", str(STEPS)]
     if (trial.recipe or {}).get("data", {}).get("labels"):
-        # The reference holds all classes.
+        # The reference images are of all classes.
         evaluate += ["--label", "all"]
     return [train, evaluate]
 
 
 def sweep_evaluation(run: Run, samples: int) -> Mapping[str, Any] | None:
-    """Return the newest record of a finished run that has the settings of a sweep's evaluation, or None."""
+    """Return the newest evaluation of a finished run with the options of a sweep's evaluation, or None."""
     if run.state != "finished":
         return None
 
@@ -130,7 +130,7 @@ def sweep_evaluation(run: Run, samples: int) -> Mapping[str, Any] | None:
 
 
 class _Job:
-    """A trial that this worker holds, and its child process."""
+    """A trial of this worker, and its child process."""
 
     def __init__(
         self, queue: TrialQueue, taken: TakenTrial, commands: Commands, tell: Callable[[str], None]
@@ -142,25 +142,24 @@ class _Job:
         self.child: subprocess.Popen[bytes] | None = None
 
     def is_over(self) -> bool:
-        """Do the pending work for the trial without blocking; True once this worker is done with it."""
+        """Send a heartbeat, start the next command if it is time, and return whether the job has ended."""
         if not self.queue.beat(self.taken):
-            self.tell(f"{self.trial.name} was given to another worker: this one sent no heartbeat in time")
+            self.tell(f"{self.trial.name} was given to another worker, as this one sent no heartbeat in time")
             self.end(kill=True)
             return True
         if self.child is None:
-            # The child of a dead worker lives on, and may still be training.
+            # If the earlier worker died, its child process may still be training.
             return not is_locked(self.sweep.run_folder(self.trial)) and not self._start()
         code = self.child.poll()
         if code is None:
             return False
         if code == NoSpace.exit_code:
-            # The next trial would end in the same way.
+            # Every further trial would fail for the same reason.
             raise NoSpace(_last_line(self.log))
         if code == 0 and self.left:
             self._run(self.left.pop(0))
         elif code == FolderLocked.exit_code:
-            # The child of a dead worker was still reading images when this worker checked, and then
-            # locked the run folder first.
+            # The child of a dead worker was still reading images, without a lock, when this worker checked.
             self.child = None
         else:
             self._finish(code, _last_line(self.log))
@@ -168,15 +167,15 @@ class _Job:
         return False
 
     def end(self, kill: bool = False) -> None:
-        """Ask the child to save and exit, or kill it."""
+        """Ask the child process to save and exit, or kill it."""
         if self.child is not None and self.child.poll() is None:
             self.child.kill() if kill else self.child.terminate()
 
     def _start(self) -> bool:
-        """Run the first command; False if there is nothing to run."""
+        """Start the first command and return True; return False if there is nothing to run."""
         outcome = read_outcome(self.sweep.outcome_file(self.trial))
         if outcome is not None:
-            # The earlier worker died between writing the outcome and reporting it to the study.
+            # An earlier worker died between writing the outcome and reporting it to the study.
             self.queue.finish(self.taken, outcome)
             return False
         try:
@@ -192,7 +191,7 @@ class _Job:
         return True
 
     def _prepare(self) -> None:
-        """Write the trial's recipe; in a search, with the values that Optuna proposes."""
+        """Write the recipe file of the trial; in a search, Optuna proposes its values first."""
         if self.trial.recipe is None:
             from ddim.runs.codec import dump, load_recipe
 
@@ -205,7 +204,7 @@ class _Job:
         with self.log.open("ab") as log:
             log.write(f"$ {' '.join(command)}\n".encode())
             log.flush()
-            # In its own session: Ctrl-C reaches the worker alone, which passes it on once.
+            # In a new session, so that Ctrl-C reaches only the worker, which then ends its children.
             streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
             self.child = subprocess.Popen(command, start_new_session=True, **streams)
 
@@ -219,7 +218,10 @@ class _Job:
 
 
 def _stop(queue: TrialQueue, active: Sequence[_Job]) -> None:
-    """End the children, which save first unless Ctrl-C comes twice; return their trials to the queue."""
+    """End the child processes and return their trials to the queue.
+
+    The children save first. A second Ctrl-C kills them at once.
+    """
     for job in active:
         job.end()
     try:
@@ -241,7 +243,7 @@ def _interrupt(number: int) -> None:
 
 
 def _objective(sweep: Sweep, trial: Trial) -> float | None:
-    """Return what a search minimises: the KID if the sweep evaluates, else the image MAE."""
+    """Return the number that a search minimises: the KID if the sweep evaluates, else the image MAE."""
     run = index.read_run(sweep.run_folder(trial))
     if not sweep.request.evaluate:
         return run.errors.get("image_mae")
