@@ -168,7 +168,7 @@ OTHERWISE = {
 
 
 @pytest.mark.parametrize("said", OTHERWISE)
-def test_evaluations_of_samples_made_in_another_way_do_not_compare(said):
+def test_evaluations_with_other_sampling_options_are_not_comparable(said):
     odd = run(name="odd", optim__lr=1e-4, records=(record(0.01, **OTHERWISE[said]),))
     found = [run(seed=k, records=(record(0.3),)) for k in range(2)]
     common = common_conditions([*found, odd])

@@ -83,7 +83,7 @@ def test_equal_content_has_an_equal_digest_and_other_content_another(tmp_path):
     assert first == same != other
 
 
-def test_the_folder_holds_what_is_promised(tmp_path):
+def test_a_checkpoint_folder_has_the_documented_files(tmp_path):
     path = crash.put(tmp_path / "run" / "checkpoints", 123)
     assert path == tmp_path / "run" / "checkpoints" / "step-000000123"
     files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
@@ -93,7 +93,7 @@ def test_the_folder_holds_what_is_promised(tmp_path):
 
 
 @pytest.mark.parametrize("document", [{"loss": float("nan")}, {"loss": float("inf")}, {"path": Path("x")}])
-def test_what_json_cannot_hold_is_refused_before_anything_is_touched(document, tmp_path):
+def test_documents_that_are_not_json_are_refused_before_any_file_changes(document, tmp_path):
     crash.put(tmp_path, 1)
     with pytest.raises((ValueError, TypeError)):
         save(tmp_path, 2, {}, {"state": document})
@@ -101,7 +101,7 @@ def test_what_json_cannot_hold_is_refused_before_anything_is_touched(document, t
 
 
 @pytest.mark.parametrize("name", ["../model", "/model", "a//b", "", ".hidden", "a\\b", "MANIFEST", "a\n"])
-def test_names_that_lead_elsewhere_are_refused(name, tmp_path):
+def test_names_that_lead_outside_the_folder_are_refused(name, tmp_path):
     with pytest.raises(ValueError, match="cannot be named"):
         save(tmp_path / "run", 2, {name: {}}, {})
     with pytest.raises(ValueError, match="cannot be named"):
@@ -109,7 +109,7 @@ def test_names_that_lead_elsewhere_are_refused(name, tmp_path):
     assert names(tmp_path) == []
 
 
-def test_a_part_that_is_not_there_is_named_with_those_that_are(tmp_path):
+def test_a_missing_part_is_named_with_the_existing_parts(tmp_path):
     path = crash.put(tmp_path, 1)
     with pytest.raises(
         UserError, match=r"no ema/wide\.safetensors; it has .*ema/default\.safetensors"
@@ -129,7 +129,7 @@ def test_steps_and_counts_out_of_range_are_refused(tmp_path):
 # Which are kept, which is found
 
 
-def test_the_newest_is_the_highest_step_and_none_where_there_is_none(tmp_path):
+def test_the_newest_checkpoint_has_the_highest_step(tmp_path):
     assert find_newest(tmp_path / "missing") is None
     assert find_newest(tmp_path) is None
     for step in (9, 1_000_000_000, 123_456_789):
@@ -138,7 +138,7 @@ def test_the_newest_is_the_highest_step_and_none_where_there_is_none(tmp_path):
     assert find_best(tmp_path) is None
 
 
-def test_the_newest_and_the_best_stay(tmp_path):
+def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
     marks = {10: True, 20: True, 30: False, 40: False, 50: False}
     for step, mark in marks.items():
         crash.put(tmp_path, step, keep=2, best=mark)
@@ -164,14 +164,14 @@ def test_the_same_step_can_be_saved_again(tmp_path):
     assert names(tmp_path) == ["step-000000005"]
 
 
-def test_a_damaged_one_of_the_same_step_is_replaced(tmp_path):
+def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path):
     (crash.put(tmp_path, 5) / "model.safetensors").unlink()
     crash.put(tmp_path, 5, 1)
     assert crash.label(find_newest(tmp_path)) == (5, 1)
     assert names(tmp_path) == ["step-000000005"]
 
 
-def test_the_newer_of_two_of_the_same_step_wins_unless_it_is_damaged(tmp_path):
+def test_the_newer_of_two_checkpoints_of_a_step_is_used_unless_damaged(tmp_path):
     crash.put(tmp_path, 5)
     other = crash.put(tmp_path / "other", 5, 1)
     fresh = tmp_path / "step-000000005.new"
@@ -187,7 +187,7 @@ def test_the_newer_of_two_of_the_same_step_wins_unless_it_is_damaged(tmp_path):
     assert crash.label(tmp_path / "copy" / "step-000000005") == (5, 0)
 
 
-def test_leftovers_of_dead_writers_go(tmp_path):
+def test_leftovers_of_killed_processes_are_removed(tmp_path):
     (tmp_path / ".tmp-1-step-000000001" / "ema").mkdir(parents=True)
     (tmp_path / ".tmp-1-step-000000001" / "ema" / "x.safetensors").write_bytes(b"x")
     (tmp_path / ".tmp-2").write_bytes(b"x")
@@ -240,7 +240,7 @@ def test_a_failure_of_any_system_call_leaves_the_old_or_the_new(code, kind, tmp_
     assert n > 20
 
 
-def test_a_disk_that_is_too_full_is_known_before_writing(tmp_path, monkeypatch):
+def test_a_full_disk_is_noticed_before_writing(tmp_path, monkeypatch):
     crash.put(tmp_path, 1)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 10**6, 10**6))
@@ -264,7 +264,7 @@ def test_space_for_the_tensors_and_one_mebibyte_is_enough(tmp_path, monkeypatch)
     assert save(tmp_path, 1, {"model": {"w": torch.zeros(1000)}}, {}).is_dir()
 
 
-def test_a_reader_never_harms_what_a_trainer_replaces_meanwhile(tmp_path):
+def test_a_reader_never_harms_a_checkpoint_that_is_being_replaced(tmp_path):
     crash.put(tmp_path, 5)
     writer = threading.Thread(target=lambda: [crash.put(tmp_path, 5, k, keep=1) for k in range(40)])
     writer.start()
@@ -276,7 +276,7 @@ def test_a_reader_never_harms_what_a_trainer_replaces_meanwhile(tmp_path):
     assert names(tmp_path) == ["step-000000005"]
 
 
-def test_a_folder_that_has_the_number_of_one_replaced_is_not_taken_for_it(tmp_path, monkeypatch):
+def test_a_new_folder_with_a_reused_inode_number_is_not_taken_for_the_old_one(tmp_path, monkeypatch):
     """File systems give the number of a folder that was removed to the next one."""
     crash.put(tmp_path, 5)
     verified, stat = checkpoint.verify, Path.stat
@@ -381,7 +381,7 @@ def test_two_files_swapped_in_one_checkpoint_are_found(fresh):
     damaged_and_passed_over(run, "model.safetensors")
 
 
-def test_a_whole_checkpoint_under_the_name_of_another_step_is_found(fresh):
+def test_a_checkpoint_named_after_another_step_is_found(fresh):
     run, path, _ = fresh()
     shutil.rmtree(path)
     shutil.copytree(run / "step-000000010", path)
@@ -440,7 +440,7 @@ def test_reading_finds_damage_by_itself(fresh):
             read(path, name.split(".")[0])
 
 
-def test_without_a_listener_damage_is_a_warning_and_nothing_whole_is_none(tmp_path):
+def test_damage_is_a_warning_by_default_and_none_is_returned_if_all_are_damaged(tmp_path):
     (crash.put(tmp_path, 1) / "state.json").unlink()
     with pytest.warns(UserWarning, match=r"state\.json is missing; it is skipped, and was renamed"):
         assert find_newest(tmp_path) is None
@@ -450,7 +450,7 @@ def test_without_a_listener_damage_is_a_warning_and_nothing_whole_is_none(tmp_pa
     assert names(tmp_path) == ["damaged-step-000000001-1", "damaged-step-000000001-2"]
 
 
-def test_a_damaged_one_that_cannot_be_renamed_is_still_passed_over(fresh, monkeypatch):
+def test_a_damaged_checkpoint_that_cannot_be_renamed_is_still_skipped(fresh, monkeypatch):
     run, path, _ = fresh()
     (path / "state.json").unlink()
 
@@ -482,7 +482,7 @@ def test_a_bad_sector_is_damage_and_a_lack_of_permission_is_not(fresh, monkeypat
     damaged_and_passed_over(run, "model.safetensors")
 
 
-def test_the_best_is_passed_over_too_when_it_is_damaged(tmp_path):
+def test_a_damaged_best_checkpoint_is_skipped_too(tmp_path):
     for step in (10, 20, 30):
         crash.put(tmp_path, step, keep=9, best=step < 30)
     (tmp_path / "step-000000020" / "model.safetensors").write_bytes(b"")
@@ -510,7 +510,7 @@ def test_hostile_files_run_no_code_and_fail_in_one_line(tmp_path):
 # Schemas
 
 
-def test_a_checkpoint_of_a_newer_ddim_is_refused_and_left_alone(tmp_path, monkeypatch):
+def test_a_checkpoint_of_a_newer_ddim_is_refused_and_not_changed(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(manifest, "SCHEMA", 2)
         path = crash.put(tmp_path, 1)

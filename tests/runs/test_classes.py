@@ -83,7 +83,7 @@ def redness(x):
 # --- training -----------------------------------------------------------------------------------------------
 
 
-def test_a_network_learns_to_make_each_class_on_demand():
+def test_a_network_learns_to_sample_each_class():
     run = training(images=3200, optim__batch=16, optim__lr=3e-3)
     for _ in range(200):
         run.advance()
@@ -113,7 +113,7 @@ def told(run, monkeypatch):
 @pytest.mark.parametrize(
     "changes", [{}, {"optim__accumulate": 4}, {"augment__probability": 0.5, "net__augment": 9}]
 )
-def test_each_image_is_told_with_its_own_class_or_none(changes, monkeypatch):
+def test_each_image_has_its_own_class_label_or_none(changes, monkeypatch):
     run = training(optim__batch=32, **changes)
     labels, red = told(run, monkeypatch)
     known = labels != NULL
@@ -122,7 +122,7 @@ def test_each_image_is_told_with_its_own_class_or_none(changes, monkeypatch):
     assert {0, 1} <= set(labels.tolist())
 
 
-def test_labels_are_withheld_as_often_as_the_recipe_says():
+def test_labels_are_dropped_as_often_as_the_recipe_says():
     n, part = 40_000, 0.1
     labels = torch.arange(n) % 3
     found = drop_labels(labels, part, torch.Generator().manual_seed(0))
@@ -134,7 +134,7 @@ def test_labels_are_withheld_as_often_as_the_recipe_says():
     assert torch.equal(drop_labels(labels, 0.0, torch.Generator().manual_seed(0)), labels)
 
 
-def test_which_labels_are_withheld_is_a_function_of_seed_and_step(monkeypatch):
+def test_dropped_labels_are_a_function_of_seed_and_step(monkeypatch):
     def hidden(step, seed=0):
         run = training(optim__batch=32, seed=seed)
         run.step = step
@@ -154,7 +154,7 @@ def test_the_recipe_of_a_run_says_how_many_classes_it_has_and_no_other_does():
     assert label_images(plain, coloured(), np.arange(3)) is None
 
 
-def test_validation_tells_each_image_its_class():
+def test_validation_conditions_on_the_class_of_each_image():
     run = training(data__validation=0.5, report__validation_images=20)
     seen = seen_by(run.model.net)
     validate(run)
@@ -164,7 +164,7 @@ def test_validation_tells_each_image_its_class():
     assert sorted(labels.tolist()) == sorted(coloured().labels[run.split.validation].tolist())
 
 
-def test_errors_by_level_are_those_of_a_network_that_knows_the_class(trained):
+def test_errors_by_level_are_measured_with_class_labels(trained):
     source = coloured()
     own = SplitImages(source, np.arange(40), np.arange(0))
     red = np.arange(1, 21, 2)
@@ -187,7 +187,7 @@ NETS = {
 
 
 @pytest.mark.parametrize("spec", NETS.values(), ids=NETS)
-def test_a_label_that_is_withheld_is_none_bit_for_bit(spec):
+def test_a_dropped_label_equals_no_label_bit_for_bit(spec):
     net = shaken(made(lambda: spec.network(3)))
     x, t = normal(4, 3, 8, 8, dtype=torch.float32), torch.linspace(-3, 3, 4)
     with torch.no_grad():
@@ -201,7 +201,7 @@ def test_a_label_that_is_withheld_is_none_bit_for_bit(spec):
             assert not torch.allclose(alone[k], null[k], atol=1e-3)
 
 
-def test_a_network_that_can_be_told_starts_as_the_one_that_cannot():
+def test_a_network_with_classes_starts_like_one_without():
     with_labels, without = (made(lambda c=c: UNetSpec(classes=c).network(3)) for c in (5, 0))
     more, plain = with_labels.state_dict(), without.state_dict()
     assert set(more) - set(plain) == {"class_embedding.weight"}
@@ -217,7 +217,7 @@ def test_a_network_that_can_be_told_starts_as_the_one_that_cannot():
 # --- sampling -----------------------------------------------------------------------------------------------
 
 
-def test_all_gives_each_seed_its_class_whatever_is_made_beside_it(trained):
+def test_label_all_gives_each_seed_its_class_in_any_batch(trained):
     alone = [generate(trained, range(8), 3, label=k)[0] for k in (0, 1)]
     every = generate(trained, range(8), 3, label="all")[0]
     assert not torch.equal(*alone)
@@ -229,7 +229,7 @@ def test_all_gives_each_seed_its_class_whatever_is_made_beside_it(trained):
         assert torch.equal(guided, generate(trained, range(8), 3, label="all", guidance=2.0)[0][seeds])
 
 
-def test_guidance_one_asks_once_and_any_other_twice(trained):
+def test_guidance_one_needs_one_evaluation_and_any_other_two(trained):
     asked = []
     hook = trained.model.net.register_forward_pre_hook(lambda _, args: asked.append(args[2]))
     plain, nfe = generate(trained, range(3), 5, label=1, guidance=1.0)
@@ -241,7 +241,7 @@ def test_guidance_one_asks_once_and_any_other_twice(trained):
     assert [label is None for label in asked] == [False, True] * 5
 
 
-def test_guidance_zero_is_the_picture_of_no_class(trained):
+def test_guidance_zero_gives_the_sample_of_no_class(trained):
     null, red = (generate(trained, range(4), 3, label=label)[0] for label in (None, 1))
     zero = generate(trained, range(4), 3, label=1, guidance=0.0)[0]
     assert torch.allclose(zero, null, atol=1e-4)
@@ -262,7 +262,7 @@ class Knows(torch.nn.Module):
         return self.gray[label][:, None, None, None].expand_as(x)
 
 
-def test_a_guided_picture_is_as_many_times_as_far_from_no_class():
+def test_guidance_scales_the_distance_from_the_sample_of_no_class():
     model = Model(Knows(), Cosine(), PredictsImage(), LogSNR(), Shape(1, 8, 8)).requires_grad_(False)
     recipe = replace(count_classes(LABELLED, coloured()), clip=False, schedule=Cosine(), sampler=DDIM())
     run = Pipeline(model, Pixels((0.0,), (1.0,)), recipe, Runtime(micro_batch=SIZE))
@@ -272,7 +272,7 @@ def test_a_guided_picture_is_as_many_times_as_far_from_no_class():
             assert torch.allclose(images[k], torch.tensor(0.5 + guidance * (strong - 0.5)), atol=1e-5)
 
 
-def test_a_recipe_that_clips_clips_what_is_guided(trained):
+def test_clipping_follows_guidance(trained):
     """Not what guidance is made of: two images within bounds may guide out of them."""
     clipped = trained.with_recipe(clip=True)
     seen = []
@@ -305,12 +305,12 @@ def with_data(**changes):
         (with_data(unlabelled=0), "all", 2.0, "guidance must be 1, since .* data.unlabelled 0 .* got 2"),
     ],
 )
-def test_pictures_that_a_run_cannot_make_are_refused_in_one_sentence(recipe, label, guidance, said):
+def test_impossible_labels_and_guidance_are_refused_in_one_sentence(recipe, label, guidance, said):
     with pytest.raises(UserError, match=said):
         check_label(recipe, label, guidance)
 
 
-def test_a_run_that_was_always_told_a_class_makes_pictures_of_one():
+def test_a_run_always_trained_with_a_class_can_sample_a_class():
     check_label(with_data(unlabelled=0), "all", 1.0)
     check_label(with_data(unlabelled=0), 1, 1.0)
 
@@ -338,7 +338,7 @@ def test_a_class_is_found_by_name_before_index():
             find_label(text, recipe, classes)
 
 
-def test_images_of_other_folders_have_the_class_of_their_name_or_none():
+def test_other_images_get_the_class_of_their_folder_name_or_none():
     recipe, other = with_data(), replace(coloured(), classes=("green", "blue"))
     assert label_by_folder_name(recipe, ("blue", "red"), other, np.arange(4)).tolist() == [NULL, 0, NULL, 0]
     unsorted = replace(other, labels=None, classes=())
@@ -346,7 +346,7 @@ def test_images_of_other_folders_have_the_class_of_their_name_or_none():
     assert label_by_folder_name(tiny.BASE, (), other, np.arange(3)) is None
 
 
-def test_recipes_that_cannot_be_told_of_classes_are_refused_in_one_sentence():
+def test_recipes_that_cannot_use_classes_are_refused_in_one_sentence():
     with pytest.raises(
         UserError, match="data.labels needs a network .* unet or ddpm_unet, got residual_unet"
     ):
@@ -376,7 +376,7 @@ def test_weights_of_other_classes_can_be_trained_further_without_labels():
     assert math.isfinite(child.advance()["loss"])
 
 
-def test_levels_are_not_searched_on_pictures_that_a_run_cannot_make(trained):
+def test_a_grid_search_needs_a_run_that_can_sample_without_a_class(trained):
     from ddim.evaluation.discretisation_error import sample_in_model_units
 
     always = replace(trained, recipe=with_data(unlabelled=0))

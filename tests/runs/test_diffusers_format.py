@@ -45,7 +45,7 @@ def pictures(pipeline, steps):
     return torch.from_numpy(np.asarray(made_by)).permute(0, 3, 1, 2)
 
 
-def test_weights_come_back_from_their_names_bit_for_bit(run):
+def test_weights_survive_the_conversion_of_names_bit_for_bit(run):
     state = load(run).model.net.state_dict()
     theirs = convert_to_diffusers(state)
     assert not set(theirs) & set(state)
@@ -67,7 +67,7 @@ def test_attention_may_have_the_names_of_old_files(run):
     assert all(torch.equal(back[name], value) for name, value in state.items())
 
 
-def test_weights_that_do_not_fit_are_named(run):
+def test_weights_that_do_not_fit_are_named_in_the_message(run):
     state = load(run).model.net.state_dict()
     theirs = convert_to_diffusers(state)
     with pytest.raises(UserError, match="conv_in.weight is missing or of another size"):
@@ -109,7 +109,7 @@ def test_an_exported_network_gives_the_same_output(tmp_path, size):
     ],
     ids=str,
 )
-def test_diffusers_opens_an_exported_run_and_makes_the_same_pictures(tmp_path, changes, steps):
+def test_diffusers_opens_an_exported_run_and_samples_the_same_images(tmp_path, changes, steps):
     source = run_of(recipe(**changes), tmp_path / "run")
     export_to_diffusers(load(source), tmp_path / "out")
     wanted = pictures(opened(tmp_path / "out"), steps)
@@ -122,7 +122,7 @@ def test_diffusers_opens_an_exported_run_and_makes_the_same_pictures(tmp_path, c
 @pytest.mark.parametrize("steps", [10, 50])
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("said", [{}, {"clip_sample": False, "timestep_spacing": "trailing"}], ids=str)
-def test_a_model_of_diffusers_samples_here_as_there(tmp_path, steps, old, said):
+def test_an_imported_model_gives_the_samples_of_diffusers(tmp_path, steps, old, said):
     """Also as diffusers has it by default, clipped at each step with the noise as predicted."""
     pipeline = diffusers.DDIMPipeline(network(), diffusers.DDIMScheduler(**said))
     pipeline.save_pretrained(tmp_path / "theirs")
@@ -152,7 +152,7 @@ def test_a_model_of_diffusers_samples_here_as_there(tmp_path, steps, old, said):
         ("fixed_large", "leading"),
     ],
 )
-def test_a_model_that_diffusers_samples_by_ddpm_is_sampled_so_here(tmp_path, variance, spacing, clips, steps):
+def test_a_model_with_the_ddpm_scheduler_is_sampled_with_ddpm(tmp_path, variance, spacing, clips, steps):
     scheduler = diffusers.DDPMScheduler(
         variance_type=variance, timestep_spacing=spacing, clip_sample=clips, prediction_type="v_prediction"
     )
@@ -190,7 +190,7 @@ def test_a_run_that_is_exported_and_imported_is_the_same_run(run, tmp_path):
     assert torch.equal(generate(back, [3], 4)[0], generate(before, [3], 4)[0])
 
 
-def test_where_a_pipeline_clips_its_run_clips_and_a_file_that_says_nothing_clips(run, tmp_path):
+def test_an_imported_run_clips_like_its_pipeline_and_by_default(run, tmp_path):
     export_to_diffusers(load(run), tmp_path / "out")
     path = tmp_path / "out" / "scheduler" / SCHEDULER
     there = json.loads(path.read_text())
@@ -238,7 +238,7 @@ def test_where_a_pipeline_clips_its_run_clips_and_a_file_that_says_nothing_clips
         ({"net__multipliers": "2,2"}, (0.5, 0.5), "net.multipliers that begin with 1"),
     ],
 )  # fmt: skip
-def test_what_diffusers_has_no_words_for_is_refused_in_one_sentence(tmp_path, changes, pixels, said):
+def test_options_that_diffusers_lacks_are_refused_in_one_sentence(tmp_path, changes, pixels, said):
     # A network of another kind has not the fields that make this one small.
     chosen = override(ddpm(), changes) if "net" in changes else recipe(**changes)
     source = run_of(chosen, tmp_path / "run", pixels)
@@ -301,7 +301,7 @@ def test_nothing_is_written_over(run, tmp_path):
         ("scheduler", SCHEDULER, {"clip_sample": True, "clip_sample_range": 2.0}, "clip_sample_range 2.0"),
     ],
 )  # fmt: skip
-def test_what_is_no_ddpm_is_refused_in_one_sentence(run, tmp_path, part, file, changes, said):
+def test_pipelines_that_are_no_ddpm_are_refused_in_one_sentence(run, tmp_path, part, file, changes, said):
     export_to_diffusers(load(run), tmp_path / "out")
     path = tmp_path / "out" / part / file
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

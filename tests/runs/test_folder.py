@@ -37,7 +37,7 @@ def test_a_run_is_named_after_the_last_part_of_its_data_and_recipe(data, recipe,
     assert make_run_folder(None, data, recipe).name == name
 
 
-def test_a_run_on_the_present_folder_is_named_after_it(tmp_path, monkeypatch):
+def test_a_run_on_the_working_directory_is_named_after_it(tmp_path, monkeypatch):
     (tmp_path / "holiday").mkdir()
     monkeypatch.chdir(tmp_path / "holiday")
     assert make_run_folder(None, ".", "fast").name == "holiday-fast-1"
@@ -88,7 +88,7 @@ def test_folders_of_processes_that_race_are_each_ones_own(which, what, tmp_path)
             assert said == [f"{k} {n}" for n in range(25)]
 
 
-def test_a_name_that_is_taken_in_the_last_moment_is_left_to_whoever_took_it(tmp_path, monkeypatch):
+def test_a_name_taken_at_the_last_moment_is_left_to_the_other_process(tmp_path, monkeypatch):
     mkdir = Path.mkdir
 
     def late(self, *args, **options):
@@ -100,7 +100,7 @@ def test_a_name_that_is_taken_in_the_last_moment_is_left_to_whoever_took_it(tmp_
     assert [make_numbered_folder(tmp_path, least=least).name for least in (True, False)] == ["2", "3"]
 
 
-def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_created_is_refused_in_one_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").write_text("mine")
     for make in (make_output_folder, make_run_folder):

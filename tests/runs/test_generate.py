@@ -76,7 +76,7 @@ def test_images_lie_between_0_and_1_and_have_the_models_shape(trained):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_an_image_costs_as_many_evaluations_as_steps(trained, steps):
+def test_the_nfe_equals_the_number_of_steps(trained, steps):
     asked = []
     hook = trained.model.net.register_forward_pre_hook(lambda _, args: asked.append(len(args[0])))
     _, nfe = generate(trained, range(6), steps)
@@ -108,7 +108,7 @@ def test_the_python_of_the_readme_runs_and_its_two_ways_to_sample_agree(tmp_path
     assert not torch.equal(names["images"], sample(tmp_path, 16, 20, sampler=DDIM()))
 
 
-def test_a_watcher_sees_each_state_of_the_images_it_belongs_to(trained):
+def test_watch_gets_each_state_with_its_seeds(trained):
     seen = []
     images = made(trained, [5, 6, 7, 8, 9], 3, watch=lambda seeds, state: seen.append((seeds, state)))
     assert [seeds for seeds, _ in seen] == [[5, 6, 7, 8]] * 4 + [[9]] * 4
@@ -118,14 +118,14 @@ def test_a_watcher_sees_each_state_of_the_images_it_belongs_to(trained):
     assert torch.equal(torch.cat(ends), images)
 
 
-def test_the_callers_grid_is_walked(trained):
+def test_the_sampler_uses_the_given_grid(trained):
     times = []
     walked = trained.with_recipe(grid=Listed((0.9, 0.2)))
     made(walked, [0], 2, watch=lambda _, state: times.append(state.t))
     assert times == [0.9, 0.2, 0.0]
 
 
-def test_averaged_and_raw_weights_make_other_images(trained):
+def test_ema_and_raw_weights_give_different_images(trained):
     run = trained.checkpoint.path.parents[1]
     raw = load(run, "raw")
     files = {
@@ -174,7 +174,7 @@ def test_a_run_and_its_checkpoint_are_the_same_to_load(trained):
     )
 
 
-def test_a_loaded_model_is_at_rest(trained):
+def test_a_loaded_model_is_in_eval_mode_without_gradients(trained):
     assert not any(module.training for module in trained.model.modules())
     assert not any(parameter.requires_grad for parameter in trained.model.parameters())
 
@@ -207,12 +207,12 @@ def test_a_run_without_steps_is_refused(trained):
         ({"label": 1}, "trained without labels"),
     ],
 )
-def test_what_cannot_be_made_is_one_sentence(trained, given, said):
+def test_impossible_samples_are_refused_in_one_sentence(trained, given, said):
     with pytest.raises(UserError, match=said):
         sample(trained, **{"n": 1, "steps": 1, **given})
 
 
-def test_what_cannot_be_loaded_is_one_sentence(trained, tmp_path):
+def test_runs_that_cannot_be_loaded_are_refused_in_one_sentence(trained, tmp_path):
     with pytest.raises(UserError, match="ema or raw"):
         load(trained.checkpoint.path, "averaged")
     with pytest.raises(UserError, match="is not a folder"):
@@ -232,7 +232,7 @@ def test_weights_of_another_network_are_named(trained, tmp_path):
         load(tmp_path)
 
 
-def test_a_recipe_that_clips_makes_pictures_from_images_that_pixels_can_be(trained):
+def test_clipping_keeps_predicted_images_within_the_pixel_range(trained):
     """Of a network that is far out of bounds: what the sampler is told of is not."""
     wild = replace(trained, pixels=Pixels.fixed(0.5, 2.0))
     told = {}
@@ -246,7 +246,7 @@ def test_a_recipe_that_clips_makes_pictures_from_images_that_pixels_can_be(train
     assert max(told[True], told["x0"]) <= 0.25 < told[False]
 
 
-def test_on_a_way_that_is_gone_back_the_halves_add_up(trained):
+def test_with_consistent_x0_and_eps_add_up_to_x_t(trained):
     """An inversion takes the noise for what is left of x_t, which clip x0 keeps as it was predicted."""
     # Of pixels with so little room the network goes far out of bounds.
     narrow = replace(trained, pixels=Pixels.fixed(0.5, 2.0)).with_recipe(clip="x0")

@@ -19,7 +19,7 @@ with lock_folder(pathlib.Path(sys.argv[1])):
 """
 
 
-def test_a_lock_excludes_other_processes_and_ends_with_its_own(tmp_path):
+def test_a_lock_excludes_other_processes_until_its_process_ends(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:

@@ -66,7 +66,7 @@ def test_values_cannot_take_the_fields_of_every_line(tmp_path):
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"step": 9, "lo', b'{"step": 3}', b"\0" * 70, b"\xff\xfe", b"[9"])
-def test_a_resumed_log_is_that_of_an_undisturbed_run(torn, tmp_path):
+def test_a_resumed_log_equals_that_of_an_uninterrupted_run(torn, tmp_path):
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
     logged(tmp_path / "whole", range(12))
@@ -80,7 +80,7 @@ def test_a_resumed_log_is_that_of_an_undisturbed_run(torn, tmp_path):
     assert times == sorted(times)
 
 
-def test_tensorboard_forgets_what_was_cut(tmp_path):
+def test_tensorboard_drops_removed_lines(tmp_path):
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
     logged(tmp_path / "whole", range(12))
@@ -92,7 +92,7 @@ def test_tensorboard_forgets_what_was_cut(tmp_path):
     assert [step for step, _ in events(tmp_path / "whole")[0]["loss"]] == list(range(12))
 
 
-def test_a_run_without_a_checkpoint_starts_its_log_afresh(tmp_path):
+def test_a_run_without_a_checkpoint_starts_a_new_log(tmp_path):
     logged(tmp_path, range(4))
     logged(tmp_path, range(2))
     assert [line["step"] for line in read_metrics(tmp_path)] == [0, 1]
@@ -168,7 +168,7 @@ def test_images_reach_tensorboard_pixel_by_pixel(shape, tmp_path):
 # Reading
 
 
-def test_reading_leaves_out_a_torn_last_line_only(tmp_path):
+def test_reading_leaves_out_only_an_incomplete_last_line(tmp_path):
     assert read_metrics(tmp_path) == []
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n{"step": 2}\n{"step": 3')
@@ -178,7 +178,7 @@ def test_reading_leaves_out_a_torn_last_line_only(tmp_path):
         read_metrics(tmp_path)
 
 
-def test_what_is_shown_of_a_run_that_trains_hides_nothing_of_its_curves(tmp_path, monkeypatch):
+def test_images_shown_during_training_hide_no_part_of_its_curves(tmp_path, monkeypatch):
     """TensorBoard reads the files of a folder one after the other, and goes back to none."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

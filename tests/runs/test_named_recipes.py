@@ -16,7 +16,7 @@ every_recipe = pytest.mark.parametrize("name", sorted(RECIPES))
 
 
 @every_recipe
-def test_a_recipe_has_its_name_and_survives_data(name):
+def test_a_recipe_has_its_name_and_survives_json(name):
     recipe = find_recipe(name)
     assert recipe.name == name
     assert recipe == find_recipe(name)
@@ -24,7 +24,7 @@ def test_a_recipe_has_its_name_and_survives_data(name):
 
 
 @every_recipe
-def test_a_recipe_makes_a_model_that_learns(name):
+def test_each_recipe_trains_a_model_that_learns(name):
     recipe = find_recipe(name)
     model = made(lambda: build_model(recipe, 3))
     x0, eps = normal(2, 3, 32, 32, dtype=torch.float32), normal(2, 3, 32, 32, seed=1, dtype=torch.float32)
@@ -38,7 +38,7 @@ def test_a_recipe_makes_a_model_that_learns(name):
 
 
 @every_recipe
-def test_its_batches_need_no_other_size_than_its_own(name):
+def test_the_batch_of_each_recipe_is_a_multiple_of_its_accumulation(name):
     recipe = find_recipe(name)
     assert recipe.optim.batch % recipe.optim.accumulate == 0
 
@@ -83,7 +83,7 @@ def test_a_recipe_keeps_the_hyper_parameters_of_its_original(name):
     assert override(find_recipe(name), options(PAPERS[name])) == find_recipe(name)
 
 
-def test_edm_ve_knows_no_level_that_it_is_not_trained_at():
+def test_edm_ve_samples_only_noise_levels_of_training():
     """Karras et al. 2022, table 1: sigma from 0.02."""
     recipe = find_recipe("edm-ve")
     ends = recipe.objective.times(torch.tensor([0.0, 1 - 1e-9], dtype=torch.float64), recipe.schedule)
@@ -100,13 +100,13 @@ def test_classes_enter_where_the_papers_have_them(name, wide):
     assert more == 10 * wide
 
 
-def test_ddpm_is_made_small_by_the_options_that_it_names():
+def test_the_laptop_options_of_ddpm_give_a_small_network():
     small = override(ddpm(), {"net.width": "32", "net.groups": "8"})
     count = sum(p.numel() for p in made(lambda: build_model(small, 3)).parameters())
     assert 2_200_000 < count < 2_300_000
 
 
-def test_ddpm_is_asked_and_trained_at_the_entries_of_its_table_alone():
+def test_ddpm_is_trained_and_sampled_only_at_entries_of_its_table():
     recipe = ddpm()
     # Ho et al. 2020, section 4: beta from 1e-4 to 0.02 in 1000 steps; the well-known last entry.
     assert recipe.schedule(torch.ones(())).alpha.item() ** 2 == pytest.approx(4.036e-5, rel=1e-3)
@@ -134,6 +134,6 @@ def test_a_recipe_can_be_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("name, near", [("fsat", "fast"), ("Keras", "keras"), ("smok", "smoke")])
-def test_a_typo_is_told_the_near_name(name, near):
+def test_a_typing_error_gets_a_suggestion(name, near):
     with pytest.raises(UserError, match=f"recipe must be one of .*perhaps you meant {near}"):
         find_recipe(name)

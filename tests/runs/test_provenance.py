@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_a_record_holds_all_that_the_pictures_depend_on(folder):
+def test_a_record_holds_everything_that_samples_depend_on(folder):
     trained = load(folder)
     trained = replace(trained, recipe=override(trained.recipe, {"sampler.eta": 0.5, "grid": "quadratic"}))
     record = json.loads(json.dumps(sampling_record(trained, [3, 9], 4, 4, None), allow_nan=False))
@@ -46,7 +46,7 @@ def test_a_record_holds_all_that_the_pictures_depend_on(folder):
     assert record["versions"]["torch"] == torch.__version__
 
 
-def test_a_record_says_where_bits_may_differ(folder, monkeypatch):
+def test_a_record_says_whether_samples_are_bit_identical(folder, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda net: net)
     trained = load(folder, compiling=True)
     record = sampling_record(trained, [0], 1, 1, None)
@@ -66,7 +66,7 @@ def test_a_record_outlives_its_checkpoint(folder, tmp_path):
     assert sampling_record(trained, [0], 1, 1, None)["checkpoint"]["sha256"] == digest
 
 
-def test_a_film_has_one_grid_for_each_state_and_ends_with_the_pictures(folder):
+def test_a_film_has_one_sheet_for_each_state_and_ends_with_the_samples(folder):
     trained = load(folder)
     film = Film(trained.pixels, range(18))
     images, _ = generate(trained, range(18), 3, watch=film.add)
@@ -85,7 +85,7 @@ def test_a_film_is_of_its_own_seeds_only(folder):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_film_runs_from_noise_to_picture_whatever_the_order_of_its_parts():
+def test_a_film_runs_from_noise_to_samples_in_any_order_of_its_parts():
     film = Film(Pixels.fixed(0.5, 0.5, 1), [0])
     for t in (0.0, 1.0, 0.5):
         film.add([0], State(torch.full((1, 1, 2, 2), 2 * t - 1), t, torch.zeros(1, 1, 2, 2)))

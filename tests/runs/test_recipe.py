@@ -252,7 +252,7 @@ def test_data_without_a_kind_is_the_default_kind(kind):
     ],
     ids=str,
 )
-def test_what_no_recipe_can_be_is_refused_in_one_sentence(data):
+def test_impossible_recipes_are_refused_in_one_sentence(data):
     with pytest.raises(UserError) as refused:
         load_recipe(data)
     assert "\n" not in str(refused.value)
@@ -314,7 +314,7 @@ def test_a_kind_keeps_nothing_of_the_kind_before():
     assert override(recipe, {"schedule": "cosine"}).schedule == Cosine()
 
 
-def test_a_kind_that_is_there_keeps_its_fields():
+def test_naming_the_present_kind_keeps_its_fields():
     """The arm of a sweep that names what the recipe has is the recipe."""
     recipe = fast()
     assert Cosine() != recipe.schedule
@@ -350,7 +350,7 @@ def test_a_kind_that_is_there_keeps_its_fields():
         ("net.down", "1,,2", "net.down must be a whole number"),
     ],
 )
-def test_a_mistake_names_the_field_and_the_near_one(path, value, said):
+def test_an_error_names_the_field_and_a_similar_one(path, value, said):
     with pytest.raises(UserError) as refused:
         override(Recipe(), {path: value})
     assert said in str(refused.value)

@@ -90,14 +90,14 @@ def test_fields_that_contradict_each_other_are_named_before_anything_begins(name
 
 
 @pytest.mark.parametrize("name", ["ddpm", "iddpm"])
-def test_what_the_sentence_says_of_a_table_makes_it_whole(name):
+def test_the_advice_about_entries_gives_a_valid_recipe(name):
     with pytest.raises(UserError) as error:
         check_training(changed(name, schedule__entries=500))
     options = re.findall(r"--(\S+) N", str(error.value))
     check_training(override(find_recipe(name), dict.fromkeys(options, "500")))
 
 
-def test_what_edm_predicts_is_of_unit_variance_and_weight_where_no_number_is_given():
+def test_edm_targets_have_unit_variance_and_weight_by_default():
     """Karras et al. 2022, appendix B.6: weight * c_out^2 = 1, with images of the deviation 1 of `fast`."""
     words = {"predicts": "edm", "objective__weight": "edm_weight", "objective__on": "image"}
     recipe = changed("fast", **words, objective__error="mse")
@@ -107,13 +107,13 @@ def test_what_edm_predicts_is_of_unit_variance_and_weight_where_no_number_is_giv
     assert torch.allclose(weighted, torch.ones(50).double())
 
 
-def test_any_deviation_can_be_weighed_and_trained_where_edm_does_not_predict():
+def test_any_deviation_is_allowed_without_the_edm_parameterisation():
     check_training(changed("edm", predicts="noise", pixels__std=1))
     check_training(changed("edm", pixels="fixed", pixels__std=0.25))
     check_training(changed("edm", pixels__std=1, predicts__sigma_data=1, objective__weight__sigma_data=1))
 
 
-def test_what_the_sentence_says_of_a_variance_gives_one_that_is_trained_or_none():
+def test_the_advice_about_the_variance_gives_a_valid_recipe():
     with pytest.raises(UserError, match="or neither, (.+)") as error:
         check_training(changed("iddpm", objective="objective"))
     for words in re.search("set both, (.+), or neither, (.+)", str(error.value)).groups():
@@ -127,7 +127,7 @@ def test_classes_of_a_network_are_counted_given_or_those_of_the_weights_to_start
     check_training(changed("ddpm", net__classes=10), changed("ddpm", data__labels="yes", net__classes=10))
 
 
-def test_a_run_goes_on_from_weights_as_they_were_trained():
+def test_a_run_from_weights_keeps_the_numbers_of_their_training():
     old = changed("edm", pixels__std=1)
     check_training(old, old)
     check_training(override(old, {"optim.lr": "1e-4"}), old)
@@ -135,7 +135,7 @@ def test_a_run_goes_on_from_weights_as_they_were_trained():
         check_training(override(old, {"predicts.sigma_data": "0.25"}), old)
 
 
-def test_entries_are_times_like_any_others_where_there_is_no_table():
+def test_entries_need_not_agree_on_a_continuous_schedule():
     check_training(
         changed("iddpm", schedule="linear_beta", objective__times__entries=100, conditioning__entries=50)
     )
@@ -143,7 +143,7 @@ def test_entries_are_times_like_any_others_where_there_is_no_table():
     check_training(changed("ddpm", grid__entries=50, sampled_on="linear_beta"))
 
 
-def test_a_sweep_of_contradictions_is_refused_as_one_run_of_them_is():
+def test_a_sweep_of_contradictions_is_refused_like_one_run():
     fields = {"schedule.entries": "[1000,500]"}
     with pytest.raises(
         UserError,

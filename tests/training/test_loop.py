@@ -352,7 +352,7 @@ def test_a_training_starts_from_another_runs_weights_in_the_averages_too():
 
 
 @pytest.mark.parametrize("net", ["batch norm", "keras"])
-def test_weights_that_do_not_fit_are_one_sentence_and_change_nothing(net):
+def test_weights_that_do_not_fit_are_refused_and_change_nothing(net):
     child = tiny.training()
     before = tiny.bits(child)
     with pytest.raises(UserError, match="another network") as error:

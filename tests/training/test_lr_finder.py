@@ -45,14 +45,14 @@ def test_the_suggestion_is_a_tenth_of_the_rate_of_least_loss():
     assert Curve([1e-4, 1e-3, 1e-2, 1e-1], [3.0, 2.0, 1.0, 9.0]).suggested == pytest.approx(1e-3)
 
 
-def test_losses_that_are_never_finite_are_one_sentence():
+def test_losses_that_are_never_finite_are_reported_in_one_sentence():
     run = tiny.training()
     next(run.model.parameters()).data.fill_(math.nan)
     with pytest.raises(UserError, match="the loss was not finite, even at"):
         range_test(run)
 
 
-def test_no_range_test_is_made_for_a_recipe_that_cannot_be_trained():
+def test_a_recipe_that_cannot_be_trained_gets_no_range_test():
     table = {"schedule": "linear", "schedule__entries": 500, "conditioning": "timestep"}
     with pytest.raises(UserError, match="must be one number, the entries of the table, got 500 and 1000"):
         find_learning_rate(tiny.recipe(data__source="nowhere/", **table), tiny.MACHINE)

@@ -49,7 +49,7 @@ def poison(run, where, value):
 @pytest.mark.parametrize("net", ["layer norm", "batch norm"])
 @pytest.mark.parametrize(("where", "value"), KINDS)
 @pytest.mark.parametrize("bad", [{0}, {1, 2, 4}])
-def test_a_step_that_is_not_finite_equals_one_that_moved_nothing(net, where, value, bad):
+def test_a_step_that_is_not_finite_changes_no_weight(net, where, value, bad):
     hurt, sound = tiny.training(tiny.recipe(net)), tiny.training(tiny.recipe(net))
     for step in range(6):
         if step in bad:

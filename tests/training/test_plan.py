@@ -41,7 +41,7 @@ def test_the_rate_depends_on_images_and_not_on_the_batch():
         assert Plan(3200).rate(small, seen) == Plan(3200).rate(large, seen)
 
 
-def test_a_rate_falls_from_where_the_length_was_settled():
+def test_the_cosine_decay_starts_where_the_length_was_fixed():
     optim = Optim(lr=1.0, batch=10, decay="cosine")
     assert Plan(None).rate(optim, 500) == 1.0
     assert Plan(1500, settled=500).rate(optim, 500) == 1.0
@@ -108,7 +108,7 @@ def test_the_total_of_a_time_budget_survives_a_resume(clock, tmp_path):
     tiny.check_same_run(folder, whole)
 
 
-def test_a_budget_that_is_over_before_the_pace_is_known_ends_at_once(clock, tmp_path):
+def test_a_budget_used_up_before_the_speed_is_known_ends_at_once(clock, tmp_path):
     clock.first = 60.0
     recipe = tiny.recipe(images="none", minutes="0.3", report__validation_images="1")
     folder = tiny.train(recipe, tmp_path / "run", callbacks=[clock])

@@ -60,7 +60,7 @@ def test_steps_after_a_restore_of_several_averages_are_those_without_one(tmp_pat
     assert files == ["0.1.safetensors", "0.3.safetensors", "default.safetensors"]
 
 
-def test_a_run_with_labels_that_crashed_ends_as_the_undisturbed_one(tmp_path):
+def test_a_run_with_labels_that_crashed_ends_like_an_uninterrupted_one(tmp_path):
     """Which labels are withheld is no state; how many classes there are is in the recipe that is saved."""
     recipe = tiny.recipe(data__labels=True, data__unlabelled=0.5, report__checkpoint="0")
     whole = tiny.train(recipe, tmp_path / "whole")
@@ -100,7 +100,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("net", "stop"), [("layer norm", 1), ("layer norm", 9), ("batch norm", 6)])
-def test_a_run_that_crashed_at_any_step_ends_as_the_undisturbed_one(net, stop, whole, tmp_path):
+def test_a_run_that_crashed_at_any_step_ends_like_an_uninterrupted_one(net, stop, whole, tmp_path):
     # Checkpoints at different steps than the undisturbed run has them: it must not matter.
     recipe = tiny.recipe(net, report__checkpoint="0")
     folder = resume(tiny.train_until_crash(recipe, tmp_path / "run", tiny.At(stop, tiny.crash)))
@@ -112,7 +112,7 @@ def test_a_run_that_crashed_at_any_step_ends_as_the_undisturbed_one(net, stop, w
 
 
 @pytest.mark.parametrize("saves", [4, 5, 6, 10])
-def test_a_run_that_crashed_after_any_save_ends_as_the_undisturbed_one(saves, whole, tmp_path):
+def test_a_run_that_crashed_after_any_save_ends_like_an_uninterrupted_one(saves, whole, tmp_path):
     """With a save each step there is one just before each event, were the event not waited for."""
     recipe = tiny.recipe(report__checkpoint="0")
     folder = resume(tiny.train_until_crash(recipe, tmp_path / "run", tiny.CrashAtSave(saves)))
@@ -233,7 +233,7 @@ def test_sums_that_are_not_finite_survive_the_checkpoint_as_null(tmp_path):
     assert again.documents()["state"] == state
 
 
-def test_a_run_of_several_averages_that_crashed_ends_as_the_undisturbed_one(tmp_path):
+def test_a_run_of_several_emas_that_crashed_ends_like_an_uninterrupted_one(tmp_path):
     recipe = replace(tiny.recipe(report__checkpoint="0"), ema=Power(6.94, (16, 2.5)))
     whole = tiny.train(recipe, tmp_path / "whole")
     folder = resume(tiny.train_until_crash(recipe, tmp_path / "run", tiny.CrashAtSave(4)))

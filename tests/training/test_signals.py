@@ -67,7 +67,7 @@ def test_a_signal_in_the_last_step_comes_too_late(tmp_path):
     assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000010"
 
 
-def test_a_second_signal_acts_at_once_and_the_first_prints_a_line(tmp_path, capsys):
+def test_a_second_signal_stops_at_once_and_the_first_prints_a_line(tmp_path, capsys):
     def twice(training):
         signal.raise_signal(signal.SIGINT)
         assert training.step == 3

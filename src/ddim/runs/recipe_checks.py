@@ -162,7 +162,7 @@ def _find_label_problems(recipe: Recipe, label: Label, guidance: float) -> Itera
     if label not in (None, "all", *range(classes)):
         yield f"label must be a class, 0 to {classes - 1}, or all, or none, got {label!r}"
     if guidance != 1 and label is None:
-        yield f"guidance needs a label towards which to guide: a class or all; got guidance {guidance}"
+        yield f"guidance needs a label, a class or all, to guide towards it, got {guidance}"
     if guidance != 1 and not recipe.data.unlabelled:
         yield (
             "guidance must be 1, since guidance needs a network that was also trained without a class, and "
