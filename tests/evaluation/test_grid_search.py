@@ -144,7 +144,7 @@ def test_mistakes_are_one_sentence(run, tmp_path, capsys):
 
 def test_a_damaged_file_of_grids_is_refused_by_name(tmp_path):
     (tmp_path / "grids.json").write_text('{"a": 3}')
-    with pytest.raises(UserError, match=r"grids\.json is not what"):
+    with pytest.raises(UserError, match=r"grids\.json was not written by ddim search or is damaged"):
         searched_grids.find_saved_grid(tmp_path, DDIM(), 4, "ema")
     assert searched_grids.find_saved_grid(tmp_path / "none", DDIM(), 4, "ema") is None
 

@@ -408,7 +408,7 @@ def test_the_message_names_the_checkpoint_the_file_and_the_damage(fresh):
             verify(path)
 
 
-def test_sealed_files_of_another_format_and_names_no_checkpoint_has_are_damage(tmp_path):
+def test_hashed_files_of_a_wrong_format_or_with_impossible_names_are_damage(tmp_path):
     contents = {"state.json": b"[1", "sums.json": b'{"loss": NaN}', "model.safetensors": b"x"}
     path = crash.forged(tmp_path / "a", contents)
     start = re.escape(f"{path} is damaged: ")

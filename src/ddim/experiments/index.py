@@ -24,7 +24,7 @@ from ddim.runs.log import METRICS, read_metrics
 from ddim.runs.manifest import parse_step
 
 SWEEP = "sweep.json"
-"""The file that makes a folder a sweep."""
+"""The file that marks a folder as a sweep."""
 SCHEMA = 1
 """The version of the layout of ``sweep.json``."""
 COLUMNS = ("name", "recipe", "images", "total", "state", "age", *ERRORS)
@@ -202,7 +202,7 @@ def _read_trial(sweep: Path, name: str, recipe: Mapping[str, Any]) -> Run:
 
 
 def _read_records(path: Path) -> tuple[tuple[Mapping[str, Any], ...], str]:
-    """Read the records of a run's evaluations, oldest first; the text names those that cannot be read."""
+    """Return the records of a run's evaluations, oldest first, and a text about those that cannot be read."""
     files = (path / FOLDER).glob(f"*/{RECORD}")
     numbered = {int(file.parent.name): file for file in files if file.parent.name.isdecimal()}
     records, faults = [], []
@@ -221,9 +221,9 @@ def _describe_fault(folder: Path, file: str, error: Exception) -> str:
 
 
 def _saved_step_and_budget(path: Path, budget: int | None) -> tuple[int, int | None]:
-    """Return the step of the newest checkpoint and the budget in images.
+    """Return the step of the newest checkpoint, and the training budget in images.
 
-    A budget in minutes is read from the checkpoint, where it is a number of images.
+    If `budget` is None, because the run has a time budget, it is read from the checkpoint.
     """
     places = ((parse_step(folder.name), folder) for folder in (path / "checkpoints").glob("step-*"))
     # A checkpoint that is about to replace another one may be unfinished.

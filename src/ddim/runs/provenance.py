@@ -68,9 +68,9 @@ def describe_times(pipeline: Pipeline, steps: int) -> dict[str, Any]:
 
 
 def list_versions(threads: int | None = None) -> dict[str, Any]:
-    """Return the versions that numbers depend on, with platform, processor and threads.
+    """Return versions of Python and packages, the platform, the processor and the number of threads.
 
-    `threads` are those that made the numbers; None for the threads of torch now.
+    `threads` is the number with which a result was computed; None for the present number of torch.
     """
     import torch
     import torchvision
