@@ -302,7 +302,7 @@ def with_data(**changes):
             1.0,
             "evaluates the network without a class, but this run was trained with a class for every image",
         ),
-        (with_data(unlabelled=0), "all", 2.0, "guidance must be 1, since .* data.unlabelled 0 .* got 2"),
+        (with_data(unlabelled=0), "all", 2.0, "guidance must be 1, since .* data.unlabelled 0, got 2"),
     ],
 )
 def test_impossible_labels_and_guidance_are_refused_in_one_sentence(recipe, label, guidance, said):

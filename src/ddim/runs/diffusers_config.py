@@ -141,7 +141,7 @@ def _check_network(pipeline: Pipeline) -> DDPMUNetSpec:
     if any(side % net.multiple for side in recipe.data.size):
         height, width = recipe.data.size
         raise UserError(
-            f"export to diffusers needs data.size in multiples of {net.multiple}, as the network has "
+            f"export to diffusers needs data.size in multiples of {net.multiple} for a network with "
             f"{len(net.widths)} stages, this run has {height}x{width}"
         )
     half = (0.5,) * pipeline.model.shape.channels

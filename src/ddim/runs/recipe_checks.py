@@ -166,7 +166,7 @@ def _find_label_problems(recipe: Recipe, label: Label, guidance: float) -> Itera
     if guidance != 1 and not recipe.data.unlabelled:
         yield (
             "guidance must be 1, since guidance needs a network that was also trained without a class, and "
-            f"this run has data.unlabelled 0; got {guidance}"
+            f"this run has data.unlabelled 0, got {guidance}"
         )
 
 

@@ -90,7 +90,7 @@ def test_random_combinations_depend_on_the_seed_alone():
         ({"fields": {"images": "10", "minutes": "[1,2]"}}, "images=... and minutes=... are two budgets"),
         ({"repeats": 0}, "--repeats must be at least 1 and at most 1,000,000, got 0"),
         ({"random": 2, "search": 2}, "give one of them"),
-        ({"search": 2, "repeats": 2}, "--repeats must be 1, got 2"),
+        ({"search": 2, "repeats": 2}, "--repeats must be 1 with --search, got 2"),
         ({"evaluate": 0}, "--evaluate must be at least 20 samples, got 0"),
         ({"evaluate": 19}, "--evaluate must be at least 20 samples, got 19"),
         (
