@@ -56,8 +56,8 @@ def test_a_run_from_weights_of_other_classes_must_train_without_labels(home, tmp
     words = ["train", tmp_path / "two", "--from", home / "run", "--images", 8, *FAST, "--out"]
     command(*words, tmp_path / "without", "--data.labels", "no")
     said = refused(*words, tmp_path / "run")
-    assert "weights of a network with 12 classes, and" in said
-    assert "has 2: train it without labels (--data.labels no)" in said
+    assert "weights of a network with 12 classes, but" in said
+    assert "has 2: train without labels (--data.labels no)" in said
     assert not (tmp_path / "run").exists()
 
 

@@ -158,7 +158,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, tra
         (["blosoms"], ""),
         (["--from", "nowhere"], "run nowhere is not a folder"),
         (["--from", "x", "--resume"], "--resume continues a run and --from starts a new one"),
-        (["--resume", "--out", "runs/mistyped"], "--out runs/mistyped does not exist; name DATA"),
+        (["--resume", "--out", "runs/mistyped"], "--out runs/mistyped does not exist; give DATA"),
         (["--device", "abacus"], "device must be one of auto, cpu"),
         (["--precision", "fp8"], "precision must be auto, fp32 or bf16, got 'fp8'"),
         (["--help-recipe", "fats"], "recipe must be one of"),
