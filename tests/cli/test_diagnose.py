@@ -107,8 +107,11 @@ def test_commands_that_need_the_images_of_a_run_report_missing_ones(tmp_path, mo
         ("likelihood", ", or name images with --data"),
         ("evaluate", ", or name images with --data"),
     ]:
-        said = f"the images of run {run}, {str(tmp_path / 'flower')!r}, are not there, seen from {Path.cwd()}"
-        assert refused(name, run) == f"{said}: put them back, or go where it was trained{more}"
+        said = f"the images of run {run}, {str(tmp_path / 'flower')!r}, do not exist, seen from {Path.cwd()}"
+        assert (
+            refused(name, run)
+            == f"{said}: put them back, or change to the folder where the run was trained{more}"
+        )
 
 
 def test_the_gradients_of_a_diagnosis_are_those_of_the_objective_whatever_the_micro_batch(run):

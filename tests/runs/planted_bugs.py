@@ -14,13 +14,13 @@ BUGS = [
         "the best checkpoint is removed with the old ones",
         "runs/checkpoint.py",
         "            spared |= manifest.best and not marked\n => ",
-        "runs/test_checkpoint.py::test_the_newest_and_the_best_stay",
+        "runs/test_checkpoint.py::test_the_newest_and_the_best_checkpoints_are_kept",
     ),
     bug(
         "the oldest checkpoint is taken for the newest",
         "runs/checkpoint.py",
         "sorted(found, reverse=True) => sorted(found)",
-        "runs/test_checkpoint.py::test_the_newest_is_the_highest_step_and_none_where_there_is_none",
+        "runs/test_checkpoint.py::test_the_newest_checkpoint_has_the_highest_step",
     ),
     bug(
         "a recipe file can run code",
@@ -44,6 +44,6 @@ BUGS = [
         "the NFE of guidance counts one of its two evaluations",
         "runs/generate.py",
         "sum(counter.evaluations for counter in counters) => counters[0].evaluations",
-        "runs/test_classes.py::test_guidance_one_asks_once_and_any_other_twice",
+        "runs/test_classes.py::test_guidance_one_needs_one_evaluation_and_any_other_two",
     ),
 ]

@@ -149,7 +149,7 @@ def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
     assert find_best(tmp_path) == find_newest(tmp_path)
 
 
-def test_a_damaged_one_does_not_count_among_the_kept(tmp_path):
+def test_a_damaged_checkpoint_does_not_count_as_kept(tmp_path):
     for step in (10, 20):
         crash.put(tmp_path, step)
     (tmp_path / "step-000000020" / "state.json").write_text("{}")

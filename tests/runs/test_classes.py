@@ -145,7 +145,7 @@ def test_dropped_labels_are_a_function_of_seed_and_step(monkeypatch):
     assert all(a != b for a, b in itertools.combinations([*by_step, hidden(0, seed=1)], 2))
 
 
-def test_the_recipe_of_a_run_says_how_many_classes_it_has_and_no_other_does():
+def test_the_recipe_of_a_run_has_its_number_of_classes():
     counted = count_classes(LABELLED, coloured())
     assert counted.net.classes == 2
     assert count_classes(counted, coloured()) == counted

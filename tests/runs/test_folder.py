@@ -73,7 +73,7 @@ for k in range(25):
 
 @pytest.mark.parametrize("what", ["empty", "made"])
 @pytest.mark.parametrize("which", ["least", "next"])
-def test_folders_of_processes_that_race_are_each_ones_own(which, what, tmp_path):
+def test_racing_processes_get_different_folders(which, what, tmp_path):
     command = [sys.executable, "-c", RACING, which, what]
     options = {"cwd": tmp_path, "stdout": subprocess.PIPE, "text": True}
     racers = [subprocess.Popen([*command, str(k)], **options) for k in range(3)]

@@ -179,7 +179,7 @@ def test_a_loaded_model_is_in_eval_mode_without_gradients(trained):
     assert not any(parameter.requires_grad for parameter in trained.model.parameters())
 
 
-def test_a_run_of_an_accelerator_is_sampled_as_this_machine_would(trained, tmp_path):
+def test_a_run_of_a_missing_accelerator_uses_the_runtime_of_this_machine(trained, tmp_path):
     """Its micro-batch, threads and precision are those of a machine that is not here."""
     run = tiny.training(tiny.recipe())
     documents = run.documents()

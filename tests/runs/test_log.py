@@ -140,7 +140,7 @@ def test_syncing_brings_both_logs_to_the_disk(tmp_path, monkeypatch):
     assert sorted(synced) == sorted(path.stat().st_ino for path in tmp_path.iterdir())
 
 
-def test_what_is_shown_later_is_added_to_what_a_run_logged(tmp_path, monkeypatch):
+def test_images_shown_later_are_added_to_the_log_of_a_run(tmp_path, monkeypatch):
     logged(tmp_path, range(12))
     log = (tmp_path / "metrics.jsonl").read_bytes()
     monkeypatch.setattr(time, "time", lambda: 2e9)

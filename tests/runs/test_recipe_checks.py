@@ -75,7 +75,7 @@ ONE = "must be one number, .*, got"
         (
             "ddpm",
             "net.classes=10",
-            "^net.classes 10 and data.labels no give a network classes that it is nev",
+            "^net.classes is 10, but with data.labels no the network is never trained on a class",
         ),
         ("edm-vp", "predicts=edm", "^pixels.std and predicts.sigma_data .*, got 0.5 and 1.0: "),
     ],

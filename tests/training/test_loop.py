@@ -339,7 +339,7 @@ def test_without_validation_images_there_is_no_validation():
     assert validate(run) == {}
 
 
-def test_a_training_starts_from_another_runs_weights_in_the_averages_too():
+def test_a_training_from_another_run_starts_all_emas_with_its_weights():
     parent = tiny.training(tiny.recipe(seed=5), updates=1)
     child = tiny.training(replace(tiny.BASE, ema=Power(6.94, (1.0,))))
     child.start_from(parent.model.state_dict())

@@ -119,7 +119,7 @@ def test_a_run_that_crashed_after_any_save_ends_like_an_uninterrupted_one(saves,
     tiny.check_same_run(folder, whole("layer norm"))
 
 
-def test_a_run_that_crashed_at_every_step_ends_as_the_undisturbed_one(whole, tmp_path):
+def test_a_run_that_crashed_at_every_step_ends_like_an_uninterrupted_one(whole, tmp_path):
     recipe = tiny.recipe(report__checkpoint="0")
     folder = tiny.train_until_crash(recipe, tmp_path / "run", tiny.CrashAtSave(1))
     for _ in range(9):

@@ -110,7 +110,7 @@ def test_the_command_exits_with_the_code_of_the_signal(number, code, tmp_path):
         said = process.stderr.read().splitlines()
         assert process.wait(30) == code
     assert time.monotonic() - began < 10
-    assert said.count("finishing this step and saving; once more stops at once") == 1
+    assert said.count("finishing this step and saving; a second signal stops at once") == 1
     assert said[-1] == f"ddim: stopped and saved; continue {tmp_path / 'run'} with `--resume`"
     assert not [line for line in said if "Traceback" in line]
     checkpoint.verify(checkpoint.find_newest(tmp_path / "run" / "checkpoints"))
