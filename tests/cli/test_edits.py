@@ -151,9 +151,9 @@ def test_mistakes_are_one_sentence(run, photo, tmp_path, refused):
     assert "cannot be read" in refused("vary", run, tmp_path / "none.png")
     assert "--strength must lie in" in refused("vary", run, photo, "--strength", 2)
     assert "-n must be" in refused("vary", run, photo, "-n", 0)
-    assert "white to paint" in refused("inpaint", run, photo, "--mask", tmp_path / "black.png")
+    assert "white pixels, to paint" in refused("inpaint", run, photo, "--mask", tmp_path / "black.png")
     Image.new("L", (48, 48), 255).save(tmp_path / "square.png")
-    assert "must be of the size of the image, 48x90, got 48x48" in refused(
+    assert "must have the size of the image, 48x90, got 48x48" in refused(
         "inpaint", run, photo, "--mask", tmp_path / "square.png"
     )
     assert "two images, or --seeds" in refused("interpolate", run, photo)
@@ -202,13 +202,13 @@ def test_a_refused_edit_leaves_no_folder(run, photo, tmp_path, monkeypatch, refu
 
 def test_invert_warns_of_noise_at_the_end_of_schedule_or_grid(run, tmp_path, photo, edit):
     _, said = edit("invert", run, tmp_path / "noisy", photo)
-    assert "at t = 0 this run's schedule still holds noise, sigma = 0.31" in said
+    assert "at t = 0 this run's schedule still has noise, sigma = 0.31" in said
     recipe = tiny.recipe(optim__warmup=0, schedule__max_signal=0.99995)
     clean = tiny.train(recipe, tmp_path / "run")
     coarse = ["--grid", "uniform"]
     _, said = edit("invert", clean, tmp_path / "clean", photo, *coarse)
-    assert "still holds noise" not in said
-    assert "the last of these 4 levels has sigma = 0.38" in said
+    assert "schedule still has noise" not in said
+    assert "the last of these 4 levels still has noise, sigma = 0.38" in said
     record, said = edit("invert", clean, tmp_path / "fine", photo)
     assert record["grid"] == {"kind": "uniform_log_snr", "end": 6.0}
     assert "note:" not in said

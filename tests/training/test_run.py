@@ -203,7 +203,7 @@ def test_a_folder_with_files_is_refused_before_images_are_read(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
     with pytest.raises(UserError, match="is a file"):
         tiny.train(tiny.recipe(), tmp_path / "note.txt")
-    with pytest.raises(UserError, match="note.txt cannot be made a folder: File exists"):
+    with pytest.raises(UserError, match="note.txt cannot be created: File exists"):
         tiny.train(tiny.recipe(), tmp_path / "note.txt" / "run")
     assert (tmp_path / "note.txt").read_text() == "mine"
 
