@@ -137,7 +137,7 @@ def test_the_best_checkpoint_is_given_by_its_name(tmp_path, capsys):
     Console().done(run)
     assert f"at {least * recipe.optim.batch:,} images: {run}/best" in capsys.readouterr().err
     assert main(["compare", str(run / "best"), str(run)]) == 2
-    assert f"name one, {run}/evaluations/N" in capsys.readouterr().err
+    assert f"name an evaluation, {run}/evaluations/N" in capsys.readouterr().err
 
 
 def test_a_missing_best_checkpoint_is_refused(tmp_path, capsys):
