@@ -188,7 +188,9 @@ class Console(Callback):
 
 
 def _typical_size(images: Images) -> str:
-    """Return the median size of the enlarged images after cropping, in the form that --size takes.
+    """Return the median original size, after cropping, of the images that are smaller than the training size.
+
+    The size has the form that --size takes.
 
     "" if at most half of the images are enlarged, or if that size is too small for training.
     """

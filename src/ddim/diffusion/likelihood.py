@@ -228,7 +228,9 @@ def _integrate(
 
 
 def _clean_log_snr(schedule: Schedule, pixels: Pixels, noise: float, earliest: float) -> float:
-    """Return the log-SNR at which the noise is `noise` 8-bit values, but at most that of time `earliest`.
+    """Return the log-SNR at which the noise has a deviation of `noise` 8-bit steps.
+
+    It is at most the log-SNR at time `earliest`.
 
     If channels differ, the channel with the most 8-bit values in a model unit is used.
     """

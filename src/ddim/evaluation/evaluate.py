@@ -118,7 +118,8 @@ def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[
     A note is a sentence about a number that is missing or easily misread.
     """
     count, dimensions, few = len(generated), generated.shape[1], min(len(generated), len(reference))
-    # Subsets have 1000 images, as published; at most half of a set, because subsets of all would be equal.
+    # A subset has 1000 images, as published, but at most half of the set: subsets as large as the set
+    # would all be the same.
     k = kid(generated, reference, size=min(1000, few // 2))
     f: dict[str, float | None] = {"value": fid(generated, reference)}
     f |= {"infinity": None, "low": None, "high": None}

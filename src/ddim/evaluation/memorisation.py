@@ -144,7 +144,7 @@ def draw_pairs(verdict: Verdict, samples: np.ndarray, own: SplitImages, count: i
 def memorisation_record(
     verdict: Verdict, seeds: list[int], own: SplitImages, gap: Gap | None, duplicates: Duplicates
 ) -> dict[str, Any]:
-    """Return the results as JSON; samples are in the order of their seeds, training images have names."""
+    """Return the results as JSON: samples in the order of their seeds, training images by name."""
     matches, names = verdict.samples, own.images.names
     nearest_of = own.train[matches.neighbours.indices[:, 0]]
     rows = zip(seeds, matches.neighbours.closeness, matches.copies, nearest_of, strict=True)

@@ -47,7 +47,7 @@ class Exponential:
         _check("decay", self.decay, self.more, lambda value: 0 <= value < 1, "at least 0 and less than 1")
 
     def __call__(self, k: int, batch: int) -> float:
-        """Return the weight of the newest network weights; see `Averaging`."""
+        """Return the factor of the newest network weights in the average at update `k`; see `Averaging`."""
         return 1 - min(self.decay, (k - 1) / (k + 8))
 
     def at(self, value: float) -> Self:
@@ -71,7 +71,7 @@ class Power:
         _check("gamma", self.gamma, self.more, lambda value: value >= 0, "at least 0")
 
     def __call__(self, k: int, batch: int) -> float:
-        """Return the weight of the newest network weights; see `Averaging`."""
+        """Return the factor of the newest network weights in the average at update `k`; see `Averaging`."""
         return 1 - (1 - 1 / k) ** (self.gamma + 1)
 
     def at(self, value: float) -> Self:
@@ -97,7 +97,7 @@ class HalfLife:
         check_positive("ema", ramp=self.ramp)
 
     def __call__(self, k: int, batch: int) -> float:
-        """Return the weight of the newest network weights; see `Averaging`."""
+        """Return the factor of the newest network weights in the average at update `k`; see `Averaging`."""
         half = min(self.images, self.ramp * (k - 1) * batch)
         return 1 - 0.5 ** (batch / half) if half else 1.0
 
