@@ -68,7 +68,7 @@ def save(
         step: training steps so far.
         tensors: tensors of any shape and device, in groups with names such as "model" or "ema/default".
         documents: JSON values without NaN, by name.
-        keep: how many of the newest undamaged checkpoints are kept, beside the newest with `best`.
+        keep: how many of the newest undamaged checkpoints are kept, and also the newest with `best`.
         best: whether this is the best checkpoint so far.
 
     Returns:

@@ -127,7 +127,7 @@ def interpolate_seeds(
     Args:
         source: a run folder, a pipeline or a model.
         seeds: two seeds.
-        frames: number of images, with both ends.
+        frames: number of images, including both ends.
         steps: number of times in the grid.
         grid: the grid of times, by default that of the run.
 
@@ -156,7 +156,7 @@ def interpolate_images(
     Args:
         source: a run folder, a pipeline or a model.
         images: two images (2, C, H, W) in [0, 1].
-        frames: number of images, with both ends.
+        frames: number of images, including both ends.
         steps: number of times in the grid.
         grid: the grid of times, by default that of `choose_edit_grid`.
 

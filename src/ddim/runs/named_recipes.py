@@ -166,7 +166,7 @@ def fast() -> Recipe:
 
 
 def smoke() -> Recipe:
-    """A run of a few seconds, to test that everything works; its samples do not look like the images yet."""
+    """A run of a few seconds, to test that everything works; its samples are still poor."""
     return Recipe(
         name="smoke",
         data=Data(size=(32, 32)),
@@ -195,7 +195,7 @@ DDPMPP = DDPMUNetSpec(
 
 
 def edm() -> Recipe:
-    """Karras et al. 2022 (EDM), CIFAR-10: preconditioning, weighting, augmentation; sampling with 35 NFE.
+    """Karras et al. 2022, CIFAR-10: preconditioned, weighted, augmented training; samples in 35 NFE.
 
     The original takes pixels from -1 to 1 (`--pixels fixed`) and assumes that their standard deviation is
     0.5. Here pixels are measured and scaled to this deviation. The hyper-parameters are those of the paper,

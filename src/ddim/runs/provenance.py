@@ -1,4 +1,4 @@
-"""Records: JSON beside images and numbers that holds everything on which they depend."""
+"""Records: JSON files with everything on which the images and numbers of a result depend."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ddim.errors import UserError
 
 INSIDE = 0.314159
-"""The quantile of a range that is checked, beside its ends, to find fields that need whole numbers.
+"""The quantile of a range that is checked, like its ends, to find fields that need whole numbers.
 
 A rounder quantile, such as 0.3, gives a whole number in some ranges, such as [0.0..10.0].
 """
