@@ -50,7 +50,7 @@ def torture(folder, options, kills, saving, seed=0, longest=1.0):
         _wait_and_kill(life, killed, draw, aim, longest, report)
         report.kills += 1
         # What the dead process left half-written is the proof that it died in a save.
-        report.saving += any((killed / "checkpoints").glob(f".tmp-{life.pid}-*"))
+        report.saving += _saves(life, killed)
         newest = checkpoint.find_newest(killed / "checkpoints")
         report.resumed_at.append(int(newest.name[5:]) if newest else 0)
     Life(killed, options).ends(0)
@@ -116,11 +116,27 @@ def _wait_and_kill(life, run, draw, aim, longest, report):
         _await(life, lambda: log.stat().st_size > before)
         time.sleep(draw.uniform(0, longest))
         if aim:
-            _await(life, lambda: any((run / "checkpoints").glob(f".tmp-{life.pid}-*")))
-            time.sleep(draw.uniform(0, 0.005))
+            _stop_in_a_save(life, run, draw)
     if not life.over():
         os.kill(life.pid, signal.SIGKILL)
     life.ends(-signal.SIGKILL)
+
+
+def _stop_in_a_save(life, run, draw):
+    """Stop the process in a save, which may end before the signal arrives: look again once it is stopped."""
+    while not life.over():
+        _await(life, lambda: _saves(life, run))
+        time.sleep(draw.uniform(0, 0.005))
+        if not life.over():
+            os.kill(life.pid, signal.SIGSTOP)
+            time.sleep(0.002)
+            if _saves(life, run):
+                return
+            os.kill(life.pid, signal.SIGCONT)
+
+
+def _saves(life, run):
+    return any((run / "checkpoints").glob(f".tmp-{life.pid}-*"))
 
 
 def _await(life, condition):
