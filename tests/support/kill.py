@@ -1,12 +1,13 @@
 """`ddim train` killed with SIGKILL again and again, and resumed each time.
 
-`python tests/kill.py FOLDER [--kills 20] [--saving 5] [--seed 0] -- OPTIONS OF ddim train ...` runs it once
-undisturbed and once killed, both in FOLDER, and prints a report as JSON; it exits with 1 unless both ended
-with the same bits. It is a script because it forks: each life costs no import.
+`python tests/support/kill.py FOLDER [--kills 20] [--saving 5] [--seed 0] -- OPTIONS OF ddim train ...`
+runs it once undisturbed and once killed, both in FOLDER, and prints a report as JSON; it exits with 1
+unless both ended with the same bits. It is a script because it forks: each life costs no import.
 """
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -37,7 +38,7 @@ class Report:
 
 
 def torture(folder, options, kills, saving, seed=0, longest=1.0):
-    """Kill a run `kills` times within `longest` seconds, or, `saving` of them, in the next save after that.
+    """Kill a run `kills` times: `saving` of them in a save, the others within `longest` seconds.
 
     `options` are those of `ddim train` without --out. RuntimeError where the run ends too soon or fails.
     """
@@ -45,12 +46,16 @@ def torture(folder, options, kills, saving, seed=0, longest=1.0):
     whole, killed = folder / "whole", folder / "killed"
     Life(whole, options).ends(0)
     while report.kills < kills:
-        aim = report.saving < saving
-        life = Life(killed, options)
-        _wait_and_kill(life, killed, draw, aim, longest, report)
+        left = _unfinished(killed)
+        # A save flushes about ten files and folders: some die in their first save, some in their second.
+        aim = report.kills < saving
+        life = Life(killed, options, flushes=draw.randint(1, 16) if aim else 0)
+        if not aim:
+            _wait_and_kill(life, killed, draw, longest, report)
+        life.ends(-signal.SIGKILL)
         report.kills += 1
         # What the dead process left half-written is the proof that it died in a save.
-        report.saving += _saves(life, killed)
+        report.saving += _unfinished(killed) != left
         newest = checkpoint.find_newest(killed / "checkpoints")
         report.resumed_at.append(int(newest.name[5:]) if newest else 0)
     Life(killed, options).ends(0)
@@ -60,15 +65,20 @@ def torture(folder, options, kills, saving, seed=0, longest=1.0):
 
 
 class Life:
-    """One process of `ddim train`, forked from this one, which has imported all and computed nothing."""
+    """One process of `ddim train`, forked from this one, which has imported all and computed nothing.
 
-    def __init__(self, run, options):
+    With `flushes` it kills itself in a save of a checkpoint, before that flush to the disk.
+    """
+
+    def __init__(self, run, options, flushes=0):
         words = ["train", *options, "--out", str(run), *(["--resume"] if run.exists() else [])]
         reader, writer = os.pipe()
         self.pid, self.said = os.fork(), []
         if not self.pid:
             try:
                 os.dup2(writer, sys.stderr.fileno())
+                if flushes:
+                    _die_in_a_save(run, flushes)
                 code = main(words)
                 sys.stderr.flush()
             except BaseException as error:  # the fork must not return into its parent's code
@@ -103,9 +113,21 @@ class Life:
             raise RuntimeError(f"the run ended with {self.code}: {''.join(self.said[-3:])}")
 
 
-def _wait_and_kill(life, run, draw, aim, longest, report):
+def _die_in_a_save(run, flushes):
+    flush, count = os.fsync, itertools.count(1)
+    before = _unfinished(run)
+
+    def die_or_flush(file):
+        if _unfinished(run) != before and next(count) == flushes:
+            os.kill(os.getpid(), signal.SIGKILL)
+        flush(file)
+
+    os.fsync = die_or_flush
+
+
+def _wait_and_kill(life, run, draw, longest, report):
     # Some die while they start: before they compile, or before their first step.
-    if not aim and report.kills % 4 == 0:
+    if report.kills % 4 == 0:
         report.starting += 1
         life.training.wait(draw.uniform(0, longest))
     else:
@@ -115,28 +137,12 @@ def _wait_and_kill(life, run, draw, aim, longest, report):
         before = log.stat().st_size
         _await(life, lambda: log.stat().st_size > before)
         time.sleep(draw.uniform(0, longest))
-        if aim:
-            _stop_in_a_save(life, run, draw)
     if not life.over():
         os.kill(life.pid, signal.SIGKILL)
-    life.ends(-signal.SIGKILL)
 
 
-def _stop_in_a_save(life, run, draw):
-    """Stop the process in a save, which may end before the signal arrives: look again once it is stopped."""
-    while not life.over():
-        _await(life, lambda: _saves(life, run))
-        time.sleep(draw.uniform(0, 0.005))
-        if not life.over():
-            os.kill(life.pid, signal.SIGSTOP)
-            time.sleep(0.002)
-            if _saves(life, run):
-                return
-            os.kill(life.pid, signal.SIGCONT)
-
-
-def _saves(life, run):
-    return any((run / "checkpoints").glob(f".tmp-{life.pid}-*"))
+def _unfinished(run):
+    return {path.name for path in (run / "checkpoints").glob(".tmp-*")}
 
 
 def _await(life, condition):
