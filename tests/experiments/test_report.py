@@ -16,12 +16,11 @@ from ddim.experiments.report import (
     format_spread,
     last_samples,
     mean_log,
-    split_sheet,
     write_report,
 )
 from ddim.experiments.summary import Spread, group_runs
 from ddim.plots.page import Cell, Strips, Table, Text
-from ddim.plots.pictures import make_sheet, save_png, to_uint8
+from ddim.plots.pictures import make_sheet, split_sheet, save_png, to_uint8
 from evaluated_runs import record
 from html_reader import Reader
 from run_folders import make, write_evaluation

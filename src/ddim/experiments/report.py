@@ -28,6 +28,7 @@ from ddim.experiments.summary import (
 )
 from ddim.plots import charts
 from ddim.plots.page import Block, Cell, Heading, Picture, Strips, Table, Text, check_page_path, save_page
+from ddim.plots.pictures import GAP, split_sheet
 from ddim.runs.flat import ERRORS
 from ddim.runs.log import read_metrics
 
@@ -35,8 +36,6 @@ CURVES = len(charts.COLOURS)
 """The largest number of configurations in a figure: one for each distinguishable colour."""
 COLUMNS = 8
 """The largest number of samples in a strip."""
-GAP = 2
-"""White pixels between the samples of a sheet."""
 
 
 def write_report(found: Sequence[Run], out: str | Path, title: str) -> list[Path]:
@@ -106,13 +105,6 @@ def last_samples(run: Run) -> np.ndarray | None:
     for k, cell in enumerate(cells):
         strip[:, k * (width + GAP) : k * (width + GAP) + width] = cell
     return strip.repeat(scale, 0).repeat(scale, 1)
-
-
-def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
-    """Split a sheet from `ddim.plots.pictures.make_sheet` into its images (height, width, C), row by row."""
-    tops = range(0, sheet.shape[0] - height + 1, height + GAP)
-    lefts = range(0, sheet.shape[1] - width + 1, width + GAP)
-    return [sheet[top : top + height, left : left + width] for top in tops for left in lefts]
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

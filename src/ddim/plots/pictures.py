@@ -25,6 +25,10 @@ MARK = "ddim"
 """The "Software" entry of PNG files that this library writes; only such files are replaced."""
 
 
+GAP = 2
+"""White pixels between the images of a sheet."""
+
+
 def to_uint8(images: Tensor) -> np.ndarray:
     """Convert images (B, C, H, W), in [0, 1] or uint8, to (B, H, W, C) uint8.
 
@@ -42,7 +46,7 @@ def to_uint8(images: Tensor) -> np.ndarray:
     return images.cpu().contiguous().numpy()
 
 
-def make_sheet(images: Tensor, columns: int | None = None, gap: int = 2) -> np.ndarray:
+def make_sheet(images: Tensor, columns: int | None = None, gap: int = GAP) -> np.ndarray:
     """Arrange images on one sheet, row by row from the top left.
 
     Args:
@@ -71,6 +75,13 @@ def make_sheet(images: Tensor, columns: int | None = None, gap: int = 2) -> np.n
         top, left = k // columns * (height + gap), k % columns * (width + gap)
         sheet[top : top + height, left : left + width] = cell
     return sheet
+
+
+def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
+    """Split a sheet from `make_sheet` into its images (height, width, C), row by row."""
+    tops = range(0, sheet.shape[0] - height + 1, height + GAP)
+    lefts = range(0, sheet.shape[1] - width + 1, width + GAP)
+    return [sheet[top : top + height, left : left + width] for top in tops for left in lefts]
 
 
 def blend_alpha(pixels: np.ndarray) -> np.ndarray:
