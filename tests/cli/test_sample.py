@@ -135,22 +135,54 @@ def test_a_stopped_command_is_finished_by_the_same_command(run, tmp_path, monkey
     size, sound = load(run).runtime.micro_batch, sample_folder.generate
     words = ["-n", size + 2, "--steps", 2]
 
+    made = []
+
     def stopping(trained, seeds, *args, **options):
-        if seeds[0]:
+        made.extend(seeds)
+        if seeds[0] and len(made) == size + 2:
             raise KeyboardInterrupt
         return sound(trained, seeds, *args, **options)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(sample_folder, "generate", stopping)
-        command("sample", run, "--out", tmp_path / "a", *words, code=130)
+    monkeypatch.setattr(sample_folder, "generate", stopping)
+    command("sample", run, "--out", tmp_path / "a", *words, code=130)
     assert len(list((tmp_path / "a").glob("0*.png"))) == size
     assert json.loads((tmp_path / "a" / "record.json").read_text())["seeds"] == []
-    assert "holds samples of another run" in refused("sample", run, "--steps", 3, "--out", tmp_path / "a")
-    finished, whole = (sample_files(run, tmp_path / name, *words) for name in ("a", "b"))
+    said = refused("sample", run, "--steps", 3, "--out", tmp_path / "a")
+    assert said.endswith("holds samples with 2 sampling steps, not 3; give a new folder")
+    finished = sample_files(run, tmp_path / "a", *words)
+    assert made == [*range(size + 2), size, size + 1]
+    whole = sample_files(run, tmp_path / "b", *words)
     for name in whole.keys() - {"record.json"}:
         assert finished[name] == whole[name]
     assert finished.keys() == whole.keys()
     assert json.loads(finished["record.json"])["seeds"] == list(range(size + 2))
+
+
+def test_only_missing_and_damaged_samples_are_made(run, tmp_path, monkeypatch, command):
+    words = ["-n", 6, "--steps", 2, "--film"]
+    whole, sound, made = sample_files(run, tmp_path / "a", *words), sample_folder.generate, []
+
+    def noting(trained, seeds, *args, **options):
+        made.extend(seeds)
+        return sound(trained, seeds, *args, **options)
+
+    monkeypatch.setattr(sample_folder, "generate", noting)
+    said = command("sample", run, "--out", tmp_path / "a", *words).out
+    assert said.startswith("6 images, of which 6 were there before, 2 network evaluations each: ")
+    assert made == []
+    (tmp_path / "a" / "00004.png").unlink()
+    (tmp_path / "a" / "00001.png").write_bytes(whole["00001.png"][:-40])
+    # Samples are those of a checkpoint, wherever its run lies.
+    moved = shutil.copytree(run, tmp_path / "moved")
+    command("sample", moved, "--out", tmp_path / "a", *words)
+    assert made == [1, 4]
+    # A film needs the states of all its samples.
+    command("sample", run, "--out", tmp_path / "a", "-n", 3, "--steps", 2, "--film")
+    assert made == [1, 4, 0, 1, 2]
+    sample_files(run, tmp_path / "a", *words)
+    again = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    for name in whole.keys() - {"record.json"}:
+        assert again[name] == whole[name], name
 
 
 def test_a_folder_is_continued_with_other_threads_of_torch(run, tmp_path):
@@ -205,10 +237,14 @@ def test_a_folder_holds_samples_of_one_run_and_one_way_of_sampling(run, tmp_path
     assert sorted(both) == sorted([*first, "00007.png"])
     assert all(both[f"{k:05d}.png"] == first[f"{k:05d}.png"] for k in range(3))
     assert json.loads(both["record.json"])["seeds"] == [0, 1, 2, 7]
-    for other in (["--sampler.eta", 1], ["--weights", "raw"], ["--grid", "quadratic"]):
+    for other, why in (
+        (["--sampler.eta", 1], "sampler.eta 0.0, not 1.0"),
+        (["--weights", "raw"], "weights ema, not raw"),
+        (["--grid", "quadratic"], "other sampling times"),
+        (["--steps", 3], "2 sampling steps, not 3"),
+    ):
         said = refused("sample", run, *words, *other)
-        assert "holds samples of another run or with other options" in said
-    assert "holds samples of another run" in refused("sample", run, "--steps", 3, "--out", tmp_path / "a")
+        assert said == f"--out {tmp_path / 'a'} holds samples with {why}; give a new folder"
     assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == both
     (tmp_path / "mine.txt").write_text("mine")
     assert "must be a folder" in refused("sample", run, "--out", tmp_path / "mine.txt")

@@ -15,8 +15,8 @@ TAKES_FIELDS = True
 
 _EPILOG = """
 Each image depends on its seed alone, not on the number of images. DIR gets 00000.png, ... named by seed,
-grid.png with the first 256, and record.json with everything that the images depend on. To finish a command
-that was stopped, give it again with --out.
+grid.png with the first 256, and record.json with everything that the images depend on. Given again with the
+same --out, the command makes only the images that are missing there.
 
 sampling options, which may have fields such as --sampler.order 3:
   --sampler     {samplers}
@@ -102,10 +102,12 @@ def run(args: argparse.Namespace) -> int:
     )
     if can_preview(sys.stdout):
         sys.stdout.write(render_preview(written.sheet, 72) + "\n")
-    sys.stdout.write(
-        f"{len(seeds)} images in {written.seconds:.1f} s ({len(seeds) / written.seconds:.1f}/s), "
-        f"{written.nfe} network evaluations each: {written.folder}/grid.png\n"
-    )
+    made = f"{written.made} images in {written.seconds:.1f} s"
+    if written.made < len(seeds):
+        made = f"{len(seeds)} images, of which {len(seeds) - written.made} were there before"
+    elif written.seconds:
+        made += f" ({written.made / written.seconds:.1f}/s)"
+    sys.stdout.write(f"{made}, {written.nfe} network evaluations each: {written.folder}/grid.png\n")
     return 0
 
 

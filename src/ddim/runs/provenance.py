@@ -17,6 +17,20 @@ from ddim.runs.pipeline import Pipeline
 SCHEMA = 1
 """The version of the layout of records."""
 
+_CONDITIONS = (
+    "checkpoint",
+    "weights",
+    "sampler",
+    "schedule",
+    "clip",
+    "times",
+    "label",
+    "guidance",
+    "runtime",
+    "versions",
+)
+"""Entries of a record on which samples depend, in addition to their seeds."""
+
 
 def make_record(
     kind: str, content: Mapping[str, Any], run: Pipeline | None = None, schema: int = SCHEMA
@@ -54,6 +68,13 @@ def sampling_record(
         "guidance": guidance,
         "versions": list_versions(pipeline.runtime.threads),
     }
+
+
+def sample_conditions(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a record on which samples depend, other than their seeds and the run's path."""
+    found = {name: record.get(name) for name in _CONDITIONS}
+    checkpoint = found["checkpoint"]
+    return found | {"checkpoint": checkpoint["sha256"] if isinstance(checkpoint, Mapping) else None}
 
 
 def describe_times(pipeline: Pipeline, steps: int) -> dict[str, Any]:

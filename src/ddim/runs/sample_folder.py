@@ -3,50 +3,47 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ddim.diffusion.noise import check_seeds
 from ddim.errors import UserError
 from ddim.files import read_json, write_json
 from ddim.plots.pictures import make_sheet, save_film, save_png, to_uint8
 from ddim.runs.classes import Label
+from ddim.runs.flat import flatten_as_text
 from ddim.runs.folder import make_output_folder
 from ddim.runs.generate import Film, generate, split_into_parts
 from ddim.runs.pipeline import LoadedRun
-from ddim.runs.provenance import make_record, sampling_record
+from ddim.runs.provenance import make_record, sample_conditions, sampling_record
 from ddim.runs.recipe_checks import check_label
 
-RECORD = "record.json"
+RECORD, FILM = "record.json", "film.webp"
 SHOWN = 256
 """The largest number of samples in the sheet and in the film."""
-
-_CONDITIONS = (
-    "checkpoint",
-    "weights",
-    "sampler",
-    "schedule",
-    "clip",
-    "times",
-    "label",
-    "guidance",
-    "runtime",
-    "versions",
-)
-"""Entries of a record on which samples depend, in addition to their seeds."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """The result of `write_samples`: folder, sheet (H, W, 3) uint8, seconds of sampling, NFE."""
+    """The result of `write_samples`.
+
+    Attributes:
+        folder: the folder of the samples.
+        sheet: the first samples, (H, W, 3) uint8.
+        made: number of samples that this call made; the others were there before.
+        seconds: seconds of sampling.
+        nfe: network evaluations per sample.
+    """
 
     folder: Path
     sheet: np.ndarray
+    made: int
     seconds: float
     nfe: int
 
@@ -63,9 +60,9 @@ def write_samples(
 ) -> Written:
     """Sample images into a folder, with a sheet, a record and on request a film.
 
-    Samples are added to a folder that holds samples of the same run with the same options. If a call was
-    stopped, the same call finishes it. Each image is written at once, so memory does not grow with the
-    number of seeds.
+    Samples are added to a folder that holds samples of the same run with the same options, and only missing
+    ones are made. If a call was stopped, the same call finishes it. Each image is written at once, so memory
+    does not grow with the number of seeds.
 
     Args:
         pipeline: the run to sample.
@@ -74,7 +71,8 @@ def write_samples(
         out: the folder, by default a new folder samples/RUN-N.
         label: class index, "all" to cycle through the classes, None for no class.
         guidance: classifier-free guidance scale; 1 turns it off.
-        film: whether to write film.webp, the states of the sampler from noise to samples.
+        film: whether to write film.webp, the states of the sampler from noise to samples. It needs the
+            states of the first samples, which are therefore made again.
 
     Raises:
         UserError: if a seed, the label or the guidance scale cannot be used, or `out` holds other files.
@@ -82,44 +80,85 @@ def write_samples(
     check_seeds(seeds)
     check_label(pipeline.recipe, label, guidance)
     record = make_record("samples", sampling_record(pipeline, seeds, steps, 0, label, guidance), pipeline)
-    folder, before = _open_folder(None if out is None else Path(out), record)
-    if not (folder / RECORD).is_file():
-        # The record marks the folder as one of samples, so that the same call can finish it later.
-        write_json(folder / RECORD, {**record, "seeds": [], "seconds": 0.0})
-    frames, shown, seconds, nfe = Film(pipeline.pixels, seeds[:SHOWN]), [], 0.0, 0
-    for part in split_into_parts(pipeline, seeds):
+    folder, there = _open_folder(None if out is None else Path(out), record)
+    shown = list(seeds[:SHOWN])
+    filming = film and not (there["film"] == shown and (folder / FILM).is_file())
+    filmed = frozenset(shown if filming else ())
+    missing = [s for s in seeds if s in filmed or _read_sample(folder, s, pipeline) is None]
+    if not there["nfe"]:
+        # The call that made all samples was stopped before it could record the NFE.
+        missing = missing or shown[:1]
+    frames, nfe, seconds = Film(pipeline.pixels, shown), there["nfe"], 0.0
+    for part in split_into_parts(pipeline, missing):
         start = time.monotonic()
         images, nfe = generate(
-            pipeline, part, steps, label=label, guidance=guidance, watch=frames.add if film else None
+            pipeline, part, steps, label=label, guidance=guidance, watch=frames.add if filming else None
         )
         seconds += time.monotonic() - start
         for seed, pixels in zip(part, to_uint8(images), strict=True):
             save_png(folder / f"{seed:05d}.png", pixels)
-        shown += images[: SHOWN - len(shown)]
-    sheet = make_sheet(torch.stack(shown))
+    sheet = _make_sheet(folder, shown, pipeline)
     save_png(folder / "grid.png", sheet)
-    if film:
-        save_film(folder / "film.webp", frames.frames())
-    end = {"nfe": nfe, "seeds": sorted({*before, *seeds}), "seconds": round(seconds, 2)}
+    if filming:
+        save_film(folder / FILM, frames.frames())
+    end = {"nfe": nfe, "seeds": sorted({*there["seeds"], *seeds}), "film": there["film"]}
+    end |= {"seconds": round(there["seconds"] + seconds, 2)} | ({"film": shown} if film else {})
     write_json(folder / RECORD, {**record, **end})
-    return Written(folder, sheet, seconds, nfe)
+    return Written(folder, sheet, len(missing), seconds, nfe)
 
 
-def _open_folder(out: Path | None, record: dict[str, Any]) -> tuple[Path, list[int]]:
-    """Create or check the output folder; return it and the seeds of the samples that it holds already."""
-    before = []
+def _read_sample(folder: Path, seed: int, pipeline: LoadedRun) -> np.ndarray | None:
+    """Return a sample (H, W, C) uint8 from its PNG file, or None if the file is missing or damaged."""
+    shape = pipeline.model.shape
+    try:
+        with Image.open(folder / f"{seed:05d}.png", formats=("PNG",)) as image:
+            pixels = np.asarray(image).reshape(image.height, image.width, -1)
+    except (OSError, SyntaxError, ValueError):  # Pillow raises any of these for damaged files
+        return None
+    return pixels if pixels.shape == (shape.height, shape.width, shape.channels) else None
+
+
+def _make_sheet(folder: Path, seeds: Sequence[int], pipeline: LoadedRun) -> np.ndarray:
+    found = (_read_sample(folder, seed, pipeline) for seed in seeds)
+    samples = [pixels for pixels in found if pixels is not None]
+    if len(samples) < len(seeds):
+        raise UserError(f"samples in {folder} were removed while others were made; give the command again")
+    return make_sheet(torch.from_numpy(np.stack(samples)).permute(0, 3, 1, 2))
+
+
+def _open_folder(out: Path | None, record: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """Create or check the output folder; return it, and what its record says about the samples in it."""
+    there: dict[str, Any] = {"nfe": 0, "seeds": [], "seconds": 0.0, "film": None}
+    before = None
     if out and out.exists() and not out.is_dir():
         raise UserError(f"--out must be a folder, got the file {out}")
     if out and out.is_dir() and any(out.iterdir()):
         if not (out / RECORD).is_file():
             raise UserError(f"--out {out} holds files that are not samples; give a new folder")
-        there = read_json(out / RECORD)
-        if not isinstance(there, dict) or any(there.get(name) != record[name] for name in _CONDITIONS):
-            raise UserError(
-                f"--out {out} holds samples of another run or with other options; give a new folder"
-            )
-        before = there["seeds"]
+        before = read_json(out / RECORD)
+        if not isinstance(before, dict) or before.get("kind") != "samples":
+            raise UserError(f"--out {out} holds another record than one of samples; give a new folder")
+        if others := _differences(before, record):
+            raise UserError(f"--out {out} holds samples with {others}; give a new folder")
     # The folder is named after the run, also for RUN/best and for RUN/checkpoints/N.
     path = Path(record["checkpoint"]["path"]).resolve()
     named = path.parent.parent if path.parent.name == "checkpoints" else path
-    return make_output_folder(out, "samples", named.name), before
+    folder = make_output_folder(out, "samples", named.name)
+    if before is None:
+        # The record marks the folder as one of samples, so that the same call can finish it later.
+        write_json(folder / RECORD, record | there)
+    return folder, there | {name: value for name, value in (before or {}).items() if name in there}
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Return in words how recorded samples were made otherwise, or "" if they were made in the same way."""
+    olds, news = (sample_conditions(record) for record in (there, here))
+    if olds.pop("checkpoint") != news.pop("checkpoint"):
+        return "weights of another checkpoint"
+    if olds["times"] != news["times"]:
+        counts = [len(times or ()) for times in (olds.pop("times"), news.pop("times"))]
+        equal = counts[0] == counts[1]
+        return "other sampling times" if equal else f"{counts[0]} sampling steps, not {counts[1]}"
+    old, new = flatten_as_text(olds), flatten_as_text(news)
+    names = [name for name in old | new if old.get(name) != new.get(name)]
+    return ", ".join(f"{name} {old.get(name, 'none')}, not {new.get(name, 'none')}" for name in names[:3])
