@@ -16,6 +16,24 @@ def test_fid_infinity_is_a_separate_metric_with_an_interval_and_fid_has_none():
     assert (found.value("fid_infinity"), found.interval("fid_infinity")) == (25.0, (20.0, 30.0))
 
 
+@pytest.mark.parametrize(
+    "changes, name",
+    [
+        ({}, "ddim, 2 levels, 2 NFE"),
+        ({"sampler_name": "edm order 2", "nfe": 3}, "edm order 2, 2 levels, 3 NFE"),
+        ({"weights": "0.99"}, "ddim, 2 levels, 2 NFE, 0.99 weights"),
+        ({"label": 3, "class": "cat", "guidance": 1.5}, "ddim, 2 levels, 2 NFE, label cat, guidance 1.5"),
+        ({"label": "all"}, "ddim, 2 levels, 2 NFE, label all"),
+    ],
+)
+def test_an_evaluation_is_named_after_how_its_samples_were_made(changes, name):
+    assert Evaluation(Path(), record(sampling={**SAMPLING, **changes})).name == name
+
+
+def test_an_evaluation_of_images_is_named_after_their_folder():
+    assert Evaluation(Path(), record(generated__source="/data/mine")).name == "images of mine"
+
+
 def test_the_newest_complete_evaluation_of_a_run_is_read(tmp_path):
     for n in (1, 2, 9, 10):
         written(tmp_path / "evaluations" / str(n), generated__source=f"number {n}")

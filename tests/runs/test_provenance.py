@@ -17,7 +17,7 @@ from ddim.runs import checkpoint
 from ddim.runs.codec import override
 from ddim.runs.generate import Film, generate
 from ddim.runs.pipeline import load
-from ddim.runs.provenance import list_versions, sampling_record
+from ddim.runs.provenance import describe_kind, list_versions, sampling_record
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,13 @@ def test_a_record_holds_everything_that_samples_depend_on(folder):
     assert record["recipe"]["name"] == "tiny"
     assert record["runtime"] == vars(trained.runtime)
     assert record["versions"]["torch"] == torch.__version__
+
+
+def test_a_kind_is_described_by_its_fields_that_are_not_default():
+    assert describe_kind(ddim.DDIM()) == "ddim"
+    assert describe_kind(ddim.DDIM(eta=0.2)) == "ddim eta 0.2"
+    assert describe_kind(ddim.DDPM("large")) == "ddpm variance large"
+    assert describe_kind(ddim.EDM(order=1, s_churn=2.0)) == "edm order 1 s_churn 2.0"
 
 
 def test_a_record_says_whether_samples_are_bit_identical(folder, monkeypatch):

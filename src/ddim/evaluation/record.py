@@ -55,6 +55,11 @@ class Evaluation:
     folder: Path
     record: dict[str, Any]
 
+    @property
+    def name(self) -> str:
+        """A short name of what was evaluated, such as "edm, 10 levels, 19 NFE"; see `evaluation_name`."""
+        return evaluation_name(self.record)
+
     def value(self, metric: str) -> float | None:
         """Return the value of a metric, None if the record has none."""
         return metric_entry(self.record, metric).get("value")
@@ -121,6 +126,25 @@ def metric_entry(record: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
         known = fid.get("infinity") is not None
         return {"value": fid["infinity"], "low": fid["low"], "high": fid["high"]} if known else {}
     return metrics.get(metric, {})
+
+
+def evaluation_name(record: Mapping[str, Any]) -> str:
+    """Return a short name of the samples that a record is about, such as "edm, 10 levels, 19 NFE".
+
+    Weights, label and guidance are named if they are not the defaults. The run is not named.
+    """
+    sampling = record.get("sampling")
+    if not sampling:
+        return f"images of {Path(record['generated']['source']).name}"
+    words = [sampling.get("sampler_name") or sampling["sampler"].get("kind", "sampler")]
+    words += [f"{len(sampling['times'])} levels", f"{sampling['nfe']} NFE"]
+    if sampling["weights"] != "ema":
+        words.append(f"{sampling['weights']} weights")
+    if sampling.get("label") is not None:
+        words.append(f"label {sampling.get('class') or sampling['label']}")
+    if sampling.get("guidance", 1.0) != 1:
+        words.append(f"guidance {sampling['guidance']:g}")
+    return ", ".join(words)
 
 
 def _record_of(path: Path) -> Path:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ddim.runs.classes import Label
-from ddim.runs.codec import dump
+from ddim.runs.codec import dump, kind_name
+from ddim.runs.flat import option_text
 from ddim.runs.pipeline import Pipeline
 
 SCHEMA = 1
@@ -60,6 +62,7 @@ def sampling_record(
     return {
         **pipeline.describe(),
         "sampler": dump(pipeline.recipe.sampler, named=True),
+        "sampler_name": describe_kind(pipeline.recipe.sampler),
         **describe_times(pipeline, steps),
         "nfe": nfe,
         "seeds": list(seeds),
@@ -68,6 +71,13 @@ def sampling_record(
         "guidance": guidance,
         "versions": list_versions(pipeline.runtime.threads),
     }
+
+
+def describe_kind(value: object) -> str:
+    """Return the name of a value's kind, and its fields that differ from the defaults: "ddim eta 0.5"."""
+    own = fields(value) if is_dataclass(value) else ()
+    changed = [(f.name, found) for f in own if (found := getattr(value, f.name)) != f.default]
+    return " ".join([kind_name(value), *(f"{name} {option_text(found)}" for name, found in changed)])
 
 
 def sample_conditions(record: Mapping[str, Any]) -> dict[str, Any]:
