@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ddim.errors import UserError
+from ddim.nn.compiler_cache import secure_compiler_cache
 
 Precision = Literal["fp32", "bf16"]
 M = TypeVar("M", bound=nn.Module)
@@ -105,6 +106,7 @@ class Runtime:
         """
         if not self.compile:
             return net
+        secure_compiler_cache()
         return Compiled(torch.compile(net), frozen=frozen and self.device == "cpu")  # type: ignore[arg-type]
 
 

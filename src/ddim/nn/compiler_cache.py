@@ -1,0 +1,82 @@
+"""A private cache folder for torch.compile, which runs the pickles and libraries that it finds there."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import stat
+import tempfile
+import warnings
+from pathlib import Path
+
+from ddim.files import cache_folder, make_folder
+
+_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def secure_compiler_cache() -> Path:
+    """Make torch.compile use a cache folder that only this user can write to; return the folder.
+
+    By default torch uses ``torchinductor_USER`` in the shared temporary folder, a name that any user of the
+    machine can create first. This function replaces that choice, in the whole process, by ``compiler`` in the
+    cache folder. If others could change that too, it takes a new temporary folder and warns. A folder that
+    the user has set with $TORCHINDUCTOR_CACHE_DIR is kept.
+    """
+    # This module is small; the folder must be set before torch._inductor and torch._dynamo are imported.
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    chosen = os.environ.get(_VARIABLE)
+    # torch sets the variable to its default folder when it is imported.
+    if chosen is None or os.path.abspath(chosen) == os.path.abspath(default_cache_dir()):
+        chosen = os.environ[_VARIABLE] = str(_make_private(cache_folder() / "compiler"))
+    _move_headers(Path(chosen) / "precompiled_headers")
+    return Path(chosen)
+
+
+def _make_private(folder: Path) -> Path:
+    """Create `folder` if it is missing and return it, or a new temporary folder if others could change it."""
+    reason = ""
+    try:
+        make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if _is_private(folder):
+            return folder.resolve()
+    except OSError as error:
+        reason = f" ({error.strerror})"
+    warnings.warn(
+        f"{folder} is not a folder that only you can write to{reason}, so this command compiles networks "
+        "anew: remove that folder, or set DDIM_CACHE to a folder of your own",
+        stacklevel=1,
+    )
+    fresh = tempfile.mkdtemp(prefix="ddim-compiler-")
+    atexit.register(shutil.rmtree, fresh, ignore_errors=True)
+    return Path(fresh)
+
+
+def _is_private(folder: Path) -> bool:
+    """Return whether nobody but this user and the administrator can change or replace a folder."""
+    if not hasattr(os, "getuid"):
+        return True  # On Windows the cache folder is in the user's profile.
+    trusted = {0, os.getuid()}
+    own = folder.lstat()
+    if not stat.S_ISDIR(own.st_mode) or own.st_uid != os.getuid() or own.st_mode & 0o022:
+        return False
+    parents = [parent.stat() for parent in folder.resolve().parents]
+    # In a folder with the sticky bit, such as /tmp, only owners can rename what they have created.
+    return all(
+        parent.st_uid in trusted and (not parent.st_mode & 0o022 or parent.st_mode & stat.S_ISVTX)
+        for parent in parents
+    )
+
+
+def _move_headers(folder: Path) -> None:
+    """Let torch keep precompiled headers in `folder`; it ignores $TORCHINDUCTOR_CACHE_DIR for them."""
+    from torch._inductor import codecache, config
+
+    if not hasattr(codecache, "_HEADER_DIR"):
+        config.cpp_cache_precompile_headers = False
+    elif str(folder) != codecache._HEADER_DIR:
+        codecache._HEADER_DIR, codecache._HEADER_LOCK_DIR = str(folder), str(folder / "locks")
+        # It remembers the headers that it compiled in the other folder.
+        codecache._precompile_header.cache_clear()
