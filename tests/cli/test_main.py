@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
 
@@ -153,6 +154,20 @@ def test_debug_raises_the_error(error, failing):
     failing(error)
     with pytest.raises(type(error), match=str(error)):
         main(["train", "--debug"])
+
+
+def test_a_warning_of_the_package_is_one_line(monkeypatch):
+    def run(args):
+        shown.append(warnings.formatwarning("a file is damaged", UserWarning, checkpoint.__file__, 1))
+        shown.append(warnings.formatwarning("deprecated", UserWarning, os.__file__, 1))
+        return 0
+
+    shown, usual = [], warnings.formatwarning
+    monkeypatch.setattr(import_module("ddim.cli.train"), "run", run)
+    assert main(["train"]) == 0
+    assert shown[0] == "ddim: a file is damaged\n"
+    assert os.__file__ in shown[1]
+    assert warnings.formatwarning is usual
 
 
 def test_a_closed_pipe_is_not_an_error():

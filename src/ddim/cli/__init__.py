@@ -10,7 +10,11 @@ import argparse
 import os
 import signal
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from ddim import __version__
@@ -134,11 +138,31 @@ def main(argv: list[str] | None = None) -> int:
         parse = parser.parse_args if parser.commands else parser.parse_intermixed_args
         args = parse(words, argparse.Namespace(fields=fields, options=parser.options))
         keep_freed_memory()
-        return command.run(args)
+        with _plain_warnings():
+            return command.run(args)
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
         return _report(error)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show the warnings of this package as one sentence, without a line of code."""
+    usual, own = warnings.formatwarning, str(Path(__file__).parents[1])
+
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if filename.startswith(own) and category is UserWarning:
+            return f"ddim: {message}\n"
+        return usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = show
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _split_fields(words: list[str], options: list[str]) -> tuple[list[str], dict[str, str]]:
