@@ -94,7 +94,8 @@ def test_the_record_holds_what_the_metrics_depend_on(run):
     assert (record["reference"]["part"], record["reference"]["images"]) == ("valid", 30)
     assert record["reference"]["size"] == [32, 32]
     digest = hashlib.sha256((found.folder / "features.npy").read_bytes()).hexdigest()
-    assert record["generated"] == {"images": 40, "source": str(run), "fingerprint": None, "sha256": digest}
+    generated = {"images": 40, "source": str(run), "fingerprint": None, "kept": 0}
+    assert record["generated"] == generated | {"sha256": digest}
     assert set(record["seconds"]) == {"sampling", "features", "metrics"}
     assert record["versions"]["torch"] == torch.__version__
 
@@ -141,11 +142,67 @@ def test_features_of_another_evaluation_are_not_reused(run):
     assert measure_difference(one, other, "kid") == f"{theirs} is missing or does not belong to its record"
 
 
-def test_the_second_evaluation_reads_the_features_of_the_reference(run):
-    evaluate(run, FEW, extractor=stub())
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache folder."""
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_an_evaluation_computes_only_features_that_are_not_in_the_cache(run, cache):
+    def network(seen):
+        """Return the numbers of images in the batches that the evaluation of these samples computes."""
+        seen.clear()
+        return stub(seen)
+
     seen = []
-    evaluate(run, FEW, extractor=stub(seen))
-    assert sum(seen) == 40
+    first = evaluate(run, FEW, extractor=network(seen))
+    # The 30 held-out images, 40 samples, and 30 training images for the yardstick.
+    assert (seen, first.record["generated"]["kept"]) == ([30, 32, 8, 30], 0)
+    again = evaluate(run, FEW, extractor=network(seen))
+    assert (seen, again.record["generated"]["kept"]) == ([], 40)
+    moved = Path(shutil.copytree(run, run.parent / "moved"))
+    other = evaluate(moved, FEW, Reference(part="train"), extractor=network(seen))
+    assert (seen, other.record["generated"]["kept"]) == ([], 40)
+    # Batches are those of an evaluation without a cache, so that features are bit-identical.
+    more = evaluate(run, Samples(n=70, steps=2), extractor=network(seen))
+    assert (seen, more.record["generated"]["kept"]) == ([32, 6], 32)
+    assert more.record["seconds"]["sampling"] > 0
+    for found in (again, other):
+        assert (found.folder / "features.npy").read_bytes() == (first.folder / "features.npy").read_bytes()
+        assert (found.folder / "grid.png").read_bytes() == (first.folder / "grid.png").read_bytes()
+    assert again.record["metrics"] == first.record["metrics"]
+    assert again.record["sampling"] == first.record["sampling"]
+    for changed in (
+        replace(FEW, steps=3),
+        replace(FEW, weights="raw"),
+        replace(FEW, fields={"sampler.eta": "0.5"}),
+        replace(FEW, seed=1),
+    ):
+        assert evaluate(run, changed, extractor=network(seen)).record["generated"]["kept"] == 0
+    # A damaged part is made again.
+    for part in (cache / "features").glob("samples-*/0-32"):
+        part.write_bytes(part.read_bytes()[:-1] + b"?")
+    assert evaluate(run, FEW, extractor=network(seen)).record["generated"]["kept"] == 8
+    assert seen == [32]
+
+
+def test_real_images_are_compared_with_the_reference_as_a_yardstick(run):
+    images, recipe = open_images("blossoms:60", (32, 32)), read_run_recipe(run)
+    split = split_images(images, recipe.data.validation, recipe.seed)
+    reference, real = (
+        extract_features(stub(), np.asarray(images.pixels)[which])
+        for which in (split.validation, split.train)
+    )
+    found = evaluate(run, FEW, extractor=stub()).record["yardstick"]
+    assert (found["images"], found["part"]) == (30, "train")
+    assert found["metrics"]["kid"]["value"] == pytest.approx(kid(real, reference).value, abs=1e-6)
+    assert found["metrics"]["recall"]["value"] == prdc(real, reference).recall
+    swapped = evaluate(run, FEW, Reference(part="train"), extractor=stub()).record["yardstick"]
+    assert swapped["part"] == "valid"
+    assert swapped["metrics"]["kid"]["value"] == pytest.approx(found["metrics"]["kid"]["value"], abs=1e-6)
+    assert evaluate(run, Samples(20, 2), extractor=stub()).record["yardstick"]["images"] == 20
+    assert evaluate(run, FEW, Reference(part="all"), extractor=stub()).record["yardstick"] is None
 
 
 def test_evaluations_of_a_run_are_numbered_and_never_overwritten(run):
@@ -198,7 +255,7 @@ def test_an_evaluation_in_another_folder_is_not_shown_with_the_run(run, tmp_path
     assert not list(tmp_path.glob("events*"))
 
 
-def test_two_evaluations_at_once_do_not_interfere(run):
+def test_two_evaluations_at_once_do_not_interfere(run, cache):
     """Both have the same process id, as in containers that share a drive."""
 
     class Other(list):
@@ -273,7 +330,7 @@ evaluate(sys.argv[1], Samples(40, 2), extractor=stub(Killer()))
 """
 
 
-@pytest.mark.parametrize("batches", [1, 2])
+@pytest.mark.parametrize("batches", [1, 2, 3])
 def test_a_killed_evaluation_leaves_no_record(run, batches, tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -286,7 +343,8 @@ def test_a_killed_evaluation_leaves_no_record(run, batches, tmp_path, monkeypatc
         read_evaluation(run)
     seen = []
     assert evaluate(run, FEW, extractor=stub(seen)).folder.name == "1"
-    assert sum(seen) == (30 + 40 if batches == 1 else 40)
+    # With the 30 training images of the yardstick; a third batch is killed after the first 32 samples.
+    assert sum(seen) == {1: 30 + 40, 2: 40, 3: 8}[batches] + 30
     for path in left:
         os.utime(path, (0, 0))
     evaluate(run, FEW, extractor=stub())
@@ -301,7 +359,7 @@ def test_an_evaluation_that_fails_leaves_no_folder(run):
     evaluate(run, FEW, extractor=broken)
     object.__setattr__(broken, "network", network)
     with pytest.raises(MemoryError):
-        evaluate(run, FEW, extractor=broken)
+        evaluate(run, replace(FEW, seed=99), extractor=broken)
     assert [path.name for path in (run / "evaluations").iterdir()] == ["1"]
 
 

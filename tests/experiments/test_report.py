@@ -20,7 +20,7 @@ from ddim.experiments.report import (
 )
 from ddim.experiments.summary import Spread, group_runs
 from ddim.plots.page import Cell, Strips, Table, Text
-from ddim.plots.pictures import make_sheet, split_sheet, save_png, to_uint8
+from ddim.plots.pictures import make_sheet, save_png, split_sheet, to_uint8
 from evaluated_runs import record
 from html_reader import Reader
 from run_folders import make, write_evaluation

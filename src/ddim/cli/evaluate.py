@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ddim.cli import DEVICE, RUN, WEIGHTS, check_fields
 from ddim.errors import UserError
@@ -130,9 +130,27 @@ def _lines(found: Evaluation) -> list[str]:
         "coverage": "share of reference images with a sample nearby",
     }
     lines += [f"{name:<11}{m[name]['value']:9.3f}   {text}" for name, text in meanings.items()]
+    if yardstick := r.get("yardstick"):
+        lines += ["", *_yardstick_lines(yardstick)]
     lines += ["", *(f"note: {note}" for note in r["notes"])]
+    kept = r["generated"].get("kept", 0)
+    if kept:
+        lines.append(f"features of {kept:,} samples were kept from an earlier evaluation")
     lines.append(
         f"{spent['sampling']:.0f} s of sampling, {spent['features']:.0f} s of features, "
         f"{spent['metrics']:.0f} s of metrics: {found.folder}/record.json"
     )
     return lines
+
+
+def _yardstick_lines(yardstick: dict[str, Any]) -> list[str]:
+    """Return the lines about real images in place of samples."""
+    m, part = yardstick["metrics"], {"train": "training", "valid": "held-out"}[yardstick["part"]]
+    k = m["kid"]
+    others = ", ".join(
+        f"{name} {m[name]['value']:.3f}" for name in ("precision", "recall", "density", "coverage")
+    )
+    return [
+        f"real against real: {yardstick['images']:,} {part} images in place of samples would get",
+        f"KID {k['value']:.5f} ({k['low']:.5f} ... {k['high']:.5f}), FID {m['fid']['value']:.3f}, {others}",
+    ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from PIL import Image
 
 from ddim.errors import UserError
+from ddim.evaluation.measure import measure_metrics, measure_yardstick
 from ddim.evaluation.record import FEATURES, GRID, RECORD, SCHEMA, Evaluation, read_evaluation
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.subject import Progress, Samples, Subject, open_subject
@@ -32,20 +32,11 @@ from ddim.files import (
 )
 from ddim.metrics.catalogue import LEAST, METRICS
 from ddim.metrics.features import Extractor, load_extractor, write_npy_header
-from ddim.metrics.fid import explain_fid_bias, fid, fid_infinity
-from ddim.metrics.kid import kid
-from ddim.metrics.precision_recall import prdc
 from ddim.plots.pictures import make_sheet, save_png
 from ddim.runs.folder import check_unused, make_numbered_folder
 from ddim.runs.image_features import ImageSet, compute_features
 from ddim.runs.log import show_in_tensorboard
 from ddim.runs.provenance import make_record
-
-ENOUGH = 5
-"""FID-infinity needs more than this many samples for each dimension of the features.
-
-Its smallest subset is a fifth of the samples, and must have more images than dimensions.
-"""
 
 SHOWN = 36
 """Number of samples in the sheet of an evaluation."""
@@ -84,24 +75,33 @@ def evaluate(
     if out is not None:
         check_unused(out)
     subject = open_subject(Path(source), samples, reference, progress)
+    return evaluate_subject(subject, extractor, out, progress)
+
+
+def evaluate_subject(
+    subject: Subject, extractor: Extractor, out: Path | None, progress: Progress
+) -> Evaluation:
+    """Evaluate images that were opened; see `evaluate`."""
     selected = subject.reference
     of_reference = f"the reference, {selected.part} of {selected.source},"
-    for count, what in ((subject.count, str(source)), (len(selected.which), of_reference)):
+    for count, what in ((subject.count, subject.source), (len(selected.which), of_reference)):
         if count < LEAST:
             raise UserError(f"{what} has {count} images, and at least {LEAST} are needed")
     with _unfinished_folder(subject, out) as folder:
         began = time.monotonic()
         truth = compute_features(selected, extractor, partial(progress, "reference"))
         seconds = {"sampling": 0.0, "features": time.monotonic() - began, "metrics": 0.0}
-        features, nfe = _extract_features(subject, extractor, folder, seconds, progress)
+        features, nfe, kept = _extract_features(subject, extractor, folder, seconds, progress)
         began = time.monotonic()
         metrics, notes = measure_metrics(features, truth)
+        yardstick = measure_yardstick(selected, subject.count, extractor, partial(progress, "yardstick"))
         seconds["metrics"] = time.monotonic() - began
         content = {
             "metrics": metrics,
             "notes": notes,
+            "yardstick": yardstick,
             **_describe_reference(selected, extractor),
-            "generated": subject.describe(str(source)) | {"sha256": hash_file(folder / FEATURES)},
+            "generated": subject.describe() | {"kept": kept, "sha256": hash_file(folder / FEATURES)},
             "sampling": subject.sampling and {**subject.sampling, "nfe": nfe},
             "seconds": {name: round(value, 2) for name, value in seconds.items()},
         }
@@ -110,35 +110,6 @@ def evaluate(
     if out is None and not subject.stem:
         _show(subject.home.parent, found)
     return found
-
-
-def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[str, Any], list[str]]:
-    """Return the metrics of features (N, d) and (M, d), in the form of a record, and notes on them.
-
-    A note is a sentence about a number that is missing or easily misread.
-    """
-    count, dimensions, few = len(generated), generated.shape[1], min(len(generated), len(reference))
-    # A subset has 1000 images, as published, but at most half of the set: subsets as large as the set
-    # would all be the same.
-    k = kid(generated, reference, size=min(1000, few // 2))
-    f: dict[str, float | None] = {"value": fid(generated, reference)}
-    f |= {"infinity": None, "low": None, "high": None}
-    notes = [explain_fid_bias(count, len(reference), dimensions)]
-    if count > ENOUGH * dimensions:
-        f["infinity"], f["low"], f["high"] = fid_infinity(generated, reference)
-        notes.append(
-            f"FID-infinity and its interval are for these {len(reference):,} reference images, "
-            "not for the distribution that they come from"
-        )
-    elif notes == [None]:
-        notes.append(f"FID-infinity needs more than {ENOUGH * dimensions:,} samples, got {count:,}")
-    if k.value < 0:
-        notes.append("KID is below 0: the estimate is unbiased, so it may fall below 0 for similar sets")
-    least = METRICS["kid"].least
-    if few < least:
-        notes.append(f"{few} images are few: no metric ranks fewer than {least}")
-    overlap = {name: {"value": value} for name, value in asdict(prdc(generated, reference)).items()}
-    return {"kid": asdict(k), "fid": f, **overlap}, [note for note in notes if note]
 
 
 @contextmanager
@@ -161,27 +132,30 @@ def _unfinished_folder(subject: Subject, out: Path | None) -> Iterator[Path]:
 
 def _extract_features(
     subject: Subject, extractor: Extractor, folder: Path, seconds: dict[str, float], progress: Progress
-) -> tuple[np.ndarray, int]:
-    """Write the features of the images and a sheet of the first ones; return the features and the NFE.
+) -> tuple[np.ndarray, int, int]:
+    """Write the features of the images and a sheet of the first ones.
+
+    Returns the features, the NFE, and the number of images whose features were in the cache.
 
     Adds the seconds of sampling and of computing features to `seconds`.
     """
-    done, nfe, shown = 0, 0, []
+    done, nfe, shown, kept = 0, 0, [], 0
     with atomic_file(folder / FEATURES) as file:
         write_npy_header(file, (subject.count, extractor.dimensions))
         began = time.monotonic()
-        for images, each in subject.batches:
-            sampled, nfe = time.monotonic(), each
-            file.write(extractor(images).numpy().tobytes())
-            if done < SHOWN:
-                shown.append(images[: SHOWN - done])
-            done += len(images)
+        for part in subject.parts(extractor, SHOWN):
+            nfe, count = part.nfe, len(part.features)
+            file.write(part.features.tobytes())
+            if done < SHOWN and part.images is not None:
+                shown.append(part.images[: SHOWN - done])
+            done, kept = done + count, kept + part.kept * count
             progress("samples", done, subject.count)
-            seconds["sampling"] += sampled - began
-            began = time.monotonic()
-            seconds["features"] += began - sampled
+            ended = time.monotonic()
+            seconds["sampling"] += part.sampling
+            seconds["features"] += ended - began - part.sampling
+            began = ended
     save_png(folder / GRID, make_sheet(torch.cat(shown)))
-    return np.lib.format.open_memmap(folder / FEATURES, mode="r"), nfe
+    return np.lib.format.open_memmap(folder / FEATURES, mode="r"), nfe, kept
 
 
 def _describe_reference(reference: ImageSet, extractor: Extractor) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from ddim.data import Images, open_images
 from ddim.data.batch import gather_batch
@@ -22,13 +21,14 @@ from ddim.diffusion.noise import check_seeds
 from ddim.errors import UserError, check_count
 from ddim.evaluation.record import FOLDER, is_sampling
 from ddim.evaluation.reference import Reference, open_reference, select_reference
+from ddim.evaluation.sample_features import Part, SampledParts
 from ddim.files import read_json
 from ddim.metrics.catalogue import LEAST
-from ddim.metrics.features import release_pages
+from ddim.metrics.features import Extractor, release_pages
 from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.classes import find_label
 from ddim.runs.folder import RUN
-from ddim.runs.generate import sample_uint8, with_options
+from ddim.runs.generate import with_options
 from ddim.runs.image_features import BATCH, ImageSet
 from ddim.runs.pipeline import load
 from ddim.runs.provenance import sampling_record
@@ -79,8 +79,10 @@ class Subject:
     """Images to be evaluated, and what they are compared with.
 
     Args:
+        source: the run, folder or archive, as it was named.
         count: number of images.
-        batches: the images, in batches (B, C, H, W) uint8, each with the network evaluations per image.
+        parts: makes the images and their features part by part; called with the extractor and the number of
+            first images that are shown.
         reference: the images that they are compared with.
         sampling: how they were sampled, as JSON; None if this is not known.
         home: the folder in which the folder of an evaluation is made.
@@ -88,17 +90,18 @@ class Subject:
         fingerprint: the fingerprint of images from a folder or archive; None for samples of a run.
     """
 
+    source: str
     count: int
-    batches: Iterator[tuple[Tensor, int]]
+    parts: Callable[[Extractor, int], Iterator[Part]]
     reference: ImageSet
     sampling: dict[str, Any] | None
     home: Path
     stem: str = ""
     fingerprint: str | None = None
 
-    def describe(self, source: str) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Return what a record says about the images, as JSON."""
-        return {"images": self.count, "source": source, "fingerprint": self.fingerprint}
+        return {"images": self.count, "source": self.source, "fingerprint": self.fingerprint}
 
 
 def is_run(path: Path) -> bool:
@@ -125,7 +128,7 @@ def open_subject(source: Path, samples: Samples, reference: Reference, progress:
 def _sample_run(
     path: Path, samples: Samples, reference: Reference, decoding: Callable[[int, int], None]
 ) -> Subject:
-    path = find_best_checkpoint(path) or path
+    source, path = str(path), find_best_checkpoint(path) or path
     run = load(path, samples.weights, device=samples.device)
     label = find_label(samples.label, run.recipe, run.classes)
     check_label(run.recipe, label, samples.guidance)
@@ -133,13 +136,13 @@ def _sample_run(
     run, _ = with_options(run, samples.fields, samples.steps)
     seeds = range(samples.seed, samples.seed + samples.n)
     sampling = sampling_record(run, seeds, samples.steps, 0, label, samples.guidance)
-    batches = sample_uint8(run, seeds, samples.steps, label, samples.guidance)
+    parts = SampledParts(run, seeds, samples.steps, label, samples.guidance, sampling)
     home, stem, folder = path / FOLDER, "", path.resolve()
     if (path / MANIFEST).is_file():
         # Nothing is added to a checkpoint; the folder of its run is two above.
         in_run = folder.parent.name == "checkpoints"
         home, stem = (folder.parents[1] / FOLDER, "") if in_run else (Path(FOLDER), f"{folder.name}-")
-    return Subject(samples.n, batches, selected, sampling, home, stem)
+    return Subject(source, samples.n, parts, selected, sampling, home, stem)
 
 
 def _read_images(source: Path, reference: Reference, decoding: Callable[[int, int], None]) -> Subject:
@@ -149,13 +152,16 @@ def _read_images(source: Path, reference: Reference, decoding: Callable[[int, in
     selected = select_reference(reference, data, 0, decoding)
     nfe = sampling["nfe"] if sampling else 0
 
-    def batches() -> Iterator[tuple[Tensor, int]]:
+    def parts(extractor: Extractor, shown: int) -> Iterator[Part]:
         for first in range(0, len(which), BATCH):
-            yield gather_batch(images, which[first : first + BATCH]), nfe
+            pixels = gather_batch(images, which[first : first + BATCH])
+            yield Part(extractor(pixels).numpy(), pixels if first < shown else None, nfe)
             release_pages(images.pixels)
 
     stem = re.sub(r"[^\w.-]+", "-", source.resolve().name)
-    return Subject(len(which), batches(), selected, sampling, Path(FOLDER), f"{stem}-", images.fingerprint)
+    return Subject(
+        str(source), len(which), parts, selected, sampling, Path(FOLDER), f"{stem}-", images.fingerprint
+    )
 
 
 def _first_size(source: Path) -> tuple[int, int]:
@@ -181,6 +187,6 @@ def _select_samples(source: Path, images: Images) -> tuple[np.ndarray, dict[str,
     with suppress(UserError):
         record = read_json(source / "record.json")
         if is_sampling(record) and record["seeds"] == seeds:
-            outside = {"schema", "kind", "time", "seconds"}
+            outside = {"schema", "kind", "time", "seconds", "film"}
             sampling = {name: value for name, value in record.items() if name not in outside}
     return np.array([places[seed] for seed in seeds], np.int64), sampling

@@ -84,11 +84,16 @@ def compute_features(
         # Written last, because features without a recorded hash are not used.
         write_atomic(_seal(path), hash_file(path).encode())
     except OSError as error:
-        raise UserError(
-            f"features cannot be kept in {path.parent} ({error.strerror}): "
-            "set DDIM_CACHE to a folder that can be written"
-        ) from None
+        raise unwritable_cache(path.parent, error) from None
     return np.lib.format.open_memmap(path, mode="r")
+
+
+def unwritable_cache(folder: Path, error: OSError) -> UserError:
+    """Return the error for a folder of the cache in which features cannot be kept."""
+    return UserError(
+        f"features cannot be kept in {folder} ({error.strerror}): "
+        "set DDIM_CACHE to a folder that can be written"
+    )
 
 
 def find_features(identity: str) -> np.ndarray | None:

@@ -1,0 +1,95 @@
+"""Metrics of features, in the form of a record; and the metrics of real images against real images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from ddim import __version__
+from ddim.errors import UserError
+from ddim.files import cache_folder, read_json, write_json
+from ddim.metrics.catalogue import LEAST, METRICS
+from ddim.metrics.features import Extractor
+from ddim.metrics.fid import explain_fid_bias, fid, fid_infinity
+from ddim.metrics.kid import kid
+from ddim.metrics.precision_recall import prdc
+from ddim.runs.image_features import ImageSet, compute_features
+
+ENOUGH = 5
+"""FID-infinity needs more than this many samples for each dimension of the features.
+
+Its smallest subset is a fifth of the samples, and must have more images than dimensions.
+"""
+
+
+def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[str, Any], list[str]]:
+    """Return the metrics of features (N, d) and (M, d), in the form of a record, and notes on them.
+
+    A note is a sentence about a number that is missing or easily misread.
+    """
+    count, dimensions, few = len(generated), generated.shape[1], min(len(generated), len(reference))
+    # A subset has 1000 images, as published, but at most half of the set: subsets as large as the set
+    # would all be the same.
+    k = kid(generated, reference, size=min(1000, few // 2))
+    f: dict[str, float | None] = {"value": fid(generated, reference)}
+    f |= {"infinity": None, "low": None, "high": None}
+    notes = [explain_fid_bias(count, len(reference), dimensions)]
+    if count > ENOUGH * dimensions:
+        f["infinity"], f["low"], f["high"] = fid_infinity(generated, reference)
+        notes.append(
+            f"FID-infinity and its interval are for these {len(reference):,} reference images, "
+            "not for the distribution that they come from"
+        )
+    elif notes == [None]:
+        notes.append(f"FID-infinity needs more than {ENOUGH * dimensions:,} samples, got {count:,}")
+    if k.value < 0:
+        notes.append("KID is below 0: the estimate is unbiased, so it may fall below 0 for similar sets")
+    least = METRICS["kid"].least
+    if few < least:
+        notes.append(f"{few} images are few: no metric ranks fewer than {least}")
+    overlap = {name: {"value": value} for name, value in asdict(prdc(generated, reference)).items()}
+    return {"kid": asdict(k), "fid": f, **overlap}, [note for note in notes if note]
+
+
+def measure_yardstick(
+    reference: ImageSet,
+    samples: int,
+    extractor: Extractor,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any] | None:
+    """Return the metrics of real images against the reference: what samples as good as real ones would get.
+
+    These images are from the same source as the reference, but not in it: training images if the reference
+    are held-out images. There are as many as samples, because some metrics depend on the number. The result
+    is kept in the cache.
+
+    Args:
+        reference: the images that samples are compared with.
+        samples: the number of samples.
+        extractor: the network of the features.
+        progress: called with (done, total) while features are computed.
+
+    Returns:
+        "images", "part", "sha256" and "metrics", as in a record; None if too few such images exist.
+    """
+    others = np.setdiff1d(np.arange(len(reference.images)), reference.which)
+    if min(samples, len(others)) < LEAST:
+        return None
+    chosen = np.sort(np.random.default_rng(0).permutation(others)[:samples])
+    part = {"valid": "train", "train": "valid"}[reference.part]
+    real = ImageSet(reference.images, chosen, reference.source, part)
+    facts = [real.identity(extractor), reference.identity(extractor), __version__]
+    path = cache_folder() / "features" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.json"
+    with suppress(UserError):
+        return read_json(path)
+    features = compute_features(real, extractor, progress)
+    metrics, _ = measure_metrics(features, compute_features(reference, extractor))
+    found = {"images": len(chosen), "part": part, "sha256": facts[0], "metrics": metrics}
+    write_json(path, found)
+    return found

@@ -1,0 +1,123 @@
+"""Features of a run's samples: each part is made once, and then read from the cache folder.
+
+A part is a batch of samples of consecutive seeds. Parts are kept under a hash of everything on which their
+features depend. So a stopped evaluation goes on where it stopped, and one of more samples makes only the new
+ones. The parts of an evaluation are the same with and without a cache, so its numbers are bit-identical.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ddim.files import cache_folder, make_folder, remove_leftovers, write_atomic
+from ddim.metrics.features import Extractor
+from ddim.runs.classes import Label
+from ddim.runs.generate import sample_uint8, split_into_parts
+from ddim.runs.image_features import BATCH, unwritable_cache
+from ddim.runs.pipeline import Pipeline
+from ddim.runs.provenance import sample_conditions
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the images that are evaluated, in their order.
+
+    Attributes:
+        features: (B, dimensions) float32.
+        images: (B, C, H, W) uint8; None if the features are from the cache and images were not asked for.
+        nfe: network evaluations per image.
+        sampling: seconds of sampling.
+        kept: whether the features are from the cache.
+    """
+
+    features: np.ndarray
+    images: Tensor | None
+    nfe: int
+    sampling: float = 0.0
+    kept: bool = False
+
+
+@dataclass(frozen=True)
+class SampledParts:
+    """Samples of a run, to be made part by part.
+
+    Attributes:
+        pipeline: the run.
+        seeds: consecutive seeds.
+        steps: sampling steps.
+        label: see `ddim.runs.generate.generate`.
+        guidance: see there.
+        sampling: the record of the samples, on which the place in the cache depends.
+    """
+
+    pipeline: Pipeline
+    seeds: range
+    steps: int
+    label: Label
+    guidance: float
+    sampling: Mapping[str, Any]
+
+    def __call__(self, extractor: Extractor, shown: int) -> Iterator[Part]:
+        """Yield the parts in the order of the seeds; those of the first `shown` samples have images.
+
+        Raises:
+            UserError: if the cache folder cannot be written.
+        """
+        folder = cache_folder() / "features" / f"samples-{self._identity(extractor)}"
+        try:
+            make_folder(folder)
+        except OSError as error:
+            raise unwritable_cache(folder, error) from None
+        remove_leftovers(folder)
+        for seeds in split_into_parts(self.pipeline, self.seeds, BATCH):
+            path, pictured = folder / f"{seeds[0]}-{len(seeds)}", seeds[0] - self.seeds[0] < shown
+            part = _read(path)
+            if part is None or (pictured and part.images is None):
+                part = self._make(seeds, extractor)
+                _keep(path, part, pictured)
+            yield part
+
+    def _make(self, seeds: Sequence[int], extractor: Extractor) -> Part:
+        began = time.monotonic()
+        ((images, nfe),) = sample_uint8(self.pipeline, seeds, self.steps, self.label, self.guidance)
+        seconds = time.monotonic() - began
+        return Part(extractor(images).numpy(), images, nfe, seconds)
+
+    def _identity(self, extractor: Extractor) -> str:
+        """Return the SHA-256 (hex) of everything but the seeds on which the features depend."""
+        facts = [sample_conditions(self.sampling), extractor.name, extractor.weights, extractor.resize]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path) -> Part | None:
+    """Return a part from its file, or None if the file is missing or damaged."""
+    with suppress(OSError, SafetensorError, KeyError):
+        digest, content = (whole := path.read_bytes())[:32], whole[32:]
+        if hashlib.sha256(content).digest() == digest:
+            found = safetensors.torch.load(content)
+            return Part(found["features"].numpy(), found.get("images"), int(found["nfe"]), kept=True)
+    return None
+
+
+def _keep(path: Path, part: Part, pictured: bool) -> None:
+    found = {"features": torch.from_numpy(part.features), "nfe": torch.tensor(part.nfe)}
+    if pictured and part.images is not None:
+        found["images"] = part.images.contiguous()
+    content = safetensors.torch.save(found)
+    try:
+        write_atomic(path, hashlib.sha256(content).digest() + content)
+    except OSError as error:
+        raise unwritable_cache(path.parent, error) from None
