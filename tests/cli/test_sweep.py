@@ -127,10 +127,10 @@ def planned(here):
 @pytest.mark.usefixtures("planned")
 def test_a_table_in_a_pipe_has_tabs_and_no_control_codes(command):
     head, *rows = command("runs").out.splitlines()
-    assert head.split("\t")[:4] == ["name", "recipe", "images", "state"]
-    assert [row.split("\t")[:4] for row in rows] == [
-        ["s/trials/a", "-", "4/4", "finished"],
-        ["s/trials/b b", "-", "4/4", "finished"],
+    assert head.split("\t")[:6] == ["name", "recipe", "data", "size", "images", "state"]
+    assert [row.split("\t")[:6] for row in rows] == [
+        ["s/trials/a", "-", "-", "-", "4/4", "finished"],
+        ["s/trials/b b", "-", "-", "-", "4/4", "finished"],
     ]
     assert all(len(row.split("\t")) == len(head.split("\t")) for row in rows)
 

@@ -12,6 +12,7 @@ from ddim.experiments.index import filter_runs, find_runs, read_run, sort_runs
 from ddim.runs.codec import dump, list_fields
 from ddim.runs.flat import flatten_as_text
 from ddim.runs.lock import is_locked, lock_folder
+from ddim.runs.log import METRICS
 from ddim.runs.named_recipes import RECIPES
 from run_folders import ERRORS, make, write_evaluation
 
@@ -34,6 +35,23 @@ def test_a_run_in_training_is_running(tmp_path):
         assert read_run(folder).state == "running"
     assert not is_locked(folder)
     assert read_run(folder).state == "stopped"
+
+
+def test_the_remaining_time_of_a_running_run_follows_its_pace(tmp_path):
+    folder = make(tmp_path / "run", seen=(160,))
+    lines = [{"step": n // 16, "images": n, "time": n / 16 - 10, "loss": 0.5} for n in (320, 480)]
+    with (folder / METRICS).open("a") as log:
+        log.writelines(json.dumps(line) + "\n" for line in lines)
+    assert read_run(folder).seconds_left is None
+    with lock_folder(folder):
+        # 480 of 960 images remain, at 16 images a second.
+        assert read_run(folder).seconds_left == pytest.approx(30)
+
+
+def test_a_newcomer_without_runs_is_told_how_to_make_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["runs"]) == 0
+    assert "no runs in runs yet: `ddim train" in capsys.readouterr().err
 
 
 def test_a_run_is_finished_once_its_last_checkpoint_is_there(tmp_path):
@@ -259,10 +277,11 @@ def test_filtered_runs_are_compared_only_with_each_other(tmp_path, capsys):
     path.write_text(json.dumps({**json.loads(path.read_text()), "generated": few_images}))
     assert main(["runs", str(tmp_path)]) == 0
     said = capsys.readouterr()
-    assert "0.2000" not in said.out
+    assert "0.2000*" in said.out
     assert (
-        "few: its evaluations do not compare with those of most runs: different number of samples (50)"
+        "* few: its metrics do not compare with those of most runs: different number of samples (50)"
         in said.err
     )
     assert main(["runs", str(tmp_path), "--where", "seed=7"]) == 0
-    assert "0.2000" in capsys.readouterr().out
+    assert "0.2000*" not in (alone := capsys.readouterr().out)
+    assert "0.2000" in alone

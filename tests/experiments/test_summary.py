@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim.evaluation.conditions import evaluation_conditions
-from ddim.experiments.evaluations import common_conditions, describe_mismatches, keep_comparable
-from ddim.experiments.index import Run
+from ddim.experiments.evaluations import common_conditions, describe_mismatches, mark_comparable
+from ddim.experiments.index import Run, sort_runs
 from ddim.experiments.summary import (
     MISSING,
     group_runs,
@@ -177,10 +177,12 @@ def test_evaluations_with_other_sampling_options_are_not_comparable(said):
     assert "kid" not in summarise_metrics(one, common)
     (other,) = other_conditions(one, common)
     assert said in describe_mismatches(other.mismatches(common))
-    assert [each.metrics.get("kid") for each in keep_comparable([*found, odd])] == [0.3, 0.3, None]
-    assert (
-        "do not compare with those of most runs: different sampling" in keep_comparable([*found, odd])[-1].why
-    )
+    *comparable, marked = mark_comparable([*found, odd])
+    assert [(each.metrics["kid"], each.comparable) for each in comparable] == [(0.3, True)] * 2
+    assert (marked.metrics["kid"], marked.comparable) == (0.01, False)
+    assert "do not compare with those of most runs: different sampling" in marked.why
+    # A number that does not compare is shown, but not ranked.
+    assert sort_runs([marked, *comparable], "kid")[-1] is marked
 
 
 def test_runs_with_their_own_samplers_compare():
@@ -189,15 +191,15 @@ def test_runs_with_their_own_samplers_compare():
     other = dump(override(smoke(), choice))
     one = run(records=(record(0.3),))
     two = replace(run(records=(record(0.2, recipe=other),)), recipe=other)
-    assert [each.metrics["kid"] for each in keep_comparable([one, two])] == [0.3, 0.2]
+    assert [each.metrics["kid"] for each in mark_comparable([one, two])] == [0.3, 0.2]
 
 
 def test_an_evaluation_of_an_earlier_step_of_a_finished_run_does_not_count():
     early, last = record(0.1, step=30), record(0.3)
-    found = keep_comparable([run(records=(last, early)), run(records=(early,))])
-    assert [each.metrics.get("kid") for each in found] == [0.3, None]
+    found = mark_comparable([run(records=(last, early)), run(records=(early,))])
+    assert [(each.metrics["kid"], each.comparable) for each in found] == [(0.3, True), (0.1, False)]
     assert "of an earlier step" in found[1].why
-    (started,) = keep_comparable([replace(run(records=(early,)), state="stopped")])
+    (started,) = mark_comparable([replace(run(records=(early,)), state="stopped")])
     assert started.metrics["kid"] == 0.1
 
 
@@ -217,7 +219,7 @@ def test_grids_that_searches_found_count_as_equal():
     """Each run has its own times; and a field that a newer version added is no change."""
     searched = [dump(override(smoke(), {"grid": {"kind": "listed", "times": [1, t]}})) for t in (0.5, 0.4)]
     found = [run(seed=k, records=(record(0.3, recipe=recipe),)) for k, recipe in enumerate(searched)]
-    assert [each.metrics["kid"] for each in keep_comparable(found)] == [0.3, 0.3]
+    assert [each.metrics["kid"] for each in mark_comparable(found)] == [0.3, 0.3]
     newer = {**dump(smoke()), "sampler": {**dump(smoke())["sampler"], "new": 1}}
     one, other = (evaluation_conditions(each, run().recipe) for each in (record(recipe=newer), record()))
     assert one == other
@@ -266,7 +268,7 @@ def test_of_equally_common_conditions_those_of_the_newest_evaluation_count():
         return record(0.1 * steps, times=[1.0] * steps) | {"time": f"2026-01-0{day}T00:00:00+00:00"}
 
     for order in ((5, 10, 20), (20, 10, 5), (10, 20, 5)):
-        (kept,) = keep_comparable([run(records=tuple(evaluated(n, day) for day, n in enumerate(order, 1)))])
+        (kept,) = mark_comparable([run(records=tuple(evaluated(n, day) for day, n in enumerate(order, 1)))])
         assert kept.metrics["kid"] == pytest.approx(0.1 * order[-1])
         found = [run(seed=k, records=(evaluated(n, k + 1),)) for k, n in enumerate(order)]
         assert common_conditions(found).sampling.steps == order[-1]

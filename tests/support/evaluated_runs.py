@@ -1,5 +1,7 @@
 """Runs in memory and invented records of evaluations."""
 
+from pathlib import Path
+
 import stubs
 from ddim.experiments.index import Run
 from ddim.runs.codec import dump, override
@@ -9,7 +11,7 @@ from ddim.runs.named_recipes import smoke
 def run(name="run", state="finished", errors=None, records=(), **changes):
     """Return a run in memory; fields of its recipe by path, with double underscores for dots."""
     recipe = dump(override(smoke(), {path.replace("__", "."): value for path, value in changes.items()}))
-    return Run(name, state, recipe, images=960, total=960, errors=errors or {}, records=records)
+    return Run(Path(name), state, recipe, images=960, total=960, errors=errors or {}, records=records)
 
 
 def record(kid=0.1, fid=None, extractor="lite", samples=1000, part="valid", sha256="a", **sampling):  # noqa: PLR0913

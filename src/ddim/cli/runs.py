@@ -19,9 +19,10 @@ FIELD is name, recipe, images, total, state, age, noise_mae, image_mae, a metric
 kid or fid, or a field of a recipe such as optim.lr. States are waiting (a trial that no worker has started),
 running, stopped, finished, failed (a trial; its last message follows the table), damaged.
 
-The table leaves out an evaluation if it cannot be read, if its conditions differ from those of most of these
-runs, or if it is of an earlier step of a finished run. Lines after the table name these evaluations. In a
-pipe the columns are separated by tabs, and - stands for a missing value.
+A metric is marked with * if its evaluation does not compare with those of most of these runs: its conditions
+differ, or it is of an earlier step of a finished run. Lines after the table give the reason, and name
+evaluations that cannot be read. `left` is the estimated time that a running run still needs. In a pipe the
+columns are separated by tabs, and - stands for a missing value.
 
 examples:
   ddim runs --sort image_mae
@@ -38,7 +39,6 @@ def add(parser: argparse.ArgumentParser) -> None:
         "folder",
         nargs="?",
         type=Path,
-        default=Path("runs"),
         metavar="FOLDER",
         help="folder to search, with its subfolders (default: runs)",
     )
@@ -52,7 +52,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table."""
-    from ddim.experiments.evaluations import keep_comparable
+    from ddim.experiments.evaluations import mark_comparable
     from ddim.experiments.index import filter_runs, find_runs, sort_runs
 
     conditions = {}
@@ -61,31 +61,42 @@ def run(args: argparse.Namespace) -> int:
         if not equals:
             raise UserError(f"--where must be FIELD=VALUE, got {text!r}")
         conditions[name] = wanted
-    found = keep_comparable(filter_runs(find_runs(args.folder), conditions))
+    folder = args.folder or Path("runs")
+    # A newcomer has no folder of runs yet; a folder that was named must exist.
+    every = [] if args.folder is None and not folder.exists() else find_runs(folder)
+    if not every:
+        sys.stderr.write(f"no runs in {folder} yet: `ddim train photos/` makes the first one\n")
+        return 0
+    found = mark_comparable(filter_runs(every, conditions))
     if args.sort:
         found = sort_runs(found, args.sort)
-    head = ("name", "recipe", "images", "state", "noise_mae", "image_mae", "kid", "age")
-    rows = [_row(each, args.folder) for each in found]
+    head = ("name", "recipe", "data", "size", "images", "state", "left", "image_mae", "kid", "age")
+    rows = [_row(each, folder) for each in found]
     if sys.stdout.isatty():
         print_table(head, rows)
     else:
         print_tabs([head, *rows])
     for each in found:
         if each.why:
-            sys.stderr.write(f"{_name(each, args.folder)}: {each.why}\n")
+            mark = "" if each.comparable else "* "
+            sys.stderr.write(f"{mark}{_name(each, folder)}: {each.why}\n")
     return 0
 
 
 def _row(run: Run, folder: Path) -> tuple[str, ...]:
-    numbers = {**run.errors, "kid": run.metrics.get("kid")}
-    shown = [numbers.get(name) for name in ("noise_mae", "image_mae", "kid")]
+    error, kid = run.errors.get("image_mae"), run.metrics.get("kid")
+    data = run.recipe.get("data", {})
     return (
         _name(run, folder),
         run.recipe.get("name") or "-",
+        Path(data["source"]).name if data else "-",
+        "x".join(map(str, data["size"])) if data else "-",
         f"{run.images}/{run.total or '-'}",
         run.state,
-        *("-" if value is None else f"{value:.4f}" for value in shown),
-        _age(time.time() - run.changed) if run.changed else "-",
+        "-" if run.seconds_left is None else _duration(run.seconds_left),
+        "-" if error is None else f"{error:.4f}",
+        "-" if kid is None else f"{kid:.4f}{'' if run.comparable else '*'}",
+        _duration(time.time() - run.changed) if run.changed else "-",
     )
 
 
@@ -94,8 +105,8 @@ def _name(run: Run, folder: Path) -> str:
     return str(path) if path.parts else run.path.name
 
 
-def _age(seconds: float) -> str:
-    """Return an age in whole units: 90 -> "1m", 7300 -> "2h"."""
+def _duration(seconds: float) -> str:
+    """Return a duration in whole units: 90 -> "1m", 7300 -> "2h"."""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= size:
             return f"{int(seconds // size)}{unit}"

@@ -50,14 +50,14 @@ def newest_record(run: Run, conditions: Conditions | None = None) -> Record | No
     return None
 
 
-def keep_comparable(found: Sequence[Run]) -> list[Run]:
-    """Return copies of the runs that keep only the newest evaluation under the common conditions.
+def mark_comparable(found: Sequence[Run]) -> list[Run]:
+    """Return copies of the runs that keep one evaluation each: the newest, if possible a comparable one.
 
-    If a run has no such evaluation, its `why` gives the reason.
+    A run that has only other evaluations is marked as not comparable, and its `why` gives the reason.
     """
     common = common_conditions(found)
 
-    def kept(run: Run) -> Run:
+    def marked(run: Run) -> Run:
         record = newest_record(run, common) if common else None
         if record is not None:
             return replace(run, records=(record,))
@@ -67,10 +67,10 @@ def keep_comparable(found: Sequence[Run]) -> list[Run]:
         reason = "of an earlier step"
         if common and newest:
             reason = describe_mismatches(evaluation_conditions(newest, run.recipe).mismatches(common))
-        why = run.why or f"its evaluations do not compare with those of most runs: {reason}"
-        return replace(run, records=(), why=why)
+        why = run.why or f"its metrics do not compare with those of most runs: {reason}"
+        return replace(run, records=(newest or run.records[-1],), why=why, comparable=False)
 
-    return [kept(run) for run in found]
+    return [marked(run) for run in found]
 
 
 def describe_mismatches(mismatches: Iterable[Mismatch]) -> str:

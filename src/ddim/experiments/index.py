@@ -29,6 +29,8 @@ SCHEMA = 1
 """The version of the layout of ``sweep.json``."""
 COLUMNS = ("name", "recipe", "images", "total", "state", "age", *ERRORS)
 """The columns that every run has, in addition to its metrics and the fields of its recipe."""
+PACE = 5
+"""Number of the last logged steps from which the remaining time of a run is estimated."""
 STATES = ("waiting", "running", "stopped", "finished", "failed", "damaged")
 
 
@@ -47,6 +49,8 @@ class Run:
         records: the records of the run's evaluations, oldest first.
         changed: when the run last wrote its log, in seconds since 1970.
         why: the last line that a failed trial printed, or the reason why the run cannot be read.
+        seconds_left: the estimated time that a running run still needs; None if it is not known.
+        comparable: whether its metrics may be ranked with those of the other runs (see `mark_comparable`).
     """
 
     path: Path
@@ -59,6 +63,8 @@ class Run:
     records: Sequence[Mapping[str, Any]] = ()
     changed: float | None = None
     why: str = ""
+    seconds_left: float | None = None
+    comparable: bool = True
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -111,7 +117,8 @@ def read_run(path: str | Path) -> Run:
     seen = saved * recipe["optim"]["batch"] if (path / "checkpoints").is_dir() else images
     ended = "stopped" if total is None or seen < total else "finished"
     state = "running" if locked else ended
-    return Run(path, state, recipe, facts, images, total, errors, records, changed, why)
+    left = _estimate_seconds_left(lines, total) if locked else None
+    return Run(path, state, recipe, facts, images, total, errors, records, changed, why, left)
 
 
 def run_value(run: Run, name: str) -> str | float | None:
@@ -144,7 +151,9 @@ def filter_runs(runs: Sequence[Run], wanted: Mapping[str, str]) -> list[Run]:
 
 
 def sort_runs(runs: Sequence[Run], name: str) -> list[Run]:
-    """Sort runs by a value, the smallest first (the youngest for "age"); runs without the value come last.
+    """Sort runs by a value, the smallest first (the youngest for "age").
+
+    Runs without the value, or with a metric that is not comparable, come last.
 
     Raises:
         UserError: if the name is not a column, a metric or a recipe field.
@@ -154,7 +163,7 @@ def sort_runs(runs: Sequence[Run], name: str) -> list[Run]:
     def key(run: Run) -> tuple[int, float, str]:
         value = run_value(run, name)
         number = _as_number(value)
-        if value is None:
+        if value is None or (name in catalogue.METRICS and not run.comparable):
             return 2, 0.0, ""
         return (1, 0.0, str(value)) if number is None else (0, -number if name == "age" else number, "")
 
@@ -212,6 +221,15 @@ def _read_records(path: Path) -> tuple[tuple[Mapping[str, Any], ...], str]:
         except UserError as error:
             faults.append(_describe_fault(path, RECORD, error))
     return tuple(records), "; ".join(faults)
+
+
+def _estimate_seconds_left(lines: Sequence[Mapping[str, Any]], total: int | None) -> float | None:
+    """Return the remaining images divided by the pace of the last logged steps; None if it is not known."""
+    recent = [line for line in lines if "loss" in line][-PACE:]
+    if total is None or len(recent) < 2:
+        return None
+    images, seconds = (recent[-1][name] - recent[0][name] for name in ("images", "time"))
+    return None if images <= 0 or seconds <= 0 else (total - recent[-1]["images"]) * seconds / images
 
 
 def _describe_fault(folder: Path, file: str, error: Exception) -> str:
