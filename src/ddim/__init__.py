@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ddim.runs.generate import sample
     from ddim.runs.pipeline import Pipeline, load
     from ddim.runs.recipe import Recipe
-    from ddim.training import Machine, resume, train
+    from ddim.training import Callback, Machine, resume, train
 
 __all__ = [  # noqa: RUF022 (in the order of use)
     "train",
@@ -35,6 +35,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "load",
     "sample",
     "evaluate",
+    "Callback",
     "Machine",
     "Model",
     "Samples",
@@ -71,7 +72,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
 
 # Module -> its names above. They are imported at first use, because `ddim --help` must not wait for torch.
 _HOMES = {
-    "training": ("train", "resume", "Machine"),
+    "training": ("train", "resume", "Callback", "Machine"),
     "runs.pipeline": ("load", "Pipeline"),
     "runs.generate": ("sample",),
     "runs.recipe": ("Recipe",),

@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 import tiny
-from ddim.cli.console import WARM, Console, Pace, format_duration
+from ddim.cli.console import Console
 from ddim.data import open_images, parse_size
 from ddim.runs import checkpoint, named_recipes
 from ddim.runs.codec import dump, list_fields, override, read_recipe, write_recipe
 from ddim.runs.pipeline import load
 from ddim.runs.recipe import Fixed, Recipe
 from ddim.training.loop import Plan
+from ddim.training.pace import WARM, Pace, format_duration
 from ddim.training.request import Request
 
 FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]

@@ -20,9 +20,7 @@ from ddim.runs.folder import RUN
 from ddim.runs.log import read_metrics
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
-
-WARM = 3
-"""Number of first updates that the speed leaves out: they compile the network and allocate its memory."""
+from ddim.training.pace import Pace, describe_pace, format_duration
 
 
 def report_decoding() -> Callable[[int, int], None]:
@@ -41,50 +39,6 @@ def report_progress() -> Callable[[str, int, int], None]:
             sys.stderr.write(f"{what}: {done:,} of {total:,}\n")
 
     return show
-
-
-def format_duration(seconds: float) -> str:
-    """Format 90 as "1:30" and 3700 as "1:01:40"."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-class Pace:
-    """Estimates the speed of a run and the time left, from the times at which updates and events end."""
-
-    def __init__(self, now: float, batch: int) -> None:
-        self.batch, self.last = batch, now
-        self.updates, self.seconds = 0, 0.0
-        self.events, self.aside = 0, 0.0
-
-    def update(self, now: float) -> None:
-        """Record the end of an update; the first ones compile and warm up, and are left out."""
-        self.updates += 1
-        self.seconds += now - self.last if self.updates > WARM else 0.0
-        self.last = now
-
-    def event(self, now: float) -> None:
-        """Record the end of an event: validation, sample grid and checkpoint."""
-        self.events, self.aside = self.events + 1, self.aside + now - self.last
-        self.last = now
-
-    @property
-    def speed(self) -> float:
-        """Images per second of training, without events; 0 while unknown."""
-        return self.batch * (self.updates - WARM) / self.seconds if self.seconds > 0 else 0.0
-
-    def left(self, training: Training) -> float | None:
-        """Return the seconds until the end, including the remaining events; None while unknown."""
-        total, report = training.plan.total, training.recipe.report
-        if total is None or not self.speed:
-            return None
-        # The event of this step comes after its update.
-        coming = sum(step >= training.step for step in training.validation_steps())
-        # Used before the first event: a network evaluation costs about a third of a training image.
-        guess = (report.validation_images + (report.grid + report.kid) * report.steps) / 3 / self.speed
-        each = self.aside / self.events if self.events else guess
-        return max(0, total - training.seen) / self.speed + coming * each
 
 
 class Console(Callback):
@@ -137,18 +91,11 @@ class Console(Callback):
         if now - self.tick < every and not training.finished:
             return
         self.tick = now
-        line = self._line(training, values)
+        line = describe_pace(self.pace, training, values)
         if self.bar:
             self.bar.update(self.task, completed=training.seen, total=training.plan.total, line=line)
         else:
             say(line)
-
-    def _line(self, training: Training, values: dict[str, float]) -> str:
-        total, left = training.plan.total, self.pace.left(training)
-        of = f"{training.seen:,}" + (f" of {total:,}" if total else "")
-        speed = f"{self.pace.speed:.1f} images/s" if self.pace.speed else "warming up"
-        ends = "measuring the speed" if left is None else f"{format_duration(left)} left"
-        return f"{of} images, {speed}, loss {values['loss']:.4f}, {ends}"
 
     def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""

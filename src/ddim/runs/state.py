@@ -54,6 +54,7 @@ class RunState:
         sums: sums of losses and other values since the last line of the log.
         plan: the training budget.
         images: the images of the run; None for a run that was imported.
+        stopped: why a callback stopped the run at this step; None if none did.
     """
 
     step: int
@@ -67,6 +68,7 @@ class RunState:
     sums: dict[str, float] = field(default_factory=dict)
     plan: Plan = Plan(None)
     images: TrainedOn | None = None
+    stopped: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as JSON; a sum that is not finite becomes null."""

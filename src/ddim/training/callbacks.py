@@ -17,7 +17,17 @@ from ddim.training.loop import Training
 
 
 class Callback:
-    """The hooks of a training. Each does nothing unless a subclass overrides it."""
+    """The hooks of a training. Each does nothing unless a subclass overrides it.
+
+    Each may call `training.stop("a reason")`: the run is saved after this step and ends.
+
+    Example:
+        >>> class StopEarly(ddim.Callback):
+        ...     def on_validation(self, training, values):
+        ...         if values["image_mae"] < 0.2:
+        ...             training.stop("good enough")
+        >>> ddim.train("photos/", callbacks=[StopEarly()])
+    """
 
     def on_start(self, training: Training, folder: Path) -> None:
         """Called before the first step of this process, in a new or a resumed run."""
@@ -125,7 +135,7 @@ class Checkpoints(Callback):
 
     def on_end(self, training: Training) -> None:
         """See `Callback`."""
-        if training.step != self._saved:
+        if training.step != self._saved or training.stopped:
             self.save(training)
 
     def save(self, training: Training) -> None:

@@ -50,6 +50,7 @@ class Training:
         self.runtime, self.plan = runtime, plan
         self.step, self.updates, self.not_finite = 0, 0, 0
         self.best: float | None = None
+        self.stopped: str | None = None
         self.sums: dict[str, float] = {}
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.set_state(stream("cpu", recipe.seed, WEIGHTS, 0).get_state())
@@ -89,6 +90,14 @@ class Training:
     def finished(self) -> bool:
         """Whether the training budget is used up."""
         return self.plan.total is not None and self.seen >= self.plan.total
+
+    def stop(self, reason: str = "by a callback") -> None:
+        """End the training after this step, as if its budget were used up; the last checkpoint is saved.
+
+        Callbacks call this. The run counts as stopped, and `resume` goes on with it. `reason` is recorded in
+        the state of the checkpoint.
+        """
+        self.stopped = reason
 
     @property
     def weights_finite(self) -> bool:
@@ -199,6 +208,7 @@ class Training:
             self.sums,
             self.plan,
             TrainedOn(images.fingerprint, len(self.split.train)),
+            self.stopped,
         )
         return {"state": state.to_json(), "recipe": dump(self.recipe)}
 

@@ -15,7 +15,7 @@ from ddim.runs.folder import RUN
 from ddim.runs.named_recipes import find_recipe
 from ddim.runs.pipeline import read_run_recipe
 from ddim.runs.recipe import Recipe
-from ddim.training.start import Machine, load_named_recipe
+from ddim.training.start import Machine, change_recipe, load_named_recipe
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,7 @@ class Request:
 
     def change(self, recipe: Recipe) -> Recipe:
         """Return a recipe with the requested fields changed."""
-        if "minutes" in self.fields:
-            recipe = replace(recipe, images=None)
-        return override(recipe, dict(self.fields))
+        return change_recipe(recipe, self.fields)
 
 
 @dataclass(frozen=True)

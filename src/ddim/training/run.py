@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,12 @@ from ddim.runs.recipe_checks import check_training
 from ddim.runs.signals import note_interrupts
 from ddim.training.budget import TimeBudget
 from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid
+from ddim.training.display import Decoding, split_progress
 from ddim.training.kid import MeasureKID, prepare_kid
 from ddim.training.loop import Plan, Training
 from ddim.training.start import (
     Machine,
+    change_recipe,
     estimate_seconds,
     load_named_recipe,
     load_parent,
@@ -37,27 +38,38 @@ from ddim.training.start import (
 from ddim.training.validation import validate
 
 
-def train(
+def train(  # noqa: PLR0913 (the choices of a notebook)
     data: str | Path | None = None,
     recipe: str | Recipe = "fast",
     *,
+    minutes: float | None = None,
+    images: int | None = None,
+    size: int | str | tuple[int, int] | None = None,
+    labels: bool | None = None,
+    seed: int | None = None,
     out: str | Path | None = None,
     source: str | Path | None = None,
     machine: Machine = Machine(),  # noqa: B008  (a frozen value)
     callbacks: Sequence[Callback] = (),
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool | Decoding = True,
 ) -> Path:
     """Train a model on images and return the run folder.
 
     Args:
         data: a folder, an archive or a name (see `ddim.data.open_images`); by default that of the recipe.
-        recipe: a name, a YAML file or a `Recipe`; its `images` or `minutes` are the training budget.
+        recipe: a name, a YAML file or a `Recipe`.
+        minutes: training time; by default the budget of the recipe.
+        images: training images to process, in place of `minutes`.
+        size: height and width in pixels, such as 64, "64x96" or (64, 96).
+        labels: whether the network is conditioned on class labels, the names of the image folders.
+        seed: seed of the weights, the image order, the noise and the split.
         out: the run folder, by default runs/DATA-RECIPE-N.
         source: a run whose EMA weights the new run starts from. A recipe given by name also gets the pixels
             of that run; a `Recipe` must have the same pixels.
         machine: device, precision, compilation and threads; by default chosen by measuring.
-        callbacks: called during training, see `Callback`.
-        progress: called with (done, total) while images are decoded.
+        callbacks: called during training, see `Callback`; `training.stop()` in one of them ends the run.
+        progress: True shows a bar and samples in a notebook cell, and lines elsewhere; False shows nothing.
+            A function is called with (done, total) while images are decoded, and nothing else is shown.
 
     Raises:
         UserError: if the images, the recipe or the folder cannot be used.
@@ -65,20 +77,44 @@ def train(
         Interrupted: after a signal, when a checkpoint has been saved.
 
     Example:
-        >>> run = ddim.train("photos/", "fast")
-        >>> images = ddim.sample(run, n=16)
+        >>> run = ddim.train("photos/", minutes=10, size=64)
+        >>> ddim.sheet(ddim.sample(run, n=16))
     """
     began = time.monotonic()
-    out = None if out is None else Path(out)
     source = None if source is None else Path(source)
-    recipe = recipe if isinstance(recipe, Recipe) else load_named_recipe(recipe, source)
-    recipe = replace(recipe, data=replace(recipe.data, source=str(data or recipe.data.source)))
+    fields = {
+        "images": images,
+        "minutes": minutes,
+        "seed": seed,
+        "data.source": None if data is None else str(data),
+        "data.size": size,
+        "data.labels": labels,
+    }
+    recipe = change_recipe(
+        recipe if isinstance(recipe, Recipe) else load_named_recipe(recipe, source),
+        {name: value for name, value in fields.items() if value is not None},
+    )
+    shown, decoding = split_progress(progress)
+    hooks = [*shown, *callbacks]
+    return _start(recipe, None if out is None else Path(out), source, machine, hooks, decoding, began)
+
+
+def _start(  # noqa: PLR0913, PLR0917
+    recipe: Recipe,
+    out: Path | None,
+    source: Path | None,
+    machine: Machine,
+    callbacks: Sequence[Callback],
+    decoding: Decoding | None,
+    began: float,
+) -> Path:
+    """Train a new run; see `train`."""
     # Checked before the images are decoded, because decoding may take long.
     check_runtime(machine.device, machine.precision, machine.threads)
     check_training(recipe, None if source is None else read_run_recipe(source))
     if out is not None and out.exists() and not _is_aborted(out):
         check_unused(out, ", or go on with --resume")
-    parts = open_split(recipe, progress)
+    parts = open_split(recipe, decoding)
     runtime = machine.choose(estimate_seconds(recipe, parts))
     with runtime:
         parent = load_parent(source)
@@ -98,7 +134,7 @@ def resume(
     folder: str | Path,
     *,
     callbacks: Sequence[Callback] = (),
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool | Decoding = True,
 ) -> Path:
     """Continue a run and return its folder; the result is bit-identical to that of an uninterrupted run.
 
@@ -109,23 +145,25 @@ def resume(
         UserError: if the folder is not a run, or its images are missing or have changed.
     """
     began, folder = time.monotonic(), Path(folder)
+    shown, decoding = split_progress(progress)
+    hooks = [*shown, *callbacks]
     if not (folder / RUN).is_file():
         raise UserError(f"run {folder} cannot be resumed: it is no run folder, because it holds no {RUN}")
     document = read_json(folder / RUN)
     with lock_folder(folder):
         path = checkpoint.find_newest(folder / "checkpoints")
         if path is None:
-            return _restart(folder, document, callbacks, progress)
+            return _restart(folder, document, hooks, decoding)
         recipe = load_recipe(checkpoint.read_document(path, "recipe"))
         state = load_state(path)
         find_device(state.runtime.device)
         with state.runtime:
-            parts = reopen_split(folder, recipe, progress)
+            parts = reopen_split(folder, recipe, decoding)
             training = Training(recipe, parts, state.pixels, state.runtime, Plan(None))
             names = training.tensors()
             training.restore({name: checkpoint.read_tensors(path, name) for name in names}, state)
             if not training.finished:
-                _fit(training, prepare_kid(training), folder, callbacks, training.step, began)
+                _fit(training, prepare_kid(training), folder, hooks, training.step, began)
     return folder
 
 
@@ -133,7 +171,7 @@ def _restart(
     folder: Path,
     document: dict[str, Any],
     callbacks: Sequence[Callback],
-    progress: Callable[[int, int], None] | None,
+    progress: Decoding | None,
 ) -> Path:
     """Restart a run that was killed before its first checkpoint, with the recorded recipe and runtime."""
     began = time.monotonic()
@@ -186,7 +224,7 @@ def _fit(
         for hook in hooks:
             hook.on_start(training, folder)
         budget = TimeBudget(training, began)
-        while not training.finished and not caught:
+        while not (training.finished or training.stopped or caught):
             try:
                 values = training.advance()
             except NotFinite as error:

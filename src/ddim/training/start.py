@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
 from ddim.nn.runtime import Runtime, choose_runtime
 from ddim.runs.classes import count_classes
+from ddim.runs.codec import override
 from ddim.runs.images import check_source_exists
 from ddim.runs.named_recipes import find_recipe
 from ddim.runs.pipeline import LoadedRun, load, read_run_recipe
@@ -48,6 +50,19 @@ def load_named_recipe(name: str, source: Path | None) -> Recipe:
     """Return the recipe with a name or from a file; it takes the pixels of the run `source`, if given."""
     recipe = find_recipe(name)
     return recipe if source is None else replace(recipe, pixels=read_run_recipe(source).pixels)
+
+
+def change_recipe(recipe: Recipe, fields: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with fields changed by path; `minutes` replaces a number of images.
+
+    Raises:
+        UserError: if a value is impossible, or both `images` and `minutes` are given.
+    """
+    if {"images", "minutes"} <= fields.keys():
+        raise UserError("give minutes or images, not both")
+    if "minutes" in fields:
+        recipe = replace(recipe, images=None)
+    return override(recipe, fields)
 
 
 def open_split(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> SplitImages:

@@ -1,0 +1,141 @@
+"""Show a training that was started from Python: a bar and a sheet in a notebook cell, lines elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import html
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ddim.training.callbacks import Callback
+from ddim.training.loop import Training
+from ddim.training.pace import Pace, describe_pace, format_duration
+
+SHOWN = 640
+"""Width in pixels to which a sheet of samples is enlarged in a notebook."""
+
+
+def in_notebook() -> bool:
+    """Return whether this code runs in a Jupyter kernel, which can show HTML."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
+
+
+class Display(Callback):
+    """Shows the progress of a training, its validation errors and its samples.
+
+    In a notebook cell the bar and the sheet of samples are replaced as the training goes on. Elsewhere lines
+    are printed on standard error: every 15 seconds, and at each validation.
+    """
+
+    def __init__(self) -> None:
+        self._cell = _Cell() if in_notebook() else None
+        self._tick = 0.0
+        self._error = ""
+
+    def report_decoding(self, done: int, total: int) -> None:
+        """Show the number of images decoded."""
+        if self._is_due(5.0) or (self._cell and done == total):
+            self._show(f"reading images: {done:,} of {total:,}", done, total)
+
+    def on_start(self, training: Training, folder: Path) -> None:
+        """See `Callback`."""
+        self._folder, self._began = folder, time.monotonic()
+        self._pace = Pace(self._began, training.recipe.optim.batch)
+        split, runtime = training.split, training.runtime
+        slow = "; the first steps are slow while the network is compiled" if runtime.compile else ""
+        self._show(
+            f"run {folder}: {len(split.train):,} training and {len(split.validation):,} validation images on "
+            f"{runtime.device}, {runtime.precision}{slow}",
+            training.seen,
+            training.plan.total,
+        )
+
+    def on_step(self, training: Training, values: dict[str, float]) -> None:
+        """See `Callback`."""
+        self._pace.update(time.monotonic())
+        if self._is_due(15.0):
+            self._show(describe_pace(self._pace, training, values), training.seen, training.plan.total)
+
+    def on_validation(self, training: Training, values: dict[str, float]) -> None:
+        """See `Callback`."""
+        name = training.recipe.report.best
+        if name in values:
+            self._error = f"{name.replace('_', ' ')} {values[name]:.4f} at {training.seen:,} images"
+        sheet = self._folder / "samples" / f"step-{training.step:09d}.png"
+        if self._cell:
+            self._cell.show_sheet(sheet, f"samples after {training.seen:,} images")
+        else:
+            sys.stderr.write(f"{self._error}{'; ' if self._error else ''}samples {sheet}\n")
+        self._pace.event(time.monotonic())
+
+    def on_end(self, training: Training) -> None:
+        """See `Callback`."""
+        ended = f"stopped, {training.stopped}" if training.stopped else "finished"
+        ended = ended if training.finished or training.stopped else "stopped"
+        took = format_duration(time.monotonic() - self._began)
+        self._show(
+            f"run {self._folder}: {ended}; {training.seen:,} images seen in {took}",
+            training.seen,
+            training.plan.total,
+        )
+
+    def _is_due(self, every: float) -> bool:
+        """Return whether the last look is long enough ago: `every` seconds for lines, 0.5 in a notebook."""
+        now = time.monotonic()
+        if now - self._tick < (0.5 if self._cell else every):
+            return False
+        self._tick = now
+        return True
+
+    def _show(self, line: str, done: int, total: int | None) -> None:
+        if self._cell:
+            self._cell.show_bar(line, self._error, done, total)
+        else:
+            sys.stderr.write(f"{line}\n")
+
+
+class _Cell:
+    """The outputs of a notebook cell: a bar, and below it a sheet of samples. Both are updated in place."""
+
+    def __init__(self) -> None:
+        self._handles: dict[str, Any] = {}
+
+    def show_bar(self, line: str, error: str, done: int, total: int | None) -> None:
+        """Show a bar with a line above and the latest validation error below it; no total, no length."""
+        share = 'style="width:100%"' + (f' value="{done}" max="{total}"' if total else "")
+        text = "".join(f"<div>{html.escape(part)}</div>" for part in (line, error) if part)
+        self._show("bar", f'<div style="max-width:{SHOWN}px"><progress {share}></progress>{text}</div>', line)
+
+    def show_sheet(self, path: Path, title: str) -> None:
+        """Show a PNG file, enlarged without smoothing."""
+        content = base64.b64encode(path.read_bytes()).decode()
+        style = f"width:{SHOWN}px;max-width:100%;image-rendering:pixelated"
+        image = f'<img alt="{title}" style="{style}" src="data:image/png;base64,{content}">'
+        self._show("sheet", f"<div>{title}</div>{image}", f"{title}: {path}")
+
+    def _show(self, name: str, content: str, plain: str) -> None:
+        from IPython.display import display  # type: ignore[import-not-found]
+
+        data = {"text/html": content, "text/plain": plain}
+        if name in self._handles:
+            self._handles[name].update(data, raw=True)
+        else:
+            self._handles[name] = display(data, raw=True, display_id=True)
+
+
+Decoding = Callable[[int, int], None]
+"""Called with the number of images decoded and the total."""
+
+
+def split_progress(progress: bool | Decoding) -> tuple[list[Callback], Decoding | None]:
+    """Return the callbacks and the function for decoding that the argument `progress` of `train` means."""
+    if callable(progress):
+        return [], progress
+    if not progress:
+        return [], None
+    display = Display()
+    return [display], display.report_decoding
