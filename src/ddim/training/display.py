@@ -7,6 +7,7 @@ import html
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Display(Callback):
 
     def __init__(self) -> None:
         self._cell = _Cell() if in_notebook() else None
-        self._tick = 0.0
+        self._tick = time.monotonic()
         self._error = ""
 
     def report_decoding(self, done: int, total: int) -> None:
@@ -69,7 +70,7 @@ class Display(Callback):
         if self._cell:
             self._cell.show_sheet(sheet, f"samples after {training.seen:,} images")
         else:
-            sys.stderr.write(f"{self._error}{'; ' if self._error else ''}samples {sheet}\n")
+            _write(f"{self._error}{'; ' if self._error else ''}samples {sheet}")
         self._pace.event(time.monotonic())
 
     def on_end(self, training: Training) -> None:
@@ -95,7 +96,13 @@ class Display(Callback):
         if self._cell:
             self._cell.show_bar(line, self._error, done, total)
         else:
-            sys.stderr.write(f"{line}\n")
+            _write(line)
+
+
+def _write(line: str) -> None:
+    # A training does not end because nobody can read its messages.
+    with suppress(OSError):
+        sys.stderr.write(f"{line}\n")
 
 
 class _Cell:
