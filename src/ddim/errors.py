@@ -85,6 +85,11 @@ def check_count(name: str, value: int, least: int = 1) -> None:
         raise UserError(f"{name} must be at least {least} and at most 1,000,000, got {value}")
 
 
+def format_count(number: int, noun: str) -> str:
+    """Return a number with its noun, "1 image" or "2,000 images"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def suggest(word: str, possible: Iterable[str], likeness: float = 0.5) -> str:
     """Return "; perhaps you meant WORD" for the end of an error message, or "" if no word is similar.
 

@@ -1,6 +1,6 @@
 """`ddim data`: its output and its sheet."""
 
-import argparse
+import json
 
 import numpy as np
 import pytest
@@ -8,7 +8,9 @@ from PIL import Image
 
 from archives import as_folder
 from bad_images import encoded
+from ddim.cli import Parser
 from ddim.cli import data as command
+from ddim.cli.output import add_output_options
 from ddim.errors import UserError
 
 
@@ -35,9 +37,10 @@ def folder(tmp_path, monkeypatch):
 
 
 def run(*words):
-    parser = argparse.ArgumentParser()
-    command.add(parser)
-    return command.run(parser.parse_args(list(words)))
+    args = Parser()
+    command.add(args)
+    add_output_options(args)
+    return command.run(args.parse_args(list(words)))
 
 
 def test_the_images_are_described_line_by_line(folder, capsys):
@@ -104,3 +107,13 @@ def test_many_classes_are_summarised(folder, tmp_path, capsys):
     assert "classes: 30, of 1 to 1 images" in lines
     assert sum(line.startswith("  class-") for line in lines) == 10
     assert "  ... 20 others" in lines
+
+
+def test_json_holds_counts_classes_rejects_and_duplicates(folder, capsys):
+    run("photos", "--size", "8x12", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert (found["images"], found["size"], found["channels"]) == (5, [8, 12], 3)
+    assert found["classes"] == {"aster": 3, "rose": 2}
+    assert len(found["rejected"]) == 2
+    assert found["duplicates"] == [["aster/a.png", "rose/a.png", "rose/b.png"]]
+    assert found["sheet"] == "data-grid.png"

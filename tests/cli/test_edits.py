@@ -37,7 +37,7 @@ def edit(command):
     """A function that runs an edit in four steps, and returns its record and what it printed."""
 
     def run(name, run, out, *words):
-        said = command(name, run, "--out", out, "--steps", 4, *words).out
+        said = "".join(command(name, run, "--out", out, "--steps", 4, *words))
         assert (out / "strip.png").is_file()
         return json.loads((out / "record.json").read_text()), said
 

@@ -218,7 +218,7 @@ def test_samples_go_into_a_new_folder_each_time(run, tmp_path, monkeypatch, comm
     named = [(run, "one-1"), (run, "one-2"), (run / "best", "one-3"), (newest, "one-4"), (alone, "alone-1")]
     for of, name in named:
         said = command("sample", of, "-n", 1, "--steps", 1).out
-        assert f"1 network evaluations each: samples/{name}/grid.png" in said
+        assert f"1 network evaluation each: samples/{name}/grid.png" in said
     assert {path.name for path in (tmp_path / "samples").iterdir()} == {name for _, name in named}
 
 

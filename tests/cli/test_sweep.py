@@ -27,9 +27,9 @@ def counting(monkeypatch):
 @pytest.mark.usefixtures("counting")
 def test_a_sweep_runs_and_prints_the_next_step(here, command):
     words = ["sweep", "blossoms:100", "objective.error=[l1,mse]", "--recipe", "smoke", "--repeats", "2"]
-    said = command(*words, "--jobs", "2").err
+    out, said = command(*words, "--jobs", "2")
     assert "4 trials in runs/blossoms-100-smoke-sweep-1" in said
-    assert "4 of 4 trials are finished" in said
+    assert out == "4 of 4 trials are finished\n"
     assert "next: ddim report runs/blossoms-100-smoke-sweep-1" in said
     names = sorted(path.name for path in (here / "runs/blossoms-100-smoke-sweep-1/trials").iterdir())
     assert names == ["1-l1-seed0", "2-l1-seed1", "3-mse-seed0", "4-mse-seed1"]
@@ -56,8 +56,8 @@ def test_mistakes_are_one_sentence_and_leave_no_folder(here, words, said, refuse
 def test_a_failed_trial_is_named_with_the_last_line_it_printed(monkeypatch, command):
     fail = [sys.executable, "-c", "import sys; sys.exit('the loss is not finite')"]
     monkeypatch.setattr("ddim.experiments.sweep.worker.trial_commands", lambda sweep, trial, jobs: [fail])
-    said = command("sweep", "seed=[3]", "--recipe", "smoke", code=1).err
-    assert "0 of 1 trials are finished, these failed:\n  1-3: the loss is not finite\n" in said
+    said = command("sweep", "seed=[3]", "--recipe", "smoke", code=1).out
+    assert said == "0 of 1 trials are finished, these failed:\n  1-3: the loss is not finite\n"
     out = command("runs")
     assert "failed" in out.out
     assert "the loss is not finite" in out.err

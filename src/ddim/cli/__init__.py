@@ -12,12 +12,13 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ddim import __version__
+from ddim.cli.output import add_output_options
 from ddim.errors import FULL_DISK, Interrupted, NoSpace, NotFinite, UserError, suggest
 from ddim.nn.allocator import keep_freed_memory
 
@@ -130,6 +131,8 @@ def main(argv: list[str] | None = None) -> int:
         allow_abbrev=False,
     )
     command.add(parser)
+    for each in parser.commands.values() or [parser]:
+        add_output_options(each)
     try:
         words, fields = argv[1:], {}
         if getattr(command, "TAKES_FIELDS", False):
@@ -138,7 +141,11 @@ def main(argv: list[str] | None = None) -> int:
         parse = parser.parse_args if parser.commands else parser.parse_intermixed_args
         args = parse(words, argparse.Namespace(fields=fields, options=parser.options))
         keep_freed_memory()
-        with _plain_warnings():
+        with ExitStack() as stack:
+            if args.quiet:
+                nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+                stack.enter_context(redirect_stderr(nowhere))
+            stack.enter_context(_plain_warnings())
             return command.run(args)
     except (Exception, KeyboardInterrupt) as error:
         if debug:

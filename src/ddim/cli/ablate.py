@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from ddim.cli import DEVICE, RUN, WEIGHTS
-from ddim.cli.tables import print_table
+from ddim.cli.output import print_result
+from ddim.cli.tables import format_table
 
 _EPILOG = """
 Measures the design choices of Karras et al. 2022 (figure 2) on any run. Rows are the noise levels a sampler
@@ -55,21 +56,25 @@ def run(args: argparse.Namespace) -> int:
     columns = [f"{clock}, {scaling}" for clock, scaling in FLOWS]
     rows = [found.errors[k : k + len(columns)] for k in range(0, len(found.errors), len(columns))]
     samples = f"{args.seeds} samples, {args.evaluations} evaluations each"
-    sys.stdout.write(f"mean squared error of {samples}; sigma(t), s(t):\n")
-    print_table(
+    by_choice = format_table(
         ("levels", "solver", *columns),
         [(row[0].discretisation, row[0].solver, *(f"{cell.error:.3g}" for cell in row)) for row in rows],
         numbers=2,
     )
-    sys.stdout.write("\n")
-    print_table(
+    improvements = {origin: trace_improvements(found.errors, origin) for origin in ORIGINS}
+    by_origin = format_table(
         ("from", "as published", "Heun's rule", "EDM's levels", "sigma = t, s = 1"),
-        [(o, *(f"{value:.3g}" for value in trace_improvements(found.errors, o))) for o in ORIGINS],
+        [(origin, *(f"{value:.3g}" for value in values)) for origin, values in improvements.items()],
         numbers=1,
     )
-    sys.stdout.write(
-        "\nwith noise added at each step, which leads to other samples: their distance, not their quality\n"
-    )
     churned = [(f"gamma {gamma:.3g}", f"{value:.3g}") for gamma, value in found.churned]
-    print_table(("churn", "distance"), churned, numbers=1)
+    by_churn = format_table(("churn", "distance"), churned, numbers=1)
+    noisy = "with noise added at each step, which leads to other samples: their distance, not their quality"
+    result = {
+        "errors": [asdict(cell) for cell in found.errors],
+        "improvements": improvements,
+        "churned": [{"gamma": gamma, "distance": value} for gamma, value in found.churned],
+    }
+    text = f"mean squared error of {samples}; sigma(t), s(t):\n{by_choice}\n{by_origin}\n{noisy}\n{by_churn}"
+    print_result(args, result, text)
     return 0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from ddim.cli.tables import print_table
+from ddim.cli.output import print_result
+from ddim.cli.tables import format_table
 
 _EPILOG = """
 Compares evaluations with the first one. RECORD|RUN is a record, the folder of an evaluation, or a run, which
@@ -50,7 +50,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compare the evaluations, print the tables and write the page."""
     # Imported here, so that --help does not import torch.
-    from ddim.evaluation.compare import compare_evaluations
+    from ddim.evaluation.compare import compare_evaluations, comparison_record
     from ddim.evaluation.comparison_page import HEAD, choice_rows, ranking_rows, write_comparison
     from ddim.plots.page import check_page_path
 
@@ -58,12 +58,10 @@ def run(args: argparse.Namespace) -> int:
         check_page_path(args.out)
     comparison = compare_evaluations(args.evaluations, args.metric)
     folders = [str(row.evaluation.folder) for row in comparison.rows]
-    sys.stdout.write(f"{comparison.title}\n")
-    print_table(["", *HEAD[1:]], ranking_rows(comparison, folders))
+    text = f"{comparison.title}\n" + format_table(["", *HEAD[1:]], ranking_rows(comparison, folders))
     if choices := choice_rows(comparison):
-        sys.stdout.write("\n")
-        print_table(["", *folders], choices)
-    if args.out is not None:
-        for path in write_comparison(comparison, args.out):
-            sys.stdout.write(f"{path}\n")
+        text += "\n" + format_table(["", *folders], choices)
+    files = [] if args.out is None else write_comparison(comparison, args.out)
+    text += "".join(f"{path}\n" for path in files)
+    print_result(args, {**comparison_record(comparison), "files": files}, text)
     return 0

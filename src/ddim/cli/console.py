@@ -11,6 +11,7 @@ from typing import Self
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn
 
+from ddim.cli.output import say
 from ddim.data import Images
 from ddim.data.cache import find_enlarged
 from ddim.data.images import SMALLEST
@@ -117,8 +118,8 @@ class Console(Callback):
         seconds = time.monotonic() - self.began
         self.shown = f"{training.seen:,} images seen in {format_duration(seconds)}"
 
-    def done(self, folder: Path) -> int:
-        """Print the last lines and return exit code 0."""
+    def done(self, folder: Path) -> None:
+        """Print the last lines."""
         if self.shown:
             say(self.shown)
         else:
@@ -131,7 +132,6 @@ class Console(Callback):
             say(f"best by {name}, {best[name]:.4f}, at {best['images']:,} images: {folder}/best")
         labelled = recipe["data"]["labels"]
         say(f"next: ddim sample {folder}{' --label all' if labelled else ''}")
-        return 0
 
 
 def _typical_size(images: Images) -> str:
@@ -151,12 +151,3 @@ def _typical_size(images: Images) -> str:
     if min(size) < SMALLEST or size == (height, width):
         return ""
     return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
-
-
-def say(text: str, bar: Progress | None = None) -> None:
-    """Print a line on standard error, above the bar if there is one."""
-    if bar:
-        bar.console.print(text, markup=False, highlight=False)
-    else:
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()

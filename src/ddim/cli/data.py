@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ddim.cli import DATA
+from ddim.cli.output import print_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,11 +77,36 @@ def run(args: argparse.Namespace) -> int:
         *_rejected(read_rejects(images)),
         *_duplicates(images),
     ]
-    print("\n".join(lines))
     shown = shuffle_epoch(len(images), 0, 0)[:_SHOWN]
     save_png(args.out, make_sheet(torch.from_numpy(images.pixels[shown]).permute(0, 3, 1, 2)))
-    print(f"grid: {escape(str(args.out))}")
+    lines.append(f"grid: {escape(str(args.out))}")
+    print_result(
+        args, {**_describe(args.data, images), "skipped": others, "sheet": args.out}, "\n".join(lines)
+    )
     return 0
+
+
+def _describe(source: str, images: Images) -> dict[str, Any]:
+    """Return what was found as plain values."""
+    from ddim.data.cache import read_headers, read_rejects
+    from ddim.data.duplicates import group_equal_images
+
+    headers, labels = read_headers(images), images.labels
+    counts = None if labels is None else Counter(labels.tolist())
+    return {
+        "source": source,
+        "images": len(images),
+        "size": images.pixels.shape[1:3],
+        "channels": images.pixels.shape[3],
+        "fingerprint": images.fingerprint,
+        "original_sizes": dict(Counter(f"{header.height}x{header.width}" for header in headers)),
+        "formats": dict(Counter(header.format for header in headers)),
+        "modes": dict(Counter(header.mode for header in headers)),
+        "split": images.official and list(map(len, images.official)),
+        "classes": counts and {images.classes[label]: count for label, count in counts.items()},
+        "rejected": [{"name": reject.name, "reason": reject.reason} for reject in read_rejects(images)],
+        "duplicates": [[images.names[k] for k in group] for group in group_equal_images(images)],
+    }
 
 
 def escape(text: str) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from ddim.cli import DEVICE, WEIGHTS
-from ddim.cli.tables import print_table
+from ddim.cli.output import print_result, read_result
+from ddim.cli.tables import format_table
 
 _EPILOG = """
 Denoises training images and held-out images at equal steps of log-SNR, the cleanest first. For each noise
@@ -58,8 +58,9 @@ def run(args: argparse.Namespace) -> int:
 
     run = load(args.run, args.weights, device=args.device)
     found = diagnose(run, args.images, args.levels, report_decoding())
-    sys.stdout.write(f"{'training' if found.held_out is None else 'held-out'} images\n")
-    print_table(HEAD, level_rows(found), numbers=0)
-    sys.stdout.write("\n" + "".join(f"{sentence}\n" for sentence in list_findings(found)))
-    sys.stdout.write(f"{write_diagnosis(found, run)}/figure.png\n")
+    folder = write_diagnosis(found, run)
+    text = f"{'training' if found.held_out is None else 'held-out'} images\n"
+    text += format_table(HEAD, level_rows(found), numbers=0) + "\n"
+    text += "\n".join([*list_findings(found), f"{folder}/figure.png"])
+    print_result(args, read_result(folder), text)
     return 0

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.cli import DEVICE, WEIGHTS, check_fields
+from ddim.cli.output import say
 from ddim.errors import UserError, check_count
 
 if TYPE_CHECKING:
@@ -69,12 +69,7 @@ def read_inputs(run: LoadedRun, paths: Sequence[Path]) -> Tensor:
     from ddim.runs.edit_folder import read_images
 
     shape = run.model.shape
-    return read_images(paths, (shape.height, shape.width), shape.channels, write_line)
-
-
-def write_line(text: str) -> None:
-    """Print one line."""
-    sys.stdout.write(f"{text}\n")
+    return read_images(paths, (shape.height, shape.width), shape.channels, say)
 
 
 def save_outputs(args: argparse.Namespace, command: str, edit: Edit, facts: dict[str, Any]) -> Path:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.cli import DEVICE, RUN, WEIGHTS, check_fields
+from ddim.cli.output import print_result, read_result
 from ddim.errors import UserError
 from ddim.evaluation.conditions import SAMPLING_FIELDS
 
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         out=args.out,
         progress=report_progress(),
     )
-    sys.stdout.write("\n".join(_lines(found)) + "\n")
+    print_result(args, read_result(found.folder), "\n".join(_lines(found)))
     return 0
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from ddim.cli import RUN, WEIGHTS
+from ddim.cli.output import print_result
 
 _EPILOG = """
 `diffusers.DDIMPipeline.from_pretrained("DIR")` loads the folder. It gives the same samples from the same
@@ -35,5 +35,5 @@ def run(args: argparse.Namespace) -> int:
     from ddim.runs.pipeline import load
 
     export_to_diffusers(load(args.run, args.weights, device="cpu"), args.folder)
-    sys.stdout.write(f"diffusers DDIMPipeline: {args.folder}\n")
+    print_result(args, {"folder": args.folder}, f"diffusers DDIMPipeline: {args.folder}")
     return 0

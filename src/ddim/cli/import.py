@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from ddim.cli.output import print_result
 
 _EPILOG = """
 DIR is the folder of a DDIMPipeline or DDPMPipeline with the U-Net of DDPM and weights in safetensors.
@@ -32,5 +33,6 @@ def run(args: argparse.Namespace) -> int:
     # Imported here, so that --help does not import torch.
     from ddim.runs.diffusers_format import import_from_diffusers
 
-    sys.stdout.write(f"run: {import_from_diffusers(args.folder, args.out)}\n")
+    folder = import_from_diffusers(args.folder, args.out)
+    print_result(args, {"folder": folder}, f"run: {folder}")
     return 0

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from ddim.cli import RUN, editing
-from ddim.errors import check_count
+from ddim.cli.output import print_result, read_result, say
+from ddim.errors import check_count, format_count
 
 TAKES_FIELDS = True
 
@@ -45,9 +46,9 @@ def run(args: argparse.Namespace) -> int:
     check_count("--resample", args.resample)
     run, grid = editing.open_run(args, "inpaint")
     image = editing.read_inputs(run, [args.image])
-    hole = read_hole(args.mask, args.image, (image.shape[2], image.shape[3]), editing.write_line)
+    hole = read_hole(args.mask, args.image, (image.shape[2], image.shape[3]), say)
     seeds = range(args.seed, args.seed + args.n)
     edit = inpaint_image(run, image, hole, seeds, args.steps, resample=args.resample, grid=grid)
     out = editing.save_outputs(args, "inpaint", edit, {"image": str(args.image), "mask": str(args.mask)})
-    editing.write_line(f"{args.n} images: {out}/strip.png")
+    print_result(args, read_result(out), f"{format_count(args.n, 'image')}: {out}/strip.png")
     return 0

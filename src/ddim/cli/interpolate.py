@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ddim.cli import RUN, editing
+from ddim.cli.output import print_result, read_result
 from ddim.errors import UserError, check_count
 
 TAKES_FIELDS = True
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         )
     out = editing.save_outputs(args, "interpolate", edit, {"images": list(map(str, args.images))})
     save_film(out / "film.webp", list(to_uint8(edit.images)))
-    editing.write_line(f"{args.frames} frames: {out}/strip.png")
+    print_result(args, read_result(out), f"{args.frames} frames: {out}/strip.png")
     return 0
 
 

@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 
 from ddim.cli import RUN, editing
+from ddim.cli.output import print_result, read_result, say
+from ddim.errors import format_count
 
 TAKES_FIELDS = True
 
@@ -48,15 +50,16 @@ def run(args: argparse.Namespace) -> int:
     run, grid = editing.open_run(args, "invert")
     edit = invert_images(run, editing.read_inputs(run, args.images), args.steps, grid=grid, exact=args.exact)
     if note := warn_of_noise(edit):
-        editing.write_line(f"note: {note}")
+        say(f"note: {note}")
     if edit.residual > 0:
-        editing.write_line(
-            f"note: some steps did not converge (change per iteration {edit.residual:.2g}): take more steps"
-        )
+        say(f"note: some steps did not converge (change per iteration {edit.residual:.2g}): take more steps")
+    lines = []
     for path, error in zip(args.images, edit.errors.tolist(), strict=True):
         shown = f"{error:.3g}" if math.isfinite(error) else "not a finite number"
-        editing.write_line(f"{path}: mean squared error of the round trip {shown}")
+        lines.append(f"{path}: mean squared error of the round trip {shown}")
     out = editing.save_outputs(args, "invert", edit, {"images": list(map(str, args.images))})
     write_atomic(out / "latents.safetensors", save({"latent": edit.latents.contiguous()}))
-    editing.write_line(f"{len(edit.latents)} images, {args.steps} steps in each direction: {out}/strip.png")
+    steps = f"{format_count(args.steps, 'step')} in each direction"
+    lines.append(f"{format_count(len(edit.latents), 'image')}, {steps}: {out}/strip.png")
+    print_result(args, read_result(out), "\n".join(lines))
     return 0

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim.cli import DEVICE, WEIGHTS
+from ddim.cli.output import print_result, read_result, say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
     def show(bits: Tensor, total: int) -> None:
         seconds = time.monotonic() - began
-        sys.stdout.write(f"{seconds:6.0f} s  {len(bits)} of {total} images: {format_bits(bits)}\n")
-        sys.stdout.flush()
+        say(f"{seconds:6.0f} s  {len(bits)} of {total} images: {format_bits(bits)}")
 
     found = bits_per_dim(
         load(args.run, args.weights, device=args.device),
@@ -74,5 +73,5 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         progress=show,
     )
-    sys.stdout.write(f"{found} bits per dimension: {found.folder}/record.json\n")
+    print_result(args, read_result(found.folder), f"{found} bits per dimension: {found.folder}/record.json")
     return 0

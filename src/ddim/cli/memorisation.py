@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from ddim.cli import DEVICE, WEIGHTS
+from ddim.cli.output import print_result, read_result
 from ddim.errors import UserError
 
 _EPILOG = """
@@ -70,5 +70,5 @@ def run(args: argparse.Namespace) -> int:
         decoding=report_decoding(),
         progress=report_progress(),
     )
-    sys.stdout.write(f"{found}\n{found.folder}/pairs.png\n")
+    print_result(args, read_result(found.folder), f"{found}\n{found.folder}/pairs.png")
     return 0

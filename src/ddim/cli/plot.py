@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddim.cli import RUN, check_fields
 from ddim.cli.choices import list_kind_fields, read_registry
+from ddim.cli.output import print_result
 from ddim.errors import UserError, check_count
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     check_fields(args, f"plot {args.kind}", *(["schedule"] if args.kind == "schedule" else []))
     check_png_path(args.out)
     save_figure(args.out, _DRAW[args.kind](args))
-    print(args.out)
+    print_result(args, {"file": args.out}, str(args.out))
     return 0
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from ddim.cli.output import print_result
 from ddim.errors import UserError
 
 _EPILOG = """
@@ -46,6 +46,6 @@ def run(args: argparse.Namespace) -> int:
     if not found:
         raise UserError(f"{' and '.join(map(str, args.folders))} hold no run")
     title = one.resolve().name if one else "Runs"
-    for path in write_report(list(found.values()), out, title):
-        sys.stdout.write(f"{path}\n")
+    files = write_report(list(found.values()), out, title)
+    print_result(args, {"files": files}, "\n".join(map(str, files)))
     return 0

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.cli.tables import print_table, print_tabs
+from ddim.cli.output import print_result, say
+from ddim.cli.tables import format_table, format_tabs
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the table."""
     from ddim.experiments.evaluations import mark_comparable
-    from ddim.experiments.index import filter_runs, find_runs, sort_runs
+    from ddim.experiments.index import filter_runs, find_runs, run_record, sort_runs
 
     conditions = {}
     for text in args.where:
@@ -65,21 +66,20 @@ def run(args: argparse.Namespace) -> int:
     # A newcomer has no folder of runs yet; a folder that was named must exist.
     every = [] if args.folder is None and not folder.exists() else find_runs(folder)
     if not every:
-        sys.stderr.write(f"no runs in {folder} yet: `ddim train photos/` makes the first one\n")
+        say(f"no runs in {folder} yet: `ddim train photos/` makes the first one")
+        if args.json:
+            print_result(args, [], "")
         return 0
     found = mark_comparable(filter_runs(every, conditions))
     if args.sort:
         found = sort_runs(found, args.sort)
     head = ("name", "recipe", "data", "size", "images", "state", "left", "image_mae", "kid", "age")
     rows = [_row(each, folder) for each in found]
-    if sys.stdout.isatty():
-        print_table(head, rows)
-    else:
-        print_tabs([head, *rows])
+    text = format_table(head, rows) if sys.stdout.isatty() else format_tabs([head, *rows])
+    print_result(args, [run_record(each) for each in found], text)
     for each in found:
         if each.why:
-            mark = "" if each.comparable else "* "
-            sys.stderr.write(f"{mark}{_name(each, folder)}: {each.why}\n")
+            say(f"{'' if each.comparable else '* '}{_name(each, folder)}: {each.why}")
     return 0
 
 

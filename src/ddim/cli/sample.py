@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ddim.cli import DEVICE, RUN, WEIGHTS, check_fields
 from ddim.cli.choices import read_registry
-from ddim.errors import UserError, check_count
+from ddim.cli.output import print_result, read_result, say
+from ddim.errors import UserError, check_count, format_count
 from ddim.evaluation.conditions import SAMPLING_FIELDS
 
 TAKES_FIELDS = True
@@ -93,21 +94,20 @@ def run(args: argparse.Namespace) -> int:
     pipeline = load(args.run, args.weights, compiling=args.compile, device=args.device)
     pipeline, searched = with_options(pipeline, args.fields, args.steps)
     if searched:
-        sys.stdout.write(
-            f"sampling times found by ddim search, {args.run}/grids.json; --grid overrides them\n"
-        )
+        say(f"sampling times found by ddim search, {args.run}/grids.json; --grid overrides them")
     label = find_label(args.label, pipeline.recipe, pipeline.classes)
     written = write_samples(
         pipeline, seeds, args.steps, out=args.out, label=label, guidance=args.guidance, film=args.film
     )
-    if can_preview(sys.stdout):
-        sys.stdout.write(render_preview(written.sheet, 72) + "\n")
-    made = f"{written.made} images in {written.seconds:.1f} s"
+    if can_preview(sys.stderr):
+        say(render_preview(written.sheet, 72))
+    made = f"{format_count(len(seeds), 'image')}"
     if written.made < len(seeds):
-        made = f"{len(seeds)} images, of which {len(seeds) - written.made} were there before"
+        made += f", of which {len(seeds) - written.made:,} were there before"
     elif written.seconds:
-        made += f" ({written.made / written.seconds:.1f}/s)"
-    sys.stdout.write(f"{made}, {written.nfe} network evaluations each: {written.folder}/grid.png\n")
+        made += f" in {written.seconds:.1f} s ({written.made / written.seconds:.1f}/s)"
+    text = f"{made}, {format_count(written.nfe, 'network evaluation')} each: {written.folder}/grid.png"
+    print_result(args, read_result(written.folder), text)
     return 0
 
 

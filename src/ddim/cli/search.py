@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from ddim.cli import DEVICE, WEIGHTS, check_fields
+from ddim.cli.output import print_result, say
 
 TAKES_FIELDS = True
 
@@ -50,15 +51,13 @@ def run(args: argparse.Namespace) -> int:
     began = time.monotonic()
 
     def show(text: str) -> None:
-        sys.stdout.write(f"{time.monotonic() - began:6.0f} s  {text}\n")
-        sys.stdout.flush()
+        say(f"{time.monotonic() - began:6.0f} s  {text}")
 
     run = load(args.run, args.weights, device=args.device)
     found = search_grid(run, args.steps, end=args.end, seeds=args.seeds, fields=args.fields, progress=show)
     best = min(found.named, key=found.named.__getitem__)
     gain = found.named[best] / found.error if found.error else float("inf")
-    sys.stdout.write(
-        f"mean squared error {found.error:.3g}, {gain:.2f} times smaller than on the {best} grid: "
-        f"{args.run}/grids.json\n"
-    )
+    file = args.run / "grids.json"
+    text = f"mean squared error {found.error:.3g}, {gain:.2f} times smaller than on the {best} grid: {file}"
+    print_result(args, {"file": file, "steps": args.steps, **asdict(found)}, text)
     return 0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddim.cli.output import print_result, say
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
@@ -93,12 +94,12 @@ def run(args: argparse.Namespace) -> int:
     check_jobs(args.jobs)
     sweep = begin_sweep(_request(args), args.out, args.storage)
     _quieten_optuna()
-    _say(f"{len(sweep.trials)} trials in {sweep.folder}")
+    say(f"{len(sweep.trials)} trials in {sweep.folder}")
     try:
-        run_trials(sweep, args.jobs, _say, queue=TrialQueue(sweep, args.storage))
+        run_trials(sweep, args.jobs, say, queue=TrialQueue(sweep, args.storage))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; `ddim sweep --out {sweep.folder}` resumes it") from None
-    return _print_outcomes(sweep)
+    return _print_outcomes(args, sweep)
 
 
 def _quieten_optuna() -> None:
@@ -129,19 +130,15 @@ def _request(args: argparse.Namespace) -> SweepRequest | None:
     return SweepRequest(**given) if given else None
 
 
-def _print_outcomes(sweep: Sweep) -> int:
+def _print_outcomes(args: argparse.Namespace, sweep: Sweep) -> int:
     from ddim.experiments.sweep.outcome import read_outcome
 
     outcomes = {trial.name: read_outcome(sweep.outcome_file(trial)) for trial in sweep.trials}
     failed = {name: outcome for name, outcome in outcomes.items() if outcome and outcome.failed}
     summary = f"{len(outcomes) - len(failed)} of {len(outcomes)} trials are finished"
-    _say(f"{summary}, these failed:" if failed else summary)
-    for name, outcome in failed.items():
-        _say(f"  {name}: {outcome.message}")
-    _say(f"next: ddim report {sweep.folder}")
+    lines = [f"{summary}, these failed:" if failed else summary]
+    lines += [f"  {name}: {outcome.message}" for name, outcome in failed.items()]
+    trials = {name: outcome and asdict(outcome) for name, outcome in outcomes.items()}
+    print_result(args, {"folder": sweep.folder, "trials": trials}, "\n".join(lines))
+    say(f"next: ddim report {sweep.folder}")
     return 1 if failed else 0
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()

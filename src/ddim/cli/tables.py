@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: int | None = None) -> None:
-    """Print rows with aligned columns on standard output, without colours or wrapping.
+def format_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: int | None = None) -> str:
+    """Return rows as lines of text with aligned columns, without colours or wrapping.
 
     Args:
         head: the names of the columns.
@@ -27,10 +26,9 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: int
     console = Console(width=10**5, color_system=None, markup=False, highlight=False, emoji=False)
     with console.capture() as capture:
         console.print(table)
-    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
-    sys.stdout.flush()
+    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
-def print_tabs(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows with tabs between their cells, for `cut` and other programs."""
-    sys.stdout.write("".join("\t".join(row) + "\n" for row in rows))
+def format_tabs(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as lines of text with tabs between the cells, for `cut` and other programs."""
+    return "".join("\t".join(row) + "\n" for row in rows)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ddim.cli import DATA
 from ddim.cli.choices import list_kinds
+from ddim.cli.output import print_result
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
         if folder is not None:
             with Console() as console:
                 resume(folder, callbacks=[console], progress=report_decoding())
-            return console.done(folder)
+            console.done(folder)
+            return _print_run(args, folder)
     recipe = request.build_recipe()
     if why:
         say(f"{why}; starting a new run")
@@ -113,7 +115,16 @@ def run(args: argparse.Namespace) -> int:
             callbacks=[*drawings, console],
             progress=report_decoding(),
         )
-    return console.done(folder)
+    console.done(folder)
+    return _print_run(args, folder)
+
+
+def _print_run(args: argparse.Namespace, folder: Path) -> int:
+    """Print the run folder on standard output, with --json its state and errors too."""
+    from ddim.experiments.index import read_run, run_record
+
+    print_result(args, run_record(read_run(folder)), str(folder))
+    return 0
 
 
 def _fields(args: argparse.Namespace) -> dict[str, str]:

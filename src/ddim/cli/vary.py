@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from ddim.cli import RUN, editing
-from ddim.errors import UserError, check_count
+from ddim.cli.output import print_result, read_result
+from ddim.errors import UserError, check_count, format_count
 
 TAKES_FIELDS = True
 
@@ -48,5 +49,5 @@ def run(args: argparse.Namespace) -> int:
     seeds = range(args.seed, args.seed + args.n)
     edit = vary_image(run, image, args.strength, seeds, args.steps, grid=grid)
     out = editing.save_outputs(args, "vary", edit, {"image": str(args.image)})
-    editing.write_line(f"{args.n} images: {out}/strip.png")
+    print_result(args, read_result(out), f"{format_count(args.n, 'image')}: {out}/strip.png")
     return 0

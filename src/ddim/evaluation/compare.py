@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,28 @@ def compare_evaluations(evaluations: Sequence[str | Path], metric: str = "kid") 
     opened = [read_evaluation(Path(path)) for path in evaluations]
     rows = rank_evaluations(opened, metric)
     return Comparison(metric, opened[0], rows, list_differing_choices([row.evaluation for row in rows]))
+
+
+def comparison_record(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison as plain values, its evaluations best first."""
+    return {
+        "metric": comparison.metric,
+        "first": comparison.first.folder,
+        "rows": [
+            {
+                "folder": row.evaluation.folder,
+                "samples": row.evaluation.record["generated"]["images"],
+                "value": row.evaluation.value(comparison.metric),
+                "interval": row.evaluation.interval(comparison.metric),
+                "unranked": row.unranked and str(row.unranked),
+                "difference": asdict(row.difference)
+                if isinstance(row.difference, Difference)
+                else row.difference,
+            }
+            for row in comparison.rows
+        ],
+        "choices": comparison.choices,
+    }
 
 
 def rank_evaluations(evaluations: Sequence[Evaluation], metric: str) -> list[Row]:

@@ -137,6 +137,22 @@ def run_value(run: Run, name: str) -> str | float | None:
     return numbers[name] if name in numbers else flatten_as_text(run.recipe).get(name)
 
 
+def run_record(run: Run) -> dict[str, Any]:
+    """Return a run as plain values, with its newest errors and metrics."""
+    columns = {name: run_value(run, name) for name in COLUMNS if name != "age"}
+    data = run.recipe.get("data", {})
+    return {
+        "folder": run.path,
+        **columns,
+        **{name: data.get(name) for name in ("source", "size")},
+        "changed": run.changed,
+        "seconds_left": run.seconds_left,
+        "metrics": run.metrics,
+        "comparable": run.comparable,
+        "note": run.why or None,
+    }
+
+
 def filter_runs(runs: Sequence[Run], wanted: Mapping[str, str]) -> list[Run]:
     """Return the runs that have all wanted values; numbers are compared as numbers.
 

@@ -1,0 +1,59 @@
+"""What commands print: a result on standard output, as text or JSON, and talk on standard error."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddim.files import read_json
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Add --json and --quiet, which every command has."""
+    parser.add_argument("--json", action="store_true", help="print the whole result as one JSON document")
+    parser.add_argument("--quiet", action="store_true", help="print the result and errors only")
+
+
+def print_result(args: argparse.Namespace, result: object, text: str) -> None:
+    """Print a result on standard output: with --json the whole result, else the text about it.
+
+    Args:
+        args: the parsed arguments.
+        result: plain values, paths among them; numbers that are not finite become null.
+        text: the result for a reader, one or more lines.
+    """
+    shown = json.dumps(_as_json(result), indent=2, allow_nan=False) if args.json else text.rstrip("\n")
+    sys.stdout.write(f"{shown}\n")
+    sys.stdout.flush()
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return the result that a command wrote into a folder: the folder and its record."""
+    return {"folder": folder, **read_json(folder / "record.json")}
+
+
+def say(text: str, bar: Progress | None = None) -> None:
+    """Print a line on standard error, above the bar if there is one."""
+    if bar:
+        bar.console.print(text, markup=False, highlight=False)
+    else:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def _as_json(value: Any) -> Any:  # noqa: ANN401  (any JSON, and paths)
+    if isinstance(value, Mapping):
+        return {str(name): _as_json(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,76 @@
+"""What every command prints: a result on standard output, talk on standard error."""
+
+import json
+import math
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+import tiny
+from ddim.cli import COMMANDS
+from ddim.cli.output import print_result, say
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run."""
+    return tiny.train(
+        tiny.recipe(optim__warmup=0, schedule__max_signal=0.99995), tmp_path_factory.mktemp("run") / "one"
+    )
+
+
+@pytest.mark.parametrize("name", [*(name for name in COMMANDS if name != "plot"), "plot schedule"])
+def test_every_command_has_json_and_quiet(name, command):
+    said = command(*name.split(), "--help").out
+    assert "--json" in said
+    assert "--quiet" in said
+
+
+def test_json_has_paths_as_text_and_null_for_what_is_not_finite(capsys):
+    result = {"folder": Path("a"), 3: (1.5, math.inf), "inner": {"nan": math.nan, "none": None}}
+    print_result(Namespace(json=True), result, "a text")
+    wanted = {"folder": "a", "3": [1.5, None], "inner": {"nan": None, "none": None}}
+    assert json.loads(capsys.readouterr().out) == wanted
+
+
+@pytest.mark.parametrize("words", [["a b"], ["a b", "--json"]])
+@pytest.mark.parametrize("quiet", [True, False])
+def test_quiet_silences_talk_and_keeps_results_and_errors(words, quiet, monkeypatch, command):
+    def run(args):
+        say("talk")
+        print_result(args, ["result"], "result")
+        raise ValueError("broken")
+
+    monkeypatch.setattr("ddim.cli.report.run", run)
+    out, err = command("report", *words, *["--quiet"] * quiet, code=1)
+    assert json.loads(out) == ["result"] if "--json" in words else out == "result\n"
+    assert ("talk" in err) is not quiet
+    assert "ddim: ValueError: broken" in err
+
+
+WORDS = {
+    "sample": (["-n", 2, "--steps", 2], {"folder", "seeds", "nfe", "times"}),
+    "diagnose": (["--images", 4, "--levels", 3], {"folder", "train", "gradient_noise_scale"}),
+    "likelihood": (["-n", 2, "--steps", 5], {"folder", "bits", "method"}),
+    "search": (["--steps", 3, "--seeds", 2], {"file", "times", "error", "named"}),
+    "ablate": (["--evaluations", 3, "--seeds", 2], {"errors", "improvements", "churned"}),
+    "interpolate": (["--seeds", "1,2", "--frames", 2, "--steps", 3], {"folder", "between_seeds"}),
+    "plot losses": ([], {"file"}),
+    "report": ([], {"files"}),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+@pytest.mark.usefixtures("here")
+def test_json_is_the_whole_result_and_nothing_else(name, run, command):
+    words, fields = WORDS[name]
+    out, err = command(*name.split(), run, *words, "--json", "--quiet")
+    assert fields <= set(json.loads(out))
+    assert err == ""
+
+
+def test_runs_are_a_list_of_their_values(run, command):
+    found = json.loads(command("runs", run.parent, "--json").out)
+    assert [each["folder"] for each in found] == [str(run)]
+    assert found[0]["state"] == "finished"
