@@ -92,7 +92,7 @@ def test_a_network_of_your_own_is_sampled_and_left_in_training_mode():
     net = made(Net)
     for given in (net, lambda x, t: torch.zeros_like(x)):
         model = ddim.Model(given, ddim.Cosine(), predicts="velocity", shape=(3, 8, 8))
-        images = ddim.sample(model, n=3, steps=4, sampler=ddim.DPMSolver(2), seed=[5, 6, 7])
+        images = ddim.sample(model, n=3, steps=4, sampler=ddim.DPMSolver(2), seeds=[5, 6, 7])
         assert images.shape == (3, 3, 8, 8)
         assert torch.equal(images[:1], ddim.sample(model, n=1, steps=4, sampler=ddim.DPMSolver(2), seed=5))
     assert model(torch.zeros(2, 3, 8, 8), 0.5).x0.shape == (2, 3, 8, 8)
@@ -101,12 +101,12 @@ def test_a_network_of_your_own_is_sampled_and_left_in_training_mode():
 
 def test_image_k_depends_on_seed_k_and_seeds_are_numbers_or_lists(run):
     three = ddim.sample(run, 3, 2, seed=4)
-    assert torch.equal(three, ddim.sample(run, steps=2, seed=[4, 5, 6]))
+    assert torch.equal(three, ddim.sample(run, steps=2, seeds=[4, 5, 6]))
     assert torch.equal(three[1:2], ddim.sample(run, 1, 2, seed=np.int64(5)))
     with pytest.raises(ddim.errors.UserError, match="n must be the number of seeds, 2, or left out, got 3"):
-        ddim.sample(run, 3, 2, seed=[1, 2])
-    with pytest.raises(TypeError, match="sample has no option 'seeds'; it has sampler, grid, seed, "):
-        ddim.sample(run, 3, 2, seeds=[1, 2, 3])
+        ddim.sample(run, 3, 2, seeds=[1, 2])
+    with pytest.raises(ddim.errors.UserError, match="a list of seeds is given as seeds="):
+        ddim.sample(run, steps=2, seed=[1, 2, 3])
 
 
 def test_every_repr_fits_a_screen(run):

@@ -27,11 +27,12 @@ DPI = 160
 
 def new_figure(width: float, height: float) -> Figure:
     """Create an empty figure of this size in inches; matplotlib fits panels and labels into it."""
-    from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+    from ddim.plots.figure import Chart
+
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.04, hspace=0.04)
-    return Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
+    return Chart(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
 
 
 def rasterise(figure: Figure) -> np.ndarray:
@@ -128,7 +129,7 @@ def plot_strip(
         notes: for each row name, small text below each image.
         title: the title of the figure.
     """
-    from matplotlib.figure import Figure
+    from ddim.plots.figure import Chart
 
     height, width = next(iter(rows.values()))[0].shape[:2]
     scale = max(1, round(128 / max(height, width)))
@@ -138,7 +139,7 @@ def plot_strip(
     left, top, below = 28 + 12 * longest, 96 if title else 44, 30 if notes else 6
     wide = left + len(heads) * (width + gap) + 16
     high = top + len(rows) * (height + gap + below) + 12
-    figure = Figure(figsize=(wide / DPI, high / DPI), dpi=DPI, facecolor="white")
+    figure = Chart(figsize=(wide / DPI, high / DPI), dpi=DPI, facecolor="white")
     figure.text(20 / wide, 1 - 34 / high, title, color=INK, fontsize=11, fontweight="bold", va="center")
     for r, (name, images) in enumerate(rows.items()):
         y = top + r * (height + gap + below)

@@ -21,6 +21,9 @@ from ddim.files import write_atomic
 if TYPE_CHECKING:
     from torch import Tensor
 
+SHEET = 800
+"""A sheet is enlarged up to this width and height in pixels."""
+
 MARK = "ddim"
 """The "Software" entry of PNG files that this library writes; only such files are replaced."""
 
@@ -77,6 +80,30 @@ def make_sheet(images: Tensor, columns: int | None = None, gap: int = GAP) -> np
     return sheet
 
 
+def sheet(
+    images: Tensor | Sequence[Tensor], columns: int | None = None, *, zoom: int | None = None
+) -> Image.Image:
+    """Arrange images on one sheet, row by row from the top left. A notebook shows the sheet as a picture.
+
+    Args:
+        images: (B, C, H, W), (C, H, W) or a sequence of (C, H, W), in [0, 1] or uint8.
+        columns: images per row, by default the square root of their number, rounded up.
+        zoom: the whole factor by which pixels are enlarged, by default up to a sheet of 800 pixels.
+
+    Example:
+        >>> ddim.sheet(ddim.sample("runs/photos-fast-1", n=16)).save("samples.png")
+    """
+    import torch
+
+    whole = images if isinstance(images, torch.Tensor) else torch.stack(list(images))
+    pixels = make_sheet(whole[None] if whole.ndim == 3 else whole, columns)
+    if zoom is None:
+        zoom = max(1, SHEET // max(pixels.shape[:2]))
+    if zoom < 1:
+        raise UserError(f"zoom must be at least 1, got {zoom}")
+    return Image.fromarray(pixels.repeat(zoom, 0).repeat(zoom, 1))
+
+
 def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
     """Split a sheet from `make_sheet` into its images (height, width, C), row by row."""
     tops = range(0, sheet.shape[0] - height + 1, height + GAP)
@@ -109,13 +136,18 @@ def save_png(path: str | Path, pixels: np.ndarray) -> None:
     Raises:
         UserError: if the folder of `path` does not exist.
     """
+    _write(Path(path), render_png(pixels))
+
+
+def render_png(pixels: np.ndarray) -> bytes:
+    """Return the content of the PNG file of an image; see `save_png`."""
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     mark = PngImagePlugin.PngInfo()
     mark.add_text("Software", MARK)
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "PNG", pnginfo=mark)
-    _write(Path(path), content.getvalue())
+    return content.getvalue()
 
 
 def save_film(path: str | Path, frames: Sequence[np.ndarray], seconds: float = 4.0) -> None:

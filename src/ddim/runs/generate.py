@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from operator import index
 from pathlib import Path
-from typing import Any, SupportsIndex, TypedDict, TypeVar, Unpack
+from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np
 import torch
@@ -30,21 +30,17 @@ P = TypeVar("P", bound=Pipeline)
 Watch = Callable[[Sequence[int], State], None]
 
 
-class SampleOptions(TypedDict, total=False):
-    """The choices of `sample`, by name."""
-
-    sampler: Sampler | None
-    grid: Grid | None
-    seed: int | Sequence[int]
-    label: str | int | None
-    guidance: float
-
-
-def sample(
+def sample(  # noqa: PLR0913 (the choices of a notebook)
     model: str | Path | Pipeline | Model,
     n: int | None = None,
     steps: int = 20,
-    **options: Unpack[SampleOptions],
+    *,
+    sampler: Sampler | None = None,
+    grid: Grid | None = None,
+    seed: int = 0,
+    seeds: Iterable[int] | None = None,
+    label: str | int | None = None,
+    guidance: float = 1.0,
 ) -> Tensor:
     """Sample images; image k depends on the k-th seed alone.
 
@@ -55,12 +51,12 @@ def sample(
         model: a run folder, a `Pipeline` from `load`, or a `Model` of images in [-1, 1].
         n: number of images; by default 16, or the number of seeds.
         steps: sampling steps, each one evaluation of the network (two for a second-order or guided step).
-        options:
-            sampler: the sampler, by default that of the run. See `ddim.samplers`.
-            grid: the grid of times at which the network is evaluated. See `ddim.grids`.
-            seed: the seed of the first image, by default 0; image k gets `seed` + k. Or a sequence of seeds.
-            label: class name or index, "all" for class s % classes at seed s, None (default) for no class.
-            guidance: classifier-free guidance scale (Ho & Salimans 2022); 1 (default) turns guidance off.
+        sampler: the sampler, by default that of the run. See `ddim.samplers`.
+        grid: the grid of times at which the network is evaluated. See `ddim.grids`.
+        seed: the seed of the first image; image k gets `seed` + k.
+        seeds: the seed of each image, in place of `n` and `seed`.
+        label: class name or index, "all" for class s % classes at seed s, None for no class.
+        guidance: classifier-free guidance scale (Ho & Salimans 2022); 1 turns guidance off.
 
     Returns:
         Images (n, C, H, W), float32 in [0, 1], on the CPU.
@@ -71,20 +67,17 @@ def sample(
 
     Example:
         >>> images = ddim.sample("runs/photos-fast-1", n=16, steps=20)
-        >>> images = ddim.sample("runs/photos-fast-1", steps=10, sampler=ddim.EDM(), seed=range(9))
+        >>> images = ddim.sample("runs/photos-fast-1", steps=10, sampler=ddim.EDM(), seeds=[3, 7])
+        >>> ddim.sheet(images)
     """
-    if unknown := sorted(options.keys() - SampleOptions.__annotations__.keys()):
-        raise TypeError(
-            f"sample has no option {unknown[0]!r}; it has {', '.join(SampleOptions.__annotations__)}"
-        )
-    seeds = _list_seeds(n, options.get("seed", 0))
+    chosen = _list_seeds(n, seed, seeds)
     pipeline = open_pipeline(model)
-    given = {name: options.get(name) for name in ("sampler", "grid")}
+    given = {"sampler": sampler, "grid": grid}
     pipeline = pipeline.with_recipe(**{name: value for name, value in given.items() if value is not None})
-    pipeline, _ = _on_searched_grid(pipeline, steps, searched=given["grid"] is None)
-    label = find_label(options.get("label"), pipeline.recipe, pipeline.classes)
+    pipeline, _ = _on_searched_grid(pipeline, steps, searched=grid is None)
+    found = find_label(label, pipeline.recipe, pipeline.classes)
     with evaluating(pipeline.model):
-        return generate(pipeline, seeds, steps, label=label, guidance=options.get("guidance", 1.0))[0]
+        return generate(pipeline, chosen, steps, label=found, guidance=guidance)[0]
 
 
 @torch.no_grad()
@@ -244,13 +237,17 @@ def _on_searched_grid(pipeline: P, steps: int, *, searched: bool) -> tuple[P, bo
     return pipeline, found is not None
 
 
-def _list_seeds(n: int | None, seed: int | Sequence[int]) -> Sequence[int]:
-    if isinstance(seed, SupportsIndex):
+def _list_seeds(n: int | None, seed: int, seeds: Iterable[int] | None) -> Sequence[int]:
+    if seeds is None:
+        if not isinstance(seed, SupportsIndex):
+            raise UserError(
+                f"seed must be a whole number, got {seed!r}; a list of seeds is given as seeds=[3, 7]"
+            )
         first, count = index(seed), 16 if n is None else n
         check_count("n", count)
         return range(first, first + count)
-    seeds = list(seed)
-    check_count("n", len(seeds))
-    if n not in (None, len(seeds)):
-        raise UserError(f"n must be the number of seeds, {len(seeds)}, or left out, got {n}")
-    return seeds
+    listed = list(seeds)
+    check_count("n", len(listed))
+    if n not in (None, len(listed)):
+        raise UserError(f"n must be the number of seeds, {len(listed)}, or left out, got {n}")
+    return listed

@@ -1,0 +1,77 @@
+"""Values that are read as tables: as text, as HTML in a notebook, and as data frames."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ddim.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-not-found]
+
+Row = Mapping[str, Any]
+"""A row of a table: plain values by the name of their column, None where there is none."""
+
+
+class Tabular:
+    """A value that is read as a table: as text, as HTML in a notebook, and as a data frame of pandas."""
+
+    def rows(self) -> Sequence[Row]:
+        """Return the rows of the table; the columns of all rows are those of the first."""
+        raise NotImplementedError
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the table as a data frame.
+
+        Raises:
+            UserError: if pandas is not installed.
+        """
+        try:
+            import pandas as pd  # type: ignore[import-not-found]
+        except ImportError:
+            raise UserError("to_frame() needs pandas, which is not installed: pip install pandas") from None
+        return pd.DataFrame([dict(row) for row in self.rows()])
+
+    def __repr__(self) -> str:
+        return f"{self._title()}\n{format_rows(self.rows())}"
+
+    def _repr_html_(self) -> str:
+        rows = self.rows()
+        heads = "".join(f"<th>{html.escape(name)}</th>" for name in (rows[0] if rows else ()))
+        lines = [
+            "".join(f"<td>{html.escape(format_cell(value))}</td>" for value in row.values()) for row in rows
+        ]
+        body = "".join(f"<tr>{line}</tr>" for line in lines)
+        return f"<p>{html.escape(self._title())}</p><table><tr>{heads}</tr>{body}</table>"
+
+    def _title(self) -> str:
+        """Return the line above the table."""
+        return type(self).__name__
+
+
+SHOWN = 24
+"""Largest number of rows in the text of a table."""
+
+
+def format_rows(rows: Sequence[Row]) -> str:
+    """Format rows as text in columns; of more than `SHOWN` rows the first are shown, and their number."""
+    if not rows:
+        return "(no rows)"
+    cells = [list(rows[0]), *([format_cell(value) for value in row.values()] for row in rows[:SHOWN])]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    ]
+    return "\n".join(lines + [f"... {len(rows)} rows"] * (len(rows) > SHOWN))
+
+
+def format_cell(value: Any) -> str:  # noqa: ANN401 (a plain value)
+    """Format a plain value: four significant digits of a fraction, "" for None."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

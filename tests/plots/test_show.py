@@ -1,0 +1,56 @@
+"""How values show themselves in a notebook: sheets, figures and tables."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddim.errors import UserError
+from ddim.plots.charts import plot_curves, rasterise
+from ddim.plots.pictures import make_sheet, sheet
+from ddim.plots.tabular import Tabular
+
+
+def test_a_sheet_is_a_picture_enlarged_by_a_whole_factor():
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    exact = make_sheet(images)
+    assert np.array_equal(np.asarray(sheet(images, zoom=1)), exact)
+    large = sheet(images)
+    assert large.size == (34 * 23, 34 * 23)
+    assert np.array_equal(np.asarray(large)[::23, ::23], exact)
+    assert sheet(list(images), columns=4, zoom=1).size == (70, 16)
+    assert sheet(images[0], zoom=1).size == (16, 16)
+    with pytest.raises(UserError, match="zoom must be at least 1, got 0"):
+        sheet(images, zoom=0)
+
+
+def test_a_figure_shows_itself_as_a_picture_and_leaves_pyplot_alone():
+    one, other = (plot_curves({"a": ([0, 1], [1, 2])}, "x", "y") for _ in range(2))
+    with Image.open(io.BytesIO(one._repr_png_())) as picture:
+        assert np.array_equal(np.asarray(picture), rasterise(other))
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+class Some(Tabular):
+    def __init__(self, count):
+        self.count = count
+
+    def rows(self):
+        return [{"name": f"<{k}>", "value": k / 3 if k else None, "n": 1000 * k} for k in range(self.count)]
+
+
+def test_a_table_is_text_html_and_a_data_frame():
+    assert repr(Some(2)) == "Some\nname  value   n\n<0>           0\n<1>   0.3333  1,000"
+    assert "<td>&lt;1&gt;</td><td>0.3333</td>" in Some(2)._repr_html_()
+    assert len(repr(Some(1000)).splitlines()) == 27
+    assert repr(Some(1000)).endswith("... 1000 rows")
+    assert repr(Some(0)) == "Some\n(no rows)"
+
+
+def test_a_data_frame_needs_pandas(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError, match="needs pandas, which is not installed: pip install pandas"):
+        Some(1).to_frame()
