@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bad_images import encoded, picture
-from damage import damage_file
+from damage import damage_file, flip_bit
 from ddim.data import cache as cache_module
 from ddim.data import open_images
 from ddim.data.cache import read_headers
@@ -103,6 +103,15 @@ def test_unchanged_old_files_are_not_read_again(opened, folder, monkeypatch):
         opened()
 
 
+def test_a_damaged_note_about_old_files_is_not_believed(opened, monkeypatch, tmp_path):
+    monkeypatch.setattr("ddim.data.folder._CLOCK_TICK", -3600.0)
+    first = opened()
+    (note,) = (tmp_path / "cache" / "surveys").iterdir()
+    content = json.loads(note.read_text())["content"]
+    damage_file(note, lambda data: data.replace(content.encode(), b"0" * 64))
+    assert opened().fingerprint == first.fingerprint
+
+
 def test_files_written_a_moment_ago_are_read_again(opened, monkeypatch):
     opened()
     read, inner = [], cache_module._surveyed
@@ -119,6 +128,11 @@ DAMAGE = {
     "half an index": ("index.json", lambda data: data[:40]),
     "another index": ("index.json", lambda data: b"[1, 2]"),
     "labels too few": ("index.json", lambda data: json.dumps(json.loads(data) | {"labels": [0]}).encode()),
+    "labels in another order": (
+        "index.json",
+        lambda data: json.dumps(json.loads(data) | {"labels": [1, 1, 1, 0, 0, 0]}).encode(),
+    ),
+    "another seal": ("seal.json", lambda data: b'{"rows": 1, "chunks": [], "pages": []}'),
     "an index that is not UTF-8": ("index.json", lambda data: b"\xff\xfe\x00"),
 }
 
@@ -129,12 +143,50 @@ def test_a_damaged_cache_is_built_again(damage, opened):
     pixels = np.array(first.pixels)
     name, change = DAMAGE[damage]
     damage_file(first.folder / name, change)
-    again = opened()
+    with pytest.warns(UserWarning, match="is damaged, so the images are decoded again"):
+        again = opened()
     assert len(opened.decoded) == 6
     np.testing.assert_array_equal(again.pixels, pixels)
     assert again.labels.tolist() == [0, 0, 0, 1, 1, 1]
     opened()
     assert opened.decoded == []
+
+
+READS = {
+    "one image": lambda pixels: pixels[4],
+    "the last image": lambda pixels: pixels[-1],
+    "a slice": lambda pixels: pixels[3:],
+    "indices": lambda pixels: pixels[np.array([1, 4])],
+    "a mask": lambda pixels: pixels[np.arange(6) > 2],
+    "a channel": lambda pixels: pixels[:, :, :, 0],
+    "each image": list,
+    "all": np.asarray,
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_damaged_pixels_are_refused_when_they_are_first_read(read, opened, monkeypatch):
+    monkeypatch.setattr("ddim.data.sealed._CHUNK", 2 * 8 * 8 * 3)  # two images
+    first = opened()
+    kept = np.array(first.pixels)
+    damage_file(first.folder / "images.u8", lambda data: data[: len(data) // 2] + bytes(len(data) // 2))
+    images = opened()
+    np.testing.assert_array_equal(images.pixels[[0, 1]], kept[:2])
+    with pytest.raises(UserError, match="damaged on the disk.*repeat the command"):
+        read(images.pixels)
+    again = opened()
+    assert len(opened.decoded) == 6
+    np.testing.assert_array_equal(again.pixels, kept)
+
+
+def test_every_byte_of_the_cache_is_sealed(opened, monkeypatch):
+    monkeypatch.setattr("ddim.data.sealed._CHUNK", 5 * 8 * 8 * 3)  # the last chunk is shorter
+    folder = opened().folder
+    for place in range(0, 6 * 8 * 8 * 3, 191):
+        damage_file(folder / "images.u8", lambda data, place=place: flip_bit(data, place))
+        with pytest.raises(UserError):
+            np.asarray(opened().pixels)
+        assert opened().folder == folder
 
 
 def test_an_interrupted_build_leaves_no_cache(opened, folder, tmp_path):

@@ -48,7 +48,7 @@ def test_every_container_gives_the_same_images_in_the_order_of_their_names(kind,
     assert images.labels.dtype == np.int64
     assert images.pixels[:, 0, 0, 0].tolist() == [50, 51, 52, 40, 41, 42]
     assert images.pixels.shape == (6, 8, 8, 3)
-    assert not images.pixels.flags.writeable
+    assert not images.pixels[:].flags.writeable
     assert len(images) == 6
 
 

@@ -2,7 +2,7 @@
 
 The name of a data set's folder depends on its contents (names, bytes, size, channels), not on its source. The
 folder is written under a temporary name and renamed when it is complete. Any number of processes can build it
-at the same time.
+at the same time. Its files are sealed with hashes, and damaged ones are not used.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ import numpy as np
 
 from ddim.data import decode
 from ddim.data.images import Images
+from ddim.data.sealed import SEAL, SealedPixels, read_seal, write_seal
 from ddim.data.sources import OTHER, Member, Reject, Source, Survey, find_classes
 from ddim.errors import UserError
 from ddim.files import (
@@ -66,6 +68,10 @@ def load_cached(
     folder = root / f"{fingerprint[:32]}-{size[0]}x{size[1]}x{channels}"
     found = _read(folder, fingerprint, (*size, channels))
     if found is None:
+        if (folder / SEAL).exists():
+            warnings.warn(
+                f"the cache folder {folder} is damaged, so the images are decoded again", stacklevel=1
+            )
 
         def tell(done: int) -> None:
             if progress:
@@ -113,14 +119,17 @@ def survey_source(source: Source, root: Path) -> Survey:
     note = root / "surveys" / f"{_sha(stamp.encode('utf-8', 'surrogateescape'))}.json"
     if stamp:
         try:
-            return Survey(**json.loads(note.read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
+            stored = json.loads(note.read_text("utf-8"))
+            if stored.pop("seal") == _sha(json.dumps(stored).encode()):
+                return Survey(**stored)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             pass
     found = _surveyed(source)
     if stamp and source.stamp() == stamp:
         with _writable(root):
             make_folder(note.parent)
-            write_atomic(note, json.dumps(asdict(found)).encode())
+            fields = asdict(found)
+            write_atomic(note, json.dumps(fields | {"seal": _sha(json.dumps(fields).encode())}).encode())
     return found
 
 
@@ -171,6 +180,7 @@ def _build(
         write_new(beside / _INDEX, json.dumps(index).encode())
         entries = [asdict(reject) for reject in sorted(refused, key=lambda reject: reject.name)]
         write_new(beside / _REJECTS, json.dumps(entries, indent=1).encode())
+        write_seal(beside / _PIXELS, shape, _INDEX, _REJECTS)
         _move(beside, folder, shape)
 
 
@@ -233,15 +243,13 @@ def _move(beside: Path, folder: Path, shape: tuple[int, int, int]) -> None:
 def _read(folder: Path, fingerprint: str, shape: tuple[int, int, int]) -> Images | None:
     """Return the data set in a folder, or None if it is missing or damaged."""
     try:
+        seal = read_seal(folder)
         index = json.loads((folder / _INDEX).read_text("utf-8"))
-        json.loads((folder / _REJECTS).read_text("utf-8"))
         names, labels = tuple(index["names"]), index["labels"]
-        whole = len(names) * math.prod(shape) == (folder / _PIXELS).stat().st_size
-        if not whole or not len(names) == len(index["originals"]) == len(names if labels is None else labels):
+        if len(names) * math.prod(shape) != (folder / _PIXELS).stat().st_size:
             return None
-        pixels = np.memmap(folder / _PIXELS, np.uint8, "r", shape=(len(names), *shape))
         return Images(
-            pixels=pixels,
+            pixels=SealedPixels(folder / _PIXELS, (len(names), *shape), seal),
             labels=None if labels is None else np.array(labels, np.int64),
             classes=tuple(index["classes"]),
             names=names,
@@ -249,7 +257,7 @@ def _read(folder: Path, fingerprint: str, shape: tuple[int, int, int]) -> Images
             official=_official(names) if index["official"] else None,
             folder=folder,
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

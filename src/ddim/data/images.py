@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ddim.data.order import split_indices
+from ddim.data.sealed import SealedPixels
 from ddim.errors import UserError
 
 SMALLEST, LARGEST = 8, 1024
@@ -20,7 +21,7 @@ class Images:
     """N images of one size, decoded once.
 
     Attributes:
-        pixels: (N, H, W, C) uint8, usually a read-only memory map.
+        pixels: (N, H, W, C) uint8, usually read from the cache as needed.
         labels: (N,) int64 indices into `classes`, or None if there are no classes.
         classes: the class names, sorted.
         names: (N,) the name of each image's file in the source.
@@ -29,7 +30,7 @@ class Images:
         folder: the folder of these images in the cache; None if they are not cached.
     """
 
-    pixels: np.ndarray
+    pixels: np.ndarray | SealedPixels
     labels: np.ndarray | None
     classes: tuple[str, ...]
     names: tuple[str, ...]

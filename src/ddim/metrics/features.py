@@ -6,7 +6,7 @@ import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -141,10 +141,10 @@ def write_npy_header(file: BinaryIO, shape: tuple[int, int]) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def release_pages(images: np.ndarray) -> None:
+def release_pages(images: Any) -> None:  # noqa: ANN401  (an array, or what has a memory map as its base)
     """Release the memory of pages of a memory map that were read; the map stays usable."""
     mapped, mode = images, ""
-    while isinstance(mapped, np.ndarray):
+    while hasattr(mapped, "base"):
         mapped, mode = mapped.base, getattr(mapped, "mode", "")
     # A map that is not read-only may contain changes that are not in the file.
     if mode == "r" and isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise"):

@@ -1,0 +1,106 @@
+"""Files of decoded images whose bytes are checked against hashes when they are first read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddim.errors import UserError
+from ddim.files import hash_file, write_new
+
+SEAL = "seal.json"
+"""The file with the hashes; a folder without it is decoded again."""
+
+# In bytes. The first batches touch most chunks, and small chunks need a long list of hashes.
+_CHUNK = 2**20
+
+
+def write_seal(pixels: Path, shape: tuple[int, int, int], *pages: str) -> None:
+    """Write the hashes of each chunk of the file `pixels`, and of the files `pages`, into their folder.
+
+    A chunk is a whole number of images (H, W, C) of the given shape.
+    """
+    rows = max(1, _CHUNK // math.prod(shape))
+    chunks = []
+    with pixels.open("rb") as file:
+        while chunk := file.read(rows * math.prod(shape)):
+            chunks.append(hashlib.sha256(chunk).hexdigest())
+    seal = {
+        "rows": rows,
+        "chunks": chunks,
+        "pages": {page: hash_file(pixels.parent / page) for page in pages},
+    }
+    write_new(pixels.parent / SEAL, json.dumps(seal).encode())
+
+
+def read_seal(folder: Path) -> dict[str, Any]:
+    """Return the seal of a folder.
+
+    Raises:
+        OSError, ValueError: if it is missing, or one of the sealed pages has changed.
+    """
+    seal = json.loads((folder / SEAL).read_text("utf-8"))
+    if any(hash_file(folder / page) != digest for page, digest in seal["pages"].items()):
+        raise ValueError("a page has changed")
+    return seal
+
+
+class SealedPixels:
+    """Images (N, H, W, C) uint8 in a file, a read-only array whose rows are checked when they are first read.
+
+    It is indexed like an array of NumPy, without new axes or ellipses, and gives such arrays.
+
+    Args:
+        path: the file.
+        shape: (N, H, W, C).
+        seal: what `read_seal` returns.
+
+    Raises:
+        UserError: when damaged rows are read. The images are then decoded again when they are next opened.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, int, int, int], seal: dict[str, Any]) -> None:
+        self.base, self.shape, self.dtype = np.memmap(path, np.uint8, "r", shape=shape), shape, np.dtype("u1")
+        self._path, self._rows, self._digests = path, int(seal["rows"]), list(seal["chunks"])
+        if len(self._digests) != -(-shape[0] // self._rows):
+            raise ValueError("the seal has another number of chunks than the file")
+        self._unread = np.ones(len(self._digests), bool)
+        self._complete = False
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray:  # noqa: ANN401  (whatever NumPy takes)
+        """Return the images at an index, a slice, an array of indices or a mask."""
+        if not self._complete:
+            first = index[0] if isinstance(index, tuple) else index
+            whole = isinstance(first, slice) or np.asarray(first).dtype == bool
+            rows = np.arange(len(self))[first] if whole else np.asarray(first) % len(self)
+            chunks = np.unique(rows // self._rows)
+            for chunk in chunks[self._unread[chunks]]:
+                self._check(chunk)
+            self._complete = not self._unread.any()
+        return self.base[index]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # noqa: ANN401
+        """Return all images as an array of NumPy."""
+        return np.array(self[:], dtype, copy=copy)
+
+    def _check(self, chunk: int) -> None:
+        part = self.base[chunk * self._rows : (chunk + 1) * self._rows]
+        if hashlib.sha256(part.data).hexdigest() != self._digests[chunk]:
+            # Another process may have removed it, or the cache may be read-only.
+            with suppress(OSError):
+                self._path.with_name(SEAL).unlink()
+            raise UserError(
+                f"the decoded images in {self._path.parent} are damaged on the disk: repeat the command to "
+                "decode them again"
+            )
+        self._unread[chunk] = False
