@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ddim.diffusion.denoiser import Model
-    from ddim.diffusion.grids import Karras, Listed, Quadratic, Sections, Spaced, Uniform, UniformLogSNR
+    from ddim.diffusion.grids import Grid, Karras, Listed, Quadratic, Sections, Spaced, Uniform, UniformLogSNR
+    from ddim.diffusion.loss import Loss
     from ddim.diffusion.noise import Noise
     from ddim.diffusion.samplers import (
         DDIM,
@@ -15,12 +16,24 @@ if TYPE_CHECKING:
         EDM,
         AdamsBashforth,
         DPMSolver,
+        Sampler,
+        State,
         UniPC,
         final_sample,
         initial_noise,
         last_state,
     )
-    from ddim.diffusion.schedules import BetaTable, Cosine, KarrasSigma, Linear, LinearBeta, LinearIn
+    from ddim.diffusion.schedules import (
+        BetaTable,
+        Cosine,
+        KarrasSigma,
+        Level,
+        Linear,
+        LinearBeta,
+        LinearIn,
+        Schedule,
+    )
+    from ddim.diffusion.time_sampling import TimeSampling
     from ddim.evaluation.evaluate import evaluate
     from ddim.evaluation.reference import Reference
     from ddim.evaluation.subject import Samples
@@ -68,6 +81,15 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "Spaced",
     "Uniform",
     "UniformLogSNR",
+    # Parts of your own
+    "Callback",
+    "Grid",
+    "Level",
+    "Loss",
+    "Sampler",
+    "Schedule",
+    "State",
+    "TimeSampling",
 ]
 
 # Module -> its names above. They are imported at first use, because `ddim --help` must not wait for torch.
@@ -80,13 +102,26 @@ _HOMES = {
     "evaluation.subject": ("Samples",),
     "evaluation.reference": ("Reference",),
     "diffusion.denoiser": ("Model",),
+    "diffusion.loss": ("Loss",),
     "diffusion.noise": ("Noise",),
+    "diffusion.time_sampling": ("TimeSampling",),
     "diffusion.samplers": (
-        *("AdamsBashforth", "DDIM", "DDPM", "DPMSolver", "EDM", "UniPC"),
+        *("AdamsBashforth", "DDIM", "DDPM", "DPMSolver", "EDM", "Sampler", "State", "UniPC"),
         *("final_sample", "initial_noise", "last_state"),
     ),
-    "diffusion.schedules": ("BetaTable", "Cosine", "KarrasSigma", "Linear", "LinearBeta", "LinearIn"),
-    "diffusion.grids": ("Karras", "Listed", "Quadratic", "Sections", "Spaced", "Uniform", "UniformLogSNR"),
+    "diffusion.schedules": (
+        *("BetaTable", "Cosine", "KarrasSigma", "Level", "Linear", "LinearBeta", "LinearIn", "Schedule"),
+    ),
+    "diffusion.grids": (
+        "Grid",
+        "Karras",
+        "Listed",
+        "Quadratic",
+        "Sections",
+        "Spaced",
+        "Uniform",
+        "UniformLogSNR",
+    ),
 }
 _ROOMS = ("data", "diffusion", "evaluation", "experiments", "metrics", "nn", "plots", "runs", "training")
 _MODULES = {room: f"ddim.{room}" for room in _ROOMS} | {

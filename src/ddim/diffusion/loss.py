@@ -27,17 +27,17 @@ _ERRORS: dict[str, Callable[..., Tensor]] = {"l1": F.l1_loss, "mse": F.mse_loss,
 
 
 class Loss(Protocol):
-    """The loss that training minimises."""
+    """The loss that training minimises; one of your own needs `__call__` alone if it inherits from this."""
 
     @property
     def times(self) -> TimeSampling:
-        """The distribution of the training times."""
-        ...
+        """The distribution of the training times, by default uniform."""
+        return UniformTimes()
 
     @property
     def needs_variance(self) -> bool:
         """Whether the network must predict a variance (`outputs` 2)."""
-        ...
+        return False
 
     def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:
         """Return the loss (B,) of each image.

@@ -13,12 +13,12 @@ from ddim.errors import UserError, check_positive
 
 
 class TimeSampling(Protocol):
-    """The distribution of training times."""
+    """The distribution of training times; one of your own needs `__call__` alone if it inherits from this."""
 
     @property
     def entries(self) -> int | None:
         """Number of different times, i / entries for i = 1 ... entries; None if times are continuous."""
-        ...
+        return None
 
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
         """Return times (B,) in (0, 1], float64, from random numbers (B,) uniform in [0, 1)."""
@@ -26,7 +26,7 @@ class TimeSampling(Protocol):
 
     def memory(self) -> LossMemory | None:
         """Return an empty memory of losses if the distribution depends on past losses, else None."""
-        ...
+        return None
 
 
 @dataclass(frozen=True)

@@ -1,74 +1,60 @@
 """Convert recipes to and from YAML and JSON, and set their fields by path.
 
 Paths are those of the command line (`schedule=linear schedule.clip=powers`). For safety, data can only build
-the kinds registered in `FAMILIES` and the dataclasses that are fields of a recipe.
+the kinds registered in `kinds.FAMILIES`, the dataclasses that are fields of a recipe, and parts that the
+caller gave in this process (see `own_parts`).
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-import types
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import cached_property
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import yaml
 
-from ddim.diffusion.conditioning import CONDITIONINGS, Conditioning
-from ddim.diffusion.grids import GRIDS, Grid
-from ddim.diffusion.loss import LOSSES, Loss
-from ddim.diffusion.parameterisation import PARAMETERISATIONS, Parameterisation
-from ddim.diffusion.samplers import SAMPLERS, Sampler
-from ddim.diffusion.schedules import SCHEDULES, Schedule
-from ddim.diffusion.time_sampling import TIME_SAMPLINGS, TimeSampling
-from ddim.diffusion.weighting import WEIGHTINGS, Weighting
-from ddim.errors import UserError, suggest
-from ddim.nn.ema import AVERAGES, Averaging
-from ddim.nn.networks import NETWORKS, NetworkSpec
+from ddim.errors import UserError
+from ddim.nn.own_network import OwnNetwork
+from ddim.runs.kinds import Slot, kind_name, list_slots
+from ddim.runs.own_parts import identify_part, is_own
 from ddim.runs.plain_values import describe_type, parse_plain
-from ddim.runs.recipe import PIXELS, PixelRule, Recipe
-
-FAMILIES: dict[Any, Mapping[str, type]] = {
-    Averaging: AVERAGES,
-    Conditioning: CONDITIONINGS,
-    Grid: GRIDS,
-    Loss: LOSSES,
-    NetworkSpec: NETWORKS,
-    Parameterisation: PARAMETERISATIONS,
-    PixelRule: PIXELS,
-    Sampler: SAMPLERS,
-    Schedule: SCHEDULES,
-    TimeSampling: TIME_SAMPLINGS,
-    Weighting: WEIGHTINGS,
-}
-"""The registry of each family of kinds, by the protocol that annotates recipe fields of this family."""
+from ddim.runs.recipe import Recipe
 
 
 def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of the tree)
     """Return a recipe, or a part of one, as JSON; `named` adds the entry "kind" to the outermost part.
 
-    Inner parts have this entry wherever several kinds are possible.
+    Inner parts have this entry wherever several kinds are possible. A part that the caller wrote also has the
+    entry "sha256", a hash of its source.
+
+    Raises:
+        UserError: if a part is not a frozen dataclass of plain values.
 
     Example:
         >>> dump(Objective())
         {"on": "noise", "error": "l1", "times": {"kind": "uniform_times", "low": 0.0}, ...}
     """
-    if not is_dataclass(value):
-        return [dump(item) for item in value] if isinstance(value, tuple) else value
-    inner = {slot.name: dump(getattr(value, slot.name), slot.named) for slot in _list_slots(type(value))}
+    if isinstance(value, tuple):
+        return [dump(item) for item in value]
+    if not isinstance(value, OwnNetwork) and (not is_dataclass(value) or isinstance(value, type)):
+        return _check_plain(value)
+    inner = {slot.name: dump(getattr(value, slot.name), slot.named) for slot in list_slots(type(value))}
+    if is_own(value):
+        return {**identify_part(value), **inner}
     return {"kind": kind_name(value), **inner} if named else inner
 
 
-def kind_name(value: object) -> str:
-    """Return the name of a value's kind in its registry, or else the lower-case name of its class."""
-    for family in FAMILIES.values():
-        for name, kind in family.items():
-            if type(value) is kind:
-                return name
-    return type(value).__name__.lower()
+def _check_plain(value: Any) -> Any:  # noqa: ANN401
+    if value is not None and not isinstance(value, str | int | float):
+        name = value.__name__ if isinstance(value, type) else type(value).__name__
+        raise UserError(
+            f"a recipe holds numbers, texts, tuples of these and frozen dataclasses of these, got {name}"
+            + (f": give a value, {name}()" if isinstance(value, type) else "")
+        )
+    return value
 
 
 def load_recipe(data: Any) -> Recipe:  # noqa: ANN401 (JSON)
@@ -91,10 +77,10 @@ def load_value(data: Any, wanted: Any, path: str = "") -> Any:  # noqa: ANN401
     Raises:
         UserError: if a field or value is impossible; the message names the field and the possible values.
     """
-    return _load(data, _Slot(path, wanted, MISSING), path)
+    return _load(data, Slot(path, wanted, MISSING), path)
 
 
-def _load(data: Any, slot: _Slot, path: str) -> Any:  # noqa: ANN401
+def _load(data: Any, slot: Slot, path: str) -> Any:  # noqa: ANN401
     if not slot.kinds:
         return parse_plain(data, slot.wanted, path)
     if data in (None, "none") and slot.optional:
@@ -105,8 +91,10 @@ def _load(data: Any, slot: _Slot, path: str) -> Any:  # noqa: ANN401
         raise UserError(f"{path or 'a recipe'} must be a table of fields, got {data!r}")
     given = dict(data)
     name = given.pop("kind", slot.usual)
-    kind = slot.find_kind(name, path)
-    slots = {inner.name: inner for inner in _list_slots(kind)}
+    kind = slot.find_kind(name, path, given.pop("sha256", None))
+    if isinstance(kind, OwnNetwork) and not given:
+        return kind
+    slots = {inner.name: inner for inner in list_slots(kind)}
     for key in given:
         if key not in slots:
             raise UserError(_unknown(f"{path}.{key}".lstrip("."), str(key), kind, path, slot))
@@ -163,7 +151,7 @@ def list_fields(value: Any, path: str = "") -> list[tuple[str, str, Any]]:  # no
     `value` may also be a part of a recipe; `path` is then the path of that part.
     """
     rows = []
-    for slot in _list_slots(type(value)):
+    for slot in list_slots(type(value)):
         inner, name = getattr(value, slot.name), f"{path}.{slot.name}".lstrip(".")
         if not slot.kinds:
             rows.append((name, describe_type(slot.wanted), inner))
@@ -172,64 +160,6 @@ def list_fields(value: Any, path: str = "") -> list[tuple[str, str, Any]]:  # no
             rows.append((name, " | ".join(slot.options), "none" if inner is None else kind_name(inner)))
         rows += list_fields(inner, name) if is_dataclass(inner) else []
     return rows
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """A field of a recipe or of one of its parts: name, type (`wanted`) and default."""
-
-    name: str
-    wanted: Any
-    default: Any
-
-    @cached_property
-    def kinds(self) -> dict[str, type]:
-        """The possible kinds by name; empty if the field holds a plain value."""
-        found: dict[str, type] = {}
-        for option in self._union:
-            if option in FAMILIES:
-                found |= FAMILIES[option]
-            elif isinstance(option, type) and is_dataclass(option):
-                found[option.__name__.lower()] = option
-        return found
-
-    @property
-    def optional(self) -> bool:
-        """Whether the field may be None."""
-        return types.NoneType in self._union
-
-    @property
-    def named(self) -> bool:
-        """Whether several kinds are possible, so that `dump` must name the kind."""
-        return len(self.kinds) > 1
-
-    @property
-    def usual(self) -> str:
-        """The name of the kind that is built if the data name no kind."""
-        return kind_name(self.default) if is_dataclass(self.default) else next(iter(self.kinds))
-
-    @property
-    def options(self) -> list[str]:
-        """The names of the possible kinds, the usual one first; last "none", if that is possible."""
-        others = [name for name in self.kinds if name != self.usual]
-        return [self.usual, *others, *["none"] * self.optional]
-
-    def find_kind(self, name: Any, path: str) -> type:  # noqa: ANN401
-        """Return the class of the kind with this name; `path` is for the message of the UserError."""
-        if not isinstance(name, str) or name not in self.kinds:
-            hint = suggest(str(name), self.options)
-            raise UserError(f"{path or 'kind'} must be one of {', '.join(self.options)}, got {name!r}{hint}")
-        return self.kinds[name]
-
-    @property
-    def _union(self) -> tuple[Any, ...]:
-        is_union = get_origin(self.wanted) in (Union, types.UnionType)
-        return get_args(self.wanted) if is_union else (self.wanted,)
-
-
-def _list_slots(kind: type) -> list[_Slot]:
-    hints = get_type_hints(kind)
-    return [_Slot(f.name, hints[f.name], f.default) for f in fields(kind)]
 
 
 class _Loader(yaml.SafeLoader):
@@ -254,13 +184,13 @@ _Loader.add_implicit_resolver(
 
 def _set(tree: dict[str, Any], path: Sequence[str], new: Any) -> None:  # noqa: ANN401
     """Set a value in a recipe that `dump` returned; `load_recipe` later checks whether it is possible."""
-    slot, whole = _Slot("", Recipe, MISSING), ".".join(path)
+    slot, whole = Slot("", Recipe, MISSING), ".".join(path)
     for depth, head in enumerate(path):
         above = ".".join(path[:depth])
         if not slot.kinds:
             raise UserError(f"{whole} does not exist: {path[depth - 1]} is a plain value")
         kind = slot.find_kind(tree.get("kind", slot.usual), above)
-        slots = {inner.name: inner for inner in _list_slots(kind)}
+        slots = {inner.name: inner for inner in list_slots(kind)}
         if head not in slots:
             raise UserError(_unknown(whole, head, kind, above, slot))
         slot = slots[head]
@@ -276,7 +206,7 @@ def _set(tree: dict[str, Any], path: Sequence[str], new: Any) -> None:  # noqa: 
     tree[path[-1]] = new
 
 
-def _unknown(path: str, name: str, kind: type, above: str, slot: _Slot) -> str:
+def _unknown(path: str, name: str, kind: type, above: str, slot: Slot) -> str:
     """Return the message about an unknown field, with a suggestion.
 
     If other kinds have the field, the message names them. Otherwise it suggests a similar field of this kind

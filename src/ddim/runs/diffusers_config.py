@@ -13,7 +13,8 @@ from ddim.diffusion.samplers import DDIM, DDPM
 from ddim.diffusion.schedules import BetaTable, Linear
 from ddim.errors import UserError
 from ddim.nn.ddpm_unet import DDPMUNetSpec
-from ddim.runs.codec import dump, kind_name, load_recipe
+from ddim.runs.codec import dump, load_recipe
+from ddim.runs.kinds import kind_name
 from ddim.runs.named_recipes import ddpm
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe import Recipe

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from ddim.nn.runtime import Runtime, choose_runtime, find_device
 from ddim.nn.unet import UNetSpec
 from ddim.runs import checkpoint
 from ddim.runs.codec import dump, load_recipe
+from ddim.runs.own_parts import give_parts
 from ddim.runs.recipe import Data, Fixed, Recipe, build_model
 from ddim.runs.run_path import find_checkpoint
 from ddim.runs.searched_grids import find_saved_grid
@@ -133,24 +134,32 @@ class LoadedRun(Pipeline):
 
 
 def load(
-    run: str | Path, weights: str = "ema", *, compiling: bool = False, device: str | None = None
+    run: str | Path,
+    weights: str = "ema",
+    *,
+    own: Sequence[Any] = (),
+    compiling: bool = False,
+    device: str | None = None,
 ) -> LoadedRun:
     """Load the newest undamaged checkpoint of a run, ready to sample.
 
     Args:
         run: a run folder, RUN/best for its best checkpoint, or a checkpoint folder.
         weights: "ema", "raw", or the name of another EMA of the run (see `ddim.nn.ema.name_averages`).
+        own: the parts of the run that its user wrote, such as [MySchedule, MyNetwork]; a run folder has only
+            their names and the hashes of their sources. Not needed in the process that trained the run.
         compiling: whether to use torch.compile: faster after a slow first batch; results differ in the last
             bits.
         device: where the network runs; by default the device of the training, if this machine has one.
 
     Raises:
-        UserError: if there is no checkpoint, or it has no such weights.
+        UserError: if there is no checkpoint, it has no such weights, or a part in `own` is missing.
 
     Example:
         >>> pipeline = ddim.load("runs/photos-fast-1")
         >>> images = ddim.sample(pipeline, n=16)
     """
+    give_parts(own)
     path = find_checkpoint(run)
     # Hashed now, because a training in progress may soon remove the files.
     sha256 = checkpoint.hash_checkpoint(path)

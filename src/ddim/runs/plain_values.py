@@ -79,4 +79,6 @@ def describe_type(wanted: Any) -> str:  # noqa: ANN401
         return "one of " * (len(args) > 1) + ", ".join(args)
     if origin is tuple:
         return f"a list of {describe_type(args[0]).removeprefix('a ').replace('number', 'numbers')}"
-    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[wanted]
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    # A part that the caller wrote may have other types, which no recipe can hold.
+    return names.get(wanted) or getattr(wanted, "__name__", str(wanted))

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ddim.runs.classes import Label
-from ddim.runs.codec import dump, kind_name
+from ddim.runs.codec import dump
 from ddim.runs.flat import option_text
+from ddim.runs.kinds import kind_name
 from ddim.runs.pipeline import Pipeline
 
 SCHEMA = 1

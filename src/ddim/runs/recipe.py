@@ -20,6 +20,7 @@ from ddim.errors import UserError, check_positive
 from ddim.metrics.catalogue import LEAST
 from ddim.nn.ema import Averaging, Exponential
 from ddim.nn.networks import NetworkSpec
+from ddim.nn.own_network import OwnNetwork
 from ddim.nn.unet import UNetSpec
 
 
@@ -204,7 +205,7 @@ class Recipe:
         name: a name for folders and tables.
         data: the training images.
         pixels: the map from images to model units.
-        net: the network.
+        net: the network: its spec, or any module, or a class or function that makes one (see `OwnNetwork`).
         schedule: the noise schedule of training.
         predicts: what the network predicts, such as the noise or the velocity.
         conditioning: the form in which the network gets the noise level.
@@ -245,6 +246,9 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        # A module or what makes one; specs are not callable.
+        if callable(self.net):
+            object.__setattr__(self, "net", OwnNetwork(self.net))
         check_positive("recipe", minutes=self.minutes, images=1 if self.images is None else self.images)
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must lie in [0, 2^32), got {self.seed}")

@@ -16,7 +16,8 @@ from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.errors import UserError
 from ddim.nn.networks import NETWORKS
 from ddim.runs.classes import Label
-from ddim.runs.codec import kind_name, list_fields
+from ddim.runs.codec import dump, list_fields, load_recipe
+from ddim.runs.kinds import kind_name
 from ddim.runs.recipe import PixelRule, Recipe
 
 LARGEST = 2**16
@@ -43,10 +44,25 @@ def check_training(recipe: Recipe, source: Recipe | None = None) -> None:
     Raises:
         UserError: if it cannot be trained; the message names the fields and how to set them together.
     """
+    check_recorded(recipe)
     check_recipe(recipe)
     for problem in _find_contradictions(recipe, source):
         raise UserError(problem)
     check_steps(recipe, recipe.report.steps)
+
+
+def check_recorded(recipe: Recipe) -> None:
+    """Check that a recipe, with parts that the caller wrote, is the same after it was written and read.
+
+    Raises:
+        UserError: if it is not; the message names the field.
+    """
+    again = {name: value for name, _, value in list_fields(load_recipe(dump(recipe)))}
+    for name, _, value in list_fields(recipe):
+        if again[name] != value:
+            raise UserError(
+                f"{name} must be the same after it was recorded, got {value!r}, then {again[name]!r}"
+            )
 
 
 def check_steps(recipe: Recipe, steps: int) -> None:

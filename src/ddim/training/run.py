@@ -11,10 +11,11 @@ from ddim.errors import Interrupted, NotFinite, UserError
 from ddim.files import TEMPORARY, read_json, write_json
 from ddim.nn.runtime import Runtime, check_runtime, find_device
 from ddim.runs import checkpoint
-from ddim.runs.codec import dump, load_recipe, write_recipe
+from ddim.runs.codec import dump, write_recipe
 from ddim.runs.folder import RUN, check_unused, make_run_folder
 from ddim.runs.lock import lock_folder
 from ddim.runs.log import RunLog
+from ddim.runs.own_parts import give_parts
 from ddim.runs.pipeline import LoadedRun, load_state, read_run_recipe
 from ddim.runs.provenance import list_versions
 from ddim.runs.recipe import Recipe
@@ -32,6 +33,7 @@ from ddim.training.start import (
     load_named_recipe,
     load_parent,
     open_split,
+    read_exactly,
     reopen_split,
     start_training,
 )
@@ -133,18 +135,27 @@ def _start(  # noqa: PLR0913, PLR0917
 def resume(
     folder: str | Path,
     *,
+    own: Sequence[Any] = (),
     callbacks: Sequence[Callback] = (),
     progress: bool | Decoding = True,
 ) -> Path:
     """Continue a run and return its folder; the result is bit-identical to that of an uninterrupted run.
 
-    The run uses its recorded device, precision and threads. A finished run is not changed. See `train` for
-    the arguments.
+    The run uses its recorded device, precision and threads. A finished run is not changed.
+
+    Args:
+        folder: the run folder.
+        own: the parts of the run that its user wrote, such as [MySchedule, MyNetwork]; a run folder has only
+            their names and the hashes of their sources. Not needed in the process that started the run.
+        callbacks: as in `train`.
+        progress: as in `train`.
 
     Raises:
-        UserError: if the folder is not a run, or its images are missing or have changed.
+        UserError: if the folder is not a run, its images are missing or have changed, or a part in `own` is
+            missing or has changed.
     """
     began, folder = time.monotonic(), Path(folder)
+    give_parts(own)
     shown, decoding = split_progress(progress)
     hooks = [*shown, *callbacks]
     if not (folder / RUN).is_file():
@@ -154,7 +165,7 @@ def resume(
         path = checkpoint.find_newest(folder / "checkpoints")
         if path is None:
             return _restart(folder, document, hooks, decoding)
-        recipe = load_recipe(checkpoint.read_document(path, "recipe"))
+        recipe = read_exactly(checkpoint.read_document(path, "recipe"))
         state = load_state(path)
         find_device(state.runtime.device)
         with state.runtime:
@@ -175,7 +186,7 @@ def _restart(
 ) -> Path:
     """Restart a run that was killed before its first checkpoint, with the recorded recipe and runtime."""
     began = time.monotonic()
-    recipe = load_recipe(document["recipe"])
+    recipe = read_exactly(document["recipe"])
     source = Path(document["source"]) if document["source"] else None
     parent = load_parent(source)
     if parent and parent.checkpoint.sha256 != document["source_sha256"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +18,10 @@ from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
 from ddim.nn.runtime import Runtime, choose_runtime
 from ddim.runs.classes import count_classes
-from ddim.runs.codec import override
+from ddim.runs.codec import dump, load_recipe, override
 from ddim.runs.images import check_source_exists
 from ddim.runs.named_recipes import find_recipe
+from ddim.runs.own_parts import find_changed_parts
 from ddim.runs.pipeline import LoadedRun, load, read_run_recipe
 from ddim.runs.recipe import Recipe, build_model
 from ddim.training.loop import Plan, Training
@@ -83,6 +85,22 @@ def reopen_split(folder: Path, recipe: Recipe, progress: Callable[[int, int], No
     """
     check_source_exists(folder, recipe.data.source)
     return open_split(recipe, progress)
+
+
+def read_exactly(document: Any) -> Recipe:  # noqa: ANN401 (JSON)
+    """Return the recipe of a run that is resumed, in which every part has the source of the training.
+
+    Raises:
+        UserError: if a part that the caller wrote is missing or has changed.
+    """
+    with warnings.catch_warnings(action="ignore"):
+        recipe = load_recipe(document)
+    for path in find_changed_parts(document, dump(recipe)):
+        raise UserError(
+            f"{path} has another source than when the run began, so it cannot be resumed exactly: give the "
+            "source of then, or start a new run from its weights with source= or --from"
+        )
+    return recipe
 
 
 def measure_pixels(recipe: Recipe, parts: SplitImages) -> Pixels:

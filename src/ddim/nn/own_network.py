@@ -1,0 +1,61 @@
+"""A network that the caller wrote, as the `net` of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+
+import torch
+from torch import nn
+
+from ddim.errors import UserError
+
+
+class OwnNetwork:
+    """A `NetworkSpec` for any module net(x, noise_level), or net(x, noise_level, label) with classes.
+
+    The attributes `classes`, `augment` and `outputs` are those of the module, by default 0, 0 and 1.
+
+    Args:
+        given: a module, whose weights are the initial ones; or a class of modules or a function without
+            arguments, whose module gets its initial weights from the seed of the run.
+
+    Raises:
+        UserError: if a call of `given` does not return a module.
+    """
+
+    multiple = 1
+    widths: tuple[int, ...] = ()
+
+    def __init__(self, given: nn.Module | Callable[[], nn.Module]) -> None:
+        self.given = given
+        # Initial weights must not change the caller's random state.
+        with torch.random.fork_rng(devices=[]):
+            module = self.network()
+        self.kinds = sorted({type(layer) for layer in module.modules()}, key=lambda kind: kind.__qualname__)
+        self.layers = repr(module)
+        self.classes: int = getattr(module, "classes", 0)
+        self.augment: int = getattr(module, "augment", 0)
+        self.outputs: int = getattr(module, "outputs", 1)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name})"
+
+    @property
+    def name(self) -> str:
+        """The name of the class or of the function."""
+        made = self.given.func if isinstance(self.given, partial) else self.given
+        return getattr(made, "__name__", type(made).__name__)
+
+    @property
+    def takes_classes(self) -> bool:
+        """Whether the module has classes; see `NetworkSpec`."""
+        return self.classes > 0
+
+    def network(self, channels: int = 0) -> nn.Module:
+        """Return a new module; `channels` is not used, because the module is made for its images."""
+        module = deepcopy(self.given) if isinstance(self.given, nn.Module) else self.given()
+        if not isinstance(module, nn.Module):
+            raise UserError(f"net {self.name} must return a torch.nn.Module, got {type(module).__name__}")
+        return module

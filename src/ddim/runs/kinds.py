@@ -1,0 +1,148 @@
+"""The fields of a recipe and of its parts, and the kinds of values that each can hold."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from ddim.diffusion.conditioning import CONDITIONINGS, Conditioning
+from ddim.diffusion.grids import GRIDS, Grid
+from ddim.diffusion.loss import LOSSES, Loss
+from ddim.diffusion.parameterisation import PARAMETERISATIONS, Parameterisation
+from ddim.diffusion.samplers import SAMPLERS, Sampler
+from ddim.diffusion.schedules import SCHEDULES, Schedule
+from ddim.diffusion.time_sampling import TIME_SAMPLINGS, TimeSampling
+from ddim.diffusion.weighting import WEIGHTINGS, Weighting
+from ddim.errors import UserError, suggest
+from ddim.nn.ema import AVERAGES, Averaging
+from ddim.nn.networks import NETWORKS, NetworkSpec
+from ddim.nn.own_network import OwnNetwork
+from ddim.runs.own_parts import find_part, is_own
+from ddim.runs.recipe import PIXELS, PixelRule
+
+FAMILIES: dict[Any, Mapping[str, type]] = {
+    Averaging: AVERAGES,
+    Conditioning: CONDITIONINGS,
+    Grid: GRIDS,
+    Loss: LOSSES,
+    NetworkSpec: NETWORKS,
+    Parameterisation: PARAMETERISATIONS,
+    PixelRule: PIXELS,
+    Sampler: SAMPLERS,
+    Schedule: SCHEDULES,
+    TimeSampling: TIME_SAMPLINGS,
+    Weighting: WEIGHTINGS,
+}
+"""The registry of each family of kinds, by the protocol that annotates recipe fields of this family."""
+
+
+def kind_name(value: object) -> str:
+    """Return the name of a value's kind in its registry, or else of its class (in lower case if not own)."""
+    for family in FAMILIES.values():
+        for name, kind in family.items():
+            if type(value) is kind:
+                return name
+    if isinstance(value, OwnNetwork):
+        return value.name
+    return type(value).__name__ if is_own(value) else type(value).__name__.lower()
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A field of a recipe or of one of its parts: name, type (`wanted`) and default."""
+
+    name: str
+    wanted: Any
+    default: Any
+
+    @cached_property
+    def kinds(self) -> dict[str, type]:
+        """The possible kinds by name; empty if the field holds a plain value."""
+        found: dict[str, type] = {}
+        for option in self._union:
+            if option in FAMILIES:
+                found |= FAMILIES[option]
+            elif isinstance(option, type) and is_dataclass(option):
+                found[option.__name__.lower()] = option
+        return found
+
+    @property
+    def optional(self) -> bool:
+        """Whether the field may be None."""
+        return types.NoneType in self._union
+
+    @property
+    def named(self) -> bool:
+        """Whether several kinds are possible, so that `dump` must name the kind."""
+        return len(self.kinds) > 1
+
+    @property
+    def usual(self) -> str:
+        """The name of the kind that is built if the data name no kind."""
+        return kind_name(self.default) if is_dataclass(self.default) else next(iter(self.kinds))
+
+    @property
+    def options(self) -> list[str]:
+        """The names of the possible kinds, the usual one first; last "none", if that is possible."""
+        others = [name for name in self.kinds if name != self.usual]
+        return [self.usual, *others, *["none"] * self.optional]
+
+    def find_kind(self, name: Any, path: str, sha256: str | None = None) -> Any:  # noqa: ANN401
+        """Return the class of the kind with this name, or the network that the caller gave by this name.
+
+        Args:
+            name: the name of the kind.
+            path: the path of the value, for the message of the UserError.
+            sha256: the hash of the source, if the caller wrote it.
+        """
+        if isinstance(name, str) and (sha256 or name not in self.kinds):
+            own = find_part(name, sha256, path)
+            if own is not None:
+                self.check_part(own, path)
+                return own
+        if not isinstance(name, str) or name not in self.kinds:
+            hint = suggest(str(name), self.options)
+            raise UserError(f"{path or 'kind'} must be one of {', '.join(self.options)}, got {name!r}{hint}")
+        return self.kinds[name]
+
+    def check_part(self, part: Any, path: str) -> None:  # noqa: ANN401
+        """Check that a part of the caller's can be the value of this field.
+
+        Args:
+            part: its class, or an `OwnNetwork`.
+            path: the path of the field, for messages.
+
+        Raises:
+            UserError: if it lacks a method or an attribute; the message names it.
+        """
+        name = part.name if isinstance(part, OwnNetwork) else part.__name__
+        for family in self._union:
+            if family not in FAMILIES:
+                continue
+            members = [member for member in vars(family) if member == "__call__" or member[0] != "_"]
+            # A field without a default is no attribute of its class.
+            known = {f.name for f in fields(part)} if is_dataclass(part) else set()
+            missing = [member for member in members if member not in known and not hasattr(part, member)]
+            if not missing:
+                return
+            raise UserError(
+                f"{path} must be a {family.__name__}, and {name} has no {' and no '.join(missing)}: "
+                f"see `help({family.__module__}.{family.__name__})`"
+            )
+        raise UserError(f"{path} cannot be a part of your own, got {name}")
+
+    @property
+    def _union(self) -> tuple[Any, ...]:
+        is_union = get_origin(self.wanted) in (Union, types.UnionType)
+        return get_args(self.wanted) if is_union else (self.wanted,)
+
+
+def list_slots(kind: Any) -> list[Slot]:  # noqa: ANN401 (a dataclass, or an OwnNetwork without fields)
+    """Return the fields of a recipe or of a kind of its parts."""
+    if not isinstance(kind, type) or not is_dataclass(kind):
+        return []
+    hints = get_type_hints(kind)
+    return [Slot(f.name, hints[f.name], f.default) for f in fields(kind)]

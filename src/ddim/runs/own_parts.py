@@ -1,0 +1,167 @@
+"""Parts of a recipe that the caller wrote: their names, the hashes of their sources, and a list of them.
+
+A run folder holds the name and the hash of such a part, never its code. To load a run with such parts, the
+caller must have given them in this process: to `train`, `load` or `resume`, or on the command line.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import linecache
+import textwrap
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import is_dataclass
+from functools import lru_cache, partial
+from types import CodeType, FunctionType
+from typing import Any
+
+from ddim.errors import UserError
+from ddim.nn.own_network import OwnNetwork
+
+_GIVEN: dict[str, dict[str, Any]] = {}
+"""The parts that were given in this process: by name, then by hash, the newest last."""
+
+_INSTALLED = ("ddim", "torch", "builtins", "typing", "abc")
+
+
+def is_own(value: object) -> bool:
+    """Return whether a value of a recipe was written by the caller, and is not from this package."""
+    if isinstance(value, OwnNetwork):
+        return True
+    return is_dataclass(value) and type(value).__module__.split(".")[0] != "ddim"
+
+
+def identify_part(value: object) -> dict[str, str]:
+    """Return the name and the hash of a part of the caller's, as a recipe records them; remember the part.
+
+    Raises:
+        UserError: if the part is not a frozen dataclass.
+    """
+    if isinstance(value, OwnNetwork):
+        name, digest, part = value.name, _hash_network(value), value
+    else:
+        part = type(value)
+        name, digest = part.__name__, _hash_class(part)
+        if not part.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            raise UserError(f"{name} must be a frozen dataclass: write @dataclass(frozen=True) above it")
+    known = _GIVEN.setdefault(name, {})
+    known.pop(digest, None)
+    known[digest] = part
+    return {"kind": name, "sha256": digest}
+
+
+def give_parts(parts: Iterable[Any]) -> None:
+    """Remember parts of the caller's, so that runs with these parts can be loaded in this process.
+
+    Args:
+        parts: frozen dataclasses or values of them, networks, or classes of networks or functions that return
+            one.
+    """
+    for part in parts:
+        if isinstance(part, type) and is_dataclass(part):
+            _GIVEN.setdefault(part.__name__, {})[_hash_class(part)] = part
+        else:
+            identify_part(part if is_own(part) else OwnNetwork(part))
+
+
+def find_part(name: str, digest: str | None, path: str) -> Any:  # noqa: ANN401 (a class or an OwnNetwork)
+    """Return the part with this name that was given in this process; None if there is none without a hash.
+
+    Args:
+        name: the name of the part.
+        digest: the hash in a run; None takes the newest part with this name.
+        path: the path of the part in a recipe, for messages.
+
+    Raises:
+        UserError: if a run has such a part and it was not given.
+    """
+    known = _GIVEN.get(name, {})
+    if digest in known:
+        return known[digest]
+    if digest is None or known:
+        newest = next(reversed(known.values()), None)
+        if digest is not None:
+            warnings.warn(
+                f"{path} {name} has another source than in the run: its results may differ", stacklevel=2
+            )
+        return newest
+    raise UserError(
+        f"{path} is {name}, which was written by the user of the run and is not stored in it: give it again, "
+        f"with own=[{name}] to ddim.load or ddim.resume, or with --own FILE.py on the command line"
+    )
+
+
+def find_changed_parts(recorded: Any, now: Any, path: str = "") -> Iterator[str]:  # noqa: ANN401 (JSON)
+    """Yield the path of each part whose hash differs between two recipes, as `dump` returns them."""
+    if isinstance(recorded, dict) and isinstance(now, dict):
+        if recorded.get("sha256") != now.get("sha256"):
+            yield path
+        for name in recorded.keys() & now.keys():
+            yield from find_changed_parts(recorded[name], now[name], f"{path}.{name}".lstrip("."))
+
+
+def _hash(texts: Iterable[str]) -> str:
+    return hashlib.sha256("\n\n".join(texts).encode()).hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _hash_class(kind: type) -> str:
+    """Return a SHA-256 of the source of a class and of its bases, apart from those of installed packages."""
+    return _hash(_read_source(base) for base in kind.__mro__ if _is_written_by_user(base))
+
+
+def _hash_network(net: OwnNetwork) -> str:
+    """Return a SHA-256 of the source of all own layers, of a function that makes them, and of all layers."""
+    made = net.given.func if isinstance(net.given, partial) else net.given
+    texts = [_hash_class(kind) for kind in net.kinds if _is_written_by_user(kind)]
+    if isinstance(made, FunctionType):
+        texts.append(_read_source(made))
+    return _hash([*texts, net.layers])
+
+
+def _is_written_by_user(kind: type) -> bool:
+    return kind.__module__.split(".")[0] not in _INSTALLED
+
+
+def _read_source(thing: type | Callable[..., Any]) -> str:
+    """Return the source of a class or function; its compiled code where the source is not kept."""
+    codes = list(_list_codes(thing))
+    for code in codes:
+        # `inspect` does not find the classes of a notebook, because their module has no file.
+        text = "".join(linecache.getlines(code.co_filename))
+        if found := _find_definition(text, thing, code.co_firstlineno):
+            return found
+    try:
+        return textwrap.dedent(inspect.getsource(thing))
+    except (OSError, TypeError):
+        return "\n".join(map(_describe_code, codes))
+
+
+def _list_codes(thing: type | Callable[..., Any]) -> Iterator[CodeType]:
+    values = [thing] if isinstance(thing, FunctionType) else vars(thing).values()
+    for value in values:
+        function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+        if isinstance(function, FunctionType):
+            yield inspect.unwrap(function).__code__
+
+
+def _find_definition(text: str, thing: type | Callable[..., Any], line: int) -> str | None:
+    """Return the definition of a class or function that includes a line of a file's text, or None."""
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:
+        return None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == thing.__name__:
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            if first <= line <= (node.end_lineno or first):
+                return textwrap.dedent("".join(text.splitlines(keepends=True)[first - 1 : node.end_lineno]))
+    return None
+
+
+def _describe_code(code: CodeType) -> str:
+    constants = [_describe_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return f"{code.co_name} {code.co_names} {constants} {code.co_code.hex()}"

@@ -1,0 +1,185 @@
+"""Parts that a user wrote, in a recipe, in a run folder, and given again."""
+
+import json
+import linecache
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import ddim
+import mine
+import tiny
+from ddim.diffusion.schedules import Cosine
+from ddim.errors import UserError
+from ddim.runs import own_parts
+from ddim.runs.codec import dump, list_fields, load_recipe, override, write_recipe
+from ddim.runs.pipeline import load
+from ddim.runs.recipe_checks import check_training
+from ddim.training import resume
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Forget what was given so far, as another process would not know it."""
+
+    def forget():
+        monkeypatch.setattr(own_parts, "_GIVEN", {})
+
+    return forget
+
+
+def test_a_recipe_records_names_and_hashes_and_is_read_back():
+    recipe = mine.RECIPE
+    tree = dump(recipe)
+    assert (tree["schedule"]["kind"], tree["schedule"]["least"]) == ("Straight", 0.02)
+    assert tree["net"].keys() == {"kind", "sha256"}
+    assert len(tree["objective"]["times"]["sha256"]) == 64
+    assert load_recipe(json.loads(json.dumps(tree))) == recipe
+    changed = override(recipe, {"schedule.least": "0.1", "optim.lr": "0.5"})
+    assert changed.schedule == mine.Straight(0.1)
+    assert override(changed, {"schedule": "cosine"}).schedule == Cosine()
+    assert override(replace(recipe, schedule=Cosine()), {"schedule": "Straight"}).schedule == mine.Straight()
+    assert "Straight" in write_recipe(recipe)
+    assert {("net", "Net"), ("schedule", "Straight")} <= {
+        (path, value) for path, _, value in list_fields(recipe)
+    }
+
+
+def test_a_part_that_is_not_given_is_named_and_nothing_runs(elsewhere):
+    tree = dump(mine.RECIPE)
+    elsewhere()
+    with pytest.raises(UserError, match=r"^net is Net, which was written by .* own=\[Net\] to ddim\.load"):
+        load_recipe(tree)
+    own_parts.give_parts([mine.Net, mine.Straight])
+    with pytest.raises(UserError, match="objective is Charbonnier"):
+        load_recipe(tree)
+    own_parts.give_parts(mine.OWN)
+    assert load_recipe(tree).schedule == mine.RECIPE.schedule
+
+
+def test_a_part_with_another_source_is_remarked_upon():
+    tree = dump(mine.RECIPE)
+    tree["schedule"]["sha256"] = "0" * 64
+    with pytest.warns(UserWarning, match="schedule Straight has another source"):
+        found = load_recipe(tree)
+    assert found == mine.RECIPE
+    assert list(own_parts.find_changed_parts(tree, dump(found))) == ["schedule"]
+
+
+@pytest.mark.moves_global_rng
+def test_the_hash_is_of_the_source_and_of_the_layers():
+    def digest(net):
+        return dump(replace(mine.RECIPE, net=net))["net"]["sha256"]
+
+    assert digest(mine.Net) == digest(mine.Net()) == digest(partial(mine.Net, 8))
+    assert digest(partial(mine.Net, 16)) != digest(mine.Net)
+    assert digest(nn.Sequential(nn.Conv2d(3, 3, 1))) != digest(nn.Sequential(nn.Conv2d(3, 3, 3)))
+
+
+def notebook_cell(text, number, space):
+    """Run a cell as IPython does: its source is known by the name of the cell alone."""
+    name = f"<ipython-input-{number}>"
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    exec(compile(text, name, "exec"), space)
+
+
+def test_the_source_of_a_class_in_a_notebook_is_found():
+    cell = (
+        "from dataclasses import dataclass\n\n@dataclass(frozen=True)\nclass Half:\n    entries = None\n"
+        "    def __call__(self, t):\n        return t / 2{}\n"
+    )
+    space = {"__name__": "__main__"}
+    found = []
+    for number, more in enumerate(["", "", "  # a remark", " + 0"]):
+        notebook_cell(cell.format(more), number, space)
+        assert own_parts._read_source(space["Half"]).startswith("@dataclass(frozen=True)\nclass Half:")
+        found.append(own_parts.identify_part(space["Half"]())["sha256"])
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+
+
+def test_the_code_of_a_class_without_a_source_is_hashed():
+    digests = []
+    for body in ("t / 2", "t / 2", "t / 3"):
+        space = {"__name__": "__main__"}
+        exec(
+            "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Part:\n"
+            f"    def __call__(self, t):\n        return {body}\n",
+            space,
+        )
+        digests.append(own_parts.identify_part(space["Part"]())["sha256"])
+    assert digests[0] == digests[1] != digests[2]
+
+
+@dataclass
+class Melting:
+    """A dataclass that is not frozen."""
+
+    least: float = 0.1
+
+
+class Bare:
+    """No dataclass."""
+
+
+@dataclass(frozen=True)
+class Lonely:
+    """Not a schedule."""
+
+
+@dataclass(frozen=True)
+class Table(mine.Straight):
+    """A schedule with an array."""
+
+    values: np.ndarray | None = None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": Bare()}, "frozen dataclass.*got Bare"),
+        ({"schedule": Melting()}, r"Melting must be a frozen dataclass: write @dataclass\(frozen=True\)"),
+        ({"schedule": mine.Straight}, r"got Straight: give a value, Straight\(\)"),
+        ({"schedule": Lonely()}, "schedule must be a Schedule, and Lonely has no .*inverse"),
+        ({"schedule": mine.Euler()}, "schedule must be a Schedule, and Euler has no entries"),
+        ({"optim": Lonely()}, "optim cannot be a part of your own, got Lonely"),
+        ({"schedule": Table(values=np.ones(3))}, "got ndarray"),
+        ({"net": lambda: 3}, "must return a torch.nn.Module, got int"),
+    ],
+)
+def test_what_cannot_be_a_part_is_refused_in_a_sentence(changes, message):
+    with pytest.raises(UserError, match=message):
+        check_training(replace(mine.RECIPE, **changes))
+
+
+def test_the_inverse_of_a_schedule_is_found_by_bisection():
+    t = torch.linspace(0, 1, 50, dtype=torch.float64)
+    schedule = mine.Straight(0.01)
+    assert torch.allclose(schedule.inverse(schedule(t).log_snr), t, atol=1e-12)
+    assert schedule.inverse(torch.tensor([1e9, -1e9])).tolist() == [0, 1]
+    assert schedule.inverse(schedule(0.0).log_snr) == 0
+
+
+def test_own_parts_train_sample_resume_and_load_elsewhere(tmp_path, elsewhere):
+    whole = tiny.train(mine.RECIPE, tmp_path / "whole")
+    pipeline = load(whole)
+    assert (pipeline.recipe.schedule, pipeline.recipe.sampler) == (mine.Straight(0.02), mine.Euler())
+    folder = tiny.train_until_crash(
+        replace(mine.RECIPE, report=replace(mine.RECIPE.report, checkpoint=0.0)),
+        tmp_path / "run",
+        tiny.At(7, tiny.crash),
+    )
+    elsewhere()
+    with pytest.raises(UserError, match=r"own=\[Net\]"):
+        load(folder)
+    with pytest.raises(UserError, match=r"own=\[Net\]"):
+        resume(folder)
+    resume(folder, own=mine.OWN)
+    tiny.check_same_run(folder, whole)
+    elsewhere()
+    again = ddim.load(folder, own=mine.OWN)
+    assert torch.equal(ddim.sample(again, n=2, steps=3), ddim.sample(pipeline, n=2, steps=3))
