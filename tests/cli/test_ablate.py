@@ -54,7 +54,7 @@ def test_sampling_times_lie_between_the_ends_of_the_runs_grid(name, run, monkeyp
     shutil.copytree(run, copy)
     asked = []
 
-    def sample(trained, sampler, times, seeds):
+    def sample(trained, sampler, times, seeds, *_):
         asked.append(times)
         return torch.zeros(1, 1, 1, 1)
 
@@ -87,7 +87,7 @@ def test_the_reference_has_at_least_ten_times_the_levels_of_the_samples(
     shutil.copytree(run, copy)
     asked = []
 
-    def sample(trained, sampler, times, seeds):
+    def sample(trained, sampler, times, seeds, *_):
         asked.append((sampler, len(times)))
         return torch.zeros(1, 1, 1, 1)
 

@@ -47,12 +47,13 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure the errors and print the tables."""
-    from ddim.cli.console import report_progress
+    from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.sampler_ablation import FLOWS, ORIGINS, ablate_sampler, trace_improvements
     from ddim.runs.pipeline import load
 
     run = load(args.run, args.weights, device=args.device)
-    found = ablate_sampler(run, args.evaluations, args.seeds, end=args.end, progress=report_progress())
+    with ProgressDisplay() as progress:
+        found = ablate_sampler(run, args.evaluations, args.seeds, end=args.end, progress=progress)
     columns = [f"{clock}, {scaling}" for clock, scaling in FLOWS]
     rows = [found.errors[k : k + len(columns)] for k in range(0, len(found.errors), len(columns))]
     samples = f"{args.seeds} samples, {args.evaluations} evaluations each"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from collections.abc import Callable
+from collections import deque
 from pathlib import Path
 from typing import Self
 
@@ -23,30 +24,90 @@ from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
 from ddim.training.pace import Pace, describe_pace, format_duration
 
+EVERY = 15.0
+"""Seconds between lines of progress where no bar is drawn."""
 
-def report_decoding() -> Callable[[int, int], None]:
-    """Return a progress callback `(done, total)` for the decoding of images; see `report_progress`."""
-    show = report_progress()
-    return lambda done, total: show("reading images", done, total)
-
-
-def report_progress() -> Callable[[str, int, int], None]:
-    """Return a progress callback `(what, done, total)`; it prints on standard error every 5 seconds."""
-    last = [time.monotonic()]
-
-    def show(what: str, done: int, total: int) -> None:
-        if time.monotonic() - last[0] > 5:
-            last[0] = time.monotonic()
-            sys.stderr.write(f"{what}: {done:,} of {total:,}\n")
-
-    return show
+PACE = 60.0
+"""Seconds over which the pace of work is averaged, to estimate the time left."""
 
 
-class Console(Callback):
-    """Prints the choices of a run, its progress and its validations; a context manager."""
+class ProgressDisplay:
+    """Shows the progress of long work: a bar on a terminal, elsewhere a line every `EVERY` seconds.
+
+    A context manager; call it as a `Progress`.
+    """
 
     def __init__(self) -> None:
         self.tty = Terminal(file=sys.stderr)
+        self.bar: Progress | None = None
+        self.what, self.done = "", math.inf
+        self.marks: deque[tuple[float, float]] = deque()
+
+    def __enter__(self) -> Self:
+        """Return the display."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Remove the bar."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Remove the bar; the next call draws a new one."""
+        if self.bar:
+            self.bar.stop()
+            self.bar = None
+
+    def __call__(self, what: str, done: float, total: int) -> None:
+        """Show that `done` of `total` are done; another `what`, or a smaller `done`, begins a new stage."""
+        now = time.monotonic()
+        if what != self.what or done < self.done:
+            self.what, self.shown = what, now
+            self.marks.clear()
+        self.done = done
+        self.marks.append((now, done))
+        # The pace of the last minute: what was made by an earlier call comes at once.
+        while len(self.marks) > 2 and now - self.marks[0][0] > PACE:
+            self.marks.popleft()
+        line, (began, before) = f"{int(done):,} of {total:,}", self.marks[0]
+        if before < done < total:
+            line += f", {format_duration((now - began) * (total - done) / (done - before))} left"
+        if can_draw(self.tty):
+            if not self.bar:
+                self.bar = start_bar(self.tty)
+                self.task = self.bar.add_task(what, total=total, line="")
+            self.bar.update(self.task, description=what, completed=done, total=total, line=line)
+        elif now - self.shown > EVERY:
+            self.shown = now
+            say(f"{what}: {line}")
+
+
+def can_draw(terminal: Terminal) -> bool:
+    """Return whether a bar can be drawn on this terminal."""
+    return terminal.is_terminal and not terminal.is_dumb_terminal
+
+
+def start_bar(terminal: Terminal) -> Progress:
+    """Draw an empty bar that vanishes at its end; what is written to standard error appears above it.
+
+    A task needs the field `line`, the text at the right of the bar.
+    """
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}")
+    # Results on standard output must reach their file or pipe while the bar is drawn.
+    bar = Progress(*columns, console=terminal, transient=True, redirect_stdout=False)
+    bar.start()
+    return bar
+
+
+class Console(Callback):
+    """Prints the choices of a run, its progress and its validations; a context manager.
+
+    Attributes:
+        preparing: shows the progress before training starts.
+    """
+
+    def __init__(self) -> None:
+        self.tty = Terminal(file=sys.stderr)
+        self.preparing = ProgressDisplay()
         self.bar: Progress | None = None
         self.shown = ""
 
@@ -55,7 +116,8 @@ class Console(Callback):
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Stop the bar."""
+        """Remove the bars."""
+        self.preparing.stop()
         if self.bar:
             self.bar.stop()
 
@@ -78,17 +140,17 @@ class Console(Callback):
         say(f"run folder {folder}" + (f", continuing at step {training.step}" if training.step else ""))
         self.began = self.tick = time.monotonic()
         self.pace = Pace(self.began, training.recipe.optim.batch)
-        if self.tty.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"))
-            self.bar = Progress(*columns, console=self.tty)
-            self.bar.start()
+        # Two bars cannot be drawn at once.
+        self.preparing.stop()
+        if can_draw(self.tty):
+            self.bar = start_bar(self.tty)
             self.task = self.bar.add_task("training", total=training.plan.total, line="")
 
     def on_step(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
         now = time.monotonic()
         self.pace.update(now)
-        every = 0.5 if self.bar else 15.0
+        every = 0.5 if self.bar else EVERY
         if now - self.tick < every and not training.finished:
             return
         self.tick = now

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from ddim.cli import DATA
 from ddim.cli.output import print_result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from ddim.data import Images
     from ddim.data.decode import Header
@@ -59,17 +58,19 @@ def run(args: argparse.Namespace) -> int:
     """Print what the source holds and write a sheet of its images."""
     import torch
 
+    from ddim.cli.console import ProgressDisplay
     from ddim.data import open_images, parse_size
     from ddim.data.cache import find_enlarged, read_headers, read_rejects, survey_source
     from ddim.data.open import find_source
     from ddim.data.order import shuffle_epoch
     from ddim.files import cache_folder
     from ddim.plots.pictures import check_png_path, make_sheet, save_png
+    from ddim.runs.progress import READING
 
     size = parse_size(args.size)
     check_png_path(args.out)
-    with _bar() as progress:
-        images = open_images(args.data, size, args.channels, progress=progress)
+    with ProgressDisplay() as progress:
+        images = open_images(args.data, size, args.channels, progress=partial(progress, READING))
     others = survey_source(find_source(args.data), cache_folder()).others
     lines = [
         *_counts(args.data, images, read_headers(images), len(find_enlarged(images)), others),
@@ -177,17 +178,3 @@ def _duplicates(images: Images) -> Iterator[str]:
         yield "  " + " = ".join(escape(images.names[index]) for index in indices)
     if len(groups) > _FEW_GROUPS:
         yield f"  ... {len(groups) - _FEW_GROUPS:,} more groups"
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[int, int], None] | None]:
-    """Yield a callback that draws a progress bar, or None if standard error is not a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("decoding", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -51,13 +51,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Diagnose the run, print what was found, write the figure and the record."""
-    from ddim.cli.console import report_decoding
+    from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.diagnose import diagnose
     from ddim.evaluation.diagnosis_report import HEAD, level_rows, list_findings, write_diagnosis
     from ddim.runs.pipeline import load
 
     run = load(args.run, args.weights, device=args.device)
-    found = diagnose(run, args.images, args.levels, report_decoding())
+    with ProgressDisplay() as progress:
+        found = diagnose(run, args.images, args.levels, progress)
     folder = write_diagnosis(found, run)
     text = f"{'training' if found.held_out is None else 'held-out'} images\n"
     text += format_table(HEAD, level_rows(found), numbers=0) + "\n"

@@ -50,7 +50,7 @@ def open_run(args: argparse.Namespace, command: str, *, real: bool = True) -> tu
         UserError: if an argument cannot be used.
     """
     from ddim.runs.codec import override
-    from ddim.runs.edit_images import choose_edit_grid
+    from ddim.runs.edit_work import choose_edit_grid
     from ddim.runs.pipeline import load
 
     check_count("--steps", args.steps)

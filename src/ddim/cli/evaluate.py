@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate the samples; print the metrics and the path of the record."""
     check_fields(args, "evaluate", *SAMPLING_FIELDS)
     # Imported here, so that --help does not import torch.
-    from ddim.cli.console import report_progress
+    from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.evaluate import evaluate
     from ddim.evaluation.reference import Reference
     from ddim.evaluation.subject import Samples, is_run
@@ -88,14 +88,16 @@ def run(args: argparse.Namespace) -> int:
     if (names := [*given, *args.fields]) and not is_run(Path(args.source)):
         dashes = "-" if names[0] == "n" else "--"
         raise UserError(f"{dashes}{names[0]} is for runs, and {args.source} is not a run")
-    found = evaluate(
-        args.source,
-        Samples(**given, fields=args.fields),
-        Reference(args.data, args.part),
-        extractor=load_extractor(args.features or DEFAULT, args.features_weights),
-        out=args.out,
-        progress=report_progress(),
-    )
+    extractor = load_extractor(args.features or DEFAULT, args.features_weights)
+    with ProgressDisplay() as progress:
+        found = evaluate(
+            args.source,
+            Samples(**given, fields=args.fields),
+            Reference(args.data, args.part),
+            extractor=extractor,
+            out=args.out,
+            progress=progress,
+        )
     print_result(args, read_result(found.folder), "\n".join(_lines(found)))
     return 0
 

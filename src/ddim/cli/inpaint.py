@@ -39,6 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Inpaint the image and print the path of the results."""
+    from ddim.cli.console import ProgressDisplay
     from ddim.runs.edit_folder import read_hole
     from ddim.runs.edit_images import inpaint_image
 
@@ -48,7 +49,10 @@ def run(args: argparse.Namespace) -> int:
     image = editing.read_inputs(run, [args.image])
     hole = read_hole(args.mask, args.image, (image.shape[2], image.shape[3]), say)
     seeds = range(args.seed, args.seed + args.n)
-    edit = inpaint_image(run, image, hole, seeds, args.steps, resample=args.resample, grid=grid)
+    with ProgressDisplay() as progress:
+        edit = inpaint_image(
+            run, image, hole, seeds, args.steps, resample=args.resample, grid=grid, progress=progress
+        )
     out = editing.save_outputs(args, "inpaint", edit, {"image": str(args.image), "mask": str(args.mask)})
     print_result(args, read_result(out), f"{format_count(args.n, 'image')}: {out}/strip.png")
     return 0

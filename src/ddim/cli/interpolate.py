@@ -37,6 +37,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Interpolate and print the path of the frames."""
+    from ddim.cli.console import ProgressDisplay
     from ddim.plots.pictures import save_film, to_uint8
     from ddim.runs.edit_images import interpolate_images, interpolate_seeds
 
@@ -45,12 +46,12 @@ def run(args: argparse.Namespace) -> int:
     check_count("--frames", args.frames, 2)
     seeds = [] if args.seeds is None else _seeds(args.seeds)
     run, grid = editing.open_run(args, "interpolate", real=not seeds)
-    if seeds:
-        edit = interpolate_seeds(run, seeds, args.frames, args.steps, grid=grid)
-    else:
-        edit = interpolate_images(
-            run, editing.read_inputs(run, args.images), args.frames, args.steps, grid=grid
-        )
+    images = None if seeds else editing.read_inputs(run, args.images)
+    with ProgressDisplay() as progress:
+        if images is None:
+            edit = interpolate_seeds(run, seeds, args.frames, args.steps, grid=grid, progress=progress)
+        else:
+            edit = interpolate_images(run, images, args.frames, args.steps, grid=grid, progress=progress)
     out = editing.save_outputs(args, "interpolate", edit, {"images": list(map(str, args.images))})
     save_film(out / "film.webp", list(to_uint8(edit.images)))
     print_result(args, read_result(out), f"{args.frames} frames: {out}/strip.png")

@@ -44,11 +44,14 @@ def run(args: argparse.Namespace) -> int:
     """Invert and restore the images, and print the errors."""
     from safetensors.torch import save
 
+    from ddim.cli.console import ProgressDisplay
     from ddim.files import write_atomic
     from ddim.runs.edit_images import invert_images, warn_of_noise
 
     run, grid = editing.open_run(args, "invert")
-    edit = invert_images(run, editing.read_inputs(run, args.images), args.steps, grid=grid, exact=args.exact)
+    images = editing.read_inputs(run, args.images)
+    with ProgressDisplay() as progress:
+        edit = invert_images(run, images, args.steps, grid=grid, exact=args.exact, progress=progress)
     if note := warn_of_noise(edit):
         say(f"note: {note}")
     if edit.residual > 0:

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ddim.cli import DEVICE, WEIGHTS
-from ddim.cli.output import print_result, read_result, say
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from ddim.cli.output import print_result, read_result
 
 _EPILOG = """
 Bits per dimension are the length of a lossless code with this model, for each 8-bit value of an image. Lower
@@ -53,25 +48,16 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure the bits and print them after each batch."""
-    from ddim.evaluation.likelihood import bits_per_dim, format_bits
+    """Measure the bits and print their mean."""
+    from ddim.cli.console import ProgressDisplay
+    from ddim.evaluation.likelihood import bits_per_dim
     from ddim.evaluation.reference import Reference
     from ddim.runs.pipeline import load
 
-    began = time.monotonic()
-
-    def show(bits: Tensor, total: int) -> None:
-        seconds = time.monotonic() - began
-        say(f"{seconds:6.0f} s  {len(bits)} of {total} images: {format_bits(bits)}")
-
-    found = bits_per_dim(
-        load(args.run, args.weights, device=args.device),
-        Reference(args.data, args.part),
-        args.method,
-        n=args.n,
-        steps=args.steps,
-        seed=args.seed,
-        progress=show,
-    )
+    run, images = load(args.run, args.weights, device=args.device), Reference(args.data, args.part)
+    with ProgressDisplay() as progress:
+        found = bits_per_dim(
+            run, images, args.method, n=args.n, steps=args.steps, seed=args.seed, progress=progress
+        )
     print_result(args, read_result(found.folder), f"{found} bits per dimension: {found.folder}/record.json")
     return 0

@@ -51,7 +51,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the run; print the results and the path of the closest pairs."""
-    from ddim.cli.console import report_decoding, report_progress
+    from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.copies import PIXELS
     from ddim.evaluation.memorisation import check_memorisation
     from ddim.metrics import features
@@ -62,13 +62,8 @@ def run(args: argparse.Namespace) -> int:
         extractor = features.load_extractor(args.features, args.features_weights)
     elif args.features_weights is not None:
         raise UserError("--features-weights is for a network, and --features is pixels: name the network")
-    found = check_memorisation(
-        load(args.run, args.weights, device=args.device),
-        args.n,
-        args.steps,
-        extractor=extractor,
-        decoding=report_decoding(),
-        progress=report_progress(),
-    )
+    run = load(args.run, args.weights, device=args.device)
+    with ProgressDisplay() as progress:
+        found = check_memorisation(run, args.n, args.steps, extractor=extractor, progress=progress)
     print_result(args, read_result(found.folder), f"{found}\n{found.folder}/pairs.png")
     return 0

@@ -156,6 +156,7 @@ def _reverse(args: argparse.Namespace) -> Figure:
 
 
 def _samplers(args: argparse.Namespace) -> Figure:
+    from ddim.cli.console import ProgressDisplay
     from ddim.evaluation import run_figures
     from ddim.evaluation.sampler_errors import compare_samplers_on_oracle, compare_samplers_on_run
     from ddim.runs.pipeline import load
@@ -166,7 +167,9 @@ def _samplers(args: argparse.Namespace) -> Figure:
         return run_figures.plot_sampler_errors(
             compare_samplers_on_oracle(budgets, args.seeds), "mixture of Gaussians"
         )
-    errors = compare_samplers_on_run(load(args.run), budgets, range(args.seeds))
+    run = load(args.run)
+    with ProgressDisplay() as progress:
+        errors = compare_samplers_on_run(run, budgets, range(args.seeds), progress)
     return run_figures.plot_sampler_errors(errors, Path(args.run).name)
 
 

@@ -85,20 +85,29 @@ def run(args: argparse.Namespace) -> int:
     check_count("--steps", args.steps)
     check_fields(args, "sample", *SAMPLING_FIELDS)
     # Imported here, so that --help does not import torch.
+    from ddim.cli.console import ProgressDisplay
     from ddim.plots.pictures import can_preview, render_preview
     from ddim.runs.classes import find_label
     from ddim.runs.generate import with_options
     from ddim.runs.pipeline import load
-    from ddim.runs.sample_folder import write_samples
+    from ddim.runs.sample_folder import Output, write_samples
 
     pipeline = load(args.run, args.weights, compiling=args.compile, device=args.device)
     pipeline, searched = with_options(pipeline, args.fields, args.steps)
     if searched:
         say(f"sampling times found by ddim search, {args.run}/grids.json; --grid overrides them")
     label = find_label(args.label, pipeline.recipe, pipeline.classes)
-    written = write_samples(
-        pipeline, seeds, args.steps, out=args.out, label=label, guidance=args.guidance, film=args.film
-    )
+    output = Output(args.out, args.film)
+    with ProgressDisplay() as progress:
+        written = write_samples(
+            pipeline,
+            seeds,
+            args.steps,
+            label=label,
+            guidance=args.guidance,
+            output=output,
+            progress=progress,
+        )
     if can_preview(sys.stderr):
         say(render_preview(written.sheet, 72))
     made = f"{format_count(len(seeds), 'image')}"

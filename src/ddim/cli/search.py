@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import asdict
 from pathlib import Path
 
 from ddim.cli import DEVICE, WEIGHTS, check_fields
-from ddim.cli.output import print_result, say
+from ddim.cli.output import print_result
 
 TAKES_FIELDS = True
 
@@ -44,20 +43,20 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search for the best times; print their error and those of the named grids."""
+    from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.grid_search import search_grid
     from ddim.runs.pipeline import load
 
     check_fields(args, "search", "sampler", "grid")
-    began = time.monotonic()
-
-    def show(text: str) -> None:
-        say(f"{time.monotonic() - began:6.0f} s  {text}")
-
     run = load(args.run, args.weights, device=args.device)
-    found = search_grid(run, args.steps, end=args.end, seeds=args.seeds, fields=args.fields, progress=show)
+    with ProgressDisplay() as progress:
+        found = search_grid(
+            run, args.steps, end=args.end, seeds=args.seeds, fields=args.fields, progress=progress
+        )
     best = min(found.named, key=found.named.__getitem__)
     gain = found.named[best] / found.error if found.error else float("inf")
     file = args.run / "grids.json"
-    text = f"mean squared error {found.error:.3g}, {gain:.2f} times smaller than on the {best} grid: {file}"
+    text = "".join(f"{name}: mean squared error {error:.3g}\n" for name, error in found.named.items())
+    text += f"mean squared error {found.error:.3g}, {gain:.2f} times smaller than on the {best} grid: {file}"
     print_result(args, {"file": file, "steps": args.steps, **asdict(found)}, text)
     return 0

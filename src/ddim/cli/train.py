@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     if args.help_recipe:
         return _help_recipe(args.help_recipe)
     # Imported here, so that --help does not import torch.
-    from ddim.cli.console import Console, report_decoding, say
+    from ddim.cli.console import Console, say
     from ddim.training import Machine, resume, train
     from ddim.training.request import Request, find_resumable
 
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         folder, why = find_resumable(request, args.out)
         if folder is not None:
             with Console() as console:
-                resume(folder, callbacks=[console], progress=report_decoding())
+                resume(folder, callbacks=[console], progress=console.preparing)
             console.done(folder)
             return _print_run(args, folder)
     recipe = request.build_recipe()
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
             source=args.source,
             machine=machine,
             callbacks=[*drawings, console],
-            progress=report_decoding(),
+            progress=console.preparing,
         )
     console.done(folder)
     return _print_run(args, folder)
@@ -141,11 +141,12 @@ def _fields(args: argparse.Namespace) -> dict[str, str]:
 
 def _find_learning_rate(recipe: Recipe, machine: Machine, source: Path | None) -> tuple[Recipe, Callback]:
     """Set the learning rate by a range test; return the recipe and the callback that draws the test."""
-    from ddim.cli.console import say
+    from ddim.cli.console import ProgressDisplay, say
     from ddim.runs.codec import override
     from ddim.training.lr_finder import CurvePlot, find_learning_rate
 
-    curve = find_learning_rate(recipe, machine, source)
+    with ProgressDisplay() as progress:
+        curve = find_learning_rate(recipe, machine, source, progress)
     say(f"learning rate {curve.suggested:.2g}; lr-finder.png in the run folder shows the range test")
     return override(recipe, {"optim.lr": curve.suggested}), CurvePlot(curve, recipe)
 

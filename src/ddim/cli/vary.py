@@ -39,6 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Vary the image and print the path of the results."""
+    from ddim.cli.console import ProgressDisplay
     from ddim.runs.edit_images import vary_image
 
     check_count("-n", args.n)
@@ -47,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
     run, grid = editing.open_run(args, "vary")
     image = editing.read_inputs(run, [args.image])
     seeds = range(args.seed, args.seed + args.n)
-    edit = vary_image(run, image, args.strength, seeds, args.steps, grid=grid)
+    with ProgressDisplay() as progress:
+        edit = vary_image(run, image, args.strength, seeds, args.steps, grid=grid, progress=progress)
     out = editing.save_outputs(args, "vary", edit, {"image": str(args.image)})
     print_result(args, read_result(out), f"{format_count(args.n, 'image')}: {out}/strip.png")
     return 0

@@ -194,10 +194,11 @@ class Counted:
     """A denoiser that counts evaluations of the inner denoiser: `evaluations` is the NFE so far.
 
     Put it inside `Guided`, not around it: then a guided step with two network evaluations counts as two.
+    `watch` is called with the count before each evaluation.
     """
 
-    def __init__(self, inner: Denoiser) -> None:
-        self.inner, self.evaluations = inner, 0
+    def __init__(self, inner: Denoiser, watch: Callable[[int], object] = lambda evaluations: None) -> None:
+        self.inner, self.watch, self.evaluations = inner, watch, 0
 
     @property
     def schedule(self) -> Schedule:
@@ -206,5 +207,6 @@ class Counted:
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
         """Return the prediction; see `Denoiser`."""
+        self.watch(self.evaluations)
         self.evaluations += 1
         return self.inner(x_t, t)

@@ -14,7 +14,6 @@ bound therefore holds for images that are no near-duplicates.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -34,6 +33,7 @@ from ddim.metrics.neighbours import (
 from ddim.metrics.proportions import false_alarm_threshold, share_interval
 from ddim.metrics.statistics import Estimate
 from ddim.runs.image_features import ImageSet, compute_features
+from ddim.runs.progress import Progress, ignore_progress
 
 PIXELS = "pixels"
 QUERIES = 2000
@@ -216,7 +216,7 @@ def find_copies_by_features(
     samples: np.ndarray,
     flip: bool,
     extractor: Extractor,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = ignore_progress,
 ) -> Verdict:
     """Find copies among samples (N, H, W, C) uint8 by the features of a network.
 
@@ -227,17 +227,18 @@ def find_copies_by_features(
         samples: the samples.
         flip: whether the run was trained on mirror images too.
         extractor: the network of the features.
-        progress: called with "samples", "held out", "training" or "mirrored", the number of images done, and
-            the total.
+        progress: called with "features of samples", and then of training, held-out and mirrored images.
     """
 
     def features(what: str, which: np.ndarray, mirror: bool = False) -> np.ndarray:
         return compute_features(
-            ImageSet(own.images, which, "", what, mirror), extractor, partial(progress, what)
+            ImageSet(own.images, which, "", what, mirror),
+            extractor,
+            partial(progress, f"features of {what} images"),
         )
 
     return find_copies(
-        extract_features(extractor, samples, progress=partial(progress, "samples")),
+        extract_features(extractor, samples, progress=partial(progress, "features of samples")),
         features("training", own.train),
         features("held out", own.validation),
         also=features("mirrored", own.train, mirror=True) if flip else None,

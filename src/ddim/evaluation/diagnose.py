@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from ddim.evaluation.run_folder import open_run_folder
 from ddim.runs.classes import label_images
 from ddim.runs.images import open_run_images, to_model_batches
 from ddim.runs.pipeline import LoadedRun
+from ddim.runs.progress import READING, Progress, ignore_progress
 from ddim.training.batches import draw_times
 
 IMAGES, LEVELS = 128, 12
@@ -72,7 +74,7 @@ def diagnose(
     run: str | Path | LoadedRun,
     images: int = IMAGES,
     count: int = LEVELS,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = ignore_progress,
 ) -> Diagnosis:
     """Measure a run on its own images, at `count` equal steps of log-SNR.
 
@@ -80,7 +82,7 @@ def diagnose(
         run: a run folder, or what `ddim.load` returned.
         images: largest number of training images, and of held-out images.
         count: number of noise levels.
-        progress: called with the number of images decoded and the total.
+        progress: called while images are decoded, denoised, and differentiated.
 
     Raises:
         UserError: if the images of the run are missing or have changed.
@@ -88,25 +90,32 @@ def diagnose(
     check_count("images", images, 2)
     check_count("levels", count, 2)
     run = open_run_folder(run)
-    own, memory, schedule = open_run_images(run, progress), load_loss_memory(run), run.recipe.schedule
+    own = open_run_images(run, partial(progress, READING))
+    memory, schedule = load_loss_memory(run), run.recipe.schedule
     even, batch = midpoints(), run.recipe.optim.batch
     with run.runtime:
-        held_out = len(own.validation) > 1
         return Diagnosis(
-            train=measure_run_errors(run, own, own.train, images, count),
-            held_out=measure_run_errors(run, own, own.validation, images, count) if held_out else None,
+            train=measure_run_errors(run, own, own.train, images, count, progress),
+            held_out=measure_run_errors(run, own, own.validation, images, count, progress)
+            if len(own.validation) > 1
+            else None,
             uniform_times=log_snr_shares(schedule, even),
             training_times=log_snr_shares(schedule, draw_times(run.recipe, even, memory)[0]),
             plateaus=plateaus(schedule),
             schedule_range=log_snr_range(schedule),
             noise_range=_find_noise_range(run, own),
-            noise_scale=estimate_noise_scale(collect_gradients(run, own, memory), batch),
+            noise_scale=estimate_noise_scale(collect_gradients(run, own, memory, progress), batch),
             batch=batch,
         )
 
 
 def measure_run_errors(
-    run: LoadedRun, own: SplitImages, which: np.ndarray, images: int, count: int
+    run: LoadedRun,
+    own: SplitImages,
+    which: np.ndarray,
+    images: int,
+    count: int,
+    progress: Progress = ignore_progress,
 ) -> LevelErrors:
     """Measure the errors of a run on some of its images, with their classes if it was trained with labels.
 
@@ -116,6 +125,7 @@ def measure_run_errors(
         which: indices of the images to draw from.
         images: largest number of images.
         count: number of levels, at equal steps of log-SNR.
+        progress: called with "denoised images" after each batch.
     """
     schedule = run.model.schedule
     times = equal_log_snr_times(schedule, *log_snr_range(schedule), count)
@@ -127,6 +137,7 @@ def measure_run_errors(
             classes = label_images(run.recipe, own.images, some[first : first + len(x0)])
             first += len(x0)
             yield run.model.with_labels(classes), x0
+            progress("denoised images", first, len(some))
 
     return measure_errors(batches(), times, precise=run.runtime.precise())
 

@@ -6,18 +6,19 @@ reference samples use Heun's rule on many equal steps of log-SNR.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ddim.diffusion.grids import SPACINGS
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.samplers import EDM, Sampler, final_sample, initial_noise, last_state
+from ddim.diffusion.samplers import EDM, Sampler, State, final_sample, initial_noise, last_state
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
 from ddim.runs.generate import fill_micro_batches, find_grid_ends
 from ddim.runs.pipeline import Pipeline
+from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_unconditional
 
@@ -57,7 +58,11 @@ def check_times_between(steps: int, schedule: Schedule, end: float, first: float
 
 
 def sample_in_model_units(
-    pipeline: Pipeline, sampler: Sampler, times: Tensor, seeds: Sequence[int]
+    pipeline: Pipeline,
+    sampler: Sampler,
+    times: Tensor,
+    seeds: Sequence[int],
+    progress: Progress = ignore_progress,
 ) -> Tensor:
     """Return samples (B, C, H, W) in model units on the CPU, one for each seed, without a class label.
 
@@ -67,15 +72,22 @@ def sample_in_model_units(
         UserError: if every training image of the run had a class label.
     """
     check_unconditional(pipeline.recipe, "a search of levels or a comparison of samplers")
-    samples = []
+    samples, done = [], 0
+
+    def walk(states: Iterator[State], count: int) -> Iterator[State]:
+        for step, state in enumerate(states):
+            progress("reference samples", done + count * step / len(times), len(seeds))
+            yield state
+
     # Heun's rule, used for the reference, reads the predicted noise only, so clipping must change it too.
     denoise = pipeline.denoiser(pipeline.model, consistent=True)
     with pipeline.runtime:
         for mine, filled, blank in fill_micro_batches(pipeline, seeds):
             noise = Noise(filled)
             x = initial_noise(denoise.schedule, noise, blank, times[0])
-            state = last_state(sampler(denoise, x, times, noise))
+            state = last_state(walk(sampler(denoise, x, times, noise), len(mine)))
             samples.append(final_sample(denoise, state)[: len(mine)].cpu())
+            done += len(mine)
     return torch.cat(samples)
 
 
@@ -88,7 +100,12 @@ def count_reference_levels(steps: int) -> int:
 
 
 def error_against_reference(
-    pipeline: Pipeline, end: float, seeds: Sequence[int], levels: int, first: float = 1.0
+    pipeline: Pipeline,
+    end: float,
+    seeds: Sequence[int],
+    levels: int,
+    first: float = 1.0,
+    progress: Progress = ignore_progress,
 ) -> SamplingError:
     """Sample the reference by Heun's rule; return a function for the error against it.
 
@@ -98,9 +115,10 @@ def error_against_reference(
         seeds: the seeds of the samples.
         levels: number of levels of the reference.
         first: the first time.
+        progress: called with "reference samples" after each step.
     """
     times = SPACINGS["uniform_log_snr"].between(levels, pipeline.recipe.sampling_schedule, first, end)
-    reference = sample_in_model_units(pipeline, EDM(), times, seeds)
+    reference = sample_in_model_units(pipeline, EDM(), times, seeds, progress)
 
     def error(sampler: Sampler, times: Tensor) -> float:
         return (sample_in_model_units(pipeline, sampler, times, seeds) - reference).square().mean().item()

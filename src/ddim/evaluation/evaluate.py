@@ -21,7 +21,7 @@ from ddim.errors import UserError
 from ddim.evaluation.measure import measure_metrics, measure_yardstick
 from ddim.evaluation.record import FEATURES, GRID, RECORD, SCHEMA, Evaluation, read_evaluation
 from ddim.evaluation.reference import Reference
-from ddim.evaluation.subject import Progress, Samples, Subject, open_subject
+from ddim.evaluation.subject import Samples, Subject, open_subject
 from ddim.files import (
     atomic_file,
     hash_file,
@@ -36,6 +36,7 @@ from ddim.plots.pictures import make_sheet, save_png
 from ddim.runs.folder import check_unused, make_numbered_folder
 from ddim.runs.image_features import ImageSet, compute_features
 from ddim.runs.log import show_in_tensorboard
+from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.provenance import make_record
 
 SHOWN = 36
@@ -49,7 +50,7 @@ def evaluate(
     *,
     extractor: Extractor | None = None,
     out: str | Path | None = None,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = ignore_progress,
 ) -> Evaluation:
     """Measure KID, FID, precision, recall, density and coverage of samples, and write a record.
 
@@ -59,7 +60,7 @@ def evaluate(
         reference: the images that they are compared with, by default the run's own held-out images.
         extractor: the network of the features, by default `ddim.metrics.catalogue.DEFAULT`.
         out: a new or empty folder, by default RUN/evaluations/N, or evaluations/NAME-N for images.
-        progress: see `Progress`.
+        progress: called while images are decoded and sampled, and while features are computed.
 
     Returns:
         The folder of the evaluation and its record.
@@ -89,7 +90,7 @@ def evaluate_subject(
             raise UserError(f"{what} has {count} images, and at least {LEAST} are needed")
     with _unfinished_folder(subject, out) as folder:
         began = time.monotonic()
-        truth = compute_features(selected, extractor, partial(progress, "reference"))
+        truth = compute_features(selected, extractor, partial(progress, "features of the reference"))
         seconds = {"sampling": 0.0, "features": time.monotonic() - began, "metrics": 0.0}
         features, nfe, kept = _extract_features(subject, extractor, folder, seconds, progress)
         began = time.monotonic()

@@ -15,6 +15,7 @@ from ddim.diffusion.time_sampling import LossMemory
 from ddim.metrics.statistics import NORMAL_95
 from ddim.runs import checkpoint
 from ddim.runs.pipeline import LoadedRun
+from ddim.runs.progress import Progress, ignore_progress
 from ddim.training import batches
 
 BATCHES = 16
@@ -75,7 +76,9 @@ def _moments(own: Tensor, all_of_it: Tensor, count: int, batch: int) -> tuple[Te
     return (count * large - small) / (count - 1), batch * (small - large) * count / (count - 1)
 
 
-def collect_gradients(run: LoadedRun, own: SplitImages, memory: LossMemory | None) -> Tensor:
+def collect_gradients(
+    run: LoadedRun, own: SplitImages, memory: LossMemory | None, progress: Progress = ignore_progress
+) -> Tensor:
     """Return gradients (BATCHES, P) of the objective at a run's weights, for batches as in training.
 
     The model is in eval mode: batch norm uses the statistics of the run, so the images do not interact.
@@ -96,6 +99,7 @@ def collect_gradients(run: LoadedRun, own: SplitImages, memory: LossMemory | Non
             for p in parameters:
                 p.requires_grad_(False)
         rows.append(torch.cat([g.float().flatten().cpu() for g in total]))
+        progress("gradients", len(rows), BATCHES)
     return torch.stack(rows)
 
 

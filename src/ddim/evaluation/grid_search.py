@@ -23,10 +23,14 @@ from ddim.evaluation.run_folder import open_run_folder
 from ddim.runs import searched_grids
 from ddim.runs.codec import override
 from ddim.runs.pipeline import LoadedRun
+from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.searched_grids import SearchedGrid
 
 FIRST_MOVE, LAST_MOVE = 0.35, 0.03
 """Size of a move at the start and at the end of a search, as a fraction of the gap to the next level."""
+
+MIXTURES = (0.25, 0.5, 0.75)
+"""Weights of another grid in a mixture with the best one."""
 
 LEAST_GAP = 0.25
 """Smallest gap between levels, as a fraction of the mean gap. Closer levels would overfit the samples."""
@@ -42,7 +46,7 @@ def search_grid(
     end: float | None = None,
     seeds: int = 16,
     fields: Mapping[str, Any] | None = None,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Progress = ignore_progress,
 ) -> SearchedGrid:
     """Search for the best times of a run, and save them in RUN/grids.json, where sampling finds them.
 
@@ -52,7 +56,8 @@ def search_grid(
         end: the last time, by default that of the run's own grid.
         seeds: number of samples whose error is measured.
         fields: changes of the recipe's sampler and grid, as `override` takes them.
-        progress: called with a line of text after each part of the search.
+        progress: called with "reference samples", then with "grids" after each grid. The number of grids is
+            an estimate that grows while the error falls.
 
     Returns:
         The times, their mean squared error, and the error of every named grid.
@@ -71,9 +76,9 @@ def search_grid(
     # If grids.json cannot be read, this fails now and not after the search.
     searched_grids.find_saved_grid(folder, recipe.sampler, steps, weights)
     tried = range(FIRST_SEED, FIRST_SEED + seeds)
-    error = error_against_reference(run, last, tried, count_reference_levels(steps), first)
+    error = error_against_reference(run, last, tried, count_reference_levels(steps), first, progress)
     found = search_times(
-        steps, recipe.sampling_schedule, last, lambda times: error(recipe.sampler, times), progress, first
+        steps, recipe.sampling_schedule, last, lambda times: error(recipe.sampler, times), first, progress
     )
     searched_grids.save_grid(folder, recipe.sampler, steps, weights, found)
     return found
@@ -84,8 +89,8 @@ def search_times(
     schedule: Schedule,
     end: float,
     error: Callable[[Tensor], float],
-    progress: Callable[[str], None] = lambda text: None,
     first: float = 1.0,
+    progress: Progress = ignore_progress,
 ) -> SearchedGrid:
     """Search for the times with the least error by coordinate descent.
 
@@ -98,44 +103,43 @@ def search_times(
         schedule: the schedule of the times.
         end: the last time.
         error: the error of times (steps,).
-        progress: called with a line of text after each part of the search.
         first: the first time.
+        progress: see `search_grid`.
 
     Raises:
         UserError: if there are fewer than 3 steps, or no grid gives finite samples.
     """
     check_times_between(steps, schedule, end, first)
+    grids = lay_named_grids(steps, schedule, end, first)
+    done, sweep = 0, 2 * (steps - 2)
+    # A sweep tries two moves of each level, and each size of move needs at least one sweep.
+    total = len(grids) * (1 + len(MIXTURES)) + sweep * math.ceil(1 + math.log2(FIRST_MOVE / LAST_MOVE))
 
     def finite_error(times: Tensor) -> float:
+        nonlocal done
         value = error(times)
+        done += 1
+        progress("grids", done, max(total, done + sweep))
         return value if math.isfinite(value) else math.inf
 
-    grids = lay_named_grids(steps, schedule, end, first)
     named = {name: finite_error(times) for name, times in grids.items()}
-    for name, value in named.items():
-        progress(f"{name}: {value:.3g}")
     best = min(named.values())
     if best == math.inf:
         raise UserError("no named grid gives finite samples: the model cannot be used")
     times = grids[min(named, key=named.__getitem__)]
     log_snr = schedule(times).log_snr
     for other in grids.values():
-        for part in (0.25, 0.5, 0.75):
+        for part in MIXTURES:
             mixed = schedule.inverse(torch.lerp(log_snr, schedule(other).log_snr, part))
             mixed[0], mixed[-1] = times[0], times[-1]
             if _are_apart(mixed, schedule) and (value := finite_error(mixed)) < best:
                 times, best = mixed, value
-    progress(f"mixtures: {best:.3g}")
-    times, best = _descend(times, best, schedule, finite_error, progress)
+    times, best = _descend(times, best, schedule, finite_error)
     return SearchedGrid(tuple(times.tolist()), best, named)
 
 
 def _descend(
-    times: Tensor,
-    best: float,
-    schedule: Schedule,
-    error: Callable[[Tensor], float],
-    progress: Callable[[str], None],
+    times: Tensor, best: float, schedule: Schedule, error: Callable[[Tensor], float]
 ) -> tuple[Tensor, float]:
     """Move one level at a time while that lowers the error; return times and error.
 
@@ -152,7 +156,6 @@ def _descend(
                 if _are_apart(tried, schedule) and (value := error(tried)) < best:
                     times, best = tried, value
                     break
-        progress(f"moves of {move:.2g}: {best:.3g}")
         if best >= 0.98 * before:
             move /= 2
     return times, best

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from ddim.data.batch import gather_batch, to_unit
 from ddim.data.order import shuffle_epoch
 from ddim.diffusion import likelihood
-from ddim.diffusion.denoiser import Denoiser
+from ddim.diffusion.denoiser import Counted, Denoiser
 from ddim.diffusion.guidance import Clipped
 from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.schedules import Schedule
@@ -27,6 +28,7 @@ from ddim.runs.classes import NULL, label_by_folder_name
 from ddim.runs.folder import make_numbered_folder
 from ddim.runs.image_features import ImageSet
 from ddim.runs.pipeline import LoadedRun, Pipeline
+from ddim.runs.progress import READING, Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import make_record
 from ddim.runs.recipe_checks import check_unconditional
 from ddim.training.batches import earliest_time
@@ -66,7 +68,7 @@ def bits_per_dim(
     n: int = 64,
     steps: int | None = None,
     seed: int = 0,
-    progress: Callable[[Tensor, int], None] = lambda bits, total: None,
+    progress: Progress = ignore_progress,
 ) -> Likelihood:
     """Measure the bits per dimension of images under a run, and write RUN/likelihoods/N/record.json.
 
@@ -81,7 +83,7 @@ def bits_per_dim(
         steps: number of steps, by default 50 for "ode". For "vlb" 1000, or the number of entries if the
             schedule is a shorter table.
         seed: image k gets noise of seed `seed` + k.
-        progress: called after each batch with the bits so far and the number of images.
+        progress: called while images are decoded, and with "images" at each network evaluation.
 
     Returns:
         The bits per dimension of each image, and the folder of the record.
@@ -92,24 +94,26 @@ def bits_per_dim(
     check_count("n", n)
     run = open_run_folder(run)
     likelihood.check_reaches_images(run.model.schedule, earliest_time(run.recipe))
-    chosen = _choose_images(run, images, n)
+    chosen = _choose_images(run, images, n, partial(progress, READING))
     classes = _classes(run, chosen)
     count = len(chosen.which)
     check_seeds([seed, seed + count - 1])
     steps = _default_steps(method, run.model.schedule) if steps is None else steps
+    nfe = steps if method == "vlb" else 4 * steps
     began, bits = time.monotonic(), torch.zeros(0, dtype=torch.float64)
     for first in range(0, count, run.runtime.micro_batch):
         part = gather_batch(chosen.images, chosen.which[first : first + run.runtime.micro_batch])
         seeds = range(seed + first, seed + first + len(part))
         model = run.model.with_labels(None if classes is None else classes[first : first + len(part)])
+        onward = partial(_report_images, continue_progress(progress, first, count), len(part), nfe)
         with run.runtime:
-            bits = torch.cat([bits, measure_bits(run, model, part, method, steps, seeds).cpu()])
-        progress(bits, count)
+            found = measure_bits(run, Counted(model, onward), part, method, steps, seeds)
+        bits = torch.cat([bits, found.cpu()])
     record = {
         "method": method,
         "bits": {"value": bits.mean().item(), "error": standard_error(bits), "each": bits.tolist()},
         "steps": steps,
-        "nfe": steps if method == "vlb" else 4 * steps,
+        "nfe": nfe,
         "variance": variance_of(run) if method == "vlb" else None,
         "reference": _describe(chosen, classes),
         "seeds": [seed, seed + count - 1],
@@ -158,12 +162,18 @@ def format_bits(bits: Tensor) -> str:
     return f"{bits.mean():.4f}" + (f" +- {error:.4f}" if error is not None else "")
 
 
-def _choose_images(run: LoadedRun, images: Reference, n: int) -> ImageSet:
+def _choose_images(
+    run: LoadedRun, images: Reference, n: int, decoding: Callable[[int, int], None]
+) -> ImageSet:
     """Return the first `n` images of a reference in a random order, which is always the same."""
-    chosen = open_reference(run, images)
+    chosen = open_reference(run, images, decoding)
     if not len(chosen.which):
         raise UserError(f"part {chosen.part} of {chosen.source} has no images")
     return replace(chosen, which=chosen.which[shuffle_epoch(len(chosen.which), 0, 0)[:n]])
+
+
+def _report_images(progress: Progress, images: int, nfe: int, evaluations: int) -> None:
+    progress("images", images * min(1.0, evaluations / nfe), images)
 
 
 def _default_steps(method: Method, schedule: Schedule) -> int:

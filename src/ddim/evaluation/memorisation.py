@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from ddim.runs.generate import sample_uint8, with_options
 from ddim.runs.images import open_run_images
 from ddim.runs.log import show_in_tensorboard
 from ddim.runs.pipeline import LoadedRun
+from ddim.runs.progress import READING, Progress, ignore_progress
 from ddim.runs.provenance import make_record, sampling_record
 
 if TYPE_CHECKING:
@@ -67,8 +68,7 @@ def check_memorisation(
     steps: int = 20,
     *,
     extractor: Extractor | None = None,
-    decoding: Callable[[int, int], None] | None = None,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = ignore_progress,
 ) -> Memorisation:
     """Find copies of training images among samples, and write RUN/memorisation/N/ with record and figure.
 
@@ -79,9 +79,7 @@ def check_memorisation(
         n: number of samples; their seeds are 0 ... n - 1.
         steps: sampling steps.
         extractor: the network whose features are compared; by default pixels are compared.
-        decoding: called with the number of images decoded and the total.
-        progress: called while features are computed, with the name of the set of images, the number of
-            images done, and the total.
+        progress: called while images are decoded, sampled and denoised, and while features are computed.
 
     Returns:
         The verdict, the gap to held-out images, duplicates, and the folder of the record.
@@ -92,15 +90,15 @@ def check_memorisation(
     check_count("n", n)
     check_count("steps", steps)
     run, _ = with_options(open_run_folder(run), {}, steps)
-    own = open_run_images(run, decoding)
+    own = open_run_images(run, partial(progress, READING))
     flip, label, seeds = run.recipe.data.flip, choose_label(run.recipe), range(n)
-    parts, nfes = zip(*sample_uint8(run, seeds, steps, label), strict=True)
+    parts, nfes = zip(*sample_uint8(run, seeds, steps, label, progress=progress), strict=True)
     samples = torch.cat(parts).permute(0, 2, 3, 1).numpy()
     if extractor is None:
         verdict = find_copies_by_pixels(own, samples, flip)
     else:
         verdict = find_copies_by_features(own, samples, flip, extractor, progress)
-    gap, duplicates = _measure_gap(run, own), find_held_out_duplicates(own, flip)
+    gap, duplicates = _measure_gap(run, own, progress), find_held_out_duplicates(own, flip)
     folder = make_numbered_folder(run.checkpoint.run / "memorisation")
     image = charts.rasterise(draw_pairs(verdict, samples, own))
     save_png(folder / "pairs.png", image)
@@ -115,12 +113,15 @@ def check_memorisation(
     return Memorisation(verdict, gap, duplicates, folder)
 
 
-def _measure_gap(run: LoadedRun, own: SplitImages) -> Gap | None:
+def _measure_gap(run: LoadedRun, own: SplitImages, progress: Progress) -> Gap | None:
     if len(own.validation) < 2:
         return None
     images, levels = diagnose.IMAGES, diagnose.LEVELS
     return measure_gap(
-        *(diagnose.measure_run_errors(run, own, part, images, levels) for part in (own.train, own.validation))
+        *(
+            diagnose.measure_run_errors(run, own, part, images, levels, progress)
+            for part in (own.train, own.validation)
+        )
     )
 
 

@@ -28,6 +28,7 @@ from ddim.runs.classes import Label
 from ddim.runs.generate import sample_uint8, split_into_parts
 from ddim.runs.image_features import BATCH, unwritable_cache
 from ddim.runs.pipeline import Pipeline
+from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import sample_conditions
 
 
@@ -61,6 +62,7 @@ class SampledParts:
         label: see `ddim.runs.generate.generate`.
         guidance: see there.
         sampling: the record of the samples, on which the place in the cache depends.
+        progress: called with "samples" after each sampling step.
     """
 
     pipeline: Pipeline
@@ -69,6 +71,7 @@ class SampledParts:
     label: Label
     guidance: float
     sampling: Mapping[str, Any]
+    progress: Progress = ignore_progress
 
     def __call__(self, extractor: Extractor, shown: int) -> Iterator[Part]:
         """Yield the parts in the order of the seeds; those of the first `shown` samples have images.
@@ -92,7 +95,8 @@ class SampledParts:
 
     def _make(self, seeds: Sequence[int], extractor: Extractor) -> Part:
         began = time.monotonic()
-        ((images, nfe),) = sample_uint8(self.pipeline, seeds, self.steps, self.label, self.guidance)
+        onward = continue_progress(self.progress, seeds[0] - self.seeds[0], len(self.seeds))
+        ((images, nfe),) = sample_uint8(self.pipeline, seeds, self.steps, self.label, self.guidance, onward)
         seconds = time.monotonic() - began
         return Part(extractor(images).numpy(), images, nfe, seconds)
 

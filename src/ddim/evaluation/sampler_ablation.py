@@ -37,6 +37,7 @@ from ddim.evaluation.discretisation_error import (
 )
 from ddim.evaluation.sampler_errors import count_levels
 from ddim.runs.pipeline import Pipeline
+from ddim.runs.progress import Progress, ignore_progress
 
 LOW, SLOPE = 0.1, 19.9
 """beta_min and beta_d of the VP SDE (table 1)."""
@@ -196,7 +197,7 @@ def ablate_sampler(
     seeds: int = 16,
     *,
     end: float | None = None,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = ignore_progress,
 ) -> Ablation:
     """Measure the error of every combination of choices, at the same number of network evaluations.
 
@@ -205,7 +206,7 @@ def ablate_sampler(
         evaluations: network evaluations for each sample, at least 3.
         seeds: number of samples whose error is measured.
         end: the last time, by default that of the run's own grid.
-        progress: called with "samplers", the number of combinations measured, and the total.
+        progress: called with "reference samples", then with "samplers" after each combination.
 
     Raises:
         UserError: if the schedule is a table with too few different levels.
@@ -217,12 +218,16 @@ def ablate_sampler(
     first, end = choose_ends(pipeline.recipe, pipeline.recipe.report.steps, end)
     levels = count_reference_levels(count_levels(EDM(), evaluations))
     check_times_between(levels, schedule, end, first)
-    error = error_against_reference(pipeline, end, range(seeds), levels, first)
-    total, errors = len(DISCRETISATIONS) * len(SOLVERS) * len(FLOWS), []
+    error = error_against_reference(pipeline, end, range(seeds), levels, first, progress)
+    total = len(DISCRETISATIONS) * len(SOLVERS) * len(FLOWS) + len(CHURN)
+    errors, churned = [], []
     for found in ablate_flows(error, schedule, end, evaluations, first):
         errors.append(found)
         progress("samplers", len(errors), total)
-    return Ablation(errors, list(ablate_churn(error, schedule, end, evaluations, first)))
+    for pair in ablate_churn(error, schedule, end, evaluations, first):
+        churned.append(pair)
+        progress("samplers", len(errors) + len(churned), total)
+    return Ablation(errors, churned)
 
 
 def ablate_flows(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ddim.diffusion.grids import SPACINGS
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.samplers import (
@@ -30,6 +31,7 @@ from ddim.evaluation.discretisation_error import (
     lay_named_grids,
 )
 from ddim.runs.pipeline import Pipeline
+from ddim.runs.progress import Progress, ignore_progress
 
 SAMPLERS: dict[str, Sampler] = {
     "DDIM": DDIM(),
@@ -61,7 +63,10 @@ def count_levels(sampler: Sampler, nfe: int) -> int:
 
 
 def compare_samplers_on_run(
-    pipeline: Pipeline, budgets: Sequence[int], seeds: Sequence[int]
+    pipeline: Pipeline,
+    budgets: Sequence[int],
+    seeds: Sequence[int],
+    progress: Progress = ignore_progress,
 ) -> list[SamplerError]:
     """Measure every sampler on every named grid of a run, between the ends of the run's own grid.
 
@@ -69,14 +74,15 @@ def compare_samplers_on_run(
         pipeline: the run.
         budgets: the numbers of network evaluations for each sample.
         seeds: the seeds of the samples whose error is measured.
+        progress: called with "reference samples", then with "samplers" after each combination.
 
     Raises:
         UserError: if the schedule is a table with too few different levels.
     """
     schedule = pipeline.recipe.sampling_schedule
     first, end = choose_ends(pipeline.recipe, pipeline.recipe.report.steps, None)
-    error = sampling_error_of_run(pipeline, end, seeds, first)
-    return compare_samplers(error, schedule, end, budgets, first)
+    error = sampling_error_of_run(pipeline, end, seeds, first, progress)
+    return compare_samplers(error, schedule, end, budgets, first, progress)
 
 
 def compare_samplers_on_oracle(budgets: Sequence[int], count: int) -> list[SamplerError]:
@@ -93,21 +99,31 @@ def compare_samplers_on_oracle(budgets: Sequence[int], count: int) -> list[Sampl
 
 
 def compare_samplers(
-    error: SamplingError, schedule: Schedule, end: float, budgets: Sequence[int], first: float = 1.0
+    error: SamplingError,
+    schedule: Schedule,
+    end: float,
+    budgets: Sequence[int],
+    first: float = 1.0,
+    progress: Progress = ignore_progress,
 ) -> list[SamplerError]:
     """Measure every sampler on every named grid from `first` to `end`, at each budget of evaluations."""
-    found = []
+    found, total = [], len(SAMPLERS) * len(budgets) * len(SPACINGS)
     for name, sampler in SAMPLERS.items():
         for nfe in budgets:
             levels = count_levels(sampler, nfe)
             spent = sampler.evaluations(levels)
             for grid, times in lay_named_grids(levels, schedule, end, first).items():
                 found.append(SamplerError(name, grid, spent, error(sampler, times)))
+                progress("samplers", len(found), total)
     return found
 
 
 def sampling_error_of_run(
-    pipeline: Pipeline, end: float, seeds: Sequence[int], first: float = 1.0
+    pipeline: Pipeline,
+    end: float,
+    seeds: Sequence[int],
+    first: float = 1.0,
+    progress: Progress = ignore_progress,
 ) -> SamplingError:
     """Return a function for the error of a run's samples, against a reference with `REFERENCE_LEVELS` levels.
 
@@ -121,7 +137,7 @@ def sampling_error_of_run(
             "samplers cannot be compared on this run: its schedule has no "
             f"{REFERENCE_LEVELS} different levels"
         ) from None
-    return error_against_reference(pipeline, end, seeds, REFERENCE_LEVELS, first)
+    return error_against_reference(pipeline, end, seeds, REFERENCE_LEVELS, first, progress)
 
 
 def sampling_error_of_oracle(law: Mixture, x: Tensor, end: float) -> SamplingError:

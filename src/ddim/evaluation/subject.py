@@ -31,13 +31,11 @@ from ddim.runs.folder import RUN
 from ddim.runs.generate import with_options
 from ddim.runs.image_features import BATCH, ImageSet
 from ddim.runs.pipeline import load
+from ddim.runs.progress import READING, Progress
 from ddim.runs.provenance import sampling_record
 from ddim.runs.recipe import Data
 from ddim.runs.recipe_checks import check_label
 from ddim.runs.run_path import find_best_checkpoint, names_best
-
-Progress = Callable[[str, int, int], None]
-"""Called with the kind of images, such as "reference", the number of images done, and the total."""
 
 
 @dataclass(frozen=True)
@@ -115,28 +113,25 @@ def open_subject(source: Path, samples: Samples, reference: Reference, progress:
     Raises:
         UserError: if there are none, or images have no reference.
     """
-    decoding = partial(progress, "images")
     if is_run(source):
-        return _sample_run(source, samples, reference, decoding)
+        return _sample_run(source, samples, reference, progress)
     if reference.data is None:
         if not source_exists(str(source)):
             raise UserError(f"{source} does not exist: name a run or a folder or archive of images")
         raise UserError(f"{source} is not a run: name the reference images with --data")
-    return _read_images(source, reference, decoding)
+    return _read_images(source, reference, partial(progress, READING))
 
 
-def _sample_run(
-    path: Path, samples: Samples, reference: Reference, decoding: Callable[[int, int], None]
-) -> Subject:
+def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Progress) -> Subject:
     source, path = str(path), find_best_checkpoint(path) or path
     run = load(path, samples.weights, device=samples.device)
     label = find_label(samples.label, run.recipe, run.classes)
     check_label(run.recipe, label, samples.guidance)
-    selected = open_reference(run, reference, decoding)
+    selected = open_reference(run, reference, partial(progress, READING))
     run, _ = with_options(run, samples.fields, samples.steps)
     seeds = range(samples.seed, samples.seed + samples.n)
     sampling = sampling_record(run, seeds, samples.steps, 0, label, samples.guidance)
-    parts = SampledParts(run, seeds, samples.steps, label, samples.guidance, sampling)
+    parts = SampledParts(run, seeds, samples.steps, label, samples.guidance, sampling, progress)
     home, stem, folder = path / FOLDER, "", path.resolve()
     if (path / MANIFEST).is_file():
         # Nothing is added to a checkpoint; the folder of its run is two above.

@@ -23,6 +23,7 @@ from ddim.runs.classes import Label, assign_labels, find_label, guide
 from ddim.runs.codec import override
 from ddim.runs.image_features import BATCH
 from ddim.runs.pipeline import Pipeline, evaluating, open_pipeline
+from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_label, check_recipe, check_steps
 
@@ -89,6 +90,7 @@ def generate(
     label: Label = None,
     guidance: float = 1.0,
     watch: Watch | None = None,
+    progress: Progress = ignore_progress,
 ) -> tuple[Tensor, int]:
     """Sample one image for each seed, with the sampler and grid of the pipeline's recipe.
 
@@ -102,6 +104,7 @@ def generate(
         label: class index, "all" for class s % classes at seed s, None for no class.
         guidance: classifier-free guidance scale; 1 turns guidance off, any other scale doubles the NFE.
         watch: called with the seeds of a micro-batch and each of its states.
+        progress: called with "samples" after each sampling step.
 
     Returns:
         Images (N, C, H, W), float32 in [0, 1], on the CPU; and the NFE (network evaluations per image).
@@ -112,17 +115,20 @@ def generate(
     model, runtime, recipe = pipeline.model, pipeline.runtime, pipeline.recipe
     check_label(recipe, label, guidance)
     times = recipe.grid(steps, recipe.sampling_schedule)
-    images, nfe = [], 0
+    images, nfe, done = [], 0, 0
     for mine, filled, blank in fill_micro_batches(pipeline, seeds):
         guided, counters = guide(model, assign_labels(label, filled, model), guidance)
         denoise, state = pipeline.denoiser(guided), None
         with runtime.precise():
-            for state in sample_states(denoise, blank, filled, times, recipe.sampler):
+            for step, state in enumerate(sample_states(denoise, blank, filled, times, recipe.sampler)):
+                # The sampler yields a state for each time, and the last state is the sample.
+                progress("samples", done + len(mine) * step / len(times), len(seeds))
                 if watch is not None:
                     watch(mine, State(state.x[: len(mine)], state.t, state.x0[: len(mine)]))
         if state is not None:
             images.append(pipeline.pixels.leave(state.x0[: len(mine)].float()).cpu())
         nfe = sum(counter.evaluations for counter in counters)
+        done += len(mine)
     return torch.cat(images), nfe
 
 
@@ -153,15 +159,23 @@ def sample_states(
 
 
 def sample_uint8(
-    pipeline: Pipeline, seeds: Sequence[int], steps: int, label: Label = None, guidance: float = 1.0
+    pipeline: Pipeline,
+    seeds: Sequence[int],
+    steps: int,
+    label: Label = None,
+    guidance: float = 1.0,
+    progress: Progress = ignore_progress,
 ) -> Iterator[tuple[Tensor, int]]:
     """Yield pairs of samples (B, C, H, W), uint8 as in their PNG files, and their NFE.
 
     See `generate` for the arguments.
     """
     # B is about the batch size of feature extractors.
+    done = 0
     for part in split_into_parts(pipeline, seeds, BATCH):
-        images, nfe = generate(pipeline, part, steps, label=label, guidance=guidance)
+        onward = continue_progress(progress, done, len(seeds))
+        images, nfe = generate(pipeline, part, steps, label=label, guidance=guidance, progress=onward)
+        done += len(part)
         yield torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2), nfe
 
 

@@ -21,6 +21,7 @@ from ddim.runs.flat import flatten_as_text
 from ddim.runs.folder import make_output_folder
 from ddim.runs.generate import Film, generate, split_into_parts
 from ddim.runs.pipeline import LoadedRun
+from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import make_record, sample_conditions, sampling_record
 from ddim.runs.recipe_checks import check_label
 
@@ -48,15 +49,29 @@ class Written:
     nfe: int
 
 
+@dataclass(frozen=True)
+class Output:
+    """Where samples are written, and which pictures of them.
+
+    Attributes:
+        folder: the folder, by default a new folder samples/RUN-N.
+        film: whether to write film.webp, the states of the sampler from noise to samples. It needs the
+            states of the first samples, which are therefore made again.
+    """
+
+    folder: str | Path | None = None
+    film: bool = False
+
+
 def write_samples(
     pipeline: LoadedRun,
     seeds: Sequence[int],
     steps: int = 20,
     *,
-    out: str | Path | None = None,
     label: Label = None,
     guidance: float = 1.0,
-    film: bool = False,
+    output: Output = Output(),  # noqa: B008  (a frozen value)
+    progress: Progress = ignore_progress,
 ) -> Written:
     """Sample images into a folder, with a sheet, a record and on request a film.
 
@@ -68,32 +83,33 @@ def write_samples(
         pipeline: the run to sample.
         seeds: the seeds; image k depends on seeds[k] alone.
         steps: sampling steps.
-        out: the folder, by default a new folder samples/RUN-N.
         label: class index, "all" to cycle through the classes, None for no class.
         guidance: classifier-free guidance scale; 1 turns it off.
-        film: whether to write film.webp, the states of the sampler from noise to samples. It needs the
-            states of the first samples, which are therefore made again.
+        output: the folder and its pictures.
+        progress: called with "samples".
 
     Raises:
-        UserError: if a seed, the label or the guidance scale cannot be used, or `out` holds other files.
+        UserError: if a seed, the label or the guidance scale cannot be used, or the folder holds other files.
     """
     check_seeds(seeds)
     check_label(pipeline.recipe, label, guidance)
     record = make_record("samples", sampling_record(pipeline, seeds, steps, 0, label, guidance), pipeline)
-    folder, there = _open_folder(None if out is None else Path(out), record)
+    folder, there = _open_folder(None if output.folder is None else Path(output.folder), record)
     shown = list(seeds[:SHOWN])
-    filming = film and not (there["film"] == shown and (folder / FILM).is_file())
+    filming = output.film and not (there["film"] == shown and (folder / FILM).is_file())
     filmed = frozenset(shown if filming else ())
     missing = [s for s in seeds if s in filmed or _read_sample(folder, s, pipeline) is None]
     if not there["nfe"]:
         # The call that made all samples was stopped before it could record the NFE.
         missing = missing or shown[:1]
-    frames, nfe, seconds = Film(pipeline.pixels, shown), there["nfe"], 0.0
+    frames, nfe, seconds, done = Film(pipeline.pixels, shown), there["nfe"], 0.0, len(seeds) - len(missing)
+    watch = frames.add if filming else None
     for part in split_into_parts(pipeline, missing):
-        start = time.monotonic()
+        start, onward = time.monotonic(), continue_progress(progress, done, len(seeds))
         images, nfe = generate(
-            pipeline, part, steps, label=label, guidance=guidance, watch=frames.add if filming else None
+            pipeline, part, steps, label=label, guidance=guidance, watch=watch, progress=onward
         )
+        done += len(part)
         seconds += time.monotonic() - start
         for seed, pixels in zip(part, to_uint8(images), strict=True):
             save_png(folder / f"{seed:05d}.png", pixels)
@@ -102,7 +118,7 @@ def write_samples(
     if filming:
         save_film(folder / FILM, frames.frames())
     end = {"nfe": nfe, "seeds": sorted({*there["seeds"], *seeds}), "film": there["film"]}
-    end |= {"seconds": round(there["seconds"] + seconds, 2)} | ({"film": shown} if film else {})
+    end |= {"seconds": round(there["seconds"] + seconds, 2)} | ({"film": shown} if output.film else {})
     write_json(folder / RECORD, {**record, **end})
     return Written(folder, sheet, len(missing), seconds, nfe)
 

@@ -6,11 +6,11 @@ import base64
 import html
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ddim.runs.progress import Progress, ignore_progress
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
 from ddim.training.pace import Pace, describe_pace, format_duration
@@ -37,10 +37,10 @@ class Display(Callback):
         self._tick = time.monotonic()
         self._error = ""
 
-    def report_decoding(self, done: int, total: int) -> None:
-        """Show the number of images decoded."""
+    def prepare(self, what: str, done: float, total: int) -> None:
+        """Show the progress before the training starts; see `Progress`."""
         if self._is_due(5.0) or (self._cell and done == total):
-            self._show(f"reading images: {done:,} of {total:,}", done, total)
+            self._show(f"{what}: {int(done):,} of {total:,}", done, total)
 
     def on_start(self, training: Training, folder: Path) -> None:
         """See `Callback`."""
@@ -92,7 +92,7 @@ class Display(Callback):
         self._tick = now
         return True
 
-    def _show(self, line: str, done: int, total: int | None) -> None:
+    def _show(self, line: str, done: float, total: int | None) -> None:
         if self._cell:
             self._cell.show_bar(line, self._error, done, total)
         else:
@@ -111,7 +111,7 @@ class _Cell:
     def __init__(self) -> None:
         self._handles: dict[str, Any] = {}
 
-    def show_bar(self, line: str, error: str, done: int, total: int | None) -> None:
+    def show_bar(self, line: str, error: str, done: float, total: int | None) -> None:
         """Show a bar with a line above and the latest validation error below it; no total, no length."""
         share = 'style="width:100%"' + (f' value="{done}" max="{total}"' if total else "")
         text = "".join(f"<div>{html.escape(part)}</div>" for part in (line, error) if part)
@@ -134,15 +134,11 @@ class _Cell:
             self._handles[name] = display(data, raw=True, display_id=True)
 
 
-Decoding = Callable[[int, int], None]
-"""Called with the number of images decoded and the total."""
-
-
-def split_progress(progress: bool | Decoding) -> tuple[list[Callback], Decoding | None]:
+def split_progress(progress: bool | Progress) -> tuple[list[Callback], Progress]:
     """Return the callbacks and the function for decoding that the argument `progress` of `train` means."""
     if callable(progress):
         return [], progress
     if not progress:
-        return [], None
+        return [], ignore_progress
     display = Display()
-    return [display], display.report_decoding
+    return [display], display.prepare

@@ -9,6 +9,7 @@ from pathlib import Path
 from ddim.errors import NotFinite, UserError
 from ddim.plots.charts import plot_curves, save_figure
 from ddim.runs.pipeline import read_run_recipe
+from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_training
 from ddim.training.callbacks import Callback
@@ -34,7 +35,13 @@ class Curve:
         return self.rates[best] / 10
 
 
-def range_test(training: Training, low: float = 1e-7, high: float = 0.1, updates: int = 100) -> Curve:
+def range_test(
+    training: Training,
+    low: float = 1e-7,
+    high: float = 0.1,
+    updates: int = 100,
+    progress: Progress = ignore_progress,
+) -> Curve:
     """Train with increasing learning rates, and return the losses; the weights of `training` change.
 
     Args:
@@ -42,12 +49,14 @@ def range_test(training: Training, low: float = 1e-7, high: float = 0.1, updates
         low: the first learning rate.
         high: the last learning rate; the rates in between grow by a constant factor.
         updates: number of updates. The test ends early when the loss is four times its lowest value.
+        progress: called with "learning rates" after each update.
 
     Raises:
         UserError: if no loss was finite.
     """
     rates, losses, mean = [], [], 0.0
     for k in range(updates):
+        progress("learning rates", k, updates)
         rate = low * (high / low) ** (k / (updates - 1))
         optim = replace(training.recipe.optim, lr=rate, warmup=0, decay="constant")
         training.recipe = replace(training.recipe, optim=optim)
@@ -85,10 +94,16 @@ class CurvePlot(Callback):
         save_figure(folder / "lr-finder.png", self.figure)
 
 
-def find_learning_rate(recipe: Recipe, machine: Machine, source: Path | None = None) -> Curve:
-    """Run a range test of a recipe on its images, with the same initial weights as the run itself."""
+def find_learning_rate(
+    recipe: Recipe, machine: Machine, source: Path | None = None, progress: Progress = ignore_progress
+) -> Curve:
+    """Run a range test of a recipe on its images, with the same initial weights as the run itself.
+
+    `progress` is called while images are decoded and after each update.
+    """
     check_training(recipe, None if source is None else read_run_recipe(source))
-    parts = open_split(recipe)
+    parts = open_split(recipe, progress)
     runtime = machine.choose()
     with runtime:
-        return range_test(start_training(recipe, parts, runtime, load_parent(source)))
+        training = start_training(recipe, parts, runtime, load_parent(source))
+        return range_test(training, progress=progress)

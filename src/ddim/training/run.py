@@ -17,13 +17,14 @@ from ddim.runs.lock import lock_folder
 from ddim.runs.log import RunLog
 from ddim.runs.own_parts import give_parts
 from ddim.runs.pipeline import LoadedRun, load_state, read_run_recipe
+from ddim.runs.progress import Progress
 from ddim.runs.provenance import list_versions
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_training
 from ddim.runs.signals import note_interrupts
 from ddim.training.budget import TimeBudget
 from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid
-from ddim.training.display import Decoding, split_progress
+from ddim.training.display import split_progress
 from ddim.training.kid import MeasureKID, prepare_kid
 from ddim.training.loop import Plan, Training
 from ddim.training.start import (
@@ -53,7 +54,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     source: str | Path | None = None,
     machine: Machine = Machine(),  # noqa: B008  (a frozen value)
     callbacks: Sequence[Callback] = (),
-    progress: bool | Decoding = True,
+    progress: bool | Progress = True,
 ) -> Path:
     """Train a model on images and return the run folder.
 
@@ -71,7 +72,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
         machine: device, precision, compilation and threads; by default chosen by measuring.
         callbacks: called during training, see `Callback`; `training.stop()` in one of them ends the run.
         progress: True shows a bar and samples in a notebook cell, and lines elsewhere; False shows nothing.
-            A function is called with (done, total) while images are decoded, and nothing else is shown.
+            A function is called while images are decoded, and nothing else is shown.
 
     Raises:
         UserError: if the images, the recipe or the folder cannot be used.
@@ -107,7 +108,7 @@ def _start(  # noqa: PLR0913, PLR0917
     source: Path | None,
     machine: Machine,
     callbacks: Sequence[Callback],
-    decoding: Decoding | None,
+    decoding: Progress,
     began: float,
 ) -> Path:
     """Train a new run; see `train`."""
@@ -137,7 +138,7 @@ def resume(
     *,
     own: Sequence[Any] = (),
     callbacks: Sequence[Callback] = (),
-    progress: bool | Decoding = True,
+    progress: bool | Progress = True,
 ) -> Path:
     """Continue a run and return its folder; the result is bit-identical to that of an uninterrupted run.
 
@@ -182,7 +183,7 @@ def _restart(
     folder: Path,
     document: dict[str, Any],
     callbacks: Sequence[Callback],
-    progress: Decoding | None,
+    progress: Progress,
 ) -> Path:
     """Restart a run that was killed before its first checkpoint, with the recorded recipe and runtime."""
     began = time.monotonic()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ddim.runs.images import check_source_exists
 from ddim.runs.named_recipes import find_recipe
 from ddim.runs.own_parts import find_changed_parts
 from ddim.runs.pipeline import LoadedRun, load, read_run_recipe
+from ddim.runs.progress import READING, Progress, ignore_progress
 from ddim.runs.recipe import Recipe, build_model
 from ddim.training.loop import Plan, Training
 
@@ -67,17 +69,17 @@ def change_recipe(recipe: Recipe, fields: Mapping[str, Any]) -> Recipe:
     return override(recipe, fields)
 
 
-def open_split(recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> SplitImages:
+def open_split(recipe: Recipe, progress: Progress = ignore_progress) -> SplitImages:
     """Open the images of a recipe, and split them into training and validation images by its seed.
 
-    `progress` is called with (done, total) while images are decoded.
+    `progress` is called while images are decoded.
     """
     d = recipe.data
-    images = open_images(d.source, d.size, d.channels, progress=progress)
+    images = open_images(d.source, d.size, d.channels, progress=partial(progress, READING))
     return split_images(images, d.validation, recipe.seed)
 
 
-def reopen_split(folder: Path, recipe: Recipe, progress: Callable[[int, int], None] | None) -> SplitImages:
+def reopen_split(folder: Path, recipe: Recipe, progress: Progress) -> SplitImages:
     """Open and split the images of a run that is resumed; see `open_split`.
 
     Raises:

@@ -1,0 +1,123 @@
+"""A pipeline in use by an edit of images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from ddim.diffusion.denoiser import Counted, Denoiser, Model
+from ddim.diffusion.grids import Grid, Uniform, UniformLogSNR
+from ddim.diffusion.noise import Noise
+from ddim.diffusion.samplers import Sampler, State, final_sample, last_state
+from ddim.errors import check_count
+from ddim.runs.generate import fill_micro_batches
+from ddim.runs.pipeline import Pipeline, open_pipeline
+from ddim.runs.progress import Progress, ignore_progress
+from ddim.runs.recipe import Recipe
+from ddim.runs.recipe_checks import check_steps, check_unconditional
+
+Source = str | Path | Pipeline | Model
+
+
+class EditOptions(TypedDict, total=False):
+    """The options of every edit.
+
+    Attributes:
+        grid: the grid of times; the default is that of the run for seeds, of `choose_edit_grid` for images.
+        progress: called with "network evaluations", each of one micro-batch.
+    """
+
+    grid: Grid | None
+    progress: Progress
+
+
+@dataclass
+class Work:
+    """A pipeline in use by an edit: its denoiser, the counter of its network's calls, and the times (N,).
+
+    `expected` is the number of calls that the edit will make, as far as it is known.
+    """
+
+    pipeline: Pipeline
+    denoise: Denoiser
+    counter: Counted
+    times: Tensor
+    expected: int = 0
+
+    def expect(self, images: int, evaluations: int) -> None:
+        """Add to `expected` the calls for this many images, each with this many network evaluations."""
+        self.expected += math.ceil(images / self.pipeline.runtime.micro_batch) * evaluations
+
+    def leave(self, x0: Tensor) -> Tensor:
+        """Convert x0 from model units to images in [0, 1] on the CPU."""
+        return self.pipeline.pixels.leave(x0.float()).cpu()
+
+    def precision(self, exact: bool = False) -> AbstractContextManager[Any]:
+        """Return a context with the precision of the run, or with float32 if the edit must be exact."""
+        return self.pipeline.runtime if exact else self.pipeline.runtime.precise()
+
+    def end(self, states: Iterator[State]) -> Tensor:
+        """Run a sampler over all its states and return the sample."""
+        return final_sample(self.denoise, last_state(states))
+
+    def sample(self, sampler: Sampler, latents: Tensor) -> Tensor:
+        """Sample from latents (B, C, H, W)."""
+        return self.end(sampler(self.denoise, latents, self.times, Noise(range(len(latents)))))
+
+    def in_batches(self, act: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Apply `act` to x (B, C, H, W) in micro-batches of the run's fixed size."""
+        size, results = self.pipeline.runtime.micro_batch, []
+        for part in x.split(size):
+            filled = torch.cat([part, part[-1:].expand(size - len(part), -1, -1, -1)])
+            results.append(act(self.pipeline.runtime.images(filled))[: len(part)].cpu())
+        return torch.cat(results)
+
+    def for_seeds(self, act: Callable[[Tensor, Noise], Tensor], seeds: Sequence[int]) -> Tensor:
+        """Apply `act` to blank images and noise, one micro-batch of seeds at a time; return the images."""
+        results = []
+        for mine, filled, blank in fill_micro_batches(self.pipeline, seeds):
+            with self.precision():
+                results.append(self.leave(act(blank, Noise(filled)))[: len(mine)])
+        return torch.cat(results)
+
+
+def open_work(
+    source: Source,
+    what: str,
+    steps: int,
+    *,
+    real: bool = True,
+    grid: Grid | None = None,
+    progress: Progress = ignore_progress,
+) -> Work:
+    """Open a pipeline for the edit `what`; the default grid depends on whether `real` images are edited."""
+    check_count("steps", steps)
+    pipeline = open_pipeline(source)
+    check_unconditional(pipeline.recipe, what)
+    own = choose_edit_grid(pipeline.recipe) if real else pipeline.recipe.grid
+    pipeline = pipeline.with_recipe(grid=grid or own)
+    recipe = pipeline.recipe
+    check_steps(recipe, steps)
+    counter = Counted(pipeline.model)
+    times = recipe.grid(steps, recipe.sampling_schedule)
+    work = Work(pipeline, pipeline.denoiser(counter, consistent=real), counter, times)
+    counter.watch = lambda done: progress("network evaluations", done, max(done, work.expected))
+    return work
+
+
+def choose_edit_grid(recipe: Recipe) -> Grid:
+    """Return the default grid for edits of real images.
+
+    The recipe's own grid may end at a level with much noise, but real images have none. This grid has equal
+    steps of log-SNR up to 6 (sigma 0.05), for which inversion is most accurate. A schedule that does not
+    reach this level gets uniform times.
+    """
+    cleanest = recipe.sampling_schedule(torch.zeros((), dtype=torch.float64)).log_snr
+    return UniformLogSNR() if cleanest > UniformLogSNR().end else Uniform()

@@ -1,0 +1,38 @@
+"""Run Python in a terminal, a real one to the program: a pseudo-terminal of a given size."""
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+
+COLOURS = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
+
+
+def run_in_terminal(arguments, cwd, columns=100, lines=40, **environment):
+    """What a Python program writes to its terminal; its standard output goes to the same one."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    cleared = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
+    with subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        cwd=cwd,
+        env=cleared | COLOURS | environment,
+    ) as process:
+        os.close(its)
+        said = b""
+        while True:
+            try:
+                part = os.read(ours, 65536)
+            except OSError:  # Linux: the program closed the terminal
+                break
+            if not part:
+                break
+            said += part
+    os.close(ours)
+    return process.returncode, said.decode()
