@@ -168,6 +168,8 @@ def test_mistakes_are_one_sentence(run, photo, tmp_path, refused):
     painted = ["inpaint", run, photo, "--mask", photo]
     assert "--resample must be at least 1 and at most" in refused(*painted, "--resample", many)
     assert "holds files already" in refused("invert", run, photo, "--out", tmp_path)
+    assert f"RUN comes before IMAGE: ddim vary {run} {photo}" in refused("vary", photo, run)
+    assert f"RUN comes before IMAGE: ddim invert {run} {photo}" in refused("invert", photo, run)
 
 
 @pytest.mark.parametrize(

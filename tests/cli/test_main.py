@@ -51,7 +51,7 @@ def test_every_public_name_resolves_and_has_a_docstring(name):
         ddim.scheduler  # noqa: B018
 
 
-@pytest.mark.parametrize("words", [["--version"], ["-V"]])
+@pytest.mark.parametrize("words", [["--version"], ["-V"], ["version"]])
 def test_the_version_is_that_of_the_package(words, capsys):
     assert main(words) == 0
     assert capsys.readouterr().out == f"ddim {ddim.__version__}\n"
@@ -82,8 +82,16 @@ def test_every_command_explains_each_option(name, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["trian"], f"'trian' is not a command, possible are {', '.join(COMMANDS)}; perhaps you meant train"),
-        (["xyzzy"], f"'xyzzy' is not a command, possible are {', '.join(COMMANDS)}"),
+        (["trian"], "'trian' is not a command; perhaps you meant train; `ddim` lists the commands"),
+        (["xyzzy"], "'xyzzy' is not a command; `ddim` lists the commands"),
+        (["/"], "'/' is not a command; perhaps you meant `ddim train /`"),
+        (["help", "trian"], "'trian' is not a command"),
+        (
+            ["sample", "run", "--eta", "1"],
+            "--eta is not an option of ddim sample; the recipe fields",
+        ),
+        (["sample", "run", "--eta", "1"], "perhaps you meant --sampler.eta"),
+        (["train", "--order", "3"], "order is not a field of a recipe; perhaps you meant sampler.order"),
         (["train", "--threads", "many"], "argument --threads: invalid int value: 'many'"),
         (["train", "a", "b"], "unrecognized arguments: b"),
         (["train", "--minutes", "1", "--images", "2"], "give --minutes or --images, not both"),
@@ -110,6 +118,23 @@ def test_a_mistake_is_one_line_and_exit_code_2(words, said, capsys):
     assert captured.out == ""
     assert captured.err.startswith(f"ddim: {said}") or said in captured.err
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["train", "sample"])
+def test_a_path_that_the_shell_split_at_its_spaces_is_named(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my best photos").mkdir()
+    assert main([command, "my", "best", "photos", "--steps", "3"]) == 2
+    assert capsys.readouterr().err == "ddim: a path with spaces needs quotes: 'my best photos'\n"
+
+
+def test_help_is_a_command_too(capsys):
+    assert main(["help"]) == 0
+    assert "ddim train" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        main(["help", "sample"])
+    assert end.value.code == 0
+    assert "ddim sample RUN" in capsys.readouterr().out
 
 
 @pytest.fixture

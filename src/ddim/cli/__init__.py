@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -111,7 +112,9 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
-    if argv in (["--version"], ["-V"]):
+    if argv and argv[0] == "help":
+        argv = [*argv[1:], "--help"]
+    if argv in (["--version"], ["-V"], ["version"]):
         sys.stdout.write(f"ddim {__version__}\n")
         return 0
     if not argv or argv[0] in ("-h", "--help"):
@@ -119,9 +122,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     name = argv[0]
     if name not in COMMANDS:
-        possible = ", ".join(COMMANDS)
         hint = suggest(name, COMMANDS)
-        sys.stderr.write(f"ddim: {name!r} is not a command, possible are {possible}{hint}\n")
+        if not hint and Path(name).exists():
+            hint = f"; perhaps you meant `ddim train {shlex.quote(name)}`"
+        sys.stderr.write(f"ddim: {name!r} is not a command{hint}; `ddim` lists the commands\n")
         return 2
     command = import_module(f"ddim.cli.{name}")
     parser = Parser(
@@ -137,6 +141,7 @@ def main(argv: list[str] | None = None) -> int:
         words, fields = argv[1:], {}
         if getattr(command, "TAKES_FIELDS", False):
             words, fields = _split_fields(words, parser.options)
+        _check_quotes(words)
         # Options may stand between positional arguments; argparse cannot do that with subcommands.
         parse = parser.parse_args if parser.commands else parser.parse_intermixed_args
         args = parse(words, argparse.Namespace(fields=fields, options=parser.options))
@@ -194,6 +199,15 @@ def _split_fields(words: list[str], options: list[str]) -> tuple[list[str], dict
     return rest, fields
 
 
+def _check_quotes(words: list[str]) -> None:
+    """Refuse words that are one path with spaces in it, which the shell split at the spaces."""
+    for first, word in enumerate(words):
+        for end in range(first + 2, min(len(words), first + 8) + 1):
+            whole = " ".join(words[first:end])
+            if not word.startswith("-") and not Path(word).exists() and Path(whole).exists():
+                raise UserError(f"a path with spaces needs quotes: {shlex.quote(whole)}")
+
+
 def _recipe_fields() -> list[str]:
     from dataclasses import fields
 
@@ -215,7 +229,11 @@ def check_fields(args: argparse.Namespace, command: str, *allowed: str) -> None:
     """
     for name in args.fields:
         if name.split(".")[0] not in allowed:
-            hint = suggest(f"--{name}", [*args.options, *(f"--{field}" for field in allowed)])
+            from ddim.runs.codec import list_paths
+
+            known = [path for path in list_paths() if path.split(".")[0] in allowed]
+            inner = [f"; perhaps you meant --{path}" for path in known if path.endswith(f".{name}")]
+            hint = inner[0] if inner else suggest(f"--{name}", [*args.options, *(f"--{a}" for a in allowed)])
             fields = f"the recipe fields it takes are {', '.join(allowed)}" if allowed else "it takes none"
             raise UserError(f"--{name} is not an option of ddim {command}; {fields}{hint}")
 

@@ -57,6 +57,9 @@ def open_run(args: argparse.Namespace, command: str, *, real: bool = True) -> tu
     check_fields(args, command, "grid")
     if args.out and args.out.is_dir() and any(args.out.iterdir()):
         raise UserError(f"--out {args.out} holds files already; name a new folder")
+    for image in vars(args).get("images") or [vars(args).get("image")]:
+        if image and image.is_dir() and args.run.is_file():
+            raise UserError(f"RUN comes before IMAGE: ddim {command} {image} {args.run}")
     run = load(args.run, args.weights, device=args.device)
     recipe = run.recipe
     if real and "grid" not in args.fields:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,8 @@ _EPILOG = """recipes:
 {recipes}
 
 Every field of a recipe is an option, such as --optim.lr 3e-4, --data.flip false or --schedule linear
---schedule.clip powers. `ddim train --help-recipe fast` lists the fields and their possible values.
+--schedule.clip powers. `ddim train --help-recipe fast` explains the fields, and `ddim train --help-recipe
+schedule` the kinds of one of them, each with its own fields.
 
 examples:
   ddim train photos/ --minutes 30
@@ -72,13 +73,19 @@ def add(parser: argparse.ArgumentParser) -> None:
         dest="compiling",
         help="compile the network, or do not (default: compile if the run is long enough to gain from it)",
     )
-    parser.add_argument("--help-recipe", metavar="NAME", help="list the fields of a recipe and exit")
+    parser.add_argument(
+        "--help-recipe",
+        nargs="?",
+        const="fast",
+        metavar="NAME",
+        help="list the fields of a recipe and exit; NAME may also be a field, such as sampler, for its kinds",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Train and show the progress."""
     if args.help_recipe:
-        return _help_recipe(args.help_recipe)
+        return _help_recipe(args)
     # Imported here, so that --help does not import torch.
     from ddim.cli.console import Console, say
     from ddim.training import Machine, resume, train
@@ -151,19 +158,37 @@ def _find_learning_rate(recipe: Recipe, machine: Machine, source: Path | None) -
     return override(recipe, {"optim.lr": curve.suggested}), CurvePlot(curve, recipe)
 
 
-def _help_recipe(name: str) -> int:
-    """Print the fields of a recipe with their values and the possible values, one line each."""
+def _help_recipe(args: argparse.Namespace) -> int:
+    """Print the fields of a recipe, or of each kind that one of its fields can have."""
     import inspect
 
-    from ddim.runs.codec import list_fields
+    from ddim.runs.codec import override
+    from ddim.runs.field_help import explain_fields, explain_kinds
     from ddim.runs.named_recipes import RECIPES, find_recipe
 
-    recipe = find_recipe(name)
-    about = inspect.getdoc(RECIPES[name]) if name in RECIPES else name
-    sys.stdout.write(f"{about}\n\n")
-    for path, possible, value in list_fields(recipe):
-        items = value if isinstance(value, tuple) else (value,)
-        # In the form that an option takes: true, not True.
-        shown = ",".join(str(item).lower() if item in (True, False, None) else str(item) for item in items)
-        sys.stdout.write(f"  --{path:<24} {shown or '[]':<16} {possible}\n")
+    name = args.help_recipe
+    parts = list(explain_kinds(name.removeprefix("--")))
+    titles = [f"--{name.removeprefix('--')} {kind}: {about}" for kind, about, _ in parts]
+    if not parts:
+        about = inspect.getdoc(RECIPES[name]) if name in RECIPES else name
+        parts, titles = [(name, about, explain_fields(override(find_recipe(name), args.fields)))], [about]
+    text = "\n".join(
+        "\n".join([title, "", *map(_format_field, rows), ""])
+        for title, (_, _, rows) in zip(titles, parts, strict=True)
+    )
+    heads = ("field", "value", "possible", "meaning")
+    result = {part: [dict(zip(heads, row, strict=True)) for row in rows] for part, _, rows in parts}
+    print_result(args, result, text)
     return 0
+
+
+def _format_field(row: tuple[str, str, str, str]) -> str:
+    """Return a field with its value, and its meaning and possible values beside it."""
+    path, value, possible, meaning = row
+    left, indent = f"  --{path} {value}", " " * 38
+    text = f"{meaning.replace('None', 'none')} [{possible}]"
+    lines = textwrap.wrap(text, 110, initial_indent=indent, subsequent_indent=indent)
+    if len(left) < len(indent):
+        lines[0] = left.ljust(len(indent)) + lines[0].lstrip()
+        return "\n".join(lines)
+    return "\n".join([left, *lines])

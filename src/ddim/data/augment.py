@@ -52,6 +52,9 @@ class Augment:
     Mirroring top to bottom has half of this probability. Mirroring left to right has probability 1/2 if
     `probability` is above 0. The network is conditioned on this mirroring, but not on that of `data.flip`, so
     turn `data.flip` off.
+
+    Attributes:
+        probability: probability of each transformation.
     """
 
     probability: float = 0.0

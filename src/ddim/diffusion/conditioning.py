@@ -44,6 +44,10 @@ class Timestep:
 
     Times before the first entry have index 0. Nichol & Dhariwal's code rescales the indices of longer tables
     to the range of DDPM's: scale = 1000 / entries.
+
+    Attributes:
+        entries: number of entries of the table.
+        scale: what the index is multiplied by.
     """
 
     entries: int = 1000
@@ -59,7 +63,11 @@ class Timestep:
 
 @dataclass(frozen=True)
 class LogSNR:
-    """The log-SNR divided by `scale`, which maps the usual range to about [-1, 1] (Kingma et al. 2021)."""
+    """The log-SNR divided by `scale`, which maps the usual range to about [-1, 1] (Kingma et al. 2021).
+
+    Attributes:
+        scale: what the log-SNR is divided by.
+    """
 
     scale: float = 10.0
 
@@ -76,6 +84,10 @@ class CNoise:
     """`factor` * log((sigma / alpha) / `unit`): c_noise of Karras et al. 2022, table 1.
 
     Factor 1/4 and unit 1 give EDM's log(sigma) / 4; factor 1 and unit 2 give VE's log(sigma / 2).
+
+    Attributes:
+        factor: what the logarithm is multiplied by.
+        unit: the noise level whose logarithm is 0.
     """
 
     factor: float = 0.25
@@ -94,6 +106,9 @@ class Time:
     """t times `scale`; a scale of 999 is c_noise of VP for networks that expect an index of a table.
 
     That is (M - 1) t with M = 1000 (Karras et al. 2022, table 1).
+
+    Attributes:
+        scale: what t is multiplied by.
     """
 
     scale: float = 1.0

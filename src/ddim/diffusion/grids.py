@@ -82,6 +82,9 @@ class UniformLogSNR:
     """Equal steps of log-SNR, from t = 1 to log-SNR `end` (Lu et al. 2022, section 5.1).
 
     If the log-SNR of the schedule does not reach `end`, the grid ends at the cleanest noise level.
+
+    Attributes:
+        end: log-SNR of the last time.
     """
 
     end: float = 6.0
@@ -112,6 +115,11 @@ class Karras:
 
     The grid starts at `sigma_max`, or at t = 1 if `sigma_max` is None or above the largest sigma / alpha of
     the schedule. If the schedule does not reach `sigma_min`, the grid ends at its cleanest noise level.
+
+    Attributes:
+        sigma_min: sigma / alpha of the last time.
+        sigma_max: sigma / alpha of the first time; None for t = 1.
+        rho: larger values bring more of the times close to `sigma_min`.
     """
 
     sigma_min: float = 0.002
@@ -160,6 +168,10 @@ class Spaced:
 
     "leading" spacing starts at the cleanest entry, 1, as in Song et al. 2021 and most code; it omits the
     noisiest entry. "trailing" starts at the noisiest entry, pure noise (Lin et al. 2024, table 2).
+
+    Attributes:
+        entries: number of entries of the table.
+        spacing: whether the times include the noisiest entry (trailing) or the cleanest (leading).
     """
 
     entries: int = 1000
@@ -188,6 +200,10 @@ class Sections:
     The steps of a section are evenly spaced from its first entry to its last (Nichol & Dhariwal 2021, section
     4). Shares (1,) spread all steps over the whole table. Shares (3, 2, 1) give half of the steps to the
     cleanest third.
+
+    Attributes:
+        entries: number of entries of the table.
+        shares: share of the steps in each section, the cleanest first.
     """
 
     entries: int = 1000
@@ -231,7 +247,11 @@ class Sections:
 
 @dataclass(frozen=True, repr=False)
 class Listed(ShortRepr):
-    """Times given by the user, decreasing, in (0, 1]."""
+    """Times given by the user, decreasing, in (0, 1].
+
+    Attributes:
+        times: the times, decreasing, such as 1,0.5,0.1.
+    """
 
     times: tuple[float, ...]
 

@@ -57,6 +57,12 @@ class Objective:
     """The error `error` of the predicted quantity `on`, at times drawn from `times`, weighted by `weight`.
 
     `on` need not be the quantity that the network outputs: predictions are converted.
+
+    Attributes:
+        on: the predicted quantity whose error is the loss.
+        error: absolute (l1), squared (mse) or Huber error.
+        times: the distribution from which training times are drawn.
+        weight: the weight of each noise level.
     """
 
     on: On = "noise"
@@ -82,6 +88,12 @@ class Hybrid:
     `on`, `error` and `times` are as in `Objective`; L_simple is their error. L_vlb is the variational bound
     in bits per dimension, over the table of `times`, estimated from one random time for each image. In L_vlb
     the predicted image is detached, so that this term trains only the variance.
+
+    Attributes:
+        on: the predicted quantity whose error is the loss.
+        error: absolute (l1), squared (mse) or Huber error.
+        times: the distribution from which training times are drawn, on a table.
+        vlb: the weight of the variational bound.
     """
 
     on: On = "noise"

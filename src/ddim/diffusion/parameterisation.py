@@ -76,6 +76,9 @@ class PredictsEDM:
 
     This holds for data with standard deviation `sigma_data`. `skip`, `out` and `inp` are the paper's c_skip,
     c_out and c_in (table 1; derived in appendix B.6), generalised from alpha = 1 to any alpha.
+
+    Attributes:
+        sigma_data: standard deviation of the training images in model units.
     """
 
     sigma_data: float = 1.0

@@ -34,6 +34,9 @@ class UniformTimes:
     """Times uniform in (low, 1].
 
     The time t = 0 is excluded, because an image without noise has no noise to predict.
+
+    Attributes:
+        low: the smallest training time.
     """
 
     low: float = 0.0
@@ -59,6 +62,10 @@ class NormalLogSNR:
     In Karras et al. 2022, table 1, log sigma has mean -1.2 and standard deviation 1.2, for data of standard
     deviation 0.5. The log-SNR then has mean 2.4 and standard deviation 2.4. For data of unit variance the
     mean is about 1.
+
+    Attributes:
+        mean: mean of the log-SNR.
+        std: standard deviation of the log-SNR.
     """
 
     mean: float = 1.0
@@ -80,7 +87,11 @@ class NormalLogSNR:
 
 @dataclass(frozen=True)
 class TableTimes:
-    """All entries of a table with equal probability (Ho et al. 2020): t = i / entries, i = 1 ... entries."""
+    """All entries of a table with equal probability (Ho et al. 2020): t = i / entries, i = 1 ... entries.
+
+    Attributes:
+        entries: number of entries of the table.
+    """
 
     entries: int = 1000
 
@@ -102,6 +113,11 @@ class LossAware(TableTimes):
     Nichol & Dhariwal 2021, eq. 18; the mean is over the last `history` losses at the entry. A fraction
     `uniform` of the draws is uniform. All draws are uniform until each entry has `history` losses. The loss
     of a draw has weight 1 / (entries p_i), so that its expectation is that of uniform times.
+
+    Attributes:
+        entries: number of entries of the table.
+        history: number of losses that are kept for each entry.
+        uniform: fraction of the times that is drawn uniformly.
     """
 
     entries: int = 4000

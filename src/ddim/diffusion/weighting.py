@@ -36,6 +36,9 @@ class EDMWeight:
     Karras et al. 2022, table 1. With this weight, the squared error of the image equals the squared error of
     the network's output F under `PredictsEDM` (appendix B.6). The paper's other columns have lambda = 1 /
     sigma^2. That is the unweighted squared error of the noise.
+
+    Attributes:
+        sigma_data: standard deviation of the training images in model units.
     """
 
     sigma_data: float = 1.0

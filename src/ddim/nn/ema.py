@@ -38,6 +38,10 @@ class Exponential:
     The decay at update k is min(decay, (k - 1) / (k + 8)). Without the warm-up, the EMA weights of a short
     run would mostly be its random initial weights. `more` holds the decays of additional averages (see
     `name_averages`).
+
+    Attributes:
+        decay: share of the old average that each update keeps.
+        more: decays of additional averages.
     """
 
     decay: float = 0.999
@@ -62,6 +66,10 @@ class Power:
     Karras et al. 2024, eq. 1 and 127. The width of the average is a fixed fraction of the run so far: its
     relative standard deviation is 0.10 for gamma 6.94 and 0.05 for 16.97. `more` holds the powers of
     additional averages (see `name_averages`).
+
+    Attributes:
+        gamma: power of the update number; a larger one averages over a shorter part of the run.
+        more: powers of additional averages.
     """
 
     gamma: float = 6.94
@@ -86,6 +94,11 @@ class HalfLife:
     Karras et al. 2022, appendix F.2; the ramp-up of 5 % is in their training code. The half-life is a number
     of images, so that it does not depend on the batch size. `more` holds the half-lives of additional
     averages (see `name_averages`).
+
+    Attributes:
+        images: training images after which weights count half as much.
+        ramp: largest half-life, as a fraction of the images seen so far.
+        more: half-lives of additional averages.
     """
 
     images: float = 500_000

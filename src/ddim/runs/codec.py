@@ -162,6 +162,16 @@ def list_fields(value: Any, path: str = "") -> list[tuple[str, str, Any]]:  # no
     return rows
 
 
+def list_paths(kind: type = Recipe, above: str = "") -> list[str]:
+    """Return the paths of all fields of a recipe, those of every kind of its parts among them."""
+    paths = []
+    for slot in list_slots(kind):
+        paths.append(f"{above}{slot.name}")
+        for inner in slot.kinds.values():
+            paths += list_paths(inner, f"{above}{slot.name}.")
+    return list(dict.fromkeys(paths))
+
+
 class _Loader(yaml.SafeLoader):
     """A safe YAML loader without aliases that reads `on`, a field of the objective, as text."""
 
@@ -217,7 +227,7 @@ def _unknown(path: str, name: str, kind: type, above: str, slot: Slot) -> str:
     if others := [o for o, found in slot.kinds.items() if name in [f.name for f in fields(found)]]:
         return f"{path} is not a field of {own}; it is a field of {' and '.join(others)}"
     here = difflib.get_close_matches(name, known, 1, 0.6)
-    paths = [row[0] for row in list_fields(Recipe())]
+    paths = list_paths()
     words = (name,) if above else (name, *name.split("_"))
     same_end = [row for word in words for row in paths if row.split(".")[-1] == word]
     anywhere = same_end or difflib.get_close_matches(path, paths, 1, 0.6)

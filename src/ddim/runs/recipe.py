@@ -85,7 +85,11 @@ class PixelRule(Protocol):
 
 @dataclass(frozen=True)
 class Measured:
-    """Normalise each channel of the training set to mean 0 and standard deviation `std`."""
+    """Normalise each channel of the training set to mean 0 and standard deviation `std`.
+
+    Attributes:
+        std: standard deviation of each channel in model units.
+    """
 
     std: float = 1.0
 
@@ -104,7 +108,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Fixed:
-    """Subtract `mean` from images and divide them by `std`; 0.5 and 0.5 give the usual range [-1, 1]."""
+    """Subtract `mean` from images and divide them by `std`; 0.5 and 0.5 give the usual range [-1, 1].
+
+    Attributes:
+        mean: what is subtracted from images in [0, 1].
+        std: what the difference is divided by.
+    """
 
     mean: float = 0.5
     std: float = 0.5

@@ -43,6 +43,11 @@ class AdamsBashforth(Sampler):
     is "floor" has no levels between its entries; there these steps have order 1.
 
     Sampling with N times takes N - 1 evaluations plus those of the start. The final sample takes one more.
+
+    Attributes:
+        order: number of slopes that each step uses, 1 to 5.
+        steps: whether the weights follow the actual steps (unequal) or are those of equal steps.
+        start: how the first steps are made: with lower orders, or with additional evaluations.
     """
 
     order: int = 2

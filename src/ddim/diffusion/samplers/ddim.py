@@ -21,6 +21,9 @@ class DDIM(Sampler):
     """DDIM (Song et al. 2021, eq. 12 and 16): eta 0 is deterministic, eta 1 is ancestral sampling (DDPM).
 
     It works for any schedule. Sampling with N times takes N - 1 evaluations; the final sample takes one more.
+
+    Attributes:
+        eta: amount of noise that each step adds: 0 is deterministic, 1 is DDPM.
     """
 
     eta: float = 0.0

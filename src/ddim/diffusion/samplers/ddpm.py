@@ -27,6 +27,9 @@ class DDPM(Sampler):
     logarithms, by an output of the network for each pixel (Nichol & Dhariwal 2021, eq. 15).
 
     Sampling with N times takes N - 1 evaluations; the final sample takes one more.
+
+    Attributes:
+        variance: variance of a step; "learned" needs a network that was trained to predict it.
     """
 
     variance: Literal["small", "large", "learned"] = "small"

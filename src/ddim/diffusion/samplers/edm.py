@@ -32,6 +32,14 @@ class EDM(Sampler):
     limit). `s_churn` is the amount of noise, `s_noise` its standard deviation. The noisier time is at most 1;
     on a table whose `read` is "floor" it is rounded up to an entry. There is no churn before the final
     sample, unlike in algorithm 2 at i = N - 1.
+
+    Attributes:
+        order: 1 for Euler's method, 2 for two evaluations in each step.
+        alpha: fraction of the step at which the second evaluation takes place: 1 is Heun's method.
+        s_churn: amount of noise that steps add; 0 is deterministic.
+        s_min: lowest noise level, sigma / alpha, at which noise is added.
+        s_max: highest noise level at which noise is added; None for no limit.
+        s_noise: standard deviation of the added noise.
     """
 
     order: int = 2

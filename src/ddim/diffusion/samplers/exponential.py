@@ -51,6 +51,11 @@ class DPMSolver(Sampler):
     Sampling with N times takes N - 1 evaluations, plus one for an "exact" start. The final sample takes one
     more. The 3M of diffusers and k-diffusion differs from this one: its weight of the second difference is
     half of the exact one, so it has order 2 with any start.
+
+    Attributes:
+        order: 1, 2 or 3.
+        eta: amount of noise that each step adds: 0 is deterministic, 1 is the stochastic variant.
+        start: how the first steps of order 3 are made: with lower orders, or with one more evaluation.
     """
 
     order: int = 2
@@ -111,6 +116,10 @@ class UniPC(Sampler):
 
     `variant` is the paper's B(h): "bh1" is h, "bh2" is e^h - 1. It matters only for steps that use exactly
     two predictions. With more predictions B(h) cancels.
+
+    Attributes:
+        order: number of predictions that the predictor uses.
+        variant: the paper's B(h), bh1 or bh2.
     """
 
     order: int = 3

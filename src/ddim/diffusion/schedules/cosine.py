@@ -18,6 +18,10 @@ class Cosine:
 
     The schedule of Béres' Keras example, after Nichol & Dhariwal 2021, eq. 17. With the original bounds, 0.95
     and 0.02, the image at t = 0 is not clean: sigma(0) = 0.31.
+
+    Attributes:
+        min_signal: signal rate alpha at t = 1.
+        max_signal: signal rate alpha at t = 0.
     """
 
     min_signal: float = 0.02

@@ -19,6 +19,11 @@ class KarrasSigma:
     If rho is None, log sigma is linear in t, the limit of large rho: the variance-exploding SDE (Song et al.
     2021b, appendix C). The image at t = 0 is not clean: sigma(0) = sigma_min. The last noise level of a grid
     is above sigma_min, because no grid contains t = 0.
+
+    Attributes:
+        sigma_min: noise level at t = 0.
+        sigma_max: noise level at t = 1.
+        rho: larger values bring more of the times close to `sigma_min`; None for equal steps of log sigma.
     """
 
     sigma_min: float = 0.001

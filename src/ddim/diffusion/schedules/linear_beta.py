@@ -17,6 +17,10 @@ class LinearBeta:
 
     `low` and `high` are beta(0) and beta(1) for t in [0, 1]: 1000 times DDPM's 1e-4 and 0.02. At t = 0 the
     image is clean, alpha = 1 and sigma = 0; no grid contains that time.
+
+    Attributes:
+        low: beta at t = 0.
+        high: beta at t = 1.
     """
 
     low: float = 0.1

@@ -49,6 +49,11 @@ class LinearIn:
     - "log_signal": log alpha^2 is linear.
     - "noise_step": log sigma^2 is a parabola in t, flat at t = 1.
     - "signal_step": log alpha^2 is a parabola in t, flat at t = 0, close to DDPM's linear beta.
+
+    Attributes:
+        quantity: which quantity of the noise level is linear in t.
+        start: log-SNR at t = 0.
+        end: log-SNR at t = 1.
     """
 
     quantity: Literal[

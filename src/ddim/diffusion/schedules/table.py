@@ -26,6 +26,15 @@ class _Table:
     torch/luz. "log_snr" interpolates the log-SNR linearly; entry i, counted from 0, is at t = (i + 1) /
     entries. Times before the first entry have the level of that entry, except t = 0, which is the clean
     image.
+
+    Attributes:
+        entries: number of noise levels in the table.
+        first: beta of the cleanest entry.
+        last: beta of the noisiest entry.
+        clip: what is clamped to [min_signal, max_signal]: nothing, the rate alpha, or its square.
+        min_signal: lower end of the clamp.
+        max_signal: upper end of the clamp.
+        read: the level between two entries: that of the cleaner entry, or linear in log-SNR.
     """
 
     entries: int = 1000
@@ -125,6 +134,9 @@ class BetaTable(_Table):
     - "sigmoid": beta follows the sigmoid function on [-6, 6], from `first` to `last`.
     - "const": beta is `last` at every entry.
     - "jsd": beta is 1 / (entries - i), so that alpha^2 falls linearly to 0; this needs a `clip`.
+
+    Attributes:
+        betas: how beta grows along the table.
     """
 
     betas: Literal["cosine", "quad", "const", "jsd", "sigmoid"] = "cosine"

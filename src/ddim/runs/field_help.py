@@ -1,0 +1,68 @@
+"""What the fields of a recipe mean: sentences from the docstrings of the dataclasses, for --help-recipe."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ddim.runs.codec import dump, list_fields
+from ddim.runs.kinds import list_slots
+from ddim.runs.plain_values import describe_type
+from ddim.runs.recipe import Recipe
+
+Row = tuple[str, str, str, str]
+"""Path, value in the form that an option takes, possible values, and a sentence."""
+
+
+def explain_fields(value: Any, path: str = "") -> list[Row]:  # noqa: ANN401
+    """Return a row for every field of a recipe, or of a part of one, whose path is then `path`."""
+    rows = []
+    for name, possible, current in list_fields(value, path):
+        *parents, last = name.removeprefix(path).lstrip(".").split(".")
+        owner = value
+        for parent in parents:
+            owner = getattr(owner, parent)
+        rows.append((name, _format(current), possible, read_field_help(type(owner)).get(last, "")))
+    return rows
+
+
+def explain_kinds(path: str) -> Iterator[tuple[str, str, list[Row]]]:
+    """Yield each kind that a field of a recipe can have: its name, a sentence and the rows of its fields.
+
+    Nothing is yielded if the field holds a plain value or does not exist.
+    """
+    for name, kind in _find_kinds(path).items():
+        help_of, rows = read_field_help(kind), []
+        for slot in list_slots(kind):
+            possible = " | ".join(slot.options) if slot.kinds else describe_type(slot.wanted)
+            default = dump(slot.default, named=True) if slot.kinds else slot.default
+            shown = default["kind"] if isinstance(default, dict) else _format(default)
+            rows.append((f"{path}.{slot.name}", shown, possible, help_of.get(slot.name, "")))
+        first = (inspect.getdoc(kind) or "").partition("\n\n")[0]
+        yield name, " ".join(first.split()), rows
+
+
+def read_field_help(kind: type) -> dict[str, str]:
+    """Read the first sentence about each field from the docstring of a dataclass and of its bases."""
+    found: dict[str, str] = {}
+    for each in reversed(kind.__mro__):
+        section = (inspect.cleandoc(each.__doc__ or "")).partition("\nAttributes:\n")[2].partition("\n\n")[0]
+        for name, text in re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE):
+            found[name] = re.split(r"(?<=[^.])\.(?: |$)", " ".join(text.split()))[0]
+    return found
+
+
+def _find_kinds(path: str) -> dict[str, type]:
+    kinds: dict[str, type] = {"recipe": Recipe}
+    for name in path.split("."):
+        slots = [slot for kind in kinds.values() for slot in list_slots(kind) if slot.name == name]
+        kinds = {name: kind for slot in slots for name, kind in slot.kinds.items()}
+    return kinds
+
+
+def _format(value: Any) -> str:  # noqa: ANN401
+    """Return a value in the form that an option takes: true, not True."""
+    items = value if isinstance(value, tuple) else (value,)
+    return ",".join(str(item).lower() if item in (True, False, None) else str(item) for item in items) or "[]"
