@@ -170,7 +170,7 @@ def _help_recipe(args: argparse.Namespace) -> int:
     parts = list(explain_kinds(name.removeprefix("--")))
     titles = [f"--{name.removeprefix('--')} {kind}: {about}" for kind, about, _ in parts]
     if not parts:
-        about = inspect.getdoc(RECIPES[name]) if name in RECIPES else name
+        about = (inspect.getdoc(RECIPES[name]) or "") if name in RECIPES else name
         parts, titles = [(name, about, explain_fields(override(find_recipe(name), args.fields)))], [about]
     text = "\n".join(
         "\n".join([title, "", *map(_format_field, rows), ""])

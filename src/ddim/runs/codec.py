@@ -227,7 +227,7 @@ def _unknown(path: str, name: str, kind: type, above: str, slot: Slot) -> str:
     if others := [o for o, found in slot.kinds.items() if name in [f.name for f in fields(found)]]:
         return f"{path} is not a field of {own}; it is a field of {' and '.join(others)}"
     here = difflib.get_close_matches(name, known, 1, 0.6)
-    paths = list_paths()
+    paths = [row[0] for row in list_fields(Recipe())] if above else list_paths()
     words = (name,) if above else (name, *name.split("_"))
     same_end = [row for word in words for row in paths if row.split(".")[-1] == word]
     anywhere = same_end or difflib.get_close_matches(path, paths, 1, 0.6)
