@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ddim.evaluation.evaluate import evaluate
     from ddim.evaluation.reference import Reference
     from ddim.evaluation.subject import Samples
+    from ddim.evaluation.tabulate import tabulate
     from ddim.runs.generate import sample
     from ddim.runs.pipeline import Pipeline, load
     from ddim.runs.recipe import Recipe
@@ -48,6 +49,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "load",
     "sample",
     "evaluate",
+    "tabulate",
     "Callback",
     "Machine",
     "Model",
@@ -99,6 +101,7 @@ _HOMES = {
     "runs.generate": ("sample",),
     "runs.recipe": ("Recipe",),
     "evaluation.evaluate": ("evaluate",),
+    "evaluation.tabulate": ("tabulate",),
     "evaluation.subject": ("Samples",),
     "evaluation.reference": ("Reference",),
     "diffusion.denoiser": ("Model",),

@@ -9,6 +9,7 @@ from PIL import Image
 
 import tiny
 from ddim.cli import main
+from ddim.cli.choice_tables import parse_choices
 from ddim.evaluation.comparison_page import shorten_values
 from ddim.metrics import catalogue, features
 from html_reader import Reader
@@ -72,6 +73,10 @@ def test_features_are_taken_by_name(run, command):
             ["RUN", "--optim.lr", 1],
             "--optim.lr is not an option of ddim evaluate; the recipe fields it takes are sampler",
         ),
+        (["RUN", "--steps", "1,x"], "--steps must be one or more whole numbers, such as 20 or 10,20,50, got"),
+        (["RUN", "--guidance", "high"], "--guidance must be one or more numbers, such as 2 or 1,1.5,2, got"),
+        (["RUN", "--metric", "fid"], "--metric is for tables; give several values of a choice"),
+        (["RUN", "--steps", "1,2", "--out", "RUN"], "is not empty; give a new or empty folder"),
         (["RUN", "--stepz", 3], "perhaps you meant --steps"),
         (["RUN", "--weights", "best"], "weights must be ema or raw, got 'best'"),
         (["blossoms:40"], "blossoms:40 is not a run: name the reference images with --data"),
@@ -165,6 +170,46 @@ def test_a_file_that_ddim_did_not_write_is_not_overwritten(run, tmp_path, refuse
         assert why in refused("compare", run, run, "--out", tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.md"]
     assert (tmp_path / "mine.md").read_text() == "mine"
+
+
+def test_several_values_of_a_choice_give_a_table(run, tmp_path, command):
+    ways = ["--sampler", "ddim,ddpm", "--sampler.eta", "0,0.5", "--sampler.variance", "large"]
+    said = command("evaluate", run, "-n", 40, "--steps", "1,2", *ways, "--out", tmp_path / "table")
+    lines = said.out.splitlines()
+    assert lines[0].startswith(
+        "KID (lower is better) of 40 samples with equal seeds, against 30 images, valid"
+    )
+    assert lines[3].split() == ["1", "steps", "2", "steps"]
+    assert [line.split("  ")[0] for line in lines[4:7]] == [
+        "ddim eta 0",
+        "ddim eta 0.5",
+        "ddpm variance large",
+    ]
+    assert "real images in place of samples: " in said.out
+    assert "minus ddim eta 0: differences from the first row with 95 % intervals, paired by seed" in said.out
+    assert lines[-1] == f"{tmp_path / 'table'}/table.csv, .tex, .md and .png"
+    before = len(list((run / "evaluations").iterdir()))
+    words = ["--metric", "recall", "--seed", 0, "-n", 40]
+    again = command("evaluate", run, *words, "--steps", "1,2", "--sampler", "ddim").out
+    cells = json.loads(command("evaluate", run, *words, "--steps", "1,2", "--json").out)["cells"]
+    assert [cell["steps"] for cell in cells] == [1, 2]
+    assert again.startswith("recall (higher is better)")
+    assert again.splitlines()[-1] == f"{run}/tables/1/table.csv, .tex, .md and .png"
+    assert len(list((run / "evaluations").iterdir())) - before in (0, 2)
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ({"steps": "20"}, {"steps": 20}),
+        ({"steps": "10, 20", "guidance": "1,1.5"}, {"steps": [10, 20], "guidance": [1.0, 1.5]}),
+        ({"grid.times": "1,0.5"}, {"grid.times": "1,0.5"}),
+        ({"grid.times": "[1,0.5],[1,0.2]"}, {"grid.times": ["1,0.5", "1,0.2"]}),
+        ({"sampler": "ddim,edm"}, {"sampler": ["ddim", "edm"]}),
+    ],
+)
+def test_choices_are_values_or_lists_of_values(text, found):
+    assert parse_choices(text) == found
 
 
 def test_an_evaluation_has_the_difference_0_to_itself(run, monkeypatch, command):

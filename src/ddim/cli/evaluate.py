@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.cli import DEVICE, RUN, WEIGHTS, check_fields
+from ddim.cli.choice_tables import format_choices_table, parse_choices
 from ddim.cli.output import print_result, read_result
 from ddim.errors import UserError
 from ddim.evaluation.conditions import SAMPLING_FIELDS
 
 if TYPE_CHECKING:
     from ddim.evaluation.record import Evaluation
+    from ddim.evaluation.reference import Reference
+    from ddim.evaluation.subject import Samples
 
 TAKES_FIELDS = True
 
@@ -28,6 +31,15 @@ sampling options, as in `ddim sample`:
   --label L, --guidance W, for a run trained with labels. The reference has images of all classes; use
   --label all to cycle through the classes.
 
+tables over choices: options with several values, such as --steps 10,20,50 --sampler.eta 0,0.5,1. Each
+combination is evaluated with equal seeds, in RUN/evaluations as above. Combinations that were evaluated
+before are not made again. A field is combined only with samplers or grids that have it. RUN/tables/N/ gets
+table.csv, table.tex, table.md and table.png. Table 1 of Song et al. 2021, whose last row has the larger
+variance that they call sigma-hat:
+
+  ddim evaluate RUN --steps 10,20,50,100 --sampler ddim,ddpm --sampler.eta 0,0.2,0.5,1 \\
+      --sampler.variance large
+
 examples:
   ddim evaluate runs/photos-fast-1
   ddim evaluate runs/photos-fast-1 --steps 10 -n 5000 --sampler edm
@@ -37,17 +49,19 @@ examples:
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim evaluate`."""
-    from ddim.metrics.catalogue import DEFAULT, EXTRACTORS
+    from ddim.metrics.catalogue import DEFAULT, EXTRACTORS, METRICS
 
-    parser.usage = "ddim evaluate RUN|IMAGES [-n 1000] [--steps 20] [--data DATA] [--part PART] [options]"
+    parser.usage = (
+        "ddim evaluate RUN|IMAGES [-n 1000] [--steps 20[,50...]] [--data DATA] [--part PART] [options]"
+    )
     parser.epilog = _EPILOG
     parser.add_argument("source", metavar="RUN|IMAGES", help=f"{RUN}; or a folder or archive of images")
     parser.add_argument("-n", type=int, metavar="N", help="number of samples of a run (default: 1000)")
-    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: 20)")
+    parser.add_argument("--steps", metavar="N", help="sampling steps, one or more (default: 20)")
     parser.add_argument("--seed", type=int, metavar="S", help="first seed: S ... S+N-1 (default: 0)")
     parser.add_argument("--label", metavar="L", help="class name, class index or all (default: no class)")
     parser.add_argument(
-        "--guidance", type=float, metavar="W", help="classifier-free guidance scale (default: 1, off)"
+        "--guidance", metavar="W", help="classifier-free guidance scale, one or more (default: 1, off)"
     )
     parser.add_argument("--weights", help=WEIGHTS)
     parser.add_argument("--data", metavar="DATA", help="reference images (default: the run's own)")
@@ -66,7 +80,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features-weights", type=Path, metavar="FILE", help="file with the network's weights"
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="a new folder for the evaluation")
+    parser.add_argument(
+        "--metric", metavar="NAME", help=f"metric of a table: {', '.join(METRICS)} (default: kid)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="a new folder (default: RUN/evaluations/N, or RUN/tables/N for a table)",
+    )
     parser.add_argument("--device", help=DEVICE)
 
 
@@ -88,17 +110,54 @@ def run(args: argparse.Namespace) -> int:
     if (names := [*given, *args.fields]) and not is_run(Path(args.source)):
         dashes = "-" if names[0] == "n" else "--"
         raise UserError(f"{dashes}{names[0]} is for runs, and {args.source} is not a run")
+    single = {name: given[name] for name in ("n", "seed", "label", "device") if name in given}
+    choices = parse_choices({name: given[name] for name in given.keys() - single.keys()} | args.fields)
+    reference = Reference(args.data, args.part)
+    if any(isinstance(values, list) for values in choices.values()):
+        return _tabulate(args, choices, Samples(**single), reference)
+    if args.metric:
+        raise UserError(
+            "--metric is for tables; give several values of a choice, such as --steps 10,20, or leave it out"
+        )
+    fields = {name: choices.pop(name) for name in args.fields}
+    samples = Samples(**single, **choices, fields=fields)
     extractor = load_extractor(args.features or DEFAULT, args.features_weights)
     with ProgressDisplay() as progress:
         found = evaluate(
-            args.source,
-            Samples(**given, fields=args.fields),
-            Reference(args.data, args.part),
-            extractor=extractor,
-            out=args.out,
-            progress=progress,
+            args.source, samples, reference, extractor=extractor, out=args.out, progress=progress
         )
     print_result(args, read_result(found.folder), "\n".join(_lines(found)))
+    return 0
+
+
+def _tabulate(
+    args: argparse.Namespace, choices: dict[str, Any], samples: Samples, reference: Reference
+) -> int:
+    """Evaluate every combination of choices; print the table and the folder of its files."""
+    from ddim.cli.console import ProgressDisplay
+    from ddim.evaluation.table_files import save_table
+    from ddim.evaluation.tabulate import tabulate
+    from ddim.metrics.catalogue import DEFAULT
+    from ddim.metrics.features import load_extractor
+    from ddim.runs.folder import check_unused, make_numbered_folder
+
+    if args.out is not None:
+        check_unused(args.out)
+    extractor = load_extractor(args.features or DEFAULT, args.features_weights)
+    with ProgressDisplay() as progress:
+        table = tabulate(
+            args.source,
+            choices,
+            samples,
+            reference,
+            metric=args.metric or "kid",
+            extractor=extractor,
+            progress=progress,
+        )
+    home = table.cells[0].evaluation.folder.parent.parent / "tables"
+    folder = save_table(table, args.out or make_numbered_folder(home))
+    text = f"{format_choices_table(table)}{folder}/table.csv, .tex, .md and .png"
+    print_result(args, {"folder": folder, **table.describe()}, text)
     return 0
 
 

@@ -185,7 +185,7 @@ def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Diffe
     reference = find_features(one.record["reference"]["sha256"])
     if reference is None:
         return "the features of the reference are no longer in the cache: `ddim evaluate` computes them again"
-    mine, theirs = _load_features(one), _load_features(other)
+    mine, theirs = load_features(one), load_features(other)
     if mine is None or theirs is None:
         missing = one if mine is None else other
         return f"{missing.folder / FEATURES} is missing or does not belong to its record"
@@ -227,7 +227,7 @@ def _jackknife(
     return value, value - radius, value + radius
 
 
-def _load_features(evaluation: Evaluation) -> np.ndarray | None:
+def load_features(evaluation: Evaluation) -> np.ndarray | None:
     """Return the features beside a record as a read-only memory map.
 
     None if they are missing or belong to another record.

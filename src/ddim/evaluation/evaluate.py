@@ -101,7 +101,7 @@ def evaluate_subject(
             "metrics": metrics,
             "notes": notes,
             "yardstick": yardstick,
-            **_describe_reference(selected, extractor),
+            **describe_reference(selected, extractor),
             "generated": subject.describe() | {"kept": kept, "sha256": hash_file(folder / FEATURES)},
             "sampling": subject.sampling and {**subject.sampling, "nfe": nfe},
             "seconds": {name: round(value, 2) for name, value in seconds.items()},
@@ -159,7 +159,7 @@ def _extract_features(
     return np.lib.format.open_memmap(folder / FEATURES, mode="r"), nfe, kept
 
 
-def _describe_reference(reference: ImageSet, extractor: Extractor) -> dict[str, Any]:
+def describe_reference(reference: ImageSet, extractor: Extractor) -> dict[str, Any]:
     """Return what a record says about the features and the reference."""
     return {
         "features": {

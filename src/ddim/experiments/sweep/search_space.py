@@ -113,14 +113,18 @@ def _parse_field(name: str, text: str) -> Values | Range:
     # In [../a,../b], the dots are parts of paths, not of a range.
     if ".." in inner and not re.search(r"[,/\\]", inner):
         return _parse_range(name, inner)
-    values = tuple(_split(name, inner))
+    values = tuple(split_values(name, inner))
     if not all(values) or len(set(values)) < len(values):
         raise UserError(f"{name} must name different values, got {text}")
     return Values(values)
 
 
-def _split(name: str, text: str) -> list[str]:
-    """Split text at commas, but not inside brackets, because a value may be a list."""
+def split_values(name: str, text: str) -> list[str]:
+    """Split text at commas, but not inside brackets, because a value may be a list; `name` is for messages.
+
+    Raises:
+        UserError: if brackets do not match.
+    """
     depth, parts = 0, [""]
     for letter in text:
         depth += (letter == "[") - (letter == "]")

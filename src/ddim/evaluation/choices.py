@@ -1,0 +1,121 @@
+"""Combinations of choices of sampling: which there are, and what names tell them apart."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from ddim.diffusion.grids import GRIDS
+from ddim.diffusion.samplers import SAMPLERS
+from ddim.diffusion.schedules import SCHEDULES
+from ddim.errors import UserError, suggest
+from ddim.evaluation.conditions import SAMPLING_FIELDS
+from ddim.evaluation.subject import Samples
+from ddim.runs.codec import dump
+from ddim.runs.flat import option_text
+
+OWN = ("steps", "weights", "label", "guidance")
+"""Fields of `Samples` that may have several values."""
+
+_KINDS: dict[str, Mapping[str, type]] = {"sampler": SAMPLERS, "grid": GRIDS, "sampled_on": SCHEDULES}
+
+Choice = dict[str, Any]
+"""One value for each choice, by its name, such as {"steps": 10, "sampler": "ddim", "sampler.eta": 0.5}."""
+
+
+def expand_choices(choices: Mapping[str, Any]) -> list[Choice]:
+    """Return every combination of choices; the last name changes fastest.
+
+    A field is used only with those kinds that have it. So samplers "ddim" and "ddpm", "sampler.eta" 0 and 1,
+    and "sampler.variance" "large" are three combinations.
+
+    Args:
+        choices: a value or a list of values for each name. Names are "steps", "weights", "label", "guidance",
+            and fields of sampler, grid, sampled_on and clip. A sampler, grid or schedule may be a name or a
+            value such as `DDIM(eta=0.5)`.
+
+    Raises:
+        UserError: if a name is not one of these, or a list is empty or has a value twice.
+    """
+    known = (*OWN, *SAMPLING_FIELDS)
+    for name, values in choices.items():
+        part, dot, _ = name.partition(".")
+        if part not in known or (dot and part in OWN):
+            hint = suggest(name, known)
+            raise UserError(f"{name} is not a choice of sampling; possible are {', '.join(known)}{hint}")
+        listed = _list_values(values)
+        if not listed or any(value in listed[:k] for k, value in enumerate(listed)):
+            raise UserError(f"{name} must have different values, got {values!r}")
+    parts = dict.fromkeys(name.split(".")[0] for name in choices)
+    options = [_expand_part(part, choices) for part in parts]
+    return [{k: v for option in found for k, v in option.items()} for found in itertools.product(*options)]
+
+
+def choose_samples(samples: Samples, choice: Choice) -> Samples:
+    """Return the samples under one combination of choices."""
+    own = {name: value for name, value in choice.items() if name in OWN}
+    changed = {name: value for name, value in choice.items() if name not in OWN}
+    return replace(samples, **own, fields={**samples.fields, **changed})
+
+
+def name_choices(combinations: Sequence[Choice], without: str | None = None) -> list[str]:
+    """Return a short name of each combination, of the choices that differ: "ddim eta 0.5".
+
+    Args:
+        combinations: the combinations.
+        without: a choice that names leave out, such as "steps".
+    """
+    names = dict.fromkeys(name for found in combinations for name in found if name != without)
+    texts = [{name: _text(value) for name, value in found.items()} for found in combinations]
+    differing = [name for name in names if len({text.get(name) for text in texts}) > 1]
+    return [_join({name: text[name] for name in differing if name in text}) for text in texts]
+
+
+def _join(texts: Mapping[str, str]) -> str:
+    """Return values as words, with commas between parts: "ddim eta 0.5, guidance 2"."""
+    words: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        part, _, field = name.partition(".")
+        word = text if name in _KINDS else f"{field or name} {text}"
+        words.setdefault(part, []).append(word)
+    return ", ".join(" ".join(found) for found in words.values())
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 (any value of a choice)
+    return f"{value:g}" if isinstance(value, float) else option_text(value)
+
+
+def _expand_part(part: str, choices: Mapping[str, Any]) -> list[Choice]:
+    """Return the combinations of the fields of one part, such as "sampler"."""
+    inner = {name: _list_values(values) for name, values in choices.items() if name.startswith(f"{part}.")}
+    if part not in choices:
+        return [dict(zip(inner, values, strict=True)) for values in itertools.product(*inner.values())]
+    kinds = _list_values(choices[part])
+    used = {name for kind in kinds for name in inner if _has_field(part, kind, name)}
+    found = []
+    for kind in kinds:
+        # A field that no kind has is left to the recipe, which says what fields there are.
+        mine = [name for name in inner if _has_field(part, kind, name) or name not in used]
+        for values in itertools.product(*(inner[name] for name in mine)):
+            given = {part: kind} if part in OWN else _name_value(part, kind)
+            found.append(given | dict(zip(mine, values, strict=True)))
+    return found
+
+
+def _has_field(part: str, kind: Any, name: str) -> bool:  # noqa: ANN401 (any value of a choice)
+    known = _KINDS.get(part, {}).get(kind) if isinstance(kind, str) else type(kind)
+    return not is_dataclass(known) or name.split(".")[1] in [f.name for f in fields(known)]
+
+
+def _name_value(part: str, value: Any) -> Choice:  # noqa: ANN401
+    """Return a value such as DDIM(eta=0.5) by fields, {"sampler": "ddim", "sampler.eta": 0.5}."""
+    if not is_dataclass(value):
+        return {part: value}
+    tree = dump(value, named=True)
+    return {part if name == "kind" else f"{part}.{name}": inner for name, inner in tree.items()}
+
+
+def _list_values(values: Any) -> list[Any]:  # noqa: ANN401
+    return list(values) if isinstance(values, list | tuple | range) else [values]

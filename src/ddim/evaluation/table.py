@@ -1,0 +1,240 @@
+"""A table of evaluations over choices of sampling, such as table 1 of Song et al. 2021."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from ddim.errors import UserError
+from ddim.evaluation.choices import Choice
+from ddim.evaluation.compare import Difference
+from ddim.evaluation.record import Evaluation, metric_entry
+from ddim.metrics.catalogue import METRICS, find_metric
+
+EXPLAINED = (
+    "Differences from the first row with 95 % intervals, paired by seed; those in brackets are not "
+    "distinguishable from 0 at 95 %."
+)
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """One combination of choices and its evaluation.
+
+    Attributes:
+        choice: the values of the choices by name.
+        row: the name of its row: the choices that differ, other than steps.
+        column: the name of its column, such as "10 steps"; "" if the table has one column.
+        evaluation: the evaluation.
+        difference: its difference from the first row of the same column, or why that is not known; None in
+            the first row.
+    """
+
+    choice: Choice
+    row: str
+    column: str
+    evaluation: Evaluation
+    difference: Difference | str | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class EvaluationTable:
+    """Evaluations of all combinations of choices; see `ddim.evaluation.tabulate.tabulate`.
+
+    Attributes:
+        metric: the metric that is shown; the evaluations have all of them.
+        cells: the combinations, column by column within each row.
+        notes: sentences about what is easily misread.
+    """
+
+    metric: str
+    cells: tuple[TableCell, ...]
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return one line: metric, size and number of samples."""
+        size = f"{len(self.rows)} x {len(self.columns)}"
+        images = self.cells[0].evaluation.record["generated"]["images"]
+        return f"EvaluationTable({self.metric}, {size}, {images:,} samples each)"
+
+    @property
+    def rows(self) -> list[str]:
+        """The names of the rows, in order."""
+        return list(dict.fromkeys(cell.row for cell in self.cells))
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns, in order."""
+        return list(dict.fromkeys(cell.column for cell in self.cells))
+
+    @property
+    def title(self) -> str:
+        """What the numbers are, in one sentence."""
+        found, record = find_metric(self.metric), self.cells[0].evaluation.record
+        reference, better = record["reference"], "lower" if found.lower_is_better else "higher"
+        return (
+            f"{found.title} ({better} is better) of {record['generated']['images']:,} samples with equal "
+            f"seeds, against {reference['images']:,} images, {reference['part']} of {reference['source']}; "
+            f"features {record['features']['extractor']}"
+        )
+
+    @property
+    def yardstick(self) -> Mapping[str, Any] | None:
+        """The entry of the metric for real images in place of samples; None if it was not measured."""
+        found = self.cells[0].evaluation.record.get("yardstick")
+        return (metric_entry(found, self.metric) or None) if found else None
+
+    def find_cell(self, row: str, column: str) -> TableCell | None:
+        """Return the cell of a row and a column, or None."""
+        return next((cell for cell in self.cells if (cell.row, cell.column) == (row, column)), None)
+
+    def is_best(self, cell: TableCell) -> bool:
+        """Return whether a cell has the best value of its column, among at least two."""
+        values = [self._value(other) for other in self.cells if other.column == cell.column]
+        known = [value for value in values if value is not None]
+        best = min if find_metric(self.metric).lower_is_better else max
+        return len(known) > 1 and self._value(cell) == best(known)
+
+    def value_rows(self, best: str = "* {}") -> list[list[str]]:
+        """Return for each row its name and its values as text, with half of the 95 % interval.
+
+        `best` is the form of the best value of a column.
+        """
+        return self._text_rows(lambda cell: _mark(self.format_cell(cell), best, self.is_best(cell)))
+
+    def difference_rows(self) -> list[list[str]]:
+        """Return for each row but the first its name and its differences from the first row, as text.
+
+        A difference that is not distinguishable from 0 at 95 % is in brackets.
+        """
+        return self._text_rows(lambda cell: format_difference(cell.difference))[1:]
+
+    def format_cell(self, cell: TableCell) -> str:
+        """Return the value of a cell as text, such as "0.0123 ± 0.0011"."""
+        return format_entry(metric_entry(cell.evaluation.record, self.metric))
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return one flat dictionary for each cell: choices, NFE, every metric, intervals, difference."""
+        return [self._record(cell) for cell in self.cells]
+
+    def describe(self) -> dict[str, Any]:
+        """Return the whole table as JSON: title, metric, cells, the yardstick and notes."""
+        cells = self.to_records()
+        facts = {"title": self.title, "metric": self.metric, "cells": cells, "notes": list(self.notes)}
+        return facts | {"yardstick": self.yardstick}
+
+    def to_frame(self) -> Any:  # noqa: ANN401 (a pandas.DataFrame)
+        """Return a pandas DataFrame with one row for each cell; see `to_records`.
+
+        Raises:
+            UserError: if pandas is not installed.
+        """
+        try:
+            pandas = import_module("pandas")
+        except ImportError:
+            raise UserError("a DataFrame needs the package pandas: pip install pandas") from None
+        return pandas.DataFrame(self.to_records())
+
+    def to_csv(self) -> str:
+        """Return the cells as CSV, one line for each; see `to_records`."""
+        records = self.to_records()
+        text = io.StringIO()
+        names = dict.fromkeys(name for record in records for name in record)
+        writer = csv.DictWriter(text, list(names), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+        return text.getvalue()
+
+    def to_latex(self) -> str:
+        """Return the table as a LaTeX tabular of the package booktabs; the best of each column is bold."""
+        rows = self.value_rows(r"\textbf{{{}}}")
+        lines = [
+            f"% {self.title}; +- is half of the 95 % interval",
+            rf"\begin{{tabular}}{{l{'r' * len(self.columns)}}}",
+            r"\toprule",
+            " & ".join(["", *map(_escape_latex, self.columns)]) + r" \\",
+            r"\midrule",
+            *(" & ".join([_escape_latex(row[0]), *map(_latex_number, row[1:])]) + r" \\" for row in rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _repr_html_(self) -> str:
+        """Return the table as HTML, for notebooks."""
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in ["", *self.columns])
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>"
+            for row in self.value_rows()
+        )
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        return (
+            f"<table><caption>{html.escape(self.title)}</caption><thead><tr>{head}</tr></thead>"
+            f"<tbody>{body}</tbody></table><ul>{notes}</ul>"
+        )
+
+    def _text_rows(self, text: Callable[[TableCell], str]) -> list[list[str]]:
+        return [
+            [row, *("" if cell is None else text(cell) for cell in self._cells_of(row))] for row in self.rows
+        ]
+
+    def _cells_of(self, row: str) -> Iterator[TableCell | None]:
+        return (self.find_cell(row, column) for column in self.columns)
+
+    def _value(self, cell: TableCell) -> float | None:
+        return cell.evaluation.value(self.metric)
+
+    def _record(self, cell: TableCell) -> dict[str, Any]:
+        record, difference = cell.evaluation.record, cell.difference
+        found: dict[str, Any] = {"row": cell.row, "column": cell.column, **cell.choice}
+        found |= {"nfe": record["sampling"]["nfe"], "samples": record["generated"]["images"]}
+        for name in METRICS:
+            entry = metric_entry(record, name)
+            found[name] = entry.get("value")
+            if "low" in entry:
+                found |= {f"{name}_low": entry["low"], f"{name}_high": entry["high"]}
+        if isinstance(difference, Difference):
+            name = f"{self.metric}_minus_first"
+            found |= {name: difference.value, f"{name}_low": difference.low, f"{name}_high": difference.high}
+            found["paired"] = difference.paired
+        return found | {"evaluation": str(cell.evaluation.folder)}
+
+
+def format_entry(entry: Mapping[str, Any]) -> str:
+    """Return a metric's entry as text: its value, and half of its 95 % interval if it has one."""
+    if not entry:
+        return "none"
+    digits = _digits(entry["value"])
+    half = f" ± {(entry['high'] - entry['low']) / 2:.{digits}f}" if "low" in entry else ""
+    return f"{entry['value']:.{digits}f}{half}"
+
+
+def format_difference(difference: Difference | str | None) -> str:
+    """Return a difference as text, in brackets if it is not distinguishable from 0 at 95 %."""
+    if not isinstance(difference, Difference):
+        return difference or ""
+    half, digits = (difference.high - difference.low) / 2, _digits(difference.value)
+    text = f"{difference.value:+.{digits}f} ± {half:.{digits}f}"
+    return text if difference.distinguishable else f"({text})"
+
+
+def _digits(value: float) -> int:
+    """Return the number of decimals: fewer in large numbers, such as a FID of several hundred."""
+    return 4 if abs(value) < 10 else 2
+
+
+def _mark(text: str, form: str, best: bool) -> str:
+    return form.format(text) if best else text
+
+
+def _latex_number(text: str) -> str:
+    return text.replace("±", r"$\pm$").replace("-", "$-$")
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(f"\\{letter}" if letter in "&%$#_{}" else letter for letter in text)

@@ -1,0 +1,115 @@
+"""The files of a table of evaluations: CSV, LaTeX, Markdown and a figure with intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddim.evaluation.table import EXPLAINED, EvaluationTable, TableCell, format_entry
+from ddim.files import make_folder, write_atomic
+from ddim.metrics.catalogue import find_metric
+from ddim.plots.charts import COLOURS, FAINT, new_figure, save_figure, style_panel
+from ddim.plots.page import Block, Cell, Heading, Picture, Table, Text, to_markdown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FIGURE = "table.png"
+
+
+def save_table(table: EvaluationTable, folder: str | Path) -> Path:
+    """Write table.csv, table.tex, table.md and table.png into a folder, and return the folder."""
+    folder = Path(folder)
+    make_folder(folder)
+    write_atomic(folder / "table.csv", table.to_csv().encode())
+    write_atomic(folder / "table.tex", table.to_latex().encode())
+    save_figure(folder / FIGURE, plot_table(table))
+    write_atomic(folder / "table.md", to_markdown(table.title, build_blocks(table), ".").encode())
+    return folder
+
+
+def build_blocks(table: EvaluationTable) -> list[Block]:
+    """Return a table as blocks of a page: values, differences, notes and the figure."""
+    heads = ["", *table.columns]
+    best = [[False, *(table.is_best(cell) if cell else False for cell in row)] for row in _grid(table)]
+    values = [
+        [Cell(text, bold) for text, bold in zip(texts, bolds, strict=True)]
+        for texts, bolds in zip(table.value_rows("{}"), best, strict=True)
+    ]
+    blocks: list[Block] = [
+        Text("± is half of the 95 % interval; bold is the best of its column."),
+        Table(heads, values, 1, table.notes),
+    ]
+    if table.yardstick:
+        blocks.append(Text(f"Real images in place of samples: {format_entry(table.yardstick)}."))
+    if differences := table.difference_rows():
+        blocks += [
+            Heading(f"Minus {table.rows[0]}"),
+            Text(EXPLAINED),
+            Table(heads, [[Cell(text) for text in row] for row in differences], 1),
+        ]
+    return [*blocks, Picture(FIGURE, f"{find_metric(table.metric).title} with 95 % intervals")]
+
+
+def plot_table(table: EvaluationTable) -> Figure:
+    """Return a figure of a table with 95 % intervals.
+
+    With several columns there is a line for each row over the network evaluations per sample. With one
+    column there is a dot for each row.
+    """
+    figure = new_figure(7.2, 4.2 if len(table.columns) > 1 else 1.4 + 0.34 * len(table.rows))
+    axes = figure.add_subplot()
+    title = find_metric(table.metric).title
+    if len(table.columns) > 1:
+        _draw_lines(axes, table)
+        style_panel(axes, "network evaluations per sample", title)
+        axes.grid(color="#e6e6e6", linewidth=0.7)
+    else:
+        _draw_dots(axes, table)
+        style_panel(axes, title, "")
+        axes.grid(color="#e6e6e6", linewidth=0.7, axis="x")
+    return figure
+
+
+def _draw_lines(axes: Axes, table: EvaluationTable) -> None:
+    axes.set_xscale("log")
+    ticks = sorted({_nfe(cell) for cell in table.cells})
+    for k, (row, cells) in enumerate(zip(table.rows, _grid(table), strict=True)):
+        known = [cell for cell in cells if cell and cell.evaluation.value(table.metric) is not None]
+        # Lines are moved apart a little, so that intervals at equal x do not hide each other.
+        x = [_nfe(cell) * 1.015 ** (k - (len(table.rows) - 1) / 2) for cell in known]
+        y = [cell.evaluation.value(table.metric) or 0.0 for cell in known]
+        style = {"color": COLOURS[k % len(COLOURS)], "linewidth": 1.6, "capsize": 2, "markersize": 4}
+        axes.errorbar(x, y, [_half(cell, table.metric) for cell in known], marker="o", label=row, **style)
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    if table.yardstick:
+        axes.axhline(table.yardstick["value"], color=FAINT, linestyle="--", linewidth=1, label="real images")
+    axes.legend(frameon=False, fontsize=9)
+
+
+def _draw_dots(axes: Axes, table: EvaluationTable) -> None:
+    for k, (cells,) in enumerate(_grid(table)):
+        if cells and (value := cells.evaluation.value(table.metric)) is not None:
+            half = _half(cells, table.metric)
+            axes.errorbar([value], [k], xerr=[half], marker="o", color=COLOURS[0], capsize=2, markersize=4)
+    axes.set_yticks(range(len(table.rows)), table.rows, parse_math=False)
+    axes.invert_yaxis()
+    if table.yardstick:
+        axes.axvline(table.yardstick["value"], color=FAINT, linestyle="--", linewidth=1, label="real images")
+        axes.legend(frameon=False, fontsize=9)
+
+
+def _grid(table: EvaluationTable) -> list[list[TableCell | None]]:
+    return [[table.find_cell(row, column) for column in table.columns] for row in table.rows]
+
+
+def _nfe(cell: TableCell) -> int:
+    return cell.evaluation.record["sampling"]["nfe"]
+
+
+def _half(cell: TableCell, metric: str) -> float:
+    """Return half of the 95 % interval of a cell; 0 for a metric without intervals."""
+    low, high = cell.evaluation.interval(metric) or (0.0, 0.0)
+    return (high - low) / 2

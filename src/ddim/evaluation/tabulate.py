@@ -1,0 +1,186 @@
+"""Evaluate all combinations of choices of sampling, and collect the evaluations in a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ddim.errors import UserError
+from ddim.evaluation.choices import Choice, choose_samples, expand_choices, name_choices
+from ddim.evaluation.compare import load_features, measure_difference
+from ddim.evaluation.conditions import find_obstacle
+from ddim.evaluation.evaluate import describe_reference, evaluate_subject
+from ddim.evaluation.record import Evaluation, list_evaluations, read_evaluation
+from ddim.evaluation.reference import Reference
+from ddim.evaluation.subject import Samples, Subject, is_run, open_subject
+from ddim.evaluation.table import EvaluationTable, TableCell
+from ddim.metrics.catalogue import find_metric
+from ddim.metrics.features import Extractor, load_extractor
+from ddim.runs.classes import find_label
+from ddim.runs.generate import with_options
+from ddim.runs.pipeline import load
+from ddim.runs.progress import Progress, ignore_progress
+from ddim.runs.provenance import sample_conditions
+from ddim.runs.recipe_checks import check_label
+from ddim.runs.run_path import find_best_checkpoint
+
+
+def tabulate(
+    source: str | Path,
+    choices: Mapping[str, Any],
+    samples: Samples = Samples(),  # noqa: B008  (a frozen value)
+    reference: Reference = Reference(),  # noqa: B008
+    *,
+    metric: str = "kid",
+    extractor: Extractor | None = None,
+    progress: Progress = ignore_progress,
+) -> EvaluationTable:
+    """Evaluate a run under every combination of choices of sampling, with equal seeds.
+
+    Equal seeds start from equal noise, so that differences within a column are paired. Each combination is
+    one evaluation in RUN/evaluations; one that is there already is not made again. So a call that was stopped
+    goes on when it is given again, and further values of a choice add only their evaluations.
+
+    Args:
+        source: a run folder or checkpoint.
+        choices: a value or a list of values for each choice; see `expand_choices`.
+        samples: number, seeds and options that all combinations share.
+        reference: the images that they are compared with, by default the run's own held-out images.
+        metric: the metric that the table shows.
+        extractor: the network of the features.
+        progress: called with the network evaluations of all combinations, and while features are computed.
+
+    Returns:
+        A table with a row for each combination other than of steps, and a column for each number of steps.
+
+    Raises:
+        UserError: if a choice does not exist, or a combination is impossible; before anything is computed.
+
+    Example:
+        >>> table = ddim.tabulate(run, {"steps": [10, 20, 50], "sampler.eta": [0, 0.5, 1]})
+        >>> table.to_frame()
+    """
+    find_metric(metric)
+    if not is_run(Path(source)):
+        raise UserError(f"{source} is not a run: a table compares ways to sample a run")
+    combinations = expand_choices(choices)
+    planned = [choose_samples(samples, choice) for choice in combinations]
+    works = _count_evaluations(Path(source), planned)
+    extractor = extractor or load_extractor()
+    found = []
+    for k, each in enumerate(planned):
+        report = _report_sum(progress, works, k)
+        subject = open_subject(Path(source), each, reference, report)
+        there = _find_evaluation(subject, extractor)
+        found.append(there or evaluate_subject(subject, extractor, None, report))
+    cells = _arrange(combinations, found, metric)
+    return EvaluationTable(metric, cells, tuple(_notes(cells, metric)))
+
+
+def _count_evaluations(source: Path, planned: Sequence[Samples]) -> list[int]:
+    """Check every way of sampling, and return how many network evaluations each needs."""
+    source, device = find_best_checkpoint(source) or source, planned[0].device
+    runs = {name: load(source, name, device=device) for name in dict.fromkeys(s.weights for s in planned)}
+    works = []
+    for each in planned:
+        run = runs[each.weights]
+        check_label(run.recipe, find_label(each.label, run.recipe, run.classes), each.guidance)
+        changed, _ = with_options(run, each.fields, each.steps)
+        nfe = changed.recipe.sampler.evaluations(each.steps)
+        works.append(each.n * nfe * (1 if each.guidance == 1 else 2))
+    return works
+
+
+def _report_sum(progress: Progress, works: Sequence[int], k: int) -> Progress:
+    """Return a callback for evaluation `k` that reports the network evaluations of the whole table."""
+
+    def report(what: str, done: float, total: int) -> None:
+        if what == "samples":
+            what, done, total = "network evaluations", sum(works[:k]) + works[k] * done / total, sum(works)
+        progress(what, done, total)
+
+    return report
+
+
+def _find_evaluation(subject: Subject, extractor: Extractor) -> Evaluation | None:
+    """Return the newest evaluation of the same samples against the same reference, or None."""
+    wanted = _identity({"sampling": subject.sampling, **describe_reference(subject.reference, extractor)})
+    for folder in reversed(list_evaluations(subject.home.parent)):
+        try:
+            found = read_evaluation(folder)
+        except UserError:  # unfinished or damaged
+            continue
+        if (
+            found.record["sampling"]
+            and _identity(found.record) == wanted
+            and load_features(found) is not None
+        ):
+            return found
+    return None
+
+
+def _identity(record: Mapping[str, Any]) -> str:
+    """Return as text what the features of an evaluation and of its reference depend on."""
+    sampling, features = record["sampling"], record["features"]
+    facts = [sample_conditions(sampling), sampling["seeds"], features, record["reference"]["sha256"]]
+    return json.dumps(facts, sort_keys=True)
+
+
+def _arrange(
+    combinations: Sequence[Choice], found: Sequence[Evaluation], metric: str
+) -> tuple[TableCell, ...]:
+    """Return the cells, row by row, with the differences from the first row of each column."""
+    rows, steps = (
+        name_choices(combinations, without="steps"),
+        [choice.get("steps") for choice in combinations],
+    )
+    columns = [f"{count} steps" for count in steps] if len(set(steps)) > 1 else [""] * len(steps)
+    if len(set(rows)) == 1:
+        # Only the number of steps differs: one row for each.
+        rows, columns = columns, [""] * len(steps)
+    if not any(columns):
+        columns = [find_metric(metric).title] * len(columns)
+    first: dict[str, Evaluation] = {}
+    for column, each in zip(columns, found, strict=True):
+        first.setdefault(column, each)
+    cells = [
+        TableCell(
+            choice,
+            row,
+            column,
+            each,
+            None if each is first[column] else measure_difference(each, first[column], metric),
+        )
+        for choice, row, column, each in zip(combinations, rows, columns, found, strict=True)
+    ]
+    order = {name: k for k, name in enumerate(dict.fromkeys(rows))}
+    return tuple(sorted(cells, key=lambda cell: order[cell.row]))
+
+
+def _notes(cells: Sequence[TableCell], metric: str) -> list[str]:
+    """Return sentences about what is easily misread in a table."""
+    notes = []
+    for column in dict.fromkeys(cell.column for cell in cells):
+        mine = [cell for cell in cells if cell.column == column]
+        nfes = [cell.evaluation.record["sampling"]["nfe"] for cell in mine]
+        varied = len({cell.choice.get("steps") for cell in mine}) > 1
+        if len(set(nfes)) > 1 and not varied:
+            found = ", ".join(f"{cell.row} {nfe}" for cell, nfe in zip(mine, nfes, strict=True))
+            notes.append(f"{column}: the network evaluations per sample (NFE) differ: {found}")
+    first = cells[0].evaluation.record
+    if obstacle := next(
+        (o for c in cells[1:] if (o := find_obstacle(first, c.evaluation.record, metric))), None
+    ):
+        notes.append(f"these values should not be ranked: {obstacle}")
+    grids = {cell.evaluation.record["sampling"]["grid"]["kind"] for cell in cells}
+    if len(grids) > 1 and "listed" in grids and not any("grid" in cell.choice for cell in cells):
+        notes.append(
+            "some combinations use times that `ddim search` found, and others do not; --grid sets one"
+        )
+    if len(cells) > 2:
+        notes.append(
+            "each interval holds the true value in 95 % of cases on its own; that all hold it is less likely"
+        )
+    return notes

@@ -1,0 +1,58 @@
+"""Combinations of choices of sampling, and their names."""
+
+import pytest
+
+import ddim
+from ddim.errors import UserError
+from ddim.evaluation.choices import choose_samples, expand_choices, name_choices
+from ddim.evaluation.subject import Samples
+
+
+def test_every_combination_is_listed_and_the_last_choice_changes_fastest():
+    found = expand_choices({"steps": [10, 20], "weights": "raw", "sampler.eta": [0.0, 0.5]})
+    assert found == [
+        {"steps": steps, "weights": "raw", "sampler.eta": eta} for steps in (10, 20) for eta in (0.0, 0.5)
+    ]
+    assert name_choices(found, without="steps") == ["eta 0", "eta 0.5"] * 2
+    assert name_choices(found)[1] == "steps 10, eta 0.5"
+
+
+def test_a_field_is_combined_only_with_kinds_that_have_it():
+    song = {"sampler": ["ddim", "ddpm"], "sampler.eta": ["0", "0.2"], "sampler.variance": "large"}
+    found = expand_choices(song)
+    assert found == [
+        {"sampler": "ddim", "sampler.eta": "0"},
+        {"sampler": "ddim", "sampler.eta": "0.2"},
+        {"sampler": "ddpm", "sampler.variance": "large"},
+    ]
+    assert name_choices(found) == ["ddim eta 0", "ddim eta 0.2", "ddpm variance large"]
+    # A field that none of the kinds has is kept, so that the recipe refuses it.
+    assert expand_choices({"sampler": "ddpm", "sampler.eta": "0"}) == [
+        {"sampler": "ddpm", "sampler.eta": "0"}
+    ]
+
+
+def test_choices_may_be_values():
+    found = expand_choices({"sampler": [ddim.DDIM(0.2), ddim.DDPM("large")], "steps": [5]})
+    assert found == [
+        {"sampler": "ddim", "sampler.eta": 0.2, "steps": 5},
+        {"sampler": "ddpm", "sampler.variance": "large", "steps": 5},
+    ]
+    assert choose_samples(Samples(n=30, seed=3), found[0]) == Samples(
+        n=30, seed=3, steps=5, fields={"sampler": "ddim", "sampler.eta": 0.2}
+    )
+
+
+@pytest.mark.parametrize(
+    "choices, sentence",
+    [
+        ({"stesp": [1]}, "stesp is not a choice of sampling; possible are steps, .*perhaps you meant steps"),
+        ({"optim.lr": [1]}, "optim.lr is not a choice of sampling"),
+        ({"steps.a": [1]}, "steps.a is not a choice"),
+        ({"steps": []}, "steps must have different values, got"),
+        ({"steps": [10, 10]}, "steps must have different values, got"),
+    ],
+)
+def test_mistakes_are_one_sentence(choices, sentence):
+    with pytest.raises(UserError, match=sentence):
+        expand_choices(choices)

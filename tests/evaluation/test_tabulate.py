@@ -1,0 +1,191 @@
+"""Tables of evaluations over choices of sampling."""
+
+import csv
+import io
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ddim
+import tiny
+from ddim.errors import UserError
+from ddim.evaluation.compare import Difference, measure_difference
+from ddim.evaluation.evaluate import evaluate
+from ddim.evaluation.record import Evaluation
+from ddim.evaluation.subject import Samples
+from ddim.evaluation.table import EvaluationTable, TableCell, format_difference
+from ddim.evaluation.table_files import save_table
+from ddim.evaluation.tabulate import tabulate
+from stubs import SAMPLING, record, stub
+
+FEW = Samples(n=40)
+CHOICES = {"steps": [1, 3], "sampler": [ddim.DDIM(), ddim.DDIM(1.0), ddim.DDPM("large")]}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run with 30 images held out."""
+    recipe = tiny.recipe(data__source="blossoms:60", data__validation="0.5", optim__warmup="0")
+    return tiny.train(recipe, tmp_path_factory.mktemp("run") / "one")
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    return Path(shutil.copytree(trained, tmp_path / "one"))
+
+
+def test_every_combination_is_an_evaluation_with_its_paired_difference_from_the_first_row(run):
+    table = tabulate(run, CHOICES, FEW, extractor=stub())
+    assert (table.rows, table.columns) == (
+        ["ddim eta 0", "ddim eta 1", "ddpm variance large"],
+        ["1 steps", "3 steps"],
+    )
+    assert repr(table) == "EvaluationTable(kid, 3 x 2, 40 samples each)"
+    cell = table.find_cell("ddim eta 1", "3 steps")
+    alone = evaluate(run, Samples(n=40, steps=3, fields={"sampler.eta": "1"}), extractor=stub())
+    assert cell.evaluation.record["metrics"] == alone.record["metrics"]
+    base = table.find_cell("ddim eta 0", "3 steps")
+    assert cell.difference == measure_difference(cell.evaluation, base.evaluation, "kid")
+    assert cell.difference.paired
+    assert base.difference is None
+    # With one step, the sample is that of the network, whatever the noise of further steps.
+    one_step = [table.find_cell(row, "1 steps") for row in table.rows]
+    assert len({cell.evaluation.value("kid") for cell in one_step}) == 1
+    assert len(list((run / "evaluations").iterdir())) == 6 + 1
+
+
+def test_a_table_makes_only_evaluations_that_are_missing(run):
+    first = tabulate(run, {"steps": [2, 3]}, FEW, extractor=stub())
+    seen, said = [], []
+    more = tabulate(
+        run, {"steps": [2, 3, 4]}, FEW, extractor=stub(seen), progress=lambda *each: said.append(each)
+    )
+    assert sum(seen) == 40
+    assert [cell.evaluation.folder.name for cell in more.cells] == ["1", "2", "3"]
+    assert [c.evaluation.record for c in more.cells[:2]] == [c.evaluation.record for c in first.cells]
+    assert said[-1] == ("network evaluations", 40 * 9, 40 * 9)
+    assert (more.rows, more.columns) == (["2 steps", "3 steps", "4 steps"], ["KID"])
+    # Features that do not belong to their record are not used.
+    np.save(run / "evaluations" / "2" / "features.npy", np.zeros((40, 12), np.float32))
+    again = tabulate(run, {"steps": [2, 3, 4]}, FEW, extractor=stub())
+    assert [cell.evaluation.folder.name for cell in again.cells] == ["1", "4", "3"]
+
+
+def test_unequal_evaluations_of_the_network_are_remarked_upon(run):
+    table = tabulate(run, {"sampler": ["ddim", "edm"], "steps": 3}, Samples(n=20), extractor=stub())
+    assert (table.rows, table.columns) == (["ddim", "edm"], ["KID"])
+    assert any("(NFE) differ: ddim 3, edm 5" in note for note in table.notes)
+    assert any("should not be ranked: 20 images are too few" in note for note in table.notes)
+    plain = tabulate(run, {"steps": [2, 3]}, Samples(n=20), extractor=stub())
+    assert not any("NFE" in note for note in plain.notes)
+
+
+def test_mistakes_are_refused_before_anything_is_computed(run):
+    for choices, sentence in (
+        ({"steps": [2, 3], "sampler.eta": ["0", "2"]}, r"sampler.eta must lie in \[0, 1\], got 2"),
+        ({"steps": [2, 0]}, "steps must be at least 1"),
+        ({"grid": ["uniform", "uniformly"]}, "grid must be one of"),
+        ({"weights": ["ema", "best"]}, "weights must be ema or raw, got 'best'"),
+    ):
+        seen = []
+        with pytest.raises(UserError, match=sentence):
+            tabulate(run, choices, FEW, extractor=stub(seen))
+        assert not seen
+    with pytest.raises(UserError, match="metric must be one of"):
+        tabulate(run, {"steps": [1, 2]}, metric="fad", extractor=stub())
+    with pytest.raises(UserError, match="blossoms:40 is not a run: a table compares ways to sample a run"):
+        tabulate("blossoms:40", {"steps": [1, 2]}, extractor=stub())
+
+
+def made(values, columns=("10 steps", "20 steps")):
+    """A table of invented evaluations; `values` are pairs (KID, difference) for each row and column."""
+    cells = []
+    for row, pairs in values.items():
+        for column, (kid, difference) in zip(columns, pairs, strict=True):
+            metric = {"value": kid, "low": kid - 0.01, "high": kid + 0.01}
+            steps = int(column.split()[0])
+            found = record(
+                metrics__kid=metric,
+                sampling={**SAMPLING, "nfe": steps},
+                yardstick={"metrics": {"kid": {"value": 0.001, "low": 0.0, "high": 0.002}}},
+            )
+            choice = {"steps": steps, "sampler.eta": row}
+            cells.append(TableCell(choice, row, column, Evaluation(Path("e"), found), difference))
+    return EvaluationTable("kid", tuple(cells), ("a <note>",))
+
+
+SONG = made(
+    {
+        "eta_0 <&>": [(0.03, None), (0.02, None)],
+        "eta 1": [(0.05, Difference(0.02, 0.01, 0.03, True)), (0.015, Difference(-0.005, -0.01, 0.0, True))],
+    }
+)
+
+
+def test_the_best_of_each_column_and_differences_that_are_not_distinguishable_are_marked():
+    assert SONG.value_rows() == [
+        ["eta_0 <&>", "* 0.0300 ± 0.0100", "0.0200 ± 0.0100"],
+        ["eta 1", "0.0500 ± 0.0100", "* 0.0150 ± 0.0100"],
+    ]
+    assert SONG.difference_rows() == [["eta 1", "+0.0200 ± 0.0100", "(-0.0050 ± 0.0050)"]]
+    assert format_difference("not known") == "not known"
+    alone = EvaluationTable("kid", SONG.cells[:1])
+    assert alone.value_rows() == [["eta_0 <&>", "0.0300 ± 0.0100"]]
+
+
+def test_csv_has_one_line_for_each_cell():
+    rows = list(csv.DictReader(io.StringIO(SONG.to_csv())))
+    assert [(row["row"], row["steps"], row["kid"]) for row in rows] == [
+        ("eta_0 <&>", "10", "0.03"),
+        ("eta_0 <&>", "20", "0.02"),
+        ("eta 1", "10", "0.05"),
+        ("eta 1", "20", "0.015"),
+    ]
+    assert (rows[2]["kid_minus_first"], rows[2]["kid_minus_first_high"], rows[2]["paired"]) == (
+        "0.02",
+        "0.03",
+        "True",
+    )
+    assert (rows[0]["fid_infinity_low"], rows[0]["nfe"]) == ("20.0", "10")
+
+
+def test_latex_has_the_values_and_escapes_names():
+    lines = SONG.to_latex().splitlines()
+    assert r" & 10 steps & 20 steps \\" in lines
+    assert r"eta\_0 <\&> & \textbf{0.0300 $\pm$ 0.0100} & 0.0200 $\pm$ 0.0100 \\" in lines
+
+
+def test_notebooks_show_a_table_whose_names_are_escaped():
+    page = SONG._repr_html_()
+    assert "<td>eta_0 &lt;&amp;&gt;</td><td>* 0.0300 ± 0.0100</td>" in page
+    assert "<li>a &lt;note&gt;</li>" in page
+
+
+def test_a_data_frame_has_the_records_and_its_package_is_asked_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", types.SimpleNamespace(DataFrame=list))
+    assert SONG.to_frame() == SONG.to_records()
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UserError, match="a DataFrame needs the package pandas: pip install pandas"):
+        SONG.to_frame()
+
+
+@pytest.mark.parametrize("columns", [2, 1])
+def test_the_files_of_a_table_have_its_values_and_a_figure(tmp_path, columns):
+    values = {
+        "eta 0": [(0.03, None)] * columns,
+        "eta 1": [(0.02, Difference(-0.01, -0.02, -0.005, True))] * columns,
+    }
+    table = made(values, ("10 steps", "20 steps")[:columns])
+    folder = save_table(table, tmp_path / "new" / "table")
+    assert {path.name for path in folder.iterdir()} == {"table.csv", "table.tex", "table.md", "table.png"}
+    page = (folder / "table.md").read_text()
+    assert "| eta 1 | **0.0200 ± 0.0100** |" in page
+    assert "(./table.png)" in page
+    assert "Real images in place of samples: 0.0010 ± 0.0010" in page
+    with Image.open(folder / "table.png") as image:
+        assert image.width > 900
