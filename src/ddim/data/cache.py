@@ -169,7 +169,9 @@ def _build(
         rank = sorted(range(len(names)), key=names.__getitem__)
         if rank != list(range(len(names))):
             _reorder(beside / _PIXELS, rank, shape)
-        classes, labels = find_classes([names[place] for place in rank])
+        # The labels of images that are given from Python are no names of folders.
+        label = getattr(source, "find_classes", find_classes)
+        classes, labels = label([names[place] for place in rank])
         index = {
             "names": [names[place] for place in rank],
             "classes": classes,

@@ -10,6 +10,7 @@ from pathlib import Path
 from ddim.data.blossoms.source import Blossoms
 from ddim.data.cache import load_cached
 from ddim.data.folder import open_path
+from ddim.data.given import GIVEN, PREFIX
 from ddim.data.images import Images, check_size
 from ddim.data.named import NAMED
 from ddim.data.sources import Source
@@ -33,7 +34,7 @@ def open_images(
     Args:
         source: a folder, a .zip, a .tar[.gz|.xz], or a name: blossoms, blossoms:COUNT, flowers, pets,
             cifar10. A local copy of the last three is given as "pets:/path/to/copy". If a path with that name
-            exists, it takes precedence.
+            exists, it takes precedence. Or the text of images that were given from Python, see `give_images`.
         size: (height, width) in pixels.
         channels: 1 (gray), 3 (RGB) or 4 (RGBA); None takes the most frequent number in the files.
         cache: folder of the cache; None means $DDIM_CACHE, or else the user's cache folder.
@@ -51,7 +52,7 @@ def open_images(
 
 def source_exists(text: str) -> bool:
     """Return whether a text is an existing path or begins with the name of a data set; nothing is opened."""
-    return os.path.exists(os.path.expanduser(text)) or text.partition(":")[0] in NAMES
+    return text in GIVEN or os.path.exists(os.path.expanduser(text)) or text.partition(":")[0] in NAMES
 
 
 def find_source(text: str) -> Source:
@@ -62,6 +63,10 @@ def find_source(text: str) -> Source:
     Raises:
         UserError: if there is no such path or name; the message suggests a similar name.
     """
+    if text in GIVEN:
+        return GIVEN[text]
+    if text.startswith(PREFIX):
+        raise UserError(f"the images {text.removeprefix(PREFIX)} were given from Python: give them again")
     path = os.path.expanduser(text)
     if text and os.path.lexists(path):
         return open_path(Path(path))

@@ -46,6 +46,8 @@ def count_classes(recipe: Recipe, images: Images) -> Recipe:
             f"net.classes must be {count}, the class folders of {source}, or left out, got {given}; weights "
             "of a run with other classes can be trained further with --data.labels no"
         )
+    if given == count:
+        return recipe
     return replace(recipe, net=replace(recipe.net, classes=count))  # type: ignore[call-arg]
 
 

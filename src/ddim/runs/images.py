@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ddim.data import Images, SplitImages, open_images, split_images
 from ddim.data.batch import gather_batch, to_unit
+from ddim.data.given import PREFIX
 from ddim.data.open import source_exists
 from ddim.errors import UserError
 from ddim.runs.pipeline import LoadedRun
@@ -57,6 +58,11 @@ def check_source_exists(run: Path, source: str, otherwise: str = "") -> None:
     Raises:
         UserError: if the source does not exist.
     """
+    if source.startswith(PREFIX) and not source_exists(source):
+        raise UserError(
+            f"the images of run {run} were given from Python as {source.removeprefix(PREFIX)}: give them "
+            f"again, as in ddim.resume(run, data=images){f', or {otherwise}' if otherwise else ''}"
+        )
     if not source_exists(source):
         said = f", or {otherwise}" if otherwise else ""
         raise UserError(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ddim.data.given import PREFIX
 from ddim.errors import Interrupted, NotFinite, UserError
 from ddim.files import TEMPORARY, read_json, write_json
 from ddim.nn.runtime import Runtime, check_runtime, find_device
@@ -37,12 +38,13 @@ from ddim.training.start import (
     read_exactly,
     reopen_split,
     start_training,
+    use_data,
 )
 from ddim.training.validation import validate
 
 
 def train(  # noqa: PLR0913 (the choices of a notebook)
-    data: str | Path | None = None,
+    data: object = None,
     recipe: str | Recipe = "fast",
     *,
     minutes: float | None = None,
@@ -59,7 +61,9 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     """Train a model on images and return the run folder.
 
     Args:
-        data: a folder, an archive or a name (see `ddim.data.open_images`); by default that of the recipe.
+        data: a folder, an archive or a name (see `ddim.data.open_images`); by default that of the recipe. Or
+            a tensor or array of images, or a `torch.utils.data.Dataset` (see `ddim.data.give_images`): by
+            default they keep their size, and labels are used if there are any and the network takes classes.
         recipe: a name, a YAML file or a `Recipe`.
         minutes: training time; by default the budget of the recipe.
         images: training images to process, in place of `minutes`.
@@ -89,14 +93,12 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
         "images": images,
         "minutes": minutes,
         "seed": seed,
-        "data.source": None if data is None else str(data),
         "data.size": size,
         "data.labels": labels,
     }
-    recipe = change_recipe(
-        recipe if isinstance(recipe, Recipe) else load_named_recipe(recipe, source),
-        {name: value for name, value in fields.items() if value is not None},
-    )
+    recipe = recipe if isinstance(recipe, Recipe) else load_named_recipe(recipe, source)
+    recipe = use_data(recipe, data, keep_size=size is None) if data is not None else recipe
+    recipe = change_recipe(recipe, {name: value for name, value in fields.items() if value is not None})
     shown, decoding = split_progress(progress)
     hooks = [*shown, *callbacks]
     return _start(recipe, None if out is None else Path(out), source, machine, hooks, decoding, began)
@@ -136,6 +138,7 @@ def _start(  # noqa: PLR0913, PLR0917
 def resume(
     folder: str | Path,
     *,
+    data: object = None,
     own: Sequence[Any] = (),
     callbacks: Sequence[Callback] = (),
     progress: bool | Progress = True,
@@ -146,6 +149,7 @@ def resume(
 
     Args:
         folder: the run folder.
+        data: the images, if they were given from Python, and in another process.
         own: the parts of the run that its user wrote, such as [MySchedule, MyNetwork]; a run folder has only
             their names and the hashes of their sources. Not needed in the process that started the run.
         callbacks: as in `train`.
@@ -165,12 +169,12 @@ def resume(
     with lock_folder(folder):
         path = checkpoint.find_newest(folder / "checkpoints")
         if path is None:
-            return _restart(folder, document, hooks, decoding)
+            return _restart(folder, document, data, hooks, decoding)
         recipe = read_exactly(checkpoint.read_document(path, "recipe"))
         state = load_state(path)
         find_device(state.runtime.device)
         with state.runtime:
-            parts = reopen_split(folder, recipe, decoding)
+            parts = reopen_split(folder, recipe, decoding, data)
             training = Training(recipe, parts, state.pixels, state.runtime, Plan(None))
             names = training.tensors()
             training.restore({name: checkpoint.read_tensors(path, name) for name in names}, state)
@@ -182,6 +186,7 @@ def resume(
 def _restart(
     folder: Path,
     document: dict[str, Any],
+    data: object,
     callbacks: Sequence[Callback],
     progress: Progress,
 ) -> Path:
@@ -197,7 +202,7 @@ def _restart(
         )
     runtime = Runtime(**document["runtime"])
     with runtime:
-        training = start_training(recipe, reopen_split(folder, recipe, progress), runtime, parent)
+        training = start_training(recipe, reopen_split(folder, recipe, progress, data), runtime, parent)
         parent = None  # frees the memory of its network
         _fit(training, prepare_kid(training), folder, callbacks, None, began)
     return folder
@@ -299,5 +304,6 @@ def _run_document(
 
 def _short_name(data: str) -> str:
     """Return a name for the run folder: path/to/flowers64.zip gives flowers64."""
+    data = data.removeprefix(PREFIX)
     name = Path(data.split(":", maxsplit=1)[0] if ":" in data and not Path(data).exists() else data).name
     return name.split(".")[0] or "images"

@@ -14,6 +14,7 @@ import torch
 
 from ddim.data import SplitImages, open_images, split_images
 from ddim.data.batch import gather_batch, to_unit
+from ddim.data.given import give_images
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
@@ -69,6 +70,25 @@ def change_recipe(recipe: Recipe, fields: Mapping[str, Any]) -> Recipe:
     return override(recipe, fields)
 
 
+def use_data(recipe: Recipe, data: object, *, keep_size: bool) -> Recipe:
+    """Return the recipe with the images that `train` is given.
+
+    Args:
+        recipe: the recipe.
+        data: see `train`.
+        keep_size: whether images that are given from Python keep their size.
+
+    Raises:
+        UserError: if the data are neither a path or name nor images.
+    """
+    if isinstance(data, str | Path):
+        return replace(recipe, data=replace(recipe.data, source=str(data)))
+    given = give_images(data)
+    labels = recipe.data.labels or (given.labelled and recipe.net.takes_classes)
+    size = given.size if keep_size else recipe.data.size
+    return replace(recipe, data=replace(recipe.data, source=given.text, size=size, labels=labels))
+
+
 def open_split(recipe: Recipe, progress: Progress = ignore_progress) -> SplitImages:
     """Open the images of a recipe, and split them into training and validation images by its seed.
 
@@ -79,12 +99,24 @@ def open_split(recipe: Recipe, progress: Progress = ignore_progress) -> SplitIma
     return split_images(images, d.validation, recipe.seed)
 
 
-def reopen_split(folder: Path, recipe: Recipe, progress: Progress) -> SplitImages:
+def reopen_split(folder: Path, recipe: Recipe, progress: Progress, data: object = None) -> SplitImages:
     """Open and split the images of a run that is resumed; see `open_split`.
 
+    Args:
+        folder: the run folder.
+        recipe: its recipe.
+        progress: called while images are decoded.
+        data: the images, if they are given from Python.
+
     Raises:
-        UserError: if the images are missing.
+        UserError: if the images are missing, or are not those of the run.
     """
+    if data is not None and give_images(data).text != recipe.data.source:
+        raise UserError(
+            f"the images that are given are not those of run {folder}, so it cannot be resumed exactly: give "
+            "those of then (a data set with random transforms gives other images each time), or start a new "
+            "run from its weights with source="
+        )
     check_source_exists(folder, recipe.data.source)
     return open_split(recipe, progress)
 

@@ -1,0 +1,198 @@
+"""Images that are given from Python: a tensor, an array, or a data set of torch, as a source.
+
+The text of such a source, "given:NAME:HASH", stands in recipes. It can be opened in the process in which the
+images were given; elsewhere they must be given again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from operator import index
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ddim.data.sources import Member, Survey
+from ddim.errors import UserError
+
+PREFIX = "given:"
+"""The start of the text of every such source."""
+
+GIVEN: dict[str, GivenImages] = {}
+"""The sources that were given in this process, by their texts."""
+
+_SHAPES = "(N, C, H, W) or (N, H, W, C) with 1, 3 or 4 channels"
+
+
+def give_images(data: Any) -> GivenImages:  # noqa: ANN401 (see Args)
+    """Return the source of images that are given from Python, and remember it.
+
+    Args:
+        data: a tensor or array (N, C, H, W) or (N, H, W, C), uint8 or floats in [0, 1]; or a
+            `torch.utils.data.Dataset`, or a list, of such images (C, H, W), (H, W, C), (H, W) or of images of
+            Pillow. Its items may be pairs with a class label, 0, 1, 2, ...; its attribute `classes`, if it
+            has one, names the classes.
+
+    Raises:
+        UserError: if the data are not images; the message says what is wrong and how to convert them.
+    """
+    shape = getattr(data, "shape", None)
+    if shape is not None and len(shape) != 4:
+        gray = ": add the channel, images[:, None]" if len(shape) == 3 else ""
+        raise UserError(f"images must have the shape {_SHAPES}, got {tuple(shape)}{gray}")
+    if shape is None and not hasattr(data, "__getitem__") and not hasattr(data, "__iter__"):
+        raise UserError(
+            "data must be a path, a name, a tensor or array of images or a data set, "
+            f"got {type(data).__name__}"
+        )
+    source = GivenImages(data)
+    GIVEN[source.text] = source
+    return source
+
+
+class GivenImages:
+    """The source of images that are given from Python; see `give_images` and `Source`."""
+
+    official = False
+
+    def __init__(self, data: Any) -> None:  # noqa: ANN401
+        self.data = data
+        classes = getattr(data, "classes", None)
+        self.class_names = [str(name) for name in classes] if isinstance(classes, list | tuple) else []
+        self.sizes: set[tuple[int, int]] = set()
+        self.labelled = False
+
+    @property
+    def text(self) -> str:
+        """The text that stands for this source in a recipe: kind of data and hash of the images."""
+        kind = "images" if isinstance(self.data, list | tuple) else type(self.data).__name__
+        return f"{PREFIX}{kind}:{self.survey().content[:12]}"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The (height, width) of all images.
+
+        Raises:
+            UserError: if their sizes differ.
+        """
+        self.survey()
+        if len(self.sizes) > 1:
+            some = " and ".join(f"{height}x{width}" for height, width in sorted(self.sizes)[:2])
+            raise UserError(f"the images have different sizes, such as {some}: give a size, such as size=64")
+        return next(iter(self.sizes))
+
+    def stamp(self) -> str:
+        """Return "", because `survey` needs no stamp; see `Source`."""
+        return ""
+
+    def survey(self) -> Survey:
+        """Return the survey: the first call reads every image; see `Source`."""
+        return self._survey
+
+    def members(self, size: tuple[int, int]) -> Iterator[Member]:
+        """Yield every image as a file without compression, in a folder for its class; see `Source`."""
+        for number, item in enumerate(self._items()):
+            pair = isinstance(item, tuple | list)
+            image = item[0] if pair else item
+            label = _read_label(item[1], number) if pair and len(item) > 1 else None
+            folder = "" if label is None else f"{label:06d}/"
+            yield Member(f"{folder}{number:09d}", _encode(image, f"image {number}"))
+
+    def find_classes(self, names: Sequence[str]) -> tuple[tuple[str, ...], list[int] | None]:
+        """Return the class names, and the class index of each member; ((), None) if there are no labels.
+
+        Raises:
+            UserError: if only some images have a label.
+        """
+        labels = [int(folder) for folder, slash, _ in (name.partition("/") for name in names) if slash]
+        if not labels:
+            return (), None
+        if len(labels) < len(names):
+            raise UserError(f"every image needs a label, or none: {len(labels)} of {len(names)} have one")
+        count = max(*labels, len(self.class_names) - 1, 0) + 1
+        known = len(self.class_names) == count == len(set(self.class_names))
+        return tuple(self.class_names if known else map(str, range(count))), labels
+
+    def _items(self) -> Iterable[Any]:
+        # A data set of torch has no end for `for`, unless it raises IndexError.
+        sized = hasattr(self.data, "__len__") and hasattr(self.data, "__getitem__")
+        return (self.data[k] for k in range(len(self.data))) if sized else self.data
+
+    @cached_property
+    def _survey(self) -> Survey:
+        lines, votes = [], Counter[int]()
+        for member in self.members((0, 0)):
+            lines.append((member.name, hashlib.sha256(member.data).hexdigest()))
+            with Image.open(io.BytesIO(member.data)) as image:
+                self.sizes.add((image.height, image.width))
+                votes[4 if image.has_transparency_data else 1 if image.mode in _GRAY else 3] += 1
+        if not lines:
+            raise UserError("data must hold at least one image, got none")
+        classes, labels = self.find_classes([name for name, _ in lines])
+        self.labelled = labels is not None
+        content = hashlib.sha256(json.dumps([classes, sorted(lines)]).encode()).hexdigest()
+        channels = max((3, 4, 1), key=lambda wanted: votes[wanted])
+        return Survey(content, channels, len(lines), others=0)
+
+
+_GRAY = ("1", "L", "I", "F", "I;16")
+
+
+def _read_label(label: Any, number: int) -> int:  # noqa: ANN401
+    try:
+        found = index(label)
+    except (TypeError, ValueError):
+        found = -1
+    if not 0 <= found < 10**6:
+        raise UserError(f"the label of image {number} must be a class index, 0, 1, 2, ..., got {label!r}")
+    return found
+
+
+def _encode(image: Any, name: str) -> bytes:  # noqa: ANN401
+    """Return an image as the bytes of a file without compression: PPM, or PNG for other modes."""
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(_to_pixels(image, name))
+    if image.mode in ("L", "RGB") and not image.has_transparency_data:
+        return b"P%d %d %d 255\n" % (5 if image.mode == "L" else 6, *image.size) + image.tobytes()
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=0)
+    return file.getvalue()
+
+
+def _to_pixels(image: Any, name: str) -> np.ndarray:  # noqa: ANN401
+    """Return a tensor or array as pixels (H, W) or (H, W, C), uint8.
+
+    Raises:
+        UserError: if it has another shape, or values that are neither uint8 nor floats in [0, 1].
+    """
+    if hasattr(image, "detach"):
+        image = image.detach().cpu()
+        image = image.float() if image.is_floating_point() else image
+    values = np.asarray(image)
+    if values.ndim == 3 and values.shape[0] in (1, 3, 4):
+        values = values.transpose(1, 2, 0)
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)):
+        raise UserError(f"images must have the shape {_SHAPES}, got {values.shape} for {name}")
+    if values.dtype != np.uint8:
+        values = _scale(values, name)
+    return np.ascontiguousarray(values[..., 0] if values.shape[2:] == (1,) else values)
+
+
+def _scale(values: np.ndarray, name: str) -> np.ndarray:
+    """Return floats in [0, 1] as uint8."""
+    low, high = (values.min(), values.max()) if values.size else (0, 0)
+    if not np.issubdtype(values.dtype, np.floating) or not (low >= 0 and high <= 1):
+        hint = "convert them to uint8" if np.issubdtype(values.dtype, np.integer) else ""
+        if np.issubdtype(values.dtype, np.floating) and np.isfinite([low, high]).all():
+            hint = "divide them by 255" if low >= 0 and high <= 255 else "(x + 1) / 2 maps [-1, 1] to [0, 1]"
+        raise UserError(
+            f"images must be uint8 or floats in [0, 1], got {values.dtype} from {low} to {high} in {name}"
+            + (f": {hint}" if hint else "")
+        )
+    return np.rint(values * 255).astype(np.uint8)

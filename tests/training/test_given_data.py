@@ -1,0 +1,81 @@
+"""Runs on images that are given from Python."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset, TensorDataset
+
+import ddim
+import mine
+import tiny
+from ddim.data import given
+from ddim.errors import UserError
+from ddim.runs.recipe import Data
+from ddim.training import resume
+
+PIXELS = torch.from_numpy(tiny.images().pixels).permute(0, 3, 1, 2)
+LABELS = torch.arange(40) % 4
+RECIPE = replace(tiny.BASE, data=Data(size=(64, 64), validation=0.2))
+
+
+def test_a_run_on_a_tensor_has_its_size_and_resumes_exactly_when_it_is_given_again(tmp_path, monkeypatch):
+    whole = tiny.train(RECIPE, tmp_path / "whole", PIXELS)
+    assert ddim.load(whole).recipe.data.size == (32, 32)
+    assert not ddim.load(whole).recipe.data.labels
+    often = replace(RECIPE, report=replace(RECIPE.report, checkpoint=0.0))
+    folder = tiny.train_until_crash(
+        often, tmp_path / "run", tiny.At(7, tiny.crash), data=PIXELS.numpy() / 255
+    )
+    monkeypatch.setattr(given, "GIVEN", {})
+    monkeypatch.setattr("ddim.data.open.GIVEN", given.GIVEN)
+    with pytest.raises(UserError, match=r"are not those of run .*random transforms"):
+        resume(folder, data=PIXELS.flip(3))
+    resume(folder, data=PIXELS.numpy() / 255)
+    assert tiny.metrics(folder) == tiny.metrics(whole)
+    assert tiny.digests(folder) == tiny.digests(whole)
+
+
+def test_a_run_on_pairs_is_conditioned_on_their_labels(tmp_path):
+    pairs = TensorDataset(PIXELS, LABELS)
+    run = tiny.train(RECIPE, tmp_path / "run", pairs, size=16)
+    pipeline = ddim.load(run)
+    assert (pipeline.recipe.net.classes, pipeline.classes) == (4, ("0", "1", "2", "3"))
+    assert pipeline.recipe.data.size == (16, 16)
+    assert ddim.sample(pipeline, n=2, steps=2, label="3").shape == (2, 3, 16, 16)
+    plain = ddim.load(tiny.train(RECIPE, tmp_path / "plain", pairs, labels=False))
+    assert not plain.recipe.data.labels
+
+
+def test_an_own_network_takes_the_labels_that_it_has_classes_for(tmp_path):
+    class Labelled(mine.Net):
+        classes = 4
+
+        def forward(self, x, noise_level, label):
+            seen = -1 if label is None else label
+            return super().forward(x, noise_level) + 0.01 * torch.as_tensor(seen).view(-1, 1, 1, 1)
+
+    pairs = TensorDataset(PIXELS, LABELS)
+    run = tiny.train(replace(RECIPE, net=Labelled), tmp_path / "run", pairs)
+    assert ddim.sample(run, n=2, steps=2, label=3).shape == (2, 3, 32, 32)
+    assert not ddim.load(
+        tiny.train(replace(RECIPE, net=mine.Net), tmp_path / "two", pairs)
+    ).recipe.data.labels
+
+
+def test_a_run_on_a_random_data_set_cannot_be_resumed_exactly(tmp_path):
+    class Noisy(Dataset):
+        def __init__(self):
+            self.random = np.random.default_rng(0)
+
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, k):
+            return self.random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+
+    noisy = Noisy()
+    run = tiny.train(replace(RECIPE, images=16), tmp_path / "run", noisy)
+    with pytest.raises(UserError, match="random transforms gives other images each time"):
+        resume(run, data=noisy)
