@@ -1,7 +1,12 @@
 """The first minute in a notebook: calls work as one would guess them, and change nothing global."""
 
+import json
 import random
+import subprocess
+import sys
+import types
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,3 +132,26 @@ def test_every_repr_fits_a_screen(run):
     ]
     for value in values:
         assert len(repr(value)) < 1500, type(value)
+
+
+def test_dir_lists_what_there_is_and_nothing_else():
+    names = [name for name in dir(ddim) if name != "__version__"]
+    modules = {name for name in names if isinstance(getattr(ddim, name), types.ModuleType)}
+    assert set(names) == modules | set(ddim.__all__)
+    assert len(ddim.__all__) == len(set(ddim.__all__))
+    folders = {path.stem for path in Path(ddim.__file__).parent.iterdir() if not path.stem.startswith("_")}
+    assert folders - modules == {"cli", "files", "py"}
+    with pytest.raises(AttributeError, match="'ddim' has no attribute 'grid'"):
+        _ = ddim.grid
+
+
+def test_type_checkers_know_every_name(tmp_path):
+    """Each name is used in a file that pyrefly reads; an unknown one is an error, and a number is one."""
+    lines = ["import ddim", *(f"ddim.{name}" for name in dir(ddim)), "ddim.sample(1.5)", "ddim.nothing"]
+    (tmp_path / "notebook.py").write_text("\n".join(lines))
+    (tmp_path / "pyrefly.toml").write_text(f"search-path = [{str(Path(ddim.__file__).parents[1])!r}]")
+    command = [sys.executable, "-m", "pyrefly", "check", "--python-interpreter-path", sys.executable]
+    command += ["--output-format", "json", "notebook.py"]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    errors = json.loads(said.stdout)["errors"]
+    assert sorted(error["line"] for error in errors) == [len(lines) - 1, len(lines)], said.stdout

@@ -6,6 +6,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ddim import (  # noqa: F401
+        data,
+        diffusion,
+        errors,
+        evaluation,
+        experiments,
+        metrics,
+        nn,
+        plots,
+        runs,
+        training,
+    )
+    from ddim.diffusion import editing, grids, oracles, samplers, schedules  # noqa: F401
     from ddim.diffusion.denoiser import Model
     from ddim.diffusion.grids import Grid, Karras, Listed, Quadratic, Sections, Spaced, Uniform, UniformLogSNR
     from ddim.diffusion.loss import Loss
@@ -34,30 +47,103 @@ if TYPE_CHECKING:
         Schedule,
     )
     from ddim.diffusion.time_sampling import TimeSampling
+    from ddim.errors import UserError
+    from ddim.evaluation.compare import compare_evaluations as compare
+    from ddim.evaluation.diagnose import diagnose
     from ddim.evaluation.evaluate import evaluate
+    from ddim.evaluation.grid_search import search_grid as search
+    from ddim.evaluation.likelihood import bits_per_dim as likelihood
+    from ddim.evaluation.memorisation import check_memorisation as memorisation
     from ddim.evaluation.reference import Reference
+    from ddim.evaluation.run_figures import plot_forward, plot_losses, plot_reverse, plot_samplers
+    from ddim.evaluation.schedule_figures import plot_embedding, plot_embedding_products, plot_schedules
     from ddim.evaluation.subject import Samples
     from ddim.evaluation.tabulate import tabulate
+    from ddim.plots.pictures import sheet
+    from ddim.runs.edit_images import inpaint_image as inpaint
+    from ddim.runs.edit_images import invert_images as invert
+    from ddim.runs.edit_images import vary_image as vary
     from ddim.runs.generate import sample
     from ddim.runs.pipeline import Pipeline, load
     from ddim.runs.recipe import Recipe
     from ddim.training import Callback, Machine, resume, train
+
+# Names and their homes, in the order of use. They are imported at first use, because `ddim --help` must not
+# wait for torch. "compare=compare_evaluations" is a name whose home has a longer one.
+_HOMES = {
+    "training": "train resume Callback Machine",
+    "runs.pipeline": "load Pipeline",
+    "runs.generate": "sample",
+    "plots.pictures": "sheet",
+    "runs.recipe": "Recipe",
+    "diffusion.denoiser": "Model",
+    "evaluation.evaluate": "evaluate",
+    "evaluation.tabulate": "tabulate",
+    "evaluation.subject": "Samples",
+    "evaluation.reference": "Reference",
+    "evaluation.compare": "compare=compare_evaluations",
+    "evaluation.diagnose": "diagnose",
+    "evaluation.memorisation": "memorisation=check_memorisation",
+    "evaluation.likelihood": "likelihood=bits_per_dim",
+    "evaluation.grid_search": "search=search_grid",
+    "runs.edit_images": "invert=invert_images inpaint=inpaint_image vary=vary_image",
+    "evaluation.run_figures": "plot_forward plot_reverse plot_samplers plot_losses",
+    "evaluation.schedule_figures": "plot_schedules plot_embedding plot_embedding_products",
+    "errors": "UserError",
+    "diffusion.noise": "Noise",
+    "diffusion.samplers": (
+        "AdamsBashforth DDIM DDPM DPMSolver EDM Sampler State UniPC final_sample initial_noise last_state"
+    ),
+    "diffusion.schedules": "BetaTable Cosine KarrasSigma Level Linear LinearBeta LinearIn Schedule",
+    "diffusion.loss": "Loss",
+    "diffusion.time_sampling": "TimeSampling",
+    "diffusion.grids": "Grid Karras Listed Quadratic Sections Spaced Uniform UniformLogSNR",
+}
+_NAMES = {
+    name: (module, inner or name)
+    for module, names in _HOMES.items()
+    for name, _, inner in (word.partition("=") for word in names.split())
+}
+_ROOMS = ("data", "diffusion", "errors", "evaluation", "experiments", "metrics", "nn", "plots", "runs")
+_MODULES = {room: f"ddim.{room}" for room in (*_ROOMS, "training")} | {
+    name: f"ddim.diffusion.{name}" for name in ("editing", "grids", "oracles", "samplers", "schedules")
+}
 
 __all__ = [  # noqa: RUF022 (in the order of use)
     "train",
     "resume",
     "load",
     "sample",
+    "sheet",
+    # Measure
     "evaluate",
     "tabulate",
-    "Callback",
+    "compare",
+    "diagnose",
+    "memorisation",
+    "likelihood",
+    "search",
+    # Edit images
+    "invert",
+    "inpaint",
+    "vary",
+    # Figures
+    "plot_schedules",
+    "plot_forward",
+    "plot_reverse",
+    "plot_samplers",
+    "plot_losses",
+    "plot_embedding",
+    "plot_embedding_products",
+    # Values
     "Machine",
     "Model",
-    "Samples",
+    "Noise",
     "Pipeline",
     "Recipe",
     "Reference",
-    "Noise",
+    "Samples",
+    "UserError",
     "final_sample",
     "initial_noise",
     "last_state",
@@ -94,51 +180,16 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "TimeSampling",
 ]
 
-# Module -> its names above. They are imported at first use, because `ddim --help` must not wait for torch.
-_HOMES = {
-    "training": ("train", "resume", "Callback", "Machine"),
-    "runs.pipeline": ("load", "Pipeline"),
-    "runs.generate": ("sample",),
-    "runs.recipe": ("Recipe",),
-    "evaluation.evaluate": ("evaluate",),
-    "evaluation.tabulate": ("tabulate",),
-    "evaluation.subject": ("Samples",),
-    "evaluation.reference": ("Reference",),
-    "diffusion.denoiser": ("Model",),
-    "diffusion.loss": ("Loss",),
-    "diffusion.noise": ("Noise",),
-    "diffusion.time_sampling": ("TimeSampling",),
-    "diffusion.samplers": (
-        *("AdamsBashforth", "DDIM", "DDPM", "DPMSolver", "EDM", "Sampler", "State", "UniPC"),
-        *("final_sample", "initial_noise", "last_state"),
-    ),
-    "diffusion.schedules": (
-        *("BetaTable", "Cosine", "KarrasSigma", "Level", "Linear", "LinearBeta", "LinearIn", "Schedule"),
-    ),
-    "diffusion.grids": (
-        "Grid",
-        "Karras",
-        "Listed",
-        "Quadratic",
-        "Sections",
-        "Spaced",
-        "Uniform",
-        "UniformLogSNR",
-    ),
-}
-_ROOMS = ("data", "diffusion", "evaluation", "experiments", "metrics", "nn", "plots", "runs", "training")
-_MODULES = {room: f"ddim.{room}" for room in _ROOMS} | {
-    name: f"ddim.diffusion.{name}" for name in ("editing", "grids", "oracles", "samplers", "schedules")
-}
 
+if not TYPE_CHECKING:  # to a type checker, a name that is not imported above is an error
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 (any name of the package)
-    if name in _MODULES:
-        return import_module(_MODULES[name])
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"ddim.{module}"), name)
-    raise AttributeError(f"module 'ddim' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:  # noqa: ANN401 (any name of the package)
+        if name in _MODULES:
+            return import_module(_MODULES[name])
+        if name in _NAMES:
+            module, inner = _NAMES[name]
+            return getattr(import_module(f"ddim.{module}"), inner)
+        raise AttributeError(f"module 'ddim' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -72,8 +72,8 @@ def test_figures_of_a_run_are_written(run, here, kind, command):
 
 def test_runs_are_named_by_the_shortest_distinct_ends_of_their_paths(run, here, monkeypatch, command):
     named = []
-    draw = run_figures.plot_losses
-    monkeypatch.setattr(run_figures, "plot_losses", lambda runs: named.append(list(runs)) or draw(runs))
+    draw = run_figures.plot_logs
+    monkeypatch.setattr(run_figures, "plot_logs", lambda runs: named.append(list(runs)) or draw(runs))
     other = here / "elsewhere" / run.name
     other.mkdir(parents=True)
     (other / "metrics.jsonl").write_bytes((run / "metrics.jsonl").read_bytes())

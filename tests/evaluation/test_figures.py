@@ -344,7 +344,7 @@ def test_losses_are_plotted_against_images_seen_without_infinite_ones():
         {"step": 3, "images": 192, "loss": 0.7, "lr": 1e-3},
     ]
     other = [{"step": 1, "images": 32, "loss": 0.8}]
-    figure = run_figures.plot_losses({"mine": log, "other": other})
+    figure = run_figures.plot_logs({"mine": log, "other": other})
     drawn = {axes.get_title(loc="left"): lines(axes) for axes in figure.axes}
     loss, noise, image = drawn.values()
     assert [values.tolist() for values in loss["mine"]] == [[64, 192], [0.9, 0.7]]
@@ -358,7 +358,7 @@ def test_losses_are_plotted_against_images_seen_without_infinite_ones():
 def test_a_run_keeps_its_colour_in_every_panel():
     first = [{"step": 1, "images": 1, "loss": 0.9}]
     second = [{"step": 1, "images": 1, "loss": 0.8}, {"step": 1, "images": 1, "image_mae": 0.8}]
-    figure = run_figures.plot_losses({"first": first, "second": second})
+    figure = run_figures.plot_logs({"first": first, "second": second})
     colours = {
         line.get_color() for axes in figure.axes for line in axes.get_lines() if line.get_label() == "second"
     }
@@ -369,4 +369,4 @@ def test_a_run_keeps_its_colour_in_every_panel():
 def test_a_run_without_logged_losses_is_refused_by_name():
     log = [{"step": 1, "images": 64, "loss": 0.9}]
     with pytest.raises(UserError, match="young"):
-        run_figures.plot_losses({"old": log, "young": [{"step": 1, "images": 64, "loss": None}]})
+        run_figures.plot_logs({"old": log, "young": [{"step": 1, "images": 64, "loss": None}]})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ddim.cli import RUN, check_fields
 from ddim.cli.choices import list_kind_fields, read_registry
 from ddim.cli.output import print_result
-from ddim.errors import UserError, check_count
+from ddim.errors import check_count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -140,58 +140,30 @@ def _distance(args: argparse.Namespace) -> Figure:
 
 def _forward(args: argparse.Namespace) -> Figure:
     from ddim.data import parse_size
-    from ddim.evaluation import run_figures, schedule_figures
+    from ddim.evaluation import run_figures
 
-    image = run_figures.read_image(args.source, parse_size(args.size))
-    return run_figures.plot_forward(
-        image, schedule_figures.choose_schedules(("linear", "cosine"), {}), seed=args.seed
-    )
+    return run_figures.plot_forward(args.source, seed=args.seed, size=parse_size(args.size))
 
 
 def _reverse(args: argparse.Namespace) -> Figure:
     from ddim.evaluation import run_figures
-    from ddim.runs.pipeline import load
 
-    return run_figures.plot_reverse(load(args.run), args.steps, args.seed)
+    return run_figures.plot_reverse(args.run, args.steps, args.seed)
 
 
 def _samplers(args: argparse.Namespace) -> Figure:
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation import run_figures
-    from ddim.evaluation.sampler_errors import compare_samplers_on_oracle, compare_samplers_on_run
-    from ddim.runs.pipeline import load
 
     check_count("--seeds", args.seeds)
-    budgets = (5, 10, 20, 40)
-    if args.run is None:
-        return run_figures.plot_sampler_errors(
-            compare_samplers_on_oracle(budgets, args.seeds), "mixture of Gaussians"
-        )
-    run = load(args.run)
     with ProgressDisplay() as progress:
-        errors = compare_samplers_on_run(run, budgets, range(args.seeds), progress)
-    return run_figures.plot_sampler_errors(errors, Path(args.run).name)
+        return run_figures.plot_samplers(args.run, n=args.seeds, progress=progress)
 
 
 def _losses(args: argparse.Namespace) -> Figure:
     from ddim.evaluation import run_figures
-    from ddim.runs.log import read_metrics
 
-    missing = [str(run) for run in args.runs if not run.is_dir()]
-    if missing:
-        raise UserError(f"run {missing[0]!r} is not a folder")
-    runs = list(dict.fromkeys(run.resolve() for run in args.runs))
-    return run_figures.plot_losses(
-        {name: read_metrics(run) for name, run in zip(_names(runs), runs, strict=True)}
-    )
-
-
-def _names(runs: list[Path]) -> list[str]:
-    """Return the shortest path endings that are all different."""
-    parts = 1
-    while len({run.parts[-parts:] for run in runs}) < len(runs):
-        parts += 1
-    return ["/".join(run.parts[-parts:]) for run in runs]
+    return run_figures.plot_losses(args.runs)
 
 
 _DRAW = {

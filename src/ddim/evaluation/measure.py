@@ -7,11 +7,11 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
-from ddim import __version__
 from ddim.errors import UserError
 from ddim.files import cache_folder, read_json, write_json
 from ddim.metrics.catalogue import LEAST, METRICS
@@ -84,7 +84,7 @@ def measure_yardstick(
     chosen = np.sort(np.random.default_rng(0).permutation(others)[:samples])
     part = {"valid": "train", "train": "valid"}[reference.part]
     real = ImageSet(reference.images, chosen, reference.source, part)
-    facts = [real.identity(extractor), reference.identity(extractor), __version__]
+    facts = [real.identity(extractor), reference.identity(extractor), version("ddim")]
     path = cache_folder() / "features" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.json"
     with suppress(UserError):
         return read_json(path)

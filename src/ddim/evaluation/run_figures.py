@@ -15,13 +15,16 @@ from torch import Tensor
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Schedule
-from ddim.errors import UserError
+from ddim.errors import UserError, check_count
+from ddim.evaluation.schedule_figures import Shown, name_schedules
 from ddim.plots import charts
 from ddim.plots.pictures import to_uint8
+from ddim.runs.progress import Progress, ignore_progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ddim.diffusion.denoiser import Model
     from ddim.evaluation.sampler_errors import SamplerError
     from ddim.runs.pipeline import Pipeline
 
@@ -63,8 +66,25 @@ def _bytes(path: Path) -> bytes:
         raise UserError(f"{str(path)!r} cannot be read: {error.strerror}") from None
 
 
-def plot_forward(image: Tensor, shown: Mapping[str, Schedule], columns: int = 9, seed: int = 0) -> Figure:
-    """Plot an image (1, C, H, W) in [0, 1] with the same noise at even times, under each schedule."""
+def plot_forward(
+    image: str | Path | Tensor = "blossoms",
+    schedules: Shown = ("linear", "cosine"),
+    columns: int = 9,
+    seed: int = 0,
+    *,
+    size: tuple[int, int] = (64, 64),
+) -> Figure:
+    """Plot an image with the same noise at even times, under each schedule.
+
+    Args:
+        image: (1, C, H, W) in [0, 1]; an image file; or a folder, archive or name, whose first image is used.
+        schedules: see `name_schedules`.
+        columns: number of times.
+        seed: seed of the noise.
+        size: height and width to which a file is cropped and resized.
+    """
+    image = image if isinstance(image, Tensor) else read_image(str(image), size)
+    shown = name_schedules(schedules)
     times = torch.linspace(0, 1, columns, dtype=torch.float64)
     x0 = PHOTOGRAPH.enter(image)
     eps = Noise([seed]).like(x0)
@@ -91,20 +111,29 @@ def add_noise(x0: Tensor, eps: Tensor, schedule: Schedule, times: Tensor, pixels
     return [pixels.leave(schedule(t).noisy(x0, eps)) for t in times]
 
 
-def plot_reverse(pipeline: Pipeline, steps: int = 20, seed: int = 0, columns: int = 10) -> Figure:
+def plot_reverse(
+    model: str | Path | Pipeline | Model, steps: int = 20, seed: int = 0, columns: int = 10
+) -> Figure:
     """Plot the reverse diffusion of one sample, and the forward diffusion of the finished sample.
 
     Rows are the states x_t from noise to the sample, the clean image predicted from each, and the finished
     sample with fresh noise. At most `columns` of the times are shown. If the run has labels, the sample of
     seed s has class s % classes.
 
+    Args:
+        model: a run folder, a `Pipeline` from `load`, or a `Model`.
+        steps: sampling steps.
+        seed: seed of the sample.
+        columns: largest number of times that are shown.
+
     Raises:
         UserError: if `steps` is below 1.
     """
     from ddim.runs.classes import choose_label
     from ddim.runs.generate import generate
+    from ddim.runs.pipeline import open_pipeline
 
-    states = []
+    pipeline, states = open_pipeline(model), []
     label = choose_label(pipeline.recipe)
     generate(pipeline, [seed], steps, label=label, watch=lambda _, state: states.append(state))
     # A state has the prediction from the state before it; the next state has the prediction from this one.
@@ -127,6 +156,35 @@ def plot_reverse(pipeline: Pipeline, steps: int = 20, seed: int = 0, columns: in
     heads = [f"t = {t:.2g}" for t in times.tolist()]
     title = f"Reverse diffusion: seed {seed} in {steps} steps"
     return charts.plot_strip(images, heads, title=title)
+
+
+def plot_samplers(
+    model: str | Path | Pipeline | Model | None = None,
+    evaluations: Sequence[int] = (5, 10, 20, 40),
+    n: int = 16,
+    progress: Progress = ignore_progress,
+) -> Figure:
+    """Plot the error of every sampler and grid against its network evaluations.
+
+    Args:
+        model: a run folder, a `Pipeline` from `load`, or a `Model`; None for a mixture of Gaussians, whose
+            score is exact.
+        evaluations: the numbers of network evaluations for each sample.
+        n: number of samples whose error is measured.
+        progress: see `compare_samplers_on_run`.
+
+    Raises:
+        UserError: if the schedule is a table with too few different levels.
+    """
+    from ddim.evaluation.sampler_errors import compare_samplers_on_oracle, compare_samplers_on_run
+    from ddim.runs.pipeline import open_pipeline
+
+    check_count("n", n)
+    if model is None:
+        return plot_sampler_errors(compare_samplers_on_oracle(evaluations, n), "mixture of Gaussians")
+    pipeline = open_pipeline(model)
+    title = Path(model).name if isinstance(model, str | Path) else pipeline.recipe.name
+    return plot_sampler_errors(compare_samplers_on_run(pipeline, evaluations, range(n), progress), title)
 
 
 def plot_sampler_errors(cells: Sequence[SamplerError], title: str) -> Figure:
@@ -164,11 +222,33 @@ MEASURES = {
 """The fields of metrics.jsonl that are plotted, and their titles."""
 
 
-def plot_losses(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Plot the losses of named runs against the training images seen.
+def plot_losses(runs: str | Path | Sequence[str | Path]) -> Figure:
+    """Plot the losses of a run, or of several runs, against the training images seen.
 
-    `runs` has the lines of `ddim.runs.log.read_metrics` for each name. Training losses are comparable only
-    between runs with the same objective.
+    Training losses are comparable only between runs with the same objective.
+
+    Raises:
+        UserError: if a run is not a folder, or has logged no loss yet.
+    """
+    from ddim.runs.log import read_metrics
+
+    paths = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
+    if missing := [str(path) for path in paths if not path.is_dir()]:
+        raise UserError(f"run {missing[0]!r} is not a folder")
+    paths = list(dict.fromkeys(path.resolve() for path in paths))
+    return plot_logs({name: read_metrics(path) for name, path in zip(_names(paths), paths, strict=True)})
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """Return the shortest path endings that are all different."""
+    parts = 1
+    while len({run.parts[-parts:] for run in runs}) < len(runs):
+        parts += 1
+    return ["/".join(run.parts[-parts:]) for run in runs]
+
+
+def plot_logs(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Plot the losses in the logs of named runs, the lines of `ddim.runs.log.read_metrics`.
 
     Raises:
         UserError: if a run has logged no loss yet.

@@ -17,6 +17,7 @@ from ddim.errors import UserError, suggest
 from ddim.nn.embedding import Sinusoidal
 from ddim.plots import charts
 from ddim.runs.codec import load_value
+from ddim.runs.provenance import describe_kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,13 +31,31 @@ KNOWN: dict[str, Any] = {name: kind() for name, kind in SCHEDULES.items()}
 """All schedules that can be plotted."""
 
 
-def plot_schedules(shown: Mapping[str, Schedule] = DEFAULT, points: int = 1001) -> Figure:
-    """Plot alpha, sigma and log-SNR of named schedules at `points` evenly spaced times from 0 to 1.
+Shown = Mapping[str, Schedule] | Sequence[str | Schedule]
+"""Schedules to plot: by the names that the figure shows, or as a list of kinds and values."""
 
+
+def name_schedules(shown: Shown) -> dict[str, Schedule]:
+    """Return schedules by name; those of a list are named by their kinds and fields, "cosine", "linear"."""
+    if isinstance(shown, Mapping):
+        return dict(shown)
+    named = {}
+    for item in shown:
+        if isinstance(item, str):
+            named |= choose_schedules([item], {})
+        else:
+            named[describe_kind(item)] = item
+    return named
+
+
+def plot_schedules(schedules: Shown = DEFAULT, points: int = 1001) -> Figure:
+    """Plot alpha, sigma and log-SNR of schedules at `points` evenly spaced times from 0 to 1.
+
+    Schedules are values and names: `plot_schedules(["cosine", ddim.Linear(clip="powers")])`.
     Plateaus at t = 0 and t = 1 are drawn thick. A note gives the share of times on them, which training
     spends on a single level. Dotted lines are the bounds of the torch/luz repository and the Keras example.
     """
-    t = torch.linspace(0, 1, points, dtype=torch.float64)
+    shown, t = name_schedules(schedules), torch.linspace(0, 1, points, dtype=torch.float64)
     levels = {name: schedule(t) for name, schedule in shown.items()}
     plateau_shares = {name: end_shares(schedule) for name, schedule in shown.items()}
     panels = {

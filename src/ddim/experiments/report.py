@@ -68,7 +68,7 @@ def build_report(found: Sequence[Run]) -> tuple[list[Block], dict[str, bytes]]:
         blocks += [Heading("Results"), _results_table(rows, common_conditions(found))]
     curves = _loss_curves(rows)
     if curves:
-        images["losses.png"] = encode_png(charts.rasterise(run_figures.plot_losses(curves)))
+        images["losses.png"] = encode_png(charts.rasterise(run_figures.plot_logs(curves)))
         blocks += [Heading("Losses"), Picture("losses.png", _loss_caption(rows, curves))]
     strips = {}
     for number, run in enumerate(found, 1):
