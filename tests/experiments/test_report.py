@@ -10,17 +10,18 @@ from PIL import Image
 from ddim.cli import main
 from ddim.errors import UserError
 from ddim.experiments.index import find_runs, read_run
+from ddim.experiments.measurements import Measurements, read_measurements
 from ddim.experiments.report import (
     _loss_curves,
     build_report,
     format_spread,
-    last_samples,
     mean_log,
     write_report,
 )
+from ddim.experiments.run_pictures import growth, last_samples, real_images
 from ddim.experiments.summary import Spread, group_runs
-from ddim.plots.page import Cell, Strips, Table, Text
-from ddim.plots.pictures import make_sheet, save_png, split_sheet, to_uint8
+from ddim.plots.page import Cell, Picture, Strips, Table, Text
+from ddim.plots.pictures import GAP, make_sheet, save_png, split_sheet, to_uint8
 from evaluated_runs import record
 from html_reader import Reader
 from run_folders import make, write_evaluation
@@ -49,6 +50,11 @@ def trained(tmp_path):
 def block(found, kind):
     blocks, _ = build_report(found)
     return next(each for each in blocks if isinstance(each, kind))
+
+
+def write(folder, record):
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text(json.dumps(record))
 
 
 def table(found):
@@ -182,10 +188,61 @@ def test_a_strip_shows_the_last_samples(trained):
     run = read_run(trained / "a0")
     strip = last_samples(run)
     first = to_uint8(images(4, 32, 32) // 30)
-    assert strip.shape == (64, 4 * 64 + 3 * 4, 3)
+    assert strip.shape == (96, 3 * (4 * 32 + 3 * GAP), 3)
     for k, image in enumerate(first):
-        np.testing.assert_array_equal(strip[:64:2, k * 68 : k * 68 + 64 : 2], image)
+        left = 3 * k * (32 + GAP)
+        np.testing.assert_array_equal(strip[::3, left : left + 96 : 3], image)
     assert len(block(find_runs(trained), Strips).rows) == 3
+
+
+def test_samples_stand_below_real_images(trained):
+    assert real_images(read_run(trained / "a0")) is None
+    sheet = make_sheet(images(4, 32, 32))
+    save_png(trained / "a1" / "samples" / "real.png", sheet)
+    np.testing.assert_array_equal(real_images(read_run(trained / "a1"))[::3, ::3][:, :66], sheet[:32])
+    shown = block(find_runs(trained), Strips).rows
+    assert [name for name, _ in shown] == ["real images", "a0", "a1", "b<0>"]
+
+
+def test_growth_shows_the_first_sample_after_each_step(trained):
+    strip, steps = growth(read_run(trained / "a0"))
+    assert steps == [30, 60]
+    for place, step in enumerate(steps):
+        left = 3 * place * (32 + GAP)
+        first = to_uint8(images(4, 32, 32) // (90 - step))[0]
+        np.testing.assert_array_equal(strip[::3, left : left + 96 : 3], first)
+    (trained / "a0" / "samples" / "step-000000030.png").write_text("torn")
+    assert growth(read_run(trained / "a0")) is None
+
+
+def test_intervals_are_drawn_for_each_run_that_has_one(trained):
+    for k, kid in enumerate((0.1, 0.2)):
+        with_record(trained / f"a{k}", kid=kid)
+    blocks, files = build_report(find_runs(trained))
+    assert "intervals.png" in files
+    assert any(isinstance(each, Picture) and each.file == "intervals.png" for each in blocks)
+
+
+def test_other_measurements_of_a_run_are_shown_and_damaged_ones_are_named(trained):
+    assert read_measurements(trained / "a0") == Measurements()
+    home = trained / "a0"
+    share = {"value": 0.03, "low": 0.01, "high": 0.06}
+    for number, verdict in ((9, "old"), (10, "By pixels, this run repeats training images.")):
+        write(home / "memorisation" / str(number), {"copies": share, "verdict": verdict})
+        save_png(home / "memorisation" / str(number) / "pairs.png", make_sheet(images(1, 8, 8)))
+    write(home / "likelihoods" / "1", {"bits": {"value": 3.25, "error": 0.0625}})
+    write(trained / "a1" / "likelihoods" / "1", {"bits": [1]})
+    found = read_measurements(home)
+    assert (found.copies, found.bits) == ("3.0 % [1.0, 6.0]", "3.250 ± 0.062")
+    assert found.pairs == home / "memorisation" / "10" / "pairs.png"
+    blocks, files = build_report(find_runs(trained))
+    (shown,) = [each for each in blocks if isinstance(each, Table) and "bits" in " ".join(each.heads)]
+    assert [cell.text for cell in shown.rows[0]] == ["a0", "3.0 % [1.0, 6.0]", "3.250 ± 0.062"]
+    assert shown.notes == [
+        "a0: By pixels, this run repeats training images.",
+        "a1: likelihoods/1/record.json cannot be read.",
+    ]
+    assert files["pairs-001.png"] == found.pairs.read_bytes()
 
 
 def test_the_mean_of_logs_has_the_lines_that_all_of_them_have():
@@ -270,7 +327,8 @@ def test_a_damaged_run_leaves_the_rest_of_a_report_as_it_was(trained):
     found = find_runs(trained)
     assert [run.state for run in found] == ["finished", "damaged", "stopped"]
     blocks, pictures = build_report(found)
-    assert list(pictures) == ["losses.png", "001.png", "003.png"]
+    strips = ["001.png", "003.png", "growth-001.png", "growth-003.png"]
+    assert list(pictures) == ["losses.png", *strips]
     assert blocks[-1].rows[1][:2] == [Cell("a1"), Cell("damaged")]
     assert blocks[-1].notes[0].startswith("a1: ")
     # The other rows are as before.

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ddim.errors import UserError
 from ddim.plots.page import (
     Cell,
+    Folded,
     Heading,
     Picture,
     Strips,
@@ -34,10 +35,11 @@ def blocks(text):
         Table((text, "n"), [(Cell(text), Cell(text, best=True))], 1, (text,)),
         Picture("a.png", text),
         Strips([(text, "a.png")]),
+        Folded(text, [Text(text), Picture("a.png", text)]),
     ]
 
 
-@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("place", range(6))
 def test_no_text_becomes_markup(place):
     plain = Reader(to_html("t", [blocks("x")[place]], {"a.png": PNG}))
     nasty = Reader(to_html(NASTY, [blocks(NASTY)[place]], {"a.png": PNG}))
@@ -59,7 +61,7 @@ def test_any_text_reads_back_unchanged(text):
 def test_a_page_holds_its_images_and_loads_nothing():
     page = Reader(to_html("t", blocks("x"), {"a.png": PNG}))
     sources = [attrs["src"] for tag, attrs in page.elements if tag == "img"]
-    assert len(sources) == 2
+    assert len(sources) == 3
     for source in sources:
         head, _, data = source.partition(",")
         assert head == "data:image/png;base64"

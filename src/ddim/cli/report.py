@@ -9,10 +9,10 @@ from ddim.cli.output import print_result
 from ddim.errors import UserError
 
 _EPILOG = """
-The report has a table, loss curves, and samples of the same seeds for each run. The table has one row for
-each configuration, with the fields that differ, and means and standard deviations over repeats. It includes
-the metrics of `ddim evaluate`. The report is one HTML file with everything inside, and a Markdown file of the
-same name with its images in NAME-files/.
+The report has a table of metrics with one row for each configuration, with means and standard deviations
+over repeats; the 95 % intervals of the metrics; loss curves; samples of the same seeds for each run, beside
+real images; growth over training; and the results of `ddim memorisation`, `likelihood` and `diagnose`. It is
+one HTML file with everything inside, and a Markdown file of the same name with its images in NAME-files/.
 
 examples:
   ddim report runs/photos-fast-sweep-1

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from ddim.errors import UserError
 from ddim.evaluation import run_figures
 from ddim.evaluation.conditions import Conditions, error_conditions
 from ddim.experiments.evaluations import common_conditions, describe_mismatches
 from ddim.experiments.index import Run
+from ddim.experiments.measurements import read_measurements
+from ddim.experiments.run_pictures import encode_png, growth, last_samples, real_images
 from ddim.experiments.summary import (
     METRICS,
     MISSING,
@@ -25,17 +23,26 @@ from ddim.experiments.summary import (
     have_same_images,
     other_conditions,
     summarise_metrics,
+    value_of_run,
 )
 from ddim.plots import charts
-from ddim.plots.page import Block, Cell, Heading, Picture, Strips, Table, Text, check_page_path, save_page
-from ddim.plots.pictures import GAP, split_sheet
+from ddim.plots.page import (
+    Block,
+    Cell,
+    Folded,
+    Heading,
+    Picture,
+    Strips,
+    Table,
+    Text,
+    check_page_path,
+    save_page,
+)
 from ddim.runs.flat import ERRORS
 from ddim.runs.log import read_metrics
 
 CURVES = len(charts.COLOURS)
 """The largest number of configurations in a figure: one for each distinguishable colour."""
-COLUMNS = 8
-"""The largest number of samples in a strip."""
 
 
 def write_report(found: Sequence[Run], out: str | Path, title: str) -> list[Path]:
@@ -62,56 +69,103 @@ def write_report(found: Sequence[Run], out: str | Path, title: str) -> list[Path
 def build_report(found: Sequence[Run]) -> tuple[list[Block], dict[str, bytes]]:
     """Return the blocks of a report on runs, and the bytes of its PNG files by name."""
     rows = group_runs(found)
+    common = common_conditions(found)
     blocks: list[Block] = [Text(_overview(found, rows))]
     images: dict[str, bytes] = {}
     if rows:
-        blocks += [Heading("Results"), _results_table(rows, common_conditions(found))]
+        blocks += [Heading("Results"), _results_table(rows, common), *_differences(rows)]
+        blocks += _intervals(rows, common, images)
     curves = _loss_curves(rows)
     if curves:
         images["losses.png"] = encode_png(charts.rasterise(run_figures.plot_logs(curves)))
         blocks += [Heading("Losses"), Picture("losses.png", _loss_caption(rows, curves))]
-    strips = {}
-    for number, run in enumerate(found, 1):
-        strip = last_samples(run)
-        if strip is not None:
-            name = f"{number:03}.png"
-            images[name], strips[name] = encode_png(strip), run.path.name
-    if strips:
-        blocks += [
-            Heading("Samples"),
-            Text("The last samples of each run, with seeds 0, 1, ... from left to right."),
-            Strips([(name, file) for file, name in strips.items()]),
-        ]
+    blocks += [*_samples(found, images), *_growth(found, images), *_measurements(found, images)]
     return [*blocks, Heading("Runs"), _runs_table(found)], images
 
 
-def last_samples(run: Run) -> np.ndarray | None:
-    """Return the first samples of a run's last sheet as one row, (H, W, 3) uint8; small images are enlarged.
-
-    Returns None if the run has no recipe, or no sheet that can be read.
-    """
-    files = sorted((run.path / "samples").glob("step-*.png"))
-    if not files or not run.recipe:
-        return None
-    height, width = run.recipe["data"]["size"]
-    try:
-        with Image.open(files[-1]) as image:
-            sheet = np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError):  # Pillow raises any of these for damaged files
-        return None
-    cells = split_sheet(sheet, height, width)[: min(COLUMNS, run.recipe["report"]["grid"])]
-    scale = max(1, round(64 / max(height, width)))
-    strip = np.full((height, len(cells) * (width + GAP) - GAP, 3), 255, np.uint8)
-    for k, cell in enumerate(cells):
-        strip[:, k * (width + GAP) : k * (width + GAP) + width] = cell
-    return strip.repeat(scale, 0).repeat(scale, 1)
+def _differences(rows: Sequence[Configuration]) -> list[Block]:
+    """Return a folded table of the fields that differ between configurations."""
+    if not rows[0].choice:
+        return []
+    heads = ["name", *rows[0].choice]
+    lines = [[Cell(text) for text in (row.name, *row.choice.values())] for row in rows]
+    return [Folded("Fields of the recipes that differ", [Table(heads, lines, words=len(heads))])]
 
 
-def encode_png(pixels: np.ndarray) -> bytes:
-    """Return the bytes of a PNG file of an image (H, W, 3) uint8."""
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "PNG", optimize=True)
-    return content.getvalue()
+def _intervals(
+    rows: Sequence[Configuration], common: Conditions | None, images: dict[str, bytes]
+) -> list[Block]:
+    """Return a figure of the metrics that have intervals, one panel each."""
+    panels = {}
+    for name in METRICS:
+        shown = {}
+        for row in rows:
+            found = [value_of_run(run, name, common) for run in row.counted]
+            shown[row.name] = [
+                charts.Interval(value, *interval) for value, interval in filter(None, found) if interval
+            ]
+        if any(shown.values()) and len(_fingerprints(rows)) < 2:
+            panels[METRICS[name][0]] = shown
+    if not panels:
+        return []
+    images["intervals.png"] = encode_png(charts.rasterise(charts.plot_intervals(panels)))
+    caption = "Each run with its 95 % interval, which does not contain the spread over seeds."
+    return [Picture("intervals.png", caption)]
+
+
+def _samples(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]:
+    """Return strips of the last samples of each run, below real images if there are some."""
+    strips = {f"{k:03}.png": (run.path.name, last_samples(run)) for k, run in enumerate(found, 1)}
+    real = next((strip for run in found if (strip := real_images(run)) is not None), None)
+    strips = {file: (name, strip) for file, (name, strip) in strips.items() if strip is not None}
+    if not strips:
+        return []
+    said = "The last samples of each run, with seeds 0, 1, ... from left to right"
+    if real is not None:
+        strips = {"real.png": ("real images", real), **strips}
+        said += ", below real images, which have no seed"
+    images |= {file: encode_png(strip) for file, (_, strip) in strips.items() if strip is not None}
+    rows = [(name, file) for file, (name, _) in strips.items()]
+    return [Heading("Samples"), Text(f"{said}."), Strips(rows)]
+
+
+def _growth(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]:
+    """Return strips of the first sample of each run over training."""
+    strips = []
+    for k, run in enumerate(found, 1):
+        grown = growth(run)
+        if grown is not None:
+            strip, steps = grown
+            batch = run.recipe["optim"]["batch"]
+            seen = ", ".join(f"{step * batch:,}" for step in steps)
+            images[f"growth-{k:03}.png"] = encode_png(strip)
+            strips.append((f"{run.path.name}: {seen} images", f"growth-{k:03}.png"))
+    if not strips:
+        return []
+    said = "The sample of seed 0 over training, after the numbers of images at the left."
+    return [Heading("Growth over training"), Text(said), Strips(strips)]
+
+
+def _measurements(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]:
+    """Return what `ddim memorisation`, `likelihood` and `diagnose` measured of the runs."""
+    lines, notes = [], []
+    folded: list[Block] = []
+    for k, run in enumerate(found, 1):
+        measured = read_measurements(run.path)
+        if measured.copies or measured.bits:
+            lines.append([Cell(text or MISSING) for text in (run.path.name, measured.copies, measured.bits)])
+        notes += [f"{run.path.name}: {measured.verdict}"] if measured.verdict else []
+        notes += [f"{run.path.name}: {name} cannot be read." for name in measured.damaged]
+        shown = (("pairs", measured.pairs, "samples and their nearest training images"),)
+        shown += (("diagnosis", measured.diagnosis, "errors at each noise level"),)
+        for name, path, about in shown:
+            if path is not None:
+                images[f"{name}-{k:03}.png"] = path.read_bytes()
+                title = f"{run.path.name}: {about}"
+                folded.append(Folded(title, [Picture(f"{name}-{k:03}.png", title)]))
+    heads = ["run", "copies of training images", "bits per dimension ↓"]
+    table: list[Block] = [Table(heads, lines, words=1, notes=notes)] if lines or notes else []
+    return [Heading("Further measurements"), *table, *folded] if table or folded else []
 
 
 def format_spread(number: Spread) -> str:
@@ -146,24 +200,24 @@ def _overview(found: Sequence[Run], rows: Sequence[Configuration]) -> str:
 
 
 def _results_table(rows: Sequence[Configuration], common: Conditions | None) -> Table:
-    fields = list(rows[0].choice)
     found = [summarise_metrics(row, common) for row in rows]
     metrics = [name for name in METRICS if any(name in numbers for numbers in found)]
     best = {name: _best_row(name, rows, found, common) for name in metrics}
     lines = []
     for k, (row, numbers) in enumerate(zip(rows, found, strict=True)):
-        finished = sum(run.state == "finished" for run in row.runs)
-        cells = [Cell(word) for word in row.choice.values()] if fields else [Cell(row.name)]
-        cells.append(Cell(f"{finished} of {len(row.runs)}"))
+        cells = [Cell(row.name)]
         for name in metrics:
             text = format_spread(numbers[name]) if name in numbers else _absent_text(row, common, name)
             cells.append(Cell(text, best=best[name] == k))
-        lines.append(cells)
+        finished = sum(run.state == "finished" for run in row.runs)
+        lines.append([*cells, Cell(f"{finished} of {len(row.runs)}")])
     arrows = {-1: "↓", 1: "↑"}
     titles = [f"{METRICS[name][0]} {arrows[METRICS[name][1]]}" for name in metrics]
-    heads = [*(fields or ["recipe"]), "finished", *titles]
     notes = [*_notes(rows, common, metrics), *_partial_numbers(rows, found)]
-    return Table(heads, lines, words=len(fields) or 1, notes=notes)
+    fields = list(rows[0].choice)
+    # Many names would make the column wider than its values.
+    head = ", ".join(fields or ["recipe"]) if len(fields) <= 3 else "name"
+    return Table([head, *titles, "finished"], lines, words=1, notes=notes)
 
 
 def _best_row(

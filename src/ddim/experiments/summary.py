@@ -157,7 +157,7 @@ def summarise_metrics(configuration: Configuration, common: Conditions | None) -
     """Return the mean of each metric over the counted runs, from evaluations under common conditions."""
     found = {}
     for name in METRICS:
-        entries = [_entry(run, name, common) for run in configuration.counted]
+        entries = [value_of_run(run, name, common) for run in configuration.counted]
         known = [entry for entry in entries if entry is not None]
         if known:
             found[name] = summarise_values([value for value, _ in known], known[0][1])
@@ -188,7 +188,9 @@ def _differs(name: str, recipes: Sequence[Mapping[str, str]]) -> bool:
     return any(len(of_kind) > 1 for of_kind in values.values())
 
 
-def _entry(run: Run, name: str, common: Conditions | None) -> tuple[float, tuple[float, float] | None] | None:
+def value_of_run(
+    run: Run, name: str, common: Conditions | None
+) -> tuple[float, tuple[float, float] | None] | None:
     """Return the value of a metric for a run, and its 95 % interval if it has one."""
     if name in ERRORS:
         return (run.errors[name], None) if name in run.errors else None

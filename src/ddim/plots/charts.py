@@ -6,6 +6,7 @@ They use matplotlib's `Figure` objects and not pyplot, because pyplot has global
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,6 +101,40 @@ def draw_heat_map(
     bar = figure.colorbar(drawing, ax=axes, pad=0.02, fraction=0.05, ticks=[-most, 0, most], format="%g")
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=8, labelcolor=INK)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with the ends of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def plot_intervals(panels: Mapping[str, Mapping[str, Sequence[Interval]]]) -> Figure:
+    """Return a figure of intervals, one panel for each title, with the same named rows from top to bottom.
+
+    An interval is a horizontal line with a dot at its value. Several intervals of one row are drawn just
+    below each other.
+    """
+    names = list(next(iter(panels.values())))
+    figure = new_figure(2.2 + 2.6 * len(panels), 0.9 + 0.42 * len(names))
+    for axes, (title, rows) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for place, name in enumerate(names):
+            for k, each in enumerate(rows[name]):
+                y = place + 0.16 * (k - (len(rows[name]) - 1) / 2)
+                axes.plot([each.low, each.high], [y, y], color=COLOURS[0], linewidth=1.8)
+                axes.plot([each.value], [y], "o", color=COLOURS[0], markersize=4.5)
+        style_panel(axes, title, "")
+        axes.grid(axis="x", color="#e6e6e6", linewidth=0.7)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        # Names such as "$1" are not formulas.
+        labels = [shorten(name) for name in names] if axes.get_subplotspec().is_first_col() else []
+        axes.set_yticks(range(len(names)) if labels else [], labels, parse_math=False)
+    return figure
 
 
 def style_panel(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:

@@ -66,7 +66,15 @@ class Strips:
     rows: Sequence[tuple[str, str]]
 
 
-Block = Heading | Text | Table | Picture | Strips
+@dataclass(frozen=True)
+class Folded:
+    """Blocks that are shown when the reader opens them; `title` is always shown."""
+
+    title: str
+    blocks: Sequence[Heading | Text | Table | Picture | Strips]
+
+
+Block = Heading | Text | Table | Picture | Strips | Folded
 
 
 def check_page_path(out: str | Path) -> None:
@@ -129,10 +137,14 @@ def to_html(title: str, blocks: Sequence[Block], images: Mapping[str, bytes]) ->
 
 def to_markdown(title: str, blocks: Sequence[Block], folder: str) -> str:
     """Render a page as Markdown; its images are in `folder`, in the same folder as the page."""
-    files = [block.file for block in blocks if isinstance(block, Picture)]
-    files += [file for block in blocks if isinstance(block, Strips) for _, file in block.rows]
+    # Markdown has nothing that folds.
+    flat: list[Block] = []
+    for block in blocks:
+        flat += [Heading(block.title), *block.blocks] if isinstance(block, Folded) else [block]
+    files = [block.file for block in flat if isinstance(block, Picture)]
+    files += [file for block in flat if isinstance(block, Strips) for _, file in block.rows]
     links = {file: _Link(f"{folder}/{file}") for file in files}
-    return _render("page.md", title, blocks, {"links": links}, finalize=_escape_markdown)
+    return _render("page.md", title, flat, {"links": links}, finalize=_escape_markdown)
 
 
 class _Link(str):
@@ -156,8 +168,9 @@ def _render(
         undefined=StrictUndefined,
         **options,
     )
-    named = [(type(block).__name__, block) for block in blocks]
-    return environment.get_template(template).render(title=title, blocks=named, mark=MARK, **values)
+    # A template cannot ask for the type of a block itself.
+    environment.tests["a"] = lambda block, kind: type(block).__name__ == kind
+    return environment.get_template(template).render(title=title, blocks=blocks, mark=MARK, **values)
 
 
 def _escape_markdown(value: str) -> str:

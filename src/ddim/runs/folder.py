@@ -10,6 +10,8 @@ from ddim.files import make_folder, sync_folder
 
 RUN = "run.json"
 """The file that makes a folder a run: its recipe, images, runtime and start."""
+REAL_IMAGES = "samples/real.png"
+"""The sheet of real images that a run writes for comparison with its samples."""
 
 
 def make_run_folder(out: Path | None, data: str, recipe: str) -> Path:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from ddim.data.batch import gather_batch
 from ddim.plots.pictures import make_sheet, save_png
 from ddim.runs import checkpoint
 from ddim.runs.classes import choose_label
 from ddim.runs.codec import dump
 from ddim.runs.flat import ERRORS, flatten_as_text
+from ddim.runs.folder import REAL_IMAGES
 from ddim.runs.generate import generate
 from ddim.runs.log import RunLog
 from ddim.runs.pipeline import Pipeline
@@ -77,7 +79,8 @@ class Log(Callback):
 class SampleGrid(Callback):
     """Writes samples/step-*.png at each validation: samples of the EMA weights, always with the same seeds.
 
-    If the run has labels, sample k has class k % classes.
+    samples/real.png has held-out images for comparison, or training images if none are held out. If the run
+    has labels, sample k has class k % classes.
     """
 
     def __init__(self, log: RunLog) -> None:
@@ -87,6 +90,9 @@ class SampleGrid(Callback):
         """See `Callback`."""
         self.folder = folder / "samples"
         self.folder.mkdir(exist_ok=True)
+        parts = training.split
+        real = (parts.validation if len(parts.validation) else parts.train)[: training.recipe.report.grid]
+        save_png(folder / REAL_IMAGES, make_sheet(gather_batch(parts.images, real)))
 
     def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""

@@ -1,0 +1,77 @@
+"""Read the newest memorisation test, likelihood and diagnosis of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddim.errors import UserError
+from ddim.evaluation.copies import format_share
+from ddim.files import read_json
+from ddim.metrics.statistics import Estimate
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """The results of a run other than its evaluations; "" or None stands for what was not measured.
+
+    Attributes:
+        copies: the share of samples that count as copies, with its 95 % interval.
+        verdict: the sentence of the memorisation test.
+        bits: bits per dimension with their standard error.
+        pairs: the PNG file with the samples that are closest to training images.
+        diagnosis: the PNG file with the errors at each noise level.
+        damaged: the records that cannot be read.
+    """
+
+    copies: str = ""
+    verdict: str = ""
+    bits: str = ""
+    pairs: Path | None = None
+    diagnosis: Path | None = None
+    damaged: tuple[str, ...] = ()
+
+
+def read_measurements(run: Path) -> Measurements:
+    """Return the newest measurements in a run folder."""
+    damaged: list[str] = []
+
+    def read(kind: str, describe: Callable[[dict[str, Any]], str]) -> str:
+        folder = _newest(run / kind)
+        if folder is None:
+            return ""
+        try:
+            return describe(read_json(folder / "record.json"))
+        except (UserError, KeyError, TypeError):
+            damaged.append(f"{kind}/{folder.name}/record.json")
+            return ""
+
+    copies = read("memorisation", lambda record: _describe_share(record["copies"]))
+    verdict = read("memorisation", lambda record: str(record["verdict"]))
+    bits = read("likelihoods", lambda record: _describe_bits(record["bits"]))
+    pictures = _picture(run / "memorisation", "pairs.png"), _picture(run / "diagnostics", "figure.png")
+    return Measurements(copies, verdict, bits, *pictures, tuple(dict.fromkeys(damaged)))
+
+
+def _describe_share(share: dict[str, float]) -> str:
+    return format_share(Estimate(*(np.asarray(share[name]) for name in ("value", "low", "high"))))
+
+
+def _describe_bits(bits: dict[str, float | None]) -> str:
+    error = "" if bits["error"] is None else f" ± {bits['error']:.3f}"
+    return f"{bits['value']:.3f}{error}"
+
+
+def _newest(folder: Path) -> Path | None:
+    """Return the folder with the highest number in `folder`, or None."""
+    found = [path for path in folder.glob("*") if path.name.isdecimal()]
+    return max(found, key=lambda path: int(path.name), default=None)
+
+
+def _picture(folder: Path, name: str) -> Path | None:
+    newest = _newest(folder)
+    return newest / name if newest is not None and (newest / name).is_file() else None
