@@ -14,10 +14,10 @@ from ddim.experiments.measurements import Measurements, read_measurements
 from ddim.experiments.report import (
     _loss_curves,
     build_report,
-    format_spread,
     mean_log,
     write_report,
 )
+from ddim.experiments.report_tables import format_spread
 from ddim.experiments.run_pictures import growth, last_samples, real_images
 from ddim.experiments.summary import Spread, group_runs
 from ddim.plots.page import Cell, Picture, Strips, Table, Text

@@ -1,0 +1,157 @@
+"""The tables of a report: results of configurations with notes, fields that differ, and runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from ddim.evaluation.conditions import Conditions, error_conditions
+from ddim.experiments.evaluations import describe_mismatches
+from ddim.experiments.index import Run
+from ddim.experiments.summary import (
+    METRICS,
+    MISSING,
+    Configuration,
+    Spread,
+    other_conditions,
+    summarise_metrics,
+)
+from ddim.plots.page import Block, Cell, Folded, Table
+from ddim.runs.flat import ERRORS
+
+
+def format_spread(number: Spread) -> str:
+    """Return a mean as text, with its standard deviation over repeats or with its 95 % interval."""
+    # Fewer digits are significant in large numbers, such as a FID of several hundred.
+    digits = 4 if abs(number.mean) < 10 else 2
+    if number.deviation is not None:
+        return f"{number.mean:.{digits}f} ± {number.deviation:.{digits}f}"
+    if number.interval is not None:
+        return f"{number.mean:.{digits}f} [{number.interval[0]:.{digits}f}, {number.interval[1]:.{digits}f}]"
+    return f"{number.mean:.{digits}f}"
+
+
+def differing_fields_table(rows: Sequence[Configuration]) -> list[Block]:
+    """Return a folded table of the fields that differ between configurations."""
+    if not rows[0].choice:
+        return []
+    heads = ["name", *rows[0].choice]
+    lines = [[Cell(text) for text in (row.name, *row.choice.values())] for row in rows]
+    return [Folded("Fields of the recipes that differ", [Table(heads, lines, words=len(heads))])]
+
+
+def results_table(rows: Sequence[Configuration], common: Conditions | None) -> Table:
+    found = [summarise_metrics(row, common) for row in rows]
+    metrics = [name for name in METRICS if any(name in numbers for numbers in found)]
+    best = {name: _best_row(name, rows, found, common) for name in metrics}
+    lines = []
+    for k, (row, numbers) in enumerate(zip(rows, found, strict=True)):
+        cells = [Cell(row.name)]
+        for name in metrics:
+            text = format_spread(numbers[name]) if name in numbers else _absent_text(row, common, name)
+            cells.append(Cell(text, best=best[name] == k))
+        finished = sum(run.state == "finished" for run in row.runs)
+        lines.append([*cells, Cell(f"{finished} of {len(row.runs)}")])
+    arrows = {-1: "↓", 1: "↑"}
+    titles = [f"{METRICS[name][0]} {arrows[METRICS[name][1]]}" for name in metrics]
+    notes = [*_notes(rows, common, metrics), *_partial_numbers(rows, found)]
+    fields = list(rows[0].choice)
+    # Many names would make the column wider than its values.
+    head = ", ".join(fields or ["recipe"]) if len(fields) <= 3 else "name"
+    return Table([head, *titles, "finished"], lines, words=1, notes=notes)
+
+
+def _best_row(
+    name: str,
+    rows: Sequence[Configuration],
+    found: Sequence[Mapping[str, Spread]],
+    common: Conditions | None,
+) -> int | None:
+    """Return the index of the finished row with the best mean of a metric.
+
+    Returns None if fewer than two rows can be ranked, or the two best means are equal.
+    """
+    if len(data_fingerprints(rows)) > 1 or (name in ERRORS and len(_error_conditions(rows)) > 1):
+        return None
+    if common is not None and common.shortage(name):
+        return None
+    finished = [all(run.state == "finished" for run in row.counted) for row in rows]
+    known = [k for k, numbers in enumerate(found) if name in numbers and finished[k]]
+    order = sorted(known, key=lambda k: -METRICS[name][1] * found[k][name].mean)
+    if len(order) < 2 or found[order[0]][name].mean == found[order[1]][name].mean:
+        return None
+    return order[0]
+
+
+def _absent_text(row: Configuration, common: Conditions | None, name: str) -> str:
+    """Return the text in place of a number that is missing or not comparable."""
+    differs = common is not None and name not in ERRORS and other_conditions(row, common)
+    return "not comparable" if differs else MISSING
+
+
+def _notes(rows: Sequence[Configuration], common: Conditions | None, metrics: Sequence[str]) -> list[str]:
+    """Return the notes below the table of results."""
+    notes = []
+    if any(len(row.counted) > 1 for row in rows):
+        notes.append("± is the standard deviation over repeats, which differ only in their seed.")
+    duplicates = [run.path.name for row in rows for run in row.duplicates]
+    if duplicates:
+        notes.append(f"Not counted, as another run has the same recipe and seed: {', '.join(duplicates)}.")
+    if common is not None:
+        notes.append(
+            f"KID, FID and similar metrics: {common.images:,} samples of each run against "
+            f"{common.reference.description}, by features of {common.measure}; [ ] are 95 % intervals of one "
+            "run."
+        )
+        unranked = [METRICS[name][0] for name in metrics if common.shortage(name)]
+        if unranked:
+            notes.append(f"Too few images to rank by {', '.join(unranked)}.")
+        for row in rows:
+            for other in other_conditions(row, common):
+                text = describe_mismatches(other.mismatches(common))
+                notes.append(f"Not comparable: {row.name}, evaluated with {text}.")
+    if len(_error_conditions(rows)) > 1:
+        notes.append(
+            "Schedules, pixels or validation images differ. They define what an MAE measures and its unit: "
+            "compare MAEs only where all three are the same."
+        )
+    if len(data_fingerprints(rows)) > 1:
+        notes.append("Data differ: numbers of runs with different images are not comparable.")
+    if any(run.state != "finished" for row in rows for run in row.counted):
+        notes.append("For a configuration without a finished run, the numbers are the latest so far.")
+    return notes
+
+
+def _partial_numbers(rows: Sequence[Configuration], found: Sequence[Mapping[str, Spread]]) -> Iterator[str]:
+    """Yield a note for numbers that only some of the counted runs have."""
+    for row, numbers in zip(rows, found, strict=True):
+        total = len(row.counted)
+        for n in range(1, total):
+            names = [METRICS[name][0] for name, number in numbers.items() if number.n == n]
+            if names:
+                yield f"From {n} of the {total} runs of {row.name} only: {', '.join(names)}."
+
+
+def _error_conditions(rows: Sequence[Configuration]) -> set[Conditions]:
+    """Return the different conditions of the runs' denoising errors.
+
+    Unknown images count as equal to those of the other runs.
+    """
+    known = data_fingerprints(rows)
+    default = next(iter(known), "")
+    found = ((run.recipe, run.facts.get("data", {})) for row in rows for run in row.runs)
+    return {error_conditions(recipe, data.get("fingerprint", default)) for recipe, data in found}
+
+
+def data_fingerprints(rows: Sequence[Configuration]) -> set[str]:
+    """Return the fingerprints of the images that the runs were trained on."""
+    return {run.facts["data"]["fingerprint"] for row in rows for run in row.runs if "data" in run.facts}
+
+
+def runs_table(found: Sequence[Run]) -> Table:
+    lines = []
+    for run in found:
+        progress = f"{run.images:,}" + (f" of {run.total:,}" if run.total else "")
+        seed = run.recipe.get("seed")
+        lines.append([Cell(text) for text in (run.path.name, run.state, str(seed), progress)])
+    why = [f"{run.path.name}: {run.why}" for run in found if run.why]
+    return Table(("run", "state", "seed", "images seen"), lines, words=2, notes=why)
