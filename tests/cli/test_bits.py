@@ -6,8 +6,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import tiny
 from ddim.diffusion.loss import Hybrid
@@ -141,3 +143,17 @@ def test_bits_begin_at_the_noise_of_a_bin_or_at_the_earliest_training_time(metho
         law = Asked(Gaussian(schedule))
         measure_bits(trained, law, values, method, 5, range(2))
         assert min(law.times) == pytest.approx(least, rel=0.01)
+
+
+def test_all_of_foreign_images_are_measured_unless_a_part_is_named(run, tmp_path, command):
+    for k in range(6):
+        pixels = np.random.default_rng(k).integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{k}.png")
+    words = ["likelihood", run, "--data", tmp_path, "--steps", 3]
+    said = command(*words).out
+    assert kept(said)["reference"]["part"] == "all"
+    assert len(kept(said)["bits"]["each"]) == 6
+    assert f"of 6 images, all of {tmp_path}: " in said
+    said = command(*words, "--part", "valid").out
+    assert (kept(said)["reference"]["part"], len(kept(said)["bits"]["each"])) == ("valid", 2)
+    assert "of 2 images, valid of" in said

@@ -10,6 +10,7 @@ import pytest
 import tiny
 from ddim.cli import COMMANDS
 from ddim.cli.output import print_result, say
+from ddim.runs.checkpoint import find_newest
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +75,28 @@ def test_runs_are_a_list_of_their_values(run, command):
     found = json.loads(command("runs", run.parent, "--json").out)
     assert [each["folder"] for each in found] == [str(run)]
     assert found[0]["state"] == "finished"
+
+
+OUT = {name: words for name, (words, _) in WORDS.items() if name in ("diagnose", "likelihood", "search")}
+OUT["memorisation"] = ["-n", 4, "--steps", 2]
+
+
+@pytest.mark.parametrize("name", OUT)
+def test_out_takes_the_results_of_a_checkpoint_too(name, run, tmp_path, command):
+    newest = find_newest(run / "checkpoints")
+    before = sorted(run.rglob("*"))
+    command(name, newest, *OUT[name], "--out", tmp_path / "new" / "results")
+    assert sorted(run.rglob("*")) == before
+    assert (tmp_path / "new" / "results" / ("grids.json" if name == "search" else "record.json")).is_file()
+
+
+@pytest.mark.parametrize("name", OUT)
+def test_out_is_checked_before_the_work(name, run, tmp_path, monkeypatch, refused):
+    def work(*args, **options):
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr("ddim.nn.runtime.Runtime.__enter__", work)
+    (tmp_path / "file").write_text("")
+    assert f"{tmp_path} is not empty" in refused(name, run, *OUT[name], "--out", tmp_path)
+    said = refused(name, run, *OUT[name], "--out", tmp_path / "file" / "results")
+    assert said.endswith(f"cannot be created: {tmp_path / 'file'} is a file")

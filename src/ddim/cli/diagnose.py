@@ -46,6 +46,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--levels", type=int, default=12, metavar="N", help="number of noise levels (default: 12)"
     )
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="a new folder for the results (default: RUN/diagnostics/N)"
+    )
     parser.add_argument("--device", help=DEVICE)
 
 
@@ -54,12 +57,13 @@ def run(args: argparse.Namespace) -> int:
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.diagnose import diagnose
     from ddim.evaluation.diagnosis_report import HEAD, level_rows, list_findings, write_diagnosis
+    from ddim.evaluation.run_folder import open_run_folder
     from ddim.runs.pipeline import load
 
-    run = load(args.run, args.weights, device=args.device)
+    run = open_run_folder(load(args.run, args.weights, device=args.device), args.out)
     with ProgressDisplay() as progress:
         found = diagnose(run, args.images, args.levels, progress)
-    folder = write_diagnosis(found, run)
+    folder = write_diagnosis(found, run, args.out)
     text = f"{'training' if found.held_out is None else 'held-out'} images\n"
     text += format_table(HEAD, level_rows(found), numbers=0) + "\n"
     text += "\n".join([*list_findings(found), f"{folder}/figure.png"])

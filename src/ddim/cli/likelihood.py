@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ddim.cli import DEVICE, WEIGHTS
 from ddim.cli.output import print_result, read_result
+from ddim.errors import format_count
 
 _EPILOG = """
 Bits per dimension are the length of a lossless code with this model, for each 8-bit value of an image. Lower
@@ -32,32 +33,41 @@ examples:
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim likelihood`."""
-    parser.usage = "ddim likelihood RUN [--method vlb|ode] [-n 64] [--data DATA] [--part valid] [options]"
+    parser.usage = "ddim likelihood RUN [--method vlb|ode] [-n 64] [--data DATA] [--part PART] [options]"
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument("--method", choices=("vlb", "ode"), default="vlb", help="vlb or ode (default: vlb)")
     parser.add_argument("--data", metavar="DATA", help="images to measure (default: the run's own)")
     parser.add_argument(
-        "--part", choices=("valid", "train"), default="valid", help="the part of the images (default: valid)"
+        "--part",
+        metavar="PART",
+        help="part of the images: valid, train or all (default: valid for the run's own, all for --data)",
     )
     parser.add_argument("-n", type=int, default=64, metavar="N", help="number of images (default: 64)")
     parser.add_argument("--steps", type=int, metavar="N", help="steps (default: 1000 for vlb, 50 for ode)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the noise (default: 0)")
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="a new folder for the results (default: RUN/likelihoods/N)"
+    )
     parser.add_argument("--device", help=DEVICE)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure the bits and print their mean."""
     from ddim.cli.console import ProgressDisplay
-    from ddim.evaluation.likelihood import bits_per_dim
+    from ddim.evaluation.likelihood import bits_per_dim, write_likelihood
     from ddim.evaluation.reference import Reference
+    from ddim.evaluation.run_folder import open_run_folder
     from ddim.runs.pipeline import load
 
-    run, images = load(args.run, args.weights, device=args.device), Reference(args.data, args.part)
+    run = open_run_folder(load(args.run, args.weights, device=args.device), args.out)
+    images = Reference(args.data, args.part)
     with ProgressDisplay() as progress:
         found = bits_per_dim(
             run, images, args.method, n=args.n, steps=args.steps, seed=args.seed, progress=progress
         )
-    print_result(args, read_result(found.folder), f"{found} bits per dimension: {found.folder}/record.json")
+    folder, of = write_likelihood(found, run, args.out), found.record["reference"]
+    text = f"{found} bits per dimension of {format_count(len(found.bits), 'image')}, {of['part']} of "
+    print_result(args, read_result(folder), f"{text}{of['source']}: {folder}/record.json")
     return 0

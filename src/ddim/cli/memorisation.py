@@ -46,6 +46,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--features-weights", type=Path, metavar="FILE", help="weights of that network")
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="a new folder for the results (default: RUN/memorisation/N)"
+    )
     parser.add_argument("--device", help=DEVICE)
 
 
@@ -64,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--features-weights is for a network, and --features is pixels: name the network")
     run = load(args.run, args.weights, device=args.device)
     with ProgressDisplay() as progress:
-        found = check_memorisation(run, args.n, args.steps, extractor=extractor, progress=progress)
+        found = check_memorisation(
+            run, args.n, args.steps, extractor=extractor, progress=progress, out=args.out
+        )
     print_result(args, read_result(found.folder), f"{found}\n{found.folder}/pairs.png")
     return 0

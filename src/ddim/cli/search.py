@@ -38,6 +38,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--seeds", type=int, default=16, metavar="N", help="number of samples to compare (default: 16)"
     )
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="a new folder for grids.json, where `ddim sample` does not look for it (default: RUN)",
+    )
     parser.add_argument("--device", help=DEVICE)
 
 
@@ -51,12 +57,21 @@ def run(args: argparse.Namespace) -> int:
     run = load(args.run, args.weights, device=args.device)
     with ProgressDisplay() as progress:
         found = search_grid(
-            run, args.steps, end=args.end, seeds=args.seeds, fields=args.fields, progress=progress
+            run,
+            args.steps,
+            end=args.end,
+            seeds=args.seeds,
+            fields=args.fields,
+            progress=progress,
+            out=args.out,
         )
     best = min(found.named, key=found.named.__getitem__)
     gain = found.named[best] / found.error if found.error else float("inf")
-    file = args.run / "grids.json"
+    file = (args.out or args.run) / "grids.json"
     text = "".join(f"{name}: mean squared error {error:.3g}\n" for name, error in found.named.items())
     text += f"mean squared error {found.error:.3g}, {gain:.2f} times smaller than on the {best} grid: {file}"
+    if args.out:
+        times = ",".join(f"{t:.6g}" for t in found.times)
+        text += f"\nto use it: ddim sample {args.run} --steps {args.steps} --grid listed --grid.times {times}"
     print_result(args, {"file": file, "steps": args.steps, **asdict(found)}, text)
     return 0

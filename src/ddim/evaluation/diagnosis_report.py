@@ -13,11 +13,11 @@ from ddim.diffusion.log_snr import BIN
 from ddim.evaluation.denoising import LevelErrors
 from ddim.evaluation.diagnose import Diagnosis
 from ddim.evaluation.gradient_noise import BATCHES
+from ddim.evaluation.run_folder import make_results_folder
 from ddim.files import write_json
 from ddim.metrics.statistics import Estimate, estimate_mean
 from ddim.plots import charts
 from ddim.plots.pictures import save_png
-from ddim.runs.folder import make_numbered_folder
 from ddim.runs.log import show_in_tensorboard
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.provenance import make_record
@@ -29,14 +29,18 @@ if TYPE_CHECKING:
 _SIDES = {"training": charts.COLOURS[0], "held out": charts.COLOURS[1]}
 
 
-def write_diagnosis(d: Diagnosis, run: LoadedRun) -> Path:
-    """Write record and figure into RUN/diagnostics/N/, and the figure for TensorBoard; return that folder."""
+def write_diagnosis(d: Diagnosis, run: LoadedRun, out: str | Path | None = None) -> Path:
+    """Write record and figure into `out`, by default RUN/diagnostics/N/, and return that folder.
+
+    By default TensorBoard shows the figure too.
+    """
     found, step = run.checkpoint, run.checkpoint.state.step
     figure = draw_diagnosis(d, f"{found.run.resolve().name}, step {step}, {found.weights} weights")
     image = charts.rasterise(figure)
-    folder = make_numbered_folder(found.run / "diagnostics")
+    folder = make_results_folder(run, "diagnostics", out)
     save_png(folder / "figure.png", image)
-    show_in_tensorboard(found.run, step, "diagnostics", image)
+    if out is None:
+        show_in_tensorboard(found.run, step, "diagnostics", image)
     write_json(folder / "record.json", make_record("diagnosis", diagnosis_record(d), run))
     return folder
 

@@ -20,6 +20,7 @@ from ddim.evaluation.discretisation_error import (
     lay_named_grids,
 )
 from ddim.evaluation.run_folder import open_run_folder
+from ddim.files import make_folder
 from ddim.runs import searched_grids
 from ddim.runs.codec import override
 from ddim.runs.pipeline import LoadedRun
@@ -47,8 +48,9 @@ def search_grid(
     seeds: int = 16,
     fields: Mapping[str, Any] | None = None,
     progress: Progress = ignore_progress,
+    out: str | Path | None = None,
 ) -> SearchedGrid:
-    """Search for the best times of a run, and save them in RUN/grids.json, where sampling finds them.
+    """Search for the best times of a run, and save them in grids.json; sampling finds them in the run folder.
 
     Args:
         run: a run folder, or what `ddim.load` returned.
@@ -58,6 +60,7 @@ def search_grid(
         fields: changes of the recipe's sampler and grid, as `override` takes them.
         progress: called with "reference samples", then with "grids" after each grid. The number of grids is
             an estimate that grows while the error falls.
+        out: a new or empty folder for grids.json, by default the run folder.
 
     Returns:
         The times, their mean squared error, and the error of every named grid.
@@ -66,8 +69,9 @@ def search_grid(
         UserError: if the sampler is stochastic, or the schedule has too few different levels.
     """
     check_count("seeds", seeds)
-    run = open_run_folder(run)
-    recipe, folder, weights = override(run.recipe, fields or {}), run.checkpoint.run, run.checkpoint.weights
+    run = open_run_folder(run, out)
+    folder = run.checkpoint.run if out is None else Path(out)
+    recipe, weights = override(run.recipe, fields or {}), run.checkpoint.weights
     if recipe.sampler.stochastic:
         raise UserError("--sampler must be deterministic: fresh noise leads to other samples")
     # With an `end`, only the first time of the run's grid is needed; the grid may not allow this many steps.
@@ -80,6 +84,7 @@ def search_grid(
     found = search_times(
         steps, recipe.sampling_schedule, last, lambda times: error(recipe.sampler, times), first, progress
     )
+    make_folder(folder)
     searched_grids.save_grid(folder, recipe.sampler, steps, weights, found)
     return found
 

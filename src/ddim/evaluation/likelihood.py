@@ -22,12 +22,11 @@ from ddim.diffusion.schedules import Schedule
 from ddim.diffusion.variational_bound import Variance
 from ddim.errors import UserError, check_count
 from ddim.evaluation.reference import Reference, open_reference
-from ddim.evaluation.run_folder import open_run_folder
+from ddim.evaluation.run_folder import make_results_folder
 from ddim.files import write_json
 from ddim.runs.classes import NULL, label_by_folder_name
-from ddim.runs.folder import make_numbered_folder
 from ddim.runs.image_features import ImageSet
-from ddim.runs.pipeline import LoadedRun, Pipeline
+from ddim.runs.pipeline import LoadedRun, Pipeline, load
 from ddim.runs.progress import READING, Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import make_record
 from ddim.runs.recipe_checks import check_unconditional
@@ -40,10 +39,10 @@ STEPS: dict[Method, int] = {"vlb": 1000, "ode": 50}
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Bits per dimension (N,) float64 of N images, and the folder of their record."""
+    """Bits per dimension (N,) float64 of N images, and how they were measured, as plain values."""
 
     bits: Tensor
-    folder: Path
+    record: dict[str, Any]
 
     @property
     def value(self) -> float:
@@ -70,7 +69,7 @@ def bits_per_dim(
     seed: int = 0,
     progress: Progress = ignore_progress,
 ) -> Likelihood:
-    """Measure the bits per dimension of images under a run, and write RUN/likelihoods/N/record.json.
+    """Measure the bits per dimension of images under a run; `write_likelihood` writes a record of them.
 
     If the run was trained with labels, each image is conditioned on the class that is named like its folder,
     or on no class if the run has no class of this name.
@@ -86,13 +85,13 @@ def bits_per_dim(
         progress: called while images are decoded, and with "images" at each network evaluation.
 
     Returns:
-        The bits per dimension of each image, and the folder of the record.
+        The bits per dimension of each image.
 
     Raises:
         UserError: if the schedule or the images cannot be used.
     """
     check_count("n", n)
-    run = open_run_folder(run)
+    run = run if isinstance(run, LoadedRun) else load(run)
     likelihood.check_reaches_images(run.model.schedule, earliest_time(run.recipe))
     chosen = _choose_images(run, images, n, partial(progress, READING))
     classes = _classes(run, chosen)
@@ -119,7 +118,7 @@ def bits_per_dim(
         "seeds": [seed, seed + count - 1],
         "seconds": round(time.monotonic() - began, 2),
     }
-    return Likelihood(bits, _write(run, record))
+    return Likelihood(bits, record)
 
 
 def measure_bits(
@@ -204,8 +203,8 @@ def _describe(chosen: ImageSet, classes: Tensor | None) -> dict[str, Any]:
     }
 
 
-def _write(run: LoadedRun, found: dict[str, Any]) -> Path:
-    """Write the record into a new folder, and return that folder."""
-    folder = make_numbered_folder(run.checkpoint.run / "likelihoods")
-    write_json(folder / "record.json", make_record("likelihood", found, run))
+def write_likelihood(found: Likelihood, run: LoadedRun, out: str | Path | None = None) -> Path:
+    """Write the record into `out`, by default RUN/likelihoods/N/, and return that folder."""
+    folder = make_results_folder(run, "likelihoods", out)
+    write_json(folder / "record.json", make_record("likelihood", found.record, run))
     return folder

@@ -23,13 +23,12 @@ from ddim.evaluation.copies import (
     format_share,
 )
 from ddim.evaluation.denoising import Gap, measure_gap
-from ddim.evaluation.run_folder import open_run_folder
+from ddim.evaluation.run_folder import make_results_folder, open_run_folder
 from ddim.files import write_json
 from ddim.metrics.features import Extractor
 from ddim.plots import charts
 from ddim.plots.pictures import save_png
 from ddim.runs.classes import choose_label
-from ddim.runs.folder import make_numbered_folder
 from ddim.runs.generate import sample_uint8, with_options
 from ddim.runs.images import open_run_images
 from ddim.runs.log import show_in_tensorboard
@@ -69,8 +68,9 @@ def check_memorisation(
     *,
     extractor: Extractor | None = None,
     progress: Progress = ignore_progress,
+    out: str | Path | None = None,
 ) -> Memorisation:
-    """Find copies of training images among samples, and write RUN/memorisation/N/ with record and figure.
+    """Find copies of training images among samples, and write record and figure.
 
     If the run was trained with labels, the samples cycle through its classes.
 
@@ -80,6 +80,7 @@ def check_memorisation(
         steps: sampling steps.
         extractor: the network whose features are compared; by default pixels are compared.
         progress: called while images are decoded, sampled and denoised, and while features are computed.
+        out: a new or empty folder for the results, by default RUN/memorisation/N.
 
     Returns:
         The verdict, the gap to held-out images, duplicates, and the folder of the record.
@@ -89,7 +90,7 @@ def check_memorisation(
     """
     check_count("n", n)
     check_count("steps", steps)
-    run, _ = with_options(open_run_folder(run), {}, steps)
+    run, _ = with_options(open_run_folder(run, out), {}, steps)
     own = open_run_images(run, partial(progress, READING))
     flip, label, seeds = run.recipe.data.flip, choose_label(run.recipe), range(n)
     parts, nfes = zip(*sample_uint8(run, seeds, steps, label, progress=progress), strict=True)
@@ -99,11 +100,12 @@ def check_memorisation(
     else:
         verdict = find_copies_by_features(own, samples, flip, extractor, progress)
     gap, duplicates = _measure_gap(run, own, progress), find_held_out_duplicates(own, flip)
-    folder = make_numbered_folder(run.checkpoint.run / "memorisation")
+    folder = make_results_folder(run, "memorisation", out)
     image = charts.rasterise(draw_pairs(verdict, samples, own))
     save_png(folder / "pairs.png", image)
-    share = {"copies": float(verdict.samples.share.value)}
-    show_in_tensorboard(run.checkpoint.run, run.checkpoint.state.step, "memorisation", image, share)
+    if out is None:
+        share = {"copies": float(verdict.samples.share.value)}
+        show_in_tensorboard(run.checkpoint.run, run.checkpoint.state.step, "memorisation", image, share)
     content = {
         **memorisation_record(verdict, list(seeds), own, gap, duplicates),
         "features": extractor and {"extractor": extractor.name, "weights": extractor.weights},

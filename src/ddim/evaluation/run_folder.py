@@ -6,17 +6,33 @@ from pathlib import Path
 
 from ddim.errors import UserError
 from ddim.runs.checkpoint import MANIFEST
+from ddim.runs.folder import check_unused, make_numbered_folder, make_output_folder
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.run_path import names_best
 
 
-def open_run_folder(run: str | Path | LoadedRun) -> LoadedRun:
-    """Return the run, loaded if a path is given, after checking that results can be added to its folder.
+def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) -> LoadedRun:
+    """Return the run, loaded if a path is given, after checking that results can be written.
+
+    Args:
+        run: a run folder, or what `load` returned.
+        out: a new or empty folder for the results; None for a new folder in the run folder.
 
     Raises:
-        UserError: if it is not a run folder but one of its checkpoints.
+        UserError: if `out` cannot be made, or is None and the run is not a run folder but a checkpoint.
     """
     folder = run.checkpoint.run if isinstance(run, LoadedRun) else Path(run)
-    if (folder / MANIFEST).is_file() or names_best(folder):
-        raise UserError(f"{folder} is a checkpoint, and results are added to a run: give the run folder")
+    if out is not None:
+        check_unused(Path(out))
+    elif (folder / MANIFEST).is_file() or names_best(folder):
+        raise UserError(
+            f"{folder} is a checkpoint, and results are added to a run: give the run folder, or --out DIR"
+        )
     return run if isinstance(run, LoadedRun) else load(folder)
+
+
+def make_results_folder(run: LoadedRun, kind: str, out: str | Path | None = None) -> Path:
+    """Create the folder `out`, or the next RUN/<kind>/N, and return its path."""
+    if out is None:
+        return make_numbered_folder(run.checkpoint.run / kind)
+    return make_output_folder(Path(out), "", "")

@@ -40,6 +40,10 @@ def check_unused(out: Path, more: str = "") -> None:
         raise UserError(f"--out {out} is a file; give a new or empty folder")
     if out.is_dir() and any(out.iterdir()):
         raise UserError(f"--out {out} is not empty; give a new or empty folder{more}")
+    above = next(path for path in (out, *out.resolve().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        why = "cannot be written to" if above.is_dir() else "is a file"
+        raise UserError(f"--out {out} cannot be created: {above} {why}")
 
 
 def make_numbered_folder(
