@@ -16,6 +16,7 @@ from ddim import cli
 from ddim.cli import COMMANDS, main
 from ddim.errors import Interrupted, NoSpace, NotFinite, UserError
 from ddim.runs import checkpoint
+from ddim.runs.signals import Stopped
 
 HEAVY = {"torch", "torchvision", "numpy", "PIL", "matplotlib", "rich", "yaml", "tensorboardX"}
 """Modules that take tenths of a second, or more, to import."""
@@ -157,7 +158,8 @@ def failing(monkeypatch):
         (lambda: checkpoint.Damaged("a file is damaged"), 2, "a file is damaged"),
         (lambda: Interrupted(signal.SIGINT, RUN), 130, SAVED),
         (lambda: Interrupted(signal.SIGTERM, RUN), 143, SAVED),
-        (KeyboardInterrupt, 130, "interrupted"),
+        (KeyboardInterrupt, 130, "stopped"),
+        (lambda: Stopped(signal.SIGHUP), 129, "stopped"),
         (lambda: NotFinite("the loss was not finite"), 1, "the loss was not finite"),
         (lambda: NoSpace("the disk is full"), 3, "the disk is full"),
         (lambda: OSError(errno.ENOSPC, "No space left"), 3, "OSError: [Errno 28] No space left"),

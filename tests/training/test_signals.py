@@ -1,24 +1,32 @@
-"""Ctrl-C and SIGTERM: one step and one save, and nothing is lost."""
+"""Ctrl-C, SIGTERM and a closed terminal: one save, and nothing is lost."""
 
+import contextlib
 import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 
+import ddim.training.callbacks
 import tiny
 from ddim.errors import Interrupted
 from ddim.runs import checkpoint
+from ddim.runs.signals import Stopped, note_interrupts, stop_on_signals
 from ddim.training import Callback, resume
+from ddim.training.loop import Training
+
+KINDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @pytest.fixture(autouse=True)
 def foreground():
     """Signals as a process in the foreground has them: one started with & ignores Ctrl-C."""
-    kept = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    kept = {kind: signal.getsignal(kind) for kind in KINDS}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for kind, handler in kept.items():
         signal.signal(kind, handler)
@@ -29,10 +37,10 @@ def send(number):
     return lambda training: signal.raise_signal(number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", KINDS)
 def test_a_signal_ends_a_run_within_a_step_and_a_save(number, tmp_path):
     whole = tiny.train(tiny.recipe(), tmp_path / "whole")
-    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    before = {kind: signal.getsignal(kind) for kind in KINDS}
     folder = tmp_path / "run"
     with pytest.raises(Interrupted) as caught:
         tiny.train(tiny.recipe(), folder, callbacks=[tiny.At(3, send(number))])
@@ -61,10 +69,122 @@ def test_a_signal_during_a_validation_loses_nothing(tmp_path):
     tiny.check_same_run(folder, whole)
 
 
-def test_a_signal_in_the_last_step_comes_too_late(tmp_path):
-    end = tiny.At(10, send(signal.SIGINT))
-    folder = tiny.train(tiny.recipe(), tmp_path / "run", callbacks=[end])
-    assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000010"
+def test_a_signal_ends_a_step_at_once_and_the_step_is_made_again(tmp_path, monkeypatch):
+    """As while the network compiles, in a new run and in a resumed one."""
+    recipe = tiny.recipe("batch norm")
+    whole = tiny.train(recipe, tmp_path / "whole")
+    folder, backward = tmp_path / "run", Training._backward
+    for stop in (0, 4):
+
+        def interrupted(training, stop=stop):
+            found = backward(training)
+            if training.step == stop:
+                signal.raise_signal(signal.SIGINT)
+                pytest.fail("the step went on")
+            return found
+
+        monkeypatch.setattr(Training, "_backward", interrupted)
+        with pytest.raises(Interrupted):
+            resume(folder) if folder.exists() else tiny.train(recipe, folder)
+    assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000004"
+    monkeypatch.setattr(Training, "_backward", backward)
+    resume(folder)
+    tiny.check_same_run(folder, whole)
+
+
+@pytest.mark.parametrize("step", [5, 10])
+def test_a_signal_ends_a_validation_at_once_and_it_is_made_again(step, tmp_path, monkeypatch):
+    whole = tiny.train(tiny.recipe(), tmp_path / "whole")
+    sound, left = ddim.training.callbacks.generate, [step // 5]
+
+    def interrupted(*args, **options):
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGTERM)
+            pytest.fail("the sheet was sampled")
+        return sound(*args, **options)
+
+    monkeypatch.setattr(ddim.training.callbacks, "generate", interrupted)
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        tiny.train(tiny.recipe(), folder)
+    assert checkpoint.find_newest(folder / "checkpoints").name == f"step-{step:09d}"
+    # A power cut between the log of the validation and its checkpoint: it is not logged twice.
+    with monkeypatch.context() as patch, contextlib.suppress(tiny.PowerCutError):
+        patch.setattr(checkpoint, "save", lambda *_, **__: tiny.crash())
+        resume(folder)
+    resume(folder)
+    tiny.check_same_run(folder, whole)
+    sheet = f"samples/step-{step:09d}.png"
+    assert (folder / sheet).read_bytes() == (whole / sheet).read_bytes()
+
+
+def test_a_signal_in_the_last_step_leaves_the_last_validation_to_the_resumed_run(tmp_path):
+    whole = tiny.train(tiny.recipe(), tmp_path / "whole")
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        tiny.train(tiny.recipe(), folder, callbacks=[tiny.At(10, send(signal.SIGINT))])
+    resume(folder)
+    tiny.check_same_run(folder, whole)
+
+
+def test_an_error_that_the_signal_caused_is_no_error():
+    """Ctrl-C ends the compiler's processes too, and torch reports them as failed."""
+    with note_interrupts() as interrupts:
+        with contextlib.suppress(interrupts.ended), interrupts.at_once():
+            interrupts.number = signal.SIGINT
+            raise RuntimeError("g++ failed")
+        interrupts.number = None
+        with pytest.raises(RuntimeError, match="failed"), interrupts.at_once():
+            raise RuntimeError("g++ failed")
+
+
+def test_a_terminal_that_closes_sends_two_signals_and_the_run_is_saved(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted) as caught:
+        tiny.train(tiny.recipe(), folder, callbacks=[tiny.At(3, lambda _: [hang_up(), hang_up()])])
+    assert caught.value.exit_code == 129
+    assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000003"
+
+    def clean():
+        with contextlib.ExitStack() as cleaning:
+            cleaning.callback(hang_up)
+            hang_up()
+
+    with pytest.raises(Stopped) as stopped, stop_on_signals():
+        clean()
+    assert stopped.value.exit_code == 129
+
+
+def test_a_signal_in_the_callback_of_a_weak_reference_is_not_lost(capfd):
+    """Python ignores what such a callback raises, and torch's compiler has many."""
+
+    def lose():
+        thing = type("Thing", (), {})()
+        kept = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGTERM))
+        del thing
+        time.sleep(5)
+        pytest.fail(f"the signal was lost {kept}")
+
+    with pytest.raises(Stopped), stop_on_signals():
+        lose()
+    with note_interrupts() as interrupts, contextlib.suppress(interrupts.ended), interrupts.at_once():
+        lose()
+    assert interrupts.number == signal.SIGTERM
+    assert capfd.readouterr().err == "saving; a second signal stops at once\n"
+
+
+def hang_up():
+    """What a terminal that closes does."""
+    signal.raise_signal(signal.SIGHUP)
+
+
+def test_an_ignored_signal_stays_ignored():
+    """As `nohup` sets it."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with stop_on_signals(), note_interrupts() as interrupts:
+        hang_up()
+    assert interrupts.number is None
 
 
 def test_a_second_signal_stops_at_once_and_the_first_prints_a_line(tmp_path, capsys):
@@ -110,7 +230,7 @@ def test_the_command_exits_with_the_code_of_the_signal(number, code, tmp_path):
         said = process.stderr.read().splitlines()
         assert process.wait(30) == code
     assert time.monotonic() - began < 10
-    assert said.count("finishing this step and saving; a second signal stops at once") == 1
+    assert said.count("saving; a second signal stops at once") == 1
     assert said[-1] == f"ddim: stopped and saved; continue {tmp_path / 'run'} with `--resume`"
     assert not [line for line in said if "Traceback" in line]
     checkpoint.verify(checkpoint.find_newest(tmp_path / "run" / "checkpoints"))

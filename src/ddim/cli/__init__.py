@@ -20,8 +20,10 @@ from typing import Any
 
 from ddim import __version__
 from ddim.cli.output import add_output_options
+from ddim.cli.streams import drop_unread_output
 from ddim.errors import FULL_DISK, Interrupted, NoSpace, NotFinite, UserError, suggest
 from ddim.nn.allocator import keep_freed_memory
+from ddim.runs.signals import Stopped, stop_on_signals
 
 GROUPS = {
     "Make": {
@@ -72,6 +74,10 @@ DEVICE = "cpu, cuda or mps (default: the device that the run was trained on)"
 """Help of --device in commands that read a run."""
 
 
+FIRST_SIGNAL = 128
+"""A command that signal N stopped has exit code 128 + N."""
+
+
 class Parser(argparse.ArgumentParser):
     """An argparse parser that keeps a list of its arguments and prints an error as one sentence."""
 
@@ -108,8 +114,22 @@ def main(argv: list[str] | None = None) -> int:
 
     0 for success, 1 for an internal error, 2 for a mistake of the user, 3 for a full disk, 4 if another
     process trains in the run folder, 128 + N after signal N.
+
+    Without `argv`, the command is that of this process, which ends at once after a signal.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    with drop_unread_output():
+        code = _run_command(sys.argv[1:] if argv is None else argv)
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            code = _report(error)
+    if argv is None and code > FIRST_SIGNAL:
+        # Python would wait for the threads of torch's compiler, which may take a minute.
+        os._exit(code)
+    return code
+
+
+def _run_command(argv: list[str]) -> int:
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
     if argv and argv[0] == "help":
@@ -146,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
         parse = parser.parse_args if parser.commands else parser.parse_intermixed_args
         args = parse(words, argparse.Namespace(fields=fields, options=parser.options))
         keep_freed_memory()
-        with ExitStack() as stack:
+        with stop_on_signals(), ExitStack() as stack:
             if args.quiet:
                 nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 stack.enter_context(redirect_stderr(nowhere))
@@ -240,16 +260,11 @@ def check_fields(args: argparse.Namespace, command: str, *allowed: str) -> None:
 
 def _report(error: BaseException) -> int:
     """Print an error as one sentence and return its exit code."""
-    if isinstance(error, BrokenPipeError):
-        # The reader closed the pipe. Python flushes at exit and would complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    if isinstance(error, UserError | NotFinite | NoSpace | Interrupted):
+    if isinstance(error, UserError | NotFinite | NoSpace | Interrupted | Stopped):
         sys.stderr.write(f"ddim: {error}\n")
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        sys.stderr.write(f"ddim: {str(error) or 'interrupted'}\n")
-        return 128 + signal.SIGINT
+        return _report(Stopped(signal.SIGINT))
     message = " ".join(str(error).split())
     sys.stderr.write(f"ddim: {type(error).__name__}: {message} (--debug shows the traceback)\n")
     return NoSpace.exit_code if isinstance(error, OSError) and error.errno in FULL_DISK else 1

@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.experiments.sweep.folder import begin_sweep
     from ddim.experiments.sweep.trial_queue import TrialQueue
     from ddim.experiments.sweep.worker import check_jobs, run_trials
+    from ddim.runs.signals import Stopped
 
     # A wrong number of jobs is reported before a folder is made.
     check_jobs(args.jobs)
@@ -97,8 +98,8 @@ def run(args: argparse.Namespace) -> int:
     say(f"{len(sweep.trials)} trials in {sweep.folder}")
     try:
         run_trials(sweep, args.jobs, say, queue=TrialQueue(sweep, args.storage))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped; `ddim sweep --out {sweep.folder}` resumes it") from None
+    except Stopped as stopped:
+        raise Stopped(stopped.number, f"stopped; `ddim sweep --out {sweep.folder}` resumes it") from None
     return _print_outcomes(args, sweep)
 
 

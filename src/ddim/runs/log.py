@@ -48,13 +48,14 @@ class RunLog:
         folder: the run folder.
         resumed: the step of the checkpoint that the run continues from; None starts a new log. Lines of later
             steps are removed, so that the log equals that of an uninterrupted run, except for its times.
+        due: whether the validation of that step is made again, so that its line is removed too.
     """
 
-    def __init__(self, folder: Path, resumed: int | None = None) -> None:
+    def __init__(self, folder: Path, resumed: int | None = None, due: bool = False) -> None:
         # Not tensorboardX.SummaryWriter: its queue and threads lose events when the process is killed.
         from tensorboardX.event_file_writer import EventsWriter
 
-        write_atomic(folder / METRICS, b"".join(_kept(folder, resumed)))
+        write_atomic(folder / METRICS, b"".join(_kept(folder, resumed, due)))
         self._file = (folder / METRICS).open("ab")
         first = 0 if resumed is None else resumed + 1
         # Without this suffix, a run that is resumed within a second would overwrite its own events.
@@ -173,9 +174,11 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
 
 
-def _kept(folder: Path, resumed: int | None) -> Iterator[bytes]:
+def _kept(folder: Path, resumed: int | None, due: bool) -> Iterator[bytes]:
     if resumed is not None:
         for line in _lines(folder):
             entry = _entry(line)
-            if entry is not None and entry["step"] <= resumed:
+            # Only the lines of training have a loss.
+            removed = entry is None or (due and entry["step"] == resumed and "loss" not in entry)
+            if entry is not None and not removed and entry["step"] <= resumed:
                 yield line

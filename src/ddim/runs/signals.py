@@ -1,4 +1,8 @@
-"""Signal handlers that are set inside a `with` block and restored after it."""
+"""Signals that ask a process to stop: Ctrl-C, SIGTERM, and SIGHUP from a terminal that was closed.
+
+A command is stopped by an exception, `Stopped`. A training finishes what must not be cut in two, saves, and
+stops then; see `note_interrupts`.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +11,40 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
+
+STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the process to stop; the exit code is 128 plus its number, as shells report it."""
+
+    def __init__(self, number: int, message: str = "stopped") -> None:
+        super().__init__(message)
+        self.number, self.exit_code = number, 128 + number
+
+
+class _BlockStopped(BaseException):
+    """Ends a block of `Interrupts.at_once`. Torch handles every `Exception`, so this is none."""
 
 
 @contextmanager
-def handle_signals(names: tuple[str, ...], handler: Callable[[int], None]) -> Iterator[Callable[[], None]]:
-    """Call `handler` with the number of each signal that arrives inside the block.
+def handle_signals(handler: Callable[[int], None]) -> Iterator[Callable[[], None]]:
+    """Call `handler` with the number of each signal of `STOPS` that arrives inside the block.
 
-    Yields a function that restores the earlier handlers before the end of the block. Nothing happens outside
-    the main thread, where Python allows no handlers, and for signals that this system does not have.
+    Yields a function that restores the earlier handlers before the end of the block. A signal that the
+    process ignores stays ignored, as `nohup` wants it. Nothing happens outside the main thread, where Python
+    allows no handlers, and for signals that this system does not have.
     """
     main = threading.current_thread() is threading.main_thread()
-    kinds = [getattr(signal, name) for name in names if main and hasattr(signal, name)]
-    before = {kind: signal.getsignal(kind) for kind in kinds}
+    kinds = [getattr(signal, name) for name in STOPS if main and hasattr(signal, name)]
+    before = {kind: old for kind in kinds if (old := signal.getsignal(kind)) != signal.SIG_IGN}
 
     def restore() -> None:
         for kind, old in before.items():
             signal.signal(kind, old)
 
-    for kind in kinds:
+    for kind in before:
         signal.signal(kind, lambda number, _frame: handler(number))
     try:
         yield restore
@@ -33,16 +53,102 @@ def handle_signals(names: tuple[str, ...], handler: Callable[[int], None]) -> It
 
 
 @contextmanager
-def note_interrupts() -> Iterator[list[int]]:
-    """Yield a list that gets the number of the first SIGINT or SIGTERM; the second has its usual effect."""
-    caught: list[int] = []
+def stop_on_signals() -> Iterator[None]:
+    """Raise `Stopped` in the block when a signal of `STOPS` arrives, so that unfinished files are removed."""
 
-    def note(number: int) -> None:
-        caught.append(number)
-        restore()
+    def stop(number: int) -> None:
+        _ignore_hangups()
+        raise Stopped(number)
+
+    with handle_signals(stop), _raise_again(Stopped):
+        yield
+
+
+class Interrupts:
+    """Notes the first signal that arrives, and ends blocks of `at_once` with it."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.inside = False
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Run a block that the signal ends at once; leave the caller by `suppress(Interrupts.ended)`.
+
+        An error in the block after the signal counts as its effect: Ctrl-C reaches the compiler's processes
+        too, and torch reports that they failed.
+        """
+        self.inside = True
+        try:
+            if self.number is not None:
+                raise _BlockStopped
+            with _raise_again(_BlockStopped):
+                yield
+        except Exception as error:
+            if self.number is None:
+                raise
+            raise _BlockStopped from error
+        finally:
+            self.inside = False
+
+    ended = _BlockStopped
+
+    def note(self, number: int) -> None:
+        """Note the signal, and end the block of `at_once` in which it arrived."""
+        self.number = number
         # The signal may have interrupted another write to stderr. The run is saved even if this one fails.
         with suppress(Exception):
-            sys.stderr.write("finishing this step and saving; a second signal stops at once\n")
+            sys.stderr.write("saving; a second signal stops at once\n")
+        if self.inside:
+            raise _BlockStopped
 
-    with handle_signals(("SIGINT", "SIGTERM"), note) as restore:
-        yield caught
+
+@contextmanager
+def note_interrupts() -> Iterator[Interrupts]:
+    """Yield `Interrupts` that note the first signal of `STOPS`; the second has its usual effect."""
+    interrupts = Interrupts()
+
+    def note(number: int) -> None:
+        restore()
+        _ignore_hangups()
+        interrupts.note(number)
+
+    with handle_signals(note) as restore:
+        yield interrupts
+
+
+@contextmanager
+def _raise_again(kind: type[BaseException]) -> Iterator[None]:
+    """Raise an exception of this kind again, soon, if Python ignored it in the block.
+
+    It does where a signal arrives in the callback of a weak reference, and torch's compiler has many.
+    """
+    usual = sys.unraisablehook
+    before: list[Any] = []
+
+    def hook(ignored: sys.UnraisableHookArgs) -> None:
+        error = ignored.exc_value
+        if error is None or not isinstance(error, kind):
+            usual(ignored)
+        elif hasattr(signal, "setitimer"):
+
+            def again(*_: object) -> None:
+                raise error
+
+            before.append(signal.signal(signal.SIGALRM, again))
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = usual
+        if before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before[0])
+
+
+def _ignore_hangups() -> None:
+    # A terminal that closes sends SIGHUP twice: the shell and the kernel do. Cleaning up goes on meanwhile.
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -55,6 +55,7 @@ class RunState:
         plan: the training budget.
         images: the images of the run; None for a run that was imported.
         stopped: why a callback stopped the run at this step; None if none did.
+        due: whether the validation of `step` was stopped by a signal and is still to be made.
     """
 
     step: int
@@ -69,6 +70,7 @@ class RunState:
     plan: Plan = Plan(None)
     images: TrainedOn | None = None
     stopped: str | None = None
+    due: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as JSON; a sum that is not finite becomes null."""

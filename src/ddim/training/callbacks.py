@@ -137,6 +137,7 @@ class Checkpoints(Callback):
         error = values.get(training.recipe.report.best)
         if error is not None and (training.best is None or error < training.best):
             training.best, self._best = error, training.step
+        training.due = False
         self.save(training)
 
     def on_end(self, training: Training) -> None:

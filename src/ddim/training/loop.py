@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -52,6 +52,10 @@ class Training:
         self.best: float | None = None
         self.stopped: str | None = None
         self.sums: dict[str, float] = {}
+        # Whether the validation of this step is still to be made.
+        self.due = False
+        # The blocks that a signal may end at any instant: nothing that is saved changes in them.
+        self.stoppable: Callable[[], AbstractContextManager[None]] = nullcontext
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.set_state(stream("cpu", recipe.seed, WEIGHTS, 0).get_state())
             self.model = build_model(recipe, split.images.pixels.shape[-1])
@@ -100,6 +104,11 @@ class Training:
         self.stopped = reason
 
     @property
+    def complete(self) -> bool:
+        """Whether the training budget is used up and the last validation is made."""
+        return self.finished and not self.due
+
+    @property
     def weights_finite(self) -> bool:
         """Whether every weight and buffer is finite, so that a run can continue from a checkpoint."""
         return all(bool(value.isfinite().all()) for value in ema.select_averaged(self.model).values())
@@ -112,7 +121,8 @@ class Training:
     def advance(self) -> dict[str, float]:
         """Train for one step, and return its loss, gradient norm and learning rate.
 
-        If the loss or gradient is not finite, the weights are not updated, but `step` still increases.
+        If the loss or gradient is not finite, the weights are not updated, but `step` still increases. If the
+        step is interrupted, nothing has changed.
 
         Raises:
             NotFinite: at the third such step in a row.
@@ -123,7 +133,14 @@ class Training:
             group["lr"] = rate
         # The forward pass changes the statistics of batch norm, before the loss is known to be finite.
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-        loss, times, losses = self._backward()
+        try:
+            with self.stoppable():
+                loss, times, losses = self._backward()
+        except BaseException:
+            for buffer, before in buffers:
+                buffer.copy_(before)
+            self.optimizer.zero_grad(set_to_none=True)
+            raise
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), o.clip or math.inf, foreach=True)
         values = {"loss": loss.item(), "gradient_norm": norm.item(), "lr": rate}
         if all(math.isfinite(value) for value in values.values()):
@@ -170,14 +187,19 @@ class Training:
 
     @contextmanager
     def averaged(self) -> Iterator[Model]:
-        """Yield the model in eval mode with its EMA weights, and restore the raw weights at the end."""
+        """Yield the model in eval mode with its EMA weights, and restore the raw weights at the end.
+
+        The block is `stoppable`.
+        """
         state = self.model.state_dict(keep_vars=True)
         before = {name: state[name].detach().clone() for name in self.average}
         try:
             with torch.no_grad():
                 for name, value in self.average.items():
                     state[name].copy_(value)
-            yield self.model.eval()
+            model = self.model.eval()
+            with self.stoppable():
+                yield model
         finally:
             with torch.no_grad():
                 for name, value in before.items():
@@ -209,6 +231,7 @@ class Training:
             self.plan,
             TrainedOn(images.fingerprint, len(self.split.train)),
             self.stopped,
+            self.due,
         )
         return {"state": state.to_json(), "recipe": dump(self.recipe)}
 
@@ -224,7 +247,7 @@ class Training:
                 "start a new run from its weights with --from"
             )
         self.step, self.updates, self.not_finite = state.step, state.updates, state.not_finite
-        self.best, self.sums, self.plan = state.best, dict(state.sums), state.plan
+        self.best, self.sums, self.plan, self.due = state.best, dict(state.sums), state.plan, state.due
         self.model.load_state_dict(tensors["model"])
         for profile, average in self.averages.items():
             for name, value in average.items():

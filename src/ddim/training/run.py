@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ def resume(
             training = Training(recipe, parts, state.pixels, state.runtime, Plan(None))
             names = training.tensors()
             training.restore({name: checkpoint.read_tensors(path, name) for name in names}, state)
-            if not training.finished:
+            if not training.complete:
                 _fit(training, prepare_kid(training), folder, hooks, training.step, began)
     return folder
 
@@ -234,33 +235,49 @@ def _fit(
     if resumed is None:
         # For readers and for --recipe; `resume` reads the recipe in the checkpoint instead.
         (folder / "recipe.yaml").write_text(write_recipe(training.recipe), encoding="utf-8")
-    with RunLog(folder, resumed) as log, note_interrupts() as caught:
+    with RunLog(folder, resumed, training.due) as log, note_interrupts() as interrupts:
+        training.stoppable = interrupts.at_once
         checkpoints = Checkpoints(log, list(callbacks))
-        # A checkpoint is written after the log of its step, and before other callbacks are called.
-        hooks: list[Callback] = [Log(log), SampleGrid(log), checkpoints, *callbacks]
+        # A validation that is stopped while its sheet is sampled has logged nothing. A checkpoint is written
+        # after the log of its step, and before other callbacks are called.
+        hooks: list[Callback] = [SampleGrid(log), Log(log), checkpoints, *callbacks]
         for hook in hooks:
             hook.on_start(training, folder)
         budget = TimeBudget(training, began)
-        while not (training.finished or training.stopped or caught):
-            try:
-                values = training.advance()
-            except NotFinite as error:
-                raise NotFinite(f"{error}: {_advise(folder)}") from None
-            for hook in hooks:
-                hook.on_step(training, values)
-            if training.plan.total is None and budget.is_measured():
-                start = time.monotonic()
-                _validate(training, measure_kid, hooks)
-                budget.fix_total(time.monotonic() - start)
-                checkpoints.save(training)
-            elif training.plan.total is not None and training.step in training.validation_steps():
-                _validate(training, measure_kid, hooks)
-            else:
-                checkpoints.save_if_due(training)
+        with suppress(interrupts.ended):
+            while not (training.complete or training.stopped or interrupts.number is not None):
+                _advance(training, measure_kid, hooks, checkpoints, budget)
         for hook in hooks:
             hook.on_end(training)
-    if caught and not training.finished:
-        raise Interrupted(caught[0], folder)
+    if interrupts.number is not None and not training.complete:
+        raise Interrupted(interrupts.number, folder)
+
+
+def _advance(
+    training: Training,
+    measure_kid: MeasureKID,
+    hooks: Sequence[Callback],
+    checkpoints: Checkpoints,
+    budget: TimeBudget,
+) -> None:
+    """Train for one step, then validate and save if it is time; a validation that is due comes first."""
+    if not training.due:
+        try:
+            values = training.advance()
+        except NotFinite as error:
+            raise NotFinite(f"{error}: {_advise(checkpoints.folder.parent)}") from None
+        training.due = training.plan.total is not None and training.step in training.validation_steps()
+        for hook in hooks:
+            hook.on_step(training, values)
+    if training.plan.total is None and budget.is_measured():
+        start = time.monotonic()
+        _validate(training, measure_kid, hooks)
+        budget.fix_total(time.monotonic() - start)
+        checkpoints.save(training)
+    elif training.due:
+        _validate(training, measure_kid, hooks)
+    else:
+        checkpoints.save_if_due(training)
 
 
 def _validate(training: Training, measure_kid: MeasureKID, hooks: Sequence[Callback]) -> None:

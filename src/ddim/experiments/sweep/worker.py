@@ -28,7 +28,7 @@ from ddim.experiments.sweep.trial_queue import TakenTrial, TrialQueue
 from ddim.metrics.catalogue import DEFAULT
 from ddim.runs.folder import RUN
 from ddim.runs.lock import is_locked
-from ddim.runs.signals import handle_signals
+from ddim.runs.signals import stop_on_signals
 
 POLL = 0.2
 """Seconds between two checks of the child processes and the queue."""
@@ -58,7 +58,7 @@ def run_trials(
 
     Raises:
         UserError: if `jobs` is below 1, Optuna is not installed, or the storage does not answer.
-        KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP.
+        Stopped: after Ctrl-C, SIGTERM or SIGHUP.
         NoSpace: if the disk is full.
     """
     check_jobs(jobs)
@@ -67,7 +67,7 @@ def run_trials(
     commands = commands or (lambda trial: trial_commands(sweep, trial, jobs))
     active: list[_Job] = []
     looked = float("-inf")
-    with handle_signals(("SIGTERM", "SIGHUP"), _interrupt):
+    with stop_on_signals():
         try:
             while True:
                 active = [job for job in active if not job.is_over()]
@@ -236,10 +236,6 @@ def _stop(queue: TrialQueue, active: Sequence[_Job]) -> None:
         if job.child is not None:
             job.child.wait()
         queue.free(job.taken)
-
-
-def _interrupt(number: int) -> None:
-    raise KeyboardInterrupt
 
 
 def _objective(sweep: Sweep, trial: Trial) -> float | None:

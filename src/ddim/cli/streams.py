@@ -1,0 +1,68 @@
+"""Output that nobody reads any more: it is dropped, and the command finishes its work."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+
+@contextmanager
+def drop_unread_output() -> Iterator[None]:
+    """Inside the block, drop what is written to standard output or error after its reader is gone.
+
+    The reader may be `head`, a `tee` that died, or a terminal that was closed. Other errors, such as that of
+    a full disk, are raised.
+    """
+    before = sys.stdout, sys.stderr
+    # Python has no stream for a descriptor that the shell closed, as `>&-` does.
+    streams = [_Stream(stream or open(os.devnull, "w")) for stream in before]  # noqa: SIM115
+    sys.stdout, sys.stderr = streams  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for stream in streams:
+            stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+class _Stream:
+    """A text stream whose output is dropped once nobody can read it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (any attribute of the stream)
+        """Return an attribute of the stream, such as its encoding."""
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, or drop, the text."""
+        try:
+            return self.stream.write(text)
+        except OSError as error:
+            self._close(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, or drop, what was written."""
+        try:
+            self.stream.flush()
+        except OSError as error:
+            self._close(error)
+            self.stream.flush()
+
+    def _close(self, error: OSError) -> None:
+        """Drop all further output, and raise the error unless it says that nobody reads the output."""
+        file = self.stream.fileno()
+        terminal = stat.S_ISCHR(os.fstat(file).st_mode)
+        # Python would try to write the rest again when it exits.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, file)
+        os.close(null)
+        if error.errno != errno.EPIPE and not (error.errno == errno.EIO and terminal):
+            raise error
