@@ -76,7 +76,8 @@ class Life:
         self.pid, self.said = os.fork(), []
         if not self.pid:
             try:
-                os.dup2(writer, sys.stderr.fileno())
+                for stream in (sys.stdout, sys.stderr):
+                    os.dup2(writer, stream.fileno())
                 if flushes:
                     _die_in_a_save(run, flushes)
                 code = main(words)
