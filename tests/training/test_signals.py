@@ -218,13 +218,14 @@ def test_a_run_without_its_terminal_is_saved(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_command_exits_with_the_code_of_the_signal(number, code, tmp_path):
     """A real process, a real signal, a real second command."""
-    words = ["blossoms:40", "--recipe", "smoke", "--images", "1000000", "--report.events", "1", "--threads"]
+    words = ["blossoms:40", "--recipe", "smoke", "--images", "1000000", "--report.log", "1", "--threads"]
     words += ["1", "--precision", "fp32", "--no-compile", "--out", str(tmp_path / "run")]
     process = subprocess.Popen([*tiny.COMMAND, "train", *words], stderr=subprocess.PIPE, text=True)
     with process:
         lines = iter(process.stderr.readline, "")
         assert any(line.startswith("run folder") for line in lines)
-        time.sleep(0.5)
+        while not (tmp_path / "run" / "metrics.jsonl").read_text():
+            time.sleep(0.1)
         began = time.monotonic()
         process.send_signal(number)
         said = process.stderr.read().splitlines()
