@@ -437,7 +437,10 @@ def test_a_run_whose_images_changed_needs_another_reference(run, monkeypatch):
         other = replace(opened.checkpoint.state, images=TrainedOn("0" * 64, 1))
         return replace(opened, checkpoint=replace(opened.checkpoint, state=other))
 
-    assert f"has changed since {run} was trained on it: name images with --data" in refused(run, FEW)
+    assert (
+        f"has changed since {run} was trained on it: put its images back, or name images with --data"
+        in refused(run, FEW)
+    )
     assert evaluate(run, FEW, Reference("blossoms:60"), extractor=stub()).value("kid") is not None
 
 

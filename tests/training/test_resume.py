@@ -1,10 +1,7 @@
 """A run that was stopped anywhere and resumed is the run that was not."""
 
 import json
-import re
-import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -199,22 +196,6 @@ def test_a_run_whose_images_changed_is_not_resumed(tmp_path):
     with pytest.raises(UserError, match="data has changed since the run began"):
         other.restore(first.tensors(), RunState.from_json(first.documents()["state"]))
     assert other.step == 0
-
-
-@pytest.mark.parametrize("saved", [True, False])
-def test_a_run_whose_images_are_gone_says_where_they_were_expected(saved, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    tiny.write_grays(tmp_path / "flower", range(0, 256, 16))
-    tiny.train(tiny.recipe(images=16), tmp_path / "run", data="flower")
-    if not saved:
-        shutil.rmtree(tmp_path / "run" / "checkpoints")
-    (tmp_path / "else").mkdir()
-    monkeypatch.chdir(tmp_path / "else")
-    said = f"the images of run ../run, 'flower', do not exist, seen from {tmp_path / 'else'}: put them back"
-    with pytest.raises(UserError, match=re.escape(said)):
-        resume(Path("../run"))
-    monkeypatch.chdir(tmp_path)
-    assert resume(Path("run")) == Path("run")
 
 
 def test_a_folder_that_is_no_run_is_not_resumed(tmp_path):

@@ -31,6 +31,7 @@ examples:
   ddim train photos/ --from runs/blossoms-fast-1
   ddim train photos/ --data.labels yes   one folder for each class; then ddim sample RUN --label NAME
   ddim train photos/ --resume            after Ctrl-C: continues exactly where the run stopped
+  ddim train new/photos/ --resume        the same, after the images have moved
 """
 
 
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         folder, why = find_resumable(request, args.out)
         if folder is not None:
             with Console() as console:
-                resume(folder, callbacks=[console], progress=console.preparing)
+                resume(folder, data=args.data, callbacks=[console], progress=console.preparing)
             console.done(folder)
             return _print_run(args, folder)
     recipe = request.build_recipe()

@@ -64,8 +64,8 @@ def load_cached(
     root = cache_folder(cache)
     known = survey_source(source, root)
     channels = channels or known.channels
-    fingerprint = _sha(f"{decode.VERSION} {known.content} {size[0]}x{size[1]}x{channels}".encode())
-    folder = root / f"{fingerprint[:32]}-{size[0]}x{size[1]}x{channels}"
+    fingerprint = fingerprint_survey(known, size, channels)
+    folder = root / _name_folder(fingerprint, size, channels)
     found = _read(folder, fingerprint, (*size, channels))
     if found is None:
         if (folder / SEAL).exists():
@@ -86,6 +86,25 @@ def load_cached(
             "stop other processes that remove it, or set DDIM_CACHE to another folder"
         )
     return found
+
+
+def fingerprint_survey(known: Survey, size: tuple[int, int], channels: int | None) -> str:
+    """Return the fingerprint of the images of a source, decoded to a size (height, width) and channels."""
+    shape = f"{size[0]}x{size[1]}x{channels or known.channels}"
+    return _sha(f"{decode.VERSION} {known.content} {shape}".encode())
+
+
+def open_decoded(fingerprint: str, size: tuple[int, int], *, cache: Path | None = None) -> Images | None:
+    """Return the decoded images with a fingerprint, without their source; None if the cache lacks them."""
+    for channels in (1, 3, 4):
+        folder = cache_folder(cache) / _name_folder(fingerprint, size, channels)
+        if found := _read(folder, fingerprint, (*size, channels)):
+            return found
+    return None
+
+
+def _name_folder(fingerprint: str, size: tuple[int, int], channels: int) -> str:
+    return f"{fingerprint[:32]}-{size[0]}x{size[1]}x{channels}"
 
 
 def read_rejects(images: Images) -> list[Reject]:

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ddim.data.blossoms.source import Blossoms
-from ddim.data.cache import load_cached
+from ddim.data.cache import fingerprint_survey, load_cached, survey_source
 from ddim.data.folder import open_path
 from ddim.data.given import GIVEN, PREFIX
 from ddim.data.images import Images, check_size
 from ddim.data.named import NAMED
 from ddim.data.sources import Source
 from ddim.errors import UserError, suggest
+from ddim.files import cache_folder
 
 NAMES = ("blossoms", *NAMED)
 
@@ -53,6 +54,26 @@ def open_images(
 def source_exists(text: str) -> bool:
     """Return whether a text is an existing path or begins with the name of a data set; nothing is opened."""
     return text in GIVEN or os.path.exists(os.path.expanduser(text)) or text.partition(":")[0] in NAMES
+
+
+def absolute_source(text: str) -> str:
+    """Return the source that a text names, independent of the working folder: a path becomes absolute."""
+    if os.path.lexists(os.path.expanduser(text)):
+        return os.path.abspath(os.path.expanduser(text))
+    name, colon, copy = text.partition(":")
+    is_copy = colon and name in NAMED
+    return f"{name}:{os.path.abspath(os.path.expanduser(copy))}" if is_copy else text
+
+
+def fingerprint_source(text: str, size: tuple[int, int], channels: int | None = None) -> str:
+    """Return the fingerprint that the images of a source would have, without decoding them.
+
+    The arguments are those of `open_images`.
+
+    Raises:
+        UserError: if there is no such source.
+    """
+    return fingerprint_survey(survey_source(find_source(text), cache_folder()), size, channels)
 
 
 def find_source(text: str) -> Source:

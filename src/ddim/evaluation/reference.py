@@ -8,10 +8,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from ddim.data import open_images, split_images
+from ddim.data import Images, open_images, split_images
 from ddim.errors import UserError, suggest
 from ddim.runs.image_features import ImageSet
-from ddim.runs.images import check_run_images, check_unchanged
+from ddim.runs.images import reopen_run_images
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.recipe import Data
 
@@ -53,8 +53,13 @@ def select_reference(
         progress: called with the number of images decoded and the total.
     """
     source = reference.data or data.source
-    part = reference.part or ("valid" if reference.data is None else "all")
     images = open_images(source, data.size, data.channels, progress=progress)
+    return _select_part(reference, images, data, seed)
+
+
+def _select_part(reference: Reference, images: Images, data: Data, seed: int) -> ImageSet:
+    source = reference.data or data.source
+    part = reference.part or ("valid" if reference.data is None else "all")
     if part == "all":
         return ImageSet(images, np.arange(len(images)), source, part)
     parts = split_images(images, data.validation, seed)
@@ -70,9 +75,7 @@ def open_reference(
         UserError: if the reference is the run's own images, and they are missing or have changed.
     """
     if reference.data is None:
-        check_run_images(run, "name images with --data")
+        images = reopen_run_images(run, progress, "name images with --data")
+        return _select_part(reference, images, run.recipe.data, run.recipe.seed)
     data = replace(run.recipe.data, channels=run.model.shape.channels)
-    selected = select_reference(reference, data, run.recipe.seed, progress)
-    if reference.data is None:
-        check_unchanged(run, selected.images, "name images with --data")
-    return selected
+    return select_reference(reference, data, run.recipe.seed, progress)

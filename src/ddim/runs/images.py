@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,84 +12,120 @@ from torch import Tensor
 
 from ddim.data import Images, SplitImages, open_images, split_images
 from ddim.data.batch import gather_batch, to_unit
+from ddim.data.cache import open_decoded
 from ddim.data.given import PREFIX
-from ddim.data.open import source_exists
+from ddim.data.open import absolute_source, fingerprint_source, source_exists
 from ddim.errors import UserError
+from ddim.files import read_json, write_json
+from ddim.runs.folder import RUN
 from ddim.runs.pipeline import LoadedRun
+from ddim.runs.recipe import Data
 
 
 def open_run_images(trained: LoadedRun, progress: Callable[[int, int], None] | None = None) -> SplitImages:
-    """Open the images that a run was trained on, with the split of its training.
-
-    `progress` is called with (done, total) while images are decoded.
-
-    Raises:
-        UserError: if they are missing or have changed.
-    """
-    check_run_images(trained)
-    d = trained.recipe.data
-    images = open_images(d.source, d.size, trained.checkpoint.state.channels, progress=progress)
-    check_unchanged(trained, images)
-    return split_images(images, d.validation, trained.recipe.seed)
+    """Open the images that a run was trained on, with the split of its training; see `reopen_images`."""
+    images = reopen_run_images(trained, progress)
+    return split_images(images, trained.recipe.data.validation, trained.recipe.seed)
 
 
-def check_run_images(trained: LoadedRun, otherwise: str = "") -> None:
-    """Check that a run has training images and that they still exist, without opening them.
+def reopen_run_images(
+    trained: LoadedRun, progress: Callable[[int, int], None] | None = None, otherwise: str = ""
+) -> Images:
+    """Open the images that a run was trained on; see `reopen_images`.
 
     Raises:
-        UserError: if the run was imported or its images are missing; `otherwise` ends the message with
-            another thing to do.
+        UserError: if the run was imported, or its images are missing or have changed.
     """
-    run = trained.checkpoint.run
-    if trained.checkpoint.state.images is None:
+    run, known = trained.checkpoint.run, trained.checkpoint.state.images
+    if known is None:
         said = f": {otherwise}" if otherwise else ""
         raise UserError(f"run {run} was imported and has no training images{said}")
-    check_source_exists(run, trained.recipe.data.source, otherwise)
+    data = replace(trained.recipe.data, channels=trained.checkpoint.state.channels)
+    return reopen_images(run, data, known.fingerprint, progress, otherwise)
 
 
-def check_source_exists(run: Path, source: str, otherwise: str = "") -> None:
-    """Check that the source of a run's training images exists.
+def reopen_images(
+    run: Path,
+    data: Data,
+    fingerprint: str,
+    progress: Callable[[int, int], None] | None = None,
+    otherwise: str = "",
+) -> Images:
+    """Open the images of a run where they are now.
 
-    A relative path in a recipe is valid only in the folder where the run was trained.
+    They are searched at the absolute path that the run recorded, then at the path in its recipe, seen from
+    the working folder. If neither exists, their decoded copies in the cache are used, with a warning.
 
     Args:
-        run: the run folder, for the message.
-        source: the source of the images.
-        otherwise: another thing to do, for the end of the message.
+        run: the run folder.
+        data: the data fields of its recipe.
+        fingerprint: the fingerprint of its images. Other images would have another split, in which training
+            images could count as held-out images.
+        progress: called with (done, total) while images are decoded.
+        otherwise: another thing to do, for the end of a message.
 
     Raises:
-        UserError: if the source does not exist.
+        UserError: if the images are missing or have changed.
     """
-    if source.startswith(PREFIX) and not source_exists(source):
+    said = f", or {otherwise}" if otherwise else ""
+    changed, problem = "", None
+    for place in dict.fromkeys((_recorded_path(run) or data.source, data.source)):
+        if not source_exists(place):
+            continue
+        try:
+            if fingerprint_source(place, data.size, data.channels) == fingerprint:
+                return open_images(place, data.size, data.channels, progress=progress)
+            changed = place
+        except UserError as error:
+            # For example a named data set that is neither here nor can be downloaded.
+            problem = error
+    if changed:
         raise UserError(
+            f"data {changed} has changed since {run} was trained on it: put its images back{said}"
+        )
+    images = open_decoded(fingerprint, data.size)
+    if images is None:
+        raise problem or UserError(_explain_missing(run, data.source) + said)
+    warnings.warn(
+        f"the images of run {run}, {data.source!r}, are gone; their decoded copies in the cache are used",
+        stacklevel=1,
+    )
+    return images
+
+
+def _explain_missing(run: Path, source: str) -> str:
+    if source.startswith(PREFIX):
+        return (
             f"the images of run {run} were given from Python as {source.removeprefix(PREFIX)}: give them "
-            f"again, as in ddim.resume(run, data=images){f', or {otherwise}' if otherwise else ''}"
+            "again, as in ddim.resume(run, data=images)"
         )
-    if not source_exists(source):
-        said = f", or {otherwise}" if otherwise else ""
-        raise UserError(
-            f"the images of run {run}, {source!r}, do not exist, seen from {Path.cwd()}: "
-            f"put them back, or change to the folder where the run was trained{said}"
-        )
+    return (
+        f"the images of run {run}, {source!r}, do not exist, seen from {Path.cwd()}: put them back, or name "
+        f"their new place with `ddim train DATA --resume --out {run}`"
+    )
 
 
-def check_unchanged(trained: LoadedRun, images: Images, otherwise: str = "put its images back") -> None:
-    """Check that images, opened from the source of a run, are the same as in its training.
-
-    Other images have another split, in which training images could count as held-out images.
-
-    Args:
-        trained: the run.
-        images: the opened images.
-        otherwise: what to do, for the end of the message.
+def record_new_place(run: Path, source: str) -> None:
+    """Record in a run folder that the images of the run are now in `source`, a path or a name.
 
     Raises:
-        UserError: if the images have changed.
+        UserError: if the images there are not those of the run.
     """
-    known = trained.checkpoint.state.images
-    if known is None or images.fingerprint != known.fingerprint:
-        run, source = trained.checkpoint.run, trained.recipe.data.source
-        raise UserError(f"data {source} has changed since {run} was trained on it: {otherwise}")
+    document = read_json(run / RUN)
+    fields, facts = document["recipe"]["data"], document["data"]
+    if fingerprint_source(source, tuple(fields["size"]), fields["channels"]) != facts["fingerprint"]:
+        raise UserError(f"data {source} does not hold the images on which {run} was trained")
+    place = absolute_source(source)
+    if facts.get("path") != place:
+        write_json(run / RUN, document | {"data": {**facts, "path": place}})
+
+
+def _recorded_path(run: Path) -> str | None:
+    """Return the absolute path of the images that a run recorded; None if it is not known."""
+    try:
+        return read_json(run / RUN)["data"].get("path")
+    except (UserError, KeyError):
+        return None  # A checkpoint that was copied out of its run.
 
 
 def to_model_batches(trained: LoadedRun, images: Images, which: np.ndarray) -> Iterator[Tensor]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ddim.data.open import fingerprint_source, source_exists
 from ddim.errors import UserError
 from ddim.files import read_json
 from ddim.runs.codec import list_fields, load_recipe, override
@@ -139,8 +140,8 @@ def _expected(recipe: Recipe, facts: Mapping[str, Any], request: Request) -> Rec
         # With --from, a named recipe gets the pixels of the source run.
         meant = replace(meant, pixels=recipe.pixels)
     wanted = request.change(meant)
-    source, given = recipe.data.source, request.fields.get("data.source")
-    if given is None or os.path.normpath(given) == os.path.normpath(source):
+    if _names_same_images(request.fields.get("data.source"), recipe, facts):
+        source = recipe.data.source
         wanted = replace(wanted, data=replace(wanted.data, source=source))
     if wanted.data.labels and recipe.data.labels and not wanted.net.classes:
         # The run counted the classes of its images when it started.
@@ -148,3 +149,11 @@ def _expected(recipe: Recipe, facts: Mapping[str, Any], request: Request) -> Rec
     if request.find_lr:
         wanted = replace(wanted, optim=replace(wanted.optim, lr=recipe.optim.lr))
     return wanted
+
+
+def _names_same_images(given: str | None, recipe: Recipe, facts: Mapping[str, Any]) -> bool:
+    """Return whether `given` is the source of a run, or a new place of the same images."""
+    if given is None or os.path.normpath(given) == os.path.normpath(recipe.data.source):
+        return True
+    known, d = facts.get("data", {}).get("fingerprint"), recipe.data
+    return source_exists(given) and fingerprint_source(given, d.size, d.channels) == known

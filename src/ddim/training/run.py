@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.data.given import PREFIX
+from ddim.data.open import absolute_source
 from ddim.errors import Interrupted, NotFinite, UserError
 from ddim.files import TEMPORARY, read_json, write_json
 from ddim.nn.runtime import Runtime, check_runtime, find_device
@@ -31,6 +32,7 @@ from ddim.training.kid import MeasureKID, prepare_kid
 from ddim.training.loop import Plan, Training
 from ddim.training.start import (
     Machine,
+    accept_images,
     change_recipe,
     estimate_seconds,
     load_named_recipe,
@@ -150,7 +152,8 @@ def resume(
 
     Args:
         folder: the run folder.
-        data: the images, if they were given from Python, and in another process.
+        data: where the images are now, if they have moved; the run records it. Or the images, if they were
+            given from Python in another process.
         own: the parts of the run that its user wrote, such as [MySchedule, MyNetwork]; a run folder has only
             their names and the hashes of their sources. Not needed in the process that started the run.
         callbacks: as in `train`.
@@ -168,14 +171,15 @@ def resume(
         raise UserError(f"run {folder} cannot be resumed: it is no run folder, because it holds no {RUN}")
     document = read_json(folder / RUN)
     with lock_folder(folder):
+        accept_images(folder, document["recipe"]["data"]["source"], data)
         path = checkpoint.find_newest(folder / "checkpoints")
         if path is None:
-            return _restart(folder, document, data, hooks, decoding)
+            return _restart(folder, document, hooks, decoding)
         recipe = read_exactly(checkpoint.read_document(path, "recipe"))
         state = load_state(path)
         find_device(state.runtime.device)
         with state.runtime:
-            parts = reopen_split(folder, recipe, decoding, data)
+            parts = reopen_split(folder, recipe, document["data"]["fingerprint"], decoding)
             training = Training(recipe, parts, state.pixels, state.runtime, Plan(None))
             names = training.tensors()
             training.restore({name: checkpoint.read_tensors(path, name) for name in names}, state)
@@ -187,7 +191,6 @@ def resume(
 def _restart(
     folder: Path,
     document: dict[str, Any],
-    data: object,
     callbacks: Sequence[Callback],
     progress: Progress,
 ) -> Path:
@@ -203,7 +206,8 @@ def _restart(
         )
     runtime = Runtime(**document["runtime"])
     with runtime:
-        training = start_training(recipe, reopen_split(folder, recipe, progress, data), runtime, parent)
+        parts = reopen_split(folder, recipe, document["data"]["fingerprint"], progress)
+        training = start_training(recipe, parts, runtime, parent)
         parent = None  # frees the memory of its network
         _fit(training, prepare_kid(training), folder, callbacks, None, began)
     return folder
@@ -306,6 +310,7 @@ def _run_document(
         "source_sha256": None if parent is None else parent.checkpoint.sha256,
         "data": {
             "source": training.recipe.data.source,
+            "path": absolute_source(training.recipe.data.source),
             "fingerprint": images.fingerprint,
             "images": len(images),
             "train": len(training.split.train),

@@ -15,13 +15,14 @@ import torch
 from ddim.data import SplitImages, open_images, split_images
 from ddim.data.batch import gather_batch, to_unit
 from ddim.data.given import give_images
+from ddim.data.open import source_exists
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
 from ddim.nn.runtime import Runtime, choose_runtime
 from ddim.runs.classes import count_classes
 from ddim.runs.codec import dump, load_recipe, override
-from ddim.runs.images import check_source_exists
+from ddim.runs.images import record_new_place, reopen_images
 from ddim.runs.named_recipes import find_recipe
 from ddim.runs.own_parts import find_changed_parts
 from ddim.runs.pipeline import LoadedRun, load, read_run_recipe
@@ -99,26 +100,33 @@ def open_split(recipe: Recipe, progress: Progress = ignore_progress) -> SplitIma
     return split_images(images, d.validation, recipe.seed)
 
 
-def reopen_split(folder: Path, recipe: Recipe, progress: Progress, data: object = None) -> SplitImages:
-    """Open and split the images of a run that is resumed; see `open_split`.
+def accept_images(folder: Path, source: str, data: object) -> None:
+    """Accept the images that are given to a run when it is resumed.
 
     Args:
         folder: the run folder.
-        recipe: its recipe.
-        progress: called while images are decoded.
-        data: the images, if they are given from Python.
+        source: the source of the images in its recipe.
+        data: the new place of the images, which is recorded, or the images themselves; None for neither.
 
     Raises:
-        UserError: if the images are missing, or are not those of the run.
+        UserError: if they are not the images of the run.
     """
-    if data is not None and give_images(data).text != recipe.data.source:
+    if isinstance(data, str | Path):
+        # The images may be gone, and the command may name their old place.
+        if source_exists(str(data)):
+            record_new_place(folder, str(data))
+    elif data is not None and give_images(data).text != source:
         raise UserError(
             f"the images that are given are not those of run {folder}, so it cannot be resumed exactly: give "
             "those of then (a data set with random transforms gives other images each time), or start a new "
             "run from its weights with source="
         )
-    check_source_exists(folder, recipe.data.source)
-    return open_split(recipe, progress)
+
+
+def reopen_split(folder: Path, recipe: Recipe, fingerprint: str, progress: Progress) -> SplitImages:
+    """Open and split the images of a run that is resumed; see `ddim.runs.images.reopen_images`."""
+    images = reopen_images(folder, recipe.data, fingerprint, partial(progress, READING))
+    return split_images(images, recipe.data.validation, recipe.seed)
 
 
 def read_exactly(document: Any) -> Recipe:  # noqa: ANN401 (JSON)
