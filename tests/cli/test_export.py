@@ -1,7 +1,7 @@
 import diffusers
 import pytest
 
-from ddim.evaluation.evaluate import evaluate
+from ddim.evaluation.evaluate import evaluate_source
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.subject import Samples
 from ddim.runs.diffusers_format import export_to_diffusers, import_from_diffusers
@@ -57,7 +57,7 @@ def test_an_imported_run_is_measured_on_named_images(tmp_path, command):
     run = import_from_diffusers(tmp_path / "out", tmp_path / "back")
     said = command("likelihood", run, "--data", "blossoms:40", "-n", 2, "--steps", 2).out
     assert "bits per dimension" in said
-    found = evaluate(run, Samples(n=20, steps=1), Reference("blossoms:40"), extractor=stub())
+    found = evaluate_source(run, Samples(n=20, steps=1), Reference("blossoms:40"), extractor=stub())
     assert found.value("kid") is not None
 
 

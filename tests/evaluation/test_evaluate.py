@@ -22,7 +22,7 @@ from ddim.cli import main
 from ddim.data import open_images, split_images
 from ddim.errors import UserError
 from ddim.evaluation.compare import Difference, measure_difference
-from ddim.evaluation.evaluate import evaluate, measure_metrics
+from ddim.evaluation.evaluate import evaluate_source, measure_metrics
 from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.subject import Samples
@@ -65,7 +65,7 @@ def as_array(images):
 
 
 def test_metrics_compare_the_runs_samples_with_its_held_out_images(run):
-    found = evaluate(run, FEW, extractor=stub())
+    found = evaluate_source(run, FEW, extractor=stub())
     generated = extract_features(stub(), as_array(ddim.sample(run, 40, 2)))
     reference = extract_features(stub(), held_out(run))
     np.testing.assert_allclose(np.load(found.folder / "features.npy"), generated, atol=1e-6)
@@ -78,7 +78,9 @@ def test_metrics_compare_the_runs_samples_with_its_held_out_images(run):
 
 
 def test_the_record_holds_what_the_metrics_depend_on(run):
-    found = evaluate(run, Samples(40, 3, seed=7, weights="raw", fields={"sampler": "edm"}), extractor=stub())
+    found = evaluate_source(
+        run, Samples(40, 3, seed=7, weights="raw", fields={"sampler": "edm"}), extractor=stub()
+    )
     record = json.loads((run / "evaluations" / "1" / "record.json").read_text())
     assert record == found.record
     newest = checkpoint.find_newest(run / "checkpoints")
@@ -103,8 +105,8 @@ def test_the_record_holds_what_the_metrics_depend_on(run):
 def test_the_samples_are_those_of_ddim_sample_without_its_sheet(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["sample", str(run), "-n", "40", "--steps", "2", "--out", "made"]) == 0
-    of_run = evaluate(run, FEW, extractor=stub())
-    of_files = evaluate("made", reference=Reference("blossoms:60"), extractor=stub())
+    of_run = evaluate_source(run, FEW, extractor=stub())
+    of_files = evaluate_source("made", reference=Reference("blossoms:60"), extractor=stub())
     assert of_files.folder == Path("evaluations/made-1")
     generated = of_files.record["generated"]
     assert (generated["images"], generated["source"]) == (40, "made")
@@ -119,24 +121,24 @@ def test_samples_in_a_folder_are_evaluated_like_samples_of_their_run(run, tmp_pa
     reference = Reference("blossoms:60")
     assert main(["sample", str(run), "-n", "41", "--steps", "2", "--sampler", "edm", "--out", "made"]) == 0
     ways = Samples(41, 2, fields={"sampler": "edm"})
-    of_run, of_files = (evaluate(of, ways, reference, extractor=stub()) for of in (run, "made"))
+    of_run, of_files = (evaluate_source(of, ways, reference, extractor=stub()) for of in (run, "made"))
     assert of_run.record["sampling"] == of_files.record["sampling"]
     assert of_files.record["sampling"]["nfe"] == 3
     found = measure_difference(of_files, of_run, "kid")
     assert (found.value, found.low, found.high, found.paired) == (0, 0, 0, True)
     # If a sample is missing, or the record is of another kind, the sampling is unknown.
     (tmp_path / "made" / "00007.png").unlink()
-    of_some = evaluate("made", reference=reference, extractor=stub())
+    of_some = evaluate_source("made", reference=reference, extractor=stub())
     assert (of_some.record["generated"]["images"], of_some.record["sampling"]) == (40, None)
     assert of_some.record["generated"]["fingerprint"] != of_files.record["generated"]["fingerprint"]
     for text in ("{", json.dumps({"seeds": [k for k in range(41) if k != 7]})):
         (tmp_path / "made" / "record.json").write_text(text)
-        assert evaluate("made", reference=reference, extractor=stub()).record["sampling"] is None
+        assert evaluate_source("made", reference=reference, extractor=stub()).record["sampling"] is None
 
 
 def test_features_of_another_evaluation_are_not_reused(run):
     """With the same number of samples and the same network, only their bytes differ."""
-    one, other = (evaluate(run, Samples(40, 2, seed), extractor=stub()) for seed in (0, 40))
+    one, other = (evaluate_source(run, Samples(40, 2, seed), extractor=stub()) for seed in (0, 40))
     assert isinstance(measure_difference(one, other, "kid"), Difference)
     theirs = shutil.copy(one.folder / "features.npy", other.folder / "features.npy")
     assert measure_difference(one, other, "kid") == f"{theirs} is missing or does not belong to its record"
@@ -156,16 +158,16 @@ def test_an_evaluation_computes_only_features_that_are_not_in_the_cache(run, cac
         return stub(seen)
 
     seen = []
-    first = evaluate(run, FEW, extractor=network(seen))
+    first = evaluate_source(run, FEW, extractor=network(seen))
     # The 30 held-out images, 40 samples, and 30 training images for the yardstick.
     assert (seen, first.record["generated"]["kept"]) == ([30, 32, 8, 30], 0)
-    again = evaluate(run, FEW, extractor=network(seen))
+    again = evaluate_source(run, FEW, extractor=network(seen))
     assert (seen, again.record["generated"]["kept"]) == ([], 40)
     moved = Path(shutil.copytree(run, run.parent / "moved"))
-    other = evaluate(moved, FEW, Reference(part="train"), extractor=network(seen))
+    other = evaluate_source(moved, FEW, Reference(part="train"), extractor=network(seen))
     assert (seen, other.record["generated"]["kept"]) == ([], 40)
     # Batches are those of an evaluation without a cache, so that features are bit-identical.
-    more = evaluate(run, Samples(n=70, steps=2), extractor=network(seen))
+    more = evaluate_source(run, Samples(n=70, steps=2), extractor=network(seen))
     assert (seen, more.record["generated"]["kept"]) == ([32, 6], 32)
     assert more.record["seconds"]["sampling"] > 0
     for found in (again, other):
@@ -179,11 +181,11 @@ def test_an_evaluation_computes_only_features_that_are_not_in_the_cache(run, cac
         replace(FEW, fields={"sampler.eta": "0.5"}),
         replace(FEW, seed=1),
     ):
-        assert evaluate(run, changed, extractor=network(seen)).record["generated"]["kept"] == 0
+        assert evaluate_source(run, changed, extractor=network(seen)).record["generated"]["kept"] == 0
     # A damaged part is made again.
     for part in (cache / "features").glob("samples-*/0-32"):
         part.write_bytes(part.read_bytes()[:-1] + b"?")
-    assert evaluate(run, FEW, extractor=network(seen)).record["generated"]["kept"] == 8
+    assert evaluate_source(run, FEW, extractor=network(seen)).record["generated"]["kept"] == 8
     assert seen == [32]
 
 
@@ -194,22 +196,22 @@ def test_real_images_are_compared_with_the_reference_as_a_yardstick(run):
         extract_features(stub(), np.asarray(images.pixels)[which])
         for which in (split.validation, split.train)
     )
-    found = evaluate(run, FEW, extractor=stub()).record["yardstick"]
+    found = evaluate_source(run, FEW, extractor=stub()).record["yardstick"]
     assert (found["images"], found["part"]) == (30, "train")
     assert found["metrics"]["kid"]["value"] == pytest.approx(kid(real, reference).value, abs=1e-6)
     assert found["metrics"]["recall"]["value"] == prdc(real, reference).recall
-    swapped = evaluate(run, FEW, Reference(part="train"), extractor=stub()).record["yardstick"]
+    swapped = evaluate_source(run, FEW, Reference(part="train"), extractor=stub()).record["yardstick"]
     assert swapped["part"] == "valid"
     assert swapped["metrics"]["kid"]["value"] == pytest.approx(found["metrics"]["kid"]["value"], abs=1e-6)
-    assert evaluate(run, Samples(20, 2), extractor=stub()).record["yardstick"]["images"] == 20
-    assert evaluate(run, FEW, Reference(part="all"), extractor=stub()).record["yardstick"] is None
+    assert evaluate_source(run, Samples(20, 2), extractor=stub()).record["yardstick"]["images"] == 20
+    assert evaluate_source(run, FEW, Reference(part="all"), extractor=stub()).record["yardstick"] is None
 
 
 def test_evaluations_of_a_run_are_numbered_and_never_overwritten(run):
-    folders = [evaluate(run, FEW, extractor=stub()).folder for _ in range(3)]
+    folders = [evaluate_source(run, FEW, extractor=stub()).folder for _ in range(3)]
     assert folders == [run / "evaluations" / str(n) for n in (1, 2, 3)]
     (run / "evaluations" / "10").mkdir()
-    assert evaluate(run, FEW, extractor=stub()).folder.name == "11"
+    assert evaluate_source(run, FEW, extractor=stub()).folder.name == "11"
     assert {path.name for path in folders[0].iterdir()} == {"record.json", "features.npy", "grid.png"}
 
 
@@ -222,7 +224,7 @@ def shown(run):
 
 def test_tensorboard_shows_metrics_and_sheet_at_the_evaluated_step(run):
     first, last = sorted((run / "checkpoints").glob("step-*"))
-    found = [evaluate(subject, FEW, extractor=stub()) for subject in (run, first, run)]
+    found = [evaluate_source(subject, FEW, extractor=stub()) for subject in (run, first, run)]
     steps = [each.record["sampling"]["step"] for each in found]
     assert steps[0] == steps[2] > steps[1]
     values, grids = shown(run)
@@ -242,15 +244,16 @@ def test_tensorboard_shows_metrics_and_sheet_at_the_evaluated_step(run):
 
 def test_an_evaluation_in_another_folder_is_not_shown_with_the_run(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    evaluate(run, FEW, extractor=stub(), out=tmp_path / "elsewhere")
+    evaluate_source(run, FEW, extractor=stub(), out=tmp_path / "elsewhere")
     alone = tmp_path / "alone"
     shutil.copytree(checkpoint.find_newest(run / "checkpoints"), alone)
     before = sorted(alone.rglob("*"))
     assert (
-        evaluate(alone, FEW, Reference("blossoms:60"), extractor=stub()).folder.parent.name == "evaluations"
+        evaluate_source(alone, FEW, Reference("blossoms:60"), extractor=stub()).folder.parent.name
+        == "evaluations"
     )
     assert sorted(alone.rglob("*")) == before
-    evaluate("blossoms:60", reference=Reference("blossoms:60"), extractor=stub())
+    evaluate_source("blossoms:60", reference=Reference("blossoms:60"), extractor=stub())
     assert shown(run) == ({}, [])
     assert not list(tmp_path.glob("events*"))
 
@@ -263,9 +266,9 @@ def test_two_evaluations_at_once_do_not_interfere(run, cache):
             super().append(count)
             # The first batch of samples comes after the 30 reference images.
             if sum(self) > 30 and not (run / "evaluations" / "1").exists():
-                evaluate(run, Samples(40, 2, seed=40), extractor=stub())
+                evaluate_source(run, Samples(40, 2, seed=40), extractor=stub())
 
-    found = evaluate(run, FEW, extractor=stub(Other()))
+    found = evaluate_source(run, FEW, extractor=stub(Other()))
     assert sorted(path.name for path in (run / "evaluations").iterdir()) == ["1", "2"]
     assert found.folder.name == "2"
     assert found.record["sampling"]["seeds"] == list(range(40))
@@ -284,13 +287,13 @@ def test_a_number_that_another_evaluation_takes_first_is_not_reused(run, monkeyp
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", late)
-    assert evaluate(run, FEW, extractor=stub()).folder.name == "2"
+    assert evaluate_source(run, FEW, extractor=stub()).folder.name == "2"
     assert (run / "evaluations" / "1" / "record.json").read_text() == "another's"
 
 
 def test_a_checkpoint_is_evaluated_and_not_changed(run):
     path = checkpoint.find_newest(run / "checkpoints")
-    assert evaluate(path, FEW, extractor=stub()).folder == run / "evaluations" / "1"
+    assert evaluate_source(path, FEW, extractor=stub()).folder == run / "evaluations" / "1"
     checkpoint.verify(path)
 
 
@@ -298,9 +301,9 @@ def test_searched_times_are_used_unless_a_grid_is_given(run):
     sampler = read_run_recipe(run).sampler
     found = searched_grids.SearchedGrid((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})
     searched_grids.save_grid(run, sampler, 3, "ema", found)
-    on_found = evaluate(run, Samples(40, 3), extractor=stub())
+    on_found = evaluate_source(run, Samples(40, 3), extractor=stub())
     assert on_found.record["sampling"]["times"] == [1.0, 0.4, 0.1]
-    named = evaluate(run, Samples(40, 3, fields={"grid": "uniform"}), extractor=stub())
+    named = evaluate_source(run, Samples(40, 3, fields={"grid": "uniform"}), extractor=stub())
     assert named.record["sampling"]["grid"]["kind"] == "uniform"
     one, other = (np.load(e.folder / "features.npy") for e in (on_found, named))
     assert not np.array_equal(one, other)
@@ -317,7 +320,7 @@ def test_batches_of_samples_are_those_of_their_seeds(run):
 
 KILLED = """
 import os, signal, sys
-from ddim.evaluation.evaluate import evaluate
+from ddim.evaluation.evaluate import evaluate_source
 from ddim.evaluation.subject import Samples
 from stubs import stub
 seen = []
@@ -326,7 +329,7 @@ class Killer(list):
         super().append(count)
         if len(self) == int(sys.argv[2]):
             os.kill(os.getpid(), signal.SIGKILL)
-evaluate(sys.argv[1], Samples(40, 2), extractor=stub(Killer()))
+evaluate_source(sys.argv[1], Samples(40, 2), extractor=stub(Killer()))
 """
 
 
@@ -342,12 +345,12 @@ def test_a_killed_evaluation_leaves_no_record(run, batches, tmp_path, monkeypatc
     with pytest.raises(UserError, match="holds no evaluation"):
         read_evaluation(run)
     seen = []
-    assert evaluate(run, FEW, extractor=stub(seen)).folder.name == "1"
+    assert evaluate_source(run, FEW, extractor=stub(seen)).folder.name == "1"
     # With the 30 training images of the yardstick; a third batch is killed after the first 32 samples.
     assert sum(seen) == {1: 30 + 40, 2: 40, 3: 8}[batches] + 30
     for path in left:
         os.utime(path, (0, 0))
-    evaluate(run, FEW, extractor=stub())
+    evaluate_source(run, FEW, extractor=stub())
     assert sorted(path.name for path in (run / "evaluations").iterdir()) == ["1", "2"]
 
 
@@ -356,10 +359,10 @@ def test_an_evaluation_that_fails_leaves_no_folder(run):
         raise MemoryError
 
     broken = stub()
-    evaluate(run, FEW, extractor=broken)
+    evaluate_source(run, FEW, extractor=broken)
     object.__setattr__(broken, "network", network)
     with pytest.raises(MemoryError):
-        evaluate(run, replace(FEW, seed=99), extractor=broken)
+        evaluate_source(run, replace(FEW, seed=99), extractor=broken)
     assert [path.name for path in (run / "evaluations").iterdir()] == ["1"]
 
 
@@ -369,7 +372,7 @@ def test_gray_and_transparent_runs_are_evaluated(channels, tmp_path):
         data__source="blossoms:60", data__validation="0.5", data__channels=str(channels), images="8"
     )
     run = tiny.train(recipe, tmp_path / "run")
-    found = evaluate(run, FEW, extractor=stub())
+    found = evaluate_source(run, FEW, extractor=stub())
     assert np.isfinite(found.value("kid"))
 
 
@@ -379,13 +382,13 @@ def test_a_given_part_or_other_images_are_the_reference(run):
         (Reference(part="all"), 60),
         (Reference("blossoms:50"), 50),
     ):
-        record = evaluate(run, FEW, reference, extractor=stub()).record
+        record = evaluate_source(run, FEW, reference, extractor=stub()).record
         assert record["reference"]["images"] == images
 
 
 def test_images_compared_with_themselves_have_perfect_metrics(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = evaluate("blossoms:60", reference=Reference("blossoms:60"), extractor=stub())
+    found = evaluate_source("blossoms:60", reference=Reference("blossoms:60"), extractor=stub())
     assert found.value("fid") == pytest.approx(0, abs=1e-6)
     assert found.value("precision") == found.value("recall") == found.value("coverage") == 1
     assert found.value("kid") < 0
@@ -394,7 +397,7 @@ def test_images_compared_with_themselves_have_perfect_metrics(tmp_path, monkeypa
 
 def refused(*args, **options):
     with pytest.raises(UserError) as caught:
-        evaluate(*args, extractor=stub(), **options)
+        evaluate_source(*args, extractor=stub(), **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -424,7 +427,9 @@ def test_a_folder_that_cannot_be_made_is_refused_before_images_are_read(run, tmp
     (tmp_path / "file").touch()
     seen = []
     with pytest.raises(UserError, match=f"{tmp_path}/file/new cannot be created: {tmp_path}/file is a file"):
-        evaluate(run, FEW, Reference("blossoms:61"), extractor=stub(seen), out=tmp_path / "file" / "new")
+        evaluate_source(
+            run, FEW, Reference("blossoms:61"), extractor=stub(seen), out=tmp_path / "file" / "new"
+        )
     assert seen == []
 
 
@@ -441,13 +446,13 @@ def test_a_run_whose_images_changed_needs_another_reference(run, monkeypatch):
         f"has changed since {run} was trained on it: put its images back, or name images with --data"
         in refused(run, FEW)
     )
-    assert evaluate(run, FEW, Reference("blossoms:60"), extractor=stub()).value("kid") is not None
+    assert evaluate_source(run, FEW, Reference("blossoms:60"), extractor=stub()).value("kid") is not None
 
 
 def test_out_is_the_folder_of_the_evaluation(run, tmp_path):
-    assert evaluate(run, FEW, extractor=stub(), out=tmp_path / "new").folder == tmp_path / "new"
+    assert evaluate_source(run, FEW, extractor=stub(), out=tmp_path / "new").folder == tmp_path / "new"
     (tmp_path / "there").mkdir()
-    assert evaluate(run, FEW, extractor=stub(), out=tmp_path / "there").folder == tmp_path / "there"
+    assert evaluate_source(run, FEW, extractor=stub(), out=tmp_path / "there").folder == tmp_path / "there"
 
 
 def test_files_beside_a_given_folder_are_not_touched(run, tmp_path):
@@ -456,9 +461,9 @@ def test_files_beside_a_given_folder_are_not_touched(run, tmp_path):
     for folder in (mine, ours):
         folder.mkdir(parents=True)
         os.utime(folder, (0, 0))
-    evaluate(run, Samples(20, 2), extractor=stub(), out=tmp_path / "other")
+    evaluate_source(run, Samples(20, 2), extractor=stub(), out=tmp_path / "other")
     assert mine.is_dir()
-    evaluate(run, Samples(20, 2), extractor=stub())
+    evaluate_source(run, Samples(20, 2), extractor=stub())
     assert not ours.exists()
 
 
@@ -498,9 +503,9 @@ def generate(trained, seeds, steps, **options):
     return torch.zeros(len(seeds), 3, 64, 64).add_(torch.tensor(seeds).reshape(-1, 1, 1, 1) / 5e4), steps
 sampling.generate = generate
 evaluation.measure_metrics = lambda generated, reference: ({}, [])
-evaluation.evaluate(sys.argv[1], Samples(40, 2), extractor=stub())
+evaluation.evaluate_source(sys.argv[1], Samples(40, 2), extractor=stub())
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-evaluation.evaluate(sys.argv[1], Samples(50_000, 2), extractor=stub())
+evaluation.evaluate_source(sys.argv[1], Samples(50_000, 2), extractor=stub())
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

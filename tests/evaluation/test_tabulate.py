@@ -15,7 +15,7 @@ import ddim
 import tiny
 from ddim.errors import UserError
 from ddim.evaluation.compare import Difference, measure_difference
-from ddim.evaluation.evaluate import evaluate
+from ddim.evaluation.evaluate import evaluate_source
 from ddim.evaluation.record import Evaluation
 from ddim.evaluation.subject import Samples
 from ddim.evaluation.table import EvaluationTable, TableCell, format_difference
@@ -47,7 +47,7 @@ def test_every_combination_is_an_evaluation_with_its_paired_difference_from_the_
     )
     assert repr(table) == "EvaluationTable(kid, 3 x 2, 40 samples each)"
     cell = table.find_cell("ddim eta 1", "3 steps")
-    alone = evaluate(run, Samples(n=40, steps=3, fields={"sampler.eta": "1"}), extractor=stub())
+    alone = evaluate_source(run, Samples(n=40, steps=3, fields={"sampler.eta": "1"}), extractor=stub())
     assert cell.evaluation.record["metrics"] == alone.record["metrics"]
     base = table.find_cell("ddim eta 0", "3 steps")
     assert cell.difference == measure_difference(cell.evaluation, base.evaluation, "kid")
@@ -170,7 +170,7 @@ def test_a_data_frame_has_the_records_and_its_package_is_asked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", types.SimpleNamespace(DataFrame=list))
     assert SONG.to_frame() == SONG.to_records()
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(UserError, match="a DataFrame needs the package pandas: pip install pandas"):
+    with pytest.raises(UserError, match="pip install pandas"):
         SONG.to_frame()
 
 

@@ -38,7 +38,7 @@ class Some(Tabular):
     def __init__(self, count):
         self.count = count
 
-    def rows(self):
+    def to_records(self):
         return [{"name": f"<{k}>", "value": k / 3 if k else None, "n": 1000 * k} for k in range(self.count)]
 
 

@@ -8,7 +8,7 @@ import tiny
 from ddim.cli import main
 from ddim.cli.console import Console
 from ddim.errors import UserError
-from ddim.evaluation.evaluate import evaluate
+from ddim.evaluation.evaluate import evaluate_source
 from ddim.evaluation.subject import Samples
 from ddim.metrics.kid import kid
 from ddim.runs import checkpoint
@@ -125,7 +125,7 @@ def test_the_best_checkpoint_is_given_by_its_name(tmp_path, capsys):
     trained = load(run / "best")
     assert trained.checkpoint.state.step == least < load(run).checkpoint.state.step
     assert read_run_recipe(run / "best") == trained.recipe
-    found = evaluate(run / "best", Samples(20, 2), extractor=stub())
+    found = evaluate_source(run / "best", Samples(20, 2), extractor=stub())
     assert found.record["sampling"]["step"] == least
     assert found.folder.parent == run / "evaluations"
     for words in (["sample", "-n", "1"], ["ablate", "--evaluations", "3", "--seeds", "1"]):

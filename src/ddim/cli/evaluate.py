@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     check_fields(args, "evaluate", *SAMPLING_FIELDS)
     # Imported here, so that --help does not import torch.
     from ddim.cli.console import ProgressDisplay
-    from ddim.evaluation.evaluate import evaluate
+    from ddim.evaluation.evaluate import evaluate_source
     from ddim.evaluation.reference import Reference
     from ddim.evaluation.subject import Samples, is_run
     from ddim.metrics.catalogue import DEFAULT
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     samples = Samples(**single, **choices, fields=fields)
     extractor = load_extractor(args.features or DEFAULT, args.features_weights)
     with ProgressDisplay() as progress:
-        found = evaluate(
+        found = evaluate_source(
             args.source, samples, reference, extractor=extractor, out=args.out, progress=progress
         )
     print_result(args, read_result(found.folder), "\n".join(_lines(found)))

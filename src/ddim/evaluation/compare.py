@@ -19,6 +19,7 @@ from ddim.metrics.catalogue import find_metric
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid_difference
 from ddim.metrics.precision_recall import prdc
+from ddim.plots.tabular import Tabular
 from ddim.runs.flat import flatten
 from ddim.runs.image_features import find_features
 from ddim.runs.run_path import names_best
@@ -79,8 +80,8 @@ class Row:
     difference: Difference | str | None = None
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Tabular):
     """Evaluations in the order of a metric, best first, then those that cannot be ranked.
 
     Args:
@@ -96,6 +97,25 @@ class Comparison:
     rows: list[Row]
     choices: dict[str, list[Any]]
 
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return each evaluation with its value, its 95 % interval and its difference from the first."""
+        return [self._record(row) for row in self.rows]
+
+    def _record(self, row: Row) -> dict[str, Any]:
+        low, high = row.evaluation.interval(self.metric) or (None, None)
+        difference = "the first" if row.evaluation is self.first else row.difference
+        return {
+            "evaluation": row.evaluation.name,
+            "value": row.evaluation.value(self.metric),
+            "low": low,
+            "high": high,
+            "minus the first": f"not ranked: {row.unranked}" if row.unranked else str(difference),
+            "folder": str(row.evaluation.folder),
+        }
+
+    def _title(self) -> str:
+        return self.title
+
     @property
     def title(self) -> str:
         """The name of the metric, and whether lower or higher values are better."""
@@ -103,11 +123,12 @@ class Comparison:
         return f"{metric.title}, {'lower' if metric.lower_is_better else 'higher'} is better"
 
 
-def compare_evaluations(evaluations: Sequence[str | Path], metric: str = "kid") -> Comparison:
+def compare_evaluations(evaluations: Sequence[str | Path | Evaluation], metric: str = "kid") -> Comparison:
     """Compare evaluations with the first one.
 
     Args:
-        evaluations: records, folders of evaluations, or runs, whose newest evaluation is taken.
+        evaluations: what `evaluate` returned, records, folders of evaluations, or runs, whose newest
+            evaluation is taken.
         metric: "kid", "fid", "fid_infinity", "precision", "recall", "density" or "coverage".
 
     Returns:
@@ -117,10 +138,7 @@ def compare_evaluations(evaluations: Sequence[str | Path], metric: str = "kid") 
         UserError: if there are fewer than two, or none can be ranked with the first one.
     """
     find_metric(metric)
-    for path in map(Path, evaluations):
-        if names_best(path):
-            raise UserError(f"{path} is a checkpoint: name an evaluation, {path.parent}/evaluations/N")
-    opened = [read_evaluation(Path(path)) for path in evaluations]
+    opened = [each if isinstance(each, Evaluation) else _read(Path(each)) for each in evaluations]
     rows = rank_evaluations(opened, metric)
     return Comparison(metric, opened[0], rows, list_differing_choices([row.evaluation for row in rows]))
 
@@ -145,6 +163,12 @@ def comparison_record(comparison: Comparison) -> dict[str, Any]:
         ],
         "choices": comparison.choices,
     }
+
+
+def _read(path: Path) -> Evaluation:
+    if names_best(path):
+        raise UserError(f"{path} is a checkpoint: name an evaluation, {path.parent}/evaluations/N")
+    return read_evaluation(path)
 
 
 def rank_evaluations(evaluations: Sequence[Evaluation], metric: str) -> list[Row]:

@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ddim.diffusion.grids import Grid
+from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError
 from ddim.evaluation.measure import measure_metrics, measure_yardstick
 from ddim.evaluation.record import FEATURES, GRID, RECORD, SCHEMA, Evaluation, read_evaluation
-from ddim.evaluation.reference import Reference
-from ddim.evaluation.subject import Samples, Subject, open_subject
+from ddim.evaluation.reference import Part, Reference
+from ddim.evaluation.subject import Samples, Source, Subject, open_subject
 from ddim.files import (
     atomic_file,
     hash_file,
@@ -30,12 +32,13 @@ from ddim.files import (
     temporary_folder,
     write_json,
 )
-from ddim.metrics.catalogue import LEAST, METRICS
+from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS
 from ddim.metrics.features import Extractor, load_extractor, write_npy_header
 from ddim.plots.pictures import make_sheet, save_png
 from ddim.runs.folder import check_unused, make_numbered_folder
 from ddim.runs.image_features import ImageSet, compute_features
 from ddim.runs.log import show_in_tensorboard
+from ddim.runs.notebook_cell import open_progress
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.provenance import make_record
 
@@ -43,8 +46,64 @@ SHOWN = 36
 """Number of samples in the sheet of an evaluation."""
 
 
-def evaluate(
-    source: str | Path,
+def evaluate(  # noqa: PLR0913 (the choices of a notebook)
+    images: Source,
+    reference: str | Path | None = None,
+    n: int = 1000,
+    steps: int = 20,
+    *,
+    sampler: Sampler | None = None,
+    grid: Grid | None = None,
+    seed: int = 0,
+    label: str | int | None = None,
+    guidance: float = 1.0,
+    weights: str = "ema",
+    part: Part | None = None,
+    features: str = DEFAULT,
+    out: str | Path | None = None,
+    progress: bool | Progress = True,
+) -> Evaluation:
+    """Measure KID, FID, precision, recall, density and coverage of images, and write a record.
+
+    Args:
+        images: a run, a `Pipeline` or a `Model`, which is sampled; or a folder, an archive or a tensor
+            (N, C, H, W), in [0, 1] or uint8.
+        reference: a folder, archive or name of images to compare with; by default the run's held-out images.
+        n: number of samples.
+        steps: sampling steps.
+        sampler: the sampler, by default that of the run. See `ddim.samplers`.
+        grid: the grid of times at which the network is evaluated. See `ddim.grids`.
+        seed: seed of the first sample.
+        label: class name or index, "all" to cycle through the classes, None for no class.
+        guidance: classifier-free guidance scale; 1 turns it off.
+        weights: "ema", "raw" or the name of another average of a run.
+        part: "valid", "train" or "all" of the reference; by default "all", and "valid" of a run's own images.
+        features: the network of the features, "efficientnet-lite0" or another key of
+            `ddim.metrics.catalogue.EXTRACTORS`.
+        out: a new or empty folder, by default RUN/evaluations/N, or evaluations/NAME-N.
+        progress: True shows a bar in a notebook cell; or a function, see `ddim.runs.progress.Progress`.
+
+    Returns:
+        The metrics with their intervals, as a table.
+
+    Raises:
+        UserError: if there are too few images, images have no reference, or the folder cannot be made.
+
+    Example:
+        >>> ddim.evaluate(run, steps=10, sampler=ddim.EDM())
+        >>> ddim.evaluate(ddim.sample(model, n=1000), "photos/").value("kid")
+    """
+    ways = {"n": n, "steps": steps, "seed": seed, "weights": weights, "label": label, "guidance": guidance}
+    samples = Samples(**ways, sampler=sampler, grid=grid)
+    of = Reference(None if reference is None else str(reference), part)
+    with open_progress(progress) as shown:
+        return evaluate_source(
+            images, samples, of, extractor=load_extractor(features), out=out, progress=shown
+        )
+
+
+def evaluate_source(
+    source: Source,
     samples: Samples = Samples(),  # noqa: B008  (a frozen value)
     reference: Reference = Reference(),  # noqa: B008
     *,
@@ -52,30 +111,11 @@ def evaluate(
     out: str | Path | None = None,
     progress: Progress = ignore_progress,
 ) -> Evaluation:
-    """Measure KID, FID, precision, recall, density and coverage of samples, and write a record.
-
-    Args:
-        source: a run folder or checkpoint, or a folder or archive of images.
-        samples: which samples of a run.
-        reference: the images that they are compared with, by default the run's own held-out images.
-        extractor: the network of the features, by default `ddim.metrics.catalogue.DEFAULT`.
-        out: a new or empty folder, by default RUN/evaluations/N, or evaluations/NAME-N for images.
-        progress: called while images are decoded and sampled, and while features are computed.
-
-    Returns:
-        The folder of the evaluation and its record.
-
-    Raises:
-        UserError: if there are too few images, images have no reference, or the folder cannot be made.
-
-    Example:
-        >>> found = ddim.evaluate(run, ddim.Samples(n=1000, steps=20))
-        >>> found.value("kid"), found.interval("kid")
-    """
+    """Measure images as `evaluate` does, with `samples` and `reference` as values."""
     extractor, out = extractor or load_extractor(), None if out is None else Path(out)
     if out is not None:
         check_unused(out)
-    subject = open_subject(Path(source), samples, reference, progress)
+    subject = open_subject(source, samples, reference, progress)
     return evaluate_subject(subject, extractor, out, progress)
 
 

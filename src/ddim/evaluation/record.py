@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError
+from ddim.metrics.catalogue import METRICS
+from ddim.plots.tabular import Tabular
 
 SCHEMA = 1
 """The version of the layout of a record."""
@@ -48,9 +50,9 @@ _SAMPLING: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """An evaluation: its folder and its record."""
+@dataclass(frozen=True, repr=False)
+class Evaluation(Tabular):
+    """An evaluation: its folder and its record. A notebook shows it as a table of metrics."""
 
     folder: Path
     record: dict[str, Any]
@@ -59,6 +61,22 @@ class Evaluation:
     def name(self) -> str:
         """A short name of what was evaluated, such as "edm, 10 levels, 19 NFE"; see `evaluation_name`."""
         return evaluation_name(self.record)
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return each metric with its value and its 95 % interval, None where there is none."""
+        entries = {metric.title: metric_entry(self.record, name) for name, metric in METRICS.items()}
+        return [
+            {"metric": title, "value": entry["value"], "low": entry.get("low"), "high": entry.get("high")}
+            for title, entry in entries.items()
+            if entry
+        ]
+
+    def _title(self) -> str:
+        generated, of = self.record["generated"], self.record["reference"]
+        return (
+            f"{self.name}: {generated['images']:,} images against {of['images']:,}, {of['part']} of "
+            f"{of['source']}; {self.folder}"
+        )
 
     def value(self, metric: str) -> float | None:
         """Return the value of a metric, None if the record has none."""

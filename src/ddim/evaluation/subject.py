@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ddim.data import Images, open_images
 from ddim.data.batch import gather_batch
 from ddim.data.decode import UnusableError, read_header
 from ddim.data.open import find_source, source_exists
 from ddim.data.sources import Member
+from ddim.diffusion.denoiser import Model
+from ddim.diffusion.grids import Grid
 from ddim.diffusion.noise import check_seeds
+from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError, check_count
 from ddim.evaluation.record import FOLDER, is_sampling
 from ddim.evaluation.reference import Reference, open_reference, select_reference
@@ -25,12 +31,13 @@ from ddim.evaluation.sample_features import Part, SampledParts
 from ddim.files import read_json
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor, release_pages
+from ddim.plots.pictures import to_uint8
 from ddim.runs.checkpoint import MANIFEST
-from ddim.runs.classes import find_label
+from ddim.runs.classes import Label, find_label
 from ddim.runs.folder import RUN
-from ddim.runs.generate import with_options
+from ddim.runs.generate import P, sample_uint8, with_options
 from ddim.runs.image_features import BATCH, ImageSet
-from ddim.runs.pipeline import load
+from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating, load, open_pipeline
 from ddim.runs.progress import READING, Progress
 from ddim.runs.provenance import sampling_record
 from ddim.runs.recipe import Data
@@ -52,6 +59,8 @@ class Samples:
         device: where to sample; by default the device that the run was trained on.
         label: a class by name or index, or "all" to cycle through the classes; None for no class.
         guidance: classifier-free guidance scale; 1 turns it off.
+        sampler: the sampler; None for that of `fields` or of the recipe.
+        grid: the grid of times; None for that of `fields`, of a search or of the recipe.
 
     Raises:
         UserError: if a number is too small or too large.
@@ -65,6 +74,8 @@ class Samples:
     device: str | None = None
     label: str | int | None = None
     guidance: float = 1.0
+    sampler: Sampler | None = None
+    grid: Grid | None = None
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
@@ -107,37 +118,105 @@ def is_run(path: Path) -> bool:
     return any((path / name).exists() for name in (RUN, "checkpoints", MANIFEST)) or names_best(path)
 
 
-def open_subject(source: Path, samples: Samples, reference: Reference, progress: Progress) -> Subject:
-    """Return the samples of a run, or the images of a folder or archive, with their reference.
+Source = str | Path | Tensor | Pipeline | Model
+"""What is evaluated: a path, images (N, C, H, W), or a model in memory."""
+
+
+def open_subject(source: Source, samples: Samples, reference: Reference, progress: Progress) -> Subject:
+    """Return the samples of a run or model, or the given images, with their reference.
 
     Raises:
         UserError: if there are none, or images have no reference.
     """
+    decoding = partial(progress, READING)
+    if isinstance(source, Pipeline | Model):
+        return _sample_model(open_pipeline(source), samples, reference, progress)
+    if isinstance(source, Tensor):
+        return _take_images(source, reference, decoding)
+    source = Path(source)
     if is_run(source):
         return _sample_run(source, samples, reference, progress)
     if reference.data is None:
         if not source_exists(str(source)):
             raise UserError(f"{source} does not exist: name a run or a folder or archive of images")
         raise UserError(f"{source} is not a run: name the reference images with --data")
-    return _read_images(source, reference, partial(progress, READING))
+    return _read_images(source, reference, decoding)
 
 
 def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Progress) -> Subject:
     source, path = str(path), find_best_checkpoint(path) or path
     run = load(path, samples.weights, device=samples.device)
-    label = find_label(samples.label, run.recipe, run.classes)
-    check_label(run.recipe, label, samples.guidance)
     selected = open_reference(run, reference, partial(progress, READING))
-    run, _ = with_options(run, samples.fields, samples.steps)
+    run, label = _prepare(run, samples)
     seeds = range(samples.seed, samples.seed + samples.n)
     sampling = sampling_record(run, seeds, samples.steps, 0, label, samples.guidance)
     parts = SampledParts(run, seeds, samples.steps, label, samples.guidance, sampling, progress)
-    home, stem, folder = path / FOLDER, "", path.resolve()
-    if (path / MANIFEST).is_file():
-        # Nothing is added to a checkpoint; the folder of its run is two above.
-        in_run = folder.parent.name == "checkpoints"
-        home, stem = (folder.parents[1] / FOLDER, "") if in_run else (Path(FOLDER), f"{folder.name}-")
+    home, stem = _find_home(path)
     return Subject(source, samples.n, parts, selected, sampling, home, stem)
+
+
+def _find_home(path: Path) -> tuple[Path, str]:
+    """Return the folder of the evaluations of a run or checkpoint, and the start of their names."""
+    if not (path / MANIFEST).is_file():
+        return path / FOLDER, ""
+    # Nothing is added to a checkpoint; the folder of its run is two above.
+    folder = path.resolve()
+    in_run = folder.parent.name == "checkpoints"
+    return (folder.parents[1] / FOLDER, "") if in_run else (Path(FOLDER), f"{folder.name}-")
+
+
+def _prepare(pipeline: P, samples: Samples) -> tuple[P, Label]:
+    """Return the pipeline with the chosen sampler and grid, and the label of the samples."""
+    label = find_label(samples.label, pipeline.recipe, pipeline.classes)
+    check_label(pipeline.recipe, label, samples.guidance)
+    if samples.sampler is not None:
+        pipeline = pipeline.with_recipe(sampler=samples.sampler)
+    pipeline, _ = with_options(pipeline, samples.fields, samples.steps)
+    return pipeline if samples.grid is None else pipeline.with_recipe(grid=samples.grid), label
+
+
+def _sample_model(pipeline: Pipeline, samples: Samples, reference: Reference, progress: Progress) -> Subject:
+    """Return samples of a model in memory. Their features are not cached: the weights may have changed."""
+    shape, decoding = pipeline.model.shape, partial(progress, READING)
+    home, stem = Path(FOLDER), "model-"
+    if isinstance(pipeline, LoadedRun):
+        selected = open_reference(pipeline, reference, decoding)
+        path = pipeline.checkpoint.run
+        home, stem = _find_home(find_best_checkpoint(path) or path)
+    else:
+        if reference.data is None:
+            raise UserError("a model has no images of its own: name the reference images")
+        data = replace(pipeline.recipe.data, size=(shape.height, shape.width), channels=shape.channels)
+        selected = select_reference(reference, data, 0, decoding)
+    pipeline, label = _prepare(pipeline, samples)
+    seeds, steps, scale = range(samples.seed, samples.seed + samples.n), samples.steps, samples.guidance
+    record = sampling_record(pipeline, seeds, steps, 0, label, scale)
+
+    def parts(extractor: Extractor, shown: int) -> Iterator[Part]:
+        with evaluating(pipeline.model):
+            for images, nfe in sample_uint8(pipeline, seeds, steps, label, scale, progress):
+                yield Part(extractor(images).numpy(), images, nfe)
+
+    sampling = {"weights": "in memory", "step": 0, **record}
+    return Subject(repr(pipeline), samples.n, parts, selected, sampling, home, stem)
+
+
+def _take_images(source: Tensor, reference: Reference, decoding: Callable[[int, int], None]) -> Subject:
+    if reference.data is None:
+        raise UserError("images need a reference: name the images that they are compared with")
+    pixels = torch.from_numpy(to_uint8(source)).permute(0, 3, 1, 2)
+    count, channels, height, width = pixels.shape
+    data = Data(size=(height, width), channels=channels)
+    selected = select_reference(reference, data, 0, decoding)
+
+    def parts(extractor: Extractor, shown: int) -> Iterator[Part]:
+        for first in range(0, count, BATCH):
+            some = pixels[first : first + BATCH]
+            yield Part(extractor(some).numpy(), some, 0)
+
+    fingerprint = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
+    name = f"tensor {count} x {channels} x {height} x {width}"
+    return Subject(name, count, parts, selected, None, Path(FOLDER), "tensor-", fingerprint)
 
 
 def _read_images(source: Path, reference: Reference, decoding: Callable[[int, int], None]) -> Subject:

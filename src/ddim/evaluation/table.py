@@ -7,14 +7,13 @@ import html
 import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
-from ddim.errors import UserError
 from ddim.evaluation.choices import Choice
 from ddim.evaluation.compare import Difference
 from ddim.evaluation.record import Evaluation, metric_entry
 from ddim.metrics.catalogue import METRICS, find_metric
+from ddim.plots.tabular import Tabular
 
 EXPLAINED = (
     "Differences from the first row with 95 % intervals, paired by seed; those in brackets are not "
@@ -43,7 +42,7 @@ class TableCell:
 
 
 @dataclass(frozen=True, repr=False)
-class EvaluationTable:
+class EvaluationTable(Tabular):
     """Evaluations of all combinations of choices; see `ddim.evaluation.tabulate.tabulate`.
 
     Attributes:
@@ -127,18 +126,6 @@ class EvaluationTable:
         cells = self.to_records()
         facts = {"title": self.title, "metric": self.metric, "cells": cells, "notes": list(self.notes)}
         return facts | {"yardstick": self.yardstick}
-
-    def to_frame(self) -> Any:  # noqa: ANN401 (a pandas.DataFrame)
-        """Return a pandas DataFrame with one row for each cell; see `to_records`.
-
-        Raises:
-            UserError: if pandas is not installed.
-        """
-        try:
-            pandas = import_module("pandas")
-        except ImportError:
-            raise UserError("a DataFrame needs the package pandas: pip install pandas") from None
-        return pandas.DataFrame(self.to_records())
 
     def to_csv(self) -> str:
         """Return the cells as CSV, one line for each; see `to_records`."""

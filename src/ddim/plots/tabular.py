@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 class Tabular:
     """A value that is read as a table: as text, as HTML in a notebook, and as a data frame of pandas."""
 
-    def rows(self) -> Sequence[Row]:
+    def to_records(self) -> Sequence[Row]:
         """Return the rows of the table; the columns of all rows are those of the first."""
         raise NotImplementedError
 
@@ -32,13 +32,13 @@ class Tabular:
             import pandas as pd  # type: ignore[import-not-found]
         except ImportError:
             raise UserError("to_frame() needs pandas, which is not installed: pip install pandas") from None
-        return pd.DataFrame([dict(row) for row in self.rows()])
+        return pd.DataFrame([dict(row) for row in self.to_records()])
 
     def __repr__(self) -> str:
-        return f"{self._title()}\n{format_rows(self.rows())}"
+        return f"{self._title()}\n{format_rows(self.to_records())}"
 
     def _repr_html_(self) -> str:
-        rows = self.rows()
+        rows = self.to_records()
         heads = "".join(f"<th>{html.escape(name)}</th>" for name in (rows[0] if rows else ()))
         lines = [
             "".join(f"<td>{html.escape(format_cell(value))}</td>" for value in row.values()) for row in rows

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+from ddim.runs.notebook_cell import Cell, in_notebook
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
 from ddim.training.pace import Pace, describe_pace, format_duration
-
-SHOWN = 640
-"""Width in pixels to which a sheet of samples is enlarged in a notebook."""
-
-
-def in_notebook() -> bool:
-    """Return whether this code runs in a Jupyter kernel, which can show HTML."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return getattr(shell, "kernel", None) is not None
 
 
 class Display(Callback):
@@ -33,7 +22,7 @@ class Display(Callback):
     """
 
     def __init__(self) -> None:
-        self._cell = _Cell() if in_notebook() else None
+        self._cell = Cell() if in_notebook() else None
         self._tick = time.monotonic()
         self._error = ""
 
@@ -103,35 +92,6 @@ def _write(line: str) -> None:
     # A training does not end because nobody can read its messages.
     with suppress(OSError):
         sys.stderr.write(f"{line}\n")
-
-
-class _Cell:
-    """The outputs of a notebook cell: a bar, and below it a sheet of samples. Both are updated in place."""
-
-    def __init__(self) -> None:
-        self._handles: dict[str, Any] = {}
-
-    def show_bar(self, line: str, error: str, done: float, total: int | None) -> None:
-        """Show a bar with a line above and the latest validation error below it; no total, no length."""
-        share = 'style="width:100%"' + (f' value="{done}" max="{total}"' if total else "")
-        text = "".join(f"<div>{html.escape(part)}</div>" for part in (line, error) if part)
-        self._show("bar", f'<div style="max-width:{SHOWN}px"><progress {share}></progress>{text}</div>', line)
-
-    def show_sheet(self, path: Path, title: str) -> None:
-        """Show a PNG file, enlarged without smoothing."""
-        content = base64.b64encode(path.read_bytes()).decode()
-        style = f"width:{SHOWN}px;max-width:100%;image-rendering:pixelated"
-        image = f'<img alt="{title}" style="{style}" src="data:image/png;base64,{content}">'
-        self._show("sheet", f"<div>{title}</div>{image}", f"{title}: {path}")
-
-    def _show(self, name: str, content: str, plain: str) -> None:
-        from IPython.display import display  # type: ignore[import-not-found]
-
-        data = {"text/html": content, "text/plain": plain}
-        if name in self._handles:
-            self._handles[name].update(data, raw=True)
-        else:
-            self._handles[name] = display(data, raw=True, display_id=True)
 
 
 def split_progress(progress: bool | Progress) -> tuple[list[Callback], Progress]:

@@ -1,0 +1,82 @@
+"""The output of a notebook cell while long work goes on: a bar and a sheet, both updated in place."""
+
+from __future__ import annotations
+
+import base64
+import html
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ddim.runs.progress import Progress, ignore_progress
+
+SHOWN = 640
+"""Width in pixels to which a sheet of samples is enlarged in a notebook."""
+
+
+def in_notebook() -> bool:
+    """Return whether this code runs in a Jupyter kernel, which can show HTML."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
+
+
+class Cell:
+    """The outputs of a notebook cell: a bar, and below it a sheet of samples. Both are updated in place."""
+
+    def __init__(self) -> None:
+        self._handles: dict[str, Any] = {}
+
+    def show_bar(self, line: str, error: str, done: float, total: int | None) -> None:
+        """Show a bar with a line above and the latest validation error below it; no total, no length."""
+        share = 'style="width:100%"' + (f' value="{done}" max="{total}"' if total else "")
+        text = "".join(f"<div>{html.escape(part)}</div>" for part in (line, error) if part)
+        self._show("bar", f'<div style="max-width:{SHOWN}px"><progress {share}></progress>{text}</div>', line)
+
+    def show_sheet(self, path: Path, title: str) -> None:
+        """Show a PNG file, enlarged without smoothing."""
+        content = base64.b64encode(path.read_bytes()).decode()
+        style = f"width:{SHOWN}px;max-width:100%;image-rendering:pixelated"
+        image = f'<img alt="{title}" style="{style}" src="data:image/png;base64,{content}">'
+        self._show("sheet", f"<div>{title}</div>{image}", f"{title}: {path}")
+
+    def _show(self, name: str, content: str, plain: str) -> None:
+        from IPython.display import display  # type: ignore[import-not-found]
+
+        data = {"text/html": content, "text/plain": plain}
+        if name in self._handles:
+            self._handles[name].update(data, raw=True)
+        else:
+            self._handles[name] = display(data, raw=True, display_id=True)
+
+    def clear_bar(self) -> None:
+        """Remove the bar from the cell."""
+        if "bar" in self._handles:
+            self._show("bar", "", "")
+
+
+@contextmanager
+def open_progress(progress: bool | Progress) -> Iterator[Progress]:
+    """Yield the function that the argument `progress` of a public function means.
+
+    True shows a bar, but only in a notebook cell, and removes it at the end. A function is yielded as it is.
+    """
+    if callable(progress):
+        yield progress
+    elif progress and in_notebook():
+        cell, shown = Cell(), [time.monotonic()]
+
+        def show(what: str, done: float, total: int) -> None:
+            # Work of less than a second shows no bar.
+            if time.monotonic() - shown[0] > 1:
+                shown[0] = time.monotonic() - 0.5
+                cell.show_bar(f"{what}: {int(done):,} of {total:,}", "", done, total)
+
+        try:
+            yield show
+        finally:
+            cell.clear_bar()
+    else:
+        yield ignore_progress

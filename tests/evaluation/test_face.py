@@ -1,0 +1,71 @@
+"""The functions at the top of the package that measure, with plain values, as a notebook calls them."""
+
+import pytest
+import torch
+
+import ddim
+import tiny
+from ddim.errors import UserError
+from ddim.evaluation import evaluate as module
+from ddim.evaluation.evaluate import evaluate_source
+from ddim.evaluation.subject import Samples
+from oracles import made
+from stubs import stub
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    recipe = tiny.recipe(images=16, data__validation=0.5)
+    return tiny.train(recipe, tmp_path_factory.mktemp("run") / "run", data="blossoms:60", progress=False)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, tmp_path):
+    """Evaluate with a quick network, in an empty folder."""
+    monkeypatch.setattr(module, "load_extractor", lambda name: stub())
+    monkeypatch.chdir(tmp_path)
+
+
+def test_plain_values_are_those_of_samples(run):
+    plain = ddim.evaluate(run, n=24, steps=3, sampler=ddim.DDIM(eta=0.5), grid=ddim.Uniform())
+    fields = {"sampler": "ddim", "sampler.eta": "0.5", "grid": "uniform"}
+    given = evaluate_source(run, Samples(24, 3, fields=fields), extractor=stub())
+    assert plain.record["metrics"] == given.record["metrics"]
+    assert plain.record["sampling"] == given.record["sampling"]
+    assert plain.folder.parent == run / "evaluations"
+
+
+def test_a_pipeline_is_evaluated_like_its_run_and_a_tensor_like_its_samples(run, tmp_path):
+    of_run = ddim.evaluate(run, "blossoms:60", n=24, steps=3)
+    of_pipeline = ddim.evaluate(ddim.load(run), "blossoms:60", n=24, steps=3)
+    of_tensor = ddim.evaluate(ddim.sample(run, n=24, steps=3), "blossoms:60")
+    assert of_run.record["metrics"] == of_pipeline.record["metrics"] == of_tensor.record["metrics"]
+    assert of_pipeline.folder.parent == run / "evaluations"
+    assert of_tensor.folder.resolve() == tmp_path / "evaluations" / "tensor-1"
+    assert of_tensor.record["generated"]["source"] == "tensor 24 x 3 x 32 x 32"
+    with pytest.raises(UserError, match="images need a reference: name the images"):
+        ddim.evaluate(torch.zeros(24, 3, 32, 32))
+
+
+def test_a_model_of_your_own_is_evaluated_without_a_cache(tmp_path):
+    net = made(lambda: torch.nn.Conv2d(3, 3, 3, padding=1))
+    model = ddim.Model(lambda x, t: net(x), ddim.Cosine(), predicts="velocity", shape=(3, 32, 32))
+    one = ddim.evaluate(model, "blossoms:60", n=24, steps=3)
+    with torch.no_grad():
+        net.weight.mul_(-1)
+    other = ddim.evaluate(model, "blossoms:60", n=24, steps=3)
+    assert one.value("kid") != other.value("kid")
+    assert one.record["sampling"]["nfe"] == 3
+    assert one.folder.resolve() == tmp_path / "evaluations" / "model-1"
+    compared = ddim.compare([one, other], metric="fid_infinity") if one.value("fid_infinity") else None
+    assert compared is None or len(compared.to_records()) == 2
+    with pytest.raises(UserError, match="a model has no images of its own: name the reference"):
+        ddim.evaluate(model)
+
+
+def test_an_evaluation_is_read_as_a_table(run):
+    found = ddim.evaluate(run, n=24, steps=3)
+    lines = repr(found).splitlines()
+    assert lines[0].startswith("ddim, 3 levels, 3 NFE: 24 images against 30, valid of blossoms:60; ")
+    assert lines[2].split()[:2] == ["KID", f"{found.value('kid'):.4g}"]
+    assert "<td>KID</td>" in found._repr_html_()
