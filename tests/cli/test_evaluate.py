@@ -42,7 +42,7 @@ def test_the_metrics_are_printed_with_their_conditions(run, command):
     text = command("evaluate", run, "-n", 40, "--steps", 2, "--seed", 5, "--part", "all").out
     file = text.split()[-1]
     record = json.loads(Path(file).read_text())
-    assert f"40 samples of {run}, 2 evaluations each" in text
+    assert f"40 samples of {run}: ddim, 2 levels, 2 NFE, grid uniform" in text
     assert "compared with 60 images, all of blossoms:60, 32x32 pixels" in text
     assert f"KID        {record['metrics']['kid']['value']:9.5f}   95 % interval" in text
     for name in ("FID", "precision", "recall", "density", "coverage"):

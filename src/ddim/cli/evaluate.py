@@ -169,7 +169,7 @@ def _lines(found: Evaluation) -> list[str]:
     k, f = m["kid"], m["fid"]
     lines = [
         f"{r['generated']['images']:,} samples of {r['generated']['source']}"
-        + (f", {r['sampling']['nfe']} evaluations each" if r["sampling"] else ""),
+        + (f": {found.name}, grid {r['sampling']['grid']['kind']}" if r["sampling"] else ""),
         f"compared with {of['images']:,} images, {of['part']} of {of['source']}, {size} pixels",
         f"features {features['extractor']}, {features['dimensions']:,} dimensions, images at "
         f"{features['resize']}",
