@@ -20,6 +20,7 @@ from typing import Any
 
 from ddim import __version__
 from ddim.cli.output import add_output_options
+from ddim.cli.own import name_own_parts, take_own
 from ddim.cli.streams import drop_unread_output
 from ddim.errors import FULL_DISK, Interrupted, NoSpace, NotFinite, UserError, suggest
 from ddim.nn.allocator import keep_freed_memory
@@ -159,8 +160,11 @@ def _run_command(argv: list[str]) -> int:
         add_output_options(each)
     try:
         words, fields = argv[1:], {}
+        if any(word.partition("=")[0] == "--own" for word in words):
+            words = take_own(words)
         if getattr(command, "TAKES_FIELDS", False):
             words, fields = _split_fields(words, parser.options)
+            fields = name_own_parts(fields)
         _check_quotes(words)
         # Options may stand between positional arguments; argparse cannot do that with subcommands.
         parse = parser.parse_args if parser.commands else parser.parse_intermixed_args
@@ -285,4 +289,5 @@ Start with
   ddim sample runs/NAME      generate images with a run
 
 `ddim COMMAND --help` explains a command. --version prints {__version__}. --debug shows an error's traceback.
+--own FILE.py gives the parts that you wrote for a run: a schedule, a network, ...
 """

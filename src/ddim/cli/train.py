@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ddim.cli import DATA
 from ddim.cli.choices import list_kinds
 from ddim.cli.output import print_result
+from ddim.cli.own import load_callback, load_own, names_own
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ examples:
   ddim train photos/ --data.labels yes   one folder for each class; then ddim sample RUN --label NAME
   ddim train photos/ --resume            after Ctrl-C: continues exactly where the run stopped
   ddim train new/photos/ --resume        the same, after the images have moved
+  ddim train mine.py:images --net mine.py:Net   parts of your own; then ddim sample RUN --own mine.py
 """
 
 
@@ -63,6 +65,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--find-lr", action="store_true", help="run a learning-rate range test first and use its result"
     )
+    parser.add_argument(
+        "--callback",
+        action="append",
+        default=[],
+        metavar="FILE.py:NAME",
+        help="a callback of your own; may be repeated",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     parser.add_argument(
         "--threads", type=int, metavar="N", help="processor threads (default: one for each core)"
@@ -91,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.cli.console import Console, say
     from ddim.training import Machine, resume, train
     from ddim.training.request import Request, find_resumable
+    from ddim.training.start import use_data
 
     if args.minutes is not None and args.images is not None:
         raise UserError("give --minutes or --images, not both")
@@ -98,15 +108,20 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--resume continues a run and --from starts a new one: give one of them")
     machine = Machine(args.device, args.precision, args.compiling, args.threads)
     request = Request(args.recipe, _fields(args), args.source, machine, args.find_lr)
+    own = load_own(args.data) if names_own(args.data) else None
+    hooks = [load_callback(text) for text in args.callback]
     why = ""
     if args.resume:
         folder, why = find_resumable(request, args.out)
         if folder is not None:
             with Console() as console:
-                resume(folder, data=args.data, callbacks=[console], progress=console.preparing)
+                data = args.data if own is None else own
+                resume(folder, data=data, callbacks=[*hooks, console], progress=console.preparing)
             console.done(folder)
             return _print_run(args, folder)
     recipe = request.build_recipe()
+    if own is not None:
+        recipe = use_data(recipe, own, keep_size=args.size is None)
     if why:
         say(f"{why}; starting a new run")
     drawings: list[Callback] = []
@@ -120,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
             out=args.out,
             source=args.source,
             machine=machine,
-            callbacks=[*drawings, console],
+            callbacks=[*drawings, *hooks, console],
             progress=console.preparing,
         )
     console.done(folder)
@@ -138,7 +153,7 @@ def _print_run(args: argparse.Namespace, folder: Path) -> int:
 def _fields(args: argparse.Namespace) -> dict[str, str]:
     """Collect the fields of the recipe that the options set."""
     plain = {
-        "data.source": args.data,
+        "data.source": None if names_own(args.data) else args.data,
         "images": args.images,
         "minutes": args.minutes,
         "seed": args.seed,

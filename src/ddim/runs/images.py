@@ -97,7 +97,7 @@ def _explain_missing(run: Path, source: str) -> str:
     if source.startswith(PREFIX):
         return (
             f"the images of run {run} were given from Python as {source.removeprefix(PREFIX)}: give them "
-            "again, as in ddim.resume(run, data=images)"
+            "again, as in ddim.resume(run, data=images) or ddim train FILE.py:NAME --resume"
         )
     return (
         f"the images of run {run}, {source!r}, do not exist, seen from {Path.cwd()}: put them back, or name "

@@ -18,6 +18,8 @@ from functools import lru_cache, partial
 from types import CodeType, FunctionType
 from typing import Any
 
+from torch import nn
+
 from ddim.errors import UserError
 from ddim.nn.own_network import OwnNetwork
 
@@ -53,18 +55,28 @@ def identify_part(value: object) -> dict[str, str]:
     return {"kind": name, "sha256": digest}
 
 
-def give_parts(parts: Iterable[Any]) -> None:
+def give_parts(parts: Iterable[Any]) -> str:
     """Remember parts of the caller's, so that runs with these parts can be loaded in this process.
+
+    Returns the name of the last part.
 
     Args:
         parts: frozen dataclasses or values of them, networks, or classes of networks or functions that return
             one.
     """
+    name = ""
     for part in parts:
         if isinstance(part, type) and is_dataclass(part):
-            _GIVEN.setdefault(part.__name__, {})[_hash_class(part)] = part
+            name = part.__name__
+            _GIVEN.setdefault(name, {})[_hash_class(part)] = part
+        elif is_own(part) or (callable(part) and (not isinstance(part, type) or issubclass(part, nn.Module))):
+            name = identify_part(part if is_own(part) else OwnNetwork(part))["kind"]
         else:
-            identify_part(part if is_own(part) else OwnNetwork(part))
+            raise UserError(
+                "a part of your own is a frozen dataclass, a network, or a class or function that makes one, "
+                f"got {type(part).__name__}"
+            )
+    return name
 
 
 def find_part(name: str, digest: str | None, path: str) -> Any:  # noqa: ANN401 (a class or an OwnNetwork)

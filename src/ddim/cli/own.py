@@ -1,0 +1,130 @@
+"""Parts that the user wrote in a file and names on the command line: FILE.py:NAME.
+
+This is the only place that runs code of the user's, and only of a file that stands on the command line.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import is_dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ddim.errors import UserError, suggest
+
+_NAMED = re.compile(r"(?P<file>.+\.py):(?P<name>[^\W\d]\w*)")
+
+
+def names_own(text: str | None) -> bool:
+    """Return whether a text has the form FILE.py:NAME."""
+    return text is not None and _NAMED.fullmatch(text) is not None
+
+
+def load_own(text: str) -> Any:  # noqa: ANN401 (whatever the user wrote)
+    """Run the file of FILE.py:NAME, once in a process, and return what has this name in it.
+
+    Raises:
+        UserError: if the file cannot be run, or has no such name.
+    """
+    found = _NAMED.fullmatch(text)
+    if not found:
+        raise UserError(f"a part of your own is named as FILE.py:NAME, got {text!r}")
+    module = _run_file(Path(found["file"]).expanduser().resolve())
+    if not hasattr(module, found["name"]):
+        hint = suggest(found["name"], [name for name in vars(module) if name[0] != "_"])
+        raise UserError(f"{found['file']} has no {found['name']}{hint}")
+    return getattr(module, found["name"])
+
+
+def take_own(words: list[str]) -> list[str]:
+    """Give the parts that `--own FILE.py` or `--own FILE.py:NAME` name; return the other words.
+
+    Raises:
+        UserError: if a file cannot be run.
+    """
+    rest, following = [], iter(words)
+    for word in following:
+        option, equals, value = word.partition("=")
+        if option != "--own":
+            rest.append(word)
+            continue
+        text = value if equals else next(following, "")
+        if names_own(text):
+            _give([load_own(text)])
+        elif text.endswith(".py"):
+            _give(_list_parts(_run_file(Path(text).expanduser().resolve())))
+        else:
+            raise UserError(f"--own needs FILE.py or FILE.py:NAME, got {text!r}")
+    return rest
+
+
+def name_own_parts(fields: dict[str, str]) -> dict[str, str]:
+    """Give the parts FILE.py:NAME among the fields of a recipe; return the fields with their names alone."""
+    return {path: _give([load_own(text)]) if names_own(text) else text for path, text in fields.items()}
+
+
+def _give(parts: Iterable[Any]) -> str:
+    """Give parts to this process; return the name of the last one."""
+    from ddim.runs.own_parts import give_parts
+
+    return give_parts(parts)
+
+
+def load_callback(text: str) -> Any:  # noqa: ANN401 (a Callback)
+    """Return the callback of FILE.py:NAME, a class without arguments or a value.
+
+    Raises:
+        UserError: if it is not a callback.
+    """
+    from ddim.training import Callback
+
+    found = load_own(text)
+    found = found() if isinstance(found, type) else found
+    if not isinstance(found, Callback):
+        raise UserError(f"--callback needs a ddim.Callback, got {type(found).__name__} for {text}")
+    return found
+
+
+@cache
+def _run_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: name a file of Python")
+    name = f"own_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a file of Python")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look up their module; the file may import its neighbours.
+    sys.modules[name] = module
+    sys.path.append(str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _list_parts(module: ModuleType) -> Iterator[Any]:
+    """Yield the dataclasses of a file, its modules, and its classes of modules that need no arguments."""
+    from functools import partial
+
+    from torch import nn
+
+    for value in vars(module).values():
+        if isinstance(value, nn.Module | partial):
+            yield value
+        if not isinstance(value, type) or value.__module__ != module.__name__:
+            continue
+        needed = [
+            parameter
+            for parameter in inspect.signature(value).parameters.values()
+            if parameter.default is parameter.empty and parameter.kind < parameter.VAR_POSITIONAL
+        ]
+        if is_dataclass(value) or (issubclass(value, nn.Module) and not needed):
+            yield value

@@ -1,0 +1,108 @@
+"""Parts of the user's own, named on the command line."""
+
+import sys
+import textwrap
+
+import pytest
+
+from ddim.cli import main
+from ddim.data import given
+from ddim.runs import own_parts
+from ddim.runs.pipeline import load
+
+MINE = """
+    from dataclasses import dataclass
+    import torch
+    import ddim
+    from neighbour import width
+
+    images = torch.arange(24).view(24, 1, 1, 1).expand(24, 3, 16, 16).byte()
+
+    @dataclass(frozen=True)
+    class Steep(ddim.Schedule):
+        start: float = 8.0
+
+        def __call__(self, t):
+            log_snr = self.start * (1 - 2 * torch.as_tensor(t, dtype=torch.float64))
+            return ddim.Level(log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt())
+
+    class Net(torch.nn.Conv2d):
+        def __init__(self):
+            super().__init__(3, 3, width)
+
+        def forward(self, x, noise_level):
+            return super().forward(x)
+
+    class Stop(ddim.Callback):
+        def on_step(self, training, values):
+            if training.step == 2:
+                training.stop("two are enough")
+"""
+TRAIN = (
+    "train mine.py:images --net mine.py:Net --schedule mine.py:Steep --schedule.start 6 "
+    "--callback mine.py:Stop --images 80 --optim.batch 8 --out run --device cpu --precision fp32 "
+    "--no-compile --threads 1 --report.grid 2 --report.steps 2"
+)
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A folder with the file mine.py, and the function that forgets it, as a new process does."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    (tmp_path / "mine.py").write_text(textwrap.dedent(MINE))
+    (tmp_path / "neighbour.py").write_text("width = 1\n")
+
+    def forget():
+        monkeypatch.setattr(own_parts, "_GIVEN", {})
+        given.GIVEN.clear()
+
+    forget()
+    yield forget
+    given.GIVEN.clear()
+
+
+def test_a_run_of_own_parts_is_trained_sampled_and_resumed_when_they_are_named(
+    elsewhere, capsys, monkeypatch
+):
+    assert main(TRAIN.split()) == 0
+    found = load("run")
+    assert (found.recipe.schedule.start, found.checkpoint.state.step) == (6.0, 2)
+    elsewhere()
+    assert main(["sample", "run", "-n", "2", "--steps", "2"]) == 2
+    assert "net is Net, which was written by the user of the run" in capsys.readouterr().err
+    assert main(["sample", "run", "-n", "2", "--steps", "2", "--own", "mine.py"]) == 0
+    elsewhere()
+    monkeypatch.setenv("DDIM_CACHE", "another")  # Else the decoded images there would do.
+    assert main(["train", "--resume", "--out", "run", "--own=mine.py"]) == 2
+    assert "given from Python as Tensor:" in capsys.readouterr().err
+    assert main(["train", "mine.py:images", "--resume", "--out", "run", "--own", "mine.py"]) == 0
+    assert load("run").checkpoint.state.step == 10
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("sample run --own nope.py", "nope.py does not exist"),
+        ("sample run --own", "--own needs FILE.py or FILE.py:NAME, got ''"),
+        ("train mine.py:imags", "mine.py has no imags; perhaps you meant images"),
+        ("train x --schedule mine.py:Stop", "a frozen dataclass, a network, or a class"),
+        ("train x --schedule mine.py:Net", "schedule must be a Schedule, and Net has no"),
+        ("train x --callback mine.py:Steep", "--callback needs a ddim.Callback, got Steep"),
+        ("train x --net broken.py:Net", "broken.py cannot be run: ZeroDivisionError"),
+        (
+            "train mine.py:width",
+            "data must be a path, a name, a tensor or array of images or a data set, got int",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_a_sentence(words, message, elsewhere, tmp_path, capsys):
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    assert main(words.split()) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_recipe_file_never_names_a_file_of_code(elsewhere, tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text("schedule: mine.py:Steep\n")
+    assert main(["train", "blossoms:8", "--recipe", "recipe.yaml"]) == 2
+    assert "schedule must be one of" in capsys.readouterr().err
