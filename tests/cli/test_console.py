@@ -4,7 +4,9 @@ import re
 
 import pytest
 
+import tiny
 from ddim.cli import console
+from ddim.runs.codec import write_recipe
 from terminal import run_in_terminal
 
 WORK = """
@@ -75,3 +77,20 @@ def test_a_stage_that_begins_anew_is_measured_anew(capsys, clock):
         "images: 20 of 40, 0:20 left",
         "images: 2 of 40, 6:20 left",
     ]
+
+
+def test_samples_grow_in_the_terminal_during_training(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(write_recipe(tiny.recipe()))
+    fast = ["--threads", "1", "--precision", "fp32", "--no-compile"]
+    words = ["-m", "ddim", "train", "--recipe", "tiny.yaml", "--out", "run", *fast]
+    code, said = run_in_terminal(words, tmp_path, columns=100)
+    assert code == 0
+    # A line is what was written after the bar in it was erased.
+    lines = [line.rsplit("\x1b[2K", 1)[-1] for line in said.split("\r\n")]
+    plain = "\n".join(re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", line) for line in lines)
+    previews = re.findall(r"step (\d+): noise mae[^\n]*\n((?:▀+\n)+)", plain)
+    assert [step for step, _ in previews] == ["5", "10"]
+    # Two samples of 24 x 24 pixels and a gap.
+    for _, preview in previews:
+        assert [len(line) for line in preview.splitlines()] == [49] * 12
+    assert said.rstrip().endswith("run")

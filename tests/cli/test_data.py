@@ -66,7 +66,7 @@ def test_the_images_are_described_line_by_line(folder, capsys):
 
 
 def test_the_sheet_shows_the_images(folder, tmp_path):
-    run("photos", "--size", "8x12")
+    run("photos", "--size", "8x12", "--zoom", "1")
     with Image.open(tmp_path / "data-grid.png") as grid:
         assert grid.size == (40, 18)
         pixels = np.asarray(grid)
@@ -77,18 +77,20 @@ def test_the_sheet_shows_the_images(folder, tmp_path):
 
 @pytest.mark.parametrize("channels", ["1", "3", "4"])
 def test_images_of_any_number_of_channels_are_shown(folder, tmp_path, channels):
-    run("photos", "--size", "8", "--channels", channels, "--out", "other.png")
+    run("photos", "--size", "8", "--channels", channels, "--out", "other.png", "--zoom", "1")
     with Image.open(tmp_path / "other.png") as grid:
         assert (grid.mode, grid.size) == ("RGB", (28, 18))
 
 
-def test_only_a_sheet_of_ddim_is_overwritten(folder, tmp_path):
-    assert run("photos", "--size", "8") == run("photos", "--size", "8") == 0
-    for strange in (encoded(noise(0), "PNG"), b"my letters"):
-        (tmp_path / "data-grid.png").write_bytes(strange)
-        with pytest.raises(UserError, match="exists and was not made by ddim"):
-            run("photos", "--size", "8")
-        assert (tmp_path / "data-grid.png").read_bytes() == strange
+def test_a_file_is_replaced_only_if_asked(folder, tmp_path):
+    (tmp_path / "data-grid.png").write_bytes(b"mine")
+    run("photos", "--size", "8")
+    assert (tmp_path / "data-grid.png").read_bytes() == b"mine"
+    made = (tmp_path / "data-grid-2.png").read_bytes()
+    with pytest.raises(UserError, match="exists: give another name"):
+        run("photos", "--size", "8", "--out", "data-grid.png")
+    run("photos", "--size", "8", "--out", "data-grid.png", "--overwrite")
+    assert (tmp_path / "data-grid.png").read_bytes() == made
 
 
 @pytest.mark.parametrize(

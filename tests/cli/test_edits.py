@@ -4,11 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
 import tiny
+from ddim.runs import edit_images
 from ddim.runs.codec import override
+from ddim.runs.edit_folder import read_hole
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,7 @@ def test_invert_writes_latents_and_reports_the_round_trip(run, side, photo, tmp_
     assert len(record["times"]) == 4
     # Three steps up, three steps down, of one micro-batch.
     assert record["network_calls"] == 6
-    back, image = (pixels(tmp_path / "out" / f"{name}-00.png") / 255 for name in ("back", "image"))
+    back, image = (pixels(tmp_path / "out" / f"{name}-00.png") / 255 for name in ("restored", "input"))
     assert ((back - image) ** 2).mean() == pytest.approx(record["squared_errors"][0], rel=0.1, abs=1e-4)
 
 
@@ -125,7 +128,7 @@ def test_pixels_outside_the_mask_keep_their_bytes(run, side, photo, tmp_path, ed
     Image.fromarray(mask).save(tmp_path / "mask.png")
     words = [photo, "--mask", tmp_path / "mask.png", "-n", 2, "--resample", 2]
     edit("inpaint", run, tmp_path / "out", *words)
-    image = pixels(tmp_path / "out" / "image-00.png")
+    image = pixels(tmp_path / "out" / "input-00.png")
     half = side[1] // 2 - 1
     for k in range(2):
         painted = pixels(tmp_path / "out" / f"painted-{k:02d}.png")
@@ -133,11 +136,69 @@ def test_pixels_outside_the_mask_keep_their_bytes(run, side, photo, tmp_path, ed
         assert (painted[:, half + 2 :] != image[:, half + 2 :]).any()
 
 
+def layer(colours, opaque):
+    """An RGBA image of 90 x 48 pixels: colours (48, 90, 3), and where it is opaque."""
+    return Image.fromarray(np.dstack([colours, 255 * opaque]).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("white on black", None),
+        ("light gray on dark gray", None),
+        ("white strokes on transparency", "the white part, 50 % of the image, is painted"),
+        ("a photo with an erased part", "the transparent part, 50 % of the image, is painted"),
+        ("black with an erased part", "the transparent part, 50 % of the image, is painted"),
+    ],
+)
+def test_masks_are_read_as_paint_programs_write_them(kind, said, photo, tmp_path):
+    right = np.zeros((48, 90), bool)
+    right[:, 45:] = True
+    colours = np.asarray(Image.open(photo).convert("RGB"))
+    masks = {
+        "white on black": Image.fromarray(255 * right.astype(np.uint8)),
+        "light gray on dark gray": Image.fromarray(np.where(right, 200, 60).astype(np.uint8)),
+        "white strokes on transparency": layer(np.full((48, 90, 3), 255), right),
+        "a photo with an erased part": layer(colours, ~right),
+        "black with an erased part": layer(np.zeros((48, 90, 3)), ~right),
+    }
+    masks[kind].save(tmp_path / "mask.png")
+    told = []
+    hole = read_hole(tmp_path / "mask.png", photo, (48, 90), told.append)
+    assert hole.dtype == torch.float32
+    assert np.array_equal(hole[0, 0].numpy(), right)
+    assert told == ([] if said is None else [f"{tmp_path / 'mask.png'}: {said}"])
+
+
+def test_images_of_a_strip_are_named_by_what_they_are_and_progress_reaches_its_total(run, side):
+    image = torch.rand(1, 3, *side, generator=torch.Generator().manual_seed(0))
+    hole = torch.zeros(1, 1, *side)
+    hole[..., :4] = 1
+    seen = []
+    edits = {
+        ("input", "mask", "painted"): lambda **o: edit_images.inpaint_image(run, image, hole, [5, 7], 4, **o),
+        ("input", "varied"): lambda **o: edit_images.vary_image(run, image, 0.5, [5, 7], 4, **o),
+        ("frame",): lambda **o: edit_images.interpolate_seeds(run, [5, 7], 5, 4, **o),
+        ("input", "latent", "restored"): lambda **o: edit_images.invert_images(run, image, 4, **o),
+    }
+    captions = []
+    for names, act in edits.items():
+        seen.clear()
+        found = act(progress=lambda *now: seen.append(now))
+        assert tuple(found.rows) == names
+        captions.append(list(found.captions))
+        totals = {total for _, _, total in seen}
+        assert totals == {found.calls}
+        assert [done for _, done, _ in seen] == list(range(found.calls))
+    fractions = ["seed 5", "25 %", "50 %", "75 %", "seed 7"]
+    assert captions == [["seed 5", "seed 7"], ["seed 5", "seed 7"], fractions, []]
+
+
 def test_variations_are_nearer_at_a_smaller_strength(run, photo, tmp_path, edit):
     away = []
     for strength in (0.05, 0.9):
         edit("vary", run, tmp_path / str(strength), photo, "-n", 3, "--strength", strength)
-        image = pixels(tmp_path / str(strength) / "image-00.png").astype(float)
+        image = pixels(tmp_path / str(strength) / "input-00.png").astype(float)
         varied = [pixels(tmp_path / str(strength) / f"varied-{k:02d}.png") for k in range(3)]
         away.append(np.mean([(v - image) ** 2 for v in varied]))
         assert len({v.tobytes() for v in varied}) == 3

@@ -56,10 +56,23 @@ def test_a_figure_is_written_to_the_current_folder_and_its_path_is_printed(here,
         pixels = np.asarray(image)
     assert min(pixels.shape[:2]) > 300
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1
-    # The second call overwrites the figure with the same bytes.
+    # The second call leaves the figure alone and draws the same again; it replaces a figure if asked.
+    assert command("plot", *words).out == f"{words[0]}-2.png\n"
     before = (here / f"{words[0]}.png").read_bytes()
-    command("plot", *words)
-    assert (here / f"{words[0]}.png").read_bytes() == before
+    assert (here / f"{words[0]}-2.png").read_bytes() == before
+    (here / "old.png").write_bytes(b"old")
+    command("plot", *words, "--out", "old.png", "--overwrite")
+    assert (here / "old.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("words", [["schedule"], ["forward", "--size", "32"]])
+@pytest.mark.parametrize(("ending", "start"), [("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_a_figure_has_the_format_of_its_name(here, words, ending, start, command):
+    for name in ("a", "b"):
+        command("plot", *words, "--out", f"{name}.{ending}")
+    content = (here / f"a.{ending}").read_bytes()
+    assert content.startswith(start)
+    assert content == (here / f"b.{ending}").read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["reverse", "losses"])
@@ -87,8 +100,8 @@ def test_runs_are_named_by_the_shortest_distinct_ends_of_their_paths(run, here, 
     ("words", "said"),
     [
         (["schedule", "--out", "nowhere/a.png"], "folder that does not exist"),
-        (["schedule", "--out", "a.jpg"], "must end in .png"),
-        (["schedule", "--out", "mine.png"], "not made by ddim"),
+        (["schedule", "--out", "a.jpg"], "must end in .png or .svg or .pdf"),
+        (["schedule", "--out", "mine.png"], "exists: give another name"),
         (["schedule", "cosin"], "perhaps you meant cosine"),
         (["schedule", "--schedule.clip", "power"], "perhaps you meant powers"),
         (["schedule", "--schedule.clop", "x"], "schedule.clop is not a field of cosine, linear, linear_beta"),

@@ -14,7 +14,7 @@ import ddim
 import tiny
 from ddim.cli import main
 from ddim.cli.sample import parse_seeds
-from ddim.plots.pictures import make_sheet, save_png, to_uint8
+from ddim.plots.pictures import enlarge, make_sheet, save_png, to_uint8
 from ddim.runs import checkpoint, sample_folder
 from ddim.runs.pipeline import load
 
@@ -103,7 +103,7 @@ def test_files_are_those_of_all_samples_at_once(run, tmp_path):
     for k, pixels in enumerate(to_uint8(images), 5):
         save_png(tmp_path / "one.png", pixels)
         assert files[f"{k:05d}.png"] == (tmp_path / "one.png").read_bytes()
-    save_png(tmp_path / "grid.png", make_sheet(images))
+    save_png(tmp_path / "grid.png", enlarge(make_sheet(images)))
     assert files["grid.png"] == (tmp_path / "grid.png").read_bytes()
 
 

@@ -11,12 +11,16 @@ from PIL import Image
 
 from ddim.errors import UserError
 from ddim.plots.pictures import (
+    arrange_preview,
     can_preview,
-    check_png_path,
+    check_picture_path,
+    enlarge,
+    find_unused_path,
     make_sheet,
     render_preview,
     save_film,
     save_png,
+    split_sheet,
     to_uint8,
 )
 from distinct_images import find_places, random_images, to_tensor
@@ -127,25 +131,56 @@ def test_the_message_names_a_folder_that_does_not_exist(tmp_path):
         save_png(tmp_path / "nowhere" / "a.png", random_images(1)[0])
 
 
-def test_only_png_files_of_ours_are_replaced(tmp_path):
-    ours, theirs, text = (tmp_path / name for name in ("ours.png", "theirs.png", "text.png"))
-    save_png(ours, random_images(1)[0])
-    Image.fromarray(random_images(1)[0]).save(theirs)
-    text.write_text("no picture")
-    check_png_path(ours)
-    check_png_path(tmp_path / "new.png")
-    for path in (theirs, text):
-        with pytest.raises(UserError, match="not made by ddim"):
-            check_png_path(path)
-    with pytest.raises(UserError, match="must end in"):
-        check_png_path(tmp_path / "new.jpg")
+def test_a_picture_replaces_a_file_only_if_asked(tmp_path):
+    save_png(tmp_path / "old.png", random_images(1)[0])
+    check_picture_path(tmp_path / "new.png")
+    with pytest.raises(UserError, match="exists: give another name, or --overwrite"):
+        check_picture_path(tmp_path / "old.png")
+    check_picture_path(tmp_path / "old.png", replace=True)
+    with pytest.raises(UserError, match=r"must end in \.png or \.pdf"):
+        check_picture_path(tmp_path / "new.jpg", (".png", ".pdf"))
     with pytest.raises(UserError, match="does not exist"):
-        check_png_path(tmp_path / "nowhere" / "a.png")
+        check_picture_path(tmp_path / "nowhere" / "a.png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UserError, match="is a folder"):
+        check_picture_path(tmp_path / "folder.png", replace=True)
+
+
+def test_an_unused_name_has_the_next_number(tmp_path):
+    names = []
+    for _ in range(3):
+        path = find_unused_path(tmp_path / "a.png")
+        path.touch()
+        names.append(path.name)
+    assert names == ["a.png", "a-2.png", "a-3.png"]
+
+
+@pytest.mark.parametrize(("shape", "zoom"), [((202, 202), 4), ((32, 48), 17), ((540, 100), 1), ((900, 9), 1)])
+def test_small_images_are_enlarged_by_a_whole_factor_to_about_800_pixels(shape, zoom):
+    pixels = random_images(1, *shape)[0]
+    large = enlarge(pixels)
+    assert large.shape == (shape[0] * zoom, shape[1] * zoom, 3)
+    for row in range(zoom):
+        assert np.array_equal(large[row::zoom, zoom - 1 :: zoom], pixels)
+
+
+@pytest.mark.parametrize("zoom", [1, 2, 3, 4, 7, None])
+@pytest.mark.parametrize("count", [1, 3, 36])
+def test_an_enlarged_sheet_is_split_into_its_exact_images(zoom, count):
+    images = random_images(count, 32, 20)
+    cells = split_sheet(enlarge(make_sheet(to_tensor(images)), zoom), 32, 20)
+    assert np.array_equal(np.stack(cells[:count]), images)
+
+
+@pytest.mark.parametrize("zoom", [0, 65])
+def test_a_factor_that_cannot_be_used_is_refused(zoom):
+    with pytest.raises(UserError, match="zoom must be at least 1 and at most 64"):
+        enlarge(random_images(1)[0], zoom)
 
 
 def test_a_film_holds_every_frame_exactly_and_shows_the_last_longer(tmp_path):
     frames = list(random_images(5, 20, 24))
-    save_film(tmp_path / "film.webp", frames, seconds=2.0)
+    save_film(tmp_path / "film.webp", frames, seconds=2.0, zoom=3)
     durations = []
     with Image.open(tmp_path / "film.webp") as film:
         assert film.n_frames == 5
@@ -153,7 +188,7 @@ def test_a_film_holds_every_frame_exactly_and_shows_the_last_longer(tmp_path):
         for k, frame in enumerate(frames):
             film.seek(k)
             film.load()
-            assert np.array_equal(np.asarray(film.convert("RGB")), frame)
+            assert np.array_equal(np.asarray(film.convert("RGB")), enlarge(frame, 3))
             durations.append(film.info["duration"])
     assert durations == [500, 500, 500, 500, 1000]
 
@@ -244,3 +279,11 @@ def test_a_preview_needs_a_terminal_with_256_colours(monkeypatch, environment, s
         monkeypatch.setenv(name, value)
     with Stream(**stream) as output:
         assert can_preview(output) is can
+
+
+@pytest.mark.parametrize(
+    ("size", "columns", "rows", "wanted"),
+    [(64, 100, 1, (24, 99)), (16, 100, 2, (33, 84)), (64, 20, 1, (20, 20)), (64, 400, 1, (24, 249))],
+)
+def test_a_preview_shows_as_many_samples_as_can_be_recognised(size, columns, rows, wanted):
+    assert arrange_preview(list(random_images(10, size, size)), columns, rows).shape == (*wanted, 3)

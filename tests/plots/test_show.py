@@ -19,11 +19,11 @@ def test_a_sheet_is_a_picture_enlarged_by_a_whole_factor():
     exact = make_sheet(images)
     assert np.array_equal(np.asarray(sheet(images, zoom=1)), exact)
     large = sheet(images)
-    assert large.size == (34 * 23, 34 * 23)
-    assert np.array_equal(np.asarray(large)[::23, ::23], exact)
+    assert large.size == (34 * 24, 34 * 24)
+    assert np.array_equal(np.asarray(large)[::24, ::24], exact)
     assert sheet(list(images), columns=4, zoom=1).size == (70, 16)
     assert sheet(images[0], zoom=1).size == (16, 16)
-    with pytest.raises(UserError, match="zoom must be at least 1, got 0"):
+    with pytest.raises(UserError, match="zoom must be at least 1 and at most 64, got 0"):
         sheet(images, zoom=0)
 
 

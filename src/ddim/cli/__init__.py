@@ -71,6 +71,9 @@ DATA = "a folder, a .zip or a .tar[.gz|.xz] of images, or blossoms, flowers, pet
 RUN = "a run folder, one of its checkpoints, or RUN/best for its best checkpoint"
 """Help of RUN in commands that only read a run."""
 
+ZOOM = "factor by which pixels are enlarged in sheets, strips and films (default: to about 800 pixels)"
+"""Help of --zoom."""
+
 DEVICE = "cpu, cuda or mps (default: the device that the run was trained on)"
 """Help of --device in commands that read a run."""
 

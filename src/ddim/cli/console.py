@@ -9,6 +9,8 @@ from collections import deque
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+from PIL import Image
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -17,7 +19,7 @@ from ddim.data import Images
 from ddim.data.cache import find_enlarged
 from ddim.data.images import SMALLEST
 from ddim.files import read_json
-from ddim.plots.pictures import can_preview, render_preview
+from ddim.plots.pictures import arrange_preview, can_preview, render_preview, split_sheet
 from ddim.runs.folder import RUN
 from ddim.runs.log import read_metrics
 from ddim.training.callbacks import Callback
@@ -123,6 +125,7 @@ class Console(Callback):
 
     def on_start(self, training: Training, folder: Path) -> None:
         """See `Callback`."""
+        self.preparing.stop()
         self.folder = folder
         images, runtime = training.split.images, training.runtime
         _, height, width, channels = images.pixels.shape
@@ -140,8 +143,6 @@ class Console(Callback):
         say(f"run folder {folder}" + (f", continuing at step {training.step}" if training.step else ""))
         self.began = self.tick = time.monotonic()
         self.pace = Pace(self.began, training.recipe.optim.batch)
-        # Two bars cannot be drawn at once.
-        self.preparing.stop()
         if can_draw(self.tty):
             self.bar = start_bar(self.tty)
             self.task = self.bar.add_task("training", total=training.plan.total, line="")
@@ -166,13 +167,13 @@ class Console(Callback):
         whole = {name: value for name, value in values.items() if "/" not in name}
         errors = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in whole.items())
         sheet = self.folder / "samples" / f"step-{training.step:09d}.png"
-        say(f"step {training.step:,}: {errors}{', ' if errors else ''}samples {sheet}", self.bar)
-        if can_preview(sys.stderr) and self.bar:
-            import numpy as np
-            from PIL import Image
-
+        say(f"step {training.step:,}: {errors}{', ' if errors else ''}samples {sheet}")
+        # While the bar is drawn, sys.stderr is an object of rich without an encoding.
+        if self.bar and can_preview(self.tty.file):
+            shape = training.model.shape
             with Image.open(sheet) as image:
-                say(render_preview(np.asarray(image.convert("RGB")), min(64, self.tty.width)), self.bar)
+                samples = split_sheet(np.asarray(image), shape.height, shape.width)
+            say(render_preview(arrange_preview(samples, self.tty.width), self.tty.width))
         self.pace.event(time.monotonic())
 
     def on_end(self, training: Training) -> None:

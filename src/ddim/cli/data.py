@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.cli import DATA
+from ddim.cli import DATA, ZOOM
 from ddim.cli.output import print_result
 
 if TYPE_CHECKING:
@@ -50,8 +50,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="1 for grayscale, 3 for RGB, 4 for RGBA (default: the number of most files)",
     )
     parser.add_argument(
-        "--out", type=Path, default=_GRID, metavar="FILE", help=f"PNG of the first images (default: {_GRID})"
+        "--out", type=Path, metavar="FILE", help=f"PNG of the first images (default: a new {_GRID})"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace the file of --out if it exists")
+    parser.add_argument("--zoom", type=int, metavar="K", help=ZOOM)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,11 +66,20 @@ def run(args: argparse.Namespace) -> int:
     from ddim.data.open import find_source
     from ddim.data.order import shuffle_epoch
     from ddim.files import cache_folder
-    from ddim.plots.pictures import check_png_path, make_sheet, save_png
+    from ddim.plots.pictures import (
+        check_picture_path,
+        check_zoom,
+        enlarge,
+        find_unused_path,
+        make_sheet,
+        save_png,
+    )
     from ddim.runs.progress import READING
 
     size = parse_size(args.size)
-    check_png_path(args.out)
+    out = find_unused_path(_GRID) if args.out is None else args.out
+    check_picture_path(out, replace=args.overwrite)
+    check_zoom(args.zoom)
     with ProgressDisplay() as progress:
         images = open_images(args.data, size, args.channels, progress=partial(progress, READING))
     others = survey_source(find_source(args.data), cache_folder()).others
@@ -79,11 +90,10 @@ def run(args: argparse.Namespace) -> int:
         *_duplicates(images),
     ]
     shown = shuffle_epoch(len(images), 0, 0)[:_SHOWN]
-    save_png(args.out, make_sheet(torch.from_numpy(images.pixels[shown]).permute(0, 3, 1, 2)))
-    lines.append(f"grid: {escape(str(args.out))}")
-    print_result(
-        args, {**_describe(args.data, images), "skipped": others, "sheet": args.out}, "\n".join(lines)
-    )
+    sheet = make_sheet(torch.from_numpy(images.pixels[shown]).permute(0, 3, 1, 2))
+    save_png(out, enlarge(sheet, args.zoom))
+    lines.append(f"grid: {escape(str(out))}")
+    print_result(args, {**_describe(args.data, images), "skipped": others, "sheet": out}, "\n".join(lines))
     return 0
 
 

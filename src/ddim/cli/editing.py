@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.cli import DEVICE, WEIGHTS, check_fields
+from ddim.cli import DEVICE, WEIGHTS, ZOOM, check_fields
 from ddim.cli.output import say
 from ddim.errors import UserError, check_count
 
@@ -24,6 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=50, metavar="N", help="sampling steps (default: 50)")
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder (default: a new edits/COMMAND-N)")
+    parser.add_argument("--zoom", type=int, metavar="K", help=ZOOM)
     parser.add_argument("--device", help=DEVICE)
 
 
@@ -49,12 +50,14 @@ def open_run(args: argparse.Namespace, command: str, *, real: bool = True) -> tu
     Raises:
         UserError: if an argument cannot be used.
     """
+    from ddim.plots.pictures import check_zoom
     from ddim.runs.codec import override
     from ddim.runs.edit_work import choose_edit_grid
     from ddim.runs.pipeline import load
 
     check_count("--steps", args.steps)
     check_fields(args, command, "grid")
+    check_zoom(args.zoom)
     if args.out and args.out.is_dir() and any(args.out.iterdir()):
         raise UserError(f"--out {args.out} holds files already; name a new folder")
     for image in vars(args).get("images") or [vars(args).get("image")]:
@@ -88,5 +91,5 @@ def save_outputs(args: argparse.Namespace, command: str, edit: Edit, facts: dict
     from ddim.runs.folder import make_output_folder
 
     out = make_output_folder(args.out, "edits", command)
-    save_edit(edit, out, command, facts)
+    save_edit(edit, out, command, facts, args.zoom)
     return out

@@ -8,12 +8,9 @@ import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ddim.files import read_json
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -40,13 +37,10 @@ def read_result(folder: Path) -> dict[str, Any]:
     return {"folder": folder, **read_json(folder / "record.json")}
 
 
-def say(text: str, bar: Progress | None = None) -> None:
-    """Print a line on standard error, above the bar if there is one."""
-    if bar:
-        bar.console.print(text, markup=False, highlight=False)
-    else:
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+def say(text: str) -> None:
+    """Print a line on standard error; a bar that is drawn there stays below it."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
 
 
 def _as_json(value: Any) -> Any:  # noqa: ANN401  (any JSON, and paths)

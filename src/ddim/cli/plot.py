@@ -1,4 +1,4 @@
-"""`ddim plot`: draw a figure and write it as a PNG."""
+"""`ddim plot`: draw a figure and write it as PNG, SVG or PDF."""
 
 from __future__ import annotations
 
@@ -54,8 +54,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         inner = kinds.add_parser(
             name, help=text, description=description, allow_abbrev=False, formatter_class=_Formatter
         )
-        out = Path(f"{name}.png")
-        inner.add_argument("--out", type=Path, default=out, metavar="FILE", help=f"PNG file (default: {out})")
+        _add_file(inner, name)
         return inner
 
     schedule = kind("schedule", "draw alpha, sigma and log-SNR of schedules against t")
@@ -105,15 +104,22 @@ def add(parser: argparse.ArgumentParser) -> None:
     losses.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
 
 
+def _add_file(parser: argparse.ArgumentParser, name: str) -> None:
+    text = f"PNG, SVG or PDF file (default: a new {name}.png)"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--overwrite", action="store_true", help="replace the file of --out if it exists")
+
+
 def run(args: argparse.Namespace) -> int:
     """Draw the figure and print its path."""
-    from ddim.plots.charts import save_figure
-    from ddim.plots.pictures import check_png_path
+    from ddim.plots.charts import ENDINGS, save_figure
+    from ddim.plots.pictures import check_picture_path, find_unused_path
 
     check_fields(args, f"plot {args.kind}", *(["schedule"] if args.kind == "schedule" else []))
-    check_png_path(args.out)
-    save_figure(args.out, _DRAW[args.kind](args))
-    print_result(args, {"file": args.out}, str(args.out))
+    out = find_unused_path(f"{args.kind}.png") if args.out is None else args.out
+    check_picture_path(out, ENDINGS, replace=args.overwrite)
+    save_figure(out, _DRAW[args.kind](args))
+    print_result(args, {"file": out}, str(out))
     return 0
 
 

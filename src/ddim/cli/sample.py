@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
-from ddim.cli import DEVICE, RUN, WEIGHTS, check_fields
+from ddim.cli import DEVICE, RUN, WEIGHTS, ZOOM, check_fields
 from ddim.cli.choices import read_registry
 from ddim.cli.output import print_result, read_result, say
 from ddim.errors import UserError, check_count, format_count
@@ -71,6 +72,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--film", action="store_true", help="also write film.webp, an animation from noise to the images"
     )
+    parser.add_argument("--zoom", type=int, metavar="K", help=ZOOM)
     parser.add_argument("--device", help=DEVICE)
     parser.add_argument(
         "--compile",
@@ -86,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     check_fields(args, "sample", *SAMPLING_FIELDS)
     # Imported here, so that --help does not import torch.
     from ddim.cli.console import ProgressDisplay
-    from ddim.plots.pictures import can_preview, render_preview
+    from ddim.plots.pictures import arrange_preview, can_preview, render_preview, split_sheet
     from ddim.runs.classes import find_label
     from ddim.runs.generate import with_options
     from ddim.runs.pipeline import load
@@ -97,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     if searched:
         say(f"sampling times found by ddim search, {args.run}/grids.json; --grid overrides them")
     label = find_label(args.label, pipeline.recipe, pipeline.classes)
-    output = Output(args.out, args.film)
+    output = Output(args.out, args.film, args.zoom)
     with ProgressDisplay() as progress:
         written = write_samples(
             pipeline,
@@ -109,7 +111,9 @@ def run(args: argparse.Namespace) -> int:
             progress=progress,
         )
     if can_preview(sys.stderr):
-        say(render_preview(written.sheet, 72))
+        shape, columns = pipeline.model.shape, shutil.get_terminal_size().columns
+        samples = split_sheet(written.sheet, shape.height, shape.width)[: len(seeds)]
+        say(render_preview(arrange_preview(samples, columns, rows=2), columns))
     made = f"{format_count(len(seeds), 'image')}"
     if written.made < len(seeds):
         made += f", of which {len(seeds) - written.made:,} were there before"

@@ -34,7 +34,7 @@ from ddim.files import (
 )
 from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS
 from ddim.metrics.features import Extractor, load_extractor, write_npy_header
-from ddim.plots.pictures import make_sheet, save_png
+from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.runs.folder import check_unused, make_numbered_folder
 from ddim.runs.image_features import ImageSet, compute_features
 from ddim.runs.log import show_in_tensorboard
@@ -195,7 +195,7 @@ def _extract_features(
             seconds["sampling"] += part.sampling
             seconds["features"] += ended - began - part.sampling
             began = ended
-    save_png(folder / GRID, make_sheet(torch.cat(shown)))
+    save_png(folder / GRID, enlarge(make_sheet(torch.cat(shown))))
     return np.lib.format.open_memmap(folder / FEATURES, mode="r"), nfe, kept
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ddim.experiments.index import Run
-from ddim.plots.pictures import GAP, split_sheet
+from ddim.plots.pictures import GAP, enlarge, split_sheet
 from ddim.runs.folder import REAL_IMAGES
 
 COLUMNS = 8
@@ -55,7 +55,7 @@ def make_strip(cells: Sequence[np.ndarray]) -> np.ndarray | None:
         strip[:, k * (width + GAP) : k * (width + GAP) + width] = cell
     # All strips of a report have images of the same size, whatever their number.
     scale = max(1, WIDTH // (COLUMNS * (width + GAP)))
-    return strip.repeat(scale, 0).repeat(scale, 1)
+    return enlarge(strip, scale)
 
 
 def read_cells(path: Path, run: Run) -> list[np.ndarray]:

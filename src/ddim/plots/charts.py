@@ -5,6 +5,7 @@ They use matplotlib's `Figure` objects and not pyplot, because pyplot has global
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddim.plots.pictures import blend_alpha, save_png
+from ddim.files import write_atomic
+from ddim.plots.pictures import MARK, blend_alpha, check_picture_path, enlarge, save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,9 +47,29 @@ def rasterise(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+ENDINGS = (".png", ".svg", ".pdf")
+"""The formats of figures."""
+
+
 def save_figure(path: str | Path, figure: Figure) -> None:
-    """Write a figure as a PNG file; see `save_png`."""
-    save_png(path, rasterise(figure))
+    """Write a figure as a PNG, SVG or PDF file, by the ending of its name; equal figures give equal files.
+
+    Raises:
+        UserError: if the name has another ending, or its folder does not exist.
+    """
+    path = Path(path)
+    check_picture_path(path, ENDINGS, replace=True)
+    if path.suffix.lower() == ".png":
+        save_png(path, rasterise(figure))
+        return
+    import matplotlib
+
+    content, vector = io.BytesIO(), path.suffix.lower().removeprefix(".")
+    date = {"svg": "Date", "pdf": "CreationDate"}[vector]
+    # Text stays text, and names inside the file do not depend on chance.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": MARK, "pdf.fonttype": 42}):
+        figure.savefig(content, format=vector, dpi=DPI, metadata={date: None})
+    write_atomic(path, content.getvalue())
 
 
 def plot_curves(
@@ -80,6 +102,24 @@ def draw_curves(
     axes.grid(color="#e6e6e6", linewidth=0.7)
     axes.margins(x=0)
     _name_ends(axes)
+
+
+def mark_x(axes: Axes, x: float, name: str) -> None:
+    """Draw a vertical line at `x`, with its name at the top; the name is on the side with more space."""
+    axes.axvline(x, color=COLOURS[1], linewidth=1.4, linestyle="--")
+    right = axes.transAxes.inverted().transform(axes.transData.transform((x, 0)))[0] < 0.5
+    axes.annotate(
+        name,
+        (x, 1),
+        (6 if right else -6, -6),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        color=COLOURS[1],
+        fontsize=9.5,
+        ha="left" if right else "right",
+        va="top",
+        parse_math=False,
+    )
 
 
 def draw_heat_map(
@@ -153,6 +193,7 @@ def plot_strip(
     heads: Sequence[str],
     notes: Mapping[str, Sequence[str]] | None = None,
     title: str = "",
+    zoom: int | None = None,
 ) -> Figure:
     """Return a figure of images in named rows.
 
@@ -163,11 +204,12 @@ def plot_strip(
         heads: the headings of the columns.
         notes: for each row name, small text below each image.
         title: the title of the figure.
+        zoom: the whole factor, by default to about 128 pixels.
     """
     from ddim.plots.figure import Chart
 
     height, width = next(iter(rows.values()))[0].shape[:2]
-    scale = max(1, round(128 / max(height, width)))
+    scale = max(1, round(128 / max(height, width))) if zoom is None else zoom
     height, width, gap = height * scale, width * scale, 8
     # Space for the text, in pixels of the figure.
     longest = max(len(line) for name in rows for line in name.split("\n"))
@@ -182,7 +224,7 @@ def plot_strip(
         figure.text(20 / wide, middle, name, color=INK, fontsize=9.5, va="center", linespacing=1.5)
         for c, image in enumerate(images):
             x = left + c * (width + gap)
-            large = blend_alpha(image).repeat(scale, 0).repeat(scale, 1)
+            large = enlarge(blend_alpha(image), scale)
             figure.figimage(large, x, high - y - height, origin="upper")
             centre = (x + width / 2) / wide
             if r == 0:

@@ -9,8 +9,9 @@ import io
 import math
 import os
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHEET = 800
-"""A sheet is enlarged up to this width and height in pixels."""
+"""A sheet is enlarged to about this width or height in pixels."""
+
+LARGEST_ZOOM = 64
+"""The largest factor by which pixels are enlarged."""
 
 MARK = "ddim"
-"""The "Software" entry of PNG files that this library writes; only such files are replaced."""
+"""The "Software" entry of PNG files that this library writes."""
 
 
 GAP = 2
@@ -88,7 +92,7 @@ def sheet(
     Args:
         images: (B, C, H, W), (C, H, W) or a sequence of (C, H, W), in [0, 1] or uint8.
         columns: images per row, by default the square root of their number, rounded up.
-        zoom: the whole factor by which pixels are enlarged, by default up to a sheet of 800 pixels.
+        zoom: the whole factor by which pixels are enlarged, by default to about 800 pixels.
 
     Example:
         >>> ddim.sheet(ddim.sample("runs/photos-fast-1", n=16)).save("samples.png")
@@ -96,16 +100,44 @@ def sheet(
     import torch
 
     whole = images if isinstance(images, torch.Tensor) else torch.stack(list(images))
-    pixels = make_sheet(whole[None] if whole.ndim == 3 else whole, columns)
-    if zoom is None:
-        zoom = max(1, SHEET // max(pixels.shape[:2]))
-    if zoom < 1:
-        raise UserError(f"zoom must be at least 1, got {zoom}")
-    return Image.fromarray(pixels.repeat(zoom, 0).repeat(zoom, 1))
+    return Image.fromarray(enlarge(make_sheet(whole[None] if whole.ndim == 3 else whole, columns), zoom))
+
+
+def enlarge(pixels: np.ndarray, zoom: int | None = None) -> np.ndarray:
+    """Enlarge an image (H, W, C) by a whole factor, so that each pixel becomes a square.
+
+    Args:
+        pixels: the image.
+        zoom: the factor, by default the one with which the longer side is nearest to 800 pixels.
+
+    Raises:
+        UserError: for the reason given in `check_zoom`.
+    """
+    zoom = max(1, round(SHEET / max(pixels.shape[:2]))) if zoom is None else zoom
+    check_zoom(zoom)
+    return pixels.repeat(zoom, 0).repeat(zoom, 1)
+
+
+def check_zoom(zoom: int | None) -> None:
+    """Check a factor of enlargement; None stands for the default.
+
+    Raises:
+        UserError: if the factor is not in 1 ... 64.
+    """
+    if zoom is not None and not 1 <= zoom <= LARGEST_ZOOM:
+        raise UserError(f"zoom must be at least 1 and at most {LARGEST_ZOOM}, got {zoom}")
 
 
 def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
-    """Split a sheet from `make_sheet` into its images (height, width, C), row by row."""
+    """Split a sheet from `make_sheet`, which may be enlarged, into its images (height, width, C), by rows."""
+    across, down = sheet.shape[1], sheet.shape[0]
+    for zoom in range(1, LARGEST_ZOOM + 1):
+        # Images are larger than gaps, so no other factor fits.
+        if not (across + zoom * GAP) % (zoom * (width + GAP)) and not (down + zoom * GAP) % (
+            zoom * (height + GAP)
+        ):
+            sheet = sheet[::zoom, ::zoom]
+            break
     tops = range(0, sheet.shape[0] - height + 1, height + GAP)
     lefts = range(0, sheet.shape[1] - width + 1, width + GAP)
     return [sheet[top : top + height, left : left + width] for top in tops for left in lefts]
@@ -150,8 +182,10 @@ def render_png(pixels: np.ndarray) -> bytes:
     return content.getvalue()
 
 
-def save_film(path: str | Path, frames: Sequence[np.ndarray], seconds: float = 4.0) -> None:
-    """Write frames as a lossless animated WebP that repeats.
+def save_film(
+    path: str | Path, frames: Sequence[np.ndarray], seconds: float = 4.0, zoom: int | None = None
+) -> None:
+    """Write frames, enlarged, as a lossless animated WebP that repeats.
 
     Consecutive equal frames become one longer frame.
 
@@ -159,6 +193,7 @@ def save_film(path: str | Path, frames: Sequence[np.ndarray], seconds: float = 4
         path: the path of the file.
         frames: images (H, W, 1, 3 or 4) uint8, all of one size.
         seconds: duration of all frames except the last, which is shown for another `seconds` / 2.
+        zoom: see `enlarge`.
 
     Raises:
         UserError: if there is no frame, `seconds` is not above 0, or the folder of `path` does not exist.
@@ -167,7 +202,7 @@ def save_film(path: str | Path, frames: Sequence[np.ndarray], seconds: float = 4
         raise UserError(
             f"an animation needs at least 1 frame and more than 0 seconds, got {len(frames)} and {seconds}"
         )
-    images = [Image.fromarray(blend_alpha(frame)) for frame in frames]
+    images = [Image.fromarray(enlarge(blend_alpha(frame), zoom)) for frame in frames]
     each = max(1, round(1000 * seconds / max(1, len(frames) - 1)))
     durations = [each] * (len(frames) - 1) + [max(each, round(500 * seconds))]
     content = io.BytesIO()
@@ -186,27 +221,30 @@ def save_film(path: str | Path, frames: Sequence[np.ndarray], seconds: float = 4
     _write(Path(path), content.getvalue())
 
 
-def check_png_path(path: str | Path) -> None:
-    """Check that a PNG file can be written to `path` and would replace no file of another program.
+def check_picture_path(
+    path: str | Path, endings: Sequence[str] = (".png",), *, replace: bool = False
+) -> None:
+    """Check that a picture can be written to `path`, and replaces a file only if `replace` is set.
 
     Raises:
-        UserError: if `path` does not end in .png, its folder does not exist, or another program wrote it.
+        UserError: if `path` has another ending, its folder does not exist, or it exists.
     """
     path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise UserError(f"--out must end in .png, got {str(path)!r}")
+    if path.suffix.lower() not in endings:
+        raise UserError(f"--out must end in {' or '.join(endings)}, got {str(path)!r}")
     if not path.parent.is_dir():
         raise UserError(f"--out {str(path)!r} lies in a folder that does not exist: create the folder first")
-    if path.exists() and not _is_ours(path):
-        raise UserError(f"--out {str(path)!r} exists and was not made by ddim: give another name")
+    if path.is_dir():
+        raise UserError(f"--out {str(path)!r} is a folder: give the name of a file")
+    if path.exists() and not replace:
+        raise UserError(f"--out {str(path)!r} exists: give another name, or --overwrite to replace it")
 
 
-def _is_ours(path: Path) -> bool:
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            return image.info.get("Software") == MARK
-    except (OSError, SyntaxError, ValueError):
-        return False
+def find_unused_path(path: str | Path) -> Path:
+    """Return `path` if nothing exists there, else the first unused one of NAME-2, NAME-3, ..."""
+    path = Path(path)
+    others = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+    return path if not path.exists() else next(other for other in others if not other.exists())
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -216,6 +254,26 @@ def _write(path: Path, content: bytes) -> None:
 
 
 # The terminal
+
+PREVIEW = 24
+"""The largest width in pixels of an image in a preview of several."""
+
+
+def arrange_preview(images: Sequence[np.ndarray], columns: int, rows: int = 1) -> np.ndarray:
+    """Arrange the first images (H, W, C) uint8 for `render_preview`, so large that they can be recognised.
+
+    Images wider than `PREVIEW` are reduced to it; those that do not fit in `columns` and `rows` are left out.
+    """
+    height, width = images[0].shape[:2]
+    scale = min(1.0, PREVIEW / width, columns / width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    across = max(1, (columns + 1) // (size[0] + 1))
+    shown = [blend_alpha(image) for image in images[: across * rows]]
+    small = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX)) for image in shown]
+    small += [np.full_like(small[0], 255)] * (-len(small) % min(across, len(small)))
+    apart = [np.pad(image, ((0, 1), (0, 1), (0, 0)), constant_values=255) for image in small]
+    lines = [np.hstack(apart[k : k + across]) for k in range(0, len(apart), across)]
+    return np.vstack(lines)[:-1, :-1]
 
 
 def render_preview(pixels: np.ndarray, columns: int) -> str:
@@ -244,12 +302,12 @@ def render_preview(pixels: np.ndarray, columns: int) -> str:
     return "\n".join(lines)
 
 
-def can_preview(stream: TextIO) -> bool:
+def can_preview(stream: IO[str]) -> bool:
     """Return whether the stream is a terminal with at least 256 colours, and NO_COLOR is not set."""
     if os.environ.get("NO_COLOR") or not stream.isatty():
         return False
     try:
-        "▀".encode(stream.encoding or "ascii")
+        "▀".encode(getattr(stream, "encoding", None) or "ascii")
     except (UnicodeEncodeError, LookupError):
         return False
     name = os.environ.get("TERM", "")

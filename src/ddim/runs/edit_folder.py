@@ -62,28 +62,51 @@ def read_hole(
     size: tuple[int, int],
     on_change: Callable[[str], object] | None = None,
 ) -> Tensor:
-    """Read a mask file as (1, 1, H, W): 1 where it is white (to paint), 0 where it is black (to keep).
+    """Read a mask file as (1, 1, H, W): 1 for pixels to paint, 0 for pixels to keep.
+
+    Without transparency, light pixels are painted. In an image from which a part was erased, the transparent
+    pixels are painted. In a layer of white strokes, the strokes are painted.
 
     Args:
         path: the mask file.
         image: the image file, which must have the same size.
         size: height and width to which the mask is cropped and resized.
-        on_change: called with a sentence if the mask was cropped or resized.
+        on_change: called with a sentence if the mask was cropped or resized, or has transparency.
 
     Raises:
-        UserError: if the two files have different sizes, or the mask is all white or all black.
+        UserError: if the two files have different sizes, or the mask has no pixel to paint or none to keep.
     """
-    hole = (read_images([path], size, 1, on_change) > 0.5).float()
+    mask = read_images([path], size, 4, on_change)
+    light, opaque = mask[:, :3].mean(1, keepdim=True), mask[:, 3:]
+    seen = opaque > 0.5
+    if seen.all():
+        hole = light > 0.5
+    elif (light[seen] > 0.9).all():
+        hole = seen
+    else:
+        hole = ~seen
     heads = [read_header(Path(file).read_bytes()) for file in (image, path)]
     sizes = [f"{head.height}x{head.width}" for head in heads]
     if sizes[0] != sizes[1]:
         raise UserError(f"the mask must have the size of the image, {sizes[0]}, got {sizes[1]}")
-    if not 0 < hole.mean() < 1:
-        raise UserError(f"the mask {str(path)!r} must have white pixels, to paint, and black ones, to keep")
-    return hole
+    if hole.all() or not hole.any():
+        raise UserError(
+            f"the mask {str(path)!r} must have white pixels, to paint, and black ones, to keep; or erase the "
+            "part to paint, so that it is transparent"
+        )
+    if not seen.all() and on_change:
+        what = "white" if hole[seen].all() else "transparent"
+        on_change(f"{path}: the {what} part, {100 * hole.float().mean():.0f} % of the image, is painted")
+    return hole.float()
 
 
-def save_edit(edit: Edit, folder: str | Path, command: str, facts: dict[str, Any] | None = None) -> None:
+def save_edit(
+    edit: Edit,
+    folder: str | Path,
+    command: str,
+    facts: dict[str, Any] | None = None,
+    zoom: int | None = None,
+) -> None:
     """Write each image of an edit as a PNG, strip.png with all images, and record.json.
 
     Args:
@@ -91,14 +114,16 @@ def save_edit(edit: Edit, folder: str | Path, command: str, facts: dict[str, Any
         folder: an existing folder.
         command: the name of the edit in the record.
         facts: more entries of the record, such as the names of the image files.
+        zoom: see `plot_strip`.
     """
     folder = Path(folder)
     rows = {name: list(to_uint8(images)) for name, images in edit.rows.items()}
     for name, row in rows.items():
         for k, pixels in enumerate(row):
             save_png(folder / f"{name.replace(' ', '-')}-{k:02d}.png", pixels)
-    heads = [str(k) for k in range(max(map(len, rows.values())))]
-    save_figure(folder / "strip.png", plot_strip(rows, heads))
+    heads = [""] * max(map(len, rows.values()))
+    notes = {list(rows)[-1]: edit.captions} if edit.captions else None
+    save_figure(folder / "strip.png", plot_strip(rows, heads, notes, zoom=zoom))
     content = {
         "command": command,
         **describe_times(edit.pipeline, len(edit.times)),

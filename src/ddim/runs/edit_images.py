@@ -33,6 +33,7 @@ class Edit:
         pipeline: the model that was used.
         times: the times (N,) of the grid.
         rows: images (B, C, H, W) in [0, 1] by name, from the input to the result.
+        captions: a caption for each image of the result, such as its seed.
         calls: number of calls of the network, each on one micro-batch.
         facts: further results and options, as JSON.
     """
@@ -42,6 +43,7 @@ class Edit:
     rows: dict[str, Tensor]
     calls: int
     facts: dict[str, Any] = field(default_factory=dict)
+    captions: Sequence[str] = ()
 
     def __repr__(self) -> str:
         """Return one line: rows, times and network calls."""
@@ -109,7 +111,7 @@ def invert_images(
         "squared_errors": [error if math.isfinite(error) else None for error in errors.tolist()],
     }
     shown = (latents / latents.std() / 6 + 0.5).clamp(0, 1)
-    edit = _finish(work, {"image": images, "latent": shown, "back": restored}, facts)
+    edit = _finish(work, {"input": images, "latent": shown, "restored": restored}, facts)
     return Inversion(**vars(edit), latents=latents, errors=errors, residual=max(residuals))
 
 
@@ -138,7 +140,8 @@ def interpolate_seeds(
         latents = interpolate_latents(first, second, frames)
         work.expect(frames, work.pipeline.recipe.sampler.evaluations(steps))
         x0 = work.in_batches(lambda z: work.sample(work.pipeline.recipe.sampler, z), latents)
-    return _finish(work, {"frame": work.leave(x0)}, {"between_seeds": list(seeds)})
+    captions = _name_fractions(frames, _name_seeds(seeds))
+    return _finish(work, {"frame": work.leave(x0)}, {"between_seeds": list(seeds)}, captions)
 
 
 def interpolate_images(
@@ -171,7 +174,8 @@ def interpolate_images(
         # At both ends, `restore` leaves out the last denoising, as the inversion did.
         ends = latents[[0, -1]]
         way[[0, -1]] = work.in_batches(lambda z: restore(work.denoise, z, work.times), ends)
-    return _finish(work, {"frame": work.leave(way)}, {"between_seeds": []})
+    captions = _name_fractions(frames, ("first input", "second input"))
+    return _finish(work, {"frame": work.leave(way)}, {"between_seeds": []}, captions)
 
 
 def inpaint_image(
@@ -214,7 +218,8 @@ def inpaint_image(
     # Kept pixels are taken from the image itself: changing units twice would change their last bits.
     painted = work.for_seeds(fill, seeds) * hole + image * (1 - hole)
     facts = {"resample": resample, "seed": seeds[0]}
-    return _finish(work, {"image": image, "hole": image * (1 - hole) + hole, "painted": painted}, facts)
+    rows = {"input": image, "mask": image * (1 - hole) + hole, "painted": painted}
+    return _finish(work, rows, facts, _name_seeds(seeds))
 
 
 def vary_image(
@@ -249,13 +254,22 @@ def vary_image(
         return work.end(vary(work.denoise, begin, strength, work.times, DDIM(), noise))
 
     varied = work.for_seeds(vary_batch, seeds)
-    return _finish(
-        work, {"image": image, "varied": varied}, {"strength": strength, "seed": seeds[0], "times": times}
-    )
+    facts = {"strength": strength, "seed": seeds[0], "times": times}
+    return _finish(work, {"input": image, "varied": varied}, facts, _name_seeds(seeds))
 
 
-def _finish(work: Work, rows: dict[str, Tensor], facts: dict[str, Any]) -> Edit:
-    return Edit(work.pipeline, work.times, rows, work.counter.evaluations, facts)
+def _finish(work: Work, rows: dict[str, Tensor], facts: dict[str, Any], captions: Sequence[str] = ()) -> Edit:
+    return Edit(work.pipeline, work.times, rows, work.counter.evaluations, facts, captions)
+
+
+def _name_seeds(seeds: Sequence[int]) -> list[str]:
+    return [f"seed {seed}" for seed in seeds]
+
+
+def _name_fractions(frames: int, ends: Sequence[str]) -> list[str]:
+    """Return the share of the way of each frame, with the names of both ends."""
+    between = [f"{100 * k / (frames - 1):.0f} %" for k in range(1, frames - 1)]
+    return [ends[0], *between, ends[1]]
 
 
 def warn_of_noise(edit: Edit) -> str | None:

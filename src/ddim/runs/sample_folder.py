@@ -15,7 +15,7 @@ from PIL import Image
 from ddim.diffusion.noise import check_seeds
 from ddim.errors import UserError
 from ddim.files import read_json, write_json
-from ddim.plots.pictures import make_sheet, save_film, save_png, to_uint8
+from ddim.plots.pictures import check_zoom, enlarge, make_sheet, save_film, save_png, to_uint8
 from ddim.runs.classes import Label
 from ddim.runs.flat import flatten_as_text
 from ddim.runs.folder import make_output_folder
@@ -57,10 +57,15 @@ class Output:
         folder: the folder, by default a new folder samples/RUN-N.
         film: whether to write film.webp, the states of the sampler from noise to samples. It needs the
             states of the first samples, which are therefore made again.
+        zoom: the whole factor by which the sheet and the film are enlarged, by default to about 800 pixels.
     """
 
     folder: str | Path | None = None
     film: bool = False
+    zoom: int | None = None
+
+    def __post_init__(self) -> None:
+        check_zoom(self.zoom)
 
 
 def write_samples(
@@ -114,9 +119,9 @@ def write_samples(
         for seed, pixels in zip(part, to_uint8(images), strict=True):
             save_png(folder / f"{seed:05d}.png", pixels)
     sheet = _make_sheet(folder, shown, pipeline)
-    save_png(folder / "grid.png", sheet)
+    save_png(folder / "grid.png", enlarge(sheet, output.zoom))
     if filming:
-        save_film(folder / FILM, frames.frames())
+        save_film(folder / FILM, frames.frames(), zoom=output.zoom)
     end = {"nfe": nfe, "seeds": sorted({*there["seeds"], *seeds}), "film": there["film"]}
     end |= {"seconds": round(there["seconds"] + seconds, 2)} | ({"film": shown} if output.film else {})
     write_json(folder / RECORD, {**record, **end})

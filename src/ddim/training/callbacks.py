@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from ddim.data.batch import gather_batch
-from ddim.plots.pictures import make_sheet, save_png
+from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.runs import checkpoint
 from ddim.runs.classes import choose_label
 from ddim.runs.codec import dump
@@ -92,7 +92,7 @@ class SampleGrid(Callback):
         self.folder.mkdir(exist_ok=True)
         parts = training.split
         real = (parts.validation if len(parts.validation) else parts.train)[: training.recipe.report.grid]
-        save_png(folder / REAL_IMAGES, make_sheet(gather_batch(parts.images, real)))
+        save_png(folder / REAL_IMAGES, enlarge(make_sheet(gather_batch(parts.images, real))))
 
     def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
@@ -102,7 +102,7 @@ class SampleGrid(Callback):
             label = choose_label(training.recipe)
             images, _ = generate(pipeline, range(report.grid), report.steps, label=label)
         pixels = make_sheet(images)
-        save_png(self.folder / f"step-{training.step:09d}.png", pixels)
+        save_png(self.folder / f"step-{training.step:09d}.png", enlarge(pixels))
         self.log.image(training.step, "samples", pixels)
 
 

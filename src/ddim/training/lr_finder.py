@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ddim.errors import NotFinite, UserError
-from ddim.plots.charts import plot_curves, save_figure
+from ddim.plots.charts import mark_x, plot_curves, save_figure
 from ddim.runs.pipeline import read_run_recipe
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.recipe import Recipe
@@ -82,12 +82,13 @@ class CurvePlot(Callback):
 
     def __init__(self, curve: Curve, recipe: Recipe) -> None:
         self.figure = plot_curves(
-            {f"suggested {curve.suggested:.2g}": (curve.rates, curve.losses)},
+            {"loss": (curve.rates, curve.losses)},
             "learning rate",
             "training loss, smoothed",
             log_x=True,
             title="Learning-rate range test",
         )
+        mark_x(self.figure.axes[0], curve.suggested, f"suggested {curve.suggested:.2g}")
 
     def on_start(self, training: Training, folder: Path) -> None:
         """See `Callback`."""
