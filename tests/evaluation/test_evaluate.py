@@ -77,6 +77,35 @@ def test_metrics_compare_the_runs_samples_with_its_held_out_images(run):
     assert low < found.value("kid") < high
 
 
+@pytest.mark.parametrize(
+    ("fields", "how"),
+    [
+        ({}, "ddim, uniform grid, 2 steps, 2 network evaluations each"),
+        ({"sampler": "edm", "grid": "karras"}, "edm, karras grid, 2 steps, 3 network evaluations each"),
+        (
+            {"sampler": "ddim", "sampler.eta": 0.5},
+            "ddim eta 0.5, uniform grid, 2 steps, 2 network evaluations each",
+        ),
+    ],
+)
+def test_the_work_is_announced_with_the_network_evaluations_that_it_takes(run, fields, how):
+    said, seen = [], []
+    found = evaluate_source(
+        run,
+        replace(FEW, fields=fields),
+        extractor=stub(),
+        announce=said.append,
+        progress=lambda *now: seen.append(now),
+    )
+    assert said == [f"{how}: 40 images against 30, valid of blossoms:60"]
+    assert f", {found.record['sampling']['nfe']} network evaluation" in how
+    done = [done for what, done, total in seen if what == "samples" and total == 40]
+    assert done == sorted(done)
+    assert done[-1] == 40
+    # The bar moves within a batch of samples.
+    assert len(done) > 10
+
+
 def test_the_record_holds_what_the_metrics_depend_on(run):
     found = evaluate_source(
         run, Samples(40, 3, seed=7, weights="raw", fields={"sampler": "edm"}), extractor=stub()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddim.cli import DEVICE, RUN, WEIGHTS, check_fields
 from ddim.cli.choice_tables import format_choices_table, parse_choices
-from ddim.cli.output import print_result, read_result
+from ddim.cli.output import print_result, read_result, say
 from ddim.errors import UserError
 from ddim.evaluation.conditions import SAMPLING_FIELDS
 
@@ -124,7 +124,13 @@ def run(args: argparse.Namespace) -> int:
     extractor = load_extractor(args.features or DEFAULT, args.features_weights)
     with ProgressDisplay() as progress:
         found = evaluate_source(
-            args.source, samples, reference, extractor=extractor, out=args.out, progress=progress
+            args.source,
+            samples,
+            reference,
+            extractor=extractor,
+            out=args.out,
+            progress=progress,
+            announce=say,
         )
     print_result(args, read_result(found.folder), "\n".join(_lines(found)))
     return 0

@@ -13,7 +13,8 @@ TAKES_FIELDS = True
 
 _EPILOG = """
 The pixels that are white in MASK, an image of the same size as IMAGE, are generated anew; the other
-pixels do not change. Each step is done --resample times, with noise added again in between, so that both
+pixels do not change. MASK may also be IMAGE with an erased part, which is transparent, or a layer of white
+strokes. Each step is done --resample times, with noise added again in between, so that both
 parts agree (RePaint, Lugmayr et al. 2022). DIR gets the images, strip.png and record.json.
 
 example:
@@ -28,7 +29,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file")
     parser.add_argument(
-        "--mask", type=Path, required=True, help="an image file; its white pixels are generated anew"
+        "--mask",
+        type=Path,
+        required=True,
+        help="an image file; its white or erased pixels are generated anew",
     )
     editing.add_seed_options(parser, 4)
     parser.add_argument(

@@ -7,7 +7,7 @@ folder of an evaluation appears by one rename: an evaluation that is killed leav
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -110,12 +110,17 @@ def evaluate_source(
     extractor: Extractor | None = None,
     out: str | Path | None = None,
     progress: Progress = ignore_progress,
+    announce: Callable[[str], object] = lambda text: None,
 ) -> Evaluation:
-    """Measure images as `evaluate` does, with `samples` and `reference` as values."""
+    """Measure images as `evaluate` does, with `samples` and `reference` as values.
+
+    `announce` is called with `Subject.summary` before the work.
+    """
     extractor, out = extractor or load_extractor(), None if out is None else Path(out)
     if out is not None:
         check_unused(out)
     subject = open_subject(source, samples, reference, progress)
+    announce(subject.summary)
     return evaluate_subject(subject, extractor, out, progress)
 
 

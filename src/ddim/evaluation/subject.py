@@ -24,7 +24,7 @@ from ddim.diffusion.denoiser import Model
 from ddim.diffusion.grids import Grid
 from ddim.diffusion.noise import check_seeds
 from ddim.diffusion.samplers import Sampler
-from ddim.errors import UserError, check_count
+from ddim.errors import UserError, check_count, format_count
 from ddim.evaluation.record import FOLDER, is_sampling
 from ddim.evaluation.reference import Reference, open_reference, select_reference
 from ddim.evaluation.sample_features import Part, SampledParts
@@ -108,6 +108,19 @@ class Subject:
     stem: str = ""
     fingerprint: str | None = None
 
+    @property
+    def summary(self) -> str:
+        """How the images are made, and what they are compared with, in one line."""
+        of = self.reference
+        pairs = f"{self.count:,} images against {len(of.which):,}, {of.part} of {of.source}"
+        if self.sampling is None:
+            return pairs
+        # Samples in a folder may have an older record, without the name of the sampler.
+        sampler = self.sampling.get("sampler_name") or self.sampling["sampler"].get("kind", "own sampler")
+        grid, steps = self.sampling["grid"].get("kind", "own"), len(self.sampling["times"])
+        how = f"{sampler}, {grid} grid, {format_count(steps, 'step')}"
+        return f"{how}, {format_count(self.sampling['nfe'], 'network evaluation')} each: {pairs}"
+
     def describe(self) -> dict[str, Any]:
         """Return what a record says about the images, as JSON."""
         return {"images": self.count, "source": self.source, "fingerprint": self.fingerprint}
@@ -149,7 +162,9 @@ def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Pr
     selected = open_reference(run, reference, partial(progress, READING))
     run, label = _prepare(run, samples)
     seeds = range(samples.seed, samples.seed + samples.n)
-    sampling = sampling_record(run, seeds, samples.steps, 0, label, samples.guidance)
+    sampling = sampling_record(
+        run, seeds, samples.steps, count_evaluations(run, samples), label, samples.guidance
+    )
     parts = SampledParts(run, seeds, samples.steps, label, samples.guidance, sampling, progress)
     home, stem = _find_home(path)
     return Subject(source, samples.n, parts, selected, sampling, home, stem)
@@ -163,6 +178,11 @@ def _find_home(path: Path) -> tuple[Path, str]:
     folder = path.resolve()
     in_run = folder.parent.name == "checkpoints"
     return (folder.parents[1] / FOLDER, "") if in_run else (Path(FOLDER), f"{folder.name}-")
+
+
+def count_evaluations(pipeline: Pipeline, samples: Samples) -> int:
+    """Return the network evaluations that each sample will take (NFE)."""
+    return pipeline.recipe.sampler.evaluations(samples.steps) * (1 if samples.guidance == 1 else 2)
 
 
 def _prepare(pipeline: P, samples: Samples) -> tuple[P, Label]:
@@ -190,7 +210,7 @@ def _sample_model(pipeline: Pipeline, samples: Samples, reference: Reference, pr
         selected = select_reference(reference, data, 0, decoding)
     pipeline, label = _prepare(pipeline, samples)
     seeds, steps, scale = range(samples.seed, samples.seed + samples.n), samples.steps, samples.guidance
-    record = sampling_record(pipeline, seeds, steps, 0, label, scale)
+    record = sampling_record(pipeline, seeds, steps, count_evaluations(pipeline, samples), label, scale)
 
     def parts(extractor: Extractor, shown: int) -> Iterator[Part]:
         with evaluating(pipeline.model):

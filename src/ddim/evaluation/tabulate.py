@@ -14,7 +14,7 @@ from ddim.evaluation.conditions import find_obstacle
 from ddim.evaluation.evaluate import describe_reference, evaluate_subject
 from ddim.evaluation.record import Evaluation, list_evaluations, read_evaluation
 from ddim.evaluation.reference import Reference
-from ddim.evaluation.subject import Samples, Subject, is_run, open_subject
+from ddim.evaluation.subject import Samples, Subject, count_evaluations, is_run, open_subject
 from ddim.evaluation.table import EvaluationTable, TableCell
 from ddim.metrics.catalogue import find_metric
 from ddim.metrics.features import Extractor, load_extractor
@@ -88,8 +88,7 @@ def _count_evaluations(source: Path, planned: Sequence[Samples]) -> list[int]:
         run = runs[each.weights]
         check_label(run.recipe, find_label(each.label, run.recipe, run.classes), each.guidance)
         changed, _ = with_options(run, each.fields, each.steps)
-        nfe = changed.recipe.sampler.evaluations(each.steps)
-        works.append(each.n * nfe * (1 if each.guidance == 1 else 2))
+        works.append(each.n * count_evaluations(changed, each))
     return works
 
 
