@@ -52,6 +52,15 @@ def test_the_metrics_are_printed_with_their_conditions(run, command):
     assert record["sampling"]["seeds"] == list(range(5, 45))
 
 
+def test_real_images_in_place_of_samples_are_printed_as_a_yardstick(run, command):
+    text = command("evaluate", run, "-n", 30, "--steps", 2).out
+    assert "\nreal against real: 30 training images in place of samples would get\nKID " in text
+    text = command("evaluate", run, "-n", 40, "--steps", 2).out
+    assert "would get (fewer than samples, so compare only KID)\n" in text
+    assert "\nfeatures of 40 samples were kept" not in text
+    assert "\nfeatures of 40 samples were kept" in command("evaluate", run, "-n", 40, "--steps", 2).out
+
+
 def test_fid_infinity_is_said_to_keep_the_bias_of_the_reference(run, command):
     text = command("evaluate", run, "-n", 70, "--steps", 1).out
     (line,) = (line for line in text.splitlines() if line.startswith("FID-inf"))

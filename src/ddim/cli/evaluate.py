@@ -198,7 +198,7 @@ def _lines(found: Evaluation) -> list[str]:
     }
     lines += [f"{name:<11}{m[name]['value']:9.3f}   {text}" for name, text in meanings.items()]
     if yardstick := r.get("yardstick"):
-        lines += ["", *_yardstick_lines(yardstick)]
+        lines += ["", *_yardstick_lines(yardstick, r["generated"]["images"])]
     lines += ["", *(f"note: {note}" for note in r["notes"])]
     kept = r["generated"].get("kept", 0)
     if kept:
@@ -210,14 +210,15 @@ def _lines(found: Evaluation) -> list[str]:
     return lines
 
 
-def _yardstick_lines(yardstick: dict[str, Any]) -> list[str]:
+def _yardstick_lines(yardstick: dict[str, Any], samples: int) -> list[str]:
     """Return the lines about real images in place of samples."""
     m, part = yardstick["metrics"], {"train": "training", "valid": "held-out"}[yardstick["part"]]
     k = m["kid"]
     others = ", ".join(
         f"{name} {m[name]['value']:.3f}" for name in ("precision", "recall", "density", "coverage")
     )
+    fewer = " (fewer than samples, so compare only KID)" if yardstick["images"] < samples else ""
     return [
-        f"real against real: {yardstick['images']:,} {part} images in place of samples would get",
+        f"real against real: {yardstick['images']:,} {part} images in place of samples would get{fewer}",
         f"KID {k['value']:.5f} ({k['low']:.5f} ... {k['high']:.5f}), FID {m['fid']['value']:.3f}, {others}",
     ]

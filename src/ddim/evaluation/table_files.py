@@ -95,6 +95,7 @@ def _draw_dots(axes: Axes, table: EvaluationTable) -> None:
             half = _half(cells, table.metric)
             axes.errorbar([value], [k], xerr=[half], marker="o", color=COLOURS[0], capsize=2, markersize=4)
     axes.set_yticks(range(len(table.rows)), table.rows, parse_math=False)
+    axes.margins(y=0.3 / len(table.rows))
     axes.invert_yaxis()
     if table.yardstick:
         axes.axvline(table.yardstick["value"], color=FAINT, linestyle="--", linewidth=1, label="real images")

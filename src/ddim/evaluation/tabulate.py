@@ -160,14 +160,15 @@ def _arrange(
 
 def _notes(cells: Sequence[TableCell], metric: str) -> list[str]:
     """Return sentences about what is easily misread in a table."""
-    notes = []
-    for column in dict.fromkeys(cell.column for cell in cells):
+    notes, columns = [], dict.fromkeys(cell.column for cell in cells)
+    for column in columns:
         mine = [cell for cell in cells if cell.column == column]
         nfes = [cell.evaluation.record["sampling"]["nfe"] for cell in mine]
         varied = len({cell.choice.get("steps") for cell in mine}) > 1
         if len(set(nfes)) > 1 and not varied:
             found = ", ".join(f"{cell.row} {nfe}" for cell, nfe in zip(mine, nfes, strict=True))
-            notes.append(f"{column}: the network evaluations per sample (NFE) differ: {found}")
+            where = f"at {column}, " if len(columns) > 1 else ""
+            notes.append(f"{where}the network evaluations per sample (NFE) differ: {found}")
     first = cells[0].evaluation.record
     if obstacle := next(
         (o for c in cells[1:] if (o := find_obstacle(first, c.evaluation.record, metric))), None
