@@ -1,5 +1,7 @@
 """One image file to pixels: orientation, crop, resize, modes."""
 
+import io
+import sys
 from contextlib import suppress
 
 import numpy as np
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bad_images import animation, encoded, interlaced, picture, with_orientation
-from ddim.data.decode import UnusableError, decode_image, read_header
+from ddim.data.decode import UnusableError, decode_image, is_image_name, read_header
 
 
 def pixels_of(data, size, channels=3):
@@ -143,3 +145,28 @@ def test_damaged_files_raise_only_unusable_error(cut, byte):
         for damaged in (bytes(data), bytes(data[: cut % len(data)])):
             with suppress(UnusableError):
                 assert pixels_of(damaged, (8, 8)).shape == (8, 8, 3)
+
+
+def test_avif_is_read():
+    whole = picture(40, 60)
+    header, pixels = decode_image(encoded(whole, "AVIF", quality=100, subsampling="4:4:4"), (40, 60), 3)
+    assert (header.height, header.width, header.format) == (40, 60, "AVIF")
+    assert np.abs(pixels.astype(int) - whole).mean() < 3
+
+
+def test_heic_is_read_with_pillow_heif():
+    heif = pytest.importorskip("pillow_heif")
+    file, whole, registered = io.BytesIO(), picture(40, 60), list(Image.ID)
+    heif.from_pillow(Image.fromarray(whole)).save(file, quality=100)
+    header, pixels = decode_image(file.getvalue(), (40, 60), 3)
+    assert (header.height, header.width, header.format) == (40, 60, "HEIF")
+    assert np.abs(pixels.astype(int) - whole).mean() < 5
+    assert registered == Image.ID
+
+
+def test_without_pillow_heif_a_heic_photo_is_refused_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    data = b"\0\0\0\x1cftypheic\0\0\0\0mif1heic" + bytes(200)
+    assert is_image_name("IMG_0001", data[:16])
+    with pytest.raises(UnusableError, match="a HEIC photo: `pip install pillow-heif` lets ddim read it"):
+        decode_image(data, (8, 8), 3)

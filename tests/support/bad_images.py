@@ -8,6 +8,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -155,7 +156,10 @@ def refused() -> dict[str, tuple[bytes, str]]:
         ),
         "scans.jpg": (many_scans(500), "scans"),
         "not-a-number.tif": (encoded(nan, "TIFF"), "not finite"),
-        "phone.heic": (b"\0\0\0\x18ftypheic" + bytes(200), "no image that can be read"),
+        "phone.heic": (
+            b"\0\0\0\x18ftypheic" + bytes(200),
+            "damaged" if find_spec("pillow_heif") else "a HEIC photo",
+        ),
         "line\nbreak.png": (plain, "control characters"),
         os.fsdecode(b"latin-\xe9.png"): (plain, "not UTF-8"),
     }

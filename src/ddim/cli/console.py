@@ -25,6 +25,7 @@ from ddim.runs.log import read_metrics
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
 from ddim.training.pace import Pace, describe_pace, format_duration
+from ddim.training.start import list_cautions
 
 EVERY = 15.0
 """Seconds between lines of progress where no bar is drawn."""
@@ -139,6 +140,8 @@ class Console(Callback):
         say(f"{channels} x {height} x {width} pixels; {count:,} parameters; recipe {training.recipe.name}")
         if not training.step and (size := _typical_size(images)):
             say(f"most images are smaller and are enlarged to this size; --size {size} would train faster")
+        for caution in list_cautions(images, len(parts.train), folder) if not training.step else []:
+            say(caution)
         say(f"{goal} on {how}{'; the first steps are slow while it compiles' if runtime.compile else ''}")
         say(f"run folder {folder}" + (f", continuing at step {training.step}" if training.step else ""))
         self.began = self.tick = time.monotonic()

@@ -135,7 +135,8 @@ def survey_source(source: Source, root: Path) -> Survey:
     if known := source.survey():
         return known
     stamp = source.stamp()
-    note = root / "surveys" / f"{_sha(stamp.encode('utf-8', 'surrogateescape'))}.json"
+    key = " ".join((*decode.list_readable(), stamp))
+    note = root / "surveys" / f"{_sha(key.encode('utf-8', 'surrogateescape'))}.json"
     if stamp:
         try:
             stored = json.loads(note.read_text("utf-8"))
@@ -159,9 +160,13 @@ def _surveyed(source: Source) -> Survey:
     for item in source.members((0, 0)):
         if isinstance(item, Member):
             count += 1
-            lines.append((item.name, _sha(item.data)))
+            digest = _sha(item.data)
             with suppress(decode.UnusableError):
-                votes[decode.read_header(item.data).channels] += 1
+                header = decode.read_header(item.data)
+                votes[header.channels] += 1
+                # Where this format cannot be read, the same files give other images.
+                digest += header.format if header.format in ("AVIF", "HEIF") else ""
+            lines.append((item.name, digest))
         elif item.reason == OTHER:
             others += 1
         else:

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -16,15 +17,17 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 # Increase this number with every change that affects decoded pixels; it is part of every fingerprint.
 VERSION = 1
 # Only common formats, because most of Pillow's security fixes are in its rarer decoders.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 128 * 2**20
 # A progressive JPEG has about ten scans; thousands of them in a small file keep a decoder busy for minutes.
 MAX_SCANS = 100
 
-_READ = ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm"
+_READ = (
+    ".jpg .jpeg .jpe .jfif .png .apng .webp .avif .heic .heif .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm"
+)
 # Files of these formats cannot be read, but are listed as unusable, because they are images.
-_KNOWN = ".heic .heif .avif .jxl .jp2 .svg .psd .ico .tga .dng .cr2 .nef .arw .eps .pcx .exr .hdr"
+_KNOWN = ".jxl .jp2 .svg .psd .ico .tga .dng .cr2 .nef .arw .eps .pcx .exr .hdr"
 _SUFFIXES = tuple(f"{_READ} {_KNOWN}".split())
 _MAGIC = (
     b"\xff\xd8\xff",
@@ -37,6 +40,9 @@ _MAGIC = (
     b"P5\n",
     b"P6\n",
 )
+# The brand of a file in ISO's container: bytes 8 to 12, after "ftyp".
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+_AVIF = (b"avif", b"avis")
 
 # Pillow's decoders can raise any of these errors for damaged files.
 _BROKEN = (
@@ -75,7 +81,24 @@ class Header:
 def is_image_name(name: str, head: bytes) -> bool:
     """Return whether the suffix or the first bytes (`head`) of a file are those of an image."""
     webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
-    return name.lower().endswith(_SUFFIXES) or head.startswith(_MAGIC) or webp
+    boxed = head[4:8] == b"ftyp" and head[8:12] in _HEIC + _AVIF
+    return name.lower().endswith(_SUFFIXES) or head.startswith(_MAGIC) or webp or boxed
+
+
+def list_readable() -> tuple[str, ...]:
+    """Return the formats that can be read here: HEIF only if pillow-heif is installed."""
+    return (*FORMATS, "HEIF") if find_spec("pillow_heif") else FORMATS
+
+
+def _open_file(data: bytes) -> Image.Image:
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC and not any(brand in data[12:40] for brand in _AVIF):
+        try:
+            from pillow_heif import HeifImageFile  # pyrefly: ignore[missing-import] an optional package
+        except ImportError:
+            raise UnusableError("a HEIC photo: `pip install pillow-heif` lets ddim read it") from None
+        # Not Pillow's own `open`: for it, the format would have to be registered in the whole process.
+        return HeifImageFile(io.BytesIO(data))
+    return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 @contextmanager
@@ -87,10 +110,7 @@ def _open_image(data: bytes) -> Iterator[Image.Image]:
         raise UnusableError(f"larger than {MAX_BYTES >> 20} MiB")
     try:
         # Pillow warns about faults that it repairs itself (invalid EXIF, palettes with alpha).
-        with (
-            warnings.catch_warnings(action="ignore"),
-            Image.open(io.BytesIO(data), formats=FORMATS) as image,
-        ):
+        with warnings.catch_warnings(action="ignore"), _open_file(data) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnusableError(_too_many(f"{image.width} x {image.height} pixels"))
             if image.width * image.height == 0:

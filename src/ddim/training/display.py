@@ -12,6 +12,7 @@ from ddim.runs.progress import Progress, ignore_progress
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
 from ddim.training.pace import Pace, describe_pace, format_duration
+from ddim.training.start import list_cautions
 
 
 class Display(Callback):
@@ -43,6 +44,8 @@ class Display(Callback):
             training.seen,
             training.plan.total,
         )
+        for caution in list_cautions(split.images, len(split.train), folder) if not training.step else []:
+            _write(caution)
 
     def on_step(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""

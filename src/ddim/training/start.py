@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,8 +13,9 @@ from typing import Any
 
 import torch
 
-from ddim.data import SplitImages, open_images, split_images
+from ddim.data import Images, SplitImages, open_images, split_images
 from ddim.data.batch import gather_batch, to_unit
+from ddim.data.cache import read_rejects
 from ddim.data.given import give_images
 from ddim.data.open import source_exists
 from ddim.diffusion.noise import Noise
@@ -29,6 +31,9 @@ from ddim.runs.pipeline import LoadedRun, load, read_run_recipe
 from ddim.runs.progress import READING, Progress, ignore_progress
 from ddim.runs.recipe import Recipe, build_model
 from ddim.training.loop import Plan, Training
+
+FEW = 500
+"""Number of training images below which samples are often copies of them."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,29 @@ def read_exactly(document: Any) -> Recipe:  # noqa: ANN401 (JSON)
             "source of then, or start a new run from its weights with source= or --from"
         )
     return recipe
+
+
+def list_cautions(images: Images, train: int, run: Path) -> list[str]:
+    """Return the sentences about its images that a user should read before a run begins.
+
+    Args:
+        images: the images of the run.
+        train: the number of its training images.
+        run: the run folder.
+    """
+    cautions, rejects = [], read_rejects(images)
+    if rejects:
+        common = Counter(reject.reason for reject in rejects).most_common(1)[0][0]
+        name = next(reject.name for reject in rejects if reject.reason == common)
+        files = "1 file was" if len(rejects) == 1 else f"{len(rejects):,} files were"
+        cautions.append(f"{files} left out, such as {name!r}: {common}")
+    if train < FEW:
+        count = "1 training image" if train == 1 else f"{train} training images"
+        cautions.append(
+            f"{count} are few, and the network may learn to repeat them: `ddim memorisation {run}` tells, "
+            "after the training"
+        )
+    return cautions
 
 
 def measure_pixels(recipe: Recipe, parts: SplitImages) -> Pixels:

@@ -1,0 +1,25 @@
+"""What a user should know about the images before a run begins."""
+
+from pathlib import Path
+
+from ddim.data import open_images
+from ddim.training.start import list_cautions
+from tiny import images, write_grays
+
+RUN = Path("runs/one")
+
+
+def test_few_training_images_may_be_repeated():
+    (caution,) = list_cautions(images(), 36, RUN)
+    assert "36 training images are few" in caution
+    assert "`ddim memorisation runs/one` tells" in caution
+    assert list_cautions(images(), 500, RUN) == []
+
+
+def test_files_that_are_left_out_are_counted_with_the_commonest_reason(tmp_path):
+    write_grays(tmp_path / "photos", [0, 255])
+    (tmp_path / "photos" / "a.png").write_bytes(b"")
+    for name in ("b.svg", "c.svg"):
+        (tmp_path / "photos" / name).write_text("<svg/>")
+    found = open_images(tmp_path / "photos", (8, 8))
+    assert list_cautions(found, 500, RUN)[0].startswith("3 files were left out, such as 'b.svg': contains no")
