@@ -11,8 +11,9 @@ RUN = Path("runs/one")
 
 def test_few_training_images_may_be_repeated():
     (caution,) = list_cautions(images(), 36, RUN)
-    assert "36 training images are few" in caution
-    assert "`ddim memorisation runs/one` tells" in caution
+    assert caution.startswith("few training images (36): the network may repeat them")
+    assert caution.endswith("`ddim memorisation runs/one` tells")
+    assert list_cautions(images(), 3, RUN)[0].endswith("will repeat them instead of making new ones")
     assert list_cautions(images(), 500, RUN) == []
 
 

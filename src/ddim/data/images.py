@@ -70,7 +70,10 @@ def split_images(images: Images, fraction: float, seed: int) -> SplitImages:
     if images.official is not None:
         return SplitImages(images, *images.official)
     if fraction > 0 and len(images) < 2:
-        raise UserError(f"data.validation {fraction} needs at least two images, the source has {len(images)}")
+        raise UserError(
+            f"data.validation {fraction} needs at least two images, the source has {len(images)}: "
+            "--data.validation 0 holds none out"
+        )
     return SplitImages(images, *split_indices(len(images), fraction, seed))
 
 

@@ -23,6 +23,7 @@ from ddim.data import SplitImages
 from ddim.errors import UserError
 from ddim.metrics.features import Extractor, extract_features
 from ddim.metrics.neighbours import (
+    FEWEST,
     Embed,
     Neighbours,
     flatten_features,
@@ -41,12 +42,6 @@ QUERIES = 2000
 
 DUPLICATE_CORRELATION = 0.95
 """Two images count as near-duplicates if their pixels have at least this correlation."""
-
-LEAST = 8
-"""Smallest number of training images, and of real images to learn from.
-
-An image needs neighbours besides the one that it may copy.
-"""
 
 
 @dataclass(frozen=True)
@@ -143,7 +138,7 @@ def find_copies(
     Raises:
         UserError: if there are too few images.
     """
-    _check_counts(len(samples), len(train))
+    check_counts(len(samples), len(train))
     # The images are drawn at random, because files may be sorted by class.
     draw = np.random.default_rng(0)
     own = draw.permutation(len(train))[:QUERIES]
@@ -175,17 +170,23 @@ def find_copies(
     return Verdict(space, limit, bound, len(closeness), left_out, match(find_nearest(samples)), others)
 
 
-def _check_counts(samples: int, train: int) -> None:
-    if samples < 1 or train < LEAST:
+def check_counts(samples: int, train: int) -> None:
+    """Check that there are enough images to find copies.
+
+    Raises:
+        UserError: if there is no sample, or too few training images to compare them.
+    """
+    if samples < 1 or train < FEWEST:
         raise UserError(
-            f"memorisation needs at least 1 sample and {LEAST} training images, got {samples} and {train}"
+            f"memorisation needs at least 1 sample and {FEWEST} training images, got {samples} and {train}: "
+            "compare the samples with so few images by eye"
         )
 
 
 def _check_learned(count: int, left_out: int, total: int) -> None:
-    if count < LEAST:
+    if count < FEWEST:
         raise UserError(
-            f"memorisation needs at least {LEAST} real images that are no near-duplicates of training "
+            f"memorisation needs at least {FEWEST} real images that are no near-duplicates of training "
             f"images, and {left_out} of {total} are: give each image once"
         )
 

@@ -17,6 +17,7 @@ from ddim.evaluation.copies import (
     Duplicates,
     Matches,
     Verdict,
+    check_counts,
     find_copies_by_features,
     find_copies_by_pixels,
     find_held_out_duplicates,
@@ -92,6 +93,8 @@ def check_memorisation(
     check_count("steps", steps)
     run, _ = with_options(open_run_folder(run, out), {}, steps)
     own = open_run_images(run, partial(progress, READING))
+    # Before the time for sampling is spent.
+    check_counts(n, len(own.train))
     flip, label, seeds = run.recipe.data.flip, choose_label(run.recipe), range(n)
     parts, nfes = zip(*sample_uint8(run, seeds, steps, label, progress=progress), strict=True)
     samples = torch.cat(parts).permute(0, 2, 3, 1).numpy()

@@ -28,6 +28,12 @@ from torch import Tensor
 K = 50
 """Number of neighbours whose mean distance divides the nearest distance (Carlini et al. 2023)."""
 
+FEWEST = 8
+"""Smallest number of training images among which copies can be found.
+
+An image needs neighbours besides the one that it may copy.
+"""
+
 Embed = Callable[[np.ndarray], Tensor]
 """A function from an array (N, ...) to vectors (N, d) float32, whose Euclidean distances are compared."""
 

@@ -21,6 +21,7 @@ from ddim.data.open import source_exists
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
+from ddim.metrics.neighbours import FEWEST
 from ddim.nn.runtime import Runtime, choose_runtime
 from ddim.runs.classes import count_classes
 from ddim.runs.codec import dump, load_recipe, override
@@ -165,11 +166,9 @@ def list_cautions(images: Images, train: int, run: Path) -> list[str]:
         files = "1 file was" if len(rejects) == 1 else f"{len(rejects):,} files were"
         cautions.append(f"{files} left out, such as {name!r}: {common}")
     if train < FEW:
-        count = "1 training image" if train == 1 else f"{train} training images"
-        cautions.append(
-            f"{count} are few, and the network may learn to repeat them: `ddim memorisation {run}` tells, "
-            "after the training"
-        )
+        few = f"few training images ({train}): the network "
+        tells = f"may repeat them; after the training, `ddim memorisation {run}` tells"
+        cautions.append(few + (tells if train >= FEWEST else "will repeat them instead of making new ones"))
     return cautions
 
 
