@@ -60,9 +60,10 @@ if TYPE_CHECKING:
     from ddim.evaluation.subject import Samples
     from ddim.evaluation.tabulate import tabulate
     from ddim.plots.pictures import sheet
-    from ddim.runs.edit_images import inpaint_image as inpaint
-    from ddim.runs.edit_images import invert_images as invert
-    from ddim.runs.edit_images import vary_image as vary
+    from ddim.runs.edit_pictures import inpaint_picture as inpaint
+    from ddim.runs.edit_pictures import interpolate
+    from ddim.runs.edit_pictures import invert_pictures as invert
+    from ddim.runs.edit_pictures import vary_picture as vary
     from ddim.runs.generate import sample
     from ddim.runs.pipeline import Pipeline, load
     from ddim.runs.recipe import Recipe
@@ -86,7 +87,7 @@ _HOMES = {
     "evaluation.memorisation": "memorisation=check_memorisation",
     "evaluation.likelihood": "likelihood=bits_per_dim",
     "evaluation.grid_search": "search=search_grid",
-    "runs.edit_images": "invert=invert_images inpaint=inpaint_image vary=vary_image",
+    "runs.edit_pictures": "invert=invert_pictures interpolate inpaint=inpaint_picture vary=vary_picture",
     "evaluation.run_figures": "plot_forward plot_reverse plot_samplers plot_losses",
     "evaluation.schedule_figures": "plot_schedules plot_embedding plot_embedding_products",
     "errors": "UserError",
@@ -125,6 +126,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "search",
     # Edit images
     "invert",
+    "interpolate",
     "inpaint",
     "vary",
     # Figures

@@ -9,6 +9,7 @@ from ddim.errors import UserError
 from ddim.evaluation import evaluate as module
 from ddim.evaluation.evaluate import evaluate_source
 from ddim.evaluation.subject import Samples
+from ddim.runs.searched_grids import SearchedGrid
 from oracles import made
 from stubs import stub
 
@@ -69,3 +70,10 @@ def test_an_evaluation_is_read_as_a_table(run):
     assert lines[0].startswith("ddim, 3 levels, 3 NFE: 24 images against 30, valid of blossoms:60; ")
     assert lines[2].split()[:2] == ["KID", f"{found.value('kid'):.4g}"]
     assert "<td>KID</td>" in found._repr_html_()
+
+
+def test_a_searched_grid_is_read_as_a_table():
+    found = SearchedGrid((1.0, 0.5), 0.125, {"uniform": 0.25})
+    assert repr(found).splitlines()[0] == "times 1, 0.5"
+    assert found.to_records()[0] == {"grid": "searched", "mean_squared_error": 0.125}
+    assert "<td>uniform</td><td>0.25</td>" in found._repr_html_()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,11 +25,19 @@ from ddim.evaluation.gradient_noise import (
     load_loss_memory,
 )
 from ddim.evaluation.noise_range import NoiseRange, find_noise_range
+from ddim.metrics.statistics import estimate_mean
+from ddim.plots.charts import rasterise
+from ddim.plots.pictures import render_png
+from ddim.plots.tabular import Tabular, embed_png
 from ddim.runs.classes import label_images
 from ddim.runs.images import open_run_images, to_model_batches
+from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.progress import READING, Progress, ignore_progress
 from ddim.training.batches import draw_times
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 IMAGES, LEVELS = 128, 12
 """The default numbers of images of each part, and of noise levels."""
@@ -37,9 +46,9 @@ SPECTRUM = 512
 """Largest number of training images from which the useful noise levels are computed."""
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """The results of `diagnose`.
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Tabular):
+    """The results of `diagnose`: findings, a figure, and errors at each noise level as a table.
 
     Args:
         train: errors on training images.
@@ -63,12 +72,42 @@ class Diagnosis:
     noise_scale: NoiseScale
     batch: int
 
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return the errors at each noise level, on held-out images if there are any."""
+        errors, gap = self.held_out or self.train, self.gap
+        noise, image = estimate_mean(errors.noise_mse), estimate_mean(errors.image_mse)
+        columns = {
+            "log_snr": errors.log_snr,
+            "noise_mse": noise.value,
+            "noise_mse_low": noise.low,
+            "noise_mse_high": noise.high,
+            "image_mse": image.value,
+            "slope": errors.slope.value,
+            **({} if gap is None else {"gap_to_training": gap.by_level.value}),
+        }
+        return [{name: float(x[k]) for name, x in columns.items()} for k in range(len(errors.log_snr))]
+
+    def figure(self, title: str = "") -> Figure:
+        """Draw the errors, the gap, the calibration and the times by noise level."""
+        from ddim.evaluation.diagnosis_report import draw_diagnosis
+
+        return draw_diagnosis(self, title)
+
+    def _picture(self) -> str:
+        return embed_png(render_png(rasterise(self.figure())))
+
+    def _title(self) -> str:
+        from ddim.evaluation.diagnosis_report import list_findings
+
+        return "\n".join(list_findings(self))
+
     @property
     def gap(self) -> Gap | None:
         """The gap between held-out and training images, None without held-out images."""
         return None if self.held_out is None else measure_gap(self.train, self.held_out)
 
 
+@with_bar
 def diagnose(
     run: str | Path | LoadedRun,
     images: int = IMAGES,

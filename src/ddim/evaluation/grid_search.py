@@ -23,6 +23,7 @@ from ddim.evaluation.run_folder import open_run_folder
 from ddim.files import make_folder
 from ddim.runs import searched_grids
 from ddim.runs.codec import override
+from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.searched_grids import SearchedGrid
@@ -40,6 +41,7 @@ FIRST_SEED = 2**31
 """First seed of the samples of a search. Users rarely sample such large seeds."""
 
 
+@with_bar
 def search_grid(
     run: str | Path | LoadedRun,
     steps: int = 10,

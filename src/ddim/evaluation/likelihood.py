@@ -24,8 +24,10 @@ from ddim.errors import UserError, check_count
 from ddim.evaluation.reference import Reference, open_reference
 from ddim.evaluation.run_folder import make_results_folder
 from ddim.files import write_json
+from ddim.plots.tabular import Tabular
 from ddim.runs.classes import NULL, label_by_folder_name
 from ddim.runs.image_features import ImageSet
+from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun, Pipeline, load
 from ddim.runs.progress import READING, Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import make_record
@@ -37,12 +39,22 @@ STEPS: dict[Method, int] = {"vlb": 1000, "ode": 50}
 """The default number of steps of each method."""
 
 
-@dataclass(frozen=True)
-class Likelihood:
+@dataclass(frozen=True, repr=False)
+class Likelihood(Tabular):
     """Bits per dimension (N,) float64 of N images, and how they were measured, as plain values."""
 
     bits: Tensor
     record: dict[str, Any]
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return the bits per dimension of each image."""
+        return [{"image": k, "bits_per_dim": bits} for k, bits in enumerate(self.bits.tolist())]
+
+    def __repr__(self) -> str:
+        return self._title()
+
+    def _title(self) -> str:
+        return f"{self} bits per dimension, {len(self.bits):,} images"
 
     @property
     def value(self) -> float:
@@ -59,9 +71,10 @@ class Likelihood:
         return format_bits(self.bits)
 
 
+@with_bar
 def bits_per_dim(
     run: str | Path | LoadedRun,
-    images: Reference = Reference(),  # noqa: B008  (a frozen value)
+    images: str | Path | Reference = Reference(),  # noqa: B008  (a frozen value)
     method: Method = "vlb",
     *,
     n: int = 64,
@@ -76,7 +89,7 @@ def bits_per_dim(
 
     Args:
         run: a run folder, or what `ddim.load` returned.
-        images: by default the run's own held-out images.
+        images: a folder, an archive or a name; by default the run's own held-out images.
         method: "vlb" is the variational bound of DDPM sampling, "ode" the density along the probability flow.
         n: number of images.
         steps: number of steps, by default 50 for "ode". For "vlb" 1000, or the number of entries if the
@@ -162,10 +175,11 @@ def format_bits(bits: Tensor) -> str:
 
 
 def _choose_images(
-    run: LoadedRun, images: Reference, n: int, decoding: Callable[[int, int], None]
+    run: LoadedRun, images: str | Path | Reference, n: int, decoding: Callable[[int, int], None]
 ) -> ImageSet:
     """Return the first `n` images of a reference in a random order, which is always the same."""
-    chosen = open_reference(run, images, decoding)
+    reference = images if isinstance(images, Reference) else Reference(str(images))
+    chosen = open_reference(run, reference, decoding)
     if not len(chosen.which):
         raise UserError(f"part {chosen.part} of {chosen.source} has no images")
     return replace(chosen, which=chosen.which[shuffle_epoch(len(chosen.which), 0, 0)[:n]])

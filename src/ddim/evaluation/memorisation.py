@@ -25,14 +25,16 @@ from ddim.evaluation.copies import (
 )
 from ddim.evaluation.denoising import Gap, measure_gap
 from ddim.evaluation.run_folder import make_results_folder, open_run_folder
-from ddim.files import write_json
+from ddim.files import read_json, write_json
 from ddim.metrics.features import Extractor
 from ddim.plots import charts
 from ddim.plots.pictures import save_png
+from ddim.plots.tabular import Tabular, embed_png
 from ddim.runs.classes import choose_label
 from ddim.runs.generate import sample_uint8, with_options
 from ddim.runs.images import open_run_images
 from ddim.runs.log import show_in_tensorboard
+from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.progress import READING, Progress, ignore_progress
 from ddim.runs.provenance import make_record, sampling_record
@@ -41,8 +43,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
-class Memorisation:
+@dataclass(frozen=True, repr=False)
+class Memorisation(Tabular):
     """The results of `check_memorisation`.
 
     Args:
@@ -57,11 +59,25 @@ class Memorisation:
     duplicates: Duplicates
     folder: Path
 
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return each sample: its seed, its closeness, whether it is a copy, and its training image."""
+        return read_json(self.folder / "record.json")["samples"]
+
+    def __repr__(self) -> str:
+        return f"{self}\n{self.folder}"
+
+    def _picture(self) -> str:
+        return embed_png((self.folder / "pairs.png").read_bytes())
+
+    def _title(self) -> str:
+        return str(self)
+
     def __str__(self) -> str:
         """Return the findings, each sentence on its own line, the verdict first."""
         return "\n".join(memorisation_sentences(self.verdict, self.gap, self.duplicates))
 
 
+@with_bar
 def check_memorisation(
     run: str | Path | LoadedRun,
     n: int = 500,

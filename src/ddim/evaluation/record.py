@@ -15,7 +15,7 @@ from typing import Any
 
 from ddim.errors import UserError
 from ddim.metrics.catalogue import METRICS
-from ddim.plots.tabular import Tabular
+from ddim.plots.tabular import Tabular, embed_png
 
 SCHEMA = 1
 """The version of the layout of a record."""
@@ -70,6 +70,11 @@ class Evaluation(Tabular):
             for title, entry in entries.items()
             if entry
         ]
+
+    def _picture(self) -> str:
+        """Return the sheet of the first samples."""
+        sheet = self.folder / GRID
+        return embed_png(sheet.read_bytes()) if sheet.is_file() else ""
 
     def _title(self) -> str:
         generated, of = self.record["generated"], self.record["reference"]

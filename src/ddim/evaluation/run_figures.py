@@ -19,6 +19,7 @@ from ddim.errors import UserError, check_count
 from ddim.evaluation.schedule_figures import Shown, name_schedules
 from ddim.plots import charts
 from ddim.plots.pictures import to_uint8
+from ddim.runs.notebook_cell import with_bar
 from ddim.runs.progress import Progress, ignore_progress
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ def plot_reverse(
     return charts.plot_strip(images, heads, title=title)
 
 
+@with_bar
 def plot_samplers(
     model: str | Path | Pipeline | Model | None = None,
     evaluations: Sequence[int] = (5, 10, 20, 40),

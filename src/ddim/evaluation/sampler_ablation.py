@@ -36,6 +36,7 @@ from ddim.evaluation.discretisation_error import (
     error_against_reference,
 )
 from ddim.evaluation.sampler_errors import count_levels
+from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.progress import Progress, ignore_progress
 
@@ -191,6 +192,7 @@ class Ablation:
     churned: list[tuple[float, float]]
 
 
+@with_bar
 def ablate_sampler(
     pipeline: Pipeline,
     evaluations: int = 19,

@@ -20,6 +20,7 @@ from ddim.metrics.catalogue import find_metric
 from ddim.metrics.features import Extractor, load_extractor
 from ddim.runs.classes import find_label
 from ddim.runs.generate import with_options
+from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import load
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.provenance import sample_conditions
@@ -27,6 +28,7 @@ from ddim.runs.recipe_checks import check_label
 from ddim.runs.run_path import find_best_checkpoint
 
 
+@with_bar
 def tabulate(
     source: str | Path,
     choices: Mapping[str, Any],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -38,17 +39,27 @@ class Tabular:
         return f"{self._title()}\n{format_rows(self.to_records())}"
 
     def _repr_html_(self) -> str:
-        rows = self.to_records()
+        rows = self.to_records()[:SHOWN]
         heads = "".join(f"<th>{html.escape(name)}</th>" for name in (rows[0] if rows else ()))
-        lines = [
+        cells = [
             "".join(f"<td>{html.escape(format_cell(value))}</td>" for value in row.values()) for row in rows
         ]
-        body = "".join(f"<tr>{line}</tr>" for line in lines)
-        return f"<p>{html.escape(self._title())}</p><table><tr>{heads}</tr>{body}</table>"
+        body = "".join(f"<tr>{line}</tr>" for line in cells)
+        lines = "".join(f"<div>{html.escape(line)}</div>" for line in self._title().splitlines())
+        return f"{lines}{self._picture()}<table><tr>{heads}</tr>{body}</table>"
+
+    def _picture(self) -> str:
+        """Return HTML between the title and the table, such as that of `embed_png`."""
+        return ""
 
     def _title(self) -> str:
         """Return the line above the table."""
         return type(self).__name__
+
+
+def embed_png(content: bytes) -> str:
+    """Return a PNG file as HTML."""
+    return f'<img style="max-width:100%" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
 
 
 SHOWN = 24

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
@@ -18,8 +18,13 @@ from ddim.diffusion.editing import Inpaint, interpolate_latents, invert, restore
 from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.samplers import DDIM, initial_noise
 from ddim.errors import UserError, check_count
+from ddim.plots.charts import plot_strip, rasterise
+from ddim.plots.pictures import render_png, to_uint8
 from ddim.runs.edit_work import EditOptions, Source, Work, open_work
 from ddim.runs.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NOISY = 0.05
 """The largest sigma of a grid's last level at which an image without noise can still be inverted well."""
@@ -49,6 +54,14 @@ class Edit:
         """Return one line: rows, times and network calls."""
         rows = ", ".join(f"{name} {tuple(images.shape)}" for name, images in self.rows.items())
         return f"Edit({rows}; {len(self.times)} times, {self.calls} network calls)"
+
+    def figure(self) -> Figure:
+        """Draw all images in named rows."""
+        rows = {name: list(to_uint8(images)) for name, images in self.rows.items()}
+        return plot_strip(rows, [str(k) for k in range(max(map(len, rows.values())))])
+
+    def _repr_png_(self) -> bytes:
+        return render_png(rasterise(self.figure()))
 
     @property
     def images(self) -> Tensor:

@@ -22,6 +22,7 @@ from ddim.plots.pictures import make_sheet, to_uint8
 from ddim.runs.classes import Label, assign_labels, find_label, guide
 from ddim.runs.codec import override
 from ddim.runs.image_features import BATCH
+from ddim.runs.notebook_cell import open_progress
 from ddim.runs.pipeline import Pipeline, evaluating, open_pipeline
 from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.recipe import Recipe
@@ -42,6 +43,7 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
     seeds: Iterable[int] | None = None,
     label: str | int | None = None,
     guidance: float = 1.0,
+    progress: bool | Progress = True,
 ) -> Tensor:
     """Sample images; image k depends on the k-th seed alone.
 
@@ -58,6 +60,7 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         seeds: the seed of each image, in place of `n` and `seed`.
         label: class name or index, "all" for class s % classes at seed s, None for no class.
         guidance: classifier-free guidance scale (Ho & Salimans 2022); 1 turns guidance off.
+        progress: True shows a bar in a notebook cell; or a function, see `ddim.runs.progress.Progress`.
 
     Returns:
         Images (n, C, H, W), float32 in [0, 1], on the CPU.
@@ -77,8 +80,8 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
     pipeline = pipeline.with_recipe(**{name: value for name, value in given.items() if value is not None})
     pipeline, _ = _on_searched_grid(pipeline, steps, searched=grid is None)
     found = find_label(label, pipeline.recipe, pipeline.classes)
-    with evaluating(pipeline.model):
-        return generate(pipeline, chosen, steps, label=found, guidance=guidance)[0]
+    with evaluating(pipeline.model), open_progress(progress) as shown:
+        return generate(pipeline, chosen, steps, label=found, guidance=guidance, progress=shown)[0]
 
 
 @torch.no_grad()

@@ -6,12 +6,16 @@ import base64
 import html
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from ddim.runs.progress import Progress, ignore_progress
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 SHOWN = 640
 """Width in pixels to which a sheet of samples is enlarged in a notebook."""
@@ -80,3 +84,14 @@ def open_progress(progress: bool | Progress) -> Iterator[Progress]:
             cell.clear_bar()
     else:
         yield ignore_progress
+
+
+def with_bar(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function that takes `progress` show a bar in a notebook cell, unless `progress` is given."""
+
+    @wraps(function)
+    def shown(*args: P.args, **options: P.kwargs) -> R:
+        with open_progress(options.get("progress", True)) as progress:  # type: ignore[arg-type]
+            return function(*args, **{**options, "progress": progress})  # type: ignore[arg-type]
+
+    return shown

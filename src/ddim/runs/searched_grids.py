@@ -11,13 +11,14 @@ from ddim.diffusion.grids import Listed
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError
 from ddim.files import read_json, write_json
+from ddim.plots.tabular import Tabular
 from ddim.runs.codec import dump
 
 FILE = "grids.json"
 
 
-@dataclass(frozen=True)
-class SearchedGrid:
+@dataclass(frozen=True, repr=False)
+class SearchedGrid(Tabular):
     """The result of a search: decreasing times (N,) and their sampling error.
 
     `named` holds the errors of the usual grids between the same first and last time, by name.
@@ -26,6 +27,14 @@ class SearchedGrid:
     times: tuple[float, ...]
     error: float
     named: dict[str, float]
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return the error of the searched times and of each usual grid."""
+        errors = {"searched": self.error, **self.named}
+        return [{"grid": name, "mean_squared_error": error} for name, error in errors.items()]
+
+    def _title(self) -> str:
+        return f"times {', '.join(f'{t:.4g}' for t in self.times)}"
 
 
 def find_saved_grid(run: Path, sampler: Sampler, steps: int, weights: str) -> Listed | None:

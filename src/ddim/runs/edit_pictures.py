@@ -1,0 +1,169 @@
+"""Edits with plain values, for notebooks: pictures are image files, PIL images or tensors."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias, Unpack
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ddim.data.decode import decode_image
+from ddim.errors import UserError
+from ddim.runs.edit_folder import read_images
+from ddim.runs.edit_images import (
+    Edit,
+    Inversion,
+    inpaint_image,
+    interpolate_images,
+    interpolate_seeds,
+    invert_images,
+    vary_image,
+)
+from ddim.runs.edit_work import EditOptions, Source
+from ddim.runs.notebook_cell import with_bar
+from ddim.runs.pipeline import Pipeline, open_pipeline
+
+Picture: TypeAlias = str | Path | Image.Image | Tensor
+"""An image file, a PIL image, or a tensor (C, H, W) or (B, C, H, W) in [0, 1] of the model's size.
+
+Files and PIL images are cropped and resized to the size of the model.
+"""
+
+
+@with_bar
+def invert_pictures(
+    model: Source,
+    images: Picture | Sequence[Picture],
+    steps: int = 50,
+    *,
+    exact: bool = False,
+    **options: Unpack[EditOptions],
+) -> Inversion:
+    """Find the latents of images, and reconstruct the images from them; see `invert_images`.
+
+    Example:
+        >>> found = ddim.invert(run, "rose.jpg")
+        >>> found.latents, found.errors
+    """
+    pipeline = open_pipeline(model)
+    return invert_images(pipeline, open_pictures(pipeline, images), steps, exact=exact, **options)
+
+
+@with_bar
+def interpolate(
+    model: Source,
+    images: Picture | Sequence[Picture] | None = None,
+    frames: int = 9,
+    steps: int = 50,
+    *,
+    seeds: Sequence[int] | None = None,
+    **options: Unpack[EditOptions],
+) -> Edit:
+    """Sample images that lead from one image, or the sample of one seed, to another.
+
+    Args:
+        model: a run folder, a pipeline or a model.
+        images: two images.
+        frames: number of images in the result, including both ends.
+        steps: number of times in the grid.
+        seeds: two seeds, in place of `images`.
+        options: grid and progress, see `EditOptions`.
+
+    Example:
+        >>> ddim.interpolate(run, seeds=[3, 7])
+        >>> ddim.interpolate(run, ["rose.jpg", "lily.jpg"])
+    """
+    pipeline = open_pipeline(model)
+    if images is not None and seeds is None:
+        return interpolate_images(pipeline, open_pictures(pipeline, images), frames, steps, **options)
+    if images is None and seeds is not None:
+        return interpolate_seeds(pipeline, list(seeds), frames, steps, **options)
+    raise UserError("give two images, or seeds=[3, 7]")
+
+
+@with_bar
+def inpaint_picture(
+    model: Source,
+    image: Picture,
+    mask: Picture,
+    seeds: Sequence[int] = range(4),
+    steps: int = 50,
+    *,
+    resample: int = 5,
+    **options: Unpack[EditOptions],
+) -> Edit:
+    """Sample the white part of a mask anew (RePaint, Lugmayr et al. 2022); see `inpaint_image`.
+
+    Args:
+        model: a run folder, a pipeline or a model.
+        image: the image.
+        mask: an image of the same size, white where it is painted; or a tensor (H, W), 1 where it is painted.
+        seeds: one for each result.
+        steps: number of times in the grid.
+        resample: how often each step is repeated.
+        options: grid and progress, see `EditOptions`.
+
+    Example:
+        >>> ddim.inpaint(run, "rose.jpg", "mask.png", seeds=[3, 7])
+    """
+    pipeline = open_pipeline(model)
+    if isinstance(mask, Tensor):
+        hole = mask.float()[(None,) * (4 - mask.ndim)]
+    else:
+        hole = open_pictures(pipeline, mask, channels=1)
+    hole = (hole > 0.5).float()
+    one = open_pictures(pipeline, image)
+    return inpaint_image(pipeline, one, hole, list(seeds), steps, resample=resample, **options)
+
+
+@with_bar
+def vary_picture(
+    model: Source,
+    image: Picture,
+    strength: float = 0.5,
+    seeds: Sequence[int] = range(8),
+    steps: int = 50,
+    **options: Unpack[EditOptions],
+) -> Edit:
+    """Sample variations of an image (SDEdit, Meng et al. 2022); see `vary_image`.
+
+    Example:
+        >>> ddim.vary(run, "rose.jpg", strength=0.6)
+    """
+    pipeline = open_pipeline(model)
+    return vary_image(pipeline, open_pictures(pipeline, image), strength, list(seeds), steps, **options)
+
+
+def open_pictures(
+    pipeline: Pipeline, pictures: Picture | Sequence[Picture], channels: int | None = None
+) -> Tensor:
+    """Return pictures as one tensor (B, C, H, W) in [0, 1] of the pipeline's size.
+
+    Raises:
+        UserError: if a file cannot be read, or a tensor has another size.
+    """
+    shape = pipeline.model.shape
+    channels, size = channels or shape.channels, (shape.height, shape.width)
+    if isinstance(pictures, Picture):
+        pictures = [pictures]
+    opened = []
+    for picture in pictures:
+        if isinstance(picture, Tensor):
+            batch = picture[None] if picture.ndim == 3 else picture
+            if tuple(batch.shape[1:]) != (channels, *size):
+                raise UserError(
+                    f"images must be (B, {channels}, {size[0]}, {size[1]}), got {tuple(batch.shape)}"
+                )
+            opened.append(batch.float().cpu())
+        elif isinstance(picture, Image.Image):
+            content = io.BytesIO()
+            picture.save(content, "PNG")
+            pixels = decode_image(content.getvalue(), size, channels)[1]
+            opened.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255)
+        else:
+            opened.append(read_images([picture], size, channels))
+    return torch.cat(opened)
