@@ -52,6 +52,7 @@ GROUPS = {
         "report": "summarise runs on one page",
         "plot": "draw schedules, embeddings, diffusion strips and loss curves",
         "data": "inspect images before training on them",
+        "cache": "show what the cache holds, and clear it",
     },
     "Exchange": {
         "export": "write a run as a diffusers pipeline",

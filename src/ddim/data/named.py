@@ -47,6 +47,9 @@ CIFAR10 = Archive(
     "c32a1d4ab5d03f1284b67883e8d87530",
     "cifar-10-batches-bin",
 )
+ARCHIVES = (FLOWERS, PETS, PETS_LISTS, CIFAR10)
+"""All files that can be downloaded."""
+
 # The folders that torchvision creates below its root folder.
 _TORCHVISION = {"flowers": "flowers-102", "pets": "oxford-iiit-pet", "cifar10": "."}
 _CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -1,0 +1,87 @@
+"""What the cache folder holds, and how to clear it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddim.data.named import ARCHIVES
+from ddim.errors import UserError, suggest
+from ddim.files import cache_folder
+
+# The folder of each part within the cache folder, the names of its entries, and what they are. Other names
+# are left alone: the cache folder may be one in which the user keeps other files.
+_PARTS = {
+    "images": ("", r"[0-9a-f]{32}-\d+x\d+x\d", "decoded data sets"),
+    "surveys": ("surveys", r"[0-9a-f]{64}\.json", "fingerprints of sources, which save reading every file"),
+    "features": ("features", r"(samples-)?[0-9a-f]{64}(\.\w+)?", "features of images and samples"),
+    "compiler": ("", "compiler", "networks compiled by torch.compile"),
+    "downloads": ("downloads", "|".join(re.escape(a.file) for a in ARCHIVES), "downloaded data sets"),
+    "weights": ("weights", r".*-[0-9a-f]{8}\.pth", "downloaded weights of feature networks"),
+}
+PARTS = tuple(_PARTS)
+"""The parts of the cache."""
+
+
+@dataclass(frozen=True)
+class CachePart:
+    """A part of the cache: its name, what its entries are, their paths, and their size in bytes."""
+
+    name: str
+    about: str
+    entries: tuple[Path, ...]
+    bytes: int
+
+
+def list_cache(cache: Path | None = None) -> list[CachePart]:
+    """Return the parts of the cache; `cache` is its folder, by default that of `cache_folder`."""
+    found = []
+    for name, (inner, pattern, about) in _PARTS.items():
+        folder = cache_folder(cache) / inner
+        entries = sorted(folder.iterdir()) if folder.is_dir() else []
+        paths = tuple(path for path in entries if re.fullmatch(pattern, path.name))
+        found.append(CachePart(name, about, paths, sum(map(_measure, paths))))
+    return found
+
+
+def clear_cache(parts: Sequence[str] = PARTS, cache: Path | None = None) -> int:
+    """Remove parts of the cache and return the number of bytes; all can be computed or downloaded again.
+
+    Args:
+        parts: names of parts, see `PARTS`.
+        cache: the cache folder, by default that of `cache_folder`.
+
+    Raises:
+        UserError: if a part does not exist or cannot be removed.
+    """
+    for name in parts:
+        if name not in PARTS:
+            raise UserError(
+                f"the parts of the cache are {', '.join(PARTS)}, got {name!r}{suggest(name, PARTS)}"
+            )
+    total = 0
+    for part in list_cache(cache):
+        if part.name in parts:
+            total += part.bytes
+            for path in part.entries:
+                _remove(path)
+    return total
+
+
+def _measure(path: Path) -> int:
+    if path.is_dir() and not path.is_symlink():
+        return sum(_measure(inner) for inner in path.iterdir())
+    return path.lstat().st_size
+
+
+def _remove(path: Path) -> None:
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be removed: {error.strerror}") from None
