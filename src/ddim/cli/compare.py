@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     comparison = compare_evaluations(args.evaluations, args.metric)
     folders = [str(row.evaluation.folder) for row in comparison.rows]
     text = f"{comparison.title}\n" + format_table(["", *HEAD[1:]], ranking_rows(comparison, folders))
+    text += f"\nnote: {comparison.remark}\n" if comparison.remark else ""
     if choices := choice_rows(comparison):
         text += "\n" + format_table(["", *folders], choices)
     files = [] if args.out is None else write_comparison(comparison, args.out)

@@ -117,6 +117,11 @@ class Comparison(Tabular):
         return self.title
 
     @property
+    def remark(self) -> str | None:
+        """A sentence if ranked samples took different numbers of network evaluations, else None."""
+        return remark_on_nfe([row.evaluation for row in self.rows if row.unranked is None])
+
+    @property
     def title(self) -> str:
         """The name of the metric, and whether lower or higher values are better."""
         metric = find_metric(self.metric)
@@ -218,6 +223,14 @@ def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Diffe
     if metric == "kid":
         return Difference(*kid_difference(mine, theirs, reference, paired=paired), paired)
     return Difference(*_jackknife(_STATISTICS[metric], mine, theirs, reference), paired)
+
+
+def remark_on_nfe(evaluations: Sequence[Evaluation]) -> str | None:
+    """Return a sentence if samples took different numbers of network evaluations, else None."""
+    known = [each for each in evaluations if each.record["sampling"]]
+    if len({each.record["sampling"]["nfe"] for each in known}) < 2:
+        return None
+    return f"the network evaluations per sample (NFE) differ: {'; '.join(each.name for each in known)}"
 
 
 def list_differing_choices(evaluations: Sequence[Evaluation]) -> dict[str, list[Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ddim.errors import UserError
 from ddim.evaluation.choices import Choice, choose_samples, expand_choices, name_choices
-from ddim.evaluation.compare import load_features, measure_difference
+from ddim.evaluation.compare import load_features, measure_difference, remark_on_nfe
 from ddim.evaluation.conditions import find_obstacle
 from ddim.evaluation.evaluate import describe_reference, evaluate_subject
 from ddim.evaluation.record import Evaluation, list_evaluations, read_evaluation
@@ -165,12 +165,10 @@ def _notes(cells: Sequence[TableCell], metric: str) -> list[str]:
     notes, columns = [], dict.fromkeys(cell.column for cell in cells)
     for column in columns:
         mine = [cell for cell in cells if cell.column == column]
-        nfes = [cell.evaluation.record["sampling"]["nfe"] for cell in mine]
-        varied = len({cell.choice.get("steps") for cell in mine}) > 1
-        if len(set(nfes)) > 1 and not varied:
-            found = ", ".join(f"{cell.row} {nfe}" for cell, nfe in zip(mine, nfes, strict=True))
-            where = f"at {column}, " if len(columns) > 1 else ""
-            notes.append(f"{where}the network evaluations per sample (NFE) differ: {found}")
+        steps = {cell.choice.get("steps") for cell in mine}
+        said = remark_on_nfe([cell.evaluation for cell in mine])
+        if said and len(steps) == 1:
+            notes.append((f"at {column}, " if len(columns) > 1 else "") + said)
     first = cells[0].evaluation.record
     if obstacle := next(
         (o for c in cells[1:] if (o := find_obstacle(first, c.evaluation.record, metric))), None
