@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
     run = open_run_folder(load(args.run, args.weights, device=args.device), args.out)
     with ProgressDisplay() as progress:
-        found = diagnose(run, args.images, args.levels, progress)
+        found = diagnose(run, args.images, args.levels, progress=progress)
     folder = write_diagnosis(found, run, args.out)
     text = f"{'training' if found.held_out is None else 'held-out'} images\n"
     text += format_table(HEAD, level_rows(found), numbers=0) + "\n"
