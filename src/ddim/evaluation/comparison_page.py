@@ -6,13 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddim.evaluation.compare import Comparison, Row
-from ddim.evaluation.record import FOLDER, GRID
-from ddim.plots.page import Block, Cell, Heading, Picture, Table, Text, save_page
+import numpy as np
+
+from ddim.evaluation.compare import Comparison, Difference, Row
+from ddim.evaluation.record import FOLDER, GRID, Evaluation
+from ddim.metrics.catalogue import find_metric
+from ddim.plots import charts
+from ddim.plots.page import Block, Cell, Folded, Heading, Picture, Strips, Table, Text, save_page
+from ddim.plots.pictures import COLUMNS, make_strip, read_sheet, render_png
+from ddim.runs.folder import REAL_IMAGES
 
 Rows = list[list[str]]
 
-HEAD = ["place", "evaluation", "samples", "value", "95 % interval", "minus the first"]
+HEAD = ["place", "evaluation", "sampled by", "samples", "value", "95 % interval", "minus the first"]
 """The names of the columns of `ranking_rows`."""
 
 WIDEST = 32
@@ -29,6 +35,7 @@ def ranking_rows(comparison: Comparison, names: Sequence[str]) -> Rows:
             [
                 "-" if row.unranked else str(place),
                 name,
+                row.evaluation.name,
                 f"{row.evaluation.record['generated']['images']:,}",
                 "none" if value is None else f"{value:.5f}",
                 "" if interval is None else f"{interval[0]:.5f} ... {interval[1]:.5f}",
@@ -56,19 +63,51 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     )
     notes: list[str] = []
     images: dict[str, bytes] = {}
-    pictures: list[Block] = []
+    strips: list[tuple[str, str]] = []
     for number, (name, row) in enumerate(zip(names, comparison.rows, strict=True), 1):
         notes += [f"{name}: {note}" for note in row.evaluation.record.get("notes", [])]
-        sheet = row.evaluation.folder / GRID
-        if sheet.is_file():
-            images[f"{number:03}.png"] = sheet.read_bytes()
-            pictures.append(Picture(f"{number:03}.png", name))
-    blocks: list[Block] = [Text(how), Table(HEAD, _cells(ranking_rows(comparison, names)), 2, notes)]
+        if (strip := _read_strip(row.evaluation, row.evaluation.folder / GRID)) is not None:
+            images[f"{number:03}.png"] = render_png(strip)
+            strips.append((name, f"{number:03}.png"))
+    # Only an evaluation in its run's folder has real images beside it.
+    real = _read_strip(comparison.first, comparison.first.folder.parents[1] / REAL_IMAGES)
+    if strips and real is not None:
+        images["real.png"] = render_png(real)
+        strips.insert(0, ("real images", "real.png"))
+    blocks: list[Block] = [Text(how), Table(HEAD, _cells(ranking_rows(comparison, names)), 3, notes)]
+    if panels := _intervals(comparison, names):
+        images["intervals.png"] = render_png(charts.rasterise(charts.plot_intervals(panels)))
+        blocks.append(
+            Picture("intervals.png", "Values, and differences from the first, with 95 % intervals.")
+        )
     if choices := choice_rows(comparison):
         head = ["", *names]
-        blocks += [Heading("What differs"), Table(head, _cells(choices), len(head))]
-    blocks += [Heading("Samples"), *pictures] if pictures else []
+        blocks.append(Folded("Settings that differ", [Table(head, _cells(choices), len(head))]))
+    if strips:
+        said = "The first samples of each evaluation. Columns have equal seeds, unless the seeds differ."
+        blocks += [Heading("Samples"), Text(said), Strips(strips)]
     return save_page(out, comparison.title, blocks, images)
+
+
+def _intervals(comparison: Comparison, names: Sequence[str]) -> dict[str, dict[str, list[charts.Interval]]]:
+    """Return the panels of a figure: the values, and the differences from the first evaluation."""
+    values: dict[str, list[charts.Interval]] = {}
+    differences: dict[str, list[charts.Interval]] = {}
+    for name, row in zip(names, comparison.rows, strict=True):
+        value, interval = row.evaluation.value(comparison.metric), row.evaluation.interval(comparison.metric)
+        values[name], differences[name] = [], []
+        if value is not None and interval is not None and row.unranked is None:
+            values[name].append(charts.Interval(value, *interval))
+        if isinstance(found := row.difference, Difference):
+            differences[name].append(charts.Interval(found.value, found.low, found.high))
+    panels = {find_metric(comparison.metric).title: values, "minus the first": differences}
+    return {title: rows for title, rows in panels.items() if any(rows.values())}
+
+
+def _read_strip(evaluation: Evaluation, sheet: Path) -> np.ndarray | None:
+    """Return the first images of a sheet as a strip; None if the sheet cannot be read."""
+    height, width = evaluation.record["reference"]["size"]
+    return make_strip(read_sheet(sheet, height, width)[:COLUMNS])
 
 
 def shorten_folder(folder: Path) -> str:

@@ -19,7 +19,7 @@ from ddim.experiments.report_tables import (
     results_table,
     runs_table,
 )
-from ddim.experiments.run_pictures import encode_png, growth, last_samples, real_images
+from ddim.experiments.run_pictures import growth, last_samples, real_images
 from ddim.experiments.summary import (
     METRICS,
     MISSING,
@@ -42,6 +42,7 @@ from ddim.plots.page import (
     check_page_path,
     save_page,
 )
+from ddim.plots.pictures import render_png
 from ddim.runs.log import read_metrics
 
 CURVES = len(charts.COLOURS)
@@ -80,7 +81,7 @@ def build_report(found: Sequence[Run]) -> tuple[list[Block], dict[str, bytes]]:
         blocks += _intervals(rows, common, images)
     curves = _loss_curves(rows)
     if curves:
-        images["losses.png"] = encode_png(charts.rasterise(run_figures.plot_logs(curves)))
+        images["losses.png"] = render_png(charts.rasterise(run_figures.plot_logs(curves)))
         blocks += [Heading("Losses"), Picture("losses.png", _loss_caption(rows, curves))]
     blocks += [*_samples(found, images), *_growth(found, images), *_measurements(found, images)]
     return [*blocks, Heading("Runs"), runs_table(found)], images
@@ -102,7 +103,7 @@ def _intervals(
             panels[METRICS[name][0]] = shown
     if not panels:
         return []
-    images["intervals.png"] = encode_png(charts.rasterise(charts.plot_intervals(panels)))
+    images["intervals.png"] = render_png(charts.rasterise(charts.plot_intervals(panels)))
     caption = "Each run with its 95 % interval, which does not contain the spread over seeds."
     return [Picture("intervals.png", caption)]
 
@@ -118,7 +119,7 @@ def _samples(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]:
     if real is not None:
         strips = {"real.png": ("real images", real), **strips}
         said += ", below real images, which have no seed"
-    images |= {file: encode_png(strip) for file, (_, strip) in strips.items() if strip is not None}
+    images |= {file: render_png(strip) for file, (_, strip) in strips.items() if strip is not None}
     rows = [(name, file) for file, (name, _) in strips.items()]
     return [Heading("Samples"), Text(f"{said}."), Strips(rows)]
 
@@ -132,7 +133,7 @@ def _growth(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]:
             strip, steps = grown
             batch = run.recipe["optim"]["batch"]
             seen = ", ".join(f"{step * batch:,}" for step in steps)
-            images[f"growth-{k:03}.png"] = encode_png(strip)
+            images[f"growth-{k:03}.png"] = render_png(strip)
             strips.append((f"{run.path.name}: {seen} images", f"growth-{k:03}.png"))
     if not strips:
         return []

@@ -32,6 +32,8 @@ MARK = "ddim"
 """The "Software" entry of PNG files that this library writes."""
 
 
+COLUMNS = 8
+"""The largest number of images in a strip."""
 GAP = 2
 """White pixels between the images of a sheet."""
 
@@ -128,6 +130,19 @@ def check_zoom(zoom: int | None) -> None:
         raise UserError(f"zoom must be at least 1 and at most {LARGEST_ZOOM}, got {zoom}")
 
 
+def make_strip(cells: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Arrange images (h, w, 3) uint8 in one row and enlarge them; None if there is no image."""
+    if not cells:
+        return None
+    height, width, _ = cells[0].shape
+    strip = np.full((height, len(cells) * (width + GAP) - GAP, 3), 255, np.uint8)
+    for k, cell in enumerate(cells):
+        strip[:, k * (width + GAP) : k * (width + GAP) + width] = cell
+    # All strips of a page have images of the same size, whatever their number.
+    scale = max(1, SHEET // (COLUMNS * width))
+    return enlarge(strip, scale)
+
+
 def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
     """Split a sheet from `make_sheet`, which may be enlarged, into its images (height, width, C), by rows."""
     across, down = sheet.shape[1], sheet.shape[0]
@@ -141,6 +156,15 @@ def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
     tops = range(0, sheet.shape[0] - height + 1, height + GAP)
     lefts = range(0, sheet.shape[1] - width + 1, width + GAP)
     return [sheet[top : top + height, left : left + width] for top in tops for left in lefts]
+
+
+def read_sheet(path: Path, height: int, width: int) -> list[np.ndarray]:
+    """Return the images of a sheet's PNG file, each (height, width, 3) uint8; [] if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return split_sheet(np.asarray(image.convert("RGB")), height, width)
+    except (OSError, SyntaxError, ValueError):  # Pillow raises any of these for damaged files
+        return []
 
 
 def blend_alpha(pixels: np.ndarray) -> np.ndarray:
