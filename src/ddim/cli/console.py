@@ -19,7 +19,8 @@ from ddim.data import Images
 from ddim.data.cache import find_enlarged
 from ddim.data.images import SMALLEST
 from ddim.files import read_json
-from ddim.plots.pictures import arrange_preview, can_preview, render_preview, split_sheet
+from ddim.plots.pictures import split_sheet
+from ddim.plots.preview import arrange_preview, can_preview, render_preview
 from ddim.runs.folder import RUN
 from ddim.runs.log import read_metrics
 from ddim.training.callbacks import Callback

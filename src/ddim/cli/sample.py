@@ -88,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
     check_fields(args, "sample", *SAMPLING_FIELDS)
     # Imported here, so that --help does not import torch.
     from ddim.cli.console import ProgressDisplay
-    from ddim.plots.pictures import arrange_preview, can_preview, render_preview, split_sheet
+    from ddim.plots.pictures import split_sheet
+    from ddim.plots.preview import arrange_preview, can_preview, render_preview
     from ddim.runs.classes import find_label
     from ddim.runs.generate import with_options
     from ddim.runs.pipeline import load

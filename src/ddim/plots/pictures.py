@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -275,77 +274,3 @@ def _write(path: Path, content: bytes) -> None:
     if not path.parent.is_dir():
         raise UserError(f"{str(path)!r} lies in a folder that does not exist: create the folder first")
     write_atomic(path, content)
-
-
-# The terminal
-
-PREVIEW = 24
-"""The largest width in pixels of an image in a preview of several."""
-
-
-def arrange_preview(images: Sequence[np.ndarray], columns: int, rows: int = 1) -> np.ndarray:
-    """Arrange the first images (H, W, C) uint8 for `render_preview`, so large that they can be recognised.
-
-    Images wider than `PREVIEW` are reduced to it; those that do not fit in `columns` and `rows` are left out.
-    """
-    height, width = images[0].shape[:2]
-    scale = min(1.0, PREVIEW / width, columns / width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    across = max(1, (columns + 1) // (size[0] + 1))
-    shown = [blend_alpha(image) for image in images[: across * rows]]
-    small = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX)) for image in shown]
-    small += [np.full_like(small[0], 255)] * (-len(small) % min(across, len(small)))
-    apart = [np.pad(image, ((0, 1), (0, 1), (0, 0)), constant_values=255) for image in small]
-    lines = [np.hstack(apart[k : k + across]) for k in range(0, len(apart), across)]
-    return np.vstack(lines)[:-1, :-1]
-
-
-def render_preview(pixels: np.ndarray, columns: int) -> str:
-    """Render an image (H, W, 1, 3 or 4) uint8 as text with at most `columns` characters per line.
-
-    Each character shows two pixels: a half block in the colour of the upper pixel, on a background in the
-    colour of the lower pixel. Wider images are downsampled. Colours are exact if COLORTERM says that the
-    terminal supports it; otherwise the nearest of 216 colours is used.
-    """
-    pixels = blend_alpha(pixels)
-    height, width = pixels.shape[:2]
-    if width > columns:
-        size = columns, max(1, round(height * columns / width))
-        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
-    exact = _has_exact_colours()
-    lines = []
-    for y in range(0, len(pixels), 2):
-        upper = [_colour_code(38, pixel, exact) for pixel in pixels[y].tolist()]
-        # An odd last row has no lower pixels; the background of the terminal is kept there.
-        lower = (
-            [_colour_code(48, pixel, exact) for pixel in pixels[y + 1].tolist()]
-            if y + 1 < len(pixels)
-            else [""] * len(upper)
-        )
-        lines.append("".join(a + b + "▀" for a, b in zip(upper, lower, strict=True)) + "\x1b[0m")
-    return "\n".join(lines)
-
-
-def can_preview(stream: IO[str]) -> bool:
-    """Return whether the stream is a terminal with at least 256 colours, and NO_COLOR is not set."""
-    if os.environ.get("NO_COLOR") or not stream.isatty():
-        return False
-    try:
-        "▀".encode(getattr(stream, "encoding", None) or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    name = os.environ.get("TERM", "")
-    return name != "dumb" and (_has_exact_colours() or "256color" in name)
-
-
-def _has_exact_colours() -> bool:
-    # Windows Terminal sets no COLORTERM.
-    return os.environ.get("COLORTERM") in ("truecolor", "24bit") or "WT_SESSION" in os.environ
-
-
-def _colour_code(ground: int, pixel: Sequence[int], exact: bool) -> str:
-    if exact:
-        return "\x1b[{};2;{};{};{}m".format(ground, *pixel)
-    # xterm's colour cube has the levels 0, 95, 135, 175, 215 and 255; its colours are numbered from 16.
-    red, green, blue = (max(1, round((value - 55) / 40)) if value >= 48 else 0 for value in pixel)
-    return f"\x1b[{ground};5;{16 + 36 * red + 6 * green + blue}m"
