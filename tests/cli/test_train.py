@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import shutil
 import time
 from dataclasses import replace
 
@@ -240,7 +241,7 @@ def test_resuming_a_finished_run_changes_nothing(words, here, finished, train_co
     [
         (["blossoms:41"], "data.source"),
         (["--recipe", "smoke"], "name"),
-        (["--images", "81"], "images"),
+        (["--images", "79"], "images"),
         (["--minutes", "40"], "images"),
         (["--seed", "1"], "seed"),
         (["--size", "64"], "data.size"),
@@ -257,6 +258,29 @@ def test_options_that_contradict_the_run_are_refused(words, name, here, finished
     assert len(lines) == 1
     assert re.match(rf"ddim: run {finished} has {re.escape(name)} = .*, which {re.escape(name)} = ", lines[0])
     assert contents(finished) == before
+
+
+def test_a_finished_run_trains_longer_on_request(here, finished, train_command):
+    shutil.copytree(finished, here / "run")
+    words = ["--recipe", "tiny.yaml", "--resume", "--out", "run"]
+    lines = train_command([*words, "--images", "120"])
+    assert any(
+        line.startswith("trains longer than the planned 80 images; learning rate now 0.00") for line in lines
+    )
+    assert train_command([*words, "--images", "80"])[0] == "run run is finished: nothing to resume"
+    lines = train_command(["--resume", "--out", "run", "--more", "0.001"])
+    assert any(line.startswith("trains longer than the planned 120") for line in lines)
+    assert checkpoint.find_newest(here / "run" / "checkpoints").name > "step-000000015"
+    shutil.rmtree(here / "run" / "checkpoints")
+    (line,) = train_command(words, 2)
+    assert line.startswith(
+        "ddim: run run cannot be resumed: run/checkpoints is missing; put a checkpoint back"
+    )
+    train_command([*words, "--restart"])
+    tiny.check_same_run(here / "run", finished)
+    for option in (["--restart"], ["--more", "3"]):
+        (line,) = train_command(["--recipe", "tiny.yaml", *option], 2)
+        assert line == f"ddim: {option[0]} is an option of --resume: give both"
 
 
 def unfinished(folder, seed, step=5):

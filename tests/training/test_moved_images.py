@@ -9,6 +9,7 @@ import pytest
 import tiny
 from ddim.cli import main
 from ddim.errors import UserError
+from ddim.runs.folder import record_in_run
 from ddim.runs.images import open_run_images
 from ddim.runs.pipeline import load
 from ddim.training import resume
@@ -25,6 +26,7 @@ def run(request, tmp_path, monkeypatch):
     folder = tiny.train(RECIPE, tmp_path / "runs" / "one", data="flower")
     if not request.param:
         shutil.rmtree(folder / "checkpoints")
+        record_in_run(folder, checkpointed=False)
     return folder
 
 

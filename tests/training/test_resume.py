@@ -1,6 +1,8 @@
 """A run that was stopped anywhere and resumed is the run that was not."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,12 +14,14 @@ from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.schedules import LinearBeta
 from ddim.diffusion.time_sampling import LossAware
 from ddim.errors import UserError
+from ddim.experiments.index import read_run
 from ddim.nn.ema import Exponential, Power
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
 from ddim.runs.pipeline import load_state
-from ddim.runs.state import RunState
-from ddim.training import resume
+from ddim.runs.state import Plan, RunState
+from ddim.training import Callback, resume
+from ddim.training.resumption import set_aside
 
 
 def restored(run, folder):
@@ -102,7 +106,7 @@ def test_a_run_that_crashed_at_any_step_ends_like_an_uninterrupted_one(net, stop
     recipe = tiny.recipe(net, report__checkpoint="0")
     folder = resume(tiny.train_until_crash(recipe, tmp_path / "run", tiny.At(stop, tiny.crash)))
     tiny.check_same_run(folder, whole(net))
-    names = [path.name for path in sorted((folder / "samples").iterdir())]
+    names = [path.name for path in sorted((folder / "samples").glob("step-*"))]
     assert names == ["step-000000005.png", "step-000000010.png"]
     for name in names:
         assert (folder / "samples" / name).read_bytes() == (whole(net) / "samples" / name).read_bytes()
@@ -196,6 +200,118 @@ def test_a_run_whose_images_changed_is_not_resumed(tmp_path):
     with pytest.raises(UserError, match="data has changed since the run began"):
         other.restore(first.tensors(), RunState.from_json(first.documents()["state"]))
     assert other.step == 0
+
+
+def lose_all(folder):
+    shutil.rmtree(folder / "checkpoints")
+
+
+def empty(folder):
+    lose_all(folder)
+    (folder / "checkpoints").mkdir()
+
+
+def damage_all(folder):
+    for path in (folder / "checkpoints").iterdir():
+        damage_file(path / "model.safetensors", flip_bit)
+
+
+@pytest.mark.filterwarnings("ignore:.*damaged")
+@pytest.mark.parametrize(
+    ("lose", "said"),
+    [
+        (lose_all, "checkpoints is missing"),
+        (empty, "checkpoints holds no checkpoint"),
+        (damage_all, "checkpoints are damaged (damaged-step-000000005-1, damaged-step-000000010-1)"),
+    ],
+)
+def test_a_run_whose_checkpoints_are_lost_is_not_started_again_unasked(lose, said, whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole("layer norm"), folder)
+    lose(folder)
+    log = (folder / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match=re.escape(said)):
+        resume(folder)
+    assert (folder / "metrics.jsonl").read_bytes() == log
+    assert set_aside(folder) == folder / "before-restart-1"
+    resume(folder)
+    tiny.check_same_run(folder, whole("layer norm"))
+    assert (folder / "before-restart-1" / "metrics.jsonl").read_bytes() == log
+    assert len(list((folder / "before-restart-1" / "samples").glob("step-*"))) == 2
+    with pytest.raises(UserError, match="has checkpoint step-000000010: resume it without --restart"):
+        set_aside(folder)
+
+
+def test_a_log_without_checkpoints_of_an_earlier_version_is_not_emptied(whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole("layer norm"), folder)
+    lose_all(folder)
+    facts = json.loads((folder / "run.json").read_text())
+    del facts["checkpointed"]
+    (folder / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="checkpoints is missing"):
+        resume(folder)
+
+
+# A larger budget
+
+
+def test_a_finished_run_trains_longer_and_records_it(whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole("layer norm"), folder)
+    before = checkpoint.find_best(folder / "checkpoints")
+    rates = []
+
+    class Rates(Callback):
+        def on_start(self, training, folder):
+            assert checkpoint.find_best(folder / "checkpoints") == before
+
+        def on_step(self, training, values):
+            rates.append(values["lr"])
+
+    resume(folder, images=120, callbacks=[Rates()])
+    assert [line["step"] for line in tiny.metrics(folder) if "image_mae" in line] == [5, 10, 15]
+    optim = tiny.recipe().optim
+    assert rates == [Plan(120).rate(optim, seen) for seen in range(80, 120, 8)]
+    (entry,) = json.loads((folder / "run.json").read_text())["extended"]
+    assert entry == {
+        "at_images": 80,
+        "from_images": 80,
+        "to_images": 120,
+        "more_minutes": None,
+        "lr": rates[0],
+    }
+    assert read_run(folder).total == 120
+    # The same request again changes nothing, and a smaller one is refused.
+    resume(folder, images=120)
+    with pytest.raises(UserError, match="has images = 120, which images = 119 contradicts"):
+        resume(folder, images=119)
+
+
+def test_a_larger_budget_survives_a_crash_before_the_first_step(whole, tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        shutil.copytree(whole("layer norm"), folder)
+    resume(one, images=120)
+    with pytest.raises(tiny.PowerCutError):
+        resume(other, images=120, callbacks=[tiny.At(11, tiny.crash)])
+    resume(other)
+    tiny.check_same_run(one, other)
+
+
+def test_more_minutes_become_images_by_the_speed_in_the_log(whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole("layer norm"), folder)
+    lines = tiny.metrics(folder)
+    # 8 images in 2 s; the run slept for an hour after its first lines.
+    times = [line["step"] * 2 + (3600 if k > 1 else 0) for k, line in enumerate(lines)]
+    text = "".join(json.dumps({**line, "time": t}) + "\n" for line, t in zip(lines, times, strict=True))
+    (folder / "metrics.jsonl").write_text(text)
+    resume(folder, more=0.2)
+    (entry,) = json.loads((folder / "run.json").read_text())["extended"]
+    assert (entry["to_images"], entry["more_minutes"]) == (80 + 48, 0.2)
+    with pytest.raises(UserError, match="more must be above 0"):
+        resume(folder, more=-1)
 
 
 def test_a_folder_that_is_no_run_is_not_resumed(tmp_path):

@@ -218,7 +218,7 @@ def _split_fields(words: list[str], options: list[str]) -> tuple[list[str], dict
             continue
         field = name[2:].replace("-", "_")
         is_field = field.split(".")[0] in _recipe_fields()
-        if not is_field and (hint := suggest(name, options, 0.75)):
+        if not is_field and (hint := suggest(name, options, 0.8)):
             raise UserError(f"{name} is not an option{hint}")
         given = value if equals else next(following, None)
         if given is None or (not equals and given.startswith("--")):

@@ -144,6 +144,9 @@ class Console(Callback):
         for caution in list_cautions(images, len(parts.train), folder) if not training.step else []:
             say(caution)
         say(f"{goal} on {how}{'; the first steps are slow while it compiles' if runtime.compile else ''}")
+        if training.extended:
+            rate = training.plan.rate(training.recipe.optim, training.seen)
+            say(f"trains longer than the planned {training.extended:,} images; learning rate now {rate:.2g}")
         say(f"run folder {folder}" + (f", continuing at step {training.step}" if training.step else ""))
         self.began = self.tick = time.monotonic()
         self.pace = Pace(self.began, training.recipe.optim.batch)

@@ -34,6 +34,7 @@ examples:
   ddim train photos/ --resume            after Ctrl-C: continues exactly where the run stopped
   ddim train new/photos/ --resume        the same, after the images have moved
   ddim train mine.py:images --net mine.py:Net   parts of your own; then ddim sample RUN --own mine.py
+  ddim train --resume --out RUN --more 20   train a finished run 20 minutes longer; or --images N
 """
 
 
@@ -54,11 +55,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", metavar="S", help="seed of weights, image order, noise and split (default: 0)"
     )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue the run in --out, or the newest run with these options, or start a new one",
-    )
+    _add_resuming(parser)
     parser.add_argument(
         "--from", dest="source", type=Path, metavar="RUN", help="start from the EMA weights of another run"
     )
@@ -92,6 +89,22 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_resuming(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in --out, or the newest run with these options, or start a new one",
+    )
+    parser.add_argument(
+        "--more", type=float, metavar="M", help="with --resume: train M minutes longer than planned"
+    )
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="with --resume: start again if all checkpoints of the run are lost; the old log is kept",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Train and show the progress."""
     if args.help_recipe:
@@ -99,24 +112,33 @@ def run(args: argparse.Namespace) -> int:
     # Imported here, so that --help does not import torch.
     from ddim.cli.console import Console, say
     from ddim.training import Machine, resume, train
-    from ddim.training.request import Request, find_resumable
+    from ddim.training.request import Request, find_resumable, separate_budget
+    from ddim.training.resumption import set_aside
     from ddim.training.start import use_data
 
     if args.minutes is not None and args.images is not None:
         raise UserError("give --minutes or --images, not both")
     if args.resume and args.source:
         raise UserError("--resume continues a run and --from starts a new one: give one of them")
+    if not args.resume and (args.more is not None or args.restart):
+        raise UserError(f"{'--restart' if args.restart else '--more'} is an option of --resume: give both")
+    if args.more is not None and args.images is not None:
+        raise UserError("give --more or --images, not both")
     machine = Machine(args.device, args.precision, args.compiling, args.threads)
     request = Request(args.recipe, _fields(args), args.source, machine, args.find_lr)
     own = load_own(args.data) if names_own(args.data) else None
     hooks = [load_callback(text) for text in args.callback]
     why = ""
     if args.resume:
+        request, images = separate_budget(request, args.out)
         folder, why = find_resumable(request, args.out)
         if folder is not None:
+            if args.restart and (aside := set_aside(folder)):
+                say(f"starting again; the old log is in {aside}")
             with Console() as console:
-                data = args.data if own is None else own
-                resume(folder, data=data, callbacks=[*hooks, console], progress=console.preparing)
+                data, given = args.data if own is None else own, [*hooks, console]
+                longer = {"more": args.more, "images": images}
+                resume(folder, **longer, data=data, callbacks=given, progress=console.preparing)
             console.done(folder)
             return _print_run(args, folder)
     recipe = request.build_recipe()

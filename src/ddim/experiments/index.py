@@ -107,7 +107,7 @@ def read_run(path: str | Path) -> Run:
         recipe = facts["recipe"]
         # Checked before the checkpoints are listed, because a run that is ending may save once more.
         locked = is_locked(path)
-        saved, total = _saved_step_and_budget(path, recipe["images"])
+        saved, total = _saved_step_and_budget(path, _planned_images(facts))
         images = max(lines[-1]["images"] if lines else 0, saved * recipe["optim"]["batch"])
     except (UserError, KeyError, TypeError) as error:
         return Run(path, "damaged", why=str(error))
@@ -252,6 +252,12 @@ def _describe_fault(folder: Path, file: str, error: Exception) -> str:
     """Describe an error in a file without the path of its folder, because others may see reports."""
     text = str(error) if isinstance(error, UserError) else f"{file} is damaged: {error!r}"
     return text.replace(f"{folder}{os.sep}", "")
+
+
+def _planned_images(facts: Mapping[str, Any]) -> int | None:
+    """Return the budget of a run in images by its run.json; None for a budget in minutes."""
+    extended = facts.get("extended")
+    return extended[-1]["to_images"] if extended else facts["recipe"]["images"]
 
 
 def _saved_step_and_budget(path: Path, budget: int | None) -> tuple[int, int | None]:

@@ -41,6 +41,7 @@ __all__ = [
     "find_best",
     "find_newest",
     "hash_checkpoint",
+    "is_best",
     "read_document",
     "read_tensors",
     "save",
@@ -121,6 +122,11 @@ def find_newest(folder: Path, on_damage: Callable[[str], object] = warnings.warn
 def find_best(folder: Path, on_damage: Callable[[str], object] = warnings.warn) -> Path | None:
     """Return the newest undamaged checkpoint saved with `best`, or None; see `find_newest`."""
     return _find(folder, on_damage, lambda manifest: manifest.best)
+
+
+def is_best(path: Path) -> bool:
+    """Return whether a checkpoint was saved with `best`."""
+    return read_manifest(path).best
 
 
 # Writing

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ddim.errors import UserError
-from ddim.files import make_folder, sync_folder
+from ddim.files import make_folder, read_json, sync_folder, write_json
 
 RUN = "run.json"
 """The file that makes a folder a run: its recipe, images, runtime and start."""
@@ -28,6 +28,11 @@ def make_run_folder(out: Path | None, data: str, recipe: str) -> Path:
     if out is not None:
         check_unused(out)
     return make_output_folder(out, "runs", f"{_word(data)}-{_word(recipe)}", least=False)
+
+
+def record_in_run(folder: Path, **facts: object) -> None:
+    """Add facts to the run.json of a run folder, or replace those of the same names."""
+    write_json(folder / RUN, {**read_json(folder / RUN), **facts})
 
 
 def check_unused(out: Path, more: str = "") -> None:

@@ -6,12 +6,13 @@ import time
 from pathlib import Path
 
 from ddim.data.batch import gather_batch
+from ddim.files import read_json
 from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.runs import checkpoint
 from ddim.runs.classes import choose_label
 from ddim.runs.codec import dump
 from ddim.runs.flat import ERRORS, flatten_as_text
-from ddim.runs.folder import REAL_IMAGES
+from ddim.runs.folder import REAL_IMAGES, RUN, record_in_run
 from ddim.runs.generate import generate
 from ddim.runs.log import RunLog
 from ddim.runs.pipeline import Pipeline
@@ -123,6 +124,7 @@ class Checkpoints(Callback):
         """See `Callback`."""
         self.folder = folder / "checkpoints"
         self._last, self._saved, self._best = time.monotonic(), training.step, -1
+        self._recorded = bool(read_json(folder / RUN).get("checkpointed"))
 
     def save_if_due(self, training: Training) -> None:
         """Save if the last checkpoint is older than `report.checkpoint` seconds.
@@ -155,5 +157,9 @@ class Checkpoints(Callback):
             self.folder, training.step, training.tensors(), training.documents(), best=best
         )
         self._last, self._saved = time.monotonic(), training.step
+        if not self._recorded:
+            # If all checkpoints are lost, this tells the run from one that was killed before its first.
+            record_in_run(self.folder.parent, checkpointed=True)
+            self._recorded = True
         for callback in self.others:
             callback.on_checkpoint(training, path)

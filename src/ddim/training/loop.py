@@ -54,6 +54,8 @@ class Training:
         self.sums: dict[str, float] = {}
         # Whether the validation of this step is still to be made.
         self.due = False
+        # The budget in images before this process raised it.
+        self.extended: int | None = None
         # The blocks that a signal may end at any instant: nothing that is saved changes in them.
         self.stoppable: Callable[[], AbstractContextManager[None]] = nullcontext
         with torch.random.fork_rng(devices=[]):

@@ -92,12 +92,29 @@ def find_resumable(
     return None, f"no run in {runs}/ fits{why}"
 
 
+def separate_budget(request: Request, out: str | Path | None) -> tuple[Request, int | None]:
+    """Separate a larger budget in images for the run in `out` from the options that must fit the run.
+
+    Returns:
+        The request without this budget, and the budget; the request itself and None if there is none.
+    """
+    images = str(request.fields.get("images", ""))
+    if out is None or not images.isdecimal() or not (Path(out) / RUN).is_file():
+        return request, None
+    begun = read_json(Path(out) / RUN)["recipe"]["images"]
+    if begun == int(images):
+        return request, None
+    fields = {name: value for name, value in request.fields.items() if name != "images"}
+    return replace(request, fields=fields if begun is None else fields | {"images": str(begun)}), int(images)
+
+
 def _check_out(out: Path, request: Request) -> tuple[Path | None, str]:
     if (out / RUN).is_file():
         if d := find_difference(out, request):
+            longer = ", or train longer with --more M" if "minutes" in request.fields else ""
             raise UserError(
                 f"run {out} has {d.name} = {d.run}, which {d.name} = {d.requested} contradicts; "
-                "resume it without this option, or start a new run"
+                f"resume it without this option{longer}, or start a new run"
             )
         return out, ""
     if (out / "checkpoints").is_dir():

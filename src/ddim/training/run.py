@@ -8,28 +8,28 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ddim.data.given import PREFIX
-from ddim.data.open import absolute_source
 from ddim.errors import Interrupted, NotFinite, UserError
 from ddim.files import TEMPORARY, read_json, write_json
 from ddim.nn.runtime import Runtime, check_runtime, find_device
 from ddim.runs import checkpoint
-from ddim.runs.codec import dump, write_recipe
+from ddim.runs.codec import write_recipe
 from ddim.runs.folder import RUN, check_unused, make_run_folder
 from ddim.runs.lock import lock_folder
 from ddim.runs.log import RunLog
 from ddim.runs.own_parts import give_parts
-from ddim.runs.pipeline import LoadedRun, load_state, read_run_recipe
+from ddim.runs.pipeline import load_state, read_run_recipe
 from ddim.runs.progress import Progress
-from ddim.runs.provenance import list_versions
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_training
 from ddim.runs.signals import note_interrupts
+from ddim.runs.state import RunState
 from ddim.training.budget import TimeBudget
 from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid
 from ddim.training.display import split_progress
 from ddim.training.kid import MeasureKID, prepare_kid
 from ddim.training.loop import Plan, Training
+from ddim.training.resumption import check_never_saved, extend_budget
+from ddim.training.run_document import describe_run, name_data
 from ddim.training.start import (
     Machine,
     accept_images,
@@ -128,11 +128,11 @@ def _start(  # noqa: PLR0913, PLR0917
         parent = load_parent(source)
         training = start_training(recipe, parts, runtime, parent)
         measure_kid = prepare_kid(training)
-        short = _short_name(recipe.data.source)
+        short = name_data(recipe.data.source)
         used = out is None or not _is_aborted(out)
         folder = make_run_folder(out, short, recipe.name) if used else out
         with lock_folder(folder):
-            write_json(folder / RUN, _run_document(training, machine, source, parent))
+            write_json(folder / RUN, describe_run(training, machine, source, parent))
             parent = None  # frees the memory of its network
             _fit(training, measure_kid, folder, callbacks, None, began)
     return folder
@@ -141,6 +141,8 @@ def _start(  # noqa: PLR0913, PLR0917
 def resume(
     folder: str | Path,
     *,
+    more: float | None = None,
+    images: int | None = None,
     data: object = None,
     own: Sequence[Any] = (),
     callbacks: Sequence[Callback] = (),
@@ -148,10 +150,13 @@ def resume(
 ) -> Path:
     """Continue a run and return its folder; the result is bit-identical to that of an uninterrupted run.
 
-    The run uses its recorded device, precision and threads. A finished run is not changed.
+    The run uses its recorded device, precision and threads. A finished run is not changed, unless its budget
+    grows by `more` or `images`, which its run.json records.
 
     Args:
         folder: the run folder.
+        more: minutes to train longer than planned, at the speed in the log of the run.
+        images: a larger budget of training images, in place of `more`.
         data: where the images are now, if they have moved; the run records it. Or the images, if they were
             given from Python in another process.
         own: the parts of the run that its user wrote, such as [MySchedule, MyNetwork]; a run folder has only
@@ -160,8 +165,11 @@ def resume(
         progress: as in `train`.
 
     Raises:
-        UserError: if the folder is not a run, its images are missing or have changed, or a part in `own` is
-            missing or has changed.
+        UserError: if the folder is not a run, its checkpoints are lost, its images are missing or have
+            changed, or a part in `own` is missing or has changed.
+
+    Example:
+        >>> ddim.resume("runs/photos-fast-1", more=20)
     """
     began, folder = time.monotonic(), Path(folder)
     give_parts(own)
@@ -174,18 +182,29 @@ def resume(
         accept_images(folder, document["recipe"]["data"]["source"], data)
         path = checkpoint.find_newest(folder / "checkpoints")
         if path is None:
+            check_never_saved(folder, document, more is not None or images is not None)
             return _restart(folder, document, hooks, decoding)
-        recipe = read_exactly(checkpoint.read_document(path, "recipe"))
         state = load_state(path)
         find_device(state.runtime.device)
         with state.runtime:
-            parts = reopen_split(folder, recipe, document["data"]["fingerprint"], decoding)
-            training = Training(recipe, parts, state.pixels, state.runtime, Plan(None))
-            names = training.tensors()
-            training.restore({name: checkpoint.read_tensors(path, name) for name in names}, state)
+            training = _restore(path, state, folder, document, decoding)
+            if more is not None or images is not None:
+                extend_budget(training, folder, more, images)
             if not training.complete:
                 _fit(training, prepare_kid(training), folder, hooks, training.step, began)
     return folder
+
+
+def _restore(
+    path: Path, state: RunState, folder: Path, document: dict[str, Any], progress: Progress
+) -> Training:
+    """Return the training of a checkpoint."""
+    recipe = read_exactly(checkpoint.read_document(path, "recipe"))
+    parts = reopen_split(folder, recipe, document["data"]["fingerprint"], progress)
+    training = Training(recipe, parts, state.pixels, state.runtime, Plan(None))
+    names = training.tensors()
+    training.restore({name: checkpoint.read_tensors(path, name) for name in names}, state)
+    return training
 
 
 def _restart(
@@ -295,37 +314,3 @@ def _advise(folder: Path) -> str:
     if checkpoint.find_newest(folder / "checkpoints"):
         return "the last good checkpoint is kept; a lower optim.lr or --precision fp32 may help"
     return "no checkpoint was written yet; start a new run with a lower optim.lr or --precision fp32"
-
-
-def _run_document(
-    training: Training, machine: Machine, source: Path | None, parent: LoadedRun | None
-) -> dict[str, object]:
-    """Return the content of run.json."""
-    images = training.split.images
-    return {
-        "recipe": dump(training.recipe),
-        "seed": training.recipe.seed,
-        "source": None if source is None else str(source.resolve()),
-        # The hash of the checkpoint, because a run that is trained further has other weights.
-        "source_sha256": None if parent is None else parent.checkpoint.sha256,
-        "data": {
-            "source": training.recipe.data.source,
-            "path": absolute_source(training.recipe.data.source),
-            "fingerprint": images.fingerprint,
-            "images": len(images),
-            "train": len(training.split.train),
-            "valid": len(training.split.validation),
-            "classes": list(images.classes),
-        },
-        "parameters": sum(p.numel() for p in training.model.parameters()),
-        "runtime": vars(training.runtime),
-        "asked": vars(machine),
-        "versions": list_versions(),
-    }
-
-
-def _short_name(data: str) -> str:
-    """Return a name for the run folder: path/to/flowers64.zip gives flowers64."""
-    data = data.removeprefix(PREFIX)
-    name = Path(data.split(":", maxsplit=1)[0] if ":" in data and not Path(data).exists() else data).name
-    return name.split(".")[0] or "images"

@@ -1,0 +1,127 @@
+"""Resume a run with a larger budget, or one whose checkpoints are lost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ddim.errors import UserError, check_positive
+from ddim.files import read_json
+from ddim.runs import checkpoint
+from ddim.runs.folder import RUN, make_numbered_folder, record_in_run
+from ddim.runs.lock import lock_folder
+from ddim.runs.log import METRICS, read_metrics
+from ddim.training.loop import Training
+
+PAUSE = 10
+"""Two lines of a log are on both sides of a pause if their distance is so many times the median."""
+
+
+def extend_budget(training: Training, folder: Path, more: float | None, images: int | None) -> None:
+    """Raise the budget of a restored run, save this in its newest checkpoint, and record it in run.json.
+
+    The learning rate continues where a decay over the whole of the new budget would be.
+
+    Args:
+        training: the training, restored from its newest checkpoint.
+        folder: the run folder.
+        more: minutes of training beyond the present budget, at the speed in the log of the run.
+        images: the new budget in images.
+
+    Raises:
+        UserError: if `images` is less than the present budget, or the speed is not known.
+    """
+    old, batch = training.plan.total, training.recipe.optim.batch
+    if old is None:
+        raise UserError(
+            f"run {folder} has not yet converted its {training.recipe.minutes:g} minutes to images: "
+            "resume it without a larger budget first"
+        )
+    if images is not None and images < old:
+        raise UserError(
+            f"run {folder} has images = {old}, which images = {images} contradicts; give more to train longer"
+        )
+    if images is None:
+        check_positive("resume", more=more or 0)
+        images = old + max(batch, round((more or 0) * 60 * _measure_pace(folder)))
+    if images == old:
+        return
+    training.extended = old
+    training.plan = replace(training.plan, total=math.ceil(images / batch) * batch)
+    there = folder / "checkpoints"
+    path = checkpoint.find_newest(there)
+    best = path is not None and checkpoint.is_best(path)
+    checkpoint.save(there, training.step, training.tensors(), training.documents(), best=best)
+    entry = {
+        "at_images": training.seen,
+        "from_images": old,
+        "to_images": training.plan.total,
+        "more_minutes": more,
+        "lr": training.plan.rate(training.recipe.optim, training.seen),
+    }
+    record_in_run(folder, extended=[*read_json(folder / RUN).get("extended", []), entry])
+
+
+def check_never_saved(folder: Path, document: dict[str, Any], larger: bool = False) -> None:
+    """Check that a run without an undamaged checkpoint never had one.
+
+    Raises:
+        UserError: if it had; the message names what is missing. Also if it gets a `larger` budget now.
+    """
+    if larger:
+        raise UserError(f"run {folder} has no checkpoint to train longer from: resume it without more first")
+    # Runs of earlier versions do not record whether they saved a checkpoint.
+    if not document.get("checkpointed", bool(read_metrics(folder))):
+        return
+    there = folder / "checkpoints"
+    damaged = sorted(path.name for path in there.glob("damaged-*"))
+    what = f"the checkpoints in {there} are damaged ({', '.join(damaged)})"
+    if not damaged:
+        what = f"{there} {'holds no checkpoint' if there.is_dir() else 'is missing'}"
+    raise UserError(
+        f"run {folder} cannot be resumed: {what}; put a checkpoint back, or train it again from its start "
+        "with --restart, which keeps the old log"
+    )
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Move the log, samples and damaged checkpoints of a run to a new folder in it, and return that folder.
+
+    Returns None if there is nothing to move. `resume` then starts the run again at step 0.
+
+    Raises:
+        UserError: if the run has an undamaged checkpoint.
+    """
+    with lock_folder(folder):
+        return _set_aside(folder)
+
+
+def _set_aside(folder: Path) -> Path | None:
+    if path := checkpoint.find_newest(folder / "checkpoints"):
+        raise UserError(f"run {folder} has checkpoint {path.name}: resume it without --restart")
+    names = (METRICS, "events", "samples", "checkpoints")
+    there = [folder / name for name in names if (folder / name).exists()]
+    if not there:
+        return None
+    aside = make_numbered_folder(folder, "before-restart-")
+    for path in there:
+        path.rename(aside / path.name)
+    record_in_run(folder, checkpointed=False)
+    return aside
+
+
+def _measure_pace(folder: Path) -> float:
+    """Return the images per second of the newest half of a run's log, validations included."""
+    lines = read_metrics(folder)
+    pairs = list(zip(lines, lines[1:], strict=False))
+    steps = [(new["images"] - old["images"], new["time"] - old["time"]) for old, new in pairs]
+    steps = [(count, seconds) for count, seconds in steps if seconds > 0][-max(1, len(pairs) // 2) :]
+    usual = median(seconds for _, seconds in steps) if steps else 0.0
+    kept = [(count, seconds) for count, seconds in steps if seconds <= PAUSE * usual]
+    images, seconds = (sum(values) for values in zip(*kept, strict=True)) if kept else (0, 0.0)
+    if not images:
+        raise UserError(f"run {folder} is too short to know its speed: give the new budget in images")
+    return images / seconds

@@ -1,0 +1,48 @@
+"""Describe a new run: the content of its run.json, and the name of its images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ddim.data.given import PREFIX
+from ddim.data.open import absolute_source
+from ddim.runs.codec import dump
+from ddim.runs.pipeline import LoadedRun
+from ddim.runs.provenance import list_versions
+from ddim.training.loop import Training
+from ddim.training.start import Machine
+
+
+def describe_run(
+    training: Training, machine: Machine, source: Path | None, parent: LoadedRun | None
+) -> dict[str, object]:
+    """Return the content of run.json."""
+    images = training.split.images
+    return {
+        "recipe": dump(training.recipe),
+        "seed": training.recipe.seed,
+        "source": None if source is None else str(source.resolve()),
+        # The hash of the checkpoint, because a run that is trained further has other weights.
+        "source_sha256": None if parent is None else parent.checkpoint.sha256,
+        "data": {
+            "source": training.recipe.data.source,
+            "path": absolute_source(training.recipe.data.source),
+            "fingerprint": images.fingerprint,
+            "images": len(images),
+            "train": len(training.split.train),
+            "valid": len(training.split.validation),
+            "classes": list(images.classes),
+        },
+        "parameters": sum(p.numel() for p in training.model.parameters()),
+        "runtime": vars(training.runtime),
+        "asked": vars(machine),
+        "checkpointed": False,
+        "versions": list_versions(),
+    }
+
+
+def name_data(data: str) -> str:
+    """Return a name for the run folder: path/to/flowers64.zip gives flowers64."""
+    data = data.removeprefix(PREFIX)
+    name = Path(data.split(":", maxsplit=1)[0] if ":" in data and not Path(data).exists() else data).name
+    return name.split(".")[0] or "images"
