@@ -183,3 +183,28 @@ def test_own_parts_train_sample_resume_and_load_elsewhere(tmp_path, elsewhere):
     elsewhere()
     again = ddim.load(folder, own=mine.OWN)
     assert torch.equal(ddim.sample(again, n=2, steps=3), ddim.sample(pipeline, n=2, steps=3))
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (
+            lambda: nn.Conv2d(3, 3, 1),
+            r"net <lambda>, called with x \(2, 3, 32, 32\), noise_level \(2,\), fails",
+        ),
+        (mine.Wide, r"must return \(2, 3, 32, 32\), got \(2, 1, 32, 32\)"),
+    ],
+)
+def test_a_network_that_cannot_be_called_is_refused_before_training(net, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        tiny.train(replace(mine.RECIPE, net=net), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sampler_must_be_one(tmp_path):
+    pipeline = ddim.load(tiny.train(tiny.BASE, tmp_path / "run"))
+    with pytest.raises(UserError, match="sampler must be a Sampler, and Straight has no"):
+        ddim.sample(pipeline, n=2, steps=2, sampler=mine.Straight())
+    with pytest.raises(UserError, match=r"sampler must be a value, such as DDIM\(\), got the class DDIM"):
+        ddim.sample(pipeline, n=2, steps=2, sampler=ddim.DDIM)
+    assert ddim.sample(pipeline, n=2, steps=2, sampler=mine.Euler()).shape == (2, 3, 32, 32)

@@ -140,6 +140,25 @@ class Slot:
         return get_args(self.wanted) if is_union else (self.wanted,)
 
 
+def check_value(kind: type, name: str, value: Any) -> None:  # noqa: ANN401
+    """Check that a value can be a field of a recipe or of one of its parts.
+
+    Args:
+        kind: the class with the field.
+        name: the name of the field.
+        value: the value.
+
+    Raises:
+        UserError: if the value is a class, or a part of the caller's that lacks a method; plain values pass.
+    """
+    slot = next((slot for slot in list_slots(kind) if slot.name == name), None)
+    if slot is None or not slot.kinds or value is None or isinstance(value, tuple(slot.kinds.values())):
+        return
+    if isinstance(value, type):
+        raise UserError(f"{name} must be a value, such as {value.__name__}(), got the class {value.__name__}")
+    slot.check_part(value if isinstance(value, OwnNetwork) else type(value), name)
+
+
 def list_slots(kind: Any) -> list[Slot]:  # noqa: ANN401 (a dataclass, or an OwnNetwork without fields)
     """Return the fields of a recipe or of a kind of its parts."""
     if not isinstance(kind, type) or not is_dataclass(kind):

@@ -22,6 +22,7 @@ from ddim.nn.runtime import Runtime, choose_runtime, find_device
 from ddim.nn.unet import UNetSpec
 from ddim.runs import checkpoint
 from ddim.runs.codec import dump, load_recipe
+from ddim.runs.kinds import check_value
 from ddim.runs.own_parts import give_parts
 from ddim.runs.recipe import Data, Fixed, Recipe, build_model
 from ddim.runs.run_path import find_checkpoint
@@ -64,7 +65,13 @@ class Pipeline:
         return {"recipe": dump(self.recipe), "runtime": vars(self.runtime)}
 
     def with_recipe(self, **fields: Any) -> Self:  # noqa: ANN401 (any field of a recipe)
-        """Return a copy of the pipeline with other values in its recipe, such as `sampler=DDIM()`."""
+        """Return a copy of the pipeline with other values in its recipe, such as `sampler=DDIM()`.
+
+        Raises:
+            UserError: if a value is a class, or lacks a method that values of this field must have.
+        """
+        for name, value in fields.items():
+            check_value(Recipe, name, value)
         return replace(self, recipe=replace(self.recipe, **fields))
 
     def denoiser(self, inner: Denoiser | None = None, *, consistent: bool = False) -> Denoiser:

@@ -34,6 +34,7 @@ from ddim.training.start import (
     Machine,
     accept_images,
     change_recipe,
+    check_network,
     estimate_seconds,
     load_named_recipe,
     load_parent,
@@ -123,6 +124,7 @@ def _start(  # noqa: PLR0913, PLR0917
     if out is not None and out.exists() and not _is_aborted(out):
         check_unused(out, ", or go on with --resume")
     parts = open_split(recipe, decoding)
+    check_network(recipe, parts)
     runtime = machine.choose(estimate_seconds(recipe, parts))
     with runtime:
         parent = load_parent(source)

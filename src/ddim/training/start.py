@@ -22,6 +22,7 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
 from ddim.metrics.neighbours import FEWEST
+from ddim.nn.own_network import OwnNetwork
 from ddim.nn.runtime import Runtime, choose_runtime
 from ddim.runs.classes import count_classes
 from ddim.runs.codec import dump, load_recipe, override
@@ -170,6 +171,30 @@ def list_cautions(images: Images, train: int, run: Path) -> list[str]:
         tells = f"may repeat them; after the training, `ddim memorisation {run}` tells"
         cautions.append(few + (tells if train >= FEWEST else "will repeat them instead of making new ones"))
     return cautions
+
+
+def check_network(recipe: Recipe, parts: SplitImages) -> None:
+    """Check that a network of the caller's can be called as `OwnNetwork` says; other networks pass.
+
+    Raises:
+        UserError: if the call fails, or its output has another shape.
+    """
+    if not isinstance(recipe.net, OwnNetwork):
+        return
+    # Initial weights and dropout must not change the caller's random state.
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        net, channels = recipe.net.network(), parts.images.pixels.shape[-1]
+        x = torch.zeros(2, channels, *recipe.data.size)
+        label = (torch.zeros(2, dtype=torch.int64),) if recipe.net.classes else ()
+        called = f"net {recipe.net.name}, called with x {tuple(x.shape)}, noise_level (2,)"
+        called += " and label (2,)," if label else ","
+        try:
+            output = net(x, torch.zeros(2), *label)
+        except Exception as error:
+            raise UserError(f"{called} fails: {type(error).__name__}: {error}") from error
+    wanted = (2, recipe.net.outputs * channels, *recipe.data.size)
+    if tuple(output.shape) != wanted:
+        raise UserError(f"{called} must return {wanted}, got {tuple(output.shape)}")
 
 
 def measure_pixels(recipe: Recipe, parts: SplitImages) -> Pixels:
