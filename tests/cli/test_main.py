@@ -93,7 +93,7 @@ def test_every_command_explains_each_option(name, capsys):
         ),
         (["sample", "run", "--eta", "1"], "perhaps you meant --sampler.eta"),
         (["train", "--order", "3"], "order is not a field of a recipe; perhaps you meant sampler.order"),
-        (["train", "--threads", "many"], "argument --threads: invalid int value: 'many'"),
+        (["train", "--threads", "many"], "--threads must be a whole number, got 'many'"),
         (["train", "a", "b"], "unrecognized arguments: b"),
         (["train", "--minutes", "1", "--images", "2"], "give --minutes or --images, not both"),
         (["train", "--optim.lr"], "--optim.lr needs a value"),
@@ -106,7 +106,7 @@ def test_every_command_explains_each_option(name, capsys):
         (["sample", "--fillm", "run"], "--fillm is not an option; perhaps you meant --film"),
         (["train", "--xyzzy"], "--xyzzy is not an option"),
         (["train", "--images=5", "--grid"], "--grid needs a value"),
-        (["sample"], "the following arguments are required: RUN"),
+        (["sample"], "RUN must be given; see `ddim sample --help`"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(words, said, capsys):

@@ -76,11 +76,12 @@ def test_help_recipe_lists_every_field_as_an_option_takes_it(name, command):
 def test_a_run_shows_its_progress_and_the_next_command(here, train_command):
     lines = train_command(["--recipe", "tiny.yaml", *FAST])
     folder = next((here / "runs").iterdir())
-    assert lines[-1] == f"next: ddim sample runs/{folder.name}"
+    assert lines[-2] == f"next: ddim sample runs/{folder.name}    makes new images"
+    assert f"ddim evaluate runs/{folder.name}" in lines[-1]
     text = "\n".join(lines)
-    assert "32 training images, 8 validation images" in text
-    assert "80 images on cpu, fp32, 1 threads" in text
-    assert re.search(r"step 5: noise mae 0\.\d{4}, image mae 0\.\d{4}, samples ", text)
+    assert "32 training images, and 8 held out to measure the error" in text
+    assert "80 images on cpu, fp32, 1 thread" in text
+    assert re.search(r"step 5: validation error 0\.\d{3}, lower is better; samples ", text)
     assert re.search(r"80 of 80 images, [\d.]+ images/s, loss 0\.\d{4}, 0:\d\d left", text)
     assert "\x1b" not in text
     assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000010"
@@ -232,7 +233,10 @@ def test_the_learning_rate_of_the_range_test_is_used_and_drawn(here, train_comma
 def test_resuming_a_finished_run_changes_nothing(words, here, finished, train_command):
     before = contents(finished)
     lines = train_command([*words, "--resume", "--out", finished])
-    assert lines == [f"run {finished} is finished: nothing to resume", f"next: ddim sample {finished}"]
+    assert lines[:-1] == [
+        f"run {finished} is finished: nothing to resume",
+        f"next: ddim sample {finished}    makes new images",
+    ]
     assert contents(finished) == before
 
 

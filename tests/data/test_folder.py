@@ -195,8 +195,16 @@ def test_a_damaged_member_of_a_zip_is_listed(tmp_path):
 def test_a_file_that_only_looks_like_an_archive_is_an_error(data, tmp_path):
     path = tmp_path / "data.zip"
     path.write_bytes(data)
-    with pytest.raises(UserError, match=r"data\.source"):
+    with pytest.raises(UserError, match=r"data\.zip"):
         opened(path, tmp_path)
+
+
+def test_a_single_image_is_refused_with_the_name_of_its_folder(tmp_path):
+    (tmp_path / "one.png").write_bytes(colour(1))
+    with pytest.raises(
+        UserError, match=f"one.png' is one image: give a folder of images, such as '{tmp_path}'"
+    ):
+        opened(tmp_path / "one.png", tmp_path)
 
 
 def test_links_to_files_and_folders_outside_are_followed(tmp_path):

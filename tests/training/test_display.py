@@ -44,7 +44,7 @@ def test_a_notebook_cell_shows_one_bar_and_one_sheet(cell, tmp_path, capsys):
     assert any("training and" in data["text/plain"] for data in bar.data)
     assert 'value="32" max="32"' in bar.data[-1]["text/html"]
     assert "finished; 32 images seen in 0:0" in bar.data[-1]["text/plain"]
-    assert "image mae 0." in bar.data[-1]["text/html"]
+    assert "validation error 0." in bar.data[-1]["text/html"]
     assert len(sheet.data) > 1
     assert all("data:image/png;base64,iVBOR" in data["text/html"] for data in sheet.data)
     lines = capsys.readouterr().err.splitlines()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import signal
 import sys
@@ -28,8 +29,8 @@ from ddim.runs.signals import Stopped, stop_on_signals
 
 GROUPS = {
     "Make": {
-        "train": "train a model on your images",
-        "sample": "generate images with a trained model",
+        "train": "train a diffusion model on your images",
+        "sample": "generate new images with a trained model",
     },
     "Edit": {
         "invert": "turn real images into latents and back",
@@ -38,7 +39,7 @@ GROUPS = {
         "vary": "generate variations of an image",
     },
     "Judge": {
-        "evaluate": "measure image quality: KID, FID, precision, recall, density, coverage",
+        "evaluate": "measure how close generated images are to real ones: KID, FID, precision, recall",
         "compare": "rank evaluations made under the same conditions",
         "memorisation": "measure whether a run copies its training images",
         "likelihood": "measure bits per dimension of images under a run",
@@ -110,8 +111,20 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """Print the message and where to find help, and exit with code 2."""
-        sys.stderr.write(f"ddim: {message}; see `{self.prog} --help`\n")
+        sys.stderr.write(f"ddim: {_plain_message(message)}; see `{self.prog} --help`\n")
         raise SystemExit(2)
+
+
+def _plain_message(message: str) -> str:
+    """Return a message of argparse in plain words."""
+    if found := re.fullmatch(r"argument (?:.*/)?(\S+): invalid (int|float) value: (.*)", message):
+        return f"{found[1]} must be a {'whole ' if found[2] == 'int' else ''}number, got {found[3]}"
+    missing = message.removeprefix("the following arguments are required: ")
+    if missing == message:
+        return message
+    newest = max(Path("runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime, default=None)
+    hint = f", such as {newest.parent}" if newest and missing.split(",")[0] == "RUN" else ""
+    return f"{missing} must be given{hint}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -283,14 +296,15 @@ def _overview() -> str:
         "\n".join([heading, *(f"  ddim {name:<13} {text}" for name, text in group.items())])
         for heading, group in GROUPS.items()
     )
-    return f"""Train a diffusion model on your own images, sample it in a few steps, and know how good it is.
-
-{groups}
+    return f"""ddim learns from your images and generates new ones like them, and measures how good they are.
 
 Start with
-  ddim train                 train on flowers that the program draws itself, 40 minutes
-  ddim train photos/         train on your own images: a folder, a .zip or a .tar
-  ddim sample runs/NAME      generate images with a run
+  ddim train photos/         learn from a folder, a .zip or a .tar of images, for 40 minutes
+  ddim train                 the same with flowers that the program draws itself
+  ddim sample runs/NAME      generate new images with the result, a run
+  ddim evaluate runs/NAME    measure how close they are to real images
+
+{groups}
 
 `ddim COMMAND --help` explains a command. --version prints {__version__}. --debug shows an error's traceback.
 --own FILE.py gives the parts that you wrote for a run: a schedule, a network, ...

@@ -18,6 +18,7 @@ from ddim.cli.output import say
 from ddim.data import Images
 from ddim.data.cache import find_enlarged
 from ddim.data.images import SMALLEST
+from ddim.errors import format_count
 from ddim.files import read_json
 from ddim.plots.pictures import split_sheet
 from ddim.plots.preview import arrange_preview, can_preview, render_preview
@@ -25,7 +26,7 @@ from ddim.runs.folder import RUN
 from ddim.runs.log import read_metrics
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
-from ddim.training.pace import Pace, describe_pace, format_duration
+from ddim.training.pace import Pace, describe_errors, describe_pace, format_duration
 from ddim.training.start import list_cautions
 
 EVERY = 15.0
@@ -132,13 +133,16 @@ class Console(Callback):
         images, runtime = training.split.images, training.runtime
         _, height, width, channels = images.pixels.shape
         count = sum(p.numel() for p in training.model.parameters())
-        how = f"{runtime.device}, {runtime.precision}, {runtime.threads} threads"
+        how = f"{runtime.device}, {runtime.precision}, {format_count(runtime.threads, 'thread')}"
         how += ", compiled" if runtime.compile else ""
         budget = training.plan.total or training.recipe.images
         goal = f"{budget:,} images" if budget else f"{training.recipe.minutes:g} minutes"
         parts = training.split
-        say(f"{len(parts.train):,} training images, {len(parts.validation):,} validation images")
-        say(f"{channels} x {height} x {width} pixels; {count:,} parameters; recipe {training.recipe.name}")
+        held_out = len(parts.validation)
+        aside = f", and {held_out:,} held out to measure the error" if held_out else ", none held out"
+        say(format_count(len(parts.train), "training image") + aside)
+        colours = {1: "gray", 3: "RGB", 4: "RGBA"}[channels]
+        say(f"{height} x {width} pixels, {colours}; {count:,} parameters; recipe {training.recipe.name}")
         if not training.step and (size := _typical_size(images)):
             say(f"most images are smaller and are enlarged to this size; --size {size} would train faster")
         for caution in list_cautions(images, len(parts.train), folder) if not training.step else []:
@@ -170,11 +174,9 @@ class Console(Callback):
 
     def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
-        # The errors at each noise level, whose names have a slash, are in the log only.
-        whole = {name: value for name, value in values.items() if "/" not in name}
-        errors = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in whole.items())
+        errors = describe_errors(values)
         sheet = self.folder / "samples" / f"step-{training.step:09d}.png"
-        say(f"step {training.step:,}: {errors}{', ' if errors else ''}samples {sheet}")
+        say(f"step {training.step:,}: {errors}{'; ' if errors else ''}samples {sheet}")
         # While the bar is drawn, sys.stderr is an object of rich without an encoding.
         if self.bar and can_preview(self.tty.file):
             shape = training.model.shape
@@ -199,9 +201,10 @@ class Console(Callback):
         measured = [line for line in lines if line.get(name) is not None]
         best = min(measured, key=lambda line: line[name], default=None)
         if best is not None and best["step"] < lines[-1]["step"]:
-            say(f"best by {name}, {best[name]:.4f}, at {best['images']:,} images: {folder}/best")
-        labelled = recipe["data"]["labels"]
-        say(f"next: ddim sample {folder}{' --label all' if labelled else ''}")
+            say(f"the best checkpoint, {folder}/best, is that after {best['images']:,} images")
+        labels = " --label all" if recipe["data"]["labels"] else ""
+        say(f"next: ddim sample {folder}{labels}    makes new images")
+        say(f"      ddim evaluate {folder}{labels}    measures how close they are to real ones")
 
 
 def _typical_size(images: Images) -> str:

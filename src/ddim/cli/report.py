@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     one = args.folders[0] if len(args.folders) == 1 else None
     out = args.out or (one or Path()) / "report.html"
     if not found:
-        raise UserError(f"{' and '.join(map(str, args.folders))} hold no run")
+        raise UserError(f"{' and '.join(map(str, args.folders))}: no run there")
     title = one.resolve().name if one else "Runs"
     files = write_report(list(found.values()), out, title)
     print_result(args, {"files": files}, "\n".join(map(str, files)))

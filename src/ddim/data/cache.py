@@ -294,10 +294,10 @@ def _official(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 def _nothing(text: str, refused: Sequence[Reject]) -> str:
     if not refused:
-        return f"data.source {text!r} contains no image: give {', '.join(decode.FORMATS)} files"
+        return f"{text!r} contains no image: give {', '.join(decode.FORMATS)} files"
     first = min(refused, key=lambda reject: reject.name)
     return (
-        f"data.source {text!r} contains no image that can be used: {len(refused)} files were refused, "
+        f"{text!r} contains no image that can be used: {len(refused)} files were refused, "
         f"the first, {first.name!r}, because: {first.reason}"
     )
 

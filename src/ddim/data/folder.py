@@ -32,16 +32,16 @@ def open_path(path: Path) -> Source:
         if path.is_dir():
             return Folder(path)
         if not path.is_file():
-            raise UserError(
-                f"data.source {str(path)!r} does not exist: give a folder, a .zip or a .tar[.gz|.xz]"
-            )
+            raise UserError(f"{str(path)!r} does not exist: give a folder, a .zip or a .tar[.gz|.xz]")
         if zipfile.is_zipfile(path):
             return Zip(path)
         if _is_tar(path):
             return Tar(path)
     except OSError as error:
-        raise UserError(f"data.source {str(path)!r} cannot be read: {error.strerror}") from None
-    raise UserError(f"data.source {str(path)!r} is not an archive: give a folder, a .zip or a .tar[.gz|.xz]")
+        raise UserError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+    if is_image_name(path.name, b""):
+        raise UserError(f"{str(path)!r} is one image: give a folder of images, such as {str(path.parent)!r}")
+    raise UserError(f"{str(path)!r} is not an archive: give a folder, a .zip or a .tar[.gz|.xz]")
 
 
 def _is_tar(path: Path) -> bool:
@@ -135,9 +135,7 @@ class Zip:
         try:
             archive = zipfile.ZipFile(self.path)
         except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(
-                f"data.source {str(self.path)!r} cannot be opened as a zip file: {error}"
-            ) from None
+            raise UserError(f"{str(self.path)!r} cannot be opened as a zip file: {error}") from None
         with archive:
             for info in sorted(archive.infolist(), key=lambda info: info.filename):
                 if not info.is_dir():

@@ -96,5 +96,5 @@ def find_source(text: str) -> Source:
         return Blossoms(int(copy)) if copy else Blossoms()
     if name in NAMED and (copy or text == name):
         return NAMED[name](Path(os.path.expanduser(copy)) if copy else None)
-    message = f"data.source {text!r} is neither a folder, a .zip or .tar file, nor one of {', '.join(NAMES)}"
+    message = f"{text!r} is neither a folder, a .zip or .tar file, nor one of {', '.join(NAMES)}"
     raise UserError(message + suggest(name, NAMES))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ddim.data import SplitImages
-from ddim.errors import check_count
+from ddim.errors import check_count, format_count
 from ddim.evaluation import diagnose
 from ddim.evaluation.copies import (
     Duplicates,
@@ -211,9 +211,9 @@ def memorisation_sentences(verdict: Verdict, gap: Gap | None, duplicates: Duplic
     else:
         share, n = format_share(verdict.held_out.share), len(verdict.held_out.copies)
         lines.append(f"{share} of {n} held-out images count as copies: false alarms.")
-    lines.append(
-        f"{verdict.left_out} real images were left out: they are near-duplicates of training images."
-    )
+    if verdict.left_out:
+        are = "image was" if verdict.left_out == 1 else "images were"
+        lines.append(f"{verdict.left_out:,} real {are} left out: near-duplicates of training images.")
     if gap is not None:
         times, low, high = (1 + end for end in (gap.overall.value, gap.overall.low, gap.overall.high))
         chance = "not distinguishable from 1 at 95 %"
@@ -223,5 +223,6 @@ def memorisation_sentences(verdict: Verdict, gap: Gap | None, duplicates: Duplic
             f"{times:.3g} [{low:.3g}, {high:.3g}] times that on training images, {what}."
         )
     same, alike = len(duplicates.same), len(duplicates.alike)
-    lines.append(f"{same} held-out images equal a training image, and {alike} nearly do.")
+    equal = f"{format_count(same, 'held-out image')} {'equals' if same == 1 else 'equal'} a training image"
+    lines.append(f"{equal}, and {alike:,} {'nearly does' if alike == 1 else 'nearly do'}.")
     return lines

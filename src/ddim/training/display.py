@@ -11,7 +11,7 @@ from ddim.runs.notebook_cell import Cell, in_notebook
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
-from ddim.training.pace import Pace, describe_pace, format_duration
+from ddim.training.pace import Pace, describe_errors, describe_pace, format_duration
 from ddim.training.start import list_cautions
 
 
@@ -55,9 +55,8 @@ class Display(Callback):
 
     def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
-        name = training.recipe.report.best
-        if name in values:
-            self._error = f"{name.replace('_', ' ')} {values[name]:.4f} at {training.seen:,} images"
+        if error := describe_errors(values):
+            self._error = f"{error}, at {training.seen:,} images"
         sheet = self._folder / "samples" / f"step-{training.step:09d}.png"
         if self._cell:
             self._cell.show_sheet(sheet, f"samples after {training.seen:,} images")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ddim.training.loop import Training
 
 WARM = 3
@@ -55,7 +57,15 @@ class Pace:
 def describe_pace(pace: Pace, training: Training, values: dict[str, float]) -> str:
     """Return a line with the images seen, the speed, the loss of this step and the time left."""
     total, left = training.plan.total, pace.left(training)
-    of = f"{training.seen:,}" + (f" of {total:,}" if total else "")
+    # The last batch may go beyond the budget.
+    of = f"{min(training.seen, total):,} of {total:,}" if total else f"{training.seen:,}"
     speed = f"{pace.speed:.1f} images/s" if pace.speed else "warming up"
     ends = "measuring the speed" if left is None else f"{format_duration(left)} left"
     return f"{of} images, {speed}, loss {values['loss']:.4f}, {ends}"
+
+
+def describe_errors(values: Mapping[str, float]) -> str:
+    """Return the errors of a validation as "validation error 0.484, lower is better", and KID if measured."""
+    errors = {"validation error": values.get("image_mae"), "KID": values.get("kid")}
+    shown = [f"{name} {value:.3f}" for name, value in errors.items() if value is not None]
+    return f"{', '.join(shown)}, lower is better" if shown else ""
