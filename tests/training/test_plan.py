@@ -108,6 +108,43 @@ def test_the_total_of_a_time_budget_survives_a_resume(clock, tmp_path):
     tiny.check_same_run(folder, whole)
 
 
+class Slower(Callback):
+    """Another speed from a step on."""
+
+    def __init__(self, clock, step, update):
+        self.clock, self.step, self.update = clock, step, update
+
+    def on_step(self, training, values):
+        """See `Callback`."""
+        if training.step == self.step:
+            self.clock.update = self.update
+
+
+@pytest.mark.parametrize("update", [0.05, 0.8])
+def test_a_time_budget_is_planned_anew_when_the_speed_changes(update, clock, tmp_path):
+    recipe = tiny.recipe(images="none", minutes="0.5", report__validation_images="1")
+    folder = tiny.train(recipe, tmp_path / "run", callbacks=[clock, Slower(clock, 50, update)])
+    assert clock.now - 1000 == pytest.approx(30, rel=0.1)
+    state = checkpoint.read_document(checkpoint.find_newest(folder / "checkpoints"), "state")
+    lines = tiny.metrics(folder)
+    planned = [line["planned_images"] for line in lines if "planned_images" in line]
+    assert planned[-1] == state["plan"]["total"] == state["step"] * 8
+    assert 0 < state["plan"]["decayed"] < 1
+    assert lines[-1]["step"] == state["step"]
+    assert "image_mae" in lines[-1]
+
+
+def test_a_new_plan_survives_a_resume(clock, tmp_path):
+    recipe = tiny.recipe(images="none", minutes="0.5", report__validation_images="1", optim__decay="cosine")
+    whole = tiny.train(recipe, tmp_path / "whole", callbacks=[clock, Slower(clock, 50, 0.8)])
+    step = [line["step"] for line in tiny.metrics(whole) if "planned_images" in line][-1]
+    clock.now, clock.update = 1000.0, 0.2
+    slower, crash = Slower(clock, 50, 0.8), tiny.At(step + 1, tiny.crash)
+    folder = tiny.train_until_crash(recipe, tmp_path / "run", clock, slower, crash)
+    resume(folder, callbacks=[clock])
+    tiny.check_same_run(folder, whole)
+
+
 def test_a_budget_used_up_before_the_speed_is_known_ends_at_once(clock, tmp_path):
     clock.first = 60.0
     recipe = tiny.recipe(images="none", minutes="0.3", report__validation_images="1")

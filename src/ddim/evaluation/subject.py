@@ -57,6 +57,7 @@ class Samples:
         fields: changes of the recipe's sampler, grid, clip and sampled_on, as `override` takes them. Unless
             they name a grid, the times that a search saved for this sampler and number of steps are used.
         device: where to sample; by default the device that the run was trained on.
+        threads: processor threads of sampling; by default as many as in the training.
         label: a class by name or index, or "all" to cycle through the classes; None for no class.
         guidance: classifier-free guidance scale; 1 turns it off.
         sampler: the sampler; None for that of `fields` or of the recipe.
@@ -72,6 +73,7 @@ class Samples:
     weights: str = "ema"
     fields: Mapping[str, Any] = field(default_factory=dict)
     device: str | None = None
+    threads: int | None = None
     label: str | int | None = None
     guidance: float = 1.0
     sampler: Sampler | None = None
@@ -158,7 +160,7 @@ def open_subject(source: Source, samples: Samples, reference: Reference, progres
 
 def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Progress) -> Subject:
     source, path = str(path), find_best_checkpoint(path) or path
-    run = load(path, samples.weights, device=samples.device)
+    run = load(path, samples.weights, device=samples.device, threads=samples.threads)
     selected = open_reference(run, reference, partial(progress, READING))
     run, label = _prepare(run, samples)
     seeds = range(samples.seed, samples.seed + samples.n)

@@ -7,6 +7,7 @@ depend on it in the last bits.
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import threading
 import time
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from ddim.errors import UserError
 from ddim.nn.compiler_cache import secure_compiler_cache
+from ddim.nn.cores import CoreMeter, choose_threads, count_allowed, measure_others
 
 Precision = Literal["fp32", "bf16"]
 M = TypeVar("M", bound=nn.Module)
@@ -160,9 +162,9 @@ def choose_runtime(
 
     Args:
         device: a device; "auto" is the accelerator if there is one, else the CPU.
-        precision: "fp32", "bf16", or "auto" to measure which one is faster.
+        precision: "fp32", "bf16", or "auto" for bf16 if the processor computes in it (see `_bf16_pays`).
         compiling: whether to compile; None compiles if there is a compiler and the run is long enough.
-        threads: number of threads; None is the number of cores that this process may use.
+        threads: number of threads; None is the number of cores that other programs leave free.
         seconds: the expected duration of the run in seconds.
 
     Raises:
@@ -170,7 +172,9 @@ def choose_runtime(
     """
     check_runtime(device, precision, threads)
     device = find_device(device)
-    threads = threads or _physical_cores()
+    if threads is None:
+        others = measure_others(CoreMeter()) if device == "cpu" else 0.0
+        threads = choose_threads(count_cores(), others)
     if precision == "auto":
         with Runtime(threads=threads):
             precision = "bf16" if _bf16_pays(device) else "fp32"
@@ -188,10 +192,45 @@ def check_runtime(device: str, precision: str, threads: int | None) -> None:
         UserError: if this machine lacks the device, or a choice is not possible.
     """
     find_device(device)
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise UserError(f"threads must be at least 1 and at most {MOST_THREADS}, got {threads}")
+    check_threads(threads)
     if precision not in ("auto", "fp32", "bf16"):
         raise UserError(f"precision must be auto, fp32 or bf16, got {precision!r}")
+
+
+def check_threads(threads: int | None) -> None:
+    """Check a number of threads; None is allowed.
+
+    Raises:
+        UserError: if it is not possible.
+    """
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise UserError(f"threads must be at least 1 and at most {MOST_THREADS}, got {threads}")
+
+
+@contextmanager
+def limit_threads(threads: int | None) -> Iterator[None]:
+    """Set the number of torch's threads inside the block; None changes nothing.
+
+    Raises:
+        UserError: if the number is not possible.
+    """
+    check_threads(threads)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def count_cores() -> int:
+    """Return the number of physical cores that this process may use.
+
+    Hyper-threads do not count, as far as torch knows them. Fewer if torch's threads were limited outside
+    all runtimes.
+    """
+    outside = _outer.settings[0][0] if _outer.settings else torch.get_num_threads()
+    return max(1, min(count_allowed(), outside))
 
 
 def find_device(wanted: str) -> str:
@@ -212,12 +251,6 @@ def find_device(wanted: str) -> str:
     return wanted
 
 
-def _physical_cores() -> int:
-    """Return the number of physical cores that this process may use; hyper-threads do not count if known."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, torch.get_num_threads()))
-
-
 def _has_compiler(device: str) -> bool:
     if device.startswith("cuda"):
         from importlib.util import find_spec
@@ -227,26 +260,30 @@ def _has_compiler(device: str) -> bool:
 
 
 def _bf16_pays(device: str) -> bool:
-    """Return whether bf16 autocast makes a training step of a 3x3 convolution at least 1.3 times as fast."""
+    """Return whether a device computes in bf16 faster than in fp32.
+
+    For x86 this is a fact about the processor, so that it does not depend on what else runs. On other
+    processors a training step of a 3x3 convolution must be at least 1.3 times as fast.
+    """
     if device == "mps":
         return False
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if platform.machine() in ("x86_64", "AMD64"):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     # Drawing initial weights must not change the caller's random state.
     with torch.random.fork_rng(devices=[]):
         conv = Runtime().place(nn.Conv2d(64, 64, 3, padding=1))
     x = Runtime().images(torch.ones(8, 64, 32, 32))
 
-    def seconds(enabled: bool) -> float:
-        def step() -> float:
-            begin = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-                y = conv(x)
-            # The output serves as its own gradient: a loss would add the same cost to both precisions.
-            y.backward(y.detach())
-            return time.perf_counter() - begin
+    def step(enabled: bool) -> float:
+        begin = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y = conv(x)
+        # The output serves as its own gradient: a loss would add the same cost to both precisions.
+        y.backward(y.detach())
+        return time.perf_counter() - begin
 
-        step()
-        return min(step() for _ in range(4))
-
-    return seconds(False) > 1.3 * seconds(True)
+    # In turn, so that what else runs slows both; the first pair allocates memory.
+    pairs = [(step(False), step(True)) for _ in range(8)][1:]
+    return min(plain for plain, _ in pairs) > 1.3 * min(rounded for _, rounded in pairs)

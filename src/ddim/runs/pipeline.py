@@ -18,7 +18,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError
 from ddim.nn.ema import name_averages
-from ddim.nn.runtime import Runtime, choose_runtime, find_device
+from ddim.nn.runtime import Runtime, check_threads, choose_runtime, find_device
 from ddim.nn.unet import UNetSpec
 from ddim.runs import checkpoint
 from ddim.runs.codec import dump, load_recipe
@@ -147,6 +147,7 @@ def load(
     own: Sequence[Any] = (),
     compiling: bool = False,
     device: str | None = None,
+    threads: int | None = None,
 ) -> LoadedRun:
     """Load the newest undamaged checkpoint of a run, ready to sample.
 
@@ -158,6 +159,7 @@ def load(
         compiling: whether to use torch.compile: faster after a slow first batch; results differ in the last
             bits.
         device: where the network runs; by default the device of the training, if this machine has one.
+        threads: processor threads, by default as many as in the training; results differ in the last bits.
 
     Raises:
         UserError: if there is no checkpoint, it has no such weights, or a part in `own` is missing.
@@ -167,6 +169,7 @@ def load(
         >>> images = ddim.sample(pipeline, n=16)
     """
     give_parts(own)
+    check_threads(threads)
     path = find_checkpoint(run)
     # Hashed now, because a training in progress may soon remove the files.
     sha256 = checkpoint.hash_checkpoint(path)
@@ -186,7 +189,7 @@ def load(
             f"{path}/model.safetensors does not fit its recipe: {wrong} is missing or of another shape"
         )
     model.load_state_dict(tensors)
-    runtime = _runtime(state.runtime, device, compiling)
+    runtime = _runtime(state.runtime, device, compiling, threads)
     runtime.place(model.eval().requires_grad_(False))
     model.net = runtime.compiled(model.net, frozen=True)
     loaded = LoadedCheckpoint(path, sha256, weights, state, Path(run))
@@ -258,7 +261,7 @@ def find_misfit(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
     return wrong[0] if wrong else None
 
 
-def _runtime(recorded: Runtime, device: str | None, compiling: bool) -> Runtime:
+def _runtime(recorded: Runtime, device: str | None, compiling: bool, threads: int | None) -> Runtime:
     """Return the recorded runtime if its kind of device is used here, else a new one for this machine."""
     try:
         where = find_device(device or recorded.device)
@@ -267,5 +270,5 @@ def _runtime(recorded: Runtime, device: str | None, compiling: bool) -> Runtime:
             raise
         where = find_device("auto")
     if where.split(":")[0] != recorded.device.split(":")[0]:
-        return choose_runtime(where, compiling=compiling)
-    return replace(recorded, device=where, compile=compiling)
+        return choose_runtime(where, compiling=compiling, threads=threads)
+    return replace(recorded, device=where, compile=compiling, threads=threads or recorded.threads)

@@ -15,19 +15,27 @@ from ddim.runs.recipe import Optim
 class Plan:
     """The training budget: `total` images, None while a time budget is not yet converted to images.
 
-    `settled` is the number of images seen before the conversion; learning-rate decay starts there.
+    `settled` is the number of images seen when the budget was planned last, and `decayed` the part of the
+    learning-rate decay that was over by then. So the learning rate does not jump when the plan changes.
     """
 
     total: int | None
     settled: int = 0
+    decayed: float = 0.0
+
+    def part(self, seen: int) -> float:
+        """Return the part of the learning-rate decay that is over after `seen` images; 0 without a total."""
+        if self.total is None:
+            return 0.0
+        part = (seen - self.settled) / max(1, self.total - self.settled)
+        return self.decayed + (1 - self.decayed) * min(1.0, max(0.0, part))
 
     def rate(self, optim: Optim, seen: int) -> float:
         """Return the learning rate after `seen` images: linear warm-up, then constant or half a cosine."""
         rise = min(1.0, (seen + optim.batch) / optim.warmup) if optim.warmup else 1.0
         if optim.decay == "constant" or self.total is None:
             return optim.lr * rise
-        part = (seen - self.settled) / max(1, self.total - self.settled)
-        return optim.lr * rise * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, part))))
+        return optim.lr * rise * 0.5 * (1 + math.cos(math.pi * self.part(seen)))
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,9 @@ class Callback:
     def on_checkpoint(self, training: Training, path: Path) -> None:
         """Called after each checkpoint, with its folder."""
 
+    def on_change(self, training: Training, text: str) -> None:
+        """Called with a sentence when the planned images or the threads change, or the machine is busy."""
+
     def on_end(self, training: Training) -> None:
         """Called after the last step of this process, whether the run is finished or stopped."""
 
@@ -75,6 +78,12 @@ class Log(Callback):
         """See `Callback`."""
         if values:
             self.log.write(training.step, training.seen, values)
+
+    def on_change(self, training: Training, text: str) -> None:
+        """See `Callback`."""
+        values = {"threads": training.runtime.threads, "planned_images": training.plan.total}
+        known = {name: value for name, value in values.items() if value is not None}
+        self.log.write(training.step, training.seen, known)
 
 
 class SampleGrid(Callback):

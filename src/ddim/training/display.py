@@ -64,6 +64,11 @@ class Display(Callback):
             _write(f"{self._error}{'; ' if self._error else ''}samples {sheet}")
         self._pace.event(time.monotonic())
 
+    def on_change(self, training: Training, text: str) -> None:
+        """See `Callback`."""
+        self._show(text, training.seen, training.plan.total)
+        self._pace = Pace(time.monotonic(), training.recipe.optim.batch)
+
     def on_end(self, training: Training) -> None:
         """See `Callback`."""
         ended = f"stopped, {training.stopped}" if training.stopped else "finished"

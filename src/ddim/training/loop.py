@@ -288,9 +288,18 @@ class Training:
                 value.copy_(newest[name])
 
     def fix_total(self, total: int) -> None:
-        """Set the training budget to about `total` images: whole batches, and at least the images seen."""
+        """Set the training budget to about `total` images: whole batches, and at least the images seen.
+
+        If there was a budget before, the learning rate continues to decay from its present value.
+        """
         batch = self.recipe.optim.batch
-        self.plan = replace(self.plan, total=max(self.seen, round(total / batch) * batch), settled=self.seen)
+        total = max(self.seen, round(total / batch) * batch)
+        self.plan = Plan(total, settled=self.seen, decayed=self.plan.part(self.seen))
+
+    def set_threads(self, threads: int) -> None:
+        """Change the number of threads, also of torch now; results may differ in the last bits."""
+        self.runtime = replace(self.runtime, threads=threads)
+        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -44,6 +44,7 @@ from ddim.training.start import (
     start_training,
     use_data,
 )
+from ddim.training.threads import ThreadWatch, fit_to_machine
 from ddim.training.validation import validate
 
 
@@ -125,7 +126,7 @@ def _start(  # noqa: PLR0913, PLR0917
         check_unused(out, ", or go on with --resume")
     parts = open_split(recipe, decoding)
     check_network(recipe, parts)
-    runtime = machine.choose(estimate_seconds(recipe, parts))
+    runtime = machine.choose(estimate_seconds(recipe, parts, machine.threads))
     with runtime:
         parent = load_parent(source)
         training = start_training(recipe, parts, runtime, parent)
@@ -136,7 +137,7 @@ def _start(  # noqa: PLR0913, PLR0917
         with lock_folder(folder):
             write_json(folder / RUN, describe_run(training, machine, source, parent))
             parent = None  # frees the memory of its network
-            _fit(training, measure_kid, folder, callbacks, None, began)
+            _fit(training, measure_kid, folder, callbacks, None, began, machine.threads is None)
     return folder
 
 
@@ -193,7 +194,8 @@ def resume(
             if more is not None or images is not None:
                 extend_budget(training, folder, more, images)
             if not training.complete:
-                _fit(training, prepare_kid(training), folder, hooks, training.step, began)
+                adapt = document["asked"]["threads"] is None
+                _fit(training, prepare_kid(training), folder, hooks, training.step, began, adapt)
     return folder
 
 
@@ -230,7 +232,8 @@ def _restart(
         parts = reopen_split(folder, recipe, document["data"]["fingerprint"], progress)
         training = start_training(recipe, parts, runtime, parent)
         parent = None  # frees the memory of its network
-        _fit(training, prepare_kid(training), folder, callbacks, None, began)
+        adapt = document["asked"]["threads"] is None
+        _fit(training, prepare_kid(training), folder, callbacks, None, began, adapt)
     return folder
 
 
@@ -246,6 +249,7 @@ def _fit(
     callbacks: Sequence[Callback],
     resumed: int | None,
     began: float,
+    adapt: bool,
 ) -> None:
     """Train, validate and save until the budget is used up or a signal arrives.
 
@@ -256,6 +260,7 @@ def _fit(
         callbacks: called after the callbacks of this library.
         resumed: the step of the checkpoint; None for a new run.
         began: `time.monotonic()` when the command started.
+        adapt: whether the number of threads may change, because the user gave none.
     """
     if resumed is None:
         # For readers and for --recipe; `resume` reads the recipe in the checkpoint instead.
@@ -268,10 +273,13 @@ def _fit(
         hooks: list[Callback] = [SampleGrid(log), Log(log), checkpoints, *callbacks]
         for hook in hooks:
             hook.on_start(training, folder)
-        budget = TimeBudget(training, began)
+        budget, watch = TimeBudget(training, began), ThreadWatch(training, adapt)
+        if text := watch.describe_start():
+            for hook in hooks:
+                hook.on_change(training, text)
         with suppress(interrupts.ended):
             while not (training.complete or training.stopped or interrupts.number is not None):
-                _advance(training, measure_kid, hooks, checkpoints, budget)
+                _advance(training, measure_kid, hooks, checkpoints, budget, watch)
         for hook in hooks:
             hook.on_end(training)
     if interrupts.number is not None and not training.complete:
@@ -284,6 +292,7 @@ def _advance(
     hooks: Sequence[Callback],
     checkpoints: Checkpoints,
     budget: TimeBudget,
+    watch: ThreadWatch,
 ) -> None:
     """Train for one step, then validate and save if it is time; a validation that is due comes first."""
     if not training.due:
@@ -295,20 +304,27 @@ def _advance(
         for hook in hooks:
             hook.on_step(training, values)
     if training.plan.total is None and budget.is_measured():
-        start = time.monotonic()
-        _validate(training, measure_kid, hooks)
-        budget.fix_total(time.monotonic() - start)
+        budget.spend(_validate(training, measure_kid, hooks))
+        budget.fix_total()
         checkpoints.save(training)
     elif training.due:
-        _validate(training, measure_kid, hooks)
+        budget.spend(_validate(training, measure_kid, hooks))
+    elif text := fit_to_machine(watch, budget):
+        # Saved at once: a run that is resumed from here continues with the same choices.
+        for hook in hooks:
+            hook.on_change(training, text)
+        checkpoints.save(training)
     else:
         checkpoints.save_if_due(training)
 
 
-def _validate(training: Training, measure_kid: MeasureKID, hooks: Sequence[Callback]) -> None:
+def _validate(training: Training, measure_kid: MeasureKID, hooks: Sequence[Callback]) -> float:
+    """Validate and call the hooks; return the seconds that this took."""
+    began = time.monotonic()
     values = validate(training) | measure_kid()
     for hook in hooks:
         hook.on_validation(training, values)
+    return time.monotonic() - began
 
 
 def _advise(folder: Path) -> str:

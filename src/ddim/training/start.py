@@ -23,7 +23,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
 from ddim.metrics.neighbours import FEWEST
 from ddim.nn.own_network import OwnNetwork
-from ddim.nn.runtime import Runtime, choose_runtime
+from ddim.nn.runtime import Runtime, choose_runtime, count_cores, limit_threads
 from ddim.runs.classes import count_classes
 from ddim.runs.codec import dump, load_recipe, override
 from ddim.runs.images import record_new_place, reopen_images
@@ -46,7 +46,8 @@ class Machine:
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         precision: "auto", "fp32" or "bf16".
         compiling: whether to use torch.compile; None compiles only if this saves time over the run.
-        threads: number of processor threads; None uses one for each core.
+        threads: number of processor threads; None uses one for each core that other programs leave free,
+            and changes it during training if that changes.
     """
 
     device: str = "auto"
@@ -242,21 +243,25 @@ def start_training(
     return training
 
 
-def estimate_seconds(recipe: Recipe, parts: SplitImages) -> float:
-    """Return the estimated time of a run in seconds; one update of four images is timed."""
+def estimate_seconds(recipe: Recipe, parts: SplitImages, threads: int | None) -> float:
+    """Return the estimated time of a run in seconds, on a machine without other programs.
+
+    For a budget of images, the fastest of three updates of four images is timed on one thread. Its processor
+    time counts, which is the same on a busy machine.
+    """
     if recipe.images is None:
         return recipe.minutes * 60
     few = 4
     # Initial weights and dropout must not change the caller's random state.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), limit_threads(1):
         model = Runtime().place(build_model(recipe, parts.images.pixels.shape[-1]))
         x0 = Runtime().images(Noise(range(few)).like(model.blank(few)))
         pixels = Pixels.fixed(0.5, 0.5, model.shape.channels)
 
         def update() -> float:
-            begin = time.perf_counter()
+            begin = time.thread_time()
             recipe.objective(model, x0, torch.full((few,), 0.5), x0, pixels).mean().backward()
-            return time.perf_counter() - begin
+            return time.thread_time() - begin
 
         update()
-        return update() * recipe.images / few
+        return min(update() for _ in range(3)) * recipe.images / few / (threads or count_cores())

@@ -1,0 +1,107 @@
+"""Cores that other programs use, the threads they leave, and choices that do not depend on them."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ddim.cli import main
+from ddim.errors import UserError
+from ddim.nn.cores import CoreMeter, choose_threads, count_allowed, wait_passively
+from ddim.nn.runtime import Runtime, choose_runtime, count_cores, limit_threads
+
+LINUX = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="no /proc/stat")
+
+
+@pytest.mark.parametrize(
+    ("cores", "others", "threads"),
+    [
+        (2, 0.0, 2),
+        (2, 0.3, 2),
+        (2, 0.9, 1),
+        (2, 2.0, 1),
+        (2, 9.0, 1),
+        (1, 1.0, 1),
+        (4, 2.0, 2),
+        (16, 2.0, 12),
+    ],
+)
+def test_threads_are_the_cores_that_other_programs_leave_and_at_least_one(cores, others, threads):
+    assert choose_threads(cores, others) == threads
+
+
+def test_a_large_machine_has_few_numbers_of_threads():
+    """A compiled network is compiled anew for each, at most eight times."""
+    for cores in range(1, 200):
+        numbers = {choose_threads(cores, others) for others in range(cores + 1)}
+        assert len(numbers) <= 8
+        assert max(numbers) >= 0.8 * cores
+
+
+@LINUX
+def test_a_program_that_computes_is_measured_and_this_one_is_not():
+    meter = CoreMeter()
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as program:
+        time.sleep(0.6)
+        busy = meter.others()
+        program.kill()
+    assert 0.1 < busy < count_allowed() + 0.3
+    meter.restart()
+    began = time.process_time()
+    while meter.seconds < 0.4:
+        pass
+    own = (time.process_time() - began) / 0.4
+    assert meter.others() + own < count_allowed() + 0.3
+
+
+def test_the_command_waits_passively_and_a_function_call_changes_no_environment(monkeypatch, capsys):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    main(["--version"])
+    assert "OMP_WAIT_POLICY" not in os.environ
+    monkeypatch.setattr(sys, "argv", ["ddim", "--version"])
+    main()
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+
+
+@pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "300000")])
+def test_the_choice_of_the_user_is_kept(name, value, monkeypatch):
+    for each in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, value)
+    wait_passively()
+    assert os.environ.get("OMP_WAIT_POLICY", "active") == "active"
+
+
+@LINUX
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN")
+def test_the_precision_is_that_of_the_instructions_of_the_processor(monkeypatch):
+    """The flags that Linux lists are the outside source. A clock that jumps changes nothing."""
+    jumps = iter(range(1, 10**6))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(jumps) ** 2)
+    flags = set(re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].split())
+    expected = "bf16" if flags & {"avx512_bf16", "amx_bf16"} else "fp32"
+    for _ in range(20):
+        assert choose_runtime("cpu", compiling=False, threads=1).precision == expected
+
+
+def test_threads_are_limited_inside_a_block_and_restored():
+    before = torch.get_num_threads()
+    with limit_threads(3):
+        assert torch.get_num_threads() == 3
+        with limit_threads(None):
+            assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == before
+    with pytest.raises(UserError, match="threads must be at least 1"), limit_threads(0):
+        pass
+
+
+def test_the_number_of_cores_does_not_depend_on_the_runtime_around():
+    before = count_cores()
+    with Runtime(threads=1), Runtime(threads=5):
+        assert count_cores() == before
