@@ -25,6 +25,7 @@ from ddim.cli.own import name_own_parts, take_own
 from ddim.cli.streams import drop_unread_output
 from ddim.errors import FULL_DISK, Interrupted, NoSpace, NotFinite, UserError, suggest
 from ddim.nn.allocator import keep_freed_memory
+from ddim.nn.cores import wait_passively
 from ddim.runs.signals import Stopped, stop_on_signals
 
 GROUPS = {
@@ -75,9 +76,6 @@ RUN = "a run folder, one of its checkpoints, or RUN/best for its best checkpoint
 
 ZOOM = "factor by which pixels are enlarged in sheets, strips and films (default: to about 800 pixels)"
 """Help of --zoom."""
-
-DEVICE = "cpu, cuda or mps (default: the device that the run was trained on)"
-"""Help of --device in commands that read a run."""
 
 
 FIRST_SIGNAL = 128
@@ -135,6 +133,9 @@ def main(argv: list[str] | None = None) -> int:
 
     Without `argv`, the command is that of this process, which ends at once after a signal.
     """
+    if argv is None:
+        # Not in the process of a program that calls this function: its environment is its own.
+        wait_passively()
     with drop_unread_output():
         code = _run_command(sys.argv[1:] if argv is None else argv)
         try:
@@ -192,6 +193,10 @@ def _run_command(argv: list[str]) -> int:
                 nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 stack.enter_context(redirect_stderr(nowhere))
             stack.enter_context(_plain_warnings())
+            if getattr(args, "threads", None) is not None:
+                from ddim.nn.runtime import limit_threads
+
+                stack.enter_context(limit_threads(args.threads))
             return command.run(args)
     except (Exception, KeyboardInterrupt) as error:
         if debug:

@@ -6,7 +6,8 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from ddim.cli import DEVICE, RUN, WEIGHTS
+from ddim.cli import RUN, WEIGHTS
+from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import print_result
 from ddim.cli.tables import format_table
 
@@ -42,16 +43,15 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--end", type=float, metavar="T", help="the last sampling time (default: that of the run's grid)"
     )
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
-    parser.add_argument("--device", help=DEVICE)
+    add_machine_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure the errors and print the tables."""
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.sampler_ablation import FLOWS, ORIGINS, ablate_sampler, trace_improvements
-    from ddim.runs.pipeline import load
 
-    run = load(args.run, args.weights, device=args.device)
+    run = load_run(args)
     with ProgressDisplay() as progress:
         found = ablate_sampler(run, args.evaluations, args.seeds, end=args.end, progress=progress)
     columns = [f"{clock}, {scaling}" for clock, scaling in FLOWS]

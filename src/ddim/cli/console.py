@@ -185,6 +185,11 @@ class Console(Callback):
             say(render_preview(arrange_preview(samples, self.tty.width), self.tty.width))
         self.pace.event(time.monotonic())
 
+    def on_change(self, training: Training, text: str) -> None:
+        """See `Callback`."""
+        say(text)
+        self.pace = Pace(time.monotonic(), training.recipe.optim.batch)
+
     def on_end(self, training: Training) -> None:
         """See `Callback`."""
         seconds = time.monotonic() - self.began

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ddim.cli import DEVICE, WEIGHTS
+from ddim.cli import WEIGHTS
+from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import print_result, read_result
 from ddim.cli.tables import format_table
 
@@ -49,7 +50,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="a new folder for the results (default: RUN/diagnostics/N)"
     )
-    parser.add_argument("--device", help=DEVICE)
+    add_machine_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,9 +59,8 @@ def run(args: argparse.Namespace) -> int:
     from ddim.evaluation.diagnose import diagnose
     from ddim.evaluation.diagnosis_report import HEAD, level_rows, list_findings, write_diagnosis
     from ddim.evaluation.run_folder import open_run_folder
-    from ddim.runs.pipeline import load
 
-    run = open_run_folder(load(args.run, args.weights, device=args.device), args.out)
+    run = open_run_folder(load_run(args), args.out)
     with ProgressDisplay() as progress:
         found = diagnose(run, args.images, args.levels, progress=progress)
     folder = write_diagnosis(found, run, args.out)

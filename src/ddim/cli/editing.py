@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.cli import DEVICE, WEIGHTS, ZOOM, check_fields
+from ddim.cli import WEIGHTS, ZOOM, check_fields
+from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import say
 from ddim.errors import UserError, check_count
 
@@ -25,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder (default: a new edits/COMMAND-N)")
     parser.add_argument("--zoom", type=int, metavar="K", help=ZOOM)
-    parser.add_argument("--device", help=DEVICE)
+    add_machine_options(parser)
 
 
 def add_seed_options(parser: argparse.ArgumentParser, n: int) -> None:
@@ -53,7 +54,6 @@ def open_run(args: argparse.Namespace, command: str, *, real: bool = True) -> tu
     from ddim.plots.pictures import check_zoom
     from ddim.runs.codec import override
     from ddim.runs.edit_work import choose_edit_grid
-    from ddim.runs.pipeline import load
 
     check_count("--steps", args.steps)
     check_fields(args, command, "grid")
@@ -63,7 +63,7 @@ def open_run(args: argparse.Namespace, command: str, *, real: bool = True) -> tu
     for image in vars(args).get("images") or [vars(args).get("image")]:
         if image and image.is_dir() and args.run.is_file():
             raise UserError(f"RUN comes before IMAGE: ddim {command} {image} {args.run}")
-    run = load(args.run, args.weights, device=args.device)
+    run = load_run(args)
     recipe = run.recipe
     if real and "grid" not in args.fields:
         recipe = run.with_recipe(grid=choose_edit_grid(recipe)).recipe

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.cli import DEVICE, RUN, WEIGHTS, check_fields
+from ddim.cli import RUN, WEIGHTS, check_fields
 from ddim.cli.choice_tables import format_choices_table, parse_choices
+from ddim.cli.machine import add_machine_options
 from ddim.cli.output import print_result, read_result, say
 from ddim.errors import UserError
 from ddim.evaluation.conditions import SAMPLING_FIELDS
@@ -89,7 +90,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a new folder (default: RUN/evaluations/N, or RUN/tables/N for a table)",
     )
-    parser.add_argument("--device", help=DEVICE)
+    add_machine_options(parser)
 
 
 _OF_RUNS = ("n", "steps", "seed", "label", "guidance", "weights", "device")
@@ -111,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
         dashes = "-" if names[0] == "n" else "--"
         raise UserError(f"{dashes}{names[0]} is for runs, and {args.source} is not a run")
     single = {name: given[name] for name in ("n", "seed", "label", "device") if name in given}
+    single["threads"] = args.threads
     choices = parse_choices({name: given[name] for name in given.keys() - single.keys()} | args.fields)
     reference = Reference(args.data, args.part)
     if any(isinstance(values, list) for values in choices.values()):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ddim.cli import DEVICE, WEIGHTS
+from ddim.cli import WEIGHTS
+from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import print_result, read_result
 from ddim.errors import format_count
 
@@ -50,7 +51,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="a new folder for the results (default: RUN/likelihoods/N)"
     )
-    parser.add_argument("--device", help=DEVICE)
+    add_machine_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,9 +60,8 @@ def run(args: argparse.Namespace) -> int:
     from ddim.evaluation.likelihood import bits_per_dim, write_likelihood
     from ddim.evaluation.reference import Reference
     from ddim.evaluation.run_folder import open_run_folder
-    from ddim.runs.pipeline import load
 
-    run = open_run_folder(load(args.run, args.weights, device=args.device), args.out)
+    run = open_run_folder(load_run(args), args.out)
     images = Reference(args.data, args.part)
     with ProgressDisplay() as progress:
         found = bits_per_dim(

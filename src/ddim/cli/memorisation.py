@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ddim.cli import DEVICE, WEIGHTS
+from ddim.cli import WEIGHTS
+from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import print_result, read_result
 from ddim.errors import UserError
 
@@ -49,7 +50,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="a new folder for the results (default: RUN/memorisation/N)"
     )
-    parser.add_argument("--device", help=DEVICE)
+    add_machine_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,14 +59,13 @@ def run(args: argparse.Namespace) -> int:
     from ddim.evaluation.copies import PIXELS
     from ddim.evaluation.memorisation import check_memorisation
     from ddim.metrics import features
-    from ddim.runs.pipeline import load
 
     extractor = None
     if args.features != PIXELS:
         extractor = features.load_extractor(args.features, args.features_weights)
     elif args.features_weights is not None:
         raise UserError("--features-weights is for a network, and --features is pixels: name the network")
-    run = load(args.run, args.weights, device=args.device)
+    run = load_run(args)
     with ProgressDisplay() as progress:
         found = check_memorisation(
             run, args.n, args.steps, extractor=extractor, progress=progress, out=args.out

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from ddim.cli import RUN, check_fields
 from ddim.cli.choices import list_kind_fields, read_registry
+from ddim.cli.machine import THREADS, add_threads_option
 from ddim.cli.output import print_result
 from ddim.errors import check_count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 TAKES_FIELDS = True
 SCHEDULES = ("cosine", "linear", "linear_beta")
@@ -50,10 +52,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True, title="kinds")
 
     def kind(name: str, text: str) -> argparse.ArgumentParser:
-        description = f"{text[0].upper()}{text[1:]}."
-        inner = kinds.add_parser(
-            name, help=text, description=description, allow_abbrev=False, formatter_class=_Formatter
-        )
+        options: dict[str, Any] = {"allow_abbrev": False, "formatter_class": _Formatter}
+        inner = kinds.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", **options)
         _add_file(inner, name)
         return inner
 
@@ -100,6 +100,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     samplers.add_argument(
         "--seeds", type=int, default=16, metavar="N", help="number of samples to compare (default: 16)"
     )
+    for inner in (reverse, samplers):
+        add_threads_option(inner, THREADS)
     losses = kind("losses", "draw the losses of runs against the training images seen")
     losses.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
 
@@ -154,7 +156,7 @@ def _forward(args: argparse.Namespace) -> Figure:
 def _reverse(args: argparse.Namespace) -> Figure:
     from ddim.evaluation import run_figures
 
-    return run_figures.plot_reverse(args.run, args.steps, args.seed)
+    return run_figures.plot_reverse(_find_model(args), args.steps, args.seed)
 
 
 def _samplers(args: argparse.Namespace) -> Figure:
@@ -163,7 +165,14 @@ def _samplers(args: argparse.Namespace) -> Figure:
 
     check_count("--seeds", args.seeds)
     with ProgressDisplay() as progress:
-        return run_figures.plot_samplers(args.run, n=args.seeds, progress=progress)
+        return run_figures.plot_samplers(_find_model(args), n=args.seeds, progress=progress)
+
+
+def _find_model(args: argparse.Namespace) -> Any:  # noqa: ANN401  (the run of a figure, if it has one)
+    """Return the run of the arguments: its folder, or loaded with the threads that are asked for."""
+    from ddim.runs.pipeline import load
+
+    return load(args.run, threads=args.threads) if args.run and args.threads else args.run
 
 
 def _losses(args: argparse.Namespace) -> Figure:

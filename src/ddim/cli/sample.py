@@ -7,8 +7,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from ddim.cli import DEVICE, RUN, WEIGHTS, ZOOM, check_fields
+from ddim.cli import RUN, WEIGHTS, ZOOM, check_fields
 from ddim.cli.choices import read_registry
+from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import print_result, read_result, say
 from ddim.errors import UserError, check_count, format_count
 from ddim.evaluation.conditions import SAMPLING_FIELDS
@@ -73,7 +74,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--film", action="store_true", help="also write film.webp, an animation from noise to the images"
     )
     parser.add_argument("--zoom", type=int, metavar="K", help=ZOOM)
-    parser.add_argument("--device", help=DEVICE)
+    add_machine_options(parser)
     parser.add_argument(
         "--compile",
         action="store_true",
@@ -92,10 +93,9 @@ def run(args: argparse.Namespace) -> int:
     from ddim.plots.preview import arrange_preview, can_preview, render_preview
     from ddim.runs.classes import find_label
     from ddim.runs.generate import with_options
-    from ddim.runs.pipeline import load
     from ddim.runs.sample_folder import Output, write_samples
 
-    pipeline = load(args.run, args.weights, compiling=args.compile, device=args.device)
+    pipeline = load_run(args, compiling=args.compile)
     pipeline, searched = with_options(pipeline, args.fields, args.steps)
     if searched:
         say(f"sampling times found by ddim search, {args.run}/grids.json; --grid overrides them")

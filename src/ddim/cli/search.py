@@ -6,7 +6,8 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from ddim.cli import DEVICE, WEIGHTS, check_fields
+from ddim.cli import WEIGHTS, check_fields
+from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import print_result
 
 TAKES_FIELDS = True
@@ -44,17 +45,16 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a new folder for grids.json, where `ddim sample` does not look for it (default: RUN)",
     )
-    parser.add_argument("--device", help=DEVICE)
+    add_machine_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Search for the best times; print their error and those of the named grids."""
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.grid_search import search_grid
-    from ddim.runs.pipeline import load
 
     check_fields(args, "search", "sampler", "grid")
-    run = load(args.run, args.weights, device=args.device)
+    run = load_run(args)
     with ProgressDisplay() as progress:
         found = search_grid(
             run,

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddim.cli.machine import add_threads_option
 from ddim.cli.output import print_result, say
 from ddim.errors import UserError
 
@@ -76,6 +77,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="number of trials that run at once (default: 1)"
     )
+    add_threads_option(parser, "processor threads of each trial (default: the cores divided by --jobs)")
     parser.add_argument(
         "--out", type=Path, metavar="SWEEP", help="a new folder, or a sweep to work on (default: under runs/)"
     )
@@ -97,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     _quieten_optuna()
     say(f"{len(sweep.trials)} trials in {sweep.folder}")
     try:
-        run_trials(sweep, args.jobs, say, queue=TrialQueue(sweep, args.storage))
+        run_trials(sweep, args.jobs, say, queue=TrialQueue(sweep, args.storage), threads=args.threads)
     except Stopped as stopped:
         raise Stopped(stopped.number, f"stopped; `ddim sweep --out {sweep.folder}` resumes it") from None
     return _print_outcomes(args, sweep)

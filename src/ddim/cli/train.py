@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ddim.cli import DATA
 from ddim.cli.choices import list_kinds
+from ddim.cli.machine import add_threads_option
 from ddim.cli.output import print_result
 from ddim.cli.own import load_callback, load_own, names_own
 from ddim.errors import UserError
@@ -70,8 +71,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="a callback of your own; may be repeated",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="processor threads (default: one for each core)"
+    add_threads_option(
+        parser, "processor threads (default: one for each core that other programs leave free; may change)"
     )
     parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16 (default: auto)")
     parser.add_argument(

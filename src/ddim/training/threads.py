@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ddim.errors import format_count
 from ddim.nn.cores import CoreMeter, choose_threads
 from ddim.nn.runtime import count_cores
 from ddim.training.budget import WARM_UP, TimeBudget
@@ -35,7 +36,7 @@ class ThreadWatch:
         threads = self.training.runtime.threads
         if not self.adapt or threads == self.cores:
             return None
-        return f"other programs hold cores of this machine: {_threads(threads)} of {self.cores} for training"
+        return f"other programs hold cores of this machine: {format_count(threads, 'thread')} of {self.cores} for training"
 
     def check(self) -> str | None:
         """Change the number of threads if other programs hold more or fewer cores than before.
@@ -57,12 +58,12 @@ class ThreadWatch:
             return None
         use = f"other programs use {others:.1f} of {self.cores} cores"
         if self.adapt:
-            self.training.set_threads(self.wanted)
+            self.training.setformat_count(self.wanted, 'thread')
             self.restart()
-            return f"{use}: {_threads(self.wanted)} instead of {threads} from here on"
+            return f"{use}: {format_count(self.wanted, 'thread')} instead of {threads} from here on"
         # Said once; the number of threads was given, or is that of a larger machine.
         self.cores = 1
-        return f"{use}: {_threads(threads)} may be slow beside them" if self.wanted < threads else None
+        return f"{use}: {format_count(threads, 'thread')} may be slow beside them" if self.wanted < threads else None
 
 
 def fit_to_machine(watch: ThreadWatch, budget: TimeBudget) -> str | None:
@@ -71,7 +72,3 @@ def fit_to_machine(watch: ThreadWatch, budget: TimeBudget) -> str | None:
         budget.restart()
         return text
     return budget.replan()
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread{'s' if count != 1 else ''}"

@@ -43,6 +43,7 @@ def run_trials(
     tell: Callable[[str], None] = print,
     commands: Commands | None = None,
     queue: TrialQueue | None = None,
+    threads: int | None = None,
 ) -> None:
     """Run trials, `jobs` at a time, until this worker and all others have ended every trial of the sweep.
 
@@ -55,6 +56,7 @@ def run_trials(
         tell: called with a sentence whenever a trial starts or ends.
         commands: the commands of a trial; by default those of `ddim train` and `ddim evaluate`.
         queue: the queue of trials; by default with a grace period of a minute.
+        threads: processor threads of a trial; by default the cores divided by `jobs`.
 
     Raises:
         UserError: if `jobs` is below 1, Optuna is not installed, or the storage does not answer.
@@ -64,7 +66,7 @@ def run_trials(
     check_jobs(jobs)
     sweep.make_folders()
     queue = queue or TrialQueue(sweep)
-    commands = commands or (lambda trial: trial_commands(sweep, trial, jobs))
+    commands = commands or (lambda trial: trial_commands(sweep, trial, jobs, threads))
     active: list[_Job] = []
     looked = float("-inf")
     with stop_on_signals():
@@ -94,14 +96,14 @@ def check_jobs(jobs: int) -> None:
         raise UserError(f"--jobs must be at least 1, got {jobs}")
 
 
-def trial_commands(sweep: Sweep, trial: Trial, jobs: int) -> list[list[str]]:
+def trial_commands(sweep: Sweep, trial: Trial, jobs: int, threads: int | None = None) -> list[list[str]]:
     """Return the commands of a trial: train, then evaluate, if the sweep evaluates and it is not yet done."""
     run = sweep.run_folder(trial)
     ddim = [sys.executable, "-m", "ddim"]
     train = [*ddim, "train", "--recipe", str(sweep.recipe_file(trial)), "--out", str(run), "--resume"]
     # A run keeps the number of threads that it started with.
-    if jobs > 1 and not (run / RUN).exists():
-        train += ["--threads", str(max(1, _cores() // jobs))]
+    if (jobs > 1 or threads) and not (run / RUN).exists():
+        train += ["--threads", str(threads or max(1, _cores() // jobs))]
     samples = sweep.request.evaluate
     if not samples or sweep_evaluation(index.read_run(run), samples):
         return [train]

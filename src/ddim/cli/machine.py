@@ -1,0 +1,31 @@
+"""The options of how a command uses the machine, and the loading of a run with them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ddim.runs.pipeline import LoadedRun
+
+_DEVICE = "cpu, cuda or mps (default: the device that the run was trained on)"
+THREADS = "processor threads; results differ in the last bits (default: as the run was trained)"
+"""Help of --threads in commands that read a run."""
+
+
+def add_machine_options(parser: argparse.ArgumentParser) -> None:
+    """Add --device and --threads to a command that reads a run."""
+    parser.add_argument("--device", help=_DEVICE)
+    add_threads_option(parser, THREADS)
+
+
+def add_threads_option(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add --threads with this help; `main` sets torch's threads by it."""
+    parser.add_argument("--threads", type=int, metavar="N", help=text)
+
+
+def load_run(args: argparse.Namespace, *, compiling: bool = False) -> LoadedRun:
+    """Load the run that the arguments name, with their weights, device and threads."""
+    from ddim.runs.pipeline import load
+
+    return load(args.run, args.weights, compiling=compiling, device=args.device, threads=args.threads)
