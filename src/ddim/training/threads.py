@@ -36,7 +36,8 @@ class ThreadWatch:
         threads = self.training.runtime.threads
         if not self.adapt or threads == self.cores:
             return None
-        return f"other programs hold cores of this machine: {format_count(threads, 'thread')} of {self.cores} for training"
+        used = f"{format_count(threads, 'thread')} of {self.cores}"
+        return f"other programs hold cores of this machine: training uses {used} until they end"
 
     def check(self) -> str | None:
         """Change the number of threads if other programs hold more or fewer cores than before.
@@ -58,12 +59,13 @@ class ThreadWatch:
             return None
         use = f"other programs use {others:.1f} of {self.cores} cores"
         if self.adapt:
-            self.training.setformat_count(self.wanted, 'thread')
+            self.training.set_threads(self.wanted)
             self.restart()
             return f"{use}: {format_count(self.wanted, 'thread')} instead of {threads} from here on"
         # Said once; the number of threads was given, or is that of a larger machine.
         self.cores = 1
-        return f"{use}: {format_count(threads, 'thread')} may be slow beside them" if self.wanted < threads else None
+        slow = f"{use}: {format_count(threads, 'thread')} may be slow beside them"
+        return slow if self.wanted < threads else None
 
 
 def fit_to_machine(watch: ThreadWatch, budget: TimeBudget) -> str | None:
