@@ -89,8 +89,7 @@ def test_a_mistake_is_one_sentence(run, words, said, refused):
 
 def test_a_checkpoint_and_other_images_are_refused(run, tmp_path, monkeypatch, refused):
     assert "is a checkpoint" in refused("diagnose", str(next((run / "checkpoints").glob("step-*"))))
-    other = tiny.images(40)
-    monkeypatch.setattr("ddim.runs.images.open_images", lambda *a, **k: other)
+    monkeypatch.setattr("ddim.runs.images.fingerprint_source", lambda *a: "other images")
     assert f"has changed since {run} was trained on it: put its images back" in refused("diagnose", run)
 
 
@@ -101,6 +100,8 @@ def test_commands_that_need_the_images_of_a_run_report_missing_ones(tmp_path, mo
     recipe = tiny.recipe(images=8, schedule__max_signal=0.9999)
     run = tiny.train(recipe, tmp_path / "run", data=str(tmp_path / "flower"))
     (tmp_path / "flower").rename(tmp_path / "moved")
+    # Without decoded copies of the images.
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "empty"))
     for name, more in [
         ("diagnose", ""),
         ("memorisation", ""),
@@ -108,10 +109,8 @@ def test_commands_that_need_the_images_of_a_run_report_missing_ones(tmp_path, mo
         ("evaluate", ", or name images with --data"),
     ]:
         said = f"the images of run {run}, {str(tmp_path / 'flower')!r}, do not exist, seen from {Path.cwd()}"
-        assert (
-            refused(name, run)
-            == f"{said}: put them back, or change to the folder where the run was trained{more}"
-        )
+        advice = f"put them back, or name their new place with `ddim train DATA --resume --out {run}`{more}"
+        assert refused(name, run) == f"{said}: {advice}"
 
 
 def test_the_gradients_of_a_diagnosis_are_those_of_the_objective_whatever_the_micro_batch(run):
@@ -236,7 +235,9 @@ def test_batches_of_a_diagnosis_are_independent(n, batch):
 
 def test_times_that_are_drawn_by_their_losses_are_shown_as_drawn(tmp_path, monkeypatch):
     training, trained = at_the_start(AWARE, tmp_path)
-    monkeypatch.setattr("ddim.runs.images.open_images", lambda *a, **k: training.split.images)
+    images = training.split.images
+    monkeypatch.setattr("ddim.runs.images.fingerprint_source", lambda *a: images.fingerprint)
+    monkeypatch.setattr("ddim.runs.images.open_images", lambda *a, **k: images)
     times = diagnose.diagnose(trained, 2, 2).training_times
     # The squared losses are 1, 1/4, 1/16, ...; a hundredth of the draws is uniform.
     shares = 0.99 * 0.75 * 4.0 ** -torch.arange(8.0) + 0.01 / 8

@@ -2,16 +2,18 @@
 
 import base64
 import json
+import re
 from pathlib import Path
 
 import pytest
-from PIL import Image
+import torch
 
 import tiny
 from ddim.cli import main
 from ddim.cli.choice_tables import parse_choices
 from ddim.evaluation.comparison_page import shorten_values
 from ddim.metrics import catalogue, features
+from ddim.plots.pictures import make_sheet, make_strip, render_png, save_png, split_sheet
 from html_reader import Reader
 from stubs import stub, written
 
@@ -115,10 +117,10 @@ def test_evaluations_are_ranked_and_their_differing_settings_are_listed(run, tmp
     ]
     lines = command("compare", *folders).out.splitlines()
     assert lines[0] == "KID, lower is better"
-    assert lines[2].split()[:4] == ["1", str(folders[1]), "500", "0.20000"]
-    assert lines[3].split()[:4] == ["2", str(folders[0]), "400", "0.30000"]
+    assert re.split("  +", lines[2])[:5] == ["1", str(folders[1]), "images of a", "500", "0.20000"]
+    assert re.split("  +", lines[3])[:5] == ["2", str(folders[0]), "images of a", "400", "0.30000"]
     assert lines[3].endswith("the first")
-    assert lines[4].split()[:4] == ["-", str(folders[2]), "400", "0.10000"]
+    assert re.split("  +", lines[4])[:5] == ["-", str(folders[2]), "images of a", "400", "0.10000"]
     assert lines[4].endswith(
         "not ranked: different features: stub (weights wwwwwwww..., 2 px) and "
         "stub (weights wwwwwwww..., 3 px)"
@@ -145,15 +147,18 @@ def test_the_page_of_a_comparison_has_the_sheets_and_no_local_paths(tmp_path, co
     ]
     grids = {}
     for number, folder in ((1, folders[1]), (2, folders[0])):
-        Image.new("RGB", (4 + number, 5)).save(folder / "grid.png")
-        grids[f"{number:03}.png"] = (folder / "grid.png").read_bytes()
+        height, width = json.loads((folder / "record.json").read_text())["reference"]["size"]
+        sheet = make_sheet(torch.full((9, 3, height, width), 100 * number, dtype=torch.uint8))
+        save_png(folder / "grid.png", sheet)
+        # The first eight samples, on one line.
+        grids[f"{number:03}.png"] = render_png(make_strip(split_sheet(sheet, height, width)[:8]))
     out = tmp_path / "comparison.html"
     printed = command("compare", *folders).out
     assert command("compare", *folders, "--out", out).out == f"{printed}{out}\n{out.with_suffix('.md')}\n"
     page, text = Reader(out.read_text()), out.with_suffix(".md").read_text()
     assert page.texts.count("KID, lower is better") == 2
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("|")]
-    assert [row[:4] for row in rows[2:5]] == [
+    assert [[*row[:2], *row[3:5]] for row in rows[2:5]] == [
         ["| 1", "better/evaluations/1", "500", "0.20000"],
         ["| 2", "first/evaluations/1", "400", "0.30000"],
         ["| -", "foreign/evaluations/1", "400", "0.10000"],
@@ -167,7 +172,8 @@ def test_the_page_of_a_comparison_has_the_sheets_and_no_local_paths(tmp_path, co
     assert "which are conservative except for KID" in "".join(page.texts)
     assert "better/evaluations/1: it is <b>said</b>" in page.texts
     shown = [attrs["src"].partition("base64,")[2] for tag, attrs in page.elements if tag == "img"]
-    assert [base64.b64decode(png) for png in shown] == list(grids.values())
+    # The first picture has the intervals.
+    assert [base64.b64decode(png) for png in shown[1:]] == list(grids.values())
     for name, png in grids.items():
         assert f"(comparison-files/{name})" in text
         assert (tmp_path / "comparison-files" / name).read_bytes() == png

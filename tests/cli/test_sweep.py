@@ -144,8 +144,8 @@ def test_runs_are_filtered_and_sorted(command, refused):
 
 
 @pytest.mark.parametrize("seconds, shown", [(5, "5s"), (90, "1m"), (7300, "2h"), (200000, "2d"), (-3, "0s")])
-def test_an_age_is_in_whole_units(seconds, shown):
-    assert table._age(seconds) == shown
+def test_a_duration_is_in_whole_units(seconds, shown):
+    assert table._duration(seconds) == shown
 
 
 @pytest.mark.slow

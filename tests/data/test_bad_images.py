@@ -41,7 +41,15 @@ def test_good_images_are_used_and_bad_ones_are_listed_with_their_reason(folder, 
 def test_the_command_names_each_bad_image_in_one_printable_line(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     used, reasons = fill(folder)
-    args = argparse.Namespace(data=str(folder), size="16", channels=None, out=tmp_path / "grid.png")
+    args = argparse.Namespace(
+        data=str(folder),
+        size="16",
+        channels=None,
+        out=tmp_path / "grid.png",
+        overwrite=False,
+        zoom=None,
+        json=False,
+    )
     assert command.run(args) == 0
     lines = capsys.readouterr().out.splitlines()
     assert all(line.isprintable() for line in lines)

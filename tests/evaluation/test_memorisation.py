@@ -165,9 +165,8 @@ def test_features_find_copies_too_and_are_computed_once(tmp_path, monkeypatch):
     )
     assert found.memorised
     assert found.space == "sums features"
-    every = {"samples": (60, 60), "training images": (300, 300), "held out images": (100, 100)}
-    every = {f"features of {name}": done for name, done in every.items()}
-    every["features of mirrored images"] = (300, 300)
+    sizes = {"samples": 60, "training images": 300, "held out images": 100, "mirrored images": 300}
+    every = {f"features of {name}": (size, size) for name, size in sizes.items()}
     assert seen == every
     seen.clear()
     mirrored = np.ascontiguousarray(copies[:, :, ::-1])

@@ -1,6 +1,7 @@
 """How values show themselves in a notebook: sheets, figures and tables."""
 
 import io
+import subprocess
 import sys
 
 import numpy as np
@@ -31,7 +32,12 @@ def test_a_figure_shows_itself_as_a_picture_and_leaves_pyplot_alone():
     one, other = (plot_curves({"a": ([0, 1], [1, 2])}, "x", "y") for _ in range(2))
     with Image.open(io.BytesIO(one._repr_png_())) as picture:
         assert np.array_equal(np.asarray(picture), rasterise(other))
-    assert "matplotlib.pyplot" not in sys.modules
+    # Another test may have imported pyplot: a fresh process has not.
+    program = "import sys; from ddim.plots.charts import plot_curves as plot; "
+    program += (
+        "plot({'a': ([0, 1], [1, 2])}, 'x', 'y')._repr_png_(); print('matplotlib.pyplot' in sys.modules)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "False\n"
 
 
 class Some(Tabular):

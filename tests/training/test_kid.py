@@ -45,7 +45,7 @@ def test_each_validation_logs_the_kid_of_the_ema_weights(tmp_path):
 
 def tiny_split(trained):
     """(N, C, H, W) uint8 of the validation images of a run."""
-    parts = open_split(trained.recipe, None)
+    parts = open_split(trained.recipe)
     return torch.from_numpy(np.array(parts.images.pixels[parts.validation])).permute(0, 3, 1, 2)
 
 
