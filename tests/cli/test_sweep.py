@@ -20,7 +20,7 @@ def counting(monkeypatch):
     """Replace the training of trials by counting."""
     monkeypatch.setattr(
         "ddim.experiments.sweep.worker.trial_commands",
-        lambda sweep, trial, jobs: sweeping.counting(sweep)(trial),
+        lambda sweep, trial, *rest: sweeping.counting(sweep)(trial),
     )
 
 
@@ -55,7 +55,7 @@ def test_mistakes_are_one_sentence_and_leave_no_folder(here, words, said, refuse
 @pytest.mark.usefixtures("here")
 def test_a_failed_trial_is_named_with_the_last_line_it_printed(monkeypatch, command):
     fail = [sys.executable, "-c", "import sys; sys.exit('the loss is not finite')"]
-    monkeypatch.setattr("ddim.experiments.sweep.worker.trial_commands", lambda sweep, trial, jobs: [fail])
+    monkeypatch.setattr("ddim.experiments.sweep.worker.trial_commands", lambda sweep, trial, *rest: [fail])
     said = command("sweep", "seed=[3]", "--recipe", "smoke", code=1).out
     assert said == "0 of 1 trials are finished, these failed:\n  1-3: the loss is not finite\n"
     out = command("runs")
@@ -76,7 +76,7 @@ line = {"step": 60, "images": 960, "image_mae": recipe["optim"]["lr"]}
 (run / "metrics.jsonl").write_text(json.dumps(line) + "\\n")
 """
 
-    def command(sweep, trial, jobs):
+    def command(sweep, trial, *rest):
         return [[sys.executable, "-c", stub, str(sweep.run_folder(trial)), str(sweep.recipe_file(trial))]]
 
     monkeypatch.setattr("ddim.experiments.sweep.worker.trial_commands", command)
