@@ -61,11 +61,12 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
         f"{Path(reference['source']).name}. Differences have 95 % intervals, which are conservative except "
         "for KID. If an interval holds 0, the two are not distinguishable at 95 %."
     )
-    notes: list[str] = []
+    notes: dict[str, list[str]] = {}
     images: dict[str, bytes] = {}
     strips: list[tuple[str, str]] = []
     for number, (name, row) in enumerate(zip(names, comparison.rows, strict=True), 1):
-        notes += [f"{name}: {note}" for note in row.evaluation.record.get("notes", [])]
+        for note in row.evaluation.record.get("notes", []):
+            notes.setdefault(note, []).append(name)
         if (strip := _read_strip(row.evaluation, row.evaluation.folder / GRID)) is not None:
             images[f"{number:03}.png"] = render_png(strip)
             strips.append((name, f"{number:03}.png"))
@@ -74,7 +75,8 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     if strips and real is not None:
         images["real.png"] = render_png(real)
         strips.insert(0, ("real images", "real.png"))
-    blocks: list[Block] = [Text(how), Table(HEAD, _cells(ranking_rows(comparison, names)), 3, notes)]
+    said = [f"{', '.join(of)}: {note}" for note, of in notes.items()]
+    blocks: list[Block] = [Text(how), Table(HEAD, _cells(ranking_rows(comparison, names)), 3, said)]
     if panels := _intervals(comparison, names):
         images["intervals.png"] = render_png(charts.rasterise(charts.plot_intervals(panels)))
         blocks.append(
@@ -84,8 +86,8 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
         head = ["", *names]
         blocks.append(Folded("Settings that differ", [Table(head, _cells(choices), len(head))]))
     if strips:
-        said = "The first samples of each evaluation. Columns have equal seeds, unless the seeds differ."
-        blocks += [Heading("Samples"), Text(said), Strips(strips)]
+        about = "The first samples of each evaluation. Columns have equal seeds, unless the seeds differ."
+        blocks += [Heading("Samples"), Text(about), Strips(strips)]
     return save_page(out, comparison.title, blocks, images)
 
 

@@ -170,6 +170,7 @@ def plot_intervals(panels: Mapping[str, Mapping[str, Sequence[Interval]]]) -> Fi
                 axes.plot([each.value], [y], "o", color=COLOURS[0], markersize=4.5)
         style_panel(axes, title, "")
         axes.grid(axis="x", color="#e6e6e6", linewidth=0.7)
+        axes.locator_params(axis="x", nbins=5)
         axes.set_ylim(len(names) - 0.5, -0.5)
         # Names such as "$1" are not formulas.
         labels = [shorten(name) for name in names] if axes.get_subplotspec().is_first_col() else []
