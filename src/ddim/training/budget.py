@@ -75,7 +75,7 @@ class TimeBudget:
         self._plan(left, training.recipe.optim.batch)
         return (
             f"{speed:.1f} images/s now: {training.plan.total:,} images are planned instead of {total:,}, "
-            f"to end after {training.recipe.minutes:g} minutes"
+            "to end in time"
         )
 
     def _left(self, validations: int) -> float:

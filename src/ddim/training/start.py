@@ -40,7 +40,7 @@ FEW = 500
 
 @dataclass(frozen=True)
 class Machine:
-    """How a run should use the machine; defaults are chosen by measuring the machine.
+    """How a run should use the machine; defaults are chosen for this machine and what else runs on it.
 
     Args:
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
