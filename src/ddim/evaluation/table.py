@@ -7,6 +7,7 @@ import html
 import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ddim.evaluation.choices import Choice
@@ -78,7 +79,7 @@ class EvaluationTable(Tabular):
         reference, better = record["reference"], "lower" if found.lower_is_better else "higher"
         return (
             f"{found.title} ({better} is better) of {record['generated']['images']:,} samples with equal "
-            f"seeds, against {reference['images']:,} images, {reference['part']} of {reference['source']}; "
+            f"seeds, against {reference['images']:,} images, {reference['part']} of {Path(reference['source']).name}; "
             f"features {record['features']['extractor']}"
         )
 
