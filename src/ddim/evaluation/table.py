@@ -79,8 +79,8 @@ class EvaluationTable(Tabular):
         reference, better = record["reference"], "lower" if found.lower_is_better else "higher"
         return (
             f"{found.title} ({better} is better) of {record['generated']['images']:,} samples with equal "
-            f"seeds, against {reference['images']:,} images, {reference['part']} of {Path(reference['source']).name}; "
-            f"features {record['features']['extractor']}"
+            f"seeds, against {reference['images']:,} images, {reference['part']} of "
+            f"{Path(reference['source']).name}; features {record['features']['extractor']}"
         )
 
     @property
