@@ -1,6 +1,7 @@
 """Ctrl-C, SIGTERM and a closed terminal: one save, and nothing is lost."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -177,6 +178,18 @@ def test_a_signal_in_the_callback_of_a_weak_reference_is_not_lost(capfd):
 def hang_up():
     """What a terminal that closes does."""
     signal.raise_signal(signal.SIGHUP)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the compiler in /proc")
+def test_a_compiler_may_remove_its_temporary_files(tmp_path):
+    """Python would kill it at once, and its parts of a file would stay in the temporary folder."""
+    compiler, left = tmp_path / "g++", tmp_path / "left"
+    clean = f"trap 'sleep 0.4; rm {left}; exit 1' TERM"
+    compiler.write_text(f"#!/bin/sh\n{clean}\ntouch {left}\nkill -TERM {os.getpid()}\nsleep 3 & wait\n")
+    compiler.chmod(0o700)
+    with pytest.raises(Stopped), stop_on_signals():
+        subprocess.run([str(compiler)], check=False)
+    assert not left.exists()
 
 
 def test_an_ignored_signal_stays_ignored():

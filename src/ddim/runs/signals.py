@@ -6,14 +6,19 @@ stops then; see `note_interrupts`.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
+
+_COMPILERS = {"g++", "c++", "cc1plus", "as", "collect2", "ld", "clang", "clang++"}
 
 
 class Stopped(KeyboardInterrupt):
@@ -58,6 +63,7 @@ def stop_on_signals() -> Iterator[None]:
 
     def stop(number: int) -> None:
         _ignore_hangups()
+        _stop_compilers()
         raise Stopped(number)
 
     with handle_signals(stop), _raise_again(Stopped):
@@ -100,6 +106,7 @@ class Interrupts:
         with suppress(Exception):
             sys.stderr.write("saving; a second signal stops at once\n")
         if self.inside:
+            _stop_compilers()
             raise _BlockStopped
 
 
@@ -146,6 +153,32 @@ def _raise_again(kind: type[BaseException]) -> Iterator[None]:
         if before:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before[0])
+
+
+def _stop_compilers() -> None:
+    """Ask the C++ compilers that this process started to remove their temporary files; wait up to 2 s for it.
+
+    Only Ctrl-C in a terminal reaches them too. Nothing happens on systems without Linux's /proc.
+    """
+    waiting, compilers = [os.getpid()], []
+    while waiting:
+        for children in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+            with suppress(OSError):
+                for child in map(int, children.read_text().split()):
+                    waiting.append(child)
+                    if Path(f"/proc/{child}/comm").read_text().strip() in _COMPILERS:
+                        compilers.append(child)
+    # The last are those that others wait for; a file that they create later would not be removed.
+    for compiler in reversed(compilers):
+        with suppress(OSError):
+            os.kill(compiler, signal.SIGTERM)
+    end = time.monotonic() + 2
+    for compiler in compilers:
+        with suppress(OSError):  # it is not a child of this process, but of another compiler
+            # WNOWAIT leaves its exit code to `subprocess`.
+            ended = os.WEXITED | os.WNOWAIT | os.WNOHANG
+            while os.waitid(os.P_PID, compiler, ended) is None and time.monotonic() < end:
+                time.sleep(0.01)
 
 
 def _ignore_hangups() -> None:
