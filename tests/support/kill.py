@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import ddim.cli.console
@@ -44,12 +45,13 @@ def torture(folder, options, kills, saving, seed=0, longest=1.0):
     """
     began, draw, report = time.monotonic(), random.Random(seed), Report()
     whole, killed = folder / "whole", folder / "killed"
-    Life(whole, options).ends(0)
+    Life(training(whole, options)).ends(0)
     while report.kills < kills:
         left = _unfinished(killed)
         # A save flushes about ten files and folders: some die in their first save, some in their second.
         aim = report.kills < saving
-        life = Life(killed, options, flushes=draw.randint(1, 16) if aim else 0)
+        dying = partial(_die_in_a_save, killed, draw.randint(1, 16)) if aim else None
+        life = Life(training(killed, options), dying)
         if not aim:
             _wait_and_kill(life, killed, draw, longest, report)
         life.ends(-signal.SIGKILL)
@@ -58,28 +60,32 @@ def torture(folder, options, kills, saving, seed=0, longest=1.0):
         report.saving += _unfinished(killed) != left
         newest = checkpoint.find_newest(killed / "checkpoints")
         report.resumed_at.append(int(newest.name[5:]) if newest else 0)
-    Life(killed, options).ends(0)
-    report.different = _different(whole, killed)
+    Life(training(killed, options)).ends(0)
+    report.different = different(whole, killed)
     report.seconds = round(time.monotonic() - began, 1)
     return report
 
 
-class Life:
-    """One process of `ddim train`, forked from this one, which has imported all and computed nothing.
+def training(run, options):
+    """The words of the `ddim train` that starts a run or continues it."""
+    return ["train", *options, "--out", str(run), *(["--resume"] if run.exists() else [])]
 
-    With `flushes` it kills itself in a save of a checkpoint, before that flush to the disk.
+
+class Life:
+    """One process of `ddim`, forked from this one, which has imported all and computed nothing.
+
+    It calls `prepare` first, if that is given. `marked` is set when it prints a line that starts with `mark`.
     """
 
-    def __init__(self, run, options, flushes=0):
-        words = ["train", *options, "--out", str(run), *(["--resume"] if run.exists() else [])]
+    def __init__(self, words, prepare=None, mark="run folder"):
         reader, writer = os.pipe()
         self.pid, self.said = os.fork(), []
         if not self.pid:
             try:
                 for stream in (sys.stdout, sys.stderr):
                     os.dup2(writer, stream.fileno())
-                if flushes:
-                    _die_in_a_save(run, flushes)
+                if prepare:
+                    prepare()
                 code = main(words)
                 sys.stderr.flush()
             except BaseException as error:  # the fork must not return into its parent's code
@@ -87,16 +93,16 @@ class Life:
                 code = 99
             os._exit(code)
         os.close(writer)
-        self.training, self.code = threading.Event(), None
-        self.reader = threading.Thread(target=self._read, args=(os.fdopen(reader),))
+        self.mark, self.marked, self.code = mark, threading.Event(), None
+        self.reader = threading.Thread(target=self._read, args=(os.fdopen(reader),), daemon=True)
         self.reader.start()
 
     def _read(self, lines):
         with lines:
             for line in lines:
                 self.said.append(line)
-                if line.startswith("run folder"):
-                    self.training.set()
+                if line.startswith(self.mark):
+                    self.marked.set()
 
     def over(self, wait=False):
         """Whether it has ended; `code` is then its exit code, negative for a signal."""
@@ -130,13 +136,13 @@ def _wait_and_kill(life, run, draw, longest, report):
     # Some die while they start: before they compile, or before their first step.
     if report.kills % 4 == 0:
         report.starting += 1
-        life.training.wait(draw.uniform(0, longest))
+        life.marked.wait(draw.uniform(0, longest))
     else:
-        _await(life, life.training.is_set)
+        wait_for(life, life.marked.is_set)
         # The first line that this process logs says that it has compiled, and makes steps.
         log = run / "metrics.jsonl"
         before = log.stat().st_size
-        _await(life, lambda: log.stat().st_size > before)
+        wait_for(life, lambda: log.stat().st_size > before)
         time.sleep(draw.uniform(0, longest))
     if not life.over():
         os.kill(life.pid, signal.SIGKILL)
@@ -146,12 +152,13 @@ def _unfinished(run):
     return {path.name for path in (run / "checkpoints").glob(".tmp-*")}
 
 
-def _await(life, condition):
+def wait_for(life, condition):
+    """Wait until the condition holds or the process has ended."""
     while not condition() and not life.over():
         time.sleep(0.001)
 
 
-def _different(whole, killed):
+def different(whole, killed):
     """Tensor files of the last checkpoint, the log without its times, and samples that are not equal."""
     one, other = (_contents(run) for run in (whole, killed))
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))

@@ -1,0 +1,32 @@
+"""Commands that a signal stops at any moment end as they should (see tests/support/signals.py)."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "support" / "signals.py"
+
+
+def stop_commands(folder, signals, *options):
+    words = [sys.executable, str(SCRIPT), str(folder), "--signals", str(signals), *options]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.stdout, done.stderr
+    phases = json.loads(done.stdout)["phases"]
+    assert {name: found["wrong"] + found["litter"] for name, found in phases.items()} == dict.fromkeys(
+        phases, []
+    )
+    assert sum(found["right_code"] for found in phases.values()) == signals
+    assert done.returncode == 0
+
+
+def test_four_signals_while_images_are_decoded_and_in_the_first_steps(tmp_path):
+    stop_commands(tmp_path, 4, "--phases", "decode,first step")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_sixty_signals_in_all_phases(tmp_path):
+    stop_commands(tmp_path, 60)

@@ -1,0 +1,213 @@
+"""Commands of `ddim` stopped with SIGINT, SIGTERM and SIGHUP at random moments, and given again.
+
+`python tests/support/signals.py FOLDER [--signals 60] [--phases compile,decode,...] [--seed 0]` runs each
+command once undisturbed, and once stopped again and again. It prints a report as JSON, and exits with 1
+unless every stop had the right exit code, took at most 10 s, left no unfinished file and no process behind,
+and both ended with the same results. It is a script because it forks, as kill.py does.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image
+
+import ddim.evaluation.evaluate
+import ddim.evaluation.grid_search
+import ddim.experiments.sweep.worker
+import ddim.metrics.features
+import stubs
+from ddim.runs import checkpoint
+from ddim.runs.signals import stop_on_signals
+from kill import Life, different, wait_for
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SLOWEST = 10
+READY = "ready for signals"
+SMOKE = ["--recipe", "smoke", "--images", "960"]
+TRAIN = [*SMOKE, "--threads", "1", "--precision", "fp32"]
+PLAIN = ["blossoms:60", *TRAIN, "--no-compile"]
+UNFINISHED = (".tmp-*", ".building-*", ".running*")
+
+
+@dataclass
+class Phase:
+    """A command, stopped up to `longest` seconds after a line with `mark`; by default half of its duration.
+
+    With `fresh` it starts each time with an empty cache, and without what the stopped one saved.
+    """
+
+    name: str
+    words: list[str]
+    mark: str = READY
+    longest: float | None = None
+    fresh: bool = False
+
+
+def _phases(folder):
+    run, events = str(folder / "run"), ["--report.events", "15", "--report.steps", "20"]
+    return [
+        Phase("compile", ["train", "blossoms:60", *TRAIN, "--compile"], "run folder", 15),
+        Phase("decode", ["train", str(folder / "photos"), *TRAIN, "--no-compile"], longest=1, fresh=True),
+        Phase("first step", ["train", *PLAIN], "run folder", 0.4, fresh=True),
+        Phase("events", ["train", *PLAIN, *events], "run folder"),
+        Phase("sample", ["sample", run, "-n", "300"]),
+        Phase("evaluate", ["evaluate", run, "-n", "200", "--part", "train"]),
+        Phase("search", ["search", run, "--steps", "2", "--seeds", "2"]),
+        Phase("sweep", ["sweep", "blossoms:60", "optim.lr=[1e-3,2e-3]", *SMOKE, "--jobs", "2"], longest=8),
+    ]
+
+
+def _stop_phase(folder, phase, count, draw):
+    """Run the command of a phase undisturbed, stop it `count` times, and let it end; return what was seen."""
+    result = SimpleNamespace(signals=0, right_code=0, slowest=0.0, completed=0, litter=[], wrong=[])
+    began = time.monotonic()
+    whole, stopped = (folder / f"{phase.name} {name}" for name in ("whole", "stopped"))
+    # Compiling takes a minute, and those runs are only checked to go on.
+    if phase.name != "compile":
+        _live(folder, phase, whole).ends(0)
+    longest = phase.longest or (time.monotonic() - began) / 2
+    life = None
+    while result.signals < count:
+        if phase.fresh or (life and life.code == 0):
+            for left in (stopped, folder / "cache"):
+                shutil.rmtree(left, ignore_errors=True)
+        before, life = _newest(stopped), _live(folder, phase, stopped)
+        wait_for(life, life.marked.is_set)
+        _wait(life, draw.uniform(0, longest))
+        if life.over():
+            life.ends(0)
+            result.completed += 1
+            result.wrong += _differing(whole, stopped) if whole.exists() else []
+            continue
+        _stop(life, draw.choice(STOPS), result)
+        _inspect(folder, life, result)
+        if _newest(stopped) < before:
+            result.wrong.append(f"the newest checkpoint was step {before}, and is lost")
+    life = _live(folder, phase, stopped)
+    life.ends(0)
+    _inspect(folder, life, result)
+    result.wrong += _differing(whole, stopped) if whole.exists() else []
+    return result
+
+
+def _wait(life, seconds):
+    end = time.monotonic() + seconds
+    wait_for(life, lambda: time.monotonic() > end)
+
+
+def _live(folder, phase, out):
+    """Start the command with this output, in a group of processes of its own."""
+
+    def prepare():
+        os.setsid()
+        for kind in STOPS:
+            signal.signal(kind, signal.default_int_handler if kind == signal.SIGINT else signal.SIG_DFL)
+        ddim.cli.stop_on_signals = _tell_when_ready
+        ddim.metrics.features.load_extractor = lambda *_: stubs.stub()
+
+    resume = ["--resume"] if phase.words[0] == "train" and out.exists() else []
+    return Life([*phase.words, "--out", str(out), *resume], prepare, phase.mark)
+
+
+@contextmanager
+def _tell_when_ready():
+    with stop_on_signals():
+        os.write(2, f"{READY}\n".encode())
+        yield
+
+
+def _stop(life, number, result):
+    """Send a signal as `kill` does, or as a terminal does to all processes; time the end."""
+    said, began = len(life.said), time.monotonic()
+    (os.kill if number == signal.SIGTERM else os.killpg)(life.pid, number)
+    _wait(life, 60)
+    took = time.monotonic() - began
+    if not life.over():
+        os.killpg(life.pid, signal.SIGKILL)
+        life.over(wait=True)
+    right, lines = life.code == 128 + number, life.said[said:]
+    sentences = [line for line in lines if line.startswith("ddim: ")]
+    plain = lines[-1:] == sentences and "Traceback" not in "".join(life.said)
+    result.signals, result.right_code = result.signals + 1, result.right_code + right
+    result.slowest = round(max(result.slowest, took), 2)
+    if not (right and plain and took <= SLOWEST):
+        what = f"signal {number}, exit code {life.code} after {took:.1f} s"
+        result.wrong.append(f"{what}: {''.join(life.said[-4:])}")
+
+
+def _inspect(folder, life, result):
+    """Note unfinished files, temporary files, and processes that live on."""
+    with suppress(ProcessLookupError):
+        # A worker of torch's compiler ends when it sees that its parent has ended.
+        for left in range(100 * SLOWEST, -1, -1):
+            os.killpg(life.pid, 0 if left else signal.SIGKILL)
+            time.sleep(0.01)
+        result.wrong.append("processes were left")
+    found = [path for pattern in UNFINISHED for path in folder.rglob(pattern)]
+    found += (folder / "tmp").iterdir()
+    for path in found:
+        result.litter.append(str(path.relative_to(folder)))
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _newest(run):
+    if path := checkpoint.find_newest(run / "checkpoints"):
+        checkpoint.verify(path)
+    return int(path.name[5:]) if path else -1
+
+
+def _differing(whole, stopped):
+    """Names of results that differ from those of the undisturbed command."""
+    if (whole / "checkpoints").exists():
+        return different(whole, stopped)
+    one, other = (_contents(folder) for folder in (whole, stopped))
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+
+
+def _contents(out):
+    """Pictures, the times of a search, the metrics of an evaluation, and the exit codes of a sweep."""
+    found = {path.name: path.read_bytes() for path in [*out.glob("*.png"), *out.glob("grids.json")]}
+    for path in [*out.glob("record.json"), *out.glob("results/*.json")]:
+        document = json.loads(path.read_text())
+        found[path.name] = document.get("metrics"), document.get("exit_code")
+    return found
+
+
+def report():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--signals", type=int, default=60)
+    parser.add_argument("--phases", help="names, with commas between them (default: all)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    folder, draw, began = args.folder.resolve(), random.Random(args.seed), time.monotonic()
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in ("photos", "tmp"):
+        (folder / name).mkdir(parents=True)
+    os.environ |= {"TMPDIR": str(folder / "tmp"), "DDIM_CACHE": str(folder / "cache")}
+    chosen = [p for p in _phases(folder) if not args.phases or p.name in args.phases.split(",")]
+    for k, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (600, 48, 48, 3), np.uint8)):
+        Image.fromarray(pixels).save(folder / "photos" / f"{k}.png")
+    if any(str(folder / "run") in phase.words for phase in chosen):
+        _live(folder, Phase("run", ["train", *PLAIN]), folder / "run").ends(0)
+    found = {}
+    for k, phase in enumerate(chosen):
+        count = args.signals // len(chosen) + (k < args.signals % len(chosen))
+        found[phase.name] = vars(_stop_phase(folder, phase, count, draw))
+    print(json.dumps({"seconds": round(time.monotonic() - began, 1), "phases": found}))
+    return any(r["wrong"] or r["litter"] or r["right_code"] < r["signals"] for r in found.values())
+
+
+if __name__ == "__main__":
+    sys.exit(report())
