@@ -309,7 +309,7 @@ def test_an_impossible_output_path_is_refused(trained, words, said, capsys):
 
 def test_a_folder_without_runs_has_no_report(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
-    assert "hold no run" in capsys.readouterr().err
+    assert "no run there" in capsys.readouterr().err
 
 
 def test_a_report_on_runs_without_numbers_can_be_written(tmp_path):
