@@ -96,7 +96,8 @@ def test_the_python_of_the_readme_runs_and_its_two_ways_to_sample_agree(tmp_path
     documents = run.documents()
     documents["state"]["runtime"] |= {"precision": "bf16", "micro_batch": 16}
     checkpoint.save(tmp_path / "checkpoints", run.step, run.tensors(), documents)
-    monkeypatch.setattr("ddim.training.train", lambda data: tmp_path)
+    monkeypatch.setattr("ddim.training.train", lambda data, **budget: tmp_path)
+    monkeypatch.setattr("ddim.evaluation.evaluate.evaluate", lambda run, n: f"KID of {n:,} samples")
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     names: dict = {"net": lambda x, condition: 0.1 * x}
     for block in re.findall("```python\n(.*?)```", readme, re.DOTALL):
