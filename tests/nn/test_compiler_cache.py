@@ -1,9 +1,12 @@
 """The compiler runs what it finds in its cache, so nobody else may be able to write there."""
 
+import importlib.machinery
 import os
 import pickle
 import stat
+import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,3 +108,20 @@ def test_a_folder_that_the_user_has_chosen_is_kept(shared, tmp_path, monkeypatch
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
     assert secure_compiler_cache() == tmp_path / "mine"
     assert codecache._HEADER_DIR.startswith(str(tmp_path / "mine"))
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="libraries of other systems are no ELF files"
+)
+def test_libraries_that_a_stopped_compiler_left_incomplete_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    whole = Path(importlib.machinery.PathFinder.find_spec("_ctypes").origin).read_bytes()
+    contents = {"whole": whole, "half": whole[: len(whole) // 2], "short": whole[:40], "empty": b""}
+    for name, content in (contents | {"linking": b""}).items():
+        path = tmp_path / "ab" / f"{name}.main.so"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        if name != "linking":
+            os.utime(path, (0, 0))
+    secure_compiler_cache()
+    assert sorted(path.name for path in (tmp_path / "ab").iterdir()) == ["linking.main.so", "whole.main.so"]

@@ -7,7 +7,9 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 from ddim.files import cache_folder, make_folder
@@ -31,7 +33,30 @@ def secure_compiler_cache() -> Path:
     if chosen is None or os.path.abspath(chosen) == os.path.abspath(default_cache_dir()):
         chosen = os.environ[_VARIABLE] = str(_make_private(cache_folder() / "compiler"))
     _move_headers(Path(chosen) / "precompiled_headers")
+    _remove_incomplete(Path(chosen))
     return Path(chosen)
+
+
+def _remove_incomplete(folder: Path) -> None:
+    """Remove libraries that a stopped compiler left incomplete: torch would load them, and fail each time."""
+    for library in folder.glob("*/*.so"):
+        with suppress(OSError):
+            # A linker that still runs, of another process, has just written to its library.
+            if time.time() - library.stat().st_mtime > 1 and not _is_complete(library):
+                library.unlink()
+
+
+def _is_complete(library: Path) -> bool:
+    """Return whether a library is not empty and, if it is an ELF file, reaches the end of its section table.
+
+    Linkers write this table last. Its place, entry size and length are in the header (64-bit ELF).
+    """
+    with library.open("rb") as file:
+        head = file.read(64)
+    if head[:4] != b"\x7fELF":
+        return bool(head.strip(b"\0"))
+    start, size, count = (int.from_bytes(head[a:b], "little") for a, b in ((40, 48), (58, 60), (60, 62)))
+    return start > 0 and library.stat().st_size >= start + size * count
 
 
 def _make_private(folder: Path) -> Path:
