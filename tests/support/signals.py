@@ -63,7 +63,7 @@ def _phases(folder):
         Phase("events", ["train", *PLAIN, *events], "run folder"),
         Phase("sample", ["sample", run, "-n", "300"]),
         Phase("evaluate", ["evaluate", run, "-n", "200", "--part", "train"]),
-        Phase("search", ["search", run, "--steps", "2", "--seeds", "2"]),
+        Phase("search", ["search", run, "--steps", "3", "--seeds", "2"]),
         Phase("sweep", ["sweep", "blossoms:60", "optim.lr=[1e-3,2e-3]", *SMOKE, "--jobs", "2"], longest=8),
     ]
 
