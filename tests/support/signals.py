@@ -196,8 +196,8 @@ def report():
     for name in ("photos", "tmp"):
         (folder / name).mkdir(parents=True)
     os.environ |= {"TMPDIR": str(folder / "tmp"), "DDIM_CACHE": str(folder / "cache")}
-    # torch sets this when it is imported; a parent's folder may hold what a killed compiler left.
-    os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    # Else torch makes a folder in TMPDIR when it is imported.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "cache" / "compiler")
     chosen = [p for p in _phases(folder) if not args.phases or p.name in args.phases.split(",")]
     for k, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (600, 48, 48, 3), np.uint8)):
         Image.fromarray(pixels).save(folder / "photos" / f"{k}.png")
