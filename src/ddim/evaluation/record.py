@@ -16,6 +16,7 @@ from typing import Any
 from ddim.errors import UserError
 from ddim.metrics.catalogue import METRICS
 from ddim.plots.tabular import Tabular, embed_png
+from ddim.runs.folder import list_numbered_folders
 
 SCHEMA = 1
 """The version of the layout of a record."""
@@ -129,11 +130,7 @@ def is_sampling(found: object) -> bool:
 
 def list_evaluations(run: Path) -> list[Path]:
     """Return the folders of a run's evaluations, oldest first."""
-    folder = run / FOLDER
-    numbers = (
-        [int(path.name) for path in folder.iterdir() if path.name.isdecimal()] if folder.is_dir() else []
-    )
-    return [folder / str(number) for number in sorted(numbers)]
+    return list_numbered_folders(run / FOLDER)
 
 
 def metric_entry(record: Mapping[str, Any], metric: str) -> Mapping[str, Any]:

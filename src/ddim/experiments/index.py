@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError, suggest
-from ddim.evaluation.record import FOLDER, RECORD, metric_entry, read_evaluation
+from ddim.evaluation.record import RECORD, list_evaluations, metric_entry, read_evaluation
 from ddim.experiments.sweep.outcome import read_outcome
 from ddim.files import read_json
 from ddim.metrics import catalogue
@@ -228,12 +228,13 @@ def _read_trial(sweep: Path, name: str, recipe: Mapping[str, Any]) -> Run:
 
 def _read_records(path: Path) -> tuple[tuple[Mapping[str, Any], ...], str]:
     """Return the records of a run's evaluations, oldest first, and a text about those that cannot be read."""
-    files = (path / FOLDER).glob(f"*/{RECORD}")
-    numbered = {int(file.parent.name): file for file in files if file.parent.name.isdecimal()}
     records, faults = [], []
-    for number in sorted(numbered):
+    for folder in list_evaluations(path):
+        # An evaluation that stopped may have left a folder without a record.
+        if not (folder / RECORD).exists():
+            continue
         try:
-            records.append(read_evaluation(numbered[number]).record)
+            records.append(read_evaluation(folder / RECORD).record)
         except UserError as error:
             faults.append(_describe_fault(path, RECORD, error))
     return tuple(records), "; ".join(faults)

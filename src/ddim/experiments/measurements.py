@@ -13,6 +13,7 @@ from ddim.errors import UserError
 from ddim.evaluation.copies import format_share
 from ddim.files import read_json
 from ddim.metrics.statistics import Estimate
+from ddim.runs.folder import list_numbered_folders
 
 
 @dataclass(frozen=True)
@@ -40,36 +41,39 @@ def read_measurements(run: Path) -> Measurements:
     """Return the newest measurements in a run folder."""
     damaged: list[str] = []
 
-    def read(kind: str, describe: Callable[[dict[str, Any]], str]) -> str:
+    def read(kind: str, describe: Callable[[dict[str, Any]], dict[str, str]]) -> dict[str, str]:
         folder = _newest(run / kind)
         if folder is None:
-            return ""
+            return {}
         try:
             return describe(read_json(folder / "record.json"))
         except (UserError, KeyError, TypeError):
             damaged.append(f"{kind}/{folder.name}/record.json")
-            return ""
+            return {}
 
-    copies = read("memorisation", lambda record: _describe_share(record["copies"]))
-    verdict = read("memorisation", lambda record: str(record["verdict"]))
-    bits = read("likelihoods", lambda record: _describe_bits(record["bits"]))
-    pictures = _picture(run / "memorisation", "pairs.png"), _picture(run / "diagnostics", "figure.png")
-    return Measurements(copies, verdict, bits, *pictures, tuple(dict.fromkeys(damaged)))
-
-
-def _describe_share(share: dict[str, float]) -> str:
-    return format_share(Estimate(*(np.asarray(share[name]) for name in ("value", "low", "high"))))
+    described = read("memorisation", _describe_memorisation) | read("likelihoods", _describe_bits)
+    return Measurements(
+        **described,
+        pairs=_picture(run / "memorisation", "pairs.png"),
+        diagnosis=_picture(run / "diagnostics", "figure.png"),
+        damaged=tuple(damaged),
+    )
 
 
-def _describe_bits(bits: dict[str, float | None]) -> str:
+def _describe_memorisation(record: dict[str, Any]) -> dict[str, str]:
+    share = Estimate(*(np.asarray(record["copies"][name]) for name in ("value", "low", "high")))
+    return {"copies": format_share(share), "verdict": str(record["verdict"])}
+
+
+def _describe_bits(record: dict[str, Any]) -> dict[str, str]:
+    bits = record["bits"]
     error = "" if bits["error"] is None else f" ± {bits['error']:.3f}"
-    return f"{bits['value']:.3f}{error}"
+    return {"bits": f"{bits['value']:.3f}{error}"}
 
 
 def _newest(folder: Path) -> Path | None:
-    """Return the folder with the highest number in `folder`, or None."""
-    found = [path for path in folder.glob("*") if path.name.isdecimal()]
-    return max(found, key=lambda path: int(path.name), default=None)
+    """Return the newest numbered folder in `folder`, or None."""
+    return next(reversed(list_numbered_folders(folder)), None)
 
 
 def _picture(folder: Path, name: str) -> Path | None:

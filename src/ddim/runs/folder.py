@@ -51,6 +51,13 @@ def check_unused(out: Path, more: str = "") -> None:
         raise UserError(f"--out {out} cannot be created: {above} {why}")
 
 
+def list_numbered_folders(parent: Path) -> list[Path]:
+    """Return the folders in `parent` that `make_numbered_folder` named by a number alone, oldest first."""
+    return sorted(
+        (path for path in parent.glob("*") if path.name.isdecimal()), key=lambda path: int(path.name)
+    )
+
+
 def make_numbered_folder(
     parent: Path, stem: str = "", filled: Path | None = None, *, least: bool = False
 ) -> Path:
