@@ -8,11 +8,12 @@ each in a session of its own. Default settings are those of `ddim train` and `dd
     precision   20 choices of the precision while the machine is busy, compared with those of an idle one
     train       one training: idle, then busy after `--settle` seconds, then idle again; and one that starts
                 busy. Goal: busy / idle at least 1/3
-    sample      `ddim sample RUN -n 64`, idle and busy, with passive waiting (the default) and with spinning
-    wait        two trainings on an idle machine, which take turns: passive waiting against spinning, the way
-                of libgomp. Goal: median ratio of pairs at least 0.98. Else change `wait_passively`
+    sample      `ddim sample RUN -n 64`, idle and busy, with brief spinning (the default), none and long
+    wait        three trainings on an idle machine, which take turns: brief spinning, no spinning, and long
+                spinning, the way of libgomp. Goal: median ratio of pairs at least 0.98. Else change
+                `wait_briefly`
 
-All four take about 40 minutes on two cores. A speed is read from the log of the run, without compilation.
+All four take about 50 minutes on two cores. A speed is read from the log of the run, without compilation.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from ddim.runs.log import read_metrics
 DDIM = [sys.executable, "-m", "ddim"]
 SPINNING = {"GOMP_SPINCOUNT": "300000"}
 """The number of turns that libgomp waits in a loop if nothing else is asked for."""
+PASSIVE = {"OMP_WAIT_POLICY": "passive"}
+"""Threads that wait sleep at once."""
 
 
 @contextmanager
@@ -149,19 +152,19 @@ def sampling_pace(run: Path, out: Path, **environment: str) -> float:
 
 
 def measure_sampling(args: argparse.Namespace, home: Path) -> None:
-    """Print the speed of sampling with passive and with spinning threads, idle and busy."""
+    """Print the speed of sampling with each way of waiting, idle and busy."""
     run = home / "sampled"
     threads = str(count_cores())
     command = [*DDIM, "train", "blossoms:1024", "--recipe", args.recipe, "--images", "64", "--no-compile"]
     options = ["--report.events", "1", "--report.validation_images", "1", "--threads", threads]
     subprocess.run([*command, *options, "--out", str(run), "--quiet"], check=True, capture_output=True)
-    ways = {"passive waiting (the default)": {}, "spinning": SPINNING}
+    ways = {"brief spinning (the default)": {}, "no spinning": PASSIVE, "long spinning": SPINNING}
     rows: dict[str, list[float]] = {}
     for k in range(args.rounds):
         for state, count in (("idle", 0), ("busy", args.others)):
             for way, environment in ways.items():
                 with others(count):
-                    out = home / f"samples-{k}-{state}-{len(environment)}"
+                    out = home / f"samples-{k}-{state}-{way.split()[0]}"
                     rows.setdefault(f"{state}, {way}", []).append(sampling_pace(run, out, **environment))
     print(f"sampling, recipe {args.recipe}, {threads} threads")
     for name, paces in rows.items():
@@ -169,11 +172,12 @@ def measure_sampling(args: argparse.Namespace, home: Path) -> None:
 
 
 def measure_waiting(args: argparse.Namespace, home: Path) -> None:
-    """Print the speed of two trainings that take turns: spinning, the old way, and passive waiting."""
+    """Print the speed of three trainings that take turns, each with another way of waiting."""
     fixed = ("--threads", str(count_cores()))
     runs = {
-        "spinning (the old way)": Run(home / "spinning", *fixed, recipe=args.recipe, **SPINNING),
-        "passive waiting (the default)": Run(home / "passive", *fixed, recipe=args.recipe),
+        "long spinning": Run(home / "spinning", *fixed, recipe=args.recipe, **SPINNING),
+        "brief spinning (the default)": Run(home / "brief", *fixed, recipe=args.recipe),
+        "no spinning": Run(home / "passive", *fixed, recipe=args.recipe, **PASSIVE),
     }
     rows: dict[str, list[float]] = {name: [] for name in runs}
     try:

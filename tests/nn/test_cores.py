@@ -12,7 +12,7 @@ import torch
 
 from ddim.cli import main
 from ddim.errors import UserError
-from ddim.nn.cores import CoreMeter, choose_threads, count_allowed, wait_passively
+from ddim.nn.cores import CoreMeter, choose_threads, count_allowed, wait_briefly
 from ddim.nn.runtime import Runtime, choose_runtime, count_cores, limit_threads
 
 LINUX = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="no /proc/stat")
@@ -59,14 +59,14 @@ def test_a_program_that_computes_is_measured_and_this_one_is_not():
     assert meter.others() + own < count_allowed() + 0.3
 
 
-def test_the_command_waits_passively_and_a_function_call_changes_no_environment(monkeypatch, capsys):
+def test_the_command_lets_threads_wait_briefly_and_a_function_changes_no_environment(monkeypatch, capsys):
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
     main(["--version"])
-    assert "OMP_WAIT_POLICY" not in os.environ
+    assert "GOMP_SPINCOUNT" not in os.environ
     monkeypatch.setattr(sys, "argv", ["ddim", "--version"])
     main()
-    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+    assert os.environ["GOMP_SPINCOUNT"] == "3000"
 
 
 @pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "300000")])
@@ -74,8 +74,9 @@ def test_the_choice_of_the_user_is_kept(name, value, monkeypatch):
     for each in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(each, raising=False)
     monkeypatch.setenv(name, value)
-    wait_passively()
+    wait_briefly()
     assert os.environ.get("OMP_WAIT_POLICY", "active") == "active"
+    assert os.environ.get("GOMP_SPINCOUNT", "300000") == "300000"
 
 
 @LINUX

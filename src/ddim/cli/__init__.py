@@ -25,7 +25,7 @@ from ddim.cli.own import name_own_parts, take_own
 from ddim.cli.streams import drop_unread_output
 from ddim.errors import FULL_DISK, Interrupted, NoSpace, NotFinite, UserError, suggest
 from ddim.nn.allocator import keep_freed_memory
-from ddim.nn.cores import wait_passively
+from ddim.nn.cores import wait_briefly
 from ddim.runs.signals import Stopped, stop_on_signals
 
 GROUPS = {
@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     if argv is None:
         # Not in the process of a program that calls this function: its environment is its own.
-        wait_passively()
+        wait_briefly()
     with drop_unread_output():
         code = _run_command(sys.argv[1:] if argv is None else argv)
         try:
