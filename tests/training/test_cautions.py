@@ -12,7 +12,7 @@ RUN = Path("runs/one")
 def test_few_training_images_may_be_repeated():
     (caution,) = list_cautions(images(), 36, RUN)
     assert caution.startswith("few training images (36): the network may repeat them")
-    assert caution.endswith("`ddim memorisation runs/one` tells")
+    assert caution.endswith("check this with `ddim memorisation runs/one`")
     assert list_cautions(images(), 3, RUN)[0].endswith("will repeat them instead of making new ones")
     assert list_cautions(images(), 500, RUN) == []
 

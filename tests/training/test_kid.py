@@ -135,7 +135,7 @@ def test_the_best_checkpoint_is_given_by_its_name(tmp_path, capsys):
     assert "best is a checkpoint, and results are added to a run" in capsys.readouterr().err
     assert not (run / "best").exists()
     Console().done(run)
-    assert f"{run}/best, is that after {least * recipe.optim.batch:,} images" in capsys.readouterr().err
+    assert f"{run}/best, was saved after {least * recipe.optim.batch:,} images" in capsys.readouterr().err
     assert main(["compare", str(run / "best"), str(run)]) == 2
     assert f"name an evaluation, {run}/evaluations/N" in capsys.readouterr().err
 

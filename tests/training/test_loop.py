@@ -355,7 +355,7 @@ def test_a_training_from_another_run_starts_all_emas_with_its_weights():
 def test_weights_that_do_not_fit_are_refused_and_change_nothing(net):
     child = tiny.training()
     before = tiny.bits(child)
-    with pytest.raises(UserError, match="another network") as error:
+    with pytest.raises(UserError, match="do not fit the network of recipe") as error:
         child.start_from(tiny.training(tiny.recipe(net)).model.state_dict())
     assert "\n" not in str(error.value)
     assert tiny.different(before, tiny.bits(child)) == []

@@ -75,7 +75,7 @@ def test_decoded_copies_serve_where_the_images_are_gone(run):
 def test_without_images_and_copies_the_message_says_what_to_do(run):
     shutil.rmtree("flower")
     shutil.rmtree("cache")
-    with pytest.raises(UserError, match="put them back, or name their new place with `ddim train"):
+    with pytest.raises(UserError, match="put them back, or give their new path with `ddim train"):
         resume(run)
 
 

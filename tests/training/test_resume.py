@@ -316,7 +316,7 @@ def test_more_minutes_become_images_by_the_speed_in_the_log(whole, tmp_path):
 
 def test_a_folder_that_is_no_run_is_not_resumed(tmp_path):
     for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(UserError, match="no run folder"):
+        with pytest.raises(UserError, match="is not a run folder"):
             resume(folder)
     assert list(tmp_path.iterdir()) == []
 

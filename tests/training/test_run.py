@@ -156,7 +156,10 @@ def test_a_run_started_from_another_run_uses_its_own_number_of_threads(parent, t
 
 MISTAKES = {
     "a parent that is missing": ({"source": "nowhere"}, "run nowhere is not a folder"),
-    "a network that does not fit": ({"recipe": tiny.recipe("keras"), "source": "parent"}, "another network"),
+    "a network that does not fit": (
+        {"recipe": tiny.recipe("keras"), "source": "parent"},
+        "do not fit the network of recipe",
+    ),
     "images that are missing": ({"data": "nowhere/"}, "nowhere"),
     "a device": ({"machine": Machine("abacus")}, "device must be one of auto, cpu"),
     "a precision": ({"machine": Machine("cpu", "fp8")}, "precision must be auto, fp32 or bf16"),
@@ -169,7 +172,7 @@ MISTAKES = {
     "levels it will not learn": ({"recipe": tiny.recipe(sampled_on="linear_in")}, "sampled_on must lead to"),
     "pixels of other weights": (
         {"recipe": tiny.recipe(pixels="fixed"), "source": "parent"},
-        "pixels must be those in which the weights of --from were trained, measured, std 1.0, got fixed, ",
+        "pixels must be the same as in the run of --from, measured, std 1.0, got fixed, ",
     ),
     "a table of two sizes": (
         {"recipe": tiny.recipe(schedule="linear", conditioning="timestep", conditioning__entries=100)},

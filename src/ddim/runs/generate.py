@@ -47,20 +47,21 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
 ) -> Tensor:
     """Sample images; image k depends on the k-th seed alone.
 
-    The default `grid` is the one that `ddim search` saved for the sampler and number of steps. If there is
-    none, it is the grid of the recipe.
+    By default, the grid (the timesteps) that `ddim search` saved for this sampler and number of steps is
+    used. If no such grid was saved, the grid of the recipe is used.
 
     Args:
         model: a run folder, a `Pipeline` from `load`, or a `Model` of images in [-1, 1].
         n: number of images; by default 16, or the number of seeds.
         steps: sampling steps, each one evaluation of the network (two for a second-order or guided step).
-        sampler: the sampler, by default that of the run. See `ddim.samplers`.
-        grid: the grid of times at which the network is evaluated. See `ddim.grids`.
+        sampler: the sampler, by default the sampler of the run. See `ddim.samplers`.
+        grid: the grid of times (timesteps) at which the network is evaluated. See `ddim.grids`.
         seed: the seed of the first image; image k gets `seed` + k.
         seeds: the seed of each image, in place of `n` and `seed`.
         label: class name or index, "all" for class s % classes at seed s, None for no class.
         guidance: classifier-free guidance scale (Ho & Salimans 2022); 1 turns guidance off.
-        progress: True shows a bar in a notebook cell; or a function, see `ddim.runs.progress.Progress`.
+        progress: True shows a bar in a notebook cell, False shows nothing. A function can be given too, see
+            `ddim.runs.progress.Progress`.
 
     Returns:
         Images (n, C, H, W), float32 in [0, 1], on the CPU.
@@ -101,9 +102,9 @@ def generate(
     on the batch size. The last micro-batch is filled up.
 
     Args:
-        pipeline: the model to sample.
+        pipeline: the model that generates the images.
         seeds: image k is a function of seeds[k] alone.
-        steps: number of times in the grid.
+        steps: number of sampling steps, which is the number of times in the grid.
         label: class index, "all" for class s % classes at seed s, None for no class.
         guidance: classifier-free guidance scale; 1 turns guidance off, any other scale doubles the NFE.
         watch: called with the seeds of a micro-batch and each of its states.
@@ -138,12 +139,12 @@ def generate(
 def sample_states(
     denoise: Denoiser, blank: Tensor, seeds: Sequence[int], times: Tensor, sampler: Sampler
 ) -> Iterator[State]:
-    """Yield the states of a sampler from pure noise; the last one is the sample, at t = 0.
+    """Yield the states of a sampler from pure noise; the last state is the sample, at t = 0.
 
     Args:
         denoise: the model, conditioned on a label and guided.
         blank: zeros (B, C, H, W) with the dtype and device of the samples.
-        seeds: one for each image.
+        seeds: one seed for each image.
         times: decreasing times (N,) in (0, 1].
         sampler: the sampler.
 
@@ -185,7 +186,7 @@ def sample_uint8(
 def fill_micro_batches(
     pipeline: Pipeline, seeds: Sequence[int]
 ) -> Iterator[tuple[Sequence[int], Sequence[int], Tensor]]:
-    """Yield each micro-batch: its seeds, these seeds filled up to the fixed size B, zeros (B, C, H, W)."""
+    """Yield for each micro-batch its seeds, the seeds padded to the fixed size B, and zeros (B, C, H, W)."""
     size = pipeline.runtime.micro_batch
     for mine in split_into_parts(pipeline, seeds):
         filled = [*mine] + [0] * (size - len(mine))
@@ -193,9 +194,9 @@ def fill_micro_batches(
 
 
 def split_into_parts(pipeline: Pipeline, seeds: Sequence[int], about: int = 1) -> Iterator[Sequence[int]]:
-    """Yield the seeds in parts of about `about` seeds, each of whole micro-batches.
+    """Yield the seeds in parts of about `about` seeds; each part consists of whole micro-batches.
 
-    Generating part by part needs less memory, and the samples are bit-identical to those of one call.
+    Generating part by part needs less memory, and the samples are bit-identical to the samples of one call.
     """
     size = pipeline.runtime.micro_batch * max(1, about // pipeline.runtime.micro_batch)
     for first in range(0, len(seeds), size):
@@ -210,7 +211,7 @@ def with_options(pipeline: P, fields: Mapping[str, Any], steps: int) -> tuple[P,
 
     Args:
         pipeline: the pipeline.
-        fields: values by path, as for `override`.
+        fields: new values keyed by field path, as for `override`.
         steps: number of times in the grid.
 
     Raises:
@@ -246,7 +247,10 @@ class Film:
 
 
 def _on_searched_grid(pipeline: P, steps: int, *, searched: bool) -> tuple[P, bool]:
-    """Return the pipeline, with its searched grid if `searched` and there is one, and whether it has it."""
+    """Return the pipeline with the grid for `steps`, and whether this grid comes from `ddim search`.
+
+    If `searched`, a grid that `ddim search` saved for the sampler and `steps` replaces the recipe's grid.
+    """
     found = pipeline.searched_grid(pipeline.recipe.sampler, steps) if searched else None
     pipeline = pipeline.with_recipe(grid=found) if found else pipeline
     check_recipe(pipeline.recipe)

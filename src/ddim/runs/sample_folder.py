@@ -1,4 +1,8 @@
-"""Write a folder of samples: a PNG for each seed, a sheet, a film, and a record of all sampling options."""
+"""Write a folder of samples: a PNG file for each seed, a sheet, a film and a record.
+
+The sheet is one image that shows the samples. The film is an animated WebP of the sampling process. The
+record contains all sampling options.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +40,7 @@ class Written:
 
     Attributes:
         folder: the folder of the samples.
-        sheet: the first samples, (H, W, 3) uint8.
+        sheet: one image of the first samples, (H, W, 3) uint8.
         made: number of samples that this call made; the others were there before.
         seconds: seconds of sampling.
         nfe: network evaluations per sample.
@@ -51,13 +55,13 @@ class Written:
 
 @dataclass(frozen=True)
 class Output:
-    """Where samples are written, and which pictures of them.
+    """Options of the files that `write_samples` writes.
 
     Attributes:
-        folder: the folder, by default a new folder samples/RUN-N.
-        film: whether to write film.webp, the states of the sampler from noise to samples. It needs the
-            states of the first samples, which are therefore made again.
-        zoom: the whole factor by which the sheet and the film are enlarged, by default to about 800 pixels.
+        folder: the output folder, by default a new folder samples/RUN-N.
+        film: whether to write film.webp, an animation of the samples from noise to images. If the first
+            samples exist already, they are generated again, because the film needs their noisy states.
+        zoom: the integer factor by which the sheet and the film are enlarged, by default to about 800 pixels.
     """
 
     folder: str | Path | None = None
@@ -78,20 +82,20 @@ def write_samples(
     output: Output = Output(),  # noqa: B008  (a frozen value)
     progress: Progress = ignore_progress,
 ) -> Written:
-    """Sample images into a folder, with a sheet, a record and on request a film.
+    """Generate samples into a folder: PNG files, a sheet (one image of the first samples) and a record.
 
-    Samples are added to a folder that holds samples of the same run with the same options, and only missing
-    ones are made. If a call was stopped, the same call finishes it. Each image is written at once, so memory
-    does not grow with the number of seeds.
+    `output.film` adds a film (an animated WebP of the sampling process). If the folder holds samples of the
+    same run with the same options, only missing samples are generated: after an interruption, the same call
+    completes the folder. Each image is written at once, so memory does not grow with the number of seeds.
 
     Args:
-        pipeline: the run to sample.
+        pipeline: the loaded run.
         seeds: the seeds; image k depends on seeds[k] alone.
-        steps: sampling steps.
+        steps: number of sampling steps.
         label: class index, "all" to cycle through the classes, None for no class.
-        guidance: classifier-free guidance scale; 1 turns it off.
-        output: the folder and its pictures.
-        progress: called with "samples".
+        guidance: classifier-free guidance scale; 1 turns guidance off.
+        output: the output folder, and whether to write a film.
+        progress: called with "samples" after each sampling step; see `Progress`.
 
     Raises:
         UserError: if a seed, the label or the guidance scale cannot be used, or the folder holds other files.
@@ -105,7 +109,7 @@ def write_samples(
     filmed = frozenset(shown if filming else ())
     missing = [s for s in seeds if s in filmed or _read_sample(folder, s, pipeline) is None]
     if not there["nfe"]:
-        # The call that made all samples was stopped before it could record the NFE.
+        # A call that generated all samples was stopped before it recorded the NFE, so one is made again.
         missing = missing or shown[:1]
     frames, nfe, seconds, done = Film(pipeline.pixels, shown), there["nfe"], 0.0, len(seeds) - len(missing)
     watch = frames.add if filming else None
@@ -143,12 +147,12 @@ def _make_sheet(folder: Path, seeds: Sequence[int], pipeline: LoadedRun) -> np.n
     found = (_read_sample(folder, seed, pipeline) for seed in seeds)
     samples = [pixels for pixels in found if pixels is not None]
     if len(samples) < len(seeds):
-        raise UserError(f"samples in {folder} were removed while others were made; give the command again")
+        raise UserError(f"samples in {folder} were removed during this command; give the command again")
     return make_sheet(torch.from_numpy(np.stack(samples)).permute(0, 3, 1, 2))
 
 
 def _open_folder(out: Path | None, record: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """Create or check the output folder; return it, and what its record says about the samples in it."""
+    """Create or check the output folder; return it with the NFE, seeds, seconds and film in its record."""
     there: dict[str, Any] = {"nfe": 0, "seeds": [], "seconds": 0.0, "film": None}
     before = None
     if out and out.exists() and not out.is_dir():
@@ -158,7 +162,7 @@ def _open_folder(out: Path | None, record: dict[str, Any]) -> tuple[Path, dict[s
             raise UserError(f"--out {out} holds files that are not samples; give a new folder")
         before = read_json(out / RECORD)
         if not isinstance(before, dict) or before.get("kind") != "samples":
-            raise UserError(f"--out {out} holds another record than one of samples; give a new folder")
+            raise UserError(f"--out {out} holds a record of something other than samples; give a new folder")
         if others := _differences(before, record):
             raise UserError(f"--out {out} holds samples with {others}; give a new folder")
     # The folder is named after the run, also for RUN/best and for RUN/checkpoints/N.
@@ -166,13 +170,13 @@ def _open_folder(out: Path | None, record: dict[str, Any]) -> tuple[Path, dict[s
     named = path.parent.parent if path.parent.name == "checkpoints" else path
     folder = make_output_folder(out, "samples", named.name)
     if before is None:
-        # The record marks the folder as one of samples, so that the same call can finish it later.
+        # The record marks the folder as a folder of samples, so that the same call can finish it later.
         write_json(folder / RECORD, record | there)
     return folder, there | {name: value for name, value in (before or {}).items() if name in there}
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Return in words how recorded samples were made otherwise, or "" if they were made in the same way."""
+    """Describe how the sampling options of two records differ; return "" if they are equal."""
     olds, news = (sample_conditions(record) for record in (there, here))
     if olds.pop("checkpoint") != news.pop("checkpoint"):
         return "weights of another checkpoint"

@@ -51,7 +51,7 @@ class Batch:
     def part(
         self, part: slice, model: Model, pixels: Pixels, runtime: Runtime
     ) -> tuple[Denoiser, Tensor, Tensor, Tensor]:
-        """Return what the loss needs for a part of the batch.
+        """Return the arguments of the loss for a part of the batch.
 
         Args:
             part: the part, as a slice of the batch.
@@ -93,13 +93,14 @@ def draw_batch(
         model: the model, for the shape of the noise.
         device: the device on which the noise is drawn.
         step: the number of the step.
-        memory: the losses by which loss-aware times are drawn; None for other times.
+        memory: the past losses, for loss-aware time sampling; None for other time samplings.
     """
     size, n, seed = recipe.optim.batch, len(train), recipe.seed
     first = step * size
     which = train[select_indices(n, seed, first, size)]
     random = stream(device, seed, NOISE, step)
-    # One time from each of B equal slices of [0, 1): the distribution of independent times, less variance.
+    # One time is drawn from each of B equal slices of [0, 1). This has the distribution of independent times
+    # and less variance.
     uniform = torch.rand(size, generator=random, device=device, dtype=torch.float32).cpu()
     times, weights = draw_times(recipe, (torch.arange(size) + uniform.double()) / size, memory)
     full = (size, model.shape.channels, model.shape.height, model.shape.width)
@@ -118,9 +119,12 @@ def draw_batch(
 
 
 def draw_times(recipe: Recipe, uniform: Tensor, memory: LossMemory | None) -> tuple[Tensor, Tensor]:
-    """Return times (B,) in (0, 1] and their weights (B,) in the loss, from uniform numbers (B,) in [0, 1).
+    """Return times (B,) in (0, 1] and their weights (B,) in the loss.
 
-    `memory` holds the losses by which loss-aware times are drawn.
+    Args:
+        recipe: the recipe of the run.
+        uniform: random numbers (B,), uniform in [0, 1).
+        memory: the past losses, for loss-aware time sampling; None for other time samplings.
     """
     if memory:
         return memory.draw(uniform)

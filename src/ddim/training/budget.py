@@ -1,4 +1,4 @@
-"""Convert a time budget to a number of images, and plan anew when the speed changes much."""
+"""Convert a time budget to a training length in images, and change the length if the speed changes much."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ WARM_UP = 3
 """Number of first steps that are not timed, because compilation and memory allocation slow them down."""
 
 TOLERATED = 0.1
-"""The part of the budget by which the expected end may be early or late without a new plan."""
+"""The fraction of the time budget by which the run may end early or late before its length is changed."""
 
 
 class TimeBudget:
-    """Converts the minutes of a recipe to a number of images, by the speed of training.
+    """Converts the minutes of a recipe to a training length, using the measured speed of training.
 
-    A resumed run keeps the number of images of its checkpoint, so that it continues exactly.
+    The training length is the number of images to process, where each repetition of an image counts. A
+    resumed run keeps the length in its checkpoint, so that it continues exactly.
 
     Args:
         training: the training whose speed is measured.
@@ -34,7 +35,7 @@ class TimeBudget:
         self.restart()
 
     def restart(self) -> None:
-        """Measure the speed anew, after some steps that are not timed."""
+        """Measure the speed anew, after the next `WARM_UP` steps, which are not timed."""
         self.first = self.training.step
         self.marked: tuple[float, int] | None = None
 
@@ -48,20 +49,20 @@ class TimeBudget:
         return time.monotonic() - self.marked[0] >= measured and self.training.seen > self.marked[1]
 
     def spend(self, validation: float) -> None:
-        """Take the seconds of a validation out of the measurement, and expect them of each later one."""
+        """Leave the seconds of a validation out of the speed, and plan as many for each later validation."""
         self.validation = validation
         if self.marked is not None:
             self.marked = self.marked[0] + validation, self.marked[1]
 
     def fix_total(self) -> None:
-        """Set the number of images of the training, after a validation."""
+        """Set the training length; `spend` must have recorded the duration of a validation before."""
         self._plan(self._left(self.training.recipe.report.events), 0)
 
     def replan(self) -> str | None:
-        """Set the number of images anew if the end would be early or late by a tenth of the budget.
+        """Change the training length if the run would end early or late by a tenth of the time budget.
 
         Returns:
-            A sentence that says so; None if the plan holds, or the speed is not yet measured.
+            A sentence about the change; None if nothing changes, or the speed is not yet measured.
         """
         training, total = self.training, self.training.plan.total
         if total is None or not self.is_measured():
@@ -71,7 +72,7 @@ class TimeBudget:
         if abs((total - training.seen) / speed - left) <= TOLERATED * self.seconds:
             self.marked = time.monotonic(), training.seen
             return None
-        # The last step validates, so that there must be one.
+        # At least one more step is planned, because the run validates after its last step.
         self._plan(left, training.recipe.optim.batch)
         return (
             f"{speed:.1f} images/s now: {training.plan.total:,} images are planned instead of {total:,}, "
@@ -79,7 +80,7 @@ class TimeBudget:
         )
 
     def _left(self, validations: int) -> float:
-        """Return the seconds that are left for training beside a number of validations."""
+        """Return the seconds left for training if a number of validations is still to come."""
         return max(0.0, self.deadline - time.monotonic() - validations * self.validation)
 
     def _speed(self) -> float:

@@ -20,9 +20,9 @@ from ddim.training.loop import Training
 
 
 class Callback:
-    """The hooks of a training. Each does nothing unless a subclass overrides it.
+    """Base class of callbacks: each method does nothing unless a subclass overrides it.
 
-    Each may call `training.stop("a reason")`: the run is saved after this step and ends.
+    A method may call `training.stop("a reason")`: the run is saved after this step and ends.
 
     Example:
         >>> class StopEarly(ddim.Callback):
@@ -45,16 +45,16 @@ class Callback:
         """Called after each checkpoint, with its folder."""
 
     def on_change(self, training: Training, text: str) -> None:
-        """Called with a sentence when the planned images or the threads change, or the machine is busy."""
+        """Called with a sentence if training length or threads change, or other programs slow training."""
 
     def on_end(self, training: Training) -> None:
         """Called after the last step of this process, whether the run is finished or stopped."""
 
 
 class Log(Callback):
-    """Writes mean losses, every `report.log` steps, and validations to metrics.jsonl and TensorBoard.
+    """Writes to metrics.jsonl and TensorBoard: mean losses every `report.log` steps, and validation results.
 
-    TensorBoard also gets the fields of the recipe.
+    The fields of the recipe are also written to TensorBoard.
     """
 
     def __init__(self, log: RunLog) -> None:
@@ -89,7 +89,7 @@ class Log(Callback):
 class SampleGrid(Callback):
     """Writes samples/step-*.png at each validation: samples of the EMA weights, always with the same seeds.
 
-    samples/real.png has held-out images for comparison, or training images if none are held out. If the run
+    samples/real.png shows held-out images for comparison, or training images if none are held out. If the run
     has labels, sample k has class k % classes.
     """
 
@@ -119,7 +119,7 @@ class SampleGrid(Callback):
 class Checkpoints(Callback):
     """Writes a checkpoint at each validation, every `report.checkpoint` seconds, and at the end.
 
-    The newest two checkpoints and the best by `report.best` are kept.
+    The newest two checkpoints are kept, and the checkpoint with the lowest error `report.best`.
 
     Args:
         log: the log, which is flushed to the disk before each checkpoint.
@@ -157,7 +157,7 @@ class Checkpoints(Callback):
             self.save(training)
 
     def save(self, training: Training) -> None:
-        """Write a checkpoint now. If a weight is not finite, do nothing, so that the last good one stays."""
+        """Write a checkpoint now. If a weight is not finite, do nothing: the last good checkpoint stays."""
         if not training.weights_finite:
             return
         self.log.sync()
@@ -167,7 +167,7 @@ class Checkpoints(Callback):
         )
         self._last, self._saved = time.monotonic(), training.step
         if not self._recorded:
-            # If all checkpoints are lost, this tells the run from one that was killed before its first.
+            # If all checkpoints are lost later, this entry shows that the run once had a checkpoint.
             record_in_run(self.folder.parent, checkpointed=True)
             self._recorded = True
         for callback in self.others:

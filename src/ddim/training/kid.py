@@ -1,4 +1,4 @@
-"""Measure the KID of a run during training, at its validations."""
+"""Measure the KID (kernel inception distance) of a run at each validation during training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MeasureKID = Callable[[], dict[str, float]]
 
 
 def prepare_kid(training: Training) -> MeasureKID:
-    """Return a function that measures the KID of `report.kid` samples, with its 95 % interval.
+    """Return a function that measures the KID of `report.kid` samples, with its 95 % confidence interval.
 
     Samples come from the EMA weights, with the same seeds each time, in `report.steps` steps. If the run has
     labels, the classes are taken in turn. The reference set is all validation images.

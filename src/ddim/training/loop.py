@@ -31,9 +31,9 @@ IN_A_ROW = 3
 class Training:
     """The state of a run between two updates.
 
-    A checkpoint holds the weights, the EMAs by name, the state of the optimiser, the memory of losses for
-    loss-aware times, and `RunState`. All else is a function of the recipe's seed and of `step`: the order of
-    the images, their mirroring, times, noise and dropout.
+    A checkpoint holds the weights, all EMA weights, the state of the optimiser, the past losses for
+    loss-aware time sampling, and `RunState`. All else is a function of the recipe's seed and of `step`: the
+    order of the images, their mirroring, times (timesteps), noise and dropout.
 
     Args:
         recipe: the recipe of the run.
@@ -52,11 +52,11 @@ class Training:
         self.best: float | None = None
         self.stopped: str | None = None
         self.sums: dict[str, float] = {}
-        # Whether the validation of this step is still to be made.
+        # `due` is true while the validation of this step has not been made.
         self.due = False
-        # The budget in images before this process raised it.
+        # `extended` is the budget in images before this process raised it.
         self.extended: int | None = None
-        # The blocks that a signal may end at any instant: nothing that is saved changes in them.
+        # A signal may interrupt a `stoppable` block at any instant, because it changes nothing that is saved.
         self.stoppable: Callable[[], AbstractContextManager[None]] = nullcontext
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.set_state(stream("cpu", recipe.seed, WEIGHTS, 0).get_state())
@@ -98,9 +98,9 @@ class Training:
         return self.plan.total is not None and self.seen >= self.plan.total
 
     def stop(self, reason: str = "by a callback") -> None:
-        """End the training after this step, as if its budget were used up; the last checkpoint is saved.
+        """End the training after this step, as if its budget were used up, and save a checkpoint.
 
-        Callbacks call this. The run counts as stopped, and `resume` goes on with it. `reason` is recorded in
+        Callbacks call this. The run counts as stopped, and `resume` continues it. `reason` is recorded in
         the state of the checkpoint.
         """
         self.stopped = reason
@@ -112,22 +112,22 @@ class Training:
 
     @property
     def weights_finite(self) -> bool:
-        """Whether every weight and buffer is finite, so that a run can continue from a checkpoint."""
+        """Whether every weight and buffer is finite; otherwise a checkpoint would be useless."""
         return all(bool(value.isfinite().all()) for value in ema.select_averaged(self.model).values())
 
     def validation_steps(self) -> set[int]:
-        """Return the evenly spaced steps after which a run of known length validates, with its last step."""
+        """Return the evenly spaced steps after which a run of known length validates; the last is its end."""
         total, count = self.plan.total or 0, self.recipe.report.events
         return {math.ceil(total * k / count / self.recipe.optim.batch) for k in range(1, count + 1)}
 
     def advance(self) -> dict[str, float]:
         """Train for one step, and return its loss, gradient norm and learning rate.
 
-        If the loss or gradient is not finite, the weights are not updated, but `step` still increases. If the
-        step is interrupted, nothing has changed.
+        If the loss or gradient is not finite, the weights are not updated, but `step` still increases. An
+        interrupted call leaves the training unchanged.
 
         Raises:
-            NotFinite: at the third such step in a row.
+            NotFinite: at the third step in a row whose loss or gradient is not finite.
         """
         o = self.recipe.optim
         rate = self.plan.rate(o, self.seen)
@@ -209,7 +209,7 @@ class Training:
             self.model.train()
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return the tensors of a checkpoint, by the name of their file and their own name."""
+        """Return the tensors of a checkpoint, keyed by file name and then by tensor name."""
         slots = self.optimizer.state_dict()["state"]
         names = list(self.parameters)
         kept = {f"{names[i]}/{key}": value for i, slot in slots.items() for key, value in slot.items()}
@@ -218,7 +218,7 @@ class Training:
         return held | ({"times": self.memory.state()} if self.memory else {})
 
     def documents(self) -> dict[str, Any]:
-        """Return the JSON documents of a checkpoint by name."""
+        """Return the JSON documents of a checkpoint, keyed by document name."""
         images = self.split.images
         state = RunState(
             self.step,
@@ -238,10 +238,14 @@ class Training:
         return {"state": state.to_json(), "recipe": dump(self.recipe)}
 
     def restore(self, tensors: dict[str, dict[str, Tensor]], state: RunState) -> None:
-        """Set the state to that of a checkpoint; further steps are bit-identical to an uninterrupted run.
+        """Restore a checkpoint; the training then continues bit-identically to an uninterrupted run.
+
+        Args:
+            tensors: the tensors of the checkpoint, keyed as in the result of the method `tensors`.
+            state: the document "state" of the checkpoint.
 
         Raises:
-            UserError: if the images differ from those of the checkpoint.
+            UserError: if the images differ from the images of the checkpoint.
         """
         if state.images is None or state.images.fingerprint != self.split.images.fingerprint:
             raise UserError(
@@ -278,8 +282,8 @@ class Training:
         """
         if wrong := find_misfit(self.model, tensors):
             raise UserError(
-                f"--from gives the weights of another network than that of recipe {self.recipe.name}: "
-                f"{wrong} is missing or of another shape; leave out --recipe and --net to use that network"
+                f"--from loads weights that do not fit the network of recipe {self.recipe.name}: {wrong} is "
+                "missing or has another shape; leave out --recipe and --net to use the network of the weights"
             )
         self.model.load_state_dict(tensors)
         newest = ema.select_averaged(self.model)
@@ -297,7 +301,7 @@ class Training:
         self.plan = Plan(total, settled=self.seen, decayed=self.plan.part(self.seen))
 
     def set_threads(self, threads: int) -> None:
-        """Change the number of threads, also of torch now; results may differ in the last bits."""
+        """Change the number of threads, here and in torch; results may differ in the last bits."""
         self.runtime = replace(self.runtime, threads=threads)
         torch.set_num_threads(threads)
 

@@ -100,7 +100,11 @@ def find_learning_rate(
 ) -> Curve:
     """Run a range test of a recipe on its images, with the same initial weights as the run itself.
 
-    `progress` is called while images are decoded and after each update.
+    Args:
+        recipe: the recipe.
+        machine: how the test uses the machine.
+        source: the run whose weights the new run starts from, if there is one.
+        progress: called while images are decoded and after each update.
     """
     check_training(recipe, None if source is None else read_run_recipe(source))
     parts = open_split(recipe, progress)

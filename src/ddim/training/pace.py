@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ddim.training.loop import Training
 
 WARM = 3
-"""Number of first updates that the speed leaves out: they compile the network and allocate its memory."""
+"""Number of first updates that are not timed, because they compile the network and allocate its memory."""
 
 
 def format_duration(seconds: float) -> str:
@@ -26,13 +26,13 @@ class Pace:
         self.events, self.aside = 0, 0.0
 
     def update(self, now: float) -> None:
-        """Record the end of an update; the first ones compile and warm up, and are left out."""
+        """Record the end of an update; the first `WARM` updates are not timed."""
         self.updates += 1
         self.seconds += now - self.last if self.updates > WARM else 0.0
         self.last = now
 
     def event(self, now: float) -> None:
-        """Record the end of an event: validation, sample grid and checkpoint."""
+        """Record the end of an event, which is a validation with its sample sheet and checkpoint."""
         self.events, self.aside = self.events + 1, self.aside + now - self.last
         self.last = now
 
@@ -48,7 +48,8 @@ class Pace:
             return None
         # The event of this step comes after its update.
         coming = sum(step >= training.step for step in training.validation_steps())
-        # Used before the first event: a network evaluation costs about a third of a training image.
+        # Before the first event, its duration is guessed: a network evaluation costs about a third of a
+        # training image.
         guess = (report.validation_images + (report.grid + report.kid) * report.steps) / 3 / self.speed
         each = self.aside / self.events if self.events else guess
         return max(0, total - training.seen) / self.speed + coming * each

@@ -1,4 +1,4 @@
-"""A user's request for a run: it gives the recipe of a new run, or finds the run to resume."""
+"""A user's request for a run: build the recipe of a new run, or find the run to resume."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Request:
     """A user's request for a run to train.
 
     Attributes:
-        recipe: name or file of a recipe; None for the default, or for the recipe of `source`.
-        fields: fields that are changed in the recipe, as text by path, such as {"optim.lr": "1e-3"}.
+        recipe: name or file of a recipe; None for the recipe of `source`, or without a source for "fast".
+        fields: new values of recipe fields, as text keyed by field path, such as {"optim.lr": "1e-3"}.
         source: a run whose weights the new run starts from.
         machine: device, precision, compilation and threads.
         find_lr: whether a learning-rate range test sets `optim.lr`.
@@ -65,9 +65,9 @@ def find_resumable(
     """Find the run that a request resumes.
 
     Args:
-        request: what the user asks for; options that are not given may have any value in the run.
+        request: the user's request; options that are not given may have any value in the run.
         out: the run folder; None to find the newest run that fits the request.
-        runs: the folder in which that run is searched.
+        runs: the folder that is searched for that run.
 
     Returns:
         The run folder and ""; or, if a new run must begin, None and the reason.
@@ -169,7 +169,7 @@ def _expected(recipe: Recipe, facts: Mapping[str, Any], request: Request) -> Rec
 
 
 def _names_same_images(given: str | None, recipe: Recipe, facts: Mapping[str, Any]) -> bool:
-    """Return whether `given` is the source of a run, or a new place of the same images."""
+    """Return whether `given` is the source of a run, or a new path of the same images."""
     if given is None or os.path.normpath(given) == os.path.normpath(recipe.data.source):
         return True
     known, d = facts.get("data", {}).get("fingerprint"), recipe.data

@@ -1,4 +1,4 @@
-"""Resume a run with a larger budget, or one whose checkpoints are lost."""
+"""Resume a run with a larger budget, or a run whose checkpoints are lost."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ddim.runs.log import METRICS, read_metrics
 from ddim.training.loop import Training
 
 PAUSE = 10
-"""Two lines of a log are on both sides of a pause if their distance is so many times the median."""
+"""The time between two log lines counts as a pause if it is more than this many times the median."""
 
 
 def extend_budget(training: Training, folder: Path, more: float | None, images: int | None) -> None:
     """Raise the budget of a restored run, save this in its newest checkpoint, and record it in run.json.
 
-    The learning rate continues where a decay over the whole of the new budget would be.
+    The learning rate continues as if its decay had been planned over the new budget from the start.
 
     Args:
         training: the training, restored from its newest checkpoint.
@@ -42,7 +42,8 @@ def extend_budget(training: Training, folder: Path, more: float | None, images: 
         )
     if images is not None and images < old:
         raise UserError(
-            f"run {folder} has images = {old}, which images = {images} contradicts; give more to train longer"
+            f"run {folder} has images = {old}, which images = {images} contradicts; give a larger number to "
+            "train longer"
         )
     if images is None:
         check_positive("resume", more=more or 0)
@@ -66,10 +67,15 @@ def extend_budget(training: Training, folder: Path, more: float | None, images: 
 
 
 def check_never_saved(folder: Path, document: dict[str, Any], larger: bool = False) -> None:
-    """Check that a run without an undamaged checkpoint never had one.
+    """Check that a run without an undamaged checkpoint has never saved a checkpoint.
+
+    Args:
+        folder: the run folder.
+        document: the content of its run.json.
+        larger: whether a larger budget is asked for.
 
     Raises:
-        UserError: if it had; the message names what is missing. Also if it gets a `larger` budget now.
+        UserError: if a checkpoint was saved (the message names what is missing or damaged), or if `larger`.
     """
     if larger:
         raise UserError(f"run {folder} has no checkpoint to train longer from: resume it without more first")

@@ -1,4 +1,4 @@
-"""Train a run from its images to its folder, and resume it."""
+"""Train a new run into a run folder, and resume a run."""
 
 from __future__ import annotations
 
@@ -66,22 +66,23 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     """Train a model on images and return the run folder.
 
     Args:
-        data: a folder, an archive or a name (see `ddim.data.open_images`); by default that of the recipe. Or
-            a tensor or array of images, or a `torch.utils.data.Dataset` (see `ddim.data.give_images`): by
-            default they keep their size, and labels are used if there are any and the network takes classes.
-        recipe: a name, a YAML file or a `Recipe`.
+        data: a folder, an archive or the name of a built-in data set (see `ddim.data.open_images`); by
+            default the source in the recipe. A tensor or array of images, or a `torch.utils.data.Dataset`,
+            can be given too (see `ddim.data.give_images`): by default its images keep their size, and its
+            labels are used if it has labels and the network takes classes.
+        recipe: the name of a recipe, a YAML file or a `Recipe`.
         minutes: training time; by default the budget of the recipe.
-        images: training images to process, in place of `minutes`.
+        images: training length in images, with repetitions, in place of `minutes`.
         size: height and width in pixels, such as 64, "64x96" or (64, 96).
         labels: whether the network is conditioned on class labels, the names of the image folders.
         seed: seed of the weights, the image order, the noise and the split.
         out: the run folder, by default runs/DATA-RECIPE-N.
-        source: a run whose EMA weights the new run starts from. A recipe given by name also gets the pixels
-            of that run; a `Recipe` must have the same pixels.
+        source: a run whose EMA weights the new run starts from. A recipe given by name also gets the field
+            `pixels` of that run; a `Recipe` must have the same `pixels`.
         machine: device, precision, compilation and threads; by default chosen by measuring.
         callbacks: called during training, see `Callback`; `training.stop()` in one of them ends the run.
         progress: True shows a bar and samples in a notebook cell, and lines elsewhere; False shows nothing.
-            A function is called while images are decoded, and nothing else is shown.
+            If a function is given, it is called while images are decoded, and nothing else is shown.
 
     Raises:
         UserError: if the images, the recipe or the folder cannot be used.
@@ -119,7 +120,7 @@ def _start(  # noqa: PLR0913, PLR0917
     began: float,
 ) -> Path:
     """Train a new run; see `train`."""
-    # Checked before the images are decoded, because decoding may take long.
+    # These checks come before the images are decoded, because decoding may take long.
     check_runtime(machine.device, machine.precision, machine.threads)
     check_training(recipe, None if source is None else read_run_recipe(source))
     if out is not None and out.exists() and not _is_aborted(out):
@@ -151,25 +152,25 @@ def resume(
     callbacks: Sequence[Callback] = (),
     progress: bool | Progress = True,
 ) -> Path:
-    """Continue a run and return its folder; the result is bit-identical to that of an uninterrupted run.
+    """Continue a run exactly and return its folder: the result is bit-identical to an uninterrupted run.
 
-    The run uses its recorded device, precision and threads. A finished run is not changed, unless its budget
-    grows by `more` or `images`, which its run.json records.
+    The run uses its recorded device, precision and threads. A finished run is not changed unless `more` or
+    `images` enlarges its budget; its run.json then records the larger budget.
 
     Args:
         folder: the run folder.
         more: minutes to train longer than planned, at the speed in the log of the run.
         images: a larger budget of training images, in place of `more`.
-        data: where the images are now, if they have moved; the run records it. Or the images, if they were
-            given from Python in another process.
-        own: the parts of the run that its user wrote, such as [MySchedule, MyNetwork]; a run folder has only
-            their names and the hashes of their sources. Not needed in the process that started the run.
+        data: the new path of the images, if they have moved; the run records it. If the images were given
+            from Python in another process, give the images themselves.
+        own: the components of the run that you wrote, such as [MySchedule, MyNetwork]. A run folder stores
+            only their names and the hashes of their sources. The process that started the run can omit them.
         callbacks: as in `train`.
         progress: as in `train`.
 
     Raises:
         UserError: if the folder is not a run, its checkpoints are lost, its images are missing or have
-            changed, or a part in `own` is missing or has changed.
+            changed, or a component in `own` is missing or has changed.
 
     Example:
         >>> ddim.resume("runs/photos-fast-1", more=20)
@@ -179,7 +180,7 @@ def resume(
     shown, decoding = split_progress(progress)
     hooks = [*shown, *callbacks]
     if not (folder / RUN).is_file():
-        raise UserError(f"run {folder} cannot be resumed: it is no run folder, because it holds no {RUN}")
+        raise UserError(f"run {folder} cannot be resumed: it is not a run folder, because it holds no {RUN}")
     document = read_json(folder / RUN)
     with lock_folder(folder):
         accept_images(folder, document["recipe"]["data"]["source"], data)
@@ -263,13 +264,13 @@ def _fit(
         adapt: whether the number of threads may change, because the user gave none.
     """
     if resumed is None:
-        # For readers and for --recipe; `resume` reads the recipe in the checkpoint instead.
+        # This file is for readers and for --recipe; `resume` reads the recipe in the checkpoint instead.
         (folder / "recipe.yaml").write_text(write_recipe(training.recipe), encoding="utf-8")
     with RunLog(folder, resumed, training.due) as log, note_interrupts() as interrupts:
         training.stoppable = interrupts.at_once
         checkpoints = Checkpoints(log, list(callbacks))
-        # A validation that is stopped while its sheet is sampled has logged nothing. A checkpoint is written
-        # after the log of its step, and before other callbacks are called.
+        # `SampleGrid` comes before `Log`, so that a validation interrupted during sampling logs nothing. A
+        # checkpoint is written after the log of its step, and before the user's callbacks are called.
         hooks: list[Callback] = [SampleGrid(log), Log(log), checkpoints, *callbacks]
         for hook in hooks:
             hook.on_start(training, folder)
@@ -294,7 +295,7 @@ def _advance(
     budget: TimeBudget,
     watch: ThreadWatch,
 ) -> None:
-    """Train for one step, then validate and save if it is time; a validation that is due comes first."""
+    """Train for one step, then validate and save if it is time; if a validation is due, skip the step."""
     if not training.due:
         try:
             values = training.advance()
@@ -310,7 +311,7 @@ def _advance(
     elif training.due:
         budget.spend(_validate(training, measure_kid, hooks))
     elif text := fit_to_machine(watch, budget):
-        # Saved at once: a run that is resumed from here continues with the same choices.
+        # A checkpoint is saved at once, so that a run resumed from here continues with the same choices.
         for hook in hooks:
             hook.on_change(training, text)
         checkpoints.save(training)
@@ -328,7 +329,7 @@ def _validate(training: Training, measure_kid: MeasureKID, hooks: Sequence[Callb
 
 
 def _advise(folder: Path) -> str:
-    """Return advice for a run whose loss is not finite: which checkpoint exists, and what may help."""
+    """Return advice for a run whose loss is not finite: which checkpoint exists, and remedies to try."""
     if checkpoint.find_newest(folder / "checkpoints"):
         return "the last good checkpoint is kept; a lower optim.lr or --precision fp32 may help"
     return "no checkpoint was written yet; start a new run with a lower optim.lr or --precision fp32"

@@ -22,7 +22,7 @@ def describe_run(
         "recipe": dump(training.recipe),
         "seed": training.recipe.seed,
         "source": None if source is None else str(source.resolve()),
-        # The hash of the checkpoint, because a run that is trained further has other weights.
+        # The hash identifies the weights, because a source that is trained further has other weights.
         "source_sha256": None if parent is None else parent.checkpoint.sha256,
         "data": {
             "source": training.recipe.data.source,
@@ -42,7 +42,7 @@ def describe_run(
 
 
 def name_data(data: str) -> str:
-    """Return a name for the run folder: path/to/flowers64.zip gives flowers64."""
+    """Return a name for the run folder, such as "flowers64" for path/to/flowers64.zip."""
     data = data.removeprefix(PREFIX)
     name = Path(data.split(":", maxsplit=1)[0] if ":" in data and not Path(data).exists() else data).name
     return name.split(".")[0] or "images"

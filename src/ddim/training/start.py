@@ -40,7 +40,7 @@ FEW = 500
 
 @dataclass(frozen=True)
 class Machine:
-    """How a run should use the machine; defaults are chosen for this machine and what else runs on it.
+    """How a run should use the machine; defaults depend on this machine and on other running programs.
 
     Args:
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
@@ -56,21 +56,26 @@ class Machine:
     threads: int | None = None
 
     def choose(self, seconds: float = 0.0) -> Runtime:
-        """Choose the runtime for a run that takes about `seconds`."""
+        """Return the device, precision, compilation and threads for a run of about `seconds`."""
         return choose_runtime(self.device, self.precision, self.compiling, self.threads, seconds)
 
 
 def load_named_recipe(name: str, source: Path | None) -> Recipe:
-    """Return the recipe with a name or from a file; it takes the pixels of the run `source`, if given."""
+    """Return a named recipe or the recipe in a file; its field `pixels` is copied from the run `source`."""
     recipe = find_recipe(name)
     return recipe if source is None else replace(recipe, pixels=read_run_recipe(source).pixels)
 
 
 def change_recipe(recipe: Recipe, fields: Mapping[str, Any]) -> Recipe:
-    """Return the recipe with fields changed by path; `minutes` replaces a number of images.
+    """Return the recipe with some of its fields changed.
+
+    Args:
+        recipe: the recipe.
+        fields: new values keyed by field path, such as {"optim.lr": 1e-3}. A budget in `minutes` replaces
+            the recipe's budget in images.
 
     Raises:
-        UserError: if a value is impossible, or both `images` and `minutes` are given.
+        UserError: if a value is invalid, or both `images` and `minutes` are given.
     """
     if {"images", "minutes"} <= fields.keys():
         raise UserError("give minutes or images, not both")
@@ -114,20 +119,21 @@ def accept_images(folder: Path, source: str, data: object) -> None:
     Args:
         folder: the run folder.
         source: the source of the images in its recipe.
-        data: the new place of the images, which is recorded, or the images themselves; None for neither.
+        data: the new path of the images, which is recorded, or the images themselves; None if the recorded
+            path is still right.
 
     Raises:
         UserError: if they are not the images of the run.
     """
     if isinstance(data, str | Path):
-        # The images may be gone, and the command may name their old place.
+        # A repeated command may give the old path of images that have moved, which must not be recorded.
         if source_exists(str(data)):
             record_new_place(folder, str(data))
     elif data is not None and give_images(data).text != source:
         raise UserError(
-            f"the images that are given are not those of run {folder}, so it cannot be resumed exactly: give "
-            "those of then (a data set with random transforms gives other images each time), or start a new "
-            "run from its weights with source="
+            f"the given images are not the training images of run {folder}, so it cannot be resumed exactly: "
+            "give the same images (a data set with random transforms returns other images each time), or "
+            "start a new run from its weights with source="
         )
 
 
@@ -138,17 +144,17 @@ def reopen_split(folder: Path, recipe: Recipe, fingerprint: str, progress: Progr
 
 
 def read_exactly(document: Any) -> Recipe:  # noqa: ANN401 (JSON)
-    """Return the recipe of a run that is resumed, in which every part has the source of the training.
+    """Return the recipe of a run to resume, from its JSON document.
 
     Raises:
-        UserError: if a part that the caller wrote is missing or has changed.
+        UserError: if a component that the user wrote is missing, or its source code has changed.
     """
     with warnings.catch_warnings(action="ignore"):
         recipe = load_recipe(document)
     for path in find_changed_parts(document, dump(recipe)):
         raise UserError(
-            f"{path} has another source than when the run began, so it cannot be resumed exactly: give the "
-            "source of then, or start a new run from its weights with source= or --from"
+            f"the source code of {path} has changed since the run began, so it cannot be resumed exactly: "
+            "restore the old code, or start a new run from its weights with source= or --from"
         )
     return recipe
 
@@ -169,13 +175,13 @@ def list_cautions(images: Images, train: int, run: Path) -> list[str]:
         cautions.append(f"{files} left out, such as {name!r}: {common}")
     if train < FEW:
         few = f"few training images ({train}): the network "
-        tells = f"may repeat them; after the training, `ddim memorisation {run}` tells"
+        tells = f"may repeat them; after the training, check this with `ddim memorisation {run}`"
         cautions.append(few + (tells if train >= FEWEST else "will repeat them instead of making new ones"))
     return cautions
 
 
 def check_network(recipe: Recipe, parts: SplitImages) -> None:
-    """Check that a network of the caller's can be called as `OwnNetwork` says; other networks pass.
+    """Check that a network written by the user can be called as `OwnNetwork` describes.
 
     Raises:
         UserError: if the call fails, or its output has another shape.
@@ -199,7 +205,7 @@ def check_network(recipe: Recipe, parts: SplitImages) -> None:
 
 
 def measure_pixels(recipe: Recipe, parts: SplitImages) -> Pixels:
-    """Return the map between images and model units: fixed, or measured over the training images."""
+    """Return the map between images and model units: fixed by the recipe, or measured on training images."""
     channels = parts.images.pixels.shape[-1]
 
     def measure(deviation: float) -> Pixels:
@@ -226,13 +232,12 @@ def start_training(
         parent: the run whose EMA weights and pixels are used; None for random weights.
 
     Raises:
-        UserError: if the recipe needs class labels that the images do not have, or that differ from those of
-            `parent`.
+        UserError: if the recipe needs class labels, and the images have none or other classes than `parent`.
     """
     known, count = parent.model.classes if parent else 0, len(parts.images.classes)
     if parent and recipe.data.labels and known != count:
         raise UserError(
-            f"--from gives the weights of a network with {known} classes, but {recipe.data.source} has "
+            f"--from loads the weights of a network with {known} classes, but {recipe.data.source} has "
             f"{count}: train without labels (--data.labels no), or without --from"
         )
     recipe = count_classes(recipe, parts.images)
@@ -244,10 +249,15 @@ def start_training(
 
 
 def estimate_seconds(recipe: Recipe, parts: SplitImages, threads: int | None) -> float:
-    """Return the estimated time of a run in seconds, on a machine without other programs.
+    """Return the estimated duration of a run in seconds, on a machine without other programs.
 
-    For a budget of images, the fastest of three updates of four images is timed on one thread. Its processor
-    time counts, which is the same on a busy machine.
+    For a budget in images, three updates of four images are run on one thread, and the fastest one counts.
+    Processor time is measured, because it does not depend on other programs.
+
+    Args:
+        recipe: the recipe of the run.
+        parts: its images, split.
+        threads: number of processor threads of the run; None for one per core.
     """
     if recipe.images is None:
         return recipe.minutes * 60

@@ -9,7 +9,10 @@ from ddim.training.budget import WARM_UP, TimeBudget
 from ddim.training.loop import Training
 
 WINDOW = 10.0
-"""Seconds over which the use of other programs is measured. The threads change after two equal answers."""
+"""Seconds over which the processor use of other programs is measured.
+
+The number of threads changes after two measurements in a row that lead to the same number.
+"""
 
 
 class ThreadWatch:
@@ -17,8 +20,8 @@ class ThreadWatch:
 
     Args:
         training: the training.
-        adapt: whether its threads may change. They do not if the run has more threads than this machine has
-            cores, because then it repeats a run of a larger machine.
+        adapt: whether the number of threads may change. It never changes if the run has more threads than
+            this machine has cores, because such a run continues a run of a larger machine.
     """
 
     def __init__(self, training: Training, adapt: bool) -> None:
@@ -28,7 +31,7 @@ class ThreadWatch:
         self.restart()
 
     def restart(self) -> None:
-        """Begin anew, after some steps in which the compiler works beside this process."""
+        """Restart the measurement; it skips `WARM_UP` steps, in which the compiler uses other cores."""
         self.first, self.meter = self.training.step, CoreMeter()
 
     def describe_start(self) -> str | None:
@@ -37,13 +40,13 @@ class ThreadWatch:
         if not self.adapt or threads == self.cores:
             return None
         used = f"{format_count(threads, 'thread')} of {self.cores}"
-        return f"other programs hold cores of this machine: training uses {used} until they end"
+        return f"other programs use cores of this machine: training uses {used} until they end"
 
     def check(self) -> str | None:
-        """Change the number of threads if other programs hold more or fewer cores than before.
+        """Change the number of threads if other programs use more or fewer cores than before.
 
         Returns:
-            A sentence that says so, or None.
+            A sentence about the change, or that training may be slow if the threads are fixed; else None.
         """
         if self.training.runtime.device != "cpu" or self.cores == 1:
             return None
@@ -62,14 +65,14 @@ class ThreadWatch:
             self.training.set_threads(self.wanted)
             self.restart()
             return f"{use}: {format_count(self.wanted, 'thread')} instead of {threads} from here on"
-        # Said once; the number of threads was given, or is that of a larger machine.
+        # This message is returned once. The threads are fixed by the user or by a larger machine.
         self.cores = 1
         slow = f"{use}: {format_count(threads, 'thread')} may be slow beside them"
         return slow if self.wanted < threads else None
 
 
 def fit_to_machine(watch: ThreadWatch, budget: TimeBudget) -> str | None:
-    """Fit the threads and the planned images to the machine; return a sentence if there is news."""
+    """Fit the threads and the training length to the machine; return a sentence about a change, or None."""
     if text := watch.check():
         budget.restart()
         return text

@@ -50,12 +50,12 @@ def validate(training: Training) -> dict[str, float]:
 def mean_by_level(log_snr: Tensor, values: Mapping[str, Tensor]) -> dict[str, float]:
     """Return means in bins of log-SNR, such as {"noise_mae/log_snr_-4": 0.2}.
 
-    A bin with at least two values also gets the 95 % interval of its mean, as "noise_mae_low/log_snr_-4" and
-    "noise_mae_high/log_snr_-4".
+    For a bin with at least two values, the bounds of the 95 % confidence interval of the mean are added, as
+    "noise_mae_low/log_snr_-4" and "noise_mae_high/log_snr_-4".
 
     Args:
         log_snr: the log-SNR (N,) of each value.
-        values: values (N,) by name.
+        values: values (N,) keyed by the name of the quantity, such as "noise_mae".
     """
     bins, means = log_snr_bins(log_snr), {}
     for name, value in values.items():
