@@ -220,5 +220,5 @@ def test_impossible_sections_are_refused():
             Sections(1000, shares)
     with pytest.raises(UserError, match="steps must be a multiple of 30, the sum of grid.shares, got 31"):
         Sections(1000, (10, 10, 10))(31, LinearBeta())
-    with pytest.raises(UserError, match="ask for 9 levels of a section that has 5"):
+    with pytest.raises(UserError, match="ask for 9 times of a section that has 5"):
         Sections(10, (9, 1))(10, LinearBeta())

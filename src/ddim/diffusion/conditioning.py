@@ -31,7 +31,7 @@ class NoiseVariance:
 
 @dataclass(frozen=True)
 class SignalVariance:
-    """alpha^2, which the torch/luz repository gives to a network that predicts images."""
+    """alpha^2, which the torch/luz repository passes to a network that predicts images."""
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
         """Return the network's input; see `Conditioning`."""
@@ -47,7 +47,7 @@ class Timestep:
 
     Attributes:
         entries: number of entries of the table.
-        scale: what the index is multiplied by.
+        scale: factor that multiplies the index.
     """
 
     entries: int = 1000
@@ -66,7 +66,7 @@ class LogSNR:
     """The log-SNR divided by `scale`, which maps the usual range to about [-1, 1] (Kingma et al. 2021).
 
     Attributes:
-        scale: what the log-SNR is divided by.
+        scale: divisor of the log-SNR.
     """
 
     scale: float = 10.0
@@ -86,8 +86,8 @@ class CNoise:
     Factor 1/4 and unit 1 give EDM's log(sigma) / 4; factor 1 and unit 2 give VE's log(sigma / 2).
 
     Attributes:
-        factor: what the logarithm is multiplied by.
-        unit: the noise level whose logarithm is 0.
+        factor: factor that multiplies the logarithm.
+        unit: the value of sigma / alpha at which the network's input is 0.
     """
 
     factor: float = 0.25
@@ -103,12 +103,13 @@ class CNoise:
 
 @dataclass(frozen=True)
 class Time:
-    """t times `scale`; a scale of 999 is c_noise of VP for networks that expect an index of a table.
+    """The time t multiplied by `scale`.
 
-    That is (M - 1) t with M = 1000 (Karras et al. 2022, table 1).
+    A scale of 999 is c_noise of the VP networks, (M - 1) t with M = 1000, which expect an index of a table
+    (Karras et al. 2022, table 1).
 
     Attributes:
-        scale: what t is multiplied by.
+        scale: factor that multiplies t.
     """
 
     scale: float = 1.0
@@ -129,4 +130,4 @@ CONDITIONINGS: dict[str, type[Conditioning]] = {
     "c_noise": CNoise,
     "time": Time,
 }
-"""Every conditioning by its name in a recipe."""
+"""All conditionings, keyed by their names in a recipe."""

@@ -17,7 +17,7 @@ from ddim.errors import UserError, suggest
 
 
 class Denoiser(Protocol):
-    """A model for samplers and losses: a call that predicts, and the noise schedule of its times."""
+    """A model for samplers and losses: a call that returns a prediction, and the noise schedule."""
 
     @property
     def schedule(self) -> Schedule:
@@ -60,7 +60,8 @@ class Model(nn.Module):
             above 0, it is also called with class labels (B,). Augmentation labels are passed as `augment=`
             (B, n).
         schedule: the noise schedule.
-        predicts: the meaning of F, a parameterisation or its name: velocity, noise, image, edm, score.
+        predicts: the meaning of F: a parameterisation, or its name "velocity", "noise", "image", "edm" or
+            "score".
         conditioning: the function of the noise level that the network receives as `condition`.
         shape: channels, height and width of the images.
 
@@ -193,7 +194,7 @@ class Labelled:
 class Counted:
     """A denoiser that counts evaluations of the inner denoiser: `evaluations` is the NFE so far.
 
-    Put it inside `Guided`, not around it: then a guided step with two network evaluations counts as two.
+    Put it inside `Guided`, not around it: a guided step with two network evaluations then counts as two.
     `watch` is called with the count before each evaluation.
     """
 

@@ -14,8 +14,15 @@ from ddim.diffusion.denoiser import Denoiser
 class DenoisingError:
     """Mean errors of each image (B,), over its pixels and channels, in model units; float64 on the CPU.
 
-    With eps_hat the predicted noise, `power` is the mean of eps_hat^2, and `inner` is the mean of eps_hat *
-    (eps - eps_hat).
+    eps_hat is the predicted noise.
+
+    Attributes:
+        noise_mse: squared error of the predicted noise.
+        noise_mae: absolute error of the predicted noise.
+        image_mse: squared error of the predicted clean image.
+        image_mae: absolute error of the predicted clean image.
+        power: mean of eps_hat^2.
+        inner: mean of eps_hat * (eps - eps_hat).
     """
 
     noise_mse: Tensor

@@ -18,8 +18,8 @@ _LEAST = 1e-12
 class Posterior:
     """The posterior q(x_s | x_t, x0) = N(x_weight * x_t + x0_weight * x0, small) for t > s.
 
-    Ho et al. 2020, eq. 6 and 7, between any two noise levels; the fields are shaped like the levels. `small`
-    is the variance of this posterior. `large` is beta, the variance of q(x_t | x_s).
+    These are eq. 6 and 7 of Ho et al. 2020, for any two noise levels; the fields have the shape of the noise
+    levels. `small` is the variance of this posterior. `large` is beta, the variance of q(x_t | x_s).
     """
 
     x_weight: Tensor
@@ -32,14 +32,14 @@ class Posterior:
 
         Nichol & Dhariwal 2021, eq. 15.
         """
-        # Between equal levels the variance is 0, which has no logarithm; 1e-30 is negligible in float32.
+        # Between equal noise levels the variance is 0, which has no logarithm; 1e-30 is negligible here.
         low, high = (variance.clamp(min=1e-30).log().to(mix) for variance in (self.small, self.large))
         return torch.lerp(low, high, mix)
 
 
 def posterior(now: Level, then: Level) -> Posterior:
-    """Return the posterior of the step from level `now` to the cleaner level `then`, whose sigma may be 0."""
-    # 1 - SNR(t) / SNR(s); this form is accurate for almost equal levels and for sigma = 0.
+    """Return the posterior of the step from noise level `now` to the cleaner `then`, whose sigma may be 0."""
+    # This is 1 - SNR(t) / SNR(s), in a form that is accurate for almost equal SNRs and for sigma = 0.
     part = -torch.expm1(now.log_snr - then.log_snr)
     return Posterior(
         x_weight=now.alpha / then.alpha * (then.sigma / now.sigma) ** 2,
@@ -63,8 +63,8 @@ def log_probability(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Return the log-probability, in nats, of the bin of each 8-bit value under N(mean, std^2).
 
     Ho et al. 2020, eq. 13. Values lie in [0, 255], mean and std are in the same units; all shapes broadcast.
-    A bin is 1 wide. The bin of 0 extends to -infinity and that of 255 to infinity, so that the probabilities
-    add up to 1.
+    A bin is 1 wide. The bin of 0 extends to -infinity and the bin of 255 to infinity, so that the
+    probabilities add up to 1.
     """
     below, above = (values - 0.5 - mean) / std, (values + 0.5 - mean) / std
     inside = torch.where(values > 254.5, _phi(-below), _mass(below, above))

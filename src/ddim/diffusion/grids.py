@@ -1,7 +1,7 @@
-"""Grids: the times at which a sampler evaluates the network; `grid(steps, schedule)` returns `times`.
+"""Grids: methods that choose the times (timesteps) at which a sampler evaluates the network.
 
-`times` are (steps,) float64, strictly decreasing, in (0, 1]. t = 0 is never included: the samples are the
-clean images that the model predicts at the last time.
+`grid(steps, schedule)` returns `times`, (steps,) float64, strictly decreasing, in (0, 1]. t = 0 is never
+included: the samples are the clean images that the model predicts at the last time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ddim.errors import UserError, check_count
 
 
 class Grid(Protocol):
-    """A rule for the times of a sampling run."""
+    """A method that places the times (timesteps) of sampling between noise, t = 1, and image, t = 0."""
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
         """Return decreasing times (steps,), float64.
@@ -32,7 +32,7 @@ class Grid(Protocol):
 
 
 class Spacing(Protocol):
-    """A grid with a method for the times between two given times."""
+    """A method that places times between two given times; `SPACINGS` are the grids that have it."""
 
     def between(self, steps: int, schedule: Schedule, first: float, last: float) -> Tensor:
         """Return decreasing times (steps,) from `first` to `last`, float64; both ends are exact."""
@@ -138,7 +138,7 @@ class Karras:
         """Return the times; see `Grid`.
 
         Raises:
-            UserError: if no level of the schedule lies between `sigma_max` and `sigma_min`.
+            UserError: if no noise level of the schedule lies between `sigma_max` and `sigma_min`.
         """
         _check_steps(steps)
         high = math.exp(-schedule(1.0).log_snr.item() / 2)
@@ -171,7 +171,7 @@ class Spaced:
 
     Attributes:
         entries: number of entries of the table.
-        spacing: whether the times include the noisiest entry (trailing) or the cleanest (leading).
+        spacing: "trailing" includes the noisiest entry, "leading" includes the cleanest entry.
     """
 
     entries: int = 1000
@@ -234,7 +234,7 @@ class Sections:
             length = size + (k < longer)
             count = each * share
             if count > length:
-                raise UserError(f"grid.shares ask for {count} levels of a section that has {length}")
+                raise UserError(f"grid.shares ask for {count} times of a section that has {length}")
             stride = (length - 1) / (count - 1) if count > 1 else 0.0
             # Add and round as `space_timesteps` of Nichol & Dhariwal's code does, to get the same entries.
             position = 0.0
@@ -261,7 +261,7 @@ class Listed(ShortRepr):
             raise UserError(f"grid.times must decrease and lie in (0, 1], got {self.times}")
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """Return the times; see `Grid`. `steps` must be the number of times."""
+        """Return the listed times; see `Grid`. `steps` must be the number of listed times."""
         if steps != len(self.times):
             raise UserError(f"steps must be {len(self.times)}, the number of grid.times, got {steps}")
         return torch.tensor(self.times, dtype=torch.float64)
@@ -276,7 +276,7 @@ GRIDS: dict[str, type[Grid]] = {
     "sections": Sections,
     "listed": Listed,
 }
-"""Every grid by its name in a recipe."""
+"""All grids, keyed by their names in a recipe."""
 
 SPACINGS: dict[str, Spacing] = {
     "uniform": Uniform(),
@@ -284,7 +284,7 @@ SPACINGS: dict[str, Spacing] = {
     "karras": Karras(),
     "uniform_log_snr": UniformLogSNR(),
 }
-"""The grids that also give the times between two given times; see `Spacing`."""
+"""The grids that can also place times between two given times, keyed by name; see `Spacing`."""
 
 
 def _uniform(steps: int) -> Tensor:
@@ -293,9 +293,7 @@ def _uniform(steps: int) -> Tensor:
 
 
 def _end(schedule: Schedule, log_snr: float) -> tuple[float, float]:
-    """Return the time and the log-SNR at the end of a grid: `log_snr`, or the schedule's largest if
-    smaller.
-    """
+    """Return the last time of a grid and its log-SNR: `log_snr`, or the schedule's largest if smaller."""
     t = schedule.inverse(log_snr).clamp(min=0)
     # No grid contains t = 0; 1e-4 lies before the second entry of a table of less than 10,000 entries.
     t = t if t > 0 else torch.full_like(t, 1e-4)
@@ -315,7 +313,13 @@ def pin_ends(times: Tensor, first: float | None, last: float) -> Tensor:
 
 
 def _fit(times: Tensor, first: float | None, last: float, what: str) -> Tensor:
-    """Pin the ends of the times and check the times; `what` names the grid in the message.
+    """Set the ends of the times to their exact values, check the times and return them.
+
+    Args:
+        times: the times, changed in place.
+        first: the exact first time; None to keep the computed one.
+        last: the exact last time.
+        what: the name of the grid in the error message.
 
     Raises:
         UserError: if the times do not decrease, or include 0.

@@ -1,7 +1,7 @@
 """Denoisers that wrap other denoisers: guidance, clipping, another noise schedule.
 
-Samplers treat them like any denoiser. Their predictions satisfy x_t = alpha * x0 + sigma * eps, except those
-of `Clipped` with `keep`.
+Samplers treat them like any denoiser. Their predictions satisfy x_t = alpha * x0 + sigma * eps, except the
+predictions of `Clipped` with `keep`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ddim.errors import UserError
 class Guided:
     """Guidance: predict the clean image weak + scale * (strong - weak) from two denoisers.
 
-    In classifier-free guidance, `strong` is a model with a class label and `weak` the same model without one
-    (Ho & Salimans 2022, eq. 6; their w is scale - 1). In autoguidance, `weak` is a smaller or less trained
-    model (Karras et al. 2024, eq. 5). `low` and `high` limit guidance to an interval of log-SNR (Kynkäänniemi
-    et al. 2024). Outside this interval, and at scale 1, only `strong` is evaluated.
+    In classifier-free guidance, `strong` is a model with a class label, and `weak` is the same model without
+    a class label (Ho & Salimans 2022, eq. 6; their w is scale - 1). In autoguidance, `weak` is a smaller or
+    less trained model (Karras et al. 2024, eq. 5). `low` and `high` limit guidance to an interval of log-SNR
+    (Kynkäänniemi et al. 2024). Outside this interval, and at scale 1, only `strong` is evaluated.
     """
 
     strong: Denoiser
@@ -62,7 +62,7 @@ class Guided:
 
 @dataclass(frozen=True)
 class Rescheduled:
-    """A denoiser that uses another `schedule` than the one that its model was trained with.
+    """A denoiser whose noise `schedule` differs from the training schedule of its model.
 
     The inner denoiser is evaluated at the time at which its own schedule has the same log-SNR. Its x_t is
     scaled by the ratio of the two alphas. Clean image and noise stay the same.
@@ -83,7 +83,7 @@ class Rescheduled:
         time = own.inverse(at.log_snr)
         scale = own(time).alpha / at.alpha
         p = self.inner(scale.reshape(-1, *(1,) * (x_t.ndim - 1)).to(x_t) * x_t, time)
-        # A table has only a nearby level; x_t = alpha * x0 + sigma * eps must hold at the requested one.
+        # A table only has a noise level nearby, but x_t = alpha * x0 + sigma * eps must hold at `at`.
         return _with_image(p, x_t, p.x0, at)
 
 
@@ -95,7 +95,7 @@ def check_reach(own: Schedule, at: Level) -> None:
     """Check that noise levels, scalar or (N,), are within the range of a model's training schedule.
 
     Raises:
-        UserError: if a level is outside this range.
+        UserError: if a noise level is outside this range.
     """
     clean, noisy = own(torch.tensor([0.0, 1.0], dtype=torch.float64)).log_snr.tolist()
     if at.log_snr.min() < noisy - _NEAR or at.log_snr.max() > clean + _NEAR:

@@ -73,9 +73,14 @@ def check_reaches_images(schedule: Schedule, earliest: float = 0.0) -> None:
 def bound_times(steps: int, schedule: Schedule, pixels: Pixels, earliest: float = 0.0) -> Tensor:
     """Return decreasing times (steps,) for the variational bound.
 
-    They are in equal steps of log-SNR, from t = 1 to noise `LAST`. If the `earliest` training time is
-    noisier, they end there. If the schedule is a table, they are evenly spaced entries, because only entries
-    are trained.
+    The times are in equal steps of log-SNR, from t = 1 to noise `LAST`. If the schedule is a table, they are
+    evenly spaced entries, because only entries are trained.
+
+    Args:
+        steps: number of times.
+        schedule: the noise schedule.
+        pixels: the map that defines the model units.
+        earliest: the smallest training time; the times end there if it is noisier than `LAST`.
 
     Raises:
         UserError: if steps < 1.
@@ -116,7 +121,7 @@ def bound_bits(
         raise UserError(f"the bound needs at least 2 steps, got {len(times)}")
     schedule = denoise.schedule
     if schedule.entries and len(times) > schedule.entries:
-        # The network is not trained between entries, and a last step between equal levels has variance 0.
+        # The network is not trained between entries. A last step between equal entries would have variance 0.
         raise UserError(
             f"the bound needs at most {schedule.entries} steps, the entries of the schedule's table, "
             f"got {len(times)}"
@@ -144,8 +149,8 @@ def flow_bits(
 ) -> Tensor:
     """Return the likelihood along the probability flow (Song et al. 2021b, eq. 39).
 
-    The flow goes from noise `FIRST` to t = 1. If the `earliest` training time is noisier, it starts there. It
-    is solved with equal steps of log-SNR by the classical Runge-Kutta method of order 4. Uniform noise is
+    The flow goes from noise `FIRST`, or from the `earliest` training time if this is noisier, to t = 1. It is
+    solved with equal steps of log-SNR by the classical Runge-Kutta method of order 4. Uniform noise is
     added to each 8-bit value within its bin, so that the density bounds the probability of the values (Theis
     et al. 2016, section 3.1).
 
@@ -154,17 +159,17 @@ def flow_bits(
         x0: 8-bit images (B, C, H, W) in model units.
         pixels: the map that defines the model units.
         noise: the random streams, one for each image.
-        steps: steps of the flow, of 4 evaluations each.
+        steps: number of steps of the flow, each with 4 network evaluations.
         trace: how the divergence is computed. "exact" needs one backward pass for each dimension of an image.
-            "estimated" is unbiased and needs one, with a random sign for each dimension (Hutchinson 1990;
-            Grathwohl et al. 2019, eq. 7).
+            "estimated" is unbiased and needs one backward pass, with a random sign for each dimension
+            (Hutchinson 1990; Grathwohl et al. 2019, eq. 7).
         earliest: the smallest training time.
 
     Returns:
         Bits per dimension (B,).
 
     Raises:
-        UserError: if the schedule is a table read by "floor", or has plateaus.
+        UserError: if the schedule is a table whose `read` is "floor", or has plateaus.
     """
     check_count("steps", steps)
     schedule = denoise.schedule
@@ -175,7 +180,7 @@ def flow_bits(
     if not torch.allclose(-schedule(times).log_snr / 2, clock, atol=1e-6):
         raise UserError(
             "the probability flow needs a continuous schedule without plateaus: for a table, "
-            "set schedule.read to log_snr and choose schedule.clip so that no level repeats"
+            'set schedule.read to "log_snr" and choose schedule.clip such that no noise level repeats'
         )
     spread = torch.special.ndtr(noise.like(x0)) - 0.5
     signs = noise.like(x0).sign()
@@ -194,7 +199,7 @@ def _integrate(
     times: Tensor,
     divergence: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Move y = x / alpha (B, C, H, W) along the flow; return it and the decrease (B,) of log p(y) in nats.
+    """Move y = x / alpha (B, C, H, W) along the flow; return y and the decrease (B,) of log p(y) in nats.
 
     dy / d(sigma / alpha) = eps, and log p(y) decreases at the rate of the divergence of eps with respect to
     y.
@@ -228,11 +233,10 @@ def _integrate(
 
 
 def _clean_log_snr(schedule: Schedule, pixels: Pixels, noise: float, earliest: float) -> float:
-    """Return the log-SNR at which the noise has a deviation of `noise` 8-bit steps.
+    """Return the log-SNR at which the noise has a standard deviation of `noise` 8-bit values.
 
-    It is at most the log-SNR at time `earliest`.
-
-    If channels differ, the channel with the most 8-bit values in a model unit is used.
+    The result is at most the log-SNR at time `earliest`. If channels differ, the channel with the most 8-bit
+    values in a model unit is used.
     """
     wanted = 2 * math.log(pixels.units.max().item() / noise)
     t = schedule.inverse(torch.tensor(wanted, dtype=torch.float64)).clamp(min=earliest)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ddim.diffusion.schedules import Schedule
 
 CLEANEST = 1e-3
-"""The first time that counts if t = 0 is the clean image, on which no network is evaluated."""
+"""The earliest time considered if t = 0 is the clean image, on which no network is evaluated."""
 
 SLICES = 100_000
 """Number of equally spaced times that represent the uniform distribution."""

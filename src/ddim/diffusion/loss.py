@@ -27,7 +27,7 @@ _ERRORS: dict[str, Callable[..., Tensor]] = {"l1": F.l1_loss, "mse": F.mse_loss,
 
 
 class Loss(Protocol):
-    """The loss that training minimises; one of your own needs `__call__` alone if it inherits from this."""
+    """The loss that training minimises; your own loss only needs `__call__` if it inherits from this."""
 
     @property
     def times(self) -> TimeSampling:
@@ -60,7 +60,7 @@ class Objective:
 
     Attributes:
         on: the predicted quantity whose error is the loss.
-        error: absolute (l1), squared (mse) or Huber error.
+        error: "l1" for the absolute error, "mse" for the squared error, "huber" for the Huber error.
         times: the distribution from which training times are drawn.
         weight: the weight of each noise level.
     """
@@ -85,13 +85,13 @@ class Objective:
 class Hybrid:
     """L_simple + `vlb` * L_vlb, for networks that predict a variance (Nichol & Dhariwal 2021, eq. 16).
 
-    `on`, `error` and `times` are as in `Objective`; L_simple is their error. L_vlb is the variational bound
-    in bits per dimension, over the table of `times`, estimated from one random time for each image. In L_vlb
-    the predicted image is detached, so that this term trains only the variance.
+    L_simple is the error `error` of the predicted quantity `on`, as in `Objective`. L_vlb is the variational
+    bound in bits per dimension, over the table of `times`, estimated from one random time for each image. In
+    L_vlb the predicted image is detached, so that this term trains only the variance.
 
     Attributes:
-        on: the predicted quantity whose error is the loss.
-        error: absolute (l1), squared (mse) or Huber error.
+        on: the predicted quantity whose error is L_simple.
+        error: "l1" for the absolute error, "mse" for the squared error, "huber" for the Huber error.
         times: the distribution from which training times are drawn, on a table.
         vlb: the weight of the variational bound.
     """
@@ -129,7 +129,7 @@ class Hybrid:
     def _bits(
         self, p: Prediction, schedule: Schedule, x_t: Tensor, x0: Tensor, t: Tensor, pixels: Pixels
     ) -> Tensor:
-        """Return the term (B,) of the bound at each time, in bits per dimension."""
+        """Return the term (B,) of the variational bound at each time, in bits per dimension."""
         first, second = torch.tensor([1.0, 2.0], dtype=torch.float64) / self.entries
         s = ((t.double() * self.entries).round() - 1) / self.entries
         q = bound_posterior(schedule, t, s, posterior(schedule(second), schedule(first)).small)
@@ -138,7 +138,7 @@ class Hybrid:
 
 
 LOSSES: dict[str, type[Loss]] = {"objective": Objective, "hybrid": Hybrid}
-"""Every loss by its name in a recipe."""
+"""All losses, keyed by their names in a recipe."""
 
 
 def _error(loss: Objective | Hybrid, p: Prediction, truth: Prediction, at: Level) -> Tensor:

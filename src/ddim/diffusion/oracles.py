@@ -75,11 +75,11 @@ class Mixture(ShortRepr):
 
 
 def exact_flow(denoise: Gaussian | Mixture, x: Tensor, t: float, s: float) -> Tensor:
-    """Return x (B, C, H, W) moved by the probability flow from time t to time s: float64, to about 1e-11.
+    """Return x (B, C, H, W) moved by the probability flow from time t to time s, accurate to about 1e-11.
 
-    The equation is dy / d(sigma / alpha) = eps for y = x / alpha (Song et al. 2021, eq. 14). It is solved by
-    the method of Dormand and Prince of order 8, with asinh(sigma / alpha) as the independent variable. sigma
-    must be above 0 at both times, and the schedule must be continuous.
+    The result is float64. The equation is dy / d(sigma / alpha) = eps for y = x / alpha (Song et al. 2021,
+    eq. 14). It is solved by the method of Dormand and Prince of order 8, with asinh(sigma / alpha) as the
+    independent variable. sigma must be above 0 at both times, and the schedule must be continuous.
     """
     schedule = denoise.schedule
     now, then = schedule(t), schedule(s)

@@ -1,6 +1,6 @@
 """Parameterisations: the meaning of the output F of a network, such as the noise or the velocity.
 
-Each gives the coefficients of x0 = skip * x_t + out * F(inp * x_t, conditioning) at a noise level.
+Each returns the coefficients of x0 = skip * x_t + out * F(inp * x_t, conditioning) at a noise level.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ddim.errors import UserError
 
 @dataclass(frozen=True)
 class Scales:
-    """Coefficients shaped like the level: x0 = skip * x_t + out * F(inp * x_t, conditioning)."""
+    """Coefficients at a noise level: x0 = skip * x_t + out * F(inp * x_t, conditioning)."""
 
     skip: Tensor
     out: Tensor
@@ -28,7 +28,7 @@ class Parameterisation(Protocol):
     """The meaning of the network's output, as the coefficients at each noise level."""
 
     def __call__(self, at: Level) -> Scales:
-        """Return the coefficients at a noise level, with the shape of the level."""
+        """Return the coefficients at a noise level, with the shape of alpha and sigma."""
         ...
 
 
@@ -101,4 +101,4 @@ PARAMETERISATIONS: dict[str, type[Parameterisation]] = {
     "edm": PredictsEDM,
     "score": PredictsScore,
 }
-"""Every parameterisation by its name in a recipe."""
+"""All parameterisations, keyed by their names in a recipe."""

@@ -14,8 +14,9 @@ from ddim.diffusion.short_repr import ShortRepr
 class Prediction(ShortRepr):
     """Predicted clean images x0 and noise eps, both (B, C, H, W), with x_t = alpha * x0 + sigma * eps.
 
-    Networks that predict a variance also give `variance_mix`, of the same shape, in [0, 1]. It interpolates
-    the log-variance of a step, from the smallest at 0 to the largest at 1 (Nichol & Dhariwal 2021, eq. 15).
+    Networks that predict a variance also predict `variance_mix`, of the same shape, in [0, 1]. It
+    interpolates the log-variance of a step, from the smallest at 0 to the largest at 1 (Nichol & Dhariwal
+    2021, eq. 15).
     """
 
     x0: Tensor

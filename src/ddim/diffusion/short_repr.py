@@ -20,7 +20,7 @@ class ShortRepr:
 def short_values(values: Sequence[Any]) -> str:
     """Return the values separated by commas.
 
-    Of more than six values only the first two, their number and the last are shown.
+    If there are more than six values, only the first two, the number of values and the last are shown.
     """
     if len(values) > 6:
         return f"{values[0]!r}, {values[1]!r}, ... {len(values)} values ..., {values[-1]!r}"

@@ -1,4 +1,4 @@
-"""Time samplings: the distributions of the times, and so of the noise levels, of training."""
+"""Time samplings: distributions of the training times (timesteps), which determine the noise levels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ddim.errors import UserError, check_positive
 
 
 class TimeSampling(Protocol):
-    """The distribution of training times; one of your own needs `__call__` alone if it inherits from this."""
+    """The distribution of training times; your own only needs `__call__` if it inherits from this class."""
 
     @property
     def entries(self) -> int | None:
@@ -112,7 +112,7 @@ class LossAware(TableTimes):
 
     Nichol & Dhariwal 2021, eq. 18; the mean is over the last `history` losses at the entry. A fraction
     `uniform` of the draws is uniform. All draws are uniform until each entry has `history` losses. The loss
-    of a draw has weight 1 / (entries p_i), so that its expectation is that of uniform times.
+    of a draw has weight 1 / (entries p_i), so that the expected loss is the same as with uniform times.
 
     Attributes:
         entries: number of entries of the table.
@@ -175,7 +175,7 @@ class LossMemory:
             self.counts[index] += 1
 
     def state(self) -> dict[str, Tensor]:
-        """Return the tensors that a checkpoint saves, by name."""
+        """Return the tensors that a checkpoint saves, keyed by name."""
         return {"losses": self.losses, "counts": self.counts}
 
     def restore(self, state: dict[str, Tensor]) -> None:
@@ -190,4 +190,4 @@ TIME_SAMPLINGS: dict[str, type[TimeSampling]] = {
     "table_times": TableTimes,
     "loss_aware": LossAware,
 }
-"""Every time sampling by its name in a recipe."""
+"""All time samplings, keyed by their names in a recipe."""

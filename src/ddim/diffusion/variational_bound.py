@@ -24,10 +24,14 @@ Variance = Literal["small", "large", "learned"]
 
 
 def bound_posterior(schedule: Schedule, t: Tensor, s: Tensor, least: Tensor) -> Posterior:
-    """Return the posteriors of the steps from times t to times s, (B,) or (); s = 0 is the clean image.
+    """Return the posteriors of the steps from times t to times s.
 
-    For the step to the clean image, the small variance would be 0, which a learned variance cannot approach.
-    It is replaced by `least` (). Nichol & Dhariwal use the small variance of the step before.
+    Args:
+        schedule: the noise schedule.
+        t: the times (B,) or () before the steps.
+        s: the times, of the same shape, after the steps; s = 0 is the clean image.
+        least: the variance `small` () of a step to the clean image. It would be 0, which a learned variance
+            cannot approach. Nichol & Dhariwal use the variance `small` of the step before.
     """
     then = schedule(s)
     end = s <= 0
@@ -37,9 +41,14 @@ def bound_posterior(schedule: Schedule, t: Tensor, s: Tensor, least: Tensor) -> 
 
 
 def step_bits(p: Prediction, x_t: Tensor, x0: Tensor, q: Posterior, variance: Variance) -> Tensor:
-    """Return KL(q(x_s | x_t, x0) || p(x_s | x_t)) (B,) for images (B, C, H, W) and posteriors q () or (B,).
+    """Return KL(q(x_s | x_t, x0) || p(x_s | x_t)) (B,), in bits per dimension.
 
-    It is in bits per dimension.
+    Args:
+        p: the prediction of the network for x_t.
+        x_t: noisy images (B, C, H, W).
+        x0: clean images (B, C, H, W).
+        q: the posterior of the step, () or (B,).
+        variance: the variance of p(x_s | x_t).
     """
     q = _over(q, x_t)
     mean, wanted = (q.x_weight * x_t + q.x0_weight * image for image in (p.x0, x0))
@@ -51,6 +60,13 @@ def image_bits(p: Prediction, x0: Tensor, q: Posterior, variance: Variance, pixe
     """Return -log p(x0 | x_t) (B,), in bits per dimension, for the step q to the clean 8-bit image x0.
 
     The variance "small" is treated like "large", because q(x0 | x_t, x0) has variance 0.
+
+    Args:
+        p: the prediction of the network for x_t.
+        x0: clean 8-bit images (B, C, H, W), in model units.
+        q: the posterior of the step, () or (B,).
+        variance: the variance of p(x0 | x_t).
+        pixels: the map that defines the model units.
     """
     q = _over(q, x0)
     deviation = (_log_variance(p, q, "learned" if variance == "learned" else "large") / 2).exp()
@@ -59,7 +75,7 @@ def image_bits(p: Prediction, x0: Tensor, q: Posterior, variance: Variance, pixe
 
 
 def prior_bits(x0: Tensor, at: Level) -> Tensor:
-    """Return KL(q(x_1 | x0) || N(0, alpha^2 + sigma^2)) (B,) in bits per dimension, at the first level ()."""
+    """Return KL(q(x_1 | x0) || N(0, alpha^2 + sigma^2)) (B,), bits per dimension, at noise level `at` ()."""
     at = at.over(x0)
     start = (at.alpha**2 + at.sigma**2).log()
     return nats_to_bits(kl(at.alpha * x0, 2 * at.sigma.log(), torch.zeros_like(x0), start))
@@ -79,7 +95,7 @@ def _log_variance(p: Prediction, q: Posterior, variance: Variance) -> Tensor:
     if variance == "learned":
         if p.variance_mix is None:
             raise UserError(
-                "variance is learned, but this network predicts no variance: set net.outputs to 2"
+                'variance is "learned", but this network predicts no variance: set net.outputs to 2'
             )
         return q.log_variance(p.variance_mix)
     return q.log_variance(torch.full_like(p.x0, variance == "large"))

@@ -16,7 +16,7 @@ class Weighting(Protocol):
     """The weight of the loss at each noise level."""
 
     def __call__(self, at: Level) -> Tensor:
-        """Return the weights at a noise level, with the shape of the level."""
+        """Return the weights at a noise level, with the shape of alpha and sigma."""
         ...
 
 
@@ -35,7 +35,7 @@ class EDMWeight:
 
     Karras et al. 2022, table 1. With this weight, the squared error of the image equals the squared error of
     the network's output F under `PredictsEDM` (appendix B.6). The paper's other columns have lambda = 1 /
-    sigma^2. That is the unweighted squared error of the noise.
+    sigma^2, which is equivalent to the unweighted squared error of the noise.
 
     Attributes:
         sigma_data: standard deviation of the training images in model units.
@@ -52,4 +52,4 @@ class EDMWeight:
 
 
 WEIGHTINGS: dict[str, type[Weighting]] = {"unweighted": Unweighted, "edm_weight": EDMWeight}
-"""Every weighting by its name in a recipe."""
+"""All weightings, keyed by their names in a recipe."""

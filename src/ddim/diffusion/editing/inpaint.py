@@ -19,12 +19,12 @@ from ddim.errors import UserError
 
 @dataclass(frozen=True, repr=False)
 class Inpaint(ShortRepr, Sampler):
-    """A sampler that generates the image where `mask` is 1, and keeps the image `known` where it is 0.
+    """A sampler that generates the image where `mask` is 1, and keeps the image `known` where `mask` is 0.
 
     It is algorithm 1 of RePaint. Each step is an ancestral step in the masked part, and draws the known part
     from q(x_s | x0). The step is repeated `resample` times, with noise added back in between, so that the two
-    parts fit together. Sampling with N times takes resample * (N - 1) evaluations; the final sample takes one
-    more. Apply `paste` to the final sample.
+    parts fit together. Sampling with N times takes resample * (N - 1) network evaluations; the final sample
+    takes one more. Apply `paste` to the final sample.
 
     Attributes:
         known: images (B or 1, C, H, W) in model units.
@@ -43,7 +43,7 @@ class Inpaint(ShortRepr, Sampler):
             raise UserError(f"resample must be at least 1, got {self.resample}")
 
     def evaluations(self, levels: int) -> int:
-        """Return the number of network evaluations of a run; see `Sampler`."""
+        """Return the number of network evaluations of a sampling run; see `Sampler`."""
         return self.resample * (levels - 1) + 1
 
     @torch.no_grad()
@@ -70,14 +70,14 @@ class Inpaint(ShortRepr, Sampler):
         return mask * x0 + (1 - mask) * self.known.to(x0)
 
     def _join(self, x: Tensor, at: Level, noise: Noise) -> Tensor:
-        """Combine the masked part of x with the known part, to which noise of a scalar level is added."""
+        """Combine the masked part of x with the known part, to which noise is added up to level `at`."""
         mask = self.mask.to(x)
         known = at.noisy(self.known.to(x), noise.like(x))
         return mask * x + (1 - mask) * known
 
 
 def renoise(x: Tensor, now: Level, then: Level, noise: Noise) -> Tensor:
-    """Add noise to x (B, C, H, W) up to a noisier scalar level: return a draw from q(x_t | x_s)."""
+    """Add noise to x (B, C, H, W) from noise level `now` up to `then`: return a draw from q(x_t | x_s)."""
     scale = then.alpha / now.alpha
     fresh = (then.sigma**2 - (scale * now.sigma) ** 2).clamp(min=0).sqrt()
     return scale.to(x) * x + fresh.to(x) * noise.like(x)

@@ -16,9 +16,9 @@ def slerp(a: Tensor, b: Tensor, u: float) -> Tensor:
     samples have little detail (Song et al. 2021, appendix D.5).
 
     Raises:
-        UserError: if two latents are opposite, so that the great circle between them is not unique.
+        UserError: if two latents are opposite: the great circle between them is then not unique.
     """
-    # On the CPU, because not every device has float64.
+    # The CPU is used, because not every device has float64.
     flat = [v.cpu().double().flatten(1) for v in (a, b)]
     norms = [v.norm(dim=1, keepdim=True) for v in flat]
     p, q = (v / n.clamp(min=1e-300) for v, n in zip(flat, norms, strict=True))

@@ -45,17 +45,17 @@ def invert(
 ) -> Inverted:
     """Find the latents of images: run DDIM backwards through the times, from the image to noise.
 
-    The start is alpha * x0 at the last time, without noise, so that the result is deterministic. A DDIM step
+    The start is alpha * x0 at the last time, without noise; this makes the result deterministic. A DDIM step
     from x_t to x_s uses the slope eps(x_t) (Song et al. 2021, eq. 13); the backward step knows only x_s.
     Without `exact`, eps(x_t) is extrapolated linearly in log-SNR from the last two slopes. This takes N - 1
-    evaluations, and the error of inversion and restoration is of order 2. The common choice, the slope
-    eps(x_s), has order 1.
+    network evaluations, and the error of inversion and restoration is of order 2. The common choice, the
+    slope eps(x_s), has order 1.
 
     Args:
         denoise: the model.
         x0: images (B, C, H, W) in model units.
-        times: the decreasing times (N,) of a sampling run; the latents are those at times[0].
-        exact: solve x_t = move(x_s, eps(x_t)) at each step by iteration.
+        times: the decreasing times (N,) of a sampling run; the latents belong to times[0].
+        exact: whether to solve x_t = move(x_s, eps(x_t)) at each step by iteration.
         tolerance: an exact step has converged if no pixel changes by more than this, in model units.
         rounds: the largest number of iterations of an exact step. Steps that are too long do not converge.
 
@@ -74,7 +74,7 @@ def invert(
     past: deque[tuple[Tensor, Tensor]] = deque(maxlen=2)  # (log-SNR, slope)
     for s, t in pairwise(times.flip(0)):
         then, now = schedule(s), schedule(t)
-        if then.log_snr == now.log_snr:  # two times with the same level of a table
+        if then.log_snr == now.log_snr:  # two times with the same noise level of a table
             continue
         x_s = x
         past.append((then.log_snr, denoise(x_s, s).eps))

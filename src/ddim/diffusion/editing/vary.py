@@ -25,7 +25,7 @@ def vary(
         denoise: the model.
         x0: images (B, C, H, W) in model units.
         strength: the time at which sampling starts, in (0, 1].
-        times: decreasing times (N,) of a full sampling run; those below `strength` are used.
+        times: decreasing times (N,) of a full sampling run; only times below `strength` are used.
         sampler: the sampler.
         noise: the random streams, one for each image.
 

@@ -38,4 +38,4 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "dpm_solver": DPMSolver,
     "unipc": UniPC,
 }
-"""Every sampler by its name in a recipe."""
+"""All samplers, keyed by their names in a recipe."""

@@ -25,29 +25,30 @@ _RUNGE_KUTTA: dict[int, tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]]
     3: (((1 / 2,), (-1, 2)), (1 / 6, 2 / 3, 1 / 6)),
     4: (((1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
 }
-"""Runge-Kutta methods by order (Kutta 1901): weights of the earlier slopes in each stage, and in the step."""
+"""Runge-Kutta methods (Kutta 1901), keyed by order: weights of the slopes in each stage and in the step."""
 
 
 @dataclass(frozen=True)
 class AdamsBashforth(Sampler):
     """Adams-Bashforth method: the polynomial through the last `order` slopes, integrated over the step.
 
-    The variable of the polynomial is sigma / alpha. With `steps` "unequal" it goes through the slopes at
-    their actual noise levels. "equal" uses the textbook weights for equal steps on any grid, as Béres'
-    multistep sampler and iPNDM do (Liu et al. 2022, eq. 9). If the steps in sigma / alpha are not equal, this
-    has order 2 at most. If the step size does not change smoothly, it has order 1.
+    The variable of the polynomial is sigma / alpha. If `steps` is "unequal", the polynomial goes through the
+    slopes at their actual noise levels. If it is "equal", the textbook weights for equal steps are used on
+    any grid, as in Béres' multistep sampler and iPNDM (Liu et al. 2022, eq. 9). If the steps in sigma / alpha
+    are not equal, "equal" has order 2 at most. If the step size does not change smoothly, it has order 1.
 
     `start` defines the first steps, which have no earlier slopes. "ramp" uses orders 1, 2, 3, ...; its first
     step limits the whole run to order 2. "exact" keeps the full order: it begins with order - 2 steps of a
-    Runge-Kutta method of order `order` - 1, each with order - 2 additional evaluations. A table whose `read`
-    is "floor" has no levels between its entries; there these steps have order 1.
+    Runge-Kutta method of order `order` - 1, each with order - 2 additional evaluations. On a table whose
+    `read` is "floor", which has no noise levels between its entries, these steps have order 1.
 
-    Sampling with N times takes N - 1 evaluations plus those of the start. The final sample takes one more.
+    Sampling with N times takes N - 1 network evaluations, plus the additional evaluations of the start. The
+    final sample takes one more.
 
     Attributes:
         order: number of slopes that each step uses, 1 to 5.
-        steps: whether the weights follow the actual steps (unequal) or are those of equal steps.
-        start: how the first steps are made: with lower orders, or with additional evaluations.
+        steps: "unequal" computes the weights from the actual step sizes, "equal" assumes equal steps.
+        start: "ramp" makes the first steps with lower orders, "exact" with additional evaluations.
     """
 
     order: int = 2
@@ -64,7 +65,7 @@ class AdamsBashforth(Sampler):
         return max(0, self.order - 2) if self.start == "exact" else 0
 
     def evaluations(self, levels: int) -> int:
-        """Return the number of network evaluations of a run; see `Sampler`."""
+        """Return the number of network evaluations of a sampling run; see `Sampler`."""
         return levels + min(self._single_steps, levels - 1) * (self.order - 2)
 
     @torch.no_grad()
@@ -78,7 +79,7 @@ class AdamsBashforth(Sampler):
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
             p = denoise(x, t)
-            if now.noise_to_signal == then.noise_to_signal:  # two times with the same level of a table
+            if now.noise_to_signal == then.noise_to_signal:  # two times with the same noise level of a table
                 yield State(x, s.item(), p.x0)
                 continue
             past.append((now.noise_to_signal, p.eps))
@@ -103,7 +104,7 @@ class AdamsBashforth(Sampler):
 def _runge_kutta_slope(
     denoise: Denoiser, x: Tensor, t: Tensor, s: Tensor, first: Tensor, order: int
 ) -> Tensor:
-    """Return the mean slope of the step from x at time t to time s, by the Runge-Kutta method of this order.
+    """Return the mean slope of the step from x at time t to time s, by the Runge-Kutta method of `order`.
 
     `first` is the slope at time t.
     """

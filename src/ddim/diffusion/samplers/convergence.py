@@ -72,7 +72,7 @@ def convergence_order(levels: Sequence[int], errors: Sequence[float]) -> float:
     """Return the order of convergence: the slope of log(error) as a function of log(step size).
 
     Args:
-        levels: the number of times of each run; the steps are one fewer.
+        levels: the number of times of each run, which is the number of steps plus 1.
         errors: the error of each run.
 
     Returns:

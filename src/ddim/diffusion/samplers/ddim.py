@@ -20,7 +20,8 @@ from ddim.errors import UserError
 class DDIM(Sampler):
     """DDIM (Song et al. 2021, eq. 12 and 16): eta 0 is deterministic, eta 1 is ancestral sampling (DDPM).
 
-    It works for any schedule. Sampling with N times takes N - 1 evaluations; the final sample takes one more.
+    It works for any schedule. Sampling with N times takes N - 1 network evaluations; the final sample takes
+    one more.
 
     Attributes:
         eta: amount of noise that each step adds: 0 is deterministic, 1 is DDPM.
@@ -34,10 +35,10 @@ class DDIM(Sampler):
 
     @property
     def stochastic(self) -> bool:
-        """Whether a run draws noise; see `Sampler`."""
+        """Whether sampling draws noise; see `Sampler`."""
         return self.eta > 0
 
-    # A decorator, because a `with` around a yield would leave gradients off in the caller.
+    # `no_grad` is a decorator, because a `with` around a yield would leave gradients off in the caller.
     @torch.no_grad()
     def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
         """Yield one state for each time; see `Sampler`."""
@@ -46,7 +47,7 @@ class DDIM(Sampler):
         times = as_double(times)
         yield State(x, times[0].item(), torch.zeros_like(x))
         for t, s in pairwise(times):
-            # In float64, because on a fine grid the rates at t and s are almost equal.
+            # The rates stay in float64, because on a fine grid the rates at t and s are almost equal.
             now, then = denoise.schedule(t), denoise.schedule(s)
             ratio = (now.alpha * then.sigma) / (then.alpha * now.sigma)
             fresh = self.eta * then.sigma * (1 - ratio**2).clamp(min=0).sqrt()

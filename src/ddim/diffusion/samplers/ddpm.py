@@ -22,11 +22,14 @@ from ddim.errors import UserError
 class DDPM(Sampler):
     """Ancestral sampling, DDPM (Ho et al. 2020, algorithm 2), between any two times t > s.
 
-    `variance` is the variance of a step. "small" is that of q(x_s | x_t, x0), optimal if all data are one
-    image. "large" is beta, optimal for normal data of unit variance. "learned" interpolates between their
-    logarithms, by an output of the network for each pixel (Nichol & Dhariwal 2021, eq. 15).
+    `variance` is the variance of a step:
 
-    Sampling with N times takes N - 1 evaluations; the final sample takes one more.
+    - "small": the variance of q(x_s | x_t, x0), optimal if all data are one image.
+    - "large": beta, optimal for normal data of unit variance.
+    - "learned": between both; the network predicts for each pixel how to interpolate their logarithms
+      (Nichol & Dhariwal 2021, eq. 15).
+
+    Sampling with N times takes N - 1 network evaluations; the final sample takes one more.
 
     Attributes:
         variance: variance of a step; "learned" needs a network that was trained to predict it.
@@ -57,7 +60,8 @@ class DDPM(Sampler):
             p = denoise(x, t)
             if self.variance == "learned" and p.variance_mix is None:
                 raise UserError(
-                    "sampler.variance is learned, but this network predicts no variance: give small or large"
+                    'sampler.variance is "learned", but this network predicts no variance: give "small" or '
+                    '"large"'
                 )
             mean = q.x_weight.to(x) * x + q.x0_weight.to(x) * p.x0
             if p.variance_mix is not None and self.variance == "learned":

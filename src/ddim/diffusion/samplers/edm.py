@@ -24,17 +24,17 @@ class EDM(Sampler):
 
     It works with sigma / alpha, and so for any schedule. A step of order 2 evaluates the network twice: at
     its start, and after the fraction `alpha` of the step. An alpha of 1 is Heun's method, 1/2 the midpoint
-    method, 2/3 Ralston's method. Order 1 is Euler's method. Sampling with N times takes 2 (N - 1)
+    method, 2/3 Ralston's method. Order 1 is Euler's method. Sampling with N times takes 2 (N - 1) network
     evaluations, or N - 1 for order 1. The final sample takes one more.
 
-    `s_churn`, `s_min`, `s_max` and `s_noise` are those of the paper. Before each step, "churn" adds noise and
-    moves to a noisier time. It happens if sigma / alpha lies between `s_min` and `s_max` (None: no upper
-    limit). `s_churn` is the amount of noise, `s_noise` its standard deviation. The noisier time is at most 1;
-    on a table whose `read` is "floor" it is rounded up to an entry. There is no churn before the final
-    sample, unlike in algorithm 2 at i = N - 1.
+    `s_churn`, `s_min`, `s_max` and `s_noise` are parameters of the paper. Before each step, "churn" adds
+    noise and moves to a noisier time. Churn happens if sigma / alpha lies between `s_min` and `s_max` (None:
+    no upper limit). `s_churn` is the amount of noise, `s_noise` its standard deviation. The noisier time is
+    at most 1; on a table whose `read` is "floor" it is rounded up to an entry. There is no churn before the
+    final sample, unlike in algorithm 2 at i = N - 1.
 
     Attributes:
-        order: 1 for Euler's method, 2 for two evaluations in each step.
+        order: 1 for Euler's method, 2 for two network evaluations in each step.
         alpha: fraction of the step at which the second evaluation takes place: 1 is Heun's method.
         s_churn: amount of noise that steps add; 0 is deterministic.
         s_min: lowest noise level, sigma / alpha, at which noise is added.
@@ -66,11 +66,11 @@ class EDM(Sampler):
 
     @property
     def stochastic(self) -> bool:
-        """Whether a run draws noise; see `Sampler`."""
+        """Whether sampling draws noise; see `Sampler`."""
         return self.s_churn > 0
 
     def evaluations(self, levels: int) -> int:
-        """Return the number of network evaluations of a run; see `Sampler`."""
+        """Return the number of network evaluations of a sampling run; see `Sampler`."""
         return self.order * (levels - 1) + 1
 
     @torch.no_grad()
@@ -90,7 +90,7 @@ class EDM(Sampler):
                 where = s if self.alpha == 1 else time_of_ratio(schedule, torch.lerp(begin, end, self.alpha))
                 at = schedule(where)
                 q = denoise(move(x, p.eps, now, at), where)
-                # The actual fraction: it can differ from alpha, as a table has no level between entries.
+                # The actual fraction differs from alpha if a table has no noise level between its entries.
                 part = (at.noise_to_signal - begin) / (end - begin)
                 if part > 0:
                     slope = p.eps + (q.eps - p.eps) / (2 * part).to(x)
@@ -100,7 +100,7 @@ class EDM(Sampler):
     def _churn(
         self, denoise: Denoiser, x: Tensor, t: Tensor, levels: int, noise: Noise
     ) -> tuple[Tensor, Tensor]:
-        """Add noise to x at time t; return it and its noisier time (algorithm 2, lines 4 to 6)."""
+        """Add noise to x at time t; return the noisier x and its time (algorithm 2, lines 4 to 6)."""
         schedule = denoise.schedule
         now = schedule(t)
         ratio = now.noise_to_signal

@@ -5,9 +5,9 @@ With lambda = log(alpha / sigma) and h = lambda_s - lambda_t, the exact solution
     x_s = (sigma_s / sigma_t) e^(-eta h) x_t + alpha_s (1 + eta) int_0^h e^(-(1 + eta)(h - tau)) x0 dtau
           + sigma_s sqrt(1 - e^(-2 eta h)) z.
 
-eta = 0 is the probability flow (Lu et al. 2022b, proposition 4.1), eta = 1 the SDE of that paper; other
-values are from k-diffusion. In the integral, x0 along the path is not known. It is replaced by the polynomial
-through the clean images predicted at the last noise levels.
+eta = 0 is the probability flow (Lu et al. 2022b, proposition 4.1), eta = 1 is the SDE of the same paper;
+other values are from k-diffusion. In the integral, x0 along the path is not known. It is replaced by the
+polynomial through the clean images predicted at the last noise levels.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ddim.diffusion.schedules import Level, as_double
 from ddim.errors import UserError
 
 Known = tuple[Tensor, Tensor]
-"""lambda (a scalar) of a noise level, and the clean images (B, C, H, W) predicted at that level."""
+"""lambda (a scalar) of a noise level, and the clean images (B, C, H, W) predicted at this noise level."""
 
 _GAUSS = torch.from_numpy(np.stack(np.polynomial.legendre.leggauss(24)))
 _NODES, _WEIGHTS = (1 + _GAUSS[0]) / 2, _GAUSS[1] / 2
@@ -41,21 +41,21 @@ _MOST = 3
 class DPMSolver(Sampler):
     """DPM-Solver++, the multistep methods 2M and 3M, and their stochastic variants (Lu et al. 2022b).
 
-    `eta` is the amount of noise that each step adds. 0 is deterministic, 1 gives the paper's SDE variants.
-    Other values, and stochastic variants of order 3, are those of k-diffusion.
+    `eta` is the amount of noise that each step adds. 0 is deterministic, 1 is the paper's SDE variant. Other
+    values, and stochastic variants of order 3, are from k-diffusion.
 
     `start` defines the first steps of order 3. "ramp" uses orders 1 and 2, as published; its first step
     limits the deterministic method to order 2. "exact" begins with one single step of order 2 (2S). This
     costs one more evaluation and keeps order 3.
 
-    Sampling with N times takes N - 1 evaluations, plus one for an "exact" start. The final sample takes one
-    more. The 3M of diffusers and k-diffusion differs from this one: its weight of the second difference is
-    half of the exact one, so it has order 2 with any start.
+    Sampling with N times takes N - 1 network evaluations, plus one for an "exact" start. The final sample
+    takes one more. The method 3M of diffusers and k-diffusion differs from this method: its weight of the
+    second difference is half of the exact weight, so it has order 2 with any start.
 
     Attributes:
         order: 1, 2 or 3.
         eta: amount of noise that each step adds: 0 is deterministic, 1 is the stochastic variant.
-        start: how the first steps of order 3 are made: with lower orders, or with one more evaluation.
+        start: "ramp" begins a run of order 3 with lower orders, "exact" with one more evaluation.
     """
 
     order: int = 2
@@ -69,11 +69,11 @@ class DPMSolver(Sampler):
 
     @property
     def stochastic(self) -> bool:
-        """Whether a run draws noise; see `Sampler`."""
+        """Whether sampling draws noise; see `Sampler`."""
         return self.eta > 0
 
     def evaluations(self, levels: int) -> int:
-        """Return the number of network evaluations of a run; see `Sampler`."""
+        """Return the number of network evaluations of a sampling run; see `Sampler`."""
         return levels + (self.order == _MOST and self.start == "exact" and levels > 1)
 
     @torch.no_grad()
@@ -87,13 +87,13 @@ class DPMSolver(Sampler):
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
             p = denoise(x, t)
-            if half_log_snr(now) == half_log_snr(then):  # two times with the same level of a table
+            if half_log_snr(now) == half_log_snr(then):  # two times with the same noise level of a table
                 yield State(x, s.item(), p.x0)
                 continue
             past.append((half_log_snr(now), p.x0))
             used = [*past]
             if len(past) == 1 and self.order == _MOST and self.start == "exact":
-                # An additional evaluation in the middle of the step, reached by a step of order 1.
+                # The network is also evaluated in the middle of the step, which a step of order 1 reaches.
                 middle = denoise.schedule.inverse(half_log_snr(now) + half_log_snr(then))
                 at = denoise.schedule(middle)
                 if half_log_snr(at) != half_log_snr(now):
@@ -111,7 +111,7 @@ class UniPC(Sampler):
 
     The predictor of each step uses the last `order` predictions of the network. The next evaluation, at the
     end of the step, also corrects the step; this needs no additional evaluation. The order of convergence is
-    `order` + 1, but at most 3, because the first step limits it. Sampling with N times takes N - 1
+    `order` + 1, but at most 3, because the first step limits it. Sampling with N times takes N - 1 network
     evaluations; the final sample takes one more.
 
     `variant` is the paper's B(h): "bh1" is h, "bh2" is e^h - 1. It matters only for steps that use exactly
@@ -119,7 +119,7 @@ class UniPC(Sampler):
 
     Attributes:
         order: number of predictions that the predictor uses.
-        variant: the paper's B(h), bh1 or bh2.
+        variant: the paper's B(h): "bh1" is h, "bh2" is e^h - 1.
     """
 
     order: int = 3
@@ -143,7 +143,7 @@ class UniPC(Sampler):
                 known = [*past, (half_log_snr(now), p.x0)]
                 x = exponential_step(before[1], known, before[0], now, variant=self.variant)
             yield State(x, t.item(), past[-1][1] if past else torch.zeros_like(x))
-            if half_log_snr(now) == half_log_snr(then):  # two times with the same level of a table
+            if half_log_snr(now) == half_log_snr(then):  # two times with the same noise level of a table
                 before = None
                 continue
             past.append((half_log_snr(now), p.x0))
@@ -168,8 +168,8 @@ def exponential_step(
     """Move images from one noise level to another, without the noise that is added if eta is above 0.
 
     Args:
-        x: noisy images (B, C, H, W) at level `now`.
-        known: lambda and predicted clean images of earlier levels; x0 is the polynomial through them.
+        x: noisy images (B, C, H, W) at noise level `now`.
+        known: lambda and predicted clean images of earlier noise levels; x0 is the polynomial through them.
         now: the scalar noise level of x.
         then: the scalar noise level to which x is moved.
         eta: the amount of noise, as in `DPMSolver`.
@@ -178,7 +178,7 @@ def exponential_step(
             h^3.
 
     Returns:
-        The images (B, C, H, W) at level `then`.
+        The images (B, C, H, W) at noise level `then`.
     """
     h = half_log_snr(then) - half_log_snr(now)
     nodes = (torch.stack([level for level, _ in known]) - half_log_snr(now)) / h

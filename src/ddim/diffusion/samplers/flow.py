@@ -11,10 +11,10 @@ from ddim.diffusion.schedules import Level, Schedule
 
 
 def move(x: Tensor, slope: Tensor, now: Level, then: Level) -> Tensor:
-    """Move x (B, C, H, W) from a scalar noise level to another with a slope d(x / alpha) / d(sigma / alpha).
+    """Move x (B, C, H, W) from noise level `now` to `then` with a slope d(x / alpha) / d(sigma / alpha).
 
-    With the slope eps this is a step of DDIM (Song et al. 2021, eq. 13). The levels are float64, because on a
-    fine grid neighbouring rates are almost equal.
+    With the slope eps this is a step of DDIM (Song et al. 2021, eq. 13). The noise levels are scalars in
+    float64, because on a fine grid neighbouring rates are almost equal.
     """
     scale = then.alpha / now.alpha
     return scale.to(x) * x + (then.sigma - scale * now.sigma).to(x) * slope

@@ -33,11 +33,11 @@ class State(ShortRepr):
 
 
 class Sampler(Protocol):
-    """A sampler: a frozen value; a call is a generator that yields one state for each time of the grid."""
+    """A sampler: a frozen dataclass whose call is a generator of states, one for each time of the grid."""
 
     @property
     def stochastic(self) -> bool:
-        """Whether steps add noise, so that samples depend on more than the initial noise."""
+        """Whether steps add noise; samples then depend on more than the initial noise."""
         return False
 
     @property
@@ -46,7 +46,7 @@ class Sampler(Protocol):
         return False
 
     def evaluations(self, levels: int) -> int:
-        """Return the number of network evaluations of a run, including that of `final_sample`.
+        """Return the number of network evaluations of a sampling run, including the one of `final_sample`.
 
         `levels` is the number of different noise levels of the grid.
         """
@@ -62,7 +62,7 @@ class Sampler(Protocol):
             noise: the random streams, one for each image; they are used only if the sampler is stochastic.
 
         Yields:
-            N states, one for each time; the first holds x. `final_sample` turns the last one into samples.
+            N states, one for each time; the first holds x. `final_sample` turns the last state into samples.
         """
         ...
 
@@ -94,5 +94,5 @@ def last_state(states: Iterable[State]) -> State:
 
 @torch.no_grad()
 def final_sample(denoise: Denoiser, state: State) -> Tensor:
-    """Return the samples (B, C, H, W) in model units: the step to sigma = 0, by one network evaluation."""
+    """Return the samples (B, C, H, W) in model units: a step to sigma = 0, with one network evaluation."""
     return denoise(state.x, torch.tensor(state.t, dtype=torch.float64)).x0

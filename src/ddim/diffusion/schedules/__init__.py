@@ -33,9 +33,9 @@ __all__ = [
 
 
 class Schedule(Protocol):
-    """A noise schedule: a frozen value, called with times. The log-SNR never increases with t.
+    """A noise schedule: a frozen dataclass that is called with times. The log-SNR never increases with t.
 
-    A schedule of your own needs `__call__` alone if its class inherits from this one:
+    A schedule of your own only needs `__call__` if its class inherits from this class:
 
         @dataclass(frozen=True)
         class Straight(ddim.Schedule):
@@ -56,7 +56,7 @@ class Schedule(Protocol):
     def inverse(self, log_snr: Tensor | float) -> Tensor:
         """Return the earliest time at which the log-SNR is at most this value: float64, clamped to [0, 1].
 
-        By default it is found by bisection, to the last bit.
+        The default implementation finds it by bisection, to the last bit.
         """
         wanted = as_double(log_snr)
         early, late = torch.zeros_like(wanted), torch.ones_like(wanted)
@@ -75,4 +75,4 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "linear_in": LinearIn,
     "karras_sigma": KarrasSigma,
 }
-"""Every kind of schedule by its name in a recipe."""
+"""All schedules, keyed by their names in a recipe."""

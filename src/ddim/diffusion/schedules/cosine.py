@@ -16,8 +16,8 @@ from ddim.errors import UserError
 class Cosine:
     """alpha = cos and sigma = sin of an angle that grows linearly with t, between two signal rates.
 
-    The schedule of Béres' Keras example, after Nichol & Dhariwal 2021, eq. 17. With the original bounds, 0.95
-    and 0.02, the image at t = 0 is not clean: sigma(0) = 0.31.
+    This is the schedule of Béres' Keras example, after Nichol & Dhariwal 2021, eq. 17. With the original
+    bounds, 0.95 and 0.02, the image at t = 0 is not clean: sigma(0) = 0.31.
 
     Attributes:
         min_signal: signal rate alpha at t = 1.
@@ -36,7 +36,7 @@ class Cosine:
             )
 
     def __call__(self, t: Tensor | float) -> Level:
-        """Return the level at times t; see `Schedule`."""
+        """Return the noise level at times t; see `Schedule`."""
         start, end = math.acos(self.max_signal), math.acos(self.min_signal)
         angle = start + as_double(t) * (end - start)
         return Level(angle.cos(), angle.sin())

@@ -21,8 +21,8 @@ class KarrasSigma:
     is above sigma_min, because no grid contains t = 0.
 
     Attributes:
-        sigma_min: noise level at t = 0.
-        sigma_max: noise level at t = 1.
+        sigma_min: noise rate sigma at t = 0.
+        sigma_max: noise rate sigma at t = 1.
         rho: larger values bring more of the times close to `sigma_min`; None for equal steps of log sigma.
     """
 
@@ -40,7 +40,7 @@ class KarrasSigma:
             )
 
     def __call__(self, t: Tensor | float) -> Level:
-        """Return the level at times t; see `Schedule`."""
+        """Return the noise level at times t; see `Schedule`."""
         low, high = self._ends
         root = low + as_double(t) * (high - low)
         sigma = root.exp() if self.rho is None else root**self.rho

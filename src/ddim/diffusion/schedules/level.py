@@ -1,4 +1,4 @@
-"""Noise levels: the signal rate and the noise rate at a time, and the noisy images that they give."""
+"""Noise levels: the signal rate and the noise rate at a time, with which noisy images are made."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class Level:
         return self.sigma / self.alpha
 
     def over(self, x: Tensor) -> Level:
-        """Return the level, scalar or (B,), as (1 or B, 1, 1, 1) with the dtype and device of x."""
+        """Return the noise level, () or (B,), as (1 or B, 1, 1, 1) with the dtype and device of x."""
         shape = (-1,) + (1,) * (x.ndim - 1)
         return Level(self.alpha.reshape(shape).to(x), self.sigma.reshape(shape).to(x))
 
     def noisy(self, x0: Tensor, eps: Tensor) -> Tensor:
-        """Return noisy images x_t = alpha * x0 + sigma * eps, all (B, C, H, W), at a scalar or (B,) level."""
+        """Return noisy images x_t = alpha * x0 + sigma * eps, all (B, C, H, W); alpha, sigma: () or (B,)."""
         at = self.over(x0)
         return at.alpha * x0 + at.sigma * eps
 
 
 def variance_preserving(log_snr: Tensor) -> Level:
-    """Return the level with this log-SNR and alpha^2 + sigma^2 = 1 (Kingma et al. 2021, section 3.2)."""
+    """Return the noise level with this log-SNR and alpha^2 + sigma^2 = 1 (Kingma et al. 2021, sect. 3.2)."""
     log_snr = log_snr.double()
     return Level(log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt())
 

@@ -33,7 +33,7 @@ class LinearBeta:
             raise UserError(f"LinearBeta needs 0 < low < high, got {self.low} and {self.high}")
 
     def __call__(self, t: Tensor | float) -> Level:
-        """Return the level at times t; see `Schedule`."""
+        """Return the noise level at times t; see `Schedule`."""
         integral = self._integral(as_double(t))
         return Level((-integral / 2).exp(), (-torch.expm1(-integral)).sqrt())
 

@@ -38,9 +38,9 @@ The quantities are sigma^2, atan(sigma / alpha), the log-SNR itself, log sigma^2
 
 @dataclass(frozen=True)
 class LinearIn:
-    """A `quantity` of the level is linear in t, from log-SNR `start` to `end`; alpha^2 + sigma^2 = 1.
+    """A `quantity` of the noise level is linear in t, from log-SNR `start` to `end`; alpha^2 + sigma^2 = 1.
 
-    These are Béres' seven schedules (clear-diffusion-keras 2022), by `quantity`:
+    `quantity` chooses one of Béres' seven schedules (clear-diffusion-keras 2022):
 
     - "noise_power": sigma^2 is linear in t.
     - "angle": atan(sigma / alpha) is linear, as in the cosine schedule.
@@ -70,7 +70,7 @@ class LinearIn:
             raise UserError(f"LinearIn needs 36 >= start > end >= -36, got {self.start} and {self.end}")
 
     def __call__(self, t: Tensor | float) -> Level:
-        """Return the level at times t; see `Schedule`."""
+        """Return the noise level at times t; see `Schedule`."""
         t = as_double(t)
         first, last = self._ends
         part = {"noise_step": t * (2 - t), "signal_step": t**2}.get(self.quantity, t)

@@ -18,23 +18,16 @@ from ddim.errors import UserError
 class _Table:
     """A table of `entries` noise levels with alpha_i^2 = prod (1 - beta); a subclass defines the betas.
 
-    `clip` limits the levels. "none" does not limit them. "rates" clamps the signal rate alpha to [min_signal,
-    max_signal]. "powers" clamps alpha^2 to the same interval, as the torch/luz repository does. In the
-    default linear table, 38 % of the entries then have the same level (alpha = 0.141).
-
-    `read` defines the level at a time between two entries. "floor" takes entry floor((entries - 1) t), as in
-    torch/luz. "log_snr" interpolates the log-SNR linearly; entry i, counted from 0, is at t = (i + 1) /
-    entries. Times before the first entry have the level of that entry, except t = 0, which is the clean
-    image.
+    See `Linear` for the options `clip` and `read`.
 
     Attributes:
         entries: number of noise levels in the table.
         first: beta of the cleanest entry.
         last: beta of the noisiest entry.
-        clip: what is clamped to [min_signal, max_signal]: nothing, the rate alpha, or its square.
+        clip: "rates" clamps alpha to [min_signal, max_signal], "powers" clamps alpha^2, "none" neither.
         min_signal: lower end of the clamp.
         max_signal: upper end of the clamp.
-        read: the level between two entries: that of the cleaner entry, or linear in log-SNR.
+        read: between two entries, "floor" takes the cleaner one, "log_snr" interpolates the log-SNR linearly.
     """
 
     entries: int = 1000
@@ -58,21 +51,21 @@ class _Table:
             )
 
     def __call__(self, t: Tensor | float) -> Level:
-        """Return the level at times t; see `Schedule`."""
+        """Return the noise level at times t; see `Schedule`."""
         t = as_double(t).cpu()
         if self.read == "floor":
             power = self.powers[(t * (self.entries - 1)).long()]
             return Level(power.sqrt(), (1 - power).sqrt())
-        # The first entry is the cleanest level that a network sees.
+        # The first entry is the cleanest noise level on which a network is evaluated.
         position = (t * self.entries - 1).clamp(min=0)
         below = position.floor().clamp(0, self.entries - 2).long()
         log_snr = torch.lerp(self._log_snr[below], self._log_snr[below + 1], position - below)
         return variance_preserving(torch.where(t > 0, log_snr, torch.inf))
 
     def inverse(self, log_snr: Tensor | float) -> Tensor:
-        """Return the time of a log-SNR; see `Schedule`. With "log_snr" it is at least 1 / entries."""
+        """Return the time of a log-SNR; see `Schedule`. With `read` "log_snr", it is at least 1 / entries."""
         wanted = -as_double(log_snr).cpu().contiguous()
-        # The first entry whose log-SNR is not above the wanted one, up to 1e-9 of rounding.
+        # `index` is the first entry whose log-SNR is at most the wanted log-SNR, with 1e-9 for rounding.
         index = torch.searchsorted(-self._log_snr, wanted - 1e-9)
         if self.read == "floor":
             # The product with entries - 1 must not round down to the entry before.
@@ -82,7 +75,7 @@ class _Table:
             return torch.where(index > 0, t, 0.0).clamp(0, 1)
         below = (index - 1).clamp(0, self.entries - 2)
         high, low = self._log_snr[below], self._log_snr[below + 1]
-        # Equal neighbours are a plateau that the clip produced; its time is that of its first entry.
+        # Equal neighbours are a plateau that the clip produced; its time is the time of its first entry.
         part = torch.where(high > low, (high + wanted) / (high - low), torch.where(index > 0, 1.0, 0.0))
         return ((below + 1 + part) / self.entries).clamp(1 / self.entries, 1)
 
@@ -112,10 +105,29 @@ class _Table:
 class Linear(_Table):
     """DDPM's table: beta_i linear from `first` to `last` over `entries` (Ho et al. 2020, section 4).
 
-    alpha_i^2 = prod (1 - beta). `clip` clamps nothing ("none"), the signal rate alpha ("rates"), or alpha^2
-    ("powers", as in the torch/luz repository) to [min_signal, max_signal]. `read` defines the level at a time
-    between two entries: "floor" takes entry floor((entries - 1) t); "log_snr" is linear in log-SNR, with
-    entry i, counted from 0, at t = (i + 1) / entries.
+    The signal power alpha_i^2 is the product of 1 - beta over all entries up to i.
+
+    `clip` limits the signal rate alpha:
+
+    - "none": alpha is not limited.
+    - "rates": alpha is clamped to [min_signal, max_signal].
+    - "powers": alpha^2 is clamped to this interval, as in the torch/luz repository. In the default table,
+      38 % of the entries then have the same noise level (alpha = 0.141).
+
+    `read` defines the noise level at a time between two entries:
+
+    - "floor": the noise level of entry floor((entries - 1) t), as in torch/luz.
+    - "log_snr": linear interpolation of the log-SNR; entry i, counted from 0, is at t = (i + 1) / entries.
+      Times before the first entry have its noise level, except t = 0, which is the clean image.
+
+    Attributes:
+        entries: number of noise levels in the table.
+        first: beta of the cleanest entry.
+        last: beta of the noisiest entry.
+        clip: "rates" clamps alpha to [min_signal, max_signal], "powers" clamps alpha^2, "none" neither.
+        min_signal: lower end of the clamp.
+        max_signal: upper end of the clamp.
+        read: between two entries, "floor" takes the cleaner one, "log_snr" interpolates the log-SNR linearly.
     """
 
     def _betas(self) -> Tensor:
@@ -126,17 +138,17 @@ class Linear(_Table):
 class BetaTable(_Table):
     """Other tables of beta; `entries`, `clip` and `read` are as in `Linear`.
 
-    By `betas`; all but the first are in the code of Ho et al. 2020:
+    `betas` chooses the formula of beta; all formulas but "cosine" are in the code of Ho et al. 2020:
 
     - "cosine": alpha is the cosine of the time with an offset of 0.008, and beta is at most 0.999 (Nichol &
       Dhariwal 2021, eq. 17).
     - "quad": the square root of beta is linear, from `first` to `last`.
     - "sigmoid": beta follows the sigmoid function on [-6, 6], from `first` to `last`.
     - "const": beta is `last` at every entry.
-    - "jsd": beta is 1 / (entries - i), so that alpha^2 falls linearly to 0; this needs a `clip`.
+    - "jsd": beta is 1 / (entries - i). Then alpha^2 falls linearly to 0, which needs a `clip`.
 
     Attributes:
-        betas: how beta grows along the table.
+        betas: the formula of beta along the table.
     """
 
     betas: Literal["cosine", "quad", "const", "jsd", "sigmoid"] = "cosine"
@@ -145,8 +157,8 @@ class BetaTable(_Table):
         super().__post_init__()
         if self.betas == "jsd" and self.clip == "none":
             raise UserError(
-                "BetaTable needs a clip for betas jsd, because the last entry has no signal: give, for "
-                "example, clip rates with min_signal 0.001 and max_signal 1, got none"
+                'BetaTable needs a clip for betas "jsd", because the last entry has no signal: give, for '
+                'example, clip "rates" with min_signal 0.001 and max_signal 1, got clip "none"'
             )
 
     def _betas(self) -> Tensor:
