@@ -1,4 +1,4 @@
-"""The metrics by name, with the direction of better values and the number of images that each needs."""
+"""All metrics, keyed by name: whether lower values are better, and how many images each metric needs."""
 
 from __future__ import annotations
 

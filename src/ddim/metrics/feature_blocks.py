@@ -18,8 +18,8 @@ def check_features(what: str, generated: np.ndarray, reference: np.ndarray, leas
 
     Args:
         what: the name of the metric in the message.
-        generated: (N, d).
-        reference: (M, d).
+        generated: features (N, d) of generated images.
+        reference: features (M, d) of reference images.
         least: the smallest N and M that the metric allows.
 
     Raises:

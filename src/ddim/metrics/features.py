@@ -17,7 +17,7 @@ from ddim.files import atomic_file
 from ddim.metrics import efficientnet, inception
 from ddim.metrics.catalogue import DEFAULT, EXTRACTORS
 
-# For each extractor: its loader, a description of the resizing of images, and the number of features.
+# Each extractor has a loader, a description of the resizing of images, and a number of features.
 _NETWORKS = dict(
     zip(
         EXTRACTORS,
@@ -38,7 +38,7 @@ class Extractor:
 
     Attributes:
         name: its name in `EXTRACTORS`.
-        weights: the SHA-256 (hex) of its file of weights.
+        weights: the SHA-256 (hex) of its weights file.
         resize: a description of the resizing of images.
         dimensions: the number of features.
         network: (B, 3, H, W) float32 in [0, 255] -> (B, dimensions).
@@ -75,7 +75,7 @@ def load_extractor(name: str = DEFAULT, weights: str | Path | None = None) -> Ex
         weights: the file of weights; None searches the cache and downloads missing weights.
 
     Raises:
-        UserError: if there is no such extractor, or its weights are missing or not the published ones.
+        UserError: if there is no such extractor, or its weights are missing or not the published weights.
     """
     if name == _KERAS:
         raise UserError(

@@ -30,20 +30,20 @@ def fid_infinity(
     """Extrapolate FID to infinitely many generated images.
 
     The bias of FID is linear in 1 / N (Chong & Forsyth 2020). The generated images, shuffled by `seed`, are
-    cut into 1, 2 ... 5 parts. A line in 1 / N is fitted to the mean FID of the parts; the value is that of
-    the line at 0. With fewer images than dimensions the bias is not linear (see `explain_fid_bias`).
+    cut into 1, 2 ... 5 parts. A line in 1 / N is fitted to the mean FID of the parts, and evaluated at 1 / N
+    = 0. With fewer images than dimensions the bias is not linear (see `explain_fid_bias`).
 
     The bias from the M reference images remains: value and interval are for this reference set, not for its
     distribution. The interval comes from the spread of FID over ten pairs of disjoint tenths of both sets. It
     is therefore too wide rather than too narrow.
 
     Args:
-        generated: (N, d).
-        reference: (M, d).
+        generated: features (N, d) of generated images.
+        reference: features (M, d) of reference images.
         seed: the seed of the shuffle.
 
     Returns:
-        (value, low, high), with the ends of the 95 % interval.
+        (value, low, high), with the ends of the 95 % confidence interval.
 
     Raises:
         UserError: if one of the sets has fewer than 20 images.
@@ -67,8 +67,8 @@ def fid_infinity(
 def explain_fid_bias(generated: int, reference: int, dimensions: int) -> str | None:
     """Return a warning if FID is computed from too few images, else None.
 
-    A covariance in d dimensions needs d + 1 images for full rank. With fewer, FID depends more on the number
-    of images than on their quality.
+    A covariance in d dimensions needs d + 1 images for full rank. With fewer images, FID depends more on the
+    number of images than on their quality.
 
     Args:
         generated: number of generated images.

@@ -1,4 +1,4 @@
-"""Inception v3 (Szegedy et al. 2016) in two versions: TensorFlow's of 2015, for FID, and torchvision's."""
+"""Inception v3 (Szegedy et al. 2016): TensorFlow's version of 2015, for FID, and torchvision's version."""
 
 from __future__ import annotations
 
@@ -96,5 +96,5 @@ _A, _C = _pooled_by(_mean, tv.InceptionA), _pooled_by(_mean, tv.InceptionC)
 
 
 def _E(channels: int) -> nn.Module:  # noqa: N802
-    """Return one of the last two blocks: the first one has mean pooling, the second one maximum pooling."""
+    """Return one of the last two blocks: the first block has mean pooling, the second maximum pooling."""
     return _pooled_by(_max if channels == DIMENSIONS else _mean, tv.InceptionE)(channels)

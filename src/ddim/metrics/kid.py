@@ -21,8 +21,8 @@ class KID:
 
     Attributes:
         value: the unbiased MMD^2 over all images, which may be negative.
-        low: the lower end of its 95 % interval.
-        high: the upper end of its 95 % interval.
+        low: the lower end of the 95 % confidence interval of `value`.
+        high: the upper end of this interval.
         mean: the mean over random subsets.
         std: the standard deviation over random subsets; it is not the uncertainty of `value`.
         subsets: the number of random subsets.
@@ -43,16 +43,16 @@ def kid(
 ) -> KID:
     """Return the KID of two sets of features: MMD^2 (eq. 4) with kernel (x.y / d + 1)^3, in float64.
 
-    All numbers come from one pass over the pairs. The interval is that of the jackknife, which leaves out
+    All numbers come from one pass over the pairs. The interval is computed by the jackknife, which leaves out
     every image of both sets in turn (Arvesen 1969). The bootstrap would be biased away from 0: it draws
     images twice, and the kernel of an image with itself is large.
 
     Args:
-        generated: (N, d).
-        reference: (M, d).
+        generated: features (N, d) of generated images.
+        reference: features (M, d) of reference images.
         subsets: the number of random subsets.
         size: images of each set in a subset; at most the size of the smaller set is used.
-        seed: the seed of the subsets, which are those of torch-fidelity.
+        seed: the seed of the subsets, which are the same subsets as in torch-fidelity.
 
     Raises:
         UserError: if one of the sets has fewer than 3 images.
@@ -86,20 +86,20 @@ def kid(
 def kid_difference(
     one: np.ndarray, other: np.ndarray, reference: np.ndarray, *, paired: bool
 ) -> tuple[float, float, float]:
-    """Return the KID of one set minus that of another, against the same reference.
+    """Return the KID of one set minus the KID of another set, against the same reference.
 
-    The interval is that of the jackknife, as in `kid`. Each reference image is left out of both values at
+    The interval is computed by the jackknife, as in `kid`. Each reference image is left out of both values at
     once. In `paired` sets, row k of both sets is left out at once, so that the variation common to both
     cancels.
 
     Args:
-        one: (N, d).
-        other: (M, d), with M = N if `paired`.
-        reference: (R, d).
+        one: features (N, d) of the first set.
+        other: features (M, d) of the second set, with M = N if `paired`.
+        reference: features (R, d) of the reference images.
         paired: whether row k of both sets was sampled with the same seed.
 
     Returns:
-        (value, low, high), with the ends of the 95 % interval.
+        (value, low, high), with the ends of the 95 % confidence interval.
 
     Raises:
         UserError: if a set has fewer than 3 images, or paired sets have different numbers of images.
@@ -180,7 +180,7 @@ def _within(x: np.ndarray, of_x: Tensor | None = None) -> tuple[Tensor, Tensor]:
     over = torch.zeros(len(x), dtype=torch.float64)
     inside = torch.zeros(0 if of_x is None else len(of_x), dtype=torch.float64)
     for rows, some in read_blocks(x):
-        # Each pair of blocks once: k(x, y) = k(y, x).
+        # Each pair of blocks is computed once, because k(x, y) = k(y, x).
         for columns, others in read_blocks(x[: rows.stop]):
             k, same = _kernel(some, others), rows == columns
             if same:

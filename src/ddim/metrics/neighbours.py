@@ -1,10 +1,10 @@
 """Nearest neighbours of samples in the training set, and the statistic that detects copies.
 
 `Neighbours.closeness` is the distance to the nearest training image, divided by the mean distance to the k
-nearest ones. With k = 50, Carlini et al. 2023 ("Extracting Training Data from Diffusion Models") find copies
-of CIFAR-10 by it. Yoon et al. 2023 ("Diffusion Probabilistic Models Generalize when They Fail to Memorize")
-divide by the distance to the second nearest image. That misses copies of images that occur twice in the
-training set.
+nearest training images. With k = 50, Carlini et al. 2023 ("Extracting Training Data from Diffusion Models")
+use this ratio to find copies of CIFAR-10 images. Yoon et al. 2023 ("Diffusion Probabilistic Models Generalize
+when They Fail to Memorize") divide by the distance to the second nearest image. That misses copies of images
+that occur twice in the training set.
 
 The distance alone is not enough. A blurred or gray image is close to all images, and noise is far from all. A
 new image in a dense region of the data is close to its neighbours. In all these cases the nearest image is
@@ -49,7 +49,7 @@ class Neighbours:
 
     @property
     def closeness(self) -> np.ndarray:
-        """The nearest distance divided by the mean of the k nearest, (N,) in [0, 1]; 0 for an exact copy."""
+        """The smallest distance divided by the mean of all k, (N,) in [0, 1]; 0 for an exact copy."""
         mean = self.distances.mean(1)
         return np.divide(self.distances[:, 0], mean, out=np.zeros_like(mean), where=mean > 0)
 
@@ -89,8 +89,8 @@ def nearest_neighbours(
     """Find the k nearest references of each query, by the Euclidean distance after `embed`.
 
     Args:
-        queries: (N, ...).
-        references: (M, ...), read block by block; a memory map is possible.
+        queries: the query images or features (N, ...).
+        references: the reference images or features (M, ...), read block by block; may be a memory map.
         k: the number of neighbours; at most the number of references is used.
         also: a second view (M, ...) of each reference, such as its mirror image; the nearer view counts.
         own: if the queries are themselves references, their indices (N,); a query is not its own neighbour.

@@ -41,10 +41,10 @@ def prdc(generated: np.ndarray, reference: np.ndarray, *, k: int = 3, k_density:
     """Return precision, recall, density and coverage of two sets of features, in one pass over the pairs.
 
     Args:
-        generated: (N, d).
-        reference: (M, d).
+        generated: features (N, d) of generated images.
+        reference: features (M, d) of reference images.
         k: the radius of a ball is the distance to the k-th neighbour, for precision and recall.
-        k_density: the same for density and coverage. Both defaults are those of the papers.
+        k_density: the number that replaces `k` for density and coverage. Both defaults are from the papers.
 
     Raises:
         UserError: if one of the sets has no more images than `k` or `k_density`.
@@ -77,7 +77,7 @@ def _radii(features: np.ndarray, ks: list[int]) -> Tensor:
         # Each pair is computed twice, in the same way as in `prdc`, so that equal distances compare as equal.
         for _, others in read_blocks(features):
             both = torch.cat([nearest, _squared(some, others)], 1)
-            # The nearest one is the row itself.
+            # The nearest neighbour is the row itself.
             nearest = both.topk(min(max(ks) + 1, both.shape[1]), largest=False).values
         radii.append(nearest[:, ks].T)
     return torch.cat(radii, 1)

@@ -6,9 +6,9 @@ import numpy as np
 
 
 def share_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the exact confidence interval (low, high) of a share, of which `count` out of `n` were observed.
+    """Return the exact confidence interval (low, high) of a proportion, observed in `count` of `n` cases.
 
-    It contains the true share with at least the given confidence (Clopper & Pearson 1934).
+    It contains the true proportion with at least the given confidence (Clopper & Pearson 1934).
     """
     from scipy import stats
 

@@ -33,7 +33,7 @@ class Estimate:
 def estimate_ratio(above: np.ndarray, below: np.ndarray) -> Estimate:
     """Return the sum of `above` divided by the sum of `below`, both (N, ...), over the first axis.
 
-    The interval is that of the jackknife (Miller 1974).
+    The 95 % confidence interval is computed by the jackknife (Miller 1974).
     """
     n, a, b = len(above), above.sum(0), below.sum(0)
     left = (a - above) / (b - below)

@@ -20,8 +20,8 @@ class Weights:
     """A file of weights.
 
     Attributes:
-        names: possible names of the file; the first one is used for downloads.
-        url: the address.
+        names: names under which the file is searched; a download gets the first name.
+        url: the address of the download.
         hashes: the allowed SHA-256 (hex) of the file, or its first digits as its authors published them.
     """
 
@@ -54,10 +54,10 @@ KNOWN = {
 def locate_weights(name: str) -> Path:
     """Return the file with the weights of network `name`, downloading it if needed.
 
-    It is searched in the cache folders of this library and of torch.hub, and downloaded to the first one.
+    It is searched in the cache folders of this library and of torch.hub, and downloaded to the first folder.
 
     Raises:
-        UserError: if the file is in neither folder and cannot be downloaded; the message gives its address.
+        UserError: if the file is in neither folder and cannot be downloaded; the message names its address.
     """
     known, ours = KNOWN[name], cache_folder() / "weights"
     for folder in (ours, Path(torch.hub.get_dir()) / "checkpoints"):
@@ -74,10 +74,10 @@ def locate_weights(name: str) -> Path:
 
 
 def read_weights(name: str, path: Path) -> tuple[str, dict[str, Tensor]]:
-    """Read a file with the weights of network `name`: return its SHA-256 (hex) and its tensors by name.
+    """Read the weights of network `name`: return the file's SHA-256 (hex), and the tensors keyed by name.
 
     Raises:
-        UserError: if the file cannot be read, or its hash is not one of those in `KNOWN`.
+        UserError: if the file cannot be read, or its hash is not in `KNOWN`.
     """
     try:
         content = path.read_bytes()
@@ -86,7 +86,7 @@ def read_weights(name: str, path: Path) -> tuple[str, dict[str, Tensor]]:
     sha = hashlib.sha256(content).hexdigest()
     if not sha.startswith(KNOWN[name].hashes):
         raise UserError(
-            f"{str(path)!r} does not hold the weights of {name}: its SHA-256 is {sha}, that of "
+            f"{str(path)!r} does not hold the weights of {name}: its SHA-256 is {sha}, but the SHA-256 of "
             f"{KNOWN[name].url} is {' or '.join(KNOWN[name].hashes)}: download that file"
         )
     # These are the bytes that were hashed; weights_only ensures that no code in them runs.
@@ -96,7 +96,7 @@ def read_weights(name: str, path: Path) -> tuple[str, dict[str, Tensor]]:
 def fill_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Set the weights of a network on the device "meta", in place, and set it to eval mode.
 
-    A network on "meta" draws no random weights. Tensors that the network does not have, such as those of an
+    A network on "meta" draws no random weights. Tensors that the network does not have, such as tensors of an
     auxiliary classifier, are ignored. Batch counters of batch norm may be missing, because eval mode does not
     use them.
     """
