@@ -276,7 +276,7 @@ def test_filters_halve_and_double_the_size_and_keep_the_mean_inside(blur, taps, 
         ({"heads": 3}, "net.heads must divide the 256 channels that have attention, got 3"),
         ({"head": 96}, "net.head must divide the 256 channels that have attention, got 96"),
         ({"classes": -1}, "net.classes and net.augment must be at least 0"),
-        ({"pyramid": True}, "net.pyramid needs net.resample box or blur, got same"),
+        ({"pyramid": True}, 'net.pyramid needs net.resample "box" or "blur", got "same"'),
     ],
 )
 def test_impossible_networks_are_refused(options, said):

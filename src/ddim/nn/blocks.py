@@ -15,11 +15,11 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 class ExactConv2d(nn.Conv2d):
     """A convolution that is computed in float32 even under autocast.
 
-    All convolutions on the path of x_t at full resolution are of this kind; only the branches that are added
-    to it are bf16. If a network predicts noise, errors in the predicted image are 50 times as large at a
-    signal rate of 0.02. So x_t must reach the output without rounding. On DDPM's network after ten minutes of
-    training, at t = 1, bf16 everywhere adds 8 % to the network's own error. With the float32 path it adds 1.4
-    % (benchmarks/exact.py).
+    All convolutions on the path of x_t at full resolution are float32; only the branches that are added to
+    this path are bf16. If a network predicts noise, errors in the predicted image are 50 times as large at a
+    signal rate of 0.02. Therefore x_t must reach the output without rounding. On DDPM's network after ten
+    minutes of training, at t = 1, bf16 everywhere adds 8 % to the network's own error. With the float32 path,
+    bf16 adds 1.4 % (benchmarks/exact.py).
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
@@ -76,7 +76,7 @@ class Dropout(nn.Dropout):
 def draw_mask(seed: Tensor, shape: list[int], dropped: int) -> Tensor:
     """Draw a mask (B, C, H, W), channels_last, whose entries are False with probability `dropped` / 2^16.
 
-    Each random number of 64 bits gives four entries.
+    Each random number of 64 bits determines four entries.
     """
     b, c, h, w = shape
     numbers = b * c * h * w

@@ -32,12 +32,12 @@ _EPS = 1e-3
 
 @dataclass(frozen=True)
 class ClearUNetSpec:
-    """Options of `ClearUNet`; the defaults are those of the original.
+    """Options of `ClearUNet`; the defaults are the options of the original network.
 
     The small network of the original has widths 32, 64, 96, 128 and no attention.
 
     Attributes:
-        widths: channels of each stage, from full resolution down; the last one is the lowest resolution.
+        widths: channels of each stage, from full resolution down to the lowest resolution.
         attention: whether each stage has self-attention after its blocks.
         depth: blocks per stage, on the way down and on the way up.
         stem: channels of the first convolution.
@@ -118,7 +118,7 @@ class Stage(nn.Module):
     def forward(self, x: Tensor, embedded: Tensor, skips: list[Tensor]) -> list[Tensor]:
         """Apply the blocks to x (B, now, H, W), given embedded (B, embedding).
 
-        `skips` are the skip connections; the last one is used first. All block outputs are returned.
+        `skips` are the skip connections; the last is used first. All block outputs are returned.
         """
         outputs = []
         for block, attention in zip(self.blocks, self.attention, strict=True):
@@ -130,7 +130,7 @@ class Stage(nn.Module):
 class ClearUNet(nn.Module):
     """The network (x, conditioning) -> F, with F shaped like x; any height and width (padded and cropped).
 
-    Initial weights are drawn as in Keras; the last convolution is zero, so that F is initially zero.
+    Initial weights are drawn as in Keras; the last convolution is zero, which makes F initially zero.
     """
 
     classes, augment, outputs = 0, 0, 1
@@ -170,7 +170,7 @@ class ClearUNet(nn.Module):
         x = self.middle(x, embedded, [])[-1]
         for stage in self.up:
             x = stage(upsample_2x(x), embedded, skips.pop())[-1]
-        # In float32, like `ExactConv2d`.
+        # The last convolution is float32, like `ExactConv2d`.
         with torch.autocast(x.device.type, enabled=False):
             return self.out_conv(x.float())
 

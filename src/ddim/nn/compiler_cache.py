@@ -21,9 +21,9 @@ def secure_compiler_cache() -> Path:
     """Make torch.compile use a cache folder that only this user can write to; return the folder.
 
     By default torch uses ``torchinductor_USER`` in the shared temporary folder, a name that any user of the
-    machine can create first. This function replaces that choice, in the whole process, by ``compiler`` in the
-    cache folder. If others could change that too, it takes a new temporary folder and warns. A folder that
-    the user has set with $TORCHINDUCTOR_CACHE_DIR is kept.
+    machine can create first. This function replaces that folder, in the whole process, by ``compiler`` in the
+    cache folder. If other users could change that folder too, a new temporary folder is used, with a warning.
+    A folder that the user has set with $TORCHINDUCTOR_CACHE_DIR is kept.
     """
     # This module is small; the folder must be set before torch._inductor and torch._dynamo are imported.
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
@@ -41,7 +41,7 @@ def _remove_incomplete(folder: Path) -> None:
     """Remove libraries that a stopped compiler left incomplete: torch would load them, and fail each time."""
     for library in folder.glob("*/*.so"):
         with suppress(OSError):
-            # A linker that still runs, of another process, has just written to its library.
+            # A linker in another process may still write to the library; it was then changed just now.
             if time.time() - library.stat().st_mtime > 1 and not _is_complete(library):
                 library.unlink()
 
@@ -49,7 +49,7 @@ def _remove_incomplete(folder: Path) -> None:
 def _is_complete(library: Path) -> bool:
     """Return whether a library is not empty and, if it is an ELF file, reaches the end of its section table.
 
-    Linkers write this table last. Its place, entry size and length are in the header (64-bit ELF).
+    Linkers write this table last. Its offset, entry size and length are in the header (64-bit ELF).
     """
     with library.open("rb") as file:
         head = file.read(64)
@@ -103,5 +103,5 @@ def _move_headers(folder: Path) -> None:
         config.cpp_cache_precompile_headers = False
     elif str(folder) != codecache._HEADER_DIR:
         codecache._HEADER_DIR, codecache._HEADER_LOCK_DIR = str(folder), str(folder / "locks")
-        # It remembers the headers that it compiled in the other folder.
+        # torch remembers the headers that it compiled into the old folder.
         codecache._precompile_header.cache_clear()

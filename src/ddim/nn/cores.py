@@ -43,7 +43,7 @@ def choose_threads(cores: int, others: float) -> int:
         others: cores that other programs use.
     """
     free = cores - max(0, math.ceil(others - TOLERATED))
-    # A compiled network is compiled anew for each number of threads, so there are few numbers.
+    # A compiled network is compiled anew for each number of threads, so few different numbers are used.
     unit = max(1, cores // 4)
     return max(1, free // unit * unit)
 
@@ -80,7 +80,7 @@ def measure_others(meter: CoreMeter, least: float = 0.5) -> float:
 
 
 def _allowed() -> set[int]:
-    """Return the indices of the processors that this process may use; empty if the system does not tell."""
+    """Return the indices of the processors that this process may use; empty if they are unknown."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 

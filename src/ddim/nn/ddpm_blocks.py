@@ -18,15 +18,15 @@ class Block(nn.Module):
         channels: channels of the input; a 1x1 convolution projects it if they differ from `out`.
         out: channels of the output.
         embedding: channels of the embedding.
-        norm: builds a norm for a number of channels.
+        norm: a function that builds a norm for a number of channels.
         dropout: probability of dropout, before the second convolution.
-        scale_shift: the embedding scales and shifts the output of the second norm (Nichol & Dhariwal 2021,
-            eq. 21). Otherwise it is added before that norm.
+        scale_shift: whether the embedding scales and shifts the output of the second norm (Nichol & Dhariwal
+            2021, eq. 21). Otherwise it is added before that norm.
         scale: factor of the residual sum.
         resize: layer that changes the resolution, for the input and, in the branch, before the first
             convolution (Song et al. 2021b, after Brock et al. 2019).
-        project: project the input even if `channels` equals `out`.
-        exact: compute the projection in float32 even under autocast.
+        project: whether to project the input even if `channels` equals `out`.
+        exact: whether to compute the projection in float32 even under autocast.
     """
 
     def __init__(  # noqa: PLR0913  (the options of one block)
@@ -58,7 +58,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
         """Apply to x (B, channels, H, W), given embedded (B, embedding).
 
-        The result is (B, out, H, W), or has the height and width that `resize` gives.
+        The result is (B, out, H, W), or has the height and width that `resize` produces.
         """
         h = self.conv1(self.resize(F.silu(self.norm1(x))))
         embedded = self.time_proj(embedded)[:, :, None, None]
@@ -113,9 +113,10 @@ class Filter(nn.Module):
     """A layer without weights that halves or doubles the resolution (Zhang 2019).
 
     Args:
-        up: double the resolution instead of halving it.
-        blur: use the filter 1, 3, 3, 1 along both axes, instead of 2x2 mean pooling or copies of pixels.
-        pad: pad the image with the zeros that `blur` needs; False if it is already padded.
+        up: whether to double the resolution instead of halving it.
+        blur: whether to use the filter 1, 3, 3, 1 along both axes, instead of 2x2 mean pooling or copies of
+            pixels.
+        pad: whether to pad the image with the zeros that `blur` needs; False if it is already padded.
     """
 
     def __init__(self, *, up: bool = False, blur: bool = False, pad: bool = True) -> None:

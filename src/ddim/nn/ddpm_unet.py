@@ -41,17 +41,17 @@ from ddim.nn.embedding import Fourier, Positional
 Resample = Literal["same", "strided", "box", "blur"]
 """How the resolution changes between stages.
 
-"same" and "strided": on the way down by a 3x3 convolution of stride 2, padded only at the bottom and right
-(as in TensorFlow), or on all sides. On the way up by nearest-neighbour upsampling before a 3x3 convolution.
-
-"box" and "blur": by a residual block with 2x2 mean pooling and nearest-neighbour upsampling, or with the
-filter 1, 3, 3, 1 for both.
+- "same": a 3x3 convolution of stride 2, padded only at the bottom and right (as in TensorFlow), halves it. A
+  nearest-neighbour upsampling before a 3x3 convolution doubles it.
+- "strided": as "same", but the convolution of stride 2 is padded on all sides.
+- "box": residual blocks halve it with 2x2 mean pooling, and double it with nearest-neighbour upsampling.
+- "blur": residual blocks halve and double it with the filter 1, 3, 3, 1.
 """
 
 
 @dataclass(frozen=True)
 class DDPMUNetSpec:
-    """Options of `DDPMUNet`; the defaults are DDPM's for images of 32 pixels.
+    """Options of `DDPMUNet`; the defaults are the options of DDPM for images of 32 pixels.
 
     Attributes:
         width: channels at full resolution; even.
@@ -62,17 +62,18 @@ class DDPMUNetSpec:
         head: channels per head; if given, it replaces `heads`.
         groups: number of groups of each group norm.
         group_channels: the smallest number of channels in a group. A layer of C channels then has min(groups,
-            C / group_channels) groups, as in the code of Karras et al. 2022. None: always `groups`.
+            C / group_channels) groups, as in the code of Karras et al. 2022. If None, it has `groups` groups.
         eps: epsilon of each group norm.
         dropout: probability of dropout.
-        embedding: embedding of the conditioning: sines first, cosines first, or random Fourier frequencies.
-        scale_shift: the embedding scales and shifts the output of the second norm of a block (Nichol &
-            Dhariwal 2021, eq. 21). Otherwise it is added before that norm.
+        embedding: embedding of the conditioning: "sin_cos" has sines first, "cos_sin" has cosines first,
+            "fourier" has random frequencies.
+        scale_shift: whether the embedding scales and shifts the output of the second norm of a block (Nichol
+            & Dhariwal 2021, eq. 21). Otherwise it is added before that norm.
         resample: how the resolution changes between stages; see `Resample`.
-        sde: use the choices of Song et al. 2021b: residual sums are divided by sqrt(2), and blocks that
-            change the resolution project their input. On the way up only the last block of a stage has
+        sde: whether to use the choices of Song et al. 2021b: residual sums are divided by sqrt(2), and blocks
+            that change the resolution project their input. On the way up only the last block of a stage has
             attention. Weights have Glorot initialisation.
-        pyramid: the downsampled image is also an input of each stage on the way down.
+        pyramid: whether the downsampled image is also an input of each stage on the way down.
         classes: number of class labels.
         augment: number of augmentation labels on which the network is conditioned.
         outputs: output channels for each channel of x.
@@ -123,7 +124,7 @@ class DDPMUNetSpec:
                 f"net.classes and net.augment must be at least 0, got {self.classes}, {self.augment}"
             )
         if self.pyramid and not self.resizes_in_blocks:
-            raise UserError(f"net.pyramid needs net.resample box or blur, got {self.resample}")
+            raise UserError(f'net.pyramid needs net.resample "box" or "blur", got "{self.resample}"')
         attended = [w for w, attend in zip(self.widths, self.attention, strict=True) if attend]
         # The middle of the network always has attention.
         for channels in (*attended, self.widths[-1]):
@@ -193,7 +194,7 @@ class DDPMUNet(nn.Module):
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         now, skips = spec.width, []
         for stage, out in enumerate(widths):
-            # The skip connection of the first convolution, or of the downsampled output of the last stage.
+            # This skip connection comes from the first convolution, or from the downsampled last stage.
             skips.append(now)
             blocks = nn.ModuleList()
             for _ in range(spec.blocks):
@@ -322,7 +323,7 @@ def _resampling(spec: DDPMUNetSpec, width: int, *, up: bool) -> nn.Module:
 
 
 def _pyramid(channels: int, spec: DDPMUNetSpec) -> nn.ModuleList:
-    """Build the layers that downsample the image of each stage to that of the next stage (`pyramid`)."""
+    """Build the layers that downsample the image of each stage to the image of the next stage (`pyramid`)."""
     blur = spec.resample == "blur"
     layers = nn.ModuleList()
     for now, width in pairwise((channels, *spec.widths[:-1])):

@@ -1,4 +1,4 @@
-"""Averages of the weights over training (EMA): kinds of averages, their registry, and the update."""
+"""Averages of the network weights over training (EMA): averaging methods, their registry, and the update."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ddim.errors import UserError, check_positive
 
 
 class Averaging(Protocol):
-    """A rule for averaging the weights during training; a frozen dataclass, listed in `AVERAGES`."""
+    """A method of averaging the weights during training; a frozen dataclass, listed in `AVERAGES`."""
 
     @property
     def more(self) -> tuple[float, ...]:
-        """Other values of the main parameter, each for an additional average of the same run."""
+        """Values of the main parameter, such as `decay`, for additional averages of the same run."""
 
     def __call__(self, k: int, batch: int) -> float:
-        """Return the weight, in (0, 1], of the newest network weights in the average.
+        """Return the factor, in (0, 1], of the newest network weights in the average.
 
         Args:
             k: number of the update, from 1. At k = 1 the result is 1, so initial weights do not count.
@@ -28,7 +28,7 @@ class Averaging(Protocol):
         """
 
     def at(self, value: float) -> Averaging:
-        """Return this rule with another value of its main parameter, and with an empty `more`."""
+        """Return this method with `value` as its main parameter, and with an empty `more`."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Exponential:
         return 1 - min(self.decay, (k - 1) / (k + 8))
 
     def at(self, value: float) -> Self:
-        """Return the rule with another decay; see `Averaging`."""
+        """Return the method with `value` as its decay; see `Averaging`."""
         return replace(self, decay=value, more=())
 
 
@@ -68,7 +68,7 @@ class Power:
     additional averages (see `name_averages`).
 
     Attributes:
-        gamma: power of the update number; a larger one averages over a shorter part of the run.
+        gamma: power of the update number; a larger power averages over a shorter part of the run.
         more: powers of additional averages.
     """
 
@@ -83,7 +83,7 @@ class Power:
         return 1 - (1 - 1 / k) ** (self.gamma + 1)
 
     def at(self, value: float) -> Self:
-        """Return the rule with another power; see `Averaging`."""
+        """Return the method with `value` as its power; see `Averaging`."""
         return replace(self, gamma=value, more=())
 
 
@@ -92,7 +92,7 @@ class HalfLife:
     """EMA with a half-life of `images`, capped at `ramp` times the images seen so far.
 
     Karras et al. 2022, appendix F.2; the ramp-up of 5 % is in their training code. The half-life is a number
-    of images, so that it does not depend on the batch size. `more` holds the half-lives of additional
+    of images, and therefore does not depend on the batch size. `more` holds the half-lives of additional
     averages (see `name_averages`).
 
     Attributes:
@@ -115,16 +115,16 @@ class HalfLife:
         return 1 - 0.5 ** (batch / half) if half else 1.0
 
     def at(self, value: float) -> Self:
-        """Return the rule with another half-life; see `Averaging`."""
+        """Return the method with `value` as its half-life; see `Averaging`."""
         return replace(self, images=value, more=())
 
 
 AVERAGES: dict[str, type[Averaging]] = {"exponential": Exponential, "power": Power, "half_life": HalfLife}
-"""The kinds of averages by name in a recipe. To add one, write a class and add a line here."""
+"""All averaging methods, keyed by their names in a recipe. To add a method, write a class and add it here."""
 
 
 def name_averages(rule: Averaging) -> dict[str, Averaging]:
-    """Return all averages of a run by name: "default", and one for each value of `more`.
+    """Return all averages of a run, keyed by name: "default", and one name for each value of `more`.
 
     The name of an additional average is its value, without ".0": "0.99", or "250000" for 250000.0. The code
     of Nichol & Dhariwal 2021 (a list of decays) and of Karras et al. 2024 also keeps several averages.
@@ -133,9 +133,17 @@ def name_averages(rule: Averaging) -> dict[str, Averaging]:
 
 
 def _check(
-    name: str, value: float, more: tuple[float, ...], possible: Callable[[float], bool], wanted: str
+    name: str, value: float, more: tuple[float, ...], is_valid: Callable[[float], bool], wanted: str
 ) -> None:
-    """Check that all values of the main parameter are possible and have different names."""
+    """Check that the values of the main parameter of all averages are valid and have different names.
+
+    Args:
+        name: the field that holds the main parameter, such as "decay".
+        value: its value for the default average.
+        more: its values for additional averages.
+        is_valid: the function that decides whether a value is valid.
+        wanted: a description of valid values, for the error message.
+    """
     values = [(name, value), *(("more", other) for other in more)]
     if len({_name(value) for _, value in values}) < len(values):
         raise UserError(
@@ -143,7 +151,7 @@ def _check(
             f"got {', '.join(map(str, more))} and ema.{name} {value}"
         )
     for field, given in values:
-        if not possible(given):
+        if not is_valid(given):
             raise UserError(f"ema.{field} must be {wanted}, got {given}")
 
 
@@ -153,7 +161,7 @@ def _name(value: float) -> str:
 
 
 def select_averaged(model: nn.Module) -> dict[str, Tensor]:
-    """Return, by name, the tensors of a model that are averaged: parameters and floating-point buffers.
+    """Return the tensors of a model that are averaged, keyed by name: parameters and float buffers.
 
     The buffers include the statistics of batch norm. The tensors share memory with the model, without
     gradients.

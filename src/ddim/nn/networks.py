@@ -1,4 +1,4 @@
-"""The networks by name.
+"""All networks, keyed by their names in a recipe.
 
 To add a network, write a module with its spec and its class, and add a line to `NETWORKS`.
 """
@@ -30,7 +30,7 @@ class NetworkSpec(Protocol):
 
     @property
     def takes_classes(self) -> bool:
-        """Whether the network can be conditioned on a class, so that `classes` is a field of the spec."""
+        """Whether the network can be conditioned on a class; `classes` is then a field of the spec."""
 
     @property
     def augment(self) -> int:

@@ -1,4 +1,4 @@
-"""A network that the caller wrote, as the `net` of a recipe."""
+"""A network that the user wrote, as the field `net` of a recipe."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ddim.errors import UserError
 class OwnNetwork:
     """A `NetworkSpec` for any module net(x, noise_level), or net(x, noise_level, label) with classes.
 
-    The attributes `classes`, `augment` and `outputs` are those of the module, by default 0, 0 and 1.
+    The attributes `classes`, `augment` and `outputs` are taken from the module, by default 0, 0 and 1.
 
     Args:
-        given: a module, whose weights are the initial ones; or a class of modules or a function without
-            arguments, whose module gets its initial weights from the seed of the run.
+        given: a module with its initial weights; or a class or function that returns a module when it is
+            called without arguments. The seed of the run then determines the initial weights.
 
     Raises:
         UserError: if a call of `given` does not return a module.

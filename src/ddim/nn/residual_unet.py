@@ -20,7 +20,7 @@ from ddim.nn.embedding import Sinusoidal
 
 @dataclass(frozen=True)
 class ResidualUNetSpec:
-    """Options of `ResidualUNet`; the defaults are those of the torch/luz network.
+    """Options of `ResidualUNet`; the defaults are the options of the torch/luz network.
 
     Attributes:
         widths: channels of each stage, from full resolution down; 2x2 mean pooling follows each stage.
@@ -31,7 +31,7 @@ class ResidualUNetSpec:
         keras: True for the network of the Keras tutorial. Residual connections are the identity if the widths
             are equal. Batch norm has no weights. Each stage on the way up has its own width. Weights have
             Glorot initialisation. False for the network of torch/luz: residual connections are 1x1
-            convolutions, batch norm has weights, and each stage on the way up has the width of the next one.
+            convolutions, batch norm has weights, and each stage on the way up has the next stage's width.
     """
 
     widths: tuple[int, ...] = (32, 64, 96, 128)
@@ -67,7 +67,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, out: int, *, keras: bool) -> None:
         super().__init__()
-        # The momentum of Keras is 1 minus that of torch; its `center` and `scale` are torch's `affine`.
+        # Keras's momentum is 1 minus torch's momentum; Keras's `center` and `scale` are torch's `affine`.
         eps, momentum = (1e-3, 0.01) if keras else (1e-5, 0.1)
         self.norm = nn.BatchNorm2d(channels, eps, momentum, affine=not keras)
         self.conv1 = nn.Conv2d(channels, out, 3, padding=1)

@@ -28,13 +28,13 @@ from ddim.nn.cores import CoreMeter, choose_threads, count_allowed, measure_othe
 Precision = Literal["fp32", "bf16"]
 M = TypeVar("M", bound=nn.Module)
 MOST_THREADS = 1024
-"""The largest number of threads. It may exceed the cores of this machine, to repeat a run of a larger one."""
+"""The largest number of threads. It exceeds the cores of most machines, to repeat runs of larger machines."""
 COMPILE_PAYS_AFTER = 300.0
-"""Seconds of training below which compilation, about a minute on two cores, does not pay."""
+"""Seconds of training from which on compilation, which takes a minute on two cores, saves time."""
 
 
 class _Outer(threading.local):
-    """For each open runtime of this thread, the caller's (threads, convolution precision), innermost last."""
+    """Holds the caller's (threads, convolution precision) for each open runtime, innermost last."""
 
     def __init__(self) -> None:
         self.settings: list[tuple[int, str]] = []
@@ -96,12 +96,12 @@ class Runtime:
     def precise(self) -> Iterator[None]:
         """Enter the runtime for a forward pass, with bf16 autocast if `precision` is "bf16"."""
         kind, enabled = self.device.split(":")[0], self.precision == "bf16"
-        # No cache of cast weights: it could outlive a training step, which changes the weights.
+        # Cast weights are not cached: the cache could outlive a training step, which changes the weights.
         with self, torch.autocast(kind, torch.bfloat16, enabled=enabled, cache_enabled=False):
             yield
 
     def compiled(self, net: nn.Module, *, frozen: bool = False) -> nn.Module:
-        """Return the network compiled by torch.compile if `compile` is set, else itself; weights are shared.
+        """Return the network, compiled by torch.compile if `compile` is set; the weights are shared.
 
         Set `frozen` only if the weights never change again: on a CPU they then become constants of the
         compiled program (see `Compiled`).
@@ -168,7 +168,7 @@ def choose_runtime(
         seconds: the expected duration of the run in seconds.
 
     Raises:
-        UserError: if this machine lacks the device, or a choice is not possible.
+        UserError: if this machine lacks the device, or an argument is invalid.
     """
     check_runtime(device, precision, threads)
     device = find_device(device)
@@ -189,7 +189,7 @@ def check_runtime(device: str, precision: str, threads: int | None) -> None:
     """Check the arguments of `choose_runtime`, before time is spent on anything else.
 
     Raises:
-        UserError: if this machine lacks the device, or a choice is not possible.
+        UserError: if this machine lacks the device, or an argument is invalid.
     """
     find_device(device)
     check_threads(threads)
@@ -201,7 +201,7 @@ def check_threads(threads: int | None) -> None:
     """Check a number of threads; None is allowed.
 
     Raises:
-        UserError: if it is not possible.
+        UserError: if the number is too small or too large.
     """
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise UserError(f"threads must be at least 1 and at most {MOST_THREADS}, got {threads}")
@@ -212,7 +212,7 @@ def limit_threads(threads: int | None) -> Iterator[None]:
     """Set the number of torch's threads inside the block; None changes nothing.
 
     Raises:
-        UserError: if the number is not possible.
+        UserError: if the number is too small or too large.
     """
     check_threads(threads)
     before = torch.get_num_threads()
@@ -226,8 +226,8 @@ def limit_threads(threads: int | None) -> Iterator[None]:
 def count_cores() -> int:
     """Return the number of physical cores that this process may use.
 
-    Hyper-threads do not count, as far as torch knows them. Fewer if torch's threads were limited outside
-    all runtimes.
+    Hyper-threads do not count, as far as torch knows them. The number is smaller if torch's threads were
+    limited outside all runtimes.
     """
     outside = _outer.settings[0][0] if _outer.settings else torch.get_num_threads()
     return max(1, min(count_allowed(), outside))
@@ -262,8 +262,8 @@ def _has_compiler(device: str) -> bool:
 def _bf16_pays(device: str) -> bool:
     """Return whether a device computes in bf16 faster than in fp32.
 
-    For x86 this is a fact about the processor, so that it does not depend on what else runs. On other
-    processors a training step of a 3x3 convolution must be at least 1.3 times as fast.
+    On x86 the answer depends only on the processor, not on other programs. On other processors a training
+    step of a 3x3 convolution must be at least 1.3 times as fast.
     """
     if device == "mps":
         return False
@@ -284,6 +284,7 @@ def _bf16_pays(device: str) -> bool:
         y.backward(y.detach())
         return time.perf_counter() - begin
 
-    # In turn, so that what else runs slows both; the first pair allocates memory.
+    # Both are timed in turn, so that other programs slow both equally. The first pair, which allocates
+    # memory, does not count.
     pairs = [(step(False), step(True)) for _ in range(8)][1:]
     return min(plain for plain, _ in pairs) > 1.3 * min(rounded for _, rounded in pairs)

@@ -27,7 +27,7 @@ from ddim.nn.embedding import Sinusoidal
 
 @dataclass(frozen=True)
 class UNetSpec:
-    """Options of `UNet`; the defaults are those of recipe `fast`.
+    """Options of `UNet`; the defaults are the options of recipe `fast`.
 
     Attributes:
         widths: channels of each stage, from full resolution down; each stage halves height and width.
@@ -135,7 +135,7 @@ class UNet(nn.Module):
 
     A projection of the augmentation labels is added to the embedding of the conditioning (Karras et al. 2022,
     appendix F.2), and so is a vector for the class. The initial vectors have about the norm of that
-    embedding: with small ones, the network learns classes and augmentations late.
+    embedding: with smaller vectors, the network would learn classes and augmentations late.
     """
 
     def __init__(self, channels: int, spec: UNetSpec) -> None:
@@ -185,7 +185,7 @@ class UNet(nn.Module):
         Returns:
             F, (B, C, H, W).
         """
-        # In float32, like the path at full resolution that the gain scales.
+        # The embedding is float32, like the path at full resolution that the gain scales.
         with torch.autocast(x.device.type, enabled=False):
             embedded = self.embedding(conditioning)
             if augment is not None:
