@@ -60,7 +60,7 @@ def check_positive(owner: str, **values: float) -> None:
 
     Args:
         owner: the part of the recipe to which the values belong; the message names the field OWNER.NAME.
-        values: the values by field name.
+        values: the values, keyed by field name.
 
     Raises:
         UserError: if a value is 0, negative or not a number.
@@ -71,7 +71,7 @@ def check_positive(owner: str, **values: float) -> None:
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
-    """Check a number of steps, levels or images before memory is allocated for them.
+    """Check a number of steps, times or images before memory is allocated for them.
 
     Args:
         name: the name of the number in the message.
@@ -95,7 +95,7 @@ def suggest(word: str, possible: Iterable[str], likeness: float = 0.5) -> str:
 
     Args:
         word: the unknown word.
-        possible: the words that are allowed; the most similar one is suggested.
+        possible: the words that are allowed; the most similar word is suggested.
         likeness: the smallest similarity of a suggestion, in [0, 1], by `difflib`.
     """
     found = difflib.get_close_matches(word, list(possible), 1, likeness)

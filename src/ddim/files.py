@@ -66,7 +66,7 @@ def write_new(path: Path, content: bytes) -> None:
 def write_atomic(path: Path, content: bytes) -> None:
     """Write `content` to `path` and replace an existing file.
 
-    After a crash, `path` is the old file or the new one, never an incomplete file.
+    After a crash, `path` is the old file or the new file, never an incomplete file.
     """
     with _renamed_at_end(path, os.replace) as temporary:
         write_new(temporary, content)
@@ -197,7 +197,7 @@ def hash_file(path: Path) -> str:
 def sync_folder(folder: Path) -> None:
     """Flush the directory entries of `folder` to the disk.
 
-    Windows does not need this, and nothing is done.
+    On Windows this does nothing, because it is not needed.
     """
     if hasattr(os, "O_DIRECTORY"):
         file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -18,8 +18,8 @@ from the paper or its code:
 - The direction b is uniform for every stretch, as in the paper (appendix F.2). The published code draws b for
   half of the stretches and stretches the others along the axes (`aniso_rotate_prob` 0.5).
 - The paper and its code use the labels a (cos b, sin b). These are equal for a stretch and its inverse: the
-  labels of -a in direction b are those of a in direction b + 180 degrees, and these two directions are the
-  same axis.
+  labels of -a in direction b equal the labels of a in direction b + 180 degrees, and these two directions are
+  the same axis.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LABELS = 9
 """Number of labels per image."""
 
 _TRANSFORMATION = [0, 1, 2, 3, 3, 4, 4, 5, 5]
-"""For each label, the index of its transformation, of six."""
+"""The index, 0 ... 5, of the transformation to which each label belongs."""
 
 _SIZE = 0.2
 """Unit of scaling and of stretching, as a logarithm to base 2."""
@@ -50,8 +50,8 @@ class Augment:
     """Options of augmentation: each transformation is applied with `probability`; 0 turns all of them off.
 
     Mirroring top to bottom has half of this probability. Mirroring left to right has probability 1/2 if
-    `probability` is above 0. The network is conditioned on this mirroring, but not on that of `data.flip`, so
-    turn `data.flip` off.
+    `probability` is above 0. The network is conditioned on this mirroring, but not on the mirroring of
+    `data.flip`, so turn `data.flip` off.
 
     Attributes:
         probability: probability of each transformation.
@@ -111,7 +111,7 @@ def _resampled(x: Tensor, labels: Tensor) -> Tensor:
     ends = torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=-1)  # (H, W, 2): x, y from the centre
     size = torch.tensor([width, height], dtype=torch.float64)
     shift = labels[:, 7:] * _SHIFT * size
-    # For each pixel of the result, its position in the original image.
+    # `begins` holds the position in the original image of each pixel of the result.
     begins = torch.einsum("bij,bhwj->bhwi", torch.linalg.inv(_matrix(labels)), ends - shift[:, None, None])
     return F.grid_sample(x, (begins * 2 / size).to(x), "bicubic", "reflection", align_corners=False)
 

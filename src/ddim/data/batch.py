@@ -28,14 +28,14 @@ def gather_batch(images: Images, which: np.ndarray, flips: np.ndarray | None = N
     rows = np.array(images.pixels[which])
     if flips is not None:
         rows[flips] = rows[flips, :, ::-1]
-    # Pixels are stored as (B, H, W, C): the permutation gives channels_last without a copy.
+    # Pixels are stored as (B, H, W, C): the permutation leads to channels_last without a copy.
     return torch.from_numpy(rows).permute(0, 3, 1, 2)
 
 
 def to_unit(images: Tensor, grain: Tensor | None = None) -> Tensor:
     """Scale uint8 images (B, C, H, W) to float32 in [0, 1]: v / 255, or (v + grain) / 256.
 
-    `grain`, uniform in [0, 1) and of the same shape, gives uniform dequantisation (Uria et al. 2013). The
-    density of dequantised images then bounds the probability of the integers.
+    `grain`, uniform noise in [0, 1) of the same shape, dequantises the images (Uria et al. 2013). The density
+    of dequantised images then bounds the probability of the integers.
     """
     return images.float() / 255 if grain is None else (images.float() + grain) / 256

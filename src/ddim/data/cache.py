@@ -2,7 +2,7 @@
 
 The name of a data set's folder depends on its contents (names, bytes, size, channels), not on its source. The
 folder is written under a temporary name and renamed when it is complete. Any number of processes can build it
-at the same time. Its files are sealed with hashes, and damaged ones are not used.
+at the same time. Its files are sealed with hashes, and damaged files are not used.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def fingerprint_survey(known: Survey, size: tuple[int, int], channels: int | Non
 
 
 def open_decoded(fingerprint: str, size: tuple[int, int], *, cache: Path | None = None) -> Images | None:
-    """Return the decoded images with a fingerprint, without their source; None if the cache lacks them."""
+    """Return the cached images with this fingerprint, without their source; None if they are not cached."""
     for channels in (1, 3, 4):
         folder = cache_folder(cache) / _name_folder(fingerprint, size, channels)
         if found := _read(folder, fingerprint, (*size, channels)):
@@ -164,7 +164,7 @@ def _surveyed(source: Source) -> Survey:
             with suppress(decode.UnusableError):
                 header = decode.read_header(item.data)
                 votes[header.channels] += 1
-                # Where this format cannot be read, the same files give other images.
+                # A machine that cannot read this format decodes other images from the same files.
                 digest += header.format if header.format in ("AVIF", "HEIF") else ""
             lines.append((item.name, digest))
         elif item.reason == OTHER:
@@ -193,7 +193,7 @@ def _build(
         rank = sorted(range(len(names)), key=names.__getitem__)
         if rank != list(range(len(names))):
             _reorder(beside / _PIXELS, rank, shape)
-        # The labels of images that are given from Python are no names of folders.
+        # A source of images given from Python knows its labels; other labels are names of folders.
         label = getattr(source, "find_classes", find_classes)
         classes, labels = label([names[place] for place in rank])
         index = {

@@ -1,4 +1,4 @@
-"""What the cache folder holds, and how to clear it."""
+"""List the contents of the cache folder, and clear it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ddim.data.named import ARCHIVES
 from ddim.errors import UserError, suggest
 from ddim.files import cache_folder
 
-# The folder of each part within the cache folder, the names of its entries, and what they are. Other names
-# are left alone: the cache folder may be one in which the user keeps other files.
+# Each part has a folder within the cache folder, a pattern of file names, and a description. Files with other
+# names are never removed, because the user may keep other files in the cache folder.
 _PARTS = {
     "images": ("", r"[0-9a-f]{32}-\d+x\d+x\d", "decoded data sets"),
     "surveys": ("surveys", r"[0-9a-f]{64}\.json", "fingerprints of sources, which save reading every file"),
@@ -28,7 +28,7 @@ PARTS = tuple(_PARTS)
 
 @dataclass(frozen=True)
 class CachePart:
-    """A part of the cache: its name, what its entries are, their paths, and their size in bytes."""
+    """A part of the cache: its name, a description, the paths of its entries, and their size in bytes."""
 
     name: str
     about: str
@@ -37,7 +37,7 @@ class CachePart:
 
 
 def list_cache(cache: Path | None = None) -> list[CachePart]:
-    """Return the parts of the cache; `cache` is its folder, by default that of `cache_folder`."""
+    """Return the parts of the cache; `cache` is the cache folder, by default `cache_folder()`."""
     found = []
     for name, (inner, pattern, about) in _PARTS.items():
         folder = cache_folder(cache) / inner
@@ -48,11 +48,11 @@ def list_cache(cache: Path | None = None) -> list[CachePart]:
 
 
 def clear_cache(parts: Sequence[str] = PARTS, cache: Path | None = None) -> int:
-    """Remove parts of the cache and return the number of bytes; all can be computed or downloaded again.
+    """Remove parts of the cache and return the freed bytes; all can be computed or downloaded again.
 
     Args:
         parts: names of parts, see `PARTS`.
-        cache: the cache folder, by default that of `cache_folder`.
+        cache: the cache folder, by default `cache_folder()`.
 
     Raises:
         UserError: if a part does not exist or cannot be removed.

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 # Increase this number with every change that affects decoded pixels; it is part of every fingerprint.
 VERSION = 1
-# Only common formats, because most of Pillow's security fixes are in its rarer decoders.
+# Only common formats are allowed, because most of Pillow's security fixes are in its rarer decoders.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 128 * 2**20
@@ -40,7 +40,7 @@ _MAGIC = (
     b"P5\n",
     b"P6\n",
 )
-# The brand of a file in ISO's container: bytes 8 to 12, after "ftyp".
+# A file in ISO's container is recognised by its brand, which is bytes 8 to 12, after "ftyp".
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 _AVIF = (b"avif", b"avis")
 
@@ -79,7 +79,7 @@ class Header:
 
 
 def is_image_name(name: str, head: bytes) -> bool:
-    """Return whether the suffix or the first bytes (`head`) of a file are those of an image."""
+    """Return whether the suffix or the first bytes (`head`) of a file show that it is an image."""
     webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
     boxed = head[4:8] == b"ftyp" and head[8:12] in _HEIC + _AVIF
     return name.lower().endswith(_SUFFIXES) or head.startswith(_MAGIC) or webp or boxed
@@ -96,7 +96,7 @@ def _open_file(data: bytes) -> Image.Image:
             from pillow_heif import HeifImageFile  # pyrefly: ignore[missing-import] an optional package
         except ImportError:
             raise UnusableError("a HEIC photo: `pip install pillow-heif` lets ddim read it") from None
-        # Not Pillow's own `open`: for it, the format would have to be registered in the whole process.
+        # Pillow's own `open` would need the format to be registered in the whole process.
         return HeifImageFile(io.BytesIO(data))
     return Image.open(io.BytesIO(data), formats=FORMATS)
 

@@ -17,7 +17,7 @@ from ddim.data.decode import MAX_BYTES, is_image_name
 from ddim.data.sources import OTHER, Member, Reject, Source, Survey, explain_bad_name
 from ddim.errors import UserError
 
-# In seconds: longer than the resolution of file times on any common file system.
+# These seconds are longer than the resolution of file times on any common file system.
 _CLOCK_TICK = 2.0
 _TOO_LARGE = f"larger than {MAX_BYTES >> 20} MiB"
 
@@ -149,7 +149,8 @@ class Zip:
             with archive.open(info) as file:
                 return _check_member(info.filename, file.read(MAX_BYTES + 1))
         except (OSError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, RuntimeError) as error:
-            # RuntimeError: the file is encrypted. NotImplementedError: Python cannot decompress it.
+            # An encrypted file raises RuntimeError; a method that Python cannot decompress raises
+            # NotImplementedError, which is a RuntimeError.
             return Reject(info.filename, f"cannot be unpacked: {error}")
 
 

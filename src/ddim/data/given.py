@@ -1,7 +1,7 @@
 """Images that are given from Python: a tensor, an array, or a data set of torch, as a source.
 
-The text of such a source, "given:NAME:HASH", stands in recipes. It can be opened in the process in which the
-images were given; elsewhere they must be given again.
+A recipe contains the text of such a source, "given:NAME:HASH". The source can be opened only in the process
+in which the images were given; another process must be given the images again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PREFIX = "given:"
 """The start of the text of every such source."""
 
 GIVEN: dict[str, GivenImages] = {}
-"""The sources that were given in this process, by their texts."""
+"""The sources that were given in this process, keyed by their texts."""
 
 _SHAPES = "(N, C, H, W) or (N, H, W, C) with 1, 3 or 4 channels"
 
@@ -34,10 +34,10 @@ def give_images(data: Any) -> GivenImages:  # noqa: ANN401 (see Args)
     """Return the source of images that are given from Python, and remember it.
 
     Args:
-        data: a tensor or array (N, C, H, W) or (N, H, W, C), uint8 or floats in [0, 1]; or a
-            `torch.utils.data.Dataset`, or a list, of such images (C, H, W), (H, W, C), (H, W) or of images of
-            Pillow. Its items may be pairs with a class label, 0, 1, 2, ...; its attribute `classes`, if it
-            has one, names the classes.
+        data: a tensor or array (N, C, H, W) or (N, H, W, C), uint8 or floats in [0, 1]. A list or a
+            `torch.utils.data.Dataset` is accepted too. Its items are images (C, H, W), (H, W, C) or (H, W),
+            or images of Pillow. They may also be pairs (image, class label), with labels 0, 1, 2, ... If the
+            data set has an attribute `classes`, it names the classes.
 
     Raises:
         UserError: if the data are not images; the message says what is wrong and how to convert them.
@@ -70,7 +70,7 @@ class GivenImages:
 
     @property
     def text(self) -> str:
-        """The text that stands for this source in a recipe: kind of data and hash of the images."""
+        """The text that stands for this source in a recipe: type of the data and hash of the images."""
         kind = "images" if isinstance(self.data, list | tuple) else type(self.data).__name__
         return f"{PREFIX}{kind}:{self.survey().content[:12]}"
 

@@ -55,11 +55,11 @@ class SplitImages:
 def split_images(images: Images, fraction: float, seed: int) -> SplitImages:
     """Split images into training and validation images, without leaving any out.
 
-    If the source defines a split, it is used, and `fraction` and `seed` are not.
+    If the source defines a split, this split is used, and `fraction` and `seed` are ignored.
 
     Args:
         images: the images.
-        fraction: the share of validation images, in [0, 1); above 0 it gives at least one image.
+        fraction: the share of validation images, in [0, 1); a share above 0 holds out at least one image.
         seed: the seed with which validation images are drawn.
 
     Raises:

@@ -95,7 +95,7 @@ NAMED: dict[str, Callable[[Path | None], Source]] = {
 
 @dataclass(frozen=True)
 class Renamed:
-    """A source whose files get new names, which contain class and split; files without one are skipped."""
+    """A source whose files get new names, with class and split; files without a new name are skipped."""
 
     source: Source
     rename: Callable[[str], str | None]

@@ -33,9 +33,10 @@ def open_images(
     Each image is cropped at the centre to the aspect ratio of `size`, then resized.
 
     Args:
-        source: a folder, a .zip, a .tar[.gz|.xz], or a name: blossoms, blossoms:COUNT, flowers, pets,
-            cifar10. A local copy of the last three is given as "pets:/path/to/copy". If a path with that name
-            exists, it takes precedence. Or the text of images that were given from Python, see `give_images`.
+        source: a folder, a .zip, a .tar[.gz|.xz], or the name of a built-in data set: "blossoms",
+            "blossoms:COUNT", "flowers", "pets" or "cifar10". A local copy of the last three is given as
+            "pets:/path/to/copy". If a path with such a name exists, the path takes precedence. The text of
+            images that were given from Python is accepted too, see `give_images`.
         size: (height, width) in pixels.
         channels: 1 (gray), 3 (RGB) or 4 (RGBA); None takes the most frequent number in the files.
         cache: folder of the cache; None means $DDIM_CACHE, or else the user's cache folder.
@@ -68,7 +69,7 @@ def absolute_source(text: str) -> str:
 def fingerprint_source(text: str, size: tuple[int, int], channels: int | None = None) -> str:
     """Return the fingerprint that the images of a source would have, without decoding them.
 
-    The arguments are those of `open_images`.
+    The arguments are the same as in `open_images`.
 
     Raises:
         UserError: if there is no such source.
@@ -77,9 +78,9 @@ def fingerprint_source(text: str, size: tuple[int, int], channels: int | None = 
 
 
 def find_source(text: str) -> Source:
-    """Return the source for a path, a name, "blossoms:COUNT" or "name:/path/to/copy".
+    """Return the source for a path, the name of a data set, "blossoms:COUNT" or "NAME:/path/to/copy".
 
-    If a path with the given name exists, it takes precedence.
+    If a path with the given name exists, the path takes precedence.
 
     Raises:
         UserError: if there is no such path or name; the message suggests a similar name.
@@ -96,5 +97,5 @@ def find_source(text: str) -> Source:
         return Blossoms(int(copy)) if copy else Blossoms()
     if name in NAMED and (copy or text == name):
         return NAMED[name](Path(os.path.expanduser(copy)) if copy else None)
-    message = f"{text!r} is neither a folder, a .zip or .tar file, nor one of {', '.join(NAMES)}"
+    message = f"{text!r} is neither a folder, a .zip or .tar file, nor a data set ({', '.join(NAMES)})"
     raise UserError(message + suggest(name, NAMES))

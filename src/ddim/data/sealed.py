@@ -17,7 +17,8 @@ from ddim.files import hash_file, write_new
 SEAL = "seal.json"
 """The file with the hashes; a folder without it is decoded again."""
 
-# In bytes. The first batches touch most chunks, and small chunks need a long list of hashes.
+# A chunk of this number of bytes is a compromise: the first batches read most chunks, and small chunks need a
+# long list of hashes.
 _CHUNK = 2**20
 
 
@@ -43,7 +44,7 @@ def read_seal(folder: Path) -> dict[str, Any]:
     """Return the seal of a folder.
 
     Raises:
-        OSError, ValueError: if it is missing, or one of the sealed pages has changed.
+        OSError, ValueError: if the seal is missing, or one of the sealed pages has changed.
     """
     seal = json.loads((folder / SEAL).read_text("utf-8"))
     if any(hash_file(folder / page) != digest for page, digest in seal["pages"].items()):
@@ -54,12 +55,12 @@ def read_seal(folder: Path) -> dict[str, Any]:
 class SealedPixels:
     """Images (N, H, W, C) uint8 in a file, a read-only array whose rows are checked when they are first read.
 
-    It is indexed like an array of NumPy, without new axes or ellipses, and gives such arrays.
+    It is indexed like an array of NumPy, without new axes or ellipses; indexing returns arrays of NumPy.
 
     Args:
         path: the file.
         shape: (N, H, W, C).
-        seal: what `read_seal` returns.
+        seal: the result of `read_seal`.
 
     Raises:
         UserError: when damaged rows are read. The images are then decoded again when they are next opened.

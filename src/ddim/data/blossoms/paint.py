@@ -86,7 +86,7 @@ class Blade:
         ramp: colours (3, 256) from base to tip.
         width: the largest half width.
         rise: exponent of the base.
-        fall: exponent of the tip; small values give a round tip, 1 gives a pointed tip.
+        fall: exponent of the tip; small values make the tip round, 1 makes it pointed.
         notch: depth of a notch in the tip, as in a heart.
         frill: height of waves along the tip.
         bend: curvature of the axis.

@@ -69,7 +69,7 @@ def draw_blossom(index: int, size: tuple[int, int]) -> np.ndarray:
     _background(canvas, random)
     scene = Scene(canvas, random, light)
     if random.random() < 0.2:
-        # A second flower, farther away, to one side of the first and higher.
+        # A second flower is drawn farther away, beside the first flower and higher.
         aside = random.choice([-1, 1]) * random.uniform(0.4, 0.6)
         KINDS[name](replace(scene, scale=random.uniform(0.4, 0.6), x=aside, y=-random.uniform(0.2, 0.5)))
         scene = replace(scene, scale=0.75, x=-aside / 2, y=0.15)
