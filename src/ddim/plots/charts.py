@@ -39,7 +39,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def rasterise(figure: Figure) -> np.ndarray:
-    """Render a figure as pixels (H, W, 3) uint8, the same that `save_figure` writes."""
+    """Render a figure as pixels (H, W, 3) uint8, the same pixels that `save_figure` writes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -88,6 +88,14 @@ def draw_curves(
 
     A line without points is not drawn, but still uses up its colour, so that a name has the same colour in
     all panels. A line with one point is drawn as a dot.
+
+    Args:
+        axes: the panel.
+        series: the lines, keyed by their names.
+        xlabel: the label of the x axis.
+        ylabel: the label of the y axis.
+        log_x: whether the x axis is logarithmic.
+        title: the title of the panel.
     """
     if log_x:
         axes.set_xscale("log")
@@ -145,7 +153,7 @@ def draw_heat_map(
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the ends of its interval."""
+    """A value with the ends of its confidence interval."""
 
     value: float
     low: float
@@ -198,14 +206,14 @@ def plot_strip(
 ) -> Figure:
     """Return a figure of images in named rows.
 
-    Images are enlarged by a whole factor, so that all their pixels have the same size in the figure.
+    Images are enlarged by an integer factor, so that all their pixels have the same size in the figure.
 
     Args:
-        rows: for each row name, images (H, W, C) uint8; all images have the same size.
+        rows: images (H, W, C) uint8, keyed by row name; all images have the same size.
         heads: the headings of the columns.
-        notes: for each row name, small text below each image.
+        notes: small texts below the images, keyed by row name.
         title: the title of the figure.
-        zoom: the whole factor, by default to about 128 pixels.
+        zoom: the integer factor; by default images are enlarged to about 128 pixels.
     """
     from ddim.plots.figure import Chart
 
@@ -250,7 +258,7 @@ def _name_ends(axes: Axes) -> None:
     low, high = axes.get_ylim()
     heights = move_apart([(y - low) / (high - low) for y, _ in ends], apart)
     for height, (_, line) in zip(heights, ends, strict=True):
-        # In data units of y, so that a name stays at its line if the caller changes the limits of the panel.
+        # y is in data units, so that a name stays at its line if the caller changes the limits of the panel.
         y, spot = low + height * (high - low), axes.get_yaxis_transform()
         style = {"color": line.get_color(), "fontsize": 9.5, "va": "center"}
         # Names such as "$1" are not formulas.
@@ -258,7 +266,7 @@ def _name_ends(axes: Axes) -> None:
 
 
 def shorten(name: str, most: int = 28) -> str:
-    """Return a name with at most `most` characters, cut in the middle; a longer one would fill the figure."""
+    """Return a name with at most `most` characters, cut in the middle; long names would fill the figure."""
     end = most // 2
     return name if len(name) <= most else f"{name[: most - end - 1]}…{name[-end:]}"
 

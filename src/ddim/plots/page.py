@@ -16,7 +16,7 @@ from ddim.errors import UserError
 from ddim.files import make_folder, write_atomic
 
 MARK = "made by ddim"
-"""A text that both files contain; existing files are replaced only if they contain it."""
+"""A text in all HTML and Markdown pages of this library; only files that contain it are replaced."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ Block = Heading | Text | Table | Picture | Strips | Folded
 
 
 def check_page_path(out: str | Path) -> None:
-    """Check that a page can be written to `out` and would replace no files except those of an earlier page.
+    """Check that a page can be written to `out` and would replace no files except an earlier page.
 
     An existing folder of images is accepted only if a page of this library lies beside it.
 
@@ -107,8 +107,8 @@ def save_page(
     Args:
         out: the path of the HTML file.
         title: the title of the page.
-        blocks: what the page shows, from top to bottom.
-        images: the content of the PNG files by name.
+        blocks: the content of the page, from top to bottom.
+        images: the content of the PNG files, keyed by file name.
 
     Returns:
         The paths of the two files.
@@ -130,7 +130,7 @@ def save_page(
 
 
 def to_html(title: str, blocks: Sequence[Block], images: Mapping[str, bytes]) -> str:
-    """Render a self-contained HTML page; `images` holds the content of its PNG files by name."""
+    """Render a self-contained HTML page; `images` is the content of its PNG files, keyed by file name."""
     data = {name: f"data:image/png;base64,{base64.b64encode(png).decode()}" for name, png in images.items()}
     return _render("page.html", title, blocks, {"images": data}, autoescape=True)
 

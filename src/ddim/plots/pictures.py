@@ -93,7 +93,7 @@ def sheet(
     Args:
         images: (B, C, H, W), (C, H, W) or a sequence of (C, H, W), in [0, 1] or uint8.
         columns: images per row, by default the square root of their number, rounded up.
-        zoom: the whole factor by which pixels are enlarged, by default to about 800 pixels.
+        zoom: the integer factor by which pixels are enlarged; by default the sheet gets about 800 pixels.
 
     Example:
         >>> ddim.sheet(ddim.sample("runs/photos-fast-1", n=16)).save("samples.png")
@@ -105,11 +105,11 @@ def sheet(
 
 
 def enlarge(pixels: np.ndarray, zoom: int | None = None) -> np.ndarray:
-    """Enlarge an image (H, W, C) by a whole factor, so that each pixel becomes a square.
+    """Enlarge an image (H, W, C) by an integer factor, so that each pixel becomes a square.
 
     Args:
         pixels: the image.
-        zoom: the factor, by default the one with which the longer side is nearest to 800 pixels.
+        zoom: the factor; by default the factor with which the longer side is nearest to 800 pixels.
 
     Raises:
         UserError: for the reason given in `check_zoom`.
@@ -143,7 +143,13 @@ def make_strip(cells: Sequence[np.ndarray]) -> np.ndarray | None:
 
 
 def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
-    """Split a sheet from `make_sheet`, which may be enlarged, into its images (height, width, C), by rows."""
+    """Split a sheet into its images (height, width, C), row by row.
+
+    Args:
+        sheet: a sheet from `make_sheet`, which may be enlarged.
+        height: the height of an image before it was enlarged.
+        width: the width of an image before it was enlarged.
+    """
     across, down = sheet.shape[1], sheet.shape[0]
     for zoom in range(1, LARGEST_ZOOM + 1):
         # Images are larger than gaps, so no other factor fits.
@@ -237,7 +243,7 @@ def save_film(
         duration=durations,
         loop=0,
         lossless=True,
-        # The lowest effort: the default takes 30 times as long, and noisy frames become only a tenth smaller.
+        # The default effort takes 30 times as long, and makes noisy frames only a tenth smaller.
         method=0,
         quality=0,
     )
@@ -247,7 +253,12 @@ def save_film(
 def check_picture_path(
     path: str | Path, endings: Sequence[str] = (".png",), *, replace: bool = False
 ) -> None:
-    """Check that a picture can be written to `path`, and replaces a file only if `replace` is set.
+    """Check that a picture can be written to a path.
+
+    Args:
+        path: the path.
+        endings: the allowed endings of its name.
+        replace: whether an existing file may be replaced.
 
     Raises:
         UserError: if `path` has another ending, its folder does not exist, or it exists.
@@ -264,7 +275,7 @@ def check_picture_path(
 
 
 def find_unused_path(path: str | Path) -> Path:
-    """Return `path` if nothing exists there, else the first unused one of NAME-2, NAME-3, ..."""
+    """Return `path` if nothing exists there, else the first unused path among NAME-2, NAME-3, ..."""
     path = Path(path)
     others = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
     return path if not path.exists() else next(other for other in others if not other.exists())

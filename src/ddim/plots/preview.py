@@ -12,13 +12,18 @@ from PIL import Image
 from ddim.plots.pictures import blend_alpha
 
 PREVIEW = 24
-"""The largest width in pixels of an image in a preview of several."""
+"""The largest width in pixels of an image in a preview of several images."""
 
 
 def arrange_preview(images: Sequence[np.ndarray], columns: int, rows: int = 1) -> np.ndarray:
     """Arrange the first images (H, W, C) uint8 for `render_preview`, so large that they can be recognised.
 
-    Images wider than `PREVIEW` are reduced to it; those that do not fit in `columns` and `rows` are left out.
+    Images wider than `PREVIEW` are reduced to this width.
+
+    Args:
+        images: the images; images that do not fit are left out.
+        columns: the width of the preview, in characters of the terminal.
+        rows: the largest number of rows of images.
     """
     height, width = images[0].shape[:2]
     scale = min(1.0, PREVIEW / width, columns / width)

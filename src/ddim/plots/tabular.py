@@ -1,4 +1,4 @@
-"""Values that are read as tables: as text, as HTML in a notebook, and as data frames."""
+"""Values that are shown as tables: as text, as HTML in a notebook, and as data frames."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found]
 
 Row = Mapping[str, Any]
-"""A row of a table: plain values by the name of their column, None where there is none."""
+"""A row of a table: plain values keyed by column name; None for a missing value."""
 
 
 class Tabular:
-    """A value that is read as a table: as text, as HTML in a notebook, and as a data frame of pandas."""
+    """A value that is shown as a table: as text, as HTML in a notebook, and as a data frame of pandas."""
 
     def to_records(self) -> Sequence[Row]:
-        """Return the rows of the table; the columns of all rows are those of the first."""
+        """Return the rows of the table; all rows have the same columns."""
         raise NotImplementedError
 
     def to_frame(self) -> pd.DataFrame:
@@ -49,7 +49,7 @@ class Tabular:
         return f"{lines}{self._picture()}<table><tr>{heads}</tr>{body}</table>"
 
     def _picture(self) -> str:
-        """Return HTML between the title and the table, such as that of `embed_png`."""
+        """Return HTML between the title and the table, such as the result of `embed_png`."""
         return ""
 
     def _title(self) -> str:
@@ -67,7 +67,7 @@ SHOWN = 24
 
 
 def format_rows(rows: Sequence[Row]) -> str:
-    """Format rows as text in columns; of more than `SHOWN` rows the first are shown, and their number."""
+    """Format rows as text in columns: at most the first `SHOWN` rows, and then the number of rows."""
     if not rows:
         return "(no rows)"
     cells = [list(rows[0]), *([format_cell(value) for value in row.values()] for row in rows[:SHOWN])]
