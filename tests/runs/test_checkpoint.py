@@ -419,7 +419,7 @@ def test_hashed_files_of_a_wrong_format_or_with_impossible_names_are_damage(tmp_
         read_tensors(path, "model")
     for k, name in enumerate((manifest.MANIFEST, manifest.MANIFEST.lower(), "../state.json")):
         path = crash.forged(tmp_path / str(k), {}, files={name: {}})
-        with pytest.raises(Damaged, match=f"lists the impossible file name '{name}'"):
+        with pytest.raises(Damaged, match=f"lists the invalid file name '{name}'"):
             verify(path)
 
 

@@ -293,7 +293,7 @@ def with_data(**changes):
     [
         (tiny.BASE, 0, 1.0, "label must be None, since this run was trained without labels, got 0"),
         (tiny.BASE, None, 2.0, "guidance must be 1, since this run was trained without labels, got 2"),
-        (with_data(), None, 2.0, "guidance needs a label, a class or all, .* got 2"),
+        (with_data(), None, 2.0, 'guidance needs a label, a class or "all", .* got 2'),
         (with_data(), 0, -1.0, "guidance must be at least 0 and finite, got -1"),
         (with_data(), 0, float("nan"), "guidance must be at least 0 and finite, got nan"),
         (
@@ -321,7 +321,7 @@ def test_a_class_that_the_network_does_not_have_is_refused(trained):
             trained.model.with_labels(label)
     # Of a picture no class is None alone, which a run may not know.
     for label in (2, NULL, "red"):
-        with pytest.raises(UserError, match="label must be a class, 0 to 1, or all, or none, got"):
+        with pytest.raises(UserError, match='label must be a class, 0 to 1, or "all", or none, got'):
             generate(trained, [0], 1, label=label)
 
 
@@ -330,11 +330,11 @@ def test_a_class_is_found_by_name_before_index():
     found = [find_label(text, recipe, classes) for text in ("1", "0", "2", "frog", "all", None, 1)]
     assert found == [0, 1, 2, 2, "all", None, 1]
     with pytest.raises(
-        UserError, match="one of the run's 3 classes or all, got 'frgo'; perhaps you meant frog"
+        UserError, match=r"""one of the run's 3 classes or "all", got 'frgo'; perhaps you meant frog"""
     ):
         find_label("frgo", recipe, classes)
     for text in ("3", "-1", "", "9" * 5000):
-        with pytest.raises(UserError, match=f"3 classes or all, got '{text}'"):
+        with pytest.raises(UserError, match=f"3 classes or \"all\", got '{text}'"):
             find_label(text, recipe, classes)
 
 
@@ -380,5 +380,5 @@ def test_a_grid_search_needs_a_run_that_can_sample_without_a_class(trained):
     from ddim.evaluation.discretisation_error import sample_in_model_units
 
     always = replace(trained, recipe=with_data(unlabelled=0))
-    with pytest.raises(UserError, match="a search of levels .* without a class, .*data.unlabelled 0"):
+    with pytest.raises(UserError, match="a search for times .* without a class, .*data.unlabelled 0"):
         sample_in_model_units(always, DDIM(), torch.tensor([1.0, 0.5]), [0])

@@ -218,7 +218,7 @@ def test_runs_that_cannot_be_loaded_are_refused_in_one_sentence(trained, tmp_pat
         load(trained.checkpoint.path, "averaged")
     with pytest.raises(UserError, match="is not a folder"):
         load(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="is no run"):
+    with pytest.raises(UserError, match="is not a run"):
         load(tmp_path)
     with pytest.raises(UserError, match="device must be"):
         load(trained.checkpoint.path, device="abacus")

@@ -64,7 +64,7 @@ def test_a_part_that_is_not_given_is_named_and_nothing_runs(elsewhere):
 def test_a_part_with_another_source_is_remarked_upon():
     tree = dump(mine.RECIPE)
     tree["schedule"]["sha256"] = "0" * 64
-    with pytest.warns(UserWarning, match="schedule Straight has another source"):
+    with pytest.warns(UserWarning, match="schedule Straight has other source code"):
         found = load_recipe(tree)
     assert found == mine.RECIPE
     assert list(own_parts.find_changed_parts(tree, dump(found))) == ["schedule"]
@@ -143,7 +143,7 @@ class Table(mine.Straight):
     [
         ({"schedule": Bare()}, "frozen dataclass.*got Bare"),
         ({"schedule": Melting()}, r"Melting must be a frozen dataclass: write @dataclass\(frozen=True\)"),
-        ({"schedule": mine.Straight}, r"got Straight: give a value, Straight\(\)"),
+        ({"schedule": mine.Straight}, r"got Straight: give an instance, Straight\(\)"),
         ({"schedule": Lonely()}, "schedule must be a Schedule, and Lonely has no .*inverse"),
         ({"schedule": mine.Euler()}, "schedule must be a Schedule, and Euler has no entries"),
         ({"optim": Lonely()}, "optim cannot be a part of your own, got Lonely"),
@@ -205,6 +205,6 @@ def test_a_sampler_must_be_one(tmp_path):
     pipeline = ddim.load(tiny.train(tiny.BASE, tmp_path / "run"))
     with pytest.raises(UserError, match="sampler must be a Sampler, and Straight has no"):
         ddim.sample(pipeline, n=2, steps=2, sampler=mine.Straight())
-    with pytest.raises(UserError, match=r"sampler must be a value, such as DDIM\(\), got the class DDIM"):
+    with pytest.raises(UserError, match=r"sampler must be an instance, such as DDIM\(\), got the class DDIM"):
         ddim.sample(pipeline, n=2, steps=2, sampler=ddim.DDIM)
     assert ddim.sample(pipeline, n=2, steps=2, sampler=mine.Euler()).shape == (2, 3, 32, 32)

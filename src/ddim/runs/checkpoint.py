@@ -1,9 +1,9 @@
-"""Save, find and remove the checkpoints of a run. Even after a crash, each is complete or absent.
+"""Save, find and remove the checkpoints of a run. Even after a crash, each checkpoint is complete or absent.
 
 A checkpoint is first written under a temporary name, ``.tmp-...``. After every file and folder is flushed to
-the disk, one rename gives it its name. No file points to the newest checkpoint, so no pointer can be wrong:
-it is found by listing the folder. Damaged checkpoints are never loaded. `ddim.runs.manifest` reads and writes
-the files of one checkpoint.
+the disk, the folder is renamed to its final name. No file points to the newest checkpoint, so no pointer can
+be wrong: the newest checkpoint is found by listing the folder. Damaged checkpoints are never loaded.
+`ddim.runs.manifest` reads and writes the files of one checkpoint.
 """
 
 import os
@@ -61,15 +61,15 @@ def save(
 ) -> Path:
     """Write the checkpoint of `step` into `folder`, then remove older checkpoints.
 
-    A checkpoint of the same step is replaced; the old one exists until the new one is complete. Only one
+    A checkpoint of the same step is replaced; it exists until the new checkpoint is complete. Only one
     process may write at a time (see `lock_folder`). Unfinished files of an earlier process are removed.
 
     Args:
         folder: the folder of a run's checkpoints.
         step: training steps so far.
         tensors: tensors of any shape and device, in groups with names such as "model" or "ema/default".
-        documents: JSON values without NaN, by name.
-        keep: how many of the newest undamaged checkpoints are kept, and also the newest with `best`.
+        documents: JSON documents without NaN, keyed by name.
+        keep: number of newest undamaged checkpoints to keep. The newest checkpoint with `best` is kept too.
         best: whether this is the best checkpoint so far.
 
     Returns:
@@ -87,7 +87,7 @@ def save(
 
     def list_contents() -> Iterator[tuple[str, bytes]]:
         yield from pages.items()
-        # A generator, so that only one group of tensors at a time is in memory.
+        # A generator holds only one group of tensors at a time in memory.
         yield from ((f"{name}.safetensors", pack_tensors(group)) for name, group in tensors.items())
 
     try:
@@ -148,7 +148,7 @@ def _publish(temporary: Path, target: Path) -> None:
     if not target.exists():
         publish_folder(temporary, target)
         return
-    # A rename cannot replace a folder with content. For an instant both exist; readers prefer the new one.
+    # A rename cannot replace a folder with content. For an instant both exist; readers prefer the new folder.
     fresh = target.with_name(target.name + ".new")
     publish_folder(temporary, fresh)
     _settle(fresh)
@@ -163,7 +163,7 @@ def _settle(fresh: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    # Renamed first, or a partly deleted checkpoint would look like a damaged one.
+    # The folder is renamed first, because a partly deleted checkpoint would look like a damaged checkpoint.
     rubbish = path.with_name(f"{TEMPORARY}{os.getpid()}-old-{path.name}")
     os.rename(path, rubbish)
     shutil.rmtree(rubbish)
@@ -226,7 +226,7 @@ def _find(
                 return path
             passed.add(path)
         except Damaged as damage:
-            # A training may have moved or replaced the folder meanwhile: then read again, and rename nothing.
+            # If a training has moved or replaced the folder meanwhile, it is not renamed, and read again.
             if identity is not None and identity == _identity(path):
                 passed.add(path)
                 on_damage(f"{damage}; {_set_aside(path)}")

@@ -81,9 +81,12 @@ def label_by_folder_name(
 
 
 def drop_labels(labels: Tensor, probability: float, draw: torch.Generator) -> Tensor:
-    """Replace each label of (B,) by `NULL` with this probability (Ho & Salimans 2022, algorithm 1).
+    """Replace class labels (B,) by `NULL` at random (Ho & Salimans 2022, algorithm 1).
 
-    `draw` generates the random numbers.
+    Args:
+        labels: class labels (B,).
+        probability: the probability with which each label is replaced.
+        draw: the generator of the random numbers.
     """
     return torch.where(
         torch.rand(len(labels), generator=draw, dtype=torch.float64) < probability, NULL, labels
@@ -95,6 +98,11 @@ def drop_labels(labels: Tensor, probability: float, draw: torch.Generator) -> Te
 
 def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) -> Label:
     """Return the label for a class name, for the text of a class index, or for "all".
+
+    Args:
+        label: the class name, class index, "all" or None.
+        recipe: the recipe of the run.
+        classes: the class names of the run.
 
     Raises:
         UserError: if the run was trained without labels, or has no such class; the message suggests the
@@ -112,7 +120,7 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
     if label in numbers:
         return numbers.index(label)
     hint = suggest(label, classes)
-    raise UserError(f"label must be one of the run's {len(classes)} classes or all, got {label!r}{hint}")
+    raise UserError(f'label must be one of the run\'s {len(classes)} classes or "all", got {label!r}{hint}')
 
 
 def choose_label(recipe: Recipe) -> Label:
@@ -126,9 +134,13 @@ def assign_labels(label: Label, seeds: Sequence[int], model: Model) -> Tensor | 
 
 
 def guide(model: Model, label: Tensor | int | None, guidance: float) -> tuple[Denoiser, list[Counted]]:
-    """Return the model conditioned on a label, with guidance, and the counters of its evaluations.
+    """Return the model conditioned on a label, with guidance, and the counters of network evaluations.
 
-    A guidance scale of 1 needs one evaluation of the network, any other scale two.
+    Args:
+        model: the model.
+        label: class labels (B,), one label for all images, or None for no class.
+        guidance: classifier-free guidance scale. A scale of 1 needs one network evaluation for each step, any
+            other scale two.
     """
     strong = Counted(model.with_labels(label))
     if guidance == 1:

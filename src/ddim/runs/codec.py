@@ -1,8 +1,8 @@
 """Convert recipes to and from YAML and JSON, and set their fields by path.
 
-Paths are those of the command line (`schedule=linear schedule.clip=powers`). For safety, data can only build
-the kinds registered in `kinds.FAMILIES`, the dataclasses that are fields of a recipe, and parts that the
-caller gave in this process (see `own_parts`).
+Paths are written as on the command line (`schedule=linear schedule.clip=powers`). For safety, data can only
+build the kinds (classes) registered in `kinds.FAMILIES`, the dataclasses that are fields of a recipe, and
+parts that the user gave in this process (see `own_parts`).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from ddim.runs.recipe import Recipe
 
 
 def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of the tree)
-    """Return a recipe, or a part of one, as JSON; `named` adds the entry "kind" to the outermost part.
+    """Return a recipe, or a part of a recipe, as JSON; `named` adds the entry "kind" to the outermost part.
 
-    Inner parts have this entry wherever several kinds are possible. A part that the caller wrote also has the
-    entry "sha256", a hash of its source.
+    Inner parts have this entry wherever a field can hold several kinds. A part that the user wrote also has
+    the entry "sha256", a hash of its source code.
 
     Raises:
         UserError: if a part is not a frozen dataclass of plain values.
@@ -52,7 +52,7 @@ def _check_plain(value: Any) -> Any:  # noqa: ANN401
         name = value.__name__ if isinstance(value, type) else type(value).__name__
         raise UserError(
             f"a recipe holds numbers, texts, tuples of these and frozen dataclasses of these, got {name}"
-            + (f": give a value, {name}()" if isinstance(value, type) else "")
+            + (f": give an instance, {name}()" if isinstance(value, type) else "")
         )
     return value
 
@@ -61,7 +61,7 @@ def load_recipe(data: Any) -> Recipe:  # noqa: ANN401 (JSON)
     """Build a recipe from JSON, written by `dump` or by hand; missing fields take their defaults.
 
     Raises:
-        UserError: if a field or value is impossible; the message names the field and the possible values.
+        UserError: if a field does not exist or a value is invalid; the message names the valid values.
     """
     return load_value(data, Recipe)
 
@@ -75,7 +75,7 @@ def load_value(data: Any, wanted: Any, path: str = "") -> Any:  # noqa: ANN401
         path: the path of the value in a recipe, for messages.
 
     Raises:
-        UserError: if a field or value is impossible; the message names the field and the possible values.
+        UserError: if a field does not exist or a value is invalid; the message names the valid values.
     """
     return _load(data, Slot(path, wanted, MISSING), path)
 
@@ -107,13 +107,18 @@ def _load(data: Any, slot: Slot, path: str) -> Any:  # noqa: ANN401
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """Return a recipe with some fields changed by path: {"schedule": "linear", "schedule.clip": "powers"}.
+    """Return a recipe with some of its fields changed.
 
-    Values are text, as on the command line, or JSON. The order of `changes` does not matter. A new kind
-    starts with default fields. If the recipe already has this kind, its fields are kept.
+    A new kind, such as another schedule, starts with default fields. If the recipe already has this kind, its
+    fields are kept.
+
+    Args:
+        recipe: the recipe.
+        changes: new values keyed by field path: {"schedule": "linear", "schedule.clip": "powers"}. Values are
+            text, as on the command line, or JSON. Their order does not matter.
 
     Raises:
-        UserError: if a value is impossible or a path unknown; the message suggests the nearest path.
+        UserError: if a value is invalid or a path is unknown; the message suggests the nearest path.
     """
     tree = dump(recipe)
     for path in sorted(changes, key=lambda p: (p.count("."), p)):
@@ -134,7 +139,7 @@ def read_recipe(path: str | Path) -> Recipe:
         raise UserError(f"recipe {path} cannot be read: {error}") from error
     try:
         data = yaml.load(text, _Loader)
-    # ValueError: an impossible date or number; RecursionError: a thousand nested brackets.
+    # An invalid date or number raises ValueError, a thousand nested brackets raise RecursionError.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
     return load_recipe(data)
@@ -146,7 +151,7 @@ def write_recipe(recipe: Recipe) -> str:
 
 
 def list_fields(value: Any, path: str = "") -> list[tuple[str, str, Any]]:  # noqa: ANN401
-    """Return (path, possible values in words, value) for every field of a recipe, in order.
+    """Return (path, valid values in words, value) for every field of a recipe, in order.
 
     `value` may also be a part of a recipe; `path` is then the path of that part.
     """
@@ -163,7 +168,7 @@ def list_fields(value: Any, path: str = "") -> list[tuple[str, str, Any]]:  # no
 
 
 def list_paths(kind: type = Recipe, above: str = "") -> list[str]:
-    """Return the paths of all fields of a recipe, those of every kind of its parts among them."""
+    """Return the paths of all fields of a recipe, including the fields of every kind of its parts."""
     paths = []
     for slot in list_slots(kind):
         paths.append(f"{above}{slot.name}")
@@ -193,7 +198,7 @@ _Loader.add_implicit_resolver(
 
 
 def _set(tree: dict[str, Any], path: Sequence[str], new: Any) -> None:  # noqa: ANN401
-    """Set a value in a recipe that `dump` returned; `load_recipe` later checks whether it is possible."""
+    """Set a value in a recipe that `dump` returned; `load_recipe` later checks whether it is valid."""
     slot, whole = Slot("", Recipe, MISSING), ".".join(path)
     for depth, head in enumerate(path):
         above = ".".join(path[:depth])
@@ -235,4 +240,4 @@ def _unknown(path: str, name: str, kind: type, above: str, slot: Slot) -> str:
         return f"{path} is not a field of a recipe; perhaps you meant {anywhere[0]}"
     if here:
         return f"{path} is not a field of a recipe; perhaps you meant {f'{above}.{here[0]}'.lstrip('.')}"
-    return f"{path} is not a field of a recipe; possible here: {', '.join(known) or 'none'}"
+    return f"{path} is not a field of a recipe; valid here: {', '.join(known) or 'none'}"

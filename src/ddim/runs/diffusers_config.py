@@ -20,7 +20,7 @@ from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe import Recipe
 
 VERSION = "0.42.1"
-"""The version of diffusers whose names and defaults these are."""
+"""The version of diffusers from which the names and defaults in this module are taken."""
 
 _NETWORK = {
     "center_input_sample": False,
@@ -76,7 +76,7 @@ _FRACTIONS = ("norm_eps", "dropout", "beta_start", "beta_end")
 
 _SCHEDULERS = {DDIM: "DDIMScheduler", DDPM: "DDPMScheduler"}
 _BETAS = {"linear": "linear", "beta_table": "scaled_linear"}
-"""Kinds of schedule here and in diffusers; beta_table has betas quad."""
+"""Names of schedules here and in diffusers; "beta_table" has `betas` "quad"."""
 _PREDICTS: dict[Any, str] = {
     PredictsNoise(): "epsilon",
     PredictsImage(): "sample",
@@ -158,7 +158,7 @@ def make_noise_config(recipe: Recipe) -> dict[str, Any]:
     """Return the scheduler_config.json of diffusers for the schedule, grid and sampler of a recipe.
 
     Raises:
-        UserError: if diffusers lacks one of them.
+        UserError: if diffusers lacks the schedule, grid, sampler or another option.
     """
     table, grid = _check_noise(recipe)
     return (
@@ -195,7 +195,7 @@ def _check_noise(recipe: Recipe) -> tuple[Linear | BetaTable, Spaced]:
         )
     if recipe.clip not in _CLIPS:
         raise UserError(
-            "export to diffusers needs clip no or x0, this run has yes, which gives other samples"
+            "export to diffusers needs clip no or x0, this run has yes, which leads to other samples"
         )
     if recipe.conditioning != Timestep(table.entries):
         raise UserError(
@@ -274,7 +274,7 @@ def _check_blocks(network: Mapping[str, Any], net: Mapping[str, Any]) -> None:
     """Check channels and blocks; `network` is config.json, and `net` the same with defaults filled in."""
     for name, kind in {"block_out_channels": list, "down_block_types": list, "in_channels": int}.items():
         if not isinstance(net.get(name), kind) or not net[name]:
-            raise UserError(f"config.json is not that of a UNet2DModel: its {name} is {net.get(name)}")
+            raise UserError(f"config.json does not describe a UNet2DModel: its {name} is {net.get(name)}")
     widths, down, channels = net["block_out_channels"], net["down_block_types"], net["in_channels"]
     if not all(type(width) is int and width > 0 for width in widths):
         raise UserError(f"config.json needs block_out_channels that are whole numbers above 0, got {widths}")

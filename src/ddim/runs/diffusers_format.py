@@ -36,7 +36,7 @@ def export_to_diffusers(pipeline: Pipeline, folder: str | Path) -> None:
     """Write a model as a `DDIMPipeline` folder, from which diffusers samples the same images.
 
     On a grid with trailing spacing, the images are the same only if the number of steps divides the number
-    of entries. Otherwise diffusers steps to levels outside its own grid.
+    of entries. Otherwise diffusers steps to noise levels outside its own grid.
 
     Args:
         pipeline: a model with DDPM's network.
@@ -58,7 +58,7 @@ def export_to_diffusers(pipeline: Pipeline, folder: str | Path) -> None:
     write_json(folder / "unet" / "config.json", network)
     write_json(folder / "scheduler" / "scheduler_config.json", noise)
     index = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDIMScheduler"]}
-    # Written last, because this file makes the folder a pipeline.
+    # This file is written last, because it makes the folder a pipeline.
     write_json(folder / "model_index.json", head_config("DDIMPipeline") | index)
 
 
@@ -68,9 +68,10 @@ def import_from_diffusers(folder: str | Path, out: str | Path | None = None) -> 
     The run has the recipe `ddpm`, with the options from the pipeline's files, and no training images. It is
     sampled in float32, with DDIM or DDPM as the pipeline's scheduler says. import.json records its origin.
 
-    Samples differ from those of diffusers in two cases, both with trailing spacing. In one, the number of
-    steps does not divide the number of entries (see `export_to_diffusers`). In the other, DDPM with variance
-    fixed_large takes fewer steps than entries: diffusers then leaves noise in the samples.
+    Samples differ from the samples of diffusers in two cases, both with trailing spacing. In the first case,
+    the number of steps does not divide the number of entries (see `export_to_diffusers`). In the second case,
+    DDPM with variance "fixed_large" takes fewer steps than entries: diffusers then leaves noise in the
+    samples.
 
     Args:
         folder: the pipeline folder.

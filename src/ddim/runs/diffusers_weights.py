@@ -30,7 +30,7 @@ _NAMES = (
     (r"(attentions\.\d+)\.norm\.", r"\1.group_norm."),
     (r"(attentions\.\d+)\.proj\.", r"\1.to_out.0."),
 )
-"""Rules that turn our names of weights into those of diffusers, applied in this order."""
+"""Replacements that turn our names of weights into the names of diffusers, applied in this order."""
 
 _OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Names of attention weights in diffusers before version 0.17, and the present names."""
@@ -41,7 +41,7 @@ def convert_to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     theirs = {}
     for name, value in state.items():
         names = _theirs(name)
-        # Attention in diffusers has linear layers; ours has 1x1 convolutions.
+        # Attention in diffusers has linear layers; our attention has 1x1 convolutions.
         flat = value.flatten(1) if "attentions" in names[0] and value.ndim > 1 else value
         theirs |= dict(zip(names, flat.chunk(len(names)), strict=True))
     return theirs
@@ -55,7 +55,7 @@ def convert_from_diffusers(weights: Mapping[str, Tensor], state: Mapping[str, Te
         state: the state dict of the `DDPMUNet`, for names and shapes.
 
     Raises:
-        UserError: if a weight is missing, unknown or of another size; the message names the first one.
+        UserError: if a weight is missing, unknown or of another size; the message names this weight.
     """
     old = re.compile(rf"\b({'|'.join(_OLD)})\b")
     left = {old.sub(lambda found: _OLD[found[0]], name): value for name, value in weights.items()}
@@ -86,7 +86,7 @@ def unpack_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file.
 
     Raises:
-        UserError: if it cannot be read.
+        UserError: if the file cannot be read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -98,7 +98,7 @@ def unpack_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _theirs(name: str) -> tuple[str, ...]:
-    """Return the name in diffusers of one of our weights; "qkv", one weight here, gives three names."""
+    """Return the name in diffusers of one of our weights; for "qkv", one weight here, return three names."""
     for pattern, new in _NAMES:
         name = re.sub(pattern, new, name)
     return tuple(name.replace("qkv", part) for part in ("to_q", "to_k", "to_v")) if "qkv" in name else (name,)

@@ -62,10 +62,10 @@ def read_hole(
     size: tuple[int, int],
     on_change: Callable[[str], object] | None = None,
 ) -> Tensor:
-    """Read a mask file as (1, 1, H, W): 1 for pixels to paint, 0 for pixels to keep.
+    """Read a mask file as (1, 1, H, W): 1 for pixels to inpaint, 0 for pixels to keep.
 
-    Without transparency, light pixels are painted. In an image from which a part was erased, the transparent
-    pixels are painted. In a layer of white strokes, the strokes are painted.
+    If the mask has no transparency, its light pixels are inpainted. If a part of it was erased, the
+    transparent pixels are inpainted. If it is a layer of white strokes, the strokes are inpainted.
 
     Args:
         path: the mask file.
@@ -74,7 +74,7 @@ def read_hole(
         on_change: called with a sentence if the mask was cropped or resized, or has transparency.
 
     Raises:
-        UserError: if the two files have different sizes, or the mask has no pixel to paint or none to keep.
+        UserError: if the two files have different sizes, or the mask has no pixel to inpaint or to keep.
     """
     mask = read_images([path], size, 4, on_change)
     light, opaque = mask[:, :3].mean(1, keepdim=True), mask[:, 3:]
@@ -91,12 +91,13 @@ def read_hole(
         raise UserError(f"the mask must have the size of the image, {sizes[0]}, got {sizes[1]}")
     if hole.all() or not hole.any():
         raise UserError(
-            f"the mask {str(path)!r} must have white pixels, to paint, and black ones, to keep; or erase the "
-            "part to paint, so that it is transparent"
+            f"the mask {str(path)!r} must have white pixels, to inpaint, and black pixels, to keep; or erase "
+            "the part to inpaint, so that it is transparent"
         )
     if not seen.all() and on_change:
         what = "white" if hole[seen].all() else "transparent"
-        on_change(f"{path}: the {what} part, {100 * hole.float().mean():.0f} % of the image, is painted")
+        share = f"{100 * hole.float().mean():.0f} % of the image"
+        on_change(f"{path}: the {what} part, {share}, will be inpainted")
     return hole.float()
 
 

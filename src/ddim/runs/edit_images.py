@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NOISY = 0.05
-"""The largest sigma of a grid's last level at which an image without noise can still be inverted well."""
+"""The largest sigma at the last time of a grid with which an image without noise can be inverted well."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Edit:
 
     Attributes:
         pipeline: the model that was used.
-        times: the times (N,) of the grid.
-        rows: images (B, C, H, W) in [0, 1] by name, from the input to the result.
+        times: the times (timesteps) (N,) of the grid.
+        rows: images (B, C, H, W) in [0, 1], keyed by row name, such as "input"; the last row is the result.
         captions: a caption for each image of the result, such as its seed.
-        calls: number of calls of the network, each on one micro-batch.
+        calls: number of network evaluations, each on one micro-batch.
         facts: further results and options, as JSON.
     """
 
@@ -51,9 +51,9 @@ class Edit:
     captions: Sequence[str] = ()
 
     def __repr__(self) -> str:
-        """Return one line: rows, times and network calls."""
+        """Return one line: the rows of images, the number of times and of network evaluations."""
         rows = ", ".join(f"{name} {tuple(images.shape)}" for name, images in self.rows.items())
-        return f"Edit({rows}; {len(self.times)} times, {self.calls} network calls)"
+        return f"Edit({rows}; {len(self.times)} times, {self.calls} network evaluations)"
 
     def figure(self) -> Figure:
         """Draw all images in named rows."""
@@ -65,7 +65,7 @@ class Edit:
 
     @property
     def images(self) -> Tensor:
-        """The result: the last of the rows."""
+        """The result: the images of the last row."""
         return list(self.rows.values())[-1]
 
 
@@ -117,7 +117,7 @@ def invert_images(
         latents = work.in_batches(find_latents, work.pipeline.pixels.enter(images)).float()
         restored = work.leave(work.in_batches(lambda z: restore(work.denoise, z, work.times), latents))
     errors = (restored - images).square().mean((1, 2, 3))
-    # Where latents overflowed, the error is NaN, which JSON does not have.
+    # If a latent overflowed, its error is NaN, which JSON does not have.
     facts = {
         "exact": exact,
         "converged": max(residuals) == 0,
@@ -131,7 +131,7 @@ def invert_images(
 def interpolate_seeds(
     source: Source, seeds: Sequence[int], frames: int = 9, steps: int = 50, **options: Unpack[EditOptions]
 ) -> Edit:
-    """Sample images that lead from the sample of one seed to that of another, by spherical interpolation.
+    """Sample images between the samples of two seeds, by spherical interpolation of their latents.
 
     Args:
         source: a run folder, a pipeline or a model.
@@ -160,7 +160,7 @@ def interpolate_seeds(
 def interpolate_images(
     source: Source, images: Tensor, frames: int = 9, steps: int = 50, **options: Unpack[EditOptions]
 ) -> Edit:
-    """Sample images that lead from one real image to another, by spherical interpolation of their latents.
+    """Sample images between two real images, by spherical interpolation of their latents.
 
     The first and the last frame are the reconstructions of the two images from their latents.
 
@@ -206,11 +206,11 @@ def inpaint_image(
     Args:
         source: a run folder, a pipeline or a model.
         image: (1, C, H, W) in [0, 1].
-        hole: (1, 1, H, W), 1 for pixels to paint and 0 for pixels to keep.
-        seeds: one for each result.
+        hole: (1, 1, H, W), 1 for pixels to inpaint and 0 for pixels to keep.
+        seeds: one seed for each result.
         steps: number of times in the grid.
-        resample: how often each step is repeated. Noise is added before each repetition, so that the painted
-            part comes to fit the rest.
+        resample: how often each step is done. Noise is added before each repetition, so that the inpainted
+            part fits the rest.
         options: see `EditOptions`.
 
     Raises:
@@ -219,7 +219,7 @@ def inpaint_image(
     check_count("resample", resample)
     check_seeds(seeds)
     if not 0 < hole.mean() < 1:
-        raise UserError("the hole must contain pixels to paint (1) and pixels to keep (0)")
+        raise UserError("the hole must contain pixels to inpaint (1) and pixels to keep (0)")
     work = open_work(source, "inpainting", steps, **options)
     paint = Inpaint(work.pipeline.pixels.enter(image), hole, resample)
     work.expect(len(seeds), paint.evaluations(steps))
@@ -243,13 +243,13 @@ def vary_image(
     steps: int = 50,
     **options: Unpack[EditOptions],
 ) -> Edit:
-    """Sample variations of an image: noise it to time `strength`, then denoise it (SDEdit, Meng et al. 2022).
+    """Sample variations of an image: add noise up to time `strength`, then denoise (Meng et al. 2022).
 
     Args:
         source: a run folder, a pipeline or a model.
         image: (1, C, H, W) in [0, 1].
         strength: time in (0, 1]; 0.3 changes details, 0.6 shapes, 1 nearly everything.
-        seeds: one for each result.
+        seeds: one seed for each result.
         steps: number of times in the grid; only times below `strength` are used.
         options: see `EditOptions`.
 
@@ -280,13 +280,13 @@ def _name_seeds(seeds: Sequence[int]) -> list[str]:
 
 
 def _name_fractions(frames: int, ends: Sequence[str]) -> list[str]:
-    """Return the share of the way of each frame, with the names of both ends."""
+    """Return a caption for each frame: its position between the ends in percent, or the name of the end."""
     between = [f"{100 * k / (frames - 1):.0f} %" for k in range(1, frames - 1)]
     return [ends[0], *between, ends[1]]
 
 
 def warn_of_noise(edit: Edit) -> str | None:
-    """Return a warning if the schedule or the grid ends at a level with noise, else None."""
+    """Return a warning if the schedule or the grid ends with sigma above `NOISY`, else None."""
     schedule = edit.pipeline.recipe.sampling_schedule
     clean, end = (schedule(t) for t in (torch.zeros((), dtype=torch.float64), edit.times[-1]))
     if clean.sigma > NOISY:
@@ -296,7 +296,7 @@ def warn_of_noise(edit: Edit) -> str | None:
         )
     if end.sigma > NOISY:
         return (
-            f"the last of these {len(edit.times)} levels still has noise, sigma = {end.sigma:.2f}, which a "
+            f"the last of these {len(edit.times)} times still has noise, sigma = {end.sigma:.2f}, which a "
             "real image lacks: the latent belongs to a slightly different image; more steps bring it closer"
         )
     return None

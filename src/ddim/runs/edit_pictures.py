@@ -45,6 +45,13 @@ def invert_pictures(
 ) -> Inversion:
     """Find the latents of images, and reconstruct the images from them; see `invert_images`.
 
+    Args:
+        model: a run folder, a pipeline or a model.
+        images: one image or several.
+        steps: number of times in the grid.
+        exact: whether each step is solved by iteration instead of by extrapolation.
+        options: grid and progress, see `EditOptions`.
+
     Example:
         >>> found = ddim.invert(run, "rose.jpg")
         >>> found.latents, found.errors
@@ -63,7 +70,7 @@ def interpolate(
     seeds: Sequence[int] | None = None,
     **options: Unpack[EditOptions],
 ) -> Edit:
-    """Sample images that lead from one image, or the sample of one seed, to another.
+    """Sample images between two images, or between the samples of two seeds.
 
     Args:
         model: a run folder, a pipeline or a model.
@@ -96,15 +103,15 @@ def inpaint_picture(
     resample: int = 5,
     **options: Unpack[EditOptions],
 ) -> Edit:
-    """Sample the white part of a mask anew (RePaint, Lugmayr et al. 2022); see `inpaint_image`.
+    """Sample new content for a part of an image (RePaint, Lugmayr et al. 2022); see `inpaint_image`.
 
     Args:
         model: a run folder, a pipeline or a model.
         image: the image.
-        mask: an image of the same size, white where it is painted; or a tensor (H, W), 1 where it is painted.
-        seeds: one for each result.
+        mask: an image of the same size, white in the part to inpaint; or a tensor (H, W), 1 in this part.
+        seeds: one seed for each result.
         steps: number of times in the grid.
-        resample: how often each step is repeated.
+        resample: how often each step is done.
         options: grid and progress, see `EditOptions`.
 
     Example:
@@ -131,6 +138,14 @@ def vary_picture(
 ) -> Edit:
     """Sample variations of an image (SDEdit, Meng et al. 2022); see `vary_image`.
 
+    Args:
+        model: a run folder, a pipeline or a model.
+        image: the image.
+        strength: time in (0, 1] up to which noise is added; larger values change more.
+        seeds: one seed for each result.
+        steps: number of times in the grid; only times below `strength` are used.
+        options: grid and progress, see `EditOptions`.
+
     Example:
         >>> ddim.vary(run, "rose.jpg", strength=0.6)
     """
@@ -142,6 +157,11 @@ def open_pictures(
     pipeline: Pipeline, pictures: Picture | Sequence[Picture], channels: int | None = None
 ) -> Tensor:
     """Return pictures as one tensor (B, C, H, W) in [0, 1] of the pipeline's size.
+
+    Args:
+        pipeline: the pipeline.
+        pictures: one picture or several.
+        channels: number of channels C; None for the channels of the pipeline.
 
     Raises:
         UserError: if a file cannot be read, or a tensor has another size.

@@ -30,8 +30,9 @@ class EditOptions(TypedDict, total=False):
     """The options of every edit.
 
     Attributes:
-        grid: the grid of times; the default is that of the run for seeds, of `choose_edit_grid` for images.
-        progress: called with "network evaluations", each of one micro-batch.
+        grid: the grid of times (timesteps). By default, edits of samples use the grid of the run, and edits
+            of real images use `choose_edit_grid`.
+        progress: called with "network evaluations", each on one micro-batch; see `Progress`.
     """
 
     grid: Grid | None
@@ -40,9 +41,9 @@ class EditOptions(TypedDict, total=False):
 
 @dataclass
 class Work:
-    """A pipeline in use by an edit: its denoiser, the counter of its network's calls, and the times (N,).
+    """A pipeline in use by an edit: its denoiser, the counter of network evaluations, and the times (N,).
 
-    `expected` is the number of calls that the edit will make, as far as it is known.
+    `expected` is the number of network evaluations that the edit will make, as far as it is known.
     """
 
     pipeline: Pipeline
@@ -52,7 +53,7 @@ class Work:
     expected: int = 0
 
     def expect(self, images: int, evaluations: int) -> None:
-        """Add to `expected` the calls for this many images, each with this many network evaluations."""
+        """Add to `expected` the evaluations of all micro-batches of `images`, with `evaluations` for each."""
         self.expected += math.ceil(images / self.pipeline.runtime.micro_batch) * evaluations
 
     def leave(self, x0: Tensor) -> Tensor:
@@ -97,7 +98,20 @@ def open_work(
     grid: Grid | None = None,
     progress: Progress = ignore_progress,
 ) -> Work:
-    """Open a pipeline for the edit `what`; the default grid depends on whether `real` images are edited."""
+    """Open a pipeline for an edit.
+
+    Args:
+        source: a run folder, a pipeline or a model.
+        what: the name of the edit in messages, such as "an inversion".
+        steps: number of times in the grid.
+        real: whether real images are edited, and not samples; the default grid depends on it.
+        grid: the grid; None for the default.
+        progress: see `EditOptions`.
+
+    Raises:
+        UserError: if the network was never trained without a class label, or the grid cannot have `steps`
+            times.
+    """
     check_count("steps", steps)
     pipeline = open_pipeline(source)
     check_unconditional(pipeline.recipe, what)
@@ -115,9 +129,9 @@ def open_work(
 def choose_edit_grid(recipe: Recipe) -> Grid:
     """Return the default grid for edits of real images.
 
-    The recipe's own grid may end at a level with much noise, but real images have none. This grid has equal
-    steps of log-SNR up to 6 (sigma 0.05), for which inversion is most accurate. A schedule that does not
-    reach this level gets uniform times.
+    The recipe's own grid may end at a time with much noise, but real images have no noise. This grid has
+    equal steps of log-SNR up to 6 (sigma 0.05), for which inversion is most accurate. A schedule that does
+    not reach this log-SNR gets uniform times.
     """
     cleanest = recipe.sampling_schedule(torch.zeros((), dtype=torch.float64)).log_snr
     return UniformLogSNR() if cleanest > UniformLogSNR().end else Uniform()

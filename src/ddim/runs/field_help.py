@@ -1,4 +1,4 @@
-"""What the fields of a recipe mean: sentences from the docstrings of the dataclasses, for --help-recipe."""
+"""Explain the fields of a recipe with sentences from the docstrings of the dataclasses, for --help-recipe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ddim.runs.plain_values import describe_type
 from ddim.runs.recipe import Recipe
 
 Row = tuple[str, str, str, str]
-"""Path, value in the form that an option takes, possible values, and a sentence."""
+"""The path of a field, its value in the form of an option, its valid values, and a sentence about it."""
 
 
 def explain_fields(value: Any, path: str = "") -> list[Row]:  # noqa: ANN401
@@ -29,7 +29,7 @@ def explain_fields(value: Any, path: str = "") -> list[Row]:  # noqa: ANN401
 
 
 def explain_kinds(path: str) -> Iterator[tuple[str, str, list[Row]]]:
-    """Yield each kind that a field of a recipe can have: its name, a sentence and the rows of its fields.
+    """Yield each class that a field of a recipe can hold: its name, a sentence and the rows of its fields.
 
     Nothing is yielded if the field holds a plain value or does not exist.
     """

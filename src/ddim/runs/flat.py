@@ -1,4 +1,4 @@
-"""Flatten a recipe to one row of fields. Needs no torch."""
+"""Flatten a recipe to one row of fields. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 ERRORS = ("noise_mae", "image_mae")
-"""The denoising errors of validation images, by their names in the log of training."""
+"""The names, in the log of training, of the denoising errors on validation images."""
 
 
 def flatten(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Return the values of a recipe, or of a part of it, by the paths of command-line options.
+    """Return the values of a recipe, or of a part of it, keyed by the paths of command-line options.
 
-    The kind of a part has the path of the part itself.
+    The kind (registered name) of a part is keyed by the path of the part itself.
 
     Example:
         >>> flatten({"schedule": {"kind": "cosine", "clip": "rates"}, "optim": {"lr": 0.001}})

@@ -31,7 +31,7 @@ def make_run_folder(out: Path | None, data: str, recipe: str) -> Path:
 
 
 def record_in_run(folder: Path, **facts: object) -> None:
-    """Add facts to the run.json of a run folder, or replace those of the same names."""
+    """Add facts to the run.json of a run folder; facts of the same names are replaced."""
     write_json(folder / RUN, {**read_json(folder / RUN), **facts})
 
 
@@ -39,7 +39,7 @@ def check_unused(out: Path, more: str = "") -> None:
     """Check that `out` is new or an empty folder.
 
     Raises:
-        UserError: if it is not; the message ends with `more`, another thing to do.
+        UserError: if it is not; the message ends with `more`, another suggestion.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; give a new or empty folder")
@@ -103,7 +103,7 @@ def make_output_folder(out: Path | None, parent: str, stem: str, *, least: bool 
 
 def _take(folder: Path, filled: Path | None) -> bool:
     """Create `folder`, or rename `filled` to it; return False if `folder` exists already."""
-    # Checked first, because a rename would silently replace an empty folder.
+    # This is checked first, because a rename would silently replace an empty folder.
     if folder.exists():
         return False
     try:

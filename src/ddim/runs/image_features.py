@@ -1,7 +1,7 @@
 """Features of sets of images: computed once, then read from the cache folder.
 
 The name of a cache file is a hash of everything on which its features depend; the path of the images is not
-part of it. A file is used only if its SHA-256 is the recorded one.
+part of it. A file is used only if its SHA-256 equals the recorded SHA-256.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ImageSet:
 def compute_features(
     of: ImageSet, extractor: Extractor, progress: Callable[[int, int], None] | None = None
 ) -> np.ndarray:
-    """Return features (N, dimensions), float32, as a read-only memory map; compute those not in the cache.
+    """Return features (N, dimensions), float32, as a read-only memory map; compute them if not cached.
 
     Args:
         of: the set of images.
@@ -81,7 +81,7 @@ def compute_features(
                 release_pages(of.images.pixels)
                 if progress:
                     progress(first + len(part), len(of.which))
-        # Written last, because features without a recorded hash are not used.
+        # The hash is written last, because features without a recorded hash are not used.
         write_atomic(_seal(path), hash_file(path).encode())
     except OSError as error:
         raise unwritable_cache(path.parent, error) from None

@@ -62,7 +62,7 @@ def reopen_images(
         fingerprint: the fingerprint of its images. Other images would have another split, in which training
             images could count as held-out images.
         progress: called with (done, total) while images are decoded.
-        otherwise: another thing to do, for the end of a message.
+        otherwise: another suggestion, for the end of an error message.
 
     Raises:
         UserError: if the images are missing or have changed.
@@ -77,7 +77,7 @@ def reopen_images(
                 return open_images(place, data.size, data.channels, progress=progress)
             changed = place
         except UserError as error:
-            # For example a named data set that is neither here nor can be downloaded.
+            # A named data set, for example, may be missing and fail to download.
             problem = error
     if changed:
         raise UserError(
@@ -100,8 +100,8 @@ def _explain_missing(run: Path, source: str) -> str:
             "again, as in ddim.resume(run, data=images) or ddim train FILE.py:NAME --resume"
         )
     return (
-        f"the images of run {run}, {source!r}, do not exist, seen from {Path.cwd()}: put them back, or name "
-        f"their new place with `ddim train DATA --resume --out {run}`"
+        f"the images of run {run}, {source!r}, do not exist, seen from {Path.cwd()}: put them back, or give "
+        f"their new path with `ddim train DATA --resume --out {run}`"
     )
 
 
@@ -109,7 +109,7 @@ def record_new_place(run: Path, source: str) -> None:
     """Record in a run folder that the images of the run are now in `source`, a path or a name.
 
     Raises:
-        UserError: if the images there are not those of the run.
+        UserError: if the images there are not the images of the run.
     """
     document = read_json(run / RUN)
     fields, facts = document["recipe"]["data"], document["data"]
@@ -125,7 +125,7 @@ def _recorded_path(run: Path) -> str | None:
     try:
         return read_json(run / RUN)["data"].get("path")
     except (UserError, KeyError):
-        return None  # A checkpoint that was copied out of its run.
+        return None  # The checkpoint was copied out of its run.
 
 
 def to_model_batches(trained: LoadedRun, images: Images, which: np.ndarray) -> Iterator[Tensor]:

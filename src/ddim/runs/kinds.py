@@ -1,4 +1,4 @@
-"""The fields of a recipe and of its parts, and the kinds of values that each can hold."""
+"""The fields of a recipe and of its parts, and the kinds (registered classes) that each field can hold."""
 
 from __future__ import annotations
 
@@ -36,11 +36,15 @@ FAMILIES: dict[Any, Mapping[str, type]] = {
     TimeSampling: TIME_SAMPLINGS,
     Weighting: WEIGHTINGS,
 }
-"""The registry of each family of kinds, by the protocol that annotates recipe fields of this family."""
+"""All registries of classes, keyed by the protocol that annotates the recipe fields of these classes."""
 
 
 def kind_name(value: object) -> str:
-    """Return the name of a value's kind in its registry, or else of its class (in lower case if not own)."""
+    """Return the name under which the class of an object is registered, such as "cosine" for `Cosine()`.
+
+    A class that the user wrote has the name of the class itself. Any other class that is not registered, such
+    as `Optim`, has its name in lower case.
+    """
     for family in FAMILIES.values():
         for name, kind in family.items():
             if type(value) is kind:
@@ -60,7 +64,7 @@ class Slot:
 
     @cached_property
     def kinds(self) -> dict[str, type]:
-        """The possible kinds by name; empty if the field holds a plain value."""
+        """The classes that the field can hold, keyed by name; empty if it holds a plain value."""
         found: dict[str, type] = {}
         for option in self._union:
             if option in FAMILIES:
@@ -76,7 +80,7 @@ class Slot:
 
     @property
     def named(self) -> bool:
-        """Whether several kinds are possible, so that `dump` must name the kind."""
+        """Whether the field can hold several kinds; `dump` must then name the kind."""
         return len(self.kinds) > 1
 
     @property
@@ -86,17 +90,17 @@ class Slot:
 
     @property
     def options(self) -> list[str]:
-        """The names of the possible kinds, the usual one first; last "none", if that is possible."""
+        """The names of the allowed kinds, the usual kind first; "none" is last, if the field may be None."""
         others = [name for name in self.kinds if name != self.usual]
         return [self.usual, *others, *["none"] * self.optional]
 
     def find_kind(self, name: Any, path: str, sha256: str | None = None) -> Any:  # noqa: ANN401
-        """Return the class of the kind with this name, or the network that the caller gave by this name.
+        """Return the class with this name, or the network of this name that the user wrote and gave.
 
         Args:
-            name: the name of the kind.
-            path: the path of the value, for the message of the UserError.
-            sha256: the hash of the source, if the caller wrote it.
+            name: the name of the class or network.
+            path: the path of the field, for the message of the UserError.
+            sha256: the hash of the source code, if the user wrote it.
         """
         if isinstance(name, str) and (sha256 or name not in self.kinds):
             own = find_part(name, sha256, path)
@@ -109,21 +113,21 @@ class Slot:
         return self.kinds[name]
 
     def check_part(self, part: Any, path: str) -> None:  # noqa: ANN401
-        """Check that a part of the caller's can be the value of this field.
+        """Check that a part that the user wrote can be used in this field.
 
         Args:
-            part: its class, or an `OwnNetwork`.
+            part: the class of the part, or an `OwnNetwork`.
             path: the path of the field, for messages.
 
         Raises:
-            UserError: if it lacks a method or an attribute; the message names it.
+            UserError: if the part lacks a method or an attribute; the message names what is missing.
         """
         name = part.name if isinstance(part, OwnNetwork) else part.__name__
         for family in self._union:
             if family not in FAMILIES:
                 continue
             members = [member for member in vars(family) if member == "__call__" or member[0] != "_"]
-            # A field without a default is no attribute of its class.
+            # A field without a default is not an attribute of its class.
             known = {f.name for f in fields(part)} if is_dataclass(part) else set()
             missing = [member for member in members if member not in known and not hasattr(part, member)]
             if not missing:
@@ -149,18 +153,19 @@ def check_value(kind: type, name: str, value: Any) -> None:  # noqa: ANN401
         value: the value.
 
     Raises:
-        UserError: if the value is a class, or a part of the caller's that lacks a method; plain values pass.
+        UserError: if the value is a class, or a part that the user wrote and that lacks a method.
     """
     slot = next((slot for slot in list_slots(kind) if slot.name == name), None)
     if slot is None or not slot.kinds or value is None or isinstance(value, tuple(slot.kinds.values())):
         return
     if isinstance(value, type):
-        raise UserError(f"{name} must be a value, such as {value.__name__}(), got the class {value.__name__}")
+        found = value.__name__
+        raise UserError(f"{name} must be an instance, such as {found}(), got the class {found}")
     slot.check_part(value if isinstance(value, OwnNetwork) else type(value), name)
 
 
 def list_slots(kind: Any) -> list[Slot]:  # noqa: ANN401 (a dataclass, or an OwnNetwork without fields)
-    """Return the fields of a recipe or of a kind of its parts."""
+    """Return the fields of a recipe or of a class of its parts."""
     if not isinstance(kind, type) or not is_dataclass(kind):
         return []
     hints = get_type_hints(kind)

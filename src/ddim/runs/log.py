@@ -47,12 +47,12 @@ class RunLog:
     Args:
         folder: the run folder.
         resumed: the step of the checkpoint that the run continues from; None starts a new log. Lines of later
-            steps are removed, so that the log equals that of an uninterrupted run, except for its times.
-        due: whether the validation of that step is made again, so that its line is removed too.
+            steps are removed, so that the log equals the log of an uninterrupted run, except for its times.
+        due: whether the validation of that step will be repeated; its line is then removed too.
     """
 
     def __init__(self, folder: Path, resumed: int | None = None, due: bool = False) -> None:
-        # Not tensorboardX.SummaryWriter: its queue and threads lose events when the process is killed.
+        # tensorboardX.SummaryWriter has a queue and threads, which lose events when the process is killed.
         from tensorboardX.event_file_writer import EventsWriter
 
         write_atomic(folder / METRICS, b"".join(_kept(folder, resumed, due)))
@@ -61,7 +61,7 @@ class RunLog:
         # Without this suffix, a run that is resumed within a second would overwrite its own events.
         self._events = EventsWriter(str(folder / "events"), f".{first}")
         self._shown = time.monotonic()
-        # With this event, TensorBoard drops what earlier files hold for this step and later steps.
+        # With this event, TensorBoard drops values of this step and later steps from earlier files.
         self._show(first, session_log={"status": "START"})
 
     def __enter__(self) -> Self:
@@ -75,7 +75,7 @@ class RunLog:
         self.close()
 
     def write(self, step: int, images: int, values: Mapping[str, float]) -> None:
-        """Add one line: the step, the images seen so far, the time (Unix, s) and `values` by name.
+        """Add one line: the step, the images seen so far, the time (Unix, s) and `values`, keyed by name.
 
         A value that is not finite becomes null. Write the lines of a step before its checkpoint is saved.
         """
@@ -140,7 +140,7 @@ def show_in_tensorboard(
         step: the training step of the image.
         name: the tag of the image, and the first part of the tags of the values.
         pixels: the image, (H, W, C) uint8.
-        values: values by name.
+        values: numbers, keyed by name.
     """
     from tensorboardX.event_file_writer import EventsWriter
 

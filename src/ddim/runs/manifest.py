@@ -31,7 +31,7 @@ _NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 
 
 class Damaged(UserError):  # noqa: N818 (a state, named as users name it)
-    """A checkpoint is damaged: a file differs from what was written. The message names the file."""
+    """A checkpoint is damaged: a file differs from the written file. The message names the file."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def verify(path: Path) -> Manifest:
     """Compare every file of the checkpoint `path` with its manifest, and return the manifest.
 
     Raises:
-        Damaged: if a file is missing, unknown or changed; the message names the first one.
+        Damaged: if a file is missing, unknown or changed; the message names the first such file.
         UserError: if a newer version of ddim wrote the checkpoint.
     """
     manifest = read_manifest(path)
@@ -72,7 +72,7 @@ def verify(path: Path) -> Manifest:
         _compare(path, manifest, name)
     found = parse_step(path.name)
     if found and found[0] != manifest.step:
-        raise Damaged(f"{path} is damaged: {MANIFEST} is that of step {manifest.step}")
+        raise Damaged(f"{path} is damaged: {MANIFEST} belongs to step {manifest.step}")
     return manifest
 
 
@@ -94,7 +94,7 @@ def read_tensors(path: Path, name: str) -> dict[str, "Tensor"]:
     content = _read(path, f"{name}.safetensors")
     try:
         return load(content)
-    # KeyError: the header names a dtype that torch does not have.
+    # A header with a dtype that torch does not have raises KeyError.
     except (SafetensorError, ValueError, KeyError) as error:
         raise Damaged(f"{path} is damaged: {name}.safetensors is not a safetensors file ({error})") from error
 
@@ -113,7 +113,7 @@ def read_manifest(path: Path) -> Manifest:
     """Return the manifest of the checkpoint `path`.
 
     Raises:
-        Damaged: if it is missing or has changed.
+        Damaged: if the manifest is missing or has changed.
         UserError: if a newer version of ddim wrote the checkpoint.
     """
     content = _load(path, MANIFEST)
@@ -121,7 +121,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         del fields["sha256"]
         sound = _seal(fields) == content
-    # ValueError and RecursionError: JSON that can be read but not written, such as 1e999.
+    # JSON that can be read but not written, such as 1e999, raises ValueError or RecursionError.
     except (TypeError, KeyError, ValueError, RecursionError):
         sound = False
     if not sound or type(fields.get("schema")) is not int:
@@ -136,7 +136,7 @@ def read_manifest(path: Path) -> Manifest:
         raise Damaged(f"{path} is damaged: {MANIFEST} does not have the fields of a manifest")
     for name in fields["files"]:
         if not _NAME.fullmatch(name) or name.upper() == MANIFEST.upper():
-            raise Damaged(f"{path} is damaged: {MANIFEST} lists the impossible file name {name!r}")
+            raise Damaged(f"{path} is damaged: {MANIFEST} lists the invalid file name {name!r}")
     return Manifest(**fields)
 
 
@@ -161,7 +161,7 @@ def render_json(value: object) -> bytes:
     """Return a document as the bytes of its file.
 
     Raises:
-        ValueError, TypeError: if it is not JSON, or contains NaN.
+        ValueError, TypeError: if the document is not JSON, or contains NaN.
     """
     return (json.dumps(value, allow_nan=False, indent=1) + "\n").encode()
 
@@ -171,7 +171,7 @@ def pack_tensors(group: Mapping[str, "Tensor"]) -> bytes:
     import torch
     from safetensors.torch import save as pack
 
-    # Copies, because the format has neither channels_last nor tensors that share memory.
+    # Tensors are copied, because the format has neither channels_last nor tensors that share memory.
     return pack(
         {
             name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -184,7 +184,7 @@ def check_names(names: Iterable[str]) -> None:
     """Check the names of the parts of a checkpoint, which become file names.
 
     Raises:
-        ValueError: if a name is impossible.
+        ValueError: if a name is invalid.
     """
     for name in names:
         if not _NAME.fullmatch(name) or name.upper() == "MANIFEST":
@@ -196,7 +196,7 @@ def _describe(content: bytes) -> dict[str, Any]:
 
 
 def _seal(fields: dict[str, Any]) -> bytes:
-    """Return the bytes of a manifest: its fields, then their SHA-256. This rule holds for every schema."""
+    """Return the bytes of a manifest: its fields, then their SHA-256. This format holds for every schema."""
     return render_json(fields | {"sha256": hashlib.sha256(render_json(fields)).hexdigest()})
 
 

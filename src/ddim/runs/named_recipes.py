@@ -66,16 +66,16 @@ def clear() -> Recipe:
     """Béres' clear-diffusion-keras: a larger network that predicts velocity, and uniform noise powers.
 
     The noise power sigma^2 of training is uniform. Samples use a schedule with a narrower range of noise
-    levels, one of seven in the original; for another one, use for example `--sampled_on.quantity log_snr`.
-    All values of `--predicts` and `--objective.on` are possible. `--clip x0` clips the predicted images
-    during sampling, as an option of the original does. The EMA is warmed up. The network has 29.8 million
-    parameters. For a laptop: `--net.widths 32,64,96,128 --net.attention no,no,no,no --optim.lr 1e-3`, with
-    2.0 million parameters.
+    levels. The original has seven such schedules; `--sampled_on.quantity log_snr`, for example, chooses
+    another one. All values of `--predicts` and `--objective.on` can be used. `--clip x0` clips the predicted
+    images during sampling, as an option of the original does. The EMA is warmed up. The network has 29.8
+    million parameters. On a laptop, use `--net.widths 32,64,96,128 --net.attention no,no,no,no --optim.lr
+    1e-3`, with 2.0 million parameters.
     """
     return Recipe(
         name="clear",
         net=ClearUNetSpec(),
-        # Noise powers sigma^2 from 1e-6 to 1 - 1e-6.
+        # The noise powers sigma^2 are from 1e-6 to 1 - 1e-6.
         schedule=LinearIn("noise_power", 13.8, -13.8),
         predicts=PredictsVelocity(),
         conditioning=NoiseVariance(),
@@ -92,7 +92,7 @@ def ddpm() -> Recipe:
     The original draws half of the times of a batch, and T - 1 - t for the other half. Here the table is cut
     into equal slices, and each image of a batch gets a time from one slice: the same distribution with less
     variance. `--data.dequantise yes` adds uniform dequantisation; the logit transform is left out. The EMA is
-    warmed up. For a laptop: `--net.width 32 --net.groups 8`, with 2.2 million parameters.
+    warmed up. On a laptop, use `--net.width 32 --net.groups 8`, with 2.2 million parameters.
     """
     return Recipe(
         name="ddpm",
@@ -115,7 +115,7 @@ def iddpm() -> Recipe:
 
     The EMA is warmed up. `--ema.more 0.999,0.99` keeps several EMAs, as the original does. The variance stays
     between its bounds; in the original it may leave them. `--objective.times loss_aware` draws times in
-    proportion to their losses; in the paper this is for L_vlb alone. For a laptop: `--net.width 32
+    proportion to their losses; in the paper this is for L_vlb alone. On a laptop, use `--net.width 32
     --net.groups 8`, with 3.3 million parameters.
     """
     return Recipe(
@@ -153,8 +153,8 @@ def fast() -> Recipe:
         schedule=Cosine(0.014, 0.99995),
         predicts=PredictsVelocity(),
         conditioning=LogSNR(),
-        # The L1 error of the noise is alpha / sigma times that of the image. This is small at noisy times,
-        # so they are drawn more often.
+        # The L1 error of the noise is alpha / sigma times the L1 error of the image. This is small at noisy
+        # times, so they are drawn more often.
         objective=Objective("noise", "l1", NormalLogSNR(-1.0, 2.5)),
         optim=Optim(
             lr=3e-3, weight_decay=1e-2, betas=(0.9, 0.99), batch=16, clip=1.0, warmup=3200, decay="cosine"
@@ -198,13 +198,13 @@ def edm() -> Recipe:
     """Karras et al. 2022, CIFAR-10: preconditioned, weighted, augmented training; samples in 35 NFE.
 
     The original takes pixels from -1 to 1 (`--pixels fixed`) and assumes that their standard deviation is
-    0.5. Here pixels are measured and scaled to this deviation. The hyper-parameters are those of the paper,
-    for 200 million images. For a laptop: `--net.width 32 --net.blocks 2 --optim.batch 32 --optim.warmup
+    0.5. Here pixels are measured and scaled to this deviation. The hyper-parameters are taken from the paper,
+    for 200 million images. On a laptop, use `--net.width 32 --net.blocks 2 --optim.batch 32 --optim.warmup
     6400`, with 2.2 million parameters.
     """
     return Recipe(
         name="edm",
-        # No flips here: augmentation mirrors images too, and conditions the network on it.
+        # `flip` is off, because augmentation mirrors images too, and conditions the network on it.
         data=Data(size=(32, 32), flip=False),
         pixels=Measured(0.5),
         net=DDPMPP,
@@ -255,7 +255,7 @@ def edm_ve() -> Recipe:
 def edm_iddpm() -> Recipe:
     """`edm` with the preconditioning, noise levels and weighting of Nichol & Dhariwal (table 1, iDDPM).
 
-    The cosine schedule is continuous and has no offset (C2 = 0.008 in table 1). It ends at the signal level
+    The cosine schedule is continuous and has no offset (C2 = 0.008 in table 1). It ends at the signal rate
     of the last of the original's 1000 entries.
     """
     return replace(

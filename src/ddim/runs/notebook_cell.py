@@ -34,7 +34,14 @@ class Cell:
         self._handles: dict[str, Any] = {}
 
     def show_bar(self, line: str, error: str, done: float, total: int | None) -> None:
-        """Show a bar with a line above and the latest validation error below it; no total, no length."""
+        """Show a bar with a line above and the latest validation error below it.
+
+        Args:
+            line: the text above the bar.
+            error: the text below the bar.
+            done: the progress so far.
+            total: the progress at the end; None for a bar that only shows activity.
+        """
         share = 'style="width:100%"' + (f' value="{done}" max="{total}"' if total else "")
         text = "".join(f"<div>{html.escape(part)}</div>" for part in (line, error) if part)
         self._show("bar", f'<div style="max-width:{SHOWN}px"><progress {share}></progress>{text}</div>', line)

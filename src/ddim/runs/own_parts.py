@@ -1,7 +1,7 @@
-"""Parts of a recipe that the caller wrote: their names, the hashes of their sources, and a list of them.
+"""Parts of a recipe that the user wrote: their names, the hashes of their source code, and a list of them.
 
 A run folder holds the name and the hash of such a part, never its code. To load a run with such parts, the
-caller must have given them in this process: to `train`, `load` or `resume`, or on the command line.
+user must have given them in this process: to `train`, `load` or `resume`, or on the command line.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from ddim.errors import UserError
 from ddim.nn.own_network import OwnNetwork
 
 _GIVEN: dict[str, dict[str, Any]] = {}
-"""The parts that were given in this process: by name, then by hash, the newest last."""
+"""The parts that were given in this process, keyed by name and then by hash; the newest part is last."""
 
 _INSTALLED = ("ddim", "torch", "builtins", "typing", "abc")
 
 
 def is_own(value: object) -> bool:
-    """Return whether a value of a recipe was written by the caller, and is not from this package."""
+    """Return whether a part of a recipe was written by the user, and is not from this package."""
     if isinstance(value, OwnNetwork):
         return True
     return is_dataclass(value) and type(value).__module__.split(".")[0] != "ddim"
 
 
 def identify_part(value: object) -> dict[str, str]:
-    """Return the name and the hash of a part of the caller's, as a recipe records them; remember the part.
+    """Return the name and the hash of a user's part, as a recipe records them; remember the part.
 
     Raises:
         UserError: if the part is not a frozen dataclass.
@@ -56,13 +56,14 @@ def identify_part(value: object) -> dict[str, str]:
 
 
 def give_parts(parts: Iterable[Any]) -> str:
-    """Remember parts of the caller's, so that runs with these parts can be loaded in this process.
-
-    Returns the name of the last part.
+    """Remember parts that the user wrote, so that runs with these parts can be loaded in this process.
 
     Args:
-        parts: frozen dataclasses or values of them, networks, or classes of networks or functions that return
-            one.
+        parts: frozen dataclasses or instances of them, networks, classes of networks, or functions that
+            return a network.
+
+    Returns:
+        The name of the last part.
     """
     name = ""
     for part in parts:
@@ -80,15 +81,16 @@ def give_parts(parts: Iterable[Any]) -> str:
 
 
 def find_part(name: str, digest: str | None, path: str) -> Any:  # noqa: ANN401 (a class or an OwnNetwork)
-    """Return the part with this name that was given in this process; None if there is none without a hash.
+    """Return the part with this name that was given in this process.
 
     Args:
         name: the name of the part.
-        digest: the hash in a run; None takes the newest part with this name.
+        digest: the hash in a run. None takes the newest part with this name, or returns None if no such part
+            was given.
         path: the path of the part in a recipe, for messages.
 
     Raises:
-        UserError: if a run has such a part and it was not given.
+        UserError: if there is a hash, but no part with this name was given.
     """
     known = _GIVEN.get(name, {})
     if digest in known:
@@ -97,7 +99,7 @@ def find_part(name: str, digest: str | None, path: str) -> Any:  # noqa: ANN401 
         newest = next(reversed(known.values()), None)
         if digest is not None:
             warnings.warn(
-                f"{path} {name} has another source than in the run: its results may differ", stacklevel=2
+                f"{path} {name} has other source code than in the run: its results may differ", stacklevel=2
             )
         return newest
     raise UserError(
@@ -107,7 +109,13 @@ def find_part(name: str, digest: str | None, path: str) -> Any:  # noqa: ANN401 
 
 
 def find_changed_parts(recorded: Any, now: Any, path: str = "") -> Iterator[str]:  # noqa: ANN401 (JSON)
-    """Yield the path of each part whose hash differs between two recipes, as `dump` returns them."""
+    """Yield the path of each part whose hash differs between two recipes.
+
+    Args:
+        recorded: the first recipe, as `dump` returns it.
+        now: the second recipe, as `dump` returns it.
+        path: the path of both in a recipe, if they are parts of a recipe.
+    """
     if isinstance(recorded, dict) and isinstance(now, dict):
         if recorded.get("sha256") != now.get("sha256"):
             yield path
@@ -121,7 +129,7 @@ def _hash(texts: Iterable[str]) -> str:
 
 @lru_cache(maxsize=256)
 def _hash_class(kind: type) -> str:
-    """Return a SHA-256 of the source of a class and of its bases, apart from those of installed packages."""
+    """Return a SHA-256 of the source of a class and of its bases, except bases in installed packages."""
     return _hash(_read_source(base) for base in kind.__mro__ if _is_written_by_user(base))
 
 
@@ -139,7 +147,7 @@ def _is_written_by_user(kind: type) -> bool:
 
 
 def _read_source(thing: type | Callable[..., Any]) -> str:
-    """Return the source of a class or function; its compiled code where the source is not kept."""
+    """Return the source code of a class or function, or its compiled code if there is no source code."""
     codes = list(_list_codes(thing))
     for code in codes:
         # `inspect` does not find the classes of a notebook, because their module has no file.

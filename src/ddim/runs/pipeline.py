@@ -32,7 +32,7 @@ from ddim.runs.state import RunState
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A model with all that sampling needs; it exists in memory, without any file.
+    """A model with all that sampling needs; it is in memory and needs no file.
 
     Attributes:
         model: the model, in eval mode.
@@ -57,7 +57,7 @@ class Pipeline:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes by index; empty if the names are not known."""
+        """The class names, in the order of class indices; empty if the names are not known."""
         return ()
 
     def describe(self) -> dict[str, Any]:
@@ -68,14 +68,14 @@ class Pipeline:
         """Return a copy of the pipeline with other values in its recipe, such as `sampler=DDIM()`.
 
         Raises:
-            UserError: if a value is a class, or lacks a method that values of this field must have.
+            UserError: if a value is a class, or lacks a method that this field needs.
         """
         for name, value in fields.items():
             check_value(Recipe, name, value)
         return replace(self, recipe=replace(self.recipe, **fields))
 
     def denoiser(self, inner: Denoiser | None = None, *, consistent: bool = False) -> Denoiser:
-        """Return the model with the recipe's schedule of sampling and clipping.
+        """Return the model with the recipe's sampling schedule and clipping.
 
         Args:
             inner: a denoiser that wraps the model, to use in its place.
@@ -154,15 +154,15 @@ def load(
     Args:
         run: a run folder, RUN/best for its best checkpoint, or a checkpoint folder.
         weights: "ema", "raw", or the name of another EMA of the run (see `ddim.nn.ema.name_averages`).
-        own: the parts of the run that its user wrote, such as [MySchedule, MyNetwork]; a run folder has only
-            their names and the hashes of their sources. Not needed in the process that trained the run.
+        own: the components of the run that you wrote, such as [MySchedule, MyNetwork]. A run folder stores
+            only their names and the hashes of their sources. The process that trained the run can omit them.
         compiling: whether to use torch.compile: faster after a slow first batch; results differ in the last
             bits.
         device: where the network runs; by default the device of the training, if this machine has one.
         threads: processor threads, by default as many as in the training; results differ in the last bits.
 
     Raises:
-        UserError: if there is no checkpoint, it has no such weights, or a part in `own` is missing.
+        UserError: if there is no checkpoint, it has no such weights, or a component in `own` is missing.
 
     Example:
         >>> pipeline = ddim.load("runs/photos-fast-1")
@@ -171,7 +171,7 @@ def load(
     give_parts(own)
     check_threads(threads)
     path = find_checkpoint(run)
-    # Hashed now, because a training in progress may soon remove the files.
+    # The files are hashed now, because a training in progress may soon remove them.
     sha256 = checkpoint.hash_checkpoint(path)
     recipe = load_recipe(checkpoint.read_document(path, "recipe"))
     state = load_state(path)
@@ -197,10 +197,10 @@ def load(
 
 
 def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:
-    """Return a pipeline for sampling: `source` itself, or one from a run or a bare model.
+    """Return a pipeline for sampling: `source` itself, or a pipeline made from a run or a bare model.
 
-    For a bare model, images are assumed to be in [-1, 1]. It runs on the device of its weights, in their
-    dtype.
+    The images of a bare model are assumed to be in [-1, 1]. A bare model runs on the device of its weights,
+    in their dtype.
     """
     if isinstance(source, Pipeline):
         return source
@@ -244,7 +244,7 @@ def load_state(path: Path) -> RunState:
     """Return the typed state of the checkpoint `path`.
 
     Raises:
-        Damaged: if state.json is not what a run writes.
+        Damaged: if state.json does not contain the state of a run.
     """
     document = checkpoint.read_document(path, "state")
     try:
@@ -262,7 +262,7 @@ def find_misfit(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def _runtime(recorded: Runtime, device: str | None, compiling: bool, threads: int | None) -> Runtime:
-    """Return the recorded runtime if its kind of device is used here, else a new one for this machine."""
+    """Return the recorded runtime if its type of device is used here, else a new runtime for this machine."""
     try:
         where = find_device(device or recorded.device)
     except UserError:

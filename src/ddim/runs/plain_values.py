@@ -80,5 +80,5 @@ def describe_type(wanted: Any) -> str:  # noqa: ANN401
     if origin is tuple:
         return f"a list of {describe_type(args[0]).removeprefix('a ').replace('number', 'numbers')}"
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    # A part that the caller wrote may have other types, which no recipe can hold.
+    # A part that the user wrote may have other types, which no recipe can hold.
     return names.get(wanted) or getattr(wanted, "__name__", str(wanted))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Progress = Callable[[str, float, int], None]
-"""Called with what is counted, such as "samples", the number done, and the total.
+"""Called with the name of the counted things, such as "samples", the number done, and the total number.
 
-A part counts too: 2.5 of 10 samples are done when the third is half finished. What is counted changes when
+A part counts too: 2.5 of 10 samples are done when the third sample is half finished. The name changes when
 the next stage of the work begins.
 """
 
 READING = "reading images"
-"""What is counted while images are decoded."""
+"""The name that a `Progress` gets while images are decoded."""
 
 
 def continue_progress(progress: Progress, before: int, total: int) -> Progress:

@@ -41,7 +41,7 @@ def make_record(
     """Return the record of a result: its kind and content, the run, the time and the versions.
 
     Args:
-        kind: "evaluation", "samples", "edit", ...
+        kind: the type of the result, such as "evaluation", "samples" or "edit".
         content: the result, as JSON.
         run: the run from which the result comes, if there is one.
         schema: the version of the layout of such records.
@@ -59,7 +59,16 @@ def make_record(
 def sampling_record(
     pipeline: Pipeline, seeds: Sequence[int], steps: int, nfe: int, label: Label, guidance: float = 1.0
 ) -> dict[str, Any]:
-    """Return a record of the run, sampler, times, NFE, seeds, label, guidance and versions of samples."""
+    """Return a record of the run, sampler, times, NFE, seeds, label, guidance and versions of samples.
+
+    Args:
+        pipeline: the model that generates the samples.
+        seeds: one seed for each sample.
+        steps: number of sampling steps.
+        nfe: network evaluations per sample.
+        label: the class label of the samples.
+        guidance: classifier-free guidance scale.
+    """
     return {
         **pipeline.describe(),
         "sampler": dump(pipeline.recipe.sampler, named=True),
@@ -75,7 +84,7 @@ def sampling_record(
 
 
 def describe_kind(value: object) -> str:
-    """Return the name of a value's kind, and its fields that differ from the defaults: "ddim eta 0.5"."""
+    """Return the name of a part of a recipe, and its fields that are not defaults, as in "ddim eta 0.5"."""
     own = fields(value) if is_dataclass(value) else ()
     changed = [(f.name, found) for f in own if (found := getattr(value, f.name)) != f.default]
     return " ".join([kind_name(value), *(f"{name} {option_text(found)}" for name, found in changed)])

@@ -29,14 +29,14 @@ class Data:
     """The training images and how they are prepared.
 
     Attributes:
-        source: a folder, an archive or a name.
+        source: a folder, an archive, or the name of a built-in data set.
         size: (height, width) to which images are cropped and resized.
         channels: 1, 3 or 4; None for the number that most images have.
         flip: whether images are mirrored at random.
         validation: share of the images that is held out for validation.
         dequantise: whether uniform noise within the bin of each 8-bit value is added each time an image is
             seen.
-        labels: whether the network is conditioned on the class label of each image, which is its folder.
+        labels: whether the network is conditioned on class labels, which are the names of the image folders.
         unlabelled: share of the labels that is dropped, drawn anew each time an image is seen. The network
             then also learns images without a class, which guidance needs (Ho & Salimans 2022).
     """
@@ -65,7 +65,7 @@ class Data:
 
 
 class PixelRule(Protocol):
-    """A rule that maps images in [0, 1] to model units; a frozen dataclass, listed in `PIXELS`."""
+    """A method that maps images in [0, 1] to model units; a frozen dataclass, listed in `PIXELS`."""
 
     @property
     def deviation(self) -> float | None:
@@ -77,8 +77,8 @@ class PixelRule(Protocol):
 
         Args:
             channels: number of channels of the images.
-            measure: returns the map that gives each channel of the training set mean 0 and the standard
-                deviation that it is called with.
+            measure: a function of a standard deviation. It returns the map under which each channel of the
+                training set has mean 0 and this standard deviation.
         """
         ...
 
@@ -111,8 +111,8 @@ class Fixed:
     """Subtract `mean` from images and divide them by `std`; 0.5 and 0.5 give the usual range [-1, 1].
 
     Attributes:
-        mean: what is subtracted from images in [0, 1].
-        std: what the difference is divided by.
+        mean: the number that is subtracted from images in [0, 1].
+        std: the number by which the difference is divided.
     """
 
     mean: float = 0.5
@@ -128,7 +128,7 @@ class Fixed:
 
 
 PIXELS: dict[str, type[PixelRule]] = {"measured": Measured, "fixed": Fixed}
-"""Every rule for pixels, by its name in a recipe."""
+"""All methods that map pixels to model units, keyed by their names in a recipe."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Optim:
         accumulate: number of parts in which a batch passes through the network, to save memory.
         clip: the largest norm of the gradient; 0 turns clipping off.
         warmup: images over which the learning rate rises linearly from 0.
-        decay: what follows the warm-up: "constant", or "cosine" down to 0 at the end of training.
+        decay: the learning rate after the warm-up: "constant", or "cosine" down to 0 at the end of training.
     """
 
     lr: float = 1e-3
@@ -169,7 +169,7 @@ class Optim:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run measures and saves while it trains.
+    """Options of the measurements and files of a run during training.
 
     Attributes:
         events: number of validations, evenly spaced; each also saves samples and a checkpoint.
@@ -214,21 +214,22 @@ class Recipe:
         name: a name for folders and tables.
         data: the training images.
         pixels: the map from images to model units.
-        net: the network: its spec, or any module, or a class or function that makes one (see `OwnNetwork`).
+        net: the network: its spec, or any module, or a class or function that makes it (see `OwnNetwork`).
         schedule: the noise schedule of training.
-        predicts: what the network predicts, such as the noise or the velocity.
+        predicts: the meaning of the network's output, such as the noise or the velocity.
         conditioning: the form in which the network gets the noise level.
         objective: the loss.
         optim: the optimiser.
-        ema: the rule of the EMA weights.
+        ema: the averaging method of the EMA weights.
         augment: augmentation of the training images.
-        grid: the times at which a sampler evaluates the network.
+        grid: the times (timesteps) at which a sampler evaluates the network.
         sampler: the sampler.
-        sampled_on: another schedule for sampling, over noise levels of `schedule`; None for `schedule`.
-        clip: whether the predicted x0 is clipped to black and white. Where there is little signal, a small
-            error of eps is a large error of x0. True recomputes eps from the clipped x0; "x0" keeps eps as
-            predicted, as diffusers does.
-        report: what is measured and saved during training.
+        sampled_on: another noise schedule for sampling, within the noise levels of `schedule`; None for
+            `schedule`.
+        clip: whether the predicted x0 is clipped to the range from black to white. If there is little signal,
+            a small error of eps is a large error of x0. True recomputes eps from the clipped x0; "x0" keeps
+            eps as predicted, as diffusers does.
+        report: options of the measurements and files during training.
         minutes: training budget in minutes, if `images` is None.
         images: training budget in images.
         seed: the seed of all random numbers of the run.
@@ -255,7 +256,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        # A module or what makes one; specs are not callable.
+        # A callable is a module, or a class or function that makes a module; specs are not callable.
         if callable(self.net):
             object.__setattr__(self, "net", OwnNetwork(self.net))
         check_positive("recipe", minutes=self.minutes, images=1 if self.images is None else self.images)

@@ -1,4 +1,4 @@
-"""Check a recipe as a whole: that its fields fit together, and that a run of it can do what a user wants.
+"""Check a recipe as a whole: that its fields fit together, and that its run allows what a user asks for.
 
 Each function is `check_...(recipe, ...)`, takes no time, and raises UserError with one sentence: what is
 wrong, what was given, what to do. Single values are checked where they are built. The recipe of a stored run
@@ -52,7 +52,7 @@ def check_training(recipe: Recipe, source: Recipe | None = None) -> None:
 
 
 def check_recorded(recipe: Recipe) -> None:
-    """Check that a recipe, with parts that the caller wrote, is the same after it was written and read.
+    """Check that a recipe, with parts that the user wrote, is the same after it was written and read.
 
     Raises:
         UserError: if it is not; the message names the field.
@@ -135,10 +135,10 @@ def _find_misfits(recipe: Recipe) -> Iterator[str]:
 
 
 def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]:
-    # Checked first, because the other messages assume that the pixels are the same.
+    # Pixels are checked first, because the other messages assume that they are the same.
     if source is not None and recipe.pixels != source.pixels:
         yield (
-            f"pixels must be those in which the weights of --from were trained, {_spell(source.pixels)}, got "
+            f"pixels must be the same as in the run of --from, {_spell(source.pixels)}, got "
             f"{_spell(recipe.pixels)}: leave --pixels out, or --from"
         )
     known = [] if source is None else [found for _, found in _find_unequal(source)]
@@ -176,9 +176,9 @@ def _find_label_problems(recipe: Recipe, label: Label, guidance: float) -> Itera
         name, value, off = ("guidance", guidance, 1) if label is None else ("label", label, None)
         yield f"{name} must be {off}, since this run was trained without labels, got {value}"
     if label not in (None, "all", *range(classes)):
-        yield f"label must be a class, 0 to {classes - 1}, or all, or none, got {label!r}"
+        yield f'label must be a class, 0 to {classes - 1}, or "all", or none, got {label!r}'
     if guidance != 1 and label is None:
-        yield f"guidance needs a label, a class or all, to guide towards it, got {guidance}"
+        yield f'guidance needs a label, a class or "all", to guide towards it, got {guidance}'
     if guidance != 1 and not recipe.data.unlabelled:
         yield (
             "guidance must be 1, since guidance needs a network that was also trained without a class, and "
@@ -214,7 +214,7 @@ def _list_shared_numbers(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]
 
 
 def _spell(pixels: PixelRule) -> str:
-    """Return a rule for pixels as text, such as "measured, std 1.0"."""
+    """Return the field `pixels` of a recipe as text, such as "measured, std 1.0"."""
     return ", ".join([kind_name(pixels), *(f"{name} {value}" for name, value in vars(pixels).items())])
 
 

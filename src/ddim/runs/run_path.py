@@ -34,7 +34,7 @@ def find_best_checkpoint(run: str | Path) -> Path | None:
 
 
 def find_checkpoint(run: str | Path) -> Path:
-    """Return the folder of the checkpoint that a path means.
+    """Return the folder of the checkpoint that a path names.
 
     Args:
         run: a run folder, for its newest undamaged checkpoint; RUN/best; or a checkpoint folder.
@@ -55,7 +55,7 @@ def find_checkpoint(run: str | Path) -> Path:
     found = checkpoint.find_newest(run / "checkpoints")
     if found is None and not any((run / name).exists() for name in (RUN, "checkpoints")):
         raise UserError(
-            f"{run} is no run: it holds neither run.json nor checkpoints; "
+            f"{run} is not a run: it holds neither run.json nor checkpoints; "
             f"`ddim runs {run}` lists the runs below it"
         )
     if found is None:

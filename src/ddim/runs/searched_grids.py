@@ -1,4 +1,4 @@
-"""The grids that `ddim search` found for a run, in its file grids.json, by sampler, steps and weights."""
+"""The grids that `ddim search` found for a run: grids.json, keyed by sampler, steps and weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILE = "grids.json"
 class SearchedGrid(Tabular):
     """The result of a search: decreasing times (N,) and their sampling error.
 
-    `named` holds the errors of the usual grids between the same first and last time, by name.
+    `named` holds the errors of the usual grids between the same first and last time, keyed by grid name.
     """
 
     times: tuple[float, ...]
@@ -46,7 +46,15 @@ def find_saved_grid(run: Path, sampler: Sampler, steps: int, weights: str) -> Li
 
 
 def save_grid(run: Path, sampler: Sampler, steps: int, weights: str, found: SearchedGrid) -> None:
-    """Save a grid in the run folder; `ddim sample` uses it unless the user names another grid."""
+    """Save a grid in the run folder; `ddim sample` uses it unless the user names another grid.
+
+    Args:
+        run: the run folder.
+        sampler: the sampler for which the grid was searched.
+        steps: number of times in the grid.
+        weights: the weights for which the grid was searched, such as "ema".
+        found: the grid and its error.
+    """
     entries = _entries(run) if (run / FILE).is_file() else {}
     entries[_key(sampler, steps, weights)] = {
         "times": list(found.times),

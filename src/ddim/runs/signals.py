@@ -1,7 +1,7 @@
 """Signals that ask a process to stop: Ctrl-C, SIGTERM, and SIGHUP from a terminal that was closed.
 
-A command is stopped by an exception, `Stopped`. A training finishes what must not be cut in two, saves, and
-stops then; see `note_interrupts`.
+A command is stopped by an exception, `Stopped`. A training finishes only what must not be interrupted, saves
+a checkpoint, and then stops; see `note_interrupts`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class _BlockStopped(BaseException):
-    """Ends a block of `Interrupts.at_once`. Torch handles every `Exception`, so this is none."""
+    """Ends a block of `Interrupts.at_once`. It is not an `Exception`, because torch handles all of these."""
 
 
 @contextmanager
@@ -79,10 +79,10 @@ class Interrupts:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Run a block that the signal ends at once; leave the caller by `suppress(Interrupts.ended)`.
+        """Run a block that the signal ends at once; the caller wraps it in `suppress(Interrupts.ended)`.
 
-        An error in the block after the signal counts as its effect: Ctrl-C reaches the compiler's processes
-        too, and torch reports that they failed.
+        An error in the block after the signal counts as an effect of the signal: Ctrl-C reaches the
+        compiler's processes too, and torch reports that they failed.
         """
         self.inside = True
         try:
@@ -102,7 +102,7 @@ class Interrupts:
     def note(self, number: int) -> None:
         """Note the signal, and end the block of `at_once` in which it arrived."""
         self.number = number
-        # The signal may have interrupted another write to stderr. The run is saved even if this one fails.
+        # The signal may have interrupted another write to stderr. A failure here must not prevent saving.
         with suppress(Exception):
             sys.stderr.write("saving; a second signal stops at once\n")
         if self.inside:
@@ -126,9 +126,10 @@ def note_interrupts() -> Iterator[Interrupts]:
 
 @contextmanager
 def _raise_again(kind: type[BaseException]) -> Iterator[None]:
-    """Raise an exception of this kind again, soon, if Python ignored it in the block.
+    """Raise an exception of this class again, soon, if Python ignored it in the block.
 
-    It does where a signal arrives in the callback of a weak reference, and torch's compiler has many.
+    Python ignores it if the signal arrives in the callback of a weak reference, of which torch's compiler has
+    many.
     """
     usual = sys.unraisablehook
     before: list[Any] = []
@@ -156,9 +157,10 @@ def _raise_again(kind: type[BaseException]) -> Iterator[None]:
 
 
 def _stop_compilers() -> None:
-    """Ask the C++ compilers that this process started to remove their temporary files; wait up to 2 s for it.
+    """Ask the C++ compilers that this process started to remove their temporary files; wait for up to 2 s.
 
-    Only Ctrl-C in a terminal reaches them too. Nothing happens on systems without Linux's /proc.
+    Only Ctrl-C in a terminal would reach the compilers itself. On systems without Linux's /proc this does
+    nothing.
     """
     waiting, compilers = [os.getpid()], []
     while waiting:
@@ -168,13 +170,13 @@ def _stop_compilers() -> None:
                     waiting.append(child)
                     if Path(f"/proc/{child}/comm").read_text().strip() in _COMPILERS:
                         compilers.append(child)
-    # The last are those that others wait for; a file that they create later would not be removed.
+    # The last compilers end first: a file that they create after an earlier compiler has ended would stay.
     for compiler in reversed(compilers):
         with suppress(OSError):
             os.kill(compiler, signal.SIGTERM)
     end = time.monotonic() + 2
     for compiler in compilers:
-        with suppress(OSError):  # it is not a child of this process, but of another compiler
+        with suppress(OSError):  # raised for a compiler that is a child of another compiler
             # WNOWAIT leaves its exit code to `subprocess`.
             ended = os.WEXITED | os.WNOWAIT | os.WNOHANG
             while os.waitid(os.P_PID, compiler, ended) is None and time.monotonic() < end:

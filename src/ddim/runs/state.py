@@ -15,8 +15,9 @@ from ddim.runs.recipe import Optim
 class Plan:
     """The training budget: `total` images, None while a time budget is not yet converted to images.
 
-    `settled` is the number of images seen when the budget was planned last, and `decayed` the part of the
-    learning-rate decay that was over by then. So the learning rate does not jump when the plan changes.
+    `settled` is the number of images seen when the budget was planned last, and `decayed` is the part of the
+    learning-rate decay that was over by then. With both, the learning rate does not jump when the plan
+    changes.
     """
 
     total: int | None
@@ -40,7 +41,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """The images of a run: `fingerprint` is the SHA-256 of all, `train` the number of training images."""
+    """The images of a run: `fingerprint` is the SHA-256 of all images, `train` the number for training."""
 
     fingerprint: str
     train: int
@@ -54,16 +55,16 @@ class RunState:
         step: training steps so far.
         pixels: the map between images and model units.
         channels: channels of the images.
-        classes: names of the classes by index.
+        classes: class names, in the order of class indices.
         runtime: how the network runs.
-        updates: steps that changed the weights; a step with a loss that is not finite does not.
-        not_finite: number of such steps in a row, up to now.
+        updates: steps that changed the weights; a step whose loss is not finite does not change them.
+        not_finite: number of steps in a row, up to now, whose loss was not finite.
         best: lowest value so far of the metric `report.best`.
         sums: sums of losses and other values since the last line of the log.
         plan: the training budget.
         images: the images of the run; None for a run that was imported.
-        stopped: why a callback stopped the run at this step; None if none did.
-        due: whether the validation of `step` was stopped by a signal and is still to be made.
+        stopped: the reason for which a callback stopped the run at this step; None if no callback did.
+        due: whether a signal stopped the validation of `step`, which must then be repeated.
     """
 
     step: int
