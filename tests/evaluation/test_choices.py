@@ -46,7 +46,7 @@ def test_choices_may_be_values():
 @pytest.mark.parametrize(
     "choices, sentence",
     [
-        ({"stesp": [1]}, "stesp is not a choice of sampling; possible are steps, .*perhaps you meant steps"),
+        ({"stesp": [1]}, "stesp is not a choice of sampling; choices are steps, .*perhaps you meant steps"),
         ({"optim.lr": [1]}, "optim.lr is not a choice of sampling"),
         ({"steps.a": [1]}, "steps.a is not a choice"),
         ({"steps": []}, "steps must have different values, got"),

@@ -153,7 +153,7 @@ def test_a_metric_without_intervals_of_differences_is_ranked(make, reference, me
     one, other = make("a", normal(400, 1, 0.1)), make("b", normal(400, 2, 1.0))
     for row in rank_evaluations([one, other], metric):
         assert row.unranked is None
-        assert row.difference is None or "no sound interval" in row.difference
+        assert row.difference is None or "no reliable confidence interval" in row.difference
 
 
 @pytest.mark.parametrize("metric", [name for name in METRICS if name not in ("kid", *ALONE)])

@@ -116,7 +116,7 @@ def test_the_record_holds_what_the_metrics_depend_on(run):
     assert record["sampling"]["checkpoint"]["sha256"] == checkpoint.hash_checkpoint(newest)
     assert record["sampling"]["seeds"] == list(range(7, 47))
     assert record["sampling"]["sampler"]["kind"] == "edm"
-    # Heun's rule evaluates the network twice per step, and once in the last step.
+    # Heun's method evaluates the network twice per step, and once in the last step.
     assert (len(record["sampling"]["times"]), record["sampling"]["nfe"]) == (3, 5)
     assert record["sampling"]["weights"] == "raw"
     features = {"extractor": "stub", "weights": "w" * 64, "resize": "2 px", "dimensions": 12}

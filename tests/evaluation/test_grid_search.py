@@ -157,7 +157,7 @@ def test_named_grids_have_the_same_ends(start):
         assert times[0] == start, name
         assert times[-1].item() == pytest.approx(END), name
         assert (times.diff() < 0).all(), name
-    with pytest.raises(UserError, match=r"--end must lie between 0 and the first level, t = 0\.8, got 0\.9"):
+    with pytest.raises(UserError, match=r"--end must lie between 0 and the first time, t = 0\.8, got 0\.9"):
         discretisation_error.check_times_between(7, SCHEDULE, 0.9, 0.8)
 
 
@@ -173,7 +173,7 @@ def test_a_search_ends_if_nothing_lowers_the_error():
 
 
 def test_a_search_clips_its_samples_like_its_reference(run):
-    """Heun's rule uses the predicted noise only, so clip x0 must act as clip yes."""
+    """Heun's method uses the predicted noise only, so clip x0 must act as clip yes."""
     trained = replace(load(run), pixels=Pixels.fixed(0.5, 2.0))
     times = lay_named_grids(40, trained.recipe.sampling_schedule, 0.2)["uniform_log_snr"]
     clips = [replace(trained, recipe=override(trained.recipe, {"clip": clip})) for clip in ("x0", "yes")]

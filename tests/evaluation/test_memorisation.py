@@ -133,7 +133,8 @@ def test_only_equal_images_are_duplicates_if_all_images_look_similar():
 def test_a_set_of_duplicates_alone_is_refused(times):
     images = np.concatenate([smooth(20, 0)] * times)
     count = 20 * times
-    with pytest.raises(UserError, match=f"no near-duplicates of training images, and {count} of {count} are"):
+    said = f"not near-duplicates of training images, but {count} of {count} are"
+    with pytest.raises(UserError, match=said):
         find_copies(smooth(30, 1), images, images[:0])
 
 

@@ -19,11 +19,11 @@ def test_fid_infinity_is_a_separate_metric_with_an_interval_and_fid_has_none():
 @pytest.mark.parametrize(
     "changes, name",
     [
-        ({}, "ddim, 2 levels, 2 NFE"),
-        ({"sampler_name": "edm order 2", "nfe": 3}, "edm order 2, 2 levels, 3 NFE"),
-        ({"weights": "0.99"}, "ddim, 2 levels, 2 NFE, 0.99 weights"),
-        ({"label": 3, "class": "cat", "guidance": 1.5}, "ddim, 2 levels, 2 NFE, label cat, guidance 1.5"),
-        ({"label": "all"}, "ddim, 2 levels, 2 NFE, label all"),
+        ({}, "ddim, 2 steps, 2 NFE"),
+        ({"sampler_name": "edm order 2", "nfe": 3}, "edm order 2, 2 steps, 3 NFE"),
+        ({"weights": "0.99"}, "ddim, 2 steps, 2 NFE, 0.99 weights"),
+        ({"label": 3, "class": "cat", "guidance": 1.5}, "ddim, 2 steps, 2 NFE, label cat, guidance 1.5"),
+        ({"label": "all"}, "ddim, 2 steps, 2 NFE, label all"),
     ],
 )
 def test_an_evaluation_is_named_after_how_its_samples_were_made(changes, name):

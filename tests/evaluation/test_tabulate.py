@@ -79,7 +79,7 @@ def test_a_table_makes_only_evaluations_that_are_missing(run):
 def test_unequal_evaluations_of_the_network_are_remarked_upon(run):
     table = tabulate(run, {"sampler": ["ddim", "edm"], "steps": 3}, Samples(n=20), extractor=stub())
     assert (table.rows, table.columns) == (["ddim", "edm"], ["KID"])
-    assert any("(NFE) differ: ddim, 3 levels, 3 NFE; edm, 3 levels, 5 NFE" in note for note in table.notes)
+    assert any("(NFE) differ: ddim, 3 steps, 3 NFE; edm, 3 steps, 5 NFE" in note for note in table.notes)
     assert any("should not be ranked: 20 images are too few" in note for note in table.notes)
     plain = tabulate(run, {"steps": [2, 3]}, Samples(n=20), extractor=stub())
     assert not any("NFE" in note for note in plain.notes)

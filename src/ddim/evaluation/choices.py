@@ -1,4 +1,4 @@
-"""Combinations of choices of sampling: which there are, and what names tell them apart."""
+"""Combinations of choices of sampling: list them, and name each by the choices that differ."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ OWN = ("steps", "weights", "label", "guidance")
 _KINDS: dict[str, Mapping[str, type]] = {"sampler": SAMPLERS, "grid": GRIDS, "sampled_on": SCHEDULES}
 
 Choice = dict[str, Any]
-"""One value for each choice, by its name, such as {"steps": 10, "sampler": "ddim", "sampler.eta": 0.5}."""
+"""Values keyed by the name of the choice: {"steps": 10, "sampler": "ddim", "sampler.eta": 0.5}."""
 
 
 def expand_choices(choices: Mapping[str, Any]) -> list[Choice]:
     """Return every combination of choices; the last name changes fastest.
 
-    A field is used only with those kinds that have it. So samplers "ddim" and "ddpm", "sampler.eta" 0 and 1,
-    and "sampler.variance" "large" are three combinations.
+    A field is combined only with the samplers, grids and schedules that have it. For example, samplers "ddim"
+    and "ddpm" with "sampler.eta" 0 and 1 and "sampler.variance" "large" are three combinations.
 
     Args:
-        choices: a value or a list of values for each name. Names are "steps", "weights", "label", "guidance",
-            and fields of sampler, grid, sampled_on and clip. A sampler, grid or schedule may be a name or a
-            value such as `DDIM(eta=0.5)`.
+        choices: a value or a list of values, keyed by the name of the choice. Names are "steps", "weights",
+            "label", "guidance", and fields of sampler, grid, sampled_on and clip. A sampler, grid or schedule
+            may be a name or an object such as `DDIM(eta=0.5)`.
 
     Raises:
-        UserError: if a name is not one of these, or a list is empty or has a value twice.
+        UserError: if there is no such choice, or a list is empty or has a value twice.
     """
     known = (*OWN, *SAMPLING_FIELDS)
     for name, values in choices.items():
         part, dot, _ = name.partition(".")
         if part not in known or (dot and part in OWN):
             hint = suggest(name, known)
-            raise UserError(f"{name} is not a choice of sampling; possible are {', '.join(known)}{hint}")
+            raise UserError(f"{name} is not a choice of sampling; choices are {', '.join(known)}{hint}")
         listed = _list_values(values)
         if not listed or any(value in listed[:k] for k, value in enumerate(listed)):
             raise UserError(f"{name} must have different values, got {values!r}")
@@ -61,7 +61,7 @@ def choose_samples(samples: Samples, choice: Choice) -> Samples:
 
 
 def name_choices(combinations: Sequence[Choice], without: str | None = None) -> list[str]:
-    """Return a short name of each combination, of the choices that differ: "ddim eta 0.5".
+    """Return a short name of each combination, made of the choices that differ: "ddim eta 0.5".
 
     Args:
         combinations: the combinations.
@@ -96,7 +96,7 @@ def _expand_part(part: str, choices: Mapping[str, Any]) -> list[Choice]:
     used = {name for kind in kinds for name in inner if _has_field(part, kind, name)}
     found = []
     for kind in kinds:
-        # A field that no kind has is left to the recipe, which says what fields there are.
+        # A field that no sampler, grid or schedule has is left to the recipe, which reports the error.
         mine = [name for name in inner if _has_field(part, kind, name) or name not in used]
         for values in itertools.product(*(inner[name] for name in mine)):
             given = {part: kind} if part in OWN else _name_value(part, kind)
@@ -110,7 +110,7 @@ def _has_field(part: str, kind: Any, name: str) -> bool:  # noqa: ANN401 (any va
 
 
 def _name_value(part: str, value: Any) -> Choice:  # noqa: ANN401
-    """Return a value such as DDIM(eta=0.5) by fields, {"sampler": "ddim", "sampler.eta": 0.5}."""
+    """Return an object such as DDIM(eta=0.5) as fields, {"sampler": "ddim", "sampler.eta": 0.5}."""
     if not is_dataclass(value):
         return {part: value}
     tree = dump(value, named=True)

@@ -1,4 +1,4 @@
-"""Compare evaluations: their ranking by a metric, their differences with intervals, and what else differs."""
+"""Compare evaluations: rank them by a metric, and list their differences and the settings that differ."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ GROUPS = 10
 
 @dataclass(frozen=True)
 class Difference:
-    """The value of an evaluation minus that of the first one.
+    """The metric of an evaluation minus the metric of the first evaluation.
 
     Args:
         value: the difference.
-        low: the lower end of its 95 % interval.
-        high: the upper end.
+        low: the lower end of its 95 % confidence interval.
+        high: the upper end of this interval.
         paired: whether both evaluations sampled the same seeds.
     """
 
@@ -54,11 +54,11 @@ class Difference:
 
     @property
     def distinguishable(self) -> bool:
-        """Whether the 95 % interval excludes 0."""
+        """Whether the 95 % confidence interval excludes 0."""
         return not self.low <= 0 <= self.high
 
     def __str__(self) -> str:
-        """Return the difference, its interval, and whether it is distinguishable from 0."""
+        """Return the difference, its confidence interval, and whether it is distinguishable from 0."""
         kind = "paired" if self.paired else "not paired"
         verdict = "" if self.distinguishable else ", not distinguishable at 95 %"
         return f"{self.value:+.5f} ({self.low:+.5f} ... {self.high:+.5f}), {kind}{verdict}"
@@ -70,9 +70,9 @@ class Row:
 
     Args:
         evaluation: the evaluation.
-        unranked: why it cannot be ranked with the first one, None if it can.
+        unranked: the reason why it cannot be ranked with the first evaluation, None if it can.
         difference: the difference from the first evaluation, or a sentence that says why it is not known.
-            None for the first evaluation itself, and for those that cannot be ranked.
+            None for the first evaluation itself, and for evaluations that cannot be ranked.
     """
 
     evaluation: Evaluation
@@ -82,13 +82,13 @@ class Row:
 
 @dataclass(frozen=True, repr=False)
 class Comparison(Tabular):
-    """Evaluations in the order of a metric, best first, then those that cannot be ranked.
+    """Evaluations in the order of a metric, best first, then evaluations that cannot be ranked.
 
     Args:
         metric: the name of the metric.
-        first: the evaluation that the others are compared with.
+        first: the evaluation with which the other evaluations are compared.
         rows: all evaluations.
-        choices: for each setting that differs between the evaluations, its value in each row. None stands
+        choices: the settings that differ between the evaluations, keyed by name: the value in each row, None
             for a row without this setting.
     """
 
@@ -98,7 +98,7 @@ class Comparison(Tabular):
     choices: dict[str, list[Any]]
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Return each evaluation with its value, its 95 % interval and its difference from the first."""
+        """Return each evaluation: its value, its 95 % confidence interval, its difference from the first."""
         return [self._record(row) for row in self.rows]
 
     def _record(self, row: Row) -> dict[str, Any]:
@@ -129,18 +129,18 @@ class Comparison(Tabular):
 
 
 def compare_evaluations(evaluations: Sequence[str | Path | Evaluation], metric: str = "kid") -> Comparison:
-    """Compare evaluations with the first one.
+    """Compare evaluations with the first evaluation.
 
     Args:
-        evaluations: what `evaluate` returned, records, folders of evaluations, or runs, whose newest
-            evaluation is taken.
+        evaluations: results of `evaluate`, records, folders of evaluations, or runs, whose newest evaluation
+            is used.
         metric: "kid", "fid", "fid_infinity", "precision", "recall", "density" or "coverage".
 
     Returns:
         The ranking, the differences from the first evaluation, and the settings that differ.
 
     Raises:
-        UserError: if there are fewer than two, or none can be ranked with the first one.
+        UserError: if there are fewer than two evaluations, or none can be ranked with the first evaluation.
     """
     find_metric(metric)
     opened = [each if isinstance(each, Evaluation) else _read(Path(each)) for each in evaluations]
@@ -177,10 +177,10 @@ def _read(path: Path) -> Evaluation:
 
 
 def rank_evaluations(evaluations: Sequence[Evaluation], metric: str) -> list[Row]:
-    """Return the evaluations that can be ranked with the first one, best first; then the others, as given.
+    """Return the evaluations that can be ranked with the first, best first; then the others, as given.
 
     Raises:
-        UserError: if there are fewer than two, or none can be ranked with the first one.
+        UserError: if there are fewer than two evaluations, or none can be ranked with the first evaluation.
     """
     found = find_metric(metric)
     if len(evaluations) < 2:
@@ -193,24 +193,24 @@ def rank_evaluations(evaluations: Sequence[Evaluation], metric: str) -> list[Row
     for other, reason in zip(others, reasons, strict=True):
         if reason is None:
             rows.append(Row(other, None, measure_difference(other, first, metric)))
-    # Without the metric an evaluation cannot be ranked, so each of these has a value.
+    # An evaluation without the metric cannot be ranked, so each of these evaluations has a value.
     rows.sort(key=lambda row: row.evaluation.value(metric) or 0.0, reverse=not found.lower_is_better)
     return rows + [Row(other, reason) for other, reason in zip(others, reasons, strict=True) if reason]
 
 
 def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Difference | str:
-    """Return the value of `one` minus that of `other` with its interval, or why it is not known.
+    """Return the metric of `one` minus the metric of `other`, or the reason why it is not known.
 
-    The interval comes from a jackknife. For KID it leaves out one image at a time, for the other metrics a
-    tenth of each set. Both evaluations lose the same reference images, and the same samples if they sampled
-    the same seeds.
+    The 95 % confidence interval comes from a jackknife. For KID it leaves out one image at a time, for the
+    other metrics a tenth of each set. Both evaluations lose the same reference images, and the same samples
+    if they sampled the same seeds.
 
     Intervals of the other metrics are conservative: they hold the true difference in at least 95 % of cases,
     because the jackknife overestimates variance (Efron & Stein 1981). For precision, recall, density and
     coverage they are up to about twice as wide as needed.
     """
     if metric != "kid" and metric not in _STATISTICS:
-        return f"differences of {find_metric(metric).title} have no sound interval"
+        return f"differences of {find_metric(metric).title} have no reliable confidence interval"
     reference = find_features(one.record["reference"]["sha256"])
     if reference is None:
         return "the features of the reference are no longer in the cache: `ddim evaluate` computes them again"
@@ -234,7 +234,7 @@ def remark_on_nfe(evaluations: Sequence[Evaluation]) -> str | None:
 
 
 def list_differing_choices(evaluations: Sequence[Evaluation]) -> dict[str, list[Any]]:
-    """Return the settings that differ, by name: the value in each evaluation, None where it is missing."""
+    """Return the settings that differ, keyed by name: the value in each evaluation, None if it is missing."""
     tables = [_choices(evaluation.record) for evaluation in evaluations]
     names = dict.fromkeys(name for table in tables for name in table)
     columns = {name: [table.get(name) for table in tables] for name in names}
@@ -251,6 +251,12 @@ def _jackknife(
 
     Each round leaves out a tenth of all three sets at once. The variances of independent sets still add up,
     because their tenths are independent.
+
+    Args:
+        statistic: the metric, as a function of generated and reference features.
+        one: features (N, d) of the first evaluation.
+        other: features (M, d) of the second evaluation.
+        reference: features (R, d) of the reference images.
     """
     value = statistic(one, reference) - statistic(other, reference)
     # Tenths are random, because seed s may have class s % classes. Equal seeds are in the same tenth.
@@ -267,7 +273,7 @@ def _jackknife(
 def load_features(evaluation: Evaluation) -> np.ndarray | None:
     """Return the features beside a record as a read-only memory map.
 
-    None if they are missing or belong to another record.
+    If they are missing or belong to another record, return None.
     """
     generated, path = evaluation.record["generated"], evaluation.folder / FEATURES
     shape = generated["images"], evaluation.record["features"]["dimensions"]

@@ -22,7 +22,7 @@ HEAD = ["place", "evaluation", "sampled by", "samples", "value", "95 % interval"
 """The names of the columns of `ranking_rows`."""
 
 WIDEST = 32
-"""Longest value in characters; a longer one is cut if it can still be distinguished from the others."""
+"""Longest value in characters; a longer value is cut if it still differs from the other values."""
 
 
 def ranking_rows(comparison: Comparison, names: Sequence[str]) -> Rows:
@@ -58,8 +58,9 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     how = (
         f"Features of {features['extractor']} (weights {features['weights'][:8]}, {features['resize']}), "
         f"compared with {reference['images']:,} images, {reference['part']} of "
-        f"{Path(reference['source']).name}. Differences have 95 % intervals, which are conservative except "
-        "for KID. If an interval holds 0, the two are not distinguishable at 95 %."
+        f"{Path(reference['source']).name}. Differences have 95 % confidence intervals, which are "
+        "conservative except for KID. If an interval contains 0, the two evaluations are not distinguishable "
+        "at 95 %."
     )
     notes: dict[str, list[str]] = {}
     images: dict[str, bytes] = {}
@@ -80,7 +81,10 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     if panels := _intervals(comparison, names):
         images["intervals.png"] = render_png(charts.rasterise(charts.plot_intervals(panels)))
         blocks.append(
-            Picture("intervals.png", "Values, and differences from the first, with 95 % intervals.")
+            Picture(
+                "intervals.png",
+                "Values, and differences from the first evaluation, with 95 % confidence intervals.",
+            )
         )
     if choices := choice_rows(comparison):
         head = ["", *names]
@@ -126,7 +130,7 @@ def shorten_values(values: Sequence[Any]) -> list[str]:
 
 
 def _describe(row: Row) -> str:
-    """Return a difference, or why there is none, or why a row is not ranked."""
+    """Return a difference as text, or the reason why it is not known or why the row is not ranked."""
     return f"not ranked: {row.unranked}" if row.difference is None else str(row.difference)
 
 

@@ -1,4 +1,6 @@
-"""The conditions of a measurement, which decide what may be compared. Needs no torch.
+"""The conditions of a measurement, which decide what may be compared.
+
+This module does not import torch.
 
 There are two rules. Numbers may stand in one column of a table, and be averaged over repeats, if their
 conditions are equal. Two evaluations may be ranked by a metric if `find_obstacle` returns None; their
@@ -27,7 +29,7 @@ SAMPLING_FIELDS = ("sampler", "grid", "sampled_on", "clip")
 
 
 class Aspect(Enum):
-    """A part of the conditions, by the name that messages use."""
+    """A part of the conditions; its value is its name in messages."""
 
     MEASURE = "features"
     REFERENCE = "reference"
@@ -37,7 +39,7 @@ class Aspect(Enum):
 
 @dataclass(frozen=True)
 class Features:
-    """The features of images: extractor, SHA-256 of its weights, resize before it, number of dimensions."""
+    """The features of images: extractor, SHA-256 of its weights, resizing, number of dimensions."""
 
     extractor: str
     weights: str
@@ -160,7 +162,7 @@ class Conditions:
     sampling: Sampling | None = None
 
     def mismatches(self, other: Conditions) -> Iterator[Mismatch]:
-        """Yield the aspects in which these conditions differ from others."""
+        """Yield the aspects in which these conditions differ from `other` conditions."""
         for aspect in Aspect:
             one, two = (getattr(each, aspect.name.lower()) for each in (self, other))
             if one != two:
@@ -180,8 +182,8 @@ def evaluation_conditions(record: Mapping[str, Any], recipe: Mapping[str, Any] |
 
     Args:
         record: the record of the evaluation.
-        recipe: the run's recipe as JSON, with which the sampling is compared. By default the recipe of the
-            record, so that no field counts as changed.
+        recipe: the run's recipe as JSON, with which the sampling is compared. The default is the recipe of
+            the record: then no field counts as changed.
     """
     features = {f.name: record["features"][f.name] for f in fields(Features)}
     reference = {f.name: record["reference"][f.name] for f in fields(ReferenceSet)}
@@ -207,11 +209,11 @@ def error_conditions(recipe: Mapping[str, Any], fingerprint: str) -> Conditions:
 
 
 def find_obstacle(one: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> Obstacle | None:
-    """Return why two evaluations may not be ranked by a metric, or None if they may.
+    """Return the reason why two evaluations may not be ranked by a metric, or None if they may.
 
     Args:
-        one: the record of an evaluation.
-        other: the record of another one.
+        one: the record of the first evaluation.
+        other: the record of the second evaluation.
         metric: the name of a metric.
     """
     conditions, others = evaluation_conditions(one), evaluation_conditions(other)

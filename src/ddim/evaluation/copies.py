@@ -1,15 +1,16 @@
-"""Which samples are copies of training images, decided by a threshold learned from real images alone.
+"""Find samples that are copies of training images, by a threshold learned from real images alone.
 
 A sample counts as a copy if its nearest training image is unusually close, compared with its next neighbours
 (`closeness`, see `ddim.metrics.neighbours`). A real image falls below the threshold with a bounded
-probability: at most 1 % if the threshold is learned from about 300 images or more. It is learned from the
-training images, each compared with the others, and from half of the held-out images. The other half is
-compared like the samples, which measures the rate of false alarms. The bound holds for any distribution of
+probability: at most 1 % if the threshold is learned from about 300 images or more. The threshold is learned
+from the training images, each compared with the others, and from half of the held-out images. The other half
+is compared like the samples, which measures the rate of false alarms. The bound holds for any distribution of
 images and for any model.
 
-Real images that are near-duplicates of training images are left out. A few of them would move the threshold
-to 0, and no sample could count as a copy. Held-out near-duplicates would count as copies, and rightly so. The
-bound therefore holds for images that are no near-duplicates.
+Real images that are near-duplicates of training images are left out, both from learning the threshold and
+from measuring false alarms. A few near-duplicates would move the threshold to 0, and no sample could then
+count as a copy. Near-duplicates that are held out would count as copies, which would not be a false alarm.
+The bound therefore applies only to real images that are not near-duplicates of training images.
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ DUPLICATE_CORRELATION = 0.95
 
 @dataclass(frozen=True)
 class Matches:
-    """The nearest training images of each of N images, and which of the N are copies (N,)."""
+    """The nearest training images of each of N images, and whether each image is a copy (N,)."""
 
     neighbours: Neighbours
     copies: np.ndarray
 
     @property
     def share(self) -> Estimate:
-        """The share of copies, with its exact 95 % interval."""
+        """The share of copies, with its exact 95 % confidence interval."""
         count, n = int(self.copies.sum()), len(self.copies)
         return Estimate(np.array(count / n), *map(np.array, share_interval(count, n)))
 
@@ -63,14 +64,14 @@ class Verdict:
     """Samples and held-out images, compared with the training images.
 
     Args:
-        space: what was compared, "pixels" or the name of features.
+        space: the representation that was compared: "pixels" or the name of features.
         threshold: the closeness below which an image counts as a copy.
         bound: an upper bound on the share of real images below the threshold, without near-duplicates.
         learned_from: number of real images from which the threshold was learned.
         left_out: number of real images that were left out as near-duplicates.
         samples: the matches of the samples; the indices of neighbours count training images.
-        held_out: the matches of the held-out images that the threshold was not learned from; None if there
-            are none.
+        held_out: the matches of the held-out images from which the threshold was not learned; None if there
+            are no such images.
     """
 
     space: str
@@ -83,7 +84,7 @@ class Verdict:
 
     @property
     def memorised(self) -> bool:
-        """Whether more samples are copies than chance allows: the interval lies above the bound."""
+        """Whether more samples are copies than chance allows: the interval of `share` lies above `bound`."""
         return bool(self.samples.share.low > self.bound)
 
     @property
@@ -127,10 +128,10 @@ def find_copies(
         train: pixels or features of the training images (M, ...).
         valid: pixels or features of the held-out images (V, ...).
         also: pixels or features of the mirrored training images (M, ...), if the run was trained on them.
-        embed: maps pixels or features to rows, whose Euclidean distances are compared.
-        space: the name of what is compared, "pixels" or the name of features.
-        images: the pixels of training and held-out images, which decide what is a near-duplicate. Needed only
-            if `train` and `valid` are features.
+        embed: a function that maps pixels or features to rows, whose Euclidean distances are compared.
+        space: the representation that is compared: "pixels" or the name of features.
+        images: the pixels of training and held-out images, by which near-duplicates are found. They are
+            needed only if `train` and `valid` are features.
 
     Returns:
         The share of copies among the samples, and among held-out images.
@@ -149,7 +150,7 @@ def find_copies(
     find_nearest = partial(nearest_neighbours, references=train, also=also, embed=embed)
 
     def find_real(which: np.ndarray, training: bool) -> Neighbours:
-        """Return the neighbours of real images, without those of near-duplicates."""
+        """Return the neighbours of real images, near-duplicates left out."""
         queries, pixels = (train, train_pixels) if training else (valid, valid_pixels)
         found = find_nearest(queries[which], own=which if training else None)
         single = ~_near_duplicates(found, pixels[which], train_pixels, also is not None)
@@ -186,13 +187,13 @@ def check_counts(samples: int, train: int) -> None:
 def _check_learned(count: int, left_out: int, total: int) -> None:
     if count < FEWEST:
         raise UserError(
-            f"memorisation needs at least {FEWEST} real images that are no near-duplicates of training "
-            f"images, and {left_out} of {total} are: give each image once"
+            f"memorisation needs at least {FEWEST} real images that are not near-duplicates of training "
+            f"images, but {left_out} of {total} are: give each image once"
         )
 
 
 def _near_duplicates(found: Neighbours, images: np.ndarray, train: np.ndarray, flip: bool) -> np.ndarray:
-    """Return which (N,) of images (N, H, W, C) are near-duplicates of their nearest in `train`."""
+    """Return whether each of N images (N, H, W, C) is a near-duplicate of its nearest image in `train`."""
     # If even the middle neighbour has this correlation, all images of the set look similar. Then only images
     # that are equal, in this space or in pixels, are duplicates.
     pairs = found.indices[:, [0, found.indices.shape[1] // 2]]
@@ -250,7 +251,7 @@ def find_copies_by_features(
 
 
 def find_held_out_duplicates(own: SplitImages, flip: bool) -> Duplicates:
-    """Find held-out images that equal a training image, or nearly do; `flip` includes mirror images."""
+    """Find held-out images that equal or nearly equal a training image; `flip` includes mirror images."""
     if not len(own.validation):
         return Duplicates([], [])
     train, valid = own.images.pixels[own.train], own.images.pixels[own.validation]
@@ -267,5 +268,5 @@ def find_held_out_duplicates(own: SplitImages, flip: bool) -> Duplicates:
 
 
 def format_share(share: Estimate) -> str:
-    """Return a share and its interval in percent, such as "3.0 % [1.1, 6.4]"."""
+    """Return a share and its confidence interval in percent, such as "3.0 % [1.1, 6.4]"."""
     return f"{100 * share.value:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}]"

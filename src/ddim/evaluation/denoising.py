@@ -1,10 +1,10 @@
 """Denoising errors by noise level, and whether the predicted noise has the right size.
 
-The optimal prediction of the noise, E[eps | x_t], is orthogonal to its own error at every level:
+The optimal prediction of the noise, E[eps | x_t], is orthogonal to its own error at every noise level:
 E[eps_hat . (eps - eps_hat)] = 0. The regression of eps on eps_hat then has slope 1. A slope below 1 means
-that predictions are too large, above 1 that they are too small. Multiplying predictions by the slope is the
-best that scaling alone can do. This optimum belongs to the squared error: a network trained on the absolute
-error may differ where the distribution of the noise given x_t is skewed.
+that predictions are too large; a slope above 1 means that they are too small. Multiplying predictions by the
+slope is the best correction by a factor alone. This optimum belongs to the squared error: a network trained
+on the absolute error may differ if the distribution of the noise given x_t is skewed.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from ddim.metrics.statistics import Estimate, estimate_difference, estimate_mean
 
 @dataclass(frozen=True)
 class LevelErrors:
-    """Errors of N images at L levels, (N, L) float64: means over pixels and channels, in model units.
+    """Errors of N images at L noise levels, (N, L) float64: means over pixels and channels, in model units.
 
     Args:
-        log_snr: the levels (L,).
+        log_snr: the log-SNR (L,) of the noise levels.
         noise_mse: squared error of the predicted noise eps_hat.
         noise_mae: absolute error of the predicted noise.
         image_mse: squared error of the predicted clean image.
         image_mae: absolute error of the predicted clean image.
-        power: eps_hat^2.
-        inner: eps_hat * (eps - eps_hat).
+        power: the square of the predicted noise, eps_hat^2.
+        inner: the predicted noise times its error, eps_hat * (eps - eps_hat).
     """
 
     log_snr: np.ndarray
@@ -92,8 +92,8 @@ class Gap:
     """How much worse other images are denoised than training images, relative to the training error.
 
     Args:
-        by_level: the gap at each level (L,).
-        overall: its mean over the levels, a scalar.
+        by_level: the gap at each noise level (L,).
+        overall: the mean gap over the noise levels, a scalar.
         images: the numbers of training images and of other images.
     """
 
@@ -103,9 +103,9 @@ class Gap:
 
 
 def measure_gap(train: LevelErrors, other: LevelErrors) -> Gap:
-    """Return the ratio of the noise MSE of other images to that of training images, minus 1.
+    """Return the noise MSE of other images divided by the noise MSE of training images, minus 1.
 
-    Its expectation is about 0 without memorisation.
+    The expected gap is about 0 without memorisation.
     """
     scale = train.noise_mse.mean(0)
     unseen = other.noise_mse / scale

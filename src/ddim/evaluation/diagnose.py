@@ -51,14 +51,16 @@ class Diagnosis(Tabular):
     """The results of `diagnose`: findings, a figure, and errors at each noise level as a table.
 
     Args:
-        train: errors on training images.
-        held_out: errors on held-out images, None if there are fewer than two.
-        uniform_times: the share of uniform times in each bin of log-SNR.
-        training_times: the share of the run's training times in each bin.
-        plateaus: the share of uniform times on each plateau of the schedule, by its log-SNR.
-        schedule_range: the cleanest and the noisiest log-SNR of the schedule.
-        noise_range: the noise levels that the images need.
-        noise_scale: the gradient noise scale.
+        train: denoising errors on training images at each noise level.
+        held_out: denoising errors on held-out images, None if there are fewer than two held-out images.
+        uniform_times: the share of times in each bin of log-SNR, keyed by the lower edge of the bin, if times
+            are distributed uniformly.
+        training_times: the same share for the distribution of times in the training of the run.
+        plateaus: the share of uniformly distributed times on each plateau of the schedule, keyed by log-SNR.
+            A plateau is a noise level that many times share.
+        schedule_range: the largest (cleanest) and the smallest (noisiest) log-SNR of the schedule.
+        noise_range: the range of log-SNR that the images need.
+        noise_scale: the gradient noise scale, which suggests a batch size.
         batch: the batch size of the run.
     """
 
@@ -103,7 +105,7 @@ class Diagnosis(Tabular):
 
     @property
     def gap(self) -> Gap | None:
-        """The gap between held-out and training images, None without held-out images."""
+        """The gap between the errors on held-out and on training images, None without held-out images."""
         return None if self.held_out is None else measure_gap(self.train, self.held_out)
 
 
@@ -114,10 +116,10 @@ def diagnose(
     count: int = LEVELS,
     progress: Progress = ignore_progress,
 ) -> Diagnosis:
-    """Measure a run on its own images, at `count` equal steps of log-SNR.
+    """Measure a run on its own images, at `count` noise levels in equal steps of log-SNR.
 
     Args:
-        run: a run folder, or what `ddim.load` returned.
+        run: a run folder, or the result of `ddim.load`.
         images: largest number of training images, and of held-out images.
         count: number of noise levels.
         progress: called while images are decoded, denoised, and differentiated.
@@ -162,7 +164,7 @@ def measure_run_errors(
         own: its images.
         which: indices of the images to draw from.
         images: largest number of images.
-        count: number of levels, at equal steps of log-SNR.
+        count: number of noise levels, in equal steps of log-SNR.
         progress: called with "denoised images" after each batch.
     """
     schedule = run.model.schedule

@@ -30,9 +30,12 @@ _SIDES = {"training": charts.COLOURS[0], "held out": charts.COLOURS[1]}
 
 
 def write_diagnosis(d: Diagnosis, run: LoadedRun, out: str | Path | None = None) -> Path:
-    """Write record and figure into `out`, by default RUN/diagnostics/N/, and return that folder.
+    """Write record and figure into a folder, and return the folder.
 
-    By default TensorBoard shows the figure too.
+    Args:
+        d: the diagnosis.
+        run: the run.
+        out: the folder. The default is RUN/diagnostics/N/; TensorBoard then shows the figure too.
     """
     found, step = run.checkpoint, run.checkpoint.state.step
     figure = draw_diagnosis(d, f"{found.run.resolve().name}, step {step}, {found.weights} weights")
@@ -72,7 +75,7 @@ def list_findings(d: Diagnosis) -> Iterator[str]:
     else:
         chance = "not distinguishable from 0 at 95 %"
         what = "more than chance: the run memorises" if gap.overall.low > 0 else chance
-        yield f"The gap to training is {_percent(gap.overall)} over all levels, {what}."
+        yield f"The gap to training is {_percent(gap.overall)} over all noise levels, {what}."
     errors = d.held_out or d.train
     worst = int(np.argmax(errors.miscalibrated))
     yield (
@@ -80,19 +83,19 @@ def list_findings(d: Diagnosis) -> Iterator[str]:
         f"{100 * errors.miscalibrated[worst]:.1f} %, at log-SNR {errors.log_snr[worst]:.1f}."
     )
     for level, share in d.plateaus.items():
-        yield f"{100 * share:.0f} % of uniform times lie on one level, log-SNR {level:.2f}: a plateau."
+        yield f"{100 * share:.0f} % of uniform times lie on one noise level, log-SNR {level:.2f}: a plateau."
     useful = d.noise_range
     yield (
         f"The schedule goes from log-SNR {cleanest:.1f} to {noisiest:.1f}. The images need "
-        f"{useful.cleanest:.1f} to {useful.noisiest:.1f}: at cleaner levels the noise is finer than 8-bit "
-        "rounding, at noisier levels images cannot be distinguished from noise. The largest distance between "
-        f"two images suggests {useful.distance:.1f} as the noisiest level."
+        f"{useful.cleanest:.1f} to {useful.noisiest:.1f}: at a larger log-SNR the noise is finer than 8-bit "
+        "rounding, at a smaller log-SNR images cannot be distinguished from noise. The largest distance "
+        f"between two images suggests {useful.distance:.1f} as the smallest log-SNR."
     )
     s = d.noise_scale
     scale = "too large to be measured" if math.isinf(s.value) else f"{s.value:,.0f} images"
     yield (
         f"The gradient noise scale is {scale} [{s.low:,.0f}, {s.high:,.0f}], and the run's batch is "
-        f"{d.batch}. A much smaller batch averages too little, a much larger one helps little."
+        f"{d.batch}. A much smaller batch averages too little, a much larger batch helps little."
     )
 
 
@@ -115,7 +118,12 @@ def diagnosis_record(d: Diagnosis) -> dict[str, Any]:
 
 
 def draw_diagnosis(d: Diagnosis, title: str) -> Figure:
-    """Draw six panels by log-SNR, clean on the left: noise and image error, gap, slope, residual, times."""
+    """Draw six panels over the log-SNR, with clean images on the left and 95 % confidence intervals.
+
+    The panels show the MSE of the predicted noise, the MSE of the predicted image, the gap between held-out
+    and training images, the slope of the regression of the noise on the predicted noise, the mean of eps_hat
+    * (eps - eps_hat), and the distribution of the times.
+    """
     sheet = charts.new_figure(14.0, 8.0)
     panels = iter(sheet.subplots(2, 3).flat)
     sheet.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=charts.INK)
@@ -141,7 +149,7 @@ def draw_diagnosis(d: Diagnosis, title: str) -> Figure:
 def _bands(
     axes: Axes, sides: dict[str, tuple[np.ndarray, Estimate]], title: str, truth: float | None = None
 ) -> None:
-    """Draw lines with their intervals, and a dotted line at the optimum if it is known."""
+    """Draw lines with their confidence intervals, and a dotted line at the optimum if it is known."""
     for name, (x, e) in sides.items():
         colour = _SIDES[name]
         axes.plot(x, e.value, color=colour, linewidth=1.8, label=name, marker="o", markersize=3)
@@ -156,7 +164,7 @@ def _bands(
 
 
 def _shares(axes: Axes, d: Diagnosis) -> None:
-    """Draw the shares of times by level, and the useful noise levels."""
+    """Draw the share of times in each bin of log-SNR, and the ends of the useful range."""
     half = BIN / 2
     for k, (name, found) in enumerate(
         (("uniform times", d.uniform_times), ("training times", d.training_times))
@@ -165,7 +173,7 @@ def _shares(axes: Axes, d: Diagnosis) -> None:
         axes.bar(x, [100 * s for s in found.values()], width=0.9 * half, color=charts.COLOURS[k], label=name)
     for level in (d.noise_range.noisiest, d.noise_range.cleanest):
         axes.axvline(level, color=charts.FAINT, linestyle=":", linewidth=1)
-    charts.style_panel(axes, "log-SNR; dotted: what the images need", "% of times", "Times by level")
+    charts.style_panel(axes, "log-SNR; dotted: range that images need", "% of times", "Times by log-SNR")
     axes.invert_xaxis()
     axes.legend(frameon=False, fontsize=9, labelcolor=charts.INK)
 

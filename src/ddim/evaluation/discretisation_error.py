@@ -1,7 +1,7 @@
-"""The discretisation error of a sampler: the distance of its samples from those with many steps.
+"""The discretisation error of a sampler: the distance of its samples from samples with many steps.
 
 It is the mean squared error in model units, of samples from the same noise, over the same range of times. The
-reference samples use Heun's rule on many equal steps of log-SNR.
+reference samples use Heun's method with many equal steps of log-SNR.
 """
 
 from __future__ import annotations
@@ -27,33 +27,39 @@ SamplingError = Callable[[Sampler, Tensor], float]
 
 
 def choose_ends(recipe: Recipe, steps: int, end: float | None) -> tuple[float, float]:
-    """Return the first and the last time of a recipe's grid of `steps`; `end` replaces the last one."""
+    """Return the first and the last time of a recipe's grid of `steps`; `end` replaces the last time."""
     first, last = find_grid_ends(recipe, steps)
     return first, last if end is None else end
 
 
 def lay_named_grids(steps: int, schedule: Schedule, end: float, first: float = 1.0) -> dict[str, Tensor]:
-    """Return the times (steps,) from `first` to `end` of every named spacing."""
+    """Return the times (steps,) from `first` to `end` of every spacing in `SPACINGS`, keyed by its name."""
     return {name: spacing.between(steps, schedule, first, end) for name, spacing in SPACINGS.items()}
 
 
 def check_times_between(steps: int, schedule: Schedule, end: float, first: float = 1.0) -> None:
-    """Check that every named grid has `steps` different levels from the time `first` to `end`.
+    """Check that every named grid has `steps` different noise levels from the time `first` to `end`.
+
+    Args:
+        steps: number of times.
+        schedule: the noise schedule.
+        end: the last time.
+        first: the first time.
 
     Raises:
-        UserError: if one has not, or there are fewer than 3 steps, so that no level lies between the ends.
+        UserError: if a grid has fewer, or there are fewer than 3 steps, with no time between the ends.
     """
     check_count("steps", steps, 3)
     if not 0 < end < first:
-        raise UserError(f"--end must lie between 0 and the first level, t = {first:.4g}, got {end}")
+        raise UserError(f"--end must lie between 0 and the first time, t = {first:.4g}, got {end}")
     try:
         grids = lay_named_grids(steps, schedule, end, first)
     except UserError as error:
-        raise UserError(f"--end {end:.4g} cannot be the last of {steps} levels: {error}") from None
+        raise UserError(f"--end {end:.4g} cannot be the last of {steps} times: {error}") from None
     if not all((schedule(times).log_snr.diff() > 0).all() for times in grids.values()):
         raise UserError(
-            f"{steps} levels from t = {first:.4g} to --end {end:.4g} are not all different: this schedule is "
-            "a table with equal entries"
+            f"the noise levels of {steps} times from t = {first:.4g} to --end {end:.4g} are not all "
+            "different: this schedule is a table with equal entries"
         )
 
 
@@ -68,10 +74,17 @@ def sample_in_model_units(
 
     Sampling runs in float32, so that rounding adds nothing to the error.
 
+    Args:
+        pipeline: the run.
+        sampler: the sampler.
+        times: decreasing times (N,).
+        seeds: the seeds of the samples.
+        progress: called with "reference samples" after each step.
+
     Raises:
         UserError: if every training image of the run had a class label.
     """
-    check_unconditional(pipeline.recipe, "a search of levels or a comparison of samplers")
+    check_unconditional(pipeline.recipe, "a search for times or a comparison of samplers")
     samples, done = [], 0
 
     def walk(states: Iterator[State], count: int) -> Iterator[State]:
@@ -79,7 +92,8 @@ def sample_in_model_units(
             progress("reference samples", done + count * step / len(times), len(seeds))
             yield state
 
-    # Heun's rule, used for the reference, reads the predicted noise only, so clipping must change it too.
+    # The reference uses Heun's method, which uses only the predicted noise. Clipping must therefore change
+    # the predicted noise as well as the predicted image.
     denoise = pipeline.denoiser(pipeline.model, consistent=True)
     with pipeline.runtime:
         for mine, filled, blank in fill_micro_batches(pipeline, seeds):
@@ -92,9 +106,9 @@ def sample_in_model_units(
 
 
 def count_reference_levels(steps: int) -> int:
-    """Return the number of levels of the reference, ten times `steps`, at least 100.
+    """Return the number of times in the grid of the reference: 10 * `steps`, but at least 100.
 
-    Heun's rule has order 2: with ten times the steps it has a hundredth of the error.
+    Heun's method has order 2: with 10 times as many steps it has a hundredth of the error.
     """
     return max(100, 10 * steps)
 
@@ -107,13 +121,13 @@ def error_against_reference(
     first: float = 1.0,
     progress: Progress = ignore_progress,
 ) -> SamplingError:
-    """Sample the reference by Heun's rule; return a function for the error against it.
+    """Sample the reference by Heun's method; return a function that measures the error against it.
 
     Args:
         pipeline: the run.
         end: the last time.
         seeds: the seeds of the samples.
-        levels: number of levels of the reference.
+        levels: number of times in the grid of the reference.
         first: the first time.
         progress: called with "reference samples" after each step.
     """

@@ -1,7 +1,7 @@
 """Evaluate samples of a run, or a folder of images: images -> features -> metrics -> a record.
 
-Samples go through the extractor batch by batch and are freed, so that 50,000 of them need little memory. The
-folder of an evaluation appears by one rename: an evaluation that is killed leaves no record.
+Samples go through the extractor batch by batch and are freed; therefore 50,000 samples need little memory.
+The folder of an evaluation appears by one rename: an evaluation that is killed leaves no record.
 """
 
 from __future__ import annotations
@@ -68,23 +68,25 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     Args:
         images: a run, a `Pipeline` or a `Model`, which is sampled; or a folder, an archive or a tensor
             (N, C, H, W), in [0, 1] or uint8.
-        reference: a folder, archive or name of images to compare with; by default the run's held-out images.
+        reference: the images to compare with: a folder, an archive or the name of a data set; by default the
+            run's held-out images.
         n: number of samples.
-        steps: sampling steps.
-        sampler: the sampler, by default that of the run. See `ddim.samplers`.
-        grid: the grid of times at which the network is evaluated. See `ddim.grids`.
+        steps: number of sampling steps.
+        sampler: the sampler, by default the sampler of the run. See `ddim.samplers`.
+        grid: the grid of times (timesteps) at which the network is evaluated. See `ddim.grids`.
         seed: seed of the first sample.
         label: class name or index, "all" to cycle through the classes, None for no class.
         guidance: classifier-free guidance scale; 1 turns it off.
-        weights: "ema", "raw" or the name of another average of a run.
+        weights: "ema", "raw" or the name of another EMA of a run.
         part: "valid", "train" or "all" of the reference; by default "all", and "valid" of a run's own images.
-        features: the network of the features, "efficientnet-lite0" or another key of
+        features: the network of the features, "efficientnet-lite0" or another name in
             `ddim.metrics.catalogue.EXTRACTORS`.
         out: a new or empty folder, by default RUN/evaluations/N, or evaluations/NAME-N.
-        progress: True shows a bar in a notebook cell; or a function, see `ddim.runs.progress.Progress`.
+        progress: True shows a bar in a notebook cell, False shows nothing. A function can be given too, see
+            `ddim.runs.progress.Progress`.
 
     Returns:
-        The metrics with their intervals, as a table.
+        The metrics with their 95 % confidence intervals, as a table.
 
     Raises:
         UserError: if there are too few images, images have no reference, or the folder cannot be made.
@@ -112,9 +114,16 @@ def evaluate_source(
     progress: Progress = ignore_progress,
     announce: Callable[[str], object] = lambda text: None,
 ) -> Evaluation:
-    """Measure images as `evaluate` does, with `samples` and `reference` as values.
+    """Measure images as `evaluate` does, with objects instead of plain values.
 
-    `announce` is called with `Subject.summary` before the work.
+    Args:
+        source: the images, as for `evaluate`.
+        samples: the options of sampling.
+        reference: the images to compare with.
+        extractor: the network of the features; None for the default.
+        out: a new or empty folder, as for `evaluate`.
+        progress: called while images are decoded and sampled, and while features are computed.
+        announce: called with `Subject.summary` before the work.
     """
     extractor, out = extractor or load_extractor(), None if out is None else Path(out)
     if out is not None:
@@ -171,7 +180,7 @@ def _unfinished_folder(subject: Subject, out: Path | None) -> Iterator[Path]:
         except OSError as error:
             raise UserError(f"an evaluation cannot be written in {parent}: {error.strerror}") from None
         if out is None:
-            # Files beside a folder that the user named do not belong to us.
+            # Files beside a folder that the user named do not belong to this library.
             remove_leftovers(parent)
         yield folder
 
@@ -179,7 +188,7 @@ def _unfinished_folder(subject: Subject, out: Path | None) -> Iterator[Path]:
 def _extract_features(
     subject: Subject, extractor: Extractor, folder: Path, seconds: dict[str, float], progress: Progress
 ) -> tuple[np.ndarray, int, int]:
-    """Write the features of the images and a sheet of the first ones.
+    """Write the features of the images and a sheet of the first images.
 
     Returns the features, the NFE, and the number of images whose features were in the cache.
 
@@ -205,7 +214,7 @@ def _extract_features(
 
 
 def describe_reference(reference: ImageSet, extractor: Extractor) -> dict[str, Any]:
-    """Return what a record says about the features and the reference."""
+    """Return the entries of a record about the features and the reference."""
     return {
         "features": {
             "extractor": extractor.name,

@@ -1,4 +1,7 @@
-"""The gradient noise scale: the batch size above which larger ones help little (McCandlish et al. 2018)."""
+"""The gradient noise scale: a batch size above which larger batches help little (McCandlish et al. 2018).
+
+It is estimated from gradients of the training objective.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +22,19 @@ from ddim.runs.progress import Progress, ignore_progress
 from ddim.training import batches
 
 BATCHES = 16
-"""Number of batches whose gradients give the noise scale."""
+"""Number of batches from whose gradients the noise scale is estimated."""
 
 
 @dataclass(frozen=True)
 class NoiseScale:
-    """tr(Sigma) / |G|^2 in images (eq. 2.9), with its 95 % interval.
+    """tr(Sigma) / |G|^2 in images (eq. 2.9), with its 95 % confidence interval.
 
     It is infinite if the gradient cannot be distinguished from 0.
 
     Args:
         value: `noise` / `signal`.
         low: the lower end of the interval.
-        high: the upper end.
+        high: the upper end of the interval.
         signal: an unbiased estimate of |G|^2.
         noise: an unbiased estimate of the trace of the covariance of a batch's gradient, times the batch
             size. If the images of a batch are independent, it is tr(Sigma) of a single image. Stratified
@@ -49,10 +52,10 @@ def estimate_noise_scale(gradients: Tensor, batch: int) -> NoiseScale:
     """Estimate the noise scale from independent gradients (K, P) of batches of `batch` images, K >= 3.
 
     The images of one batch need not be independent. The squared norms of these gradients and of their mean
-    give unbiased estimates (appendix A.1). The interval is that of 1 / scale, by the jackknife over batches:
-    the scale itself has no finite variance if the signal may be 0.
+    give unbiased estimates (appendix A.1). The interval is computed for 1 / scale, by the jackknife over
+    batches: the scale itself has no finite variance if the signal may be 0.
     """
-    # Everything below needs inner products only, so that leaving out a batch costs nothing.
+    # Everything below needs inner products only, and therefore leaving out a batch costs nothing.
     gram = (gradients @ gradients.T).double()
     own, all_of_it, count = gram.diagonal(), gram.sum(), len(gram)
     signal, noise = _moments(own.sum(), all_of_it, count, batch)
@@ -117,8 +120,8 @@ def draw_parts(
 ) -> Iterator[tuple[Denoiser, Tensor, Tensor, Tensor, Tensor]]:
     """Yield the micro-batches of the training update `step`.
 
-    Each is the model with the labels of its images, x0, times, noise, and the share (b,) of each image in the
-    loss.
+    Each micro-batch is the model with the labels of its images, x0, times, noise, and the share (b,) of each
+    image in the loss.
     """
     runtime = run.runtime
     batch = batches.draw_batch(run.recipe, own.images, own.train, run.model, runtime.device, step, memory)
@@ -129,7 +132,7 @@ def draw_parts(
 
 
 def load_loss_memory(run: LoadedRun) -> LossMemory | None:
-    """Return the losses by which training draws times, from the run's checkpoint; None if it uses none."""
+    """Return the past losses for loss-aware time sampling, from the checkpoint; None for other samplings."""
     memory = run.recipe.objective.times.memory()
     if memory:
         memory.restore(checkpoint.read_tensors(run.checkpoint.path, "times"))

@@ -29,13 +29,13 @@ from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.searched_grids import SearchedGrid
 
 FIRST_MOVE, LAST_MOVE = 0.35, 0.03
-"""Size of a move at the start and at the end of a search, as a fraction of the gap to the next level."""
+"""Size of a move at the start and at the end of a search, as a fraction of the gap to the next log-SNR."""
 
 MIXTURES = (0.25, 0.5, 0.75)
-"""Weights of another grid in a mixture with the best one."""
+"""Weights of another grid in a mixture with the best grid."""
 
 LEAST_GAP = 0.25
-"""Smallest gap between levels, as a fraction of the mean gap. Closer levels would overfit the samples."""
+"""Smallest gap in log-SNR, as a fraction of the mean gap. A smaller gap would overfit the samples."""
 
 FIRST_SEED = 2**31
 """First seed of the samples of a search. Users rarely sample such large seeds."""
@@ -55,9 +55,9 @@ def search_grid(
     """Search for the best times of a run, and save them in grids.json; sampling finds them in the run folder.
 
     Args:
-        run: a run folder, or what `ddim.load` returned.
-        steps: sampling steps, at least 3.
-        end: the last time, by default that of the run's own grid.
+        run: a run folder, or the result of `ddim.load`.
+        steps: number of sampling steps, at least 3.
+        end: the last time, by default the last time of the run's own grid.
         seeds: number of samples whose error is measured.
         fields: changes of the recipe's sampler and grid, as `override` takes them.
         progress: called with "reference samples", then with "grids" after each grid. The number of grids is
@@ -68,7 +68,7 @@ def search_grid(
         The times, their mean squared error, and the error of every named grid.
 
     Raises:
-        UserError: if the sampler is stochastic, or the schedule has too few different levels.
+        UserError: if the sampler is stochastic, or the schedule has too few different noise levels.
     """
     check_count("seeds", seeds)
     run = open_run_folder(run, out)
@@ -101,9 +101,9 @@ def search_times(
 ) -> SearchedGrid:
     """Search for the times with the least error by coordinate descent.
 
-    The best named grid is mixed with each other one, on the scale of log-SNR. Then each level in turn moves
+    The best named grid is mixed with each other grid, on the scale of log-SNR. Then each time in turn moves
     towards a neighbour by a part of the gap. A change that lowers the error is kept; moves are halved when
-    none does.
+    no change lowers the error.
 
     Args:
         steps: number of times, at least 3.
@@ -114,12 +114,12 @@ def search_times(
         progress: see `search_grid`.
 
     Raises:
-        UserError: if there are fewer than 3 steps, or no grid gives finite samples.
+        UserError: if there are fewer than 3 steps, or no grid leads to finite samples.
     """
     check_times_between(steps, schedule, end, first)
     grids = lay_named_grids(steps, schedule, end, first)
     done, sweep = 0, 2 * (steps - 2)
-    # A sweep tries two moves of each level, and each size of move needs at least one sweep.
+    # A sweep tries two moves of each time, and each size of move needs at least one sweep.
     total = len(grids) * (1 + len(MIXTURES)) + sweep * math.ceil(1 + math.log2(FIRST_MOVE / LAST_MOVE))
 
     def finite_error(times: Tensor) -> float:
@@ -132,7 +132,7 @@ def search_times(
     named = {name: finite_error(times) for name, times in grids.items()}
     best = min(named.values())
     if best == math.inf:
-        raise UserError("no named grid gives finite samples: the model cannot be used")
+        raise UserError("no named grid leads to finite samples: the model cannot be used")
     times = grids[min(named, key=named.__getitem__)]
     log_snr = schedule(times).log_snr
     for other in grids.values():
@@ -148,7 +148,7 @@ def search_times(
 def _descend(
     times: Tensor, best: float, schedule: Schedule, error: Callable[[Tensor], float]
 ) -> tuple[Tensor, float]:
-    """Move one level at a time while that lowers the error; return times and error.
+    """Move one time after another as long as this lowers the error; return times and error.
 
     `best` is the error of `times` at the start.
     """
@@ -169,6 +169,6 @@ def _descend(
 
 
 def _are_apart(times: Tensor, schedule: Schedule) -> bool:
-    """Return whether times are strictly decreasing, and no two levels are closer than `LEAST_GAP` allows."""
+    """Return whether times strictly decrease, and no gap in log-SNR is smaller than `LEAST_GAP` allows."""
     gaps = schedule(times).log_snr.diff()
     return bool((times.diff() < 0).all() and gaps.min() >= LEAST_GAP * gaps.mean())

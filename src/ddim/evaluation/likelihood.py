@@ -88,12 +88,12 @@ def bits_per_dim(
     or on no class if the run has no class of this name.
 
     Args:
-        run: a run folder, or what `ddim.load` returned.
-        images: a folder, an archive or a name; by default the run's own held-out images.
+        run: a run folder, or the result of `ddim.load`.
+        images: a folder, an archive or the name of a data set; by default the run's own held-out images.
         method: "vlb" is the variational bound of DDPM sampling, "ode" the density along the probability flow.
         n: number of images.
-        steps: number of steps, by default 50 for "ode". For "vlb" 1000, or the number of entries if the
-            schedule is a shorter table.
+        steps: number of steps. The default is 50 for "ode". For "vlb" it is 1000, or the number of entries if
+            the schedule is a shorter table.
         seed: image k gets noise of seed `seed` + k.
         progress: called while images are decoded, and with "images" at each network evaluation.
 

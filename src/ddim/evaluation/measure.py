@@ -63,11 +63,11 @@ def measure_yardstick(
     extractor: Extractor,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any] | None:
-    """Return the metrics of real images against the reference: what samples as good as real ones would get.
+    """Return the metrics of real images against the reference, as a yardstick for the metrics of samples.
 
-    These images are from the same source as the reference, but not in it: training images if the reference
-    are held-out images. There are as many as samples, because some metrics depend on the number. The result
-    is kept in the cache.
+    These images are from the same source as the reference, but not in the reference: they are training images
+    if the reference is the held-out images. Their number equals the number of samples, because some metrics
+    depend on it. The result is kept in the cache.
 
     Args:
         reference: the images that samples are compared with.

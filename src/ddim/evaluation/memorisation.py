@@ -49,7 +49,8 @@ class Memorisation(Tabular):
 
     Args:
         verdict: the copies among the samples.
-        gap: the gap to held-out images; None if fewer than two images were held out.
+        gap: the gap between the errors on held-out and on training images; None if fewer than two images were
+            held out.
         duplicates: the held-out images that are training images too.
         folder: the folder of the record and the figure.
     """
@@ -60,7 +61,7 @@ class Memorisation(Tabular):
     folder: Path
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Return each sample: its seed, its closeness, whether it is a copy, and its training image."""
+        """Return each sample: its seed, its closeness, whether it is a copy, its nearest training image."""
         return read_json(self.folder / "record.json")["samples"]
 
     def __repr__(self) -> str:
@@ -92,7 +93,7 @@ def check_memorisation(
     If the run was trained with labels, the samples cycle through its classes.
 
     Args:
-        run: a run folder, or what `ddim.load` returned.
+        run: a run folder, or the result of `ddim.load`.
         n: number of samples; their seeds are 0 ... n - 1.
         steps: sampling steps.
         extractor: the network whose features are compared; by default pixels are compared.
@@ -109,7 +110,7 @@ def check_memorisation(
     check_count("steps", steps)
     run, _ = with_options(open_run_folder(run, out), {}, steps)
     own = open_run_images(run, partial(progress, READING))
-    # Before the time for sampling is spent.
+    # This is checked before time is spent on sampling.
     check_counts(n, len(own.train))
     flip, label, seeds = run.recipe.data.flip, choose_label(run.recipe), range(n)
     parts, nfes = zip(*sample_uint8(run, seeds, steps, label, progress=progress), strict=True)
@@ -147,7 +148,14 @@ def _measure_gap(run: LoadedRun, own: SplitImages, progress: Progress) -> Gap | 
 
 
 def draw_pairs(verdict: Verdict, samples: np.ndarray, own: SplitImages, count: int = 12) -> Figure:
-    """Draw the samples closest to training images, closest first, each above its nearest training image."""
+    """Draw the samples closest to training images, closest first, each above its nearest training image.
+
+    Args:
+        verdict: the matches of the samples.
+        samples: the samples (N, H, W, C) uint8.
+        own: the images of the run.
+        count: the largest number of samples to draw.
+    """
     closeness = verdict.samples.neighbours.closeness
     worst = np.argsort(closeness, kind="stable")[:count]
     which = own.train[verdict.samples.neighbours.indices[worst, 0]]
@@ -166,7 +174,7 @@ def draw_pairs(verdict: Verdict, samples: np.ndarray, own: SplitImages, count: i
 def memorisation_record(
     verdict: Verdict, seeds: list[int], own: SplitImages, gap: Gap | None, duplicates: Duplicates
 ) -> dict[str, Any]:
-    """Return the results as JSON: samples in the order of their seeds, training images by name."""
+    """Return the results as JSON: samples in the order of their seeds, and the names of training images."""
     matches, names = verdict.samples, own.images.names
     nearest_of = own.train[matches.neighbours.indices[:, 0]]
     rows = zip(seeds, matches.neighbours.closeness, matches.copies, nearest_of, strict=True)
@@ -220,7 +228,7 @@ def memorisation_sentences(verdict: Verdict, gap: Gap | None, duplicates: Duplic
         what = "more than chance: it memorises" if gap.overall.low > 0 else chance
         lines.append(
             "Over all noise levels, the noise MSE on held-out images is "
-            f"{times:.3g} [{low:.3g}, {high:.3g}] times that on training images, {what}."
+            f"{times:.3g} [{low:.3g}, {high:.3g}] times the noise MSE on training images, {what}."
         )
     same, alike = len(duplicates.same), len(duplicates.alike)
     equal = f"{format_count(same, 'held-out image')} {'equals' if same == 1 else 'equal'} a training image"

@@ -1,8 +1,8 @@
 """The range of noise levels that a data set needs.
 
-At the noisiest level, images cannot be distinguished from noise. At the cleanest, the noise is as small as
-the rounding to 8 bits. All values are log-SNR, for images in model units. A network learns nothing at the
-levels of a schedule outside this range.
+At the noisiest noise level, images cannot be distinguished from noise. At the cleanest noise level, the noise
+is as small as the rounding to 8 bits. All values are log-SNR, for images in model units. A network learns
+nothing at noise levels outside this range.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ By Pinsker's inequality, a test on one image is then right at most 55 % of the t
 """
 
 EXTREME = 40.0
-"""The noisiest level is searched for between -40 and 40."""
+"""The log-SNR of the noisiest noise level is searched between -40 and 40."""
 
 
 @dataclass(frozen=True)
 class NoiseRange:
-    """The log-SNR of the noisiest and of the cleanest useful level.
+    """The log-SNR of the noisiest and of the cleanest useful noise level.
 
     Args:
-        noisiest: the level below which no test distinguishes noisy images from pure noise.
-        distance: the level at which sigma / alpha is the largest distance between two images, a cautious
+        noisiest: the log-SNR below which no test distinguishes noisy images from pure noise.
+        distance: the log-SNR at which sigma / alpha is the largest distance between two images, a cautious
             alternative to `noisiest` (Song & Ermon 2020, technique 1).
-        cleanest: the level above which the noise is finer than the rounding to 8 bits.
+        cleanest: the log-SNR above which the noise is finer than the rounding to 8 bits.
     """
 
     noisiest: float
@@ -84,13 +84,13 @@ def divergence_from_noise(log_snr: float, spectrum: Tensor, square: float, dimen
     The noise is N(0, alpha^2 + sigma^2), from which sampling starts.
 
     Args:
-        log_snr: the noise level.
+        log_snr: the log-SNR of the noisy images.
         spectrum: eigenvalues of the covariance of the clean images; the rest of `dimensions` are 0.
-        square: the squared norm of their mean.
+        square: the squared norm of the mean of the clean images.
         dimensions: number of values in an image.
     """
     at = variance_preserving(torch.tensor(log_snr))
     total = torch.cat([spectrum, spectrum.new_zeros(dimensions - len(spectrum))])
-    # Variances alpha^2 lambda + sigma^2, minus that of the noise, which is 1.
+    # These are the variances alpha^2 lambda + sigma^2, minus the variance of the noise, which is 1.
     excess = at.alpha**2 * (total - 1)
     return 0.5 * ((excess - excess.log1p()).sum() + at.alpha**2 * square).item()

@@ -1,7 +1,7 @@
-"""The record of an evaluation: where it is, and what it must hold. Needs no torch.
+"""The record of an evaluation: find it, read it and check it. This module does not import torch.
 
 An evaluation is a folder with ``record.json``, ``features.npy`` (one float32 row for each image, in the order
-of the seeds) and ``grid.png``. Those of a run are ``RUN/evaluations/1``, ``2``, ...
+of the seeds) and ``grid.png``. The evaluations of a run are ``RUN/evaluations/1``, ``2``, ...
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ class Evaluation(Tabular):
 
     @property
     def name(self) -> str:
-        """A short name of what was evaluated, such as "edm, 10 levels, 19 NFE"; see `evaluation_name`."""
+        """A short name of the images, such as "edm, 10 steps, 19 NFE"; see `evaluation_name`."""
         return evaluation_name(self.record)
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Return each metric with its value and its 95 % interval, None where there is none."""
+        """Return each metric with its value and its 95 % confidence interval, None if it has no interval."""
         entries = {metric.title: metric_entry(self.record, name) for name, metric in METRICS.items()}
         return [
             {"metric": title, "value": entry["value"], "low": entry.get("low"), "high": entry.get("high")}
@@ -89,7 +89,7 @@ class Evaluation(Tabular):
         return metric_entry(self.record, metric).get("value")
 
     def interval(self, metric: str) -> tuple[float, float] | None:
-        """Return the 95 % interval of a metric, None if the record has none."""
+        """Return the 95 % confidence interval of a metric, None if the record has none."""
         found = metric_entry(self.record, metric)
         return (found["low"], found["high"]) if "low" in found else None
 
@@ -98,7 +98,7 @@ def read_evaluation(path: Path) -> Evaluation:
     """Read an evaluation, given its record, its folder, or a run, whose newest evaluation is read.
 
     Raises:
-        UserError: if there is none, or the record is damaged, of another kind, or of another schema.
+        UserError: if there is no evaluation, or the record is damaged, of another type or of another schema.
     """
     file = _record_of(path)
     try:
@@ -149,7 +149,7 @@ def metric_entry(record: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
 
 
 def evaluation_name(record: Mapping[str, Any]) -> str:
-    """Return a short name of the samples that a record is about, such as "edm, 10 levels, 19 NFE".
+    """Return a short name of the samples that a record is about, such as "edm, 10 steps, 19 NFE".
 
     Weights, label and guidance are named if they are not the defaults. The run is not named.
     """
@@ -157,7 +157,7 @@ def evaluation_name(record: Mapping[str, Any]) -> str:
     if not sampling:
         return f"images of {Path(record['generated']['source']).name}"
     words = [sampling.get("sampler_name") or sampling["sampler"].get("kind", "sampler")]
-    words += [f"{len(sampling['times'])} levels", f"{sampling['nfe']} NFE"]
+    words += [f"{len(sampling['times'])} steps", f"{sampling['nfe']} NFE"]
     if sampling["weights"] != "ema":
         words.append(f"{sampling['weights']} weights")
     if sampling.get("label") is not None:
@@ -185,7 +185,7 @@ def _refuse(constant: str) -> None:
 
 
 def _fault(record: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str | None:
-    """Return which field is missing or of another type, or None."""
+    """Return a sentence about the first field that is missing or of another type, or None."""
     for name, kind in wanted.items():
         value, inner = record.get(name), f"{path}{name}"
         if isinstance(kind, dict):

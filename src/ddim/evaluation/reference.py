@@ -47,8 +47,8 @@ def select_reference(
     """Return the images of a reference, decoded and split as for a run.
 
     Args:
-        reference: which images.
-        data: the run's data fields, which give the size, the channels and the validation share.
+        reference: the choice of the images.
+        data: the run's data fields, which define the size, the channels and the validation share.
         seed: the run's seed, which decides the split.
         progress: called with the number of images decoded and the total.
     """
@@ -70,6 +70,11 @@ def open_reference(
     run: LoadedRun, reference: Reference, progress: Callable[[int, int], None] | None = None
 ) -> ImageSet:
     """Return the images of a reference, decoded and split as for `run`.
+
+    Args:
+        run: the run.
+        reference: the choice of the images.
+        progress: called with (done, total) while images are decoded.
 
     Raises:
         UserError: if the reference is the run's own images, and they are missing or have changed.

@@ -34,10 +34,10 @@ PHOTOGRAPH = Pixels.fixed(0.5, 0.25)
 
 
 def read_image(source: str, size: tuple[int, int]) -> Tensor:
-    """Read an image (1, 3, H, W) in [0, 1] from a file, or the first usable one of a folder or archive.
+    """Read an image (1, 3, H, W) in [0, 1] from a file, or the first usable image of a folder or archive.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is no usable image.
     """
     from ddim.data.decode import UnusableError, decode_image, is_image_name
     from ddim.data.open import find_source
@@ -78,7 +78,8 @@ def plot_forward(
     """Plot an image with the same noise at even times, under each schedule.
 
     Args:
-        image: (1, C, H, W) in [0, 1]; an image file; or a folder, archive or name, whose first image is used.
+        image: a tensor (1, C, H, W) in [0, 1]; an image file; or a folder, an archive or the name of a data
+            set, whose first image is used.
         schedules: see `name_schedules`.
         columns: number of times.
         seed: seed of the noise.
@@ -105,9 +106,9 @@ def add_noise(x0: Tensor, eps: Tensor, schedule: Schedule, times: Tensor, pixels
     Args:
         x0: clean images (B, C, H, W) in model units.
         eps: noise of the same shape.
-        schedule: gives alpha and sigma.
-        times: (N,).
-        pixels: converts model units to [0, 1].
+        schedule: the noise schedule.
+        times: the times (N,).
+        pixels: the map between images in [0, 1] and model units.
     """
     return [pixels.leave(schedule(t).noisy(x0, eps)) for t in times]
 
@@ -143,7 +144,7 @@ def plot_reverse(
     which = np.unique(np.linspace(0, len(shown) - 1, min(columns, len(shown))).round().astype(int))
     kept = [shown[k] for k in which]
     sample = states[-1].x0.float().cpu()
-    # Fresh noise, because the sample depends on the noise from which it started.
+    # The added noise is fresh, because the sample depends on the noise from which it started.
     fresh = Noise([2**32 - 1 - seed]).like(sample)
     times = torch.tensor([t for _, t, _ in kept], dtype=torch.float64)
     # A schedule may have noise at t = 0; the sample has none.
@@ -176,7 +177,7 @@ def plot_samplers(
         progress: see `compare_samplers_on_run`.
 
     Raises:
-        UserError: if the schedule is a table with too few different levels.
+        UserError: if the schedule is a table with too few different noise levels.
     """
     from ddim.evaluation.sampler_errors import compare_samplers_on_oracle, compare_samplers_on_run
     from ddim.runs.pipeline import open_pipeline
@@ -204,7 +205,7 @@ def plot_sampler_errors(cells: Sequence[SamplerError], title: str) -> Figure:
             axes.plot(
                 *zip(*line, strict=True), color=colour, linewidth=1.8, marker="o", markersize=3, label=name
             )
-        charts.style_panel(axes, "evaluations", "", f"{grid} grid")
+        charts.style_panel(axes, "network evaluations", "", f"{grid} grid")
         axes.grid(color="#e6e6e6", linewidth=0.7)
         ticks = sorted({cell.nfe for cell in cells if cell.sampler == cells[0].sampler})
         axes.xaxis.set_major_locator(FixedLocator(ticks))
@@ -250,7 +251,10 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 
 def plot_logs(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Plot the losses in the logs of named runs, the lines of `ddim.runs.log.read_metrics`.
+    """Plot the losses in the logs of runs.
+
+    Args:
+        runs: the lines of each log, from `ddim.runs.log.read_metrics`, keyed by the name of the run.
 
     Raises:
         UserError: if a run has logged no loss yet.

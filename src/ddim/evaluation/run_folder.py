@@ -15,7 +15,7 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
     """Return the run, loaded if a path is given, after checking that results can be written.
 
     Args:
-        run: a run folder, or what `load` returned.
+        run: a run folder, or the result of `load`.
         out: a new or empty folder for the results; None for a new folder in the run folder.
 
     Raises:
@@ -32,7 +32,13 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
 
 
 def make_results_folder(run: LoadedRun, kind: str, out: str | Path | None = None) -> Path:
-    """Create the folder `out`, or the next RUN/<kind>/N, and return its path."""
+    """Create a folder for results, and return its path.
+
+    Args:
+        run: the run.
+        kind: the name of the folder in the run folder, such as "diagnostics".
+        out: the folder; None for the next RUN/<kind>/N.
+    """
     if out is None:
         return make_numbered_folder(run.checkpoint.run / kind)
     return make_output_folder(Path(out), "", "")

@@ -1,8 +1,9 @@
 """Features of a run's samples: each part is made once, and then read from the cache folder.
 
 A part is a batch of samples of consecutive seeds. Parts are kept under a hash of everything on which their
-features depend. So a stopped evaluation goes on where it stopped, and one of more samples makes only the new
-ones. The parts of an evaluation are the same with and without a cache, so its numbers are bit-identical.
+features depend. Therefore a stopped evaluation continues where it stopped, and an evaluation of more samples
+makes only the new samples. The parts of an evaluation are the same with and without a cache, so its numbers
+are bit-identical.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class SampledParts:
         seeds: consecutive seeds.
         steps: sampling steps.
         label: see `ddim.runs.generate.generate`.
-        guidance: see there.
-        sampling: the record of the samples, on which the place in the cache depends.
+        guidance: see `ddim.runs.generate.generate`.
+        sampling: the record of the samples, on which the path in the cache depends.
         progress: called with "samples" after each sampling step.
     """
 
@@ -74,7 +75,7 @@ class SampledParts:
     progress: Progress = ignore_progress
 
     def __call__(self, extractor: Extractor, shown: int) -> Iterator[Part]:
-        """Yield the parts in the order of the seeds; those of the first `shown` samples have images.
+        """Yield the parts in the order of the seeds; the parts of the first `shown` samples have images.
 
         Raises:
             UserError: if the cache folder cannot be written.
@@ -101,7 +102,7 @@ class SampledParts:
         return Part(extractor(images).numpy(), images, nfe, seconds)
 
     def _identity(self, extractor: Extractor) -> str:
-        """Return the SHA-256 (hex) of everything but the seeds on which the features depend."""
+        """Return the SHA-256 (hex) of everything that the features depend on, apart from the seeds."""
         facts = [sample_conditions(self.sampling), extractor.name, extractor.weights, extractor.resize]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -6,7 +6,7 @@ with a schedule sigma(t) and a scaling s(t). This x follows (eq. 81)
 
     dx/dt = (s' / s + sigma' / sigma) x - (sigma' s / sigma) D(x / s; sigma).
 
-With an exact solver, all choices give the same samples; with large steps they do not. Here sigma stands for
+With an exact solver, all choices lead to equal samples; with large steps they do not. Here sigma stands for
 sigma / alpha of the model's own schedule: the noise that is added to an image of weight 1.
 """
 
@@ -60,14 +60,22 @@ DISCRETISATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], 
     "ve": (torch.log, torch.exp),
     "iddpm": (torch.atan, torch.tan),
 }
-"""For each discretisation, a function of sigma in which the levels are equally spaced, and its inverse.
+"""Functions of sigma in which noise levels are equally spaced, and their inverses, keyed by discretisation.
 
-See table 1, time steps. For iDDPM it is the angle of the cosine schedule, without the offset and the rounding
-of its table."""
+See table 1, time steps. For iDDPM the function is the angle of the cosine schedule, without the offset and
+the rounding of its table."""
 
 
 def discretise(name: str, steps: int, schedule: Schedule, end: float, first: float = 1.0) -> Tensor:
-    """Return the times (steps,) from `first` to `end`, at the noise levels of a discretisation."""
+    """Return the times (steps,) from `first` to `end`, at the noise levels of a discretisation.
+
+    Args:
+        name: a key of `DISCRETISATIONS`.
+        steps: number of times.
+        schedule: the noise schedule.
+        end: the last time.
+        first: the first time.
+    """
     clock, sigma = DISCRETISATIONS[name]
     start, stop = clock(schedule(torch.tensor([first, end], dtype=torch.float64)).noise_to_signal).tolist()
     times = time_of_ratio(schedule, sigma(torch.linspace(start, stop, steps, dtype=torch.float64)))
@@ -92,12 +100,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Flow(Sampler):
-    """Euler's or Heun's rule on the flow under a choice of sigma(t) and s(t) (algorithm 1).
+    """Euler's or Heun's method on the flow under a choice of sigma(t) and s(t) (algorithm 1).
 
     Args:
-        order: 1 for Euler's rule, 2 for Heun's.
-        schedule: sigma is t (linear, as in EDM and DDIM), its square root (ve), or that of the VP SDE (vp).
-        scaling: s is 1 (none), or keeps x at unit variance (vp).
+        order: 1 for Euler's method, 2 for Heun's method.
+        schedule: sigma(t): "linear" is t, as in EDM and DDIM; "ve" is sqrt(t); "vp" is from the VP SDE.
+        scaling: s(t): "none" is 1; "vp" keeps x at unit variance.
     """
 
     order: int = 2
@@ -105,7 +113,7 @@ class Flow(Sampler):
     scaling: Literal["none", "vp"] = "none"
 
     def evaluations(self, levels: int) -> int:
-        """Network evaluations of a run; see `Sampler`."""
+        """Return the number of network evaluations of a sampling run; see `Sampler`."""
         return self.order * (levels - 1) + 1
 
     @torch.no_grad()
@@ -207,14 +215,14 @@ def ablate_sampler(
         pipeline: the run.
         evaluations: network evaluations for each sample, at least 3.
         seeds: number of samples whose error is measured.
-        end: the last time, by default that of the run's own grid.
+        end: the last time, by default the last time of the run's own grid.
         progress: called with "reference samples", then with "samplers" after each combination.
 
     Raises:
-        UserError: if the schedule is a table with too few different levels.
+        UserError: if the schedule is a table with too few different noise levels.
     """
     check_count("seeds", seeds)
-    # Heun's rule needs 3 evaluations for two levels.
+    # Heun's method needs 3 evaluations for two times.
     check_count("evaluations", evaluations, 3)
     schedule = pipeline.recipe.sampling_schedule
     first, end = choose_ends(pipeline.recipe, pipeline.recipe.report.steps, end)
@@ -235,7 +243,15 @@ def ablate_sampler(
 def ablate_flows(
     error: SamplingError, schedule: Schedule, end: float, nfe: int, first: float = 1.0
 ) -> Iterator[FlowError]:
-    """Yield the error of every combination of choices, at `nfe` network evaluations or fewer."""
+    """Yield the error of every combination of choices, at `nfe` network evaluations or fewer.
+
+    Args:
+        error: measures the error of a sampler on given times.
+        schedule: the noise schedule.
+        end: the last time.
+        nfe: the largest number of network evaluations.
+        first: the first time.
+    """
     for name in DISCRETISATIONS:
         for solver, order in SOLVERS.items():
             for clock, scaling in FLOWS:
@@ -248,7 +264,10 @@ def ablate_flows(
 def ablate_churn(
     error: SamplingError, schedule: Schedule, end: float, nfe: int, first: float = 1.0
 ) -> Iterator[tuple[float, float]]:
-    """Yield (gamma, error) of Heun's rule with fresh noise (algorithm 2), for each of `CHURN`."""
+    """Yield (gamma, error) of Heun's method with fresh noise (algorithm 2), for each of `CHURN`.
+
+    The arguments are the same as in `ablate_flows`.
+    """
     count = count_levels(EDM(), nfe)
     times = discretise("edm", count, schedule, end, first)
     for gamma in CHURN:
@@ -258,8 +277,8 @@ def ablate_churn(
 def trace_improvements(errors: Sequence[FlowError], origin: str) -> list[float]:
     """Return the four errors of figure 2 for a key of `ORIGINS`.
 
-    They are those of the published sampler, then with Heun's rule, with EDM's levels, and with sigma = t and
-    s = 1, each added to the change before it.
+    The first is the error of the published sampler. The others add one change after another: Heun's method,
+    EDM's noise levels, and sigma = t with s = 1.
     """
     discretisation, schedule, scaling = ORIGINS[origin]
     stages = [

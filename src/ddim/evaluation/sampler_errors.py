@@ -44,7 +44,7 @@ SAMPLERS: dict[str, Sampler] = {
     "UniPC-3": UniPC(3),
 }
 REFERENCE_LEVELS = 500
-"""Number of levels of the reference samples, which Heun's rule computes."""
+"""Number of times in the grid of the reference samples, which Heun's method computes."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class SamplerError:
 
 
 def count_levels(sampler: Sampler, nfe: int) -> int:
-    """Return the largest number of levels, at least 2, that needs at most `nfe` network evaluations."""
+    """Return the largest number of times, at least 2, that needs at most `nfe` network evaluations."""
     return max([2, *(n for n in range(2, nfe + 1) if sampler.evaluations(n) <= nfe)])
 
 
@@ -77,7 +77,7 @@ def compare_samplers_on_run(
         progress: called with "reference samples", then with "samplers" after each combination.
 
     Raises:
-        UserError: if the schedule is a table with too few different levels.
+        UserError: if the schedule is a table with too few different noise levels.
     """
     schedule = pipeline.recipe.sampling_schedule
     first, end = choose_ends(pipeline.recipe, pipeline.recipe.report.steps, None)
@@ -106,7 +106,16 @@ def compare_samplers(
     first: float = 1.0,
     progress: Progress = ignore_progress,
 ) -> list[SamplerError]:
-    """Measure every sampler on every named grid from `first` to `end`, at each budget of evaluations."""
+    """Measure every sampler on every named grid, at each budget of network evaluations.
+
+    Args:
+        error: measures the error of a sampler on given times.
+        schedule: the noise schedule.
+        end: the last time.
+        budgets: the numbers of network evaluations for each sample.
+        first: the first time.
+        progress: called with "samplers" after each combination.
+    """
     found, total = [], len(SAMPLERS) * len(budgets) * len(SPACINGS)
     for name, sampler in SAMPLERS.items():
         for nfe in budgets:
@@ -125,23 +134,32 @@ def sampling_error_of_run(
     first: float = 1.0,
     progress: Progress = ignore_progress,
 ) -> SamplingError:
-    """Return a function for the error of a run's samples, against a reference with `REFERENCE_LEVELS` levels.
+    """Return a function that measures the error of a run's samples against a reference.
+
+    The grid of the reference has `REFERENCE_LEVELS` times.
+
+    Args:
+        pipeline: the run.
+        end: the last time.
+        seeds: the seeds of the samples.
+        first: the first time.
+        progress: called with "reference samples" after each step.
 
     Raises:
-        UserError: if the schedule is a table with too few different levels.
+        UserError: if the schedule is a table with too few different noise levels.
     """
     try:
         check_times_between(REFERENCE_LEVELS, pipeline.recipe.sampling_schedule, end, first)
     except UserError:
         raise UserError(
-            "samplers cannot be compared on this run: its schedule has no "
-            f"{REFERENCE_LEVELS} different levels"
+            "samplers cannot be compared on this run: its schedule does not have "
+            f"{REFERENCE_LEVELS} different noise levels"
         ) from None
     return error_against_reference(pipeline, end, seeds, REFERENCE_LEVELS, first, progress)
 
 
 def sampling_error_of_oracle(law: Mixture, x: Tensor, end: float) -> SamplingError:
-    """Return a function for the error of samples of an oracle; sampling starts from x (B, C, H, W)."""
+    """Return a function that measures the error of an oracle's samples, from x (B, C, H, W) to time `end`."""
 
     def sample(sampler: Sampler, times: Tensor) -> Tensor:
         return final_sample(law, last_state(sampler(law, x, times, Noise(range(len(x))))))

@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 DEFAULT: dict[str, Schedule] = {"cosine": Cosine(), "linear": Linear(), "linear_beta": LinearBeta()}
-"""The schedules that are plotted by default: two with the bounds of torch/luz, and that of DDPM."""
+"""The schedules that are plotted by default: two schedules with the bounds of torch/luz, and DDPM's."""
 
 KNOWN: dict[str, Any] = {name: kind() for name, kind in SCHEDULES.items()}
-"""All schedules that can be plotted."""
+"""All schedules that can be plotted, keyed by name."""
 
 
 Shown = Mapping[str, Schedule] | Sequence[str | Schedule]
-"""Schedules to plot: by the names that the figure shows, or as a list of kinds and values."""
+"""Schedules to plot: a dictionary keyed by the names in the figure, or a list of names and schedules."""
 
 
 def name_schedules(shown: Shown) -> dict[str, Schedule]:
-    """Return schedules by name; those of a list are named by their kinds and fields, "cosine", "linear"."""
+    """Return schedules keyed by name; a schedule in a list gets a name such as "linear clip powers"."""
     if isinstance(shown, Mapping):
         return dict(shown)
     named = {}
@@ -51,9 +51,10 @@ def name_schedules(shown: Shown) -> dict[str, Schedule]:
 def plot_schedules(schedules: Shown = DEFAULT, points: int = 1001) -> Figure:
     """Plot alpha, sigma and log-SNR of schedules at `points` evenly spaced times from 0 to 1.
 
-    Schedules are values and names: `plot_schedules(["cosine", ddim.Linear(clip="powers")])`.
-    Plateaus at t = 0 and t = 1 are drawn thick. A note gives the share of times on them, which training
-    spends on a single level. Dotted lines are the bounds of the torch/luz repository and the Keras example.
+    Schedules can be names and objects: `plot_schedules(["cosine", ddim.Linear(clip="powers")])`.
+    Plateaus at t = 0 and t = 1 are drawn thick. A note states the share of times on each of them, which
+    training spends on a single noise level. Dotted lines are the bounds of the torch/luz repository and the
+    Keras example.
     """
     shown, t = name_schedules(schedules), torch.linspace(0, 1, points, dtype=torch.float64)
     levels = {name: schedule(t) for name, schedule in shown.items()}
@@ -87,10 +88,14 @@ def plot_schedules(schedules: Shown = DEFAULT, points: int = 1001) -> Figure:
 
 
 def choose_schedules(names: Sequence[str], changes: Mapping[str, str]) -> dict[str, Schedule]:
-    """Return the schedules of these names, with fields such as {"clip": "powers"} set in each that has them.
+    """Return schedules keyed by name, with some of their fields changed.
+
+    Args:
+        names: names of schedules.
+        changes: new values keyed by field, such as {"clip": "powers"}, for each schedule with this field.
 
     Raises:
-        UserError: if a name is not one of `KNOWN`, no schedule has a field, or a value is bad.
+        UserError: if a name is not in `KNOWN`, no schedule has a field, or a value is invalid.
     """
     known = {}
     for name in names:
@@ -107,7 +112,7 @@ def choose_schedules(names: Sequence[str], changes: Mapping[str, str]) -> dict[s
         name: load_value(
             {"kind": name, **{k: v for k, v in changes.items() if k in known[name]}}, Schedule, "schedule"
         )
-        # Always in the same order, because later lines cover earlier ones.
+        # The order is always the same, because later lines cover earlier lines.
         for name in KNOWN
         if name in known
     }
@@ -121,7 +126,7 @@ def _thicken(axes: Axes, line: Line2D, shares: tuple[float, float]) -> None:
 
 
 def end_shares(schedule: Schedule) -> tuple[float, float]:
-    """Return the shares of times on the plateaus at t = 0 and at t = 1; 0 where there is no plateau."""
+    """Return the shares of times on the plateaus at t = 0 and at t = 1; 0 for no plateau."""
     found = plateaus(schedule)
     first, last = schedule(torch.tensor([0.0, 1.0])).log_snr.tolist()
     return found.get(first, 0.0), found.get(last, 0.0)
@@ -134,7 +139,7 @@ def _leave_gaps(values: Tensor) -> np.ndarray:
 
 def _plateau_note(name: str, shares: tuple[float, float]) -> str:
     ends = [
-        f"{100 * share:.0f} % of its times at the level of t = {end}"
+        f"{100 * share:.0f} % of its times at the noise level of t = {end}"
         for end, share in enumerate(shares)
         if share
     ]
@@ -144,14 +149,14 @@ def _plateau_note(name: str, shares: tuple[float, float]) -> str:
 def plot_embedding(width: int = 32, max_frequency: float = 1000.0) -> Figure:
     """Plot heat maps of the sinusoidal embedding of the noise variance, from 0 to 1 and from 0 to 0.02.
 
-    Channels oscillate up to `max_frequency` times. In the left panel many oscillate several times within a
-    pixel. They are blurred, because aliasing would show patterns that do not exist.
+    Channels oscillate up to `max_frequency` times. In the left panel many channels oscillate several times
+    within a pixel. They are blurred, because aliasing would show patterns that do not exist.
     """
     from matplotlib.ticker import MaxNLocator
 
     net = make_embedding(width, max_frequency)
     figure = charts.new_figure(12.0, 4.8)
-    titles = ("All noise variances; the fastest channels fade", "The first fiftieth of them")
+    titles = ("All noise variances; the fastest channels fade", "Noise variances up to 0.02")
     for axes, end, title in zip(figure.subplots(1, 2), (1.0, 0.02), titles, strict=True):
         values = blur_embedding(net, end, pixels=720)
         charts.draw_heat_map(figure, axes, values.T.numpy(), (0, end, 0.5, width + 0.5), most=1)
@@ -197,7 +202,7 @@ def plot_embedding_products(width: int = 32, max_frequency: float = 1000.0) -> F
     apart = torch.linspace(-0.03, 0.03, 1201, dtype=torch.float64)
     for k, a in enumerate((0.2, 0.5, 0.8)):
         line = net(torch.tensor([a])) @ net(a - apart).T
-        # From thick to thin, so that lines that coincide can be seen.
+        # Lines are drawn from thick to thin, so that lines that coincide can be seen.
         style = {"linewidth": (7, 3.5, 1.2)[k], "alpha": (0.25, 0.5, 1)[k]}
         right.plot(apart.numpy(), line[0].numpy(), color=charts.COLOURS[k], label=f"a = {a}", **style)
     charts.style_panel(right, "a - b", "e(a) . e(b)", "The same line for every a")

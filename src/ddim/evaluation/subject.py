@@ -53,15 +53,15 @@ class Samples:
         n: number of samples.
         steps: sampling steps.
         seed: the samples have seeds `seed` ... `seed` + n - 1.
-        weights: "ema", "raw", or the name of another average that the run keeps.
+        weights: "ema", "raw", or the name of another EMA of the run.
         fields: changes of the recipe's sampler, grid, clip and sampled_on, as `override` takes them. Unless
             they name a grid, the times that a search saved for this sampler and number of steps are used.
         device: where to sample; by default the device that the run was trained on.
         threads: processor threads of sampling; by default as many as in the training.
         label: a class by name or index, or "all" to cycle through the classes; None for no class.
-        guidance: classifier-free guidance scale; 1 turns it off.
-        sampler: the sampler; None for that of `fields` or of the recipe.
-        grid: the grid of times; None for that of `fields`, of a search or of the recipe.
+        guidance: classifier-free guidance scale; 1 turns guidance off.
+        sampler: the sampler; None for the sampler in `fields` or in the recipe.
+        grid: the grid of times; None for the grid in `fields`, from a search, or in the recipe.
 
     Raises:
         UserError: if a number is too small or too large.
@@ -87,17 +87,17 @@ class Samples:
 
 @dataclass(frozen=True)
 class Subject:
-    """Images to be evaluated, and what they are compared with.
+    """Images to be evaluated, and the images with which they are compared.
 
     Args:
         source: the run, folder or archive, as it was named.
         count: number of images.
         parts: makes the images and their features part by part; called with the extractor and the number of
             first images that are shown.
-        reference: the images that they are compared with.
-        sampling: how they were sampled, as JSON; None if this is not known.
+        reference: the images with which they are compared.
+        sampling: the record of sampling, as JSON; None if the images have no such record.
         home: the folder in which the folder of an evaluation is made.
-        stem: the start of the name of that folder, before its number.
+        stem: the start of the name of the evaluation's folder, before its number.
         fingerprint: the fingerprint of images from a folder or archive; None for samples of a run.
     """
 
@@ -112,7 +112,7 @@ class Subject:
 
     @property
     def summary(self) -> str:
-        """How the images are made, and what they are compared with, in one line."""
+        """One line about the images and the images with which they are compared."""
         of = self.reference
         pairs = f"{self.count:,} images against {len(of.which):,}, {of.part} of {of.source}"
         if self.sampling is None:
@@ -124,7 +124,7 @@ class Subject:
         return f"{how}, {format_count(self.sampling['nfe'], 'network evaluation')} each: {pairs}"
 
     def describe(self) -> dict[str, Any]:
-        """Return what a record says about the images, as JSON."""
+        """Return the entries of a record about the images, as JSON."""
         return {"images": self.count, "source": self.source, "fingerprint": self.fingerprint}
 
 
@@ -134,14 +134,14 @@ def is_run(path: Path) -> bool:
 
 
 Source = str | Path | Tensor | Pipeline | Model
-"""What is evaluated: a path, images (N, C, H, W), or a model in memory."""
+"""The images to evaluate: a path, images (N, C, H, W), or a model in memory, which is sampled."""
 
 
 def open_subject(source: Source, samples: Samples, reference: Reference, progress: Progress) -> Subject:
     """Return the samples of a run or model, or the given images, with their reference.
 
     Raises:
-        UserError: if there are none, or images have no reference.
+        UserError: if there are no images, or the given images have no reference.
     """
     decoding = partial(progress, READING)
     if isinstance(source, Pipeline | Model):

@@ -17,8 +17,8 @@ from ddim.metrics.catalogue import METRICS, find_metric
 from ddim.plots.tabular import Tabular
 
 EXPLAINED = (
-    "Differences from the first row with 95 % intervals, paired by seed; those in brackets are not "
-    "distinguishable from 0 at 95 %."
+    "Differences from the first row with 95 % confidence intervals, paired by seed; differences in brackets "
+    "are not distinguishable from 0 at 95 %."
 )
 
 
@@ -27,12 +27,12 @@ class TableCell:
     """One combination of choices and its evaluation.
 
     Attributes:
-        choice: the values of the choices by name.
+        choice: the values of the choices, keyed by name.
         row: the name of its row: the choices that differ, other than steps.
         column: the name of its column, such as "10 steps"; "" if the table has one column.
         evaluation: the evaluation.
-        difference: its difference from the first row of the same column, or why that is not known; None in
-            the first row.
+        difference: its difference from the first row of the same column, or the reason why it is not known;
+            None in the first row.
     """
 
     choice: Choice
@@ -49,7 +49,7 @@ class EvaluationTable(Tabular):
     Attributes:
         metric: the metric that is shown; the evaluations have all of them.
         cells: the combinations, column by column within each row.
-        notes: sentences about what is easily misread.
+        notes: sentences about numbers that are easily misread.
     """
 
     metric: str
@@ -74,7 +74,7 @@ class EvaluationTable(Tabular):
 
     @property
     def title(self) -> str:
-        """What the numbers are, in one sentence."""
+        """A description of the numbers in one sentence."""
         found, record = find_metric(self.metric), self.cells[0].evaluation.record
         reference, better = record["reference"], "lower" if found.lower_is_better else "higher"
         return (
@@ -94,14 +94,14 @@ class EvaluationTable(Tabular):
         return next((cell for cell in self.cells if (cell.row, cell.column) == (row, column)), None)
 
     def is_best(self, cell: TableCell) -> bool:
-        """Return whether a cell has the best value of its column, among at least two."""
+        """Return whether a cell has the best value of its column, if the column has at least two values."""
         values = [self._value(other) for other in self.cells if other.column == cell.column]
         known = [value for value in values if value is not None]
         best = min if find_metric(self.metric).lower_is_better else max
         return len(known) > 1 and self._value(cell) == best(known)
 
     def value_rows(self, best: str = "* {}") -> list[list[str]]:
-        """Return for each row its name and its values as text, with half of the 95 % interval.
+        """Return for each row its name and its values as text, with half of the 95 % confidence interval.
 
         `best` is the form of the best value of a column.
         """
@@ -142,7 +142,7 @@ class EvaluationTable(Tabular):
         """Return the table as a LaTeX tabular of the package booktabs; the best of each column is bold."""
         rows = self.value_rows(r"\textbf{{{}}}")
         lines = [
-            f"% {self.title}; +- is half of the 95 % interval",
+            f"% {self.title}; +- is half of the 95 % confidence interval",
             rf"\begin{{tabular}}{{l{'r' * len(self.columns)}}}",
             r"\toprule",
             " & ".join(["", *map(_escape_latex, self.columns)]) + r" \\",
@@ -194,7 +194,7 @@ class EvaluationTable(Tabular):
 
 
 def format_entry(entry: Mapping[str, Any]) -> str:
-    """Return a metric's entry as text: its value, and half of its 95 % interval if it has one."""
+    """Return a metric's entry as text: its value, and half of its 95 % confidence interval if it has one."""
     if not entry:
         return "none"
     digits = _digits(entry["value"])

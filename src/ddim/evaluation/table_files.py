@@ -38,7 +38,7 @@ def build_blocks(table: EvaluationTable) -> list[Block]:
         for texts, bolds in zip(table.value_rows("{}"), best, strict=True)
     ]
     blocks: list[Block] = [
-        Text("± is half of the 95 % interval; bold is the best of its column."),
+        Text("± is half of the 95 % confidence interval; the best value of each column is bold."),
         Table(heads, values, 1, table.notes),
     ]
     if table.yardstick:
@@ -49,14 +49,14 @@ def build_blocks(table: EvaluationTable) -> list[Block]:
             Text(EXPLAINED),
             Table(heads, [[Cell(text) for text in row] for row in differences], 1),
         ]
-    return [*blocks, Picture(FIGURE, f"{find_metric(table.metric).title} with 95 % intervals")]
+    return [*blocks, Picture(FIGURE, f"{find_metric(table.metric).title} with 95 % confidence intervals")]
 
 
 def plot_table(table: EvaluationTable) -> Figure:
-    """Return a figure of a table with 95 % intervals.
+    """Return a figure of a table with 95 % confidence intervals.
 
-    With several columns there is a line for each row over the network evaluations per sample. With one
-    column there is a dot for each row.
+    A table with several columns becomes a line for each row, over the network evaluations per sample. A table
+    with one column becomes a dot for each row.
     """
     figure = new_figure(7.2, 4.2 if len(table.columns) > 1 else 1.4 + 0.34 * len(table.rows))
     axes = figure.add_subplot()
@@ -111,6 +111,6 @@ def _nfe(cell: TableCell) -> int:
 
 
 def _half(cell: TableCell, metric: str) -> float:
-    """Return half of the 95 % interval of a cell; 0 for a metric without intervals."""
+    """Return half of the 95 % confidence interval of a cell; 0 for a metric without intervals."""
     low, high = cell.evaluation.interval(metric) or (0.0, 0.0)
     return (high - low) / 2

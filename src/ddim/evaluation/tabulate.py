@@ -41,24 +41,24 @@ def tabulate(
 ) -> EvaluationTable:
     """Evaluate a run under every combination of choices of sampling, with equal seeds.
 
-    Equal seeds start from equal noise, so that differences within a column are paired. Each combination is
-    one evaluation in RUN/evaluations; one that is there already is not made again. So a call that was stopped
-    goes on when it is given again, and further values of a choice add only their evaluations.
+    Equal seeds start from equal noise, and therefore differences within a column are paired. Each combination
+    is one evaluation in RUN/evaluations. Evaluations that exist already are not repeated: repeat a call that
+    was stopped to continue it, or add values of a choice to add their evaluations.
 
     Args:
         source: a run folder or checkpoint.
         choices: a value or a list of values for each choice; see `expand_choices`.
-        samples: number, seeds and options that all combinations share.
-        reference: the images that they are compared with, by default the run's own held-out images.
+        samples: number of samples, seeds and options that all combinations share.
+        reference: the images with which samples are compared, by default the run's own held-out images.
         metric: the metric that the table shows.
         extractor: the network of the features.
         progress: called with the network evaluations of all combinations, and while features are computed.
 
     Returns:
-        A table with a row for each combination other than of steps, and a column for each number of steps.
+        A table with a column for each number of steps, and a row for each combination of the other choices.
 
     Raises:
-        UserError: if a choice does not exist, or a combination is impossible; before anything is computed.
+        UserError: if a choice does not exist or a combination is invalid; this is checked first.
 
     Example:
         >>> table = ddim.tabulate(run, {"steps": [10, 20, 50], "sampler.eta": [0, 0.5, 1]})
@@ -82,7 +82,7 @@ def tabulate(
 
 
 def _count_evaluations(source: Path, planned: Sequence[Samples]) -> list[int]:
-    """Check every way of sampling, and return how many network evaluations each needs."""
+    """Check every combination of choices, and return the number of network evaluations that each needs."""
     source, device = find_best_checkpoint(source) or source, planned[0].device
     runs = {name: load(source, name, device=device) for name in dict.fromkeys(s.weights for s in planned)}
     works = []
@@ -123,7 +123,7 @@ def _find_evaluation(subject: Subject, extractor: Extractor) -> Evaluation | Non
 
 
 def _identity(record: Mapping[str, Any]) -> str:
-    """Return as text what the features of an evaluation and of its reference depend on."""
+    """Return a text that is equal for evaluations with the same samples, features and reference images."""
     sampling, features = record["sampling"], record["features"]
     facts = [sample_conditions(sampling), sampling["seeds"], features, record["reference"]["sha256"]]
     return json.dumps(facts, sort_keys=True)
@@ -139,7 +139,7 @@ def _arrange(
     )
     columns = [f"{count} steps" for count in steps] if len(set(steps)) > 1 else [""] * len(steps)
     if len(set(rows)) == 1:
-        # Only the number of steps differs: one row for each.
+        # Only the number of steps differs, so each number gets a row.
         rows, columns = columns, [""] * len(steps)
     if not any(columns):
         columns = [find_metric(metric).title] * len(columns)
@@ -161,7 +161,7 @@ def _arrange(
 
 
 def _notes(cells: Sequence[TableCell], metric: str) -> list[str]:
-    """Return sentences about what is easily misread in a table."""
+    """Return sentences about numbers that are easily misread in a table."""
     notes, columns = [], dict.fromkeys(cell.column for cell in cells)
     for column in columns:
         mine = [cell for cell in cells if cell.column == column]
@@ -181,6 +181,7 @@ def _notes(cells: Sequence[TableCell], metric: str) -> list[str]:
         )
     if len(cells) > 2:
         notes.append(
-            "each interval holds the true value in 95 % of cases on its own; that all hold it is less likely"
+            "each interval alone contains the true value in 95 % of cases; all of them together do so less "
+            "often"
         )
     return notes
