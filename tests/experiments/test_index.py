@@ -258,7 +258,7 @@ def test_runs_without_evaluations_can_be_sorted_by_a_metric(tmp_path):
 def test_an_unknown_name_is_refused_with_a_suggestion(tmp_path):
     make(tmp_path / "run")
     found = find_runs(tmp_path)
-    with pytest.raises(UserError, match="image_may is no column.*perhaps you meant image_mae"):
+    with pytest.raises(UserError, match="image_may is not a column.*perhaps you meant image_mae"):
         sort_runs(found, "image_may")
     with pytest.raises(UserError, match="perhaps you meant optim.lr"):
         filter_runs(found, {"optim.rl": "1"})
@@ -279,8 +279,8 @@ def test_filtered_runs_are_compared_only_with_each_other(tmp_path, capsys):
     said = capsys.readouterr()
     assert "0.2000*" in said.out
     assert (
-        "* few: its metrics do not compare with those of most runs: different number of samples (50)"
-        in said.err
+        "* few: its metrics are not comparable with the metrics of most runs: "
+        "different number of samples (50)" in said.err
     )
     assert main(["runs", str(tmp_path), "--where", "seed=7"]) == 0
     assert "0.2000*" not in (alone := capsys.readouterr().out)

@@ -180,7 +180,7 @@ def test_evaluations_with_other_sampling_options_are_not_comparable(said):
     *comparable, marked = mark_comparable([*found, odd])
     assert [(each.metrics["kid"], each.comparable) for each in comparable] == [(0.3, True)] * 2
     assert (marked.metrics["kid"], marked.comparable) == (0.01, False)
-    assert "do not compare with those of most runs: different sampling" in marked.why
+    assert "not comparable with the metrics of most runs: different sampling" in marked.why
     # A number that does not compare is shown, but not ranked.
     assert sort_runs([marked, *comparable], "kid")[-1] is marked
 

@@ -1,4 +1,6 @@
-"""Select one evaluation of each run, so that the numbers of all runs are comparable. Needs no torch.
+"""Select one evaluation of each run, so that the numbers of all runs are comparable.
+
+This module does not import torch.
 
 The common conditions are those under which most runs were evaluated. For each run, its newest evaluation
 under the common conditions is selected. `ddim.evaluation.conditions` decides which conditions are equal.
@@ -28,7 +30,7 @@ def represents_run(run: Run, record: Record) -> bool:
 def common_conditions(found: Iterable[Run]) -> Conditions | None:
     """Return the conditions under which most runs were evaluated; None if no run was evaluated.
 
-    If two are equally common, those with more samples are preferred, then those of the newest evaluation.
+    If two conditions are equally common, more samples are preferred, and then the newest evaluation.
     """
     counts: Counter[Conditions] = Counter()
     newest: dict[Conditions, tuple[str, int]] = {}
@@ -51,9 +53,9 @@ def newest_record(run: Run, conditions: Conditions | None = None) -> Record | No
 
 
 def mark_comparable(found: Sequence[Run]) -> list[Run]:
-    """Return copies of the runs that keep one evaluation each: the newest, if possible a comparable one.
+    """Return copies of the runs that keep one evaluation each: the newest comparable one, or else the newest.
 
-    A run that has only other evaluations is marked as not comparable, and its `why` gives the reason.
+    A run without a comparable evaluation is marked as not comparable, and its `why` states the reason.
     """
     common = common_conditions(found)
 
@@ -67,14 +69,14 @@ def mark_comparable(found: Sequence[Run]) -> list[Run]:
         reason = "of an earlier step"
         if common and newest:
             reason = describe_mismatches(evaluation_conditions(newest, run.recipe).mismatches(common))
-        why = run.why or f"its metrics do not compare with those of most runs: {reason}"
+        why = run.why or f"its metrics are not comparable with the metrics of most runs: {reason}"
         return replace(run, records=(newest or run.records[-1],), why=why, comparable=False)
 
     return [marked(run) for run in found]
 
 
 def describe_mismatches(mismatches: Iterable[Mismatch]) -> str:
-    """Describe how the conditions of an evaluation differ from the common ones, with its own values."""
+    """Describe how the conditions of an evaluation differ from the common conditions, with its own values."""
     return ", ".join(f"different {each.aspect.value} ({_describe(each.one)})" for each in mismatches)
 
 

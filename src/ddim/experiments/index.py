@@ -1,4 +1,4 @@
-"""Find, read, filter and sort the runs in a folder. Needs no torch and no Optuna.
+"""Find, read, filter and sort the runs in a folder. This module imports neither torch nor Optuna.
 
 A sweep is a folder with ``sweep.json``. Its trials are listed as runs as soon as they are planned.
 """
@@ -45,12 +45,12 @@ class Run:
         facts: the content of ``run.json``.
         images: training images seen so far.
         total: training budget in images; None while a budget in minutes is not yet converted.
-        errors: the latest values of the metrics in `ERRORS`, by name.
+        errors: the latest values of the metrics in `ERRORS`, keyed by name.
         records: the records of the run's evaluations, oldest first.
         changed: when the run last wrote its log, in seconds since 1970.
         why: the last line that a failed trial printed, or the reason why the run cannot be read.
         seconds_left: the estimated time that a running run still needs; None if it is not known.
-        comparable: whether its metrics may be ranked with those of the other runs (see `mark_comparable`).
+        comparable: whether its metrics may be ranked with the metrics of other runs (see `mark_comparable`).
     """
 
     path: Path
@@ -68,7 +68,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics of the latest evaluation by name, {"kid": 0.01, ...}; empty without an evaluation."""
+        """The metrics of the latest evaluation, such as {"kid": 0.01, ...}; empty without an evaluation."""
         record = self.records[-1] if self.records else {"metrics": {}}
         found = {name: metric_entry(record, name) for name in catalogue.METRICS}
         return {name: values["value"] for name, values in found.items() if values}
@@ -105,7 +105,7 @@ def read_run(path: str | Path) -> Run:
         lines = read_metrics(path)
         records, why = _read_records(path)
         recipe = facts["recipe"]
-        # Checked before the checkpoints are listed, because a run that is ending may save once more.
+        # The lock is checked before checkpoints are listed, because a run that is ending may save once more.
         locked = is_locked(path)
         saved, total = _saved_step_and_budget(path, _planned_images(facts))
         images = max(lines[-1]["images"] if lines else 0, saved * recipe["optim"]["batch"])
@@ -122,7 +122,7 @@ def read_run(path: str | Path) -> Run:
 
 
 def run_value(run: Run, name: str) -> str | float | None:
-    """Return a column, a metric or a recipe field of a run by name; None if the run does not have it."""
+    """Return the column, metric or recipe field of a run with this name; None if the run does not have it."""
     plain = {
         "name": run.path.name,
         "recipe": run.recipe.get("name"),
@@ -191,7 +191,8 @@ def _check_names(runs: Sequence[Run], names: Iterable[str]) -> None:
     known = {*COLUMNS, *catalogue.METRICS, *found}
     for name in names:
         if runs and name not in known:
-            raise UserError(f"{name} is no column, no metric and no field of a recipe{suggest(name, known)}")
+            hint = suggest(name, known)
+            raise UserError(f"{name} is not a column, a metric or a field of a recipe{hint}")
 
 
 def _read_trials(sweep: Path) -> list[Run]:
@@ -227,7 +228,7 @@ def _read_trial(sweep: Path, name: str, recipe: Mapping[str, Any]) -> Run:
 
 
 def _read_records(path: Path) -> tuple[tuple[Mapping[str, Any], ...], str]:
-    """Return the records of a run's evaluations, oldest first, and a text about those that cannot be read."""
+    """Return the records of a run's evaluations, oldest first, and a text about unreadable records."""
     records, faults = [], []
     for folder in list_evaluations(path):
         # An evaluation that stopped may have left a folder without a record.
@@ -256,7 +257,7 @@ def _describe_fault(folder: Path, file: str, error: Exception) -> str:
 
 
 def _planned_images(facts: Mapping[str, Any]) -> int | None:
-    """Return the budget of a run in images by its run.json; None for a budget in minutes."""
+    """Return the budget of a run in images from its run.json; None for a budget in minutes."""
     extended = facts.get("extended")
     return extended[-1]["to_images"] if extended else facts["recipe"]["images"]
 
@@ -267,7 +268,7 @@ def _saved_step_and_budget(path: Path, budget: int | None) -> tuple[int, int | N
     If `budget` is None, because the run has a time budget, it is read from the checkpoint.
     """
     places = ((parse_step(folder.name), folder) for folder in (path / "checkpoints").glob("step-*"))
-    # A checkpoint that is about to replace another one may be unfinished.
+    # A checkpoint that is about to replace another checkpoint may be unfinished.
     whole = {place[0]: folder for place, folder in places if place and not place[1]}
     step = max(whole, default=0)
     if budget is None and whole:

@@ -18,10 +18,10 @@ from ddim.runs.folder import list_numbered_folders
 
 @dataclass(frozen=True)
 class Measurements:
-    """The results of a run other than its evaluations; "" or None stands for what was not measured.
+    """The results of a run other than its evaluations; "" or None stands for a result that does not exist.
 
     Attributes:
-        copies: the share of samples that count as copies, with its 95 % interval.
+        copies: the share of samples that count as copies, with its 95 % confidence interval.
         verdict: the sentence of the memorisation test.
         bits: bits per dimension with their standard error.
         pairs: the PNG file with the samples that are closest to training images.

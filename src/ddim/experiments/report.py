@@ -71,7 +71,7 @@ def write_report(found: Sequence[Run], out: str | Path, title: str) -> list[Path
 
 
 def build_report(found: Sequence[Run]) -> tuple[list[Block], dict[str, bytes]]:
-    """Return the blocks of a report on runs, and the bytes of its PNG files by name."""
+    """Return the blocks of a report on runs, and the bytes of its PNG files, keyed by file name."""
     rows = group_runs(found)
     common = common_conditions(found)
     blocks: list[Block] = [Text(_overview(found, rows))]
@@ -90,7 +90,7 @@ def build_report(found: Sequence[Run]) -> tuple[list[Block], dict[str, bytes]]:
 def _intervals(
     rows: Sequence[Configuration], common: Conditions | None, images: dict[str, bytes]
 ) -> list[Block]:
-    """Return a figure of the metrics that have intervals, one panel each."""
+    """Return a figure of the metrics that have confidence intervals, with one panel for each metric."""
     panels = {}
     for name in METRICS:
         shown = {}
@@ -104,7 +104,7 @@ def _intervals(
     if not panels:
         return []
     images["intervals.png"] = render_png(charts.rasterise(charts.plot_intervals(panels)))
-    caption = "Each run with its 95 % interval, which does not contain the spread over seeds."
+    caption = "Each run with its 95 % confidence interval, which leaves out the variation between seeds."
     return [Picture("intervals.png", caption)]
 
 
@@ -142,7 +142,7 @@ def _growth(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]:
 
 
 def _measurements(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]:
-    """Return what `ddim memorisation`, `likelihood` and `diagnose` measured of the runs."""
+    """Return the results of `ddim memorisation`, `likelihood` and `diagnose` for the runs."""
     lines, notes = [], []
     folded: list[Block] = []
     for k, run in enumerate(found, 1):
@@ -171,7 +171,7 @@ def _overview(found: Sequence[Run], rows: Sequence[Configuration]) -> str:
     versions = [run.facts.get("versions", {}) for run in found if run.facts]
     facts = {
         "recipe": [run.recipe["name"] for run in known],
-        # Without its folder, because others may see the report.
+        # The folder of the images is left out, because others may see the report.
         "images": [Path(run.recipe["data"]["source"]).name for run in known],
         "images seen": [f"{run.total:,}" if run.total else "" for run in known],
         "parameters": [f"{run.facts.get('parameters', 0):,}" for run in found if run.facts],
@@ -184,7 +184,7 @@ def _overview(found: Sequence[Run], rows: Sequence[Configuration]) -> str:
 
 
 def _loss_curves(rows: Sequence[Configuration]) -> dict[str, list[dict[str, Any]]]:
-    """Return the logged losses, means over repeats, of at most `CURVES` configurations by name."""
+    """Return the logged losses of at most `CURVES` configurations, means over repeats, keyed by name."""
     shown = _rows_with_curves(rows)
     logged = {row.name: mean_log([read_metrics(run.path) for run in row.counted]) for row in shown}
     return {name: lines for name, lines in logged.items() if any("loss" in line for line in lines)}
@@ -193,8 +193,8 @@ def _loss_curves(rows: Sequence[Configuration]) -> dict[str, list[dict[str, Any]
 def mean_log(logs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """Return the mean of several logs.
 
-    It has a line for each number of images that all logs contain, with means of the measures that all have
-    there.
+    It has a line for each number of images that all logs contain, with the means of the values that all logs
+    have there.
     """
     pages: list[dict[int, dict[str, float]]] = []
     for log in logs:
@@ -212,7 +212,7 @@ def mean_log(logs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]
 
 
 def _rows_with_curves(rows: Sequence[Configuration]) -> list[Configuration]:
-    """Return the rows in order; if there are more than `CURVES`, only those with the lowest image MAE."""
+    """Return the rows in order; if there are more than `CURVES`, only rows with the lowest image MAE."""
 
     def error(row: Configuration) -> float:
         numbers = summarise_metrics(row, None)
@@ -225,7 +225,7 @@ def _rows_with_curves(rows: Sequence[Configuration]) -> list[Configuration]:
 def _loss_caption(rows: Sequence[Configuration], curves: Mapping[str, object]) -> str:
     caption = "Losses against images seen; means over repeats."
     if len(curves) < len(rows):
-        caption += f" {len(curves)} of {len(rows)} configurations: those with the lowest image MAE."
+        caption += f" The {len(curves)} of {len(rows)} configurations with the lowest image MAE are shown."
     return caption
 
 

@@ -20,7 +20,7 @@ from ddim.runs.flat import ERRORS
 
 
 def format_spread(number: Spread) -> str:
-    """Return a mean as text, with its standard deviation over repeats or with its 95 % interval."""
+    """Return a mean as text, with its standard deviation over repeats or its 95 % confidence interval."""
     # Fewer digits are significant in large numbers, such as a FID of several hundred.
     digits = 4 if abs(number.mean) < 10 else 2
     if number.deviation is not None:
@@ -40,6 +40,7 @@ def differing_fields_table(rows: Sequence[Configuration]) -> list[Block]:
 
 
 def results_table(rows: Sequence[Configuration], common: Conditions | None) -> Table:
+    """Return the table of results: a row for each configuration, a column for each metric, and notes."""
     found = [summarise_metrics(row, common) for row in rows]
     metrics = [name for name in METRICS if any(name in numbers for numbers in found)]
     best = {name: _best_row(name, rows, found, common) for name in metrics}
@@ -98,9 +99,9 @@ def _notes(rows: Sequence[Configuration], common: Conditions | None, metrics: Se
         notes.append(f"Not counted, as another run has the same recipe and seed: {', '.join(duplicates)}.")
     if common is not None:
         notes.append(
-            f"KID, FID and similar metrics: {common.images:,} samples of each run against "
-            f"{common.reference.description}, by features of {common.measure}; [ ] are 95 % intervals of one "
-            "run."
+            f"KID, FID and similar metrics compare {common.images:,} samples of each run with "
+            f"{common.reference.description}, by features of {common.measure}. [ ] is the 95 % confidence "
+            "interval of the metric of one run; it leaves out the variation between runs with other seeds."
         )
         unranked = [METRICS[name][0] for name in metrics if common.shortage(name)]
         if unranked:
@@ -112,7 +113,7 @@ def _notes(rows: Sequence[Configuration], common: Conditions | None, metrics: Se
     if len(_error_conditions(rows)) > 1:
         notes.append(
             "Schedules, pixels or validation images differ. They define what an MAE measures and its unit: "
-            "compare MAEs only where all three are the same."
+            "compare MAEs only if all three are the same."
         )
     if len(data_fingerprints(rows)) > 1:
         notes.append("Data differ: numbers of runs with different images are not comparable.")
@@ -134,7 +135,7 @@ def _partial_numbers(rows: Sequence[Configuration], found: Sequence[Mapping[str,
 def _error_conditions(rows: Sequence[Configuration]) -> set[Conditions]:
     """Return the different conditions of the runs' denoising errors.
 
-    Unknown images count as equal to those of the other runs.
+    Unknown images count as equal to the images of the other runs.
     """
     known = data_fingerprints(rows)
     default = next(iter(known), "")
@@ -148,6 +149,7 @@ def data_fingerprints(rows: Sequence[Configuration]) -> set[str]:
 
 
 def runs_table(found: Sequence[Run]) -> Table:
+    """Return the table of runs with their state, seed and progress, and with notes on problems."""
     lines = []
     for run in found:
         progress = f"{run.images:,}" + (f" of {run.total:,}" if run.total else "")

@@ -12,7 +12,7 @@ from ddim.runs.folder import REAL_IMAGES
 
 
 def last_samples(run: Run) -> np.ndarray | None:
-    """Return the first samples of a run's last sheet as a strip, (H, W, 3) uint8, enlarged by a whole factor.
+    """Return the first samples of a run's last sheet as an enlarged strip, (H, W, 3) uint8.
 
     Returns None if the run has no recipe, or no sheet that can be read.
     """

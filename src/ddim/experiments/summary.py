@@ -53,7 +53,7 @@ class Configuration:
 
     @property
     def counted(self) -> tuple[Run, ...]:
-        """The runs that are averaged: the finished ones, or all if none is finished."""
+        """The runs that are averaged: the finished runs, or all runs if none is finished."""
         return tuple(run for run in self.runs if run.state == "finished") or self.runs
 
 
@@ -61,8 +61,8 @@ class Configuration:
 class Spread:
     """The mean of a metric over `n` repeats.
 
-    `deviation` is the sample standard deviation of several values, `interval` the 95 % interval of a single
-    value.
+    `deviation` is the sample standard deviation of several values, `interval` the 95 % confidence interval of
+    a single value.
     """
 
     mean: float
@@ -95,8 +95,8 @@ def group_runs(found: Iterable[Run]) -> list[Configuration]:
 def _origins(found: Sequence[Run]) -> list[dict[str, str]]:
     """Return, for each run, the facts that its recipe lacks: the source of its initial weights and images.
 
-    The hash of the source checkpoint is given only if runs have the same source but different checkpoints.
-    The fingerprint of the images is given only if runs have the same path but different images.
+    The hash of the source checkpoint is returned only if runs have the same source but different checkpoints.
+    The fingerprint of the images is returned only if runs have the same path but different images.
     """
     facts = [run.facts for run in found]
     sources = [each.get("source") or MISSING if each else None for each in facts]
@@ -113,9 +113,9 @@ def _origins(found: Sequence[Run]) -> list[dict[str, str]]:
 
 
 def _values_that_differ(places: Sequence[Hashable], values: Sequence[str | None]) -> list[str]:
-    """Return `MISSING` in place of each value that is the same as all others of its place.
+    """Return `MISSING` in place of each value that equals all other values of the same place.
 
-    An unknown value (None) counts as the first value of its place.
+    An unknown value (None) counts as the first value of the same place.
     """
     known: dict[Hashable, list[str]] = {}
     for place, value in zip(places, values, strict=True):
@@ -145,7 +145,7 @@ def have_same_images(found: Sequence[Run]) -> bool:
 
 
 def summarise_values(values: Sequence[float], interval: tuple[float, float] | None = None) -> Spread:
-    """Return mean and sample standard deviation (n - 1) of values; `interval` is that of a single value."""
+    """Return mean and sample standard deviation (n - 1) of values; `interval` is for a single value."""
     n = len(values)
     mean = math.fsum(values) / n
     if n == 1:
@@ -165,14 +165,14 @@ def summarise_metrics(configuration: Configuration, common: Conditions | None) -
 
 
 def other_conditions(configuration: Configuration, common: Conditions) -> list[Conditions]:
-    """Return the conditions of the newest evaluations of counted runs that lack one under `common`."""
+    """Return the conditions of the newest evaluations of counted runs that have none under `common`."""
     missed = [run for run in configuration.counted if newest_record(run, common) is None]
     found = (evaluation_conditions(rec, run.recipe) for run in missed if (rec := newest_record(run)))
     return list(dict.fromkeys(found))
 
 
 def _split_duplicates(group: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
-    """Return one run for each seed, a finished one if possible, and all other runs."""
+    """Return one run for each seed, a finished run if possible, and all other runs."""
     first: dict[Any, Run] = {}
     for run in sorted(group, key=lambda run: run.state != "finished"):
         first.setdefault(run.recipe.get("seed"), run)
@@ -191,7 +191,7 @@ def _differs(name: str, recipes: Sequence[Mapping[str, str]]) -> bool:
 def value_of_run(
     run: Run, name: str, common: Conditions | None
 ) -> tuple[float, tuple[float, float] | None] | None:
-    """Return the value of a metric for a run, and its 95 % interval if it has one."""
+    """Return the value of a metric for a run, and its 95 % confidence interval if it has one."""
     if name in ERRORS:
         return (run.errors[name], None) if name in run.errors else None
     record = newest_record(run, common) if common else None

@@ -81,10 +81,10 @@ def test_random_combinations_depend_on_the_seed_alone():
         ({"recipe": "smok"}, "perhaps you meant smoke"),
         ({"data": "blosoms"}, "'blosoms' is neither"),
         ({"fields": {"data.source": "[blossoms,flowrs]"}}, "'flowrs' is neither"),
-        ({"fields": {"seed": "[1,2]"}, "repeats": 2}, "--repeats gives seeds"),
+        ({"fields": {"seed": "[1,2]"}, "repeats": 2}, "--repeats sets seeds"),
         ({"data": "a", "fields": {"data.source": "[b,c]"}}, "DATA names images, and so does data.source=..."),
-        ({"images": "10", "fields": {"images": "[10,20]"}}, "--images gives a budget, and so does"),
-        ({"minutes": "1", "fields": {"minutes": "[1,2]"}}, "--minutes gives a budget, and so does"),
+        ({"images": "10", "fields": {"images": "[10,20]"}}, "--images sets a budget, and so does"),
+        ({"minutes": "1", "fields": {"minutes": "[1,2]"}}, "--minutes sets a budget, and so does"),
         ({"images": "10", "fields": {"minutes": "[1,2]"}}, "--images and minutes=... are two budgets"),
         ({"minutes": "1", "fields": {"images": "[10,20]"}}, "images=... and --minutes are two budgets"),
         ({"fields": {"images": "10", "minutes": "[1,2]"}}, "images=... and minutes=... are two budgets"),
@@ -125,8 +125,8 @@ def test_random_combinations_depend_on_the_seed_alone():
             {"fields": {"pixels.std": "[0.5..2.0]"}, "search": 2},
             "comparable between trials with different pixels.std",
         ),
-        ({"fields": {"optim.lr": "[0.001,1e-3]"}}, "two combinations give the same recipe"),
-        ({"fields": {"name": "[a,b]"}}, "two combinations give the same recipe"),
+        ({"fields": {"optim.lr": "[0.001,1e-3]"}}, "two combinations lead to the same recipe"),
+        ({"fields": {"name": "[a,b]"}}, "two combinations lead to the same recipe"),
         ({"images": "10", "minutes": "1"}, "give one of them"),
         ({"images": "some"}, "images must be a whole number or none, got 'some'"),
     ],
@@ -267,7 +267,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
         begin_sweep(request(), tmp_path)
     with pytest.raises(UserError, match="photo.png cannot be created: File exists"):
         begin_sweep(request(), tmp_path / "photo.png" / "sweep")
-    with pytest.raises(UserError, match="is no sweep"):
+    with pytest.raises(UserError, match="is not a sweep"):
         read_sweep(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
 

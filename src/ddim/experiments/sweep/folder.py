@@ -36,7 +36,7 @@ class Sweep:
 
     Attributes:
         folder: the folder of the sweep.
-        request: what the user asked for.
+        request: the user's request.
         storage: address of Optuna's storage without a password; None for the SQLite file in the folder.
         study: name of the study in the storage.
         base: the recipe that all trials share, as JSON.
@@ -83,13 +83,13 @@ def begin_sweep(
     """Create a sweep in the folder `out`, or read the sweep that exists there to join it.
 
     Args:
-        request: what the user asks for; None joins a sweep with any request.
+        request: the user's request; None joins a sweep with any request.
         out: the folder; None creates a new folder in runs/.
         storage: the address of a database for Optuna's storage. None means a SQLite file in the folder, or,
             for an existing sweep, its storage.
 
     Raises:
-        UserError: if Optuna is not installed, the request is impossible, the storage cannot be opened, or the
+        UserError: if Optuna is not installed, the request is invalid, the storage cannot be opened, or the
             folder has other content or a sweep with another request or storage.
     """
     from ddim.runs.codec import dump
@@ -109,19 +109,19 @@ def begin_sweep(
             "kind": "sweep",
             "request": asdict(request),
             "storage": without_password(storage) if storage else None,
-            # With a random part, because other sweeps may use the same database.
+            # The name has a random part, because other sweeps may use the same database.
             "study": f"{out.name}-{uuid.uuid4().hex[:12]}",
             "base": dump(shared_recipe(request)),
             "trials": planned,
         }
-        # Another worker may create the file at the same moment; the first one counts.
+        # Another worker may create the file at the same moment; the first file counts.
         with suppress(FileExistsError):
             write_once(out / SWEEP, json.dumps(document, indent=1).encode() + b"\n")
     sweep = read_sweep(out)
     if request is not None:
         _check_same_request(sweep, request)
     if storage and without_password(storage) != sweep.storage:
-        raise UserError(f"sweep {sweep.folder} has its storage at {sweep.address}: give that as --storage")
+        raise UserError(f"sweep {sweep.folder} has its storage at {sweep.address}: give it as --storage")
     return sweep
 
 
@@ -134,7 +134,7 @@ def read_sweep(folder: str | Path) -> Sweep:
     folder = Path(folder)
     path = folder / SWEEP
     if not path.is_file():
-        raise UserError(f"{folder} is no sweep: it holds no {SWEEP}")
+        raise UserError(f"{folder} is not a sweep: it holds no {SWEEP}")
     document = read_json(path)
     if not isinstance(document, dict) or document.get("kind") != "sweep":
         raise UserError(f"{path} was not written by `ddim sweep`: give the folder of a sweep")
@@ -160,7 +160,7 @@ def write_trial_recipe(sweep: Sweep, trial: Trial) -> None:
 def _make_folder(out: Path | None, request: SweepRequest) -> Path:
     """Create a folder for a new sweep, or return the folder in which another worker is creating it."""
     if out is not None and not out.is_file():
-        # Created before its content is listed, because another worker may create it at the same moment.
+        # The folder is created before its content is listed: another worker may create it at the same moment.
         make_output_folder(out, "", "")
         names = [path.name for path in out.iterdir()]
         if SWEEP in names or all(name.startswith(TEMPORARY) for name in names):

@@ -19,7 +19,7 @@ def propose(study: Study, trial_id: int, space: Space, seed: int) -> Choice:
     Args:
         study: the study of the sweep, which minimises its objective.
         trial_id: the id of a running trial in the study's storage.
-        space: the possible values of each field.
+        space: the values that each field can take.
         seed: the seed of Optuna's sampler; trials that are proposed at the same moment need different seeds.
     """
     from optuna import Trial

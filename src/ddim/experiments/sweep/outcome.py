@@ -1,4 +1,4 @@
-"""The outcome of a trial: a JSON file that is written once. Needs no torch and no Optuna."""
+"""The outcome of a trial: a JSON file that is written once. This module imports neither torch nor Optuna."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _CORNERS = 4096
 
 
 class Unfit(UserError):  # noqa: N818
-    """A combination of values is impossible in a recipe."""
+    """A combination of values is invalid in a recipe."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class SweepRequest:
     Attributes:
         data: the images.
         recipe: name or file of the recipe that all trials share.
-        fields: a list, a range or a value for each field that is set, by path.
+        fields: a list, a range or a value for each field that is set, keyed by field path.
         repeats: number of seeds for each combination.
         images: training budget of a trial, in images.
         minutes: training budget of a trial, in minutes.
         random: number of combinations to draw at random.
         search: number of trials that Optuna proposes.
-        evaluate: number of samples by which each run is evaluated.
+        evaluate: number of samples with which each run is evaluated.
     """
 
     data: str | None = None
@@ -83,8 +83,8 @@ def plan_trials(request: SweepRequest) -> list[Trial]:
     """Return every trial of a sweep, with complete recipes that were checked.
 
     Raises:
-        UserError: if a field is unknown, a value or a combination is impossible, the images are missing, or
-            the runs could not be evaluated.
+        UserError: if a field is unknown, a value or a combination is invalid, the images are missing, or the
+            runs could not be evaluated.
     """
     from ddim.data.open import find_source
     from ddim.runs.codec import dump
@@ -150,9 +150,9 @@ def build_recipe(base: Recipe, choice: Choice) -> Recipe:
 
 def _check_given_once(request: SweepRequest, space: Space) -> None:
     """Check that no field is given both by an option and as FIELD=..., with at most one budget."""
-    given = {"seed": "--repeats gives seeds"} if request.repeats > 1 else {}
+    given = {"seed": "--repeats sets seeds"} if request.repeats > 1 else {}
     given |= {"data.source": "DATA names images"} if request.data is not None else {}
-    given |= {name: f"--{name} gives a budget" for name in _BUDGETS if getattr(request, name) is not None}
+    given |= {name: f"--{name} sets a budget" for name in _BUDGETS if getattr(request, name) is not None}
     for name, reason in given.items():
         if name in space:
             raise UserError(f"{reason}, and so does {name}=...: give one of them")
@@ -203,10 +203,10 @@ def _check_recipes(request: SweepRequest, recipes: list[Recipe]) -> None:
                 check_steps(recipe, STEPS)
             except UserError as error:
                 raise UserError(f"--evaluate samples in {STEPS} steps: {error}") from None
-    # Only checked for grids: corners of ranges and random draws may repeat a recipe.
+    # This is checked only for grids, because corners of ranges and random draws may repeat a recipe.
     nameless = {replace(recipe, name="") for recipe in recipes}
     if not (request.search or request.random) and len(nameless) < len(recipes):
-        raise UserError("two combinations give the same recipe: give different values")
+        raise UserError("two combinations lead to the same recipe: give different values")
 
 
 def _check_validation(request: SweepRequest, name: str, source: Source, share: float) -> None:

@@ -16,7 +16,7 @@ from ddim.errors import UserError
 INSIDE = 0.314159
 """The quantile of a range that is checked, like its ends, to find fields that need whole numbers.
 
-A rounder quantile, such as 0.3, gives a whole number in some ranges, such as [0.0..10.0].
+A rounder quantile, such as 0.3, is a whole number in some ranges, such as [0.0..10.0].
 """
 
 Choice = dict[str, str]
@@ -32,7 +32,7 @@ class Values:
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, only whole ones if `whole`; log-uniform if low > 0, else uniform."""
+    """Numbers from `low` to `high`, whole numbers if `whole`; log-uniform if low > 0, else uniform."""
 
     low: float
     high: float
@@ -56,7 +56,7 @@ class Range:
 
 
 Space = dict[str, Values | Range]
-"""The possible values of each field."""
+"""The values that each field can take, keyed by field path."""
 
 
 def parse_space(fields: Mapping[str, str]) -> Space:

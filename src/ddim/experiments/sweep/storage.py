@@ -16,14 +16,17 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
 TIMEOUT = 60
-"""Seconds that a worker waits for the transaction of another; then that of a frozen worker is ended."""
+"""Seconds that a worker waits for the transaction of another worker.
+
+PostgreSQL ends the transaction of a frozen worker after this time.
+"""
 
 
 def check_optuna() -> None:
     """Check that Optuna is installed.
 
     Raises:
-        UserError: if it is not.
+        UserError: if Optuna is not installed.
     """
     from importlib.util import find_spec
 
@@ -67,8 +70,8 @@ def without_password(address: str) -> str:
         return kept.render_as_string(hide_password=False)
     except ArgumentError:
         raise UserError(
-            "--storage must be an address such as postgresql+psycopg://user@host/database, got one that "
-            "SQLAlchemy cannot parse"
+            "--storage must be an address such as postgresql+psycopg://user@host/database, got an address "
+            "that SQLAlchemy cannot parse"
         ) from None
 
 
@@ -92,7 +95,7 @@ def connect(address: str, study: str, heartbeat: int, grace: int) -> tuple[RDBSt
 
 
 def storage_errors() -> tuple[type[Exception], ...]:
-    """Return the types of exceptions that mean that the database does not answer in time."""
+    """Return the types of exceptions that are raised if the database does not answer in time."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -123,13 +126,13 @@ def _open(address: str, heartbeat: int, grace: int) -> RDBStorage:
 
 
 def _guard_transactions(storage: RDBStorage, kind: str) -> None:
-    """Make transactions atomic in SQLite, and end those of frozen workers in PostgreSQL."""
+    """Make transactions atomic in SQLite, and end the transactions of frozen workers in PostgreSQL."""
     from sqlalchemy import event
 
     def set_up(connection: Any, record: object) -> None:  # noqa: ANN401  (a connection of any driver)
         if kind == "sqlite":
             # Otherwise Python's driver begins a transaction only at its first write, and other workers can
-            # change what it has read before. The SQLAlchemy documentation recommends this remedy.
+            # change data that it has read before. The SQLAlchemy documentation recommends this remedy.
             connection.isolation_level = None
         elif kind == "postgresql":
             cursor = connection.cursor()
@@ -142,5 +145,5 @@ def _guard_transactions(storage: RDBStorage, kind: str) -> None:
         event.listen(
             storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")
         )
-    # Closes connections that were opened before these listeners existed.
+    # This closes connections that were opened before these listeners existed.
     storage.engine.dispose()

@@ -1,7 +1,9 @@
 """The queue of a sweep's trials, in Optuna's storage.
 
-A trial waits in the queue until a worker takes it. The worker then sends heartbeats. If there is none for the
-grace period, by the clock of the database, the worker counts as dead and its trial returns to the queue.
+A trial waits in the queue until a worker takes it. The worker then sends heartbeats. If no heartbeat arrives
+for the grace period, by the clock of the database, the worker counts as dead and its trial returns to the
+queue.
+
 The database records which worker has which trial; outcome files record which trials are done. A worker may be
 killed at any moment: a trial that is neither done nor in the queue is enqueued again.
 """
@@ -75,7 +77,7 @@ class TrialQueue:
 
     Args:
         sweep: the sweep.
-        address: the address of the storage, such as with a password; by default that of the sweep.
+        address: the address of the storage, for example with a password; by default the sweep's address.
         grace: seconds without a heartbeat after which a worker counts as dead.
 
     Raises:
@@ -86,7 +88,7 @@ class TrialQueue:
         self.sweep, self.grace, self.interval = sweep, grace, max(1, grace // BEATS)
         self._trials = {trial.name: trial for trial in sweep.trials}
         self._refused: float | None = None
-        # Locked, because workers that begin at the same moment would create the same tables.
+        # The folder is locked, because workers that begin at the same moment would create the same tables.
         with self._alone(wait=True):
             self.storage, self.study = connect(address or sweep.address, sweep.study, self.interval, grace)
         self._study_id = self.storage.get_study_id_from_name(sweep.study)
@@ -99,7 +101,8 @@ class TrialQueue:
 
         for waiting in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             trial_id = self._id(waiting.number)
-            # A heartbeat before the trial is taken: without one, the trial of a dead worker never returns.
+            # The first heartbeat is sent before the trial is taken: without any heartbeat, the trial of a
+            # dead worker would never return to the queue.
             self.storage.record_heartbeat(trial_id)
             try:
                 taken = self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
@@ -144,7 +147,7 @@ class TrialQueue:
         try:
             self.storage.set_trial_state_values(taken.trial_id, TrialState.FAIL)
             self._retry(self.storage.get_trial(taken.trial_id))
-        # Another worker has the trial already, or it returns to the queue after the grace period.
+        # Another worker has the trial already, or the trial returns to the queue after the grace period.
         except (UpdateFinishedTrialError, *storage_errors()):
             return
 
@@ -190,7 +193,7 @@ class TrialQueue:
         """Lock the sweep's folder and yield True; without `wait`, yield False if another worker has the lock.
 
         A worker that keeps the lock for longer than the grace period is frozen. Then this worker proceeds
-        without the lock. A trial may so be enqueued twice, but its second worker finds the outcome.
+        without the lock. A trial may then be enqueued twice, but its second worker finds the outcome.
         """
         with ExitStack() as stack:
             while True:

@@ -34,7 +34,7 @@ POLL = 0.2
 """Seconds between two checks of the child processes and the queue."""
 
 Commands = Callable[[Trial], list[list[str]]]
-"""Returns the command lines of a trial; each is run only if the one before it ended with exit code 0."""
+"""Returns the command lines of a trial; each is run only if the previous command ended with exit code 0."""
 
 
 def run_trials(
@@ -54,7 +54,7 @@ def run_trials(
         sweep: the sweep.
         jobs: number of trials at a time.
         tell: called with a sentence whenever a trial starts or ends.
-        commands: the commands of a trial; by default those of `ddim train` and `ddim evaluate`.
+        commands: returns the commands of a trial; by default `ddim train` and `ddim evaluate`.
         queue: the queue of trials; by default with a grace period of a minute.
         threads: processor threads of a trial; by default the cores divided by `jobs`.
 
@@ -97,7 +97,7 @@ def check_jobs(jobs: int) -> None:
 
 
 def trial_commands(sweep: Sweep, trial: Trial, jobs: int, threads: int | None = None) -> list[list[str]]:
-    """Return the commands of a trial: train, then evaluate, if the sweep evaluates and it is not yet done."""
+    """Return the commands of a trial: train, and evaluate if the sweep still needs an evaluation."""
     run = sweep.run_folder(trial)
     ddim = [sys.executable, "-m", "ddim"]
     train = [*ddim, "train", "--recipe", str(sweep.recipe_file(trial)), "--out", str(run), "--resume"]
@@ -146,7 +146,7 @@ class _Job:
     def is_over(self) -> bool:
         """Send a heartbeat, start the next command if it is time, and return whether the job has ended."""
         if not self.queue.beat(self.taken):
-            self.tell(f"{self.trial.name} was given to another worker, as this one sent no heartbeat in time")
+            self.tell(f"{self.trial.name} was given to another worker: this worker sent no heartbeat in time")
             self.end(kill=True)
             return True
         if self.child is None:
@@ -206,7 +206,7 @@ class _Job:
         with self.log.open("ab") as log:
             log.write(f"$ {' '.join(command)}\n".encode())
             log.flush()
-            # In a new session, so that Ctrl-C reaches only the worker, which then ends its children.
+            # The child has a new session, so that Ctrl-C reaches only the worker, which then ends the child.
             streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
             self.child = subprocess.Popen(command, start_new_session=True, **streams)
 
