@@ -1,4 +1,4 @@
-"""`python -m ddim`, where the script `ddim` is not on the path."""
+"""Run `python -m ddim`, for systems in which the script `ddim` is not on the path."""
 
 import sys
 

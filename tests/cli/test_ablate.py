@@ -40,7 +40,7 @@ def test_a_run_is_ablated(run, command):
     [
         (["--seeds", "0"], "seeds must be at least 1 and at most 1,000,000, got 0"),
         (["--evaluations", "2"], "evaluations must be at least 3 and at most 1,000,000, got 2"),
-        (["--end", "2"], "--end must lie between 0 and the first level, t = 1, got 2"),
+        (["--end", "2"], "--end must lie between 0 and the first time, t = 1, got 2"),
     ],
 )
 def test_mistakes_are_one_sentence(run, words, said, refused):
@@ -82,7 +82,7 @@ def test_sampling_times_lie_between_the_ends_of_the_runs_grid(name, run, monkeyp
 def test_the_reference_has_at_least_ten_times_the_levels_of_the_samples(
     words, count, run, monkeypatch, tmp_path, command
 ):
-    """Heun's rule has order 2: the error of the reference is then a hundredth of that of the samples."""
+    """Heun's method has order 2: the error of the reference is then a hundredth of that of the samples."""
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     asked = []

@@ -43,7 +43,7 @@ def test_a_diagnosis_is_a_table_a_figure_and_a_record_and_leaves_the_log(run, co
         records.append(json.loads((folder / "record.json").read_text()))
         assert f"{folder}/figure.png" in said
         assert sorted(path.name for path in folder.iterdir()) == ["figure.png", "record.json"]
-    assert "38 % of uniform times lie on one level, log-SNR -3.89" in said
+    assert "38 % of uniform times lie on one noise level, log-SNR -3.89" in said
     assert "gap to training" in said
     assert "gradient noise scale" in said
     first, record = records
@@ -109,7 +109,7 @@ def test_commands_that_need_the_images_of_a_run_report_missing_ones(tmp_path, mo
         ("evaluate", ", or name images with --data"),
     ]:
         said = f"the images of run {run}, {str(tmp_path / 'flower')!r}, do not exist, seen from {Path.cwd()}"
-        advice = f"put them back, or name their new place with `ddim train DATA --resume --out {run}`{more}"
+        advice = f"put them back, or give their new path with `ddim train DATA --resume --out {run}`{more}"
         assert refused(name, run) == f"{said}: {advice}"
 
 

@@ -146,9 +146,9 @@ def layer(colours, opaque):
     [
         ("white on black", None),
         ("light gray on dark gray", None),
-        ("white strokes on transparency", "the white part, 50 % of the image, is painted"),
-        ("a photo with an erased part", "the transparent part, 50 % of the image, is painted"),
-        ("black with an erased part", "the transparent part, 50 % of the image, is painted"),
+        ("white strokes on transparency", "the white part, 50 % of the image, will be inpainted"),
+        ("a photo with an erased part", "the transparent part, 50 % of the image, will be inpainted"),
+        ("black with an erased part", "the transparent part, 50 % of the image, will be inpainted"),
     ],
 )
 def test_masks_are_read_as_paint_programs_write_them(kind, said, photo, tmp_path):
@@ -212,7 +212,7 @@ def test_mistakes_are_one_sentence(run, photo, tmp_path, refused):
     assert "cannot be read" in refused("vary", run, tmp_path / "none.png")
     assert "--strength must lie in" in refused("vary", run, photo, "--strength", 2)
     assert "-n must be" in refused("vary", run, photo, "-n", 0)
-    assert "white pixels, to paint" in refused("inpaint", run, photo, "--mask", tmp_path / "black.png")
+    assert "white pixels, to inpaint" in refused("inpaint", run, photo, "--mask", tmp_path / "black.png")
     Image.new("L", (48, 48), 255).save(tmp_path / "square.png")
     assert "must have the size of the image, 48x90, got 48x48" in refused(
         "inpaint", run, photo, "--mask", tmp_path / "square.png"
@@ -271,7 +271,7 @@ def test_invert_warns_of_noise_at_the_end_of_schedule_or_grid(run, tmp_path, pho
     coarse = ["--grid", "uniform"]
     _, said = edit("invert", clean, tmp_path / "clean", photo, *coarse)
     assert "schedule still has noise" not in said
-    assert "the last of these 4 levels still has noise, sigma = 0.38" in said
+    assert "the last of these 4 times still has noise, sigma = 0.38" in said
     record, said = edit("invert", clean, tmp_path / "fine", photo)
     assert record["grid"] == {"kind": "uniform_log_snr", "end": 6.0}
     assert "note:" not in said

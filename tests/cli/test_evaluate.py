@@ -44,9 +44,9 @@ def test_the_metrics_are_printed_with_their_conditions(run, command):
     text = command("evaluate", run, "-n", 40, "--steps", 2, "--seed", 5, "--part", "all").out
     file = text.split()[-1]
     record = json.loads(Path(file).read_text())
-    assert f"40 samples of {run}: ddim, 2 levels, 2 NFE, grid uniform" in text
+    assert f"40 samples of {run}: ddim, 2 steps, 2 NFE, grid uniform" in text
     assert "compared with 60 images, all of blossoms:60, 32x32 pixels" in text
-    assert f"KID        {record['metrics']['kid']['value']:9.5f}   95 % interval" in text
+    assert f"KID        {record['metrics']['kid']['value']:9.5f}   95 % confidence interval" in text
     for name in ("FID", "precision", "recall", "density", "coverage"):
         assert f"\n{name}" in text
     assert "note: 40 images are few" in text
@@ -56,11 +56,11 @@ def test_the_metrics_are_printed_with_their_conditions(run, command):
 
 def test_real_images_in_place_of_samples_are_printed_as_a_yardstick(run, command):
     text = command("evaluate", run, "-n", 30, "--steps", 2).out
-    assert "\nreal against real: 30 training images in place of samples would get\nKID " in text
+    assert "\nreal against real: 30 training images in place of samples would score\nKID " in text
     # No other test has samples of these seeds.
     words = ["evaluate", run, "-n", 40, "--steps", 2, "--seed", 777]
     text = command(*words).out
-    assert "would get (fewer than samples, so compare only KID)\n" in text
+    assert "would score (fewer than samples, so compare only KID)\n" in text
     assert "\nfeatures of 40 samples were kept" not in text
     assert "\nfeatures of 40 samples were kept" in command(*words).out
 
@@ -68,7 +68,7 @@ def test_real_images_in_place_of_samples_are_printed_as_a_yardstick(run, command
 def test_fid_infinity_is_said_to_keep_the_bias_of_the_reference(run, command):
     text = command("evaluate", run, "-n", 70, "--steps", 1).out
     (line,) = (line for line in text.splitlines() if line.startswith("FID-inf"))
-    assert line.endswith("without the bias of the number of samples, but with that of 30 reference images")
+    assert line.endswith("bias of the number of samples, but with the bias of 30 reference images")
 
 
 def test_features_are_taken_by_name(run, command):
@@ -203,7 +203,8 @@ def test_several_values_of_a_choice_give_a_table(run, tmp_path, command):
         "ddpm variance large",
     ]
     assert "real images in place of samples: " in said.out
-    assert "minus ddim eta 0: differences from the first row with 95 % intervals, paired by seed" in said.out
+    differences = "minus ddim eta 0: differences from the first row with 95 % confidence intervals, paired"
+    assert differences in said.out
     assert lines[-1] == f"{tmp_path / 'table'}/table.csv, .tex, .md and .png"
     before = len(list((run / "evaluations").iterdir()))
     words = ["--metric", "recall", "--seed", 0, "-n", 40]
@@ -234,10 +235,10 @@ def test_an_evaluation_has_the_difference_0_to_itself(run, monkeypatch, command)
     text = command("compare", run / "evaluations" / "1", run / "evaluations" / "2").out
     assert ", paired" in text
     assert "\nsampler " in text
-    # Heun's rule takes two evaluations in all but the last of two steps.
+    # Heun's method takes two evaluations in all but the last of two steps.
     (note,) = (line for line in text.splitlines() if line.startswith("note: the network evaluations per"))
-    assert "ddim, 2 levels, 2 NFE" in note
-    assert "edm, 2 levels, 3 NFE" in note
+    assert "ddim, 2 steps, 2 NFE" in note
+    assert "edm, 2 steps, 3 NFE" in note
     same = command("compare", run / "evaluations" / "1", run / "evaluations" / "1").out
     assert "+0.00000 (+0.00000 ... +0.00000), paired, not distinguishable at 95 %" in same.replace(
         "-0.0", "+0.0"

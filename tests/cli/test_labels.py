@@ -93,10 +93,10 @@ def test_the_record_names_label_and_guidance_and_a_folder_holds_one_of_each(home
     [
         (
             ["--label", "dasiy"],
-            "label must be one of the run's 12 classes or all, got 'dasiy'; perhaps you meant daisy",
+            """label must be one of the run's 12 classes or "all", got 'dasiy'; perhaps you meant daisy""",
         ),
-        (["--label", "12"], "label must be one of the run's 12 classes or all, got '12'"),
-        (["--guidance", "2"], "guidance needs a label, a class or all"),
+        (["--label", "12"], """label must be one of the run's 12 classes or "all", got '12'"""),
+        (["--guidance", "2"], 'guidance needs a label, a class or "all"'),
         (["--label", "all", "--guidance", "-1"], "guidance must be at least 0 and finite, got -1"),
     ],
 )

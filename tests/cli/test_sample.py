@@ -284,7 +284,7 @@ def test_a_mistyped_field_gets_a_suggestion(run, refused):
 
 def test_a_missing_or_empty_run_is_refused(tmp_path, refused):
     assert "is not a folder" in refused("sample", tmp_path / "nowhere")
-    assert "is no run: it holds neither run.json nor checkpoints" in refused("sample", tmp_path)
+    assert "is not a run: it holds neither run.json nor checkpoints" in refused("sample", tmp_path)
     (tmp_path / "run.json").touch()
     assert "holds no checkpoint yet" in refused("sample", tmp_path)
 

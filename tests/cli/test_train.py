@@ -76,7 +76,7 @@ def test_help_recipe_lists_every_field_as_an_option_takes_it(name, command):
 def test_a_run_shows_its_progress_and_the_next_command(here, train_command):
     lines = train_command(["--recipe", "tiny.yaml", *FAST])
     folder = next((here / "runs").iterdir())
-    assert lines[-2] == f"next: ddim sample runs/{folder.name}    makes new images"
+    assert lines[-2] == f"next: ddim sample runs/{folder.name}    generates new images"
     assert f"ddim evaluate runs/{folder.name}" in lines[-1]
     text = "\n".join(lines)
     assert "32 training images, and 8 held out to measure the error" in text
@@ -160,7 +160,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, tra
         (["nowhere/"], ""),
         (["blosoms"], ""),
         (["--from", "nowhere"], "run nowhere is not a folder"),
-        (["--from", "x", "--resume"], "--resume continues a run and --from starts a new one"),
+        (["--from", "x", "--resume"], "--resume continues a run and --from starts a new run"),
         (["--resume", "--out", "runs/mistyped"], "--out runs/mistyped does not exist; give DATA"),
         (["--device", "abacus"], "device must be one of auto, cpu"),
         (["--precision", "fp8"], "precision must be auto, fp32 or bf16, got 'fp8'"),
@@ -183,7 +183,7 @@ def test_a_run_from_another_run_takes_its_recipe(here, finished, train_command):
     assert made == replace(tiny.recipe(), images=8)
     words = ["blossoms:40", "--from", finished, "--recipe", "smoke", "--out", "other"]
     lines = train_command([*words, *FAST], 2)
-    assert "another network" in lines[-1]
+    assert "do not fit the network of recipe" in lines[-1]
     assert not (here / "other").exists()
 
 
@@ -198,7 +198,7 @@ def test_a_named_recipe_takes_the_pixels_of_the_run_it_starts_from(here, finishe
     for asked in (["--pixels", "fixed"], ["--pixels.std", "0.5"]):
         for more in ([], ["--find-lr"]):
             (line,) = train_command([*words, *asked, *more, "--out", "other"], 2)
-            assert line.startswith("ddim: pixels must be those in which the weights of --from were trained")
+            assert line.startswith("ddim: pixels must be the same as in the run of --from")
     # From Python too.
     tiny.train("fixed.yaml", here / "python", source=finished)
     assert read_recipe(here / "python" / "recipe.yaml").pixels == tiny.recipe().pixels
@@ -235,7 +235,7 @@ def test_resuming_a_finished_run_changes_nothing(words, here, finished, train_co
     lines = train_command([*words, "--resume", "--out", finished])
     assert lines[:-1] == [
         f"run {finished} is finished: nothing to resume",
-        f"next: ddim sample {finished}    makes new images",
+        f"next: ddim sample {finished}    generates new images",
     ]
     assert contents(finished) == before
 

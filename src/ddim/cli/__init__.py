@@ -36,11 +36,11 @@ GROUPS = {
     "Edit": {
         "invert": "turn real images into latents and back",
         "interpolate": "blend two samples or two real images through their latents",
-        "inpaint": "generate the masked part of an image anew",
+        "inpaint": "generate new content for the masked part of an image",
         "vary": "generate variations of an image",
     },
     "Judge": {
-        "evaluate": "measure how close generated images are to real ones: KID, FID, precision, recall",
+        "evaluate": "measure how close generated images are to real images: KID, FID, precision, recall",
         "compare": "rank evaluations made under the same conditions",
         "memorisation": "measure whether a run copies its training images",
         "likelihood": "measure bits per dimension of images under a run",
@@ -54,21 +54,21 @@ GROUPS = {
         "report": "summarise runs on one page",
         "plot": "draw schedules, embeddings, diffusion strips and loss curves",
         "data": "inspect images before training on them",
-        "cache": "show what the cache holds, and clear it",
+        "cache": "show the contents of the cache, and clear it",
     },
     "Exchange": {
         "export": "write a run as a diffusers pipeline",
         "import": "turn a diffusers pipeline into a run",
     },
 }
-"""The commands and what each does, in the groups of the overview."""
+"""The commands with their descriptions, in the groups of the overview."""
 
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
 
-WEIGHTS = "ema, raw, or the value of another average that the run keeps, such as 0.99 (default: ema)"
+WEIGHTS = '"ema", "raw" (not averaged), or the value of another EMA of the run, such as 0.99 (default: ema)'
 """Help of --weights."""
 
-DATA = "a folder, a .zip or a .tar[.gz|.xz] of images, or blossoms, flowers, pets or cifar10"
+DATA = "a folder, .zip or .tar[.gz|.xz] of images, or a built-in data set: blossoms, flowers, pets, cifar10"
 """Help of DATA."""
 
 RUN = "a run folder, one of its checkpoints, or RUN/best for its best checkpoint"
@@ -103,7 +103,7 @@ class Parser(argparse.ArgumentParser):
 
     @property
     def options(self) -> list[str]:
-        """The option strings, such as --steps, including those of subcommands."""
+        """The option strings, such as --steps, including the options of subcommands."""
         own = [option for argument in self.arguments for option in argument.option_strings]
         return [*own, *(option for parser in self.commands.values() for option in parser.options)]
 
@@ -128,13 +128,13 @@ def _plain_message(message: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code.
 
-    0 for success, 1 for an internal error, 2 for a mistake of the user, 3 for a full disk, 4 if another
-    process trains in the run folder, 128 + N after signal N.
+    The exit code is 0 for success, 1 for an internal error, 2 for a mistake of the user, 3 for a full disk, 4
+    if another process trains in the run folder, and 128 + N after signal N.
 
-    Without `argv`, the command is that of this process, which ends at once after a signal.
+    Without `argv`, the arguments of this process are used, and the process ends at once after a signal.
     """
     if argv is None:
-        # Not in the process of a program that calls this function: its environment is its own.
+        # A program that calls this function with `argv` keeps its own environment.
         wait_briefly()
     with drop_unread_output():
         code = _run_command(sys.argv[1:] if argv is None else argv)
@@ -224,7 +224,7 @@ def _plain_warnings() -> Iterator[None]:
 
 
 def _split_fields(words: list[str], options: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Split words into those for argparse and the fields of a recipe, --optim.lr 3e-4 or --optim.lr=3e-4.
+    """Split words into words for argparse and fields of a recipe, --optim.lr 3e-4 or --optim.lr=3e-4.
 
     argparse would read the value of an unknown option as a positional argument.
     """
@@ -301,16 +301,16 @@ def _overview() -> str:
         "\n".join([heading, *(f"  ddim {name:<13} {text}" for name, text in group.items())])
         for heading, group in GROUPS.items()
     )
-    return f"""ddim learns from your images and generates new ones like them, and measures how good they are.
+    return f"""ddim learns from your images, generates new images like them, and measures how good they are.
 
 Start with
   ddim train photos/         learn from a folder, a .zip or a .tar of images, for 40 minutes
   ddim train                 the same with flowers that the program draws itself
-  ddim sample runs/NAME      generate new images with the result, a run
+  ddim sample runs/NAME      generate new images with the trained run
   ddim evaluate runs/NAME    measure how close they are to real images
 
 {groups}
 
 `ddim COMMAND --help` explains a command. --version prints {__version__}. --debug shows an error's traceback.
---own FILE.py gives the parts that you wrote for a run: a schedule, a network, ...
+--own FILE.py loads your own components: a schedule, a network, ...
 """

@@ -12,11 +12,12 @@ from ddim.cli.output import print_result
 from ddim.cli.tables import format_table
 
 _EPILOG = """
-Measures the design choices of Karras et al. 2022 (figure 2) on any run. Rows are the noise levels a sampler
-visits (edm, vp, ve, iddpm) and its solver (Euler or Heun, at the same number of evaluations). Columns are the
-schedule sigma(t) and the scaling s(t). Each number is the mean squared error of samples, in model units,
-against the samples of a run with many steps from the same noise. A second table goes from three published
-samplers to the paper's own, step by step. A third shows how far the samples move if each step adds noise.
+Measures the design choices of Karras et al. 2022 (figure 2) on any run. A row has a discretisation, which
+chooses the noise levels that a sampler visits (edm, vp, ve or iddpm), and a solver (Euler or Heun, with the
+same number of network evaluations). A column has a schedule sigma(t) and a scaling s(t). Each number is the
+mean squared error of samples, in model units, against samples with many steps from the same noise. A second
+table changes three published samplers step by step into the paper's sampler. A third table shows how far the
+samples move if each step adds noise.
 
 examples:
   ddim ablate runs/flowers64-edm-1
@@ -40,7 +41,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--seeds", type=int, default=16, metavar="N", help="number of samples to compare (default: 16)"
     )
     parser.add_argument(
-        "--end", type=float, metavar="T", help="the last sampling time (default: that of the run's grid)"
+        "--end", type=float, metavar="T", help="the last sampling time (default: as in the run's grid)"
     )
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
     add_machine_options(parser)
@@ -58,19 +59,19 @@ def run(args: argparse.Namespace) -> int:
     rows = [found.errors[k : k + len(columns)] for k in range(0, len(found.errors), len(columns))]
     samples = f"{args.seeds} samples, {args.evaluations} evaluations each"
     by_choice = format_table(
-        ("levels", "solver", *columns),
+        ("discretisation", "solver", *columns),
         [(row[0].discretisation, row[0].solver, *(f"{cell.error:.3g}" for cell in row)) for row in rows],
         numbers=2,
     )
     improvements = {origin: trace_improvements(found.errors, origin) for origin in ORIGINS}
     by_origin = format_table(
-        ("from", "as published", "Heun's rule", "EDM's levels", "sigma = t, s = 1"),
+        ("from", "as published", "Heun's method", "EDM's noise levels", "sigma = t, s = 1"),
         [(origin, *(f"{value:.3g}" for value in values)) for origin, values in improvements.items()],
         numbers=1,
     )
     churned = [(f"gamma {gamma:.3g}", f"{value:.3g}") for gamma, value in found.churned]
     by_churn = format_table(("churn", "distance"), churned, numbers=1)
-    noisy = "with noise added at each step, which leads to other samples: their distance, not their quality"
+    noisy = "distance from the reference if each step adds noise (other samples, not worse samples):"
     result = {
         "errors": [asdict(cell) for cell in found.errors],
         "improvements": improvements,

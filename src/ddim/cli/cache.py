@@ -1,4 +1,4 @@
-"""`ddim cache`: show what the cache holds, and clear it."""
+"""`ddim cache`: show the contents of the cache, and clear it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="PART",
-        help="remove images, surveys, features, compiler, downloads, weights, or all of them",
+        help='remove parts: images, surveys, features, compiler, downloads, weights, or "all" of them',
     )
 
 

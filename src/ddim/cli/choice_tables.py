@@ -18,7 +18,7 @@ _LISTS = ("grid.times", "grid.shares")
 
 
 def parse_choices(given: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values of options such as --steps 10,20: a value, or a list of values, for each name.
+    """Return the values of options such as --steps 10,20: a value or a list of values, keyed by name.
 
     Raises:
         UserError: if a value should be a number and is not.
@@ -44,7 +44,7 @@ def format_choices_table(table: EvaluationTable) -> str:
     from ddim.evaluation.table import EXPLAINED, format_entry
 
     heads = ["", *table.columns]
-    text = f"{table.title}\n± is half of the 95 % interval; * is the best of its column\n\n"
+    text = f"{table.title}\n± is half of the 95 % confidence interval; * marks the best value of a column\n\n"
     text += format_table(heads, table.value_rows(), numbers=1)
     if table.yardstick:
         text += f"\nreal images in place of samples: {format_entry(table.yardstick)}\n"

@@ -1,4 +1,4 @@
-"""The lists in --help, read from the source of the registries: an import of them would import torch."""
+"""The lists in --help, read from the source of the registries, because importing them would import torch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def read_registry(module: str, registry: str) -> dict[str, str]:
 
     Args:
         module: the module's name within the package, such as "diffusion.samplers".
-        registry: the dictionary's name, such as "SAMPLERS"; its values are classes or functions by name.
+        registry: the dictionary's name, such as "SAMPLERS"; its values are names of classes or functions.
 
     Returns:
-        For each key the first line of its value's docstring, without the full stop.
+        The first line of the docstring of each value, without the full stop, keyed as in the registry.
     """
     tree = _parse(module)
     entries = _find_dictionary(tree, registry)

@@ -9,15 +9,15 @@ from ddim.cli.output import print_result
 from ddim.cli.tables import format_table
 
 _EPILOG = """
-Compares evaluations with the first one. RECORD|RUN is a record, the folder of an evaluation, or a run, which
-stands for its newest evaluation. An evaluation is ranked if it has the same features and reference as the
-first one. Metrics other than KID and FID-infinity also need the same number of images. Evaluations that
-cannot be ranked are listed with the reason.
+Compares evaluations with the first evaluation. RECORD|RUN is a record, the folder of an evaluation, or a run,
+which stands for its newest evaluation. An evaluation is ranked if it has the same features and reference as
+the first evaluation. Metrics other than KID and FID-infinity also need the same number of images. Evaluations
+that cannot be ranked are listed with the reason.
 
-Differences from the first have 95 % intervals. An interval that holds 0 means that the two are not
-distinguishable at 95 %. Except for KID the intervals are conservative: they hold the true difference in at
-least 95 % of cases, and may be twice as wide as needed. Differences are paired if both evaluations sampled
-the same seeds. FID-infinity has no differences.
+Differences from the first evaluation have 95 % confidence intervals. An interval that contains 0 means that
+the two evaluations are not distinguishable at 95 %. Except for KID the intervals are conservative: they
+contain the true difference in at least 95 % of cases, and may be twice as wide as needed. Differences are
+paired if both evaluations sampled the same seeds. FID-infinity has no differences.
 
 --out writes the comparison, with notes and sheets of samples, as one HTML file and as Markdown with its
 images in NAME-files/.
@@ -49,7 +49,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare the evaluations, print the tables and write the page."""
-    # Imported here, so that --help does not import torch.
+    # These imports are here, so that --help does not import torch.
     from ddim.evaluation.compare import compare_evaluations, comparison_record
     from ddim.evaluation.comparison_page import HEAD, choice_rows, ranking_rows, write_comparison
     from ddim.plots.page import check_page_path

@@ -70,7 +70,7 @@ class ProgressDisplay:
             self.marks.clear()
         self.done = done
         self.marks.append((now, done))
-        # The pace of the last minute: what was made by an earlier call comes at once.
+        # Only the last minute counts, because results of an earlier call are reported at once.
         while len(self.marks) > 2 and now - self.marks[0][0] > PACE:
             self.marks.popleft()
         line, (began, before) = f"{int(done):,} of {total:,}", self.marks[0]
@@ -92,7 +92,7 @@ def can_draw(terminal: Terminal) -> bool:
 
 
 def start_bar(terminal: Terminal) -> Progress:
-    """Draw an empty bar that vanishes at its end; what is written to standard error appears above it.
+    """Draw an empty bar that vanishes at its end; text written to standard error appears above the bar.
 
     A task needs the field `line`, the text at the right of the bar.
     """
@@ -206,18 +206,17 @@ class Console(Callback):
         measured = [line for line in lines if line.get(name) is not None]
         best = min(measured, key=lambda line: line[name], default=None)
         if best is not None and best["step"] < lines[-1]["step"]:
-            say(f"the best checkpoint, {folder}/best, is that after {best['images']:,} images")
+            say(f"the best checkpoint, {folder}/best, was saved after {best['images']:,} images")
         labels = " --label all" if recipe["data"]["labels"] else ""
-        say(f"next: ddim sample {folder}{labels}    makes new images")
-        say(f"      ddim evaluate {folder}{labels}    measures how close they are to real ones")
+        say(f"next: ddim sample {folder}{labels}    generates new images")
+        say(f"      ddim evaluate {folder}{labels}    measures how close they are to real images")
 
 
 def _typical_size(images: Images) -> str:
     """Return the median original size, after cropping, of the images that are smaller than the training size.
 
-    The size has the form that --size takes.
-
-    "" if at most half of the images are enlarged, or if that size is too small for training.
+    The size has the form of --size. It is "" if at most half of the images are enlarged, or if the size is
+    too small for training.
     """
     _, height, width, _ = images.pixels.shape
     small = find_enlarged(images)

@@ -25,7 +25,7 @@ duplicates, and writes a sheet of 64 images as training would use them.
 
 examples:
   ddim data photos/ --size 64x96
-  ddim data flowers:downloads/flowers    a local copy of a named data set
+  ddim data flowers:downloads/flowers    a local copy of a built-in data set
 """
 _GRID = Path("data-grid.png")
 _SHOWN = 64
@@ -57,7 +57,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what the source holds and write a sheet of its images."""
+    """Print a summary of the source and write a sheet of its images."""
     import torch
 
     from ddim.cli.console import ProgressDisplay
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _describe(source: str, images: Images) -> dict[str, Any]:
-    """Return what was found as plain values."""
+    """Return the summary of a source as plain values."""
     from ddim.data.cache import read_headers, read_rejects
     from ddim.data.duplicates import group_equal_images
 

@@ -13,11 +13,11 @@ from ddim.cli.tables import format_table
 _EPILOG = """
 Denoises training images and held-out images at equal steps of log-SNR, the cleanest first. For each noise
 level it prints
-  noise MSE, image MSE   the errors of the predictions, in model units, with 95 % intervals
+  noise MSE, image MSE   the errors of the predictions, in model units, with 95 % confidence intervals
   slope                  regression of the true noise on the predicted noise: 1 is calibrated; below 1, the
                          predictions are too large
-  gap to training        how much larger the error is on held-out images; if its interval lies above 0, the
-                         run memorises
+  gap to training        how much larger the error is on held-out images; if the interval of the gap lies
+                         above 0, the run memorises
 Then it reports the plateaus of the schedule (shares of uniform times on one noise level), the range of noise
 levels that the images need, and the batch size above which larger batches bring little (the gradient noise
 scale, McCandlish et al. 2018).
@@ -54,7 +54,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Diagnose the run, print what was found, write the figure and the record."""
+    """Diagnose the run, print the findings, write the figure and the record."""
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.diagnose import diagnose
     from ddim.evaluation.diagnosis_report import HEAD, level_rows, list_findings, write_diagnosis

@@ -24,7 +24,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of every edit."""
     parser.add_argument("--steps", type=int, default=50, metavar="N", help="sampling steps (default: 50)")
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder (default: a new edits/COMMAND-N)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="output folder (default: a new edits/COMMAND-N)"
+    )
     parser.add_argument("--zoom", type=int, metavar="K", help=ZOOM)
     add_machine_options(parser)
 
@@ -43,7 +45,7 @@ def open_run(args: argparse.Namespace, command: str, *, real: bool = True) -> tu
     Args:
         args: the parsed arguments.
         command: the command's name.
-        real: whether the edit starts from real images. Then its default grid is that of `choose_edit_grid`.
+        real: whether the edit starts from real images; its default grid is then `choose_edit_grid`.
 
     Returns:
         The run, and the grid of the edit with the fields that the arguments set.
@@ -84,7 +86,7 @@ def save_outputs(args: argparse.Namespace, command: str, edit: Edit, facts: dict
     Args:
         args: the parsed arguments.
         command: the command's name, in the name of a new folder and in the record.
-        edit: the images, and what the edit depends on.
+        edit: the result of the edit.
         facts: further fields of the record.
     """
     from ddim.runs.edit_folder import save_edit

@@ -1,4 +1,4 @@
-"""`ddim evaluate`: measure the quality of samples, as numbers with intervals and a record."""
+"""`ddim evaluate`: measure the quality of samples, as numbers with confidence intervals and a record."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 TAKES_FIELDS = True
 
 _EPILOG = """
-Compares samples of a run, or images in a folder or archive, with reference images: those that the run held
-out of training, or --data. `ddim compare` ranks evaluations with the same features, reference and number of
-images. RUN/evaluations/N/ gets the record, the features and a sheet of the samples; TensorBoard shows the
-numbers and the sheet too.
+Compares samples of a run, or images in a folder or archive, with reference images: the run's held-out images,
+or the images of --data. `ddim compare` ranks evaluations with the same features, reference and number of
+images. RUN/evaluations/N/ gets the record, the features and a sheet (one image) of the first samples;
+TensorBoard shows the numbers and the sheet too.
 
 sampling options, as in `ddim sample`:
   --sampler, --grid, --sampled_on, --clip and their fields (default: the recipe's, with the sampling times
@@ -34,8 +34,8 @@ sampling options, as in `ddim sample`:
 
 tables over choices: options with several values, such as --steps 10,20,50 --sampler.eta 0,0.5,1. Each
 combination is evaluated with equal seeds, in RUN/evaluations as above. Combinations that were evaluated
-before are not made again. A field is combined only with samplers or grids that have it. RUN/tables/N/ gets
-table.csv, table.tex, table.md and table.png. Table 1 of Song et al. 2021, whose last row has the larger
+before are not evaluated again. A field is combined only with samplers or grids that have it. RUN/tables/N/
+gets table.csv, table.tex, table.md and table.png. Table 1 of Song et al. 2021, whose last row has the larger
 variance that they call sigma-hat:
 
   ddim evaluate RUN --steps 10,20,50,100 --sampler ddim,ddpm --sampler.eta 0,0.2,0.5,1 \\
@@ -60,7 +60,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", type=int, metavar="N", help="number of samples of a run (default: 1000)")
     parser.add_argument("--steps", metavar="N", help="sampling steps, one or more (default: 20)")
     parser.add_argument("--seed", type=int, metavar="S", help="first seed: S ... S+N-1 (default: 0)")
-    parser.add_argument("--label", metavar="L", help="class name, class index or all (default: no class)")
+    parser.add_argument("--label", metavar="L", help='class name, class index or "all" (default: no class)')
     parser.add_argument(
         "--guidance", metavar="W", help="classifier-free guidance scale, one or more (default: 1, off)"
     )
@@ -69,8 +69,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--part",
         metavar="PART",
-        help="part of the reference: valid, train or all (default: valid for the run's own images, all for "
-        "--data)",
+        help='part of the reference: "valid", "train" or "all" (default: valid for the images of the run, '
+        "all for --data)",
     )
     parser.add_argument(
         "--features",
@@ -99,7 +99,7 @@ _OF_RUNS = ("n", "steps", "seed", "label", "guidance", "weights", "device")
 def run(args: argparse.Namespace) -> int:
     """Evaluate the samples; print the metrics and the path of the record."""
     check_fields(args, "evaluate", *SAMPLING_FIELDS)
-    # Imported here, so that --help does not import torch.
+    # These imports are here, so that --help does not import torch.
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.evaluate import evaluate_source
     from ddim.evaluation.reference import Reference
@@ -182,14 +182,15 @@ def _lines(found: Evaluation) -> list[str]:
         f"features {features['extractor']}, {features['dimensions']:,} dimensions, images at "
         f"{features['resize']}",
         "",
-        f"KID        {k['value']:9.5f}   95 % interval {k['low']:.5f} ... {k['high']:.5f}",
+        f"KID        {k['value']:9.5f}   95 % confidence interval {k['low']:.5f} ... {k['high']:.5f}",
         f"           {k['mean']:9.5f}   over {k['subsets']} subsets of {k['size']}, deviation {k['std']:.5f}",
         f"FID        {f['value']:9.3f}   biased upwards, more so with fewer images",
     ]
     if f["infinity"] is not None:
         interval = f"95 % interval {f['low']:.3f} ... {f['high']:.3f}"
         bias = (
-            f"without the bias of the number of samples, but with that of {of['images']:,} reference images"
+            "without the bias of the number of samples, but with the bias of "
+            f"{of['images']:,} reference images"
         )
         lines.append(f"FID-inf    {f['infinity']:9.3f}   {interval}, {bias}")
     meanings = {
@@ -221,6 +222,6 @@ def _yardstick_lines(yardstick: dict[str, Any], samples: int) -> list[str]:
     )
     fewer = " (fewer than samples, so compare only KID)" if yardstick["images"] < samples else ""
     return [
-        f"real against real: {yardstick['images']:,} {part} images in place of samples would get{fewer}",
+        f"real against real: {yardstick['images']:,} {part} images in place of samples would score{fewer}",
         f"KID {k['value']:.5f} ({k['low']:.5f} ... {k['high']:.5f}), FID {m['fid']['value']:.3f}, {others}",
     ]

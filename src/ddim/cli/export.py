@@ -9,10 +9,10 @@ from ddim.cli import RUN, WEIGHTS
 from ddim.cli.output import print_result
 
 _EPILOG = """
-`diffusers.DDIMPipeline.from_pretrained("DIR")` loads the folder. It gives the same samples from the same
-noise if its grid is trailing and the number of steps divides the number of table entries. A run can be
-exported if it has the recipe ddpm and the sampler ddim, or differs from that only in ways that diffusers
-supports.
+`diffusers.DDIMPipeline.from_pretrained("DIR")` loads the folder. The pipeline generates the same samples from
+the same noise if the grid has "trailing" spacing and the number of steps divides the number of table entries.
+A run can be exported if it has the recipe ddpm and the sampler ddim. Options that diffusers supports may
+differ from this recipe.
 
 example:
   ddim export runs/cifar10-ddpm-1 pipeline
@@ -30,7 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export the run and print the folder of the pipeline."""
-    # Imported here, so that --help does not import torch.
+    # These imports are here, so that --help does not import torch.
     from ddim.runs.diffusers_format import export_to_diffusers
     from ddim.runs.pipeline import load
 

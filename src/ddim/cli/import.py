@@ -10,9 +10,9 @@ from ddim.cli.output import print_result
 
 _EPILOG = """
 DIR is the folder of a DDIMPipeline or DDPMPipeline with the U-Net of DDPM and weights in safetensors.
-`ddim sample` then samples as the pipeline's scheduler does, if its grid is trailing and the number of steps
-divides the number of table entries. A DDPMScheduler needs many steps, such as --steps 1000; or sample it with
---sampler ddim. `ddim train --from RUN` trains its weights further.
+`ddim sample` then samples as the pipeline's scheduler does, if the grid has "trailing" spacing and the number
+of steps divides the number of table entries. A DDPMScheduler needs many steps, such as --steps 1000; or
+sample the run with --sampler ddim. `ddim train --from RUN` trains its weights further.
 
 examples:
   ddim import ddpm-cifar10-32
@@ -30,7 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Import the pipeline and print the run folder."""
-    # Imported here, so that --help does not import torch.
+    # These imports are here, so that --help does not import torch.
     from ddim.runs.diffusers_format import import_from_diffusers
 
     folder = import_from_diffusers(args.folder, args.out)

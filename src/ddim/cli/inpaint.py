@@ -1,4 +1,4 @@
-"""`ddim inpaint`: generate the masked part of an image anew."""
+"""`ddim inpaint`: generate new content for the masked part of an image."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     editing.add_seed_options(parser, 4)
     parser.add_argument(
-        "--resample", type=int, default=5, metavar="R", help="how often to repeat each step (default: 5)"
+        "--resample", type=int, default=5, metavar="R", help="how often each step is done (default: 5)"
     )
     editing.add_options(parser)
 

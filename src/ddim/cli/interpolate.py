@@ -30,7 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="two image files")
     parser.add_argument("--seeds", metavar="A,B", help="two seeds instead of two images")
     parser.add_argument(
-        "--frames", type=int, default=9, metavar="N", help="number of frames, with both ends (default: 9)"
+        "--frames", type=int, default=9, metavar="N", help="number of frames, ends included (default: 9)"
     )
     editing.add_options(parser)
 

@@ -15,9 +15,9 @@ Bits per dimension are the length of a lossless code with this model, for each 8
 is better; uniformly random pixels need 8. Compare two models on the same images only.
 
   --method vlb   the variational bound of DDPM sampling, over --steps steps (default: 1000). The steps are
-                 equal in log-SNR. If the schedule is a table, they are its entries, which limits their
-                 number. The variance is the learned one if the run has learned it, else the larger fixed
-                 one (beta).
+                 equal in log-SNR. If the schedule is a table, the steps are its entries, which limits their
+                 number. The variance is the learned variance if the run has learned one, else the larger
+                 fixed variance (beta).
   --method ode   the density along the probability flow, over --steps steps (default: 50). Each step costs
                  four network evaluations and four derivatives.
 
@@ -42,10 +42,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--part",
         metavar="PART",
-        help="part of the images: valid, train or all (default: valid for the run's own, all for --data)",
+        help='part of the images: "valid", "train" or "all" (default: valid for the images of the run, '
+        "all for --data)",
     )
     parser.add_argument("-n", type=int, default=64, metavar="N", help="number of images (default: 64)")
-    parser.add_argument("--steps", type=int, metavar="N", help="steps (default: 1000 for vlb, 50 for ode)")
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="number of steps (default: 1000 for vlb, 50 for ode)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the noise (default: 0)")
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument(

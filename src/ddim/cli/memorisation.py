@@ -43,7 +43,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--features",
         default="pixels",
         metavar="NAME",
-        help="pixels or the name of a network (default: pixels)",
+        help='"pixels", or the name of a network whose features are compared (default: pixels)',
     )
     parser.add_argument("--features-weights", type=Path, metavar="FILE", help="weights of that network")
     parser.add_argument("--weights", default="ema", help=WEIGHTS)

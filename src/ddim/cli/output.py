@@ -1,4 +1,4 @@
-"""What commands print: a result on standard output, as text or JSON, and talk on standard error."""
+"""Print the result of a command on standard output, as text or JSON, and all else on standard error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def print_result(args: argparse.Namespace, result: object, text: str) -> None:
 
     Args:
         args: the parsed arguments.
-        result: plain values, paths among them; numbers that are not finite become null.
+        result: plain values and paths; numbers that are not finite become null.
         text: the result for a reader, one or more lines.
     """
     shown = json.dumps(_as_json(result), indent=2, allow_nan=False) if args.json else text.rstrip("\n")

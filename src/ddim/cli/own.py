@@ -1,6 +1,6 @@
-"""Parts that the user wrote in a file and names on the command line: FILE.py:NAME.
+"""Load parts (components) that the user wrote in a file and names on the command line: FILE.py:NAME.
 
-This is the only place that runs code of the user's, and only of a file that stands on the command line.
+This is the only module that runs code of the user, and only from a file that the command line names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def names_own(text: str | None) -> bool:
 
 
 def load_own(text: str) -> Any:  # noqa: ANN401 (whatever the user wrote)
-    """Run the file of FILE.py:NAME, once in a process, and return what has this name in it.
+    """Run the file of FILE.py:NAME, once in a process, and return the object with this name.
 
     Raises:
         UserError: if the file cannot be run, or has no such name.
@@ -43,7 +43,7 @@ def load_own(text: str) -> Any:  # noqa: ANN401 (whatever the user wrote)
 
 
 def take_own(words: list[str]) -> list[str]:
-    """Give the parts that `--own FILE.py` or `--own FILE.py:NAME` name; return the other words.
+    """Load the parts that `--own FILE.py` or `--own FILE.py:NAME` name; return the other words.
 
     Raises:
         UserError: if a file cannot be run.
@@ -65,19 +65,19 @@ def take_own(words: list[str]) -> list[str]:
 
 
 def name_own_parts(fields: dict[str, str]) -> dict[str, str]:
-    """Give the parts FILE.py:NAME among the fields of a recipe; return the fields with their names alone."""
+    """Load the parts FILE.py:NAME among the fields of a recipe; return the fields with only their names."""
     return {path: _give([load_own(text)]) if names_own(text) else text for path, text in fields.items()}
 
 
 def _give(parts: Iterable[Any]) -> str:
-    """Give parts to this process; return the name of the last one."""
+    """Register parts in this process; return the name of the last part."""
     from ddim.runs.own_parts import give_parts
 
     return give_parts(parts)
 
 
 def load_callback(text: str) -> Any:  # noqa: ANN401 (a Callback)
-    """Return the callback of FILE.py:NAME, a class without arguments or a value.
+    """Return the callback of FILE.py:NAME, which is an instance, or a class that needs no arguments.
 
     Raises:
         UserError: if it is not a callback.

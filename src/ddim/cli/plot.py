@@ -26,7 +26,7 @@ _EPILOG = """examples:
   ddim plot schedule linear_in --schedule.quantity log_noise   a schedule of clear-diffusion-keras
   ddim plot forward photo.jpg --size 128             an image that becomes noise
   ddim plot reverse runs/blossoms-fast-1 --seed 7    noise that becomes an image
-  ddim plot samplers runs/blossoms-fast-1            the error of each sampler against its evaluations
+  ddim plot samplers runs/blossoms-fast-1            the error of each sampler against the NFE
   ddim plot losses runs/*                            the losses of several runs
 
 `ddim plot KIND --help` lists the options of a kind.
@@ -93,7 +93,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     reverse.add_argument("run", metavar="RUN", help=RUN)
     reverse.add_argument("--steps", type=int, default=20, metavar="N", help="sampling steps (default: 20)")
     reverse.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the sample (default: 0)")
-    samplers = kind("samplers", "draw the error of every sampler and grid against its evaluations")
+    samplers = kind("samplers", "draw the error of every sampler and grid against its network evaluations")
     samplers.add_argument(
         "run", nargs="?", metavar="RUN", help=f"{RUN} (default: a mixture of Gaussians, whose score is exact)"
     )

@@ -10,9 +10,10 @@ from ddim.errors import UserError
 
 _EPILOG = """
 The report has a table of metrics with one row for each configuration, with means and standard deviations
-over repeats; the 95 % intervals of the metrics; loss curves; samples of the same seeds for each run, beside
-real images; growth over training; and the results of `ddim memorisation`, `likelihood` and `diagnose`. It is
-one HTML file with everything inside, and a Markdown file of the same name with its images in NAME-files/.
+over repeats; the 95 % confidence intervals of the metrics; loss curves; samples of the same seeds for each
+run, beside real images; one sample over the course of training; and the results of `ddim memorisation`,
+`likelihood` and `diagnose`. It is one HTML file with everything inside, and a Markdown file of the same name
+with its images in NAME-files/.
 
 examples:
   ddim report runs/photos-fast-sweep-1
@@ -31,7 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="FILE",
-        help="the .html file (default: report.html in SWEEP or RUN, or here if there are several)",
+        help="the .html file (default: report.html in SWEEP or RUN, or in this folder if several are given)",
     )
 
 

@@ -20,10 +20,10 @@ FIELD is name, recipe, images, total, state, age, noise_mae, image_mae, a metric
 kid or fid, or a field of a recipe such as optim.lr. States are waiting (a trial that no worker has started),
 running, stopped, finished, failed (a trial; its last message follows the table), damaged.
 
-A metric is marked with * if its evaluation does not compare with those of most of these runs: its conditions
-differ, or it is of an earlier step of a finished run. Lines after the table give the reason, and name
-evaluations that cannot be read. `left` is the estimated time that a running run still needs. In a pipe the
-columns are separated by tabs, and - stands for a missing value.
+A metric is marked with * if it is not comparable with the metrics of most of these runs: it was measured
+under different conditions, or at an earlier step of a finished run. Lines after the table state the reason,
+and name evaluations that cannot be read. `left` is the estimated time that a running run still needs. In a
+pipe the columns are separated by tabs, and - stands for a missing value.
 
 examples:
   ddim runs --sort image_mae
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     # A newcomer has no folder of runs yet; a folder that was named must exist.
     every = [] if args.folder is None and not folder.exists() else find_runs(folder)
     if not every:
-        say(f"no runs in {folder} yet: `ddim train photos/` makes the first one")
+        say(f"no runs in {folder} yet: `ddim train photos/` creates the first run")
         if args.json:
             print_result(args, [], "")
         return 0

@@ -18,8 +18,8 @@ TAKES_FIELDS = True
 
 _EPILOG = """
 Each image depends on its seed alone, not on the number of images. DIR gets 00000.png, ... named by seed,
-grid.png with the first 256, and record.json with everything that the images depend on. Given again with the
-same --out, the command makes only the images that are missing there.
+grid.png, which is a sheet (one image) of the first 256 samples, and record.json with everything that the
+images depend on. If the command is repeated with the same --out, it generates only missing images.
 
 sampling options, which may have fields such as --sampler.order 3:
   --sampler     {samplers}
@@ -27,14 +27,14 @@ sampling options, which may have fields such as --sampler.order 3:
                 as stochastic as DDPM
   --grid        the sampling times: {grids}
                 (default: the times that `ddim search` found for the sampler and --steps, else the recipe's)
-  --sampled_on  a schedule for sampling that differs from that of training:
+  --sampled_on  a schedule for sampling that differs from the schedule of training:
                 {schedules}
   --clip yes    keep the image that each step predicts between black and white; --clip x0 does not change the
                 predicted noise, as in diffusers
 
 options for a run trained with labels (`ddim train photos/ --data.labels yes`):
-  --label       a class name, a class index, or all to cycle through the classes: seed s gives class
-                s % classes
+  --label       a class name, a class index, or "all" to cycle through the classes: the image of seed s has
+                class s % classes
   --guidance    above 1, images are more typical of their class and less varied; each step evaluates the
                 network twice
 
@@ -60,7 +60,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", metavar="LIST", help="list of seeds instead of -n and --seed, such as 0-35,70"
     )
-    parser.add_argument("--label", metavar="L", help="class name, class index or all (default: no class)")
+    parser.add_argument("--label", metavar="L", help='class name, class index or "all" (default: no class)')
     parser.add_argument(
         "--guidance",
         type=float,
@@ -69,7 +69,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="classifier-free guidance scale (default: 1, off)",
     )
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder (default: a new samples/RUN-N)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="output folder (default: a new samples/RUN-N)"
+    )
     parser.add_argument(
         "--film", action="store_true", help="also write film.webp, an animation from noise to the images"
     )
@@ -87,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     seeds = parse_seeds(args.seeds, args.n, args.seed)
     check_count("--steps", args.steps)
     check_fields(args, "sample", *SAMPLING_FIELDS)
-    # Imported here, so that --help does not import torch.
+    # These imports are here, so that --help does not import torch.
     from ddim.cli.console import ProgressDisplay
     from ddim.plots.pictures import split_sheet
     from ddim.plots.preview import arrange_preview, can_preview, render_preview

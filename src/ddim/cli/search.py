@@ -13,8 +13,8 @@ from ddim.cli.output import print_result
 TAKES_FIELDS = True
 
 _EPILOG = """
-Varies the sampling times between the first and the last time of the run's grid, and keeps those whose samples
-are nearest to the samples of a run with many steps. This takes minutes. The best times are written to
+Varies the sampling times between the first and the last time of the run's grid, and keeps the times whose
+samples are nearest to samples with many steps. This takes minutes. The best times are written to
 RUN/grids.json; `ddim sample RUN` with the same --steps and sampler uses them, unless --grid is given.
 
 sampling options:
@@ -33,7 +33,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument("--steps", type=int, default=10, metavar="N", help="sampling steps (default: 10)")
     parser.add_argument(
-        "--end", type=float, metavar="T", help="the last sampling time (default: that of the run's grid)"
+        "--end", type=float, metavar="T", help="the last sampling time (default: as in the run's grid)"
     )
     parser.add_argument(
         "--seeds", type=int, default=16, metavar="N", help="number of samples to compare (default: 16)"
@@ -49,7 +49,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Search for the best times; print their error and those of the named grids."""
+    """Search for the best times; print their error and the errors of the named grids."""
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.grid_search import search_grid
 

@@ -13,10 +13,10 @@ from typing import Any, TextIO
 
 @contextmanager
 def drop_unread_output() -> Iterator[None]:
-    """Inside the block, drop what is written to standard output or error after its reader is gone.
+    """Inside the block, drop text that is written to standard output or error after its reader is gone.
 
-    The reader may be `head`, a `tee` that died, or a terminal that was closed. Other errors, such as that of
-    a full disk, are raised.
+    The reader may be `head`, a `tee` that died, or a terminal that was closed. Other errors, such as a full
+    disk, are raised.
     """
     before = sys.stdout, sys.stderr
     # Python has no stream for a descriptor that the shell closed, as `>&-` does.
@@ -49,7 +49,7 @@ class _Stream:
             return len(text)
 
     def flush(self) -> None:
-        """Flush, or drop, what was written."""
+        """Flush, or drop, the written text."""
         try:
             self.stream.flush()
         except OSError as error:

@@ -21,22 +21,22 @@ FIELD is a field of a recipe, spelt as `ddim train` spells it; `ddim train --hel
   schedule=[cosine,linear]     each of these values, combined with each value of every other field
   net.widths=[[16,32],[32,64]] two values, which are lists
   optim.lr=[1e-4..1e-2]        any number in this range, for --random and --search: uniform in its logarithm,
-                               or in the number itself if the range holds 0
+                               or in the number itself if the range contains 0 or negative numbers
   optim.batch=[16..128]        any whole number in this range, because both ends are whole numbers
   optim.batch=32               this value in every trial
 Shells other than bash need quotes around the brackets: 'schedule=[cosine,linear]'.
 
 A sweep is a folder: sweep.json (the plan), trials/NAME (run folders, as `ddim train` writes them),
 logs/NAME.txt, results/NAME.json (outcomes). All recipes are checked before anything starts; a search checks
-the ends of its ranges and one point inside. If a trial fails, the others go on; remove its file in results/
-to run it again. Ctrl-C saves; run the same command with --out to resume.
+the ends of its ranges and one point inside. If a trial fails, the other trials continue; remove its file in
+results/ to run it again. Ctrl-C saves; run the same command with --out to resume.
 
-Start `ddim sweep --out SWEEP` in other terminals to work on the same sweep. If a worker dies, another one
+Start `ddim sweep --out SWEEP` in other terminals to work on the same sweep. If a worker dies, another worker
 resumes its trial after a minute. The queue of trials is a SQLite file in the folder. Workers on several
 machines share the folder and need a database server for the queue:
   --storage postgresql+psycopg://user@host/database     PostgreSQL; pip install 'ddim[postgres]'
   --storage mysql+pymysql://user@host/database          MySQL; pip install pymysql
-sweep.json keeps this address without its password. Workers that join need --storage only if it has one.
+sweep.json keeps this address without its password. Workers that join need --storage only for a password.
 
 --search lets Optuna propose values from the outcomes so far. It minimises the KID with --evaluate, else the
 image_mae of validation images, which is not comparable between schedules or pixel scalings. All trials are

@@ -11,7 +11,8 @@ def format_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: in
     Args:
         head: the names of the columns.
         rows: the cells; each row has one for each column.
-        numbers: index of the first column that is aligned right, as are all after it; None aligns all left.
+        numbers: index of the first column of numbers; it and later columns are aligned right. None aligns all
+            columns left.
     """
     from rich.console import Console
     from rich.table import Table
@@ -22,7 +23,7 @@ def format_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: in
         table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="crop")
     for row in rows:
         table.add_row(*row)
-    # Wide enough for any table: a path that is cut short cannot be copied.
+    # The console is wide enough for any table, because a path that is cut short cannot be copied.
     console = Console(width=10**5, color_system=None, markup=False, highlight=False, emoji=False)
     with console.capture() as capture:
         console.print(table)

@@ -24,8 +24,8 @@ _EPILOG = """recipes:
 {recipes}
 
 Every field of a recipe is an option, such as --optim.lr 3e-4, --data.flip false or --schedule linear
---schedule.clip powers. `ddim train --help-recipe fast` explains the fields, and `ddim train --help-recipe
-schedule` the kinds of one of them, each with its own fields.
+--schedule.clip powers. `ddim train --help-recipe fast` explains the fields. `ddim train --help-recipe
+schedule` explains the values of the field `schedule`, each with its own fields.
 
 examples:
   ddim train photos/ --minutes 30
@@ -34,7 +34,7 @@ examples:
   ddim train photos/ --data.labels yes   one folder for each class; then ddim sample RUN --label NAME
   ddim train photos/ --resume            after Ctrl-C: continues exactly where the run stopped
   ddim train new/photos/ --resume        the same, after the images have moved
-  ddim train mine.py:images --net mine.py:Net   parts of your own; then ddim sample RUN --own mine.py
+  ddim train mine.py:images --net mine.py:Net   your own components; then ddim sample RUN --own mine.py
   ddim train --resume --out RUN --more 20   train a finished run 20 minutes longer; or --images N
 """
 
@@ -68,7 +68,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE.py:NAME",
-        help="a callback of your own; may be repeated",
+        help="your own callback, a class or an instance; may be repeated",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     add_threads_option(
@@ -86,7 +86,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="fast",
         metavar="NAME",
-        help="list the fields of a recipe and exit; NAME may also be a field, such as sampler, for its kinds",
+        help="list the fields of a recipe and exit; if NAME is a field, such as sampler, list its values",
     )
 
 
@@ -94,7 +94,7 @@ def _add_resuming(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue the run in --out, or the newest run with these options, or start a new one",
+        help="continue the run in --out, or the newest run with these options, or start a new run",
     )
     parser.add_argument(
         "--more", type=float, metavar="M", help="with --resume: train M minutes longer than planned"
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     """Train and show the progress."""
     if args.help_recipe:
         return _help_recipe(args)
-    # Imported here, so that --help does not import torch.
+    # These imports are here, so that --help does not import torch.
     from ddim.cli.console import Console, say
     from ddim.training import Machine, resume, train
     from ddim.training.request import Request, find_resumable, separate_budget
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     if args.minutes is not None and args.images is not None:
         raise UserError("give --minutes or --images, not both")
     if args.resume and args.source:
-        raise UserError("--resume continues a run and --from starts a new one: give one of them")
+        raise UserError("--resume continues a run and --from starts a new run: give one of them")
     if not args.resume and (args.more is not None or args.restart):
         raise UserError(f"{'--restart' if args.restart else '--more'} is an option of --resume: give both")
     if args.more is not None and args.images is not None:
@@ -198,7 +198,7 @@ def _find_learning_rate(recipe: Recipe, machine: Machine, source: Path | None) -
 
 
 def _help_recipe(args: argparse.Namespace) -> int:
-    """Print the fields of a recipe, or of each kind that one of its fields can have."""
+    """Print the fields of a recipe, or the values of one field with the fields of each value."""
     import inspect
 
     from ddim.runs.codec import override
@@ -222,7 +222,7 @@ def _help_recipe(args: argparse.Namespace) -> int:
 
 
 def _format_field(row: tuple[str, str, str, str]) -> str:
-    """Return a field with its value, and its meaning and possible values beside it."""
+    """Return a field with its value, and its meaning and valid values beside it."""
     path, value, possible, meaning = row
     left, indent = f"  --{path} {value}", " " * 38
     text = f"{meaning.replace('None', 'none')} [{possible}]"
