@@ -61,12 +61,12 @@ def table() -> str:
         "",
         "Written by `python benchmarks/orders.py`. "
         "Each cell shows the slope of the log error over the log step for "
-        f"{', '.join(map(str, LEVELS[:-1]))} and {LEVELS[-1]} levels: that of the last state / that of the "
+        f"{', '.join(map(str, LEVELS[:-1]))} and {LEVELS[-1]} times: for the last state / for the "
         f"sample. The model is a mixture of Gaussians under {schedule}, from t = 1 to {END}, in float64. The "
-        f"last column is the error at {LEVELS[-1]} uniform levels. A slope above the order comes from an "
+        f"last column is the error at {LEVELS[-1]} uniform times. A slope above the order comes from an "
         "error that still changes its sign.",
         "",
-        "| sampler | order | NFE at 20 levels | " + " | ".join(GRIDS) + " | error |",
+        "| sampler | order | NFE at 20 times | " + " | ".join(GRIDS) + " | error |",
         "|---" * (len(GRIDS) + 4) + "|",
     ]
     for name, (sampler, order) in SAMPLERS.items():
