@@ -99,7 +99,7 @@ def test_the_best_of_comparable_numbers_is_marked(tmp_path):
         Cell("not comparable"),
     ]
     assert "Not comparable: 0.001, evaluated with different number of samples (50)." in notes
-    assert any("1,000 samples of each run against 700 images" in note for note in notes)
+    assert any("1,000 samples of each run with 700 images" in note for note in notes)
 
 
 def test_a_note_says_which_numbers_come_from_some_of_the_runs(tmp_path):
