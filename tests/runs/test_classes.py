@@ -357,7 +357,9 @@ def test_recipes_that_cannot_use_classes_are_refused_in_one_sentence():
         UserError, match="two class folders or more, and no image outside these: blossoms:40 is not sorted"
     ):
         count_classes(LABELLED, tiny.images(8))
-    with pytest.raises(UserError, match="net.classes must be 2, the class folders of blossoms:40, .* got 5"):
+    with pytest.raises(
+        UserError, match="net.classes must be 2, the number of class folders of blossoms:40, .* 5"
+    ):
         count_classes(override(LABELLED, {"net.classes": 5}), coloured())
     with pytest.raises(UserError, match="data.unlabelled must be at least 0 and less than 1, got 1"):
         override(LABELLED, {"data.unlabelled": 1})

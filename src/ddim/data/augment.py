@@ -1,8 +1,8 @@
 """Non-leaking augmentation: the network is conditioned on the transformation of each training image.
 
-Sampling uses labels of zero, no transformation, so samples are not augmented. This follows Karras et al.
-2022, appendix F.2, with the geometric transformations of Karras et al. 2020, appendix B. The labels of an
-image determine its transformation; a label is zero if its transformation was not applied:
+Sampling uses labels of zero, which mean no transformation, so samples are not augmented. This follows Karras
+et al. 2022, appendix F.2, with the geometric transformations of Karras et al. 2020, appendix B. The labels of
+an image determine its transformation; a label is zero if its transformation was not applied:
 
     0     1 if mirrored left to right
     1     1 if mirrored top to bottom

@@ -165,7 +165,7 @@ def summarise_metrics(configuration: Configuration, common: Conditions | None) -
 
 
 def other_conditions(configuration: Configuration, common: Conditions) -> list[Conditions]:
-    """Return the conditions of the newest evaluations of counted runs that have none under `common`."""
+    """Return the conditions of the newest evaluations of counted runs not evaluated under `common`."""
     missed = [run for run in configuration.counted if newest_record(run, common) is None]
     found = (evaluation_conditions(rec, run.recipe) for run in missed if (rec := newest_record(run)))
     return list(dict.fromkeys(found))

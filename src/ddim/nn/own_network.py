@@ -19,7 +19,8 @@ class OwnNetwork:
 
     Args:
         given: a module with its initial weights; or a class or function that returns a module when it is
-            called without arguments. The seed of the run then determines the initial weights.
+            called without arguments. For a class or function, the seed of the run determines the initial
+            weights.
 
     Raises:
         UserError: if a call of `given` does not return a module.

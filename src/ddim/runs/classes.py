@@ -43,8 +43,8 @@ def count_classes(recipe: Recipe, images: Images) -> Recipe:
     count, given = len(images.classes), recipe.net.classes
     if given not in (0, count):
         raise UserError(
-            f"net.classes must be {count}, the class folders of {source}, or left out, got {given}; weights "
-            "of a run with other classes can be trained further with --data.labels no"
+            f"net.classes must be {count}, the number of class folders of {source}, or left out, got {given}"
+            "; weights of a run with other classes can be trained further with --data.labels no"
         )
     if given == count:
         return recipe

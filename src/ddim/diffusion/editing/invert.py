@@ -105,7 +105,15 @@ def _extrapolate(log_snr: Tensor, past: Sequence[tuple[Tensor, Tensor]]) -> Tens
 
 @torch.no_grad()
 def restore(denoise: Denoiser, latent: Tensor, times: Times) -> Tensor:
-    """Restore images (B, C, H, W), in model units, from latents at times[0] by DDIM: x / alpha at the end."""
+    """Restore images (B, C, H, W), in model units, from their latents by DDIM.
+
+    The result is x / alpha at the last time, because `invert` starts there without noise.
+
+    Args:
+        denoise: the model.
+        latent: the latents (B, C, H, W) at times[0].
+        times: the decreasing times (N,) with which the latents were found.
+    """
     times = as_double(times)
     end = last_state(DDIM()(denoise, latent, times, Noise(range(len(latent)))))
     return end.x / denoise.schedule(times[-1]).over(latent).alpha
