@@ -55,6 +55,17 @@ class Interrupted(Exception):  # noqa: N818
         self.exit_code = 128 + signal_number
 
 
+class OtherProcessFailed(RuntimeError):  # noqa: N818 (an event, not a mistake of this process)
+    """Another process of the command failed first, and has said why; this process only ends.
+
+    The exit code is that of the other process.
+    """
+
+    def __init__(self, sentence: str, exit_code: int) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
 def check_positive(owner: str, **values: float) -> None:
     """Check that every value is above 0.
 

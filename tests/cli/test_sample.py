@@ -108,7 +108,7 @@ def test_files_are_those_of_all_samples_at_once(run, tmp_path):
 
 
 def test_samples_are_written_and_freed_before_the_next_batch(run, tmp_path, monkeypatch):
-    size, sound = load(run).runtime.micro_batch, sample_folder.generate
+    size, sound = load(run).runtime.micro_batch, sample_folder.generate_shared
     out, seen = tmp_path / "a", []
 
     def noting(trained, seeds, *args, **options):
@@ -119,7 +119,7 @@ def test_samples_are_written_and_freed_before_the_next_batch(run, tmp_path, monk
         seen.append((weakref.ref(images), len(seeds), there, alive))
         return images, nfe
 
-    monkeypatch.setattr(sample_folder, "generate", noting)
+    monkeypatch.setattr(sample_folder, "generate_shared", noting)
     monkeypatch.setattr(sample_folder, "SHOWN", 9)
     files = sample_files(run, out, "-n", 4 * size + 1, "--steps", 2, "--film")
     assert [count for _, count, *_ in seen] == [size] * 4 + [1]
@@ -132,7 +132,7 @@ def test_samples_are_written_and_freed_before_the_next_batch(run, tmp_path, monk
 
 
 def test_a_stopped_command_is_finished_by_the_same_command(run, tmp_path, monkeypatch, command, refused):
-    size, sound = load(run).runtime.micro_batch, sample_folder.generate
+    size, sound = load(run).runtime.micro_batch, sample_folder.generate_shared
     words = ["-n", size + 2, "--steps", 2]
 
     made = []
@@ -143,7 +143,7 @@ def test_a_stopped_command_is_finished_by_the_same_command(run, tmp_path, monkey
             raise KeyboardInterrupt
         return sound(trained, seeds, *args, **options)
 
-    monkeypatch.setattr(sample_folder, "generate", stopping)
+    monkeypatch.setattr(sample_folder, "generate_shared", stopping)
     command("sample", run, "--out", tmp_path / "a", *words, code=130)
     assert len(list((tmp_path / "a").glob("0*.png"))) == size
     assert json.loads((tmp_path / "a" / "record.json").read_text())["seeds"] == []
@@ -160,13 +160,13 @@ def test_a_stopped_command_is_finished_by_the_same_command(run, tmp_path, monkey
 
 def test_only_missing_and_damaged_samples_are_made(run, tmp_path, monkeypatch, command):
     words = ["-n", 6, "--steps", 2, "--film"]
-    whole, sound, made = sample_files(run, tmp_path / "a", *words), sample_folder.generate, []
+    whole, sound, made = sample_files(run, tmp_path / "a", *words), sample_folder.generate_shared, []
 
     def noting(trained, seeds, *args, **options):
         made.extend(seeds)
         return sound(trained, seeds, *args, **options)
 
-    monkeypatch.setattr(sample_folder, "generate", noting)
+    monkeypatch.setattr(sample_folder, "generate_shared", noting)
     said = command("sample", run, "--out", tmp_path / "a", *words).out
     assert said.startswith("6 images, of which 6 were there before, 2 network evaluations each: ")
     assert made == []

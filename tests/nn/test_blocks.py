@@ -7,6 +7,7 @@ from ddim.nn.blocks import (
     ExactConv2d,
     apply_padded,
     draw_mask,
+    hash_mask,
     opaque_upsample_2x,
     self_attention,
     upsample_2x,
@@ -108,12 +109,38 @@ def test_dropout_scales_what_it_keeps_and_drops_numbers_independently(p, layout)
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 1, 1, 1), (1, 2, 1, 2), (1, 1, 5, 1), (2, 3, 4, 5)])
 def test_dropout_works_at_any_size_and_in_training_only(shape):
     x = torch.ones(shape)
-    torch.library.opcheck(draw_mask, (torch.tensor(7), list(shape), 2**15))
+    torch.library.opcheck(draw_mask, (torch.tensor(7), torch.arange(shape[0]), list(shape), 2**15))
     with torch.random.fork_rng(devices=[]):
         assert Dropout(0.9)(x).shape == x.shape
         assert not Dropout(1.0)(x).any()
     for layer in (Dropout(0.9).eval(), Dropout(0.0)):
         assert torch.equal(layer(x), x)
+
+
+@pytest.mark.parametrize("draw", [draw_mask, hash_mask])
+def test_the_mask_of_an_image_depends_on_its_row_and_not_on_the_rest_of_the_batch(draw):
+    seed, rows, shape = torch.tensor(2**32 - 2), torch.arange(6), [3, 4, 5]
+    whole = draw(seed, rows, [6, *shape], 2**15)
+    assert torch.equal(draw(seed, rows[1::2], [3, *shape], 2**15), whole[1::2])
+    assert len({tuple(mask.flatten().tolist()) for mask in whole}) == 6
+    assert not torch.equal(draw(torch.tensor(3), rows, [6, *shape], 2**15), whole)
+
+
+def test_hashed_masks_are_as_random_as_drawn_ones():
+    """The share of zeros, neighbours within an image, and equal places of neighbouring rows and seeds."""
+    p, n = 0.25, 64 * 8 * 16 * 16
+    zeros = [
+        1 - hash_mask(torch.tensor(seed), torch.arange(64), [64, 8, 16, 16], 2**14).double()
+        for seed in (5, 6)
+    ]
+    drops = zeros[0].permute(0, 2, 3, 1)
+    assert drops.mean().item() == pytest.approx(p, abs=4 * (p * (1 - p) / n) ** 0.5)
+    flat, other = drops.reshape(64, -1), zeros[1].permute(0, 2, 3, 1).reshape(64, -1)
+    pairs = [(flat[:, lag:], flat[:, :-lag]) for lag in (1, 2, 3, 8, 128)]
+    pairs += [(flat[1:], flat[:-1]), (flat, other)]
+    for one, two in pairs:
+        both = ((one - p) * (two - p)).mean().item() / (p * (1 - p))
+        assert abs(both) < 4 / one.numel() ** 0.5
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is")  # of the compiler itself

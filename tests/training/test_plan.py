@@ -6,6 +6,7 @@ import types
 import pytest
 
 import ddim.training.budget
+import ddim.training.fit
 import ddim.training.run
 import tiny
 from ddim.runs import checkpoint
@@ -76,7 +77,7 @@ class Clock(Callback):
 def clock(monkeypatch):
     ticking = Clock()
     module = types.SimpleNamespace(monotonic=lambda: ticking.now, perf_counter=lambda: ticking.now)
-    for part in (ddim.training.run, ddim.training.budget):
+    for part in (ddim.training.run, ddim.training.fit, ddim.training.budget):
         monkeypatch.setattr(part, "time", module)
     return ticking
 

@@ -14,18 +14,28 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ddim import __version__
 from ddim.cli.output import add_output_options
 from ddim.cli.own import name_own_parts, take_own
 from ddim.cli.streams import drop_unread_output
-from ddim.errors import FULL_DISK, Interrupted, NoSpace, NotFinite, UserError, suggest
+from ddim.errors import (
+    FULL_DISK,
+    Interrupted,
+    NoSpace,
+    NotFinite,
+    OtherProcessFailed,
+    UserError,
+    suggest,
+)
 from ddim.nn.allocator import keep_freed_memory
 from ddim.nn.cores import wait_briefly
+from ddim.nn.launch import count_launched, read_rank
 from ddim.runs.signals import Stopped, stop_on_signals
 
 GROUPS = {
@@ -62,6 +72,9 @@ GROUPS = {
     },
 }
 """The commands with their descriptions, in the groups of the overview."""
+
+SHARED = ("train", "sample", "evaluate")
+"""The commands whose work several processes can share."""
 
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
 
@@ -187,21 +200,36 @@ def _run_command(argv: list[str]) -> int:
         # Options may stand between positional arguments; argparse cannot do that with subcommands.
         parse = parser.parse_args if parser.commands else parser.parse_intermixed_args
         args = parse(words, argparse.Namespace(fields=fields, options=parser.options))
-        keep_freed_memory()
-        with stop_on_signals(), ExitStack() as stack:
-            if args.quiet:
-                nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-                stack.enter_context(redirect_stderr(nowhere))
-            stack.enter_context(_plain_warnings())
-            if getattr(args, "threads", None) is not None:
-                from ddim.nn.runtime import limit_threads
-
-                stack.enter_context(limit_threads(args.threads))
-            return command.run(args)
+        return _call(command, name, args)
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
         return _report(error)
+
+
+def _call(command: ModuleType, name: str, args: argparse.Namespace) -> int:
+    """Run a command with its arguments, and return its exit code."""
+    keep_freed_memory()
+    rank = read_rank()
+    with stop_on_signals(), ExitStack() as stack:
+        if count_launched() > 1:
+            if name not in SHARED:
+                text = f"ddim {name} runs in one process: call it without torchrun"
+                raise OtherProcessFailed(text, UserError.exit_code) if rank else UserError(text)
+            from ddim.nn.processes import join_processes
+
+            stack.enter_context(join_processes())
+        if args.quiet or rank:
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(redirect_stderr(nowhere))
+            if rank:
+                stack.enter_context(redirect_stdout(nowhere))
+        stack.enter_context(_plain_warnings())
+        if getattr(args, "threads", None) is not None:
+            from ddim.nn.runtime import limit_threads
+
+            stack.enter_context(limit_threads(args.threads))
+        return command.run(args)
 
 
 @contextmanager
@@ -286,13 +314,18 @@ def check_fields(args: argparse.Namespace, command: str, *allowed: str) -> None:
 
 def _report(error: BaseException) -> int:
     """Print an error as one sentence and return its exit code."""
+    # What ends all processes in the same way is not said of one.
+    alike = isinstance(error, Interrupted | Stopped)
+    who = f"process {read_rank()}: " if read_rank() and not alike else ""
+    if isinstance(error, OtherProcessFailed):
+        return error.exit_code
     if isinstance(error, UserError | NotFinite | NoSpace | Interrupted | Stopped):
-        sys.stderr.write(f"ddim: {error}\n")
+        sys.stderr.write(f"ddim: {who}{error}\n")
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return _report(Stopped(signal.SIGINT))
     message = " ".join(str(error).split())
-    sys.stderr.write(f"ddim: {type(error).__name__}: {message} (--debug shows the traceback)\n")
+    sys.stderr.write(f"ddim: {who}{type(error).__name__}: {message} (--debug shows the traceback)\n")
     return NoSpace.exit_code if isinstance(error, OSError) and error.errno in FULL_DISK else 1
 
 

@@ -106,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.evaluation.subject import Samples, is_run
     from ddim.metrics.catalogue import DEFAULT
     from ddim.metrics.features import load_extractor
+    from ddim.nn.processes import current_processes
 
     given = {name: getattr(args, name) for name in _OF_RUNS if getattr(args, name) is not None}
     if (names := [*given, *args.fields]) and not is_run(Path(args.source)):
@@ -134,7 +135,8 @@ def run(args: argparse.Namespace) -> int:
             progress=progress,
             announce=say,
         )
-    print_result(args, read_result(found.folder), "\n".join(_lines(found)))
+    if current_processes().leads:
+        print_result(args, read_result(found.folder), "\n".join(_lines(found)))
     return 0
 
 

@@ -91,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
     check_fields(args, "sample", *SAMPLING_FIELDS)
     # These imports are here, so that --help does not import torch.
     from ddim.cli.console import ProgressDisplay
+    from ddim.nn.processes import current_processes
     from ddim.plots.pictures import split_sheet
     from ddim.plots.preview import arrange_preview, can_preview, render_preview
     from ddim.runs.classes import find_label
@@ -113,6 +114,8 @@ def run(args: argparse.Namespace) -> int:
             output=output,
             progress=progress,
         )
+    if not current_processes().leads:
+        return 0
     if can_preview(sys.stderr):
         shape, columns = pipeline.model.shape, shutil.get_terminal_size().columns
         samples = split_sheet(written.sheet, shape.height, shape.width)[: len(seeds)]

@@ -13,8 +13,10 @@ from ddim.cli.machine import add_threads_option
 from ddim.cli.output import print_result
 from ddim.cli.own import load_callback, load_own, names_own
 from ddim.errors import UserError
+from ddim.nn.launch import count_restarts
 
 if TYPE_CHECKING:
+    from ddim.cli.console import Console
     from ddim.runs.recipe import Recipe
     from ddim.training import Callback, Machine
 
@@ -112,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
         return _help_recipe(args)
     # These imports are here, so that --help does not import torch.
     from ddim.cli.console import Console, say
+    from ddim.nn.processes import current_processes
     from ddim.training import Machine, resume, train
     from ddim.training.request import Request, find_resumable, separate_budget
     from ddim.training.resumption import set_aside
@@ -129,19 +132,22 @@ def run(args: argparse.Namespace) -> int:
     request = Request(args.recipe, _fields(args), args.source, machine, args.find_lr)
     own = load_own(args.data) if names_own(args.data) else None
     hooks = [load_callback(text) for text in args.callback]
-    why = ""
-    if args.resume:
+    why, processes, restarted = "", current_processes(), count_restarts() > 0
+    if args.resume or restarted:
         request, images = separate_budget(request, args.out)
-        folder, why = find_resumable(request, args.out)
+        # Process 0 looks, because the others may be on machines that do not see the folder.
+        folder, why = processes.broadcast(find_resumable(request, args.out) if processes.leads else None)
         if folder is not None:
-            if args.restart and (aside := set_aside(folder)):
+            if processes.leads and args.restart and (aside := set_aside(folder)):
                 say(f"starting again; the old log is in {aside}")
             with Console() as console:
                 data, given = args.data if own is None else own, [*hooks, console]
-                longer = {"more": args.more, "images": images}
-                resume(folder, **longer, data=data, callbacks=given, progress=console.preparing)
-            console.done(folder)
-            return _print_run(args, folder)
+                # A budget that was raised before the restart is not raised again.
+                more, images = (None, None) if restarted else (args.more, images)
+                resume(
+                    folder, more=more, images=images, data=data, callbacks=given, progress=console.preparing
+                )
+            return _end(args, console, folder)
     recipe = request.build_recipe()
     if own is not None:
         recipe = use_data(recipe, own, keep_size=args.size is None)
@@ -161,15 +167,17 @@ def run(args: argparse.Namespace) -> int:
             callbacks=[*drawings, *hooks, console],
             progress=console.preparing,
         )
-    console.done(folder)
-    return _print_run(args, folder)
+    return _end(args, console, folder)
 
 
-def _print_run(args: argparse.Namespace, folder: Path) -> int:
-    """Print the run folder on standard output, with --json its state and errors too."""
+def _end(args: argparse.Namespace, console: Console, folder: Path) -> int:
+    """Say how the training ended, and print the run folder; with --json its state and errors too."""
     from ddim.experiments.index import read_run, run_record
+    from ddim.nn.processes import current_processes
 
-    print_result(args, run_record(read_run(folder)), str(folder))
+    if current_processes().leads:
+        console.done(folder)
+        print_result(args, run_record(read_run(folder)), str(folder))
     return 0
 
 

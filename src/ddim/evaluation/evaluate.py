@@ -34,6 +34,7 @@ from ddim.files import (
 )
 from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS
 from ddim.metrics.features import Extractor, load_extractor, write_npy_header
+from ddim.nn.processes import current_processes, join_processes
 from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.runs.folder import check_unused, make_numbered_folder
 from ddim.runs.image_features import ImageSet, compute_features
@@ -125,18 +126,33 @@ def evaluate_source(
         progress: called while images are decoded and sampled, and while features are computed.
         announce: called with `Subject.summary` before the work.
     """
-    extractor, out = extractor or load_extractor(), None if out is None else Path(out)
-    if out is not None:
-        check_unused(out)
-    subject = open_subject(source, samples, reference, progress)
-    announce(subject.summary)
-    return evaluate_subject(subject, extractor, out, progress)
+    out = None if out is None else Path(out)
+    with join_processes() as processes:
+        extractor = extractor or processes.local_first("extractor", load_extractor)
+        if out is not None and processes.leads:
+            check_unused(out)
+        subject = open_subject(source, samples, reference, progress)
+        announce(subject.summary)
+        return evaluate_subject(subject, extractor, out, progress)
 
 
 def evaluate_subject(
     subject: Subject, extractor: Extractor, out: Path | None, progress: Progress
 ) -> Evaluation:
-    """Evaluate images that were opened; see `evaluate`."""
+    """Evaluate images that were opened; see `evaluate`. Several processes share the sampling."""
+    processes = current_processes()
+    if processes.leads:
+        return processes.broadcast(_evaluate_as_lead(subject, extractor, out, progress))
+    if subject.sampled:
+        for _ in subject.parts(extractor, SHOWN):
+            pass
+    return processes.broadcast(None)
+
+
+def _evaluate_as_lead(
+    subject: Subject, extractor: Extractor, out: Path | None, progress: Progress
+) -> Evaluation:
+    """Evaluate images in process 0, which alone computes metrics and writes files."""
     selected = subject.reference
     of_reference = f"the reference, {selected.part} of {selected.source},"
     for count, what in ((subject.count, subject.source), (len(selected.which), of_reference)):

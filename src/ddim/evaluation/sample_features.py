@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ddim.files import cache_folder, make_folder, remove_leftovers, write_atomic
 from ddim.metrics.features import Extractor
+from ddim.nn.processes import current_processes
 from ddim.runs.classes import Label
 from ddim.runs.generate import sample_uint8, split_into_parts
 from ddim.runs.image_features import BATCH, unwritable_cache
@@ -77,6 +78,8 @@ class SampledParts:
     def __call__(self, extractor: Extractor, shown: int) -> Iterator[Part]:
         """Yield the parts in the order of the seeds; the parts of the first `shown` samples have images.
 
+        Several processes share the parts, and each yields all of them.
+
         Raises:
             UserError: if the cache folder cannot be written.
         """
@@ -86,13 +89,20 @@ class SampledParts:
         except OSError as error:
             raise unwritable_cache(folder, error) from None
         remove_leftovers(folder)
-        for seeds in split_into_parts(self.pipeline, self.seeds, BATCH):
-            path, pictured = folder / f"{seeds[0]}-{len(seeds)}", seeds[0] - self.seeds[0] < shown
-            part = _read(path)
-            if part is None or (pictured and part.images is None):
-                part = self._make(seeds, extractor)
-                _keep(path, part, pictured)
-            yield part
+        processes = current_processes()
+        parts = [*split_into_parts(self.pipeline, self.seeds, BATCH)]
+        for first in range(0, len(parts), processes.count):
+            mine = processes.share(parts[first : first + processes.count])
+            yield from processes.interleave([self._open(seeds, extractor, folder, shown) for seeds in mine])
+
+    def _open(self, seeds: Sequence[int], extractor: Extractor, folder: Path, shown: int) -> Part:
+        """Return the part of these seeds from the cache folder; make and keep it if it is not there."""
+        path, pictured = folder / f"{seeds[0]}-{len(seeds)}", seeds[0] - self.seeds[0] < shown
+        part = _read(path)
+        if part is None or (pictured and part.images is None):
+            part = self._make(seeds, extractor)
+            _keep(path, part, pictured)
+        return part
 
     def _make(self, seeds: Sequence[int], extractor: Extractor) -> Part:
         began = time.monotonic()

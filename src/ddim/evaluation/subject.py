@@ -111,6 +111,11 @@ class Subject:
     fingerprint: str | None = None
 
     @property
+    def sampled(self) -> bool:
+        """Whether the images are sampled now, and not read."""
+        return isinstance(self.parts, SampledParts)
+
+    @property
     def summary(self) -> str:
         """One line about the images and the images with which they are compared."""
         of = self.reference

@@ -53,42 +53,94 @@ SIXTEEN = 2**16
 
 
 class Dropout(nn.Dropout):
-    """Dropout (Srivastava et al. 2014) with masks that are cheaper than torch's on a CPU; see `draw_mask`.
+    """Dropout (Srivastava et al. 2014) whose mask for an image does not depend on the rest of the batch.
 
-    On a CPU the probability is rounded to a multiple of 2^-16, and the output is in channels_last format.
+    So a part of a batch gets the masks that it has in the whole batch: with gradient accumulation, and in
+    each process of a training. The probability is rounded to a multiple of 2^-16.
+
+    Attributes:
+        rows: number of each image in the batch of the step, (B,) int64; training sets it, see `number_rows`.
     """
+
+    rows: Tensor | None = None
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
         """Apply dropout to (B, C, H, W); the shape stays the same."""
         dropped = round(self.p * SIXTEEN)
-        if not self.training or not 0 < dropped < SIXTEEN or input.device.type != "cpu":
+        if not self.training or not 0 < dropped < SIXTEEN:
             return super().forward(input)
+        rows = torch.arange(len(input)) if self.rows is None else self.rows
         # Like all dropout it uses the global generator, which training seeds at each step. 32 bits suffice,
         # because a CPU generator uses only 32 bits of its seed.
-        mask = draw_mask(torch.randint(2**32, ()), list(input.shape), dropped)
+        seed = torch.randint(2**32, (), device=input.device)
+        draw = draw_mask if input.device.type == "cpu" else hash_mask
+        mask = draw(seed, rows.to(input.device), list(input.shape), dropped)
         return torch.where(mask, input * (SIXTEEN / (SIXTEEN - dropped)), 0)
+
+
+def number_rows(net: nn.Module, rows: Tensor) -> None:
+    """Tell all dropout layers of a network which images of the batch their next inputs are.
+
+    Args:
+        net: the network.
+        rows: number of each image in the whole batch, (B,) int64.
+    """
+    for layer in net.modules():
+        if isinstance(layer, Dropout):
+            layer.rows = rows
 
 
 # A custom operation is opaque to torch.compile, whose own random masks take a tenth of a training step of
 # DDPM's network. Since the mask is a function of a seed, the backward pass can recompute it, and two masks of
 # the same shape are not merged.
 @torch.library.custom_op("ddim::draw_mask", mutates_args=(), device_types="cpu")
-def draw_mask(seed: Tensor, shape: list[int], dropped: int) -> Tensor:
+def draw_mask(seed: Tensor, rows: Tensor, shape: list[int], dropped: int) -> Tensor:
     """Draw a mask (B, C, H, W), channels_last, whose entries are False with probability `dropped` / 2^16.
 
-    Each random number of 64 bits determines four entries.
+    The mask of an image is a function of `seed` and its row. Four entries share a random number of 64 bits.
+
+    Args:
+        seed: scalar, int64.
+        rows: number of each image in the batch, (B,) int64.
+        shape: B, C, H, W.
+        dropped: see above.
     """
     b, c, h, w = shape
-    numbers = b * c * h * w
-    draws = torch.empty(-(-numbers // 4), dtype=torch.int64)
-    draws.random_(-(2**63), None, generator=torch.Generator().manual_seed(int(seed)))
-    flat = draws.view(torch.int16)[:numbers] >= dropped - SIXTEEN // 2
+    numbers = c * h * w
+    draws = torch.empty(b, -(-numbers // 4), dtype=torch.int64)
+    for draw, row in zip(draws, rows.tolist(), strict=True):
+        draw.random_(-(2**63), None, generator=torch.Generator().manual_seed((int(seed) + row) % 2**32))
+    flat = draws.view(torch.int16)[:, :numbers] >= dropped - SIXTEEN // 2
     return flat.view(b, h, w, c).permute(0, 3, 1, 2)
 
 
 draw_mask.register_fake(
-    lambda seed, shape, dropped: seed.new_empty(shape, dtype=torch.bool).to(memory_format=torch.channels_last)
+    lambda seed, rows, shape, dropped: seed.new_empty(shape, dtype=torch.bool).to(
+        memory_format=torch.channels_last
+    )
 )
+
+
+def hash_mask(seed: Tensor, rows: Tensor, shape: list[int], dropped: int) -> Tensor:
+    """Return a mask like `draw_mask`, with other entries, by operations that an accelerator does in parallel.
+
+    Each entry is a hash of the seed, the row and its place in the image: the 32-bit finaliser of
+    MurmurHash3 (Appleby 2016), applied twice.
+    """
+    b, c, h, w = shape
+    place = torch.arange(c * h * w, dtype=torch.int32, device=rows.device)
+    image = _mix(rows.to(torch.int32) * -1640531535 + seed.to(torch.int32))
+    numbers = _mix(_mix(place[None] + image[:, None]) + image[:, None])
+    flat = (numbers & (SIXTEEN - 1)) >= dropped
+    return flat.view(b, h, w, c).permute(0, 3, 1, 2)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Apply the finaliser of MurmurHash3 to int32 numbers; products wrap around."""
+    x = (x ^ (x >> 16 & 0xFFFF)) * -2048144789
+    x = (x ^ (x >> 13 & 0x7FFFF)) * -1028477387
+    return x ^ (x >> 16 & 0xFFFF)
+
 
 EXPLICIT_PIXELS = 512
 """Largest number of pixels for which attention in bf16 on a CPU computes the full matrix of scores."""

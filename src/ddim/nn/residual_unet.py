@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddim.errors import UserError, check_positive
+from ddim.nn.batch_norm import BatchNorm2d
 from ddim.nn.blocks import ExactConv2d, apply_padded, glorot_init, upsample_2x, zero_init
 from ddim.nn.embedding import Sinusoidal
 
@@ -69,7 +70,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         # Keras's momentum is 1 minus torch's momentum; Keras's `center` and `scale` are torch's `affine`.
         eps, momentum = (1e-3, 0.01) if keras else (1e-5, 0.1)
-        self.norm = nn.BatchNorm2d(channels, eps, momentum, affine=not keras)
+        self.norm = BatchNorm2d(channels, eps, momentum, affine=not keras)
         self.conv1 = nn.Conv2d(channels, out, 3, padding=1)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1)
         identity = keras and channels == out

@@ -18,6 +18,7 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Sampler, State, final_sample, initial_noise
 from ddim.errors import UserError, check_count
+from ddim.nn.processes import current_processes
 from ddim.plots.pictures import make_sheet, to_uint8
 from ddim.runs.classes import Label, assign_labels, find_label, guide
 from ddim.runs.codec import override
@@ -136,6 +137,33 @@ def generate(
     return torch.cat(images), nfe
 
 
+def generate_shared(
+    pipeline: Pipeline,
+    seeds: Sequence[int],
+    steps: int = 20,
+    *,
+    label: Label = None,
+    guidance: float = 1.0,
+    watch: Watch | None = None,
+    progress: Progress = ignore_progress,
+) -> tuple[Tensor, int]:
+    """Sample as `generate` does, with the micro-batches shared among all processes of the command.
+
+    Every process returns all images. They are bit-identical to those of one process. `watch` and `progress`
+    are called for the micro-batches of this process.
+    """
+    processes = current_processes()
+    mine = [seed for part in processes.share([*split_into_parts(pipeline, seeds)]) for seed in part]
+    size, nfe = pipeline.runtime.micro_batch, 0
+    parts: list[Tensor] = []
+    if mine:
+        images, nfe = generate(
+            pipeline, mine, steps, label=label, guidance=guidance, watch=watch, progress=progress
+        )
+        parts = [*images.split(size)]
+    return torch.cat(processes.interleave(parts)), processes.highest(nfe)[0]
+
+
 def sample_states(
     denoise: Denoiser, blank: Tensor, seeds: Sequence[int], times: Tensor, sampler: Sampler
 ) -> Iterator[State]:
@@ -240,6 +268,12 @@ class Film:
         mine = [k for k, seed in enumerate(seeds) if seed in self.seeds]
         if mine:
             self._parts.setdefault(state.t, []).append(self.pixels.leave(state.x[mine].float()).cpu())
+
+    def collect(self) -> None:
+        """Collect the states that the other processes of the command have added."""
+        processes = current_processes()
+        times = processes.broadcast(list(self._parts))
+        self._parts = {t: processes.interleave(self._parts.get(t, [])) for t in times}
 
     def frames(self) -> list[np.ndarray]:
         """Return one sheet of images (H, W, 3) uint8 for each time, from noise to samples."""

@@ -18,6 +18,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError
 from ddim.nn.ema import name_averages
+from ddim.nn.processes import current_processes
 from ddim.nn.runtime import Runtime, check_threads, choose_runtime, find_device
 from ddim.nn.unet import UNetSpec
 from ddim.runs import checkpoint
@@ -194,6 +195,23 @@ def load(
     model.net = runtime.compiled(model.net, frozen=True)
     loaded = LoadedCheckpoint(path, sha256, weights, state, Path(run))
     return LoadedRun(model, state.pixels, recipe, runtime, loaded)
+
+
+def check_same_weights(pipeline: Pipeline) -> None:
+    """Check that all processes of the command have loaded the same checkpoint.
+
+    Raises:
+        UserError: if another machine has another checkpoint of the run.
+    """
+    processes = current_processes()
+    found = pipeline.checkpoint if isinstance(pipeline, LoadedRun) else None
+    hashes = processes.gather(found and found.sha256)
+    if found and len({*hashes}) > 1:
+        rank = next(rank for rank, other in enumerate(hashes) if other != hashes[0])
+        raise UserError(
+            f"process {rank} has another checkpoint of {found.run} than process 0: copy the run to every "
+            "machine, or keep it on a shared drive"
+        )
 
 
 def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:

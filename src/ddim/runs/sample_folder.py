@@ -19,12 +19,13 @@ from PIL import Image
 from ddim.diffusion.noise import check_seeds
 from ddim.errors import UserError
 from ddim.files import read_json, write_json
+from ddim.nn.processes import current_processes
 from ddim.plots.pictures import check_zoom, enlarge, make_sheet, save_film, save_png, to_uint8
 from ddim.runs.classes import Label
 from ddim.runs.flat import flatten_as_text
 from ddim.runs.folder import make_output_folder
-from ddim.runs.generate import Film, generate, split_into_parts
-from ddim.runs.pipeline import LoadedRun
+from ddim.runs.generate import Film, generate_shared, split_into_parts
+from ddim.runs.pipeline import LoadedRun, check_same_weights
 from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import make_record, sample_conditions, sampling_record
 from ddim.runs.recipe_checks import check_label
@@ -102,7 +103,55 @@ def write_samples(
     """
     check_seeds(seeds)
     check_label(pipeline.recipe, label, guidance)
+    check_same_weights(pipeline)
+    processes = current_processes()
     record = make_record("samples", sampling_record(pipeline, seeds, steps, 0, label, guidance), pipeline)
+    # Process 0 alone reads and writes the folder; the others may be on machines that do not see it.
+    todo = processes.broadcast(_plan(pipeline, seeds, output, record) if processes.leads else None)
+    frames, nfe, seconds = Film(pipeline.pixels, todo.shown), todo.there["nfe"], 0.0
+    watch = frames.add if todo.filming else None
+    done, together = len(seeds) - len(todo.missing), pipeline.runtime.micro_batch * processes.count
+    for part in split_into_parts(pipeline, todo.missing, together):
+        start, onward = time.monotonic(), continue_progress(progress, done, len(seeds))
+        images, nfe = generate_shared(
+            pipeline, part, steps, label=label, guidance=guidance, watch=watch, progress=onward
+        )
+        done += len(part)
+        seconds += time.monotonic() - start
+        for seed, pixels in zip(part, to_uint8(images), strict=True) if processes.leads else ():
+            save_png(todo.folder / f"{seed:05d}.png", pixels)
+    if todo.filming:
+        frames.collect()
+    if not processes.leads:
+        return processes.broadcast(None)
+    sheet = _draw(todo, pipeline, frames, output)
+    end = {"nfe": nfe, "seeds": sorted({*todo.there["seeds"], *seeds})}
+    end |= {"seconds": round(todo.there["seconds"] + seconds, 2)}
+    end |= {"film": todo.shown if output.film else todo.there["film"]}
+    write_json(todo.folder / RECORD, {**record, **end})
+    return processes.broadcast(Written(todo.folder, sheet, len(todo.missing), seconds, nfe))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a call of `write_samples` has to do.
+
+    Attributes:
+        folder: the folder of the samples.
+        there: what the record in it says about earlier calls.
+        shown: the seeds of the sheet and the film.
+        filming: whether the film must be made.
+        missing: the seeds whose samples must be made.
+    """
+
+    folder: Path
+    there: dict[str, Any]
+    shown: list[int]
+    filming: bool
+    missing: list[int]
+
+
+def _plan(pipeline: LoadedRun, seeds: Sequence[int], output: Output, record: dict[str, Any]) -> _Plan:
     folder, there = _open_folder(None if output.folder is None else Path(output.folder), record)
     shown = list(seeds[:SHOWN])
     filming = output.film and not (there["film"] == shown and (folder / FILM).is_file())
@@ -111,25 +160,16 @@ def write_samples(
     if not there["nfe"]:
         # A call that generated all samples was stopped before it recorded the NFE, so one is made again.
         missing = missing or shown[:1]
-    frames, nfe, seconds, done = Film(pipeline.pixels, shown), there["nfe"], 0.0, len(seeds) - len(missing)
-    watch = frames.add if filming else None
-    for part in split_into_parts(pipeline, missing):
-        start, onward = time.monotonic(), continue_progress(progress, done, len(seeds))
-        images, nfe = generate(
-            pipeline, part, steps, label=label, guidance=guidance, watch=watch, progress=onward
-        )
-        done += len(part)
-        seconds += time.monotonic() - start
-        for seed, pixels in zip(part, to_uint8(images), strict=True):
-            save_png(folder / f"{seed:05d}.png", pixels)
-    sheet = _make_sheet(folder, shown, pipeline)
-    save_png(folder / "grid.png", enlarge(sheet, output.zoom))
-    if filming:
-        save_film(folder / FILM, frames.frames(), zoom=output.zoom)
-    end = {"nfe": nfe, "seeds": sorted({*there["seeds"], *seeds}), "film": there["film"]}
-    end |= {"seconds": round(there["seconds"] + seconds, 2)} | ({"film": shown} if output.film else {})
-    write_json(folder / RECORD, {**record, **end})
-    return Written(folder, sheet, len(missing), seconds, nfe)
+    return _Plan(folder, there, shown, filming, missing)
+
+
+def _draw(todo: _Plan, pipeline: LoadedRun, frames: Film, output: Output) -> np.ndarray:
+    """Write the sheet and the film of a folder of samples, and return the sheet."""
+    sheet = _make_sheet(todo.folder, todo.shown, pipeline)
+    save_png(todo.folder / "grid.png", enlarge(sheet, output.zoom))
+    if todo.filming:
+        save_film(todo.folder / FILM, frames.frames(), zoom=output.zoom)
+    return sheet
 
 
 def _read_sample(folder: Path, seed: int, pipeline: LoadedRun) -> np.ndarray | None:

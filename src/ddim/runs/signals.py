@@ -71,9 +71,13 @@ def stop_on_signals() -> Iterator[None]:
 
 
 class Interrupts:
-    """Notes the first signal that arrives, and ends blocks of `at_once` with it."""
+    """Notes the first signal that arrives, and ends blocks of `at_once` with it.
 
-    def __init__(self) -> None:
+    `twice` is whether a second signal stops at once; it is told to the user.
+    """
+
+    def __init__(self, twice: bool = True) -> None:
+        self.twice = twice
         self.number: int | None = None
         self.inside = False
 
@@ -104,21 +108,28 @@ class Interrupts:
         self.number = number
         # The signal may have interrupted another write to stderr. A failure here must not prevent saving.
         with suppress(Exception):
-            sys.stderr.write("saving; a second signal stops at once\n")
+            sys.stderr.write(f"saving{'; a second signal stops at once' if self.twice else ''}\n")
         if self.inside:
             _stop_compilers()
             raise _BlockStopped
 
 
 @contextmanager
-def note_interrupts() -> Iterator[Interrupts]:
-    """Yield `Interrupts` that note the first signal of `STOPS`; the second has its usual effect."""
-    interrupts = Interrupts()
+def note_interrupts(twice: bool = True) -> Iterator[Interrupts]:
+    """Yield `Interrupts` that note the first signal of `STOPS`.
+
+    Args:
+        twice: whether the second signal has its usual effect. Under a launcher it has none: Ctrl-C reaches
+            each process twice there, from the terminal and from the launcher.
+    """
+    interrupts = Interrupts(twice)
 
     def note(number: int) -> None:
-        restore()
+        if twice:
+            restore()
         _ignore_hangups()
-        interrupts.note(number)
+        if interrupts.number is None:
+            interrupts.note(number)
 
     with handle_signals(note) as restore:
         yield interrupts

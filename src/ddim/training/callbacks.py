@@ -9,13 +9,10 @@ from ddim.data.batch import gather_batch
 from ddim.files import read_json
 from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.runs import checkpoint
-from ddim.runs.classes import choose_label
 from ddim.runs.codec import dump
 from ddim.runs.flat import ERRORS, flatten_as_text
 from ddim.runs.folder import REAL_IMAGES, RUN, record_in_run
-from ddim.runs.generate import generate
 from ddim.runs.log import RunLog
-from ddim.runs.pipeline import Pipeline
 from ddim.training.loop import Training
 
 
@@ -106,12 +103,7 @@ class SampleGrid(Callback):
 
     def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
-        report = training.recipe.report
-        with training.averaged() as model:
-            pipeline = Pipeline(model, training.pixels, training.recipe, training.runtime)
-            label = choose_label(training.recipe)
-            images, _ = generate(pipeline, range(report.grid), report.steps, label=label)
-        pixels = make_sheet(images)
+        pixels = make_sheet(training.samples)
         save_png(self.folder / f"step-{training.step:09d}.png", enlarge(pixels))
         self.log.image(training.step, "samples", pixels)
 

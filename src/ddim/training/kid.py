@@ -8,11 +8,11 @@ import numpy as np
 
 from ddim.errors import UserError
 from ddim.metrics.catalogue import LEAST
-from ddim.metrics.features import load_extractor
+from ddim.metrics.features import Extractor, load_extractor
 from ddim.metrics.kid import kid
 from ddim.runs.classes import choose_label
-from ddim.runs.generate import sample_uint8
-from ddim.runs.image_features import ImageSet, compute_features
+from ddim.runs.generate import sample_uint8, split_into_parts
+from ddim.runs.image_features import BATCH, ImageSet, compute_features
 from ddim.runs.pipeline import Pipeline
 from ddim.training.loop import Training
 
@@ -37,17 +37,25 @@ def prepare_kid(training: Training) -> MeasureKID:
             f"report.kid needs at least {LEAST} validation images, got {len(split.validation)}: "
             "raise data.validation"
         )
-    extractor = load_extractor()
-    reference = compute_features(
-        ImageSet(split.images, split.validation, recipe.data.source, "valid"), extractor
-    )
+    held_out = ImageSet(split.images, split.validation, recipe.data.source, "valid")
+
+    def prepare() -> tuple[Extractor, np.ndarray]:
+        extractor = load_extractor()
+        return extractor, compute_features(held_out, extractor)
+
+    extractor, reference = training.processes.local_first("reference", prepare)
 
     def measure() -> dict[str, float]:
+        label, processes = choose_label(recipe), training.processes
         with training.averaged() as model:
             pipeline = Pipeline(model, training.pixels, recipe, training.runtime)
-            samples = sample_uint8(pipeline, range(report.kid), report.steps, choose_label(recipe))
-            features = np.concatenate([extractor(batch).numpy() for batch, _ in samples])
-        found = kid(features, reference, subsets=1)
+            parts = processes.share([*split_into_parts(pipeline, range(report.kid), BATCH)])
+            features = [
+                extractor(batch).numpy()
+                for part in parts
+                for batch, _ in sample_uint8(pipeline, part, report.steps, label)
+            ]
+        found = kid(np.concatenate(processes.interleave(features)), reference, subsets=1)
         return {"kid": found.value, "kid_low": found.low, "kid_high": found.high}
 
     return measure

@@ -17,6 +17,10 @@ from ddim.diffusion.noise import DROPOUT, WEIGHTS, stream
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import NotFinite, UserError
 from ddim.nn import ema
+from ddim.nn.batch_norm import share_batch_norm
+from ddim.nn.blocks import number_rows
+from ddim.nn.processes import current_processes
+from ddim.nn.replica import Replica, replicate
 from ddim.nn.runtime import Runtime
 from ddim.runs.codec import dump
 from ddim.runs.pipeline import find_misfit
@@ -35,6 +39,10 @@ class Training:
     loss-aware time sampling, and `RunState`. All else is a function of the recipe's seed and of `step`: the
     order of the images, their mirroring, times (timesteps), noise and dropout.
 
+    With several processes (see `ddim.nn.processes`), each has the whole state, and trains on its part of each
+    batch. The parts, the gradients and the losses are those that one process would have, so that the states
+    stay equal.
+
     Args:
         recipe: the recipe of the run.
         split: its images, split.
@@ -48,12 +56,15 @@ class Training:
     ) -> None:
         self.recipe, self.split, self.pixels = recipe, split, pixels
         self.runtime, self.plan = runtime, plan
+        self.processes = current_processes()
         self.step, self.updates, self.not_finite = 0, 0, 0
         self.best: float | None = None
         self.stopped: str | None = None
         self.sums: dict[str, float] = {}
         # `due` is true while the validation of this step has not been made.
         self.due = False
+        # `samples` (n, C, H, W) are those of the EMA weights at the newest validation of this process.
+        self.samples = torch.empty(0)
         # `extended` is the budget in images before this process raised it.
         self.extended: int | None = None
         # A signal may interrupt a `stoppable` block at any instant, because it changes nothing that is saved.
@@ -62,9 +73,10 @@ class Training:
             torch.default_generator.set_state(stream("cpu", recipe.seed, WEIGHTS, 0).get_state())
             self.model = build_model(recipe, split.images.pixels.shape[-1])
         runtime.place(self.model)
+        share_batch_norm(self.model, self.processes.count)
         # `compiled` shares the weights of `model`, whose network is not compiled.
         self.compiled = Model(
-            runtime.compiled(self.model.net),
+            replicate(runtime.compiled(self.model.net), self.processes),
             recipe.schedule,
             recipe.predicts,
             recipe.conditioning,
@@ -174,18 +186,26 @@ class Training:
         batch = draw_batch(self.recipe, images, train, self.model, runtime.device, self.step, self.memory)
         bins = self.recipe.data.bins(self.pixels)
         losses = torch.zeros(o.batch, device=runtime.device)
-        total = torch.zeros((), device=runtime.device)
+        every, rank = o.accumulate * self.processes.count, self.processes.rank
         with seed_globally(runtime.device, self.recipe.seed, DROPOUT, self.step):
             for part in range(o.accumulate):
-                which = slice(part, None, o.accumulate)
+                # With one process or with many, a part has the images part, part + accumulate, ...
+                which = slice(part + o.accumulate * rank, None, every)
+                number_rows(self.model, torch.arange(o.batch)[which])
                 denoise, x0, t, eps = batch.part(which, self.compiled, self.pixels, runtime)
-                with runtime.precise():
-                    each = self.recipe.objective(denoise, x0, t, eps, bins)
-                    loss = (each * batch.weights[which].to(each)).mean() / o.accumulate
+                with self._exchange(last=part == o.accumulate - 1):
+                    with runtime.precise():
+                        each = self.recipe.objective(denoise, x0, t, eps, bins)
+                        loss = (each * batch.weights[which].to(each)).mean() / o.accumulate
+                    loss.backward()
                 losses[which] = each.detach()
-                loss.backward()
-                total += loss.detach()
-        return total, batch.times, losses
+        losses = self.processes.add(losses)
+        return (losses * batch.weights.to(losses)).mean(), batch.times, losses
+
+    def _exchange(self, *, last: bool) -> AbstractContextManager[None]:
+        """Return a context for a part of the batch; gradients are exchanged in that of the last part."""
+        net = self.compiled.net
+        return net.no_sync() if isinstance(net, Replica) and not last else nullcontext()
 
     @contextmanager
     def averaged(self) -> Iterator[Model]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +20,25 @@ PAUSE = 10
 """The time between two log lines counts as a pause if it is more than this many times the median."""
 
 
-def extend_budget(training: Training, folder: Path, more: float | None, images: int | None) -> None:
+@dataclass(frozen=True)
+class Larger:
+    """A larger budget that the user gives to a run.
+
+    Attributes:
+        more: minutes of training beyond the present budget, at the speed in the log of the run.
+        images: the new budget in images, in place of `more`.
+    """
+
+    more: float | None = None
+    images: int | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is one."""
+        return self.more is not None or self.images is not None
+
+
+def extend_budget(training: Training, folder: Path, larger: Larger) -> None:
     """Raise the budget of a restored run, save this in its newest checkpoint, and record it in run.json.
 
     The learning rate continues as if its decay had been planned over the new budget from the start.
@@ -28,13 +46,12 @@ def extend_budget(training: Training, folder: Path, more: float | None, images: 
     Args:
         training: the training, restored from its newest checkpoint.
         folder: the run folder.
-        more: minutes of training beyond the present budget, at the speed in the log of the run.
-        images: the new budget in images.
+        larger: the larger budget.
 
     Raises:
         UserError: if `images` is less than the present budget, or the speed is not known.
     """
-    old, batch = training.plan.total, training.recipe.optim.batch
+    old, batch, more, images = training.plan.total, training.recipe.optim.batch, larger.more, larger.images
     if old is None:
         raise UserError(
             f"run {folder} has not yet converted its {training.recipe.minutes:g} minutes to images: "

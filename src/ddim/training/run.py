@@ -4,38 +4,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ddim.errors import Interrupted, NotFinite, UserError
+from ddim.data import SplitImages
+from ddim.errors import UserError
 from ddim.files import TEMPORARY, read_json, write_json
+from ddim.nn.processes import current_processes, join_processes
 from ddim.nn.runtime import Runtime, check_runtime, find_device
 from ddim.runs import checkpoint
-from ddim.runs.codec import write_recipe
 from ddim.runs.folder import RUN, check_unused, make_run_folder
 from ddim.runs.lock import lock_folder
-from ddim.runs.log import RunLog
 from ddim.runs.own_parts import give_parts
 from ddim.runs.pipeline import load_state, read_run_recipe
 from ddim.runs.progress import Progress
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_training
-from ddim.runs.signals import note_interrupts
 from ddim.runs.state import RunState
-from ddim.training.budget import TimeBudget
-from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid
+from ddim.training.callbacks import Callback
 from ddim.training.display import split_progress
-from ddim.training.kid import MeasureKID, prepare_kid
+from ddim.training.fit import Start, fit
+from ddim.training.kid import prepare_kid
 from ddim.training.loop import Plan, Training
-from ddim.training.resumption import check_never_saved, extend_budget
+from ddim.training.resumption import Larger, check_never_saved, extend_budget
 from ddim.training.run_document import describe_run, name_data
+from ddim.training.several import adopt_processes, check_processes, check_same_images, choose_for_all
 from ddim.training.start import (
     Machine,
     accept_images,
     change_recipe,
     check_network,
-    estimate_seconds,
     load_named_recipe,
     load_parent,
     open_split,
@@ -44,8 +44,6 @@ from ddim.training.start import (
     start_training,
     use_data,
 )
-from ddim.training.threads import ThreadWatch, fit_to_machine
-from ddim.training.validation import validate
 
 
 def train(  # noqa: PLR0913 (the choices of a notebook)
@@ -95,50 +93,50 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     """
     began = time.monotonic()
     source = None if source is None else Path(source)
-    fields = {
-        "images": images,
-        "minutes": minutes,
-        "seed": seed,
-        "data.size": size,
-        "data.labels": labels,
-    }
+    fields = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
     recipe = recipe if isinstance(recipe, Recipe) else load_named_recipe(recipe, source)
     recipe = use_data(recipe, data, keep_size=size is None) if data is not None else recipe
     recipe = change_recipe(recipe, {name: value for name, value in fields.items() if value is not None})
-    shown, decoding = split_progress(progress)
-    hooks = [*shown, *callbacks]
-    return _start(recipe, None if out is None else Path(out), source, machine, hooks, decoding, began)
+    with join_processes() as processes:
+        shown, decoding = split_progress(processes.leads and progress)
+        start = Start(Path(), [*shown, *callbacks], None, began, machine.threads is None)
+        return _start(recipe, None if out is None else Path(out), source, machine, start, decoding)
 
 
-def _start(  # noqa: PLR0913, PLR0917
+def _start(
     recipe: Recipe,
     out: Path | None,
     source: Path | None,
     machine: Machine,
-    callbacks: Sequence[Callback],
+    start: Start,
     decoding: Progress,
-    began: float,
 ) -> Path:
     """Train a new run; see `train`."""
+    processes = current_processes()
     # These checks come before the images are decoded, because decoding may take long.
     check_runtime(machine.device, machine.precision, machine.threads)
     check_training(recipe, None if source is None else read_run_recipe(source))
-    if out is not None and out.exists() and not _is_aborted(out):
+    check_processes(recipe, processes)
+    if processes.leads and out is not None and out.exists() and not _is_aborted(out):
         check_unused(out, ", or go on with --resume")
-    parts = open_split(recipe, decoding)
+    parts = processes.local_first("images", lambda: open_split(recipe, decoding))
+    check_same_images(parts.images, processes)
     check_network(recipe, parts)
-    runtime = machine.choose(estimate_seconds(recipe, parts, machine.threads))
+    runtime = choose_for_all(machine, recipe, parts, processes)
     with runtime:
         parent = load_parent(source)
         training = start_training(recipe, parts, runtime, parent)
         measure_kid = prepare_kid(training)
-        short = name_data(recipe.data.source)
-        used = out is None or not _is_aborted(out)
-        folder = make_run_folder(out, short, recipe.name) if used else out
-        with lock_folder(folder):
-            write_json(folder / RUN, describe_run(training, machine, source, parent))
+        folder = None
+        if processes.leads:
+            used = out is None or not _is_aborted(out)
+            folder = make_run_folder(out, name_data(recipe.data.source), recipe.name) if used else out
+        folder = Path(processes.broadcast(folder))
+        with lock_folder(folder) if processes.leads else nullcontext():
+            if processes.leads:
+                write_json(folder / RUN, describe_run(training, machine, source, parent))
             parent = None  # frees the memory of its network
-            _fit(training, measure_kid, folder, callbacks, None, began, machine.threads is None)
+            fit(training, measure_kid, replace(start, folder=folder))
     return folder
 
 
@@ -177,159 +175,98 @@ def resume(
     """
     began, folder = time.monotonic(), Path(folder)
     give_parts(own)
-    shown, decoding = split_progress(progress)
-    hooks = [*shown, *callbacks]
-    if not (folder / RUN).is_file():
-        raise UserError(f"run {folder} cannot be resumed: it is not a run folder, because it holds no {RUN}")
-    document = read_json(folder / RUN)
-    with lock_folder(folder):
-        accept_images(folder, document["recipe"]["data"]["source"], data)
-        path = checkpoint.find_newest(folder / "checkpoints")
-        if path is None:
-            check_never_saved(folder, document, more is not None or images is not None)
-            return _restart(folder, document, hooks, decoding)
-        state = load_state(path)
-        find_device(state.runtime.device)
-        with state.runtime:
-            training = _restore(path, state, folder, document, decoding)
-            if more is not None or images is not None:
-                extend_budget(training, folder, more, images)
-            if not training.complete:
-                adapt = document["asked"]["threads"] is None
-                _fit(training, prepare_kid(training), folder, hooks, training.step, began, adapt)
+    with join_processes() as processes:
+        shown, decoding = split_progress(processes.leads and progress)
+        start = Start(folder, [*shown, *callbacks], None, began, adapt=True)
+        if processes.leads and not (folder / RUN).is_file():
+            raise UserError(
+                f"run {folder} cannot be resumed: it is not a run folder, because it holds no {RUN}"
+            )
+        with lock_folder(folder) if processes.leads else nullcontext():
+            saved = processes.broadcast(_read_saved(folder, data) if processes.leads else None)
+            start = replace(start, adapt=saved.document["asked"]["threads"] is None)
+            larger = Larger(more, images)
+            if saved.newest is not None:
+                _continue(saved, saved.newest, start, decoding, larger)
+            else:
+                if processes.leads:
+                    check_never_saved(folder, saved.document, larger.asked)
+                _restart(saved, start, decoding)
     return folder
 
 
-def _restore(
-    path: Path, state: RunState, folder: Path, document: dict[str, Any], progress: Progress
-) -> Training:
-    """Return the training of a checkpoint."""
-    recipe = read_exactly(checkpoint.read_document(path, "recipe"))
-    parts = reopen_split(folder, recipe, document["data"]["fingerprint"], progress)
-    training = Training(recipe, parts, state.pixels, state.runtime, Plan(None))
-    names = training.tensors()
-    training.restore({name: checkpoint.read_tensors(path, name) for name in names}, state)
-    return training
+@dataclass(frozen=True)
+class _Saved:
+    """What process 0 reads of a run that is resumed; the other processes need not see its folder.
+
+    Attributes:
+        document: the content of run.json.
+        recipe: the document of the recipe.
+        newest: the newest checkpoint and its state; None if there is no checkpoint.
+    """
+
+    document: dict[str, Any]
+    recipe: Any
+    newest: tuple[Path, RunState] | None = None
 
 
-def _restart(
-    folder: Path,
-    document: dict[str, Any],
-    callbacks: Sequence[Callback],
-    progress: Progress,
-) -> Path:
+def _read_saved(folder: Path, data: object) -> _Saved:
+    """Read run.json and the newest checkpoint of a run, and accept its images; see `resume`."""
+    document = read_json(folder / RUN)
+    accept_images(folder, document["recipe"]["data"]["source"], data)
+    path = checkpoint.find_newest(folder / "checkpoints")
+    if path is None:
+        return _Saved(document, document["recipe"])
+    return _Saved(document, checkpoint.read_document(path, "recipe"), (path, load_state(path)))
+
+
+def _continue(
+    saved: _Saved, newest: tuple[Path, RunState], start: Start, progress: Progress, larger: Larger
+) -> None:
+    """Continue a run from its checkpoint; see `resume`."""
+    processes, (path, state) = current_processes(), newest
+    find_device(state.runtime.device)
+    runtime, news = adopt_processes(saved.document, state.runtime, start, processes)
+    with runtime:
+        recipe = read_exactly(saved.recipe)
+        check_processes(recipe, processes)
+        parts = _reopen(saved, recipe, start, progress)
+        training = Training(recipe, parts, state.pixels, runtime, Plan(None))
+        names = training.tensors() if processes.leads else ()
+        tensors = {name: checkpoint.read_tensors(path, name) for name in names}
+        training.restore(processes.broadcast(tensors), state)
+        if larger.asked:
+            if processes.leads:
+                extend_budget(training, start.folder, larger)
+            training.plan = processes.broadcast(training.plan)
+        if not training.complete:
+            fit(training, prepare_kid(training), replace(start, resumed=training.step, news=news))
+
+
+def _restart(saved: _Saved, start: Start, progress: Progress) -> None:
     """Restart a run that was killed before its first checkpoint, with the recorded recipe and runtime."""
-    began = time.monotonic()
-    recipe = read_exactly(document["recipe"])
-    source = Path(document["source"]) if document["source"] else None
-    parent = load_parent(source)
+    processes, document, start = current_processes(), saved.document, replace(start, began=time.monotonic())
+    recipe = read_exactly(saved.recipe)
+    check_processes(recipe, processes)
+    parent = load_parent(Path(document["source"]) if document["source"] else None)
     if parent and parent.checkpoint.sha256 != document["source_sha256"]:
         raise UserError(
-            f"run {folder} cannot be resumed: it started from a checkpoint of {source} that has since been "
-            "replaced; start a new run with --from"
+            f"run {start.folder} cannot be resumed: it started from a checkpoint of {document['source']} "
+            "that has since been replaced; start a new run with --from"
         )
-    runtime = Runtime(**document["runtime"])
+    runtime, news = adopt_processes(document, Runtime(**document["runtime"]), start, processes)
     with runtime:
-        parts = reopen_split(folder, recipe, document["data"]["fingerprint"], progress)
-        training = start_training(recipe, parts, runtime, parent)
+        training = start_training(recipe, _reopen(saved, recipe, start, progress), runtime, parent)
         parent = None  # frees the memory of its network
-        adapt = document["asked"]["threads"] is None
-        _fit(training, prepare_kid(training), folder, callbacks, None, began, adapt)
-    return folder
+        fit(training, prepare_kid(training), replace(start, news=news))
+
+
+def _reopen(saved: _Saved, recipe: Recipe, start: Start, progress: Progress) -> SplitImages:
+    """Open and split the images of a run that is resumed; each machine needs them."""
+    processes, fingerprint = current_processes(), saved.document["data"]["fingerprint"]
+    return processes.local_first("images", lambda: reopen_split(start.folder, recipe, fingerprint, progress))
 
 
 def _is_aborted(folder: Path) -> bool:
     """Return whether a folder is from a run that was killed before it wrote its first file."""
     return folder.is_dir() and all(path.name.startswith((".lock", TEMPORARY)) for path in folder.iterdir())
-
-
-def _fit(
-    training: Training,
-    measure_kid: MeasureKID,
-    folder: Path,
-    callbacks: Sequence[Callback],
-    resumed: int | None,
-    began: float,
-    adapt: bool,
-) -> None:
-    """Train, validate and save until the budget is used up or a signal arrives.
-
-    Args:
-        training: the training, at its start or restored from a checkpoint.
-        measure_kid: see `prepare_kid`.
-        folder: the run folder.
-        callbacks: called after the callbacks of this library.
-        resumed: the step of the checkpoint; None for a new run.
-        began: `time.monotonic()` when the command started.
-        adapt: whether the number of threads may change, because the user gave none.
-    """
-    if resumed is None:
-        # This file is for readers and for --recipe; `resume` reads the recipe in the checkpoint instead.
-        (folder / "recipe.yaml").write_text(write_recipe(training.recipe), encoding="utf-8")
-    with RunLog(folder, resumed, training.due) as log, note_interrupts() as interrupts:
-        training.stoppable = interrupts.at_once
-        checkpoints = Checkpoints(log, list(callbacks))
-        # `SampleGrid` comes before `Log`, so that a validation interrupted during sampling logs nothing. A
-        # checkpoint is written after the log of its step, and before the user's callbacks are called.
-        hooks: list[Callback] = [SampleGrid(log), Log(log), checkpoints, *callbacks]
-        for hook in hooks:
-            hook.on_start(training, folder)
-        budget, watch = TimeBudget(training, began), ThreadWatch(training, adapt)
-        if text := watch.describe_start():
-            for hook in hooks:
-                hook.on_change(training, text)
-        with suppress(interrupts.ended):
-            while not (training.complete or training.stopped or interrupts.number is not None):
-                _advance(training, measure_kid, hooks, checkpoints, budget, watch)
-        for hook in hooks:
-            hook.on_end(training)
-    if interrupts.number is not None and not training.complete:
-        raise Interrupted(interrupts.number, folder)
-
-
-def _advance(
-    training: Training,
-    measure_kid: MeasureKID,
-    hooks: Sequence[Callback],
-    checkpoints: Checkpoints,
-    budget: TimeBudget,
-    watch: ThreadWatch,
-) -> None:
-    """Train for one step, then validate and save if it is time; if a validation is due, skip the step."""
-    if not training.due:
-        try:
-            values = training.advance()
-        except NotFinite as error:
-            raise NotFinite(f"{error}: {_advise(checkpoints.folder.parent)}") from None
-        training.due = training.plan.total is not None and training.step in training.validation_steps()
-        for hook in hooks:
-            hook.on_step(training, values)
-    if training.plan.total is None and budget.is_measured():
-        budget.spend(_validate(training, measure_kid, hooks))
-        budget.fix_total()
-        checkpoints.save(training)
-    elif training.due:
-        budget.spend(_validate(training, measure_kid, hooks))
-    elif text := fit_to_machine(watch, budget):
-        # A checkpoint is saved at once, so that a run resumed from here continues with the same choices.
-        for hook in hooks:
-            hook.on_change(training, text)
-        checkpoints.save(training)
-    else:
-        checkpoints.save_if_due(training)
-
-
-def _validate(training: Training, measure_kid: MeasureKID, hooks: Sequence[Callback]) -> float:
-    """Validate and call the hooks; return the seconds that this took."""
-    began = time.monotonic()
-    values = validate(training) | measure_kid()
-    for hook in hooks:
-        hook.on_validation(training, values)
-    return time.monotonic() - began
-
-
-def _advise(folder: Path) -> str:
-    """Return advice for a run whose loss is not finite: which checkpoint exists, and remedies to try."""
-    if checkpoint.find_newest(folder / "checkpoints"):
-        return "the last good checkpoint is kept; a lower optim.lr or --precision fp32 may help"
-    return "no checkpoint was written yet; start a new run with a lower optim.lr or --precision fp32"

@@ -10,6 +10,7 @@ from ddim.runs.codec import dump
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.provenance import list_versions
 from ddim.training.loop import Training
+from ddim.training.several import describe_processes
 from ddim.training.start import Machine
 
 
@@ -35,6 +36,7 @@ def describe_run(
         },
         "parameters": sum(p.numel() for p in training.model.parameters()),
         "runtime": vars(training.runtime),
+        "processes": describe_processes(training.processes),
         "asked": vars(machine),
         "checkpointed": False,
         "versions": list_versions(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import astuple
 
 import torch
 from torch import Tensor
@@ -12,7 +13,9 @@ from ddim.diffusion.denoising_error import denoising_error
 from ddim.diffusion.log_snr import log_snr_bins
 from ddim.diffusion.noise import VALIDATION, stream
 from ddim.metrics.statistics import estimate_mean
-from ddim.runs.classes import label_images
+from ddim.runs.classes import choose_label, label_images
+from ddim.runs.generate import generate_shared
+from ddim.runs.pipeline import Pipeline
 from ddim.training.loop import Training
 
 
@@ -31,20 +34,36 @@ def validate(training: Training) -> dict[str, float]:
     draw = stream("cpu", recipe.seed, VALIDATION, 0)
     which = split.validation[torch.randperm(len(split.validation), generator=draw)[:count].numpy()]
     times = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    errors = []
+    errors, parts = [], torch.arange(count).split(runtime.micro_batch)
+    mine = set(training.processes.share(range(len(parts))))
     with training.averaged() as model, runtime.precise():
-        for part in torch.arange(count).split(runtime.micro_batch):
+        for k, part in enumerate(parts):
+            # The noise is one stream, so that it does not depend on the number of processes.
+            noise = torch.randn(len(part), *astuple(training.model.shape), generator=draw)
+            if k not in mine:
+                continue
             some = which[part.numpy()]
             x0 = runtime.images(training.pixels.enter(to_unit(gather_batch(split.images, some))))
-            eps = runtime.images(torch.randn(x0.shape, generator=draw))
             denoise = model.with_labels(label_images(recipe, split.images, some))
-            errors.append(denoising_error(denoise, x0, times[part], eps))
+            errors.append(denoising_error(denoise, x0, times[part], runtime.images(noise)))
+    errors = training.processes.interleave(errors)
     each = {
         "noise_mae": torch.cat([error.noise_mae for error in errors]),
         "image_mae": torch.cat([error.image_mae for error in errors]),
     }
     means = {name: values.mean().item() for name, values in each.items()}
     return means | mean_by_level(recipe.schedule(times).log_snr, each)
+
+
+def sample_preview(training: Training) -> Tensor:
+    """Return `report.grid` samples (n, C, H, W) in [0, 1] of the EMA weights, always with the same seeds.
+
+    If the run has labels, sample k has class k % classes.
+    """
+    report, recipe = training.recipe.report, training.recipe
+    with training.averaged() as model:
+        pipeline = Pipeline(model, training.pixels, recipe, training.runtime)
+        return generate_shared(pipeline, range(report.grid), report.steps, label=choose_label(recipe))[0]
 
 
 def mean_by_level(log_snr: Tensor, values: Mapping[str, Tensor]) -> dict[str, float]:

@@ -1,0 +1,63 @@
+"""Batch norm whose statistics are those of the whole batch, however many processes share it."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch norm (Ioffe & Szegedy 2015) over the batches of all processes of a training.
+
+    Unlike `torch.nn.SyncBatchNorm` it works on a CPU too. Every process must have equally many images.
+
+    Attributes:
+        processes: number of processes that share the batch; see `share_batch_norm`.
+    """
+
+    processes: int = 1
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
+        """Normalise (B, C, H, W); the shape stays the same."""
+        if self.processes == 1 or not self.training:
+            return super().forward(input)
+        x = input.float()
+        mean = mean_over_processes(x.mean((0, 2, 3)), self.processes)
+        centred = x - mean[:, None, None]
+        variance = mean_over_processes(centred.square().mean((0, 2, 3)), self.processes)
+        with torch.no_grad():
+            count = self.processes * x.numel() / x.shape[1]
+            newest = {"running_mean": mean, "running_var": variance * (count / (count - 1))}
+            for name, value in newest.items():
+                self.get_buffer(name).lerp_(value, self.momentum or 0.0)
+            self.get_buffer("num_batches_tracked").add_(1)
+        scale = torch.rsqrt(variance + self.eps)
+        scale = scale if self.weight is None else scale * self.weight
+        out = centred * scale[:, None, None]
+        return (out if self.bias is None else out + self.bias[:, None, None]).to(input.dtype)
+
+
+def share_batch_norm(net: nn.Module, processes: int) -> None:
+    """Let all batch norms of a network use the statistics of this number of processes."""
+    for layer in net.modules():
+        if isinstance(layer, BatchNorm2d):
+            layer.processes = processes
+
+
+def mean_over_processes(x: Tensor, processes: int) -> Tensor:
+    """Return the mean of x over all processes, which gradients pass through."""
+    return sum_over_processes(x) / processes
+
+
+# A custom operation is opaque to torch.compile, and its gradient is the same operation.
+@torch.library.custom_op("ddim::sum_over_processes", mutates_args=())
+def sum_over_processes(x: Tensor) -> Tensor:
+    """Return the sum of x over all processes."""
+    total = x.clone()
+    dist.all_reduce(total)
+    return total
+
+
+sum_over_processes.register_fake(torch.empty_like)
+sum_over_processes.register_autograd(lambda ctx, gradient: sum_over_processes(gradient))

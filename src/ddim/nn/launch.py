@@ -1,0 +1,20 @@
+"""The environment in which a launcher such as torchrun starts its processes; torch is not imported."""
+
+from __future__ import annotations
+
+import os
+
+
+def count_launched() -> int:
+    """Return the number of processes that the launcher of this process started; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
+def read_rank() -> int:
+    """Return the number of this process among those of its launcher; 0 without a launcher."""
+    return int(os.environ["RANK"]) if count_launched() > 1 else 0
+
+
+def count_restarts() -> int:
+    """Return how often torchrun has restarted the processes of this command after one of them failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

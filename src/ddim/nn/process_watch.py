@@ -1,0 +1,199 @@
+"""Notice when a process of a command fails, freezes or is killed, and say so once.
+
+Every second, a thread of each process raises a counter in a key-value store. If a counter stands still, its
+process is frozen or gone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import TypeVar
+
+from torch.distributed import PrefixStore, TCPStore
+
+from ddim.errors import OtherProcessFailed, UserError
+from ddim.nn.meeting import Meeting
+
+T = TypeVar("T")
+
+PATIENCE = 60.0
+"""Seconds after which a process that gives no sign of life counts as frozen; see `read_patience`."""
+
+EVERY = 1.0
+"""Seconds between two signs of life."""
+
+GRACE = 3.0
+"""Seconds for a process to end by itself when another one has failed."""
+
+LEFT = "left"
+
+
+def read_patience() -> float:
+    """Return the seconds of `PATIENCE`, or of the environment variable DDIM_PATIENCE.
+
+    Raises:
+        UserError: if the variable is not a positive number.
+    """
+    text = os.environ.get("DDIM_PATIENCE", str(PATIENCE))
+    with suppress(ValueError):
+        if (seconds := float(text)) > 0:
+            return seconds
+    raise UserError(f"DDIM_PATIENCE must be a number of seconds above 0, got {text!r}")
+
+
+class ProcessWatch:
+    """Watches the other processes of a command from a thread, through a store.
+
+    Process 0 watches all others, and each other process watches process 0.
+
+    Args:
+        rank: number of this process.
+        count: number of processes.
+        meeting: the store that they share.
+    """
+
+    def __init__(self, rank: int, count: int, meeting: Meeting) -> None:
+        self.rank, self.count, self.patience = rank, count, read_patience()
+        # The thread has a connection of its own, because a connection serves one call at a time.
+        own, limit = meeting.store, timedelta(seconds=self.patience)
+        self._store = PrefixStore(
+            meeting.prefix, TCPStore(own.host, own.port, is_master=False, timeout=limit)
+        )
+        self._stopped, self._parent = threading.Event(), os.getppid()
+        self._names = [f"process {rank} (on {socket.gethostname()}, pid {os.getpid()})"]
+        self._set(f"where/{rank}", self._names[0])
+        self._set(f"beat/{rank}", "0")
+        self._names = [self._store.get(f"where/{other}").decode() for other in range(count)]
+        self._thread = threading.Thread(target=self._run, name="process watch", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the watch; the others no longer expect signs of life."""
+        self._stopped.set()
+        self._thread.join()
+        with suppress(RuntimeError):
+            self._set(f"beat/{self.rank}", LEFT)
+
+    def take_turns(self, work: Callable[[], T], first: bool, place: str) -> T:
+        """Do work after the first process of this machine has done it.
+
+        Args:
+            work: the work.
+            first: whether this process is the first.
+            place: the name of the machine and of the work.
+        """
+        key = f"turn/{place}"
+        if first:
+            try:
+                return work()
+            finally:
+                self._set(key, "done")
+        while not self._store.check([key]):
+            time.sleep(0.2)
+        return work()
+
+    def report(self, sentence: str, exit_code: int) -> bool:
+        """Tell the others why this process ends; return whether it is the first to fail."""
+        mine = json.dumps([self.rank, sentence, exit_code])
+        try:
+            first = self._store.compare_set("failed", "", mine).decode() == mine
+        except RuntimeError:
+            # The store ends with process 0, which failed before.
+            return False
+        # The first one must be able to say it before its launcher ends all processes, because another one has
+        # ended. And the others must be able to read it before the store ends with process 0.
+        if self.rank == 0 or not first:
+            with suppress(KeyboardInterrupt):
+                time.sleep(2 * EVERY)
+        return first
+
+    def explain(self, error: BaseException) -> BaseException:
+        """Return why an exchange failed with `error`: another process failed, was killed or has left.
+
+        Waits a few seconds for the others to report.
+        """
+        try:
+            self._set(f"down/{self.rank}", "")
+            before, end = self._signs(), time.monotonic() + GRACE
+            while time.monotonic() < end:
+                if (found := self.failure()) is not None:
+                    return found
+                time.sleep(0.1)
+            silent = [
+                self._names[rank]
+                for rank, sign in self._signs().items()
+                if rank != self.rank and sign == before[rank] and not self._store.check([f"down/{rank}"])
+            ]
+        except RuntimeError:
+            silent = [self._names[0]]
+        return UserError(_say_gone(silent)) if silent else error
+
+    def failure(self) -> OtherProcessFailed | None:
+        """Return the first failure that a process has reported; None if there is none, or it is our own."""
+        if not self._store.check(["failed"]):
+            return None
+        rank, sentence, code = json.loads(self._store.get("failed"))
+        if rank == self.rank:
+            return None
+        return OtherProcessFailed(f"{self._names[rank]} failed: {sentence}", code)
+
+    def _run(self) -> None:
+        seen: dict[int, tuple[str, int]] = {}
+        beats = itertools.count(1)
+        try:
+            while not self._stopped.wait(EVERY):
+                self._set(f"beat/{self.rank}", str(next(beats)))
+                self._look(seen)
+                if self._parent != os.getppid():
+                    # The launcher was killed. What is learnt is saved, as after its SIGTERM.
+                    self._parent = os.getppid()
+                    os.kill(os.getpid(), signal.SIGTERM)
+        except RuntimeError:
+            # The store is in process 0, which is gone or frozen. The main thread may have noticed it, too.
+            if not self._stopped.wait(2 * GRACE):
+                self._end(f"{self._names[0]} has not answered for {self.patience:g} s", say=self.rank == 1)
+
+    def _look(self, seen: dict[int, tuple[str, int]]) -> None:
+        """End this process if another one failed, or has given no sign of life for too long."""
+        if self.failure() is not None:
+            # The main thread fails at its next exchange with that process, unless it is inside one.
+            if not self._stopped.wait(GRACE):
+                self._end("", say=False)
+            return
+        for rank, sign in self._signs().items():
+            before, looks = seen.get(rank, ("", 0))
+            # Looks count and not seconds, so that a machine that was paused as a whole is not a failure.
+            seen[rank] = sign, looks + 1 if sign == before else 0
+            if sign != LEFT and seen[rank][1] * EVERY >= self.patience:
+                sentence = f"{self._names[rank]} has not answered for {self.patience:g} s"
+                self._end(sentence, say=self.report(sentence, 1))
+
+    def _end(self, sentence: str, say: bool) -> None:
+        """End this process, whose main thread waits for another one."""
+        if say:
+            with suppress(OSError):
+                (sys.__stderr__ or sys.stderr).write(f"ddim: {sentence}\n")
+                (sys.__stderr__ or sys.stderr).flush()
+        os._exit(1)
+
+    def _signs(self) -> dict[int, str]:
+        """Return the last sign of life of each process that this one watches."""
+        ranks = range(1, self.count) if self.rank == 0 else [0]
+        return {rank: self._store.get(f"beat/{rank}").decode() for rank in ranks}
+
+    def _set(self, key: str, value: str) -> None:
+        self._store.set(key, value)
+
+
+def _say_gone(names: list[str]) -> str:
+    return f"{' and '.join(names)} is gone without an error of its own: it was killed, or its memory was full"

@@ -1,0 +1,192 @@
+"""The processes that torchrun started for one command: who they are, and how they exchange values.
+
+Without torchrun there is one process, and every exchange returns its input.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ddim.errors import OtherProcessFailed
+from ddim.nn.launch import count_launched, read_rank
+from ddim.nn.meeting import meet
+from ddim.nn.process_watch import ProcessWatch
+
+T = TypeVar("T")
+
+EXCHANGE_LIMIT = timedelta(minutes=30)
+"""The longest time that an exchange may take. `ProcessWatch` finds a frozen process sooner."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a command, as one of them sees them.
+
+    Attributes:
+        rank: number of this process, from 0.
+        count: number of processes.
+        local_rank: number of this process on its machine, from 0.
+        local_count: number of processes on its machine.
+        backend: the library that exchanges tensors of the device, "gloo" or "nccl"; empty for one process.
+        watch: notices when another process fails; None for one process.
+    """
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+    local_count: int = 1
+    backend: str = ""
+    watch: ProcessWatch | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is process 0, which writes the files and the messages."""
+        return self.rank == 0
+
+    def broadcast(self, value: T | None) -> T:
+        """Return the value of process 0; the other processes may give None."""
+        values: list[Any] = [value if self.leads else None]
+        if self.count == 1:
+            return values[0]
+        dist.broadcast_object_list(values, 0)
+        return values[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all processes, by rank."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def highest(self, *values: int) -> list[int]:
+        """Return the highest of each value over all processes; this does not wait for an accelerator."""
+        if self.count == 1:
+            return list(values)
+        found = torch.tensor(values)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return found.tolist()
+
+    def add(self, x: Tensor) -> Tensor:
+        """Add the tensors of all processes, in place, and return the sum."""
+        if self.count > 1:
+            dist.all_reduce(x)
+        return x
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """Return the items of this process: every `count`-th, from number `rank`."""
+        return items[self.rank :: self.count]
+
+    def interleave(self, mine: Sequence[T]) -> list[T]:
+        """Return the results of all processes, in the order of the items that `share` divided."""
+        if self.count == 1:
+            return list(mine)
+        parts = self.gather(list(mine))
+        return [parts[k % self.count][k // self.count] for k in range(sum(map(len, parts)))]
+
+    def local_first(self, name: str, work: Callable[[], T]) -> T:
+        """Do work on the first process of each machine, then on the others; return its result.
+
+        So files that every process of a machine needs, such as decoded images, are made once. The others wait
+        as long as the first one gives signs of life.
+
+        Args:
+            name: a name of the work, which no other work of the command has.
+            work: the work.
+        """
+        if self.watch is None:
+            return work()
+        machine = os.environ.get("GROUP_RANK", socket.gethostname())
+        return self.watch.take_turns(work, self.local_rank == 0, f"{name}/{machine}")
+
+
+MEETING_LIMIT = timedelta(minutes=10)
+"""The longest time that a process waits for the others to start."""
+
+_joined: list[Processes] = []
+"""The processes of each open block of `join_processes` and `run_alone`, innermost last."""
+
+
+def current_processes() -> Processes:
+    """Return the processes of the innermost open block of `join_processes`; one process if there is none."""
+    return _joined[-1] if _joined else Processes()
+
+
+@contextmanager
+def join_processes() -> Iterator[Processes]:
+    """Join the processes that torchrun started, and yield them; leave them at the end of the block.
+
+    If an error ends the block, all processes end: the first one with its error, the others with
+    `OtherProcessFailed`. Nothing happens without torchrun, and inside another such block.
+
+    Raises:
+        OtherProcessFailed: if another process failed first.
+    """
+    if _joined or count_launched() == 1:
+        yield current_processes()
+        return
+    given, rank, count = dist.is_initialized(), read_rank(), count_launched()
+    meeting = meet(rank, count, MEETING_LIMIT)
+    if not given:
+        # Tensors on the CPU, such as the decisions of each step, are exchanged without an accelerator.
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        own = dist.PrefixStore(f"{meeting.prefix}/group", meeting.store)
+        dist.init_process_group(backend, store=own, rank=rank, world_size=count, timeout=EXCHANGE_LIMIT)
+    local = int(os.environ.get("LOCAL_RANK", rank)), int(os.environ.get("LOCAL_WORLD_SIZE", count))
+    before = None
+    if torch.cuda.is_available():
+        before = torch.cuda.current_device()
+        torch.cuda.set_device(local[0] % torch.cuda.device_count())
+    watch = ProcessWatch(rank, count, meeting)
+    _joined.append(Processes(rank, count, *local, "gloo" if before is None else "nccl", watch))
+    try:
+        yield _joined[-1]
+        # The store ends with process 0, so that it leaves last.
+        dist.barrier()
+    except BaseException as error:
+        shared = _share_failure(watch, error)
+        if shared is error:
+            raise
+        raise shared from error
+    finally:
+        _joined.pop()
+        watch.close()
+        if before is not None:
+            torch.cuda.set_device(before)
+        if not given:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def run_alone() -> Iterator[None]:
+    """Let this process work alone inside the block: nothing is shared with other processes."""
+    _joined.append(Processes())
+    try:
+        yield
+    finally:
+        _joined.pop()
+
+
+def _share_failure(watch: ProcessWatch, error: BaseException) -> BaseException:
+    """Report the error that ends this process, and return the error that it should end with."""
+    if isinstance(error, OtherProcessFailed):
+        return error
+    if isinstance(error, RuntimeError) and not hasattr(error, "exit_code"):
+        error = watch.explain(error)
+        if isinstance(error, OtherProcessFailed):
+            return error
+    code = getattr(error, "exit_code", 1)
+    sentence = " ".join(str(error).split())
+    if watch.report(sentence, code):
+        return error
+    return watch.failure() or error

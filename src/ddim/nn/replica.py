@@ -1,0 +1,31 @@
+"""The network of one process of a training, whose gradients are averaged over all processes."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ddim.nn.processes import Processes
+
+
+class Replica(DistributedDataParallel):
+    """The network of one process; each backward pass averages its gradients over all processes."""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (any attribute of the network)
+        """Return an attribute of the network, such as its number of classes."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("module"), name)
+
+
+def replicate(net: nn.Module, processes: Processes) -> nn.Module:
+    """Return the network with gradients that are averaged over all processes; itself for one process."""
+    if processes.count == 1:
+        return net
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        # Newer versions of torch rename `broadcast_buffers`. The buffers are equal in all processes.
+        return Replica(net, broadcast_buffers=False, gradient_as_bucket_view=True)

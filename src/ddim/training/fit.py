@@ -1,0 +1,195 @@
+"""The loop of a training: steps, validations and checkpoints, until its budget is used up.
+
+With several processes, all take the same steps. Process 0 alone has the clock, the files and the callbacks;
+the others follow its decisions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddim.errors import Interrupted, NotFinite
+from ddim.nn.processes import run_alone
+from ddim.runs import checkpoint
+from ddim.runs.codec import write_recipe
+from ddim.runs.log import RunLog
+from ddim.runs.signals import Interrupts, note_interrupts
+from ddim.training.budget import TimeBudget
+from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid
+from ddim.training.kid import MeasureKID
+from ddim.training.loop import Training
+from ddim.training.threads import ThreadWatch, fit_to_machine
+from ddim.training.validation import sample_preview, validate
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a training begins in this process.
+
+    Attributes:
+        folder: the run folder.
+        callbacks: called after the callbacks of this library.
+        resumed: the step of the checkpoint; None for a new run.
+        began: `time.monotonic()` when the command started.
+        adapt: whether the number of threads may change, because the user gave none.
+        news: a sentence about the start for the callbacks, or "".
+    """
+
+    folder: Path
+    callbacks: Sequence[Callback]
+    resumed: int | None
+    began: float
+    adapt: bool
+    news: str = ""
+
+
+def fit(training: Training, measure_kid: MeasureKID, start: Start) -> None:
+    """Train, validate and save until the budget is used up or a signal arrives.
+
+    Args:
+        training: the training, at its start or restored from a checkpoint.
+        measure_kid: see `prepare_kid`.
+        start: the folder, the callbacks and the clock.
+
+    Raises:
+        Interrupted: after a signal, when a checkpoint has been saved.
+        NotFinite: if the loss is not finite several times in a row.
+    """
+    alone = training.processes.count == 1
+    with _open_lead(training, start) as lead, note_interrupts(twice=alone) as interrupts:
+        if alone:
+            training.stoppable = interrupts.at_once
+        loop = _Loop(training, measure_kid, interrupts, lead)
+        loop.begin(start)
+        with suppress(interrupts.ended):
+            while not (training.complete or training.stopped or loop.signal):
+                loop.advance()
+        loop.tell(lambda hook: hook.on_end(training))
+    signal = loop.signal or (interrupts.number if alone else None)
+    if signal and not training.complete:
+        raise Interrupted(signal, start.folder)
+
+
+@dataclass(frozen=True)
+class _Lead:
+    """What process 0 has beside the training: the callbacks, which include the log, and the clock."""
+
+    hooks: list[Callback]
+    checkpoints: Checkpoints
+    budget: TimeBudget
+    watch: ThreadWatch
+
+
+@contextmanager
+def _open_lead(training: Training, start: Start) -> Iterator[_Lead | None]:
+    """Open the log and yield what only process 0 has; yield None in the other processes."""
+    if not training.processes.leads:
+        yield None
+        return
+    if start.resumed is None:
+        # This file is for readers and for --recipe; `resume` reads the recipe in the checkpoint instead.
+        (start.folder / "recipe.yaml").write_text(write_recipe(training.recipe), encoding="utf-8")
+    with RunLog(start.folder, start.resumed, training.due) as log:
+        checkpoints = Checkpoints(log, list(start.callbacks))
+        # `SampleGrid` comes before `Log`. A checkpoint is written after the log of its step, and before the
+        # user's callbacks are called.
+        hooks: list[Callback] = [SampleGrid(log), Log(log), checkpoints, *start.callbacks]
+        adapt = start.adapt and training.processes.count == 1
+        yield _Lead(hooks, checkpoints, TimeBudget(training, start.began), ThreadWatch(training, adapt))
+
+
+class _Loop:
+    """The steps of a training in one process.
+
+    Attributes:
+        signal: number of the signal that ends the training; 0 if there was none.
+    """
+
+    def __init__(
+        self, training: Training, measure_kid: MeasureKID, interrupts: Interrupts, lead: _Lead | None
+    ) -> None:
+        self.training, self.measure_kid = training, measure_kid
+        self.interrupts, self.lead = interrupts, lead
+        self.signal = 0
+
+    def tell(self, call: Callable[[Callback], None]) -> None:
+        """Call each callback; there are none but in process 0."""
+        if self.lead:
+            # A callback that samples or evaluates does so in this process.
+            with run_alone():
+                for hook in self.lead.hooks:
+                    call(hook)
+
+    def begin(self, start: Start) -> None:
+        """Call `on_start`, and tell the callbacks the news of the start."""
+        self.tell(lambda hook: hook.on_start(self.training, start.folder))
+        news = [start.news, self.lead.watch.describe_start()] if self.lead else []
+        for text in filter(None, news):
+            self.tell(lambda hook, text=text: hook.on_change(self.training, text))
+
+    def advance(self) -> None:
+        """Train for one step, then validate and save if it is time; a validation that is due comes first."""
+        training, lead = self.training, self.lead
+        if not training.due:
+            try:
+                values = training.advance()
+            except NotFinite as error:
+                folder = f": {_advise(lead.checkpoints.folder)}" if lead else ""
+                raise NotFinite(f"{error}{folder}") from None
+            training.due = training.plan.total is not None and training.step in training.validation_steps()
+            self.tell(lambda hook: hook.on_step(training, values))
+        if self._agree_on_end_of_measurement():
+            self._validate()
+            if lead:
+                lead.budget.fix_total()
+            self._agree_on_plan()
+            if lead:
+                lead.checkpoints.save(training)
+        elif training.due:
+            self._validate()
+        elif lead and (text := fit_to_machine(lead.watch, lead.budget)):
+            # A checkpoint is saved at once, so that a run resumed from here continues with the same choices.
+            self.tell(lambda hook: hook.on_change(training, text))
+            lead.checkpoints.save(training)
+        elif lead:
+            lead.checkpoints.save_if_due(training)
+        self._agree_on_plan()
+
+    def _agree_on_end_of_measurement(self) -> bool:
+        """Return whether process 0 has measured the speed, so that its minutes become images."""
+        if self.training.plan.total is not None:
+            return False
+        return bool(self.training.processes.highest(bool(self.lead) and self.lead.budget.is_measured())[0])
+
+    def _agree_on_plan(self) -> None:
+        """Take the planned images of process 0, its wish to stop, and the signals of all processes."""
+        training, leads = self.training, self.lead is not None
+        total = training.plan.total or 0
+        self.signal, stopped, planned = training.processes.highest(
+            self.interrupts.number or 0, leads and training.stopped is not None, total if leads else 0
+        )
+        if stopped and not leads:
+            training.stop()
+        if planned != total:
+            training.fix_total(planned)
+
+    def _validate(self) -> None:
+        """Validate and call the callbacks."""
+        began, training = time.monotonic(), self.training
+        values = validate(training) | self.measure_kid()
+        training.samples = sample_preview(training)
+        self.tell(lambda hook: hook.on_validation(training, values))
+        training.due = False
+        if self.lead:
+            self.lead.budget.spend(time.monotonic() - began)
+
+
+def _advise(checkpoints: Path) -> str:
+    """Return advice for a run whose loss is not finite: which checkpoint exists, and remedies to try."""
+    if checkpoint.find_newest(checkpoints):
+        return "the last good checkpoint is kept; a lower optim.lr or --precision fp32 may help"
+    return "no checkpoint was written yet; start a new run with a lower optim.lr or --precision fp32"

@@ -1,0 +1,101 @@
+"""Agree between the processes of a training: its batch, its images, its runtime."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ddim.data import Images, SplitImages
+from ddim.errors import UserError
+from ddim.nn.processes import Processes
+from ddim.nn.runtime import Runtime, count_cores
+from ddim.runs.folder import record_in_run
+from ddim.runs.recipe import Recipe
+from ddim.training.fit import Start
+from ddim.training.start import Machine, estimate_seconds
+
+
+def check_processes(recipe: Recipe, processes: Processes) -> None:
+    """Check that the batch of a recipe can be divided equally among the processes.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    optim, count = recipe.optim, processes.count
+    if optim.batch % (optim.accumulate * count):
+        parts = f" times optim.accumulate {optim.accumulate}" if optim.accumulate > 1 else ""
+        raise UserError(
+            f"optim.batch {optim.batch} must be a multiple of the number of processes {count}{parts}: "
+            "change --optim.batch, or the number of processes"
+        )
+
+
+def check_same_images(images: Images, processes: Processes) -> None:
+    """Check that all processes have the same images.
+
+    Raises:
+        UserError: if the images of another machine are different.
+    """
+    for rank, fingerprint in enumerate(processes.gather(images.fingerprint)):
+        if fingerprint != images.fingerprint:
+            raise UserError(
+                f"the images of process {rank} differ from those of process {processes.rank}: copy the same "
+                "files to every machine, or train from a shared drive"
+            )
+
+
+def choose_for_all(machine: Machine, recipe: Recipe, split: SplitImages, processes: Processes) -> Runtime:
+    """Return the runtime that process 0 chooses for a run, and that all processes use.
+
+    Args:
+        machine: what the user asks for.
+        recipe: the recipe of the run.
+        split: its images.
+        processes: the processes, which divide the cores of their machine.
+    """
+    chosen = None
+    if processes.leads:
+        if processes.count > 1 and machine.threads is None:
+            machine = replace(machine, threads=_share_cores(processes))
+        chosen = machine.choose(estimate_seconds(recipe, split, machine.threads) / processes.count)
+    return processes.broadcast(chosen)
+
+
+def adopt_processes(
+    document: dict[str, Any], runtime: Runtime, start: Start, processes: Processes
+) -> tuple[Runtime, str]:
+    """Return the runtime of a run that is resumed, and a sentence if the number of processes has changed.
+
+    Args:
+        document: the content of run.json, in which process 0 records the change.
+        runtime: the recorded runtime. Its threads are those of another number of processes, so they change
+            if the user gave none.
+        start: how the run is resumed.
+        processes: the processes.
+    """
+    changes = document.get("processes_changed", [])
+    before = changes[-1]["to"] if changes else document.get("processes", {"count": 1})
+    now = describe_processes(processes)
+    if before["count"] == now["count"]:
+        return runtime, ""
+    if processes.leads:
+        record_in_run(start.folder, processes_changed=[*changes, {"from": before, "to": now}])
+    if start.adapt:
+        runtime = replace(runtime, threads=_share_cores(processes))
+    return runtime, (
+        f"{_say(now['count'])} instead of {before['count']}: the same images and noise, but results "
+        "differ in the last bits"
+    )
+
+
+def describe_processes(processes: Processes) -> dict[str, Any]:
+    """Return what run.json says about the processes of a run."""
+    return {"count": processes.count, "backend": processes.backend or None}
+
+
+def _say(count: int) -> str:
+    return f"{count} process{'' if count == 1 else 'es'}"
+
+
+def _share_cores(processes: Processes) -> int:
+    return max(1, count_cores() // processes.local_count)

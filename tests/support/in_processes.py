@@ -1,0 +1,114 @@
+"""Trains each case in the processes that torchrun started, and writes what they drew and what they learnt.
+
+torchrun --standalone --nproc-per-node N in_processes.py OUT UPDATES [CASE ...]
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+
+import tiny
+from ddim.data import split_images
+from ddim.diffusion.denoiser import Model
+from ddim.nn.processes import current_processes, join_processes
+from ddim.nn.runtime import Runtime
+from ddim.runs.classes import count_classes
+from ddim.runs.codec import override
+from ddim.runs.named_recipes import RECIPES
+from ddim.training import batches
+from ddim.training.loop import Plan, Training
+from ddim.training.start import measure_pixels
+from small_recipes import make_small
+
+LABELS = {"data.labels": True, "data.unlabelled": 0.5}
+CASES = {
+    **{name: make_small(name) for name in RECIPES},
+    "accumulated": tiny.recipe("batch norm", optim__accumulate=2),
+    "labels": override(tiny.BASE, LABELS),
+    "augmented": tiny.AUGMENTED,
+    "dropout": override(tiny.recipe("group norm", optim__accumulate=2), {"net.dropout": 0.3}),
+    "loss-aware": tiny.recipe(
+        objective__times="loss_aware", objective__times__entries=4, objective__times__history=1
+    ),
+    "averages": override(tiny.BASE, {"ema": "exponential", "ema.decay": 0.9, "ema.more": (0.5, 0.99)}),
+    "compiled": tiny.recipe("batch norm"),
+    "compiled dropout": override(tiny.recipe("group norm"), {"net.dropout": 0.3}),
+}
+
+
+def launch(processes, *command, **options):
+    """Run a Python command in so many processes of torchrun; returns the finished process."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return subprocess.run(
+        [sys.executable, *launcher, *map(str, command)],
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+
+
+def open_training(name):
+    """The training of a case on 40 images in memory, in two classes."""
+    chosen = CASES[name]
+    images = tiny.images()
+    images = replace(images, labels=np.arange(40) % 2, classes=("even", "odd"))
+    parts = split_images(images, chosen.data.validation, chosen.seed)
+    chosen = count_classes(chosen, images)
+    runtime = Runtime(compile=name.startswith("compiled"))
+    return Training(chosen, parts, measure_pixels(chosen, parts), runtime, Plan(chosen.images))
+
+
+def draw_digest(row):
+    """The SHA-256 of all that one image of a batch is trained on."""
+    return hashlib.sha256(b"".join(np.ascontiguousarray(value).tobytes() for value in row)).hexdigest()
+
+
+def train(name, updates):
+    """Losses, and digests of the draws of each step by row; and the training itself."""
+    run, drawn, losses = open_training(name), [], []
+    original = batches.Batch.part
+
+    def part(batch, which, model, pixels, runtime):
+        denoise, x0, t, eps = original(batch, which, model, pixels, runtime)
+        labels = [] if isinstance(denoise, Model) else [denoise.label, denoise.augment]
+        values = [x0, t, eps, *(value for value in labels if value is not None)]
+        for k, row in enumerate(range(len(batch.which))[which]):
+            drawn.append([run.step, row, draw_digest([value[k].contiguous().numpy() for value in values])])
+        return denoise, x0, t, eps
+
+    batches.Batch.part = part
+    try:
+        with run.runtime:
+            for _ in range(updates):
+                losses.append(run.advance()["loss"])
+    finally:
+        batches.Batch.part = original
+    everything = [line for lines in current_processes().gather(drawn) for line in lines]
+    return run, losses, sorted(everything)
+
+
+def main(out, updates, *names):
+    """Train the cases and write DRAWS and LOSSES as JSON, and the tensors."""
+    out.mkdir(parents=True, exist_ok=True)
+    with join_processes() as processes:
+        for name in names or CASES:
+            run, losses, drawn = train(name, updates)
+            mine = hashlib.sha256(b"".join(t.numpy().tobytes() for t in tiny.bits(run).values())).hexdigest()
+            found = {"losses": losses, "drawn": drawn, "equal": len({*processes.gather(mine)}) == 1}
+            if processes.leads:
+                (out / f"{name}.json").write_text(json.dumps(found))
+                tensors = {key: value.contiguous() for key, value in tiny.bits(run).items()}
+                safetensors.torch.save_file(tensors, out / f"{name}.safetensors")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

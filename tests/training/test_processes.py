@@ -1,0 +1,116 @@
+"""A training in several processes of torchrun is that of one process."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import tiny
+from ddim.runs.codec import write_recipe
+from in_processes import launch
+from small_recipes import make_small
+
+SUPPORT = Path(__file__).parents[1] / "support"
+CASES = ["luz", "ddpm", "edm", "accumulated", "dropout", "labels", "augmented", "loss-aware", "averages"]
+
+
+def launch_cases(folder, processes, updates, cases):
+    done = launch(processes, SUPPORT / "in_processes.py", folder, updates, *cases)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def distance(one, other):
+    """The relative distance of two groups of tensors."""
+    pairs = [(one[name].double(), other[name].double()) for name in one]
+    return math.sqrt(
+        sum((a - b).square().sum().item() for a, b in pairs) / sum(a.square().sum().item() for a, _ in pairs)
+    )
+
+
+def check_cases(one, several, cases):
+    for case in cases:
+        alone, shared = (json.loads((folder / f"{case}.json").read_text()) for folder in (one, several))
+        assert shared["equal"], case  # all processes end with the same bits
+        assert shared["drawn"] == alone["drawn"], case
+        assert shared["losses"] == pytest.approx(alone["losses"], rel=1e-5), case
+        before, after = (load_file(folder / f"{case}.safetensors") for folder in (one, several))
+        assert before.keys() == after.keys()
+        for group in {name.rpartition("/")[0] for name in before if not name.endswith("/step")}:
+            if group.startswith(("model", "ema")):
+                mine = [name for name in before if name.startswith(f"{group}/")]
+                assert distance(*({n: t[n] for n in mine} for t in (before, after))) < 1e-5, (case, group)
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_draw_what_one_draws_and_learn_what_one_learns(tmp_path):
+    """Noise, times, flips and labels are the same bits; losses and weights are equal up to rounding."""
+    one = launch_cases(tmp_path / "one", 1, 6, CASES)
+    check_cases(one, launch_cases(tmp_path / "two", 2, 6, CASES), CASES)
+
+
+def small_run(folder, *options, name="luz"):
+    """The words of a training of 40 updates."""
+    recipe = folder / "small.yaml"
+    recipe.write_text(write_recipe(make_small(name)))
+    return ["-m", "ddim", "train", "--recipe", recipe, "--no-compile", *options]
+
+
+@pytest.mark.timeout(300)
+def test_the_command_trains_samples_and_goes_on_with_another_number_of_processes(tmp_path):
+    run = tmp_path / "run"
+    done = launch(2, *small_run(tmp_path, "--out", run, "--images", "160"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{run}\n"
+    assert done.stderr.count("run folder") == 1
+    document = json.loads((run / "run.json").read_text())
+    assert document["processes"] == {"count": 2, "backend": "gloo"}
+    files = {}
+    for count in (1, 2):
+        out = tmp_path / f"samples-{count}"
+        words = ["-m", "ddim", "sample", run, "-n", "40", "--steps", "2", "--film", "--out", out]
+        assert launch(count, *words).returncode == 0
+        files[count] = {path.name: path.read_bytes() for path in out.iterdir() if path.name != "record.json"}
+    assert len(files[1]) == 42
+    assert files[1] == files[2]
+    done = launch(1, *small_run(tmp_path, "--out", run, "--images", "320", "--resume"))
+    assert "1 process instead of 2: the same images and noise" in done.stderr
+    change = json.loads((run / "run.json").read_text())["processes_changed"]
+    assert [entry["to"]["count"] for entry in change] == [1]
+    # 40 updates, two validations, and the change of processes.
+    assert len(tiny.metrics(run)) == 43
+
+
+@pytest.mark.timeout(300)
+def test_a_batch_that_cannot_be_shared_is_refused_before_images_are_decoded(tmp_path):
+    cache = tmp_path / "cache"
+    words = small_run(tmp_path, "--out", tmp_path / "run", "--optim.batch", "9")
+    done = launch(2, *words, env={**os.environ, "DDIM_CACHE": str(cache)})
+    assert done.returncode == 1
+    ours = [line for line in done.stderr.splitlines() if line.startswith("ddim: ")]
+    assert len(ours) == 1
+    assert "optim.batch 9 must be a multiple of the number of processes 2" in ours[0]
+    assert not (tmp_path / "run").exists()
+    assert not cache.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("processes", [2, 4])
+def test_every_recipe_learns_the_same_in_several_processes(processes, tmp_path):
+    one = launch_cases(tmp_path / "one", 1, 40, [])
+    cases = [path.stem for path in one.glob("*.json")]
+    check_cases(one, launch_cases(tmp_path / "several", processes, 40, []), cases)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_run_whose_processes_are_killed_goes_on_by_itself_to_the_same_bits(tmp_path):
+    words = [SUPPORT / "kill_processes.py", tmp_path, "--kills", "4", "--agents", "2"]
+    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
