@@ -9,10 +9,12 @@ from PIL import Image
 
 from ddim.cli import main
 from ddim.errors import UserError
+from ddim.evaluation.run_figures import plot_logs
 from ddim.experiments.index import find_runs, read_run
 from ddim.experiments.measurements import Measurements, read_measurements
 from ddim.experiments.report import (
     _loss_curves,
+    _tails,
     build_report,
     mean_log,
     write_report,
@@ -250,6 +252,38 @@ def test_the_mean_of_logs_has_the_lines_that_all_of_them_have():
     two = [{"images": 16, "loss": 2.0}, {"images": 32, "loss": 5.0}, {"images": 48, "loss": 7.0}]
     assert mean_log([one, two]) == [{"images": 16, "loss": 1.5}, {"images": 32, "loss": 4.0}]
     assert mean_log([one])[1] == {"images": 32, "loss": 3.0, "image_mae": 0.5}
+
+
+def test_an_extended_run_is_no_repeat_of_a_shorter_run(tmp_path):
+    for k in range(3):
+        make(tmp_path / str(k), images=400, seed=k, errors={"image_mae": 0.1 * (k + 1)})
+    facts = json.loads((tmp_path / "2" / "run.json").read_text())
+    (tmp_path / "2" / "run.json").write_text(json.dumps({**facts, "extended": [{"to_images": 3696}]}))
+    rows, _ = table(find_runs(tmp_path))
+    assert [(row["images"].text, row["finished"].text) for row in rows] == [
+        ("400", "2 of 2"),
+        ("3696", "0 of 1"),
+    ]
+    assert [row["Image MAE ↓"].text for row in rows] == ["0.1500 ± 0.0707", "0.3000"]
+
+
+def test_repeats_that_saw_different_numbers_of_images_are_said_to(tmp_path):
+    for k, seen in enumerate((160, 320)):
+        make(tmp_path / str(k), images=None, seed=k, seen=(160, seen))
+    _, notes = table(find_runs(tmp_path))
+    assert any("saw different numbers of images: 160 to 320" in note for note in notes)
+
+
+def test_a_run_that_goes_further_than_its_repeats_has_a_line_of_its_own(tmp_path):
+    make(tmp_path / "a", seed=0, seen=(160, 320), images=960)
+    make(tmp_path / "b", seed=1, seen=(160, 320, 480), images=960)
+    (row,) = group_runs(find_runs(tmp_path))
+    mean = _loss_curves([row])[row.name]
+    assert mean[-1]["images"] == 320
+    (tail,) = _tails(row, mean)
+    assert {line["images"] for line in tail} == {320, 480}
+    axes = plot_logs({"smoke": mean}, {"smoke": [tail]}).axes[0]
+    assert [set(line.get_xdata()) for line in axes.get_lines()] == [{160, 320}, {320, 480}]
 
 
 def test_only_the_best_of_many_configurations_have_curves(tmp_path):

@@ -225,6 +225,16 @@ MEASURES = {
 """The fields of metrics.jsonl that are plotted, and their titles."""
 
 
+Log = Sequence[Mapping[str, Any]]
+"""The lines of a log, from `ddim.runs.log.read_metrics`."""
+
+
+def _curve(log: Log, field: str) -> charts.Curve:
+    """Return the numbers of images at which a log has a field, and the values of the field."""
+    points = [(line["images"], line[field]) for line in log if line.get(field) is not None]
+    return [images for images, _ in points], [value for _, value in points]
+
+
 def plot_losses(runs: str | Path | Sequence[str | Path]) -> Figure:
     """Plot the losses of a run, or of several runs, against the training images seen.
 
@@ -250,11 +260,12 @@ def _names(runs: Sequence[Path]) -> list[str]:
     return ["/".join(run.parts[-parts:]) for run in runs]
 
 
-def plot_logs(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+def plot_logs(runs: Mapping[str, Log], tails: Mapping[str, Sequence[Log]] | None = None) -> Figure:
     """Plot the losses in the logs of runs.
 
     Args:
         runs: the lines of each log, from `ddim.runs.log.read_metrics`, keyed by the name of the run.
+        tails: further logs, keyed by the same names; they are drawn as thin lines in the same colours.
 
     Raises:
         UserError: if a run has logged no loss yet.
@@ -270,16 +281,16 @@ def plot_logs(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         raise UserError(f"no loss is logged yet in {', '.join(empty)}")
     panels = {}
     for field, title in MEASURES.items():
-        series = {}
-        for name, lines in runs.items():
-            points = [(line["images"], line[field]) for line in lines if line.get(field) is not None]
-            series[name] = [images for images, _ in points], [value for _, value in points]
-        if any(images for images, _ in series.values()):
-            panels[title] = series
+        series = {name: _curve(lines, field) for name, lines in runs.items()}
+        if any(len(images) for images, _ in series.values()):
+            panels[field, title] = series
     figure = charts.new_figure(0.8 + 4.6 * len(panels), 4.2)
     spots = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (title, series) in zip(spots, panels.items(), strict=True):
+    for axes, ((field, title), series) in zip(spots, panels.items(), strict=True):
         charts.draw_curves(axes, series, "images seen", "", title=title)
+        for k, name in enumerate(series):
+            for log in (tails or {}).get(name, []):
+                axes.plot(*_curve(log, field), color=charts.COLOURS[k], linewidth=0.9, alpha=0.8)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.xaxis.set_major_formatter(

@@ -81,8 +81,9 @@ def build_report(found: Sequence[Run]) -> tuple[list[Block], dict[str, bytes]]:
         blocks += _intervals(rows, common, images)
     curves = _loss_curves(rows)
     if curves:
-        images["losses.png"] = render_png(charts.rasterise(run_figures.plot_logs(curves)))
-        blocks += [Heading("Losses"), Picture("losses.png", _loss_caption(rows, curves))]
+        tails = {row.name: _tails(row, curves[row.name]) for row in rows if row.name in curves}
+        images["losses.png"] = render_png(charts.rasterise(run_figures.plot_logs(curves, tails)))
+        blocks += [Heading("Losses"), Picture("losses.png", _loss_caption(rows, curves, tails))]
     blocks += [*_samples(found, images), *_growth(found, images), *_measurements(found, images)]
     return [*blocks, Heading("Runs"), runs_table(found)], images
 
@@ -190,6 +191,14 @@ def _loss_curves(rows: Sequence[Configuration]) -> dict[str, list[dict[str, Any]
     return {name: lines for name, lines in logged.items() if any("loss" in line for line in lines)}
 
 
+def _tails(row: Configuration, mean: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Return the logs of the runs that go further than the mean, each from the last line of the mean on."""
+    last = max((line["images"] for line in mean), default=-1)
+    logs = [read_metrics(run.path) for run in row.counted]
+    further = [log for log in logs if any("loss" in line and line["images"] > last for line in log)]
+    return [[line for line in log if line["images"] >= last] for log in further]
+
+
 def mean_log(logs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """Return the mean of several logs.
 
@@ -222,8 +231,12 @@ def _rows_with_curves(rows: Sequence[Configuration]) -> list[Configuration]:
     return [row for row in rows if row in kept]
 
 
-def _loss_caption(rows: Sequence[Configuration], curves: Mapping[str, object]) -> str:
+def _loss_caption(
+    rows: Sequence[Configuration], curves: Mapping[str, object], tails: Mapping[str, Sequence[object]]
+) -> str:
     caption = "Losses against images seen; means over repeats."
+    if any(tails.values()):
+        caption += " Thin lines are single runs, beyond the images that all repeats have logged."
     if len(curves) < len(rows):
         caption += f" The {len(curves)} of {len(rows)} configurations with the lowest image MAE are shown."
     return caption

@@ -94,6 +94,7 @@ def _notes(rows: Sequence[Configuration], common: Conditions | None, metrics: Se
     notes = []
     if any(len(row.counted) > 1 for row in rows):
         notes.append("± is the standard deviation over repeats, which differ only in their seed.")
+    notes += _unequal_images(rows)
     duplicates = [run.path.name for row in rows for run in row.duplicates]
     if duplicates:
         notes.append(f"Not counted, as another run has the same recipe and seed: {', '.join(duplicates)}.")
@@ -120,6 +121,17 @@ def _notes(rows: Sequence[Configuration], common: Conditions | None, metrics: Se
     if any(run.state != "finished" for row in rows for run in row.counted):
         notes.append("For a configuration without a finished run, the numbers are the latest so far.")
     return notes
+
+
+def _unequal_images(rows: Sequence[Configuration]) -> Iterator[str]:
+    """Yield a note for repeats that saw unequal numbers of images, such as runs with a budget in minutes."""
+    for row in rows:
+        seen = sorted(run.images for run in row.counted)
+        if seen[0] < seen[-1]:
+            yield (
+                f"The repeats of {row.name} saw different numbers of images: {seen[0]:,} to {seen[-1]:,}. "
+                "The deviation includes this difference."
+            )
 
 
 def _partial_numbers(rows: Sequence[Configuration], found: Sequence[Mapping[str, Spread]]) -> Iterator[str]:

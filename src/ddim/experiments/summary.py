@@ -1,6 +1,7 @@
 """Summarise runs: group them into configurations, find how these differ, and average their metrics.
 
-Runs that differ only in their seed are repeats of one configuration. Only evaluations under the same
+Runs with equal recipes and an equal number of planned images are repeats of one configuration, whatever their
+seeds are. Only evaluations under the same
 conditions are averaged (`ddim.experiments.evaluations`).
 """
 
@@ -34,7 +35,7 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Configuration:
-    """Runs that differ only in their seed.
+    """Runs that differ only in their seed, and that train on equally many images.
 
     Attributes:
         choice: the fields, with their values, in which this configuration differs from the others.
@@ -75,7 +76,7 @@ def group_runs(found: Iterable[Run]) -> list[Configuration]:
     """Group runs by configuration, in the order of the first run of each; leave out runs without a recipe."""
     known = [run for run in found if run.recipe]
     described = [
-        (run, flatten_as_text(run.recipe) | origins)
+        (run, flatten_as_text(run.recipe) | _extended_budget(run) | origins)
         for run, origins in zip(known, _origins(known), strict=True)
     ]
     names = differing_fields([fields for _, fields in described])
@@ -90,6 +91,12 @@ def group_runs(found: Iterable[Run]) -> list[Configuration]:
         Configuration(choice, *_split_duplicates(group))
         for choice, group in zip(choices, groups.values(), strict=True)
     ]
+
+
+def _extended_budget(run: Run) -> dict[str, str]:
+    """Return the number of images to which a run was extended, in place of the budget of its recipe."""
+    extended = run.facts.get("extended")
+    return {"images": str(extended[-1]["to_images"])} if extended else {}
 
 
 def _origins(found: Sequence[Run]) -> list[dict[str, str]]:
