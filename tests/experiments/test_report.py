@@ -59,6 +59,23 @@ def write(folder, record):
     (folder / "record.json").write_text(json.dumps(record))
 
 
+def likelihood(value=3.25, method="vlb", images=8, steps=1000, step=60):
+    """The record of a likelihood, by default of the last step of `make`."""
+    reference = {"fingerprint": "f", "part": "valid", "images": list(range(images))}
+    facts = {"variance": None, "weights": "ema", "step": step, "time": "2026-01-01"}
+    return {"method": method, "bits": {"value": value, "error": 0.0625}, "steps": steps} | {
+        "reference": reference,
+        **facts,
+    }
+
+
+def measurements_table(found):
+    (shown,) = [
+        each for each in build_report(found)[0] if isinstance(each, Table) and "bits" in str(each.heads)
+    ]
+    return [row[2].text for row in shown.rows], shown.notes
+
+
 def table(found):
     shown = block(found, Table)
     return [dict(zip(shown.heads, row, strict=True)) for row in shown.rows], shown.notes
@@ -232,19 +249,47 @@ def test_other_measurements_of_a_run_are_shown_and_damaged_ones_are_named(traine
     for number, verdict in ((9, "old"), (10, "By pixels, this run repeats training images.")):
         write(home / "memorisation" / str(number), {"copies": share, "verdict": verdict})
         save_png(home / "memorisation" / str(number) / "pairs.png", make_sheet(images(1, 8, 8)))
-    write(home / "likelihoods" / "1", {"bits": {"value": 3.25, "error": 0.0625}})
+    write(home / "likelihoods" / "1", likelihood())
     write(trained / "a1" / "likelihoods" / "1", {"bits": [1]})
     found = read_measurements(home)
-    assert (found.copies, found.bits) == ("3.0 % [1.0, 6.0]", "3.250 ± 0.062")
+    assert (found.copies, [bits.text for bits in found.bits]) == ("3.0 % [1.0, 6.0]", ["3.250 ± 0.062"])
     assert found.pairs == home / "memorisation" / "10" / "pairs.png"
     blocks, files = build_report(find_runs(trained))
     (shown,) = [each for each in blocks if isinstance(each, Table) and "bits" in " ".join(each.heads)]
-    assert [cell.text for cell in shown.rows[0]] == ["a0", "3.0 % [1.0, 6.0]", "3.250 ± 0.062"]
-    assert shown.notes == [
+    assert [cell.text for cell in shown.rows[0]] == [
+        "a0",
+        "3.0 % [1.0, 6.0]",
+        "3.250 ± 0.062 (vlb, 8 images, 1,000 steps)",
+    ]
+    assert shown.notes[1:] == [
         "a0: By pixels, this run repeats training images.",
         "a1: likelihoods/1/record.json cannot be read.",
     ]
     assert files["pairs-001.png"] == found.pairs.read_bytes()
+
+
+def test_likelihoods_of_different_methods_are_marked_as_not_comparable(tmp_path):
+    for k, method in enumerate(("vlb", "ode", "vlb")):
+        write(make(tmp_path / str(k), seed=k) / "likelihoods" / "1", likelihood(3 + k, method, 4 + k % 2))
+    # The newest comparable likelihood counts, and not a newer one with another number of steps.
+    write(tmp_path / "0" / "likelihoods" / "2", likelihood(9, steps=10))
+    cells, notes = measurements_table(find_runs(tmp_path))
+    assert cells == [
+        "3.000 ± 0.062 (vlb, 4 images, 1,000 steps)",
+        "4.000 ± 0.062 (ode, 5 images, 1,000 steps)*",
+        "5.000 ± 0.062 (vlb, 4 images, 1,000 steps)",
+    ]
+    assert [note for note in notes if note.startswith("*")] == [
+        "* 1: this likelihood is not comparable with the others: most runs were measured by vlb, 4 images, "
+        "1,000 steps."
+    ]
+
+
+def test_a_likelihood_of_an_earlier_step_is_marked(tmp_path):
+    write(make(tmp_path / "a") / "likelihoods" / "1", likelihood(step=30))
+    cells, notes = measurements_table(find_runs(tmp_path))
+    assert cells == ["3.250 ± 0.062 (vlb, 8 images, 1,000 steps)*"]
+    assert any("at an earlier step, 30" in note for note in notes)
 
 
 def test_the_mean_of_logs_has_the_lines_that_all_of_them_have():

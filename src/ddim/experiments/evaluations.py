@@ -22,9 +22,12 @@ Record = Mapping[str, Any]
 def represents_run(run: Run, record: Record) -> bool:
     """Return whether an evaluation is valid for the run; False for an earlier step of a finished run."""
     sampling = record.get("sampling")
-    if not sampling or run.state != "finished":
-        return True
-    return sampling["step"] * run.recipe["optim"]["batch"] >= run.images
+    return not sampling or is_last_step(run, sampling["step"])
+
+
+def is_last_step(run: Run, step: int) -> bool:
+    """Return False for a step before the end of a finished run, and True for any step of other runs."""
+    return run.state != "finished" or step * run.recipe["optim"]["batch"] >= run.images
 
 
 def common_conditions(found: Iterable[Run]) -> Conditions | None:

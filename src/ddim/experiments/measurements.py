@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from ddim.errors import UserError
+from ddim.errors import UserError, format_count
 from ddim.evaluation.copies import format_share
+from ddim.experiments.evaluations import is_last_step
+from ddim.experiments.index import Run
 from ddim.files import read_json
 from ddim.metrics.statistics import Estimate
 from ddim.runs.folder import list_numbered_folders
+
+METHODS = '"vlb" is the variational bound, an upper bound; "ode" estimates the likelihood itself.'
+"""What the methods of `ddim likelihood` measure."""
+
+
+@dataclass(frozen=True)
+class BitsConditions:
+    """The conditions of a likelihood; likelihoods are comparable only if they are equal."""
+
+    method: str
+    images: int
+    steps: int
+    reference: tuple[str, str]
+    variance: str | None
+    weights: str
+
+    def __str__(self) -> str:
+        return f"{self.method}, {format_count(self.images, 'image')}, {format_count(self.steps, 'step')}"
+
+
+@dataclass(frozen=True)
+class Bits:
+    """A likelihood: the bits per dimension as text, their conditions, the run's step and the time."""
+
+    text: str
+    conditions: BitsConditions
+    step: int
+    time: str
 
 
 @dataclass(frozen=True)
@@ -23,7 +54,7 @@ class Measurements:
     Attributes:
         copies: the share of samples that count as copies, with its 95 % confidence interval.
         verdict: the sentence of the memorisation test.
-        bits: bits per dimension with their standard error.
+        bits: the likelihoods, oldest first.
         pairs: the PNG file with the samples that are closest to training images.
         diagnosis: the PNG file with the errors at each noise level.
         damaged: the records that cannot be read.
@@ -31,7 +62,7 @@ class Measurements:
 
     copies: str = ""
     verdict: str = ""
-    bits: str = ""
+    bits: tuple[Bits, ...] = ()
     pairs: Path | None = None
     diagnosis: Path | None = None
     damaged: tuple[str, ...] = ()
@@ -40,35 +71,85 @@ class Measurements:
 def read_measurements(run: Path) -> Measurements:
     """Return the newest measurements in a run folder."""
     damaged: list[str] = []
+    T = TypeVar("T")
 
-    def read(kind: str, describe: Callable[[dict[str, Any]], dict[str, str]]) -> dict[str, str]:
-        folder = _newest(run / kind)
-        if folder is None:
-            return {}
-        try:
-            return describe(read_json(folder / "record.json"))
-        except (UserError, KeyError, TypeError):
-            damaged.append(f"{kind}/{folder.name}/record.json")
-            return {}
+    def read(kind: str, folders: Iterable[Path], describe: Callable[[dict[str, Any]], T]) -> list[T]:
+        found = []
+        for folder in folders:
+            try:
+                found.append(describe(read_json(folder / "record.json")))
+            except (UserError, KeyError, TypeError):
+                damaged.append(f"{kind}/{folder.name}/record.json")
+        return found
 
-    described = read("memorisation", _describe_memorisation) | read("likelihoods", _describe_bits)
+    copies = read("memorisation", list_numbered_folders(run / "memorisation")[-1:], _describe_memorisation)
+    bits = read("likelihoods", list_numbered_folders(run / "likelihoods"), _describe_bits)
     return Measurements(
-        **described,
+        *(copies[0] if copies else ("", "")),
+        bits=tuple(bits),
         pairs=_picture(run / "memorisation", "pairs.png"),
         diagnosis=_picture(run / "diagnostics", "figure.png"),
         damaged=tuple(damaged),
     )
 
 
-def _describe_memorisation(record: dict[str, Any]) -> dict[str, str]:
+def common_bits_conditions(found: Iterable[tuple[Run, Sequence[Bits]]]) -> BitsConditions | None:
+    """Return the conditions under which the likelihoods of most runs were measured; None without likelihoods.
+
+    If two conditions are equally common, more images are preferred, and then the newest likelihood.
+    """
+    counts: Counter[BitsConditions] = Counter()
+    newest: dict[BitsConditions, str] = {}
+    for run, bits in found:
+        valid = [each for each in bits if is_last_step(run, each.step)]
+        counts.update({each.conditions for each in valid})
+        for each in valid:
+            newest[each.conditions] = max(each.time, newest.get(each.conditions, ""))
+    return max(counts, key=lambda each: (counts[each], each.images, newest[each]), default=None)
+
+
+def format_run_bits(run: Run, found: Sequence[Bits], common: BitsConditions | None) -> tuple[str, str]:
+    """Return the likelihood of a run as text, and the reason why it is not comparable, or "".
+
+    Args:
+        run: the run.
+        found: its likelihoods, oldest first. The newest one under the common conditions is chosen. If there
+            is none, the newest one is chosen and marked with "*".
+        common: the common conditions.
+    """
+    if not found:
+        return "", ""
+    valid = [bits for bits in found if is_last_step(run, bits.step)]
+    comparable = [bits for bits in valid if bits.conditions == common]
+    bits = (comparable or valid or found)[-1]
+    text = f"{bits.text} ({bits.conditions})"
+    if comparable:
+        return text, ""
+    if not valid:
+        return f"{text}*", f"it was measured at an earlier step, {bits.step:,}"
+    if str(bits.conditions) == str(common):
+        return f"{text}*", "it was measured with other images, weights or variances"
+    return f"{text}*", f"most runs were measured by {common}"
+
+
+def _describe_memorisation(record: dict[str, Any]) -> tuple[str, str]:
     share = Estimate(*(np.asarray(record["copies"][name]) for name in ("value", "low", "high")))
-    return {"copies": format_share(share), "verdict": str(record["verdict"])}
+    return format_share(share), str(record["verdict"])
 
 
-def _describe_bits(record: dict[str, Any]) -> dict[str, str]:
+def _describe_bits(record: dict[str, Any]) -> Bits:
     bits = record["bits"]
     error = "" if bits["error"] is None else f" ± {bits['error']:.3f}"
-    return {"bits": f"{bits['value']:.3f}{error}"}
+    reference = record["reference"]
+    conditions = BitsConditions(
+        record["method"],
+        len(reference["images"]),
+        record["steps"],
+        (reference["fingerprint"], reference["part"]),
+        record["variance"],
+        record["weights"],
+    )
+    return Bits(f"{bits['value']:.3f}{error}", conditions, record["step"], str(record["time"]))
 
 
 def _newest(folder: Path) -> Path | None:

@@ -12,7 +12,7 @@ from ddim.evaluation import run_figures
 from ddim.evaluation.conditions import Conditions
 from ddim.experiments.evaluations import common_conditions
 from ddim.experiments.index import Run
-from ddim.experiments.measurements import read_measurements
+from ddim.experiments.measurements import METHODS, common_bits_conditions, format_run_bits, read_measurements
 from ddim.experiments.report_tables import (
     data_fingerprints,
     differing_fields_table,
@@ -146,10 +146,15 @@ def _measurements(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]
     """Return the results of `ddim memorisation`, `likelihood` and `diagnose` for the runs."""
     lines, notes = [], []
     folded: list[Block] = []
-    for k, run in enumerate(found, 1):
-        measured = read_measurements(run.path)
-        if measured.copies or measured.bits:
-            lines.append([Cell(text or MISSING) for text in (run.path.name, measured.copies, measured.bits)])
+    every = [(run, read_measurements(run.path)) for run in found]
+    common = common_bits_conditions((run, measured.bits) for run, measured in every)
+    for k, (run, measured) in enumerate(every, 1):
+        bits, why = format_run_bits(run, measured.bits, common)
+        if measured.copies or bits:
+            lines.append([Cell(text or MISSING) for text in (run.path.name, measured.copies, bits)])
+        notes += (
+            [f"* {run.path.name}: this likelihood is not comparable with the others: {why}."] if why else []
+        )
         notes += [f"{run.path.name}: {measured.verdict}"] if measured.verdict else []
         notes += [f"{run.path.name}: {name} cannot be read." for name in measured.damaged]
         shown = (("pairs", measured.pairs, "samples and their nearest training images"),)
@@ -160,6 +165,8 @@ def _measurements(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]
                 title = f"{run.path.name}: {about}"
                 folded.append(Folded(title, [Picture(f"{name}-{k:03}.png", title)]))
     heads = ["run", "copies of training images", "bits per dimension ↓"]
+    if common is not None:
+        notes.insert(0, f"Bits per dimension: ± is the standard error over images. {METHODS}")
     table: list[Block] = [Table(heads, lines, words=1, notes=notes)] if lines or notes else []
     return [Heading("Further measurements"), *table, *folded] if table or folded else []
 
