@@ -422,6 +422,17 @@ def test_a_run_with_an_unreadable_sheet_has_no_strip(trained, part):
     assert [name for name, _ in block(find_runs(trained), Strips).rows] == ["a0", "b<0>"]
 
 
+def test_an_evaluation_of_an_earlier_step_is_shown_with_a_mark(tmp_path):
+    with_record(make(tmp_path / "a", optim__lr=0.1), kid=0.3)
+    with_record(make(tmp_path / "b", optim__lr=0.01), kid=0.1, step=30)
+    rows, notes = table(find_runs(tmp_path))
+    assert [row["KID ↓"] for row in rows] == [Cell("0.3000 [0.2900, 0.3100]"), Cell("0.1000*")]
+    assert any(note.startswith("* b: not comparable") and "earlier step (30)" in note for note in notes)
+    # The column is there even if all runs were evaluated at earlier steps.
+    rows, _ = table(find_runs(tmp_path / "b"))
+    assert rows[0]["KID ↓"] == Cell("0.1000*")
+
+
 def test_numbers_have_their_significant_digits():
     assert format_spread(Spread(0.12344, 1)) == "0.1234"
     assert format_spread(Spread(235.996, 3, 0.844)) == "236.00 ± 0.84"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ddim.evaluation.conditions import Conditions, error_conditions
+from ddim.evaluation.record import metric_entry
 from ddim.experiments.evaluations import describe_mismatches
 from ddim.experiments.index import Run
 from ddim.experiments.summary import (
@@ -12,6 +13,7 @@ from ddim.experiments.summary import (
     MISSING,
     Configuration,
     Spread,
+    earlier_evaluations,
     other_conditions,
     summarise_metrics,
 )
@@ -42,7 +44,13 @@ def differing_fields_table(rows: Sequence[Configuration]) -> list[Block]:
 def results_table(rows: Sequence[Configuration], common: Conditions | None) -> Table:
     """Return the table of results: a row for each configuration, a column for each metric, and notes."""
     found = [summarise_metrics(row, common) for row in rows]
-    metrics = [name for name in METRICS if any(name in numbers for numbers in found)]
+    earlier = [record for row in rows for _, record in earlier_evaluations(row)]
+    metrics = [
+        name
+        for name in METRICS
+        if any(name in numbers for numbers in found)
+        or any(name not in ERRORS and metric_entry(record, name) for record in earlier)
+    ]
     best = {name: _best_row(name, rows, found, common) for name in metrics}
     lines = []
     for k, (row, numbers) in enumerate(zip(rows, found, strict=True)):
@@ -84,7 +92,14 @@ def _best_row(
 
 
 def _absent_text(row: Configuration, common: Conditions | None, name: str) -> str:
-    """Return the text in place of a number that is missing or not comparable."""
+    """Return the text in place of a number that is missing or not comparable.
+
+    Numbers of evaluations of earlier steps are marked with "*".
+    """
+    earlier = [metric_entry(record, name) for _, record in earlier_evaluations(row)]
+    values = [format_spread(Spread(entry["value"], 1)) for entry in earlier if entry]
+    if values:
+        return ", ".join(f"{value}*" for value in values)
     differs = common is not None and name not in ERRORS and other_conditions(row, common)
     return "not comparable" if differs else MISSING
 
@@ -98,6 +113,12 @@ def _notes(rows: Sequence[Configuration], common: Conditions | None, metrics: Se
     duplicates = [run.path.name for row in rows for run in row.duplicates]
     if duplicates:
         notes.append(f"Not counted, as another run has the same recipe and seed: {', '.join(duplicates)}.")
+    notes += [
+        f"* {run.path.name}: not comparable, because its newest evaluation is of an earlier step "
+        f"({record['sampling']['step']:,}). Evaluate the run again."
+        for row in rows
+        for run, record in earlier_evaluations(row)
+    ]
     if common is not None:
         notes.append(
             f"KID, FID and similar metrics compare {common.images:,} samples of each run with "

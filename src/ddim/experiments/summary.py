@@ -171,6 +171,12 @@ def summarise_metrics(configuration: Configuration, common: Conditions | None) -
     return found
 
 
+def earlier_evaluations(configuration: Configuration) -> list[tuple[Run, Mapping[str, Any]]]:
+    """Return the newest record of each counted run that was evaluated only before its last step."""
+    missed = [run for run in configuration.counted if run.records and newest_record(run) is None]
+    return [(run, run.records[-1]) for run in missed]
+
+
 def other_conditions(configuration: Configuration, common: Conditions) -> list[Conditions]:
     """Return the conditions of the newest evaluations of counted runs not evaluated under `common`."""
     missed = [run for run in configuration.counted if newest_record(run, common) is None]
