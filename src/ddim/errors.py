@@ -5,11 +5,16 @@ This module does not import torch.
 
 import difflib
 import errno
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Error numbers of the operating system for a full disk, a full quota and a file that became too large."""
+
+
+LARGEST_EXCESS = 1e-3
+"""How far pixels in [0, 1] may lie outside; it is less than half of an 8-bit level, 1/510."""
 
 
 class UserError(ValueError):
@@ -94,6 +99,32 @@ def check_count(name: str, value: int, least: int = 1) -> None:
     """
     if not least <= value <= 10**6:
         raise UserError(f"{name} must be at least {least} and at most 1,000,000, got {value}")
+
+
+def check_pixels(kind: str, low: float, high: float, what: str = "images", where: str = "") -> None:
+    """Check the range of pixel values that are not uint8.
+
+    Args:
+        kind: the type of the values, such as "float32"; only floats can be pixels.
+        low: the smallest value.
+        high: the largest value. Values outside [0, 1] that round to black or white are accepted.
+        what: the subject of the message.
+        where: the end of the message, such as " in image 3".
+
+    Raises:
+        UserError: if the values are not floats in [0, 1]; the message says how to convert them.
+    """
+    floats = "float" in kind
+    if floats and low >= -LARGEST_EXCESS and high <= 1 + LARGEST_EXCESS:
+        return
+    hint = ": convert them to uint8" if kind.removeprefix("u").startswith("int") else ""
+    if floats and math.isfinite(low) and math.isfinite(high):
+        hint = ": divide them by 255" if low >= 0 and high <= 255 else ": (x + 1) / 2 maps [-1, 1] to [0, 1]"
+        # Resizing with bicubic interpolation overshoots this far.
+        hint = ": clamp them, images.clamp(0, 1)" if low > -0.3 and high < 1.3 else hint
+    raise UserError(
+        f"{what} must be uint8 or floats in [0, 1], got {kind} from {low:.5g} to {high:.5g}{where}{hint}"
+    )
 
 
 def format_count(number: int, noun: str) -> str:

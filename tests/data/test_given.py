@@ -87,8 +87,9 @@ def test_different_sizes_need_a_size(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (torch.zeros(5, 3, 16, 16) - 1, r"float32 from -1.0 to -1.0 in image 0: \(x \+ 1\) / 2 maps"),
-        (torch.full((5, 3, 16, 16), 200.0), "from 200.0 to 200.0 in image 0: divide them by 255"),
+        (torch.zeros(5, 3, 16, 16) - 1, r"float32 from -1 to -1 in image 0: \(x \+ 1\) / 2 maps"),
+        (torch.full((5, 3, 16, 16), 200.0), "from 200 to 200 in image 0: divide them by 255"),
+        (torch.full((5, 3, 16, 16), 1.01, dtype=torch.float64), "from 1.01 to 1.01 in image 0: clamp"),
         (torch.full((5, 3, 16, 16), torch.nan), r"floats in \[0, 1\], got float32 from nan"),
         (
             torch.zeros(5, 3, 16, 16, dtype=torch.int64),

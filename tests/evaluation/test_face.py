@@ -46,6 +46,8 @@ def test_a_pipeline_is_evaluated_like_its_run_and_a_tensor_like_its_samples(run,
     assert of_tensor.record["generated"]["source"] == "tensor 24 x 3 x 32 x 32"
     with pytest.raises(UserError, match="images need a reference: name the images"):
         ddim.evaluate(torch.zeros(24, 3, 32, 32))
+    with pytest.raises(UserError, match="images must be .* from nan"):
+        ddim.evaluate(torch.full((24, 3, 32, 32), torch.nan), "blossoms:60")
 
 
 def test_a_model_of_your_own_is_evaluated_without_a_cache(tmp_path):

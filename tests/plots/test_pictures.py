@@ -16,6 +16,7 @@ from ddim.plots.pictures import (
     make_sheet,
     save_film,
     save_png,
+    sheet,
     split_sheet,
     to_uint8,
 )
@@ -55,6 +56,30 @@ def test_a_sheet_puts_image_k_at_its_row_and_column(count, columns, gap):
     assert sheet.shape[1] == wide * 5 + (wide - 1) * gap
     for k, image in enumerate(images):
         assert find_places(sheet, image) == [(k // wide * (6 + gap), k % wide * (5 + gap))]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            torch.full((2, 3, 8, 8), -0.5),
+            r"images must be .* from -0.5 to -0.5: \(x \+ 1\) / 2",
+        ),
+        (torch.full((2, 3, 8, 8), 200.0), "from 200 to 200: divide them by 255"),
+        (torch.full((3, 8, 8), torch.nan), "got float32 from nan to nan$"),
+        (torch.ones(2, 3, 8, 8, dtype=torch.int64), "got int64 from 1 to 1: convert them to uint8"),
+        ([torch.full((3, 8, 8), 1.01)], "from 1.01 to 1.01: clamp them"),
+        ([], "a sheet needs at least 1 image, got none"),
+    ],
+)
+def test_a_sheet_of_values_outside_0_and_1_is_refused(images, message):
+    with pytest.raises(UserError, match=message):
+        sheet(images)
+
+
+def test_values_that_round_to_black_or_white_belong_to_a_sheet():
+    assert sheet(torch.full((1, 8, 8), 1.0005), zoom=1).getextrema() == ((255, 255),) * 3
+    assert sheet(torch.full((3, 8, 8), -0.0005).bfloat16(), zoom=1).getextrema() == ((0, 0),) * 3
 
 
 def test_a_sheet_is_white_between_images_and_in_empty_cells():

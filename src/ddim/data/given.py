@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ddim.data.sources import Member, Survey
-from ddim.errors import UserError
+from ddim.errors import UserError, check_pixels
 
 PREFIX = "given:"
 """The start of the text of every such source."""
@@ -187,12 +187,5 @@ def _to_pixels(image: Any, name: str) -> np.ndarray:  # noqa: ANN401
 def _scale(values: np.ndarray, name: str) -> np.ndarray:
     """Return floats in [0, 1] as uint8."""
     low, high = (values.min(), values.max()) if values.size else (0, 0)
-    if not np.issubdtype(values.dtype, np.floating) or not (low >= 0 and high <= 1):
-        hint = "convert them to uint8" if np.issubdtype(values.dtype, np.integer) else ""
-        if np.issubdtype(values.dtype, np.floating) and np.isfinite([low, high]).all():
-            hint = "divide them by 255" if low >= 0 and high <= 255 else "(x + 1) / 2 maps [-1, 1] to [0, 1]"
-        raise UserError(
-            f"images must be uint8 or floats in [0, 1], got {values.dtype} from {low} to {high} in {name}"
-            + (f": {hint}" if hint else "")
-        )
-    return np.rint(values * 255).astype(np.uint8)
+    check_pixels(str(values.dtype), low, high, where=f" in {name}")
+    return np.rint(values.clip(0, 1) * 255).astype(np.uint8)

@@ -31,7 +31,7 @@ from ddim.evaluation.sample_features import Part, SampledParts
 from ddim.files import read_json
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor, release_pages
-from ddim.plots.pictures import to_uint8
+from ddim.plots.pictures import check_images, to_uint8
 from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.classes import Label, find_label
 from ddim.runs.folder import RUN
@@ -231,6 +231,7 @@ def _sample_model(pipeline: Pipeline, samples: Samples, reference: Reference, pr
 def _take_images(source: Tensor, reference: Reference, decoding: Callable[[int, int], None]) -> Subject:
     if reference.data is None:
         raise UserError("images need a reference: name the images that they are compared with")
+    check_images(source)
     pixels = torch.from_numpy(to_uint8(source)).permute(0, 3, 1, 2)
     count, channels, height, width = pixels.shape
     data = Data(size=(height, width), channels=channels)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from ddim.errors import UserError
+from ddim.errors import UserError, check_pixels
 from ddim.files import write_atomic
 
 if TYPE_CHECKING:
@@ -52,6 +52,23 @@ def to_uint8(images: Tensor) -> np.ndarray:
         # A diverged model returns NaN, and casting NaN to an integer depends on the hardware.
         images = (images.float().nan_to_num(0.0).clamp(0, 1) * 255).round().byte()
     return images.cpu().contiguous().numpy()
+
+
+def check_images(images: Tensor, what: str = "images") -> None:
+    """Check the values of images that a user gives.
+
+    Args:
+        images: uint8, or floats in [0, 1].
+        what: the subject of the message.
+
+    Raises:
+        UserError: if the values are of another type, outside [0, 1] or NaN; the message says how to convert
+            them.
+    """
+    kind = str(images.dtype).removeprefix("torch.")
+    if kind != "uint8" and images.numel():
+        low, high = (end.item() for end in images.aminmax())
+        check_pixels(kind, low, high, what)
 
 
 def make_sheet(images: Tensor, columns: int | None = None, gap: int = GAP) -> np.ndarray:
@@ -95,12 +112,18 @@ def sheet(
         columns: images per row, by default the square root of their number, rounded up.
         zoom: the integer factor by which pixels are enlarged; by default the sheet gets about 800 pixels.
 
+    Raises:
+        UserError: if there is no image, or a value is outside [0, 1] or NaN.
+
     Example:
         >>> ddim.sheet(ddim.sample("runs/photos-fast-1", n=16)).save("samples.png")
     """
     import torch
 
+    if not len(images):
+        raise UserError("a sheet needs at least 1 image, got none")
     whole = images if isinstance(images, torch.Tensor) else torch.stack(list(images))
+    check_images(whole)
     return Image.fromarray(enlarge(make_sheet(whole[None] if whole.ndim == 3 else whole, columns), zoom))
 
 

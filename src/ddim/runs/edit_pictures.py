@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ddim.data.batch import to_unit
 from ddim.data.decode import decode_image
 from ddim.errors import UserError
+from ddim.plots.pictures import check_images
 from ddim.runs.edit_folder import read_images
 from ddim.runs.edit_images import (
     Edit,
@@ -28,9 +30,9 @@ from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import Pipeline, open_pipeline
 
 Picture: TypeAlias = str | Path | Image.Image | Tensor
-"""An image file, a PIL image, or a tensor (C, H, W) or (B, C, H, W) in [0, 1] of the model's size.
+"""An image file, a PIL image, or a tensor (C, H, W) or (B, C, H, W) of the model's size.
 
-Files and PIL images are cropped and resized to the size of the model.
+Tensors are floats in [0, 1] or uint8. Files and PIL images are cropped and resized to the size of the model.
 """
 
 
@@ -108,7 +110,8 @@ def inpaint_picture(
     Args:
         model: a run folder, a pipeline or a model.
         image: the image.
-        mask: an image of the same size, white in the part to inpaint; or a tensor (H, W), 1 in this part.
+        mask: an image of the same size, white in the part to inpaint; or a tensor (H, W), 1 in this part and
+            0 elsewhere, or gray levels 0 to 255.
         seeds: one seed for each result.
         steps: number of times in the grid.
         resample: how often each step is done.
@@ -118,11 +121,7 @@ def inpaint_picture(
         >>> ddim.inpaint(run, "rose.jpg", "mask.png", seeds=[3, 7])
     """
     pipeline = open_pipeline(model)
-    if isinstance(mask, Tensor):
-        hole = mask.float()[(None,) * (4 - mask.ndim)]
-    else:
-        hole = open_pictures(pipeline, mask, channels=1)
-    hole = (hole > 0.5).float()
+    hole = _open_mask(pipeline, mask)
     one = open_pictures(pipeline, image)
     return inpaint_image(pipeline, one, hole, list(seeds), steps, resample=resample, **options)
 
@@ -153,6 +152,22 @@ def vary_picture(
     return vary_image(pipeline, open_pictures(pipeline, image), strength, list(seeds), steps, **options)
 
 
+def _open_mask(pipeline: Pipeline, mask: Picture) -> Tensor:
+    """Return a mask as a tensor (1, 1, H, W), 1 in the part to inpaint and 0 elsewhere."""
+    if not isinstance(mask, Tensor):
+        return (open_pictures(pipeline, mask, channels=1) > 0.5).float()
+    size = (pipeline.model.shape.height, pipeline.model.shape.width)
+    if tuple(mask.shape) not in (size, (1, *size), (1, 1, *size)):
+        raise UserError(
+            f"mask must be {size}, the height and width of the model's images, got {tuple(mask.shape)}"
+        )
+    if mask.is_floating_point():
+        check_images(mask, "mask")
+    # Integers are 0 and 1, or the gray levels 0 to 255.
+    middle = 0.5 if mask.is_floating_point() or mask.max() <= 1 else 127.5
+    return (mask > middle).float().cpu().reshape(1, 1, *size)
+
+
 def open_pictures(
     pipeline: Pipeline, pictures: Picture | Sequence[Picture], channels: int | None = None
 ) -> Tensor:
@@ -164,7 +179,7 @@ def open_pictures(
         channels: number of channels C; None for the channels of the pipeline.
 
     Raises:
-        UserError: if a file cannot be read, or a tensor has another size.
+        UserError: if a file cannot be read, or a tensor has another size or values outside [0, 1].
     """
     shape = pipeline.model.shape
     channels, size = channels or shape.channels, (shape.height, shape.width)
@@ -178,7 +193,8 @@ def open_pictures(
                 raise UserError(
                     f"images must be (B, {channels}, {size[0]}, {size[1]}), got {tuple(batch.shape)}"
                 )
-            opened.append(batch.float().cpu())
+            check_images(batch)
+            opened.append((to_unit(batch) if batch.dtype == torch.uint8 else batch.float()).cpu())
         elif isinstance(picture, Image.Image):
             content = io.BytesIO()
             picture.save(content, "PNG")
