@@ -8,6 +8,7 @@ import errno
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import SupportsIndex
 
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Error numbers of the operating system for a full disk, a full quota and a file that became too large."""
@@ -95,8 +96,10 @@ def check_count(name: str, value: int, least: int = 1) -> None:
         least: the smallest value that is allowed.
 
     Raises:
-        UserError: if `value` is below `least` or above a million.
+        UserError: if `value` is not a whole number, below `least` or above a million.
     """
+    if not isinstance(value, SupportsIndex) or isinstance(value, bool):
+        raise UserError(f"{name} must be a whole number, got {value!r}")
     if not least <= value <= 10**6:
         raise UserError(f"{name} must be at least {least} and at most 1,000,000, got {value}")
 
@@ -125,6 +128,21 @@ def check_pixels(kind: str, low: float, high: float, what: str = "images", where
     raise UserError(
         f"{what} must be uint8 or floats in [0, 1], got {kind} from {low:.5g} to {high:.5g}{where}{hint}"
     )
+
+
+def describe_given(value: object) -> str:
+    """Return a short description of a value that was given, such as "a tensor (200, 3, 32, 32)".
+
+    Texts, paths and numbers are returned as Python writes them.
+    """
+    if value is None or isinstance(value, str | Path | int | float):
+        return repr(value)
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    kind = type(value).__name__
+    if (shape := getattr(value, "shape", None)) is not None and kind in ("Tensor", "ndarray"):
+        return f"{'a tensor' if kind == 'Tensor' else 'an array'} {tuple(shape)}"
+    return f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
 
 
 def format_count(number: int, noun: str) -> str:

@@ -1,9 +1,14 @@
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import pytest
 import torch
 
 from ddim.diffusion import log_snr
-from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
+from ddim.diffusion.denoiser import Model
+from ddim.diffusion.schedules import Cosine, Level, Linear, LinearBeta, Schedule, as_double
 from ddim.diffusion.time_sampling import NormalLogSNR
+from ddim.errors import UserError
 
 
 def test_the_plateaus_of_the_torch_luz_repository_are_found():
@@ -49,3 +54,50 @@ def test_equal_steps_of_log_snr_reach_both_ends(schedule):
     assert at[0].item() == pytest.approx(log_snr.log_snr_range(schedule)[0])
     assert at[-1].item() == pytest.approx(schedule(torch.tensor(1.0)).log_snr.item())
     assert at.diff().tolist() == pytest.approx([at.diff()[0].item()] * 8)
+
+
+@dataclass(frozen=True)
+class Own(Schedule):
+    """A schedule that a user wrote."""
+
+    alpha: Callable[[torch.Tensor], torch.Tensor]
+
+    def __call__(self, t):
+        """See `Schedule`."""
+        alpha = self.alpha(as_double(t))
+        return Level(alpha, (1 - alpha**2).clamp(0).sqrt())
+
+
+@dataclass(frozen=True)
+class Pair(Schedule):
+    """A schedule that returns a pair."""
+
+    def __call__(self, t):
+        """See `Schedule`."""
+        return 1 - t, t
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (
+            Own(lambda t: 0.01 + 0.98 * t),
+            "schedule Own must have a log-SNR that falls .* 1 - t in place",
+        ),
+        (Own(lambda t: 0.01 + 0.98 * (2 * t - 1).abs()), "a log-SNR that falls"),
+        (Own(lambda t: 0.5 + 0 * t), "a log-SNR that falls"),
+        (Own(lambda t: t.sqrt() * torch.nan), "got nan, nan"),
+        (Own(lambda t: t.mean()), "must return a ddim.Level, alpha and sigma shaped like t"),
+        (Pair(), "schedule Pair must return a ddim.Level, .*, got tuple"),
+        (0.5, "schedule float must return a ddim.Level"),
+    ],
+)
+def test_a_schedule_of_ones_own_must_fall_from_image_to_noise(schedule, message):
+    with pytest.raises(UserError, match=message):
+        Model(torch.nn.Identity(), schedule)
+    with pytest.raises(UserError, match=message):
+        log_snr.check_schedule(schedule)
+
+
+def test_a_schedule_of_ones_own_may_have_plateaus_and_no_noise_at_all():
+    log_snr.check_schedule(Own(lambda t: (1.5 - 1.5 * t).clamp(0, 1)))

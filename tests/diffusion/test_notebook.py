@@ -12,9 +12,10 @@ from ddim.diffusion.loss import LOSSES
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Gaussian, Mixture
 from ddim.diffusion.parameterisation import PARAMETERISATIONS, PredictsVelocity
+from ddim.diffusion.parts import choose_part
 from ddim.diffusion.prediction import Prediction
 from ddim.diffusion.samplers import SAMPLERS, State, final_sample, initial_noise, last_state
-from ddim.diffusion.schedules import SCHEDULES, Cosine, LinearBeta
+from ddim.diffusion.schedules import SCHEDULES, Cosine, KarrasSigma, LinearBeta
 from ddim.errors import UserError
 from oracles import Answers, made, normal
 
@@ -69,6 +70,42 @@ def test_a_model_takes_the_name_of_its_parameterisation(name):
     assert Model(torch.nn.Identity(), Cosine(), name).predicts == PARAMETERISATIONS[name]()
     with pytest.raises(UserError, match=f"predicts must be one of velocity.*; perhaps you meant {name}"):
         Model(torch.nn.Identity(), Cosine(), name + "s")
+
+
+def test_a_model_takes_names_of_its_parts_and_no_classes():
+    named = Model(torch.nn.Identity(), "karras_sigma", conditioning="noise_variance")
+    assert (named.schedule, named.conditioning) == (KarrasSigma(), NoiseVariance())
+    with pytest.raises(UserError, match="schedule must be one of cosine.*; perhaps you meant cosine"):
+        Model(torch.nn.Identity(), "cosin")
+    with pytest.raises(UserError, match=r"such as Cosine\(\), got the class Cosine"):
+        Model(torch.nn.Identity(), Cosine)
+    with pytest.raises(UserError, match=r"grid listed must be given with its times.*: ddim.Listed\(times="):
+        choose_part("grid", "listed", GRIDS)
+
+
+class Halved(torch.nn.Module):
+    """A network that loses half of the height."""
+
+    def forward(self, x, noise_level):
+        return x[:, :, ::2]
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (
+            lambda x, t: x[:, :1],
+            r"net <lambda>, called with x .*, noise_level \(2,\), must return",
+        ),
+        (lambda x, t: x[:1], r"must return \(2, 3, 4, 4\), got \(1, 3, 4, 4\)"),
+        (lambda x, t: x.repeat(1, 3, 1, 1), r"got \(2, 9, 4, 4\)"),
+        (lambda x, t: (x,), "got tuple"),
+        (Halved(), r"net Halved, called .* got \(2, 3, 2, 4\)"),
+    ],
+)
+def test_a_network_with_another_output_is_refused_at_the_call(net, message):
+    with pytest.raises(UserError, match=message):
+        Model(net, Cosine())(normal(2, 3, 4, 4), 0.5)
 
 
 def test_every_value_prints_in_a_line():

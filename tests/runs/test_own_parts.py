@@ -13,6 +13,7 @@ from torch import nn
 import ddim
 import mine
 import tiny
+from ddim.diffusion.loss import Loss
 from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
 from ddim.runs import own_parts
@@ -126,6 +127,19 @@ class Bare:
     """No dataclass."""
 
 
+class Loose(Loss):
+    """A callable part without a decorator."""
+
+
+@dataclass(frozen=True)
+class Reversed(mine.Straight):
+    """A schedule with the image at t = 1."""
+
+    def __call__(self, t):
+        """See `Schedule`."""
+        return super().__call__(1 - t)
+
+
 @dataclass(frozen=True)
 class Lonely:
     """Not a schedule."""
@@ -142,8 +156,11 @@ class Table(mine.Straight):
     ("changes", "message"),
     [
         ({"schedule": Bare()}, "frozen dataclass.*got Bare"),
+        ({"objective": Loose()}, r"got Loose: write @dataclass\(frozen=True\) above Loose"),
+        ({"schedule": Reversed()}, "schedule Reversed must have a log-SNR that falls"),
+        ({"sampled_on": Reversed()}, "schedule Reversed must have a log-SNR that falls"),
         ({"schedule": Melting()}, r"Melting must be a frozen dataclass: write @dataclass\(frozen=True\)"),
-        ({"schedule": mine.Straight}, r"got Straight: give an instance, Straight\(\)"),
+        ({"schedule": mine.Straight}, r"such as Straight\(\), got the class Straight"),
         ({"schedule": Lonely()}, "schedule must be a Schedule, and Lonely has no .*inverse"),
         ({"schedule": mine.Euler()}, "schedule must be a Schedule, and Euler has no entries"),
         ({"optim": Lonely()}, "optim cannot be a part of your own, got Lonely"),

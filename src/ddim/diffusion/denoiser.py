@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ddim.diffusion.conditioning import Conditioning, LogSNR
+from ddim.diffusion.conditioning import CONDITIONINGS, Conditioning, LogSNR
+from ddim.diffusion.log_snr import check_schedule
 from ddim.diffusion.parameterisation import PARAMETERISATIONS, Parameterisation
+from ddim.diffusion.parts import choose_part
 from ddim.diffusion.prediction import Prediction, from_image
-from ddim.diffusion.schedules import Schedule, as_double
-from ddim.errors import UserError, suggest
+from ddim.diffusion.schedules import SCHEDULES, Schedule, as_double
+from ddim.errors import UserError
 
 
 class Denoiser(Protocol):
@@ -38,6 +40,37 @@ class Shape:
     width: int
 
 
+def check_output(
+    output: object, x: Tensor, net: object, *, label: bool = False, outputs: Sequence[int] = (1, 2)
+) -> None:
+    """Check the shape of a network's output.
+
+    Args:
+        output: the output.
+        x: the images (B, C, H, W) with which the network was called.
+        net: the network, or its name for the message.
+        label: whether the network was called with class labels.
+        outputs: the allowed numbers of channels of the output, as multiples of C.
+
+    Raises:
+        UserError: if the output is not a tensor of such a shape.
+    """
+    count, channels, *size = x.shape
+    wanted = [(count, multiple * channels, *size) for multiple in outputs]
+    if isinstance(output, Tensor) and output.shape in wanted:
+        return
+    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    raise UserError(f"{describe_call(net, x, label=label)} must return {wanted[0]}, got {found}")
+
+
+def describe_call(net: object, x: Tensor, *, label: bool) -> str:
+    """Return the start of a message about a call of a network, with the shapes of its arguments."""
+    function = net.function if isinstance(net, Function) else net
+    name = function if isinstance(function, str) else getattr(function, "__name__", type(function).__name__)
+    last = f" and label ({len(x)},)," if label else ","
+    return f"net {name}, called with x {tuple(x.shape)}, noise_level ({len(x)},){last}"
+
+
 class Function(nn.Module):
     """A network without weights that calls a plain function."""
 
@@ -59,11 +92,14 @@ class Model(nn.Module):
             F has the shape of x, or twice the channels if it also predicts a variance. If `net.classes` is
             above 0, it is also called with class labels (B,). Augmentation labels are passed as `augment=`
             (B, n).
-        schedule: the noise schedule.
+        schedule: the noise schedule, or its name, such as "cosine".
         predicts: the meaning of F: a parameterisation, or its name "velocity", "noise", "image", "edm" or
             "score".
-        conditioning: the function of the noise level that the network receives as `condition`.
+        conditioning: the function of the noise level that the network receives as `condition`, or its name.
         shape: channels, height and width of the images.
+
+    Raises:
+        UserError: if there is no part of this name, or the log-SNR of the schedule does not fall.
 
     Example:
         >>> model = Model(net, Cosine(), predicts="velocity", shape=(3, 32, 32))
@@ -73,22 +109,17 @@ class Model(nn.Module):
     def __init__(
         self,
         net: nn.Module | Callable[..., Tensor],
-        schedule: Schedule,
+        schedule: Schedule | str,
         predicts: Parameterisation | str = "velocity",
-        conditioning: Conditioning = LogSNR(),  # noqa: B008  (a frozen value)
+        conditioning: Conditioning | str = LogSNR(),  # noqa: B008  (a frozen value)
         shape: Shape | tuple[int, int, int] = (3, 32, 32),
     ) -> None:
         super().__init__()
-        if isinstance(predicts, str):
-            if predicts not in PARAMETERISATIONS:
-                hint = suggest(predicts, PARAMETERISATIONS)
-                raise UserError(
-                    f"predicts must be one of {', '.join(PARAMETERISATIONS)}, got {predicts!r}{hint}"
-                )
-            predicts = PARAMETERISATIONS[predicts]()
         self.net: nn.Module = net if isinstance(net, nn.Module) else Function(net)
-        self.schedule = schedule
-        self.predicts, self.conditioning = predicts, conditioning
+        self.schedule = choose_part("schedule", schedule, SCHEDULES)
+        check_schedule(self.schedule)
+        self.predicts = choose_part("predicts", predicts, PARAMETERISATIONS)
+        self.conditioning = choose_part("conditioning", conditioning, CONDITIONINGS)
         self.shape = shape if isinstance(shape, Shape) else Shape(*shape)
 
     def forward(
@@ -108,6 +139,9 @@ class Model(nn.Module):
 
         Returns:
             Predicted clean images and noise, with the shape and dtype of x_t.
+
+        Raises:
+            UserError: if the output of the network has another shape.
         """
         t = as_double(t).expand(len(x_t))
         level = self.schedule(t)
@@ -117,7 +151,9 @@ class Model(nn.Module):
         over = lambda value: value.reshape(-1, 1, 1, 1).to(x_t)  # noqa: E731
         labels = (label,) if self.classes else ()
         augments = {} if augment is None else {"augment": augment.to(x_t)}
-        output = self.net(over(c.inp) * x_t, condition, *labels, **augments).to(x_t.dtype)
+        output = self.net(over(c.inp) * x_t, condition, *labels, **augments)
+        check_output(output, x_t, self.net, label=bool(labels))
+        output = output.to(x_t.dtype)
         F, *more = output.split(x_t.shape[1], dim=1)
         p = from_image(x_t, over(c.skip) * x_t + over(c.out) * F, level.over(x_t))
         # A network with twice the channels also predicts the variance; an output of 0 means a mix of 1/2.

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from ddim.diffusion.schedules import Schedule
+from ddim.diffusion.schedules import SCHEDULES, Level, Schedule, as_double
+from ddim.errors import UserError
 
 CLEANEST = 1e-3
 """The earliest time considered if t = 0 is the clean image, on which no network is evaluated."""
@@ -17,6 +18,36 @@ SLICES = 100_000
 
 BIN = 2
 """Width of a bin of log-SNR; sigma / alpha changes by a factor e over one bin."""
+
+
+CHECKED = 9
+"""Number of times at which a schedule of the user's own is checked."""
+
+
+def check_schedule(schedule: Schedule) -> None:
+    """Check a schedule that the user wrote: its log-SNR must fall from t = 0 to t = 1.
+
+    Raises:
+        UserError: if it does not return a `Level` for each time, or its log-SNR rises or is NaN.
+    """
+    if type(schedule) in SCHEDULES.values():
+        return
+    name, times = f"schedule {type(schedule).__name__}", torch.linspace(0, 1, CHECKED, dtype=torch.float64)
+    level = schedule(times) if callable(schedule) else schedule
+    if not isinstance(level, Level) or {level.alpha.shape, level.sigma.shape} != {times.shape}:
+        found = level if isinstance(level, Level) else type(level).__name__
+        raise UserError(f"{name} must return a ddim.Level, alpha and sigma shaped like t, got {found}")
+    log_snr = as_double(level.log_snr)
+    # Schedules in float32 may rise by a rounding on a plateau.
+    falls = (log_snr[1:] <= log_snr[:-1] + 1e-3).all() and log_snr[0] > log_snr[-1]
+    if not falls:
+        first, last = log_snr[0].item(), log_snr[-1].item()
+        mend = "; it may need 1 - t in place of t" if first < last else ""
+        wrong = ", ".join(f"{value:.3g}" for value in log_snr.tolist())
+        raise UserError(
+            f"{name} must have a log-SNR that falls from t = 0, the clean image, to t = 1, noise, got {wrong}"
+            f"{mend}"
+        )
 
 
 def log_snr_range(schedule: Schedule) -> tuple[float, float]:

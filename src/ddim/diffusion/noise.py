@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import index
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -19,9 +20,11 @@ def check_seeds(seeds: Sequence[int]) -> None:
     """Check that every seed lies in [0, 2^32), because a CPU generator uses only 32 bits of its seed.
 
     Raises:
-        UserError: if a seed is outside this range.
+        UserError: if a seed is outside this range, or not a whole number.
     """
     for seed in seeds:
+        if not isinstance(seed, SupportsIndex) or isinstance(seed, bool):
+            raise UserError(f"seed must be a whole number, got {seed!r}")
         if not 0 <= seed < 2**32:
             raise UserError(f"seed must lie in [0, 2^32), got {seed}")
 

@@ -50,9 +50,11 @@ def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of
 def _check_plain(value: Any) -> Any:  # noqa: ANN401
     if value is not None and not isinstance(value, str | int | float):
         name = value.__name__ if isinstance(value, type) else type(value).__name__
+        mend = f": write @dataclass(frozen=True) above {name}" if callable(value) else ""
+        mend = f": give an instance, {name}()" if isinstance(value, type) else mend
         raise UserError(
-            f"a recipe holds numbers, texts, tuples of these and frozen dataclasses of these, got {name}"
-            + (f": give an instance, {name}()" if isinstance(value, type) else "")
+            "a recipe holds numbers, texts, tuples of these and frozen dataclasses of these, got "
+            f"{name}{mend}"
         )
     return value
 

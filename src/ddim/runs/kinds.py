@@ -12,6 +12,7 @@ from ddim.diffusion.conditioning import CONDITIONINGS, Conditioning
 from ddim.diffusion.grids import GRIDS, Grid
 from ddim.diffusion.loss import LOSSES, Loss
 from ddim.diffusion.parameterisation import PARAMETERISATIONS, Parameterisation
+from ddim.diffusion.parts import choose_part
 from ddim.diffusion.samplers import SAMPLERS, Sampler
 from ddim.diffusion.schedules import SCHEDULES, Schedule
 from ddim.diffusion.time_sampling import TIME_SAMPLINGS, TimeSampling
@@ -144,24 +145,28 @@ class Slot:
         return get_args(self.wanted) if is_union else (self.wanted,)
 
 
-def check_value(kind: type, name: str, value: Any) -> None:  # noqa: ANN401
-    """Check that a value can be a field of a recipe or of one of its parts.
+def choose_value(kind: type, name: str, value: Any, now: Any = None) -> Any:  # noqa: ANN401
+    """Return a value for a field of a recipe or of one of its parts.
 
     Args:
         kind: the class with the field.
         name: the name of the field.
-        value: the value.
+        value: the value, or the name of a registered part. A part has its default fields.
+        now: the present value; if it has this name already, it is returned with its fields.
 
     Raises:
-        UserError: if the value is a class, or a part that the user wrote and that lacks a method.
+        UserError: if there is no part of this name, or the value is a class, or a part that the user wrote
+            and that lacks a method.
     """
     slot = next((slot for slot in list_slots(kind) if slot.name == name), None)
-    if slot is None or not slot.kinds or value is None or isinstance(value, tuple(slot.kinds.values())):
-        return
-    if isinstance(value, type):
-        found = value.__name__
-        raise UserError(f"{name} must be an instance, such as {found}(), got the class {found}")
-    slot.check_part(value if isinstance(value, OwnNetwork) else type(value), name)
+    if slot is None or not slot.kinds or value is None:
+        return value
+    if isinstance(value, str) and type(now) is slot.kinds.get(value):
+        return now
+    part = choose_part(name, value, slot.kinds)
+    if not isinstance(part, tuple(slot.kinds.values())):
+        slot.check_part(part if isinstance(part, OwnNetwork) else type(part), name)
+    return part
 
 
 def list_slots(kind: Any) -> list[Slot]:  # noqa: ANN401 (a dataclass, or an OwnNetwork without fields)

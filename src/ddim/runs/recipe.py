@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -10,12 +10,13 @@ from ddim.data.augment import Augment
 from ddim.data.images import check_size
 from ddim.diffusion.conditioning import Conditioning, LogSNR
 from ddim.diffusion.denoiser import Model, Shape
-from ddim.diffusion.grids import Grid, Uniform
+from ddim.diffusion.grids import GRIDS, Grid, Uniform
 from ddim.diffusion.loss import Loss, Objective
 from ddim.diffusion.parameterisation import Parameterisation, PredictsVelocity
+from ddim.diffusion.parts import choose_part
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.samplers import DDIM, Sampler
-from ddim.diffusion.schedules import Cosine, Schedule
+from ddim.diffusion.samplers import DDIM, SAMPLERS, Sampler
+from ddim.diffusion.schedules import SCHEDULES, Cosine, Schedule
 from ddim.errors import UserError, check_positive
 from ddim.metrics.catalogue import LEAST
 from ddim.nn.ema import Averaging, Exponential
@@ -206,9 +207,18 @@ class Report:
             raise UserError("report.best kid needs report.kid, a number of samples above 0, got 0")
 
 
+_NAMED: dict[str, Mapping[str, type]] = {
+    "schedule": SCHEDULES,
+    "sampled_on": SCHEDULES,
+    "grid": GRIDS,
+    "sampler": SAMPLERS,
+}
+"""The fields of a recipe that are also given by name from Python."""
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """All choices of a run.
+    """All choices of a run. A schedule, grid or sampler may be its name, such as "cosine".
 
     Attributes:
         name: a name for folders and tables.
@@ -259,6 +269,9 @@ class Recipe:
         # A callable is a module, or a class or function that makes a module; specs are not callable.
         if callable(self.net):
             object.__setattr__(self, "net", OwnNetwork(self.net))
+        for name, registry in _NAMED.items():
+            if (part := getattr(self, name)) is not None:
+                object.__setattr__(self, name, choose_part(name, part, registry))
         check_positive("recipe", minutes=self.minutes, images=1 if self.images is None else self.images)
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must lie in [0, 2^32), got {self.seed}")

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from numbers import Real
 
 from ddim.data.augment import LABELS
 from ddim.diffusion.guidance import check_reach
+from ddim.diffusion.log_snr import check_schedule
 from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.errors import UserError
 from ddim.nn.networks import NETWORKS
@@ -25,11 +27,13 @@ LARGEST = 2**16
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Check that the network, data, loss and sampler of a recipe fit together.
+    """Check its noise schedules, and that the network, data, loss and sampler of a recipe fit together.
 
     Raises:
-        UserError: if they do not; the message names the fields.
+        UserError: if a schedule does not fall, or they do not fit; the message names the fields.
     """
+    check_schedule(recipe.schedule)
+    check_schedule(recipe.sampling_schedule)
     for problem in _find_misfits(recipe):
         raise UserError(problem)
 
@@ -170,6 +174,8 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
 
 def _find_label_problems(recipe: Recipe, label: Label, guidance: float) -> Iterator[str]:
     classes = recipe.net.classes
+    if isinstance(guidance, bool) or not isinstance(guidance, Real):
+        yield f"guidance must be a number, got {guidance!r}"
     if not 0 <= guidance < math.inf:
         yield f"guidance must be at least 0 and finite, got {guidance}"
     if not recipe.data.labels and (label is not None or guidance != 1):

@@ -18,6 +18,7 @@ from ddim.data.batch import gather_batch, to_unit
 from ddim.data.cache import read_rejects
 from ddim.data.given import give_images
 from ddim.data.open import source_exists
+from ddim.diffusion.denoiser import check_output, describe_call
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
@@ -193,15 +194,13 @@ def check_network(recipe: Recipe, parts: SplitImages) -> None:
         net, channels = recipe.net.network(), parts.images.pixels.shape[-1]
         x = torch.zeros(2, channels, *recipe.data.size)
         label = (torch.zeros(2, dtype=torch.int64),) if recipe.net.classes else ()
-        called = f"net {recipe.net.name}, called with x {tuple(x.shape)}, noise_level (2,)"
-        called += " and label (2,)," if label else ","
+        name, labelled = recipe.net.name, bool(label)
         try:
             output = net(x, torch.zeros(2), *label)
         except Exception as error:
+            called = describe_call(name, x, label=labelled)
             raise UserError(f"{called} fails: {type(error).__name__}: {error}") from error
-    wanted = (2, recipe.net.outputs * channels, *recipe.data.size)
-    if tuple(output.shape) != wanted:
-        raise UserError(f"{called} must return {wanted}, got {tuple(output.shape)}")
+    check_output(output, x, name, label=labelled, outputs=[recipe.net.outputs])
 
 
 def measure_pixels(recipe: Recipe, parts: SplitImages) -> Pixels:

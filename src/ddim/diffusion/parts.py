@@ -1,0 +1,41 @@
+"""Parts of a model, such as a schedule or a sampler, that can be given by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import TypeVar
+
+from ddim.errors import UserError, suggest
+
+T = TypeVar("T")
+
+
+def choose_part(field: str, value: T | str, registry: Mapping[str, type[T]]) -> T:
+    """Return a part of a model: `value` itself, or the registered part of this name with default fields.
+
+    Args:
+        field: the name of the argument, for messages.
+        value: the part or its name.
+        registry: the classes that can be given by name, such as `SCHEDULES`.
+
+    Raises:
+        UserError: if there is no such name, the part has no default fields, or `value` is a class.
+    """
+    if isinstance(value, type):
+        raise UserError(
+            f"{field} must be an instance, such as {value.__name__}(), got the class {value.__name__}"
+        )
+    if not isinstance(value, str):
+        return value
+    if value not in registry:
+        hint = suggest(value, registry)
+        raise UserError(f"{field} must be one of {', '.join(registry)}, got {value!r}{hint}")
+    kind = registry[value]
+    needed = [f.name for f in fields(kind) if f.default is MISSING]  # pyrefly: ignore[bad-argument-type]
+    if needed:
+        raise UserError(
+            f"{field} {value} must be given with its {' and '.join(needed)}, as an object: "
+            f"ddim.{kind.__name__}({', '.join(f'{name}=...' for name in needed)})"
+        )
+    return kind()
