@@ -72,5 +72,6 @@ def test_the_ends_of_the_range_and_numpy_integers_are_seeds():
     assert not torch.equal(draw[0], draw[1])
     (same,) = drawn(np.array([0, 2**32 - 1]), 1)
     assert torch.equal(draw, same)
-    with pytest.raises(TypeError):
-        Noise([0.5])
+    for seed in (0.5, "a", True):
+        with pytest.raises(UserError, match=f"seed must be a whole number, got {seed!r}"):
+            Noise([seed])

@@ -11,7 +11,7 @@ import torch
 
 import ddim
 import tiny
-from ddim.diffusion.grids import Listed
+from ddim.diffusion.grids import Karras, Listed
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC
 from ddim.errors import UserError
@@ -206,11 +206,50 @@ def test_a_run_without_steps_is_refused(trained):
         ({"seed": -1}, "seed must lie in"),
         ({"seed": 2**32 - 1, "n": 2}, "seed must lie in"),
         ({"label": 1}, "trained without labels"),
+        ({"n": 2.5}, "n must be a whole number, got 2.5"),
+        ({"n": None, "seeds": 5}, r"seeds must be a list of whole numbers, such as \[3, 7\] or .*, got 5"),
+        ({"n": None, "seeds": ["a"]}, "seed must be a whole number, got 'a'"),
+        ({"steps": "20"}, "steps must be a whole number, got '20'"),
+        ({"guidance": "2"}, "guidance must be a number, got '2'"),
+        ({"label": True}, 'label must be a class name, a class index, "all" or None, got True'),
+        ({"sampler": "unipcs"}, "sampler must be one of ddim, .*; perhaps you meant unipc"),
+        ({"sampler": DDIM}, r"sampler must be an instance, such as DDIM\(\), got the class DDIM"),
     ],
 )
 def test_impossible_samples_are_refused_in_one_sentence(trained, given, said):
     with pytest.raises(UserError, match=said):
         sample(trained, **{"n": 1, "steps": 1, **given})
+
+
+def test_a_sampler_and_a_grid_can_be_named(trained):
+    named = sample(trained, 2, 3, sampler="edm", grid="karras")
+    assert torch.equal(named, sample(trained, 2, 3, sampler=EDM(), grid=Karras()))
+    # As on the command line, the name of the present sampler keeps its fields.
+    noisy = trained.with_recipe(sampler=DDIM(0.5))
+    assert torch.equal(sample(noisy, 2, 3, sampler="ddim"), sample(trained, 2, 3, sampler=DDIM(0.5)))
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (torch.nn.Identity(), r"got the network Identity: give ddim.Model\(network, ddim.Cosine\(\), ...\)"),
+        (None, "must be a run folder, a Pipeline or a Model, got None"),
+        (torch.zeros(2, 3), r"got a tensor \(2, 3\)"),
+    ],
+)
+def test_other_values_than_models_are_not_sampled(model, said):
+    with pytest.raises(UserError, match=said):
+        sample(model, 1, 1)
+
+
+def test_samples_that_are_not_finite_are_refused_with_possible_causes():
+    def net(x, noise_level):
+        wrong = (x.flatten(1).mean(1) == x.flatten(1).mean(1).max()).reshape(-1, 1, 1, 1)
+        return torch.where(wrong, torch.nan, 0 * x)
+
+    model = ddim.Model(net, "cosine", shape=(3, 8, 8))
+    with pytest.raises(UserError, match=r"got NaN in 1 of 3, .*: check the sampler DDIM.*Cosine.* weights"):
+        sample(model, 3, 1)
 
 
 def test_runs_that_cannot_be_loaded_are_refused_in_one_sentence(trained, tmp_path):

@@ -53,8 +53,8 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     n: int = 1000,
     steps: int = 20,
     *,
-    sampler: Sampler | None = None,
-    grid: Grid | None = None,
+    sampler: Sampler | str | None = None,
+    grid: Grid | str | None = None,
     seed: int = 0,
     label: str | int | None = None,
     guidance: float = 1.0,
@@ -73,8 +73,8 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
             run's held-out images.
         n: number of samples.
         steps: number of sampling steps.
-        sampler: the sampler, by default the sampler of the run. See `ddim.samplers`.
-        grid: the grid of times (timesteps) at which the network is evaluated. See `ddim.grids`.
+        sampler: the sampler or its name, by default the sampler of the run. See `ddim.samplers`.
+        grid: the grid of times (timesteps) at which the network is evaluated, or its name. See `ddim.grids`.
         seed: seed of the first sample.
         label: class name or index, "all" to cycle through the classes, None for no class.
         guidance: classifier-free guidance scale; 1 turns it off.

@@ -60,8 +60,8 @@ class Samples:
         threads: processor threads of sampling; by default as many as in the training.
         label: a class by name or index, or "all" to cycle through the classes; None for no class.
         guidance: classifier-free guidance scale; 1 turns guidance off.
-        sampler: the sampler; None for the sampler in `fields` or in the recipe.
-        grid: the grid of times; None for the grid in `fields`, from a search, or in the recipe.
+        sampler: the sampler or its name; None for the sampler in `fields` or in the recipe.
+        grid: the grid of times or its name; None for the grid in `fields`, from a search, or in the recipe.
 
     Raises:
         UserError: if a number is too small or too large.
@@ -76,8 +76,8 @@ class Samples:
     threads: int | None = None
     label: str | int | None = None
     guidance: float = 1.0
-    sampler: Sampler | None = None
-    grid: Grid | None = None
+    sampler: Sampler | str | None = None
+    grid: Grid | str | None = None
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from operator import index
+from typing import Literal, SupportsIndex, TypeAlias
 
 import numpy as np
 import torch
@@ -106,10 +107,14 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
 
     Raises:
         UserError: if the run was trained without labels, or has no such class; the message suggests the
-            nearest name.
+            nearest name. Or if the label is neither a text nor a whole number.
     """
-    if label is None or isinstance(label, int):
-        return label
+    if label is None:
+        return None
+    if isinstance(label, SupportsIndex) and not isinstance(label, bool):
+        return index(label)
+    if not isinstance(label, str):
+        raise UserError(f'label must be a class name, a class index, "all" or None, got {label!r}')
     if not recipe.data.labels:
         raise UserError(f"label must be left out, since this run was trained without labels, got {label!r}")
     if label == "all":

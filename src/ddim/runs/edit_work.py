@@ -30,12 +30,12 @@ class EditOptions(TypedDict, total=False):
     """The options of every edit.
 
     Attributes:
-        grid: the grid of times (timesteps). By default, edits of samples use the grid of the run, and edits
-            of real images use `choose_edit_grid`.
+        grid: the grid of times (timesteps) or its name. By default, edits of samples use the grid of the run,
+            and edits of real images use `choose_edit_grid`.
         progress: called with "network evaluations", each on one micro-batch; see `Progress`.
     """
 
-    grid: Grid | None
+    grid: Grid | str | None
     progress: Progress
 
 
@@ -95,7 +95,7 @@ def open_work(
     steps: int,
     *,
     real: bool = True,
-    grid: Grid | None = None,
+    grid: Grid | str | None = None,
     progress: Progress = ignore_progress,
 ) -> Work:
     """Open a pipeline for an edit.

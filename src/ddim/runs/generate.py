@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser, Model
 from ddim.diffusion.grids import Grid
-from ddim.diffusion.noise import Noise
+from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Sampler, State, final_sample, initial_noise
 from ddim.errors import UserError, check_count
@@ -38,8 +38,8 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
     n: int | None = None,
     steps: int = 20,
     *,
-    sampler: Sampler | None = None,
-    grid: Grid | None = None,
+    sampler: Sampler | str | None = None,
+    grid: Grid | str | None = None,
     seed: int = 0,
     seeds: Iterable[int] | None = None,
     label: str | int | None = None,
@@ -55,8 +55,8 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         model: a run folder, a `Pipeline` from `load`, or a `Model` of images in [-1, 1].
         n: number of images; by default 16, or the number of seeds.
         steps: sampling steps, each one evaluation of the network (two for a second-order or guided step).
-        sampler: the sampler, by default the sampler of the run. See `ddim.samplers`.
-        grid: the grid of times (timesteps) at which the network is evaluated. See `ddim.grids`.
+        sampler: the sampler or its name, by default the sampler of the run. See `ddim.samplers`.
+        grid: the grid of times (timesteps) at which the network is evaluated, or its name. See `ddim.grids`.
         seed: the seed of the first image; image k gets `seed` + k.
         seeds: the seed of each image, in place of `n` and `seed`.
         label: class name or index, "all" for class s % classes at seed s, None for no class.
@@ -69,7 +69,7 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
 
     Raises:
         UserError: if there is no checkpoint yet, a label is given for a run that was trained without labels,
-            or the grid cannot have `steps` times.
+            the grid cannot have `steps` times, or a sample is not finite.
 
     Example:
         >>> images = ddim.sample("runs/photos-fast-1", n=16, steps=20)
@@ -77,13 +77,16 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         >>> ddim.sheet(images)
     """
     chosen = _list_seeds(n, seed, seeds)
+    check_count("steps", steps)
     pipeline = open_pipeline(model)
     given = {"sampler": sampler, "grid": grid}
     pipeline = pipeline.with_recipe(**{name: value for name, value in given.items() if value is not None})
     pipeline, _ = _on_searched_grid(pipeline, steps, searched=grid is None)
     found = find_label(label, pipeline.recipe, pipeline.classes)
     with evaluating(pipeline.model), open_progress(progress) as shown:
-        return generate(pipeline, chosen, steps, label=found, guidance=guidance, progress=shown)[0]
+        images, _ = generate(pipeline, chosen, steps, label=found, guidance=guidance, progress=shown)
+    _check_finite(images, chosen, pipeline)
+    return images
 
 
 @torch.no_grad()
@@ -292,6 +295,22 @@ def _on_searched_grid(pipeline: P, steps: int, *, searched: bool) -> tuple[P, bo
     return pipeline, found is not None
 
 
+def _check_finite(images: Tensor, seeds: Sequence[int], pipeline: Pipeline) -> None:
+    """Check that no sample is NaN.
+
+    Raises:
+        UserError: if one is; the message names the first seed and possible causes.
+    """
+    wrong = [seed for seed, bad in zip(seeds, images.isnan().flatten(1).any(1).tolist(), strict=True) if bad]
+    if wrong:
+        recipe = pipeline.recipe
+        raise UserError(
+            f"samples must be finite, got NaN in {len(wrong)} of {len(images)}, first of seed {wrong[0]}: "
+            f"check the sampler {recipe.sampler}, the schedule {recipe.sampling_schedule} and the weights of "
+            "the network"
+        )
+
+
 def _list_seeds(n: int | None, seed: int, seeds: Iterable[int] | None) -> Sequence[int]:
     if seeds is None:
         if not isinstance(seed, SupportsIndex):
@@ -301,7 +320,10 @@ def _list_seeds(n: int | None, seed: int, seeds: Iterable[int] | None) -> Sequen
         first, count = index(seed), 16 if n is None else n
         check_count("n", count)
         return range(first, first + count)
+    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+        raise UserError(f"seeds must be a list of whole numbers, such as [3, 7] or range(5), got {seeds!r}")
     listed = list(seeds)
+    check_seeds(listed)
     check_count("n", len(listed))
     if n not in (None, len(listed)):
         raise UserError(f"n must be the number of seeds, {len(listed)}, or left out, got {n}")

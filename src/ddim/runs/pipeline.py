@@ -16,14 +16,14 @@ from ddim.diffusion.grids import Listed
 from ddim.diffusion.guidance import Clipped, Rescheduled
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Sampler
-from ddim.errors import UserError
+from ddim.errors import UserError, describe_given
 from ddim.nn.ema import name_averages
 from ddim.nn.processes import current_processes
 from ddim.nn.runtime import Runtime, check_threads, choose_runtime, find_device
 from ddim.nn.unet import UNetSpec
 from ddim.runs import checkpoint
 from ddim.runs.codec import dump, load_recipe
-from ddim.runs.kinds import check_value
+from ddim.runs.kinds import choose_value
 from ddim.runs.own_parts import give_parts
 from ddim.runs.recipe import Data, Fixed, Recipe, build_model
 from ddim.runs.run_path import find_checkpoint
@@ -66,14 +66,16 @@ class Pipeline:
         return {"recipe": dump(self.recipe), "runtime": vars(self.runtime)}
 
     def with_recipe(self, **fields: Any) -> Self:  # noqa: ANN401 (any field of a recipe)
-        """Return a copy of the pipeline with other values in its recipe, such as `sampler=DDIM()`.
+        """Return a copy of the pipeline with other values in its recipe.
+
+        Parts can be names or objects, such as `sampler="ddim"` or `sampler=DDIM()`.
 
         Raises:
-            UserError: if a value is a class, or lacks a method that this field needs.
+            UserError: if there is no part of a name, or a value is a class, or lacks a method that this field
+                needs.
         """
-        for name, value in fields.items():
-            check_value(Recipe, name, value)
-        return replace(self, recipe=replace(self.recipe, **fields))
+        chosen = {k: choose_value(Recipe, k, v, getattr(self.recipe, k, None)) for k, v in fields.items()}
+        return replace(self, recipe=replace(self.recipe, **chosen))
 
     def denoiser(self, inner: Denoiser | None = None, *, consistent: bool = False) -> Denoiser:
         """Return the model with the recipe's sampling schedule and clipping.
@@ -222,8 +224,13 @@ def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:
     """
     if isinstance(source, Pipeline):
         return source
-    if not isinstance(source, Model):
+    if isinstance(source, str | Path):
         return load(source)
+    if not isinstance(source, Model):
+        got = f"got {describe_given(source)}"
+        if isinstance(source, nn.Module):
+            got = f"got the network {type(source).__name__}: give ddim.Model(network, ddim.Cosine(), ...)"
+        raise UserError(f"model must be a run folder, a Pipeline or a Model, {got}")
     shape = source.shape
     weight = next(source.parameters(), torch.zeros(()))
     own: dict[str, Any] = {name: getattr(source, name) for name in ("schedule", "predicts", "conditioning")}
