@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def test_a_diagnosis_is_a_table_a_figure_and_a_record_and_leaves_the_log(run, co
         assert sorted(path.name for path in folder.iterdir()) == ["figure.png", "record.json"]
     assert "38 % of uniform times lie on one noise level, log-SNR -3.89" in said
     assert "gap to training" in said
+    assert re.match(r"4 of \d+ held-out images; gap to 4 of \d+ training images\n", said)
     assert "gradient noise scale" in said
     first, record = records
     assert record == {**first, "time": record["time"]}
@@ -71,6 +73,13 @@ def test_a_run_without_held_out_images_is_diagnosed_on_training_images(tmp_path,
     run = tiny.train(tiny.recipe(data__validation="0"), tmp_path / "run")
     assert "memorisation cannot be measured" in command("diagnose", run, "--images", "3", "--levels", "3").out
     assert json.loads((run / "diagnostics/1/record.json").read_text())["held_out"] is None
+
+
+def test_a_run_with_one_held_out_image_is_said_to_have_one(tmp_path, command):
+    run = tiny.train(tiny.recipe(data__validation="0.025"), tmp_path / "run")
+    said = command("diagnose", run, "--images", "3", "--levels", "3").out
+    assert "has only 1 held-out image and needs 2, so memorisation cannot be measured" in said
+    assert said.startswith("3 of ")
 
 
 @pytest.mark.parametrize(

@@ -57,14 +57,20 @@ def run(args: argparse.Namespace) -> int:
     """Diagnose the run, print the findings, write the figure and the record."""
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.diagnose import diagnose
-    from ddim.evaluation.diagnosis_report import HEAD, level_rows, list_findings, write_diagnosis
+    from ddim.evaluation.diagnosis_report import (
+        HEAD,
+        describe_images,
+        level_rows,
+        list_findings,
+        write_diagnosis,
+    )
     from ddim.evaluation.run_folder import open_run_folder
 
     run = open_run_folder(load_run(args), args.out)
     with ProgressDisplay() as progress:
         found = diagnose(run, args.images, args.levels, progress=progress)
     folder = write_diagnosis(found, run, args.out)
-    text = f"{'training' if found.held_out is None else 'held-out'} images\n"
+    text = f"{describe_images(found)}\n"
     text += format_table(HEAD, level_rows(found), numbers=0) + "\n"
     text += "\n".join([*list_findings(found), f"{folder}/figure.png"])
     print_result(args, read_result(folder), text)

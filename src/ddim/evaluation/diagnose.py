@@ -58,6 +58,7 @@ class Diagnosis(Tabular):
         training_times: the same share for the distribution of times in the training of the run.
         plateaus: the share of uniformly distributed times on each plateau of the schedule, keyed by log-SNR.
             A plateau is a noise level that many times share.
+        split: the numbers of training images and of held-out images that the run has.
         schedule_range: the largest (cleanest) and the smallest (noisiest) log-SNR of the schedule.
         noise_range: the range of log-SNR that the images need.
         noise_scale: the gradient noise scale, which suggests a batch size.
@@ -69,6 +70,7 @@ class Diagnosis(Tabular):
     uniform_times: dict[int, float]
     training_times: dict[int, float]
     plateaus: dict[float, float]
+    split: tuple[int, int]
     schedule_range: tuple[float, float]
     noise_range: NoiseRange
     noise_scale: NoiseScale
@@ -105,7 +107,7 @@ class Diagnosis(Tabular):
 
     @property
     def gap(self) -> Gap | None:
-        """The gap between the errors on held-out and on training images, None without held-out images."""
+        """The gap between the errors on held-out and on training images; None without `held_out`."""
         return None if self.held_out is None else measure_gap(self.train, self.held_out)
 
 
@@ -142,6 +144,7 @@ def diagnose(
             uniform_times=log_snr_shares(schedule, even),
             training_times=log_snr_shares(schedule, draw_times(run.recipe, even, memory)[0]),
             plateaus=plateaus(schedule),
+            split=(len(own.train), len(own.validation)),
             schedule_range=log_snr_range(schedule),
             noise_range=_find_noise_range(run, own),
             noise_scale=estimate_noise_scale(collect_gradients(run, own, memory, progress), batch),

@@ -67,11 +67,21 @@ def level_rows(d: Diagnosis) -> list[tuple[str, ...]]:
     ]
 
 
+def describe_images(d: Diagnosis) -> str:
+    """Return the numbers of images from which the errors in the table were measured."""
+    counts = [("training", d.train, d.split[0])]
+    counts += [] if d.held_out is None else [("held-out", d.held_out, d.split[1])]
+    used = [f"{len(errors.noise_mse):,} of {count:,} {name} images" for name, errors, count in counts]
+    return f"{used[-1]}" + (f"; gap to {used[0]}" if len(used) > 1 else "")
+
+
 def list_findings(d: Diagnosis) -> Iterator[str]:
     """Yield the findings that are not errors at one noise level, one sentence each."""
     gap, (cleanest, noisiest) = d.gap, d.schedule_range
     if gap is None:
-        yield "The run has no held-out images, so memorisation cannot be measured."
+        count = d.split[1]
+        has = f"only {count} held-out image and needs 2" if count else "no held-out images"
+        yield f"The run has {has}, so memorisation cannot be measured."
     else:
         chance = "not distinguishable from 0 at 95 %"
         what = "more than chance: the run memorises" if gap.overall.low > 0 else chance
