@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from ddim.evaluation.gradient_noise import estimate_noise_scale
+from ddim.evaluation.gradient_noise import NoiseScale, estimate_noise_scale
 from oracles import normal, uniform
 
 
@@ -66,3 +66,30 @@ def test_gradients_that_are_only_noise_have_an_infinite_scale():
 def test_equal_gradients_have_no_noise():
     found = estimate_noise_scale(torch.tensor([[3.0, 4.0], [3.0, 4.0], [3.0, 4.1]]), 10)
     assert found.value == pytest.approx(10 * (0.1**2 / 3) / 25, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "scale, low, high, said",
+    [
+        (1000, 800, 1200, "far below it: gradients are mostly noise, and larger batches would help"),
+        (20, 15, 30, "near it: larger batches would help little"),
+        (2, 1, 3, "far above it: smaller batches would train as well"),
+    ],
+)
+def test_a_batch_is_compared_with_the_noise_scale(scale, low, high, said):
+    sentence = NoiseScale(scale, low, high, 1.0, scale).compare_batch(16)
+    assert said in sentence
+    assert "too wide" not in sentence
+
+
+def test_an_interval_that_allows_another_conclusion_is_said_to():
+    sentence = NoiseScale(20, 11, math.inf, 1.0, 20).compare_batch(16)
+    assert "near it" in sentence
+    assert sentence.endswith("too wide to be certain of this.")
+
+
+def test_larger_batches_are_recommended_if_the_scale_cannot_be_measured():
+    sentence = NoiseScale(math.inf, 300, math.inf, -1.0, 20).compare_batch(16)
+    assert "too large to be measured, at least 300 images" in sentence
+    assert "larger batches would help" in sentence
+    assert "little" not in sentence

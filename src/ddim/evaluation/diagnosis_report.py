@@ -101,12 +101,7 @@ def list_findings(d: Diagnosis) -> Iterator[str]:
         "rounding, at a smaller log-SNR images cannot be distinguished from noise. The largest distance "
         f"between two images suggests {useful.distance:.1f} as the smallest log-SNR."
     )
-    s = d.noise_scale
-    scale = "too large to be measured" if math.isinf(s.value) else f"{s.value:,.0f} images"
-    yield (
-        f"The gradient noise scale is {scale} [{s.low:,.0f}, {s.high:,.0f}], and the run's batch is "
-        f"{d.batch}. A much smaller batch averages too little, a much larger batch helps little."
-    )
+    yield d.noise_scale.compare_batch(d.batch)
 
 
 def diagnosis_record(d: Diagnosis) -> dict[str, Any]:

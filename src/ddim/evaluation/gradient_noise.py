@@ -47,6 +47,38 @@ class NoiseScale:
     signal: float
     noise: float
 
+    def compare_batch(self, batch: int) -> str:
+        """Return a sentence on whether a batch size is far below, near or far above the noise scale."""
+        if math.isinf(self.value):
+            least = "" if math.isinf(self.low) else f", at least {self.low:,.0f} images"
+            return (
+                f"The gradient noise scale is too large to be measured{least}: gradients of the run's batch of "
+                f"{batch:,} are mostly noise, and larger batches would help."
+            )
+        side = _side_of(batch, self.value)
+        unsure = {side} != {_side_of(batch, end) for end in (self.low, self.high)}
+        return (
+            f"The gradient noise scale is {self.value:,.0f} images [{self.low:,.0f}, {self.high:,.0f}]. "
+            f"The run's batch of {batch:,} is {side} it: {_MEANINGS[side]}."
+            + (" The interval is too wide to be certain of this." if unsure else "")
+        )
+
+
+_FAR = 3
+"""The factor from which on a batch size counts as far from the noise scale."""
+
+_MEANINGS = {
+    "far below": "gradients are mostly noise, and larger batches would help",
+    "near": "larger batches would help little, and smaller ones would need more updates",
+    "far above": "smaller batches would train as well on fewer images",
+}
+
+
+def _side_of(batch: int, scale: float) -> str:
+    if batch * _FAR < scale:
+        return "far below"
+    return "far above" if batch > _FAR * scale else "near"
+
 
 def estimate_noise_scale(gradients: Tensor, batch: int) -> NoiseScale:
     """Estimate the noise scale from independent gradients (K, P) of batches of `batch` images, K >= 3.
