@@ -8,7 +8,8 @@ from ddim.diffusion import log_snr
 from ddim.diffusion.oracles import Gaussian, Mixture
 from ddim.diffusion.prediction import from_image, from_noise
 from ddim.diffusion.schedules import Cosine
-from ddim.evaluation.denoising import measure_errors, measure_gap
+from ddim.evaluation.denoising import Gap, measure_errors, measure_gap
+from ddim.metrics.statistics import Estimate
 from oracles import normal
 
 SCHEDULE = Cosine(0.02, 0.999)
@@ -137,3 +138,18 @@ def test_a_prediction_of_the_mean_image_errs_by_the_variance_of_the_images():
 
     found = measure(Mean(), [IMAGES], TIMES)
     assert found.image_mse.mean(0) == pytest.approx((IMAGES - 0.3).square().mean().item())
+
+
+@pytest.mark.parametrize(
+    "low, high, said",
+    [
+        (0.01, 0.2, "above 0 by more than chance: the run memorises"),
+        (-0.186, -0.031, "below 0 by more than chance: the held-out images are easier"),
+        (-0.1, 0.1, "not distinguishable from 0 at 95 %"),
+    ],
+)
+def test_a_gap_is_above_below_or_not_distinguishable_from_0(low, high, said):
+    overall = Estimate(*map(np.array, ((low + high) / 2, low, high)))
+    gap = Gap(overall, overall, (50, 50))
+    assert gap.conclude().startswith(said)
+    assert gap.conclude(1).startswith(said.replace("0 ", "1 ", 1))

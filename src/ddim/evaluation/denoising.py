@@ -101,6 +101,20 @@ class Gap:
     overall: Estimate
     images: tuple[int, int]
 
+    def conclude(self, equal: int = 0) -> str:
+        """Return what the overall gap means: it lies above, below or around the value of equal errors.
+
+        `equal` is this value: 0 for the gap itself, 1 for the ratio of the errors.
+        """
+        if self.overall.low > 0:
+            return f"above {equal} by more than chance: the run memorises"
+        if self.overall.high < 0:
+            return (
+                f"below {equal} by more than chance: the held-out images are easier than the training "
+                "images, and no memorisation is seen"
+            )
+        return f"not distinguishable from {equal} at 95 %"
+
 
 def measure_gap(train: LevelErrors, other: LevelErrors) -> Gap:
     """Return the noise MSE of other images divided by the noise MSE of training images, minus 1.

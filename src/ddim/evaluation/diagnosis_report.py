@@ -83,9 +83,7 @@ def list_findings(d: Diagnosis) -> Iterator[str]:
         has = f"only {count} held-out image and needs 2" if count else "no held-out images"
         yield f"The run has {has}, so memorisation cannot be measured."
     else:
-        chance = "not distinguishable from 0 at 95 %"
-        what = "more than chance: the run memorises" if gap.overall.low > 0 else chance
-        yield f"The gap to training is {_percent(gap.overall)} over all noise levels, {what}."
+        yield f"The gap to training is {_percent(gap.overall)} over all noise levels, {gap.conclude()}."
     errors = d.held_out or d.train
     worst = int(np.argmax(errors.miscalibrated))
     yield (

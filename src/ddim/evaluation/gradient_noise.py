@@ -52,8 +52,8 @@ class NoiseScale:
         if math.isinf(self.value):
             least = "" if math.isinf(self.low) else f", at least {self.low:,.0f} images"
             return (
-                f"The gradient noise scale is too large to be measured{least}: gradients of the run's batch of "
-                f"{batch:,} are mostly noise, and larger batches would help."
+                f"The gradient noise scale is too large to be measured{least}: gradients of the run's batch "
+                f"of {batch:,} are mostly noise, and larger batches would help."
             )
         side = _side_of(batch, self.value)
         unsure = {side} != {_side_of(batch, end) for end in (self.low, self.high)}

@@ -224,11 +224,9 @@ def memorisation_sentences(verdict: Verdict, gap: Gap | None, duplicates: Duplic
         lines.append(f"{verdict.left_out:,} real {are} left out: near-duplicates of training images.")
     if gap is not None:
         times, low, high = (1 + end for end in (gap.overall.value, gap.overall.low, gap.overall.high))
-        chance = "not distinguishable from 1 at 95 %"
-        what = "more than chance: it memorises" if gap.overall.low > 0 else chance
         lines.append(
             "Over all noise levels, the noise MSE on held-out images is "
-            f"{times:.3g} [{low:.3g}, {high:.3g}] times the noise MSE on training images, {what}."
+            f"{times:.3g} [{low:.3g}, {high:.3g}] times the noise MSE on training images, {gap.conclude(1)}."
         )
     same, alike = len(duplicates.same), len(duplicates.alike)
     equal = f"{format_count(same, 'held-out image')} {'equals' if same == 1 else 'equal'} a training image"
