@@ -70,6 +70,25 @@ def test_help_recipe_lists_every_field_as_an_option_takes_it(name, command):
     assert override(Recipe(), shown) == named_recipes.find_recipe(name)
 
 
+def test_help_recipe_explains_a_single_field(command):
+    assert "--optim.lr" in command("train", "--help-recipe", "optim.lr").out
+    # The default sampler has no such field, but another kind has.
+    assert "--sampler.s_churn" in command("train", "--help-recipe", "sampler.s_churn").out
+
+
+def test_an_unknown_name_of_help_recipe_lists_recipes_and_fields(refused):
+    said = refused("train", "--help-recipe", "optim.lrr")
+    assert "fast, " in said
+    assert "objective" in said
+    assert "perhaps you meant optim.lr" in said
+
+
+def test_help_recipe_says_which_fields_are_required(command):
+    said = command("train", "--help-recipe", "grid").out
+    assert "MISSING" not in said
+    assert "required" in said
+
+
 # New runs
 
 
@@ -164,7 +183,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, tra
         (["--resume", "--out", "runs/mistyped"], "--out runs/mistyped does not exist; give DATA"),
         (["--device", "abacus"], "device must be one of auto, cpu"),
         (["--precision", "fp8"], "precision must be auto, fp32 or bf16, got 'fp8'"),
-        (["--help-recipe", "fats"], "recipe must be one of"),
+        (["--help-recipe", "fats"], "--help-recipe must be a recipe (fast, "),
         (["--recipe", "missing.yaml"], "recipe missing.yaml cannot be read"),
     ],
 )

@@ -12,7 +12,7 @@ from ddim.cli.choices import list_kinds
 from ddim.cli.machine import add_threads_option
 from ddim.cli.output import print_result
 from ddim.cli.own import load_callback, load_own, names_own
-from ddim.errors import UserError
+from ddim.errors import UserError, suggest
 from ddim.nn.launch import count_restarts
 
 if TYPE_CHECKING:
@@ -207,15 +207,30 @@ def _find_learning_rate(recipe: Recipe, machine: Machine, source: Path | None) -
 
 def _help_recipe(args: argparse.Namespace) -> int:
     """Print the fields of a recipe, or the values of one field with the fields of each value."""
+    import dataclasses
     import inspect
 
-    from ddim.runs.codec import override
-    from ddim.runs.field_help import explain_fields, explain_kinds
+    from ddim.runs.codec import list_paths, override
+    from ddim.runs.field_help import explain_field, explain_fields, explain_kinds
     from ddim.runs.named_recipes import RECIPES, find_recipe
+    from ddim.runs.recipe import Recipe
 
-    name = args.help_recipe
-    parts = list(explain_kinds(name.removeprefix("--")))
-    titles = [f"--{name.removeprefix('--')} {kind}: {about}" for kind, about, _ in parts]
+    name = args.help_recipe.removeprefix("--")
+    parts = list(explain_kinds(name))
+    titles = [f"--{name} {kind}: {about}" for kind, about, _ in parts]
+    recipe = args.recipe or "fast"
+    if not parts and (rows := explain_field(override(find_recipe(recipe), args.fields), name)):
+        parts, titles = (
+            [(name, "", rows)],
+            [f"field {name}, with its value in recipe {recipe}, or its default:"],
+        )
+    if not parts and name not in RECIPES and not name.endswith((".yaml", ".yml", ".json")):
+        fields = [field.name for field in dataclasses.fields(Recipe)]
+        hint = suggest(name, [*RECIPES, *list_paths()])
+        raise UserError(
+            f"--help-recipe must be a recipe ({', '.join(RECIPES)}), a .yaml file, or a field "
+            f"({', '.join(fields)}, or a field of these, such as optim.lr), got {name!r}{hint}"
+        )
     if not parts:
         about = (inspect.getdoc(RECIPES[name]) or "") if name in RECIPES else name
         parts, titles = [(name, about, explain_fields(override(find_recipe(name), args.fields)))], [about]

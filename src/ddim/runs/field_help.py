@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from dataclasses import MISSING
 from typing import Any
 
 from ddim.runs.codec import dump, list_fields
-from ddim.runs.kinds import list_slots
+from ddim.runs.kinds import Slot, list_slots
 from ddim.runs.plain_values import describe_type
 from ddim.runs.recipe import Recipe
 
@@ -37,11 +38,20 @@ def explain_kinds(path: str) -> Iterator[tuple[str, str, list[Row]]]:
         help_of, rows = read_field_help(kind), []
         for slot in list_slots(kind):
             possible = " | ".join(slot.options) if slot.kinds else describe_type(slot.wanted)
-            default = dump(slot.default, named=True) if slot.kinds else slot.default
-            shown = default["kind"] if isinstance(default, dict) else _format(default)
-            rows.append((f"{path}.{slot.name}", shown, possible, help_of.get(slot.name, "")))
+            rows.append((f"{path}.{slot.name}", _format_default(slot), possible, help_of.get(slot.name, "")))
         first = (inspect.getdoc(kind) or "").partition("\n\n")[0]
         yield name, " ".join(first.split()), rows
+
+
+def explain_field(value: Any, path: str) -> list[Row]:  # noqa: ANN401
+    """Return the row of one field of a recipe, such as "optim.lr".
+
+    If the recipe holds a kind without this field, the rows of all kinds that have it are returned, without
+    repetitions. The list is empty if no kind has it.
+    """
+    own = [row for row in explain_fields(value) if row[0] == path]
+    others = [row for _, _, rows in explain_kinds(path.rpartition(".")[0]) for row in rows if row[0] == path]
+    return own or list(dict.fromkeys(others))
 
 
 def read_field_help(kind: type) -> dict[str, str]:
@@ -60,6 +70,14 @@ def _find_kinds(path: str) -> dict[str, type]:
         slots = [slot for kind in kinds.values() for slot in list_slots(kind) if slot.name == name]
         kinds = {name: kind for slot in slots for name, kind in slot.kinds.items()}
     return kinds
+
+
+def _format_default(slot: Slot) -> str:
+    """Return the default of a field in the form of an option, "required" if it has none."""
+    if slot.default is MISSING:
+        return "required"
+    default = dump(slot.default, named=True) if slot.kinds else slot.default
+    return default["kind"] if isinstance(default, dict) else _format(default)
 
 
 def _format(value: Any) -> str:  # noqa: ANN401
