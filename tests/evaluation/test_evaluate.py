@@ -510,10 +510,18 @@ def test_fid_is_extrapolated_only_if_every_part_outnumbers_the_dimensions():
     assert metrics["fid"]["low"] < metrics["fid"]["infinity"] < metrics["fid"]["high"]
 
 
+def test_a_recall_of_0_gives_a_note():
+    far = normal(200, 8, 1) + 100
+    _, notes = measure_metrics(far, normal(200, 8, 2))
+    assert any("recall is 0" in note and "precision and density say little" in note for note in notes)
+    _, notes = measure_metrics(normal(200, 8, 1), normal(200, 8, 2))
+    assert not any("recall is 0" in note for note in notes)
+
+
 def test_few_images_give_notes():
     metrics, notes = measure_metrics(normal(30, 60, 0), normal(90, 60, 1))
     assert any("mostly bias" in note for note in notes)
-    assert any("30 images are few" in note for note in notes)
+    assert any("of so few images (30), FID, precision and density say little" in note for note in notes)
     assert metrics["kid"]["size"] == 15
     (said,) = measure_metrics(normal(120, 4, 0), normal(150, 4, 1) + 1)[1]
     assert said.startswith("FID-infinity and its interval are for")

@@ -147,6 +147,21 @@ def test_the_largest_recall_is_the_best(tmp_path):
     assert [row["Recall ↑"].best for row in rows] == [False, True]
 
 
+@pytest.mark.parametrize(
+    "samples, recall, said", [(20, 0.5, "Of so few images (20)"), (1000, 0.0, "Recall is 0")]
+)
+def test_precision_of_few_images_or_without_recall_has_a_note(tmp_path, samples, recall, said):
+    folder = make(tmp_path / "a")
+    with_record(folder, samples=samples)
+    path = folder / "evaluations" / "1" / "record.json"
+    document = json.loads(path.read_text())
+    document["metrics"] |= {"recall": {"value": recall}, "precision": {"value": 0.9}}
+    path.write_text(json.dumps(document))
+    _, notes = table(find_runs(tmp_path))
+    assert len([note for note in notes if "precision and density say little" in note]) == 1
+    assert any(note.startswith(said) for note in notes)
+
+
 def test_equal_numbers_have_no_best(tmp_path):
     for k in range(2):
         with_record(make(tmp_path / str(k), optim__lr=10.0**-k), kid=0.1)

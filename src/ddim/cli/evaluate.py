@@ -184,9 +184,10 @@ def _lines(found: Evaluation) -> list[str]:
         f"features {features['extractor']}, {features['dimensions']:,} dimensions, images at "
         f"{features['resize']}",
         "",
-        f"KID        {k['value']:9.5f}   95 % confidence interval {k['low']:.5f} ... {k['high']:.5f}",
+        f"KID        {k['value']:9.5f}   lower is better; 95 % confidence interval {k['low']:.5f} ... "
+        f"{k['high']:.5f}",
         f"           {k['mean']:9.5f}   over {k['subsets']} subsets of {k['size']}, deviation {k['std']:.5f}",
-        f"FID        {f['value']:9.3f}   biased upwards, more so with fewer images",
+        f"FID        {f['value']:9.3f}   lower is better; biased upwards, more so with fewer images",
     ]
     if f["infinity"] is not None:
         interval = f"95 % interval {f['low']:.3f} ... {f['high']:.3f}"

@@ -28,6 +28,10 @@ Its smallest subset is a fifth of the samples, and must have more images than di
 """
 
 
+NO_RECALL = "recall is 0: samples cover no reference image, so precision and density say little"
+"""A note on an evaluation whose recall is 0."""
+
+
 def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[str, Any], list[str]]:
     """Return the metrics of features (N, d) and (M, d), in the form of a record, and notes on them.
 
@@ -52,8 +56,13 @@ def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[
         notes.append("KID is below 0: the estimate is unbiased, so it may fall below 0 for similar sets")
     least = METRICS["kid"].least
     if few < least:
-        notes.append(f"{few} images are few: no metric ranks fewer than {least}")
+        notes.append(
+            f"of so few images ({few}), FID, precision and density say little, and no metric ranks fewer "
+            f"than {least}"
+        )
     overlap = {name: {"value": value} for name, value in asdict(prdc(generated, reference)).items()}
+    if not overlap["recall"]["value"]:
+        notes.append(NO_RECALL)
     return {"kid": asdict(k), "fid": f, **overlap}, [note for note in notes if note]
 
 

@@ -16,7 +16,9 @@ from ddim.experiments.summary import (
     earlier_evaluations,
     other_conditions,
     summarise_metrics,
+    value_of_run,
 )
+from ddim.metrics.catalogue import find_metric
 from ddim.plots.page import Block, Cell, Folded, Table
 from ddim.runs.flat import ERRORS
 
@@ -106,7 +108,7 @@ def _absent_text(row: Configuration, common: Conditions | None, name: str) -> st
 
 def _notes(rows: Sequence[Configuration], common: Conditions | None, metrics: Sequence[str]) -> list[str]:
     """Return the notes below the table of results."""
-    notes = []
+    notes = ["↓ lower is better; ↑ higher is better."]
     if any(len(row.counted) > 1 for row in rows):
         notes.append("± is the standard deviation over repeats, which differ only in their seed.")
     notes += _unequal_images(rows)
@@ -125,6 +127,7 @@ def _notes(rows: Sequence[Configuration], common: Conditions | None, metrics: Se
             f"{common.reference.description}, by features of {common.measure}. [ ] is the 95 % confidence "
             "interval of the metric of one run; it leaves out the variation between runs with other seeds."
         )
+        notes += _few_images(rows, common)
         unranked = [METRICS[name][0] for name in metrics if common.shortage(name)]
         if unranked:
             notes.append(f"Too few images to rank by {', '.join(unranked)}.")
@@ -142,6 +145,17 @@ def _notes(rows: Sequence[Configuration], common: Conditions | None, metrics: Se
     if any(run.state != "finished" for row in rows for run in row.counted):
         notes.append("For a configuration without a finished run, the numbers are the latest so far.")
     return notes
+
+
+def _few_images(rows: Sequence[Configuration], common: Conditions) -> Iterator[str]:
+    """Yield notes on precision and density of few images, and of runs whose recall is 0."""
+    few = min(common.images, common.reference.images)
+    if few < find_metric("precision").least:
+        yield f"Of so few images ({few}), FID, precision and density say little."
+    values = ((run, value_of_run(run, "recall", common)) for row in rows for run in row.counted)
+    names = [run.path.name for run, found in values if found and not found[0]]
+    if names:
+        yield f"Recall is 0 for {', '.join(names)}: there, precision and density say little."
 
 
 def _unequal_images(rows: Sequence[Configuration]) -> Iterator[str]:
