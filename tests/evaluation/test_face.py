@@ -8,10 +8,11 @@ import tiny
 from ddim.errors import UserError
 from ddim.evaluation import evaluate as module
 from ddim.evaluation.evaluate import evaluate_source
+from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.subject import Samples
 from ddim.runs.searched_grids import SearchedGrid
 from oracles import made
-from stubs import stub
+from stubs import stub, written
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,51 @@ def test_a_pipeline_is_evaluated_like_its_run_and_a_tensor_like_its_samples(run,
         ddim.evaluate(torch.zeros(24, 3, 32, 32))
     with pytest.raises(UserError, match="images must be .* from nan"):
         ddim.evaluate(torch.full((24, 3, 32, 32), torch.nan), "blossoms:60")
+
+
+def test_n_takes_the_first_given_images_and_is_refused_beyond_their_number(tmp_path):
+    images = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for k, image in enumerate(images):
+        ddim.sheet(image, zoom=1).save(folder / f"{k:02}.png")
+    for given in (images, folder):
+        first = ddim.evaluate(given, "blossoms:60", n=24)
+        assert first.record["metrics"] == ddim.evaluate(images[:24], "blossoms:60").record["metrics"]
+        assert ddim.evaluate(given, "blossoms:60").record["generated"]["images"] == 40
+        with pytest.raises(UserError, match="n must be at most the number of images, 40, or .*, got 41"):
+            ddim.evaluate(given, "blossoms:60", n=41)
+
+
+def test_a_reference_is_a_path_or_a_name(run):
+    said = r"the reference must be a folder, an archive or a name, got a tensor \(24, 3, 8, 8\)$"
+    for measure in (lambda x: ddim.evaluate(x, x), lambda x: ddim.likelihood(run, x)):
+        with pytest.raises(UserError, match=said):
+            measure(torch.zeros(24, 3, 8, 8))
+    with pytest.raises(UserError, match="method must be vlb or ode, got 'nll'"):
+        ddim.likelihood(run, method="nll")
+
+
+def test_evaluations_are_compared_as_arguments_or_as_a_list(tmp_path):
+    one, other = (read_evaluation(written(tmp_path / name)) for name in ("a", "b"))
+    for given in ((one, other), (tmp_path / "a", str(tmp_path / "b")), ([one, other],)):
+        assert [row.evaluation for row in ddim.compare(*given, metric="FID-infinity").rows] == [one, other]
+    for given in ((one,), (str(tmp_path / "a"),), ([one],)):
+        with pytest.raises(UserError, match="at least two evaluations, got 1: give another"):
+            ddim.compare(*given)
+    with pytest.raises(UserError, match="a result of ddim.evaluate or a path, got 3"):
+        ddim.compare(one, 3)
+    with pytest.raises(UserError, match="metric must be one of kid, .*'FIT'; perhaps you meant fid"):
+        ddim.compare(one, other, metric="FIT")
+
+
+def test_metrics_are_found_in_any_case_and_other_names_are_refused(tmp_path):
+    found = read_evaluation(written(tmp_path / "a"))
+    assert found.value("KID") == found.value("kid") == 0.02
+    assert found.interval("KID") == (0.01, 0.03)
+    for read in (found.value, found.interval):
+        with pytest.raises(UserError, match="got 'precison'; perhaps you meant precision"):
+            read("precison")
 
 
 def test_a_model_of_your_own_is_evaluated_without_a_cache(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 
 from ddim.errors import UserError
-from ddim.metrics.catalogue import METRICS, find_metric
+from ddim.metrics.catalogue import METRICS, find_metric, metric_name
 
 
 def test_a_ranking_by_fid_needs_a_covariance_of_full_rank_and_the_others_a_hundred_images():
@@ -17,3 +17,4 @@ def test_an_unknown_metric_is_refused_and_a_similar_name_suggested():
     ):
         find_metric("precison")
     assert find_metric("recall") is METRICS["recall"]
+    assert [metric_name(text) for text in ("KID", "FID-infinity", "fid")] == ["kid", "fid_infinity", "fid"]

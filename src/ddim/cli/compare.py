@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out is not None:
         check_page_path(args.out)
-    comparison = compare_evaluations(args.evaluations, args.metric)
+    comparison = compare_evaluations(args.evaluations, metric=args.metric)
     folders = [str(row.evaluation.folder) for row in comparison.rows]
     text = f"{comparison.title}\n" + format_table(["", *HEAD[1:]], ranking_rows(comparison, folders))
     text += f"\nnote: {comparison.remark}\n" if comparison.remark else ""

@@ -6,16 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy import stats
 
-from ddim.errors import UserError
+from ddim.errors import UserError, describe_given
 from ddim.evaluation.conditions import Obstacle, find_obstacle
 from ddim.evaluation.record import FEATURES, Evaluation, read_evaluation
 from ddim.files import hash_file
-from ddim.metrics.catalogue import find_metric
+from ddim.metrics.catalogue import find_metric, metric_name
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid_difference
 from ddim.metrics.precision_recall import prdc
@@ -128,12 +128,19 @@ class Comparison(Tabular):
         return f"{metric.title}, {'lower' if metric.lower_is_better else 'higher'} is better"
 
 
-def compare_evaluations(evaluations: Sequence[str | Path | Evaluation], metric: str = "kid") -> Comparison:
+Compared: TypeAlias = str | Path | Evaluation
+"""An evaluation: a result of `evaluate`, a record, its folder, or a run, whose newest evaluation is used."""
+
+
+def compare_evaluations(
+    evaluations: Sequence[Compared] | Compared, *others: Compared, metric: str = "kid"
+) -> Comparison:
     """Compare evaluations with the first evaluation.
 
     Args:
-        evaluations: results of `evaluate`, records, folders of evaluations, or runs, whose newest evaluation
-            is used.
+        evaluations: a list of results of `evaluate`, records, folders of evaluations, or runs, whose newest
+            evaluation is used; or the first of them.
+        others: the other evaluations, if `evaluations` is not a list.
         metric: "kid", "fid", "fid_infinity", "precision", "recall", "density" or "coverage".
 
     Returns:
@@ -141,9 +148,14 @@ def compare_evaluations(evaluations: Sequence[str | Path | Evaluation], metric: 
 
     Raises:
         UserError: if there are fewer than two evaluations, or none can be ranked with the first evaluation.
+
+    Example:
+        >>> ddim.compare(run, other_run)
+        >>> ddim.compare([run, other_run, ddim.evaluate(images, "photos/")], metric="fid")
     """
-    find_metric(metric)
-    opened = [each if isinstance(each, Evaluation) else _read(Path(each)) for each in evaluations]
+    metric = metric_name(metric)
+    listed = [evaluations] if isinstance(evaluations, Compared) else list(evaluations)
+    opened = [each if isinstance(each, Evaluation) else _read(each) for each in (*listed, *others)]
     rows = rank_evaluations(opened, metric)
     return Comparison(metric, opened[0], rows, list_differing_choices([row.evaluation for row in rows]))
 
@@ -170,7 +182,12 @@ def comparison_record(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> Evaluation:
+def _read(named: str | Path) -> Evaluation:
+    if not isinstance(named, str | Path):
+        raise UserError(
+            f"an evaluation must be a result of ddim.evaluate or a path, got {describe_given(named)}"
+        )
+    path = Path(named)
     if names_best(path):
         raise UserError(f"{path} is a checkpoint: name an evaluation, {path.parent}/evaluations/N")
     return read_evaluation(path)
@@ -184,7 +201,7 @@ def rank_evaluations(evaluations: Sequence[Evaluation], metric: str) -> list[Row
     """
     found = find_metric(metric)
     if len(evaluations) < 2:
-        raise UserError(f"a comparison needs at least two evaluations, got {len(evaluations)}")
+        raise UserError(f"a comparison needs at least two evaluations, got {len(evaluations)}: give another")
     first, *others = evaluations
     reasons = [find_obstacle(first.record, other.record, metric) for other in others]
     if all(reasons):

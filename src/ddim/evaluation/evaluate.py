@@ -22,7 +22,7 @@ from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError
 from ddim.evaluation.measure import measure_metrics, measure_yardstick
 from ddim.evaluation.record import FEATURES, GRID, RECORD, SCHEMA, Evaluation, read_evaluation
-from ddim.evaluation.reference import Part, Reference
+from ddim.evaluation.reference import Part, Reference, name_source
 from ddim.evaluation.subject import Samples, Source, Subject, open_subject
 from ddim.files import (
     atomic_file,
@@ -50,7 +50,7 @@ SHOWN = 36
 def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     images: Source,
     reference: str | Path | None = None,
-    n: int = 1000,
+    n: int | None = None,
     steps: int = 20,
     *,
     sampler: Sampler | str | None = None,
@@ -71,7 +71,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
             (N, C, H, W), in [0, 1] or uint8.
         reference: the images to compare with: a folder, an archive or the name of a data set; by default the
             run's held-out images.
-        n: number of samples.
+        n: number of samples, by default 1000; of given images the first `n` are used, by default all.
         steps: number of sampling steps.
         sampler: the sampler or its name, by default the sampler of the run. See `ddim.samplers`.
         grid: the grid of times (timesteps) at which the network is evaluated, or its name. See `ddim.grids`.
@@ -98,7 +98,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     """
     ways = {"n": n, "steps": steps, "seed": seed, "weights": weights, "label": label, "guidance": guidance}
     samples = Samples(**ways, sampler=sampler, grid=grid)
-    of = Reference(None if reference is None else str(reference), part)
+    of = Reference(None if reference is None else name_source(reference), part)
     with open_progress(progress) as shown:
         return evaluate_source(
             images, samples, of, extractor=load_extractor(features), out=out, progress=shown

@@ -20,8 +20,8 @@ from ddim.diffusion.guidance import Clipped
 from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.schedules import Schedule
 from ddim.diffusion.variational_bound import Variance
-from ddim.errors import UserError, check_count
-from ddim.evaluation.reference import Reference, open_reference
+from ddim.errors import UserError, check_count, suggest
+from ddim.evaluation.reference import Reference, name_source, open_reference
 from ddim.evaluation.run_folder import make_results_folder
 from ddim.files import write_json
 from ddim.plots.tabular import Tabular
@@ -104,9 +104,12 @@ def bits_per_dim(
         UserError: if the schedule or the images cannot be used.
     """
     check_count("n", n)
+    if method not in STEPS:
+        raise UserError(f"method must be {' or '.join(STEPS)}, got {method!r}{suggest(str(method), STEPS)}")
+    reference = images if isinstance(images, Reference) else Reference(name_source(images))
     run = run if isinstance(run, LoadedRun) else load(run)
     likelihood.check_reaches_images(run.model.schedule, earliest_time(run.recipe))
-    chosen = _choose_images(run, images, n, partial(progress, READING))
+    chosen = _choose_images(run, reference, n, partial(progress, READING))
     classes = _classes(run, chosen)
     count = len(chosen.which)
     check_seeds([seed, seed + count - 1])
@@ -175,10 +178,9 @@ def format_bits(bits: Tensor) -> str:
 
 
 def _choose_images(
-    run: LoadedRun, images: str | Path | Reference, n: int, decoding: Callable[[int, int], None]
+    run: LoadedRun, reference: Reference, n: int, decoding: Callable[[int, int], None]
 ) -> ImageSet:
     """Return the first `n` images of a reference in a random order, which is always the same."""
-    reference = images if isinstance(images, Reference) else Reference(str(images))
     chosen = open_reference(run, reference, decoding)
     if not len(chosen.which):
         raise UserError(f"part {chosen.part} of {chosen.source} has no images")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError
-from ddim.metrics.catalogue import METRICS
+from ddim.metrics.catalogue import METRICS, metric_name
 from ddim.plots.tabular import Tabular, embed_png
 from ddim.runs.folder import list_numbered_folders
 
@@ -85,12 +85,20 @@ class Evaluation(Tabular):
         )
 
     def value(self, metric: str) -> float | None:
-        """Return the value of a metric, None if the record has none."""
-        return metric_entry(self.record, metric).get("value")
+        """Return the value of a metric, None if the record has none.
+
+        Raises:
+            UserError: if there is no metric of this name.
+        """
+        return metric_entry(self.record, metric_name(metric)).get("value")
 
     def interval(self, metric: str) -> tuple[float, float] | None:
-        """Return the 95 % confidence interval of a metric, None if the record has none."""
-        found = metric_entry(self.record, metric)
+        """Return the 95 % confidence interval of a metric, None if the record has none.
+
+        Raises:
+            UserError: if there is no metric of this name.
+        """
+        found = metric_entry(self.record, metric_name(metric))
         return (found["low"], found["high"]) if "low" in found else None
 
 

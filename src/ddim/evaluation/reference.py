@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
 from ddim.data import Images, open_images, split_images
-from ddim.errors import UserError, suggest
+from ddim.errors import UserError, describe_given, suggest
 from ddim.runs.image_features import ImageSet
 from ddim.runs.images import reopen_run_images
 from ddim.runs.pipeline import LoadedRun
@@ -39,6 +40,19 @@ class Reference:
             raise UserError(
                 f"part must be one of {', '.join(parts)}, got {self.part!r}{suggest(self.part, parts)}"
             )
+
+
+def name_source(reference: str | Path) -> str:
+    """Return the source of reference images as text.
+
+    Raises:
+        UserError: if it is neither a path nor a name.
+    """
+    if not isinstance(reference, str | Path):
+        raise UserError(
+            f"the reference must be a folder, an archive or a name, got {describe_given(reference)}"
+        )
+    return str(reference)
 
 
 def select_reference(

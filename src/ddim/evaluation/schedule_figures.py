@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.log_snr import plateaus
+from ddim.diffusion.parts import choose_part
 from ddim.diffusion.schedules import SCHEDULES, Cosine, Linear, LinearBeta, Schedule
 from ddim.errors import UserError, suggest
 from ddim.nn.embedding import Sinusoidal
@@ -31,8 +32,8 @@ KNOWN: dict[str, Any] = {name: kind() for name, kind in SCHEDULES.items()}
 """All schedules that can be plotted, keyed by name."""
 
 
-Shown = Mapping[str, Schedule] | Sequence[str | Schedule]
-"""Schedules to plot: a dictionary keyed by the names in the figure, or a list of names and schedules."""
+Shown = Mapping[str, Schedule] | Sequence[str | Schedule] | str | Schedule
+"""Schedules to plot: a dictionary keyed by the names in the figure, a list of names and schedules, or one."""
 
 
 def name_schedules(shown: Shown) -> dict[str, Schedule]:
@@ -40,11 +41,11 @@ def name_schedules(shown: Shown) -> dict[str, Schedule]:
     if isinstance(shown, Mapping):
         return dict(shown)
     named = {}
-    for item in shown:
+    for item in shown if isinstance(shown, Sequence) and not isinstance(shown, str) else [shown]:
         if isinstance(item, str):
             named |= choose_schedules([item], {})
         else:
-            named[describe_kind(item)] = item
+            named[describe_kind(item)] = choose_part("schedules", item, SCHEDULES)
     return named
 
 

@@ -44,15 +44,18 @@ from ddim.runs.recipe import Data
 from ddim.runs.recipe_checks import check_label
 from ddim.runs.run_path import find_best_checkpoint, names_best
 
+SAMPLES = 1000
+"""The default number of samples of a run."""
+
 
 @dataclass(frozen=True)
 class Samples:
     """Which samples of a run are evaluated.
 
     Args:
-        n: number of samples.
+        n: number of samples; None for `SAMPLES`, or for all images of a folder, an archive or a tensor.
         steps: sampling steps.
-        seed: the samples have seeds `seed` ... `seed` + n - 1.
+        seed: the samples have seeds `seed` ... `seed` + `count` - 1.
         weights: "ema", "raw", or the name of another EMA of the run.
         fields: changes of the recipe's sampler, grid, clip and sampled_on, as `override` takes them. Unless
             they name a grid, the times that a search saved for this sampler and number of steps are used.
@@ -67,7 +70,7 @@ class Samples:
         UserError: if a number is too small or too large.
     """
 
-    n: int = 1000
+    n: int | None = None
     steps: int = 20
     seed: int = 0
     weights: str = "ema"
@@ -81,8 +84,19 @@ class Samples:
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
-        check_count("n", self.n, LEAST)
-        check_seeds([self.seed, self.seed + self.n - 1])
+        check_count("n", self.count, LEAST)
+        check_seeds([self.seed])
+        check_seeds([self.seed + self.count - 1])
+
+    @property
+    def count(self) -> int:
+        """The number of samples of a run or a model."""
+        return SAMPLES if self.n is None else self.n
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of the samples."""
+        return range(self.seed, self.seed + self.count)
 
 
 @dataclass(frozen=True)
@@ -152,7 +166,7 @@ def open_subject(source: Source, samples: Samples, reference: Reference, progres
     if isinstance(source, Pipeline | Model):
         return _sample_model(open_pipeline(source), samples, reference, progress)
     if isinstance(source, Tensor):
-        return _take_images(source, reference, decoding)
+        return _take_images(source, samples.n, reference, decoding)
     source = Path(source)
     if is_run(source):
         return _sample_run(source, samples, reference, progress)
@@ -160,7 +174,7 @@ def open_subject(source: Source, samples: Samples, reference: Reference, progres
         if not source_exists(str(source)):
             raise UserError(f"{source} does not exist: name a run or a folder or archive of images")
         raise UserError(f"{source} is not a run: name the reference images with --data")
-    return _read_images(source, reference, decoding)
+    return _read_images(source, samples.n, reference, decoding)
 
 
 def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Progress) -> Subject:
@@ -168,13 +182,13 @@ def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Pr
     run = load(path, samples.weights, device=samples.device, threads=samples.threads)
     selected = open_reference(run, reference, partial(progress, READING))
     run, label = _prepare(run, samples)
-    seeds = range(samples.seed, samples.seed + samples.n)
+    seeds = samples.seeds
     sampling = sampling_record(
         run, seeds, samples.steps, count_evaluations(run, samples), label, samples.guidance
     )
     parts = SampledParts(run, seeds, samples.steps, label, samples.guidance, sampling, progress)
     home, stem = _find_home(path)
-    return Subject(source, samples.n, parts, selected, sampling, home, stem)
+    return Subject(source, samples.count, parts, selected, sampling, home, stem)
 
 
 def _find_home(path: Path) -> tuple[Path, str]:
@@ -216,7 +230,7 @@ def _sample_model(pipeline: Pipeline, samples: Samples, reference: Reference, pr
         data = replace(pipeline.recipe.data, size=(shape.height, shape.width), channels=shape.channels)
         selected = select_reference(reference, data, 0, decoding)
     pipeline, label = _prepare(pipeline, samples)
-    seeds, steps, scale = range(samples.seed, samples.seed + samples.n), samples.steps, samples.guidance
+    seeds, steps, scale = samples.seeds, samples.steps, samples.guidance
     record = sampling_record(pipeline, seeds, steps, count_evaluations(pipeline, samples), label, scale)
 
     def parts(extractor: Extractor, shown: int) -> Iterator[Part]:
@@ -225,14 +239,27 @@ def _sample_model(pipeline: Pipeline, samples: Samples, reference: Reference, pr
                 yield Part(extractor(images).numpy(), images, nfe)
 
     sampling = {"weights": "in memory", "step": 0, **record}
-    return Subject(repr(pipeline), samples.n, parts, selected, sampling, home, stem)
+    return Subject(repr(pipeline), samples.count, parts, selected, sampling, home, stem)
 
 
-def _take_images(source: Tensor, reference: Reference, decoding: Callable[[int, int], None]) -> Subject:
+def _count_images(found: int, n: int | None) -> int:
+    """Return how many of the images that were found are used: the first `n`, or all if it is None.
+
+    Raises:
+        UserError: if there are fewer than `n`.
+    """
+    if n is not None and n > found:
+        raise UserError(f"n must be at most the number of images, {found:,}, or left out, got {n:,}")
+    return found if n is None else n
+
+
+def _take_images(
+    source: Tensor, n: int | None, reference: Reference, decoding: Callable[[int, int], None]
+) -> Subject:
     if reference.data is None:
         raise UserError("images need a reference: name the images that they are compared with")
     check_images(source)
-    pixels = torch.from_numpy(to_uint8(source)).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(to_uint8(source[: _count_images(len(source), n)])).permute(0, 3, 1, 2)
     count, channels, height, width = pixels.shape
     data = Data(size=(height, width), channels=channels)
     selected = select_reference(reference, data, 0, decoding)
@@ -247,9 +274,14 @@ def _take_images(source: Tensor, reference: Reference, decoding: Callable[[int, 
     return Subject(name, count, parts, selected, None, Path(FOLDER), "tensor-", fingerprint)
 
 
-def _read_images(source: Path, reference: Reference, decoding: Callable[[int, int], None]) -> Subject:
+def _read_images(
+    source: Path, n: int | None, reference: Reference, decoding: Callable[[int, int], None]
+) -> Subject:
     images = open_images(str(source), _first_size(source), progress=decoding)
     which, sampling = _select_samples(source, images)
+    which = which[: _count_images(len(which), n)]
+    if sampling:
+        sampling["seeds"] = sampling["seeds"][: len(which)]
     data = Data(size=(images.pixels.shape[1], images.pixels.shape[2]))
     selected = select_reference(reference, data, 0, decoding)
     nfe = sampling["nfe"] if sampling else 0

@@ -16,7 +16,7 @@ from ddim.evaluation.record import Evaluation, list_evaluations, read_evaluation
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.subject import Samples, Subject, count_evaluations, is_run, open_subject
 from ddim.evaluation.table import EvaluationTable, TableCell
-from ddim.metrics.catalogue import find_metric
+from ddim.metrics.catalogue import find_metric, metric_name
 from ddim.metrics.features import Extractor, load_extractor
 from ddim.runs.classes import find_label
 from ddim.runs.generate import with_options
@@ -64,7 +64,7 @@ def tabulate(
         >>> table = ddim.tabulate(run, {"steps": [10, 20, 50], "sampler.eta": [0, 0.5, 1]})
         >>> table.to_frame()
     """
-    find_metric(metric)
+    metric = metric_name(metric)
     if not is_run(Path(source)):
         raise UserError(f"{source} is not a run: a table compares ways to sample a run")
     combinations = expand_choices(choices)
@@ -90,7 +90,7 @@ def _count_evaluations(source: Path, planned: Sequence[Samples]) -> list[int]:
         run = runs[each.weights]
         check_label(run.recipe, find_label(each.label, run.recipe, run.classes), each.guidance)
         changed, _ = with_options(run, each.fields, each.steps)
-        works.append(each.n * count_evaluations(changed, each))
+        works.append(each.count * count_evaluations(changed, each))
     return works
 
 

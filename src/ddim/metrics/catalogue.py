@@ -51,12 +51,18 @@ METRICS = {
 }
 
 
-def find_metric(name: str) -> Metric:
-    """Return the metric with this name.
+def metric_name(text: str) -> str:
+    """Return the name of a metric in `METRICS`, from its name in any case or its title, such as "KID".
 
     Raises:
         UserError: if there is no such metric; the message suggests a similar name.
     """
+    name = str(text).lower().replace("-", "_")
     if name not in METRICS:
-        raise UserError(f"metric must be one of {', '.join(METRICS)}, got {name!r}{suggest(name, METRICS)}")
-    return METRICS[name]
+        raise UserError(f"metric must be one of {', '.join(METRICS)}, got {text!r}{suggest(name, METRICS)}")
+    return name
+
+
+def find_metric(name: str) -> Metric:
+    """Return the metric with this name; see `metric_name`."""
+    return METRICS[metric_name(name)]
