@@ -72,6 +72,12 @@ class OtherProcessFailed(RuntimeError):  # noqa: N818 (an event, not a mistake o
         self.exit_code = exit_code
 
 
+class ProcessGone(RuntimeError):  # noqa: N818 (a state, named as users name it)
+    """Another process of the command is gone: it was killed, or the memory of its machine was full."""
+
+    exit_code = 1
+
+
 def check_positive(owner: str, **values: float) -> None:
     """Check that every value is above 0.
 

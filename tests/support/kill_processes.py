@@ -30,11 +30,11 @@ class Launch:
         words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts"]
         words += [str(restarts), "-m", "ddim", "train", "--recipe", str(home / "small.yaml"), "--no-compile"]
         words += ["--out", str(out), *options]
-        self.log = (home / f"{out.name}.txt").open("a")
         self.out = out
-        self.process = subprocess.Popen(
-            [sys.executable, *words], stdout=self.log, stderr=self.log, start_new_session=True
-        )
+        with (home / f"{out.name}.txt").open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *words], stdout=log, stderr=log, start_new_session=True
+            )
 
     def over(self):
         """Whether torchrun has ended."""
@@ -45,6 +45,15 @@ class Launch:
         found = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         children = [int(child) for file in found for child in file.read_text().split()]
         return [pid for pid in children if b"torch" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    def rank(self, number):
+        """The process id of the process with this number."""
+        (found,) = (
+            pid
+            for pid in self.workers()
+            if f"\0RANK={number}\0" in f"\0{Path(f'/proc/{pid}/environ').read_text()}"
+        )
+        return found
 
     def wait_for_steps(self, draw):
         """Wait until new steps are logged, and then for a random time."""

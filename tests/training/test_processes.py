@@ -3,8 +3,11 @@
 import json
 import math
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from safetensors.torch import load_file
 import tiny
 from ddim.runs.codec import write_recipe
 from in_processes import launch
+from kill_processes import Launch
 from small_recipes import make_small
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -106,6 +110,38 @@ def test_every_recipe_learns_the_same_in_several_processes(processes, tmp_path):
     one = launch_cases(tmp_path / "one", 1, 40, [])
     cases = [path.stem for path in one.glob("*.json")]
     check_cases(one, launch_cases(tmp_path / "several", processes, 40, []), cases)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(signal.SIGSTOP, "has not answered for 5 s"), (signal.SIGKILL, "is gone without an error of its own")],
+    ids=["frozen", "killed"],
+)
+def test_a_process_that_is_lost_is_named_and_the_other_ends(number, said, rank, tmp_path, monkeypatch):
+    monkeypatch.setenv("DDIM_PATIENCE", "5")
+    (tmp_path / "small.yaml").write_text(write_recipe(make_small("luz")))
+    run = Launch(tmp_path, tmp_path / "run", "--images", "100000")
+    run.wait_for_steps(random.Random(0))
+    lost, other = (run.rank(k) for k in (rank, 1 - rank))
+    os.kill(lost, number)
+    began = time.monotonic()
+    while is_running(other):
+        assert time.monotonic() - began < 30
+        time.sleep(0.1)
+    os.kill(lost, signal.SIGKILL)
+    run.process.wait()
+    ours = [line for line in (tmp_path / "run.txt").read_text().splitlines() if line.startswith("ddim: ")]
+    assert len(ours) == 1
+    assert f"process {rank} (on " in ours[0]
+    assert said in ours[0]
+
+
+def is_running(pid):
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "zombie" not in status.read_text()
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ from ddim.errors import (
     NoSpace,
     NotFinite,
     OtherProcessFailed,
+    ProcessGone,
     UserError,
     suggest,
 )
@@ -314,12 +315,12 @@ def check_fields(args: argparse.Namespace, command: str, *allowed: str) -> None:
 
 def _report(error: BaseException) -> int:
     """Print an error as one sentence and return its exit code."""
-    # What ends all processes in the same way is not said of one.
-    alike = isinstance(error, Interrupted | Stopped)
+    # What ends all processes in the same way is not said of one, nor what one says of another.
+    alike = isinstance(error, Interrupted | Stopped | ProcessGone)
     who = f"process {read_rank()}: " if read_rank() and not alike else ""
     if isinstance(error, OtherProcessFailed):
         return error.exit_code
-    if isinstance(error, UserError | NotFinite | NoSpace | Interrupted | Stopped):
+    if isinstance(error, UserError | NotFinite | NoSpace | Interrupted | Stopped | ProcessGone):
         sys.stderr.write(f"ddim: {who}{error}\n")
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):

@@ -6,7 +6,6 @@ process is frozen or gone.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
@@ -21,7 +20,7 @@ from typing import TypeVar
 
 from torch.distributed import PrefixStore, TCPStore
 
-from ddim.errors import OtherProcessFailed, UserError
+from ddim.errors import OtherProcessFailed, ProcessGone, UserError
 from ddim.nn.meeting import Meeting
 
 T = TypeVar("T")
@@ -74,13 +73,16 @@ class ProcessWatch:
         self._set(f"where/{rank}", self._names[0])
         self._set(f"beat/{rank}", "0")
         self._names = [self._store.get(f"where/{other}").decode() for other in range(count)]
-        self._thread = threading.Thread(target=self._run, name="process watch", daemon=True)
-        self._thread.start()
+        self._rounds = 0
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._run, self._guard)]
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """End the watch; the others no longer expect signs of life."""
         self._stopped.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         with suppress(RuntimeError):
             self._set(f"beat/{self.rank}", LEFT)
 
@@ -108,8 +110,8 @@ class ProcessWatch:
         try:
             first = self._store.compare_set("failed", "", mine).decode() == mine
         except RuntimeError:
-            # The store ends with process 0, which failed before.
-            return False
+            # The store ended with process 0 before that could say why, so process 1 says it.
+            return self.rank == 1
         # The first one must be able to say it before its launcher ends all processes, because another one has
         # ended. And the others must be able to read it before the store ends with process 0.
         if self.rank == 0 or not first:
@@ -128,7 +130,9 @@ class ProcessWatch:
             while time.monotonic() < end:
                 if (found := self.failure()) is not None:
                     return found
-                time.sleep(0.1)
+                # The launcher ends all processes when one has ended.
+                with suppress(KeyboardInterrupt):
+                    time.sleep(0.1)
             silent = [
                 self._names[rank]
                 for rank, sign in self._signs().items()
@@ -136,10 +140,14 @@ class ProcessWatch:
             ]
         except RuntimeError:
             silent = [self._names[0]]
-        return UserError(_say_gone(silent)) if silent else error
+        return ProcessGone(_say_gone(silent)) if silent else error
 
     def failure(self) -> OtherProcessFailed | None:
-        """Return the first failure that a process has reported; None if there is none, or it is our own."""
+        """Return the first failure that a process has reported; None if there is none, or it is our own.
+
+        Raises:
+            RuntimeError: if the store is gone with process 0.
+        """
         if not self._store.check(["failed"]):
             return None
         rank, sentence, code = json.loads(self._store.get("failed"))
@@ -149,10 +157,10 @@ class ProcessWatch:
 
     def _run(self) -> None:
         seen: dict[int, tuple[str, int]] = {}
-        beats = itertools.count(1)
         try:
             while not self._stopped.wait(EVERY):
-                self._set(f"beat/{self.rank}", str(next(beats)))
+                self._rounds += 1
+                self._set(f"beat/{self.rank}", str(self._rounds))
                 self._look(seen)
                 if self._parent != os.getppid():
                     # The launcher was killed. What is learnt is saved, as after its SIGTERM.
@@ -161,6 +169,15 @@ class ProcessWatch:
         except RuntimeError:
             # The store is in process 0, which is gone or frozen. The main thread may have noticed it, too.
             if not self._stopped.wait(2 * GRACE):
+                self._end(_say_gone(self._names[:1]), say=self.rank == 1)
+
+    def _guard(self) -> None:
+        """End this process if the store does not answer the other thread: process 0 is frozen."""
+        before, looks = -1, 0
+        while not self._stopped.wait(EVERY):
+            looks = looks + 1 if self._rounds == before else 0
+            before = self._rounds
+            if looks * EVERY >= self.patience:
                 self._end(f"{self._names[0]} has not answered for {self.patience:g} s", say=self.rank == 1)
 
     def _look(self, seen: dict[int, tuple[str, int]]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -189,4 +189,6 @@ def _share_failure(watch: ProcessWatch, error: BaseException) -> BaseException:
     sentence = " ".join(str(error).split())
     if watch.report(sentence, code):
         return error
-    return watch.failure() or error
+    with suppress(RuntimeError):
+        return watch.failure() or error
+    return OtherProcessFailed("process 0 is gone", code)
