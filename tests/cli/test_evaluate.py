@@ -46,10 +46,10 @@ def test_the_metrics_are_printed_with_their_conditions(run, command):
     record = json.loads(Path(file).read_text())
     assert f"40 samples of {run}: ddim, 2 steps, 2 NFE, grid uniform" in text
     assert "compared with 60 images, all of blossoms:60, 32x32 pixels" in text
-    assert f"KID        {record['metrics']['kid']['value']:9.5f}   95 % confidence interval" in text
+    assert f"KID        {record['metrics']['kid']['value']:9.5f}   lower is better; 95 %" in text
     for name in ("FID", "precision", "recall", "density", "coverage"):
         assert f"\n{name}" in text
-    assert "note: 40 images are few" in text
+    assert "note: of so few images (40), FID, precision" in text
     assert file.startswith(f"{run}/evaluations/")
     assert record["sampling"]["seeds"] == list(range(5, 45))
 
