@@ -10,6 +10,7 @@ from ddim.evaluation import evaluate as module
 from ddim.evaluation.evaluate import evaluate_source
 from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.subject import Samples
+from ddim.runs.pipeline import open_pipeline
 from ddim.runs.searched_grids import SearchedGrid
 from oracles import made
 from stubs import stub, written
@@ -125,3 +126,27 @@ def test_a_searched_grid_is_read_as_a_table():
     assert repr(found).splitlines()[0] == "times 1, 0.5"
     assert found.to_records()[0] == {"grid": "searched", "mean_squared_error": 0.125}
     assert "<td>uniform</td><td>0.25</td>" in found._repr_html_()
+
+
+MODEL = ddim.Model(torch.nn.Identity(), "cosine")
+
+
+@pytest.mark.parametrize(
+    ("measure", "said"),
+    [
+        (lambda run: ddim.diagnose(MODEL), "this needs a run folder, such as .*, got a Model$"),
+        (lambda run: ddim.likelihood(MODEL), "this needs a run folder, .* got a Model$"),
+        (lambda run: ddim.memorisation(open_pipeline(MODEL)), "this needs a run folder, .* got a Pipeline$"),
+        (lambda run: ddim.search(MODEL), "this needs a run folder, .* got a Model$"),
+        (lambda run: ddim.tabulate(MODEL, {"steps": 2}), "this needs a run folder, .* got a Model$"),
+        (lambda run: ddim.tabulate(run, {"steps": 2}, 20), r"samples must be .*Samples\(n=1000\), got 20$"),
+        (lambda run: ddim.tabulate(run, [2, 4]), r"choices must be a dictionary, such as .*, got a list$"),
+        (
+            lambda run: ddim.tabulate(run, {}, reference="photos"),
+            r"Reference\(.photos/.\), got 'photos'",
+        ),
+    ],
+)
+def test_arguments_of_another_type_are_refused_in_a_sentence(measure, said, run):
+    with pytest.raises(UserError, match=said):
+        measure(run)

@@ -25,6 +25,7 @@ from ddim.evaluation.gradient_noise import (
     load_loss_memory,
 )
 from ddim.evaluation.noise_range import NoiseRange, find_noise_range
+from ddim.evaluation.run_folder import open_run
 from ddim.metrics.statistics import estimate_mean
 from ddim.plots.charts import rasterise
 from ddim.plots.pictures import render_png
@@ -32,7 +33,7 @@ from ddim.plots.tabular import Tabular, embed_png
 from ddim.runs.classes import label_images
 from ddim.runs.images import open_run_images, to_model_batches
 from ddim.runs.notebook_cell import with_bar
-from ddim.runs.pipeline import LoadedRun, load
+from ddim.runs.pipeline import LoadedRun
 from ddim.runs.progress import READING, Progress, ignore_progress
 from ddim.training.batches import draw_times
 
@@ -131,7 +132,7 @@ def diagnose(
     """
     check_count("images", images, 2)
     check_count("levels", count, 2)
-    run = run if isinstance(run, LoadedRun) else load(run)
+    run = open_run(run)
     own = open_run_images(run, partial(progress, READING))
     memory, schedule = load_loss_memory(run), run.recipe.schedule
     even, batch = midpoints(), run.recipe.optim.batch

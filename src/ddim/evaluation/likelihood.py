@@ -22,13 +22,13 @@ from ddim.diffusion.schedules import Schedule
 from ddim.diffusion.variational_bound import Variance
 from ddim.errors import UserError, check_count, suggest
 from ddim.evaluation.reference import Reference, name_source, open_reference
-from ddim.evaluation.run_folder import make_results_folder
+from ddim.evaluation.run_folder import make_results_folder, open_run
 from ddim.files import write_json
 from ddim.plots.tabular import Tabular
 from ddim.runs.classes import NULL, label_by_folder_name
 from ddim.runs.image_features import ImageSet
 from ddim.runs.notebook_cell import with_bar
-from ddim.runs.pipeline import LoadedRun, Pipeline, load
+from ddim.runs.pipeline import LoadedRun, Pipeline
 from ddim.runs.progress import READING, Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import make_record
 from ddim.runs.recipe_checks import check_unconditional
@@ -107,7 +107,7 @@ def bits_per_dim(
     if method not in STEPS:
         raise UserError(f"method must be {' or '.join(STEPS)}, got {method!r}{suggest(str(method), STEPS)}")
     reference = images if isinstance(images, Reference) else Reference(name_source(images))
-    run = run if isinstance(run, LoadedRun) else load(run)
+    run = open_run(run)
     likelihood.check_reaches_images(run.model.schedule, earliest_time(run.recipe))
     chosen = _choose_images(run, reference, n, partial(progress, READING))
     classes = _classes(run, chosen)

@@ -4,11 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ddim.errors import UserError
+from ddim.errors import UserError, describe_given
 from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.folder import check_unused, make_numbered_folder, make_output_folder
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.run_path import names_best
+
+
+def check_run_path(run: object) -> None:
+    """Check that a run is given as a path.
+
+    Raises:
+        UserError: if it is another value, such as a model.
+    """
+    if not isinstance(run, str | Path):
+        raise UserError(f"this needs a run folder, such as runs/photos-fast-1, got {describe_given(run)}")
+
+
+def open_run(run: str | Path | LoadedRun) -> LoadedRun:
+    """Return the run, loaded if a path is given.
+
+    Raises:
+        UserError: if it is neither a path nor the result of `load`, or has no checkpoint.
+    """
+    if isinstance(run, LoadedRun):
+        return run
+    check_run_path(run)
+    return load(run)
 
 
 def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) -> LoadedRun:
@@ -21,6 +43,8 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
     Raises:
         UserError: if `out` cannot be made, or is None and the run is not a run folder but a checkpoint.
     """
+    if not isinstance(run, LoadedRun):
+        check_run_path(run)
     folder = run.checkpoint.run if isinstance(run, LoadedRun) else Path(run)
     if out is not None:
         check_unused(Path(out))
@@ -28,7 +52,7 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
         raise UserError(
             f"{folder} is a checkpoint, and results are added to a run: give the run folder, or --out DIR"
         )
-    return run if isinstance(run, LoadedRun) else load(folder)
+    return open_run(run)
 
 
 def make_results_folder(run: LoadedRun, kind: str, out: str | Path | None = None) -> Path:

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddim.errors import UserError
+from ddim.errors import UserError, describe_given
 from ddim.evaluation.choices import Choice, choose_samples, expand_choices, name_choices
 from ddim.evaluation.compare import load_features, measure_difference, remark_on_nfe
 from ddim.evaluation.conditions import find_obstacle
 from ddim.evaluation.evaluate import describe_reference, evaluate_subject
 from ddim.evaluation.record import Evaluation, list_evaluations, read_evaluation
 from ddim.evaluation.reference import Reference
+from ddim.evaluation.run_folder import check_run_path
 from ddim.evaluation.subject import Samples, Subject, count_evaluations, is_run, open_subject
 from ddim.evaluation.table import EvaluationTable, TableCell
 from ddim.metrics.catalogue import find_metric, metric_name
@@ -26,6 +27,13 @@ from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.provenance import sample_conditions
 from ddim.runs.recipe_checks import check_label
 from ddim.runs.run_path import find_best_checkpoint
+
+_FORMS = {
+    "choices": 'a dictionary, such as {"steps": [10, 20]}',
+    "samples": "ddim.Samples, such as ddim.Samples(n=1000)",
+    "reference": 'ddim.Reference, such as ddim.Reference("photos/")',
+}
+"""How the arguments of `tabulate` are given, for messages."""
 
 
 @with_bar
@@ -65,6 +73,14 @@ def tabulate(
         >>> table.to_frame()
     """
     metric = metric_name(metric)
+    check_run_path(source)
+    for name, value, kind in (
+        ("choices", choices, Mapping),
+        ("samples", samples, Samples),
+        ("reference", reference, Reference),
+    ):
+        if not isinstance(value, kind):
+            raise UserError(f"{name} must be {_FORMS[name]}, got {describe_given(value)}")
     if not is_run(Path(source)):
         raise UserError(f"{source} is not a run: a table compares ways to sample a run")
     combinations = expand_choices(choices)
