@@ -202,19 +202,55 @@ def test_own_parts_train_sample_resume_and_load_elsewhere(tmp_path, elsewhere):
     assert torch.equal(ddim.sample(again, n=2, steps=3), ddim.sample(pipeline, n=2, steps=3))
 
 
+class Weightless(nn.Module):
+    """A network without weights."""
+
+    def forward(self, x, noise_level):
+        """Return x."""
+        return x
+
+
+@dataclass(frozen=True)
+class Unmeaned(Loss):
+    """The squared error of each pixel, or its mean over all images."""
+
+    mean: bool = False
+
+    def __call__(self, denoise, x0, t, eps, pixels):
+        """See `Loss`."""
+        error = (denoise(denoise.schedule(t).noisy(x0, eps), t).eps - eps).square()
+        return error.mean() if self.mean else error
+
+
+@dataclass(frozen=True)
+class Broken(Loss):
+    """Uses an argument that it is not given."""
+
+    def __call__(self, denoise, x0, t):
+        """See `Loss`."""
+        return t
+
+
 @pytest.mark.parametrize(
-    ("net", "message"),
+    ("changes", "message"),
     [
         (
-            lambda: nn.Conv2d(3, 3, 1),
+            {"net": lambda: nn.Conv2d(3, 3, 1)},
             r"net <lambda>, called with x \(2, 3, 32, 32\), noise_level \(2,\), fails",
         ),
-        (mine.Wide, r"must return \(2, 3, 32, 32\), got \(2, 1, 32, 32\)"),
+        ({"net": mine.Wide}, r"must return \(2, 3, 32, 32\), got \(2, 1, 32, 32\)"),
+        ({"net": Weightless}, "net Weightless must have weights to train, .*, got none"),
+        ({"objective": Unmeaned()}, r"Unmeaned, .* must return the loss \(2,\) .* a tensor \(2, 3, 32, 32\)"),
+        ({"objective": Unmeaned(mean=True)}, r"must return the loss \(2,\) of each image, got a tensor \(\)"),
+        (
+            {"objective": Broken()},
+            r"objective Broken, called with x0 \(2, 3, 32, 32\) .* fails: TypeError",
+        ),
     ],
 )
-def test_a_network_that_cannot_be_called_is_refused_before_training(net, message, tmp_path):
+def test_parts_that_cannot_be_called_are_refused_before_training(changes, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        tiny.train(replace(mine.RECIPE, net=net), tmp_path / "run")
+        tiny.train(replace(mine.RECIPE, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

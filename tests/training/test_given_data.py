@@ -79,3 +79,27 @@ def test_a_run_on_a_random_data_set_cannot_be_resumed_exactly(tmp_path):
     run = tiny.train(replace(RECIPE, images=16), tmp_path / "run", noisy)
     with pytest.raises(UserError, match="random transforms returns other images each time"):
         resume(run, data=noisy)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        (
+            PIXELS,
+            {"labels": True},
+            r"a label for each image: give pairs \(image, label\), such as",
+        ),
+        ((PIXELS, LABELS), {}, r"cannot be given apart, in a tuple: give pairs \(image, label\)"),
+        (PIXELS, {"callbacks": [ddim.Callback]}, r"must be an instance, such as Callback\(\), got the class"),
+        (
+            PIXELS,
+            {"callbacks": ddim.Callback()},
+            r"must be a list, .*\[MyCallback\(\)\], got a Callback",
+        ),
+        (PIXELS, {"callbacks": [print]}, "must be an instance of ddim.Callback, got a builtin_function"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(data, options, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        tiny.train(RECIPE, tmp_path / "run", data, **options)
+    assert not list(tmp_path.iterdir())

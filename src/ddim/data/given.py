@@ -27,6 +27,9 @@ PREFIX = "given:"
 GIVEN: dict[str, GivenImages] = {}
 """The sources that were given in this process, keyed by their texts."""
 
+PAIRS = "give pairs (image, label), such as torch.utils.data.TensorDataset(images, labels)"
+"""The advice for images with labels."""
+
 _SHAPES = "(N, C, H, W) or (N, H, W, C) with 1, 3 or 4 channels"
 
 
@@ -46,6 +49,8 @@ def give_images(data: Any) -> GivenImages:  # noqa: ANN401 (see Args)
     if shape is not None and len(shape) != 4:
         gray = ": add the channel, images[:, None]" if len(shape) == 3 else ""
         raise UserError(f"images must have the shape {_SHAPES}, got {tuple(shape)}{gray}")
+    if isinstance(data, tuple | list) and len(data) == 2 and len(getattr(data[0], "shape", ())) == 4:
+        raise UserError(f"images and labels cannot be given apart, in a {type(data).__name__}: {PAIRS}")
     if shape is None and not hasattr(data, "__getitem__") and not hasattr(data, "__iter__"):
         raise UserError(
             "data must be a path, a name, a tensor or array of images or a data set, "

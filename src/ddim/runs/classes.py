@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ddim.data import Images
+from ddim.data.given import PAIRS, PREFIX
 from ddim.diffusion.denoiser import Counted, Denoiser, Model
 from ddim.diffusion.guidance import Guided
 from ddim.errors import UserError, suggest
@@ -37,6 +38,8 @@ def count_classes(recipe: Recipe, images: Images) -> Recipe:
     if not recipe.data.labels:
         return recipe
     if images.labels is None:
+        if source.startswith(PREFIX):
+            raise UserError(f"data.labels needs a label for each image: {PAIRS}")
         raise UserError(
             "data.labels needs images in two class folders or more, and no image outside these: "
             f"{source} is not sorted like this"

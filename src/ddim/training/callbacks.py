@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ddim.data.batch import gather_batch
+from ddim.errors import UserError, describe_given
 from ddim.files import read_json
 from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.runs import checkpoint
@@ -46,6 +48,23 @@ class Callback:
 
     def on_end(self, training: Training) -> None:
         """Called after the last step of this process, whether the run is finished or stopped."""
+
+
+def check_callbacks(callbacks: Sequence[Callback]) -> Sequence[Callback]:
+    """Return the callbacks that a user gives, after a check.
+
+    Raises:
+        UserError: if they are not a list of instances of `Callback`.
+    """
+    if not isinstance(callbacks, Sequence):
+        raise UserError(f"callbacks must be a list, such as [MyCallback()], got {describe_given(callbacks)}")
+    for each in callbacks:
+        if isinstance(each, type):
+            name = each.__name__
+            raise UserError(f"a callback must be an instance, such as {name}(), got the class {name}")
+        if not isinstance(each, Callback):
+            raise UserError(f"a callback must be an instance of ddim.Callback, got {describe_given(each)}")
+    return callbacks
 
 
 class Log(Callback):

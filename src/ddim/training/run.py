@@ -23,7 +23,7 @@ from ddim.runs.progress import Progress
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_training
 from ddim.runs.state import RunState
-from ddim.training.callbacks import Callback
+from ddim.training.callbacks import Callback, check_callbacks
 from ddim.training.display import split_progress
 from ddim.training.fit import Start, fit
 from ddim.training.kid import prepare_kid
@@ -35,6 +35,7 @@ from ddim.training.start import (
     Machine,
     accept_images,
     change_recipe,
+    check_loss,
     check_network,
     load_named_recipe,
     load_parent,
@@ -91,7 +92,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
         >>> run = ddim.train("photos/", minutes=10, size=64)
         >>> ddim.sheet(ddim.sample(run, n=16))
     """
-    began = time.monotonic()
+    began, callbacks = time.monotonic(), check_callbacks(callbacks)
     source = None if source is None else Path(source)
     fields = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
     recipe = recipe if isinstance(recipe, Recipe) else load_named_recipe(recipe, source)
@@ -122,6 +123,7 @@ def _start(
     parts = processes.local_first("images", lambda: open_split(recipe, decoding))
     check_same_images(parts.images, processes)
     check_network(recipe, parts)
+    check_loss(recipe, parts)
     runtime = choose_for_all(machine, recipe, parts, processes)
     with runtime:
         parent = load_parent(source)
@@ -173,7 +175,7 @@ def resume(
     Example:
         >>> ddim.resume("runs/photos-fast-1", more=20)
     """
-    began, folder = time.monotonic(), Path(folder)
+    began, folder, callbacks = time.monotonic(), Path(folder), check_callbacks(callbacks)
     give_parts(own)
     with join_processes() as processes:
         shown, decoding = split_progress(processes.leads and progress)

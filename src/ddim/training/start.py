@@ -21,7 +21,7 @@ from ddim.data.open import source_exists
 from ddim.diffusion.denoiser import check_output, describe_call
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
-from ddim.errors import UserError
+from ddim.errors import UserError, describe_given
 from ddim.metrics.neighbours import FEWEST
 from ddim.nn.own_network import OwnNetwork
 from ddim.nn.runtime import Runtime, choose_runtime, count_cores, limit_threads
@@ -29,7 +29,7 @@ from ddim.runs.classes import count_classes
 from ddim.runs.codec import dump, load_recipe, override
 from ddim.runs.images import record_new_place, reopen_images
 from ddim.runs.named_recipes import find_recipe
-from ddim.runs.own_parts import find_changed_parts
+from ddim.runs.own_parts import find_changed_parts, is_own
 from ddim.runs.pipeline import LoadedRun, load, read_run_recipe
 from ddim.runs.progress import READING, Progress, ignore_progress
 from ddim.runs.recipe import Recipe, build_model
@@ -185,7 +185,7 @@ def check_network(recipe: Recipe, parts: SplitImages) -> None:
     """Check that a network written by the user can be called as `OwnNetwork` describes.
 
     Raises:
-        UserError: if the call fails, or its output has another shape.
+        UserError: if the call fails, its output has another shape, or it has no weights.
     """
     if not isinstance(recipe.net, OwnNetwork):
         return
@@ -201,6 +201,34 @@ def check_network(recipe: Recipe, parts: SplitImages) -> None:
             called = describe_call(name, x, label=labelled)
             raise UserError(f"{called} fails: {type(error).__name__}: {error}") from error
     check_output(output, x, name, label=labelled, outputs=[recipe.net.outputs])
+    if not any(weight.requires_grad for weight in net.parameters()):
+        raise UserError(f"net {name} must have weights to train, torch.nn.Parameter, got none")
+
+
+def check_loss(recipe: Recipe, parts: SplitImages) -> None:
+    """Check that a loss written by the user returns one value for each image.
+
+    Raises:
+        UserError: if the call fails, or its result has another shape.
+    """
+    if not is_own(recipe.objective):
+        return
+    channels = parts.images.pixels.shape[-1]
+    pixels, t = Pixels.fixed(0.5, 0.5, channels), torch.full((2,), 0.5)
+    # Initial weights and dropout must not change the caller's random state.
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        model = build_model(recipe, channels)
+        x0, eps = model.blank(2), torch.ones_like(model.blank(2))
+        called = f"objective {type(recipe.objective).__name__}, called with x0 {tuple(x0.shape)} and t (2,),"
+        try:
+            loss = recipe.objective(model.with_labels(0 if model.classes else None), x0, t, eps, pixels)
+        except Exception as error:
+            raise UserError(f"{called} fails: {type(error).__name__}: {error}") from error
+    if not isinstance(loss, torch.Tensor) or loss.shape != (2,):
+        raise UserError(
+            f"{called} must return the loss (2,) of each image, got {describe_given(loss)}: average over "
+            "channels, height and width, .mean((1, 2, 3))"
+        )
 
 
 def measure_pixels(recipe: Recipe, parts: SplitImages) -> Pixels:
