@@ -1,5 +1,6 @@
 """A training in several processes of torchrun is that of one process."""
 
+import contextlib
 import json
 import math
 import os
@@ -131,7 +132,8 @@ def test_a_process_that_is_lost_is_named_and_the_other_ends(number, said, rank, 
     while is_running(other):
         assert time.monotonic() - began < 30
         time.sleep(0.1)
-    os.kill(lost, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(lost, signal.SIGKILL)
     run.process.wait()
     ours = [line for line in (tmp_path / "run.txt").read_text().splitlines() if line.startswith("ddim: ")]
     assert len(ours) == 1

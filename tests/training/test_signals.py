@@ -96,7 +96,7 @@ def test_a_signal_ends_a_step_at_once_and_the_step_is_made_again(tmp_path, monke
 @pytest.mark.parametrize("step", [5, 10])
 def test_a_signal_ends_a_validation_at_once_and_it_is_made_again(step, tmp_path, monkeypatch):
     whole = tiny.train(tiny.recipe(), tmp_path / "whole")
-    sound, left = ddim.training.validation.generate_shared, [step // 5]
+    sound, left = ddim.training.validation.generate, [step // 5]
 
     def interrupted(*args, **options):
         left[0] -= 1
@@ -105,7 +105,7 @@ def test_a_signal_ends_a_validation_at_once_and_it_is_made_again(step, tmp_path,
             pytest.fail("the sheet was sampled")
         return sound(*args, **options)
 
-    monkeypatch.setattr(ddim.training.validation, "generate_shared", interrupted)
+    monkeypatch.setattr(ddim.training.validation, "generate", interrupted)
     folder = tmp_path / "run"
     with pytest.raises(Interrupted):
         tiny.train(tiny.recipe(), folder)

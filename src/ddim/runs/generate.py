@@ -155,16 +155,24 @@ def generate_shared(
     Every process returns all images. They are bit-identical to those of one process. `watch` and `progress`
     are called for the micro-batches of this process.
     """
-    processes = current_processes()
-    mine = [seed for part in processes.share([*split_into_parts(pipeline, seeds)]) for seed in part]
-    size, nfe = pipeline.runtime.micro_batch, 0
-    parts: list[Tensor] = []
+    mine, images, nfe = share_seeds(pipeline, seeds), torch.empty(0), 0
     if mine:
         images, nfe = generate(
             pipeline, mine, steps, label=label, guidance=guidance, watch=watch, progress=progress
         )
-        parts = [*images.split(size)]
-    return torch.cat(processes.interleave(parts)), processes.highest(nfe)[0]
+    return gather_samples(pipeline, images), current_processes().highest(nfe)[0]
+
+
+def share_seeds(pipeline: Pipeline, seeds: Sequence[int]) -> list[int]:
+    """Return the seeds of the micro-batches that this process of the command makes."""
+    parts = current_processes().share([*split_into_parts(pipeline, seeds)])
+    return [seed for part in parts for seed in part]
+
+
+def gather_samples(pipeline: Pipeline, mine: Tensor) -> Tensor:
+    """Return the samples of all processes, in the order of the seeds that `share_seeds` divided."""
+    parts = mine.split(pipeline.runtime.micro_batch) if len(mine) else ()
+    return torch.cat(current_processes().interleave(parts))
 
 
 def sample_states(

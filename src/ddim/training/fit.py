@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ddim.errors import Interrupted, NotFinite
-from ddim.nn.processes import run_alone
+from ddim.nn.processes import Processes, run_alone
 from ddim.runs import checkpoint
 from ddim.runs.codec import write_recipe
 from ddim.runs.log import RunLog
@@ -63,15 +64,29 @@ def fit(training: Training, measure_kid: MeasureKID, start: Start) -> None:
     with _open_lead(training, start) as lead, note_interrupts(twice=alone) as interrupts:
         if alone:
             training.stoppable = interrupts.at_once
+        training.stoppable_together = partial(_stop_together, interrupts, training.processes)
         loop = _Loop(training, measure_kid, interrupts, lead)
         loop.begin(start)
         with suppress(interrupts.ended):
             while not (training.complete or training.stopped or loop.signal):
                 loop.advance()
         loop.tell(lambda hook: hook.on_end(training))
-    signal = loop.signal or (interrupts.number if alone else None)
+    (signal,) = training.processes.highest(interrupts.number or 0)
     if signal and not training.complete:
         raise Interrupted(signal, start.folder)
+
+
+@contextmanager
+def _stop_together(interrupts: Interrupts, processes: Processes) -> Iterator[None]:
+    """Run a block that a signal ends at once; if it ends that of one process, all processes stop after it."""
+    stopped = 0
+    try:
+        with interrupts.at_once():
+            yield
+    except interrupts.ended:
+        stopped = 1
+    if processes.highest(stopped)[0]:
+        raise interrupts.ended
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,9 @@ class Training:
         self.extended: int | None = None
         # A signal may interrupt a `stoppable` block at any instant, because it changes nothing that is saved.
         self.stoppable: Callable[[], AbstractContextManager[None]] = nullcontext
+        # The same for blocks in which processes exchange nothing: at their end, all know whether one was
+        # interrupted.
+        self.stoppable_together: Callable[[], AbstractContextManager[None]] = nullcontext
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.set_state(stream("cpu", recipe.seed, WEIGHTS, 0).get_state())
             self.model = build_model(recipe, split.images.pixels.shape[-1])
@@ -211,7 +214,7 @@ class Training:
     def averaged(self) -> Iterator[Model]:
         """Yield the model in eval mode with its EMA weights, and restore the raw weights at the end.
 
-        The block is `stoppable`.
+        The block is `stoppable_together`, so that it must not exchange anything with other processes.
         """
         state = self.model.state_dict(keep_vars=True)
         before = {name: state[name].detach().clone() for name in self.average}
@@ -220,7 +223,7 @@ class Training:
                 for name, value in self.average.items():
                     state[name].copy_(value)
             model = self.model.eval()
-            with self.stoppable():
+            with self.stoppable_together():
                 yield model
         finally:
             with torch.no_grad():

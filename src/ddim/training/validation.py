@@ -14,7 +14,7 @@ from ddim.diffusion.log_snr import log_snr_bins
 from ddim.diffusion.noise import VALIDATION, stream
 from ddim.metrics.statistics import estimate_mean
 from ddim.runs.classes import choose_label, label_images
-from ddim.runs.generate import generate_shared
+from ddim.runs.generate import gather_samples, generate, share_seeds
 from ddim.runs.pipeline import Pipeline
 from ddim.training.loop import Training
 
@@ -63,7 +63,10 @@ def sample_preview(training: Training) -> Tensor:
     report, recipe = training.recipe.report, training.recipe
     with training.averaged() as model:
         pipeline = Pipeline(model, training.pixels, recipe, training.runtime)
-        return generate_shared(pipeline, range(report.grid), report.steps, label=choose_label(recipe))[0]
+        mine, images = share_seeds(pipeline, range(report.grid)), torch.empty(0)
+        if mine:
+            images, _ = generate(pipeline, mine, report.steps, label=choose_label(recipe))
+    return gather_samples(pipeline, images)
 
 
 def mean_by_level(log_snr: Tensor, values: Mapping[str, Tensor]) -> dict[str, float]:
