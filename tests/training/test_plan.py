@@ -135,6 +135,53 @@ def test_a_time_budget_is_planned_anew_when_the_speed_changes(update, clock, tmp
     assert "image_mae" in lines[-1]
 
 
+@pytest.mark.parametrize("events", [2, 5])
+def test_a_slow_first_validation_does_not_shorten_a_time_budget(events, clock, tmp_path):
+    """The first validation takes half of the budget and the others a second each."""
+    recipe = tiny.recipe(images="none", minutes="1", report__events=events, report__validation_images="1")
+    clock.aside = 30.0
+    quick = OnValidation(lambda: setattr(clock, "aside", 1.0))
+    tiny.train(recipe, tmp_path / "run", callbacks=[clock, quick])
+    assert clock.now - 1000 == pytest.approx(60, rel=0.1)
+
+
+def test_expensive_validations_do_not_lengthen_a_time_budget(clock, tmp_path):
+    recipe = tiny.recipe(images="none", minutes="1", report__events="5", report__validation_images="1")
+    clock.aside = 5.0
+    tiny.train(recipe, tmp_path / "run", callbacks=[clock])
+    assert clock.now - 1000 == pytest.approx(60, rel=0.1)
+
+
+class OnValidation(Callback):
+    """Calls a function after each validation."""
+
+    def __init__(self, call):
+        self.call = call
+
+    def on_validation(self, training, values):
+        """See `Callback`."""
+        self.call()
+
+
+class Disturbed(Callback):
+    """Updates that are quick for one measurement of the speed, six seconds, and slow for the next one."""
+
+    def __init__(self, clock):
+        self.clock = clock
+
+    def on_step(self, training, values):
+        """See `Callback`."""
+        self.clock.update = 0.1 if (self.clock.now - 1000) % 12 < 6 else 0.3
+
+
+def test_a_speed_that_goes_up_and_down_does_not_change_the_plan_each_time(clock, tmp_path):
+    recipe = tiny.recipe(images="none", minutes="1", report__validation_images="1")
+    folder = tiny.train(recipe, tmp_path / "run", callbacks=[clock, Disturbed(clock)])
+    planned = [line["planned_images"] for line in tiny.metrics(folder) if "planned_images" in line]
+    assert len(planned) <= 1
+    assert clock.now - 1000 == pytest.approx(60, rel=0.2)
+
+
 def test_a_new_plan_survives_a_resume(clock, tmp_path):
     recipe = tiny.recipe(images="none", minutes="0.5", report__validation_images="1", optim__decay="cosine")
     whole = tiny.train(recipe, tmp_path / "whole", callbacks=[clock, Slower(clock, 50, 0.8)])

@@ -15,6 +15,15 @@ WARM_UP = 3
 TOLERATED = 0.1
 """The fraction of the time budget by which the run may end early or late before its length is changed."""
 
+TRAINED_AT_FIRST = 0.75
+"""The least fraction of the remaining time that is planned for training after the first validation.
+
+The first validation is slow, because it compiles the sampling steps. It says little about later ones.
+"""
+
+TRAINED = 0.25
+"""The same fraction after two or more validations."""
+
 
 class TimeBudget:
     """Converts the minutes of a recipe to a training length, using the measured speed of training.
@@ -29,15 +38,18 @@ class TimeBudget:
 
     def __init__(self, training: Training, began: float) -> None:
         self.seconds = training.recipe.minutes * 60
+        self.window = min(MEASURED, self.seconds / 10)
         self.deadline = began + self.seconds
         self.training, self.active = training, training.plan.total is None
-        self.validation = 0.0
+        self.validations: list[float] = []
         self.restart()
 
     def restart(self) -> None:
         """Measure the speed anew, after the next `WARM_UP` steps, which are not timed."""
         self.first = self.training.step
         self.marked: tuple[float, int] | None = None
+        # Images and seconds of the last measurement, and +1 if it asked for more images, -1 for fewer.
+        self.previous, self.direction = (0, 0.0), 0
 
     def is_measured(self) -> bool:
         """Return whether the speed has been measured."""
@@ -45,21 +57,24 @@ class TimeBudget:
             return False
         if self.marked is None:
             self.marked = time.monotonic(), self.training.seen
-        measured = min(MEASURED, self.seconds / 10)
-        return time.monotonic() - self.marked[0] >= measured and self.training.seen > self.marked[1]
+        return self._measure()[1] >= self.window and self.training.seen > self.marked[1]
 
     def spend(self, validation: float) -> None:
-        """Leave the seconds of a validation out of the speed, and plan as many for each later validation."""
-        self.validation = validation
+        """Leave the seconds of a validation out of the speed, and note them for later validations."""
+        self.validations.append(validation)
         if self.marked is not None:
             self.marked = self.marked[0] + validation, self.marked[1]
 
     def fix_total(self) -> None:
         """Set the training length; `spend` must have recorded the duration of a validation before."""
-        self._plan(self._left(self.training.recipe.report.events), 0)
+        images, seconds = self._measure()
+        self._plan(images / seconds, self._left(self.training.recipe.report.events), 0)
 
     def replan(self) -> str | None:
         """Change the training length if the run would end early or late by a tenth of the time budget.
+
+        The length changes if two measurements in a row ask for a change in the same direction, so that a
+        short disturbance does not change it. Near the end one measurement is enough.
 
         Returns:
             A sentence about the change; None if nothing changes, or the speed is not yet measured.
@@ -68,25 +83,40 @@ class TimeBudget:
         if total is None or not self.is_measured():
             return None
         coming = sum(step > training.step for step in training.validation_steps())
-        left, speed = self._left(coming), self._speed()
-        if abs((total - training.seen) / speed - left) <= TOLERATED * self.seconds:
-            self.marked = time.monotonic(), training.seen
+        left, (images, seconds) = self._left(coming), self._measure()
+        needed = (total - training.seen) * seconds / images
+        early = left - needed
+        direction = 0 if abs(early) <= TOLERATED * self.seconds else 1 if early > 0 else -1
+        agreed = direction != 0 and direction == self.direction
+        urgent = min(left, needed) < 2 * self.window
+        if agreed:
+            images, seconds = images + self.previous[0], seconds + self.previous[1]
+        self.previous, self.direction = (images, seconds), direction
+        self.marked = time.monotonic(), training.seen
+        if not direction or not (agreed or urgent):
             return None
+        speed = images / seconds
         # At least one more step is planned, because the run validates after its last step.
-        self._plan(left, training.recipe.optim.batch)
+        self._plan(speed, left, training.recipe.optim.batch)
         return (
             f"{speed:.1f} images/s now: {training.plan.total:,} images are planned instead of {total:,}, "
             "to end in time"
         )
 
     def _left(self, validations: int) -> float:
-        """Return the seconds left for training if a number of validations is still to come."""
-        return max(0.0, self.deadline - time.monotonic() - validations * self.validation)
+        """Return the seconds left for training if a number of validations is still to come.
 
-    def _speed(self) -> float:
+        The fastest validation so far is expected again.
+        """
+        left = max(0.0, self.deadline - time.monotonic())
+        least = TRAINED if len(self.validations) > 1 else TRAINED_AT_FIRST
+        return max(least * left, left - validations * min(self.validations, default=0.0))
+
+    def _measure(self) -> tuple[int, float]:
+        """Return the images and the seconds of training since the last mark."""
         begin, seen = self.marked or (time.monotonic(), 0)
-        return (self.training.seen - seen) / max(1e-9, time.monotonic() - begin)
+        return self.training.seen - seen, max(1e-9, time.monotonic() - begin)
 
-    def _plan(self, left: float, least: int) -> None:
-        self.training.fix_total(self.training.seen + max(least, round(self._speed() * left)))
-        self.marked = time.monotonic(), self.training.seen
+    def _plan(self, speed: float, left: float, least: int) -> None:
+        self.training.fix_total(self.training.seen + max(least, round(speed * left)))
+        self.marked, self.direction = (time.monotonic(), self.training.seen), 0
