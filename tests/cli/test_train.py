@@ -264,7 +264,7 @@ def test_resuming_a_finished_run_changes_nothing(words, here, finished, train_co
     [
         (["blossoms:41"], "data.source"),
         (["--recipe", "smoke"], "name"),
-        (["--images", "79"], "images"),
+        (["--images", "72"], "images"),
         (["--minutes", "40"], "images"),
         (["--seed", "1"], "seed"),
         (["--size", "64"], "data.size"),

@@ -284,8 +284,17 @@ def test_a_finished_run_trains_longer_and_records_it(whole, tmp_path):
     assert read_run(folder).total == 120
     # The same request again changes nothing, and a smaller one is refused.
     resume(folder, images=120)
-    with pytest.raises(UserError, match="has images = 120, which images = 119 contradicts"):
-        resume(folder, images=119)
+    with pytest.raises(UserError, match="has images = 120, which images = 112 contradicts"):
+        resume(folder, images=112)
+
+
+def test_a_budget_that_is_no_whole_number_of_batches_can_be_asked_for_again(whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole("layer norm"), folder)
+    for _ in range(2):
+        resume(folder, images=100)
+        assert read_run(folder).total == 104
+    assert len(json.loads((folder / "run.json").read_text())["extended"]) == 1
 
 
 def test_a_larger_budget_survives_a_crash_before_the_first_step(whole, tmp_path):
@@ -312,6 +321,23 @@ def test_more_minutes_become_images_by_the_speed_in_the_log(whole, tmp_path):
     assert (entry["to_images"], entry["more_minutes"]) == (80 + 48, 0.2)
     with pytest.raises(UserError, match="more must be above 0"):
         resume(folder, more=-1)
+
+
+def test_more_minutes_are_planned_by_the_speed_without_validations(whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole("layer norm"), folder)
+    # 24 images in 4 s between two lines of the log, and a validation of 50 s after each line.
+    at, lines = 0.0, []
+    for step in (3, 6, 9, 12):
+        at += 4
+        lines.append({"step": step, "images": 8 * step, "time": at, "loss": 1.0})
+        if step % 6 == 0:
+            at += 50
+            lines.append({"step": step, "images": 8 * step, "time": at, "image_mae": 1.0})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    resume(folder, more=0.2)
+    (entry,) = json.loads((folder / "run.json").read_text())["extended"]
+    assert entry["to_images"] == 80 + 72
 
 
 def test_a_folder_that_is_no_run_is_not_resumed(tmp_path):

@@ -57,6 +57,9 @@ def extend_budget(training: Training, folder: Path, larger: Larger) -> None:
             f"run {folder} has not yet converted its {training.recipe.minutes:g} minutes to images: "
             "resume it without a larger budget first"
         )
+    if images is not None and math.ceil(images / batch) == math.ceil(old / batch):
+        # A budget is trained in whole batches, so this is the present budget.
+        return
     if images is not None and images < old:
         raise UserError(
             f"run {folder} has images = {old}, which images = {images} contradicts; give a larger number to "
@@ -65,8 +68,6 @@ def extend_budget(training: Training, folder: Path, larger: Larger) -> None:
     if images is None:
         check_positive("resume", more=more or 0)
         images = old + max(batch, round((more or 0) * 60 * _measure_pace(folder)))
-    if images == old:
-        return
     training.extended = old
     training.plan = replace(training.plan, total=math.ceil(images / batch) * batch)
     there = folder / "checkpoints"
@@ -137,9 +138,14 @@ def _set_aside(folder: Path) -> Path | None:
 
 
 def _measure_pace(folder: Path) -> float:
-    """Return the images per second of the newest half of a run's log, validations included."""
+    """Return the images per second of training in the newest half of a run's log.
+
+    Validations are left out, unless the log is so short that each line is beside one.
+    """
     lines = read_metrics(folder)
     pairs = list(zip(lines, lines[1:], strict=False))
+    # Only the lines of training have a loss.
+    pairs = [pair for pair in pairs if all("loss" in line for line in pair)] or pairs
     steps = [(new["images"] - old["images"], new["time"] - old["time"]) for old, new in pairs]
     steps = [(count, seconds) for count, seconds in steps if seconds > 0][-max(1, len(pairs) // 2) :]
     usual = median(seconds for _, seconds in steps) if steps else 0.0
