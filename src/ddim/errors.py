@@ -6,6 +6,7 @@ This module does not import torch.
 import difflib
 import errno
 import math
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import SupportsIndex
@@ -57,7 +58,8 @@ class Interrupted(Exception):  # noqa: N818
     """
 
     def __init__(self, signal_number: int, folder: Path) -> None:
-        super().__init__(f"stopped and saved; continue {folder} with `--resume`")
+        command = f"ddim train --resume --out {shlex.quote(str(folder))}"
+        super().__init__(f"stopped and saved; continue with `{command}`")
         self.exit_code = 128 + signal_number
 
 

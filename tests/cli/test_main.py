@@ -21,7 +21,7 @@ from ddim.runs.signals import Stopped
 HEAVY = {"torch", "torchvision", "numpy", "PIL", "matplotlib", "rich", "yaml", "tensorboardX"}
 """Modules that take tenths of a second, or more, to import."""
 RUN = Path("runs/one")
-SAVED = "stopped and saved; continue runs/one with `--resume`"
+SAVED = "stopped and saved; continue with `ddim train --resume --out runs/one`"
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,8 @@ def test_help_recipe_says_which_fields_are_required(command):
 def test_a_run_shows_its_progress_and_the_next_command(here, train_command):
     lines = train_command(["--recipe", "tiny.yaml", *FAST])
     folder = next((here / "runs").iterdir())
+    advice = f"train longer: `ddim train --resume --out runs/{folder.name} --more 20`"
+    assert lines[-3] == f"samples still noisy? {advice}"
     assert lines[-2] == f"next: ddim sample runs/{folder.name}    generates new images"
     assert f"ddim evaluate runs/{folder.name}" in lines[-1]
     text = "\n".join(lines)
@@ -104,6 +106,27 @@ def test_a_run_shows_its_progress_and_the_next_command(here, train_command):
     assert re.search(r"80 of 80 images, [\d.]+ images/s, loss 0\.\d{4}, 0:\d\d left", text)
     assert "\x1b" not in text
     assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000010"
+
+
+def test_a_run_that_ends_too_early_says_how_to_train_on(here, train_command):
+    (here / "own.py").write_text(
+        "import ddim\n"
+        "class Short(ddim.Callback):\n"
+        "    def on_step(self, training, values):\n"
+        "        if training.step == 3:\n"
+        "            training.fix_total(32)\n"
+    )
+    words = ["--recipe", "tiny.yaml", "--minutes", "3", "--callback", "own.py:Short", "--out", "my run"]
+    lines = train_command([*words, *FAST])
+    advice = r"0:0\d of 3 minutes used; `ddim train --resume --out 'my run' --more (2\.9|3)` trains on"
+    assert re.fullmatch(advice, lines[-3])
+    assert not any("noisy" in line for line in lines)
+    assert any(re.fullmatch(r"32 of 32 images, loss 0\.\d+|32 of 32 .* left", line) for line in lines)
+
+
+def test_a_run_of_one_step_does_not_measure_at_its_end(here, train_command):
+    lines = train_command(["--recipe", "tiny.yaml", "--images", "8", *FAST])
+    assert any(re.fullmatch(r"8 of 8 images, loss 0\.\d+", line) for line in lines)
 
 
 def test_options_and_fields_reach_the_recipe(here, train_command):

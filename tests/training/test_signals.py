@@ -245,6 +245,8 @@ def test_the_command_exits_with_the_code_of_the_signal(number, code, tmp_path):
         assert process.wait(30) == code
     assert time.monotonic() - began < 10
     assert said.count("saving; a second signal stops at once") == 1
-    assert said[-1] == f"ddim: stopped and saved; continue {tmp_path / 'run'} with `--resume`"
+    assert said[-1] == (
+        f"ddim: stopped and saved; continue with `ddim train --resume --out {tmp_path / 'run'}`"
+    )
     assert not [line for line in said if "Traceback" in line]
     checkpoint.verify(checkpoint.find_newest(tmp_path / "run" / "checkpoints"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 import time
 from collections import deque
@@ -26,11 +27,21 @@ from ddim.runs.folder import RUN
 from ddim.runs.log import read_metrics
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
-from ddim.training.pace import Pace, describe_errors, describe_pace, format_duration
+from ddim.training.pace import (
+    Pace,
+    describe_errors,
+    describe_pace,
+    find_unused_minutes,
+    format_duration,
+    format_minutes,
+)
 from ddim.training.start import list_cautions
 
 EVERY = 15.0
 """Seconds between lines of progress where no bar is drawn."""
+
+LONG = 30 * 60.0
+"""A run of fewer seconds advises to train longer."""
 
 PACE = 60.0
 """Seconds over which the pace of work is averaged, to estimate the time left."""
@@ -114,7 +125,8 @@ class Console(Callback):
         self.tty = Terminal(file=sys.stderr)
         self.preparing = ProgressDisplay()
         self.bar: Progress | None = None
-        self.shown = ""
+        self.shown, self.advice = "", ""
+        self.created = time.monotonic()
 
     def __enter__(self) -> Self:
         """Return the console."""
@@ -136,7 +148,7 @@ class Console(Callback):
         how = f"{runtime.device}, {runtime.precision}, {format_count(runtime.threads, 'thread')}"
         how += ", compiled" if runtime.compile else ""
         budget = training.plan.total or training.recipe.images
-        goal = f"{budget:,} images" if budget else f"{training.recipe.minutes:g} minutes"
+        goal = f"{budget:,} images" if budget else format_minutes(training.recipe.minutes)
         parts = training.split
         held_out = len(parts.validation)
         aside = f", and {held_out:,} held out to measure the error" if held_out else ", none held out"
@@ -153,6 +165,7 @@ class Console(Callback):
             say(f"trains longer than the planned {training.extended:,} images; learning rate now {rate:.2g}")
         say(f"run folder {folder}" + (f", continuing at step {training.step}" if training.step else ""))
         self.began = self.tick = time.monotonic()
+        self.resumed = training.step > 0
         self.pace = Pace(self.began, training.recipe.optim.batch)
         if can_draw(self.tty):
             self.bar = start_bar(self.tty)
@@ -194,11 +207,20 @@ class Console(Callback):
         """See `Callback`."""
         seconds = time.monotonic() - self.began
         self.shown = f"{training.seen:,} images seen in {format_duration(seconds)}"
+        whole = time.monotonic() - self.created
+        longer = f"ddim train --resume --out {shlex.quote(str(self.folder))} --more"
+        if not training.complete or self.resumed:
+            return
+        if more := find_unused_minutes(training, whole):
+            used = f"{format_duration(whole)} of {format_minutes(training.recipe.minutes)} used"
+            self.advice = f"{used}; `{longer} {more:g}` trains on"
+        elif whole < LONG:
+            self.advice = f"samples still noisy? train longer: `{longer} 20`"
 
     def done(self, folder: Path) -> None:
         """Print the last lines."""
         if self.shown:
-            say(self.shown)
+            say("\n".join(filter(None, [self.shown, self.advice])))
         else:
             say(f"run {folder} is finished: nothing to resume")
         recipe = read_json(folder / RUN)["recipe"]

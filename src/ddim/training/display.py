@@ -11,7 +11,14 @@ from ddim.runs.notebook_cell import Cell, in_notebook
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
-from ddim.training.pace import Pace, describe_errors, describe_pace, format_duration
+from ddim.training.pace import (
+    Pace,
+    describe_errors,
+    describe_pace,
+    find_unused_minutes,
+    format_duration,
+    format_minutes,
+)
 from ddim.training.start import list_cautions
 
 
@@ -24,7 +31,7 @@ class Display(Callback):
 
     def __init__(self) -> None:
         self._cell = Cell() if in_notebook() else None
-        self._tick = time.monotonic()
+        self._tick = self._created = time.monotonic()
         self._error = ""
 
     def prepare(self, what: str, done: float, total: int) -> None:
@@ -34,7 +41,7 @@ class Display(Callback):
 
     def on_start(self, training: Training, folder: Path) -> None:
         """See `Callback`."""
-        self._folder, self._began = folder, time.monotonic()
+        self._folder, self._began, self._resumed = folder, time.monotonic(), training.step > 0
         self._pace = Pace(self._began, training.recipe.optim.batch)
         split, runtime = training.split, training.runtime
         slow = "; the first steps are slow while the network is compiled" if runtime.compile else ""
@@ -79,6 +86,10 @@ class Display(Callback):
             training.seen,
             training.plan.total,
         )
+        seconds = time.monotonic() - self._created
+        if not self._resumed and (more := find_unused_minutes(training, seconds)):
+            used = f"{format_duration(seconds)} of {format_minutes(training.recipe.minutes)} used"
+            _write(f"{used}; ddim.resume({str(self._folder)!r}, more={more:g}) trains on")
 
     def _is_due(self, every: float) -> bool:
         """Return whether the last look is long enough ago: `every` seconds for lines, 0.5 in a notebook."""

@@ -9,12 +9,34 @@ from ddim.training.loop import Training
 WARM = 3
 """Number of first updates that are not timed, because they compile the network and allocate its memory."""
 
+USED = 0.8
+"""A run that used less than this fraction of its time budget says so at its end."""
+
 
 def format_duration(seconds: float) -> str:
     """Format 90 as "1:30" and 3700 as "1:01:40"."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def format_minutes(minutes: float) -> str:
+    """Format 1 as "1 minute" and 2.5 as "2.5 minutes"."""
+    return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
+
+
+def find_unused_minutes(training: Training, seconds: float) -> float:
+    """Return the minutes that a finished run left of its time budget; 0 if it used at least `USED` of them.
+
+    Args:
+        training: the training at its end.
+        seconds: how long the whole run took.
+    """
+    minutes = training.recipe.minutes
+    if not training.complete or training.recipe.images is not None or seconds >= USED * minutes * 60:
+        return 0.0
+    left = minutes - seconds / 60
+    return round(left) if left >= 10 else max(0.1, round(left, 1))
 
 
 class Pace:
@@ -59,10 +81,13 @@ def describe_pace(pace: Pace, training: Training, values: dict[str, float]) -> s
     """Return a line with the images seen, the speed, the loss of this step and the time left."""
     total, left = training.plan.total, pace.left(training)
     # The last batch may go beyond the budget.
-    of = f"{min(training.seen, total):,} of {total:,}" if total else f"{training.seen:,}"
-    speed = f"{pace.speed:.1f} images/s" if pace.speed else "warming up"
-    ends = "measuring the speed" if left is None else f"{format_duration(left)} left"
-    return f"{of} images, {speed}, loss {values['loss']:.4f}, {ends}"
+    seen = f"{min(training.seen, total):,} of {total:,}" if total else f"{training.seen:,}"
+    parts = [f"{seen} images", f"{pace.speed:.1f} images/s" if pace.speed else "warming up"]
+    parts += [f"loss {values['loss']:.4f}"]
+    parts += ["measuring the speed" if left is None else f"{format_duration(left)} left"]
+    # At its end, a short run has nothing left to measure.
+    shown = parts[::2] if training.finished and left is None else parts
+    return ", ".join(shown)
 
 
 def describe_errors(values: Mapping[str, float]) -> str:

@@ -15,6 +15,7 @@ from ddim.runs.folder import RUN, make_numbered_folder, record_in_run
 from ddim.runs.lock import lock_folder
 from ddim.runs.log import METRICS, read_metrics
 from ddim.training.loop import Training
+from ddim.training.pace import format_minutes
 
 PAUSE = 10
 """The time between two log lines counts as a pause if it is more than this many times the median."""
@@ -54,7 +55,7 @@ def extend_budget(training: Training, folder: Path, larger: Larger) -> None:
     old, batch, more, images = training.plan.total, training.recipe.optim.batch, larger.more, larger.images
     if old is None:
         raise UserError(
-            f"run {folder} has not yet converted its {training.recipe.minutes:g} minutes to images: "
+            f"run {folder} has not yet converted its {format_minutes(training.recipe.minutes)} to images: "
             "resume it without a larger budget first"
         )
     if images is not None and math.ceil(images / batch) == math.ceil(old / batch):
