@@ -244,7 +244,7 @@ def test_a_folder_holds_samples_of_one_run_and_one_way_of_sampling(run, tmp_path
         (["--steps", 3], "2 sampling steps, not 3"),
     ):
         said = refused("sample", run, *words, *other)
-        assert said == f"--out {tmp_path / 'a'} holds samples with {why}; give a new folder"
+        assert said == f"folder {tmp_path / 'a'} holds samples with {why}; give a new folder"
     assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == both
     (tmp_path / "mine.txt").write_text("mine")
     assert "must be a folder" in refused("sample", run, "--out", tmp_path / "mine.txt")

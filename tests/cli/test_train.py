@@ -174,7 +174,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, tra
     before = contents(finished)
     lines = train_command(["--recipe", "tiny.yaml", "--out", finished], 2)
     assert lines == [
-        f"ddim: --out {finished} is not empty; give a new or empty folder, or go on with --resume"
+        f"ddim: folder {finished} is not empty; give a new or empty folder, or continue the run with resume"
     ]
     assert contents(finished) == before
 
@@ -189,9 +189,9 @@ def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, tra
         (["--schedule", "cosin"], "schedule must be one of cosine, linear, linear_beta, "),
         (["--recipe", "fats"], "recipe must be one of fast, ddpm, iddpm, keras, clear, luz, "),
         (["--minutes", "soon"], "minutes must be a number, got 'soon'"),
-        (["--minutes", "0"], "recipe.minutes must be above 0, got 0"),
-        (["--images", "-1"], "recipe.images must be above 0, got -1"),
-        (["--size", "huge"], "data.size must be a number"),
+        (["--minutes", "0"], "minutes (--minutes) must be above 0, got 0"),
+        (["--images", "-1"], "images (--images) must be above 0, got -1"),
+        (["--size", "huge"], "data.size (--size) must be a number"),
         (["--seed", "4294967296"], "seed must lie in [0, 2^32), got 4294967296"),
         (["--optim.batch", "0"], "optim.batch must be above 0, got 0"),
         (["--optim.batch", "100000000000"], "optim.batch must be at most 65,536 to be trained, got 100,00"),
@@ -304,6 +304,16 @@ def test_options_that_contradict_the_run_are_refused(words, name, here, finished
     assert len(lines) == 1
     assert re.match(rf"ddim: run {finished} has {re.escape(name)} = .*, which {re.escape(name)} = ", lines[0])
     assert contents(finished) == before
+
+
+def test_a_named_recipe_does_not_contradict_the_budget_of_its_run(here, train_command):
+    words = ["--recipe", "tiny.yaml", "--out", "run", *FAST]
+    train_command([*words, "--images", "16"])
+    assert train_command([*words, "--resume"])[0] == "run run is finished: nothing to resume"
+    (line,) = train_command(["--recipe", "smoke", "--out", "run", "--resume"], 2)
+    assert line.endswith("; resume it without --recipe smoke, or start a new run")
+    (line,) = train_command(["--seed", "3", "--out", "run", "--resume"], 2)
+    assert line.endswith("; resume it without this option, or start a new run")
 
 
 def test_a_finished_run_trains_longer_on_request(here, finished, train_command):

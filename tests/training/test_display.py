@@ -115,5 +115,5 @@ def test_plain_values_of_train_change_its_recipe(tmp_path, capsys):
     assert recipe.data.source == "blossoms:41"
     with pytest.raises(UserError, match="give minutes or images, not both"):
         train("blossoms:40", minutes=1, images=8)
-    with pytest.raises(UserError, match="data.size must be"):
+    with pytest.raises(UserError, match=r"data\.size \(--size\) must be"):
         train("blossoms:40", size="big")

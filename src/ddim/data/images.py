@@ -95,7 +95,8 @@ def parse_size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"([0-9]{1,9})(?:[xX]([0-9]{1,9}))?", text.strip())
     if not found:
         raise UserError(
-            f'data.size must be a number such as "64", or height x width such as "64x96", got {text!r}'
+            'data.size (--size) must be a number such as "64", or height x width such as "64x96", '
+            f"got {text!r}"
         )
     size = int(found[1]), int(found[2] or found[1])
     check_size(size)
@@ -110,5 +111,5 @@ def check_size(size: tuple[int, int]) -> None:
     """
     if not all(SMALLEST <= side <= LARGEST for side in size):
         raise UserError(
-            f"data.size must lie between {SMALLEST} and {LARGEST} pixels, got {size[0]}x{size[1]}"
+            f"data.size (--size) must lie between {SMALLEST} and {LARGEST} pixels, got {size[0]}x{size[1]}"
         )

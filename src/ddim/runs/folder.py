@@ -42,13 +42,13 @@ def check_unused(out: Path, more: str = "") -> None:
         UserError: if it is not; the message ends with `more`, another suggestion.
     """
     if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; give a new or empty folder")
+        raise UserError(f"{out} is a file, not a folder; give a new or empty folder")
     if out.is_dir() and any(out.iterdir()):
-        raise UserError(f"--out {out} is not empty; give a new or empty folder{more}")
+        raise UserError(f"folder {out} is not empty; give a new or empty folder{more}")
     above = next(path for path in (out, *out.resolve().parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         why = "cannot be written to" if above.is_dir() else "is a file"
-        raise UserError(f"--out {out} cannot be created: {above} {why}")
+        raise UserError(f"folder {out} cannot be created: {above} {why}")
 
 
 def list_numbered_folders(parent: Path) -> list[Path]:

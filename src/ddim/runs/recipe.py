@@ -272,7 +272,9 @@ class Recipe:
         for name, registry in _NAMED.items():
             if (part := getattr(self, name)) is not None:
                 object.__setattr__(self, name, choose_part(name, part, registry))
-        check_positive("recipe", minutes=self.minutes, images=1 if self.images is None else self.images)
+        for name, value in (("minutes", self.minutes), ("images", self.images)):
+            if value is not None and not value > 0:
+                raise UserError(f"{name} (--{name}) must be above 0, got {value}")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must lie in [0, 2^32), got {self.seed}")
 

@@ -196,15 +196,15 @@ def _open_folder(out: Path | None, record: dict[str, Any]) -> tuple[Path, dict[s
     there: dict[str, Any] = {"nfe": 0, "seeds": [], "seconds": 0.0, "film": None}
     before = None
     if out and out.exists() and not out.is_dir():
-        raise UserError(f"--out must be a folder, got the file {out}")
+        raise UserError(f"the output must be a folder, got the file {out}")
     if out and out.is_dir() and any(out.iterdir()):
         if not (out / RECORD).is_file():
-            raise UserError(f"--out {out} holds files that are not samples; give a new folder")
+            raise UserError(f"folder {out} holds files that are not samples; give a new folder")
         before = read_json(out / RECORD)
         if not isinstance(before, dict) or before.get("kind") != "samples":
-            raise UserError(f"--out {out} holds a record of something other than samples; give a new folder")
+            raise UserError(f"folder {out} holds a record of something other than samples; give a new folder")
         if others := _differences(before, record):
-            raise UserError(f"--out {out} holds samples with {others}; give a new folder")
+            raise UserError(f"folder {out} holds samples with {others}; give a new folder")
     # The folder is named after the run, also for RUN/best and for RUN/checkpoints/N.
     path = Path(record["checkpoint"]["path"]).resolve()
     named = path.parent.parent if path.parent.name == "checkpoints" else path

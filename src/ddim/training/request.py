@@ -110,11 +110,14 @@ def separate_budget(request: Request, out: str | Path | None) -> tuple[Request, 
 
 def _check_out(out: Path, request: Request) -> tuple[Path | None, str]:
     if (out / RUN).is_file():
-        if d := find_difference(out, request):
+        if d := find_difference(out, _with_budget_of(out, request)):
+            machine = ("device", "precision", "compile", "threads")
+            typed = any(d.name.startswith(name) for name in (*request.fields, *machine))
+            option = "this option" if typed or request.recipe is None else f"--recipe {request.recipe}"
             longer = ", or train longer with --more M" if "minutes" in request.fields else ""
             raise UserError(
                 f"run {out} has {d.name} = {d.run}, which {d.name} = {d.requested} contradicts; "
-                f"resume it without this option{longer}, or start a new run"
+                f"resume it without {option}{longer}, or start a new run"
             )
         return out, ""
     if (out / "checkpoints").is_dir():
@@ -126,6 +129,15 @@ def _check_out(out: Path, request: Request) -> tuple[Path | None, str]:
     if not out.exists() and request.recipe is None and "data.source" not in request.fields:
         raise UserError(f"--out {out} does not exist; give DATA to start a new run there")
     return None, f"--out {out} holds no run to resume"
+
+
+def _with_budget_of(out: Path, request: Request) -> Request:
+    """Return a request without a budget with that of a run, because the recipe's own is only a default."""
+    if {"images", "minutes"} & request.fields.keys():
+        return request
+    recipe = read_json(out / RUN)["recipe"]
+    name = "minutes" if recipe["images"] is None else "images"
+    return replace(request, fields={**request.fields, name: str(recipe[name])})
 
 
 def find_difference(folder: Path, request: Request) -> Difference | None:

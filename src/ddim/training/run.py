@@ -119,7 +119,7 @@ def _start(
     check_training(recipe, None if source is None else read_run_recipe(source))
     check_processes(recipe, processes)
     if processes.leads and out is not None and out.exists() and not _is_aborted(out):
-        check_unused(out, ", or go on with --resume")
+        check_unused(out, ", or continue the run with resume")
     parts = processes.local_first("images", lambda: open_split(recipe, decoding))
     check_same_images(parts.images, processes)
     check_network(recipe, parts)

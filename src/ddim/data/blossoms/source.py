@@ -60,7 +60,7 @@ def draw_blossom(index: int, size: tuple[int, int]) -> np.ndarray:
     """
     if not all(_SMALLEST <= side <= _LARGEST for side in size):
         raise UserError(
-            f"data.size of blossoms must lie between {_SMALLEST} and {_LARGEST} pixels, "
+            f"data.size (--size) of blossoms must lie between {_SMALLEST} and {_LARGEST} pixels, "
             f"got {size[0]}x{size[1]}"
         )
     name, random = _draw_kind(index)
