@@ -285,8 +285,15 @@ def test_a_mistyped_field_gets_a_suggestion(run, refused):
 def test_a_missing_or_empty_run_is_refused(tmp_path, refused):
     assert "is not a folder" in refused("sample", tmp_path / "nowhere")
     assert "is not a run: it holds neither run.json nor checkpoints" in refused("sample", tmp_path)
-    (tmp_path / "run.json").touch()
+    (tmp_path / "run.json").write_text("{}")
     assert "holds no checkpoint yet" in refused("sample", tmp_path)
+
+
+def test_a_run_that_lost_its_checkpoints_says_so(run, tmp_path, refused):
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("step-*"))
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps({**facts, "checkpointed": True}))
+    assert f"the checkpoints of run {tmp_path}/run are gone" in refused("sample", tmp_path / "run")
 
 
 @pytest.mark.parametrize(

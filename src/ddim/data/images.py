@@ -71,8 +71,8 @@ def split_images(images: Images, fraction: float, seed: int) -> SplitImages:
         return SplitImages(images, *images.official)
     if fraction > 0 and len(images) < 2:
         raise UserError(
-            f"data.validation {fraction} needs at least two images, the source has {len(images)}: "
-            "--data.validation 0 holds none out"
+            "one image is not enough, because some images are held out to measure the error: add images, or "
+            "hold none out with data.validation 0 (--data.validation 0)"
         )
     return SplitImages(images, *split_indices(len(images), fraction, seed))
 

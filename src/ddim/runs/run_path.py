@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ddim.errors import UserError
+from ddim.files import read_json
 from ddim.runs import checkpoint
 from ddim.runs.folder import RUN
 
@@ -59,5 +60,7 @@ def find_checkpoint(run: str | Path) -> Path:
             f"`ddim runs {run}` lists the runs below it"
         )
     if found is None:
+        if read_json(run / RUN).get("checkpointed"):
+            raise UserError(f"the checkpoints of run {run} are gone: put them back into {run}/checkpoints")
         raise UserError(f"run {run} holds no checkpoint yet")
     return found
