@@ -158,7 +158,7 @@ def format_count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def suggest(word: str, possible: Iterable[str], likeness: float = 0.5) -> str:
+def suggest(word: str, possible: Iterable[str], likeness: float = 0.6) -> str:
     """Return "; perhaps you meant WORD" for the end of an error message, or "" if no word is similar.
 
     Args:

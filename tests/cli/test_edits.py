@@ -1,6 +1,7 @@
 """`ddim invert`, `interpolate`, `inpaint`, `vary`: files, records, mistakes."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -230,6 +231,9 @@ def test_mistakes_are_one_sentence(run, photo, tmp_path, refused):
     assert "--resample must be at least 1 and at most" in refused(*painted, "--resample", many)
     assert "holds files already" in refused("invert", run, photo, "--out", tmp_path)
     assert f"RUN comes before IMAGE: ddim vary {run} {photo}" in refused("vary", photo, run)
+    spaced = photo.with_name("my photo.png")
+    shutil.copy(photo, spaced)
+    assert f"RUN comes before IMAGE: ddim vary {run} '{spaced}'" in refused("vary", spaced, run)
     assert f"RUN comes before IMAGE: ddim invert {run} {photo}" in refused("invert", photo, run)
 
 

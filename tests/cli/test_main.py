@@ -83,6 +83,8 @@ def test_every_command_explains_each_option(name, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["frobnicate"], "'frobnicate' is not a command; `ddim` lists the commands"),
+        (["plot", "foward"], ", losses, got 'foward'; perhaps you meant forward; see `ddim plot --help`"),
         (["trian"], "'trian' is not a command; perhaps you meant train; `ddim` lists the commands"),
         (["xyzzy"], "'xyzzy' is not a command; `ddim` lists the commands"),
         (["/"], "'/' is not a command; perhaps you meant `ddim train /`"),

@@ -131,6 +131,10 @@ def _plain_message(message: str) -> str:
     """Return a message of argparse in plain words."""
     if found := re.fullmatch(r"argument (?:.*/)?(\S+): invalid (int|float) value: (.*)", message):
         return f"{found[1]} must be a {'whole ' if found[2] == 'int' else ''}number, got {found[3]}"
+    if found := re.fullmatch(r"argument (\S+): invalid choice: (\S+) \(choose from (.*)\)", message):
+        known = [word.strip("'\"") for word in found[3].split(", ")]
+        given = found[2].strip("'\"")
+        return f"{found[1]} must be one of {', '.join(known)}, got {given!r}{suggest(given, known)}"
     missing = message.removeprefix("the following arguments are required: ")
     if missing == message:
         return message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,8 @@ def open_run(args: argparse.Namespace, command: str, *, real: bool = True) -> tu
         raise UserError(f"--out {args.out} holds files already; name a new folder")
     for image in vars(args).get("images") or [vars(args).get("image")]:
         if image and image.is_dir() and args.run.is_file():
-            raise UserError(f"RUN comes before IMAGE: ddim {command} {image} {args.run}")
+            words = shlex.join(["ddim", command, str(image), str(args.run)])
+            raise UserError(f"RUN comes before IMAGE: {words}")
     run = load_run(args)
     recipe = run.recipe
     if real and "grid" not in args.fields:
