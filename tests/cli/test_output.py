@@ -71,6 +71,14 @@ def test_json_is_the_whole_result_and_nothing_else(name, run, command):
     assert err == ""
 
 
+@pytest.mark.parametrize("name", ["sample", "likelihood", "interpolate"])
+def test_quiet_prints_the_folder_alone(name, run, here, command):
+    words, _ = WORDS[name]
+    out, err = command(name, run, *words, "--quiet")
+    assert (here / out.removesuffix("\n") / "record.json").is_file()
+    assert err == ""
+
+
 def test_runs_are_a_list_of_their_values(run, command):
     found = json.loads(command("runs", run.parent, "--json").out)
     assert [each["folder"] for each in found] == [str(run)]

@@ -58,5 +58,5 @@ def run(args: argparse.Namespace) -> int:
             run, image, hole, seeds, args.steps, resample=args.resample, grid=grid, progress=progress
         )
     out = editing.save_outputs(args, "inpaint", edit, {"image": str(args.image), "mask": str(args.mask)})
-    print_result(args, read_result(out), f"{format_count(args.n, 'image')}: {out}/strip.png")
+    print_result(args, read_result(out), f"{format_count(args.n, 'image')}: {out}/strip.png", out)
     return 0

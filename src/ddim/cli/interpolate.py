@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             edit = interpolate_images(run, images, args.frames, args.steps, grid=grid, progress=progress)
     out = editing.save_outputs(args, "interpolate", edit, {"images": list(map(str, args.images))})
     save_film(out / "film.webp", list(to_uint8(edit.images)), zoom=args.zoom)
-    print_result(args, read_result(out), f"{args.frames} frames: {out}/strip.png")
+    print_result(args, read_result(out), f"{args.frames} frames: {out}/strip.png", out)
     return 0
 
 

@@ -64,5 +64,5 @@ def run(args: argparse.Namespace) -> int:
     write_atomic(out / "latents.safetensors", save({"latent": edit.latents.contiguous()}))
     steps = f"{format_count(args.steps, 'step')} in each direction"
     lines.append(f"{format_count(len(edit.latents), 'image')}, {steps}: {out}/strip.png")
-    print_result(args, read_result(out), "\n".join(lines))
+    print_result(args, read_result(out), "\n".join(lines), out)
     return 0

@@ -72,5 +72,5 @@ def run(args: argparse.Namespace) -> int:
         )
     folder, of = write_likelihood(found, run, args.out), found.record["reference"]
     text = f"{found} bits per dimension of {format_count(len(found.bits), 'image')}, {of['part']} of "
-    print_result(args, read_result(folder), f"{text}{of['source']}: {folder}/record.json")
+    print_result(args, read_result(folder), f"{text}{of['source']}: {folder}/record.json", folder)
     return 0

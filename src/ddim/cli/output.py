@@ -16,17 +16,23 @@ from ddim.files import read_json
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """Add --json and --quiet, which every command has."""
     parser.add_argument("--json", action="store_true", help="print the whole result as one JSON document")
-    parser.add_argument("--quiet", action="store_true", help="print the result and errors only")
+    parser.add_argument(
+        "--quiet", action="store_true", help="print errors and the result only, or its folder"
+    )
 
 
-def print_result(args: argparse.Namespace, result: object, text: str) -> None:
+def print_result(args: argparse.Namespace, result: object, text: str, folder: Path | None = None) -> None:
     """Print a result on standard output: with --json the whole result, else the text about it.
+
+    With --quiet, only the folder is printed in place of the text, if there is one.
 
     Args:
         args: the parsed arguments.
         result: plain values and paths; numbers that are not finite become null.
         text: the result for a reader, one or more lines.
+        folder: the folder to which the command wrote, if a script needs no other part of the text.
     """
+    text = str(folder) if folder is not None and args.quiet else text
     shown = json.dumps(_as_json(result), indent=2, allow_nan=False) if args.json else text.rstrip("\n")
     sys.stdout.write(f"{shown}\n")
     sys.stdout.flush()

@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
     elif written.seconds:
         made += f" in {written.seconds:.1f} s ({written.made / written.seconds:.1f}/s)"
     text = f"{made}, {format_count(written.nfe, 'network evaluation')} each: {written.folder}/grid.png"
-    print_result(args, read_result(written.folder), text)
+    print_result(args, read_result(written.folder), text, written.folder)
     return 0
 
 

@@ -51,5 +51,5 @@ def run(args: argparse.Namespace) -> int:
     with ProgressDisplay() as progress:
         edit = vary_image(run, image, args.strength, seeds, args.steps, grid=grid, progress=progress)
     out = editing.save_outputs(args, "vary", edit, {"image": str(args.image)})
-    print_result(args, read_result(out), f"{format_count(args.n, 'image')}: {out}/strip.png")
+    print_result(args, read_result(out), f"{format_count(args.n, 'image')}: {out}/strip.png", out)
     return 0
