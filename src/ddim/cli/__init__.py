@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shlex
 import signal
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 from ddim import __version__
 from ddim.cli.output import add_output_options
 from ddim.cli.own import name_own_parts, take_own
+from ddim.cli.parse_error import explain_parse_error
 from ddim.cli.streams import drop_unread_output
 from ddim.errors import (
     FULL_DISK,
@@ -123,24 +123,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """Print the message and where to find help, and exit with code 2."""
-        sys.stderr.write(f"ddim: {_plain_message(message)}; see `{self.prog} --help`\n")
+        sys.stderr.write(f"ddim: {explain_parse_error(message)}; see `{self.prog} --help`\n")
         raise SystemExit(2)
-
-
-def _plain_message(message: str) -> str:
-    """Return a message of argparse in plain words."""
-    if found := re.fullmatch(r"argument (?:.*/)?(\S+): invalid (int|float) value: (.*)", message):
-        return f"{found[1]} must be a {'whole ' if found[2] == 'int' else ''}number, got {found[3]}"
-    if found := re.fullmatch(r"argument (\S+): invalid choice: (\S+) \(choose from (.*)\)", message):
-        known = [word.strip("'\"") for word in found[3].split(", ")]
-        given = found[2].strip("'\"")
-        return f"{found[1]} must be one of {', '.join(known)}, got {given!r}{suggest(given, known)}"
-    missing = message.removeprefix("the following arguments are required: ")
-    if missing == message:
-        return message
-    newest = max(Path("runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime, default=None)
-    hint = f", such as {newest.parent}" if newest and missing.split(",")[0] == "RUN" else ""
-    return f"{missing} must be given{hint}"
 
 
 def main(argv: list[str] | None = None) -> int:
