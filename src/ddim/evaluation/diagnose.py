@@ -25,7 +25,7 @@ from ddim.evaluation.gradient_noise import (
     load_loss_memory,
 )
 from ddim.evaluation.noise_range import NoiseRange, find_noise_range
-from ddim.evaluation.run_folder import open_run
+from ddim.evaluation.run_folder import load_given_run
 from ddim.metrics.statistics import estimate_mean
 from ddim.plots.charts import rasterise
 from ddim.plots.pictures import render_png
@@ -132,7 +132,7 @@ def diagnose(
     """
     check_count("images", images, 2)
     check_count("levels", count, 2)
-    run = open_run(run)
+    run = load_given_run(run)
     own = open_run_images(run, partial(progress, READING))
     memory, schedule = load_loss_memory(run), run.recipe.schedule
     even, batch = midpoints(), run.recipe.optim.batch

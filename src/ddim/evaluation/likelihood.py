@@ -22,7 +22,7 @@ from ddim.diffusion.schedules import Schedule
 from ddim.diffusion.variational_bound import Variance
 from ddim.errors import UserError, check_count, suggest
 from ddim.evaluation.reference import Reference, name_source, open_reference
-from ddim.evaluation.run_folder import make_results_folder, open_run
+from ddim.evaluation.run_folder import load_given_run, make_results_folder
 from ddim.files import write_json
 from ddim.plots.tabular import Tabular
 from ddim.runs.classes import NULL, label_by_folder_name
@@ -103,11 +103,8 @@ def bits_per_dim(
     Raises:
         UserError: if the schedule or the images cannot be used.
     """
-    check_count("n", n)
-    if method not in STEPS:
-        raise UserError(f"method must be {' or '.join(STEPS)}, got {method!r}{suggest(str(method), STEPS)}")
-    reference = images if isinstance(images, Reference) else Reference(name_source(images))
-    run = open_run(run)
+    reference = _check_choices(images, method, n)
+    run = load_given_run(run)
     likelihood.check_reaches_images(run.model.schedule, earliest_time(run.recipe))
     chosen = _choose_images(run, reference, n, partial(progress, READING))
     classes = _classes(run, chosen)
@@ -175,6 +172,14 @@ def format_bits(bits: Tensor) -> str:
     """Return the mean of `bits` (N,) and its standard error, such as "3.1416 +- 0.0100"."""
     error = standard_error(bits)
     return f"{bits.mean():.4f}" + (f" +- {error:.4f}" if error is not None else "")
+
+
+def _check_choices(images: str | Path | Reference, method: str, n: int) -> Reference:
+    """Return the reference that names the images, after a check of the method and the number of images."""
+    check_count("n", n)
+    if method not in STEPS:
+        raise UserError(f"method must be {' or '.join(STEPS)}, got {method!r}{suggest(str(method), STEPS)}")
+    return images if isinstance(images, Reference) else Reference(name_source(images))
 
 
 def _choose_images(

@@ -21,7 +21,7 @@ def check_run_path(run: object) -> None:
         raise UserError(f"this needs a run folder, such as runs/photos-fast-1, got {describe_given(run)}")
 
 
-def open_run(run: str | Path | LoadedRun) -> LoadedRun:
+def load_given_run(run: str | Path | LoadedRun) -> LoadedRun:
     """Return the run, loaded if a path is given.
 
     Raises:
@@ -52,7 +52,7 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
         raise UserError(
             f"{folder} is a checkpoint, and results are added to a run: give the run folder, or --out DIR"
         )
-    return open_run(run)
+    return load_given_run(run)
 
 
 def make_results_folder(run: LoadedRun, kind: str, out: str | Path | None = None) -> Path:
