@@ -10,6 +10,7 @@ from ddim.evaluation.compare import (
     _STATISTICS,
     Difference,
     _jackknife,
+    compare_evaluations,
     list_differing_choices,
     measure_difference,
     rank_evaluations,
@@ -101,6 +102,32 @@ def test_differences_are_to_the_first_evaluation_given(make, reference):
     assert [row.evaluation.folder.name for row in rows] == ["better", "worse"]
     assert rows[0].difference.high < 0
     assert rows[1].difference is None
+
+
+def test_a_comparison_has_numbers_in_its_records_and_sentences_in_its_text(make, reference):
+    first = make("first", normal(400, 1, 0.5))
+    others = [make("better", normal(400, 2, 0.1)), make("featureless")]
+    found = compare_evaluations(first, *others, make("apart", reference__sha256="q" * 64))
+    records = {record["folder"].rsplit("/")[-1]: record for record in found.to_records()}
+    better = next(row.difference for row in found.rows if row.evaluation is others[0])
+    columns = ("difference", "difference_low", "difference_high", "paired", "note")
+    numbers = {name: tuple(record[column] for column in columns) for name, record in records.items()}
+    assert numbers["better"] == (better.value, better.low, better.high, False, None)
+    assert numbers["first"] == (None, None, None, None, "the first")
+    assert numbers["featureless"][3:] == (
+        None,
+        f"{others[1].folder}/features.npy is missing or does not belong to its record",
+    )
+    assert numbers["apart"][4].startswith("not ranked: ")
+    assert str(better) in repr(found)
+    assert "difference_low" not in repr(found)
+
+
+def test_evaluations_of_one_name_are_told_apart_by_their_folders(make):
+    found = compare_evaluations([make("a"), make("b"), make("c", generated__source="other")])
+    assert sorted(found.names) == sorted(
+        [f"images of a ({row.evaluation.folder})" for row in found.rows[:2]] + ["images of other"]
+    )
 
 
 def mean_apart(generated, reference):

@@ -127,6 +127,15 @@ SONG = made(
 )
 
 
+def test_a_printed_table_has_its_title_values_and_notes():
+    title, head, first, last, note = str(SONG).splitlines()
+    assert title == SONG.title
+    assert head.split() == ["10", "steps", "20", "steps"]
+    assert first.split() == ["eta_0", "<&>", "*", "0.0300", "±", "0.0100", "0.0200", "±", "0.0100"]
+    assert last.split()[-4:] == ["*", "0.0150", "±", "0.0100"]
+    assert note == "a <note>"
+
+
 def test_the_best_of_each_column_and_differences_that_are_not_distinguishable_are_marked():
     assert SONG.value_rows() == [
         ["eta_0 <&>", "* 0.0300 ± 0.0100", "0.0200 ± 0.0100"],

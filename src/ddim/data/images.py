@@ -16,7 +16,7 @@ SMALLEST, LARGEST = 8, 1024
 """Smallest and largest height and width of images, in pixels."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Images:
     """N images of one size, decoded once.
 
@@ -42,14 +42,24 @@ class Images:
         """Return the number of images."""
         return len(self.pixels)
 
+    def __repr__(self) -> str:
+        """Return one line: number, size, channels and classes."""
+        height, width, channels = self.pixels.shape[1:]
+        classes = f", {len(self.classes):,} class{'es' * (len(self.classes) > 1)}" if self.classes else ""
+        return f"Images({len(self):,} of {height} x {width} x {channels}{classes})"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class SplitImages:
     """Images, and the sorted, disjoint int64 indices of the training images and of the validation images."""
 
     images: Images
     train: np.ndarray
     validation: np.ndarray
+
+    def __repr__(self) -> str:
+        """Return one line: the images and the sizes of both parts."""
+        return f"SplitImages({self.images}, {len(self.train):,} train, {len(self.validation):,} validation)"
 
 
 def split_images(images: Images, fraction: float, seed: int) -> SplitImages:

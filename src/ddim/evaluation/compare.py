@@ -98,20 +98,46 @@ class Comparison(Tabular):
     choices: dict[str, list[Any]]
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Return each evaluation: its value, its 95 % confidence interval, its difference from the first."""
-        return [self._record(row) for row in self.rows]
+        """Return each evaluation: value, 95 % confidence intervals, difference from the first, folder.
 
-    def _record(self, row: Row) -> dict[str, Any]:
+        If the difference is not known, `note` says why.
+        """
+        return [self._record(name, row) for name, row in zip(self.names, self.rows, strict=True)]
+
+    @property
+    def names(self) -> list[str]:
+        """A different name for each row: the name of the evaluation, with its folder if others share it."""
+        names = [row.evaluation.name for row in self.rows]
+        folders = [row.evaluation.folder for row in self.rows]
+        pairs = zip(names, folders, strict=True)
+        return [f"{name} ({folder})" if names.count(name) > 1 else name for name, folder in pairs]
+
+    def _record(self, name: str, row: Row) -> dict[str, Any]:
         low, high = row.evaluation.interval(self.metric) or (None, None)
-        difference = "the first" if row.evaluation is self.first else row.difference
+        known = row.difference if isinstance(row.difference, Difference) else None
+        note = None if known else row.difference
+        note = "the first" if row.evaluation is self.first else note
         return {
-            "evaluation": row.evaluation.name,
+            "evaluation": name,
             "value": row.evaluation.value(self.metric),
             "low": low,
             "high": high,
-            "minus the first": f"not ranked: {row.unranked}" if row.unranked else str(difference),
+            "difference": known and known.value,
+            "difference_low": known and known.low,
+            "difference_high": known and known.high,
+            "paired": known and known.paired,
+            "note": f"not ranked: {row.unranked}" if row.unranked else note,
             "folder": str(row.evaluation.folder),
         }
+
+    def _shown_rows(self) -> list[dict[str, Any]]:
+        """Return the rows with each difference as one text."""
+        shown = []
+        for record, row in zip(self.to_records(), self.rows, strict=True):
+            shown.append({name: record[name] for name in ("evaluation", "value", "low", "high")})
+            shown[-1] |= {"minus the first": record["note"] or str(row.difference)}
+            shown[-1] |= {"folder": record["folder"]}
+        return shown
 
     def _title(self) -> str:
         return self.title

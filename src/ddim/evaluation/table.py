@@ -14,7 +14,7 @@ from ddim.evaluation.choices import Choice
 from ddim.evaluation.compare import Difference
 from ddim.evaluation.record import Evaluation, metric_entry
 from ddim.metrics.catalogue import METRICS, find_metric
-from ddim.plots.tabular import Tabular
+from ddim.plots.tabular import Tabular, format_rows
 
 EXPLAINED = (
     "Differences from the first row with 95 % confidence intervals, paired by seed; differences in brackets "
@@ -61,6 +61,11 @@ class EvaluationTable(Tabular):
         size = f"{len(self.rows)} x {len(self.columns)}"
         images = self.cells[0].evaluation.record["generated"]["images"]
         return f"EvaluationTable({self.metric}, {size}, {images:,} samples each)"
+
+    def __str__(self) -> str:
+        """Return the title, the values of all rows and columns, and the notes."""
+        rows = [dict(zip(["", *self.columns], row, strict=True)) for row in self.value_rows()]
+        return "\n".join([self.title, format_rows(rows), *self.notes])
 
     @property
     def rows(self) -> list[str]:

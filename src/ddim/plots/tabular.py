@@ -36,10 +36,10 @@ class Tabular:
         return pd.DataFrame([dict(row) for row in self.to_records()])
 
     def __repr__(self) -> str:
-        return f"{self._title()}\n{format_rows(self.to_records())}"
+        return f"{self._title()}\n{format_rows(self._shown_rows())}"
 
     def _repr_html_(self) -> str:
-        rows = self.to_records()[:SHOWN]
+        rows = self._shown_rows()[:SHOWN]
         heads = "".join(f"<th>{html.escape(name)}</th>" for name in (rows[0] if rows else ()))
         cells = [
             "".join(f"<td>{html.escape(format_cell(value))}</td>" for value in row.values()) for row in rows
@@ -47,6 +47,10 @@ class Tabular:
         body = "".join(f"<tr>{line}</tr>" for line in cells)
         lines = "".join(f"<div>{html.escape(line)}</div>" for line in self._title().splitlines())
         return f"{lines}{self._picture()}<table><tr>{heads}</tr>{body}</table>"
+
+    def _shown_rows(self) -> Sequence[Row]:
+        """Return the rows that text and HTML show, by default the rows of the table."""
+        return self.to_records()
 
     def _picture(self) -> str:
         """Return HTML between the title and the table, such as the result of `embed_png`."""
