@@ -215,6 +215,7 @@ def test_pairs_start_with_the_closest_and_the_record_names_them():
     figure = draw_pairs(found, samples, images, count=4)
     words = [text.get_text() for text in figure.texts]
     assert any("20.png" in word for word in words)
+    assert any("distance" in word and "a copy" in word for word in words)
     said = memorisation_record(found, list(range(10)), images, None, find_held_out_duplicates(images, False))
     assert said["samples"][9] == {**said["samples"][9], "seed": 9, "copy": True, "nearest": "20.png"}
     assert said["copies"]["count"] == 1

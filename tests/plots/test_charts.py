@@ -1,6 +1,7 @@
 """Charts show the data that they are given, and their words do not cover it."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -103,3 +104,22 @@ def test_equal_figures_give_equal_bytes(tmp_path):
     for name in ("a.png", "b.png"):
         charts.save_figure(tmp_path / name, charts.plot_curves({"line": ([0, 1], [0, 1])}, "x", "y"))
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["image_00001_flower_red.jpg", "image_00002_flower_red.jpg"],
+        ["a.png", "holiday-in-the-mountains-1.png", "holiday-in-the-mountains-2.png"],
+        ["1" * 30 + str(k) + "2" * 30 for k in range(5)],
+        ["same.png", "same.png"],
+        [f"{k:012b}" * 2 for k in range(64)],
+    ],
+)
+def test_different_names_stay_different_when_they_are_shortened(names):
+    short = charts.shorten_apart(names, 11)
+    assert len(set(short)) == len(set(names))
+    for name, other in zip(names, short, strict=True):
+        if name != other:
+            assert len(other) < len(name)
+            assert all(part in name for part in other.split("…"))

@@ -165,9 +165,15 @@ def draw_pairs(verdict: Verdict, samples: np.ndarray, own: SplitImages, count: i
     }
     copies = verdict.samples.copies
     notes = {"sample": [f"{closeness[k]:.2f}{' copy' if copies[k] else ''}" for k in worst]}
-    names = [own.images.names[k].rsplit("/", 1)[-1] for k in which]
-    notes["nearest in\ntraining"] = [charts.shorten(name, 11) for name in names]
-    title = f"Nearest by {verdict.space}; a closeness below {verdict.threshold:.2f} is a copy"
+    names = [own.images.names[k] for k in which]
+    files = [name.rsplit("/", 1)[-1] for name in names]
+    # Files in different folders may have the same name.
+    names = files if len(set(files)) == len(set(names)) else names
+    notes["nearest in\ntraining"] = charts.shorten_apart(names, 11)
+    title = (
+        f"Nearest by {verdict.space}; numbers: distance relative to other neighbours; below "
+        f"{verdict.threshold:.2f}, a sample is a copy"
+    )
     return charts.plot_strip(rows, [f"{k + 1}" for k in range(len(worst))], notes, title)
 
 

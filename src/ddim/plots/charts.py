@@ -271,6 +271,25 @@ def shorten(name: str, most: int = 28) -> str:
     return name if len(name) <= most else f"{name[: most - end - 1]}…{name[-end:]}"
 
 
+def shorten_apart(names: Sequence[str], most: int) -> list[str]:
+    """Return names cut to at most `most` characters so that different names stay different.
+
+    Names are cut in the middle if possible, and otherwise where they differ. If even that does not keep them
+    apart, they are longer than `most`.
+    """
+    while True:
+        for tail in sorted(range(most), key=lambda tail: abs(tail - most // 2)):
+            head = most - 1 - tail
+            short = [n if len(n) <= most else f"{n[:head]}…{n[len(n) - tail :]}" for n in names]
+            if len(set(short)) == len(set(names)):
+                return short
+        for first in range(1, max(map(len, names)) - most + 2):
+            inner = [n if len(n) <= most else f"…{n[first : first + most - 2]}…" for n in names]
+            if len(set(inner)) == len(set(names)):
+                return inner
+        most += 1
+
+
 def move_apart(places: Sequence[float], apart: float) -> list[float]:
     """Return positions moved so that neighbours are at least `apart` from each other, in the given order.
 
