@@ -99,9 +99,29 @@ def test_a_plateau_is_drawn_thick():
 
 
 def test_a_schedule_without_a_plateau_has_no_note():
-    assert note(schedule_figures.plot_schedules({"cosine": Cosine(), "linear_beta": LinearBeta()})) == ""
+    words = note(schedule_figures.plot_schedules({"cosine": Cosine(), "linear_beta": LinearBeta()}))
+    assert "of its times" not in words
     assert schedule_figures.end_shares(Cosine()) == schedule_figures.end_shares(Linear(clip="none")) == (0, 0)
     assert schedule_figures.end_shares(Linear(clip="powers")) == pytest.approx((0.067, 0.379), abs=1e-3)
+
+
+def test_notes_name_the_schedules_that_are_not_clean_at_t_0_and_the_dotted_lines():
+    words = note(schedule_figures.plot_schedules({"cosine": Cosine(), "linear_beta": LinearBeta()}))
+    assert "cosine: t = 0 is not clean, alpha(0) = 0.95" in words
+    assert "linear_beta" not in words
+    assert "dotted: alpha = 0.02 and 0.95" in words
+
+
+def test_sigma_has_a_log_axis_if_a_schedule_exceeds_1():
+    for names, scale in ((["cosine", "karras_sigma"], "log"), (["cosine", "linear"], "linear")):
+        figure = schedule_figures.plot_schedules(names)
+        assert [axes.get_yscale() for axes in figure.axes] == ["linear", scale, "linear"]
+        axes = figure.axes[1]
+        # Each name stands at the end of its line.
+        for text in axes.texts:
+            (line,) = [each for each in axes.get_lines() if each.get_label() == text.get_text()]
+            spots = axes.transData.transform([(1, text.get_position()[1]), (1, line.get_ydata()[-1])])
+            assert abs(spots[0][1] - spots[1][1]) < 0.06 * axes.bbox.height
 
 
 def test_schedules_are_chosen_by_name_with_fields_of_those_that_have_them():
@@ -241,13 +261,16 @@ def test_a_missing_source_is_refused():
 def test_the_forward_strip_runs_from_the_image_to_the_same_noise_under_each_schedule(strips):
     image = run_figures.read_image("blossoms", (32, 32))
     shown = {"clean": LinearBeta(), "bounded": Cosine()}
-    charts.rasterise(run_figures.plot_forward(image, shown, columns=5, seed=3))
-    ((rows, heads, notes),) = strips
+    figure = run_figures.plot_forward(image, shown, columns=5, seed=3)
+    charts.rasterise(figure)
+    rows, heads, notes = strips[0]
+    title = figure.texts[0].get_text()
     assert heads == ["t = 0", "t = 0.25", "t = 0.5", "t = 0.75", "t = 1"]
     # Only a schedule without noise at t = 0 begins with the image.
     assert np.array_equal(rows["clean"][0], to_uint8(image)[0])
     assert not np.array_equal(rows["bounded"][0], to_uint8(image)[0])
     assert notes["bounded"][0] == "alpha 0.95"
+    assert title.endswith("; not clean at t = 0: bounded")
     assert notes["bounded"][4] == "alpha 0.02"
     # At t = 1 both are the same noise, with a standard deviation of a quarter around middle gray.
     ends = [row[4].astype(float) for row in rows.values()]

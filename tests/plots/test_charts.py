@@ -106,6 +106,15 @@ def test_equal_figures_give_equal_bytes(tmp_path):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+@pytest.mark.parametrize("log_y", [False, True])
+def test_names_of_lines_that_end_together_do_not_overlap(log_y):
+    axes = charts.new_figure(7, 4).add_subplot()
+    series = {"a": ([0, 1], [1, 50]), "b": ([0, 1], [900, 51]), "c": ([0, 1], [1, 50.5])}
+    charts.draw_curves(axes, series, "", "", log_y=log_y)
+    heights = sorted(axes.transData.transform((0, text.get_position()[1]))[1] for text in axes.texts)
+    assert min(np.diff(heights)) > 12 / 72 * charts.DPI
+
+
 @pytest.mark.parametrize(
     "names",
     [

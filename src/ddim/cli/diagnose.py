@@ -23,7 +23,9 @@ levels that the images need, and the batch size above which larger batches bring
 scale, McCandlish et al. 2018).
 
 RUN/diagnostics/N/ gets record.json and figure.png, which TensorBoard shows too. Both also have the
-distribution of training times over noise levels.
+distribution of training times over noise levels, and E[eps_hat . (eps - eps_hat)]: the mean product of the
+predicted noise and its error, which is 0 for the best possible prediction. Below 0, predictions are too
+large; above 0, they are too small.
 
 examples:
   ddim diagnose runs/flowers64-fast-1

@@ -143,8 +143,8 @@ def draw_diagnosis(d: Diagnosis, title: str) -> Figure:
         next(panels).set_axis_off()
     else:
         _bands(next(panels), {"held out": (d.train.log_snr, gap.by_level)}, "Gap to training, noise MSE", 0)
-    panel("Slope of eps on predicted eps", lambda e: e.slope, 1)
-    panel("E[eps_hat . (eps - eps_hat)]", lambda e: e.residual, 0)
+    panel("Slope of eps on predicted eps, 1 if calibrated", lambda e: e.slope, 1)
+    panel("E[eps_hat . (eps - eps_hat)], 0 if calibrated", lambda e: e.residual, 0)
     _shares(next(panels), d)
     return sheet
 

@@ -16,7 +16,7 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
-from ddim.evaluation.schedule_figures import Shown, name_schedules
+from ddim.evaluation.schedule_figures import Shown, describe_start, name_schedules
 from ddim.plots import charts
 from ddim.plots.pictures import to_uint8
 from ddim.runs.notebook_cell import with_bar
@@ -95,9 +95,10 @@ def plot_forward(
         rows[name] = [p[0] for p in map(to_uint8, add_noise(x0, eps, schedule, times, PHOTOGRAPH))]
         notes[name] = [f"alpha {alpha:.2f}" for alpha in schedule(times).alpha.tolist()]
     heads = [f"t = {t:g}" for t in times.tolist()]
-    return charts.plot_strip(
-        rows, heads, notes, "Forward diffusion: the same image and noise under each schedule"
-    )
+    title = "Forward diffusion of the same image and noise"
+    noisy = [name for name, schedule in shown.items() if describe_start(schedule)]
+    title += f"; not clean at t = 0: {', '.join(noisy)}" if noisy else ""
+    return charts.plot_strip(rows, heads, notes, title)
 
 
 def add_noise(x0: Tensor, eps: Tensor, schedule: Schedule, times: Tensor, pixels: Pixels) -> list[Tensor]:
@@ -180,19 +181,26 @@ def plot_samplers(
         UserError: if the schedule is a table with too few different noise levels.
     """
     from ddim.evaluation.sampler_errors import compare_samplers_on_oracle, compare_samplers_on_run
-    from ddim.runs.pipeline import open_pipeline
+    from ddim.runs.pipeline import LoadedRun, open_pipeline
 
     check_count("n", n)
     if model is None:
         return plot_sampler_errors(compare_samplers_on_oracle(evaluations, n), "mixture of Gaussians")
     pipeline = open_pipeline(model)
-    title = Path(model).name if isinstance(model, str | Path) else pipeline.recipe.name
+    title = (
+        pipeline.checkpoint.run.resolve().name if isinstance(pipeline, LoadedRun) else pipeline.recipe.name
+    )
     return plot_sampler_errors(compare_samplers_on_run(pipeline, evaluations, range(n), progress), title)
 
 
 def plot_sampler_errors(cells: Sequence[SamplerError], title: str) -> Figure:
-    """Plot sampling errors against network evaluations, with a panel for each grid and a line per sampler."""
+    """Plot sampling errors against network evaluations, with a panel for each grid and a line per sampler.
+
+    `title` names the model.
+    """
     from matplotlib.ticker import FixedLocator, NullLocator
+
+    from ddim.evaluation.sampler_errors import REFERENCE_LEVELS
 
     grids = list(dict.fromkeys(cell.grid for cell in cells))
     figure = charts.new_figure(11.5, 4 * math.ceil(len(grids) / 2))
@@ -211,7 +219,9 @@ def plot_sampler_errors(cells: Sequence[SamplerError], title: str) -> Figure:
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_locator(NullLocator())
-    figure.supylabel(f"mean squared error of samples, {title}", color=charts.INK, fontsize=10)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=charts.INK)
+    label = f"mean squared error, against samples of the same noise in {REFERENCE_LEVELS:,} steps"
+    figure.supylabel(label, color=charts.INK, fontsize=10)
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=9)
     return figure

@@ -54,8 +54,8 @@ def plot_schedules(schedules: Shown = DEFAULT, points: int = 1001) -> Figure:
 
     Schedules can be names and objects: `plot_schedules(["cosine", ddim.Linear(clip="powers")])`.
     Plateaus at t = 0 and t = 1 are drawn thick. A note states the share of times on each of them, which
-    training spends on a single noise level. Dotted lines are the bounds of the torch/luz repository and the
-    Keras example.
+    training spends on a single noise level. Other notes name schedules that are not clean at t = 0, and
+    explain the dotted lines: the bounds of the torch/luz repository and the Keras example.
     """
     shown, t = name_schedules(schedules), torch.linspace(0, 1, points, dtype=torch.float64)
     levels = {name: schedule(t) for name, schedule in shown.items()}
@@ -68,7 +68,18 @@ def plot_schedules(schedules: Shown = DEFAULT, points: int = 1001) -> Figure:
     figure = charts.new_figure(14.0, 4.6)
     for k, (axes, (title, values)) in enumerate(zip(figure.subplots(1, 3), panels.items(), strict=True)):
         series = {name: (t.numpy(), _leave_gaps(value)) for name, value in values.items()}
-        charts.draw_curves(axes, series, "t  (0 clean, 1 noise)", "", title=title)
+        # The sigma of a schedule that keeps the image at full size grows far beyond 1.
+        log = k == 1 and any(value.max() > 1 for value in values.values())
+        if log:
+            series = {name: (x, np.where(y > 0, y, np.nan)) for name, (x, y) in series.items()}
+        charts.draw_curves(
+            axes,
+            series,
+            "t  (0 clean, 1 noise)",
+            "",
+            log_y=log,
+            title=f"{title}, log scale" if log else title,
+        )
         lines = axes.get_lines()
         if {"linear", "linear_beta"} <= series.keys():
             # The table and the continuous form of DDPM's schedule overlap.
@@ -83,9 +94,25 @@ def plot_schedules(schedules: Shown = DEFAULT, points: int = 1001) -> Figure:
                 x, side = (0.02, "left") if alpha < 0.5 else (0.98, "right")
                 axes.text(x, bound + 0.012, f"luz: {alpha:g}", color=charts.FAINT, fontsize=8, ha=side)
     notes = [text for name, shares in plateau_shares.items() if (text := _plateau_note(name, shares))]
-    if notes:
-        figure.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize=9.5, color=charts.INK)
+    notes += [f"{name}: {text}" for name, each in shown.items() if (text := describe_start(each))]
+    notes.append(
+        f"dotted: alpha = {Cosine().min_signal:g} and {Cosine().max_signal:g}, the bounds of the torch/luz "
+        "repository and the Keras example"
+    )
+    figure.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize=9.5, color=charts.INK)
     return figure
+
+
+CLEAN = 0.02
+"""The largest sigma / alpha at t = 0 that counts as clean: about the rounding of pixels to 8 bits."""
+
+
+def describe_start(schedule: Schedule) -> str:
+    """Return a note on a schedule whose image at t = 0 is not clean, "" for other schedules."""
+    start = schedule(torch.tensor(0.0, dtype=torch.float64))
+    if start.sigma <= CLEAN * start.alpha:
+        return ""
+    return f"t = 0 is not clean, alpha(0) = {start.alpha:.2g}, sigma(0) = {start.sigma:.2g}"
 
 
 def choose_schedules(names: Sequence[str], changes: Mapping[str, str]) -> dict[str, Schedule]:
@@ -157,7 +184,10 @@ def plot_embedding(width: int = 32, max_frequency: float = 1000.0) -> Figure:
 
     net = make_embedding(width, max_frequency)
     figure = charts.new_figure(12.0, 4.8)
-    titles = ("All noise variances; the fastest channels fade", "Noise variances up to 0.02")
+    titles = (
+        "All noise variances; white: average over a pixel of the figure",
+        "Noise variances up to 0.02",
+    )
     for axes, end, title in zip(figure.subplots(1, 2), (1.0, 0.02), titles, strict=True):
         values = blur_embedding(net, end, pixels=720)
         charts.draw_heat_map(figure, axes, values.T.numpy(), (0, end, 0.5, width + 0.5), most=1)

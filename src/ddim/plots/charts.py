@@ -82,7 +82,14 @@ def plot_curves(
 
 
 def draw_curves(
-    axes: Axes, series: Mapping[str, Curve], xlabel: str, ylabel: str, *, log_x: bool = False, title: str = ""
+    axes: Axes,
+    series: Mapping[str, Curve],
+    xlabel: str,
+    ylabel: str,
+    *,
+    log_x: bool = False,
+    log_y: bool = False,
+    title: str = "",
 ) -> None:
     """Draw named lines into a panel; the name of each line is written at its right end, in its colour.
 
@@ -95,10 +102,13 @@ def draw_curves(
         xlabel: the label of the x axis.
         ylabel: the label of the y axis.
         log_x: whether the x axis is logarithmic.
+        log_y: whether the y axis is logarithmic.
         title: the title of the panel.
     """
     if log_x:
         axes.set_xscale("log")
+    if log_y:
+        axes.set_yscale("log")
     for k, (name, (x, y)) in enumerate(series.items()):
         if not len(x):
             continue
@@ -255,11 +265,13 @@ def _name_ends(axes: Axes) -> None:
         if len(finite):
             ends.append((y[finite[-1]], line))
     apart = 13 / 72 * DPI / axes.bbox.height  # a line of text is 13 points high
-    low, high = axes.get_ylim()
-    heights = move_apart([(y - low) / (high - low) for y, _ in ends], apart)
+    axes.get_ylim()  # matplotlib computes the limits only when they are asked for
+    # Heights are shares of the panel; its y axis may be logarithmic.
+    scale = axes.transScale + axes.transLimits
+    heights = move_apart([scale.transform((1, y))[1] for y, _ in ends], apart)
     for height, (_, line) in zip(heights, ends, strict=True):
         # y is in data units, so that a name stays at its line if the caller changes the limits of the panel.
-        y, spot = low + height * (high - low), axes.get_yaxis_transform()
+        y, spot = scale.inverted().transform((0.5, height))[1], axes.get_yaxis_transform()
         style = {"color": line.get_color(), "fontsize": 9.5, "va": "center"}
         # Names such as "$1" are not formulas.
         axes.text(1.015, y, shorten(str(line.get_label())), transform=spot, parse_math=False, **style)
