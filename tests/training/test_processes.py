@@ -141,6 +141,26 @@ def test_a_process_that_is_lost_is_named_and_the_other_ends(number, said, rank, 
     assert said in ours[0]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("memory", "process 1: MemoryError: cannot allocate 8 GB"),
+        ("disk", "checkpoints is full: step-000000050 was not written"),
+        ("images", "the images of process"),
+    ],
+)
+def test_a_fault_of_one_process_ends_all_with_one_sentence(fault, said, tmp_path):
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(write_recipe(make_small("luz")))
+    done = launch(2, SUPPORT / "faulty_process.py", fault, recipe, tmp_path / "run")
+    assert done.returncode == 1
+    ours = [line for line in done.stderr.splitlines() if line.startswith("ddim: ")]
+    assert len(ours) == 1
+    assert said in ours[0]
+
+
 def is_running(pid):
     status = Path(f"/proc/{pid}/status")
     return status.exists() and "zombie" not in status.read_text()

@@ -34,7 +34,9 @@ def load_own(text: str) -> Any:  # noqa: ANN401 (whatever the user wrote)
     """
     found = _NAMED.fullmatch(text)
     if not found:
-        raise UserError(f"a part of your own is named as FILE.py:NAME, got {text!r}")
+        raise UserError(
+            f"a schedule, network or other part of your own is named as FILE.py:NAME, got {text!r}"
+        )
     module = _run_file(Path(found["file"]).expanduser().resolve())
     if not hasattr(module, found["name"]):
         hint = suggest(found["name"], [name for name in vars(module) if name[0] != "_"])

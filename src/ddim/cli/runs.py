@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--where must be FIELD=VALUE, got {text!r}")
         conditions[name] = wanted
     folder = args.folder or Path("runs")
-    # A newcomer has no folder of runs yet; a folder that was named must exist.
+    # The default folder may be missing, since a new user has no runs yet. A folder that is given must exist.
     every = [] if args.folder is None and not folder.exists() else find_runs(folder)
     if not every:
         say(f"no runs in {folder} yet: `ddim train photos/` creates the first run")

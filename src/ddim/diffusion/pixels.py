@@ -65,7 +65,7 @@ class Pixels:
         return (x0 * std + mean).clamp(0, 1)
 
     def values(self, x0: Tensor) -> Tensor:
-        """Convert images (B, C, H, W) in model units to 8-bit values, without rounding or clamping."""
+        """Convert images (B, C, H, W) in model units to the scale 0 to 255, without rounding or clamping."""
         mean, std = self._over(x0)
         return 255 * (x0 * std + mean)
 

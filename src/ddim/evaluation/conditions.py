@@ -29,7 +29,7 @@ SAMPLING_FIELDS = ("sampler", "grid", "sampled_on", "clip")
 
 
 class Aspect(Enum):
-    """A part of the conditions; its value is its name in messages."""
+    """One of the conditions under which a run is evaluated; messages show its value."""
 
     MEASURE = "features"
     REFERENCE = "reference"

@@ -102,9 +102,9 @@ class Gap:
     images: tuple[int, int]
 
     def conclude(self, equal: int = 0) -> str:
-        """Return what the overall gap means: it lies above, below or around the value of equal errors.
+        """Say whether the errors on held-out images are larger or smaller than those on training images.
 
-        `equal` is this value: 0 for the gap itself, 1 for the ratio of the errors.
+        `equal` is the value for equal errors, which the sentence names: 0 for their gap, 1 for their ratio.
         """
         if self.overall.low > 0:
             return f"above {equal} by more than chance: the run memorises"

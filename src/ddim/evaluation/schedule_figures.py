@@ -37,7 +37,7 @@ Shown = Mapping[str, Schedule] | Sequence[str | Schedule] | str | Schedule
 
 
 def name_schedules(shown: Shown) -> dict[str, Schedule]:
-    """Return schedules keyed by name; a schedule in a list gets a name such as "linear clip powers"."""
+    """Return schedules keyed by name; one in a list is named like "cosine start 0.02"."""
     if isinstance(shown, Mapping):
         return dict(shown)
     named = {}
@@ -154,7 +154,7 @@ def _thicken(axes: Axes, line: Line2D, shares: tuple[float, float]) -> None:
 
 
 def end_shares(schedule: Schedule) -> tuple[float, float]:
-    """Return the shares of times on the plateaus at t = 0 and at t = 1; 0 for no plateau."""
+    """Return the shares of [0, 1] over which the noise level is constant, next to t = 0 and next to t = 1."""
     found = plateaus(schedule)
     first, last = schedule(torch.tensor([0.0, 1.0])).log_snr.tolist()
     return found.get(first, 0.0), found.get(last, 0.0)

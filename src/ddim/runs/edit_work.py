@@ -1,4 +1,4 @@
-"""A pipeline in use by an edit of images."""
+"""Prepare a run to edit images: invert, interpolate, inpaint and vary them."""
 
 from __future__ import annotations
 

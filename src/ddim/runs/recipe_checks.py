@@ -147,7 +147,7 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
         )
     known = [] if source is None else [found for _, found in _find_unequal(source)]
     for what, found in _find_unequal(recipe):
-        # A run that starts from weights may keep the unequal numbers with which the weights were trained.
+        # If these fields were unequal when the weights of --from were trained, they may stay unequal.
         if found not in known:
             yield (
                 f"{_join(found)} must be one number, {what}, got {_join(found.values())}: set them "

@@ -1,0 +1,37 @@
+"""`ddim train` in one of the processes of torchrun, with a fault in this process alone.
+
+torchrun --standalone --nproc-per-node 2 faulty_process.py FAULT RECIPE OUT
+"""
+
+import os
+import resource
+import sys
+
+from ddim.cli import main
+from ddim.training.loop import Training
+
+RANK = int(os.environ["RANK"])
+
+
+def run_out_of_memory():
+    """Let process 1 fail in its sixth step."""
+    advance = Training.advance
+
+    def failing(self):
+        if RANK == 1 and self.step == 5:
+            raise MemoryError("cannot allocate 8 GB")
+        return advance(self)
+
+    Training.advance = failing
+
+
+if __name__ == "__main__":
+    fault, recipe, out = sys.argv[1:]
+    if fault == "memory":
+        run_out_of_memory()
+    if fault == "disk" and RANK == 0:
+        # Files cannot grow beyond this number of bytes.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+    data = f"blossoms:{40 + RANK}" if fault == "images" else "blossoms:40"
+    words = ["train", data, "--recipe", recipe, "--out", out, "--images", "400", "--no-compile"]
+    sys.exit(main(words))
