@@ -91,8 +91,8 @@ def number_rows(net: nn.Module, rows: Tensor) -> None:
 
 
 # torch.compile would draw the masks itself, in a tenth of the time of a training step of DDPM's network. It
-# leaves a custom operation as it is. Since the mask is a function of a seed, the backward pass can recompute it,
-# and two masks of the same shape are not merged.
+# leaves a custom operation as it is. Since the mask is a function of a seed, the backward pass can recompute
+# it, and two masks of the same shape are not merged.
 @torch.library.custom_op("ddim::draw_mask", mutates_args=(), device_types="cpu")
 def draw_mask(seed: Tensor, rows: Tensor, shape: list[int], dropped: int) -> Tensor:
     """Draw a mask (B, C, H, W), channels_last, whose entries are False with probability `dropped` / 2^16.
