@@ -109,6 +109,11 @@ def _absent_text(row: Configuration, common: Conditions | None, name: str) -> st
 def _notes(rows: Sequence[Configuration], common: Conditions | None, metrics: Sequence[str]) -> list[str]:
     """Return the notes below the table of results."""
     notes = ["↓ lower is better; ↑ higher is better."]
+    if any(name in ERRORS for name in metrics):
+        notes.append(
+            "Image MAE and noise MAE are mean absolute errors on validation images with noise: of the "
+            "predicted clean image, and of the predicted noise."
+        )
     if any(len(row.counted) > 1 for row in rows):
         notes.append("± is the standard deviation over repeats, which differ only in their seed.")
     notes += _unequal_images(rows)
