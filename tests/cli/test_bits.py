@@ -55,7 +55,7 @@ def test_the_record_has_the_bits_of_each_image_and_the_settings(method, steps, n
     assert record["checkpoint"]["sha256"] == checkpoint.hash_checkpoint(
         checkpoint.find_newest(run / "checkpoints")
     )
-    assert said.startswith(f"{mean:.4f} +- ")
+    assert said.startswith(f"{mean:.4f} ± ")
     # A second measurement gives the same bits, in a new folder.
     again = command(*words).out.splitlines()[-1]
     assert again != said

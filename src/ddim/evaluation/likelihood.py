@@ -67,7 +67,7 @@ class Likelihood(Tabular):
         return standard_error(self.bits)
 
     def __str__(self) -> str:
-        """Return the mean and its standard error, such as "3.1416 +- 0.0100"."""
+        """Return the mean and its standard error, such as "3.1416 ± 0.0100"."""
         return format_bits(self.bits)
 
 
@@ -169,9 +169,9 @@ def standard_error(bits: Tensor) -> float | None:
 
 
 def format_bits(bits: Tensor) -> str:
-    """Return the mean of `bits` (N,) and its standard error, such as "3.1416 +- 0.0100"."""
+    """Return the mean of `bits` (N,) and its standard error, such as "3.1416 ± 0.0100"."""
     error = standard_error(bits)
-    return f"{bits.mean():.4f}" + (f" +- {error:.4f}" if error is not None else "")
+    return f"{bits.mean():.4f}" + (f" ± {error:.4f}" if error is not None else "")
 
 
 def _check_choices(images: str | Path | Reference, method: str, n: int) -> Reference:

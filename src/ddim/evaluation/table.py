@@ -147,7 +147,7 @@ class EvaluationTable(Tabular):
         """Return the table as a LaTeX tabular of the package booktabs; the best of each column is bold."""
         rows = self.value_rows(r"\textbf{{{}}}")
         lines = [
-            f"% {self.title}; +- is half of the 95 % confidence interval",
+            f"% {self.title}; ± is half of the 95 % confidence interval",
             rf"\begin{{tabular}}{{l{'r' * len(self.columns)}}}",
             r"\toprule",
             " & ".join(["", *map(_escape_latex, self.columns)]) + r" \\",
