@@ -33,6 +33,14 @@ def test_a_run_is_ablated(run, command):
     assert ways["VP"][0] == table["vp", "euler"][5]
     assert ways["VE"][3] == table["edm", "heun"][0]
     assert sum(line.startswith("gamma") for line in lines) == 3
+    assert "heun has a single step of 3 evaluations: give more --evaluations to compare it" in lines
+    assert not any("uses" in line for line in lines)
+
+
+def test_a_solver_that_cannot_use_all_evaluations_is_said_to(run, command):
+    said = command("ablate", run, "--evaluations", "6", "--seeds", "1").out
+    assert "heun uses 5 of the 6 evaluations: each of its steps needs 2" in said
+    assert "euler uses" not in said
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,9 @@ def test_a_table_is_text_html_and_a_data_frame():
     assert repr(Some(2)) == "Some\nname  value   n\n<0>           0\n<1>   0.3333  1,000"
     assert "<td>&lt;1&gt;</td><td>0.3333</td>" in Some(2)._repr_html_()
     assert len(repr(Some(1000)).splitlines()) == 27
-    assert repr(Some(1000)).endswith("... 1000 rows")
+    assert repr(Some(1000)).endswith("24 of 1,000 rows are shown")
+    assert "24 of 1,000 rows are shown" in Some(1000)._repr_html_()
+    assert "rows are shown" not in Some(24)._repr_html_()
     assert repr(Some(0)) == "Some\n(no rows)"
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ddim.cli import RUN, WEIGHTS
 from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import print_result
 from ddim.cli.tables import format_table
+
+if TYPE_CHECKING:
+    from ddim.evaluation.sampler_ablation import Ablation
 
 _EPILOG = """
 Measures the design choices of Karras et al. 2022 (figure 2) on any run. A row has a discretisation, which
@@ -77,6 +82,20 @@ def run(args: argparse.Namespace) -> int:
         "improvements": improvements,
         "churned": [{"gamma": gamma, "distance": value} for gamma, value in found.churned],
     }
-    text = f"mean squared error of {samples}; sigma(t), s(t):\n{by_choice}\n{by_origin}\n{noisy}\n{by_churn}"
+    notes = "".join(f"{note}\n" for note in _notes(found, args.evaluations))
+    text = f"mean squared error of {samples}; sigma(t), s(t):\n{by_choice}{notes}\n"
+    text += f"{by_origin}\n{noisy}\n{by_churn}"
     print_result(args, result, text)
     return 0
+
+
+def _notes(found: Ablation, evaluations: int) -> Iterator[str]:
+    """Yield notes on solvers whose steps do not fit the number of evaluations."""
+    from ddim.evaluation.sampler_ablation import SOLVERS
+
+    for solver, used in {cell.solver: cell.nfe for cell in found.errors}.items():
+        step = SOLVERS[solver]
+        if used < evaluations:
+            yield f"{solver} uses {used} of the {evaluations} evaluations: each of its steps needs {step}"
+        if used == step + 1:
+            yield f"{solver} has a single step of {used} evaluations: give more --evaluations to compare it"

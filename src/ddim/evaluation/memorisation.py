@@ -224,7 +224,10 @@ def memorisation_sentences(verdict: Verdict, gap: Gap | None, duplicates: Duplic
         lines.append("No image was held out: the rate of false alarms is bounded, but not measured.")
     else:
         share, n = format_share(verdict.held_out.share), len(verdict.held_out.copies)
-        lines.append(f"{share} of {n} held-out images count as copies: false alarms.")
+        lines.append(
+            f"As a check of this bound, {share} of {format_count(n, 'held-out image')} count as copies; "
+            "these are false alarms."
+        )
     if verdict.left_out:
         are = "image was" if verdict.left_out == 1 else "images were"
         lines.append(f"{verdict.left_out:,} real {are} left out: near-duplicates of training images.")

@@ -39,14 +39,16 @@ class Tabular:
         return f"{self._title()}\n{format_rows(self._shown_rows())}"
 
     def _repr_html_(self) -> str:
-        rows = self._shown_rows()[:SHOWN]
+        every = self._shown_rows()
+        rows = every[:SHOWN]
         heads = "".join(f"<th>{html.escape(name)}</th>" for name in (rows[0] if rows else ()))
         cells = [
             "".join(f"<td>{html.escape(format_cell(value))}</td>" for value in row.values()) for row in rows
         ]
         body = "".join(f"<tr>{line}</tr>" for line in cells)
+        note = "".join(f"<div>{text}</div>" for text in _shown_note(every))
         lines = "".join(f"<div>{html.escape(line)}</div>" for line in self._title().splitlines())
-        return f"{lines}{self._picture()}<table><tr>{heads}</tr>{body}</table>"
+        return f"{lines}{self._picture()}<table><tr>{heads}</tr>{body}</table>{note}"
 
     def _shown_rows(self) -> Sequence[Row]:
         """Return the rows that text and HTML show, by default the rows of the table."""
@@ -71,7 +73,7 @@ SHOWN = 24
 
 
 def format_rows(rows: Sequence[Row]) -> str:
-    """Format rows as text in columns: at most the first `SHOWN` rows, and then the number of rows."""
+    """Format rows as text in columns: at most the first `SHOWN` rows, and then how many are shown."""
     if not rows:
         return "(no rows)"
     cells = [list(rows[0]), *([format_cell(value) for value in row.values()] for row in rows[:SHOWN])]
@@ -80,7 +82,12 @@ def format_rows(rows: Sequence[Row]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in cells
     ]
-    return "\n".join(lines + [f"... {len(rows)} rows"] * (len(rows) > SHOWN))
+    return "\n".join([*lines, *_shown_note(rows)])
+
+
+def _shown_note(rows: Sequence[Row]) -> list[str]:
+    """Return a line that says how many of the rows are shown; [] if all are."""
+    return [f"{SHOWN} of {len(rows):,} rows are shown"] if len(rows) > SHOWN else []
 
 
 def format_cell(value: Any) -> str:  # noqa: ANN401 (a plain value)
