@@ -195,6 +195,16 @@ def test_images_of_a_strip_are_named_by_what_they_are_and_progress_reaches_its_t
     assert captions == [["seed 5", "seed 7"], ["seed 5", "seed 7"], fractions, []]
 
 
+@pytest.mark.parametrize("gray", [0.0, 0.25, 1.0])
+def test_the_masked_part_of_a_strip_is_visible_on_any_image(gray, run, side):
+    hole = torch.zeros(1, 1, *side)
+    hole[..., 8:40, 8:40] = 1
+    edit = edit_images.inpaint_image(run, torch.full((1, 3, *side), gray), hole, [5], 2, resample=1)
+    shown = edit.rows["mask"]
+    assert (shown[..., :8] == gray).all()
+    assert ((shown - gray).abs() * hole > 0.5).sum() > 0.4 * 3 * hole.sum()
+
+
 def test_variations_are_nearer_at_a_smaller_strength(run, photo, tmp_path, edit):
     away = []
     for strength in (0.05, 0.9):
@@ -206,7 +216,7 @@ def test_variations_are_nearer_at_a_smaller_strength(run, photo, tmp_path, edit)
     assert away[0] < away[1]
 
 
-def test_mistakes_are_one_sentence(run, photo, tmp_path, refused):
+def test_mistakes_are_one_sentence(run, photo, tmp_path, command, refused):
     (tmp_path / "words.png").write_text("no image")
     Image.new("L", (90, 48)).save(tmp_path / "black.png")
     assert "cannot be used" in refused("invert", run, tmp_path / "words.png")
@@ -215,9 +225,8 @@ def test_mistakes_are_one_sentence(run, photo, tmp_path, refused):
     assert "-n must be" in refused("vary", run, photo, "-n", 0)
     assert "white pixels, to inpaint" in refused("inpaint", run, photo, "--mask", tmp_path / "black.png")
     Image.new("L", (48, 48), 255).save(tmp_path / "square.png")
-    assert "must have the size of the image, 48x90, got 48x48" in refused(
-        "inpaint", run, photo, "--mask", tmp_path / "square.png"
-    )
+    said = command("inpaint", run, photo, "--mask", tmp_path / "square.png", code=2).err
+    assert said == "ddim: the mask must have the size of the image, 48x90, got 48x48\n"
     assert "two images, or --seeds" in refused("interpolate", run, photo)
     assert "two images, or --seeds" in refused("interpolate", run)
     assert "must be two seeds" in refused("interpolate", run, "--seeds", "3")

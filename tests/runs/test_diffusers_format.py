@@ -205,7 +205,7 @@ def test_an_imported_run_clips_like_its_pipeline_and_by_default(run, tmp_path):
 @pytest.mark.parametrize(
     "changes, pixels, said",
     [
-        ({"net": "unet"}, (0.5, 0.5), "needs net ddpm_unet"),
+        ({"net": "unet"}, (0.5, 0.5), "needs the net of recipe ddpm"),
         ({}, (0.4, 0.5), "needs pixels fixed with mean 0.5 and std 0.5"),
         ({"schedule": "cosine"}, (0.5, 0.5), "needs schedule linear"),
         ({**QUAD, "schedule__betas": "sigmoid"}, (0.5, 0.5), "beta_table with betas quad"),

@@ -44,14 +44,19 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Inpaint the image and print the path of the results."""
     from ddim.cli.console import ProgressDisplay
-    from ddim.runs.edit_folder import read_hole
+    from ddim.runs.edit_folder import read_hole, read_images
     from ddim.runs.edit_images import inpaint_image
 
     check_count("-n", args.n)
     check_count("--resample", args.resample)
     run, grid = editing.open_run(args, "inpaint")
-    image = editing.read_inputs(run, [args.image])
-    hole = read_hole(args.mask, args.image, (image.shape[2], image.shape[3]), say)
+    # How the files were resized is said when both can be used.
+    shape, notes = run.model.shape, []
+    size = (shape.height, shape.width)
+    image = read_images([args.image], size, shape.channels, notes.append)
+    hole = read_hole(args.mask, args.image, size, notes.append)
+    for note in notes:
+        say(note)
     seeds = range(args.seed, args.seed + args.n)
     with ProgressDisplay() as progress:
         edit = inpaint_image(

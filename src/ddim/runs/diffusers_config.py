@@ -121,7 +121,7 @@ def _check_network(pipeline: Pipeline) -> DDPMUNetSpec:
     """Return the options of the network; raise UserError for options that diffusers lacks."""
     recipe, net = pipeline.recipe, pipeline.recipe.net
     if not isinstance(net, DDPMUNetSpec):
-        raise UserError(f"export to diffusers needs net ddpm_unet, this run has {kind_name(net)}")
+        raise UserError(f"export to diffusers needs the net of recipe ddpm, ddpm_unet, not {kind_name(net)}")
     wanted = {"scale_shift": False, "sde": False, "pyramid": False, "group_channels": None}
     wanted |= {"classes": 0, "augment": 0, "outputs": 1}
     for name, value in wanted.items():

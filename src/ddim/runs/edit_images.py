@@ -231,8 +231,16 @@ def inpaint_image(
     # Kept pixels are taken from the image itself: changing units twice would change their last bits.
     painted = work.for_seeds(fill, seeds) * hole + image * (1 - hole)
     facts = {"resample": resample, "seed": seeds[0]}
-    rows = {"input": image, "mask": image * (1 - hole) + hole, "painted": painted}
+    rows = {"input": image, "mask": image * (1 - hole) + draw_stripes(image) * hole, "painted": painted}
     return _finish(work, rows, facts, _name_seeds(seeds))
+
+
+def draw_stripes(image: Tensor) -> Tensor:
+    """Return diagonal stripes of white and dark gray (1, 1, H, W), visible on dark and on light images."""
+    height, width = image.shape[-2:]
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)
+    wide = max(1, height // 16)
+    return torch.where((rows + columns) // wide % 2 == 0, 1.0, 0.25)[None, None]
 
 
 def vary_image(

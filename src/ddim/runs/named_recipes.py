@@ -166,10 +166,10 @@ def fast() -> Recipe:
 
 
 def smoke() -> Recipe:
-    """A run of a few seconds, to test that everything works; its samples are still poor."""
+    """A run of a few seconds on 1,024 blossoms, to test that everything works; its samples are still poor."""
     return Recipe(
         name="smoke",
-        data=Data(size=(32, 32)),
+        data=Data(source="blossoms:1024", size=(32, 32)),
         net=UNetSpec(
             widths=(16, 32, 64), down=(0, 1, 1), up=(1, 1, 1), attention=(False, False, True), embedding=32
         ),

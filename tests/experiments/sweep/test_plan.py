@@ -95,11 +95,11 @@ def test_random_combinations_depend_on_the_seed_alone():
         ({"evaluate": 19}, "--evaluate must be at least 20 samples, got 19"),
         (
             {"evaluate": 20, "fields": {"data.validation": "[0.1,0]"}},
-            "data.validation 0 of blossoms leaves 0",
+            "data.validation 0 of blossoms:1024 leaves 0",
         ),
         (
             {"fields": {"data.validation": "0", "optim.lr": "[1e-4..1e-2]"}, "search": 2},
-            "--search needs at least 1 validation images, and data.validation 0 of blossoms leaves 0",
+            "--search needs at least 1 validation images, and data.validation 0 of blossoms:1024 leaves 0",
         ),
         (
             {"evaluate": 20, "data": "blossoms:190"},
