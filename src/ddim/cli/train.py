@@ -132,7 +132,9 @@ def run(args: argparse.Namespace) -> int:
     request = Request(args.recipe, _fields(args), args.source, machine, args.find_lr)
     own = load_own(args.data) if names_own(args.data) else None
     hooks = [load_callback(text) for text in args.callback]
-    why, processes, restarted = "", current_processes(), count_restarts() > 0
+    why, processes = "", current_processes()
+    # Each machine counts only the restarts that its own processes caused.
+    restarted = processes.highest(count_restarts())[0] > 0
     if args.resume or restarted:
         request, images = separate_budget(request, args.out)
         # Process 0 looks, because the others may be on machines that do not see the folder.
