@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ddim.cli.console import Console
     from ddim.runs.recipe import Recipe
     from ddim.training import Callback, Machine
+    from ddim.training.request import Request
 
 TAKES_FIELDS = True
 
@@ -116,18 +117,11 @@ def run(args: argparse.Namespace) -> int:
     from ddim.cli.console import Console, say
     from ddim.nn.processes import current_processes
     from ddim.training import Machine, resume, train
-    from ddim.training.request import Request, find_resumable, separate_budget
+    from ddim.training.request import Request
     from ddim.training.resumption import set_aside
     from ddim.training.start import use_data
 
-    if args.minutes is not None and args.images is not None:
-        raise UserError("give --minutes or --images, not both")
-    if args.resume and args.source:
-        raise UserError("--resume continues a run and --from starts a new run: give one of them")
-    if not args.resume and (args.more is not None or args.restart):
-        raise UserError(f"{'--restart' if args.restart else '--more'} is an option of --resume: give both")
-    if args.more is not None and args.images is not None:
-        raise UserError("give --more or --images, not both")
+    _check_options(args)
     machine = Machine(args.device, args.precision, args.compiling, args.threads)
     request = Request(args.recipe, _fields(args), args.source, machine, args.find_lr)
     own = load_own(args.data) if names_own(args.data) else None
@@ -136,9 +130,9 @@ def run(args: argparse.Namespace) -> int:
     # Each machine counts only the restarts that its own processes caused.
     restarted = processes.highest(count_restarts())[0] > 0
     if args.resume or restarted:
-        request, images = separate_budget(request, args.out)
         # Process 0 looks, because the others may be on machines that do not see the folder.
-        folder, why = processes.broadcast(find_resumable(request, args.out) if processes.leads else None)
+        found = processes.broadcast(_find_run(request, args.out) if processes.leads else None)
+        folder, why, images = found
         if folder is not None:
             if processes.leads and args.restart and (aside := set_aside(folder)):
                 say(f"starting again; the old log is in {aside}")
@@ -170,6 +164,26 @@ def run(args: argparse.Namespace) -> int:
             progress=console.preparing,
         )
     return _end(args, console, folder)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Check that options do not exclude each other."""
+    if args.minutes is not None and args.images is not None:
+        raise UserError("give --minutes or --images, not both")
+    if args.resume and args.source:
+        raise UserError("--resume continues a run and --from starts a new run: give one of them")
+    if not args.resume and (args.more is not None or args.restart):
+        raise UserError(f"{'--restart' if args.restart else '--more'} is an option of --resume: give both")
+    if args.more is not None and args.images is not None:
+        raise UserError("give --more or --images, not both")
+
+
+def _find_run(request: Request, out: Path | None) -> tuple[Path | None, str, int | None]:
+    """Return the run to resume and "", or None and the reason; and a larger budget that the user gives it."""
+    from ddim.training.request import find_resumable, separate_budget
+
+    request, images = separate_budget(request, out)
+    return *find_resumable(request, out), images
 
 
 def _end(args: argparse.Namespace, console: Console, folder: Path) -> int:
