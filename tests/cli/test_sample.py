@@ -158,6 +158,19 @@ def test_a_stopped_command_is_finished_by_the_same_command(run, tmp_path, monkey
     assert json.loads(finished["record.json"])["seeds"] == list(range(size + 2))
 
 
+def test_samples_that_are_not_numbers_are_refused_and_not_written(run, tmp_path, monkeypatch, command):
+    sound = sample_folder.generate_shared
+
+    def broken(*args, **options):
+        images, nfe = sound(*args, **options)
+        return torch.where(torch.arange(len(images))[:, None, None, None] == 1, torch.nan, images), nfe
+
+    monkeypatch.setattr(sample_folder, "generate_shared", broken)
+    words = ["-n", 3, "--steps", 1, "--out", tmp_path / "a"]
+    assert "got NaN in 1 of 3, first of seed 1" in command("sample", run, *words, code=2).err
+    assert not list((tmp_path / "a").glob("*.png"))
+
+
 def test_only_missing_and_damaged_samples_are_made(run, tmp_path, monkeypatch, command):
     words = ["-n", 6, "--steps", 2, "--film"]
     whole, sound, made = sample_files(run, tmp_path / "a", *words), sample_folder.generate_shared, []

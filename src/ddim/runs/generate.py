@@ -85,7 +85,7 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
     found = find_label(label, pipeline.recipe, pipeline.classes)
     with evaluating(pipeline.model), open_progress(progress) as shown:
         images, _ = generate(pipeline, chosen, steps, label=found, guidance=guidance, progress=shown)
-    _check_finite(images, chosen, pipeline)
+    check_samples(images, chosen, pipeline)
     return images
 
 
@@ -303,7 +303,7 @@ def _on_searched_grid(pipeline: P, steps: int, *, searched: bool) -> tuple[P, bo
     return pipeline, found is not None
 
 
-def _check_finite(images: Tensor, seeds: Sequence[int], pipeline: Pipeline) -> None:
+def check_samples(images: Tensor, seeds: Sequence[int], pipeline: Pipeline) -> None:
     """Check that no sample is NaN.
 
     Raises:

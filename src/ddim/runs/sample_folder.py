@@ -24,7 +24,7 @@ from ddim.plots.pictures import check_zoom, enlarge, make_sheet, save_film, save
 from ddim.runs.classes import Label
 from ddim.runs.flat import flatten_as_text
 from ddim.runs.folder import make_output_folder
-from ddim.runs.generate import Film, generate_shared, split_into_parts
+from ddim.runs.generate import Film, check_samples, generate_shared, split_into_parts
 from ddim.runs.pipeline import LoadedRun, check_same_weights
 from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import make_record, sample_conditions, sampling_record
@@ -116,6 +116,7 @@ def write_samples(
         images, nfe = generate_shared(
             pipeline, part, steps, label=label, guidance=guidance, watch=watch, progress=onward
         )
+        check_samples(images, part, pipeline)
         done += len(part)
         seconds += time.monotonic() - start
         for seed, pixels in zip(part, to_uint8(images), strict=True) if processes.leads else ():
