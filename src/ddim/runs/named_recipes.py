@@ -166,7 +166,7 @@ def fast() -> Recipe:
 
 
 def smoke() -> Recipe:
-    """A run of a few seconds on 1,024 blossoms, to test that everything works; its samples are still poor."""
+    """A run of a few seconds on 1,024 blossoms, to test that everything works; samples are still poor."""
     return Recipe(
         name="smoke",
         data=Data(source="blossoms:1024", size=(32, 32)),

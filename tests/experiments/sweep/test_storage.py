@@ -45,7 +45,7 @@ def test_a_sweep_has_its_queue_in_its_folder_or_at_an_address(tmp_path):
     # Whoever joins need not name it again, but may name no other.
     assert begin_sweep(None, tmp_path / "shared") == begin_sweep(None, tmp_path / "shared", address) == sweep
     assert TrialQueue(begin_sweep(None, tmp_path / "shared")).take().trial == sweep.trials[0]
-    with pytest.raises(UserError, match="has its storage at sqlite:.*queue.db: give that"):
+    with pytest.raises(UserError, match="has its storage at sqlite:.*queue.db: give it as --storage"):
         begin_sweep(None, tmp_path / "shared", "sqlite:///other.db")
 
 
