@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -164,6 +165,9 @@ def join_processes() -> Iterator[Processes]:
         if before is not None:
             torch.cuda.set_device(before)
         if not given:
+            # Threads of gloo need Python's lock to release the tensors of the last exchange. torch waits for
+            # these threads when the group is destroyed, and would keep the lock meanwhile.
+            time.sleep(0.2)
             dist.destroy_process_group()
 
 
