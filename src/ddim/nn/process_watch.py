@@ -130,6 +130,8 @@ class ProcessWatch:
             while time.monotonic() < end:
                 if (found := self.failure()) is not None:
                     return found
+                if self._store.check([f"down/{rank}" for rank in range(self.count)]):
+                    return error
                 # The launcher ends all processes when one has ended.
                 with suppress(KeyboardInterrupt):
                     time.sleep(0.1)

@@ -161,14 +161,16 @@ def join_processes() -> Iterator[Processes]:
         raise shared from error
     finally:
         _joined.pop()
-        watch.close()
-        if before is not None:
-            torch.cuda.set_device(before)
-        if not given:
-            # Threads of gloo need Python's lock to release the tensors of the last exchange. torch waits for
-            # these threads when the group is destroyed, and would keep the lock meanwhile.
-            time.sleep(0.2)
-            dist.destroy_process_group()
+        # A signal of the launcher, which stops all processes when one is gone, must not hide the error.
+        with suppress(KeyboardInterrupt):
+            watch.close()
+            if before is not None:
+                torch.cuda.set_device(before)
+            if not given:
+                # Threads of gloo need Python's lock to release the tensors of the last exchange. torch waits
+                # for these threads when the group is destroyed, and would keep the lock meanwhile.
+                time.sleep(0.2)
+                dist.destroy_process_group()
 
 
 @contextmanager
@@ -185,8 +187,13 @@ def _share_failure(watch: ProcessWatch, error: BaseException) -> BaseException:
     """Report the error that ends this process, and return the error that it should end with."""
     if isinstance(error, OtherProcessFailed):
         return error
-    if isinstance(error, RuntimeError) and not hasattr(error, "exit_code"):
-        error = watch.explain(error)
+    failed = isinstance(error, RuntimeError) and not hasattr(error, "exit_code")
+    if failed or isinstance(error, KeyboardInterrupt):
+        # The launcher stops this process by a signal when another one is gone; it may also arrive now.
+        try:
+            error = watch.explain(error)
+        except KeyboardInterrupt:
+            error = watch.explain(error)
         if isinstance(error, OtherProcessFailed):
             return error
     code = getattr(error, "exit_code", 1)
