@@ -133,8 +133,8 @@ def test_a_process_that_is_lost_is_named_and_the_other_ends(number, rank, tmp_pa
     run.process.wait()
     text = (tmp_path / "run.txt").read_text()
     ours = [line for line in text.splitlines() if line.startswith("ddim: ")]
-    assert len(ours) == 1
     if number == signal.SIGSTOP:
+        assert len(ours) == 1
         assert f"process {rank} (on " in ours[0]
         assert "has not answered for 5 s" in ours[0]
     else:
