@@ -108,7 +108,7 @@ def test_files_are_those_of_all_samples_at_once(run, tmp_path):
 
 
 def test_samples_are_written_and_freed_before_the_next_batch(run, tmp_path, monkeypatch):
-    size, sound = load(run).runtime.micro_batch, sample_folder.generate_shared
+    size, sound = load(run).runtime.micro_batch, sample_folder.generate
     out, seen = tmp_path / "a", []
 
     def noting(trained, seeds, *args, **options):
@@ -119,7 +119,7 @@ def test_samples_are_written_and_freed_before_the_next_batch(run, tmp_path, monk
         seen.append((weakref.ref(images), len(seeds), there, alive))
         return images, nfe
 
-    monkeypatch.setattr(sample_folder, "generate_shared", noting)
+    monkeypatch.setattr(sample_folder, "generate", noting)
     monkeypatch.setattr(sample_folder, "SHOWN", 9)
     files = sample_files(run, out, "-n", 4 * size + 1, "--steps", 2, "--film")
     assert [count for _, count, *_ in seen] == [size] * 4 + [1]
@@ -132,7 +132,7 @@ def test_samples_are_written_and_freed_before_the_next_batch(run, tmp_path, monk
 
 
 def test_a_stopped_command_is_finished_by_the_same_command(run, tmp_path, monkeypatch, command, refused):
-    size, sound = load(run).runtime.micro_batch, sample_folder.generate_shared
+    size, sound = load(run).runtime.micro_batch, sample_folder.generate
     words = ["-n", size + 2, "--steps", 2]
 
     made = []
@@ -143,7 +143,7 @@ def test_a_stopped_command_is_finished_by_the_same_command(run, tmp_path, monkey
             raise KeyboardInterrupt
         return sound(trained, seeds, *args, **options)
 
-    monkeypatch.setattr(sample_folder, "generate_shared", stopping)
+    monkeypatch.setattr(sample_folder, "generate", stopping)
     command("sample", run, "--out", tmp_path / "a", *words, code=130)
     assert len(list((tmp_path / "a").glob("0*.png"))) == size
     assert json.loads((tmp_path / "a" / "record.json").read_text())["seeds"] == []
@@ -159,13 +159,13 @@ def test_a_stopped_command_is_finished_by_the_same_command(run, tmp_path, monkey
 
 
 def test_samples_that_are_not_numbers_are_refused_and_not_written(run, tmp_path, monkeypatch, command):
-    sound = sample_folder.generate_shared
+    sound = sample_folder.generate
 
     def broken(*args, **options):
         images, nfe = sound(*args, **options)
         return torch.where(torch.arange(len(images))[:, None, None, None] == 1, torch.nan, images), nfe
 
-    monkeypatch.setattr(sample_folder, "generate_shared", broken)
+    monkeypatch.setattr(sample_folder, "generate", broken)
     words = ["-n", 3, "--steps", 1, "--out", tmp_path / "a"]
     assert "got NaN in 1 of 3, first of seed 1" in command("sample", run, *words, code=2).err
     assert not list((tmp_path / "a").glob("*.png"))
@@ -173,13 +173,13 @@ def test_samples_that_are_not_numbers_are_refused_and_not_written(run, tmp_path,
 
 def test_only_missing_and_damaged_samples_are_made(run, tmp_path, monkeypatch, command):
     words = ["-n", 6, "--steps", 2, "--film"]
-    whole, sound, made = sample_files(run, tmp_path / "a", *words), sample_folder.generate_shared, []
+    whole, sound, made = sample_files(run, tmp_path / "a", *words), sample_folder.generate, []
 
     def noting(trained, seeds, *args, **options):
         made.extend(seeds)
         return sound(trained, seeds, *args, **options)
 
-    monkeypatch.setattr(sample_folder, "generate_shared", noting)
+    monkeypatch.setattr(sample_folder, "generate", noting)
     said = command("sample", run, "--out", tmp_path / "a", *words).out
     assert said.startswith("6 images, of which 6 were there before, 2 network evaluations each: ")
     assert made == []

@@ -9,7 +9,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 
-from torch.distributed import DistError, PrefixStore, TCPStore
+from torch.distributed import PrefixStore, TCPStore
 
 from ddim.errors import UserError
 
@@ -80,14 +80,11 @@ def _find(launcher: TCPStore, address: str, end: float, limit: timedelta) -> TCP
     while True:
         port, name = launcher.get(_DOOR).decode().split()
         try:
-            if (
-                TCPStore(address, int(port), is_master=False, timeout=timedelta(seconds=2))
-                .get(_NAME)
-                .decode()
-                == name
-            ):
-                return TCPStore(address, int(port), is_master=False, timeout=limit)
-        except (DistError, RuntimeError):
+            store = TCPStore(address, int(port), is_master=False, timeout=timedelta(seconds=2))
+            if store.get(_NAME).decode() == name:
+                store.set_timeout(limit)
+                return store
+        except RuntimeError:
             if time.monotonic() > end:
                 raise
         time.sleep(0.2)

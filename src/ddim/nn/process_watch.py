@@ -70,8 +70,8 @@ class ProcessWatch:
         )
         self._stopped, self._parent = threading.Event(), os.getppid()
         self._names = [f"process {rank} (on {socket.gethostname()}, pid {os.getpid()})"]
-        self._set(f"where/{rank}", self._names[0])
-        self._set(f"beat/{rank}", "0")
+        self._store.set(f"where/{rank}", self._names[0])
+        self._store.set(f"beat/{rank}", "0")
         self._names = [self._store.get(f"where/{other}").decode() for other in range(count)]
         self._rounds = 0
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._run, self._guard)]
@@ -84,7 +84,7 @@ class ProcessWatch:
         for thread in self._threads:
             thread.join()
         with suppress(RuntimeError):
-            self._set(f"beat/{self.rank}", LEFT)
+            self._store.set(f"beat/{self.rank}", LEFT)
 
     def take_turns(self, work: Callable[[], T], first: bool, place: str) -> T:
         """Do work after the first process of this machine has done it.
@@ -99,7 +99,7 @@ class ProcessWatch:
             try:
                 return work()
             finally:
-                self._set(key, "done")
+                self._store.set(key, "done")
         while not self._store.check([key]):
             time.sleep(0.2)
         return work()
@@ -125,7 +125,7 @@ class ProcessWatch:
         Waits a few seconds for the others to report.
         """
         try:
-            self._set(f"down/{self.rank}", "")
+            self._store.set(f"down/{self.rank}", "")
             before, end = self._signs(), time.monotonic() + GRACE
             while time.monotonic() < end:
                 if (found := self.failure()) is not None:
@@ -138,7 +138,7 @@ class ProcessWatch:
             silent = [
                 self._names[rank]
                 for rank, sign in self._signs().items()
-                if rank != self.rank and sign == before[rank] and not self._store.check([f"down/{rank}"])
+                if sign == before[rank] and not self._store.check([f"down/{rank}"])
             ]
         except RuntimeError:
             silent = [self._names[0]]
@@ -162,7 +162,7 @@ class ProcessWatch:
         try:
             while not self._stopped.wait(EVERY):
                 self._rounds += 1
-                self._set(f"beat/{self.rank}", str(self._rounds))
+                self._store.set(f"beat/{self.rank}", str(self._rounds))
                 self._look(seen)
                 if self._parent != os.getppid():
                     # The launcher was killed. What is learnt is saved, as after its SIGTERM.
@@ -209,9 +209,6 @@ class ProcessWatch:
         """Return the last sign of life of each process that this one watches."""
         ranks = range(1, self.count) if self.rank == 0 else [0]
         return {rank: self._store.get(f"beat/{rank}").decode() for rank in ranks}
-
-    def _set(self, key: str, value: str) -> None:
-        self._store.set(key, value)
 
 
 def _say_gone(names: list[str]) -> str:

@@ -137,34 +137,16 @@ def generate(
             images.append(pipeline.pixels.leave(state.x0[: len(mine)].float()).cpu())
         nfe = sum(counter.evaluations for counter in counters)
         done += len(mine)
-    return torch.cat(images), nfe
-
-
-def generate_shared(
-    pipeline: Pipeline,
-    seeds: Sequence[int],
-    steps: int = 20,
-    *,
-    label: Label = None,
-    guidance: float = 1.0,
-    watch: Watch | None = None,
-    progress: Progress = ignore_progress,
-) -> tuple[Tensor, int]:
-    """Sample as `generate` does, with the micro-batches shared among all processes of the command.
-
-    Every process returns all images. They are bit-identical to those of one process. `watch` and `progress`
-    are called for the micro-batches of this process.
-    """
-    mine, images, nfe = share_seeds(pipeline, seeds), torch.empty(0), 0
-    if mine:
-        images, nfe = generate(
-            pipeline, mine, steps, label=label, guidance=guidance, watch=watch, progress=progress
-        )
-    return gather_samples(pipeline, images), current_processes().highest(nfe)[0]
+    # There are no seeds for a process that has no part in shared work.
+    return torch.cat(images) if images else model.blank(0).cpu(), nfe
 
 
 def share_seeds(pipeline: Pipeline, seeds: Sequence[int]) -> list[int]:
-    """Return the seeds of the micro-batches that this process of the command makes."""
+    """Return the seeds of the micro-batches that this process makes, if all processes share the work.
+
+    `generate` makes their samples, and `gather_samples` collects those of all processes. The samples are
+    bit-identical to those of one process.
+    """
     parts = current_processes().share([*split_into_parts(pipeline, seeds)])
     return [seed for part in parts for seed in part]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,14 @@ from ddim.plots.pictures import check_zoom, enlarge, make_sheet, save_film, save
 from ddim.runs.classes import Label
 from ddim.runs.flat import flatten_as_text
 from ddim.runs.folder import make_output_folder
-from ddim.runs.generate import Film, check_samples, generate_shared, split_into_parts
+from ddim.runs.generate import (
+    Film,
+    check_samples,
+    gather_samples,
+    generate,
+    share_seeds,
+    split_into_parts,
+)
 from ddim.runs.pipeline import LoadedRun, check_same_weights
 from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import make_record, sample_conditions, sampling_record
@@ -110,12 +118,12 @@ def write_samples(
     todo = processes.broadcast(_plan(pipeline, seeds, output, record) if processes.leads else None)
     frames, nfe, seconds = Film(pipeline.pixels, todo.shown), todo.there["nfe"], 0.0
     watch = frames.add if todo.filming else None
+    make = partial(generate, pipeline, steps=steps, label=label, guidance=guidance, watch=watch)
     done, together = len(seeds) - len(todo.missing), pipeline.runtime.micro_batch * processes.count
     for part in split_into_parts(pipeline, todo.missing, together):
         start, onward = time.monotonic(), continue_progress(progress, done, len(seeds))
-        images, nfe = generate_shared(
-            pipeline, part, steps, label=label, guidance=guidance, watch=watch, progress=onward
-        )
+        mine, made = make(share_seeds(pipeline, part), progress=onward)
+        images, (nfe,) = gather_samples(pipeline, mine), processes.highest(made)
         check_samples(images, part, pipeline)
         done += len(part)
         seconds += time.monotonic() - start

@@ -161,8 +161,6 @@ class _Loop:
             self._validate()
             if lead:
                 lead.budget.fix_total()
-            self._agree_on_plan()
-            if lead:
                 lead.checkpoints.save(training)
         elif training.due:
             self._validate()

@@ -63,9 +63,8 @@ def sample_preview(training: Training) -> Tensor:
     report, recipe = training.recipe.report, training.recipe
     with training.averaged() as model:
         pipeline = Pipeline(model, training.pixels, recipe, training.runtime)
-        mine, images = share_seeds(pipeline, range(report.grid)), torch.empty(0)
-        if mine:
-            images, _ = generate(pipeline, mine, report.steps, label=choose_label(recipe))
+        mine = share_seeds(pipeline, range(report.grid))
+        images, _ = generate(pipeline, mine, report.steps, label=choose_label(recipe))
     return gather_samples(pipeline, images)
 
 
