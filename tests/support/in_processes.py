@@ -38,7 +38,10 @@ CASES = {
         objective__times="loss_aware", objective__times__entries=4, objective__times__history=1
     ),
     "averages": override(tiny.BASE, {"ema": "exponential", "ema.decay": 0.9, "ema.more": (0.5, 0.99)}),
+    "recomputed": tiny.recipe("batch norm"),
+    "recomputed dropout": override(tiny.recipe("group norm", optim__accumulate=2), {"net.dropout": 0.3}),
     "compiled": tiny.recipe("batch norm"),
+    "compiled recomputed": tiny.recipe("batch norm"),
     "compiled dropout": override(tiny.recipe("group norm"), {"net.dropout": 0.3}),
 }
 
@@ -62,7 +65,7 @@ def open_training(name):
     images = replace(images, labels=np.arange(40) % 2, classes=("even", "odd"))
     parts = split_images(images, chosen.data.validation, chosen.seed)
     chosen = count_classes(chosen, images)
-    runtime = Runtime(compile=name.startswith("compiled"))
+    runtime = Runtime(compile=name.startswith("compiled"), recompute="recomputed" in name)
     return Training(chosen, parts, measure_pixels(chosen, parts), runtime, Plan(chosen.images))
 
 

@@ -85,6 +85,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="compile the network, or do not (default: compile if the run is long enough to gain from it)",
     )
     parser.add_argument(
+        "--recompute",
+        action="store_true",
+        help="recompute activations in the backward pass: less memory, slower, same results",
+    )
+    parser.add_argument(
         "--help-recipe",
         nargs="?",
         const="fast",
@@ -122,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.training.start import use_data
 
     _check_options(args)
-    machine = Machine(args.device, args.precision, args.compiling, args.threads)
+    machine = Machine(args.device, args.precision, args.compiling, args.threads, args.recompute)
     request = Request(args.recipe, _fields(args), args.source, machine, args.find_lr)
     own = load_own(args.data) if names_own(args.data) else None
     hooks = [load_callback(text) for text in args.callback]

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddim.nn.recompute import Recomputable
+
 Layer = TypeVar("Layer", nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
@@ -168,7 +170,7 @@ def self_attention(qkv: Tensor, heads: int) -> Tensor:
     return mixed.transpose(1, 2).reshape(b, h * w, -1).transpose(1, 2).reshape(b, -1, h, w)
 
 
-class Attention(nn.Module):
+class Attention(Recomputable):
     """Self-attention over the pixels, added to its input (Vaswani et al. 2017).
 
     Args:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddim.nn.blocks import Attention, Dropout, ExactConv2d, upsample_2x
+from ddim.nn.recompute import Recomputable
 
 
-class Block(nn.Module):
+class Block(Recomputable):
     """A residual block: twice group norm, swish and 3x3 convolution, conditioned on the embedding.
 
     Args:

@@ -17,6 +17,7 @@ from ddim.errors import UserError, check_positive
 from ddim.nn.batch_norm import BatchNorm2d
 from ddim.nn.blocks import ExactConv2d, apply_padded, glorot_init, upsample_2x, zero_init
 from ddim.nn.embedding import Sinusoidal
+from ddim.nn.recompute import Recomputable
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class ResidualUNetSpec:
         return ResidualUNet(channels, self)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Recomputable):
     """A residual block: batch norm, 3x3 convolution, swish, 3x3 convolution.
 
     The result is added to the input, or to a 1x1 convolution of the input.

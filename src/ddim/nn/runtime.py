@@ -57,6 +57,7 @@ class Runtime:
         compile: whether networks are compiled by torch.compile.
         threads: torch's threads on the CPU.
         micro_batch: images per forward pass of sampling.
+        recompute: whether training recomputes the activations of each block in the backward pass.
     """
 
     device: str = "cpu"
@@ -65,6 +66,7 @@ class Runtime:
     compile: bool = False
     threads: int = 1
     micro_batch: int = 16
+    recompute: bool = False
 
     def __enter__(self) -> Self:
         """Set the number of threads and the precision of convolutions."""

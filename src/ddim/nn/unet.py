@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from ddim.errors import UserError, check_positive
 from ddim.nn.blocks import Attention, ExactConv2d, apply_padded, zero_init
 from ddim.nn.embedding import Sinusoidal
+from ddim.nn.recompute import Recomputable
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(input.movedim(1, -1)).movedim(-1, 1)
 
 
-class Block(nn.Module):
+class Block(Recomputable):
     """A residual block of two 3x3 convolutions; between them the embedding scales and shifts the channels.
 
     The initial weights make it the identity. Scale and shift are as in Dhariwal & Nichol 2021, section 3, but

@@ -20,6 +20,7 @@ from ddim.nn import ema
 from ddim.nn.batch_norm import share_batch_norm
 from ddim.nn.blocks import number_rows
 from ddim.nn.processes import current_processes
+from ddim.nn.recompute import recompute_blocks
 from ddim.nn.replica import Replica, replicate
 from ddim.nn.runtime import Runtime
 from ddim.runs.codec import dump
@@ -77,6 +78,7 @@ class Training:
             self.model = build_model(recipe, split.images.pixels.shape[-1])
         runtime.place(self.model)
         share_batch_norm(self.model, self.processes.count)
+        recompute_blocks(self.model.net, runtime.recompute)
         # `compiled` shares the weights of `model`, whose network is not compiled.
         self.compiled = Model(
             replicate(runtime.compiled(self.model.net), self.processes),

@@ -27,7 +27,7 @@ class Request:
         recipe: name or file of a recipe; None for the recipe of `source`, or without a source for "fast".
         fields: new values of recipe fields, as text keyed by field path, such as {"optim.lr": "1e-3"}.
         source: a run whose weights the new run starts from.
-        machine: device, precision, compilation and threads.
+        machine: device, precision, compilation, threads and recomputation.
         find_lr: whether a learning-rate range test sets `optim.lr`.
     """
 
@@ -111,7 +111,7 @@ def separate_budget(request: Request, out: str | Path | None) -> tuple[Request, 
 def _check_out(out: Path, request: Request) -> tuple[Path | None, str]:
     if (out / RUN).is_file():
         if d := find_difference(out, _with_budget_of(out, request)):
-            machine = ("device", "precision", "compile", "threads")
+            machine = ("device", "precision", "compile", "threads", "recompute")
             typed = any(d.name.startswith(name) for name in (*request.fields, *machine))
             option = "this option" if typed or request.recipe is None else f"--recipe {request.recipe}"
             longer = ", or train longer with --more M" if "minutes" in request.fields else ""
@@ -155,6 +155,7 @@ def find_difference(folder: Path, request: Request) -> Difference | None:
     machine = request.machine
     choices = {"device": machine.device, "precision": machine.precision}
     choices |= {"compile": machine.compiling, "threads": machine.threads}
+    choices |= {"recompute": machine.recompute or None}
     runtime = facts["runtime"]
     pairs += [Difference(n, runtime[n], v) for n, v in choices.items() if v not in (None, "auto")]
     pairs.sort(key=lambda pair: pair.name != "data.source")

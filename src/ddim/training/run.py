@@ -78,7 +78,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
         out: the run folder, by default runs/DATA-RECIPE-N.
         source: a run whose EMA weights the new run starts from. A recipe given by name also gets the field
             `pixels` of that run; a `Recipe` must have the same `pixels`.
-        machine: device, precision, compilation and threads; by default chosen by measuring.
+        machine: device, precision, compilation, threads, recomputation; by default chosen by measuring.
         callbacks: called during training, see `Callback`; `training.stop()` in one of them ends the run.
         progress: True shows a bar and samples in a notebook cell, and lines elsewhere; False shows nothing.
             If a function is given, it is called while images are decoded, and nothing else is shown.

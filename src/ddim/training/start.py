@@ -49,16 +49,20 @@ class Machine:
         compiling: whether to use torch.compile; None compiles only if this saves time over the run.
         threads: number of processor threads; None uses one for each core that other programs leave free,
             and changes it during training if that changes.
+        recompute: whether the backward pass recomputes the activations of each block: less memory, same
+            results.
     """
 
     device: str = "auto"
     precision: str = "auto"
     compiling: bool | None = None
     threads: int | None = None
+    recompute: bool = False
 
     def choose(self, seconds: float = 0.0) -> Runtime:
         """Return the device, precision, compilation and threads for a run of about `seconds`."""
-        return choose_runtime(self.device, self.precision, self.compiling, self.threads, seconds)
+        chosen = choose_runtime(self.device, self.precision, self.compiling, self.threads, seconds)
+        return replace(chosen, recompute=self.recompute)
 
 
 def load_named_recipe(name: str, source: Path | None) -> Recipe:

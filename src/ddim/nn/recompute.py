@@ -1,0 +1,74 @@
+"""Activation checkpointing: blocks whose activations the backward pass computes again.
+
+Chen et al. 2016, "Training deep nets with sublinear memory cost": only the inputs of each block are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ddim.errors import UserError
+
+
+class Recomputable(nn.Module):
+    """A block that keeps only its inputs for the backward pass if `recompute` is set.
+
+    Outputs and gradients are the same. Blocks must not contain each other.
+
+    Attributes:
+        recompute: whether the backward pass computes the activations again; see `recompute_blocks`.
+    """
+
+    recompute: bool = False
+
+    def __call__(self, *inputs: Any) -> Tensor:  # noqa: ANN401  (whatever the block takes)
+        """Apply the block."""
+        if not self.recompute:
+            return super().__call__(*inputs)
+        if torch.compiler.is_compiling():
+            # The compiler moves changes of buffers out of the block, so that they are made once.
+            return checkpoint(super().__call__, *inputs, use_reentrant=False)
+        return checkpoint(super().__call__, *inputs, use_reentrant=False, context_fn=self._contexts)
+
+    def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), copy_buffers(self)
+
+
+@contextmanager
+def copy_buffers(net: nn.Module) -> Iterator[None]:
+    """Let a network use copies of its buffers inside the block.
+
+    A second forward pass on the same batch then does not update the statistics of batch norm again.
+    """
+    owned = [(layer, dict(layer.named_buffers(recurse=False))) for layer in net.modules()]
+    for layer, buffers in owned:
+        for name, buffer in buffers.items():
+            setattr(layer, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for layer, buffers in owned:
+            for name, buffer in buffers.items():
+                setattr(layer, name, buffer)
+
+
+def recompute_blocks(net: nn.Module, recompute: bool) -> None:
+    """Set whether the blocks of a network recompute their activations in the backward pass.
+
+    Raises:
+        UserError: if they should, and the network has no `Recomputable` block.
+    """
+    blocks = [layer for layer in net.modules() if isinstance(layer, Recomputable)]
+    if recompute and not blocks:
+        raise UserError(
+            f"the network {type(net).__name__} has no block to recompute: let its blocks inherit from "
+            "ddim.nn.recompute.Recomputable, or train without --recompute"
+        )
+    for block in blocks:
+        block.recompute = recompute

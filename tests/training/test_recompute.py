@@ -1,0 +1,78 @@
+"""A training that recomputes activations is the same training."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import tiny
+from ddim.data import split_images
+from ddim.errors import UserError
+from ddim.nn.runtime import Runtime
+from ddim.runs import checkpoint
+from ddim.runs.codec import override
+from ddim.runs.pipeline import load_state
+from ddim.training import resume
+from ddim.training.loop import Plan, Training
+from ddim.training.request import Request, find_resumable
+from ddim.training.start import Machine, measure_pixels
+
+RECIPES = {
+    "batch norm": tiny.recipe("batch norm"),
+    "dropout": override(tiny.recipe("group norm", optim__accumulate=2), {"net.dropout": 0.3}),
+    "layer norm": tiny.recipe("layer norm"),
+}
+
+
+def train(recipe, runtime, updates=4):
+    """Return the losses and all tensors of a training after some updates."""
+    parts = split_images(tiny.images(), recipe.data.validation, recipe.seed)
+    run = Training(recipe, parts, measure_pixels(recipe, parts), runtime, Plan(recipe.images))
+    losses = [run.advance()["loss"] for _ in range(updates)]
+    return losses, tiny.bits(run)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_training_that_recomputes_is_the_same_bits(name):
+    recipe = RECIPES[name]
+    (losses, plain), (others, again) = (train(recipe, Runtime(recompute=choice)) for choice in (False, True))
+    assert losses == others
+    assert tiny.different(plain, again) == []
+
+
+def test_a_run_records_that_it_recomputes_and_keeps_it_when_it_is_resumed(tmp_path):
+    machine = replace(tiny.MACHINE, recompute=True)
+    whole = tiny.train(tiny.recipe(), tmp_path / "whole")
+    run = tmp_path / "run"
+    stop = tiny.At(4, lambda training: training.stop())
+    tiny.train(tiny.recipe(), run, machine=machine, callbacks=[stop])
+    document = json.loads((run / "run.json").read_text())
+    assert document["runtime"]["recompute"] is document["asked"]["recompute"] is True
+    seen = []
+    resume(run, callbacks=[tiny.At(5, lambda training: seen.append(training.runtime.recompute))])
+    assert seen == [True]
+    assert load_state(checkpoint.find_newest(run / "checkpoints")).runtime.recompute
+    assert tiny.digests(run) == tiny.digests(whole)
+
+
+def test_a_run_that_keeps_activations_is_not_resumed_to_recompute_them(tmp_path):
+    run = tiny.train(tiny.recipe(images="16"), tmp_path / "run")
+    assert find_resumable(Request(), run) == (run, "")
+    with pytest.raises(UserError, match="has recompute = False, which recompute = True contradicts"):
+        find_resumable(Request(machine=Machine(recompute=True)), run)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is")  # of the compiler itself
+@pytest.mark.parametrize("name", ["batch norm", "dropout"])
+def test_a_compiled_training_that_recomputes_is_the_same_up_to_rounding(name):
+    """Statistics of batch norm are updated once a step, and both passes use the same masks."""
+    compiled = Runtime(compile=True)
+    (losses, plain), (others, again) = (
+        train(RECIPES[name], runtime) for runtime in (compiled, replace(compiled, recompute=True))
+    )
+    assert others == pytest.approx(losses, rel=1e-5)
+    for key, value in plain.items():
+        torch.testing.assert_close(again[key], value, rtol=1e-4, atol=1e-5)
