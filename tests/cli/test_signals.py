@@ -28,5 +28,5 @@ def test_four_signals_while_images_are_decoded_and_in_the_first_steps(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_sixty_signals_in_all_phases(tmp_path):
-    stop_commands(tmp_path, 60)
+def test_twenty_four_signals_in_all_phases(tmp_path):
+    stop_commands(tmp_path, 24)

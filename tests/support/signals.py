@@ -37,9 +37,11 @@ SLOWEST = 10
 LAST_MOMENT = 1
 """Seconds in which a command may still end by itself after a signal: it had done its work."""
 READY = "ready for signals"
-SMOKE = ["--recipe", "smoke", "--images", "960"]
-TRAIN = [*SMOKE, "--threads", "1", "--precision", "fp32"]
+SMOKE = ["--recipe", "smoke", "--images"]
+EXACT = ["--threads", "1", "--precision", "fp32"]
+TRAIN = [*SMOKE, "320", *EXACT]
 PLAIN = ["blossoms:60", *TRAIN, "--no-compile"]
+LONGER = ["blossoms:60", *SMOKE, "960", *EXACT, "--no-compile"]
 UNFINISHED = (".tmp-*", ".building-*", ".running*")
 
 
@@ -63,11 +65,13 @@ def _phases(folder):
         Phase("compile", ["train", "blossoms:60", *TRAIN, "--compile"], "run folder", 15),
         Phase("decode", ["train", str(folder / "photos"), *TRAIN, "--no-compile"], longest=1, fresh=True),
         Phase("first step", ["train", *PLAIN], "run folder", 0.4, fresh=True),
-        Phase("events", ["train", *PLAIN, *events], "run folder"),
+        Phase("events", ["train", *LONGER, *events], "run folder"),
         Phase("sample", ["sample", run, "-n", "300"]),
         Phase("evaluate", ["evaluate", run, "-n", "200", "--part", "train"]),
         Phase("search", ["search", run, "--steps", "3", "--seeds", "2"]),
-        Phase("sweep", ["sweep", "blossoms:60", "optim.lr=[1e-3,2e-3]", *SMOKE, "--jobs", "2"], longest=8),
+        Phase(
+            "sweep", ["sweep", "blossoms:60", "optim.lr=[1e-3,2e-3]", *SMOKE, "480", "--jobs", "2"], longest=8
+        ),
     ]
 
 

@@ -15,8 +15,10 @@ import pytest
 from safetensors.torch import load_file
 
 import tiny
+from ddim.cli import main
 from ddim.runs.codec import write_recipe
 from in_processes import CASES, launch
+from in_processes import main as train_cases
 from kill_processes import Launch
 from small_recipes import make_small
 
@@ -56,8 +58,8 @@ def check_cases(one, several, cases):
 @pytest.mark.timeout(300)
 def test_two_processes_draw_what_one_draws_and_learn_what_one_learns(tmp_path):
     """Noise, times, flips and labels are the same bits; losses and weights are equal up to rounding."""
-    one = launch_cases(tmp_path / "one", 1, 6, SOME)
-    check_cases(one, launch_cases(tmp_path / "two", 2, 6, SOME), SOME)
+    train_cases(tmp_path / "one", 6, *SOME)
+    check_cases(tmp_path / "one", launch_cases(tmp_path / "two", 2, 6, SOME), SOME)
 
 
 def small_run(folder, *options, name="luz"):
@@ -68,7 +70,7 @@ def small_run(folder, *options, name="luz"):
 
 
 @pytest.mark.timeout(300)
-def test_the_command_trains_samples_and_goes_on_with_another_number_of_processes(tmp_path):
+def test_the_command_trains_samples_and_goes_on_with_another_number_of_processes(tmp_path, capsys):
     run = tmp_path / "run"
     done = launch(2, *small_run(tmp_path, "--out", run, "--images", "160"))
     assert done.returncode == 0, done.stderr
@@ -76,16 +78,16 @@ def test_the_command_trains_samples_and_goes_on_with_another_number_of_processes
     assert done.stderr.count("run folder") == 1
     document = json.loads((run / "run.json").read_text())
     assert document["processes"] == {"count": 2, "backend": "gloo"}
-    files = {}
-    for count in (1, 2):
-        out = tmp_path / f"samples-{count}"
-        words = ["-m", "ddim", "sample", run, "-n", "40", "--steps", "2", "--film", "--out", out]
-        assert launch(count, *words).returncode == 0
-        files[count] = {path.name: path.read_bytes() for path in out.iterdir() if path.name != "record.json"}
-    assert len(files[1]) == 42
-    assert files[1] == files[2]
-    done = launch(1, *small_run(tmp_path, "--out", run, "--images", "320", "--resume"))
-    assert "1 process instead of 2: the same images and noise" in done.stderr
+    words, files = ["sample", run, "-n", "40", "--steps", "2", "--film", "--out"], []
+    assert launch(2, "-m", "ddim", *words, tmp_path / "two").returncode == 0
+    assert main([*map(str, words), str(tmp_path / "one")]) == 0
+    for out in (tmp_path / "one", tmp_path / "two"):
+        files.append({path.name: path.read_bytes() for path in out.iterdir() if path.name != "record.json"})
+    assert len(files[0]) == 42
+    assert files[0] == files[1]
+    # The rest runs in the process of this test.
+    assert main([*map(str, small_run(tmp_path, "--out", run, "--images", "320", "--resume")[2:])]) == 0
+    assert "1 process instead of 2: the same images and noise" in capsys.readouterr().err
     change = json.loads((run / "run.json").read_text())["processes_changed"]
     assert [entry["to"]["count"] for entry in change] == [1]
     # 40 updates, two validations, and the change of processes.
