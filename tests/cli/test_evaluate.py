@@ -92,12 +92,12 @@ def test_features_are_taken_by_name(run, command):
         (["RUN", "--steps", "1,2", "--out", "RUN"], "is not empty; give a new or empty folder"),
         (["RUN", "--stepz", 3], "perhaps you meant --steps"),
         (["RUN", "--weights", "best"], "weights must be ema or raw, got 'best'"),
-        (["blossoms:40"], "blossoms:40 is not a run: name the reference images with --data"),
+        (["blossoms:40"], "blossoms:40 is not a run: name the reference images, with --data"),
         (["blossoms:40", "--data", "blossoms:40", "-n", 50], "-n is for runs, and blossoms:40 is not a run"),
         (["blossoms:40", "--data", "blossoms:40", "--sampler", "ddim"], "--sampler is for runs"),
         (["nowhere", "--data", "blossoms:40"], "'nowhere' is neither a folder"),
         (["runs/typo"], "runs/typo does not exist: name a run or a folder or archive of images"),
-        (["/"], "/ is not a run: name the reference images with --data"),
+        (["/"], "/ is not a run: name the reference images, with --data"),
     ],
 )
 def test_mistakes_are_one_sentence(run, words, sentence, refused):

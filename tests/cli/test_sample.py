@@ -1,6 +1,7 @@
 """`ddim sample`: files, seeds, records, mistakes."""
 
 import json
+import shlex
 import shutil
 import weakref
 from pathlib import Path
@@ -298,8 +299,19 @@ def test_a_mistyped_field_gets_a_suggestion(run, refused):
 def test_a_missing_or_empty_run_is_refused(tmp_path, refused):
     assert "is not a folder" in refused("sample", tmp_path / "nowhere")
     assert "is not a run: it holds neither run.json nor checkpoints" in refused("sample", tmp_path)
+    spaced = tmp_path / "two words"
+    spaced.mkdir()
+    assert shlex.split(refused("sample", spaced).split("`")[1]) == ["ddim", "runs", str(spaced)]
     (tmp_path / "run.json").write_text("{}")
     assert "holds no checkpoint yet" in refused("sample", tmp_path)
+
+
+def test_a_run_without_its_parent_folder_gets_a_suggestion(run, tmp_path, monkeypatch, refused):
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    Path("runs/first").symlink_to(run)
+    said = refused("sample", "first")
+    assert said == "run first is not a folder; perhaps you meant runs/first"
 
 
 def test_a_run_that_lost_its_checkpoints_says_so(run, tmp_path, refused):

@@ -433,7 +433,8 @@ def refused(*args, **options):
 
 def test_mistakes_are_refused_in_one_sentence(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "is not a run: name the reference images with --data" in refused("blossoms:40")
+    said = refused("blossoms:40")
+    assert "blossoms:40 is not a run: name the reference images, with --data, or with `reference` in" in said
     assert "neither a folder" in refused("nowhere", reference=Reference("blossoms:40"))
     (tmp_path / "empty").mkdir()
     assert "neither a run nor" in refused("empty", reference=Reference("blossoms:40"))

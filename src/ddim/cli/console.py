@@ -230,8 +230,9 @@ class Console(Callback):
         if best is not None and best["step"] < lines[-1]["step"]:
             say(f"the best checkpoint, {folder}/best, was saved after {best['images']:,} images")
         labels = " --label all" if recipe["data"]["labels"] else ""
-        say(f"next: ddim sample {folder}{labels}    generates new images")
-        say(f"      ddim evaluate {folder}{labels}    measures how close they are to real images")
+        run = shlex.quote(str(folder))
+        say(f"next: ddim sample {run}{labels}    generates new images")
+        say(f"      ddim evaluate {run}{labels}    measures how close they are to real images")
 
 
 def _typical_size(images: Images) -> str:

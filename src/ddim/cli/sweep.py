@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,5 +144,5 @@ def _print_outcomes(args: argparse.Namespace, sweep: Sweep) -> int:
     lines += [f"  {name}: {outcome.message}" for name, outcome in failed.items()]
     trials = {name: outcome and asdict(outcome) for name, outcome in outcomes.items()}
     print_result(args, {"folder": sweep.folder, "trials": trials}, "\n".join(lines))
-    say(f"next: ddim report {sweep.folder}")
+    say(f"next: ddim report {shlex.quote(str(sweep.folder))}")
     return 1 if failed else 0

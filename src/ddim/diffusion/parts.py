@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from typing import TypeVar
 
 from ddim.errors import UserError, suggest
 
 T = TypeVar("T")
+
+OTHER_NAMES = {
+    "euler": "ddim",
+    "heun": "edm",
+    "ancestral": "ddpm",
+    "plms": "adams_bashforth",
+    "pndm": "adams_bashforth",
+    "dpm++": "dpm_solver",
+    "v_prediction": "velocity",
+    "epsilon": "noise",
+}
+"""Names of parts in papers and other libraries, and the name of the most similar part here."""
+
+
+def suggest_part(word: str, possible: Iterable[str]) -> str:
+    """Return the end of a message about an unknown part, such as "; perhaps you meant ddim (euler)".
+
+    Args:
+        word: the unknown name.
+        possible: the names that are allowed.
+    """
+    names = list(possible)
+    if hint := suggest(word, names):
+        return hint
+    other = suggest(word, [name for name, here in OTHER_NAMES.items() if here in names])
+    name = other.rpartition(" ")[2]
+    return f"; perhaps you meant {OTHER_NAMES[name]} ({name})" if other else ""
 
 
 def choose_part(field: str, value: T | str, registry: Mapping[str, type[T]]) -> T:
@@ -29,7 +56,7 @@ def choose_part(field: str, value: T | str, registry: Mapping[str, type[T]]) -> 
     if not isinstance(value, str):
         return value
     if value not in registry:
-        hint = suggest(value, registry)
+        hint = suggest_part(value, registry)
         raise UserError(f"{field} must be one of {', '.join(registry)}, got {value!r}{hint}")
     kind = registry[value]
     needed = [f.name for f in fields(kind) if f.default is MISSING]  # pyrefly: ignore[bad-argument-type]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,7 +185,7 @@ def _record_of(path: Path) -> Path:
         return path / RECORD
     whole = [folder for folder in list_evaluations(path) if (folder / RECORD).is_file()]
     if not whole:
-        raise UserError(f"{path} holds no evaluation: make one with `ddim evaluate {path}`")
+        raise UserError(f"{path} holds no evaluation: make one with `ddim evaluate {shlex.quote(str(path))}`")
     return whole[-1] / RECORD
 
 

@@ -18,6 +18,9 @@ from ddim.runs.recipe import Data
 
 Part = Literal["valid", "train", "all"]
 
+BY_ARGUMENT = "with --data, or with `reference` in Python"
+"""How reference images are given, for messages."""
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -94,7 +97,7 @@ def open_reference(
         UserError: if the reference is the run's own images, and they are missing or have changed.
     """
     if reference.data is None:
-        images = reopen_run_images(run, progress, "name images with --data")
+        images = reopen_run_images(run, progress, f"name images {BY_ARGUMENT}")
         return _select_part(reference, images, run.recipe.data, run.recipe.seed)
     data = replace(run.recipe.data, channels=run.model.shape.channels)
     return select_reference(reference, data, run.recipe.seed, progress)

@@ -26,7 +26,7 @@ from ddim.diffusion.noise import check_seeds
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError, check_count, format_count
 from ddim.evaluation.record import FOLDER, is_sampling
-from ddim.evaluation.reference import Reference, open_reference, select_reference
+from ddim.evaluation.reference import BY_ARGUMENT, Reference, open_reference, select_reference
 from ddim.evaluation.sample_features import Part, SampledParts
 from ddim.files import read_json
 from ddim.metrics.catalogue import LEAST
@@ -173,7 +173,7 @@ def open_subject(source: Source, samples: Samples, reference: Reference, progres
     if reference.data is None:
         if not source_exists(str(source)):
             raise UserError(f"{source} does not exist: name a run or a folder or archive of images")
-        raise UserError(f"{source} is not a run: name the reference images with --data")
+        raise UserError(f"{source} is not a run: name the reference images, {BY_ARGUMENT}")
     return _read_images(source, samples.n, reference, decoding)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -101,7 +102,7 @@ def _explain_missing(run: Path, source: str) -> str:
         )
     return (
         f"the images of run {run}, {source!r}, do not exist, seen from {Path.cwd()}: put them back, or give "
-        f"their new path with `ddim train DATA --resume --out {run}`"
+        f"their new path with `ddim train DATA --resume --out {shlex.quote(str(run))}`"
     )
 
 

@@ -12,12 +12,12 @@ from ddim.diffusion.conditioning import CONDITIONINGS, Conditioning
 from ddim.diffusion.grids import GRIDS, Grid
 from ddim.diffusion.loss import LOSSES, Loss
 from ddim.diffusion.parameterisation import PARAMETERISATIONS, Parameterisation
-from ddim.diffusion.parts import choose_part
+from ddim.diffusion.parts import choose_part, suggest_part
 from ddim.diffusion.samplers import SAMPLERS, Sampler
 from ddim.diffusion.schedules import SCHEDULES, Schedule
 from ddim.diffusion.time_sampling import TIME_SAMPLINGS, TimeSampling
 from ddim.diffusion.weighting import WEIGHTINGS, Weighting
-from ddim.errors import UserError, suggest
+from ddim.errors import UserError
 from ddim.nn.ema import AVERAGES, Averaging
 from ddim.nn.networks import NETWORKS, NetworkSpec
 from ddim.nn.own_network import OwnNetwork
@@ -109,7 +109,7 @@ class Slot:
                 self.check_part(own, path)
                 return own
         if not isinstance(name, str) or name not in self.kinds:
-            hint = suggest(str(name), self.options)
+            hint = suggest_part(str(name), self.options)
             raise UserError(f"{path or 'kind'} must be one of {', '.join(self.options)}, got {name!r}{hint}")
         return self.kinds[name]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from ddim.errors import UserError
@@ -47,9 +48,10 @@ def find_checkpoint(run: str | Path) -> Path:
     if found := find_best_checkpoint(run):
         return found
     if not run.is_dir():
-        raise UserError(
-            f"run {run} is not a folder; `ddim train` creates runs, in runs/ or in the folder of --out"
-        )
+        near = Path("runs") / run
+        create = "`ddim train` creates runs, in runs/ or in the folder of --out"
+        hint = f"perhaps you meant {near}" if (near / RUN).is_file() else create
+        raise UserError(f"run {run} is not a folder; {hint}")
     if (run / checkpoint.MANIFEST).is_file():
         checkpoint.verify(run)
         return run
@@ -57,7 +59,7 @@ def find_checkpoint(run: str | Path) -> Path:
     if found is None and not any((run / name).exists() for name in (RUN, "checkpoints")):
         raise UserError(
             f"{run} is not a run: it holds neither run.json nor checkpoints; "
-            f"`ddim runs {run}` lists the runs below it"
+            f"`ddim runs {shlex.quote(str(run))}` lists the runs below it"
         )
     if found is None:
         if read_json(run / RUN).get("checkpointed"):

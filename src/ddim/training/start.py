@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 import warnings
 from collections import Counter
@@ -180,7 +181,8 @@ def list_cautions(images: Images, train: int, run: Path) -> list[str]:
         cautions.append(f"{files} left out, such as {name!r}: {common}")
     if train < FEW:
         few = f"few training images ({train}): the network "
-        tells = f"may repeat them; after the training, check this with `ddim memorisation {run}`"
+        check = f"`ddim memorisation {shlex.quote(str(run))}`"
+        tells = f"may repeat them; after the training, check this with {check}"
         cautions.append(few + (tells if train >= FEWEST else "will repeat them instead of making new ones"))
     return cautions
 
