@@ -39,18 +39,15 @@ from torch.nn import functional as F
 
 from ddim.data.batch import gather_batch, to_unit
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.pixels import Pixels
 from ddim.nn.allocator import keep_freed_memory
 from ddim.nn.runtime import COMPILE_PAYS_AFTER, Runtime, choose_runtime
 from ddim.runs.diffusers_format import export_to_diffusers
-from ddim.runs.generate import generate
 from ddim.runs.named_recipes import find_recipe
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe import Recipe, build_model
 from exact import rounded
-from timing import images, in_turn, pace, show, training
+from timing import PIXELS, images, in_turn, pace, sampled, show, training
 
-PIXELS = Pixels.fixed(0.5, 0.5)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 SAME = 1e-4
 """How far the outputs of the two networks may lie apart."""
@@ -110,19 +107,6 @@ def update(net: UNet2DModel, recipe: Recipe, runtime: Runtime) -> Callable[[], o
 
     step()
     return step
-
-
-def sampled(trained: Pipeline, runtime: Runtime, count: int, steps: int) -> Callable[[], object]:
-    """Return a function that samples images with a copy of our model; it is called once before."""
-    model = runtime.place(copy.deepcopy(trained.model))
-    model.net = runtime.compiled(model.net, frozen=True)
-    trained = replace(trained, model=model, runtime=runtime)
-
-    def make() -> None:
-        generate(trained, range(count), steps)
-
-    make()
-    return make
 
 
 def piped(pipeline: DDIMPipeline, runtime: Runtime, count: int, steps: int) -> Callable[[], object]:

@@ -57,7 +57,7 @@ def main() -> None:
     """Train, and print one table per recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data")
-    parser.add_argument("--recipes", default="seed,keras,fast")
+    parser.add_argument("--recipes", default="luz,keras,fast")
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--size", default="64", help="of the images, in pixels (default 64)")
     args = parser.parse_args()

@@ -6,8 +6,8 @@
 Keras 3 and its backend are in this environment or in that of another Python; this project needs neither.
 
 For each recipe three rows are interleaved round by round: the whole update (memory map, flips, noise, loss,
-optimiser, EMA, checks) as `ddim train` runs it; the bare step of the same network (forward, loss, backward,
-optimiser on one fixed batch); and the same network in fp32, contiguous and eager. Compilation, a sheet of
+optimiser, EMA, checks) as `ddim train` runs it; the bare step of the same network (forward, backward and
+optimiser on fixed tensors); and the same network in fp32, contiguous and eager. Compilation, a sheet of
 samples and a validation have lines of their own. Sampling is 64 images of 20 steps, against fp32 contiguous
 eager.
 """
@@ -21,43 +21,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ddim.diffusion.denoiser import Model
-from ddim.diffusion.pixels import Pixels
 from ddim.nn.allocator import keep_freed_memory
 from ddim.nn.runtime import Runtime, choose_runtime
 from ddim.runs.generate import generate
 from ddim.runs.named_recipes import find_recipe
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe import Recipe, build_model
-from ddim.training.loop import Training
 from ddim.training.validation import validate
-from timing import in_turn, pace, show, training
+from timing import PIXELS, bare_step, in_turn, pace, show, training
 
 KERAS = Path(__file__).with_name("keras_tutorial.py")
-
-
-def bare_step(training: Training) -> Callable[[], object]:
-    """Return a function of one step: forward, loss, backward and optimiser on one fixed batch."""
-    o, runtime = training.recipe.optim, training.runtime
-    stream = torch.Generator().manual_seed(1)
-    size = (o.batch, 3, *training.recipe.data.size)
-    x0, eps = (runtime.images(torch.randn(size, generator=stream)) for _ in range(2))
-    t = (torch.arange(o.batch, dtype=torch.float64) + 0.5) / o.batch
-
-    def step() -> None:
-        with runtime.precise():
-            loss = training.recipe.objective(training.quick, x0, t, eps).mean()
-        loss.backward()
-        training.optimizer.step()
-        training.optimizer.zero_grad(set_to_none=True)
-
-    return step
 
 
 def keras_pace(python: str, backend: str, mixed: bool, seconds: float) -> float:
@@ -111,7 +90,7 @@ def measure_sampling(args: argparse.Namespace, quick: Runtime) -> None:
             torch.nn.init.normal_(model.net.out_conv.weight, std=0.1)
         runtime.place(model)
         model.net = runtime.compiled(model.net)
-        trained = Pipeline(model, Pixels.fixed(0.5, 0.5), recipe, runtime)
+        trained = Pipeline(model, PIXELS, recipe, runtime)
 
         def measure(trained: Pipeline = trained, label: str = label) -> float:
             begin = time.perf_counter()
@@ -135,7 +114,7 @@ def overhead(recipe: Recipe, runtime: Runtime, rounds: int) -> None:
     for size in (runtime.micro_batch, 64):
         sized = replace(runtime, micro_batch=size)
         model = sized.place(build_model(recipe, 3).eval().requires_grad_(False))
-        trained = Pipeline(model, Pixels.fixed(0.5, 0.5), recipe, sized)
+        trained = Pipeline(model, PIXELS, recipe, sized)
         x = sized.images(model.blank(size))
         noise_level = torch.full((size,), 0.5)
 
@@ -161,7 +140,7 @@ def overhead(recipe: Recipe, runtime: Runtime, rounds: int) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--recipes", default="seed,keras,fast")
+    parser.add_argument("--recipes", default="luz,keras,fast")
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--keras", default="", help="backends of Keras 3 to compare with: tensorflow,torch")

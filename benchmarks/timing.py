@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from ddim.data import Images, split_images
 from ddim.diffusion.pixels import Pixels
 from ddim.nn.runtime import Runtime
+from ddim.runs.generate import generate
+from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe import Recipe
 from ddim.training.loop import Plan, Training
+
+PIXELS = Pixels.fixed(0.5, 0.5)
 
 
 def images(size: tuple[int, int], count: int = 512) -> Images:
@@ -22,28 +28,74 @@ def images(size: tuple[int, int], count: int = 512) -> Images:
     return Images(pixels, None, (), tuple(map(str, range(count))), "noise")
 
 
-def training(recipe: Recipe, runtime: Runtime) -> Training:
+def training(recipe: Recipe, runtime: Runtime, updates: int = 2) -> Training:
     """Return a training of a recipe under a runtime, after two updates, which compile its network."""
     source = images(recipe.data.size)
     run = Training(
         recipe,
         split_images(source, 0.1, 0),
-        Pixels.fixed(0.5, 0.5),
+        PIXELS,
         runtime,
         Plan(10**9),
     )
-    for _ in range(2):
+    for _ in range(updates):
         run.advance()
     return run
+
+
+def bare_step(run: Training) -> Callable[[], object]:
+    """Return a function of one step of a network on fixed tensors: forward, backward and optimiser."""
+    count, model = run.recipe.optim.batch, run.compiled
+    x0, eps = (
+        torch.randn(model.blank(count).shape, generator=torch.Generator().manual_seed(k)) for k in (1, 2)
+    )
+    t = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    level = model.schedule(t)
+    x = run.runtime.images(level.noisy(x0, eps))
+    condition = model.conditioning(t, level).to(x)
+    augment = {"augment": x.new_zeros(count, model.augment)} if model.augment else {}
+
+    def step() -> None:
+        with run.runtime.precise():
+            loss = model.net(x, condition, **augment).square().mean()
+        loss.backward()
+        run.optimizer.step()
+        run.optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def sampled(trained: Pipeline, runtime: Runtime, count: int, steps: int) -> Callable[[], object]:
+    """Return a function that samples images with a copy of our model; it is called once before."""
+    model = runtime.place(copy.deepcopy(trained.model))
+    model.net = runtime.compiled(model.net, frozen=True)
+    trained = replace(trained, model=model, runtime=runtime)
+
+    def make() -> None:
+        generate(trained, range(count), steps)
+
+    make()
+    return make
+
+
+def synchronise() -> None:
+    """Wait until a GPU has done all that it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def pace(step: Callable[[], object], batch: int, seconds: float) -> float:
     """Return the images per second of a step, repeated for a number of seconds."""
     step()
-    begin, count = time.perf_counter(), 0
-    while time.perf_counter() - begin < seconds:
-        step()
-        count += 1
+    synchronise()
+    begin, count, block = time.perf_counter(), 0, 1
+    while (spent := time.perf_counter() - begin) < seconds:
+        # Waiting for a GPU after each step would hide that it works while the next step is prepared.
+        block = max(1, int(count * seconds / spent / 8)) if count else 1
+        for _ in range(block):
+            step()
+        synchronise()
+        count += block
     return count * batch / (time.perf_counter() - begin)
 
 
