@@ -20,13 +20,16 @@ def list_snippets():
 
 
 @pytest.mark.moves_global_rng
-def test_the_snippets_of_the_notebook_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize("images", ["images=32", pytest.param("as they stand", marks=pytest.mark.slow)])
+def test_the_snippets_of_the_notebook_run(images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for module in ("evaluate", "tabulate"):
         # The features of the network itself are tested elsewhere; here they would take most of the time.
         monkeypatch.setattr(f"ddim.evaluation.{module}.load_extractor", lambda *_: stubs.stub())
     space = {"__name__": "__main__"}
     for line, text in list_snippets():
+        if images != "as they stand":
+            text = re.sub(r"\bimages=\d+", images, text)  # noqa: PLW2901
         name = f"<{PAGE.name}, line {line}>"
         # As a notebook does, so that the source of classes can be found.
         linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)

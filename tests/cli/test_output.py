@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import tiny
+from cases import mark_slow
 from ddim.cli import COMMANDS
 from ddim.cli.output import print_result, say
 from ddim.runs.checkpoint import find_newest
@@ -62,7 +63,7 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize("name", WORDS)
+@pytest.mark.parametrize("name", mark_slow(WORDS, lambda name: name != "ablate"))
 @pytest.mark.usefixtures("here")
 def test_json_is_the_whole_result_and_nothing_else(name, run, command):
     words, fields = WORDS[name]

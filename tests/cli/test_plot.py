@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cases import mark_slow
 from ddim.cli import plot
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import SCHEDULES
@@ -42,13 +43,16 @@ def run(here):
 
 @pytest.mark.parametrize(
     "words",
-    [
-        ["schedule"],
-        ["schedule", "linear", "--schedule.clip", "powers"],
-        ["embedding", "--width", "16", "--max-frequency", "100"],
-        ["distance"],
-        ["forward", "--size", "32x48", "--seed", "2"],
-    ],
+    mark_slow(
+        [
+            ["schedule"],
+            ["schedule", "linear", "--schedule.clip", "powers"],
+            ["embedding", "--width", "16", "--max-frequency", "100"],
+            ["distance"],
+            ["forward", "--size", "32x48", "--seed", "2"],
+        ],
+        lambda words: words[0] != "distance" and "linear" not in words,
+    ),
 )
 def test_a_figure_is_written_to_the_current_folder_and_its_path_is_printed(here, words, command):
     assert command("plot", *words).out == f"{words[0]}.png\n"
@@ -65,7 +69,9 @@ def test_a_figure_is_written_to_the_current_folder_and_its_path_is_printed(here,
     assert (here / "old.png").read_bytes() == before
 
 
-@pytest.mark.parametrize("words", [["schedule"], ["forward", "--size", "32"]])
+@pytest.mark.parametrize(
+    "words", [["schedule"], pytest.param(["forward", "--size", "32"], marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(("ending", "start"), [("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_a_figure_has_the_format_of_its_name(here, words, ending, start, command):
     for name in ("a", "b"):

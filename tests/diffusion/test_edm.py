@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import tiny
+from cases import mark_slow
 from ddim.diffusion.denoiser import Counted, Shape
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Gaussian
@@ -139,7 +140,7 @@ def test_ve_draws_log_sigma_uniformly_between_its_bounds():
     assert torch.allclose(part.sort().values, UNIFORM, rtol=0, atol=1e-9)
 
 
-@every_recipe
+@pytest.mark.parametrize("name", mark_slow(NAMES, lambda name: name == "edm"))
 def test_a_short_training_lowers_the_loss(name):
     """On fixed images, times and noise; a network whose output is zero has loss 1."""
     small = "net.width=16 net.groups=8 net.blocks=1 net.multipliers=1,1 net.attention=no,no net.dropout=0"

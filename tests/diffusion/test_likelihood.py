@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cases import mark_slow
 from ddim.diffusion.grids import Uniform, UniformLogSNR
 from ddim.diffusion.likelihood import bound_bits, bound_times, check_reaches_images, flow_bits
 from ddim.diffusion.noise import Noise
@@ -151,10 +152,13 @@ def test_the_flow_starts_early_enough_for_narrow_distributions_on_the_schedule_o
 @pytest.mark.parametrize(
     "name, most",
     # Tables and edm-ve are what they are: their least noise is wider than a bin, or they begin far out.
-    [
-        *(("fast", 0.08), ("clear", 0.09), ("ddpm", 0.33), ("iddpm", 0.18), ("edm", 0.16)),
-        *(("edm-vp", 0.095), ("edm-ve", 0.52), ("edm-iddpm", 0.12)),
-    ],
+    mark_slow(
+        [
+            *(("fast", 0.08), ("clear", 0.09), ("ddpm", 0.33), ("iddpm", 0.18), ("edm", 0.16)),
+            *(("edm-vp", 0.095), ("edm-ve", 0.52), ("edm-iddpm", 0.12)),
+        ],
+        lambda case: case[0] in ("fast", "ddpm", "edm"),
+    ),
 )
 def test_the_bound_is_near_the_bits_of_narrow_distributions_on_the_schedule_of_each_recipe(name, most):
     """On a distribution 1.8 values wide, in 1000 steps."""
@@ -164,7 +168,12 @@ def test_the_bound_is_near_the_bits_of_narrow_distributions_on_the_schedule_of_e
     assert 0 < (bound_bits(denoise, x0, pixels, times, Even()) - exact).mean() < most
 
 
-@pytest.mark.parametrize("name", ["fast", "clear", "edm", "edm-vp", "edm-ve", "edm-iddpm"])
+@pytest.mark.parametrize(
+    "name",
+    mark_slow(
+        ["fast", "clear", "edm", "edm-vp", "edm-ve", "edm-iddpm"], lambda name: name in ("fast", "edm")
+    ),
+)
 def test_the_gap_of_the_bound_closes_with_more_steps_on_continuous_schedules(name):
     """On a distribution 25 values wide, with the small variance, whose gap comes from the steps alone."""
     recipe = find_recipe(name)
@@ -223,11 +232,14 @@ def test_bits_per_dim_of_dequantised_images_use_bins_of_one_256th():
 @pytest.mark.parametrize(
     "kind, pixels, levels",
     # The cleanest level about as noisy as a bin is wide: below, bits go to what no value tells.
-    [
-        ("gaussian", "fixed", UniformLogSNR(9.2)),
-        ("mixture", "fixed", UniformLogSNR(9.2)),
-        ("gaussian", "measured", UniformLogSNR(6.6)),
-    ],
+    mark_slow(
+        [
+            ("gaussian", "fixed", UniformLogSNR(9.2)),
+            ("mixture", "fixed", UniformLogSNR(9.2)),
+            ("gaussian", "measured", UniformLogSNR(6.6)),
+        ],
+        lambda case: case[1] == "measured",
+    ),
     ids=str,
 )
 def test_the_bound_is_above_the_flow_and_its_gap_closes_with_the_steps(kind, pixels, levels):

@@ -18,6 +18,7 @@ from PIL import Image
 
 import ddim
 import tiny
+from cases import mark_slow
 from ddim.cli import main
 from ddim.data import open_images, split_images
 from ddim.errors import UserError
@@ -362,7 +363,7 @@ evaluate_source(sys.argv[1], Samples(40, 2), extractor=stub(Killer()))
 """
 
 
-@pytest.mark.parametrize("batches", [1, 2, 3])
+@pytest.mark.parametrize("batches", mark_slow([1, 2, 3], lambda batches: batches == 2))
 def test_a_killed_evaluation_leaves_no_record(run, batches, tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import shutil
@@ -10,6 +11,7 @@ from PIL import Image
 
 import ddim
 import tiny
+from cases import mark_slow
 from ddim.cli import main
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.noise import Noise
@@ -42,8 +44,14 @@ def error_of(sampler, seed):
     return lambda times: (run(sampler, times) - truth).square().mean().item()
 
 
-@pytest.mark.parametrize("steps", [5, 10])
-@pytest.mark.parametrize("sampler", [DDIM(), DPMSolver(2)], ids=str)
+@pytest.mark.parametrize(
+    "sampler, steps",
+    mark_slow(
+        itertools.product([DDIM(), DPMSolver(2)], [5, 10]),
+        lambda case: case in [(DDIM(), 5), (DPMSolver(2), 10)],
+    ),
+    ids=str,
+)
 def test_a_searched_grid_beats_every_named_one_on_unseen_images(sampler, steps):
     found = grid_search.search_times(steps, SCHEDULE, END, error_of(sampler, 2))
     assert found.error < min(found.named.values())

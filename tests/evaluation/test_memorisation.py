@@ -1,6 +1,9 @@
+import itertools
+
 import numpy as np
 import pytest
 
+from cases import mark_slow
 from ddim.data import Images, SplitImages
 from ddim.errors import UserError
 from ddim.evaluation.copies import (
@@ -96,8 +99,12 @@ TWINS = {
 }
 
 
-@pytest.mark.parametrize("count", [1, 40])
-@pytest.mark.parametrize("kind", TWINS)
+QUICK = [("alike", 40), ("dimmed", 1), ("mirrored", 40)]
+
+
+@pytest.mark.parametrize(
+    "kind, count", mark_slow(itertools.product(TWINS, [1, 40]), lambda case: case in QUICK)
+)
 def test_duplicates_among_real_images_do_not_hide_copies_nor_raise_alarms(kind, count):
     train, valid = smooth(400, 0), smooth(400, 1)
     honest = find_copies_by_pixels(own(train, valid), train[:100], flip=True)

@@ -14,7 +14,7 @@ from ddim.nn.allocator import keep_freed_memory
 
 if {keep}:
     keep_freed_memory()
-for _ in range(20):
+for _ in range(3):
     torch.ones(2**26)  # 256 MB
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 x = torch.ones(2**26)

@@ -78,6 +78,7 @@ def test_choosing_a_runtime_leaves_the_settings_as_they_were(precision):
     assert settings() == before
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is")  # of the compiler itself
 def test_a_frozen_network_equals_the_network_and_keeps_rounded_weights():
     """Equal up to rounding to 8 bits, with and without a label; changing the weights has no effect."""

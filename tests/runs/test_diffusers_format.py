@@ -26,6 +26,7 @@ pytestmark = [
 SEEDS = [0, 7, 8]
 QUAD = {"schedule": "beta_table", "schedule__clip": "none", "schedule__read": "log_snr"}
 SCHEDULER = "scheduler_config.json"
+few_or_many_steps = pytest.mark.parametrize("steps", [10, pytest.param(50, marks=pytest.mark.slow)])
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_an_exported_network_gives_the_same_output(tmp_path, size):
     assert torch.allclose(found, wanted, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("steps", [10, 50])
+@few_or_many_steps
 @pytest.mark.parametrize(
     "changes",
     [
@@ -119,7 +120,7 @@ def test_diffusers_opens_an_exported_run_and_samples_the_same_images(tmp_path, c
     assert torch.allclose(found, wanted, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("steps", [10, 50])
+@few_or_many_steps
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("said", [{}, {"clip_sample": False, "timestep_spacing": "trailing"}], ids=str)
 def test_an_imported_model_gives_the_samples_of_diffusers(tmp_path, steps, old, said):
@@ -141,7 +142,7 @@ def test_an_imported_model_gives_the_samples_of_diffusers(tmp_path, steps, old, 
     assert torch.equal(pictures(opened(tmp_path / "ours"), steps), wanted)
 
 
-@pytest.mark.parametrize("steps", [10, 50])
+@few_or_many_steps
 @pytest.mark.parametrize("clips", [False, True])
 @pytest.mark.parametrize(
     ("variance", "spacing"),

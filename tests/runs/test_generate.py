@@ -11,6 +11,7 @@ import torch
 
 import ddim
 import tiny
+from cases import mark_slow
 from ddim.diffusion.grids import Karras, Listed
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC
@@ -53,7 +54,17 @@ SAMPLERS = [
 ]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
+# Of the second network only a deterministic sampler and a stochastic one are quick.
+PAIRS = itertools.product(["layer norm", "batch norm"], SAMPLERS)
+QUICK = ("layer norm", DDIM(), DDPM())
+
+
+@pytest.mark.parametrize(
+    "trained, sampler",
+    mark_slow(PAIRS, lambda pair: any(part in QUICK for part in pair)),
+    indirect=["trained"],
+    ids=str,
+)
 def test_an_image_depends_on_its_own_seed_only(trained, sampler):
     """Not on how many there are, which come before it, nor where in a micro-batch it stands."""
     pipeline = trained.with_recipe(sampler=sampler)
@@ -88,7 +99,11 @@ def test_the_nfe_equals_the_number_of_steps(trained, steps):
 NARROW = {"sampled_on": "cosine", "sampled_on__min_signal": "0.1", "sampled_on__max_signal": "0.9"}
 
 
-@pytest.mark.parametrize("changes", [{}, {"clip": "yes", **NARROW}], ids=["plain", "clipped and narrower"])
+@pytest.mark.parametrize(
+    "changes",
+    [pytest.param({}, marks=pytest.mark.slow), {"clip": "yes", **NARROW}],
+    ids=["plain", "clipped and narrower"],
+)
 def test_the_python_of_the_readme_runs_and_its_two_ways_to_sample_agree(tmp_path, monkeypatch, changes):
     """`sample` gives the bits of its steps, whatever the recipe samples with."""
     chosen = tiny.recipe(sampler="dpm_solver", grid="uniform_log_snr", grid__end="1", **changes)

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cases import mark_slow
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
 from ddim.runs.codec import dump, load_recipe, override, write_recipe
@@ -23,7 +24,8 @@ def test_a_recipe_has_its_name_and_survives_json(name):
     assert load_recipe(dump(recipe)) == recipe
 
 
-@every_recipe
+# Those of edm-* have the network of edm.
+@pytest.mark.parametrize("name", mark_slow(sorted(RECIPES), lambda name: not name.startswith("edm-")))
 def test_each_recipe_trains_a_model_that_learns(name):
     recipe = find_recipe(name)
     model = made(lambda: build_model(recipe, 3))

@@ -1,31 +1,39 @@
 """The learning-rate range test."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 import tiny
 from ddim.errors import UserError
+from ddim.nn.unet import UNetSpec
 from ddim.training.lr_finder import Curve, CurvePlot, find_learning_rate, range_test
+
+
+def quick_recipe(**changes):
+    """A recipe with a network of few layers, so that a hundred updates take a second."""
+    net = UNetSpec(widths=(8,), down=(0,), up=(1,), attention=(False,), embedding=8)
+    return replace(tiny.recipe(**changes), net=net)
 
 
 def test_the_suggested_rate_is_neither_too_small_nor_too_large():
     """It learns in thirty steps what a thousandth of it does not, and a thousand times it breaks."""
 
     def loss(rate):
-        run = tiny.training(tiny.recipe(optim__lr=rate, optim__decay="constant", optim__warmup=0))
+        run = tiny.training(quick_recipe(optim__lr=rate, optim__decay="constant", optim__warmup=0))
         losses = [run.advance()["loss"] for _ in range(30)]
         return sum(losses[-10:]) / 10
 
-    found = range_test(tiny.training()).suggested
+    found = range_test(tiny.training(quick_recipe())).suggested
     assert 1e-5 < found < 1e-1
     assert loss(found) < 0.9 * loss(found / 1000)
     assert loss(found) < 0.9 * loss(found * 1000)
 
 
 def test_the_rates_tried_grow_geometrically_and_are_those_of_the_optimiser():
-    run = tiny.training(tiny.recipe(optim__warmup=1000))
+    run = tiny.training(quick_recipe(optim__warmup=1000))
     seen = []
     run.optimizer.register_step_pre_hook(lambda *_: seen.append(run.optimizer.param_groups[0]["lr"]))
     curve = range_test(run, low=1e-6, high=1e-4, updates=11)
@@ -36,7 +44,7 @@ def test_the_rates_tried_grow_geometrically_and_are_those_of_the_optimiser():
 
 
 def test_a_range_test_ends_when_the_loss_explodes():
-    curve = range_test(tiny.training(tiny.recipe(optim__clip=0)), high=1e4)
+    curve = range_test(tiny.training(quick_recipe(optim__clip=0)), high=1e4)
     assert 10 < len(curve.rates) < 100
     assert curve.losses[-1] > 4 * min(curve.losses) or curve.rates[-1] > 1
 
@@ -46,7 +54,7 @@ def test_the_suggestion_is_a_tenth_of_the_rate_of_least_loss():
 
 
 def test_losses_that_are_never_finite_are_reported_in_one_sentence():
-    run = tiny.training()
+    run = tiny.training(quick_recipe())
     next(run.model.parameters()).data.fill_(math.nan)
     with pytest.raises(UserError, match="the loss was not finite even at"):
         range_test(run)
@@ -55,11 +63,11 @@ def test_losses_that_are_never_finite_are_reported_in_one_sentence():
 def test_a_recipe_that_cannot_be_trained_gets_no_range_test():
     table = {"schedule": "linear", "schedule__entries": 500, "conditioning": "timestep"}
     with pytest.raises(UserError, match="must be one number, the entries of the table, got 500 and 1000"):
-        find_learning_rate(tiny.recipe(data__source="nowhere/", **table), tiny.MACHINE)
+        find_learning_rate(quick_recipe(data__source="nowhere/", **table), tiny.MACHINE)
 
 
 def test_a_run_after_a_range_test_starts_from_untouched_weights_and_keeps_the_plot(tmp_path):
-    recipe = tiny.recipe()
+    recipe = quick_recipe()
     curve = find_learning_rate(recipe, tiny.MACHINE)
     drawn = tiny.train(recipe, tmp_path / "drawn", callbacks=[CurvePlot(curve, recipe)])
     plain = tiny.train(recipe, tmp_path / "plain")
@@ -70,7 +78,7 @@ def test_a_run_after_a_range_test_starts_from_untouched_weights_and_keeps_the_pl
 
 
 def test_the_range_test_of_a_run_from_another_uses_its_weights(tmp_path):
-    parent = tiny.train(tiny.recipe(optim__lr=0.01), tmp_path / "parent")
-    fresh, begun = (find_learning_rate(tiny.recipe(), tiny.MACHINE, source) for source in (None, parent))
+    parent = tiny.train(quick_recipe(optim__lr=0.01), tmp_path / "parent")
+    fresh, begun = (find_learning_rate(quick_recipe(), tiny.MACHINE, source) for source in (None, parent))
     # A network that has learnt errs less at rates too small to teach it anything.
     assert begun.losses[0] < fresh.losses[0]

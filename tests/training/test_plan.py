@@ -2,6 +2,7 @@
 
 import json
 import types
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ import ddim.training.budget
 import ddim.training.fit
 import ddim.training.run
 import tiny
+from ddim.nn.unet import UNetSpec
 from ddim.runs import checkpoint
 from ddim.runs.recipe import Optim
 from ddim.training import Callback, resume
@@ -51,11 +53,17 @@ def test_the_cosine_decay_starts_where_the_length_was_fixed():
 
 
 def test_the_rates_of_a_run_are_those_of_its_plan():
-    run = tiny.training(tiny.recipe(optim__warmup=24))
+    run = tiny.training(quick_recipe(optim__warmup=24))
     found = [run.advance()["lr"] for _ in range(10)]
     assert found == [Plan(80).rate(run.recipe.optim, 8 * k) for k in range(10)]
     assert max(found) == pytest.approx(found[2], rel=0.2)
     assert found[0] < found[1] < found[2] > found[9] > 0
+
+
+def quick_recipe(**changes):
+    """A recipe with a network of few layers, so that hundreds of updates take seconds."""
+    net = UNetSpec(widths=(4,), down=(0,), up=(0,), attention=(False,), embedding=8)
+    return replace(tiny.recipe(**changes), net=net)
 
 
 class Clock(Callback):
@@ -85,7 +93,7 @@ def clock(monkeypatch):
 @pytest.mark.parametrize("minutes", ["0.3", "0.4"])
 def test_a_time_budget_includes_compilation_measurement_and_validations(minutes, clock, tmp_path):
     """Compilation, measurement and validations together take the given time, in whole batches."""
-    recipe = tiny.recipe(images="none", minutes=minutes, report__events="4", report__validation_images="1")
+    recipe = quick_recipe(images="none", minutes=minutes, report__events="4", report__validation_images="1")
     folder = tiny.train(recipe, tmp_path / "run", callbacks=[clock])
     assert clock.now - 1000 == pytest.approx(float(minutes) * 60, rel=0.03)
     state = checkpoint.read_document(checkpoint.find_newest(folder / "checkpoints"), "state")
@@ -98,7 +106,7 @@ def test_a_time_budget_includes_compilation_measurement_and_validations(minutes,
 
 
 def test_the_total_of_a_time_budget_survives_a_resume(clock, tmp_path):
-    recipe = tiny.recipe(images="none", minutes="0.3", report__validation_images="1")
+    recipe = quick_recipe(images="none", minutes="0.3", report__validation_images="1")
     whole = tiny.train(recipe, tmp_path / "whole", callbacks=[clock])
     clock.now = 1000.0
     folder = tmp_path / "run"
@@ -123,7 +131,7 @@ class Slower(Callback):
 
 @pytest.mark.parametrize("update", [0.05, 0.8])
 def test_a_time_budget_is_planned_anew_when_the_speed_changes(update, clock, tmp_path):
-    recipe = tiny.recipe(images="none", minutes="0.5", report__validation_images="1")
+    recipe = quick_recipe(images="none", minutes="0.5", report__validation_images="1")
     folder = tiny.train(recipe, tmp_path / "run", callbacks=[clock, Slower(clock, 50, update)])
     assert clock.now - 1000 == pytest.approx(30, rel=0.1)
     state = checkpoint.read_document(checkpoint.find_newest(folder / "checkpoints"), "state")
@@ -138,7 +146,7 @@ def test_a_time_budget_is_planned_anew_when_the_speed_changes(update, clock, tmp
 @pytest.mark.parametrize("events", [2, 5])
 def test_a_slow_first_validation_does_not_shorten_a_time_budget(events, clock, tmp_path):
     """The first validation takes half of the budget and the others a second each."""
-    recipe = tiny.recipe(images="none", minutes="1", report__events=events, report__validation_images="1")
+    recipe = quick_recipe(images="none", minutes="1", report__events=events, report__validation_images="1")
     clock.aside = 30.0
     quick = OnValidation(lambda: setattr(clock, "aside", 1.0))
     tiny.train(recipe, tmp_path / "run", callbacks=[clock, quick])
@@ -146,7 +154,7 @@ def test_a_slow_first_validation_does_not_shorten_a_time_budget(events, clock, t
 
 
 def test_expensive_validations_do_not_lengthen_a_time_budget(clock, tmp_path):
-    recipe = tiny.recipe(images="none", minutes="1", report__events="5", report__validation_images="1")
+    recipe = quick_recipe(images="none", minutes="1", report__events="5", report__validation_images="1")
     clock.aside = 5.0
     tiny.train(recipe, tmp_path / "run", callbacks=[clock])
     assert clock.now - 1000 == pytest.approx(60, rel=0.1)
@@ -175,7 +183,7 @@ class Disturbed(Callback):
 
 
 def test_a_speed_that_goes_up_and_down_does_not_change_the_plan_each_time(clock, tmp_path):
-    recipe = tiny.recipe(images="none", minutes="1", report__validation_images="1")
+    recipe = quick_recipe(images="none", minutes="1", report__validation_images="1")
     folder = tiny.train(recipe, tmp_path / "run", callbacks=[clock, Disturbed(clock)])
     planned = [line["planned_images"] for line in tiny.metrics(folder) if "planned_images" in line]
     assert len(planned) <= 1
@@ -183,7 +191,7 @@ def test_a_speed_that_goes_up_and_down_does_not_change_the_plan_each_time(clock,
 
 
 def test_a_new_plan_survives_a_resume(clock, tmp_path):
-    recipe = tiny.recipe(images="none", minutes="0.5", report__validation_images="1", optim__decay="cosine")
+    recipe = quick_recipe(images="none", minutes="0.5", report__validation_images="1", optim__decay="cosine")
     whole = tiny.train(recipe, tmp_path / "whole", callbacks=[clock, Slower(clock, 50, 0.8)])
     step = [line["step"] for line in tiny.metrics(whole) if "planned_images" in line][-1]
     clock.now, clock.update = 1000.0, 0.2
@@ -195,7 +203,7 @@ def test_a_new_plan_survives_a_resume(clock, tmp_path):
 
 def test_a_budget_used_up_before_the_speed_is_known_ends_at_once(clock, tmp_path):
     clock.first = 60.0
-    recipe = tiny.recipe(images="none", minutes="0.3", report__validation_images="1")
+    recipe = quick_recipe(images="none", minutes="0.3", report__validation_images="1")
     folder = tiny.train(recipe, tmp_path / "run", callbacks=[clock])
     state = checkpoint.read_document(checkpoint.find_newest(folder / "checkpoints"), "state")
     assert state["plan"]["total"] == state["step"] * 8

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import tiny
+from cases import mark_slow
 from damage import damage_file, flip_bit
 from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.schedules import LinearBeta
@@ -44,8 +45,12 @@ def compare_restored(recipe, stop, steps, folder):
     assert second.documents() == whole.documents()
 
 
-@pytest.mark.parametrize("net", tiny.NETS)
-@pytest.mark.parametrize(("parts", "stop"), [(1, 1), (1, 4), (2, 5)])
+CASES = [(net, *plan) for net in tiny.NETS for plan in ((1, 1), (1, 4), (2, 5))]
+
+
+@pytest.mark.parametrize(
+    ("net", "parts", "stop"), mark_slow(CASES, lambda case: case[1] == 2 or case[0] == "batch norm")
+)
 def test_steps_after_a_restore_are_those_without_one(net, parts, stop, tmp_path):
     compare_restored(tiny.recipe(net, optim__accumulate=parts), stop, 8, tmp_path)
 

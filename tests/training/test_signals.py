@@ -228,7 +228,9 @@ def test_a_run_without_its_terminal_is_saved(tmp_path, monkeypatch):
     assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000003"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_the_command_exits_with_the_code_of_the_signal(number, code, tmp_path):
     """A real process, a real signal, a real second command."""
     words = ["blossoms:40", "--recipe", "smoke", "--images", "1000000", "--report.log", "1", "--threads"]

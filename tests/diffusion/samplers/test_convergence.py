@@ -1,8 +1,11 @@
 """The order of every deterministic sampler, measured on every kind of grid."""
 
+import itertools
+
 import pytest
 import torch
 
+from cases import mark_slow
 from ddim.diffusion.denoiser import Counted
 from ddim.diffusion.editing import Inpaint
 from ddim.diffusion.grids import SPACINGS
@@ -65,10 +68,16 @@ def law(request):
     return oracle, x, exact_flow(oracle, x, 1.0, END)
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("sampler, order", ORDERS.items(), ids=str)
-def test_every_sampler_has_its_order_on_every_grid(sampler, order, grid, law):
+def is_quick(case):
+    """Whether the grid of a case is the one on which its sampler is tested without `-m slow`."""
+    sampler, grid = case
+    return [*ORDERS].index(sampler) % len(GRIDS) == [*GRIDS].index(grid)
+
+
+@pytest.mark.parametrize("sampler, grid", mark_slow(itertools.product(ORDERS, GRIDS), is_quick), ids=str)
+def test_every_sampler_has_its_order_on_every_grid(sampler, grid, law):
     oracle, x, truth = law
+    order = ORDERS[sampler]
     levels = LEVELS.get(max(2, order), MANY)
     times = [GRIDS[grid].between(n, oracle.schedule, 1.0, END) for n in levels]
     found = [c.run_errors(sampler, oracle, x, t, truth) for t in times]

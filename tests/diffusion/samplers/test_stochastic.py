@@ -7,6 +7,7 @@ noise, the last starts at 0 without any. The final mean and variance follow from
 import pytest
 import torch
 
+from cases import mark_slow
 from ddim.diffusion.oracles import Gaussian
 from ddim.diffusion.samplers import DDIM, DDPM, EDM, DPMSolver, last_state
 from ddim.diffusion.samplers.convergence import convergence_order
@@ -69,7 +70,9 @@ def test_the_small_variance_is_exact_for_one_image_and_the_large_one_for_unit_va
     assert max(bias(DDPM("large"), Gaussian(schedule, 0.0, 1.0), steps)) < 1e-12
 
 
-@every_schedule
+@pytest.mark.parametrize(
+    "schedule", mark_slow(SCHEDULES, lambda s: isinstance(s, LinearBeta)), ids=lambda s: type(s).__name__
+)
 @pytest.mark.parametrize(
     "sampler, order",
     [
@@ -93,7 +96,9 @@ def test_the_bias_falls_at_the_nominal_weak_order(sampler, order, schedule):
     assert max(mean for mean, _ in found) < 1e-12
 
 
-@every_schedule
+@pytest.mark.parametrize(
+    "schedule", mark_slow(SCHEDULES, lambda s: isinstance(s, Cosine)), ids=lambda s: type(s).__name__
+)
 @pytest.mark.parametrize("sampler", [DDIM(1.0), DDPM(), DPMSolver(2, eta=1.0), EDM(s_churn=40.0)], ids=str)
 def test_at_a_thousand_steps_the_bias_is_below_the_error_of_ten_thousand_images(sampler, schedule):
     oracle = Gaussian(schedule, 0.7, 0.5)

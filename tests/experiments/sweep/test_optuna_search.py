@@ -20,15 +20,15 @@ def loss(choice):
 
 
 @pytest.fixture
-def search(tmp_path):
-    """The queue of a search with forty trials."""
-    queue = TrialQueue(
-        begin_sweep(SweepRequest(recipe="smoke", fields=FIELDS, search=40), tmp_path / "sweep")
-    )
+def search(request, tmp_path):
+    """The queue of a search with twelve trials, or as many as the test says."""
+    request = SweepRequest(recipe="smoke", fields=FIELDS, search=getattr(request, "param", 12))
+    queue = TrialQueue(begin_sweep(request, tmp_path / "sweep"))
     queue.refill()
     return queue
 
 
+@pytest.mark.parametrize("search", [40], indirect=True)
 def test_a_search_comes_nearer_to_the_best_values_than_chance(search):
     losses = []
     for _ in range(40):
@@ -56,7 +56,7 @@ def test_a_trial_keeps_its_values_when_another_worker_resumes_it(search):
     found = {}
     while again := search.take():
         found.setdefault(again.trial.name, []).append(search.propose(again, SPACE))
-    assert len(found) == 40
+    assert len(found) == 12
     assert found[taken.trial.name] == [choice]
 
 
@@ -73,7 +73,7 @@ def test_a_search_learns_from_a_trial_that_failed_and_was_run_again(search):
         if outcome.failed:
             file.unlink()
             search.refill()
-            held = [search.take() for _ in range(40)]
+            held = [search.take() for _ in range(12)]
             taken = held[-1]
             assert search.propose(taken, SPACE) == choice
     found = [trial for trial in search.study.trials if trial.user_attrs["name"] == taken.trial.name]

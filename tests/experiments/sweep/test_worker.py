@@ -209,7 +209,7 @@ def test_a_full_disk_stops_the_worker_and_not_the_trial(tmp_path):
     check_all_ended_once(planned, 2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_stops_the_child_and_frees_the_trial_at_once(tmp_path, number):
     planned = sweeping.plan_sweep(tmp_path, ["a"])
     run = planned.run_folder(planned.trials[0])
