@@ -67,7 +67,7 @@ def test_dequantised_values_lie_around_those_of_the_image_and_units_are_bins_of_
     assert torch.allclose(dequantised.values(x0), values + grain - 0.5)
     # One bin further is one part of 256 of the way from black to white.
     low, high = pixels.bounds
-    assert torch.allclose(dequantised.units * (high - low), torch.full((2,), 256.0, dtype=torch.float64))
+    assert torch.allclose(dequantised.units(x0).flatten() * (high - low), torch.full((2,), 256.0).double())
 
 
 def test_a_constant_channel_can_be_measured():

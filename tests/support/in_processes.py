@@ -58,15 +58,21 @@ def launch(processes, *command, **options):
     )
 
 
-def open_training(name):
-    """The training of a case on 40 images in memory, in two classes."""
+def choose_case(name):
+    """The recipe of a case, 40 images in memory, in two classes, and their pixels."""
     chosen = CASES[name]
     images = tiny.images()
     images = replace(images, labels=np.arange(40) % 2, classes=("even", "odd"))
     parts = split_images(images, chosen.data.validation, chosen.seed)
     chosen = count_classes(chosen, images)
+    return chosen, parts, measure_pixels(chosen, parts)
+
+
+def open_training(name):
+    """The training of a case."""
     runtime = Runtime(compile=name.startswith("compiled"), recompute="recomputed" in name)
-    return Training(chosen, parts, measure_pixels(chosen, parts), runtime, Plan(chosen.images))
+    chosen, *data = choose_case(name)
+    return Training(chosen, *data, runtime, Plan(chosen.images))
 
 
 def draw_digest(row):
@@ -79,11 +85,11 @@ def train(name, updates):
     run, drawn, losses = open_training(name), [], []
     original = batches.Batch.part
 
-    def part(batch, which, model, pixels, runtime):
-        denoise, x0, t, eps = original(batch, which, model, pixels, runtime)
+    def part(batch, which, *given):
+        denoise, x0, t, eps = original(batch, which, *given)
         labels = [] if isinstance(denoise, Model) else [denoise.label, denoise.augment]
         values = [x0, t, eps, *(value for value in labels if value is not None)]
-        for k, row in enumerate(range(len(batch.which))[which]):
+        for k, row in enumerate(range(len(batch.times))[which]):
             drawn.append([run.step, row, draw_digest([value[k].contiguous().numpy() for value in values])])
         return denoise, x0, t, eps
 

@@ -18,7 +18,7 @@ BUGS = [
     bug(
         "every EMA profile follows the rule of the default",
         "training/loop.py",
-        "rule(self.updates, o.batch) => self.recipe.ema(self.updates, o.batch)",
+        "rule(self.step, o.batch) => self.recipe.ema(self.step, o.batch)",
         "training/test_loop.py::test_each_profile_is_the_weighted_mean_of_the_weights_seen",
     ),
     bug(

@@ -11,6 +11,7 @@ import tiny
 from ddim.cli import main
 from ddim.diffusion.loss import Objective
 from ddim.errors import NotFinite
+from ddim.nn.ema import select_averaged
 from ddim.runs import checkpoint
 from ddim.training import Callback, resume
 
@@ -39,6 +40,23 @@ class Poisoned(Objective):
         return loss
 
 
+def skip_step(run):
+    """Count a step that leaves the weights as they are, and add these weights to the average."""
+    run.step += 1
+    share = 1 - (1 - 1 / run.step) ** (run.recipe.ema.gamma + 1)
+    for name, newest in select_averaged(run.model).items():
+        run.average[name].lerp_(newest, share)
+
+
+def changed(before, after):
+    """Names of the tensors that changed, without the averages: those count the unchanged weights again.
+
+    The optimiser has moments of zero after a first step that is skipped, and none before.
+    """
+    before = {name: torch.zeros_like(value) for name, value in after.items()} | before
+    return [name for name in tiny.different(before, after) if not name.startswith("ema/")]
+
+
 def poison(run, where, value):
     """Make the next updates of a training meet a value that is not finite; returns the cure."""
     sound = run.recipe
@@ -58,13 +76,12 @@ def test_a_step_that_is_not_finite_changes_no_weight(net, where, value, bad):
             values = hurt.advance()
             cure()
             assert not all(math.isfinite(number) for number in values.values())
-            assert tiny.different(before, tiny.bits(hurt)) == []
-            sound.step += 1
+            assert changed(before, tiny.bits(hurt)) == []
+            skip_step(sound)
         else:
             assert all(math.isfinite(number) for number in hurt.advance().values())
             sound.advance()
     assert tiny.different(tiny.bits(hurt), tiny.bits(sound)) == []
-    assert hurt.updates == sound.updates == 6 - len(bad)
     assert hurt.seen == sound.seen
 
 
@@ -79,9 +96,13 @@ def test_three_steps_in_a_row_that_are_not_finite_end_a_run():
     poison(run, "gradient", math.inf)
     run.advance()
     run.advance()
+    run.finite.raise_if_failed()
+    run.advance()
+    # Nothing moves after the third step, however late the losses are read.
+    run.advance()
     with pytest.raises(NotFinite, match="3 times in a row, at step 6"):
-        run.advance()
-    assert tiny.different(before, tiny.bits(run)) == []
+        run.finite.raise_if_failed()
+    assert changed(before, tiny.bits(run)) == []
 
 
 class Ruin(Callback):
@@ -161,7 +182,7 @@ def test_the_command_reports_a_loss_that_is_not_finite_in_one_sentence_and_exits
     assert "last good checkpoint is kept" in said[-1]
     newest = checkpoint.find_newest(out / "checkpoints")
     checkpoint.verify(newest)
-    assert newest.name == "step-000000030" or int(newest.name[5:]) in range(31, 34)
+    assert newest.name == "step-000000030" or int(newest.name[5:]) in range(31, 36)
     assert torch.isfinite(ddim.sample(out, n=1, steps=1)).all()
 
 

@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -171,7 +172,7 @@ class Console(Callback):
             self.bar = start_bar(self.tty)
             self.task = self.bar.add_task("training", total=training.plan.total, line="")
 
-    def on_step(self, training: Training, values: dict[str, float]) -> None:
+    def on_step(self, training: Training, values: Mapping[str, float]) -> None:
         """See `Callback`."""
         now = time.monotonic()
         self.pace.update(now)

@@ -25,7 +25,8 @@ from the paper or its code:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -86,34 +87,79 @@ class Augment:
         return torch.where(done[:, _TRANSFORMATION], torch.stack(values, dim=1), 0.0)
 
 
+@dataclass(frozen=True)
+class Transformations:
+    """The transformations of images (B, C, H, W), prepared on the CPU; see `prepare_transformations`.
+
+    Attributes:
+        mirrored: whether each image is mirrored left to right, (B,).
+        upended: whether each image is mirrored top to bottom, (B,).
+        moved: indices (n,) of the images that are resampled.
+        inverse: for these, the matrices (n, 2, 2) from positions in the result to positions in the image.
+        shift: for these, translations (n, 2) to the right and down, in pixels.
+    """
+
+    mirrored: Tensor
+    upended: Tensor
+    moved: Tensor
+    inverse: Tensor
+    shift: Tensor
+
+    def send(self, copy: Callable[[Tensor], Tensor]) -> Transformations:
+        """Return the transformations with each tensor copied to another device by `copy`."""
+        return Transformations(*(copy(getattr(self, field.name)) for field in fields(self)))
+
+
+def prepare_transformations(labels: Tensor, height: int, width: int) -> Transformations:
+    """Return the transformations that labels (B, 9) on the CPU describe, for images of this size."""
+    labels = labels.double()
+    moved = labels[:, 2:].any(1).nonzero().flatten()
+    size = torch.tensor([width, height], dtype=torch.float64)
+    return Transformations(
+        labels[:, 0] > 0,
+        labels[:, 1] > 0,
+        moved,
+        torch.linalg.inv(_matrix(labels[moved])),
+        labels[moved, 7:] * _SHIFT * size,
+    )
+
+
 def apply_augmentation(x: Tensor, labels: Tensor) -> Tensor:
     """Transform images (B, C, H, W) of floats by labels (B, 9); labels of zero leave an image unchanged.
+
+    See `apply_transformations`, which does not read the labels and so does not wait for an accelerator.
+    """
+    return apply_transformations(x, prepare_transformations(labels.cpu(), *x.shape[2:]))
+
+
+def apply_transformations(x: Tensor, done: Transformations) -> Tensor:
+    """Transform images (B, C, H, W) of floats.
 
     Mirroring is exact. All other transformations are one bicubic resampling (Keys 1981, a = -3/4), with the
     image continued by reflection. Unlike in ADA (Karras et al. 2020), images are not low-pass filtered before
     they are shrunk; aliasing is accepted, since these images are used only for training.
     """
-    labels = labels.double().cpu()
-    for column, axis in ((0, 3), (1, 2)):
-        flipped = (labels[:, column] > 0).reshape(-1, 1, 1, 1).to(x.device)
-        x = torch.where(flipped, x.flip(axis), x)
-    moved = labels[:, 2:].any(1)
-    if moved.any():
-        which = moved.nonzero().flatten().to(x.device)
-        x[which] = _resampled(x[which], labels[moved])  # x is a copy, from `torch.where`
+    for flipped, axis in ((done.mirrored, 3), (done.upended, 2)):
+        x = torch.where(flipped.reshape(-1, 1, 1, 1).to(x.device), x.flip(axis), x)
+    if len(done.moved):
+        which = done.moved.to(x.device)
+        x[which] = _resampled(x[which], done.inverse, done.shift)  # x is a copy, from `torch.where`
     return x
 
 
-def _resampled(x: Tensor, labels: Tensor) -> Tensor:
-    """Scale, rotate, stretch and translate images (B, C, H, W) by labels (B, 9)."""
+def _resampled(x: Tensor, inverse: Tensor, shift: Tensor) -> Tensor:
+    """Translate images (n, C, H, W), and scale, rotate and stretch them; see `Transformations`."""
     height, width = x.shape[2:]
-    down, across = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in (height, width))
+    down, across = (
+        torch.arange(n, dtype=torch.float64, device=shift.device) - (n - 1) / 2 for n in (height, width)
+    )
     ends = torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=-1)  # (H, W, 2): x, y from the centre
-    size = torch.tensor([width, height], dtype=torch.float64)
-    shift = labels[:, 7:] * _SHIFT * size
     # `begins` holds the position in the original image of each pixel of the result.
-    begins = torch.einsum("bij,bhwj->bhwi", torch.linalg.inv(_matrix(labels)), ends - shift[:, None, None])
-    return F.grid_sample(x, (begins * 2 / size).to(x), "bicubic", "reflection", align_corners=False)
+    begins = torch.einsum("bij,bhwj->bhwi", inverse, ends - shift[:, None, None])
+    # Positions are fractions of half the image: grid_sample expects them in [-1, 1].
+    across, down = (begins * 2).unbind(-1)
+    grid = torch.stack([across / width, down / height], dim=-1)
+    return F.grid_sample(x, grid.to(x), "bicubic", "reflection", align_corners=False)
 
 
 def _matrix(labels: Tensor) -> Tensor:

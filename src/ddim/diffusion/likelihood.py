@@ -184,11 +184,11 @@ def flow_bits(
         )
     spread = torch.special.ndtr(noise.like(x0)) - 0.5
     signs = noise.like(x0).sign()
-    y = x0 + spread / pixels.units.reshape(-1, 1, 1).to(x0)
+    y = x0 + spread / pixels.units(x0)
     y, fallen = _integrate(denoise, y, clock, times, lambda eps, y: _divergence(eps, y, signs, trace))
     at = schedule(times[-1]).over(x0)
     last = log_density(at.alpha * y, at.alpha**2 + at.sigma**2) + at.alpha.log()
-    units = pixels.units.log().reshape(-1, 1, 1).to(x0)
+    units = pixels.units(x0).log()
     return nats_to_bits(units - last).double() - fallen / math.log(2) / x0[0].numel()
 
 
@@ -238,7 +238,7 @@ def _clean_log_snr(schedule: Schedule, pixels: Pixels, noise: float, earliest: f
     The result is at most the log-SNR at time `earliest`. If channels differ, the channel with the most 8-bit
     values in a model unit is used.
     """
-    wanted = 2 * math.log(pixels.units.max().item() / noise)
+    wanted = 2 * math.log(255 * max(pixels.std) / noise)
     t = schedule.inverse(torch.tensor(wanted, dtype=torch.float64)).clamp(min=earliest)
     return schedule(t).log_snr.item()
 

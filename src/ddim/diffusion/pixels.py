@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -79,10 +80,9 @@ class Pixels:
         mean = tuple(256 / 255 * (value - 1 / 512) for value in self.mean)
         return Pixels(mean, tuple(256 / 255 * value for value in self.std))
 
-    @property
-    def units(self) -> Tensor:
-        """Number of 8-bit values in one model unit, for each channel (C,), float64."""
-        return 255 * torch.tensor(self.std).double()
+    def units(self, x: Tensor) -> Tensor:
+        """Return the number of 8-bit values in one model unit for each channel of x (B, C, H, W)."""
+        return 255 * self._over(x)[1]
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
@@ -95,5 +95,13 @@ class Pixels:
             raise UserError(
                 f"images must have {len(self.mean)} channels, like the training set, got {x.shape[1]}"
             )
-        mean, std = x.new_tensor(self.mean), x.new_tensor(self.std)
-        return mean.reshape(1, -1, 1, 1), std.reshape(1, -1, 1, 1)
+        return _constant(self.mean, x.dtype, x.device), _constant(self.std, x.dtype, x.device)
+
+
+# To copy numbers to an accelerator waits for it, so that they are copied once.
+@lru_cache(maxsize=64)
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return one number for each channel, (1, C, 1, 1)."""
+    # The tensor must serve in training too, if it is first made while features are measured.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device).reshape(1, -1, 1, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -149,13 +149,17 @@ class LossMemory:
         self.losses = torch.zeros(sampling.entries, sampling.history, dtype=torch.float64)
         self.counts = torch.zeros(sampling.entries, dtype=torch.int64)
 
+    def to(self, device: str) -> Self:
+        """Move the losses to a device with float64; times are then drawn there, without waiting for it."""
+        self.losses, self.counts = self.losses.to(device), self.counts.to(device)
+        return self
+
     def probabilities(self) -> Tensor:
         """Return the probabilities of the entries (entries,), float64; they add up to 1."""
-        even = torch.full((self.sampling.entries,), 1 / self.sampling.entries, dtype=torch.float64)
+        even = torch.full_like(self.losses[:, 0], 1 / self.sampling.entries)
         size = self.losses.square().mean(1).sqrt()
-        if self.counts.min() < self.sampling.history or not size.sum() > 0:
-            return even
-        return torch.lerp(size / size.sum(), even, self.sampling.uniform)
+        known = (self.counts.min() >= self.sampling.history) & (size.sum() > 0)
+        return torch.where(known, torch.lerp(size / size.sum(), even, self.sampling.uniform), even)
 
     def draw(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """Draw times (B,) in (0, 1] and their weights (B,), float64, from random numbers (B,) in [0, 1)."""
@@ -165,14 +169,26 @@ class LossMemory:
         index = index.clamp(max=self.sampling.entries - 1)
         return (index + 1).double() / self.sampling.entries, 1 / (self.sampling.entries * p[index])
 
-    def update(self, times: Tensor, losses: Tensor) -> None:
-        """Store the losses (B,) at times (B,) of the table, in the order of the batch."""
-        for index, loss in zip(
-            (times * self.sampling.entries).round().long() - 1, losses.double().cpu(), strict=True
-        ):
-            self.losses[index] = self.losses[index].roll(-1)
-            self.losses[index, -1] = loss
-            self.counts[index] += 1
+    def update(self, times: Tensor, losses: Tensor, valid: Tensor | bool = True) -> None:
+        """Store the losses (B,) at times (B,) of the table, in the order of the batch, if `valid` is true.
+
+        All losses are stored at once, by operations that do not wait for an accelerator.
+        """
+        entries, history = self.losses.shape
+        index = (times * entries).round().long() - 1
+        counts = torch.zeros_like(self.counts).index_add(0, index, torch.ones_like(index))
+        # The losses of one entry are neighbours after sorting, in the order of the batch.
+        index, order = index.sort(stable=True)
+        place = torch.arange(len(index), device=index.device) - torch.searchsorted(index, index)
+        column = history - counts[index] + place
+        # Losses that later ones of the same batch push out go to an extra row, which is dropped.
+        row = torch.where(column >= 0, index, entries)
+        shift = torch.arange(history, device=index.device) + counts[:, None]
+        kept = self.losses.gather(1, shift.clamp(max=history - 1))
+        stored = torch.cat([kept, kept[:1]]).index_put((row, column.clamp(min=0)), losses[order].to(kept))
+        valid = torch.as_tensor(valid)
+        self.losses = torch.where(valid, stored[:-1], self.losses)
+        self.counts = torch.where(valid, self.counts + counts, self.counts)
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors that a checkpoint saves, keyed by name."""

@@ -70,7 +70,7 @@ def image_bits(p: Prediction, x0: Tensor, q: Posterior, variance: Variance, pixe
     """
     q = _over(q, x0)
     deviation = (_log_variance(p, q, "learned" if variance == "learned" else "large") / 2).exp()
-    std = deviation * pixels.units.reshape(-1, 1, 1).to(x0)
+    std = deviation * pixels.units(x0)
     return nats_to_bits(-log_probability(pixels.values(x0).round(), pixels.values(p.x0), std))
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ddim.data import SplitImages
+from ddim.data.batch import gather_batch
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.time_sampling import LossMemory
 from ddim.metrics.statistics import NORMAL_95
@@ -156,11 +157,13 @@ def draw_parts(
     image in the loss.
     """
     runtime = run.runtime
-    batch = batches.draw_batch(run.recipe, own.images, own.train, run.model, runtime.device, step, memory)
-    size = len(batch.which)
+    batch = batches.draw_batch(run.recipe, own, run.model, runtime, step, memory)
+    size = len(batch.rows.which)
     for start in range(0, size, runtime.micro_batch):
         part = slice(start, start + runtime.micro_batch)
-        yield *batch.part(part, run.model, run.pixels, runtime), batch.weights[part] / size
+        rows = batch.rows.part(part)
+        images = gather_batch(own.images, rows.which, rows.mirrored).to(runtime.device)
+        yield *batch.part(part, images, run.model, run.pixels, runtime), batch.weights[part] / size
 
 
 def load_loss_memory(run: LoadedRun) -> LossMemory | None:

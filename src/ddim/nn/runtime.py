@@ -89,6 +89,16 @@ class Runtime:
         # pyrefly: ignore[no-matching-overload] torch's annotations leave memory_format out
         return model.to(memory_format=torch.channels_last) if self.channels_last else model
 
+    @property
+    def exact_device(self) -> str:
+        """The device of numbers in float64: `device`, or the CPU beside an accelerator without float64."""
+        return "cpu" if self.device.startswith("mps") else self.device
+
+    def send(self, x: Tensor) -> Tensor:
+        """Copy a tensor on the CPU to `exact_device`, without waiting for it."""
+        x = x.pin_memory() if self.device.startswith("cuda") else x
+        return x.to(self.exact_device, non_blocking=True)
+
     def images(self, x: Tensor) -> Tensor:
         """Return images (B, C, H, W) on the device and in the memory format of this runtime."""
         x = x.to(self.device, non_blocking=True)

@@ -57,7 +57,6 @@ class RunState:
         channels: channels of the images.
         classes: class names, in the order of class indices.
         runtime: how the network runs.
-        updates: steps that changed the weights; a step whose loss is not finite does not change them.
         not_finite: number of steps in a row, up to now, whose loss was not finite.
         best: lowest value so far of the metric `report.best`.
         sums: sums of losses and other values since the last line of the log.
@@ -72,7 +71,6 @@ class RunState:
     channels: int
     classes: tuple[str, ...]
     runtime: Runtime
-    updates: int = 0
     not_finite: int = 0
     best: float | None = None
     sums: dict[str, float] = field(default_factory=dict)

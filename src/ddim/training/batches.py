@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.data import Images
-from ddim.data.augment import apply_augmentation
-from ddim.data.batch import gather_batch, to_unit
+from ddim.data import SplitImages
+from ddim.data.augment import apply_transformations, prepare_transformations
+from ddim.data.batch import to_unit
 from ddim.data.order import draw_flips, select_indices
-from ddim.diffusion.denoiser import Denoiser, Model
+from ddim.diffusion.denoiser import Denoiser, Labelled, Model
 from ddim.diffusion.log_snr import midpoints
 from ddim.diffusion.noise import AUGMENT, GRAIN, LABEL, NOISE, stream
 from ddim.diffusion.pixels import Pixels
@@ -23,24 +23,34 @@ from ddim.runs.recipe import Recipe
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Indices (b,) of images of a run, and whether each is mirrored (b,); None mirrors none."""
+
+    which: np.ndarray
+    mirrored: np.ndarray | None
+
+    def part(self, part: slice) -> Rows:
+        """Return the rows of a part of the batch."""
+        return Rows(self.which[part], None if self.mirrored is None else self.mirrored[part])
+
+
+@dataclass(frozen=True)
 class Batch:
     """All random values of one step with B images; they do not depend on `optim.accumulate`.
 
+    Tensors are on the device, unless they are said to be on the CPU.
+
     Args:
-        images: all images of the run.
-        which: indices (B,) of the images of the batch.
-        mirrored: whether each image is mirrored (B,), or None.
+        rows: the images of the batch.
         times: times (B,) of the images.
         weights: weights (B,) of the times in the loss.
         noise: standard normal noise (B, C, H, W).
         dequantisation: uniform noise (B, C, H, W) within the bin of an 8-bit value, or None.
-        augment_labels: augmentation labels (B, 9), which define the augmentation of each image, or None.
-        class_labels: class labels (B,), or None.
+        augment_labels: augmentation labels (B, 9) on the CPU, which define the augmentation, or None.
+        class_labels: class labels (B,) on the CPU, or None.
     """
 
-    images: Images
-    which: np.ndarray
-    mirrored: np.ndarray | None
+    rows: Rows
     times: Tensor
     weights: Tensor
     noise: Tensor
@@ -49,12 +59,13 @@ class Batch:
     class_labels: Tensor | None
 
     def part(
-        self, part: slice, model: Model, pixels: Pixels, runtime: Runtime
+        self, part: slice, images: Tensor, model: Model, pixels: Pixels, runtime: Runtime
     ) -> tuple[Denoiser, Tensor, Tensor, Tensor]:
         """Return the arguments of the loss for a part of the batch.
 
         Args:
             part: the part, as a slice of the batch.
+            images: its images (b, C, H, W) uint8 on the device.
             model: the model.
             pixels: the map between images and model units.
             runtime: how the network runs.
@@ -62,25 +73,39 @@ class Batch:
         Returns:
             The model conditioned on the labels of the part, and its images x0, times and noise.
         """
-        mirrored = None if self.mirrored is None else self.mirrored[part]
-        dequantisation, augment_labels, class_labels = (
-            None if values is None else values[part]
-            for values in (self.dequantisation, self.augment_labels, self.class_labels)
-        )
-        images = gather_batch(self.images, self.which[part], mirrored)
+        dequantisation = None if self.dequantisation is None else self.dequantisation[part]
         x0 = runtime.images(pixels.enter(to_unit(images, dequantisation)))
         eps = runtime.images(self.noise[part])
-        if augment_labels is not None:
-            x0 = apply_augmentation(x0, augment_labels)
-        return model.with_labels(class_labels, augment_labels), x0, self.times[part], eps
+        augment = label = None
+        if self.augment_labels is not None:
+            labels = self.augment_labels[part]
+            done = prepare_transformations(labels, *x0.shape[2:])
+            x0, augment = apply_transformations(x0, done.send(runtime.send)), runtime.send(labels)
+        if self.class_labels is not None:
+            label = runtime.send(self.class_labels[part])
+        # `Model.with_labels` would read the labels, and so wait for the device.
+        denoise = model if label is None and augment is None else Labelled(model, label, augment)
+        return denoise, x0, self.times[part], eps
+
+
+def draw_rows(recipe: Recipe, train: np.ndarray, step: int) -> Rows:
+    """Return the images of a step.
+
+    Args:
+        recipe: the recipe of the run.
+        train: indices (N,) of its training images.
+        step: the number of the step.
+    """
+    size, n, seed = recipe.optim.batch, len(train), recipe.seed
+    mirrored = draw_flips(n, seed, step * size, size) if recipe.data.flip else None
+    return Rows(train[select_indices(n, seed, step * size, size)], mirrored)
 
 
 def draw_batch(
     recipe: Recipe,
-    images: Images,
-    train: np.ndarray,
+    split: SplitImages,
     model: Model,
-    device: str,
+    runtime: Runtime,
     step: int,
     memory: LossMemory | None,
 ) -> Batch:
@@ -88,34 +113,34 @@ def draw_batch(
 
     Args:
         recipe: the recipe of the run.
-        images: all images of the run.
-        train: indices (N,) of its training images.
+        split: its images.
         model: the model, for the shape of the noise.
-        device: the device on which the noise is drawn.
+        runtime: how the network runs; noise and times are drawn on its device.
         step: the number of the step.
         memory: the past losses, for loss-aware time sampling; None for other time samplings.
     """
-    size, n, seed = recipe.optim.batch, len(train), recipe.seed
-    first = step * size
-    which = train[select_indices(n, seed, first, size)]
+    size, seed, device = recipe.optim.batch, recipe.seed, runtime.device
+    rows = draw_rows(recipe, split.train, step)
     random = stream(device, seed, NOISE, step)
     # One time is drawn from each of B equal slices of [0, 1). This has the distribution of independent times
     # and less variance.
-    uniform = torch.rand(size, generator=random, device=device, dtype=torch.float32).cpu()
-    times, weights = draw_times(recipe, (torch.arange(size) + uniform.double()) / size, memory)
+    uniform = torch.rand(size, generator=random, device=device, dtype=torch.float32)
+    uniform = uniform.to(runtime.exact_device).double()
+    slices = torch.arange(size, device=uniform.device)
+    times, weights = draw_times(recipe, (slices + uniform) / size, memory)
     full = (size, model.shape.channels, model.shape.height, model.shape.width)
     noise = torch.randn(full, generator=random, device=device)
     dequantisation = augment_labels = None
     if recipe.data.dequantise:
-        dequantisation = torch.rand(full, generator=stream("cpu", seed, GRAIN, step))
+        grain = stream(device, seed, GRAIN, step)
+        dequantisation = torch.rand(full, generator=grain, device=device)
     if recipe.augment.probability:
         augment_labels = recipe.augment.draw_labels(size, stream("cpu", seed, AUGMENT, step))
-    class_labels = label_images(recipe, images, which)
+    class_labels = label_images(recipe, split.images, rows.which)
     if class_labels is not None:
         draw = stream("cpu", seed, LABEL, step)
         class_labels = drop_labels(class_labels, recipe.data.unlabelled, draw)
-    mirrored = draw_flips(n, seed, first, size) if recipe.data.flip else None
-    return Batch(images, which, mirrored, times, weights, noise, dequantisation, augment_labels, class_labels)
+    return Batch(rows, times, weights, noise, dequantisation, augment_labels, class_labels)
 
 
 def draw_times(recipe: Recipe, uniform: Tensor, memory: LossMemory | None) -> tuple[Tensor, Tensor]:
@@ -128,7 +153,7 @@ def draw_times(recipe: Recipe, uniform: Tensor, memory: LossMemory | None) -> tu
     """
     if memory:
         return memory.draw(uniform)
-    return recipe.objective.times(uniform, recipe.schedule), torch.ones(len(uniform))
+    return recipe.objective.times(uniform, recipe.schedule), torch.ones_like(uniform)
 
 
 def earliest_time(recipe: Recipe) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ddim.data.batch import gather_batch
@@ -16,6 +16,7 @@ from ddim.runs.flat import ERRORS, flatten_as_text
 from ddim.runs.folder import REAL_IMAGES, RUN, record_in_run
 from ddim.runs.log import RunLog
 from ddim.training.loop import Training
+from ddim.training.step_values import IN_A_ROW
 
 
 class Callback:
@@ -34,8 +35,8 @@ class Callback:
     def on_start(self, training: Training, folder: Path) -> None:
         """Called before the first step of this process, in a new or a resumed run."""
 
-    def on_step(self, training: Training, values: dict[str, float]) -> None:
-        """Called after each step, with its loss, gradient norm and learning rate."""
+    def on_step(self, training: Training, values: Mapping[str, float]) -> None:
+        """Called after each step, with its loss, gradient norm and learning rate; see `StepValues`."""
 
     def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """Called after each validation, with its results."""
@@ -82,11 +83,12 @@ class Log(Callback):
             choices = {"recipe": training.recipe.name, **flatten_as_text(dump(training.recipe))}
             self.log.hyperparameters(choices, [*ERRORS, "kid"])
 
-    def on_step(self, training: Training, values: dict[str, float]) -> None:
+    def on_step(self, training: Training, values: Mapping[str, float]) -> None:
         """See `Callback`."""
         if training.step % training.recipe.report.log == 0:
-            count = training.sums.pop("updates")
-            means = {name: value / count for name, value in training.sums.items()}
+            sums = {name: float(value) for name, value in training.sums.items()}
+            count = sums.pop("updates")
+            means = {name: value / count for name, value in sums.items()}
             self.log.write(training.step, training.seen, means)
             training.sums.clear()
 
@@ -168,8 +170,8 @@ class Checkpoints(Callback):
             self.save(training)
 
     def save(self, training: Training) -> None:
-        """Write a checkpoint now. If a weight is not finite, do nothing: the last good checkpoint stays."""
-        if not training.weights_finite:
+        """Write a checkpoint now. If a weight or too many losses are not finite, the last good one stays."""
+        if training.finite.in_a_row >= IN_A_ROW or not training.weights_finite:
             return
         self.log.sync()
         best = self._best == training.step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class Display(Callback):
         for caution in list_cautions(split.images, len(split.train), folder) if not training.step else []:
             _write(caution)
 
-    def on_step(self, training: Training, values: dict[str, float]) -> None:
+    def on_step(self, training: Training, values: Mapping[str, float]) -> None:
         """See `Callback`."""
         self._pace.update(time.monotonic())
         if self._is_due(15.0):

@@ -26,6 +26,9 @@ from ddim.training.loop import Training
 from ddim.training.threads import ThreadWatch, fit_to_machine
 from ddim.training.validation import sample_preview, validate
 
+CHECKED_EVERY = 1.0
+"""Seconds between two looks at whether the losses are finite; on an accelerator each look waits for it."""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -70,6 +73,7 @@ def fit(training: Training, measure_kid: MeasureKID, start: Start) -> None:
         with suppress(interrupts.ended):
             while not (training.complete or training.stopped or loop.signal):
                 loop.advance()
+        loop.raise_if_not_finite()
         loop.tell(lambda hook: hook.on_end(training))
     (signal,) = training.processes.highest(interrupts.number or 0)
     if signal and not training.complete:
@@ -130,6 +134,8 @@ class _Loop:
         self.training, self.measure_kid = training, measure_kid
         self.interrupts, self.lead = interrupts, lead
         self.signal = 0
+        # All processes read the losses after the same step, which process 0 chooses.
+        self._checked, self._check = time.monotonic(), 0
 
     def tell(self, call: Callable[[Callback], None]) -> None:
         """Call each callback; there are none but in process 0."""
@@ -150,12 +156,10 @@ class _Loop:
         """Train for one step, then validate and save if it is time; a validation that is due comes first."""
         training, lead = self.training, self.lead
         if not training.due:
-            try:
-                values = training.advance()
-            except NotFinite as error:
-                folder = f": {_advise(lead.checkpoints.folder)}" if lead else ""
-                raise NotFinite(f"{error}{folder}") from None
+            values = training.advance()
             training.due = training.plan.total is not None and training.step in training.validation_steps()
+            if training.due or self._check:
+                self.raise_if_not_finite()
             self.tell(lambda hook: hook.on_step(training, values))
         if self._agree_on_end_of_measurement():
             self._validate()
@@ -179,16 +183,26 @@ class _Loop:
         return bool(self.training.processes.highest(bool(self.lead) and self.lead.budget.is_measured())[0])
 
     def _agree_on_plan(self) -> None:
-        """Take the planned images of process 0, its wish to stop, and the signals of all processes."""
+        """Take what process 0 decides: planned images, an end, a look at the losses; and all signals."""
         training, leads = self.training, self.lead is not None
         total = training.plan.total or 0
-        self.signal, stopped, planned = training.processes.highest(
-            self.interrupts.number or 0, leads and training.stopped is not None, total if leads else 0
+        check = leads and time.monotonic() - self._checked > CHECKED_EVERY
+        self.signal, stopped, planned, self._check = training.processes.highest(
+            self.interrupts.number or 0, leads and training.stopped is not None, total if leads else 0, check
         )
         if stopped and not leads:
             training.stop()
         if planned != total:
             training.fix_total(planned)
+
+    def raise_if_not_finite(self) -> None:
+        """Raise `NotFinite` if too many steps in a row were not finite; this waits for the device."""
+        self._checked = time.monotonic()
+        try:
+            self.training.finite.raise_if_failed()
+        except NotFinite as error:
+            folder = f": {_advise(self.lead.checkpoints.folder)}" if self.lead else ""
+            raise NotFinite(f"{error}{folder}") from None
 
     def _validate(self) -> None:
         """Validate and call the callbacks."""

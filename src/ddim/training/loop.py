@@ -15,7 +15,7 @@ from ddim.data import SplitImages
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.noise import DROPOUT, WEIGHTS, stream
 from ddim.diffusion.pixels import Pixels
-from ddim.errors import NotFinite, UserError
+from ddim.errors import UserError
 from ddim.nn import ema
 from ddim.nn.batch_norm import share_batch_norm
 from ddim.nn.blocks import number_rows
@@ -27,10 +27,9 @@ from ddim.runs.codec import dump
 from ddim.runs.pipeline import find_misfit
 from ddim.runs.recipe import Recipe, build_model
 from ddim.runs.state import Plan, RunState, TrainedOn
-from ddim.training.batches import draw_batch
-
-IN_A_ROW = 3
-"""Training stops after this number of steps in a row whose loss or gradient is not finite."""
+from ddim.training.batches import draw_batch, draw_rows
+from ddim.training.image_loader import ImageLoader
+from ddim.training.step_values import FiniteCheck, StepValues
 
 
 class Training:
@@ -58,10 +57,11 @@ class Training:
         self.recipe, self.split, self.pixels = recipe, split, pixels
         self.runtime, self.plan = runtime, plan
         self.processes = current_processes()
-        self.step, self.updates, self.not_finite = 0, 0, 0
+        self.step = 0
         self.best: float | None = None
         self.stopped: str | None = None
-        self.sums: dict[str, float] = {}
+        self.sums: dict[str, Tensor | float] = {}
+        self.finite = FiniteCheck(runtime.exact_device)
         # `due` is true while the validation of this step has not been made.
         self.due = False
         # `samples` (n, C, H, W) are those of the EMA weights at the newest validation of this process.
@@ -92,7 +92,9 @@ class Training:
         self.averages = {
             profile: {name: value.float().clone() for name, value in newest.items()} for profile in self.rules
         }
-        self.memory = recipe.objective.times.memory()
+        memory = recipe.objective.times.memory()
+        self.memory = memory and memory.to(runtime.exact_device)
+        self.loader = ImageLoader(split.images, runtime)
         o = recipe.optim
         self.parameters = dict(self.model.named_parameters())
         self.optimizer = torch.optim.AdamW(
@@ -137,14 +139,13 @@ class Training:
         total, count = self.plan.total or 0, self.recipe.report.events
         return {math.ceil(total * k / count / self.recipe.optim.batch) for k in range(1, count + 1)}
 
-    def advance(self) -> dict[str, float]:
+    def advance(self) -> StepValues:
         """Train for one step, and return its loss, gradient norm and learning rate.
 
         If the loss or gradient is not finite, the weights are not updated, but `step` still increases. An
-        interrupted call leaves the training unchanged.
-
-        Raises:
-            NotFinite: at the third step in a row whose loss or gradient is not finite.
+        interrupted call leaves the training unchanged. On an accelerator this does not wait for the step: a
+        loss is read when it is asked for, and `finite.raise_if_failed` ends a training whose losses are not
+        finite.
         """
         o = self.recipe.optim
         rate = self.plan.rate(o, self.seen)
@@ -161,44 +162,44 @@ class Training:
             self.optimizer.zero_grad(set_to_none=True)
             raise
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), o.clip or math.inf, foreach=True)
-        values = {"loss": loss.item(), "gradient_norm": norm.item(), "lr": rate}
-        if all(math.isfinite(value) for value in values.values()):
-            self.optimizer.step()
-            if self.memory:
-                self.memory.update(times, losses)
-            self.updates += 1
-            self.not_finite = 0
-            newest = ema.select_averaged(self.model)
-            for profile, rule in self.rules.items():
-                average = [self.averages[profile][name] for name in newest]
-                ema.update_average(average, list(newest.values()), rule(self.updates, o.batch))
-        else:
-            for buffer, before in buffers:
-                buffer.copy_(before)
-            self.not_finite += 1
+        finite = self.finite.judge(self.step + 1, loss, norm)
+        # The fused optimiser changes nothing if this is 1.
+        self.optimizer.found_inf = (~finite).float()  # pyrefly: ignore[missing-attribute]
+        self.optimizer.step()
+        for buffer, before in buffers:
+            buffer.copy_(torch.where(finite, buffer, before))
+        if self.memory:
+            self.memory.update(times, losses, finite)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        newest = ema.select_averaged(self.model)
+        for profile, rule in self.rules.items():
+            average = [self.averages[profile][name] for name in newest]
+            ema.update_average(average, list(newest.values()), rule(self.step, o.batch))
+        values = {"loss": loss, "gradient_norm": norm, "lr": rate}
+        exact = self.runtime.exact_device
         for name, value in {**values, "updates": 1.0}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        if self.not_finite == IN_A_ROW:
-            raise NotFinite(f"loss or gradient was not finite {IN_A_ROW} times in a row, at step {self.step}")
-        return values
+            added = value.to(exact, torch.float64) if isinstance(value, Tensor) else value
+            self.sums[name] = self.sums.get(name, 0.0) + added
+        return StepValues(values)
 
     def _backward(self) -> tuple[Tensor, Tensor, Tensor]:
         """Accumulate the gradients of this step's batch; return its mean loss, times (B,) and losses (B,)."""
         o, runtime = self.recipe.optim, self.runtime
-        images, train = self.split.images, self.split.train
-        batch = draw_batch(self.recipe, images, train, self.model, runtime.device, self.step, self.memory)
+        batch = draw_batch(self.recipe, self.split, self.model, runtime, self.step, self.memory)
         bins = self.recipe.data.bins(self.pixels)
         losses = torch.zeros(o.batch, device=runtime.device)
         every, rank = o.accumulate * self.processes.count, self.processes.rank
+        # With one process or with many, a part has the images part, part + accumulate, ...
+        parts = [slice(part + o.accumulate * rank, None, every) for part in range(o.accumulate)]
+        following = draw_rows(self.recipe, self.split.train, self.step + 1)
         with seed_globally(runtime.device, self.recipe.seed, DROPOUT, self.step):
-            for part in range(o.accumulate):
-                # With one process or with many, a part has the images part, part + accumulate, ...
-                which = slice(part + o.accumulate * rank, None, every)
-                number_rows(self.model, torch.arange(o.batch)[which])
-                denoise, x0, t, eps = batch.part(which, self.compiled, self.pixels, runtime)
-                with self._exchange(last=part == o.accumulate - 1):
+            for which, after in zip(parts, [*parts[1:], None], strict=True):
+                images = self.loader.load(batch.rows.part(which))
+                self.loader.expect(batch.rows.part(after) if after else following.part(parts[0]))
+                number_rows(self.model, torch.arange(o.batch, device=runtime.device)[which])
+                denoise, x0, t, eps = batch.part(which, images, self.compiled, self.pixels, runtime)
+                with self._exchange(last=after is None):
                     with runtime.precise():
                         each = self.recipe.objective(denoise, x0, t, eps, bins)
                         loss = (each * batch.weights[which].to(each)).mean() / o.accumulate
@@ -251,10 +252,9 @@ class Training:
             self.model.shape.channels,
             tuple(images.classes),
             self.runtime,
-            self.updates,
-            self.not_finite,
+            self.finite.in_a_row,
             self.best,
-            self.sums,
+            {name: float(value) for name, value in self.sums.items()},
             self.plan,
             TrainedOn(images.fingerprint, len(self.split.train)),
             self.stopped,
@@ -277,8 +277,9 @@ class Training:
                 "data has changed since the run began, so it cannot be resumed exactly; "
                 "start a new run from its weights with --from"
             )
-        self.step, self.updates, self.not_finite = state.step, state.updates, state.not_finite
-        self.best, self.sums, self.plan, self.due = state.best, dict(state.sums), state.plan, state.due
+        self.step, self.finite = state.step, FiniteCheck(self.runtime.exact_device, state.not_finite)
+        self.best, self.plan, self.due = state.best, state.plan, state.due
+        self.sums = {**state.sums}
         self.model.load_state_dict(tensors["model"])
         for profile, average in self.averages.items():
             for name, value in average.items():

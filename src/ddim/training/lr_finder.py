@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ddim.errors import NotFinite, UserError
+from ddim.errors import UserError
 from ddim.plots.charts import mark_x, plot_curves, save_figure
 from ddim.runs.pipeline import read_run_recipe
 from ddim.runs.progress import Progress, ignore_progress
@@ -60,13 +60,10 @@ def range_test(
         rate = low * (high / low) ** (k / (updates - 1))
         optim = replace(training.recipe.optim, lr=rate, warmup=0, decay="constant")
         training.recipe = replace(training.recipe, optim=optim)
-        try:
-            loss = training.advance()["loss"]
-        except NotFinite:
+        values = training.advance()
+        if not all(map(math.isfinite, values.values())):
             break
-        if not math.isfinite(loss):
-            break
-        mean = 0.9 * mean + 0.1 * loss
+        mean = 0.9 * mean + 0.1 * values["loss"]
         rates.append(rate)
         # Bias correction: the running mean starts at 0, so it is too small at first.
         losses.append(mean / (1 - 0.9 ** (k + 1)))

@@ -77,7 +77,7 @@ class Pace:
         return max(0, total - training.seen) / self.speed + coming * each
 
 
-def describe_pace(pace: Pace, training: Training, values: dict[str, float]) -> str:
+def describe_pace(pace: Pace, training: Training, values: Mapping[str, float]) -> str:
     """Return a line with the images seen, the speed, the loss of this step and the time left."""
     total, left = training.plan.total, pace.left(training)
     # The last batch may go beyond the budget.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import torch
@@ -52,29 +52,30 @@ class _Table:
 
     def __call__(self, t: Tensor | float) -> Level:
         """Return the noise level at times t; see `Schedule`."""
-        t = as_double(t).cpu()
+        t = as_double(t)
         if self.read == "floor":
-            power = self.powers[(t * (self.entries - 1)).long()]
+            power = _read(self, "powers", t.device)[(t * (self.entries - 1)).long()]
             return Level(power.sqrt(), (1 - power).sqrt())
         # The first entry is the cleanest noise level on which a network is evaluated.
         position = (t * self.entries - 1).clamp(min=0)
         below = position.floor().clamp(0, self.entries - 2).long()
-        log_snr = torch.lerp(self._log_snr[below], self._log_snr[below + 1], position - below)
+        table = _read(self, "log_snr", t.device)
+        log_snr = torch.lerp(table[below], table[below + 1], position - below)
         return variance_preserving(torch.where(t > 0, log_snr, torch.inf))
 
     def inverse(self, log_snr: Tensor | float) -> Tensor:
         """Return the time of a log-SNR; see `Schedule`. With `read` "log_snr", it is at least 1 / entries."""
-        wanted = -as_double(log_snr).cpu().contiguous()
+        wanted = -as_double(log_snr).contiguous()
+        table = _read(self, "log_snr", wanted.device)
         # `index` is the first entry whose log-SNR is at most the wanted log-SNR, with 1e-9 for rounding.
-        index = torch.searchsorted(-self._log_snr, wanted - 1e-9)
+        index = torch.searchsorted(-table, wanted - 1e-9)
         if self.read == "floor":
             # The product with entries - 1 must not round down to the entry before.
-            t = torch.nextafter(
-                index.double() / (self.entries - 1), torch.tensor(torch.inf, dtype=torch.float64)
-            )
+            t = index.double() / (self.entries - 1)
+            t = torch.nextafter(t, torch.full_like(t, torch.inf))
             return torch.where(index > 0, t, 0.0).clamp(0, 1)
         below = (index - 1).clamp(0, self.entries - 2)
-        high, low = self._log_snr[below], self._log_snr[below + 1]
+        high, low = table[below], table[below + 1]
         # Equal neighbours are a plateau that the clip produced; its time is the time of its first entry.
         part = torch.where(high > low, (high + wanted) / (high - low), torch.where(index > 0, 1.0, 0.0))
         return ((below + 1 + part) / self.entries).clamp(1 / self.entries, 1)
@@ -90,7 +91,8 @@ class _Table:
         return powers
 
     @cached_property
-    def _log_snr(self) -> Tensor:
+    def log_snr(self) -> Tensor:
+        """The log-SNR of each entry (entries,), never increasing, float64."""
         return torch.logit(self.powers)
 
     def _betas(self) -> Tensor:
@@ -99,6 +101,12 @@ class _Table:
 
     def _line(self, low: float, high: float) -> Tensor:
         return torch.linspace(low, high, self.entries, dtype=torch.float64)
+
+
+# To copy a table to an accelerator waits for it, so that each table is copied once.
+@lru_cache(maxsize=64)
+def _read(table: _Table, column: Literal["powers", "log_snr"], device: torch.device) -> Tensor:
+    return getattr(table, column).to(device)
 
 
 @dataclass(frozen=True)

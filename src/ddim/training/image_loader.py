@@ -1,0 +1,72 @@
+"""Load the images of each batch onto the device of a training, without making the training wait."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddim.data import Images
+from ddim.data.batch import gather_batch
+from ddim.nn.runtime import Runtime
+from ddim.training.batches import Rows
+
+LARGEST_SHARE = 0.25
+"""The share of an accelerator's memory that the images of a run may fill."""
+
+
+class ImageLoader:
+    """Returns batches of images on the device of a training.
+
+    Images that fit are copied to an accelerator once. Otherwise a thread reads the next batch into memory
+    from which the accelerator copies by itself, while the network works on the batch before.
+
+    Args:
+        images: all images of the run.
+        runtime: how the network runs.
+    """
+
+    def __init__(self, images: Images, runtime: Runtime) -> None:
+        self.images, self.runtime = images, runtime
+        self.on_device: Tensor | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._next: tuple[Rows, Future[Tensor]] | None = None
+        if runtime.device == "cpu":
+            return
+        size = len(images) * int(np.prod(images.pixels.shape[1:]))
+        if size <= LARGEST_SHARE * _device_memory(runtime.device):
+            self.on_device = torch.from_numpy(np.array(images.pixels[:])).to(runtime.device)
+        else:
+            self._thread = ThreadPoolExecutor(1, "images")
+
+    def load(self, rows: Rows) -> Tensor:
+        """Return the images (b, C, H, W), uint8 in channels_last memory format, at these rows."""
+        if self.on_device is None:
+            return self._take(rows).to(self.runtime.device, non_blocking=True)
+        pixels = self.on_device[self.runtime.send(torch.from_numpy(rows.which))]
+        if rows.mirrored is not None:
+            flipped = self.runtime.send(torch.from_numpy(rows.mirrored))
+            pixels = torch.where(flipped.reshape(-1, 1, 1, 1), pixels.flip(2), pixels)
+        return pixels.permute(0, 3, 1, 2)
+
+    def expect(self, rows: Rows) -> None:
+        """Start to read the images that the next call of `load` will ask for."""
+        if self._thread:
+            self._next = rows, self._thread.submit(self._read, rows)
+
+    def _take(self, rows: Rows) -> Tensor:
+        expected, self._next = self._next, None
+        if expected and np.array_equal(expected[0].which, rows.which):
+            return expected[1].result()
+        return self._read(rows)
+
+    def _read(self, rows: Rows) -> Tensor:
+        images = gather_batch(self.images, rows.which, rows.mirrored)
+        return images.pin_memory() if self.runtime.device.startswith("cuda") else images
+
+
+def _device_memory(device: str) -> int:
+    """Return the bytes of memory of an accelerator; 0 if they are not known."""
+    return torch.cuda.get_device_properties(device).total_memory if device.startswith("cuda") else 0

@@ -1,0 +1,80 @@
+"""What a training step returns, and the steps that are not finite, counted without waiting for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from ddim.errors import NotFinite
+
+IN_A_ROW = 3
+"""Training stops after this number of steps in a row whose loss or gradient is not finite."""
+
+
+class StepValues(Mapping[str, float]):
+    """The loss, gradient norm and learning rate of a step, keyed "loss", "gradient_norm" and "lr".
+
+    They are read from the device when they are asked for. On an accelerator this waits for the step, so a
+    callback that reads them at every step slows training down.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor | float]) -> None:
+        self._values = values
+
+    def __getitem__(self, name: str) -> float:
+        """Return one of the values."""
+        return float(self._values[name])
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        """Return the number of values."""
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+class FiniteCheck:
+    """Counts the steps in a row whose loss or gradient is not finite, on the device.
+
+    After `IN_A_ROW` such steps no later step counts as finite, so that the weights do not change any more
+    until `raise_if_failed` is called.
+
+    Args:
+        device: the device of the training.
+        in_a_row: the count at the start.
+    """
+
+    def __init__(self, device: str, in_a_row: int = 0) -> None:
+        # The count, and the step at which it became too large.
+        self._counts = torch.tensor([in_a_row, 0], device=device)
+
+    def judge(self, step: int, *values: Tensor) -> Tensor:
+        """Return whether the values of a step (scalars) are finite, as a scalar on the device, and count."""
+        count, failed = self._counts
+        over = count >= IN_A_ROW
+        finite = torch.stack([value.isfinite() for value in values]).all()
+        grown = torch.where(finite, 0, count + 1)
+        failed = torch.where(~over & (grown >= IN_A_ROW), step, failed)
+        self._counts = torch.stack([torch.where(over, count, grown), failed])
+        return finite & ~over
+
+    @property
+    def in_a_row(self) -> int:
+        """The number of steps in a row, up to now, that were not finite; this waits for the device."""
+        return int(self._counts[0])
+
+    def raise_if_failed(self) -> None:
+        """Raise an error if too many steps in a row were not finite; this waits for the device.
+
+        Raises:
+            NotFinite: with the step at which this happened.
+        """
+        count, step = self._counts.tolist()
+        if count >= IN_A_ROW:
+            raise NotFinite(f"loss or gradient was not finite {IN_A_ROW} times in a row, at step {step}")

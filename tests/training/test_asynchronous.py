@@ -1,0 +1,104 @@
+"""No step of a training waits for its device: neither reads a value, nor copies in a way that waits."""
+
+import sys
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import tiny
+from ddim.nn.runtime import Runtime
+from ddim.training import batches, image_loader
+from ddim.training.batches import Rows
+from ddim.training.image_loader import ImageLoader
+from ddim.training.loop import Plan, Training
+from in_processes import CASES, choose_case
+
+EAGER = [name for name in CASES if not name.startswith("compiled")]
+
+
+class WaitError(Exception):
+    """Something waited for the device."""
+
+
+class NoWaiting(TorchDispatchMode):
+    """Raises an error at each copy between the CPU and a device that waits until it is done."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Call the operation."""
+        kwargs = kwargs or {}
+        source = args[1] if func is torch.ops.aten.copy_.default else args[0] if args else None
+        target = args[0] if func is torch.ops.aten.copy_.default else None
+        if func is torch.ops.aten._to_copy.default or target is not None:
+            device = target.device if target is not None else kwargs.get("device") or source.device
+            if source.device.type != torch.device(device).type and not kwargs.get("non_blocking", False):
+                raise WaitError(f"a copy from {source.device} to {device}")
+        return func(*args, **kwargs)
+
+
+@pytest.fixture
+def meta(monkeypatch):
+    """A runtime on the meta device, whose tensors have no values, so that reading one is an error."""
+    autocast, generator = torch.autocast, batches.stream
+    tools, optimizer = torch.utils._foreach_utils, sys.modules["torch.optim.optimizer"]
+    monkeypatch.setattr(tools, "_get_foreach_kernels_supported_devices", lambda: ["meta"])
+    monkeypatch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: ["meta"])
+    monkeypatch.setattr(
+        torch, "autocast", lambda kind, *a, **o: nullcontext() if kind == "meta" else autocast(kind, *a, **o)
+    )
+    monkeypatch.setattr(batches, "stream", lambda kind, *a: None if kind == "meta" else generator(kind, *a))
+    return Runtime("meta")
+
+
+@pytest.mark.parametrize("memory", [0, 2**40], ids=["images read ahead", "images on the device"])
+@pytest.mark.parametrize("name", EAGER)
+def test_no_step_reads_a_value_of_the_device(name, memory, meta, monkeypatch):
+    monkeypatch.setattr(image_loader, "_device_memory", lambda _: memory)
+    run = Training(*choose_case(name), meta, Plan(320))
+    assert (run.loader.on_device is not None) == (memory > 0)
+    # The first step copies what all steps share, such as the table of a schedule.
+    run.advance()
+    with NoWaiting():
+        run.advance()
+        values = run.advance()
+    assert run.step == 3
+    with pytest.raises(RuntimeError, match="meta"):
+        values["loss"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of Nvidia")
+@pytest.mark.parametrize("name", EAGER)
+def test_no_step_waits_for_a_gpu(name):
+    run = Training(*choose_case(name), Runtime("cuda"), Plan(320))
+    run.advance()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(20):
+            run.advance()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    run.finite.raise_if_failed()
+
+
+@pytest.mark.parametrize("memory", [0, 2**40], ids=["images read ahead", "images on the device"])
+@pytest.mark.parametrize("flip", [True, False])
+def test_an_accelerator_gets_the_images_of_the_rows(flip, memory, monkeypatch):
+    monkeypatch.setattr(image_loader, "_device_memory", lambda _: memory)
+    images = tiny.images(size=(16, 24))
+    rows = [
+        Rows(np.array(which), np.array([True, False, True]) if flip else None)
+        for which in ([3, 1, 39], [0, 7, 7], [5, 6, 7])
+    ]
+    # Other than "cpu", this device is treated as an accelerator.
+    loader = ImageLoader(images, Runtime("cpu:0"))
+    loader.expect(rows[0])
+    for expected, asked in ((rows[0], rows[0]), (rows[2], rows[1]), (rows[2], rows[2])):
+        loader.expect(expected)
+        found = loader.load(asked)
+        wanted = images.pixels[asked.which].copy()
+        if flip:
+            wanted[asked.mirrored] = wanted[asked.mirrored][:, :, ::-1]
+        assert np.array_equal(found.permute(0, 2, 3, 1).numpy(), wanted)
+        assert found.is_contiguous(memory_format=torch.channels_last)
