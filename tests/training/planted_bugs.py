@@ -12,7 +12,7 @@ BUGS = [
     bug(
         "training times are not stratified",
         "training/batches.py",
-        "(torch.arange(size) + uniform.double()) / size => uniform.double()",
+        "(slices + uniform) / size => uniform",
         "training/test_loop.py::test_an_update_draws_one_time_in_each_equal_slice",
     ),
     bug(
