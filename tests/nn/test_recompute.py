@@ -9,12 +9,12 @@ from torch import nn
 import tiny
 from ddim.errors import UserError
 from ddim.nn.blocks import Dropout
-from ddim.nn.recompute import recompute_blocks
+from ddim.nn.recompute import Recomputable, recompute_blocks
 from oracles import made, shaken
 from small_nets import SPECS, ask, build, images
 
 
-def learn(net, x):
+def learn(net, x, call=ask):
     """Return the loss, gradients and buffers of a network after one pass, and the bytes kept for backward."""
     kept = []
     label = torch.tensor([0, 1]) if net.classes else None
@@ -22,7 +22,7 @@ def learn(net, x):
         torch.random.fork_rng(devices=[]),
         torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t),
     ):
-        loss = ask(net, x, label).square().mean()
+        loss = call(net, x, label).square().mean()
         loss.backward()
     gradients = {name: p.grad for name, p in net.named_parameters()}
     return {"loss": loss.detach(), **gradients, **dict(net.named_buffers())}, sum(kept)
@@ -42,6 +42,22 @@ def test_gradients_masks_and_statistics_are_the_same_bits_with_fewer_bytes_kept(
     assert little < whole / 2
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is")  # of the compiler itself
+def test_a_compiled_network_updates_its_statistics_once_and_keeps_fewer_bytes():
+    plain = shaken(build(SPECS["keras of one block"])).train()
+    again, x = copy.deepcopy(plain), images(2, 3, 16, 16)
+    recompute_blocks(again, True)
+
+    def compiled(net, *given):
+        torch._dynamo.reset()
+        return ask(torch.compile(net, backend="aot_eager_decomp_partition", fullgraph=True), *given)
+
+    (before, whole), (after, little) = learn(plain, x, compiled), learn(again, x, compiled)
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=1e-4, atol=1e-6)
+    assert little < 0.7 * whole
+
+
 def test_a_failure_while_activations_are_recomputed_leaves_the_buffers_in_place():
     net = shaken(build(SPECS["luz"])).train()
     recompute_blocks(net, True)
@@ -57,6 +73,29 @@ def test_a_failure_while_activations_are_recomputed_leaves_the_buffers_in_place(
     for name, buffer in net.named_buffers():
         assert buffer is before[name][0]
         assert torch.equal(buffer, before[name][1])
+
+
+class Own(Recomputable):
+    """A block whose second input is given by its name."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x, conditioning=None):
+        return x + torch.sigmoid(self.conv(torch.sigmoid(x)) * conditioning[:, None, None, None])
+
+
+def test_a_block_of_ones_own_recomputes_too():
+    results = []
+    for recompute in (False, True):
+        net = made(lambda: nn.Sequential(Own()))
+        recompute_blocks(net, recompute)
+        x = images(2, 3, 8, 8).requires_grad_()
+        net[0](x, conditioning=torch.tensor([0.5, 2.0])).square().sum().backward()
+        results.append([x.grad, net[0].conv.weight.grad])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+    assert results[0][0].abs().min() > 0
 
 
 def test_a_network_without_such_blocks_is_refused_only_if_it_should_recompute():

@@ -148,6 +148,7 @@ class Console(Callback):
         count = sum(p.numel() for p in training.model.parameters())
         how = f"{runtime.device}, {runtime.precision}, {format_count(runtime.threads, 'thread')}"
         how += ", compiled" if runtime.compile else ""
+        how += ", activations recomputed" if runtime.recompute else ""
         budget = training.plan.total or training.recipe.images
         goal = f"{budget:,} images" if budget else format_minutes(training.recipe.minutes)
         parts = training.split

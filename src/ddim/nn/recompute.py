@@ -27,14 +27,16 @@ class Recomputable(nn.Module):
 
     recompute: bool = False
 
-    def __call__(self, *inputs: Any) -> Tensor:  # noqa: ANN401  (whatever the block takes)
+    def __call__(self, *inputs: Any, **options: Any) -> Tensor:  # noqa: ANN401  (whatever the block takes)
         """Apply the block."""
         if not self.recompute:
-            return super().__call__(*inputs)
+            return super().__call__(*inputs, **options)
         if torch.compiler.is_compiling():
             # The compiler moves changes of buffers out of the block, so that they are made once.
-            return checkpoint(super().__call__, *inputs, use_reentrant=False)
-        return checkpoint(super().__call__, *inputs, use_reentrant=False, context_fn=self._contexts)
+            return checkpoint(super().__call__, *inputs, use_reentrant=False, **options)
+        return checkpoint(
+            super().__call__, *inputs, use_reentrant=False, context_fn=self._contexts, **options
+        )
 
     def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), copy_buffers(self)
