@@ -153,7 +153,7 @@ def test_all_of_foreign_images_are_measured_unless_a_part_is_named(run, tmp_path
     said = command(*words).out
     assert kept(said)["reference"]["part"] == "all"
     assert len(kept(said)["bits"]["each"]) == 6
-    assert f"of 6 images, all of {tmp_path}: " in said
+    assert f"of 6 images of {tmp_path}: " in said
     said = command(*words, "--part", "valid").out
     assert (kept(said)["reference"]["part"], len(kept(said)["bits"]["each"])) == ("valid", 2)
-    assert "of 2 images, valid of" in said
+    assert "of 2 held-out images of" in said

@@ -114,8 +114,8 @@ def test_commands_that_need_the_images_of_a_run_report_missing_ones(tmp_path, mo
     for name, more in [
         ("diagnose", ""),
         ("memorisation", ""),
-        ("likelihood", ", or name images with --data"),
-        ("evaluate", ", or name images with --data"),
+        ("likelihood", ", or name images with --data, or with `reference` in Python"),
+        ("evaluate", ", or name images with --data, or with `reference` in Python"),
     ]:
         said = f"the images of run {run}, {str(tmp_path / 'flower')!r}, do not exist, seen from {Path.cwd()}"
         advice = f"put them back, or give their new path with `ddim train DATA --resume --out {run}`{more}"

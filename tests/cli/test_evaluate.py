@@ -45,7 +45,7 @@ def test_the_metrics_are_printed_with_their_conditions(run, command):
     file = text.split()[-1]
     record = json.loads(Path(file).read_text())
     assert f"40 samples of {run}: ddim, 2 steps, 2 NFE, grid uniform" in text
-    assert "compared with 60 images, all of blossoms:60, 32x32 pixels" in text
+    assert "compared with 60 images of blossoms:60, 32x32 pixels" in text
     assert f"KID        {record['metrics']['kid']['value']:9.5f}   lower is better; 95 %" in text
     for name in ("FID", "precision", "recall", "density", "coverage"):
         assert f"\n{name}" in text
@@ -168,7 +168,7 @@ def test_the_page_of_a_comparison_has_the_sheets_and_no_local_paths(tmp_path, co
         "stub (weights wwwwwwww..., 3 px) |"
     )
     assert ["| samples", "500", "400", "400 |"] in rows
-    assert "compared with 500 images, valid of flowers.zip" in "".join(page.texts)
+    assert "compared with 500 held-out images of flowers.zip" in "".join(page.texts)
     assert "which are conservative except for KID" in "".join(page.texts)
     assert "better/evaluations/1: it is <b>said</b>" in page.texts
     shown = [attrs["src"].partition("base64,")[2] for tag, attrs in page.elements if tag == "img"]
@@ -194,7 +194,7 @@ def test_several_values_of_a_choice_give_a_table(run, tmp_path, command):
     said = command("evaluate", run, "-n", 40, "--steps", "1,2", *ways, "--out", tmp_path / "table")
     lines = said.out.splitlines()
     assert lines[0].startswith(
-        "KID (lower is better) of 40 samples with equal seeds, against 30 images, valid"
+        "KID (lower is better) of 40 samples with equal seeds, against 30 held-out images of"
     )
     assert lines[3].split() == ["1", "steps", "2", "steps"]
     assert [line.split("  ")[0] for line in lines[4:7]] == [

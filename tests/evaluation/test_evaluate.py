@@ -98,7 +98,7 @@ def test_the_work_is_announced_with_the_network_evaluations_that_it_takes(run, f
         announce=said.append,
         progress=lambda *now: seen.append(now),
     )
-    assert said == [f"{how}: 40 images against 30, valid of blossoms:60"]
+    assert said == [f"{how}: 40 images against 30 held-out images of blossoms:60"]
     assert f", {found.record['sampling']['nfe']} network evaluation" in how
     done = [done for what, done, total in seen if what == "samples" and total == 40]
     assert done == sorted(done)
@@ -441,7 +441,10 @@ def test_mistakes_are_refused_in_one_sentence(run, tmp_path, monkeypatch):
     assert "neither a run nor" in refused("empty", reference=Reference("blossoms:40"))
     assert "has 12 images, and at least 20" in refused("blossoms:12", reference=Reference("blossoms:40"))
     few = refused(run, FEW, Reference("blossoms:12"))
-    assert few == "the reference, all of blossoms:12, has 12 images, and at least 20 are needed"
+    assert few.startswith("the reference is 12 images of blossoms:12, and at least 20 are needed: name more")
+    part = refused("blossoms:40", reference=Reference("blossoms:40", "valid"))
+    assert part.startswith("the reference is 4 held-out images of blossoms:40, and at least 20 are needed: ")
+    assert part.endswith("take all of them, with part all (--part all)")
     assert "is not empty" in refused(run, FEW, out=run)
     (tmp_path / "file").touch()
     assert "is a file" in refused(run, FEW, out=tmp_path / "file")

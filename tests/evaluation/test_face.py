@@ -116,9 +116,15 @@ def test_a_model_of_your_own_is_evaluated_without_a_cache(tmp_path):
 def test_an_evaluation_is_read_as_a_table(run):
     found = ddim.evaluate(run, n=24, steps=3)
     lines = repr(found).splitlines()
-    assert lines[0].startswith("ddim, 3 steps, 3 NFE: 24 images against 30, valid of blossoms:60; ")
+    assert lines[0].startswith("ddim, 3 steps, 3 NFE: 24 images against 30 held-out images of blossoms:60; ")
     assert lines[2].split()[:2] == ["KID", f"{found.value('kid'):.4g}"]
     assert "<td>KID</td>" in found._repr_html_()
+    # 24 images are too few for FID; a reader of the number must learn this.
+    assert [line for line in lines if line.startswith("note: ")] == [
+        f"note: {note}" for note in found.record["notes"]
+    ]
+    assert any("FID" in line for line in lines[-3:])
+    assert f"<div>note: {found.record['notes'][0]}</div>" in found._repr_html_()
 
 
 def test_a_searched_grid_is_read_as_a_table():

@@ -173,6 +173,8 @@ def _tabulate(
 
 def _lines(found: Evaluation) -> list[str]:
     """Return the lines that are printed."""
+    from ddim.evaluation.record import describe_part
+
     r = found.record
     of, features, m, spent = r["reference"], r["features"], r["metrics"], r["seconds"]
     size = "x".join(map(str, of["size"]))
@@ -180,7 +182,7 @@ def _lines(found: Evaluation) -> list[str]:
     lines = [
         f"{r['generated']['images']:,} samples of {r['generated']['source']}"
         + (f": {found.name}, grid {r['sampling']['grid']['kind']}" if r["sampling"] else ""),
-        f"compared with {of['images']:,} images, {of['part']} of {of['source']}, {size} pixels",
+        f"compared with {describe_part(of['images'], of['part'], of['source'])}, {size} pixels",
         f"features {features['extractor']}, {features['dimensions']:,} dimensions, images at "
         f"{features['resize']}",
         "",

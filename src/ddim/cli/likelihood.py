@@ -8,7 +8,6 @@ from pathlib import Path
 from ddim.cli import WEIGHTS
 from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import print_result, read_result
-from ddim.errors import format_count
 
 _EPILOG = """
 Bits per dimension are the length of a lossless code with this model, for each 8-bit value of an image. Lower
@@ -61,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure the bits and print their mean."""
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.likelihood import bits_per_dim, write_likelihood
+    from ddim.evaluation.record import describe_part
     from ddim.evaluation.reference import Reference
     from ddim.evaluation.run_folder import open_run_folder
 
@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
             run, images, args.method, n=args.n, steps=args.steps, seed=args.seed, progress=progress
         )
     folder, of = write_likelihood(found, run, args.out), found.record["reference"]
-    text = f"{found} bits per dimension of {format_count(len(found.bits), 'image')}, {of['part']} of "
-    print_result(args, read_result(folder), f"{text}{of['source']}: {folder}/record.json", folder)
+    measured = describe_part(len(found.bits), of["part"], of["source"])
+    text = f"{found} bits per dimension of {measured}: {folder}/record.json"
+    print_result(args, read_result(folder), text, folder)
     return 0

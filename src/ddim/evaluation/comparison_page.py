@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ddim.evaluation.compare import Comparison, Difference, Row
-from ddim.evaluation.record import FOLDER, GRID, Evaluation
+from ddim.evaluation.record import FOLDER, GRID, Evaluation, describe_part
 from ddim.metrics.catalogue import find_metric
 from ddim.plots import charts
 from ddim.plots.page import Block, Cell, Folded, Heading, Picture, Strips, Table, Text, save_page
@@ -55,10 +55,10 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     names = [shorten_folder(row.evaluation.folder) for row in comparison.rows]
     record = comparison.first.record
     features, reference = record["features"], record["reference"]
+    images = describe_part(reference["images"], reference["part"], Path(reference["source"]).name)
     how = (
         f"Features of {features['extractor']} (weights {features['weights'][:8]}, {features['resize']}), "
-        f"compared with {reference['images']:,} images, {reference['part']} of "
-        f"{Path(reference['source']).name}. Differences have 95 % confidence intervals, which are "
+        f"compared with {images}. Differences have 95 % confidence intervals, which are "
         "conservative except for KID. If an interval contains 0, the two evaluations are not distinguishable "
         "at 95 %."
     )

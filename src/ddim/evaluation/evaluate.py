@@ -19,10 +19,18 @@ from PIL import Image
 
 from ddim.diffusion.grids import Grid
 from ddim.diffusion.samplers import Sampler
-from ddim.errors import UserError
+from ddim.errors import UserError, format_count
 from ddim.evaluation.measure import measure_metrics, measure_yardstick
-from ddim.evaluation.record import FEATURES, GRID, RECORD, SCHEMA, Evaluation, read_evaluation
-from ddim.evaluation.reference import Part, Reference, name_source
+from ddim.evaluation.record import (
+    FEATURES,
+    GRID,
+    RECORD,
+    SCHEMA,
+    Evaluation,
+    describe_part,
+    read_evaluation,
+)
+from ddim.evaluation.reference import BY_ARGUMENT, Part, Reference, name_source
 from ddim.evaluation.subject import Samples, Source, Subject, open_subject
 from ddim.files import (
     atomic_file,
@@ -154,10 +162,7 @@ def _evaluate_as_lead(
 ) -> Evaluation:
     """Evaluate images in process 0, which alone computes metrics and writes files."""
     selected = subject.reference
-    of_reference = f"the reference, {selected.part} of {selected.source},"
-    for count, what in ((subject.count, subject.source), (len(selected.which), of_reference)):
-        if count < LEAST:
-            raise UserError(f"{what} has {count} images, and at least {LEAST} are needed")
+    _check_counts(subject)
     with _unfinished_folder(subject, out) as folder:
         began = time.monotonic()
         truth = compute_features(selected, extractor, partial(progress, "features of the reference"))
@@ -181,6 +186,21 @@ def _evaluate_as_lead(
     if out is None and not subject.stem:
         _show(subject.home.parent, found)
     return found
+
+
+def _check_counts(subject: Subject) -> None:
+    """Check that there are enough images to measure, and enough to compare them with."""
+    if subject.count < LEAST:
+        few = format_count(subject.count, "image")
+        raise UserError(f"{subject.source} has {few}, and at least {LEAST} are needed: add more images")
+    of = subject.reference
+    if (count := len(of.which)) < LEAST:
+        whole = len(of.images) >= LEAST
+        mend = "take all of them, with part all (--part all)" if whole else f"name more images, {BY_ARGUMENT}"
+        raise UserError(
+            f"the reference is {describe_part(count, of.part, of.source)}, "
+            f"and at least {LEAST} are needed: {mend}"
+        )
 
 
 @contextmanager

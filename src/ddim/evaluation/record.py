@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddim.errors import UserError
+from ddim.errors import UserError, format_count
 from ddim.metrics.catalogue import METRICS, metric_name
 from ddim.plots.tabular import Tabular, embed_png
 from ddim.runs.folder import list_numbered_folders
@@ -80,10 +80,12 @@ class Evaluation(Tabular):
 
     def _title(self) -> str:
         generated, of = self.record["generated"], self.record["reference"]
-        return (
-            f"{self.name}: {generated['images']:,} images against {of['images']:,}, {of['part']} of "
-            f"{of['source']}; {self.folder}"
-        )
+        reference = describe_part(of["images"], of["part"], of["source"])
+        return f"{self.name}: {generated['images']:,} images against {reference}; {self.folder}"
+
+    def _notes(self) -> list[str]:
+        """Return the notes of the record, such as one about the bias of FID."""
+        return [f"note: {note}" for note in self.record.get("notes", [])]
 
     def value(self, metric: str) -> float | None:
         """Return the value of a metric, None if the record has none.
@@ -155,6 +157,12 @@ def metric_entry(record: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
         known = fid.get("infinity") is not None
         return {"value": fid["infinity"], "low": fid["low"], "high": fid["high"]} if known else {}
     return metrics.get(metric, {})
+
+
+def describe_part(count: int, part: str, source: str) -> str:
+    """Return the images of a part of a source in words, such as "30 held-out images of photos"."""
+    kind = {"valid": "held-out ", "train": "training "}.get(part, "")
+    return f"{format_count(count, f'{kind}image')} of {source}"
 
 
 def evaluation_name(record: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from ddim.diffusion.grids import Grid
 from ddim.diffusion.noise import check_seeds
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError, check_count, format_count
-from ddim.evaluation.record import FOLDER, is_sampling
+from ddim.evaluation.record import FOLDER, describe_part, is_sampling
 from ddim.evaluation.reference import BY_ARGUMENT, Reference, open_reference, select_reference
 from ddim.evaluation.sample_features import Part, SampledParts
 from ddim.files import read_json
@@ -133,7 +133,7 @@ class Subject:
     def summary(self) -> str:
         """One line about the images and the images with which they are compared."""
         of = self.reference
-        pairs = f"{self.count:,} images against {len(of.which):,}, {of.part} of {of.source}"
+        pairs = f"{self.count:,} images against {describe_part(len(of.which), of.part, of.source)}"
         if self.sampling is None:
             return pairs
         # Samples in a folder may have an older record, without the name of the sampler.

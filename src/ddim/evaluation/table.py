@@ -12,7 +12,7 @@ from typing import Any
 
 from ddim.evaluation.choices import Choice
 from ddim.evaluation.compare import Difference
-from ddim.evaluation.record import Evaluation, metric_entry
+from ddim.evaluation.record import Evaluation, describe_part, metric_entry
 from ddim.metrics.catalogue import METRICS, find_metric
 from ddim.plots.tabular import Tabular, format_rows
 
@@ -82,10 +82,10 @@ class EvaluationTable(Tabular):
         """A description of the numbers in one sentence."""
         found, record = find_metric(self.metric), self.cells[0].evaluation.record
         reference, better = record["reference"], "lower" if found.lower_is_better else "higher"
+        images = describe_part(reference["images"], reference["part"], Path(reference["source"]).name)
         return (
             f"{found.title} ({better} is better) of {record['generated']['images']:,} samples with equal "
-            f"seeds, against {reference['images']:,} images, {reference['part']} of "
-            f"{Path(reference['source']).name}; features {record['features']['extractor']}"
+            f"seeds, against {images}; features {record['features']['extractor']}"
         )
 
     @property

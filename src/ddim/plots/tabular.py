@@ -36,7 +36,7 @@ class Tabular:
         return pd.DataFrame([dict(row) for row in self.to_records()])
 
     def __repr__(self) -> str:
-        return f"{self._title()}\n{format_rows(self._shown_rows())}"
+        return "\n".join([self._title(), format_rows(self._shown_rows()), *self._notes()])
 
     def _repr_html_(self) -> str:
         every = self._shown_rows()
@@ -46,7 +46,8 @@ class Tabular:
             "".join(f"<td>{html.escape(format_cell(value))}</td>" for value in row.values()) for row in rows
         ]
         body = "".join(f"<tr>{line}</tr>" for line in cells)
-        note = "".join(f"<div>{text}</div>" for text in _shown_note(every))
+        below = [*_shown_note(every), *self._notes()]
+        note = "".join(f"<div>{html.escape(text)}</div>" for text in below)
         lines = "".join(f"<div>{html.escape(line)}</div>" for line in self._title().splitlines())
         return f"{lines}{self._picture()}<table><tr>{heads}</tr>{body}</table>{note}"
 
@@ -61,6 +62,10 @@ class Tabular:
     def _title(self) -> str:
         """Return the line above the table."""
         return type(self).__name__
+
+    def _notes(self) -> Sequence[str]:
+        """Return the lines below the table."""
+        return ()
 
 
 def embed_png(content: bytes) -> str:
