@@ -45,8 +45,8 @@ def test_an_imported_run_has_no_images_and_none_are_opened(tmp_path, monkeypatch
     for name, hint in [
         ("diagnose", ""),
         ("memorisation", ""),
-        ("likelihood", ": name images with --data"),
-        ("evaluate", ": name images with --data"),
+        ("likelihood", ": name images with --data, or with `reference` in Python"),
+        ("evaluate", ": name images with --data, or with `reference` in Python"),
     ]:
         assert refused(name, run) == f"run {run} was imported and has no training images{hint}"
     assert not opened

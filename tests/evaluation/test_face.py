@@ -41,7 +41,9 @@ def test_plain_values_are_those_of_samples(run):
 def test_a_pipeline_is_evaluated_like_its_run_and_a_tensor_like_its_samples(run, tmp_path):
     of_run = ddim.evaluate(run, "blossoms:60", n=24, steps=3)
     of_pipeline = ddim.evaluate(ddim.load(run), "blossoms:60", n=24, steps=3)
-    of_tensor = ddim.evaluate(ddim.sample(run, n=24, steps=3), "blossoms:60")
+    samples = ddim.sample(run, n=24, steps=3)
+    of_tensor = ddim.evaluate(samples, "blossoms:60")
+    assert ddim.evaluate(samples.numpy(), "blossoms:60").record["metrics"] == of_tensor.record["metrics"]
     assert of_run.record["metrics"] == of_pipeline.record["metrics"] == of_tensor.record["metrics"]
     assert of_pipeline.folder.parent == run / "evaluations"
     assert of_tensor.folder.resolve() == tmp_path / "evaluations" / "tensor-1"
@@ -132,6 +134,16 @@ def test_a_searched_grid_is_read_as_a_table():
     assert repr(found).splitlines()[0] == "times 1, 0.5"
     assert found.to_records()[0] == {"grid": "searched", "mean_squared_error": 0.125}
     assert "<td>uniform</td><td>0.25</td>" in found._repr_html_()
+
+
+def test_images_with_nan_or_of_another_type_are_refused():
+    images = torch.full((24, 3, 8, 8), 0.5)
+    images[5, 1, 2, 3] = float("nan")
+    for given in (images, images.numpy()):
+        with pytest.raises(UserError, match="images must be uint8 or floats in .* from nan to nan"):
+            ddim.evaluate(given, "blossoms:60")
+    with pytest.raises(UserError, match="a pipeline or a model, got a list$"):
+        ddim.evaluate(list(images), "blossoms:60")
 
 
 MODEL = ddim.Model(torch.nn.Identity(), "cosine")

@@ -55,10 +55,10 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     names = [shorten_folder(row.evaluation.folder) for row in comparison.rows]
     record = comparison.first.record
     features, reference = record["features"], record["reference"]
-    images = describe_part(reference["images"], reference["part"], Path(reference["source"]).name)
+    compared = describe_part(reference["images"], reference["part"], Path(reference["source"]).name)
     how = (
         f"Features of {features['extractor']} (weights {features['weights'][:8]}, {features['resize']}), "
-        f"compared with {images}. Differences have 95 % confidence intervals, which are "
+        f"compared with {compared}. Differences have 95 % confidence intervals, which are "
         "conservative except for KID. If an interval contains 0, the two evaluations are not distinguishable "
         "at 95 %."
     )

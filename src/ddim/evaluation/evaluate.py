@@ -76,7 +76,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
 
     Args:
         images: a run, a `Pipeline` or a `Model`, which is sampled; or a folder, an archive or a tensor
-            (N, C, H, W), in [0, 1] or uint8.
+            or array (N, C, H, W), in [0, 1] or uint8.
         reference: the images to compare with: a folder, an archive or the name of a data set; by default the
             run's held-out images.
         n: number of samples, by default 1000; of given images the first `n` are used, by default all.

@@ -24,7 +24,7 @@ from ddim.diffusion.denoiser import Model
 from ddim.diffusion.grids import Grid
 from ddim.diffusion.noise import check_seeds
 from ddim.diffusion.samplers import Sampler
-from ddim.errors import UserError, check_count, format_count
+from ddim.errors import UserError, check_count, describe_given, format_count
 from ddim.evaluation.record import FOLDER, describe_part, is_sampling
 from ddim.evaluation.reference import BY_ARGUMENT, Reference, open_reference, select_reference
 from ddim.evaluation.sample_features import Part, SampledParts
@@ -152,7 +152,7 @@ def is_run(path: Path) -> bool:
     return any((path / name).exists() for name in (RUN, "checkpoints", MANIFEST)) or names_best(path)
 
 
-Source = str | Path | Tensor | Pipeline | Model
+Source = str | Path | Tensor | np.ndarray | Pipeline | Model
 """The images to evaluate: a path, images (N, C, H, W), or a model in memory, which is sampled."""
 
 
@@ -160,13 +160,18 @@ def open_subject(source: Source, samples: Samples, reference: Reference, progres
     """Return the samples of a run or model, or the given images, with their reference.
 
     Raises:
-        UserError: if there are no images, or the given images have no reference.
+        UserError: if there are no images, the given images have no reference, or `source` has another type.
     """
     decoding = partial(progress, READING)
     if isinstance(source, Pipeline | Model):
         return _sample_model(open_pipeline(source), samples, reference, progress)
-    if isinstance(source, Tensor):
-        return _take_images(source, samples.n, reference, decoding)
+    if isinstance(source, Tensor | np.ndarray):
+        return _take_images(torch.as_tensor(source), samples.n, reference, decoding)
+    if not isinstance(source, str | Path):
+        raise UserError(
+            "images must be a path, a tensor or an array (N, C, H, W), a pipeline or a model, "
+            f"got {describe_given(source)}"
+        )
     source = Path(source)
     if is_run(source):
         return _sample_run(source, samples, reference, progress)
