@@ -134,9 +134,7 @@ def test_a_note_says_which_numbers_come_from_some_of_the_runs(tmp_path):
     rows, notes = table(find_runs(tmp_path))
     assert [row["finished"] for row in rows] == [Cell("3 of 3")] * 2
     # The errors, and all numbers of the other configuration, come from three runs.
-    assert [note for note in notes if " of the 3 runs" in note] == [
-        "From 2 of the 3 runs of 0.001 only: KID."
-    ]
+    assert [note for note in notes if " of its 3 runs" in note] == ["0.001: only 2 of its 3 runs have KID."]
 
 
 def test_the_largest_recall_is_the_best(tmp_path):

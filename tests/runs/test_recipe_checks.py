@@ -70,8 +70,8 @@ ONE = "must be one number, .*, got"
             "^predicts.sigma_data and objective.weight.sigma_data must be one number",
         ),
         ("ddpm", "net.outputs=3", "^net.outputs must be 1, or 2 to predict a variance too, got 3"),
-        ("ddpm", "net.outputs=2", "^net.outputs 2 predicts a variance, which objective hybrid alone trains"),
-        ("iddpm", "objective=objective", "set both, --net.outputs 2 --objective hybrid, or neither, "),
+        ("ddpm", "net.outputs=2", "^net.outputs 2 predicts a variance, and only the objective hybrid"),
+        ("iddpm", "objective=objective", "set --net.outputs 2 --objective hybrid, or --net.outputs 1 "),
         (
             "ddpm",
             "net.classes=10",

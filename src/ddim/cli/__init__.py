@@ -54,7 +54,7 @@ GROUPS = {
         "evaluate": "measure how close generated images are to real images: KID, FID, precision, recall",
         "compare": "rank evaluations made under the same conditions",
         "memorisation": "measure whether a run copies its training images",
-        "likelihood": "measure bits per dimension of images under a run",
+        "likelihood": "measure bits per dimension of images under a model",
     },
     "Study": {
         "diagnose": "measure the errors of a run at each noise level",

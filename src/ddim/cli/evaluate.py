@@ -194,7 +194,7 @@ def _lines(found: Evaluation) -> list[str]:
     if f["infinity"] is not None:
         interval = f"95 % interval {f['low']:.3f} ... {f['high']:.3f}"
         bias = (
-            "without the bias of the number of samples, but with the bias of "
+            "corrected for the bias of few samples, but not for that of having only "
             f"{of['images']:,} reference images"
         )
         lines.append(f"FID-inf    {f['infinity']:9.3f}   {interval}, {bias}")

@@ -1,4 +1,4 @@
-"""`ddim likelihood`: measure the bits per dimension of images under a run."""
+"""`ddim likelihood`: measure the bits per dimension of images under the model of a run."""
 
 from __future__ import annotations
 

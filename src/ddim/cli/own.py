@@ -96,11 +96,11 @@ def load_callback(text: str) -> Any:  # noqa: ANN401 (a Callback)
 @cache
 def _run_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise UserError(f"{path} does not exist: name a file of Python")
+        raise UserError(f"{path} does not exist: name a Python file")
     name = f"own_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a file of Python")
+        raise UserError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     # Dataclasses look up their module; the file may import its neighbours.
     sys.modules[name] = module

@@ -87,7 +87,7 @@ class Folder:
             yield _read_file(name, where) if isinstance(where, Path) else Reject(name, where)
 
     def _files(self) -> list[tuple[str, Path | str]]:
-        """Return (name, path) of every file, sorted by name; if it is unreadable, (name, reason)."""
+        """Return a pair for each file, sorted by name: (name, path), or (name, reason) if unreadable."""
         found: list[tuple[str, Path | str]] = []
         root = os.path.realpath(self.path)
         seen, todo = {root}, [(self.path, "")]

@@ -58,13 +58,21 @@ _CIFAR10_RECORD = 1 + 3 * 32 * 32
 
 
 def open_flowers(copy: Path | None) -> Source:
-    """Open the 8,189 photographs of Oxford Flowers 102, without labels and without an official split."""
+    """Return the 8,189 photographs of Oxford Flowers 102, without labels and without an official split.
+
+    Args:
+        copy: the user's copy of the archive; None downloads it.
+    """
     path = locate_archive(FLOWERS, copy)
     return Renamed(open_path(path), lambda name: name.rsplit("/", 1)[-1], stamp_paths(path), official=False)
 
 
 def open_pets(copy: Path | None) -> Source:
-    """Open Oxford-IIIT Pets: 3,680 photographs for training and 3,669 for validation, 37 breeds."""
+    """Return the images of Oxford-IIIT Pets: 3,680 for training and 3,669 for validation, 37 breeds.
+
+    Args:
+        copy: the user's copy of the archives; None downloads them.
+    """
     path, lists = locate_archive(PETS, copy), locate_archive(PETS_LISTS, copy)
     parts: dict[str, str] = {}
     for name, data in _files(lists, ("trainval.txt", "test.txt")):

@@ -70,7 +70,7 @@ class SealedPixels:
         self.base, self.shape, self.dtype = np.memmap(path, np.uint8, "r", shape=shape), shape, np.dtype("u1")
         self._path, self._rows, self._digests = path, int(seal["rows"]), list(seal["chunks"])
         if len(self._digests) != -(-shape[0] // self._rows):
-            raise ValueError("the seal has another number of chunks than the file")
+            raise ValueError("the number of hashes does not fit the size of the file")
         self._unread = np.ones(len(self._digests), bool)
         self._complete = False
 

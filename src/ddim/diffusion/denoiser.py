@@ -156,7 +156,8 @@ class Model(nn.Module):
         output = output.to(x_t.dtype)
         F, *more = output.split(x_t.shape[1], dim=1)
         p = from_image(x_t, over(c.skip) * x_t + over(c.out) * F, level.over(x_t))
-        # A network with twice the channels also predicts the variance; an output of 0 means a mix of 1/2.
+        # A network with twice the channels also predicts the variance: an output of 0 is half-way between the
+        # smallest and the largest.
         return Prediction(p.x0, p.eps, more[0].sigmoid() if more else None)
 
     def __repr__(self) -> str:

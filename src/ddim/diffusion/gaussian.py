@@ -79,7 +79,8 @@ def log_density(x: Tensor, variance: Tensor) -> Tensor:
 def _mass(below: Tensor, above: Tensor) -> Tensor:
     """Return the standard normal probability between two points, each (B, C, H, W).
 
-    Both ends are taken on the negative side of 0 where possible, since probabilities near 1 lose digits.
+    An interval above 0 is mirrored to the other side of 0. It has the same probability there, but near 1 the
+    difference of two probabilities loses digits.
     """
     flip = below > 0
     high, low = torch.where(flip, -below, above), torch.where(flip, -above, below)

@@ -181,7 +181,7 @@ class Spaced:
         """Return the times; see `Grid`.
 
         Raises:
-            UserError: if there are more steps than entries.
+            UserError: if `steps` is larger than `entries`.
         """
         _check_steps(steps)
         if steps > self.entries:

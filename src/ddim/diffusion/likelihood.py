@@ -45,7 +45,8 @@ LAST = 0.7
 """The standard deviation of the noise, in 8-bit values, at which the steps of the bound end.
 
 With less noise, the steps encode the position within a bin, which 8-bit values do not contain. With more
-noise, the last prediction, a normal distribution of that width, is wider than narrow distributions of images.
+noise, the last prediction, a normal distribution with this standard deviation, is too wide for images whose
+values differ little.
 
 With 1000 steps on the schedule of recipe edm, the bound is too large by these bits per dimension:
 

@@ -1,4 +1,4 @@
-"""Bits per dimension of images under a run, with a standard error and a record."""
+"""Bits per dimension of images under the model of a run, with a standard error and a record."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def bits_per_dim(
     seed: int = 0,
     progress: Progress = ignore_progress,
 ) -> Likelihood:
-    """Measure the bits per dimension of images under a run; `write_likelihood` writes a record of them.
+    """Measure the bits per dimension of images under the model of a run; see `write_likelihood`.
 
     If the run was trained with labels, each image is conditioned on the class that is named like its folder,
     or on no class if the run has no class of this name.

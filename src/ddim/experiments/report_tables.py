@@ -181,7 +181,7 @@ def _partial_numbers(rows: Sequence[Configuration], found: Sequence[Mapping[str,
         for n in range(1, total):
             names = [METRICS[name][0] for name, number in numbers.items() if number.n == n]
             if names:
-                yield f"From {n} of the {total} runs of {row.name} only: {', '.join(names)}."
+                yield f"{row.name}: only {n} of its {total} runs have {', '.join(names)}."
 
 
 def _error_conditions(rows: Sequence[Configuration]) -> set[Conditions]:

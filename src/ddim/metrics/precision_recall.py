@@ -43,11 +43,11 @@ def prdc(generated: np.ndarray, reference: np.ndarray, *, k: int = 3, k_density:
     Args:
         generated: features (N, d) of generated images.
         reference: features (M, d) of reference images.
-        k: the radius of a ball is the distance to the k-th neighbour, for precision and recall.
+        k: for precision and recall, each image has a ball whose radius is the distance to its k-th neighbour.
         k_density: the number that replaces `k` for density and coverage. Both defaults are from the papers.
 
     Raises:
-        UserError: if one of the sets has no more images than `k` or `k_density`.
+        UserError: unless each set has more images than both `k` and `k_density`.
     """
     check_features("precision, recall, density and coverage", generated, reference, max(k, k_density) + 1)
     around_x = _radii(generated, [k])[0]

@@ -51,14 +51,15 @@ def read_patience() -> float:
 
 
 class ProcessWatch:
-    """Watches the other processes of a command from a thread, through a store.
+    """Notices when another process of a command fails or gives no sign of life, and then ends this process.
 
-    Process 0 watches all others, and each other process watches process 0.
+    A thread writes and reads the signs of life in a store that all processes share. Process 0 watches all
+    others, and each other process watches process 0.
 
     Args:
         rank: number of this process.
         count: number of processes.
-        meeting: the store that they share.
+        meeting: the place where the processes met, which holds the store.
     """
 
     def __init__(self, rank: int, count: int, meeting: Meeting) -> None:

@@ -170,7 +170,14 @@ def list_fields(value: Any, path: str = "") -> list[tuple[str, str, Any]]:  # no
 
 
 def list_paths(kind: type = Recipe, above: str = "") -> list[str]:
-    """Return the paths of all fields of a recipe, including the fields of every kind of its parts."""
+    """Return the dotted names of all fields of a recipe, such as "optim.lr".
+
+    Where a part can be of several kinds, such as the schedule, the fields of all kinds are included.
+
+    Args:
+        kind: the class whose fields are listed.
+        above: the beginning of each name, such as "optim.".
+    """
     paths = []
     for slot in list_slots(kind):
         paths.append(f"{above}{slot.name}")

@@ -209,7 +209,7 @@ def _check_noise(recipe: Recipe) -> tuple[Linear | BetaTable, Spaced]:
         )
     if not isinstance(recipe.grid, Spaced) or recipe.grid.entries != table.entries:
         raise UserError(
-            f"export to diffusers needs grid spaced with entries {table.entries}, "
+            f"export to diffusers needs --grid spaced --grid.entries {table.entries}, "
             f"this run has {dump(recipe.grid, named=True)}"
         )
     if recipe.sampler != DDIM():

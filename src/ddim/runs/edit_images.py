@@ -299,12 +299,13 @@ def warn_of_noise(edit: Edit) -> str | None:
     clean, end = (schedule(t) for t in (torch.zeros((), dtype=torch.float64), edit.times[-1]))
     if clean.sigma > NOISY:
         return (
-            f"at t = 0 this run's schedule still has noise, sigma = {clean.sigma:.2f}, which a real image "
-            "lacks: the latent belongs to a slightly different, grainy image"
+            f"at t = 0 this run's schedule still has noise, sigma = {clean.sigma:.2f}, but a real image has "
+            "none. So the latent gives back a slightly different, grainy image"
         )
     if end.sigma > NOISY:
         return (
-            f"the last of these {len(edit.times)} times still has noise, sigma = {end.sigma:.2f}, which a "
-            "real image lacks: the latent belongs to a slightly different image; more steps bring it closer"
+            f"at the last of these {len(edit.times)} times, sigma is still {end.sigma:.2f}, but a real image "
+            "has no noise. So the latent gives back a slightly different image; with more steps, the "
+            "difference is smaller"
         )
     return None

@@ -24,7 +24,7 @@ from ddim.runs.recipe import Data
 
 
 def open_run_images(trained: LoadedRun, progress: Callable[[int, int], None] | None = None) -> SplitImages:
-    """Open the images that a run was trained on, with the split of its training; see `reopen_images`."""
+    """Open the images that a run was trained on, split as in its training; see `reopen_images`."""
     images = reopen_run_images(trained, progress)
     return split_images(images, trained.recipe.data.validation, trained.recipe.seed)
 
@@ -107,10 +107,10 @@ def _explain_missing(run: Path, source: str) -> str:
 
 
 def record_new_place(run: Path, source: str) -> None:
-    """Record in a run folder that the images of the run are now in `source`, a path or a name.
+    """Record in a run folder that its training images are now in `source`: a path or the name of a data set.
 
     Raises:
-        UserError: if the images there are not the images of the run.
+        UserError: if the images there are not those that the run was trained on.
     """
     document = read_json(run / RUN)
     fields, facts = document["recipe"]["data"], document["data"]

@@ -74,8 +74,8 @@ def give_parts(parts: Iterable[Any]) -> str:
             name = identify_part(part if is_own(part) else OwnNetwork(part))["kind"]
         else:
             raise UserError(
-                "a part of your own is a frozen dataclass, a network, or a class or function that makes one, "
-                f"got {type(part).__name__}"
+                "a part that you wrote must be a frozen dataclass or a network, or a class or function that "
+                f"returns one of these, got {type(part).__name__}"
             )
     return name
 

@@ -134,7 +134,8 @@ class LoadedRun(Pipeline):
             "step": found.state.step,
             "weights": found.weights,
             **super().describe(),
-            # Samples are bit-identical only in the runtime of the training, without torch.compile.
+            # Samples are the same bits as those of the training only with its device, precision and threads,
+            # and without torch.compile.
             "bit_equal": self.runtime == replace(found.state.runtime, compile=False),
         }
 

@@ -204,7 +204,7 @@ class Report:
         if self.kid and self.kid < LEAST:
             raise UserError(f"report.kid must be 0 or at least {LEAST} samples, got {self.kid}")
         if self.best == "kid" and not self.kid:
-            raise UserError("report.best kid needs report.kid, a number of samples above 0, got 0")
+            raise UserError("report.kid, the number of samples, must be above 0 if report.best is kid, got 0")
 
 
 _NAMED: dict[str, Mapping[str, type]] = {

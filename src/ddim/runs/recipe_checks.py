@@ -65,7 +65,8 @@ def check_recorded(recipe: Recipe) -> None:
     for name, _, value in list_fields(recipe):
         if again[name] != value:
             raise UserError(
-                f"{name} must be the same after it was recorded, got {value!r}, then {again[name]!r}"
+                f"{name} must not change when it is written to a file and read again, got {value!r}, then "
+                f"{again[name]!r}"
             )
 
 
@@ -161,8 +162,8 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
     if outputs == 2 and not recipe.objective.needs_variance:
         sampled = " --sampler.variance large" if recipe.sampler.needs_variance else ""
         yield (
-            "net.outputs 2 predicts a variance, which objective hybrid alone trains: set both, --net.outputs "
-            f"2 --objective hybrid, or neither, --net.outputs 1 --objective objective{sampled}"
+            "net.outputs 2 predicts a variance, and only the objective hybrid trains it: set --net.outputs 2 "
+            f"--objective hybrid, or --net.outputs 1 --objective objective{sampled}"
         )
     # The weights of a network with classes can be trained further without labels.
     if source is None and not recipe.data.labels and classes > 0:

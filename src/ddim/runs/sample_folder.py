@@ -201,7 +201,11 @@ def _make_sheet(folder: Path, seeds: Sequence[int], pipeline: LoadedRun) -> np.n
 
 
 def _open_folder(out: Path | None, record: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """Create or check the output folder; return it with the NFE, seeds, seconds and film in its record."""
+    """Create the output folder, or check that the samples in it were made as `record` says.
+
+    Returns:
+        The folder; and the NFE, seeds, seconds and film of the samples that are in it already.
+    """
     there: dict[str, Any] = {"nfe": 0, "seeds": [], "seconds": 0.0, "film": None}
     before = None
     if out and out.exists() and not out.is_dir():

@@ -153,7 +153,10 @@ class _Loop:
             self.tell(lambda hook, text=text: hook.on_change(self.training, text))
 
     def advance(self) -> None:
-        """Train for one step, then validate and save if it is time; a validation that is due comes first."""
+        """Train for one step, then validate and save if that is due.
+
+        If a signal stopped the validation of the step before, it is repeated, without a step of training.
+        """
         training, lead = self.training, self.lead
         if not training.due:
             values = training.advance()

@@ -213,7 +213,7 @@ class _Saved:
 
 
 def _read_saved(folder: Path, data: object) -> _Saved:
-    """Read run.json and the newest checkpoint of a run, and accept its images; see `resume`."""
+    """Return what run.json and the newest checkpoint hold, after a check of the images; see `resume`."""
     document = read_json(folder / RUN)
     accept_images(folder, document["recipe"]["data"]["source"], data)
     path = checkpoint.find_newest(folder / "checkpoints")
@@ -264,7 +264,7 @@ def _restart(saved: _Saved, start: Start, progress: Progress) -> None:
 
 
 def _reopen(saved: _Saved, recipe: Recipe, start: Start, progress: Progress) -> SplitImages:
-    """Open and split the images of a run that is resumed; each machine needs them."""
+    """Return the training and validation images of a run that is resumed; every machine must have them."""
     processes, fingerprint = current_processes(), saved.document["data"]["fingerprint"]
     return processes.local_first("images", lambda: reopen_split(start.folder, recipe, fingerprint, progress))
 

@@ -232,7 +232,7 @@ def check_loss(recipe: Recipe, parts: SplitImages) -> None:
             raise UserError(f"{called} fails: {type(error).__name__}: {error}") from error
     if not isinstance(loss, torch.Tensor) or loss.shape != (2,):
         raise UserError(
-            f"{called} must return the loss (2,) of each image, got {describe_given(loss)}: average over "
+            f"{called} must return one loss for each image, (2,), got {describe_given(loss)}: average over "
             "channels, height and width, .mean((1, 2, 3))"
         )
 

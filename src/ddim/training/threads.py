@@ -65,7 +65,8 @@ class ThreadWatch:
             self.training.set_threads(self.wanted)
             self.restart()
             return f"{use}: {format_count(self.wanted, 'thread')} instead of {threads} from here on"
-        # This message is returned once. The threads are fixed by the user or by a larger machine.
+        # This message is returned only once, because the number of threads cannot change: the user or the
+        # machine where the run began has set it.
         self.cores = 1
         slow = f"{use}: {format_count(threads, 'thread')} may be slow beside them"
         return slow if self.wanted < threads else None

@@ -68,7 +68,7 @@ class Scene:
         return Place(float(x), float(y), (cos, sin), (-sin * short, cos * short)).turned(turn)
 
     def paint_stem(self, place: Place, size: float, leaves: int) -> None:
-        """Paint a stalk to the lower edge and leaves along it, behind the flower."""
+        """Paint a stalk down to the lower edge of the image, with leaves, behind the flower."""
         canvas, bottom = self.canvas, float(self.canvas.y[-1, 0]) + 0.1
         foot, bow = place.x + self.between(-0.5, 0.5), self.between(-0.15, 0.15)
         dark, fresh = self.pick("2c4a1e 7fa650", "35562a 93b45c", "21432c 5f9a62", "3d4f22 a5ad5a")

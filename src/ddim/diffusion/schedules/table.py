@@ -76,7 +76,7 @@ class _Table:
             return torch.where(index > 0, t, 0.0).clamp(0, 1)
         below = (index - 1).clamp(0, self.entries - 2)
         high, low = table[below], table[below + 1]
-        # Equal neighbours are a plateau that the clip produced; its time is the time of its first entry.
+        # Clipping can make neighbouring entries equal. Their time is that of the first of these entries.
         part = torch.where(high > low, (high + wanted) / (high - low), torch.where(index > 0, 1.0, 0.0))
         return ((below + 1 + part) / self.entries).clamp(1 / self.entries, 1)
 
