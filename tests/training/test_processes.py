@@ -16,7 +16,10 @@ from safetensors.torch import load_file
 
 import tiny
 from ddim.cli import main
+from ddim.errors import UserError
+from ddim.nn.processes import Processes
 from ddim.runs.codec import write_recipe
+from ddim.training.several import check_processes
 from in_processes import CASES, launch
 from in_processes import main as train_cases
 from kill_processes import Launch
@@ -94,6 +97,18 @@ def test_the_command_trains_samples_and_goes_on_with_another_number_of_processes
     assert len(tiny.metrics(run)) == 43
 
 
+@pytest.mark.parametrize(("batch", "accumulate"), [(9, 1), (12, 2)])
+def test_a_batch_that_cannot_be_shared_is_refused(batch, accumulate):
+    recipe = tiny.recipe(optim__batch=batch, optim__accumulate=accumulate)
+    check_processes(recipe, Processes())
+    with pytest.raises(
+        UserError, match=f"optim.batch {batch} must be a multiple of the number of processes 4"
+    ):
+        check_processes(recipe, Processes(count=4))
+    check_processes(tiny.recipe(optim__batch=4 * batch, optim__accumulate=accumulate), Processes(count=4))
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_batch_that_cannot_be_shared_is_refused_before_images_are_decoded(tmp_path):
     cache = tmp_path / "cache"
