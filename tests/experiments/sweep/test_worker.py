@@ -82,7 +82,7 @@ def storm(planned, workers, kills, longest, frozen):  # noqa: PLR0913
 
     Every killed worker is replaced. A frozen one wakes after twice the grace period.
     """
-    grace, draw, woken = 3, random.Random(0), []
+    grace, draw, woken = 6, random.Random(0), []
     alive = [start(planned.folder, grace, pause=0.05) for _ in range(workers)]
     until(lambda: any(planned.outcome_file(trial).exists() for trial in planned.trials))
     for _ in range(frozen):
