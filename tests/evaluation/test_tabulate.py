@@ -177,7 +177,9 @@ def test_notebooks_show_a_table_whose_names_are_escaped():
 
 def test_a_data_frame_has_the_records_and_its_package_is_asked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", types.SimpleNamespace(DataFrame=list))
-    assert SONG.to_frame() == SONG.to_records()
+    for found, row in zip(SONG.to_frame(), SONG.to_records(), strict=True):
+        assert list(found) == list(row)
+        assert all(found[name] == value for name, value in row.items() if value is not None)
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UserError, match="pip install pandas"):
         SONG.to_frame()

@@ -1,8 +1,10 @@
 """How values show themselves in a notebook: sheets, figures and tables."""
 
 import io
+import math
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -56,6 +58,12 @@ def test_a_table_is_text_html_and_a_data_frame():
     assert "24 of 1,000 rows are shown" in Some(1000)._repr_html_()
     assert "rows are shown" not in Some(24)._repr_html_()
     assert repr(Some(0)) == "Some\n(no rows)"
+
+
+def test_a_column_without_values_is_numeric_in_a_data_frame(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", types.SimpleNamespace(DataFrame=list))
+    assert Some(2).to_frame()[0] == {"name": "<0>", "value": None, "n": 0}
+    assert math.isnan(Some(1).to_frame()[0]["value"])
 
 
 def test_a_data_frame_needs_pandas(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ class Tabular:
         raise NotImplementedError
 
     def to_frame(self) -> pd.DataFrame:
-        """Return the table as a data frame.
+        """Return the table as a data frame. A column without any value holds NaN, so that it stays numeric.
 
         Raises:
             UserError: if pandas is not installed.
@@ -33,7 +34,9 @@ class Tabular:
             import pandas as pd  # type: ignore[import-not-found]
         except ImportError:
             raise UserError("to_frame() needs pandas, which is not installed: pip install pandas") from None
-        return pd.DataFrame([dict(row) for row in self.to_records()])
+        rows = self.to_records()
+        known = {name for row in rows for name, value in row.items() if value is not None}
+        return pd.DataFrame([{n: v if n in known else math.nan for n, v in row.items()} for row in rows])
 
     def __repr__(self) -> str:
         return "\n".join([self._title(), format_rows(self._shown_rows()), *self._notes()])
