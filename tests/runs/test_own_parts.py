@@ -240,8 +240,8 @@ class Broken(Loss):
         ),
         ({"net": mine.Wide}, r"must return \(2, 3, 32, 32\), got \(2, 1, 32, 32\)"),
         ({"net": Weightless}, "net Weightless must have weights to train, .*, got none"),
-        ({"objective": Unmeaned()}, r"Unmeaned, .* must return the loss \(2,\) .* a tensor \(2, 3, 32, 32\)"),
-        ({"objective": Unmeaned(mean=True)}, r"must return the loss \(2,\) of each image, got a tensor \(\)"),
+        ({"objective": Unmeaned()}, r"Unmeaned, .* must return one loss .* a tensor \(2, 3, 32, 32\)"),
+        ({"objective": Unmeaned(mean=True)}, r"must return one loss for each image, \(2,\), got"),
         (
             {"objective": Broken()},
             r"objective Broken, called with x0 \(2, 3, 32, 32\) .* fails: TypeError",
