@@ -87,3 +87,14 @@ def test_images_and_their_split_print_in_a_line():
     images = open_images("blossoms:40", (32, 32))
     assert repr(images) == f"Images(40 of 32 x 32 x 3, {len(images.classes)} classes)"
     assert repr(split_images(images, 0.25, 0)) == f"SplitImages({images!r}, 30 train, 10 validation)"
+
+
+def test_a_mistyped_folder_gets_the_folder_beside_it_as_a_suggestion(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my photos").mkdir()
+    (tmp_path / "photos.txt").touch()
+    for text in ("photos", "photos/", str(tmp_path / "photos")):
+        with pytest.raises(UserError, match="perhaps you meant my photos$"):
+            open_images(text, (32, 32))
+    with pytest.raises(UserError, match="perhaps you meant flowers$"):
+        open_images("flower:copy", (32, 32))

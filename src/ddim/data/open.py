@@ -98,4 +98,6 @@ def find_source(text: str) -> Source:
     if name in NAMED and (copy or text == name):
         return NAMED[name](Path(os.path.expanduser(copy)) if copy else None)
     message = f"{text!r} is neither a folder, a .zip or .tar file, nor a data set ({', '.join(NAMES)})"
-    raise UserError(message + suggest(name, NAMES))
+    wanted = Path(path)
+    near = [entry.name for entry in wanted.parent.glob("*") if entry.is_dir()]
+    raise UserError(message + (suggest(wanted.name, near) or suggest(name, NAMES)))
