@@ -1,4 +1,4 @@
-"""Batch norm whose statistics are those of the whole batch, however many processes share it."""
+"""Batch norm with the statistics of the whole batch, even if several processes share the batch."""
 
 from __future__ import annotations
 
@@ -39,18 +39,19 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 def share_batch_norm(net: nn.Module, processes: int) -> None:
-    """Let all batch norms of a network use the statistics of this number of processes."""
+    """Make all `BatchNorm2d` layers of a network average their statistics over `processes` processes."""
     for layer in net.modules():
         if isinstance(layer, BatchNorm2d):
             layer.processes = processes
 
 
 def mean_over_processes(x: Tensor, processes: int) -> Tensor:
-    """Return the mean of x over all processes, which gradients pass through."""
+    """Return the mean of x over all processes; gradients flow through this function."""
     return sum_over_processes(x) / processes
 
 
-# A custom operation is opaque to torch.compile, and its gradient is the same operation.
+# This is a custom operation, because torch.compile does not look into such operations. Its backward pass is
+# the same sum over all processes.
 @torch.library.custom_op("ddim::sum_over_processes", mutates_args=())
 def sum_over_processes(x: Tensor) -> Tensor:
     """Return the sum of x over all processes."""

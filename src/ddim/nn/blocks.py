@@ -18,10 +18,11 @@ class ExactConv2d(nn.Conv2d):
     """A convolution that is computed in float32 even under autocast.
 
     All convolutions on the path of x_t at full resolution are float32; only the branches that are added to
-    this path are bf16. If a network predicts noise, errors in the predicted image are 50 times as large at a
-    signal rate of 0.02. Therefore x_t must reach the output without rounding. On DDPM's network after ten
-    minutes of training, at t = 1, bf16 everywhere adds 8 % to the network's own error. With the float32 path,
-    bf16 adds 1.4 % (benchmarks/exact.py).
+    this path are bf16. If a network predicts noise, an error of its output is 1 / 0.02 = 50 times as large in
+    the predicted image at a signal rate of 0.02. Therefore x_t must reach the output without rounding.
+
+    In DDPM's network after ten minutes of training, at t = 1, bf16 in all layers changes the output by 8 % of
+    the network's own error. With the float32 path, the change is 1.4 % (benchmarks/exact.py).
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
@@ -57,11 +58,11 @@ SIXTEEN = 2**16
 class Dropout(nn.Dropout):
     """Dropout (Srivastava et al. 2014) whose mask for an image does not depend on the rest of the batch.
 
-    So a part of a batch gets the masks that it has in the whole batch: with gradient accumulation, and in
-    each process of a training. The probability is rounded to a multiple of 2^-16.
+    So the masks do not change if a batch is divided into parts, for gradient accumulation or among the
+    processes of a training. The probability is rounded to a multiple of 2^-16.
 
     Attributes:
-        rows: number of each image in the batch of the step, (B,) int64; training sets it, see `number_rows`.
+        rows: index of each image in the batch of the step, (B,) int64; training sets it, see `number_rows`.
     """
 
     rows: Tensor | None = None
@@ -72,8 +73,8 @@ class Dropout(nn.Dropout):
         if not self.training or not 0 < dropped < SIXTEEN:
             return super().forward(input)
         rows = torch.arange(len(input)) if self.rows is None else self.rows
-        # Like all dropout it uses the global generator, which training seeds at each step. 32 bits suffice,
-        # because a CPU generator uses only 32 bits of its seed.
+        # Like torch's dropout, this draws from the global generator, which training seeds at each step. A
+        # seed of 32 bits is enough, because a CPU generator uses only 32 bits of its seed.
         seed = torch.randint(2**32, (), device=input.device)
         draw = draw_mask if input.device.type == "cpu" else hash_mask
         mask = draw(seed, rows.to(input.device), list(input.shape), dropped)
@@ -81,31 +82,32 @@ class Dropout(nn.Dropout):
 
 
 def number_rows(net: nn.Module, rows: Tensor) -> None:
-    """Tell all dropout layers of a network which images of the batch their next inputs are.
+    """Set which images of the whole batch the dropout layers of a network receive next.
 
     Args:
         net: the network.
-        rows: number of each image in the whole batch, (B,) int64.
+        rows: index of each of these images in the whole batch, (B,) int64.
     """
     for layer in net.modules():
         if isinstance(layer, Dropout):
             layer.rows = rows
 
 
-# torch.compile would draw the masks itself, in a tenth of the time of a training step of DDPM's network. It
-# leaves a custom operation as it is. Since the mask is a function of a seed, the backward pass can recompute
-# it, and two masks of the same shape are not merged.
+# This is a custom operation, because torch.compile does not change such operations. Its own code for the
+# masks would take a tenth of the time of a training step of DDPM's network. The seed is an argument, so that
+# the backward pass can recompute a mask, and torch.compile does not merge two masks of the same shape.
 @torch.library.custom_op("ddim::draw_mask", mutates_args=(), device_types="cpu")
 def draw_mask(seed: Tensor, rows: Tensor, shape: list[int], dropped: int) -> Tensor:
-    """Draw a mask (B, C, H, W), channels_last, whose entries are False with probability `dropped` / 2^16.
+    """Return a mask (B, C, H, W), channels_last, whose entries are False with probability `dropped` / 2^16.
 
-    The mask of an image is a function of `seed` and its row. Four entries share a random number of 64 bits.
+    The mask of an image depends only on `seed` and its entry in `rows`. Each random number of 64 bits gives
+    four entries of the mask.
 
     Args:
         seed: scalar, int64.
-        rows: number of each image in the batch, (B,) int64.
+        rows: index of each image in the batch, (B,) int64.
         shape: B, C, H, W.
-        dropped: see above.
+        dropped: the probability of False, multiplied by 2^16.
     """
     b, c, h, w = shape
     numbers = c * h * w
@@ -124,10 +126,11 @@ draw_mask.register_fake(
 
 
 def hash_mask(seed: Tensor, rows: Tensor, shape: list[int], dropped: int) -> Tensor:
-    """Return a mask like `draw_mask`, with other entries, by operations that an accelerator does in parallel.
+    """Return a mask like `draw_mask`, by operations that run in parallel on an accelerator.
 
-    Each entry is a hash of the seed, the row and its place in the image: the 32-bit finaliser of
-    MurmurHash3 (Appleby 2016), applied twice.
+    The entries differ from those of `draw_mask`. Each entry is a hash of the seed, the index of the image in
+    the batch, and the entry's position in the image. The hash is the 32-bit finaliser of MurmurHash3
+    (Appleby 2016), applied twice.
     """
     b, c, h, w = shape
     place = torch.arange(c * h * w, dtype=torch.int32, device=rows.device)
@@ -138,7 +141,7 @@ def hash_mask(seed: Tensor, rows: Tensor, shape: list[int], dropped: int) -> Ten
 
 
 def _mix(x: Tensor) -> Tensor:
-    """Apply the finaliser of MurmurHash3 to int32 numbers; products wrap around."""
+    """Return the hashes of int32 numbers by the finaliser of MurmurHash3; products overflow, as intended."""
     x = (x ^ (x >> 16 & 0xFFFF)) * -2048144789
     x = (x ^ (x >> 13 & 0x7FFFF)) * -1028477387
     return x ^ (x >> 16 & 0xFFFF)
@@ -162,8 +165,8 @@ def self_attention(qkv: Tensor, heads: int) -> Tensor:
     pixels = qkv.flatten(2).transpose(1, 2).reshape(b, h * w, 3, heads, -1)
     q, k, v = pixels.permute(2, 0, 3, 1, 4)
     if qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16 and h * w <= EXPLICIT_PIXELS:
-        # torch's kernel multiplies in float32 here, which takes three times as long. Scores are rounded to
-        # bf16 instead; the first four digits of the errors of trained networks do not change.
+        # torch's kernel multiplies in float32 here, which takes three times as long as this code. This code
+        # rounds the scores to bf16, which does not change the first four digits of trained networks' errors.
         mixed = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(-1) @ v
     else:
         mixed = F.scaled_dot_product_attention(q, k, v)  # (B, heads, HW, C / heads)
@@ -208,8 +211,8 @@ def apply_padded(net: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> T
 
 def upsample_2x(x: Tensor, mode: str = "bilinear") -> Tensor:
     """Resize (B, C, H, W) to (B, C, 2H, 2W); the mode is "bilinear" or "nearest"."""
-    # On a CPU, torch.compile scatters these gradients pixel by pixel, which takes a fifth of a training step
-    # of the torch/luz network. An opaque operation uses torch's own kernels instead.
+    # On a CPU, code by torch.compile scatters the gradients of this operation pixel by pixel, which takes a
+    # fifth of a training step of the torch/luz network. A custom operation uses torch's own kernels instead.
     if x.device.type == "cpu" and torch.compiler.is_compiling() and not torch.compiler.is_exporting():
         return opaque_upsample_2x(x, mode)
     return F.interpolate(x, scale_factor=2, mode=mode)
@@ -217,7 +220,7 @@ def upsample_2x(x: Tensor, mode: str = "bilinear") -> Tensor:
 
 @torch.library.custom_op("ddim::upsample_2x", mutates_args=(), device_types="cpu")
 def opaque_upsample_2x(x: Tensor, mode: str) -> Tensor:
-    """Do the same as `upsample_2x`, as an operation that is opaque to torch.compile."""
+    """Return the result of `upsample_2x`, by a custom operation that torch.compile does not look into."""
     return F.interpolate(x, scale_factor=2, mode=mode)
 
 

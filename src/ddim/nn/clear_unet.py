@@ -108,7 +108,7 @@ class Stage(nn.Module):
         self.blocks, self.attention = nn.ModuleList(), nn.ModuleList()
         for k in range(spec.depth):
             channels = (width if k else now) + skips
-            # At full resolution the projection is on the path of x_t, which stays float32.
+            # At full resolution the projection is on the path of x_t, so it must be float32 (`ExactConv2d`).
             self.blocks.append(Block(channels, width, spec.embedding, norm=spec.norm, exact=stage == 0))
             attends = spec.attention[stage]
             self.attention.append(
@@ -116,9 +116,9 @@ class Stage(nn.Module):
             )
 
     def forward(self, x: Tensor, embedded: Tensor, skips: list[Tensor]) -> list[Tensor]:
-        """Apply the blocks to x (B, now, H, W), given embedded (B, embedding).
+        """Return the outputs of all blocks for x (B, now, H, W), given embedded (B, embedding).
 
-        `skips` are the skip connections; the last is used first. All block outputs are returned.
+        `skips` holds the inputs from skip connections; the last is used first.
         """
         outputs = []
         for block, attention in zip(self.blocks, self.attention, strict=True):
@@ -176,10 +176,10 @@ class ClearUNet(nn.Module):
 
 
 def _initialise_attention(attention: Attention) -> None:
-    """Draw weights uniformly within Glorot's bounds, as Keras computes these for attention.
+    """Draw the weights uniformly within Glorot's bounds, as Keras computes these bounds for attention.
 
-    The kernels in Keras have an axis of heads: (C, heads, C) and (heads, C, C). Keras treats all axes except
-    the last two as the spatial axes of a convolution.
+    The kernels of attention in Keras have an axis for the heads: (C, heads, C) and (heads, C, C). Keras
+    treats the first axis like the spatial axes of a convolution, so its size is a factor of both fans.
     """
     heads, channels = attention.heads, attention.qkv.in_channels
     for layer, fans in (

@@ -22,14 +22,16 @@ def secure_compiler_cache() -> Path:
 
     By default torch uses ``torchinductor_USER`` in the shared temporary folder, a name that any user of the
     machine can create first. This function replaces that folder, in the whole process, by ``compiler`` in the
-    cache folder. If other users could change that folder too, a new temporary folder is used, with a warning.
-    A folder that the user has set with $TORCHINDUCTOR_CACHE_DIR is kept.
+    cache folder. If other users could change ``compiler`` too, this function warns and uses a new temporary
+    folder. A folder that the user has set with $TORCHINDUCTOR_CACHE_DIR is kept.
     """
-    # This module is small; the folder must be set before torch._inductor and torch._dynamo are imported.
+    # The folder must be set before most of torch._inductor and torch._dynamo is imported. This module is
+    # small enough to be imported before.
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     chosen = os.environ.get(_VARIABLE)
-    # torch sets the variable to its default folder when it is imported.
+    # torch sets the variable to its default folder when it is imported. So this value is not the user's
+    # choice.
     if chosen is None or os.path.abspath(chosen) == os.path.abspath(default_cache_dir()):
         chosen = os.environ[_VARIABLE] = str(_make_private(cache_folder() / "compiler"))
     _move_headers(Path(chosen) / "precompiled_headers")
@@ -38,16 +40,16 @@ def secure_compiler_cache() -> Path:
 
 
 def _remove_incomplete(folder: Path) -> None:
-    """Remove libraries that a stopped compiler left incomplete: torch would load them, and fail each time."""
+    """Remove libraries that a stopped compiler left incomplete; torch would fail each time it loads them."""
     for library in folder.glob("*/*.so"):
         with suppress(OSError):
-            # A linker in another process may still write to the library; it was then changed just now.
+            # A library that was changed in the last second is kept: another process may still write to it.
             if time.time() - library.stat().st_mtime > 1 and not _is_complete(library):
                 library.unlink()
 
 
 def _is_complete(library: Path) -> bool:
-    """Return whether a library is not empty and, if it is an ELF file, reaches the end of its section table.
+    """Return whether a library is not empty and, if it is an ELF file, contains its whole section table.
 
     Linkers write this table last. Its offset, entry size and length are in the header (64-bit ELF).
     """
@@ -60,7 +62,7 @@ def _is_complete(library: Path) -> bool:
 
 
 def _make_private(folder: Path) -> Path:
-    """Create `folder` if it is missing and return it, or a new temporary folder if others could change it."""
+    """Return `folder`, created if it is missing, or a new temporary folder if other users could change it."""
     reason = ""
     try:
         make_folder(folder.parent)
@@ -80,7 +82,7 @@ def _make_private(folder: Path) -> Path:
 
 
 def _is_private(folder: Path) -> bool:
-    """Return whether nobody but this user and the administrator can change or replace a folder."""
+    """Return whether only this user and the administrator can change or replace a folder."""
     if not hasattr(os, "getuid"):
         return True  # On Windows the cache folder is in the user's profile.
     trusted = {0, os.getuid()}
@@ -88,7 +90,8 @@ def _is_private(folder: Path) -> bool:
     if not stat.S_ISDIR(own.st_mode) or own.st_uid != os.getuid() or own.st_mode & 0o022:
         return False
     parents = [parent.stat() for parent in folder.resolve().parents]
-    # In a folder with the sticky bit, such as /tmp, only owners can rename what they have created.
+    # A parent that all users can write to is safe if it has the sticky bit, such as /tmp: users can then
+    # rename only what they have created.
     return all(
         parent.st_uid in trusted and (not parent.st_mode & 0o022 or parent.st_mode & stat.S_ISVTX)
         for parent in parents
@@ -96,12 +99,12 @@ def _is_private(folder: Path) -> bool:
 
 
 def _move_headers(folder: Path) -> None:
-    """Let torch keep precompiled headers in `folder`; it ignores $TORCHINDUCTOR_CACHE_DIR for them."""
+    """Make torch keep precompiled headers in `folder`; for them it ignores $TORCHINDUCTOR_CACHE_DIR."""
     from torch._inductor import codecache, config
 
     if not hasattr(codecache, "_HEADER_DIR"):
         config.cpp_cache_precompile_headers = False
     elif str(folder) != codecache._HEADER_DIR:
         codecache._HEADER_DIR, codecache._HEADER_LOCK_DIR = str(folder), str(folder / "locks")
-        # torch remembers the headers that it compiled into the old folder.
+        # torch remembers the headers that it compiled into the old folder, and must forget them.
         codecache._precompile_header.cache_clear()

@@ -8,51 +8,58 @@ import time
 from pathlib import Path
 
 TOLERATED = 0.3
-"""Cores that other programs may use before a thread is given up: about a desktop without work."""
+"""Number of cores that other programs may use before this program uses one thread less.
+
+An idle desktop uses about this much.
+"""
 
 
 SPINS = "3000"
-"""Turns of the loop in which a thread of libgomp waits before it sleeps: less than 0.1 ms."""
+"""How often a waiting thread of libgomp looks for work before it sleeps; this takes less than 0.1 ms."""
 
 
 def wait_briefly() -> None:
-    """Let waiting OpenMP threads sleep soon: set GOMP_SPINCOUNT for this process, unless the user chose.
+    """Let waiting OpenMP threads sleep soon: set GOMP_SPINCOUNT for this process.
 
-    By default a waiting thread of libgomp spins for milliseconds. On a busy machine it then holds a core that
-    the thread it waits for needs, and sampling is slower by a factor of 2 to 10. Threads that never spin cost
-    an idle machine 8 % of its speed in training; with `SPINS` neither happens (benchmarks/busy.py). Call this
-    before torch is imported.
+    If the user has set this variable or OMP_WAIT_POLICY, nothing changes. By default a waiting thread of
+    libgomp looks for work again and again for milliseconds (it spins). On a busy machine it thus occupies a
+    core that other threads need, and sampling takes 2 to 10 times as long. If threads never spin, training on
+    an idle machine is 8 % slower. `SPINS` avoids both (benchmarks/busy.py).
+
+    Call this function before torch is imported.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def count_allowed() -> int:
-    """Return the number of processors that this process may use, by its affinity and its cgroup."""
+    """Return the number of processors that both the affinity and the cgroup of this process allow."""
     return min(len(_allowed()) or os.cpu_count() or 1, _quota())
 
 
 def choose_threads(cores: int, others: float) -> int:
-    """Return the number of threads for which other programs leave cores free; at least 1.
+    """Return how many threads to use so that each has a core that other programs leave free; at least 1.
 
-    A thread without a core of its own makes all others wait, and the gradients of convolutions spin while
-    they wait. On two cores beside two other programs, two threads train at a tenth of the speed of one.
+    If one thread has no core of its own, all other threads wait for it. In the backward pass of convolutions,
+    waiting threads spin and so occupy cores. On two cores that two other programs use, training with two
+    threads has a tenth of the speed of training with one.
 
     Args:
         cores: number of cores.
         others: cores that other programs use.
     """
     free = cores - max(0, math.ceil(others - TOLERATED))
-    # A compiled network is compiled anew for each number of threads, so few different numbers are used.
+    # A compiled network is compiled anew for each number of threads. To have few different numbers, the
+    # number is rounded down to a multiple of a quarter of the cores.
     unit = max(1, cores // 4)
     return max(1, free // unit * unit)
 
 
 class CoreMeter:
-    """Measures how many cores other programs use, from its creation or last `restart`.
+    """Measures how many cores other programs use, on average since its creation or its last `restart`.
 
-    On systems without /proc/stat it measures 0. Processes with a lower priority than this one do not count,
-    because they give way.
+    On systems without /proc/stat it measures 0. Processes with a lower priority than this process do not
+    count, because they leave it the cores that it needs.
     """
 
     def __init__(self) -> None:
@@ -74,7 +81,7 @@ class CoreMeter:
 
 
 def measure_others(meter: CoreMeter, least: float = 0.5) -> float:
-    """Return the cores that other programs use, over an interval of at least `least` seconds."""
+    """Return the mean number of cores that other programs use, measured over at least `least` seconds."""
     time.sleep(max(0.0, least - meter.seconds))
     return meter.others()
 
@@ -85,7 +92,7 @@ def _allowed() -> set[int]:
 
 
 def _quota() -> int:
-    """Return the number of cores that the cgroup of this process may use, rounded up."""
+    """Return how many cores the cgroup of this process may use, rounded up; 2^31 if there is no limit."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return math.ceil(int(quota) / int(period))

@@ -16,7 +16,7 @@ class Block(Recomputable):
     """A residual block: twice group norm, swish and 3x3 convolution, conditioned on the embedding.
 
     Args:
-        channels: channels of the input; a 1x1 convolution projects it if they differ from `out`.
+        channels: channels of the input; if they differ from `out`, a 1x1 convolution projects the input.
         out: channels of the output.
         embedding: channels of the embedding.
         norm: a function that builds a norm for a number of channels.
@@ -24,8 +24,8 @@ class Block(Recomputable):
         scale_shift: whether the embedding scales and shifts the output of the second norm (Nichol & Dhariwal
             2021, eq. 21). Otherwise it is added before that norm.
         scale: factor of the residual sum.
-        resize: layer that changes the resolution, for the input and, in the branch, before the first
-            convolution (Song et al. 2021b, after Brock et al. 2019).
+        resize: layer that changes the resolution. It is applied to the input, and in the residual branch
+            before the first convolution (Song et al. 2021b, after Brock et al. 2019).
         project: whether to project the input even if `channels` equals `out`.
         exact: whether to compute the projection in float32 even under autocast.
     """
@@ -57,9 +57,9 @@ class Block(Recomputable):
         self.shortcut = kind(channels, out, 1) if project or channels != out else nn.Identity()
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        """Apply to x (B, channels, H, W), given embedded (B, embedding).
+        """Apply to x (B, channels, H, W), given embedded (B, embedding); return (B, out, H, W).
 
-        The result is (B, out, H, W), or has the height and width that `resize` produces.
+        If the block has a layer `resize`, the height and width are those that this layer produces.
         """
         h = self.conv1(self.resize(F.silu(self.norm1(x))))
         embedded = self.time_proj(embedded)[:, :, None, None]
@@ -87,7 +87,8 @@ class AttentionBlock(nn.Module):
 class Downsample(nn.Conv2d):
     """A 3x3 convolution of stride 2.
 
-    It is padded on all sides, or with `same`, as in TensorFlow, only at the bottom and right.
+    Its input is padded with zeros on all sides. If `same` is set, it is padded only at the bottom and right,
+    as in TensorFlow.
     """
 
     def __init__(self, channels: int, *, same: bool) -> None:

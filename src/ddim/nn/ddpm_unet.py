@@ -15,9 +15,10 @@
 | `sde`            | no         | no              | yes        | yes        | no             |
 | `pyramid`        | no         | no              | no         | yes        | no             |
 
-DDPM for images of 32 pixels is from Ho et al. 2020, appendix B, and Song et al. 2021a; improved DDPM from
-Nichol & Dhariwal 2021; DDPM++ and NCSN++ from Song et al. 2021b, section 4 and appendix H, as Karras et al.
-2022 have them (table 7); ADM for images of 64 pixels from Dhariwal & Nichol 2021, as Karras et al. have it.
+Sources: DDPM for images of 32 pixels is from Ho et al. 2020, appendix B, and Song et al. 2021a. Improved DDPM
+is from Nichol & Dhariwal 2021. DDPM++ and NCSN++ are from Song et al. 2021b, section 4 and appendix H. ADM
+for images of 64 pixels is from Dhariwal & Nichol 2021. The last three have the options in table 7 of Karras
+et al. 2022.
 
 At full resolution, the path of x_t stays float32 under autocast: the first convolution, the residual sums,
 the projections and the last convolution. The branches that are added to it are bf16 (see `ExactConv2d`).
@@ -126,7 +127,7 @@ class DDPMUNetSpec:
         if self.pyramid and not self.resizes_in_blocks:
             raise UserError(f'net.pyramid needs net.resample "box" or "blur", got "{self.resample}"')
         attended = [w for w, attend in zip(self.widths, self.attention, strict=True) if attend]
-        # The middle of the network always has attention.
+        # The middle of the network always has attention, so its channels are checked too.
         for channels in (*attended, self.widths[-1]):
             if channels % (self.head or self.heads):
                 name, value = ("head", self.head) if self.head else ("heads", self.heads)
@@ -194,7 +195,7 @@ class DDPMUNet(nn.Module):
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         now, skips = spec.width, []
         for stage, out in enumerate(widths):
-            # This skip connection comes from the first convolution, or from the downsampled last stage.
+            # This skip connection starts at the first convolution, or at the downsampling before this stage.
             skips.append(now)
             blocks = nn.ModuleList()
             for _ in range(spec.blocks):
@@ -232,6 +233,7 @@ class DDPMUNet(nn.Module):
                     uniform_init(module.qkv.weight, (0.1 * 3 / module.qkv.in_channels) ** 0.5)
         if self.class_embedding is not None and spec.sde:
             # In Karras et al. a layer with Glorot weights is applied to a one-hot vector times sqrt(classes).
+            # This has the same distribution as an embedding with these weights.
             classes, positions = self.class_embedding.weight.shape
             uniform_init(self.class_embedding.weight, (6 * classes / (classes + positions)) ** 0.5)
         if self.augment_proj is not None and not spec.sde:
@@ -309,7 +311,7 @@ def _block(spec: DDPMUNetSpec, channels: int, out: int, **options: Any) -> Block
 
 
 def _attention_block(spec: DDPMUNetSpec, now: int, stage: int, attend: bool) -> AttentionBlock:
-    # At full resolution the projection is on the path of x_t, which stays float32.
+    # At full resolution the projection is on the path of x_t, so it must be float32 (`ExactConv2d`).
     block, out = _block(spec, now, spec.widths[stage], exact=stage == 0), spec.widths[stage]
     heads = out // spec.head if spec.head else spec.heads
     return AttentionBlock(block, Attention(spec.norm(out), out, heads, scale=spec.scale) if attend else None)
@@ -323,11 +325,11 @@ def _resampling(spec: DDPMUNetSpec, width: int, *, up: bool) -> nn.Module:
 
 
 def _pyramid(channels: int, spec: DDPMUNetSpec) -> nn.ModuleList:
-    """Build the layers that downsample the image of each stage to the image of the next stage (`pyramid`)."""
+    """Return the layers that downsample the image input of each stage to that of the next (see `pyramid`)."""
     blur = spec.resample == "blur"
     layers = nn.ModuleList()
     for now, width in pairwise((channels, *spec.widths[:-1])):
-        # The image is padded once, before the convolution, with the zeros that the filter needs too.
+        # The convolution also pads the image for the filter, which therefore pads nothing itself.
         conv = nn.Conv2d(now, width, 3, padding=2 if blur else 1)
         layers.append(nn.Sequential(conv, Filter(blur=blur, pad=False)))
     return layers

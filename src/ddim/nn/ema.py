@@ -163,8 +163,8 @@ def _name(value: float) -> str:
 def select_averaged(model: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of a model that are averaged, keyed by name: parameters and float buffers.
 
-    The buffers include the statistics of batch norm. The tensors share memory with the model, without
-    gradients.
+    The buffers include the statistics of batch norm. The tensors are detached, and share memory with the
+    model.
     """
     state = model.state_dict(keep_vars=True)
     return {name: value.detach() for name, value in state.items() if value.is_floating_point()}

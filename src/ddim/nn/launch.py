@@ -1,4 +1,4 @@
-"""The environment in which a launcher such as torchrun starts its processes; torch is not imported."""
+"""Read the environment variables that a launcher such as torchrun sets, without importing torch."""
 
 from __future__ import annotations
 

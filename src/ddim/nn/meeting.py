@@ -1,4 +1,7 @@
-"""Where the processes of torchrun meet: a key-value store that only this start of the processes uses."""
+"""Let the processes that torchrun started find each other, and share a key-value store.
+
+When torchrun restarts the processes, they use a new store.
+"""
 
 from __future__ import annotations
 
@@ -16,24 +19,25 @@ from ddim.errors import UserError
 _DOOR, _NAME = "ddim/door", "ddim/name"
 
 _stores: list[TCPStore] = []
-"""The store of this process, as soon as it has met the others."""
+"""Holds the store as soon as this process has opened or found it; before, the list is empty."""
 
 _meetings = itertools.count(1)
 
 
 @dataclass(frozen=True)
 class Meeting:
-    """A store that all processes share, and the prefix of the keys of this meeting in it."""
+    """A store that all processes share, and the prefix of the keys that belong to this meeting."""
 
     store: TCPStore
     prefix: str
 
 
 def meet(rank: int, count: int, limit: timedelta) -> Meeting:
-    """Wait until all processes have come; return the store that they share.
+    """Wait until all processes have arrived; return the store that they share.
 
-    torchrun keeps one store for all restarts of its processes. In it the addresses of killed processes are
-    left, and new processes may try to reach them. So process 0 opens a new store, and the others look for it.
+    torchrun keeps one store for all restarts of its processes. This store still holds the addresses of killed
+    processes, and new processes may try to reach them. So process 0 opens a new store, and writes its port
+    into the store of torchrun, where the other processes read it.
 
     Args:
         rank: number of this process.
@@ -41,7 +45,7 @@ def meet(rank: int, count: int, limit: timedelta) -> Meeting:
         limit: how long to wait for the others.
 
     Raises:
-        UserError: if a process has not come in this time.
+        UserError: if a process has not arrived within `limit`.
     """
     end = time.monotonic() + limit.total_seconds()
     if not _stores:
@@ -49,7 +53,7 @@ def meet(rank: int, count: int, limit: timedelta) -> Meeting:
     meeting = Meeting(_stores[0], f"meeting {next(_meetings)}")
     store = PrefixStore(meeting.prefix, meeting.store)
     store.set(f"here/{rank}", "")
-    # Python handles signals between these looks, but not while torch connects the processes.
+    # Python can handle signals between these checks. Later, while torch connects the processes, it cannot.
     for other in range(count):
         while not store.check([f"here/{other}"]):
             if time.monotonic() > end:
@@ -67,7 +71,7 @@ def _find_store(rank: int, count: int, end: float, limit: timedelta) -> TCPStore
 
 
 def _open(launcher: TCPStore, address: str, limit: timedelta) -> TCPStore:
-    """Open the store in this process, and tell its port to the others."""
+    """Return a new store in this process, after writing its port into the store of torchrun."""
     store = TCPStore(address, 0, None, True, limit, wait_for_workers=False)
     name = uuid.uuid4().hex
     store.set(_NAME, name)
@@ -76,7 +80,11 @@ def _open(launcher: TCPStore, address: str, limit: timedelta) -> TCPStore:
 
 
 def _find(launcher: TCPStore, address: str, end: float, limit: timedelta) -> TCPStore:
-    """Return the store of process 0; the port that is told first may be that of a process that was killed."""
+    """Return the store of process 0.
+
+    The port in the store of torchrun may still be that of a process that was killed. Therefore the store that
+    is found must have the name that is given with the port; else this function looks again.
+    """
     while True:
         port, name = launcher.get(_DOOR).decode().split()
         try:

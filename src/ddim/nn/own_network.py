@@ -55,7 +55,7 @@ class OwnNetwork:
         return self.classes > 0
 
     def network(self, channels: int = 0) -> nn.Module:
-        """Return a new module; `channels` is not used, because the module is made for its images."""
+        """Return a new module; `channels` is not used, because the user chose the channels of the module."""
         module = deepcopy(self.given) if isinstance(self.given, nn.Module) else self.given()
         if not isinstance(module, nn.Module):
             raise UserError(f"net {self.name} must return a torch.nn.Module, got {type(module).__name__}")

@@ -38,7 +38,7 @@ LEFT = "left"
 
 
 def read_patience() -> float:
-    """Return the seconds of `PATIENCE`, or of the environment variable DDIM_PATIENCE.
+    """Return the seconds in the environment variable DDIM_PATIENCE, or `PATIENCE` if it is not set.
 
     Raises:
         UserError: if the variable is not a positive number.
@@ -80,7 +80,7 @@ class ProcessWatch:
             thread.start()
 
     def close(self) -> None:
-        """End the watch; the others no longer expect signs of life."""
+        """End the watch; the other processes then no longer expect signs of life from this one."""
         self._stopped.set()
         for thread in self._threads:
             thread.join()
@@ -88,12 +88,12 @@ class ProcessWatch:
             self._store.set(f"beat/{self.rank}", LEFT)
 
     def take_turns(self, work: Callable[[], T], first: bool, place: str) -> T:
-        """Do work after the first process of this machine has done it.
+        """Return the result of `work`, which starts after the first process of this machine has done it.
 
         Args:
-            work: the work.
+            work: the function to call.
             first: whether this process is the first.
-            place: the name of the machine and of the work.
+            place: a name that identifies the machine and the work.
         """
         key = f"turn/{place}"
         if first:
@@ -111,19 +111,20 @@ class ProcessWatch:
         try:
             first = self._store.compare_set("failed", "", mine).decode() == mine
         except RuntimeError:
-            # The store ended with process 0 before that could say why, so process 1 says it.
+            # Process 0, which holds the store, ended without a report. So process 1 prints the message.
             return self.rank == 1
-        # The first one must be able to say it before its launcher ends all processes, because another one has
-        # ended. And the others must be able to read it before the store ends with process 0.
+        # torchrun ends all processes when one has ended. So a process that is not the first to fail waits
+        # until the first one has printed its message. Process 0 waits until the others have read the report,
+        # because the store ends with process 0.
         if self.rank == 0 or not first:
             with suppress(KeyboardInterrupt):
                 time.sleep(2 * EVERY)
         return first
 
     def explain(self, error: BaseException) -> BaseException:
-        """Return why an exchange failed with `error`: another process failed, was killed or has left.
+        """Return the reason why an exchange failed: an error of another process, or `error` if none is known.
 
-        Waits a few seconds for the others to report.
+        This waits up to `GRACE` seconds for the other processes to report.
         """
         try:
             self._store.set(f"down/{self.rank}", "")
@@ -133,7 +134,7 @@ class ProcessWatch:
                     return found
                 if self._store.check([f"down/{rank}" for rank in range(self.count)]):
                     return error
-                # The launcher ends all processes when one has ended.
+                # torchrun interrupts all processes when one has ended. The report may still arrive, so go on.
                 with suppress(KeyboardInterrupt):
                     time.sleep(0.1)
             silent = [
@@ -146,10 +147,10 @@ class ProcessWatch:
         return ProcessGone(_say_gone(silent)) if silent else error
 
     def failure(self) -> OtherProcessFailed | None:
-        """Return the first failure that a process has reported; None if there is none, or it is our own.
+        """Return the first failure that was reported; None if there is none, or this process reported it.
 
         Raises:
-            RuntimeError: if the store is gone with process 0.
+            RuntimeError: if process 0, which holds the store, has ended.
         """
         if not self._store.check(["failed"]):
             return None
@@ -166,16 +167,17 @@ class ProcessWatch:
                 self._store.set(f"beat/{self.rank}", str(self._rounds))
                 self._look(seen)
                 if self._parent != os.getppid():
-                    # The launcher was killed. What is learnt is saved, as after its SIGTERM.
+                    # The launcher was killed. End as after its SIGTERM, so that a training is saved.
                     self._parent = os.getppid()
                     os.kill(os.getpid(), signal.SIGTERM)
         except RuntimeError:
-            # The store is in process 0, which is gone or frozen. The main thread may have noticed it, too.
+            # Process 0, which holds the store, is gone or frozen. The main thread may have noticed this too,
+            # so give it time to end this process with its own error.
             if not self._stopped.wait(2 * GRACE):
                 self._end(_say_gone(self._names[:1]), say=self.rank == 1)
 
     def _guard(self) -> None:
-        """End this process if the store does not answer the other thread: process 0 is frozen."""
+        """End this process if the thread of `_run` gets no answer from the store: process 0 is frozen."""
         before, looks = -1, 0
         while not self._stopped.wait(EVERY):
             looks = looks + 1 if self._rounds == before else 0
@@ -186,20 +188,21 @@ class ProcessWatch:
     def _look(self, seen: dict[int, tuple[str, int]]) -> None:
         """End this process if another one failed, or has given no sign of life for too long."""
         if self.failure() is not None:
-            # The main thread fails at its next exchange with that process, unless it is inside one.
+            # The main thread fails at its next exchange with the failed process, and closes this watch.
+            # Inside an exchange it may wait forever, so after some seconds this thread ends the process.
             if not self._stopped.wait(GRACE):
                 self._end("", say=False)
             return
         for rank, sign in self._signs().items():
             before, looks = seen.get(rank, ("", 0))
-            # Looks count and not seconds, so that a machine that was paused as a whole is not a failure.
+            # This counts checks and not seconds. So it is no failure if the whole machine was paused.
             seen[rank] = sign, looks + 1 if sign == before else 0
             if sign != LEFT and seen[rank][1] * EVERY >= self.patience:
                 sentence = f"{self._names[rank]} has not answered for {self.patience:g} s"
                 self._end(sentence, say=self.report(sentence, 1))
 
     def _end(self, sentence: str, say: bool) -> None:
-        """End this process, whose main thread waits for another one."""
+        """End this process, whose main thread waits for another process; print `sentence` if `say` is set."""
         if say:
             with suppress(OSError):
                 (sys.__stderr__ or sys.stderr).write(f"ddim: {sentence}\n")

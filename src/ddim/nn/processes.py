@@ -71,7 +71,7 @@ class Processes:
         return values
 
     def highest(self, *values: int) -> list[int]:
-        """Return the highest of each value over all processes; this does not wait for an accelerator."""
+        """Return, for each value, the maximum over all processes; this does not wait for an accelerator."""
         if self.count == 1:
             return list(values)
         found = torch.tensor(values)
@@ -85,25 +85,25 @@ class Processes:
         return x
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Return the items of this process: every `count`-th, from number `rank`."""
+        """Return the items of this process: every `count`-th item, starting with item `rank`."""
         return items[self.rank :: self.count]
 
     def interleave(self, mine: Sequence[T]) -> list[T]:
-        """Return the results of all processes, in the order of the items that `share` divided."""
+        """Return the results of all processes, in the order of the items before `share` divided them."""
         if self.count == 1:
             return list(mine)
         parts = self.gather(list(mine))
         return [parts[k % self.count][k // self.count] for k in range(sum(map(len, parts)))]
 
     def local_first(self, name: str, work: Callable[[], T]) -> T:
-        """Do work on the first process of each machine, then on the others; return its result.
+        """Call `work` on the first process of each machine, then on the others; return its result.
 
-        So files that every process of a machine needs, such as decoded images, are made once. The others wait
-        as long as the first one gives signs of life.
+        So files that all processes of a machine need, such as decoded images, are written once per machine.
+        The other processes wait as long as the first one gives signs of life.
 
         Args:
-            name: a name of the work, which no other work of the command has.
-            work: the work.
+            name: a name for the work that differs from the names of all other work of the command.
+            work: the function to call.
         """
         if self.watch is None:
             return work()
@@ -127,8 +127,8 @@ def current_processes() -> Processes:
 def join_processes() -> Iterator[Processes]:
     """Join the processes that torchrun started, and yield them; leave them at the end of the block.
 
-    If an error ends the block, all processes end: the first one with its error, the others with
-    `OtherProcessFailed`. Nothing happens without torchrun, and inside another such block.
+    If an error ends the block, all processes end: the process that failed first with its error, the others
+    with `OtherProcessFailed`. Without torchrun, or inside another such block, nothing is joined.
 
     Raises:
         OtherProcessFailed: if another process failed first.
@@ -139,7 +139,7 @@ def join_processes() -> Iterator[Processes]:
     given, rank, count = dist.is_initialized(), read_rank(), count_launched()
     meeting = meet(rank, count, MEETING_LIMIT)
     if not given:
-        # Tensors on the CPU, such as the decisions of each step, are exchanged without an accelerator.
+        # gloo exchanges tensors on the CPU, such as the decisions of each step, without waiting for a GPU.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         own = dist.PrefixStore(f"{meeting.prefix}/group", meeting.store)
         dist.init_process_group(backend, store=own, rank=rank, world_size=count, timeout=EXCHANGE_LIMIT)
@@ -152,7 +152,7 @@ def join_processes() -> Iterator[Processes]:
     _joined.append(Processes(rank, count, *local, "gloo" if before is None else "nccl", watch))
     try:
         yield _joined[-1]
-        # The store ends with process 0, so that it leaves last.
+        # The store ends with process 0, so process 0 waits here until the others no longer need it.
         dist.barrier()
     except BaseException as error:
         shared = _share_failure(watch, error)
@@ -161,14 +161,16 @@ def join_processes() -> Iterator[Processes]:
         raise shared from error
     finally:
         _joined.pop()
-        # A signal of the launcher, which stops all processes when one is gone, must not hide the error.
+        # torchrun sends all processes a signal when one has ended. The signal must not replace the error
+        # above.
         with suppress(KeyboardInterrupt):
             watch.close()
             if before is not None:
                 torch.cuda.set_device(before)
             if not given:
-                # Threads of gloo need Python's lock to release the tensors of the last exchange. torch waits
-                # for these threads when the group is destroyed, and would keep the lock meanwhile.
+                # Threads of gloo need Python's global lock to release the tensors of the last exchange. But
+                # torch holds the lock while it destroys the group and waits for these threads. This pause
+                # gives them time to finish before.
                 time.sleep(0.2)
                 dist.destroy_process_group()
 
@@ -189,7 +191,7 @@ def _share_failure(watch: ProcessWatch, error: BaseException) -> BaseException:
         return error
     failed = isinstance(error, RuntimeError) and not hasattr(error, "exit_code")
     if failed or isinstance(error, KeyboardInterrupt):
-        # The launcher stops this process by a signal when another one is gone; it may also arrive now.
+        # torchrun sends this process a signal when another one has ended. It may arrive during `explain`.
         try:
             error = watch.explain(error)
         except KeyboardInterrupt:

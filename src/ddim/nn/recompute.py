@@ -19,7 +19,7 @@ from ddim.errors import UserError
 class Recomputable(nn.Module):
     """A block that keeps only its inputs for the backward pass if `recompute` is set.
 
-    Outputs and gradients are the same. Blocks must not contain each other.
+    Outputs and gradients do not depend on `recompute`. A block must not contain another such block.
 
     Attributes:
         recompute: whether the backward pass computes the activations again; see `recompute_blocks`.
@@ -32,7 +32,7 @@ class Recomputable(nn.Module):
         if not self.recompute:
             return super().__call__(*inputs, **options)
         if torch.compiler.is_compiling():
-            # The compiler moves changes of buffers out of the block, so that they are made once.
+            # torch.compile moves updates of buffers out of the recomputed block, so they are made only once.
             return checkpoint(super().__call__, *inputs, use_reentrant=False, **options)
         return checkpoint(
             super().__call__, *inputs, use_reentrant=False, context_fn=self._contexts, **options
@@ -64,7 +64,7 @@ def recompute_blocks(net: nn.Module, recompute: bool) -> None:
     """Set whether the blocks of a network recompute their activations in the backward pass.
 
     Raises:
-        UserError: if they should, and the network has no `Recomputable` block.
+        UserError: if `recompute` is true and the network has no `Recomputable` block.
     """
     blocks = [layer for layer in net.modules() if isinstance(layer, Recomputable)]
     if recompute and not blocks:

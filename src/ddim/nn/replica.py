@@ -23,9 +23,10 @@ class Replica(DistributedDataParallel):
 
 
 def replicate(net: nn.Module, processes: Processes) -> nn.Module:
-    """Return the network with gradients that are averaged over all processes; itself for one process."""
+    """Return a network whose gradients are averaged over all processes; for one process, `net` itself."""
     if processes.count == 1:
         return net
     with warnings.catch_warnings(action="ignore", category=FutureWarning):
-        # Newer versions of torch rename `broadcast_buffers`. The buffers are equal in all processes.
+        # Newer versions of torch warn that `broadcast_buffers` has a new name. Nothing is broadcast, because
+        # the buffers are equal in all processes.
         return Replica(net, broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -28,13 +28,17 @@ from ddim.nn.cores import CoreMeter, choose_threads, count_allowed, measure_othe
 Precision = Literal["fp32", "bf16"]
 M = TypeVar("M", bound=nn.Module)
 MOST_THREADS = 1024
-"""The largest number of threads. It exceeds the cores of most machines, to repeat runs of larger machines."""
+"""The largest number of threads.
+
+It may exceed the number of cores of this machine, because a run that began on a larger machine keeps its
+threads.
+"""
 COMPILE_PAYS_AFTER = 300.0
-"""Seconds of training from which on compilation, which takes a minute on two cores, saves time."""
+"""Seconds that training must take for compilation to save time; compilation takes a minute on two cores."""
 
 
 class _Outer(threading.local):
-    """Holds the caller's (threads, convolution precision) for each open runtime, innermost last."""
+    """Holds (threads, convolution precision) to restore at the end of each open runtime, innermost last."""
 
     def __init__(self) -> None:
         self.settings: list[tuple[int, str]] = []
@@ -72,7 +76,8 @@ class Runtime:
         """Set the number of threads and the precision of convolutions."""
         _outer.settings.append((torch.get_num_threads(), _convolutions().fp32_precision))
         torch.set_num_threads(self.threads)
-        # By default Nvidia's GPUs convolve in TF32, with 10 bits of mantissa, even in `ExactConv2d`.
+        # By default Nvidia's GPUs convolve in TF32, with 10 bits of mantissa, even in `ExactConv2d`. "ieee"
+        # is full float32.
         _convolutions().fp32_precision = "ieee"
         return self
 
@@ -91,11 +96,11 @@ class Runtime:
 
     @property
     def exact_device(self) -> str:
-        """The device of numbers in float64: `device`, or the CPU beside an accelerator without float64."""
+        """The device for float64 tensors: `device`, or the CPU if `device` has no float64."""
         return "cpu" if self.device.startswith("mps") else self.device
 
     def send(self, x: Tensor) -> Tensor:
-        """Copy a tensor on the CPU to `exact_device`, without waiting for it."""
+        """Return a CPU tensor on `exact_device`, without waiting until it is copied."""
         x = x.pin_memory() if self.device.startswith("cuda") else x
         return x.to(self.exact_device, non_blocking=True)
 
@@ -131,8 +136,8 @@ def _convolutions() -> Any:  # noqa: ANN401  (torch makes it at import; its anno
 class Compiled(nn.Module):
     """A network compiled by torch.compile.
 
-    With `frozen`, weights are cast and laid out once, during compilation, and not at each call. They must not
-    change afterwards. Calls that record gradients do not use frozen weights.
+    If `frozen` is set, weights are cast and laid out once, during compilation, and not at each call. The
+    weights must not change afterwards. Calls that record gradients do not use frozen weights.
     """
 
     def __init__(self, compiled: nn.Module, *, frozen: bool = False) -> None:
@@ -170,11 +175,11 @@ def choose_runtime(
     threads: int | None = None,
     seconds: float = 0.0,
 ) -> Runtime:
-    """Choose the runtime of a training run on this machine.
+    """Return a runtime for a training run on this machine; what is not given is chosen by measurements.
 
     Args:
         device: a device; "auto" is the accelerator if there is one, else the CPU.
-        precision: "fp32", "bf16", or "auto" for bf16 if the processor computes in it (see `_bf16_pays`).
+        precision: "fp32" or "bf16"; "auto" is bf16 if the device is faster with it (see `_bf16_pays`).
         compiling: whether to compile; None compiles if there is a compiler and the run is long enough.
         threads: number of threads; None is the number of cores that other programs leave free.
         seconds: the expected duration of the run in seconds.
@@ -238,8 +243,8 @@ def limit_threads(threads: int | None) -> Iterator[None]:
 def count_cores() -> int:
     """Return the number of physical cores that this process may use.
 
-    Hyper-threads do not count, as far as torch knows them. The number is smaller if torch's threads were
-    limited outside all runtimes.
+    The number is at most torch's own number of threads outside all runtimes. By default this leaves out
+    hyper-threads, where torch recognises them; the caller may have set a smaller number.
     """
     outside = _outer.settings[0][0] if _outer.settings else torch.get_num_threads()
     return max(1, min(count_allowed(), outside))
@@ -274,8 +279,8 @@ def _has_compiler(device: str) -> bool:
 def _bf16_pays(device: str) -> bool:
     """Return whether a device computes in bf16 faster than in fp32.
 
-    On x86 the answer depends only on the processor, not on other programs. On other processors a training
-    step of a 3x3 convolution must be at least 1.3 times as fast.
+    On x86 the features of the processor decide, so the result does not depend on other programs. On other
+    processors it is measured: a training step of a 3x3 convolution must be at least 1.3 times as fast.
     """
     if device == "mps":
         return False
@@ -296,7 +301,7 @@ def _bf16_pays(device: str) -> bool:
         y.backward(y.detach())
         return time.perf_counter() - begin
 
-    # Both are timed in turn, so that other programs slow both equally. The first pair, which allocates
-    # memory, does not count.
+    # The two precisions are timed in turn, so that other programs slow both equally. The first pair, which
+    # allocates memory, does not count.
     pairs = [(step(False), step(True)) for _ in range(8)][1:]
     return min(plain for plain, _ in pairs) > 1.3 * min(rounded for _, rounded in pairs)

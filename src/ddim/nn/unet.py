@@ -135,8 +135,8 @@ class UNet(nn.Module):
     """The network (x, conditioning) -> F, with F shaped like x; any height and width (padded and cropped).
 
     A projection of the augmentation labels is added to the embedding of the conditioning (Karras et al. 2022,
-    appendix F.2), and so is a vector for the class. The initial vectors have about the norm of that
-    embedding: with smaller vectors, the network would learn classes and augmentations late.
+    appendix F.2), and so is a vector for the class. Initially, both have about the same norm as the
+    embedding: if they were smaller, the network would learn classes and augmentations late.
     """
 
     def __init__(self, channels: int, spec: UNetSpec) -> None:
