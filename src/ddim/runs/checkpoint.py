@@ -1,8 +1,8 @@
 """Save, find and remove the checkpoints of a run. Even after a crash, each checkpoint is complete or absent.
 
 A checkpoint is first written under a temporary name, ``.tmp-...``. After every file and folder is flushed to
-the disk, the folder is renamed to its final name. No file points to the newest checkpoint, so no pointer can
-be wrong: the newest checkpoint is found by listing the folder. Damaged checkpoints are never loaded.
+the disk, the folder is renamed to its final name. The newest checkpoint is found by listing the folder; a
+file that names the newest checkpoint could be out of date. Damaged checkpoints are never loaded.
 `ddim.runs.manifest` reads and writes the files of one checkpoint.
 """
 
@@ -61,22 +61,24 @@ def save(
 ) -> Path:
     """Write the checkpoint of `step` into `folder`, then remove older checkpoints.
 
-    A checkpoint of the same step is replaced; it exists until the new checkpoint is complete. Only one
-    process may write at a time (see `lock_folder`). Unfinished files of an earlier process are removed.
+    An older checkpoint of the same step is replaced when the new checkpoint is complete. Only one process may
+    write at a time (see `lock_folder`). Unfinished files of an earlier process are removed.
 
     Args:
         folder: the folder of a run's checkpoints.
         step: training steps so far.
         tensors: tensors of any shape and device, in groups with names such as "model" or "ema/default".
         documents: JSON documents without NaN, keyed by name.
-        keep: number of newest undamaged checkpoints to keep. The newest checkpoint with `best` is kept too.
+        keep: number of newest undamaged checkpoints to keep. The newest checkpoint saved with `best` is kept
+            too.
         best: whether this is the best checkpoint so far.
 
     Returns:
         The folder of the new checkpoint.
 
     Raises:
-        NoSpace: if the disk is too full, which is checked before writing; no checkpoint is changed.
+        NoSpace: if the disk has too little space. The space is checked before writing, and no checkpoint is
+            changed.
         ValueError, TypeError: if a document is not JSON; no checkpoint is changed.
     """
     if step < 0 or keep < 1:
@@ -111,7 +113,7 @@ def find_newest(folder: Path, on_damage: Callable[[str], object] = warnings.warn
     """Return the newest undamaged checkpoint in `folder`, or None.
 
     A damaged checkpoint is renamed to ``damaged-step-...-k`` and skipped; `on_damage` is called with a
-    sentence about it.
+    sentence about the damage.
 
     Raises:
         UserError: if a newer version of ddim wrote the checkpoint.
@@ -148,7 +150,8 @@ def _publish(temporary: Path, target: Path) -> None:
     if not target.exists():
         publish_folder(temporary, target)
         return
-    # A rename cannot replace a folder with content. For an instant both exist; readers prefer the new folder.
+    # A rename cannot replace a folder that has content, so the new folder first gets the ending ".new". While
+    # both folders exist, readers prefer the new folder.
     fresh = target.with_name(target.name + ".new")
     publish_folder(temporary, fresh)
     _settle(fresh)
@@ -170,7 +173,10 @@ def _remove(path: Path) -> None:
 
 
 def _finish_writing(folder: Path) -> None:
-    """Remove the unfinished checkpoints of a killed process, and finish its replacements."""
+    """Clean up after a process that was killed while it wrote a checkpoint.
+
+    Its unfinished checkpoints are removed. A complete folder ``step-....new`` gets its final name.
+    """
     for path in folder.glob(f"{TEMPORARY}*"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -190,7 +196,7 @@ def _prune(folder: Path, written: Path, keep: int) -> None:
     kept, marked = 0, False
     for path in _checkpoints(folder):
         spared = kept < keep
-        # A damaged checkpoint is not counted; `find_newest` renames it if it reads it.
+        # A damaged checkpoint does not count towards `keep`. `find_newest` renames damaged checkpoints.
         with suppress(Damaged):
             manifest = read_manifest(path) if path == written or not spared else verify(path)
             kept += 1
@@ -226,7 +232,7 @@ def _find(
                 return path
             passed.add(path)
         except Damaged as damage:
-            # If a training has moved or replaced the folder meanwhile, it is not renamed, and read again.
+            # If a training has moved or replaced the folder in the meantime, do not rename it: look again.
             if identity is not None and identity == _identity(path):
                 passed.add(path)
                 on_damage(f"{damage}; {_set_aside(path)}")

@@ -22,7 +22,10 @@ NULL = -1
 """The label of an image without a class, in a batch of labels."""
 
 Label: TypeAlias = int | Literal["all"] | None
-"""The label of samples: a class index, None for no class, or "all" for class s % classes at seed s."""
+"""The label of samples: a class index, None for no class, or "all" for all classes in turn.
+
+With "all", the sample of seed s has class s % classes.
+"""
 
 
 # Labels of training images
@@ -32,7 +35,8 @@ def count_classes(recipe: Recipe, images: Images) -> Recipe:
     """Return the recipe with `net.classes` set to the number of class folders, if the run uses labels.
 
     Raises:
-        UserError: if the images have no class folders, or their number is not `net.classes`.
+        UserError: if the run uses labels, but the images have no class folders, or `net.classes` is set to a
+            number other than the number of class folders.
     """
     source = recipe.data.source
     if not recipe.data.labels:
@@ -85,11 +89,11 @@ def label_by_folder_name(
 
 
 def drop_labels(labels: Tensor, probability: float, draw: torch.Generator) -> Tensor:
-    """Replace class labels (B,) by `NULL` at random (Ho & Salimans 2022, algorithm 1).
+    """Return class labels (B,), of which some are replaced by `NULL` (Ho & Salimans 2022, algorithm 1).
 
     Args:
         labels: class labels (B,).
-        probability: the probability with which each label is replaced.
+        probability: the probability with which each label is replaced, independently of the others.
         draw: the generator of the random numbers.
     """
     return torch.where(
@@ -101,16 +105,17 @@ def drop_labels(labels: Tensor, probability: float, draw: torch.Generator) -> Te
 
 
 def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) -> Label:
-    """Return the label for a class name, for the text of a class index, or for "all".
+    """Return the label that a user gives as a class index, "all" or None.
 
     Args:
-        label: the class name, class index, "all" or None.
+        label: a class name, a class index as a number or as text, "all" for all classes in turn, or None for
+            no class.
         recipe: the recipe of the run.
         classes: the class names of the run.
 
     Raises:
-        UserError: if the run was trained without labels, or has no such class; the message suggests the
-            nearest name. Or if the label is neither a text nor a whole number.
+        UserError: if the label is text, and the run was trained without labels or has no such class; the
+            message suggests the nearest name. Also if the label is neither text nor a whole number.
     """
     if label is None:
         return None

@@ -1,8 +1,9 @@
 """Convert recipes to and from YAML and JSON, and set their fields by path.
 
-Paths are written as on the command line (`schedule=linear schedule.clip=powers`). For safety, data can only
-build the kinds (classes) registered in `kinds.FAMILIES`, the dataclasses that are fields of a recipe, and
-parts that the user gave in this process (see `own_parts`).
+Paths are written as on the command line (`schedule=linear schedule.clip=powers`). The classes that a field
+can hold are called its kinds. For safety, YAML and JSON can only create objects of the classes registered in
+`kinds.FAMILIES`, of the dataclasses that are fields of a recipe, and of the classes of parts that the user
+gave in this process (see `own_parts`).
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from ddim.runs.recipe import Recipe
 
 
 def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of the tree)
-    """Return a recipe, or a part of a recipe, as JSON; `named` adds the entry "kind" to the outermost part.
+    """Return a recipe, or a part of a recipe, as JSON.
 
-    Inner parts have this entry wherever a field can hold several kinds. A part that the user wrote also has
-    the entry "sha256", a hash of its source code.
+    The entry "kind" is the name of the class of a part. An inner part has this entry if its field can hold
+    several kinds; `named` adds the entry to `value` itself. A part that the user wrote always has this entry,
+    and the entry "sha256", a hash of its source code.
 
     Raises:
         UserError: if a part is not a frozen dataclass of plain values.
@@ -60,7 +62,7 @@ def _check_plain(value: Any) -> Any:  # noqa: ANN401
 
 
 def load_recipe(data: Any) -> Recipe:  # noqa: ANN401 (JSON)
-    """Build a recipe from JSON, written by `dump` or by hand; missing fields take their defaults.
+    """Return the recipe that is described by JSON from `dump` or a user; missing fields take their defaults.
 
     Raises:
         UserError: if a field does not exist or a value is invalid; the message names the valid values.
@@ -69,11 +71,11 @@ def load_recipe(data: Any) -> Recipe:  # noqa: ANN401 (JSON)
 
 
 def load_value(data: Any, wanted: Any, path: str = "") -> Any:  # noqa: ANN401
-    """Build a value from JSON.
+    """Return a recipe, a part of a recipe or a plain value, built from JSON.
 
     Args:
         data: the JSON.
-        wanted: the type of the value: a dataclass, or the protocol of a family.
+        wanted: the type of the value: a dataclass, a protocol in `kinds.FAMILIES`, or a plain type.
         path: the path of the value in a recipe, for messages.
 
     Raises:
@@ -111,13 +113,13 @@ def _load(data: Any, slot: Slot, path: str) -> Any:  # noqa: ANN401
 def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """Return a recipe with some of its fields changed.
 
-    A new kind, such as another schedule, starts with default fields. If the recipe already has this kind, its
-    fields are kept.
+    If a change names another kind of part, such as another schedule, the new part gets default fields. If the
+    recipe already has a part of this kind, the part keeps its fields.
 
     Args:
         recipe: the recipe.
         changes: new values keyed by field path: {"schedule": "linear", "schedule.clip": "powers"}. Values are
-            text, as on the command line, or JSON. Their order does not matter.
+            text, as on the command line, or JSON. The order of the changes does not matter.
 
     Raises:
         UserError: if a value is invalid or a path is unknown; the message suggests the nearest path.
@@ -148,7 +150,7 @@ def read_recipe(path: str | Path) -> Recipe:
 
 
 def write_recipe(recipe: Recipe) -> str:
-    """Return a recipe as YAML text, as `read_recipe` reads it from a file."""
+    """Return a recipe as YAML text; `read_recipe` reads such text from a file."""
     return yaml.safe_dump(dump(recipe), sort_keys=False, default_flow_style=None, width=100)
 
 
@@ -187,7 +189,10 @@ def list_paths(kind: type = Recipe, above: str = "") -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe YAML loader without aliases that reads `on`, a field of the objective, as text."""
+    """A safe YAML loader that refuses aliases and reads `on` as text.
+
+    Other YAML loaders read `on` as true, but `on` is a field of the objective.
+    """
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:bool"]

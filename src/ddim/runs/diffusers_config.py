@@ -49,7 +49,7 @@ _CHOSEN = {
     "flip_sin_to_cos": True,
     "downsample_padding": 1,
 }
-"""Options that a recipe has too, with the defaults of diffusers for files that leave them out."""
+"""Options that a recipe can set too. The values are the defaults of diffusers for missing options."""
 
 _NOISE = {
     "beta_start": 1e-4,
@@ -76,7 +76,7 @@ _FRACTIONS = ("norm_eps", "dropout", "beta_start", "beta_end")
 
 _SCHEDULERS = {DDIM: "DDIMScheduler", DDPM: "DDPMScheduler"}
 _BETAS = {"linear": "linear", "beta_table": "scaled_linear"}
-"""Names of schedules here and in diffusers; "beta_table" has `betas` "quad"."""
+"""Names of schedules here and in diffusers. For "scaled_linear", a "beta_table" needs `betas` "quad"."""
 _PREDICTS: dict[Any, str] = {
     PredictsNoise(): "epsilon",
     PredictsImage(): "sample",
@@ -258,7 +258,7 @@ def read_configs(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[
     tree["grid"] |= {"entries": entries, "spacing": spacing}
     if noise.get("_class_name") == "DDPMScheduler":
         variance = noise.get("variance_type", "fixed_small")
-        # fixed_small_log is the same variance, computed through its logarithm.
+        # fixed_small_log is the same variance as fixed_small, computed through its logarithm.
         variance = "fixed_small" if variance == "fixed_small_log" else variance
         tree["sampler"] = dump(_back(_VARIANCES, variance, "variance_type"), named=True)
     tree["clip"] = _back(_CLIPS, table["clip_sample"], "clip_sample")
@@ -334,7 +334,7 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
 
 
 def _same(given: Mapping[str, Any], wanted: Mapping[str, Any], file: str) -> None:
-    """Check that options of a file have the wanted values; options that it leaves out are not compared."""
+    """Check that options of a file have the wanted values; options that are missing are not compared."""
     for name, value in wanted.items():
         if given.get(name, value) != value:
             raise UserError(f"{file} has {name} {given[name]}, where only {value} can be imported")

@@ -36,7 +36,7 @@ def export_to_diffusers(pipeline: Pipeline, folder: str | Path) -> None:
     """Write a model as a `DDIMPipeline` folder, from which diffusers samples the same images.
 
     On a grid with trailing spacing, the images are the same only if the number of steps divides the number
-    of entries. Otherwise diffusers steps to noise levels outside its own grid.
+    of entries of the schedule. Otherwise diffusers steps to noise levels outside its own grid.
 
     Args:
         pipeline: a model with DDPM's network.
@@ -65,13 +65,14 @@ def export_to_diffusers(pipeline: Pipeline, folder: str | Path) -> None:
 def import_from_diffusers(folder: str | Path, out: str | Path | None = None) -> Path:
     """Create a run from a `DDIMPipeline` or `DDPMPipeline` folder of diffusers; return the run folder.
 
-    The run has the recipe `ddpm`, with the options from the pipeline's files, and no training images. It is
-    sampled in float32, with DDIM or DDPM as the pipeline's scheduler says. import.json records its origin.
+    The run has the recipe `ddpm`, with the options from the pipeline's files, and no training images. Its
+    sampler is DDIM or DDPM, like the scheduler of the pipeline, and the network runs in float32. import.json
+    records the pipeline folder and the versions of packages.
 
     Samples differ from the samples of diffusers in two cases, both with trailing spacing. In the first case,
     the number of steps does not divide the number of entries (see `export_to_diffusers`). In the second case,
-    DDPM with variance "fixed_large" takes fewer steps than entries: diffusers then leaves noise in the
-    samples.
+    DDPM with variance "fixed_large" takes fewer steps than there are entries. Then diffusers leaves noise in
+    the samples.
 
     Args:
         folder: the pipeline folder.

@@ -98,7 +98,7 @@ def unpack_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _theirs(name: str) -> tuple[str, ...]:
-    """Return the name in diffusers of one of our weights; for "qkv", one weight here, return three names."""
+    """Return the names in diffusers of one of our weights: three names for a weight "qkv", else one name."""
     for pattern, new in _NAMES:
         name = re.sub(pattern, new, name)
     return tuple(name.replace("qkv", part) for part in ("to_q", "to_k", "to_v")) if "qkv" in name else (name,)

@@ -24,7 +24,7 @@ def read_images(
     channels: int,
     on_change: Callable[[str], object] | None = None,
 ) -> Tensor:
-    """Read image files as (B, C, H, W) in [0, 1].
+    """Return image files as one tensor (B, C, H, W) in [0, 1].
 
     Args:
         paths: image files.
@@ -44,7 +44,7 @@ def read_images(
         except UnusableError as error:
             raise UserError(f"{str(path)!r} cannot be used: {error}") from None
         if (found.height, found.width) != size and on_change:
-            # The crop has the aspect ratio of the model's images.
+            # The crop has the aspect ratio of the model's images, so its size follows from the smaller scale.
             scale = min(found.height / size[0], found.width / size[1])
             cropped = (round(scale * size[0]), round(scale * size[1]))
             crop = "" if cropped == (found.height, found.width) else f"cropped to {cropped[0]}x{cropped[1]}, "
@@ -62,10 +62,11 @@ def read_hole(
     size: tuple[int, int],
     on_change: Callable[[str], object] | None = None,
 ) -> Tensor:
-    """Read a mask file as (1, 1, H, W): 1 for pixels to inpaint, 0 for pixels to keep.
+    """Return a mask file as a tensor (1, 1, H, W): 1 for pixels to inpaint, 0 for pixels to keep.
 
-    If the mask has no transparency, its light pixels are inpainted. If a part of it was erased, the
-    transparent pixels are inpainted. If it is a layer of white strokes, the strokes are inpainted.
+    If the mask has no transparency, its light pixels are inpainted. If it has transparency and all its opaque
+    pixels are white, these are taken for strokes of a brush and inpainted. In any other mask with
+    transparency, the transparent pixels are taken for an erased part and inpainted.
 
     Args:
         path: the mask file.
@@ -74,7 +75,8 @@ def read_hole(
         on_change: called with a sentence if the mask was cropped or resized, or has transparency.
 
     Raises:
-        UserError: if the two files have different sizes, or the mask has no pixel to inpaint or to keep.
+        UserError: if the two files have different sizes, no pixel is to be inpainted, or no pixel is to be
+            kept.
     """
     mask = read_images([path], size, 4, on_change)
     light, opaque = mask[:, :3].mean(1, keepdim=True), mask[:, 3:]
@@ -115,7 +117,7 @@ def save_edit(
         folder: an existing folder.
         command: the name of the edit in the record.
         facts: more entries of the record, such as the names of the image files.
-        zoom: see `plot_strip`.
+        zoom: the factor by which images in strip.png are enlarged; see `plot_strip`.
     """
     folder = Path(folder)
     rows = {name: list(to_uint8(images)) for name, images in edit.rows.items()}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NOISY = 0.05
-"""The largest sigma at the last time of a grid with which an image without noise can be inverted well."""
+"""An image without noise can be inverted well if sigma at the last time of the grid is at most this."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Edit:
         return f"Edit({rows}; {len(self.times)} times, {self.calls} network evaluations)"
 
     def figure(self) -> Figure:
-        """Draw all images in named rows."""
+        """Return a figure of all images, in named rows."""
         rows = {name: list(to_uint8(images)) for name, images in self.rows.items()}
         return plot_strip(rows, [str(k) for k in range(max(map(len, rows.values())))])
 
@@ -76,8 +76,8 @@ class Inversion(Edit):
     Attributes:
         latents: the latents (B, C, H, W) of the images.
         errors: mean squared errors (B,) between the images and their reconstructions from the latents.
-        residual: for an exact inversion, the largest change in the last iteration of a step that did not
-            converge; 0 if every step converged.
+        residual: for an exact inversion, the change in the last iteration of a step that did not converge,
+            the largest if there are several such steps; 0 if every step converged.
     """
 
     latents: Tensor = torch.zeros(0)
@@ -88,7 +88,7 @@ class Inversion(Edit):
 def invert_images(
     source: Source, images: Tensor, steps: int = 50, *, exact: bool = False, **options: Unpack[EditOptions]
 ) -> Inversion:
-    """Find the latents of images, and reconstruct the images from them.
+    """Return the latents of images, and the images that are reconstructed from these latents.
 
     The latent of an image is the noise from which DDIM samples this image.
 
@@ -104,7 +104,7 @@ def invert_images(
             times.
     """
     work = open_work(source, "an inversion", steps, **options)
-    # Exact steps take more evaluations, whose number is not known before.
+    # Exact steps take more evaluations. Their number is not known in advance, so the shown total then grows.
     work.expect(len(images), 2 * (steps - 1))
     residuals = [0.0]
 
@@ -117,7 +117,7 @@ def invert_images(
         latents = work.in_batches(find_latents, work.pipeline.pixels.enter(images)).float()
         restored = work.leave(work.in_batches(lambda z: restore(work.denoise, z, work.times), latents))
     errors = (restored - images).square().mean((1, 2, 3))
-    # If a latent overflowed, its error is NaN, which JSON does not have.
+    # If a latent overflowed, its error is NaN. JSON has no NaN, so the record gets null.
     facts = {
         "exact": exact,
         "converged": max(residuals) == 0,
@@ -184,7 +184,7 @@ def interpolate_images(
         first, second = work.in_batches(lambda x0: invert(work.denoise, x0, work.times).latent, x0)
         latents = interpolate_latents(first, second, frames)
         way = work.in_batches(lambda z: work.sample(DDIM(), z), latents)
-        # At both ends, `restore` leaves out the last denoising, as the inversion did.
+        # The ends are made with `restore`: like `invert`, it leaves out the denoising at the last time.
         ends = latents[[0, -1]]
         way[[0, -1]] = work.in_batches(lambda z: restore(work.denoise, z, work.times), ends)
     captions = _name_fractions(frames, ("first input", "second input"))
@@ -201,7 +201,9 @@ def inpaint_image(
     resample: int = 5,
     **options: Unpack[EditOptions],
 ) -> Edit:
-    """Sample a part of an image anew (RePaint, Lugmayr et al. 2022); all other pixels stay bit-identical.
+    """Sample new content for a part of an image (RePaint, Lugmayr et al. 2022).
+
+    All other pixels stay bit-identical.
 
     Args:
         source: a run folder, a pipeline or a model.
@@ -228,7 +230,7 @@ def inpaint_image(
         x = initial_noise(work.denoise.schedule, noise, blank, work.times[0])
         return work.end(paint(work.denoise, x, work.times, noise))
 
-    # Kept pixels are taken from the image itself: changing units twice would change their last bits.
+    # Kept pixels are taken from the image itself: a conversion to model units and back changes last bits.
     painted = work.for_seeds(fill, seeds) * hole + image * (1 - hole)
     facts = {"resample": resample, "seed": seeds[0]}
     rows = {"input": image, "mask": image * (1 - hole) + draw_stripes(image) * hole, "painted": painted}

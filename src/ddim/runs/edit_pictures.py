@@ -1,4 +1,4 @@
-"""Edits with plain values, for notebooks: pictures are image files, PIL images or tensors."""
+"""Edits of images for notebooks. A picture is an image file, a PIL image or a tensor."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def invert_pictures(
     exact: bool = False,
     **options: Unpack[EditOptions],
 ) -> Inversion:
-    """Find the latents of images, and reconstruct the images from them; see `invert_images`.
+    """Return the latents of images, and the images reconstructed from these latents; see `invert_images`.
 
     Args:
         model: a run folder, a pipeline or a model.
@@ -110,11 +110,11 @@ def inpaint_picture(
     Args:
         model: a run folder, a pipeline or a model.
         image: the image.
-        mask: an image of the same size, white in the part to inpaint; or a tensor (H, W), 1 in this part and
-            0 elsewhere, or gray levels 0 to 255.
+        mask: an image of the same size, white in the part to inpaint and black elsewhere. In a tensor (H, W),
+            black is 0, and white is 1 or the gray level 255.
         seeds: one seed for each result.
         steps: number of times in the grid.
-        resample: how often each step is done.
+        resample: how often each step is done; see `inpaint_image`.
         options: grid and progress, see `EditOptions`.
 
     Example:
@@ -163,7 +163,7 @@ def _open_mask(pipeline: Pipeline, mask: Picture) -> Tensor:
         )
     if mask.is_floating_point():
         check_images(mask, "mask")
-    # Integers are 0 and 1, or the gray levels 0 to 255.
+    # Integers are either 0 and 1, or gray levels from 0 to 255; the largest value tells which.
     middle = 0.5 if mask.is_floating_point() or mask.max() <= 1 else 127.5
     return (mask > middle).float().cpu().reshape(1, 1, *size)
 

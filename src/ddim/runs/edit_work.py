@@ -32,7 +32,8 @@ class EditOptions(TypedDict, total=False):
     Attributes:
         grid: the grid of times (timesteps) or its name. By default, edits of samples use the grid of the run,
             and edits of real images use `choose_edit_grid`.
-        progress: called with "network evaluations", each on one micro-batch; see `Progress`.
+        progress: called with "network evaluations" and their number; see `Progress`. Each evaluation is of
+            one micro-batch.
     """
 
     grid: Grid | str | None
@@ -41,9 +42,14 @@ class EditOptions(TypedDict, total=False):
 
 @dataclass
 class Work:
-    """A pipeline in use by an edit: its denoiser, the counter of network evaluations, and the times (N,).
+    """A pipeline that is prepared for an edit.
 
-    `expected` is the number of network evaluations that the edit will make, as far as it is known.
+    Attributes:
+        pipeline: the model with the recipe and the grid of the edit.
+        denoise: the model with the sampling schedule and the clipping of the recipe.
+        counter: counts the network evaluations.
+        times: the times (N,) of the grid.
+        expected: the number of network evaluations that the edit will make, as far as it is known.
     """
 
     pipeline: Pipeline
@@ -53,27 +59,27 @@ class Work:
     expected: int = 0
 
     def expect(self, images: int, evaluations: int) -> None:
-        """Add to `expected` the evaluations of all micro-batches of `images`, with `evaluations` for each."""
+        """Add to `expected` the work for a number of images: `evaluations` for each micro-batch."""
         self.expected += math.ceil(images / self.pipeline.runtime.micro_batch) * evaluations
 
     def leave(self, x0: Tensor) -> Tensor:
-        """Convert x0 from model units to images in [0, 1] on the CPU."""
+        """Return x0, which is in model units, as images in [0, 1] on the CPU."""
         return self.pipeline.pixels.leave(x0.float()).cpu()
 
     def precision(self, exact: bool = False) -> AbstractContextManager[Any]:
-        """Return a context with the precision of the run, or with float32 if the edit must be exact."""
+        """Return a context for the network: with the precision of the run, or with float32 if `exact`."""
         return self.pipeline.runtime if exact else self.pipeline.runtime.precise()
 
     def end(self, states: Iterator[State]) -> Tensor:
-        """Run a sampler over all its states and return the sample."""
+        """Return the sample x0, in model units, at the end of a sampler's states."""
         return final_sample(self.denoise, last_state(states))
 
     def sample(self, sampler: Sampler, latents: Tensor) -> Tensor:
-        """Sample from latents (B, C, H, W)."""
+        """Return the samples x0 (B, C, H, W), in model units, of latents (B, C, H, W)."""
         return self.end(sampler(self.denoise, latents, self.times, Noise(range(len(latents)))))
 
     def in_batches(self, act: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Apply `act` to x (B, C, H, W) in micro-batches of the run's fixed size."""
+        """Return `act(x)` for x (B, C, H, W), computed in micro-batches of the run's fixed size."""
         size, results = self.pipeline.runtime.micro_batch, []
         for part in x.split(size):
             filled = torch.cat([part, part[-1:].expand(size - len(part), -1, -1, -1)])
@@ -81,7 +87,12 @@ class Work:
         return torch.cat(results)
 
     def for_seeds(self, act: Callable[[Tensor, Noise], Tensor], seeds: Sequence[int]) -> Tensor:
-        """Apply `act` to blank images and noise, one micro-batch of seeds at a time; return the images."""
+        """Return one image in [0, 1] for each seed, made by `act` in micro-batches.
+
+        Args:
+            act: returns x0 (B, C, H, W) in model units, from zeros of this shape and the noise of B seeds.
+            seeds: one seed for each image.
+        """
         results = []
         for mine, filled, blank in fill_micro_batches(self.pipeline, seeds):
             with self.precision():
@@ -98,14 +109,14 @@ def open_work(
     grid: Grid | str | None = None,
     progress: Progress = ignore_progress,
 ) -> Work:
-    """Open a pipeline for an edit.
+    """Return a pipeline that is prepared for an edit.
 
     Args:
         source: a run folder, a pipeline or a model.
         what: the name of the edit in messages, such as "an inversion".
         steps: number of times in the grid.
-        real: whether real images are edited, and not samples; the default grid depends on it.
-        grid: the grid; None for the default.
+        real: True to edit real images, False to edit samples; the default grid depends on this.
+        grid: the grid; None for the default (see `EditOptions`).
         progress: see `EditOptions`.
 
     Raises:
@@ -129,9 +140,9 @@ def open_work(
 def choose_edit_grid(recipe: Recipe) -> Grid:
     """Return the default grid for edits of real images.
 
-    The recipe's own grid may end at a time with much noise, but real images have no noise. This grid has
-    equal steps of log-SNR up to 6 (sigma 0.05), for which inversion is most accurate. A schedule that does
-    not reach this log-SNR gets uniform times.
+    The recipe's own grid may end at a time with much noise, but real images have no noise. The default grid
+    has equal steps of log-SNR and ends at log-SNR 6 (sigma 0.05). Inversion is most accurate on this grid. If
+    the schedule does not reach log-SNR 6, the default is a grid of uniform times.
     """
     cleanest = recipe.sampling_schedule(torch.zeros((), dtype=torch.float64)).log_snr
     return UniformLogSNR() if cleanest > UniformLogSNR().end else Uniform()

@@ -18,7 +18,10 @@ Row = tuple[str, str, str, str]
 
 
 def explain_fields(value: Any, path: str = "") -> list[Row]:  # noqa: ANN401
-    """Return a row for every field of a recipe, or of a part of one, whose path is then `path`."""
+    """Return a row for every field of a recipe.
+
+    `value` may also be a part of a recipe; `path` is then the path of this part.
+    """
     rows = []
     for name, possible, current in list_fields(value, path):
         *parents, last = name.removeprefix(path).lstrip(".").split(".")
@@ -46,8 +49,8 @@ def explain_kinds(path: str) -> Iterator[tuple[str, str, list[Row]]]:
 def explain_field(value: Any, path: str) -> list[Row]:  # noqa: ANN401
     """Return the row of one field of a recipe, such as "optim.lr".
 
-    If the recipe holds a kind without this field, the rows of all kinds that have it are returned, without
-    repetitions. The list is empty if no kind has it.
+    A part of the recipe may be of a kind without this field. Then the rows of the other kinds of this part
+    that have the field are returned, without repetitions. The list is empty if no kind has the field.
     """
     own = [row for row in explain_fields(value) if row[0] == path]
     others = [row for _, _, rows in explain_kinds(path.rpartition(".")[0]) for row in rows if row[0] == path]
@@ -55,7 +58,7 @@ def explain_field(value: Any, path: str) -> list[Row]:  # noqa: ANN401
 
 
 def read_field_help(kind: type) -> dict[str, str]:
-    """Read the first sentence about each field from the docstring of a dataclass and of its bases."""
+    """Return the first sentence about each field in the docstrings of a dataclass and its base classes."""
     found: dict[str, str] = {}
     for each in reversed(kind.__mro__):
         section = (inspect.cleandoc(each.__doc__ or "")).partition("\nAttributes:\n")[2].partition("\n\n")[0]
@@ -73,7 +76,7 @@ def _find_kinds(path: str) -> dict[str, type]:
 
 
 def _format_default(slot: Slot) -> str:
-    """Return the default of a field in the form of an option, "required" if it has none."""
+    """Return the default of a field in the form of an option, or "required" if the field has no default."""
     if slot.default is MISSING:
         return "required"
     default = dump(slot.default, named=True) if slot.kinds else slot.default

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 ERRORS = ("noise_mae", "image_mae")
-"""The names, in the log of training, of the denoising errors on validation images."""
+"""The names under which the log of a training holds the denoising errors on validation images."""
 
 
 def flatten(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:

@@ -15,10 +15,10 @@ REAL_IMAGES = "samples/real.png"
 
 
 def make_run_folder(out: Path | None, data: str, recipe: str) -> Path:
-    """Create the folder of a new run: `out`, or ``runs/<data>-<recipe>-<n>`` with the next free number n.
+    """Create the folder of a new run, and return its path.
 
     Args:
-        out: a new or empty folder, or None.
+        out: a new or empty folder; None for ``runs/<data>-<recipe>-<n>`` with the next free number n.
         data: name or path of the images; its last part is used.
         recipe: name or path of the recipe; its last part is used.
 
@@ -39,7 +39,8 @@ def check_unused(out: Path, more: str = "") -> None:
     """Check that `out` is new or an empty folder.
 
     Raises:
-        UserError: if it is not; the message ends with `more`, another suggestion.
+        UserError: if `out` is a file, is not empty or cannot be created. If it is not empty, the message ends
+            with `more`, another suggestion.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file, not a folder; give a new or empty folder")
@@ -52,7 +53,10 @@ def check_unused(out: Path, more: str = "") -> None:
 
 
 def list_numbered_folders(parent: Path) -> list[Path]:
-    """Return the folders in `parent` that `make_numbered_folder` named by a number alone, oldest first."""
+    """Return the folders in `parent` whose names are numbers, in the order of these numbers.
+
+    `make_numbered_folder` gives such names if `stem` is empty.
+    """
     return sorted(
         (path for path in parent.glob("*") if path.name.isdecimal()), key=lambda path: int(path.name)
     )
@@ -103,7 +107,7 @@ def make_output_folder(out: Path | None, parent: str, stem: str, *, least: bool 
 
 def _take(folder: Path, filled: Path | None) -> bool:
     """Create `folder`, or rename `filled` to it; return False if `folder` exists already."""
-    # This is checked first, because a rename would silently replace an empty folder.
+    # Existence is checked first, because a rename would silently replace an empty folder.
     if folder.exists():
         return False
     try:

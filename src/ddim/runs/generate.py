@@ -103,7 +103,7 @@ def generate(
     """Sample one image for each seed, with the sampler and grid of the pipeline's recipe.
 
     The network always runs on micro-batches of one fixed size, because the last bits of a convolution depend
-    on the batch size. The last micro-batch is filled up.
+    on the batch size. The last micro-batch is filled up with samples that are thrown away.
 
     Args:
         pipeline: the model that generates the images.
@@ -111,7 +111,7 @@ def generate(
         steps: number of sampling steps, which is the number of times in the grid.
         label: class index, "all" for class s % classes at seed s, None for no class.
         guidance: classifier-free guidance scale; 1 turns guidance off, any other scale doubles the NFE.
-        watch: called with the seeds of a micro-batch and each of its states.
+        watch: called for each state of each micro-batch, with the seeds of the micro-batch and the state.
         progress: called with "samples" after each sampling step.
 
     Returns:
@@ -137,22 +137,25 @@ def generate(
             images.append(pipeline.pixels.leave(state.x0[: len(mine)].float()).cpu())
         nfe = sum(counter.evaluations for counter in counters)
         done += len(mine)
-    # There are no seeds for a process that has no part in shared work.
+    # If several processes share the work, some may have no seeds and therefore no images.
     return torch.cat(images) if images else model.blank(0).cpu(), nfe
 
 
 def share_seeds(pipeline: Pipeline, seeds: Sequence[int]) -> list[int]:
-    """Return the seeds of the micro-batches that this process makes, if all processes share the work.
+    """Return the part of `seeds` that this process samples if all processes share the work.
 
-    `generate` makes their samples, and `gather_samples` collects those of all processes. The samples are
-    bit-identical to those of one process.
+    Each part consists of whole micro-batches. Give the part to `generate`, then collect the samples of all
+    processes with `gather_samples`: they are bit-identical to the samples of a single process.
     """
     parts = current_processes().share([*split_into_parts(pipeline, seeds)])
     return [seed for part in parts for seed in part]
 
 
 def gather_samples(pipeline: Pipeline, mine: Tensor) -> Tensor:
-    """Return the samples of all processes, in the order of the seeds that `share_seeds` divided."""
+    """Return the samples of all processes, in the order of the seeds that were given to `share_seeds`.
+
+    `mine` contains the samples (B, C, H, W) of this process.
+    """
     parts = mine.split(pipeline.runtime.micro_batch) if len(mine) else ()
     return torch.cat(current_processes().interleave(parts))
 
@@ -160,7 +163,7 @@ def gather_samples(pipeline: Pipeline, mine: Tensor) -> Tensor:
 def sample_states(
     denoise: Denoiser, blank: Tensor, seeds: Sequence[int], times: Tensor, sampler: Sampler
 ) -> Iterator[State]:
-    """Yield the states of a sampler from pure noise; the last state is the sample, at t = 0.
+    """Yield the states of a sampler that starts at pure noise; the last state is the sample, at t = 0.
 
     Args:
         denoise: the model, conditioned on a label and guided.
@@ -191,11 +194,11 @@ def sample_uint8(
     guidance: float = 1.0,
     progress: Progress = ignore_progress,
 ) -> Iterator[tuple[Tensor, int]]:
-    """Yield pairs of samples (B, C, H, W), uint8 as in their PNG files, and their NFE.
+    """Yield batches of samples (B, C, H, W), uint8 as in their PNG files, each with the NFE per sample.
 
     See `generate` for the arguments.
     """
-    # B is about the batch size of feature extractors.
+    # B is about the batch size of feature extractors, which often take these samples.
     done = 0
     for part in split_into_parts(pipeline, seeds, BATCH):
         onward = continue_progress(progress, done, len(seeds))
@@ -207,7 +210,7 @@ def sample_uint8(
 def fill_micro_batches(
     pipeline: Pipeline, seeds: Sequence[int]
 ) -> Iterator[tuple[Sequence[int], Sequence[int], Tensor]]:
-    """Yield for each micro-batch its seeds, the seeds padded to the fixed size B, and zeros (B, C, H, W)."""
+    """Yield for each micro-batch its seeds, these seeds padded to a fixed size B, and zeros (B, C, H, W)."""
     size = pipeline.runtime.micro_batch
     for mine in split_into_parts(pipeline, seeds):
         filled = [*mine] + [0] * (size - len(mine))
@@ -217,7 +220,7 @@ def fill_micro_batches(
 def split_into_parts(pipeline: Pipeline, seeds: Sequence[int], about: int = 1) -> Iterator[Sequence[int]]:
     """Yield the seeds in parts of about `about` seeds; each part consists of whole micro-batches.
 
-    Generating part by part needs less memory, and the samples are bit-identical to the samples of one call.
+    Calling `generate` for each part needs less memory, and gives the same bits as one call for all seeds.
     """
     size = pipeline.runtime.micro_batch * max(1, about // pipeline.runtime.micro_batch)
     for first in range(0, len(seeds), size):
@@ -227,8 +230,8 @@ def split_into_parts(pipeline: Pipeline, seeds: Sequence[int], about: int = 1) -
 def with_options(pipeline: P, fields: Mapping[str, Any], steps: int) -> tuple[P, bool]:
     """Return the pipeline with fields of its recipe changed, and whether its grid comes from a search.
 
-    If `ddim search` saved a grid for the sampler and number of steps, this grid is used, unless `fields`
-    contains a grid or a schedule.
+    A grid that `ddim search` saved for the sampler and the number of steps replaces the grid of the recipe.
+    This does not happen if `fields` changes the grid or the schedule of sampling.
 
     Args:
         pipeline: the pipeline.
@@ -250,7 +253,7 @@ def find_grid_ends(recipe: Recipe, steps: int) -> tuple[float, float]:
 
 
 class Film:
-    """Collects the states of a sampler, for some seeds, into the frames of a film."""
+    """Collects the states of a sampler into the frames of a film, which shows the samples of `seeds`."""
 
     def __init__(self, pixels: Pixels, seeds: Sequence[int]) -> None:
         self.pixels, self.seeds = pixels, frozenset(seeds)
@@ -289,7 +292,7 @@ def check_samples(images: Tensor, seeds: Sequence[int], pipeline: Pipeline) -> N
     """Check that no sample is NaN.
 
     Raises:
-        UserError: if one is; the message names the first seed and possible causes.
+        UserError: if a sample is NaN; the message names the first seed with NaN and possible causes.
     """
     wrong = [seed for seed, bad in zip(seeds, images.isnan().flatten(1).any(1).tolist(), strict=True) if bad]
     if wrong:

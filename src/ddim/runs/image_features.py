@@ -1,7 +1,7 @@
 """Features of sets of images: computed once, then read from the cache folder.
 
-The name of a cache file is a hash of everything on which its features depend; the path of the images is not
-part of it. A file is used only if its SHA-256 equals the recorded SHA-256.
+The name of a cache file is a hash of everything on which its features depend. The features do not depend on
+the path of the images. A file is used only if its SHA-256 equals the recorded SHA-256.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def unwritable_cache(folder: Path, error: OSError) -> UserError:
 
 
 def find_features(identity: str) -> np.ndarray | None:
-    """Return the cached features with this `ImageSet.identity`, or None if missing or damaged."""
+    """Return the cached features with this `ImageSet.identity`; None if they are missing or damaged."""
     path = _path(identity)
     with suppress(OSError, ValueError):
         if _seal(path).read_text("ascii") == hash_file(path):

@@ -24,7 +24,7 @@ from ddim.runs.recipe import Data
 
 
 def open_run_images(trained: LoadedRun, progress: Callable[[int, int], None] | None = None) -> SplitImages:
-    """Open the images that a run was trained on, split as in its training; see `reopen_images`."""
+    """Return the images that a run was trained on, split as in its training; see `reopen_images`."""
     images = reopen_run_images(trained, progress)
     return split_images(images, trained.recipe.data.validation, trained.recipe.seed)
 
@@ -32,7 +32,7 @@ def open_run_images(trained: LoadedRun, progress: Callable[[int, int], None] | N
 def reopen_run_images(
     trained: LoadedRun, progress: Callable[[int, int], None] | None = None, otherwise: str = ""
 ) -> Images:
-    """Open the images that a run was trained on; see `reopen_images`.
+    """Return the images that a run was trained on; see `reopen_images`.
 
     Raises:
         UserError: if the run was imported, or its images are missing or have changed.
@@ -52,16 +52,17 @@ def reopen_images(
     progress: Callable[[int, int], None] | None = None,
     otherwise: str = "",
 ) -> Images:
-    """Open the images of a run where they are now.
+    """Return the images of a run, read from the place where they are now.
 
-    They are searched at the absolute path that the run recorded, then at the path in its recipe, seen from
-    the working folder. If neither exists, their decoded copies in the cache are used, with a warning.
+    They are searched first at the absolute path that the run recorded, then at the path in its recipe, which
+    may be relative to the working folder. If the images are at neither path, their decoded copies in the
+    cache are used, with a warning.
 
     Args:
         run: the run folder.
         data: the data fields of its recipe.
-        fingerprint: the fingerprint of its images. Other images would have another split, in which training
-            images could count as held-out images.
+        fingerprint: the fingerprint of its images. Other images are refused: their split would differ, and
+            training images could count as held-out images.
         progress: called with (done, total) while images are decoded.
         otherwise: another suggestion, for the end of an error message.
 
@@ -78,7 +79,7 @@ def reopen_images(
                 return open_images(place, data.size, data.channels, progress=progress)
             changed = place
         except UserError as error:
-            # A named data set, for example, may be missing and fail to download.
+            # For example, a named data set cannot be downloaded. This is an error only if no copy is found.
             problem = error
     if changed:
         raise UserError(

@@ -37,7 +37,7 @@ FAMILIES: dict[Any, Mapping[str, type]] = {
     TimeSampling: TIME_SAMPLINGS,
     Weighting: WEIGHTINGS,
 }
-"""All registries of classes, keyed by the protocol that annotates the recipe fields of these classes."""
+"""The registry of classes for each protocol. A field annotated with the protocol can hold these classes."""
 
 
 def kind_name(value: object) -> str:
@@ -86,7 +86,7 @@ class Slot:
 
     @property
     def usual(self) -> str:
-        """The name of the kind that is built if the data name no kind."""
+        """The name of the kind that is built if the JSON of the field names no kind."""
         return kind_name(self.default) if is_dataclass(self.default) else next(iter(self.kinds))
 
     @property
@@ -96,12 +96,15 @@ class Slot:
         return [self.usual, *others, *["none"] * self.optional]
 
     def find_kind(self, name: Any, path: str, sha256: str | None = None) -> Any:  # noqa: ANN401
-        """Return the class with this name, or the network of this name that the user wrote and gave.
+        """Return the class with this name, or the part with this name that the user wrote.
 
         Args:
-            name: the name of the class or network.
-            path: the path of the field, for the message of the UserError.
-            sha256: the hash of the source code, if the user wrote it.
+            name: the name of the class or of the user's part.
+            path: the path of the field, for messages.
+            sha256: the recorded hash of the source code of a part that the user wrote, else None.
+
+        Raises:
+            UserError: if the field cannot hold anything of this name.
         """
         if isinstance(name, str) and (sha256 or name not in self.kinds):
             own = find_part(name, sha256, path)
@@ -128,7 +131,7 @@ class Slot:
             if family not in FAMILIES:
                 continue
             members = [member for member in vars(family) if member == "__call__" or member[0] != "_"]
-            # A field without a default is not an attribute of its class.
+            # `hasattr` does not find a field without a default, because it is no attribute of its class.
             known = {f.name for f in fields(part)} if is_dataclass(part) else set()
             missing = [member for member in members if member not in known and not hasattr(part, member)]
             if not missing:
@@ -151,12 +154,12 @@ def choose_value(kind: type, name: str, value: Any, now: Any = None) -> Any:  # 
     Args:
         kind: the class with the field.
         name: the name of the field.
-        value: the value, or the name of a registered part. A part has its default fields.
-        now: the present value; if it has this name already, it is returned with its fields.
+        value: the value, or the name of a registered part. A name gives a part with default fields.
+        now: the present value of the field. It is returned if `value` is its name, so it keeps its fields.
 
     Raises:
-        UserError: if there is no part of this name, or the value is a class, or a part that the user wrote
-            and that lacks a method.
+        UserError: if no part has this name, if the value is a class, or if the value is a part that the user
+            wrote and that lacks a method.
     """
     slot = next((slot for slot in list_slots(kind) if slot.name == name), None)
     if slot is None or not slot.kinds or value is None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 METRICS = "metrics.jsonl"
 SHOWN_EVERY = 10.0
-"""Seconds between two flushes of the events, which TensorBoard cannot see earlier."""
+"""Seconds between two flushes of the events. TensorBoard sees an event only after its flush."""
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
@@ -48,11 +48,12 @@ class RunLog:
         folder: the run folder.
         resumed: the step of the checkpoint that the run continues from; None starts a new log. Lines of later
             steps are removed, so that the log equals the log of an uninterrupted run, except for its times.
-        due: whether the validation of that step will be repeated; its line is then removed too.
+        due: whether the validation of step `resumed` will be repeated; the line of this validation is then
+            removed too.
     """
 
     def __init__(self, folder: Path, resumed: int | None = None, due: bool = False) -> None:
-        # tensorboardX.SummaryWriter has a queue and threads, which lose events when the process is killed.
+        # tensorboardX.SummaryWriter would lose events when the process is killed: it has a queue and threads.
         from tensorboardX.event_file_writer import EventsWriter
 
         write_atomic(folder / METRICS, b"".join(_kept(folder, resumed, due)))
@@ -93,7 +94,12 @@ class RunLog:
         self._file.flush()
 
     def hyperparameters(self, fields: Mapping[str, str], metrics: Sequence[str]) -> None:
-        """Add the fields of a recipe to TensorBoard's table of hyperparameters, with these metrics."""
+        """Add the run to TensorBoard's table of hyperparameters.
+
+        Args:
+            fields: the fields of its recipe, as text, keyed by field path.
+            metrics: the names of the logged values that the table shows.
+        """
         from tensorboardX.summary import hparams
 
         experiment, session, _ = hparams(fields, dict.fromkeys(metrics, 0.0))
@@ -132,8 +138,8 @@ def show_in_tensorboard(
 ) -> None:
     """Show an image and values in TensorBoard beside the curves of a run.
 
-    The events get a separate folder. TensorBoard never returns to an older file of a folder, so a new file
-    in the folder of a running training would hide the rest of its curves.
+    The events get a separate folder, because TensorBoard never returns to an older file of a folder. A new
+    file in the folder of a running training would hide everything that the training writes later.
 
     Args:
         folder: the run folder.
@@ -178,7 +184,7 @@ def _kept(folder: Path, resumed: int | None, due: bool) -> Iterator[bytes]:
     if resumed is not None:
         for line in _lines(folder):
             entry = _entry(line)
-            # Only the lines of training have a loss.
+            # A line without a loss is the line of a validation.
             removed = entry is None or (due and entry["step"] == resumed and "loss" not in entry)
             if entry is not None and not removed and entry["step"] <= resumed:
                 yield line

@@ -3,7 +3,7 @@
 A checkpoint is a folder ``step-000000123/`` with ``model.safetensors``, ``ema/<name>.safetensors``,
 ``optimizer.safetensors``, ``state.json``, ``recipe.json`` and ``MANIFEST.json``. The manifest holds the size
 and SHA-256 of every other file, the step, whether the checkpoint was the best so far, and a SHA-256 of the
-manifest itself. No file can run code.
+manifest itself. Reading these files never runs code.
 """
 
 import errno
@@ -45,9 +45,10 @@ class Manifest:
 
 
 def parse_step(name: str) -> tuple[int, bool] | None:
-    """Return the step in a checkpoint's folder name, and whether the name ends in ".new"; else None.
+    """Return the step in the name of a checkpoint folder, and whether the name ends in ".new".
 
-    A folder ``step-....new`` is about to replace the checkpoint of the same step.
+    The result is None for any other name. A folder ``step-....new`` is about to replace the checkpoint of the
+    same step.
     """
     match = _STEP.fullmatch(name)
     return (int(match[1]), match[2] is not None) if match else None
@@ -171,7 +172,7 @@ def pack_tensors(group: Mapping[str, "Tensor"]) -> bytes:
     import torch
     from safetensors.torch import save as pack
 
-    # Tensors are copied, because the format has neither channels_last nor tensors that share memory.
+    # Tensors are copied, because the format cannot store channels_last or tensors that share memory.
     return pack(
         {
             name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -196,7 +197,10 @@ def _describe(content: bytes) -> dict[str, Any]:
 
 
 def _seal(fields: dict[str, Any]) -> bytes:
-    """Return the bytes of a manifest: its fields, then their SHA-256. This format holds for every schema."""
+    """Return the bytes of a manifest: its fields, then their SHA-256.
+
+    Every schema keeps this format, so that an older ddim can recognise an undamaged newer manifest.
+    """
     return render_json(fields | {"sha256": hashlib.sha256(render_json(fields)).hexdigest()})
 
 

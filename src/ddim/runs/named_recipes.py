@@ -75,7 +75,7 @@ def clear() -> Recipe:
     return Recipe(
         name="clear",
         net=ClearUNetSpec(),
-        # The noise powers sigma^2 are from 1e-6 to 1 - 1e-6.
+        # At log-SNR 13.8 and -13.8, the noise power sigma^2 is 1e-6 and 1 - 1e-6.
         schedule=LinearIn("noise_power", 13.8, -13.8),
         predicts=PredictsVelocity(),
         conditioning=NoiseVariance(),
@@ -89,10 +89,10 @@ def clear() -> Recipe:
 def ddpm() -> Recipe:
     """Song et al. 2021: DDPM's network, table and training for CIFAR-10 (Ho et al. 2020), with DDIM.
 
-    The original draws half of the times of a batch, and T - 1 - t for the other half. Here the table is cut
-    into equal slices, and each image of a batch gets a time from one slice: the same distribution with less
-    variance. `--data.dequantise yes` adds uniform dequantisation; the logit transform is left out. The EMA is
-    warmed up. On a laptop, use `--net.width 32 --net.groups 8`, with 2.2 million parameters.
+    The original draws times t for half of a batch, and uses T - 1 - t for the other half. Here the table is
+    cut into equal slices, and each image of a batch gets a time from one slice: the distribution is the same,
+    with less variance. `--data.dequantise yes` adds uniform dequantisation; the logit transform is left out.
+    The EMA is warmed up. On a laptop, use `--net.width 32 --net.groups 8`, with 2.2 million parameters.
     """
     return Recipe(
         name="ddpm",
@@ -115,7 +115,7 @@ def iddpm() -> Recipe:
 
     The EMA is warmed up. `--ema.more 0.999,0.99` keeps several EMAs, as the original does. The variance stays
     between its bounds; in the original it may leave them. `--objective.times loss_aware` draws times in
-    proportion to their losses; in the paper this is for L_vlb alone. On a laptop, use `--net.width 32
+    proportion to their losses; the paper does this for L_vlb alone. On a laptop, use `--net.width 32
     --net.groups 8`, with 3.3 million parameters.
     """
     return Recipe(
@@ -153,8 +153,8 @@ def fast() -> Recipe:
         schedule=Cosine(0.014, 0.99995),
         predicts=PredictsVelocity(),
         conditioning=LogSNR(),
-        # The L1 error of the noise is alpha / sigma times the L1 error of the image. This is small at noisy
-        # times, so they are drawn more often.
+        # The L1 error of the noise is alpha / sigma times the L1 error of the image. This factor is small at
+        # noisy times, so noisy times are drawn more often.
         objective=Objective("noise", "l1", NormalLogSNR(-1.0, 2.5)),
         optim=Optim(
             lr=3e-3, weight_decay=1e-2, betas=(0.9, 0.99), batch=16, clip=1.0, warmup=3200, decay="cosine"
@@ -204,7 +204,7 @@ def edm() -> Recipe:
     """
     return Recipe(
         name="edm",
-        # `flip` is off, because augmentation mirrors images too, and conditions the network on it.
+        # `flip` is off, because augmentation mirrors images too, and tells the network which are mirrored.
         data=Data(size=(32, 32), flip=False),
         pixels=Measured(0.5),
         net=DDPMPP,
@@ -256,7 +256,7 @@ def edm_iddpm() -> Recipe:
     """`edm` with the preconditioning, noise levels and weighting of Nichol & Dhariwal (table 1, iDDPM).
 
     The cosine schedule is continuous and has no offset (C2 = 0.008 in table 1). It ends at the signal rate
-    of the last of the original's 1000 entries.
+    of the last entry in the original's table of 1000 entries.
     """
     return replace(
         edm(),

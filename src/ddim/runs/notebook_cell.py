@@ -70,9 +70,10 @@ class Cell:
 
 @contextmanager
 def open_progress(progress: bool | Progress) -> Iterator[Progress]:
-    """Yield the function that the argument `progress` of a public function means.
+    """Yield a progress function for the argument `progress` of a public function.
 
-    True shows a bar, but only in a notebook cell, and removes it at the end. A function is yielded as it is.
+    A function is yielded unchanged. In a notebook cell, True yields a function that shows a bar, which is
+    removed at the end of the block. Otherwise the yielded function shows nothing.
     """
     if callable(progress):
         yield progress
@@ -94,7 +95,11 @@ def open_progress(progress: bool | Progress) -> Iterator[Progress]:
 
 
 def with_bar(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function that takes `progress` show a bar in a notebook cell, unless `progress` is given."""
+    """Return a function that shows a bar in a notebook cell if its caller gives no `progress`.
+
+    Args:
+        function: a function with an argument `progress`.
+    """
 
     @wraps(function)
     def shown(*args: P.args, **options: P.kwargs) -> R:

@@ -85,12 +85,13 @@ def find_part(name: str, digest: str | None, path: str) -> Any:  # noqa: ANN401 
 
     Args:
         name: the name of the part.
-        digest: the hash in a run. None takes the newest part with this name, or returns None if no such part
-            was given.
+        digest: the hash that a run recorded. If no given part has this hash, the newest part with this name
+            is returned, with a warning. None also stands for the newest part with this name; the result is
+            None if no such part was given.
         path: the path of the part in a recipe, for messages.
 
     Raises:
-        UserError: if there is a hash, but no part with this name was given.
+        UserError: if `digest` is a hash, and no part with this name was given.
     """
     known = _GIVEN.get(name, {})
     if digest in known:
@@ -134,7 +135,11 @@ def _hash_class(kind: type) -> str:
 
 
 def _hash_network(net: OwnNetwork) -> str:
-    """Return a SHA-256 of the source of all own layers, of a function that makes them, and of all layers."""
+    """Return a SHA-256 of a network.
+
+    It covers the source of all layers that the user wrote, the source of the function that makes the network,
+    if there is one, and the description of all layers (`repr`).
+    """
     made = net.given.func if isinstance(net.given, partial) else net.given
     texts = [_hash_class(kind) for kind in net.kinds if _is_written_by_user(kind)]
     if isinstance(made, FunctionType):
@@ -150,7 +155,7 @@ def _read_source(thing: type | Callable[..., Any]) -> str:
     """Return the source code of a class or function, or its compiled code if there is no source code."""
     codes = list(_list_codes(thing))
     for code in codes:
-        # `inspect` does not find the classes of a notebook, because their module has no file.
+        # `inspect` does not find the classes of a notebook, whose module has no file. Search by line instead.
         text = "".join(linecache.getlines(code.co_filename))
         if found := _find_definition(text, thing, code.co_firstlineno):
             return found

@@ -71,8 +71,8 @@ class Pipeline:
         Parts can be names or objects, such as `sampler="ddim"` or `sampler=DDIM()`.
 
         Raises:
-            UserError: if there is no part of a name, or a value is a class, or lacks a method that this field
-                needs.
+            UserError: if no part has a given name, if a value is a class, or if a value lacks a method that
+                its field needs.
         """
         chosen = {k: choose_value(Recipe, k, v, getattr(self.recipe, k, None)) for k, v in fields.items()}
         return replace(self, recipe=replace(self.recipe, **chosen))
@@ -82,8 +82,8 @@ class Pipeline:
 
         Args:
             inner: a denoiser that wraps the model, to use in its place.
-            consistent: whether x0 and eps of each prediction must add up to x_t, as inversion needs. Then
-                clip "x0" is treated as clip True.
+            consistent: whether each prediction must satisfy x_t = alpha x0 + sigma eps, as inversion needs.
+                If so, clip "x0" is treated as clip True.
         """
         denoise = self.model if inner is None else inner
         denoise = Rescheduled(denoise, on) if (on := self.recipe.sampled_on) else denoise
@@ -134,8 +134,8 @@ class LoadedRun(Pipeline):
             "step": found.state.step,
             "weights": found.weights,
             **super().describe(),
-            # Samples are the same bits as those of the training only with its device, precision and threads,
-            # and without torch.compile.
+            # Samples are bit-identical to the samples of the training only on the same device, with the same
+            # precision and number of threads, and without torch.compile.
             "bit_equal": self.runtime == replace(found.state.runtime, compile=False),
         }
 
@@ -280,7 +280,10 @@ def load_state(path: Path) -> RunState:
 
 
 def find_misfit(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the first name that is missing in `tensors` or in the model, or has another shape; else None."""
+    """Return the name of a weight that is missing in `tensors` or in the model, or has another shape there.
+
+    Return None if there is no such weight.
+    """
     state = model.state_dict()
     wrong = [name for name in state if name not in tensors or tensors[name].shape != state[name].shape]
     wrong += [name for name in tensors if name not in state]
@@ -288,7 +291,10 @@ def find_misfit(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def _runtime(recorded: Runtime, device: str | None, compiling: bool, threads: int | None) -> Runtime:
-    """Return the recorded runtime if its type of device is used here, else a new runtime for this machine."""
+    """Return the runtime of a loaded run.
+
+    It is the recorded runtime with the given changes. For another type of device, it is chosen anew.
+    """
     try:
         where = find_device(device or recorded.device)
     except UserError:

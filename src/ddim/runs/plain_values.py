@@ -13,7 +13,7 @@ from ddim.errors import UserError, suggest
 
 
 def parse_plain(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0911, PLR0912
-    """Convert JSON or the text of an option to a plain value: a number, a text, a truth value or a tuple.
+    """Return the plain value of JSON or of the text of an option: a number, text, truth value or tuple.
 
     Args:
         data: the JSON or text.
@@ -53,7 +53,7 @@ def parse_plain(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0
         if isinstance(data, str | bool) and data in truth:
             return truth[data]
         raise refusal
-    # A folder may be called 2024 or 2024-05-01.
+    # YAML reads a folder named 2024 or 2024-05-01 as a number or a date, so these are accepted as text.
     plain = str | int | float | datetime.date
     if not isinstance(data, plain) or isinstance(data, bool) or not str(data).strip():
         raise refusal

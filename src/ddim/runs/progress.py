@@ -7,8 +7,8 @@ from collections.abc import Callable
 Progress = Callable[[str, float, int], None]
 """Called with the name of the counted things, such as "samples", the number done, and the total number.
 
-A part counts too: 2.5 of 10 samples are done when the third sample is half finished. The name changes when
-the next stage of the work begins.
+The number done may be a fraction: it is 2.5 when the third sample is half finished. The name changes when the
+next stage of the work begins.
 """
 
 READING = "reading images"
@@ -16,7 +16,13 @@ READING = "reading images"
 
 
 def continue_progress(progress: Progress, before: int, total: int) -> Progress:
-    """Return a callback for a part of the work that comes after `before` of `total`."""
+    """Return a callback for one part of a longer work, which reports the progress of the whole work.
+
+    Args:
+        progress: the callback of the whole work.
+        before: the number done before this part.
+        total: the total number of the whole work.
+    """
     return lambda what, done, _: progress(what, before + done, total)
 
 

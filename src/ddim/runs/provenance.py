@@ -84,7 +84,7 @@ def sampling_record(
 
 
 def describe_kind(value: object) -> str:
-    """Return the name of a part of a recipe, and its fields that are not defaults, as in "ddim eta 0.5"."""
+    """Return the name of a part of a recipe and its fields that are not defaults, such as "ddim eta 0.5"."""
     own = fields(value) if is_dataclass(value) else ()
     changed = [(f.name, found) for f in own if (found := getattr(value, f.name)) != f.default]
     return " ".join([kind_name(value), *(f"{name} {option_text(found)}" for name, found in changed)])
@@ -111,7 +111,7 @@ def describe_times(pipeline: Pipeline, steps: int) -> dict[str, Any]:
 def list_versions(threads: int | None = None) -> dict[str, Any]:
     """Return versions of Python and packages, the platform, the processor and the number of threads.
 
-    `threads` is the number with which a result was computed; None for the present number of torch.
+    `threads` is the number of threads with which a result was computed; None takes torch's present number.
     """
     import torch
     import torchvision

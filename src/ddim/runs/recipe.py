@@ -103,7 +103,7 @@ class Measured:
         return self.std
 
     def find_pixels(self, channels: int, measure: Callable[[float], Pixels]) -> Pixels:
-        """Measure the training set; see `PixelRule`."""
+        """Return the map that `measure` finds for `std`; see `PixelRule`."""
         return measure(self.std)
 
 
@@ -213,12 +213,12 @@ _NAMED: dict[str, Mapping[str, type]] = {
     "grid": GRIDS,
     "sampler": SAMPLERS,
 }
-"""The fields of a recipe that are also given by name from Python."""
+"""The fields that `Recipe(...)` also takes as a name, with the registries of these names."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All choices of a run. A schedule, grid or sampler may be its name, such as "cosine".
+    """All choices of a run. A schedule, grid or sampler can be given by its name, such as "cosine".
 
     Attributes:
         name: a name for folders and tables.

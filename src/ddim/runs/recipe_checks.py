@@ -27,10 +27,11 @@ LARGEST = 2**16
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Check its noise schedules, and that the network, data, loss and sampler of a recipe fit together.
+    """Check the noise schedules of a recipe, and that its network, data, loss and sampler fit together.
 
     Raises:
-        UserError: if a schedule does not fall, or they do not fit; the message names the fields.
+        UserError: if the log-SNR of a schedule does not fall, or parts do not fit together; the message names
+            the fields.
     """
     check_schedule(recipe.schedule)
     check_schedule(recipe.sampling_schedule)
@@ -46,7 +47,7 @@ def check_training(recipe: Recipe, source: Recipe | None = None) -> None:
         source: the recipe of the run whose weights the new run starts from, if there is one.
 
     Raises:
-        UserError: if it cannot be trained; the message names the fields and how to set them together.
+        UserError: if the recipe cannot be trained; the message names the fields and how to set them.
     """
     check_recorded(recipe)
     check_recipe(recipe)
@@ -56,10 +57,12 @@ def check_training(recipe: Recipe, source: Recipe | None = None) -> None:
 
 
 def check_recorded(recipe: Recipe) -> None:
-    """Check that a recipe, with parts that the user wrote, is the same after it was written and read.
+    """Check that a recipe does not change when it is written to a file and read again.
+
+    The check finds parts that the user wrote and that change their own fields.
 
     Raises:
-        UserError: if it is not; the message names the field.
+        UserError: if a field changes; the message names the field.
     """
     again = {name: value for name, _, value in list_fields(load_recipe(dump(recipe)))}
     for name, _, value in list_fields(recipe):
@@ -74,7 +77,7 @@ def check_steps(recipe: Recipe, steps: int) -> None:
     """Check that the recipe's grid can have `steps` times, all at noise levels of training.
 
     Raises:
-        UserError: if it cannot.
+        UserError: if the grid cannot have so many times, or the training has no such noise levels.
     """
     levels = recipe.sampling_schedule(recipe.grid(steps, recipe.sampling_schedule))
     if recipe.sampled_on:
@@ -85,8 +88,8 @@ def check_label(recipe: Recipe, label: Label, guidance: float = 1.0) -> None:
     """Check that a run of this recipe can sample this label at this guidance scale.
 
     Raises:
-        UserError: if the run was trained without labels or has no such class; or if sampling needs a network
-            trained without a class too, and `data.unlabelled` is 0.
+        UserError: if the run was trained without labels or has no such class. Also if sampling needs a
+            network that was trained without a class too, but `data.unlabelled` is 0.
     """
     for problem in _find_label_problems(recipe, label, guidance):
         raise UserError(problem)
@@ -99,7 +102,7 @@ def check_unconditional(recipe: Recipe, what: str) -> None:
 
     Args:
         recipe: the recipe of the run.
-        what: names the task that evaluates the network without a class, for the message.
+        what: the task that evaluates the network without a class, in words for the message.
 
     Raises:
         UserError: if the run was trained with a class for every image.
@@ -194,7 +197,7 @@ def _find_label_problems(recipe: Recipe, label: Label, guidance: float) -> Itera
 
 
 def _find_unequal(recipe: Recipe) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield each number that several fields must share but do not: its description, and their values."""
+    """Yield each number that several fields must share but do not: its description, and values by field."""
     values = {name: value for name, _, value in list_fields(recipe)}
     for what, names in _list_shared_numbers(recipe):
         found = {name: values[name] for name in names if name in values}
@@ -207,7 +210,7 @@ def _list_shared_numbers(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]
 
     Some of these fields may not exist in this recipe.
     """
-    # On a continuous schedule, the entries of other fields need not agree with a table.
+    # A continuous schedule has no table, so the entries of other fields need not agree.
     if recipe.schedule.entries:
         walked = () if recipe.sampled_on else ("grid.entries",)
         along = ("schedule.entries", "conditioning.entries", "objective.times.entries")

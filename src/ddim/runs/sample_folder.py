@@ -95,7 +95,8 @@ def write_samples(
 
     `output.film` adds a film (an animated WebP of the sampling process). If the folder holds samples of the
     same run with the same options, only missing samples are generated: after an interruption, the same call
-    completes the folder. Each image is written at once, so memory does not grow with the number of seeds.
+    completes the folder. Images are written while sampling goes on, so memory does not grow with the number
+    of seeds.
 
     Args:
         pipeline: the loaded run.
@@ -103,7 +104,7 @@ def write_samples(
         steps: number of sampling steps.
         label: class index, "all" to cycle through the classes, None for no class.
         guidance: classifier-free guidance scale; 1 turns guidance off.
-        output: the output folder, and whether to write a film.
+        output: the output folder, and options of the sheet and the film.
         progress: called with "samples" after each sampling step; see `Progress`.
 
     Raises:
@@ -147,7 +148,7 @@ class _Plan:
 
     Attributes:
         folder: the folder of the samples.
-        there: what the record in it says about earlier calls.
+        there: the NFE, seeds, seconds and film of earlier calls, from the record in the folder.
         shown: the seeds of the sheet and the film.
         filming: whether the film must be made.
         missing: the seeds whose samples must be made.
@@ -167,7 +168,8 @@ def _plan(pipeline: LoadedRun, seeds: Sequence[int], output: Output, record: dic
     filmed = frozenset(shown if filming else ())
     missing = [s for s in seeds if s in filmed or _read_sample(folder, s, pipeline) is None]
     if not there["nfe"]:
-        # A call that generated all samples was stopped before it recorded the NFE, so one is made again.
+        # An earlier call made all samples, but was stopped before it recorded the NFE. One sample is made
+        # again to measure the NFE.
         missing = missing or shown[:1]
     return _Plan(folder, there, shown, filming, missing)
 

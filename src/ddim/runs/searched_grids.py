@@ -46,7 +46,7 @@ def find_saved_grid(run: Path, sampler: Sampler, steps: int, weights: str) -> Li
 
 
 def save_grid(run: Path, sampler: Sampler, steps: int, weights: str, found: SearchedGrid) -> None:
-    """Save a grid in the run folder; `ddim sample` uses it unless the user names another grid.
+    """Save a grid in the run folder; `ddim sample` uses this grid if the user names no other grid.
 
     Args:
         run: the run folder.
@@ -59,7 +59,7 @@ def save_grid(run: Path, sampler: Sampler, steps: int, weights: str, found: Sear
     entries[_key(sampler, steps, weights)] = {
         "times": list(found.times),
         "error": found.error,
-        # The error of a grid that diverged is infinite, which JSON cannot express.
+        # The error of a grid that diverged is infinite. JSON has no infinity, so it becomes null.
         "named": {name: e if math.isfinite(e) else None for name, e in found.named.items()},
     }
     write_json(run / FILE, entries)

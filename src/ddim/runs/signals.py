@@ -30,16 +30,16 @@ class Stopped(KeyboardInterrupt):
 
 
 class _BlockStopped(BaseException):
-    """Ends a block of `Interrupts.at_once`. It is not an `Exception`, because torch handles all of these."""
+    """Ends a block of `Interrupts.at_once`. torch would catch a subclass of `Exception`."""
 
 
 @contextmanager
 def handle_signals(handler: Callable[[int], None]) -> Iterator[Callable[[], None]]:
     """Call `handler` with the number of each signal of `STOPS` that arrives inside the block.
 
-    Yields a function that restores the earlier handlers before the end of the block. A signal that the
-    process ignores stays ignored, as `nohup` wants it. Nothing happens outside the main thread, where Python
-    allows no handlers, and for signals that this system does not have.
+    The earlier handlers are restored at the end of the block, or earlier by the function that is yielded. A
+    signal that the process already ignores stays ignored, for example under `nohup`. Signals that this system
+    does not have are skipped. Outside the main thread, where Python allows no handlers, nothing is done.
     """
     main = threading.current_thread() is threading.main_thread()
     kinds = [getattr(signal, name) for name in STOPS if main and hasattr(signal, name)]
@@ -71,9 +71,12 @@ def stop_on_signals() -> Iterator[None]:
 
 
 class Interrupts:
-    """Notes the first signal that arrives, and ends blocks of `at_once` with it.
+    """Notes the first signal that arrives; the signal ends a block of `at_once`.
 
-    `twice` is whether a second signal stops at once; it is told to the user.
+    Attributes:
+        twice: whether a second signal stops the process at once. The message to the user depends on this.
+        number: the number of the first signal; None if no signal has arrived.
+        inside: whether a block of `at_once` is running.
     """
 
     def __init__(self, twice: bool = True) -> None:
@@ -83,10 +86,10 @@ class Interrupts:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Run a block that the signal ends at once; the caller wraps it in `suppress(Interrupts.ended)`.
+        """Run a block that ends at once when a signal arrives; wrap it in `suppress(Interrupts.ended)`.
 
-        An error in the block after the signal counts as an effect of the signal: Ctrl-C reaches the
-        compiler's processes too, and torch reports that they failed.
+        If an error follows the signal, the error counts as an effect of the signal. For example, Ctrl-C also
+        reaches the processes of the compiler, and torch reports that they failed.
         """
         self.inside = True
         try:
@@ -106,7 +109,7 @@ class Interrupts:
     def note(self, number: int) -> None:
         """Note the signal, and end the block of `at_once` in which it arrived."""
         self.number = number
-        # The signal may have interrupted another write to stderr. A failure here must not prevent saving.
+        # If the signal interrupted another write to stderr, this write may fail. The run must still be saved.
         with suppress(Exception):
             sys.stderr.write(f"saving{'; a second signal stops at once' if self.twice else ''}\n")
         if self.inside:
@@ -119,8 +122,8 @@ def note_interrupts(twice: bool = True) -> Iterator[Interrupts]:
     """Yield `Interrupts` that note the first signal of `STOPS`.
 
     Args:
-        twice: whether the second signal has its usual effect. Under a launcher it has none: Ctrl-C reaches
-            each process twice there, from the terminal and from the launcher.
+        twice: whether the second signal has its usual effect. Use False under a launcher such as torchrun:
+            there, Ctrl-C reaches each process twice, from the terminal and from the launcher.
     """
     interrupts = Interrupts(twice)
 
@@ -137,10 +140,10 @@ def note_interrupts(twice: bool = True) -> Iterator[Interrupts]:
 
 @contextmanager
 def _raise_again(kind: type[BaseException]) -> Iterator[None]:
-    """Raise an exception of this class again, soon, if Python ignored it in the block.
+    """Raise an exception of class `kind` again, 0.05 s later, if Python ignored it in the block.
 
-    Python ignores it if the signal arrives in the callback of a weak reference, of which torch's compiler has
-    many.
+    Python ignores exceptions in the callbacks of weak references. A signal may arrive in such a callback,
+    because torch's compiler has many of them.
     """
     usual = sys.unraisablehook
     before: list[Any] = []
@@ -170,8 +173,8 @@ def _raise_again(kind: type[BaseException]) -> Iterator[None]:
 def _stop_compilers() -> None:
     """Ask the C++ compilers that this process started to remove their temporary files; wait for up to 2 s.
 
-    Only Ctrl-C in a terminal would reach the compilers itself. On systems without Linux's /proc this does
-    nothing.
+    Ctrl-C in a terminal reaches the compilers too, but other signals reach only this process. On systems
+    without Linux's /proc, this function does nothing.
     """
     waiting, compilers = [os.getpid()], []
     while waiting:
@@ -181,20 +184,21 @@ def _stop_compilers() -> None:
                     waiting.append(child)
                     if Path(f"/proc/{child}/comm").read_text().strip() in _COMPILERS:
                         compilers.append(child)
-    # The last compilers end first: a file that they create after an earlier compiler has ended would stay.
+    # A compiler is stopped after the compilers that it started: nobody would remove files that they create
+    # after it has ended.
     for compiler in reversed(compilers):
         with suppress(OSError):
             os.kill(compiler, signal.SIGTERM)
     end = time.monotonic() + 2
     for compiler in compilers:
         with suppress(OSError):  # raised for a compiler that is a child of another compiler
-            # WNOWAIT leaves its exit code to `subprocess`.
+            # WNOWAIT leaves the exit code of the compiler to `subprocess`.
             ended = os.WEXITED | os.WNOWAIT | os.WNOHANG
             while os.waitid(os.P_PID, compiler, ended) is None and time.monotonic() < end:
                 time.sleep(0.01)
 
 
 def _ignore_hangups() -> None:
-    # A terminal that closes sends SIGHUP twice: the shell and the kernel do. Cleaning up goes on meanwhile.
+    # When a terminal closes, the shell and the kernel each send SIGHUP. The second must not stop the cleanup.
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

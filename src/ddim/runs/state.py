@@ -13,11 +13,12 @@ from ddim.runs.recipe import Optim
 
 @dataclass(frozen=True)
 class Plan:
-    """The training budget: `total` images, None while a time budget is not yet converted to images.
+    """The training budget in images, and what is needed to change it without a jump of the learning rate.
 
-    `settled` is the number of images seen when the budget was planned last, and `decayed` is the part of the
-    learning-rate decay that was over by then. With both, the learning rate does not jump when the plan
-    changes.
+    Attributes:
+        total: number of images of the whole training; None while a time budget is not yet converted.
+        settled: number of images seen when the budget was planned last.
+        decayed: the part of the learning-rate decay that was over after `settled` images, from 0 to 1.
     """
 
     total: int | None
