@@ -13,10 +13,10 @@ from ddim.errors import check_positive
 
 
 class Conditioning(Protocol):
-    """A function of the time and its noise level; its value is the network's second input."""
+    """A function of the time and the noise level at that time; the value is the network's second input."""
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """Return the network's input (B,), float64, at times (B,) with noise level (B,)."""
+        """Return the network's second input, (B,) float64, at times t (B,) with noise levels `at` (B,)."""
         ...
 
 
@@ -40,10 +40,10 @@ class SignalVariance:
 
 @dataclass(frozen=True)
 class Timestep:
-    """The timestep, an index from 0 in a table of `entries`: entries * t - 1 (Ho et al. 2020), times `scale`.
+    """The timestep, an index from 0 in a table: (entries * t - 1) * scale (Ho et al. 2020).
 
-    Times before the first entry have index 0. Nichol & Dhariwal's code rescales the indices of longer tables
-    to the range of DDPM's: scale = 1000 / entries.
+    Times before the first entry have index 0. With scale = 1000 / entries, as in Nichol & Dhariwal's code,
+    the indices of a table of any length have the range of DDPM's indices, 0 to 1000.
 
     Attributes:
         entries: number of entries of the table.
@@ -63,7 +63,7 @@ class Timestep:
 
 @dataclass(frozen=True)
 class LogSNR:
-    """The log-SNR divided by `scale`, which maps the usual range to about [-1, 1] (Kingma et al. 2021).
+    """The log-SNR divided by `scale`; scale 10 maps the usual log-SNRs to about [-1, 1] (Kingma et al. 2021).
 
     Attributes:
         scale: divisor of the log-SNR.
@@ -105,8 +105,8 @@ class CNoise:
 class Time:
     """The time t multiplied by `scale`.
 
-    A scale of 999 is c_noise of the VP networks, (M - 1) t with M = 1000, which expect an index of a table
-    (Karras et al. 2022, table 1).
+    A scale of 999 gives c_noise = (M - 1) t with M = 1000, as in Karras et al. 2022, table 1, column VP. The
+    networks of that column expect an index of a table.
 
     Attributes:
         scale: factor that multiplies t.

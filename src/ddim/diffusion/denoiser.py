@@ -19,11 +19,11 @@ from ddim.errors import UserError
 
 
 class Denoiser(Protocol):
-    """A model for samplers and losses: a call that returns a prediction, and the noise schedule."""
+    """A model for samplers and losses: an object with a noise schedule, whose call returns a prediction."""
 
     @property
     def schedule(self) -> Schedule:
-        """The schedule of the times at which this denoiser is evaluated."""
+        """The noise schedule; it defines the noise level of x_t at the time t of a call."""
         ...
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
@@ -53,7 +53,7 @@ def check_output(
         outputs: the allowed numbers of channels of the output, as multiples of C.
 
     Raises:
-        UserError: if the output is not a tensor of such a shape.
+        UserError: if the output is not a tensor with one of the allowed shapes.
     """
     count, channels, *size = x.shape
     wanted = [(count, multiple * channels, *size) for multiple in outputs]
@@ -64,7 +64,10 @@ def check_output(
 
 
 def describe_call(net: object, x: Tensor, *, label: bool) -> str:
-    """Return the start of a message about a call of a network, with the shapes of its arguments."""
+    """Return the start of a message about a call of a network: its name and the shapes of its arguments.
+
+    `label` says whether the network was called with class labels.
+    """
     function = net.function if isinstance(net, Function) else net
     name = function if isinstance(function, str) else getattr(function, "__name__", type(function).__name__)
     last = f" and label ({len(x)},)," if label else ","
@@ -89,9 +92,9 @@ class Model(nn.Module):
 
     Args:
         net: a module or a function net(x, condition) -> F, with x (B, C, H, W) and condition (B,). Its output
-            F has the shape of x, or twice the channels if it also predicts a variance. If `net.classes` is
-            above 0, it is also called with class labels (B,). Augmentation labels are passed as `augment=`
-            (B, n).
+            F has the shape of x, or twice the channels if the network also predicts a variance. If
+            `net.classes` is above 0, class labels (B,) are the third argument. Augmentation labels are passed
+            as `augment=` (B, n).
         schedule: the noise schedule, or its name, such as "cosine".
         predicts: the meaning of F: a parameterisation, or its name "velocity", "noise", "image", "edm" or
             "score".
@@ -99,7 +102,7 @@ class Model(nn.Module):
         shape: channels, height and width of the images.
 
     Raises:
-        UserError: if there is no part of this name, or the log-SNR of the schedule does not fall.
+        UserError: if a name is unknown, or the log-SNR of the schedule does not fall from t = 0 to t = 1.
 
     Example:
         >>> model = Model(net, Cosine(), predicts="velocity", shape=(3, 32, 32))
@@ -156,8 +159,8 @@ class Model(nn.Module):
         output = output.to(x_t.dtype)
         F, *more = output.split(x_t.shape[1], dim=1)
         p = from_image(x_t, over(c.skip) * x_t + over(c.out) * F, level.over(x_t))
-        # A network with twice the channels also predicts the variance: an output of 0 is half-way between the
-        # smallest and the largest.
+        # If F has twice the channels, the second half predicts the variance. An output of 0 gives a mix of
+        # 1/2, half-way between the smallest and the largest log-variance.
         return Prediction(p.x0, p.eps, more[0].sigmoid() if more else None)
 
     def __repr__(self) -> str:
@@ -232,7 +235,7 @@ class Counted:
     """A denoiser that counts evaluations of the inner denoiser: `evaluations` is the NFE so far.
 
     Put it inside `Guided`, not around it: a guided step with two network evaluations then counts as two.
-    `watch` is called with the count before each evaluation.
+    Before each evaluation, `watch` is called with the number of earlier evaluations.
     """
 
     def __init__(self, inner: Denoiser, watch: Callable[[int], object] = lambda evaluations: None) -> None:

@@ -12,9 +12,9 @@ from ddim.diffusion.denoiser import Denoiser
 
 @dataclass(frozen=True)
 class DenoisingError:
-    """Mean errors of each image (B,), over its pixels and channels, in model units; float64 on the CPU.
+    """Errors of B predictions, each (B,): means over pixels and channels in model units, float64 on the CPU.
 
-    eps_hat is the predicted noise.
+    Below, eps is the true noise and eps_hat the predicted noise.
 
     Attributes:
         noise_mse: squared error of the predicted noise.
@@ -40,7 +40,7 @@ def denoising_error(denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> De
     Args:
         denoise: the model.
         x0: clean images (B, C, H, W) in model units.
-        t: times, a scalar or (B,), whose noise level is used.
+        t: times, a scalar or (B,); noise is added to x0 up to the noise level of these times.
         eps: standard normal noise with the shape of x0.
     """
     p = denoise(denoise.schedule(t).noisy(x0, eps), t)

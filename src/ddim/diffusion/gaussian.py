@@ -11,15 +11,15 @@ from torch import Tensor
 from ddim.diffusion.schedules import Level
 
 _LEAST = 1e-12
-"""The smallest probability of a value: the logarithm of 0 would make the loss infinite."""
+"""Smaller probabilities of a value are raised to this one: log 0 would make the loss infinite."""
 
 
 @dataclass(frozen=True)
 class Posterior:
     """The posterior q(x_s | x_t, x0) = N(x_weight * x_t + x0_weight * x0, small) for t > s.
 
-    These are eq. 6 and 7 of Ho et al. 2020, for any two noise levels; the fields have the shape of the noise
-    levels. `small` is the variance of this posterior. `large` is beta, the variance of q(x_t | x_s).
+    It generalises eq. 6 and 7 of Ho et al. 2020 to any two noise levels. The fields have the shape of the
+    noise levels. `small` is the variance of this posterior. `large` is beta, the variance of q(x_t | x_s).
     """
 
     x_weight: Tensor
@@ -28,17 +28,17 @@ class Posterior:
     large: Tensor
 
     def log_variance(self, mix: Tensor) -> Tensor:
-        """Return the log-variance, interpolated from `small` at mix 0 to `large` at mix 1, shaped like mix.
+        """Return log-variances with the shape of `mix`: log `small` at mix 0, log `large` at mix 1.
 
-        Nichol & Dhariwal 2021, eq. 15.
+        Between 0 and 1 they are interpolated linearly (Nichol & Dhariwal 2021, eq. 15).
         """
-        # Between equal noise levels the variance is 0, which has no logarithm; 1e-30 is negligible here.
+        # Between equal noise levels the variance is 0, which has no logarithm. 1e-30 replaces it.
         low, high = (variance.clamp(min=1e-30).log().to(mix) for variance in (self.small, self.large))
         return torch.lerp(low, high, mix)
 
 
 def posterior(now: Level, then: Level) -> Posterior:
-    """Return the posterior of the step from noise level `now` to the cleaner `then`, whose sigma may be 0."""
+    """Return the posterior of the step from noise level `now` to the cleaner `then`; then.sigma may be 0."""
     # This is 1 - SNR(t) / SNR(s), in a form that is accurate for almost equal SNRs and for sigma = 0.
     part = -torch.expm1(now.log_snr - then.log_snr)
     return Posterior(
@@ -79,8 +79,8 @@ def log_density(x: Tensor, variance: Tensor) -> Tensor:
 def _mass(below: Tensor, above: Tensor) -> Tensor:
     """Return the standard normal probability between two points, each (B, C, H, W).
 
-    An interval above 0 is mirrored to the other side of 0. It has the same probability there, but near 1 the
-    difference of two probabilities loses digits.
+    An interval above 0 is replaced by its mirror image below 0, which has the same probability. Above 0 the
+    result would lose digits, as the difference of two numbers close to 1.
     """
     flip = below > 0
     high, low = torch.where(flip, -below, above), torch.where(flip, -above, below)

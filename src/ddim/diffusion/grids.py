@@ -26,13 +26,13 @@ class Grid(Protocol):
         """Return decreasing times (steps,), float64.
 
         Raises:
-            UserError: if steps < 1, or the grid does not fit the steps or the schedule.
+            UserError: if steps < 1, or the grid has no times for this number of steps and this schedule.
         """
         ...
 
 
 class Spacing(Protocol):
-    """A method that places times between two given times; `SPACINGS` are the grids that have it."""
+    """An object that places times between two given times; the grids in `SPACINGS` do this."""
 
     def between(self, steps: int, schedule: Schedule, first: float, last: float) -> Tensor:
         """Return decreasing times (steps,) from `first` to `last`, float64; both ends are exact."""
@@ -41,7 +41,7 @@ class Spacing(Protocol):
 
 @dataclass(frozen=True)
 class Uniform:
-    """Equal steps of time: 1, 1 - 1/N, ..., 1/N.
+    """Equal steps of time: 1, 1 - 1/N, ..., 1/N for N steps.
 
     These are the times of Béres' code and, up to rounding, of Song et al. 2021.
     """
@@ -93,7 +93,7 @@ class UniformLogSNR:
         """Return the times; see `Grid`.
 
         Raises:
-            UserError: if `end` is noisier than t = 1.
+            UserError: if `end` is not above the log-SNR at t = 1, or is infinite.
         """
         _check_steps(steps)
         start = schedule(1.0).log_snr.item()
@@ -293,17 +293,22 @@ def _uniform(steps: int) -> Tensor:
 
 
 def _end(schedule: Schedule, log_snr: float) -> tuple[float, float]:
-    """Return the last time of a grid and its log-SNR: `log_snr`, or the schedule's largest if smaller."""
+    """Return the last time of a grid that ends at `log_snr`, and the log-SNR at this time.
+
+    If the schedule does not reach `log_snr`, the grid ends at its cleanest noise level.
+    """
     t = schedule.inverse(log_snr).clamp(min=0)
-    # No grid contains t = 0; 1e-4 lies before the second entry of a table of less than 10,000 entries.
+    # No grid contains t = 0, so 1e-4 replaces it. In a table of less than 10,000 entries, the time 1e-4 has
+    # the noise level of the first entry.
     t = t if t > 0 else torch.full_like(t, 1e-4)
     return t.item(), min(log_snr, schedule(t).log_snr.item())
 
 
 def pin_ends(times: Tensor, first: float | None, last: float) -> Tensor:
-    """Set the last time, and the first unless `first` is None, to their exact values; return the times.
+    """Set the first time to `first` and the last time to `last`, in place, and return the times.
 
-    The tensor is changed in place. This removes the rounding errors of the ends.
+    This removes the rounding errors of both ends. If `first` is None, the first time is kept. If there is
+    only one time, it is treated as the first.
     """
     if len(times) > 1:
         times[-1] = last
@@ -317,9 +322,9 @@ def _fit(times: Tensor, first: float | None, last: float, what: str) -> Tensor:
 
     Args:
         times: the times, changed in place.
-        first: the exact first time; None to keep the computed one.
+        first: the exact first time; None keeps the computed time.
         last: the exact last time.
-        what: the name of the grid in the error message.
+        what: the subject of the error message.
 
     Raises:
         UserError: if the times do not decrease, or include 0.

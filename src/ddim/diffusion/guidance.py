@@ -64,8 +64,8 @@ class Guided:
 class Rescheduled:
     """A denoiser whose noise `schedule` differs from the training schedule of its model.
 
-    The inner denoiser is evaluated at the time at which its own schedule has the same log-SNR. Its x_t is
-    scaled by the ratio of the two alphas. Clean image and noise stay the same.
+    At time t, the inner denoiser is evaluated at the time at which its own schedule has the log-SNR that
+    `schedule` has at t. x_t is first multiplied by the ratio of the two alphas; its x0 and eps stay the same.
     """
 
     inner: Denoiser
@@ -83,7 +83,8 @@ class Rescheduled:
         time = own.inverse(at.log_snr)
         scale = own(time).alpha / at.alpha
         p = self.inner(scale.reshape(-1, *(1,) * (x_t.ndim - 1)).to(x_t) * x_t, time)
-        # A table only has a noise level nearby, but x_t = alpha * x0 + sigma * eps must hold at `at`.
+        # If the inner schedule is a table, its noise level at `time` may differ slightly from `at`. eps is
+        # therefore recomputed, so that x_t = alpha * x0 + sigma * eps holds at `at`.
         return _with_image(p, x_t, p.x0, at)
 
 
@@ -92,10 +93,10 @@ _NEAR = 1e-6
 
 
 def check_reach(own: Schedule, at: Level) -> None:
-    """Check that noise levels, scalar or (N,), are within the range of a model's training schedule.
+    """Check that `own`, the training schedule of a model, reaches the noise levels `at`, scalar or (N,).
 
     Raises:
-        UserError: if a noise level is outside this range.
+        UserError: if a noise level is outside the range of `own`.
     """
     clean, noisy = own(torch.tensor([0.0, 1.0], dtype=torch.float64)).log_snr.tolist()
     if at.log_snr.min() < noisy - _NEAR or at.log_snr.max() > clean + _NEAR:
@@ -136,9 +137,9 @@ class Clipped(ShortRepr):
 class Thresholded(ShortRepr):
     """Dynamic thresholding: clip and rescale clean images that exceed the range of pixels.
 
-    Saharia et al. 2022, section 2.3. Pixels are scaled so that `low` is -1 and `high` is 1 in each channel.
-    Let s be the `quantile` of the absolute pixels of an image. If s is above 1, the image is clipped to [-s,
-    s] and divided by s.
+    Saharia et al. 2022, section 2.3. Pixels are first scaled so that `low` (black) is -1 and `high` (white)
+    is 1 in each channel. Let s be the `quantile` of the absolute values of the scaled pixels of an image. If
+    s is above 1, they are clipped to [-s, s] and divided by s.
     """
 
     inner: Denoiser

@@ -37,16 +37,16 @@ CLEAN = 0.05
 FIRST = 0.25
 """The standard deviation of the noise, in 8-bit values, at which the probability flow starts.
 
-The image is treated as if it contained this noise. For a distribution with a width of 1.8 values, a noise of
-1.3 values costs 0.05 bits; this noise costs nothing measurable.
+The image is treated as if it contained this noise, which can make the result too large. For a distribution
+with a width of 1.8 values, noise of 1.3 values adds 0.05 bits; noise of 0.25 values adds nothing measurable.
 """
 
 LAST = 0.7
 """The standard deviation of the noise, in 8-bit values, at which the steps of the bound end.
 
-With less noise, the steps encode the position within a bin, which 8-bit values do not contain. With more
-noise, the last prediction, a normal distribution with this standard deviation, is too wide for images whose
-values differ little.
+With less noise, the steps also encode where a value lies within its bin, although an 8-bit value contains
+only the bin. With more noise, the last prediction is too wide for images whose values differ little: it is a
+normal distribution with this standard deviation.
 
 With 1000 steps on the schedule of recipe edm, the bound is too large by these bits per dimension:
 
@@ -61,7 +61,7 @@ def check_reaches_images(schedule: Schedule, earliest: float = 0.0) -> None:
     """Check that a schedule, from the `earliest` training time on, includes almost clean images.
 
     Raises:
-        UserError: if its smallest sigma / alpha is above `CLEAN`.
+        UserError: if sigma / alpha at `earliest` is above `CLEAN`.
     """
     ratio = schedule(earliest).noise_to_signal.item()
     if ratio > CLEAN:
@@ -81,7 +81,7 @@ def bound_times(steps: int, schedule: Schedule, pixels: Pixels, earliest: float 
         steps: number of times.
         schedule: the noise schedule.
         pixels: the map that defines the model units.
-        earliest: the smallest training time; the times end there if it is noisier than `LAST`.
+        earliest: the smallest training time. If its noise is above `LAST`, the times end there.
 
     Raises:
         UserError: if steps < 1.
@@ -122,7 +122,8 @@ def bound_bits(
         raise UserError(f"the bound needs at least 2 steps, got {len(times)}")
     schedule = denoise.schedule
     if schedule.entries and len(times) > schedule.entries:
-        # The network is not trained between entries. A last step between equal entries would have variance 0.
+        # With more times than entries, some times lie between entries, where the network is not trained. A
+        # last step between two times of the same entry would have variance 0.
         raise UserError(
             f"the bound needs at most {schedule.entries} steps, the entries of the schedule's table, "
             f"got {len(times)}"
@@ -170,7 +171,7 @@ def flow_bits(
         Bits per dimension (B,).
 
     Raises:
-        UserError: if the schedule is a table whose `read` is "floor", or has plateaus.
+        UserError: if the schedule has plateaus, or is a table whose `read` is "floor".
     """
     check_count("steps", steps)
     schedule = denoise.schedule
@@ -209,7 +210,7 @@ def _integrate(
         denoise: the model.
         y: the start of the flow.
         clock: log(sigma / alpha) at the ends and the middles of the steps.
-        times: the times of `clock`.
+        times: the times at which log(sigma / alpha) has the values of `clock`.
         divergence: the function (eps, y) -> divergence (B,).
     """
     fallen = torch.zeros(len(y), dtype=torch.float64, device=y.device)
@@ -245,7 +246,10 @@ def _clean_log_snr(schedule: Schedule, pixels: Pixels, noise: float, earliest: f
 
 
 def _divergence(eps: Tensor, y: Tensor, signs: Tensor, trace: Literal["estimated", "exact"]) -> Tensor:
-    """Return the divergence (B,) of eps (B, C, H, W) with respect to y."""
+    """Return the divergence (B,) of eps (B, C, H, W) with respect to y; see `flow_bits` for `trace`.
+
+    `signs` (B, C, H, W) holds random signs, which are used only if `trace` is "estimated".
+    """
     if trace == "estimated":
         (pulled,) = torch.autograd.grad(eps, y, signs)
         return (pulled * signs).flatten(1).sum(1)

@@ -11,7 +11,7 @@ from ddim.diffusion.schedules import SCHEDULES, Level, Schedule, as_double
 from ddim.errors import UserError
 
 CLEANEST = 1e-3
-"""The earliest time considered if t = 0 is the clean image, on which no network is evaluated."""
+"""The time that replaces t = 0 if the image at t = 0 is clean: no network is evaluated on a clean image."""
 
 SLICES = 100_000
 """Number of equally spaced times that represent the uniform distribution."""
@@ -21,7 +21,7 @@ BIN = 2
 
 
 CHECKED = 9
-"""Number of times at which a schedule of the user's own is checked."""
+"""Number of times at which a schedule that the user wrote is checked."""
 
 
 def check_schedule(schedule: Schedule) -> None:
@@ -38,7 +38,7 @@ def check_schedule(schedule: Schedule) -> None:
         found = level if isinstance(level, Level) else type(level).__name__
         raise UserError(f"{name} must return a ddim.Level, alpha and sigma shaped like t, got {found}")
     log_snr = as_double(level.log_snr)
-    # Schedules in float32 may rise by a rounding on a plateau.
+    # On a plateau, rounding in float32 may raise the log-SNR slightly, so 1e-3 is tolerated.
     falls = (log_snr[1:] <= log_snr[:-1] + 1e-3).all() and log_snr[0] > log_snr[-1]
     if not falls:
         first, last = log_snr[0].item(), log_snr[-1].item()
@@ -67,7 +67,7 @@ def midpoints(count: int = SLICES) -> Tensor:
 
 
 def log_snr_shares(schedule: Schedule, times: Tensor) -> dict[int, float]:
-    """Return, for each bin of log-SNR [b, b + 2), the share of times (N,) in it: {b: share}, b increasing."""
+    """Return the share of the times (N,) in each bin [b, b + 2) of log-SNR, as {b: share}, b increasing."""
     found = log_snr_bins(schedule(times).log_snr)
     return {int(b): float((found == b).double().mean()) for b in found.unique()}
 
@@ -76,7 +76,7 @@ def plateaus(schedule: Schedule, least: float = 0.01) -> dict[float, float]:
     """Return the plateaus of a schedule, the noise levels that many times share: {log-SNR: share of times}.
 
     Only shares of at least `least` are returned, by increasing log-SNR, such as {-3.89: 0.38}. A continuous
-    schedule has no plateaus. A network that is trained on a plateau is trained on one noise level.
+    schedule has no plateaus. All times of a plateau train the network on the same noise level.
     """
     found, counts = schedule(midpoints()).log_snr.unique(return_counts=True)
     share = counts / SLICES

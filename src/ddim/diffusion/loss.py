@@ -27,7 +27,10 @@ _ERRORS: dict[str, Callable[..., Tensor]] = {"l1": F.l1_loss, "mse": F.mse_loss,
 
 
 class Loss(Protocol):
-    """The loss that training minimises; your own loss only needs `__call__` if it inherits from this."""
+    """The loss that training minimises.
+
+    A class of your own that inherits from this class needs only `__call__`.
+    """
 
     @property
     def times(self) -> TimeSampling:
@@ -36,7 +39,7 @@ class Loss(Protocol):
 
     @property
     def needs_variance(self) -> bool:
-        """Whether the network must predict a variance (`outputs` 2)."""
+        """Whether the network must predict a variance, as it does if `net.outputs` is 2."""
         return False
 
     def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:

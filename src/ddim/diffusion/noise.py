@@ -13,7 +13,7 @@ from ddim.diffusion.short_repr import short_values
 from ddim.errors import UserError
 
 NOISE, VALIDATION, WEIGHTS, DROPOUT, GRAIN, AUGMENT, LABEL = 1, 2, 3, 4, 5, 6, 7
-"""The uses of a run's random streams (see `stream`)."""
+"""The purposes of random streams, as numbers: values of the argument `use` of `stream`."""
 
 
 def check_seeds(seeds: Sequence[int]) -> None:

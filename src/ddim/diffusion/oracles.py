@@ -1,7 +1,7 @@
 """Exact denoisers, for distributions of images for which E[x0 | x_t] has a closed form.
 
-With them the error of a sampler is measured without the error of a network. Each is a frozen `Denoiser` for
-any schedule. Images are (B, C, H, W) in model units.
+With them the error of a sampler is measured without the error of a network. Each is a `Denoiser` and works
+with any schedule. Images are (B, C, H, W) in model units.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Gaussian(ShortRepr):
     def flow(self, x: Tensor, t: float | Tensor, s: float | Tensor) -> Tensor:
         """Return x (B, C, H, W) moved by the probability flow from time t to s.
 
-        The flow keeps (x - mean) / std of every pixel.
+        The flow keeps (x - mean) / std of every pixel, with the mean and std of x_t at each time.
         """
         now, then = self.schedule(t), self.schedule(s)
         return then.alpha * self.mean + self.spread(then) * (x - now.alpha * self.mean) / self.spread(now)

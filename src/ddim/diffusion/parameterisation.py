@@ -62,7 +62,7 @@ class PredictsImage:
 
 @dataclass(frozen=True)
 class PredictsVelocity:
-    """F = alpha * eps - sigma * x0, for an x_t scaled to unit variance (Salimans & Ho 2022)."""
+    """F = alpha * eps - sigma * x0; the input x_t is scaled to unit variance (Salimans & Ho 2022)."""
 
     def __call__(self, at: Level) -> Scales:
         """Return the coefficients; see `Parameterisation`."""

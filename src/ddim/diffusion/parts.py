@@ -1,4 +1,4 @@
-"""Parts of a model, such as a schedule or a sampler, that can be given by name."""
+"""Parts, such as a schedule or a parameterisation, that can be given as an object or by name."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ OTHER_NAMES = {
     "v_prediction": "velocity",
     "epsilon": "noise",
 }
-"""Names of parts in papers and other libraries, and the name of the most similar part here."""
+"""Names of parts in papers and other libraries, each with the most similar part of this library."""
 
 
 def suggest_part(word: str, possible: Iterable[str]) -> str:
-    """Return the end of a message about an unknown part, such as "; perhaps you meant ddim (euler)".
+    """Return the end of a message about an unknown part, such as "; perhaps you meant ddim (euler)", or "".
 
     Args:
         word: the unknown name.
@@ -39,7 +39,7 @@ def suggest_part(word: str, possible: Iterable[str]) -> str:
 
 
 def choose_part(field: str, value: T | str, registry: Mapping[str, type[T]]) -> T:
-    """Return a part of a model: `value` itself, or the registered part of this name with default fields.
+    """Return a part of a model: `value` itself, or if it is a name, the registered part with default fields.
 
     Args:
         field: the name of the argument, for messages.
@@ -47,7 +47,7 @@ def choose_part(field: str, value: T | str, registry: Mapping[str, type[T]]) -> 
         registry: the classes that can be given by name, such as `SCHEDULES`.
 
     Raises:
-        UserError: if there is no such name, the part has no default fields, or `value` is a class.
+        UserError: if the name is unknown, the part has a field without a default, or `value` is a class.
     """
     if isinstance(value, type):
         raise UserError(

@@ -61,7 +61,7 @@ class Pixels:
         return (images - mean) / std
 
     def leave(self, x0: Tensor) -> Tensor:
-        """Convert images (B, C, H, W) in model units to [0, 1], with values outside clamped."""
+        """Convert images (B, C, H, W) in model units to [0, 1]; values outside this range are clamped."""
         mean, std = self._over(x0)
         return (x0 * std + mean).clamp(0, 1)
 
@@ -74,14 +74,14 @@ class Pixels:
     def dequantised(self) -> Pixels:
         """The map for dequantised images, in which an 8-bit value v becomes (v + g) / 256, with g in [0, 1).
 
-        The image v / 255 is mapped to the middle of that range. `values` then returns v + g - 1/2, and
-        `units` counts bins of width 1/256.
+        Under this map, the image v / 255 has the same model units as the dequantised value with g = 1/2.
+        `values` of this map returns v + g - 1/2, and its `units` counts bins of width 1/256.
         """
         mean = tuple(256 / 255 * (value - 1 / 512) for value in self.mean)
         return Pixels(mean, tuple(256 / 255 * value for value in self.std))
 
     def units(self, x: Tensor) -> Tensor:
-        """Return the number of 8-bit values in one model unit for each channel of x (B, C, H, W)."""
+        """Return the number of 8-bit values in one model unit, (1, C, 1, 1), for images x (B, C, H, W)."""
         return 255 * self._over(x)[1]
 
     @property
@@ -98,10 +98,10 @@ class Pixels:
         return _constant(self.mean, x.dtype, x.device), _constant(self.std, x.dtype, x.device)
 
 
-# To copy numbers to an accelerator waits for it, so that they are copied once.
+# The program waits for an accelerator when it copies numbers to it, so the cache copies them only once.
 @lru_cache(maxsize=64)
 def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return one number for each channel, (1, C, 1, 1)."""
-    # The tensor must serve in training too, if it is first made while features are measured.
+    """Return the values, one for each channel, as a tensor (1, C, 1, 1) on the device."""
+    # The cache may return this tensor in training, where a tensor created in inference mode cannot be used.
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device).reshape(1, -1, 1, 1)

@@ -1,4 +1,4 @@
-"""A `repr` that fits a screen for values that hold tensors or long tuples."""
+"""A short `repr` for objects with tensors or long tuples, so that it fits a screen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from torch import Tensor
 
 
 class ShortRepr:
-    """A base of dataclasses with repr=False: tensors are printed as Tensor(2, 3, 64, 64), long tuples cut."""
+    """A base class of dataclasses that have repr=False.
+
+    Tensors are printed as Tensor(2, 3, 64, 64), and long tuples are shortened.
+    """
 
     def __repr__(self) -> str:
         values = ((f.name, getattr(self, f.name)) for f in fields(self))  # type: ignore[arg-type]

@@ -13,7 +13,10 @@ from ddim.errors import UserError, check_positive
 
 
 class TimeSampling(Protocol):
-    """The distribution of training times; your own only needs `__call__` if it inherits from this class."""
+    """The distribution of training times.
+
+    A class of your own that inherits from this class needs only `__call__`.
+    """
 
     @property
     def entries(self) -> int | None:
@@ -139,9 +142,9 @@ class LossAware(TableTimes):
 
 
 class LossMemory:
-    """The last losses at each entry of a table, and times drawn with probabilities that depend on them.
+    """The last losses at each entry of a table. They determine the probabilities with which times are drawn.
 
-    It has state, which is saved in checkpoints.
+    Checkpoints save the losses and the number of losses at each entry.
     """
 
     def __init__(self, sampling: LossAware) -> None:
@@ -150,7 +153,10 @@ class LossMemory:
         self.counts = torch.zeros(sampling.entries, dtype=torch.int64)
 
     def to(self, device: str) -> Self:
-        """Move the losses to a device with float64; times are then drawn there, without waiting for it."""
+        """Move the losses to a device, which must support float64, and return this memory.
+
+        Times are then drawn on the device, so that the program does not wait for it.
+        """
         self.losses, self.counts = self.losses.to(device), self.counts.to(device)
         return self
 
@@ -165,7 +171,7 @@ class LossMemory:
         """Draw times (B,) in (0, 1] and their weights (B,), float64, from random numbers (B,) in [0, 1)."""
         p = self.probabilities()
         index = torch.searchsorted(p.cumsum(0), uniform.double().contiguous(), right=True)
-        # The last cumulative sum is 1 only up to rounding.
+        # Rounding can make the last cumulative sum smaller than 1, and the index one too large.
         index = index.clamp(max=self.sampling.entries - 1)
         return (index + 1).double() / self.sampling.entries, 1 / (self.sampling.entries * p[index])
 
@@ -181,7 +187,8 @@ class LossMemory:
         index, order = index.sort(stable=True)
         place = torch.arange(len(index), device=index.device) - torch.searchsorted(index, index)
         column = history - counts[index] + place
-        # Losses that later ones of the same batch push out go to an extra row, which is dropped.
+        # A batch may hold more losses of an entry than are kept. The earliest of them go to an extra row,
+        # which is dropped.
         row = torch.where(column >= 0, index, entries)
         shift = torch.arange(history, device=index.device) + counts[:, None]
         kept = self.losses.gather(1, shift.clamp(max=history - 1))

@@ -30,8 +30,9 @@ def bound_posterior(schedule: Schedule, t: Tensor, s: Tensor, least: Tensor) -> 
         schedule: the noise schedule.
         t: the times (B,) or () before the steps.
         s: the times, of the same shape, after the steps; s = 0 is the clean image.
-        least: the variance `small` () of a step to the clean image. It would be 0, which a learned variance
-            cannot approach. Nichol & Dhariwal use the variance `small` of the step before.
+        least: the value () that replaces the variance `small` of a step to the clean image. The true value is
+            0, whose logarithm is infinite, so that a learned variance could not be interpolated. Nichol &
+            Dhariwal use the variance `small` of the step before.
     """
     then = schedule(s)
     end = s <= 0

@@ -77,7 +77,7 @@ class Inpaint(ShortRepr, Sampler):
 
 
 def renoise(x: Tensor, now: Level, then: Level, noise: Noise) -> Tensor:
-    """Add noise to x (B, C, H, W) from noise level `now` up to `then`: return a draw from q(x_t | x_s)."""
+    """Return x (B, C, H, W) with noise added from level `now` up to `then`: a draw from q(x_t | x_s)."""
     scale = then.alpha / now.alpha
     fresh = (then.sigma**2 - (scale * now.sigma) ** 2).clamp(min=0).sqrt()
     return scale.to(x) * x + fresh.to(x) * noise.like(x)

@@ -86,7 +86,7 @@ def invert(
                 x = better
                 if not change > tolerance:
                     break
-            # The change is NaN after an overflow of the latent.
+            # After an overflow of the latent the change is NaN; it counts as infinite, not as converged.
             residual = max(residual, change if math.isfinite(change) else math.inf)
     return Inverted(x, residual, residual <= tolerance)
 

@@ -25,17 +25,21 @@ _RUNGE_KUTTA: dict[int, tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]]
     3: (((1 / 2,), (-1, 2)), (1 / 6, 2 / 3, 1 / 6)),
     4: (((1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
 }
-"""Runge-Kutta methods (Kutta 1901), keyed by order: weights of the slopes in each stage and in the step."""
+"""Runge-Kutta methods (Kutta 1901), keyed by order.
+
+The first tuple of an entry holds the weights of the earlier slopes, for each stage after the first stage. The
+second tuple holds the weights of all slopes in the step.
+"""
 
 
 @dataclass(frozen=True)
 class AdamsBashforth(Sampler):
-    """Adams-Bashforth method: the polynomial through the last `order` slopes, integrated over the step.
+    """Adams-Bashforth method: each step integrates the polynomial through the last `order` slopes.
 
     The variable of the polynomial is sigma / alpha. If `steps` is "unequal", the polynomial goes through the
     slopes at their actual noise levels. If it is "equal", the textbook weights for equal steps are used on
     any grid, as in Béres' multistep sampler and iPNDM (Liu et al. 2022, eq. 9). If the steps in sigma / alpha
-    are not equal, "equal" has order 2 at most. If the step size does not change smoothly, it has order 1.
+    are not equal, "equal" has at most order 2; if their size does not change smoothly, it has order 1.
 
     `start` defines the first steps, which have no earlier slopes. "ramp" uses orders 1, 2, 3, ...; its first
     step limits the whole run to order 2. "exact" keeps the full order: it begins with order - 2 steps of a
@@ -91,7 +95,7 @@ class AdamsBashforth(Sampler):
             yield State(x, s.item(), p.x0)
 
     def _slope(self, past: deque[tuple[Tensor, Tensor]], end: Tensor) -> Tensor:
-        """Return the mean of the polynomial of slopes over the step to `end`, in sigma / alpha."""
+        """Return the mean of the polynomial of slopes over the step that ends at sigma / alpha = `end`."""
         begin = past[-1][0]
         if self.steps == "equal":
             nodes = torch.arange(1 - len(past), 1, dtype=torch.float64)

@@ -20,14 +20,14 @@ from ddim.errors import UserError
 
 @dataclass(frozen=True)
 class DDPM(Sampler):
-    """Ancestral sampling, DDPM (Ho et al. 2020, algorithm 2), between any two times t > s.
+    """Ancestral sampling, DDPM (Ho et al. 2020, algorithm 2), with steps between any two times t > s.
 
     `variance` is the variance of a step:
 
     - "small": the variance of q(x_s | x_t, x0), optimal if all data are one image.
-    - "large": beta, optimal for normal data of unit variance.
-    - "learned": between both; the network predicts for each pixel how to interpolate their logarithms
-      (Nichol & Dhariwal 2021, eq. 15).
+    - "large": beta, the variance of q(x_t | x_s), optimal for normal data of unit variance.
+    - "learned": between "small" and "large". For each pixel, the network predicts how to interpolate between
+      their logarithms (Nichol & Dhariwal 2021, eq. 15).
 
     Sampling with N times takes N - 1 network evaluations; the final sample takes one more.
 

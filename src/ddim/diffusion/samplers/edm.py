@@ -22,10 +22,12 @@ from ddim.errors import UserError
 class EDM(Sampler):
     """The EDM sampler, with Heun steps and churn (Karras et al. 2022, algorithms 2 and 3).
 
-    It works with sigma / alpha, and so for any schedule. A step of order 2 evaluates the network twice: at
-    its start, and after the fraction `alpha` of the step. An alpha of 1 is Heun's method, 1/2 the midpoint
-    method, 2/3 Ralston's method. Order 1 is Euler's method. Sampling with N times takes 2 (N - 1) network
-    evaluations, or N - 1 for order 1. The final sample takes one more.
+    Its variable is sigma / alpha, so it works for any schedule. A step of order 2 evaluates the network
+    twice: at its start, and after the fraction `alpha` of its length. An `alpha` of 1 is Heun's method, 1/2
+    the midpoint method, 2/3 Ralston's method. Order 1 is Euler's method.
+
+    Sampling with N times takes 2 (N - 1) network evaluations, or N - 1 for order 1. The final sample takes
+    one more.
 
     `s_churn`, `s_min`, `s_max` and `s_noise` are parameters of the paper. Before each step, "churn" adds
     noise and moves to a noisier time. Churn happens if sigma / alpha lies between `s_min` and `s_max` (None:

@@ -165,17 +165,18 @@ def exponential_step(
     eta: float = 0.0,
     variant: Literal["bh1", "bh2"] = "bh2",
 ) -> Tensor:
-    """Move images from one noise level to another, without the noise that is added if eta is above 0.
+    """Move images from one noise level to another. If eta is above 0, the caller adds the noise.
 
     Args:
         x: noisy images (B, C, H, W) at noise level `now`.
-        known: lambda and predicted clean images of earlier noise levels; x0 is the polynomial through them.
+        known: lambda and predicted clean images of the last noise levels. The polynomial through them
+            replaces x0 in the integral.
         now: the scalar noise level of x.
         then: the scalar noise level to which x is moved.
         eta: the amount of noise, as in `DPMSolver`.
-        variant: B(h) of `UniPC`. With two predictions, the weight of the slope of x0 is half of B(h), as in
-            both papers: "bh2" is the weight of the whole step, "bh1" the step h. Both have errors of order
-            h^3.
+        variant: B(h) of `UniPC`. With two predictions, the slope of the polynomial has the weight B(h) / 2,
+            as in both papers. Here B(h) is h for "bh1" and 1 - e^(-(1 + eta) h) for "bh2". Both have errors
+            of order h^3.
 
     Returns:
         The images (B, C, H, W) at noise level `then`.

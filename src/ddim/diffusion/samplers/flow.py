@@ -29,7 +29,7 @@ def interpolation_weights(nodes: Tensor, moments: Tensor) -> Tensor:
     """Return weights (k,) such that the weighted sum of k values is the integral of their polynomial.
 
     Args:
-        nodes: positions (k,) of the values; the polynomial of degree k - 1 goes through the values there.
+        nodes: positions (k,) of the values; the polynomial of degree k - 1 has the values at these positions.
         moments: integrals (k,) of 1, u, u^2, ..., each times the weight function of the method.
     """
     powers = torch.vander(nodes, increasing=True).T  # row m: nodes^m

@@ -37,12 +37,12 @@ class Sampler(Protocol):
 
     @property
     def stochastic(self) -> bool:
-        """Whether steps add noise; samples then depend on more than the initial noise."""
+        """Whether steps add noise. If they do, samples depend on this noise and on the initial noise."""
         return False
 
     @property
     def needs_variance(self) -> bool:
-        """Whether the network must predict a variance (`outputs` 2)."""
+        """Whether the network must predict a variance, as it does if `net.outputs` is 2."""
         return False
 
     def evaluations(self, levels: int) -> int:

@@ -30,7 +30,7 @@ class Level:
         return self.sigma / self.alpha
 
     def over(self, x: Tensor) -> Level:
-        """Return the noise level, () or (B,), as (1 or B, 1, 1, 1) with the dtype and device of x."""
+        """Return this level, () or (B,), reshaped to (1 or B, 1, 1, 1), with the dtype and device of x."""
         shape = (-1,) + (1,) * (x.ndim - 1)
         return Level(self.alpha.reshape(shape).to(x), self.sigma.reshape(shape).to(x))
 

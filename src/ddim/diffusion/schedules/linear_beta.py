@@ -15,8 +15,8 @@ from ddim.errors import UserError
 class LinearBeta:
     """DDPM's linear beta in continuous time: the variance-preserving SDE (Song et al. 2021b, eq. 32 and 33).
 
-    `low` and `high` are beta(0) and beta(1) for t in [0, 1]: 1000 times DDPM's 1e-4 and 0.02. At t = 0 the
-    image is clean, alpha = 1 and sigma = 0; no grid contains that time.
+    `low` and `high` are beta(0) and beta(1) for t in [0, 1]. Their defaults are 1000 times DDPM's 1e-4 and
+    0.02. At t = 0 the image is clean, alpha = 1 and sigma = 0; no grid contains t = 0.
 
     Attributes:
         low: beta at t = 0.

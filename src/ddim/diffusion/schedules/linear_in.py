@@ -30,7 +30,7 @@ QUANTITIES: dict[str, tuple[Transform, Transform]] = {
         lambda log_power: -torch.expm1(-log_power).log(),
     ),
 }
-"""Each quantity as a function of the log-SNR where alpha^2 + sigma^2 = 1, and the inverse of that function.
+"""For each quantity, a function (log-SNR -> quantity) and its inverse, valid for alpha^2 + sigma^2 = 1.
 
 The quantities are sigma^2, atan(sigma / alpha), the log-SNR itself, log sigma^2 and log alpha^2.
 """
@@ -65,7 +65,7 @@ class LinearIn:
     entries = None  # continuous
 
     def __post_init__(self) -> None:
-        # Beyond 36 one of the powers rounds to 1, and its logarithm to 0.
+        # Beyond 36, alpha^2 or sigma^2 rounds to 1 and its logarithm to 0: the log-SNR is lost.
         if not 36 >= self.start > self.end >= -36:
             raise UserError(f"LinearIn needs 36 >= start > end >= -36, got {self.start} and {self.end}")
 

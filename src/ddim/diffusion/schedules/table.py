@@ -56,7 +56,7 @@ class _Table:
         if self.read == "floor":
             power = _read(self, "powers", t.device)[(t * (self.entries - 1)).long()]
             return Level(power.sqrt(), (1 - power).sqrt())
-        # The first entry is the cleanest noise level on which a network is evaluated.
+        # Times before the first entry have its noise level, the cleanest on which a network is evaluated.
         position = (t * self.entries - 1).clamp(min=0)
         below = position.floor().clamp(0, self.entries - 2).long()
         table = _read(self, "log_snr", t.device)
@@ -67,16 +67,18 @@ class _Table:
         """Return the time of a log-SNR; see `Schedule`. With `read` "log_snr", it is at least 1 / entries."""
         wanted = -as_double(log_snr).contiguous()
         table = _read(self, "log_snr", wanted.device)
-        # `index` is the first entry whose log-SNR is at most the wanted log-SNR, with 1e-9 for rounding.
+        # `index` is the first entry whose log-SNR is at most the wanted one, with a tolerance of 1e-9.
         index = torch.searchsorted(-table, wanted - 1e-9)
         if self.read == "floor":
-            # The product with entries - 1 must not round down to the entry before.
+            # `__call__` multiplies t by entries - 1 and rounds down. The next larger t makes sure that this
+            # finds entry `index`, not the entry before.
             t = index.double() / (self.entries - 1)
             t = torch.nextafter(t, torch.full_like(t, torch.inf))
             return torch.where(index > 0, t, 0.0).clamp(0, 1)
         below = (index - 1).clamp(0, self.entries - 2)
         high, low = table[below], table[below + 1]
-        # Clipping can make neighbouring entries equal. Their time is that of the first of these entries.
+        # Clipping can make the first or the last entries equal, and then high = low. The time of the first
+        # entry, or t = 1, avoids the division by 0.
         part = torch.where(high > low, (high + wanted) / (high - low), torch.where(index > 0, 1.0, 0.0))
         return ((below + 1 + part) / self.entries).clamp(1 / self.entries, 1)
 
@@ -103,7 +105,7 @@ class _Table:
         return torch.linspace(low, high, self.entries, dtype=torch.float64)
 
 
-# To copy a table to an accelerator waits for it, so that each table is copied once.
+# The program waits for an accelerator when it copies a table to it, so the cache copies it only once.
 @lru_cache(maxsize=64)
 def _read(table: _Table, column: Literal["powers", "log_snr"], device: torch.device) -> Tensor:
     return getattr(table, column).to(device)
