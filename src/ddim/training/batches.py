@@ -24,7 +24,7 @@ from ddim.runs.recipe import Recipe
 
 @dataclass(frozen=True)
 class Rows:
-    """Indices (b,) of images of a run, and whether each is mirrored (b,); None mirrors none."""
+    """Images of a batch: their indices (b,), and whether each is mirrored (b,); None mirrors none."""
 
     which: np.ndarray
     mirrored: np.ndarray | None
@@ -38,7 +38,7 @@ class Rows:
 class Batch:
     """All random values of one step with B images; they do not depend on `optim.accumulate`.
 
-    Tensors are on the device, unless they are said to be on the CPU.
+    Tensors are on the device of the training, except where the CPU is named.
 
     Args:
         rows: the images of the batch.
@@ -65,13 +65,13 @@ class Batch:
 
         Args:
             part: the part, as a slice of the batch.
-            images: its images (b, C, H, W) uint8 on the device.
+            images: the images (b, C, H, W) of the part, uint8 on the device.
             model: the model.
             pixels: the map between images and model units.
             runtime: how the network runs.
 
         Returns:
-            The model conditioned on the labels of the part, and its images x0, times and noise.
+            The model, conditioned on the labels of the part; and the images x0, times and noise of the part.
         """
         dequantisation = None if self.dequantisation is None else self.dequantisation[part]
         x0 = runtime.images(pixels.enter(to_unit(images, dequantisation)))
@@ -83,13 +83,13 @@ class Batch:
             x0, augment = apply_transformations(x0, done.send(runtime.send)), runtime.send(labels)
         if self.class_labels is not None:
             label = runtime.send(self.class_labels[part])
-        # `Model.with_labels` would read the labels, and so wait for the device.
+        # `Model.with_labels` is not used, because it reads the labels and so waits for the device.
         denoise = model if label is None and augment is None else Labelled(model, label, augment)
         return denoise, x0, self.times[part], eps
 
 
 def draw_rows(recipe: Recipe, train: np.ndarray, step: int) -> Rows:
-    """Return the images of a step.
+    """Return the indices of the images of a step, and which of these images are mirrored.
 
     Args:
         recipe: the recipe of the run.
@@ -109,7 +109,7 @@ def draw_batch(
     step: int,
     memory: LossMemory | None,
 ) -> Batch:
-    """Draw the batch of a step, a function of the recipe's seed and of `step`.
+    """Return the batch of a step; its random numbers depend only on the recipe's seed and on `step`.
 
     Args:
         recipe: the recipe of the run.
@@ -157,5 +157,5 @@ def draw_times(recipe: Recipe, uniform: Tensor, memory: LossMemory | None) -> tu
 
 
 def earliest_time(recipe: Recipe) -> float:
-    """Return the earliest of 100,000 training times; noise levels below it are hardly trained."""
+    """Return the earliest of 100,000 training times; the network is hardly trained at earlier times."""
     return draw_times(recipe, midpoints(), None)[0].min().item()

@@ -13,12 +13,13 @@ WARM_UP = 3
 """Number of first steps that are not timed, because compilation and memory allocation slow them down."""
 
 TOLERATED = 0.1
-"""The fraction of the time budget by which the run may end early or late before its length is changed."""
+"""The length is changed if the run would end early or late by more than this fraction of its time budget."""
 
 TRAINED_AT_FIRST = 0.75
-"""The least fraction of the remaining time that is planned for training after the first validation.
+"""After the first validation, at least this fraction of the remaining time is planned for training.
 
-The first validation is slow, because it compiles the sampling steps. It says little about later ones.
+The first validation is slow, because it compiles the sampling steps. So its duration says little about later
+validations.
 """
 
 TRAINED = 0.25
@@ -48,7 +49,8 @@ class TimeBudget:
         """Measure the speed anew, after the next `WARM_UP` steps, which are not timed."""
         self.first = self.training.step
         self.marked: tuple[float, int] | None = None
-        # Images and seconds of the last measurement, and +1 if it asked for more images, -1 for fewer.
+        # `previous` holds the images and seconds of the last measurement. `direction` is +1 if this
+        # measurement asked for more images, -1 if it asked for fewer, else 0.
         self.previous, self.direction = (0, 0.0), 0
 
     def is_measured(self) -> bool:
@@ -60,7 +62,7 @@ class TimeBudget:
         return self._measure()[1] >= self.window and self.training.seen > self.marked[1]
 
     def spend(self, validation: float) -> None:
-        """Leave the seconds of a validation out of the speed, and note them for later validations."""
+        """Record the seconds of a validation: they do not lower the speed, and predict later validations."""
         self.validations.append(validation)
         if self.marked is not None:
             self.marked = self.marked[0] + validation, self.marked[1]
@@ -104,16 +106,16 @@ class TimeBudget:
         )
 
     def _left(self, validations: int) -> float:
-        """Return the seconds left for training if a number of validations is still to come.
+        """Return the seconds left for training, if this number of validations is still to come.
 
-        The fastest validation so far is expected again.
+        Each of them is expected to take as long as the fastest validation so far.
         """
         left = max(0.0, self.deadline - time.monotonic())
         least = TRAINED if len(self.validations) > 1 else TRAINED_AT_FIRST
         return max(least * left, left - validations * min(self.validations, default=0.0))
 
     def _measure(self) -> tuple[int, float]:
-        """Return the images and the seconds of training since the last mark."""
+        """Return the images and the seconds of training since the measurement began."""
         begin, seen = self.marked or (time.monotonic(), 0)
         return self.training.seen - seen, max(1e-9, time.monotonic() - begin)
 

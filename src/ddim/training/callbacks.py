@@ -52,10 +52,10 @@ class Callback:
 
 
 def check_callbacks(callbacks: Sequence[Callback]) -> Sequence[Callback]:
-    """Return the callbacks that a user gives, after a check.
+    """Check the callbacks that a user gives, and return them.
 
     Raises:
-        UserError: if they are not a list of instances of `Callback`.
+        UserError: if `callbacks` is not a list of instances of `Callback`.
     """
     if not isinstance(callbacks, Sequence):
         raise UserError(f"callbacks must be a list, such as [MyCallback()], got {describe_given(callbacks)}")
@@ -136,7 +136,7 @@ class Checkpoints(Callback):
 
     Args:
         log: the log, which is flushed to the disk before each checkpoint.
-        others: callbacks whose `on_checkpoint` is called.
+        others: callbacks whose `on_checkpoint` is called after each checkpoint.
     """
 
     def __init__(self, log: RunLog, others: list[Callback]) -> None:
@@ -170,7 +170,7 @@ class Checkpoints(Callback):
             self.save(training)
 
     def save(self, training: Training) -> None:
-        """Write a checkpoint now. If a weight or too many losses are not finite, the last good one stays."""
+        """Write a checkpoint now; if a weight or too many losses are not finite, keep the last one."""
         if training.finite.in_a_row >= IN_A_ROW or not training.weights_finite:
             return
         self.log.sync()

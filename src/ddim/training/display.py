@@ -93,7 +93,7 @@ class Display(Callback):
             _write(f"{used}; ddim.resume({str(self._folder)!r}, more={more:g}) trains on")
 
     def _is_due(self, every: float) -> bool:
-        """Return whether the last look is long enough ago: `every` seconds for lines, 0.5 in a notebook."""
+        """Return whether to show progress again: after `every` seconds, or 0.5 seconds in a notebook."""
         now = time.monotonic()
         if now - self._tick < (0.5 if self._cell else every):
             return False
@@ -108,13 +108,13 @@ class Display(Callback):
 
 
 def _write(line: str) -> None:
-    # A training does not end because nobody can read its messages.
+    # If a message cannot be written, the training goes on.
     with suppress(OSError):
         sys.stderr.write(f"{line}\n")
 
 
 def split_progress(progress: bool | Progress) -> tuple[list[Callback], Progress]:
-    """Return the callbacks and the function for decoding that the argument `progress` of `train` means."""
+    """Return (callbacks, function to call during decoding) for the argument `progress` of `train`."""
     if callable(progress):
         return [], progress
     if not progress:

@@ -27,7 +27,7 @@ from ddim.training.threads import ThreadWatch, fit_to_machine
 from ddim.training.validation import sample_preview, validate
 
 CHECKED_EVERY = 1.0
-"""Seconds between two looks at whether the losses are finite; on an accelerator each look waits for it."""
+"""Seconds between two checks that the losses are finite; each check waits for an accelerator."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Start:
 
     Attributes:
         folder: the run folder.
-        callbacks: called after the callbacks of this library.
+        callbacks: further callbacks, called after those for samples, log and checkpoints.
         resumed: the step of the checkpoint; None for a new run.
         began: `time.monotonic()` when the command started.
-        adapt: whether the number of threads may change, because the user gave none.
+        adapt: whether the number of threads may change; it may if the user gave no number.
         news: a sentence about the start for the callbacks, or "".
     """
 
@@ -82,7 +82,7 @@ def fit(training: Training, measure_kid: MeasureKID, start: Start) -> None:
 
 @contextmanager
 def _stop_together(interrupts: Interrupts, processes: Processes) -> Iterator[None]:
-    """Run a block that a signal ends at once; if it ends that of one process, all processes stop after it."""
+    """Run a block that a signal ends at once; if one process is stopped in it, all stop at its end."""
     stopped = 0
     try:
         with interrupts.at_once():
@@ -95,7 +95,7 @@ def _stop_together(interrupts: Interrupts, processes: Processes) -> Iterator[Non
 
 @dataclass(frozen=True)
 class _Lead:
-    """What process 0 has beside the training: the callbacks, which include the log, and the clock."""
+    """The objects that only process 0 has: the callbacks, which include the log, and the clock."""
 
     hooks: list[Callback]
     checkpoints: Checkpoints
@@ -105,7 +105,7 @@ class _Lead:
 
 @contextmanager
 def _open_lead(training: Training, start: Start) -> Iterator[_Lead | None]:
-    """Open the log and yield what only process 0 has; yield None in the other processes."""
+    """Open the log and yield the objects that only process 0 has; yield None in the other processes."""
     if not training.processes.leads:
         yield None
         return
@@ -114,8 +114,8 @@ def _open_lead(training: Training, start: Start) -> Iterator[_Lead | None]:
         (start.folder / "recipe.yaml").write_text(write_recipe(training.recipe), encoding="utf-8")
     with RunLog(start.folder, start.resumed, training.due) as log:
         checkpoints = Checkpoints(log, list(start.callbacks))
-        # `SampleGrid` comes before `Log`. A checkpoint is written after the log of its step, and before the
-        # user's callbacks are called.
+        # Callbacks are called in this order. So a checkpoint is written after the samples and the log of its
+        # step, and before the user's callbacks are called.
         hooks: list[Callback] = [SampleGrid(log), Log(log), checkpoints, *start.callbacks]
         adapt = start.adapt and training.processes.count == 1
         yield _Lead(hooks, checkpoints, TimeBudget(training, start.began), ThreadWatch(training, adapt))
@@ -134,19 +134,19 @@ class _Loop:
         self.training, self.measure_kid = training, measure_kid
         self.interrupts, self.lead = interrupts, lead
         self.signal = 0
-        # All processes read the losses after the same step, which process 0 chooses.
+        # `_check` is above 0 if all processes check the losses after the next step. Process 0 decides this.
         self._checked, self._check = time.monotonic(), 0
 
     def tell(self, call: Callable[[Callback], None]) -> None:
-        """Call each callback; there are none but in process 0."""
+        """Apply `call` to each callback; only process 0 has callbacks."""
         if self.lead:
-            # A callback that samples or evaluates does so in this process.
+            # A callback that samples or evaluates must not wait for the other processes.
             with run_alone():
                 for hook in self.lead.hooks:
                     call(hook)
 
     def begin(self, start: Start) -> None:
-        """Call `on_start`, and tell the callbacks the news of the start."""
+        """Call `on_start` of the callbacks, and `on_change` with each sentence about the start."""
         self.tell(lambda hook: hook.on_start(self.training, start.folder))
         news = [start.news, self.lead.watch.describe_start()] if self.lead else []
         for text in filter(None, news):
@@ -155,7 +155,7 @@ class _Loop:
     def advance(self) -> None:
         """Train for one step, then validate and save if that is due.
 
-        If a signal stopped the validation of the step before, it is repeated, without a step of training.
+        If a signal stopped the validation of the previous step, only this validation is made again.
         """
         training, lead = self.training, self.lead
         if not training.due:
@@ -180,13 +180,16 @@ class _Loop:
         self._agree_on_plan()
 
     def _agree_on_end_of_measurement(self) -> bool:
-        """Return whether process 0 has measured the speed, so that its minutes become images."""
+        """Return whether process 0 has measured the speed, so that it can convert the minutes to images."""
         if self.training.plan.total is not None:
             return False
         return bool(self.training.processes.highest(bool(self.lead) and self.lead.budget.is_measured())[0])
 
     def _agree_on_plan(self) -> None:
-        """Take what process 0 decides: planned images, an end, a look at the losses; and all signals."""
+        """Tell all processes the decisions of process 0, and whether a signal arrived in any process.
+
+        Process 0 decides the number of planned images, whether to stop, and when to check the losses.
+        """
         training, leads = self.training, self.lead is not None
         total = training.plan.total or 0
         check = leads and time.monotonic() - self._checked > CHECKED_EVERY

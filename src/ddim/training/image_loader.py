@@ -14,14 +14,14 @@ from ddim.nn.runtime import Runtime
 from ddim.training.batches import Rows
 
 LARGEST_SHARE = 0.25
-"""The share of an accelerator's memory that the images of a run may fill."""
+"""The largest share of an accelerator's memory that the images of a run may fill."""
 
 
 class ImageLoader:
     """Returns batches of images on the device of a training.
 
-    Images that fit are copied to an accelerator once. Otherwise a thread reads the next batch into memory
-    from which the accelerator copies by itself, while the network works on the batch before.
+    If all images fit into `LARGEST_SHARE` of an accelerator's memory, they are copied to it once. Otherwise a
+    thread reads the next batch, into pinned memory for a GPU, while the network works on the current batch.
 
     Args:
         images: all images of the run.

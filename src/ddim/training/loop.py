@@ -40,8 +40,8 @@ class Training:
     order of the images, their mirroring, times (timesteps), noise and dropout.
 
     With several processes (see `ddim.nn.processes`), each has the whole state, and trains on its part of each
-    batch. The parts, the gradients and the losses are those that one process would have, so that the states
-    stay equal.
+    batch. Gradients and losses are combined over all processes, so that the states stay equal. Up to
+    rounding, they are those of a training in one process.
 
     Args:
         recipe: the recipe of the run.
@@ -62,16 +62,17 @@ class Training:
         self.stopped: str | None = None
         self.sums: dict[str, Tensor | float] = {}
         self.finite = FiniteCheck(runtime.exact_device)
-        # `due` is true while the validation of this step has not been made.
+        # `due` is true from the end of a step with a validation until this validation is made.
         self.due = False
         # `samples` (n, C, H, W) are those of the EMA weights at the newest validation of this process.
         self.samples = torch.empty(0)
-        # `extended` is the budget in images before this process raised it.
+        # `extended` is the budget in images before this process raised it; None if it did not.
         self.extended: int | None = None
-        # A signal may interrupt a `stoppable` block at any instant, because it changes nothing that is saved.
+        # A signal may interrupt a `stoppable` block at any time, because the block changes nothing that is
+        # saved.
         self.stoppable: Callable[[], AbstractContextManager[None]] = nullcontext
-        # The same for blocks in which processes exchange nothing: at their end, all know whether one was
-        # interrupted.
+        # A `stoppable_together` block must not exchange anything between processes. At its end, all processes
+        # learn whether one was interrupted.
         self.stoppable_together: Callable[[], AbstractContextManager[None]] = nullcontext
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.set_state(stream("cpu", recipe.seed, WEIGHTS, 0).get_state())
@@ -143,15 +144,16 @@ class Training:
         """Train for one step, and return its loss, gradient norm and learning rate.
 
         If the loss or gradient is not finite, the weights are not updated, but `step` still increases. An
-        interrupted call leaves the training unchanged. On an accelerator this does not wait for the step: a
-        loss is read when it is asked for, and `finite.raise_if_failed` ends a training whose losses are not
-        finite.
+        interrupted call leaves the training unchanged.
+
+        On an accelerator this does not wait until the step is computed. A loss is read only when it is asked
+        for, and `finite.raise_if_failed` raises an error if too many losses were not finite.
         """
         o = self.recipe.optim
         rate = self.plan.rate(o, self.seen)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        # The forward pass changes the statistics of batch norm, before the loss is known to be finite.
+        # The forward pass changes the statistics of batch norm. If the loss is not finite, they are restored.
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         try:
             with self.stoppable():
@@ -190,7 +192,8 @@ class Training:
         bins = self.recipe.data.bins(self.pixels)
         losses = torch.zeros(o.batch, device=runtime.device)
         every, rank = o.accumulate * self.processes.count, self.processes.rank
-        # With one process or with many, a part has the images part, part + accumulate, ...
+        # Over all processes together, a part has the images part, part + accumulate, ..., as with one
+        # process.
         parts = [slice(part + o.accumulate * rank, None, every) for part in range(o.accumulate)]
         following = draw_rows(self.recipe, self.split.train, self.step + 1)
         with seed_globally(runtime.device, self.recipe.seed, DROPOUT, self.step):
@@ -209,7 +212,7 @@ class Training:
         return (losses * batch.weights.to(losses)).mean(), batch.times, losses
 
     def _exchange(self, *, last: bool) -> AbstractContextManager[None]:
-        """Return a context for a part of the batch; gradients are exchanged in that of the last part."""
+        """Return a context for a part of the batch; processes exchange gradients only in the last part."""
         net = self.compiled.net
         return net.no_sync() if isinstance(net, Replica) and not last else nullcontext()
 
@@ -217,7 +220,7 @@ class Training:
     def averaged(self) -> Iterator[Model]:
         """Yield the model in eval mode with its EMA weights, and restore the raw weights at the end.
 
-        The block is `stoppable_together`, so that it must not exchange anything with other processes.
+        The block is `stoppable_together`, so it must not exchange anything with other processes.
         """
         state = self.model.state_dict(keep_vars=True)
         before = {name: state[name].detach().clone() for name in self.average}

@@ -95,7 +95,7 @@ class CurvePlot(Callback):
 def find_learning_rate(
     recipe: Recipe, machine: Machine, source: Path | None = None, progress: Progress = ignore_progress
 ) -> Curve:
-    """Run a range test of a recipe on its images, with the same initial weights as the run itself.
+    """Return the curve of a range test, on the images of a recipe and with the initial weights of its run.
 
     Args:
         recipe: the recipe.

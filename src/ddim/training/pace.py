@@ -14,19 +14,19 @@ USED = 0.8
 
 
 def format_duration(seconds: float) -> str:
-    """Format 90 as "1:30" and 3700 as "1:01:40"."""
+    """Return a number of seconds as text: 90 as "1:30" and 3700 as "1:01:40"."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def format_minutes(minutes: float) -> str:
-    """Format 1 as "1 minute" and 2.5 as "2.5 minutes"."""
+    """Return a number of minutes as text: 1 as "1 minute" and 2.5 as "2.5 minutes"."""
     return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
 
 
 def find_unused_minutes(training: Training, seconds: float) -> float:
-    """Return the minutes that a finished run left of its time budget; 0 if it used at least `USED` of them.
+    """Return the minutes of its time budget that a finished run did not use; 0 if it used most (`USED`).
 
     Args:
         training: the training at its end.
@@ -68,7 +68,7 @@ class Pace:
         total, report = training.plan.total, training.recipe.report
         if total is None or not self.speed:
             return None
-        # The event of this step comes after its update.
+        # `>=` and not `>`: the event of this step comes after its update, so it still remains.
         coming = sum(step >= training.step for step in training.validation_steps())
         # Before the first event, its duration is guessed: a network evaluation costs about a third of a
         # training image.
@@ -85,13 +85,13 @@ def describe_pace(pace: Pace, training: Training, values: Mapping[str, float]) -
     parts = [f"{seen} images", f"{pace.speed:.1f} images/s" if pace.speed else "warming up"]
     parts += [f"loss {values['loss']:.4f}"]
     parts += ["measuring the speed" if left is None else f"{format_duration(left)} left"]
-    # At its end, a short run has nothing left to measure.
+    # A short run can end before its speed is known. Its last line has no speed and no time left.
     shown = parts[::2] if training.finished and left is None else parts
     return ", ".join(shown)
 
 
 def describe_errors(values: Mapping[str, float]) -> str:
-    """Return the errors of a validation as "validation error 0.484, lower is better", and KID if measured."""
+    """Return the validation error, and KID if known, as text: "validation error 0.484, lower is better"."""
     errors = {"validation error": values.get("image_mae"), "KID": values.get("kid")}
     shown = [f"{name} {value:.3f}" for name, value in errors.items() if value is not None]
     return f"{', '.join(shown)}, lower is better" if shown else ""

@@ -24,7 +24,7 @@ class Request:
     """A user's request for a run to train.
 
     Attributes:
-        recipe: name or file of a recipe; None for the recipe of `source`, or without a source for "fast".
+        recipe: name or file of a recipe; None means the recipe of `source`, or "fast" if there is no source.
         fields: new values of recipe fields, as text keyed by field path, such as {"optim.lr": "1e-3"}.
         source: a run whose weights the new run starts from.
         machine: device, precision, compilation, threads and recomputation.
@@ -38,10 +38,10 @@ class Request:
     find_lr: bool = False
 
     def build_recipe(self) -> Recipe:
-        """Build the recipe of a new run."""
+        """Return the recipe of a new run."""
         source = None if self.source is None else Path(self.source)
         if self.recipe is None and source is not None:
-            # The weights fit only the network of their own recipe.
+            # The weights fit only the network of their own recipe, so this recipe is the default.
             return self.change(replace(read_run_recipe(source), images=None))
         return self.change(load_named_recipe(self.recipe or "fast", source))
 
@@ -93,10 +93,11 @@ def find_resumable(
 
 
 def separate_budget(request: Request, out: str | Path | None) -> tuple[Request, int | None]:
-    """Separate a larger budget in images for the run in `out` from the options that must fit the run.
+    """Separate a new budget in images for the run in `out` from the options that must agree with the run.
 
     Returns:
-        The request without this budget, and the budget; the request itself and None if there is none.
+        The request without the new budget, and the new budget. If the request has no new budget, or `out`
+        holds no run: the request itself, and None.
     """
     images = str(request.fields.get("images", ""))
     if out is None or not images.isdecimal() or not (Path(out) / RUN).is_file():
@@ -125,14 +126,18 @@ def _check_out(out: Path, request: Request) -> tuple[Path | None, str]:
             f"--out {out} is an imported run, with weights but without a training state: "
             f"start a new run from its weights with --from {out}"
         )
-    # A command with images or a recipe may start a new run, so that it can be repeated until it is finished.
+    # If the command gives images or a recipe, it may start a new run. So a user can repeat one command, from
+    # the start of a run until it is finished.
     if not out.exists() and request.recipe is None and "data.source" not in request.fields:
         raise UserError(f"--out {out} does not exist; give DATA to start a new run there")
     return None, f"--out {out} holds no run to resume"
 
 
 def _with_budget_of(out: Path, request: Request) -> Request:
-    """Return a request without a budget with that of a run, because the recipe's own is only a default."""
+    """Return the request with the budget of a run, if it gives no budget itself.
+
+    The budget of the recipe in the request is only a default, so the run need not have it.
+    """
     if {"images", "minutes"} & request.fields.keys():
         return request
     recipe = read_json(out / RUN)["recipe"]
@@ -167,14 +172,14 @@ def _expected(recipe: Recipe, facts: Mapping[str, Any], request: Request) -> Rec
     # Without the name of a recipe, only the requested fields can differ from the recipe of the run.
     meant = recipe if request.recipe is None else find_recipe(request.recipe)
     if facts.get("source"):
-        # With --from, a named recipe gets the pixels of the source run.
+        # With --from, a named recipe gets the field `pixels` of the source run.
         meant = replace(meant, pixels=recipe.pixels)
     wanted = request.change(meant)
     if _names_same_images(request.fields.get("data.source"), recipe, facts):
         source = recipe.data.source
         wanted = replace(wanted, data=replace(wanted.data, source=source))
     if wanted.data.labels and recipe.data.labels and not wanted.net.classes:
-        # The run counted the classes of its images when it started.
+        # The run counted the classes of its images when it started; the request does not know this number.
         wanted = override(wanted, {"net.classes": recipe.net.classes})
     if request.find_lr:
         wanted = replace(wanted, optim=replace(wanted.optim, lr=recipe.optim.lr))
@@ -182,7 +187,7 @@ def _expected(recipe: Recipe, facts: Mapping[str, Any], request: Request) -> Rec
 
 
 def _names_same_images(given: str | None, recipe: Recipe, facts: Mapping[str, Any]) -> bool:
-    """Return whether `given` is the source of a run, or a new path of the same images."""
+    """Return whether `given` is the source of a run, a new path of the same images, or None."""
     if given is None or os.path.normpath(given) == os.path.normpath(recipe.data.source):
         return True
     known, d = facts.get("data", {}).get("fingerprint"), recipe.data

@@ -35,7 +35,7 @@ class Larger:
 
     @property
     def asked(self) -> bool:
-        """Whether there is one."""
+        """Whether the user gave a larger budget."""
         return self.more is not None or self.images is not None
 
 
@@ -86,7 +86,9 @@ def extend_budget(training: Training, folder: Path, larger: Larger) -> None:
 
 
 def check_never_saved(folder: Path, document: dict[str, Any], larger: bool = False) -> None:
-    """Check that a run without an undamaged checkpoint has never saved a checkpoint.
+    """Check that a run has never saved a checkpoint, so that it can start again at step 0.
+
+    This is called if the run has no intact checkpoint.
 
     Args:
         folder: the run folder.
@@ -94,7 +96,8 @@ def check_never_saved(folder: Path, document: dict[str, Any], larger: bool = Fal
         larger: whether a larger budget is asked for.
 
     Raises:
-        UserError: if a checkpoint was saved (the message names what is missing or damaged), or if `larger`.
+        UserError: if a checkpoint was saved (the message names what is missing or damaged), or if `larger` is
+            true.
     """
     if larger:
         raise UserError(f"run {folder} has no checkpoint to train longer from: resume it without more first")
@@ -113,12 +116,12 @@ def check_never_saved(folder: Path, document: dict[str, Any], larger: bool = Fal
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Move the log, samples and damaged checkpoints of a run to a new folder in it, and return that folder.
+    """Move the log, samples and damaged checkpoints of a run to a new folder inside it; return this folder.
 
-    Returns None if there is nothing to move. `resume` then starts the run again at step 0.
+    If there is nothing to move, return None. After this, `resume` starts the run again at step 0.
 
     Raises:
-        UserError: if the run has an undamaged checkpoint.
+        UserError: if the run has an intact checkpoint.
     """
     with lock_folder(folder):
         return _set_aside(folder)
@@ -141,7 +144,8 @@ def _set_aside(folder: Path) -> Path | None:
 def _measure_pace(folder: Path) -> float:
     """Return the images per second of training in the newest half of a run's log.
 
-    Validations are left out, unless the log is so short that each line is beside one.
+    Times between two log lines are left out if they include a validation or a pause (see `PAUSE`). If the log
+    is so short that all of them include a validation, all are used.
     """
     lines = read_metrics(folder)
     pairs = list(zip(lines, lines[1:], strict=False))

@@ -71,7 +71,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
             labels are used if it has labels and the network takes classes.
         recipe: the name of a recipe, a YAML file or a `Recipe`.
         minutes: training time; by default the budget of the recipe.
-        images: training length in images, with repetitions, in place of `minutes`.
+        images: training length in images, counting repetitions, in place of `minutes`.
         size: height and width in pixels, such as 64, "64x96" or (64, 96).
         labels: whether the network is conditioned on class labels, the names of the image folders.
         seed: seed of the weights, the image order, the noise and the split.
@@ -112,7 +112,7 @@ def _start(
     start: Start,
     decoding: Progress,
 ) -> Path:
-    """Train a new run; see `train`."""
+    """Train a new run and return its folder; see `train`."""
     processes = current_processes()
     # These checks come before the images are decoded, because decoding may take long.
     check_runtime(machine.device, machine.precision, machine.threads)
@@ -154,8 +154,8 @@ def resume(
 ) -> Path:
     """Continue a run exactly and return its folder: the result is bit-identical to an uninterrupted run.
 
-    The run uses its recorded device, precision and threads. A finished run is not changed unless `more` or
-    `images` enlarges its budget; its run.json then records the larger budget.
+    The run uses its recorded device, precision and threads. A finished run stays as it is. If `more` or
+    `images` gives a larger budget, the run is trained longer, and its run.json records the larger budget.
 
     Args:
         folder: the run folder.
@@ -199,7 +199,7 @@ def resume(
 
 @dataclass(frozen=True)
 class _Saved:
-    """What process 0 reads of a run that is resumed; the other processes need not see its folder.
+    """The data of a run to resume; only process 0 must be able to read the folder, and tells the others.
 
     Attributes:
         document: the content of run.json.
@@ -213,7 +213,7 @@ class _Saved:
 
 
 def _read_saved(folder: Path, data: object) -> _Saved:
-    """Return what run.json and the newest checkpoint hold, after a check of the images; see `resume`."""
+    """Return the data in run.json and the newest checkpoint, after checking `data`; see `resume`."""
     document = read_json(folder / RUN)
     accept_images(folder, document["recipe"]["data"]["source"], data)
     path = checkpoint.find_newest(folder / "checkpoints")

@@ -17,7 +17,14 @@ from ddim.training.start import Machine
 def describe_run(
     training: Training, machine: Machine, source: Path | None, parent: LoadedRun | None
 ) -> dict[str, object]:
-    """Return the content of run.json."""
+    """Return the content of run.json.
+
+    Args:
+        training: the training at its start.
+        machine: what the user asked for.
+        source: the folder of the run whose weights the new run starts from, if there is one.
+        parent: that run, loaded.
+    """
     images = training.split.images
     return {
         "recipe": dump(training.recipe),

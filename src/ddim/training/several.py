@@ -1,4 +1,4 @@
-"""Agree between the processes of a training: its batch, its images, its runtime."""
+"""Check or choose what the processes of a training have in common: its batch, its images and its runtime."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_processes(recipe: Recipe, processes: Processes) -> None:
     """Check that the batch of a recipe can be divided equally among the processes.
 
     Raises:
-        UserError: if it cannot.
+        UserError: if the batch cannot be divided equally.
     """
     optim, count = recipe.optim, processes.count
     if optim.batch % (optim.accumulate * count):
@@ -64,12 +64,12 @@ def choose_for_all(machine: Machine, recipe: Recipe, split: SplitImages, process
 def adopt_processes(
     document: dict[str, Any], runtime: Runtime, start: Start, processes: Processes
 ) -> tuple[Runtime, str]:
-    """Return the runtime of a run that is resumed, and a sentence if the number of processes has changed.
+    """Return the runtime of a resumed run, and a sentence if the number of processes changed, else "".
 
     Args:
         document: the content of run.json, in which process 0 records the change.
-        runtime: the recorded runtime. Its threads are those of another number of processes, so they change
-            if the user gave none.
+        runtime: the recorded runtime. If the number of processes changed and the user gave no number of
+            threads, this number is chosen again.
         start: how the run is resumed.
         processes: the processes.
     """

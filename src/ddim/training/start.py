@@ -37,7 +37,7 @@ from ddim.runs.recipe import Recipe, build_model
 from ddim.training.loop import Plan, Training
 
 FEW = 500
-"""Number of training images below which samples are often copies of them."""
+"""With fewer training images than this number, samples are often copies of training images."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Machine:
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         precision: "auto", "fp32" or "bf16".
         compiling: whether to use torch.compile; None compiles only if this saves time over the run.
-        threads: number of processor threads; None uses one for each core that other programs leave free,
-            and changes it during training if that changes.
+        threads: number of processor threads; None uses one thread for each core that other programs leave
+            free, and changes the number during training if they leave more or fewer cores.
         recompute: whether the backward pass recomputes the activations of each block: less memory, same
             results.
     """
@@ -67,7 +67,7 @@ class Machine:
 
 
 def load_named_recipe(name: str, source: Path | None) -> Recipe:
-    """Return a named recipe or the recipe in a file; its field `pixels` is copied from the run `source`."""
+    """Return a recipe by name or file; if `source` is a run, the recipe gets the `pixels` of that run."""
     recipe = find_recipe(name)
     return recipe if source is None else replace(recipe, pixels=read_run_recipe(source).pixels)
 
@@ -91,7 +91,7 @@ def change_recipe(recipe: Recipe, fields: Mapping[str, Any]) -> Recipe:
 
 
 def use_data(recipe: Recipe, data: object, *, keep_size: bool) -> Recipe:
-    """Return the recipe with the images that `train` is given.
+    """Return the recipe with `data`, which the user gives to `train`, as the source of its images.
 
     Args:
         recipe: the recipe.
@@ -99,7 +99,7 @@ def use_data(recipe: Recipe, data: object, *, keep_size: bool) -> Recipe:
         keep_size: whether images that are given from Python keep their size.
 
     Raises:
-        UserError: if the data are neither a path or name nor images.
+        UserError: if `data` is not a path, a name or images.
     """
     if isinstance(data, str | Path):
         return replace(recipe, data=replace(recipe.data, source=str(data)))
@@ -110,7 +110,7 @@ def use_data(recipe: Recipe, data: object, *, keep_size: bool) -> Recipe:
 
 
 def open_split(recipe: Recipe, progress: Progress = ignore_progress) -> SplitImages:
-    """Open the images of a recipe, and split them into training and validation images by its seed.
+    """Return the images of a recipe, split into training and validation images with the seed of the recipe.
 
     `progress` is called while images are decoded.
     """
@@ -120,19 +120,19 @@ def open_split(recipe: Recipe, progress: Progress = ignore_progress) -> SplitIma
 
 
 def accept_images(folder: Path, source: str, data: object) -> None:
-    """Accept the images that are given to a run when it is resumed.
+    """Check the images that are given to a run when it is resumed, and record their new path.
 
     Args:
         folder: the run folder.
         source: the source of the images in its recipe.
-        data: the new path of the images, which is recorded, or the images themselves; None if the recorded
-            path is still right.
+        data: the new path of the images, or the images themselves; None if the recorded path is still right.
 
     Raises:
-        UserError: if they are not the images of the run.
+        UserError: if they are not the training images of the run.
     """
     if isinstance(data, str | Path):
-        # A repeated command may give the old path of images that have moved, which must not be recorded.
+        # A repeated command may give the old path of images that have moved. This path no longer exists, and
+        # must not be recorded.
         if source_exists(str(data)):
             record_new_place(folder, str(data))
     elif data is not None and give_images(data).text != source:
@@ -144,7 +144,7 @@ def accept_images(folder: Path, source: str, data: object) -> None:
 
 
 def reopen_split(folder: Path, recipe: Recipe, fingerprint: str, progress: Progress) -> SplitImages:
-    """Open and split the images of a run that is resumed; see `ddim.runs.images.reopen_images`."""
+    """Return the images of a run that is resumed, split; see `ddim.runs.images.reopen_images`."""
     images = reopen_images(folder, recipe.data, fingerprint, partial(progress, READING))
     return split_images(images, recipe.data.validation, recipe.seed)
 
@@ -166,7 +166,7 @@ def read_exactly(document: Any) -> Recipe:  # noqa: ANN401 (JSON)
 
 
 def list_cautions(images: Images, train: int, run: Path) -> list[str]:
-    """Return the sentences about its images that a user should read before a run begins.
+    """Return warnings about the images of a run, which the user should read before the run begins.
 
     Args:
         images: the images of the run.
@@ -191,7 +191,7 @@ def check_network(recipe: Recipe, parts: SplitImages) -> None:
     """Check that a network written by the user can be called as `OwnNetwork` describes.
 
     Raises:
-        UserError: if the call fails, its output has another shape, or it has no weights.
+        UserError: if the call fails, the output has a wrong shape, or the network has no weights.
     """
     if not isinstance(recipe.net, OwnNetwork):
         return
@@ -215,7 +215,7 @@ def check_loss(recipe: Recipe, parts: SplitImages) -> None:
     """Check that a loss written by the user returns one value for each image.
 
     Raises:
-        UserError: if the call fails, or its result has another shape.
+        UserError: if the call fails, or the result has a wrong shape.
     """
     if not is_own(recipe.objective):
         return
@@ -249,7 +249,7 @@ def measure_pixels(recipe: Recipe, parts: SplitImages) -> Pixels:
 
 
 def load_parent(source: Path | None) -> LoadedRun | None:
-    """Load the run whose weights a new run starts from, on the CPU; return None for None."""
+    """Return the run whose weights a new run starts from, loaded on the CPU; None if there is no such run."""
     return None if source is None else load(source, device="cpu")
 
 
@@ -265,7 +265,8 @@ def start_training(
         parent: the run whose EMA weights and pixels are used; None for random weights.
 
     Raises:
-        UserError: if the recipe needs class labels, and the images have none or other classes than `parent`.
+        UserError: if the recipe needs class labels, but the images have none, or a number of classes that
+            differs from `parent`.
     """
     known, count = parent.model.classes if parent else 0, len(parts.images.classes)
     if parent and recipe.data.labels and known != count:

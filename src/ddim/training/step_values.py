@@ -1,4 +1,7 @@
-"""What a training step returns, and the steps that are not finite, counted without waiting for the device."""
+"""The values that a training step returns, and a count of steps whose values are not finite.
+
+Both stay on the device, so that training need not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -51,11 +54,11 @@ class FiniteCheck:
     """
 
     def __init__(self, device: str, in_a_row: int = 0) -> None:
-        # The count, and the step at which it became too large.
+        # The count, and the step at which it reached `IN_A_ROW`.
         self._counts = torch.tensor([in_a_row, 0], device=device)
 
     def judge(self, step: int, *values: Tensor) -> Tensor:
-        """Return whether the values of a step (scalars) are finite, as a scalar on the device, and count."""
+        """Count a step, and return whether its values (scalars) are finite, as a scalar on the device."""
         count, failed = self._counts
         over = count >= IN_A_ROW
         finite = torch.stack([value.isfinite() for value in values]).all()

@@ -46,7 +46,8 @@ class ThreadWatch:
         """Change the number of threads if other programs use more or fewer cores than before.
 
         Returns:
-            A sentence about the change, or that training may be slow if the threads are fixed; else None.
+            A sentence about the change, or None if nothing changes. If the number of threads is fixed, a
+            sentence that training may be slow.
         """
         if self.training.runtime.device != "cpu" or self.cores == 1:
             return None

@@ -38,7 +38,8 @@ def validate(training: Training) -> dict[str, float]:
     mine = set(training.processes.share(range(len(parts))))
     with training.averaged() as model, runtime.precise():
         for k, part in enumerate(parts):
-            # The noise is one stream, so that it does not depend on the number of processes.
+            # Each process draws the noise of all parts, so that it does not depend on the number of
+            # processes.
             noise = torch.randn(len(part), *astuple(training.model.shape), generator=draw)
             if k not in mine:
                 continue
