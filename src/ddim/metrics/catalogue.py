@@ -35,13 +35,13 @@ class Metric:
     least: int
 
     def needs(self, dimensions: int) -> int:
-        """Return the number of images that a ranking by this metric needs, for this number of features."""
+        """Return the number of images that a ranking by this metric needs, for `dimensions` features."""
         return self.least or dimensions
 
 
 METRICS = {
     "kid": Metric("KID", lower_is_better=True, biased=False, least=100),
-    # With fewer images than dimensions the covariance is singular, and the value is mostly bias.
+    # least=0: with fewer images than features, the covariance is singular and FID is mostly bias.
     "fid": Metric("FID", lower_is_better=True, biased=True, least=0),
     "fid_infinity": Metric("FID-infinity", lower_is_better=True, biased=False, least=0),
     "precision": Metric("precision", lower_is_better=False, biased=True, least=100),

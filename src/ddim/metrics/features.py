@@ -72,10 +72,12 @@ def load_extractor(name: str = DEFAULT, weights: str | Path | None = None) -> Ex
 
     Args:
         name: one of `EXTRACTORS`.
-        weights: the file of weights; None searches the cache and downloads missing weights.
+        weights: the file of weights. None takes the file of the package for efficientnet-lite0. For the other
+            extractors, None takes the file in the cache, and downloads it if it is missing.
 
     Raises:
-        UserError: if there is no such extractor, or its weights are missing or not the published weights.
+        UserError: if there is no such extractor, its weights cannot be found, or they are not the published
+            weights.
     """
     if name == _KERAS:
         raise UserError(
@@ -142,11 +144,14 @@ def write_npy_header(file: BinaryIO, shape: tuple[int, int]) -> None:
 
 
 def release_pages(images: Any) -> None:  # noqa: ANN401  (an array, or what has a memory map as its base)
-    """Release the memory of pages of a memory map that were read; the map stays usable."""
+    """Release the memory of the pages that were read, if `images` is based on a read-only memory map.
+
+    The map stays usable.
+    """
     mapped, mode = images, ""
     while hasattr(mapped, "base"):
         mapped, mode = mapped.base, getattr(mapped, "mode", "")
-    # A map that is not read-only may contain changes that are not in the file.
+    # A map that is not read-only may contain changes that are not in the file, and would lose them.
     if mode == "r" and isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise"):
         mapped.madvise(mmap.MADV_DONTNEED)
 

@@ -33,9 +33,9 @@ def fid_infinity(
     cut into 1, 2 ... 5 parts. A line in 1 / N is fitted to the mean FID of the parts, and evaluated at 1 / N
     = 0. With fewer images than dimensions the bias is not linear (see `explain_fid_bias`).
 
-    The bias from the M reference images remains: value and interval are for this reference set, not for its
-    distribution. The interval comes from the spread of FID over ten pairs of disjoint tenths of both sets. It
-    is therefore too wide rather than too narrow.
+    The bias from the M reference images remains: value and interval are for this reference set, not for the
+    distribution of its images. For the interval, both sets are cut into ten parts. The spread of FID over the
+    ten pairs of parts gives the interval, which is too wide rather than too narrow.
 
     Args:
         generated: features (N, d) of generated images.
@@ -94,7 +94,7 @@ def _gaussian(features: np.ndarray) -> tuple[Tensor, Tensor]:
     root = mean.new_zeros(0, len(mean))
     for _, some in read_blocks(features):
         root = torch.cat([root, some - mean])
-        # A QR decomposition after each block would be slow, as it would add only a few rows.
+        # A block adds few rows, and a QR decomposition is slow, so it is done only after several blocks.
         if len(root) > 2 * len(mean):
             root = torch.linalg.qr(root, mode="r").R
     if len(root) > len(mean):
@@ -105,7 +105,8 @@ def _gaussian(features: np.ndarray) -> tuple[Tensor, Tensor]:
 def _frechet(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
     """Return |m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^(1/2)) with C = R^T R (Dowson & Landau 1982).
 
-    The eigenvalues of C1 C2 are the squared singular values of R1 R2^T, so no matrix root is needed.
+    `one` and `other` are the pairs (m, R) that `_gaussian` returns. The eigenvalues of C1 C2 are the squared
+    singular values of R1 R2^T, so no matrix root is needed.
     """
     (mean1, root1), (mean2, root2) = one, other
     cross = torch.linalg.svdvals(root1 @ root2.T).sum()

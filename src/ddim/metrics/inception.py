@@ -59,7 +59,7 @@ def resize_tf1(images: Tensor, side: int) -> Tensor:
     """Resize images (B, C, H, W) to (B, C, side, side) like `tf.image.resize_bilinear` of TensorFlow 1.
 
     Row i is interpolated at i * H / side, and columns likewise. This aligns upper left corners, not centres
-    of pixels. Smaller images are not antialiased.
+    of pixels. Images that become smaller are not antialiased.
     """
     for axis in (3, 2):
         size = images.shape[axis]

@@ -26,7 +26,7 @@ class KID:
         mean: the mean over random subsets.
         std: the standard deviation over random subsets; it is not the uncertainty of `value`.
         subsets: the number of random subsets.
-        size: images of each set in a subset.
+        size: the number of images that a subset takes from each set.
     """
 
     value: float
@@ -51,7 +51,7 @@ def kid(
         generated: features (N, d) of generated images.
         reference: features (M, d) of reference images.
         subsets: the number of random subsets.
-        size: images of each set in a subset; at most the size of the smaller set is used.
+        size: the number of images that a subset takes from each set, limited to the size of the smaller set.
         seed: the seed of the subsets, which are the same subsets as in torch-fidelity.
 
     Raises:
@@ -111,7 +111,7 @@ def kid_difference(
     terms = []
     for x in (one, other):
         (xx, _), (xy, yx, _) = _within(x), _between(x, reference)
-        # The pairs within the reference contribute equally to both values, and cancel.
+        # The pairs within the reference contribute equally to both values, and cancel: use 0 for their sums.
         yy = torch.zeros_like(yx)
         terms.append((_mmd2(xx.sum(), len(xx), yy.sum(), len(yy), xy.sum()), *_left_out(xx, yy, xy, yx)))
     (value, without, apart), (value_2, without_2, apart_2) = terms
@@ -131,7 +131,7 @@ def _mmd2(xx: Tensor, n: int, yy: Tensor, m: int, xy: Tensor) -> Tensor:
 
 
 def _left_out(xx: Tensor, yy: Tensor, xy: Tensor, yx: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the estimates without each x (n,) and without each y (m,), from sums of the kernel.
+    """Return the estimates of MMD^2 without each x (n,), and without each y (m,), from sums of the kernel.
 
     Args:
         xx: (n,) sums of each x over the other x.
@@ -154,8 +154,8 @@ def _between(
     Args:
         x: (n, d).
         y: (m, d).
-        of_x: (S, n) ones for the rows of each submatrix, zeros elsewhere.
-        of_y: (S, m) ones for the columns of each submatrix, zeros elsewhere.
+        of_x: (S, n) ones for the rows of each submatrix, zeros elsewhere; None for no submatrices.
+        of_y: (S, m) ones for the columns of each submatrix, zeros elsewhere; None for no submatrices.
 
     Returns:
         The sums over each row (n,), over each column (m,) and over each submatrix (S,).
@@ -173,9 +173,9 @@ def _between(
 
 
 def _within(x: np.ndarray, of_x: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Sum the kernel over pairs of different x (n, d): for each x (n,), and within each subset (S,).
+    """Return the sums of the kernel over pairs of different x (n, d): of each x (n,) and each subset (S,).
 
-    `of_x` (S, n) holds ones for the members of each subset and zeros elsewhere.
+    `of_x` (S, n) holds ones for the members of each subset and zeros elsewhere; None means no subsets.
     """
     over = torch.zeros(len(x), dtype=torch.float64)
     inside = torch.zeros(0 if of_x is None else len(of_x), dtype=torch.float64)

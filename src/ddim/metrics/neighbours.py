@@ -3,8 +3,8 @@
 `Neighbours.closeness` is the distance to the nearest training image, divided by the mean distance to the k
 nearest training images. With k = 50, Carlini et al. 2023 ("Extracting Training Data from Diffusion Models")
 use this ratio to find copies of CIFAR-10 images. Yoon et al. 2023 ("Diffusion Probabilistic Models Generalize
-when They Fail to Memorize") divide by the distance to the second nearest image. That misses copies of images
-that occur twice in the training set.
+when They Fail to Memorize") divide by the distance to the second nearest image. Their ratio misses copies of
+images that occur twice in the training set.
 
 The distance alone is not enough. A blurred or gray image is close to all images, and noise is far from all. A
 new image in a dense region of the data is close to its neighbours. In all these cases the nearest image is
@@ -31,7 +31,7 @@ K = 50
 FEWEST = 8
 """Smallest number of training images among which copies can be found.
 
-An image needs neighbours besides the one that it may copy.
+A sample needs other neighbours besides the image that it may copy.
 """
 
 Embed = Callable[[np.ndarray], Tensor]
@@ -62,7 +62,7 @@ def standardise(images: np.ndarray) -> Tensor:
     """
     rows = torch.from_numpy(np.ascontiguousarray(images)).double()
     rows = (rows - rows.mean((1, 2), keepdim=True)).flatten(1)
-    # A norm below 1, one gray level in one pixel, is due to rounding.
+    # One gray level in one pixel gives a norm of about 1. A smaller norm is due to rounding: keep it small.
     return (rows / rows.norm(dim=1, keepdim=True).clamp(min=1.0)).float()
 
 
@@ -73,7 +73,7 @@ def mirror(images: np.ndarray) -> np.ndarray:
 
 def flatten_features(rows: np.ndarray) -> Tensor:
     """Flatten an array (N, ...) to vectors (N, d) float32."""
-    # This copies: torch warns about read-only arrays, such as memory maps.
+    # `torch.tensor` copies the array, because torch warns if a tensor shares a read-only array or memory map.
     return torch.tensor(np.asarray(rows), dtype=torch.float32).flatten(1)
 
 
@@ -121,7 +121,10 @@ def nearest_neighbours(
 
 
 def _exact(x: Tensor, centre: Tensor, views: list[np.ndarray], which: np.ndarray, embed: Embed) -> Neighbours:
-    """Recompute the distances of the neighbours from differences, without rounding errors, and sort them."""
+    """Return the neighbours with indices `which` (N, k) and recomputed distances, sorted by distance.
+
+    The distances are norms of differences, without the rounding errors of the search.
+    """
     distances = np.empty(which.shape)
     for row, (query, indices) in enumerate(zip(x, which, strict=True)):
         both = [(embed(view[indices]) - centre - query).double().norm(dim=1) for view in views]

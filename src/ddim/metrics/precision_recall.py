@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ddim.metrics.feature_blocks import check_features, read_blocks
 
-# If |x|^2 + |y|^2 - 2 x.y is below this fraction of the norms, it is rounding, and the points are equal.
+# If |x|^2 + |y|^2 - 2 x.y is below this fraction of |x|^2 + |y|^2, it is a rounding error, and x and y are
+# treated as equal.
 _ROUNDING = 1e-13
 
 
@@ -47,7 +48,7 @@ def prdc(generated: np.ndarray, reference: np.ndarray, *, k: int = 3, k_density:
         k_density: the number that replaces `k` for density and coverage. Both defaults are from the papers.
 
     Raises:
-        UserError: unless each set has more images than both `k` and `k_density`.
+        UserError: if one of the sets has fewer than max(k, k_density) + 1 images.
     """
     check_features("precision, recall, density and coverage", generated, reference, max(k, k_density) + 1)
     around_x = _radii(generated, [k])[0]
@@ -77,7 +78,7 @@ def _radii(features: np.ndarray, ks: list[int]) -> Tensor:
         # Each pair is computed twice, in the same way as in `prdc`, so that equal distances compare as equal.
         for _, others in read_blocks(features):
             both = torch.cat([nearest, _squared(some, others)], 1)
-            # The nearest neighbour is the row itself.
+            # The nearest neighbour is the row itself, at index 0, so index k is the k-th neighbour.
             nearest = both.topk(min(max(ks) + 1, both.shape[1]), largest=False).values
         radii.append(nearest[:, ks].T)
     return torch.cat(radii, 1)

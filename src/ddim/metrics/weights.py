@@ -54,7 +54,8 @@ KNOWN = {
 def locate_weights(name: str) -> Path:
     """Return the file with the weights of network `name`, downloading it if needed.
 
-    It is searched in the cache folders of this library and of torch.hub, and downloaded to the first folder.
+    The file is searched in the cache folders of this library and of torch.hub. A download goes to the folder
+    of this library.
 
     Raises:
         UserError: if the file is in neither folder and cannot be downloaded; the message names its address.
