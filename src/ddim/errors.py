@@ -16,7 +16,10 @@ FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 LARGEST_EXCESS = 1e-3
-"""How far pixels in [0, 1] may lie outside; it is less than half of an 8-bit level, 1/510."""
+"""How far pixels may lie outside [0, 1].
+
+The distance is less than half of an 8-bit level, 1/510, so that such pixels round to 0 or 255.
+"""
 
 
 class UserError(ValueError):
@@ -64,9 +67,10 @@ class Interrupted(Exception):  # noqa: N818
 
 
 class OtherProcessFailed(RuntimeError):  # noqa: N818 (an event, not a mistake of this process)
-    """Another process of the command failed first, and has said why; this process only ends.
+    """Another process of the command failed first, so this process ends too.
 
-    The exit code is that of the other process.
+    The command line prints no message for it, because the other process prints the reason. The exit code is
+    the exit code of the other process.
     """
 
     def __init__(self, sentence: str, exit_code: int) -> None:
@@ -88,7 +92,7 @@ def check_positive(owner: str, **values: float) -> None:
         values: the values, keyed by field name.
 
     Raises:
-        UserError: if a value is 0, negative or not a number.
+        UserError: if a value is 0, negative or NaN.
     """
     for name, value in values.items():
         if not value > 0:
@@ -96,7 +100,7 @@ def check_positive(owner: str, **values: float) -> None:
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
-    """Check a number of steps, times or images before memory is allocated for them.
+    """Check that a number of steps, times or images is allowed, before memory is allocated for them.
 
     Args:
         name: the name of the number in the message.
@@ -104,7 +108,7 @@ def check_count(name: str, value: int, least: int = 1) -> None:
         least: the smallest value that is allowed.
 
     Raises:
-        UserError: if `value` is not a whole number, below `least` or above a million.
+        UserError: if `value` is not a whole number, is below `least`, or is above a million.
     """
     if not isinstance(value, SupportsIndex) or isinstance(value, bool):
         raise UserError(f"{name} must be a whole number, got {value!r}")
@@ -113,12 +117,12 @@ def check_count(name: str, value: int, least: int = 1) -> None:
 
 
 def check_pixels(kind: str, low: float, high: float, what: str = "images", where: str = "") -> None:
-    """Check the range of pixel values that are not uint8.
+    """Check that pixel values, which are not uint8, are floats in [0, 1].
 
     Args:
-        kind: the type of the values, such as "float32"; only floats can be pixels.
-        low: the smallest value.
-        high: the largest value. Values outside [0, 1] that round to black or white are accepted.
+        kind: the type of the values, such as "float32"; only float types are accepted.
+        low: the smallest value; it may lie below 0 by `LARGEST_EXCESS`.
+        high: the largest value; it may lie above 1 by `LARGEST_EXCESS`.
         what: the subject of the message.
         where: the end of the message, such as " in image 3".
 
@@ -131,7 +135,7 @@ def check_pixels(kind: str, low: float, high: float, what: str = "images", where
     hint = ": convert them to uint8" if kind.removeprefix("u").startswith("int") else ""
     if floats and math.isfinite(low) and math.isfinite(high):
         hint = ": divide them by 255" if low >= 0 and high <= 255 else ": (x + 1) / 2 maps [-1, 1] to [0, 1]"
-        # Resizing with bicubic interpolation overshoots this far.
+        # Bicubic resizing can overshoot [0, 1] this far. Such values only need a clamp.
         hint = ": clamp them, images.clamp(0, 1)" if low > -0.3 and high < 1.3 else hint
     raise UserError(
         f"{what} must be uint8 or floats in [0, 1], got {kind} from {low:.5g} to {high:.5g}{where}{hint}"

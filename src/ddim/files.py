@@ -121,7 +121,7 @@ def download_file(url: str, path: Path, kind: str, hashes: tuple[str, ...]) -> P
     Args:
         url: the address.
         path: the path of the file; missing folders are created.
-        kind: "md5" or "sha256".
+        kind: the type of the hashes, "md5" or "sha256".
         hashes: the allowed hashes, or their first digits, in hex.
 
     Returns:
@@ -229,6 +229,7 @@ def _link_once(temporary: Path, path: Path) -> None:
     try:
         os.link(temporary, path)
     except FileExistsError:
-        # A file server may have created the link, lost the reply, and refused the repeated request.
+        # A file server may have created the link, lost the reply, and refused the repeated request. Then both
+        # names are the same file, and this process has created it.
         if not os.path.samefile(temporary, path):
             raise
