@@ -1,4 +1,4 @@
-"""Combinations of choices of sampling: list them, and name each by the choices that differ."""
+"""List all combinations of choices of sampling, such as sampler and steps, and name each combination."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ddim.runs.codec import dump
 from ddim.runs.flat import option_text
 
 OWN = ("steps", "weights", "label", "guidance")
-"""Fields of `Samples` that may have several values."""
+"""Choices that are fields of `Samples`; all other choices are fields of the recipe."""
 
 _KINDS: dict[str, Mapping[str, type]] = {"sampler": SAMPLERS, "grid": GRIDS, "sampled_on": SCHEDULES}
 
@@ -28,8 +28,9 @@ Choice = dict[str, Any]
 def expand_choices(choices: Mapping[str, Any]) -> list[Choice]:
     """Return every combination of choices; the last name changes fastest.
 
-    A field is combined only with the samplers, grids and schedules that have it. For example, samplers "ddim"
-    and "ddpm" with "sampler.eta" 0 and 1 and "sampler.variance" "large" are three combinations.
+    A field is combined only with the samplers, grids and schedules that have it. For example,
+    {"sampler": ["ddim", "ddpm"], "sampler.eta": [0, 1], "sampler.variance": "large"} gives three
+    combinations: only "ddim" has the field eta, and only "ddpm" has the field variance.
 
     Args:
         choices: a value or a list of values, keyed by the name of the choice. Names are "steps", "weights",
@@ -37,7 +38,7 @@ def expand_choices(choices: Mapping[str, Any]) -> list[Choice]:
             may be a name or an object such as `DDIM(eta=0.5)`.
 
     Raises:
-        UserError: if there is no such choice, or a list is empty or has a value twice.
+        UserError: if a name is not a choice, or a list is empty or has a value twice.
     """
     known = (*OWN, *SAMPLING_FIELDS)
     for name, values in choices.items():
@@ -54,7 +55,7 @@ def expand_choices(choices: Mapping[str, Any]) -> list[Choice]:
 
 
 def choose_samples(samples: Samples, choice: Choice) -> Samples:
-    """Return the samples under one combination of choices."""
+    """Return `samples` with the values of one combination of choices."""
     own = {name: value for name, value in choice.items() if name in OWN}
     changed = {name: value for name, value in choice.items() if name not in OWN}
     return replace(samples, **own, fields={**samples.fields, **changed})
@@ -65,7 +66,7 @@ def name_choices(combinations: Sequence[Choice], without: str | None = None) -> 
 
     Args:
         combinations: the combinations.
-        without: a choice that names leave out, such as "steps".
+        without: a choice to leave out of the names, such as "steps".
     """
     names = dict.fromkeys(name for found in combinations for name in found if name != without)
     texts = [{name: _text(value) for name, value in found.items()} for found in combinations]
@@ -74,7 +75,7 @@ def name_choices(combinations: Sequence[Choice], without: str | None = None) -> 
 
 
 def _join(texts: Mapping[str, str]) -> str:
-    """Return values as words, with commas between parts: "ddim eta 0.5, guidance 2"."""
+    """Return the name of a combination from its values as text: "ddim eta 0.5, guidance 2"."""
     words: dict[str, list[str]] = {}
     for name, text in texts.items():
         part, _, field = name.partition(".")
@@ -88,7 +89,7 @@ def _text(value: Any) -> str:  # noqa: ANN401 (any value of a choice)
 
 
 def _expand_part(part: str, choices: Mapping[str, Any]) -> list[Choice]:
-    """Return the combinations of the fields of one part, such as "sampler"."""
+    """Return the combinations of one part of the choices, such as "sampler", and its fields."""
     inner = {name: _list_values(values) for name, values in choices.items() if name.startswith(f"{part}.")}
     if part not in choices:
         return [dict(zip(inner, values, strict=True)) for values in itertools.product(*inner.values())]
@@ -96,7 +97,7 @@ def _expand_part(part: str, choices: Mapping[str, Any]) -> list[Choice]:
     used = {name for kind in kinds for name in inner if _has_field(part, kind, name)}
     found = []
     for kind in kinds:
-        # A field that no sampler, grid or schedule has is left to the recipe, which reports the error.
+        # If none of the kinds has a field, every kind keeps it, so that the recipe reports the error.
         mine = [name for name in inner if _has_field(part, kind, name) or name not in used]
         for values in itertools.product(*(inner[name] for name in mine)):
             given = {part: kind} if part in OWN else _name_value(part, kind)
@@ -110,7 +111,7 @@ def _has_field(part: str, kind: Any, name: str) -> bool:  # noqa: ANN401 (any va
 
 
 def _name_value(part: str, value: Any) -> Choice:  # noqa: ANN401
-    """Return an object such as DDIM(eta=0.5) as fields, {"sampler": "ddim", "sampler.eta": 0.5}."""
+    """Return the choices for a value: DDIM(eta=0.5) becomes {"sampler": "ddim", "sampler.eta": 0.5}."""
     if not is_dataclass(value):
         return {part: value}
     tree = dump(value, named=True)

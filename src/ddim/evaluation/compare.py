@@ -82,14 +82,14 @@ class Row:
 
 @dataclass(frozen=True, repr=False)
 class Comparison(Tabular):
-    """Evaluations in the order of a metric, best first, then evaluations that cannot be ranked.
+    """Evaluations that are ranked by a metric, best first; evaluations that cannot be ranked come last.
 
     Args:
         metric: the name of the metric.
         first: the evaluation with which the other evaluations are compared.
         rows: all evaluations.
-        choices: the settings that differ between the evaluations, keyed by name: the value in each row, None
-            for a row without this setting.
+        choices: the settings that differ between the evaluations. Each name has a list with one value for
+            each row, None for a row without this setting.
     """
 
     metric: str
@@ -98,7 +98,7 @@ class Comparison(Tabular):
     choices: dict[str, list[Any]]
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Return each evaluation: value, 95 % confidence intervals, difference from the first, folder.
+        """Return one dictionary for each evaluation, with its value, its difference from the first and more.
 
         If the difference is not known, `note` says why.
         """
@@ -106,7 +106,7 @@ class Comparison(Tabular):
 
     @property
     def names(self) -> list[str]:
-        """A different name for each row: the name of the evaluation, with its folder if others share it."""
+        """A unique name for each row: the evaluation's name, with its folder if several have this name."""
         names = [row.evaluation.name for row in self.rows]
         folders = [row.evaluation.folder for row in self.rows]
         pairs = zip(names, folders, strict=True)
@@ -144,7 +144,7 @@ class Comparison(Tabular):
 
     @property
     def remark(self) -> str | None:
-        """A sentence if ranked samples took different numbers of network evaluations, else None."""
+        """A note if the NFE per sample differs between the ranked evaluations, else None."""
         return remark_on_nfe([row.evaluation for row in self.rows if row.unranked is None])
 
     @property
@@ -155,7 +155,7 @@ class Comparison(Tabular):
 
 
 Compared: TypeAlias = str | Path | Evaluation
-"""An evaluation: a result of `evaluate`, a record, its folder, or a run, whose newest evaluation is used."""
+"""A result of `evaluate`, or the path of a record, its folder or a run; a run means its newest evaluation."""
 
 
 def compare_evaluations(
@@ -164,8 +164,8 @@ def compare_evaluations(
     """Compare evaluations with the first evaluation.
 
     Args:
-        evaluations: a list of results of `evaluate`, records, folders of evaluations, or runs, whose newest
-            evaluation is used; or the first of them.
+        evaluations: a list of evaluations, or the first evaluation. Each is a result of `evaluate`, or the
+            path of a record, of the folder of an evaluation, or of a run; a run means its newest evaluation.
         others: the other evaluations, if `evaluations` is not a list.
         metric: "kid", "fid", "fid_infinity", "precision", "recall", "density" or "coverage".
 
@@ -187,7 +187,7 @@ def compare_evaluations(
 
 
 def comparison_record(comparison: Comparison) -> dict[str, Any]:
-    """Return a comparison as plain values, its evaluations best first."""
+    """Return a comparison as a dictionary of plain values, with the evaluations in the order of its rows."""
     return {
         "metric": comparison.metric,
         "first": comparison.first.folder,
@@ -220,7 +220,7 @@ def _read(named: str | Path) -> Evaluation:
 
 
 def rank_evaluations(evaluations: Sequence[Evaluation], metric: str) -> list[Row]:
-    """Return the evaluations that can be ranked with the first, best first; then the others, as given.
+    """Return the evaluations that can be ranked with the first one, best first, then the others in order.
 
     Raises:
         UserError: if there are fewer than two evaluations, or none can be ranked with the first evaluation.
@@ -236,21 +236,21 @@ def rank_evaluations(evaluations: Sequence[Evaluation], metric: str) -> list[Row
     for other, reason in zip(others, reasons, strict=True):
         if reason is None:
             rows.append(Row(other, None, measure_difference(other, first, metric)))
-    # An evaluation without the metric cannot be ranked, so each of these evaluations has a value.
+    # An evaluation without the metric cannot be ranked, so `or 0.0` below is never used.
     rows.sort(key=lambda row: row.evaluation.value(metric) or 0.0, reverse=not found.lower_is_better)
     return rows + [Row(other, reason) for other, reason in zip(others, reasons, strict=True) if reason]
 
 
 def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Difference | str:
-    """Return the metric of `one` minus the metric of `other`, or the reason why it is not known.
+    """Return the metric of `one` minus the metric of `other`, or the reason why the difference is not known.
 
-    The 95 % confidence interval comes from a jackknife. For KID it leaves out one image at a time, for the
-    other metrics a tenth of each set. Both evaluations lose the same reference images, and the same samples
-    if they sampled the same seeds.
+    The 95 % confidence interval comes from a jackknife. For KID, the jackknife leaves out one image at a
+    time; for the other metrics, it leaves out a tenth of each set. Both evaluations lose the same reference
+    images. If they sampled the same seeds, they also lose the same samples.
 
-    Intervals of the other metrics are conservative: they hold the true difference in at least 95 % of cases,
-    because the jackknife overestimates variance (Efron & Stein 1981). For precision, recall, density and
-    coverage they are up to about twice as wide as needed.
+    Except for KID, the intervals are conservative, because the jackknife overestimates the variance (Efron &
+    Stein 1981): they contain the true difference in at least 95 % of cases. For precision, recall, density
+    and coverage they are up to about twice as wide as needed.
     """
     if metric != "kid" and metric not in _STATISTICS:
         return f"differences of {find_metric(metric).title} have no reliable confidence interval"
@@ -269,7 +269,7 @@ def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Diffe
 
 
 def remark_on_nfe(evaluations: Sequence[Evaluation]) -> str | None:
-    """Return a sentence if samples took different numbers of network evaluations, else None."""
+    """Return a note if the NFE per sample differs between the evaluations, else None."""
     known = [each for each in evaluations if each.record["sampling"]]
     if len({each.record["sampling"]["nfe"] for each in known}) < 2:
         return None
@@ -277,7 +277,7 @@ def remark_on_nfe(evaluations: Sequence[Evaluation]) -> str | None:
 
 
 def list_differing_choices(evaluations: Sequence[Evaluation]) -> dict[str, list[Any]]:
-    """Return the settings that differ, keyed by name: the value in each evaluation, None if it is missing."""
+    """Return {name: values} of the settings that differ, with None for an evaluation without the setting."""
     tables = [_choices(evaluation.record) for evaluation in evaluations]
     names = dict.fromkeys(name for table in tables for name in table)
     columns = {name: [table.get(name) for table in tables] for name in names}
@@ -290,7 +290,7 @@ def _jackknife(
     other: np.ndarray,
     reference: np.ndarray,
 ) -> tuple[float, float, float]:
-    """Return (value, low, high) of a difference of statistics, by a jackknife over tenths.
+    """Return (value, low, high) of the statistic of `one` minus that of `other`, by a jackknife over tenths.
 
     Each round leaves out a tenth of all three sets at once. The variances of independent sets still add up,
     because their tenths are independent.
@@ -302,7 +302,8 @@ def _jackknife(
         reference: features (R, d) of the reference images.
     """
     value = statistic(one, reference) - statistic(other, reference)
-    # Tenths are random, because seed s may have class s % classes. Equal seeds are in the same tenth.
+    # The tenths are random: seed s may have class s % classes, so regular tenths could leave out a class.
+    # Sets of equal size are divided in the same way, so samples of equal seeds are left out together.
     sets = [(f, np.random.default_rng(0).permutation(len(f)) % GROUPS) for f in (one, other, reference)]
     without = []
     for k in range(GROUPS):
@@ -314,9 +315,9 @@ def _jackknife(
 
 
 def load_features(evaluation: Evaluation) -> np.ndarray | None:
-    """Return the features beside a record as a read-only memory map.
+    """Return the features of an evaluation, from the file beside its record, as a read-only memory map.
 
-    If they are missing or belong to another record, return None.
+    Return None if the file is missing or belongs to another record.
     """
     generated, path = evaluation.record["generated"], evaluation.folder / FEATURES
     shape = generated["images"], evaluation.record["features"]["dimensions"]

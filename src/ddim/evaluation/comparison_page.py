@@ -22,7 +22,7 @@ HEAD = ["place", "evaluation", "sampled by", "samples", "value", "95 % interval"
 """The names of the columns of `ranking_rows`."""
 
 WIDEST = 32
-"""Longest value in characters; a longer value is cut if it still differs from the other values."""
+"""Longer values are cut to this number of characters, if different values still differ after the cut."""
 
 
 def ranking_rows(comparison: Comparison, names: Sequence[str]) -> Rows:
@@ -71,7 +71,7 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
         if (strip := _read_strip(row.evaluation, row.evaluation.folder / GRID)) is not None:
             images[f"{number:03}.png"] = render_png(strip)
             strips.append((name, f"{number:03}.png"))
-    # Only an evaluation in its run's folder has real images beside it.
+    # The real images are in the run folder. For an evaluation elsewhere, `real` is None.
     real = _read_strip(comparison.first, comparison.first.folder.parents[1] / REAL_IMAGES)
     if strips and real is not None:
         images["real.png"] = render_png(real)
@@ -117,7 +117,7 @@ def _read_strip(evaluation: Evaluation, sheet: Path) -> np.ndarray | None:
 
 
 def shorten_folder(folder: Path) -> str:
-    """Return a path from the run's name on, "RUN/evaluations/1": pages must not show where runs lie."""
+    """Return the end of a path, "RUN/evaluations/1", because pages must not show where runs are stored."""
     parts = folder.resolve().parts
     return "/".join(parts[-3:] if parts[-2:-1] == (FOLDER,) else parts[-1:])
 

@@ -29,7 +29,7 @@ SAMPLING_FIELDS = ("sampler", "grid", "sampled_on", "clip")
 
 
 class Aspect(Enum):
-    """One of the conditions under which a run is evaluated; messages show its value."""
+    """A field of `Conditions`; the value of the enum is the name of this field in messages."""
 
     MEASURE = "features"
     REFERENCE = "reference"
@@ -65,8 +65,8 @@ class ReferenceSet:
     """The real images that samples are compared with.
 
     Two sets are equal if they are the same part of the same data, with equal image sizes and numbers of
-    images. `source` and `sha256` are not compared: each seed of a run draws other validation images, and the
-    spread over repeats includes this variation.
+    images. `source` and `sha256` are not compared: repeats with different seeds draw different validation
+    images, and the spread over repeats includes this variation.
     """
 
     fingerprint: str
@@ -90,7 +90,7 @@ class Sampling:
     """How images were sampled, relative to the run's own recipe.
 
     `changes` lists the fields of sampler, grid, schedule and clipping, with their values, that differ from
-    the run's recipe. Grids that a search found for each run count as equal.
+    the run's recipe. All grids that `ddim search` found count as equal.
     """
 
     steps: int
@@ -244,13 +244,13 @@ def _sampling(sampling: Mapping[str, Any] | None, recipe: Mapping[str, Any] | No
 
 
 def _changes(own: Mapping[str, Any], used: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the fields of the sampling in which the recipe that was used differs from the run's own."""
+    """Yield (name, value in `used`) of each sampling field in which `used` differs from the run's recipe."""
     for part in SAMPLING_FIELDS:
         before, after = (flatten_as_text({part: recipe.get(part)}) for recipe in (own, used))
         if after.get(part) == "listed":
-            # A search found these times for each run; all grids that searches found count as equal.
+            # `ddim search` finds different times for each run. Without the times, all its grids are equal.
             after = {part: "listed"}
-        # A newer version may know more fields of the same kind than the run does.
+        # The run's recipe lacks fields that a newer version of ddim has added; they count as equal.
         same_kind = after.get(part) == before.get(part)
         for name, value in after.items():
             if not same_kind or value != before.get(name, value):
@@ -258,5 +258,5 @@ def _changes(own: Mapping[str, Any], used: Mapping[str, Any]) -> Iterator[tuple[
 
 
 def _short(text: str) -> str:
-    """Return the first letters of a SHA-256, and any other text as it is."""
+    """Return the first eight letters of a SHA-256; return any other text unchanged."""
     return f"{text[:8]}..." if len(text) == 64 else text

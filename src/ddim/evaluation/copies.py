@@ -4,13 +4,13 @@ A sample counts as a copy if its nearest training image is unusually close, comp
 (`closeness`, see `ddim.metrics.neighbours`). A real image falls below the threshold with a bounded
 probability: at most 1 % if the threshold is learned from about 300 images or more. The threshold is learned
 from the training images, each compared with the others, and from half of the held-out images. The other half
-is compared like the samples, which measures the rate of false alarms. The bound holds for any distribution of
-images and for any model.
+is compared with the training images, as samples are: its share of copies is the rate of false alarms. The
+bound holds for any distribution of images and for any model.
 
 Real images that are near-duplicates of training images are left out, both from learning the threshold and
 from measuring false alarms. A few near-duplicates would move the threshold to 0, and no sample could then
-count as a copy. Near-duplicates that are held out would count as copies, which would not be a false alarm.
-The bound therefore applies only to real images that are not near-duplicates of training images.
+count as a copy. A held-out near-duplicate rightly counts as a copy, so it would not be a false alarm. The
+bound therefore applies only to real images that are not near-duplicates of training images.
 """
 
 from __future__ import annotations
@@ -66,12 +66,13 @@ class Verdict:
     Args:
         space: the representation that was compared: "pixels" or the name of features.
         threshold: the closeness below which an image counts as a copy.
-        bound: an upper bound on the share of real images below the threshold, without near-duplicates.
+        bound: an upper bound on the share of real images whose closeness is below the threshold; real images
+            that are near-duplicates of training images are not counted.
         learned_from: number of real images from which the threshold was learned.
         left_out: number of real images that were left out as near-duplicates.
-        samples: the matches of the samples; the indices of neighbours count training images.
-        held_out: the matches of the held-out images from which the threshold was not learned; None if there
-            are no such images.
+        samples: the matches of the samples; the indices of neighbours are positions in the training images.
+        held_out: the matches of those held-out images that were not used to learn the threshold; None if
+            there are no such images.
     """
 
     space: str
@@ -84,7 +85,7 @@ class Verdict:
 
     @property
     def memorised(self) -> bool:
-        """Whether more samples are copies than chance allows: the interval of `share` lies above `bound`."""
+        """Whether more samples are copies than chance allows: their share is above `bound`, at 95 %."""
         return bool(self.samples.share.low > self.bound)
 
     @property
@@ -128,13 +129,13 @@ def find_copies(
         train: pixels or features of the training images (M, ...).
         valid: pixels or features of the held-out images (V, ...).
         also: pixels or features of the mirrored training images (M, ...), if the run was trained on them.
-        embed: a function that maps pixels or features to rows, whose Euclidean distances are compared.
+        embed: a function that maps pixels or features to rows; the Euclidean distances of rows are compared.
         space: the representation that is compared: "pixels" or the name of features.
         images: the pixels of training and held-out images, by which near-duplicates are found. They are
             needed only if `train` and `valid` are features.
 
     Returns:
-        The share of copies among the samples, and among held-out images.
+        The verdict, with the copies among the samples and among the held-out images.
 
     Raises:
         UserError: if there are too few images.
@@ -150,7 +151,7 @@ def find_copies(
     find_nearest = partial(nearest_neighbours, references=train, also=also, embed=embed)
 
     def find_real(which: np.ndarray, training: bool) -> Neighbours:
-        """Return the neighbours of real images, near-duplicates left out."""
+        """Return the nearest training images of the real images `which`, without near-duplicates."""
         queries, pixels = (train, train_pixels) if training else (valid, valid_pixels)
         found = find_nearest(queries[which], own=which if training else None)
         single = ~_near_duplicates(found, pixels[which], train_pixels, also is not None)
@@ -194,8 +195,8 @@ def _check_learned(count: int, left_out: int, total: int) -> None:
 
 def _near_duplicates(found: Neighbours, images: np.ndarray, train: np.ndarray, flip: bool) -> np.ndarray:
     """Return whether each of N images (N, H, W, C) is a near-duplicate of its nearest image in `train`."""
-    # If even the middle neighbour has this correlation, all images of the set look similar. Then only images
-    # that are equal, in this space or in pixels, are duplicates.
+    # If even the middle neighbour has a correlation of 0.95, all images of the set look similar. Then only
+    # images that are equal, in this space or in pixels, are duplicates.
     pairs = found.indices[:, [0, found.indices.shape[1] // 2]]
     apart = np.empty(pairs.shape)
     for row, (image, pair) in enumerate(zip(images, pairs, strict=True)):
@@ -208,7 +209,7 @@ def _near_duplicates(found: Neighbours, images: np.ndarray, train: np.ndarray, f
 
 
 def find_copies_by_pixels(own: SplitImages, samples: np.ndarray, flip: bool) -> Verdict:
-    """Find copies among samples (N, H, W, C) uint8 by pixels; `flip` compares with mirror images too."""
+    """Find copies among samples (N, H, W, C) uint8 by pixels; if `flip`, also copies of mirror images."""
     train, valid = own.images.pixels[own.train], own.images.pixels[own.validation]
     return find_copies(samples, train, valid, also=mirror(train) if flip else None)
 
@@ -229,7 +230,7 @@ def find_copies_by_features(
         samples: the samples.
         flip: whether the run was trained on mirror images too.
         extractor: the network of the features.
-        progress: called with "features of samples", and then of training, held-out and mirrored images.
+        progress: called with "features of samples", then with "features of training images" and so on.
     """
 
     def features(what: str, which: np.ndarray, mirror: bool = False) -> np.ndarray:
@@ -251,7 +252,7 @@ def find_copies_by_features(
 
 
 def find_held_out_duplicates(own: SplitImages, flip: bool) -> Duplicates:
-    """Find held-out images that equal or nearly equal a training image; `flip` includes mirror images."""
+    """Find held-out images that equal or nearly equal a training image, or its mirror image if `flip`."""
     if not len(own.validation):
         return Duplicates([], [])
     train, valid = own.images.pixels[own.train], own.images.pixels[own.validation]

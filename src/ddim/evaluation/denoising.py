@@ -2,9 +2,9 @@
 
 The optimal prediction of the noise, E[eps | x_t], is orthogonal to its own error at every noise level:
 E[eps_hat . (eps - eps_hat)] = 0. The regression of eps on eps_hat then has slope 1. A slope below 1 means
-that predictions are too large; a slope above 1 means that they are too small. Multiplying predictions by the
-slope is the best correction by a factor alone. This optimum belongs to the squared error: a network trained
-on the absolute error may differ if the distribution of the noise given x_t is skewed.
+that predictions are too large; a slope above 1 means that they are too small. Of all factors, the slope is
+the one that corrects the predictions best. All this holds for the squared error. A network that is trained on
+the absolute error may have another slope, if the distribution of the noise given x_t is skewed.
 """
 
 from __future__ import annotations
@@ -71,10 +71,11 @@ def measure_errors(
     """Measure the denoising errors of images at each of the times (L,).
 
     Args:
-        batches: pairs of a denoiser, with the labels of its images, and images (B, C, H, W) in model units.
+        batches: pairs (denoiser, images). The images are (B, C, H, W) in model units, and the denoiser is
+            conditioned on their labels.
         times: the times (L,).
-        seed: image i gets the noise of seed `seed` + i, whatever the batches are.
-        precise: a context manager that sets the precision of the network, by default none.
+        seed: image i gets the noise of seed `seed` + i, however the images are divided into batches.
+        precise: a context manager that sets the precision of the network; None does not change it.
     """
     rows, levels, first = [], times, seed
     with precise or nullcontext():
@@ -89,7 +90,9 @@ def measure_errors(
 
 @dataclass(frozen=True)
 class Gap:
-    """How much worse other images are denoised than training images, relative to the training error.
+    """The noise MSE of other images divided by the noise MSE of training images, minus 1.
+
+    A gap above 0 means that the network denoises other images worse than training images.
 
     Args:
         by_level: the gap at each noise level (L,).
@@ -102,9 +105,9 @@ class Gap:
     images: tuple[int, int]
 
     def conclude(self, equal: int = 0) -> str:
-        """Say whether the errors on held-out images are larger or smaller than those on training images.
+        """Return words that say whether errors on held-out images are larger than on training images.
 
-        `equal` is the value for equal errors, which the sentence names: 0 for their gap, 1 for their ratio.
+        `equal` is the value that means equal errors in the caller's sentence: 0 for a gap, 1 for a ratio.
         """
         if self.overall.low > 0:
             return f"above {equal} by more than chance: the run memorises"
@@ -123,7 +126,8 @@ def measure_gap(train: LevelErrors, other: LevelErrors) -> Gap:
     """
     scale = train.noise_mse.mean(0)
     unseen = other.noise_mse / scale
-    # Delta method: to first order, a relative error of the scale is the same relative error of the ratio.
+    # Delta method: to first order, a relative error of the scale causes the same relative error of the ratio.
+    # `seen` has mean 1 and this relative error, so the interval of the gap includes the error of the scale.
     seen = 1 + unseen.mean(0) * (train.noise_mse / scale - 1)
     return Gap(
         estimate_difference(estimate_mean(unseen), estimate_mean(seen)),

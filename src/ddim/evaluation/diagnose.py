@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 IMAGES, LEVELS = 128, 12
-"""The default numbers of images of each part, and of noise levels."""
+"""The default number of images of each part (training and held out), and of noise levels."""
 
 SPECTRUM = 512
 """Largest number of training images from which the useful noise levels are computed."""
@@ -56,7 +56,7 @@ class Diagnosis(Tabular):
         held_out: denoising errors on held-out images, None if there are fewer than two held-out images.
         uniform_times: the share of times in each bin of log-SNR, keyed by the lower edge of the bin, if times
             are distributed uniformly.
-        training_times: the same share for the distribution of times in the training of the run.
+        training_times: the same shares, if times are distributed as in the training of the run.
         plateaus: the share of uniformly distributed times on each plateau of the schedule, keyed by log-SNR.
             A plateau is a noise level that many times share.
         split: the numbers of training images and of held-out images that the run has.
@@ -78,7 +78,7 @@ class Diagnosis(Tabular):
     batch: int
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Return the errors at each noise level, on held-out images if there are any."""
+        """Return one dictionary for each noise level, with the errors on held-out images if there are any."""
         errors, gap = self.held_out or self.train, self.gap
         noise, image = estimate_mean(errors.noise_mse), estimate_mean(errors.image_mse)
         columns = {
@@ -125,7 +125,7 @@ def diagnose(
         run: a run folder, or the result of `ddim.load`.
         images: largest number of training images, and of held-out images.
         count: number of noise levels.
-        progress: called while images are decoded, denoised, and differentiated.
+        progress: called while images are decoded and denoised, and while gradients are computed.
 
     Raises:
         UserError: if the images of the run are missing or have changed.
@@ -161,7 +161,9 @@ def measure_run_errors(
     count: int,
     progress: Progress = ignore_progress,
 ) -> LevelErrors:
-    """Measure the errors of a run on some of its images, with their classes if it was trained with labels.
+    """Measure the denoising errors of a run on some of its images.
+
+    If the run was trained with labels, the network is conditioned on the class of each image.
 
     Args:
         run: the run.

@@ -52,7 +52,7 @@ HEAD = ("log-SNR", "noise MSE", "image MSE", "slope", "gap to training")
 
 
 def level_rows(d: Diagnosis) -> list[tuple[str, ...]]:
-    """Format the errors as a table under `HEAD`, one row for each noise level."""
+    """Return the errors as rows of text under `HEAD`, one row for each noise level."""
     errors, gap = d.held_out or d.train, d.gap
     noise, image, slope = estimate_mean(errors.noise_mse), estimate_mean(errors.image_mse), errors.slope
     return [
@@ -76,7 +76,7 @@ def describe_images(d: Diagnosis) -> str:
 
 
 def list_findings(d: Diagnosis) -> Iterator[str]:
-    """Yield the findings that are not errors at one noise level, one sentence each."""
+    """Yield the findings that the table of errors does not show, one sentence each."""
     gap, (cleanest, noisiest) = d.gap, d.schedule_range
     if gap is None:
         count = d.split[1]
@@ -113,7 +113,7 @@ def diagnosis_record(d: Diagnosis) -> dict[str, Any]:
         "plateaus": [{"log_snr": level, "share": share} for level, share in d.plateaus.items()],
         "schedule": {"cleanest": d.schedule_range[0], "noisiest": d.schedule_range[1]},
         "noise_range": vars(d.noise_range),
-        # JSON has no infinity.
+        # JSON has no infinity, so an infinite value becomes null.
         "gradient_noise_scale": {k: v if math.isfinite(v) else None for k, v in vars(s).items()}
         | {"batches": BATCHES},
         "batch": d.batch,
@@ -152,7 +152,7 @@ def draw_diagnosis(d: Diagnosis, title: str) -> Figure:
 def _bands(
     axes: Axes, sides: dict[str, tuple[np.ndarray, Estimate]], title: str, truth: float | None = None
 ) -> None:
-    """Draw lines with their confidence intervals, and a dotted line at the optimum if it is known."""
+    """Draw lines with their confidence intervals, and a dotted line at `truth`, the optimum, if given."""
     for name, (x, e) in sides.items():
         colour = _SIDES[name]
         axes.plot(x, e.value, color=colour, linewidth=1.8, label=name, marker="o", markersize=3)

@@ -1,7 +1,7 @@
 """The discretisation error of a sampler: the distance of its samples from samples with many steps.
 
-It is the mean squared error in model units, of samples from the same noise, over the same range of times. The
-reference samples use Heun's method with many equal steps of log-SNR.
+The distance is a mean squared error in model units. Both sets of samples start from the same noise and use
+the same first and last time. The reference samples use Heun's method with many equal steps of log-SNR.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SamplingError = Callable[[Sampler, Tensor], float]
 
 
 def choose_ends(recipe: Recipe, steps: int, end: float | None) -> tuple[float, float]:
-    """Return the first and the last time of a recipe's grid of `steps`; `end` replaces the last time."""
+    """Return the first and last of the `steps` times of a recipe's grid; `end`, if given, is the last."""
     first, last = find_grid_ends(recipe, steps)
     return first, last if end is None else end
 
@@ -47,7 +47,8 @@ def check_times_between(steps: int, schedule: Schedule, end: float, first: float
         first: the first time.
 
     Raises:
-        UserError: if a grid has fewer, or there are fewer than 3 steps, with no time between the ends.
+        UserError: if a grid has fewer noise levels, `end` is not between 0 and `first`, or `steps` is below
+            3, so that there is no time between the ends.
     """
     check_count("steps", steps, 3)
     if not 0 < end < first:
@@ -92,8 +93,8 @@ def sample_in_model_units(
             progress("reference samples", done + count * step / len(times), len(seeds))
             yield state
 
-    # The reference uses Heun's method, which uses only the predicted noise. Clipping must therefore change
-    # the predicted noise as well as the predicted image.
+    # Heun's method, which the reference uses, reads only the predicted noise. With consistent=True, clipping
+    # changes the predicted noise as well as the predicted image.
     denoise = pipeline.denoiser(pipeline.model, consistent=True)
     with pipeline.runtime:
         for mine, filled, blank in fill_micro_batches(pipeline, seeds):
@@ -121,7 +122,9 @@ def error_against_reference(
     first: float = 1.0,
     progress: Progress = ignore_progress,
 ) -> SamplingError:
-    """Sample the reference by Heun's method; return a function that measures the error against it.
+    """Return a function that measures the error of a sampler against reference samples of Heun's method.
+
+    The reference samples are made once, before this function returns.
 
     Args:
         pipeline: the run.

@@ -1,7 +1,8 @@
 """Evaluate samples of a run, or a folder of images: images -> features -> metrics -> a record.
 
-Samples go through the extractor batch by batch and are freed; therefore 50,000 samples need little memory.
-The folder of an evaluation appears by one rename: an evaluation that is killed leaves no record.
+Each batch of samples is freed after its features are computed, so 50,000 samples need little memory. The
+folder of an evaluation gets its final name only when it is complete, so an evaluation that is killed leaves
+no record.
 """
 
 from __future__ import annotations
@@ -75,11 +76,11 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     """Measure KID, FID, precision, recall, density and coverage of images, and write a record.
 
     Args:
-        images: a run, a `Pipeline` or a `Model`, which is sampled; or a folder, an archive or a tensor
-            or array (N, C, H, W), in [0, 1] or uint8.
+        images: a run, a `Pipeline` or a `Model`, from which images are sampled; or the images themselves, as
+            a folder, an archive, or a tensor or array (N, C, H, W) in [0, 1] or uint8.
         reference: the images to compare with: a folder, an archive or the name of a data set; by default the
             run's held-out images.
-        n: number of samples, by default 1000; of given images the first `n` are used, by default all.
+        n: number of samples, by default 1000. Of a folder or tensor the first `n` images are used, or all.
         steps: number of sampling steps.
         sampler: the sampler or its name, by default the sampler of the run. See `ddim.samplers`.
         grid: the grid of times (timesteps) at which the network is evaluated, or its name. See `ddim.grids`.
@@ -87,10 +88,11 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
         label: class name or index, "all" to cycle through the classes, None for no class.
         guidance: classifier-free guidance scale; 1 turns it off.
         weights: "ema", "raw" or the name of another EMA of a run.
-        part: "valid", "train" or "all" of the reference; by default "all", and "valid" of a run's own images.
-        features: the network of the features, "efficientnet-lite0" or another name in
+        part: the part of the reference, "valid", "train" or "all"; by default "valid" for the run's own
+            images, and "all" for other images.
+        features: the network that computes the features, "efficientnet-lite0" or another name in
             `ddim.metrics.catalogue.EXTRACTORS`.
-        out: a new or empty folder, by default RUN/evaluations/N, or evaluations/NAME-N.
+        out: a new or empty folder, by default RUN/evaluations/N for a run, else evaluations/NAME-N.
         progress: True shows a bar in a notebook cell, False shows nothing. A function can be given too, see
             `ddim.runs.progress.Progress`.
 
@@ -98,7 +100,8 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
         The metrics with their 95 % confidence intervals, as a table.
 
     Raises:
-        UserError: if there are too few images, images have no reference, or the folder cannot be made.
+        UserError: if there are too few images, the folder cannot be made, or `reference` is missing for
+            images or for a model without a run.
 
     Example:
         >>> ddim.evaluate(run, steps=10, sampler=ddim.EDM())
@@ -132,7 +135,7 @@ def evaluate_source(
         extractor: the network of the features; None for the default.
         out: a new or empty folder, as for `evaluate`.
         progress: called while images are decoded and sampled, and while features are computed.
-        announce: called with `Subject.summary` before the work.
+        announce: called with `Subject.summary` before the evaluation begins.
     """
     out = None if out is None else Path(out)
     with join_processes() as processes:
@@ -147,7 +150,7 @@ def evaluate_source(
 def evaluate_subject(
     subject: Subject, extractor: Extractor, out: Path | None, progress: Progress
 ) -> Evaluation:
-    """Evaluate images that were opened; see `evaluate`. Several processes share the sampling."""
+    """Evaluate a subject, write the folder of the evaluation, and return it; processes share the sampling."""
     processes = current_processes()
     if processes.leads:
         return processes.broadcast(_evaluate_as_lead(subject, extractor, out, progress))
@@ -189,7 +192,7 @@ def _evaluate_as_lead(
 
 
 def _check_counts(subject: Subject) -> None:
-    """Check that there are enough images to measure, and enough to compare them with."""
+    """Check that the subject and its reference have at least `LEAST` images each."""
     if subject.count < LEAST:
         few = format_count(subject.count, "image")
         raise UserError(f"{subject.source} has {few}, and at least {LEAST} are needed: add more images")
@@ -205,9 +208,9 @@ def _check_counts(subject: Subject) -> None:
 
 @contextmanager
 def _unfinished_folder(subject: Subject, out: Path | None) -> Iterator[Path]:
-    """Yield a temporary folder, and remove it at the end.
+    """Yield a temporary folder for an evaluation; remove it at the end if it was not renamed.
 
-    It is created before features are computed, so that an unusable path is reported at once.
+    The folder is created before features are computed, so that an unusable path is reported at once.
     """
     parent = subject.home if out is None else out.parent
     with ExitStack() as stack:
@@ -216,7 +219,7 @@ def _unfinished_folder(subject: Subject, out: Path | None) -> Iterator[Path]:
         except OSError as error:
             raise UserError(f"an evaluation cannot be written in {parent}: {error.strerror}") from None
         if out is None:
-            # Files beside a folder that the user named do not belong to this library.
+            # This is not done beside `out`, because files there may not belong to this library.
             remove_leftovers(parent)
         yield folder
 

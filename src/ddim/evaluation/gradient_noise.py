@@ -38,8 +38,8 @@ class NoiseScale:
         high: the upper end of the interval.
         signal: an unbiased estimate of |G|^2.
         noise: an unbiased estimate of the trace of the covariance of a batch's gradient, times the batch
-            size. If the images of a batch are independent, it is tr(Sigma) of a single image. Stratified
-            times, one in each equal slice as in training, make it smaller.
+            size. If the images of a batch are independent, this is tr(Sigma), the trace for single images.
+            Training stratifies the times of a batch, one in each equal slice, which makes it smaller.
     """
 
     value: float
@@ -66,7 +66,7 @@ class NoiseScale:
 
 
 _FAR = 3
-"""The factor from which on a batch size counts as far from the noise scale."""
+"""A batch size is far from the noise scale if one of them is more than this factor times the other."""
 
 _MEANINGS = {
     "far below": "gradients are mostly noise, and larger batches would help",
@@ -88,7 +88,7 @@ def estimate_noise_scale(gradients: Tensor, batch: int) -> NoiseScale:
     give unbiased estimates (appendix A.1). The interval is computed for 1 / scale, by the jackknife over
     batches: the scale itself has no finite variance if the signal may be 0.
     """
-    # Everything below needs inner products only, and therefore leaving out a batch costs nothing.
+    # Only inner products are needed below, so the jackknife can leave out a batch without new sums.
     gram = (gradients @ gradients.T).double()
     own, all_of_it, count = gram.diagonal(), gram.sum(), len(gram)
     signal, noise = _moments(own.sum(), all_of_it, count, batch)
@@ -104,7 +104,7 @@ def estimate_noise_scale(gradients: Tensor, batch: int) -> NoiseScale:
 
 
 def _moments(own: Tensor, all_of_it: Tensor, count: int, batch: int) -> tuple[Tensor, Tensor]:
-    """Return |G|^2 and tr(Sigma) of `count` gradients g_i.
+    """Return unbiased estimates of |G|^2 and tr(Sigma), from the gradients g_i of `count` batches.
 
     `own` is the sum of g_i . g_i, and `all_of_it` the sum of g_i . g_j over all i and j.
     """
@@ -115,9 +115,9 @@ def _moments(own: Tensor, all_of_it: Tensor, count: int, batch: int) -> tuple[Te
 def collect_gradients(
     run: LoadedRun, own: SplitImages, memory: LossMemory | None, progress: Progress = ignore_progress
 ) -> Tensor:
-    """Return gradients (BATCHES, P) of the objective at a run's weights, for batches as in training.
+    """Return gradients (BATCHES, P) of the objective at a run's weights, for batches drawn as in training.
 
-    The model is in eval mode: batch norm uses the statistics of the run, so the images do not interact.
+    The model is in eval mode: batch norm uses its running statistics, so the images do not interact.
     """
     recipe, model = run.recipe, run.model
     parameters = [p for p in model.parameters() if p.is_floating_point()]
@@ -167,7 +167,7 @@ def draw_parts(
 
 
 def load_loss_memory(run: LoadedRun) -> LossMemory | None:
-    """Return the past losses for loss-aware time sampling, from the checkpoint; None for other samplings."""
+    """Return the past losses in the checkpoint if time sampling is loss-aware, else None."""
     memory = run.recipe.objective.times.memory()
     if memory:
         memory.restore(checkpoint.read_tensors(run.checkpoint.path, "times"))

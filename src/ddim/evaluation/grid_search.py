@@ -38,7 +38,7 @@ LEAST_GAP = 0.25
 """Smallest gap in log-SNR, as a fraction of the mean gap. A smaller gap would overfit the samples."""
 
 FIRST_SEED = 2**31
-"""First seed of the samples of a search. Users rarely sample such large seeds."""
+"""First seed of the samples of a search. Users rarely use such large seeds, so their samples are new."""
 
 
 @with_bar
@@ -52,7 +52,9 @@ def search_grid(
     progress: Progress = ignore_progress,
     out: str | Path | None = None,
 ) -> SearchedGrid:
-    """Search for the best times of a run, and save them in grids.json; sampling finds them in the run folder.
+    """Search for the best sampling times of a run, and save them in grids.json.
+
+    If this file is in the run folder, sampling uses these times.
 
     Args:
         run: a run folder, or the result of `ddim.load`.
@@ -60,8 +62,8 @@ def search_grid(
         end: the last time, by default the last time of the run's own grid.
         seeds: number of samples whose error is measured.
         fields: changes of the recipe's sampler and grid, as `override` takes them.
-        progress: called with "reference samples", then with "grids" after each grid. The number of grids is
-            an estimate that grows while the error falls.
+        progress: called with "reference samples", then with "grids" after each grid. The total number of
+            grids is an estimate, which grows as long as the error falls.
         out: a new or empty folder for grids.json, by default the run folder.
 
     Returns:
@@ -76,7 +78,8 @@ def search_grid(
     recipe, weights = override(run.recipe, fields or {}), run.checkpoint.weights
     if recipe.sampler.stochastic:
         raise UserError("--sampler must be deterministic: fresh noise leads to other samples")
-    # With an `end`, only the first time of the run's grid is needed; the grid may not allow this many steps.
+    # If `end` is given, only the first time of the run's grid is needed. It is then taken from the grid of
+    # the run's reports, because a grid with `steps` times may not exist.
     first, last = choose_ends(recipe, max(steps, 2) if end is None else recipe.report.steps, end)
     check_times_between(steps, recipe.sampling_schedule, last, first)
     # If grids.json cannot be read, this fails now and not after the search.
@@ -101,9 +104,9 @@ def search_times(
 ) -> SearchedGrid:
     """Search for the times with the least error by coordinate descent.
 
-    The best named grid is mixed with each other grid, on the scale of log-SNR. Then each time in turn moves
-    towards a neighbour by a part of the gap. A change that lowers the error is kept; moves are halved when
-    no change lowers the error.
+    First the best named grid is mixed with each other named grid, on the scale of log-SNR. Then each time in
+    turn moves towards a neighbour by a part of the gap in log-SNR. A change that lowers the error is kept.
+    After a sweep over all times that lowers the error by at most 2 %, moves are halved.
 
     Args:
         steps: number of times, at least 3.
@@ -148,7 +151,7 @@ def search_times(
 def _descend(
     times: Tensor, best: float, schedule: Schedule, error: Callable[[Tensor], float]
 ) -> tuple[Tensor, float]:
-    """Move one time after another as long as this lowers the error; return times and error.
+    """Move one time after another, keep each move that lowers the error, and return times and error.
 
     `best` is the error of `times` at the start.
     """
@@ -169,6 +172,6 @@ def _descend(
 
 
 def _are_apart(times: Tensor, schedule: Schedule) -> bool:
-    """Return whether times strictly decrease, and no gap in log-SNR is smaller than `LEAST_GAP` allows."""
+    """Return whether times strictly decrease, and all gaps are at least `LEAST_GAP` times the mean gap."""
     gaps = schedule(times).log_snr.diff()
     return bool((times.diff() < 0).all() and gaps.min() >= LEAST_GAP * gaps.mean())

@@ -41,7 +41,7 @@ STEPS: dict[Method, int] = {"vlb": 1000, "ode": 50}
 
 @dataclass(frozen=True, repr=False)
 class Likelihood(Tabular):
-    """Bits per dimension (N,) float64 of N images, and how they were measured, as plain values."""
+    """The bits per dimension of N images, (N,) float64, and the record of how they were measured."""
 
     bits: Tensor
     record: dict[str, Any]
@@ -82,7 +82,7 @@ def bits_per_dim(
     seed: int = 0,
     progress: Progress = ignore_progress,
 ) -> Likelihood:
-    """Measure the bits per dimension of images under the model of a run; see `write_likelihood`.
+    """Measure the bits per dimension of images under the model of a run; `write_likelihood` saves them.
 
     If the run was trained with labels, each image is conditioned on the class that is named like its folder,
     or on no class if the run has no class of this name.
@@ -152,7 +152,7 @@ def measure_bits(
     first = earliest_time(pipeline.recipe)
     if method == "ode":
         return likelihood.flow_bits(denoise, x0, pixels, noise, steps, earliest=first)
-    # At high noise a small error of eps is a large error of x0, which then lies far outside [black, white].
+    # At high noise a small error of eps is a large error of x0, so x0 is clipped to [black, white].
     clipped = Clipped(denoise, *pipeline.pixels.bounds)
     times = likelihood.bound_times(steps, denoise.schedule, pixels, first)
     return likelihood.bound_bits(clipped, x0, pixels, times, noise, variance_of(pipeline))
@@ -175,7 +175,7 @@ def format_bits(bits: Tensor) -> str:
 
 
 def _check_choices(images: str | Path | Reference, method: str, n: int) -> Reference:
-    """Return the reference that names the images, after a check of the method and the number of images."""
+    """Check the method and the number of images, and return the reference that names the images."""
     check_count("n", n)
     if method not in STEPS:
         raise UserError(f"method must be {' or '.join(STEPS)}, got {method!r}{suggest(str(method), STEPS)}")
@@ -185,7 +185,7 @@ def _check_choices(images: str | Path | Reference, method: str, n: int) -> Refer
 def _choose_images(
     run: LoadedRun, reference: Reference, n: int, decoding: Callable[[int, int], None]
 ) -> ImageSet:
-    """Return the first `n` images of a reference in a random order, which is always the same."""
+    """Return `n` random images of a reference, or all if there are fewer; all calls draw the same images."""
     chosen = open_reference(run, reference, decoding)
     if not len(chosen.which):
         raise UserError(f"part {chosen.part} of {chosen.source} has no images")
@@ -197,13 +197,13 @@ def _report_images(progress: Progress, images: int, nfe: int, evaluations: int) 
 
 
 def _default_steps(method: Method, schedule: Schedule) -> int:
-    """Return the number of steps of a method, at most the entries of a tabulated schedule for "vlb"."""
+    """Return the default number of steps; for "vlb", at most the number of entries in a schedule's table."""
     steps = STEPS[method]
     return min(steps, schedule.entries or steps) if method == "vlb" else steps
 
 
 def _classes(run: LoadedRun, chosen: ImageSet) -> Tensor | None:
-    """Return the run's class of each image, by the name of its folder; None for a run without labels."""
+    """Return the class whose name is the folder name of each image; None for a run without labels."""
     classes = label_by_folder_name(run.recipe, run.classes, chosen.images, chosen.which)
     if classes is not None and (classes == NULL).any():
         check_unconditional(

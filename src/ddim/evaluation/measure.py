@@ -1,4 +1,4 @@
-"""Metrics of features, in the form of a record; and the metrics of real images against real images."""
+"""Compute the metrics in the record of an evaluation, and the same metrics for real images as a yardstick."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def measure_yardstick(
 ) -> dict[str, Any] | None:
     """Return the metrics of real images against the reference, as a yardstick for the metrics of samples.
 
-    These images are from the same source as the reference, but not in the reference: they are training images
-    if the reference is the held-out images. Their number equals the number of samples, because some metrics
-    depend on it. The result is kept in the cache.
+    The real images come from the same source as the reference, but are not part of it. For example, they are
+    training images if the reference is the held-out images. There are as many as samples, if the source has
+    enough, because some metrics depend on the number of images. The result is kept in the cache.
 
     Args:
         reference: the images that samples are compared with.
@@ -85,7 +85,8 @@ def measure_yardstick(
         progress: called with (done, total) while features are computed.
 
     Returns:
-        "images", "part", "sha256" and "metrics", as in a record; None if too few such images exist.
+        A dictionary with "images", "part", "sha256" and "metrics", as in a record; None if there are too few
+        samples or real images.
     """
     others = np.setdiff1d(np.arange(len(reference.images)), reference.which)
     if min(samples, len(others)) < LEAST:

@@ -51,7 +51,7 @@ class Memorisation(Tabular):
         verdict: the copies among the samples.
         gap: the gap between the errors on held-out and on training images; None if fewer than two images were
             held out.
-        duplicates: the held-out images that are training images too.
+        duplicates: the held-out images that equal or nearly equal a training image.
         folder: the folder of the record and the figure.
     """
 
@@ -61,7 +61,7 @@ class Memorisation(Tabular):
     folder: Path
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Return each sample: its seed, its closeness, whether it is a copy, its nearest training image."""
+        """Return one dictionary for each sample: seed, closeness, copy or not, nearest training image."""
         return read_json(self.folder / "record.json")["samples"]
 
     def __repr__(self) -> str:
@@ -167,7 +167,7 @@ def draw_pairs(verdict: Verdict, samples: np.ndarray, own: SplitImages, count: i
     notes = {"sample": [f"{closeness[k]:.2f}{' copy' if copies[k] else ''}" for k in worst]}
     names = [own.images.names[k] for k in which]
     files = [name.rsplit("/", 1)[-1] for name in names]
-    # Files in different folders may have the same name.
+    # Files in different folders may have the same name; then names with their folders are shown.
     names = files if len(set(files)) == len(set(names)) else names
     notes["nearest in\ntraining"] = charts.shorten_apart(names, 11)
     title = (
@@ -180,7 +180,7 @@ def draw_pairs(verdict: Verdict, samples: np.ndarray, own: SplitImages, count: i
 def memorisation_record(
     verdict: Verdict, seeds: list[int], own: SplitImages, gap: Gap | None, duplicates: Duplicates
 ) -> dict[str, Any]:
-    """Return the results as JSON: samples in the order of their seeds, and the names of training images."""
+    """Return the results as JSON; samples are in the order of their seeds, images are given by name."""
     matches, names = verdict.samples, own.images.names
     nearest_of = own.train[matches.neighbours.indices[:, 0]]
     rows = zip(seeds, matches.neighbours.closeness, matches.copies, nearest_of, strict=True)

@@ -57,8 +57,8 @@ def find_noise_range(images: Tensor, stds: Sequence[float]) -> NoiseRange:
         return divergence_from_noise(log_snr, spectrum, square, rows.shape[1]) - DISTINGUISHABLE
 
     farthest = torch.cdist(rows, rows).max().item()
-    # Rounding to steps q adds noise of deviation q / sqrt(12). In model units it is divided by a channel's
-    # deviation, so the widest channel has the finest noise.
+    # Rounding to steps of size q adds noise with standard deviation q / sqrt(12). Model units divide this by
+    # the standard deviation of the channel, so the channel with the largest one has the finest noise.
     rounding = 1 / 255 / math.sqrt(12) / max(stds)
     if excess(-EXTREME) > 0:
         noisiest = -EXTREME
@@ -73,7 +73,7 @@ def covariance_spectrum(rows: Tensor) -> tuple[Tensor, float]:
     """Return the min(N, d) largest eigenvalues of the covariance of rows (N, d), ascending, and |mean|^2."""
     mean = rows.mean(0)
     away = rows - mean
-    # The N x N matrix of inner products has the same eigenvalues as the d x d covariance.
+    # The N x N matrix of inner products has the same nonzero eigenvalues as the d x d covariance.
     spectrum = torch.linalg.eigvalsh(away @ away.T / (len(rows) - 1)).clamp(min=0)
     return spectrum[-rows.shape[1] :], mean.square().sum().item()
 
@@ -85,7 +85,7 @@ def divergence_from_noise(log_snr: float, spectrum: Tensor, square: float, dimen
 
     Args:
         log_snr: the log-SNR of the noisy images.
-        spectrum: eigenvalues of the covariance of the clean images; the rest of `dimensions` are 0.
+        spectrum: eigenvalues of the covariance of the clean images; the missing eigenvalues are 0.
         square: the squared norm of the mean of the clean images.
         dimensions: number of values in an image.
     """

@@ -65,7 +65,7 @@ class Evaluation(Tabular):
         return evaluation_name(self.record)
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Return each metric with its value and its 95 % confidence interval, None if it has no interval."""
+        """Return one dictionary for each metric: its value and the ends of its 95 % interval, or None."""
         entries = {metric.title: metric_entry(self.record, name) for name, metric in METRICS.items()}
         return [
             {"metric": title, "value": entry["value"], "low": entry.get("low"), "high": entry.get("high")}
@@ -88,7 +88,7 @@ class Evaluation(Tabular):
         return [f"note: {note}" for note in self.record.get("notes", [])]
 
     def value(self, metric: str) -> float | None:
-        """Return the value of a metric, None if the record has none.
+        """Return the value of a metric, None if the metric is not in the record.
 
         Raises:
             UserError: if there is no metric of this name.
@@ -96,7 +96,7 @@ class Evaluation(Tabular):
         return metric_entry(self.record, metric_name(metric)).get("value")
 
     def interval(self, metric: str) -> tuple[float, float] | None:
-        """Return the 95 % confidence interval of a metric, None if the record has none.
+        """Return the 95 % confidence interval of a metric, None if the record has no interval for it.
 
         Raises:
             UserError: if there is no metric of this name.
@@ -106,7 +106,7 @@ class Evaluation(Tabular):
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """Read an evaluation, given its record, its folder, or a run, whose newest evaluation is read.
+    """Return the evaluation at a path, which is a record, its folder, or a run with its newest evaluation.
 
     Raises:
         UserError: if there is no evaluation, or the record is damaged, of another type or of another schema.
@@ -116,7 +116,7 @@ def read_evaluation(path: Path) -> Evaluation:
         record = json.loads(file.read_bytes(), parse_constant=_refuse)
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from None
-    # A thousand brackets raise RecursionError.
+    # Deeply nested brackets raise RecursionError.
     except (ValueError, RecursionError):
         raise UserError(f"{file} is damaged: it is not JSON") from None
     if not isinstance(record, dict) or record.get("kind") != "evaluation":
@@ -135,7 +135,7 @@ def read_evaluation(path: Path) -> Evaluation:
 
 
 def is_sampling(found: object) -> bool:
-    """Return whether JSON, such as the record of `ddim sample`, says how images were sampled."""
+    """Return whether a value from a JSON file is a complete record of how images were sampled."""
     return isinstance(found, dict) and _fault(found, _SAMPLING) is None
 
 
@@ -145,9 +145,9 @@ def list_evaluations(run: Path) -> list[Path]:
 
 
 def metric_entry(record: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
-    """Return the entry of a metric: "value", and "low" and "high" if it has an interval; {} if missing.
+    """Return {"value": ...} of a metric, with "low" and "high" if it has an interval; {} if it is missing.
 
-    The interval in the record's entry of FID belongs to FID-infinity.
+    In the record, FID and FID-infinity share one entry, whose interval belongs to FID-infinity.
     """
     metrics = record["metrics"]
     fid = metrics.get("fid", {})
@@ -218,7 +218,7 @@ def _fault(record: dict[str, Any], wanted: dict[str, Any], path: str = "") -> st
 def _is(value: object, kind: Any) -> bool:  # noqa: ANN401  (a type, or [type])
     if isinstance(kind, list):
         return isinstance(value, list) and all(_is(item, kind[0]) for item in value)
-    # In Python True is an int; in JSON true is not a number.
+    # In Python True is an int, but in JSON true is not a number, so it is refused.
     return isinstance(value, kind) and not isinstance(value, bool)
 
 

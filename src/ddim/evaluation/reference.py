@@ -19,7 +19,7 @@ from ddim.runs.recipe import Data
 Part = Literal["valid", "train", "all"]
 
 BY_ARGUMENT = "with --data, or with `reference` in Python"
-"""How reference images are given, for messages."""
+"""Words for messages: how a user gives reference images."""
 
 
 @dataclass(frozen=True)

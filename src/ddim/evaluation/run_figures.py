@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ddim.runs.pipeline import Pipeline
 
 PHOTOGRAPH = Pixels.fixed(0.5, 0.25)
-"""Approximate mean and standard deviation of photographs, for an image without a training set."""
+"""Approximate mean (0.5) and standard deviation (0.25) of photographs, used if there is no training set."""
 
 
 def read_image(source: str, size: tuple[int, int]) -> Tensor:
@@ -75,7 +75,7 @@ def plot_forward(
     *,
     size: tuple[int, int] = (64, 64),
 ) -> Figure:
-    """Plot an image with the same noise at even times, under each schedule.
+    """Plot forward diffusion of one image and one noise, at evenly spaced times, with a row per schedule.
 
     Args:
         image: a tensor (1, C, H, W) in [0, 1]; an image file; or a folder, an archive or the name of a data
@@ -119,9 +119,9 @@ def plot_reverse(
 ) -> Figure:
     """Plot the reverse diffusion of one sample, and the forward diffusion of the finished sample.
 
-    Rows are the states x_t from noise to the sample, the clean image predicted from each, and the finished
-    sample with fresh noise. At most `columns` of the times are shown. If the run has labels, the sample of
-    seed s has class s % classes.
+    The three rows show the states x_t from noise to the sample, the clean image predicted from each state,
+    and the finished sample with fresh noise added. At most `columns` of the times are shown. If the run has
+    labels, the sample of seed s has class s % classes.
 
     Args:
         model: a run folder, a `Pipeline` from `load`, or a `Model`.
@@ -139,16 +139,16 @@ def plot_reverse(
     pipeline, states = open_pipeline(model), []
     label = choose_label(pipeline.recipe)
     generate(pipeline, [seed], steps, label=label, watch=lambda _, state: states.append(state))
-    # A state has the prediction from the state before it; the next state has the prediction from this one.
+    # A state holds the prediction from the previous state, so the prediction from a state is in the next one.
     shown = [(state.x, state.t, after.x0) for state, after in pairwise(states)]
     shown.append((states[-1].x, 0.0, states[-1].x0))
     which = np.unique(np.linspace(0, len(shown) - 1, min(columns, len(shown))).round().astype(int))
     kept = [shown[k] for k in which]
     sample = states[-1].x0.float().cpu()
-    # The added noise is fresh, because the sample depends on the noise from which it started.
+    # The sample depends on the noise from which sampling started, so independent noise is added to it.
     fresh = Noise([2**32 - 1 - seed]).like(sample)
     times = torch.tensor([t for _, t, _ in kept], dtype=torch.float64)
-    # A schedule may have noise at t = 0; the sample has none.
+    # A schedule may have noise at t = 0, so the last image is the sample itself, without added noise.
     back = add_noise(sample, fresh, pipeline.recipe.sampling_schedule, times[:-1], pipeline.pixels)
     rows = {
         "reverse:\nstate x_t": [pipeline.pixels.leave(x.float().cpu()) for x, _, _ in kept],
@@ -168,7 +168,7 @@ def plot_samplers(
     n: int = 16,
     progress: Progress = ignore_progress,
 ) -> Figure:
-    """Plot the error of every sampler and grid against its network evaluations.
+    """Plot the error of every sampler on every named grid against the number of network evaluations.
 
     Args:
         model: a run folder, a `Pipeline` from `load`, or a `Model`; None for a mixture of Gaussians, whose
@@ -263,7 +263,7 @@ def plot_losses(runs: str | Path | Sequence[str | Path]) -> Figure:
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
-    """Return the shortest path endings that are all different."""
+    """Return a name for each run: the shortest endings of the paths that are all different."""
     parts = 1
     while len({run.parts[-parts:] for run in runs}) < len(runs):
         parts += 1
@@ -275,7 +275,7 @@ def plot_logs(runs: Mapping[str, Log], tails: Mapping[str, Sequence[Log]] | None
 
     Args:
         runs: the lines of each log, from `ddim.runs.log.read_metrics`, keyed by the name of the run.
-        tails: further logs, keyed by the same names; they are drawn as thin lines in the same colours.
+        tails: further logs, keyed by the names of `runs`; they are drawn as thin lines in the run's colour.
 
     Raises:
         UserError: if a run has logged no loss yet.

@@ -1,4 +1,4 @@
-"""Open the run to whose folder results are added."""
+"""Load the run that is measured, and create a folder for the results."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def check_run_path(run: object) -> None:
 
 
 def load_given_run(run: str | Path | LoadedRun) -> LoadedRun:
-    """Return the run, loaded if a path is given.
+    """Return the loaded run; load it first if `run` is a path.
 
     Raises:
-        UserError: if it is neither a path nor the result of `load`, or has no checkpoint.
+        UserError: if `run` is neither a path nor the result of `load`, or has no checkpoint.
     """
     if isinstance(run, LoadedRun):
         return run
@@ -34,14 +34,14 @@ def load_given_run(run: str | Path | LoadedRun) -> LoadedRun:
 
 
 def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) -> LoadedRun:
-    """Return the run, loaded if a path is given, after checking that results can be written.
+    """Check that results can be written, and return the loaded run; load it first if `run` is a path.
 
     Args:
         run: a run folder, or the result of `load`.
         out: a new or empty folder for the results; None for a new folder in the run folder.
 
     Raises:
-        UserError: if `out` cannot be made, or is None and the run is not a run folder but a checkpoint.
+        UserError: if `out` cannot be made, or if `out` is None and `run` is the path of a checkpoint.
     """
     if not isinstance(run, LoadedRun):
         check_run_path(run)

@@ -1,9 +1,9 @@
-"""Features of a run's samples: each part is made once, and then read from the cache folder.
+"""Compute the features of a run's samples part by part, and keep each part in the cache folder.
 
 A part is a batch of samples of consecutive seeds. Parts are kept under a hash of everything on which their
 features depend. Therefore a stopped evaluation continues where it stopped, and an evaluation of more samples
-makes only the new samples. The parts of an evaluation are the same with and without a cache, so its numbers
-are bit-identical.
+makes only the new samples. Samples are divided into the same parts whether or not they are in the cache, so
+the metrics are bit-identical in both cases.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from ddim.runs.provenance import sample_conditions
 
 @dataclass(frozen=True)
 class Part:
-    """Some of the images that are evaluated, in their order.
+    """A batch of the images that are evaluated, with their features.
 
     Attributes:
         features: (B, dimensions) float32.
         images: (B, C, H, W) uint8; None if the features are from the cache and images were not asked for.
         nfe: network evaluations per image.
-        sampling: seconds of sampling.
+        sampling: seconds that sampling took.
         kept: whether the features are from the cache.
     """
 
@@ -55,7 +55,7 @@ class Part:
 
 @dataclass(frozen=True)
 class SampledParts:
-    """Samples of a run, to be made part by part.
+    """Samples of a run; a call makes them and their features part by part.
 
     Attributes:
         pipeline: the run.
@@ -78,7 +78,7 @@ class SampledParts:
     def __call__(self, extractor: Extractor, shown: int) -> Iterator[Part]:
         """Yield the parts in the order of the seeds; the parts of the first `shown` samples have images.
 
-        Several processes share the parts, and each yields all of them.
+        If there are several processes, they share the work, but each process yields all parts.
 
         Raises:
             UserError: if the cache folder cannot be written.

@@ -6,8 +6,8 @@ with a schedule sigma(t) and a scaling s(t). This x follows (eq. 81)
 
     dx/dt = (s' / s + sigma' / sigma) x - (sigma' s / sigma) D(x / s; sigma).
 
-With an exact solver, all choices lead to equal samples; with large steps they do not. Here sigma stands for
-sigma / alpha of the model's own schedule: the noise that is added to an image of weight 1.
+With an exact solver, all choices lead to equal samples; with large steps, the samples differ. Here sigma
+stands for sigma / alpha of the model's own schedule: the standard deviation of the noise in x_t / alpha.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ DISCRETISATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], 
     "ve": (torch.log, torch.exp),
     "iddpm": (torch.atan, torch.tan),
 }
-"""Functions of sigma in which noise levels are equally spaced, and their inverses, keyed by discretisation.
+"""A function f of sigma and its inverse, for each discretisation: f of its noise levels is equally spaced.
 
-See table 1, time steps. For iDDPM the function is the angle of the cosine schedule, without the offset and
-the rounding of its table."""
+See table 1, time steps. For iDDPM, f is the angle of the cosine schedule, without the offset and the rounding
+of its table."""
 
 
 def discretise(name: str, steps: int, schedule: Schedule, end: float, first: float = 1.0) -> Tensor:
@@ -100,7 +100,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Flow(Sampler):
-    """Euler's or Heun's method on the flow under a choice of sigma(t) and s(t) (algorithm 1).
+    """Solve the flow by Euler's or Heun's method, for a choice of sigma(t) and s(t) (algorithm 1).
 
     Args:
         order: 1 for Euler's method, 2 for Heun's method.
@@ -113,7 +113,7 @@ class Flow(Sampler):
     scaling: Literal["none", "vp"] = "none"
 
     def evaluations(self, levels: int) -> int:
-        """Return the number of network evaluations of a sampling run; see `Sampler`."""
+        """Return the number of network evaluations of sampling at `levels` times; see `Sampler`."""
         return self.order * (levels - 1) + 1
 
     @torch.no_grad()
@@ -222,7 +222,7 @@ def ablate_sampler(
         UserError: if the schedule is a table with too few different noise levels.
     """
     check_count("seeds", seeds)
-    # Heun's method needs 3 evaluations for two times.
+    # Heun's method needs 3 evaluations for a grid of two times, the smallest grid.
     check_count("evaluations", evaluations, 3)
     schedule = pipeline.recipe.sampling_schedule
     first, end = choose_ends(pipeline.recipe, pipeline.recipe.report.steps, end)

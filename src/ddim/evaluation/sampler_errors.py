@@ -58,7 +58,7 @@ class SamplerError:
 
 
 def count_levels(sampler: Sampler, nfe: int) -> int:
-    """Return the largest number of times, at least 2, that needs at most `nfe` network evaluations."""
+    """Return the largest number of times that costs at most `nfe` network evaluations, but at least 2."""
     return max([2, *(n for n in range(2, nfe + 1) if sampler.evaluations(n) <= nfe)])
 
 
@@ -159,7 +159,10 @@ def sampling_error_of_run(
 
 
 def sampling_error_of_oracle(law: Mixture, x: Tensor, end: float) -> SamplingError:
-    """Return a function that measures the error of an oracle's samples, from x (B, C, H, W) to time `end`."""
+    """Return a function that measures the error of an oracle's samples against a reference.
+
+    Sampling goes from x (B, C, H, W) at t = 1 to the time `end`.
+    """
 
     def sample(sampler: Sampler, times: Tensor) -> Tensor:
         return final_sample(law, last_state(sampler(law, x, times, Noise(range(len(x))))))

@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 DEFAULT: dict[str, Schedule] = {"cosine": Cosine(), "linear": Linear(), "linear_beta": LinearBeta()}
-"""The schedules that are plotted by default: two schedules with the bounds of torch/luz, and DDPM's."""
+"""The schedules plotted by default: two with the bounds of torch/luz, and DDPM's in continuous time."""
 
 KNOWN: dict[str, Any] = {name: kind() for name, kind in SCHEDULES.items()}
 """All schedules that can be plotted, keyed by name."""
 
 
 Shown = Mapping[str, Schedule] | Sequence[str | Schedule] | str | Schedule
-"""Schedules to plot: a dictionary keyed by the names in the figure, a list of names and schedules, or one."""
+"""A name or a schedule to plot, a list of them, or a dictionary of schedules keyed by names in the figure."""
 
 
 def name_schedules(shown: Shown) -> dict[str, Schedule]:
-    """Return schedules keyed by name; one in a list is named like "cosine start 0.02"."""
+    """Return schedules keyed by name; a schedule that has no name is named like "cosine start 0.02"."""
     if isinstance(shown, Mapping):
         return dict(shown)
     named = {}
@@ -53,8 +53,8 @@ def plot_schedules(schedules: Shown = DEFAULT, points: int = 1001) -> Figure:
     """Plot alpha, sigma and log-SNR of schedules at `points` evenly spaced times from 0 to 1.
 
     Schedules can be names and objects: `plot_schedules(["cosine", ddim.Linear(clip="powers")])`.
-    Plateaus at t = 0 and t = 1 are drawn thick. A note states the share of times on each of them, which
-    training spends on a single noise level. Other notes name schedules that are not clean at t = 0, and
+    Plateaus at t = 0 and t = 1 are drawn thick. A note states the share of times on each plateau: training
+    spends this share on a single noise level. Other notes name schedules that are not clean at t = 0, and
     explain the dotted lines: the bounds of the torch/luz repository and the Keras example.
     """
     shown, t = name_schedules(schedules), torch.linspace(0, 1, points, dtype=torch.float64)
@@ -68,7 +68,7 @@ def plot_schedules(schedules: Shown = DEFAULT, points: int = 1001) -> Figure:
     figure = charts.new_figure(14.0, 4.6)
     for k, (axes, (title, values)) in enumerate(zip(figure.subplots(1, 3), panels.items(), strict=True)):
         series = {name: (t.numpy(), _leave_gaps(value)) for name, value in values.items()}
-        # The sigma of a schedule that keeps the image at full size grows far beyond 1.
+        # If a schedule keeps alpha = 1, its sigma grows far beyond 1, and the panel gets a log scale.
         log = k == 1 and any(value.max() > 1 for value in values.values())
         if log:
             series = {name: (x, np.where(y > 0, y, np.nan)) for name, (x, y) in series.items()}
@@ -82,7 +82,7 @@ def plot_schedules(schedules: Shown = DEFAULT, points: int = 1001) -> Figure:
         )
         lines = axes.get_lines()
         if {"linear", "linear_beta"} <= series.keys():
-            # The table and the continuous form of DDPM's schedule overlap.
+            # The table and the continuous form of DDPM's schedule overlap, so one line is dashed.
             lines[[*series].index("linear_beta")].set_linestyle((0, (4, 2.5)))
         for line, shares in zip(lines, plateau_shares.values(), strict=True):
             _thicken(axes, line, shares)
@@ -140,7 +140,7 @@ def choose_schedules(names: Sequence[str], changes: Mapping[str, str]) -> dict[s
         name: load_value(
             {"kind": name, **{k: v for k, v in changes.items() if k in known[name]}}, Schedule, "schedule"
         )
-        # The order is always the same, because later lines cover earlier lines.
+        # Later lines cover earlier lines, so the order is that of `KNOWN`, whatever the order of `names`.
         for name in KNOWN
         if name in known
     }
@@ -154,7 +154,7 @@ def _thicken(axes: Axes, line: Line2D, shares: tuple[float, float]) -> None:
 
 
 def end_shares(schedule: Schedule) -> tuple[float, float]:
-    """Return the shares of [0, 1] over which the noise level is constant, next to t = 0 and next to t = 1."""
+    """Return the shares of times on the plateau at t = 0 and on the plateau at t = 1; 0 without a plateau."""
     found = plateaus(schedule)
     first, last = schedule(torch.tensor([0.0, 1.0])).log_snr.tolist()
     return found.get(first, 0.0), found.get(last, 0.0)
@@ -203,10 +203,10 @@ def plot_embedding(width: int = 32, max_frequency: float = 1000.0) -> Figure:
 
 
 def blur_embedding(net: Sinusoidal, end: float, pixels: int) -> Tensor:
-    """Return the embedding (pixels, width) at the middle of each of `pixels` parts of [0, end], blurred.
+    """Return the blurred embedding (pixels, width) at the middles of `pixels` equal parts of [0, end].
 
-    The blur is a Gaussian of 0.6 parts, in closed form: a sinusoid of angular speed w is scaled by
-    exp(-(0.6 w end / pixels)^2 / 2).
+    The blur is a Gaussian with a standard deviation of 0.6 parts, in closed form: a sinusoid of angular speed
+    w is scaled by exp(-(0.6 w end / pixels)^2 / 2).
     """
     at = (torch.arange(pixels, dtype=torch.float64) + 0.5) * end / pixels
     fading = (-((0.6 * end / pixels * net.speeds) ** 2) / 2).exp()

@@ -57,14 +57,16 @@ class Samples:
         steps: sampling steps.
         seed: the samples have seeds `seed` ... `seed` + `count` - 1.
         weights: "ema", "raw", or the name of another EMA of the run.
-        fields: changes of the recipe's sampler, grid, clip and sampled_on, as `override` takes them. Unless
-            they name a grid, the times that a search saved for this sampler and number of steps are used.
+        fields: changes of the recipe's sampler, grid, clip and sampled_on, as `override` takes them. If they
+            contain neither grid nor sampled_on, times that `ddim search` saved for this sampler and number
+            of steps are used, if there are any.
         device: where to sample; by default the device that the run was trained on.
         threads: processor threads of sampling; by default as many as in the training.
         label: a class by name or index, or "all" to cycle through the classes; None for no class.
         guidance: classifier-free guidance scale; 1 turns guidance off.
         sampler: the sampler or its name; None for the sampler in `fields` or in the recipe.
-        grid: the grid of times or its name; None for the grid in `fields`, from a search, or in the recipe.
+        grid: the grid of times or its name. None means the grid in `fields`, else the searched grid, else
+            the grid of the recipe.
 
     Raises:
         UserError: if a number is too small or too large.
@@ -104,11 +106,11 @@ class Subject:
     """Images to be evaluated, and the images with which they are compared.
 
     Args:
-        source: the run, folder or archive, as it was named.
+        source: the run, folder or archive, as the user named it.
         count: number of images.
-        parts: makes the images and their features part by part; called with the extractor and the number of
-            first images that are shown.
-        reference: the images with which they are compared.
+        parts: a function that yields the images and their features part by part. Its arguments are the
+            extractor and a number n: the first n images are shown, so their parts must contain the images.
+        reference: the images with which the images of the subject are compared.
         sampling: the record of sampling, as JSON; None if the images have no such record.
         home: the folder in which the folder of an evaluation is made.
         stem: the start of the name of the evaluation's folder, before its number.
@@ -126,12 +128,12 @@ class Subject:
 
     @property
     def sampled(self) -> bool:
-        """Whether the images are sampled now, and not read."""
+        """Whether the images are samples of a run, whose sampling all processes share."""
         return isinstance(self.parts, SampledParts)
 
     @property
     def summary(self) -> str:
-        """One line about the images and the images with which they are compared."""
+        """One line that describes the images and their reference."""
         of = self.reference
         pairs = f"{self.count:,} images against {describe_part(len(of.which), of.part, of.source)}"
         if self.sampling is None:
@@ -197,17 +199,17 @@ def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Pr
 
 
 def _find_home(path: Path) -> tuple[Path, str]:
-    """Return the folder of the evaluations of a run or checkpoint, and the start of their names."""
+    """Return the folder for evaluations of a run or checkpoint, and the start of their folder names."""
     if not (path / MANIFEST).is_file():
         return path / FOLDER, ""
-    # Nothing is added to a checkpoint; the folder of its run is two above.
+    # Nothing is added to a checkpoint. For RUN/checkpoints/NAME, the evaluation is added to RUN.
     folder = path.resolve()
     in_run = folder.parent.name == "checkpoints"
     return (folder.parents[1] / FOLDER, "") if in_run else (Path(FOLDER), f"{folder.name}-")
 
 
 def count_evaluations(pipeline: Pipeline, samples: Samples) -> int:
-    """Return the network evaluations that each sample will take (NFE)."""
+    """Return the number of network evaluations that each sample needs (NFE)."""
     return pipeline.recipe.sampler.evaluations(samples.steps) * (1 if samples.guidance == 1 else 2)
 
 
@@ -222,7 +224,7 @@ def _prepare(pipeline: P, samples: Samples) -> tuple[P, Label]:
 
 
 def _sample_model(pipeline: Pipeline, samples: Samples, reference: Reference, progress: Progress) -> Subject:
-    """Return samples of a model in memory. Their features are not cached: the weights may have changed."""
+    """Return samples of a model in memory; features are not cached, because its weights may have changed."""
     shape, decoding = pipeline.model.shape, partial(progress, READING)
     home, stem = Path(FOLDER), "model-"
     if isinstance(pipeline, LoadedRun):
@@ -248,10 +250,10 @@ def _sample_model(pipeline: Pipeline, samples: Samples, reference: Reference, pr
 
 
 def _count_images(found: int, n: int | None) -> int:
-    """Return how many of the images that were found are used: the first `n`, or all if it is None.
+    """Return the number of images to use: `n`, or the number `found` if `n` is None.
 
     Raises:
-        UserError: if there are fewer than `n`.
+        UserError: if `n` is larger than `found`.
     """
     if n is not None and n > found:
         raise UserError(f"n must be at most the number of images, {found:,}, or left out, got {n:,}")
@@ -314,9 +316,10 @@ def _first_size(source: Path) -> tuple[int, int]:
 
 
 def _select_samples(source: Path, images: Images) -> tuple[np.ndarray, dict[str, Any] | None]:
-    """Return the indices of the samples, and how they were sampled if a record says so, else None.
+    """Return the indices of the samples in a source, and the record of how they were sampled, or None.
 
-    In a folder of `ddim sample` the samples are the files named by seed, in this order, without the sheet.
+    In a folder that `ddim sample` wrote, the samples are the files that are named by a seed, in the order of
+    the seeds; the sheet is left out.
     """
     if not (source / "record.json").is_file():
         return np.arange(len(images)), None

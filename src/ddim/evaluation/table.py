@@ -28,10 +28,10 @@ class TableCell:
 
     Attributes:
         choice: the values of the choices, keyed by name.
-        row: the name of its row: the choices that differ, other than steps.
-        column: the name of its column, such as "10 steps"; "" if the table has one column.
+        row: the name of the row, made of the choices that differ between rows.
+        column: the name of the column, such as "10 steps"; the metric's title if the table has one column.
         evaluation: the evaluation.
-        difference: its difference from the first row of the same column, or the reason why it is not known;
+        difference: the difference from the first row of the same column, or the reason why it is not known;
             None in the first row.
     """
 
@@ -47,8 +47,8 @@ class EvaluationTable(Tabular):
     """Evaluations of all combinations of choices; see `ddim.evaluation.tabulate.tabulate`.
 
     Attributes:
-        metric: the metric that is shown; the evaluations have all of them.
-        cells: the combinations, column by column within each row.
+        metric: the metric that is shown; the evaluations contain all metrics.
+        cells: the cells, row by row.
         notes: sentences about numbers that are easily misread.
     """
 
@@ -90,7 +90,7 @@ class EvaluationTable(Tabular):
 
     @property
     def yardstick(self) -> Mapping[str, Any] | None:
-        """The entry of the metric for real images in place of samples; None if it was not measured."""
+        """The metric of real images in place of samples, see `metric_entry`; None if it was not measured."""
         found = self.cells[0].evaluation.record.get("yardstick")
         return (metric_entry(found, self.metric) or None) if found else None
 
@@ -106,14 +106,14 @@ class EvaluationTable(Tabular):
         return len(known) > 1 and self._value(cell) == best(known)
 
     def value_rows(self, best: str = "* {}") -> list[list[str]]:
-        """Return for each row its name and its values as text, with half of the 95 % confidence interval.
+        """Return each row as text: its name, and its values with half of their 95 % confidence intervals.
 
-        `best` is the form of the best value of a column.
+        `best` is the format of the best value of a column; {} stands for the value.
         """
         return self._text_rows(lambda cell: _mark(self.format_cell(cell), best, self.is_best(cell)))
 
     def difference_rows(self) -> list[list[str]]:
-        """Return for each row but the first its name and its differences from the first row, as text.
+        """Return each row except the first as text: its name, and its differences from the first row.
 
         A difference that is not distinguishable from 0 at 95 % is in brackets.
         """
@@ -217,7 +217,7 @@ def format_difference(difference: Difference | str | None) -> str:
 
 
 def _digits(value: float) -> int:
-    """Return the number of decimals: fewer in large numbers, such as a FID of several hundred."""
+    """Return the number of decimals: 4 below 10, and 2 for larger numbers, such as a FID of some hundred."""
     return 4 if abs(value) < 10 else 2
 
 

@@ -33,7 +33,7 @@ _FORMS = {
     "samples": "ddim.Samples, such as ddim.Samples(n=1000)",
     "reference": 'ddim.Reference, such as ddim.Reference("photos/")',
 }
-"""How the arguments of `tabulate` are given, for messages."""
+"""The form of each argument of `tabulate`, for error messages."""
 
 
 @with_bar
@@ -50,8 +50,8 @@ def tabulate(
     """Evaluate a run under every combination of choices of sampling, with equal seeds.
 
     Equal seeds start from equal noise, and therefore differences within a column are paired. Each combination
-    is one evaluation in RUN/evaluations. Evaluations that exist already are not repeated: repeat a call that
-    was stopped to continue it, or add values of a choice to add their evaluations.
+    is one evaluation in RUN/evaluations. Evaluations that exist already are not repeated. To continue a call
+    that was stopped, repeat it. If you add values of a choice, only their combinations are evaluated.
 
     Args:
         source: a run folder or checkpoint.
@@ -66,7 +66,7 @@ def tabulate(
         A table with a column for each number of steps, and a row for each combination of the other choices.
 
     Raises:
-        UserError: if a choice does not exist or a combination is invalid; this is checked first.
+        UserError: if a choice does not exist or a combination is invalid; no evaluation has begun then.
 
     Example:
         >>> table = ddim.tabulate(run, {"steps": [10, 20, 50], "sampler.eta": [0, 0.5, 1]})
@@ -111,7 +111,10 @@ def _count_evaluations(source: Path, planned: Sequence[Samples]) -> list[int]:
 
 
 def _report_sum(progress: Progress, works: Sequence[int], k: int) -> Progress:
-    """Return a callback for evaluation `k` that reports the network evaluations of the whole table."""
+    """Return a callback for evaluation `k` that reports the network evaluations of the whole table.
+
+    `works` has the number of network evaluations that each evaluation of the table needs.
+    """
 
     def report(what: str, done: float, total: int) -> None:
         if what == "samples":
