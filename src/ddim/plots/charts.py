@@ -29,7 +29,7 @@ DPI = 160
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Create an empty figure of this size in inches; matplotlib fits panels and labels into it."""
+    """Return an empty figure of this size in inches; matplotlib fits panels and labels into the figure."""
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     from ddim.plots.figure import Chart
@@ -39,7 +39,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def rasterise(figure: Figure) -> np.ndarray:
-    """Render a figure as pixels (H, W, 3) uint8, the same pixels that `save_figure` writes."""
+    """Return the pixels (H, W, 3) uint8 of a figure, the same as in a PNG file from `save_figure`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -48,7 +48,7 @@ def rasterise(figure: Figure) -> np.ndarray:
 
 
 ENDINGS = (".png", ".svg", ".pdf")
-"""The formats of figures."""
+"""The endings of the files in which a figure can be saved."""
 
 
 def save_figure(path: str | Path, figure: Figure) -> None:
@@ -66,7 +66,8 @@ def save_figure(path: str | Path, figure: Figure) -> None:
 
     content, vector = io.BytesIO(), path.suffix.lower().removeprefix(".")
     date = {"svg": "Date", "pdf": "CreationDate"}[vector]
-    # Text stays text, and names inside the file do not depend on chance.
+    # Text is stored as text and not as outlines. Names inside the file are fixed, so equal figures give equal
+    # files.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": MARK, "pdf.fonttype": 42}):
         figure.savefig(content, format=vector, dpi=DPI, metadata={date: None})
     write_atomic(path, content.getvalue())
@@ -171,10 +172,14 @@ class Interval:
 
 
 def plot_intervals(panels: Mapping[str, Mapping[str, Sequence[Interval]]]) -> Figure:
-    """Return a figure of intervals, one panel for each title, with the same named rows from top to bottom.
+    """Return a figure with intervals in one or more panels.
 
     An interval is a horizontal line with a dot at its value. Several intervals of one row are drawn just
     below each other.
+
+    Args:
+        panels: the rows of each panel, keyed by its title. The rows are keyed by their names, which are the
+            same in all panels, and each row holds intervals.
     """
     names = list(next(iter(panels.values())))
     figure = new_figure(2.2 + 2.6 * len(panels), 0.9 + 0.42 * len(names))
@@ -190,7 +195,7 @@ def plot_intervals(panels: Mapping[str, Mapping[str, Sequence[Interval]]]) -> Fi
         axes.grid(axis="x", color="#e6e6e6", linewidth=0.7)
         axes.locator_params(axis="x", nbins=5)
         axes.set_ylim(len(names) - 0.5, -0.5)
-        # Names such as "$1" are not formulas.
+        # Without `parse_math=False`, a name such as "$1" could be drawn as a formula.
         labels = [shorten(name) for name in names] if axes.get_subplotspec().is_first_col() else []
         axes.set_yticks(range(len(names)) if labels else [], labels, parse_math=False)
     return figure
@@ -266,14 +271,14 @@ def _name_ends(axes: Axes) -> None:
             ends.append((y[finite[-1]], line))
     apart = 13 / 72 * DPI / axes.bbox.height  # a line of text is 13 points high
     axes.get_ylim()  # matplotlib computes the limits only when they are asked for
-    # Heights are shares of the panel; its y axis may be logarithmic.
+    # Heights are fractions of the height of the panel, because the y axis may be logarithmic.
     scale = axes.transScale + axes.transLimits
     heights = move_apart([scale.transform((1, y))[1] for y, _ in ends], apart)
     for height, (_, line) in zip(heights, ends, strict=True):
         # y is in data units, so that a name stays at its line if the caller changes the limits of the panel.
         y, spot = scale.inverted().transform((0.5, height))[1], axes.get_yaxis_transform()
         style = {"color": line.get_color(), "fontsize": 9.5, "va": "center"}
-        # Names such as "$1" are not formulas.
+        # Without `parse_math=False`, a name such as "$1" could be drawn as a formula.
         axes.text(1.015, y, shorten(str(line.get_label())), transform=spot, parse_math=False, **style)
 
 
@@ -286,8 +291,8 @@ def shorten(name: str, most: int = 28) -> str:
 def shorten_apart(names: Sequence[str], most: int) -> list[str]:
     """Return names cut to at most `most` characters so that different names stay different.
 
-    Names are cut in the middle if possible, and otherwise where they differ. If even that does not keep them
-    apart, they are longer than `most`.
+    Names are cut in the middle if possible. Otherwise the part where they differ is kept. If the names would
+    still be equal, they get more characters than `most`.
     """
     while True:
         for tail in sorted(range(most), key=lambda tail: abs(tail - most // 2)):

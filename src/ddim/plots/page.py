@@ -1,6 +1,6 @@
 """Pages: a list of blocks, rendered as a self-contained HTML file, and as Markdown with a folder of images.
 
-The text of blocks is plain text. Both templates escape it, so that no text is interpreted as markup.
+Blocks contain plain text. Both templates escape this text, so that it is never interpreted as markup.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Strips:
-    """Wide images, one in each row, to the right of a name: (name, PNG file)."""
+    """Wide images, one below the other; each row is a pair (name on the left, PNG file)."""
 
     rows: Sequence[tuple[str, str]]
 
@@ -78,7 +78,7 @@ Block = Heading | Text | Table | Picture | Strips | Folded
 
 
 def check_page_path(out: str | Path) -> None:
-    """Check that a page can be written to `out` and would replace no files except an earlier page.
+    """Check that a page can be written to `out`, and that it would replace only an earlier page.
 
     An existing folder of images is accepted only if a page of this library lies beside it.
 
@@ -120,7 +120,8 @@ def save_page(
     check_page_path(out)
     folder = _image_folder(out)
     pages = to_html(title, blocks, images), to_markdown(title, blocks, folder.name)
-    # Pages are written before images, because `check_page_path` refuses images without a page.
+    # Pages are written before images: after an interruption, `check_page_path` would refuse a folder
+    # of images that has no page beside it.
     for path, page in zip(_files(out), pages, strict=True):
         write_atomic(path, page.encode())
     make_folder(folder)
@@ -130,14 +131,14 @@ def save_page(
 
 
 def to_html(title: str, blocks: Sequence[Block], images: Mapping[str, bytes]) -> str:
-    """Render a self-contained HTML page; `images` is the content of its PNG files, keyed by file name."""
+    """Return a self-contained HTML page; `images` is the content of its PNG files, keyed by file name."""
     data = {name: f"data:image/png;base64,{base64.b64encode(png).decode()}" for name, png in images.items()}
     return _render("page.html", title, blocks, {"images": data}, autoescape=True)
 
 
 def to_markdown(title: str, blocks: Sequence[Block], folder: str) -> str:
-    """Render a page as Markdown; its images are in `folder`, in the same folder as the page."""
-    # Markdown has nothing that folds.
+    """Return a page as Markdown; its images are in `folder`, which lies beside the file of the page."""
+    # Markdown has no blocks that can be folded, so their contents are shown under a heading.
     flat: list[Block] = []
     for block in blocks:
         flat += [Heading(block.title), *block.blocks] if isinstance(block, Folded) else [block]
@@ -168,13 +169,13 @@ def _render(
         undefined=StrictUndefined,
         **options,
     )
-    # A template cannot ask for the type of a block itself.
+    # Jinja2 has no test for the class of a block, so templates get the test `a`.
     environment.tests["a"] = lambda block, kind: type(block).__name__ == kind
     return environment.get_template(template).render(title=title, blocks=blocks, mark=MARK, **values)
 
 
 def _escape_markdown(value: str) -> str:
-    """Return the text on one line, with all special characters of Markdown escaped."""
+    """Return the text on one line, with all special characters of Markdown escaped, except in a `_Link`."""
     if isinstance(value, _Link):
         return value
     return re.sub(r"([\\`*_{}\[\]()#+!|<>~&$])", r"\\\1", " ".join(value.split()))

@@ -38,7 +38,7 @@ GAP = 2
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """Convert images (B, C, H, W), in [0, 1] or uint8, to (B, H, W, C) uint8.
+    """Return images (B, C, H, W), in [0, 1] or uint8, as (B, H, W, C) uint8.
 
     Values are clamped to [0, 1] and rounded to 256 levels; NaN becomes 0.
 
@@ -59,7 +59,7 @@ def check_images(images: Tensor, what: str = "images") -> None:
 
     Args:
         images: uint8, or floats in [0, 1].
-        what: the subject of the message.
+        what: the name of the images in the message.
 
     Raises:
         UserError: if the values are of another type, outside [0, 1] or NaN; the message says how to convert
@@ -105,7 +105,7 @@ def make_sheet(images: Tensor, columns: int | None = None, gap: int = GAP) -> np
 def sheet(
     images: Tensor | Sequence[Tensor], columns: int | None = None, *, zoom: int | None = None
 ) -> Image.Image:
-    """Arrange images on one sheet, row by row from the top left. A notebook shows the sheet as a picture.
+    """Return one sheet of images, row by row from the top left. A notebook shows the sheet as a picture.
 
     Args:
         images: (B, C, H, W), (C, H, W) or a sequence of (C, H, W), in [0, 1] or uint8.
@@ -128,11 +128,11 @@ def sheet(
 
 
 def enlarge(pixels: np.ndarray, zoom: int | None = None) -> np.ndarray:
-    """Enlarge an image (H, W, C) by an integer factor, so that each pixel becomes a square.
+    """Return an image (H, W, C) that is enlarged by an integer factor, so that each pixel becomes a square.
 
     Args:
         pixels: the image.
-        zoom: the factor; by default the factor with which the longer side is nearest to 800 pixels.
+        zoom: the factor; by default the longer side gets about 800 pixels.
 
     Raises:
         UserError: for the reason given in `check_zoom`.
@@ -153,20 +153,20 @@ def check_zoom(zoom: int | None) -> None:
 
 
 def make_strip(cells: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Arrange images (h, w, 3) uint8 in one row and enlarge them; None if there is no image."""
+    """Return images (h, w, 3) uint8 in one row, enlarged; None if there is no image."""
     if not cells:
         return None
     height, width, _ = cells[0].shape
     strip = np.full((height, len(cells) * (width + GAP) - GAP, 3), 255, np.uint8)
     for k, cell in enumerate(cells):
         strip[:, k * (width + GAP) : k * (width + GAP) + width] = cell
-    # All strips of a page have images of the same size, whatever their number.
+    # The factor depends only on the width of an image, so images look equally large in all strips of a page.
     scale = max(1, SHEET // (COLUMNS * width))
     return enlarge(strip, scale)
 
 
 def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
-    """Split a sheet into its images (height, width, C), row by row.
+    """Return the images (height, width, C) of a sheet, row by row.
 
     Args:
         sheet: a sheet from `make_sheet`, which may be enlarged.
@@ -196,7 +196,7 @@ def read_sheet(path: Path, height: int, width: int) -> list[np.ndarray]:
 
 
 def blend_alpha(pixels: np.ndarray) -> np.ndarray:
-    """Convert images (..., H, W, 1, 3 or 4) uint8 to RGB (..., H, W, 3).
+    """Return images (..., H, W, 1, 3 or 4) uint8 as RGB (..., H, W, 3).
 
     Gray is repeated. RGBA is composited on a light checkerboard, so that white on transparent is visible.
     """
@@ -244,7 +244,7 @@ def save_film(
     Args:
         path: the path of the file.
         frames: images (H, W, 1, 3 or 4) uint8, all of one size.
-        seconds: duration of all frames except the last, which is shown for another `seconds` / 2.
+        seconds: duration of all frames except the last. The last frame is then shown for `seconds` / 2.
         zoom: see `enlarge`.
 
     Raises:
@@ -284,7 +284,8 @@ def check_picture_path(
         replace: whether an existing file may be replaced.
 
     Raises:
-        UserError: if `path` has another ending, its folder does not exist, or it exists.
+        UserError: if `path` has another ending, its folder does not exist, it is a folder, or it is a file
+            that may not be replaced.
     """
     path = Path(path)
     if path.suffix.lower() not in endings:

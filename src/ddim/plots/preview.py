@@ -16,12 +16,12 @@ PREVIEW = 24
 
 
 def arrange_preview(images: Sequence[np.ndarray], columns: int, rows: int = 1) -> np.ndarray:
-    """Arrange the first images (H, W, C) uint8 for `render_preview`, so large that they can be recognised.
+    """Return rows of images as one image (H', W', 3) uint8 for `render_preview`.
 
-    Images wider than `PREVIEW` are reduced to this width.
+    Images wider than `PREVIEW` are reduced to this width, at which they can still be recognised.
 
     Args:
-        images: the images; images that do not fit are left out.
+        images: the images (H, W, C) uint8; images that do not fit are left out.
         columns: the width of the preview, in characters of the terminal.
         rows: the largest number of rows of images.
     """
@@ -38,11 +38,11 @@ def arrange_preview(images: Sequence[np.ndarray], columns: int, rows: int = 1) -
 
 
 def render_preview(pixels: np.ndarray, columns: int) -> str:
-    """Render an image (H, W, 1, 3 or 4) uint8 as text with at most `columns` characters per line.
+    """Return an image (H, W, 1, 3 or 4) uint8 as text with at most `columns` characters per line.
 
     Each character shows two pixels: a half block in the colour of the upper pixel, on a background in the
     colour of the lower pixel. Wider images are downsampled. Colours are exact if COLORTERM says that the
-    terminal supports it; otherwise the nearest of 216 colours is used.
+    terminal supports this; otherwise the nearest of 216 colours is used.
     """
     pixels = blend_alpha(pixels)
     height, width = pixels.shape[:2]
@@ -76,7 +76,7 @@ def can_preview(stream: IO[str]) -> bool:
 
 
 def _has_exact_colours() -> bool:
-    # Windows Terminal sets no COLORTERM.
+    # Windows Terminal has exact colours, but it sets WT_SESSION in place of COLORTERM.
     return os.environ.get("COLORTERM") in ("truecolor", "24bit") or "WT_SESSION" in os.environ
 
 

@@ -81,7 +81,7 @@ SHOWN = 24
 
 
 def format_rows(rows: Sequence[Row]) -> str:
-    """Format rows as text in columns: at most the first `SHOWN` rows, and then how many are shown."""
+    """Return rows as text in columns. If there are more than `SHOWN` rows, a last line says so."""
     if not rows:
         return "(no rows)"
     cells = [list(rows[0]), *([format_cell(value) for value in row.values()] for row in rows[:SHOWN])]
@@ -94,12 +94,12 @@ def format_rows(rows: Sequence[Row]) -> str:
 
 
 def _shown_note(rows: Sequence[Row]) -> list[str]:
-    """Return a line that says how many of the rows are shown; [] if all are."""
+    """Return a line that says how many rows are shown; [] if all rows are shown."""
     return [f"{SHOWN} of {len(rows):,} rows are shown"] if len(rows) > SHOWN else []
 
 
 def format_cell(value: Any) -> str:  # noqa: ANN401 (a plain value)
-    """Format a plain value: four significant digits of a fraction, "" for None."""
+    """Return a plain value as text: a float with four significant digits, "" for None."""
     if value is None:
         return ""
     if isinstance(value, float):
