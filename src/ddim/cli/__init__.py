@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     Without `argv`, the arguments of this process are used, and the process ends at once after a signal.
     """
     if argv is None:
-        # A program that calls this function with `argv` keeps its own environment.
+        # Only the program `ddim` itself changes environment variables, not a caller that gives `argv`.
         wait_briefly()
     with drop_unread_output():
         code = _run_command(sys.argv[1:] if argv is None else argv)
@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
         except OSError as error:
             code = _report(error)
     if argv is None and code > FIRST_SIGNAL:
-        # Python would wait for the threads of torch's compiler, which may take a minute.
+        # Before a usual exit, Python waits for the threads of torch's compiler. This may take a minute.
         os._exit(code)
     return code
 
@@ -241,9 +241,10 @@ def _plain_warnings() -> Iterator[None]:
 
 
 def _split_fields(words: list[str], options: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Split words into words for argparse and fields of a recipe, --optim.lr 3e-4 or --optim.lr=3e-4.
+    """Return the words for argparse, and the fields of a recipe that words such as --optim.lr 3e-4 set.
 
-    argparse would read the value of an unknown option as a positional argument.
+    A field may also have the form --optim.lr=3e-4. Fields are taken out of the words, because argparse would
+    read the value of an unknown option as a positional argument.
     """
     rest, fields, following = [], {}, iter(words)
     for word in following:
@@ -263,7 +264,7 @@ def _split_fields(words: list[str], options: list[str]) -> tuple[list[str], dict
 
 
 def _check_quotes(words: list[str]) -> None:
-    """Refuse words that are one path with spaces in it, which the shell split at the spaces."""
+    """Check that no path with spaces was split by the shell into several of these words."""
     for first, word in enumerate(words):
         for end in range(first + 2, min(len(words), first + 8) + 1):
             whole = " ".join(words[first:end])
@@ -303,9 +304,10 @@ def check_fields(args: argparse.Namespace, command: str, *allowed: str) -> None:
 
 def _report(error: BaseException) -> int:
     """Print an error as one sentence and return its exit code."""
-    # What ends all processes in the same way is not said of one, nor what one says of another.
+    # A signal or a lost process ends all processes alike, so the message does not name this process.
     alike = isinstance(error, Interrupted | Stopped | ProcessGone)
     who = f"process {read_rank()}: " if read_rank() and not alike else ""
+    # The other process has printed its error already.
     if isinstance(error, OtherProcessFailed):
         return error.exit_code
     if isinstance(error, UserError | NotFinite | NoSpace | Interrupted | Stopped | ProcessGone):

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 _NUMBERS: dict[str, type] = {"steps": int, "guidance": float}
 _LISTS = ("grid.times", "grid.shares")
-"""Fields that hold a list, whose commas do not separate choices unless they stand between brackets."""
+"""Fields that hold a list of numbers: "1,0.5" is one choice, and "[1,0.5],[1,0.2]" are two choices."""
 
 
 def parse_choices(given: Mapping[str, str]) -> dict[str, Any]:
     """Return the values of options such as --steps 10,20: a value or a list of values, keyed by name.
 
     Raises:
-        UserError: if a value should be a number and is not.
+        UserError: if an option takes numbers, and a value is not a number.
     """
     return {name: _parse(name, text) for name, text in given.items()}
 

@@ -9,7 +9,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def read_registry(module: str, registry: str) -> dict[str, str]:
-    """Read a registry, a dictionary literal {kind name: class}, from a module's source, without importing it.
+    """Return the first lines of the docstrings of the classes in a registry, without importing its module.
+
+    The registry is a dictionary literal {kind name: class} in the source of the module.
 
     Args:
         module: the module's name within the package, such as "diffusion.samplers".
@@ -43,7 +45,10 @@ def _parse(module: str) -> ast.Module:
 
 
 def _find_definition(tree: ast.Module, name: str) -> tuple[ast.Module, ast.ClassDef | ast.FunctionDef] | None:
-    """Find the class or function that a module defines or imports, and the module that defines it."""
+    """Return the definition of a class or function that a module defines or imports; None if it has none.
+
+    The definition is the second value. The first value is the module that contains the definition.
+    """
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return tree, node
@@ -54,13 +59,13 @@ def _find_definition(tree: ast.Module, name: str) -> tuple[ast.Module, ast.Class
 
 
 def _first_line(tree: ast.Module, name: str) -> str:
-    """Read the first line of the docstring of a class or function that a module defines or imports."""
+    """Return the first line of the docstring of a class or function that a module defines or imports."""
     found = _find_definition(tree, name)
     return (ast.get_docstring(found[1]) or "").partition("\n")[0].removesuffix(".") if found else ""
 
 
 def _list_class_fields(tree: ast.Module, name: str) -> list[str]:
-    """List the fields of a dataclass that a module defines or imports, fields of base classes first."""
+    """Return the names of the fields of a dataclass that a module defines or imports, base classes first."""
     home, node = _find_definition(tree, name) or (tree, None)
     if not isinstance(node, ast.ClassDef):
         return []
@@ -75,14 +80,14 @@ def _list_class_fields(tree: ast.Module, name: str) -> list[str]:
 
 
 def list_kinds(module: str, registry: str) -> str:
-    """Format the entries of a registry for the end of a help text, one line each."""
+    """Return the entries of a registry as lines for the end of a help text, one line each."""
     entries = read_registry(module, registry)
     width = max(map(len, entries))
     return "\n".join(f"  {name:<{width}}  {text}" for name, text in entries.items())
 
 
 def list_kind_fields(module: str, registry: str) -> str:
-    """Format the fields of each dataclass of a registry for the end of a help text, one line each."""
+    """Return the fields of each dataclass in a registry as lines for the end of a help text."""
     tree = _parse(module)
     entries = _find_dictionary(tree, registry)
     pairs = [

@@ -42,7 +42,7 @@ EVERY = 15.0
 """Seconds between lines of progress where no bar is drawn."""
 
 LONG = 30 * 60.0
-"""A run of fewer seconds advises to train longer."""
+"""After a run of fewer seconds, the user is advised to train longer."""
 
 PACE = 60.0
 """Seconds over which the pace of work is averaged, to estimate the time left."""
@@ -82,7 +82,7 @@ class ProgressDisplay:
             self.marks.clear()
         self.done = done
         self.marks.append((now, done))
-        # Only the last minute counts, because results of an earlier call are reported at once.
+        # Only the last minute counts for the pace: results of an earlier call are reported as done at once.
         while len(self.marks) > 2 and now - self.marks[0][0] > PACE:
             self.marks.popleft()
         line, (began, before) = f"{int(done):,} of {total:,}", self.marks[0]
@@ -104,9 +104,9 @@ def can_draw(terminal: Terminal) -> bool:
 
 
 def start_bar(terminal: Terminal) -> Progress:
-    """Draw an empty bar that vanishes at its end; text written to standard error appears above the bar.
+    """Return a new bar, which is drawn until it is stopped; text on standard error appears above the bar.
 
-    A task needs the field `line`, the text at the right of the bar.
+    A task of the bar needs the field `line`, the text at the right of the bar.
     """
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}")
     # Results on standard output must reach their file or pipe while the bar is drawn.
@@ -192,7 +192,7 @@ class Console(Callback):
         errors = describe_errors(values)
         sheet = self.folder / "samples" / f"step-{training.step:09d}.png"
         say(f"step {training.step:,}: {errors}{'; ' if errors else ''}samples {sheet}")
-        # While the bar is drawn, sys.stderr is an object of rich without an encoding.
+        # While the bar is drawn, sys.stderr is an object of rich without an encoding. So ask the real file.
         if self.bar and can_preview(self.tty.file):
             shape = training.model.shape
             with Image.open(sheet) as image:
@@ -220,7 +220,7 @@ class Console(Callback):
             self.advice = f"samples still noisy? train longer: `{longer} 20`"
 
     def done(self, folder: Path) -> None:
-        """Print the last lines."""
+        """Print the last lines about a run: images seen, advice, best checkpoint and next commands."""
         if self.shown:
             say("\n".join(filter(None, [self.shown, self.advice])))
         else:

@@ -46,7 +46,7 @@ def open_run(args: argparse.Namespace, command: str, *, real: bool = True) -> tu
     Args:
         args: the parsed arguments.
         command: the command's name.
-        real: whether the edit starts from real images; its default grid is then `choose_edit_grid`.
+        real: whether the edit starts from real images. If so, `choose_edit_grid` gives its default grid.
 
     Returns:
         The run, and the grid of the edit with the fields that the arguments set.
@@ -75,7 +75,7 @@ def open_run(args: argparse.Namespace, command: str, *, real: bool = True) -> tu
 
 
 def read_inputs(run: LoadedRun, paths: Sequence[Path]) -> Tensor:
-    """Read images (B, C, H, W) in [0, 1] of the run's size; print how each was cropped and resized."""
+    """Return image files as (B, C, H, W) in [0, 1] of the run's size; print how each one was changed."""
     from ddim.runs.edit_folder import read_images
 
     shape = run.model.shape

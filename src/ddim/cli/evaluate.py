@@ -172,7 +172,7 @@ def _tabulate(
 
 
 def _lines(found: Evaluation) -> list[str]:
-    """Return the lines that are printed."""
+    """Return the lines that the command prints about an evaluation."""
     from ddim.evaluation.record import describe_part
 
     r = found.record
@@ -219,7 +219,7 @@ def _lines(found: Evaluation) -> list[str]:
 
 
 def _yardstick_lines(yardstick: dict[str, Any], samples: int) -> list[str]:
-    """Return the lines about real images in place of samples."""
+    """Return the lines about the scores that real images in place of the samples would get."""
     m, part = yardstick["metrics"], {"train": "training", "valid": "held-out"}[yardstick["part"]]
     k = m["kid"]
     others = ", ".join(

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     check_count("-n", args.n)
     check_count("--resample", args.resample)
     run, grid = editing.open_run(args, "inpaint")
-    # How the files were resized is said when both can be used.
+    # The notes on how files were resized are printed only after both files were read without an error.
     shape, notes = run.model.shape, []
     size = (shape.height, shape.width)
     image = read_images([args.image], size, shape.channels, notes.append)

@@ -1,4 +1,4 @@
-"""The options of how a command uses the machine, and the loading of a run with them."""
+"""The options --device and --threads, and the loading of a run with these options."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_threads_option(parser: argparse.ArgumentParser, text: str) -> None:
-    """Add --threads with this help; `main` sets torch's threads by it."""
+    """Add --threads with the help `text`. The command then runs with this number of torch's threads."""
     parser.add_argument("--threads", type=int, metavar="N", help=text)
 
 
 def load_run(args: argparse.Namespace, *, compiling: bool = False) -> LoadedRun:
-    """Load the run that the arguments name, with their weights, device and threads."""
+    """Return the run that the arguments name, loaded with their weights, device and threads."""
     from ddim.runs.pipeline import load
 
     return load(args.run, args.weights, compiling=compiling, device=args.device, threads=args.threads)

@@ -24,13 +24,13 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
 def print_result(args: argparse.Namespace, result: object, text: str, folder: Path | None = None) -> None:
     """Print a result on standard output: with --json the whole result, else the text about it.
 
-    With --quiet, only the folder is printed in place of the text, if there is one.
+    With --quiet, `folder` is printed in place of the text, if it is given.
 
     Args:
         args: the parsed arguments.
         result: plain values and paths; numbers that are not finite become null.
         text: the result for a reader, one or more lines.
-        folder: the folder to which the command wrote, if a script needs no other part of the text.
+        folder: the folder to which the command wrote. It is given if scripts need nothing else of the text.
     """
     text = str(folder) if folder is not None and args.quiet else text
     shown = json.dumps(_as_json(result), indent=2, allow_nan=False) if args.json else text.rstrip("\n")
@@ -44,7 +44,7 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def say(text: str) -> None:
-    """Print a line on standard error; a bar that is drawn there stays below it."""
+    """Print a line on standard error; if a progress bar is drawn there, the bar stays below the line."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 

@@ -27,7 +27,7 @@ def names_own(text: str | None) -> bool:
 
 
 def load_own(text: str) -> Any:  # noqa: ANN401 (whatever the user wrote)
-    """Run the file of FILE.py:NAME, once in a process, and return the object with this name.
+    """Return the object NAME of FILE.py:NAME. The file is run first, but only once in a process.
 
     Raises:
         UserError: if the file cannot be run, or has no such name.
@@ -45,7 +45,7 @@ def load_own(text: str) -> Any:  # noqa: ANN401 (whatever the user wrote)
 
 
 def take_own(words: list[str]) -> list[str]:
-    """Load the parts that `--own FILE.py` or `--own FILE.py:NAME` name; return the other words.
+    """Load the parts that `--own FILE.py` or `--own FILE.py:NAME` names; return all other words.
 
     Raises:
         UserError: if a file cannot be run.
@@ -67,7 +67,7 @@ def take_own(words: list[str]) -> list[str]:
 
 
 def name_own_parts(fields: dict[str, str]) -> dict[str, str]:
-    """Load the parts FILE.py:NAME among the fields of a recipe; return the fields with only their names."""
+    """Load each part that a field names as FILE.py:NAME; return the fields with the names of the parts."""
     return {path: _give([load_own(text)]) if names_own(text) else text for path, text in fields.items()}
 
 
@@ -102,7 +102,7 @@ def _run_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses look up their module; the file may import its neighbours.
+    # Dataclasses look up their module in sys.modules, and the file may import other files in its folder.
     sys.modules[name] = module
     sys.path.append(str(path.parent))
     try:
@@ -113,7 +113,7 @@ def _run_file(path: Path) -> ModuleType:
 
 
 def _list_parts(module: ModuleType) -> Iterator[Any]:
-    """Yield the dataclasses of a file, its modules, and its classes of modules that need no arguments."""
+    """Yield the parts of a file: dataclasses, networks, and classes of networks that need no arguments."""
     from functools import partial
 
     from torch import nn

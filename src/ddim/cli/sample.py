@@ -131,15 +131,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def parse_seeds(text: str | None, n: int | None, first: int | None) -> list[int]:
-    """Parse the options that name seeds.
+    """Return the seeds that the options name.
 
     Args:
         text: a list such as "0-35,70", or None.
-        n: number of seeds, 16 if None; not with `text`.
-        first: the first seed, 0 if None; not with `text`.
+        n: number of seeds, 16 if None; it must be None if `text` is given.
+        first: the first seed, 0 if None; it must be None if `text` is given.
 
     Raises:
-        UserError: if the list cannot be read or names a seed twice, or is given beside `n` or `first`.
+        UserError: if the list cannot be read or names a seed twice, or if `n` or `first` is given too.
     """
     if text is None:
         n = 16 if n is None else n
@@ -151,7 +151,8 @@ def parse_seeds(text: str | None, n: int | None, first: int | None) -> list[int]
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
         bounds = (low, high) if dash else (low, low)
-        # A seed has 32 bits; a longer range is a typing error that would fill the memory.
+        # A seed of 32 bits has at most 10 digits. A range of a million seeds is a typing error, which could
+        # fill the memory.
         if (
             not all(b.isdecimal() and len(b) <= 10 for b in bounds)
             or not 0 <= int(bounds[1]) - int(low) < 10**6

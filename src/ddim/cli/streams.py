@@ -1,4 +1,4 @@
-"""Output that nobody reads any more: it is dropped, and the command finishes its work."""
+"""Drop output that nobody reads any more, so that the command can finish its work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def drop_unread_output() -> Iterator[None]:
     disk, are raised.
     """
     before = sys.stdout, sys.stderr
-    # Python has no stream for a descriptor that the shell closed, as `>&-` does.
+    # A stream is None if the shell closed its descriptor, as `>&-` does. Its text is dropped too.
     streams = [_Stream(stream or open(os.devnull, "w")) for stream in before]  # noqa: SIM115
     sys.stdout, sys.stderr = streams  # type: ignore[assignment]
     try:
@@ -41,7 +41,7 @@ class _Stream:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        """Write, or drop, the text."""
+        """Write the text, or drop it if nobody can read it."""
         try:
             return self.stream.write(text)
         except OSError as error:
@@ -49,7 +49,7 @@ class _Stream:
             return len(text)
 
     def flush(self) -> None:
-        """Flush, or drop, the written text."""
+        """Flush the written text, or drop it if nobody can read it."""
         try:
             self.stream.flush()
         except OSError as error:
@@ -57,10 +57,10 @@ class _Stream:
             self.stream.flush()
 
     def _close(self, error: OSError) -> None:
-        """Drop all further output, and raise the error unless it says that nobody reads the output."""
+        """Drop all further output. Raise the error again if its cause is not that the reader is gone."""
         file = self.stream.fileno()
         terminal = stat.S_ISCHR(os.fstat(file).st_mode)
-        # Python would try to write the rest again when it exits.
+        # The descriptor now leads nowhere. Otherwise Python would try to write the rest again when it exits.
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, file)
         os.close(null)

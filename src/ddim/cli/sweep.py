@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.experiments.sweep.worker import check_jobs, run_trials
     from ddim.runs.signals import Stopped
 
-    # A wrong number of jobs is reported before a folder is made.
+    # The number of jobs is checked first, so that a wrong number leaves no new folder.
     check_jobs(args.jobs)
     sweep = begin_sweep(_request(args), args.out, args.storage)
     _quieten_optuna()

@@ -10,9 +10,9 @@ def format_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: in
 
     Args:
         head: the names of the columns.
-        rows: the cells; each row has one for each column.
-        numbers: index of the first column of numbers; it and later columns are aligned right. None aligns all
-            columns left.
+        rows: the rows; each row has one cell for each column.
+        numbers: index of the first column of numbers. This column and all later columns are aligned right.
+            None aligns all columns left.
     """
     from rich.console import Console
     from rich.table import Table

@@ -132,10 +132,10 @@ def run(args: argparse.Namespace) -> int:
     own = load_own(args.data) if names_own(args.data) else None
     hooks = [load_callback(text) for text in args.callback]
     why, processes = "", current_processes()
-    # Each machine counts only the restarts that its own processes caused.
+    # Each machine counts only the restarts that its own processes caused, so take the highest count.
     restarted = processes.highest(count_restarts())[0] > 0
     if args.resume or restarted:
-        # Process 0 looks, because the others may be on machines that do not see the folder.
+        # Only process 0 looks for the run, because the others may be on machines that do not see its folder.
         found = processes.broadcast(_find_run(request, args.out) if processes.leads else None)
         folder, why, images = found
         if folder is not None:
@@ -172,7 +172,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    """Check that options do not exclude each other."""
+    """Check that no two options exclude each other."""
     if args.minutes is not None and args.images is not None:
         raise UserError("give --minutes or --images, not both")
     if args.resume and args.source:
@@ -184,7 +184,7 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _find_run(request: Request, out: Path | None) -> tuple[Path | None, str, int | None]:
-    """Return the run to resume and "", or None and the reason; and a larger budget that the user gives it."""
+    """Return the run to resume, or None; the reason if it is None; and its new budget in images, or None."""
     from ddim.training.request import find_resumable, separate_budget
 
     request, images = separate_budget(request, out)
@@ -203,7 +203,7 @@ def _end(args: argparse.Namespace, console: Console, folder: Path) -> int:
 
 
 def _fields(args: argparse.Namespace) -> dict[str, str]:
-    """Collect the fields of the recipe that the options set."""
+    """Return the fields of the recipe that the options set."""
     plain = {
         "data.source": None if names_own(args.data) else args.data,
         "images": args.images,
@@ -215,7 +215,7 @@ def _fields(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _find_learning_rate(recipe: Recipe, machine: Machine, source: Path | None) -> tuple[Recipe, Callback]:
-    """Set the learning rate by a range test; return the recipe and the callback that draws the test."""
+    """Return the recipe with the learning rate of a range test, and the callback that draws this test."""
     from ddim.cli.console import ProgressDisplay, say
     from ddim.runs.codec import override
     from ddim.training.lr_finder import CurvePlot, find_learning_rate
@@ -266,7 +266,7 @@ def _help_recipe(args: argparse.Namespace) -> int:
 
 
 def _format_field(row: tuple[str, str, str, str]) -> str:
-    """Return a field with its value, and its meaning and valid values beside it."""
+    """Return a field as text: its option and value on the left, its meaning and valid values on the right."""
     path, value, possible, meaning = row
     left, indent = f"  --{path} {value}", " " * 38
     text = f"{meaning.replace('None', 'none')} [{possible}]"
