@@ -20,20 +20,21 @@ Record = Mapping[str, Any]
 
 
 def represents_run(run: Run, record: Record) -> bool:
-    """Return whether an evaluation is valid for the run; False for an earlier step of a finished run."""
+    """Return whether an evaluation is valid for a run; for a finished run, it must be of the last step."""
     sampling = record.get("sampling")
     return not sampling or is_last_step(run, sampling["step"])
 
 
 def is_last_step(run: Run, step: int) -> bool:
-    """Return False for a step before the end of a finished run, and True for any step of other runs."""
+    """Return whether a step is the last step of a finished run; True for every step of other runs."""
     return run.state != "finished" or step * run.recipe["optim"]["batch"] >= run.images
 
 
 def common_conditions(found: Iterable[Run]) -> Conditions | None:
     """Return the conditions under which most runs were evaluated; None if no run was evaluated.
 
-    If two conditions are equally common, more samples are preferred, and then the newest evaluation.
+    Of conditions that are equally common, those with more samples are preferred, then those with the newest
+    evaluation.
     """
     counts: Counter[Conditions] = Counter()
     newest: dict[Conditions, tuple[str, int]] = {}
@@ -48,7 +49,7 @@ def common_conditions(found: Iterable[Run]) -> Conditions | None:
 
 
 def newest_record(run: Run, conditions: Conditions | None = None) -> Record | None:
-    """Return the record of a run's newest evaluation, under these conditions if given, or None."""
+    """Return the newest valid record of a run or None; if `conditions` is given, only under these."""
     for record in reversed(run.records):
         if represents_run(run, record) and conditions in (None, evaluation_conditions(record, run.recipe)):
             return record
@@ -56,9 +57,10 @@ def newest_record(run: Run, conditions: Conditions | None = None) -> Record | No
 
 
 def mark_comparable(found: Sequence[Run]) -> list[Run]:
-    """Return copies of the runs that keep one evaluation each: the newest comparable one, or else the newest.
+    """Return copies of the runs with one evaluation each: the newest comparable one, else the newest one.
 
-    A run without a comparable evaluation is marked as not comparable, and its `why` states the reason.
+    A run that has evaluations, but no comparable one, is marked as not comparable. Its `why` states the
+    reason.
     """
     common = common_conditions(found)
 
@@ -79,7 +81,7 @@ def mark_comparable(found: Sequence[Run]) -> list[Run]:
 
 
 def describe_mismatches(mismatches: Iterable[Mismatch]) -> str:
-    """Describe how the conditions of an evaluation differ from the common conditions, with its own values."""
+    """Return a list, as text, of the conditions in which an evaluation differs, with its own values."""
     return ", ".join(f"different {each.aspect.value} ({_describe(each.one)})" for each in mismatches)
 
 

@@ -44,7 +44,7 @@ class Run:
         recipe: the recipe as JSON.
         facts: the content of ``run.json``.
         images: training images seen so far.
-        total: training budget in images; None while a budget in minutes is not yet converted.
+        total: training budget in images; None while a budget in minutes is not yet converted to images.
         errors: the latest values of the metrics in `ERRORS`, keyed by name.
         records: the records of the run's evaluations, oldest first.
         changed: when the run last wrote its log, in seconds since 1970.
@@ -75,7 +75,7 @@ class Run:
 
 
 def find_runs(folder: str | Path) -> list[Run]:
-    """Find every run and every planned trial in a folder and below it, sorted by path.
+    """Return every run and every planned trial in a folder and its subfolders, sorted by path.
 
     Raises:
         UserError: if `folder` is not a folder.
@@ -98,14 +98,15 @@ def find_runs(folder: str | Path) -> list[Run]:
 
 
 def read_run(path: str | Path) -> Run:
-    """Read the run in a folder; if that fails, its state is "damaged" and `why` has the reason."""
+    """Return the run in a folder; if it cannot be read, its state is "damaged" and `why` has the reason."""
     path = Path(path)
     try:
         facts = read_json(path / RUN)
         lines = read_metrics(path)
         records, why = _read_records(path)
         recipe = facts["recipe"]
-        # The lock is checked before checkpoints are listed, because a run that is ending may save once more.
+        # The lock is checked before checkpoints are listed. In the other order, a run that saves its last
+        # checkpoint and ends in between would look as if it had stopped early.
         locked = is_locked(path)
         saved, total = _saved_step_and_budget(path, _planned_images(facts))
         images = max(lines[-1]["images"] if lines else 0, saved * recipe["optim"]["batch"])
@@ -113,7 +114,7 @@ def read_run(path: str | Path) -> Run:
         return Run(path, "damaged", why=str(error))
     errors = {name: line[name] for line in lines for name in ERRORS if line.get(name) is not None}
     changed = max((path / name).stat().st_mtime for name in (METRICS, RUN) if (path / name).exists())
-    # The log may be ahead of the last checkpoint, if the run was stopped between the two.
+    # A stopped run may have logged more images than its last checkpoint has seen, so the checkpoint counts.
     seen = saved * recipe["optim"]["batch"] if (path / "checkpoints").is_dir() else images
     ended = "stopped" if total is None or seen < total else "finished"
     state = "running" if locked else ended
@@ -167,7 +168,7 @@ def filter_runs(runs: Sequence[Run], wanted: Mapping[str, str]) -> list[Run]:
 
 
 def sort_runs(runs: Sequence[Run], name: str) -> list[Run]:
-    """Sort runs by a value, the smallest first (the youngest for "age").
+    """Return the runs sorted by a value, the smallest first (for "age", the run that changed last).
 
     Runs without the value, or with a metric that is not comparable, come last.
 
@@ -214,7 +215,7 @@ def _read_trials(sweep: Path) -> list[Run]:
 
 
 def _read_trial(sweep: Path, name: str, recipe: Mapping[str, Any]) -> Run:
-    """Return a trial as a run, from its run folder, if it exists, and its outcome."""
+    """Return a trial as a run, read from its run folder and its outcome file, which may both be missing."""
     path, result = sweep / "trials" / name, sweep / "results" / f"{name}.json"
     run = read_run(path) if (path / RUN).exists() else Run(path, "waiting", recipe)
     try:
@@ -228,10 +229,10 @@ def _read_trial(sweep: Path, name: str, recipe: Mapping[str, Any]) -> Run:
 
 
 def _read_records(path: Path) -> tuple[tuple[Mapping[str, Any], ...], str]:
-    """Return the records of a run's evaluations, oldest first, and a text about unreadable records."""
+    """Return the records of a run's evaluations, oldest first, and a text about unreadable ones or ""."""
     records, faults = [], []
     for folder in list_evaluations(path):
-        # An evaluation that stopped may have left a folder without a record.
+        # An evaluation that stopped may have left a folder without a record, which is skipped.
         if not (folder / RECORD).exists():
             continue
         try:
@@ -242,7 +243,7 @@ def _read_records(path: Path) -> tuple[tuple[Mapping[str, Any], ...], str]:
 
 
 def _estimate_seconds_left(lines: Sequence[Mapping[str, Any]], total: int | None) -> float | None:
-    """Return the remaining images divided by the pace of the last logged steps; None if it is not known."""
+    """Return the seconds for the remaining images at the pace of the last logged steps; None if not known."""
     recent = [line for line in lines if "loss" in line][-PACE:]
     if total is None or len(recent) < 2:
         return None
@@ -251,7 +252,7 @@ def _estimate_seconds_left(lines: Sequence[Mapping[str, Any]], total: int | None
 
 
 def _describe_fault(folder: Path, file: str, error: Exception) -> str:
-    """Describe an error in a file without the path of its folder, because others may see reports."""
+    """Return a text about an error in a file, without its folder's path, because others may see reports."""
     text = str(error) if isinstance(error, UserError) else f"{file} is damaged: {error!r}"
     return text.replace(f"{folder}{os.sep}", "")
 
@@ -268,7 +269,7 @@ def _saved_step_and_budget(path: Path, budget: int | None) -> tuple[int, int | N
     If `budget` is None, because the run has a time budget, it is read from the checkpoint.
     """
     places = ((parse_step(folder.name), folder) for folder in (path / "checkpoints").glob("step-*"))
-    # A checkpoint that is about to replace another checkpoint may be unfinished.
+    # A checkpoint that is about to replace another one may be unfinished, so it does not count.
     whole = {place[0]: folder for place, folder in places if place and not place[1]}
     step = max(whole, default=0)
     if budget is None and whole:

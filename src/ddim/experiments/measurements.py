@@ -1,4 +1,4 @@
-"""Read the newest memorisation test, likelihood and diagnosis of a run."""
+"""Read the newest memorisation test, the likelihoods and the newest diagnosis of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ METHODS = '"vlb" is the variational bound, an upper bound; "ode" estimates the l
 
 @dataclass(frozen=True)
 class BitsConditions:
-    """The conditions of a likelihood; likelihoods are comparable only if they are equal."""
+    """The conditions of a likelihood; two likelihoods are comparable only if their conditions are equal.
+
+    `reference` is the fingerprint and the part of the images.
+    """
 
     method: str
     images: int
@@ -39,7 +42,7 @@ class BitsConditions:
 
 @dataclass(frozen=True)
 class Bits:
-    """A likelihood: the bits per dimension as text, their conditions, the run's step and the time."""
+    """A likelihood: bits per dimension as text, conditions, step of the run, and time of measurement."""
 
     text: str
     conditions: BitsConditions
@@ -69,7 +72,7 @@ class Measurements:
 
 
 def read_measurements(run: Path) -> Measurements:
-    """Return the newest measurements in a run folder."""
+    """Return the newest memorisation test and diagnosis in a run folder, and all its likelihoods."""
     damaged: list[str] = []
     T = TypeVar("T")
 
@@ -96,7 +99,8 @@ def read_measurements(run: Path) -> Measurements:
 def common_bits_conditions(found: Iterable[tuple[Run, Sequence[Bits]]]) -> BitsConditions | None:
     """Return the conditions under which the likelihoods of most runs were measured; None without likelihoods.
 
-    If two conditions are equally common, more images are preferred, and then the newest likelihood.
+    Of conditions that are equally common, those with more images are preferred, then those with the newest
+    likelihood.
     """
     counts: Counter[BitsConditions] = Counter()
     newest: dict[BitsConditions, str] = {}
@@ -109,7 +113,7 @@ def common_bits_conditions(found: Iterable[tuple[Run, Sequence[Bits]]]) -> BitsC
 
 
 def format_run_bits(run: Run, found: Sequence[Bits], common: BitsConditions | None) -> tuple[str, str]:
-    """Return the likelihood of a run as text, and the reason why it is not comparable, or "".
+    """Return one likelihood of a run as text, and the reason why it is not comparable ("" if it is).
 
     Args:
         run: the run.

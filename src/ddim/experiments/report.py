@@ -91,7 +91,7 @@ def build_report(found: Sequence[Run]) -> tuple[list[Block], dict[str, bytes]]:
 def _intervals(
     rows: Sequence[Configuration], common: Conditions | None, images: dict[str, bytes]
 ) -> list[Block]:
-    """Return a figure of the metrics that have confidence intervals, with one panel for each metric."""
+    """Return a block with a figure of the metrics that have intervals, and add its PNG file to `images`."""
     panels = {}
     for name in METRICS:
         shown = {}
@@ -110,7 +110,10 @@ def _intervals(
 
 
 def _samples(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]:
-    """Return strips of the last samples of each run, below real images if there are some."""
+    """Return blocks with the last samples of each run, below real images if there are some.
+
+    Add the PNG files of the strips to `images`.
+    """
     strips = {f"{k:03}.png": (run.path.name, last_samples(run)) for k, run in enumerate(found, 1)}
     real = next((strip for run in found if (strip := real_images(run)) is not None), None)
     strips = {file: (name, strip) for file, (name, strip) in strips.items() if strip is not None}
@@ -128,7 +131,7 @@ def _samples(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]:
 
 
 def _growth(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]:
-    """Return strips of the first sample of each run over training."""
+    """Return blocks with the first sample of each run over training; add the PNG files to `images`."""
     strips = []
     for k, run in enumerate(found, 1):
         grown = growth(run)
@@ -145,7 +148,10 @@ def _growth(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]:
 
 
 def _measurements(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]:
-    """Return the results of `ddim memorisation`, `likelihood` and `diagnose` for the runs."""
+    """Return blocks with the results of `ddim memorisation`, `likelihood` and `diagnose` for the runs.
+
+    Add the PNG files of their figures to `images`.
+    """
     lines, notes = [], []
     folded: list[Block] = []
     every = [(run, read_measurements(run.path)) for run in found]
@@ -174,7 +180,7 @@ def _measurements(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]
 
 
 def _overview(found: Sequence[Run], rows: Sequence[Configuration]) -> str:
-    """Describe the number of runs in each state, and the facts that all runs share."""
+    """Return a text with the number of runs in each state, and the facts that all runs share."""
     counts = f"{_count(len(found), 'run')} of {_count(len(rows), 'configuration')}"
     states = ", ".join(f"{count} {state}" for state, count in Counter(run.state for run in found).items())
     known = [run for run in found if run.recipe]
@@ -194,14 +200,14 @@ def _overview(found: Sequence[Run], rows: Sequence[Configuration]) -> str:
 
 
 def _loss_curves(rows: Sequence[Configuration]) -> dict[str, list[dict[str, Any]]]:
-    """Return the logged losses of at most `CURVES` configurations, means over repeats, keyed by name."""
+    """Return the logged losses of at most `CURVES` configurations, averaged over repeats, keyed by name."""
     shown = _rows_with_curves(rows)
     logged = {row.name: mean_log([read_metrics(run.path) for run in row.counted]) for row in shown}
     return {name: lines for name, lines in logged.items() if any("loss" in line for line in lines)}
 
 
 def _tails(row: Configuration, mean: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Return the logs of the runs that go further than the mean, each from the last line of the mean on."""
+    """Return the logs of runs that continue after the end of the mean log; each begins at that end."""
     last = max((line["images"] for line in mean), default=-1)
     logs = [read_metrics(run.path) for run in row.counted]
     further = [log for log in logs if any("loss" in line and line["images"] > last for line in log)]
@@ -211,8 +217,8 @@ def _tails(row: Configuration, mean: Sequence[Mapping[str, Any]]) -> list[list[d
 def mean_log(logs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """Return the mean of several logs.
 
-    It has a line for each number of images that all logs contain, with the means of the values that all logs
-    have there.
+    The mean has a line for each number of images that is in all logs. In this line are the means of those
+    values that all logs have at this number of images.
     """
     pages: list[dict[int, dict[str, float]]] = []
     for log in logs:
@@ -230,7 +236,7 @@ def mean_log(logs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]
 
 
 def _rows_with_curves(rows: Sequence[Configuration]) -> list[Configuration]:
-    """Return the rows in order; if there are more than `CURVES`, only rows with the lowest image MAE."""
+    """Return the rows in order; if there are too many, only the `CURVES` rows with the lowest image MAE."""
 
     def error(row: Configuration) -> float:
         numbers = summarise_metrics(row, None)

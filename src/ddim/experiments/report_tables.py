@@ -66,7 +66,7 @@ def results_table(rows: Sequence[Configuration], common: Conditions | None) -> T
     titles = [f"{METRICS[name][0]} {arrows[METRICS[name][1]]}" for name in metrics]
     notes = [*_notes(rows, common, metrics), *_partial_numbers(rows, found)]
     fields = list(rows[0].choice)
-    # Many names would make the column wider than its values.
+    # The names of many fields would make the column wider than its values, so the heading is then "name".
     head = ", ".join(fields or ["recipe"]) if len(fields) <= 3 else "name"
     return Table([head, *titles, "finished"], lines, words=1, notes=notes)
 
@@ -77,9 +77,9 @@ def _best_row(
     found: Sequence[Mapping[str, Spread]],
     common: Conditions | None,
 ) -> int | None:
-    """Return the index of the finished row with the best mean of a metric.
+    """Return the index of the row with the best mean of a metric, among rows whose runs are finished.
 
-    Returns None if fewer than two rows can be ranked, or the two best means are equal.
+    Return None if fewer than two rows can be ranked, or the two best means are equal.
     """
     if len(data_fingerprints(rows)) > 1 or (name in ERRORS and len(_error_conditions(rows)) > 1):
         return None
@@ -94,9 +94,9 @@ def _best_row(
 
 
 def _absent_text(row: Configuration, common: Conditions | None, name: str) -> str:
-    """Return the text in place of a number that is missing or not comparable.
+    """Return the text for a cell whose number is missing or not comparable.
 
-    Numbers of evaluations of earlier steps are marked with "*".
+    If runs were evaluated only at an earlier step, the text is the values of that step, marked with "*".
     """
     earlier = [metric_entry(record, name) for _, record in earlier_evaluations(row)]
     values = [format_spread(Spread(entry["value"], 1)) for entry in earlier if entry]
@@ -175,7 +175,7 @@ def _unequal_images(rows: Sequence[Configuration]) -> Iterator[str]:
 
 
 def _partial_numbers(rows: Sequence[Configuration], found: Sequence[Mapping[str, Spread]]) -> Iterator[str]:
-    """Yield a note for numbers that only some of the counted runs have."""
+    """Yield a note for each configuration with metrics that only some of its counted runs have."""
     for row, numbers in zip(rows, found, strict=True):
         total = len(row.counted)
         for n in range(1, total):
@@ -187,7 +187,7 @@ def _partial_numbers(rows: Sequence[Configuration], found: Sequence[Mapping[str,
 def _error_conditions(rows: Sequence[Configuration]) -> set[Conditions]:
     """Return the different conditions of the runs' denoising errors.
 
-    Unknown images count as equal to the images of the other runs.
+    If the images of a run are not known, they count as equal to the images of another run.
     """
     known = data_fingerprints(rows)
     default = next(iter(known), "")

@@ -26,9 +26,9 @@ def real_images(run: Run) -> np.ndarray | None:
 
 
 def growth(run: Run) -> tuple[np.ndarray, list[int]] | None:
-    """Return the sample of the first seed over training as a strip, and the steps of its images.
+    """Return a strip of samples of the first seed at several training steps, and the list of these steps.
 
-    Returns None if there are fewer than two sheets that can be read.
+    Return None if there are fewer than two sheets that can be read.
     """
     files = _sheets(run)
     chosen = np.unique(np.linspace(0, len(files) - 1, COLUMNS).round().astype(int)) if files else []

@@ -1,8 +1,7 @@
 """Summarise runs: group them into configurations, find how these differ, and average their metrics.
 
-Runs with equal recipes and an equal number of planned images are repeats of one configuration, whatever their
-seeds are. Only evaluations under the same
-conditions are averaged (`ddim.experiments.evaluations`).
+Runs are repeats of one configuration if their recipes, apart from the seed, and their numbers of planned
+images are equal. Only evaluations under the same conditions are averaged (`ddim.experiments.evaluations`).
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Configuration:
     Attributes:
         choice: the fields, with their values, in which this configuration differs from the others.
         runs: one run for each seed.
-        duplicates: further runs with a seed of one of `runs`; they do not count as repeats.
+        duplicates: further runs that have the same seed as one of `runs`; they do not count as repeats.
     """
 
     choice: Mapping[str, str]
@@ -62,8 +61,8 @@ class Configuration:
 class Spread:
     """The mean of a metric over `n` repeats.
 
-    `deviation` is the sample standard deviation of several values, `interval` the 95 % confidence interval of
-    a single value.
+    `deviation` is the sample standard deviation, if there are several values. `interval` is the 95 %
+    confidence interval, if there is a single value.
     """
 
     mean: float
@@ -73,7 +72,7 @@ class Spread:
 
 
 def group_runs(found: Iterable[Run]) -> list[Configuration]:
-    """Group runs by configuration, in the order of the first run of each; leave out runs without a recipe."""
+    """Return the configurations in the order of their first runs; runs without a recipe are left out."""
     known = [run for run in found if run.recipe]
     described = [
         (run, flatten_as_text(run.recipe) | _extended_budget(run) | origins)
@@ -81,7 +80,7 @@ def group_runs(found: Iterable[Run]) -> list[Configuration]:
     ]
     names = differing_fields([fields for _, fields in described])
     if have_same_images(known):
-        # The same images may have been read from different paths.
+        # The same images may have been read from different paths, so the path is no difference.
         names = [name for name in names if name != "data.source"]
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run, fields in described:
@@ -94,13 +93,13 @@ def group_runs(found: Iterable[Run]) -> list[Configuration]:
 
 
 def _extended_budget(run: Run) -> dict[str, str]:
-    """Return the number of images to which a run was extended, in place of the budget of its recipe."""
+    """Return {"images": the budget} of a run that was extended, in place of its recipe's budget; else {}."""
     extended = run.facts.get("extended")
     return {"images": str(extended[-1]["to_images"])} if extended else {}
 
 
 def _origins(found: Sequence[Run]) -> list[dict[str, str]]:
-    """Return, for each run, the facts that its recipe lacks: the source of its initial weights and images.
+    """Return, for each run, what its recipe does not say: where its initial weights and images come from.
 
     The hash of the source checkpoint is returned only if runs have the same source but different checkpoints.
     The fingerprint of the images is returned only if runs have the same path but different images.
@@ -109,7 +108,7 @@ def _origins(found: Sequence[Run]) -> list[dict[str, str]]:
     sources = [each.get("source") or MISSING if each else None for each in facts]
     digests = [each.get("source_sha256") for each in facts]
     seen = [each.get("data", {}).get("fingerprint") for each in facts]
-    # A fingerprint depends on the size and the channels of the images too.
+    # A fingerprint also depends on the size and channels of the images, so they belong to the place.
     places = [tuple(str(run.recipe["data"].get(n)) for n in ("source", "size", "channels")) for run in found]
     columns = {
         "from": _values_that_differ([None] * len(found), sources),
@@ -120,9 +119,10 @@ def _origins(found: Sequence[Run]) -> list[dict[str, str]]:
 
 
 def _values_that_differ(places: Sequence[Hashable], values: Sequence[str | None]) -> list[str]:
-    """Return `MISSING` in place of each value that equals all other values of the same place.
+    """Return the values, but `MISSING` for each value whose place has only one distinct value.
 
-    An unknown value (None) counts as the first value of the same place.
+    Entry k of `places` is the place of value k. An unknown value (None) counts as equal to the first known
+    value of its place.
     """
     known: dict[Hashable, list[str]] = {}
     for place, value in zip(places, values, strict=True):
@@ -136,9 +136,9 @@ def _values_that_differ(places: Sequence[Hashable], values: Sequence[str | None]
 def differing_fields(recipes: Sequence[Mapping[str, str]]) -> list[str]:
     """Return the fields in which flattened recipes differ, except for the seed and the number of classes.
 
-    A run counts its classes when it reads its images, so a waiting trial has no number yet. Fields of a part
-    are compared only among recipes with the same kind of this part. Different kinds, such as a linear and a
-    cosine schedule, have different fields anyway.
+    The number of classes is left out because a waiting trial does not have it: a run counts its classes when
+    it reads its images. Fields of a schedule, for example, are compared only among recipes with the same kind
+    of schedule, because a linear and a cosine schedule have different fields anyway.
     """
     ignored = ("seed", "net.classes")
     names = dict.fromkeys(name for recipe in recipes for name in recipe if name not in ignored)
@@ -172,13 +172,13 @@ def summarise_metrics(configuration: Configuration, common: Conditions | None) -
 
 
 def earlier_evaluations(configuration: Configuration) -> list[tuple[Run, Mapping[str, Any]]]:
-    """Return the newest record of each counted run that was evaluated only before its last step."""
+    """Return (run, newest record) for each counted run that was evaluated only before its last step."""
     missed = [run for run in configuration.counted if run.records and newest_record(run) is None]
     return [(run, run.records[-1]) for run in missed]
 
 
 def other_conditions(configuration: Configuration, common: Conditions) -> list[Conditions]:
-    """Return the conditions of the newest evaluations of counted runs not evaluated under `common`."""
+    """Return the conditions of the newest evaluations of those counted runs that have none under `common`."""
     missed = [run for run in configuration.counted if newest_record(run, common) is None]
     found = (evaluation_conditions(rec, run.recipe) for run in missed if (rec := newest_record(run)))
     return list(dict.fromkeys(found))
@@ -204,7 +204,7 @@ def _differs(name: str, recipes: Sequence[Mapping[str, str]]) -> bool:
 def value_of_run(
     run: Run, name: str, common: Conditions | None
 ) -> tuple[float, tuple[float, float] | None] | None:
-    """Return the value of a metric for a run, and its 95 % confidence interval if it has one."""
+    """Return (value, 95 % confidence interval or None) of a metric for a run; None if there is no value."""
     if name in ERRORS:
         return (run.errors[name], None) if name in run.errors else None
     record = newest_record(run, common) if common else None

@@ -1,9 +1,9 @@
 """Create and read the folder of a sweep.
 
-``sweep.json`` holds the plan. Workers write the rest: ``trials/<name>/`` are run folders,
-``recipes/<name>.json`` the recipes of the trials, ``logs/<name>.txt`` the output of their commands, and
-``results/<name>.json`` their outcomes. ``study.db`` is Optuna's storage, unless the sweep uses a database.
-A trial is a process `ddim train --resume`, so a new worker can resume the trial of a dead one.
+``sweep.json`` holds the plan. Workers write the rest: ``trials/<name>/`` is the run folder of a trial,
+``recipes/<name>.json`` its recipe, ``logs/<name>.txt`` the output of its commands, and
+``results/<name>.json`` its outcome. ``study.db`` is Optuna's storage, if the sweep does not use a database.
+A trial runs as a process `ddim train --resume`, so another worker can resume it if its worker dies.
 """
 
 from __future__ import annotations
@@ -80,17 +80,17 @@ class Sweep:
 def begin_sweep(
     request: SweepRequest | None, out: str | Path | None = None, storage: str | None = None
 ) -> Sweep:
-    """Create a sweep in the folder `out`, or read the sweep that exists there to join it.
+    """Return the sweep in the folder `out`, which a worker then joins; create it if it does not exist.
 
     Args:
         request: the user's request; None joins a sweep with any request.
         out: the folder; None creates a new folder in runs/.
-        storage: the address of a database for Optuna's storage. None means a SQLite file in the folder, or,
-            for an existing sweep, its storage.
+        storage: the address of a database for Optuna's storage. None means a SQLite file in the folder for a
+            new sweep, and the storage of an existing sweep.
 
     Raises:
         UserError: if Optuna is not installed, the request is invalid, the storage cannot be opened, or the
-            folder has other content or a sweep with another request or storage.
+            folder contains other files, or contains a sweep with another request or storage.
     """
     from ddim.runs.codec import dump
 

@@ -30,7 +30,7 @@ class Unfit(UserError):  # noqa: N818
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """A user's request for a sweep; text is as on the command line, and None means not given.
+    """A user's request for a sweep; text is as on the command line, and None stands for an absent option.
 
     Attributes:
         data: the images.
@@ -149,7 +149,7 @@ def build_recipe(base: Recipe, choice: Choice) -> Recipe:
 
 
 def _check_given_once(request: SweepRequest, space: Space) -> None:
-    """Check that no field is given both by an option and as FIELD=..., with at most one budget."""
+    """Check that no field is given both by an option and as FIELD=..., and that no second budget is given."""
     given = {"seed": "--repeats sets seeds"} if request.repeats > 1 else {}
     given |= {"data.source": "DATA names images"} if request.data is not None else {}
     given |= {name: f"--{name} sets a budget" for name in _BUDGETS if getattr(request, name) is not None}
@@ -162,7 +162,7 @@ def _check_given_once(request: SweepRequest, space: Space) -> None:
 
 
 def _check_search(request: SweepRequest, space: Space) -> None:
-    """Check that the trials of a search are comparable by the number that it minimises."""
+    """Check that the trials of a search are comparable by the metric that the search minimises."""
     if not request.search:
         return
     varied = [name for name, v in space.items() if isinstance(v, Range) or len(v.values) > 1]
@@ -179,7 +179,7 @@ def _check_search(request: SweepRequest, space: Space) -> None:
 
 
 def _check_evaluation(request: SweepRequest) -> None:
-    """Check that the packages and the number of samples allow evaluations of the runs."""
+    """Check that the packages for evaluations are installed, and that there are enough samples."""
     from importlib.util import find_spec
 
     if request.evaluate is None:

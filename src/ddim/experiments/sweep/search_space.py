@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from ddim.errors import UserError
 
 INSIDE = 0.314159
-"""The quantile of a range that is checked, like its ends, to find fields that need whole numbers.
+"""The quantile at which a value inside a range is checked, to find fields that need whole numbers.
 
-A rounder quantile, such as 0.3, is a whole number in some ranges, such as [0.0..10.0].
+A rounder quantile would be unsafe: for 0.3, the value in the range [0.0..10.0] is a whole number.
 """
 
 Choice = dict[str, str]
@@ -60,12 +60,12 @@ Space = dict[str, Values | Range]
 
 
 def parse_space(fields: Mapping[str, str]) -> Space:
-    """Parse {"schedule": "[cosine,linear]", "optim.lr": "[1e-4..1e-2]", "optim.batch": "16"}."""
+    """Return the values of fields such as {"schedule": "[cosine,linear]", "optim.lr": "[1e-4..1e-2]"}."""
     return {name: _parse_field(name, text) for name, text in fields.items()}
 
 
 def list_combinations(space: Space) -> list[Choice]:
-    """List every combination, the last field changing fastest.
+    """Return every combination; the last field changes fastest.
 
     Raises:
         UserError: if a field is a range, which has infinitely many values.
@@ -97,7 +97,7 @@ def list_corners(space: Space) -> Iterator[Choice]:
     """Yield an inner combination, then all combinations of listed values and range ends.
 
     The inner combination takes values from inside continuous ranges. It finds fields that need whole numbers,
-    because the ends of a range may be whole numbers by chance.
+    even if both ends of their range are whole numbers by chance.
     """
     yield {k: _at(v, INSIDE if isinstance(v, Range) and not v.whole else 0.0) for k, v in space.items()}
     lists = [v.values if isinstance(v, Values) else (v.text(v.low), v.text(v.high)) for v in space.values()]
@@ -120,7 +120,9 @@ def _parse_field(name: str, text: str) -> Values | Range:
 
 
 def split_values(name: str, text: str) -> list[str]:
-    """Split text at commas, but not inside brackets, because a value may be a list; `name` is for messages.
+    """Return the parts of a text between commas, but not commas inside brackets, as a value may be a list.
+
+    `name` is the field, for error messages.
 
     Raises:
         UserError: if brackets do not match.

@@ -65,7 +65,7 @@ def without_password(address: str) -> str:
 
     try:
         url = make_url(address)
-        # `URL.set` cannot remove a part.
+        # `URL.set` cannot remove a part, so a new URL is created.
         kept = URL.create(url.drivername, url.username, None, url.host, url.port, url.database, url.query)
         return kept.render_as_string(hide_password=False)
     except ArgumentError:
@@ -76,7 +76,7 @@ def without_password(address: str) -> str:
 
 
 def connect(address: str, study: str, heartbeat: int, grace: int) -> tuple[RDBStorage, Study]:
-    """Open a storage and a study in it; a study that does not exist is created.
+    """Return a storage and a study in it; create the study if it does not exist.
 
     Args:
         address: the address of the storage.
@@ -131,8 +131,9 @@ def _guard_transactions(storage: RDBStorage, kind: str) -> None:
 
     def set_up(connection: Any, record: object) -> None:  # noqa: ANN401  (a connection of any driver)
         if kind == "sqlite":
-            # Otherwise Python's driver begins a transaction only at its first write, and other workers can
-            # change data that it has read before. The SQLAlchemy documentation recommends this remedy.
+            # By default, Python's driver begins a transaction only at the first write, so other workers could
+            # change data that this worker has just read. With None, the listener for "begin" below starts the
+            # transaction before the first read, as the SQLAlchemy documentation recommends.
             connection.isolation_level = None
         elif kind == "postgresql":
             cursor = connection.cursor()
@@ -145,5 +146,5 @@ def _guard_transactions(storage: RDBStorage, kind: str) -> None:
         event.listen(
             storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")
         )
-    # This closes connections that were opened before these listeners existed.
+    # Connections that were opened before these listeners existed are closed, so none is left without them.
     storage.engine.dispose()

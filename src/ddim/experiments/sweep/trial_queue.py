@@ -5,7 +5,7 @@ for the grace period, by the clock of the database, the worker counts as dead an
 queue.
 
 The database records which worker has which trial; outcome files record which trials are done. A worker may be
-killed at any moment: a trial that is neither done nor in the queue is enqueued again.
+killed at any moment. Therefore every trial that is not done, not waiting and not running is enqueued again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PATIENCE = 600.0
 
 @dataclass
 class TakenTrial:
-    """A trial that this worker has taken, with its number and id in the study and its last heartbeat (s)."""
+    """A trial of this worker, its number and id in the study, and the time of its last heartbeat (s)."""
 
     trial: Trial
     number: int
@@ -127,7 +127,7 @@ class TrialQueue:
 
     @_patient
     def propose(self, taken: TakenTrial, space: Space) -> Choice:
-        """Return the values of a trial in a search; if the trial is resumed, they are the same."""
+        """Return the values that a search proposes for a trial; a resumed trial gets the same values."""
         return propose(self.study, taken.trial_id, space, int(taken.trial.name))
 
     @_patient
@@ -147,13 +147,14 @@ class TrialQueue:
         try:
             self.storage.set_trial_state_values(taken.trial_id, TrialState.FAIL)
             self._retry(self.storage.get_trial(taken.trial_id))
-        # Another worker has the trial already, or the trial returns to the queue after the grace period.
+        # If another worker has the trial already, nothing is left to do. If the database does not answer, the
+        # trial returns to the queue after the grace period.
         except (UpdateFinishedTrialError, *storage_errors()):
             return
 
     @_patient
     def refill(self) -> None:
-        """Enqueue the trials of dead workers, and every other trial that is neither done nor in the queue."""
+        """Enqueue the trials of dead workers, and all other trials that are not done, waiting or running."""
         from optuna.storages import fail_stale_trials
         from optuna.trial import TrialState
 
@@ -190,10 +191,11 @@ class TrialQueue:
 
     @contextmanager
     def _alone(self, wait: bool) -> Iterator[bool]:
-        """Lock the sweep's folder and yield True; without `wait`, yield False if another worker has the lock.
+        """Lock the sweep's folder and yield True; if it is locked, wait if `wait`, else yield False.
 
-        A worker that keeps the lock for longer than the grace period is frozen. Then this worker proceeds
-        without the lock. A trial may then be enqueued twice, but its second worker finds the outcome.
+        A worker that keeps the lock for longer than the grace period counts as frozen. Then this worker
+        proceeds without the lock. A trial may be enqueued twice in this way, but the worker that takes it the
+        second time finds its outcome.
         """
         with ExitStack() as stack:
             while True:

@@ -45,7 +45,7 @@ def run_trials(
     queue: TrialQueue | None = None,
     threads: int | None = None,
 ) -> None:
-    """Run trials, `jobs` at a time, until this worker and all others have ended every trial of the sweep.
+    """Run trials, `jobs` at a time, until all trials of the sweep have ended, here or in other workers.
 
     If a trial fails, its outcome records this, and the other trials continue. After Ctrl-C, SIGTERM or
     SIGHUP, the running commands save a checkpoint and stop, and their trials return to the queue.
@@ -97,11 +97,11 @@ def check_jobs(jobs: int) -> None:
 
 
 def trial_commands(sweep: Sweep, trial: Trial, jobs: int, threads: int | None = None) -> list[list[str]]:
-    """Return the commands of a trial: train, and evaluate if the sweep still needs an evaluation."""
+    """Return the commands of a trial: train, and evaluate if the sweep asks for it and it is not done."""
     run = sweep.run_folder(trial)
     ddim = [sys.executable, "-m", "ddim"]
     train = [*ddim, "train", "--recipe", str(sweep.recipe_file(trial)), "--out", str(run), "--resume"]
-    # A run keeps the number of threads that it started with.
+    # A run keeps the number of threads that it started with, so the option is only for a new run.
     if (jobs > 1 or threads) and not (run / RUN).exists():
         train += ["--threads", str(threads or max(1, _cores() // jobs))]
     samples = sweep.request.evaluate
@@ -109,13 +109,13 @@ def trial_commands(sweep: Sweep, trial: Trial, jobs: int, threads: int | None = 
         return [train]
     evaluate = [*ddim, "evaluate", str(run), "-n", str(samples), "--steps", str(STEPS)]
     if (trial.recipe or {}).get("data", {}).get("labels"):
-        # The reference images are of all classes.
+        # The reference images are of all classes, so the samples must be too.
         evaluate += ["--label", "all"]
     return [train, evaluate]
 
 
 def sweep_evaluation(run: Run, samples: int) -> Mapping[str, Any] | None:
-    """Return the newest evaluation of a finished run with the options of a sweep's evaluation, or None."""
+    """Return a finished run's newest evaluation that has the options of a sweep's evaluations, or None."""
     if run.state != "finished":
         return None
 
@@ -144,13 +144,13 @@ class _Job:
         self.child: subprocess.Popen[bytes] | None = None
 
     def is_over(self) -> bool:
-        """Send a heartbeat, start the next command if it is time, and return whether the job has ended."""
+        """Return whether the job has ended; send a heartbeat, and start the next command if one can start."""
         if not self.queue.beat(self.taken):
             self.tell(f"{self.trial.name} was given to another worker: this worker sent no heartbeat in time")
             self.end(kill=True)
             return True
         if self.child is None:
-            # If the earlier worker died, its child process may still be training.
+            # If the earlier worker died, its child process may still be training. Then this job must wait.
             return not is_locked(self.sweep.run_folder(self.trial)) and not self._start()
         code = self.child.poll()
         if code is None:
@@ -161,7 +161,8 @@ class _Job:
         if code == 0 and self.left:
             self._run(self.left.pop(0))
         elif code == FolderLocked.exit_code:
-            # The child of a dead worker was still reading images, without a lock, when this worker checked.
+            # When this worker checked the lock, the child of a dead worker was still reading images and had
+            # not taken the lock. The commands start again when that child has ended.
             self.child = None
         else:
             self._finish(code, _last_line(self.log))
@@ -177,7 +178,7 @@ class _Job:
         """Start the first command and return True; return False if there is nothing to run."""
         outcome = read_outcome(self.sweep.outcome_file(self.trial))
         if outcome is not None:
-            # An earlier worker died between writing the outcome and reporting it to the study.
+            # An earlier worker died after it wrote the outcome, but before it reported it to the study.
             self.queue.finish(self.taken, outcome)
             return False
         try:
