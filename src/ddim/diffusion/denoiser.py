@@ -234,7 +234,8 @@ class Labelled:
 class Counted:
     """A denoiser that counts evaluations of the inner denoiser: `evaluations` is the NFE so far.
 
-    Put it inside `Guided`, not around it: a guided step with two network evaluations then counts as two.
+    Wrap the denoisers inside `Guided`. A `Counted` around `Guided` would count one evaluation for a guided
+    step, which evaluates the network twice.
     Before each evaluation, `watch` is called with the number of earlier evaluations.
     """
 

@@ -72,7 +72,7 @@ class Pixels:
 
     @property
     def dequantised(self) -> Pixels:
-        """The map for dequantised images, in which an 8-bit value v becomes (v + g) / 256, with g in [0, 1).
+        """The map for dequantised images: an 8-bit value v becomes (v + g) / 256, with noise g in [0, 1).
 
         Under this map, the image v / 255 has the same model units as the dequantised value with g = 1/2.
         `values` of this map returns v + g - 1/2, and its `units` counts bins of width 1/256.

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 K = 50
-"""Number of neighbours whose mean distance divides the nearest distance (Carlini et al. 2023)."""
+"""The nearest distance is divided by the mean distance to this many neighbours (Carlini et al. 2023)."""
 
 FEWEST = 8
 """Smallest number of training images among which copies can be found.
@@ -49,7 +49,7 @@ class Neighbours:
 
     @property
     def closeness(self) -> np.ndarray:
-        """The smallest distance divided by the mean of all k, (N,) in [0, 1]; 0 for an exact copy."""
+        """The smallest distance divided by the mean of all k distances, (N,), 0 to 1; 0 for an exact copy."""
         mean = self.distances.mean(1)
         return np.divide(self.distances[:, 0], mean, out=np.zeros_like(mean), where=mean > 0)
 

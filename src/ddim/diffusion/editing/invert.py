@@ -24,7 +24,7 @@ from ddim.errors import UserError
 class Inverted(ShortRepr):
     """Latents (B, C, H, W) at the first time of the grid, and the accuracy of an exact inversion.
 
-    `residual` is the largest change of a pixel in the last iteration, over all steps, in model units. It is 0
+    `residual` is the largest change of any pixel in the last iteration of any step, in model units. It is 0
     if `exact` was off. `converged` says whether every step reached the tolerance.
     """
 

@@ -30,10 +30,10 @@ class EDM(Sampler):
     one more.
 
     `s_churn`, `s_min`, `s_max` and `s_noise` are parameters of the paper. Before each step, "churn" adds
-    noise and moves to a noisier time. Churn happens if sigma / alpha lies between `s_min` and `s_max` (None:
-    no upper limit). `s_churn` is the amount of noise, `s_noise` its standard deviation. The noisier time is
-    at most 1; on a table whose `read` is "floor" it is rounded up to an entry. There is no churn before the
-    final sample, unlike in algorithm 2 at i = N - 1.
+    noise and moves to a noisier time. Churn happens if sigma / alpha lies between `s_min` and `s_max`. There
+    is no upper limit if `s_max` is None. `s_churn` is the amount of noise, `s_noise` its standard deviation.
+    The noisier time is at most 1; on a table whose `read` is "floor" it is rounded up to an entry. Unlike
+    algorithm 2 at i = N - 1, this sampler has no churn before the final sample.
 
     Attributes:
         order: 1 for Euler's method, 2 for two network evaluations in each step.

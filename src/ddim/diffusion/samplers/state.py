@@ -46,7 +46,7 @@ class Sampler(Protocol):
         return False
 
     def evaluations(self, levels: int) -> int:
-        """Return the number of network evaluations of a sampling run, including the one of `final_sample`.
+        """Return the number of network evaluations of a sampling run; `final_sample` is included.
 
         `levels` is the number of different noise levels of the grid.
         """
