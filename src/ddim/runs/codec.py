@@ -191,7 +191,7 @@ def list_paths(kind: type = Recipe, above: str = "") -> list[str]:
 class _Loader(yaml.SafeLoader):
     """A safe YAML loader that refuses aliases and reads `on` as text.
 
-    Other YAML loaders read `on` as true, but `on` is a field of the objective.
+    PyYAML reads `on` as true, but `on` is a field of the objective.
     """
 
     yaml_implicit_resolvers = {

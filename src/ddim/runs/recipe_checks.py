@@ -30,8 +30,8 @@ def check_recipe(recipe: Recipe) -> None:
     """Check the noise schedules of a recipe, and that its network, data, loss and sampler fit together.
 
     Raises:
-        UserError: if the log-SNR of a schedule does not fall, or parts do not fit together; the message names
-            the fields.
+        UserError: if the log-SNR of a schedule rises or is NaN, or if parts do not fit together; the message
+            names the fields.
     """
     check_schedule(recipe.schedule)
     check_schedule(recipe.sampling_schedule)

@@ -22,7 +22,7 @@ _COMPILERS = {"g++", "c++", "cc1plus", "as", "collect2", "ld", "clang", "clang++
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the process to stop; the exit code is 128 plus its number, as shells report it."""
+    """A signal asked the process to stop; the exit code is 128 plus the signal's number, as in shells."""
 
     def __init__(self, number: int, message: str = "stopped") -> None:
         super().__init__(message)
@@ -88,8 +88,9 @@ class Interrupts:
     def at_once(self) -> Iterator[None]:
         """Run a block that ends at once when a signal arrives; wrap it in `suppress(Interrupts.ended)`.
 
-        If an error follows the signal, the error counts as an effect of the signal. For example, Ctrl-C also
-        reaches the processes of the compiler, and torch reports that they failed.
+        If a signal has arrived before, the block does not run. If an error follows the signal, the error
+        counts as an effect of the signal. For example, Ctrl-C also reaches the processes of the compiler, and
+        torch reports that they failed.
         """
         self.inside = True
         try:
