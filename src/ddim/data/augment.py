@@ -17,8 +17,8 @@ from the paper or its code:
 
 - The direction b is uniform for every stretch, as in the paper (appendix F.2). The published code draws b for
   half of the stretches and stretches the others along the axes (`aniso_rotate_prob` 0.5).
-- The paper and its code use the labels a (cos b, sin b). These are equal for a stretch and its inverse: the
-  labels of -a in direction b equal the labels of a in direction b + 180 degrees, and these two directions are
+- The paper and its code use the labels a (cos b, sin b). They give a stretch and its inverse the same labels:
+  the labels of -a in direction b equal the labels of a in direction b + 180 degrees, but both directions are
   the same axis.
 """
 
@@ -65,7 +65,7 @@ class Augment:
             raise UserError(f"augment.probability must lie in [0, 1], got {self.probability}")
 
     def draw_labels(self, count: int, draw: torch.Generator) -> Tensor:
-        """Draw labels (count, 9) float64 of random transformations, with a generator on the CPU."""
+        """Return labels (count, 9) float64 of random transformations; `draw` is a generator on the CPU."""
         chance = torch.rand(count, 6, generator=draw, dtype=torch.float64)
         uniform = torch.rand(count, 4, generator=draw, dtype=torch.float64)
         scale, stretch, right, down = torch.randn(4, count, generator=draw, dtype=torch.float64)
@@ -125,19 +125,20 @@ def prepare_transformations(labels: Tensor, height: int, width: int) -> Transfor
 
 
 def apply_augmentation(x: Tensor, labels: Tensor) -> Tensor:
-    """Transform images (B, C, H, W) of floats by labels (B, 9); labels of zero leave an image unchanged.
+    """Return images (B, C, H, W) of floats, transformed by labels (B, 9); labels of zero change nothing.
 
-    See `apply_transformations`, which does not read the labels and so does not wait for an accelerator.
+    This reads the labels, and so waits for an accelerator. `apply_transformations` does not wait.
     """
     return apply_transformations(x, prepare_transformations(labels.cpu(), *x.shape[2:]))
 
 
 def apply_transformations(x: Tensor, done: Transformations) -> Tensor:
-    """Transform images (B, C, H, W) of floats.
+    """Return transformed images (B, C, H, W) of floats.
 
-    Mirroring is exact. All other transformations are one bicubic resampling (Keys 1981, a = -3/4), with the
-    image continued by reflection. Unlike in ADA (Karras et al. 2020), images are not low-pass filtered before
-    they are shrunk; aliasing is accepted, since these images are used only for training.
+    Mirroring is exact. All other transformations are done by one bicubic resampling (Keys 1981, a = -3/4);
+    beyond its edges, an image continues as its reflection. Unlike in ADA (Karras et al. 2020), images are not
+    low-pass filtered before they are shrunk. The aliasing is accepted, because these images are used only for
+    training.
     """
     for flipped, axis in ((done.mirrored, 3), (done.upended, 2)):
         x = torch.where(flipped.reshape(-1, 1, 1, 1).to(x.device), x.flip(axis), x)
@@ -148,7 +149,7 @@ def apply_transformations(x: Tensor, done: Transformations) -> Tensor:
 
 
 def _resampled(x: Tensor, inverse: Tensor, shift: Tensor) -> Tensor:
-    """Translate images (n, C, H, W), and scale, rotate and stretch them; see `Transformations`."""
+    """Return images (n, C, H, W), translated, scaled, rotated and stretched; see `Transformations`."""
     height, width = x.shape[2:]
     down, across = (
         torch.arange(n, dtype=torch.float64, device=shift.device) - (n - 1) / 2 for n in (height, width)
@@ -167,7 +168,7 @@ def _matrix(labels: Tensor) -> Tensor:
     scale, cos, sin, c, s = labels[:, 2:7].unbind(1)
     cos = 1 + cos
     turn = torch.stack([cos, sin, -sin, cos], dim=1).reshape(-1, 2, 2)  # y points down
-    # The labels 5 and 6 are the matrix logarithm of the stretch, a symmetric matrix with trace 0.
+    # The labels 5 and 6 (c and s) give the matrix logarithm of the stretch, a symmetric matrix with trace 0.
     stretch = torch.linalg.matrix_exp(
         math.log(2) * _SIZE * torch.stack([c, s, s, -c], dim=1).reshape(-1, 2, 2)
     )

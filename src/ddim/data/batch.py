@@ -33,7 +33,7 @@ def gather_batch(images: Images, which: np.ndarray, flips: np.ndarray | None = N
 
 
 def to_unit(images: Tensor, grain: Tensor | None = None) -> Tensor:
-    """Scale uint8 images (B, C, H, W) to float32 in [0, 1]: v / 255, or (v + grain) / 256.
+    """Return uint8 images (B, C, H, W) as float32 in [0, 1]: v / 255, or with `grain` (v + grain) / 256.
 
     `grain`, uniform noise in [0, 1) of the same shape, dequantises the images (Uria et al. 2013). The density
     of dequantised images then bounds the probability of the integers.

@@ -1,6 +1,6 @@
 """The cache of decoded images: a uint8 memory map in the user's cache folder.
 
-The name of a data set's folder depends on its contents (names, bytes, size, channels), not on its source. The
+The name of a data set's folder depends on its contents (names, bytes, size, channels), not on its path. The
 folder is written under a temporary name and renamed when it is complete. Any number of processes can build it
 at the same time. Its files are sealed with hashes, and damaged files are not used.
 """
@@ -48,7 +48,7 @@ def load_cached(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Images:
-    """Load the images of a source from the cache; build the cache first if it is missing or damaged.
+    """Return the images of a source from the cache; decode them first if they are missing or damaged there.
 
     Args:
         source: the source.
@@ -95,7 +95,7 @@ def fingerprint_survey(known: Survey, size: tuple[int, int], channels: int | Non
 
 
 def open_decoded(fingerprint: str, size: tuple[int, int], *, cache: Path | None = None) -> Images | None:
-    """Return the cached images with this fingerprint, without their source; None if they are not cached."""
+    """Return the cached images with this fingerprint, or None; their source need not exist any more."""
     for channels in (1, 3, 4):
         folder = cache_folder(cache) / _name_folder(fingerprint, size, channels)
         if found := _read(folder, fingerprint, (*size, channels)):
@@ -131,7 +131,10 @@ def find_enlarged(images: Images) -> list[decode.Header]:
 
 
 def survey_source(source: Source, root: Path) -> Survey:
-    """Return the survey of a source; a stored survey is used if the files have not changed since then."""
+    """Return the survey of a source.
+
+    A survey that is stored in the cache folder `root` is used if the files have not changed since then.
+    """
     if known := source.survey():
         return known
     stamp = source.stamp()
@@ -164,7 +167,8 @@ def _surveyed(source: Source) -> Survey:
             with suppress(decode.UnusableError):
                 header = decode.read_header(item.data)
                 votes[header.channels] += 1
-                # A machine that cannot read this format decodes other images from the same files.
+                # A machine that cannot read this format decodes fewer images from the same files. So the
+                # fingerprint must be different there.
                 digest += header.format if header.format in ("AVIF", "HEIF") else ""
             lines.append((item.name, digest))
         elif item.reason == OTHER:
@@ -250,7 +254,7 @@ def _reorder(path: Path, rank: list[int], shape: tuple[int, int, int]) -> None:
 
 
 def _move(beside: Path, folder: Path, shape: tuple[int, int, int]) -> None:
-    """Rename a complete data set to its final folder, which may exist: damaged, or from another process."""
+    """Rename a complete data set to its final folder; if that exists, replace it only if it is damaged."""
     try:
         publish_folder(beside, folder)
     except OSError as error:
@@ -259,7 +263,7 @@ def _move(beside: Path, folder: Path, shape: tuple[int, int, int]) -> None:
         # The existing folder has the same contents, and another process may be using it: keep it.
         if _read(folder, "", shape):
             return
-        # A process that reads the damaged folder keeps its open files.
+        # A process that still reads the damaged folder is not disturbed, because its open files stay.
         with temporary_folder(folder) as aside, suppress(FileNotFoundError):
             folder.rename(aside / "old")
         with suppress(OSError):

@@ -48,7 +48,9 @@ def list_cache(cache: Path | None = None) -> list[CachePart]:
 
 
 def clear_cache(parts: Sequence[str] = PARTS, cache: Path | None = None) -> int:
-    """Remove parts of the cache and return the freed bytes; all can be computed or downloaded again.
+    """Remove parts of the cache and return the number of freed bytes.
+
+    All parts can be computed or downloaded again.
 
     Args:
         parts: names of parts, see `PARTS`.

@@ -40,7 +40,7 @@ _MAGIC = (
     b"P5\n",
     b"P6\n",
 )
-# A file in ISO's container is recognised by its brand, which is bytes 8 to 12, after "ftyp".
+# HEIC and AVIF files are recognised by their brand: the four bytes after "ftyp", which begin at byte 8.
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 _AVIF = (b"avif", b"avis")
 
@@ -96,7 +96,8 @@ def _open_file(data: bytes) -> Image.Image:
             from pillow_heif import HeifImageFile  # pyrefly: ignore[missing-import] an optional package
         except ImportError:
             raise UnusableError("a HEIC photo: `pip install pillow-heif` lets ddim read it") from None
-        # Pillow's own `open` would need the format to be registered in the whole process.
+        # Pillow's own `open` is not used, because the format would have to be registered in the whole
+        # process.
         return HeifImageFile(io.BytesIO(data))
     return Image.open(io.BytesIO(data), formats=FORMATS)
 
@@ -131,7 +132,7 @@ def _too_many(what: str) -> str:
 
 
 def read_header(data: bytes) -> Header:
-    """Read the header of a file without decoding it.
+    """Return the header of a file, without decoding its pixels.
 
     Raises:
         UnusableError: if the header is damaged or unsupported.
@@ -161,7 +162,7 @@ def decode_image(data: bytes, size: tuple[int, int], channels: int) -> tuple[Hea
         if image.format == "JPEG":
             _draft(image, size)
         if image.format == "PNG":
-            # Pillow does not verify checksums when it decodes PNG files.
+            # Pillow does not verify the checksums of PNG files when it decodes them, so do it here.
             with Image.open(io.BytesIO(data), formats=("PNG",)) as again:
                 again.verify()
         image.load()
@@ -172,7 +173,7 @@ def decode_image(data: bytes, size: tuple[int, int], channels: int) -> tuple[Hea
 
 def _header(image: Image.Image) -> Header:
     height, width = image.height, image.width
-    # Pillow applies the EXIF rotation itself, but only to TIFF files.
+    # Pillow itself applies the EXIF rotation to TIFF files, so their height and width are already right.
     if image.format != "TIFF" and _orientation(image) >= 5:
         height, width = width, height
     return Header(height, width, image.mode, str(image.format), _channels(image))
@@ -211,20 +212,20 @@ def _channels(image: Image.Image) -> int:
 
 
 def _draft(image: Image.Image, size: tuple[int, int]) -> None:
-    """Let libjpeg decode at a lower resolution, which is faster, but at no less than twice `size`."""
+    """Let libjpeg decode at a lower resolution, which is faster; the result is at least twice `size`."""
     height, width = size if _orientation(image) < 5 else (size[1], size[0])
     scale = min(image.height / height, image.width / width)
     if scale >= 4:
-        # `draft` takes the size of the whole image, not of the crop, and never decodes at less than that.
+        # `draft` takes the smallest size that is allowed, which is that of the whole image, not of the crop.
         image.draft(None, (-(-2 * image.width // int(scale)), -(-2 * image.height // int(scale))))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Convert the image to 8 bits per channel; larger values are scaled, not clipped.
+    """Return the image with 8 bits per channel; larger values are scaled, not clipped.
 
-    16-bit gray values 0 ... 65535 become 0 ... 255. Floats and 32-bit integers have no defined range. Their
-    range is the first of [0, 1] (floats only), [0, 255] and [0, 65535] that contains all values. If none
-    does, it is the range of the values themselves.
+    16-bit gray values 0 ... 65535 become 0 ... 255. Floats and 32-bit integers have no defined range. For
+    them, the first of [0, 1] (only for floats), [0, 255] and [0, 65535] that contains all values becomes
+    0 ... 255. If no range contains them, the smallest value becomes 0 and the largest 255.
     """
     if image.mode != "F" and not image.mode.startswith("I"):
         return image
@@ -261,7 +262,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Crop and resize in one step, by Pillow's bicubic filter, which is antialiased."""
+    """Return the image, cropped and resized in one step by Pillow's bicubic filter, which is antialiased."""
     height, width = size
     scale = min(image.height / height, image.width / width)
     left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2

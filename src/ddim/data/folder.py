@@ -17,7 +17,8 @@ from ddim.data.decode import MAX_BYTES, is_image_name
 from ddim.data.sources import OTHER, Member, Reject, Source, Survey, explain_bad_name
 from ddim.errors import UserError
 
-# These seconds are longer than the resolution of file times on any common file system.
+# These seconds are longer than the resolution of file times on any common file system. A file that is older
+# gets other times if it changes again.
 _CLOCK_TICK = 2.0
 _TOO_LARGE = f"larger than {MAX_BYTES >> 20} MiB"
 
@@ -105,7 +106,8 @@ class Folder:
                 elif not entry.is_symlink():
                     todo.append((Path(entry.path), name + "/"))
                 else:
-                    # A link to a folder inside adds no files; a link to a parent folder would never end.
+                    # Two kinds of links are left out: a link to a folder inside this one adds no files, and
+                    # following a link to a parent folder would never end.
                     real = os.path.realpath(entry.path)
                     if real in seen or Path(real).is_relative_to(root) or Path(root).is_relative_to(real):
                         found.append((name, "a link to a folder that is already read"))
@@ -175,7 +177,7 @@ class Tar:
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
         """Yield the files in the order of the archive.
 
-        Unreadable files and a damaged end become `Reject`s.
+        A file that cannot be read becomes a `Reject`, and so does the rest of a damaged archive.
         """
         try:
             with tarfile.open(self.path, "r:*") as archive:

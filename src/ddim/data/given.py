@@ -34,7 +34,7 @@ _SHAPES = "(N, C, H, W) or (N, H, W, C) with 1, 3 or 4 channels"
 
 
 def give_images(data: Any) -> GivenImages:  # noqa: ANN401 (see Args)
-    """Return the source of images that are given from Python, and remember it.
+    """Return the source of images that are given from Python, and remember it in `GIVEN`.
 
     Args:
         data: a tensor or array (N, C, H, W) or (N, H, W, C), uint8 or floats in [0, 1]. A list or a
@@ -93,7 +93,7 @@ class GivenImages:
         return next(iter(self.sizes))
 
     def stamp(self) -> str:
-        """Return "", because `survey` needs no stamp; see `Source`."""
+        """Return "": a stamp is not needed, because `survey` always returns the survey; see `Source`."""
         return ""
 
     def survey(self) -> Survey:
@@ -125,7 +125,7 @@ class GivenImages:
         return tuple(self.class_names if known else map(str, range(count))), labels
 
     def _items(self) -> Iterable[Any]:
-        # A data set of torch has no end for `for`, unless it raises IndexError.
+        # A `for` loop over a data set of torch ends only if the data set raises IndexError. So count instead.
         sized = hasattr(self.data, "__len__") and hasattr(self.data, "__getitem__")
         return (self.data[k] for k in range(len(self.data))) if sized else self.data
 

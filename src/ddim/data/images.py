@@ -88,16 +88,16 @@ def split_images(images: Images, fraction: float, seed: int) -> SplitImages:
 
 
 def draw_subset(indices: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """Draw at most `count` of the indices at random, and sort them.
+    """Return at most `count` of the indices, drawn at random and sorted.
 
-    The first `count` indices are not used, because neighbouring images often belong to one class.
+    The first `count` indices would be a bad choice, because neighbouring images often belong to one class.
     """
     draw = np.random.default_rng(seed)
     return np.sort(draw.permutation(indices)[:count])
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Convert "64" (a square) or "64x96" (height x width) to (height, width).
+    """Return (height, width) for a text: "64" (a square) or "64x96" (height x width).
 
     Raises:
         UserError: if the text has another form, or the size is too small or too large.

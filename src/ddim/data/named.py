@@ -61,7 +61,7 @@ def open_flowers(copy: Path | None) -> Source:
     """Return the 8,189 photographs of Oxford Flowers 102, without labels and without an official split.
 
     Args:
-        copy: the user's copy of the archive; None downloads it.
+        copy: the user's copy of the archive; None finds or downloads it (see `locate_archive`).
     """
     path = locate_archive(FLOWERS, copy)
     return Renamed(open_path(path), lambda name: name.rsplit("/", 1)[-1], stamp_paths(path), official=False)
@@ -71,7 +71,7 @@ def open_pets(copy: Path | None) -> Source:
     """Return the images of Oxford-IIIT Pets: 3,680 for training and 3,669 for validation, 37 breeds.
 
     Args:
-        copy: the user's copy of the archives; None downloads them.
+        copy: the user's copy of the archives; None finds or downloads them (see `locate_archive`).
     """
     path, lists = locate_archive(PETS, copy), locate_archive(PETS_LISTS, copy)
     parts: dict[str, str] = {}
@@ -90,7 +90,11 @@ def open_pets(copy: Path | None) -> Source:
 
 
 def open_cifar10(copy: Path | None) -> Source:
-    """Open CIFAR-10: 50,000 images of 32x32 for training and 10,000 for validation, 10 classes."""
+    """Return CIFAR-10: 50,000 images of 32x32 for training and 10,000 for validation, 10 classes.
+
+    Args:
+        copy: the user's copy of the archive; None finds or downloads it (see `locate_archive`).
+    """
     return Cifar10(locate_archive(CIFAR10, copy))
 
 
@@ -103,7 +107,14 @@ NAMED: dict[str, Callable[[Path | None], Source]] = {
 
 @dataclass(frozen=True)
 class Renamed:
-    """A source whose files get new names, with class and split; files without a new name are skipped."""
+    """A source whose files get new names, which contain the split and the class if the data set has them.
+
+    Attributes:
+        source: the source of the files.
+        rename: returns the new name of a file, or None for a file to leave out.
+        stamped: the stamp of all files on which the new names depend; see `stamp_paths`.
+        official: whether the data set defines a split.
+    """
 
     source: Source
     rename: Callable[[str], str | None]
@@ -203,7 +214,8 @@ def locate_archive(archive: Archive, copy: Path | None) -> Path:
 
     Args:
         archive: the file to find.
-        copy: the folder or file to search; None means $DDIM_DATA and earlier downloads, then a download.
+        copy: the folder or file to search. None searches $DDIM_DATA and earlier downloads; if the archive is
+            not there, it is downloaded.
 
     Raises:
         UserError: if there is no copy and the download fails; the message says where to put which file.

@@ -28,7 +28,7 @@ def open_images(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Images:
-    """Open the images of a source at one size; they are decoded once and stored in a cache.
+    """Return the images of a source at one size; they are decoded once and stored in a cache.
 
     Each image is cropped at the centre to the aspect ratio of `size`, then resized.
 

@@ -54,11 +54,11 @@ def draw_flips(n: int, seed: int, first: int, count: int) -> np.ndarray:
 
 
 def split_indices(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split range(n) into sorted int64 indices (train, validation).
+    """Return sorted int64 indices (train, validation), which together are range(n).
 
     The validation set has `fraction` * n images, rounded up, drawn with the seed.
     """
-    # With the tolerance, 0.1 of 30 is 3: in floating point, (1 - 0.1) * 30 is slightly less than 27.
+    # In floating point, (1 - 0.8) * 5 is slightly less than 1. With the tolerance, it counts as 1.
     train = int((1 - fraction) * n + 1e-6)
     shuffled = _stream(seed, _SPLIT, 0).permutation(n)
     return np.sort(shuffled[:train]), np.sort(shuffled[train:])
@@ -67,7 +67,10 @@ def split_indices(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.nd
 def _slice_epochs(
     values_of: Callable[[int, int, int], np.ndarray], n: int, seed: int, first: int, count: int
 ) -> np.ndarray:
-    """Concatenate the values of all epochs, and return entries `first` to `first` + `count` - 1."""
+    """Return entries `first` to `first` + `count` - 1 of the values of all epochs, one epoch after another.
+
+    `values_of(n, seed, epoch)` returns the n values of an epoch.
+    """
     epochs = range(first // n, (first + count - 1) // n + 1)
     if not epochs:
         return values_of(n, seed, first // n)[:0]

@@ -17,13 +17,13 @@ from ddim.files import hash_file, write_new
 SEAL = "seal.json"
 """The file with the hashes; a folder without it is decoded again."""
 
-# A chunk of this number of bytes is a compromise: the first batches read most chunks, and small chunks need a
-# long list of hashes.
+# The size of a chunk in bytes. It is a compromise: if chunks are large, the first batches read most of the
+# file, because a whole chunk is checked; if chunks are small, the list of hashes is long.
 _CHUNK = 2**20
 
 
 def write_seal(pixels: Path, shape: tuple[int, int, int], *pages: str) -> None:
-    """Write the hashes of each chunk of the file `pixels`, and of the files `pages`, into their folder.
+    """Write `SEAL`: the hashes of each chunk of the file `pixels`, and of the files `pages` beside it.
 
     A chunk is a whole number of images (H, W, C) of the given shape.
     """
@@ -41,10 +41,10 @@ def write_seal(pixels: Path, shape: tuple[int, int, int], *pages: str) -> None:
 
 
 def read_seal(folder: Path) -> dict[str, Any]:
-    """Return the seal of a folder.
+    """Return the hashes in the file `SEAL` of a folder, after checking all files but the pixels against them.
 
     Raises:
-        OSError, ValueError: if the seal is missing, or one of the sealed pages has changed.
+        OSError, ValueError: if the file of hashes is missing, or one of the checked files has changed.
     """
     seal = json.loads((folder / SEAL).read_text("utf-8"))
     if any(hash_file(folder / page) != digest for page, digest in seal["pages"].items()):
@@ -55,7 +55,8 @@ def read_seal(folder: Path) -> dict[str, Any]:
 class SealedPixels:
     """Images (N, H, W, C) uint8 in a file, a read-only array whose rows are checked when they are first read.
 
-    It is indexed like an array of NumPy, without new axes or ellipses; indexing returns arrays of NumPy.
+    It is indexed like a NumPy array, but new axes and ellipses are not supported. Indexing returns a NumPy
+    array.
 
     Args:
         path: the file.
@@ -97,7 +98,8 @@ class SealedPixels:
     def _check(self, chunk: int) -> None:
         part = self.base[chunk * self._rows : (chunk + 1) * self._rows]
         if hashlib.sha256(part.data).hexdigest() != self._digests[chunk]:
-            # Another process may have removed it, or the cache may be read-only.
+            # Without the file of hashes, the images are decoded again. Another process may have removed this
+            # file already, or the cache may be read-only.
             with suppress(OSError):
                 self._path.with_name(SEAL).unlink()
             raise UserError(

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-# The reason for files that are not images, such as text files: they are counted, but not listed.
+# The reason in the `Reject` of a file that is not an image, such as a text file. These files are counted, but
+# not listed.
 OTHER = "not an image"
 
 

@@ -113,7 +113,7 @@ class Blade:
 def _outline(rise: float, fall: float) -> np.ndarray:
     u = (np.arange(_STEPS, dtype=np.float32) + 0.5) / _STEPS
     shape = u**rise * (1 - u) ** fall
-    # Points beyond the ends are outside for all exponents.
+    # Beyond both ends the half width is negative, so points there are outside for all exponents.
     shape = np.concatenate([[-9.0], shape / shape.max(), [-9.0]])
     return shape.astype(np.float32)
 
@@ -173,7 +173,7 @@ def paint_blade(canvas: Canvas, place: Place, length: float, look: Blade, light:
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
-    """Clip to [0, 1] in place; on small arrays this is faster than numpy's clip."""
+    """Clip values to [0, 1] in place and return them; on small arrays this is faster than numpy's clip."""
     return np.minimum(np.maximum(values, 0, out=values), 1, out=values)
 
 
@@ -217,7 +217,10 @@ def paint_grains(canvas: Canvas, place: Place, radius: float, spots: np.ndarray,
 def _round_window(
     canvas: Canvas, place: Place, reach: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Return the part of the image around a place, and the coordinates of its pixels in the plane."""
+    """Return the part of the image around a place, and the coordinates u and v of its pixels in the plane.
+
+    Return None if the part is outside the image, or the plane is seen from its edge.
+    """
     box = canvas.window(place.x - reach, place.y - reach, place.x + reach, place.y + reach)
     (ax, ay), (bx, by) = place.along, place.across
     area = ax * by - ay * bx
@@ -268,7 +271,7 @@ def _smoothing(length: int, knots: int) -> np.ndarray:
 
 
 def paint_field(canvas: Canvas, values: np.ndarray) -> np.ndarray:
-    """Interpolate a small grid of values (knots, knots) smoothly to all pixels of the canvas."""
+    """Return a small grid of values (knots, knots), interpolated smoothly to all pixels of the canvas."""
     _, rows, columns = canvas.rgb.shape
     return _smoothing(rows, values.shape[0]) @ values @ _smoothing(columns, values.shape[1]).T
 

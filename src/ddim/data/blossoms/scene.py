@@ -41,28 +41,28 @@ class Scene:
     y: float = 0.0
 
     def pick(self, *palettes: str) -> list[np.ndarray]:
-        """Draw one of the palettes, such as "f5c842 ffffff", and vary its colours (3,) at random."""
+        """Return the colours (3,) of one palette, such as "f5c842 ffffff", chosen and varied at random."""
         colours = [parse_rgb(text) for text in palettes[self.random.integers(len(palettes))].split()]
         shift = self.random.normal(0, 0.03, 3).astype(np.float32)
         return [(colour + shift * (0.4 + colour)).clip(0, 1) for colour in colours]
 
     def between(self, low: float, high: float) -> float:
-        """Draw a number uniformly from [low, high)."""
+        """Return a random number, uniform in [low, high)."""
         return float(self.random.uniform(low, high))
 
     def whole(self, low: int, high: int) -> int:
-        """Draw a whole number from `low` to `high` - 1."""
+        """Return a random whole number from `low` to `high` - 1."""
         return int(self.random.integers(low, high))
 
     def place_flower(self, spread: float = 0.16, tilt: float = 0.5) -> Place:
-        """Draw the position and orientation of a flower.
+        """Return a random position and orientation of a flower.
 
         `spread` is the largest offset, and `tilt` the largest relative shortening of the tilted plane.
         """
         x, y = self.random.uniform(-spread, spread, 2) + (self.x, self.y)
         short, turn = 1 - tilt * self.random.random() ** 1.5, self.between(0, math.tau)
-        # The plane of the flower is tilted: shortened along one direction of the image.
-        # The flower is rotated within this plane.
+        # `short` and `lean` tilt the plane of the flower: the image shows it shortened in one direction.
+        # `turn` rotates the flower within this plane.
         lean = self.between(-0.5, 0.5)
         cos, sin = math.cos(lean), math.sin(lean)
         return Place(float(x), float(y), (cos, sin), (-sin * short, cos * short)).turned(turn)
@@ -118,7 +118,10 @@ class Scene:
     def paint_eye(
         self, place: Place, radius: float, colour: np.ndarray, count: int = 0, grain: str = ""
     ) -> None:
-        """Paint the centre of a flower: a shaded disc, with `count` grains in a spiral as in a sunflower."""
+        """Paint the centre of a flower: a shaded disc, and `count` grains in a spiral as in a sunflower.
+
+        `grain` is the colour of the grains, such as "f5c842".
+        """
         paint_disc(self.canvas, place, radius * 1.18, colour * 0.45, soft=radius * 0.5, alpha=0.5)
         paint_disc(self.canvas, place, radius, colour)
         if count:
@@ -128,7 +131,10 @@ class Scene:
             paint_grains(self.canvas, place, max(0.024, radius * 0.13), spots, parse_rgb(grain))
 
     def paint_stamens(self, place: Place, count: int, reach: float, thread: str, tip: str) -> None:
-        """Paint `count` stamens from the centre outwards: threads with a dot at the end."""
+        """Paint `count` stamens from the centre outwards: threads with a dot at the end.
+
+        `reach` is about their length; `thread` and `tip` are the colours of thread and dot, such as "f5c842".
+        """
         look = Blade(blend(parse_rgb(thread), parse_rgb(thread)), width=0.05, rise=0.2, fall=0.2, shadow=0.1)
         for number in range(count):
             angle = (number + self.between(-0.3, 0.3)) * math.tau / count

@@ -32,11 +32,11 @@ class Blossoms:
     official: bool = False
 
     def stamp(self) -> str:
-        """Return "", because `survey` needs no stamp; see `Source`."""
+        """Return "": a stamp is not needed, because `survey` always returns the survey; see `Source`."""
         return ""
 
     def survey(self) -> Survey | None:
-        """Return the survey, which is known without drawing; see `Source`."""
+        """Return the survey, without drawing an image; see `Source`."""
         content = hashlib.sha256(f"blossoms {VERSION} {self.count}".encode()).hexdigest()
         return Survey(content, channels=3, count=self.count, others=0)
 
@@ -53,7 +53,7 @@ def name_kind(index: int) -> str:
 
 
 def draw_blossom(index: int, size: tuple[int, int]) -> np.ndarray:
-    """Draw the flower with this index, 0, 1, 2, ..., at a size (height, width): (H, W, 3) uint8.
+    """Return the image (H, W, 3) uint8 of the flower with this index, drawn at a size (height, width).
 
     Raises:
         UserError: if height or width is not between 32 and 128 pixels.
