@@ -27,7 +27,7 @@ def open_path(path: Path) -> Source:
     """Return the source for a folder or an archive.
 
     Raises:
-        UserError: if the path is neither.
+        UserError: if the path is not a folder or an archive, or cannot be read.
     """
     try:
         if path.is_dir():

@@ -174,7 +174,7 @@ def _to_pixels(image: Any, name: str) -> np.ndarray:  # noqa: ANN401
     """Return a tensor or array as pixels (H, W) or (H, W, C), uint8.
 
     Raises:
-        UserError: if it has another shape, or values that are neither uint8 nor floats in [0, 1].
+        UserError: if it does not have the shape of an image, or its values are not uint8 or floats in [0, 1].
     """
     if hasattr(image, "detach"):
         image = image.detach().cpu()

@@ -46,7 +46,7 @@ def select_indices(n: int, seed: int, first: int, count: int) -> np.ndarray:
 
 
 def draw_flips(n: int, seed: int, first: int, count: int) -> np.ndarray:
-    """Return whether the images at these positions are mirrored, (count,) bool; see `select_indices`.
+    """Return whether each image is mirrored, (count,) bool; the arguments are those of `select_indices`.
 
     Each image is mirrored with probability 1/2.
     """

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class BatchNorm2d(nn.BatchNorm2d):
     """Batch norm (Ioffe & Szegedy 2015) over the batches of all processes of a training.
 
-    Unlike `torch.nn.SyncBatchNorm` it works on a CPU too. Every process must have equally many images.
+    Unlike `torch.nn.SyncBatchNorm` it works on a CPU too. All processes must have the same number of images.
 
     Attributes:
         processes: number of processes that share the batch; see `share_batch_norm`.

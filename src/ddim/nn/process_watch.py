@@ -32,7 +32,7 @@ EVERY = 1.0
 """Seconds between two signs of life."""
 
 GRACE = 3.0
-"""Seconds for a process to end by itself when another one has failed."""
+"""Seconds that a process has to end by itself after another process has failed."""
 
 LEFT = "left"
 

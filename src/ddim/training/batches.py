@@ -93,7 +93,7 @@ def draw_rows(recipe: Recipe, train: np.ndarray, step: int) -> Rows:
 
     Args:
         recipe: the recipe of the run.
-        train: indices (N,) of its training images.
+        train: indices (N,) of the training images of the run.
         step: the number of the step.
     """
     size, n, seed = recipe.optim.batch, len(train), recipe.seed
@@ -113,7 +113,7 @@ def draw_batch(
 
     Args:
         recipe: the recipe of the run.
-        split: its images.
+        split: the images of the run, split into training and validation images.
         model: the model, for the shape of the noise.
         runtime: how the network runs; noise and times are drawn on its device.
         step: the number of the step.

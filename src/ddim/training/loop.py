@@ -45,7 +45,7 @@ class Training:
 
     Args:
         recipe: the recipe of the run.
-        split: its images, split.
+        split: the images of the run, split into training and validation images.
         pixels: the map between images and model units.
         runtime: how the network runs.
         plan: the training budget.

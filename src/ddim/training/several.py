@@ -50,7 +50,7 @@ def choose_for_all(machine: Machine, recipe: Recipe, split: SplitImages, process
     Args:
         machine: what the user asks for.
         recipe: the recipe of the run.
-        split: its images.
+        split: the images of the run, split into training and validation images.
         processes: the processes, which divide the cores of their machine.
     """
     chosen = None

@@ -170,7 +170,7 @@ def list_cautions(images: Images, train: int, run: Path) -> list[str]:
 
     Args:
         images: the images of the run.
-        train: the number of its training images.
+        train: the number of training images of the run.
         run: the run folder.
     """
     cautions, rejects = [], read_rejects(images)
@@ -260,7 +260,7 @@ def start_training(
 
     Args:
         recipe: the recipe of the run.
-        parts: its images, split.
+        parts: the images of the run, split into training and validation images.
         runtime: how the network runs.
         parent: the run whose EMA weights and pixels are used; None for random weights.
 
@@ -290,7 +290,7 @@ def estimate_seconds(recipe: Recipe, parts: SplitImages, threads: int | None) ->
 
     Args:
         recipe: the recipe of the run.
-        parts: its images, split.
+        parts: the images of the run, split into training and validation images.
         threads: number of processor threads of the run; None for one per core.
     """
     if recipe.images is None:
