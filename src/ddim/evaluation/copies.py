@@ -122,7 +122,7 @@ def find_copies(
     space: str = PIXELS,
     images: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Verdict:
-    """Find the copies among samples (N, ...).
+    """Return the copies among samples (N, ...), with the threshold below which an image counts as a copy.
 
     Args:
         samples: pixels or features of the samples.
@@ -209,7 +209,7 @@ def _near_duplicates(found: Neighbours, images: np.ndarray, train: np.ndarray, f
 
 
 def find_copies_by_pixels(own: SplitImages, samples: np.ndarray, flip: bool) -> Verdict:
-    """Find copies among samples (N, H, W, C) uint8 by pixels; if `flip`, also copies of mirror images."""
+    """Return the copies among samples (N, H, W, C) uint8, by pixels; if `flip`, also of mirror images."""
     train, valid = own.images.pixels[own.train], own.images.pixels[own.validation]
     return find_copies(samples, train, valid, also=mirror(train) if flip else None)
 
@@ -221,7 +221,7 @@ def find_copies_by_features(
     extractor: Extractor,
     progress: Progress = ignore_progress,
 ) -> Verdict:
-    """Find copies among samples (N, H, W, C) uint8 by the features of a network.
+    """Return the copies among samples (N, H, W, C) uint8, by the features of a network.
 
     The features of the run's images are kept in the cache.
 
@@ -252,7 +252,7 @@ def find_copies_by_features(
 
 
 def find_held_out_duplicates(own: SplitImages, flip: bool) -> Duplicates:
-    """Find held-out images that equal or nearly equal a training image, or its mirror image if `flip`."""
+    """Return the held-out images that nearly equal a training image, or its mirror image if `flip`."""
     if not len(own.validation):
         return Duplicates([], [])
     train, valid = own.images.pixels[own.train], own.images.pixels[own.validation]

@@ -68,7 +68,7 @@ def measure_errors(
     seed: int = 0,
     precise: AbstractContextManager[object] | None = None,
 ) -> LevelErrors:
-    """Measure the denoising errors of images at each of the times (L,).
+    """Return the denoising errors of images at each of the times (L,).
 
     Args:
         batches: pairs (denoiser, images). The images are (B, C, H, W) in model units, and the denoiser is

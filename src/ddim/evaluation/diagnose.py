@@ -93,7 +93,7 @@ class Diagnosis(Tabular):
         return [{name: float(x[k]) for name, x in columns.items()} for k in range(len(errors.log_snr))]
 
     def figure(self, title: str = "") -> Figure:
-        """Draw the errors, the gap, the calibration and the times by noise level."""
+        """Return a figure of the errors, the gap, the calibration and the times by noise level."""
         from ddim.evaluation.diagnosis_report import draw_diagnosis
 
         return draw_diagnosis(self, title)
@@ -119,7 +119,7 @@ def diagnose(
     count: int = LEVELS,
     progress: Progress = ignore_progress,
 ) -> Diagnosis:
-    """Measure a run on its own images, at `count` noise levels in equal steps of log-SNR.
+    """Return measurements of a run on its own images, at `count` noise levels in equal steps of log-SNR.
 
     Args:
         run: a run folder, or the result of `ddim.load`.
@@ -161,7 +161,7 @@ def measure_run_errors(
     count: int,
     progress: Progress = ignore_progress,
 ) -> LevelErrors:
-    """Measure the denoising errors of a run on some of its images.
+    """Return the denoising errors of a run on some of its images.
 
     If the run was trained with labels, the network is conditioned on the class of each image.
 

@@ -121,7 +121,7 @@ def diagnosis_record(d: Diagnosis) -> dict[str, Any]:
 
 
 def draw_diagnosis(d: Diagnosis, title: str) -> Figure:
-    """Draw six panels over the log-SNR, with clean images on the left and 95 % confidence intervals.
+    """Return a figure of six panels over the log-SNR, clean images on the left, with 95 % intervals.
 
     The panels show the MSE of the predicted noise, the MSE of the predicted image, the gap between held-out
     and training images, the slope of the regression of the noise on the predicted noise, the mean of eps_hat

@@ -126,7 +126,7 @@ def evaluate_source(
     progress: Progress = ignore_progress,
     announce: Callable[[str], object] = lambda text: None,
 ) -> Evaluation:
-    """Measure images as `evaluate` does, with objects instead of plain values.
+    """Return an evaluation as `evaluate` does, but take objects instead of plain values.
 
     Args:
         source: the images, as for `evaluate`.
@@ -163,7 +163,7 @@ def evaluate_subject(
 def _evaluate_as_lead(
     subject: Subject, extractor: Extractor, out: Path | None, progress: Progress
 ) -> Evaluation:
-    """Evaluate images in process 0, which alone computes metrics and writes files."""
+    """Return the evaluation of a subject; only process 0 calls this, computes metrics and writes files."""
     selected = subject.reference
     _check_counts(subject)
     with _unfinished_folder(subject, out) as folder:
@@ -273,7 +273,7 @@ def describe_reference(reference: ImageSet, extractor: Extractor) -> dict[str, A
 
 
 def _publish(folder: Path, subject: Subject, out: Path | None) -> Path:
-    """Rename the finished folder to `out`, or to the next free number."""
+    """Rename the finished folder to `out`, or to the next free number, and return its path."""
     if out is not None:
         publish_folder(folder, out)
         return out

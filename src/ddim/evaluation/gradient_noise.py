@@ -82,7 +82,7 @@ def _side_of(batch: int, scale: float) -> str:
 
 
 def estimate_noise_scale(gradients: Tensor, batch: int) -> NoiseScale:
-    """Estimate the noise scale from independent gradients (K, P) of batches of `batch` images, K >= 3.
+    """Return the noise scale from independent gradients (K, P) of K >= 3 batches of `batch` images.
 
     The images of one batch need not be independent. The squared norms of these gradients and of their mean
     give unbiased estimates (appendix A.1). The interval is computed for 1 / scale, by the jackknife over

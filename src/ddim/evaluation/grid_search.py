@@ -102,7 +102,7 @@ def search_times(
     first: float = 1.0,
     progress: Progress = ignore_progress,
 ) -> SearchedGrid:
-    """Search for the times with the least error by coordinate descent.
+    """Return the times with the least error that a coordinate descent finds.
 
     First the best named grid is mixed with each other named grid, on the scale of log-SNR. Then each time in
     turn moves towards a neighbour by a part of the gap in log-SNR. A change that lowers the error is kept.

@@ -148,7 +148,7 @@ def _measure_gap(run: LoadedRun, own: SplitImages, progress: Progress) -> Gap | 
 
 
 def draw_pairs(verdict: Verdict, samples: np.ndarray, own: SplitImages, count: int = 12) -> Figure:
-    """Draw the samples closest to training images, closest first, each above its nearest training image.
+    """Return a figure of the samples closest to training images, each above its nearest training image.
 
     Args:
         verdict: the matches of the samples.

@@ -44,7 +44,7 @@ class NoiseRange:
 
 
 def find_noise_range(images: Tensor, stds: Sequence[float]) -> NoiseRange:
-    """Find the range of noise levels that images need.
+    """Return the range of noise levels that images need.
 
     Args:
         images: (N, C, H, W) in model units.

@@ -34,7 +34,7 @@ PHOTOGRAPH = Pixels.fixed(0.5, 0.25)
 
 
 def read_image(source: str, size: tuple[int, int]) -> Tensor:
-    """Read an image (1, 3, H, W) in [0, 1] from a file, or the first usable image of a folder or archive.
+    """Return an image (1, 3, H, W) in [0, 1] from a file, or the first usable one of a folder or archive.
 
     Raises:
         UserError: if there is no usable image.
@@ -75,7 +75,7 @@ def plot_forward(
     *,
     size: tuple[int, int] = (64, 64),
 ) -> Figure:
-    """Plot forward diffusion of one image and one noise, at evenly spaced times, with a row per schedule.
+    """Return a figure of an image with the same noise at evenly spaced times, with a row for each schedule.
 
     Args:
         image: a tensor (1, C, H, W) in [0, 1]; an image file; or a folder, an archive or the name of a data
@@ -117,7 +117,7 @@ def add_noise(x0: Tensor, eps: Tensor, schedule: Schedule, times: Tensor, pixels
 def plot_reverse(
     model: str | Path | Pipeline | Model, steps: int = 20, seed: int = 0, columns: int = 10
 ) -> Figure:
-    """Plot the reverse diffusion of one sample, and the forward diffusion of the finished sample.
+    """Return a figure of the reverse diffusion of a sample, and forward diffusion of the finished sample.
 
     The three rows show the states x_t from noise to the sample, the clean image predicted from each state,
     and the finished sample with fresh noise added. At most `columns` of the times are shown. If the run has
@@ -168,7 +168,7 @@ def plot_samplers(
     n: int = 16,
     progress: Progress = ignore_progress,
 ) -> Figure:
-    """Plot the error of every sampler on every named grid against the number of network evaluations.
+    """Return a figure of the error of every sampler on every named grid, against network evaluations.
 
     Args:
         model: a run folder, a `Pipeline` from `load`, or a `Model`; None for a mixture of Gaussians, whose
@@ -194,7 +194,7 @@ def plot_samplers(
 
 
 def plot_sampler_errors(cells: Sequence[SamplerError], title: str) -> Figure:
-    """Plot sampling errors against network evaluations, with a panel for each grid and a line per sampler.
+    """Return a figure of errors against network evaluations, with a panel per grid and a line per sampler.
 
     `title` names the model.
     """
@@ -246,7 +246,7 @@ def _curve(log: Log, field: str) -> charts.Curve:
 
 
 def plot_losses(runs: str | Path | Sequence[str | Path]) -> Figure:
-    """Plot the losses of a run, or of several runs, against the training images seen.
+    """Return a figure of the losses of a run, or of several runs, against the training images seen.
 
     Training losses are comparable only between runs with the same objective.
 
@@ -271,7 +271,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 
 def plot_logs(runs: Mapping[str, Log], tails: Mapping[str, Sequence[Log]] | None = None) -> Figure:
-    """Plot the losses in the logs of runs.
+    """Return a figure of the losses in the logs of runs.
 
     Args:
         runs: the lines of each log, from `ddim.runs.log.read_metrics`, keyed by the name of the run.

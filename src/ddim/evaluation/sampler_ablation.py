@@ -209,7 +209,7 @@ def ablate_sampler(
     end: float | None = None,
     progress: Progress = ignore_progress,
 ) -> Ablation:
-    """Measure the error of every combination of choices, at the same number of network evaluations.
+    """Return the error of every combination of choices, at the same number of network evaluations.
 
     Args:
         pipeline: the run.

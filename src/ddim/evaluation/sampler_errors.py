@@ -68,7 +68,7 @@ def compare_samplers_on_run(
     seeds: Sequence[int],
     progress: Progress = ignore_progress,
 ) -> list[SamplerError]:
-    """Measure every sampler on every named grid of a run, between the ends of the run's own grid.
+    """Return the error of every sampler on every named grid for a run, between the ends of its own grid.
 
     Args:
         pipeline: the run.
@@ -86,7 +86,7 @@ def compare_samplers_on_run(
 
 
 def compare_samplers_on_oracle(budgets: Sequence[int], count: int) -> list[SamplerError]:
-    """Measure every sampler on every named grid of a mixture of three Gaussians, whose score is exact.
+    """Return the error of every sampler on every named grid for a mixture of Gaussians, with exact score.
 
     Args:
         budgets: the numbers of network evaluations for each sample.
@@ -106,7 +106,7 @@ def compare_samplers(
     first: float = 1.0,
     progress: Progress = ignore_progress,
 ) -> list[SamplerError]:
-    """Measure every sampler on every named grid, at each budget of network evaluations.
+    """Return the error of every sampler on every named grid, at each budget of network evaluations.
 
     Args:
         error: measures the error of a sampler on given times.

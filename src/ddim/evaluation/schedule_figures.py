@@ -50,7 +50,7 @@ def name_schedules(shown: Shown) -> dict[str, Schedule]:
 
 
 def plot_schedules(schedules: Shown = DEFAULT, points: int = 1001) -> Figure:
-    """Plot alpha, sigma and log-SNR of schedules at `points` evenly spaced times from 0 to 1.
+    """Return a figure of alpha, sigma and log-SNR of schedules, at `points` evenly spaced times from 0 to 1.
 
     Schedules can be names and objects: `plot_schedules(["cosine", ddim.Linear(clip="powers")])`.
     Plateaus at t = 0 and t = 1 are drawn thick. A note states the share of times on each plateau: training
@@ -175,10 +175,10 @@ def _plateau_note(name: str, shares: tuple[float, float]) -> str:
 
 
 def plot_embedding(width: int = 32, max_frequency: float = 1000.0) -> Figure:
-    """Plot heat maps of the sinusoidal embedding of the noise variance, from 0 to 1 and from 0 to 0.02.
+    """Return heat maps of the sinusoidal embedding of the noise variance, from 0 to 1 and from 0 to 0.02.
 
     Channels oscillate up to `max_frequency` times. In the left panel many channels oscillate several times
-    within a pixel. They are blurred, because aliasing would show patterns that do not exist.
+    within a pixel. These channels are blurred, because aliasing would show patterns that do not exist.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -214,10 +214,10 @@ def blur_embedding(net: Sinusoidal, end: float, pixels: int) -> Tensor:
 
 
 def plot_embedding_products(width: int = 32, max_frequency: float = 1000.0) -> Figure:
-    """Plot the inner products of embeddings of a and b, which depend on a - b alone (Kazemnejad 2019).
+    """Return a figure of the inner products of embeddings of a and b, which depend on a - b alone.
 
-    The left panel has all pairs of 201 noise variances. The right panel shows the products for three values
-    of a against a - b; the three lines coincide.
+    Source: Kazemnejad 2019. The left panel has all pairs of 201 noise variances. The right panel shows the
+    products for three values of a against a - b; the three lines coincide.
     """
     from matplotlib.ticker import MaxNLocator
 

@@ -197,7 +197,7 @@ def _check_names(runs: Sequence[Run], names: Iterable[str]) -> None:
 
 
 def _read_trials(sweep: Path) -> list[Run]:
-    """Read the trials of a sweep.
+    """Return the trials of a sweep as runs.
 
     Returns:
         One run for each trial; an empty list if another program wrote the file; a single run with the state

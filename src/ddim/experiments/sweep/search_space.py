@@ -75,7 +75,7 @@ def list_combinations(space: Space) -> list[Choice]:
 
 
 def draw_combinations(space: Space, count: int, seed: int) -> list[Choice]:
-    """Draw `count` random combinations; they are distinct if all fields are lists.
+    """Return `count` random combinations; they are distinct if all fields are lists.
 
     Raises:
         UserError: if all fields are lists with fewer than `count` combinations.
