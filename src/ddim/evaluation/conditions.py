@@ -250,7 +250,7 @@ def _changes(own: Mapping[str, Any], used: Mapping[str, Any]) -> Iterator[tuple[
         if after.get(part) == "listed":
             # `ddim search` finds different times for each run. Without the times, all its grids are equal.
             after = {part: "listed"}
-        # The run's recipe lacks fields that a newer version of ddim has added; they count as equal.
+        # The run's recipe may lack fields that a newer version of ddim has added; these count as equal.
         same_kind = after.get(part) == before.get(part)
         for name, value in after.items():
             if not same_kind or value != before.get(name, value):

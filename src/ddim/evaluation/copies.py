@@ -176,7 +176,7 @@ def check_counts(samples: int, train: int) -> None:
     """Check that there are enough images to find copies.
 
     Raises:
-        UserError: if there is no sample, or too few training images to compare them.
+        UserError: if there is no sample, or there are fewer than `FEWEST` training images.
     """
     if samples < 1 or train < FEWEST:
         raise UserError(
@@ -195,8 +195,8 @@ def _check_learned(count: int, left_out: int, total: int) -> None:
 
 def _near_duplicates(found: Neighbours, images: np.ndarray, train: np.ndarray, flip: bool) -> np.ndarray:
     """Return whether each of N images (N, H, W, C) is a near-duplicate of its nearest image in `train`."""
-    # If even the middle neighbour has a correlation of 0.95, all images of the set look similar. Then only
-    # images that are equal, in this space or in pixels, are duplicates.
+    # If even the middle neighbour has a correlation of at least 0.95, all images of the set look similar.
+    # Then only images that are equal, in this space or in pixels, are duplicates.
     pairs = found.indices[:, [0, found.indices.shape[1] // 2]]
     apart = np.empty(pairs.shape)
     for row, (image, pair) in enumerate(zip(images, pairs, strict=True)):
@@ -252,7 +252,7 @@ def find_copies_by_features(
 
 
 def find_held_out_duplicates(own: SplitImages, flip: bool) -> Duplicates:
-    """Return the held-out images that nearly equal a training image, or its mirror image if `flip`."""
+    """Return pairs of (nearly) equal held-out and training images; if `flip`, compare mirror images too."""
     if not len(own.validation):
         return Duplicates([], [])
     train, valid = own.images.pixels[own.train], own.images.pixels[own.validation]

@@ -38,7 +38,7 @@ LEAST_GAP = 0.25
 """Smallest gap in log-SNR, as a fraction of the mean gap. A smaller gap would overfit the samples."""
 
 FIRST_SEED = 2**31
-"""First seed of the samples of a search. Users rarely use such large seeds, so their samples are new."""
+"""First seed of the samples of a search. Users rarely use such large seeds, so their samples differ."""
 
 
 @with_bar

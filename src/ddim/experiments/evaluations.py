@@ -81,7 +81,7 @@ def mark_comparable(found: Sequence[Run]) -> list[Run]:
 
 
 def describe_mismatches(mismatches: Iterable[Mismatch]) -> str:
-    """Return a list, as text, of the conditions in which an evaluation differs, with its own values."""
+    """Return, as text, the conditions in which an evaluation differs from most, with its own values."""
     return ", ".join(f"different {each.aspect.value} ({_describe(each.one)})" for each in mismatches)
 
 

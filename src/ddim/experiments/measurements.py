@@ -19,7 +19,7 @@ from ddim.metrics.statistics import Estimate
 from ddim.runs.folder import list_numbered_folders
 
 METHODS = '"vlb" is the variational bound, an upper bound; "ode" estimates the likelihood itself.'
-"""What the methods of `ddim likelihood` measure."""
+"""A sentence for reports that explains the methods of `ddim likelihood`."""
 
 
 @dataclass(frozen=True)

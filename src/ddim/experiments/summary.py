@@ -108,7 +108,7 @@ def _origins(found: Sequence[Run]) -> list[dict[str, str]]:
     sources = [each.get("source") or MISSING if each else None for each in facts]
     digests = [each.get("source_sha256") for each in facts]
     seen = [each.get("data", {}).get("fingerprint") for each in facts]
-    # A fingerprint also depends on the size and channels of the images, so they belong to the place.
+    # A fingerprint also depends on size and channels, so it is compared only among runs with equal ones.
     places = [tuple(str(run.recipe["data"].get(n)) for n in ("source", "size", "channels")) for run in found]
     columns = {
         "from": _values_that_differ([None] * len(found), sources),

@@ -21,7 +21,7 @@ _BUDGETS = ("images", "minutes")
 STEPS = 20
 """Sampling steps of a trial's evaluation, the default of `ddim evaluate`."""
 _CORNERS = 4096
-"""The largest number of corners of a search space that are checked, which takes seconds."""
+"""The largest number of corners of a search space that are checked; to check so many takes seconds."""
 
 
 class Unfit(UserError):  # noqa: N818

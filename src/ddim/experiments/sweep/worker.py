@@ -87,10 +87,10 @@ def run_trials(
 
 
 def check_jobs(jobs: int) -> None:
-    """Check the number of trials that run at a time.
+    """Check that at least one trial is to run at a time.
 
     Raises:
-        UserError: if it is below 1.
+        UserError: if `jobs` is below 1.
     """
     if jobs < 1:
         raise UserError(f"--jobs must be at least 1, got {jobs}")
