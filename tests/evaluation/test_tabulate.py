@@ -81,6 +81,7 @@ def test_unequal_evaluations_of_the_network_are_remarked_upon(run):
     assert (table.rows, table.columns) == (["ddim", "edm"], ["KID"])
     assert any("(NFE) differ: ddim, 3 steps, 3 NFE; edm, 3 steps, 5 NFE" in note for note in table.notes)
     assert any("should not be ranked: 20 images are too few" in note for note in table.notes)
+    assert not any(table.is_best(cell) for cell in table.cells)
     plain = tabulate(run, {"steps": [2, 3]}, Samples(n=20), extractor=stub())
     assert not any("NFE" in note for note in plain.notes)
 

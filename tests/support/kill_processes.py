@@ -110,6 +110,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     home, draw = args.folder, random.Random(args.seed)
+    home.mkdir(parents=True, exist_ok=True)
     os.environ["DDIM_PATIENCE"] = "20"
     fields = {"images": 8 * STEPS, "report.checkpoint": 0.2, "report.events": 3}
     (home / "small.yaml").write_text(write_recipe(override(make_small("luz"), fields)))

@@ -50,11 +50,13 @@ class EvaluationTable(Tabular):
         metric: the metric that is shown; the evaluations contain all metrics.
         cells: the cells, row by row.
         notes: sentences about numbers that are easily misread.
+        ranked: whether the values may be compared with each other; if not, no value is marked as the best.
     """
 
     metric: str
     cells: tuple[TableCell, ...]
     notes: tuple[str, ...] = ()
+    ranked: bool = True
 
     def __repr__(self) -> str:
         """Return one line: metric, size and number of samples."""
@@ -99,11 +101,14 @@ class EvaluationTable(Tabular):
         return next((cell for cell in self.cells if (cell.row, cell.column) == (row, column)), None)
 
     def is_best(self, cell: TableCell) -> bool:
-        """Return whether a cell has the best value of its column, if the column has at least two values."""
+        """Return whether a cell has the best value of its column, if the column has at least two values.
+
+        No cell is the best if the values may not be compared.
+        """
         values = [self._value(other) for other in self.cells if other.column == cell.column]
         known = [value for value in values if value is not None]
         best = min if find_metric(self.metric).lower_is_better else max
-        return len(known) > 1 and self._value(cell) == best(known)
+        return self.ranked and len(known) > 1 and self._value(cell) == best(known)
 
     def value_rows(self, best: str = "* {}") -> list[list[str]]:
         """Return each row as text: its name, and its values with half of their 95 % confidence intervals.

@@ -94,7 +94,10 @@ def tabulate(
         there = _find_evaluation(subject, extractor)
         found.append(there or evaluate_subject(subject, extractor, None, report))
     cells = _arrange(combinations, found, metric)
-    return EvaluationTable(metric, cells, tuple(_notes(cells, metric)))
+    records = [cell.evaluation.record for cell in cells]
+    obstacle = next((o for record in records[1:] if (o := find_obstacle(records[0], record, metric))), None)
+    notes = _notes(cells) + ([f"these values should not be ranked: {obstacle}"] if obstacle else [])
+    return EvaluationTable(metric, cells, tuple(notes), ranked=obstacle is None)
 
 
 def _count_evaluations(source: Path, planned: Sequence[Samples]) -> list[int]:
@@ -179,7 +182,7 @@ def _arrange(
     return tuple(sorted(cells, key=lambda cell: order[cell.row]))
 
 
-def _notes(cells: Sequence[TableCell], metric: str) -> list[str]:
+def _notes(cells: Sequence[TableCell]) -> list[str]:
     """Return sentences about numbers that are easily misread in a table."""
     notes, columns = [], dict.fromkeys(cell.column for cell in cells)
     for column in columns:
@@ -188,11 +191,6 @@ def _notes(cells: Sequence[TableCell], metric: str) -> list[str]:
         said = remark_on_nfe([cell.evaluation for cell in mine])
         if said and len(steps) == 1:
             notes.append((f"at {column}, " if len(columns) > 1 else "") + said)
-    first = cells[0].evaluation.record
-    if obstacle := next(
-        (o for c in cells[1:] if (o := find_obstacle(first, c.evaluation.record, metric))), None
-    ):
-        notes.append(f"these values should not be ranked: {obstacle}")
     grids = {cell.evaluation.record["sampling"]["grid"]["kind"] for cell in cells}
     if len(grids) > 1 and "listed" in grids and not any("grid" in cell.choice for cell in cells):
         notes.append(
