@@ -163,7 +163,7 @@ class Table(mine.Straight):
         ({"schedule": mine.Straight}, r"such as Straight\(\), got the class Straight"),
         ({"schedule": Lonely()}, "schedule must be a Schedule, and Lonely has no .*inverse"),
         ({"schedule": mine.Euler()}, "schedule must be a Schedule, and Euler has no entries"),
-        ({"optim": Lonely()}, "optim cannot be a part of your own, got Lonely"),
+        ({"optim": Lonely()}, "optim must be one of the library's own parts, got Lonely"),
         ({"schedule": Table(values=np.ones(3))}, "got ndarray"),
         ({"net": lambda: 3}, "must return a torch.nn.Module, got int"),
     ],

@@ -129,4 +129,4 @@ def test_threads_follow_the_other_programs_after_two_equal_measurements(monkeypa
 def test_threads_that_were_given_stay_and_a_busy_machine_is_said_once(monkeypatch):
     numbers, said = watch(monkeypatch, [1.5, 1.5, 1.5, 1.5], threads=2, adapt=False)
     assert set(numbers) == {2}
-    assert said == ["other programs use 1.5 of 2 cores: 2 threads may be slow beside them"]
+    assert said == ["other programs use 1.5 of 2 cores: training with 2 threads may be slow"]

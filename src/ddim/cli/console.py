@@ -238,10 +238,10 @@ class Console(Callback):
 
 
 def _typical_size(images: Images) -> str:
-    """Return the median original size, after cropping, of the images that are smaller than the training size.
+    """Return the median size of the images that are enlarged, after cropping and before resizing.
 
-    The size has the form of --size. It is "" if at most half of the images are enlarged, or if the size is
-    too small for training.
+    The size has the form of --size. It is "" unless more than half of the images are enlarged, and also if
+    the size is too small for training.
     """
     _, height, width, _ = images.pixels.shape
     small = find_enlarged(images)

@@ -219,7 +219,7 @@ def _unfinished_folder(subject: Subject, out: Path | None) -> Iterator[Path]:
         except OSError as error:
             raise UserError(f"an evaluation cannot be written in {parent}: {error.strerror}") from None
         if out is None:
-            # This is not done beside `out`, because files there may not belong to this library.
+            # Beside `out` nothing is removed, because files there may not belong to this library.
             remove_leftovers(parent)
         yield folder
 

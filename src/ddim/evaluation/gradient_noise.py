@@ -88,7 +88,8 @@ def estimate_noise_scale(gradients: Tensor, batch: int) -> NoiseScale:
     give unbiased estimates (appendix A.1). The interval is computed for 1 / scale, by the jackknife over
     batches: the scale itself has no finite variance if the signal may be 0.
     """
-    # Only inner products are needed below, so the jackknife can leave out a batch without new sums.
+    # The inner products of all pairs of gradients are enough, so that the jackknife can leave out a batch
+    # without adding up the gradients again.
     gram = (gradients @ gradients.T).double()
     own, all_of_it, count = gram.diagonal(), gram.sum(), len(gram)
     signal, noise = _moments(own.sum(), all_of_it, count, batch)
@@ -153,8 +154,8 @@ def draw_parts(
 ) -> Iterator[tuple[Denoiser, Tensor, Tensor, Tensor, Tensor]]:
     """Yield the micro-batches of the training update `step`.
 
-    Each micro-batch is the model with the labels of its images, x0, times, noise, and the share (b,) of each
-    image in the loss.
+    Each one is a tuple: the model, with the labels of the images fixed; the images x0; their times; their
+    noise; and the weight (b,) of each image in the loss.
     """
     runtime = run.runtime
     batch = batches.draw_batch(run.recipe, own, run.model, runtime, step, memory)

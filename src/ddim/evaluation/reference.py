@@ -86,7 +86,7 @@ def _select_part(reference: Reference, images: Images, data: Data, seed: int) ->
 def open_reference(
     run: LoadedRun, reference: Reference, progress: Callable[[int, int], None] | None = None
 ) -> ImageSet:
-    """Return the images of a reference, decoded and split as for `run`.
+    """Return the images of a reference, decoded, and split into training and held-out images as in `run`.
 
     Args:
         run: the run.

@@ -220,7 +220,7 @@ def plot_sampler_errors(cells: Sequence[SamplerError], title: str) -> Figure:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_locator(NullLocator())
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=charts.INK)
-    label = f"mean squared error, against samples of the same noise in {REFERENCE_LEVELS:,} steps"
+    label = f"mean squared error, against images generated from the same noise in {REFERENCE_LEVELS:,} steps"
     figure.supylabel(label, color=charts.INK, fontsize=10)
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=9)

@@ -128,7 +128,7 @@ class Subject:
 
     @property
     def sampled(self) -> bool:
-        """Whether the images are samples of a run, whose sampling all processes share."""
+        """Whether the images are sampled from a run; all processes then divide the sampling among them."""
         return isinstance(self.parts, SampledParts)
 
     @property
@@ -145,7 +145,7 @@ class Subject:
         return f"{how}, {format_count(self.sampling['nfe'], 'network evaluation')} each: {pairs}"
 
     def describe(self) -> dict[str, Any]:
-        """Return the entries of a record about the images, as JSON."""
+        """Return what a record says about the images, as JSON."""
         return {"images": self.count, "source": self.source, "fingerprint": self.fingerprint}
 
 

@@ -41,11 +41,12 @@ class KID:
 def kid(
     generated: np.ndarray, reference: np.ndarray, *, subsets: int = 100, size: int = 1000, seed: int = 0
 ) -> KID:
-    """Return the KID of two sets of features: MMD^2 (eq. 4) with kernel (x.y / d + 1)^3, in float64.
+    """Return the KID of two sets of features, with an interval, and the mean KID of random subsets.
 
-    All numbers come from one pass over the pairs. The interval is computed by the jackknife, which leaves out
-    every image of both sets in turn (Arvesen 1969). The bootstrap would be biased away from 0: it draws
-    images twice, and the kernel of an image with itself is large.
+    KID is MMD^2 (eq. 4) with kernel (x.y / d + 1)^3, in float64. The kernel of each pair is computed once.
+    The confidence interval is computed by the jackknife, which leaves out every image of both sets in turn
+    (Arvesen 1969). The bootstrap would be biased away from 0: it draws images twice, and the kernel of an
+    image with itself is large.
 
     Args:
         generated: features (N, d) of generated images.

@@ -78,7 +78,7 @@ class ResidualBlock(Recomputable):
         self.shortcut = nn.Identity() if identity else ExactConv2d(channels, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply to x (B, channels, H, W); return (B, out, H, W)."""
+        """Apply the block to x (B, channels, H, W); return (B, out, H, W)."""
         return self.shortcut(x) + self.conv2(F.silu(self.conv1(self.norm(x))))
 
 

@@ -76,7 +76,7 @@ _FRACTIONS = ("norm_eps", "dropout", "beta_start", "beta_end")
 
 _SCHEDULERS = {DDIM: "DDIMScheduler", DDPM: "DDPMScheduler"}
 _BETAS = {"linear": "linear", "beta_table": "scaled_linear"}
-"""Names of schedules here and in diffusers. For "scaled_linear", a "beta_table" needs `betas` "quad"."""
+"""Names of schedules here and in diffusers. Only a "beta_table" with `betas` = "quad" is "scaled_linear"."""
 _PREDICTS: dict[Any, str] = {
     PredictsNoise(): "epsilon",
     PredictsImage(): "sample",

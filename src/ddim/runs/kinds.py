@@ -140,7 +140,7 @@ class Slot:
                 f"{path} must be a {family.__name__}, and {name} has no {' and no '.join(missing)}: "
                 f"see `help({family.__module__}.{family.__name__})`"
             )
-        raise UserError(f"{path} cannot be a part of your own, got {name}")
+        raise UserError(f"{path} must be one of the library's own parts, got {name}")
 
     @property
     def _union(self) -> tuple[Any, ...]:

@@ -2,8 +2,8 @@
 
 A checkpoint is a folder ``step-000000123/`` with ``model.safetensors``, ``ema/<name>.safetensors``,
 ``optimizer.safetensors``, ``state.json``, ``recipe.json`` and ``MANIFEST.json``. The manifest holds the size
-and SHA-256 of every other file, the step, whether the checkpoint was the best so far, and a SHA-256 of the
-manifest itself. Reading these files never runs code.
+and SHA-256 of every other file, the step, whether the checkpoint was the best so far, and a SHA-256 of these
+entries. Reading these files never runs code.
 """
 
 import errno

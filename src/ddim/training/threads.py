@@ -69,7 +69,7 @@ class ThreadWatch:
         # This message is returned only once, because the number of threads cannot change: the user or the
         # machine where the run began has set it.
         self.cores = 1
-        slow = f"{use}: {format_count(threads, 'thread')} may be slow beside them"
+        slow = f"{use}: training with {format_count(threads, 'thread')} may be slow"
         return slow if self.wanted < threads else None
 
 

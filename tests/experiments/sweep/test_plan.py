@@ -169,7 +169,7 @@ def test_a_search_may_not_vary_the_images_that_compare_its_trials(name, values, 
         # An evaluation does not use the validation images of the training.
         assert plan_trials(request(search=2, **given))
         return
-    with pytest.raises(UserError, match=f"on the same images, which change with {name}: give it one value"):
+    with pytest.raises(UserError, match=f"on the same images, but {name} changes the images: give {name}"):
         plan_trials(request(search=2, **given))
     # Trials that a reader compares may differ: the report says so.
     assert plan_trials(request(random=2, **given))

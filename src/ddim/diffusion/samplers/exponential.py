@@ -87,7 +87,8 @@ class DPMSolver(Sampler):
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
             p = denoise(x, t)
-            if half_log_snr(now) == half_log_snr(then):  # two times with the same noise level of a table
+            # In a table, both times of a step can have the same noise level.
+            if half_log_snr(now) == half_log_snr(then):
                 yield State(x, s.item(), p.x0)
                 continue
             past.append((half_log_snr(now), p.x0))
@@ -143,7 +144,8 @@ class UniPC(Sampler):
                 known = [*past, (half_log_snr(now), p.x0)]
                 x = exponential_step(before[1], known, before[0], now, variant=self.variant)
             yield State(x, t.item(), past[-1][1] if past else torch.zeros_like(x))
-            if half_log_snr(now) == half_log_snr(then):  # two times with the same noise level of a table
+            # In a table, both times of a step can have the same noise level.
+            if half_log_snr(now) == half_log_snr(then):
                 before = None
                 continue
             past.append((half_log_snr(now), p.x0))

@@ -169,7 +169,8 @@ def _check_search(request: SweepRequest, space: Space) -> None:
     for name in varied:
         if name in VALIDATION_FIELDS or (name == "report.validation_images" and not request.evaluate):
             raise UserError(
-                f"--search compares trials on the same images, which change with {name}: give it one value"
+                f"--search compares trials on the same images, but {name} changes the images: give {name} "
+                "one value"
             )
         if name.split(".")[0] in UNITS and not request.evaluate:
             raise UserError(

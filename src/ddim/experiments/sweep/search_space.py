@@ -120,7 +120,7 @@ def _parse_field(name: str, text: str) -> Values | Range:
 
 
 def split_values(name: str, text: str) -> list[str]:
-    """Return the parts of a text between commas, but not commas inside brackets, as a value may be a list.
+    """Return the parts of a text between commas. Commas inside brackets belong to a value that is a list.
 
     `name` is the field, for error messages.
 
