@@ -31,7 +31,7 @@ class UserError(ValueError):
     exit_code = 2
 
 
-class FolderLocked(UserError):  # noqa: N818 (a state, named as users name it)
+class FolderLocked(UserError):  # noqa: N818 (the name says what has happened)
     """Another process is training in the run folder."""
 
     exit_code = 4
@@ -78,7 +78,7 @@ class OtherProcessFailed(RuntimeError):  # noqa: N818 (an event, not a mistake o
         self.exit_code = exit_code
 
 
-class ProcessGone(RuntimeError):  # noqa: N818 (a state, named as users name it)
+class ProcessGone(RuntimeError):  # noqa: N818 (the name says what has happened)
     """Another process of the command is gone: it was killed, or the memory of its machine was full."""
 
     exit_code = 1

@@ -78,7 +78,7 @@ def test_a_run_without_held_out_images_is_diagnosed_on_training_images(tmp_path,
 def test_a_run_with_one_held_out_image_is_said_to_have_one(tmp_path, command):
     run = tiny.train(tiny.recipe(data__validation="0.025"), tmp_path / "run")
     said = command("diagnose", run, "--images", "3", "--levels", "3").out
-    assert "has only 1 held-out image and needs 2, so memorisation cannot be measured" in said
+    assert "has only 1 held-out image, but 2 are needed: memorisation cannot be measured" in said
     assert said.startswith("3 of ")
 
 

@@ -79,9 +79,9 @@ def note(figure):
 
 def test_a_note_gives_the_plateau_of_a_table_clipped_by_powers():
     words = note(schedule_figures.plot_schedules({"linear": Linear(clip="powers")}))
-    assert "38 % of its times at the noise level of t = 1" in words
-    assert "7 % of its times at the noise level of t = 0" in words
-    assert "12 % of its times at the noise level of t = 1" in note(
+    assert "38 % of all times have the noise level of t = 1" in words
+    assert "7 % of all times have the noise level of t = 0" in words
+    assert "12 % of all times have the noise level of t = 1" in note(
         schedule_figures.plot_schedules({"linear": Linear()})
     )
 

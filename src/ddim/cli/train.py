@@ -215,7 +215,7 @@ def _fields(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _find_learning_rate(recipe: Recipe, machine: Machine, source: Path | None) -> tuple[Recipe, Callback]:
-    """Return the recipe with the learning rate of a range test, and the callback that draws this test."""
+    """Return the recipe with the learning rate of a range test, and the callback that plots this test."""
     from ddim.cli.console import ProgressDisplay, say
     from ddim.runs.codec import override
     from ddim.training.lr_finder import CurvePlot, find_learning_rate

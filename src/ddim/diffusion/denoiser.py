@@ -148,7 +148,7 @@ class Model(nn.Module):
         """
         t = as_double(t).expand(len(x_t))
         level = self.schedule(t)
-        # The coefficients are float64: in float32, differences of almost equal rates would lose digits.
+        # The coefficients are float64: in float32, differences of almost equal values would lose digits.
         c = self.predicts(level)
         condition = self.conditioning(t, level).to(x_t)
         over = lambda value: value.reshape(-1, 1, 1, 1).to(x_t)  # noqa: E731

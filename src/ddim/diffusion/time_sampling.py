@@ -142,7 +142,7 @@ class LossAware(TableTimes):
 
 
 class LossMemory:
-    """The last losses at each entry of a table. They determine the probabilities with which times are drawn.
+    """The last losses at each time of a table of times. They determine how often each time is drawn.
 
     Checkpoints save the losses and the number of losses at each entry.
     """

@@ -302,7 +302,8 @@ def _jackknife(
         reference: features (R, d) of the reference images.
     """
     value = statistic(one, reference) - statistic(other, reference)
-    # The tenths are random: seed s may have class s % classes, so regular tenths could leave out a class.
+    # The ten parts are drawn at random. If each were every tenth sample, one part could contain all samples
+    # of a class, because seed s may have class s % classes.
     # Sets of equal size are divided in the same way, so samples of equal seeds are left out together.
     sets = [(f, np.random.default_rng(0).permutation(len(f)) % GROUPS) for f in (one, other, reference)]
     without = []

@@ -80,8 +80,8 @@ def list_findings(d: Diagnosis) -> Iterator[str]:
     gap, (cleanest, noisiest) = d.gap, d.schedule_range
     if gap is None:
         count = d.split[1]
-        has = f"only {count} held-out image and needs 2" if count else "no held-out images"
-        yield f"The run has {has}, so memorisation cannot be measured."
+        has = f"only {count} held-out image, but 2 are needed" if count else "no held-out images"
+        yield f"The run has {has}: memorisation cannot be measured."
     else:
         yield f"The gap to training is {_percent(gap.overall)} over all noise levels, {gap.conclude()}."
     errors = d.held_out or d.train

@@ -96,7 +96,7 @@ class SampledParts:
             yield from processes.interleave([self._open(seeds, extractor, folder, shown) for seeds in mine])
 
     def _open(self, seeds: Sequence[int], extractor: Extractor, folder: Path, shown: int) -> Part:
-        """Return the part of these seeds from the cache folder; make and keep it if it is not there."""
+        """Return the samples of these seeds and their features: from the cache folder, or made and saved."""
         path, pictured = folder / f"{seeds[0]}-{len(seeds)}", seeds[0] - self.seeds[0] < shown
         part = _read(path)
         if part is None or (pictured and part.images is None):

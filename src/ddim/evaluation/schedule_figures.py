@@ -167,7 +167,7 @@ def _leave_gaps(values: Tensor) -> np.ndarray:
 
 def _plateau_note(name: str, shares: tuple[float, float]) -> str:
     ends = [
-        f"{100 * share:.0f} % of its times at the noise level of t = {end}"
+        f"{100 * share:.0f} % of all times have the noise level of t = {end}"
         for end, share in enumerate(shares)
         if share
     ]

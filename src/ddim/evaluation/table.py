@@ -129,7 +129,7 @@ class EvaluationTable(Tabular):
         return format_entry(metric_entry(cell.evaluation.record, self.metric))
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Return one flat dictionary for each cell: choices, NFE, every metric, intervals, difference."""
+        """Return one flat dictionary for each cell: its choices, NFE, metrics, intervals and difference."""
         return [self._record(cell) for cell in self.cells]
 
     def describe(self) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def read_run(path: str | Path) -> Run:
         return Run(path, "damaged", why=str(error))
     errors = {name: line[name] for line in lines for name in ERRORS if line.get(name) is not None}
     changed = max((path / name).stat().st_mtime for name in (METRICS, RUN) if (path / name).exists())
-    # A stopped run may have logged more images than its last checkpoint has seen, so the checkpoint counts.
+    # The log of a stopped run can be ahead of its last checkpoint, so the checkpoint decides.
     seen = saved * recipe["optim"]["batch"] if (path / "checkpoints").is_dir() else images
     ended = "stopped" if total is None or seen < total else "finished"
     state = "running" if locked else ended

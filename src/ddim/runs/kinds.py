@@ -43,8 +43,8 @@ FAMILIES: dict[Any, Mapping[str, type]] = {
 def kind_name(value: object) -> str:
     """Return the name under which the class of an object is registered, such as "cosine" for `Cosine()`.
 
-    A class that the user wrote has the name of the class itself. Any other class that is not registered, such
-    as `Optim`, has its name in lower case.
+    For a class that the user wrote, this is the name of the class. For any other class that is not
+    registered, such as `Optim`, it is the name of the class in lower case.
     """
     for family in FAMILIES.values():
         for name, kind in family.items():

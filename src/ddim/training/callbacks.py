@@ -132,7 +132,8 @@ class SampleGrid(Callback):
 class Checkpoints(Callback):
     """Writes a checkpoint at each validation, every `report.checkpoint` seconds, and at the end.
 
-    The newest two checkpoints are kept, and the checkpoint with the lowest error `report.best`.
+    The newest two checkpoints are kept, and the checkpoint with the lowest value of the error that the field
+    `report.best` names.
 
     Args:
         log: the log, which is flushed to the disk before each checkpoint.

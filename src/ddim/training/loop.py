@@ -40,8 +40,8 @@ class Training:
     order of the images, their mirroring, times (timesteps), noise and dropout.
 
     With several processes (see `ddim.nn.processes`), each has the whole state, and trains on its part of each
-    batch. Gradients and losses are combined over all processes, so that the states stay equal. Up to
-    rounding, they are those of a training in one process.
+    batch. Gradients and losses are combined over all processes, so that their states stay equal. Up to
+    rounding, the states equal that of a training in one process.
 
     Args:
         recipe: the recipe of the run.

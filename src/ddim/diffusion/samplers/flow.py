@@ -14,7 +14,7 @@ def move(x: Tensor, slope: Tensor, now: Level, then: Level) -> Tensor:
     """Move x (B, C, H, W) from noise level `now` to `then` with a slope d(x / alpha) / d(sigma / alpha).
 
     With the slope eps this is a step of DDIM (Song et al. 2021, eq. 13). The noise levels are scalars in
-    float64, because on a fine grid neighbouring rates are almost equal.
+    float64, because the difference of almost equal values of sigma would lose digits in float32.
     """
     scale = then.alpha / now.alpha
     return scale.to(x) * x + (then.sigma - scale * now.sigma).to(x) * slope
@@ -26,11 +26,13 @@ def time_of_ratio(schedule: Schedule, noise_to_signal: Tensor) -> Tensor:
 
 
 def interpolation_weights(nodes: Tensor, moments: Tensor) -> Tensor:
-    """Return weights (k,) such that the weighted sum of k values is the integral of their polynomial.
+    """Return weights (k,) such that the weighted sum of k values is the integral of p(u) w(u).
+
+    Here p is the polynomial of degree k - 1 through the values, and w is a function that the sampler chooses.
 
     Args:
-        nodes: positions (k,) of the values; the polynomial of degree k - 1 has the values at these positions.
-        moments: integrals (k,) of 1, u, u^2, ..., each times the weight function of the method.
+        nodes: positions u (k,) of the values.
+        moments: integrals (k,) of w(u), u w(u), u^2 w(u), ...
     """
     powers = torch.vander(nodes, increasing=True).T  # row m: nodes^m
     return torch.linalg.solve(powers, moments)
