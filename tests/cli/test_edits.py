@@ -284,7 +284,7 @@ def test_invert_warns_of_noise_at_the_end_of_schedule_or_grid(run, tmp_path, pho
     coarse = ["--grid", "uniform"]
     _, said = edit("invert", clean, tmp_path / "clean", photo, *coarse)
     assert "schedule still has noise" not in said
-    assert "the last of these 4 times still has noise, sigma = 0.38" in said
+    assert "at the last of these 4 times, sigma is still 0.38" in said
     record, said = edit("invert", clean, tmp_path / "fine", photo)
     assert record["grid"] == {"kind": "uniform_log_snr", "end": 6.0}
     assert "note:" not in said

@@ -86,7 +86,7 @@ def test_a_run_of_own_parts_is_trained_sampled_and_resumed_when_they_are_named(
         ("sample run --own nope.py", "nope.py does not exist"),
         ("sample run --own", "--own needs FILE.py or FILE.py:NAME, got ''"),
         ("train mine.py:imags", "mine.py has no imags; perhaps you meant images"),
-        ("train x --schedule mine.py:Stop", "a frozen dataclass, a network, or a class"),
+        ("train x --schedule mine.py:Stop", "a frozen dataclass or a network, or a class"),
         ("train x --schedule mine.py:Net", "schedule must be a Schedule, and Net has no"),
         ("train x --callback mine.py:Steep", "--callback needs a ddim.Callback, got Steep"),
         ("train x --net broken.py:Net", "broken.py cannot be run: ZeroDivisionError"),
