@@ -10,7 +10,7 @@ from typing import Any
 from ddim.errors import UserError, describe_given
 from ddim.evaluation.choices import Choice, choose_samples, expand_choices, name_choices
 from ddim.evaluation.compare import load_features, measure_difference, remark_on_nfe
-from ddim.evaluation.conditions import find_obstacle
+from ddim.evaluation.conditions import Obstacle, find_obstacle
 from ddim.evaluation.evaluate import describe_reference, evaluate_subject
 from ddim.evaluation.record import Evaluation, list_evaluations, read_evaluation
 from ddim.evaluation.reference import Reference
@@ -94,8 +94,7 @@ def tabulate(
         there = _find_evaluation(subject, extractor)
         found.append(there or evaluate_subject(subject, extractor, None, report))
     cells = _arrange(combinations, found, metric)
-    records = [cell.evaluation.record for cell in cells]
-    obstacle = next((o for record in records[1:] if (o := find_obstacle(records[0], record, metric))), None)
+    obstacle = _find_first_obstacle(cells, metric)
     notes = _notes(cells) + ([f"these values should not be ranked: {obstacle}"] if obstacle else [])
     return EvaluationTable(metric, cells, tuple(notes), ranked=obstacle is None)
 
@@ -180,6 +179,12 @@ def _arrange(
     ]
     order = {name: k for k, name in enumerate(dict.fromkeys(rows))}
     return tuple(sorted(cells, key=lambda cell: order[cell.row]))
+
+
+def _find_first_obstacle(cells: Sequence[TableCell], metric: str) -> Obstacle | None:
+    """Return why the values of a table may not be compared, or None."""
+    first, *others = (cell.evaluation.record for cell in cells)
+    return next((found for other in others if (found := find_obstacle(first, other, metric))), None)
 
 
 def _notes(cells: Sequence[TableCell]) -> list[str]:
