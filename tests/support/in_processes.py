@@ -41,7 +41,6 @@ CASES = {
     "recomputed": tiny.recipe("batch norm"),
     "recomputed dropout": override(tiny.recipe("group norm", optim__accumulate=2), {"net.dropout": 0.3}),
     "compiled": tiny.recipe("batch norm"),
-    "compiled recomputed": tiny.recipe("batch norm"),
     "compiled dropout": override(tiny.recipe("group norm"), {"net.dropout": 0.3}),
 }
 

@@ -35,6 +35,7 @@ def test_a_run_killed_eight_times_ends_with_the_same_bits(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_compiled_run_in_bf16_killed_twice_ends_with_the_same_bits(tmp_path):
-    options = ["--images", "3200", "--report.checkpoint", "0.3", "--precision", "bf16", "--compile"]
+def test_a_compiled_run_killed_twice_ends_with_the_same_bits(tmp_path):
+    """In bf16 on processors that compute in it; elsewhere bf16 is emulated and takes minutes."""
+    options = ["--images", "3200", "--report.checkpoint", "0.3", "--compile"]
     torture(tmp_path / "runs", 2, 1, 1, *options)
