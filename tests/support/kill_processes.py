@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from ddim.runs.codec import override, write_recipe
@@ -21,6 +22,14 @@ from kill import different
 from small_recipes import make_small
 
 STEPS = 400
+
+
+def read_command(pid):
+    """The command line of a process; "torch" if it has ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b"torch"
 
 
 class Launch:
@@ -44,7 +53,7 @@ class Launch:
         """The process ids of the two processes; fewer while they start."""
         found = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         children = [int(child) for file in found for child in file.read_text().split()]
-        return [pid for pid in children if b"torch" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [pid for pid in children if b"torch" not in read_command(pid)]
 
     def rank(self, number):
         """The process id of the process with this number."""
@@ -71,8 +80,9 @@ def kill_workers(home, kills, draw):
         # Some die while they start.
         time.sleep(draw.uniform(0, 6)) if draw.random() < 0.25 else launch.wait_for_steps(draw)
         if workers := launch.workers():
-            os.kill(draw.choice(workers), signal.SIGKILL)
-            done += 1
+            with suppress(ProcessLookupError):
+                os.kill(draw.choice(workers), signal.SIGKILL)
+                done += 1
             while not launch.over() and set(launch.workers()) & set(workers):
                 time.sleep(0.02)
     if launch.process.wait():
