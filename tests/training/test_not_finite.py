@@ -12,6 +12,7 @@ from ddim.cli import main
 from ddim.diffusion.loss import Objective
 from ddim.errors import NotFinite
 from ddim.nn.ema import select_averaged
+from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.training import Callback, resume
 
@@ -103,6 +104,23 @@ def test_three_steps_in_a_row_that_are_not_finite_end_a_run():
     with pytest.raises(NotFinite, match="3 times in a row, at step 6"):
         run.finite.raise_if_failed()
     assert changed(before, tiny.bits(run)) == []
+
+
+def test_an_optimiser_that_cannot_skip_is_not_called(monkeypatch):
+    """The optimiser of Apple's GPUs, beside which numbers in float64 are on the CPU, ignores `found_inf`."""
+    run = tiny.training(tiny.recipe("batch norm"))
+    run.advance()
+    before, calls, step = tiny.bits(run), [], run.optimizer.step
+    # The CPU itself, under another name.
+    monkeypatch.setattr(Runtime, "exact_device", "cpu:0")
+    run.optimizer.step = lambda: (calls.append(run.step), step())
+    cure = poison(run, "gradient", math.nan)
+    run.advance()
+    assert changed(before, tiny.bits(run)) == []
+    cure()
+    run.advance()
+    assert calls == [2]
+    assert changed(before, tiny.bits(run)) != []
 
 
 class Ruin(Callback):

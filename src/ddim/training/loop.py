@@ -61,7 +61,7 @@ class Training:
         self.best: float | None = None
         self.stopped: str | None = None
         self.sums: dict[str, Tensor | float] = {}
-        self.finite = FiniteCheck(runtime.exact_device)
+        self.finite = FiniteCheck(runtime.device)
         # `due` is true from the end of a step with a validation until this validation is made.
         self.due = False
         # `samples` (n, C, H, W) are those of the EMA weights at the newest validation of this process.
@@ -149,7 +149,7 @@ class Training:
         On an accelerator this does not wait until the step is computed. A loss is read only when it is asked
         for, and `finite.raise_if_failed` raises an error if too many losses were not finite.
         """
-        o = self.recipe.optim
+        o, exact = self.recipe.optim, self.runtime.exact_device
         rate = self.plan.rate(o, self.seen)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -165,13 +165,14 @@ class Training:
             raise
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), o.clip or math.inf, foreach=True)
         finite = self.finite.judge(self.step + 1, loss, norm)
-        # The fused optimiser changes nothing if this is 1.
+        # The fused optimiser changes nothing if this is 1. Apple's GPUs ignore it, so it is not called there.
         self.optimizer.found_inf = (~finite).float()  # pyrefly: ignore[missing-attribute]
-        self.optimizer.step()
+        if exact == self.runtime.device or finite.item():
+            self.optimizer.step()
         for buffer, before in buffers:
             buffer.copy_(torch.where(finite, buffer, before))
         if self.memory:
-            self.memory.update(times, losses, finite)
+            self.memory.update(times, losses.to(exact), finite.to(exact))
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         newest = ema.select_averaged(self.model)
@@ -179,9 +180,8 @@ class Training:
             average = [self.averages[profile][name] for name in newest]
             ema.update_average(average, list(newest.values()), rule(self.step, o.batch))
         values = {"loss": loss, "gradient_norm": norm, "lr": rate}
-        exact = self.runtime.exact_device
         for name, value in {**values, "updates": 1.0}.items():
-            added = value.to(exact, torch.float64) if isinstance(value, Tensor) else value
+            added = value.to(exact).double() if isinstance(value, Tensor) else value
             self.sums[name] = self.sums.get(name, 0.0) + added
         return StepValues(values)
 
@@ -280,7 +280,7 @@ class Training:
                 "data has changed since the run began, so it cannot be resumed exactly; "
                 "start a new run from its weights with --from"
             )
-        self.step, self.finite = state.step, FiniteCheck(self.runtime.exact_device, state.not_finite)
+        self.step, self.finite = state.step, FiniteCheck(self.runtime.device, state.not_finite)
         self.best, self.plan, self.due = state.best, state.plan, state.due
         self.sums = {**state.sums}
         self.model.load_state_dict(tensors["model"])
