@@ -73,9 +73,10 @@ class Dropout(nn.Dropout):
         if not self.training or not 0 < dropped < SIXTEEN:
             return super().forward(input)
         rows = torch.arange(len(input)) if self.rows is None else self.rows
-        # Like torch's dropout, this draws from the global generator, which training seeds at each step. A
-        # seed of 32 bits is enough, because a CPU generator uses only 32 bits of its seed.
-        seed = torch.randint(2**32, (), device=input.device)
+        # Like torch's dropout, this draws from the global generator, which training seeds at each step: that
+        # of the CPU or of CUDA. A seed of 32 bits is enough, because a CPU generator uses only 32 bits of it.
+        source = "cpu" if input.device.type == "mps" else input.device
+        seed = torch.randint(2**32, (), device=source).to(input.device)
         draw = draw_mask if input.device.type == "cpu" else hash_mask
         mask = draw(seed, rows.to(input.device), list(input.shape), dropped)
         return torch.where(mask, input * (SIXTEEN / (SIXTEEN - dropped)), 0)
