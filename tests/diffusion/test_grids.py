@@ -1,10 +1,11 @@
+import math
 from fractions import Fraction
 
 import pytest
 import torch
 
 from ddim.diffusion.grids import Karras, Listed, Quadratic, Sections, Spaced, Uniform, UniformLogSNR
-from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta
+from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearPath
 from ddim.errors import UserError
 
 SCHEDULES = [
@@ -16,9 +17,12 @@ SCHEDULES = [
     Linear(clip="powers"),
     Linear(clip="none", read="log_snr"),
     Linear(read="log_snr"),
+    LinearPath(),
 ]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-every_grid = pytest.mark.parametrize("grid", [Uniform(), Quadratic(), UniformLogSNR(end=1.9)], ids=str)
+every_grid = pytest.mark.parametrize(
+    "grid", [Uniform(), Uniform(shift=3.0), Quadratic(), UniformLogSNR(end=1.9)], ids=str
+)
 
 
 @every_schedule
@@ -39,6 +43,25 @@ def test_uniform_times_are_those_of_the_originals(steps):
     """Béres evaluates at t = 1 - k/N, k = 0 ... N - 1."""
     exact = [float(1 - Fraction(k, steps)) for k in range(steps)]
     assert torch.allclose(Uniform()(steps, Cosine()), torch.tensor(exact, dtype=torch.float64), rtol=1e-15)
+
+
+@pytest.mark.parametrize("shift", [0.5, 3.0])
+def test_a_shift_multiplies_the_noise_of_the_linear_path(shift):
+    """Esser et al. 2024, eq. 23: the log-SNR of images of n times as many pixels falls by log n."""
+    path = LinearPath(1e-12, 1.0)
+    plain, shifted = (path(Uniform(s)(20, path)).log_snr[1:] for s in (1.0, shift))
+    pixels = shift**2
+    assert torch.allclose(shifted, plain - math.log(pixels), atol=1e-6)
+
+
+def test_a_shift_of_one_keeps_every_bit_and_no_shift_moves_the_ends():
+    assert torch.equal(Uniform(1.0)(7, Cosine()), torch.arange(7, 0, -1, dtype=torch.float64) / 7)
+    times = Uniform(3.0).between(7, Cosine(), 0.9, 0.2)
+    assert (times[0].item(), times[-1].item()) == (0.9, 0.2)
+    odds = times / (1 - times) / 3
+    assert torch.allclose((odds / (1 + odds)).diff(), (odds / (1 + odds)).diff().mean())
+    with pytest.raises(UserError, match=r"grid\.shift must be above 0, got 0"):
+        Uniform(0)
 
 
 def test_quadratic_steps_shrink_evenly():

@@ -335,7 +335,7 @@ def test_naming_the_present_kind_keeps_its_fields():
         ("objective.on", "nois", "perhaps you meant noise"),
         ("ema.gamma", "1", "ema.gamma is not a field of exponential; it is a field of power"),
         ("grid.shares", "1,2", "grid.shares is not a field of uniform; it is a field of sections"),
-        ("grid.xyzzyx", "1", "grid.xyzzyx is not a field of a recipe; valid here: none"),
+        ("grid.xyzzyx", "1", "grid.xyzzyx is not a field of a recipe; valid here: shift"),
         ("batch_size", "3", "batch_size is not a field of a recipe; perhaps you meant optim.batch"),
         # Not report.steps: the part was named.
         ("sampler.steps_offset", "1", "perhaps you meant sampler.eta"),
@@ -425,7 +425,7 @@ def test_a_choice_that_may_be_none_is_set_and_unset_by_text():
     assert ("sampled_on", "none") in [(path, value) for path, _, value in list_fields(Recipe())]
     with pytest.raises(UserError, match="schedule must be one of cosine"):
         override(Recipe(), {"schedule": "none"})
-    with pytest.raises(UserError, match="karras_sigma, none, got 'nome'; perhaps you meant none"):
+    with pytest.raises(UserError, match="linear_path, none, got 'nome'; perhaps you meant none"):
         override(narrow, {"sampled_on": "nome"})
     with pytest.raises(UserError, match="^sampled_on.quantity does not exist: sampled_on is none$"):
         override(narrow, {"sampled_on": "none", "sampled_on.quantity": "angle"})
@@ -436,9 +436,12 @@ def test_every_field_is_listed_once_with_its_value_and_what_is_possible():
     paths = [path for path, _, _ in rows]
     assert len(set(paths)) == len(paths)
     possible = {path: text for path, text, _ in rows}
-    assert possible["schedule"] == "cosine | linear | linear_beta | beta_table | linear_in | karras_sigma"
+    assert (
+        possible["schedule"]
+        == "cosine | linear | linear_beta | beta_table | linear_in | karras_sigma | linear_path"
+    )
     assert possible["sampled_on"] == possible["schedule"] + " | none"
-    assert possible["objective.on"] == "one of noise, image, velocity"
+    assert possible["objective.on"] == "one of noise, image, velocity, flow"
     assert possible["images"] == "a whole number or none"
     assert possible["clip"] == "true or false or x0"
     assert not any(is_dataclass(value) for _, _, value in rows)

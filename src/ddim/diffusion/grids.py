@@ -16,7 +16,7 @@ from torch import Tensor
 from ddim.diffusion.log_snr import equal_log_snr_times
 from ddim.diffusion.schedules import Schedule
 from ddim.diffusion.short_repr import ShortRepr
-from ddim.errors import UserError, check_count
+from ddim.errors import UserError, check_count, check_positive
 
 
 class Grid(Protocol):
@@ -41,18 +41,28 @@ class Spacing(Protocol):
 
 @dataclass(frozen=True)
 class Uniform:
-    """Equal steps of time: 1, 1 - 1/N, ..., 1/N for N steps.
+    """Equal steps of time: 1, 1 - 1/N, ..., 1/N for N steps, which `shift` can move towards noise.
 
-    These are the times of Béres' code and, up to rounding, of Song et al. 2021.
+    Without a shift, these are the times of Béres' code and, up to rounding, of Song et al. 2021.
+
+    Attributes:
+        shift: t becomes shift * t / (1 + (shift - 1) * t) (Esser et al. 2024, eq. 23). On `linear_path` this
+            multiplies sigma / alpha by `shift`; images of n times as many pixels need the root of n.
     """
+
+    shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("grid", shift=self.shift)
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
         """Return the times; see `Grid`."""
-        return _uniform(steps)
+        return _shift(_uniform(steps), self.shift)
 
     def between(self, steps: int, schedule: Schedule, first: float, last: float) -> Tensor:
         """Return the times; see `Spacing`."""
-        return torch.linspace(first, last, steps, dtype=torch.float64)
+        t, s = _shift(torch.tensor([first, last], dtype=torch.float64), 1 / self.shift).tolist()
+        return pin_ends(_shift(torch.linspace(t, s, steps, dtype=torch.float64), self.shift), first, last)
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,7 @@ class UniformLogSNR:
         Raises:
             UserError: if `end` is not above the log-SNR at t = 1, or is infinite.
         """
-        _check_steps(steps)
+        check_count("steps", steps)
         start = schedule(1.0).log_snr.item()
         if not start < self.end < torch.inf:
             raise UserError(f"grid.end must be above the log-SNR at t = 1, {start:.2f}, got {self.end}")
@@ -140,7 +150,7 @@ class Karras:
         Raises:
             UserError: if no noise level of the schedule lies between `sigma_max` and `sigma_min`.
         """
-        _check_steps(steps)
+        check_count("steps", steps)
         high = math.exp(-schedule(1.0).log_snr.item() / 2)
         start = high if self.sigma_max is None else min(self.sigma_max, high)
         last, log_snr = _end(schedule, -2 * math.log(self.sigma_min))
@@ -183,7 +193,7 @@ class Spaced:
         Raises:
             UserError: if `steps` is larger than `entries`.
         """
-        _check_steps(steps)
+        check_count("steps", steps)
         if steps > self.entries:
             raise UserError(f"steps must be at most {self.entries}, the entries of the grid, got {steps}")
         if self.spacing == "leading":
@@ -222,7 +232,7 @@ class Sections:
             UserError: if `steps` is not a multiple of the sum of the shares, or a section has fewer entries
                 than steps.
         """
-        _check_steps(steps)
+        check_count("steps", steps)
         each, rest = divmod(steps, sum(self.shares))
         if rest:
             raise UserError(
@@ -287,8 +297,13 @@ SPACINGS: dict[str, Spacing] = {
 """The grids that can also place times between two given times, keyed by name; see `Spacing`."""
 
 
+def _shift(t: Tensor, shift: float) -> Tensor:
+    """Return times at which t / (1 - t) is `shift` times as large."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
 def _uniform(steps: int) -> Tensor:
-    _check_steps(steps)
+    check_count("steps", steps)
     return torch.arange(steps, 0, -1, dtype=torch.float64) / steps
 
 
@@ -333,7 +348,3 @@ def _fit(times: Tensor, first: float | None, last: float, what: str) -> Tensor:
     if not ((times.diff() < 0).all() and times[-1] > 0):
         raise UserError(f"{what} do not fit this schedule: give fewer steps or another grid")
     return times
-
-
-def _check_steps(steps: int) -> None:
-    check_count("steps", steps)
