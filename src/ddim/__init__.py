@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         Linear,
         LinearBeta,
         LinearIn,
+        LinearPath,
         Schedule,
     )
     from ddim.diffusion.time_sampling import TimeSampling
@@ -95,7 +96,9 @@ _HOMES = {
     "diffusion.samplers": (
         "AdamsBashforth DDIM DDPM DPMSolver EDM Sampler State UniPC final_sample initial_noise last_state"
     ),
-    "diffusion.schedules": "BetaTable Cosine KarrasSigma Level Linear LinearBeta LinearIn Schedule",
+    "diffusion.schedules": (
+        "BetaTable Cosine KarrasSigma Level Linear LinearBeta LinearIn LinearPath Schedule"
+    ),
     "diffusion.loss": "Loss",
     "diffusion.time_sampling": "TimeSampling",
     "diffusion.grids": "Grid Karras Listed Quadratic Sections Spaced Uniform UniformLogSNR",
@@ -163,6 +166,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "Linear",
     "LinearBeta",
     "LinearIn",
+    "LinearPath",
     # Grids of times
     "Karras",
     "Listed",

@@ -63,7 +63,7 @@ BUGS = [
     ),
     bug(
         "the loss compares noise with image",
-        "diffusion/loss.py",
+        "diffusion/prediction.py",
         'p.eps if on == "noise" else p.x0 => p.x0 if on == "noise" else p.eps',
         "diffusion/test_loss.py::test_the_error_of_the_image_is_the_mean_over_its_numbers",
         "diffusion/test_loss.py::test_noise_image_and_velocity_errors_differ_by_known_factors",

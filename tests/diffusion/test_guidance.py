@@ -7,7 +7,7 @@ from ddim.diffusion.denoiser import Counted
 from ddim.diffusion.guidance import Clipped, Guided, Rescheduled, Thresholded
 from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn
+from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn, LinearPath
 from ddim.errors import UserError
 from oracles import Gaussian, normal
 
@@ -138,9 +138,17 @@ def test_the_threshold_is_a_quantile_of_each_image():
 
 
 @pytest.mark.parametrize(
-    "schedule", [Cosine(), LinearBeta(), LinearIn("log_noise", 3.0, -8.0), KarrasSigma(0.1, 40.0)], ids=str
+    "schedule",
+    [
+        Cosine(),
+        LinearBeta(),
+        LinearIn("log_noise", 3.0, -8.0),
+        KarrasSigma(0.1, 40.0),
+        LinearPath(0.01, 0.99),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("trained_on", [Cosine(0.014, 0.99995), KarrasSigma()], ids=str)
+@pytest.mark.parametrize("trained_on", [Cosine(0.014, 0.99995), KarrasSigma(), LinearPath()], ids=str)
 def test_an_oracle_stays_exact_on_another_schedule(trained_on, schedule):
     law = lambda on: Gaussian(on, mean=0.4, std=0.7)
     x = normal(3, 1, 4, 4)

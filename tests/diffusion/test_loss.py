@@ -6,17 +6,23 @@ import torch
 
 from ddim.diffusion.denoiser import Model, Shape
 from ddim.diffusion.loss import Objective
-from ddim.diffusion.parameterisation import PredictsEDM, PredictsImage, PredictsNoise, PredictsVelocity
+from ddim.diffusion.parameterisation import (
+    PredictsEDM,
+    PredictsFlow,
+    PredictsImage,
+    PredictsNoise,
+    PredictsVelocity,
+)
 from ddim.diffusion.prediction import from_image
-from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta
+from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearPath
 from ddim.diffusion.time_sampling import NormalLogSNR, TableTimes, UniformTimes
 from ddim.diffusion.weighting import EDMWeight, Unweighted
 from ddim.errors import UserError
-from oracles import Answers, Gaussian, TellsTime, normal, uniform
+from oracles import Answers, Gaussian, TellsTime, made, normal, uniform
 
 N = 64
 X0, EPS, T = 0.3 + 0.5 * normal(N, 3, 4, 4), normal(N, 3, 4, 4, seed=1), 0.02 + 0.98 * uniform(N, seed=2)
-every_quantity = pytest.mark.parametrize("on", ["noise", "image", "velocity"])
+every_quantity = pytest.mark.parametrize("on", ["noise", "image", "velocity", "flow"])
 every_error = pytest.mark.parametrize("error", ["l1", "mse", "huber"])
 UNIFORM = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
 
@@ -50,7 +56,13 @@ def test_the_error_does_not_depend_on_what_the_network_predicts(on, error):
         Objective(on, error)(
             Model(Answers(oracle, predicts), Cosine(), predicts, TellsTime(), Shape(3, 4, 4)), X0, T, EPS
         )
-        for predicts in (PredictsNoise(), PredictsImage(), PredictsVelocity(), PredictsEDM(0.5))
+        for predicts in (
+            PredictsNoise(),
+            PredictsImage(),
+            PredictsVelocity(),
+            PredictsEDM(0.5),
+            PredictsFlow(),
+        )
     ]
     for cost in costs:
         assert torch.allclose(cost, Objective(on, error)(oracle, X0, T, EPS))
@@ -90,6 +102,15 @@ def test_noise_image_and_velocity_errors_differ_by_known_factors():
     assert torch.allclose(v, image / at.sigma)
 
 
+def test_the_loss_on_the_flow_is_that_of_flow_matching():
+    """Lipman et al. 2023, eq. 23: the error of the network, whose target is noise minus image."""
+    net = made(lambda: torch.nn.Conv2d(3, 3, 1, dtype=torch.float64))
+    model = Model(lambda x, condition: net(x), LinearPath(), PredictsFlow(), shape=(3, 4, 4))
+    u = LinearPath()(T).sigma[:, None, None, None]
+    wanted = (net((1 - u) * X0 + u * EPS) - (EPS - X0)).square().mean((1, 2, 3))
+    assert torch.allclose(Objective("flow", "mse")(model, X0, T, EPS), wanted)
+
+
 @every_quantity
 @every_error
 def test_each_image_has_its_own_error(on, error):
@@ -102,7 +123,14 @@ def test_each_image_has_its_own_error(on, error):
 @every_quantity
 @pytest.mark.parametrize(
     "schedule",
-    [Cosine(), Cosine(0.02, 1.0), LinearBeta(), Linear(), Linear(clip="none", read="log_snr")],
+    [
+        Cosine(),
+        Cosine(0.02, 1.0),
+        LinearBeta(),
+        Linear(),
+        Linear(clip="none", read="log_snr"),
+        LinearPath(1e-6, 1.0),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize(

@@ -7,17 +7,34 @@ from ddim.diffusion.conditioning import CNoise, LogSNR, NoiseVariance, SignalVar
 from ddim.diffusion.denoiser import Model, Shape
 from ddim.diffusion.parameterisation import (
     PredictsEDM,
+    PredictsFlow,
     PredictsImage,
     PredictsNoise,
     PredictsScore,
     PredictsVelocity,
 )
 from ddim.diffusion.prediction import from_image, from_noise, from_velocity
-from ddim.diffusion.schedules import Cosine, KarrasSigma, Level, Linear, LinearBeta, variance_preserving
+from ddim.diffusion.schedules import (
+    Cosine,
+    KarrasSigma,
+    Level,
+    Linear,
+    LinearBeta,
+    LinearPath,
+    variance_preserving,
+)
 from ddim.errors import UserError
 from oracles import Gaussian, normal, uniform
 
-ALL = [PredictsNoise(), PredictsScore(), PredictsImage(), PredictsVelocity(), PredictsEDM(), PredictsEDM(0.5)]
+ALL = [
+    PredictsNoise(),
+    PredictsScore(),
+    PredictsImage(),
+    PredictsVelocity(),
+    PredictsEDM(),
+    PredictsEDM(0.5),
+    PredictsFlow(),
+]
 
 
 class Net(torch.nn.Module):
@@ -79,6 +96,22 @@ def test_the_network_sees_and_gives_unit_variance(predicts, std, log_snr, scale)
     wanted = ((x0 - c.skip * x_t) / c.out).std().item()
     # Velocity has unit variance where the rates have; EDM's target always.
     assert wanted == pytest.approx(scale if predicts == PredictsVelocity() else 1, rel=0.01)
+
+
+@pytest.mark.parametrize("schedule", [LinearPath(), Cosine(), KarrasSigma()], ids=str)
+def test_the_flow_is_noise_minus_image_on_any_schedule(schedule):
+    x0, eps, at = normal(8), normal(8, seed=1), schedule(0.05 + 0.9 * uniform(8))
+    c = PredictsFlow()(at)
+    assert torch.allclose(c.skip * (at.alpha * x0 + at.sigma * eps) + c.out * (eps - x0), x0)
+
+
+@pytest.mark.parametrize("schedule", [LinearPath(), Cosine(), KarrasSigma()], ids=str)
+def test_a_flow_network_sees_the_point_of_the_straight_path(schedule):
+    """Of the path (1 - u) x0 + u eps, the point where the SNR is that of the schedule."""
+    x0, eps, at = normal(8), normal(8, seed=1), schedule(0.05 + 0.9 * uniform(8))
+    u = torch.sigmoid(-at.log_snr / 2)
+    seen = PredictsFlow()(at).inp * (at.alpha * x0 + at.sigma * eps)
+    assert torch.allclose(seen, (1 - u) * x0 + u * eps)
 
 
 def test_edm_keeps_the_least_of_the_networks_error():

@@ -16,6 +16,7 @@ from ddim.diffusion.schedules import (
     Linear,
     LinearBeta,
     LinearIn,
+    LinearPath,
     variance_preserving,
 )
 from ddim.errors import UserError
@@ -37,7 +38,14 @@ PRESERVING = [
     *(BetaTable(entries=7, clip="rates", read=read, betas="jsd") for read in ("floor", "log_snr")),
     *(LinearIn(quantity, *ends) for quantity in SEVEN for ends in ((3.0, -10.0), (36.0, -36.0))),
 ]
-SCHEDULES = [*PRESERVING, KarrasSigma(), KarrasSigma(0.02, 100.0, None), KarrasSigma(0.1, 2.0, 1.0)]
+SCHEDULES = [
+    *PRESERVING,
+    KarrasSigma(),
+    KarrasSigma(0.02, 100.0, None),
+    KarrasSigma(0.1, 2.0, 1.0),
+    LinearPath(),
+    LinearPath(1e-6, 1.0),
+]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 TIMES = torch.cat([torch.logspace(-12, 0, 200, dtype=torch.float64), torch.linspace(1e-4, 1, 3001).double()])
 TIMES = TIMES.clamp(max=1).sort().values
@@ -311,6 +319,30 @@ def test_karras_sigma_without_rho_is_the_limit_of_large_ones():
     assert away[1] < 1e-2
 
 
+@pytest.mark.parametrize("path", [LinearPath(), LinearPath(1e-6, 1.0), LinearPath(0.2, 0.9)], ids=str)
+def test_the_linear_path_is_the_straight_line_from_image_to_noise(path):
+    """Liu et al. 2023, eq. 1: X_t = t X_1 + (1 - t) X_0, between the two signal rates."""
+    x0, eps, at = torch.tensor([2.0, -1.0]).double(), torch.tensor([0.5, 3.0]).double(), path(TIMES)
+    points = at.alpha[:, None] * x0 + at.sigma[:, None] * eps
+    part = (points - x0) / (eps - x0)
+    assert torch.allclose(part[:, 0], part[:, 1], rtol=0, atol=1e-15)
+    ends = part[torch.tensor([0, -1]), 0]
+    assert torch.allclose(ends, torch.tensor([1 - path.max_signal, 1 - path.min_signal]).double(), atol=1e-11)
+    even = path(torch.linspace(0, 1, 11, dtype=torch.float64)).sigma.diff()
+    assert torch.allclose(even, even[:1].expand(10))
+
+
+def test_the_log_snr_of_the_linear_path_is_finite_at_both_ends():
+    ends = LinearPath()(torch.tensor([0.0, 1.0]))
+    # ln(0.999 / 0.001), twice.
+    assert ends.log_snr.tolist() == pytest.approx([13.8135, -13.8135], abs=1e-3)
+
+
+def test_the_inverse_of_the_linear_path_keeps_its_digits_at_small_sigmas():
+    path, t = LinearPath(1e-6, 1.0), torch.logspace(-9, -1, 300, dtype=torch.float64)
+    assert ((path.inverse(path(t).log_snr) / t - 1).abs() < 1e-11).all()
+
+
 def test_a_level_over_images_multiplies_each_by_its_own_rate():
     x = torch.ones(3, 2, 4, 5)
     at = Cosine()(torch.tensor([0.1, 0.5, 0.9])).over(x)
@@ -343,6 +375,9 @@ def test_schedules_are_values():
         lambda: Cosine(0, 0.95),
         lambda: Cosine(0.02, 1.01),
         lambda: Cosine(math.nan, 0.9),
+        lambda: LinearPath(0.0, 0.9),
+        lambda: LinearPath(0.5, 0.2),
+        lambda: LinearPath(0.1, 1.1),
         lambda: LinearBeta(0, 20),
         lambda: LinearBeta(20, 0.1),
         lambda: Linear(entries=1),

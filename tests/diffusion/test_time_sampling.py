@@ -4,7 +4,7 @@ from statistics import NormalDist
 import pytest
 import torch
 
-from ddim.diffusion.schedules import Cosine, KarrasSigma, LinearBeta
+from ddim.diffusion.schedules import Cosine, KarrasSigma, LinearBeta, LinearPath
 from ddim.diffusion.time_sampling import LossAware, LossMemory, NormalLogSNR, TableTimes, UniformTimes
 from ddim.errors import UserError
 from oracles import uniform
@@ -69,6 +69,18 @@ def test_normal_log_snr_is_normally_distributed(mean, std, schedule):
         assert (log_snr <= level).double().mean().item() == pytest.approx(normal_.cdf(level), abs=2e-4)
     assert log_snr.mean().item() == pytest.approx(mean, abs=0.01)
     assert log_snr.std().item() == pytest.approx(std, abs=0.01)
+
+
+@pytest.mark.parametrize("location, scale", [(0.0, 1.0), (-0.5, 0.6), (0.5, 1.4)])
+def test_a_normal_log_snr_on_the_linear_path_is_logit_normal(location, scale):
+    """The density of Esser et al. 2024, eq. 19, integrated numerically."""
+    t = NormalLogSNR(-2 * location, 2 * scale)(UNIFORM, LinearPath(1e-9, 1.0))
+    grid = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    shape = (-((torch.logit(grid) - location) ** 2) / (2 * scale**2)).exp()
+    density = shape / (scale * math.sqrt(2 * math.pi) * grid * (1 - grid))
+    for edge in (0.1, 0.3, 0.5, 0.8, 0.95):
+        inside = density[grid < edge].sum().item() / len(grid)
+        assert (t < edge).double().mean().item() == pytest.approx(inside, abs=2e-4)
 
 
 def test_normal_log_snr_is_clamped_where_the_schedule_ends():

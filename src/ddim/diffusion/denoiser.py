@@ -96,8 +96,8 @@ class Model(nn.Module):
             `net.classes` is above 0, class labels (B,) are the third argument. Augmentation labels are passed
             as `augment=` (B, n).
         schedule: the noise schedule, or its name, such as "cosine".
-        predicts: the meaning of F: a parameterisation, or its name "velocity", "noise", "image", "edm" or
-            "score".
+        predicts: the meaning of F: a parameterisation, or its name "velocity", "noise", "image", "edm",
+            "score" or "flow".
         conditioning: the function of the noise level that the network receives as `condition`, or its name.
         shape: channels, height and width of the images.
 

@@ -13,14 +13,13 @@ from torch.nn import functional as F
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.gaussian import posterior
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.prediction import Prediction, velocity
+from ddim.diffusion.prediction import On, Prediction, quantity
 from ddim.diffusion.schedules import Level, Schedule
 from ddim.diffusion.time_sampling import TableTimes, TimeSampling, UniformTimes
 from ddim.diffusion.variational_bound import bound_posterior, image_bits, step_bits
 from ddim.diffusion.weighting import Unweighted, Weighting
 from ddim.errors import UserError
 
-On = Literal["noise", "image", "velocity"]
 Error = Literal["l1", "mse", "huber"]
 
 _ERRORS: dict[str, Callable[..., Tensor]] = {"l1": F.l1_loss, "mse": F.mse_loss, "huber": F.huber_loss}
@@ -148,10 +147,3 @@ def _error(loss: Objective | Hybrid, p: Prediction, truth: Prediction, at: Level
     """Return the mean error (B,) of a prediction over the pixels and channels of each image."""
     found, wanted = (quantity(half, at, loss.on) for half in (p, truth))
     return _ERRORS[loss.error](found, wanted, reduction="none").flatten(1).mean(1)
-
-
-def quantity(p: Prediction, at: Level, on: On) -> Tensor:
-    """Return the noise, image or velocity (B, C, H, W) of a prediction."""
-    if on == "velocity":
-        return velocity(p, at)
-    return p.eps if on == "noise" else p.x0

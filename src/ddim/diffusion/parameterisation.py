@@ -94,11 +94,26 @@ class PredictsEDM:
         return Scales(data**2 / norm**2 / at.alpha, ratio * data / norm, 1 / (norm * at.alpha))
 
 
+@dataclass(frozen=True)
+class PredictsFlow:
+    """F = eps - x0, the velocity of flow matching (Lipman et al. 2023, eq. 23; Liu et al. 2023, eq. 1).
+
+    The input x_t is divided by alpha + sigma, which is 1 on `linear_path`. On any other schedule, this gives
+    the point of the straight path from x0 to eps with the same SNR.
+    """
+
+    def __call__(self, at: Level) -> Scales:
+        """Return the coefficients; see `Parameterisation`."""
+        total = at.alpha + at.sigma
+        return Scales(1 / total, -at.sigma / total, 1 / total)
+
+
 PARAMETERISATIONS: dict[str, type[Parameterisation]] = {
     "velocity": PredictsVelocity,
     "noise": PredictsNoise,
     "image": PredictsImage,
     "edm": PredictsEDM,
     "score": PredictsScore,
+    "flow": PredictsFlow,
 }
 """All parameterisations, keyed by their names in a recipe."""

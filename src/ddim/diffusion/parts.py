@@ -19,6 +19,10 @@ OTHER_NAMES = {
     "dpm++": "dpm_solver",
     "v_prediction": "velocity",
     "epsilon": "noise",
+    "flow_matching": "linear_path",
+    "rectified_flow": "linear_path",
+    "logit_normal": "normal_log_snr",
+    "shifted": "uniform",
 }
 """Names of parts in papers and other libraries, each with the most similar part of this library."""
 

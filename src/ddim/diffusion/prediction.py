@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 from ddim.diffusion.schedules import Level
 from ddim.diffusion.short_repr import ShortRepr
+
+On = Literal["noise", "image", "velocity", "flow"]
+"""A quantity of a prediction: eps, x0, alpha * eps - sigma * x0, or eps - x0."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,3 +47,12 @@ def from_velocity(x_t: Tensor, v: Tensor, at: Level) -> Prediction:
 def velocity(p: Prediction, at: Level) -> Tensor:
     """Return the velocity (B, C, H, W) of a prediction: alpha * eps - sigma * x0."""
     return at.alpha * p.eps - at.sigma * p.x0
+
+
+def quantity(p: Prediction, at: Level, on: On) -> Tensor:
+    """Return the noise, image, velocity or flow (B, C, H, W) of a prediction."""
+    if on == "velocity":
+        return velocity(p, at)
+    if on == "flow":
+        return p.eps - p.x0
+    return p.eps if on == "noise" else p.x0

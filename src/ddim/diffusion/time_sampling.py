@@ -66,6 +66,9 @@ class NormalLogSNR:
     deviation 0.5. The log-SNR then has mean 2.4 and standard deviation 2.4. For data of unit variance the
     mean is about 1.
 
+    On `linear_path` these are the logit-normal times of Esser et al. 2024, eq. 19, with location -mean / 2
+    and scale std / 2. Mean 0 and std 2 give their rf/lognorm(0.00, 1.00).
+
     Attributes:
         mean: mean of the log-SNR.
         std: standard deviation of the log-SNR.

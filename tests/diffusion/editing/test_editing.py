@@ -19,7 +19,7 @@ from ddim.diffusion.grids import Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture, exact_flow
 from ddim.diffusion.samplers import DDIM, DDPM, last_state
-from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
+from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, LinearPath
 from ddim.errors import UserError
 from oracles import Gaussian, normal
 
@@ -222,7 +222,7 @@ def test_painting_everything_once_is_ancestral_sampling():
     assert torch.allclose(painted.x, last_state(DDPM()(LAW, x, times(6), Plain())).x)
 
 
-@pytest.mark.parametrize("schedule", [WIDE, LinearBeta()], ids=str)
+@pytest.mark.parametrize("schedule", [WIDE, LinearBeta(), LinearPath()], ids=str)
 def test_renoising_keeps_the_marginal_distribution(schedule):
     law, n = Gaussian(schedule, 0.3, 0.5), 40_000
     now, then = (schedule(torch.tensor(t).double()) for t in (0.3, 0.5))

@@ -6,14 +6,15 @@ import torch
 
 from ddim.diffusion.grids import Quadratic, Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
+from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.samplers import DDIM, final_sample, initial_noise, last_state
 from ddim.diffusion.samplers.convergence import Warped
-from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
+from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, LinearPath
 from ddim.errors import UserError
 from oracles import Gaussian, normal
 
 EIGHT = range(8)
-SCHEDULES = [Cosine(), Cosine(0.014, 0.99995), LinearBeta()]
+SCHEDULES = [Cosine(), Cosine(0.014, 0.99995), LinearBeta(), LinearPath()]
 
 
 GRIDS = {"uniform": Uniform(), "quadratic": Quadratic(), "log_snr": UniformLogSNR(2.0)}
@@ -47,6 +48,29 @@ def test_states_and_samples_converge_to_the_exact_flow_with_order_one_on_any_gri
     for coarse, fine in zip(errors(200), errors(400), strict=True):
         assert fine < 0.02
         assert math.log2(coarse / fine) == pytest.approx(1, abs=0.2)
+
+
+def test_a_step_on_the_linear_path_is_a_step_of_eulers_method():
+    """x_s = x_t + (s - t) dx/dt, where the flow in closed form is derived by autograd."""
+    schedule = LinearPath()
+    oracle, x = Gaussian(schedule), pure(schedule)
+    for t, s in ((1.0, 0.9), (0.5, 0.25), (0.3, 0.05)):
+        begin, end = at_time(t), at_time(t).requires_grad_()
+        point = x[0, 0, 0, 0]
+        (velocity,) = torch.autograd.grad(oracle.flow(point, begin, end), end)
+        found = run(DDIM(), oracle, point.reshape(1, 1, 1, 1), [t, s], [0]).x.item()
+        assert found == pytest.approx((point + (s - t) * velocity).item(), rel=1e-12)
+
+
+def test_uniform_steps_on_the_linear_path_are_euler_on_the_velocity_down_to_the_clean_image():
+    """Flow matching samples so: N equal steps of x - v / N from noise at 1 to the image at 0."""
+    schedule, steps = LinearPath(1e-9, 1.0), 10
+    law, x = Mixture(schedule, normal(3, 3, 2, 2, seed=1), 0.5), normal(2, 3, 2, 2)
+    sample = final_sample(law, run(DDIM(), law, x, Uniform()(steps, schedule), range(2)))
+    for k in range(steps, 0, -1):
+        p = law(x, at_time(k / steps))
+        x = x - (p.eps - p.x0) / steps
+    assert torch.allclose(sample, x, atol=1e-6)
 
 
 def test_samples_tend_to_the_end_of_the_flow_where_the_schedule_has_a_clean_end():

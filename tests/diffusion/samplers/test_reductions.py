@@ -10,14 +10,14 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.prediction import Prediction
 from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC, last_state
-from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
+from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, LinearPath
 from ddim.errors import UserError
 from oracles import Gaussian, normal
 
 SEEDS = range(3)
 LAWS = [
     Mixture(schedule, normal(4, 1, 3, 3, seed=1), 0.4)
-    for schedule in (Cosine(0.014, 0.999), LinearBeta(), Linear(clip="none", read="log_snr"))
+    for schedule in (Cosine(0.014, 0.999), LinearBeta(), Linear(clip="none", read="log_snr"), LinearPath())
 ]
 every_law = pytest.mark.parametrize("law", LAWS, ids=lambda law: type(law.schedule).__name__)
 

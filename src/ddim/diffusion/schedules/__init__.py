@@ -10,6 +10,7 @@ from ddim.diffusion.schedules.karras_sigma import KarrasSigma
 from ddim.diffusion.schedules.level import Level, as_double, variance_preserving
 from ddim.diffusion.schedules.linear_beta import LinearBeta
 from ddim.diffusion.schedules.linear_in import LinearIn
+from ddim.diffusion.schedules.linear_path import LinearPath
 from ddim.diffusion.schedules.schedule import Schedule
 from ddim.diffusion.schedules.table import BetaTable, Linear
 
@@ -22,6 +23,7 @@ __all__ = [
     "Linear",
     "LinearBeta",
     "LinearIn",
+    "LinearPath",
     "Schedule",
     "as_double",
     "variance_preserving",
@@ -34,5 +36,6 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "beta_table": BetaTable,
     "linear_in": LinearIn,
     "karras_sigma": KarrasSigma,
+    "linear_path": LinearPath,
 }
 """All schedules, keyed by their names in a recipe."""
