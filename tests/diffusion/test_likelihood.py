@@ -13,7 +13,7 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Gaussian, Mixture
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.prediction import Prediction
-from ddim.diffusion.schedules import Cosine, Level, Linear, LinearBeta, as_double
+from ddim.diffusion.schedules import Cosine, Level, Linear, LinearBeta, LinearPath, as_double
 from ddim.diffusion.time_sampling import UniformTimes
 from ddim.errors import UserError
 from ddim.runs.named_recipes import find_recipe
@@ -119,7 +119,7 @@ def within(found, exact, sigmas=3.0):
 @every_pixels
 @pytest.mark.parametrize("kind", ["gaussian", "mixture"])
 @pytest.mark.parametrize("trace", ["estimated", "exact"])
-@pytest.mark.parametrize("schedule", [Cosine(0.014, 0.99998), LinearBeta()], ids=str)
+@pytest.mark.parametrize("schedule", [Cosine(0.014, 0.99998), LinearBeta(), LinearPath()], ids=str)
 def test_the_flow_gives_the_exact_bits_of_a_distribution(schedule, trace, kind, pixels):
     n = 400
     x0, exact = drawn(kind, n, pixels)
@@ -135,7 +135,7 @@ def test_the_flow_gives_the_exact_bits_of_a_distribution(schedule, trace, kind, 
     "name, most",
     # What the place within a bin costs is 0.015; the least noise of ddpm and edm-ve is wider than a bin.
     [
-        *((name, 0.03) for name in ("fast", "smoke", "clear", "iddpm", "edm", "edm-vp", "edm-iddpm")),
+        *((name, 0.03) for name in ("fast", "flow", "smoke", "clear", "iddpm", "edm", "edm-vp", "edm-iddpm")),
         ("ddpm", 0.075),
         ("edm-ve", 0.41),
     ],
