@@ -9,11 +9,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import tiny
 from ddim.cli.console import Console
 from ddim.data import open_images, parse_size
+from ddim.data.given import give_images
+from ddim.experiments.sweep.plan import SweepRequest, shared_recipe
 from ddim.runs import checkpoint, named_recipes
 from ddim.runs.codec import dump, list_fields, override, read_recipe, write_recipe
 from ddim.runs.pipeline import load
@@ -168,6 +171,18 @@ def test_enlarged_images_are_reported_with_their_own_size(here, capsys, sizes, s
 def test_minutes_replace_the_images_of_a_recipe():
     changed = Request(fields={"minutes": "7"}).change(named_recipes.smoke())
     assert (changed.images, changed.minutes) == (None, 7.0)
+
+
+@pytest.mark.parametrize("fields", [{"data.size": "128"}, {"data.size": "128x128"}])
+def test_the_network_follows_from_the_size_unless_it_is_given(fields):
+    assert Request(fields=fields).build_recipe() == named_recipes.fast((128, 128))
+    given = Request("fast", {**fields, "net.widths": "8,16,32,64,128"}).build_recipe()
+    assert given.net.widths == (8, 16, 32, 64, 128)
+    images = give_images(torch.zeros(2, 3, 128, 160))
+    assert Request().build_recipe(images).net == named_recipes.fast((128, 160)).net
+    assert Request(fields={"data.size": "64"}).build_recipe(images) == named_recipes.fast()
+    swept = shared_recipe(SweepRequest(fields=fields))
+    assert swept.net == named_recipes.fast((128, 128)).net
 
 
 def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, train_command):

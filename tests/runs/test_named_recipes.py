@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -126,6 +127,34 @@ def test_our_own_schedules_run_from_clean_images_to_noise(recipe):
     log_snr = recipe.schedule(torch.tensor([0.0, 1.0])).log_snr
     assert log_snr[0] >= 9
     assert log_snr[1] <= -8.5
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 96), (100, 100), (128, 128), (256, 256), (192, 600)])
+def test_the_lowest_stage_of_fast_has_8_to_15_pixels(size):
+    recipe = find_recipe("fast", size)
+    assert recipe.data.size == size
+    lowest = min(size) / 2 ** (len(recipe.net.widths) - 1)
+    assert 8 <= lowest < 16
+    assert [at for at, attends in enumerate(recipe.net.attention) if attends] == [len(recipe.net.widths) - 1]
+
+
+@pytest.mark.parametrize("factor", [2, 4, 5.5])
+def test_the_mean_of_neighbours_in_a_larger_image_is_as_noisy_as_a_pixel_of_64(factor):
+    usual, large = find_recipe("fast"), find_recipe("fast", (int(64 * factor),) * 2)
+    # The mean of factor^2 pixels has 1 / factor of their noise.
+    gained = 2 * math.log(factor)
+    noisiest = [recipe.schedule(torch.tensor(1.0)).log_snr.item() for recipe in (usual, large)]
+    assert noisiest[1] + gained == pytest.approx(noisiest[0], abs=1e-3)
+    middle = torch.tensor([0.5])
+    drawn = [r.schedule(r.objective.times(middle, r.schedule)).log_snr.item() for r in (usual, large)]
+    assert drawn[1] + gained == pytest.approx(drawn[0])
+
+
+def test_images_of_64_pixels_or_less_have_the_usual_recipe():
+    for size in ((64, 64), (32, 32), (32, 128)):
+        recipe = find_recipe("fast", size)
+        assert replace(recipe, data=fast().data) == fast()
+    assert find_recipe("keras", (128, 128)) == find_recipe("keras")
 
 
 def test_a_recipe_can_be_a_file(tmp_path):

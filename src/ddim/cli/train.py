@@ -120,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
         return _help_recipe(args)
     # These imports are here, so that --help does not import torch.
     from ddim.cli.console import Console, say
+    from ddim.data.given import give_images
     from ddim.nn.processes import current_processes
     from ddim.training import Machine, resume, train
     from ddim.training.request import Request
@@ -129,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
     _check_options(args)
     machine = Machine(args.device, args.precision, args.compiling, args.threads, args.recompute)
     request = Request(args.recipe, _fields(args), args.source, machine, args.find_lr)
-    own = load_own(args.data) if names_own(args.data) else None
+    own = give_images(load_own(args.data)) if names_own(args.data) else None
     hooks = [load_callback(text) for text in args.callback]
     why, processes = "", current_processes()
     # Each machine counts only the restarts that its own processes caused, so take the highest count.
@@ -149,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
                     folder, more=more, images=images, data=data, callbacks=given, progress=console.preparing
                 )
             return _end(args, console, folder)
-    recipe = request.build_recipe()
+    recipe = request.build_recipe(own)
     if own is not None:
         recipe = use_data(recipe, own, keep_size=args.size is None)
     if why:
@@ -235,26 +236,28 @@ def _help_recipe(args: argparse.Namespace) -> int:
     from ddim.runs.field_help import explain_field, explain_fields, explain_kinds
     from ddim.runs.named_recipes import RECIPES, find_recipe
     from ddim.runs.recipe import Recipe
+    from ddim.training.request import Request
 
     name = args.help_recipe.removeprefix("--")
     parts = list(explain_kinds(name))
     titles = [f"--{name} {kind}: {about}" for kind, about, _ in parts]
-    recipe = args.recipe or "fast"
-    if not parts and (rows := explain_field(override(find_recipe(recipe), args.fields), name)):
+    recipe, fields = args.recipe or "fast", _fields(args)
+    size = Request(fields=fields).find_size()
+    if not parts and (rows := explain_field(override(find_recipe(recipe, size), fields), name)):
         parts, titles = (
             [(name, "", rows)],
             [f"field {name}, with its value in recipe {recipe}, or its default:"],
         )
     if not parts and name not in RECIPES and not name.endswith((".yaml", ".yml", ".json")):
-        fields = [field.name for field in dataclasses.fields(Recipe)]
+        known = [field.name for field in dataclasses.fields(Recipe)]
         hint = suggest(name, [*RECIPES, *list_paths()])
         raise UserError(
             f"--help-recipe must be a recipe ({', '.join(RECIPES)}), a .yaml file, or a field "
-            f"({', '.join(fields)}, or a field of these, such as optim.lr), got {name!r}{hint}"
+            f"({', '.join(known)}, or a field of these, such as optim.lr), got {name!r}{hint}"
         )
     if not parts:
         about = (inspect.getdoc(RECIPES[name]) or "") if name in RECIPES else name
-        parts, titles = [(name, about, explain_fields(override(find_recipe(name), args.fields)))], [about]
+        parts, titles = [(name, about, explain_fields(override(find_recipe(name, size), fields)))], [about]
     text = "\n".join(
         "\n".join([title, "", *map(_format_field, rows), ""])
         for title, (_, _, rows) in zip(titles, parts, strict=True)

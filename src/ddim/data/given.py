@@ -42,9 +42,13 @@ def give_images(data: Any) -> GivenImages:  # noqa: ANN401 (see Args)
             or images of Pillow. They may also be pairs (image, class label), with labels 0, 1, 2, ... If the
             data set has an attribute `classes`, it names the classes.
 
+    A source that this function returned before is returned as it is.
+
     Raises:
         UserError: if the data are not images; the message says what is wrong and how to convert them.
     """
+    if isinstance(data, GivenImages):
+        return data
     shape = getattr(data, "shape", None)
     if shape is not None and len(shape) != 4:
         gray = ": add the channel, images[:, None]" if len(shape) == 3 else ""

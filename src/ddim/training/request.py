@@ -16,7 +16,7 @@ from ddim.runs.folder import RUN
 from ddim.runs.named_recipes import find_recipe
 from ddim.runs.pipeline import read_run_recipe
 from ddim.runs.recipe import Recipe
-from ddim.training.start import Machine, change_recipe, load_named_recipe
+from ddim.training.start import Machine, change_recipe, find_size, load_named_recipe
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,17 @@ class Request:
     machine: Machine = Machine()
     find_lr: bool = False
 
-    def build_recipe(self) -> Recipe:
-        """Return the recipe of a new run."""
+    def build_recipe(self, data: object = None) -> Recipe:
+        """Return the recipe of a new run; `data` are images that are given from Python, or None."""
         source = None if self.source is None else Path(self.source)
         if self.recipe is None and source is not None:
             # The weights fit only the network of their own recipe, so this recipe is the default.
             return self.change(replace(read_run_recipe(source), images=None))
-        return self.change(load_named_recipe(self.recipe or "fast", source))
+        return self.change(load_named_recipe(self.recipe or "fast", source, self.find_size(data)))
+
+    def find_size(self, data: object = None) -> tuple[int, int] | None:
+        """Return the requested size of the images, or that of the images `data`; None if both are unknown."""
+        return find_size(self.fields.get("data.size"), data)
 
     def change(self, recipe: Recipe) -> Recipe:
         """Return a recipe with the requested fields changed."""
@@ -170,7 +174,7 @@ def find_difference(folder: Path, request: Request) -> Difference | None:
 def _expected(recipe: Recipe, facts: Mapping[str, Any], request: Request) -> Recipe:
     """Return the recipe that the run would have if this request had started it."""
     # Without the name of a recipe, only the requested fields can differ from the recipe of the run.
-    meant = recipe if request.recipe is None else find_recipe(request.recipe)
+    meant = recipe if request.recipe is None else find_recipe(request.recipe, request.find_size())
     if facts.get("source"):
         # With --from, a named recipe gets the field `pixels` of the source run.
         meant = replace(meant, pixels=recipe.pixels)

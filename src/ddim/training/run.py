@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.data import SplitImages
+from ddim.data.given import give_images
 from ddim.errors import UserError
 from ddim.files import TEMPORARY, read_json, write_json
 from ddim.nn.processes import current_processes, join_processes
@@ -37,6 +38,7 @@ from ddim.training.start import (
     change_recipe,
     check_loss,
     check_network,
+    find_size,
     load_named_recipe,
     load_parent,
     open_split,
@@ -95,7 +97,9 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     began, callbacks = time.monotonic(), check_callbacks(callbacks)
     source = None if source is None else Path(source)
     fields = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
-    recipe = recipe if isinstance(recipe, Recipe) else load_named_recipe(recipe, source)
+    data = data if data is None or isinstance(data, str | Path) else give_images(data)
+    if not isinstance(recipe, Recipe):
+        recipe = load_named_recipe(recipe, source, find_size(size, data))
     recipe = use_data(recipe, data, keep_size=size is None) if data is not None else recipe
     recipe = change_recipe(recipe, {name: value for name, value in fields.items() if value is not None})
     with join_processes() as processes:

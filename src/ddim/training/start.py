@@ -17,7 +17,7 @@ import torch
 from ddim.data import Images, SplitImages, open_images, split_images
 from ddim.data.batch import gather_batch, to_unit
 from ddim.data.cache import read_rejects
-from ddim.data.given import give_images
+from ddim.data.given import GivenImages, give_images
 from ddim.data.open import source_exists
 from ddim.diffusion.denoiser import check_output, describe_call
 from ddim.diffusion.noise import Noise
@@ -66,9 +66,15 @@ class Machine:
         return replace(chosen, recompute=self.recompute)
 
 
-def load_named_recipe(name: str, source: Path | None) -> Recipe:
-    """Return a recipe by name or file; if `source` is a run, the recipe gets the `pixels` of that run."""
-    recipe = find_recipe(name)
+def load_named_recipe(name: str, source: Path | None, size: tuple[int, int] | None) -> Recipe:
+    """Return a recipe by name or file.
+
+    Args:
+        name: the name or the file.
+        source: a run whose field `pixels` the recipe gets, or None.
+        size: see `find_recipe`.
+    """
+    recipe = find_recipe(name, size)
     return recipe if source is None else replace(recipe, pixels=read_run_recipe(source).pixels)
 
 
@@ -88,6 +94,21 @@ def change_recipe(recipe: Recipe, fields: Mapping[str, Any]) -> Recipe:
     if "minutes" in fields:
         recipe = replace(recipe, images=None)
     return override(recipe, fields)
+
+
+def find_size(size: object, data: object) -> tuple[int, int] | None:
+    """Return the (height, width) of the training images if the user gives it, or else gives the images.
+
+    Args:
+        size: the size as a user gives it, such as 64, "64x96" or (64, 96), or None.
+        data: the source of the images: images given from Python, or anything else.
+
+    Raises:
+        UserError: if the size cannot be used.
+    """
+    if size is not None:
+        return override(Recipe(), {"data.size": size}).data.size
+    return data.size if isinstance(data, GivenImages) else None
 
 
 def use_data(recipe: Recipe, data: object, *, keep_size: bool) -> Recipe:

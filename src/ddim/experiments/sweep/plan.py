@@ -126,8 +126,9 @@ def shared_recipe(request: SweepRequest) -> Recipe:
     """Return the recipe that all trials share, with an absolute path of its images."""
     from ddim.runs.codec import override
     from ddim.runs.named_recipes import find_recipe
+    from ddim.training.start import find_size
 
-    recipe = find_recipe(request.recipe)
+    recipe = find_recipe(request.recipe, find_size((request.fields or {}).get("data.size"), None))
     if request.minutes is not None:
         recipe = replace(recipe, images=None)
     plain = {"data.source": request.data, "images": request.images, "minutes": request.minutes}
