@@ -75,8 +75,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features",
         metavar="NAME",
-        help=f"network of the features: {', '.join(EXTRACTORS)} "
-        f"(default: {DEFAULT}); the weights of inception are downloaded once",
+        help=f"features of the metrics: {', '.join(EXTRACTORS)} (default: {DEFAULT}); the weights of "
+        "inception are downloaded once, scattering has none",
     )
     parser.add_argument(
         "--features-weights", type=Path, metavar="FILE", help="file with the network's weights"

@@ -9,8 +9,8 @@ from ddim.errors import UserError, suggest
 DEFAULT = "efficientnet-lite0"
 """The name of the network whose features are used by default."""
 
-EXTRACTORS = (DEFAULT, "inception-2015", "inception-torchvision")
-"""The names of the networks whose features metrics can use; see `ddim.metrics.features`."""
+EXTRACTORS = (DEFAULT, "inception-2015", "inception-torchvision", "scattering")
+"""The names of the features that metrics can use; see `ddim.metrics.features`."""
 
 LEAST = 20
 """The smallest number of generated and of reference images for which metrics are computed."""

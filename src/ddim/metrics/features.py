@@ -1,4 +1,4 @@
-"""Features of images, computed by a pretrained network batch by batch."""
+"""Features of images, computed by a pretrained network or by fixed wavelets, batch by batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddim.errors import UserError, suggest
 from ddim.files import atomic_file
-from ddim.metrics import efficientnet, inception
+from ddim.metrics import efficientnet, inception, scattering
 from ddim.metrics.catalogue import DEFAULT, EXTRACTORS
 
 # Each extractor has a loader, a description of the resizing of images, and a number of features.
@@ -25,6 +25,7 @@ _NETWORKS = dict(
             (efficientnet.load_efficientnet_lite0, efficientnet.RESIZE, efficientnet.DIMENSIONS),
             (inception.load_inception_2015, inception.RESIZE_2015, inception.DIMENSIONS),
             (inception.load_inception_torchvision, inception.RESIZE_TORCHVISION, inception.DIMENSIONS),
+            (scattering.load_scattering, scattering.RESIZE, scattering.DIMENSIONS),
         ),
         strict=True,
     )
@@ -38,7 +39,7 @@ class Extractor:
 
     Attributes:
         name: its name in `EXTRACTORS`.
-        weights: the SHA-256 (hex) of its weights file.
+        weights: the SHA-256 (hex) of its weights file, or of its constants if it has no weights.
         resize: a description of the resizing of images.
         dimensions: the number of features.
         network: (B, 3, H, W) float32 in [0, 255] -> (B, dimensions).
@@ -73,7 +74,8 @@ def load_extractor(name: str = DEFAULT, weights: str | Path | None = None) -> Ex
     Args:
         name: one of `EXTRACTORS`.
         weights: the file of weights. None takes the file of the package for efficientnet-lite0. For the other
-            extractors, None takes the file in the cache, and downloads it if it is missing.
+            extractors, None takes the file in the cache, and downloads it if it is missing; scattering has no
+            weights.
 
     Raises:
         UserError: if there is no such extractor, its weights cannot be found, or they are not the published

@@ -1,0 +1,123 @@
+"""The scattering transform (Bruna & Mallat 2013): features of fixed wavelets, which no images have trained.
+
+A network that was trained on photographs attends to what told their classes apart. Wavelets measure contrast,
+edges and textures at each scale. If both find images better, the finding does not depend on one network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ddim.errors import UserError
+
+_SIZE, _SCALES, _ANGLES = 64, 4, 8
+_PAD = 2**_SCALES
+_FLOOR = 1e-3  # about the error of rounding to 8 bits, 1 / (255 sqrt(12))
+_SCALE = 3.0  # brings the features of photographs to about the size of EfficientNet's, as KID's kernel needs
+_COEFFICIENTS = 1 + _SCALES * _ANGLES + _ANGLES**2 * _SCALES * (_SCALES - 1) // 2
+
+RESIZE, DIMENSIONS = f"{_SIZE} px bicubic antialiased", 3 * _COEFFICIENTS
+
+
+def load_scattering(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
+    """Return the scattering transform as a network: 417 coefficients of each of three colours.
+
+    Returns:
+        A SHA-256 (hex) of the constants of the transform, and the network: (B, 3, H, W) in [0, 255] ->
+        (B, 1251).
+
+    Raises:
+        UserError: if a file of weights is given, because the transform has none.
+    """
+    if weights is not None:
+        raise UserError(f"the features scattering have no weights, got {weights}")
+    constants = f"Morlet {_SIZE} {_SCALES} {_ANGLES} {_PAD} {_FLOOR} {_SCALE}"
+    return hashlib.sha256(constants.encode()).hexdigest(), _features
+
+
+def _features(images: Tensor) -> Tensor:
+    """Return log(1 + S / floor) / scale, with the coefficients S of images.
+
+    Images (B, 3, H, W) in [0, 255] -> features (B, 1251).
+    """
+    small = F.interpolate(images / 255, size=(_SIZE, _SIZE), mode="bicubic", antialias=True).clamp(0, 1)
+    return torch.log1p(scatter(small).flatten(1) / _FLOOR) / _SCALE
+
+
+def scatter(images: Tensor) -> Tensor:
+    """Return the scattering coefficients (B, C, 417) of images (B, C, 64, 64).
+
+    The first coefficient is the mean of the pixels. Then come the means of |x * psi_1| for the 32 wavelets
+    psi_1 (4 scales, 8 angles), and the means of ||x * psi_1| * psi_2| for the 384 pairs in which psi_2 has
+    the larger scale. Images are mirrored at their edges; all means are over the image without this margin.
+    """
+    padded = F.pad(images, (_PAD,) * 4, mode="reflect")
+    spectrum = torch.fft.fft2(padded)
+    first, second = [], []
+    for scale in range(_SCALES):
+        u = _wavelets(spectrum, scale, 0)
+        first.append(_mean(u, scale))
+        spectra = torch.fft.fft2(u)
+        for larger in range(scale + 1, _SCALES):
+            second.append(_mean(_wavelets(spectra, larger, scale), larger))
+    parts = [images.mean((-2, -1))[..., None], *first, *(part.flatten(-2) for part in second)]
+    return torch.cat(parts, -1)
+
+
+def _wavelets(spectrum: Tensor, scale: int, sampled: int) -> Tensor:
+    """Return |x * psi| for all angles of a scale, at every 2^scale-th pixel.
+
+    Args:
+        spectrum: Fourier transform (..., S, S) of x, which has every 2^sampled-th pixel.
+        scale: the scale of the wavelets.
+        sampled: see `spectrum`.
+
+    Returns:
+        (..., angles, S', S'), with S' = S / 2^(scale - sampled).
+    """
+    product = spectrum[..., None, :, :] * _bank(scale, sampled, spectrum.shape[-1])
+    # To keep every k-th pixel, the k x k parts of the spectrum are averaged.
+    every = 2 ** (scale - sampled)
+    left = spectrum.shape[-1] // every
+    folded = product.unflatten(-1, (every, left)).mean(-2).unflatten(-2, (every, left)).mean(-3)
+    return torch.fft.ifft2(folded).abs()
+
+
+def _mean(u: Tensor, sampled: int) -> Tensor:
+    """Return the mean of u (..., S, S), which has every 2^sampled-th pixel, without the margin."""
+    margin = _PAD // 2**sampled
+    return u[..., margin:-margin, margin:-margin].mean((-2, -1))
+
+
+@cache
+def _bank(scale: int, sampled: int, size: int) -> Tensor:
+    """Return the Fourier transforms (angles, size, size), real, of the Morlet wavelets of a scale.
+
+    A wavelet is a wave of frequency xi, cut off by a Gaussian that is twice as long across the wave as along
+    it: psi(u) = g(u) (exp(i xi u) - b). b makes its mean 0. Its transform is G(w - xi) - b G(w).
+    """
+    width, xi = 0.8 * 2 ** (scale - sampled), 0.75 * math.pi / 2 ** (scale - sampled)
+    step = 2 * math.pi / size
+    # A sampled wavelet has the sum of all copies of its transform that are shifted by 2 pi.
+    w = step * (torch.arange(-2 * size, 3 * size, dtype=torch.float64))
+    angles = math.pi * torch.arange(_ANGLES, dtype=torch.float64)[:, None, None] / _ANGLES
+    along = w[:, None] * angles.cos() + w * angles.sin()
+    across = w * angles.cos() - w[:, None] * angles.sin()
+
+    def gaussian(along: Tensor) -> Tensor:
+        return torch.exp(-(width**2) / 2 * (along**2 + (2 * across) ** 2))
+
+    wave, plain = (
+        copies.unflatten(-1, (5, size)).sum(-2).unflatten(-2, (5, size)).sum(-3)
+        for copies in (gaussian(along - xi), gaussian(along))
+    )
+    b = wave[:, :1, :1] / plain[:, :1, :1]
+    return (wave - b * plain).float()
