@@ -21,9 +21,9 @@ from ddim.metrics.kid import kid
 from ddim.metrics.neighbours import flatten_features, nearest_neighbours
 from ddim.metrics.proportions import share_interval
 from ddim.runs.generate import sample_uint8, with_options
+from ddim.runs.guidance import Guidance, check_guidance
 from ddim.runs.images import open_run_images
 from ddim.runs.pipeline import load
-from ddim.runs.recipe_checks import check_label
 
 KNOWN, NEIGHBOURS = 5000, 20
 """Training images that are looked among, and how many of them decide."""
@@ -55,7 +55,7 @@ def main() -> None:
     trained, _ = with_options(load(args.run), {}, args.steps)
     strengths = [float(guidance) for guidance in args.guidance.split(",")]
     for guidance in strengths:
-        check_label(trained.recipe, "all", guidance)
+        check_guidance(trained, "all", args.steps, Guidance(guidance))
     own, count = open_run_images(trained), trained.model.classes
     images, labels = own.images.pixels, own.images.labels
     if labels is None or min(args.n, len(own.validation)) < max(count, 3):
@@ -73,7 +73,9 @@ def main() -> None:
 
     print_row("held-out images", real, labels[some])
     for guidance in strengths:
-        parts = (part for part, _ in sample_uint8(trained, range(args.n), args.steps, "all", guidance))
+        parts = (
+            part for part, _ in sample_uint8(trained, range(args.n), args.steps, "all", Guidance(guidance))
+        )
         samples = np.concatenate([part.permute(0, 2, 3, 1).numpy() for part in parts])
         features = extract_features(extractor, samples)
         print()

@@ -16,6 +16,7 @@ from ddim.metrics import features
 from ddim.plots.pictures import enlarge, make_sheet
 from ddim.runs.codec import write_recipe
 from ddim.runs.generate import generate
+from ddim.runs.guidance import Guidance
 from ddim.runs.pipeline import load
 from stubs import stub
 
@@ -96,7 +97,10 @@ def test_the_record_names_label_and_guidance_and_a_folder_holds_one_of_each(home
             """label must be one of the run's 12 classes or "all", got 'dasiy'; perhaps you meant daisy""",
         ),
         (["--label", "12"], """label must be one of the run's 12 classes or "all", got '12'"""),
-        (["--guidance", "2"], 'guidance needs a label, a class or "all"'),
+        (
+            ["--guidance", "2"],
+            'guidance needs a label to guide towards: give a class or "all", or name a weaker model',
+        ),
         (["--label", "all", "--guidance", "-1"], "guidance must be at least 0 and finite, got -1"),
     ],
 )
@@ -111,7 +115,7 @@ def test_a_run_without_unlabelled_images_needs_a_label(tmp_path, monkeypatch, co
     recipe = tiny.recipe(data__labels=True, data__unlabelled=0, images=8)
     run = tiny.train(recipe, tmp_path / "run")
     assert "sampling without a label evaluates the network without a class" in refused("sample", run)
-    assert "guidance must be 1" in refused("sample", run, "--label", "rose", "--guidance", "2")
+    assert "this run has data.unlabelled 0" in refused("sample", run, "--label", "rose", "--guidance", "2")
     assert "an interpolation evaluates the network without a class" in refused(
         "interpolate", run, "--seeds", "0,1"
     )
@@ -132,7 +136,7 @@ def test_an_evaluation_uses_the_samples_of_the_label_and_records_it(home, monkey
     assert [s["nfe"] for s in sampling] == [4, 2]
     other = compare.list_differing_choices(made)
     assert (other["label"], other["guidance"]) == (["all", 3], [2.0, 1.0])
-    wanted = make_sheet(generate(load(home / "run"), range(12), 2, label="all", guidance=2.0)[0])
+    wanted = make_sheet(generate(load(home / "run"), range(12), 2, label="all", guidance=Guidance(2.0))[0])
     with Image.open(made[0].folder / scores.GRID) as shown:
         assert np.array_equal(np.asarray(shown), enlarge(wanted))
 

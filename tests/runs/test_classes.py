@@ -28,6 +28,7 @@ from ddim.nn.unet import UNetSpec
 from ddim.runs.classes import NULL, count_classes, drop_labels, find_label, label_by_folder_name, label_images
 from ddim.runs.codec import override
 from ddim.runs.generate import generate, sample
+from ddim.runs.guidance import Guidance
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe_checks import check_label, check_recipe
 from ddim.training.validation import validate
@@ -90,7 +91,7 @@ def test_a_network_learns_to_sample_each_class():
     with run.averaged() as model:
         whole = replace(opened(run), model=model)
         blue, red = (redness(generate(whole, range(8), 10, label=k)[0]) for k in (0, 1))
-        further = redness(generate(whole, range(8), 10, label=1, guidance=1.5)[0])
+        further = redness(generate(whole, range(8), 10, label=1, guidance=Guidance(1.5))[0])
     assert blue.max() < -0.2
     assert red.min() > 0.2
     assert further.min() > 0.2
@@ -225,25 +226,27 @@ def test_label_all_gives_each_seed_its_class_in_any_batch(trained):
         assert torch.equal(every[seed], alone[seed % 2][seed])
     for seeds in ([7], [3, 6], [6, 5, 4, 3, 2], [1, 3, 5, 7, 0]):
         assert torch.equal(generate(trained, seeds, 3, label="all")[0], every[seeds])
-        guided = generate(trained, seeds, 3, label="all", guidance=2.0)[0]
-        assert torch.equal(guided, generate(trained, range(8), 3, label="all", guidance=2.0)[0][seeds])
+        guided = generate(trained, seeds, 3, label="all", guidance=Guidance(2.0))[0]
+        assert torch.equal(
+            guided, generate(trained, range(8), 3, label="all", guidance=Guidance(2.0))[0][seeds]
+        )
 
 
 def test_guidance_one_needs_one_evaluation_and_any_other_two(trained):
     asked = []
     hook = trained.model.net.register_forward_pre_hook(lambda _, args: asked.append(args[2]))
-    plain, nfe = generate(trained, range(3), 5, label=1, guidance=1.0)
+    plain, nfe = generate(trained, range(3), 5, label=1, guidance=Guidance(1.0))
     assert (nfe, len(asked)) == (5, 5)
     assert torch.equal(plain, generate(trained, range(3), 5, label=1)[0])
     asked.clear()
-    assert generate(trained, range(3), 5, label=1, guidance=2.0)[1] == 10
+    assert generate(trained, range(3), 5, label=1, guidance=Guidance(2.0))[1] == 10
     hook.remove()
     assert [label is None for label in asked] == [False, True] * 5
 
 
 def test_guidance_zero_gives_the_sample_of_no_class(trained):
     null, red = (generate(trained, range(4), 3, label=label)[0] for label in (None, 1))
-    zero = generate(trained, range(4), 3, label=1, guidance=0.0)[0]
+    zero = generate(trained, range(4), 3, label=1, guidance=Guidance(0.0))[0]
     assert torch.allclose(zero, null, atol=1e-4)
     assert not torch.allclose(red, null, atol=1e-2)
 
@@ -276,7 +279,9 @@ def test_clipping_follows_guidance(trained):
     """Not what guidance is made of: two images within bounds may guide out of them."""
     clipped = trained.with_recipe(clip=True)
     seen = []
-    generate(clipped, range(4), 3, label=1, guidance=8.0, watch=lambda _, state: seen.append(state.x0))
+    generate(
+        clipped, range(4), 3, label=1, guidance=Guidance(8.0), watch=lambda _, state: seen.append(state.x0)
+    )
     low, high = (bound.reshape(-1, 1, 1) for bound in trained.pixels.bounds)
     assert all(((low - 1e-4 <= x0) & (x0 <= high + 1e-4)).all() for x0 in seen)
 
@@ -289,30 +294,24 @@ def with_data(**changes):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "label", "guidance", "said"),
+    ("recipe", "label", "said"),
     [
-        (tiny.BASE, 0, 1.0, "label must be None, since this run was trained without labels, got 0"),
-        (tiny.BASE, None, 2.0, "guidance must be 1, since this run was trained without labels, got 2"),
-        (with_data(), None, 2.0, 'guidance needs a label, a class or "all", .* got 2'),
-        (with_data(), 0, -1.0, "guidance must be at least 0 and finite, got -1"),
-        (with_data(), 0, float("nan"), "guidance must be at least 0 and finite, got nan"),
+        (tiny.BASE, 0, "label must be None, since this run was trained without labels, got 0"),
         (
             with_data(unlabelled=0),
             None,
-            1.0,
             "evaluates the network without a class, but this run was trained with a class for every image",
         ),
-        (with_data(unlabelled=0), "all", 2.0, "guidance must be 1, since .* data.unlabelled 0, got 2"),
     ],
 )
-def test_impossible_labels_and_guidance_are_refused_in_one_sentence(recipe, label, guidance, said):
+def test_impossible_labels_are_refused_in_one_sentence(recipe, label, said):
     with pytest.raises(UserError, match=said):
-        check_label(recipe, label, guidance)
+        check_label(recipe, label)
 
 
 def test_a_run_always_trained_with_a_class_can_sample_a_class():
-    check_label(with_data(unlabelled=0), "all", 1.0)
-    check_label(with_data(unlabelled=0), 1, 1.0)
+    check_label(with_data(unlabelled=0), "all")
+    check_label(with_data(unlabelled=0), 1)
 
 
 def test_a_class_that_the_network_does_not_have_is_refused(trained):

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from ddim import __version__
+from ddim.cli.guidance import join_interval
 from ddim.cli.output import add_output_options
 from ddim.cli.own import name_own_parts, take_own
 from ddim.cli.parse_error import explain_parse_error
@@ -85,7 +86,7 @@ WEIGHTS = '"ema", "raw" (not averaged), or the value of another EMA of the run, 
 DATA = "a folder, .zip or .tar[.gz|.xz] of images, or a built-in data set: blossoms, flowers, pets, cifar10"
 """Help of DATA."""
 
-RUN = "a run folder, one of its checkpoints, or RUN/best for its best checkpoint"
+RUN = "a run folder, one of its checkpoints, or RUN/best (or RUN/guide) for its best (or early) checkpoint"
 """Help of RUN in commands that only read a run."""
 
 ZOOM = "factor by which pixels are enlarged in sheets, strips and films (default: to about 800 pixels)"
@@ -179,7 +180,7 @@ def _run_command(argv: list[str]) -> int:
     for each in parser.commands.values() or [parser]:
         add_output_options(each)
     try:
-        words, fields = argv[1:], {}
+        words, fields = join_interval(argv[1:]), {}
         if any(word.partition("=")[0] == "--own" for word in words):
             words = take_own(words)
         if getattr(command, "TAKES_FIELDS", False):

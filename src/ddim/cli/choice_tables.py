@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ddim.cli.guidance import parse_interval
 from ddim.cli.tables import format_table
 from ddim.errors import UserError
 from ddim.experiments.sweep.search_space import split_values
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from ddim.evaluation.table import EvaluationTable
 
 _NUMBERS: dict[str, type] = {"steps": int, "guidance": float}
-_LISTS = ("grid.times", "grid.shares")
+_LISTS = ("grid.times", "grid.shares", "guidance_interval")
 """Fields that hold a list of numbers: "1,0.5" is one choice, and "[1,0.5],[1,0.2]" are two choices."""
 
 
@@ -30,6 +31,9 @@ def _parse(name: str, text: str) -> Any:  # noqa: ANN401 (a value, or a list of 
     words = split_values(name, text)
     if name in _LISTS:
         words = [word[1:-1] for word in words] if text.startswith("[") else [text]
+    if name == "guidance_interval":
+        intervals = [parse_interval(word) for word in words]
+        return intervals if len(intervals) > 1 else intervals[0]
     number = _NUMBERS.get(name, str)
     try:
         values = [number(word) for word in words]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddim.cli import RUN, WEIGHTS, check_fields
 from ddim.cli.choice_tables import format_choices_table, parse_choices
+from ddim.cli.guidance import NAMES, add_guidance_options
 from ddim.cli.machine import add_machine_options
 from ddim.cli.output import print_result, read_result, say
 from ddim.errors import UserError
@@ -29,8 +30,10 @@ TensorBoard shows the numbers and the sheet too.
 sampling options, as in `ddim sample`:
   --sampler, --grid, --sampled_on, --clip and their fields (default: the recipe's, with the sampling times
   that `ddim search` found)
-  --label L, --guidance W, for a run trained with labels. The reference has images of all classes; use
-  --label all to cycle through the classes.
+  --label L, for a run trained with labels. The reference has images of all classes; use --label all to cycle
+  through the classes.
+  --guidance W, --guide-with RUN[@NAME], --guidance-interval LOW,HIGH (default: what `ddim search --guidance`
+  found)
 
 tables over choices: options with several values, such as --steps 10,20,50 --sampler.eta 0,0.5,1. Each
 combination is evaluated with equal seeds, in RUN/evaluations as above. Combinations that were evaluated
@@ -44,6 +47,7 @@ variance that they call sigma-hat:
 examples:
   ddim evaluate runs/photos-fast-1
   ddim evaluate runs/photos-fast-1 --steps 10 -n 5000 --sampler edm
+  ddim evaluate runs/photos-fast-1 --guide-with @guide --guidance 1,1.5,2
   ddim evaluate images/ --data photos/
 """
 
@@ -61,9 +65,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", help="sampling steps, one or more (default: 20)")
     parser.add_argument("--seed", type=int, metavar="S", help="first seed: S ... S+N-1 (default: 0)")
     parser.add_argument("--label", metavar="L", help='class name, class index or "all" (default: no class)')
-    parser.add_argument(
-        "--guidance", metavar="W", help="classifier-free guidance scale, one or more (default: 1, off)"
-    )
+    add_guidance_options(parser, several=True)
     parser.add_argument("--weights", help=WEIGHTS)
     parser.add_argument("--data", metavar="DATA", help="reference images (default: the run's own)")
     parser.add_argument(
@@ -93,7 +95,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_machine_options(parser)
 
 
-_OF_RUNS = ("n", "steps", "seed", "label", "guidance", "weights", "device")
+_OF_RUNS = ("n", "steps", "seed", "label", *NAMES, "weights", "device")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -111,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in _OF_RUNS if getattr(args, name) is not None}
     if (names := [*given, *args.fields]) and not is_run(Path(args.source)):
         dashes = "-" if names[0] == "n" else "--"
-        raise UserError(f"{dashes}{names[0]} is for runs, and {args.source} is not a run")
+        raise UserError(f"{dashes}{names[0].replace('_', '-')} is for runs, and {args.source} is not a run")
     single = {name: given[name] for name in ("n", "seed", "label", "device") if name in given}
     single["threads"] = args.threads
     choices = parse_choices({name: given[name] for name in given.keys() - single.keys()} | args.fields)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ddim.cli import RUN, WEIGHTS, ZOOM, check_fields
 from ddim.cli.choices import read_registry
+from ddim.cli.guidance import EPILOG, add_guidance_options, take_guidance
 from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import print_result, read_result, say
 from ddim.errors import UserError, check_count, format_count
@@ -35,13 +36,13 @@ sampling options, which may have fields such as --sampler.order 3:
 options for a run trained with labels (`ddim train photos/ --data.labels yes`):
   --label       a class name, a class index, or "all" to cycle through the classes: the image of seed s has
                 class s % classes
-  --guidance    above 1, images are more typical of their class and less varied; each step evaluates the
-                network twice
+{guidance}
 
 examples:
   ddim sample runs/flowers64-fast-1 -n 36
   ddim sample runs/flowers64-fast-1 --seeds 0-15,40 --steps 10 --film --out images
   ddim sample runs/cifar10-train-fast-1 --label frog --guidance 2
+  ddim sample runs/flowers64-fast-1 --guidance 1.5 --guide-with @guide --guidance-interval -2,5
 """
 
 
@@ -52,6 +53,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         samplers=", ".join(read_registry("diffusion.samplers", "SAMPLERS")),
         grids=", ".join(read_registry("diffusion.grids", "GRIDS")),
         schedules=", ".join(read_registry("diffusion.schedules", "SCHEDULES")),
+        guidance=EPILOG,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("-n", type=int, metavar="N", help="number of images (default: 16)")
@@ -61,13 +63,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--seeds", metavar="LIST", help="list of seeds instead of -n and --seed, such as 0-35,70"
     )
     parser.add_argument("--label", metavar="L", help='class name, class index or "all" (default: no class)')
-    parser.add_argument(
-        "--guidance",
-        type=float,
-        default=1.0,
-        metavar="W",
-        help="classifier-free guidance scale (default: 1, off)",
-    )
+    add_guidance_options(parser)
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="output folder (default: a new samples/RUN-N)"
@@ -96,6 +92,9 @@ def run(args: argparse.Namespace) -> int:
     from ddim.plots.preview import arrange_preview, can_preview, render_preview
     from ddim.runs.classes import find_label
     from ddim.runs.generate import with_options
+    from ddim.runs.guidance import open_guidance
+    from ddim.runs.guidance_name import name_guidance
+    from ddim.runs.recipe_checks import check_label
     from ddim.runs.sample_folder import Output, write_samples
 
     pipeline = load_run(args, compiling=args.compile)
@@ -103,6 +102,11 @@ def run(args: argparse.Namespace) -> int:
     if searched:
         say(f"sampling times found by ddim search, {args.run}/grids.json; --grid overrides them")
     label = find_label(args.label, pipeline.recipe, pipeline.classes)
+    check_label(pipeline.recipe, label)
+    guidance = open_guidance(pipeline, label, args.steps, **take_guidance(args))
+    if guidance.searched and guidance.on:
+        name = name_guidance(guidance.describe())
+        say(f"{name}, found by ddim search, {args.run}/guidance.json; --guidance 1 turns it off")
     output = Output(args.out, args.film, args.zoom)
     with ProgressDisplay() as progress:
         written = write_samples(
@@ -110,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
             seeds,
             args.steps,
             label=label,
-            guidance=args.guidance,
+            guidance=guidance,
             output=output,
             progress=progress,
         )

@@ -92,8 +92,14 @@ _NEAR = 1e-6
 """Log-SNRs that differ by less than this are treated as equal."""
 
 
-def check_reach(own: Schedule, at: Level) -> None:
-    """Check that `own`, the training schedule of a model, reaches the noise levels `at`, scalar or (N,).
+def check_reach(own: Schedule, at: Level, what: str = "sampled_on", model: str = "the model") -> None:
+    """Check that the training schedule of a model reaches noise levels.
+
+    Args:
+        own: the training schedule of the model.
+        at: the noise levels, scalar or (N,).
+        what: the option that leads to these noise levels, for the message.
+        model: the model, for the message.
 
     Raises:
         UserError: if a noise level is outside the range of `own`.
@@ -101,7 +107,7 @@ def check_reach(own: Schedule, at: Level) -> None:
     clean, noisy = own(torch.tensor([0.0, 1.0], dtype=torch.float64)).log_snr.tolist()
     if at.log_snr.min() < noisy - _NEAR or at.log_snr.max() > clean + _NEAR:
         raise UserError(
-            "sampled_on must lead to noise levels on which the model is trained, log-SNR "
+            f"{what} must lead to noise levels on which {model} is trained, log-SNR "
             f"{noisy:.2f} to {clean:.2f}, got {at.log_snr.min():.2f} to {at.log_snr.max():.2f}"
         )
 

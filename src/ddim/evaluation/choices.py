@@ -15,8 +15,10 @@ from ddim.evaluation.conditions import SAMPLING_FIELDS
 from ddim.evaluation.subject import Samples
 from ddim.runs.codec import dump
 from ddim.runs.flat import option_text
+from ddim.runs.guidance_name import name_interval
 
-OWN = ("steps", "weights", "label", "guidance")
+INTERVAL = "guidance_interval"
+OWN = ("steps", "weights", "label", "guidance", INTERVAL, "guide_with")
 """Choices that are fields of `Samples`; all other choices are fields of the recipe."""
 
 _KINDS: dict[str, Mapping[str, type]] = {"sampler": SAMPLERS, "grid": GRIDS, "sampled_on": SCHEDULES}
@@ -34,8 +36,8 @@ def expand_choices(choices: Mapping[str, Any]) -> list[Choice]:
 
     Args:
         choices: a value or a list of values, keyed by the name of the choice. Names are "steps", "weights",
-            "label", "guidance", and fields of sampler, grid, sampled_on and clip. A sampler, grid or schedule
-            may be a name or an object such as `DDIM(eta=0.5)`.
+            "label", "guidance", "guidance_interval", "guide_with", and fields of sampler, grid, sampled_on
+            and clip. A sampler, grid or schedule may be a name or an object such as `DDIM(eta=0.5)`.
 
     Raises:
         UserError: if a name is not a choice, or a list is empty or has a value twice.
@@ -46,7 +48,7 @@ def expand_choices(choices: Mapping[str, Any]) -> list[Choice]:
         if part not in known or (dot and part in OWN):
             hint = suggest(name, known)
             raise UserError(f"{name} is not a choice of sampling; choices are {', '.join(known)}{hint}")
-        listed = _list_values(values)
+        listed = _list_values(name, values)
         if not listed or any(value in listed[:k] for k, value in enumerate(listed)):
             raise UserError(f"{name} must have different values, got {values!r}")
     parts = dict.fromkeys(name.split(".")[0] for name in choices)
@@ -69,7 +71,7 @@ def name_choices(combinations: Sequence[Choice], without: str | None = None) -> 
         without: a choice to leave out of the names, such as "steps".
     """
     names = dict.fromkeys(name for found in combinations for name in found if name != without)
-    texts = [{name: _text(value) for name, value in found.items()} for found in combinations]
+    texts = [{name: _text(name, value) for name, value in found.items()} for found in combinations]
     differing = [name for name in names if len({text.get(name) for text in texts}) > 1]
     return [_join({name: text[name] for name in differing if name in text}) for text in texts]
 
@@ -79,21 +81,25 @@ def _join(texts: Mapping[str, str]) -> str:
     words: dict[str, list[str]] = {}
     for name, text in texts.items():
         part, _, field = name.partition(".")
-        word = text if name in _KINDS else f"{field or name} {text}"
+        word = text if name in _KINDS else f"{field or name.replace('_', ' ')} {text}"
         words.setdefault(part, []).append(word)
     return ", ".join(" ".join(found) for found in words.values())
 
 
-def _text(value: Any) -> str:  # noqa: ANN401 (any value of a choice)
+def _text(name: str, value: Any) -> str:  # noqa: ANN401 (any value of a choice)
+    if name == INTERVAL and value is not None:
+        return name_interval(value)
     return f"{value:g}" if isinstance(value, float) else option_text(value)
 
 
 def _expand_part(part: str, choices: Mapping[str, Any]) -> list[Choice]:
     """Return the combinations of one part of the choices, such as "sampler", and its fields."""
-    inner = {name: _list_values(values) for name, values in choices.items() if name.startswith(f"{part}.")}
+    inner = {
+        name: _list_values(name, values) for name, values in choices.items() if name.startswith(f"{part}.")
+    }
     if part not in choices:
         return [dict(zip(inner, values, strict=True)) for values in itertools.product(*inner.values())]
-    kinds = _list_values(choices[part])
+    kinds = _list_values(part, choices[part])
     used = {name for kind in kinds for name in inner if _has_field(part, kind, name)}
     found = []
     for kind in kinds:
@@ -118,5 +124,7 @@ def _name_value(part: str, value: Any) -> Choice:  # noqa: ANN401
     return {part if name == "kind" else f"{part}.{name}": inner for name, inner in tree.items()}
 
 
-def _list_values(values: Any) -> list[Any]:  # noqa: ANN401
+def _list_values(name: str, values: Any) -> list[Any]:  # noqa: ANN401
+    if name == INTERVAL and isinstance(values, tuple) and not any(isinstance(end, tuple) for end in values):
+        return [values]
     return list(values) if isinstance(values, list | tuple | range) else [values]

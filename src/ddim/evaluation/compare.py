@@ -21,8 +21,9 @@ from ddim.metrics.kid import kid_difference
 from ddim.metrics.precision_recall import prdc
 from ddim.plots.tabular import Tabular
 from ddim.runs.flat import flatten
+from ddim.runs.guidance_name import name_interval
 from ddim.runs.image_features import find_features
-from ddim.runs.run_path import names_best
+from ddim.runs.run_path import names_checkpoint
 
 _STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "fid": fid,
@@ -214,7 +215,7 @@ def _read(named: str | Path) -> Evaluation:
             f"an evaluation must be a result of ddim.evaluate or a path, got {describe_given(named)}"
         )
     path = Path(named)
-    if names_best(path):
+    if names_checkpoint(path):
         raise UserError(f"{path} is a checkpoint: name an evaluation, {path.parent}/evaluations/N")
     return read_evaluation(path)
 
@@ -340,6 +341,9 @@ def _choices(record: dict[str, Any]) -> dict[str, Any]:
     recipe = sampling["recipe"]
     choices |= flatten({name: sampling[name] for name in ("sampler", "grid", "weights", "nfe")})
     choices |= {"label": sampling.get("label"), "guidance": sampling.get("guidance", 1.0)}
+    interval, guide = sampling.get("guidance_interval"), sampling.get("guide")
+    choices |= {"guidance interval": interval and name_interval(interval)}
+    choices |= {"guide": guide and f"{guide['path']}, {guide['weights']} weights, {guide['sha256'][:8]}..."}
     choices |= {"steps": len(sampling["times"]), "first seed": min(sampling["seeds"], default=None)}
     choices["images seen"] = sampling["step"] * recipe.get("optim", {}).get("batch", 1)
     rest = {name: value for name, value in recipe.items() if name not in ("sampler", "grid")}

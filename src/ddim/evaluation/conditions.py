@@ -17,6 +17,7 @@ from typing import Any
 from ddim.evaluation.record import metric_entry
 from ddim.metrics.catalogue import METRICS, find_metric
 from ddim.runs.flat import flatten_as_text
+from ddim.runs.guidance_name import name_interval
 
 UNITS = ("schedule", "pixels")
 """Parts of a recipe that define the unit of a denoising error: noise levels, and the scaling of pixels."""
@@ -89,8 +90,9 @@ class ReferenceSet:
 class Sampling:
     """How images were sampled, relative to the run's own recipe.
 
-    `changes` lists the fields of sampler, grid, schedule and clipping, with their values, that differ from
-    the run's recipe. All grids that `ddim search` found count as equal.
+    `guide` names the weaker model that guides: a version of the run itself, such as "@guide", or the path
+    and hash of another run. `changes` lists the fields of sampler, grid, schedule and clipping, with their
+    values, that differ from the run's recipe. All grids that `ddim search` found count as equal.
     """
 
     steps: int
@@ -98,11 +100,19 @@ class Sampling:
     label: str | int | None
     guidance: float
     changes: tuple[tuple[str, str], ...]
+    interval: tuple[float | None, ...] | None = None
+    guide: str | None = None
 
     def __str__(self) -> str:
         parts = [f"{self.steps} steps", f"weights {self.weights}"]
         if self.label is not None:
-            parts.append(f"label {self.label}, guidance {self.guidance:g}")
+            parts.append(f"label {self.label}")
+        if self.label is not None or self.guidance != 1:
+            parts.append(f"guidance {self.guidance:g}")
+        if self.interval is not None:
+            parts.append(f"log-SNR {name_interval(self.interval)}")
+        if self.guide is not None:
+            parts.append(f"guide {self.guide}")
         return ", ".join([*parts, *(f"{name} {value}" for name, value in self.changes)])
 
 
@@ -233,14 +243,22 @@ def find_obstacle(one: Mapping[str, Any], other: Mapping[str, Any], metric: str)
 def _sampling(sampling: Mapping[str, Any] | None, recipe: Mapping[str, Any] | None) -> Sampling | None:
     if not sampling:
         return None
-    label = sampling.get("label")
+    interval, guide = sampling.get("guidance_interval"), sampling.get("guide")
     return Sampling(
         len(sampling["times"]),
         sampling["weights"],
-        label,
-        1.0 if label is None else sampling.get("guidance", 1.0),
+        sampling.get("label"),
+        sampling.get("guidance", 1.0),
         tuple(_changes(recipe or sampling["recipe"], sampling["recipe"])),
+        tuple(interval) if interval else None,
+        _name_guide(guide) if guide else None,
     )
+
+
+def _name_guide(guide: Mapping[str, Any]) -> str:
+    """Return the name of a guide; a guide from another run gets its hash, a run's own version does not."""
+    own = guide["name"].startswith("@")
+    return guide["name"] if own else f"{guide['name']} ({_short(guide['sha256'])})"
 
 
 def _changes(own: Mapping[str, Any], used: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -46,6 +46,7 @@ from ddim.metrics.features import Extractor, load_extractor, write_npy_header
 from ddim.nn.processes import current_processes, join_processes
 from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.runs.folder import check_unused, make_numbered_folder
+from ddim.runs.guidance import Interval
 from ddim.runs.image_features import ImageSet, compute_features
 from ddim.runs.log import show_in_tensorboard
 from ddim.runs.notebook_cell import open_progress
@@ -66,7 +67,9 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     grid: Grid | str | None = None,
     seed: int = 0,
     label: str | int | None = None,
-    guidance: float = 1.0,
+    guidance: float | None = None,
+    guidance_interval: Interval | None = None,
+    guide_with: str | Path | None = None,
     weights: str = "ema",
     part: Part | None = None,
     features: str = DEFAULT,
@@ -86,15 +89,14 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
         grid: the grid of times (timesteps) at which the network is evaluated, or its name. See `ddim.grids`.
         seed: seed of the first sample.
         label: class name or index, "all" to cycle through the classes, None for no class.
-        guidance: classifier-free guidance scale; 1 turns it off.
+        guidance, guidance_interval, guide_with: as for `ddim.sample`.
         weights: "ema", "raw" or the name of another EMA of a run.
         part: the part of the reference, "valid", "train" or "all"; by default "valid" for the run's own
             images, and "all" for other images.
         features: the network that computes the features, "efficientnet-lite0" or another name in
             `ddim.metrics.catalogue.EXTRACTORS`.
         out: a new or empty folder, by default RUN/evaluations/N for a run, else evaluations/NAME-N.
-        progress: True shows a bar in a notebook cell, False shows nothing. A function can be given too, see
-            `ddim.runs.progress.Progress`.
+        progress: True shows a bar in a notebook cell, False nothing; or a function, see `Progress`.
 
     Returns:
         The metrics with their 95 % confidence intervals, as a table.
@@ -107,8 +109,9 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
         >>> ddim.evaluate(run, steps=10, sampler=ddim.EDM())
         >>> ddim.evaluate(ddim.sample(model, n=1000), "photos/").value("kid")
     """
-    ways = {"n": n, "steps": steps, "seed": seed, "weights": weights, "label": label, "guidance": guidance}
-    samples = Samples(**ways, sampler=sampler, grid=grid)
+    guided: dict[str, Any] = {"guidance_interval": guidance_interval, "guide_with": guide_with}
+    guided |= {"guidance": guidance, "label": label}
+    samples = Samples(n, steps, seed, weights, sampler=sampler, grid=grid, **guided)
     of = Reference(None if reference is None else name_source(reference), part)
     with open_progress(progress) as shown:
         return evaluate_source(

@@ -18,6 +18,7 @@ from ddim.errors import UserError, format_count
 from ddim.metrics.catalogue import METRICS, metric_name
 from ddim.plots.tabular import Tabular, embed_png
 from ddim.runs.folder import list_numbered_folders
+from ddim.runs.guidance_name import name_guidance
 
 SCHEMA = 1
 """The version of the layout of a record."""
@@ -179,9 +180,7 @@ def evaluation_name(record: Mapping[str, Any]) -> str:
         words.append(f"{sampling['weights']} weights")
     if sampling.get("label") is not None:
         words.append(f"label {sampling.get('class') or sampling['label']}")
-    if sampling.get("guidance", 1.0) != 1:
-        words.append(f"guidance {sampling['guidance']:g}")
-    return ", ".join(words)
+    return ", ".join([*words, *filter(None, [name_guidance(sampling)])])
 
 
 def _record_of(path: Path) -> Path:

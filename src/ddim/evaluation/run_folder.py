@@ -8,7 +8,7 @@ from ddim.errors import UserError, describe_given
 from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.folder import check_unused, make_numbered_folder, make_output_folder
 from ddim.runs.pipeline import LoadedRun, load
-from ddim.runs.run_path import names_best
+from ddim.runs.run_path import names_checkpoint
 
 
 def check_run_path(run: object) -> None:
@@ -48,7 +48,7 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
     folder = run.checkpoint.run if isinstance(run, LoadedRun) else Path(run)
     if out is not None:
         check_unused(Path(out))
-    elif (folder / MANIFEST).is_file() or names_best(folder):
+    elif (folder / MANIFEST).is_file() or names_checkpoint(folder):
         raise UserError(
             f"{folder} is a checkpoint, and results are added to a run: give the run folder, or --out DIR"
         )

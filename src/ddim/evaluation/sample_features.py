@@ -28,6 +28,7 @@ from ddim.metrics.features import Extractor
 from ddim.nn.processes import current_processes
 from ddim.runs.classes import Label
 from ddim.runs.generate import sample_uint8, split_into_parts
+from ddim.runs.guidance import Guidance
 from ddim.runs.image_features import BATCH, unwritable_cache
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.progress import Progress, continue_progress, ignore_progress
@@ -71,7 +72,7 @@ class SampledParts:
     seeds: range
     steps: int
     label: Label
-    guidance: float
+    guidance: Guidance
     sampling: Mapping[str, Any]
     progress: Progress = ignore_progress
 

@@ -36,13 +36,15 @@ from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.classes import Label, find_label
 from ddim.runs.folder import RUN
 from ddim.runs.generate import P, sample_uint8, with_options
+from ddim.runs.guidance import Guidance, Interval, count_evaluations, open_guidance
+from ddim.runs.guidance_name import name_guidance
 from ddim.runs.image_features import BATCH, ImageSet
 from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating, load, open_pipeline
 from ddim.runs.progress import READING, Progress
 from ddim.runs.provenance import sampling_record
 from ddim.runs.recipe import Data
 from ddim.runs.recipe_checks import check_label
-from ddim.runs.run_path import find_best_checkpoint, names_best
+from ddim.runs.run_path import find_named_checkpoint, find_run_folder, names_checkpoint
 
 SAMPLES = 1000
 """The default number of samples of a run."""
@@ -63,7 +65,9 @@ class Samples:
         device: where to sample; by default the device that the run was trained on.
         threads: processor threads of sampling; by default as many as in the training.
         label: a class by name or index, or "all" to cycle through the classes; None for no class.
-        guidance: classifier-free guidance scale; 1 turns guidance off.
+        guidance: guidance scale; 1 turns guidance off, None takes what `ddim search` saved with the run.
+        guidance_interval: (low, high), the log-SNRs with guidance; None for all.
+        guide_with: the weaker model that guides; see `ddim.runs.guidance.open_guide`.
         sampler: the sampler or its name; None for the sampler in `fields` or in the recipe.
         grid: the grid of times or its name. None means the grid in `fields`, else the searched grid, else
             the grid of the recipe.
@@ -80,7 +84,9 @@ class Samples:
     device: str | None = None
     threads: int | None = None
     label: str | int | None = None
-    guidance: float = 1.0
+    guidance: float | None = None
+    guidance_interval: Interval | None = None
+    guide_with: str | Path | None = None
     sampler: Sampler | str | None = None
     grid: Grid | str | None = None
 
@@ -141,7 +147,8 @@ class Subject:
         # Samples in a folder may have an older record, without the name of the sampler.
         sampler = self.sampling.get("sampler_name") or self.sampling["sampler"].get("kind", "own sampler")
         grid, steps = self.sampling["grid"].get("kind", "own"), len(self.sampling["times"])
-        how = f"{sampler}, {grid} grid, {format_count(steps, 'step')}"
+        how = ", ".join(filter(None, (sampler, name_guidance(self.sampling))))
+        how = f"{how}, {grid} grid, {format_count(steps, 'step')}"
         return f"{how}, {format_count(self.sampling['nfe'], 'network evaluation')} each: {pairs}"
 
     def describe(self) -> dict[str, Any]:
@@ -150,8 +157,8 @@ class Subject:
 
 
 def is_run(path: Path) -> bool:
-    """Return whether a path is a run folder, RUN/best or a checkpoint, and not images."""
-    return any((path / name).exists() for name in (RUN, "checkpoints", MANIFEST)) or names_best(path)
+    """Return whether a path is a run folder, RUN/best, RUN/guide or a checkpoint, and not images."""
+    return any((path / name).exists() for name in (RUN, "checkpoints", MANIFEST)) or names_checkpoint(path)
 
 
 Source = str | Path | Tensor | np.ndarray | Pipeline | Model
@@ -185,15 +192,14 @@ def open_subject(source: Source, samples: Samples, reference: Reference, progres
 
 
 def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Progress) -> Subject:
-    source, path = str(path), find_best_checkpoint(path) or path
+    source, path = str(path), find_named_checkpoint(path) or path
     run = load(path, samples.weights, device=samples.device, threads=samples.threads)
     selected = open_reference(run, reference, partial(progress, READING))
-    run, label = _prepare(run, samples)
+    run, label, guidance = prepare_sampling(run, samples)
     seeds = samples.seeds
-    sampling = sampling_record(
-        run, seeds, samples.steps, count_evaluations(run, samples), label, samples.guidance
-    )
-    parts = SampledParts(run, seeds, samples.steps, label, samples.guidance, sampling, progress)
+    nfe = count_evaluations(run, samples.steps, guidance)
+    sampling = sampling_record(run, seeds, samples.steps, nfe, label, guidance)
+    parts = SampledParts(run, seeds, samples.steps, label, guidance, sampling, progress)
     home, stem = _find_home(path)
     return Subject(source, samples.count, parts, selected, sampling, home, stem)
 
@@ -202,25 +208,21 @@ def _find_home(path: Path) -> tuple[Path, str]:
     """Return the folder for evaluations of a run or checkpoint, and the start of their folder names."""
     if not (path / MANIFEST).is_file():
         return path / FOLDER, ""
-    # Nothing is added to a checkpoint. For RUN/checkpoints/NAME, the evaluation is added to RUN.
-    folder = path.resolve()
-    in_run = folder.parent.name == "checkpoints"
-    return (folder.parents[1] / FOLDER, "") if in_run else (Path(FOLDER), f"{folder.name}-")
+    # Nothing is added to a checkpoint. For a checkpoint of a run, the evaluation is added to the run.
+    run = find_run_folder(path)
+    return (run / FOLDER, "") if run != path else (Path(FOLDER), f"{path.resolve().name}-")
 
 
-def count_evaluations(pipeline: Pipeline, samples: Samples) -> int:
-    """Return the number of network evaluations that each sample needs (NFE)."""
-    return pipeline.recipe.sampler.evaluations(samples.steps) * (1 if samples.guidance == 1 else 2)
-
-
-def _prepare(pipeline: P, samples: Samples) -> tuple[P, Label]:
-    """Return the pipeline with the chosen sampler and grid, and the label of the samples."""
+def prepare_sampling(pipeline: P, samples: Samples) -> tuple[P, Label, Guidance]:
+    """Return the pipeline with the chosen sampler and grid, and the label and guidance of the samples."""
     label = find_label(samples.label, pipeline.recipe, pipeline.classes)
-    check_label(pipeline.recipe, label, samples.guidance)
+    check_label(pipeline.recipe, label)
     if samples.sampler is not None:
         pipeline = pipeline.with_recipe(sampler=samples.sampler)
     pipeline, _ = with_options(pipeline, samples.fields, samples.steps)
-    return pipeline if samples.grid is None else pipeline.with_recipe(grid=samples.grid), label
+    pipeline = pipeline if samples.grid is None else pipeline.with_recipe(grid=samples.grid)
+    named = samples.guidance, samples.guidance_interval, samples.guide_with
+    return pipeline, label, open_guidance(pipeline, label, samples.steps, *named)
 
 
 def _sample_model(pipeline: Pipeline, samples: Samples, reference: Reference, progress: Progress) -> Subject:
@@ -230,19 +232,20 @@ def _sample_model(pipeline: Pipeline, samples: Samples, reference: Reference, pr
     if isinstance(pipeline, LoadedRun):
         selected = open_reference(pipeline, reference, decoding)
         path = pipeline.checkpoint.run
-        home, stem = _find_home(find_best_checkpoint(path) or path)
+        home, stem = _find_home(find_named_checkpoint(path) or path)
     else:
         if reference.data is None:
             raise UserError("a model has no images of its own: name the reference images")
         data = replace(pipeline.recipe.data, size=(shape.height, shape.width), channels=shape.channels)
         selected = select_reference(reference, data, 0, decoding)
-    pipeline, label = _prepare(pipeline, samples)
-    seeds, steps, scale = samples.seeds, samples.steps, samples.guidance
-    record = sampling_record(pipeline, seeds, steps, count_evaluations(pipeline, samples), label, scale)
+    pipeline, label, guidance = prepare_sampling(pipeline, samples)
+    seeds, steps = samples.seeds, samples.steps
+    nfe = count_evaluations(pipeline, steps, guidance)
+    record = sampling_record(pipeline, seeds, steps, nfe, label, guidance)
 
     def parts(extractor: Extractor, shown: int) -> Iterator[Part]:
         with evaluating(pipeline.model):
-            for images, nfe in sample_uint8(pipeline, seeds, steps, label, scale, progress):
+            for images, nfe in sample_uint8(pipeline, seeds, steps, label, guidance, progress):
                 yield Part(extractor(images).numpy(), images, nfe)
 
     sampling = {"weights": "in memory", "step": 0, **record}

@@ -15,18 +15,16 @@ from ddim.evaluation.evaluate import describe_reference, evaluate_subject
 from ddim.evaluation.record import Evaluation, list_evaluations, read_evaluation
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.run_folder import check_run_path
-from ddim.evaluation.subject import Samples, Subject, count_evaluations, is_run, open_subject
+from ddim.evaluation.subject import Samples, Subject, is_run, open_subject, prepare_sampling
 from ddim.evaluation.table import EvaluationTable, TableCell
 from ddim.metrics.catalogue import find_metric, metric_name
 from ddim.metrics.features import Extractor, load_extractor
-from ddim.runs.classes import find_label
-from ddim.runs.generate import with_options
+from ddim.runs.guidance import count_evaluations
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import load
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.provenance import sample_conditions
-from ddim.runs.recipe_checks import check_label
-from ddim.runs.run_path import find_best_checkpoint
+from ddim.runs.run_path import find_named_checkpoint
 
 _FORMS = {
     "choices": 'a dictionary, such as {"steps": [10, 20]}',
@@ -101,14 +99,13 @@ def tabulate(
 
 def _count_evaluations(source: Path, planned: Sequence[Samples]) -> list[int]:
     """Check every combination of choices, and return the number of network evaluations that each needs."""
-    source, device = find_best_checkpoint(source) or source, planned[0].device
+    source, device = find_named_checkpoint(source) or source, planned[0].device
     runs = {name: load(source, name, device=device) for name in dict.fromkeys(s.weights for s in planned)}
     works = []
     for each in planned:
         run = runs[each.weights]
-        check_label(run.recipe, find_label(each.label, run.recipe, run.classes), each.guidance)
-        changed, _ = with_options(run, each.fields, each.steps)
-        works.append(each.count * count_evaluations(changed, each))
+        changed, _, guidance = prepare_sampling(run, each)
+        works.append(each.count * count_evaluations(changed, each.steps, guidance))
     return works
 
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from ddim.data import Images
 from ddim.data.given import PAIRS, PREFIX
-from ddim.diffusion.denoiser import Counted, Denoiser, Model
-from ddim.diffusion.guidance import Guided
+from ddim.diffusion.denoiser import Model
 from ddim.errors import UserError, suggest
 from ddim.runs.recipe import Recipe
 
@@ -144,19 +143,3 @@ def choose_label(recipe: Recipe) -> Label:
 def assign_labels(label: Label, seeds: Sequence[int], model: Model) -> Tensor | int | None:
     """Return the class labels of samples with these seeds, as `Model.with_labels` takes them."""
     return torch.tensor([seed % model.classes for seed in seeds]) if label == "all" else label
-
-
-def guide(model: Model, label: Tensor | int | None, guidance: float) -> tuple[Denoiser, list[Counted]]:
-    """Return the model conditioned on a label, with guidance, and the counters of network evaluations.
-
-    Args:
-        model: the model.
-        label: class labels (B,), one label for all images, or None for no class.
-        guidance: classifier-free guidance scale. A scale of 1 needs one network evaluation for each step, any
-            other scale two.
-    """
-    strong = Counted(model.with_labels(label))
-    if guidance == 1:
-        return strong, [strong]
-    weak = Counted(model)
-    return Guided(strong, weak, guidance), [strong, weak]

@@ -20,11 +20,12 @@ from ddim.diffusion.samplers import Sampler, State, final_sample, initial_noise
 from ddim.errors import UserError, check_count
 from ddim.nn.processes import current_processes
 from ddim.plots.pictures import make_sheet, to_uint8
-from ddim.runs.classes import Label, assign_labels, find_label, guide
+from ddim.runs.classes import Label, assign_labels, find_label
 from ddim.runs.codec import override
+from ddim.runs.guidance import OFF, Guidance, Interval, check_guidance, open_guidance
 from ddim.runs.image_features import BATCH
 from ddim.runs.notebook_cell import open_progress
-from ddim.runs.pipeline import Pipeline, evaluating, open_pipeline
+from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating, open_pipeline
 from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_label, check_recipe, check_steps
@@ -43,13 +44,15 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
     seed: int = 0,
     seeds: Iterable[int] | None = None,
     label: str | int | None = None,
-    guidance: float = 1.0,
+    guidance: float | None = None,
+    guidance_interval: Interval | None = None,
+    guide_with: str | Path | LoadedRun | None = None,
     progress: bool | Progress = True,
 ) -> Tensor:
     """Sample images; image k depends on the k-th seed alone.
 
-    By default, the grid (the timesteps) that `ddim search` saved for this sampler and number of steps is
-    used. If no such grid was saved, the grid of the recipe is used.
+    By default, the grid (the timesteps) and the guidance that `ddim search` saved for this sampler and number
+    of steps are used. If none were saved, the grid of the recipe is used, and no guidance.
 
     Args:
         model: a run folder, a `Pipeline` from `load`, or a `Model` of images in [-1, 1].
@@ -60,7 +63,10 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         seed: the seed of the first image; image k gets `seed` + k.
         seeds: the seed of each image, in place of `n` and `seed`.
         label: class name or index, "all" for class s % classes at seed s, None for no class.
-        guidance: classifier-free guidance scale (Ho & Salimans 2022); 1 turns guidance off.
+        guidance: guidance scale (Ho & Salimans 2022); 1 turns guidance off.
+        guidance_interval: (low, high), the log-SNRs with guidance; None for all. An end can be None.
+        guide_with: a weaker model that guides (Karras et al. 2024): a run, or a version of this run such as
+            "@guide" (see `open_guide`). By default, the model without its label guides.
         progress: True shows a bar in a notebook cell, False shows nothing. A function can be given too, see
             `ddim.runs.progress.Progress`.
 
@@ -84,7 +90,8 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
     pipeline, _ = _on_searched_grid(pipeline, steps, searched=grid is None)
     found = find_label(label, pipeline.recipe, pipeline.classes)
     with evaluating(pipeline.model), open_progress(progress) as shown:
-        images, _ = generate(pipeline, chosen, steps, label=found, guidance=guidance, progress=shown)
+        guided = open_guidance(pipeline, found, steps, guidance, guidance_interval, guide_with)
+        images, _ = generate(pipeline, chosen, steps, label=found, guidance=guided, progress=shown)
     check_samples(images, chosen, pipeline)
     return images
 
@@ -96,7 +103,7 @@ def generate(
     steps: int = 20,
     *,
     label: Label = None,
-    guidance: float = 1.0,
+    guidance: Guidance = OFF,
     watch: Watch | None = None,
     progress: Progress = ignore_progress,
 ) -> tuple[Tensor, int]:
@@ -110,7 +117,7 @@ def generate(
         seeds: image k is a function of seeds[k] alone.
         steps: number of sampling steps, which is the number of times in the grid.
         label: class index, "all" for class s % classes at seed s, None for no class.
-        guidance: classifier-free guidance scale; 1 turns guidance off, any other scale doubles the NFE.
+        guidance: the guidance, see `open_guidance`; inside its interval each step needs twice the NFE.
         watch: called for each state of each micro-batch, with the seeds of the micro-batch and the state.
         progress: called with "samples" after each sampling step.
 
@@ -118,14 +125,15 @@ def generate(
         Images (N, C, H, W), float32 in [0, 1], on the CPU; and the NFE (network evaluations per image).
 
     Raises:
-        UserError: if the run has no such label or cannot be guided; see `check_label`.
+        UserError: if the run has no such label or cannot be guided.
     """
     model, runtime, recipe = pipeline.model, pipeline.runtime, pipeline.recipe
-    check_label(recipe, label, guidance)
+    check_label(recipe, label)
+    check_guidance(pipeline, label, steps, guidance)
     times = recipe.grid(steps, recipe.sampling_schedule)
     images, nfe, done = [], 0, 0
     for mine, filled, blank in fill_micro_batches(pipeline, seeds):
-        guided, counters = guide(model, assign_labels(label, filled, model), guidance)
+        guided, counters = guidance.apply(model, assign_labels(label, filled, model))
         denoise, state = pipeline.denoiser(guided), None
         with runtime.precise():
             for step, state in enumerate(sample_states(denoise, blank, filled, times, recipe.sampler)):
@@ -191,7 +199,7 @@ def sample_uint8(
     seeds: Sequence[int],
     steps: int,
     label: Label = None,
-    guidance: float = 1.0,
+    guidance: Guidance = OFF,
     progress: Progress = ignore_progress,
 ) -> Iterator[tuple[Tensor, int]]:
     """Yield batches of samples (B, C, H, W), uint8 as in their PNG files, each with the NFE per sample.

@@ -14,6 +14,7 @@ from typing import Any
 from ddim.runs.classes import Label
 from ddim.runs.codec import dump
 from ddim.runs.flat import option_text
+from ddim.runs.guidance import OFF, Guidance
 from ddim.runs.kinds import kind_name
 from ddim.runs.pipeline import Pipeline
 
@@ -57,7 +58,7 @@ def make_record(
 
 
 def sampling_record(
-    pipeline: Pipeline, seeds: Sequence[int], steps: int, nfe: int, label: Label, guidance: float = 1.0
+    pipeline: Pipeline, seeds: Sequence[int], steps: int, nfe: int, label: Label, guidance: Guidance = OFF
 ) -> dict[str, Any]:
     """Return a record of the run, sampler, times, NFE, seeds, label, guidance and versions of samples.
 
@@ -67,7 +68,7 @@ def sampling_record(
         steps: number of sampling steps.
         nfe: network evaluations per sample.
         label: the class label of the samples.
-        guidance: classifier-free guidance scale.
+        guidance: the guidance of the samples.
     """
     return {
         **pipeline.describe(),
@@ -78,7 +79,7 @@ def sampling_record(
         "seeds": list(seeds),
         "label": label,
         "class": pipeline.classes[label] if isinstance(label, int) and pipeline.classes else None,
-        "guidance": guidance,
+        **guidance.describe(),
         "versions": list_versions(pipeline.runtime.threads),
     }
 
@@ -93,8 +94,12 @@ def describe_kind(value: object) -> str:
 def sample_conditions(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of a record on which samples depend, other than their seeds and the run's path."""
     found = {name: record.get(name) for name in _CONDITIONS}
-    checkpoint = found["checkpoint"]
-    return found | {"checkpoint": checkpoint["sha256"] if isinstance(checkpoint, Mapping) else None}
+    checkpoint, guide = found["checkpoint"], record.get("guide")
+    found |= {"checkpoint": checkpoint["sha256"] if isinstance(checkpoint, Mapping) else None}
+    # Records of samples without an interval or a guide do not have these entries.
+    if interval := record.get("guidance_interval"):
+        found["guidance_interval"] = interval
+    return found | ({"guide": {k: guide[k] for k in ("sha256", "weights")}} if guide else {})
 
 
 def describe_times(pipeline: Pipeline, steps: int) -> dict[str, Any]:

@@ -7,9 +7,7 @@ is read without these checks.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
-from numbers import Real
 
 from ddim.data.augment import LABELS
 from ddim.diffusion.guidance import check_reach
@@ -84,15 +82,18 @@ def check_steps(recipe: Recipe, steps: int) -> None:
         check_reach(recipe.schedule, levels)
 
 
-def check_label(recipe: Recipe, label: Label, guidance: float = 1.0) -> None:
-    """Check that a run of this recipe can sample this label at this guidance scale.
+def check_label(recipe: Recipe, label: Label) -> None:
+    """Check that a run of this recipe can sample this label.
 
     Raises:
-        UserError: if the run was trained without labels or has no such class. Also if sampling needs a
-            network that was trained without a class too, but `data.unlabelled` is 0.
+        UserError: if the run was trained without labels or has no such class. Also if there is no label, but
+            the network was never trained without a class, because `data.unlabelled` is 0.
     """
-    for problem in _find_label_problems(recipe, label, guidance):
-        raise UserError(problem)
+    if not recipe.data.labels and label is not None:
+        raise UserError(f"label must be None, since this run was trained without labels, got {label}")
+    if label not in (None, "all", *range(recipe.net.classes)):
+        last = recipe.net.classes - 1
+        raise UserError(f'label must be a class, 0 to {last}, or "all", or none, got {label!r}')
     if label is None:
         check_unconditional(recipe, "sampling without a label")
 
@@ -173,26 +174,6 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
         yield (
             f"net.classes is {classes}, but with data.labels no the network is never trained on a class: set "
             "--data.labels yes to use the classes of the images, or --net.classes 0"
-        )
-
-
-def _find_label_problems(recipe: Recipe, label: Label, guidance: float) -> Iterator[str]:
-    classes = recipe.net.classes
-    if isinstance(guidance, bool) or not isinstance(guidance, Real):
-        yield f"guidance must be a number, got {guidance!r}"
-    if not 0 <= guidance < math.inf:
-        yield f"guidance must be at least 0 and finite, got {guidance}"
-    if not recipe.data.labels and (label is not None or guidance != 1):
-        name, value, off = ("guidance", guidance, 1) if label is None else ("label", label, None)
-        yield f"{name} must be {off}, since this run was trained without labels, got {value}"
-    if label not in (None, "all", *range(classes)):
-        yield f'label must be a class, 0 to {classes - 1}, or "all", or none, got {label!r}'
-    if guidance != 1 and label is None:
-        yield f'guidance needs a label, a class or "all", to guide towards it, got {guidance}'
-    if guidance != 1 and not recipe.data.unlabelled:
-        yield (
-            "guidance must be 1, since guidance needs a network that was also trained without a class, and "
-            f"this run has data.unlabelled 0, got {guidance}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Paths that name a run: its folder, RUN/best, or one of its checkpoints."""
+"""Paths that name a run: its folder, RUN/best, RUN/guide, or one of its checkpoints."""
 
 from __future__ import annotations
 
@@ -9,43 +9,99 @@ from ddim.errors import UserError
 from ddim.files import read_json
 from ddim.runs import checkpoint
 from ddim.runs.folder import RUN
+from ddim.runs.manifest import parse_step
+
+CHECKPOINTS = "checkpoints"
+"""The folder in a run folder with its checkpoints."""
 
 BEST = "best"
 """The last part of the path RUN/best. No such folder exists: the path means the best checkpoint of a run."""
 
 
-def names_best(run: str | Path) -> bool:
-    """Return whether a path is RUN/best for a run folder RUN, even if the run has no best checkpoint yet."""
-    run = Path(run)
-    return run.name == BEST and not run.exists() and (run.parent / "checkpoints").is_dir()
+GUIDE = "guide"
+"""The folder in a run folder with the early checkpoint that training keeps to guide samples."""
 
 
-def find_best_checkpoint(run: str | Path) -> Path | None:
-    """Return the best checkpoint of a run for the path RUN/best, and None for any other path.
+def names_checkpoint(run: str | Path) -> bool:
+    """Return whether a path is RUN/best or RUN/guide for a run folder RUN.
 
-    Raises:
-        UserError: if the run has no best checkpoint yet.
+    This does not depend on whether the run has such a checkpoint yet.
     """
     run = Path(run)
-    if not names_best(run):
+    named = run.name == GUIDE or (run.name == BEST and not run.exists())
+    return named and (run.parent / CHECKPOINTS).is_dir()
+
+
+def find_named_checkpoint(run: str | Path) -> Path | None:
+    """Return the checkpoint of a run for the path RUN/best or RUN/guide, and None for any other path.
+
+    Raises:
+        UserError: if the run has no such checkpoint.
+    """
+    run = Path(run)
+    if not names_checkpoint(run):
         return None
-    found = checkpoint.find_best(run.parent / "checkpoints")
+    if run.name == BEST:
+        found, why = checkpoint.find_best(run.parent / CHECKPOINTS), "it has not measured report.best yet"
+    else:
+        found = checkpoint.find_newest(run)
+        why = "training keeps one after the share report.guide of its budget, unless this is 0"
     if found is None:
-        raise UserError(f"run {run.parent} has no best checkpoint: it has not measured report.best yet")
+        raise UserError(f"run {run.parent} has no {run.name} checkpoint: {why}")
     return found
+
+
+def find_run_folder(path: str | Path) -> Path:
+    """Return the run folder of a path that names a run, RUN/best, RUN/guide or a checkpoint of a run.
+
+    A checkpoint outside a run folder is its own run.
+    """
+    path = Path(path)
+    if names_checkpoint(path):
+        return path.parent
+    folder = path.resolve()
+    inside = folder.parent.name in (CHECKPOINTS, GUIDE) and parse_step(folder.name) is not None
+    return folder.parents[1] if inside else path
+
+
+def parse_place(text: str, own: Path | None) -> tuple[Path, str]:
+    """Return the path and the weights that a text such as "runs/small-1@best@raw" names.
+
+    Args:
+        text: the path of a run or checkpoint, then "@" and a name, once or twice. The name is "best",
+            "guide", the step of a checkpoint, or weights such as "raw"; the default is EMA weights.
+        own: the run that is meant if the path is left out, as in "@guide"; None if there is no such run.
+
+    Raises:
+        UserError: if the path is left out and `own` is None.
+    """
+    if not text:
+        if own is None:
+            raise UserError(
+                "a name that begins with @ means a run's own checkpoint, and this model has no run"
+            )
+        return own, "ema"
+    if "@" not in text or Path(text).exists():
+        return Path(text), "ema"
+    before, _, name = text.rpartition("@")
+    path, weights = parse_place(before, own)
+    if name in (BEST, GUIDE):
+        return path / name, weights
+    step = path / CHECKPOINTS / f"step-{int(name):09d}" if name.isdecimal() else path
+    return (step, weights) if step != path and step.is_dir() else (path, name)
 
 
 def find_checkpoint(run: str | Path) -> Path:
     """Return the folder of the checkpoint that a path names.
 
     Args:
-        run: a run folder, for its newest undamaged checkpoint; RUN/best; or a checkpoint folder.
+        run: a run folder, for its newest undamaged checkpoint; RUN/best or RUN/guide; or a checkpoint folder.
 
     Raises:
         UserError: if there is no such checkpoint, or the checkpoint folder is damaged.
     """
     run = Path(run)
-    if found := find_best_checkpoint(run):
+    if found := find_named_checkpoint(run):
         return found
     if not run.is_dir():
         near = Path("runs") / run
@@ -55,8 +111,8 @@ def find_checkpoint(run: str | Path) -> Path:
     if (run / checkpoint.MANIFEST).is_file():
         checkpoint.verify(run)
         return run
-    found = checkpoint.find_newest(run / "checkpoints")
-    if found is None and not any((run / name).exists() for name in (RUN, "checkpoints")):
+    found = checkpoint.find_newest(run / CHECKPOINTS)
+    if found is None and not any((run / name).exists() for name in (RUN, CHECKPOINTS)):
         raise UserError(
             f"{run} is not a run: it holds neither run.json nor checkpoints; "
             f"`ddim runs {shlex.quote(str(run))}` lists the runs below it"

@@ -33,10 +33,12 @@ from ddim.runs.generate import (
     share_seeds,
     split_into_parts,
 )
+from ddim.runs.guidance import OFF, Guidance, check_guidance
 from ddim.runs.pipeline import LoadedRun, check_same_weights
 from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import make_record, sample_conditions, sampling_record
 from ddim.runs.recipe_checks import check_label
+from ddim.runs.run_path import find_run_folder
 
 RECORD, FILM = "record.json", "film.webp"
 SHOWN = 256
@@ -87,7 +89,7 @@ def write_samples(
     steps: int = 20,
     *,
     label: Label = None,
-    guidance: float = 1.0,
+    guidance: Guidance = OFF,
     output: Output = Output(),  # noqa: B008  (a frozen value)
     progress: Progress = ignore_progress,
 ) -> Written:
@@ -95,24 +97,25 @@ def write_samples(
 
     `output.film` adds a film (an animated WebP of the sampling process). If the folder holds samples of the
     same run with the same options, only missing samples are generated: after an interruption, the same call
-    completes the folder. Images are written while sampling goes on, so memory does not grow with the number
-    of seeds.
+    completes the folder. Images are written while sampling goes on, so the memory does not grow.
 
     Args:
         pipeline: the loaded run.
         seeds: the seeds; image k depends on seeds[k] alone.
         steps: number of sampling steps.
         label: class index, "all" to cycle through the classes, None for no class.
-        guidance: classifier-free guidance scale; 1 turns guidance off.
+        guidance: see `ddim.runs.guidance.open_guidance`; by default there is none.
         output: the output folder, and options of the sheet and the film.
         progress: called with "samples" after each sampling step; see `Progress`.
 
     Raises:
-        UserError: if a seed, the label or the guidance scale cannot be used, or the folder holds other files.
+        UserError: if a seed, the label or the guidance cannot be used, or the folder holds other files.
     """
     check_seeds(seeds)
-    check_label(pipeline.recipe, label, guidance)
-    check_same_weights(pipeline)
+    check_label(pipeline.recipe, label)
+    check_guidance(pipeline, label, steps, guidance)
+    for each in (pipeline, *guidance.models):
+        check_same_weights(each)
     processes = current_processes()
     record = make_record("samples", sampling_record(pipeline, seeds, steps, 0, label, guidance), pipeline)
     # Process 0 alone reads and writes the folder; the others may be on machines that do not see it.
@@ -221,9 +224,8 @@ def _open_folder(out: Path | None, record: dict[str, Any]) -> tuple[Path, dict[s
         if others := _differences(before, record):
             raise UserError(f"folder {out} holds samples with {others}; give a new folder")
     # The folder is named after the run, also for RUN/best and for RUN/checkpoints/N.
-    path = Path(record["checkpoint"]["path"]).resolve()
-    named = path.parent.parent if path.parent.name == "checkpoints" else path
-    folder = make_output_folder(out, "samples", named.name)
+    named = find_run_folder(record["checkpoint"]["path"])
+    folder = make_output_folder(out, "samples", named.resolve().name)
     if before is None:
         # The record marks the folder as a folder of samples, so that the same call can finish it later.
         write_json(folder / RECORD, record | there)

@@ -41,7 +41,7 @@ def find_saved_grid(run: Path, sampler: Sampler, steps: int, weights: str) -> Li
     """Return the grid that a search saved for this sampler, number of steps and weights, or None."""
     if not (run / FILE).is_file():
         return None
-    entry = _entries(run).get(_key(sampler, steps, weights))
+    entry = _entries(run).get(sampling_key(sampler, steps, weights))
     return None if entry is None else Listed(tuple(entry["times"]))
 
 
@@ -56,7 +56,7 @@ def save_grid(run: Path, sampler: Sampler, steps: int, weights: str, found: Sear
         found: the grid and its error.
     """
     entries = _entries(run) if (run / FILE).is_file() else {}
-    entries[_key(sampler, steps, weights)] = {
+    entries[sampling_key(sampler, steps, weights)] = {
         "times": list(found.times),
         "error": found.error,
         # The error of a grid that diverged is infinite. JSON has no infinity, so it becomes null.
@@ -74,6 +74,7 @@ def _entries(run: Path) -> dict[str, Any]:
     return entries
 
 
-def _key(sampler: Sampler, steps: int, weights: str) -> str:
+def sampling_key(sampler: Sampler, steps: int, weights: str) -> str:
+    """Return the key of what a search found for this sampler, number of steps and weights."""
     fields = dump(sampler, named=True)
     return " ".join([f"steps={steps}", f"weights={weights}", *(f"{k}={v}" for k, v in fields.items())])

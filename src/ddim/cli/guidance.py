@@ -1,0 +1,81 @@
+"""The options of guidance: --guidance, --guidance-interval and --guide-with."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from ddim.errors import UserError
+
+INTERVAL = "--guidance-interval"
+NAMES = ("guidance", "guidance_interval", "guide_with")
+"""The names of these options among parsed arguments."""
+
+EPILOG = """
+guidance makes samples more typical and less varied; each guided step evaluates a network twice:
+  --guidance W  the scale. 1 is off; by default it is what `ddim search --guidance` saved for RUN, or else 1
+  --guide-with  a weaker model (autoguidance), for a run with or without labels. @guide is the early
+                checkpoint of RUN itself; @STEP and @raw are others, and runs/small-1@raw is another run.
+                Without it, RUN without its label is used (classifier-free guidance), which needs --label
+  --guidance-interval LOW,HIGH
+                guide only at log-SNRs from LOW to HIGH, such as -2,5; an end may be left out"""
+
+
+def add_guidance_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add the options; with `several`, each takes a list of values."""
+    more = ", one or more" if several else ""
+    parser.add_argument(
+        "--guidance",
+        metavar="W",
+        type=str if several else float,
+        help=f"guidance scale{more}; 1 is off (default: what `ddim search --guidance` found, else 1)",
+    )
+    parser.add_argument(
+        INTERVAL,
+        metavar="LOW,HIGH",
+        help="guide only at these log-SNRs, such as -2,5 (default: at all)"
+        + ("; several as [-2,5],[0,5]" if several else ""),
+    )
+    parser.add_argument(
+        "--guide-with",
+        metavar="RUN[@NAME]",
+        help=f"guide with a weaker model{more}, such as @guide or runs/small-1@raw "
+        "(default: RUN without its label)",
+    )
+
+
+def take_guidance(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of guidance by the names of the arguments of `open_guidance`."""
+    interval = None if args.guidance_interval is None else parse_interval(args.guidance_interval)
+    return {"scale": args.guidance, "interval": interval, "guide_with": args.guide_with}
+
+
+def parse_interval(text: str) -> tuple[float | None, float | None]:
+    """Return the ends of an interval of log-SNR from text such as "-2,5"; an end that is left out is None.
+
+    Raises:
+        UserError: if the text is not two numbers, or the first is not below the second.
+    """
+    words = text.split(",")
+    try:
+        low, high = (float(word) if word.strip() else None for word in words)
+    except ValueError:
+        raise UserError(f"{INTERVAL} must be two log-SNRs, such as -2,5, got {text!r}") from None
+    if low is not None and high is not None and not low < high:
+        raise UserError(f"{INTERVAL} must have its lower end first, got {text!r}")
+    return low, high
+
+
+def join_interval(words: Sequence[str]) -> list[str]:
+    """Return the words of a command with the interval joined to its option.
+
+    argparse would take the value -2,5 for another option.
+    """
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == INTERVAL:
+            joined[-1] = f"{INTERVAL}={word}"
+        else:
+            joined.append(word)
+    return joined

@@ -1,0 +1,315 @@
+"""Guidance of samples: a scale, an interval of noise levels, and a weaker model, the guide.
+
+Classifier-free guidance (Ho & Salimans 2022) compares the model with a class label and the model without one.
+Autoguidance (Karras et al. 2024) compares the model with a guide, a smaller or less trained model, and needs
+no labels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddim.diffusion.denoiser import Counted, Denoiser, Model
+from ddim.diffusion.guidance import Guided, Rescheduled, check_reach
+from ddim.diffusion.noise import Noise
+from ddim.diffusion.prediction import Prediction, from_image
+from ddim.diffusion.samplers import final_sample, initial_noise, last_state
+from ddim.diffusion.schedules import Schedule
+from ddim.errors import UserError, describe_given
+from ddim.runs.classes import Label
+from ddim.runs.pipeline import LoadedRun, Pipeline, load
+from ddim.runs.recipe_checks import check_unconditional
+from ddim.runs.run_path import find_run_folder, parse_place
+from ddim.runs.searched_guidance import SavedGuidance, find_saved_guidance
+
+Interval = tuple[float | None, float | None]
+"""The lowest and the highest log-SNR with guidance; None for an end that is open."""
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A weaker model that guides another model.
+
+    Attributes:
+        name: the name that the user gave, such as "@guide" or "runs/small-1@raw".
+        run: the loaded model.
+    """
+
+    name: str
+    run: LoadedRun
+
+    def describe(self) -> dict[str, Any]:
+        """Return name, path, SHA-256 of the manifest, step and weights of the guide, as JSON."""
+        found = self.run.checkpoint
+        return {
+            "name": self.name,
+            "path": str(found.path),
+            "sha256": found.sha256,
+            "step": found.state.step,
+            "weights": found.weights,
+        }
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How samples are guided.
+
+    Attributes:
+        scale: guidance scale; 1 turns guidance off.
+        low: the lowest log-SNR with guidance.
+        high: the highest log-SNR with guidance.
+        guide: the weaker model; None for the sampled model without its class label.
+        searched: whether `ddim search` found these values.
+    """
+
+    scale: float = 1.0
+    low: float = -math.inf
+    high: float = math.inf
+    guide: Guide | None = None
+    searched: bool = field(default=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.scale, bool) or not isinstance(self.scale, Real):
+            raise UserError(f"guidance must be a number, got {self.scale!r}")
+        if not 0 <= self.scale < math.inf:
+            raise UserError(f"guidance must be at least 0 and finite, got {self.scale}")
+        if not self.low < self.high:
+            raise UserError(f"guidance_interval must have low < high, got {self.low:g} and {self.high:g}")
+
+    @property
+    def on(self) -> bool:
+        """Whether samples differ from those without guidance, at least if the interval is entered."""
+        return self.scale != 1
+
+    @property
+    def interval(self) -> Interval | None:
+        """The interval of log-SNR; None if guidance is used at all noise levels."""
+        ends = tuple(end if math.isfinite(end) else None for end in (self.low, self.high))
+        return None if ends == (None, None) else (ends[0], ends[1])
+
+    @property
+    def models(self) -> tuple[LoadedRun, ...]:
+        """The model of the guide, if there is one."""
+        return (self.guide.run,) if self.guide else ()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the entries of a record about guidance, as JSON; only the scale if guidance is off."""
+        found: dict[str, Any] = {"guidance": self.scale}
+        if self.on and self.interval:
+            found["guidance_interval"] = list(self.interval)
+        if self.on and self.guide:
+            found["guide"] = self.guide.describe()
+        return found
+
+    def apply(self, model: Model, label: Tensor | int | None) -> tuple[Denoiser, list[Counted]]:
+        """Return the model conditioned on a label and guided, and the counters of network evaluations.
+
+        Args:
+            model: the model.
+            label: class labels (B,), one label for all images, or None for no class.
+        """
+        return self.combine(Counted(model.with_labels(label)), Counted(self._weak(model, label)))
+
+    def combine(self, strong: Counted, weak: Counted) -> tuple[Denoiser, list[Counted]]:
+        """Return the guided denoiser of two denoisers, and the counters that it uses."""
+        if not self.on:
+            return strong, [strong]
+        on = strong.schedule
+        other = weak if weak.schedule == on else Rescheduled(weak, on)
+        return Guided(strong, other, self.scale, self.low, self.high), [strong, weak]
+
+    def _weak(self, model: Model, label: Tensor | int | None) -> Denoiser:
+        if self.guide is None:
+            return model
+        return self.guide.run.model.with_labels(label if self.guide.run.recipe.data.labels else None)
+
+
+OFF = Guidance()
+"""No guidance."""
+
+
+def open_guidance(
+    pipeline: Pipeline,
+    label: Label,
+    steps: int,
+    scale: float | None = None,
+    interval: Interval | None = None,
+    guide_with: str | Path | LoadedRun | None = None,
+) -> Guidance:
+    """Return the guidance that a user chooses with plain values, checked and with its guide loaded.
+
+    Args:
+        pipeline: the model to sample, with its sampler and grid.
+        label: the label of the samples.
+        steps: number of sampling steps.
+        scale: guidance scale; None for the guidance that `ddim search` saved with the run, or else 1.
+        interval: the lowest and the highest log-SNR with guidance; None for all noise levels.
+        guide_with: the guide, see `open_guide`; None for the sampled model without its label.
+
+    Raises:
+        UserError: if these values cannot be used together or with this model.
+    """
+    searched = False
+    if scale is None:
+        if interval is not None or guide_with is not None:
+            name = "guide_with" if interval is None else "guidance_interval"
+            raise UserError(
+                f"{name} needs a guidance scale too, such as guidance 2 (--guidance 2), got no guidance"
+            )
+        saved = find_own_guidance(pipeline, label, steps)
+        if saved is None:
+            return OFF
+        scale, interval, guide_with, searched = saved.scale, saved.interval, saved.guide, True
+    low, high = _read_interval(interval)
+    chosen = Guidance(scale, low, high, searched=searched)
+    if not chosen.on:
+        return OFF
+    guide = None if guide_with is None else open_guide(pipeline, guide_with)
+    chosen = replace(chosen, guide=guide)
+    check_guidance(pipeline, label, steps, chosen)
+    return chosen
+
+
+def find_own_guidance(pipeline: Pipeline, label: Label, steps: int) -> SavedGuidance | None:
+    """Return the guidance that `ddim search` saved with a run for its sampler, steps, weights and label."""
+    if not isinstance(pipeline, LoadedRun):
+        return None
+    found, labelled = pipeline.checkpoint, label is not None
+    return find_saved_guidance(found.run, pipeline.recipe.sampler, steps, found.weights, labelled=labelled)
+
+
+def open_guide(pipeline: Pipeline, named: str | Path | LoadedRun) -> Guide:
+    """Load a guide on the device of the pipeline that it guides.
+
+    Args:
+        pipeline: the model that is guided.
+        named: the guide: a loaded run, or the path of a run or checkpoint. "@" and a name may follow the
+            path, or stand alone for a version of the sampled run itself: a step, "best", "guide", or weights
+            such as "raw". "@guide" is the early checkpoint that training keeps (`report.guide`).
+
+    Raises:
+        UserError: if there is no such run, checkpoint or weights.
+    """
+    if isinstance(named, LoadedRun):
+        return Guide(str(named.checkpoint.run), named)
+    if not isinstance(named, str | Path):
+        raise UserError(
+            f'guide_with must be a run, such as "runs/small-1" or "@guide", got {describe_given(named)}'
+        )
+    own = find_run_folder(pipeline.checkpoint.run) if isinstance(pipeline, LoadedRun) else None
+    path, weights = parse_place(str(named), own)
+    on = pipeline.runtime
+    return Guide(str(named), load(path, weights, device=on.device, threads=on.threads, compiling=on.compile))
+
+
+def check_guidance(pipeline: Pipeline, label: Label, steps: int, guidance: Guidance) -> None:
+    """Check that a model can be guided like this.
+
+    Raises:
+        UserError: if there is neither a label nor a guide to guide with, or the guide does not fit the model.
+    """
+    if not guidance.on:
+        return
+    if guidance.guide is not None:
+        _check_guide(pipeline, label, steps, guidance, guidance.guide.run)
+        return
+    data, mend = pipeline.recipe.data, "or name a weaker model, guide_with @guide (--guide-with @guide)"
+    if not data.labels:
+        problem = "guidance needs a label, and this run was trained without labels: leave it out"
+    elif label is None:
+        problem = 'guidance needs a label to guide towards: give a class or "all"'
+    elif not data.unlabelled:
+        problem = (
+            "guidance needs a network that also trained without a class, and this run has data.unlabelled "
+            "0: leave it out"
+        )
+    else:
+        return
+    raise UserError(f"{problem}, {mend}, got guidance {guidance.scale:g}")
+
+
+def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidance, guide: LoadedRun) -> None:
+    model, own = pipeline.model, guide.checkpoint
+    if isinstance(pipeline, LoadedRun) and (own.sha256, own.weights) == (
+        pipeline.checkpoint.sha256,
+        pipeline.checkpoint.weights,
+    ):
+        raise UserError("the guide must be weaker than the model, got the same checkpoint and weights")
+    if guide.model.shape != model.shape:
+        raise UserError(
+            f"the guide must have images of the model's size, {model.shape}, got {guide.model.shape}"
+        )
+    if guide.pixels != pipeline.pixels:
+        raise UserError(
+            f"the guide must map pixels to model units as the model does, {pipeline.pixels}, got "
+            f"{guide.pixels}: train it on the same images with the same recipe field pixels"
+        )
+    if guide.runtime.device != pipeline.runtime.device:
+        raise UserError(
+            f"the guide must be on the device of the model, {pipeline.runtime.device}, got "
+            f"{guide.runtime.device}"
+        )
+    if guide.recipe.data.labels and label is None:
+        check_unconditional(guide.recipe, "guidance without a label")
+    if guide.recipe.data.labels and label is not None and guide.classes != pipeline.classes:
+        raise UserError(
+            f"the guide must have the classes of the model, {len(pipeline.classes)} classes, got "
+            f"{len(guide.classes)} classes or other names"
+        )
+    schedule = pipeline.recipe.sampling_schedule
+    times = pipeline.recipe.grid(steps, schedule)
+    log_snr = schedule(times).log_snr
+    guided = times[(guidance.low <= log_snr) & (log_snr <= guidance.high)]
+    if len(guided):
+        check_reach(guide.recipe.schedule, schedule(guided), "guidance_interval", "the guide")
+
+
+def count_evaluations(pipeline: Pipeline, steps: int, guidance: Guidance = OFF) -> int:
+    """Return the number of network evaluations that each sample needs (NFE).
+
+    A guided step needs twice as many evaluations inside the interval as outside of it. The sampler is run on
+    an image of one pixel, with denoisers that predict 0.
+    """
+    recipe = pipeline.recipe
+    if not guidance.on:
+        return recipe.sampler.evaluations(steps)
+    strong, weak = (Counted(_Zero(recipe.schedule)) for _ in range(2))
+    denoise, counters = guidance.combine(strong, weak)
+    denoise = Rescheduled(denoise, on) if (on := recipe.sampled_on) else denoise
+    times, noise = recipe.grid(steps, recipe.sampling_schedule), Noise([0])
+    x = initial_noise(denoise.schedule, noise, torch.zeros(1, 1, 1, 1), times[0])
+    final_sample(denoise, last_state(recipe.sampler(denoise, x, times, noise)))
+    return sum(counter.evaluations for counter in counters)
+
+
+@dataclass(frozen=True)
+class _Zero:
+    """A denoiser that predicts 0 for every clean image."""
+
+    schedule: Schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
+        """Return the prediction; see `Denoiser`."""
+        found = from_image(x_t, torch.zeros_like(x_t), self.schedule(t).over(x_t))
+        return replace(found, variance_mix=torch.full_like(x_t, 0.5))
+
+
+def _read_interval(interval: Interval | None) -> tuple[float, float]:
+    """Return the ends of an interval as numbers."""
+    if interval is None:
+        return -math.inf, math.inf
+    ends = tuple(interval) if isinstance(interval, tuple | list) else ()
+    if len(ends) != 2 or not all(end is None or isinstance(end, Real) for end in ends):
+        raise UserError(
+            f"guidance_interval must be two values of log-SNR, such as (-2, 5), or None for an open end, got "
+            f"{interval!r}"
+        )
+    low, high = ends
+    return -math.inf if low is None else float(low), math.inf if high is None else float(high)

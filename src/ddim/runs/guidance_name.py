@@ -1,0 +1,31 @@
+"""Name guidance in words, from the entries of a record. This module does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def name_guidance(record: Mapping[str, Any]) -> str:
+    """Return guidance in words, such as "guidance 2, log-SNR -2 to 5, guide @guide"; "" if it is off.
+
+    Args:
+        record: the entries "guidance", "guidance_interval" and "guide" of a record; any may be missing.
+    """
+    scale = record.get("guidance", 1.0)
+    if scale == 1:
+        return ""
+    words = [f"guidance {scale:g}"]
+    if interval := record.get("guidance_interval"):
+        words.append(f"log-SNR {name_interval(interval)}")
+    if guide := record.get("guide"):
+        words.append(f"guide {guide['name']}")
+    return ", ".join(words)
+
+
+def name_interval(interval: Sequence[float | None]) -> str:
+    """Return an interval in words, such as "-2 to 5" or "above -2"; None is an open end."""
+    low, high = interval
+    if low is None or high is None:
+        return f"above {low:g}" if low is not None else f"below {high:g}"
+    return f"{low:g} to {high:g}"

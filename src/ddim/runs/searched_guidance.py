@@ -1,0 +1,75 @@
+"""The guidance that `ddim search --guidance` found for a run: guidance.json, keyed as the searched grids."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ddim.diffusion.samplers import Sampler
+from ddim.errors import UserError
+from ddim.files import read_json, write_json
+from ddim.runs.searched_grids import sampling_key
+
+FILE = "guidance.json"
+
+
+@dataclass(frozen=True)
+class SavedGuidance:
+    """Guidance in plain values.
+
+    Attributes:
+        scale: guidance scale; 1 is no guidance.
+        interval: the lowest and the highest log-SNR with guidance, None for an open end; None for all levels.
+        guide: the name of the guide, such as "@guide"; None for the run without its label.
+    """
+
+    scale: float = 1.0
+    interval: tuple[float | None, float | None] | None = None
+    guide: str | None = None
+
+
+def find_saved_guidance(
+    run: Path, sampler: Sampler, steps: int, weights: str, *, labelled: bool
+) -> SavedGuidance | None:
+    """Return the guidance that a search saved, or None; see `save_guidance`."""
+    if not (run / FILE).is_file():
+        return None
+    entry = _entries(run).get(_key(sampler, steps, weights, labelled))
+    if entry is None:
+        return None
+    interval = entry.get("interval")
+    return SavedGuidance(float(entry["scale"]), interval and (interval[0], interval[1]), entry.get("guide"))
+
+
+def save_guidance(
+    run: Path, sampler: Sampler, steps: int, weights: str, found: SavedGuidance | None, *, labelled: bool
+) -> None:
+    """Save guidance in the run folder; `ddim sample` uses it if the user gives no guidance scale.
+
+    Args:
+        run: the run folder.
+        sampler: the sampler for which guidance was searched.
+        steps: number of sampling steps.
+        weights: the weights of the model, such as "ema".
+        found: the guidance; None removes what an earlier search saved.
+        labelled: whether samples have a class label.
+    """
+    entries, key = _entries(run) if (run / FILE).is_file() else {}, _key(sampler, steps, weights, labelled)
+    entries.pop(key, None)
+    if found is not None:
+        entries[key] = asdict(found)
+    write_json(run / FILE, entries)
+
+
+def _entries(run: Path) -> dict[str, Any]:
+    entries = read_json(run / FILE)
+    if not isinstance(entries, dict) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("scale"), int | float) for entry in entries.values()
+    ):
+        raise UserError(f"{run / FILE} was not written by ddim search or is damaged: remove it")
+    return entries
+
+
+def _key(sampler: Sampler, steps: int, weights: str, labelled: bool) -> str:
+    return f"{sampling_key(sampler, steps, weights)} labels={'yes' if labelled else 'no'}"

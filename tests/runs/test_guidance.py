@@ -1,0 +1,227 @@
+"""Guidance by the model itself without a label, and by a weaker model."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import tiny
+from ddim.diffusion.denoiser import Model, Shape
+from ddim.diffusion.parameterisation import PredictsImage
+from ddim.diffusion.pixels import Pixels
+from ddim.diffusion.samplers import DDIM, EDM, SAMPLERS
+from ddim.diffusion.schedules import Cosine, KarrasSigma
+from ddim.errors import UserError
+from ddim.nn.runtime import Runtime
+from ddim.runs.generate import generate, sample
+from ddim.runs.guidance import (
+    OFF,
+    Guidance,
+    Guide,
+    check_guidance,
+    count_evaluations,
+    open_guidance,
+)
+from ddim.runs.guidance_name import name_guidance
+from ddim.runs.pipeline import LoadedCheckpoint, LoadedRun
+from ddim.runs.run_path import find_run_folder, parse_place
+from oracles import Answers, Gaussian, TellsTime
+
+SCHEDULE = Cosine(0.002, 0.9999)
+PIXELS = Pixels((0.5,), (0.5,))
+STRONG, WEAK = 0.3, 0.9
+"""Standard deviations of the data of the two models; both have mean 0.2."""
+
+
+class Net(Answers):
+    """A network that knows Gaussian data; its answers have the classes of a label if it has any."""
+
+    def __init__(self, schedule, std, classes=0):
+        super().__init__(Gaussian(schedule, 0.2, std), PredictsImage())
+        self.classes, self.seen = classes, []
+        self.kept = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64), requires_grad=False)
+
+    def forward(self, scaled, t, label=None):
+        self.seen.append(label)
+        return super().forward(scaled, t)
+
+
+def run(std, schedule=SCHEDULE, sha="a", labels=False, size=2, pixels=PIXELS, **changes):
+    """A loaded run whose model is exact for Gaussian data."""
+    fields = {"data": replace(tiny.BASE.data, labels=labels, channels=1)}
+    recipe = replace(tiny.BASE, schedule=schedule, sampler=DDIM(), **fields, **changes)
+    net = Net(schedule, std, 2 * labels)
+    model = Model(net, schedule, PredictsImage(), TellsTime(), Shape(1, size, size))
+    state = SimpleNamespace(step=3, runtime=Runtime(), classes=("a", "b")[: 2 * labels])
+    place = LoadedCheckpoint(Path(sha), sha, "ema", state, Path(sha))
+    return LoadedRun(model, pixels, recipe, Runtime(micro_batch=64), place)
+
+
+def guided(scale, low=-math.inf, high=math.inf, **changes):
+    return Guidance(scale, low, high, Guide("weak", run(WEAK, sha="b", **changes)))
+
+
+def ratio(scale, low, high, first, last):
+    """The deviation of guided samples over that of the noise that they start from, in the variable x / alpha.
+
+    With r = sigma / alpha, the guided flow is dy/dr = r (w (y - m) / (s1^2 + r^2) + (1 - w) (y - m) / (s2^2 +
+    r^2)), so y - m grows like (s1^2 + r^2)^(w / 2) (s2^2 + r^2)^((1 - w) / 2).
+    """
+
+    def grow(r, w):
+        return (STRONG**2 + r**2) ** (w / 2) * (WEAK**2 + r**2) ** ((1 - w) / 2)
+
+    bounds = [math.exp(-end / 2) for end in (low, high)]  # the ratios at which guidance begins and ends
+    marks = sorted({first, last, *(min(max(bound, last), first) for bound in bounds)}, reverse=True)
+    found = 1.0
+    for begin, end in zip(marks, marks[1:], strict=False):
+        inside = bounds[1] <= math.sqrt(begin * end) <= bounds[0]
+        w = scale if inside else 1.0
+        found *= grow(end, w) / grow(begin, w)
+    return found
+
+
+@pytest.mark.parametrize("weak", [SCHEDULE, KarrasSigma(0.0005, 2000.0)], ids=["same schedule", "another"])
+@pytest.mark.parametrize("low, high", [(-40.0, 40.0), (-2.0, 2.0)])
+@pytest.mark.parametrize("scale", [0.0, 1.5, 3.0])
+def test_samples_of_gaussian_data_have_the_spread_of_the_guided_flow(scale, low, high, weak):
+    """An exact solution, so the samples of a fine grid come near it, on each schedule of the guide."""
+    strong = run(STRONG, grid=tiny.BASE.grid).with_recipe(sampler=EDM(), grid="uniform_log_snr")
+    guidance, ends = guided(scale, low, high, schedule=weak), []
+    images, _ = generate(strong, range(64), 300, guidance=guidance, watch=lambda _, state: ends.append(state))
+    levels = [SCHEDULE(torch.tensor(state.t, dtype=torch.float64)) for state in (ends[0], ends[-2])]
+    first, last = (level.noise_to_signal.item() for level in levels)
+    noise = PIXELS.enter(images) * 0 + ends[0].x / levels[0].alpha
+    wanted = 0.2 + ratio(scale, low, high, first, last) * (noise - 0.2)
+    found = ends[-2].x / levels[1].alpha
+    assert torch.allclose(found, wanted, atol=0.02 * wanted.std().item() + 1e-3)
+
+
+@pytest.mark.parametrize("guidance", [guided(1.0), guided(3.0, 60.0, 70.0)], ids=["scale 1", "none inside"])
+def test_guidance_that_does_nothing_changes_no_bit_and_no_nfe(guidance):
+    plain, nfe = generate(run(STRONG), range(5), 7)
+    same, count = generate(run(STRONG), range(5), 7, guidance=guidance)
+    assert torch.equal(plain, same)
+    assert nfe == count == count_evaluations(run(STRONG), 7, guidance) == 7
+    assert not torch.equal(plain, generate(run(STRONG), range(5), 7, guidance=guided(3.0))[0])
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize("low, high", [(-40.0, 40.0), (-3.0, 1.0), (60.0, 70.0)])
+def test_the_nfe_of_a_record_is_that_of_the_samples(kind, low, high):
+    sampler = SAMPLERS[kind](variance="large") if kind == "ddpm" else SAMPLERS[kind]()
+    one = run(STRONG).with_recipe(sampler=sampler, sampled_on=Cosine(0.01, 0.99))
+    guidance = guided(2.0, low, high)
+    _, nfe = generate(one, range(2), 6, guidance=guidance)
+    assert count_evaluations(one, 6, guidance) == nfe
+    plain = count_evaluations(one, 6)
+    assert plain <= nfe <= 2 * plain
+    assert (nfe == plain) == (low == 60)
+
+
+def test_the_label_goes_to_both_models_if_the_guide_has_labels():
+    for labels in (True, False):
+        strong, weak = run(STRONG, labels=True), run(WEAK, sha="b", labels=labels)
+        generate(strong, range(4), 1, label="all", guidance=Guidance(2.0, guide=Guide("weak", weak)))
+        assert strong.model.net.seen[0][:4].tolist() == [0, 1, 0, 1]
+        seen = weak.model.net.seen[0]
+        assert seen[:4].tolist() == [0, 1, 0, 1] if labels else seen is None
+
+
+@pytest.mark.parametrize(
+    ("guide", "said"),
+    [
+        (run(WEAK, sha="b", size=4), "the guide must have images of the model's size, .*height=2.*height=4"),
+        (run(WEAK, sha="b", pixels=Pixels((0.4,), (0.5,))), r"must map pixels to model units .*0\.5.*0\.4"),
+        (run(WEAK), "the guide must be weaker than the model, got the same checkpoint and weights"),
+        (
+            run(WEAK, sha="b", schedule=Cosine(0.1, 0.9)),
+            "guidance_interval must lead to noise levels on which the guide is trained, log-SNR -4.60 to",
+        ),
+    ],
+)
+def test_a_guide_that_does_not_fit_is_refused_in_one_sentence(guide, said):
+    with pytest.raises(UserError, match=said):
+        generate(run(STRONG), [0], 5, guidance=Guidance(2.0, guide=Guide("weak", guide)))
+
+
+def test_a_guide_of_fewer_noise_levels_guides_inside_of_them():
+    weak = run(WEAK, sha="b", schedule=Cosine(0.1, 0.9))
+    generate(run(STRONG), [0], 9, guidance=Guidance(2.0, -4.0, 1.0, Guide("weak", weak)))
+
+
+def test_a_guide_with_other_classes_is_refused():
+    weak = run(WEAK, sha="b", labels=True)
+    weak.checkpoint.state.classes = ("b", "a")
+    guidance = Guidance(2.0, guide=Guide("weak", weak))
+    with pytest.raises(UserError, match="the guide must have the classes of the model, 2 classes, got 2"):
+        check_guidance(run(STRONG, labels=True), "all", 3, guidance)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"guidance": 2.0}, "guidance needs a label, and this run was trained without labels: .*guide_with"),
+        ({"guidance": "2"}, "guidance must be a number, got '2'"),
+        ({"guidance": -1.0}, "guidance must be at least 0 and finite, got -1"),
+        ({"guidance": math.nan}, "guidance must be at least 0 and finite, got nan"),
+        ({"guide_with": "b"}, "guide_with needs a guidance scale too, such as guidance 2"),
+        ({"guidance_interval": (0, 1)}, "guidance_interval needs a guidance scale too"),
+        ({"guidance": 2, "guidance_interval": (1, 1)}, "guidance_interval must have low < high, got 1 and 1"),
+        ({"guidance": 2, "guidance_interval": 3}, "guidance_interval must be two values of log-SNR"),
+        ({"guidance": 2, "guide_with": 3}, 'guide_with must be a run, such as "runs/small-1" or "@guide"'),
+        ({"guidance": 2, "guide_with": "nowhere"}, "run nowhere is not a folder"),
+    ],
+)
+def test_mistakes_are_one_sentence(options, said):
+    with pytest.raises(UserError, match=said):
+        sample(run(STRONG), 1, 2, **options)
+
+
+def test_a_model_without_a_run_has_no_versions_of_its_own():
+    with pytest.raises(UserError, match="means a run's own checkpoint, and this model has no run"):
+        sample(run(STRONG, size=8).model, 1, 2, guidance=2.0, guide_with="@guide")
+
+
+def test_scale_one_needs_no_guide_and_no_label():
+    assert open_guidance(run(STRONG), None, 2, 1.0, (0, 1), "nowhere") is OFF
+
+
+def test_a_place_names_a_path_and_weights(tmp_path):
+    own = tmp_path / "own"
+    for name in ("own", "a@b"):
+        (tmp_path / name / "checkpoints" / "step-000000400").mkdir(parents=True)
+    other, step = tmp_path / "a@b", Path("checkpoints/step-000000400")
+    wanted = {
+        "@guide": (own / "guide", "ema"),
+        "@best": (own / "best", "ema"),
+        "@raw": (own, "raw"),
+        "@0.99": (own, "0.99"),
+        "@400": (own / step, "ema"),
+        "@401": (own, "401"),
+        "@guide@raw": (own / "guide", "raw"),
+        f"{other}": (other, "ema"),
+        f"{other}@400@raw": (other / step, "raw"),
+        "runs/x": (Path("runs/x"), "ema"),
+    }
+    assert {text: parse_place(text, own) for text in wanted} == wanted
+
+
+def test_the_folder_of_a_run_is_found_from_each_of_its_checkpoints(tmp_path):
+    own = tmp_path / "own"
+    (own / "checkpoints").mkdir(parents=True)
+    places = ("", "best", "guide", "checkpoints/step-000000400", "guide/step-000000100")
+    assert {find_run_folder(own / place) for place in places} == {own}
+    assert find_run_folder(tmp_path / "guide" / "mine") == tmp_path / "guide" / "mine"
+
+
+def test_a_name_says_scale_interval_and_guide():
+    record = guided(2.0, -2.0).describe()
+    assert name_guidance(record) == "guidance 2, log-SNR above -2, guide weak"
+    assert record["guide"] == {"name": "weak", "path": "b", "sha256": "b", "step": 3, "weights": "ema"}
+    assert name_guidance(guided(2.0, -2.0, 5.0).describe()) == "guidance 2, log-SNR -2 to 5, guide weak"
+    assert name_guidance(Guidance(1.5, high=3).describe()) == "guidance 1.5, log-SNR below 3"
+    assert name_guidance(guided(1.0).describe()) == name_guidance({}) == ""
