@@ -181,6 +181,8 @@ class Report:
         checkpoint: seconds between two checkpoints.
         kid: number of samples whose KID against the validation images is measured; 0 for no KID.
         best: the metric by which the best checkpoint is kept; the lowest value is the best.
+        guide: share of the training budget after which a checkpoint is kept in RUN/guide, to guide samples of
+            the finished run (Karras et al. 2024); 0 keeps none.
     """
 
     events: int = 10
@@ -191,6 +193,7 @@ class Report:
     checkpoint: float = 120.0
     kid: int = 0
     best: Literal["image_mae", "kid"] = "image_mae"
+    guide: float = 0.2
 
     def __post_init__(self) -> None:
         check_positive(
@@ -201,6 +204,8 @@ class Report:
             log=self.log,
             validation_images=self.validation_images,
         )
+        if not 0 <= self.guide < 1:
+            raise UserError(f"report.guide must be at least 0 and less than 1, got {self.guide}")
         if self.kid and self.kid < LEAST:
             raise UserError(f"report.kid must be 0 or at least {LEAST} samples, got {self.kid}")
         if self.best == "kid" and not self.kid:

@@ -32,6 +32,10 @@ class Plan:
         part = (seen - self.settled) / max(1, self.total - self.settled)
         return self.decayed + (1 - self.decayed) * min(1.0, max(0.0, part))
 
+    def step_at(self, share: float, batch: int) -> int | None:
+        """Return the step after which this share of the budget is used; None without a total."""
+        return None if self.total is None else math.ceil(share * self.total / batch)
+
     def rate(self, optim: Optim, seen: int) -> float:
         """Return the learning rate after `seen` images: linear warm-up, then constant or half a cosine."""
         rise = min(1.0, (seen + optim.batch) / optim.warmup) if optim.warmup else 1.0

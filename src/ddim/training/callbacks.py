@@ -15,6 +15,7 @@ from ddim.runs.codec import dump
 from ddim.runs.flat import ERRORS, flatten_as_text
 from ddim.runs.folder import REAL_IMAGES, RUN, record_in_run
 from ddim.runs.log import RunLog
+from ddim.runs.run_path import GUIDE
 from ddim.training.loop import Training
 from ddim.training.step_values import IN_A_ROW
 
@@ -133,7 +134,7 @@ class Checkpoints(Callback):
     """Writes a checkpoint at each validation, every `report.checkpoint` seconds, and at the end.
 
     The newest two checkpoints are kept, and the checkpoint with the lowest value of the error that the field
-    `report.best` names.
+    `report.best` names. After the share `report.guide` of the budget, RUN/guide gets the weights.
 
     Args:
         log: the log, which is flushed to the disk before each checkpoint.
@@ -148,6 +149,19 @@ class Checkpoints(Callback):
         self.folder = folder / "checkpoints"
         self._last, self._saved, self._best = time.monotonic(), training.step, -1
         self._recorded = bool(read_json(folder / RUN).get("checkpointed"))
+        self._guided = checkpoint.find_newest(folder / GUIDE) is not None
+
+    def on_step(self, training: Training, values: Mapping[str, float]) -> None:
+        """See `Callback`."""
+        share, total = training.recipe.report.guide, training.plan.total or 0
+        due = training.plan.step_at(share, training.recipe.optim.batch)
+        if due is None or not share:
+            return
+        # A time budget may be converted to images, or be shortened, after this step has passed. A checkpoint
+        # after more than half of the budget would be hardly weaker than the finished run.
+        late = not self._guided and due < training.step and training.seen <= total / 2
+        if training.step == due or late:
+            self._save_guide(training)
 
     def save_if_due(self, training: Training) -> None:
         """Save if the last checkpoint is older than `report.checkpoint` seconds.
@@ -170,9 +184,22 @@ class Checkpoints(Callback):
         if training.step != self._saved or training.stopped:
             self.save(training)
 
+    def _save_guide(self, training: Training) -> None:
+        """Keep the weights of this step in RUN/guide; an older guide is removed."""
+        if self._is_broken(training):
+            return
+        folder = self.folder.parent / GUIDE
+        checkpoint.save(folder, training.step, training.weights(), training.documents(), keep=1)
+        self._guided = True
+
+    @staticmethod
+    def _is_broken(training: Training) -> bool:
+        """Return whether a weight or too many losses are not finite: a checkpoint would be useless."""
+        return training.finite.in_a_row >= IN_A_ROW or not training.weights_finite
+
     def save(self, training: Training) -> None:
         """Write a checkpoint now; if a weight or too many losses are not finite, keep the last one."""
-        if training.finite.in_a_row >= IN_A_ROW or not training.weights_finite:
+        if self._is_broken(training):
             return
         self.log.sync()
         best = self._best == training.step

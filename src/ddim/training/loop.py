@@ -237,13 +237,17 @@ class Training:
                     state[name].copy_(value)
             self.model.train()
 
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """Return the tensors that sampling needs: the raw and the EMA weights, keyed as in `tensors`."""
+        averages = {f"ema/{profile}": average for profile, average in self.averages.items()}
+        return {"model": self.model.state_dict(), **averages}
+
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors of a checkpoint, keyed by file name and then by tensor name."""
         slots = self.optimizer.state_dict()["state"]
         names = list(self.parameters)
         kept = {f"{names[i]}/{key}": value for i, slot in slots.items() for key, value in slot.items()}
-        averages = {f"ema/{profile}": average for profile, average in self.averages.items()}
-        held = {"model": self.model.state_dict(), **averages, "optimizer": kept}
+        held = {**self.weights(), "optimizer": kept}
         return held | ({"times": self.memory.state()} if self.memory else {})
 
     def documents(self) -> dict[str, Any]:

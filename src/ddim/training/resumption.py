@@ -14,6 +14,7 @@ from ddim.runs import checkpoint
 from ddim.runs.folder import RUN, make_numbered_folder, record_in_run
 from ddim.runs.lock import lock_folder
 from ddim.runs.log import METRICS, read_metrics
+from ddim.runs.run_path import GUIDE
 from ddim.training.loop import Training
 from ddim.training.pace import format_minutes
 
@@ -130,7 +131,7 @@ def set_aside(folder: Path) -> Path | None:
 def _set_aside(folder: Path) -> Path | None:
     if path := checkpoint.find_newest(folder / "checkpoints"):
         raise UserError(f"run {folder} has checkpoint {path.name}: resume it without --restart")
-    names = (METRICS, "events", "samples", "checkpoints")
+    names = (METRICS, "events", "samples", "checkpoints", GUIDE)
     there = [folder / name for name in names if (folder / name).exists()]
     if not there:
         return None
