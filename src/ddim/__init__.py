@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from ddim.evaluation.diagnose import diagnose
     from ddim.evaluation.evaluate import evaluate
     from ddim.evaluation.grid_search import search_grid as search
+    from ddim.evaluation.guidance_search import search_guidance
     from ddim.evaluation.likelihood import bits_per_dim as likelihood
     from ddim.evaluation.memorisation import check_memorisation as memorisation
     from ddim.evaluation.reference import Reference
@@ -88,6 +89,7 @@ _HOMES = {
     "evaluation.memorisation": "memorisation=check_memorisation",
     "evaluation.likelihood": "likelihood=bits_per_dim",
     "evaluation.grid_search": "search=search_grid",
+    "evaluation.guidance_search": "search_guidance",
     "runs.edit_pictures": "invert=invert_pictures interpolate inpaint=inpaint_picture vary=vary_picture",
     "evaluation.run_figures": "plot_forward plot_reverse plot_samplers plot_losses",
     "evaluation.schedule_figures": "plot_schedules plot_embedding plot_embedding_products",
@@ -127,6 +129,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "memorisation",
     "likelihood",
     "search",
+    "search_guidance",
     # Edit images
     "invert",
     "interpolate",

@@ -59,7 +59,7 @@ GROUPS = {
     },
     "Study": {
         "diagnose": "measure the errors of a run at each noise level",
-        "search": "find the best sampling times for a run and a number of steps",
+        "search": "find the best sampling times or guidance for a run and a number of steps",
         "ablate": "measure how solver, schedule and scaling affect the sampling error",
         "sweep": "train many runs that differ in fields of their recipe",
         "runs": "list runs with their progress and their results",

@@ -1,0 +1,324 @@
+"""Search for the guidance of a run: its guide, scale and interval of noise levels.
+
+Settings are compared by the KID of their samples against validation images. The best setting is then compared
+on fresh samples with no guidance at an equal number of network evaluations. It is kept only if its KID is
+lower at 95 %: the best of many noisy numbers is better than its true value.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ddim.errors import UserError, check_count
+from ddim.evaluation.compare import Difference
+from ddim.evaluation.grid_search import FIRST_SEED
+from ddim.evaluation.reference import Reference, open_reference
+from ddim.evaluation.run_folder import open_run_folder
+from ddim.evaluation.sample_features import SampledParts
+from ddim.evaluation.sampler_errors import count_levels
+from ddim.metrics.catalogue import LEAST
+from ddim.metrics.features import Extractor, load_extractor
+from ddim.metrics.kid import kid, kid_difference
+from ddim.plots.tabular import Tabular
+from ddim.runs.classes import Label, choose_label, find_label
+from ddim.runs.generate import with_options
+from ddim.runs.guidance import OFF, Guidance, count_evaluations, find_own_guidance, open_guidance
+from ddim.runs.guidance_name import name_guidance
+from ddim.runs.image_features import compute_features
+from ddim.runs.notebook_cell import with_bar
+from ddim.runs.pipeline import LoadedRun
+from ddim.runs.progress import Progress, ignore_progress
+from ddim.runs.provenance import sampling_record
+from ddim.runs.recipe_checks import check_label
+from ddim.runs.run_path import GUIDE
+from ddim.runs.searched_guidance import SavedGuidance, save_guidance
+
+SCALES = (1.25, 1.5, 2.0, 3.0)
+"""The guidance scales that are tried with each guide."""
+
+SAMPLES = 500
+"""The default number of samples of each setting."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting of guidance and the KID of its samples, with its 95 % confidence interval."""
+
+    guidance: SavedGuidance
+    steps: int
+    nfe: int
+    kid: float
+    low: float
+    high: float
+
+    @property
+    def name(self) -> str:
+        """The setting in words, such as "guidance 2, guide @guide"."""
+        plain = self.guidance
+        guide = plain.guide and {"name": plain.guide}
+        found = {"guidance": plain.scale, "guidance_interval": plain.interval, "guide": guide}
+        return name_guidance(found) or "no guidance"
+
+    def __str__(self) -> str:
+        return f"KID {self.kid:.5f} ({self.low:.5f} ... {self.high:.5f}) at {self.nfe} NFE"
+
+
+@dataclass(frozen=True, repr=False)
+class SearchedGuidance(Tabular):
+    """The result of a search for guidance.
+
+    Attributes:
+        trials: every setting that was tried, in order; the first two are without guidance.
+        best: the setting with the lowest KID among those with guidance, measured again on fresh samples.
+        without: no guidance, on the same fresh samples and with about as many network evaluations.
+        difference: KID of `best` minus KID of `without`.
+    """
+
+    trials: tuple[Trial, ...]
+    best: Trial
+    without: Trial
+    difference: Difference
+
+    @property
+    def chosen(self) -> SavedGuidance | None:
+        """The guidance to use; None for no guidance, if the gain is not distinguishable at 95 %."""
+        return self.best.guidance if self.difference.high < 0 else None
+
+    @property
+    def verdict(self) -> str:
+        """One sentence with the result on fresh samples."""
+        ends = f"{self.difference.low:+.5f} ... {self.difference.high:+.5f}"
+        result = f"{self.best.name}: {self.best}, without guidance {self.without}; difference "
+        result += f"{self.difference.value:+.5f} ({ends})"
+        return result + (
+            "" if self.chosen else ": no gain is distinguishable at 95 %, so no guidance is used"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings, the result on fresh samples and the guidance to use, as JSON."""
+        chosen = self.chosen and asdict(self.chosen)
+        return {"settings": self.to_records(), "difference": asdict(self.difference), "chosen": chosen}
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return one dictionary for each setting, then the two that were measured on fresh samples."""
+        parts = [("search", trial) for trial in self.trials]
+        parts += [("fresh", self.best), ("fresh", self.without)]
+        return [
+            {
+                "guidance": trial.name,
+                "samples": part,
+                "steps": trial.steps,
+                "nfe": trial.nfe,
+                "kid": trial.kid,
+                "low": trial.low,
+                "high": trial.high,
+            }
+            for part, trial in parts
+        ]
+
+    def _title(self) -> str:
+        return "KID, lower is better, with its 95 % confidence interval"
+
+    def _notes(self) -> list[str]:
+        return [f"on fresh samples, {self.verdict}"]
+
+
+@with_bar
+def search_guidance(
+    run: str | Path | LoadedRun,
+    steps: int = 20,
+    n: int = SAMPLES,
+    *,
+    label: str | int | None = None,
+    guides: Sequence[str] | None = None,
+    progress: Progress = ignore_progress,
+    announce: Callable[[str], object] = lambda text: None,
+) -> SearchedGuidance:
+    """Search for the guide, scale and interval of guidance with the lowest KID, and save them with the run.
+
+    Sampling then uses them with the same sampler, number of steps and weights, unless a guidance scale is
+    given. If the gain over no guidance with equally many network evaluations is not distinguishable at 95 %
+    on fresh samples, no guidance is saved. Only validation images are used. A search that was stopped
+    continues where it stopped.
+
+    Args:
+        run: a run folder, or the result of `ddim.load`, with its sampler, grid and weights.
+        steps: number of sampling steps.
+        n: number of samples of each setting.
+        label: class name or index; by default "all" for a run with labels.
+        guides: the guides to try, as for `sample`; by default "@guide", if the run has one. A run with labels
+            is also tried as its own guide, without its label.
+        progress: called with "settings" while samples are made.
+        announce: called with a sentence about the work before it begins.
+
+    Raises:
+        UserError: if there is nothing to guide with, or a guide does not fit.
+
+    Example:
+        >>> ddim.search_guidance("runs/photos-fast-1", steps=20)
+        >>> ddim.sample("runs/photos-fast-1", steps=20)
+    """
+    check_count("n", n, LEAST)
+    loaded = open_run_folder(run)
+    opened, _ = with_options(loaded, {}, steps)
+    found = find_label(label, opened.recipe, opened.classes)
+    found = choose_label(opened.recipe) if found is None else found
+    check_label(opened.recipe, found)
+    search = _Search(loaded, found, steps, n, load_extractor(), progress)
+    # If guidance.json cannot be read, this fails now and not after the search.
+    find_own_guidance(opened, found, steps)
+    named = _list_guides(opened, found) if guides is None else guides
+    result = search.find(_open_guides(opened, found, steps, named), announce)
+    place = opened.checkpoint.run, opened.recipe.sampler, steps, opened.checkpoint.weights
+    save_guidance(*place, result.chosen, labelled=found is not None)
+    return result
+
+
+def _list_guides(run: LoadedRun, label: Label) -> list[str]:
+    """Return the guides that are tried by default."""
+    own = f"@{GUIDE}"
+    if (run.checkpoint.run / GUIDE).is_dir():
+        return [own]
+    if not _guides_itself(run, label):
+        raise UserError(
+            f"run {run.checkpoint.run} has no labels and no {GUIDE} checkpoint (report.guide): name a weaker "
+            "model to guide with, guides (--guide-with RUN)"
+        )
+    return []
+
+
+def _guides_itself(run: LoadedRun, label: Label) -> bool:
+    """Return whether a run can be its own guide, without its label (classifier-free guidance)."""
+    return label is not None and run.recipe.data.labels and run.recipe.data.unlabelled > 0
+
+
+def _open_guides(run: LoadedRun, label: Label, steps: int, named: Sequence[str]) -> list[Guidance]:
+    """Return guidance of scale 2 with each guide, checked; first by the run itself, if this is possible."""
+    names = [*([None] if _guides_itself(run, label) else []), *named]
+    return [open_guidance(run, label, steps, 2.0, None, name) for name in names]
+
+
+@dataclass
+class _Search:
+    """A search: what all its settings share, and how many of them are measured.
+
+    Attributes:
+        run: the run, with its sampler.
+        label: the label of all samples.
+        steps: sampling steps of settings with guidance.
+        n: number of samples of each setting.
+        extractor: the network of the features.
+        progress: called with "settings".
+        done: number of measured settings.
+        total: number of settings.
+    """
+
+    run: LoadedRun
+    label: Label
+    steps: int
+    n: int
+    extractor: Extractor
+    progress: Progress
+    done: int = 0
+    total: int = 0
+
+    def find(self, guides: Sequence[Guidance], announce: Callable[[str], object]) -> SearchedGuidance:
+        """Try every guide with every scale, then the best of them in intervals; measure the result anew."""
+        settings = [replace(guide, scale=scale) for guide in guides for scale in SCALES]
+        intervals = self.list_intervals()
+        most = count_evaluations(self.at(self.steps), self.steps, settings[0])
+        self.total = 2 + len(settings) + len(intervals) + 2
+        announce(self.describe_work(most))
+        reference = compute_features(open_reference(self.run, Reference()), self.extractor)
+
+        def measure(guidance: Guidance, steps: int, first: int = FIRST_SEED) -> Trial:
+            return self.measure(guidance, steps, reference, first)[0]
+
+        trials = [measure(OFF, self.steps), measure(OFF, self.equal_steps(most))]
+        guided = [(measure(setting, self.steps), setting) for setting in settings]
+        _, best = min(guided, key=lambda pair: pair[0].kid)
+        limited = [replace(best, low=low, high=high) for low, high in intervals]
+        guided += [(measure(setting, self.steps), setting) for setting in limited]
+        found, best = min(guided, key=lambda pair: pair[0].kid)
+        fresh = FIRST_SEED + self.n
+        one, mine = self.measure(best, self.steps, reference, fresh)
+        other, theirs = self.measure(OFF, self.equal_steps(found.nfe), reference, fresh)
+        difference = Difference(*kid_difference(mine, theirs, reference, paired=True), paired=True)
+        return SearchedGuidance((*trials, *(trial for trial, _ in guided)), one, other, difference)
+
+    def at(self, steps: int) -> LoadedRun:
+        """Return the run with the grid that it samples with in this number of steps."""
+        return with_options(self.run, {}, steps)[0]
+
+    def measure(
+        self, guidance: Guidance, steps: int, reference: np.ndarray, first: int
+    ) -> tuple[Trial, np.ndarray]:
+        """Return a setting with its KID, and the features of its samples, whose seeds begin with `first`."""
+        run = self.at(steps)
+        seeds, nfe = range(first, first + self.n), count_evaluations(run, steps, guidance)
+        sampling = sampling_record(run, seeds, steps, nfe, self.label, guidance)
+
+        def report(what: str, done: float, total: int) -> None:
+            self.progress("settings", self.done + done / total, self.total)
+
+        parts = SampledParts(run, seeds, steps, self.label, guidance, sampling, report)
+        features = np.concatenate([part.features for part in parts(self.extractor, 0)])
+        self.done += 1
+        self.progress("settings", self.done, self.total)
+        found = kid(features, reference, subsets=1)
+        return Trial(_name_plainly(guidance), steps, nfe, found.value, found.low, found.high), features
+
+    def list_intervals(self) -> list[tuple[float, float]]:
+        """Return intervals of log-SNR without the noisiest third of the steps, the cleanest, or both."""
+        recipe = self.at(self.steps).recipe
+        log_snr = recipe.sampling_schedule(recipe.grid(self.steps, recipe.sampling_schedule)).log_snr.tolist()
+        if len(log_snr) < 3:
+            return []
+        low, high = (round(log_snr[k * len(log_snr) // 3], 1) for k in (1, 2))
+        return [(-math.inf, high), (low, math.inf), (low, high)] if low < high else []
+
+    def equal_steps(self, nfe: int) -> int:
+        """Return the most steps without guidance that the grid can have and that cost at most `nfe`."""
+        for steps in range(count_levels(self.run.recipe.sampler, nfe), 1, -1):
+            with suppress(UserError):
+                self.at(steps)
+                return steps
+        return self.steps
+
+    def describe_work(self, most: int) -> str:
+        """Return a sentence about the work of the search; `most` is the largest NFE of a setting."""
+        evaluations = self.total * self.n * most
+        seconds = evaluations * _time_evaluation(self.run)
+        return (
+            f"{self.total} settings of {self.n:,} samples, compared with the validation images: at most "
+            f"{evaluations:,} network evaluations, {max(1, round(seconds / 60)):,} minutes"
+        )
+
+
+def _name_plainly(guidance: Guidance) -> SavedGuidance:
+    """Return guidance in plain values."""
+    guide = guidance.guide.name if guidance.guide else None
+    return SavedGuidance(guidance.scale, guidance.interval, guide)
+
+
+@torch.no_grad()
+def _time_evaluation(run: LoadedRun) -> float:
+    """Return the seconds of a network evaluation for one image, from the second of two micro-batches."""
+    size = run.runtime.micro_batch
+    x, seconds = run.runtime.images(run.model.blank(size)), 0.0
+    with run.runtime.precise():
+        for _ in range(2):
+            began = time.monotonic()
+            # On an accelerator, reading a value waits for the result.
+            run.model(x, 0.5).x0.sum().item()
+            seconds = time.monotonic() - began
+    return seconds / size

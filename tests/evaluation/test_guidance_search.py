@@ -1,0 +1,185 @@
+"""The search for guidance: what it tries, what it keeps, and what sampling then uses."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ddim
+import tiny
+from ddim.cli import main
+from ddim.errors import UserError
+from ddim.evaluation import guidance_search
+from ddim.evaluation.compare import Difference
+from ddim.evaluation.guidance_search import SCALES, SearchedGuidance, Trial, search_guidance
+from ddim.evaluation.sample_features import Part
+from ddim.runs.generate import generate
+from ddim.runs.guidance import Guidance, open_guidance
+from ddim.runs.pipeline import load
+from ddim.runs.searched_guidance import SavedGuidance, find_saved_guidance, save_guidance
+from stubs import stub
+
+N, STEPS = 12, 6
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run with a guide and 20 images held out."""
+    recipe = tiny.recipe(report__guide=0.3, data__validation="0.5")
+    return tiny.train(recipe, tmp_path_factory.mktemp("run") / "one")
+
+
+@pytest.fixture
+def run(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(guidance_search, "load_extractor", stub)
+    monkeypatch.setattr(guidance_search, "LEAST", 3)
+    return Path(shutil.copytree(trained, tmp_path / "one"))
+
+
+@pytest.fixture
+def quality(monkeypatch):
+    """A function that sets how far the samples of a guidance are from the validation images."""
+
+    def give(distance):
+        def parts(self, extractor, shown):
+            draw = np.random.default_rng(self.seeds[0])
+            offset = distance(self.guidance, self.steps)
+            reference = np.random.default_rng(0).standard_normal((N, 12))
+            yield Part((reference + offset + 0.1 * draw.standard_normal((N, 12))).astype(np.float32), None, 0)
+
+        monkeypatch.setattr(guidance_search.SampledParts, "__call__", parts)
+        held_out = np.random.default_rng(0).standard_normal((N, 12)).astype(np.float32)
+        monkeypatch.setattr(guidance_search, "compute_features", lambda *_: held_out)
+
+    return give
+
+
+def is_best(guidance):
+    """Whether a guidance is that of scale 1.5 in the noisiest two thirds of the steps."""
+    return guidance.scale == 1.5 and guidance.interval and guidance.interval[0] is None
+
+
+def test_the_best_setting_is_found_saved_and_then_used(run, quality, capsys, tmp_path, monkeypatch):
+    # The right scale is nearer than the others, and nearer still in the right interval.
+    quality(lambda guidance, steps: 3.0 * (2 - (guidance.scale == 1.5) - bool(is_best(guidance))))
+    said = []
+    found = search_guidance(run, STEPS, N, announce=said.append)
+    names = [trial.name for trial in found.trials]
+    assert names[:2] == ["no guidance"] * 2
+    assert names[2:6] == [f"guidance {scale:g}, guide @guide" for scale in SCALES]
+    assert len(set(names[6:])) == 3
+    assert all(name.startswith("guidance 1.5, log-SNR ") for name in names[6:])
+    assert [trial.nfe for trial in found.trials] == [6, 12, *[12] * 4, 10, 10, 8]
+    assert said[0].startswith(
+        f"{2 + 4 + 3 + 2} settings of 12 samples, compared with the validation images: at most"
+    )
+    assert found.chosen == found.best.guidance
+    assert is_best(Guidance(1.5, high=found.chosen.interval[1]))
+    # No guidance has as many evaluations, and is sampled with the same fresh seeds.
+    assert (found.best.nfe, found.without.nfe, found.without.steps) == (10, 10, 10)
+    assert found.difference.high < 0
+    pipeline = load(run)
+    used = open_guidance(pipeline, None, STEPS)
+    assert (used.scale, used.interval, used.guide.name) == (1.5, found.chosen.interval, "@guide")
+    assert (
+        open_guidance(pipeline, None, STEPS + 1) == open_guidance(load(run, "raw"), None, STEPS) == Guidance()
+    )
+    assert torch.equal(ddim.sample(run, 2, STEPS), generate(pipeline, range(2), STEPS, guidance=used)[0])
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", str(run), "-n", "1", "--steps", str(STEPS)]) == 0
+    assert "guide @guide, found by ddim search" in capsys.readouterr().err
+    assert main(["sample", str(run), "-n", "1", "--steps", str(STEPS), "--guidance", "1"]) == 0
+    assert "found by ddim search" not in capsys.readouterr().err
+    records = [json.loads((tmp_path / f"samples/one-{k}/record.json").read_text()) for k in (1, 2)]
+    assert [record["nfe"] for record in records] == [10, 6]
+
+
+def test_a_gain_that_is_not_distinguishable_is_not_kept(run, quality):
+    quality(lambda guidance, steps: 0.0)
+    save_guidance(run, load(run).recipe.sampler, STEPS, "ema", SavedGuidance(3.0), labelled=False)
+    found = search_guidance(run, STEPS, N)
+    assert found.chosen is None
+    assert "no gain is distinguishable at 95 %, so no guidance is used" in found.verdict
+    assert not open_guidance(load(run), None, STEPS).on
+
+
+def test_a_lucky_setting_is_measured_again_on_fresh_samples(run, quality, monkeypatch):
+    """All settings are equal, but the first samples of one of them are near the validation images."""
+    seen = []
+
+    def distance(guidance, steps):
+        seen.append(guidance.scale)
+        return 0.5 if guidance.scale == 2.0 and seen.count(2.0) == 1 else 3.0
+
+    quality(distance)
+    found = search_guidance(run, STEPS, N)
+    assert min(trial.kid for trial in found.trials) < found.best.kid / 2
+    assert found.chosen is None
+
+
+def test_a_search_makes_real_samples_and_measures_them(run):
+    found = search_guidance(run, 3, N, guides=["@raw"])
+    assert {trial.guidance.guide for trial in found.trials[2:]} == {"@raw"}
+    rows = found.to_records()
+    assert len(rows) == 2 + 4 + 3 + 2
+    assert all(row["low"] < row["kid"] < row["high"] for row in rows)
+    again = search_guidance(run, 3, N, guides=["@raw"])
+    assert again == found
+
+
+def test_a_run_without_labels_and_guide_has_nothing_to_guide_with(run):
+    shutil.rmtree(run / "guide")
+    with pytest.raises(
+        UserError, match=r"has no labels and no guide checkpoint \(report\.guide\): name a weaker"
+    ):
+        search_guidance(run, STEPS, N)
+
+
+def test_guidance_is_saved_for_its_sampler_steps_weights_and_labels(tmp_path):
+    one, other = SavedGuidance(2.0, (None, 5.0), "@guide"), SavedGuidance(1.5)
+    save_guidance(tmp_path, ddim.DDIM(), 10, "ema", one, labelled=False)
+    save_guidance(tmp_path, ddim.DDIM(), 10, "ema", other, labelled=True)
+    find = lambda *place, labelled: find_saved_guidance(tmp_path, *place, labelled=labelled)
+    assert find(ddim.DDIM(), 10, "ema", labelled=False) == one
+    assert find(ddim.DDIM(), 10, "ema", labelled=True) == other
+    for place in ((ddim.DDIM(0.5), 10, "ema"), (ddim.DDIM(), 11, "ema"), (ddim.DDIM(), 10, "raw")):
+        assert find(*place, labelled=False) is None
+    save_guidance(tmp_path, ddim.DDIM(), 10, "ema", None, labelled=False)
+    assert find(ddim.DDIM(), 10, "ema", labelled=False) is None
+    assert find(ddim.DDIM(), 10, "ema", labelled=True) == other
+    (tmp_path / "guidance.json").write_text('{"a": 3}')
+    with pytest.raises(
+        UserError, match=r"guidance\.json was not written by ddim search or is damaged: remove it"
+    ):
+        find(ddim.DDIM(), 10, "ema", labelled=False)
+
+
+def test_the_result_is_a_table():
+    trial = Trial(SavedGuidance(2.0, (-2.0, 5.0)), 10, 20, 0.5, 0.25, 0.75)
+    found = SearchedGuidance((trial,), trial, trial, Difference(-0.5, -0.75, -0.25, True))
+    assert "guidance 2, log-SNR -2 to 5" in repr(found)
+    assert "difference -0.50000 (-0.75000 ... -0.25000)" in repr(found)
+    assert found.chosen == trial.guidance
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-n", "5"], "-n is an option of the search with --guidance"),
+        (["--guide-with", "@raw"], "--guide-with is an option of the search with --guidance"),
+        (["--guidance", "--end", "0.1"], "--end is an option of the search without --guidance"),
+        (
+            ["--guidance", "--label", "frog"],
+            "label must be left out, since this run was trained without labels",
+        ),
+        (["--guidance", "--guide-with", "nowhere"], "run nowhere is not a folder"),
+        (["--guidance", "-n", "1"], "n must be at least"),
+    ],
+)
+def test_mistakes_are_one_sentence(words, said, run, capsys):
+    assert main(["search", str(run), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not (run / "guidance.json").exists()
