@@ -25,7 +25,7 @@ def main() -> None:
     args = parser.parse_args()
     trained = load(args.run)
     schedule = trained.recipe.sampling_schedule
-    first, end = find_grid_ends(trained.recipe, trained.recipe.report.steps)
+    first, end = find_grid_ends(trained.recipe, trained.recipe.steps)
     budgets = tuple(map(int, args.budgets.split(",")))
     error = sampler_errors.sampling_error_of_run(trained, end, range(args.seeds), first)
     cells = sampler_errors.compare_samplers(error, schedule, end, budgets, first)

@@ -115,6 +115,6 @@ def test_the_reference_has_at_least_ten_times_the_levels_of_the_samples(
 
 def test_a_grid_of_one_length_is_ablated_too(run, monkeypatch, command, unsampled):
     trained = pipeline.load(run)
-    listed = override(trained.recipe, {"grid": {"kind": "listed", "times": [1, 0.5, 0.1]}, "report.steps": 3})
+    listed = override(trained.recipe, {"grid": {"kind": "listed", "times": [1, 0.5, 0.1]}, "steps": 3})
     monkeypatch.setattr(pipeline, "load", lambda *_, **__: replace(trained, recipe=listed))
     command("ablate", run, "--evaluations", "3", "--seeds", "1")

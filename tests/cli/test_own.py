@@ -41,7 +41,7 @@ MINE = """
 TRAIN = (
     "train mine.py:images --net mine.py:Net --schedule mine.py:Steep --schedule.start 6 "
     "--callback mine.py:Stop --images 80 --optim.batch 8 --out run --device cpu --precision fp32 "
-    "--no-compile --threads 1 --report.grid 2 --report.steps 2"
+    "--no-compile --threads 1 --report.grid 2 --steps 2"
 )
 
 

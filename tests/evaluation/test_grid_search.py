@@ -192,7 +192,7 @@ def test_a_search_clips_its_samples_like_its_reference(run):
 def test_a_search_with_a_given_end_needs_only_the_first_time_of_the_grid(run, tmp_path, capsys, monkeypatch):
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
-    shares = {"grid": "sections", "grid.entries": 1000, "grid.shares": "2", "report.steps": 4}
+    shares = {"grid": "sections", "grid.entries": 1000, "grid.shares": "2", "steps": 4}
     trained = load(copy)
     trained = replace(trained, recipe=override(trained.recipe, shares))
     monkeypatch.setattr("ddim.runs.pipeline.load", lambda *_, **__: trained)

@@ -101,7 +101,7 @@ def test_the_table_has_a_row_for_each_configuration_and_columns_where_they_diffe
     assert any("are the latest so far" in note for note in notes)
     assert sum("mean absolute errors" in note for note in notes) == 1
     said = [each.text for each in build_report(find_runs(trained))[0] if isinstance(each, Text)]
-    steps = find_runs(trained)[0].recipe["report"]["steps"]
+    steps = find_runs(trained)[0].recipe["steps"]
     assert any(f"Sampling steps: {steps}." in text for text in said)
 
 

@@ -40,6 +40,13 @@ def made(pipeline, seeds, steps=3, **options):
     return generate(pipeline, seeds, steps, **options)[0]
 
 
+def test_the_recipe_says_how_many_steps_there_are_by_default(trained):
+    pipeline = trained.with_recipe(steps=3)
+    assert torch.equal(sample(pipeline, n=2), sample(pipeline, n=2, steps=3))
+    assert torch.equal(generate(pipeline, [0, 1])[0], made(pipeline, [0, 1], 3))
+    assert generate(pipeline, [0])[1] == 3
+
+
 SAMPLERS = [
     DDIM(),
     DDIM(0.5),

@@ -53,7 +53,7 @@ def test_every_recipe_can_be_tried_on_other_schedules_and_losses(name, schedule)
     recipe = find_recipe(name)
     asked = {"schedule": schedule, "objective.error": "l1", "predicts": "image"}
     other = override(recipe, asked)
-    check_steps(replace(other, sampled_on=None), other.report.steps)
+    check_steps(replace(other, sampled_on=None), other.steps)
     named = dump(recipe)["schedule"]["kind"]
     assert override(recipe, {"schedule": named}) == recipe
 

@@ -157,6 +157,15 @@ def test_a_recipe_that_was_saved_when_clipping_was_yes_or_no_is_read_as_it_was()
         assert override(Recipe(), {"clip": text}).clip == clip
 
 
+def test_a_recipe_that_was_saved_with_its_steps_in_report_is_read_as_it_was():
+    saved = dump(Recipe(steps=7))
+    steps = saved.pop("steps")
+    old = {**saved, "report": {**saved["report"], "steps": steps}}
+    assert load_recipe(old) == Recipe(steps=7)
+    with pytest.raises(UserError, match=r"report\.steps"):
+        override(Recipe(), {"report.steps": "5"})
+
+
 def test_recipes_are_values():
     assert Recipe() == Recipe()
     assert replace(Recipe(), sampler=DDIM(0.5)) != Recipe()
@@ -337,7 +346,7 @@ def test_naming_the_present_kind_keeps_its_fields():
         ("grid.shares", "1,2", "grid.shares is not a field of uniform; it is a field of sections"),
         ("grid.xyzzyx", "1", "grid.xyzzyx is not a field of a recipe; valid here: shift"),
         ("batch_size", "3", "batch_size is not a field of a recipe; perhaps you meant optim.batch"),
-        # Not report.steps: the part was named.
+        # Not steps: the part was named.
         ("sampler.steps_offset", "1", "perhaps you meant sampler.eta"),
         ("name.x", "1", "name is a plain value"),
         ("schedule.min_signal.x", "1", "min_signal is a plain value"),

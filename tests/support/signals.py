@@ -60,7 +60,7 @@ class Phase:
 
 
 def _phases(folder):
-    run, events = str(folder / "run"), ["--report.events", "15", "--report.steps", "20"]
+    run, events = str(folder / "run"), ["--report.events", "15", "--steps", "20"]
     return [
         Phase("compile", ["train", "blossoms:60", *TRAIN, "--compile"], "run folder", 15),
         Phase("decode", ["train", str(folder / "photos"), *TRAIN, "--no-compile"], longest=1, fresh=True),

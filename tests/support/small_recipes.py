@@ -24,7 +24,7 @@ FIELDS = {
     "report.events": 1,
     "report.validation_images": 8,
     "report.grid": 2,
-    "report.steps": 2,
+    "steps": 2,
     "report.log": 1,
     "images": 320,
 }

@@ -41,7 +41,8 @@ BASE = Recipe(
     net=NETS["layer norm"],
     optim=Optim(lr=2e-3, batch=8, warmup=32, decay="cosine"),
     ema=Power(6.94),
-    report=Report(events=2, validation_images=8, grid=2, steps=2, log=3, checkpoint=1000.0),
+    steps=2,
+    report=Report(events=2, validation_images=8, grid=2, log=3, checkpoint=1000.0),
     images=80,
 )
 """Ten updates over 32 images, so that an epoch is four; events after the fifth and the tenth."""

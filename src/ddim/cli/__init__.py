@@ -90,6 +90,9 @@ RUN = "a run folder, one of its checkpoints, or RUN/best (or RUN/guide) for its 
 """Help of RUN in commands that only read a run."""
 
 ZOOM = "factor by which pixels are enlarged in sheets, strips and films (default: to about 800 pixels)"
+STEPS = "sampling steps (default: the run's, 20 in most recipes)"
+"""Help of --steps."""
+
 """Help of --zoom."""
 
 

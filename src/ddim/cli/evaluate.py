@@ -57,12 +57,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     from ddim.metrics.catalogue import DEFAULT, EXTRACTORS, METRICS
 
     parser.usage = (
-        "ddim evaluate RUN|IMAGES [-n 1000] [--steps 20[,50...]] [--data DATA] [--part PART] [options]"
+        "ddim evaluate RUN|IMAGES [-n 1000] [--steps N[,N...]] [--data DATA] [--part PART] [options]"
     )
     parser.epilog = _EPILOG
     parser.add_argument("source", metavar="RUN|IMAGES", help=f"{RUN}; or a folder or archive of images")
     parser.add_argument("-n", type=int, metavar="N", help="number of samples of a run (default: 1000)")
-    parser.add_argument("--steps", metavar="N", help="sampling steps, one or more (default: 20)")
+    parser.add_argument(
+        "--steps", metavar="N", help="sampling steps, one or more (default: the run's, 20 in most recipes)"
+    )
     parser.add_argument("--seed", type=int, metavar="S", help="first seed: S ... S+N-1 (default: 0)")
     parser.add_argument("--label", metavar="L", help='class name, class index or "all" (default: no class)')
     add_guidance_options(parser, several=True)

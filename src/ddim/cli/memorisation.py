@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ddim.cli import WEIGHTS
+from ddim.cli import STEPS, WEIGHTS
 from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import print_result, read_result
 from ddim.errors import UserError
@@ -34,11 +34,11 @@ examples:
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim memorisation`."""
-    parser.usage = "ddim memorisation RUN [-n 500] [--steps 20] [--features NAME|pixels] [options]"
+    parser.usage = "ddim memorisation RUN [-n 500] [--steps N] [--features NAME|pixels] [options]"
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument("-n", type=int, default=500, metavar="N", help="number of samples (default: 500)")
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="sampling steps (default: 20)")
+    parser.add_argument("--steps", type=int, metavar="N", help=STEPS)
     parser.add_argument(
         "--features",
         default="pixels",

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.cli import RUN, check_fields
+from ddim.cli import RUN, STEPS, check_fields
 from ddim.cli.choices import list_kind_fields, read_registry
 from ddim.cli.machine import THREADS, add_threads_option
 from ddim.cli.output import print_result
@@ -91,7 +91,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     forward.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the noise (default: 0)")
     reverse = kind("reverse", "draw how a run samples one image, and that image with noise again")
     reverse.add_argument("run", metavar="RUN", help=RUN)
-    reverse.add_argument("--steps", type=int, default=20, metavar="N", help="sampling steps (default: 20)")
+    reverse.add_argument("--steps", type=int, metavar="N", help=STEPS)
     reverse.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the sample (default: 0)")
     samplers = kind("samplers", "draw the error of every sampler and grid against its network evaluations")
     samplers.add_argument(

@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from ddim.cli import RUN, WEIGHTS, ZOOM, check_fields
+from ddim.cli import RUN, STEPS, WEIGHTS, ZOOM, check_fields
 from ddim.cli.choices import read_registry
 from ddim.cli.guidance import EPILOG, add_guidance_options, take_guidance
 from ddim.cli.machine import add_machine_options, load_run
@@ -48,7 +48,7 @@ examples:
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim sample`."""
-    parser.usage = "ddim sample RUN [-n 16] [--steps 20] [--seed 0] [--out DIR] [--film] [options]"
+    parser.usage = "ddim sample RUN [-n 16] [--steps N] [--seed 0] [--out DIR] [--film] [options]"
     parser.epilog = _EPILOG.format(
         samplers=", ".join(read_registry("diffusion.samplers", "SAMPLERS")),
         grids=", ".join(read_registry("diffusion.grids", "GRIDS")),
@@ -57,7 +57,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("-n", type=int, metavar="N", help="number of images (default: 16)")
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="sampling steps (default: 20)")
+    parser.add_argument("--steps", type=int, metavar="N", help=STEPS)
     parser.add_argument("--seed", type=int, metavar="S", help="first seed: S ... S+N-1 (default: 0)")
     parser.add_argument(
         "--seeds", metavar="LIST", help="list of seeds instead of -n and --seed, such as 0-35,70"
@@ -83,7 +83,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Sample the images and print their path."""
     seeds = parse_seeds(args.seeds, args.n, args.seed)
-    check_count("--steps", args.steps)
+    if args.steps is not None:
+        check_count("--steps", args.steps)
     check_fields(args, "sample", *SAMPLING_FIELDS)
     # These imports are here, so that --help does not import torch.
     from ddim.cli.console import ProgressDisplay
@@ -98,12 +99,13 @@ def run(args: argparse.Namespace) -> int:
     from ddim.runs.sample_folder import Output, write_samples
 
     pipeline = load_run(args, compiling=args.compile)
-    pipeline, searched = with_options(pipeline, args.fields, args.steps)
+    steps = pipeline.recipe.choose_steps(args.steps)
+    pipeline, searched = with_options(pipeline, args.fields, steps)
     if searched:
         say(f"sampling times found by ddim search, {args.run}/grids.json; --grid overrides them")
     label = find_label(args.label, pipeline.recipe, pipeline.classes)
     check_label(pipeline.recipe, label)
-    guidance = open_guidance(pipeline, label, args.steps, **take_guidance(args))
+    guidance = open_guidance(pipeline, label, steps, **take_guidance(args))
     if guidance.searched and guidance.on:
         name = name_guidance(guidance.describe())
         say(f"{name}, found by ddim search, {args.run}/guidance.json; --guidance 1 turns it off")
@@ -112,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         written = write_samples(
             pipeline,
             seeds,
-            args.steps,
+            steps,
             label=label,
             guidance=guidance,
             output=output,

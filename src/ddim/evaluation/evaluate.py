@@ -61,7 +61,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     images: Source,
     reference: str | Path | None = None,
     n: int | None = None,
-    steps: int = 20,
+    steps: int | None = None,
     *,
     sampler: Sampler | str | None = None,
     grid: Grid | str | None = None,
@@ -84,7 +84,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
         reference: the images to compare with: a folder, an archive or the name of a data set; by default the
             run's held-out images.
         n: number of samples, by default 1000. Of a folder or tensor the first `n` images are used, or all.
-        steps: number of sampling steps.
+        steps: number of sampling steps, by default the number in the recipe.
         sampler: the sampler or its name, by default the sampler of the run. See `ddim.samplers`.
         grid: the grid of times (timesteps) at which the network is evaluated, or its name. See `ddim.grids`.
         seed: seed of the first sample.

@@ -78,9 +78,9 @@ def search_grid(
     recipe, weights = override(run.recipe, fields or {}), run.checkpoint.weights
     if recipe.sampler.stochastic:
         raise UserError("--sampler must be deterministic: fresh noise leads to other samples")
-    # If `end` is given, only the first time of the run's grid is needed. It is then taken from the grid of
-    # the run's reports, because a grid with `steps` times may not exist.
-    first, last = choose_ends(recipe, max(steps, 2) if end is None else recipe.report.steps, end)
+    # If `end` is given, only the first time of the run's grid is needed. It is then taken from the grid with
+    # the run's own number of steps, because a grid with `steps` times may not exist.
+    first, last = choose_ends(recipe, max(steps, 2) if end is None else recipe.steps, end)
     check_times_between(steps, recipe.sampling_schedule, last, first)
     # If grids.json cannot be read, this fails now and not after the search.
     searched_grids.find_saved_grid(folder, recipe.sampler, steps, weights)

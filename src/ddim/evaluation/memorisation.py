@@ -82,7 +82,7 @@ class Memorisation(Tabular):
 def check_memorisation(
     run: str | Path | LoadedRun,
     n: int = 500,
-    steps: int = 20,
+    steps: int | None = None,
     *,
     extractor: Extractor | None = None,
     progress: Progress = ignore_progress,
@@ -95,7 +95,7 @@ def check_memorisation(
     Args:
         run: a run folder, or the result of `ddim.load`.
         n: number of samples; their seeds are 0 ... n - 1.
-        steps: sampling steps.
+        steps: sampling steps, by default the number in the recipe of the run.
         extractor: the network whose features are compared; by default pixels are compared.
         progress: called while images are decoded, sampled and denoised, and while features are computed.
         out: a new or empty folder for the results, by default RUN/memorisation/N.
@@ -107,8 +107,9 @@ def check_memorisation(
         UserError: if there are too few images, or the images of the run are missing or have changed.
     """
     check_count("n", n)
-    check_count("steps", steps)
-    run, _ = with_options(open_run_folder(run, out), {}, steps)
+    run = open_run_folder(run, out)
+    steps = run.recipe.choose_steps(steps)
+    run, _ = with_options(run, {}, steps)
     own = open_run_images(run, partial(progress, READING))
     # This is checked before time is spent on sampling.
     check_counts(n, len(own.train))

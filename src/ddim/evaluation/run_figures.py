@@ -115,7 +115,7 @@ def add_noise(x0: Tensor, eps: Tensor, schedule: Schedule, times: Tensor, pixels
 
 
 def plot_reverse(
-    model: str | Path | Pipeline | Model, steps: int = 20, seed: int = 0, columns: int = 10
+    model: str | Path | Pipeline | Model, steps: int | None = None, seed: int = 0, columns: int = 10
 ) -> Figure:
     """Return a figure of the reverse diffusion of a sample, and forward diffusion of the finished sample.
 
@@ -125,7 +125,7 @@ def plot_reverse(
 
     Args:
         model: a run folder, a `Pipeline` from `load`, or a `Model`.
-        steps: sampling steps.
+        steps: sampling steps, by default the number in the recipe.
         seed: seed of the sample.
         columns: largest number of times that are shown.
 
@@ -137,6 +137,7 @@ def plot_reverse(
     from ddim.runs.pipeline import open_pipeline
 
     pipeline, states = open_pipeline(model), []
+    steps = pipeline.recipe.choose_steps(steps)
     label = choose_label(pipeline.recipe)
     generate(pipeline, [seed], steps, label=label, watch=lambda _, state: states.append(state))
     # A state holds the prediction from the previous state, so the prediction from a state is in the next one.

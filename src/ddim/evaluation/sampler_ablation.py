@@ -225,7 +225,7 @@ def ablate_sampler(
     # Heun's method needs 3 evaluations for a grid of two times, the smallest grid.
     check_count("evaluations", evaluations, 3)
     schedule = pipeline.recipe.sampling_schedule
-    first, end = choose_ends(pipeline.recipe, pipeline.recipe.report.steps, end)
+    first, end = choose_ends(pipeline.recipe, pipeline.recipe.steps, end)
     levels = count_reference_levels(count_levels(EDM(), evaluations))
     check_times_between(levels, schedule, end, first)
     error = error_against_reference(pipeline, end, range(seeds), levels, first, progress)

@@ -80,7 +80,7 @@ def compare_samplers_on_run(
         UserError: if the schedule is a table with too few different noise levels.
     """
     schedule = pipeline.recipe.sampling_schedule
-    first, end = choose_ends(pipeline.recipe, pipeline.recipe.report.steps, None)
+    first, end = choose_ends(pipeline.recipe, pipeline.recipe.steps, None)
     error = sampling_error_of_run(pipeline, end, seeds, first, progress)
     return compare_samplers(error, schedule, end, budgets, first, progress)
 

@@ -56,7 +56,7 @@ class Samples:
 
     Args:
         n: number of samples; None for `SAMPLES`, or for all images of a folder, an archive or a tensor.
-        steps: sampling steps.
+        steps: sampling steps; None for the number in the recipe of the run.
         seed: the samples have seeds `seed` ... `seed` + `count` - 1.
         weights: "ema", "raw", or the name of another EMA of the run.
         fields: changes of the recipe's sampler, grid, clip and sampled_on, as `override` takes them. If they
@@ -77,7 +77,7 @@ class Samples:
     """
 
     n: int | None = None
-    steps: int = 20
+    steps: int | None = None
     seed: int = 0
     weights: str = "ema"
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -91,7 +91,8 @@ class Samples:
     grid: Grid | str | None = None
 
     def __post_init__(self) -> None:
-        check_count("steps", self.steps)
+        if self.steps is not None:
+            check_count("steps", self.steps)
         check_count("n", self.count, LEAST)
         check_seeds([self.seed])
         check_seeds([self.seed + self.count - 1])
@@ -196,10 +197,10 @@ def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Pr
     run = load(path, samples.weights, device=samples.device, threads=samples.threads)
     selected = open_reference(run, reference, partial(progress, READING))
     run, label, guidance = prepare_sampling(run, samples)
-    seeds = samples.seeds
-    nfe = count_evaluations(run, samples.steps, guidance)
-    sampling = sampling_record(run, seeds, samples.steps, nfe, label, guidance)
-    parts = SampledParts(run, seeds, samples.steps, label, guidance, sampling, progress)
+    seeds, steps = samples.seeds, run.recipe.choose_steps(samples.steps)
+    nfe = count_evaluations(run, steps, guidance)
+    sampling = sampling_record(run, seeds, steps, nfe, label, guidance)
+    parts = SampledParts(run, seeds, steps, label, guidance, sampling, progress)
     home, stem = _find_home(path)
     return Subject(source, samples.count, parts, selected, sampling, home, stem)
 
@@ -219,10 +220,11 @@ def prepare_sampling(pipeline: P, samples: Samples) -> tuple[P, Label, Guidance]
     check_label(pipeline.recipe, label)
     if samples.sampler is not None:
         pipeline = pipeline.with_recipe(sampler=samples.sampler)
-    pipeline, _ = with_options(pipeline, samples.fields, samples.steps)
+    steps = pipeline.recipe.choose_steps(samples.steps)
+    pipeline, _ = with_options(pipeline, samples.fields, steps)
     pipeline = pipeline if samples.grid is None else pipeline.with_recipe(grid=samples.grid)
     named = samples.guidance, samples.guidance_interval, samples.guide_with
-    return pipeline, label, open_guidance(pipeline, label, samples.steps, *named)
+    return pipeline, label, open_guidance(pipeline, label, steps, *named)
 
 
 def _sample_model(pipeline: Pipeline, samples: Samples, reference: Reference, progress: Progress) -> Subject:
@@ -239,7 +241,7 @@ def _sample_model(pipeline: Pipeline, samples: Samples, reference: Reference, pr
         data = replace(pipeline.recipe.data, size=(shape.height, shape.width), channels=shape.channels)
         selected = select_reference(reference, data, 0, decoding)
     pipeline, label, guidance = prepare_sampling(pipeline, samples)
-    seeds, steps = samples.seeds, samples.steps
+    seeds, steps = samples.seeds, pipeline.recipe.choose_steps(samples.steps)
     nfe = count_evaluations(pipeline, steps, guidance)
     record = sampling_record(pipeline, seeds, steps, nfe, label, guidance)
 

@@ -105,7 +105,8 @@ def _count_evaluations(source: Path, planned: Sequence[Samples]) -> list[int]:
     for each in planned:
         run = runs[each.weights]
         changed, _, guidance = prepare_sampling(run, each)
-        works.append(each.count * count_evaluations(changed, each.steps, guidance))
+        steps = changed.recipe.choose_steps(each.steps)
+        works.append(each.count * count_evaluations(changed, steps, guidance))
     return works
 
 

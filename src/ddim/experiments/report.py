@@ -124,7 +124,7 @@ def _samples(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]:
         strips = {"real.png": ("real images", real), **strips}
         said += ", below real images, which have no seed"
     images |= {file: render_png(strip) for file, (_, strip) in strips.items() if strip is not None}
-    counts = sorted({run.recipe["report"]["steps"] for run in found if run.recipe})
+    counts = sorted({run.recipe["steps"] for run in found if run.recipe and "steps" in run.recipe})
     said += f". Sampling steps: {', '.join(map(str, counts))}"
     rows = [(name, file) for file, (name, _) in strips.items()]
     return [Heading("Samples"), Text(f"{said}."), Strips(rows)]

@@ -37,7 +37,7 @@ Watch = Callable[[Sequence[int], State], None]
 def sample(  # noqa: PLR0913 (the choices of a notebook)
     model: str | Path | Pipeline | Model,
     n: int | None = None,
-    steps: int = 20,
+    steps: int | None = None,
     *,
     sampler: Sampler | str | None = None,
     grid: Grid | str | None = None,
@@ -57,7 +57,7 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
     Args:
         model: a run folder, a `Pipeline` from `load`, or a `Model` of images in [-1, 1].
         n: number of images; by default 16, or the number of seeds.
-        steps: sampling steps, each one evaluation of the network (two for a second-order or guided step).
+        steps: sampling steps, by default the recipe's; one evaluation each (two if second-order or guided).
         sampler: the sampler or its name, by default the sampler of the run. See `ddim.samplers`.
         grid: the grid of times (timesteps) at which the network is evaluated, or its name. See `ddim.grids`.
         seed: the seed of the first image; image k gets `seed` + k.
@@ -83,8 +83,8 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         >>> ddim.sheet(images)
     """
     chosen = _list_seeds(n, seed, seeds)
-    check_count("steps", steps)
     pipeline = open_pipeline(model)
+    steps = pipeline.recipe.choose_steps(steps)
     given = {"sampler": sampler, "grid": grid}
     pipeline = pipeline.with_recipe(**{name: value for name, value in given.items() if value is not None})
     pipeline, _ = _on_searched_grid(pipeline, steps, searched=grid is None)
@@ -100,7 +100,7 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
 def generate(
     pipeline: Pipeline,
     seeds: Sequence[int],
-    steps: int = 20,
+    steps: int | None = None,
     *,
     label: Label = None,
     guidance: Guidance = OFF,
@@ -115,7 +115,8 @@ def generate(
     Args:
         pipeline: the model that generates the images.
         seeds: image k is a function of seeds[k] alone.
-        steps: number of sampling steps, which is the number of times in the grid.
+        steps: number of sampling steps, which is the number of times in the grid; by default the number in
+            the recipe.
         label: class index, "all" for class s % classes at seed s, None for no class.
         guidance: the guidance, see `open_guidance`; inside its interval each step needs twice the NFE.
         watch: called for each state of each micro-batch, with the seeds of the micro-batch and the state.
@@ -128,6 +129,7 @@ def generate(
         UserError: if the run has no such label or cannot be guided.
     """
     model, runtime, recipe = pipeline.model, pipeline.runtime, pipeline.recipe
+    steps = recipe.choose_steps(steps)
     check_label(recipe, label)
     check_guidance(pipeline, label, steps, guidance)
     times = recipe.grid(steps, recipe.sampling_schedule)

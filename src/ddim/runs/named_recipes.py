@@ -216,7 +216,8 @@ def smoke() -> Recipe:
         schedule=Cosine(0.014, 0.99995),
         optim=Optim(lr=2e-3, batch=16, warmup=160, decay="cosine"),
         ema=Power(6.94),
-        report=Report(events=2, validation_images=32, grid=4, steps=4, log=5, checkpoint=1.0),
+        steps=4,
+        report=Report(events=2, validation_images=32, grid=4, log=5, checkpoint=1.0),
         images=960,
     )
 
@@ -258,7 +259,7 @@ def edm() -> Recipe:
         augment=Augment(0.12),
         grid=Karras(0.002, 80.0, 7.0),
         sampler=EDM(),
-        report=Report(steps=18),
+        steps=18,
     )
 
 
@@ -334,8 +335,7 @@ def find_recipe(name: str, size: tuple[int, int] | None = None) -> Recipe:
 
     Args:
         name: the name or the file.
-        size: (height, width) of the images for the recipes in `FOR_SIZE`; other recipes ignore it. None for
-            their usual size.
+        size: (height, width) of the images, for the recipes in `FOR_SIZE`; None for their usual size.
 
     Raises:
         UserError: if there is no such recipe; the message suggests the nearest name.

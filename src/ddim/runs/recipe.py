@@ -17,7 +17,7 @@ from ddim.diffusion.parts import choose_part
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, SAMPLERS, Sampler
 from ddim.diffusion.schedules import SCHEDULES, Cosine, Schedule
-from ddim.errors import UserError, check_positive
+from ddim.errors import UserError, check_count, check_positive
 from ddim.metrics.catalogue import LEAST
 from ddim.nn.ema import Averaging, Exponential
 from ddim.nn.networks import NetworkSpec
@@ -176,7 +176,6 @@ class Report:
         events: number of validations, evenly spaced; each also saves samples and a checkpoint.
         validation_images: largest number of images in a validation.
         grid: number of samples that each validation saves.
-        steps: sampling steps of these samples.
         log: updates between two lines of the log.
         checkpoint: seconds between two checkpoints.
         kid: number of samples whose KID against the validation images is measured; 0 for no KID.
@@ -188,7 +187,6 @@ class Report:
     events: int = 10
     validation_images: int = 256
     grid: int = 16
-    steps: int = 20
     log: int = 20
     checkpoint: float = 120.0
     kid: int = 0
@@ -200,7 +198,6 @@ class Report:
             "report",
             events=self.events,
             grid=self.grid,
-            steps=self.steps,
             log=self.log,
             validation_images=self.validation_images,
         )
@@ -239,6 +236,8 @@ class Recipe:
         augment: augmentation of the training images.
         grid: the times (timesteps) at which a sampler evaluates the network.
         sampler: the sampler.
+        steps: sampling steps, unless a command or a call gives another number; also those of the samples
+            during training.
         sampled_on: another noise schedule for sampling, within the noise levels of `schedule`; None for
             `schedule`.
         clip: whether the predicted x0 is clipped to the range from black to white. If there is little signal,
@@ -263,6 +262,7 @@ class Recipe:
     augment: Augment = Augment()
     grid: Grid = Uniform()
     sampler: Sampler = DDIM()
+    steps: int = 20
     sampled_on: Schedule | None = None
     clip: bool | Literal["x0"] = False
     report: Report = Report()
@@ -277,6 +277,7 @@ class Recipe:
         for name, registry in _NAMED.items():
             if (part := getattr(self, name)) is not None:
                 object.__setattr__(self, name, choose_part(name, part, registry))
+        check_count("steps", self.steps)
         for name, value in (("minutes", self.minutes), ("images", self.images)):
             if value is not None and not value > 0:
                 raise UserError(f"{name} (--{name}) must be above 0, got {value}")
@@ -287,6 +288,17 @@ class Recipe:
     def sampling_schedule(self) -> Schedule:
         """The noise schedule of sampling: `sampled_on`, or else `schedule`."""
         return self.sampled_on or self.schedule
+
+    def choose_steps(self, steps: int | None) -> int:
+        """Return a number of sampling steps that is given, or the recipe's own number if it is None.
+
+        Raises:
+            UserError: if the number is not allowed.
+        """
+        if steps is None:
+            return self.steps
+        check_count("steps", steps)
+        return steps
 
 
 def build_model(recipe: Recipe, channels: int) -> Model:

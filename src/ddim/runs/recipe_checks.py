@@ -51,7 +51,7 @@ def check_training(recipe: Recipe, source: Recipe | None = None) -> None:
     check_recipe(recipe)
     for problem in _find_contradictions(recipe, source):
         raise UserError(problem)
-    check_steps(recipe, recipe.report.steps)
+    check_steps(recipe, recipe.steps)
 
 
 def check_recorded(recipe: Recipe) -> None:

@@ -86,7 +86,7 @@ class Output:
 def write_samples(
     pipeline: LoadedRun,
     seeds: Sequence[int],
-    steps: int = 20,
+    steps: int,
     *,
     label: Label = None,
     guidance: Guidance = OFF,

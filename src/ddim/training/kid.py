@@ -23,7 +23,7 @@ MeasureKID = Callable[[], dict[str, float]]
 def prepare_kid(training: Training) -> MeasureKID:
     """Return a function that measures the KID of `report.kid` samples, with its 95 % confidence interval.
 
-    Samples come from the EMA weights, with the same seeds each time, in `report.steps` steps. If the run has
+    Samples come from the EMA weights, with the same seeds each time, in `steps` steps. If the run has
     labels, the classes are taken in turn. The reference set is all validation images.
 
     Raises:
@@ -53,7 +53,7 @@ def prepare_kid(training: Training) -> MeasureKID:
             features = [
                 extractor(batch).numpy()
                 for part in parts
-                for batch, _ in sample_uint8(pipeline, part, report.steps, label)
+                for batch, _ in sample_uint8(pipeline, part, recipe.steps, label)
             ]
         found = kid(np.concatenate(processes.interleave(features)), reference, subsets=1)
         return {"kid": found.value, "kid_low": found.low, "kid_high": found.high}

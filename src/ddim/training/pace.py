@@ -65,14 +65,14 @@ class Pace:
 
     def left(self, training: Training) -> float | None:
         """Return the seconds until the end, including the remaining events; None while unknown."""
-        total, report = training.plan.total, training.recipe.report
+        total, report, steps = training.plan.total, training.recipe.report, training.recipe.steps
         if total is None or not self.speed:
             return None
         # `>=` and not `>`: the event of this step comes after its update, so it still remains.
         coming = sum(step >= training.step for step in training.validation_steps())
         # Before the first event, its duration is guessed: a network evaluation costs about a third of a
         # training image.
-        guess = (report.validation_images + (report.grid + report.kid) * report.steps) / 3 / self.speed
+        guess = (report.validation_images + (report.grid + report.kid) * steps) / 3 / self.speed
         each = self.aside / self.events if self.events else guess
         return max(0, total - training.seen) / self.speed + coming * each
 

@@ -65,7 +65,7 @@ def sample_preview(training: Training) -> Tensor:
     with training.averaged() as model:
         pipeline = Pipeline(model, training.pixels, recipe, training.runtime)
         mine = share_seeds(pipeline, range(report.grid))
-        images, _ = generate(pipeline, mine, report.steps, label=choose_label(recipe))
+        images, _ = generate(pipeline, mine, recipe.steps, label=choose_label(recipe))
     return gather_samples(pipeline, images)
 
 

@@ -112,7 +112,7 @@ def test_random_combinations_depend_on_the_seed_alone():
                     "grid": "sections",
                     "grid.entries": "300",
                     "grid.shares": "1,2",
-                    "report.steps": "9",
+                    "steps": "9",
                 },
             },
             "--evaluate samples in 20 steps: ",
